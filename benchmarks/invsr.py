@@ -39,6 +39,7 @@ from lightning_modules.backbone.condition import FixedPrompt
 from lightning_modules.backbone.denoiser import Flags, UNet2D
 from lightning_modules.backbone.space import KLSpace
 from lightning_modules.invsr import InvSR
+from lightning_modules.invsr_plan import Sampling
 from lightning_modules.networks.noise_predictor import NoisePredictor
 
 SIDE = 128  # of the LR picture
@@ -135,7 +136,7 @@ def build(case: Case, width: float, patch: int = SIDE) -> InvSR:
         UNet2D(network, null_token="none", flags=flags),
         KLSpace(autoencoder),
         prompt=_prompt(),
-        steps=case.steps,
+        sampling=Sampling(steps=case.steps),
         patch=patch,
     )
     for part in (predictor, autoencoder):

@@ -101,7 +101,7 @@ COMPARISON = Method(
         _row("invsr", "InvSR, 1 step", _INVSR, "invsr", *_ON_BASE, needs=_INVSR_NEEDS),
         _row(
             *("invsr_three", "InvSR, 3 steps", _INVSR, "invsr", *_ON_BASE),
-            *("--model.init_args.steps", "3"),
+            *("--model.init_args.sampling.steps", "3"),
             needs=_INVSR_NEEDS,
         ),
         _row(

@@ -30,7 +30,12 @@ _JUDGED = ("psnr", "niqe", "swd")
 _SPACE = "configs/backbone/taef2.yaml"
 _SAMPLED = 2000  # pairs of latents that the premise is measured on
 _MIDDLE = (
-    *("--model.init_args.solver", "predicted", "--model.init_args.middle_weights", "{middle}"),
+    *(
+        "--model.init_args.sampling.solver",
+        "predicted",
+        "--model.init_args.middle_weights",
+        "{middle}",
+    ),
     *("--model.init_args.middle", "lightning_modules.networks.noise_predictor.NoisePredictor"),
     *("--model.init_args.middle.init_args.latent", "32"),
     *("--model.init_args.middle.init_args.widths", "[64,96]"),
@@ -51,7 +56,12 @@ def _invsr(name: str, label: str, *options: str, trained: str = "invsr", than: s
 
 def _noised(start: int) -> Row:
     """The base alone, from the latent of LR and noise that nobody predicts."""
-    options = ("--model.init_args.predictor", "null", "--model.init_args.start", str(start))
+    options = (
+        "--model.init_args.predictor",
+        "null",
+        "--model.init_args.sampling.start",
+        str(start),
+    )
     label = f"noise that nobody predicts, {start}"
     return Row(
         f"noised_{start}", label, "mse", None, ("base",), (*_BASE, *options), control="ae_bicubic"
@@ -59,11 +69,11 @@ def _noised(start: int) -> Row:
 
 
 def _steps(count: int) -> tuple[str, str]:
-    return ("--model.init_args.steps", str(count))
+    return ("--model.init_args.sampling.steps", str(count))
 
 
 def _start(timestep: int) -> tuple[str, str]:
-    return ("--model.init_args.start", str(timestep))
+    return ("--model.init_args.sampling.start", str(timestep))
 
 
 _THREE = _steps(3)
@@ -141,7 +151,7 @@ INVSR = Method(
         ),
         _invsr(
             *("ancestral", "the same, with fresh noise between the steps", *_THREE),
-            *("--model.init_args.solver", "ancestral"),
+            *("--model.init_args.sampling.solver", "ancestral"),
             trained="mse",
             than="mse_three",
         ),

@@ -96,7 +96,7 @@ class Parts:
 def uncached(parts: Parts, known: list[Tensor]) -> list[Tensor]:
     """As ``next_scale.sample``, with all tokens so far at each scale that is not known."""
     codes, scales, inputs = list(known), parts.scales, list[Tensor]()
-    told, noise = parts.network.told(parts.text), parts.noise()
+    told, noise = parts.network.encode_text(parts.text), parts.noise()
     total: Tensor | float = 0.0
     for number, size in enumerate(scales.latents[1:], 1):
         total = total + enlarged(codes[number - 1], scales.latents[-1])
@@ -131,7 +131,7 @@ def cache_bytes(parts: Parts) -> dict[str, int]:
     """Of keys and values of all tokens: by how much what is in use grew, and by formula."""
     device = parts.lr.device
     shape = (1, parts.scales.tokens - 1, parts.network.bits)
-    inputs, told = torch.zeros(shape, device=device), parts.network.told(parts.text)
+    inputs, told = torch.zeros(shape, device=device), parts.network.encode_text(parts.text)
     parts.network(inputs, parts.scales, told, 0, Cache(parts.scales.tokens))  # libraries' own
     before, cache = held(device), Cache(parts.scales.tokens)
     parts.network(inputs, parts.scales, told, 0, cache)
@@ -165,7 +165,7 @@ def measure(row: str, width: float, depth: float, repeats: int, device: str) -> 
             times.append(clock())
             codes = parts.codes(row, known)
             times.append(clock())
-            parts.space.pictures(total_after(codes))
+            parts.space.images(total_after(codes))
             times.append(clock())
             found.append([b - a for a, b in pairwise(times)])
         peak_mb = megabytes(device)

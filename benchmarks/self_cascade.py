@@ -124,7 +124,7 @@ def operations() -> dict[str, Any]:
     for name, upsampler in UPSAMPLERS.items():
         with torch.device("meta"):
             denoiser = UNet2D(SD21, null_token="none", flags=Flags(frozen=True))
-            method = SelfCascade(2.0, denoiser, Latents(), upsampler=upsampler)
+            method = SelfCascade(2.0, denoiser=denoiser, space=Latents(), upsampler=upsampler)
         passes = Passes(method.to("meta"), 128)
         for what in ("small", "whole", "features", "tuned"):
             with FlopCounterMode(display=False) as counter:
@@ -157,7 +157,8 @@ def seconds(side: int, rounds: int, seed: int, device: str = "cpu") -> dict[str,
     draws = torch.Generator().manual_seed(seed)
     for parameter in denoiser.parameters():  # equal weights might be quicker than real ones
         parameter.copy_(torch.empty(parameter.shape).normal_(0, 0.02, generator=draws))
-    passes = Passes(SelfCascade(2.0, denoiser, Latents(), upsampler=Shared).to(device), side)
+    method = SelfCascade(2.0, denoiser=denoiser, space=Latents(), upsampler=Shared)
+    passes = Passes(method.to(device), side)
     names = ("features", "small", "whole", "tuned")
     taken: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds + 1):

@@ -93,10 +93,10 @@ def main() -> None:
 
     torch.manual_seed(arguments.seed)
     denoiser = base()
-    make = partial(SelfCascade, 2.0, denoiser)
+    make = partial(SelfCascade, 2.0, denoiser=denoiser)
     results: dict[str, Any] = {"latent": [arguments.side] * 2, "batch": 1, "mib": {}}
     for name, (options, through) in KINDS.items():
-        size = kept(make(Latents(), **options), arguments.side, through)
+        size = kept(make(space=Latents(), **options), arguments.side, through)
         results["mib"][name] = round(size / 2**20, 1)
     write_report("self_cascade_memory", results, arguments.seed)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_modules.tiling import Span, Tile
+from lightning_modules.noise import Span, Tile
 
 
 def seam(picture: Tensor, tiles: Sequence[Tile]) -> float:

@@ -11,7 +11,7 @@ import os
 import pkgutil
 import re
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -595,22 +595,36 @@ def _import(class_path: str) -> object:
 
 def _parameters(class_path: str) -> list[str]:
     found = _import(class_path)
-    if not callable(found):
-        return []
-    return [
-        name
-        for name in inspect.signature(found).parameters
-        if name not in ("self", "args", "kwargs")
-    ]
+    names: dict[str, None] = {}
+    for constructor in _constructors(found):
+        names |= dict.fromkeys(inspect.signature(constructor).parameters)
+    return [name for name in names if name not in ("self", "args", "kwargs")]
+
+
+def _constructors(found: object) -> Iterator[Callable[..., object]]:
+    """Yield a function, or a class's constructor and those of parents that get its ``kwargs``."""
+    if not inspect.isclass(found):
+        yield from [found] if callable(found) else []
+        return
+    for part in found.__mro__:
+        if "__init__" in vars(part) and part is not object:
+            constructor = vars(part)["__init__"]
+            yield constructor
+            kinds = {p.kind for p in inspect.signature(constructor).parameters.values()}
+            if inspect.Parameter.VAR_KEYWORD not in kinds:
+                return
 
 
 def _fields(class_path: str, name: str) -> list[str]:
     # Keys of an argument that may be a dataclass; none for other types.
     found = _import(class_path)
-    try:
-        hint = typing.get_type_hints(getattr(found, "__init__", found)).get(name)
-    except (NameError, TypeError):  # a name that only type checkers import
-        return []
+    hints: dict[str, Any] = {}
+    for constructor in _constructors(found):
+        try:
+            hints = typing.get_type_hints(constructor) | hints
+        except (NameError, TypeError):  # of a name that is there for type checkers alone
+            continue
+    hint = hints.get(name)
     kinds = (hint, *typing.get_args(hint))
     kind = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
     return [] if kind is None else [field.name for field in dataclasses.fields(kind)]

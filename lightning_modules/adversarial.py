@@ -1,10 +1,10 @@
-"""Training against a discriminator: two optimisers in turns, which make one step together.
+"""Training against a discriminator: one step consists of an update of both optimisers.
 
-Lightning leaves this to the method, and counts the updates of all optimisers. Here a step is one
-update of the main optimiser: that is what ``trainer.max_steps``, schedules, checkpoints and logs
-count. Accumulation, clipping, the discriminator's own AMP scaler and the mean of the gradients over
-processes are done here, for Lightning refuses its flags, and torch's DDP expects one backward pass
-a batch through all parameters.
+In manual optimisation, Lightning counts the updates of all optimisers. Here a step is one update of
+the main optimiser, for ``trainer.max_steps``, schedules, checkpoints and logs. Accumulation,
+clipping, the discriminator's own AMP scaler and gradient averaging over ranks are implemented here:
+Lightning refuses its flags in manual optimisation, and torch's DDP expects one backward pass per
+batch through all parameters.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.cli import OptimizerCallable, ReduceLROnPlateau
 from lightning.pytorch.core.optimizer import do_nothing_closure
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
@@ -24,34 +24,28 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from lightning_modules.base import SuperResolver
-from lightning_modules.color import ColorFix
 from lightning_modules.image_model import adam
 from lightning_modules.optimisation import optimizer_of
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
 
-BUCKET = 2**23  # values that are averaged over the processes in one call
+BUCKET = 2**23  # values that are averaged over ranks in one call
 MAIN, SECOND = 0, 1
 
 
 class Adversarial(SuperResolver):
-    """A method that a discriminator judges in training.
+    """A method that trains against a discriminator.
 
     Args:
-        scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
-        discriminator: Judges what is made; without it there is only the main optimiser.
+        scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
+        discriminator: The discriminator; without it there is only the main optimiser.
         discriminator_optimizer: Makes the discriminator's optimiser.
-        accumulate: Batches whose gradients make one step.
-        clip: Largest norm of the gradient of a step, for each optimiser; by default any.
-        optimizer: Makes the optimiser of all other trainable parameters.
-        lr_scheduler: Makes its learning-rate schedule, which is stepped once a step; by default
-            there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
-        color_fix: How outputs get the colours of LR.
+        accumulate: Batches per step, whose gradients are accumulated.
+        clip: Largest norm of the gradient of a step, for each optimiser; unlimited by default.
 
     Raises:
-        ValueError: ``accumulate`` or ``clip`` is out of range.
+        ValueError: If ``accumulate`` or ``clip`` is out of range.
     """
 
     training_only: tuple[str, ...] = ("discriminator.",)
@@ -63,12 +57,9 @@ class Adversarial(SuperResolver):
         discriminator_optimizer: OptimizerCallable = adam,
         accumulate: int = 1,
         clip: float | None = None,
-        optimizer: OptimizerCallable = adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
-        color_fix: ColorFix = "none",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(scale, optimizer, lr_scheduler, weights, color_fix)
+        super().__init__(scale, **kwargs)
         if accumulate < 1 or (clip is not None and not clip > 0):
             raise ValueError(
                 f"model.init_args.accumulate is {accumulate} and clip {clip}; expected 1 or more, "
@@ -78,31 +69,31 @@ class Adversarial(SuperResolver):
         self.discriminator = discriminator
         self.discriminator_optimizer = discriminator_optimizer
         self.accumulate, self.clip = accumulate, clip
-        self._made: list[Any] = []  # in the batches of the step at hand
+        self._made: list[Any] = []  # by the batches of the current step
         self._scaler: torch.amp.GradScaler | None = None  # the discriminator's
         self._scaler_state: dict[str, Any] = {}
 
     @abstractmethod
     def generator_loss(self, batch: Batch) -> tuple[Tensor, Any]:
-        """The loss of what is trained besides the discriminator, which is frozen meanwhile.
+        """Return the loss of the other trainable parts, while the discriminator is frozen.
 
         Args:
-            batch: As ``training_step`` gets it.
+            batch: Batch of ``training_step``.
 
         Returns:
-            A scalar, and what ``discriminator_loss`` wants of this batch, without gradients.
+            A scalar, and the input of ``discriminator_loss`` for this batch, without gradients.
         """
 
     @abstractmethod
     def discriminator_loss(self, made: Any) -> Tensor:
-        """The discriminator's loss, a scalar.
+        """Return the discriminator's loss, a scalar.
 
         Args:
-            made: What ``generator_loss`` gave.
+            made: Second result of ``generator_loss``.
         """
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """A part of a step, or its end: all of the main one's batches, then the discriminator's."""
+        """Accumulate gradients; at the end of a step update both optimisers, main one first."""
         with self._unsynchronised(), frozen(self.discriminator):
             loss, made = self.generator_loss(batch)
             self.manual_backward(loss / self.accumulate)
@@ -125,12 +116,12 @@ class Adversarial(SuperResolver):
         optimizers = self.optimizers()
         optimizer = cast(Any, optimizers[index] if isinstance(optimizers, list) else optimizers)
         self._average(optimizer.optimizer)
-        if index == SECOND:  # not counted; Lightning sets both anew in each batch
+        if index == SECOND:  # not counted as a step; Lightning resets both hooks in each batch
             optimizer._on_before_step = optimizer._on_after_step = do_nothing_closure
         before = self.trainer.global_step
         optimizer.step()
         optimizer.zero_grad()
-        # Guard may have left out the step, and then the schedule waits for the next one.
+        # If Guard skipped the update, the schedule is not stepped.
         schedule = cast(Any, self.lr_schedulers())
         if index == MAIN and schedule is not None and self.trainer.global_step > before:
             self.lr_scheduler_step(schedule, None)
@@ -140,7 +131,7 @@ class Adversarial(SuperResolver):
         return optimizer is self.trainer.optimizers[MAIN]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip the gradient, which the AMP scaler has brought to its own size by now."""
+        """Clip the gradient, which the AMP scaler has already unscaled."""
         if self.clip is not None:
             nn.utils.clip_grad_norm_(_trained(optimizer), self.clip)
 
@@ -148,7 +139,7 @@ class Adversarial(SuperResolver):
 
     @contextmanager
     def _unsynchronised(self) -> Iterator[None]:
-        # DDP's own averaging expects that one backward pass reaches all parameters.
+        # DDP's own averaging expects one backward pass through all parameters.
         wrapper = self.trainer.strategy.model
         apart = isinstance(wrapper, DistributedDataParallel)
         with cast(Any, wrapper).no_sync() if apart else nullcontext():
@@ -169,8 +160,8 @@ class Adversarial(SuperResolver):
 
     @contextmanager
     def _scaled(self) -> Iterator[None]:
-        # A scaler changes its factor after each of its updates, by what it saw in that: with one
-        # for both, the discriminator's gradients would set the generator's factor.
+        # A scaler adapts its factor after each update. With a shared one, the discriminator's
+        # gradients would set the generator's factor.
         plugin: Any = self.trainer.precision_plugin
         own = getattr(plugin, "scaler", None)
         if own is None:
@@ -187,31 +178,31 @@ class Adversarial(SuperResolver):
             plugin.scaler = own
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the discriminator's scaler as well."""
+        """Store the discriminator's scaler, too."""
         super().on_save_checkpoint(checkpoint)
         state = self._scaler_state if self._scaler is None else self._scaler.state_dict()
-        if state:  # also where the run was stopped again before the discriminator's turn
+        if state:  # also if a resumed run stops before the discriminator's first update
             checkpoint["discriminator_scaler"] = state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it from there. Raises as ``ImageModel.on_load_checkpoint``."""
+        """Load the discriminator's scaler, too."""
         super().on_load_checkpoint(checkpoint)
         self._scaler, self._scaler_state = None, checkpoint.get("discriminator_scaler", {})
 
     # ----------------------------------------------------------------------------------- optimisers
 
     def on_fit_start(self) -> None:
-        """See that the strategy is one whose gradients can be averaged here.
+        """Raise if gradients cannot be averaged with this strategy.
 
         Raises:
-            ValueError: It shares out parameters among processes, or buffers that training changes
-                would differ among them.
+            ValueError: If the strategy shards parameters, or trained buffers would differ among
+                ranks.
         """
         strategy = self.trainer.strategy
         if not isinstance(strategy, DDPStrategy | SingleDeviceStrategy):
             raise ValueError(
                 f"{type(self).__name__} trains with two optimisers, which trainer.strategy "
-                f"{type(strategy).__name__} cannot: set trainer.strategy to ddp"
+                f"{type(strategy).__name__} does not support: set trainer.strategy to ddp"
             )
         moving = [
             name
@@ -221,16 +212,16 @@ class Adversarial(SuperResolver):
         ]
         if moving and self.trainer.world_size > 1:
             raise ValueError(
-                f"{moving[0]} keeps running statistics, which {type(self).__name__} does not bring "
-                "together from several processes: use group norms, or --trainer.devices 1"
+                f"{moving[0]} keeps running statistics, which {type(self).__name__} does not "
+                "synchronise over ranks: use group norms, or --trainer.devices 1"
             )
 
     def configure_optimizers(self) -> Any:
-        """The main optimiser with its schedule, and the discriminator's.
+        """Return the main optimiser with its schedule, and the discriminator's.
 
         Raises:
-            ValueError: Nothing is trainable, the schedule waits for a metric, the discriminator
-                cannot be trained, or an optimiser's or the schedule's class refuses its arguments.
+            ValueError: If nothing is trainable, the schedule monitors a metric, the discriminator
+                cannot be trained, or a class refuses its arguments.
         """
         own = nn.ModuleList() if self.discriminator is None else self.discriminator
         with frozen(own):
@@ -261,10 +252,10 @@ class Adversarial(SuperResolver):
 
 
 def hinge_generator(fake: Sequence[Tensor]) -> Tensor:
-    """What a generator loses by the logits of what it made, a scalar: their negative mean.
+    """Return the generator's hinge loss: the negative mean of the logits of its outputs.
 
     Args:
-        fake: Maps of logits (B, 1, h, w), of one or more sizes, which count alike.
+        fake: Maps of logits (B, 1, h, w), of one or more sizes with equal weights.
 
     Source: Lim and Ye, 2017 (arXiv 1705.02894), equation 14, for several outputs.
     """
@@ -272,11 +263,11 @@ def hinge_generator(fake: Sequence[Tensor]) -> Tensor:
 
 
 def hinge_discriminator(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
-    """What a discriminator loses, a scalar: half of each side's mean, as it is usually written.
+    """Return the discriminator's hinge loss: the mean of the losses on real and fake images.
 
     Args:
         real: Maps of logits (B, 1, h, w) of data.
-        fake: Those of what the generator made.
+        fake: Maps of logits of the generator's outputs.
 
     Source: Lim and Ye, 2017 (arXiv 1705.02894), equation 13, for several outputs.
     """
@@ -289,10 +280,10 @@ def hinge_discriminator(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tenso
 
 @contextmanager
 def frozen(module: nn.Module | None) -> Iterator[None]:
-    """Let gradients through a module, and none to its parameters.
+    """Freeze a module's parameters within the context; gradients pass through it.
 
     Args:
-        module: Its parameters are as before afterwards; None for no module.
+        module: The module; its parameters are restored afterwards. None for no module.
     """
     trained = [p for p in module.parameters() if p.requires_grad] if module is not None else []
     for parameter in trained:
@@ -309,7 +300,7 @@ def _trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def _buckets(gradients: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    # In the order of the parameters, which all processes share.
+    # In the order of the parameters, the same on all ranks.
     bucket: list[Tensor] = []
     values = 0
     for gradient in gradients:

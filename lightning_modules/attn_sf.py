@@ -1,12 +1,12 @@
-"""Attn-SF: a temperature of self-attention for other numbers of tokens than were trained.
+"""Attn-SF: a temperature of self-attention for numbers of tokens that were not trained.
 
-Jin et al., NeurIPS 2023 (arXiv 2306.08645). More tokens make the entropy of attention larger; to
-keep it, 1 / sqrt(d) becomes lambda / sqrt(d), lambda = sqrt(log_T N).
+Jin et al., NeurIPS 2023 (arXiv 2306.08645). More tokens increase the entropy of attention. To keep
+it, 1 / sqrt(d) becomes lambda / sqrt(d), lambda = sqrt(log_T N).
 
 N     tokens of a layer now            T     tokens of the same layer at the training size
 
-Differs from the paper in: nothing. The query is multiplied by lambda, which every processor of
-attention heeds; diffusers' usual one does not look at a layer's own scale.
+Differs from the paper in: nothing. The query is multiplied by lambda, which works with every
+attention processor; diffusers' default one ignores a layer's own scale.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from lightning_modules.network_patch import NetworkPatch, Step
 
 
 class AttnSF(NetworkPatch):
-    """Scale all self-attention over positions, at all steps; cross-attention stays as it is."""
+    """Scale all self-attention over positions, at all steps, but not cross-attention."""
 
     def check(self, denoiser: UNet2D, guidance: float) -> None:
-        """As ``NetworkPatch.check``.
+        """Raise if the base does not support the patch.
 
         Raises:
-            ValueError: As there, or the U-Net has no self-attention whose query it could scale.
+            ValueError: As in ``NetworkPatch.check``, or if no self-attention has a plain query.
         """
         super().check(denoiser, guidance)
         layers = self_attention(denoiser.unet)
@@ -38,12 +38,12 @@ class AttnSF(NetworkPatch):
             raise ValueError(
                 f"AttnSF finds {odd[0] if odd else 'no self-attention in the denoiser'}"
                 f"{', whose query is fused or normalised' if odd else ''}: leave model.init_args."
-                "patch out, or take another base"
+                "patch out, or use another base"
             )
 
     @contextmanager
     def applied(self, denoiser: UNet2D, step: Step) -> Iterator[None]:
-        """As ``NetworkPatch.applied``; nothing is touched at the training size."""
+        """Apply the patch within the context; nothing changes at the training size."""
         layers = {} if step.growth == 1 else self_attention(denoiser.unet)
         hook = _scaling(step.growth)
         handles = [layer.to_q.register_forward_hook(hook) for layer in layers.values()]
@@ -55,14 +55,14 @@ class AttnSF(NetworkPatch):
 
 
 def temperature(tokens: float, trained: float) -> float:
-    """Lambda of the paper.
+    """Return lambda of the paper.
 
     Args:
         tokens: N.
         trained: T.
 
     Raises:
-        ValueError: A layer was trained on one token, so that there is no logarithm to divide by.
+        ValueError: If a layer was trained on one token, whose logarithm is 0.
     """
     if trained <= 1 or tokens < 1:
         raise ValueError(
@@ -73,9 +73,9 @@ def temperature(tokens: float, trained: float) -> float:
 
 
 def self_attention(unet: Any) -> dict[str, Any]:
-    """A U-Net's self-attention over positions, by name; that over frames is not among it.
+    """Return a U-Net's self-attention layers over positions, not over frames, by name.
 
-    That of transformer blocks, and that of blocks which have nothing else, as of ADM's networks.
+    These are the layers of transformer blocks, and of blocks with only attention, as in ADM.
     """
     return {
         name: module

@@ -1,8 +1,8 @@
-"""The two kinds of methods: a ``SuperResolver`` enlarges pictures, a ``Generator`` makes them.
+"""The two kinds of methods: a ``SuperResolver`` enlarges images, a ``Generator`` creates them.
 
-A method of your own is one subclass of ``SuperResolver`` with ``training_step`` and ``restore``, or
-of ``Generator`` with ``training_step`` and ``generate``; validation, test and prediction are done
-here, all else in ``image_model``.
+Your own method is a subclass of ``SuperResolver`` with ``training_step`` and ``restore``, or of
+``Generator`` with ``training_step`` and ``generate``. Validation, test and prediction are here;
+everything else is in ``image_model``.
 """
 
 from __future__ import annotations
@@ -12,128 +12,125 @@ from abc import abstractmethod
 from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from lightning_modules.backbone.frozen import shape_text
 from lightning_modules.color import KINDS, ColorFix, fix_colors
-from lightning_modules.image_model import ImageModel, adam
+from lightning_modules.image_model import ImageModel
 from lightning_modules.noise import Noise, PlacedNoise
 from lightning_modules.padding import padded
-from lightning_modules.tile_side import TileSide, shrinking
-from lightning_modules.tiling import Tiling, Window, grid, restore_tiled, tiled, whole
+from lightning_modules.tiling import (
+    Tiling,
+    Window,
+    grid,
+    halved_when_full,
+    restore_tiled,
+    tiled,
+    whole,
+)
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
 
 
 class SuperResolver(ImageModel):
-    """A method that enlarges a given picture. Args as ``ImageModel``.
+    """A method that enlarges a given image.
 
     Args:
-        scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
-        optimizer: Makes the optimiser of the trainable parameters.
-        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
-            there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``, in which
-            ``{scale}`` is filled in.
+        scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
         color_fix: How outputs get the colours of LR; see ``lightning_modules.color``.
 
     Raises:
-        ValueError: ``color_fix`` is unknown.
+        ValueError: If ``color_fix`` is unknown.
     """
 
-    # Sides in pixels of the LR and of the output; what is larger in either goes through overlapping
-    # tiles in prediction.
+    # Sides of the LR and of the output in pixels. In prediction, larger images go through
+    # overlapping tiles.
     tile, tile_output = 512, 1024
-    tile_least = 1  # LR pixels; what `restore` would fill smaller tiles up to
+    tile_least = 1  # LR pixels; `restore` pads smaller tiles to this
     tile_overlap = 32  # LR pixels
     tile_window: Window = "linear"
-    # LR pixels, of which tiles begin at multiples and are as large, where they are four times as
-    # large: what `restore` would pad to. Or latents of two tiles would not lie on one lattice.
+    # LR pixels; `restore` pads to multiples of this. Tiles of at least four times this start at
+    # multiples and have such sides; otherwise latents of two tiles would not share one lattice.
     tile_multiple = 1
     tile_always = False  # whether validation and test go through tiles too
-    tiles_latents = False  # whether `restore` does so by `in_tiles`, as `tiling.where` may ask
-    color_share = 0.5  # of wavelet, where `color_fix` is `blend`
-    # Whether `restore` is one pass of a network, for a picture of any size and without noise:
-    # what ONNX can hold.
+    tiles_latents = False  # whether `restore` uses `in_tiles`, for `tiling.where: latent`
+    color_share = 0.5  # of wavelet, with `color_fix: blend`
+    # Whether `restore` is one pass of a network, at any size and without noise, so that it can be
+    # exported to ONNX.
     one_pass = False
 
     def __init__(
         self,
         scale: float,
-        optimizer: OptimizerCallable = adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
         color_fix: ColorFix = "none",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(scale, optimizer, lr_scheduler, weights)
+        super().__init__(scale, **kwargs)
         if color_fix not in KINDS:
             raise ValueError(
                 f"model.init_args.color_fix is {color_fix!r}; expected {', '.join(KINDS)}"
             )
         self.color_fix: ColorFix = color_fix
-        self.tiling = Tiling()  # what the user asks for; the command line's group `tiling`
-        self.tiles = 1  # of the latest picture
+        self.tiling = Tiling()  # the command line's group `tiling`
+        self.tiles = 1  # of the latest image
         self._side: int | None = None  # of its tiles, in LR pixels; None for no tiles
-        self._fitting = TileSide()
 
     @abstractmethod
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
-        """Enlarge ``batch["lr"]``: the paper's sampling algorithm.
+        """Enlarge ``batch["lr"]`` by the paper's sampling algorithm.
 
         Args:
             batch: ``lr`` (B, 3, h, w) float32 in [0, 1] and ``size``, the (H, W) of the output.
             noise: The only source of randomness.
 
         Returns:
-            (B, 3, H, W), about [0, 1]; it is clamped afterwards.
+            (B, 3, H, W), about [0, 1]; the caller clamps it.
         """
 
     @property
     def options(self) -> dict[str, str | int | float]:
-        """What changes outputs of the same weights; results are told apart by it.
+        """Settings that change outputs of the same weights; they label results.
 
-        A method with options of its own adds them.
+        Subclasses add their own.
         """
         found: dict[str, str | int | float] = {}
         if self.color_fix != "none":
             found["color_fix"] = self.color_fix
-        if self.tile_always:  # in prediction alone tiles change no number
+        if self.tile_always:  # tiles only in prediction change no metric
             found |= self.tiling.asked
         return found
 
     def color_reference(self, batch: Batch) -> Tensor:
-        """The LR picture whose colours ``color_fix`` takes, (B, 3, h, w) in [0, 1]."""
+        """The LR image whose colours ``color_fix`` takes, (B, 3, h, w) in [0, 1]."""
         return batch["lr"]
 
     @torch.no_grad()
     def enlarge(self, batch: Batch, tiled: bool = False) -> dict[str, Tensor]:
-        """Restore, check, clamp and give colours.
+        """Restore, check, clamp and correct colours.
 
-        Noise belongs to the place in the picture, whether it is enlarged whole or in tiles. So a
-        picture does not depend on tiles, nor on the memory that is free, beyond what a method sees
-        of a pixel's surroundings from within a tile.
+        Noise depends on the position in the image, whether it is enlarged whole or in tiles. So
+        tiles change an output only as far as a method looks beyond the border of a tile.
 
         Args:
-            batch: As ``restore`` takes it.
-            tiled: Whether large pictures go through tiles, as large as memory allows. Tiles in
-                evaluation (``tile_always``) are the same on every machine.
+            batch: Batch as for ``restore``.
+            tiled: Whether large images go through tiles, which are halved if a GPU runs out of
+                memory. Tiles in evaluation (``tile_always``) are never halved.
 
         Returns:
             ``{"sr": (B, 3, H, W) float32 in [0, 1]}``.
 
         Raises:
-            ValueError: There is no LR, ``restore`` gave another size, latents are asked for in
-                tiles of a method that cannot do that, or tiles smaller than it can.
+            ValueError: If LR is missing, ``restore`` returns another size, the method has no tiles
+                of latents, or the tiles are too small for it.
         """
         if "lr" not in batch:
             raise ValueError(
-                f"{type(self).__name__} enlarges pictures, and {batch['key'][0]} has no "
-                "LR: name pictures in data.init_args, such as data.init_args.predict FOLDER"
+                f"{type(self).__name__} enlarges images, and {batch['key'][0]} has no LR: set "
+                "images in data.init_args, such as data.init_args.predict FOLDER"
             )
         batch = self._own_seeds(batch)
         if self.tiling.where == "latent" and not self.tiles_latents:
@@ -145,9 +142,7 @@ class SuperResolver(ImageModel):
         if side is None or not tiled or self.tiling.size != "auto":
             sr = self._at_side(batch, side)
         else:
-            least = self._least_side
-            side = self._fitting_side(batch, side, least)
-            sr = shrinking(partial(self._at_side, batch), side, least)
+            sr = halved_when_full(partial(self._at_side, batch), side, self._least_side)
         return {"sr": fix_colors(sr, self.color_reference(batch), self.color_fix, self.color_share)}
 
     def in_tiles(
@@ -158,14 +153,14 @@ class SuperResolver(ImageModel):
         factor: int | Fraction = 1,
         multiple: int = 1,
     ) -> Tensor:
-        """A part of ``restore`` in tiles, where that is asked for (``tiling.where`` is ``latent``).
+        """Apply a part of ``restore``, in tiles if ``tiling.where`` is ``latent``.
 
         Args:
-            function: An encoder, a decoder, or a denoiser at one step; as of ``tiling.tiled``.
-            x: (B, C, h, w), what it is applied to.
-            per_lr: Pixels of ``x`` for one of LR, along a side.
-            factor: By which ``function`` enlarges.
-            multiple: Of pixels of ``x``, at which tiles begin.
+            function: An encoder, a decoder, or a denoiser at one step; as in ``tiling.tiled``.
+            x: Input (B, C, h, w).
+            per_lr: Pixels of ``x`` per LR pixel, along a side.
+            factor: Factor by which ``function`` enlarges.
+            multiple: Tiles start at multiples of so many pixels of ``x``.
 
         Returns:
             (B, C', factor h, factor w).
@@ -184,10 +179,10 @@ class SuperResolver(ImageModel):
         return self._restored(batch, self.whole_noise(batch))
 
     def whole_noise(self, batch: Batch) -> Noise:
-        """Noise of pictures that are enlarged in one piece.
+        """Return the noise of images that are enlarged in one piece.
 
         Args:
-            batch: Whose seeds are the method's own already.
+            batch: Batch with the method's own seeds.
         """
         lr = batch["lr"]
         places = [whole((lr.shape[-2], lr.shape[-1]), batch["size"])] * len(batch["seed"])
@@ -197,8 +192,8 @@ class SuperResolver(ImageModel):
         (h, w), (H, W) = batch["lr"].shape[-2:], batch["size"]
         unit = self.tile_multiple if 4 * self.tile_multiple <= side else 1
         mirrored, size = padded(batch["lr"]), (H, W)
-        if H % h == 0 and W % w == 0:  # then the last tiles are as large as the others
-            # As released with InvSR, a side below the tile's is mirrored up to it before the cut.
+        if H % h == 0 and W % w == 0:  # so that the last tiles are as large as the others
+            # As released with InvSR, a side below the tile's is first mirrored up to it.
             mirrored = padded(batch["lr"], unit, side if self._window == "released" else 1)
             size = mirrored.lr.shape[-2] * (H // h), mirrored.lr.shape[-1] * (W // w)
         inner = (mirrored.lr.shape[-2], mirrored.lr.shape[-1])
@@ -209,7 +204,7 @@ class SuperResolver(ImageModel):
         first = trainer is None or trainer.is_global_zero
         full = cast("Batch", {**batch, "lr": mirrored.lr, "size": size})
         sr = restore_tiled(self._restored, full, tiles, self.tiling.batch, bar and first)
-        return mirrored.crop(sr, (H, W)).clamp_(0, 1)  # weights add up to 1 but for rounding
+        return mirrored.crop(sr, (H, W)).clamp_(0, 1)  # weights add up to 1 except for rounding
 
     @property
     def _overlap(self) -> int:
@@ -221,7 +216,7 @@ class SuperResolver(ImageModel):
 
     @property
     def _least_side(self) -> int:
-        # What memory may make of tiles; latents are filled up once, and not in tiles.
+        # Latents are padded once, before they are cut into tiles.
         least = self.tile_least if self.tiling.where == "pixels" else 1
         return max(2 * self._overlap, least)
 
@@ -230,22 +225,15 @@ class SuperResolver(ImageModel):
         if asked != "auto":
             if asked < self.tile_least and self.tiling.where == "pixels":
                 raise ValueError(
-                    f"tiling.size is {asked}, and {type(self).__name__} fills smaller tiles up to "
+                    f"tiling.size is {asked}, and {type(self).__name__} pads smaller tiles to "
                     f"{self.tile_least} pixels: set it to {self.tile_least} or more, or to auto"
                 )
             return asked
         sides = batch["lr"].shape[-2:]
         factor = max(size / side for size, side in zip(batch["size"], sides, strict=True))
-        # Of tiles below four overlaps nearly half of what is computed would be thrown away.
+        # With tiles below four overlaps, nearly half of the computation would be discarded.
         least = max(4 * self._overlap, self.tile_least)
         return min(self.tile, max(int(self.tile_output / factor), least))
-
-    def _fitting_side(self, batch: Batch, side: int, least: int) -> int:
-        if not any(True for _ in self.parameters()):  # what has no network takes next to nothing
-            return side
-        processes = 1 if self._trainer is None else self._trainer.num_devices
-        how = (side, least, self.tiling.batch, processes)
-        return self._fitting.fitting(self.restore, batch, *how)
 
     def _restored(self, batch: Batch, noise: Noise) -> Tensor:
         sr = self.restore(batch, noise)
@@ -273,12 +261,12 @@ class SuperResolver(ImageModel):
     def predict_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Tensor] | None:
-        """Enlarge one picture, in tiles where it is large; None for one that could not be read."""
+        """Enlarge one image, in tiles if it is large; None if it could not be read."""
         return None if "error" in batch else self.enlarge(batch, tiled=True)
 
 
 class Generator(ImageModel):
-    """A method that makes pictures from nothing or from text. Args as ``ImageModel``.
+    """A method that creates images from noise alone or from text.
 
     Args:
         scale: Factor between the base's own resolution and the output; set by
@@ -291,15 +279,15 @@ class Generator(ImageModel):
 
     @abstractmethod
     def generate(self, batch: Batch, noise: Noise) -> Tensor:
-        """Make one picture for each key of the batch: the paper's sampling algorithm.
+        """Make one image for each key of the batch: the paper's sampling algorithm.
 
         Args:
-            batch: ``key``, ``seed``, ``size``, of clips ``frames`` and, where the method is
-                conditioned, ``text``.
+            batch: ``key``, ``seed``, ``size``, ``frames`` for clips and, for conditioned methods,
+                ``text``.
             noise: The only source of randomness.
 
         Returns:
-            (B, 3, H, W), of clips (B, F, 3, H, W), about [0, 1]; it is clamped afterwards.
+            (B, 3, H, W), for clips (B, F, 3, H, W), about [0, 1]; the caller clamps it.
         """
 
     @torch.no_grad()
@@ -307,26 +295,26 @@ class Generator(ImageModel):
         """Generate, check and clamp.
 
         Args:
-            batch: As ``generate`` takes it.
+            batch: Batch as for ``generate``.
 
         Returns:
-            ``{"sr": (B, 3, H, W) float32 in [0, 1]}``; of clips (B, F, 3, H, W).
+            ``{"sr": (B, 3, H, W) float32 in [0, 1]}``; for clips (B, F, 3, H, W).
 
         Raises:
-            ValueError: ``generate`` gave another size.
+            ValueError: If ``generate`` returns another size.
         """
         batch = self._own_seeds(batch)
         noise = Noise(batch["seed"], self.device)
-        pictures = self.generate(batch, noise)
+        images = self.generate(batch, noise)
         self.drew_noise |= noise.drew
         frames = (batch["frames"],) if "frames" in batch else ()
         expected = (len(batch["key"]), *frames, 3, *batch["size"])
-        if pictures.shape != expected:
+        if images.shape != expected:
             raise ValueError(
-                f"{type(self).__name__} made {shape_text(pictures.shape)}, expected "
+                f"{type(self).__name__} made {shape_text(images.shape)}, expected "
                 f"{shape_text(expected)}"
             )
-        return {"sr": _in_range(pictures)}
+        return {"sr": _in_range(images)}
 
     def validation_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
@@ -341,11 +329,11 @@ class Generator(ImageModel):
     def predict_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Tensor] | None:
-        """Generate the pictures of a batch; None for one that could not be read."""
+        """Generate the images of a batch; None if it could not be read."""
         return None if "error" in batch else self.sample(batch)
 
 
-def _in_range(pictures: Tensor) -> Tensor:
-    # Clamping would make a good picture of infinity; NaN is counted, named, and spoils a metric.
-    pictures = pictures.float()
-    return torch.where(pictures.isinf(), torch.nan, pictures.clamp(0, 1))
+def _in_range(images: Tensor) -> Tensor:
+    # Clamping would hide infinity; NaN is counted and reported, and makes a metric NaN.
+    images = images.float()
+    return torch.where(images.isinf(), torch.nan, images.clamp(0, 1))

@@ -1,4 +1,4 @@
-"""Bicubic interpolation: the control that every table starts with. Nothing is trained."""
+"""Bicubic interpolation, the baseline of every table. Nothing is trained."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Bicubic(SuperResolver):
     """Enlarge with the cubic kernel of MATLAB and Pillow (a = -0.5).
 
     Args:
-        scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
+        scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
     """
 
     def __init__(self, scale: float) -> None:
         super().__init__(scale)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """There is nothing to train.
+        """Raise: there is nothing to train.
 
         Raises:
             ValueError: Always.

@@ -1,4 +1,4 @@
-"""What a denoiser is told of a batch's captions, and, for guidance, of none."""
+"""Captions of a batch as conditions of a denoiser, and the empty caption for guidance."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def told(
+def encode_captions(
     batch: Batch, denoiser: Denoiser, encoder: TextEncoder | None, sizes: Tensor | None = None
 ) -> tuple[Condition, Condition]:
-    """The captions of a batch, and what stands for none; nothing twice without an encoder.
+    """Return the conditions of a batch with its captions and without; both empty without encoder.
 
     Args:
-        batch: With ``text``, where there is an encoder.
-        denoiser: Whose null text stands for none, where it has one; else an empty caption does.
-        encoder: Gives embeddings of the texts; or a whole ``Condition``, with the pooled embedding
-            that SDXL wants.
-        sizes: (B, n), what SDXL is told of sizes, in both.
+        batch: Batch, with ``text`` if there is an encoder.
+        denoiser: The denoiser. Its null text stands for no caption; otherwise an empty caption.
+        encoder: Returns embeddings of the texts; or a whole ``Condition``, with the pooled
+            embedding for SDXL.
+        sizes: (B, n), SDXL's size condition, for both.
 
     Raises:
-        ValueError: The batch has no captions.
+        ValueError: If the batch has no captions.
     """
     if encoder is None:
         return (Condition(sizes=sizes),) * 2
     if "text" not in batch:
         raise ValueError(
-            f"{batch['key'][0]} has no caption, and model.init_args.encoder reads them: take a "
-            "source that gives text, or unset the encoder"
+            f"{batch['key'][0]} has no caption, and model.init_args.encoder reads them: use a "
+            "source with text, or unset the encoder"
         )
     texts = batch["text"]
     known = _encoded(encoder, texts)
@@ -50,13 +50,13 @@ def told(
     return replace(known, sizes=sizes), replace(nothing, sizes=sizes)
 
 
-def dropped(condition: Condition, nothing: Condition, share: float) -> Condition:
-    """Leave out captions at random, by torch's generator: training for guidance.
+def drop_captions(condition: Condition, nothing: Condition, share: float) -> Condition:
+    """Drop captions at random by torch's generator, to train for guidance.
 
     Args:
-        condition: Of B captions.
-        nothing: What stands for none, with the same parts.
-        share: Of the captions that are left out.
+        condition: Condition of B captions.
+        nothing: Condition without captions, with the same parts.
+        share: Share of captions to drop.
     """
     if condition.text is None or not share:
         return condition
@@ -70,28 +70,28 @@ def dropped(condition: Condition, nothing: Condition, share: float) -> Condition
 
 
 def size_ids(size: tuple[int, int], count: int, device: torch.device) -> Tensor:
-    """(count, 6), what SDXL is told: the original (H, W), no crop, and the target (H, W).
+    """Return SDXL's size condition (count, 6): original (H, W), no crop, target (H, W).
 
     Args:
-        size: (H, W) of both.
+        size: (H, W) of both original and target.
         count: Number of samples.
-        device: Where it is wanted.
+        device: Device of the result.
     """
     H, W = size
     return torch.tensor([[H, W, 0, 0, H, W]], device=device).expand(count, -1)
 
 
 def check_captions(encoder: TextEncoder | None, guidance: float, dropout: float = 0.0) -> None:
-    """Refuse guidance that nothing reads captions for, and what is no share.
+    """Raise if there is guidance without an encoder, or the dropout is no share.
 
     Raises:
-        ValueError: With the key to change.
+        ValueError: If so; the message names the key to change.
     """
     if not 0 <= dropout <= 1:
         raise ValueError(f"model.init_args.caption_dropout is {dropout}; expected 0 to 1")
     if guidance != 1 and encoder is None:
         raise ValueError(
-            f"model.init_args.guidance is {guidance:g}, and nothing reads captions: set "
+            f"model.init_args.guidance is {guidance:g}, and an encoder of captions is missing: set "
             "model.init_args.encoder, or guidance to 1"
         )
 

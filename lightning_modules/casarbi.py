@@ -1,16 +1,16 @@
 """CasArbi: any scale by a cascade of small residual diffusions.
 
-CasArbi (arXiv 2506.07813): one network is trained on a narrow range of factors and applied again
-and again; each stage enlarges with a regression network and adds, by residual shifting, what that
-picture lacks.
+CasArbi (arXiv 2506.07813): one network is trained on a narrow range of factors and applied
+repeatedly. Each stage enlarges with a regression network and adds its residual by residual
+shifting.
 
-y     the stage's input, (B, 3, h, w)       b        the base's picture of it, (B, 3, H, W)
-r_0   HR - b, what the diffusion makes      sigma_r  standard deviation of r_0 over training pairs
-eta   how far r_0 has shifted to 0          kappa    noise where it has shifted all the way
+y     the stage's input, (B, 3, h, w)       b        the base's output for it, (B, 3, H, W)
+r_0   HR - b, the diffusion's target        sigma_r  standard deviation of r_0 over training pairs
+eta   how far r_0 has shifted to 0          kappa    noise after the full shift
 
-The paper's code, weights and sizes are not public. The process is ResShift's, written for
-r = x - b, which changes nothing; the U-Net, the level of the noise augmentation, the scaling by
-sigma_r and the form of the guidance are our choices, and each is an argument.
+The paper's code, weights and sizes are not public. The process is ResShift's, written equivalently
+for r = x - b. The U-Net, the level of the noise augmentation, the scaling by sigma_r and the form
+of the guidance are our choices, and each is an argument.
 """
 
 from __future__ import annotations
@@ -23,21 +23,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 
 from degradations.bicubic import resize
 from lightning_modules.backbone.frozen import bare_names, fit, part_of
 from lightning_modules.backbone.shifting import ResidualShift
-from lightning_modules.backbone.space import fingerprint
 from lightning_modules.base import SuperResolver
-from lightning_modules.color import ColorFix
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.noise import Noise, augmented, check_augmentation
 from lightning_modules.solvers import residual_shift
 from lightning_modules.stages import Order, Size, stage_sizes
-from lightning_modules.weights import read_weights
+from lightning_modules.weights import fingerprint, read_weights
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -45,18 +43,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Domain = Literal["residual", "image"]
-MEASURED = 16  # batches of a process that sigma_r is measured on
-WORSE = 2.0  # a base that is so many times as far from HR as bicubic is taken for a wrong one
+MEASURED = 16  # batches per rank to measure sigma_r
+WORSE = 2.0  # a base with so many times bicubic's distance from HR is considered wrong
 
 
 class Base(Protocol):
-    """What a cascade asks of its regression network."""
+    """A cascade's regression network."""
 
     def encode(self, lr: Tensor) -> Tensor:
-        """Features (B, C, h, w) of lr (B, 3, h, w) in [0, 1]."""
+        """Return features (B, C, h, w) of lr (B, 3, h, w) in [0, 1]."""
 
     def render(self, features: Tensor, lr: Tensor, size: Size) -> Tensor:
-        """The picture (B, 3, *size), about [0, 1]."""
+        """Return the image (B, 3, *size), about [0, 1]."""
 
 
 def adamw(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
@@ -68,41 +66,36 @@ class CasArbi(SuperResolver):
     """Self-cascaded residual diffusion for arbitrary scales.
 
     Args:
-        scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
-        base: The regression network, frozen: a class whose first argument is the scale, which has
-            ``encode`` and ``render`` as LIIF has them.
+        scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
+        base: The frozen regression network: a class whose first argument is the scale, with
+            ``encode`` and ``render`` as in LIIF.
         base_weights: Its weights: a file, the folder of a run that trained it with
             ``lightning_modules.regression.Regression``, or a name of ``configs/weights.yaml``.
-        network: Predicts r_0 / sigma_r; without it the base alone goes through the cascade, the
-            control of the paper's tables.
+        network: Predicts r_0 / sigma_r; without it the cascade has only the base, the control of
+            the paper's tables.
         process: The shift and its noise, for values in [-1, 1]; that of ResShift's 15 steps by
             default.
-        fixed: Factor of a full stage; one that is larger than every scale makes a single stage.
-        order: Where the stage goes that is smaller than the others: ``remainder_last`` is the
-            paper's; ``remainder_first``; ``uniform``, equal stages.
-        least_remainder: A stage below this factor is made part of the one before it.
+        fixed: Factor of a full stage; larger than every scale for a single stage.
+        order: Position of the smaller stage: ``remainder_last``, as in the paper, or
+            ``remainder_first``; ``uniform`` for equal stages.
+        least_remainder: A stage below this factor is merged into the one before it.
         domain: ``residual`` as in the paper, or ``image``: the same process from HR to b, and a
-            network that predicts the picture.
-        noise_probability: Share of the training inputs that noise is added to, so that later stages
-            know the artefacts of earlier ones; the network is told its level.
+            network that predicts the image.
+        noise_probability: Share of training inputs with added noise, so that later stages handle
+            artefacts of earlier ones; the network gets its level.
         noise_level: Greatest standard deviation of that noise, for values in [-1, 1].
-        later_noise: Standard deviation of noise on the inputs of all stages but the first when
-            pictures are restored.
-        guidance: Share of the difference between the stage's input and the prediction brought down
-            to its size that is added to each prediction; 0 for none.
-        timesteps: Those that are sampled with, from the last one down, such as [14, 9, 4, 0]; all
-            by default.
+        later_noise: Standard deviation of noise on the inputs of all stages except the first when
+            images are restored.
+        guidance: Share of the difference between the stage's input and the downscaled prediction
+            that is added to each prediction; 0 for none.
+        timesteps: Timesteps of sampling, from the last one down, such as [14, 9, 4, 0]; all by
+            default.
         residual_deviation: sigma_r, for values in [-1, 1]; measured on the first training pairs by
             default, and kept in checkpoints.
         optimizer: Makes the optimiser of the trainable parameters.
-        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
-            there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``, in which
-            ``{scale}`` is filled in.
-        color_fix: How outputs get the colours of LR; see ``lightning_modules.color``.
 
     Raises:
-        ValueError: An argument is out of range or unknown, or the base enlarges by one factor only.
+        ValueError: If an argument is out of range or unknown, or the base has a single factor.
     """
 
     sigma_r: Tensor
@@ -125,11 +118,9 @@ class CasArbi(SuperResolver):
         timesteps: Sequence[int] | None = None,
         residual_deviation: float | None = None,
         optimizer: OptimizerCallable = adamw,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
-        color_fix: ColorFix = "none",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(scale, optimizer, lr_scheduler, weights, color_fix)
+        super().__init__(scale, optimizer=optimizer, **kwargs)
         if domain not in get_args(Domain):
             raise ValueError(f"domain is {domain!r}; expected residual or image")
         check_augmentation(noise_probability, noise_level)
@@ -137,11 +128,11 @@ class CasArbi(SuperResolver):
             raise ValueError(f"later_noise is {later_noise}; expected a deviation of at least 0")
         if not 0 <= guidance <= 1:
             raise ValueError(f"guidance is {guidance}; expected a share from 0 to 1")
-        stage_sizes((1, 1), (1, 1), fixed, order, least_remainder)  # says what is wrong with them
+        stage_sizes((1, 1), (1, 1), fixed, order, least_remainder)  # raises if one is invalid
         if residual_deviation is not None and not 0 < residual_deviation < math.inf:
             raise ValueError(
                 f"residual_deviation is {residual_deviation}; expected a number above 0, or leave "
-                "it out and it is measured"
+                "it out to measure it"
             )
         self.base, self.base_weights = base(self.scale), base_weights
         if not all(callable(getattr(self.base, name, None)) for name in ("encode", "render")):
@@ -158,12 +149,12 @@ class CasArbi(SuperResolver):
         self.domain, self.guidance = domain, guidance
         self.noise_probability, self.noise_level = noise_probability, noise_level
         self.later_noise, self.timesteps = later_noise, timesteps
-        # A buffer of what trains, so it is in every checkpoint and exported file.
+        # A buffer outside the frozen base, so that checkpoints and exported files hold it.
         self.register_buffer("sigma_r", torch.tensor(residual_deviation or 0.0))
 
     @property
     def options(self) -> dict[str, str | int | float]:
-        """What of the stages and of sampling is not as usual."""
+        """Settings of stages and sampling that are not defaults."""
         own: dict[str, str | int | float] = {
             **{"fixed": self.fixed, "order": self.order, "guidance": self.guidance},
             **{"least_remainder": self.least_remainder, "later_noise": self.later_noise},
@@ -177,7 +168,7 @@ class CasArbi(SuperResolver):
     # ------------------------------------------------------------------------------------- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """A random timestep, and the distance of the predicted residual, in units of sigma_r."""
+        """Return the error of the predicted residual at a random timestep, in units of sigma_r."""
         network = self._network()
         hr, lr = batch["hr"] * 2 - 1, batch["lr"]
         y, level = augmented(lr, self.noise_probability, self.noise_level)
@@ -195,26 +186,26 @@ class CasArbi(SuperResolver):
 
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
-        """Stage after stage; as many network calls as timesteps in each of them."""
+        """Run all stages, with one network call per timestep in each."""
         y = batch["lr"]
         for stage, size in enumerate(self.stages(y, batch["size"])):
-            # What a stage draws is its own: targets that share it get the same picture there.
+            # A stage has its own noise, so targets that share a stage share its output.
             y = self.stage(y, size, noise.stream(stage), first=stage == 0)
         return y
 
     def stages(self, lr: Tensor, size: Size) -> list[Size]:
-        """Sizes after each stage on the way from ``lr`` (B, 3, h, w) to ``size``."""
+        """Return the sizes after each stage from ``lr`` (B, 3, h, w) to ``size``."""
         own = (lr.shape[-2], lr.shape[-1])
         return stage_sizes(own, size, self.fixed, self.order, self.least_remainder)
 
     def stage(self, y: Tensor, size: Size, noise: Noise, first: bool = True) -> Tensor:
-        """One stage.
+        """Run one stage.
 
         Args:
             y: (B, 3, h, w) in [0, 1].
             size: (H, W) of the output.
-            noise: This stage's own.
-            first: Whether ``y`` is the given picture, not another stage's output.
+            noise: Noise of this stage.
+            first: Whether ``y`` is the input image, not another stage's output.
 
         Returns:
             (B, 3, H, W) in [0, 1].
@@ -227,11 +218,11 @@ class CasArbi(SuperResolver):
         if self.network is None:
             return (b + 1) / 2
         process, lr_size = self.sampled, (y.shape[-2], y.shape[-1])
-        # All in units of sigma_r, in which the network answers. Lightning validates a little before
-        # training begins, when it is not measured yet.
+        # All in units of sigma_r, as the network's output. In Lightning's sanity check before
+        # training, it is not measured yet.
         unit = float(self._unit()) or 1.0
         x = process.prior(self._anchor(b), noise.normal(b.shape)) / unit
-        # Of numbers alone: the table lies on the CPU, and sigma_r may not.
+        # Of plain numbers: the table is on the CPU, and sigma_r may be elsewhere.
         deviations = (self._deviations(process.etas, unit) / unit).tolist()
         for step in reversed(range(process.steps)):
             t = torch.full((len(x),), process.timesteps[step], device=x.device)
@@ -240,10 +231,10 @@ class CasArbi(SuperResolver):
             fresh = noise.normal(x.shape) if step else None
             etas = process.eta(step), process.eta(step - 1)
             x = residual_shift(x, x_0, *etas, process.kappa / unit, fresh)
-        return (self._picture(x, b, unit).clamp(-1, 1) + 1) / 2
+        return (self._image(x, b, unit).clamp(-1, 1) + 1) / 2
 
     def based(self, y: Tensor, size: Size) -> tuple[Tensor, Tensor]:
-        """The base's picture b (B, 3, *size) in [-1, 1], and its features of y (B, 3, h, w)."""
+        """Return the base's b (B, 3, *size) in [-1, 1] and its features of y (B, 3, h, w)."""
         base = cast(Base, self.base)
         with torch.no_grad():
             features = base.encode(y)
@@ -251,10 +242,10 @@ class CasArbi(SuperResolver):
         return b, features
 
     def _guided(self, x_0: Tensor, b: Tensor, y: Tensor, unit: float) -> Tensor:
-        # Back-projection: what the picture would be, brought down, is the stage's input again.
+        # Back-projection: downscaling the output should give the stage's input.
         if not self.guidance:
             return x_0
-        hr = self._picture(x_0, b, unit)
+        hr = self._image(x_0, b, unit)
         missing = (y * 2 - 1) - resize(hr, y.shape[-2:], clamp=False)
         return x_0 + self.guidance / unit * resize(missing, b.shape[-2:], clamp=False)
 
@@ -263,15 +254,15 @@ class CasArbi(SuperResolver):
     def _anchor(self, b: Tensor) -> Tensor:
         return b if self.domain == "image" else torch.zeros_like(b)
 
-    def _picture(self, x: Tensor, b: Tensor, unit: float) -> Tensor:
+    def _image(self, x: Tensor, b: Tensor, unit: float) -> Tensor:
         return x if self.domain == "image" else b + unit * x
 
     def _unit(self) -> Tensor | float:
-        # Of what the network predicts.
+        # Unit of the network's prediction.
         return 1.0 if self.domain == "image" else self.sigma_r
 
     def _scaled(self, x: Tensor, t: Tensor) -> Tensor:
-        # To a deviation of about 1.
+        # Scale to a deviation of about 1.
         eta = self.process.etas.to(x)[t].view(-1, 1, 1, 1)
         return x / self._deviations(eta, self._unit())
 
@@ -283,11 +274,11 @@ class CasArbi(SuperResolver):
         """Measure sigma_r on the first training pairs, unless it is known.
 
         Raises:
-            ValueError: There is no network to train, or the base is worse than bicubic.
+            ValueError: If there is no network to train, or the base is worse than bicubic.
         """
         super().on_train_start()
         self._network()
-        if self.trainer.ckpt_path is not None:  # it was looked at when this run began
+        if self.trainer.ckpt_path is not None:  # the base was checked when this run started
             return
         measured = self._measured()
         if self.sigma_r == 0:
@@ -295,24 +286,24 @@ class CasArbi(SuperResolver):
             log.info("sigma_r, the deviation of HR - base, is %.4f", self.sigma_r.item())
 
     def on_test_start(self) -> None:
-        """Refuse a network whose residuals have no unit.
+        """Raise if sigma_r is missing.
 
         Raises:
-            ValueError: sigma_r was never measured.
+            ValueError: If sigma_r was never measured.
         """
         if self.network is not None and self.sigma_r == 0:
             raise ValueError(
                 "sigma_r, the deviation of HR - base, is missing: it is measured when training "
-                "begins; take a checkpoint of fit, or set model.init_args.residual_deviation"
+                "starts; use a checkpoint of fit, or set model.init_args.residual_deviation"
             )
 
     def on_predict_start(self) -> None:
-        """As for a test."""
+        """Raise if sigma_r is missing."""
         self.on_test_start()
 
     @torch.no_grad()
     def _measured(self) -> Tensor:
-        # All processes together; the data module goes on as if nothing had been read.
+        # Over all ranks; the position of the data module does not change.
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         listener, data.listener = data.listener, None
         errors = []
@@ -328,7 +319,7 @@ class CasArbi(SuperResolver):
             raise ValueError(
                 f"the base of model.init_args.base_weights ({self.base_weights}) is {of_base:.3g} "
                 f"away from HR, bicubic {of_bicubic:.3g}: was it trained for another range of "
-                "values or of scales? Name another one"
+                "values or scales? Set another base"
             )
         return torch.tensor(of_base)
 
@@ -336,14 +327,14 @@ class CasArbi(SuperResolver):
         # (2,) mean squared errors of the base and of bicubic, for values in [-1, 1].
         size = (hr.shape[-2], hr.shape[-1])
         b, _ = self.based(lr, size)
-        pictures = (b, resize(lr, size) * 2 - 1)
-        return torch.stack([(hr * 2 - 1 - picture).square().mean() for picture in pictures])
+        images = (b, resize(lr, size) * 2 - 1)
+        return torch.stack([(hr * 2 - 1 - image).square().mean() for image in images])
 
     def _network(self) -> nn.Module:
         if self.network is None:
             raise ValueError(
                 "CasArbi has no network to train: set model.init_args.network, or use test or "
-                "predict, where the base alone goes through the cascade"
+                "predict, where the cascade has only the base"
             )
         return self.network
 
@@ -355,10 +346,10 @@ class CasArbi(SuperResolver):
         return super().needs_weights and (self.network is not None or self.base_weights is None)
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
-        """Load the base. Args as ``ImageModel.load_parts``.
+        """Load the base.
 
         Raises:
-            ValueError: It is not named, or its file is of another network.
+            ValueError: If its file is not set, or belongs to another network.
         """
         if self.base_weights is None:
             raise ValueError(
@@ -368,10 +359,10 @@ class CasArbi(SuperResolver):
         self.load_base(find("base_weights", self.base_weights))
 
     def load_base(self, path: str | Path) -> None:
-        """Fill the base from a run's checkpoint or an official file.
+        """Load the base from a run's checkpoint or an official file.
 
         Raises:
-            ValueError: The file is of another network.
+            ValueError: If the file belongs to another network.
         """
         found = read_weights(path)
         tensors = bare_names(found.tensors)
@@ -379,13 +370,13 @@ class CasArbi(SuperResolver):
         tensors = part_of(tensors, "network") if found.model else official(tensors)
         fit(self.base, tensors, f"model.init_args.base_weights, {path},")
         source = f"{found.name} {fingerprint(self.base.state_dict())}"
-        cast(Any, self.base).source = source  # what a checkpoint says of it
+        cast(Any, self.base).source = source  # recorded in checkpoints
         if self.network is None:
             self.weights_source = found.name
         log.info("base: %s", found.name)
 
     def train(self, mode: bool = True) -> CasArbi:
-        """As torch's, but the base stays in evaluation mode."""
+        """Set the mode, but keep the base in evaluation mode."""
         super().train(mode)
         self.base.train(False)
         return self

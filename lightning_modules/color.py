@@ -1,7 +1,7 @@
-"""Colours of the output brought back to those of the LR picture.
+"""Correct the colours of the output by those of the LR image.
 
-Generative methods drift: a whole picture gets a tint, or a part of it. What a colour fix takes from
-the LR picture has too little detail to blur anything. All of it is float32, also under autocast.
+Outputs of generative methods drift in colour, as a whole or in parts. The corrections take only
+coarse components of LR, so they do not blur. All computation is float32, also under autocast.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ from degradations.bicubic import resize
 ColorFix = Literal["none", "wavelet", "adain", "ycbcr", "blend", "adain_wavelet"]
 KINDS: tuple[ColorFix, ...] = get_args(ColorFix)
 
-LEVELS = 5  # of the wavelet: what is kept of SR is finer than about 2**LEVELS pixels
+LEVELS = 5  # of the wavelet: SR keeps details finer than about 2**LEVELS pixels
 LUMA = (0.299, 0.587, 0.114)  # BT.601
 EPS = 1e-5  # added to variances
 
 
 def fix_colors(sr: Tensor, lr: Tensor, kind: ColorFix, share: float = 0.5) -> Tensor:
-    """Give a picture the colours of the one that it was made from.
+    """Give an output the colours of its LR image.
 
-    - ``wavelet``: details of SR on the coarse picture of LR; mends tints of parts, too
-    - ``adain``: each channel gets the mean and the deviation that it has in LR
+    - ``wavelet``: details of SR on the coarse LR image; also corrects local tints
+    - ``adain``: each channel gets its mean and deviation in LR
     - ``ycbcr``: brightness of SR, colour of LR
-    - ``blend``: a mean of ``wavelet`` and ``adain``
-    - ``adain_wavelet``: the one after the other, as NSARM has it
+    - ``blend``: a weighted mean of ``wavelet`` and ``adain``
+    - ``adain_wavelet``: ``adain``, then ``wavelet``, as in NSARM
 
     The reference is LR enlarged by antialiased bicubic interpolation (a = -0.5). Official InvSR
-    enlarges an LR picture that was padded to the size of an SR picture that was not, and so moves
-    colours; for its numbers pass the padded one.
+    enlarges a padded LR image to the size of an SR image without padding, which shifts colours; for
+    its numbers pass the padded image.
 
     Args:
         sr: (B, 3, H, W) in [0, 1].
         lr: (B, 3, h, w) in [0, 1].
-        kind: Which one; ``none`` gives ``sr`` itself.
-        share: Of ``wavelet`` in ``blend``, from 0 to 1.
+        kind: The correction; ``none`` returns ``sr`` itself.
+        share: Weight of ``wavelet`` in ``blend``, from 0 to 1.
 
     Returns:
         (B, 3, H, W) float32 in [0, 1].
 
     Raises:
-        ValueError: ``kind`` is unknown, or ``share`` is out of range.
+        ValueError: If ``kind`` is unknown, or ``share`` is out of range.
 
-    Source: StableSR (Wang et al., IJCV 2024), its wavelet and AdaIN corrections, with their
+    Source: StableSR (Wang et al., IJCV 2024) for the wavelet and AdaIN corrections, with their
     constants; InvSR (Yue et al., CVPR 2025) and NSARM for the others.
     """
     if kind not in KINDS:
@@ -61,7 +61,7 @@ def fix_colors(sr: Tensor, lr: Tensor, kind: ColorFix, share: float = 0.5) -> Te
         if kind == "ycbcr":
             return ycbcr(sr, resize(lr, sr.shape[-2:], clamp=False)).clamp_(0, 1)
         fixed = torch.empty_like(sr)
-        for channel in range(3):  # one at a time, for memory
+        for channel in range(3):  # one at a time, to save memory
             part = slice(channel, channel + 1)
             reference = resize(lr[:, part], sr.shape[-2:], clamp=False)
             fixed[:, part] = _fixed(sr[:, part], reference, kind, share)
@@ -79,10 +79,10 @@ def _fixed(sr: Tensor, reference: Tensor, kind: ColorFix, share: float) -> Tenso
 
 
 def wavelet(sr: Tensor, reference: Tensor) -> Tensor:
-    """The high band of ``sr`` and the low band of ``reference``.
+    """Combine the high band of ``sr`` with the low band of ``reference``.
 
-    The bands are those of the a-trous wavelet: five binomial blurs of 3x3, of which each is twice
-    as wide as the one before, borders repeated.
+    The bands are those of the a-trous wavelet: five binomial blurs of 3x3, each twice as wide as
+    the one before, with repeated borders.
 
     Args:
         sr: (B, C, H, W).
@@ -96,7 +96,7 @@ def wavelet(sr: Tensor, reference: Tensor) -> Tensor:
 
 
 def low_band(x: Tensor, levels: int = LEVELS) -> Tensor:
-    """What is left of (B, C, H, W) after so many blurs of the a-trous wavelet."""
+    """Blur (B, C, H, W) by so many levels of the a-trous wavelet."""
     for level in range(levels):
         reach = 2**level
         for dim, pad in ((-1, (reach, reach, 0, 0)), (-2, (0, 0, reach, reach))):
@@ -107,7 +107,7 @@ def low_band(x: Tensor, levels: int = LEVELS) -> Tensor:
 
 
 def adain(sr: Tensor, reference: Tensor) -> Tensor:
-    """``sr`` with the mean and the deviation of each channel of ``reference``.
+    """Give each channel of ``sr`` its mean and deviation in ``reference``.
 
     Args:
         sr: (B, C, H, W).
@@ -116,23 +116,23 @@ def adain(sr: Tensor, reference: Tensor) -> Tensor:
     Returns:
         (B, C, H, W), not clamped.
 
-    Source: Huang and Belongie, ICCV 2017, Eq. 8, with unbiased variances as StableSR has them.
+    Source: Huang and Belongie, ICCV 2017, Eq. 8, with unbiased variances as in StableSR.
     """
     (mean, deviation), (wanted, spread) = _moments(sr), _moments(reference)
     return (sr - mean).mul_(spread / deviation).add_(wanted)
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    single = x.shape[-2] * x.shape[-1] == 1  # without an unbiased variance
+    single = x.shape[-2] * x.shape[-1] == 1  # has no unbiased variance
     variance, mean = torch.var_mean(x, (-2, -1), correction=0 if single else 1, keepdim=True)
     return mean, (variance + EPS).sqrt()
 
 
 def ycbcr(sr: Tensor, reference: Tensor) -> Tensor:
-    """Y of ``sr`` with Cb and Cr of ``reference``.
+    """Combine Y of ``sr`` with Cb and Cr of ``reference``.
 
-    A change of Y alone, in the studio range of BT.601 as in any other, is the same change of R, G
-    and B, so that nothing needs to be converted.
+    A change of only Y, in the studio range of BT.601 or any other, changes R, G and B equally, so
+    no conversion is needed.
 
     Args:
         sr: (B, 3, H, W).

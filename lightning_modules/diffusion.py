@@ -1,22 +1,21 @@
-"""Denoising diffusion: pictures from noise, the base of later methods.
+"""Denoising diffusion: images from noise, and the base of other methods.
 
 Ho et al., NeurIPS 2020 (arXiv 2006.11239); weights of the loss from Hang et al., ICCV 2023 (arXiv
 2303.09556); sampling by DDIM (Song et al., ICLR 2021; arXiv 2010.02502), with the guidance of Ho
 and Salimans (2022; arXiv 2207.12598).
 
-z     picture in the space              eps    noise
-t     timestep                          x0     clean sample that the network's output stands for
+z     image in the space              eps    noise
+t     timestep                          x0     predicted clean sample
 
-Differs from the papers in: nothing, with `min_snr` and `guidance` as they say.
+Differs from the papers in: nothing, with their `min_snr` and `guidance`.
 """
 
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from lightning_modules.backbone.condition import Condition, TextEncoder, guided
@@ -25,10 +24,9 @@ from lightning_modules.backbone.frames import resized
 from lightning_modules.backbone.schedule import Schedule, Spacing, spaced
 from lightning_modules.backbone.space import PixelSpace, Space
 from lightning_modules.base import Generator
-from lightning_modules.captions import check_captions, dropped, told
+from lightning_modules.captions import check_captions, drop_captions, encode_captions
 from lightning_modules.clips import frames_of, sample_shape, to_learn
 from lightning_modules.frozen_base import check_space
-from lightning_modules.image_model import adam
 from lightning_modules.noise import Noise
 from lightning_modules.solvers import ddim
 
@@ -37,38 +35,32 @@ if TYPE_CHECKING:
 
 
 class Diffusion(Generator):
-    """Train a denoiser, and make pictures with it from noise, or from noise and captions.
+    """Train a denoiser, and generate images from noise, with or without captions.
 
     Args:
-        scale: Whole factor between the side of the data's pictures and of what is learned: they
-            are averaged over squares of that side, and what is made is enlarged by repeating
-            pixels. Set by ``data.init_args.scale``; 1 for pictures as they are.
+        scale: Whole factor between the sides of the data's images and of the learned images. Images
+            are averaged over squares of that side, and outputs are enlarged by repeating pixels.
+            Set by ``data.init_args.scale``; 1 to learn images as they are.
         denoiser: Predicts from the noisy sample, the timestep and the text.
-        space: Where the diffusion happens; pixels by default.
+        space: Space of the diffusion; pixels by default.
         schedule: The process, and what the network predicts; 1000 steps of noise prediction by
             default.
-        timesteps: Trained on from the first to before the second, such as [0, 300]; all by
-            default. With fewer it is a base for methods that start in between, and makes nothing
-            from noise alone.
+        timesteps: Range to train on, end excluded, such as [0, 300]; all by default. A smaller
+            range is for bases of methods that start in between; it cannot generate from pure noise.
         min_snr: Gamma of the weights by signal-to-noise ratio, 5 in the paper; ``null`` for equal
             weights.
-        encoder: Makes embeddings of captions; without it captions are not looked at.
-        caption_dropout: Share of the captions that are left out in training, for guidance.
-        steps: Steps of sampling.
-        spacing: How they lie among the timesteps: ``leading``, ``trailing`` or ``linspace``.
+        encoder: Encodes captions; without it captions are ignored.
+        caption_dropout: Share of captions to drop in training, for guidance.
+        steps: Sampling steps.
+        spacing: Spacing of the timesteps: ``leading``, ``trailing`` or ``linspace``.
         eta: 0 for deterministic sampling, 1 for DDPM's.
         guidance: Strength of classifier-free guidance; 1 for none.
-        clamp: Keep predicted clean samples within this distance of 0; 1 for pixels, ``null`` for
-            latents, which know no bound.
-        optimizer: Makes the optimiser of the trainable parameters.
-        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
-            there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
+        clamp: Clamp predicted clean samples to this distance from 0; 1 for pixels, ``null`` for
+            latents, which are unbounded.
 
     Raises:
-        ValueError: The scale is no whole number, the range of timesteps or another setting is out
-            of range, the denoiser and the space have differing numbers of channels, or guidance
-            without an encoder.
+        ValueError: If the scale is not whole, a setting is out of range, the denoiser and the space
+            have different numbers of channels, or there is guidance without an encoder.
     """
 
     weight: Tensor
@@ -88,17 +80,15 @@ class Diffusion(Generator):
         eta: float = 0.0,
         guidance: float = 1.0,
         clamp: float | None = None,
-        optimizer: OptimizerCallable = adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(scale, optimizer, lr_scheduler, weights)
+        super().__init__(scale, **kwargs)
         self.denoiser, self.space, self.encoder = denoiser, space or PixelSpace(), encoder
         self.schedule = schedule or Schedule()
         self.timesteps = timesteps or (0, self.schedule.steps)
         self.caption_dropout, self.guidance = caption_dropout, guidance
         self.eta, self.clamp = eta, clamp
-        self.weights_source = denoiser.source or None  # a trained one, frozen, is enough to sample
+        self.weights_source = denoiser.source or None  # a trained denoiser is enough to sample
         self._check()
         self.sampled = spaced(self.schedule.steps, steps, spacing)
         self.register_buffer("weight", min_snr_weights(self.schedule, min_snr), persistent=False)
@@ -106,12 +96,13 @@ class Diffusion(Generator):
     # -------------------------------------------------------------------------------- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Algorithm 1 of Ho et al., for whatever the network predicts."""
+        """Algorithm 1 of Ho et al., for any prediction type."""
         z = self.latent(batch)
         t = torch.randint(*self.timesteps, (len(z),), device=z.device)
         eps = torch.randn_like(z)
         z_t = self.schedule.add_noise(z, eps, t)
-        condition = dropped(*told(batch, self.denoiser, self.encoder), self.caption_dropout)
+        known = encode_captions(batch, self.denoiser, self.encoder)
+        condition = drop_captions(*known, self.caption_dropout)
         raw = self.denoiser(self.schedule.scale_input(z_t, t), t, condition)
         errors = (raw - self.schedule.target(z, eps, t)).square().flatten(1).mean(1)
         loss = (self.weight[t] * errors).mean()
@@ -120,13 +111,13 @@ class Diffusion(Generator):
 
     @torch.no_grad()
     def latent(self, batch: Batch) -> Tensor:
-        """What is learned, (B, C, h, w): latents that were encoded before, or of the pictures.
+        """Return the latents to learn, (B, C, h, w): from the batch, or encoded from its images.
 
-        Of clips (B, C, F, h, w).
+        For clips (B, C, F, h, w).
 
         Raises:
-            ValueError: The latents are of another space, or the denoiser makes clips and there are
-                pictures, or the other way round.
+            ValueError: If the latents are of another space, or the denoiser models clips and the
+                batch has images, or vice versa.
         """
         if "latent" in batch:
             return self.space.take(batch["latent"], batch["space"])
@@ -138,12 +129,12 @@ class Diffusion(Generator):
 
     @torch.no_grad()
     def generate(self, batch: Batch, noise: Noise) -> Tensor:
-        """DDIM, equation 12, from noise to the clean sample; as many network calls as steps.
+        """DDIM, equation 12, from noise to the clean sample; one network call per step.
 
         Raises:
-            ValueError: It was trained on a part of the timesteps, or the size is no multiple.
+            ValueError: If it was trained on only some timesteps, or the size is no multiple.
         """
-        known = told(batch, self.denoiser, self.encoder)
+        known = encode_captions(batch, self.denoiser, self.encoder)
         z = noise.normal(self._shape(batch)) * self._start()
         for now, then in itertools.pairwise([*self.sampled, -1]):
             t = torch.full((len(z),), now, device=z.device)
@@ -161,7 +152,7 @@ class Diffusion(Generator):
         return raw
 
     def _start(self) -> float:
-        # Standard deviation of data of variance 1 with the noise of the first step.
+        # Standard deviation of data of variance 1 plus the noise of the first step.
         first = self.schedule.level(self.sampled[0])
         return (first.alpha**2 + first.sigma**2) ** 0.5
 
@@ -170,13 +161,13 @@ class Diffusion(Generator):
         unit = int(self.scale) * self.space.factor
         if H % unit or W % unit:
             raise ValueError(
-                f"pictures of {H}x{W} were asked for; expected multiples of {unit}: choose the "
-                "pictures of data.init_args.val and test accordingly"
+                f"images of {H}x{W} were requested; expected multiples of {unit}: choose the "
+                "images of data.init_args.val and test accordingly"
             )
         if self.timesteps != (0, self.schedule.steps):
             raise ValueError(
                 f"it was trained on timesteps {self.timesteps[0]} to {self.timesteps[1] - 1} of "
-                f"{self.schedule.steps} and makes nothing from noise alone: set "
+                f"{self.schedule.steps} and cannot generate from pure noise: set "
                 "data.init_args.val to null, or leave out model.init_args.timesteps"
             )
         frames = frames_of(batch, self.denoiser)
@@ -189,7 +180,7 @@ class Diffusion(Generator):
         if self.scale != int(self.scale):
             raise ValueError(
                 f"Diffusion got scale {self.scale:g}; expected a whole number: set "
-                "data.init_args.scale, 1 to learn pictures as they are"
+                "data.init_args.scale, 1 to learn images as they are"
             )
         if self.denoiser.channels != self.space.channels:
             raise ValueError(
@@ -205,29 +196,29 @@ class Diffusion(Generator):
         check_captions(self.encoder, self.guidance, self.caption_dropout)
 
     def setup(self, stage: str) -> None:
-        """See that nothing is computed in random latents.
+        """Raise if the autoencoder has random weights.
 
         Raises:
-            ValueError: The autoencoder has random weights.
+            ValueError: If so.
         """
         super().setup(stage)
         check_space(self.space)
 
 
 def min_snr_weights(schedule: Schedule, gamma: float | None) -> Tensor:
-    """(T,) float32, the weights of a loss on what the network predicts; ones without a gamma.
+    """Return the weights (T,) float32 of a loss on the network's target; ones without a gamma.
 
-    The paper's weight on the clean sample's error is min(SNR, gamma). The error of the noise is
-    that of the clean sample times SNR, the error of the velocity times SNR + 1.
+    The paper's weight of the clean sample's error is min(SNR, gamma). The error of the noise is
+    that of the clean sample times SNR; that of the velocity is times SNR + 1.
 
     Args:
-        schedule: The process, and what is predicted.
+        schedule: The process, and the prediction type.
         gamma: Above 0.
 
     Raises:
-        ValueError: gamma is out of range.
+        ValueError: If gamma is out of range.
 
-    Source: Hang et al., 2023 (arXiv 2303.09556), its min-SNR-gamma for each of the targets.
+    Source: Hang et al., 2023 (arXiv 2303.09556), min-SNR-gamma for each target.
     """
     if gamma is None:
         return torch.ones(schedule.steps)

@@ -1,12 +1,11 @@
 """Fine-tuning of a diffusion model at a larger size than it was trained for: whole, or by LoRA.
 
-What Self-Cascade is compared with where training is allowed (Guo et al., ECCV 2024; arXiv
-2402.10491, tables 1 to 3): the base goes on learning, on pictures of the target's size, by its own
-loss over all timesteps, and is then sampled as in ``Direct``. LoRA: Hu et al., ICLR 2022 (arXiv
-2106.09685).
+The trained baselines of Self-Cascade (Guo et al., ECCV 2024; arXiv 2402.10491, tables 1 to 3): the
+base continues to train on images of the target's size, by its own loss over all timesteps, and is
+then sampled as in ``Direct``. LoRA: Hu et al., ICLR 2022 (arXiv 2106.09685).
 
-Differs from the paper in: nothing that is known. Optimiser, learning rates, numbers of pictures and
-LoRA's layers are not published; the defaults here are ours, the layers those of ``lora_layers``.
+Differs from the paper in: nothing known. Optimiser, learning rates, numbers of images and LoRA's
+layers are unpublished; the defaults are ours, the layers those of ``lora_layers``.
 """
 
 from __future__ import annotations
@@ -17,20 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_modules.backbone.condition import TextEncoder
-from lightning_modules.backbone.denoiser import UNet2D
-from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.backbone.space import Space
-from lightning_modules.captions import check_captions, dropped
+from lightning_modules.captions import check_captions, drop_captions
 from lightning_modules.clips import to_learn
-from lightning_modules.from_base import FromBase, SizeCondition
+from lightning_modules.from_base import FromBase
 from lightning_modules.lora_layers import add_layers, merged, targets
 from lightning_modules.noise import Noise
-from lightning_modules.sampling import Sampler
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -39,40 +33,25 @@ log = logging.getLogger(__name__)
 
 
 def adamw_whole(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-    """AdamW with weight decay 0.01 and a learning rate of 1e-5, as is usual for whole networks."""
+    """AdamW with weight decay 0.01 and a learning rate of 1e-5, usual for whole networks."""
     return torch.optim.AdamW(parameters, lr=1e-5, weight_decay=0.01, fused=True)
 
 
 def adamw_lora(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-    """AdamW with weight decay 0.01 and a learning rate of 1e-4, as is usual for LoRA."""
+    """AdamW with weight decay 0.01 and a learning rate of 1e-4, usual for LoRA."""
     return torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.01, fused=True)
 
 
 class FineTune(FromBase):
-    """All weights of the base, trained on at the target's size.
+    """Fine-tune all weights of the base at the target's size.
+
+    ``flags.frozen`` of ``denoiser`` must be false.
 
     Args:
-        scale: Factor between the sides of the base's pictures and of the output; set by
+        scale: Factor between the sides of the base's images and of the output; set by
             ``data.init_args.scale``.
-        denoiser: The base, with ``flags.frozen`` false.
-        space: Its latents; pixels by default.
-        denoiser_weights: Weights of a base that was trained here: a run of ``Diffusion``, or a
-            file. Not for one that is named by its folder.
-        schedule: The base's process; Stable Diffusion's by default.
-        base_size: Side, or height and width, that the base was trained for, in pixels; by default
-            the output's divided by ``scale``.
-        size_condition: What an SDXL base is told of sizes: that original and target are the
-            output's (``stage``), or the ``base``'s; nothing is cropped.
-        encoder: Makes embeddings of captions; without it captions are not looked at.
-        caption_dropout: Share of the captions that are left out in training, for guidance.
-        guidance: Strength of classifier-free guidance; 1 for none.
-        sampler: Timesteps and solver.
-        clamp: Keep predicted clean samples within this distance of 0; 1 for pixels, ``null`` for
-            latents, which know no bound.
+        caption_dropout: Share of captions to drop in training, for guidance.
         optimizer: Makes the optimiser.
-        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
-            there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
 
     Raises:
         ValueError: A setting is out of range or unknown, or parts do not fit one another.
@@ -83,34 +62,22 @@ class FineTune(FromBase):
     def __init__(
         self,
         scale: float,
-        denoiser: UNet2D,
-        space: Space | None = None,
-        denoiser_weights: str | None = None,
-        schedule: Schedule | None = None,
-        base_size: int | tuple[int, int] | None = None,
-        size_condition: SizeCondition | None = None,
-        encoder: TextEncoder | None = None,
+        *,
         caption_dropout: float = 0.1,
-        guidance: float = 1.0,
-        sampler: Sampler | None = None,
-        clamp: float | None = None,
         optimizer: OptimizerCallable = adamw_whole,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        base = (denoiser, space, denoiser_weights, schedule, base_size, size_condition)
-        made = (optimizer, lr_scheduler, weights)
-        super().__init__(scale, *base, encoder, guidance, sampler, clamp, *made)
+        super().__init__(scale, optimizer=optimizer, patch=None, **kwargs)
         self.caption_dropout = caption_dropout
-        check_captions(encoder, guidance, caption_dropout)
+        check_captions(self.encoder, self.guidance, caption_dropout)
         self._check_trainable()
         self._name_weights()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The base's own loss, at all timesteps.
+        """Return the base's own loss, at random timesteps.
 
         Raises:
-            ValueError: The batch has no pictures, or no clips for a video base.
+            ValueError: If the batch has no images, or no clips for a video base.
         """
         x = to_learn(batch, self.denoiser)
         size = (x.shape[-2], x.shape[-1])
@@ -120,7 +87,7 @@ class FineTune(FromBase):
         eps = torch.randn_like(z)
         z_t = self.schedule.add_noise(z, eps, t)
         base = size if self.size_condition is None else self.trained_size(size)
-        known = dropped(*self._told(batch, size, base), self.caption_dropout)
+        known = drop_captions(*self._conditions(batch, size, base), self.caption_dropout)
         raw = self.denoiser(self.schedule.scale_input(z_t, t), t, known)
         loss = functional.mse_loss(raw, self.schedule.target(z, eps, t))
         self.log("train/loss", loss, prog_bar=True)
@@ -128,10 +95,10 @@ class FineTune(FromBase):
 
     @torch.no_grad()
     def generate(self, batch: Batch, noise: Noise) -> Tensor:
-        """All steps, from noise of the output's size.
+        """Run all steps from noise of the output's size.
 
         Raises:
-            ValueError: A side is no multiple of what the space or ``scale`` wants.
+            ValueError: If a side is no multiple of the space's factor, or of ``scale``.
         """
         size = (batch["size"][0], batch["size"][1])
         with merged(self.denoiser.unet):
@@ -140,11 +107,11 @@ class FineTune(FromBase):
 
     @property
     def trains(self) -> bool:
-        """As ``FromBase.trains``: something always is."""
+        """Whether something is trained: always."""
         return True
 
     def setup(self, stage: str) -> None:
-        """As ``FromBase.setup``, and say how many parameters are trained."""
+        """Check the frozen parts, and log the number of trained parameters."""
         super().setup(stage)
         if stage == "fit":
             count = sum(p.numel() for p in self.denoiser.parameters() if p.requires_grad)
@@ -154,41 +121,23 @@ class FineTune(FromBase):
         if self.denoiser.flags.frozen:
             raise ValueError(
                 "FineTune trains the base itself: set frozen in "
-                "model.init_args.denoiser.init_args.flags to false, or take "
+                "model.init_args.denoiser.init_args.flags to false, or use "
                 "lightning_modules.finetune.LoRA"
             )
 
 
 class LoRA(FineTune):
-    """Low-rank updates of the base's linear layers, trained at the target's size.
+    """Train low-rank updates of the base's linear layers at the target's size.
 
-    1,921,792 parameters on Stable Diffusion 2.1 with rank 4, 15,374,336 with 32. Untrained it is
-    ``Direct``, bit for bit; for sampling the updates are merged into the weights.
+    1,921,792 parameters on Stable Diffusion 2.1 with rank 4, 15,374,336 with 32. Without training
+    it equals ``Direct``, bit for bit. For sampling, updates are merged into the weights.
 
     Args:
-        scale: Factor between the sides of the base's pictures and of the output; set by
+        scale: Factor between the sides of the base's images and of the output; set by
             ``data.init_args.scale``.
-        denoiser: The frozen base.
-        rank: Of the updates.
-        alpha: Over ``rank`` the factor of an update; ``rank`` by default, which makes it 1.
-        space: Its latents; pixels by default.
-        denoiser_weights: Weights of a base that was trained here: a run of ``Diffusion``, or a
-            file. Not for one that is named by its folder.
-        schedule: The base's process; Stable Diffusion's by default.
-        base_size: Side, or height and width, that the base was trained for, in pixels; by default
-            the output's divided by ``scale``.
-        size_condition: What an SDXL base is told of sizes: that original and target are the
-            output's (``stage``), or the ``base``'s; nothing is cropped.
-        encoder: Makes embeddings of captions; without it captions are not looked at.
-        caption_dropout: Share of the captions that are left out in training, for guidance.
-        guidance: Strength of classifier-free guidance; 1 for none.
-        sampler: Timesteps and solver.
-        clamp: Keep predicted clean samples within this distance of 0; 1 for pixels, ``null`` for
-            latents, which know no bound.
+        rank: Rank of the updates.
+        alpha: An update is scaled by ``alpha`` / ``rank``; by default 1.
         optimizer: Makes the optimiser of the updates.
-        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
-            there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
 
     Raises:
         ValueError: A setting is out of range or unknown, or parts do not fit one another.
@@ -199,31 +148,18 @@ class LoRA(FineTune):
     def __init__(
         self,
         scale: float,
-        denoiser: UNet2D,
+        *,
         rank: int = 4,
         alpha: int | None = None,
-        space: Space | None = None,
-        denoiser_weights: str | None = None,
-        schedule: Schedule | None = None,
-        base_size: int | tuple[int, int] | None = None,
-        size_condition: SizeCondition | None = None,
-        encoder: TextEncoder | None = None,
-        caption_dropout: float = 0.1,
-        guidance: float = 1.0,
-        sampler: Sampler | None = None,
-        clamp: float | None = None,
         optimizer: OptimizerCallable = adamw_lora,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        base = (denoiser, space, denoiser_weights, schedule, base_size, size_condition)
-        told = (encoder, caption_dropout, guidance, sampler, clamp)
-        super().__init__(scale, *base, *told, optimizer, lr_scheduler, weights)
+        super().__init__(scale, optimizer=optimizer, **kwargs)
         self.rank, self.alpha = rank, rank if alpha is None else alpha
-        if rank < 1 or not targets(denoiser.unet):
+        if rank < 1 or not targets(self.denoiser.unet):
             raise ValueError(
                 f"model.init_args.rank is {rank}, and the denoiser has "
-                f"{len(targets(denoiser.unet))} layers to update; expected 1 or more of both"
+                f"{len(targets(self.denoiser.unet))} layers to update; expected 1 or more of both"
             )
         self.register_buffer("factor", torch.tensor(self.alpha / rank))  # for checkpoints
         self._added = False
@@ -231,7 +167,7 @@ class LoRA(FineTune):
     factor: Tensor
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
-        """Load the base, and put the updates beside it. Args as ``ImageModel.load_parts``."""
+        """Load the base, and add the updates."""
         super().load_parts(find)
         self._add()
 
@@ -241,29 +177,29 @@ class LoRA(FineTune):
         super().setup(stage)
 
     def _add(self) -> None:
-        # Once the base is loaded, by names that have no updates among them.
+        # Only after the base was loaded by its own names.
         if not self._added:
             add_layers(self.denoiser.unet, self.rank, self.alpha)
             self._added = True
 
     def _check_trainable(self) -> None:
-        # Updates are trained whether or not something of the base is.
+        # Updates are trained whether or not the base is frozen.
         pass
 
     def load_weights(self, path: str | Path) -> None:
-        """As ``ImageModel.load_weights``.
+        """Load weights, and check ``alpha``.
 
         Raises:
-            ValueError: As there, or they were trained with another ``alpha``.
+            ValueError: As in ``ImageModel.load_weights``, or if ``alpha`` was another.
         """
         super().load_weights(path)
         self._check_factor(path, self.factor)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """As ``ImageModel.on_load_checkpoint``.
+        """Check the checkpoint, and ``alpha``.
 
         Raises:
-            ValueError: As there, or it was trained with another ``alpha``.
+            ValueError: As in ``ImageModel.on_load_checkpoint``, or if ``alpha`` was another.
         """
         super().on_load_checkpoint(checkpoint)
         self._check_factor("the checkpoint", checkpoint["state_dict"]["factor"])

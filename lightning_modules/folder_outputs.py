@@ -1,4 +1,4 @@
-"""Another program's pictures as a model: any method's results, under any protocol."""
+"""Outputs of another program as a model, to evaluate them under any protocol."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ log = logging.getLogger(__name__)
 
 
 class FolderOutputs(SuperResolver):
-    """Read the enlarged pictures from a folder instead of making them.
+    """Read the enlarged images from a folder.
 
-    The picture of key ``set5/baby`` is looked for as ``<root>/set5/baby.png``, then as
-    ``<root>/baby.png``; ``suffix`` stands before the extension (``babyx2.png``: suffix ``x2``).
-    Missing and extra files are listed before anything is measured.
+    For the key ``set5/baby`` it reads ``<root>/set5/baby.png`` or ``<root>/baby.png``. ``suffix``
+    comes before the extension (``babyx2.png``: suffix ``x2``). Missing and extra files are listed
+    before anything is measured.
 
     Args:
-        scale: Factor by which pictures were enlarged; set by ``data.init_args.scale``.
-        root: The folder; may hold environment variables.
-        suffix: What the other program put between name and extension; ``{scale}`` is filled in.
+        scale: Factor by which images were enlarged; set by ``data.init_args.scale``.
+        root: The folder; environment variables are expanded.
+        suffix: Text between name and extension; ``{scale}`` is filled in.
         extension: Extension of the files.
 
     Raises:
-        ValueError: ``root`` is no folder.
+        ValueError: If ``root`` is no folder.
     """
 
     def __init__(self, scale: float, root: str, suffix: str = "", extension: str = ".png") -> None:
@@ -47,7 +47,7 @@ class FolderOutputs(SuperResolver):
         self.weights_source = str(self.root)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """There is nothing to train.
+        """Raise: there is nothing to train.
 
         Raises:
             ValueError: Always.
@@ -55,12 +55,12 @@ class FolderOutputs(SuperResolver):
         raise ValueError("FolderOutputs has nothing to train: use validate or test")
 
     def on_validation_start(self) -> None:
-        """Check the folder against the validation pictures."""
+        """Check the folder against the validation images."""
         super().on_validation_start()
         self._check(self.trainer.val_dataloaders)
 
     def on_test_start(self) -> None:
-        """Check the folder against the test pictures."""
+        """Check the folder against the test images."""
         self._check(self.trainer.test_dataloaders)
 
     def _check(self, loaders: Any) -> None:
@@ -71,34 +71,32 @@ class FolderOutputs(SuperResolver):
         found = {path for path in files if path.name.endswith(self.ending)}
         extra = sorted(str(path) for path in found - set(wanted.values()))
         if missing:
-            beside = (
-                f"; it has {len(extra)} that are not asked for: {_some(extra)}" if extra else ""
-            )
+            beside = f"; it has {len(extra)} extra ones: {_some(extra)}" if extra else ""
             raise ValueError(
-                f"model.init_args.root {self.root} lacks {len(missing)} of {len(keys)} pictures: "
+                f"model.init_args.root {self.root} lacks {len(missing)} of {len(keys)} images: "
                 f"{_some(missing)}{beside}"
             )
         if extra:
-            # Not wrong, but it may mean that another set, or an older run, is in the folder too.
-            log.warning("%s has %d pictures more: %s", self.root, len(extra), _some(extra))
+            # No error, but the folder may also hold another set or an older run.
+            log.warning("%s has %d extra images: %s", self.root, len(extra), _some(extra))
 
     def path(self, key: str) -> Path:
-        """File of a picture.
+        """Return the file of an image.
 
         Args:
-            key: The picture's key, with its source's name in front.
+            key: The image's key, prefixed by its source's name.
         """
         below = self.root / f"{key}{self.ending}"
         return below if below.is_file() else self.root / f"{key.partition('/')[2]}{self.ending}"
 
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
-        """Read the pictures of a batch.
+        """Read the images of a batch.
 
         Raises:
-            ValueError: A file is broken, of another size, or not of 8 bits.
+            ValueError: If a file is broken, of another size, or not 8-bit.
         """
-        pictures = [_read(self.path(key), batch["size"]) for key in batch["key"]]
-        return torch.stack(pictures).to(batch["lr"].device)
+        images = [_read(self.path(key), batch["size"]) for key in batch["key"]]
+        return torch.stack(images).to(batch["lr"].device)
 
 
 def _read(path: Path, size: tuple[int, int]) -> Tensor:
@@ -107,14 +105,14 @@ def _read(path: Path, size: tuple[int, int]) -> Tensor:
             mode = image.mode
             pixels = np.asarray(image.convert("RGB"))
     except OSError as error:
-        raise ValueError(f"{path} is no readable picture: {error}") from error
-    if mode[0] in "IF":  # Pillow would cut its values off at 255
-        raise ValueError(f"{path} holds pixels of mode {mode}; expected an 8-bit picture")
+        raise ValueError(f"{path} is not a readable image: {error}") from error
+    if mode[0] in "IF":  # Pillow would clip its values at 255
+        raise ValueError(f"{path} holds pixels of mode {mode}; expected an 8-bit image")
     if pixels.shape[:2] != tuple(size):
         raise ValueError(
-            f"{path} is {pixels.shape[1]}x{pixels.shape[0]} pixels, but the HR picture is "
+            f"{path} is {pixels.shape[1]}x{pixels.shape[0]} pixels, but the HR image is "
             f"{size[1]}x{size[0]}: was it made for another data.init_args.scale, or without "
-            "cutting the HR picture to a multiple of the scale?"
+            "cropping the HR image to a multiple of the scale?"
         )
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float().div_(255)
 

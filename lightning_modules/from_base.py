@@ -1,9 +1,9 @@
-"""What all generators share that stand on a diffusion model of a smaller size: Self-Cascade's.
+"""Base class of generators of larger images than their diffusion model was trained for.
 
-The method that adapts the base, and what it is compared with (Guo et al., ECCV 2024; arXiv
-2402.10491, tables 1 to 3), differ in where sampling starts, in what is trained and in what of the
-network is changed while it runs. The rest is here: the base's parts, what it is told, the noise
-that sampling starts from, and the way from there down the timesteps.
+Self-Cascade and the methods that it is compared with (Guo et al., ECCV 2024; arXiv 2402.10491,
+tables 1 to 3) differ in where sampling starts, in what is trained, and in what changes in the
+network while it runs. Shared, and here: the base's parts, its conditions, the initial noise and
+the loop over timesteps.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from lightning_modules.backbone.condition import Condition, TextEncoder, guided
@@ -23,10 +22,9 @@ from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import PixelSpace, Space
 from lightning_modules.base import Generator
-from lightning_modules.captions import check_captions, size_ids, told
+from lightning_modules.captions import check_captions, encode_captions, size_ids
 from lightning_modules.clips import frames_of, sample_shape
 from lightning_modules.frozen_base import check_base, check_choice, check_trained
-from lightning_modules.image_model import adam
 from lightning_modules.ladder import base_of
 from lightning_modules.network_patch import NetworkPatch, Step
 from lightning_modules.noise import Noise
@@ -37,7 +35,7 @@ if TYPE_CHECKING:
     from datamodules.base import Batch
 
 SizeCondition = Literal["stage", "base"]
-# The base's raw output, or what stands for it, of (timestep, z, t, known).
+# From (timestep, z, t, condition) to the base's raw output, or its replacement.
 Predict = Callable[[int, Tensor, Tensor, Condition], Tensor]
 
 
@@ -45,37 +43,33 @@ class FromBase(Generator):
     """A generator on a trained diffusion model, the base.
 
     Args:
-        scale: Factor between the sides of the base's pictures and of the output; set by
+        scale: Factor between the sides of the base's images and of the output; set by
             ``data.init_args.scale``.
         denoiser: The base.
         space: Its latents; pixels by default.
         denoiser_weights: Weights of a base that was trained here: a run of ``Diffusion``, or a
-            file. Not for one that is named by its folder.
+            file. Not for a base that is set by its folder.
         schedule: The base's process; Stable Diffusion's by default.
         base_size: Side, or height and width, that the base was trained for, in pixels; by default
             the output's divided by ``scale``.
-        size_condition: What an SDXL base is told of sizes: that original and target are those that
-            are made (``stage``), or the ``base``'s; nothing is cropped.
-        encoder: Makes embeddings of captions; without it captions are not looked at.
+        size_condition: SDXL's size condition: original and target sizes are those of the current
+            ``stage``, or the ``base``'s; without cropping.
+        encoder: Encodes captions; without it captions are ignored.
         guidance: Strength of classifier-free guidance; 1 for none.
         sampler: Timesteps and solver.
-        clamp: Keep predicted clean samples within this distance of 0; 1 for pixels, ``null`` for
-            latents, which know no bound.
-        optimizer: Makes the optimiser of what is trained.
-        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
-            there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
+        clamp: Clamp predicted clean samples to this distance from 0; 1 for pixels, ``null`` for
+            latents, which are unbounded.
         patch: Changes the network while it runs: ``AttnSF`` of ``lightning_modules.attn_sf`` or
             ``ScaleCrafter`` of ``lightning_modules.scalecrafter``; none by default.
 
     Attributes:
-        sampled: All timesteps of the sampler, from the noisiest one down.
+        sampled: All timesteps of the sampler, noisiest first.
 
     Raises:
-        ValueError: A setting is out of range or unknown, or parts do not fit one another.
+        ValueError: If a setting is out of range or unknown, or parts do not fit together.
     """
 
-    base_frozen: ClassVar[bool] = True  # false for a method that trains the base itself
+    base_frozen: ClassVar[bool] = True  # False for methods that train the base itself
 
     def __init__(
         self,
@@ -90,12 +84,10 @@ class FromBase(Generator):
         guidance: float = 1.0,
         sampler: Sampler | None = None,
         clamp: float | None = None,
-        optimizer: OptimizerCallable = adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
         patch: NetworkPatch | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(scale, optimizer, lr_scheduler, weights)
+        super().__init__(scale, **kwargs)
         self.denoiser, self.space, self.encoder = denoiser, space or PixelSpace(), encoder
         self.denoiser_weights, self.schedule = denoiser_weights, schedule or Schedule()
         self.base_size = (base_size, base_size) if isinstance(base_size, int) else base_size
@@ -105,68 +97,68 @@ class FromBase(Generator):
         check_base(denoiser, self.space, self.base_frozen)
         check_choice("size_condition", size_condition or "stage", SizeCondition)
         check_captions(encoder, guidance)
-        self._check_sizes_are_told()
+        self._check_size_condition()
         if patch is not None:
             patch.check(denoiser, guidance)
 
     # ------------------------------------------------------------------------------------- sizes
 
     def trained_size(self, target: Size) -> Size:
-        """(H, W) in pixels that the base was trained for, where ``target`` is asked for.
+        """Return the base's training size (H, W) in pixels, for an output of size ``target``.
 
         Raises:
-            ValueError: It follows from ``scale`` alone, and the target is no multiple of that.
+            ValueError: If it follows from ``scale``, and the target is no multiple of that.
         """
         return self.base_size or base_of(target, self.scale)
 
     def latent_size(self, size: Size) -> Size:
-        """(h, w) of a latent for (H, W) in pixels."""
+        """Return (h, w) of a latent for (H, W) in pixels."""
         return size[0] // self.space.factor, size[1] // self.space.factor
 
     def latent_shape(self, size: Size, frames: int | None = None) -> tuple[int, ...]:
-        """Of one sample's z: (C, h, w), or (C, F, h, w) of a clip, for (H, W) in pixels."""
+        """Return the shape of one z: (C, h, w), or (C, F, h, w) for clips, for (H, W) in pixels."""
         return sample_shape(self.denoiser.channels, frames, self.latent_size(size))
 
     # ------------------------------------------------------------------------------------- sampling
 
     def eps(self, size: Size, noise: Noise, frames: int | None = None) -> Tensor:
-        """Normal noise, (B, C, h, w), drawn at this size; noise is never resized.
+        """Return normal noise (B, C, h, w), drawn at this size; noise is never resized.
 
         Args:
             size: (H, W) in pixels.
-            noise: Of B samples.
-            frames: Of a clip, which has one field.
+            noise: Noise of B samples.
+            frames: Frames of a clip, which has one field.
         """
         return noise.normal((len(noise.seeds), *self.latent_shape(size, frames)))
 
     def from_noise(self, size: Size, noise: Noise, frames: int | None = None) -> Tensor:
-        """Where sampling of all steps starts: noise alone. Args as ``eps``."""
+        """Return the pure noise that sampling starts from. Arguments as in ``eps``."""
         first = self.schedule.level(self.sampled[0])
         return self.eps(size, noise, frames) * (first.alpha**2 + first.sigma**2) ** 0.5
 
     def direct(self, batch: Batch, size: Size, base: Size, noise: Noise) -> Tensor:
-        """The clean sample of all steps, from noise of this size.
+        """Run all steps from noise of this size, and return the clean sample.
 
         Args:
-            batch: With captions, where there is an encoder.
+            batch: Batch, with captions if there is an encoder.
             size: (H, W) in pixels.
-            base: The size that the base was trained for.
-            noise: Of B samples.
+            base: Size that the base was trained for.
+            noise: Noise of B samples.
 
         Returns:
             (B, C, h, w).
 
         Raises:
-            ValueError: A side is no multiple of the space's factor.
+            ValueError: If a side is no multiple of the space's factor.
         """
         factor = self.space.factor
         if size[0] % factor or size[1] % factor:
             raise ValueError(
-                f"pictures of {size[0]}x{size[1]} were asked for; expected multiples of {factor}: "
-                "choose sizes of pictures accordingly"
+                f"images of {size[0]}x{size[1]} were requested; expected multiples of {factor}: "
+                "choose sizes of images accordingly"
             )
         z = self.from_noise(size, noise, frames_of(batch, self.denoiser))
-        known = self._told(batch, size, base)
+        known = self._conditions(batch, size, base)
         return self.denoise(z, self.sampled, known, noise, base=base)
 
     def denoise(
@@ -178,15 +170,15 @@ class FromBase(Generator):
         predict: Predict | None = None,
         base: Size | None = None,
     ) -> Tensor:
-        """The clean sample at the end of these timesteps.
+        """Run these timesteps, and return the clean sample.
 
         Args:
-            z: (B, C, h, w) at the first of them.
-            timesteps: Of ``sampled``, from the noisiest one down.
-            known: What the denoiser is told, and what in the other branch of guidance.
-            noise: Drawn from by samplers that add some.
-            predict: What is called; the base as it is by default.
-            base: The size in pixels that the base was trained for, where the patch is to act.
+            z: (B, C, h, w) at the first timestep.
+            timesteps: Part of ``sampled``, noisiest first.
+            known: Conditions with and without the caption.
+            noise: Noise for samplers that add some.
+            predict: Predicts the raw output; by default the base.
+            base: Size in pixels that the base was trained for, to apply the patch.
 
         Returns:
             (B, C, h, w).
@@ -199,7 +191,7 @@ class FromBase(Generator):
                 raw = guided(partial(predict, now), z, t, *known, self.guidance)
             else:
                 size = (z.shape[-2], z.shape[-1])
-                # Not its index: `heun` also calls at the timestep where sampling ends.
+                # `heun` also calls at the timestep where sampling ends, which has no index.
                 number = sum(t > now for t in self.sampled)
                 step = Step(number, len(self.sampled), size, self.latent_size(base))
                 call = partial(predict, now)
@@ -210,56 +202,56 @@ class FromBase(Generator):
         return self.sampler.denoise(z, timesteps, clean, self.schedule, noise)
 
     def predict(self, now: int, z: Tensor, t: Tensor, known: Condition) -> Tensor:
-        """The base's raw output.
+        """Return the base's raw output.
 
         Args:
             now: The timestep.
-            z: (B, C, h, w) at it.
-            t: (B,), of it alone.
-            known: What the denoiser is told.
+            z: (B, C, h, w) at ``now``.
+            t: (B,), all ``now``.
+            known: The condition.
         """
         raw: Tensor = self.denoiser(self.schedule.scale_input(z, t), t, known)
         return raw
 
-    def _told(self, batch: Batch, size: Size, base: Size) -> tuple[Condition, Condition]:
-        """What the denoiser is told of a batch, and what in the other branch of guidance.
+    def _conditions(self, batch: Batch, size: Size, base: Size) -> tuple[Condition, Condition]:
+        """Return the conditions of a batch with and without captions.
 
         Args:
-            batch: With captions, where there is an encoder.
-            size: (H, W) in pixels of what is made now.
-            base: That of what the base makes by itself.
+            batch: Batch, with captions if there is an encoder.
+            size: Current (H, W) in pixels.
+            base: (H, W) that the base was trained for.
         """
         sizes = None
         if self.size_condition is not None:
             shown = size if self.size_condition == "stage" else base
             sizes = size_ids(shown, len(batch["key"]), self.device)
-        return told(batch, self.denoiser, self.encoder, sizes)
+        return encode_captions(batch, self.denoiser, self.encoder, sizes)
 
     # ------------------------------------------------------------------------- checks and weights
 
-    def _check_sizes_are_told(self) -> None:
+    def _check_size_condition(self) -> None:
         embeds = self.denoiser.unet.config.get("addition_embed_type") == "text_time"
         if embeds != (self.size_condition is not None):
             raise ValueError(
-                f"model.init_args.size_condition is {self.size_condition}, and the denoiser is "
-                f"{'not ' if self.size_condition else ''}one that is told sizes: set it to stage "
-                "or base for SDXL, and to null for others"
+                f"model.init_args.size_condition is {self.size_condition}, and the denoiser has "
+                f"{'no' if self.size_condition else 'a'} size condition: set it to stage or base "
+                "for SDXL, and to null for others"
             )
 
     @property
     def trains(self) -> bool:
-        """Whether there is something to train, without whose weights no picture is made."""
+        """Whether something is trained, so that outputs require its weights."""
         return False
 
     @property
     def options(self) -> dict[str, str | int | float]:
-        """What of the same weights makes other outputs; results are told apart by it."""
+        """Settings that change outputs of the same weights; they label results."""
         own, usual = self._settings()
         apart = {k: v for k, v in own.items() if k not in usual or v != usual[k]}
         return {"steps": self.sampler.steps, **apart}
 
     def _settings(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Settings that change pictures, and what is usual; a method adds its own to both."""
+        """Return settings that change outputs, and their defaults; subclasses add their own."""
         own = {field.name: getattr(self.sampler, field.name) for field in fields(Sampler)}
         usual = {field.name: field.default for field in fields(Sampler)}
         own |= {"guidance": self.guidance, "clamp": self.clamp}
@@ -271,28 +263,28 @@ class FromBase(Generator):
 
     @property
     def needs_weights(self) -> bool:
-        """As ``ImageModel``'s; where nothing is trained the base's weights are enough."""
+        """Whether weights are missing; the base's are enough if nothing is trained."""
         return self.trains and super().needs_weights
 
     def _name_weights(self) -> None:
-        # What is in the model from the start; called again once the base is loaded.
+        # Called again once the base is loaded.
         if not self.trains:
             self.weights_source = self.denoiser.source or None
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
-        """Load the base. Args as ``ImageModel.load_parts``."""
+        """Load the base."""
         if self.denoiser_weights is not None:
             self.denoiser.load(find("denoiser_weights", self.denoiser_weights))
             self._name_weights()
 
     def setup(self, stage: str) -> None:
-        """See that nothing is computed with random weights.
+        """Raise if a frozen part has no trained weights.
 
         Raises:
-            ValueError: The base or the autoencoder has random weights.
+            ValueError: If the base or the autoencoder has random weights.
         """
         super().setup(stage)
-        # Of a base that was trained on, a test finds all weights in the run's own checkpoint, and a
-        # fit may start from those of another one.
+        # If the base itself was trained, a test loads all weights from the run's checkpoint, and a
+        # fit may start from those of another run.
         begins = stage == "fit" and self.weights_source is None
         check_trained(self.denoiser if self.base_frozen or begins else None, self.space)

@@ -1,4 +1,4 @@
-"""What methods ask of the parts that they stand on: a trained diffusion model, an autoencoder."""
+"""Checks of frozen parts: the trained diffusion model and the autoencoder."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ if TYPE_CHECKING:
 
 
 def check_base(denoiser: UNet2D, space: Space, frozen: bool = True) -> None:
-    """Refuse a base that would be trained, or whose parts do not fit one another.
+    """Raise if the base is not frozen, or does not fit the space.
 
     Args:
         denoiser: The base.
         space: Its latents.
-        frozen: Whether it must not be trained.
+        frozen: Whether the base must be frozen.
 
     Raises:
-        ValueError: With the key to change.
+        ValueError: If so; the message names the key to change.
     """
     if frozen and not denoiser.flags.frozen:
         raise ValueError(
@@ -33,51 +33,51 @@ def check_base(denoiser: UNet2D, space: Space, frozen: bool = True) -> None:
 
 
 def check_trained(denoiser: UNet2D | None, space: Space) -> None:
-    """See that nothing is computed with random weights.
+    """Raise if a frozen part has no trained weights.
 
     Args:
-        denoiser: The base; None where its weights are seen to elsewhere.
+        denoiser: The base; None to check only the space.
         space: Its latents.
 
     Raises:
-        ValueError: The denoiser or the autoencoder has no source.
+        ValueError: If the denoiser or the autoencoder has random weights.
     """
     if denoiser is not None and not (denoiser.source or denoiser.begun):
         raise ValueError(
-            "a trained base is needed: name its folder or hub name in model.init_args.denoiser, or "
-            "set model.init_args.denoiser_weights to the run that trained it"
+            "a trained base is required: set its folder or hub name in model.init_args.denoiser, "
+            "or model.init_args.denoiser_weights to the run that trained it"
         )
     check_space(space)
 
 
 def check_space(space: Space, other_key: str | None = None) -> None:
-    """See that latents are not those of an autoencoder with random weights.
+    """Raise if the autoencoder of a space has random weights.
 
     Args:
-        space: Of the latents.
-        other_key: Of ``model.init_args``: where its weights may be named, too.
+        space: The space.
+        other_key: Another key of ``model.init_args`` that may set its weights.
 
     Raises:
-        ValueError: It has weights, and they have no source.
+        ValueError: If the autoencoder has weights without a source.
     """
     if not space.source and any(True for _ in space.parameters()):
         other = "" if other_key is None else f", or set model.init_args.{other_key}"
         raise ValueError(
             f"the autoencoder of model.init_args.space, {type(space).__name__}, has random "
-            f"weights: name its files{other}"
+            f"weights: set its files{other}"
         )
 
 
 def check_choice(name: str, value: str, kind: Any) -> None:
-    """Refuse what an argument cannot be.
+    """Raise if the value of an argument is not one of its choices.
 
     Args:
-        name: Of the argument.
-        value: It.
-        kind: A ``Literal``.
+        name: Name of the argument.
+        value: The value to check.
+        kind: The type, a ``Literal``.
 
     Raises:
-        ValueError: With the choices.
+        ValueError: If the value is unknown; the message lists the choices.
     """
     if value not in get_args(kind):
         expected = " or ".join(get_args(kind))

@@ -1,4 +1,4 @@
-"""What all methods share: optimisers, randomness, what is logged, weights and checkpoints."""
+"""What all methods share: optimisers, random seeds, logging, weights and checkpoints."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lightning_modules.backbone.frozen import (
     sources,
 )
 from lightning_modules.optimisation import check_length, optimizer_of, schedule_of, step_schedule
-from lightning_modules.plateau import check_plateaus, look_at_plateaus
+from lightning_modules.plateau import check_plateaus, step_plateaus
 from lightning_modules.weights import read_weights
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 def adam(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-    """Adam with a learning rate of 2e-4, what most super-resolution papers start from."""
+    """Adam with a learning rate of 2e-4, as most super-resolution papers use."""
     return torch.optim.Adam(parameters, lr=2e-4, fused=True)
 
 
@@ -44,19 +44,19 @@ class ImageModel(LightningModule, ABC):
     """Base of all methods: the command line accepts any subclass.
 
     Args:
-        scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
+        scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
         optimizer: Makes the optimiser of the trainable parameters.
-        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step (one that
-            watches a value of validation, once a validation); by default there is none.
+        lr_scheduler: Makes the learning-rate schedule, stepped once a step (or once a validation
+            where it monitors a validation metric); none by default.
         weights: Weights to start from: a file, or a name of ``configs/weights.yaml``, in which
             ``{scale}`` is filled in.
 
     Raises:
-        ValueError: ``scale`` is no number of at least 1.
+        ValueError: If ``scale`` is not a number of at least 1.
     """
 
-    # Beginnings of names of parts that only training needs, such as a discriminator. A model may be
-    # without them; then they are passed over in weights and checkpoints that have them.
+    # Prefixes of parts that only training needs, such as a discriminator. Weights and checkpoints
+    # with such parts also load into a model without them.
     training_only: tuple[str, ...] = ()
 
     def __init__(
@@ -75,15 +75,13 @@ class ImageModel(LightningModule, ABC):
             )
         self.scale = float(scale)
         self.optimizer, self.lr_scheduler, self.weights = optimizer, lr_scheduler, weights
-        self._writes = True  # whether what is logged in this batch will be written
-        # What was booked and only needs another value, by hook and name, until the next writing.
-        self._exchanged: dict[tuple[str | None, str], Any] = {}
-        # How many values `_show_logged` found, and whether it showed them; None: to be done again.
-        self._shown: tuple[int, bool] | None = None
-        # Which weights are in the model; None while they are as initialised.
+        self._in_batch = False  # of training
+        self._logs_batch = False  # whether this batch's values go to Lightning
+        self._unlogged: dict[str, tuple[Any, dict[str, Any]]] = {}  # values and arguments, by name
+        # The weights that were loaded; None while all are as initialised.
         self.weights_source: str | None = None
-        self.noise_seed = 0  # which of its outputs a stochastic method gives; the run's seed
-        self.drew_noise = False  # whether an output has depended on it so far
+        self.noise_seed = 0  # the run's seed: selects the output of a stochastic method
+        self.drew_noise = False  # whether any output has depended on it so far
 
     @abstractmethod
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
@@ -99,14 +97,14 @@ class ImageModel(LightningModule, ABC):
 
     @property
     def needs_weights(self) -> bool:
-        """Whether the model would give meaningless pictures, for its weights are as initialised."""
+        """Whether all weights are as initialised, so that outputs would be meaningless."""
         return self.weights_source is None and any(True for _ in self.parameters())
 
     def _own_seeds(self, batch: Batch) -> Batch:
-        """``batch`` with the seeds of the method's own noise in place of the pictures'.
+        """Return ``batch`` with seeds for the method's own noise.
 
-        The degradation has drawn from those, which are the same for all runs: with another
-        ``noise_seed`` only what the method draws is another.
+        The degradation uses the images' seeds, which are the same in all runs. Another
+        ``noise_seed`` therefore changes only what the method draws.
         """
         seeds = [seed_of(self.noise_seed, "model", int(seed)) for seed in batch["seed"]]
         return cast("Batch", {**batch, "seed": torch.tensor(seeds, dtype=torch.int64)})
@@ -114,18 +112,15 @@ class ImageModel(LightningModule, ABC):
     # -------------------------------------------------------------------------------- optimisation
 
     def optimized(self) -> Sequence[Tensor] | Sequence[dict[str, Any]]:
-        """What the optimiser is made of: all trainable parameters.
-
-        A method overrides it for groups of them with settings of their own.
-        """
+        """Return all trainable parameters, or groups of them with their own settings."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def configure_optimizers(self) -> Any:
-        """Optimiser of the trainable parameters, and the schedule, stepped once a step.
+        """Return the optimiser, and the schedule that is stepped once a step.
 
         Raises:
-            ValueError: Nothing is trainable, the schedule waits for a value without a name, or
-                either's class refuses its arguments.
+            ValueError: If nothing is trainable, the schedule monitors a value without a name, or
+                one of the two classes refuses its arguments.
         """
         trainable = self.optimized()
         if not trainable:
@@ -140,130 +135,95 @@ class ImageModel(LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_train_start(self) -> None:
-        """See that the schedule can be followed. Who overrides this calls it first."""
+        """Raise if the schedule cannot be followed. Subclasses must call super() first."""
         check_plateaus(self.trainer)
         check_length(self.trainer)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
-        """As Lightning's; what the schedule cannot do is a sentence."""
+        """Step as Lightning does, with a clear error if the schedule fails."""
         step_schedule(super().lr_scheduler_step, scheduler, metric)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Key all that the model draws in this batch by the batch's own samples.
+        """Seed torch's generators by the samples of this batch. Subclasses must call super() first.
 
-        Their seeds are a hash of (run seed, epoch, position in the plan), so every rank and every
-        batch differs, and a resumed run draws what the uninterrupted one would have drawn, with
-        nothing saved. Who overrides this calls it first.
+        A sample's seed is a hash of (run seed, epoch, position in the plan). So every rank and
+        every batch differs, and a resumed run draws the same numbers as an uninterrupted one.
         """
-        # Of batches that come again, in `overfit_batches`, the draws are others in each epoch.
-        comes_again = getattr(self._trainer, "overfit_batches", 0)
-        again = (self.trainer.current_epoch,) if comes_again else ()
+        trainer = self._trainer
+        # With overfit_batches, repeated batches draw new noise in each epoch.
+        repeated = getattr(trainer, "overfit_batches", 0)
+        again = (self.trainer.current_epoch,) if repeated else ()
         seed = seed_of("model", batch["seed"].numpy().tobytes(), *again)
-        # Not torch.manual_seed: where CUDA is not in use, that notes the whole stack at each call.
+        # torch.manual_seed records the call stack each time while CUDA is not initialised.
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":
             torch.get_device_module(self.device).manual_seed(seed)
-        if batch_idx == 0:
-            self._exchanged.clear()  # an epoch has its own record
-            self._shown = None
-        self._show_logged()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """As torch's, but for the one name that Lightning sets some forty times a step."""
-        if name == "_current_fx_name":  # a string: never a parameter, which torch would look for
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
+        if trainer is not None:
+            # The first batch: errors appear early. The last: callbacks read it after the epoch.
+            first_or_last = batch_idx == 0 or trainer.is_last_batch
+            self._logs_batch = first_or_last or _writes_step(trainer)
+            self._in_batch = True
 
     def on_validation_start(self) -> None:
-        """Let the processes run on their own: they may have differing numbers of pictures."""
+        """Stop synchronising the ranks, which may have different numbers of images."""
         self._synchronise_buffers(False)
 
     def on_validation_end(self) -> None:
-        """Train in step again, at the rate that this validation calls for."""
+        """Synchronise again, and step the schedules that monitor this validation."""
         self._synchronise_buffers(True)
-        look_at_plateaus(self.trainer)
+        step_plateaus(self.trainer)
 
     def _synchronise_buffers(self, synchronise: bool) -> None:
         # In `fit`, validation goes through the DDP wrapper, which broadcasts the buffers before
-        # every forward pass: a process with fewer pictures than the others would wait for ever.
+        # every forward pass: the other ranks would wait forever for one with fewer images.
         wrapper = self.trainer.strategy.model
         if isinstance(wrapper, DistributedDataParallel):
             wrapper.require_forward_param_sync = synchronise
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Write the values of the last batch too, when a callback has just stopped the run."""
-        self._show_logged()
+        """Log the values of the steps that are written. Subclasses must call super()."""
+        self._in_batch = False
+        trainer = self.trainer
+        # Lightning also writes this step if a callback has just stopped the run.
+        if self._logs_batch or trainer.should_stop or trainer.global_step == trainer.max_steps:
+            for name, (value, how) in self._unlogged.items():
+                # On the CPU; otherwise the progress bar would wait for the device at every batch.
+                super().log(name, value.cpu() if isinstance(value, Tensor) else value, **how)
+            self._unlogged.clear()
 
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """As Lightning's, with the same numbers written at the same steps, but nearly free.
+        """Log as Lightning does, with the same numbers at the same steps, at less cost.
 
-        Lightning spends some tenths of a millisecond on booking one value, and makes a Python
-        number of it if the progress bar shows it, which waits for the device; both at every batch.
-        Here a value of a training batch is booked once and then only exchanged, and Lightning gets
-        to see it at the steps that are written (``trainer.log_every_n_steps``).
+        Lightning takes about 0.1 ms for each value at each batch. So the values of a training batch
+        are passed on only at the steps that are written (``trainer.log_every_n_steps``), unless
+        they are accumulated over the epoch or reduced over ranks.
         """
-        known = self._exchanged.get((self._current_fx_name, name))
-        if known is not None:
-            known._forward_cache = _as_float(value)
-            return
-        trainer = self._trainer
-        if not self._writes and trainer is not None and trainer.training:
-            booked = self._booked().get(f"{self._current_fx_name}.{name}")
-            begins = trainer._logger_connector.should_reset_tensors(str(self._current_fx_name))
-            if booked is not None and _is_of_steps(booked) and not begins:
-                if not booked.meta.sync.should:  # or all processes would wait for each other
-                    booked._forward_cache = _as_float(value)
-                    self._exchanged[self._current_fx_name, name] = booked
-                return
-        self._shown = None
-        super().log(name, value, *args, **kwargs)
-
-    def _booked(self) -> dict[str, Any]:
-        # Lightning's record of what was logged in training, by hook and name.
-        return cast("dict[str, Any]", self.trainer.fit_loop.epoch_loop._results)
-
-    def _show_logged(self) -> None:
-        trainer = self._trainer
-        if trainer is None:
-            return
-        fast_dev_run = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
-        self._writes = fast_dev_run or trainer._logger_connector.should_update_logs
-        if self._writes:
-            self._exchanged.clear()
-        # At the end of an epoch or run others may read the last value, such as early stopping.
-        shows = self._writes or trainer.is_last_batch or trainer.global_step == trainer.max_steps
-        booked_values = self._booked()
-        if self._shown == (len(booked_values), shows):
-            return
-        for booked in booked_values.values():
-            if _is_of_steps(booked):
-                # What counts as reset keeps its value, and Lightning does not look at it.
-                booked.has_reset = not shows
-        self._shown = (len(booked_values), shows)
+        accumulates = kwargs.get("on_epoch") or kwargs.get("on_step") is False
+        if not self._in_batch or accumulates or args or kwargs.get("sync_dist"):
+            super().log(name, value, *args, **kwargs)
+        else:
+            self._unlogged[name] = value.detach() if isinstance(value, Tensor) else value, kwargs
 
     # ------------------------------------------------------------------------------------- weights
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
-        """Load frozen parts that come from files of their own; before any weights of the whole.
+        """Load frozen parts that have their own files, before the weights of the whole model.
 
         Args:
-            find: The file that an argument of this name means by its value: a path, the folder of
-                a run, or a name of ``configs/weights.yaml``.
+            find: Returns the file for an argument's name and value. The value is a path, the
+                folder of a run, or a name of ``configs/weights.yaml``.
         """
 
     def load_weights(self, path: str | Path) -> None:
-        """Start from weights only.
-
-        A checkpoint of ours (EMA preferred), an exported file, or an official one.
+        """Load weights without optimiser state.
 
         Args:
-            path: The file.
+            path: Our checkpoint (EMA weights are preferred), an exported file, or an official one.
 
         Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: Another method's weights, or those that were trained beside other frozen
-                ones; or tensors that are missing, unexpected or of another shape, or hold NaN.
+            FileNotFoundError: If the file is missing.
+            ValueError: If the weights belong to another method or to other frozen weights, or
+                tensors are missing, unexpected, of another shape, or hold NaN.
         """
         weights = read_weights(path)
         if weights.model not in (None, class_path(self)):
@@ -279,7 +239,7 @@ class ImageModel(LightningModule, ABC):
         state = self._needed(state, own)
         trained = set(self.checkpoint_keys())
         missing = [k for k in own if k not in state and (k in trained or not weights.model)]
-        if weights.model:  # of a run without what only training needs, which begins afresh then
+        if weights.model:  # parts that only training needs may be missing; they start anew
             missing = [k for k in missing if not k.startswith(self.training_only)]
         check_tensors(path, own, state, missing, lambda: self._explained(state))
         check_numbers(str(path), state)
@@ -288,14 +248,13 @@ class ImageModel(LightningModule, ABC):
         log.info("weights: %s", weights.name)
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Map the tensors of the authors' own file onto this model's names.
+        """Map the tensors of the authors' file to this model's names.
 
-        Override it where there is such a file. All tensors of the model must come out: a method
-        whose frozen part has another source adds that part's own. A file that has names of this
-        model does not come here.
+        Override this if such a file exists. Return all tensors of the model, with the current ones
+        of a frozen part that has another source. Files with this model's names are not mapped.
 
         Args:
-            tensors: As the file has them.
+            tensors: Tensors by the names in the file.
 
         Returns:
             Tensors by this model's names.
@@ -303,10 +262,10 @@ class ImageModel(LightningModule, ABC):
         return tensors
 
     def scale_of(self, tensors: dict[str, Tensor]) -> float | None:
-        """Return the scale of tensors that do not fit this model, where it can be told.
+        """Return the scale of tensors that do not fit this model; None if unknown.
 
         Args:
-            tensors: By this model's names.
+            tensors: Tensors by this model's names.
         """
         return None
 
@@ -323,16 +282,15 @@ class ImageModel(LightningModule, ABC):
         bare = bare_names(tensors)
         if self.state_dict().keys().isdisjoint(bare):
             return self.import_official(tensors)
-        return {**self._not_exported(), **bare}  # a file of ours that does not say so
+        return {**self._not_exported(), **bare}  # our file, without metadata
 
     @property
     def unchecked(self) -> tuple[str, ...]:
-        """Beginnings of names of frozen parts that may be others than weights were trained with."""
+        """Prefixes of frozen parts that may differ from those the weights were trained with."""
         return self.training_only
 
     def _not_exported(self) -> dict[str, Tensor]:
-        # Frozen parts that have files of their own, and what only training needs. Nothing else:
-        # what a file lacks is missing.
+        # Frozen parts with their own files, and parts that only training needs.
         apart = tuple(f"{part}." for part in loaded_apart(self))
         trained = set(self.checkpoint_keys())
         return {
@@ -347,11 +305,10 @@ class ImageModel(LightningModule, ABC):
         return {k: v for k, v in state.items() if not k.startswith(absent)}
 
     def checkpoint_keys(self) -> list[str]:
-        """What a checkpoint holds: trainable parameters, and buffers of what trains.
+        """Return the names that a checkpoint holds: trained parameters and their buffers.
 
-        A buffer belongs to the nearest module around it that has parameters in it: running
-        statistics without weights of their own train with their network, and what lies within a
-        frozen network does not.
+        A buffer belongs to the nearest enclosing module with parameters. So running statistics
+        without weights of their own train with their network, and those in a frozen network do not.
         """
         parameters = dict(self.named_parameters(remove_duplicate=False))
         trains: dict[str, bool] = {}
@@ -369,22 +326,22 @@ class ImageModel(LightningModule, ABC):
         ]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what training changes; frozen parts are named by their source, not stored."""
+        """Keep only what training changes; frozen parts are stored by the name of their source."""
         keys = set(self.checkpoint_keys())
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in keys}
         checkpoint["model"], checkpoint["frozen"] = class_path(self), sources(self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse another method's checkpoint, and take the frozen parts from this model.
+        """Check the checkpoint, and add the frozen parts of this model to it.
 
         Raises:
-            ValueError: The checkpoint belongs to another method, another size of the network, or
-                other frozen weights.
+            ValueError: If the checkpoint belongs to another method, another network size, or other
+                frozen weights.
         """
         model = checkpoint.get("model")
         if model != class_path(self):
             raise ValueError(
-                f"the checkpoint was trained with {model or 'a model that it does not name'}, but "
+                f"the checkpoint was trained with {model or 'an unnamed model'}, but "
                 f"the model here is {class_path(self)}: set model.class_path to that"
             )
         check_sources(self, checkpoint.get("frozen", {}))
@@ -397,22 +354,17 @@ class ImageModel(LightningModule, ABC):
 
 
 def class_path(model: nn.Module) -> str:
-    """Import path of a model's class, as a configuration names it."""
+    """Return the import path of a model's class, as configurations name it."""
     return f"{type(model).__module__}.{type(model).__qualname__}"
 
 
-def _is_of_steps(booked: Any) -> bool:
-    # Of Lightning's logged values, those of one batch: nothing is summed up in them.
-    return bool(booked.is_tensor and booked.meta.on_step and not booked.meta.on_epoch)
-
-
-def _as_float(value: Any) -> Tensor:
-    # As Lightning keeps a value, but where it is: a copy to the device would take time.
-    value = (value if isinstance(value, Tensor) else torch.as_tensor(value)).detach()
-    return value if value.dtype in (torch.float32, torch.float64) else value.float()
+def _writes_step(trainer: Any) -> bool:
+    # Lightning's own condition. No public counter equals its count of steps with accumulation, two
+    # optimisers, skipped updates, and resumed runs with another accumulation.
+    return bool(trainer.fast_dev_run or trainer._logger_connector.should_update_logs)
 
 
 def _around(name: str) -> list[str]:
-    """Names of the modules around a parameter or buffer, from the inside to the root ("")."""
+    """Return the names of the modules around a tensor, from the inside to the root ("")."""
     parts = name.split(".")[:-1]
     return [".".join(parts[:n]) for n in range(len(parts), -1, -1)]

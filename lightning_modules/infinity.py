@@ -1,19 +1,19 @@
-"""Infinity: pictures from text, scale by scale, bit by bit. The base that NSARM tunes.
+"""Infinity: images from text, scale by scale, bit by bit; the base of NSARM.
 
-Han et al., CVPR 2025 (arXiv 2412.04431). A tokenizer says a picture in bits at many scales
-(``lightning_modules.tokenizer``); a transformer learns to say the bits of each scale from those
-before. Symbols as in ``lightning_modules.next_scale``.
+Han et al., CVPR 2025 (arXiv 2412.04431). A tokenizer encodes an image as bits at many scales
+(``lightning_modules.tokenizer``); a transformer predicts the bits of each scale from the previous
+ones. Symbols as in ``lightning_modules.next_scale``.
 
-Released models draw with tau 0.5 and guidance 4 (2B), tau 1 and guidance 3 (8B); their pictures are
-cut to 8 bits, here they are rounded.
+Released models use tau 0.5 and guidance 4 (2B), or tau 1 and guidance 3 (8B). Their images are
+truncated to 8 bits; here they are rounded.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lightning_modules.backbone.bitwise import BitwiseSpace
@@ -38,28 +38,26 @@ if TYPE_CHECKING:
 
 
 class Infinity(NextScale, Generator):
-    """Train a next-scale transformer, and make pictures with it.
+    """Train a next-scale transformer, and generate images with it.
 
     Args:
-        scale: Unused, for pictures are as large as is asked; set by ``data.init_args.scale``.
-        transformer: What is trained.
-        space: The tokenizer, frozen, with its scales.
+        scale: Unused, since the output size is requested; set by ``data.init_args.scale``.
+        transformer: The network to train.
+        space: The frozen tokenizer, with its scales.
         space_weights: Its weights: a run of ``Tokenizer``, a released file, or a name of
             ``configs/weights.yaml``.
-        encoder: Makes features of captions, or of names of classes; without it, and without cached
-            features, pictures are of no text.
-        prompt: A caption for all pictures, in place of their own.
-        text_dropout: Share of the captions that are left out in training, for guidance.
-        flip_strength: Largest share of bits that are said wrong in training.
-        flip_scales: First scales in which they are.
+        encoder: Encodes captions, or names of classes; without it, and without cached features,
+            there is no text.
+        prompt: A caption for all images, instead of their own.
+        text_dropout: Share of captions to drop in training, for guidance.
+        flip_strength: Largest share of bits that are flipped in training.
+        flip_scales: Number of first scales in which bits are flipped.
         reweight: Whether tokens of fine scales count less, by the square root of their number.
-        bits: How they are drawn.
+        bits: How bits are drawn.
         optimizer: Makes the optimiser of the trainable parameters.
-        lr_scheduler: Makes the learning-rate schedule; by default there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
 
     Raises:
-        ValueError: Transformer and space do not fit, or a share is none.
+        ValueError: If transformer and space do not fit, or a share is out of range.
     """
 
     def __init__(
@@ -76,10 +74,9 @@ class Infinity(NextScale, Generator):
         reweight: bool = True,
         bits: Bitwise | None = None,
         optimizer: OptimizerCallable = adamw,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(scale, optimizer, lr_scheduler, weights)
+        super().__init__(scale, optimizer=optimizer, **kwargs)
         self.transformer, self.space, self.space_weights = transformer, space, space_weights
         self.encoder, self.prompt, self.text_dropout = encoder, prompt, text_dropout
         self.flip_strength, self.flip_scales = flip_strength, flip_scales
@@ -91,7 +88,7 @@ class Infinity(NextScale, Generator):
     # ------------------------------------------------------------------------------------- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Cross-entropy of bits, all scales at once, with self-correction."""
+        """Return the cross-entropy of the bits of all scales, with self-correction."""
         f = self.latent(batch)
         scales = self.space.scales((f.shape[-2], f.shape[-1]))
         given = forced(f, scales, self_correction(self.flip_strength, self.flip_scales))
@@ -104,7 +101,7 @@ class Infinity(NextScale, Generator):
         return loss
 
     def latent(self, batch: Batch) -> Tensor:
-        """f, (B, d, h, w): one that was encoded before, or of the pictures."""
+        """Return f, (B, d, h, w): from the batch, or encoded from its images."""
         if "latent" in batch:
             return self.space.take(batch["latent"], batch["space"])
         with torch.no_grad():
@@ -114,16 +111,16 @@ class Infinity(NextScale, Generator):
 
     @torch.no_grad()
     def generate(self, batch: Batch, noise: Noise) -> Tensor:
-        """From one token to the whole picture.
+        """Generate from one token to the whole image.
 
         Raises:
-            ValueError: There are no scales for the size.
+            ValueError: If there are no scales for the size.
         """
-        return self.space.pictures(total_after(self._codes(batch, noise)))
+        return self.space.images(total_after(self._codes(batch, noise)))
 
     @torch.no_grad()
     def bits_of(self, batch: Batch) -> list[Tensor]:
-        """(B, d, h_k, w_k) of each scale: the codes that the pictures are made of."""
+        """Return the codes (B, d, h_k, w_k) of each scale of the images."""
         batch = self._own_seeds(batch)
         return self._codes(batch, Noise(batch["seed"], self.device))
 
@@ -131,7 +128,7 @@ class Infinity(NextScale, Generator):
         H, W = batch["size"]
         factor = self.space.factor
         if H % factor or W % factor:
-            raise ValueError(f"pictures of {H}x{W} were asked for; expected multiples of {factor}")
+            raise ValueError(f"images of {H}x{W} were requested; expected multiples of {factor}")
         scales = self.space.scales((H // factor, W // factor))
         text, how = self.sampling(batch)
         return sample(self._network, scales, text, noise, how)
@@ -139,7 +136,7 @@ class Infinity(NextScale, Generator):
     # -------------------------------------------------------------------------------------- weights
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A released file has the transformer alone; the other parts keep their own."""
+        """Map a released file, which has only the transformer; other parts stay."""
         tensors = bare_names(tensors)
         own = self.state_dict().items()
         kept = {name: tensor for name, tensor in own if not name.startswith("transformer.")}

@@ -1,32 +1,32 @@
 """InvSR: super-resolution by diffusion inversion, in one to five steps.
 
-Yue et al., CVPR 2025 (arXiv 2412.09013). A frozen diffusion model makes a picture from the latent
-of the enlarged LR picture, noised; only the network that says which noise is trained.
+Yue et al., CVPR 2025 (arXiv 2412.09013). A frozen diffusion model denoises the noised latent of the
+enlarged LR image. Only the network that predicts this noise is trained.
 
-z     latent of the HR picture            y      latent of the LR picture, brought to its size
+z     latent of the HR image              y      latent of the LR image, brought to its size
 z_t   y with noise of standard deviation sigma_t, not scaled (variance exploding)
-f     noise predictor                     x0     clean latent that the denoiser's output stands for
+f     noise predictor                     x0     predicted clean latent
 
-Differs from the paper in: sampling is deterministic between the steps (`solver`), as released,
-where algorithm 1 adds noise. The gradient of a discriminator that is accumulated is divided by the
-number of batches, as released it is not.
+Differs from the paper in: no noise is added between the steps (`solver`), as released; algorithm 1
+adds it. The discriminator's accumulated gradient is divided by the number of batches, unlike in
+the release.
 
-Timesteps that users give and results name count from 1, as in the paper; networks and noise levels
-take indices, which are one less: timestep 250 is index 249, in training and in sampling.
+Timesteps in arguments and results count from 1, as in the paper. Networks and noise levels use
+indices, which are one less: timestep 250 is index 249, in training and in sampling.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -35,22 +35,21 @@ from lightning_modules.backbone.condition import Condition, FixedPrompt, guided
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.frozen import fit_part, same_weights
 from lightning_modules.backbone.schedule import Schedule, explicit
-from lightning_modules.backbone.space import Space, fingerprint
-from lightning_modules.color import ColorFix
+from lightning_modules.backbone.space import Space
 from lightning_modules.invsr_checks import check_arguments, check_weights
-from lightning_modules.invsr_plan import STARTS, Solver, start_for, timesteps_for
+from lightning_modules.invsr_plan import Sampling, Training, start_for, timesteps_for
 from lightning_modules.latent_pairs import enlarged, latent_pair, whole_lr
 from lightning_modules.networks.noise_predictor import Gaussian, NoisePredictor, from_official
 from lightning_modules.noise import Noise
 from lightning_modules.padding import padded
 from lightning_modules.solvers import euler, euler_ancestral
-from lightning_modules.weights import read_weights
+from lightning_modules.weights import fingerprint, read_weights
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
 
 
-CLAMP = 10.0  # of what the discriminator sees
+CLAMP = 10.0  # of the discriminator's inputs
 
 
 def adamw(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
@@ -66,62 +65,37 @@ def adam_l2(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
 class InvSR(Adversarial):
     """Diffusion inversion with a predicted start.
 
+    The discriminator judges latents, given timestep and text. ``weights`` may be as released.
+    ``color_fix`` is ``wavelet`` for the paper's ImageNet-Test and RealSR, ``none`` for RealSet80.
+
     Args:
-        scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``. The
-            predictor's halvings and the space's factor fix it: 4 for the released weights.
-        predictor: Says which noise to start with; ``null`` for noise that nobody predicts, the
-            comparison of the paper's figure 2, for which nothing is trained.
+        scale: Factor by which images are enlarged; set by ``data.init_args.scale``. The predictor's
+            halvings and the space's factor fix it: 4 for the released weights.
+        predictor: Predicts the noise to start with; ``null`` for unpredicted noise, the comparison
+            of the paper's figure 2, for which nothing is trained.
         denoiser: The frozen diffusion model.
         space: Its latents.
         denoiser_weights: Weights of a denoiser that was trained here: a run of ``Diffusion``, or a
-            file. Not for one that is named by its folder.
+            file. Not for a denoiser that is set by its folder.
         schedule: The denoiser's process, with exploding variance; Stable Diffusion's by default.
         prompt: Embedding of the fixed prompt; without it the denoiser's null text.
-        guidance: Strength of classifier-free guidance; 1 for none, as in the paper.
-        steps: Steps of sampling.
-        start: Timestep to start at, one of ``starts``, or ``auto`` to choose it by the noise in
-            each LR picture. By default what was released for so many steps.
-        timesteps: All timesteps, from the first one down, instead of ``steps`` and ``start``;
-            counted from 1, as everywhere in these arguments.
-        solver: ``euler`` goes from step to step without new noise, as released; ``ancestral`` adds
-            noise that nobody predicts (algorithm 1); ``predicted`` adds noise that ``middle``
-            predicts.
-        middle: The predictor of noise between the steps, trained with ``starting`` false.
+        sampling: Timesteps, solver and other settings of sampling.
+        middle: The predictor of noise between the steps, trained with ``training.starting`` false.
         middle_weights: Its weights: a run that trained it, or a file.
-        deterministic: Take the means of the predictors' and the autoencoder's distributions instead
-            of drawing from them, when sampling; what nobody predicts is still drawn. In training
-            the autoencoder's alone.
-        starts: Timesteps that are trained for.
-        starting: Train the predictor for the start. False: for noise between the steps, which is
-            put on the latent of HR, at all of ``starts`` but the first.
-        patch: Side in LR pixels that it was trained for. Smaller pictures are mirrored up to it;
+        training: What the predictor is trained for, and the weights of the losses.
+        patch: Side in LR pixels that it was trained for. Smaller images are mirrored up to it;
             larger ones go through tiles of that size, also in validation and test.
         perceptual: Distance of two batches of latents, (B,), such as
-            ``lightning_modules.networks.latent_lpips.LatentLPIPS``; frozen, for training alone.
+            ``lightning_modules.networks.latent_lpips.LatentLPIPS``; frozen, only for training.
         perceptual_weights: Its weights: a file, a run that trained it, or a name of
             ``configs/weights.yaml``.
-        perceptual_weight: How much it counts.
-        adversarial_weight: How much the discriminator's opinion counts.
-        adversarial_start: Steps in which it does not, while the discriminator is trained already.
-        discriminator: Judges latents, given timestep and text; for training alone.
-        discriminator_weights: Weights for it to start from, as released.
+        discriminator_weights: Weights from which the discriminator starts, as released.
         discriminator_optimizer: Makes the discriminator's optimiser.
-        accumulate: Batches whose gradients make one step.
-        clip: Largest norm of the gradient of a step, for each optimiser; by default any.
         optimizer: Makes the predictor's optimiser.
-        lr_scheduler: Makes its learning-rate schedule, which is stepped once a step; by default
-            there is none.
-        weights: Weights to start from: a file, ours or as released, or a name of
-            ``configs/weights.yaml``.
-        color_fix: How outputs get the colours of LR; ``wavelet`` for the paper's ImageNet-Test and
-            RealSR, ``none`` for RealSet80.
-        color_misaligned: Take the colours from the mirrored LR picture, squeezed to the output, as
-            released: they lie beside their places wherever a side is below ``patch`` or no multiple
-            of 16. For the published numbers alone.
 
     Raises:
-        ValueError: A step that was not trained to start at, steps that do not fall, a scale for
-            which the predictor was not made, or parts that do not fit one another.
+        ValueError: If sampling would start at an untrained step, steps do not fall, the scale is
+            not the predictor's, or parts do not fit together.
     """
 
     def __init__(
@@ -133,58 +107,42 @@ class InvSR(Adversarial):
         denoiser_weights: str | None = None,
         schedule: Schedule | None = None,
         prompt: FixedPrompt | None = None,
-        guidance: float = 1.0,
-        steps: int = 1,
-        start: int | Literal["auto"] | None = None,
-        timesteps: Sequence[int] | None = None,
-        solver: Solver = "euler",
+        sampling: Sampling = Sampling(),  # noqa: B008
         middle: NoisePredictor | None = None,
         middle_weights: str | None = None,
-        deterministic: bool = False,
-        starts: Sequence[int] = STARTS,
-        starting: bool = True,
+        training: Training = Training(),  # noqa: B008
         patch: int = 128,
         perceptual: nn.Module | None = None,
         perceptual_weights: str | None = None,
-        perceptual_weight: float = 2.0,
-        adversarial_weight: float = 0.1,
-        adversarial_start: int = 10_000,
-        discriminator: nn.Module | None = None,
         discriminator_weights: str | None = None,
         discriminator_optimizer: OptimizerCallable = adam_l2,
-        accumulate: int = 1,
-        clip: float | None = None,
         optimizer: OptimizerCallable = adamw,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
-        color_fix: ColorFix = "none",
-        color_misaligned: bool = False,
+        **kwargs: Any,
     ) -> None:
-        judged = (discriminator, discriminator_optimizer, accumulate, clip)
-        super().__init__(scale, *judged, optimizer, lr_scheduler, weights, color_fix)
+        super().__init__(
+            scale, discriminator_optimizer=discriminator_optimizer, optimizer=optimizer, **kwargs
+        )
         self.predictor, self.denoiser, self.space = predictor, denoiser, space
-        self.denoiser_weights, self.prompt, self.guidance = denoiser_weights, prompt, guidance
+        self.denoiser_weights, self.prompt, self.patch = denoiser_weights, prompt, patch
         self.schedule = schedule or Schedule(variance="exploding")
-        self.steps_asked, self.start, self.timesteps = steps, start, timesteps
-        self.solver: Solver = solver
+        self.sampling, self.guidance = sampling, sampling.guidance
         self.middle = None if middle is None else middle.requires_grad_(False)
-        self.middle_weights, self.deterministic = middle_weights, deterministic
-        self.starts, self.starting, self.patch = tuple(starts), starting, patch
+        self.middle_weights, self.deterministic = middle_weights, sampling.deterministic
+        self.losses, self.starting = training, training.starting  # torch has `training`
+        self.starts = tuple(training.starts)
         self.perceptual = None if perceptual is None else perceptual.requires_grad_(False)
-        self.perceptual_weights, self.perceptual_weight = perceptual_weights, perceptual_weight
+        self.perceptual_weights = perceptual_weights
         self._find_perceptual: Callable[[], Path] | None = None
-        self.adversarial_weight = adversarial_weight
-        self.adversarial_start = adversarial_start
         self.discriminator_weights = discriminator_weights
         self.tile, self.tile_overlap, self.tile_window = patch, patch // 2, "gaussian"
         self.tile_least = patch
         self.tile_always = self.tiles_latents = True
-        self.color_misaligned = color_misaligned
         check_arguments(self)
         self.tile_multiple = self.multiple
-        self._start = None if start == "auto" else start  # of the picture at hand
-        self.plan(self._start)  # refuses what cannot be sampled
-        trained = self.starts if starting else self.starts[1:]
+        # Of the current image.
+        self._start = None if sampling.start == "auto" else sampling.start
+        self.plan(self._start)  # raises if sampling is impossible
+        trained = self.starts if self.starting else self.starts[1:]
         self.register_buffer("trained", torch.tensor(trained) - 1, persistent=False)
 
     trained: Tensor
@@ -194,9 +152,9 @@ class InvSR(Adversarial):
     # ------------------------------------------------------------------------------------- training
 
     def generator_loss(self, batch: Batch) -> tuple[Tensor, Any]:
-        """Equation 11: distances of the predicted clean latent to that of HR, and its plausibility.
+        """Equation 11: MSE, perceptual and adversarial loss of the predicted clean latent.
 
-        The batch brings HR and LR pictures, or what ``main.py encode --encode.pairs true`` made.
+        The batch has HR and LR images, or latents of ``main.py encode --encode.pairs true``.
         """
         noise = None if self.deterministic else Noise(batch["seed"], self.device)
         z, y = latent_pair(self.space, batch, noise)
@@ -207,16 +165,19 @@ class InvSR(Adversarial):
         if self.perceptual is not None:
             distance = self.perceptual(x0, z).mean()
             self.log("train/perceptual", distance)
-            loss = loss + self.perceptual_weight * distance
-        if self.discriminator is not None and self.trainer.global_step >= self.adversarial_start:
+            loss = loss + self.losses.perceptual_weight * distance
+        if (
+            self.discriminator is not None
+            and self.trainer.global_step >= self.losses.adversarial_start
+        ):
             adversarial = hinge_generator(self._judged(x0, t))
             self.log("train/adversarial", adversarial)
-            loss = loss + self.adversarial_weight * adversarial
+            loss = loss + self.losses.adversarial_weight * adversarial
         self.log("train/loss", loss, prog_bar=True)
         return loss, (z, x0.detach(), t)
 
     def discriminator_loss(self, made: Any) -> Tensor:
-        """Hinge loss between latents of HR and predicted ones, at the same timesteps."""
+        """Return the hinge loss of latents of HR and predicted ones, at the same timesteps."""
         z, x0, t = made
         judge = cast(nn.Module, self.discriminator)
         text = self._condition(len(z)).text
@@ -225,15 +186,15 @@ class InvSR(Adversarial):
         return loss
 
     def predicted(self, lr: Tensor, y: Tensor, t: Tensor) -> Tensor:
-        """x0 of a latent with the noise that is predicted from LR; equation 9.
+        """Equation 9: x0 of a latent with the noise predicted from LR.
 
         Args:
             lr: (B, 3, h, w) in [0, 1].
-            y: (B, C, h', w'), the latent that gets the noise.
+            y: (B, C, h', w'), the latent to add the noise to.
             t: (B,) indices of timesteps, from 0.
         """
         noise = cast(NoisePredictor, self.predictor)(lr, t)
-        eps = torch.randn(noise.mean.shape, device=y.device)  # in whatever layout the mean is
+        eps = torch.randn(noise.mean.shape, device=y.device)  # independent of memory layouts
         z_t = self.schedule.add_noise(y, noise.sample(eps), t)
         return self._clean(z_t, t)
 
@@ -246,16 +207,17 @@ class InvSR(Adversarial):
 
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
-        """Algorithm 1: as many calls of the denoiser as steps, one of the predictor.
+        """Algorithm 1, with one denoiser call per step and one call of the predictor.
 
         Raises:
-            ValueError: The predictor was trained for the noise between the steps.
+            ValueError: If the predictor was trained for the noise between the steps.
         """
         if not self.starting:
             raise ValueError(
-                "model.init_args.starting is false: what was trained says the noise between steps, "
-                "and starts nothing. Name its run as middle_weights of one that does, with solver "
-                "predicted; in fit, set trainer.limit_val_batches to 0"
+                "model.init_args.training.starting is false: the predictor was trained for the "
+                "noise between steps, not for the start. Set its run as middle_weights of another "
+                "predictor, with sampling.solver predicted; in fit, set "
+                "trainer.limit_val_batches to 0"
             )
         mirrored = padded(batch["lr"], self.multiple, self.patch)
         lr, indices = mirrored.lr, [t - 1 for t in self.plan(self._start)]
@@ -265,18 +227,18 @@ class InvSR(Adversarial):
         for now, then in itertools.pairwise([*indices, -1]):
             x0 = self.in_tiles(partial(self._clean, t=now), z, self._per_lr, 1, self._sides)
             levels = self.schedule.level(now), self.schedule.level(then)
-            if self.solver == "euler" or then < 0:
+            if self.sampling.solver == "euler" or then < 0:
                 z = euler(z, x0, *levels)
             else:
-                by = self.middle if self.solver == "predicted" else None
+                by = self.middle if self.sampling.solver == "predicted" else None
                 fresh = self._noise(by, lr, y, then, noise.stream(then))
                 z = euler_ancestral(z, x0, *levels, fresh)
-        picture = self.in_tiles(self.space.decode, z, self._per_lr, self.space.factor)
-        return mirrored.crop(picture, batch["size"])
+        image = self.in_tiles(self.space.decode, z, self._per_lr, self.space.factor)
+        return mirrored.crop(image, batch["size"])
 
     def _encoded(self, lr: Tensor, noise: Noise) -> Tensor:
-        def moments(picture: Tensor) -> Tensor:
-            return torch.cat(self.space.distribution(picture), 1)
+        def moments(image: Tensor) -> Tensor:
+            return torch.cat(self.space.distribution(image), 1)
 
         size = (round(lr.shape[-2] * self.scale), round(lr.shape[-1] * self.scale))
         factor = self.space.factor
@@ -295,8 +257,8 @@ class InvSR(Adversarial):
             return noise.normal(y.shape)
         unit = predictor.divisor
 
-        def moments(picture: Tensor) -> Tensor:
-            return torch.cat(predictor(picture, float(t)), 1)
+        def moments(image: Tensor) -> Tensor:
+            return torch.cat(predictor(image, float(t)), 1)
 
         found = self.in_tiles(moments, lr, 1, Fraction(1, unit), unit)
         gaussian = Gaussian(*found.chunk(2, 1))
@@ -318,16 +280,16 @@ class InvSR(Adversarial):
         return self.schedule.to_x0(raw, z_t, t)
 
     def color_reference(self, batch: Batch) -> Tensor:
-        """As ``SuperResolver.color_reference``; mirrored, where that is asked for."""
+        """Return the LR image, mirrored with ``color_misaligned``."""
         lr = batch["lr"]
-        return padded(lr, self.multiple, self.patch).lr if self.color_misaligned else lr
+        return padded(lr, self.multiple, self.patch).lr if self.sampling.color_misaligned else lr
 
     def _condition(self, count: int) -> Condition:
         return Condition() if self.prompt is None else self.prompt.condition(count)
 
     def enlarge(self, batch: Batch, tiled: bool = False) -> dict[str, Tensor]:
-        """As ``SuperResolver.enlarge``; the start is chosen once, for all tiles of a picture."""
-        if self.start != "auto":
+        """Enlarge as ``SuperResolver``; ``auto`` chooses one start for all tiles of an image."""
+        if self.sampling.start != "auto":
             return super().enlarge(batch, tiled)
         made = []
         for index, lr in enumerate(torch.split(batch["lr"], 1)):
@@ -340,58 +302,58 @@ class InvSR(Adversarial):
     # -------------------------------------------------------------------------------- the plan
 
     def plan(self, start: int | None = None) -> list[int]:
-        """Timesteps of sampling, counted from 1, from the first one down.
+        """Return the timesteps of sampling, counted from 1, noisiest first.
 
         Args:
-            start: The first one; by default what was released for so many steps, or the first of
-                ``starts`` where that is not among them.
+            start: The first timestep; by default the released one for so many steps, or the first
+                of ``starts`` if that is not trained.
 
         Raises:
-            ValueError: It does not fall, or starts where nothing was trained to start.
+            ValueError: If the timesteps do not fall, or the first is not trained as a start.
         """
-        if self.timesteps is not None:
-            found = explicit(self.schedule.steps, self.timesteps, first=1)
+        if self.sampling.timesteps is not None:
+            found = explicit(self.schedule.steps, self.sampling.timesteps, first=1)
         else:
-            found = timesteps_for(self.steps_asked, start)
+            found = timesteps_for(self.sampling.steps, start)
             if start is None and found[0] not in self.starts:
-                found = timesteps_for(self.steps_asked, self.starts[0])
+                found = timesteps_for(self.sampling.steps, self.starts[0])
         if found[0] not in self.starts:
             raise ValueError(
                 f"sampling would start at timestep {found[0]}, for which the predictor was not "
-                f"trained: set model.init_args.start, or the first of timesteps, to one of "
-                f"{', '.join(map(str, self.starts))}"
+                "trained: set model.init_args.sampling.start, or the first of sampling.timesteps, "
+                f"to one of {', '.join(map(str, self.starts))}"
             )
         return explicit(self.schedule.steps, found, first=1)
 
     @property
     def options(self) -> dict[str, str | int | float]:
-        """Timesteps, solver and the rest of what sampling depends on."""
-        options: dict[str, str | int | float] = {"timesteps": f"{self.steps_asked} from auto"}
-        if self.start != "auto":
-            options["timesteps"] = " ".join(map(str, self.plan(self.start)))
-        if self.solver != "euler":
-            options["solver"] = self.solver
+        """Settings that change outputs: timesteps, solver and others."""
+        options: dict[str, str | int | float] = {"timesteps": f"{self.sampling.steps} from auto"}
+        if self.sampling.start != "auto":
+            options["timesteps"] = " ".join(map(str, self.plan(self.sampling.start)))
+        if self.sampling.solver != "euler":
+            options["solver"] = self.sampling.solver
         if self.middle is not None:
             options["middle"] = getattr(self.middle, "source", "").rpartition(" ")[2]
         if self.predictor is None:
-            options["noise of nobody before"] = self.denoiser.source.rpartition(" ")[2]
+            options["denoiser (unpredicted noise)"] = self.denoiser.source.rpartition(" ")[2]
         if self.guidance != 1:
             options["guidance"] = self.guidance
         if self.deterministic:
             options["deterministic"] = "true"
-        if self.color_misaligned:
+        if self.sampling.color_misaligned:
             options["color_misaligned"] = "true"
         return {**super().options, **options}
 
     @property
     def multiple(self) -> int:
-        """Of which sides of LR have to be multiples, for predictor, latents and denoiser."""
+        """The LR side lengths must be multiples of this."""
         unit = whole_lr(self.space.factor * self._sides, self.scale)
         return math.lcm(unit, *(p.divisor for p in (self.predictor, self.middle) if p is not None))
 
     @property
     def _sides(self) -> int:
-        # Of which the denoiser wants latents' sides to be multiples.
+        # The denoiser requires latents' sides to be multiples of this.
         return int(2 ** (len(self.denoiser.unet.config.block_out_channels) - 1))
 
     @property
@@ -401,9 +363,9 @@ class InvSR(Adversarial):
     # ------------------------------------------------------------------------- checks and weights
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
-        """Denoiser, predictor between steps, discriminator. As ``ImageModel``'s.
+        """Load denoiser, middle predictor and discriminator.
 
-        The distance is looked for by ``setup``, for training alone.
+        Only ``setup`` for training loads the perceptual distance.
         """
         if self.denoiser_weights is not None:
             self.denoiser.load(find("denoiser_weights", self.denoiser_weights))
@@ -411,7 +373,7 @@ class InvSR(Adversarial):
             found = read_weights(find("middle_weights", self.middle_weights))
             # In the run that trained it, it was the predictor.
             own = fit_part(self.middle, found, "predictor", from_official, "middle_weights")
-            # It is frozen, so a checkpoint and results name it.
+            # It is frozen, so checkpoints and results name its source.
             cast(Any, self.middle).source = f"{found.name} {fingerprint(own)}"
         if self.perceptual is not None and self.perceptual_weights is not None:
             self._find_perceptual = partial(find, "perceptual_weights", self.perceptual_weights)
@@ -437,11 +399,11 @@ class InvSR(Adversarial):
             )
 
     def setup(self, stage: str) -> None:
-        """See that nothing is computed with random weights.
+        """Raise if a frozen part has no trained weights.
 
         Raises:
-            FileNotFoundError: The distance that training needs lacks its file.
-            ValueError: The denoiser, the autoencoder, or a part that was asked for has none.
+            FileNotFoundError: If the file of the perceptual distance is missing.
+            ValueError: If the denoiser, the autoencoder, or another part has random weights.
         """
         super().setup(stage)
         check_weights(self, trains=stage == "fit")
@@ -450,11 +412,11 @@ class InvSR(Adversarial):
 
     @property
     def needs_weights(self) -> bool:
-        """As ``ImageModel``'s; without a predictor there is nothing of its own."""
+        """Whether weights are missing; without a predictor there are none."""
         return self.predictor is not None and super().needs_weights
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A released file has the predictor alone; the other parts keep their own."""
+        """Map a released file, which has only the predictor; other parts stay."""
         own = self.state_dict().items()
         kept = {k: v for k, v in own if not k.startswith("predictor.")}
         found = {f"predictor.{name}": tensor for name, tensor in from_official(tensors).items()}

@@ -1,4 +1,4 @@
-"""What InvSR refuses: arguments that do not go together, and parts with random weights."""
+"""InvSR's checks of arguments and of parts with random weights."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ if TYPE_CHECKING:
 
 
 def check_arguments(method: InvSR) -> None:
-    """Refuse what does not go together.
+    """Raise if arguments contradict each other.
 
     Raises:
-        ValueError: Of what, and what to set.
+        ValueError: If so; the message names the keys to set.
     """
-    if method.timesteps is not None and (method.start is not None or method.steps_asked != 1):
+    sampling = method.sampling
+    if sampling.timesteps is not None and (sampling.start is not None or sampling.steps != 1):
         raise ValueError(
-            "model.init_args.timesteps says all that steps and start say: give the one or the "
-            "others"
+            "model.init_args.sampling.timesteps already fixes steps and start: set either "
+            "timesteps, or steps and start"
         )
-    predicted = method.solver == "predicted"
-    if method.solver not in get_args(Solver) or predicted != bool(method.middle):
+    predicted = sampling.solver == "predicted"
+    if sampling.solver not in get_args(Solver) or predicted != bool(method.middle):
         raise ValueError(
-            f"model.init_args.solver is {method.solver!r} and middle "
-            f"{'there' if method.middle else 'not there'}; expected euler, ancestral, or "
+            f"model.init_args.sampling.solver is {sampling.solver!r} and middle "
+            f"{'set' if method.middle else 'missing'}; expected euler, ancestral, or "
             "predicted with a middle"
         )
     if method.schedule.variance != "exploding" or method.schedule.prediction == "sample":
@@ -37,20 +38,22 @@ def check_arguments(method: InvSR) -> None:
         )
     if method.guidance != 1 and method.prompt is None:
         raise ValueError(
-            f"model.init_args.guidance is {method.guidance:g}, and there is no prompt whose "
-            "negative it would lead away from: set model.init_args.prompt, or guidance to 1"
+            f"model.init_args.sampling.guidance is {method.guidance:g}, and a prompt, whose "
+            "negative it leads away from, is missing: set model.init_args.prompt, or guidance to 1"
         )
     if not method.starts or not all(1 <= t <= method.schedule.steps for t in method.starts):
         raise ValueError(
-            f"model.init_args.starts is {list(method.starts)}; expected timesteps from 1 to "
-            f"{method.schedule.steps}"
+            f"model.init_args.training.starts is {list(method.starts)}; expected timesteps from 1 "
+            f"to {method.schedule.steps}"
         )
     if not method.starting and len(method.starts) < 2:
-        raise ValueError("model.init_args.starting is false, and starts has but the first one")
-    if method.steps_asked < 1 or method.patch < 1:
         raise ValueError(
-            f"model.init_args.steps is {method.steps_asked} and patch {method.patch}; expected 1 "
-            "or more"
+            "model.init_args.training.starting is false, and starts has only the first one"
+        )
+    if sampling.steps < 1 or method.patch < 1:
+        raise ValueError(
+            f"model.init_args.sampling.steps is {sampling.steps} and patch {method.patch}; "
+            "expected 1 or more"
         )
     for predictor in (method.predictor, method.middle):
         if predictor is not None:
@@ -69,18 +72,18 @@ def check_arguments(method: InvSR) -> None:
 
 
 def check_weights(method: InvSR, trains: bool) -> None:
-    """See that nothing is computed with random weights.
+    """Raise if a part has no trained weights.
 
     Args:
-        method: Its parts are loaded.
-        trains: Whether it is to be trained.
+        method: The method, with loaded parts.
+        trains: Whether it will be trained.
 
     Raises:
-        ValueError: The denoiser, the autoencoder, or a part that was asked for has none.
+        ValueError: If the denoiser, the autoencoder, or another part has random weights.
     """
     if not method.denoiser.source:
         raise ValueError(
-            "InvSR needs a trained denoiser that is frozen: name its folder or hub name in "
+            "InvSR needs a trained denoiser that is frozen: set its folder or hub name in "
             "model.init_args.denoiser, or set denoiser_weights to the run that trained it, and "
             "flags.frozen to true"
         )
@@ -95,9 +98,9 @@ def _check_predictor(method: InvSR, predictor: NoisePredictor) -> None:
     made_for = method.space.factor / predictor.divisor
     if method.scale != made_for:
         raise ValueError(
-            f"InvSR got scale {method.scale:g}, and its predictor halves the LR picture's sides "
+            f"InvSR got scale {method.scale:g}, and its predictor halves the LR image's sides "
             f"to 1/{predictor.divisor} where latents have 1/{method.space.factor} of the "
-            f"output's: that is scale {made_for:g} alone. Set data.init_args.scale to it; "
+            f"output's: that is only scale {made_for:g}. Set data.init_args.scale to it; "
             "another scale needs a predictor with other halvings, trained for it"
         )
     if predictor.latent != method.space.channels:

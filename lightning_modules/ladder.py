@@ -1,8 +1,8 @@
-"""Sizes of a cascade of stages that each make up to four times as many pixels: Self-Cascade's.
+"""Sizes of Self-Cascade's stages, each of which has up to four times as many pixels.
 
 Guo et al., ECCV 2024 (arXiv 2402.10491), section 3.2: R = ceil(log_4(d_R / d)), d and d_R being
-numbers of pixels, not sides. The paper leaves the sizes in between open where the ratio is no power
-of four, and what to do with another aspect ratio; both are arguments here.
+numbers of pixels, not sides. The paper does not fix the sizes in between if the ratio is no power
+of four, nor how to change the aspect ratio; both are arguments here.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ Aspect = Literal["target", "base"]
 
 
 def count_stages(base: Size, target: Size) -> int:
-    """R, the smallest number for which ``base`` with 4^R times its pixels has those of ``target``.
+    """Return R, the least number for which 4^R times ``base`` has at least ``target``'s pixels.
 
-    In whole numbers: no logarithm is rounded.
+    Computed in integers, so that no logarithm is rounded.
 
     Args:
         base: (h, w).
         target: (H, W).
 
     Returns:
-        0 where the target is no larger.
+        R; 0 if the target is no larger.
     """
     pixels, stages = base[0] * base[1], 0
     while pixels * 4**stages < target[0] * target[1]:
@@ -37,16 +37,16 @@ def count_stages(base: Size, target: Size) -> int:
 
 
 def base_of(target: Size, scale: float) -> Size:
-    """The size of which ``target`` is ``scale`` times, along both sides.
+    """Return ``target`` divided by ``scale`` along both sides.
 
     Raises:
-        ValueError: There is none in whole pixels.
+        ValueError: If the result is not whole.
     """
     height, width = (round(side / scale) for side in target)
     if (round(height * scale), round(width * scale)) != tuple(target):
         raise ValueError(
-            f"pictures of {target[0]}x{target[1]} are no multiple of data.init_args.scale "
-            f"{scale:g}: choose others, or set model.init_args.base_size"
+            f"images of {target[0]}x{target[1]} are no multiple of data.init_args.scale "
+            f"{scale:g}: choose other sizes, or set model.init_args.base_size"
         )
     return height, width
 
@@ -58,24 +58,24 @@ def ladder(
     aspect: Aspect = "target",
     multiple: int = 8,
 ) -> list[Size]:
-    """Sizes from that of the base stage to the target.
+    """Return the sizes from the base stage to the target.
 
     Args:
         base: (h, w) that the base model was trained for.
         target: (H, W) of the output.
-        rule: ``geometric``: equal factors; ``x4_then_rest``: four times the pixels, and the last
-            stage what is left; or the sizes of all stages after the base's, the target being last.
+        rule: ``geometric``: equal factors; ``x4_then_rest``: four times the pixels, and the rest in
+            the last stage; or the sizes of all stages after the base's, with the target last.
         aspect: ``target``: the base stage has the target's aspect ratio and as many pixels as
             ``base``; ``base``: it has the size of ``base``, and the first stage changes the aspect.
-        multiple: Sides are multiples of this; those in between are rounded to it, halves up.
+        multiple: Sides are multiples of this; intermediate ones are rounded to it, halves up.
 
     Returns:
-        R + 1 sizes, the last of which is the target. At equal sizes the target alone; with an equal
-        number of pixels and another aspect that has to be changed, one stage.
+        R + 1 sizes, the target last. For equal sizes only the target; for equal numbers of pixels
+        and different aspect ratios, one stage.
 
     Raises:
-        ValueError: The target has fewer pixels than the base, a side is no multiple, or an argument
-            is unknown.
+        ValueError: If the target has fewer pixels than the base, a side is no multiple, or an
+            argument is unknown.
     """
     target = (target[0], target[1])  # on its way to a GPU a tuple becomes a list
     _check(base, target, rule, aspect, multiple)
@@ -95,7 +95,7 @@ def ladder(
 
 
 def _of(pixels: float, target: Size, multiple: int) -> Size:
-    """The size with so many pixels and the target's aspect ratio, no larger than the target."""
+    """Return a size with so many pixels and the target's aspect ratio, at most the target."""
     shrunk = math.sqrt(pixels / (target[0] * target[1]))
     height, width = (
         min(max(math.floor(side * shrunk / multiple + 0.5), 1) * multiple, side) for side in target
@@ -120,13 +120,13 @@ def _check(
         if min(size) < 1 or size[0] % multiple or size[1] % multiple:
             raise ValueError(
                 f"the {what} of {size[0]}x{size[1]} has a side that is no multiple of {multiple}: "
-                "choose sizes of pictures, data.init_args.scale, model.init_args.base_size and "
+                "choose sizes of images, data.init_args.scale, model.init_args.base_size and "
                 "stages accordingly"
             )
     if target[0] * target[1] < base[0] * base[1]:
         raise ValueError(
             f"the output of {target[0]}x{target[1]} has fewer pixels than the base's "
-            f"{base[0]}x{base[1]}: ask for larger pictures, or set model.init_args.base_size"
+            f"{base[0]}x{base[1]}: request larger images, or set model.init_args.base_size"
         )
 
 

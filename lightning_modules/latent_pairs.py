@@ -1,4 +1,4 @@
-"""Latents of HR and of the enlarged LR picture, as methods in latents train and start with."""
+"""Latents of HR and of the enlarged LR image, for methods that work in latents."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def latent_pair(space: Space, batch: Batch, noise: Noise | None = None) -> tuple[Tensor, Tensor]:
-    """Latents of HR and of the enlarged LR; those that the batch brings along are not computed.
+    """Return latents of HR and of the enlarged LR; latents in the batch are used as they are.
 
     Args:
-        space: Of which they are.
-        batch: ``lr``, and ``hr`` or what ``main.py encode`` made of it.
-        noise: To draw from the encoder's distribution, where it has one; by default its mean, which
-            is also what ``encode`` wrote.
+        space: The space of the latents.
+        batch: ``lr``, and ``hr`` or its latent from ``main.py encode``.
+        noise: Draws from the encoder's distribution, if it has one; by default its mean is used,
+            as in ``encode``.
 
     Returns:
         Both (B, channels, h, w).
 
     Raises:
-        ValueError: The batch brings latents of another space, or no LR.
+        ValueError: If the batch has latents of another space, or no LR.
     """
     if "latent" in batch:
         z = space.take(batch["latent"], batch["space"])
@@ -38,7 +38,7 @@ def latent_pair(space: Space, batch: Batch, noise: Noise | None = None) -> tuple
         z = space.encode(batch["hr"], noise)
     if "lr" not in batch:
         raise ValueError(
-            "data.init_args.train gives latents alone, and this method wants LR pictures too: "
+            "data.init_args.train has only latents, and this method also needs LR images: "
             "encode with --encode.pairs true, or with --encode.pictures true"
         )
     if "lr_latent" in batch:
@@ -47,18 +47,18 @@ def latent_pair(space: Space, batch: Batch, noise: Noise | None = None) -> tuple
 
 
 def whole_lr(pixels: int, scale: float) -> int:
-    """The least number of LR pixels that is a whole multiple of so many output pixels."""
+    """Return the least number of LR pixels that is a whole multiple of so many output pixels."""
     return (pixels / Fraction(scale).limit_denominator(100)).numerator
 
 
 def enlarged(lr: Tensor, size: tuple[int, int]) -> Tensor:
-    """Enlarge as ResShift and InvSR were released: bicubic, a = -0.75, not antialiased or clamped.
+    """Enlarge as in the releases of ResShift and InvSR: bicubic, a = -0.75, no antialiasing.
 
     Args:
         lr: (B, 3, h, w).
         size: (H, W).
 
     Returns:
-        (B, 3, H, W).
+        (B, 3, H, W), not clamped.
     """
     return functional.interpolate(lr, size, mode="bicubic", align_corners=False)

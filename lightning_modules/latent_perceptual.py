@@ -1,16 +1,16 @@
-"""LPIPS in latents, trained on judgements of people: what InvSR's loss needs and nobody released.
+"""LPIPS in latents, trained on human judgements: required by InvSR's loss, and unreleased.
 
 Zhang et al., CVPR 2018 (arXiv 1801.03924), section 3, "tune": the network and the weights of its
-channels learn which of two distorted pictures people find nearer to a reference; here from latents,
-as InvSR (Yue et al., CVPR 2025; arXiv 2412.09013) uses it.
+channels learn which of two distorted images people find nearer to a reference; here from latents,
+as in InvSR (Yue et al., CVPR 2025; arXiv 2412.09013).
 
 x, x_0, x_1   reference and distortions, as latents       h   share of people who found x_1 nearer
 d_0, d_1      distances from the reference                G   from both distances to h
 
 Differs from the paper in: latents; the first three poolings, see ``networks.latent_lpips``; the
-learning rate of the shipped configuration falls on a cosine, where the paper keeps it for five
-epochs and lets it fall evenly for five more. Patches of BAPPS have 64 pixels, so 8 places of a
-latent of factor 8.
+learning rate of the shipped configuration falls on a cosine; in the paper it is constant for five
+epochs and falls linearly for five more. Patches of BAPPS have 64 pixels, so 8 positions in a latent
+of factor 8.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -36,32 +36,29 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_SMALLEST = 0.1  # added to the distances that are divided by, as in the released LPIPS
+_SMALLEST = 0.1  # added to divisors, as in the released LPIPS
 
 
 def adam(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-    """Adam with a learning rate of 1e-4 and a first momentum of 0.5, as LPIPS was trained."""
+    """Adam with a learning rate of 1e-4 and a first momentum of 0.5, as for LPIPS."""
     return torch.optim.Adam(parameters, lr=1e-4, betas=(0.5, 0.999))
 
 
 class LatentPerceptual(ImageModel):
-    """Train a distance of latents; its runs are what ``LatentLPIPS.load`` takes. No pictures.
+    """Train a distance of latents, for ``LatentLPIPS.load``. It outputs no images.
 
     ``val/2afc`` is the share of people that the distance agrees with, from 0 to 1: the score of the
     paper's tables.
 
     Args:
         scale: Unused; set ``data.init_args.scale`` to 1.
-        space: Whose latents they are: that of the method which will train with the distance.
+        space: Space of the latents: that of the method that will train with the distance.
         space_weights: Weights of the space's autoencoder, as its authors released them: a file, or
             a name of ``configs/weights.yaml``.
-        widths: Channels of the network's five stages; others than VGG16's want ``vgg16`` null.
-        vgg16: What the network begins with: torchvision's file, or its name in
+        widths: Channels of the network's five stages; other than VGG16's require ``vgg16`` null.
+        vgg16: Initial weights of the network: torchvision's file, or its name in
             ``configs/weights.yaml``; null for random weights ("scratch" in the paper).
         optimizer: Makes the optimiser of the trainable parameters.
-        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
-            there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
     """
 
     def __init__(
@@ -72,16 +69,15 @@ class LatentPerceptual(ImageModel):
         widths: Sequence[int] = VGG16,
         vgg16: str | None = "vgg16",
         optimizer: OptimizerCallable = adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(scale, optimizer, lr_scheduler, weights)
+        super().__init__(scale, optimizer=optimizer, **kwargs)
         self.space, self.space_weights, self.vgg16 = space, space_weights, vgg16
         self.network = LatentDistance(space.channels, widths)
         self.ranking = Ranking()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Binary cross-entropy between G(d_0, d_1) and h."""
+        """Return the binary cross-entropy between G(d_0, d_1) and h."""
         distances = self.distances(batch)
         loss = functional.binary_cross_entropy_with_logits(self.ranking(*distances), batch["judge"])
         self.log("train/loss", loss, prog_bar=True)
@@ -89,13 +85,13 @@ class LatentPerceptual(ImageModel):
         return loss
 
     def distances(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """d_0 and d_1, (B,) each.
+        """Return d_0 and d_1, (B,) each.
 
         Args:
-            batch: With ``ref``, ``p0``, ``p1`` (B, 3, H, W) in [0, 1].
+            batch: Batch with ``ref``, ``p0``, ``p1`` (B, 3, H, W) in [0, 1].
 
         Raises:
-            ValueError: There are no triplets in it.
+            ValueError: If the batch has no triplets.
         """
         if "judge" not in batch:
             raise ValueError(
@@ -115,12 +111,12 @@ class LatentPerceptual(ImageModel):
         optimizer: Any,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """The weights of the channels are kept from becoming negative, as in the paper."""
+        """Step, then clamp the channels' weights to at least 0, as in the paper."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.network.keep_positive()
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """The two-alternative forced choice: how often people chose as the distances do."""
+        """Log the two-alternative forced choice: how often people chose as the distances do."""
         chosen = agreement(*self.distances(batch), batch["judge"])
         count = len(chosen)
         self.log("val/2afc", chosen.mean(), batch_size=count, prog_bar=True, sync_dist=True)
@@ -137,7 +133,7 @@ class LatentPerceptual(ImageModel):
     # -------------------------------------------------------------------------------- frozen parts
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
-        """The autoencoder's weights, and what the network begins with. Args as the base's."""
+        """Load the autoencoder's weights and the network's initial ones."""
         if self.space_weights is not None:
             self.space.load_official(find("space_weights", self.space_weights))
         if self.vgg16 is not None:
@@ -145,10 +141,10 @@ class LatentPerceptual(ImageModel):
             fit(self.network, from_imagenet(path, self.space.channels), f"{path} and of LPIPS")
 
     def setup(self, stage: str) -> None:
-        """See that nothing is computed in random latents.
+        """Raise if the autoencoder has random weights.
 
         Raises:
-            ValueError: The autoencoder has no weights of its own.
+            ValueError: If it has no weights of its own.
         """
         check_space(self.space, "space_weights")
 
@@ -156,8 +152,8 @@ class LatentPerceptual(ImageModel):
 class Ranking(nn.Module):
     """G: two layers of 32 units, from both distances to the logit of h.
 
-    Source: Zhang et al. 2018, section 3; that it sees differences and ratios besides is from the
-    released code.
+    Source: Zhang et al. 2018, section 3; its inputs of differences and ratios are from the released
+    code.
     """
 
     def __init__(self) -> None:
@@ -167,13 +163,13 @@ class Ranking(nn.Module):
         )
 
     def forward(self, d_0: Tensor, d_1: Tensor) -> Tensor:
-        """(B,) logits of (B,) distances."""
+        """Return the (B,) logits of (B,) distances."""
         ratios = d_0 / (d_1 + _SMALLEST), d_1 / (d_0 + _SMALLEST)
         return self.layers(torch.stack([d_0, d_1, d_0 - d_1, *ratios], 1)).squeeze(1)
 
 
 def agreement(d_0: Tensor, d_1: Tensor, judge: Tensor) -> Tensor:
-    """(B,) shares of the people who chose as the distances do; of equal ones, half of each choice.
+    """Return the (B,) shares of people who agree with the distances; 0.5 for equal distances.
 
     Args:
         d_0: (B,) distances of the first distortion.

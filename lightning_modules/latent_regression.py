@@ -1,19 +1,16 @@
-"""Regression in latents: the control of a comparison with InvSR, its network without diffusion."""
+"""Regression in latents: InvSR's network without diffusion, as a control."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.nn import functional
 
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import SuperResolver
-from lightning_modules.color import ColorFix
 from lightning_modules.frozen_base import check_space
-from lightning_modules.image_model import adam
 from lightning_modules.latent_pairs import enlarged, latent_pair
 from lightning_modules.networks.noise_predictor import NoisePredictor
 from lightning_modules.noise import Noise
@@ -24,22 +21,18 @@ if TYPE_CHECKING:
 
 
 class LatentRegression(SuperResolver):
-    """InvSR's predictor, trained to answer at once.
+    """InvSR's predictor, trained as a regression.
 
-    The mean that the predictor gives is added to the latent of the enlarged LR picture.
+    The predicted mean is added to the latent of the enlarged LR image.
 
     Args:
-        scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
-        predictor: What is trained.
+        scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
+        predictor: The network to train.
         space: The latents.
-        patch: As of ``InvSR``.
-        optimizer: Makes the optimiser.
-        lr_scheduler: Makes the learning-rate schedule; by default there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
-        color_fix: How outputs get the colours of LR.
+        patch: Side in LR pixels for training; as in ``InvSR``.
 
     Raises:
-        ValueError: Scale, predictor and space do not fit one another.
+        ValueError: If scale, predictor and space do not fit together.
     """
 
     enlarged = staticmethod(enlarged)  # as `main.py encode` makes pairs
@@ -50,12 +43,9 @@ class LatentRegression(SuperResolver):
         predictor: NoisePredictor,
         space: Space,
         patch: int = 128,
-        optimizer: OptimizerCallable = adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
-        color_fix: ColorFix = "none",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(scale, optimizer, lr_scheduler, weights, color_fix)
+        super().__init__(scale, **kwargs)
         self.predictor, self.space, self.patch = predictor, space, patch
         if (scale, predictor.latent) != (space.factor / predictor.divisor, space.channels):
             raise ValueError(
@@ -69,7 +59,7 @@ class LatentRegression(SuperResolver):
         self.tile_always = True
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Distance between the latents."""
+        """Return the distance between the latents."""
         z, y = latent_pair(self.space, batch)
         loss = functional.mse_loss(y + self.predictor(batch["lr"], 0.0).mean, z)
         self.log("train/loss", loss, prog_bar=True)
@@ -85,10 +75,10 @@ class LatentRegression(SuperResolver):
         return mirrored.crop(self.space.decode(y + self.predictor(lr, 0.0).mean), batch["size"])
 
     def setup(self, stage: str) -> None:
-        """See that nothing is computed in random latents.
+        """Raise if the autoencoder has random weights.
 
         Raises:
-            ValueError: The autoencoder has random weights.
+            ValueError: If so.
         """
         super().setup(stage)
         check_space(self.space)

@@ -1,4 +1,4 @@
-"""Which layers of a U-Net get low-rank updates, and those merged into its weights for sampling."""
+"""Low-rank updates of a U-Net's layers, merged into its weights for sampling."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import nn
 
 
 def targets(unet: Any) -> list[str]:
-    """Names of the linear layers of attention blocks, and of residual blocks' timesteps.
+    """Return the names of the linear layers of attention blocks and of timestep projections.
 
-    Self-Cascade's authors do not name their layers. Of the natural choices these alone make its
-    numbers of parameters, 1.9 M and 15 M with ranks 4 and 32 on Stable Diffusion 2.1: queries,
-    keys, values and outputs of both attentions, both layers behind them, the projections before and
-    after a block where they are linear, and what residual blocks make of the timestep. Temporal
-    layers of a video network are left as they are.
+    Self-Cascade's authors do not name their layers. Among the natural choices, only this one has
+    their numbers of parameters, 1.9 M and 15 M with ranks 4 and 32 on Stable Diffusion 2.1:
+    queries, keys, values and outputs of both attentions, both layers of the feed-forward part,
+    linear projections before and after a block, and timestep projections of residual blocks.
+    Temporal layers of a video network are excluded.
 
     Args:
         unet: A ``UNet2DConditionModel`` or ``UNet3DConditionModel``.
@@ -31,32 +31,31 @@ def targets(unet: Any) -> list[str]:
 
 
 def add_layers(unet: Any, rank: int, alpha: int) -> None:
-    """Put untrained low-rank updates, in float32, beside the linear layers; they give 0.
+    """Add low-rank updates in float32 to the linear layers; untrained, they return 0.
 
     Args:
-        unet: Frozen.
-        rank: Of the updates.
-        alpha: Over ``rank`` the factor of an update.
+        unet: The frozen U-Net.
+        rank: Rank of the updates.
+        alpha: An update is scaled by ``alpha`` / ``rank``.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
     names = targets(unet)
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=names), unet)
     for parameter in unet.parameters():
-        if parameter.requires_grad:  # in the base's bfloat16 most steps would be rounded away
+        if parameter.requires_grad:  # in the base's bfloat16, rounding would lose most steps
             parameter.data = parameter.data.float()
 
 
 @contextmanager
 def merged(unet: Any) -> Iterator[None]:
-    """Within, updates are part of the weights, so that sampling costs what the base's does.
+    """Merge updates into the weights within the context, so that sampling is as fast as the base.
 
-    The base's own weights come back as they were, to the bit: taken off again, an update would
-    leave its rounding in them. In half precision they stay beside the weights, which would round
-    most of them away.
+    The base's weights are restored bit for bit; subtracting an update would leave rounding errors.
+    In half precision, updates are not merged, since rounding would lose most of them.
 
     Args:
-        unet: With layers of ``add_layers``, or without.
+        unet: The U-Net, with or without layers of ``add_layers``.
     """
     layers: list[Any] = [
         module

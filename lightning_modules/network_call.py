@@ -1,4 +1,4 @@
-"""Networks that are named by their class, and made for a scale."""
+"""Build a network for a scale from its class."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ NetworkCallable = Callable[[float], nn.Module]
 
 
 def built(network: NetworkCallable, scale: float) -> nn.Module:
-    """The network for a scale.
+    """Build the network for a scale.
 
     Args:
-        network: Makes it.
+        network: Factory from the configuration.
         scale: Factor by which it enlarges.
 
     Raises:
-        ValueError: Its class does not take the scale as its first argument.
+        ValueError: If the first argument of its class is not the scale.
     """
     try:
         return network(scale)
     except TypeError as error:
-        # Of the call itself, by the parser; one within the network's own code is a bug of that.
+        # Only errors of the parser's call: those within the network's code keep their traceback.
         *_, last = traceback.extract_tb(error.__traceback__)
         by_parser = "jsonargparse" in last.filename
         if not by_parser or not re.search(r"__init__\(\) takes .* given", str(error)):

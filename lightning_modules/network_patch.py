@@ -1,8 +1,8 @@
-"""Changes to a base's U-Net while it is called, and not longer.
+"""Temporary changes of a base's U-Net during a call.
 
-A method for larger pictures that trains nothing may change layers of the network at some steps.
-Such a change is a ``NetworkPatch``, an argument of the method that samples; around each call it is
-made and taken back, also after an exception, so that weights, names and checkpoints never know.
+A training-free method for larger images may change layers of the network at some steps. Such a
+change is a ``NetworkPatch``, an argument of the sampling method. It is applied and undone around
+each call, also after an exception, so that weights, names and checkpoints never change.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from lightning_modules.stages import Size
 
 @dataclass(frozen=True)
 class Step:
-    """What a patch knows of a step of sampling.
+    """A sampling step, for a patch.
 
     Args:
-        number: Of the step, from 0 at the noisiest timestep of the sampler; where sampling starts
-            in between, not from 0.
-        count: How many steps there are from noise alone.
+        number: Number of the step, counted from 0 at the sampler's noisiest timestep, also if
+            sampling starts in between.
+        count: Number of steps from pure noise.
         size: (h, w) of the latent.
-        trained: That of the latents that the base was trained for.
+        trained: (h, w) of the latents that the base was trained for.
     """
 
     number: int
@@ -39,7 +39,7 @@ class Step:
 
     @property
     def growth(self) -> float:
-        """How many times as many positions there are as the base was trained for."""
+        """Number of positions, relative to what the base was trained for."""
         return math.prod(self.size) / math.prod(self.trained)
 
 
@@ -47,28 +47,28 @@ class NetworkPatch(ABC):
     """Base of the patches."""
 
     def check(self, denoiser: UNet2D, guidance: float) -> None:
-        """Refuse a base on which it would not do what it says.
+        """Raise if the base does not support the patch.
 
         Args:
             denoiser: The base.
             guidance: Strength of classifier-free guidance; 1 for none.
 
         Raises:
-            ValueError: The base is compiled.
+            ValueError: If the base is compiled.
         """
         if denoiser.flags.compile:
             raise ValueError(
-                f"model.init_args.patch is {type(self).__name__}, which a compiled network would "
-                "not notice: set compile in model.init_args.denoiser.init_args.flags to false"
+                f"model.init_args.patch is {type(self).__name__}, which has no effect on a "
+                "compiled network: set compile in model.init_args.denoiser.init_args.flags to false"
             )
 
     @abstractmethod
     def applied(self, denoiser: UNet2D, step: Step) -> AbstractContextManager[None]:
-        """Within it the network is another; after it, as it was.
+        """Change the network within the context.
 
         Args:
             denoiser: The base.
-            step: Where sampling is.
+            step: Current step.
         """
 
     def guided(
@@ -81,21 +81,21 @@ class NetworkPatch(ABC):
         known: tuple[Condition, Condition],
         guidance: float,
     ) -> Tensor:
-        """The network's raw output under classifier-free guidance; a patch may have its own rule.
+        """Return the network's raw output with guidance; a patch may have its own rule.
 
         Args:
             denoiser: The base.
-            step: Where sampling is.
+            step: Current step.
             predict: Calls the network.
             z: (B, C, ...), noisy.
             t: (B,).
-            known: What the denoiser is told, and what in the other branch.
-            guidance: 1 for none.
+            known: Conditions with and without the caption.
+            guidance: Strength of classifier-free guidance; 1 for none.
         """
         with self.applied(denoiser, step):
             return guided(predict, z, t, *known, guidance)
 
     @property
     def options(self) -> dict[str, str | int | float]:
-        """Settings of which pictures depend; results are told apart by them."""
+        """Settings that change outputs; they label results."""
         return {"patch": type(self).__name__}

@@ -1,12 +1,12 @@
-"""Training and sampling of a next-scale model: what Infinity and NSARM share.
+"""Training and sampling of a next-scale model, shared by Infinity and NSARM.
 
 Han et al., Infinity (CVPR 2025; arXiv 2412.04431).
 
-f     latent of a picture, not quantised        C_k   sum of what was said up to scale k
-b_k   bits that scale k should say              n_k   input at scale k: C_(k-1), made small
+f     latent of an image, not quantised         C_k   sum of the codes up to scale k
+b_k   target bits of scale k                    n_k   input at scale k: C_(k-1), downscaled
 
-The transformer predicts b_k from n_1 ... n_k. What scale k should say is what C_(k-1) leaves out of
-f, so bits that were wrong on purpose, or come from elsewhere, are mended by those after them.
+The transformer predicts b_k from n_1 ... n_k. The target of scale k is the residual of f after
+C_(k-1), so later bits correct earlier ones that were flipped or given.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from lightning_modules.networks.bsq import (
     to_tokens,
 )
 from lightning_modules.networks.infinity import InfinityTransformer, Mixture, Text
-from lightning_modules.networks.infinity_block import Cache, Told
+from lightning_modules.networks.infinity_block import Cache, EncodedText
 from lightning_modules.networks.scales import Scales, Size
 from lightning_modules.noise import Noise
 
@@ -43,7 +43,7 @@ Change = Callable[[int, Tensor], Tensor]
 
 
 class Forced(NamedTuple):
-    """What the transformer is given and what it should answer, for all scales at once.
+    """Inputs and targets of the transformer, for all scales at once.
 
     Args:
         inputs: (B, n, bits): n_2 ... n_K, as tokens.
@@ -61,12 +61,12 @@ def forced(
 
     Args:
         f: (B, d, h, w).
-        scales: Of this latent.
-        change: As of ``scales_of``: what is said instead of the right bits.
-        mode: How C_k is made small.
+        scales: Scales of this latent.
+        change: Replaces the right bits; as in ``scales_of``.
+        mode: How C_k is downscaled.
 
     Raises:
-        ValueError: The latent has another size than the last scale.
+        ValueError: If the latent has another size than the last scale.
     """
     bits, inputs = [], []
     for number, scale in enumerate(scales_of(f, scales.latents, change)):
@@ -79,13 +79,13 @@ def forced(
 
 
 def self_correction(strength: float, levels: int) -> Change:
-    """Bitwise self-correction: a share of the bits of the first scales is said wrong.
+    """Bitwise self-correction: flip a share of the bits of the first scales.
 
-    The share is drawn anew for each scale, from 0, 0.01, ... to ``strength``, for the whole batch.
+    The share is drawn for each scale, from 0, 0.01, ... to ``strength``, for the whole batch.
 
     Args:
-        strength: In [0, 1].
-        levels: Scales that it is done for.
+        strength: Largest share, in [0, 1].
+        levels: Number of first scales to flip bits in.
 
     Source: Infinity, section 3.4 and algorithm 2.
     """
@@ -100,13 +100,13 @@ def self_correction(strength: float, levels: int) -> Change:
 
 
 def scale_weights(scales: Scales, first: int = 0, reweight: bool = True) -> Tensor:
-    """(n,) weights of the tokens from scale ``first`` on, which sum up to 1.
+    """Return weights (n,) of the tokens from scale ``first`` on, with sum 1.
 
     Args:
-        scales: Of the picture.
+        scales: Scales of the image.
         first: Number of the first scale that counts.
-        reweight: A token of a grid of h w counts 1 / sqrt(h w), so that fine scales, which have
-            nearly all of the tokens, are not all that counts; else all count alike.
+        reweight: Weight tokens of a grid of h w by 1 / sqrt(h w), so that fine scales, with most of
+            the tokens, do not dominate; otherwise all tokens count equally.
     """
     parts = [
         torch.full((h * w,), 1 / math.sqrt(h * w) if reweight else 1.0)
@@ -117,7 +117,7 @@ def scale_weights(scales: Scales, first: int = 0, reweight: bool = True) -> Tens
 
 
 def bit_losses(logits: Tensor, bits: Tensor) -> Tensor:
-    """Cross-entropy of each bit, the mean over those of a token.
+    """Return the cross-entropy of each token, the mean over its bits.
 
     Args:
         logits: (B, n, bits, 2).
@@ -139,14 +139,14 @@ class Bitwise:
 
     Args:
         tau: Temperature; 0 for the likelier value.
-        top_p: The less likely value of a bit is left out where its probability is at most
+        top_p: The less likely value of a bit is never drawn if its probability is at most
             1 - ``top_p``.
         guidance: Strength of classifier-free guidance; 1 for none.
-        guidance_after: Number of blocks after which the two passes of guidance are mixed into one;
-            by default their logits are.
+        guidance_after: Number of blocks after which the two passes of guidance are mixed; by
+            default their logits are mixed.
 
     Raises:
-        ValueError: A number is out of range.
+        ValueError: If a number is out of range.
     """
 
     tau: float = 0.5
@@ -163,14 +163,14 @@ class Bitwise:
 
     @property
     def options(self) -> dict[str, str | int | float]:
-        """What differs from the default, for results."""
+        """Settings that differ from the defaults, for results."""
         default = Bitwise()
         names = ("tau", "top_p", "guidance", "guidance_after")
         return {n: getattr(self, n) for n in names if getattr(self, n) != getattr(default, n)}
 
 
 def drawn(logits: Tensor, uniform: Tensor, how: Bitwise) -> Tensor:
-    """Bits.
+    """Draw bits.
 
     Args:
         logits: (B, n, bits, 2).
@@ -190,14 +190,14 @@ def drawn(logits: Tensor, uniform: Tensor, how: Bitwise) -> Tensor:
 
 
 def drawn_code(logits: Tensor, noise: Noise, grid: Size, patch: int, how: Bitwise) -> Tensor:
-    """Code of one scale, drawn by where its bits are in the picture.
+    """Draw the code of one scale, with noise by the position in the image.
 
     Args:
         logits: (B, h w, bits, 2).
-        noise: Of B pictures.
+        noise: Noise of B images.
         grid: (h, w) in tokens.
         patch: Side of a token.
-        how: Bits are drawn.
+        how: How bits are drawn.
 
     Returns:
         (B, d, h patch, w patch).
@@ -219,23 +219,23 @@ def sample(
     mode: Down = "trilinear",
     at_once: bool = True,
 ) -> list[Tensor]:
-    """Codes of all scales, each drawn with those before it known.
+    """Draw the codes of all scales, each given the previous ones.
 
     Args:
         network: The transformer.
-        scales: Of the pictures.
-        text: Of B pictures; with guidance of 2B, the second half what is led away from.
-        noise: Of B pictures; bits are drawn by where they are in the picture.
-        how: They are drawn.
-        known: (B, d, h, w), codes of the first scales, where they come from elsewhere.
-        mode: How sums of codes are made small.
-        at_once: Whether known scales go through the network in one pass instead of one each, which
-            differs by rounding alone.
+        scales: Scales of the images.
+        text: Text of B images; with guidance of 2B, the second half unconditional.
+        noise: Noise of B images; draws depend on the position in the image.
+        how: How bits are drawn.
+        known: (B, d, h, w), given codes of the first scales.
+        mode: How sums of codes are downscaled.
+        at_once: Whether known scales go through the network in one pass instead of one each; the
+            results differ only by rounding.
 
     Returns:
         (B, d, h_k, w_k) of each scale.
     """
-    told = network.told(text)
+    encoded = network.encode_text(text)
     cache, copies = Cache(scales.tokens), 1 if how.guidance == 1 else 2
     codes, inputs = list(known), list[Tensor]()
     total: Tensor | float = 0.0
@@ -248,7 +248,7 @@ def sample(
             inputs.append(below.repeat(copies, 1, 1))
         if number < len(known) and at_once:
             continue
-        logits = _logits(network, inputs, scales, told, first, cache, how)
+        logits = _logits(network, inputs, scales, encoded, first, cache, how)
         inputs, first = [], number + 1
         if number >= len(known):
             here = logits[:, -grid[0] * grid[1] :]
@@ -260,7 +260,7 @@ def _logits(
     network: InfinityTransformer,
     inputs: Sequence[Tensor],
     scales: Scales,
-    told: Told,
+    encoded: EncodedText,
     first: int,
     cache: Cache,
     how: Bitwise,
@@ -269,7 +269,7 @@ def _logits(
     mixture = None
     if how.guidance != 1 and how.guidance_after is not None:
         mixture = Mixture(how.guidance_after, how.guidance)
-    logits: Tensor = network(tokens, scales, told, first, cache, mixture)
+    logits: Tensor = network(tokens, scales, encoded, first, cache, mixture)
     if how.guidance == 1:
         return logits
     with_it, without = logits.chunk(2)

@@ -1,4 +1,4 @@
-"""Parts of Infinity and NSARM that are the same: tokenizer, texts, what is trained and reported."""
+"""Shared parts of Infinity and NSARM: tokenizer, texts, optimiser groups and logs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def adamw(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-    """AdamW as Infinity was trained; 6e-5 is for batches of 4,096."""
+    """AdamW as for Infinity; 6e-5 is for batches of 4,096."""
     return torch.optim.AdamW(parameters, lr=6e-5, betas=(0.9, 0.97), weight_decay=0.005, fused=True)
 
 
 class NextScale(ImageModel):
-    """A method whose transformer says the bits of a frozen tokenizer, scale by scale."""
+    """A method whose transformer predicts the bits of a frozen tokenizer, scale by scale."""
 
     space: BitwiseSpace
     space_weights: str | None
@@ -37,11 +37,11 @@ class NextScale(ImageModel):
     bits: Bitwise
 
     def check_parts(self) -> None:
-        """See that the parts fit one another.
+        """Raise if the parts do not fit together.
 
         Raises:
-            ValueError: Transformer and space have other numbers of bits, or a prompt has no reader,
-                or a number is out of range.
+            ValueError: If transformer and space have different numbers of bits, a prompt has no
+                encoder, or a number is out of range.
         """
         if not 0 <= self.text_dropout <= 1:
             raise ValueError(
@@ -51,7 +51,7 @@ class NextScale(ImageModel):
         if self.prompt is not None and not (reads and self.prompt.strip()):
             raise ValueError(
                 f"model.init_args.prompt is {self.prompt!r}, and "
-                f"{'it says nothing' if reads else 'nothing reads it'}: set "
+                f"{'it is empty' if reads else 'an encoder is missing'}: set "
                 f"{'it to a text, or to null' if reads else 'model.init_args.encoder'}"
             )
         if self.transformer is None:
@@ -72,33 +72,33 @@ class NextScale(ImageModel):
     # ---------------------------------------------------------------------------------- the network
 
     def text(self, batch: Batch) -> Text | None:
-        """What is known of the captions; None where nobody asks. Raises as ``text_of``."""
+        """Return the text of a batch; None without text. Raises as ``text_of``."""
         width = self._network.no_text.shape[1]
         return text_of(batch, self.encoder, self.prompt, width)
 
     def predicted(self, batch: Batch, inputs: Tensor, scales: Scales) -> Tensor:
-        """Logits of all scales, (B, n, bits, 2), with some captions left out, as in training.
+        """Return logits of all scales, (B, n, bits, 2), with captions dropped as in training.
 
         Args:
-            batch: Has the captions.
-            inputs: Of ``next_scale.forced``.
-            scales: Of the pictures.
+            batch: Batch with captions.
+            inputs: Inputs of ``next_scale.forced``.
+            scales: Scales of the images.
         """
         network, count = self._network, len(inputs)
         known, none = _text_or_none(network, self.text(batch), count)
         dropped = torch.rand(count, device=inputs.device) < self.text_dropout
-        told = network.told(network.without_text(known, none | dropped))
-        logits: Tensor = network(inputs, scales, told)
+        encoded = network.encode_text(network.without_text(known, none | dropped))
+        logits: Tensor = network(inputs, scales, encoded)
         return logits
 
     def sampling(self, batch: Batch) -> tuple[Text, Bitwise]:
-        """What ``next_scale.sample`` is told, and how it draws: with guidance, of no text too.
+        """Return the text for ``next_scale.sample``, with guidance also the empty one, and bits.
 
         Args:
-            batch: Has the captions.
+            batch: Batch with captions.
 
         Raises:
-            ValueError: There is guidance, and no text.
+            ValueError: If there is guidance without text.
         """
         network, found = self._network, self.text(batch)
         known, none = _text_or_none(network, found, len(batch["key"]))
@@ -108,7 +108,7 @@ class NextScale(ImageModel):
         if found is None:
             raise ValueError(
                 f"model.init_args.bits.init_args.guidance is {self.bits.guidance:g}, and there is "
-                "no text to be led by: set model.init_args.encoder, or guidance to 1"
+                "no text: set model.init_args.encoder, or guidance to 1"
             )
         without = network.without_text(known, ~none)
         both = Text(*(torch.cat(pair) for pair in zip(with_it, without, strict=True)))
@@ -123,14 +123,14 @@ class NextScale(ImageModel):
     def log_scales(
         self, scales: Scales, losses: Tensor, logits: Tensor, bits: Tensor, first: int = 0
     ) -> None:
-        """Log the loss of each scale, and the share of all bits that are right.
+        """Log the loss of each scale, and the share of correct bits.
 
         Args:
-            scales: Of the pictures.
+            scales: Scales of the images.
             losses: (B, n), of tokens from scale ``first`` on.
-            logits: (B, n, bits, 2), likewise.
-            bits: (B, n, bits), likewise.
-            first: Number of a scale.
+            logits: (B, n, bits, 2), of the same tokens.
+            bits: (B, n, bits), of the same tokens.
+            first: Number of the first scale.
         """
         right = (logits[..., 1] > logits[..., 0]) == (bits > 0.5)
         self.log("train/bit_accuracy", right.float().mean(), prog_bar=True)
@@ -140,24 +140,24 @@ class NextScale(ImageModel):
             self.log(f"train/loss_scale_{number}", losses[:, here].detach().mean())
 
     def optimized(self) -> list[dict[str, Any]]:
-        """Norms, biases and tables are not decayed."""
+        """Parameter groups: norms, biases and tables without weight decay."""
         return decay_groups(self)
 
-    # --------------------------------------------------------------------------------- what is said
+    # -------------------------------------------------------------------------------------- latents
 
     @torch.no_grad()
     def decoded(self, total: Tensor) -> Tensor:
-        """Pictures, (B, 3, H, W), of the sum of codes, (B, d, h, w)."""
-        return self.space.pictures(total)
+        """Decode the sum of codes (B, d, h, w) to images (B, 3, H, W)."""
+        return self.space.images(total)
 
     @torch.no_grad()
-    def encoded(self, pictures: Tensor) -> Tensor:
-        """Latents of pictures, (B, d, h, w), not quantised."""
-        return self.space.encode(pictures)
+    def encoded(self, images: Tensor) -> Tensor:
+        """Encode images to latents (B, d, h, w), not quantised."""
+        return self.space.encode(images)
 
     @property
     def options(self) -> dict[str, str | int | float]:
-        """How bits are drawn, and what is told: it tells results of the same weights apart."""
+        """Settings that change outputs of the same weights: drawing of bits, and text."""
         found: dict[str, str | int | float] = {**getattr(super(), "options", {})}
         found |= self.bits.options
         if self.encoder is not None:
@@ -169,21 +169,21 @@ class NextScale(ImageModel):
     # -------------------------------------------------------------------------------------- weights
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
-        """The tokenizer's weights. Args as ``ImageModel.load_parts``."""
+        """Load the tokenizer's weights."""
         if self.space_weights is not None:
             self.space.load_official(find("space_weights", self.space_weights))
 
     @property
     def unchecked(self) -> tuple[str, ...]:
-        """As ``ImageModel``'s; and the encoder, where none reads captions here."""
+        """Prefixes of parts that may differ, with the encoder if none reads captions."""
         reads = self.encoder is not None and self.encoder.reads
         return (*self.training_only, *(() if reads else ("encoder.",)))
 
     def setup(self, stage: str) -> None:
-        """See that the tokenizer is a trained one.
+        """Raise if the tokenizer has random weights.
 
         Raises:
-            ValueError: It is not.
+            ValueError: If so.
         """
         super().setup(stage)
         if not self.space.source:
@@ -196,7 +196,7 @@ class NextScale(ImageModel):
 def _text_or_none(
     network: InfinityTransformer, text: Text | None, count: int
 ) -> tuple[Text, Tensor]:
-    # Features, and where they are to be replaced: all of them where there is no text.
+    # Features, and a mask of those to replace: all of them without text.
     table = network.no_text
     none = torch.full((count,), text is None, device=table.device)
     if text is not None:

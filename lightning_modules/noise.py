@@ -1,31 +1,63 @@
-"""Noise that belongs to the image: the same field for an image in any batch, on any rank."""
+"""Noise that depends only on the image: the same field in any batch, on any rank."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from degradations.draws import seed_of
 
-if TYPE_CHECKING:
-    from lightning_modules.tiling import Span, Tile
+Size = tuple[int, int]
 
-SQUARE = 64  # side of what is drawn together of a placed field
+SQUARE = 64  # side of the squares that a placed field is drawn in
+
+
+@dataclass(frozen=True)
+class Span:
+    """One side of a tile.
+
+    Args:
+        lr: Position in the LR image.
+        out: Position in the output.
+        window: Weight of each of its output pixels, from 0 to 1; weights of all tiles add up to 1.
+    """
+
+    lr: slice
+    out: slice
+    window: Tensor
+
+
+class Tile(NamedTuple):
+    """A tile of an image."""
+
+    rows: Span
+    columns: Span
+
+    @property
+    def side(self) -> Size:
+        """(h, w) in the LR image."""
+        return length_of(self.rows.lr), length_of(self.columns.lr)
+
+    @property
+    def size(self) -> Size:
+        """(H, W) in the output."""
+        return len(self.rows.window), len(self.columns.window)
 
 
 class Noise:
-    """Independent normal fields, one an image, for a sampler to draw from.
+    """Independent normal fields, one per image, for samplers.
 
-    The n-th call gives image i the field of (seed of i, n), whatever else is in the batch. Fields
-    are made on the CPU, where they are the same on every machine, and moved.
+    The n-th call returns the field of (seed of i, n) for image i, whatever else is in the batch.
+    Fields are drawn on the CPU, identical on every machine, and moved to the device.
 
     Args:
         seeds: (B,) int64, the batch's ``seed``.
-        device: Where the fields are wanted.
+        device: Device of the fields.
     """
 
     def __init__(self, seeds: Tensor, device: torch.device | str = "cpu") -> None:
@@ -36,16 +68,16 @@ class Noise:
 
     @property
     def drew(self) -> bool:
-        """Whether a field was asked for, here or in one of the streams."""
+        """Whether any field was drawn, here or in a stream."""
         return self.calls > 0 or any(stream.drew for stream in self._streams)
 
     def stream(self, name: str | int) -> Noise:
-        """Noise of its own for a part of a method, e.g. a stage of a cascade.
+        """Return separate noise for a part of a method, e.g. a stage of a cascade.
 
-        However many fields other parts ask for, this one's are the same.
+        Its fields do not depend on the number of fields that other parts draw.
 
         Args:
-            name: Of the part.
+            name: Name of the part.
         """
         seeds = [seed_of(seed, "stream", name) for seed in self.seeds]
         stream = self._like(torch.tensor(seeds, dtype=torch.int64))
@@ -56,7 +88,7 @@ class Noise:
         return Noise(seeds, self.device)
 
     def normal(self, shape: Sequence[int]) -> Tensor:
-        """Standard normal noise.
+        """Draw standard normal noise.
 
         Args:
             shape: (B, ...) of the field; B is the number of seeds.
@@ -65,14 +97,14 @@ class Noise:
             (B, ...) float32.
 
         Raises:
-            ValueError: The first dimension is not the number of images.
+            ValueError: If the first dimension is not the number of images.
         """
         if not shape or shape[0] != len(self.seeds):
             raise ValueError(
-                f"noise of shape {tuple(shape)} was asked for, expected ({len(self.seeds)}, ...): "
+                f"noise of shape {tuple(shape)} was requested, expected ({len(self.seeds)}, ...): "
                 "one field for each image of the batch"
             )
-        # The type is said, for Lightning makes half precision the default where it is "true".
+        # An explicit type, since Lightning's "true" half precisions change the default.
         fields = torch.empty(tuple(shape), dtype=torch.float32)
         for image, (seed, field) in enumerate(zip(self.seeds, fields, strict=True)):
             self._fill(field, seed_of(seed, "noise", self.calls), image)
@@ -80,33 +112,33 @@ class Noise:
         return fields.to(self.device)
 
     def generators(self) -> list[torch.Generator]:
-        """One for each image, for a library that draws by itself; a call as ``normal`` is one.
+        """Return one generator per image, for libraries that draw noise; counts as one call.
 
-        They know nothing of places: two tiles of a picture draw the same at their corners.
+        They ignore positions: all tiles of an image draw the same fields.
 
         Returns:
-            B generators on the CPU, where fields are the same on every machine.
+            B generators on the CPU, with identical fields on every machine.
         """
         seeds = [seed_of(seed, "noise", self.calls) for seed in self.seeds]
         self.calls += 1
         return [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def _fill(self, field: Tensor, seed: int, image: int) -> None:
-        # In place, with what the seed alone says; `image` is its number in the batch.
+        # In place, by only the seed; `image` is the number in the batch.
         field.normal_(generator=torch.Generator().manual_seed(seed))
 
 
 class PlacedNoise(Noise):
-    """Noise of tiles: what two tiles of a picture share, they draw alike.
+    """Noise of tiles: overlapping tiles of an image draw the same noise in their overlap.
 
-    A field is a part of one that covers the whole picture, at the place where the tile lies; the
-    whole is made of squares of its own, so that no more is drawn than is wanted. Fields of any
-    size are taken to cover the tile, say pixels of the output or latents.
+    A field is the part of the whole image's field at the tile's position. The whole field consists
+    of independent squares, so that only required ones are drawn. A field of any size covers the
+    tile, for example pixels of the output or latents.
 
     Args:
-        seeds: (B,) int64, the batch's ``seed``; equal for tiles of one picture.
-        places: B tiles of one size, each where it lies in its picture.
-        device: Where the fields are wanted.
+        seeds: (B,) int64, the batch's ``seed``; equal for tiles of one image.
+        places: B tiles of one size, with their positions in their images.
+        device: Device of the fields.
     """
 
     def __init__(
@@ -119,7 +151,7 @@ class PlacedNoise(Noise):
         return PlacedNoise(seeds, self.places, self.device)
 
     def _fill(self, field: Tensor, seed: int, image: int) -> None:
-        if field.ndim < 2:  # of a picture, not of places in it
+        if field.ndim < 2:  # without positions
             super()._fill(field, seed, image)
             return
         sides = zip(self.places[image], field.shape[-2:], strict=True)
@@ -139,12 +171,12 @@ class PlacedNoise(Noise):
 
 
 def _begin(span: Span, n: int) -> int:
-    """Where a field of ``n`` values on a side of a tile begins in that of the whole picture.
+    """Return where a field of ``n`` values along a tile's side starts in the whole image's field.
 
-    A tile's own ratio of LR to output is not the picture's, where that is no whole number: at a
-    side of 2000 the product of the two would be off by dozens of pixels, and by others for each
-    tile. So it is counted in what a value is a whole number of, or a whole part: pixels of the
-    output or of LR, and latents, whose lattice the tiles lie on (``tile_multiple``).
+    For a fractional scale, a tile's own ratio of LR to output is not the image's: at a side of
+    2000 the position would be off by dozens of pixels, differently for each tile. So positions are
+    counted in units of which a value is a whole multiple or fraction: pixels of the output or of
+    LR, and latents, on whose lattice the tiles lie (``tile_multiple``).
     """
     of_lr, of_output = ((p.start, p.stop - p.start) for p in (span.lr, span.out))
     for start, side in (of_output, of_lr):
@@ -165,20 +197,20 @@ def _begin(span: Span, n: int) -> int:
 
 
 def _rounded(a: int, b: int) -> int:
-    # a / b, half up: the same in both tiles, wherever their borders meet pixels.
+    # a / b, half up: the same in both tiles, wherever their borders lie.
     return (2 * a + b) // (2 * b)
 
 
 def augmented(lr: Tensor, probability: float, level: float) -> tuple[Tensor, Tensor]:
-    """Noise on some training inputs, for networks that will be given another network's output.
+    """Add noise to some training inputs, for networks that will process another network's output.
 
     Conditioning augmentation of cascaded diffusion (Ho et al., 2022; arXiv 2106.15282), drawn from
-    torch's generator, as all that belongs to training.
+    torch's generator, like all noise of training.
 
     Args:
         lr: (B, 3, h, w) in [0, 1].
-        probability: Share of the inputs that get noise.
-        level: Its greatest standard deviation, for values in [-1, 1].
+        probability: Share of inputs with noise.
+        level: Greatest standard deviation of the noise, for values in [-1, 1].
 
     Returns:
         The inputs, not clamped, and (B,) standard deviations, for values in [-1, 1].
@@ -189,12 +221,17 @@ def augmented(lr: Tensor, probability: float, level: float) -> tuple[Tensor, Ten
 
 
 def check_augmentation(probability: float, level: float) -> None:
-    """Refuse what ``augmented`` cannot draw.
+    """Raise if arguments of ``augmented`` are out of range.
 
     Raises:
-        ValueError: With the argument's name.
+        ValueError: If so; the message names the argument.
     """
     if not 0 <= probability <= 1:
         raise ValueError(f"noise_probability is {probability}; expected a share from 0 to 1")
     if not 0 <= level < math.inf:
         raise ValueError(f"noise_level is {level}; expected a deviation of at least 0")
+
+
+def length_of(part: slice) -> int:
+    """Return the length of a slice with start and stop."""
+    return int(part.stop - part.start)

@@ -1,19 +1,19 @@
 """NSARM: next-scale autoregression for real-world super-resolution.
 
 arXiv 2510.00820, on Infinity (CVPR 2025; arXiv 2412.04431). A transformation network maps the
-latent of LR to what the first scales of HR's latent say; Infinity's transformer, tuned as a whole,
-says the others. Symbols as in ``lightning_modules.next_scale``, and
+latent of LR to the first scales of HR's latent; Infinity's transformer, fine-tuned as a whole,
+predicts the others. Symbols as in ``lightning_modules.next_scale``, and
 
-y     latent of LR, not enlarged                r_k   what C_(k-1) leaves out of HR's latent
-o_k   what the network makes of y for scale k   P     number of preliminary scales, 7 of 13
+y     latent of LR, not enlarged                r_k   residual of HR's latent after C_(k-1)
+o_k   the network's output for scale k          P     number of preliminary scales, 7 of 13
 
-Stage 1 trains the network alone: o_k shall be r_k, which is not quantised. In stage 2 the first
-scales say o_k, quantised, and the transformer learns what they leave out of HR.
+Stage 1 trains only the network, with r_k, which is not quantised, as the target of o_k. In stage 2
+the first scales are the quantised o_k, and the transformer learns the residual of HR.
 
-The paper gives neither losses' weights nor learning rates, and its code has no training: residuals
-count alike in stage 1; in stage 2 scales are weighed as in Infinity, the network is trained too, no
-bits are flipped. In sampling the released code makes C_k small by area, while Infinity, and all
-code for training, samples it without smoothing (trilinear): ``next_input_mode``.
+The paper has neither the losses' weights nor learning rates, and its code has no training. So
+residuals count equally in stage 1; in stage 2 scales are weighted as in Infinity, the network also
+trains, and no bits are flipped. In sampling, the released code downscales C_k by area, while
+Infinity, and all training code, downscales it without smoothing (trilinear): ``next_input_mode``.
 """
 
 from __future__ import annotations
@@ -23,15 +23,14 @@ from contextlib import nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.backbone.frozen import bare_names, fit, fit_part, part_of, same_weights
-from lightning_modules.backbone.space import fingerprint
 from lightning_modules.backbone.texts import Texts
 from lightning_modules.base import SuperResolver
 from lightning_modules.color import ColorFix
@@ -50,40 +49,37 @@ from lightning_modules.next_scale import (
 from lightning_modules.next_scale_model import NextScale, adamw
 from lightning_modules.noise import Noise
 from lightning_modules.padding import padded
-from lightning_modules.weights import Weights, read_weights
+from lightning_modules.weights import Weights, fingerprint, read_weights
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
 
 
 class NSARM(NextScale, SuperResolver):
-    """Without a transformer stage 1, which restores the first scales alone; with one stage 2.
+    """Stage 1 without a transformer, which restores only the first scales; stage 2 with one.
 
     Args:
-        scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
-        space: The tokenizer, frozen, with its scales.
+        scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
+        space: The frozen tokenizer, with its scales.
         mapper: The transformation network, for LR of one size.
-        transformer: Says the other scales; none for stage 1.
+        transformer: Predicts the other scales; none for stage 1.
         space_weights: Weights of the tokenizer: a run of ``Tokenizer``, a released file, or a name
             of ``configs/weights.yaml``.
-        mapper_weights: Weights that stage 2 starts from: the run of stage 1.
-        transformer_weights: Likewise: a run of ``Infinity``, or a released file.
-        train_mapper: Whether stage 2 trains the transformation network too.
-        encoder: Makes features of captions; without it, and without cached features, pictures are
-            of no text.
-        prompt: A caption for all pictures, in place of their own.
-        text_dropout: Share of the captions that are left out in training.
+        mapper_weights: Initial weights for stage 2: the run of stage 1.
+        transformer_weights: Initial weights for stage 2: a run of ``Infinity``, or a released file.
+        train_mapper: Whether stage 2 also trains the transformation network.
+        encoder: Encodes captions; without it, and without cached features, there is no text.
+        prompt: A caption for all images, instead of their own.
+        text_dropout: Share of captions to drop in training.
         reweight: Whether tokens of fine scales count less, by the square root of their number.
-        next_input_mode: How C_k is made small in sampling: ``trilinear`` as in training, or
-            ``area`` as the released code samples with the released weights.
-        bits: How they are drawn.
+        next_input_mode: How C_k is downscaled in sampling: ``trilinear`` as in training, or
+            ``area`` as in the released code with the released weights.
+        bits: How bits are drawn.
         optimizer: Makes the optimiser of the trainable parameters.
-        lr_scheduler: Makes the learning-rate schedule; by default there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
         color_fix: How outputs get the colours of LR; see ``lightning_modules.color``.
 
     Raises:
-        ValueError: The parts do not fit one another or the scale, or a share is none.
+        ValueError: If parts do not fit each other or the scale, or a share is out of range.
     """
 
     def __init__(
@@ -103,11 +99,10 @@ class NSARM(NextScale, SuperResolver):
         next_input_mode: Down = "trilinear",
         bits: Bitwise | None = None,
         optimizer: OptimizerCallable = adamw,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
         color_fix: ColorFix = "adain_wavelet",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(scale, optimizer, lr_scheduler, weights, color_fix)
+        super().__init__(scale, optimizer=optimizer, color_fix=color_fix, **kwargs)
         self.space, self.mapper, self.transformer = space, mapper, transformer
         self.space_weights, self.mapper_weights = space_weights, mapper_weights
         self.transformer_weights = transformer_weights
@@ -116,9 +111,9 @@ class NSARM(NextScale, SuperResolver):
         self.reweight, self.bits = reweight, bits or Bitwise()
         self.next_input_mode: Down = next_input_mode
         self._check()
-        # Lightning leaves modes as they are, and a network that is not trained drops nothing out.
+        # A frozen network needs evaluation mode, without dropout; Lightning does not set it.
         mapper.requires_grad_(self.train_mapper).train(self.train_mapper)
-        # One size is all the network takes: others are filled up, or go through tiles.
+        # The network takes a single size: smaller images are padded, larger ones tiled.
         side = mapper.size[0] * space.factor
         self.tile = self.tile_least = side
         self.tile_overlap, self.tile_window = side // 8, "gaussian"
@@ -128,14 +123,14 @@ class NSARM(NextScale, SuperResolver):
     # ------------------------------------------------------------------------------------- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Of stage 1 or 2, by whether there is a transformer."""
+        """Return the loss of stage 1, or of stage 2 with a transformer."""
         f, y = self.latents(batch)
         loss = self._stage_one(f, y) if self.transformer is None else self._stage_two(batch, f, y)
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
     def _stage_one(self, f: Tensor, y: Tensor) -> Tensor:
-        """The mean of (o_k - r_k)^2 over all elements of the preliminary scales."""
+        """Return the mean of (o_k - r_k)^2 over all elements of the preliminary scales."""
         found, errors = self.mapper(y), list[Tensor]()
         with torch.no_grad():
             residuals = [s.residual for s in islice(scales_of(f, self.scales.latents), len(found))]
@@ -145,7 +140,7 @@ class NSARM(NextScale, SuperResolver):
         return torch.cat(errors, 1).mean()
 
     def _stage_two(self, batch: Batch, f: Tensor, y: Tensor) -> Tensor:
-        """Cross-entropy of the bits of the scales after the preliminary ones."""
+        """Return the cross-entropy of the bits after the preliminary scales."""
         with nullcontext() if self.train_mapper else torch.no_grad():
             known = self.preliminary(y)
 
@@ -163,13 +158,13 @@ class NSARM(NextScale, SuperResolver):
 
     @torch.no_grad()
     def latents(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Latents f and y of a batch: those that were encoded before, or of its pictures.
+        """Return latents f and y: from the batch, or encoded from its images.
 
         Returns:
             (B, d, H, W) and (B, d, h, w).
 
         Raises:
-            ValueError: The latents are of another space, HR's has no scales, or there is no LR.
+            ValueError: If the latents are of another space, HR's has no scales, or LR is missing.
         """
         if "latent" in batch:
             f = self.space.take(batch["latent"], batch["space"])
@@ -180,23 +175,23 @@ class NSARM(NextScale, SuperResolver):
             return f, self.space.standardised(batch["lr_latent"])
         if "lr" not in batch:
             raise ValueError(
-                "data.init_args.train gives latents alone, and NSARM wants those of LR too: encode "
+                "data.init_args.train has no latents of LR, and NSARM requires them: encode "
                 "with --encode.pairs true"
             )
         return f, self.space.encode(batch["lr"])
 
     @staticmethod
     def enlarged(lr: Tensor, size: tuple[int, int]) -> Tensor:
-        """What ``main.py encode`` encodes beside HR: LR as it is, (B, 3, h, w).
+        """Return the LR image for ``main.py encode``: LR as it is, (B, 3, h, w).
 
         Args:
             lr: (B, 3, h, w).
-            size: Of HR; unused.
+            size: Size of HR; unused.
         """
         return lr
 
     def preliminary(self, y: Tensor) -> list[Tensor]:
-        """What the first scales say: o_k, quantised, with gradients straight through.
+        """Return the first scales: o_k, quantised, with straight-through gradients.
 
         Args:
             y: (B, d, h, w), not quantised.
@@ -214,24 +209,24 @@ class NSARM(NextScale, SuperResolver):
     def _tile_side(self, batch: Batch) -> int:
         if self.tiling.size not in ("auto", self.tile):
             raise ValueError(
-                f"tiling.size is {self.tiling.size}, and model.init_args.mapper takes {self.tile} "
-                f"pixels of LR, no more and no less: set it to {self.tile} or to auto"
+                f"tiling.size is {self.tiling.size}, and model.init_args.mapper takes exactly "
+                f"{self.tile} pixels of LR: set it to {self.tile} or to auto"
             )
         return super()._tile_side(batch)
 
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
-        """The first scales from LR, the others drawn."""
+        """Predict the first scales from LR, and draw the others."""
         mirrored = padded(batch["lr"], minimum=self.tile)
         codes = self._codes(batch, mirrored.lr, noise)
-        return mirrored.crop(self.space.pictures(total_after(codes)), batch["size"])
+        return mirrored.crop(self.space.images(total_after(codes)), batch["size"])
 
     @torch.no_grad()
     def bits_of(self, batch: Batch) -> list[Tensor] | None:
-        """(B, d, h_k, w_k) of each scale: the codes that the outputs are made of.
+        """Return the codes (B, d, h_k, w_k) of each scale of the outputs.
 
-        Of stage 1 zeros from the first scale that is not known. None for pictures that are not of
-        the size that the network takes.
+        In stage 1, zeros from the first unknown scale. None for images of other sizes than the
+        network's.
         """
         if tuple(batch["lr"].shape[-2:]) != (self.tile, self.tile):
             return None
@@ -251,7 +246,7 @@ class NSARM(NextScale, SuperResolver):
 
     @property
     def options(self) -> dict[str, str | int | float]:
-        """As ``SuperResolver``'s, and how bits are drawn."""
+        """Settings that change outputs, with those of drawing bits."""
         found = super().options
         if self.transformer is not None and self.next_input_mode != "trilinear":
             found["next_input_mode"] = self.next_input_mode
@@ -270,8 +265,8 @@ class NSARM(NextScale, SuperResolver):
         side = mapper.size[0] * self.scale
         if side % 1:
             raise ValueError(
-                f"NSARM got scale {self.scale:g} and latents of {mapper.size[0]}; expected a whole "
-                "number of positions of the enlarged one: set data.init_args.scale"
+                f"NSARM got scale {self.scale:g} and latents of {mapper.size[0]}; the enlarged "
+                "latent must have whole sides: set data.init_args.scale"
             )
         expected = self.scales.latents[: len(mapper.grids)]
         if [tuple(grid) for grid in mapper.grids] != expected:
@@ -287,10 +282,10 @@ class NSARM(NextScale, SuperResolver):
             )
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
-        """The tokenizer, and what stage 2 starts from. Args as ``ImageModel.load_parts``.
+        """Load the tokenizer, and the initial weights of stage 2.
 
         Raises:
-            ValueError: A part does not fit, or was trained with another tokenizer or encoder.
+            ValueError: If a part does not fit, or was trained with another tokenizer or encoder.
         """
         super().load_parts(find)
         given, knows = [], True
@@ -310,7 +305,7 @@ class NSARM(NextScale, SuperResolver):
             self.weights_source = ", ".join(given)
 
     def _read(self, name: str, path: Path) -> Weights:
-        # See that what stood beside a network in its training stands beside it here.
+        # Check that a network was trained with the same tokenizer and encoder.
         found = read_weights(path)
         beside = {"space": ("tokenizer", "space_weights")}
         if name == "transformer":
@@ -321,13 +316,13 @@ class NSARM(NextScale, SuperResolver):
             if theirs and ours and not either and not same_weights(theirs, ours):
                 raise ValueError(
                     f"model.init_args.{name}_weights were trained with the {what} of {theirs}, and "
-                    f"the one here is {ours}: name the same in model.init_args.{key}"
+                    f"the one here is {ours}: set the same in model.init_args.{key}"
                 )
         return found
 
     def _fill_encoder(self, found: Weights) -> bool:
-        # Features that were trained with the base, as of classes, belong to it. Whether the encoder
-        # is a trained one.
+        # Load features that were trained with the base, such as those of classes. Return whether
+        # the encoder is trained.
         if self.encoder is None or self.encoder.source:
             return True
         tensors = part_of(bare_names(found.tensors), "encoder")
@@ -336,14 +331,14 @@ class NSARM(NextScale, SuperResolver):
         return bool(tensors)
 
     def _name_mapper(self, where: str) -> None:
-        if not self.train_mapper:  # frozen, so a checkpoint and results name it
+        if not self.train_mapper:  # frozen, so checkpoints and results name its source
             self.mapper.source = f"{where} {fingerprint(self.mapper.state_dict())}"
 
     def setup(self, stage: str) -> None:
-        """See that nothing is computed with random weights.
+        """Raise if a frozen part has no trained weights.
 
         Raises:
-            ValueError: The tokenizer is not a trained one, or the network that is not trained here.
+            ValueError: If the tokenizer, or the frozen transformation network, has random weights.
         """
         super().setup(stage)
         if not self.train_mapper and not self.mapper.source:
@@ -353,22 +348,22 @@ class NSARM(NextScale, SuperResolver):
             )
 
     def train(self, mode: bool = True) -> NSARM:
-        """A network that is not trained does not drop out, either."""
+        """Set the mode, but keep a frozen transformation network in evaluation mode."""
         super().train(mode)
         self.mapper.train(mode and self.train_mapper)
         return self
 
     def load_weights(self, path: str | Path) -> None:
-        """As ``ImageModel.load_weights``; a frozen network is named by its file, too."""
+        """Load weights, and record the source of a frozen transformation network."""
         super().load_weights(path)
         own = self.mapper.state_dict()
         if not self.train_mapper and fingerprint(own) not in self.mapper.source:  # the file had one
             self._name_mapper(str(path))
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The released file has transformer and mapper; the other parts keep their own.
+        """Map the released file, which has transformer and mapper; other parts stay.
 
-        Stage 1 takes the mapper alone from it.
+        Stage 1 uses only the mapper.
         """
         tensors = bare_names(tensors)
         own = self.state_dict().items()
@@ -382,6 +377,6 @@ class NSARM(NextScale, SuperResolver):
 
 
 def _base(tensors: dict[str, Tensor], rows: int) -> dict[str, Tensor]:
-    # The released file has both networks, of which the mapper's names have a prefix.
+    # The released file has both networks; the mapper's names have a prefix.
     others = {k: v for k, v in tensors.items() if not k.startswith(transformation.PREFIX)}
     return infinity.from_official(others, rows)

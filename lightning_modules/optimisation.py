@@ -1,4 +1,4 @@
-"""Optimisers and schedules as a configuration makes them; what they refuse names the key."""
+"""Optimisers and schedules of a configuration, with errors that name the key."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch import Trainer
-from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.lr_scheduler import ReduceLROnPlateau as TorchReduceLROnPlateau
 
 from lightning_modules.plateau import plateau_config
 
@@ -18,74 +19,74 @@ SCHEDULE = "lr_scheduler"
 def optimizer_of(
     make: Callable[[Any], Any], parameters: Iterable[Any], name: str = "optimizer"
 ) -> Any:
-    """An optimiser.
+    """Return an optimiser.
 
     Args:
-        make: What a configuration gave.
-        parameters: What it optimises, or groups of that.
-        name: The model's argument that ``make`` is.
+        make: Factory from the configuration.
+        parameters: Parameters, or groups of them.
+        name: Name of the model's argument, for messages.
 
     Raises:
-        ValueError: Its class refuses its arguments.
+        ValueError: If its class refuses its arguments.
     """
     with _naming(name):
         optimizer = make(parameters)
-    # A fused optimiser would undo the AMP scaler's scale by itself, and Lightning then refuses
-    # to clip gradients under mixed precision. The scaler can do it, at no measurable cost.
+    # A fused optimiser unscales AMP gradients itself, and Lightning then refuses to clip them.
+    # With this, the scaler does it, at no measurable cost.
     optimizer._step_supports_amp_scaling = False
     return optimizer
 
 
 def schedule_of(make: Callable[[Any], Any], optimizer: Any) -> dict[str, Any]:
-    """Lightning's configuration of a schedule, which is stepped once a step.
+    """Return Lightning's configuration of a schedule that is stepped once a step.
 
     Args:
-        make: What a configuration gave.
-        optimizer: Whose rates it sets.
+        make: Factory from the configuration.
+        optimizer: The optimiser.
 
     Raises:
-        ValueError: Its class refuses its arguments, or it waits for a value without a name.
+        ValueError: If its class refuses its arguments, or it monitors a value without a name.
     """
     with _naming(SCHEDULE):
         schedule = make(optimizer)
-    if isinstance(schedule, ReduceLROnPlateau):
+    if isinstance(schedule, TorchReduceLROnPlateau):
         return plateau_config(schedule)
     return {"scheduler": schedule, "interval": "step"}
 
 
 def step_schedule(step: Callable[[Any, Any], None], schedule: Any, metric: Any) -> None:
-    """Step a schedule; of some arguments torch's own know only then that they cannot be.
+    """Step a schedule; some of torch's schedules reject their arguments only then.
 
     Args:
-        step: Steps it.
-        schedule: It.
-        metric: What it watches, or None.
+        step: Lightning's ``lr_scheduler_step``.
+        schedule: The schedule.
+        metric: The monitored value, or None.
 
     Raises:
-        ValueError: It cannot be stepped.
+        ValueError: If the schedule cannot be stepped.
     """
     with _naming(SCHEDULE):
         step(schedule, metric)
 
 
 def check_length(trainer: Trainer) -> None:
-    """See that OneCycleLR, which has so many steps and no more, lasts for the training.
+    """Raise if OneCycleLR, which has a fixed number of steps, is shorter than the training.
 
     Args:
-        trainer: About to train.
+        trainer: Trainer that is about to train.
 
     Raises:
-        ValueError: It would end before, with an error of torch's.
+        ValueError: If the schedule would end before the training.
     """
-    if trainer.max_epochs != -1:  # then epochs may end it first, and how long they are is unsure
+    if trainer.max_epochs != -1:  # epochs of unknown length may end the training first
         return
     for config in trainer.lr_scheduler_configs:
         schedule = config.scheduler
         if not isinstance(schedule, OneCycleLR) or config.interval != "step":
             continue
         if schedule.total_steps < trainer.max_steps:
-            # A checkpoint has the length in it, whatever the configuration says by now.
-            goes_on = "a run that goes on keeps its length; start another one from its weights"
+            # A resumed run takes the length from its checkpoint.
+            goes_on = "a resumed run keeps its length; start another run from its weights"
             raise ValueError(
                 f"model.init_args.lr_scheduler, a {type(schedule).__name__}, ends after "
                 f"{schedule.total_steps} steps, and trainer.max_steps is {trainer.max_steps}: "
@@ -95,8 +96,8 @@ def check_length(trainer: Trainer) -> None:
 
 @contextmanager
 def _naming(name: str) -> Iterator[None]:
-    # What a library raises on purpose, or divides by: what our own classes or a plug-in's raise is
-    # a sentence already, and a bug of theirs keeps its traceback.
+    # Only deliberate errors and divisions by zero of libraries: errors of our own and plug-in
+    # classes are clear already, and bugs keep their traceback.
     try:
         yield
     except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
@@ -106,7 +107,7 @@ def _naming(name: str) -> Iterator[None]:
             raise
         why = " ".join(str(error).split())
         if divided:
-            why += ": one of its arguments is 0 and has to be 1 or more"
+            why += ": one of its arguments is 0 and must be 1 or more"
         if isinstance(error, NotImplementedError):
-            why = f"{last.name} is missing: its class is abstract, name a subclass of it"
+            why = f"{last.name} is missing: its class is abstract, set a subclass of it"
         raise ValueError(f"model.init_args.{name}: {why}") from error

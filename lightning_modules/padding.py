@@ -1,4 +1,4 @@
-"""LR pictures of any size, made large enough for a network by mirroring, and cut back exactly."""
+"""Pad LR images to a network's sizes by mirroring, and crop the output exactly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Padded:
-    """A picture with mirrored borders.
+    """An image with mirrored borders.
 
     Args:
         lr: (B, C, h', w').
@@ -22,36 +22,36 @@ class Padded:
     top: int
     left: int
 
-    def crop(self, picture: Tensor, size: tuple[int, int]) -> Tensor:
-        """What belongs to the picture without its borders.
+    def crop(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """Crop an output to the image without its borders.
 
-        Exact where the added rows and columns are whole numbers of output pixels, as they are at
-        any whole factor, and where nothing was added above and on the left.
+        Exact if the added rows and columns are whole numbers of output pixels, as at any whole
+        factor, and if nothing was added above and on the left.
 
         Args:
-            picture: (B, C, H', W'), made of ``lr`` at any factor.
-            size: (H, W) of what is wanted.
+            image: (B, C, H', W'), the output for ``lr``, at any factor.
+            size: (H, W) of the result.
 
         Returns:
             (B, C, H, W), a view.
         """
-        (H, W), (h, w) = picture.shape[-2:], self.lr.shape[-2:]
+        (H, W), (h, w) = image.shape[-2:], self.lr.shape[-2:]
         top, left = (2 * self.top * H + h) // (2 * h), (2 * self.left * W + w) // (2 * w)
-        return picture[..., top : top + size[0], left : left + size[1]]
+        return image[..., top : top + size[0], left : left + size[1]]
 
 
 def padded(lr: Tensor, multiple: int = 1, minimum: int = 1) -> Padded:
-    """Mirror a picture at its borders, as often as it takes.
+    """Mirror an image at its borders, repeatedly if necessary.
 
-    The row at the border is not repeated, unless there is no other.
+    The border row itself is not repeated, unless it is the only one.
 
     Args:
         lr: (B, C, h, w) of any type; sides of 1 or more.
-        multiple: Of which both sides shall be multiples; added below and on the right.
-        minimum: Of both sides; added half before and half behind, the odd one behind, and first.
+        multiple: Pad both sides to multiples of this, below and on the right.
+        minimum: Before that, pad both sides to this: half before and half after, the odd one after.
 
     Returns:
-        The picture, which is ``lr`` itself where nothing is missing.
+        The padded image; ``lr`` itself if nothing was added.
     """
     above: list[int] = []
     for dim in (-2, -1):
@@ -66,6 +66,6 @@ def padded(lr: Tensor, multiple: int = 1, minimum: int = 1) -> Padded:
 
 
 def mirrored(positions: Tensor, side: int) -> Tensor:
-    """Whole numbers of any size, folded into 0 to ``side`` - 1 as between two mirrors."""
+    """Fold any integers into 0 to ``side`` - 1, as between two mirrors."""
     folded = positions.remainder(max(2 * (side - 1), 1))
     return torch.minimum(folded, 2 * (side - 1) - folded)

@@ -1,7 +1,7 @@
-"""Where Self-Cascade takes features of the pivot from a U-Net, and where it adds them.
+"""Places in a U-Net where Self-Cascade reads and adds features of the pivot.
 
-`Skips` are equation 8 of the paper, which needs nothing but diffusers' own arguments. `Blocks` are
-what its released code has: outputs of the down blocks and of the middle one.
+`Skips` is equation 8 of the paper, through diffusers' own arguments. `Blocks` is the released code:
+outputs of the down blocks and of the middle block.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from lightning_modules.stages import Size
 
 Attach = Literal["skip", "block_out"]
 
-LEAST = 4  # places of the paper
+LEAST = 4  # places in the paper
 
 
 class Attachment(ABC):
-    """Base of both.
+    """Base class of the kinds of places.
 
     Args:
         unet: A ``UNet2DConditionModel``.
-        numbers: Of the places; the paper's, or the release's, by default.
+        numbers: Numbers of the places; the paper's, or the release's, by default.
 
     Raises:
-        ValueError: A number that is none, or none at all.
+        ValueError: If a number is unknown, or there is none.
     """
 
-    middle = False  # whether the middle block is a place, so that the pivot has to pass it
+    middle = False  # whether the middle block is a place, so that the pivot must pass it
 
     def __init__(self, unet: Any, numbers: Sequence[int] | None) -> None:
         self.skips = skip_shapes(unet)
@@ -43,50 +43,55 @@ class Attachment(ABC):
         wrong = [n for n in self.numbers if not 0 <= n < count]
         if wrong or not self.numbers or len(set(self.numbers)) < len(self.numbers):
             raise ValueError(
-                f"model.init_args.places is {self.numbers}; expected differing numbers from 0 to "
-                f"{count - 1}, which is what this U-Net has"
+                f"model.init_args.places is {self.numbers}; expected different numbers from 0 to "
+                f"{count - 1}, the places of this U-Net"
             )
         self._odd_up = unet.config.downsample_padding == 1
 
     @abstractmethod
     def count(self, unet: Any) -> int:
-        """How many places there are."""
+        """Return the number of places."""
 
     @abstractmethod
     def default(self, unet: Any) -> list[int]:
-        """The places by default."""
+        """Return the default places."""
 
     @abstractmethod
     def name(self, number: int) -> str:
-        """Of a place, in checkpoints."""
+        """Return the name of a place in checkpoints."""
 
     @abstractmethod
     def skip_of(self, number: int) -> int:
-        """Number of the skip connection that has the place's width and size."""
+        """Return the number of the skip connection with the place's width and size."""
 
     @abstractmethod
     def features(self, read: Features) -> dict[str, Tensor]:
-        """What a U-Net's way down gave, by place."""
+        """Return the features of a U-Net's down path, by place."""
 
     @abstractmethod
     def predict(
-        self, denoiser: UNet2D, z: Tensor, t: Tensor, told: Condition, added: Mapping[str, Tensor]
+        self,
+        denoiser: UNet2D,
+        z: Tensor,
+        t: Tensor,
+        condition: Condition,
+        added: Mapping[str, Tensor],
     ) -> Tensor:
-        """The denoiser's raw output, with ``added`` at the places. Args as ``Denoiser.forward``."""
+        """Return the denoiser's raw output, with ``added`` at the places."""
 
     @property
     def widths(self) -> dict[str, int]:
-        """Channels at each place."""
+        """Number of channels at each place."""
         return {self.name(n): self.skips[self.skip_of(n)][0] for n in self.numbers}
 
     def sizes(self, size: Size) -> dict[str, Size]:
-        """(H, W) at each place for a latent of this size."""
+        """Return (H, W) at each place for a latent of this size."""
         return {
             self.name(n): self._halved(size, self.skips[self.skip_of(n)][1]) for n in self.numbers
         }
 
     def _halved(self, size: Size, times: int) -> Size:
-        # Of odd sides a pixel more or less, as the U-Net pads.
+        # Odd sides are rounded as the U-Net pads them.
         height, width = size
         for _ in range(times):
             height, width = (height + self._odd_up) // 2, (width + self._odd_up) // 2
@@ -94,10 +99,10 @@ class Attachment(ABC):
 
 
 class Skips(Attachment):
-    """Skip connections, numbered as diffusers has them: 0 is the first convolution's.
+    """Skip connections, numbered as in diffusers: 0 is the first convolution's.
 
-    By default the last one of each resolution, and where those are fewer than four, the ones before
-    the deepest: 2, 5, 8, 11 of Stable Diffusion, 2, 5, 7, 8 of SDXL.
+    By default the last one of each resolution and, if those are fewer than four, the ones before
+    the deepest: 2, 5, 8, 11 for Stable Diffusion, 2, 5, 7, 8 for SDXL.
     """
 
     def count(self, unet: Any) -> int:
@@ -123,17 +128,22 @@ class Skips(Attachment):
         return {self.name(n): read.skips[n] for n in self.numbers}
 
     def predict(
-        self, denoiser: UNet2D, z: Tensor, t: Tensor, told: Condition, added: Mapping[str, Tensor]
+        self,
+        denoiser: UNet2D,
+        z: Tensor,
+        t: Tensor,
+        condition: Condition,
+        added: Mapping[str, Tensor],
     ) -> Tensor:
         """As ``Attachment.predict``."""
         residuals = Residuals({n: added[self.name(n)] for n in self.numbers})
-        return denoiser(z, t, told, residuals)
+        return denoiser(z, t, condition, residuals)
 
 
 class Blocks(Attachment):
-    """Outputs of the down blocks, and behind them, as the last number, of the middle one.
+    """Outputs of the down blocks and, as the last number, of the middle block.
 
-    What the skip connections carry stays as it is. By default all of them.
+    Skip connections stay unchanged. By default all blocks.
     """
 
     def __init__(self, unet: Any, numbers: Sequence[int] | None) -> None:
@@ -164,25 +174,30 @@ class Blocks(Attachment):
         return found if read.middle is None else found | {"middle": read.middle}
 
     def predict(
-        self, denoiser: UNet2D, z: Tensor, t: Tensor, told: Condition, added: Mapping[str, Tensor]
+        self,
+        denoiser: UNet2D,
+        z: Tensor,
+        t: Tensor,
+        condition: Condition,
+        added: Mapping[str, Tensor],
     ) -> Tensor:
         """As ``Attachment.predict``."""
         residuals = Residuals(middle=added.get("middle"))
         numbers = [n for n in self.numbers if n < self._blocks]
         with _added(denoiser.unet, {n: added[self.name(n)] for n in numbers}):
-            return denoiser(z, t, told, residuals)
+            return denoiser(z, t, condition, residuals)
 
 
 def attachment(attach: Attach, denoiser: UNet2D, numbers: Sequence[int] | None) -> Attachment:
-    """By its name.
+    """Return the places by name.
 
     Args:
         attach: ``skip`` or ``block_out``.
-        denoiser: Whose features are meant.
-        numbers: Of the places.
+        denoiser: The denoiser.
+        numbers: Numbers of the places.
 
     Raises:
-        ValueError: An unknown name or number, or outputs of blocks in a compiled network.
+        ValueError: If a name or number is unknown, or for block outputs of a compiled network.
     """
     if attach == "skip":
         return Skips(denoiser.unet, numbers)
@@ -190,14 +205,14 @@ def attachment(attach: Attach, denoiser: UNet2D, numbers: Sequence[int] | None) 
         raise ValueError(f"model.init_args.attach is {attach!r}; expected skip or block_out")
     if denoiser.flags.compile:
         raise ValueError(
-            "model.init_args.attach is block_out, which a compiled network would not notice: set "
+            "model.init_args.attach is block_out, which has no effect on a compiled network: set "
             "compile in model.init_args.denoiser.init_args.flags to false"
         )
     return Blocks(denoiser.unet, numbers)
 
 
 def skip_shapes(unet: Any) -> list[tuple[int, int]]:
-    """(channels, how often the sides are halved) of each of a U-Net's skip connections."""
+    """Return (channels, number of halvings) of each of a U-Net's skip connections."""
     shapes, halved = [(unet.conv_in.out_channels, 0)], 0
     for block in unet.down_blocks:
         shapes += [(resnet.out_channels, halved) for resnet in block.resnets]
@@ -208,26 +223,26 @@ def skip_shapes(unet: Any) -> list[tuple[int, int]]:
 
 
 @torch.no_grad()
-def time_embedding(unet: Any, t: Tensor, told: Condition) -> Tensor:
-    """(B, E), a U-Net's own embedding of the timestep and of what goes with it, as SDXL's sizes.
+def time_embedding(unet: Any, t: Tensor, condition: Condition) -> Tensor:
+    """Return a U-Net's embedding (B, E) of the timestep and, for SDXL, of the sizes.
 
     Args:
-        unet: It.
+        unet: The U-Net.
         t: (B,) timesteps.
-        told: What it is told; ``noise_level`` is not looked at.
+        condition: The condition; ``noise_level`` is ignored.
     """
     dtype = next(unet.parameters()).dtype
     embedded: Tensor = unet.time_embedding(unet.time_proj(t).to(dtype))
-    if not hasattr(unet, "get_aug_embed"):  # that of video is told nothing besides
+    if not hasattr(unet, "get_aug_embed"):  # video networks have no other embedding
         return embedded
-    also = {"text_embeds": told.pooled, "time_ids": told.sizes}
-    text = {"encoder_hidden_states": told.text, "added_cond_kwargs": also}
+    also = {"text_embeds": condition.pooled, "time_ids": condition.sizes}
+    text = {"encoder_hidden_states": condition.text, "added_cond_kwargs": also}
     more: Tensor | None = unet.get_aug_embed(emb=embedded, **text)
     return embedded if more is None else embedded + more
 
 
 def _ends(unet: Any) -> list[int]:
-    """Number of the last skip connection of each down block, which is its output."""
+    """Return the number of the last skip connection of each down block, which is its output."""
     ends, last = [], 0
     for block in unet.down_blocks:
         last += len(block.resnets) + len(block.downsamplers or ())

@@ -1,4 +1,4 @@
-"""A learning rate that falls when what validation measures no longer improves."""
+"""Learning rates that fall when a validation metric stops improving."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ReduceLROnPlateau
 
-VALIDATED = "val/"  # beginning of the names of what validation measures
-NEVER = 2**62  # epochs between two looks of Lightning's own
+VALIDATED = "val/"  # prefix of validation metrics
+NEVER = 2**62  # epochs between two steps by Lightning itself
 
 
 def plateau_config(scheduler: Any) -> dict[str, Any]:
-    """Lightning's configuration of a schedule that watches a value.
+    """Return Lightning's configuration of a schedule that monitors a value.
 
-    Lightning lets it look once an epoch. What validation measures is looked at by
-    ``look_at_plateaus`` instead, so that ``patience`` counts validations however long an epoch is.
+    Lightning steps it once an epoch. For validation metrics ``step_plateaus`` does it instead, so
+    that ``patience`` counts validations, however long an epoch is.
 
     Raises:
-        ValueError: The schedule does not say what it watches.
+        ValueError: If the schedule has no ``monitor``.
     """
     if not isinstance(scheduler, ReduceLROnPlateau):
         raise ValueError(
-            "model.init_args.lr_scheduler is torch's ReduceLROnPlateau, which does not say "
-            "what it watches: use lightning.pytorch.cli.ReduceLROnPlateau with monitor"
+            "model.init_args.lr_scheduler is torch's ReduceLROnPlateau, which has no monitor: use "
+            "lightning.pytorch.cli.ReduceLROnPlateau with monitor"
         )
     validated = scheduler.monitor.startswith(VALIDATED)
     return {
@@ -34,47 +34,47 @@ def plateau_config(scheduler: Any) -> dict[str, Any]:
 
 
 def check_plateaus(trainer: Trainer) -> None:
-    """See that there is a validation where a schedule waits for one.
+    """Raise if a schedule monitors validation and there is none.
 
     Args:
-        trainer: About to train.
+        trainer: Trainer that is about to train.
 
     Raises:
-        ValueError: There is none.
+        ValueError: If there is no validation.
     """
     for monitor in _watched(trainer):
         if not sum(trainer.num_val_batches):
             raise ValueError(
-                f"model.init_args.lr_scheduler waits for {monitor}, but there is no validation: "
-                "give data.init_args.val, or another lr_scheduler"
+                f"model.init_args.lr_scheduler monitors {monitor}, but there is no validation: "
+                "set data.init_args.val, or another lr_scheduler"
             )
 
 
-def look_at_plateaus(trainer: Trainer) -> None:
-    """Step the schedules that watch a value which this validation measured.
+def step_plateaus(trainer: Trainer) -> None:
+    """Step the schedules that monitor a value of this validation.
 
     Args:
-        trainer: At the end of a validation, before the next one forgets what it logged.
+        trainer: Trainer at the end of a validation, with its logged values.
 
     Raises:
-        ValueError: A schedule waits for a value that neither this nor an earlier one measured.
+        ValueError: If no validation so far has logged a monitored value.
     """
     if trainer.sanity_checking or trainer.state.fn != "fit":
         return
-    measured = trainer._logger_connector.metrics["callback"]  # in this validation, nothing older
+    measured = trainer._logger_connector.metrics["callback"]  # only of this validation
     for monitor, scheduler in _watched(trainer).items():
         if monitor in measured:
             trainer.lightning_module.lr_scheduler_step(scheduler, _rankable(measured[monitor]))
         elif monitor not in trainer.callback_metrics:
             names = ", ".join(sorted(n for n in measured if n.startswith(VALIDATED)))
             raise ValueError(
-                f"model.init_args.lr_scheduler waits for {monitor!r}, which this validation did "
+                f"model.init_args.lr_scheduler monitors {monitor!r}, which this validation did "
                 f"not log: set its monitor to one of {names}"
             )
 
 
 def _rankable(value: Any) -> Any:
-    # A value that is not finite is never the best: of an infinite one, no other would be, ever.
+    # A value that is not finite must never count as the best: nothing could exceed infinity.
     return value if math.isfinite(value) else math.nan
 
 

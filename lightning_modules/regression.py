@@ -1,25 +1,22 @@
 """Regression: one network, one forward pass, a pixel loss.
 
-What EDSR (Lim et al., CVPRW 2017; arXiv 1707.02921), IMDN (Hui et al., ACM MM 2019; arXiv
-1909.11856) and LIIF (Chen et al., CVPR 2021; arXiv 2012.09161) share; the network is an argument.
-Differs from the papers in: LIIF is trained on all pixels of a crop, not on sampled ones; and at one
-scale, or, with ``data.init_args.crops.scales``, at one a batch, not one a picture.
+Shared by EDSR (Lim et al., CVPRW 2017; arXiv 1707.02921), IMDN (Hui et al., ACM MM 2019; arXiv
+1909.11856) and LIIF (Chen et al., CVPR 2021; arXiv 2012.09161); the network is an argument.
+Differs from the papers in: LIIF trains on all pixels of a crop, not on samples of them; and at one
+scale, or, with ``data.init_args.crops.scales``, at one scale per batch, not per image.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.nn import functional
 
 from lightning_modules.base import SuperResolver
-from lightning_modules.color import ColorFix
-from lightning_modules.image_model import adam
 from lightning_modules.network_call import NetworkCallable, built
 from lightning_modules.noise import Noise, augmented, check_augmentation
 
@@ -28,27 +25,21 @@ if TYPE_CHECKING:
 
 
 class Regression(SuperResolver):
-    """Train any network to give the high-resolution picture directly.
+    """Train any network to predict the high-resolution image directly.
 
     Args:
-        scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
+        scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
         network: The network: a class whose first argument is the scale, and whose ``forward(lr)``
-            or ``forward(lr, size)`` gives the enlarged picture.
-        loss: ``l1``, or ``charbonnier``, which is L1 with a rounded tip.
-        optimizer: Makes the optimiser of the trainable parameters.
-        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
-            there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``, in which
-            ``{scale}`` is filled in.
-        channels_last: Keep images and weights in the memory layout that convolutions are fastest
-            in.
-        noise_probability: Share of the training inputs that noise is added to, for a network that
-            will be the base of a cascade; see ``lightning_modules.casarbi.CasArbi``.
+            or ``forward(lr, size)`` returns the enlarged image.
+        loss: ``l1``, or ``charbonnier``, a smooth L1.
+        channels_last: Keep images and weights in the memory layout in which convolutions are
+            fastest.
+        noise_probability: Share of training inputs with added noise, for the base network of a
+            cascade; see ``lightning_modules.casarbi.CasArbi``.
         noise_level: Greatest standard deviation of that noise, for values in [-1, 1].
-        color_fix: How outputs get the colours of LR; see ``lightning_modules.color``.
 
     Raises:
-        ValueError: An unknown ``loss``, or noise that is none.
+        ValueError: If ``loss`` is unknown, or the noise is out of range.
     """
 
     one_pass = True
@@ -58,15 +49,12 @@ class Regression(SuperResolver):
         scale: float,
         network: NetworkCallable,
         loss: Literal["l1", "charbonnier"] = "l1",
-        optimizer: OptimizerCallable = adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
         channels_last: bool = True,
         noise_probability: float = 0.0,
         noise_level: float = 0.1,
-        color_fix: ColorFix = "none",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(scale, optimizer, lr_scheduler, weights, color_fix)
+        super().__init__(scale, **kwargs)
         check_augmentation(noise_probability, noise_level)
         self.noise_probability, self.noise_level = noise_probability, noise_level
         if loss not in LOSSES:
@@ -74,7 +62,7 @@ class Regression(SuperResolver):
         self.loss = LOSSES[loss]
         self.network = built(network, self.scale)
         self._make = network
-        # A network that comes with its weights, such as one of spandrel, says where they are from.
+        # A network with its own weights, such as spandrel's, names their source.
         self.weights_source = getattr(self.network, "weights_source", None)
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
@@ -96,16 +84,16 @@ class Regression(SuperResolver):
         return sr
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Distance between the enlarged LR and HR.
+        """Return the distance between the enlarged LR and HR.
 
         Raises:
-            ValueError: The network gave another size.
+            ValueError: If the network returns another size.
         """
         lr, hr = batch["lr"], batch["hr"]
         if self.noise_probability:
             lr, _ = augmented(lr, self.noise_probability, self.noise_level)
         sr = self(lr, batch["size"])
-        if sr.shape != hr.shape:  # some shapes would be broadcast in silence
+        if sr.shape != hr.shape:  # some shapes would be broadcast silently
             raise ValueError(
                 f"{type(self.network).__name__} made {tuple(sr.shape)} of "
                 f"{tuple(lr.shape)}, expected {tuple(hr.shape)}: does it enlarge by "
@@ -122,13 +110,13 @@ class Regression(SuperResolver):
         return sr
 
     def scale_of(self, tensors: dict[str, Tensor]) -> float | None:
-        """As ``ImageModel.scale_of``: that at which the network has these tensors."""
+        """Return the scale at which the network has these tensors; None if unknown."""
         found = {name: tensor.shape for name, tensor in tensors.items()}
         for scale in SCALES:
             try:
                 with torch.device("meta"):
                     network = built(self._make, scale)
-            except Exception:  # of a scale that it does not have: any error of a class of a user
+            except Exception:  # a user's class may raise anything for a scale it does not support
                 continue
             own = {f"network.{name}": value.shape for name, value in network.state_dict().items()}
             if own == found:
@@ -136,16 +124,16 @@ class Regression(SuperResolver):
         return None
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Map the authors' tensors by the network's own ``official``, where it has one."""
+        """Map the authors' tensors by the network's ``official``, if it has one."""
         official = getattr(self.network, "official", dict)
         return {f"network.{name}": tensor for name, tensor in official(tensors).items()}
 
 
-SCALES = (2.0, 3.0, 4.0, 8.0, 1.0, 6.0, 16.0)  # that weights are published for, or trained
+SCALES = (2.0, 3.0, 4.0, 8.0, 1.0, 6.0, 16.0)  # of published or trained weights
 
 
 def charbonnier(sr: Tensor, hr: Tensor, eps: float = 1e-3) -> Tensor:
-    """Mean of sqrt(d^2 + eps^2).
+    """Return the mean of sqrt(d^2 + eps^2).
 
     Source: Charbonnier et al., ICIP 1994; eps of LapSRN (Lai et al., 2017; arXiv 1710.01992).
     """

@@ -1,12 +1,12 @@
-"""ResShift: a diffusion from the LR picture to the HR one, in 15 or 4 steps.
+"""ResShift: a diffusion from the LR image to the HR one, in 15 or 4 steps.
 
 Yue et al., NeurIPS 2023 (arXiv 2307.12348), and TPAMI 2024 (arXiv 2403.07319).
 
-z     latent of the HR picture               y     latent of the LR picture, brought to its size
-eta   how far z has shifted to y             kappa noise where it has shifted all the way
+z     latent of the HR image               y     latent of the LR image, brought to its size
+eta   how far z has shifted to y             kappa noise after the full shift
 
-Differs from the papers in: the LR picture is enlarged by bicubic interpolation, as in the released
-code, where the text says nearest neighbour; LPIPS compares with what the autoencoder makes of HR
+Differs from the papers in: the LR image is enlarged by bicubic interpolation, as in the released
+code; the text has nearest neighbour. LPIPS compares with the autoencoder's round trip of HR
 (`perceptual_target`).
 """
 
@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import SuperResolver
-from lightning_modules.color import ColorFix
 from lightning_modules.frozen_base import check_space
 from lightning_modules.latent_pairs import enlarged, latent_pair, whole_lr
 from lightning_modules.networks.swin_unet import from_official
@@ -47,36 +46,30 @@ class ResShift(SuperResolver):
     """Diffusion by residual shifting, in pixels or latents.
 
     Args:
-        scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
-        network: Predicts from the scaled latent, the timestep and the LR picture in [-1, 1].
-        space: Where the diffusion happens.
+        scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
+        network: Predicts from the scaled latent, the timestep and the LR image in [-1, 1].
+        space: Space of the diffusion.
         space_weights: Weights of the space's autoencoder, as its authors released them: a file, or
             a name of ``configs/weights.yaml``.
         process: The shift and its noise; that of the conference paper by default.
-        timesteps: Those that are sampled with, from the last one down, such as [14, 9, 4, 0]; all
-            by default.
-        divisor: Sides of latents are padded to a multiple of it; by default what the network says.
-        perceptual: Distance of two batches of pictures in [0, 1], (B,), which is added to the loss
-            on decoded pictures, such as ``callbacks.lpips_network.Perceptual``; frozen. Left out
-            of steps in which it is not finite; ``train/perceptual_dropped`` counts them.
+        timesteps: Timesteps of sampling, from the last one down, such as [14, 9, 4, 0]; all by
+            default.
+        divisor: Sides of latents are padded to a multiple of this; the network's by default.
+        perceptual: Distance of two batches of images in [0, 1], (B,), added to the loss on decoded
+            images, such as ``callbacks.lpips_network.Perceptual``; frozen. Dropped in steps in
+            which it is not finite; ``train/perceptual_dropped`` counts them.
         perceptual_weight: Its weight: 1 in the paper, 10 for faces and inpainting.
-        perceptual_target: What decoded predictions are compared with: ``round_trip``, HR encoded
-            and decoded, or ``hr`` itself. The released weights were trained with ``hr``. As an
-            autoencoder shifts colours a little, that pulls the prediction away from the latent of
-            HR, to which the other part of the loss pulls it, and gives outputs a tint that grows
-            with the weight.
-        channels_last: Keep the network's weights in the memory layout that convolutions are fastest
-            in.
+        perceptual_target: Target of decoded predictions: ``round_trip``, HR encoded and decoded, or
+            ``hr`` itself, as for the released weights. Since an autoencoder shifts colours
+            slightly, ``hr`` contradicts the other part of the loss, which has the latent of HR as
+            target, and gives outputs a tint that grows with the weight.
+        channels_last: Keep the network's weights in the memory layout in which convolutions are
+            fastest.
         optimizer: Makes the optimiser of the trainable parameters.
-        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
-            there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``, in which
-            ``{scale}`` is filled in.
-        color_fix: How outputs get the colours of LR; see ``lightning_modules.color``.
 
     Raises:
-        ValueError: The timesteps do not fall from the last one, or hold what is none; the weight is
-            negative, or the target unknown.
+        ValueError: If the timesteps do not fall from the last one or are unknown, the weight is
+            negative, or the target is unknown.
     """
 
     def __init__(
@@ -93,11 +86,9 @@ class ResShift(SuperResolver):
         perceptual_target: PerceptualTarget = "round_trip",
         channels_last: bool = True,
         optimizer: OptimizerCallable = adamw,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
-        color_fix: ColorFix = "none",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(scale, optimizer, lr_scheduler, weights, color_fix)
+        super().__init__(scale, optimizer=optimizer, **kwargs)
         self.timesteps = timesteps
         if perceptual_weight < 0 or perceptual_target not in get_args(PerceptualTarget):
             raise ValueError(
@@ -105,7 +96,7 @@ class ResShift(SuperResolver):
                 f"{perceptual_target!r}; expected 0 or more, and round_trip or hr"
             )
         self.network, self.space, self.space_weights = network, space, space_weights
-        if channels_last:  # what goes through it follows
+        if channels_last:  # activations follow
             self.network.to(memory_format=torch.channels_last)
         self.process = process or ResidualShift()
         self.sampled = self.process if timesteps is None else self.process.respaced(timesteps)
@@ -114,20 +105,20 @@ class ResShift(SuperResolver):
         self.perceptual = None if perceptual is None else perceptual.requires_grad_(False)
         self.perceptual_weight = perceptual_weight
         self.perceptual_target = perceptual_target
-        self.dropped = 0  # steps without their perceptual part, in this process
+        self.dropped = 0  # steps without perceptual loss, on this rank
 
     enlarged = staticmethod(enlarged)  # as `main.py encode` makes pairs
 
     @property
     def options(self) -> dict[str, str | int | float]:
-        """The timesteps, where they are not all."""
+        """Settings that change outputs, with timesteps unless they are all."""
         own = {"timesteps": " ".join(map(str, self.timesteps))} if self.timesteps else {}
         return {**super().options, **own}
 
     # ------------------------------------------------------------------------------------- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Algorithm of section 3.1: a random timestep, and the distance to what was mixed."""
+        """Algorithm of section 3.1: a random timestep, and the distance to the target."""
         z, y = latent_pair(self.space, batch)
         t = torch.randint(self.process.steps, (len(z),), device=z.device)
         eps = torch.randn_like(z)
@@ -142,17 +133,17 @@ class ResShift(SuperResolver):
 
     def _perceptual(self, x0: Tensor, z: Tensor, batch: Batch) -> Tensor:
         # Gradients go through the distance and the decoder to the prediction.
-        pictures = self.space.decode(x0).clamp(0, 1)
+        images = self.space.decode(x0).clamp(0, 1)
         with torch.no_grad():
             on_hr = self.perceptual_target == "hr"
             if on_hr and "hr" not in batch:
                 raise ValueError(
-                    "model.init_args.perceptual_target is hr, and data.init_args.train gives "
+                    "model.init_args.perceptual_target is hr, and data.init_args.train has "
                     "latents without HR: encode with --encode.pictures true, or set round_trip"
                 )
             target = batch["hr"] if on_hr else self.space.decode(z).clamp(0, 1)
-        distance = cast(nn.Module, self.perceptual)(pictures, target).mean()
-        # On the host: where a part is not finite, its gradient is not either, whatever its weight.
+        distance = cast(nn.Module, self.perceptual)(images, target).mean()
+        # On the host: a term that is not finite has such gradients, whatever its weight.
         finite = bool(torch.isfinite(distance))
         self.dropped += not finite
         self.log("train/perceptual_dropped", float(self.dropped))
@@ -165,7 +156,7 @@ class ResShift(SuperResolver):
 
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
-        """From the LR picture and noise back to t = 0; as many network calls as timesteps."""
+        """Sample from the noised LR image down to t = 0, with one network call per timestep."""
         lr = padded(batch["lr"], self.divisible).lr  # mirrored, as released
         y = self._anchor(lr)
         process = self.sampled
@@ -176,13 +167,13 @@ class ResShift(SuperResolver):
             z = process.to_x0(raw, x, step, y)
             fresh = noise.normal(x.shape) if step else None
             x = residual_shift(x, z, process.eta(step), process.eta(step - 1), process.kappa, fresh)
-        return self._picture(x, batch)
+        return self._image(x, batch)
 
     def _anchor(self, lr: Tensor) -> Tensor:
         return self.space.encode(enlarged(lr, self._size(lr)))
 
-    def _picture(self, z: Tensor, batch: Batch) -> Tensor:
-        # All of LR: cut to another size that was asked for, a part of the picture would be gone.
+    def _image(self, z: Tensor, batch: Batch) -> Tensor:
+        # The output of the whole LR: cropping to a smaller requested size would lose a part.
         H, W = self._size(batch["lr"])
         return self.space.decode(z)[..., :H, :W]
 
@@ -191,83 +182,65 @@ class ResShift(SuperResolver):
 
     @property
     def divisible(self) -> int:
-        """Of what sides of LR have to be multiples, for those of latents to be of the divisor."""
+        """LR sides must be multiples of this, so that latents' sides are multiples of divisor."""
         return whole_lr(self.divisor * self.space.factor, self.scale)
 
     # -------------------------------------------------------------------------------- frozen parts
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
-        """The autoencoder's weights. Args as ``ImageModel.load_parts``."""
+        """Load the autoencoder's weights."""
         if self.space_weights is not None:
             self.space.load_official(find("space_weights", self.space_weights))
 
     def setup(self, stage: str) -> None:
-        """See that nothing is computed with random weights; load what only training needs.
+        """Raise if the autoencoder has random weights; load parts that only training needs.
 
         Raises:
-            ValueError: The autoencoder has no weights of its own.
-            FileNotFoundError: The perceptual distance lacks its weights.
+            ValueError: If the autoencoder has random weights.
+            FileNotFoundError: If the weights of the perceptual distance are missing.
         """
         check_space(self.space, "space_weights")
         if stage == "fit" and hasattr(self.perceptual, "load"):
             cast(Any, self.perceptual).load()
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A released file has the network alone; the autoencoder's own is kept."""
+        """Map a released file, which has only the network; the autoencoder stays."""
         own = {k: v for k, v in self.state_dict().items() if not k.startswith("network.")}
         found = {f"network.{name}": tensor for name, tensor in from_official(tensors).items()}
         return {**own, **found}
 
 
 class ResShiftControl(ResShift):
-    """The control of a comparison: ResShift's network, trained to answer at once, without noise.
+    """ResShift without diffusion, as a control: the same network, trained as a regression.
 
-    The same network and space, one call a picture, and the mean squared error alone: what is left
-    of ResShift without its diffusion.
+    The same network and space, with one call per image and only the mean squared error.
 
     Args:
-        scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
-        network: Predicts from the latent of the enlarged LR picture, timestep 0 and the LR picture
-            in [-1, 1].
-        space: Where that happens.
-        space_weights: As of ``ResShift``.
-        prediction: What the network predicts: HR (``sample``), or what has to be taken from the
-            enlarged LR to have it (``residual``).
-        divisor: As of ``ResShift``.
-        optimizer: Makes the optimiser of the trainable parameters.
-        lr_scheduler: Makes the learning-rate schedule; by default there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
-        color_fix: How outputs get the colours of LR; see ``lightning_modules.color``.
+        scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
+        prediction: What the network predicts: HR (``sample``), or the enlarged LR minus HR
+            (``residual``).
     """
 
     def __init__(
         self,
         scale: float,
-        network: nn.Module,
-        space: Space,
-        space_weights: str | None = None,
+        *,
         prediction: Literal["sample", "residual"] = "sample",
-        divisor: int | None = None,
-        optimizer: OptimizerCallable = adamw,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
-        color_fix: ColorFix = "none",
+        **kwargs: Any,
     ) -> None:
         super().__init__(
             scale,
-            network,
-            space,
-            space_weights,
-            ResidualShift(prediction=prediction),
-            divisor=divisor,
-            optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-            weights=weights,
-            color_fix=color_fix,
+            process=ResidualShift(prediction=prediction),
+            timesteps=None,
+            perceptual=None,
+            perceptual_weight=1.0,
+            perceptual_target="round_trip",
+            channels_last=True,
+            **kwargs,
         )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Distance between the prediction from the enlarged LR and HR."""
+        """Return the distance between the prediction from the enlarged LR and HR."""
         z, y = latent_pair(self.space, batch)
         loss = functional.mse_loss(self._answer(y, batch["lr"]), z)
         self.log("train/loss", loss, prog_bar=True)
@@ -277,7 +250,7 @@ class ResShiftControl(ResShift):
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
         """One call; deterministic."""
         lr = padded(batch["lr"], self.divisible).lr
-        return self._picture(self._answer(self._anchor(lr), lr), batch)
+        return self._image(self._answer(self._anchor(lr), lr), batch)
 
     def _answer(self, y: Tensor, lr: Tensor) -> Tensor:
         t = torch.zeros(len(y), dtype=torch.int64, device=y.device)

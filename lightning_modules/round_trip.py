@@ -1,7 +1,7 @@
-"""What an autoencoder makes of HR, or of bicubic: the ceiling and the floor of methods in latents.
+"""HR or bicubic through an autoencoder: upper and lower reference of methods in latents.
 
-Nothing is learnt here. A method in latents cannot be better than the round trip of HR, and one that
-is no better than that of bicubic has done nothing.
+Nothing is trained. A method in latents cannot exceed the round trip of HR, and should exceed the
+round trip of bicubic.
 """
 
 from __future__ import annotations
@@ -22,44 +22,44 @@ from lightning_modules.noise import Noise
 if TYPE_CHECKING:
     from datamodules.base import Batch
 
-Picture = Literal["hr", "bicubic"]
+Image = Literal["hr", "bicubic"]
 
 
 class RoundTrip(SuperResolver):
-    """Encode a picture and decode it; for tests alone.
+    """Encode and decode an image; only for tests.
 
     Args:
-        scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
+        scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
         space: The autoencoder.
-        of: What goes through it: ``hr``, which is looked at, or the ``bicubic`` enlargement of LR.
-        space_weights: Weights of the autoencoder, where it does not name its own: a run that
-            trained it, a file, or a name of ``configs/weights.yaml``.
+        of: Its input: ``hr``, or the ``bicubic`` enlargement of LR.
+        space_weights: Weights of the autoencoder, unless ``space`` sets them: a run that trained
+            it, a file, or a name of ``configs/weights.yaml``.
 
     Raises:
-        ValueError: ``of`` is neither.
+        ValueError: If ``of`` is neither.
     """
 
     def __init__(
         self,
         scale: float,
         space: Space,
-        of: Picture = "bicubic",
+        of: Image = "bicubic",
         space_weights: str | None = None,
     ) -> None:
         super().__init__(scale)
-        if of not in get_args(Picture):
+        if of not in get_args(Image):
             raise ValueError(f"model.init_args.of is {of!r}; expected hr or bicubic")
         self.space, self.of, self.space_weights = space, of, space_weights
         self.weights_source = space.source or None
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
-        """The autoencoder's weights. Args as ``ImageModel.load_parts``."""
+        """Load the autoencoder's weights."""
         if self.space_weights is not None:
             self.space.load_official(find("space_weights", self.space_weights))
             self.weights_source = self.space.source
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """There is nothing to train.
+        """Raise: there is nothing to train.
 
         Raises:
             ValueError: Always.
@@ -73,12 +73,12 @@ class RoundTrip(SuperResolver):
         """Encode and decode; deterministic.
 
         Raises:
-            ValueError: HR is wanted, and there is none.
+            ValueError: If HR is required and missing.
         """
         if self.of == "hr" and "hr" not in batch:
             raise ValueError("the round trip of HR needs HR: use test, or set model.init_args.of")
         H, W = batch["size"]
-        picture = batch["hr"] if self.of == "hr" else resize(batch["lr"], (H, W))
+        image = batch["hr"] if self.of == "hr" else resize(batch["lr"], (H, W))
         below, right = (-n % self.space.factor for n in (H, W))
-        padded = functional.pad(picture, (0, right, 0, below), mode="replicate")
+        padded = functional.pad(image, (0, right, 0, below), mode="replicate")
         return self.space.decode(self.space.encode(padded))[..., :H, :W]

@@ -1,4 +1,4 @@
-"""From a noisy sample down a list of timesteps, by any of the solvers."""
+"""Denoise a sample along a list of timesteps, by any of the solvers."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ Solver = Literal["ddim", "euler", "euler_ancestral", "heun", "dpm_solver_2m"]
 
 @dataclass(frozen=True)
 class Sampler:
-    """Which timesteps are run, and how; by default Stable Diffusion's DDIM, but for ``last``.
+    """Timesteps and solver; by default Stable Diffusion's DDIM, except for ``last``.
 
     Args:
-        steps: Number of steps from noise alone.
-        spacing: How they lie among the timesteps: ``leading``, ``trailing`` or ``linspace``.
+        steps: Number of steps from pure noise.
+        spacing: Spacing of the timesteps: ``leading``, ``trailing`` or ``linspace``.
         offset: Added to ``leading`` timesteps.
         solver: ``ddim``, ``euler``, ``euler_ancestral``, ``heun`` or ``dpm_solver_2m``. ``heun``
-            cannot begin where next to nothing of a picture is left, such as the last timestep of
+            cannot start where almost no signal is left, such as the last timestep of
             ``squaredcos_cap_v2``: its first step, of the whole way in sigma, leaves noise behind.
-        eta: Of ``ddim``: 0 for deterministic sampling, 1 for DDPM's.
-        last: Where sampling ends: at -1, without noise, or at timestep 0, as Stable Diffusion's
-            own scheduler has it.
+        eta: For ``ddim``: 0 is deterministic sampling, 1 DDPM's.
+        last: Where sampling ends: at -1, without noise, or at timestep 0, as in Stable Diffusion's
+            own scheduler.
 
     Raises:
-        ValueError: A setting is unknown or out of range.
+        ValueError: If a setting is unknown or out of range.
     """
 
     steps: int = 50
@@ -56,13 +56,13 @@ class Sampler:
             raise ValueError(f"sampler.last is {self.last}; expected -1 or 0")
 
     def timesteps(self, steps: int) -> list[int]:
-        """From the noisiest one down.
+        """Return the timesteps, noisiest first.
 
         Args:
-            steps: Number of timesteps of training.
+            steps: Number of training timesteps.
 
         Raises:
-            ValueError: So many do not fit, or the last one is not above ``last``.
+            ValueError: If there are too many steps, or the last one is not above ``last``.
         """
         offset = self.offset if self.spacing == "leading" else 0
         found = spaced(steps, self.steps, self.spacing, offset)
@@ -81,14 +81,14 @@ class Sampler:
         schedule: Schedule,
         noise: Noise,
     ) -> Tensor:
-        """One call of ``clean`` at each timestep; ``heun`` makes two, but before -1.
+        """Call ``clean`` once per timestep; ``heun`` calls it twice, except before -1.
 
         Args:
             z: (B, ...) at the first timestep.
-            timesteps: From the noisiest one down.
-            clean: The clean sample that is predicted for a noisy one and its timestep.
+            timesteps: Timesteps, noisiest first.
+            clean: Predicts the clean sample from a noisy one and its timestep.
             schedule: The process.
-            noise: Drawn from by ``euler_ancestral``, and by ``ddim`` with an ``eta``.
+            noise: Used by ``euler_ancestral``, and by ``ddim`` with an ``eta``.
 
         Returns:
             (B, ...).

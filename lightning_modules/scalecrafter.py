@@ -1,14 +1,14 @@
-"""ScaleCrafter: the network sees larger pictures through dilated convolutions, in the first steps.
+"""ScaleCrafter: larger images through dilated convolutions in the first steps.
 
-He et al., ICLR 2024 (arXiv 2310.07702). A network repeats objects in pictures that are larger than
-it was trained for, since its convolutions reach less far in them. They are dilated, weights as they
-are: re-dilation.
+He et al., ICLR 2024 (arXiv 2310.07702). In images larger than it was trained for, a network repeats
+objects, since the receptive field of its convolutions is too small. Re-dilation dilates them
+without changing their weights.
 
-f     factor by which a layer reaches further; D = ceil(f) is its dilation
+f     factor of a layer's receptive field; D = ceil(f) is its dilation
 tau   steps in which layers are dilated
 
-Differs from the paper in: its dispersed kernels, 3x3 weights mapped to 5x5 by a fixed matrix, are
-left out; the released settings that have them never switch them on.
+Differs from the paper in: dispersed kernels, 3x3 weights mapped to 5x5 by a fixed matrix, are left
+out; the released settings never enable them.
 """
 
 from __future__ import annotations
@@ -37,14 +37,13 @@ class FreeU:
     """Factors of FreeU (Si et al., CVPR 2024; arXiv 2309.11497).
 
     Args:
-        s1: Of the skip connections' low frequencies in the deepest blocks.
-        s2: In those above.
-        b1: Of half of the channels from below in the deepest blocks.
-        b2: In those above.
-        by_width: Whether the deepest blocks are meant by their features' width: the first factors
-            are for what comes from below with the most channels, the second for half as many, as
-            ScaleCrafter was released. Else they are the first and the second block of the way up,
-            as diffusers has it.
+        s1: Factor of the skip connections' low frequencies in the deepest blocks.
+        s2: The same in the blocks above.
+        b1: Factor of half of the backbone's channels in the deepest blocks.
+        b2: The same in the blocks above.
+        by_width: Select blocks by the width of their features, as in ScaleCrafter's release: the
+            first factors are for backbone features with the most channels, the second for half as
+            many. Otherwise they are for the first and second up block, as in diffusers.
     """
 
     s1: float = 0.9
@@ -63,18 +62,18 @@ class ScaleCrafter(NetworkPatch):
     """Re-dilation of 3x3 convolutions.
 
     Args:
-        factors: By a module's name, such as ``down_blocks.2`` or ``up_blocks.0.upsamplers``, the
-            factor of all 3x3 convolutions in it; of several that hold a layer the longest name
-            counts. 1 for layers that stay as they are.
+        factors: Factor of all 3x3 convolutions in a module, by its name, such as ``down_blocks.2``
+            or ``up_blocks.0.upsamplers``. The longest name that holds a layer counts. 1 for layers
+            that stay unchanged.
         tau: Steps in which layers are dilated.
-        progressive: Let factors fall on the way, to max(ceil(f (tau - i) / tau), 2) at step i.
-        damped_steps: Steps of noise-damped guidance, which costs a call more: what is predicted
-            without a text comes from a network in which ``damped_without`` stays as it is.
+        progressive: Reduce factors over the steps, to max(ceil(f (tau - i) / tau), 2) at step i.
+        damped_steps: Steps of noise-damped guidance, which costs one more call: the prediction
+            without a text comes from a network in which ``damped_without`` stays unchanged.
         damped_without: Names of modules.
-        freeu: At all steps; the released scripts have it, ``null`` for none.
+        freeu: FreeU at all steps, as in the released scripts; ``null`` for none.
 
     Raises:
-        ValueError: A factor or a number of steps is out of range.
+        ValueError: If a factor or a number of steps is out of range.
     """
 
     def __init__(
@@ -96,11 +95,11 @@ class ScaleCrafter(NetworkPatch):
             )
 
     def check(self, denoiser: UNet2D, guidance: float) -> None:
-        """As ``NetworkPatch.check``.
+        """Raise if the base does not support the patch.
 
         Raises:
-            ValueError: As there; or a name without 3x3 convolutions, one of the network's ends, a
-                convolution that pads otherwise, or damped guidance without guidance.
+            ValueError: As in ``NetworkPatch.check``; or for a name without 3x3 convolutions, the
+                network's first or last layer, another padding, or damping without guidance.
         """
         super().check(denoiser, guidance)
         layers = convolutions(denoiser.unet)
@@ -115,8 +114,8 @@ class ScaleCrafter(NetworkPatch):
             )
         if self.damped_steps and guidance == 1:
             raise ValueError(
-                "ScaleCrafter's damped_steps are of guidance, and model.init_args.guidance is 1: "
-                "set that higher, or damped_steps to 0"
+                "ScaleCrafter's damped_steps need guidance, and model.init_args.guidance is 1: "
+                "set it higher, or damped_steps to 0"
             )
 
     @contextmanager
@@ -135,7 +134,7 @@ class ScaleCrafter(NetworkPatch):
         known: tuple[Condition, Condition],
         guidance: float,
     ) -> Tensor:
-        """As ``NetworkPatch.guided``; noise-damped at first, if asked for."""
+        """Return the guided output; noise-damped in the first ``damped_steps``."""
         if step.number >= self.damped_steps:
             return super().guided(denoiser, step, predict, z, t, known, guidance)
         text, nothing = known
@@ -147,11 +146,11 @@ class ScaleCrafter(NetworkPatch):
         return weak + guidance * (with_it - without)
 
     def factor(self, factor: float, step: int) -> float:
-        """That of a layer at a step; 1 for none.
+        """Return the factor of a layer at a step; 1 for no dilation.
 
         Args:
-            factor: The layer's own.
-            step: From 0.
+            factor: The layer's own factor.
+            step: Step, from 0.
         """
         if step >= self.tau or factor == 1:
             return 1.0
@@ -187,7 +186,7 @@ class ScaleCrafter(NetworkPatch):
 
 
 def convolutions(unet: Any) -> dict[str, nn.Conv2d]:
-    """A U-Net's 3x3 convolutions over positions, but its first and its last, by name."""
+    """Return a U-Net's 3x3 convolutions over positions, except its first and last, by name."""
     return {
         name: module
         for name, module in unet.named_modules()
@@ -197,13 +196,13 @@ def convolutions(unet: Any) -> dict[str, nn.Conv2d]:
 
 @contextmanager
 def redilated(layer: nn.Conv2d, factor: float) -> Iterator[None]:
-    """Within it a convolution reaches ``factor`` times as far; its output's size stays.
+    """Dilate a convolution by ``factor`` within the context, keeping its output's size.
 
-    Of a factor that is not whole the input is stretched to what the dilation is for, and the output
-    brought back; both bilinearly.
+    For a fractional factor the input is resized to match the dilation and the output is resized
+    back, both bilinearly.
 
     Args:
-        layer: 3x3, padded by 1.
+        layer: A 3x3 convolution, padded by 1.
         factor: Above 1.
     """
     dilation = math.ceil(factor)
@@ -245,7 +244,7 @@ def _freeu(unet: Any, factors: FreeU) -> Iterator[None]:
                 stack.callback(handle.remove)
             yield
         return
-    # diffusers' own way back would lose factors that were there before.
+    # diffusers' own `disable_freeu` would lose factors that were set before.
     names = factors.factors
     before = [(up, name, getattr(up, name, None)) for up in unet.up_blocks for name in names]
     try:
@@ -257,7 +256,7 @@ def _freeu(unet: Any, factors: FreeU) -> Iterator[None]:
 
 
 def _by_width(unet: Any, factors: FreeU) -> Iterator[tuple[nn.Module, int, float, float]]:
-    """Residual blocks of the way up that are changed, with the channels that come from below."""
+    """Yield the residual blocks of the up path to change, with their backbone channels."""
     widest = max(unet.config.block_out_channels)
     chosen = {widest: (factors.b1, factors.s1), widest // 2: (factors.b2, factors.s2)}
     width = unet.config.block_out_channels[-1]

@@ -1,4 +1,4 @@
-"""Learning-rate schedules that papers have and torch has not, stepped once a step of training."""
+"""Learning-rate schedules of papers that torch does not have, stepped once a training step."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 class WarmUp(LambdaLR):
-    """A learning rate that rises evenly over the first steps, and then stays.
+    """Linear warm-up, then a constant learning rate.
 
-    Step n, counted from 1, is taken with n / ``warm_up`` of the optimiser's rate; or, as in the
-    released code of ResShift and InvSR, which sets the rate after a step, the first one with all of
-    it and step n with (n - 1) / ``warm_up``. A run that goes on with other settings than it began
-    with, the optimiser's rate among them, follows the new ones from its second step on.
+    Step n, counted from 1, uses n / ``warm_up`` of the optimiser's rate. The released code of
+    ResShift and InvSR sets the rate after a step: the first step uses the full rate, step n uses
+    (n - 1) / ``warm_up``. A run resumed with other settings, including the optimiser's rate,
+    follows them from its second step on.
 
     Args:
-        optimizer: Whose learning rate it is.
-        warm_up: Number of steps until the whole rate is reached; 0: from the start.
-        released: As in the released code, see above.
+        optimizer: The optimiser.
+        warm_up: Steps until the full rate is reached; 0 for no warm-up.
+        released: Warm up as in the released code of ResShift and InvSR.
 
     Raises:
-        ValueError: ``warm_up`` is negative.
+        ValueError: If ``warm_up`` is negative.
     """
 
     _settings: tuple[str, ...] = ("base_lrs", "warm_up", "released")
@@ -35,10 +35,10 @@ class WarmUp(LambdaLR):
         super().__init__(optimizer, [self._of(g["lr"]) for g in optimizer.param_groups])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where it was, by the settings of this one: torch takes those of the checkpoint.
+        """Load the position, but keep the settings of this schedule; torch would load them too.
 
         Args:
-            state_dict: What another one's ``state_dict`` gave.
+            state_dict: The ``state_dict`` of another schedule.
         """
         own = {name: self.__dict__[name] for name in self._settings}
         super().load_state_dict({**state_dict, **own, "lr_lambdas": [None] * len(self.lr_lambdas)})
@@ -48,18 +48,18 @@ class WarmUp(LambdaLR):
 
 
 class WarmUpCosine(WarmUp):
-    """A learning rate that rises evenly over the first steps, and then falls on half a cosine.
+    """Linear warm-up, then half a cosine.
 
     Args:
-        optimizer: Whose learning rate it is.
-        steps: The step at which ``final`` is reached, and kept; as a rule ``trainer.max_steps``.
-        warm_up: Number of steps until the whole rate is reached; 0: from the start.
+        optimizer: The optimiser.
+        steps: Step at which ``final`` is reached and kept; usually ``trainer.max_steps``.
+        warm_up: Steps until the full rate is reached; 0 for no warm-up.
         final: The learning rate at the end.
-        released: As of ``WarmUp``.
+        released: Warm up as in the released code of ResShift and InvSR; see ``WarmUp``.
 
     Raises:
-        ValueError: The warm-up is negative, or leaves no step to fall in; or ``final`` is below 0
-            or above the optimiser's rate.
+        ValueError: If the warm-up is negative or not below ``steps``, or ``final`` is below 0 or
+            above the optimiser's rate.
     """
 
     _settings = (*WarmUp._settings, "steps", "final")
@@ -74,7 +74,7 @@ class WarmUpCosine(WarmUp):
     ) -> None:
         if steps <= warm_up:
             raise ValueError(
-                f"steps of WarmUpCosine is {steps}, of which warm_up takes {warm_up}; expected "
+                f"steps of WarmUpCosine is {steps}, and warm_up takes {warm_up} of them; expected "
                 "more: set it to trainer.max_steps"
             )
         for group in optimizer.param_groups:
@@ -91,7 +91,7 @@ class WarmUpCosine(WarmUp):
 
 
 class _Factor:
-    """What the rate is multiplied by in a step, counted from 0."""
+    """Factor of the learning rate at a step, counted from 0."""
 
     def __init__(
         self, warm_up: int, released: bool, steps: int | None = None, final: float = 1.0

@@ -1,11 +1,11 @@
-"""SD+SR: a picture of the base's own size, enlarged by a super-resolution network.
+"""SD+SR: an image of the base's own size, enlarged by a super-resolution network.
 
-What Self-Cascade is compared with besides other ways to adapt the base (Guo et al., ECCV 2024;
-arXiv 2402.10491, table 1): the base never sees the larger size.
+A baseline of Self-Cascade that does not adapt the base (Guo et al., ECCV 2024; arXiv 2402.10491,
+table 1).
 
 Differs from the paper in: the upscaler is an argument. The paper's is Stable Diffusion's,
-``lightning_modules.sd_upscale.SDUpscale``, which makes sides four times as large, also on the way
-to 1024 px; its number of steps, and how the picture came to its size, are not published.
+``lightning_modules.sd_upscale.SDUpscale``, which enlarges sides by four, also for 1024 px; its
+number of steps, and the final resizing, are unpublished.
 """
 
 from __future__ import annotations
@@ -18,15 +18,9 @@ import torch
 from torch import Tensor
 
 from degradations.bicubic import resize
-from lightning_modules.backbone.condition import TextEncoder
-from lightning_modules.backbone.denoiser import UNet2D
-from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.backbone.space import Space
 from lightning_modules.base import SuperResolver
 from lightning_modules.direct import Direct
-from lightning_modules.from_base import SizeCondition
 from lightning_modules.noise import Noise
-from lightning_modules.sampling import Sampler
 from lightning_modules.stages import Size
 
 if TYPE_CHECKING:
@@ -39,55 +33,33 @@ class SDSR(Direct):
     """The frozen base at its own size, then a frozen upscaler. Nothing is trained.
 
     Args:
-        scale: Factor between the sides of the base's pictures and of the output; set by
+        scale: Factor between the sides of the base's images and of the output; set by
             ``data.init_args.scale``.
-        denoiser: The frozen base.
-        upscaler: Any method that enlarges pictures, such as
-            ``lightning_modules.regression.Regression``; it gets the factor.
+        upscaler: Any method that enlarges images, such as
+            ``lightning_modules.regression.Regression``; its scale is set.
         upscaler_weights: Its weights: a run that trained it, a file, or a name of
-            ``configs/weights.yaml``. Not for one that comes with them.
-        upscaler_scale: Its factor, where that is not ``scale``; what it makes is then brought to
-            the output's size by antialiased bicubic interpolation.
-        space: The base's latents; pixels by default.
-        denoiser_weights: Weights of a base that was trained here: a run of ``Diffusion``, or a
-            file. Not for one that is named by its folder.
-        schedule: The base's process; Stable Diffusion's by default.
-        base_size: Side, or height and width, that the base was trained for, in pixels; by default
-            the output's divided by ``scale``.
-        size_condition: What an SDXL base is told of sizes, ``stage`` or ``base``: here the same.
-        encoder: Makes embeddings of captions; without it captions are not looked at.
-        guidance: Strength of classifier-free guidance; 1 for none.
-        sampler: Timesteps and solver.
-        clamp: Keep predicted clean samples within this distance of 0; 1 for pixels, ``null`` for
-            latents, which know no bound.
+            ``configs/weights.yaml``. Not for an upscaler with its own weights.
+        upscaler_scale: Its scale, if not ``scale``; its output is then resized by antialiased
+            bicubic interpolation.
 
     Raises:
-        ValueError: A setting is out of range or unknown, or parts do not fit one another.
+        ValueError: If a setting is out of range or unknown, or parts do not fit together.
     """
 
     def __init__(
         self,
         scale: float,
-        denoiser: UNet2D,
+        *,
         upscaler: UpscalerCallable,
         upscaler_weights: str | None = None,
         upscaler_scale: float | None = None,
-        space: Space | None = None,
-        denoiser_weights: str | None = None,
-        schedule: Schedule | None = None,
-        base_size: int | tuple[int, int] | None = None,
-        size_condition: SizeCondition | None = None,
-        encoder: TextEncoder | None = None,
-        guidance: float = 1.0,
-        sampler: Sampler | None = None,
-        clamp: float | None = None,
+        **kwargs: Any,
     ) -> None:
-        base = (denoiser, space, denoiser_weights, schedule, base_size, size_condition)
-        super().__init__(scale, *base, encoder, guidance, sampler, clamp)
-        if denoiser.dimensions != 4:
+        super().__init__(scale, patch=None, **kwargs)
+        if self.denoiser.dimensions != 4:
             raise ValueError(
-                "SDSR enlarges pictures, and model.init_args.denoiser makes clips: set it to "
-                "lightning_modules.backbone.denoiser.UNet2D, or take another method"
+                "SDSR enlarges images, and model.init_args.denoiser makes clips: set it to "
+                "lightning_modules.backbone.denoiser.UNet2D, or use another method"
             )
         self.upscaler_weights, self.upscaler_scale = upscaler_weights, upscaler_scale
         self.upscaler = upscaler(self.scale if upscaler_scale is None else upscaler_scale)
@@ -96,10 +68,10 @@ class SDSR(Direct):
 
     @torch.no_grad()
     def generate(self, batch: Batch, noise: Noise) -> Tensor:
-        """All steps at the base's size, then the upscaler.
+        """Run all steps at the base's size, then the upscaler.
 
         Raises:
-            ValueError: A side is no multiple of what the space or ``scale`` wants.
+            ValueError: If a side is no multiple of the space's factor, or of ``scale``.
         """
         size = (batch["size"][0], batch["size"][1])
         base = self.trained_size(size)
@@ -123,23 +95,23 @@ class SDSR(Direct):
         return own, {**usual, "upscaler_scale": None}
 
     def train(self, mode: bool = True) -> SDSR:
-        """As torch's, but the upscaler stays in evaluation mode."""
+        """Set the mode, but keep the upscaler in evaluation mode."""
         super().train(mode)
         self.upscaler.train(False)
         return self
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
-        """Load the base and the upscaler. Args as ``ImageModel.load_parts``."""
+        """Load the base and the upscaler."""
         super().load_parts(find)
         self.upscaler.load_parts(lambda key, name: find(f"upscaler.init_args.{key}", name))
         if self.upscaler_weights is not None:
             self.upscaler.load_weights(find("upscaler_weights", self.upscaler_weights))
 
     def setup(self, stage: str) -> None:
-        """As ``Direct.setup``.
+        """Check the frozen parts, and refuse ``fit``.
 
         Raises:
-            ValueError: As there, or the upscaler has random weights.
+            ValueError: As in ``Direct.setup``, or if the upscaler has random weights.
         """
         super().setup(stage)
         if self.upscaler.needs_weights:

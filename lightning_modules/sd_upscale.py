@@ -1,7 +1,7 @@
-"""Stable Diffusion's upscaler, as diffusers runs it: four times the sides, led by a caption.
+"""Stable Diffusion's x4 upscaler with captions, as run by diffusers.
 
 Rombach et al., CVPR 2022 (arXiv 2112.10752), released as ``stable-diffusion-x4-upscaler``; the last
-stage of SD+SR in the tables of Self-Cascade (arXiv 2402.10491).
+stage of SD+SR in Self-Cascade's tables (arXiv 2402.10491).
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ class SDUpscale(SuperResolver):
     """``StableDiffusionUpscalePipeline`` of diffusers; needs transformers. Nothing is trained.
 
     Args:
-        scale: Factor by which pictures are enlarged, which has to be the pipeline's, 4; set by
+        scale: Factor by which images are enlarged; must be the pipeline's, 4. Set by
             ``data.init_args.scale``.
-        path: Folder in diffusers' layout, which may hold environment variables, or name on the hub.
+        path: Folder in diffusers' layout, or name on the hub. Environment variables are expanded.
         revision: Branch, tag or commit on the hub.
-        steps: Of its sampler.
-        guidance: Strength of classifier-free guidance; 1 for none. Pictures without a caption get
+        steps: Sampling steps.
+        guidance: Strength of classifier-free guidance; 1 for none. Images without a caption get
             an empty one.
-        noise_level: Timestep of the noise that is put onto the input, up to 350: more of it lets
-            more be invented.
+        noise_level: Timestep of the noise added to the input, up to 350; more noise lets the model
+            generate more.
         color_fix: How outputs get the colours of LR; see ``lightning_modules.color``.
 
     Raises:
-        FileNotFoundError: There is no pipeline.
-        ValueError: A setting is out of range, the factor is another one, or transformers is not
+        FileNotFoundError: If the pipeline is missing.
+        ValueError: If a setting is out of range, the scale is another one, or transformers is not
             installed.
     """
 
@@ -67,7 +67,7 @@ class SDUpscale(SuperResolver):
             )
         if self.scale != factor:
             raise ValueError(
-                f"SDUpscale enlarges by {factor}, and {self.scale:g} is asked for: set "
+                f"SDUpscale enlarges by {factor}, and {self.scale:g} is requested: set "
                 f"data.init_args.scale, or model.init_args.upscaler_scale, to {factor}"
             )
         self.tile_multiple = factor
@@ -81,7 +81,7 @@ class SDUpscale(SuperResolver):
         return self
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """There is nothing to train.
+        """Raise: there is nothing to train.
 
         Raises:
             ValueError: Always.
@@ -92,9 +92,9 @@ class SDUpscale(SuperResolver):
 
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
-        """All steps of the pipeline, with noise from each picture's own generator."""
+        """Run all steps of the pipeline, with noise from each image's own generator."""
         texts = batch.get("text") or [""] * len(batch["lr"])
-        # Sides that are no multiples of its factor the pipeline makes smaller, without a word.
+        # The pipeline silently crops sides that are no multiples of its factor.
         mirrored = padded(batch["lr"], self.tile_multiple)
         made = self.pipeline(
             list(texts),
@@ -105,12 +105,12 @@ class SDUpscale(SuperResolver):
             generator=noise.generators(),
             output_type="pt",
         )
-        pictures: Tensor = made.images
-        return mirrored.crop(pictures, batch["size"])
+        images: Tensor = made.images
+        return mirrored.crop(images, batch["size"])
 
     @property
     def options(self) -> dict[str, str | int | float]:
-        """As ``SuperResolver.options``, with what the pipeline is asked for."""
+        """Settings that change outputs, with the pipeline's."""
         asked = {"guidance": self.guidance, "noise_level": self.noise_level}
         return {"steps": self.steps, **asked, **super().options}
 
@@ -128,9 +128,9 @@ def _loaded(path: str, revision: str | None) -> Any:
         ) from error
     except OSError as error:
         raise FileNotFoundError(
-            f"{place} has no upscaler that can be read ({str(error).splitlines()[0]}): expected a "
-            "folder of StableDiffusionUpscalePipeline in diffusers' layout, or a name on the hub "
-            "that is in its cache or can be fetched"
+            f"{place} has no readable upscaler ({str(error).splitlines()[0]}): expected a folder "
+            "of StableDiffusionUpscalePipeline in diffusers' layout, or a name on the hub that is "
+            "cached or can be downloaded"
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

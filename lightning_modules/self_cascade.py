@@ -1,17 +1,17 @@
-"""Self-Cascade: larger pictures from the same diffusion model, stage after stage.
+"""Self-Cascade: larger images from the same diffusion model, stage by stage.
 
-Guo et al., ECCV 2024 (arXiv 2402.10491). A stage enlarges the clean sample of the one before it,
-adds noise up to timestep K, and denoises again with the same frozen network; tuned, features of the
-sample before it was enlarged are added by small upsamplers, which alone are trained.
+Guo et al., ECCV 2024 (arXiv 2402.10491). A stage enlarges the clean sample of the previous stage,
+adds noise up to timestep K, and denoises it with the same frozen network. The tuned variant adds
+features of the smaller sample through small upsamplers, the only trained parts.
 
 z^r   clean sample of stage r, 0 being the base's    phi    fixed resize of it (equation 6)
 K     share of the timesteps that stages run         phi_n  trained upsampler of features
 pivot z^(r-1), from which stage r starts             Phi    all of them
 
 Differs from the paper in: the noise of equation 6 has the standard deviation sqrt(1 - abar), as in
-its equation 2, where equation 6 prints that for the variance; and it is that of the first timestep
-that is run, which the network is told, where the paper says K. Layers of phi_n that make 0.002 M
-parameters, their places, eta and guidance are not published: they are arguments.
+its equation 2; equation 6 prints that as the variance. Its level is that of the first timestep run,
+which the network gets, not of K. Layers of phi_n with 0.002 M parameters, their places, eta and
+guidance are unpublished: they are arguments.
 """
 
 from __future__ import annotations
@@ -22,25 +22,20 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_modules.backbone.condition import Condition, TextEncoder
-from lightning_modules.backbone.denoiser import UNet2D
+from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.frames import repeated, resized
-from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.backbone.space import Space
-from lightning_modules.captions import check_captions, dropped
+from lightning_modules.captions import check_captions, drop_captions
 from lightning_modules.clips import frames_of, to_learn
-from lightning_modules.from_base import FromBase, Predict, SizeCondition
+from lightning_modules.from_base import FromBase, Predict
 from lightning_modules.frozen_base import check_choice
 from lightning_modules.ladder import Aspect, Rule, ladder
-from lightning_modules.network_patch import NetworkPatch
 from lightning_modules.networks.feature_upsampler import FeatureUpsampler, Places
 from lightning_modules.noise import Noise
 from lightning_modules.pivot_features import Attach, attachment, time_embedding
-from lightning_modules.sampling import Sampler
 from lightning_modules.stages import Size
 
 if TYPE_CHECKING:
@@ -61,64 +56,44 @@ def adamw(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
 class SelfCascade(FromBase):
     """A cascade of one frozen diffusion model, tuning-free or tuned.
 
+    ``sampler`` has the timesteps of the base stage; the other stages run those below K. ``patch``
+    changes the network in the stages after the base's, and its steps count from the noisiest of the
+    base stage. The paper has none. Upsamplers learn from the features of the unchanged network, so
+    they exclude a patch. With ``size_condition: stage`` an SDXL base gets the size of each stage.
+
     Args:
-        scale: Factor between the sides of the base's pictures and of the output; set by
+        scale: Factor between the sides of the base's images and of the output; set by
             ``data.init_args.scale``.
-        denoiser: The frozen base.
-        space: Its latents; pixels by default.
-        denoiser_weights: Weights of a base that was trained here: a run of ``Diffusion``, or a
-            file. Not for one that is named by its folder.
-        schedule: The base's process; Stable Diffusion's by default.
-        base_size: Side, or height and width, that the base was trained for, in pixels; by default
-            the output's divided by ``scale``.
-        aspect: Where ``base_size`` has another aspect ratio than the output: ``target``, the base
-            stage takes the output's, with as many pixels; ``base``, the first stage changes it.
-        stages: ``geometric``: as few stages as make at most four times the pixels each, of one
-            factor; ``x4_then_rest``; or their sizes, [[1024, 1024], [2048, 2048]].
-        multiple: Of which all sides have to be multiples, in pixels; the space's factor by default.
-            64 for Stable Diffusion where odd sides within the network are not wanted.
+        aspect: If ``base_size`` has another aspect ratio than the output: with ``target`` the base
+            stage has the output's, with as many pixels; with ``base`` the first stage changes it.
+        stages: ``geometric``: the fewest stages of one factor with at most four times the pixels
+            each; ``x4_then_rest``; or their sizes, [[1024, 1024], [2048, 2048]].
+        multiple: All sides must be multiples of this, in pixels; the space's factor by default. 64
+            avoids odd sides within Stable Diffusion.
         pivot_strength: K as a share of all timesteps.
-        pivot_space: Enlarge the pivot as it is (``latent``), or as a picture (``rgb``), which is
-            decoded and encoded again.
-        pivot_resize: By ``bilinear`` interpolation, as in the paper, or ``bicubic``, as released.
+        pivot_space: Enlarge the pivot as a ``latent``, or as an image (``rgb``), which is decoded
+            and encoded again.
+        pivot_resize: ``bilinear`` interpolation, as in the paper, or ``bicubic``, as released.
         upsampler: Phi: ``Shared``, ``Bottleneck`` or ``Full`` of
             ``lightning_modules.networks.feature_upsampler``; ``null`` for the tuning-free variant.
         attach: Add features to the ``skip`` connections (equation 8), or to the outputs of blocks
             (``block_out``), as released.
         places: Numbers of the skip connections, or of the blocks; by default four skip connections,
             or all blocks.
-        pivot_features: Read at timestep 0 and kept (``cached_t0``), or at each step's own timestep
-            (``per_step``), as released.
-        adapter_t_min: Timestep below which features are not added; the release has 101.
-        size_condition: What an SDXL base is told of sizes: that original and target are the
-            ``stage``'s own, or the ``base`` stage's; nothing is cropped.
-        encoder: Makes embeddings of captions; without it captions are not looked at.
-        caption_dropout: Share of the captions that are left out in training, for guidance.
-        guidance: Strength of classifier-free guidance; 1 for none.
-        sampler: Timesteps and solver of the base stage; the others run those timesteps below K.
-        clamp: Keep predicted clean samples within this distance of 0; 1 for pixels, ``null`` for
-            latents, which know no bound.
+        pivot_features: Read features once at timestep 0 (``cached_t0``), or at each step's own
+            timestep (``per_step``), as released.
+        adapter_t_min: Timestep below which no features are added; 101 in the release.
+        caption_dropout: Share of captions to drop in training, for guidance.
         optimizer: Makes the optimiser of the upsamplers.
-        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
-            there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
-        patch: Changes the network while it runs in the stages after the base's: ``AttnSF`` of
-            ``lightning_modules.attn_sf`` or ``ScaleCrafter`` of ``lightning_modules.scalecrafter``,
-            whose steps count from the noisiest of the base stage; none by default, as in the paper,
-            and none beside upsamplers, which learn from the features of the network as it is.
 
     Raises:
-        ValueError: A setting is out of range or unknown, or parts do not fit one another.
+        ValueError: If a setting is out of range or unknown, or parts do not fit together.
     """
 
     def __init__(
         self,
         scale: float,
-        denoiser: UNet2D,
-        space: Space | None = None,
-        denoiser_weights: str | None = None,
-        schedule: Schedule | None = None,
-        base_size: int | tuple[int, int] | None = None,
+        *,
         aspect: Aspect = "target",
         stages: Rule | list[tuple[int, int]] = "geometric",
         multiple: int | None = None,
@@ -130,24 +105,15 @@ class SelfCascade(FromBase):
         places: Sequence[int] | None = None,
         pivot_features: PivotFeatures = "cached_t0",
         adapter_t_min: int = 0,
-        size_condition: SizeCondition | None = None,
-        encoder: TextEncoder | None = None,
         caption_dropout: float = 0.1,
-        guidance: float = 1.0,
-        sampler: Sampler | None = None,
-        clamp: float | None = None,
         optimizer: OptimizerCallable = adamw,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
-        patch: NetworkPatch | None = None,
+        **kwargs: Any,
     ) -> None:
-        base = (denoiser, space, denoiser_weights, schedule, base_size, size_condition)
-        sampling = (encoder, guidance, sampler, clamp)
-        super().__init__(scale, *base, *sampling, optimizer, lr_scheduler, weights, patch)
-        if patch is not None and upsampler is not None:
+        super().__init__(scale, optimizer=optimizer, **kwargs)
+        if self.patch is not None and upsampler is not None:
             raise ValueError(
-                f"model.init_args.patch is {type(patch).__name__}, and upsamplers learn from the "
-                "network as it is: leave one of model.init_args.patch and upsampler out"
+                f"model.init_args.patch is {type(self.patch).__name__}, and upsamplers learn from "
+                "the unchanged network: leave out model.init_args.patch or upsampler"
             )
         self.aspect, self.rule = aspect, stages
         self.multiple = math.lcm(self.space.factor, multiple or 1)
@@ -157,8 +123,8 @@ class SelfCascade(FromBase):
         self.K = round(pivot_strength * self.schedule.steps)
         self.below_K = [t for t in self.sampled if t < self.K]
         self._check()
-        self.attach, self.attachment = attach, attachment(attach, denoiser, places)
-        embedding = denoiser.unet.time_embedding.linear_2.out_features
+        self.attach, self.attachment = attach, attachment(attach, self.denoiser, places)
+        embedding = self.denoiser.unet.time_embedding.linear_2.out_features
         found = Places(self.attachment.widths, embedding)
         self.upsampler = None if upsampler is None else upsampler(found)
         self.trained_ratio: float | None = None  # of sides, in the stage that was trained
@@ -167,17 +133,17 @@ class SelfCascade(FromBase):
     # ------------------------------------------------------------------------------------- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Algorithm 1, for the last stage; only what follows the upsamplers keeps activations.
+        """Algorithm 1, for the last stage. Only layers after the upsamplers keep activations.
 
         Raises:
-            ValueError: There is nothing to train, or the batch has no pictures.
+            ValueError: If there is nothing to train, or the batch has no images.
         """
         upsampler = self._upsampler()
         z, pivot, sizes = self._pair(batch)
         t = torch.randint(self.adapter_t_min, self.K, (len(z),), device=z.device)
         eps = torch.randn_like(z)
         z_t = self.schedule.add_noise(z, eps, t)
-        known = dropped(*self._told(batch, sizes[-1], sizes[0]), self.caption_dropout)
+        known = drop_captions(*self._conditions(batch, sizes[-1], sizes[0]), self.caption_dropout)
         features = self._features(pivot, t, known)
         raw = self._adapted(upsampler, self.schedule.scale_input(z_t, t), t, known, features)
         loss = functional.mse_loss(raw, self.schedule.target(z, eps, t))
@@ -186,12 +152,12 @@ class SelfCascade(FromBase):
 
     @torch.no_grad()
     def _pair(self, batch: Batch) -> tuple[Tensor, Tensor, list[Size]]:
-        # z^r and z^(r-1) of the last stage, and the sizes of all.
+        # z^r and z^(r-1) of the last stage, and all sizes.
         hr = to_learn(batch, self.denoiser)
         sizes = self.sizes((hr.shape[-2], hr.shape[-1]))
         if len(sizes) < 2:
             raise ValueError(
-                f"pictures of {sizes[0][0]}x{sizes[0][1]} are as large as the base's, so there is "
+                f"images of {sizes[0][0]}x{sizes[0][1]} are as large as the base's, so there is "
                 "no stage to train: set data.init_args.scale or crop_size"
             )
         self.trained_ratio = sizes[-1][0] / sizes[-2][0]
@@ -202,19 +168,19 @@ class SelfCascade(FromBase):
 
     @torch.no_grad()
     def generate(self, batch: Batch, noise: Noise) -> Tensor:
-        """Algorithm 2: all steps at the base's size, then those below K at each larger one."""
+        """Algorithm 2: all steps at the base's size, then those below K at each larger size."""
         sizes, frames = self.sizes(batch["size"]), frames_of(batch, self.denoiser)
         z: Tensor | None = None
         for stage, size in enumerate(sizes):
-            own = noise.stream(stage)  # what a stage draws does not depend on how many follow
-            z = self.stage(z, size, self._told(batch, size, sizes[0]), own, frames, sizes[0])
+            own = noise.stream(stage)  # independent of the number of later stages
+            z = self.stage(z, size, self._conditions(batch, size, sizes[0]), own, frames, sizes[0])
         return self.space.decode(cast(Tensor, z))
 
     def sizes(self, target: Size) -> list[Size]:
-        """Sizes in pixels of the base stage and of those after it, up to ``target``.
+        """Return the sizes in pixels of all stages, from the base to ``target``.
 
         Raises:
-            ValueError: The target is smaller than the base, or a side no multiple.
+            ValueError: If the target is smaller than the base, or a side is no multiple.
         """
         base = self.trained_size(target)
         return ladder(base, target, self.rule, self.aspect, self.multiple)
@@ -228,15 +194,15 @@ class SelfCascade(FromBase):
         frames: int | None = None,
         base: Size | None = None,
     ) -> Tensor:
-        """One stage, r >= 1; or, without a pivot, the base model itself.
+        """Run one stage, r >= 1; or, without a pivot, the base model itself.
 
         Args:
             pivot: z^(r-1), (B, C, h, w).
             size: (H, W) in pixels.
-            known: What the denoiser is told, and what in the other branch of guidance.
-            noise: This stage's own.
-            frames: Of clips.
-            base: Size of the base stage, where a patch is to act in the others.
+            known: Conditions with and without the caption.
+            noise: Noise of this stage.
+            frames: Frames of clips.
+            base: Size of the base stage, to apply a patch.
 
         Returns:
             z^r, (B, C, H / factor, W / factor).
@@ -249,13 +215,13 @@ class SelfCascade(FromBase):
     def start(
         self, pivot: Tensor | None, size: Size, noise: Noise, frames: int | None = None
     ) -> Tensor:
-        """Equation 6: the pivot, enlarged, with the noise of the first timestep; or noise alone.
+        """Equation 6: the enlarged pivot with the noise of the first timestep; or pure noise.
 
         Args:
             pivot: (B, C, h, w).
             size: (H, W) in pixels.
-            noise: Drawn from at the new size; noise is never resized.
-            frames: Of clips.
+            noise: Noise, drawn at the new size; it is never resized.
+            frames: Frames of clips.
         """
         if pivot is None:
             return self.from_noise(size, noise, frames)
@@ -264,7 +230,7 @@ class SelfCascade(FromBase):
         return first.alpha * self.enlarged(pivot, size) + first.sigma * eps
 
     def enlarged(self, pivot: Tensor, size: Size) -> Tensor:
-        """The phi of equation 6: (B, C, h, w) to the latent of a picture of ``size``."""
+        """Phi of equation 6: from (B, C, h, w) to the latent of an image of ``size``."""
         rgb = self.pivot_space == "rgb"
         new = size if rgb else self.latent_size(size)
         x = self.space.decode(pivot).clamp(0, 1) if rgb else pivot
@@ -316,8 +282,8 @@ class SelfCascade(FromBase):
         check_choice("pivot_features", self.pivot_features, PivotFeatures)
         if not 0 < self.K <= self.schedule.steps or not self.below_K:
             raise ValueError(
-                f"model.init_args.pivot_strength makes K {self.K} of {self.schedule.steps}, below "
-                f"which there are {len(self.below_K)} timesteps; expected a share up to 1, with one"
+                f"model.init_args.pivot_strength makes K {self.K} of {self.schedule.steps}, with "
+                f"{len(self.below_K)} timesteps below it; expected a share up to 1, with one"
                 " at least"
             )
         if not 0 <= self.adapter_t_min < self.K:
@@ -336,7 +302,7 @@ class SelfCascade(FromBase):
 
     @property
     def options(self) -> dict[str, str | int | float]:
-        """As ``FromBase.options``, with K."""
+        """Settings that change outputs, with K."""
         return {"K": self.K, **super().options}
 
     def _settings(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -361,10 +327,10 @@ class SelfCascade(FromBase):
         return self.upsampler is not None
 
     def setup(self, stage: str) -> None:
-        """See that nothing is computed with random weights, and say how many are trained.
+        """Check the frozen parts, and log the number of trained parameters.
 
         Raises:
-            ValueError: The base or the autoencoder has random weights, or nothing is to train.
+            ValueError: If the base or the autoencoder has random weights, or nothing is trained.
         """
         super().setup(stage)
         if stage == "fit":
@@ -372,7 +338,7 @@ class SelfCascade(FromBase):
             log.info("%d parameters are trained, at %s", count, ", ".join(self.attachment.widths))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the upsamplers alone, and what they were trained for."""
+        """Keep only the upsamplers and their training settings."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["cascade"] = {
             "base": self.denoiser.source,
@@ -382,7 +348,7 @@ class SelfCascade(FromBase):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """As ``ImageModel.on_load_checkpoint``; say where it was trained for another K."""
+        """Check the checkpoint, and warn if it was trained for another K."""
         super().on_load_checkpoint(checkpoint)
         trained = checkpoint.get("cascade", {}).get("K", self.K)
         if trained != self.K:

@@ -1,9 +1,9 @@
-"""One step of each sampler, as a pure function of what the network said and of two levels.
+"""One step of each sampler, as a pure function of the prediction and two noise levels.
 
-x is (B, ...) at the level `now`, x0 the network's clean sample there; the result is at `then`, the
-next level, which has less noise. Any level goes: variance preserving, exploding (alpha 1), and
-none (`CLEAN`), where all of them give x0. Timesteps, tables and what a network predicts are the
-schedule's business (`backbone/schedule.py`).
+x is (B, ...) at the level `now`, x0 the predicted clean sample there. The result is at `then`, the
+next level, with less noise. Levels may be variance preserving, exploding (alpha 1), or without
+noise (`CLEAN`), where every step returns x0. Timesteps, tables and prediction types belong to the
+schedule (`backbone/schedule.py`).
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def ddim(
         now: Level of x.
         then: Level of the result.
         eta: 0 is deterministic, 1 is DDPM's ancestral sampling.
-        noise: (B, ...), standard normal; wanted where ``eta`` is not 0.
+        noise: (B, ...), standard normal; required unless ``eta`` is 0.
     """
     fresh = eta * _ancestral(now, then)
-    # eps is (x - alpha x0) / sigma; with all terms of x and x0 brought together:
+    # eps is (x - alpha x0) / sigma; collected by x and x0:
     kept = math.sqrt(max(then.sigma**2 - fresh**2, 0.0)) / now.sigma
     y = (kept * x).add_(x0, alpha=then.alpha - kept * now.alpha)
     return y if fresh == 0 else y.add_(_given(noise), alpha=fresh)
@@ -44,15 +44,15 @@ def ddim(
 def euler(x: Tensor, x0: Tensor, now: Level, then: Level) -> Tensor:
     """Euler's method in x / alpha: Karras et al., 2022 (arXiv 2206.00364), algorithm 1, line 5.
 
-    With all terms of x and x0 brought together; in these coordinates DDIM without noise is the same
-    step. Args as ``ddim``.
+    Collected by x and x0. In these coordinates DDIM without noise is the same step. Arguments as in
+    ``ddim``.
     """
     kept = then.sigma / now.sigma
     return (kept * x).add_(x0, alpha=then.alpha - kept * now.alpha)
 
 
 def euler_ancestral(x: Tensor, x0: Tensor, now: Level, then: Level, noise: Tensor) -> Tensor:
-    """Euler's method to a level below, and noise up to the next one.
+    """Euler's method to a lower level, then noise up to the next one.
 
     Args:
         x: (B, ...) at ``now``.
@@ -78,7 +78,7 @@ def heun(
         x0: (B, ...), predicted.
         now: Level of x.
         then: Level of the result.
-        predict: Gives the x0 of a sample at ``then``; called once unless that is clean.
+        predict: Predicts x0 of a sample at ``then``; called once unless ``then`` is clean.
     """
     y = euler(x, x0, now, then)
     if then.sigma == 0:
@@ -103,8 +103,8 @@ def dpm_solver_2m(
         x0: (B, ...), predicted.
         now: Level of x.
         then: Level of the result.
-        earlier: The x0 that was predicted one step before, and its level; without it, and to the
-            clean level, the step is of first order, which is DDIM's.
+        earlier: The x0 predicted one step before, and its level. Without it, and to the clean
+            level, the step is of first order, which equals DDIM.
     """
     if then.sigma == 0:
         return then.alpha * x0
@@ -126,25 +126,25 @@ def residual_shift(
         now: eta of x.
         then: eta of the result; 0 gives x0.
         kappa: Of the process.
-        noise: (B, ...), standard normal; wanted unless ``then`` is 0.
+        noise: (B, ...), standard normal; required unless ``then`` is 0.
     """
     kept = then / now
-    y = (kept * x).add_(x0, alpha=1 - kept)  # in place: large temporaries cost more than sums
+    y = (kept * x).add_(x0, alpha=1 - kept)  # in place: large temporaries are slower than sums
     return y if then == 0 else y.add_(_given(noise), alpha=kappa * math.sqrt(kept * (now - then)))
 
 
 def _ratio(level: Level) -> float:
-    """Noise to signal, the sigma of Karras et al."""
+    """Return noise over signal, the sigma of Karras et al."""
     return level.sigma / level.alpha
 
 
 def _ancestral(now: Level, then: Level) -> float:
-    """Standard deviation of the noise that DDPM's posterior adds between two levels."""
+    """Return the standard deviation of the noise that DDPM's posterior adds between two levels."""
     kept = (now.alpha * then.sigma) / (then.alpha * now.sigma)
     return then.sigma * math.sqrt(max(1 - kept**2, 0.0))
 
 
 def _given(noise: Tensor | None) -> Tensor:
     if noise is None:
-        raise ValueError("this step adds noise, and none was given: pass `noise`")
+        raise ValueError("this step adds noise, and noise is missing: pass `noise`")
     return noise

@@ -1,7 +1,7 @@
-"""Which sizes a cascade goes through on its way to a target: CasArbi's stage plan.
+"""CasArbi's stage plan: the sizes of a cascade up to its target.
 
 Source: CasArbi (arXiv 2506.07813) for the fixed factor and the three orders. Its formula is not
-public; ours multiplies instead of taking logarithms, whose floor rounds the wrong way, say for
+public; ours multiplies, since the floor of logarithms may round the wrong way, as for
 log 125 / log 5.
 """
 
@@ -23,11 +23,10 @@ def stage_sizes(
     order: Order = "remainder_last",
     least_remainder: float = 1.0,
 ) -> list[Size]:
-    """Sizes after each stage; the last one is the target, exactly.
+    """Return the sizes after each stage; the last one is exactly the target.
 
-    With k fixed factors in the smaller of the two ratios of target to size, the remainder is what
-    is left of each ratio. Sizes in between are rounded, halves up, from the first size, not from
-    one another.
+    If the smaller of the two ratios of target to size holds k fixed factors, the remainder is the
+    rest of each ratio. Intermediate sizes are rounded, halves up, from the first size.
 
     Args:
         size: (h, w) of the input.
@@ -35,13 +34,13 @@ def stage_sizes(
         fixed: The factor of a full stage, above 1.
         order: ``remainder_last`` (the paper's): fixed factors, then the remainder;
             ``remainder_first``; ``uniform``: as many stages, of one factor.
-        least_remainder: A remainder below this is made part of the last full stage.
+        least_remainder: A remainder below this is merged into the last full stage.
 
     Returns:
-        One size a stage; none where the target is the input's size.
+        One size per stage; empty if the target is the input's size.
 
     Raises:
-        ValueError: The target is smaller than the input, or an argument is out of range.
+        ValueError: If the target is smaller than the input, or an argument is out of range.
     """
     if order not in get_args(Order):
         raise ValueError(f"order is {order!r}; expected one of {', '.join(get_args(Order))}")
@@ -72,13 +71,13 @@ def stage_sizes(
 def _factors(
     ratios: tuple[float, float], fixed: float, order: Order, least: float
 ) -> list[tuple[float, float]]:
-    full = 0  # stages of the fixed factor along both sides
+    full = 0  # stages with the fixed factor along both sides
     while fixed ** (full + 1) <= min(ratios) * (1 + _TOLERANCE):
         full += 1
     rest = ratios[0] / fixed**full, ratios[1] / fixed**full
     stages = [(fixed, fixed)] * full
     remainders: list[tuple[float, float]] = []
-    while max(rest) > fixed * (1 + _TOLERANCE):  # one side has to grow by more than the other
+    while max(rest) > fixed * (1 + _TOLERANCE):  # one side grows by more than the other
         step = min(rest[0], fixed), min(rest[1], fixed)
         remainders.append(step)
         rest = rest[0] / step[0], rest[1] / step[1]

@@ -1,54 +1,56 @@
-"""Large pictures in overlapping tiles, blended; or only what lies within a method, its latents.
+"""Process large images, or a method's latents, in overlapping tiles that are blended.
 
-What a tile's outer pixels would be with more of the picture around them is not known, so they are
-thrown away: a quarter of the overlap, and half of it with the window ``flat``. A method that looks
-no further around a pixel gives the same as on the whole picture, wherever the tiles lie.
+The outer pixels of a tile lack their surroundings, so they are discarded: a quarter of the overlap,
+or half of it with the window ``flat``. A method with a smaller receptive field gives the same
+output as on the whole image, wherever the tiles lie.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lightning_modules.noise import Noise, PlacedNoise
+from lightning_modules.noise import Noise, PlacedNoise, Size, Span, Tile, length_of
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
 
 Window = Literal["linear", "gaussian", "flat", "released"]
 Where = Literal["pixels", "latent"]
-Size = tuple[int, int]
 
-FEW = 8  # tiles, of which no bar is shown
+log = logging.getLogger(__name__)
+
+FEW = 8  # tiles; up to so many, no bar is shown
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """How ``predict`` cuts large pictures; what is left out is the method's own choice.
+    """How ``predict`` cuts large images; by default each method chooses.
 
     Args:
-        size: Side of a tile in LR pixels. ``auto`` is what the method is good at, 512 or an output
-            of 1024 for most, and half of that, or a quarter, where it would not fit into memory.
+        size: Side of a tile in LR pixels. ``auto``: the method's own size, 512 or an output of 1024
+            for most, halved if a GPU runs out of memory.
         overlap: LR pixels that neighbouring tiles share; 32 for most methods.
-        window: How tiles are blended: ``linear``, over the middle half of the overlap; ``gaussian``
-            the same, and the middle of a tile has more weight; ``flat``, each pixel is of one tile
-            alone. ``linear`` for most methods. ``released``: as InvSR's code, for its published
-            numbers: the Gaussian over the whole tile, half a pixel off its centre, and pictures
-            below the size of a tile are mirrored up to it first. For whole factors.
+        window: How tiles are blended. ``linear``, the default of most methods: over the middle half
+            of the overlap; ``gaussian``: the same, with more weight in the middle of a tile;
+            ``flat``: each pixel is from one tile. ``released``: as InvSR's code, for its published
+            numbers: the Gaussian over the whole tile, half a pixel off its centre, and images
+            below the size of a tile are mirrored up to it first. Only for whole factors.
         batch: Tiles that are enlarged at once.
-        where: ``pixels``: each tile by itself, from LR to output; ``latent``, for methods that can:
-            one latent for the whole picture, of which the networks see tiles in each step, so that
-            these agree about what they make.
+        where: ``pixels``: each tile separately, from LR to output. ``latent``, if the method can:
+            one latent for the whole image, of which the networks see tiles in each step, so that
+            neighbouring tiles agree.
 
     Raises:
-        ValueError: A number is out of range, or a word unknown.
+        ValueError: If a number is out of range, or a word is unknown.
     """
 
     size: int | Literal["auto"] = "auto"
@@ -68,48 +70,16 @@ class Tiling:
                 raise ValueError(f"tiling.{key} is {getattr(self, key)!r}; expected {words}")
         if self.window == "released" and self.where == "latent":
             raise ValueError(
-                "tiling.window is released, which has tiles of pixels: set tiling.where to pixels, "
+                "tiling.window is released, which is for pixels: set tiling.where to pixels, "
                 "or another window"
             )
 
     @property
     def asked(self) -> dict[str, str | int | float]:
-        """What is not left to the method and changes pictures, by its key."""
+        """Settings that differ from the defaults and change outputs, by key."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         own = {field.name: field.default for field in fields(self)}
         return {f"tiling.{k}": v for k, v in values.items() if v != own[k] and k != "batch"}
-
-
-@dataclass(frozen=True)
-class Span:
-    """One side of a tile.
-
-    Args:
-        lr: Where it lies in the LR picture.
-        out: Where it lies in the output.
-        window: Weight of each of its output pixels, from 0 to 1; those of all tiles add up to 1.
-    """
-
-    lr: slice
-    out: slice
-    window: Tensor
-
-
-class Tile(NamedTuple):
-    """A tile of a picture."""
-
-    rows: Span
-    columns: Span
-
-    @property
-    def side(self) -> Size:
-        """(h, w) in the LR picture."""
-        return _length(self.rows.lr), _length(self.columns.lr)
-
-    @property
-    def size(self) -> Size:
-        """(H, W) in the output."""
-        return len(self.rows.window), len(self.columns.window)
 
 
 def grid(
@@ -120,19 +90,19 @@ def grid(
     window: Window = "linear",
     multiple: int = 1,
 ) -> list[Tile]:
-    """Cut a picture into tiles.
+    """Cut an image into tiles.
 
     Args:
-        lr_size: (h, w) of the LR picture.
-        size: (H, W) of the output; the ratio may be any number, and differ between the sides.
+        lr_size: (h, w) of the LR image.
+        size: (H, W) of the output, at any ratio, which may differ between the sides.
         tile: Side of a tile in LR pixels.
-        overlap: LR pixels that neighbours share at least.
-        window: As of ``Tiling``.
-        multiple: Tiles begin at multiples of so many LR pixels, so that latents of all of them lie
-            on one lattice; ``tile`` and ``overlap`` are rounded up to it.
+        overlap: Least number of LR pixels that neighbours share.
+        window: As in ``Tiling``.
+        multiple: Tiles start at multiples of so many LR pixels, so that their latents lie on one
+            lattice; ``tile`` and ``overlap`` are rounded up to it.
 
     Returns:
-        The tiles, row after row, which cover the picture.
+        The tiles that cover the image, row by row.
 
     Raises:
         ValueError: ``overlap`` is not smaller than ``tile``.
@@ -145,7 +115,7 @@ def grid(
 
 
 def whole(lr_size: Size, size: Size) -> Tile:
-    """The one tile of a picture that is not cut; args as of ``grid``."""
+    """Return the single tile of an image that is not cut; arguments as in ``grid``."""
     return grid(lr_size, size, max(lr_size), 0)[0]
 
 
@@ -156,16 +126,16 @@ def restore_tiled(
     at_once: int = 1,
     bar: bool = False,
 ) -> Tensor:
-    """Restore a picture tile by tile; memory is bounded by the tiles at once and the output.
+    """Restore an image tile by tile; memory holds ``at_once`` tiles and the output.
 
-    Noise belongs to the place in the picture, so two tiles that share a part draw alike there.
+    Noise depends on the position in the image, so overlapping tiles draw the same noise.
 
     Args:
         restore: A method's ``restore``.
         batch: ``lr`` (B, 3, h, w) in [0, 1], ``size`` (H, W) of the output.
-        tiles: Of ``grid``, for these sizes.
+        tiles: Result of ``grid`` for these sizes.
         at_once: Tiles that are restored as one batch, of ``at_once`` times B.
-        bar: Show how far it is, in a terminal.
+        bar: Show a progress bar in a terminal.
 
     Returns:
         (B, 3, H, W) float32.
@@ -183,6 +153,33 @@ def restore_tiled(
     return blend(make, tiles, at_once, bar)
 
 
+def halved_when_full(work: Callable[[int], Tensor], side: int, least: int) -> Tensor:
+    """Work in tiles, and again in tiles of half the side when a GPU runs out of memory.
+
+    Args:
+        work: Takes the side of tiles in LR pixels.
+        side: First side to try.
+        least: Smallest side.
+
+    Raises:
+        torch.OutOfMemoryError: If even the smallest tiles do not fit.
+    """
+    while True:
+        try:
+            return work(side)
+        except torch.OutOfMemoryError:
+            if side <= least:
+                raise
+        # After the handler, within which the error keeps the tensors alive.
+        torch.cuda.empty_cache()
+        smaller = max(side // 2, least)
+        log.warning(
+            "tiles of %d pixels do not fit into the GPU's memory: trying again with %d",
+            *(side, smaller),
+        )
+        side = smaller
+
+
 def tiled(
     function: Callable[[Tensor], Tensor],
     x: Tensor,
@@ -195,26 +192,26 @@ def tiled(
 ) -> Tensor:
     """Apply a part of a method to tiles: an encoder, a decoder, or one step of a denoiser.
 
-    Applied to the denoiser's prediction in each step, all tiles share one latent and are brought
-    together again and again (MultiDiffusion; Bar-Tal et al., 2023; arXiv 2302.08113, Eq. 5).
+    For a denoiser's prediction, all tiles share one latent and are blended in each step
+    (MultiDiffusion; Bar-Tal et al., 2023; arXiv 2302.08113, Eq. 5).
 
     Args:
-        function: From (n, C, h, w) to (n, C', factor h, factor w), n being a multiple of B: what
-            else it needs of each place, such as a condition, goes in as further channels.
+        function: From (n, C, h, w) to (n, C', factor h, factor w), n being a multiple of B. Other
+            inputs that depend on the position, such as a condition, must be channels of ``x``.
         x: (B, C, h, w).
         tile: Side of a tile in pixels of ``x``.
-        overlap: Pixels that neighbours share at least.
-        window: As of ``Tiling``.
-        factor: By which ``function`` enlarges; for an encoder a fraction, of whose denominator
-            the sides of ``x`` are multiples.
-        multiple: Tiles begin at multiples of it, and of the fraction's denominator.
-        at_once: Tiles to which it is applied as one batch.
+        overlap: Least number of pixels that neighbours share.
+        window: As in ``Tiling``.
+        factor: Factor by which ``function`` enlarges; for an encoder a fraction, whose denominator
+            must divide the sides of ``x``.
+        multiple: Tiles start at multiples of this and of the fraction's denominator.
+        at_once: Tiles per call of ``function``.
 
     Returns:
         (B, C', factor h, factor w) of the type of ``x``.
 
     Raises:
-        ValueError: ``overlap`` is not smaller than ``tile``, or ``function`` gives another size.
+        ValueError: If ``overlap`` is not below ``tile``, or ``function`` returns another size.
     """
     h, w = x.shape[-2:]
     if max(h, w) <= tile:
@@ -231,19 +228,19 @@ def blend(
     at_once: int = 1,
     bar: bool = False,
 ) -> Tensor:
-    """Bring what is made of tiles together; nothing but the result is as large as that.
+    """Blend outputs of tiles; only the result has the full size.
 
     Args:
-        make: From n tiles of one size to (n B, C, H', W'), the first B of the first tile.
-        tiles: Of ``grid``.
+        make: From n tiles of one size to (n B, C, H', W'), with B outputs per tile in order.
+        tiles: Result of ``grid``.
         at_once: Largest n.
-        bar: Show how far it is, in a terminal.
+        bar: Show a progress bar in a terminal.
 
     Returns:
         (B, C, H, W) float32.
 
     Raises:
-        ValueError: A tile has another size than it should.
+        ValueError: If the output of a tile has another size than expected.
     """
     total: Tensor | None = None
     hidden = None if bar and len(tiles) > FEW else True  # None: unless it is no terminal
@@ -253,8 +250,8 @@ def blend(
             parts = made.view(len(group), -1, *made.shape[1:])
             if parts.shape[-2:] != group[0].size:
                 raise ValueError(
-                    f"a tile became {tuple(parts.shape[-2:])}, expected {group[0].size}: is that "
-                    "what the sizes of input and output say?"
+                    f"a tile became {tuple(parts.shape[-2:])}, expected {group[0].size}: do "
+                    "the sizes of input and output match?"
                 )
             if total is None:
                 size = tiles[-1].rows.out.stop, tiles[-1].columns.out.stop
@@ -274,37 +271,37 @@ def spans(
     window: Window = "linear",
     multiple: int = 1,
 ) -> list[Span]:
-    """Cut one side of a picture into tiles.
+    """Cut one side of an image into tiles.
 
     Args:
-        side: Its length in the LR picture.
-        out_side: Its length in the output; the ratio may be any number.
+        side: Length in the LR image.
+        out_side: Length in the output, at any ratio.
         tile: Length of a tile in LR pixels; the last one of a side may be longer by a quarter, or
             by less than ``multiple``.
-        overlap: LR pixels that neighbours share at least.
-        window: As of ``Tiling``.
-        multiple: As of ``grid``.
+        overlap: Least number of LR pixels that neighbours share.
+        window: As in ``Tiling``.
+        multiple: As in ``grid``.
 
     Returns:
         The tiles; their windows add up to 1 at every output pixel.
 
     Raises:
-        ValueError: ``overlap`` is not smaller than ``tile``, or the window is ``released`` and the
-            factor not whole.
+        ValueError: If ``overlap`` is not below ``tile``, or the window is ``released`` and the
+            factor is not whole.
     """
     if window == "released" and out_side % side:
         raise ValueError(
-            f"tiling.window is released, which is for whole factors, and a side of {side} becomes "
+            f"tiling.window is released, which needs whole factors, and a side of {side} becomes "
             f"{out_side}: set another window"
         )
     tile, overlap = tile + -tile % multiple, overlap + -overlap % multiple
     if not 0 <= overlap < tile:
         raise ValueError(
-            f"tiles of {tile} pixels cannot overlap by {overlap}: make it 0 to {tile - multiple} "
-            "(tiling.overlap), or the tiles larger (tiling.size)"
+            f"tiles of {tile} pixels cannot overlap by {overlap}: set tiling.overlap to 0 to "
+            f"{tile - multiple}, or a larger tiling.size"
         )
-    # Tiles begin and end where a border of LR pixels meets one of output pixels, or nearly: at a
-    # fractional scale their pixels would otherwise lie beside those of the whole picture.
+    # Tiles start and end where borders of LR and output pixels (nearly) coincide: at a fractional
+    # scale, their pixels would otherwise be shifted against those of the whole image.
     reach = 1 + min(15, (tile - overlap) // 4)
     on = (side, out_side, reach, multiple)
     cuts = []
@@ -324,7 +321,7 @@ def spans(
         for start, stop in cuts
     ]
     weights = [
-        _weights(_length(out), fade, start > 0, stop < side, window)
+        _weights(length_of(out), fade, start > 0, stop < side, window)
         for (start, stop), out in zip(cuts, outs, strict=True)
     ]
     total = torch.zeros(out_side, dtype=torch.float64)
@@ -337,7 +334,7 @@ def spans(
 
 
 def _aligned(position: int, side: int, out_side: int, reach: int, multiple: int) -> int:
-    """Of the ``reach`` positions up to this one, that which lies nearest to an output border."""
+    """Of the ``reach`` positions up to this one, return the one nearest to an output border."""
 
     def miss(candidate: int) -> int:
         rest = candidate * out_side % side
@@ -352,11 +349,11 @@ def _weights(length: int, fade: int, follows: bool, goes_on: bool, window: Windo
     steps = torch.arange(length, dtype=torch.float64)
     weights = torch.ones_like(steps)
     if window == "released":
-        # OpenCV's kernel; of an even length the one that is a tap longer, without its first tap.
+        # OpenCV's kernel; for an even length the kernel with one more tap, without the first.
         sigma = 0.3 * ((length - 1) / 2 - 1) + 0.8
         peak = length / 2 - 1 if length % 2 == 0 else (length - 1) / 2
         return torch.exp(-(((steps - peak) / sigma) ** 2) / 2)
-    if window == "gaussian":  # as wide as released with InvSR, where it is OpenCV's rule
+    if window == "gaussian":  # width as released with InvSR: OpenCV's rule
         sigma = 0.3 * ((length - 1) / 2 - 1) + 0.8
         weights = torch.exp(-(((steps - (length - 1) / 2) / sigma) ** 2) / 2)
     if not fade:
@@ -389,11 +386,7 @@ def _cut(x: Tensor, tiles: Sequence[Tile]) -> Tensor:
 
 
 def _repeated(value: Any, times: int) -> Any:
-    # What a batch says of each picture.
+    # Repeat a batch's value for each image.
     if isinstance(value, Tensor):
         return torch.cat([value] * times)
     return value * times if isinstance(value, list) else value
-
-
-def _length(part: slice) -> int:
-    return int(part.stop - part.start)

@@ -1,10 +1,10 @@
 """The tokenizer of a next-scale model: an autoencoder whose latents are bits at many scales.
 
 Han et al., Infinity (CVPR 2025; arXiv 2412.04431), section 3.2, and Zhao et al., BSQ (arXiv
-2406.07548): pixels, a perceptual distance, a discriminator with hinge losses, the entropy of bits,
-and how far latents are from what is said of them. Infinity's own code has no training of it; these
-are the losses, their weights and the scales that are left out of its authors' BitVAE, which trains
-the released tokenizers (its LeCam regularisation is not here).
+2406.07548): losses of pixels, a perceptual distance, a discriminator with hinge losses, the entropy
+of bits, and the distance of latents to their codes. Infinity's code does not train its tokenizer.
+Losses, weights and dropped scales are those of its authors' BitVAE, which trained the released
+tokenizers (without its LeCam regularisation).
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_modules.adversarial import Adversarial, hinge_discriminator, hinge_generator
-from lightning_modules.image_model import adam
-from lightning_modules.networks.bitwise_vae import BitwiseVAE, from_official
+from lightning_modules.networks.bitwise_vae import BitwiseVAE, bitwise_vae_from_official
 from lightning_modules.networks.bsq import (
     Scale,
     commitment,
@@ -39,40 +37,33 @@ _DISTANCES = {"l1": functional.l1_loss, "l2": functional.mse_loss}
 
 
 class Tokenizer(Adversarial):
-    """Train an autoencoder to say pictures in bits.
+    """Train an autoencoder whose latents are bits.
 
-    It enlarges nothing: ``data.init_args.scale`` is 1, and what it restores is LR as it is.
+    It does not enlarge: ``data.init_args.scale`` is 1, and the output is a reconstruction of LR.
+    The discriminator judges decoded images: ``lightning_modules.networks.patch_gan.PatchGAN``.
 
     Args:
         scale: 1; set by ``data.init_args.scale``.
         vae: The autoencoder.
         grids: (h, w) of the scales in positions of the latent, coarse to fine; the last one is that
-            of a training crop. Pictures of other sizes have them in proportion.
-        pixel_distance: ``l1``, the release's, or ``l2``, the mean square: of few steps it leaves
-            less out that is rare, as strong colours are.
-        pixel_weight: Its weight; 2 of L1 in [0, 1] is the release's 1 of [-1, 1].
-        perceptual: Distance of two batches of pictures in [0, 1], (B,), such as
-            ``callbacks.lpips_network.Perceptual``; frozen, for training alone.
+            of a training crop. For other image sizes they are proportional.
+        pixel_distance: ``l1``, as released, or ``l2``, the mean square, which learns rare strong
+            colours in fewer steps.
+        pixel_weight: Its weight; 2 for L1 in [0, 1] equals the release's 1 in [-1, 1].
+        perceptual: Distance of two batches of images in [0, 1], (B,), such as
+            ``callbacks.lpips_network.Perceptual``; frozen, only for training.
         perceptual_weight: Its weight.
-        entropy_weight: Of the penalty that makes bits certain, and as often 1 as 0.
-        commitment_weight: Of the distance of residuals, on the sphere, to their codes.
-        drop_scales: Probability that a scale says nothing, of each but the last one, for a batch.
-        smaller: Factors by which the pictures of a batch are made smaller, by area, and learnt as
-            well; all sizes count alike. For what shall say pictures of other sizes than a training
-            crop, as NSARM's says LR: norms over a whole picture tell sizes apart.
-        discriminator: Judges what is decoded, such as
-            ``lightning_modules.networks.patch_gan.PatchGAN``; for training alone.
-        discriminator_weight: How much its judgement counts.
-        discriminator_start: Steps before it does.
-        discriminator_optimizer: Makes the discriminator's optimiser.
-        accumulate: Batches whose gradients make one step.
-        clip: Largest norm of the gradient of a step, for each optimiser; by default any.
-        optimizer: Makes the optimiser of the autoencoder.
-        lr_scheduler: Makes its learning-rate schedule; by default there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
+        entropy_weight: Weight of the penalty for certain bits, with 0 and 1 equally frequent.
+        commitment_weight: Weight of the distance of residuals, on the sphere, to their codes.
+        drop_scales: Probability that a scale, except the last one, is dropped for a batch.
+        smaller: Factors by which the images of a batch are also downscaled, by area, and learned;
+            all sizes count equally. For tokenizers that encode other sizes than a training crop,
+            such as NSARM's for LR: norms over a whole image depend on its size.
+        discriminator_weight: Weight of the adversarial loss.
+        discriminator_start: Steps before the adversarial loss is added.
 
     Raises:
-        ValueError: The scale is not 1, there is no grid, there is no such distance, a weight is
+        ValueError: If the scale is not 1, there is no grid, the distance is unknown, a weight is
             negative, ``drop_scales`` is not in [0, 1), or a factor is below 2.
     """
 
@@ -91,21 +82,14 @@ class Tokenizer(Adversarial):
         commitment_weight: float = 1.0,
         drop_scales: float = 0.5,
         smaller: Sequence[int] = (),
-        discriminator: nn.Module | None = None,
         discriminator_weight: float = 0.3,
         discriminator_start: int = 0,
-        discriminator_optimizer: OptimizerCallable = adam,
-        accumulate: int = 1,
-        clip: float | None = None,
-        optimizer: OptimizerCallable = adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        judged = (discriminator, discriminator_optimizer, accumulate, clip)
-        super().__init__(scale, *judged, optimizer, lr_scheduler, weights)
+        super().__init__(scale, color_fix="none", **kwargs)
         if scale != 1:
             raise ValueError(
-                f"a tokenizer enlarges nothing, and scale is {scale:g}: set data.init_args.scale "
+                f"a tokenizer does not enlarge, and scale is {scale:g}: set data.init_args.scale "
                 "to 1"
             )
         weighed = {
@@ -144,7 +128,7 @@ class Tokenizer(Adversarial):
     # ------------------------------------------------------------------------------------- training
 
     def generator_loss(self, batch: Batch) -> tuple[Tensor, Any]:
-        """Pixels, perception, entropy, commitment and judgement, the last one of whole pictures."""
+        """Return the sum of pixel, perceptual, entropy, commitment and adversarial loss."""
         hr = batch["hr"]
         loss, made = self._coding_loss(hr)
         for factor in self.smaller:
@@ -158,7 +142,7 @@ class Tokenizer(Adversarial):
         return loss, (hr, made.detach())
 
     def _coding_loss(self, hr: Tensor, name: str = "") -> tuple[Tensor, Tensor]:
-        # With what is decoded. `name`: behind those of what is logged.
+        # Also returns the decoded images. `name` is a suffix of logged names.
         f = self.vae.encode(hr)
         silent = torch.rand(len(self.grids)) < self.drop_scales
         silent[-1] = False
@@ -188,7 +172,7 @@ class Tokenizer(Adversarial):
         h, w = hr.shape[-2:]
         if h % unit or w % unit:
             raise ValueError(
-                f"pictures of {h}x{w} were to be made smaller by {factor}; expected multiples of "
+                f"images of {h}x{w} cannot be downscaled by {factor}; expected multiples of "
                 f"{unit}: set data.init_args.crop_size, or other factors in model.init_args.smaller"
             )
         return functional.avg_pool2d(hr, factor)
@@ -198,21 +182,21 @@ class Tokenizer(Adversarial):
         return self.discriminator is not None and self.global_step >= self.discriminator_start
 
     def discriminator_loss(self, made: Any) -> Tensor:
-        """Hinge losses of real pictures and of decoded ones."""
-        real, fake = (cast(nn.Module, self.discriminator)(pictures) for pictures in made)
+        """Return the hinge loss of real and decoded images."""
+        real, fake = (cast(nn.Module, self.discriminator)(images) for images in made)
         loss = hinge_discriminator(real, fake)
         self.log("train/discriminator", loss)
         return loss
 
     # ------------------------------------------------------------------------------------------ use
 
-    def coded(self, pictures: Tensor) -> list[Scale]:
-        """What bits say of pictures, scale by scale.
+    def coded(self, images: Tensor) -> list[Scale]:
+        """Return the codes of images, scale by scale.
 
         Args:
-            pictures: (B, 3, H, W) in [0, 1], sides multiples of the autoencoder's factor.
+            images: (B, 3, H, W) in [0, 1], sides multiples of the autoencoder's factor.
         """
-        f = self.vae.encode(pictures)
+        f = self.vae.encode(images)
         return list(scales_of(f, self._grids_of(f)))
 
     def _grids_of(self, f: Tensor) -> list[Size]:
@@ -220,42 +204,46 @@ class Tokenizer(Adversarial):
 
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
-        """LR in bits and back; deterministic."""
+        """Encode LR to bits and decode it; deterministic."""
         mirrored = padded(batch["lr"], self.vae.factor)
         made = self.vae.decode(self.coded(mirrored.lr)[-1].total)
         return mirrored.crop(made, batch["size"])
 
     @torch.no_grad()
     def bits_of(self, batch: Batch) -> list[Tensor] | None:
-        """(B, d, h_k, w_k) of each scale: the codes of LR; None where they would not be whole."""
+        """Return the codes (B, d, h_k, w_k) of each scale of LR; None if grids are not whole."""
         if any(side % self.vae.factor for side in batch["lr"].shape[-2:]):
             return None
         return [scale.code for scale in self.coded(batch["lr"])]
 
     @torch.no_grad()
     def decoded(self, total: Tensor) -> Tensor:
-        """Pictures, (B, 3, H, W), of the sum of codes, (B, d, h, w)."""
+        """Decode the sum of codes (B, d, h, w) to images (B, 3, H, W)."""
         return self.vae.decode(total)
 
     @torch.no_grad()
-    def encoded(self, pictures: Tensor) -> Tensor:
-        """Latents of pictures, (B, d, h, w), not quantised."""
-        return self.vae.encode(pictures)
+    def encoded(self, images: Tensor) -> Tensor:
+        """Encode images to latents (B, d, h, w), not quantised."""
+        return self.vae.encode(images)
 
     # -------------------------------------------------------------------------------------- weights
 
     def setup(self, stage: str) -> None:
-        """Load what only training needs.
+        """Load parts that only training needs.
 
         Raises:
-            FileNotFoundError: The perceptual distance lacks its weights.
+            FileNotFoundError: If the weights of the perceptual distance are missing.
         """
         super().setup(stage)
         if stage == "fit" and hasattr(self.perceptual, "load"):
             cast(Any, self.perceptual).load()
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A released file has the autoencoder alone."""
+        """Map a released file, which has only the autoencoder."""
         own = self.state_dict().items()
         kept = {name: tensor for name, tensor in own if not name.startswith("vae.")}
-        return {**kept, **{f"vae.{k}": tensor for k, tensor in from_official(tensors).items()}}
+        found = bitwise_vae_from_official(tensors)
+        return {
+            **kept,
+            **{f"vae.{k}": tensor for k, tensor in found.items()},
+        }

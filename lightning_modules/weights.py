@@ -1,10 +1,12 @@
-"""Reading weights from a file, without ever running code from it."""
+"""Read weights files, without ever running code from them."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,8 @@ WRAPPERS = (
 )
 
 
-INDEX = ".index.json"  # of weights in several files
-# In the metadata of a file that `main.py export` wrote: the version of this project that wrote it.
+INDEX = ".index.json"  # suffix of the index of weights in several files
+# Metadata key in files of `main.py export`: the version of this project.
 EXPORTED = "enlarger"
 
 
@@ -30,8 +32,8 @@ class Weights:
     Args:
         tensors: Tensors by name.
         model: Class path of the model they belong to, or None for a file that is not ours.
-        name: What to call them in a result: the file's path, and whether EMA weights were taken.
-        frozen: Where the weights of the model's frozen parts came from, by part.
+        name: Name in results: the file's path, and whether EMA weights were used.
+        frozen: Source of the weights of each frozen part.
     """
 
     tensors: dict[str, Tensor]
@@ -41,15 +43,15 @@ class Weights:
 
 
 def read_weights(path: str | Path) -> Weights:
-    """Read a checkpoint of ours (EMA preferred), a file that we exported, or an official one.
+    """Read our checkpoint (EMA preferred), an exported file, or an official one.
 
     Args:
-        path: The file; or an index (``*.index.json``) of several files beside it, as transformers
+        path: The file, or an index (``*.index.json``) of several files beside it, as transformers
             writes them.
 
     Raises:
-        FileNotFoundError: There is no such file, or one that the index names.
-        ValueError: The file is corrupt, or holds something else than tensors.
+        FileNotFoundError: If the file, or one that the index names, is missing.
+        ValueError: If the file is corrupt, or holds no tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -74,7 +76,7 @@ def read_weights(path: str | Path) -> Weights:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What a safetensors file says of itself beside its tensors; empty where it says nothing."""
+    """Return the metadata of a safetensors file; empty if it has none."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
@@ -96,13 +98,13 @@ def _parts(index: Path) -> dict[str, Tensor]:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The content of a weights file or checkpoint; only plain types and tensors are loaded.
+    """Return the content of a weights file or checkpoint: only plain types and tensors.
 
     Args:
         path: The file.
 
     Raises:
-        ValueError: The file is corrupt, or would need code to be run.
+        ValueError: If the file is corrupt, or loading it would run code.
     """
     try:
         if path.suffix == ".safetensors":
@@ -112,7 +114,7 @@ def read_file(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # torch and safetensors raise many types here (UnpicklingError, RuntimeError, EOFError,
-        # SafetensorError, ...), all of which mean the same to a user.
+        # SafetensorError, ...), which all mean the same to a user.
         raise ValueError(f"{path} {_reason(error)}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not tensors by name")
@@ -123,12 +125,12 @@ def _reason(error: Exception) -> str:
     message = str(error)
     foreign = re.search(r"GLOBAL (\S+)", message)
     if isinstance(error, pickle.UnpicklingError) and foreign:
-        # torch's own message advises to load the file all the same.
+        # torch's own message advises to load the file anyway.
         return (
             f"holds {foreign[1]}, and loading that would run code: only tensors and plain types "
-            "are read; convert the file to safetensors where you trust it"
+            "are read; if you trust the file, convert it to safetensors"
         )
-    # What reading pickled files raises of others says nothing ("101"), or gives torch's advice.
+    # Other errors of unpickling are meaningless ("101"), or repeat torch's advice.
     if isinstance(error, pickle.UnpicklingError | LookupError) or not message:
         return "is corrupt or no weights file"
     return f"is corrupt or no weights file: {message.splitlines()[0]}"
@@ -143,3 +145,13 @@ def _state_dict(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise ValueError(f"{path} holds no tensors by name; its keys are {list(content)[:5]}")
     return tensors
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """Return the first 16 digits of the SHA-256 of names and values; machine-independent."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

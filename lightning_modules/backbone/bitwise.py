@@ -9,8 +9,8 @@ from typing import Self
 from torch import Tensor
 
 from lightning_modules.backbone.frozen import fit_part
-from lightning_modules.backbone.space import Space, fingerprint
-from lightning_modules.networks.bitwise_vae import BitwiseVAE, from_official
+from lightning_modules.backbone.space import Space
+from lightning_modules.networks.bitwise_vae import BitwiseVAE, bitwise_vae_from_official
 from lightning_modules.networks.bsq import Scale, scales_of
 from lightning_modules.networks.scales import (
     RATIOS,
@@ -21,16 +21,16 @@ from lightning_modules.networks.scales import (
     published,
 )
 from lightning_modules.noise import Noise
-from lightning_modules.weights import read_weights
+from lightning_modules.weights import fingerprint, read_weights
 
-_TRAINED = "vae"  # where a run of `Tokenizer` has it
+_TRAINED = "vae"  # name of the part in a run of `Tokenizer`
 
 
 class BitwiseSpace(Space):
     """Latents of a bitwise tokenizer; by default that of Infinity-8B and NSARM.
 
-    What ``encode`` gives is not quantised. ``decode`` quantises it scale by scale first, so a round
-    trip says what bits can say.
+    ``encode`` does not quantise. ``decode`` first quantises scale by scale, so a round trip shows
+    the loss of quantisation.
 
     Args:
         vae: The autoencoder.
@@ -39,7 +39,7 @@ class BitwiseSpace(Space):
         patch: Side of a token in positions of the latent.
 
     Raises:
-        ValueError: The grids are none, or become smaller.
+        ValueError: If there are no grids, or they become smaller.
     """
 
     def __init__(
@@ -66,31 +66,31 @@ class BitwiseSpace(Space):
 
     @property
     def square(self) -> Scales:
-        """The scales of a square, or the only ones there are."""
+        """The scales of a square, or the only ones."""
         sizes = self._known_scales
         return sizes[next((size for size in sizes if size[0] == size[1]), next(iter(sizes)))]
 
     def scales(self, size: Size) -> Scales:
-        """The scales of a latent.
+        """Return the scales of a latent.
 
         Args:
-            size: Its (h, w).
+            size: (h, w) of the latent.
 
         Raises:
-            ValueError: There are none for this size.
+            ValueError: If there are none for this size.
         """
         found = self._known_scales.get((size[0], size[1]))
         if found is None:
             pixels = [f"{h * self.factor}x{w * self.factor}" for h, w in self._known_scales]
             raise ValueError(
-                f"a picture of {size[0] * self.factor}x{size[1] * self.factor} pixels has no "
-                f"scales; there are some for {', '.join(pixels)}: choose such a size, or set "
+                f"an image of {size[0] * self.factor}x{size[1] * self.factor} pixels has no "
+                f"scales; known sizes are {', '.join(pixels)}: choose one of these, or set "
                 "model.init_args.space.init_args.grids"
             )
         return found
 
     def coded(self, f: Tensor) -> list[Scale]:
-        """What bits say of a latent, scale by scale; of any size, as in proportion to a square.
+        """Return the codes of a latent, scale by scale; scales are proportional for any size.
 
         Args:
             f: (B, d, h, w), not quantised.
@@ -101,8 +101,8 @@ class BitwiseSpace(Space):
             scales_of(f, known.latents if known else proportional(self.square.latents, size))
         )
 
-    def pictures(self, total: Tensor) -> Tensor:
-        """Pictures of codes, which are not quantised once more.
+    def images(self, total: Tensor) -> Tensor:
+        """Decode codes to images, without quantising again.
 
         Args:
             total: (B, d, h, w), the sum of the scales' codes.
@@ -113,14 +113,14 @@ class BitwiseSpace(Space):
         return self.vae.decode(total)
 
     def load_official(self, path: str | Path) -> None:
-        """Fill it from a released file, or from a run of ``Tokenizer``. Args as ``Space``'s."""
+        """Load a released file, or a run of ``Tokenizer``."""
         found = read_weights(path)
-        fit_part(self.vae, found, _TRAINED, from_official)
+        fit_part(self.vae, found, _TRAINED, bitwise_vae_from_official)
         self.source = f"{found.name} {fingerprint(self.vae.state_dict())}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # Where all weights become of half precision (bf16-true) these stay as they are: what is
-        # said are signs, and near zero rounding turns them.
+        # These weights stay in float32 also with bf16-true: codes are signs, which rounding flips
+        # near zero.
         def moved(tensor: Tensor) -> Tensor:
             found = fn(tensor)
             return found if found.dtype == tensor.dtype else tensor.to(found.device)

@@ -1,4 +1,4 @@
-"""What a denoiser is told besides the noisy sample: text, pictures, coordinates, levels, sizes."""
+"""Conditions of a denoiser: text, images, coordinates, noise levels, sizes."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from files.paths import expand_path
-from lightning_modules.backbone.space import fingerprint, named
-from lightning_modules.weights import read_file
+from lightning_modules.backbone.space import named
+from lightning_modules.weights import fingerprint, read_file
 
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
-    """Each part is None where it is not used.
+    """Inputs of a denoiser besides the noisy sample; unused parts are None.
 
     Args:
-        text: (B, N, D), one embedding a token.
-        pooled: (B, D'), one embedding for the whole text, as SDXL wants it.
-        sizes: (B, n) numbers that are embedded, such as SDXL's original size, crop and target.
-        image: (B, C, h, w) that goes beside the noisy sample, in its size.
+        text: (B, N, D), one embedding per token.
+        pooled: (B, D'), one embedding of the whole text, for SDXL.
+        sizes: (B, n) numbers to embed, such as SDXL's original size, crop and target.
+        image: (B, C, h, w), concatenated to the noisy sample, in its size.
         coordinates: (B, 2, h, w).
-        noise_level: (B,) of noise that was put onto ``image``, as the network was trained with.
+        noise_level: (B,) levels of the noise added to ``image``.
     """
 
     text: Tensor | None = None
@@ -39,16 +39,16 @@ class Condition:
 
     @property
     def used(self) -> dict[str, Tensor]:
-        """The parts that are there, by name."""
+        """Return the used parts by name."""
         parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: part for name, part in parts.items() if part is not None}
 
 
 def joined(first: Condition, second: Condition) -> Condition:
-    """Both as one batch, ``first`` before ``second``.
+    """Concatenate two conditions to one batch.
 
     Raises:
-        ValueError: One of them has a part that the other lacks.
+        ValueError: If one has a part that the other lacks.
     """
     a, b = first.used, second.used
     if a.keys() != b.keys():
@@ -68,19 +68,19 @@ def guided(
     scale: float,
     together: bool = True,
 ) -> Tensor:
-    """Classifier-free guidance: away from what is predicted without the condition.
+    """Classifier-free guidance: extrapolate from the unconditional prediction.
 
     Args:
-        predict: The network's output, or what follows linearly from it, of (z, t, condition).
+        predict: From (z, t, condition) to the network's output, or a linear function of it.
         z: (B, ...), noisy.
         t: (B,).
-        condition: Of B samples.
-        unconditional: The same parts of B samples, with a null text or a negative prompt.
-        scale: 1 is no guidance, and one call.
-        together: Make one call of 2B samples; else two, which needs less memory.
+        condition: Condition of B samples.
+        unconditional: The same parts, with a null text or a negative prompt.
+        scale: Strength; 1 is no guidance, with one call.
+        together: Make one call of 2B samples; otherwise two, which need less memory.
 
     Returns:
-        What ``predict`` gives, (B, ...).
+        The guided prediction, (B, ...).
 
     Source: Ho and Salimans, 2022 (arXiv 2207.12598), equation 6, in the form of Imagen (scale = 1 +
     w).
@@ -96,26 +96,25 @@ def guided(
 
 
 class FixedPrompt(nn.Module):
-    """Embeddings of one prompt and of its negative, from a file that ``write`` made once.
+    """Embeddings of one prompt and its negative, from a file made by ``write``.
 
-    They are buffers that move with the model and are in no checkpoint; no text encoder is needed
-    to train or to sample.
+    They are buffers that are not stored in checkpoints. Training and sampling need no text encoder.
 
     Args:
-        path: The safetensors file; may hold environment variables.
+        path: The safetensors file; environment variables are expanded.
 
     Attributes:
-        source: The file with a hash of what is in it.
+        source: The file, with a hash of its content.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is corrupt, or holds no prompt.
+        FileNotFoundError: If the file is missing.
+        ValueError: If it is corrupt, or holds no prompt.
     """
 
     prompt: Tensor
     negative: Tensor
     how_to_make = (
-        "make it, where transformers is installed, by python -m lightning_modules.backbone.prompt "
+        "make it, with transformers installed, by python -m lightning_modules.backbone.prompt "
         "--out {path}"
     )
 
@@ -140,18 +139,18 @@ class FixedPrompt(nn.Module):
         self.source = f"{path} {fingerprint(tensors)}"
 
     def condition(self, count: int) -> Condition:
-        """The prompt for ``count`` samples."""
+        """Return the prompt for ``count`` samples."""
         return Condition(text=self.prompt.expand(count, -1, -1))
 
     def unconditional(self, count: int) -> Condition:
-        """The negative prompt for ``count`` samples.
+        """Return the negative prompt for ``count`` samples.
 
         Raises:
-            ValueError: The file was written without one.
+            ValueError: If the file was written without one.
         """
         if not self.has_negative:
             raise ValueError(
-                f"{self.source} has no negative prompt, which guidance wants: write it with one, or"
+                f"{self.source} has no negative prompt, as guidance needs: write it with one, or"
                 " set the guidance to 1"
             )
         return Condition(text=self.negative.expand(count, -1, -1))
@@ -163,13 +162,13 @@ class FixedPrompt(nn.Module):
         prompt: str,
         negative: str | None = None,
     ) -> None:
-        """Make such a file.
+        """Write the file of a fixed prompt.
 
         Args:
-            path: Where to; the texts are kept in the file's header.
+            path: The file to write; its header keeps the texts.
             encode: From texts to (B, tokens, channels), such as a ``TextEncoder``.
             prompt: The text.
-            negative: What guidance leads away from; empty for "no text".
+            negative: The negative prompt of guidance; empty for "no text".
         """
         from safetensors.torch import save_file
 
@@ -179,19 +178,19 @@ class FixedPrompt(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """CLIP's text encoder as Stable Diffusion has it, frozen; needs transformers.
+    """CLIP's text encoder as in Stable Diffusion, frozen; needs transformers.
 
     Args:
-        path: Folder that holds ``text_encoder`` and ``tokenizer`` in diffusers' layout, or name on
-            the hub. May hold environment variables.
+        path: Folder with ``text_encoder`` and ``tokenizer`` in diffusers' layout, or name on the
+            hub. Environment variables are expanded.
         revision: Branch, tag or commit on the hub.
 
     Raises:
-        FileNotFoundError: There is no such folder, or the hub cannot be reached.
-        ValueError: transformers is not installed.
+        FileNotFoundError: If the folder is missing, or the hub cannot be reached.
+        ValueError: If transformers is not installed.
     """
 
-    model: Any  # transformers may not be there to say what they are
+    model: Any  # transformers, which has the types, may be missing
     tokenizer: Any
 
     def __init__(self, path: str, revision: str | None = None) -> None:
@@ -203,7 +202,7 @@ class TextEncoder(nn.Module):
 
     @classmethod
     def from_pretrained(cls, path: str, revision: str | None = None) -> TextEncoder:
-        """A trained encoder. Args as of the class."""
+        """Load a trained encoder; arguments as in the class."""
         return cls(path, revision)
 
     def train(self, mode: bool = True) -> TextEncoder:
@@ -213,9 +212,9 @@ class TextEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Tensor | Condition:
-        """(B, tokens, channels) of B texts, each cut or filled to the encoder's number of tokens.
+        """Return (B, tokens, channels) of B texts, truncated or padded to the number of tokens.
 
-        An encoder that has more to tell, such as a pooled embedding, returns a ``Condition``.
+        An encoder with further outputs, such as a pooled embedding, returns a ``Condition``.
 
         Args:
             texts: B texts; empty ones are the unconditional text of Stable Diffusion.
@@ -225,16 +224,16 @@ class TextEncoder(nn.Module):
 
 
 def text_parts(path: str, revision: str | None, second: bool = False) -> tuple[Any, Any]:
-    """Tokenizer and text encoder of a folder in diffusers' layout, or of the hub.
+    """Load tokenizer and text encoder from a folder in diffusers' layout, or from the hub.
 
     Args:
-        path: As of ``TextEncoder``.
+        path: As in ``TextEncoder``.
         revision: Branch, tag or commit on the hub.
-        second: The second ones, of SDXL: ``tokenizer_2`` and ``text_encoder_2``.
+        second: Load SDXL's second ones: ``tokenizer_2`` and ``text_encoder_2``.
 
     Raises:
-        FileNotFoundError: There is no such folder, or the hub cannot be reached.
-        ValueError: transformers is not installed.
+        FileNotFoundError: If the folder is missing, or the hub cannot be reached.
+        ValueError: If transformers is not installed.
     """
     try:
         library = importlib.import_module("transformers")
@@ -250,20 +249,20 @@ def text_parts(path: str, revision: str | None, second: bool = False) -> tuple[A
             place, subfolder=f"tokenizer{number}", revision=revision
         )
         model = kind.from_pretrained(place, subfolder=f"text_encoder{number}", revision=revision)
-    except (OSError, TypeError) as error:  # transformers 4 opens a file that it has not found
+    except (OSError, TypeError) as error:  # TypeError: transformers 4 opens a missing file
         raise FileNotFoundError(
-            f"{place} has no text encoder that can be read ({str(error).splitlines()[0]}): "
+            f"{place} has no readable text encoder ({str(error).splitlines()[0]}): "
             f"expected a folder with text_encoder{number} and tokenizer{number} in diffusers' "
-            "layout, or a name on the hub that is in its cache or can be fetched"
+            "layout, or a name on the hub that is cached or can be downloaded"
         ) from error
     return tokenizer, model
 
 
 def token_ids(tokenizer: Any, model: Any, texts: Sequence[str]) -> Tensor:
-    """(B, tokens) of B texts, each cut or filled, where the model is.
+    """Return the ids (B, tokens) of B texts, truncated or padded, on the model's device.
 
     Args:
-        tokenizer: Of transformers.
+        tokenizer: A tokenizer of transformers.
         model: The encoder.
         texts: B texts.
     """

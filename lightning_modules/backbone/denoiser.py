@@ -1,9 +1,9 @@
-"""What predicts: diffusers' U-Nets behind one contract.
+"""Denoisers: diffusers' U-Nets behind one contract.
 
-``denoiser(z_t, t, condition, residuals)`` is the network's raw output; what it stands for is the
-schedule's business. What the U-Net hands from its way down to its way up can be read
-(``features``) and added to (``residuals``), by diffusers' own arguments. The U-Net itself is
-``denoiser.unet``, where attention processors and adapters are set as in any program of diffusers.
+``denoiser(z_t, t, condition, residuals)`` is the network's raw output; the schedule interprets it.
+Features between the down and up paths can be read (``features``) and added to (``residuals``), by
+diffusers' own arguments. The U-Net itself is ``denoiser.unet``; set attention processors and
+adapters there, as in any program with diffusers.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from lightning_modules.backbone.features import Features, Residuals, additions, 
 from lightning_modules.backbone.frozen import bare_names, fit, part_of
 from lightning_modules.backbone.library import pretrained, untrained
 from lightning_modules.backbone.running import Flags, run_as
-from lightning_modules.backbone.space import fingerprint, named
-from lightning_modules.weights import read_weights
+from lightning_modules.backbone.space import named
+from lightning_modules.weights import fingerprint, read_weights
 
 __all__ = ["Denoiser", "Features", "Flags", "Residuals", "UNet2D", "UNet3D"]
 
@@ -29,12 +29,12 @@ Null = Literal["learned", "zero", "none"]
 
 
 class Denoiser(nn.Module, ABC):
-    """Base of the denoisers.
+    """Base class of the denoisers.
 
     Attributes:
         channels: Channels of the noisy sample.
-        source: Where frozen weights came from, with a hash; empty where they train.
-        begun: What it was filled with, frozen or not; empty with random weights.
+        source: Source of frozen weights, with a hash; empty if they train.
+        begun: Source of the initial weights, frozen or not; empty for random weights.
     """
 
     channels: int
@@ -49,17 +49,17 @@ class Denoiser(nn.Module, ABC):
         condition: Condition | None = None,
         residuals: Residuals | None = None,
     ) -> Tensor:
-        """The network's raw output, in the shape and type of ``z_t``.
+        """Return the network's raw output, in the shape and type of ``z_t``.
 
         Args:
-            z_t: (B, channels, ...), noisy, as the schedule's ``scale_input`` gives it.
+            z_t: (B, channels, ...), noisy, scaled by the schedule's ``scale_input``.
             t: (B,) timesteps.
-            condition: What is known besides; nothing by default.
-            residuals: What is added to the features that skip from the way down to the way up.
+            condition: The condition; none by default.
+            residuals: Added to the features of skip connections.
         """
 
     def null_text(self, count: int, tokens: int = 1) -> Tensor | None:
-        """(count, tokens, D), what stands for "no text"; None where the network has no such."""
+        """Return the null text (count, tokens, D); None if the network has none."""
         return None
 
 
@@ -68,18 +68,17 @@ class UNet2D(Denoiser):
 
     Args:
         network: Arguments of diffusers' class, as in a ``config.json``, for random weights; or the
-            folder, or the name on the hub, of a trained one in diffusers' layout.
-        subfolder: Where in that.
+            folder or hub name of a trained network in diffusers' layout.
+        subfolder: Subfolder of the network.
         revision: Branch, tag or commit on the hub.
-        null_token: What stands for "no text": one token that is ``learned``, which is the default
-            with random weights, one of ``zero``, or ``none``, the default of a trained network,
-            which then always wants a text.
-        flags: How it is run; by default as it is.
+        null_token: Token for "no text": ``learned``, the default for random weights; ``zero``; or
+            ``none``, the default of a trained network, which then always requires a text.
+        flags: How it runs; unchanged by default.
 
     Raises:
-        FileNotFoundError: There is no trained network of that name.
-        ValueError: Weights that do not fit, or a null token for a network without cross-attention
-            or whose texts have no one width.
+        FileNotFoundError: If the trained network is missing.
+        ValueError: If weights do not fit, or for a null token of a network without cross-attention
+            or with texts of several widths.
     """
 
     unet: Any  # diffusers' annotations are too loose to be of use
@@ -110,7 +109,7 @@ class UNet2D(Denoiser):
         self.begun = str(network) if trained else ""
         if self.flags.frozen:
             self.requires_grad_(False)
-            # Of random weights there is no source until `load`.
+            # Random weights have no source before `load`.
             self.source = named(str(network), self.unet, revision) if trained else ""
         run_as(self.unet, self.flags)
         self.train(self.training)
@@ -119,7 +118,7 @@ class UNet2D(Denoiser):
     def from_config(
         cls, config: dict[str, Any], null_token: Null | None = None, flags: Flags | None = None
     ) -> UNet2D:
-        """A network of random weights. Args as of the class."""
+        """Create a network with random weights; arguments as in the class."""
         return cls(config, null_token=null_token, flags=flags)
 
     @classmethod
@@ -131,18 +130,18 @@ class UNet2D(Denoiser):
         null_token: Null | None = None,
         flags: Flags | None = None,
     ) -> UNet2D:
-        """A trained network. Args as of the class."""
+        """Load a trained network; arguments as in the class."""
         return cls(path, subfolder, revision, null_token, flags)
 
     def load(self, path: str | Path) -> None:
-        """Fill it from a file: a checkpoint of a run here, or a file of the U-Net alone.
+        """Load our checkpoint, or a file of only the U-Net.
 
         Args:
-            path: Of a checkpoint, the tensors of its ``denoiser`` are taken (EMA preferred).
+            path: The file. From a checkpoint, the tensors of its ``denoiser`` (EMA preferred).
 
         Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: It is corrupt, or of another network.
+            FileNotFoundError: If the file is missing.
+            ValueError: If it is corrupt, or belongs to another network.
         """
         weights = read_weights(path)
         tensors = bare_names(weights.tensors)
@@ -161,11 +160,11 @@ class UNet2D(Denoiser):
         condition: Condition | None = None,
         residuals: Residuals | None = None,
     ) -> Tensor:
-        """As ``Denoiser.forward``.
+        """Return the raw output, as ``Denoiser.forward``.
 
         Raises:
-            ValueError: Another number of channels or dimensions, a condition that the network does
-                not take or that it misses, or a skip connection that it does not have.
+            ValueError: For another number of channels or dimensions, an unsupported or missing
+                condition, or an unknown skip connection.
         """
         inputs = self._inputs(z_t, t, condition or Condition())
         if residuals is not None:
@@ -176,28 +175,28 @@ class UNet2D(Denoiser):
     def features(
         self, z_t: Tensor, t: Tensor, condition: Condition | None = None, middle: bool = False
     ) -> Features:
-        """What the way down hands to the way up; the way up is not run.
+        """Return the features of the down path, without running the up path.
 
-        A compiled network is run uncompiled here. Gradients are kept where they are asked for.
+        A compiled network runs uncompiled here. Gradients are recorded as usual.
 
         Args:
             z_t: As in ``forward``.
             t: As in ``forward``.
             condition: As in ``forward``.
-            middle: Whether the middle block is run too.
+            middle: Whether to run the middle block.
 
         Raises:
-            ValueError: As ``forward``.
+            ValueError: As in ``forward``.
         """
         inputs = self._inputs(z_t, t, condition or Condition())
         return read(self.unet, {**inputs, "return_dict": False}, middle)
 
     def null_text(self, count: int, tokens: int = 1) -> Tensor | None:
-        """As ``Denoiser.null_text``; equal tokens, to which attention is as to one."""
+        """Return the null text; equal tokens, which attention treats as one."""
         return None if self.null is None else self.null.expand(count, tokens, -1)
 
     def train(self, mode: bool = True) -> UNet2D:
-        """Stay in evaluation mode where it is frozen."""
+        """Set the mode, but stay in evaluation mode if frozen."""
         super().train(mode and not self.flags.frozen)
         return self
 
@@ -209,14 +208,14 @@ class UNet2D(Denoiser):
             return
         if self._width is None:
             raise ValueError(
-                f"null_token is {null!r} for a network whose blocks take texts of differing "
+                f"null_token is {null!r} for a network whose blocks take texts of different "
                 "widths; set null_token to none"
             )
         crosses = any(name.endswith("attn2") for name, _ in self.unet.named_modules())
         if null == "learned" and not crosses:
             raise ValueError(
-                "null_token is 'learned' for a network without cross-attention, which would never "
-                "change it; set null_token to zero"
+                "null_token is 'learned' for a network without cross-attention, which cannot train "
+                "it; set null_token to zero"
             )
         token = torch.zeros(1, 1, self._width)
         if null == "learned":
@@ -233,45 +232,43 @@ class UNet2D(Denoiser):
         if z.ndim != self.dimensions or z.shape[1] != wanted:
             raise ValueError(
                 f"the denoiser got a sample of shape {tuple(z.shape)}; expected {self.dimensions} "
-                f"dimensions and {wanted} channels: is model.init_args.space (with what goes beside"
-                " the sample) the one that it is for?"
+                f"dimensions and {wanted} channels: does it belong to model.init_args.space (and to"
+                " the condition's image)?"
             )
         if self.flags.channels_last and z.ndim == 4:
             z = z.contiguous(memory_format=torch.channels_last)
         dtype = next(self.unet.parameters()).dtype  # diffusers' own property walks over all modules
         text = condition.text if condition.text is not None else self.null_text(len(z))
         if text is None:
-            raise ValueError(
-                f"{type(self).__name__} has no null text: give it a condition with text"
-            )
+            raise ValueError(f"{type(self).__name__} has no null text: pass a condition with text")
         if self._width is not None and text.shape[-1] != self._width:
             raise ValueError(
                 f"the text has {text.shape[-1]} channels and the denoiser takes {self._width}: is "
-                "it of another model's text encoder?"
+                "it from another model's text encoder?"
             )
         inputs = {"sample": z.to(dtype), "timestep": t, "encoder_hidden_states": text.to(dtype)}
         return inputs | self._extras(condition)
 
     def _extras(self, condition: Condition) -> dict[str, Any]:
         extras: dict[str, Any] = {}
-        told = condition.sizes is not None or condition.pooled is not None
-        if not told and condition.noise_level is None:
+        sdxl = condition.sizes is not None or condition.pooled is not None
+        if not sdxl and condition.noise_level is None:
             return extras
         unheard = {
             "noise_level": condition.noise_level is not None and self.unet.class_embedding is None,
-            "sizes and pooled": told and self.unet.config.addition_embed_type is None,
+            "sizes and pooled": sdxl and self.unet.config.addition_embed_type is None,
         }
-        if any(unheard.values()):  # diffusers says nothing
+        if any(unheard.values()):  # diffusers ignores them silently
             names = " or ".join(name for name, is_so in unheard.items() if is_so)
             raise ValueError(
-                f"the condition has {names}, and the network has no embedding of such: leave it "
+                f"the condition has {names}, and the network has no embedding for it: leave it "
                 "out, or set class_embed_type or addition_embed_type in the network's arguments"
             )
         if condition.noise_level is not None:
             counted = self.unet.config.class_embed_type is None  # a table of levels
             level = condition.noise_level
             extras["class_labels"] = level.long() if counted else level
-        if told:
+        if sdxl:
             extras["added_cond_kwargs"] = {
                 "text_embeds": condition.pooled,
                 "time_ids": condition.sizes,
@@ -282,17 +279,17 @@ class UNet2D(Denoiser):
 class UNet3D(UNet2D):
     """A ``UNet3DConditionModel`` of diffusers, for video: z_t is (B, C, F, H, W).
 
-    Frames are folded into the batch within: features and residuals are (B F, C, h, w).
+    Internally frames are folded into the batch: features and residuals are (B F, C, h, w).
 
     Args:
-        network: Arguments of diffusers' class, or a folder or a name on the hub.
-        subfolder: Where in that.
+        network: Arguments of diffusers' class, or a folder or hub name.
+        subfolder: Subfolder of the network.
         revision: Branch, tag or commit on the hub.
-        null_token: What stands for "no text": ``learned``, ``zero`` or ``none``.
-        flags: How it is run; by default as it is.
+        null_token: Token for "no text": ``learned``, ``zero`` or ``none``.
+        flags: How it runs; unchanged by default.
 
     Raises:
-        ValueError: As ``UNet2D``.
+        ValueError: As in ``UNet2D``.
     """
 
     kind = "UNet3DConditionModel"
@@ -301,7 +298,7 @@ class UNet3D(UNet2D):
 
 
 def text_width(unet: Any) -> int | None:
-    """Channels of the texts that a U-Net takes; None where its blocks take differing ones."""
+    """Return the channels of a U-Net's texts; None if its blocks take different ones."""
     config = unet.config
     width = getattr(config, "encoder_hid_dim", None) or config.cross_attention_dim
     return width if isinstance(width, int) else None

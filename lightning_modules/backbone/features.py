@@ -1,4 +1,4 @@
-"""What a U-Net of diffusers hands from its way down to its way up: read, and added to."""
+"""Features between the down and up paths of diffusers' U-Nets: read, and added to."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 
 
 class Features(NamedTuple):
-    """What a U-Net's way up is given.
+    """Inputs of a U-Net's up path.
 
     Args:
-        skips: (B, C, h, w) of each skip connection, the finest first; for video (B F, C, h, w).
-        middle: (B, C, h, w) of the middle block, where that was run.
+        skips: (B, C, h, w) of each skip connection, finest first; for video (B F, C, h, w).
+        middle: (B, C, h, w) of the middle block, if it was run.
     """
 
     skips: tuple[Tensor, ...]
@@ -25,10 +25,10 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True)
 class Residuals:
-    """What is added to it.
+    """Residuals to add to the features.
 
     Args:
-        skips: By the number of the skip connection, in that one's shape.
+        skips: By the number of the skip connection, in its shape.
         middle: In the shape of the middle block's output.
     """
 
@@ -37,18 +37,18 @@ class Residuals:
 
 
 def count_skips(unet: Any) -> int:
-    """Number of a U-Net's skip connections."""
+    """Return the number of a U-Net's skip connections."""
     blocks = unet.down_blocks
     return 1 + sum(len(block.resnets) + len(block.downsamplers or ()) for block in blocks)
 
 
 def read(unet: Any, inputs: Mapping[str, Any], middle: bool) -> Features:
-    """Run a U-Net's way down, and no more.
+    """Run only the down path of a U-Net.
 
     Args:
-        unet: It; uncompiled here, where it is compiled.
-        inputs: Of its ``forward``.
-        middle: Whether the middle block is run too.
+        unet: The U-Net; if compiled, it runs uncompiled here.
+        inputs: Arguments of its ``forward``.
+        middle: Whether to run the middle block.
     """
     skips: list[Tensor] = []
     ends: list[Tensor] = []
@@ -56,7 +56,7 @@ def read(unet: Any, inputs: Mapping[str, Any], middle: bool) -> Features:
     def stop(*_: Any) -> None:
         raise _Enough
 
-    first = getattr(unet, "transformer_in", unet.conv_in)  # what makes the first skip
+    first = getattr(unet, "transformer_in", unet.conv_in)  # source of the first skip connection
     hooks = [first.register_forward_hook(lambda _, __, out: skips.append(_tensor_of(out)))]
     for block in unet.down_blocks:
         hooks.append(block.register_forward_hook(lambda _, __, out: skips.extend(out[1])))
@@ -74,15 +74,15 @@ def read(unet: Any, inputs: Mapping[str, Any], middle: bool) -> Features:
 
 
 def additions(unet: Any, residuals: Residuals, like: Tensor) -> dict[str, Any]:
-    """Arguments of a U-Net's ``forward`` by which it adds residuals.
+    """Return the arguments of a U-Net's ``forward`` that add residuals.
 
     Args:
-        unet: It.
-        residuals: What is added.
-        like: A tensor of the device and type.
+        unet: The U-Net.
+        residuals: The residuals.
+        like: A tensor with the device and type.
 
     Raises:
-        ValueError: There is no skip connection of such a number.
+        ValueError: If the number of a skip connection is unknown.
     """
     count = count_skips(unet)
     unknown = [n for n in residuals.skips if not 0 <= n < count]
@@ -90,8 +90,8 @@ def additions(unet: Any, residuals: Residuals, like: Tensor) -> dict[str, Any]:
         raise ValueError(
             f"residuals are for the skip connections {unknown}; expected 0 to {count - 1}"
         )
-    # A zero is added where there is none, also in the middle: without that, diffusers takes the
-    # others for those of a T2I-Adapter, which belong elsewhere.
+    # Missing residuals are zeros, also in the middle: otherwise diffusers interprets the others as
+    # those of a T2I-Adapter, at other places.
     nothing = torch.zeros((), device=like.device, dtype=like.dtype)
     middle = nothing if residuals.middle is None else residuals.middle
     return {
@@ -106,5 +106,5 @@ def _tensor_of(output: Any) -> Any:
     return output[0] if isinstance(output, tuple) else output
 
 
-class _Enough(Exception):  # noqa: N818  (no error: it ends the way down)
-    """All that was asked for is there."""
+class _Enough(Exception):  # noqa: N818  (no error: it ends the down path)
+    """All requested features were read."""

@@ -1,8 +1,7 @@
-"""Clips among pictures: where five dimensions meet what is made for four.
+"""Functions for images (four dimensions), applied to clips (five dimensions).
 
-A clip is (B, F, 3, H, W), frames before colours as a list of pictures has them; its latent is
-(B, C, F, h, w), as networks of video take it. All that knows of either is here: what is done to
-each frame alone is done to (B F, ...).
+A clip is (B, F, 3, H, W), like a list of images; its latent is (B, C, F, h, w), as in video
+networks. Functions of single frames are applied to (B F, ...).
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-PIXELS = 1024 * 1024  # of frames that go through an autoencoder together
+PIXELS = 1024 * 1024  # of frames per call of an autoencoder
 
 
 def of_clip(encode: Callable[[Tensor], Tensor], clip: Tensor) -> Tensor:
-    """Latents of clips by an encoder of pictures, a few frames at a time.
+    """Encode clips by an encoder of images, a few frames at a time.
 
     Args:
         encode: (N, 3, H, W) to (N, C, h, w).
@@ -31,12 +30,12 @@ def of_clip(encode: Callable[[Tensor], Tensor], clip: Tensor) -> Tensor:
 
 
 def to_clip(decode: Callable[[Tensor], Tensor], z: Tensor, factor: int) -> Tensor:
-    """Clips again, by a decoder of pictures.
+    """Decode clips by a decoder of images.
 
     Args:
         decode: (N, C, h, w) to (N, 3, H, W).
         z: (B, C, F, h, w).
-        factor: Pixels of a picture, along a side, for one of ``z``.
+        factor: Pixels of an image per position of ``z``, along a side.
 
     Returns:
         (B, F, 3, H, W).
@@ -48,11 +47,11 @@ def to_clip(decode: Callable[[Tensor], Tensor], z: Tensor, factor: int) -> Tenso
 
 
 def resized(x: Tensor, size: tuple[int, int], mode: str) -> Tensor:
-    """(..., C, H, W) of another height and width: of pictures, of clips, or of latents of either.
+    """Resize images, clips, or latents of either.
 
     Args:
-        x: It.
-        size: (H, W) that is wanted.
+        x: (..., C, h, w).
+        size: (H, W) of the result.
         mode: ``bilinear`` or ``bicubic``, with half-pixel centres and no antialiasing; ``area``;
             ``nearest-exact``.
     """
@@ -62,10 +61,10 @@ def resized(x: Tensor, size: tuple[int, int], mode: str) -> Tensor:
 
 
 def repeated(t: Tensor, z: Tensor) -> Tensor:
-    """What each sample has, for each of its frames: (B, ...) to (B F, ...); of pictures as it is.
+    """Repeat a value per sample for each frame: (B, ...) to (B F, ...); unchanged for images.
 
     Args:
-        t: Timesteps, or what else a sample has.
+        t: Timesteps, or other values per sample.
         z: (B, C, F, h, w) or (B, C, h, w).
     """
     return t if z.ndim == 4 else t.repeat_interleave(z.shape[2], 0)

@@ -1,7 +1,7 @@
-"""Networks that come with weights: their tensors fitted strictly, frozen ones named in checkpoints.
+"""Load weights strictly, and record the source of frozen parts in checkpoints.
 
-A checkpoint holds what training changes. Of a frozen part it holds where its weights came from and
-a hash of them, so that it cannot be continued beside others in silence.
+A checkpoint holds what training changes. For a frozen part it holds the source of its weights and
+their hash, so that a run cannot silently continue with other weights.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from lightning_modules.weights import Weights
 
 log = logging.getLogger(__name__)
 
-_HASH = re.compile(r"\b[0-9a-f]{16}\b")  # of space.fingerprint
+_HASH = re.compile(r"\b[0-9a-f]{16}\b")  # as of `fingerprint`
 _COMPILED = re.compile(r"(^|(?<=\.))_orig_mod\.")
-_DISTRIBUTED = "module."  # in front of all names
+_DISTRIBUTED = "module."  # prefix of all names
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")  # of a block, in a tensor's name
 
 
 def bare_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors by the names that they had before a network was compiled or distributed."""
+    """Remove the name prefixes that compiling and DDP add."""
     return {
         _COMPILED.sub("", name).removeprefix(_DISTRIBUTED): tensor
         for name, tensor in tensors.items()
@@ -34,37 +34,37 @@ def bare_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
-    """Those of one part of a model, by the part's own names; empty where it has none."""
+    """Return the tensors of one part of a model, by the part's own names; may be empty."""
     start = f"{part}."
     return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
 
 
 class Recognises(Protocol):
-    """A network that takes from weights what they were trained with, where shapes don't show it."""
+    """A network that reads settings from weights that tensor shapes do not show."""
 
     def recognise(self, tensors: dict[str, Tensor], prefix: str, where: str) -> None:
-        """Set itself accordingly, and leave in ``tensors`` what it can load.
+        """Apply the settings, and leave only loadable tensors in ``tensors``.
 
         Args:
-            tensors: By the network's own names behind ``prefix``; changed.
-            prefix: Of the names.
-            where: What they were read from, for the message.
+            tensors: Tensors by ``prefix`` and the network's own names; changed in place.
+            prefix: Prefix of the names.
+            where: Name of the file, for messages.
 
         Raises:
-            ValueError: They contradict an argument of the network.
+            ValueError: If the settings contradict an argument of the network.
         """
 
 
 def recognised(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """The tensors to load, after all networks within have taken from them what they say.
+    """Return the tensors to load, after each network within has read its settings from them.
 
     Args:
-        module: What is to be filled.
-        tensors: By the module's own names.
-        where: What they were read from, for the message.
+        module: The module to load into.
+        tensors: Tensors by the module's own names.
+        where: Name of the file, for messages.
 
     Raises:
-        ValueError: They contradict an argument of a network.
+        ValueError: If the settings contradict an argument of a network.
     """
     found = dict(tensors)
     for name, part in module.named_modules():
@@ -75,15 +75,15 @@ def recognised(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> 
 
 
 def fit(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Load tensors, all of them and into all of the module.
+    """Load tensors strictly: all of them, into all of the module.
 
     Args:
-        module: What is filled.
-        tensors: By the module's own names.
-        where: What they were read from, for the message.
+        module: The module to load into.
+        tensors: Tensors by the module's own names.
+        where: Name of the file, for messages.
 
     Raises:
-        ValueError: Tensors are missing, unexpected or of another shape, or hold NaN; see `refuse`.
+        ValueError: If tensors are missing, unexpected, of another shape, or hold NaN.
     """
     check_numbers(where, tensors)
     tensors = recognised(module, tensors, where)
@@ -104,20 +104,20 @@ def fit_part(
     official: Callable[[dict[str, Tensor]], dict[str, Tensor]],
     key: str | None = None,
 ) -> dict[str, Tensor]:
-    """Load what a file has for a module: a run's part of this name, else all of a released file.
+    """Load a module from a file: a run's part of this name, or else a whole released file.
 
     Args:
-        module: What is filled.
-        found: The file's.
-        part: What the module was called in a run.
-        official: Gives tensors of a released file the module's own names.
-        key: Of ``model.init_args``: what named the file, for the message.
+        module: The module to load into.
+        found: Weights of the file.
+        part: Name of the module in a run.
+        official: Maps tensors of a released file to the module's own names.
+        key: Key of ``model.init_args`` that named the file, for messages.
 
     Returns:
-        What was loaded, by the module's own names.
+        The loaded tensors, by the module's own names.
 
     Raises:
-        ValueError: As of ``fit``.
+        ValueError: As in ``fit``.
     """
     tensors = bare_names(found.tensors)
     own = part_of(tensors, part) or official(tensors)
@@ -126,16 +126,16 @@ def fit_part(
 
 
 def check_numbers(where: str, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse weights that are not numbers, of which nothing but NaN could be made.
+    """Raise if weights hold NaN.
 
     Raises:
-        ValueError: A tensor has NaN; the first one is named.
+        ValueError: If a tensor has NaN; the message names the first one.
     """
     spoiled = [name for name, tensor in tensors.items() if tensor.isnan().any()]
     if spoiled:
         raise ValueError(
             f"{where} has NaN in {len(spoiled)} of its tensors, such as {spoiled[0]}: it is "
-            "damaged, or of a training that diverged; name another file"
+            "damaged, or from a training that diverged; set another file"
         )
 
 
@@ -147,12 +147,12 @@ def refuse(
     hint: str = "Is it another network, or one of another size?",
     shown: int = 3,
 ) -> None:
-    """Say which tensors of a file do not fit, where there are such.
+    """Raise if tensors of a file do not fit.
 
-    The error names the first ``shown`` of each kind; where there are more, all are logged before.
+    The error names the first ``shown`` tensors of each kind; longer lists are logged before.
 
     Raises:
-        ValueError: One of the lists is not empty.
+        ValueError: If one of the lists is not empty.
     """
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
     kinds = {what: names for what, names in kinds.items() if names}
@@ -169,10 +169,10 @@ def refuse(
 
 
 def folded(names: Iterable[str]) -> list[str]:
-    """All of many tensors' names in few lines.
+    """Abbreviate many tensors' names.
 
-    Names that differ only in the number of a block are one line: ``blocks.{0-3,7}.weight``. Several
-    numbers stand in one line only where each goes with each.
+    Names that differ only in the number of a block become one: ``blocks.{0-3,7}.weight``. One line
+    has several ranges only if it stands for all their combinations.
     """
     alike: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
     for name in names:
@@ -206,7 +206,7 @@ def _ranges(numbers: list[int]) -> str:
 
 
 def shape_text(shape: Iterable[int]) -> str:
-    """As messages write it: 1x3x64x64."""
+    """Format a shape for messages: 1x3x64x64."""
     return "x".join(map(str, shape))
 
 
@@ -225,17 +225,17 @@ def check_tensors(
     missing: list[str],
     explain: Callable[[], str] = str,
 ) -> None:
-    """Refuse tensors that do not fit a model.
+    """Raise if tensors do not fit a model.
 
     Args:
-        where: What they are of, for the message.
-        own: The model's.
-        state: Those that are to be its.
-        missing: Names of those that it lacks.
-        explain: Says what they are of, if that can be told; asked where they do not fit.
+        where: Name of the file, for messages.
+        own: The model's tensors.
+        state: The tensors to load.
+        missing: Names of missing tensors.
+        explain: Returns an explanation for the message, or an empty text.
 
     Raises:
-        ValueError: Some are missing, unexpected, or of another shape.
+        ValueError: If tensors are missing, unexpected, or of another shape.
     """
     unexpected, reshaped = [name for name in state if name not in own], _reshaped(own, state)
     if not (missing or unexpected or reshaped):
@@ -252,14 +252,14 @@ def check_tensors(
 
 
 def loaded_apart(model: nn.Module) -> dict[str, str]:
-    """Parts whose weights come from files of their own: what they say of it, "" for not yet."""
+    """Return the source of each part with its own weights file; "" if not loaded yet."""
     modules = model.named_modules()
     said = {name: getattr(module, "source", None) for name, module in modules}
     return {name: source for name, source in said.items() if isinstance(source, str)}
 
 
 def sources(model: nn.Module) -> dict[str, str]:
-    """Where the weights of a model's frozen parts came from, with their hashes, by part."""
+    """Return the source and hash of the weights of each frozen part."""
     return {
         name: source
         for name, source in loaded_apart(model).items()
@@ -268,21 +268,21 @@ def sources(model: nn.Module) -> dict[str, str]:
 
 
 def same_weights(one: str, other: str) -> bool:
-    """Whether two sources name the same weights: hashes are compared, for files are moved."""
+    """Whether two sources are the same weights: only hashes count, as files may be moved."""
     return _HASH.findall(one) == _HASH.findall(other)
 
 
 def check_sources(model: nn.Module, stored: Mapping[str, str]) -> None:
-    """Refuse to continue beside frozen weights that a checkpoint was not trained with.
+    """Raise if a checkpoint was trained with other frozen weights.
 
-    Hashes are compared, not places: a folder may have been moved.
+    Only hashes count, as folders may be moved.
 
     Args:
-        model: The model as it is.
-        stored: What ``sources`` gave when the checkpoint was written.
+        model: The model.
+        stored: The result of ``sources`` when the checkpoint was written.
 
     Raises:
-        ValueError: A frozen part has other weights now.
+        ValueError: If a frozen part has other weights now.
     """
     now = sources(model)
     for name, source in stored.items():
@@ -290,7 +290,7 @@ def check_sources(model: nn.Module, stored: Mapping[str, str]) -> None:
         if not same_weights(found, source):
             raise ValueError(
                 f"the checkpoint was trained with {name} from {source}, and here it is "
-                f"{found or 'not there'}: name the same weights in model.init_args"
+                f"{found or 'missing'}: set the same weights in model.init_args"
             )
 
 

@@ -1,4 +1,4 @@
-"""Networks of diffusers: of random weights, or from a folder or the hub."""
+"""Networks of diffusers, with random weights, or from a folder or the hub."""
 
 from __future__ import annotations
 
@@ -13,45 +13,44 @@ from lightning_modules.backbone.frozen import refuse
 
 
 def library_class(kind: str) -> Any:
-    """A class of diffusers, which takes seconds to import and which no help needs."""
+    """Return a class of diffusers; imported late, as that takes seconds."""
     import diffusers
 
     return getattr(diffusers, kind)
 
 
 def untrained(kind: str, config: dict[str, Any]) -> Any:
-    """A network of random weights.
+    """Create a network with random weights.
 
     Args:
         kind: Name of the class.
         config: Its arguments, as in a ``config.json``.
 
     Raises:
-        ValueError: An argument that the class does not have.
+        ValueError: If the class does not have an argument.
     """
     made = library_class(kind)
     known = signature(made.__init__).parameters
     plain = {key: value for key, value in config.items() if not key.startswith("_")}
     unknown = [key for key in plain if key not in known]
     if unknown:
-        raise ValueError(f"the network's arguments have {', '.join(unknown)}; {kind} has no such")
+        raise ValueError(f"unknown arguments of the network: {kind} has no {', '.join(unknown)}")
     return made.from_config(plain)
 
 
 def pretrained(key: str, kind: str, path: str, subfolder: str | None, revision: str | None) -> Any:
-    """A trained network, in diffusers' layout of folders.
+    """Load a trained network in diffusers' layout.
 
     Args:
-        key: The argument that names it, for messages.
+        key: Name of the argument, for messages.
         kind: Name of the class.
-        path: Folder, which may hold environment variables, or name on the hub.
-        subfolder: Where in it.
+        path: Folder, or name on the hub. Environment variables are expanded.
+        subfolder: Subfolder of the network.
         revision: Branch, tag or commit on the hub.
 
     Raises:
-        FileNotFoundError: The folder holds no network, or the hub cannot be reached and its cache
-            has none.
-        ValueError: The weights do not fit the configuration.
+        FileNotFoundError: If the folder has no network, or neither the hub nor its cache does.
+        ValueError: If the weights do not fit the configuration.
     """
     place = expand_path(path, key)
     folder = Path(place, subfolder or "")
@@ -66,8 +65,8 @@ def pretrained(key: str, kind: str, path: str, subfolder: str | None, revision: 
             subfolder=subfolder,
             revision=revision,
             output_loading_info=True,
-            low_cpu_mem_usage=False,  # which wants accelerate
-            ignore_mismatched_sizes=True,  # they are refused below, with what is missing
+            low_cpu_mem_usage=False,  # True requires accelerate
+            ignore_mismatched_sizes=True,  # reported below, with missing tensors
         )
     except OSError as error:
         raise FileNotFoundError(_cannot_load(key, place, subfolder, error)) from error
@@ -87,7 +86,7 @@ def _cannot_load(key: str, place: str, subfolder: str | None, error: OSError) ->
         return f"{key}: cannot load {Path(place, subfolder or '')}: {reason}"
     offline = ", and HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else f": {reason}"
     return (
-        f"{key}: cannot load {place} ({subfolder}), which is no folder here, nor in Hugging Face's "
-        f"cache{offline}; fetch it by `hf download {place}` where there is internet, or name a "
-        "folder in diffusers' layout"
+        f"{key}: cannot load {place} ({subfolder}), which is neither a folder nor in Hugging "
+        f"Face's cache{offline}; download it by `hf download {place}` with internet access, or "
+        "set a folder in diffusers' layout"
     )

@@ -1,4 +1,4 @@
-"""Make the file of a fixed prompt, so that no text encoder is needed to train or to sample.
+"""Write the file of a fixed prompt, so that training and sampling need no text encoder.
 
     ENLARGER_WEIGHTS=my/weights python -m lightning_modules.backbone.prompt
     python -m lightning_modules.backbone.prompt --model my/sd-turbo --out prompts/invsr.safetensors
@@ -6,7 +6,7 @@
     python -m lightning_modules.backbone.prompt --t5 --model google/flan-t5-xl --prompt .. --out ..
 
 Without --prompt and --negative the texts are InvSR's, without --model the encoder is SD-Turbo's.
-Needs transformers, once.
+Only this command needs transformers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Encode = Callable[[Sequence[str]], Tensor]
 
 MODEL = "stabilityai/sd-turbo"
 OUT = "$ENLARGER_WEIGHTS/invsr_prompt.safetensors"
-# As in InvSR's release, with its missing space; its paper prints the first one with a full stop.
+# As in InvSR's release, including its missing space; in the paper, the first ends with a full stop.
 PROMPT = (
     "Cinematic, high-contrast, photo-realistic, 8k, ultra HD, meticulous detailing, hyper "
     "sharpness, perfect without deformations"
@@ -40,10 +40,10 @@ NEGATIVE = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command.
+    """Run the command.
 
     Args:
-        arguments: Of the command line; by default those of this process.
+        arguments: Arguments of the command line; by default those of this process.
 
     Returns:
         0, or 2 after an error.
@@ -77,7 +77,7 @@ def _place(given: str, overwrite: bool) -> Path:
     if out.suffix != ".safetensors":
         raise ValueError(f"--out is {given}; expected the name of a .safetensors file")
     if out.exists() and not overwrite:
-        raise ValueError(f"{out} is there already: name another --out, or give --overwrite")
+        raise ValueError(f"{out} already exists: set another --out, or --overwrite")
     return out
 
 
@@ -97,7 +97,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--t5",
         action="store_true",
         help="the model is T5's encoder, in transformers' layout: for NSARM and Infinity, "
-        "lightning_modules.backbone.texts.FixedText; there is no negative then",
+        "lightning_modules.backbone.texts.FixedText; without a negative prompt",
     )
     parser.add_argument("--revision", help="branch, tag or commit on the hub")
     parser.add_argument(
@@ -107,9 +107,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--negative",
         default=NEGATIVE,
-        help="what guidance leads away from; '' for no text (default: InvSR's)",
+        help="the negative prompt; '' for no text (default: InvSR's)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     return parser.parse_args(arguments)
 
 

@@ -1,4 +1,4 @@
-"""How a network is run: frozen, compiled, in another number type or memory layout."""
+"""How a network runs: frozen, compiled, in another number type or memory layout."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 @dataclass(frozen=True)
 class Flags:
-    """How a network is run.
+    """How a network runs.
 
     Args:
-        frozen: Never train it: evaluation mode, no gradients to its weights, and not in the
-            checkpoint, which names its source instead.
-        channels_last: Keep images and weights in the memory layout that convolutions are fastest
-            in on a GPU.
-        gradient_checkpointing: Compute the blocks again in the backward pass instead of keeping
-            what is in them: less memory, a third more time.
+        frozen: Never train it: evaluation mode, no gradients of its weights, and only its source in
+            checkpoints.
+        channels_last: Keep images and weights in the memory layout in which convolutions are
+            fastest on a GPU.
+        gradient_checkpointing: Recompute the blocks in the backward pass instead of storing their
+            activations: less memory, a third more time.
         compile: Compile it with ``torch.compile`` at its first call.
-        dtype: Number type of the weights and of what is computed with them, for a frozen network;
-            one that trains stays in float32 and follows ``trainer.precision``.
+        dtype: Number type of a frozen network's weights and computation. A network that trains
+            stays in float32 and follows ``trainer.precision``.
 
     Raises:
-        ValueError: ``dtype`` is unknown, or not float32 for a network that trains.
+        ValueError: If ``dtype`` is unknown, or not float32 for a network that trains.
     """
 
     frozen: bool = False
@@ -52,15 +52,15 @@ class Flags:
 
 
 def run_as(network: Any, flags: Flags) -> None:
-    """Prepare a network of diffusers, in place; ``frozen`` is its owner's business.
+    """Prepare a network of diffusers in place; its owner handles ``frozen``.
 
     Args:
-        network: It.
-        flags: What is wanted.
+        network: The network.
+        flags: How it runs.
     """
     dtype = getattr(torch, flags.dtype)
     if network.dtype != dtype:
-        nn.Module.to(network, dtype)  # diffusers' own warns of modules that these have none of
+        nn.Module.to(network, dtype)  # diffusers' own method warns about absent modules
     if flags.channels_last:
         for parameter in network.parameters():  # not `to`, which refuses 3-D convolutions
             if parameter.ndim == 4:
@@ -71,11 +71,11 @@ def run_as(network: Any, flags: Flags) -> None:
         else:
             _compute_again(network)
     if flags.compile:
-        network.compile()  # in place: names of tensors stay
+        network.compile()  # in place, so that names of tensors stay
 
 
 def _compute_again(network: Any) -> None:
-    """Gradient checkpointing of a U-Net for which diffusers has none, as of those for video."""
+    """Add gradient checkpointing to U-Nets for which diffusers has none, such as for video."""
     for block in (*network.down_blocks, network.mid_block, *network.up_blocks):
         block.forward = partial(_checkpointed, block.forward)
 

@@ -1,7 +1,7 @@
-"""Signal and noise of a diffusion process at each timestep, and what a network says of it.
+"""Signal and noise of a diffusion process at each timestep, and the network's prediction type.
 
 All tables are float64 on the CPU. A network may predict the noise ("epsilon"), the velocity
-("v_prediction") or the clean sample ("sample"); here all become the clean sample, x0.
+("v_prediction") or the clean sample ("sample"); all are converted to the clean sample, x0.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Level(NamedTuple):
 
     @property
     def log_snr(self) -> float:
-        """Logarithm of alpha / sigma, lambda in DPM-Solver; infinite where there is no noise."""
+        """Logarithm of alpha / sigma, lambda in DPM-Solver; infinite without noise."""
         if self.sigma == 0:
             return math.inf
         return math.log(self.alpha / self.sigma) if self.alpha > 0 else -math.inf
@@ -44,24 +44,24 @@ CLEAN = Level(1.0, 0.0)
 class Schedule:
     """A diffusion process in discrete time: x_t = alpha_t x0 + sigma_t eps.
 
-    ``preserving``: alpha_t^2 + sigma_t^2 = 1, what DDPM trains on. ``exploding``: the same process
-    divided by alpha_t, x_t = x0 + sigma_t eps, with which Karras et al. (2022; arXiv 2206.00364)
-    sample; networks then want ``scale_input``.
+    ``preserving``: alpha_t^2 + sigma_t^2 = 1, as in DDPM. ``exploding``: the same process divided
+    by alpha_t, x_t = x0 + sigma_t eps, as sampled by Karras et al. (2022; arXiv 2206.00364);
+    networks then need ``scale_input``.
 
     Args:
-        steps: Number of timesteps of training, T; t is 0 .. T - 1.
-        beta_start: The first beta; the cosine schedule has no use for it.
-        beta_end: The last one.
-        betas: How they run from one to the other: evenly, evenly in their square roots (Stable
-            Diffusion), or as the cosine of Nichol and Dhariwal (2021; arXiv 2102.09672).
+        steps: Number of training timesteps, T; t is 0 .. T - 1.
+        beta_start: The first beta; unused by the cosine schedule.
+        beta_end: The last beta.
+        betas: Spacing of the betas: linear, linear in their square roots (Stable Diffusion), or the
+            cosine of Nichol and Dhariwal (2021; arXiv 2102.09672).
         prediction: What the network predicts.
-        variance: See above.
-        zero_snr: Stretch the schedule so that the last timestep is noise alone (Lin et al., 2023;
+        variance: The form of the process, see above.
+        zero_snr: Rescale the schedule so that the last timestep is pure noise (Lin et al., 2023;
             arXiv 2305.08891, algorithm 1).
 
     Raises:
-        ValueError: An argument is out of range or unknown, or ``zero_snr`` with noise prediction,
-            from which nothing can be told at the last timestep, or with exploding variance.
+        ValueError: If an argument is out of range or unknown, or for ``zero_snr`` with noise
+            prediction, which is undefined at the last timestep, or with exploding variance.
 
     Source: Ho et al., 2020 (arXiv 2006.11239), equation 4; v as in Salimans and Ho, 2022 (arXiv
     2202.00512), appendix D.
@@ -95,8 +95,8 @@ class Schedule:
             )
         if zero_snr and prediction == "epsilon":
             raise ValueError(
-                "zero_snr with prediction 'epsilon': the last timestep is noise alone, of which a "
-                "network that predicts noise says nothing; use 'v_prediction' or 'sample'"
+                "zero_snr with prediction 'epsilon': the last timestep is pure noise, whose "
+                "prediction does not give an image; use 'v_prediction' or 'sample'"
             )
         if zero_snr and variance == "exploding":
             raise ValueError(
@@ -113,14 +113,14 @@ class Schedule:
     def from_config(
         cls, config: Mapping[str, Any] | str | Path, variance: Variance = "preserving"
     ) -> Schedule:
-        """A schedule from the configuration of a diffusers scheduler.
+        """Create a schedule from the configuration of a diffusers scheduler.
 
         Args:
-            config: It, or its file, e.g. ``scheduler/scheduler_config.json`` of a model.
+            config: The configuration, or its file, e.g. ``scheduler/scheduler_config.json``.
             variance: The form to sample in.
 
         Raises:
-            ValueError: It holds betas of its own, or of an unknown kind.
+            ValueError: If it has trained betas, or betas of an unknown kind.
         """
         if isinstance(config, Mapping):
             where, values = "the scheduler's configuration", config
@@ -143,14 +143,14 @@ class Schedule:
 
     @property
     def steps(self) -> int:
-        """Number of timesteps of training."""
+        """Number of training timesteps."""
         return len(self._alphas)
 
     def level(self, t: int) -> Level:
-        """Signal and noise at timestep t; at -1, after the last step, there is no noise.
+        """Return signal and noise at timestep t; at -1, after the last step, without noise.
 
         Raises:
-            ValueError: t is no timestep.
+            ValueError: If t is no timestep.
         """
         if t == -1:
             return CLEAN
@@ -162,7 +162,7 @@ class Schedule:
         return Level(1.0, sigma / alpha if alpha > 0 else math.inf)
 
     def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """x_t of the same shape.
+        """Return x_t, in the shape of x0.
 
         Args:
             x0: (B, ...), clean.
@@ -174,7 +174,7 @@ class Schedule:
         return x if self.variance == "preserving" else x / alpha
 
     def scale_input(self, x: Tensor, t: Tensor | int) -> Tensor:
-        """What the network is to see: x itself, or, of an exploding one, x / sqrt(sigma^2 + 1).
+        """Return the network's input: x, or x / sqrt(sigma^2 + 1) for an exploding process.
 
         Args:
             x: (B, ...), at the timesteps t.
@@ -183,7 +183,7 @@ class Schedule:
         return x if self.variance == "preserving" else x * self._of(t, x)[0]
 
     def target(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """What a network is trained to predict, in the shape of x0. Args as ``add_noise``."""
+        """Return the training target, in the shape of x0; arguments as in ``add_noise``."""
         if self.prediction == "epsilon":
             return eps
         if self.prediction == "sample":
@@ -192,7 +192,7 @@ class Schedule:
         return alpha * eps - sigma * x0
 
     def to_x0(self, raw: Tensor, x: Tensor, t: Tensor | int) -> Tensor:
-        """The clean sample that the network's output stands for.
+        """Convert the network's output to the clean sample.
 
         Args:
             raw: (B, ...), the network's output for ``scale_input(x, t)``.
@@ -208,9 +208,8 @@ class Schedule:
         return alpha * x - sigma * raw
 
     def _of(self, t: Tensor | int, x: Tensor) -> tuple[Any, Any]:
-        # Of the preserving form: (B, 1, ...) for t of (B,), numbers for a number. float64 until it
-        # is a factor of x. The tables go to the device, not t to the tables, for which the host
-        # would wait.
+        # Of the preserving form: (B, 1, ...) for t of (B,), numbers for a number. float64 until
+        # multiplied by x. Tables go to the device; moving t to the CPU would block the host.
         tables = (self._alphas, self._sigmas)
         if isinstance(t, int):
             return tables[0][t].item(), tables[1][t].item()
@@ -220,22 +219,22 @@ class Schedule:
 
 
 def spaced(steps: int, count: int, spacing: Spacing, offset: int = 0) -> list[int]:
-    """Timesteps of sampling, from the noisiest one down.
+    """Return the timesteps of sampling, noisiest first.
 
     Args:
-        steps: Number of timesteps of training, T.
-        count: Number of timesteps wanted.
+        steps: Number of training timesteps, T.
+        count: Number of sampling timesteps.
         spacing: ``leading``: 0, T // count, ... plus ``offset``; ``trailing``: T - 1 and down by
             T / count; ``linspace``: evenly from T - 1 to 0, both included.
         offset: Added to leading timesteps; Stable Diffusion has 1.
 
     Raises:
-        ValueError: ``count`` is out of range, ``spacing`` unknown, or a timestep beyond T - 1.
+        ValueError: If ``count`` is out of range, ``spacing`` unknown, or a timestep above T - 1.
 
-    Source: Lin et al., 2023 (arXiv 2305.08891), table 2; rounded as diffusers rounds.
+    Source: Lin et al., 2023 (arXiv 2305.08891), table 2; rounded as in diffusers.
     """
     if not 1 <= count <= steps:
-        raise ValueError(f"{count} sampling steps were asked for; expected 1 to {steps}")
+        raise ValueError(f"{count} sampling steps were requested; expected 1 to {steps}")
     if spacing == "leading":
         found = [i * (steps // count) + offset for i in range(count)][::-1]
     elif spacing == "trailing":
@@ -249,15 +248,15 @@ def spaced(steps: int, count: int, spacing: Spacing, offset: int = 0) -> list[in
 
 
 def explicit(steps: int, timesteps: Sequence[int], first: int = 0) -> list[int]:
-    """A list of timesteps, checked.
+    """Check a list of timesteps.
 
     Args:
-        steps: Number of timesteps of training.
-        timesteps: From the noisiest one down.
-        first: Number of the first timestep of training: 0, or 1 where users count from 1.
+        steps: Number of training timesteps.
+        timesteps: Timesteps, noisiest first.
+        first: Number of the first training timestep: 0, or 1 if users count from 1.
 
     Raises:
-        ValueError: It is empty, does not fall, or leaves ``first`` to ``first`` + ``steps`` - 1.
+        ValueError: If it is empty, does not fall, or leaves ``first`` .. ``first`` + ``steps`` - 1.
     """
     found = [int(t) for t in timesteps]
     falls = all(before > after for before, after in itertools.pairwise(found))

@@ -1,6 +1,6 @@
-"""Residual shifting: a diffusion from a picture to its degraded form, in a few steps.
+"""Residual shifting: a diffusion from an image to its degraded form, in a few steps.
 
-x_t = x0 + eta_t (y - x0) + kappa sqrt(eta_t) eps, with the anchor y, the degraded picture brought
+x_t = x0 + eta_t (y - x0) + kappa sqrt(eta_t) eps, with the anchor y, the degraded image resized
 to the size of x0. Source: Yue et al., NeurIPS 2023 (arXiv 2307.12348), and TPAMI 2024 (arXiv
 2403.07319).
 """
@@ -25,25 +25,24 @@ class ResidualShift:
     """The process in discrete time, t = 0 .. T - 1 for the papers' 1 .. T.
 
     sqrt(eta_t) runs from its first to its last value as a geometric sequence with exponents
-    ((t - 1) / (T - 1))^power (T - 1). The ``released`` code begins at min(min_noise / kappa,
-    min_noise) and ends at 0.99, which is what its weights were trained with; the ``paper`` at
+    ((t - 1) / (T - 1))^power (T - 1). The ``released`` code starts at min(min_noise / kappa,
+    min_noise) and ends at 0.99, as for its weights; the ``paper`` has
     min(min_noise / kappa, sqrt(0.001)) and sqrt(0.999).
 
     Args:
         steps: T; 15 in the conference paper, 4 in the journal's.
-        kappa: Standard deviation of the noise where eta is 1.
+        kappa: Standard deviation of the noise for eta = 1.
         min_noise: Standard deviation of the noise at the first timestep; 0.04 for 15 steps, 0.2
             for 4.
         power: Exponent p of the sequence; a larger one is more faithful and less sharp.
         prediction: What the network predicts: x0, the noise, the noise times kappa sqrt(eta), or
             the residual y - x0.
-        form: See above.
-        input_scale: For whom the network's input is normalised: ``latent`` of variance 1 by
-            sqrt(kappa^2 eta + 1), ``pixel`` by 3 kappa sqrt(eta) + 1.
+        form: First and last value, see above.
+        input_scale: Divisor of the network's input: ``latent``, for variance 1, is
+            sqrt(kappa^2 eta + 1), ``pixel`` is 3 kappa sqrt(eta) + 1.
 
     Raises:
-        ValueError: An argument is out of range or unknown; the sequence is not defined for one
-            step.
+        ValueError: If an argument is out of range or unknown, or there are fewer than two steps.
     """
 
     def __init__(
@@ -84,21 +83,20 @@ class ResidualShift:
         roots = first * (last / first) ** place.pow(power)
         roots[-1] = last  # exactly
         self.etas = roots.square()  # (T,) float64
-        self.timesteps = list(range(steps))  # what the network is told, of each entry
+        self.timesteps = list(range(steps))  # the network's timestep of each entry
 
     def respaced(self, timesteps: Sequence[int]) -> ResidualShift:
-        """The process over some of its timesteps, which needs no other training.
+        """Return the process over some of its timesteps, without other training.
 
         Args:
             timesteps: From the last one down, e.g. [14, 9, 4, 0].
 
         Returns:
-            A process of as many steps; ``timesteps`` of it are those that the network was trained
-            with.
+            A process with as many steps; its ``timesteps`` are those of the training.
 
         Raises:
-            ValueError: The list does not fall, holds what is no timestep, or begins later than the
-                process, of which the anchor and noise are the state at its first step alone.
+            ValueError: If the list does not fall, has unknown timesteps, or does not start at the
+                last one, where the state is the anchor with noise.
         """
         kept = explicit(len(self.etas), timesteps)[::-1]
         if kept[-1] != self.steps - 1:
@@ -117,15 +115,15 @@ class ResidualShift:
         return len(self.etas)
 
     def eta(self, t: int) -> float:
-        """The shift at timestep t; 0 at -1, after the last step."""
+        """Return the shift at timestep t; 0 at -1, after the last step."""
         return self.etas[t].item() if t >= 0 else 0.0
 
     def add_noise(self, x0: Tensor, anchor: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """x_t: equation 2 of the conference paper.
+        """Return x_t: equation 2 of the conference paper.
 
         Args:
             x0: (B, ...), clean.
-            anchor: (B, ...), where the process goes: y.
+            anchor: (B, ...), y.
             eps: (B, ...), standard normal.
             t: (B,) int64.
         """
@@ -133,7 +131,7 @@ class ResidualShift:
         return x0 + eta * (anchor - x0) + deviation * eps
 
     def prior(self, anchor: Tensor, eps: Tensor) -> Tensor:
-        """What sampling starts from: y + kappa sqrt(eta_T) eps, without the residual's rest.
+        """Return the start of sampling: y + kappa sqrt(eta_T) eps, without the rest of x0 - y.
 
         Args:
             anchor: (B, ...).
@@ -142,7 +140,7 @@ class ResidualShift:
         return anchor + self.kappa * math.sqrt(self.eta(self.steps - 1)) * eps
 
     def scale_input(self, x: Tensor, t: Tensor | int) -> Tensor:
-        """What the network is to see of x_t.
+        """Return the network's input for x_t.
 
         Args:
             x: (B, ...), at the timesteps t.
@@ -154,7 +152,7 @@ class ResidualShift:
         return x / (3 * deviation + 1)
 
     def target(self, x0: Tensor, anchor: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """What a network is trained to predict, in the shape of x0. Args as ``add_noise``."""
+        """Return the training target, in the shape of x0; arguments as in ``add_noise``."""
         if self.prediction == "sample":
             return x0
         if self.prediction == "residual":
@@ -162,7 +160,7 @@ class ResidualShift:
         return eps if self.prediction == "epsilon" else self._of(t, x0)[1] * eps
 
     def to_x0(self, raw: Tensor, x: Tensor, t: Tensor | int, anchor: Tensor) -> Tensor:
-        """The clean sample that the network's output stands for.
+        """Convert the network's output to the clean sample.
 
         Args:
             raw: (B, ...), the network's output.
@@ -180,7 +178,7 @@ class ResidualShift:
 
     def _of(self, t: Tensor | int, x: Tensor) -> tuple[Any, Any]:
         # eta and the standard deviation of the noise: (B, 1, ...) for t of (B,), numbers for a
-        # number. The tables go to the device, not t to the tables, for which the host would wait.
+        # number. Tables go to the device; moving t to the CPU would block the host.
         if isinstance(t, int):
             return self.eta(t), self.kappa * math.sqrt(self.eta(t))
         shape = (-1,) + (1,) * (x.ndim - 1)

@@ -1,14 +1,13 @@
-"""Where diffusion happens: pixels, or the latents of an autoencoder.
+"""Spaces of diffusion: pixels, or the latents of an autoencoder.
 
-A space takes pictures in [0, 1] and gives what the denoiser sees, and back. Autoencoders are frozen
-and stay in evaluation mode; gradients pass through them to their input.
+A space maps images in [0, 1] to the denoiser's inputs and back. Autoencoders are frozen and stay in
+evaluation mode; gradients pass through them to their input.
 """
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,29 +19,34 @@ from files.paths import expand_path
 from lightning_modules.backbone.frames import of_clip, to_clip
 from lightning_modules.backbone.frozen import fit
 from lightning_modules.backbone.library import pretrained
-from lightning_modules.networks import taef2
-from lightning_modules.networks.vq import from_official, resshift_vq
+from lightning_modules.networks.taef2 import (
+    TAEF2_CHANNELS,
+    TAEF2_FACTOR,
+    taef2_decoder,
+    taef2_encoder,
+)
+from lightning_modules.networks.vq import resshift_vq, vq_from_official
 from lightning_modules.noise import Noise
-from lightning_modules.weights import read_file, read_weights
+from lightning_modules.weights import fingerprint, read_file, read_weights
 
 if TYPE_CHECKING:
     from diffusers import VQModel
 
 
 class Space(nn.Module, ABC):
-    """Base of the spaces.
+    """Base class of the spaces.
 
     Args:
-        mean: (C,) subtracted from latents, one number a channel or one for all.
+        mean: (C,) subtracted from latents, one number per channel or one for all.
         deviation: (C,) by which they are then divided.
 
     Raises:
-        ValueError: A deviation is not above 0.
+        ValueError: If a deviation is not above 0.
 
     Attributes:
-        channels: Number of channels of what the denoiser sees.
-        factor: Pixels of a picture, along a side, for one of it.
-        source: Where the weights came from, with a hash; empty where there are none.
+        channels: Channels of a latent.
+        factor: Pixels of an image per position of a latent, along a side.
+        source: Source of the weights, with a hash; empty if there are none.
     """
 
     channels: int
@@ -50,7 +54,7 @@ class Space(nn.Module, ABC):
     source: str = ""
     mean: Tensor
     deviation: Tensor
-    _known: str = ""  # whose latents were found to be its own
+    _known: str = ""  # identity of latents that were found to match
 
     def __init__(self, mean: Sequence[float] = (0.0,), deviation: Sequence[float] = (1.0,)) -> None:
         super().__init__()
@@ -61,23 +65,23 @@ class Space(nn.Module, ABC):
             self.register_buffer(name, column, persistent=False)
 
     def encode(self, image: Tensor, noise: Noise | None = None) -> Tensor:
-        """What the denoiser sees of pictures.
+        """Encode images.
 
         Args:
             image: (B, 3, H, W) in [0, 1], sides divisible by ``factor``; or clips, (B, F, 3, H, W),
-                frame by frame.
-            noise: To draw from the encoder's distribution, where it has one; by default its mean.
+                encoded frame by frame.
+            noise: Draws from the encoder's distribution, if it has one; by default its mean.
 
         Returns:
-            (B, channels, H / factor, W / factor), or (B, channels, F, ...) of clips.
+            (B, channels, H / factor, W / factor), or (B, channels, F, ...) for clips.
 
         Raises:
-            ValueError: A side is not divisible by ``factor``.
+            ValueError: If a side is not divisible by ``factor``.
         """
         H, W = image.shape[-2:]
         if H % self.factor or W % self.factor:
             raise ValueError(
-                f"the picture is {H}x{W}; {type(self).__name__} needs sides divisible by "
+                f"the image is {H}x{W}; {type(self).__name__} needs sides divisible by "
                 f"{self.factor}: choose data.init_args.crop_size or a size accordingly, or pad"
             )
         if image.ndim == 4:
@@ -91,49 +95,49 @@ class Space(nn.Module, ABC):
         return self.distribution(image)[number]
 
     def distribution(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of what ``encode`` draws from; the deviation is 0 where it does not.
+        """Return mean and deviation of the encoder's distribution; the deviation may be 0.
 
         Args:
-            image: As of ``encode``.
+            image: As in ``encode``.
 
         Returns:
-            Both (B, channels, H / factor, W / factor), as the denoiser sees them.
+            Both (B, channels, H / factor, W / factor), standardised.
         """
         mean = self.encode(image)
         return mean, torch.zeros_like(mean)
 
     def standardised(self, z: Tensor) -> Tensor:
-        """(B, channels, h, w) as the encoder gives it, as the denoiser sees it."""
+        """Standardise the encoder's output (B, channels, h, w) for the denoiser."""
         return (z - self.mean) / self.deviation
 
     def take(self, latent: Tensor, made_by: str) -> Tensor:
-        """Latents that ``main.py encode`` wrote, as the denoiser sees them.
+        """Standardise latents of ``main.py encode`` for the denoiser.
 
         Args:
-            latent: (B, channels, h, w), as the encoder gave them.
-            made_by: ``identity`` of the space that they are of.
+            latent: (B, channels, h, w), the encoder's output.
+            made_by: ``identity`` of their space.
 
         Returns:
             (B, channels, h, w).
 
         Raises:
-            ValueError: They are of another space.
+            ValueError: If they are of another space.
         """
-        if made_by != self._known:  # once: the hash of all weights takes a while
+        if made_by != self._known:  # once, as the hash of all weights is slow
             own = self.identity
             if made_by != own:
                 raise ValueError(
                     f"the latents of data.init_args.train were made by {made_by}, and "
-                    f"model.init_args.space is {own}: encode with that, or name the same weights"
+                    f"model.init_args.space is {own}: encode with that, or set the same weights"
                 )
             self._known = made_by
         return self.standardised(latent)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Pictures again.
+        """Decode latents to images.
 
         Args:
-            z: (B, channels, h, w), or of clips (B, channels, F, h, w).
+            z: (B, channels, h, w), or (B, channels, F, h, w) for clips.
 
         Returns:
             (B, 3, factor h, factor w), or clips, (B, F, 3, ...); about [0, 1], not clamped.
@@ -143,31 +147,31 @@ class Space(nn.Module, ABC):
         return self._decode(z * self.deviation + self.mean)
 
     def load_official(self, path: str | Path) -> None:
-        """Fill the autoencoder from a file of its authors' release.
+        """Load the autoencoder from a file of its authors' release.
 
         Args:
             path: The file.
 
         Raises:
-            ValueError: There is no such release, or the file is corrupt or of another autoencoder.
+            ValueError: If there is no release, or the file is corrupt or of another autoencoder.
         """
         raise ValueError(
-            f"{type(self).__name__} takes no weights from model.init_args.space_weights: unset "
-            "that, and see the space's own arguments"
+            f"{type(self).__name__} does not support model.init_args.space_weights: unset it, "
+            "and see the space's own arguments"
         )
 
     @property
     def identity(self) -> str:
-        """The kind of space, and a hash of its weights: the same for latents that may be mixed."""
+        """Kind of space and hash of its weights; latents with the same identity are compatible."""
         return f"{type(self).__name__} {fingerprint(self.state_dict())}"
 
     @abstractmethod
     def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
-        """As ``encode``, before it is standardised."""
+        """Encode without standardising."""
 
     @abstractmethod
     def _decode(self, z: Tensor) -> Tensor:
-        """As ``decode``, of what is no longer standardised."""
+        """Decode latents that are not standardised."""
 
     def _freeze(self) -> None:
         self.requires_grad_(False)
@@ -192,17 +196,17 @@ class PixelSpace(Space):
 
 
 class KLSpace(Space):
-    """Latents of a variational autoencoder with a normal posterior, as Stable Diffusion has it.
+    """Latents of a variational autoencoder with a normal posterior, as in Stable Diffusion.
 
     Args:
-        vae: Folder, or name on the hub, of the autoencoder in diffusers' layout; in a program also
+        vae: Folder, or name on the hub, of the autoencoder in diffusers' layout; in Python also
             diffusers' autoencoder itself. Its scaling and shift are applied.
-        subfolder: Where in it, e.g. ``vae``.
+        subfolder: Subfolder of the autoencoder, e.g. ``vae``.
         revision: Branch, tag or commit on the hub.
 
     Raises:
-        FileNotFoundError: There is no such autoencoder.
-        ValueError: Its weights do not fit.
+        FileNotFoundError: If the autoencoder is missing.
+        ValueError: If its weights do not fit.
     """
 
     def __init__(
@@ -239,17 +243,17 @@ class KLSpace(Space):
 
 
 class TinySpace(Space):
-    """Latents of a tiny autoencoder (TAESD), which has the scale of the denoiser already.
+    """Latents of a tiny autoencoder (TAESD), which are already scaled for the denoiser.
 
     Args:
-        vae: Folder, or name on the hub, of the autoencoder in diffusers' layout; in a program also
+        vae: Folder, or name on the hub, of the autoencoder in diffusers' layout; in Python also
             diffusers' autoencoder itself.
-        subfolder: Where in it.
+        subfolder: Subfolder of the autoencoder.
         revision: Branch, tag or commit on the hub.
 
     Raises:
-        FileNotFoundError: There is no such autoencoder.
-        ValueError: Its weights do not fit.
+        FileNotFoundError: If the autoencoder is missing.
+        ValueError: If its weights do not fit.
     """
 
     def __init__(
@@ -277,14 +281,14 @@ class TinySpace(Space):
 
 
 class VQSpace(Space):
-    """Latents of a vector-quantised autoencoder, as ResShift has it.
+    """Latents of a vector-quantised autoencoder, as in ResShift.
 
-    What the encoder gives is not quantised; the decoder takes the nearest entry of the codebook,
-    with a gradient as if it had not.
+    The encoder's output is not quantised; the decoder uses the nearest entry of the codebook, with
+    a straight-through gradient.
 
     Args:
         vae: diffusers' autoencoder, e.g. from ``networks.vq.resshift_vq``.
-        source: Where its weights came from.
+        source: Source of its weights.
     """
 
     def __init__(self, vae: VQModel, source: str = "") -> None:
@@ -296,8 +300,8 @@ class VQSpace(Space):
         self._freeze()
 
     def load_official(self, path: str | Path) -> None:
-        """Fill it from a file such as ``autoencoder_vq_f4.pth``. Args as ``Space``'s."""
-        fit(self.vae, from_official(read_weights(path).tensors), str(path))
+        """Load a file such as ``autoencoder_vq_f4.pth``."""
+        fit(self.vae, vq_from_official(read_weights(path).tensors), str(path))
         self.source = f"{Path(path).name} {fingerprint(self.vae.state_dict())}"
 
     def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
@@ -308,10 +312,10 @@ class VQSpace(Space):
 
 
 class ResShiftVQ(VQSpace):
-    """Latents of the autoencoder that ResShift was trained with; with random weights at first.
+    """Latents of ResShift's autoencoder; initially with random weights.
 
     Args:
-        channels: Widths of the levels; each but the last one halves the sides.
+        channels: Widths of the levels; each except the last one halves the sides.
         entries: Size of the codebook.
         latent: Channels of a latent.
     """
@@ -323,21 +327,21 @@ class ResShiftVQ(VQSpace):
 
 
 class Taef2Space(Space):
-    """Latents of TAEF2, a small autoencoder that fits anywhere; see ``networks.taef2``.
+    """Latents of TAEF2, a small autoencoder; see ``networks.taef2``.
 
     Args:
         encoder: File of the encoder, ``taef2_encoder.pth``; without it the weights are random.
-            Environment variables are expanded, here and below.
+            Environment variables are expanded, as in ``decoder``.
         decoder: File of the decoder, ``taef2_decoder.pth``.
         mean: (32,) subtracted from latents, or one number.
         deviation: (32,) by which they are then divided.
 
     Raises:
-        FileNotFoundError: A file is not there.
-        ValueError: A file is corrupt or of another network, or only one of the two was named.
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file is corrupt or of another network, or only one of the two is set.
     """
 
-    channels, factor = taef2.LATENT, taef2.FACTOR
+    channels, factor = TAEF2_CHANNELS, TAEF2_FACTOR
 
     def __init__(
         self,
@@ -348,8 +352,8 @@ class Taef2Space(Space):
     ) -> None:
         super().__init__(mean, deviation)
         if (encoder is None) != (decoder is None):
-            raise ValueError("one half of the autoencoder was named; name both, or none")
-        self.encoder, self.decoder = taef2.encoder(), taef2.decoder()
+            raise ValueError("only one half of the autoencoder is set; set both, or none")
+        self.encoder, self.decoder = taef2_encoder(), taef2_decoder()
         names = []
         for half, file in ((self.encoder, encoder), (self.decoder, decoder)):
             if file is None:
@@ -374,7 +378,7 @@ class Taef2Space(Space):
 def _autoencoder(
     kind: str, vae: str | nn.Module, subfolder: str | None, revision: str | None
 ) -> tuple[Any, str]:
-    """An autoencoder of diffusers, and where its weights came from if it is a trained one."""
+    """Return an autoencoder of diffusers, and the source of its weights if it is trained."""
     if isinstance(vae, nn.Module):
         return vae, ""
     made = pretrained("model.init_args.space.init_args.vae", kind, vae, subfolder, revision)
@@ -382,16 +386,6 @@ def _autoencoder(
 
 
 def named(path: str, module: nn.Module, revision: str | None = None) -> str:
-    """Source of a module's weights: where they came from, and a hash of them."""
+    """Return the source of a module's weights: their path and hash."""
     at = f"@{revision}" if revision else ""
     return f"{path}{at} {fingerprint(module.state_dict())}"
-
-
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names and values, its first 16 digits: the same for the same weights anywhere."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        value = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -15,19 +15,18 @@ Empty = Literal["zero", "encoded"]
 
 
 class SDXLTextEncoder(TextEncoder):
-    """Both of CLIP's text encoders as SDXL has them, frozen; needs transformers.
+    """Both CLIP text encoders of SDXL, frozen; needs transformers.
 
     Args:
-        path: Folder that holds ``text_encoder``, ``tokenizer``, ``text_encoder_2`` and
-            ``tokenizer_2`` in diffusers' layout, or name on the hub. May hold environment
-            variables.
+        path: Folder with ``text_encoder``, ``tokenizer``, ``text_encoder_2`` and ``tokenizer_2`` in
+            diffusers' layout, or name on the hub. Environment variables are expanded.
         revision: Branch, tag or commit on the hub.
-        empty: What an empty text is, which stands for none: ``zero``, as the released base was
-            trained and diffusers samples it, or ``encoded`` like any other.
+        empty: Embedding of an empty text: ``zero``, as the released base was trained and diffusers
+            samples it, or ``encoded`` like any other text.
 
     Raises:
-        FileNotFoundError: There is no such folder, or the hub cannot be reached.
-        ValueError: transformers is not installed, or ``empty`` is unknown.
+        FileNotFoundError: If the folder is missing, or the hub cannot be reached.
+        ValueError: If transformers is not installed, or ``empty`` is unknown.
     """
 
     model_2: Any
@@ -45,14 +44,14 @@ class SDXLTextEncoder(TextEncoder):
 
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Condition:
-        """What SDXL is told of B texts.
+        """Return SDXL's condition of B texts.
 
         Args:
             texts: B texts.
 
         Returns:
-            ``text`` (B, tokens, D), the last layer but one of both encoders beside one another,
-            and ``pooled`` (B, D'), of the second one.
+            ``text`` (B, tokens, D), the concatenated penultimate layers of both encoders, and
+            ``pooled`` (B, D') of the second one.
         """
         pairs = ((self.tokenizer, self.model), (self.tokenizer_2, self.model_2))
         ids = [token_ids(tokenizer, model, texts) for tokenizer, model in pairs]

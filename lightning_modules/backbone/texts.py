@@ -1,4 +1,4 @@
-"""What a next-scale model is told of a picture: features of its caption, one row a token."""
+"""Text features of a next-scale model: one row per token of a caption."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 class Texts(nn.Module, ABC):
-    """Base of what makes features of captions.
+    """Base class of encoders of captions.
 
     Attributes:
         width: Channels of a feature.
-        reads: Whether it looks at captions.
-        source: Where its weights came from, with a hash; empty where it is trained with the model.
+        reads: Whether it uses captions.
+        source: Source of its weights, with a hash; empty if it trains with the model.
     """
 
     width: int
@@ -35,24 +35,25 @@ class Texts(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, texts: Sequence[str]) -> Text:
-        """Features of captions.
+        """Return features of captions.
 
         Args:
-            texts: B captions, none of them empty.
+            texts: B captions, none empty.
         """
 
 
 class T5(Texts):
-    """T5's encoder, frozen, as Infinity and NSARM have it (flan-t5-xl); needs transformers.
+    """T5's encoder, frozen, as in Infinity and NSARM (flan-t5-xl); needs transformers.
 
     Args:
-        path: Folder in transformers' layout, or name on the hub. May hold environment variables.
+        path: Folder in transformers' layout, or name on the hub. Environment variables are
+            expanded.
         revision: Branch, tag or commit on the hub.
-        length: Tokens that are looked at; longer captions are cut.
+        length: Largest number of tokens; longer captions are truncated.
 
     Raises:
-        FileNotFoundError: There is no such folder, or the hub cannot be reached.
-        ValueError: transformers is not installed.
+        FileNotFoundError: If the folder is missing, or the hub cannot be reached.
+        ValueError: If transformers is not installed.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class T5(Texts):
 
     @classmethod
     def from_pretrained(cls, path: str, revision: str | None = None) -> T5:
-        """A trained encoder. Args as of the class."""
+        """Load a trained encoder; arguments as in the class."""
         return cls(path, revision)
 
     def train(self, mode: bool = True) -> T5:
@@ -89,15 +90,15 @@ class T5(Texts):
 
 
 class FixedText(Texts):
-    """Features of one text for all pictures, from a file; no encoder runs.
+    """Features of one text for all images, from a file; no encoder runs.
 
     Args:
-        path: The safetensors file that ``python -m lightning_modules.backbone.prompt --t5`` wrote;
-            may hold environment variables.
+        path: The safetensors file of ``python -m lightning_modules.backbone.prompt --t5``;
+            environment variables are expanded.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is corrupt, or holds no prompt.
+        FileNotFoundError: If the file is missing.
+        ValueError: If it is corrupt, or holds no prompt.
     """
 
     reads = False
@@ -113,21 +114,21 @@ class FixedText(Texts):
         self.width, self.source = self.prompt.prompt.shape[-1], self.prompt.source
 
     def forward(self, texts: Sequence[str]) -> Text:
-        """As ``Texts.forward``; the texts are not looked at."""
+        """Return the fixed features; the texts are ignored."""
         features = self.prompt.prompt.expand(len(texts), -1, -1)
         lengths = torch.full((len(texts),), features.shape[1], device=features.device)
         return Text(features, lengths)
 
 
 class Classes(Texts):
-    """A learned feature for each of some classes; captions are their names. Trained with the model.
+    """One learned feature per class, trained with the model; captions are the classes' names.
 
     Args:
-        names: Of the classes.
+        names: Names of the classes.
         width: Channels of a feature.
 
     Raises:
-        ValueError: A name is there twice, or there is none.
+        ValueError: If a name occurs twice, or there is none.
     """
 
     def __init__(self, names: Sequence[str], width: int = 128) -> None:
@@ -138,10 +139,10 @@ class Classes(Texts):
         self.table = nn.Embedding(len(names), width)
 
     def forward(self, texts: Sequence[str]) -> Text:
-        """As ``Texts.forward``.
+        """Return the features of the classes.
 
         Raises:
-            ValueError: A caption is no name of a class.
+            ValueError: If a caption is no name of a class.
         """
         unknown = [text for text in texts if text not in self.names]
         if unknown:
@@ -155,22 +156,22 @@ class Classes(Texts):
 
 
 def text_of(batch: Batch, encoder: Texts | None, prompt: str | None, width: int) -> Text | None:
-    """What is known of a batch's captions; None where nobody asks.
+    """Return the text of a batch; None without encoder and cached features.
 
     Args:
-        batch: With ``text``, or with ``text_features`` that were cached.
-        encoder: Makes features.
-        prompt: A caption for all pictures, in place of their own.
-        width: Channels of a feature that the network takes.
+        batch: Batch with ``text``, or with cached ``text_features``.
+        encoder: Encodes captions.
+        prompt: A caption for all images, instead of their own.
+        width: Channels of the network's text features.
 
     Raises:
-        ValueError: A picture has no caption or an empty one, or features have another width.
+        ValueError: If a caption is missing or empty, or features have another width.
     """
     count, key = len(batch["key"]), batch["key"][0]
     if "text_features" in batch and prompt is not None:
         raise ValueError(
-            f"{key} comes with features of its own caption, and model.init_args.prompt is for all: "
-            "unset it, or take shards without text_features.npy"
+            f"{key} has features of its own caption, and model.init_args.prompt is for all images: "
+            "unset it, or use shards without text_features.npy"
         )
     if "text_features" in batch:
         found = Text(batch["text_features"], batch["text_lengths"])
@@ -185,7 +186,7 @@ def text_of(batch: Batch, encoder: Texts | None, prompt: str | None, width: int)
     if found.features.shape[-1] != width:
         raise ValueError(
             f"the features of {key}'s text have {found.features.shape[-1]} channels and the "
-            f"transformer takes {width}: take the encoder that it was trained with, or set "
+            f"transformer takes {width}: use the encoder that it was trained with, or set "
             "model.init_args.transformer.init_args.text_width"
         )
     return found
@@ -194,13 +195,13 @@ def text_of(batch: Batch, encoder: Texts | None, prompt: str | None, width: int)
 def _captions(batch: Batch) -> list[str]:
     if "text" not in batch:
         raise ValueError(
-            f"{batch['key'][0]} has no caption, and model.init_args.encoder reads them: take a "
-            "source that gives text, set model.init_args.prompt, or unset the encoder"
+            f"{batch['key'][0]} has no caption, and model.init_args.encoder reads them: use a "
+            "source with text, set model.init_args.prompt, or unset the encoder"
         )
     for key, text in zip(batch["key"], batch["text"], strict=True):
         if not text.strip():
             raise ValueError(
-                f"{key} has an empty caption: give it one, set model.init_args.prompt, or unset "
+                f"{key} has an empty caption: write one, set model.init_args.prompt, or unset "
                 "model.init_args.encoder"
             )
     return batch["text"]
@@ -218,8 +219,8 @@ def _t5(place: str, revision: str | None) -> tuple[Any, Any]:
         tokenizer = library.AutoTokenizer.from_pretrained(place, revision=revision)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
-            f"model.init_args.encoder: {place} has no T5 that can be read "
+            f"model.init_args.encoder: {place} has no readable T5 "
             f"({str(error).splitlines()[0]}): expected a folder in transformers' layout, or a name "
-            "on the hub that is in its cache or can be fetched"
+            "on the hub that is cached or can be downloaded"
         ) from error
     return tokenizer, model

@@ -1,7 +1,7 @@
-"""Infinity's convolutional autoencoder, whose latents `bsq` turns into bits.
+"""Infinity's convolutional autoencoder, whose latents `bsq` quantises to bits.
 
 Han et al., Infinity (arXiv 2412.04431): VQGAN's layers without attention. Encoder and decoder are
-diffusers'; what is here is how they are put together, and the names in the released files.
+diffusers'; this file combines them and maps the names of the released files.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.networks import vq
+from lightning_modules.networks.vq import vq_from_official
 
-# The published files have a layer within each layer; the convolution of a resampling stays.
+# The published files wrap each layer in another, except the convolution of a resampling.
 _INNER = re.compile(r"(?<!sample)\.(conv|norm)(?=\.(weight|bias)$)")
 _MASK = re.compile(r"^quantizer?e?\.lfq\.mask$")  # powers of two, for codes as integers
 
 
 class BitwiseVAE(nn.Module):
-    """Pictures to latents of d channels, and back.
+    """Autoencoder with latents of d channels.
 
-    By default the one of NSARM and Infinity-8B: 8 pixels a position, 14 bits, 81.62 M parameters.
-    With five widths, 128 256 512 512 512, and 16 to 64 bits it is that of Infinity-2B, 16 pixels a
-    position; 110.12 M with 32 bits.
+    The default is that of NSARM and Infinity-8B: 8 pixels per position, 14 bits, 81.62 M
+    parameters. With five widths, 128 256 512 512 512, and 16 to 64 bits it is that of Infinity-2B,
+    16 pixels per position; 110.12 M with 32 bits.
 
     Args:
         bits: Channels of the latent, d.
-        widths: Channels of each level; all but the last one halve the sides.
-        layers: Residual blocks a level of the encoder; the decoder has one more.
-        groups: Of channels, in each norm. The mean of a group over the picture is taken away, so
-            groups of one channel leave little of its colour. 0 leaves the norms out: what is so
-            small that it needs none learns colours in a fraction of the steps.
+        widths: Channels of each level; all except the last one halve the sides.
+        layers: Residual blocks per level of the encoder; the decoder has one more.
+        groups: Channel groups of each norm. A norm removes the mean of a group over the image, so
+            groups of one channel lose most of the colour. 0 for no norms: small networks, which do
+            not need them, then learn colours in a fraction of the steps.
 
     Raises:
-        ValueError: A width is not twice the groups, or three or more times; or a number is too low.
+        ValueError: If a width is not two, three or more times the groups, or a number is too low.
     """
 
     def __init__(
@@ -77,48 +77,48 @@ class BitwiseVAE(nn.Module):
         )
         if not groups:
             _without_norms(self)
-        # The layout in memory that convolutions are fastest in; what goes through them follows.
+        # The memory layout in which convolutions are fastest; activations follow.
         self.to(memory_format=torch.channels_last)
 
     @property
     def factor(self) -> int:
-        """Pixels a position of the latent is wide."""
+        """Pixels per position of the latent, along a side."""
         return 2 ** (len(self.encoder.down_blocks) - 1)
 
     @property
     def _dtype(self) -> torch.dtype:
         return self.encoder.conv_in.weight.dtype
 
-    def encode(self, pictures: Tensor) -> Tensor:
-        """Latents, not yet quantised; in the weights' type whatever the precision, for signs count.
+    def encode(self, images: Tensor) -> Tensor:
+        """Encode, without quantising; in the weights' type at any precision, since signs count.
 
         Args:
-            pictures: (B, 3, H, W) in [0, 1], sides multiples of ``factor``.
+            images: (B, 3, H, W) in [0, 1], sides multiples of ``factor``.
 
         Returns:
             (B, d, H / factor, W / factor).
 
         Raises:
-            ValueError: A side is no multiple.
+            ValueError: If a side is no multiple.
         """
-        h, w = pictures.shape[-2:]
+        h, w = images.shape[-2:]
         if h % self.factor or w % self.factor:
-            raise ValueError(f"pictures are {h}x{w}; expected multiples of {self.factor}")
-        with torch.autocast(pictures.device.type, enabled=False):
-            f: Tensor = self.encoder((2 * pictures.float() - 1).to(self._dtype))
+            raise ValueError(f"images are {h}x{w}; expected multiples of {self.factor}")
+        with torch.autocast(images.device.type, enabled=False):
+            f: Tensor = self.encoder((2 * images.float() - 1).to(self._dtype))
         return f.float()
 
     def decode(self, total: Tensor) -> Tensor:
-        """Pictures.
+        """Decode to images.
 
         Args:
             total: (B, d, h, w), the sum of all scales' codes.
 
         Returns:
-            (B, 3, h factor, w factor), about [0, 1]; not clamped, for what is trained by them.
+            (B, 3, h factor, w factor), about [0, 1]; not clamped, for training.
         """
-        pictures: Tensor = self.decoder(total.to(self._dtype))
-        return (pictures + 1) / 2
+        images: Tensor = self.decoder(total.to(self._dtype))
+        return (images + 1) / 2
 
 
 def _without_norms(network: nn.Module) -> None:
@@ -128,14 +128,14 @@ def _without_norms(network: nn.Module) -> None:
                 setattr(part, name, nn.Identity())
 
 
-def from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a released file by the names here.
+def bitwise_vae_from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Map tensors of a released file to our names.
 
-    Both styles are read: ``encoder.conv_in.conv.weight``, as published, and
-    ``encoder.conv_in.weight``. What the quantiser keeps, powers of two, is left out.
+    Both styles are supported: ``encoder.conv_in.conv.weight``, as published, and
+    ``encoder.conv_in.weight``. The quantiser's powers of two are left out.
 
     Args:
-        tensors: As in the file, within ``vae`` or ``ema``.
+        tensors: Tensors as in the file, within ``vae`` or ``ema``.
     """
     plain = {_INNER.sub("", n): tensor for n, tensor in tensors.items() if not _MASK.match(n)}
-    return vq.from_official(plain)
+    return vq_from_official(plain)

@@ -1,8 +1,8 @@
 """Binary spherical quantisation, of one scale and of residuals at many: latents as bits.
 
 Zhao et al., BSQ (arXiv 2406.07548); Han et al., Infinity (arXiv 2412.04431), section 3.2. A latent
-of d channels is put on the unit sphere, and each channel keeps its sign alone: d bits a position,
-2^d codes that nobody has to store.
+of d channels is projected to the unit sphere, and each channel keeps only its sign: d bits per
+position, and 2^d implicit codes.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Down = Literal["area", "trilinear"]
 
 
 def quantized(z: Tensor) -> Tensor:
-    """The nearest corner of the cube in the unit sphere; its gradient is that of z / |z|.
+    """Return the nearest corner of the inscribed cube; its gradient is that of z / |z|.
 
     Args:
-        z: (B, d, h, w); computed in float32, whatever it is.
+        z: (B, d, h, w) of any type; computed in float32.
 
     Returns:
         (B, d, h, w), of values +-1/sqrt(d), so of length 1 along d. Zero becomes -1/sqrt(d).
@@ -35,19 +35,19 @@ def quantized(z: Tensor) -> Tensor:
 
 
 def to_bits(z: Tensor) -> Tensor:
-    """Signs: 1 where a value is above 0, and 0 where it is 0 or below.
+    """Return signs: 1 for values above 0, and 0 otherwise.
 
     Args:
-        z: Of any shape.
+        z: Any shape.
 
     Returns:
-        As ``z``, of uint8.
+        uint8 in the shape of ``z``.
     """
     return (z > 0).to(torch.uint8)
 
 
 def from_bits(bits: Tensor) -> Tensor:
-    """Codes of bits.
+    """Return the codes of bits.
 
     Args:
         bits: (B, d, h, w) of 0 and 1.
@@ -62,9 +62,9 @@ class Scale(NamedTuple):
     """One scale of a latent.
 
     Args:
-        residual: (B, d, h, w): what was left to say at this scale, before it was quantised.
-        code: (B, d, h, w): what was said.
-        total: (B, d, H, W): the sum of all that was said so far, at full size.
+        residual: (B, d, h, w): the residual at this scale, before quantisation.
+        code: (B, d, h, w): its code.
+        total: (B, d, H, W): the sum of all codes so far, at full size.
     """
 
     residual: Tensor
@@ -73,7 +73,7 @@ class Scale(NamedTuple):
 
     @property
     def bits(self) -> Tensor:
-        """(B, d, h, w) of uint8: of the residual, whatever was said."""
+        """Bits of the residual, (B, d, h, w) of uint8, also if the code was changed."""
         return to_bits(self.residual)
 
 
@@ -83,23 +83,23 @@ def scales_of(
     change: Callable[[int, Tensor], Tensor] | None = None,
     through: bool = False,
 ) -> Iterator[Scale]:
-    """Quantise a latent scale by scale, each saying what those before it left out.
+    """Quantise a latent scale by scale, each the residual of the previous ones.
 
     Gradients pass from each code to its own residual.
 
     Args:
         f: (B, d, H, W), of the encoder.
         sizes: (h, w) of the scales in positions of the latent; the last one is (H, W).
-        change: Given the number of a scale and its residual, gives the code that is said instead of
-            ``quantized(residual)``; what was changed is left to later scales to mend.
-        through: Whether they also pass from a residual to the codes that were taken from it, as in
+        change: From the number of a scale and its residual to a code that replaces
+            ``quantized(residual)``; later scales correct the change.
+        through: Whether gradients also pass from a residual to the codes subtracted from it, as in
             the training of Infinity's released tokenizers.
 
     Yields:
         The scales, coarse to fine.
 
     Raises:
-        ValueError: The last size is not the latent's.
+        ValueError: If the last size is not the latent's.
     """
     full = (f.shape[-2], f.shape[-1])
     if tuple(sizes[-1]) != full:
@@ -116,7 +116,7 @@ def scales_of(
 
 
 def total_after(codes: Sequence[Tensor]) -> Tensor:
-    """The sum of all scales' codes at the size of the last one, for the decoder.
+    """Return the sum of all scales' codes at the last one's size, for the decoder.
 
     Args:
         codes: (B, d, h_k, w_k) of each scale.
@@ -129,13 +129,13 @@ def total_after(codes: Sequence[Tensor]) -> Tensor:
 
 
 def shrunk(x: Tensor, size: Size, mode: Down = "area") -> Tensor:
-    """A smaller one.
+    """Downscale.
 
     Args:
         x: (B, d, H, W).
         size: (h, w).
-        mode: ``area``, the means of its parts, as residuals are; or ``trilinear``, not smoothed
-            before, as the inputs of Infinity's transformer are: bilinear for what is no clip.
+        mode: ``area``, the means of its parts, as for residuals; or ``trilinear``, without
+            smoothing, as for the inputs of Infinity's transformer: bilinear for images.
     """
     if (x.shape[-2], x.shape[-1]) == tuple(size):
         return x
@@ -145,7 +145,7 @@ def shrunk(x: Tensor, size: Size, mode: Down = "area") -> Tensor:
 
 
 def enlarged(code: Tensor, size: Size) -> Tensor:
-    """Codes at full size.
+    """Upscale codes to full size.
 
     Args:
         code: (B, d, h, w).
@@ -157,61 +157,61 @@ def enlarged(code: Tensor, size: Size) -> Tensor:
 
 
 def flipped(bits: Tensor, probability: float, generator: torch.Generator | None = None) -> Tensor:
-    """Each bit the other one with this probability: Infinity's bitwise self-correction.
+    """Flip each bit with this probability: Infinity's bitwise self-correction.
 
     Args:
-        bits: Of 0 and 1.
+        bits: Bits, 0 or 1.
         probability: In [0, 1].
-        generator: On the bits' device; the global one by default.
+        generator: Generator on the bits' device; the global one by default.
 
     Returns:
-        As ``bits``.
+        Bits in the shape of ``bits``.
     """
     drawn = torch.rand(bits.shape, device=bits.device, generator=generator)
     return torch.where(drawn < probability, 1 - bits, bits)
 
 
 def entropy_penalty(z: Tensor, tau: float = 100.0, gamma: float = 1.0) -> Tensor:
-    """Certain bits, used equally often: BSQ's penalty in the form that factorises over bits.
+    """BSQ's entropy penalty, factorised over bits: certain bits, with both values equally frequent.
 
-    The entropy of each less ``gamma`` times that of the mean, over tau.
+    (Mean entropy of each bit - ``gamma`` times the entropy of its mean) / ``tau``.
 
     Args:
-        z: (B, d, h, w), not yet on the sphere.
+        z: (B, d, h, w), before projection to the sphere.
         tau: Inverse temperature.
         gamma: Weight of the second term.
 
     Returns:
-        A number; at least -gamma d ln 2 / tau.
+        A scalar, at least -gamma d ln 2 / tau.
     """
     with torch.autocast(z.device.type, enabled=False):
         u = functional.normalize(z.float(), dim=1, eps=1e-12).movedim(1, -1).flatten(0, -2)
         logit = 4 * tau / u.shape[-1] ** 0.5 * u
         each = _entropy(logit).sum(-1).mean()
         usage = torch.sigmoid(logit).mean(0)
-        # A bit that is always the same has the logarithm of 0, whose gradient would be none.
+        # The mean of a constant bit has the logarithm of 0, without a gradient.
         chances = torch.stack([usage, 1 - usage])
         whole = -(chances * chances.clamp(min=1e-12).log()).sum()
         return (each - gamma * whole) / tau
 
 
 def commitment(scale: Scale) -> Tensor:
-    """How far a residual, on the sphere, is from what was said of it: the mean square.
+    """Return the mean squared distance of a residual, on the sphere, to its code.
 
     Args:
-        scale: Its code takes no gradient from this.
+        scale: The scale; its code gets no gradient.
     """
     u = functional.normalize(scale.residual.float(), dim=1, eps=1e-12)
     return functional.mse_loss(u, scale.code.detach())
 
 
 def _entropy(logit: Tensor) -> Tensor:
-    # Of a coin, from its logit, without the logarithm of a probability that has become 0.
+    # Of a Bernoulli variable from its logit, without the logarithm of a zero probability.
     return functional.softplus(-logit) + torch.sigmoid(-logit) * logit
 
 
 def to_tokens(x: Tensor, patch: int) -> Tensor:
-    """Positions of a latent as rows of tokens.
+    """Convert a latent to rows of tokens.
 
     Args:
         x: (B, d, h patch, w patch).
@@ -224,7 +224,7 @@ def to_tokens(x: Tensor, patch: int) -> Tensor:
 
 
 def from_tokens(tokens: Tensor, grid: Size, patch: int) -> Tensor:
-    """The reverse of ``to_tokens``.
+    """Convert rows of tokens to a latent, the inverse of ``to_tokens``.
 
     Args:
         tokens: (B, h w, d patch^2).

@@ -1,9 +1,9 @@
 """InvSR's discriminator: a small U-Net that judges clean latents, given their timestep and text.
 
 Yue et al., CVPR 2025 (arXiv 2412.09013), section 3.3 and supplement. 112,082,532 parameters in 519
-tensors with the sizes of the release; built of diffusers' blocks, whose names the released file
-has, too. For training alone.
-Differs from the paper in: it can do without text; `checkpointing` covers the middle block, too.
+tensors with the sizes of the release; built of diffusers' blocks, with names as in the released
+file. Only for training.
+Differs from the paper in: text is optional; `checkpointing` includes the middle block.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_modules.networks.noise_predictor import from_official
 
-__all__ = ["LatentDiscriminator", "from_official"]  # both files are read alike
+__all__ = ["LatentDiscriminator", "from_official"]  # the same mapping for both files
 
-_GROUPS, _EPS = 32, 1e-5  # of all normalisations but those within transformers
+_GROUPS, _EPS = 32, 1e-5  # of all normalisations except those within transformers
 
 
 class LatentDiscriminator(nn.Module):
-    """A U-Net that sees the latent at every size and gives logits at every size.
+    """A U-Net with the latent as input, and logits as output, at every size.
 
     Args:
         latent: Channels of the latent.
         widths: Channels of the levels, multiples of 32 and of ``heads``; between levels the sides
-            halve. There is attention on all but the first one.
-        layers: Residual blocks of each level on the way down; one more on the way up.
-        beside: Channels, a multiple of 32, of the features of the latent that every level on the
-            way down gets besides, brought to its size.
-        heads: Attention heads, of all attentions.
-        text_width: Channels of the text; null for none, and no attention to it.
-        text_heads: Attention heads that make one vector of the text.
-        checkpointing: Compute the blocks again in the backward pass instead of keeping what is in
-            them: less memory, a third more time.
+            halve. All levels except the first have attention.
+        layers: Residual blocks of each level of the down path; the up path has one more.
+        beside: Channels, a multiple of 32, of features of the latent that are resized and added to
+            the input of every level of the down path.
+        heads: Heads of all attentions.
+        text_width: Channels of the text; null for no text and no cross-attention.
+        text_heads: Attention heads that pool the text to one vector.
+        checkpointing: Recompute the blocks in the backward pass instead of storing their
+            activations: less memory, a third more time.
 
     Raises:
-        ValueError: Arguments that do not fit together.
+        ValueError: If arguments do not fit together.
     """
 
-    divisor: int  # what the sides of the latent have to be divisible by
+    divisor: int  # of the sides of the latent
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class LatentDiscriminator(nn.Module):
     ) -> None:
         super().__init__()
         _check(widths, layers, beside, heads, text_width, text_heads)
-        # Takes seconds, and help and error messages come without it.
+        # Imported late, as it takes seconds and the help does not need it.
         from diffusers.models.embeddings import TextTimeEmbedding, TimestepEmbedding, Timesteps
 
         embedding = 4 * widths[0]
@@ -79,19 +79,19 @@ class LatentDiscriminator(nn.Module):
         self.out_blocks = nn.ModuleList(_judge(width) for width in judged)
 
     def forward(self, z: Tensor, t: Tensor | float, text: Tensor | None = None) -> list[Tensor]:
-        """How real each place is, at every size; higher is more so.
+        """Return logits of being real for each position, at every size.
 
         Args:
             z: (B, latent, h, w), clean: real, or predicted from timestep t.
             t: Timesteps 0 .. T - 1: (B,), or one for all.
-            text: (B or 1, N, text_width); not looked at where ``text_width`` is null.
+            text: (B or 1, N, text_width); ignored if ``text_width`` is null.
 
         Returns:
-            Logits, one more map than there are levels: (B, 1, h', w') with h' = h / divisor, and
-            twice that after each level on the way up but the last.
+            Logits, one map more than levels: (B, 1, h', w') with h' = h / divisor, doubled after
+            each level of the up path except the last.
 
         Raises:
-            ValueError: A side of the latent is not divisible by ``divisor``, or there is no text.
+            ValueError: If a side of the latent is not divisible by ``divisor``, or text is missing.
         """
         h, w = z.shape[-2:]
         if h % self.divisor or w % self.divisor:
@@ -105,8 +105,7 @@ class LatentDiscriminator(nn.Module):
             text = None
         elif text is None:
             raise ValueError(
-                f"{type(self).__name__} was made for a text and got none: set its text_width to "
-                "null"
+                f"{type(self).__name__} requires a text and got none: set its text_width to null"
             )
         else:
             text = text.to(z.dtype).expand(len(z), -1, -1)
@@ -137,7 +136,7 @@ class LatentDiscriminator(nn.Module):
         known = {"encoder_hidden_states": text} if hasattr(block, "attentions") else {}
         if self.checkpointing and torch.is_grad_enabled():
             run = functools.partial(block, **known)
-            # Nothing is drawn in it, so that no state of a generator has to be brought back.
+            # Blocks draw no random numbers, so generator states need not be restored.
             return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=False)
         return block(*inputs, **known)
 
@@ -173,7 +172,7 @@ def _blocks(
     text_width: int | None,
     embedding: int,
 ) -> tuple[nn.ModuleList, nn.Module, nn.ModuleList]:
-    """The ways down, through the middle and up."""
+    """Create the down blocks, the middle block and the up blocks."""
     from diffusers.models.unets import unet_2d_blocks as blocks
 
     common = {

@@ -18,11 +18,11 @@ from torch.nn import functional
 
 from degradations.bicubic import resize
 
-MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K's training pictures, in RGB
+MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K's training images, in RGB
 FACTORS = (2, 3, 4, 8)
 PEAK = 255.0  # released weights work on levels of 0..255
 
-BASICSR = (  # what BasicSR's port calls the same tensors
+BASICSR = (  # names of the same tensors in BasicSR's port
     (r"conv_first\.", "head.0."),
     (r"body\.(\d+)\.conv1\.", r"body.\1.body.0."),
     (r"body\.(\d+)\.conv2\.", r"body.\1.body.2."),
@@ -49,8 +49,8 @@ class MeanShift(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shift x (B, 3, H, W)."""
-        # A 1x1 convolution in upstream. Its matrix is diagonal, and written like this it stays
-        # exact under bf16 autocast and TF32, where a convolution loses half a level of 255.
+        # A 1x1 convolution upstream. Its matrix is diagonal; this form is exact under bf16 autocast
+        # and TF32, where a convolution loses half a level of 255.
         gain = self.weight[:, :, 0, 0].diagonal()
         return x * gain.view(1, 3, 1, 1) + self.bias.view(1, 3, 1, 1)
 
@@ -78,25 +78,25 @@ class ResidualBlock(nn.Module):
 
 
 class Trunk(nn.Module):
-    """EDSR without its tail: from a picture to features of the same height and width.
+    """EDSR without its tail: from an image to features of the same height and width.
 
-    LIIF's encoder is this alone: it never shifts the mean, yet its files carry the shifts' tensors.
+    LIIF's encoder is only this: it never shifts the mean, but its files hold the shifts' tensors.
 
     Args:
         blocks: Number of residual blocks.
         channels: Width of all layers.
         res_scale: Factor on each block's branch; 0.1 keeps wide networks (256) stable.
-        peak: Value of white that the mean shifts are made for.
+        peak: Value of white for the mean shifts.
 
     Raises:
-        ValueError: `channels` is below 1, or `blocks` below 0.
+        ValueError: If `channels` is below 1, or `blocks` below 0.
     """
 
     def __init__(
         self, blocks: int = 16, channels: int = 64, res_scale: float = 1.0, peak: float = PEAK
     ) -> None:
         super().__init__()
-        # torch builds layers of no channels, which learn nothing; without blocks there are others.
+        # torch accepts layers without channels, which learn nothing; 0 blocks leave other layers.
         for name, value, least in (("blocks", blocks, 0), ("channels", channels, 1)):
             if value < least:
                 kind = type(self).__name__
@@ -110,7 +110,7 @@ class Trunk(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features (B, C, H, W) of x (B, 3, H, W), which is centred at 0."""
+        """Return features (B, C, H, W) of x (B, 3, H, W), which is centred at 0."""
         head = self.head(x)
         features: Tensor = self.body(head) + head
         return features
@@ -124,13 +124,13 @@ class EDSR(Trunk):
         blocks: Number of residual blocks: 16 in the paper's baseline, 32 in its large model.
         channels: Width of all layers: 64 in the baseline, 256 in the large model.
         res_scale: Factor on each block's branch: 1 in the baseline, 0.1 in the large model.
-        global_skip: Let the network learn what bicubic enlargement lacks, starting from exactly
-            bicubic; for short trainings from scratch. False is the paper, and what released
-            weights need.
+        global_skip: Let the network learn the residual of bicubic enlargement, starting from
+            exactly bicubic; for short trainings from scratch. False, as in the paper, for released
+            weights.
 
     Raises:
-        ValueError: `scale` is not one of the supported factors, `channels` is below 1, or `blocks`
-            below 0.
+        ValueError: If `scale` is not one of the supported factors, `channels` is below 1, or
+            `blocks` below 0.
     """
 
     def __init__(
@@ -162,12 +162,12 @@ class EDSR(Trunk):
             lr: (B, 3, h, w) in [0, 1].
 
         Returns:
-            (B, 3, scale * h, scale * w), meant to lie in [0, 1]; not clamped.
+            (B, 3, scale * h, scale * w), about [0, 1]; not clamped.
         """
         return self.enlarged(self.encode(lr), lr)
 
     def encode(self, lr: Tensor) -> Tensor:
-        """Features (B, C, h, w) of lr (B, 3, h, w) in [0, 1]."""
+        """Return features (B, C, h, w) of lr (B, 3, h, w) in [0, 1]."""
         features: Tensor = super().forward(self.sub_mean(lr * PEAK))
         return features
 
@@ -188,8 +188,8 @@ class EDSR(Trunk):
 
         Args:
             state: Flat state dict of EDSR-PyTorch (our names already), or of BasicSR's port: the
-                dict that its files hold under `params`. BasicSR keeps the mean out of its files;
-                the constants are added, for it subtracts the same ones.
+                dict that its files hold under `params`. BasicSR's files lack the mean; it subtracts
+                the same constants, so they are added.
         """
         if "conv_first.weight" not in state:
             return dict(state)
@@ -202,14 +202,14 @@ class EDSR(Trunk):
 
 
 class AnySizeEDSR(EDSR):
-    """EDSR as the base of a cascade: enlarged by its own factor, then brought to any size.
+    """EDSR as the base of a cascade: enlarged by its own factor, then resized to any size.
 
-    The second step is antialiased bicubic interpolation. CasArbi's paper names EDSR among its bases
-    and does not say how its pictures get other sizes; this is our choice.
+    The second step is antialiased bicubic interpolation. CasArbi's paper lists EDSR among its bases
+    without the resizing; this is our choice.
 
     Args:
         scale: Factor of enlargement, any number of at least 1 (linked from data.init_args.scale);
-            what `forward` does when no output size is given.
+            used if `forward` gets no output size.
         factor: EDSR's own factor: 2, 3, 4 or 8.
         blocks: As EDSR.
         channels: As EDSR.
@@ -217,7 +217,7 @@ class AnySizeEDSR(EDSR):
         global_skip: As EDSR.
 
     Raises:
-        ValueError: `factor` is not one of the supported ones, `channels` is below 1, or `blocks`
+        ValueError: If `factor` is not one of the supported ones, `channels` is below 1, or `blocks`
             below 0.
     """
 
@@ -243,7 +243,7 @@ class AnySizeEDSR(EDSR):
             size: Height and width of the output; None for `scale` times that of lr, rounded.
 
         Returns:
-            (B, 3, *size), meant to lie in [0, 1]; not clamped.
+            (B, 3, *size), about [0, 1]; not clamped.
         """
         height, width = size or tuple(round(self.asked * n) for n in lr.shape[-2:])
         return self.render(self.encode(lr), lr, (height, width))
@@ -254,7 +254,7 @@ class AnySizeEDSR(EDSR):
 
 
 def _upsampler(scale: int, channels: int) -> list[nn.Module]:
-    """Sub-pixel convolutions: one for x3, one a factor of two otherwise."""
+    """Create sub-pixel convolutions: one for x3, otherwise one per factor of two."""
     factors = [3] if scale == 3 else [2] * (scale.bit_length() - 1)
     layers: list[nn.Module] = []
     for factor in factors:
@@ -264,7 +264,7 @@ def _upsampler(scale: int, channels: int) -> list[nn.Module]:
 
 
 def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str:
-    """The name after the first rule that matches its beginning; unknown names stay."""
+    """Return the name after the first rule that matches its start; unknown names stay."""
     for pattern, replacement in table:
         ours, count = re.subn(rf"^{pattern}", replacement, name)
         if count:

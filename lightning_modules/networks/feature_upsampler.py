@@ -85,7 +85,7 @@ class FeatureUpsampler(nn.Module, ABC):
         }
 
     def _to(self, size: Size) -> Callable[[Tensor], Tensor]:
-        # By size, never by factor: sides of features are rounded where the U-Net halves odd ones.
+        # By size, not by factor: sides of features are rounded if the U-Net halves odd sides.
         corners = None if self.mode == "nearest-exact" else False
         return lambda x: functional.interpolate(x, size, mode=self.mode, align_corners=corners)
 
@@ -93,7 +93,7 @@ class FeatureUpsampler(nn.Module, ABC):
 class Shared(FeatureUpsampler):
     """One set of weights for all channels of a place; 1,932 parameters for four places.
 
-    Each channel is a picture of its own to two residual blocks, behind a scalar that begins at 0:
+    Two residual blocks process each channel separately, followed by a scalar that starts at 0:
     untrained, nothing is added.
 
     Args:
@@ -118,9 +118,9 @@ class Shared(FeatureUpsampler):
 
 
 class Bottleneck(FeatureUpsampler):
-    """Few channels, mixed from all of a place and back: between the other two in size.
+    """A bottleneck over all channels of a place; between the other two in size.
 
-    What leads back begins at 0: untrained, nothing is added.
+    The last layer starts at 0: untrained, nothing is added.
 
     Args:
         places: Of the U-Net; given by the method.
@@ -146,12 +146,12 @@ class Bottleneck(FeatureUpsampler):
 class Full(FeatureUpsampler):
     """The released layers, at full width: 145,457,280 parameters for SDXL.
 
-    As released it is no identity at first: its last convolutions are 0, so the pivot's features
-    pass, and are added as they are.
+    As released, the initial state adds something: its last convolutions are 0, so the pivot's
+    features pass unchanged and are added.
 
     Args:
         places: Of the U-Net; given by the method.
-        gated: Multiply by a scalar a place that begins at 0: untrained, nothing is added.
+        gated: Multiply by one scalar per place that starts at 0: untrained, nothing is added.
         resize: How features are enlarged: ``bilinear``, or ``nearest``, as released.
 
     Raises:
@@ -215,11 +215,11 @@ class _Block(nn.Module):
 
 
 class _EachChannel(_Block):
-    """The same of every channel by itself, with one set of weights."""
+    """The same for each channel separately, with shared weights."""
 
     def forward(self, x: Tensor, tau: Tensor) -> Tensor:
-        # Depthwise, one of the inner channels after the other: with each channel as a picture of a
-        # batch a CPU takes four times as long.
+        # Depthwise, one inner channel after another: with channels as images of a batch, a CPU
+        # takes four times as long.
         C = x.shape[1]
         time = self.time(tau) + cast(Tensor, self.conv1.bias)
         total = x + cast(Tensor, self.conv2.bias)
@@ -246,11 +246,11 @@ class _Full(nn.Module):
 
 
 class _Released(nn.Module):
-    """A residual block of latent diffusion, which may enlarge within."""
+    """A residual block of latent diffusion, which may enlarge inside."""
 
     def __init__(self, width: int, embedding: int) -> None:
         super().__init__()
-        # Two channels a group at least: of one alone the norm would take away what time adds.
+        # At least two channels per group: with one, the norm would remove the time embedding.
         groups = math.gcd(32, width, width // 2)
         self.norm1 = nn.GroupNorm(groups, width)
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
@@ -267,13 +267,13 @@ class _Released(nn.Module):
 
 
 def sinusoid(t: Tensor, width: int) -> Tensor:
-    """(B, width) sines and cosines of timesteps, whose wavelengths go from 2 pi to 20,000 pi.
+    """Return (B, width) sines and cosines of timesteps, of wavelengths from 2 pi to 20,000 pi.
 
     Args:
         t: (B,) timesteps.
         width: An even number.
 
-    Source: Vaswani et al., 2017 (arXiv 1706.03762), section 3.5, as diffusion models have it.
+    Source: Vaswani et al., 2017 (arXiv 1706.03762), section 3.5, as in diffusion models.
     """
     half = width // 2
     frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device) / half)

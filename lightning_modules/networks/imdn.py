@@ -2,8 +2,8 @@
 
 Hui et al., ACM MM 2019; arXiv 1909.11856.
 
-After each of its first three convolutions a block puts a quarter of the channels aside and refines
-the rest; at its end it weighs and mixes what was put aside. Tensor names are those of the released
+After each of its first three convolutions, a block sets a quarter of the channels aside and refines
+the rest; at its end it weights and mixes these quarters. Tensor names are those of the released
 files.
 Differs from the paper in: nothing.
 """
@@ -36,7 +36,7 @@ class ContrastAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weigh the channels of x (B, C, H, W)."""
+        """Weight the channels of x (B, C, H, W)."""
         variance, mean = torch.var_mean(x, dim=(2, 3), correction=0, keepdim=True)
         # The clamp changes no value: it makes the gradient of a constant channel 0 instead of NaN.
         deviation = variance.float().clamp_min(torch.finfo(torch.float32).tiny).sqrt()
@@ -84,8 +84,8 @@ class IMDN(nn.Module):
         blocks: Number of distillation blocks.
 
     Raises:
-        ValueError: `scale` is not a whole number from 2 to 8, `channels` is not a multiple of 16,
-            or `blocks` is below 1.
+        ValueError: If `scale` is not a whole number from 2 to 8, `channels` is not a multiple of
+            16, or `blocks` is below 1.
     """
 
     def __init__(self, scale: float, channels: int = 64, blocks: int = 6) -> None:
@@ -119,7 +119,7 @@ class IMDN(nn.Module):
             lr: (B, 3, h, w) in [0, 1].
 
         Returns:
-            (B, 3, scale * h, scale * w), meant to lie in [0, 1]; not clamped.
+            (B, 3, scale * h, scale * w), about [0, 1]; not clamped.
         """
         shallow = self.fea_conv(lr)
         x, outputs = shallow, []
@@ -134,7 +134,6 @@ class IMDN(nn.Module):
         """Rename the tensors of a released file to ours.
 
         Args:
-            state: Flat state dict; the authors' names start with `module.`, from the
-                DataParallel they were saved in.
+            state: Flat state dict; the authors' names start with `module.`, from DataParallel.
         """
         return {name.removeprefix("module."): tensor for name, tensor in state.items()}

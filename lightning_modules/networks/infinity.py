@@ -1,7 +1,7 @@
-"""Infinity's transformer: the bits of each scale from those of all scales before it.
+"""Infinity's transformer: predicts the bits of each scale from all previous scales.
 
 Han et al., CVPR 2025 (arXiv 2412.04431). Tokens of one scale are predicted at once; they attend to
-each other and to all coarser ones. NSARM (arXiv 2510.00820) tunes the one of 8B.
+each other and to all coarser ones. NSARM (arXiv 2510.00820) fine-tunes the 8B model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lightning_modules.networks.infinity_block import (
     EPS,
     Block,
     Cache,
-    Told,
+    EncodedText,
     norm,
     rotation,
     split_heads,
@@ -29,7 +29,7 @@ from lightning_modules.networks.scales import Scales
 
 
 class Text(NamedTuple):
-    """What an encoder of texts says of captions.
+    """Features of captions.
 
     Args:
         features: (B, n, W), padded to the longest.
@@ -41,11 +41,11 @@ class Text(NamedTuple):
 
 
 class Mixture(NamedTuple):
-    """Guidance within the network, for a batch whose second half is told something else.
+    """Guidance within the network, for a batch whose second half has another text.
 
     Args:
-        after: The number of blocks after which the halves are mixed, and go on as one.
-        weight: Of the first half; the second has one minus that.
+        after: Number of blocks after which the halves are mixed to one.
+        weight: Weight of the first half; the second has one minus that.
     """
 
     after: int
@@ -53,25 +53,25 @@ class Mixture(NamedTuple):
 
 
 class InfinityTransformer(nn.Module):
-    """The transformer; by default that of 8B, 8,375.8 M parameters.
+    """The transformer; by default the 8B model, 8,375.8 M parameters.
 
     Args:
-        bits: Of a token.
+        bits: Bits per token.
         depth: Blocks; 32 for 2B.
         width: C; 2048 for 2B.
-        heads: Of attention; 16 for 2B.
-        text_width: Channels of the texts' features, W; at least 128.
-        text_length: Rows of the table that stands for no text.
-        levels: Scales for which there is an embedding.
-        drop_path: Share of samples that pass the last block unchanged in training; less before it.
-        checkpointing: Compute each block again in the backward pass, for memory.
+        heads: Attention heads; 16 for 2B.
+        text_width: Channels of text features, W; at least 128.
+        text_length: Rows of the table for "no text".
+        levels: Number of scales with an embedding.
+        drop_path: Share of samples that skip the last block in training; less for earlier blocks.
+        checkpointing: Recompute each block in the backward pass, to save memory.
 
     Raises:
-        ValueError: The width is no multiple of the heads, or a head's of four; a rate is outside
-            [0, 1), or the texts' features are too narrow.
+        ValueError: If the width is no multiple of four times the heads, a rate is outside [0, 1),
+            or the text features are too narrow.
     """
 
-    called = ("told", "without_text")  # beside `forward`, which sharding has to know
+    called = ("encode_text", "without_text")  # entry points besides `forward`, for sharding
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class InfinityTransformer(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        # As Infinity trains from scratch: blocks begin close to doing nothing.
+        # As in Infinity's training from scratch: blocks start close to the identity.
         width, depth = self.width, len(self.blocks)
         std = math.sqrt(1 / (3 * width))
         for module in self.modules():
@@ -140,14 +140,14 @@ class InfinityTransformer(nn.Module):
     # --------------------------------------------------------------------------------------- texts
 
     def without_text(self, text: Text, where: Tensor) -> Text:
-        """Texts, some of which are replaced by no text of the same length.
+        """Replace some texts by "no text" of the same length.
 
         Args:
-            text: Any.
-            where: (B,), true where it is to be replaced.
+            text: Texts.
+            where: (B,), True for texts to replace.
 
         Raises:
-            ValueError: One of them is longer than the table.
+            ValueError: If a text is longer than the table.
         """
         n = text.features.shape[1]
         if n > len(self.no_text):
@@ -156,25 +156,25 @@ class InfinityTransformer(nn.Module):
                 "the network has for no text: set text_length in "
                 "model.init_args.transformer.init_args to that, or the encoder's length to less"
             )
-        features = text.features.to(self.no_text.dtype)  # cached ones have half precision
+        features = text.features.to(self.no_text.dtype)  # cached features have half precision
         none = self.no_text[:n]
         return text._replace(features=torch.where(where.view(-1, 1, 1), none, features))
 
-    def told(self, text: Text) -> Told:
-        """What all scales need of the texts, in the weights' precision also under autocast.
+    def encode_text(self, text: Text) -> EncodedText:
+        """Encode texts for all scales, in the weights' precision also under autocast.
 
-        So Infinity computes them: each block is scaled and shifted by them.
+        As in Infinity, since they scale and shift each block.
 
         Args:
-            text: Of the batch.
+            text: Texts of the batch.
 
         Raises:
-            ValueError: The features have another width.
+            ValueError: If the features have another width.
         """
         found, expected = text.features.shape[-1], self.no_text.shape[1]
         if found != expected:
             raise ValueError(
-                f"features of texts have {found} channels; expected {expected}: take the encoder "
+                f"features of texts have {found} channels; expected {expected}: use the encoder "
                 "that the network was trained with"
             )
         mask = torch.arange(text.features.shape[1], device=text.lengths.device)
@@ -183,7 +183,7 @@ class InfinityTransformer(nn.Module):
             t = self.text_norm(text.features.to(self.text_norm.weight.dtype))
             pooled = self.pool(t, mask).float()
             shared = self.shared(functional.silu(pooled).to(self.shared.weight.dtype))
-            return Told(pooled, self.text_in(t), mask, shared.view(len(t), 1, 6, self.width))
+            return EncodedText(pooled, self.text_in(t), mask, shared.view(len(t), 1, 6, self.width))
 
     # ------------------------------------------------------------------------------------- network
 
@@ -191,37 +191,37 @@ class InfinityTransformer(nn.Module):
         self,
         inputs: Tensor | None,
         scales: Scales,
-        told: Told,
+        encoded: EncodedText,
         first: int = 0,
         cache: Cache | None = None,
         mixture: Mixture | None = None,
     ) -> Tensor:
-        """Logits of the bits of one or more scales in a row.
+        """Return logits of the bits of one or more consecutive scales.
 
-        With a cache, what was asked before is remembered: all scales at once, each by itself, or
-        some together have the same logits.
+        With a cache of the previous scales, all scales at once, one by one, or in groups have the
+        same logits.
 
         Args:
-            inputs: (B, n, bits): at each token of these scales, the sum of the codes of the coarser
-                ones. There are none for the first scale, whose token is the text's.
-            scales: Of the picture.
-            told: Of the texts.
+            inputs: (B, n, bits): at each token of these scales, the sum of the coarser codes. None
+                for the first scale, whose token is the text's.
+            scales: Scales of the image.
+            encoded: Encoded texts.
             first: Number of the first of these scales, from 0.
-            cache: Holds the scales before; needed where there are some.
-            mixture: Of the batch's halves.
+            cache: Previous scales; required unless ``first`` is 0.
+            mixture: Guidance between the batch's halves.
 
         Returns:
             (B, n, bits, 2) in float32, for 0 and 1.
 
         Raises:
-            ValueError: The tokens are not those of whole scales, or those before are not known.
+            ValueError: If the tokens are not whole scales, or previous scales are missing.
         """
-        x, last = self._sequence(inputs, scales, told, first)
+        x, last = self._sequence(inputs, scales, encoded, first)
         before = scales.spans[first].start
         if before != (0 if cache is None else cache.length):
             raise ValueError(
                 f"scale {first} follows on {before} tokens, and "
-                f"{0 if cache is None else cache.length} are known: give scales in their order, "
+                f"{0 if cache is None else cache.length} are known: pass scales in order, "
                 "with the same cache"
             )
         head_width = self.width // self.heads
@@ -231,20 +231,20 @@ class InfinityTransformer(nn.Module):
             if mixture is not None and number == mixture.after:
                 x = _mixed(x, mixture.weight)
             if self.checkpointing and self.training and cache is None:
-                x = checkpoint(block, x, told, spans, turn, use_reentrant=False)
+                x = checkpoint(block, x, encoded, spans, turn, use_reentrant=False)
             else:
-                x = block(x, told, spans, turn, cache, number)
+                x = block(x, encoded, spans, turn, cache, number)
         if mixture is not None and mixture.after == len(self.blocks):
             x = _mixed(x, mixture.weight)
         if cache is not None:
             cache.length = scales.spans[last - 1].stop
-        return self._logits(x, told)
+        return self._logits(x, encoded)
 
     def _sequence(
-        self, inputs: Tensor | None, scales: Scales, told: Told, first: int
+        self, inputs: Tensor | None, scales: Scales, encoded: EncodedText, first: int
     ) -> tuple[Tensor, int]:
-        # Embedded tokens, and the number of the scale after their last.
-        parts = [told.pooled[:, None] + self.start] if first == 0 else []
+        # Embedded tokens, and the number of the next scale.
+        parts = [encoded.pooled[:, None] + self.start] if first == 0 else []
         if inputs is not None:
             with torch.autocast(inputs.device.type, enabled=False):  # as in Infinity
                 parts.append(self.tokens_in(inputs.to(self.tokens_in.weight.dtype)))
@@ -269,17 +269,17 @@ class InfinityTransformer(nn.Module):
         )
         return x + self.level(levels), last
 
-    def _logits(self, x: Tensor, told: Told) -> Tensor:
+    def _logits(self, x: Tensor, encoded: EncodedText) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             dtype = self.head.weight.dtype
-            modulation = self.head_norm(functional.silu(told.pooled).to(dtype))[:, None]
+            modulation = self.head_norm(functional.silu(encoded.pooled).to(dtype))[:, None]
             scale, shift = modulation.chunk(2, -1)
             logits: Tensor = self.head((norm(x) * (1 + scale) + shift).to(dtype)).float()
         return logits.view(*logits.shape[:2], self.bits, 2)
 
 
 class _Pool(nn.Module):
-    # One learned query a head.
+    # One learned query per head.
     def __init__(self, text_width: int, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -307,12 +307,12 @@ _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.Embedding)
 
 
 def decay_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups, of which the second one has no weight decay.
+    """Return trainable parameters in two groups, the second without weight decay.
 
-    Tables, gates and scales are in the second one, norms, and all that have one dimension.
+    The second group has tables, gates, scales, norms and all one-dimensional parameters.
 
     Args:
-        model: That the transformer is a part of.
+        model: The model that contains the transformer.
     """
     decayed, others = list[Tensor](), list[Tensor]()
     for module in model.modules():
@@ -355,11 +355,11 @@ _LEFT = re.compile(  # zeros, masks and lengths, which are computed here
 
 
 def from_official(tensors: Mapping[str, Tensor], text_length: int = 512) -> dict[str, Tensor]:
-    """Tensors of a released file by the names here.
+    """Map tensors of a released file to our names.
 
     Args:
-        tensors: As in the file, blocks in chunks or in a row.
-        text_length: Rows of the table for no text; that of the file is cut, or filled with 0.
+        tensors: Tensors as in the file, with blocks in chunks or in one list.
+        text_length: Rows of the table for "no text"; the file's is truncated, or padded with 0.
     """
     inner = 1 + max((int(m[2]) for name in tensors if (m := _CHUNK.match(name))), default=0)
     found = {}

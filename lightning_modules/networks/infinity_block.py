@@ -1,7 +1,7 @@
-"""A block of Infinity's transformer: attention to tokens so far and to texts, and what it keeps.
+"""A block of Infinity's transformer with attention to tokens and texts, and its cache.
 
-Han et al., CVPR 2025 (arXiv 2412.04431). Queries and keys are of length one and turned by where
-their tokens are in the picture; texts shift and scale what goes into each part.
+Han et al., CVPR 2025 (arXiv 2412.04431). Queries and keys have unit length and a rotary embedding
+of the position in the image; texts shift and scale the input of each part.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ EPS = 1e-6
 Spans = Sequence[tuple[int, int]]  # tokens of each scale, and where it ends in the sequence
 
 
-class Told(NamedTuple):
-    """What the transformer makes of texts, once for all scales.
+class EncodedText(NamedTuple):
+    """Encoded texts, shared by all scales.
 
     Args:
-        pooled: (B, C) in float32: the first token, and what the head is modulated by.
-        memory: (B, n, C), which every block attends to.
-        mask: (B, 1, 1, n), where it may.
+        pooled: (B, C) in float32: the first token, and the modulation of the head.
+        memory: (B, n, C), attended to by every block.
+        mask: (B, 1, 1, n), True for tokens that may be attended to.
         shared: (B, 1, 6, C): gates, scales and shifts of all blocks.
     """
 
@@ -41,27 +41,27 @@ class Told(NamedTuple):
 
 @dataclass
 class Cache:
-    """Keys and values of the tokens so far, and of the texts, for each block.
+    """Keys and values of previous tokens and of the texts, for each block.
 
-    Of 8B at 10,521 tokens, 6.0 GB a sample in bfloat16.
+    6.0 GB per sample in bfloat16 for 8B at 10,521 tokens.
 
     Args:
-        tokens: For how many there is room.
+        tokens: Capacity.
     """
 
     tokens: int
     length: int = 0
-    """How many there are."""
+    """Number of cached tokens."""
     own: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     text: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def extended(self, block: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Those of all tokens, the new ones last.
+        """Append keys and values, and return those of all tokens.
 
         Args:
-            block: Its number.
-            k: (B, heads, n, D) of the new ones.
-            v: As ``k``.
+            block: Number of the block.
+            k: New keys, (B, heads, n, D).
+            v: New values, as ``k``.
         """
         end = self.length + k.shape[2]
         if block not in self.own:
@@ -73,12 +73,12 @@ class Cache:
 
 
 class Block(nn.Module):
-    """Attention to tokens, attention to texts, two layers for each token.
+    """Self-attention, cross-attention to texts, and an MLP.
 
     Args:
         width: C.
-        heads: Of both attentions.
-        drop_path: Share of samples that pass unchanged in training.
+        heads: Heads of both attentions.
+        drop_path: Share of samples that skip the block in training.
     """
 
     def __init__(self, width: int, heads: int, drop_path: float) -> None:
@@ -98,26 +98,26 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        told: Told,
+        encoded: EncodedText,
         spans: Spans,
         turn: Tensor,
         cache: Cache | None = None,
         number: int = 0,
     ) -> Tensor:
-        """Tokens of some scales in a row, one block further.
+        """Process tokens of consecutive scales.
 
         Args:
             x: (B, n, C).
-            told: Of the texts.
-            spans: How many tokens each of these scales has, and where it ends.
-            turn: Of ``rotation``.
-            cache: Of the scales before.
-            number: Of this block, for the cache.
+            encoded: Encoded texts.
+            spans: Number of tokens of each scale, and where it ends.
+            turn: Result of ``rotation``.
+            cache: Cache of previous scales.
+            number: Number of this block, for the cache.
         """
-        gate1, gate2, scale1, scale2, shift1, shift2 = (self.own + told.shared).unbind(2)
+        gate1, gate2, scale1, scale2, shift1, shift2 = (self.own + encoded.shared).unbind(2)
         h = (norm(x) * (1 + scale1) + shift1).to(x.dtype)
         x = x + self.drop(self.attention(h, spans, turn, cache, number) * gate1).to(x.dtype)
-        x = x + self.cross(self.cross_norm(x), told, cache, number)
+        x = x + self.cross(self.cross_norm(x), encoded, cache, number)
         h = (norm(x) * (1 + scale2) + shift2).to(x.dtype)
         return x + self.drop(self.mlp(h) * gate2).to(x.dtype)
 
@@ -140,7 +140,7 @@ class _SelfAttention(nn.Module):
         number: int,
     ) -> Tensor:
         q, k, v = self.qkv(x).chunk(3, -1)
-        # In the precision of the product: float32 biases would make float32 of keys and values.
+        # In the precision of the product: float32 biases would promote keys and values.
         q, v = q + self.q_bias.to(q.dtype), v + self.v_bias.to(v.dtype)
         q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
         scale = self.log_scale.float().clamp(max=math.log(100)).exp()
@@ -148,7 +148,7 @@ class _SelfAttention(nn.Module):
         k = rotated(functional.normalize(k.float(), dim=-1), turn).to(v.dtype)
         if cache is not None:
             k, v = cache.extended(number, k, v)
-        # Each scale sees all that ends where it ends: a mask of blocks, without the mask.
+        # Each scale attends to itself and previous ones: a block mask, without building it.
         parts = torch.split(q, [count for count, _ in spans], 2)
         found = [
             functional.scaled_dot_product_attention(
@@ -169,39 +169,39 @@ class _CrossAttention(nn.Module):
         self.v_bias = nn.Parameter(torch.zeros(width))
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, told: Told, cache: Cache | None, number: int) -> Tensor:
+    def forward(self, x: Tensor, encoded: EncodedText, cache: Cache | None, number: int) -> Tensor:
         kept = None if cache is None else cache.text.get(number)
         if kept is None:
-            k, v = self.kv(told.memory).chunk(2, -1)
+            k, v = self.kv(encoded.memory).chunk(2, -1)
             v = v + self.v_bias.to(v.dtype)
             kept = split_heads(k, self.heads), split_heads(v, self.heads)
             if cache is not None:
                 cache.text[number] = kept
         q = split_heads(self.q(x), self.heads)
-        found = functional.scaled_dot_product_attention(q, *kept, attn_mask=told.mask)
+        found = functional.scaled_dot_product_attention(q, *kept, attn_mask=encoded.mask)
         out: Tensor = self.out(found.transpose(1, 2).flatten(2))
         return out
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """(B, n, C) to (B, heads, n, D)."""
+    """Reshape (B, n, C) to (B, heads, n, D)."""
     return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
 
 
 def norm(x: Tensor) -> Tensor:
-    """Over channels, in float32, without weights."""
+    """Normalise over channels, in float32, without weights."""
     return functional.layer_norm(x.float(), x.shape[-1:], eps=EPS)
 
 
 def rotation(scales: Scales, first: int, last: int, width: int, device: torch.device) -> Tensor:
-    """Angles by which queries and keys are turned: where a token is in the finest grid.
+    """Return the rotary embedding, by the position of a token in the finest grid.
 
     Args:
-        scales: Of the picture; each of them spans all of ``full``.
+        scales: Scales of the image; each spans all of ``full``.
         first: Number of the first scale, from 0.
-        last: That after the last one.
+        last: Number after the last scale.
         width: Channels of a head, D.
-        device: Of the result.
+        device: Device of the result.
 
     Returns:
         (2, n, D / 2), cosines and sines: of rows, then of columns.
@@ -209,10 +209,10 @@ def rotation(scales: Scales, first: int, last: int, width: int, device: torch.de
     return _rotation(tuple(scales.grids[first:last]), cast(Size, scales.full), width, device)
 
 
-@lru_cache(maxsize=64)  # asked for at every step, and for every scale of every picture
+@lru_cache(maxsize=64)  # used at every step, and for every scale of every image
 def _rotation(grids: tuple[Size, ...], full: Size, width: int, device: torch.device) -> Tensor:
     real: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
-    with torch.inference_mode(False):  # the next one who asks may be training
+    with torch.inference_mode(False):  # the next caller may be training
         theta = 10000.0 ** (-torch.arange(0, width // 2, 2, **real) / (width // 2))
         angles = []
         for h, w in grids:
@@ -225,14 +225,14 @@ def _rotation(grids: tuple[Size, ...], full: Size, width: int, device: torch.dev
 
 
 def rotated(x: Tensor, turn: Tensor) -> Tensor:
-    """Neighbouring pairs of channels, turned.
+    """Rotate neighbouring pairs of channels.
 
     Args:
         x: (B, heads, n, D).
-        turn: (2, n, D / 2), of ``rotation``.
+        turn: (2, n, D / 2), result of ``rotation``.
 
     Returns:
-        As ``x``.
+        (B, heads, n, D).
     """
     a, b = x.view(*x.shape[:-1], -1, 2).unbind(-1)
     cos, sin = turn

@@ -1,12 +1,12 @@
-"""LPIPS in latents, without a decoder: the distance that InvSR trains with.
+"""LPIPS in latents, without a decoder: the perceptual loss of InvSR.
 
-Zhang et al., CVPR 2018 (arXiv 1801.03924), Eq. 1, on a VGG16 that reads latents; Yue et al., CVPR
-2025 (arXiv 2412.09013), section 3.3. 14,716,736 parameters in 31 tensors for latents of 4 channels:
-the convolutions, and one weight for each channel that is compared. Names are those of the released
-file, which has the weights a second time as `lins.*`, and a `scaling_layer` that is not used.
+Zhang et al., CVPR 2018 (arXiv 1801.03924), Eq. 1, on a VGG16 for latents; Yue et al., CVPR 2025
+(arXiv 2412.09013), section 3.3. 14,716,736 parameters in 31 tensors for latents of 4 channels: the
+convolutions, and one weight per compared channel. Names are those of the released file, which
+repeats the weights as `lins.*`, and has an unused `scaling_layer`.
 
-Latents have an eighth of the picture's sides, so the first three of VGG16's poolings are left out,
-and the fourth, before its last three convolutions, is kept.
+Latents have an eighth of the image's sides, so the first three of VGG16's poolings are omitted, and
+the fourth, before its last three convolutions, is kept.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.backbone.frozen import bare_names, fit, part_of
-from lightning_modules.backbone.space import fingerprint
-from lightning_modules.weights import read_file, read_weights
+from lightning_modules.weights import fingerprint, read_file, read_weights
 
 VGG16 = (64, 128, 256, 512, 512)  # channels of its stages
 _CONVOLUTIONS = (2, 2, 3, 3, 3)  # in each of them
@@ -30,14 +29,14 @@ _UNUSED = ("lins.", "scaling_layer.")  # in released files
 
 
 class LatentDistance(nn.Module):
-    """Distance of latents in the features of a network; as it is trained.
+    """Distance of latents in the features of a network, for training it.
 
     Args:
         channels: Channels of the latent.
         widths: Channels of the five stages.
 
     Raises:
-        ValueError: Not five stages.
+        ValueError: If there are not five stages.
     """
 
     def __init__(self, channels: int = 4, widths: Sequence[int] = VGG16) -> None:
@@ -50,21 +49,21 @@ class LatentDistance(nn.Module):
             self.add_module(name, Head(width))
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """(B,) distances of (B, channels, h, w), as the denoiser sees them; at least 2x2 places."""
+        """Return (B,) distances of standardised latents (B, channels, h, w) of at least 2x2."""
         return self.distances(self.features(a), self.features(b))
 
     def features(self, z: Tensor) -> list[Tensor]:
-        """After each stage, (B, C, h', w') float32 with unit length at each place."""
+        """Return features (B, C, h', w') float32 of each stage, of unit length per position."""
         found = []
         for stage in self.net:
             z = stage(z)
-            # Where all channels are 0 the root has no gradient; torch's norm takes 0 for it.
+            # If all channels are 0, the root has no gradient; torch's norm uses 0.
             length = torch.linalg.vector_norm(z.float(), dim=1, keepdim=True)
             found.append(z.float() / (length + 1e-10))
         return found
 
     def distances(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-        """(B,) sums over the stages of the weighted squared difference, averaged over places."""
+        """Return (B,) sums over stages of weighted squared differences, averaged over positions."""
         with torch.autocast(a[0].device.type, enabled=False):  # small differences
             parts = [
                 self.get_submodule(name)((x - y).square()).mean((1, 2, 3))
@@ -74,22 +73,22 @@ class LatentDistance(nn.Module):
 
     @torch.no_grad()
     def keep_positive(self) -> None:
-        """Raise negative weights of the channels to 0: more difference is never less distance."""
+        """Clamp the channels' weights to at least 0, so that differences never reduce distance."""
         for name in self.heads:
             for weight in self.get_submodule(name).parameters():
                 weight.clamp_(min=0)
 
 
 class LatentLPIPS(LatentDistance):
-    """The trained distance as a part of a loss: frozen, with gradients to its inputs.
+    """The trained distance for a loss: frozen, with gradients to its inputs.
 
     Args:
         channels: Channels of the latent.
         widths: Channels of the five stages; those of VGG16 by default.
     """
 
-    source: str  # where the weights came from, with a hash; empty until `load`
-    space: str = ""  # in whose latents they were trained, where the file says so
+    source: str  # source of the weights, with a hash; empty before `load`
+    space: str = ""  # space of the training latents, if the file names it
 
     def __init__(self, channels: int = 4, widths: Sequence[int] = VGG16) -> None:
         super().__init__(channels, widths)
@@ -98,14 +97,14 @@ class LatentLPIPS(LatentDistance):
         self.train(False)
 
     def load(self, path: str | Path) -> None:
-        """Fill it from a released file, or from a run of ``LatentPerceptual``.
+        """Load a released file, or a run of ``LatentPerceptual``.
 
         Args:
-            path: The file; of a checkpoint, EMA is preferred.
+            path: The file; from a checkpoint, EMA is preferred.
 
         Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: It is corrupt, of another method, or for latents of another width.
+            FileNotFoundError: If the file is missing.
+            ValueError: If it is corrupt, of another method, or for latents of another width.
         """
         weights = read_weights(path)
         if weights.model not in (None, _TRAINER):
@@ -121,23 +120,23 @@ class LatentLPIPS(LatentDistance):
         self.space = weights.frozen.get("space", "")
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """(B,) distances of (B, channels, h, w), as the denoiser sees them; at least 2x2 places.
+        """Return (B,) distances of standardised latents (B, channels, h, w) of at least 2x2.
 
         Raises:
-            RuntimeError: It has no weights yet; there is no distance with random ones.
+            RuntimeError: If its weights were not loaded.
         """
         if not self.source:
             raise RuntimeError(f"{type(self).__name__} has no weights before `load` was called")
         return super().forward(a, b)
 
     def train(self, mode: bool = True) -> LatentLPIPS:
-        """Stay in evaluation mode: nothing is dropped."""
+        """Stay in evaluation mode, without dropout."""
         super().train(False)
         return self
 
 
 class Head(nn.Module):
-    """One weight for each channel; in training, half of the values are dropped.
+    """One weight per channel; in training, half of the values are dropped.
 
     Args:
         width: Number of channels.
@@ -148,25 +147,25 @@ class Head(nn.Module):
         self.model = nn.Sequential(nn.Dropout(0.5), nn.Conv2d(width, 1, 1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, width, h, w) to (B, 1, h, w)."""
+        """Map (B, width, h, w) to (B, 1, h, w)."""
         return self.model(x)
 
 
 def from_official(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Tensors of a released file by our names: without what is there twice or not used.
+    """Map tensors of a released file to our names, without repeated or unused ones.
 
     Args:
-        tensors: As in the file, or in its ``state_dict``.
+        tensors: Tensors as in the file, or in its ``state_dict``.
     """
     bare = bare_names(tensors.get("state_dict", tensors))
     return {name: tensor for name, tensor in bare.items() if not name.startswith(_UNUSED)}
 
 
 def from_imagenet(path: str | Path, channels: int = 4) -> dict[str, Tensor]:
-    """What training begins with: VGG16 as trained on ImageNet, and LPIPS's weights of its channels.
+    """Return initial weights: VGG16 trained on ImageNet, and LPIPS's channel weights.
 
-    The latter come with the package lpips, version 0.1. The first convolution has ImageNet's kernel
-    of the first colour for each channel of the latent.
+    The latter come with the package lpips, version 0.1. The first convolution uses ImageNet's
+    kernel of the first colour for each channel of the latent.
 
     Args:
         path: File of VGG16's weights, as torchvision publishes it.
@@ -176,11 +175,11 @@ def from_imagenet(path: str | Path, channels: int = 4) -> dict[str, Tensor]:
         All tensors of a ``LatentDistance``.
 
     Raises:
-        ValueError: The file is corrupt, or has another network.
+        ValueError: If the file is corrupt, or has another network.
     """
     published = read_file(Path(path))
     found = {}
-    with torch.device("meta"):  # for the names alone
+    with torch.device("meta"):  # only for the names
         trunk = _trunk(channels, VGG16)
     for name in trunk.state_dict():
         stage, layer = name.split(".", 1)
@@ -200,7 +199,7 @@ def _trunk(channels: int, widths: Sequence[int]) -> nn.Sequential:
         stage = nn.Sequential()
         if index == len(widths) - 1:
             stage.add_module(str(number), nn.MaxPool2d(2))
-        number += index > 0  # each stage but the first one begins with a pooling
+        number += index > 0  # each stage except the first starts with a pooling
         for _ in range(count):
             stage.add_module(str(number), nn.Conv2d(channels, width, 3, padding=1))
             stage.add_module(str(number + 1), nn.ReLU())

@@ -67,7 +67,7 @@ class LIIF(nn.Module):
         hidden: Width of each hidden layer of the perceptron.
         unfold: Give the perceptron the 3x3 neighbourhood of a cell, not the cell alone.
         cell: Tell the perceptron the size of the pixel it is asked for.
-        ensemble: Blend the answers of the four nearest cells; without it, pictures show seams.
+        ensemble: Blend the answers of the four nearest cells; without it, images show seams.
         chunk: Number of points answered at once; bounds memory without gradients and changes no
             result. None takes 4096 on a CPU, which its caches hold, and 65536 elsewhere.
         global_skip: Let the network learn what bicubic enlargement lacks, starting from exactly
@@ -134,7 +134,7 @@ class LIIF(nn.Module):
         return features
 
     def render(self, features: Tensor, lr: Tensor, size: tuple[int, int]) -> Tensor:
-        """The picture at any size, of features that are known already.
+        """The image at any size, of features that are known already.
 
         Args:
             features: (B, C, h, w) from `encode`.
@@ -151,25 +151,25 @@ class LIIF(nn.Module):
         if min(height, width) < 1:
             raise ValueError(
                 f"LIIF was asked for {height}x{width} pixels from {h}x{w}: data.init_args.scale "
-                f"is {self.scale}, too small for this picture"
+                f"is {self.scale}, too small for this image"
             )
         coord = grid(height, width, features.device).expand(batch, -1, 2)
         cell = coord.new_tensor((2 / height, 2 / width)).expand(batch, 1, 2)
         points = self.query(features, coord, cell)
-        picture = points.view(batch, height, width, 3).permute(0, 3, 1, 2)
+        image = points.view(batch, height, width, 3).permute(0, 3, 1, 2)
         if self.global_skip:  # points that say nothing are 0.5
-            return picture - 0.5 + resize(lr, size, clamp=False)
-        return picture
+            return image - 0.5 + resize(lr, size, clamp=False)
+        return image
 
     def query(self, features: Tensor, coord: Tensor, cell: Tensor) -> Tensor:
         """Colours at single points, as the published training asks for them.
 
         Args:
             features: (B, C, h, w) from `encode`.
-            coord: (B, Q, 2) float32: (row, column) from -1 to 1, the outer edges of the picture;
+            coord: (B, Q, 2) float32: (row, column) from -1 to 1, the outer edges of the image;
                 sample i of n lies at -1 + (2i + 1) / n.
             cell: (B, Q, 2) or (B, 1, 2): height and width of the pixel asked for in the same
-                unit, (2 / H, 2 / W) of a picture of H x W pixels. Not looked at with `cell=False`.
+                unit, (2 / H, 2 / W) of an image of H x W pixels. Not looked at with `cell=False`.
 
         Returns:
             (B, Q, 3), meant to lie in [0, 1]; not clamped.

@@ -1,7 +1,7 @@
-"""InvSR's noise predictor: which noise has to be added to the LR latent, from the LR picture.
+"""InvSR's noise predictor: from the LR image to the noise to add to its latent.
 
 Yue et al., CVPR 2025 (arXiv 2412.09013), section 3. 33,837,576 parameters in 164 tensors with the
-sizes of the release; built of diffusers' blocks, whose names the released file has, too.
+sizes of the release; built of diffusers' blocks, with names as in the released file.
 Differs from the paper in: `attention_slice`, see ``NoisePredictor``; other sizes.
 """
 
@@ -22,7 +22,7 @@ _LOWEST, _HIGHEST = -30.0, 20.0  # of the logarithm of the variance
 
 
 class Gaussian(NamedTuple):
-    """A normal distribution for each value of a latent.
+    """An independent normal distribution of each value of a latent.
 
     Args:
         mean: (B, C, h, w).
@@ -33,7 +33,7 @@ class Gaussian(NamedTuple):
     logvar: Tensor
 
     def sample(self, eps: Tensor) -> Tensor:
-        """(B, C, h, w): one draw, with gradients to mean and variance.
+        """Return one sample (B, C, h, w), with gradients to mean and variance.
 
         Args:
             eps: (B, C, h, w) of the standard normal distribution.
@@ -42,26 +42,25 @@ class Gaussian(NamedTuple):
 
 
 class NoisePredictor(nn.Module):
-    """From the LR picture and a timestep to the distribution of the noise to start with.
+    """Predict the distribution of the initial noise from the LR image and a timestep.
 
     Args:
         latent: Channels of the latent.
-        channels: Channels of the LR picture.
+        channels: Channels of the LR image.
         widths: Channels of the levels, multiples of 32 and of ``head_width``.
-        layers: Residual blocks a level, each with an attention in which all pixels see each other.
+        layers: Residual blocks per level, each with self-attention over all pixels.
         head_width: Channels of one attention head.
-        halvings: How often the sides of the LR picture halve on the way to the latent, once a
-            level: 1 where that has half of them, as at scale 4 with a factor of 8; 0 where it has
-            as many, as at scale 8.
-        attention_slice: Compute attention for so many pixels at a time. Only where torch has no
-            kernel that is lean by itself: there it bounds the memory, which otherwise grows with
-            the fourth power of a side, and changes nothing but rounding.
+        halvings: Halvings of the LR image's sides to the latent's, one per level: 1 at scale 4 with
+            a factor of 8, where the latent has half of them; 0 at scale 8, where they are equal.
+        attention_slice: Compute attention for so many pixels at a time. Useful only without a
+            memory-efficient kernel of torch: it bounds the memory, which otherwise grows with the
+            fourth power of a side, and changes only rounding.
 
     Raises:
-        ValueError: Arguments that do not fit together.
+        ValueError: If arguments do not fit together.
     """
 
-    divisor: int  # what the sides of the LR picture have to be divisible by
+    divisor: int  # of the sides of the LR image
 
     def __init__(
         self,
@@ -77,7 +76,7 @@ class NoisePredictor(nn.Module):
         if not 0 <= halvings <= len(widths):
             raise ValueError(
                 f"halvings is {halvings} with {len(widths)} widths; expected 0 to {len(widths)}, "
-                "for a level halves the sides once: name more widths"
+                "since a level halves the sides once: set more widths"
             )
         if wrong := [width for width in widths if width % _GROUPS or width % head_width]:
             raise ValueError(
@@ -94,22 +93,22 @@ class NoisePredictor(nn.Module):
                     set_processor(SlicedAttention(attention_slice))
 
     def forward(self, lr: Tensor, t: Tensor | float) -> Gaussian:
-        """What the noise is distributed like.
+        """Return the distribution of the noise.
 
         Args:
             lr: (B, channels, h, w) in [0, 1], not enlarged.
-            t: Timestep of training to start at, whole or not: (B,), or one for all.
+            t: Training timestep to start at, possibly fractional: (B,), or one for all.
 
         Returns:
             Mean and logarithm of the variance, each (B, latent, h / divisor, w / divisor).
 
         Raises:
-            ValueError: A side of the picture is not divisible by ``divisor``.
+            ValueError: If a side of the image is not divisible by ``divisor``.
         """
         h, w = lr.shape[-2:]
         if h % self.divisor or w % self.divisor:
             raise ValueError(
-                f"the LR picture is {h}x{w}; {type(self).__name__} needs sides divisible by "
+                f"the LR image is {h}x{w}; {type(self).__name__} needs sides divisible by "
                 f"{self.divisor}: pad it"
             )
         mean, logvar = self.encoder(lr * 2 - 1, t).chunk(2, dim=1)
@@ -117,15 +116,15 @@ class NoisePredictor(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A stack of residual blocks and attentions that knows the timestep.
+    """A stack of residual blocks and attentions, conditioned on the timestep.
 
     Args:
         inputs: Channels in.
         outputs: Channels out.
         widths: Channels of the levels.
-        layers: Residual blocks and attentions a level.
+        layers: Residual blocks and attentions per level.
         head_width: Channels of one attention head.
-        halvings: How many levels end with half the sides.
+        halvings: Number of levels that end with half the sides.
     """
 
     def __init__(
@@ -138,7 +137,7 @@ class Encoder(nn.Module):
         halvings: int,
     ) -> None:
         super().__init__()
-        # Takes seconds, and help and error messages come without it.
+        # Imported late, as it takes seconds and the help does not need it.
         from diffusers.models.embeddings import TimestepEmbedding, Timesteps
         from diffusers.models.unets.unet_2d_blocks import AttnDownBlock2D, UNetMidBlock2D
 
@@ -158,7 +157,7 @@ class Encoder(nn.Module):
                 in_channels=before,
                 out_channels=after,
                 num_layers=layers,
-                downsample_padding=0,  # which pads right and below alone
+                downsample_padding=0,  # pads only right and below
                 downsample_type="conv" if level < halvings else None,
                 **common,
             )
@@ -171,7 +170,7 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], outputs, 3, padding=1)
 
     def forward(self, x: Tensor, t: Tensor | float) -> Tensor:
-        """(B, inputs, h, w) and timesteps, (B,) or one, to (B, outputs, h / 2^halvings, ...)."""
+        """Map (B, inputs, h, w) and timesteps to (B, outputs, h / 2^halvings, ...)."""
         timesteps = torch.as_tensor(t, device=x.device).expand(len(x))
         embedded = self.time_embedding(self.time_proj(timesteps).to(x.dtype))
         x = self.conv_in(x)
@@ -182,10 +181,10 @@ class Encoder(nn.Module):
 
 
 class SlicedAttention:
-    """Self-attention of diffusers' ``Attention``, for some of the queries at a time.
+    """Processor of diffusers' ``Attention`` for self-attention in slices of the queries.
 
     Args:
-        size: So many.
+        size: Queries per slice.
     """
 
     def __init__(self, size: int) -> None:
@@ -199,7 +198,7 @@ class SlicedAttention:
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        """(B, C, h, w) to the same, with the residual; what else diffusers passes is not for it."""
+        """Map (B, C, h, w) to the same shape, with the residual; other arguments are ignored."""
         B, C, h, w = x.shape
         pixels = attention.group_norm(x.flatten(2)).transpose(1, 2)
         q, k, v = (
@@ -215,15 +214,15 @@ class SlicedAttention:
         function = functional.scaled_dot_product_attention
         if not torch.is_grad_enabled():
             return function(q, k, v)
-        # Else the matrices of all slices would be kept for the gradient.
+        # Otherwise the matrices of all slices would be kept for the gradient.
         return checkpoint(function, q, k, v, use_reentrant=False, preserve_rng_state=False)
 
 
 def from_official(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Tensors of a released file by our names, which are the same: without what is around them.
+    """Unwrap the tensors of a released file; the names are the same.
 
     Args:
-        tensors: As in the file, or in its ``state_dict``; of a compiled or distributed network,
-            too.
+        tensors: Tensors as in the file, or in its ``state_dict``; also of a compiled or distributed
+            network.
     """
     return bare_names(tensors.get("state_dict", tensors))

@@ -1,7 +1,7 @@
-"""A discriminator of patches: one logit for each of many overlapping parts of a picture.
+"""PatchGAN: a discriminator with one logit per overlapping patch of an image.
 
-Isola et al., CVPR 2017 (arXiv 1611.07004), 70x70 pixels by default, as VQGAN and what follows it
-are trained with; groups are normalised instead of batches, so a picture is judged by itself.
+Isola et al., CVPR 2017 (arXiv 1611.07004), with 70x70 pixels by default, as for VQGAN and its
+successors. Group norms replace batch norms, so images of a batch are independent.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 
 class PatchGAN(nn.Module):
-    """Convolutions of 4x4, each but the last two with a stride of two.
+    """Convolutions of 4x4, all except the last two with a stride of two.
 
     Args:
-        width: Channels of the first layer; each further one has twice as many, up to eight times.
-        layers: With a stride of two; three see 70x70 pixels.
+        width: Channels of the first layer; they double with each layer, up to eight times.
+        layers: Layers with a stride of two; three have a receptive field of 70x70 pixels.
 
     Raises:
-        ValueError: The width is no multiple of 8, the groups of its norms, or there is no layer.
+        ValueError: If the width is no multiple of 8, the groups of its norms, or there is no layer.
     """
 
     def __init__(self, width: int = 64, layers: int = 3) -> None:
@@ -41,14 +41,14 @@ class PatchGAN(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, 0.0, 0.02)
 
-    def forward(self, pictures: Tensor) -> list[Tensor]:
-        """Logits.
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the logits.
 
         Args:
-            pictures: (B, 3, H, W) in [0, 1].
+            images: (B, 3, H, W) in [0, 1].
 
         Returns:
             One map, (B, 1, h, w).
         """
-        logits: Tensor = self.network(2 * pictures - 1)
+        logits: Tensor = self.network(2 * images - 1)
         return [logits]

@@ -1,8 +1,8 @@
-"""The grids of a next-scale autoregressive model: from one token to the whole picture.
+"""The grids of a next-scale autoregressive model: from one token to the whole image.
 
-Han et al., Infinity (arXiv 2412.04431): thirteen grids for each aspect ratio, of which a budget of
-pixels takes the first ones. A token is 16 pixels wide. NSARM (arXiv 2510.00820) uses the square
-ones.
+Han et al., Infinity (arXiv 2412.04431): thirteen grids for each aspect ratio, of which a pixel
+budget uses the first ones. A token is 16 pixels wide. NSARM (arXiv 2510.00820) uses the square
+grids.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Budget = Literal["0.06M", "0.25M", "0.60M", "1M"]
 Size = tuple[int, int]
 
 _COUNT: dict[Budget, int] = {"0.06M": 7, "0.25M": 10, "0.60M": 12, "1M": 13}
-_GRIDS = {  # by height over width; flatter pictures have them transposed
+_GRIDS = {  # by height over width; transposed for wider images
     1.0: "1x1 2x2 4x4 6x6 8x8 12x12 16x16 20x20 24x24 32x32 40x40 48x48 64x64",
     1.25: "1x1 2x2 3x3 5x4 10x8 15x12 20x16 25x20 30x24 35x28 45x36 55x44 70x56",
     4 / 3: "1x1 2x2 4x3 8x6 12x9 16x12 20x15 24x18 28x21 36x27 48x36 60x45 72x54",
@@ -30,23 +30,23 @@ _GRIDS = {  # by height over width; flatter pictures have them transposed
 
 @dataclass(frozen=True)
 class Scales:
-    """The scales of one picture, coarse to fine.
+    """The scales of one image, coarse to fine.
 
     Args:
-        grids: (h, w) in tokens of each.
-        patch: Side of a token in positions of the latent: 1, or 2 where four of them are one.
-        full: The grid in which positions are counted by the rotary embedding; the last one by
-            default. The released weights count in that of 1M pixels at any budget.
+        grids: (h, w) of each scale in tokens.
+        patch: Side of a token in positions of the latent: 1, or 2 if a token has four positions.
+        full: Grid of the rotary embedding's positions; the last one by default. The released
+            weights use that of 1M pixels at any budget.
 
     Raises:
-        ValueError: There is no grid, a side is below 1, or a grid is smaller than the one before.
+        ValueError: If there is no grid, a side is below 1, or a grid is smaller than the previous.
     """
 
     grids: Sequence[Size]
     patch: int = 1
     full: Size | None = None
     spans: tuple[slice, ...] = field(init=False, repr=False)
-    """Where the tokens of each scale are in the sequence."""
+    """Positions of the tokens of each scale in the sequence."""
 
     def __post_init__(self) -> None:
         grids = tuple((int(h), int(w)) for h, w in self.grids)
@@ -70,30 +70,30 @@ class Scales:
         object.__setattr__(self, "spans", spans)
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of scales."""
         return len(self.grids)
 
     @property
     def tokens(self) -> int:
-        """Of all scales together."""
+        """Number of tokens of all scales."""
         return self.spans[-1].stop
 
     @property
     def latents(self) -> list[Size]:
-        """(h, w) of each in positions of the latent."""
+        """(h, w) of each scale in positions of the latent."""
         return [(h * self.patch, w * self.patch) for h, w in self.grids]
 
 
 def published(ratio: float = 1.0, budget: Budget = "1M", patch: int = 1) -> Scales:
-    """The scales that the released weights were trained with.
+    """Return the scales that the released weights were trained with.
 
     Args:
-        ratio: Height over width; the nearest of the fifteen is taken.
-        budget: Pixels of the picture.
+        ratio: Height over width; the nearest of the fifteen is used.
+        budget: Pixels of the image.
         patch: Side of a token in positions of the latent: 2 for the autoencoder of 14 bits.
 
     Raises:
-        ValueError: The budget is unknown, or the ratio not positive.
+        ValueError: If the budget is unknown, or the ratio is not positive.
     """
     if budget not in _COUNT:
         raise ValueError(f"budget is {budget!r}; expected one of {', '.join(get_args(Budget))}")
@@ -107,10 +107,10 @@ def published(ratio: float = 1.0, budget: Budget = "1M", patch: int = 1) -> Scal
 
 
 def proportional(sizes: Sequence[Size], size: Size) -> list[Size]:
-    """Sizes of scales for a latent of another size: each has its share of the last one.
+    """Return the sizes of scales for a latent of another size, in proportion to the last one.
 
     Args:
-        sizes: (h, w) of each scale, of which the last one is the latent's.
+        sizes: (h, w) of each scale; the last one is the latent's.
         size: (h, w) of the other latent.
     """
     full = sizes[-1]

@@ -27,11 +27,11 @@ Size = tuple[int, int]
 # What continuous numbers are multiplied by, so that those which differ in a hundredth of their
 # range have unlike sinusoids.
 _SCALE_UNIT, _NOISE_UNIT = 100.0, 1000.0
-_REDUCED = 16  # channels of the LR features beside the picture
+_REDUCED = 16  # channels of the LR features beside the image
 
 
 class SFTUNet(nn.Module):
-    """Predicts a clean residual from a noisy one, the base's picture and LR features.
+    """Predicts a clean residual from a noisy one, the base's image and LR features.
 
     Args:
         features: Channels of the LR features; 0 for none.
@@ -130,8 +130,8 @@ class SFTUNet(nn.Module):
         Args:
             x: (B, 3, H, W), the noisy residual, scaled to a deviation of about 1.
             t: (B,) timesteps.
-            base: (B, 3, H, W) in [-1, 1], the base's picture.
-            features: (B, features, h, w) of the LR picture, or None where there are none.
+            base: (B, 3, H, W) in [-1, 1], the base's image.
+            features: (B, features, h, w) of the LR image, or None where there are none.
             lr_size: (h, w) of the stage's input.
             noise_level: (B,) standard deviation of the noise that was put onto the stage's input;
                 0 by default.

@@ -89,7 +89,7 @@ def _descriptor(file: Path) -> ImageModelDescriptor[Any]:
     if not isinstance(descriptor, spandrel.ImageModelDescriptor):
         raise ValueError(
             f"{file} is a {descriptor.architecture.name} for inpainting, expected a model that "
-            "takes a picture alone; set model.init_args.network.init_args.path to another file"
+            "takes an image alone; set model.init_args.network.init_args.path to another file"
         )
     return descriptor
 

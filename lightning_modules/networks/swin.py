@@ -127,7 +127,7 @@ class WindowAttention(nn.Module):
             self.qkv(x).view(B * windows, N, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
         )
         bias = self.relative_position_bias_table[self.places].permute(2, 0, 1).to(q.dtype)
-        if mask is not None:  # (windows, heads, N, N), for each picture of the batch
+        if mask is not None:  # (windows, heads, N, N), for each image of the batch
             bias = (bias + mask[:, None].to(q.dtype)).repeat(B, 1, 1, 1)
         y = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.proj(y.transpose(1, 2).reshape(B, windows, N, C))
@@ -165,7 +165,7 @@ def from_windows(x: Tensor, h: int, w: int, window: int) -> Tensor:
 
 
 def wrap_mask(h: int, w: int, window: int, shift: int) -> Tensor:
-    """(windows, N, N): 0 where two pixels are neighbours in the picture too, -100 elsewhere."""
+    """(windows, N, N): 0 where two pixels are neighbours in the image too, -100 elsewhere."""
 
     def side(n: int) -> Tensor:  # whether a pixel has come round from the other end
         return (torch.arange(n) >= n - shift).float()

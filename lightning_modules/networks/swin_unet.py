@@ -27,11 +27,11 @@ _MARK = "released_mask"  # a tensor of weights that want that mask
 
 
 class SwinUNet(nn.Module):
-    """Predicts from a noisy latent, its timestep and the LR picture beside it.
+    """Predicts from a noisy latent, its timestep and the LR image beside it.
 
     Args:
         channels: Channels of the latent, in and out.
-        condition: Channels of the LR picture.
+        condition: Channels of the LR image.
         width: Channels of the first level.
         multipliers: Factors on ``width``, one a level; between levels the sides halve.
         blocks: Residual blocks a level on the way down; one more on the way up.
@@ -40,8 +40,8 @@ class SwinUNet(nn.Module):
         swin_width: Channels of the Swin blocks.
         heads: Heads of their attention.
         window: Side of their windows.
-        condition_factor: Side of the LR picture over that of the latent, a power of two; below 1,
-            as for diffusion in pixels, the LR picture is enlarged by bicubic interpolation first.
+        condition_factor: Side of the LR image over that of the latent, a power of two; below 1,
+            as for diffusion in pixels, the LR image is enlarged by bicubic interpolation first.
         mask: What keeps rows and columns apart that only meet because the shift wraps around:
             ``correct`` as in Swin, or ``released`` as in ResShift's code, which masks the last row
             of windows alone, by columns, and with which its weights were trained. By default the
@@ -170,7 +170,7 @@ class SwinUNet(nn.Module):
 
         Raises:
             ValueError: A side of x is not divisible by the window on the smallest level, or the LR
-                picture is not ``condition_factor`` times as large.
+                image is not ``condition_factor`` times as large.
         """
         h, w = x.shape[-2:]
         if h % self.divisor or w % self.divisor:
@@ -181,7 +181,7 @@ class SwinUNet(nn.Module):
         beside = self.feature_extractor(lr)
         if beside.shape[-2:] != x.shape[-2:]:
             raise ValueError(
-                f"the LR picture is {lr.shape[-2]}x{lr.shape[-1]} beside a latent of {h}x{w}, but "
+                f"the LR image is {lr.shape[-2]}x{lr.shape[-1]} beside a latent of {h}x{w}, but "
                 f"condition_factor of SwinUNet is {self.condition_factor:g}: set it to "
                 f"{lr.shape[-1] / w:g}"
             )

@@ -1,23 +1,23 @@
 """TAEF2, the tiny autoencoder for FLUX.2's latents: 32 channels at an eighth of the side.
 
 Bohan (madebyollin), "Tiny AutoEncoder for Stable Diffusion", git madebyollin/taesd. Tensor names
-are those of the released files, one a half. Blocks in the middle have a branch that pools over the
-whole picture (GroupNorm), so cutting a picture into tiles is not exact.
+are those of the released files, one per half. Blocks in the middle have a branch that pools over
+the whole image (GroupNorm), so processing in tiles is not exact.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-WIDTH, LATENT, FACTOR = 64, 32, 8
-_REACH = 3.0  # the decoder bends its input towards [-3, 3]
+WIDTH, TAEF2_CHANNELS, TAEF2_FACTOR = 64, 32, 8
+_REACH = 3.0  # the decoder squashes its input to [-3, 3]
 
 
 class Block(nn.Module):
-    """Three convolutions and the input; before them, where asked for, a pooled branch.
+    """Three convolutions with a skip connection, optionally after a pooled branch.
 
     Args:
-        pooled: Whether the pooled branch is there.
+        pooled: Whether there is a pooled branch.
     """
 
     def __init__(self, pooled: bool = False) -> None:
@@ -35,7 +35,7 @@ class Block(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 64, H, W) to the same."""
+        """Map (B, 64, H, W) to the same shape."""
         if self.pool is not None:
             x = x + self.pool(x)
         return (self.conv(x) + x).relu()
@@ -45,22 +45,22 @@ class Bend(nn.Module):
     """3 tanh(x / 3)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape to the same, in [-3, 3]."""
+        """Squash values to [-3, 3]."""
         return (x / _REACH).tanh() * _REACH
 
 
-def encoder() -> nn.Sequential:
-    """(B, 3, H, W) in [0, 1], sides divisible by 8, to (B, 32, H / 8, W / 8)."""
+def taef2_encoder() -> nn.Sequential:
+    """Create the encoder: (B, 3, H, W) in [0, 1], sides divisible by 8, to (B, 32, H / 8, ...)."""
     layers: list[nn.Module] = [_conv(3, WIDTH), Block()]
     for level in range(3):
         layers.append(nn.Conv2d(WIDTH, WIDTH, 3, stride=2, padding=1, bias=False))
         layers += [Block(pooled=level == 2) for _ in range(3)]
-    return nn.Sequential(*layers, _conv(WIDTH, LATENT))
+    return nn.Sequential(*layers, _conv(WIDTH, TAEF2_CHANNELS))
 
 
-def decoder() -> nn.Sequential:
-    """(B, 32, h, w) to (B, 3, 8 h, 8 w), about [0, 1]."""
-    layers: list[nn.Module] = [Bend(), _conv(LATENT, WIDTH), nn.ReLU()]
+def taef2_decoder() -> nn.Sequential:
+    """Create the decoder: (B, 32, h, w) to (B, 3, 8 h, 8 w), about [0, 1]."""
+    layers: list[nn.Module] = [Bend(), _conv(TAEF2_CHANNELS, WIDTH), nn.ReLU()]
     for level in range(3):
         layers += [Block(pooled=level == 0) for _ in range(3)]
         layers += [nn.Upsample(scale_factor=2), nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False)]

@@ -1,4 +1,4 @@
-"""NSARM's transformation network: from a small picture's latent to the first scales of a large one.
+"""NSARM's transformation network: from a small image's latent to the first scales of a large one.
 
 NSARM (arXiv 2510.00820): 385,103,600 parameters in 950 tensors, for latents of 32x32 positions, 256
 pixels. A trunk, and for each scale a branch of its own: pooled to the scale's grid, a transformer
@@ -87,7 +87,7 @@ class Transformation(nn.Module):
         """Residuals of each scale.
 
         Args:
-            z: (B, d, h, w), the small picture's latent, not quantised.
+            z: (B, d, h, w), the small image's latent, not quantised.
 
         Returns:
             (B, d, h_k, w_k) of each scale. The released network's rows are read as they lie in

@@ -1,4 +1,4 @@
-"""ResShift's VQ-f4 autoencoder, as diffusers' ``VQModel`` filled from the released file.
+"""ResShift's VQ-f4 autoencoder: diffusers' ``VQModel`` with the released weights.
 
 Esser et al., CVPR 2021 (arXiv 2012.09841); 55,322,782 parameters in 205 tensors with 3 latent
 channels and a codebook of 8192 entries.
@@ -15,7 +15,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from diffusers import VQModel
 
-_NAMES = (  # what diffusers calls the same tensors; the levels of the decoder count the other way
+_NAMES = (  # diffusers' names of the same tensors; its decoder levels count in reverse
     (r"^encoder\.down\.(\d+)\.block\.(\d+)\.", r"encoder.down_blocks.\1.resnets.\2."),
     (r"^encoder\.down\.(\d+)\.downsample\.", r"encoder.down_blocks.\1.downsamplers.0."),
     (r"^decoder\.up\.(\d+)\.block\.(\d+)\.", r"decoder.up_blocks.\1.resnets.\2."),
@@ -34,7 +34,7 @@ _LEVEL = re.compile(r"^decoder\.up_blocks\.(\d+)\.")
 def resshift_vq(
     channels: Sequence[int] = (128, 256, 512), entries: int = 8192, latent: int = 3
 ) -> VQModel:
-    """The autoencoder with random weights: a level a number, each but the last halves the sides.
+    """Create the autoencoder with random weights; each level except the last halves the sides.
 
     Args:
         channels: Widths of the levels.
@@ -55,11 +55,11 @@ def resshift_vq(
     )
 
 
-def from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of the released layout by diffusers' names and shapes.
+def vq_from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Map released tensors to diffusers' names and shapes.
 
     Args:
-        tensors: As in the file, ``encoder.down.0.block.0.conv1.weight`` and so on.
+        tensors: Tensors as in the file, ``encoder.down.0.block.0.conv1.weight`` and so on.
     """
     plain = {re.sub(r"module\.|_orig_mod\.", "", name): t for name, t in tensors.items()}
     levels = 1 + max(

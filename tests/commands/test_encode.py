@@ -20,7 +20,7 @@ from datamodules.shard_writer import ShardWriter
 from degradations.bicubic import Bicubic
 from lightning_modules.backbone.space import Taef2Space
 from lightning_modules.latent_pairs import enlarged, latent_pair
-from lightning_modules.networks import taef2
+from lightning_modules.networks.taef2 import taef2_decoder, taef2_encoder
 from lightning_modules.resshift import ResShift
 
 Enlarger = Callable[..., None]
@@ -44,8 +44,8 @@ LATENTS = ("--data.init_args.train", "datamodules.latents.Latents")
 
 def save_halves(seed: int) -> None:
     torch.manual_seed(seed)
-    torch.save(taef2.encoder().state_dict(), "encoder.pth")
-    torch.save(taef2.decoder().state_dict(), "decoder.pth")
+    torch.save(taef2_encoder().state_dict(), "encoder.pth")
+    torch.save(taef2_decoder().state_dict(), "decoder.pth")
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from commands import errors
 from commands.errors import readable
 from commands.parser import GROUPS
 from datamodules.base import SRDataModule
-from lightning_modules.regression import Regression
 from lightning_modules.tiling import Tiling
 
 Refusal = Callable[..., str]
@@ -47,9 +46,9 @@ def test_output_of_predict(tiny: Path, refusal: Refusal) -> None:
 
 def test_the_keys_exist() -> None:
     arguments = {
-        "data": inspect.signature(SRDataModule).parameters,
-        "model": inspect.signature(Regression).parameters,
-        "tiling": inspect.signature(Tiling).parameters,
+        "data": list(inspect.signature(SRDataModule).parameters),
+        "model": errors._parameters("lightning_modules.regression.Regression"),
+        "tiling": list(inspect.signature(Tiling).parameters),
     }
     for key in errors._MEANT.values():
         first, *rest = key.split(".")

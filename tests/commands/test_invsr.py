@@ -87,7 +87,7 @@ model:
     discriminator:
       class_path: lightning_modules.networks.discriminator.LatentDiscriminator
       init_args: {{widths: [32, 32], layers: [1, 1], heads: 4, text_width: null}}
-    adversarial_start: 3
+    training: {{adversarial_start: 3}}
     accumulate: 2
     clip: 1.0
     optimizer: {{class_path: torch.optim.AdamW, init_args: {{lr: 1.0e-3, weight_decay: 0.0}}}}
@@ -232,11 +232,11 @@ def test_options_of_sampling(work: Path, enlarger: Enlarger) -> None:
     asked = {
         "plain": (),
         "again": (),
-        "steps": ("--model.init_args.steps", 3),
-        "start": ("--model.init_args.start", 100),
-        "auto": ("--model.init_args.start", "auto"),  # without noise, thus 100
+        "steps": ("--model.init_args.sampling.steps", 3),
+        "start": ("--model.init_args.sampling.start", 100),
+        "auto": ("--model.init_args.sampling.start", "auto"),  # without noise, thus 100
         "color": ("--model.init_args.color_fix", "wavelet"),
-        "mean": ("--model.init_args.deterministic", "true"),
+        "mean": ("--model.init_args.sampling.deterministic", "true"),
     }
     made: dict[str, bytes] = {}
     for name, arguments in asked.items():
@@ -251,7 +251,7 @@ def test_options_of_sampling(work: Path, enlarger: Enlarger) -> None:
     assert made["auto"] == made["start"]
     assert len(set(made.values())) == len(made) - 2
     line = json.loads(Path("steps/predictions.jsonl").read_text().splitlines()[0])
-    assert line["options"]["model.init_args.steps"] == 3
+    assert line["options"]["model.init_args.sampling.steps"] == 3
 
 
 # --------------------------------------------------------------------------------------- bad input
@@ -260,12 +260,12 @@ def test_options_of_sampling(work: Path, enlarger: Enlarger) -> None:
 @pytest.mark.slow
 def test_what_does_not_fit(work: Path, refusal: Refusal) -> None:
     asked = {
-        ("--model.init_args.start", 180): (
+        ("--model.init_args.sampling.start", 180): (
             "start at timestep 180",
-            "set model.init_args.start",
+            "set model.init_args.sampling.start",
             "one of 250, 200, 150, 100",
         ),
-        ("--model.init_args.timesteps", "[100,200]"): ("[100, 200]", "a falling list"),
+        ("--model.init_args.sampling.timesteps", "[100,200]"): ("[100, 200]", "a falling list"),
         ("--data.init_args.scale", 2): ("scale 2", "scale 4 alone", "Set data.init_args.scale"),
         ("--trainer.gradient_clip_val", 0.5): (
             "trainer.gradient_clip_val is 0.5",

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from commands.cli import EnlargerCLI
-from lightning_modules.networks import taef2
+from lightning_modules.networks.taef2 import taef2_decoder, taef2_encoder
 from tests.configs.test_configs import CONFIGS, OWN_TESTS
 from tests.configs.test_self_cascade_paper import base_of, bases
 from tests.conftest import REPO
@@ -36,8 +36,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `$ENLARGER_WEIGHTS` holds, and a narrow SD-Turbo."""
     folder = tmp_path_factory.mktemp("weights")
     with torch.random.fork_rng(devices=[]):
-        torch.save(taef2.encoder().state_dict(), folder / "taef2_encoder.pth")
-        torch.save(taef2.decoder().state_dict(), folder / "taef2_decoder.pth")
+        torch.save(taef2_encoder().state_dict(), folder / "taef2_encoder.pth")
+        torch.save(taef2_decoder().state_dict(), folder / "taef2_decoder.pth")
     save_sd(folder / "sd")
     return folder
 

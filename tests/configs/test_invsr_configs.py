@@ -16,7 +16,7 @@ from PIL import Image
 
 import main
 from datamodules import pack
-from lightning_modules.networks import taef2
+from lightning_modules.networks.taef2 import taef2_decoder, taef2_encoder
 from tests.configs.blurred import save
 from tests.configs.test_casarbi_configs import differences
 from tests.conftest import REPO
@@ -58,18 +58,23 @@ JUDGE = {f"{MODEL}.{name}" for name in ("discriminator", "discriminator_optimize
 @pytest.mark.parametrize(
     ("name", "keys"),
     [
-        ("mse", {*JUDGE, f"{MODEL}.adversarial_start"}),
+        ("mse", {*JUDGE, f"{MODEL}.training"}),
         (
             "middle",  # which makes no pictures, so that there is nothing to validate
             {
-                *(*JUDGE, f"{MODEL}.adversarial_start", f"{MODEL}.starting", f"{MODEL}.starts"),
+                *(
+                    *JUDGE,
+                    f"{MODEL}.training.adversarial_start",
+                    f"{MODEL}.training.starting",
+                    f"{MODEL}.training.starts",
+                ),
                 *("trainer.limit_val_batches", "trainer.val_check_interval"),
             },
         ),
         (
             "control",
             {
-                *(*JUDGE, f"{MODEL}.adversarial_start", "model.class_path"),
+                *(*JUDGE, f"{MODEL}.training", "model.class_path"),
                 *(f"{MODEL}.denoiser", f"{MODEL}.denoiser_weights"),
             },
         ),
@@ -99,8 +104,8 @@ def _mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mini")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        torch.save(taef2.encoder().state_dict(), folder / "taef2_encoder.pth")
-        torch.save(taef2.decoder().state_dict(), folder / "taef2_decoder.pth")
+        torch.save(taef2_encoder().state_dict(), folder / "taef2_encoder.pth")
+        torch.save(taef2_decoder().state_dict(), folder / "taef2_decoder.pth")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("ENLARGER_WEIGHTS", str(folder))
@@ -153,8 +158,13 @@ def test_the_miniature_is_tested(
             typed(MINI / f"{name}.yaml", *RUN, *FIT, *NO_PICTURES.get(name, ()))
     middle = "--model.init_args.middle"
     enlarger(
-        *("test", "--config", MINI / "invsr/mse.yaml", *RUN, "--model.init_args.steps", 3),
-        *("--model.init_args.solver", "predicted", f"{middle}_weights", "runs/mini_invsr_middle"),
+        *("test", "--config", MINI / "invsr/mse.yaml", *RUN, "--model.init_args.sampling.steps", 3),
+        *(
+            "--model.init_args.sampling.solver",
+            "predicted",
+            f"{middle}_weights",
+            "runs/mini_invsr_middle",
+        ),
         *(middle, "lightning_modules.networks.noise_predictor.NoisePredictor"),
         *(f"{middle}.init_args.latent", 32, f"{middle}.init_args.widths", "[64,96]"),
         *(f"{middle}.init_args.layers", 1, f"{middle}.init_args.head_width", 32),

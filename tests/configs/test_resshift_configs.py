@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from lightning_modules.networks import taef2
+from lightning_modules.networks.taef2 import taef2_decoder, taef2_encoder
 from tests.configs.test_casarbi_configs import differences
 from tests.conftest import REPO
 from tests.quick import quick
@@ -70,8 +70,8 @@ def test_a_miniature_runs(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ENLARGER_WEIGHTS", str(tmp_path))
     with torch.random.fork_rng(devices=[]):
-        torch.save(taef2.encoder().state_dict(), tmp_path / "taef2_encoder.pth")
-        torch.save(taef2.decoder().state_dict(), tmp_path / "taef2_decoder.pth")
+        torch.save(taef2_encoder().state_dict(), tmp_path / "taef2_encoder.pth")
+        torch.save(taef2_decoder().state_dict(), tmp_path / "taef2_decoder.pth")
     window = WINDOW if "taef2" in name else ()
     enlarger("fit", "--config", MINI / f"{name}.yaml", *RUN, *window)
     assert Path(f"runs/mini_resshift_{name}/checkpoints/step-000000002.ckpt").is_file()

@@ -24,6 +24,7 @@ from lightning_modules.folder_outputs import FolderOutputs
 from lightning_modules.image_model import ImageModel
 from lightning_modules.infinity import Infinity
 from lightning_modules.invsr import InvSR
+from lightning_modules.invsr_plan import Sampling
 from lightning_modules.latent_perceptual import LatentPerceptual
 from lightning_modules.latent_regression import LatentRegression
 from lightning_modules.networks.edsr import EDSR
@@ -118,7 +119,7 @@ def predictor():
 
 def from_base(method, **settings):
     sampling = {"schedule": Schedule(prediction="sample"), "sampler": Sampler(steps=3, eta=1.0)}
-    return lambda scale, folder: method(scale, frozen_denoiser(), **settings, **sampling)
+    return lambda scale, folder: method(scale, denoiser=frozen_denoiser(), **settings, **sampling)
 
 
 def low_rank(scale, folder):
@@ -131,7 +132,7 @@ def trained_on(scale, folder):
     denoiser = diffusion(scale, folder).denoiser
     denoiser.begun = "elsewhere"
     sampling = {"schedule": Schedule(prediction="sample"), "sampler": Sampler(steps=3, eta=1.0)}
-    return FineTune(scale, denoiser, **sampling)
+    return FineTune(scale, denoiser=denoiser, **sampling)
 
 
 def nsarm(second):
@@ -152,7 +153,7 @@ EXAMPLES = {
     FolderOutputs: {"files": folder_outputs},
     InvSR: {
         "averaged pixels": lambda scale, folder: InvSR(
-            scale, predictor(), frozen_denoiser(), Averaged(4), steps=2, patch=8
+            scale, predictor(), frozen_denoiser(), Averaged(4), sampling=Sampling(steps=2), patch=8
         )
     },
     LatentRegression: {
@@ -176,7 +177,9 @@ EXAMPLES = {
         "tuned": from_base(SelfCascade, upsampler=Shared),
     },
     ResShiftControl: {
-        "pixels": lambda scale, folder: ResShiftControl(scale, Denoiser(), PixelSpace())
+        "pixels": lambda scale, folder: ResShiftControl(
+            scale, network=Denoiser(), space=PixelSpace()
+        )
     },
 }
 

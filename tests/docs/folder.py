@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 
 from datamodules import pack
-from lightning_modules.networks import taef2
 from lightning_modules.networks.imdn import IMDN
+from lightning_modules.networks.taef2 import taef2_decoder, taef2_encoder
 from tests.conftest import REPO
 from tests.docs.blocks import QUICKSTART, blocks, files, inline
 from tests.docs.stand_in import FOLDER, PROGRAMS, command
@@ -91,8 +91,8 @@ def make_weights(folder: Path) -> None:
     """
     weights = folder / "my" / "weights"
     weights.mkdir()
-    torch.save(taef2.encoder().state_dict(), weights / "taef2_encoder.pth")
-    torch.save(taef2.decoder().state_dict(), weights / "taef2_decoder.pth")
+    torch.save(taef2_encoder().state_dict(), weights / "taef2_encoder.pth")
+    torch.save(taef2_decoder().state_dict(), weights / "taef2_decoder.pth")
     torch.save(IMDN(4).state_dict(), folder / "my" / "IMDN_x4.pth")
     # Tensors of Real-ESRGAN's compact network (SRVGGNetCompact), x4.
     shapes = {0: (4, 3, 3, 3), 1: (4,), 2: (4, 4, 3, 3), 3: (4,), 4: (48, 4, 3, 3)}

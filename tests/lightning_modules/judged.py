@@ -40,8 +40,8 @@ class Judged(Adversarial):
             partial(torch.optim.Adam, lr=0.02),
             accumulate,
             clip,
-            partial(torch.optim.Adam, lr=0.01),
-            partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.9),
+            optimizer=partial(torch.optim.Adam, lr=0.01),
+            lr_scheduler=partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.9),
         )
         self.net = nn.Conv2d(3, 3, 3, padding=1)
         generator = torch.Generator().manual_seed(0)

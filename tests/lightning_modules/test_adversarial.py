@@ -219,7 +219,7 @@ class Save(Callback):
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_train_as_one_with_their_batches(tmp_path: Path) -> None:
-    """Batches of 3 on each of two processes, and of 6 on one, of the same pictures."""
+    """Batches of 3 on each of two processes, and of 6 on one, of the same images."""
     two = trainer(tmp_path, Save(tmp_path), devices=2, strategy="ddp_spawn")
     two.fit(Share(clip=0.05))
     trainer(tmp_path, Save(tmp_path)).fit(Share(clip=0.05))

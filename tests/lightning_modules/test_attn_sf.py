@@ -90,7 +90,7 @@ def test_blocks_that_have_nothing_but_attention():
 
 
 @torch.no_grad()
-def test_pictures_are_others_but_at_the_training_size():
+def test_images_are_others_but_at_the_training_size():
     given, denoiser = batch(), base()
     for layer in self_attention(denoiser.unet).values():
         layer.to_q.weight *= 10  # random weights attend to all tokens alike
@@ -129,7 +129,7 @@ def test_results_are_told_apart():
 def test_bases_that_would_not_notice():
     compiled = base()
     compiled.flags = Flags(frozen=True, compile=True)
-    with pytest.raises(ValueError, match=r"AttnSF, which a compiled network would not notice"):
+    with pytest.raises(ValueError, match=r"AttnSF, which has no effect on a compiled network"):
         direct(denoiser=compiled, patch=AttnSF())
     fused = base()
     next(iter(self_attention(fused.unet).values())).fused_projections = True

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lightning_modules.backbone.condition import Condition, TextEncoder
-from lightning_modules.captions import check_captions, dropped, size_ids, told
+from lightning_modules.captions import check_captions, drop_captions, encode_captions, size_ids
 from tests.lightning_modules.backbone.unets import wrapped
 
 BATCH = {"key": ["a", "b"], "text": ["one", "two, three"]}
@@ -28,23 +28,23 @@ class Lengths(TextEncoder):
 def test_without_an_encoder():
     sizes = size_ids((8, 16), 2, torch.device("cpu"))
     assert sizes.tolist() == [[8, 16, 0, 0, 8, 16]] * 2
-    for found in told(BATCH, wrapped(), None, sizes):
+    for found in encode_captions(BATCH, wrapped(), None, sizes):
         assert found.used.keys() == {"sizes"}
 
 
 def test_the_networks_own_token_stands_for_none():
     denoiser = wrapped(null="learned")
-    known, nothing = told(BATCH, denoiser, Lengths())
+    known, nothing = encode_captions(BATCH, denoiser, Lengths())
     assert known.text[:, 0, 0].tolist() == [3, 10]
     assert torch.equal(nothing.text, denoiser.null_text(2, 3))
 
 
 def test_else_an_empty_caption_does():
     """Of all its parts: a pooled embedding of the caption would tell of it."""
-    _, nothing = told(BATCH, wrapped(), Lengths())
+    _, nothing = encode_captions(BATCH, wrapped(), Lengths())
     assert torch.equal(nothing.text, torch.zeros(2, 3, 6))
     for denoiser in (wrapped(), wrapped(null="learned")):
-        known, nothing = told(BATCH, denoiser, Lengths(pooled=True), torch.ones(2, 6))
+        known, nothing = encode_captions(BATCH, denoiser, Lengths(pooled=True), torch.ones(2, 6))
         assert known.pooled[:, 0].tolist() == [30, 100]
         assert torch.equal(nothing.pooled, torch.zeros(2, 6))
         assert torch.equal(nothing.text, torch.zeros(2, 3, 6))
@@ -57,7 +57,7 @@ def test_captions_are_left_out_at_random(share, expected):
     torch.manual_seed(0)
     known = Condition(torch.ones(4000, 3, 6), torch.ones(4000, 5), torch.full((4000, 6), 7.0))
     nothing = Condition(torch.zeros(4000, 3, 6), torch.zeros(4000, 5), known.sizes)
-    found = dropped(known, nothing, share)
+    found = drop_captions(known, nothing, share)
     left_out = (found.text == 0).all((1, 2))
     assert torch.equal(left_out, (found.text == 0).any((1, 2)))
     assert torch.equal(left_out, (found.pooled == 0).all(1))
@@ -68,12 +68,12 @@ def test_captions_are_left_out_at_random(share, expected):
 
 def test_nothing_is_left_out_of_nothing():
     sizes = Condition(sizes=torch.ones(2, 6))
-    assert dropped(sizes, sizes, 0.5) is sizes
+    assert drop_captions(sizes, sizes, 0.5) is sizes
 
 
 def test_what_cannot_be():
     with pytest.raises(ValueError, match=r"a has no caption, and model\.init_args\.encoder reads"):
-        told({"key": ["a"]}, wrapped(), Lengths())
+        encode_captions({"key": ["a"]}, wrapped(), Lengths())
     with pytest.raises(ValueError, match=r"caption_dropout is 1\.5; expected 0 to 1"):
         check_captions(None, 1.0, 1.5)
     with pytest.raises(ValueError, match=r"guidance is 2, .*set model\.init_args\.encoder"):

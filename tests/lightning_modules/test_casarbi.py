@@ -171,7 +171,7 @@ def test_targets_share_their_first_stages():
     assert told[85][30].shape != told[112][30].shape
 
 
-def test_noise_belongs_to_the_picture():
+def test_noise_belongs_to_the_image():
     given = batch(8, 8, (32, 32))
     made = method(0.5, timesteps=[14, 3])
     made.network.answer = lambda b: made.network.told[-1]["x"]
@@ -225,7 +225,7 @@ def test_few_steps_of_the_same_training():
 
 
 def test_it_learns_a_residual():
-    """Pictures that lack a constant: the network finds it."""
+    """Images that lack a constant: the network finds it."""
     torch.manual_seed(0)
     network = SFTUNet(features=8, width=8, multipliers=(1, 2), blocks=1, attention=False, patch=2)
     made = CasArbi(
@@ -345,7 +345,7 @@ def test_bad_arguments(settings, message):
         CasArbi(2.0, TINY, **settings)
 
 
-def test_the_check_before_training_gives_the_bases_picture():
+def test_the_check_before_training_gives_the_bases_image():
     """Nothing is measured then, and nothing learned."""
     made = CasArbi(2.0, TINY, network=SFTUNet(8, 8, (1,), 1)).eval()
     given = batch()
@@ -364,7 +364,7 @@ def test_no_output_without_its_unit(hook):
 
 
 @pytest.mark.parametrize("size", [(2, 2), (1, 3), (2, 1)])
-def test_the_smallest_pictures(size):
+def test_the_smallest_images(size):
     network = SFTUNet(8, 8, (1, 2, 2), 1, patch=2)
     made = CasArbi(2.0, TINY, network=network, residual_deviation=0.1, timesteps=[14, 0]).eval()
     given = batch(1, 1, size)

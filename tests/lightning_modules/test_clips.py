@@ -1,4 +1,4 @@
-"""Clips through what is made for pictures: spaces, resizing, and a base that is trained."""
+"""Clips through what is made for images: spaces, resizing, and a base that is trained."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def base(**settings: Any) -> Any:
 @pytest.mark.parametrize("at_once", [1, 16 * 24 * 2, 1 << 20])
 @torch.no_grad()
 def test_frames_through_an_autoencoder(at_once, monkeypatch):
-    """As pictures, in parts of so many pixels."""
+    """As images, in parts of so many pixels."""
     monkeypatch.setattr(frames, "PIXELS", at_once)
     space, clip = KLSpace(small_kl(scaling_factor=0.5)), clips()["clip"]
     asked = []
@@ -124,15 +124,15 @@ def test_clips_from_noise():
     torch.testing.assert_close(method.sample(alone)["sr"], both[1:], rtol=0, atol=1e-5)
 
 
-def test_pictures_and_clips_are_told_apart():
-    video, pictures = base(), Diffusion(1.0, wrapped(null="learned"), steps=2)
+def test_images_and_clips_are_told_apart():
+    video, images = base(), Diffusion(1.0, wrapped(null="learned"), steps=2)
     batch: Any = {"key": ["a"], "seed": torch.arange(1), "size": (8, 8)}
     batch["hr"] = torch.rand(1, 3, 8, 8)
-    with pytest.raises(ValueError, match="a UNet3D, makes clips, and a is a picture: take"):
+    with pytest.raises(ValueError, match="a UNet3D, makes clips, and a is an image: use"):
         video.training_step(batch, 0)
-    with pytest.raises(ValueError, match="a UNet3D, makes clips, and a is a picture"):
+    with pytest.raises(ValueError, match="a UNet3D, makes clips, and a is an image"):
         video.sample(batch)
-    with pytest.raises(ValueError, match=r"makes pictures, and 0 is a clip: set it to .*UNet3D"):
-        pictures.sample(clips())
-    with pytest.raises(ValueError, match="gives no pictures, which are wanted here"):
-        pictures.training_step({"key": ["a"], "seed": torch.arange(1)}, 0)
+    with pytest.raises(ValueError, match=r"makes images, and 0 is a clip: set it to .*UNet3D"):
+        images.sample(clips())
+    with pytest.raises(ValueError, match="has no images, which are required here"):
+        images.training_step({"key": ["a"], "seed": torch.arange(1)}, 0)

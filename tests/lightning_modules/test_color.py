@@ -16,7 +16,7 @@ from lightning_modules.color import KINDS, ColorFix, adain, fix_colors, low_band
 FIXES: list[Any] = [kind for kind in KINDS if kind != "none"]
 
 
-def pictures(h: int = 20, w: int = 26, count: int = 2, seed: int = 0) -> Tensor:
+def images(h: int = 20, w: int = 26, count: int = 2, seed: int = 0) -> Tensor:
     return torch.rand(count, 3, h, w, generator=torch.Generator().manual_seed(seed))
 
 
@@ -44,13 +44,13 @@ def blurred(x: np.ndarray) -> np.ndarray:
 
 class TestAgainstNumpy:
     def test_wavelet(self) -> None:
-        sr, reference = pictures(), pictures(seed=1)
+        sr, reference = images(), images(seed=1)
         a, b = sr.double().numpy(), reference.double().numpy()
         expected = a - blurred(a) + blurred(b)
         np.testing.assert_allclose(wavelet(sr, reference).numpy(), expected, atol=1e-6)
 
     def test_adain(self) -> None:
-        sr, reference = pictures(), pictures(seed=1) ** 2
+        sr, reference = images(), images(seed=1) ** 2
         a, b = sr.double().numpy(), reference.double().numpy()
         for image in range(2):
             for channel in range(3):
@@ -61,7 +61,7 @@ class TestAgainstNumpy:
                 np.testing.assert_allclose(fixed, expected, atol=1e-6)
 
     def test_ycbcr_in_the_studio_range(self) -> None:
-        sr, reference = pictures(), pictures(seed=1)
+        sr, reference = images(), images(seed=1)
         matrix = np.array(
             [[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]]
         )
@@ -73,17 +73,17 @@ class TestAgainstNumpy:
         np.testing.assert_allclose(fixed, expected, atol=1e-5)
 
     def test_the_reference_is_pillows_bicubic(self) -> None:
-        levels = (pictures(12, 14, 1)[0] * 255).round()
+        levels = (images(12, 14, 1)[0] * 255).round()
         image = Image.fromarray(levels.permute(1, 2, 0).byte().numpy())
         large = np.asarray(image.resize((56, 48), Image.Resampling.BICUBIC)) / 255
         reference = torch.from_numpy(large).float().permute(2, 0, 1)[None]
-        sr = pictures(48, 56, 1, seed=2)
+        sr = images(48, 56, 1, seed=2)
         fixed = fix_colors(sr, levels[None] / 255, "wavelet")
         expected = wavelet(sr, reference).clamp(0, 1)
         torch.testing.assert_close(fixed, expected, rtol=0, atol=0.01)  # Pillow's clips
 
     def test_adain_then_wavelet(self) -> None:
-        sr, lr = pictures(40, 52), pictures(seed=1) ** 2
+        sr, lr = images(40, 52), images(seed=1) ** 2
         reference = resize(lr, (40, 52), clamp=False)
         first = adain(sr, reference).clamp(0, 1)
         expected = (first - low_band(first) + low_band(reference)).clamp(0, 1)
@@ -92,12 +92,12 @@ class TestAgainstNumpy:
 
     @pytest.mark.parametrize(("share", "kind"), [(1.0, "wavelet"), (0.0, "adain")])
     def test_a_blend_has_two_ends(self, share: float, kind: ColorFix) -> None:
-        sr, lr = pictures(40, 52), pictures(seed=1)
+        sr, lr = images(40, 52), images(seed=1)
         fixed = fix_colors(sr, lr, "blend", share)
         torch.testing.assert_close(fixed, fix_colors(sr, lr, kind), rtol=0, atol=1e-6)
 
     def test_a_blend_lies_between(self) -> None:
-        sr, lr = pictures(40, 52) * 0.4 + 0.3, pictures(seed=1) * 0.4 + 0.3  # nothing is clamped
+        sr, lr = images(40, 52) * 0.4 + 0.3, images(seed=1) * 0.4 + 0.3  # nothing is clamped
         ends = [fix_colors(sr, lr, kind) for kind in ("wavelet", "adain")]
         expected = 0.25 * ends[0] + 0.75 * ends[1]
         torch.testing.assert_close(fix_colors(sr, lr, "blend", 0.25), expected, rtol=0, atol=1e-6)
@@ -133,8 +133,8 @@ class TestWhatItIsFor:
 
     @pytest.mark.parametrize("kind", FIXES)
     def test_what_is_right_stays(self, kind: ColorFix) -> None:
-        """The enlarged LR picture is its own reference."""
-        lr = pictures(12, 10) * 0.6 + 0.2
+        """The enlarged LR image is its own reference."""
+        lr = images(12, 10) * 0.6 + 0.2
         sr = resize(lr, (48, 40), clamp=False)
         torch.testing.assert_close(fix_colors(sr, lr, kind), sr, rtol=0, atol=1e-6)
 
@@ -143,7 +143,7 @@ class TestContract:
     @pytest.mark.parametrize("kind", FIXES)
     @pytest.mark.parametrize("side", range(1, 17))
     def test_any_size(self, kind: ColorFix, side: int) -> None:
-        lr, sr = pictures(side, 17 - side), pictures(4 * side, 4 * (17 - side), seed=1)
+        lr, sr = images(side, 17 - side), images(4 * side, 4 * (17 - side), seed=1)
         fixed = fix_colors(sr, lr, kind)
         assert fixed.shape == sr.shape
         assert fixed.dtype == torch.float32
@@ -162,29 +162,29 @@ class TestContract:
         assert fix_colors(torch.rand(1, 3, 1, 1), torch.rand(1, 3, 1, 1), kind).isfinite().all()
 
     @pytest.mark.parametrize("kind", FIXES)
-    def test_a_picture_does_not_depend_on_its_batch(self, kind: ColorFix) -> None:
-        sr, lr = pictures(40, 52, 3), pictures(count=3, seed=1)
+    def test_an_image_does_not_depend_on_its_batch(self, kind: ColorFix) -> None:
+        sr, lr = images(40, 52, 3), images(count=3, seed=1)
         both, one = fix_colors(sr, lr, kind), fix_colors(sr[1:2], lr[1:2], kind)
         torch.testing.assert_close(both[1:2], one, rtol=0, atol=1e-6)
 
     @pytest.mark.parametrize("kind", FIXES)
     def test_autocast_does_not_matter(self, kind: ColorFix) -> None:
-        sr, lr = pictures(40, 52), pictures(seed=1)
+        sr, lr = images(40, 52), images(seed=1)
         with torch.autocast("cpu", torch.bfloat16):
             fixed = fix_colors(sr, lr, kind)
         assert torch.equal(fixed, fix_colors(sr, lr, kind))
 
     def test_the_arguments_are_left_as_they_were(self) -> None:
-        sr, lr = pictures(40, 52), pictures(seed=1)
+        sr, lr = images(40, 52), images(seed=1)
         before = sr.clone(), lr.clone()
         for kind in FIXES:
             fix_colors(sr, lr, kind)
         assert torch.equal(sr, before[0])
         assert torch.equal(lr, before[1])
 
-    def test_none_is_the_picture_itself(self) -> None:
-        sr = pictures()
-        assert fix_colors(sr, pictures(seed=1), "none") is sr
+    def test_none_is_the_image_itself(self) -> None:
+        sr = images()
+        assert fix_colors(sr, images(seed=1), "none") is sr
 
     @pytest.mark.parametrize(
         ("kind", "share", "message"),
@@ -195,4 +195,4 @@ class TestContract:
     )
     def test_what_cannot_be(self, kind: Any, share: float, message: str) -> None:
         with pytest.raises(ValueError, match=message):
-            fix_colors(pictures(), pictures(), kind, share)
+            fix_colors(images(), images(), kind, share)

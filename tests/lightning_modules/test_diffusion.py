@@ -13,9 +13,10 @@ from torch.nn import functional
 from lightning_modules.backbone.condition import TextEncoder
 from lightning_modules.backbone.denoiser import Denoiser, Flags, UNet2D
 from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.backbone.space import PixelSpace, Taef2Space, fingerprint
+from lightning_modules.backbone.space import PixelSpace, Taef2Space
 from lightning_modules.diffusion import Diffusion, min_snr_weights
 from lightning_modules.noise import Noise
+from lightning_modules.weights import fingerprint
 from tests.lightning_modules.backbone.unets import FLAT, bare, small_kl, wrapped
 
 PREDICTIONS = pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
@@ -175,7 +176,7 @@ def test_latents_that_were_encoded_before():
         method.latent({**encoded, "space": PixelSpace().identity})
 
 
-def test_smaller_pictures_by_their_area():
+def test_smaller_images_by_their_area():
     given = batch(side=16)
     small_hr = given["hr"].unflatten(2, (8, 2)).unflatten(4, (8, 2)).mean((3, 5))
     method = quiet(Diffusion(2.0, Oracle(small_hr * 2 - 1)))
@@ -211,14 +212,14 @@ def test_a_network_without_a_null_text_is_told_an_empty_caption():
     assert (text == len("")).all()
 
 
-def test_pictures_without_captions():
+def test_images_without_captions():
     method = oracle(encoder=Words())
     given = {name: value for name, value in batch().items() if name != "text"}
     with pytest.raises(ValueError, match=r"0 has no caption, and model\.init_args\.encoder reads"):
         method.training_step(given, 0)
 
 
-def test_it_learns_one_picture():
+def test_it_learns_one_image():
     torch.manual_seed(0)
     given = {**batch(), "hr": torch.full((4, 3, 8, 8), 0.8)}
     method = small(schedule=Schedule(prediction="v_prediction"))
@@ -306,7 +307,7 @@ def test_guidance():
     assert calls == [4, 4]
 
 
-def test_the_same_seed_gives_the_same_picture_in_another_batch():
+def test_the_same_seed_gives_the_same_image_in_another_batch():
     given = batch()
     method = small(steps=3, eta=1.0, schedule=Schedule(prediction="sample")).eval()
     four = method.sample(given)["sr"]
@@ -417,7 +418,7 @@ def test_a_run_on_the_command_line(tiny, enlarger):
         ({"min_snr": 0.0}, r"min_snr is 0\.0; expected a number above 0"),
         ({"caption_dropout": 1.1}, r"caption_dropout is 1\.1; expected 0 to 1"),
         ({"guidance": 2.0}, r"guidance is 2, .*set model\.init_args\.encoder"),
-        ({"steps": 0}, "0 sampling steps were asked for"),
+        ({"steps": 0}, "0 sampling steps were requested"),
     ],
 )
 def test_settings_that_cannot_be(settings, message):
@@ -433,12 +434,14 @@ def test_random_latents_are_refused():
         method.setup("fit")
 
 
-def test_pictures_that_cannot_be_made():
+def test_images_that_cannot_be_made():
     four = wrapped(in_channels=4, out_channels=4)
     with pytest.raises(ValueError, match="for 4 channels and the space has 3"):
         Diffusion(1.0, four)
     given = batch(side=9)
-    with pytest.raises(ValueError, match="9x9 were asked for; expected multiples of 2"):
+    with pytest.raises(ValueError, match="9x9 were requested; expected multiples of 2"):
         Diffusion(2.0, Oracle(None)).generate(given, Noise(given["seed"]))
-    with pytest.raises(ValueError, match="trained on timesteps 0 to 299 of 1000 and makes nothing"):
+    with pytest.raises(
+        ValueError, match="trained on timesteps 0 to 299 of 1000 and cannot generate"
+    ):
         oracle(timesteps=(0, 300)).generate(batch(), Noise(batch()["seed"]))

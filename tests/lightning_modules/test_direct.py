@@ -39,7 +39,7 @@ def test_all_steps_at_the_outputs_size():
 def test_it_is_the_base_stage_of_a_cascade_that_has_no_other(variance):
     settings = {"schedule": Schedule(variance=variance), "sampler": Sampler(4, eta=0.5)}
     given, noise = batch(), Noise(batch()["seed"])
-    cascade = SelfCascade(1.0, base(), **settings).eval()
+    cascade = SelfCascade(1.0, denoiser=base(), **settings).eval()
     expected = cascade.generate(given, noise)
     found = direct(**settings).generate(given, Noise(batch()["seed"]).stream(0))
     assert torch.equal(found, expected)
@@ -47,7 +47,7 @@ def test_it_is_the_base_stage_of_a_cascade_that_has_no_other(variance):
 
 @torch.no_grad()
 def test_in_latents_with_captions():
-    """A picture is its own, whatever is in the batch."""
+    """An image is its own, whatever is in the batch."""
     space, four = KLSpace(small_kl()), base(in_channels=4, out_channels=4)
     settings = {"encoder": Words(), "guidance": 2.0, "sampler": Sampler(4, eta=1.0, last=0)}
     method = direct(denoiser=four, space=space, **settings)
@@ -79,7 +79,7 @@ def test_nothing_is_trained():
     with pytest.raises(ValueError, match=r"Direct has nothing to train: use test or predict"):
         method.setup("fit")
     method.denoiser.source = ""
-    with pytest.raises(ValueError, match=r"a trained base is needed"):
+    with pytest.raises(ValueError, match=r"a trained base is required"):
         method.setup("test")
 
 
@@ -96,9 +96,9 @@ def test_results_are_told_apart():
         ({"denoiser": wrapped(null="learned")}, r"never trained here: set frozen in .*flags"),
         ({"denoiser": base(in_channels=4, out_channels=4)}, r"4 channels and the space has 3"),
         ({"guidance": 2.0}, r"guidance is 2, .*set model\.init_args\.encoder"),
-        ({"size_condition": "stage"}, r"size_condition is stage, and the denoiser is not one"),
+        ({"size_condition": "stage"}, r"size_condition is stage, and the denoiser has no size"),
         ({"size_condition": "target"}, r"size_condition is 'target'; expected stage or base"),
-        ({"denoiser": base(**SDXL)}, r"size_condition is None, and the denoiser is one"),
+        ({"denoiser": base(**SDXL)}, r"size_condition is None, and the denoiser has a size"),
     ],
 )
 def test_settings_that_cannot_be(settings, message):
@@ -106,12 +106,12 @@ def test_settings_that_cannot_be(settings, message):
         direct(**settings)
 
 
-def test_pictures_that_cannot_be_made():
+def test_images_that_cannot_be_made():
     given = batch((25, 40))
     with pytest.raises(ValueError, match=r"25x40 are no multiple of data\.init_args\.scale 2"):
         direct().generate(given, Noise(given["seed"]))
     latents = {"denoiser": base(in_channels=4, out_channels=4), "space": KLSpace(small_kl())}
-    with pytest.raises(ValueError, match=r"25x40 were asked for; expected multiples of 2"):
+    with pytest.raises(ValueError, match=r"25x40 were requested; expected multiples of 2"):
         direct(**latents, base_size=8).generate(given, Noise(given["seed"]))
 
 

@@ -1,4 +1,4 @@
-"""Large pictures by a whole method: the same in tiles as at once, in pixels or in latents."""
+"""Large images by a whole method: the same in tiles as at once, in pixels or in latents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch.nn import functional
 
 from benchmarks.tiling_seams import seam
 from degradations.bicubic import resize
-from lightning_modules import tile_side
 from lightning_modules.base import SuperResolver
 from lightning_modules.bicubic import Bicubic
 from lightning_modules.color import fix_colors
@@ -149,7 +148,7 @@ class Full(Stochastic):
 class TestACardWithoutMemory:
     @pytest.mark.parametrize(("side", "tiles"), [(100, 8 * 8), (90, 7 * 7)])
     def test_tiles_of_half_the_side(self, caplog: Any, side: int, tiles: int) -> None:
-        """Of a picture of several tiles, and of one that was not to be cut."""
+        """Of an image of several tiles, and of one that was not to be cut."""
         model, batch = Full(), batch_of(1, side)
         batch["lr"], batch["size"] = batch["lr"][..., :side], (2 * side, 2 * side)
         expected = Stochastic().eval().test_step(batch, 0)["sr"]
@@ -215,7 +214,7 @@ class TestLatents:
 
 
 class TestSeams:
-    def picture(self, side: int = 240) -> Any:
+    def image(self, side: int = 240) -> Any:
         """Texture that is the same everywhere, in a light that is not."""
         batch: Any = batch_of(1, side)
         light = torch.linspace(0.2, 0.8, side + 2)
@@ -224,7 +223,7 @@ class TestSeams:
 
     @pytest.mark.parametrize("window", ["linear", "gaussian"])
     def test_statistics_of_a_tile_do_not_show(self, window: Any) -> None:
-        model, batch = Normalised(), self.picture()
+        model, batch = Normalised(), self.image()
         whole = model.eval().test_step(batch, 0)["sr"]
         found = predicted(model, batch, window=window)
         tiles = grid(batch["lr"].shape[-2:], batch["size"], 64, 32, window)
@@ -235,10 +234,10 @@ class TestSeams:
 
     def test_the_measure_sees_what_there_is(self) -> None:
         tiles = grid((60, 60), (120, 120), 32, 8, "flat")
-        picture = torch.rand(1, 3, 120, 120) / 10
-        assert 0.9 < seam(picture, tiles) < 1.1
-        picture[..., tiles[0].rows.out.stop :, :] += 0.1
-        assert seam(picture, tiles) > 1.05
+        image = torch.rand(1, 3, 120, 120) / 10
+        assert 0.9 < seam(image, tiles) < 1.1
+        image[..., tiles[0].rows.out.stop :, :] += 0.1
+        assert seam(image, tiles) > 1.05
 
 
 class Fixed(Plain):
@@ -310,31 +309,15 @@ class TestAttributes:
         cut_in_prediction.tiling = Tiling(64)
         assert cut_in_prediction.options == {}
 
-    def test_evaluation_does_not_ask_for_memory(self, monkeypatch: Any) -> None:
-        """Numbers are the same on every machine; in prediction memory may halve the tiles."""
+    def test_no_tile_is_smaller_than_the_least(self) -> None:
+        class Filling(Full):
+            tile, tile_overlap, tile_least, room = 96, 12, 50, 50
 
-        class Always(Stochastic):
-            tile, tile_overlap, tile_always = 96, 12, True
-
-        monkeypatch.setattr(tile_side, "free_bytes", lambda device: 0)
-        model, batch = Always().eval(), batch_of(1, 140)
-        for step in (model.validation_step, model.test_step):
-            step(batch, 0)
-            assert model.tiles == 2 * 2
-        model.predict_step(batch, 0)
-        assert model.tiles > 10 * 10
-
-    @pytest.mark.parametrize("free", [0, 10**12])
-    def test_no_tile_is_smaller_than_the_least(self, monkeypatch: Any, free: int) -> None:
-        class Filling(Stochastic):
-            tile, tile_overlap, tile_least = 96, 12, 50
-
-        monkeypatch.setattr(tile_side, "free_bytes", lambda device: free)
         model, batch = Filling(), batch_of(1, 140)
         predicted(model, batch)
-        assert model._side == (96 if free else 50)
+        assert model._side == 50
         predicted(model, batch, size=50)
-        with pytest.raises(ValueError, match=r"tiling\.size is 49, and Filling fills .* up to 50"):
+        with pytest.raises(ValueError, match=r"tiling\.size is 49, and Filling pads .* to 50"):
             predicted(model, batch, size=49)
 
     @pytest.mark.parametrize(("scale", "side"), [(1, 512), (2, 512), (4, 256), (5, 204), (12, 128)])
@@ -375,7 +358,7 @@ class TestAttributes:
         predicted(Lattice(), batch, size=31)  # too small for such a lattice
         assert sides == {(31, 31)}
 
-    def test_what_has_no_network_is_not_tried(self) -> None:
+    def test_what_has_no_network(self) -> None:
         model = Bicubic(2)
         batch = batch_of(1, 600)
         found = predicted(model, batch)
@@ -385,5 +368,5 @@ class TestAttributes:
 
 def test_without_lr_there_is_nothing_to_enlarge() -> None:
     batch: Any = {"key": ["seeds/0"], "seed": torch.tensor([0]), "size": (8, 8)}
-    with pytest.raises(ValueError, match=r"Bicubic enlarges pictures, and seeds/0 has no LR: name"):
+    with pytest.raises(ValueError, match=r"Bicubic enlarges images, and seeds/0 has no LR: set"):
         Bicubic(2).enlarge(batch)

@@ -168,7 +168,7 @@ def test_a_fit_may_start_from_the_weights_of_another(tmp_path):
     whole().on_save_checkpoint(stored)
     torch.save(stored, tmp_path / "a.ckpt")
     again = made(FineTune, denoiser=wrapped(null="learned"))
-    with pytest.raises(ValueError, match=r"a trained base is needed"):
+    with pytest.raises(ValueError, match=r"a trained base is required"):
         again.setup("fit")
     again.load_weights(tmp_path / "a.ckpt")
     again.setup("fit")
@@ -249,6 +249,6 @@ def test_settings_that_do_not_fit():
         made(LoRA, denoiser=base(), rank=0)
     random = whole()
     random.denoiser.begun = ""
-    with pytest.raises(ValueError, match="a trained base is needed"):
+    with pytest.raises(ValueError, match="a trained base is required"):
         random.setup("fit")
     random.setup("test")  # its own checkpoint has all weights

@@ -1,4 +1,4 @@
-"""FolderOutputs: another program's pictures, complete or not at all."""
+"""FolderOutputs: another program's images, complete or not at all."""
 
 from __future__ import annotations
 
@@ -112,11 +112,11 @@ class TestBadInput:
             measured(root, tmp_path)
         for name in (str(root / "bird.png"), str(root / "sub" / "head.png")):
             assert name in str(caught.value)
-        assert f"it has 1 that are not asked for: {root / 'sub' / 'Head.png'}" in str(caught.value)
+        assert f"it has 1 extra ones: {root / 'sub' / 'Head.png'}" in str(caught.value)
 
     def test_a_wrong_suffix(self, tmp_path):
         write(tmp_path / "out", "x3.png")
-        with pytest.raises(ValueError, match=r"lacks 3 of 3 pictures: .*babyx2\.png"):
+        with pytest.raises(ValueError, match=r"lacks 3 of 3 images: .*babyx2\.png"):
             measured(tmp_path / "out", tmp_path, suffix="x2")
 
     def test_many_are_counted(self, tmp_path):
@@ -132,7 +132,7 @@ class TestBadInput:
         with caplog.at_level(logging.WARNING, "lightning_modules.folder_outputs"):
             assert measured(root, tmp_path)["n"] == 3
         (record,) = caplog.records
-        assert record.getMessage() == f"{root} has 1 pictures more: {root / 'bird_old.png'}"
+        assert record.getMessage() == f"{root} has 1 extra images: {root / 'bird_old.png'}"
 
     def test_none_too_many_is_not_told(self, root, tmp_path, caplog):
         with caplog.at_level(logging.WARNING, "lightning_modules.folder_outputs"):
@@ -141,19 +141,17 @@ class TestBadInput:
 
     def test_another_size(self, root, tmp_path):
         Image.fromarray(picture(24, 31)).save(root / "bird.png")
-        message = (
-            r"bird\.png is 31x24 pixels, but the HR picture is 30x24: .*data\.init_args\.scale"
-        )
+        message = r"bird\.png is 31x24 pixels, but the HR image is 30x24: .*data\.init_args\.scale"
         with pytest.raises(ValueError, match=message):
             measured(root, tmp_path)
 
     def test_a_broken_one(self, root, tmp_path):
         data = (root / "bird.png").read_bytes()
         (root / "bird.png").write_bytes(data[: len(data) // 2])
-        with pytest.raises(ValueError, match=r"bird\.png is no readable picture: \S"):
+        with pytest.raises(ValueError, match=r"bird\.png is not a readable image: \S"):
             measured(root, tmp_path)
-        (root / "bird.png").write_text("a picture")
-        with pytest.raises(ValueError, match=r"bird\.png is no readable picture: \S"):
+        (root / "bird.png").write_text("an image")
+        with pytest.raises(ValueError, match=r"bird\.png is not a readable image: \S"):
             measured(root, tmp_path)
 
     def test_16_bits(self, root, tmp_path):

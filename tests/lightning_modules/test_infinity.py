@@ -45,14 +45,14 @@ def wanted(given):
 
 
 class TestTraining:
-    def test_the_loss_is_that_of_bits_said_by_the_picture(self):
+    def test_the_loss_is_that_of_bits_said_by_the_image(self):
         model = method(flip_strength=0.0)
         loss = model.training_step(batch(), 0)
         f = model.space.encode(batch()["hr"])
         scales = model.space.scales((4, 4))
         given = forced(f, scales)
         none = model.transformer.no_text[:1].expand(2, 1, -1)
-        told = model.transformer.told(Text(none, torch.ones(2)))
+        told = model.transformer.encode_text(Text(none, torch.ones(2)))
         odds = model.transformer(given.inputs, scales, told).diff(dim=-1)[..., 0]
         each = torch.nn.functional.softplus(torch.where(given.bits > 0, -odds, odds)).mean(-1)
         torch.testing.assert_close(loss, (each * scale_weights(scales)).sum(1).mean())
@@ -71,7 +71,7 @@ class TestTraining:
         change = self_correction(1.0, 2)
         given = forced(model.space.encode(batch()["hr"]), scales, change)
         none = model.transformer.no_text[:1].expand(2, 1, -1)
-        told = model.transformer.told(Text(none, torch.ones(2)))
+        told = model.transformer.encode_text(Text(none, torch.ones(2)))
         logits = model.transformer(given.inputs, scales, told)
         torch.testing.assert_close(loss, bit_losses(logits, given.bits).mean())
         plain = method(flip_strength=0.0, reweight=False).training_step(batch(), 0)
@@ -153,7 +153,7 @@ class TestTexts:
 
     def test_guidance_without_a_text_is_refused(self):
         led = method(bits=Bitwise(guidance=3)).eval()
-        with pytest.raises(ValueError, match=r"guidance is 3, and there is no text to be led by"):
+        with pytest.raises(ValueError, match=r"guidance is 3, and there is no text: set"):
             led.sample(wanted(batch()))
 
     @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ class TestTexts:
     def test_a_prompt_beside_features_of_captions(self):
         given = batch() | {"text_features": torch.ones(2, 1, 128), "text_lengths": torch.ones(2)}
         model = method(encoder=Classes(["a", "b"]), prompt="b")
-        with pytest.raises(ValueError, match="comes with features of its own caption"):
+        with pytest.raises(ValueError, match="has features of its own caption"):
             model.training_step(given, 0)
 
     def test_half_features_leave_the_table_as_it_is(self):
@@ -194,14 +194,14 @@ class TestTexts:
         assert found == {"tau": 0.7, "encoder": "Classes", "prompt": "a"}
 
 
-class TestPictures:
-    def test_a_picture_does_not_depend_on_its_batch(self):
+class TestImages:
+    def test_an_image_does_not_depend_on_its_batch(self):
         model = method(bits=Bitwise(1.0)).eval()
         both = model.sample(wanted(batch()))["sr"]
         torch.testing.assert_close(model.sample(wanted(batch(1)))["sr"], both[:1])
         assert not torch.equal(both[0], both[1])
 
-    def test_bits_are_those_of_the_picture(self):
+    def test_bits_are_those_of_the_image(self):
         model = method(bits=Bitwise(1.0)).eval()
         codes = model.bits_of(wanted(batch()))
         total = sum(
@@ -212,7 +212,7 @@ class TestPictures:
 
     @pytest.mark.parametrize(
         ("size", "message"),
-        [((40, 32), "40x32 pixels has no scales; there are some for 32x32"), ((30, 32), "of 8")],
+        [((40, 32), "40x32 pixels has no scales; known sizes are 32x32"), ((30, 32), "of 8")],
     )
     def test_a_size_without_scales(self, size, message):
         with pytest.raises(ValueError, match=message):

@@ -18,7 +18,7 @@ from lightning_modules.backbone.denoiser import Flags, UNet2D
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import Taef2Space
 from lightning_modules.invsr import InvSR
-from lightning_modules.invsr_plan import start_for, timesteps_for
+from lightning_modules.invsr_plan import Sampling, Training, start_for, timesteps_for
 from lightning_modules.latent_pairs import enlarged
 from lightning_modules.latent_regression import LatentRegression
 from lightning_modules.networks.discriminator import LatentDiscriminator
@@ -57,7 +57,11 @@ def base() -> UNet2D:
 
 def invsr(scale: float = 4.0, **options: Any) -> Any:
     options = {"predictor": predictor(), "denoiser": base(), "space": Averaged()} | options
-    method: Any = InvSR(scale, **{"patch": 16, **options})
+    groups: dict[str, Any] = {
+        name: kind(**{k: options.pop(k) for k in list(options) if k in kind.__annotations__})
+        for name, kind in (("sampling", Sampling), ("training", Training))
+    }
+    method: Any = InvSR(scale, **{"patch": 16, **groups, **options})
     method.log = lambda *_, **__: None
     method._trainer = SimpleNamespace(global_step=0)
     return method
@@ -181,7 +185,7 @@ def test_any_list_that_starts_where_it_was_trained_to() -> None:
     assert invsr(timesteps=[100, 80, 60, 40, 20]).plan() == [100, 80, 60, 40, 20]
 
 
-def test_noisier_pictures_start_earlier() -> None:
+def test_noisier_images_start_earlier() -> None:
     generator = torch.Generator().manual_seed(0)
     ramp = torch.linspace(0.3, 0.7, 64).expand(1, 3, 64, 64)
     noise = torch.randn(1, 3, 64, 64, generator=generator) / 255
@@ -219,7 +223,7 @@ def test_sampling_is_that_of_diffusers_euler(timesteps: list[int]) -> None:
     assert (found - off_by_one).abs().max() > 1e-4
 
 
-def test_what_is_drawn_belongs_to_the_picture() -> None:
+def test_what_is_drawn_belongs_to_the_image() -> None:
     method, given = invsr(steps=2).eval(), batch()
     both = method.enlarge(given)["sr"]
     one = {**given, "lr": given["lr"][1:], "key": given["key"][1:], "seed": given["seed"][1:]}
@@ -313,7 +317,7 @@ def test_tiles_below_the_patch_are_refused() -> None:
     control = LatentRegression(4.0, predictor(), Averaged(), patch=16)
     for method in (invsr().eval(), control):
         method._trainer, method.tiling = None, Tiling(size=15, overlap=8)
-        with pytest.raises(ValueError, match=r"tiling\.size is 15, and .* up to 16 pixels: set it"):
+        with pytest.raises(ValueError, match=r"tiling\.size is 15, and .* to 16 pixels: set it"):
             method.enlarge(batch(48, 32, 1))
     method = invsr().eval()
     method.tiling = Tiling(size=8, overlap=4, where="latent")  # the one latent is filled up once
@@ -321,7 +325,7 @@ def test_tiles_below_the_patch_are_refused() -> None:
 
 
 def test_colours_lie_where_they_belong_unless_the_released_way_is_asked_for() -> None:
-    """A picture that is red on the left, 16 px high and 10 wide, mirrored to 16 x 16."""
+    """An image that is red on the left, 16 px high and 10 wide, mirrored to 16 x 16."""
     given = batch(16, 10, 1)
     given["lr"] = torch.full((1, 3, 16, 10), 0.2)
     given["lr"][:, 0, :, :5] = 0.9
@@ -336,7 +340,7 @@ def test_colours_lie_where_they_belong_unless_the_released_way_is_asked_for() ->
     assert method.options["color_misaligned"] == "true"
 
 
-def test_auto_start_is_chosen_for_each_picture() -> None:
+def test_auto_start_is_chosen_for_each_image() -> None:
     method, given = invsr(start="auto").eval(), batch()
     ramp = torch.linspace(0.3, 0.7, 16).expand(3, 16, 16)
     given["lr"] = torch.stack([ramp, given["lr"][1]])
@@ -510,22 +514,22 @@ def test_the_distance_is_looked_for_in_training_alone(tmp_path: Path) -> None:
         ({"timesteps": [100, 0]}, r"falling list of numbers from 1000 to 1$"),
         ({"timesteps": [1001]}, r"falling list of numbers from 1000 to 1$"),
         ({"starts": [1001]}, r"starts is \[1001\]; expected timesteps from 1 to 1000"),
-        ({"scale": 2.0}, r"scale 2, .* that is scale 4 alone\. Set data\.init_args\.scale"),
+        ({"scale": 2.0}, r"scale 2, .* that is only scale 4\. Set data\.init_args\.scale"),
         ({"solver": "predicted"}, r"predicted with a middle"),
         ({"schedule": Schedule()}, r"must have variance exploding"),
         ({"starts": []}, r"starts is \[\]; expected timesteps from 1 to 1000"),
-        ({"starts": [250], "starting": False}, r"starts has but the first one"),
+        ({"starts": [250], "starting": False}, r"starts has only the first one"),
         (
             {"timesteps": [200, 100], "start": "auto"},
-            r"timesteps says all that steps and start say",
+            r"timesteps already fixes steps and start: set either",
         ),
         ({"discriminator": judge_of(4)}, r"the discriminator is for latents of 4 channels and"),
         ({"steps": 0}, r"steps is 0 and patch 16; expected 1 or more"),
         (
             {"guidance": 2.0},
-            r"guidance is 2, and there is no prompt .*init_args\.prompt",
+            r"guidance is 2, and a prompt, .*init_args\.prompt",
         ),
-        ({"predictor": predictor(halvings=0)}, r"that is scale 8 alone"),
+        ({"predictor": predictor(halvings=0)}, r"that is only scale 8"),
     ],
 )
 def test_arguments_that_do_not_fit(options: dict[str, Any], message: str) -> None:
@@ -534,16 +538,16 @@ def test_arguments_that_do_not_fit(options: dict[str, Any], message: str) -> Non
 
 
 def test_what_says_noise_between_steps_starts_nothing() -> None:
-    with pytest.raises(ValueError, match=r"starting is false: .* starts nothing\. Name its run"):
+    with pytest.raises(ValueError, match=r"starting is false: .* not for the start\. Set its run"):
         invsr(starting=False).enlarge(batch())
 
 
 def test_results_name_what_sampling_depends_on() -> None:
     assert invsr(steps=3).options == {"timesteps": "200 100 50"}
     assert invsr(start="auto", steps=2).options == {"timesteps": "2 from auto"}
-    nobody = invsr(predictor=None, deterministic=True, solver="ancestral").options
-    assert nobody["noise of nobody before"] == "0123456789abcdef"
-    assert (nobody["solver"], nobody["deterministic"]) == ("ancestral", "true")
+    unpredicted = invsr(predictor=None, deterministic=True, solver="ancestral").options
+    assert unpredicted["denoiser (unpredicted noise)"] == "0123456789abcdef"
+    assert (unpredicted["solver"], unpredicted["deterministic"]) == ("ancestral", "true")
 
 
 def test_a_regression_that_does_not_fit() -> None:

@@ -163,7 +163,7 @@ def test_everything_learns_but_the_space() -> None:
     loss.backward()
     for name, parameter in trained.named_parameters():
         assert (parameter.grad is None) == name.startswith("space."), name
-    with pytest.raises(ValueError, match="ResShiftVQ, has random weights: name its files"):
+    with pytest.raises(ValueError, match="ResShiftVQ, has random weights: set its files"):
         trained.setup("fit")
 
 

@@ -140,7 +140,7 @@ class TestSample:
         """One code path: what was drawn scale by scale is what all scales at once would say."""
         codes = sample(self.network, SCALES, texts(), self.noise(), Bitwise(tau=0))
         given = forced(bsq.total_after(codes), SCALES, lambda number, residual: codes[number])
-        logits = self.network(given.inputs, SCALES, self.network.told(texts()))
+        logits = self.network(given.inputs, SCALES, self.network.encode_text(texts()))
         likelier = (logits[..., 1] > logits[..., 0]).float()
         for code, span in zip(codes, SPANS, strict=True):
             assert torch.equal((code > 0).float().flatten(2).mT, likelier[:, span])
@@ -164,7 +164,7 @@ class TestSample:
         assert [tuple(code.shape[-2:]) for code in found] == GRIDS
 
     @torch.no_grad()
-    def test_a_picture_does_not_depend_on_its_batch(self):
+    def test_an_image_does_not_depend_on_its_batch(self):
         both = sample(self.network, SCALES, texts(), self.noise(), Bitwise(1.0))
         alone = sample(self.network, SCALES, texts(1), self.noise(1), Bitwise(1.0))
         assert all(torch.equal(a[:1], b) for a, b in zip(both, alone, strict=True))
@@ -191,7 +191,8 @@ class TestSample:
         codes = sample(self.network, SCALES, both, self.noise(), how)
         given = forced(bsq.total_after(codes), SCALES, lambda number, residual: codes[number])
         with_it, without = (
-            self.network(given.inputs, SCALES, self.network.told(each)) for each in (text, other)
+            self.network(given.inputs, SCALES, self.network.encode_text(each))
+            for each in (text, other)
         )
         odds = (without + 3 * (with_it - without)).diff(dim=-1)[..., 0]
         assert ((odds > 0) != (with_it.diff(dim=-1)[..., 0] > 0)).any()

@@ -7,8 +7,8 @@ import itertools
 import pytest
 import torch
 
-from lightning_modules.noise import SQUARE, Noise, PlacedNoise
-from lightning_modules.tiling import Span, Tile, grid, whole
+from lightning_modules.noise import SQUARE, Noise, PlacedNoise, Span, Tile
+from lightning_modules.tiling import grid, whole
 from tests.contracts.degradation_contract import global_generators_untouched
 
 SEEDS = torch.arange(16) * 1000003
@@ -70,7 +70,7 @@ def test_the_global_generator_is_left_alone():
 
 @pytest.mark.parametrize("shape", [(), (3, 8), (15, 8), (17, 8)])
 def test_a_shape_that_is_not_the_batchs(shape):
-    with pytest.raises(ValueError, match=r"was asked for, expected \(16, \.\.\.\): one field for"):
+    with pytest.raises(ValueError, match=r"was requested, expected \(16, \.\.\.\): one field for"):
         Noise(SEEDS).normal(shape)
 
 
@@ -120,10 +120,10 @@ def placed(place, size, factor=2, **of):
 def test_tiles_draw_alike_what_they_share(of):
     """Over the borders of the squares that are drawn together."""
     factor = of.get("factor", 2)
-    picture = placed((0, 0), (100, 90), **of)
+    image = placed((0, 0), (100, 90), **of)
     for place, size in (((0, 0), (40, 50)), ((31, 17), (60, 73)), ((60, 50), (40, 40))):
         (top, left), (h, w) = ((factor * a, factor * b) for a, b in (place, size))
-        expected = picture[..., top : top + h, left : left + w]
+        expected = image[..., top : top + h, left : left + w]
         assert torch.equal(placed(place, size, **of), expected)
     assert factor * 100 > 2 * SQUARE
 
@@ -150,7 +150,7 @@ def test_placed_noise_is_standard_normal_and_differs_by_call():
     assert len(squares[0, 0].flatten(0, 1)[:, 0, 0].unique()) == 16
 
 
-def test_a_field_without_places_is_the_pictures():
+def test_a_field_without_places_is_the_images():
     seeds = torch.arange(2)
     found = PlacedNoise(seeds, [tile_at((8, 8), (4, 4))] * 2).normal((2, 5))
     assert torch.equal(found, Noise(seeds).normal((2, 5)))
@@ -165,7 +165,7 @@ SEED = torch.zeros(1, dtype=torch.int64)
 )
 @pytest.mark.parametrize("field", ["output", "lr", "twice lr", "half of lr"])
 def test_neighbours_draw_alike_at_any_ratio(side, out_side, field):
-    """2.7, 3.3 and free sizes: a tile's own ratio of sizes is another than the picture's."""
+    """2.7, 3.3 and free sizes: a tile's own ratio of sizes is another than the image's."""
     tiles = grid((16, side), (40, out_side), 200, 32, multiple=2)  # where halves of LR begin
     drawn, begins = [], []
     for tile in tiles:
@@ -189,11 +189,11 @@ def test_neighbours_draw_alike_at_any_ratio(side, out_side, field):
 def test_latents_lie_on_the_lattice_of_their_tiles(part):
     """At scale 4, parts of the output, in tiles that begin where those do."""
     size = (4 * 64, 4 * 2304)
-    picture = PlacedNoise(SEED, [whole((64, 2304), size)]).normal((1, 2, 8, size[1] // part))
+    image = PlacedNoise(SEED, [whole((64, 2304), size)]).normal((1, 2, 8, size[1] // part))
     for tile in grid((64, 2304), size, 128, 64, multiple=16):
         begin, n = tile.columns.out.start // part, tile.size[1] // part
         field = PlacedNoise(SEED, [tile]).normal((1, 2, 8, n))
-        assert torch.equal(field, picture[..., begin : begin + n])
+        assert torch.equal(field, image[..., begin : begin + n])
 
 
 @pytest.mark.parametrize("n", [8, 16, 24, 32, 40, 48, 64, 128])
@@ -211,9 +211,9 @@ def test_a_part_of_the_output_that_is_rounded():
     """A stage at a quarter of the output's sides: at most half of one of its pixels beside."""
     tiles = grid((16, 2300), (40, 7013), 200, 32)
     assert len({tile.size[1] % 4 for tile in tiles}) > 1
-    picture = PlacedNoise(SEED, [whole((16, 2300), (40, 7013))]).normal((1, 10, 1753))[0, 0]
+    image = PlacedNoise(SEED, [whole((16, 2300), (40, 7013))]).normal((1, 10, 1753))[0, 0]
     for tile in tiles:
         begin, n = round(tile.columns.out.start / 4 + 0.01), round(tile.size[1] / 4)
         field = PlacedNoise(SEED, [tile]).normal((1, 10, n))[0, 0]
-        n = min(n, len(picture) - begin)
-        assert torch.equal(field[:n], picture[begin : begin + n])
+        n = min(n, len(image) - begin)
+        assert torch.equal(field[:n], image[begin : begin + n])

@@ -1,4 +1,4 @@
-"""The run's seed and a method's own noise: in whole pictures, in tiles, and from nothing."""
+"""The run's seed and a method's own noise: in whole images, in tiles, and from nothing."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_seed_changes_what_is_drawn(
 
 
 @pytest.mark.parametrize(("kind", "output", "side"), CASES)
-def test_it_is_the_pictures_own_in_any_batch(
+def test_it_is_the_images_own_in_any_batch(
     kind: type[ImageModel], output: Callable[..., Tensor], side: int
 ) -> None:
     model, batch = kind(2.0), batch_of(2, side)
@@ -62,7 +62,7 @@ def test_it_is_the_pictures_own_in_any_batch(
     torch.testing.assert_close(alone, output(model, batch)[1:], rtol=0, atol=1e-5)
 
 
-def test_the_batch_keeps_the_pictures_seeds() -> None:
+def test_the_batch_keeps_the_images_seeds() -> None:
     model, batch = Model(), batch_of()
     before = batch["seed"].clone()
     model.noise_seed = 3

@@ -1,4 +1,4 @@
-"""NSARM: both stages, what they start from, and what becomes of pictures of any size."""
+"""NSARM: both stages, what they start from, and what becomes of images of any size."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def batch(count=2, h=16, w=16):
     }
 
 
-def flat(pictures):
-    return torch.cat([each.flatten(1) for each in pictures], 1)
+def flat(images):
+    return torch.cat([each.flatten(1) for each in images], 1)
 
 
 class TestStageOne:
@@ -93,7 +93,7 @@ class TestStageTwo:
         tokens = torch.cat([x.flatten(2).mT for x in inputs], 1)
         net = model.transformer
         nothing = net.no_text[:1].expand(2, 1, -1)
-        told = net.told(Text(nothing, torch.ones(2)))
+        told = net.encode_text(Text(nothing, torch.ones(2)))
         logits = net(tokens, model.scales, told)[:, 5:]
         losses = functional.cross_entropy(
             logits.flatten(0, 2), bits.long().flatten(), reduction="none"
@@ -188,11 +188,11 @@ class TestLatents:
             model.training_step(given, 0)
 
     def test_a_crop_of_another_size(self):
-        with pytest.raises(ValueError, match="48x48 pixels has no scales; there are some for 32"):
+        with pytest.raises(ValueError, match="48x48 pixels has no scales; known sizes are 32"):
             method().training_step(batch(h=24, w=24), 0)
 
 
-class TestPictures:
+class TestImages:
     @pytest.mark.parametrize("size", [(16, 16), (7, 30), (37, 20)])
     def test_any_size_through_tiles(self, size):
         model = method().eval()
@@ -205,7 +205,9 @@ class TestPictures:
     def test_tiles_of_another_size_are_refused(self, size, side):
         model = method().eval()
         model.tiling = type(model.tiling)(size=size)
-        with pytest.raises(ValueError, match=f"size is {size}, .* takes 16 pixels .* set it to 16"):
+        with pytest.raises(
+            ValueError, match=f"size is {size}, .* takes exactly 16 pixels .* set it to 16"
+        ):
             model.enlarge(batch(1, side, side), tiled=True)
 
     def test_another_size_than_the_networks(self):
@@ -236,7 +238,7 @@ class TestPictures:
         assert made.dtype == torch.float32
         assert (flat(bits) == flat(sizes)).float().mean() > 0.8
 
-    def test_bits_are_those_of_the_picture(self):
+    def test_bits_are_those_of_the_image(self):
         model, given = method(color_fix="none", bits=Bitwise(1.0)).eval(), batch()
         codes = model.bits_of(given)
         total = sum(functional.interpolate(code, (4, 4), mode="bilinear") for code in codes)
@@ -424,8 +426,8 @@ class TestWeights:
             "none left for the transformer",
         ),
         (lambda: method(text_dropout=-1), "text_dropout is -1"),
-        (lambda: method(prompt="a cat"), "prompt is 'a cat', and nothing reads it"),
-        (lambda: method(prompt=" ", encoder=Classes(["a"])), "prompt is ' ', and it says nothing"),
+        (lambda: method(prompt="a cat"), "prompt is 'a cat', and an encoder is missing"),
+        (lambda: method(prompt=" ", encoder=Classes(["a"])), "prompt is ' ', and it is empty"),
         (lambda: method(bits=Bitwise(guidance_after=3)), "guidance_after is 3; .* 0 to 2"),
     ],
 )

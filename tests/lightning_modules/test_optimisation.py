@@ -43,7 +43,7 @@ def test_what_a_discriminator_s_optimiser_refuses() -> None:
     ("schedule", "said"),
     [
         (partial(OneCycleLR, max_lr=1), "You must define either total_steps"),
-        (LRScheduler, "get_lr is missing: its class is abstract, name a subclass of it"),
+        (LRScheduler, "get_lr is missing: its class is abstract, set a subclass of it"),
     ],
 )
 def test_what_a_schedule_refuses(schedule: Any, said: str) -> None:
@@ -95,7 +95,7 @@ def test_a_resumed_schedule_keeps_its_length(tmp_path: Path) -> None:
     run = fit(tmp_path, partial(OneCycleLR, max_lr=1e-4, total_steps=3), max_steps=3)
     run.save_checkpoint(tmp_path / "3.ckpt")
     longer = partial(OneCycleLR, max_lr=1e-4, total_steps=5)
-    with pytest.raises(ValueError, match=r"ends after 3 steps, .* start another one from its wei"):
+    with pytest.raises(ValueError, match=r"ends after 3 steps, .* start another run from its wei"):
         fit(tmp_path, longer, ckpt_path=tmp_path / "3.ckpt", max_steps=5)
 
 

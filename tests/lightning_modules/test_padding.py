@@ -10,7 +10,7 @@ from torch.nn import functional
 from lightning_modules.padding import mirrored, padded
 
 
-def picture(h: int, w: int) -> Tensor:
+def image(h: int, w: int) -> Tensor:
     return torch.rand(2, 3, h, w, generator=torch.Generator().manual_seed(0))
 
 
@@ -32,7 +32,7 @@ def by_rounds(lr: Tensor, minimum: int, multiple: int) -> tuple[Tensor, int, int
 @pytest.mark.parametrize("size", [(2, 3), (5, 70), (33, 31), (64, 64), (70, 20), (100, 101)])
 @pytest.mark.parametrize(("minimum", "multiple"), [(9, 8), (64, 1), (64, 16), (37, 8)])
 def test_as_reflections_in_rounds(size: tuple[int, int], minimum: int, multiple: int) -> None:
-    lr = picture(*size)
+    lr = image(*size)
     expected, top, left = by_rounds(lr, minimum, multiple)
     found = padded(lr, multiple, minimum)
     assert torch.equal(found.lr, expected)
@@ -43,7 +43,7 @@ def test_as_reflections_in_rounds(size: tuple[int, int], minimum: int, multiple:
 @pytest.mark.parametrize("w", [1, 2, 7, 16, 23])
 @pytest.mark.parametrize("factor", [1, 3, 4])
 def test_cut_back_exactly(h: int, w: int, factor: int) -> None:
-    lr = picture(h, w)
+    lr = image(h, w)
     found = padded(lr, 16, 24)
     assert min(found.lr.shape[-2:]) >= 24
     assert [side % 16 for side in found.lr.shape[-2:]] == [0, 0]
@@ -53,17 +53,17 @@ def test_cut_back_exactly(h: int, w: int, factor: int) -> None:
 
 
 def test_nothing_is_missing() -> None:
-    lr = picture(32, 48)
+    lr = image(32, 48)
     found = padded(lr, 16, 32)
     assert found.lr is lr
     assert found.crop(lr, (32, 48)).shape == lr.shape
 
 
 def test_only_below_and_on_the_right_without_a_minimum() -> None:
-    found = padded(picture(5, 9), 8)
+    found = padded(image(5, 9), 8)
     assert (found.top, found.left) == (0, 0)
     assert found.lr.shape == (2, 3, 8, 16)
-    assert torch.equal(found.lr[..., :5, :9], picture(5, 9))
+    assert torch.equal(found.lr[..., :5, :9], image(5, 9))
 
 
 @pytest.mark.parametrize("side", [1, 2, 5])
@@ -76,4 +76,4 @@ def test_between_two_mirrors(side: int) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16])
 def test_any_type(dtype: torch.dtype) -> None:
-    assert padded(picture(3, 5).to(dtype), 4).lr.dtype == dtype
+    assert padded(image(3, 5).to(dtype), 4).lr.dtype == dtype

@@ -74,12 +74,12 @@ def test_values_of_training_are_looked_at_once_an_epoch(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_not_logged(tmp_path: Path) -> None:
-    message = r"lr_scheduler waits for 'val/psnrr', which this .* monitor to one of val/psnr$"
+    message = r"lr_scheduler monitors 'val/psnrr', which this .* monitor to one of val/psnr$"
     with pytest.raises(ValueError, match=message):
         fitted(tmp_path, Measure(), "val/psnrr")
 
 
 def test_there_must_be_a_validation(tmp_path: Path) -> None:
-    message = r"lr_scheduler waits for val/psnr, but there is no validation: give data\.init_args"
+    message = r"lr_scheduler monitors val/psnr, but there is no validation: set data\.init_args"
     with pytest.raises(ValueError, match=message):
         fitted(tmp_path, Measure(), limit_val_batches=0)

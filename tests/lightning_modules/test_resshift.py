@@ -8,12 +8,13 @@ from torch import nn
 from torch.nn import functional
 
 from lightning_modules.backbone.shifting import ResidualShift
-from lightning_modules.backbone.space import PixelSpace, ResShiftVQ, fingerprint
+from lightning_modules.backbone.space import PixelSpace, ResShiftVQ
 from lightning_modules.latent_pairs import enlarged, latent_pair
 from lightning_modules.networks.swin import released_mask
 from lightning_modules.networks.swin_unet import SwinUNet
 from lightning_modules.noise import Noise
 from lightning_modules.resshift import ResShift, ResShiftControl
+from lightning_modules.weights import fingerprint
 from tests.reference.vqgan import VQGAN
 
 SMALL = {"width": 32, "multipliers": (1, 2), "size": 16, "swin_width": 48, "heads": 3}
@@ -84,7 +85,7 @@ def test_the_loss_is_that_of_what_was_mixed():
 
 
 @pytest.mark.parametrize("prediction", ["sample", "residual", "epsilon"])
-def test_it_learns_one_picture(prediction):
+def test_it_learns_one_image(prediction):
     """In pixels, at the LR's own size: a network of one convolution finds the constant shift."""
 
     class Small(nn.Module):
@@ -127,7 +128,7 @@ def test_fractional_scales_are_padded_to_whole_latents(scale):
 
 
 def test_tiles_need_no_padding_of_their_own():
-    """Within the picture it would make up what is there, and move the noise."""
+    """Within the image it would make up what is there, and move the noise."""
     sides = set()
 
     class Watched(Echo):
@@ -147,13 +148,13 @@ def test_tiles_need_no_padding_of_their_own():
 
 @pytest.mark.parametrize("size", [(24, 32), (40, 40)])
 def test_another_size_than_its_own_is_refused(size):
-    """It enlarges by its scale alone: of a smaller size, a part of the picture would be gone."""
+    """It enlarges by its scale alone: of a smaller size, a part of the image would be gone."""
     method = ResShift(4.0, Echo(), PixelSpace())
     with pytest.raises(ValueError, match=rf"made 2x3x32x32 .*expected 2x3x{size[0]}x{size[1]}"):
         method.enlarge({**batch(), "size": size})
 
 
-def test_noise_belongs_to_the_picture():
+def test_noise_belongs_to_the_image():
     given = batch()
     method = ResShift(4.0, Echo(), PixelSpace())
     both = method.restore(given, Noise(given["seed"]))
@@ -215,7 +216,7 @@ def perceptual(distance, **options):
 
 
 @pytest.mark.parametrize("target", ["round_trip", "hr"])
-def test_the_perceptual_part_is_of_decoded_pictures(target):
+def test_the_perceptual_part_is_of_decoded_images(target):
     given, distance = batch(), Distance()
     method, logged = perceptual(distance, perceptual_weight=3.0, perceptual_target=target)
     loss = method.training_step(given, 0)
@@ -330,7 +331,7 @@ def test_the_control_answers_at_once(prediction):
     hr = given["hr"] * 2 - 1
     y = enlarged(given["lr"], given["size"]) * 2 - 1
     network = Oracle(hr if prediction == "sample" else y - hr)
-    method = ResShiftControl(4.0, network, PixelSpace(), prediction=prediction)
+    method = ResShiftControl(4.0, network=network, space=PixelSpace(), prediction=prediction)
     method.log = lambda *_, **__: None
     assert method.training_step(given, 0) < 1e-10
     noise = Noise(given["seed"])

@@ -24,8 +24,8 @@ def batch():
 
 def test_of_what_goes_through_it():
     given = batch()
-    pictures = {"hr": given["hr"], "bicubic": resize(given["lr"], (16, 20))}
-    for of, expected in pictures.items():
+    images = {"hr": given["hr"], "bicubic": resize(given["lr"], (16, 20))}
+    for of, expected in images.items():
         found = RoundTrip(2.0, PixelSpace(), of).restore(given, Noise(given["seed"]))
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 

@@ -81,7 +81,7 @@ def test_it_ends_where_stable_diffusion_does():
         ({"eta": 1.5}, r"eta is 1\.5 with ddim; expected 0 to 1"),
         ({"eta": 1.0, "solver": "euler"}, r"eta is 1\.0 with euler; expected .* 0 for solvers"),
         ({"last": 1}, "last is 1; expected -1 or 0"),
-        ({"steps": 0}, "0 sampling steps were asked for"),
+        ({"steps": 0}, "0 sampling steps were requested"),
         ({"last": 0, "spacing": "linspace"}, "last is 0, and the last of the timesteps is 0"),
     ],
 )

@@ -146,7 +146,7 @@ def test_damped_guidance():
 
     # Where the weak network is the same, so is the rule.
     z, t = torch.randn(2, 3, 16, 16), torch.tensor([5, 5])
-    known = method._told(given, (16, 16), (8, 8))
+    known = method._conditions(given, (16, 16), (8, 8))
     step = Step(0, 4, (16, 16), (8, 8))
     same = ScaleCrafter(DEEP, 4, damped_steps=2, damped_without=())
     outputs = [
@@ -181,7 +181,7 @@ def test_names_and_factors_that_are_none(factors, reason):
 
 
 def test_damped_guidance_wants_guidance():
-    with pytest.raises(ValueError, match=r"guidance is 1: set that higher"):
+    with pytest.raises(ValueError, match=r"guidance is 1: set it higher"):
         direct(patch=ScaleCrafter(DEEP, damped_steps=3, damped_without=["up_blocks.0"]))
 
 

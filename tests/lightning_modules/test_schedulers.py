@@ -111,7 +111,7 @@ def test_the_state_is_of_plain_types(tmp_path):
 def test_what_cannot_be():
     with pytest.raises(ValueError, match="warm_up of WarmUp is -1"):
         WarmUp(optimizer(), -1)
-    with pytest.raises(ValueError, match="steps of WarmUpCosine is 10, of which warm_up takes 10"):
+    with pytest.raises(ValueError, match="steps of WarmUpCosine is 10, and warm_up takes 10"):
         WarmUpCosine(optimizer(), 10, 10)
     with pytest.raises(ValueError, match=r"final of WarmUpCosine is 0.001; .* lr 5e-05"):
         WarmUpCosine(optimizer(), 10, 2, final=1e-3)

@@ -72,7 +72,7 @@ def test_the_upscaler_makes_its_size_which_is_brought_to_the_outputs(seed):
     assert both.shape == (2, 3, 16, 16)
     assert method.options["upscaler_scale"] == 4.0
     assert torch.equal(both, method.sample(given)["sr"])
-    assert (both[0] - both[1]).abs().max() > 0.01  # each picture has noise of its own
+    assert (both[0] - both[1]).abs().max() > 0.01  # each image has noise of its own
 
 
 @torch.no_grad()
@@ -121,5 +121,5 @@ def test_nothing_is_trained():
 
 def test_clips_are_refused():
     video = wrapped("video", flags=base().flags)
-    with pytest.raises(ValueError, match=r"SDSR enlarges pictures, and .*denoiser makes clips"):
+    with pytest.raises(ValueError, match=r"SDSR enlarges images, and .*denoiser makes clips"):
         sd_sr(denoiser=video)

@@ -81,7 +81,7 @@ def test_it_is_the_pipeline(folder):
     assert found.shape == (2, 3, 32, 48)
 
 
-def test_a_picture_is_its_own(folder):
+def test_an_image_is_its_own(folder):
     method = SDUpscale(4.0, folder, **FEW)
     both = method.enlarge(batch())["sr"]
     one = {key: value if key == "size" else value[1:] for key, value in batch().items()}
@@ -94,7 +94,7 @@ def test_a_picture_is_its_own(folder):
 
 @pytest.mark.parametrize("sides", [(9, 14), (3, 12)])
 def test_sides_that_the_pipeline_would_cut(folder, sides):
-    """They are mirrored up to its factor; what lies in the given picture stays where it is."""
+    """They are mirrored up to its factor; what lies in the given image stays where it is."""
     method, wide = SDUpscale(4.0, folder, **FEW), batch(1)
     wide["lr"] = torch.rand(1, 3, *sides, generator=torch.Generator().manual_seed(1))
     wide["size"] = sides[0] * 4, sides[1] * 4
@@ -116,16 +116,16 @@ def test_nothing_is_trained(folder):
 
 
 def test_what_cannot_be(folder, tmp_path):
-    with pytest.raises(ValueError, match=r"SDUpscale enlarges by 4, and 2 is asked for"):
+    with pytest.raises(ValueError, match=r"SDUpscale enlarges by 4, and 2 is requested"):
         SDUpscale(2.0, folder)
     with pytest.raises(ValueError, match=r"steps 75 and noise_level 351; expected .* 0 to 350"):
         SDUpscale(4.0, folder, noise_level=351)
-    with pytest.raises(FileNotFoundError, match=r"has no upscaler that can be read"):
+    with pytest.raises(FileNotFoundError, match=r"has no readable upscaler"):
         SDUpscale(4.0, str(tmp_path))
 
 
 @pytest.mark.parametrize("kind", ["whole", "placed"])
-def test_generators_belong_to_the_picture_and_are_a_call(kind):
+def test_generators_belong_to_the_image_and_are_a_call(kind):
     seeds = torch.tensor([5, 7])
     places = [whole((8, 8), (16, 16))] * 2
     noise = Noise(seeds) if kind == "whole" else PlacedNoise(seeds, places)

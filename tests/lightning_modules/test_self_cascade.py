@@ -159,7 +159,7 @@ def test_redilated_stages_are_others_and_the_base_stage_is_not():
 
 
 def test_a_patch_beside_upsamplers():
-    with pytest.raises(ValueError, match=r"patch is ScaleCrafter, and upsamplers learn from the n"):
+    with pytest.raises(ValueError, match=r"patch is ScaleCrafter, and upsamplers learn from the u"):
         cascade(patch=ScaleCrafter({"mid_block": 2.0}), upsampler=Shared)
 
 
@@ -200,7 +200,7 @@ def test_the_noise_of_equation_6(strength):
         torch.testing.assert_close(abar, torch.tensor(0.094637), rtol=0, atol=2e-6)
 
 
-def test_the_pivot_is_enlarged_as_it_is_or_as_a_picture():
+def test_the_pivot_is_enlarged_as_it_is_or_as_an_image():
     torch.manual_seed(0)
     space = KLSpace(small_kl())
     four = base(in_channels=4, out_channels=4)
@@ -210,8 +210,8 @@ def test_the_pivot_is_enlarged_as_it_is_or_as_a_picture():
         latent = cascade(**settings).enlarged(pivot, (32, 32))
         assert torch.equal(latent, functional.interpolate(pivot, (16, 16), mode=resize))
         rgb = cascade(**settings, pivot_space="rgb").enlarged(pivot, (32, 32))
-        picture = functional.interpolate(space.decode(pivot).clamp(0, 1), (32, 32), mode=resize)
-        torch.testing.assert_close(rgb, space.encode(picture.clamp(0, 1)))
+        image = functional.interpolate(space.decode(pivot).clamp(0, 1), (32, 32), mode=resize)
+        torch.testing.assert_close(rgb, space.encode(image.clamp(0, 1)))
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
@@ -284,7 +284,7 @@ def test_targets_share_their_first_stages():
 
 @torch.no_grad()
 def test_in_latents_with_captions():
-    """A picture is its own, whatever is in the batch."""
+    """An image is its own, whatever is in the batch."""
     space, four = KLSpace(small_kl()), base(in_channels=4, out_channels=4)
     settings = {"encoder": Words(), "guidance": 2.0, "pivot_space": "rgb", "upsampler": Shared}
     sampler = Sampler(4, eta=1.0, last=0)
@@ -474,7 +474,7 @@ def test_training_lowers_the_loss_and_changes_the_upsamplers_alone(attach):
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_the_loss_is_that_of_what_the_base_predicts(prediction):
-    """With the pivot from averaged pictures, and t below K alone."""
+    """With the pivot from averaged images, and t below K alone."""
     method = cascade(upsampler=Shared, schedule=Schedule(prediction=prediction), adapter_t_min=100)
     calls = noted(method)
     given = batch(count=64)
@@ -618,7 +618,7 @@ def test_what_needs_weights():
     with pytest.raises(ValueError, match=r"nothing to train: set model\.init_args\.upsampler"):
         method.setup("fit")
     method.denoiser.source = ""
-    with pytest.raises(ValueError, match=r"a trained base is needed: .*denoiser_weights"):
+    with pytest.raises(ValueError, match=r"a trained base is required: .*denoiser_weights"):
         method.setup("test")
 
 
@@ -632,20 +632,20 @@ def test_what_needs_weights():
         ({"denoiser": base(in_channels=4, out_channels=4)}, r"4 channels and the space has 3"),
         ({"pivot_strength": 0.0}, r"pivot_strength makes K 0 of 1000"),
         ({"pivot_strength": 1.1}, r"pivot_strength makes K 1100 of 1000"),
-        ({"pivot_strength": 0.001}, r"below which there are 0 timesteps"),
+        ({"pivot_strength": 0.001}, r"with 0 timesteps below it"),
         ({"pivot_space": "pixels"}, r"pivot_space is 'pixels'; expected latent or rgb"),
         ({"pivot_resize": "nearest"}, r"pivot_resize is 'nearest'; expected bilinear or bicubic"),
         ({"pivot_features": "cached"}, r"pivot_features is 'cached'; expected cached_t0 or per_st"),
         ({"attach": "skips"}, r"attach is 'skips'; expected skip or block_out"),
-        ({"places": [4]}, r"places is \[4\]; expected differing numbers from 0 to 3"),
+        ({"places": [4]}, r"places is \[4\]; expected different numbers from 0 to 3"),
         ({"places": [1, 1]}, r"places is \[1, 1\]"),
         ({"places": []}, r"places is \[\]"),
         ({"attach": "block_out", "places": [3]}, r"numbers from 0 to 2"),
         ({"adapter_t_min": 700}, r"adapter_t_min is 700; expected 0 to 699"),
         ({"caption_dropout": 2.0}, r"caption_dropout is 2\.0; expected 0 to 1"),
         ({"guidance": 2.0}, r"guidance is 2, .*set model\.init_args\.encoder"),
-        ({"size_condition": "stage"}, r"size_condition is stage, and the denoiser is not one"),
-        ({"denoiser": base(**SDXL)}, r"size_condition is None, and the denoiser is one"),
+        ({"size_condition": "stage"}, r"size_condition is stage, and the denoiser has no size"),
+        ({"denoiser": base(**SDXL)}, r"size_condition is None, and the denoiser has a size"),
         ({"sampler": Sampler(0)}, r"0 sampling steps"),
     ],
 )
@@ -657,7 +657,7 @@ def test_settings_that_cannot_be(settings, message):
 def test_a_compiled_base_takes_no_hooks():
     compiled = base()
     compiled.flags = Flags(frozen=True, compile=True)
-    with pytest.raises(ValueError, match=r"block_out, which a compiled network would not notice"):
+    with pytest.raises(ValueError, match=r"block_out, which has no effect on a compiled network"):
         cascade(denoiser=compiled, attach="block_out")
 
 
@@ -670,7 +670,7 @@ def test_a_compiled_base_takes_no_hooks():
         ({"stages": [(24, 24)]}, 32, r"stages is \[\[24, 24\]\]; expected sizes that rise"),
     ],
 )
-def test_pictures_that_cannot_be_made(settings, side, message):
+def test_images_that_cannot_be_made(settings, side, message):
     given = batch(side)
     with pytest.raises(ValueError, match=message):
         cascade(**settings).generate(given, Noise(given["seed"]))
@@ -680,7 +680,7 @@ def test_batches_that_cannot_be_trained_on():
     with pytest.raises(ValueError, match=r"as large as the base's, so there is no stage"):
         cascade(1.0, upsampler=Shared).training_step(batch(), 0)
     latents = {name: value for name, value in batch().items() if name != "hr"}
-    with pytest.raises(ValueError, match=r"take a source of pictures, not of latents"):
+    with pytest.raises(ValueError, match=r"use a source of images, not of latents"):
         cascade(upsampler=Shared).training_step(latents, 0)
     silent = {name: value for name, value in batch().items() if name != "text"}
     with pytest.raises(ValueError, match=r"0 has no caption"):

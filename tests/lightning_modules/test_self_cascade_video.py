@@ -1,4 +1,4 @@
-"""Self-Cascade of clips: as of pictures where frames are independent, and what is told apart."""
+"""Self-Cascade of clips: as of images where frames are independent, and what is told apart."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def without_time(denoiser: Any) -> Any:
 
 
 def in_space(video: Any) -> Any:
-    """The network of pictures with the spatial layers of that of clips."""
+    """The network of images with the spatial layers of that of clips."""
     heads = {"attention_head_dim": video.unet.config.attention_head_dim}
     flat = base("image", use_linear_projection=True, **heads)
     own = {k: v for k, v in video.unet.state_dict().items() if not any(x in k for x in TEMPORAL)}
@@ -88,20 +88,20 @@ class Given(Noise):
 
 @pytest.mark.parametrize("upsampler", [None, Shared, partial(Full, gated=True)])
 @torch.no_grad()
-def test_without_temporal_layers_it_is_that_of_pictures(upsampler):
+def test_without_temporal_layers_it_is_that_of_images(upsampler):
     """Noise is one field a clip; all else is frame by frame, phi's timestep too."""
     video = without_time(base())
     settings = {"upsampler": upsampler, "scale": 4.0}
-    clips, pictures = (cascade(denoiser=d, **settings) for d in (video, in_space(video)))
+    clips, images = (cascade(denoiser=d, **settings) for d in (video, in_space(video)))
     if upsampler is not None:
         tuned(clips)
-        pictures.upsampler.load_state_dict(clips.upsampler.state_dict())
+        images.upsampler.load_state_dict(clips.upsampler.state_dict())
     given = batch(side=32)
     made = clips.generate(given, Noise(given["seed"]))
     assert made.shape == (2, FRAMES, 3, 32, 32)
     one = {k: v for k, v in given.items() if k != "frames"}
     for frame in range(FRAMES):
-        expected = pictures.generate(one, Given(Noise(given["seed"]), frame))
+        expected = images.generate(one, Given(Noise(given["seed"]), frame))
         torch.testing.assert_close(made[:, frame], expected, rtol=1e-3, atol=1e-3)
 
 
@@ -126,7 +126,7 @@ def test_untrained_it_is_the_tuning_free_variant(name, attach):
     assert (tuned(method).generate(given, Noise(given["seed"])) - free).abs().max() > 1e-4
 
 
-def test_as_many_parameters_as_for_pictures():
+def test_as_many_parameters_as_for_images():
     """Frames are folded, so the same phi serves: 1,932 at any four places."""
     method = cascade(upsampler=Shared)
     assert list(method.attachment.widths) == ["skip0", "skip1", "skip2", "skip3"]
@@ -197,12 +197,12 @@ def test_direct_inference():
     assert [tuple(z.shape) for z in drawn] == [(2, 3, FRAMES, 16, 16)] * 4
 
 
-def test_pictures_are_refused():
+def test_images_are_refused():
     given: Any = {k: v for k, v in batch().items() if k not in ("clip", "frames")}
     for method in (cascade(), cascade(Direct)):
-        with pytest.raises(ValueError, match="makes clips, and 0 is a picture: take"):
+        with pytest.raises(ValueError, match="makes clips, and 0 is an image: use"):
             method.sample(given)
-    with pytest.raises(ValueError, match="makes clips, and 0 is a picture"):
+    with pytest.raises(ValueError, match="makes clips, and 0 is an image"):
         cascade(upsampler=Shared).training_step({**given, "hr": batch()["clip"][:, 0]}, 0)
-    with pytest.raises(ValueError, match="a UNet2D, makes pictures, and 0 is a clip"):
+    with pytest.raises(ValueError, match="a UNet2D, makes images, and 0 is a clip"):
         cascade(denoiser=base("image")).sample(batch())

@@ -90,7 +90,7 @@ class TestResult:
     @pytest.mark.parametrize("at_once", [2, 5, 100])
     @pytest.mark.parametrize("scale", [2, 2.7])
     def test_several_tiles_at_once(self, at_once, scale):
-        """Each with the noise of its own place and picture, and with what is said of it."""
+        """Each with the noise of its own place and image, and with what is said of it."""
         counts = []
 
         def restore(batch, noise):
@@ -127,7 +127,7 @@ class TestResult:
         assert sr[-1] == 3  # tiles begin at 0, 24, 48 and 60
 
     @pytest.mark.parametrize(("h", "w"), [(16, 16), (5, 16), (1, 1), (16, 3)])
-    def test_pictures_of_one_tile(self, h, w):
+    def test_images_of_one_tile(self, h, w):
         batch, calls = batch_of(h, w), []
 
         def restore(part, noise):
@@ -139,11 +139,11 @@ class TestResult:
         assert torch.equal(sr, whole(enlarge, batch))
 
     @pytest.mark.parametrize(("h", "w"), [(17, 16), (16, 17), (3, 200), (200, 3), (33, 1)])
-    def test_long_pictures(self, h, w):
+    def test_long_images(self, h, w):
         batch = batch_of(h, w)
         torch.testing.assert_close(tiled(enlarge, batch, 16, 4), whole(enlarge, batch))
 
-    def test_several_pictures(self):
+    def test_several_images(self):
         batch = batch_of(40, 30, count=3)
         sr = tiled(blur(1), batch, 16, 8)
         for i in range(3):
@@ -223,7 +223,7 @@ class TestTiles:
             assert part["key"] == ["0"]
             assert part["text"] == ["sea"]
 
-    def test_noise_differs_from_tile_to_tile_and_picture_to_picture(self):
+    def test_noise_differs_from_tile_to_tile_and_image_to_image(self):
         parts = self.run(batch_of(50, 50, count=2), 16, 4)
         fields = [field[i].flatten() for _, field in parts for i in (0, 1)]
         assert len(fields) > 20
@@ -416,7 +416,9 @@ class TestReleased:
         torch.testing.assert_close(other, whole(enlarge, batch), rtol=0, atol=1e-6)
 
     def test_fractional_factors_are_refused(self):
-        with pytest.raises(ValueError, match=r"for whole factors, and a side of 40 becomes 60: se"):
+        with pytest.raises(
+            ValueError, match=r"needs whole factors, and a side of 40 becomes 60: se"
+        ):
             spans(40, 60, 16, 8, "released")
 
     def test_tiles_of_latents_are_refused(self):

@@ -100,7 +100,7 @@ class TestTiling:
 
     def test_what_is_asked_for(self):
         assert Tiling().asked == {}
-        assert Tiling(batch=4).asked == {}  # makes no other picture
+        assert Tiling(batch=4).asked == {}  # makes no other image
         assert Tiling(64, window="flat").asked == {"tiling.size": 64, "tiling.window": "flat"}
 
     @pytest.mark.parametrize(

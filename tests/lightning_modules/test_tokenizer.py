@@ -1,4 +1,4 @@
-"""The tokenizer's training: its losses, its bits, and what becomes of pictures of any size."""
+"""The tokenizer's training: its losses, its bits, and what becomes of images of any size."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class TestLosses:
         torch.testing.assert_close(loss, sum(parts) / 2)
         assert real.shape == made.shape == (2, 3, 32, 32)
         assert {"train/pixel", "train/pixel_4"} <= model.logged.keys()
-        with pytest.raises(ValueError, match=r"32x32 .* smaller by 3; expected multiples of 24"):
+        with pytest.raises(ValueError, match=r"32x32 .* downscaled by 3; expected multiples of 24"):
             method(smaller=[3]).generator_loss(given)
         with pytest.raises(ValueError, match=r"smaller is \[4, 1\]; expected factors of 2 or more"):
             method(smaller=[4, 1])
@@ -164,7 +164,7 @@ class TestLosses:
 
 class TestUse:
     @pytest.mark.parametrize("size", [(32, 32), (27, 50)])
-    def test_pictures_of_any_size(self, size):
+    def test_images_of_any_size(self, size):
         model, given = method().eval(), batch(*size)
         made = model.enlarge(given)["sr"]
         assert made.shape == given["hr"].shape
@@ -199,7 +199,7 @@ def test_a_released_file_has_the_autoencoder_alone():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Tokenizer(2, vae(), GRIDS), "enlarges nothing, and scale is 2"),
+        (lambda: Tokenizer(2, vae(), GRIDS), "does not enlarge, and scale is 2"),
         (lambda: Tokenizer(1, vae(), []), "grids is empty"),
         (lambda: method(entropy_weight=-1.0), "entropy_weight is -1"),
         (lambda: method(pixel_distance="l3"), "pixel_distance is 'l3'; expected l1 or l2"),

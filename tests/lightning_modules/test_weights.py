@@ -141,7 +141,7 @@ class TestBadFiles:
     @pytest.mark.parametrize(
         "content",
         [b"", b"hello", b"PK\x03\x04 not a zip", b"\x80\x02}q", bytes(100), b"\x89PNG\r\n\x1a\n"],
-        ids=["empty", "text", "half a zip", "half a pickle", "zeros", "a picture"],
+        ids=["empty", "text", "half a zip", "half a pickle", "zeros", "an image"],
     )
     def test_a_corrupt_one(self, tmp_path, name, content):
         (tmp_path / name).write_bytes(content)

@@ -79,7 +79,7 @@ class Model(SuperResolver):
 
 
 class Painter(Generator):
-    """Noise as pictures."""
+    """Noise as images."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         raise NotImplementedError

@@ -26,15 +26,15 @@ def test_the_released_one_has_scales_for_all_aspect_ratios():
 
 
 def test_a_round_trip_says_what_bits_say():
-    found, pictures = space(), torch.rand(2, 3, 32, 32)
-    z = found.encode(pictures)
+    found, images = space(), torch.rand(2, 3, 32, 32)
+    z = found.encode(images)
     scales = found.coded(z)
     assert [tuple(scale.code.shape[-2:]) for scale in scales] == GRIDS
     bits = [to_bits(scale.residual) for scale in scales]
     total = total_after([from_bits(scale) for scale in bits])
-    torch.testing.assert_close(found.pictures(total), found.decode(z), rtol=0, atol=0)
-    assert not torch.allclose(found.decode(z), found.pictures(z))
-    again = found.coded(found.encode(pictures[:1]))
+    torch.testing.assert_close(found.images(total), found.decode(z), rtol=0, atol=0)
+    assert not torch.allclose(found.decode(z), found.images(z))
+    again = found.coded(found.encode(images[:1]))
     assert torch.equal(from_bits(again[3].bits), again[3].code)
 
 

@@ -101,7 +101,7 @@ def test_a_fixed_prompt_comes_from_a_file(tmp_path):
     FixedPrompt.write(file, encode, "sharper")
     other = FixedPrompt(file)
     assert other.source != prompt.source
-    with pytest.raises(ValueError, match="no negative prompt, which guidance wants"):
+    with pytest.raises(ValueError, match="no negative prompt, as guidance needs"):
         other.unconditional(1)
 
 

@@ -97,5 +97,5 @@ def test_other_frozen_weights_are_refused():
     check_sources(whole("moved/elsewhere 0123456789abcdef"), stored)
     with pytest.raises(ValueError, match=r"trained with first from a/b .*here it is a/b f{16}"):
         check_sources(whole("a/b ffffffffffffffff"), stored)
-    with pytest.raises(ValueError, match="here it is not there: name the same weights"):
+    with pytest.raises(ValueError, match="here it is missing: set the same weights"):
         check_sources(whole(frozen=False), stored)

@@ -54,7 +54,7 @@ def test_what_is_refused(
 ) -> None:
     assert "expected the name of a .safetensors file" in error(caplog, "--out", "prompt.pt")
     (folder / "there.safetensors").write_bytes(b"")
-    assert "name another --out, or give --overwrite" in error(caplog, "--out", "there.safetensors")
+    assert "set another --out, or --overwrite" in error(caplog, "--out", "there.safetensors")
     monkeypatch.delenv("ENLARGER_WEIGHTS")
     assert "variable ENLARGER_WEIGHTS is not set" in error(caplog)
 
@@ -68,7 +68,7 @@ def test_it_needs_transformers(folder: Path, caplog: pytest.LogCaptureFixture) -
 def test_a_folder_that_is_none(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "empty").mkdir()
     for model in ("empty", "no/such-model"):
-        assert f"{model} has no text encoder that can be read" in error(caplog, "--model", model)
+        assert f"{model} has no readable text encoder" in error(caplog, "--model", model)
     assert not (folder / "weights").exists()
 
 

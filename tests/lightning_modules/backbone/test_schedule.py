@@ -120,7 +120,7 @@ def test_from_a_file_of_diffusers(tmp_path):
         ({"variance": "vp"}, "variance is 'vp'"),
         ({"steps": 0}, "at least 1 timestep"),
         ({"beta_start": 0.5, "beta_end": 0.1}, "0 < beta_start <= beta_end < 1"),
-        ({"zero_snr": True}, "noise alone"),
+        ({"zero_snr": True}, "pure noise"),
         (
             {"zero_snr": True, "variance": "exploding", "prediction": "sample"},
             "would have infinite noise",

@@ -18,10 +18,10 @@ from lightning_modules.backbone.space import (
     Taef2Space,
     TinySpace,
     VQSpace,
-    fingerprint,
 )
-from lightning_modules.networks.vq import from_official, resshift_vq
+from lightning_modules.networks.vq import resshift_vq, vq_from_official
 from lightning_modules.noise import Noise
+from lightning_modules.weights import fingerprint
 from tests.lightning_modules.backbone.unets import small_kl
 from tests.reference.vqgan import VQGAN
 
@@ -116,7 +116,7 @@ def test_standardised():
 
 
 def test_a_space_without_a_release():
-    with pytest.raises(ValueError, match=r"PixelSpace takes no weights from .*space_weights"):
+    with pytest.raises(ValueError, match=r"PixelSpace does not support .*space_weights"):
         PixelSpace().load_official("vq.pth")
 
 
@@ -141,7 +141,7 @@ def test_the_released_layout_gives_the_same_numbers(tmp_path):
     torch.testing.assert_close(space.encode(x), z, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(space.decode(z), (official.decode(z) + 1) / 2, rtol=1e-5, atol=1e-5)
     assert space.source.startswith("autoencoder.pth ")
-    assert len(from_official(official.state_dict())) == len(official.state_dict())
+    assert len(vq_from_official(official.state_dict())) == len(official.state_dict())
 
 
 def test_another_autoencoder_is_refused(tmp_path):
@@ -154,7 +154,7 @@ def test_another_autoencoder_is_refused(tmp_path):
 
 
 def test_files_that_do_not_fit(tmp_path):
-    with pytest.raises(ValueError, match="name both, or none"):
+    with pytest.raises(ValueError, match="set both, or none"):
         Taef2Space(encoder=tmp_path / "a.pth")
     with pytest.raises(FileNotFoundError, match=r"no weights at .*a\.pth"):
         Taef2Space(tmp_path / "a.pth", tmp_path / "a.pth")

@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPi
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from lightning_modules.backbone.text_xl import SDXLTextEncoder
-from lightning_modules.captions import told
+from lightning_modules.captions import encode_captions
 from tests.lightning_modules.backbone.texts import save_text_encoder
 from tests.lightning_modules.test_self_cascade import SDXL, base
 
@@ -64,7 +64,7 @@ def test_what_a_denoiser_is_told_of_captions_and_of_none(folder):
     given = {"key": ["0", "1"], "text": TEXTS[:2]}
     denoiser = base(**SDXL | {"cross_attention_dim": 16})
     sizes = torch.tensor([[8, 8, 0, 0, 8, 8]] * 2)
-    known, nothing = told(given, denoiser, SDXLTextEncoder(str(folder)), sizes)
+    known, nothing = encode_captions(given, denoiser, SDXLTextEncoder(str(folder)), sizes)
     assert known.text.shape == nothing.text.shape == (2, 6, 16)
     assert known.pooled.shape == nothing.pooled.shape == (2, 5)
     assert not nothing.text.any()

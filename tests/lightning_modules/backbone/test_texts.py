@@ -40,7 +40,7 @@ class TestT5:
         assert encoder.width == small_t5.WIDTH
 
     def test_a_folder_without_one(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match="has no T5 that can be read"):
+        with pytest.raises(FileNotFoundError, match="has no readable T5"):
             T5(str(tmp_path))
 
 

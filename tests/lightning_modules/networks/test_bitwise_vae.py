@@ -1,4 +1,4 @@
-"""Infinity's autoencoder: its counts, its released layout, pictures to bits and back."""
+"""Infinity's autoencoder: its counts, its released layout, images to bits and back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.networks import bsq
-from lightning_modules.networks.bitwise_vae import BitwiseVAE, from_official
+from lightning_modules.networks.bitwise_vae import BitwiseVAE, bitwise_vae_from_official
 from tests.reference.vqgan import VQGAN
 
 TINY = (64, 64, 64)
@@ -58,7 +58,7 @@ def test_counts(
     assert sum(p.numel() for p in found.parameters()) == parameters
     assert found.factor == factor
     assert len(official) == tensors
-    shapes = {name: tensor.shape for name, tensor in from_official(official).items()}
+    shapes = {name: tensor.shape for name, tensor in bitwise_vae_from_official(official).items()}
     assert shapes == {name: tensor.shape for name, tensor in found.state_dict().items()}
 
 
@@ -68,28 +68,28 @@ def test_released_weights(inner: bool) -> None:
     assert ("encoder.down.0.block.0.norm1.norm.weight" in official) == inner
     assert ("decoder.up.1.upsample.conv.conv.weight" in official) == inner
     found = BitwiseVAE(4, TINY)
-    found.load_state_dict(from_official(official))
-    pictures = torch.rand(2, 3, 16, 24)
+    found.load_state_dict(bitwise_vae_from_official(official))
+    images = torch.rand(2, 3, 16, 24)
     with torch.no_grad():
-        f = found.encode(pictures)
-        torch.testing.assert_close(f, reference.encoder(2 * pictures - 1), rtol=1e-5, atol=1e-5)
+        f = found.encode(images)
+        torch.testing.assert_close(f, reference.encoder(2 * images - 1), rtol=1e-5, atol=1e-5)
         expected = (reference.decoder(f) + 1) / 2
         torch.testing.assert_close(found.decode(f), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_pictures_to_bits_and_back() -> None:
+def test_images_to_bits_and_back() -> None:
     vae = BitwiseVAE(6, TINY).eval()
-    pictures, sizes = torch.rand(2, 3, 16, 24), [(1, 1), (2, 3), (4, 6)]
+    images, sizes = torch.rand(2, 3, 16, 24), [(1, 1), (2, 3), (4, 6)]
     with torch.no_grad():
-        scales = list(bsq.scales_of(vae.encode(pictures), sizes))
+        scales = list(bsq.scales_of(vae.encode(images), sizes))
         again = bsq.total_after([bsq.from_bits(scale.bits) for scale in scales])
         assert torch.equal(again, scales[-1].total)
         made = vae.decode(again)
-    assert made.shape == pictures.shape
+    assert made.shape == images.shape
     assert sum(scale.bits[0].numel() for scale in scales) == 6 * (1 + 6 + 24)
 
 
-def test_the_colour_of_a_picture_gets_through() -> None:
+def test_the_colour_of_an_image_gets_through() -> None:
     """Of groups of one channel, the norm before the last layer would take it away."""
     torch.manual_seed(0)
     vae = BitwiseVAE(4, (32, 32), 1, groups=8).eval()
@@ -99,23 +99,23 @@ def test_the_colour_of_a_picture_gets_through() -> None:
     assert float(colors.std(0).min()) > 0.05
 
 
-def test_without_norms_the_pictures_of_a_batch_and_their_parts_are_apart() -> None:
+def test_without_norms_the_images_of_a_batch_and_their_parts_are_apart() -> None:
     vae = BitwiseVAE(4, (8, 12), 1, groups=0).eval()
     assert not [module for module in vae.modules() if isinstance(module, torch.nn.GroupNorm)]
-    pictures = torch.rand(1, 3, 64, 64)
+    images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
-        whole, part = vae.encode(pictures), vae.encode(pictures[..., :32, :32])
-        assert vae.decode(whole).shape == pictures.shape
+        whole, part = vae.encode(images), vae.encode(images[..., :32, :32])
+        assert vae.decode(whole).shape == images.shape
     torch.testing.assert_close(whole[..., :4, :4], part[..., :4, :4])
 
 
 def test_latents_are_in_full_precision() -> None:
     vae = BitwiseVAE(4, TINY).eval()
-    pictures = torch.rand(1, 3, 16, 16)
+    images = torch.rand(1, 3, 16, 16)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        found = vae.encode(pictures)
+        found = vae.encode(images)
     with torch.no_grad():
-        assert torch.equal(found, vae.encode(pictures))
+        assert torch.equal(found, vae.encode(images))
 
 
 def test_what_does_not_fit() -> None:
@@ -126,5 +126,5 @@ def test_what_does_not_fit() -> None:
         BitwiseVAE(0, (32,))
     with pytest.raises(ValueError, match=r"groups -1 .* or no groups"):
         BitwiseVAE(4, (32,), groups=-1)
-    with pytest.raises(ValueError, match="pictures are 17x16; expected multiples of 4"):
+    with pytest.raises(ValueError, match="images are 17x16; expected multiples of 4"):
         BitwiseVAE(4, TINY).encode(torch.rand(1, 3, 17, 16))

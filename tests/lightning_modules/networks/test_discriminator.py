@@ -194,7 +194,7 @@ def test_what_cannot_be():
     with pytest.raises(ValueError, match="text_width is 100; expected a multiple of text_heads"):
         LatentDiscriminator(text_width=100)
     z, t, text = inputs()
-    with pytest.raises(ValueError, match="made for a text and got none: set its text_width"):
+    with pytest.raises(ValueError, match="requires a text and got none: set its text_width"):
         seeded()(z, t)
     with pytest.raises(ValueError, match=r"the latent is 6x8; .* sides divisible by 4"):
         seeded()(z[:, :, :6], t, text)

@@ -190,7 +190,7 @@ def test_no_layers(options):
 
 @pytest.mark.parametrize("size", [(24, 18), (31, 27), (20, 15), (50, 9)])
 def test_any_size(size):
-    """EDSR's own picture, brought to the size."""
+    """EDSR's own image, brought to the size."""
     options = {"blocks": 1, "channels": 8, "global_skip": True}
     inner = randomised(EDSR(2, **options))
     net = AnySizeEDSR(3.5, factor=2, **options)

@@ -140,7 +140,7 @@ def test_channels_of_a_place_share_their_weights():
     torch.testing.assert_close(moved, added[:, order])
 
 
-def test_each_channel_is_a_picture_of_its_own_to_the_blocks():
+def test_each_channel_is_an_image_of_its_own_to_the_blocks():
     torch.manual_seed(0)
     phi = Shared(SMALL)
     with torch.no_grad():
@@ -151,8 +151,8 @@ def test_each_channel_is_a_picture_of_its_own_to_the_blocks():
     with torch.no_grad():
         x = functional.interpolate(features["1"], SIZES["1"], mode="bilinear")
         for block in own.blocks:  # x + conv2(SiLU(conv1(x) + W tau))
-            pictures = x.flatten(0, 1)[:, None]
-            inner = block.conv1(pictures).unflatten(0, x.shape[:2])
+            images = x.flatten(0, 1)[:, None]
+            inner = block.conv1(images).unflatten(0, x.shape[:2])
             inner = inner + block.time(tau)[:, None, :, None, None]
             x = x + block.conv2(functional.silu(inner).flatten(0, 1)).view_as(x)
         added = phi(features, SIZES, times)["1"]

@@ -54,7 +54,7 @@ def test_official_only_drops_the_prefix():
 
 
 @pytest.mark.parametrize("scale", [2, 3.0, 5])
-def test_shapes_of_odd_pictures_in_both_layouts(scale):
+def test_shapes_of_odd_images_in_both_layouts(scale):
     net = IMDN(scale, channels=16, blocks=2)
     lr = torch.rand(2, 3, 7, 11, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -121,7 +121,7 @@ def test_logits_are_those_of_the_equations(
     network: InfinityTransformer, official: dict[str, Tensor], text: Text, inputs: Tensor
 ) -> None:
     with torch.no_grad():
-        found = network(inputs, SCALES, network.told(text))
+        found = network(inputs, SCALES, network.encode_text(text))
     for sample in range(2):
         expected = infinity_official.logits(
             *(official, inputs[sample], SCALES.grids, SCALES.full),
@@ -139,7 +139,7 @@ def test_attention_is_at_most_a_hundred_times_as_sharp(text: Text, inputs: Tenso
         network = InfinityTransformer(BITS, 4, 128, 4, 256, 16).eval()
         network.load_state_dict(from_official(official, 16))
         with torch.no_grad():
-            found.append(network(inputs, SCALES, network.told(text)))
+            found.append(network(inputs, SCALES, network.encode_text(text)))
     torch.testing.assert_close(*found)
 
 
@@ -151,7 +151,7 @@ def test_scale_by_scale_is_as_all_at_once(
     network: InfinityTransformer, text: Text, inputs: Tensor, cuts: tuple[int, ...]
 ) -> None:
     with torch.no_grad():
-        told = network.told(text)
+        told = network.encode_text(text)
         whole = network(inputs, SCALES, told)
         cache, parts = Cache(SCALES.tokens), []
         for first, last in pairwise(cuts):
@@ -166,7 +166,7 @@ def test_tokens_see_their_scale_and_those_before(
     network: InfinityTransformer, text: Text, inputs: Tensor
 ) -> None:
     with torch.no_grad():
-        told = network.told(text)
+        told = network.encode_text(text)
         whole = network(inputs, SCALES, told)
         for number, span in enumerate(SCALES.spans[1:], 1):
             other = inputs.clone()
@@ -181,10 +181,10 @@ def test_padding_of_texts_changes_nothing(
 ) -> None:
     longer = Text(torch.cat([text.features, torch.full((2, 4, 256), 7.0)], 1), text.lengths)
     with torch.no_grad():
-        whole = network(inputs, SCALES, network.told(text))
-        padded = network(inputs, SCALES, network.told(longer))
+        whole = network(inputs, SCALES, network.encode_text(text))
+        padded = network(inputs, SCALES, network.encode_text(longer))
         alone = Text(text.features[:1, :3], text.lengths[:1])
-        one = network(inputs[:1], SCALES, network.told(alone))
+        one = network(inputs[:1], SCALES, network.encode_text(alone))
     torch.testing.assert_close(padded, whole, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(one, whole[:1], rtol=1e-5, atol=1e-5)
 
@@ -194,7 +194,7 @@ def test_no_text(network: InfinityTransformer, text: Text, inputs: Tensor) -> No
     assert torch.equal(none.features[1], text.features[1])
     assert torch.equal(none.features[0], network.no_text[:5])
     with torch.no_grad():
-        one, other = (network(inputs, SCALES, network.told(t)) for t in (text, none))
+        one, other = (network(inputs, SCALES, network.encode_text(t)) for t in (text, none))
     assert torch.equal(one[1], other[1])
     assert not torch.allclose(one[0], other[0])
 
@@ -205,7 +205,7 @@ def test_guidance_within_the_network(
     same = inputs[:1].repeat(2, 1, 1)
     spans = [(span.stop - span.start, span.stop) for span in SCALES.spans]
     with torch.no_grad():
-        told = network.told(text)
+        told = network.encode_text(text)
         turn = rotation(SCALES, 0, len(SCALES), network.width // network.heads, same.device)
         for after in range(5):
             x, _ = network._sequence(same, SCALES, told, 0)
@@ -230,7 +230,7 @@ def test_blocks_computed_again_have_the_same_gradients(text: Text, inputs: Tenso
             BITS, 2, 128, 4, 256, 16, checkpointing=again, drop_path=0.5
         ).train()
         torch.manual_seed(1)
-        network(inputs, SCALES, network.told(text)).square().sum().backward()
+        network(inputs, SCALES, network.encode_text(text)).square().sum().backward()
         found.append([p.grad for p in network.parameters() if p.grad is not None])
     assert len(found[0]) == len(list(network.parameters())) - 1  # all but the table for no text
     torch.testing.assert_close(*found)
@@ -238,10 +238,10 @@ def test_blocks_computed_again_have_the_same_gradients(text: Text, inputs: Tenso
 
 def test_in_bfloat16(network: InfinityTransformer, text: Text, inputs: Tensor) -> None:
     with torch.no_grad():
-        told = network.told(text)
+        told = network.encode_text(text)
         expected = network(inputs, SCALES, told)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            found_told = network.told(text)
+            found_told = network.encode_text(text)
             found = network(inputs, SCALES, found_told)
     # What all blocks are scaled and shifted by is not rounded.
     torch.testing.assert_close(tuple(found_told), tuple(told), rtol=0, atol=0)
@@ -253,7 +253,7 @@ def test_tokens_are_embedded_unrounded_under_autocast(
     network: InfinityTransformer, text: Text, inputs: Tensor
 ) -> None:
     with torch.no_grad():
-        told = network.told(text)
+        told = network.encode_text(text)
         expected, _ = network._sequence(inputs, SCALES, told, 0)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found, _ = network._sequence(inputs, SCALES, told, 0)
@@ -264,7 +264,7 @@ def test_at_first_blocks_do_little_and_no_bit_is_likelier(text: Text, inputs: Te
     torch.manual_seed(0)
     network = InfinityTransformer(BITS, 4, 128, 4, 256, 16).eval()
     with torch.no_grad():
-        logits = network(inputs, SCALES, network.told(text))
+        logits = network(inputs, SCALES, network.encode_text(text))
     assert logits.abs().max() < 0.1
 
 
@@ -300,12 +300,12 @@ def test_what_does_not_fit(network: InfinityTransformer, text: Text, inputs: Ten
     with pytest.raises(ValueError, match="drop_path is 1"):
         InfinityTransformer(8, 1, 128, 4, 128, drop_path=1)
     with pytest.raises(ValueError, match="features of texts have 128 channels; expected 256"):
-        network.told(Text(text.features[..., :128], text.lengths))
+        network.encode_text(Text(text.features[..., :128], text.lengths))
     with pytest.raises(
         ValueError, match=r"texts have up to 17 tokens; expected at most 16, .* text_length"
     ):
         network.without_text(Text(torch.zeros(1, 17, 256), torch.tensor([17])), torch.ones(1))
-    told = network.told(text)
+    told = network.encode_text(text)
     with pytest.raises(ValueError, match=r"5 tokens begin at scale 0 .* one of \[1, 3, 9, 29\]"):
         network(inputs[:, :4], SCALES, told)
     with pytest.raises(ValueError, match="scale 1 follows on 1 tokens, and 0 are known"):

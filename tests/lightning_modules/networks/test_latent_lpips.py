@@ -198,8 +198,8 @@ def test_a_file_of_something_else(tmp_path):
 # ------------------------------------------------------------------------------------ its beginning
 
 
-def test_it_begins_as_lpips_of_pictures(tmp_path):
-    """A latent that has one plane in its first channel is seen as a picture's first colour."""
+def test_it_begins_as_lpips_of_images(tmp_path):
+    """A latent that has one plane in its first channel is seen as an image's first colour."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         features = models.vgg16(weights=None).features
     features.to_empty(device="cpu")

@@ -264,11 +264,11 @@ def test_no_layer_sees_more_points_than_a_chunk():
     net.imnet.layers[1].register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
     with torch.no_grad():
         net(torch.rand(3, 3, 7, 6, generator=generator()), (21, 25))
-    assert max(rows) == 99  # 33 points of each of 3 pictures
+    assert max(rows) == 99  # 33 points of each of 3 images
     assert sum(rows) == 4 * 3 * 21 * 25
 
 
-def test_pictures_of_a_batch_do_not_mix():
+def test_images_of_a_batch_do_not_mix():
     net, lr = small(), torch.rand(3, 3, 6, 8, generator=generator())
     with torch.no_grad():
         alone = torch.cat([net(image, (14, 19)) for image in lr.split(1)])

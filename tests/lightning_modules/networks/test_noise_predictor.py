@@ -250,5 +250,5 @@ def test_what_cannot_be():
         NoisePredictor(widths=(64, 96))
     with pytest.raises(ValueError, match="attention_slice is 0; expected 1 or more, or null"):
         NoisePredictor(**SMALL, attention_slice=0)
-    with pytest.raises(ValueError, match=r"the LR picture is 9x8; NoisePredictor needs .* by 2"):
+    with pytest.raises(ValueError, match=r"the LR image is 9x8; NoisePredictor needs .* by 2"):
         NoisePredictor(**SMALL)(torch.rand(1, 3, 9, 8), 100)

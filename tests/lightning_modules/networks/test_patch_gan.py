@@ -11,15 +11,15 @@ from lightning_modules.networks.patch_gan import PatchGAN
 def test_a_logit_sees_seventy_pixels() -> None:
     torch.manual_seed(0)
     network = PatchGAN(8).eval()
-    pictures = torch.rand(1, 3, 128, 128, requires_grad=True)
-    (logits,) = network(pictures)
+    images = torch.rand(1, 3, 128, 128, requires_grad=True)
+    (logits,) = network(images)
     assert logits.shape == (1, 1, 14, 14)
     for module in network.modules():  # which see whole maps
         if isinstance(module, torch.nn.GroupNorm):
             module.forward = lambda x: x  # type: ignore[method-assign]
-    network(pictures)[0][0, 0, 7, 7].backward()
-    assert pictures.grad is not None
-    rows = pictures.grad.abs().sum((0, 1, 3)).nonzero().flatten()
+    network(images)[0][0, 0, 7, 7].backward()
+    assert images.grad is not None
+    rows = images.grad.abs().sum((0, 1, 3)).nonzero().flatten()
     assert int(rows[-1] - rows[0]) + 1 == 70
 
 
@@ -30,10 +30,10 @@ def test_parameters() -> None:
     assert sum(parameter.numel() for parameter in PatchGAN().parameters()) == convolutions + others
 
 
-def test_a_picture_is_judged_by_itself() -> None:
+def test_an_image_is_judged_by_itself() -> None:
     torch.manual_seed(0)
-    network, pictures = PatchGAN(8, 2), torch.rand(3, 3, 32, 32)
-    torch.testing.assert_close(network(pictures)[0][1:2], network(pictures[1:2])[0])
+    network, images = PatchGAN(8, 2), torch.rand(3, 3, 32, 32)
+    torch.testing.assert_close(network(images)[0][1:2], network(images[1:2])[0])
 
 
 @pytest.mark.parametrize("wrong", [(12, 3), (0, 3), (64, 0)])

@@ -39,7 +39,7 @@ def test_tokens_of_the_published_grids(ratio: float, tokens: tuple[int, ...]) ->
     ],
 )
 def test_the_published_grids(ratio: float, sizes: str) -> None:
-    """Height first: a tall picture has more rows."""
+    """Height first: a tall image has more rows."""
     assert [f"{h}x{w}" for h, w in published(ratio).grids] == sizes.split()
     assert published(ratio, "0.06M").grids == published(ratio).grids[:7]
 

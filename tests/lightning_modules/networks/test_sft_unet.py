@@ -35,7 +35,7 @@ def test_any_size(adapter, size, lr_size):
     model = SFTUNet(**SMALL, adapter=adapter)
     y = model(**given(size, lr_size))
     assert y.shape == (2, 3, *size)
-    assert y.abs().max() == 0  # so the first guess is the base's picture
+    assert y.abs().max() == 0  # so the first guess is the base's image
     assert awake(model)(**given(size, lr_size)).abs().max() > 0
 
 
@@ -66,7 +66,7 @@ def test_what_it_listens_to():
     }
     for name, value in others.items():
         assert (model(**{**inputs, name: value}) - y).abs().max() > 1e-4, name
-    # one picture does not change the other
+    # one image does not change the other
     alone = {k: v[1:] if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
     torch.testing.assert_close(model(**alone), y[1:], rtol=1e-4, atol=1e-5)
 
@@ -124,7 +124,7 @@ def test_what_cannot_be():
 
 
 def test_attention_in_memory_that_grows_with_the_pixels():
-    """By a kernel that never holds the matrix of all pairs, 22 GB for two pictures of 192x192."""
+    """By a kernel that never holds the matrix of all pairs, 22 GB for two images of 192x192."""
     attention, x = awake(Attention(8)), given()["features"]
     q, k, v = attention.qkv(attention.norm(x)).flatten(2).chunk(3, dim=1)
     weights = (q.transpose(1, 2) @ k / math.sqrt(8)).softmax(2)

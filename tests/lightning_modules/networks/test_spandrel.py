@@ -128,7 +128,7 @@ def test_another_scale(file):
         Spandrel(4, str(file))
 
 
-def test_a_model_for_grey_pictures(tmp_path):
+def test_a_model_for_grey_images(tmp_path):
     path = tmp_path / "grey.pth"
     torch.save(compact(channels=1), path)
     with pytest.raises(ValueError, match="from 1 to 1 channels, expected RGB"):

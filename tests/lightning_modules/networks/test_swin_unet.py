@@ -175,7 +175,7 @@ def test_attention_with_its_bias_pixel_by_pixel():
 
 @pytest.mark.parametrize(("h", "w"), [(16, 16), (24, 16)])
 def test_the_correct_mask_keeps_apart_what_wrapped_around(h, w):
-    """Against places in the picture: two pixels see each other if both moved in the same way."""
+    """Against places in the image: two pixels see each other if both moved in the same way."""
     mask = wrap_mask(h, w, 8, 4)
     rolled = torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"))
     rolled = rolled[None].float().roll((-4, -4), (2, 3))
