@@ -6,7 +6,6 @@ As ``benchmarks.miniature_spec`` has it for super-resolvers, whose tables are by
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from benchmarks.miniature_samples import (
     thumbnails,
     trained_on,
 )
-from benchmarks.miniature_spec import Method
+from benchmarks.miniature_spec import Generators
 from callbacks.kid_thumb import KIDThumb
 from callbacks.report_runs import Curve, read_run
 from callbacks.results_file import load_results, storable
@@ -56,26 +55,6 @@ COLUMNS = {
     **{"kid_base": "KID-thumb, base", "kid_real": "KID-thumb, real"},
     **{"repetition": "repetition", "memorised": "nearest", "flicker": "flicker"},
 }
-
-
-@dataclass(frozen=True)
-class Generators(Method):
-    """A miniature of generators.
-
-    side: Of the base's pictures, in pixels.
-    base: The training that all rows stand on.
-    samples: The training that writes samples of the base, of other seeds than the rows'.
-    margin: How many times the distance of real pictures to one another the base may be away.
-    curves: Trainings whose validations are drawn, with their labels.
-    frames: Of a clip; 1 for pictures. Distances are of all frames.
-    """
-
-    side: int = 16
-    base: str = "base"
-    samples: str = "samples"
-    margin: float = 1.5
-    curves: dict[str, str] = field(default_factory=dict)
-    frames: int = 1
 
 
 def collect(plan: Plan) -> dict[str, Any]:

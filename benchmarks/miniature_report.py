@@ -92,12 +92,13 @@ def _further(plan: Plan) -> dict[str, Any]:
     tables = plan.method.tables
     if tables is None or len(plan.rows) < len(plan.method.rows):
         return {}
+    labels = {row.name: row.label for row in plan.rows if row.data is None}
     return {
         heading: {
             row: {column: _short(value) for column, value in cells.items()}
             for row, cells in table.items()
         }
-        for heading, table in tables(plan.run_of).items()
+        for heading, table in tables(plan.run_of, labels).items()
     }
 
 

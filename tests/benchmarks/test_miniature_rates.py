@@ -7,7 +7,8 @@ import pytest
 from benchmarks import miniature_rates
 from benchmarks.miniature_rates import main, tuned
 from benchmarks.miniature_rows import METHODS
-from benchmarks.miniature_self_cascade_video import SELF_CASCADE_VIDEO
+
+SELF_CASCADE_VIDEO = METHODS["self_cascade_video"]
 
 
 def test_what_has_equal_time() -> None:
