@@ -83,7 +83,7 @@ def test_calls_of_text_are_found(code: str, found: int) -> None:
 
 
 def test_configurations_begin_with_what_they_are_for() -> None:
-    for path in tracked("configs/*.yaml"):
+    for path in [*tracked("configs/*.yaml"), *tracked("benchmarks/configs/*.yaml")]:
         assert re.match(r"# \S", path.read_text()), f"{path} does not begin with a comment"
 
 

@@ -33,7 +33,10 @@ def parsed(
 def test_a_file_stands_in_place_of_the_experiment_s(parsed: Any) -> None:
     """Nothing of the experiment's is left, neither of another class nor of the same."""
     experiment = CONFIGS / "experiment/self_cascade_sd21_1024.yaml"
-    model, metrics = CONFIGS / "model/direct.yaml", CONFIGS / "callbacks/mini_generator.yaml"
+    model, metrics = (
+        CONFIGS / "model/direct.yaml",
+        REPO / "benchmarks/configs/callbacks/mini_generator.yaml",
+    )
     alone = parsed("test", "--model", model, "--trainer.callbacks", metrics)
     over = parsed("test", "--config", experiment, "--model", model, "--trainer.callbacks", metrics)
     for command in (alone, over):

@@ -10,7 +10,8 @@ import torch
 
 from commands.cli import EnlargerCLI
 from lightning_modules.networks import taef2
-from tests.configs.test_configs import CONFIGS, OWN_TESTS
+from tests.configs.shipped import PATHS
+from tests.configs.test_configs import OWN_TESTS
 from tests.configs.test_self_cascade_paper import base_of, bases
 from tests.conftest import REPO
 from tests.runs import collected, named, not_run
@@ -88,7 +89,7 @@ def test_is_built(
     monkeypatch.setenv("ENLARGER_DATA", str(tmp_path))
     more = stands_in(name, weights, bases)
     with torch.device("meta" if name.startswith(ON_META) else "cpu"):
-        cli = build(CONFIGS / f"experiment/{name}.yaml", enlarger, *more)
+        cli = build(PATHS[f"experiment/{name}.yaml"], enlarger, *more)
     assert list(cli.model.parameters())
     assert cli.datamodule is not None
 
@@ -106,7 +107,7 @@ def test_a_mistake_that_parses_would_be_seen(
     enlarger: Enlarger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    path = CONFIGS / "experiment/mini/diffusion/automobiles.yaml"
+    path = PATHS["experiment/mini/diffusion/automobiles.yaml"]
     wrong = ("--model.init_args.denoiser.init_args.network.norm_num_groups", "7")
     with pytest.raises(SystemExit) as stopped:
         enlarger("fit", "--config", path, *wrong, "--print_config")

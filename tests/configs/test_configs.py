@@ -12,23 +12,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from callbacks import weights
 from datamodules import pack
 from datamodules.photos import PHOTOS
 from tests.configs.blurred import save
+from tests.configs.shipped import PATHS, content
 from tests.conftest import REPO
 from tests.reference.vqgan import VQGAN
 from tests.stand_ins import stand_in
 
 Enlarger = Callable[..., None]
 CONFIGS = REPO / "configs"
-FILES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.y*ml"))
+FILES = sorted(PATHS)
 EXPERIMENTS = [name for name in FILES if name.startswith("experiment/")]
 # They stand after an experiment, which their first line names.
 ABLATIONS = {
-    name: re.findall(r"after (\w+\.yaml)", (CONFIGS / name).read_text().splitlines()[0])
+    name: re.findall(r"after (\w+\.yaml)", PATHS[name].read_text().splitlines()[0])
     for name in FILES
     if name.startswith("ablation/")
 }
@@ -85,17 +85,13 @@ RUN = (
 )
 
 
-def content(name: str) -> Any:
-    return yaml.safe_load((CONFIGS / name).read_text())
-
-
 def in_place(name: str) -> list[str]:
     """Arguments in which the file stands where it belongs."""
     place = PLACES.get(name.partition("/")[0])
     if place is None:
         place = ("--config", f"experiment/{ABLATIONS[name][0]}", "--config", "{}")
     words = [word.replace("{}", name) for word in place]
-    return [str(CONFIGS / word) if word.endswith(".yaml") else word for word in words]
+    return [str(PATHS[word]) if word.endswith(".yaml") else word for word in words]
 
 
 # ----------------------------------------------------------------------------------------- parsing
@@ -126,7 +122,7 @@ def test_a_mistake_in_a_file_would_be_seen(
 
 @pytest.mark.parametrize("name", FILES)
 def test_is_short_and_knows_no_machine(name: str) -> None:
-    text = (CONFIGS / name).read_text()
+    text = PATHS[name].read_text()
     if name != "weights.yaml":
         assert len(text.splitlines()) <= 25
     assert not re.search(r"/work|/home|/root|/mnt|\.\./shared", text)
@@ -134,10 +130,10 @@ def test_is_short_and_knows_no_machine(name: str) -> None:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_begins_with_its_command(name: str) -> None:
-    first = (CONFIGS / name).read_text().splitlines()[0]
+    first = PATHS[name].read_text().splitlines()[0]
     command = re.match(r"# (?:\w+=\.\.\. )*python main\.py (encode|fit|test) --config (\S+)", first)
     assert command, first
-    assert command[2] == f"configs/{name}"
+    assert REPO / command[2] == PATHS[name]
     assert ("ENLARGER_DATA=" in first) == (command[1] == "test")
 
 
@@ -246,9 +242,8 @@ def results(name: str) -> list[dict[str, Any]]:
 
 def run(name: str, enlarger: Enlarger) -> None:
     """Train two steps and validate, where the experiment trains; test on one picture a set."""
-    command = ("--config", CONFIGS / name, *RUN, *small(name))
-    data = (CONFIGS / name).parent / content(name)["data"]
-    trains = "train" in content(str(data))["init_args"]
+    command = ("--config", PATHS[name], *RUN, *small(name))
+    trains = "train" in content(content(name)["data"])["init_args"]
     if trains:
         enlarger("fit", *command, *FIT)
         ranking = json.loads(Path("runs", run_of(name), "checkpoints/best.json").read_text())

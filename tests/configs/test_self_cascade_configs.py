@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 
 import main
 from datamodules import pack
+from tests.configs.shipped import content
 from tests.configs.test_casarbi_configs import differences
 from tests.conftest import REPO
 from tests.quick import quick
@@ -41,10 +41,6 @@ OTHER = (  # settings than those of the files
     *(f"{MODEL}.pivot_space", "rgb", f"{MODEL}.sampler.solver", "dpm_solver_2m"),
 )
 FEW = ("--model.init_args.sampler.steps", "4")
-
-
-def content(path: Path) -> Any:
-    return yaml.safe_load(path.read_text())
 
 
 def test_one_base_and_one_way_of_sampling() -> None:
