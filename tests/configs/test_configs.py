@@ -97,16 +97,41 @@ def in_place(name: str) -> list[str]:
 # ----------------------------------------------------------------------------------------- parsing
 
 
-# What test_built.py builds is parsed there.
-@pytest.mark.parametrize("name", sorted({*FILES} - {"weights.yaml", *OWN_TESTS}))
+# Files of these groups are parsed together: the n-th of each group in one command.
+GROUPS = ("model", "data", "degradation", "trainer", "callbacks")
+MEMBERS = {group: [name for name in FILES if name.startswith(f"{group}/")] for group in GROUPS}
+TOGETHER = [
+    tuple(names[number % len(names)] for names in MEMBERS.values())
+    for number in range(max(map(len, MEMBERS.values())))
+]
+# An experiment is parsed where it is run, below, or built, in test_built.py.
+ALONE = [name for name in FILES if name.partition("/")[0] not in (*GROUPS, "experiment")]
+ALONE.remove("weights.yaml")
+
+
+def prints(enlarger: Enlarger, tmp_path: Path, *words: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        enlarger("fit", *words, "--print_config")
+    assert stopped.value.code in (0, None)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ALONE)
 def test_parses(
     name: str, enlarger: Enlarger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stopped:
-        enlarger("fit", *in_place(name), "--print_config")
-    assert stopped.value.code in (0, None)
-    assert not list(tmp_path.iterdir())
+    prints(enlarger, tmp_path, *in_place(name))
+
+
+@pytest.mark.parametrize("names", TOGETHER, ids=" ".join)
+def test_parts_parse(
+    names: tuple[str, ...], enlarger: Enlarger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    keys = ("--model", "--data", "--degradation", "--trainer", "--trainer.callbacks")
+    words = zip(keys, (str(PATHS[name]) for name in names), strict=True)
+    prints(enlarger, tmp_path, *(word for pair in words for word in pair))
 
 
 def test_a_mistake_in_a_file_would_be_seen(
