@@ -95,8 +95,7 @@ class Plan(NamedTuple):
         """All commands, those that are needed first; the files of their test data are written."""
         wanted = self.rows
         trained = self._trained({n for row in wanted for n in _needs(row)} | {*self.method.always})
-        ways = {"fit": self._fit, "encode": self._encode, "predict": self._predict}
-        fits = [ways[training.verb](training) for training in trained]
+        fits = [self._train(training) for training in trained]
         tests = [self._test(row) for row in wanted]
         gate = self.method.gate
         if gate is not None and gate.training in {training.name for training in trained}:
@@ -111,52 +110,29 @@ class Plan(NamedTuple):
                 wanted |= set(training.needs)
         return [training for training in self.method.trainings if training.name in wanted]
 
-    def _fit(self, training: Training) -> Job:
+    def _train(self, training: Training) -> Job:
         config = self.config(training.config or training.name)
+        run = self.trained(training.name)
+        words = [training.verb, "--config", config, *self._filled(training.options)]
+        if training.verb == "encode":
+            words += ["--encode.out", str(run)]
+        else:
+            words += self._steps(training, config) if training.verb == "fit" else ()
+            words += ["--run.root", str(self.runs), "--run.name", run.name]
+        return Job(
+            f"fit {training.name}",
+            tuple(words),
+            self._place(training.name),
+            tuple(f"fit {name}" for name in training.needs),
+            partial(self._inputs, training.needs, [config]),
+            None if training.verb == "fit" else run,
+        )
+
+    def _steps(self, training: Training, config: str) -> tuple[str, ...]:
         asked = training.steps if self.steps is None else self.steps
         if asked is None and self.longer > 1:
             asked = read_whole(REPOSITORY / config)["trainer"]["max_steps"]
-        steps = () if asked is None else _of_steps(config, asked * self.longer)
-        return Job(
-            f"fit {training.name}",
-            (
-                *("fit", "--config", config, *self._filled(training.options), *steps),
-                *("--run.root", str(self.runs), "--run.name", self.trained(training.name).name),
-            ),
-            self._place(training.name),
-            tuple(f"fit {name}" for name in training.needs),
-            partial(self._inputs, training.needs, [config]),
-        )
-
-    def _encode(self, training: Training) -> Job:
-        config = self.config(training.config or training.name)
-        folder = self.trained(training.name)
-        return Job(
-            f"fit {training.name}",  # what others need is called so
-            (
-                *("encode", "--config", config, *self._filled(training.options)),
-                *("--encode.out", str(folder)),
-            ),
-            self._place(training.name),
-            tuple(f"fit {name}" for name in training.needs),
-            partial(self._inputs, training.needs, [config]),
-            folder,
-        )
-
-    def _predict(self, training: Training) -> Job:
-        config = self.config(training.config or training.name)
-        place = self.trained(training.name)
-        return Job(
-            f"fit {training.name}",  # what others need is called so
-            (
-                *("predict", "--config", config, *self._filled(training.options)),
-                *("--run.root", str(self.runs), "--run.name", place.name),
-            ),
-            self._place(training.name),
-            tuple(f"fit {name}" for name in training.needs),
-            partial(self._inputs, training.needs, [config]),
-            place,
-        )
+        return () if asked is None else _of_steps(config, asked * self.longer)
 
     def _test(self, row: Row) -> Job:
         data = self.table / "jobs" / f"{row.name}_data.yaml"

@@ -162,7 +162,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.runs("casarbi_{name}", "casarbi_{name}_base")
-@pytest.mark.parametrize("name", quick(PAPER, "df2k"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAPER)
 def test_a_run_of_the_paper(
     name: str, enlarger: Any, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -287,7 +287,14 @@ def run(name: str, enlarger: Enlarger) -> None:
         assert results(name)[0]["checkpoint"].endswith("imdn-x2.pth")
 
 
-@pytest.mark.parametrize("name", THE_REST)
+@pytest.mark.parametrize(
+    "name",
+    [
+        # Twice as long as resshift_v2.yaml, of which it is a variant.
+        pytest.param(name, marks=pytest.mark.slow if "resshift_journal" in name else ())
+        for name in THE_REST
+    ],
+)
 def test_runs(name: str, enlarger: Enlarger, home: Path) -> None:
     if "spandrel" in name and importlib.util.find_spec("spandrel") is None:
         pytest.skip("needs the optional package spandrel")

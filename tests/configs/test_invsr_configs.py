@@ -242,9 +242,9 @@ def test_the_paper_s_run(paper: Path, enlarger: Enlarger) -> None:
         assert written.size == (96, 68)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "color_fix"),
-    quick([("imagenet_test", True), ("realsr", True), ("realset80", False)], "realset80"),
+    ("name", "color_fix"), [("imagenet_test", True), ("realsr", True), ("realset80", False)]
 )
 def test_the_paper_s_test_sets(
     name: str,

@@ -20,6 +20,7 @@ from lightning_modules.networks.infinity_block import Block
 from tests.configs.shipped import PATHS
 from tests.configs.test_invsr_configs import save
 from tests.conftest import REPO
+from tests.quick import quick
 
 Enlarger = Callable[..., None]
 CONFIGS = REPO / "configs"
@@ -105,7 +106,7 @@ class TestPaper:
         assert [group["weight_decay"] for group in optimizer.param_groups] == [0.005, 0.0]
         assert {group["lr"] for group in optimizer.param_groups} == {1e-5}
 
-    @pytest.mark.parametrize("verb", ["predict", "test"])
+    @pytest.mark.parametrize("verb", quick(["predict", "test"], "predict"))
     def test_inference(self, tmp_path, enlarger, monkeypatch, verb):
         monkeypatch.chdir(tmp_path)
         name = "experiment/nsarm_8b_inference.yaml"
@@ -115,7 +116,7 @@ class TestPaper:
         assert (model.bits.tau, model.bits.top_p, model.bits.guidance) == (0.5, 0.97, 1.0)
         assert model.weights.endswith("NSARM.pth")
 
-    @pytest.mark.parametrize(("name", "count"), [("2b", 2204.6), ("8b", 8375.8)])
+    @pytest.mark.parametrize(("name", "count"), quick([("2b", 2204.6), ("8b", 8375.8)], "2b"))
     def test_infinity(self, tmp_path, enlarger, monkeypatch, name, count):
         monkeypatch.chdir(tmp_path)
         model = model_of(f"model/infinity_{name}.yaml", "fit", enlarger, monkeypatch, *NO_TEXT)

@@ -170,7 +170,8 @@ def test_the_sample_enlarged(mini: Path, enlarger: Any, capsys: pytest.CaptureFi
 
 
 @pytest.mark.runs("mini/self_cascade/{name}")
-@pytest.mark.parametrize("name", quick(TRAINED, "lora_r4"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINED)
 def test_comparisons_that_train(name: str, mini: Path, enlarger: Any) -> None:
     config, run = MINI / f"self_cascade/{name}.yaml", Path(f"runs/mini_self_cascade_{name}")
     four = ("--trainer.max_steps", 4, "--trainer.limit_val_batches", 0)

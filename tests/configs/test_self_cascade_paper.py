@@ -22,7 +22,6 @@ from diffusers import AutoencoderKL, UNet2DConditionModel, UNet3DConditionModel
 from lightning_modules.ladder import count_stages, ladder
 from tests.conftest import REPO
 from tests.lightning_modules.backbone.texts import save_text_encoder
-from tests.quick import quick
 from tests.small_sd import VAE
 
 Enlarger = Callable[..., None]
@@ -122,7 +121,8 @@ def captioned(home: Path, name: str, side: int, count: int = 2) -> None:
 
 
 @pytest.mark.runs("self_cascade_{name}")
-@pytest.mark.parametrize(("name", "base", "size", "side", "shown"), quick(PICTURES, "sd21_1024"))
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "base", "size", "side", "shown"), PICTURES)
 def test_pictures(
     name: str,
     base: str,

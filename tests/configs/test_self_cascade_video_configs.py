@@ -74,20 +74,10 @@ def mini(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enlarger: Any) -> Path
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    ("free", "trained"),
-    [
-        (("tf",), ("tuned",)),
-        pytest.param(
-            *(("direct", "scalecrafter", "tf"), ("finetune", "lora_r4", "lora_r32", "tuned")),
-            marks=(pytest.mark.slow, pytest.mark.runs(*ALL)),
-        ),
-    ],
-    ids=["some", "all"],
-)
-def test_the_experiments(
-    free: tuple[str, ...], trained: tuple[str, ...], mini: Path, enlarger: Any
-) -> None:
+@pytest.mark.slow
+@pytest.mark.runs(*ALL)
+def test_the_experiments(mini: Path, enlarger: Any) -> None:
+    free, trained = ("direct", "scalecrafter", "tf"), ("finetune", "lora_r4", "lora_r32", "tuned")
     for name in free:
         enlarger("test", "--config", at(name), *SMALL, *FEW)
     for name in trained:
