@@ -117,7 +117,7 @@ def predictor():
 
 
 def from_base(method, **settings):
-    sampling = {"schedule": Schedule(prediction="sample"), "sampler": Sampler(steps=3, eta=1.0)}
+    sampling = {"schedule": Schedule(prediction="sample"), "sampler": Sampler(steps=2, eta=1.0)}
     return lambda scale, folder: method(scale, frozen_denoiser(), **settings, **sampling)
 
 
@@ -130,7 +130,7 @@ def low_rank(scale, folder):
 def trained_on(scale, folder):
     denoiser = diffusion(scale, folder).denoiser
     denoiser.begun = "elsewhere"
-    sampling = {"schedule": Schedule(prediction="sample"), "sampler": Sampler(steps=3, eta=1.0)}
+    sampling = {"schedule": Schedule(prediction="sample"), "sampler": Sampler(steps=2, eta=1.0)}
     return FineTune(scale, denoiser, **sampling)
 
 
