@@ -14,7 +14,9 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-FILES = Path(__file__).resolve().parent / "configs" / "miniature"
+from benchmarks.miniature_jobs import REPOSITORY
+
+FILES = REPOSITORY / "benchmarks" / "configs" / "miniature"
 METRICS = "benchmarks/configs/callbacks/mini.yaml"
 BICUBIC = "bicubic"
 
