@@ -68,16 +68,14 @@ docs-commands: install
 pytest: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
-# Its report is committed.
 test-slow: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.environment slow -n 2 --dist worksteal -m 'slow and not gpu and not network' \
-	  --ignore tests/distributed/test_faults.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m 'slow and not gpu and not network' --ignore tests/distributed/test_faults.py
 
 # Its report is committed.
 test-faults: install
 	OMP_NUM_THREADS=1 ENLARGER_FAULTS=benchmarks/results/faults.json $(BIN)/pytest -s -m slow tests/distributed/test_faults.py
 
-# Python 3.11, and of each package that pyproject.toml names the oldest one. Its report is committed.
+# Python 3.11, and of each package that pyproject.toml names the oldest one.
 MINIMUM := .venv-minimum
 $(MINIMUM)/.installed: pyproject.toml
 	uv venv --clear --python 3.11 $(MINIMUM)
@@ -85,9 +83,9 @@ $(MINIMUM)/.installed: pyproject.toml
 	@touch $@
 
 test-minimum: $(MINIMUM)/.installed
-	OMP_NUM_THREADS=1 $(MINIMUM)/bin/python -m benchmarks.environment minimum -q -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(MINIMUM)/bin/python -m pytest -q -n 2 --dist worksteal
 
-# The versions that CI tested, with another Python. Its report is committed.
+# The versions that CI tested, with another Python.
 VERSION ?= 3.13
 .venv-$(VERSION)/.installed: pyproject.toml constraints.txt
 	uv venv --clear --python $(VERSION) .venv-$(VERSION)
@@ -95,27 +93,26 @@ VERSION ?= 3.13
 	@touch $@
 
 test-python: .venv-$(VERSION)/.installed
-	OMP_NUM_THREADS=1 .venv-$(VERSION)/bin/python -m benchmarks.environment python_$(VERSION) -q -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 .venv-$(VERSION)/bin/python -m pytest -q -n 2 --dist worksteal
 
-# What nothing else runs, for pyiqa is not among EXTRAS. Its report is committed.
+# pyiqa is not among EXTRAS, so that nothing else runs these tests.
 .venv-iqa/.installed: pyproject.toml constraints.txt
 	uv venv --clear --python '>=3.11' .venv-iqa
 	uv pip install --compile-bytecode --python .venv-iqa/bin/python -c constraints.txt -e '.[$(EXTRAS),iqa]'
 	@touch $@
 
 test-iqa: .venv-iqa/.installed
-	OMP_NUM_THREADS=1 .venv-iqa/bin/python -m benchmarks.environment iqa -q tests/callbacks/test_iqa.py
+	OMP_NUM_THREADS=1 .venv-iqa/bin/python -m pytest -q tests/callbacks/test_iqa.py
 
-# Its report is committed. What workers and commands of tests run counts, too.
+# Workers of loaders, and commands that tests start, count too.
 coverage: install
 	rm -f .coverage .coverage.*
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal --cov --cov-report=
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.coverage
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal --cov --cov-report=term-missing:skip-covered
 
 bench-gpu: install
 	$(BIN)/python -m benchmarks.gpu
 
-# Writes its report and the page docs/soak.md. A full disk needs root, for a small one of its own.
+# Writes benchmarks/results/soak.json, which docs/soak.md describes. A full disk needs root, for a small one of its own.
 soak: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak $(SOAK)
 

@@ -23,8 +23,9 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.miniature_jobs import REPOSITORY, missing
-from benchmarks.miniature_rows import BSDS, KODAK, NEEDS
+from benchmarks.miniature_rows import METHODS
 
+BSDS, KODAK = "$ENLARGER_DATA/bsds400", "$ENLARGER_DATA/kodak24"
 PEERS = ("$ENLARGER_PEERS/BasicSR", "$ENLARGER_PEERS/Real-ESRGAN")
 LONGER = 10  # times the steps that a miniature has on two cores
 _SMALL = "configs/experiment/self_cascade_64"
@@ -97,9 +98,9 @@ COMMANDS = (
         Command(
             f"the miniature of {name}, trained {LONGER} times as long",
             f"-m benchmarks.miniature {name} --jobs 1 --longer {LONGER}",
-            needs,
+            method.needs,
         )
-        for name, needs in NEEDS.items()
+        for name, method in METHODS.items()
     ),
 )
 

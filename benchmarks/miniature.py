@@ -5,8 +5,8 @@ method's table (`main.py test`), and writes `benchmarks/results/<method>_miniatu
 beside it, and the table into `docs/methods/<method>.md`, between its two marks. A second call does
 only what is missing. `--help` says which pictures and weights a method needs.
 
-With another seed of training, several times the steps, or on a GPU, runs are in a folder of their
-own, and JSON alone is written, beside that of the first training: those are kept.
+With several times the steps, or on a GPU, runs have a folder of their own, and only JSON is
+written, beside that of the normal training.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 from benchmarks import report
 from benchmarks.miniature_jobs import REPOSITORY, missing, run_jobs
 from benchmarks.miniature_plan import Plan
-from benchmarks.miniature_rows import METHODS, NEEDS, kind_of
+from benchmarks.miniature_rows import METHODS, kind_of
 from callbacks.provenance import commit
 from files.owned import write_whole
 
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if seeds != tuple(range(seeds[0], seeds[0] + len(seeds))):
         sys.stderr.write(f"--seeds is {options.seeds}; expected consecutive ones, as 0 1 2\n")
         return 1
-    if not options.only and options.data is None and (absent := missing(NEEDS[options.method])):
+    if not options.only and options.data is None and (absent := missing(method.needs)):
         sys.stderr.write(f"{options.method} needs {', '.join(absent)}: not there (see --help)\n")
         return 1
     plan = Plan(
@@ -62,11 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seeds,
         options.steps,
         tuple(options.only),
-        training=options.training,
         longer=options.longer,
         device=report.device(),
     )
-    if plan.variant:  # beside the first training, which is kept
+    if plan.variant:
         plan = plan._replace(runs=options.runs / plan.variant)
     plan.table.mkdir(parents=True, exist_ok=True)
     line = Line()
@@ -90,8 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def write(plan: Plan, said: Sequence[str], folder: Path) -> None:
     """Write JSON and picture, and the page where the folder is that of all results.
 
-    Of a variant JSON alone; ``benchmarks.table`` sets that of another training's seed beside the
-    first one's.
+    Of a variant only JSON.
 
     Args:
         plan: Its commands are done.
@@ -105,8 +103,8 @@ def write(plan: Plan, said: Sequence[str], folder: Path) -> None:
         "seed": plan.seeds[0],
         "results": kind_of(plan.method).collect(plan),
     }
-    variant = plan.variant.removeprefix("training_")
-    path = folder / f"{plan.name}_miniature{variant and f'_{variant}'}.json"
+    variant = plan.variant and f"_{plan.variant}"
+    path = folder / f"{plan.name}_miniature{variant}.json"
     write_whole(path, json.dumps(found, indent=1, allow_nan=False) + "\n")
     if plan.variant:
         sys.stdout.write(f"{path}\n")
@@ -124,7 +122,7 @@ def _options(words: Sequence[str]) -> Any:
         prog="python -m benchmarks.miniature",
         description="Train a method's miniature, compare its rows, and print what holds.",
         epilog="what they need (docs/results.md says how it is laid out):\n"
-        + "".join(f"  {name:<20}{' '.join(NEEDS[name])}\n" for name in METHODS),
+        + "".join(f"  {name:<20}{' '.join(method.needs)}\n" for name, method in METHODS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("method", choices=METHODS)
@@ -132,7 +130,6 @@ def _options(words: Sequence[str]) -> Any:
     parser.add_argument("--only", nargs="+", default=[], metavar="ROW", help="run these rows only")
     parser.add_argument("--steps", type=int, help="of each training, for a quick look")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="consecutive")
-    parser.add_argument("--training", type=int, default=0, help="seed of all trainings")
     parser.add_argument("--longer", type=int, default=1, help="times the steps of each training")
     parser.add_argument("--data", type=Path, help="test data instead of the method's")
     parser.add_argument("--out", type=Path, default=report.RESULTS, help="for JSON and picture")
@@ -143,8 +140,8 @@ def _options(words: Sequence[str]) -> Any:
         parser.error(f"--only has {', '.join(unknown)}; there are {', '.join(known)}")
     if options.jobs < 1 or (options.steps is not None and options.steps < 1):
         parser.error("--jobs and --steps must be at least 1")
-    if options.training < 0 or options.longer < 1:
-        parser.error("--training must be at least 0, --longer at least 1")
+    if options.longer < 1:
+        parser.error("--longer must be at least 1")
     return options
 
 

@@ -6,7 +6,6 @@ As ``benchmarks.miniature_spec`` has it for super-resolvers, whose tables are by
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ from torch import Tensor
 
 from benchmarks.miniature_jobs import Note
 from benchmarks.miniature_made import made, time_of
+from benchmarks.miniature_numbers import short
 from benchmarks.miniature_plan import Plan
 from benchmarks.miniature_samples import (
-    Difference,
     References,
     Samples,
     difference,
@@ -31,10 +30,10 @@ from benchmarks.miniature_samples import (
     thumbnails,
     trained_on,
 )
-from benchmarks.miniature_spec import Method
+from benchmarks.miniature_spec import Generators
 from callbacks.kid_thumb import KIDThumb
 from callbacks.report_runs import Curve, read_run
-from callbacks.results_file import load_results, storable
+from callbacks.results_file import load_results
 from commands.checkpoint_files import FOLDER, best_or_newest
 
 _NEAREST = (
@@ -56,26 +55,6 @@ COLUMNS = {
     **{"kid_base": "KID-thumb, base", "kid_real": "KID-thumb, real"},
     **{"repetition": "repetition", "memorised": "nearest", "flicker": "flicker"},
 }
-
-
-@dataclass(frozen=True)
-class Generators(Method):
-    """A miniature of generators.
-
-    side: Of the base's pictures, in pixels.
-    base: The training that all rows stand on.
-    samples: The training that writes samples of the base, of other seeds than the rows'.
-    margin: How many times the distance of real pictures to one another the base may be away.
-    curves: Trainings whose validations are drawn, with their labels.
-    frames: Of a clip; 1 for pictures. Distances are of all frames.
-    """
-
-    side: int = 16
-    base: str = "base"
-    samples: str = "samples"
-    margin: float = 1.5
-    curves: dict[str, str] = field(default_factory=dict)
-    frames: int = 1
 
 
 def collect(plan: Plan) -> dict[str, Any]:
@@ -123,7 +102,7 @@ def collect(plan: Plan) -> dict[str, Any]:
             {
                 **{"claim": claim.text, "better": claim.better, "than": claim.than},
                 "judged": [
-                    _stored(difference(rows[claim.better], rows[claim.than], metric))
+                    difference(rows[claim.better], rows[claim.than], metric).stored()
                     for metric in claim.metrics
                 ]
                 if gate["open"]
@@ -159,8 +138,8 @@ def gate_of(base: Tensor, real: Tensor, training: Tensor, method: Generators) ->
     return {
         "open": reached["swd"] <= method.margin * floor["swd"],
         "n": count,
-        "reached": {name: _short(value) for name, value in reached.items()},
-        "real": {name: _short(value) for name, value in floor.items()},
+        "reached": {name: short(value) for name, value in reached.items()},
+        "real": {name: short(value) for name, value in floor.items()},
         "margin": method.margin,
     }
 
@@ -236,15 +215,15 @@ def _floor(training: Tensor, known: References, side: int) -> dict[str, Any]:
 def _summary(numbers: dict[str, list[float]]) -> dict[str, float | str]:
     found: dict[str, float | str] = {}
     for name, values in numbers.items():
-        found[name] = _short(statistics.fmean(values))
+        found[name] = short(statistics.fmean(values))
         if len(values) > 1:
-            found[f"{name}_std"] = _short(statistics.stdev(values))
+            found[f"{name}_std"] = short(statistics.stdev(values))
     return found
 
 
 def _cost(run: Path) -> dict[str, float | str]:
     results = load_results(run / "results.json")["results"]
-    return {r["metric"]: _short(r["value"]) for r in results if r["metric"] in ("seconds", "calls")}
+    return {r["metric"]: short(r["value"]) for r in results if r["metric"] in ("seconds", "calls")}
 
 
 def _flicker(plan: Plan, row: str, of: str = "") -> dict[str, float | str]:
@@ -252,7 +231,7 @@ def _flicker(plan: Plan, row: str, of: str = "") -> dict[str, float | str]:
     found = load_results(plan.run_of(row) / "results.json")["results"]
     name = f"flicker{of}"
     return {
-        key: _short(value)
+        key: short(value)
         for result in found
         if result["metric"] == name
         for key, value in (("flicker", result["value"]), ("flicker_std", result.get("std")))
@@ -268,18 +247,6 @@ def _curves(run: Path) -> dict[str, list[list[float]]]:
         for tag in tags
         if tag in curves
     }
-
-
-def _stored(apart: Difference) -> dict[str, Any]:
-    interval = apart.interval and [_short(end) for end in apart.interval]
-    return {
-        **{"metric": apart.metric, "n": apart.n, "difference": _short(apart.value)},
-        **{"interval": interval, "verdict": apart.verdict},
-    }
-
-
-def _short(value: float) -> float | str:
-    return storable(float(f"{value:.6g}"))
 
 
 # ----------------------------------------------------------------------------------- the page

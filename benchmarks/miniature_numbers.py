@@ -16,12 +16,12 @@ from benchmarks.miniature_spec import BICUBIC
 from benchmarks.miniature_swd import Numbers
 from callbacks.bootstrap import FEWEST, expanded_tail, mean_interval
 from callbacks.per_image import ImageNumbers, load_images
-from callbacks.results_file import Result, load_results
+from callbacks.results_file import Result, load_results, storable
 
 SWD = "swd"
 SPREAD = "psnr_spread"  # over images, of the gain over bicubic of the same LR: its variance
 PER_IMAGE = ("psnr", "ssim", "niqe", "lpips", "lattice")
-LOWER_IS_BETTER = (SWD, SPREAD, "niqe", "lpips", "lattice")
+HIGHER_IS_BETTER = ("psnr", "ssim")
 ALL = "all"  # the crops of all sets together
 DRAWS, SWD_DRAWS, SEED = 10_000, 2_000, 0
 
@@ -42,17 +42,17 @@ def shown(apart: Mapping[str, Any]) -> str:
 
 
 class Difference(NamedTuple):
-    """How two rows differ at one scale.
+    """How two rows differ.
 
     metric: Name of the metric.
-    scale: The factor.
+    scale: The factor; None for generators.
     n: Images that both have.
     value: First minus second.
     interval: Of 95 %, from resampling images; None of too few.
     """
 
     metric: str
-    scale: float
+    scale: float | None
     n: int
     value: float
     interval: tuple[float, float] | None
@@ -62,8 +62,23 @@ class Difference(NamedTuple):
         """Whether the first may be called better."""
         if self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
             return OPEN
-        better = (self.interval[0] > 0) != (self.metric in LOWER_IS_BETTER)
+        better = (self.interval[0] > 0) == (self.metric in HIGHER_IS_BETTER)
         return HOLDS if better else FAILS
+
+    def stored(self) -> dict[str, Any]:
+        """Return what JSON holds."""
+        return {
+            "metric": self.metric,
+            **({} if self.scale is None else {"scale": self.scale}),
+            **{"n": self.n, "difference": short(self.value)},
+            "interval": self.interval and [short(end) for end in self.interval],
+            "verdict": self.verdict,
+        }
+
+
+def short(value: float) -> float | str:
+    """Return six digits of a number, as JSON holds it."""
+    return storable(float(f"{value:.6g}"))
 
 
 def set_of(dataset: str) -> str:
@@ -183,16 +198,17 @@ def _spread(a: Measured, b: Measured, scale: float, bicubic: Measured) -> Differ
     value, interval = float(ours.var(ddof=1) - theirs.var(ddof=1)), None
     if len(base) >= FEWEST:
         drawn = np.random.default_rng(SEED).integers(len(base), size=(DRAWS, len(base)))
-        interval = _middle(ours[drawn].var(1, ddof=1) - theirs[drawn].var(1, ddof=1), len(base))
+        interval = middle(ours[drawn].var(1, ddof=1) - theirs[drawn].var(1, ddof=1), len(base))
     return Difference(SPREAD, scale, len(base), value, interval)
 
 
 def _interval_of_swd(a: Measured, b: Measured, metric: str, scale: float) -> tuple[float, float]:
     apart = a.swd_of_resamples(scale) - b.swd_of_resamples(scale)
-    return _middle(apart, len(a.keys(scale)))
+    return middle(apart, len(a.keys(scale)))
 
 
-def _middle(resampled: Numbers, count: int) -> tuple[float, float]:
+def middle(resampled: Numbers, count: int) -> tuple[float, float]:
+    """Return the middle 95 % of resamples of so many images."""
     tail = expanded_tail(count, 0.95)
     low, high = np.quantile(resampled, [tail, 1 - tail])
     return float(low), float(high)

@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 import yaml
 
 from benchmarks.miniature_jobs import REPOSITORY, Job
-from benchmarks.miniature_spec import CONFIGS, Consistency, Gate, Method, Row, Training
+from benchmarks.miniature_spec import Consistency, Gate, Method, Row, Training
 from commands.checkpoint_files import FOLDER, best_or_newest, fingerprint
 from datamodules.latents import ABOUT
 from files.owned import write_whole
 
-SELF_SSIM = "configs/callbacks/mini_self_ssim.yaml"
+# What only a benchmark needs, and what docs pages show to users.
+CONFIGS = ("benchmarks/configs/experiment/mini", "configs/experiment/mini")
+SELF_SSIM = "benchmarks/configs/callbacks/mini_self_ssim.yaml"
 SAME = "_same"  # behind the name of a row: its run on one LR at several scales
 CONTROLLED = "configs/callbacks/quality.yaml"  # has bicubic beside PSNR
 
@@ -32,8 +34,7 @@ class Plan(NamedTuple):
     seeds: Of what samples, consecutive.
     steps: Of each training, in place of those of its file; None to keep those.
     only: Rows that are to be tested; all, if empty.
-    configs: Folder with a folder of files for each method.
-    training: Seed of all trainings.
+    configs: Folders with a folder of files for each method.
     longer: Times the steps of each training; its schedule ends with them.
     device: Where it runs.
     """
@@ -45,8 +46,7 @@ class Plan(NamedTuple):
     seeds: tuple[int, ...]
     steps: int | None = None
     only: tuple[str, ...] = ()
-    configs: str = CONFIGS
-    training: int = 0
+    configs: tuple[str, ...] = CONFIGS
     longer: int = 1
     device: str = "cpu"
 
@@ -57,10 +57,10 @@ class Plan(NamedTuple):
 
     @property
     def variant(self) -> str:
-        """What sets it apart from the first training, for names of folders; empty for that one."""
+        """What differs from the normal training, for names of folders; empty for that one."""
         longer = [f"longer_{self.longer}"] if self.longer > 1 else []
         device = [self.device] if self.device != "cpu" else []
-        return "_".join([*longer, *device, *([f"training_{self.training}"] * bool(self.training))])
+        return "_".join([*longer, *device])
 
     def measured(self) -> Plan:
         """The same of all rows that have been tested with these settings, wanted or not."""
@@ -95,8 +95,7 @@ class Plan(NamedTuple):
         """All commands, those that are needed first; the files of their test data are written."""
         wanted = self.rows
         trained = self._trained({n for row in wanted for n in _needs(row)} | {*self.method.always})
-        ways = {"fit": self._fit, "encode": self._encode, "predict": self._predict}
-        fits = [ways[training.verb](training) for training in trained]
+        fits = [self._train(training) for training in trained]
         tests = [self._test(row) for row in wanted]
         gate = self.method.gate
         if gate is not None and gate.training in {training.name for training in trained}:
@@ -111,53 +110,29 @@ class Plan(NamedTuple):
                 wanted |= set(training.needs)
         return [training for training in self.method.trainings if training.name in wanted]
 
-    def _fit(self, training: Training) -> Job:
+    def _train(self, training: Training) -> Job:
         config = self.config(training.config or training.name)
+        run = self.trained(training.name)
+        words = [training.verb, "--config", config, *self._filled(training.options)]
+        if training.verb == "encode":
+            words += ["--encode.out", str(run)]
+        else:
+            words += self._steps(training, config) if training.verb == "fit" else ()
+            words += ["--run.root", str(self.runs), "--run.name", run.name]
+        return Job(
+            f"fit {training.name}",
+            tuple(words),
+            self._place(training.name),
+            tuple(f"fit {name}" for name in training.needs),
+            partial(self._inputs, training.needs, [config]),
+            None if training.verb == "fit" else run,
+        )
+
+    def _steps(self, training: Training, config: str) -> tuple[str, ...]:
         asked = training.steps if self.steps is None else self.steps
         if asked is None and self.longer > 1:
             asked = read_whole(REPOSITORY / config)["trainer"]["max_steps"]
-        steps = () if asked is None else _of_steps(config, asked * self.longer)
-        seed = ("--seed_everything", str(self.training)) if self.training else ()
-        return Job(
-            f"fit {training.name}",
-            (
-                *("fit", "--config", config, *self._filled(training.options), *steps, *seed),
-                *("--run.root", str(self.runs), "--run.name", self.trained(training.name).name),
-            ),
-            self._place(training.name),
-            tuple(f"fit {name}" for name in training.needs),
-            partial(self._inputs, training.needs, [config]),
-        )
-
-    def _encode(self, training: Training) -> Job:
-        config = self.config(training.config or training.name)
-        folder = self.trained(training.name)
-        return Job(
-            f"fit {training.name}",  # what others need is called so
-            (
-                *("encode", "--config", config, *self._filled(training.options)),
-                *("--encode.out", str(folder)),
-            ),
-            self._place(training.name),
-            tuple(f"fit {name}" for name in training.needs),
-            partial(self._inputs, training.needs, [config]),
-            folder,
-        )
-
-    def _predict(self, training: Training) -> Job:
-        config = self.config(training.config or training.name)
-        place = self.trained(training.name)
-        return Job(
-            f"fit {training.name}",  # what others need is called so
-            (
-                *("predict", "--config", config, *self._filled(training.options)),
-                *("--run.root", str(self.runs), "--run.name", place.name),
-            ),
-            self._place(training.name),
-            tuple(f"fit {name}" for name in training.needs),
-            partial(self._inputs, training.needs, [config]),
-            place,
-        )
+        return () if asked is None else _of_steps(config, asked * self.longer)
 
     def _test(self, row: Row) -> Job:
         data = self.table / "jobs" / f"{row.name}_data.yaml"
@@ -210,9 +185,9 @@ class Plan(NamedTuple):
 
     def config(self, name: str) -> str:
         """The file of a training, or of a row; the method's own lies beside the folder."""
-        if "/" in name:
-            return f"{self.configs}/{name}.yaml"
-        return f"{self.configs}/{'' if name == self.name else f'{self.name}/'}{name}.yaml"
+        inside = "" if "/" in name or name == self.name else f"{self.name}/"
+        files = [f"{folder}/{inside}{name}.yaml" for folder in self.configs]
+        return next((file for file in files if (REPOSITORY / file).is_file()), files[-1])
 
     def _filled(self, options: Sequence[str]) -> tuple[str, ...]:
         filled = list(options)

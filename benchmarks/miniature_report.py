@@ -13,15 +13,15 @@ from benchmarks.miniature_numbers import (
     PER_IMAGE,
     SPREAD,
     SWD,
-    Difference,
     Measured,
     difference,
     set_of,
+    short,
     shown,
 )
 from benchmarks.miniature_plan import SAME, Plan
 from benchmarks.miniature_spec import BICUBIC, Claim, Gate, Row
-from callbacks.results_file import load_results, storable
+from callbacks.results_file import load_results
 from callbacks.self_ssim import SelfSSIM
 
 COLUMNS = {"psnr": "PSNR-Y, dB", "ssim": "SSIM", "niqe": "NIQE", SWD: "SWD"}
@@ -56,7 +56,7 @@ def collect(plan: Plan) -> dict[str, Any]:
         "images": {f"x{scale:g}": first.keys(scale) for scale in first.scales},
         "note": plan.method.note,
         "facts": {
-            what: value if isinstance(value, str) else _short(value)
+            what: value if isinstance(value, str) else short(value)
             for what, value in ({} if facts is None else facts(plan.trained)).items()
         },
         "trainings": _times(notes, "fit "),
@@ -92,12 +92,13 @@ def _further(plan: Plan) -> dict[str, Any]:
     tables = plan.method.tables
     if tables is None or len(plan.rows) < len(plan.method.rows):
         return {}
+    labels = {row.name: row.label for row in plan.rows if row.data is None}
     return {
         heading: {
-            row: {column: _short(value) for column, value in cells.items()}
+            row: {column: short(value) for column, value in cells.items()}
             for row, cells in table.items()
         }
-        for heading, table in tables(plan.run_of).items()
+        for heading, table in tables(plan.run_of, labels).items()
     }
 
 
@@ -115,9 +116,9 @@ def _sets(row: Measured) -> dict[str, dict[str, dict[str, float | str]]]:
     for result in row.results:
         by_scale = found.setdefault(set_of(result["dataset"]), {})
         numbers = by_scale.setdefault(f"x{result['scale']:g}", {})
-        numbers[result["metric"]] = _short(result["value"])
+        numbers[result["metric"]] = short(result["value"])
         if "std" in result and result["metric"] not in COST:
-            numbers[f"{result['metric']}_std"] = _short(result["std"])
+            numbers[f"{result['metric']}_std"] = short(result["std"])
     together: dict[str, dict[str, float | str]] = {}
     for scale in row.scales:
         numbers = together.setdefault(f"x{scale:g}", {"n": len(row.keys(scale))})
@@ -125,9 +126,9 @@ def _sets(row: Measured) -> dict[str, dict[str, dict[str, float | str]]]:
             means = row.means(metric, scale)
             if not means:
                 continue
-            numbers[metric] = _short(statistics.fmean(means))
+            numbers[metric] = short(statistics.fmean(means))
             if len(means) > 1:
-                numbers[f"{metric}_std"] = _short(statistics.stdev(means))
+                numbers[f"{metric}_std"] = short(statistics.stdev(means))
     return {ALL: together, **found}
 
 
@@ -136,7 +137,7 @@ def _self_ssim(run: Path) -> dict[str, float | str]:
     path = run / "results.json"
     results = load_results(path)["results"] if path.is_file() else []
     return {
-        f"x{result['scale']:g}{result['metric'].removeprefix(SelfSSIM.name)}": _short(
+        f"x{result['scale']:g}{result['metric'].removeprefix(SelfSSIM.name)}": short(
             result["value"]
         )
         for result in results
@@ -148,7 +149,7 @@ def _against(row: Row, measured: dict[str, Measured]) -> list[dict[str, Any]]:
         return []
     a, b = measured[row.name], measured[row.control]
     found = [difference(a, b, metric, scale) for metric in JUDGED for scale in a.scales]
-    return [_stored(apart) for apart in found if apart is not None]
+    return [apart.stored() for apart in found if apart is not None]
 
 
 def _judged(claim: Claim, measured: dict[str, Measured], gate: dict[str, Any]) -> dict[str, Any]:
@@ -160,15 +161,7 @@ def _judged(claim: Claim, measured: dict[str, Measured], gate: dict[str, Any]) -
         "claim": claim.text,
         "better": claim.better,
         "than": claim.than,
-        "judged": [_stored(apart) for apart in found if apart is not None] if gate["open"] else [],
-    }
-
-
-def _stored(apart: Difference) -> dict[str, Any]:
-    interval = apart.interval and [_short(end) for end in apart.interval]
-    return {
-        **{"metric": apart.metric, "scale": apart.scale, "n": apart.n},
-        **{"difference": _short(apart.value), "interval": interval, "verdict": apart.verdict},
+        "judged": [apart.stored() for apart in found if apart is not None] if gate["open"] else [],
     }
 
 
@@ -194,14 +187,10 @@ def gate_of(gate: Gate, results: list[Any]) -> dict[str, Any]:
     return {
         "open": bool(psnr[False] - psnr[True] >= gate.margin),
         "what": f"{gate.training}, {gate.dataset} x{gate.scale:g}, PSNR-Y",
-        "reached": _short(psnr[False]),
-        "bicubic": _short(psnr[True]),
+        "reached": short(psnr[False]),
+        "bicubic": short(psnr[True]),
         "margin": gate.margin,
     }
-
-
-def _short(value: float) -> float | str:
-    return storable(float(f"{value:.6g}"))
 
 
 # ----------------------------------------------------------------------------------- the page

@@ -1,7 +1,7 @@
-"""The miniatures there are, by method.
+"""All miniatures, by method.
 
-A further one is a ``Method`` in a file of its own, with a name here, configurations in
-``configs/experiment/mini/<name>``, and two marks in ``docs/methods/<name>.md``.
+A further one is a file ``benchmarks/configs/miniature/METHOD.yaml``, with the configurations that
+it names and two marks in ``docs/methods/METHOD.md``.
 """
 
 from __future__ import annotations
@@ -17,44 +17,17 @@ from benchmarks import (
     miniature_report,
     miniature_sheet,
 )
-from benchmarks.miniature_casarbi import CASARBI
-from benchmarks.miniature_comparison import COMPARISON
-from benchmarks.miniature_generators import Generators
-from benchmarks.miniature_invsr import INVSR
-from benchmarks.miniature_nsarm import NSARM
-from benchmarks.miniature_resshift import RESSHIFT
-from benchmarks.miniature_self_cascade import SELF_CASCADE
-from benchmarks.miniature_self_cascade_video import SELF_CASCADE_VIDEO
-from benchmarks.miniature_spec import Method
+from benchmarks.miniature_spec import FILES, Generators, Method, load
 
-METHODS: dict[str, Method] = {
-    "casarbi": CASARBI,
-    "comparison": COMPARISON,
-    "invsr": INVSR,
-    "nsarm": NSARM,
-    "resshift": RESSHIFT,
-    "self_cascade": SELF_CASCADE,
-    "self_cascade_video": SELF_CASCADE_VIDEO,
-}
-SET14, KODAK, BSDS = (f"$ENLARGER_DATA/{name}" for name in ("set14", "kodak24", "bsds400"))
-TAEF2 = ("$ENLARGER_WEIGHTS/taef2_encoder.pth", "$ENLARGER_WEIGHTS/taef2_decoder.pth")
-NEEDS: dict[str, tuple[str, ...]] = {  # what they are trained, tested and made with
-    "casarbi": ("$ENLARGER_DATA/set5", SET14, KODAK),
-    "comparison": (BSDS, SET14, KODAK, *TAEF2),
-    "invsr": (BSDS, SET14, KODAK, *TAEF2),
-    "nsarm": (BSDS, SET14, KODAK),
-    "resshift": (SET14, KODAK, *TAEF2),
-    "self_cascade": ("$ENLARGER_DATA/cifar10",),
-    "self_cascade_video": (BSDS, KODAK),
-}
+METHODS: dict[str, Method] = {path.stem: load(path) for path in sorted(FILES.glob("*.yaml"))}
 
 
 class Kind(NamedTuple):
-    """How what a miniature measured is reported.
+    """How a miniature's measurements are reported.
 
     collect: All numbers, for JSON.
     markdown: The page's part, from those and the method's name.
-    draw: The picture, or pictures beside it; None where a row of it is missing.
+    draw: The figure, or figures beside it; None where a row of it is missing.
     """
 
     collect: Callable[[miniature_plan.Plan], dict[str, Any]]
@@ -67,5 +40,5 @@ GENERATORS = Kind(miniature_generators.collect, miniature_generators.markdown, m
 
 
 def kind_of(method: Method) -> Kind:
-    """Super-resolvers are compared by scale and picture, generators by sets."""
+    """Super-resolvers are compared by scale and image, generators by sets."""
     return GENERATORS if isinstance(method, Generators) else SUPER_RESOLVERS

@@ -22,9 +22,9 @@ from torch.nn import functional
 
 from benchmarks import miniature_swd
 from benchmarks.miniature_callbacks import HR, OUTPUTS
-from benchmarks.miniature_numbers import FAILS, HOLDS, OPEN, SEED, SWD_DRAWS
+from benchmarks.miniature_numbers import SEED, SWD_DRAWS, Difference, middle
 from benchmarks.miniature_swd import Numbers
-from callbacks.bootstrap import FEWEST, expanded_tail
+from callbacks.bootstrap import FEWEST
 from callbacks.kid_thumb import KIDThumb
 from callbacks.memorised import nearest
 from callbacks.picture_files import find_pictures, read_picture
@@ -71,26 +71,6 @@ class References:
         object.__setattr__(self, "weights", counts.repeat(self.frames, axis=1))
 
 
-class Difference(NamedTuple):
-    """How two rows differ.
-
-    value: First minus second.
-    interval: Of 95 %, from resampling samples; None of too few.
-    """
-
-    metric: str
-    n: int
-    value: float
-    interval: tuple[float, float] | None
-
-    @property
-    def verdict(self) -> str:
-        """Whether the first may be called better: all distances are better where they are lower."""
-        if self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
-            return OPEN
-        return HOLDS if self.interval[1] < 0 else FAILS
-
-
 class Samples:
     """The numbers of one row.
 
@@ -124,11 +104,10 @@ class Samples:
 def difference(a: Samples, b: Samples, metric: str) -> Difference:
     """How the first row differs from the second in one of the distances."""
     value = statistics.fmean(a.numbers()[metric]) - statistics.fmean(b.numbers()[metric])
-    if a.n < FEWEST:
-        return Difference(metric, a.n, value, None)
-    tail = expanded_tail(a.n, 0.95)
-    low, high = np.quantile(a.resamples(metric) - b.resamples(metric), [tail, 1 - tail])
-    return Difference(metric, a.n, value, (float(low), float(high)))
+    interval = None
+    if a.n >= FEWEST:
+        interval = middle(a.resamples(metric) - b.resamples(metric), a.n)
+    return Difference(metric, None, a.n, value, interval)
 
 
 def distances(samples: Set, known: References) -> dict[str, float]:

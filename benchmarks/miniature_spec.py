@@ -1,17 +1,23 @@
-"""What a miniature is made of: trainings, rows with their controls, claims, a gate.
+"""A miniature's parts: trainings, rows with their controls, claims, a gate; and how a file is read.
 
-Options are those of ``main.py``; ``{NAME}`` in them stands for the run of a training.
+A method's file is ``benchmarks/configs/miniature/METHOD.yaml``. Options are those of ``main.py``;
+``{NAME}`` in them is the run of a training.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-CONFIGS = "configs/experiment/mini"
-METRICS = "configs/callbacks/mini.yaml"
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from benchmarks.miniature_jobs import REPOSITORY
+
+FILES = REPOSITORY / "benchmarks" / "configs" / "miniature"
+METRICS = "benchmarks/configs/callbacks/mini.yaml"
 BICUBIC = "bicubic"
 
 
@@ -60,7 +66,7 @@ class Row:
 
     name: str
     label: str
-    config: str | None
+    config: str | None = None
     weights: str | None = None
     needs: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
@@ -121,52 +127,57 @@ class Consistency:
 
 @dataclass(frozen=True)
 class Method:
-    """A method's miniature.
+    """A miniature of super-resolvers.
 
-    trainings: What is trained.
+    trainings: All trainings; each comes after those that it needs.
     rows: What is tested, in the table's order; among them ``bicubic``.
     claims: What is judged.
-    data: Test data, a file of ``configs/data``; sources are named SET_xSCALE.
-    batches: Of each source of it, the first so many; all by default.
-    consistency: None where it is not asked for.
-    gate: None where there is none.
-    shown: Rows of the picture.
-    shown_scales: Scales of the picture.
-    pictures: Images of the picture, as SET/KEY; the first of each set by default.
-    note: What a reader has to know of the table.
+    data: Test data, a configuration file; sources are named SET_xSCALE.
+    needs: Files and folders of data and weights, with variables of the environment.
+    title: In the table of all methods; empty for a miniature without claims.
+    headline: The claim that represents the method in that table, by its text.
+    batches: Of each test source, the first so many; all by default.
     metrics: File of the metrics.
-    side: Of the squares that are tested, in pixels.
-    tables: Further tables, by heading: of the folder of a row's run, by its name.
-    facts: Numbers and verdicts beside the table, by what they are: of the folder of a training, by
-        its name.
-    headline: The claim that stands for all in the table of all methods, by its text.
+    side: Of the test squares, in pixels.
+    consistency: SelfSSIM of some rows; None to leave it out.
+    gate: None where there is none.
+    always: Trainings that the report reads, whatever rows are wanted.
+    shown: Rows of the figure.
+    shown_scales: Scales of the figure.
+    pictures: Images of the figure, as SET/KEY; the first of each set by default.
     plane: Metrics of perception, each of which is drawn against PSNR.
-    strips: Pictures that runs wrote themselves, by what they show: of the folder of a row's run,
-        and of that of a training, by their names.
+    note: What a reader has to know of the table.
+    facts: Returns numbers and verdicts beside the table, by name; gets the function from a
+        training's name to its run's folder.
+    tables: Returns further tables, by heading; gets the function from a row's name to its run's
+        folder, and the labels of the rows that the main table lists, by name.
+    strips: Returns figures that runs wrote themselves, by heading; gets both functions.
     """
 
     trainings: tuple[Training, ...]
     rows: tuple[Row, ...]
     claims: tuple[Claim, ...]
     data: str
+    needs: tuple[str, ...] = ()
+    title: str = ""
+    headline: str = ""
     batches: int | None = None
+    metrics: str = METRICS
+    side: int = 192
     consistency: Consistency | None = None
     gate: Gate | None = None
+    always: tuple[str, ...] = ()
     shown: tuple[str, ...] = ()
     shown_scales: tuple[float, ...] = ()
     pictures: tuple[str, ...] = ()
-    note: str = ""
-    metrics: str = METRICS
-    facts: Callable[[Callable[[str], Path]], dict[str, float | str]] | None = None
-    always: tuple[str, ...] = ()
-    side: int = 192
-    tables: Callable[[Callable[[str], Path]], dict[str, Table]] | None = None
-    headline: str = ""
     plane: tuple[str, ...] = ()
+    note: str = ""
+    facts: Callable[[Folders], dict[str, float | str]] | None = None
+    tables: Callable[[Folders, dict[str, str]], dict[str, Table]] | None = None
     strips: Callable[[Folders, Folders], dict[str, Path]] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse names that are not there.
+        """Check all names.
 
         Raises:
             ValueError: A training, row or claim names another that the method does not have.
@@ -183,20 +194,76 @@ class Method:
             _known((claim.better, claim.than), rows, f"claim {claim.text!r}")
         if self.headline:
             _known((self.headline,), {claim.text for claim in self.claims}, "the headline")
-        _known(self.shown, rows, "the picture")
+        _known(self.shown, rows, "the figure")
         if self.consistency is not None:
             _known(self.consistency.rows, rows, "SelfSSIM")
 
 
-def borrowed(name: str, method: Method) -> tuple[Training, ...]:
-    """The trainings of another miniature, to be named ``METHOD/NAME``.
+@dataclass(frozen=True)
+class Generators(Method):
+    """A miniature of generators.
 
-    Args:
-        name: Of the other one.
-        method: The other one.
+    side: Of the base's images, in pixels.
+    base: The training that all rows start from.
+    samples: The training that writes samples of the base, of other seeds than the rows'.
+    margin: How many times the distance between real images the base may be away from them.
+    curves: Labels of the trainings whose validations are drawn, by name.
+    frames: Of a clip; 1 for images. Distances are of all frames.
     """
 
-    def there(text: str) -> str:
+    side: int = 16
+    base: str = "base"
+    samples: str = "samples"
+    margin: float = 1.5
+    curves: dict[str, str] = field(default_factory=dict)
+    frames: int = 1
+
+
+def load(path: Path) -> Method:
+    """Read a method's file.
+
+    Beside the fields of ``Method``, or with ``kind: generators`` those of ``Generators``, it may
+    have ``borrows``, a method whose trainings come first as ``METHOD/NAME``, and ``words``, which
+    only gives options names (YAML anchors). An entry of ``options`` may be several words.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: A key or name is unknown, a key is missing, or a value has another type.
+    """
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content.pop("words", None)
+    kinds: dict[str, type[Method]] = {"super-resolvers": Method, "generators": Generators}
+    kind = content.pop("kind", "super-resolvers")
+    if kind not in kinds:
+        raise ValueError(f"{path}: kind is {kind!r}; expected {' or '.join(kinds)}")
+    for entry in (*content.get("trainings", ()), *content.get("rows", ())):
+        if "options" in entry:
+            entry["options"] = [word for words in entry["options"] for word in words.split()]
+    content.setdefault("claims", [])
+    if other := content.pop("borrows", None):
+        before = borrowed(other, load(path.with_name(f"{other}.yaml")))
+        content["trainings"] = [*map(asdict, before), *content["trainings"]]
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--method", type=kinds[kind], required=True)
+    try:
+        found: Any = parser.instantiate(parser.parse_object({"method": content}))
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    method: Method = found.method
+    return method
+
+
+def borrowed(name: str, method: Method) -> tuple[Training, ...]:
+    """Trainings of another miniature, named ``METHOD/NAME``.
+
+    Args:
+        name: Of the other miniature.
+        method: The other miniature.
+    """
+
+    def renamed(text: str) -> str:
         for training in method.trainings:
             text = text.replace(f"{{{training.name}}}", f"{{{name}/{training.name}}}")
         return text
@@ -206,14 +273,14 @@ def borrowed(name: str, method: Method) -> tuple[Training, ...]:
             training,
             name=f"{name}/{training.name}",
             needs=tuple(f"{name}/{need}" for need in training.needs),
-            options=tuple(there(option) for option in training.options),
+            options=tuple(renamed(option) for option in training.options),
             config=training.config or f"{name}/{training.name}",
         )
         for training in method.trainings
     )
 
 
-def _known(names: tuple[str, ...], there: set[str], who: str) -> None:
+def _known(names: tuple[str, ...], known: set[str], what: str) -> None:
     for name in names:
-        if name not in there:
-            raise ValueError(f"{who} names {name!r}; there are {', '.join(sorted(there))}")
+        if name not in known:
+            raise ValueError(f"{what} names {name!r}; there are {', '.join(sorted(known))}")

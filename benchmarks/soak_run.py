@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+import yaml
 
 from benchmarks.soak_parts import BOARD, TRACE, Board
 from datamodules import pack
@@ -23,78 +24,15 @@ from datamodules.photos import photo_path
 REPOSITORY = Path(__file__).resolve().parents[1]
 LIMIT = 600.0  # seconds for anything that is waited for
 PERIOD = 5.0  # seconds between two looks at memory
-SQUARE, BATCH, CROPS, WORKERS = 96, 8, 4, 2
+SQUARE, BATCH, WORKERS = 96, 8, 2  # the last two as in CONFIG
 SERVED = [
     *("astronaut", "brick", "camera", "china", "coffee", "coins", "grass", "gravel"),
     *("hubble_deep_field", "moon", "motorcycle_left", "retina", "rocket"),
 ]
 LOCAL, HELD_OUT = ["flower", "ihc"], ["chelsea"]
-SHARD, CACHE = 8, "1500K"  # pictures a shard; room for about a third of the shards
+SHARD = 8  # images a shard
 COMMAND = ("fit", "--config", "../soak.yaml")
-CONFIG = """\
-# python main.py fit --config ../soak.yaml, in the folder of a run
-seed_everything: {seed}
-model:
-  class_path: lightning_modules.regression.Regression
-  init_args:
-    network:
-      class_path: lightning_modules.networks.edsr.EDSR
-      init_args: {{blocks: 1, channels: 16, global_skip: true}}
-    lr_scheduler:
-      class_path: torch.optim.lr_scheduler.StepLR
-      init_args: {{step_size: 1000, gamma: 0.99}}
-data:
-  class_path: datamodules.base.SRDataModule
-  init_args:
-    scale: 2
-    batch_size: {batch}
-    crop_size: 32
-    crops: {{per_image: {crops}}}
-    workers: {workers}
-    train:
-      class_path: datamodules.mix.Mix
-      init_args:
-        sources:
-          served:
-            class_path: datamodules.shards.Shards
-            init_args:
-              urls: $SOAK_SERVER/shard-{{000000..{last:06d}}}.tar
-              cache_dir: cache/tars
-              index_cache: cache/indices
-              cache_size: {cache}
-              deadline: 60
-          local:
-            class_path: datamodules.shards.Shards
-            init_args: {{urls: ../local/shard-*.tar, index_cache: cache/indices}}
-    val:
-      held_out:
-        class_path: datamodules.shards.Shards
-        init_args: {{urls: ../held_out/shard-*.tar, index_cache: cache/indices}}
-degradation:
-  class_path: degradations.pipeline.Pipeline
-  init_args:
-    stages:
-      - class_path: benchmarks.soak_parts.NotANumber
-        init_args: {{probability: {not_a_number}}}
-      - class_path: degradations.noise.GaussianNoise
-trainer:
-  accelerator: cpu
-  max_steps: {steps}
-  log_every_n_steps: 20
-  val_check_interval: {validate}
-  check_val_every_n_epoch: null
-  enable_model_summary: false
-  callbacks:
-    - class_path: callbacks.psnr.PSNR
-      init_args: {{control: true}}
-    - callbacks.ema.EMA
-    - class_path: callbacks.sample_grid.SampleGrid
-      init_args: {{images: 1, crop: 48, zoom: 1, every_n: 5}}
-    - callbacks.throughput.Throughput
-    - callbacks.guard.Guard
-    - benchmarks.soak_parts.Trace
-checkpoint: {{every_n_steps: {save}}}
-"""
+CONFIG = REPOSITORY / "benchmarks" / "configs" / "soak.yaml"
 
 
 class Usage(NamedTuple):
@@ -317,16 +255,18 @@ def prepare(folder: Path, steps: int, seed: int) -> None:
 
 def configure(folder: Path, steps: int, seed: int) -> None:
     """Write the configuration. Args as `prepare`."""
-    text = CONFIG.format(
-        **{"seed": seed, "batch": BATCH, "crops": CROPS, "workers": WORKERS},
-        **{"steps": steps, "cache": CACHE},
-        last=len(list((folder / "served").glob("*.tar"))) - 1,
-        # Guard stops a run that leaves out more than one step of a hundred, below 1,000 steps ten.
-        not_a_number=max(1 / 4000, 4 / (BATCH * steps)),
-        validate=max(20, min(200, steps // 4)),
-        save=max(5, min(50, steps // 40)),
-    )
-    (folder / "soak.yaml").write_text(text, encoding="utf-8")
+    content = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
+    content["seed_everything"] = seed
+    last = len(list((folder / "served").glob("*.tar"))) - 1
+    served = content["data"]["init_args"]["train"]["init_args"]["sources"]["served"]
+    served["init_args"]["urls"] = f"$SOAK_SERVER/shard-{{000000..{last:06d}}}.tar"
+    # Guard stops a run that leaves out more than one step of a hundred, below 1,000 steps ten.
+    stages = content["degradation"]["init_args"]["stages"]
+    stages[0]["init_args"]["probability"] = max(1 / 4000, 4 / (BATCH * steps))
+    content["trainer"]["max_steps"] = steps
+    content["trainer"]["val_check_interval"] = max(20, min(200, steps // 4))
+    content["checkpoint"]["every_n_steps"] = max(5, min(50, steps // 40))
+    (folder / "soak.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
 def damage(tar: Path, chance: random.Random, index: Path | None = None) -> None:

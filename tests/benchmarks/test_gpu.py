@@ -12,7 +12,7 @@ import torch
 from benchmarks import report
 from benchmarks.gpu import COMMANDS, Command, failed, main
 from benchmarks.miniature_plan import Plan, read_whole
-from benchmarks.miniature_rows import METHODS, NEEDS
+from benchmarks.miniature_rows import METHODS
 from tests.conftest import REPO
 from tests.docs.parsed import parsed
 
@@ -33,7 +33,7 @@ def test_every_miniature_says_what_it_needs(name: str, tmp_path: Path) -> None:
     words = [word for job in jobs for word in job.arguments if word.endswith(".yaml")]
     text = json.dumps([read_whole(REPO / word) for word in words])
     data, weights = r"\$ENLARGER_DATA/\w+", r"\$ENLARGER_WEIGHTS/\w+\.pth"
-    assert set(re.findall(f"{data}|{weights}", text)) == set(NEEDS[name])
+    assert set(re.findall(f"{data}|{weights}", text)) == set(method.needs)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it would run them")

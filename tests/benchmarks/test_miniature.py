@@ -79,7 +79,7 @@ def test_two_rows(tmp_path: Path) -> None:
     configs.mkdir()
     (configs / "tiny.yaml").write_text(yaml.safe_dump(EXPERIMENT))  # the method's own
     data = crops(tmp_path / "data.yaml")
-    plan = Plan("tiny", TINY, tmp_path / "runs", data, (0, 1), 2, (), str(configs))
+    plan = Plan("tiny", TINY, tmp_path / "runs", data, (0, 1), 2, (), (str(configs),))
     said: list[str] = []
     run_jobs(plan.jobs(), 2, said.append)
     assert said[-1] == "4 of 4 done"
@@ -100,9 +100,9 @@ def test_two_rows(tmp_path: Path) -> None:
     run_jobs(plan.jobs(), 2, again.append)
     assert again == ["4 of 4 done"]
 
-    longer = plan._replace(longer=2, device="cuda", training=1, runs=tmp_path / "longer")
+    longer = plan._replace(longer=2, device="cuda", runs=tmp_path / "longer")
     run_jobs(longer.jobs(), 2, said.append)
     write(longer.measured(), ["tiny", "--longer", "2"], tmp_path / "other")
     (file,) = (tmp_path / "other").iterdir()  # no picture, and no other name
-    assert file.name == "tiny_miniature_longer_2_cuda_training_1.json"
+    assert file.name == "tiny_miniature_longer_2_cuda.json"
     assert (longer.trained("tiny") / "checkpoints/step-000000004.ckpt").is_file()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.miniature_chain import CHAINED, FILE, MIXED, START, Chain, chain
-from benchmarks.miniature_resshift import tables
+from benchmarks.miniature_facts import resshift_chain
 from degradations.bicubic import resize
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import PixelSpace
@@ -70,7 +70,7 @@ def test_table(tmp_path: Path) -> None:
         (tmp_path / row).mkdir()
         content = {MIXED: [float(t) for t in range(14, -1, -1)], CHAINED: [9.0] * 15, START: [0.5]}
         (tmp_path / row / FILE).write_text(json.dumps(content))
-    (table,) = tables(tmp_path.joinpath).values()
+    (table,) = resshift_chain(tmp_path.joinpath, {}).values()
     assert table["pixels, of HR with noise, as in training"] == {
         "enlarged LR": 0.5,
         **{f"t = {t}": t for t in (14, 11, 8, 5, 2, 0)},

@@ -16,6 +16,7 @@ from benchmarks.miniature_generators import WEAK, _seeds, _trained, gate_of, mar
 from benchmarks.miniature_jobs import REPOSITORY, Job, Note
 from benchmarks.miniature_numbers import FAILS, HOLDS, OPEN
 from benchmarks.miniature_plan import Plan
+from benchmarks.miniature_rows import METHODS
 from benchmarks.miniature_samples import (
     References,
     Samples,
@@ -28,13 +29,14 @@ from benchmarks.miniature_samples import (
     near_of,
     trained_on,
 )
-from benchmarks.miniature_self_cascade import SELF_CASCADE
-from benchmarks.miniature_self_cascade_video import SELF_CASCADE_VIDEO
 from benchmarks.miniature_sheet import Panel, chart, sheet
+from benchmarks.miniature_spec import Generators
 from callbacks.kid import polynomial_mmd
 from tests.quick import quick
 
 N = 12
+SELF_CASCADE = METHODS["self_cascade"]
+assert isinstance(SELF_CASCADE, Generators)
 
 
 def pictures(seed: int, level: float = 1.0, count: int = N) -> torch.Tensor:
@@ -137,7 +139,7 @@ def test_jobs_of_self_cascade(tmp_path: Path) -> None:
 
 
 def planned(name: str, folder: Path) -> dict[str, Job]:
-    method = {"self_cascade": SELF_CASCADE, "self_cascade_video": SELF_CASCADE_VIDEO}[name]
+    method = METHODS[name]
     jobs = Plan(name, method, folder, Path(method.data).absolute(), (0,)).jobs()
     tests = [job.name for job in jobs if job.name.startswith("test")]
     assert tests == [f"test {row.name}" for row in method.rows]

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks.miniature_nsarm import NSARM, facts, tables
+from benchmarks.miniature_facts import nsarm_tables, tokenizer_bits
+from benchmarks.miniature_rows import METHODS
 
+NSARM = METHODS["nsarm"]
+LABELS = {row.name: row.label for row in NSARM.rows if row.data is None}
 SCALES = [
     {"size": [1, 1], "bits": 16, "bit_accuracy": 0.9, "psnr": 20.5},
     {"size": [2, 2], "bits": 0, "bit_accuracy": 0.0, "psnr": 20.5},
@@ -48,7 +51,7 @@ def found(tmp_path: Path) -> dict[str, Any]:
         if row.name == "nsarm_strengths":
             sets["strength_5"] = {"a": 20.0, "b": 25.0}
         write(tmp_path / row.name, sets, 2 if row.name == "nsarm" else 1)
-    return tables(tmp_path.joinpath)
+    return nsarm_tables(tmp_path.joinpath, LABELS)
 
 
 def test_tables(found: dict[str, Any]) -> None:
@@ -71,11 +74,11 @@ def test_what_the_tokenizer_says_of_hr(tmp_path: Path) -> None:
         found = {"photos": {"images": 2, "scales": [SCALES[0], {**SCALES[0], "size": [2, 2]}]}}
         found["photos"]["scales"][1]["psnr"] = psnr
         path.with_suffix(".json").write_text(json.dumps(found))
-    assert list(facts(tmp_path.joinpath).values()) == ["20.5, 30.7"]
+    assert list(tokenizer_bits(tmp_path.joinpath).values()) == ["20.5, 30.7"]
 
 
 def test_a_tokenizer_below_bicubic_is_said(tmp_path: Path) -> None:
     for row in NSARM.rows:
         low = {"a": 20.0, "b": 20.0} if row.name == "ceiling" else {"a": 22.0, "b": 26.0}
         write(tmp_path / row.name, {"strength_1" if row.data else "kodak_x4": low})
-    assert "tokenizer-limited" in next(iter(tables(tmp_path.joinpath)))
+    assert "tokenizer-limited" in next(iter(nsarm_tables(tmp_path.joinpath, LABELS)))

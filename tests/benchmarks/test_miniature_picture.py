@@ -10,11 +10,10 @@ import pytest
 from PIL import Image
 
 from benchmarks import miniature_picture
-from benchmarks.miniature_comparison import COMPARISON
-from benchmarks.miniature_nsarm import NSARM
 from benchmarks.miniature_picture import GAP, LINE, SIDE, chosen, copy_strips, page, wrapped
 from benchmarks.miniature_plan import Plan
 from benchmarks.miniature_report import strips
+from benchmarks.miniature_rows import METHODS
 from callbacks.scatter import Point
 
 KEYS = ["kodak_x2_7/kodim01/0", "kodak_x2_7/kodim02/0", "set14_x2_7/baboon/0", "set14_x2_7/lenna/0"]
@@ -49,7 +48,7 @@ def test_labels_are_wrapped_at_words() -> None:
 
 
 def test_strips_of_runs_lie_beside_the_picture(tmp_path: Path) -> None:
-    plan = Plan("nsarm", NSARM, tmp_path, Path("data.yaml"), (0,))
+    plan = Plan("nsarm", METHODS["nsarm"], tmp_path, Path("data.yaml"), (0,))
     written = {
         plan.trained("tokenizer") / "samples" / "scales-val-00001000.png": "old",
         plan.trained("tokenizer") / "samples" / "scales-val-00002000.png": "new",
@@ -81,7 +80,8 @@ def test_rows_are_points_of_a_plane(monkeypatch: pytest.MonkeyPatch) -> None:
         miniature_picture, "scatter", lambda points, *_, **__: seen.append(points) or ""
     )
     only = tuple(numbers)
-    plan = Plan("comparison", COMPARISON, Path("runs"), Path("data.yaml"), (0, 1), only=only)
+    comparison = METHODS["comparison"]
+    plan = Plan("comparison", comparison, Path("runs"), Path("data.yaml"), (0, 1), only=only)
     miniature_picture.plane(plan, "niqe")
     deviation = 2**0.5
     assert [point[1:] for point in seen[0]] == [

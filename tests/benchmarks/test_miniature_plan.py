@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,12 @@ import pytest
 import yaml
 
 from benchmarks.miniature import _said
-from benchmarks.miniature_casarbi import CASARBI
-from benchmarks.miniature_invsr import INVSR
 from benchmarks.miniature_plan import Plan, read_whole, write_data
 from benchmarks.miniature_rows import METHODS
-from benchmarks.miniature_spec import BICUBIC, Claim, Method, Row, Training
+from benchmarks.miniature_spec import BICUBIC, FILES, Claim, Generators, Method, Row, Training, load
 from tests.conftest import REPO
 
+CASARBI, INVSR = METHODS["casarbi"], METHODS["invsr"]
 DATA = {
     "class_path": "datamodules.base.SRDataModule",
     "init_args": {
@@ -93,13 +93,6 @@ def test_what_another_miniature_trained_is_not_trained_again(tmp_path: Path) -> 
     assert mapper == f"{runs}/mini_nsarm_stage1"
 
 
-def test_another_training_has_another_seed_and_nothing_else(tmp_path: Path, data: Path) -> None:
-    first = {job.name: job for job in plan(tmp_path, data).jobs()}
-    for job in plan(tmp_path, data, training=2).jobs():
-        seed = ("--seed_everything", "2") if job.name.startswith("fit ") else ()
-        assert sorted(job.arguments) == sorted((*first[job.name].arguments, *seed))
-
-
 def test_a_longer_training_has_more_steps_and_nothing_else(tmp_path: Path, data: Path) -> None:
     """A schedule ends with them; a training with steps of its own has so many times those."""
     first = {job.name: job for job in plan(tmp_path, data).jobs()}
@@ -127,11 +120,10 @@ def test_every_training_can_be_longer(name: str, tmp_path: Path) -> None:
 
 
 def test_variants_have_names_of_their_own(tmp_path: Path, data: Path) -> None:
-    """Of runs and of the report: those of the first training are kept."""
-    given = ({}, {"training": 1}, {"longer": 10}, {"device": "cuda"})
-    given = (*given, {"training": 1, "longer": 10, "device": "cuda"})
+    """Of runs and of the report: those of the normal training are kept."""
+    given = ({}, {"longer": 10}, {"device": "cuda"}, {"longer": 10, "device": "cuda"})
     assert [plan(tmp_path, data, **more).variant for more in given] == [
-        *("", "training_1", "longer_10", "cuda", "longer_10_cuda_training_1")
+        *("", "longer_10", "cuda", "longer_10_cuda")
     ]
 
 
@@ -195,7 +187,7 @@ def test_other_settings_in_any_file_are_other_inputs(tmp_path: Path, data: Path)
     inner = configs / "model.yaml"
     inner.write_text("init_args: {width: 8}")
     (configs / "casarbi/base.yaml").write_text("model: ../model.yaml # a file\n")
-    fit = plan(tmp_path, data, method, configs=str(configs)).jobs()[0]
+    fit = plan(tmp_path, data, method, configs=(str(configs),)).jobs()[0]
     first = fit.inputs()
     inner.write_text("# other words\ninit_args: {width: 8}")
     assert fit.inputs() == first
@@ -212,6 +204,59 @@ def test_a_name_that_is_not_there_is_refused() -> None:
         Method((), (bicubic,), (Claim("x", BICUBIC, "b"),), "")
     with pytest.raises(ValueError, match="row 'a' names 'none'"):
         Method((), (bicubic, Row("a", "", None, control="none")), (), "")
+
+
+TABLE = """
+title: Tiny
+data: data.yaml
+words: {small: &small --model.init_args.width 8}
+trainings: [{name: base, options: [*small, "--seed_everything 1"]}]
+rows:
+  - {name: bicubic, label: bicubic}
+  - {name: base, label: ours, config: base, weights: base, scales: [2, 2.7]}
+claims: [{text: it helps, better: base, than: bicubic}]
+"""
+
+
+def test_a_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TABLE)
+    training = Training("base", options=("--model.init_args.width", "8", "--seed_everything", "1"))
+    rows = (
+        Row(BICUBIC, "bicubic"),
+        Row("base", "ours", "base", "base", scales=(2.0, 2.7)),
+    )
+    claims = (Claim("it helps", "base", BICUBIC),)
+    assert load(path) == Method((training,), rows, claims, "data.yaml", title="Tiny")
+    path.write_text(f"kind: generators\nframes: 4\n{TABLE}")
+    assert load(path) == Generators((training,), rows, claims, "data.yaml", title="Tiny", frames=4)
+    other = tmp_path / "other.yaml"
+    other.write_text(TABLE.replace("trainings: [", "borrows: tiny\ntrainings: ["))
+    assert [training.name for training in load(other).trainings] == ["tiny/base", "base"]
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "message"),
+    [
+        ("title: Tiny", "titel: Tiny", "titel"),
+        ("better: base, than", "beter: base, than", "beter"),
+        ("label: ours, ", "", "label"),
+        ("scales: [2, 2.7]", "scales: [x2]", "x2"),
+        ("weights: base", "weights: tall", "row 'base' names 'tall'; there are base"),
+        ("title: Tiny", "kind: videos", "kind is 'videos'; expected super-resolvers or generators"),
+    ],
+)
+def test_a_mistake_in_a_file_is_refused(tmp_path: Path, was: str, now: str, message: str) -> None:
+    path = tmp_path / "tiny.yaml"
+    assert TABLE.count(was) == 1
+    path.write_text(TABLE.replace(was, now))
+    with pytest.raises(ValueError, match=re.escape(str(path))) as raised:
+        load(path)
+    assert message in str(raised.value)
+
+
+def test_every_file_is_a_method() -> None:
+    assert sorted(METHODS) == sorted(path.stem for path in FILES.iterdir())
 
 
 def test_a_report_names_no_place_of_a_machine() -> None:

@@ -16,7 +16,6 @@ import psutil
 import pytest
 import torch
 
-from benchmarks.report import RESULTS
 from benchmarks.soak import soak
 from benchmarks.soak_faults import KINDS, Fault, plan
 from benchmarks.soak_numbers import (
@@ -32,11 +31,9 @@ from benchmarks.soak_numbers import (
     undecided,
     verdict,
 )
-from benchmarks.soak_page import MARKS, PAGE, text_of
 from benchmarks.soak_parts import TRACE, Board, NotANumber, Trace, handed_out
 from benchmarks.soak_run import Run, Usage, damage, prepare
 from degradations.draws import Draws
-from tests.conftest import REPO
 from tests.datamodules.test_shards import indexed, write
 
 
@@ -214,16 +211,6 @@ def line(kind: str, status: int | None, expected: bool = False) -> dict[str, Any
     return {"kind": kind, "status": status, "expected": expected}
 
 
-def test_the_page_says_what_the_numbers_say() -> None:
-    page = (REPO / PAGE).read_text()
-    before, _, rest = page.partition(MARKS[0])
-    said, end, _ = rest.partition(MARKS[1])
-    assert before
-    assert end
-    path = RESULTS / "soak.json"
-    assert said.strip() == (text_of(path).strip() if path.is_file() else "Not measured yet.")
-
-
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_every_fault_once(tmp_path: Path) -> None:
@@ -242,7 +229,3 @@ def test_every_fault_once(tmp_path: Path) -> None:
     assert set(results["faults"]) == happened
     wrong = [text for text in results["what is wrong"] if "grows" not in text]
     assert not wrong, json.dumps(results, indent=1)
-    report = {"command": "soak", "commit": "0" * 40, "results": results}
-    report["machine"] = {"cpu": "one", "cores": 2, "torch": torch.__version__}
-    (tmp_path / "soak.json").write_text(json.dumps(report))
-    assert "bit for bit those of the undisturbed run" in text_of(tmp_path / "soak.json")

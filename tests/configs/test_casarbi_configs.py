@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 
 from datamodules import pack
-from tests.conftest import REPO
+from tests.configs.shipped import PATHS, content
 from tests.quick import quick
 
-EXPERIMENTS = REPO / "configs" / "experiment"
-MINI = EXPERIMENTS / "mini" / "casarbi"
+MINI = [name for name in PATHS if name.startswith("experiment/mini/casarbi/")]
 CASCADES = {  # and the base that each stands on
     **dict.fromkeys(("cascade", "image_domain", "mlp", "no_adapter"), "base"),
     **{"no_augmentation": "base_no_augmentation", "single": "base_wide"},
@@ -47,8 +45,8 @@ def trained(run: str, steps: int) -> Any:
     return torch.load(f"runs/{run}/checkpoints/step-{steps:09}.ckpt", weights_only=True)
 
 
-def content(path: Path) -> Any:
-    return yaml.safe_load(path.read_text())
+def mini(name: str) -> str:
+    return f"experiment/mini/casarbi/{name}.yaml"
 
 
 def differences(a: Any, b: Any, key: str = "") -> set[str]:
@@ -76,26 +74,26 @@ NETWORK = "model.init_args.network.init_args"
     ],
 )
 def test_an_ablation_changes_one_thing(name: str, keys: set[str]) -> None:
-    assert differences(content(MINI / "cascade.yaml"), content(MINI / f"{name}.yaml")) == keys
+    assert differences(content(mini("cascade")), content(mini(name))) == keys
 
 
 def test_schedules_end_with_the_run() -> None:
-    steps = content(REPO / "configs/trainer/mini.yaml")["max_steps"]
-    for path in MINI.glob("*.yaml"):
-        schedule = content(path)["model"]["init_args"]["lr_scheduler"]["init_args"]
-        assert steps in schedule.values(), path
-    steps = content(REPO / "configs/trainer/casarbi.yaml")["max_steps"]
-    cascade = content(EXPERIMENTS / "casarbi.yaml")["model"]["init_args"]
+    steps = content("trainer/mini.yaml")["max_steps"]
+    for name in MINI:
+        schedule = content(name)["model"]["init_args"]["lr_scheduler"]["init_args"]
+        assert steps in schedule.values(), name
+    steps = content("trainer/casarbi.yaml")["max_steps"]
+    cascade = content("experiment/casarbi.yaml")["model"]["init_args"]
     assert cascade["lr_scheduler"]["init_args"]["steps"] == steps
 
 
 def test_every_cascade_stands_on_a_base_that_is_shipped() -> None:
-    for path in [*MINI.glob("*.yaml"), *EXPERIMENTS.glob("casarbi*.yaml")]:
-        model = content(path)["model"]
+    for name in [*MINI, *(name for name in PATHS if name.startswith("experiment/casarbi"))]:
+        model = content(name)["model"]
         if isinstance(model, dict) and "base_weights" in model["init_args"]:
             run = model["init_args"]["base_weights"].removeprefix("runs/")
             base = run.removeprefix("mini_casarbi_")
-            assert (path.parent / f"{base}.yaml").is_file(), path
+            assert f"{name.rpartition('/')[0]}/{base}.yaml" in PATHS, name
 
 
 @pytest.mark.runs("mini/casarbi/{name}", "mini/casarbi/{base}")
@@ -105,8 +103,8 @@ def test_a_miniature_runs(
 ) -> None:
     """On its base, which is trained first."""
     monkeypatch.chdir(tmp_path)
-    enlarger("fit", "--config", MINI / f"{base}.yaml", *RUN, *FIT, *NO_VALIDATION)
-    cascade = ("--config", MINI / f"{name}.yaml", *RUN, *SMALL_NETWORK)
+    enlarger("fit", "--config", PATHS[mini(base)], *RUN, *FIT, *NO_VALIDATION)
+    cascade = ("--config", PATHS[mini(name)], *RUN, *SMALL_NETWORK)
     enlarger("fit", *cascade, *FIT, *NO_VALIDATION)
     stored = trained(f"mini_casarbi_{name}", 2)
     assert stored["frozen"]["base"].startswith(f"runs/mini_casarbi_{base}/")
@@ -119,10 +117,10 @@ def test_the_miniature_as_a_newcomer_types_it(
 ) -> None:
     """Base, cascade, test at several scales, and pictures of any size; each made small."""
     monkeypatch.chdir(tmp_path)
-    cascade = ("--config", MINI / "cascade.yaml", *RUN, *SMALL_NETWORK)
+    cascade = ("--config", PATHS[mini("cascade")], *RUN, *SMALL_NETWORK)
     cascade = (*cascade, "--model.init_args.timesteps", "[14,0]")
     fit = (*FIT, *NO_VALIDATION)
-    enlarger("fit", "--config", MINI / "base.yaml", *RUN, *fit)
+    enlarger("fit", "--config", PATHS[mini("base")], *RUN, *fit)
     enlarger("fit", *cascade, *fit)
     assert 0.01 < trained("mini_casarbi_cascade", 2)["state_dict"]["sigma_r"] < 0.3
     enlarger("test", *cascade, "--trainer.limit_test_batches", 1)
@@ -163,7 +161,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.runs("casarbi", "casarbi_base")
-@pytest.mark.parametrize(("name", "fixed"), quick(PAPER.items(), "df2k"))
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "fixed"), PAPER.items())
 def test_a_run_of_the_paper(
     name: str,
     fixed: int,
@@ -176,11 +175,11 @@ def test_a_run_of_the_paper(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ENLARGER_DATA", str(pictures))
     step = (*NO_VALIDATION, "--trainer.max_steps", 1, "--data.init_args.batch_size", 2)
-    data = ("--data", REPO / f"configs/data/casarbi_{name}.yaml")
-    base = ("--config", EXPERIMENTS / "casarbi_base.yaml", "--run.name", f"casarbi_{name}_base")
+    data = ("--data", PATHS[f"data/casarbi_{name}.yaml"])
+    base = ("--config", PATHS["experiment/casarbi_base.yaml"], "--run.name", f"casarbi_{name}_base")
     enlarger("fit", *base, *data, *RUN, *small_liif("network"), *step)
     enlarger(
-        *("fit", "--config", EXPERIMENTS / "casarbi.yaml", "--run.name", f"casarbi_{name}", *data),
+        *("fit", "--config", PATHS["experiment/casarbi.yaml"], "--run.name", f"casarbi_{name}", *data),
         *("--model.init_args.base_weights", f"runs/casarbi_{name}_base"),
         *("--model.init_args.fixed", fixed, *RUN, *SMALL_NETWORK, *small_liif("base"), *step),
         *("--model.init_args.network.init_args.features", 8),

@@ -11,23 +11,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from callbacks import weights
 from datamodules import pack
 from datamodules.photos import PHOTOS
 from tests.configs.blurred import save
+from tests.configs.shipped import PATHS, content
 from tests.conftest import REPO
 from tests.reference.vqgan import VQGAN
 from tests.stand_ins import stand_in
 
 Enlarger = Callable[..., None]
 CONFIGS = REPO / "configs"
-FILES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.y*ml"))
+FILES = sorted(PATHS)
 EXPERIMENTS = [name for name in FILES if name.startswith("experiment/")]
 # They stand after an experiment, which their first line names.
 ABLATIONS = {
-    name: re.findall(r"after (\w+\.yaml)", (CONFIGS / name).read_text().splitlines()[0])
+    name: re.findall(r"after (\w+\.yaml)", PATHS[name].read_text().splitlines()[0])
     for name in FILES
     if name.startswith("ablation/")
 }
@@ -91,10 +91,6 @@ RUN = (
 )
 
 
-def content(name: str) -> Any:
-    return yaml.safe_load((CONFIGS / name).read_text())
-
-
 def in_place(name: str) -> list[str]:
     """Arguments in which the file stands where it belongs."""
     place = PLACES.get(name.partition("/")[0])
@@ -103,22 +99,47 @@ def in_place(name: str) -> list[str]:
     if CONFIGS / name == BENCHMARK:
         place = (*place, *MODEL)
     words = [word.replace("{}", name) for word in place]
-    return [str(CONFIGS / word) if word.endswith(".yaml") else word for word in words]
+    return [str(PATHS[word]) if word.endswith(".yaml") else word for word in words]
 
 
 # ----------------------------------------------------------------------------------------- parsing
 
 
-# What test_built.py builds is parsed there.
-@pytest.mark.parametrize("name", sorted({*FILES} - {"weights.yaml", *OWN_TESTS}))
+# Files of these groups are parsed together: the n-th of each group in one command.
+GROUPS = ("model", "data", "degradation", "trainer", "callbacks")
+MEMBERS = {group: [name for name in FILES if name.startswith(f"{group}/")] for group in GROUPS}
+TOGETHER = [
+    tuple(names[number % len(names)] for names in MEMBERS.values())
+    for number in range(max(map(len, MEMBERS.values())))
+]
+# An experiment is parsed where it is run, below, or built, in test_built.py.
+ALONE = [name for name in FILES if name.partition("/")[0] not in (*GROUPS, "experiment")]
+ALONE.remove("weights.yaml")
+
+
+def prints(enlarger: Enlarger, tmp_path: Path, *words: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        enlarger("fit", *words, "--print_config")
+    assert stopped.value.code in (0, None)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ALONE)
 def test_parses(
     name: str, enlarger: Enlarger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stopped:
-        enlarger("fit", *in_place(name), "--print_config")
-    assert stopped.value.code in (0, None)
-    assert not list(tmp_path.iterdir())
+    prints(enlarger, tmp_path, *in_place(name))
+
+
+@pytest.mark.parametrize("names", TOGETHER, ids=" ".join)
+def test_parts_parse(
+    names: tuple[str, ...], enlarger: Enlarger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    keys = ("--model", "--data", "--degradation", "--trainer", "--trainer.callbacks")
+    words = zip(keys, (str(PATHS[name]) for name in names), strict=True)
+    prints(enlarger, tmp_path, *(word for pair in words for word in pair))
 
 
 def test_a_mistake_in_a_file_would_be_seen(
@@ -134,7 +155,7 @@ def test_a_mistake_in_a_file_would_be_seen(
 
 @pytest.mark.parametrize("name", FILES)
 def test_is_short_and_knows_no_machine(name: str) -> None:
-    text = (CONFIGS / name).read_text()
+    text = PATHS[name].read_text()
     if name != "weights.yaml":
         assert len(text.splitlines()) <= 40
     assert not re.search(r"/work|/home|/root|/mnt|\.\./shared", text)
@@ -142,10 +163,10 @@ def test_is_short_and_knows_no_machine(name: str) -> None:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_begins_with_its_command(name: str) -> None:
-    first = (CONFIGS / name).read_text().splitlines()[0]
+    first = PATHS[name].read_text().splitlines()[0]
     command = re.match(r"# (?:\w+=\.\.\. )*python main\.py (encode|fit|test) --config (\S+)", first)
     assert command, first
-    assert command[2] == f"configs/{name}"
+    assert REPO / command[2] == PATHS[name]
     assert ("ENLARGER_DATA=" in first) == (command[1] == "test")
 
 
@@ -260,10 +281,17 @@ def results(run: str) -> list[dict[str, Any]]:
     return list(measured)
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        # Twice as long as resshift_v2.yaml, of which it is a variant.
+        pytest.param(name, marks=pytest.mark.slow if "resshift_journal" in name else ())
+        for name in TRAINED
+    ],
+)
 def test_trains_and_tests(name: str, enlarger: Enlarger, home: Path) -> None:
     """Two steps and a validation; then one image of each test set."""
-    command = ("--config", CONFIGS / name, *RUN, *small(name))
+    command = ("--config", PATHS[name], *RUN, *small(name))
     enlarger("fit", *command, *FIT)
     ranking = json.loads(Path("runs", run_of(name), "checkpoints/best.json").read_text())
     assert ranking["monitor"] == "val/psnr"

@@ -6,18 +6,17 @@ import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 
 import main
 from datamodules import pack
 from lightning_modules.networks.taef2 import taef2_decoder, taef2_encoder
 from tests.configs.blurred import save
+from tests.configs.shipped import PATHS, content
 from tests.configs.test_casarbi_configs import differences
 from tests.conftest import REPO
 from tests.quick import quick
@@ -27,7 +26,6 @@ from tests.stand_ins import stand_in
 Enlarger = Callable[..., None]
 CONFIGS = REPO / "configs"
 EXPERIMENTS = CONFIGS / "experiment"
-MINI = EXPERIMENTS / "mini"
 NAMES = ("invsr", "invsr/mse", "invsr/middle", "invsr/control")
 RUN = (
     *("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.logger", "false"),
@@ -44,8 +42,8 @@ PAPER = EXPERIMENTS / "invsr_sd_turbo.yaml"
 ONLY_TRAINING = ("perceptual", "perceptual_weights", "discriminator", "lr_scheduler")
 
 
-def content(path: Path) -> Any:
-    return yaml.safe_load(path.read_text())
+def at(name: str) -> Path:
+    return PATHS[f"experiment/mini/{name}.yaml"]
 
 
 # ----------------------------------------------------------------------------------- the miniature
@@ -81,17 +79,13 @@ JUDGE = {f"{MODEL}.{name}" for name in ("discriminator", "discriminator_optimize
     ],
 )
 def test_an_ablation_changes_one_thing(name: str, keys: set[str]) -> None:
-    whole, other = content(MINI / "invsr.yaml"), content(MINI / f"invsr/{name}.yaml")
-    for found in (whole, other):  # paths that are relative to the file
-        for place in (found, found["trainer"], found["model"]["init_args"]):
-            place |= {k: Path(v).name for k, v in place.items() if str(v).startswith("../")}
-    assert differences(whole, other) == keys
+    assert differences(content(at("invsr")), content(at(f"invsr/{name}"))) == keys
 
 
 def test_schedules_end_with_the_run_and_all_have_one_base() -> None:
-    base = content(MINI / "invsr/base.yaml")["model"]["init_args"]["denoiser"]["init_args"]
+    base = content(at("invsr/base"))["model"]["init_args"]["denoiser"]["init_args"]
     for name in (*NAMES, "invsr/base"):
-        found = content(MINI / f"{name}.yaml")
+        found = content(at(name))
         schedule = found["model"]["init_args"]["lr_scheduler"]["init_args"]
         assert schedule["steps"] == found["trainer"]["max_steps"]
         if denoiser := found["model"]["init_args"].get("denoiser"):
@@ -112,8 +106,8 @@ def _mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("ENLARGER_DATA", str(folder))
         for number in range(4):
             save(folder / f"bsds400/{number}.png", (96, 80), number)
-        typed(MINI / "invsr/latents.yaml", *RUN, "--encode.crops_per_image", "1")
-        typed(MINI / "invsr/base.yaml", *RUN, *STEPS)
+        typed(at("invsr/latents"), *RUN, "--encode.crops_per_image", "1")
+        typed(at("invsr/base"), *RUN, *STEPS)
     return folder
 
 
@@ -136,7 +130,7 @@ def typed(path: Path, *more: str) -> None:
 @pytest.mark.runs("mini/{name}", "mini/invsr/latents", "mini/invsr/base")
 @pytest.mark.parametrize("name", quick(NAMES, "invsr"))
 def test_a_miniature_runs(name: str, mini: Path) -> None:
-    typed(MINI / f"{name}.yaml", *RUN, *FIT, *NO_PICTURES.get(name, ()))
+    typed(at(name), *RUN, *FIT, *NO_PICTURES.get(name, ()))
     run = Path("runs") / f"mini_{name.replace('/', '_')}"
     stored = torch.load(run / "checkpoints/step-000000002.ckpt", weights_only=True)
     parts = {key.partition(".")[0] for key in stored["state_dict"]}
@@ -155,16 +149,12 @@ def test_the_miniature_is_tested(
         save(mini / "data" / folder / "picture.png", (192, 192))
     for name in ("invsr/mse", "invsr/middle"):
         if not Path("runs", f"mini_{name.replace('/', '_')}").is_dir():
-            typed(MINI / f"{name}.yaml", *RUN, *FIT, *NO_PICTURES.get(name, ()))
+            typed(at(name), *RUN, *FIT, *NO_PICTURES.get(name, ()))
     middle = "--model.init_args.middle"
     enlarger(
-        *("test", "--config", MINI / "invsr/mse.yaml", *RUN, "--model.init_args.sampling.steps", 3),
-        *(
-            "--model.init_args.sampling.solver",
-            "predicted",
-            f"{middle}_weights",
-            "runs/mini_invsr_middle",
-        ),
+        *("test", "--config", at("invsr/mse"), *RUN, "--model.init_args.sampling.steps", 3),
+        *("--model.init_args.sampling.solver", "predicted"),
+        *(f"{middle}_weights", "runs/mini_invsr_middle"),
         *(middle, "lightning_modules.networks.noise_predictor.NoisePredictor"),
         *(f"{middle}.init_args.latent", 32, f"{middle}.init_args.widths", "[64,96]"),
         *(f"{middle}.init_args.layers", 1, f"{middle}.init_args.head_width", 32),
@@ -261,9 +251,9 @@ def test_the_paper_s_run(paper: Path, enlarger: Enlarger) -> None:
         assert written.size == (96, 68)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "color_fix"),
-    quick([("imagenet_test", True), ("realsr", True), ("realset80", False)], "realset80"),
+    ("name", "color_fix"), [("imagenet_test", True), ("realsr", True), ("realset80", False)]
 )
 def test_the_paper_s_test_sets(
     name: str,

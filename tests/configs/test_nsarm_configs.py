@@ -17,15 +17,20 @@ from torch import nn
 from commands import fully_sharded
 from commands.cli import EnlargerCLI
 from lightning_modules.networks.infinity_block import Block
+from tests.configs.shipped import PATHS
 from tests.configs.test_invsr_configs import save
 from tests.conftest import REPO
+from tests.quick import quick
 
 Enlarger = Callable[..., None]
 CONFIGS = REPO / "configs"
 EXPERIMENTS = CONFIGS / "experiment"
-MINI = EXPERIMENTS / "mini" / "nsarm"
 TRAINED = ("tokenizer", "base", "stage1", "stage2", "control")
 SECOND = ("transformer", "transformer_weights", "mapper_weights")
+
+
+def at(name: str) -> Path:
+    return PATHS[f"experiment/mini/nsarm/{name}.yaml"]
 
 
 def content(path: Path) -> Any:
@@ -101,7 +106,7 @@ class TestPaper:
         assert [group["weight_decay"] for group in optimizer.param_groups] == [0.005, 0.0]
         assert {group["lr"] for group in optimizer.param_groups} == {1e-5}
 
-    @pytest.mark.parametrize("verb", ["predict", "test"])
+    @pytest.mark.parametrize("verb", quick(["predict", "test"], "predict"))
     def test_inference(self, tmp_path, enlarger, monkeypatch, verb):
         monkeypatch.chdir(tmp_path)
         name = "experiment/nsarm_8b_inference.yaml"
@@ -111,7 +116,7 @@ class TestPaper:
         assert (model.bits.tau, model.bits.top_p, model.bits.guidance) == (0.5, 0.97, 1.0)
         assert model.weights.endswith("NSARM.pth")
 
-    @pytest.mark.parametrize(("name", "count"), [("2b", 2204.6), ("8b", 8375.8)])
+    @pytest.mark.parametrize(("name", "count"), quick([("2b", 2204.6), ("8b", 8375.8)], "2b"))
     def test_infinity(self, tmp_path, enlarger, monkeypatch, name, count):
         monkeypatch.chdir(tmp_path)
         model = model_of(f"model/infinity_{name}.yaml", "fit", enlarger, monkeypatch, *NO_TEXT)
@@ -122,10 +127,10 @@ class TestPaper:
 
 def command(name: str) -> list[str]:
     """What the first line of a file says to type."""
-    first = (MINI / f"{name}.yaml").read_text().splitlines()[0]
+    first = at(name).read_text().splitlines()[0]
     python, program, *words = shlex.split(first.removeprefix("# "))
     assert (python, program) == ("python", "main.py")
-    return [str(REPO / word) if word.startswith("configs/") else word for word in words]
+    return [str(REPO / word) if word.endswith(".yaml") else word for word in words]
 
 
 @pytest.mark.slow
@@ -154,7 +159,7 @@ def test_the_miniature_as_a_newcomer_types_it(
         enlarger(*words, *run, *few)
     for name in TRAINED:
         assert list(Path("runs", f"mini_nsarm_{name}", "checkpoints").glob("*.ckpt"))
-    generator = ("--config", str(MINI / "base.yaml"), *run)
+    generator = ("--config", str(at("base")), *run)
     enlarger("test", *generator, "--trainer.limit_test_batches", "1")
     results = json.loads(Path("runs/mini_nsarm_base/results.json").read_text())
     metrics = {row["metric"] for row in results["results"]}  # of sets, for it restores nothing
@@ -164,7 +169,7 @@ def test_the_miniature_as_a_newcomer_types_it(
     assert len(list(Path("runs/mini_nsarm_base/predict").glob("*.png"))) == 16
     Image.new("RGB", (20, 30), (200, 90, 30)).save("small.png")
     for name, scale in (("tokenizer", 1), ("stage1", 4), ("stage2", 4), ("control", 4)):
-        words = ("--config", str(MINI / f"{name}.yaml"), *run)
+        words = ("--config", str(at(name)), *run)
         enlarger("test", *words, "--trainer.limit_test_batches", "1")
         results = json.loads(Path(f"runs/mini_nsarm_{name}/results.json").read_text())
         assert {row["dataset"] for row in results["results"]} >= {
@@ -176,12 +181,12 @@ def test_the_miniature_as_a_newcomer_types_it(
 
 
 def test_stages_are_of_one_network() -> None:
-    latents, first, second = (content(MINI / f"{n}.yaml") for n in ("latents", "stage1", "stage2"))
+    latents, first, second = (content(at(n)) for n in ("latents", "stage1", "stage2"))
     for name in ("space", "space_weights", "mapper"):
         assert latents[name] == first[name] == second[name]
-    assert second["transformer"] == content(MINI / "base.yaml")["transformer"]
+    assert second["transformer"] == content(at("base"))["transformer"]
     assert second["transformer_weights"] == "runs/mini_nsarm_base"
-    tokenizer = content(MINI / "tokenizer.yaml")
+    tokenizer = content(at("tokenizer"))
     space = yaml.safe_load((CONFIGS / "backbone/nsarm_mini.yaml").read_text())["init_args"]
     assert tokenizer["vae"] == space["vae"]
     assert tokenizer["grids"] == space["grids"]

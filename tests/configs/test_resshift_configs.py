@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from lightning_modules.networks.taef2 import taef2_decoder, taef2_encoder
+from tests.configs.shipped import PATHS, content
 from tests.configs.test_casarbi_configs import differences
-from tests.conftest import REPO
 from tests.quick import quick
 
 Enlarger = Callable[..., None]
-CONFIGS = REPO / "configs"
-MINI = CONFIGS / "experiment" / "mini" / "resshift"
 NAMES = ("pixel", "pixel_control", "taef2", "taef2_control")
 RUN = (
     *("--trainer.accelerator", "cpu", "--trainer.logger", "false", "--trainer.max_steps", 2),
@@ -29,26 +25,26 @@ RUN = (
 WINDOW = ("--model.init_args.network.init_args.window", 2)
 
 
-def content(path: Path) -> Any:
-    return yaml.safe_load(path.read_text())
+def mini(name: str) -> str:
+    return f"experiment/mini/resshift/{name}.yaml"
 
 
 @pytest.mark.parametrize("name", ["pixel", "taef2"])
 def test_the_control_lacks_the_diffusion_alone(name: str) -> None:
-    found = differences(content(MINI / f"{name}.yaml"), content(MINI / f"{name}_control.yaml"))
+    found = differences(content(mini(name)), content(mini(f"{name}_control")))
     assert found == {
         *("model.class_path", "model.init_args.process", "model.init_args.prediction"),
     }
 
 
 def test_schedules_end_with_the_run() -> None:
-    for path in MINI.glob("*.yaml"):
-        trainer = content(path)["trainer"]
-        trainer = trainer if isinstance(trainer, dict) else content(MINI / trainer)
-        schedule = content(path)["model"]["init_args"]["lr_scheduler"]["init_args"]
+    for name in NAMES:
+        trainer = content(mini(name))["trainer"]
+        trainer = trainer if isinstance(trainer, dict) else content(trainer)
+        schedule = content(mini(name))["model"]["init_args"]["lr_scheduler"]["init_args"]
         assert schedule["steps"] == trainer["max_steps"]
-    journal = content(CONFIGS / "model/resshift_journal.yaml")["init_args"]
-    steps = content(CONFIGS / "experiment/resshift_journal.yaml")["trainer"]["max_steps"]
+    journal = content("model/resshift_journal.yaml")["init_args"]
+    steps = content("experiment/resshift_journal.yaml")["trainer"]["max_steps"]
     assert journal["lr_scheduler"]["init_args"]["steps"] == steps
 
 
@@ -73,5 +69,5 @@ def test_a_miniature_runs(
         torch.save(taef2_encoder().state_dict(), tmp_path / "taef2_encoder.pth")
         torch.save(taef2_decoder().state_dict(), tmp_path / "taef2_decoder.pth")
     window = WINDOW if "taef2" in name else ()
-    enlarger("fit", "--config", MINI / f"{name}.yaml", *RUN, *window)
+    enlarger("fit", "--config", PATHS[mini(name)], *RUN, *window)
     assert Path(f"runs/mini_resshift_{name}/checkpoints/step-000000002.ckpt").is_file()

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 
 import main
 from datamodules import pack
+from tests.configs.shipped import content
 from tests.configs.test_casarbi_configs import differences
 from tests.conftest import REPO
 from tests.quick import quick
@@ -41,10 +41,6 @@ OTHER = (  # settings than those of the files
     *(f"{MODEL}.pivot_space", "rgb", f"{MODEL}.sampler.solver", "dpm_solver_2m"),
 )
 FEW = ("--model.init_args.sampler.steps", "4")
-
-
-def content(path: Path) -> Any:
-    return yaml.safe_load(path.read_text())
 
 
 def test_one_base_and_one_way_of_sampling() -> None:
@@ -174,7 +170,8 @@ def test_the_sample_enlarged(mini: Path, enlarger: Any, capsys: pytest.CaptureFi
 
 
 @pytest.mark.runs("mini/self_cascade/{name}")
-@pytest.mark.parametrize("name", quick(TRAINED, "lora_r4"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINED)
 def test_comparisons_that_train(name: str, mini: Path, enlarger: Any) -> None:
     config, run = MINI / f"self_cascade/{name}.yaml", Path(f"runs/mini_self_cascade_{name}")
     four = ("--trainer.max_steps", 4, "--trainer.limit_val_batches", 0)

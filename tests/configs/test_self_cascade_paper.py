@@ -22,7 +22,6 @@ from diffusers import AutoencoderKL, UNet2DConditionModel, UNet3DConditionModel
 from lightning_modules.ladder import count_stages, ladder
 from tests.conftest import REPO
 from tests.lightning_modules.backbone.texts import save_text_encoder
-from tests.quick import quick
 from tests.small_sd import VAE
 
 Enlarger = Callable[..., None]
@@ -122,7 +121,8 @@ def captioned(home: Path, name: str, side: int, count: int = 2) -> None:
 
 
 @pytest.mark.runs("self_cascade_{base}")
-@pytest.mark.parametrize(("name", "base", "size", "side", "shown"), quick(PICTURES, "sd21"))
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "base", "size", "side", "shown"), PICTURES)
 def test_pictures(
     name: str,
     base: str,
@@ -202,7 +202,7 @@ def test_what_it_is_compared_with(home: Path, bases: Path, enlarger: Any) -> Non
     free = ("--model.init_args.upsampler", "null", "--run.name", "free")
     found = {}
     for name, asked in {"free": (*free, *small), "direct": (*direct, *small)}.items():
-        levels = ("--trainer.callbacks", REPO / "configs/callbacks/mini_generator.yaml")
+        levels = ("--trainer.callbacks", REPO / "benchmarks/configs/callbacks/mini_generator.yaml")
         enlarger(*test, *asked, *levels, "--run.name", name)
         results = json.loads(Path(f"runs/{name}/results.json").read_text())["results"]
         found[name] = {entry["metric"]: entry["value"] for entry in results}

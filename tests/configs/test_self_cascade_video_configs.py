@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.configs.shipped import PATHS, content
 from tests.configs.test_casarbi_configs import differences
-from tests.configs.test_self_cascade_configs import FEW, FIT, RUN, content
+from tests.configs.test_self_cascade_configs import FEW, FIT, RUN
 from tests.conftest import REPO
 
-VIDEO = REPO / "configs/experiment/mini/self_cascade_video"
 ROWS = ("direct", "scalecrafter", "tf", "finetune", "lora_r4", "lora_r32", "tuned")
 ALL = [f"mini/self_cascade_video/{name}" for name in ("base", *ROWS)]
 FRAMES = tuple(
@@ -31,18 +31,22 @@ ONE = tuple(
 SMALL = (*RUN, "--data.init_args.batch_size", "2", *FRAMES, *ONE)
 
 
+def at(name: str) -> Path:
+    return PATHS[f"experiment/mini/self_cascade_video/{name}.yaml"]
+
+
 def model(name: str) -> Any:
-    return content(VIDEO / f"{name}.yaml")["model"]["init_args"]
+    return content(at(name))["model"]["init_args"]
 
 
 def test_rows_differ_in_what_they_are_called_after() -> None:
     base = content(REPO / "configs/model/diffusion_video_small.yaml")["init_args"]
-    tuned = content(VIDEO / "tuned.yaml")
+    tuned = content(at("tuned"))
     rate = {"optimizer.init_args.lr", "lr_scheduler.init_args.final"}
     trains = {"optimizer", "lr_scheduler"}
     own = {"rank", "upsampler", "patch", "denoiser.init_args.flags.frozen", *rate, *trains}
     for name in ROWS:
-        found, whole = model(name), content(VIDEO / f"{name}.yaml")
+        found, whole = model(name), content(at(name))
         assert found["denoiser"]["init_args"]["network"] == base["denoiser"]["init_args"]["network"]
         assert (found["schedule"], found["clamp"]) == (base["schedule"], base["clamp"])
         changed = differences(found, tuned["model"]["init_args"])
@@ -66,29 +70,19 @@ def mini(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enlarger: Any) -> Path
             generator = np.random.default_rng(2 * number + picture)
             pixels = generator.integers(0, 256, (136, 144, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / part / f"{picture}.png")
-    enlarger("fit", "--config", VIDEO / "base.yaml", *SMALL, *FIT, "--model.init_args.steps", 2)
+    enlarger("fit", "--config", at("base"), *SMALL, *FIT, "--model.init_args.steps", 2)
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    ("free", "trained"),
-    [
-        (("tf",), ("tuned",)),
-        pytest.param(
-            *(("direct", "scalecrafter", "tf"), ("finetune", "lora_r4", "lora_r32", "tuned")),
-            marks=(pytest.mark.slow, pytest.mark.runs(*ALL)),
-        ),
-    ],
-    ids=["some", "all"],
-)
-def test_the_experiments(
-    free: tuple[str, ...], trained: tuple[str, ...], mini: Path, enlarger: Any
-) -> None:
+@pytest.mark.slow
+@pytest.mark.runs(*ALL)
+def test_the_experiments(mini: Path, enlarger: Any) -> None:
+    free, trained = ("direct", "scalecrafter", "tf"), ("finetune", "lora_r4", "lora_r32", "tuned")
     for name in free:
-        enlarger("test", "--config", VIDEO / f"{name}.yaml", *SMALL, *FEW)
+        enlarger("test", "--config", at(name), *SMALL, *FEW)
     for name in trained:
-        enlarger("fit", "--config", VIDEO / f"{name}.yaml", *SMALL, *FIT, *FEW)
-        enlarger("test", "--config", VIDEO / f"{name}.yaml", *SMALL, *FEW)
+        enlarger("fit", "--config", at(name), *SMALL, *FIT, *FEW)
+        enlarger("test", "--config", at(name), *SMALL, *FEW)
     found = {}
     for name in (*free, *trained):
         run = Path(f"runs/mini_self_cascade_video_{name}")
@@ -108,7 +102,7 @@ def test_the_experiments(
     size = ("--data.init_args.predict.init_args.size", "32")
     count = ("--data.init_args.predict.init_args.count", 1)
     frames = ("--data.init_args.predict.init_args.frames", 3)
-    config = VIDEO / "tuned.yaml"
+    config = at("tuned")
     enlarger("predict", "--config", config, *SMALL, *FEW, *asked, *size, *count, *frames)
     files = sorted(Path("runs/mini_self_cascade_video_tuned/predict").rglob("*.png"))
     assert len(files) == 3

@@ -15,9 +15,11 @@ test_callbacks.py. A class that cannot be made without arguments is tested by a 
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import pickle
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -88,6 +90,27 @@ def fit(root: Any, *callbacks: Callback, ckpt_path: Any = None, **settings: Any)
     return run, model
 
 
+def failed(root: Any, *callbacks: Callback) -> Regression:
+    """The model of a fit that ends with an exception in its second epoch."""
+    run = trainer(root, callbacks=[*callbacks, Fails()], max_epochs=3)
+    model = Regression(2, Convolution)
+    with pytest.raises(RuntimeError, match="stopped by the test"):
+        run.fit(model, datamodule=data())
+    return model
+
+
+@functools.cache
+def without_callback(fails: bool = False) -> tuple[Regression, Tensor]:
+    """The model of the same fit without a callback, and the state of torch's generator after it."""
+    with tempfile.TemporaryDirectory() as folder:
+        return failed(folder) if fails else fit(folder)[1], torch.get_rng_state()
+
+
+def assert_equal_weights(model: Regression, other: Regression) -> None:
+    for (name, a), b in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b), f"{name} was learnt otherwise"
+
+
 class CallbackContract:
     """Subclass it and override the fixture `make`: a function that makes a new one."""
 
@@ -98,12 +121,22 @@ class CallbackContract:
     def test_arguments_are_typed_and_explained(self, make):
         check_arguments(type(make()))
 
-    def test_training_goes_on_as_without_it(self, make, tmp_path):
-        _, plain = fit(tmp_path / "plain")
+    def test_training_goes_on_as_without_it_and_resumes(self, make, tmp_path):
+        """Its checkpoint holds plain types, and a resumed run ends as one that was not stopped."""
+        plain, state = without_callback()
+        torch.set_rng_state(state)  # a fit sets the seed, and draws the same after it
         with global_generators_untouched():
-            _, watched = fit(tmp_path / "watched", make())
-        for (name, a), b in zip(plain.named_parameters(), watched.parameters(), strict=True):
-            assert torch.equal(a, b), f"{name} was learnt otherwise"
+            whole, model = fit(tmp_path / "whole", make())
+        assert_equal_weights(model, plain)
+        half, _ = fit(tmp_path / "half", make(), max_epochs=1)
+        half.save_checkpoint(tmp_path / "half.ckpt")
+        resumed, other = fit(tmp_path / "half", make(), ckpt_path=tmp_path / "half.ckpt")
+        assert_equal_weights(other, plain)
+        states = []
+        for run in (whole, resumed):
+            run.save_checkpoint(tmp_path / "end.ckpt")
+            states.append(torch.load(tmp_path / "end.ckpt", weights_only=True)["callbacks"])
+        torch.testing.assert_close(*states, rtol=0, atol=0)
 
     def test_outputs_are_left_as_they_are(self, make, tmp_path):
         for verb in ("validate", "test", "predict"):
@@ -114,33 +147,8 @@ class CallbackContract:
             assert len(before.sr) == len(after.sr) > 0
             assert all(map(torch.equal, before.sr, after.sr)), f"changed in {verb}"
 
-    def test_a_checkpoint_holds_plain_types(self, make, tmp_path):
-        run, _ = fit(tmp_path, make())
-        run.save_checkpoint(tmp_path / "a.ckpt")
-        torch.load(tmp_path / "a.ckpt", weights_only=True)
-
-    def test_resuming_changes_nothing(self, make, tmp_path):
-        whole, model = fit(tmp_path / "whole", make())
-        half, _ = fit(tmp_path / "half", make(), max_epochs=1)
-        half.save_checkpoint(tmp_path / "half.ckpt")
-        resumed, other = fit(tmp_path / "half", make(), ckpt_path=tmp_path / "half.ckpt")
-        for a, b in zip(model.parameters(), other.parameters(), strict=True):
-            assert torch.equal(a, b)
-        states = []
-        for run in (whole, resumed):
-            run.save_checkpoint(tmp_path / "end.ckpt")
-            states.append(torch.load(tmp_path / "end.ckpt", weights_only=True)["callbacks"])
-        torch.testing.assert_close(*states, rtol=0, atol=0)
-
     def test_after_an_exception_the_weights_are_those_that_were_trained(self, make, tmp_path):
-        models = []
-        for callbacks in ([], [make()]):
-            run = trainer(tmp_path, callbacks=[*callbacks, Fails()], max_epochs=3)
-            models.append(Regression(2, Convolution))
-            with pytest.raises(RuntimeError, match="stopped by the test"):
-                run.fit(models[-1], datamodule=data())
-        for a, b in zip(*(model.parameters() for model in models), strict=True):
-            assert torch.equal(a, b)
+        assert_equal_weights(failed(tmp_path, make()), without_callback(fails=True)[0])
 
     def test_it_pickles(self, make):
         """Processes that are spawned get a copy."""

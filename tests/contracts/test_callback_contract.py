@@ -87,11 +87,11 @@ class Once(Callback):
 @pytest.mark.parametrize(
     ("cls", "check", "in_folder"),
     [
-        (Meddles, CHECK.test_training_goes_on_as_without_it, True),
-        (Draws, CHECK.test_training_goes_on_as_without_it, True),
+        (Meddles, CHECK.test_training_goes_on_as_without_it_and_resumes, True),
+        (Draws, CHECK.test_training_goes_on_as_without_it_and_resumes, True),
         (Retouches, CHECK.test_outputs_are_left_as_they_are, True),
-        (SavesObjects, CHECK.test_a_checkpoint_holds_plain_types, True),
-        (Forgets, CHECK.test_resuming_changes_nothing, True),
+        (SavesObjects, CHECK.test_training_goes_on_as_without_it_and_resumes, True),
+        (Forgets, CHECK.test_training_goes_on_as_without_it_and_resumes, True),
         (
             SwapsUnsafely,
             CHECK.test_after_an_exception_the_weights_are_those_that_were_trained,

@@ -118,7 +118,7 @@ def predictor():
 
 
 def from_base(method, **settings):
-    sampling = {"schedule": Schedule(prediction="sample"), "sampler": Sampler(steps=3, eta=1.0)}
+    sampling = {"schedule": Schedule(prediction="sample"), "sampler": Sampler(steps=2, eta=1.0)}
     return lambda scale, folder: method(scale, denoiser=frozen_denoiser(), **settings, **sampling)
 
 
@@ -131,7 +131,7 @@ def low_rank(scale, folder):
 def trained_on(scale, folder):
     denoiser = diffusion(scale, folder).denoiser
     denoiser.begun = "elsewhere"
-    sampling = {"schedule": Schedule(prediction="sample"), "sampler": Sampler(steps=3, eta=1.0)}
+    sampling = {"schedule": Schedule(prediction="sample"), "sampler": Sampler(steps=2, eta=1.0)}
     return FineTune(scale, denoiser=denoiser, **sampling)
 
 
