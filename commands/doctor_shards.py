@@ -90,7 +90,7 @@ def _look_at(path: Path, checksums: bool) -> tuple[Whole, list[Line]]:
             look(
                 NAME,
                 f"{path}: the members of {len(apart)} samples, such as {apart[0]!r}, do not lie "
-                "next to each other: Shards joins them, Sequential and webdataset do not. To sort "
+                "next to each other: Shards joins them, Stream and webdataset do not. To sort "
                 f"it: {sort_command(path)}",
             )
         )

@@ -11,7 +11,7 @@ NAMES = {
     "groups": "the number of pictures in data.init_args.train",
     "pictures": "the hash of the names of the pictures in data.init_args.train",
     "mixture": "the weights and samples of data.init_args.train",
-    "shuffle": "the share of a stream in data.init_args.train.init_args.shuffle",
+    "shuffle": "data.init_args.train.init_args.shuffle",
     "seed": "seed_everything",
     "pool": "degradation.init_args.pool",
 }

@@ -75,19 +75,24 @@ class ShardIndex:
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """Split a member's name into key and suffix as WebDataset does: at the file name's first dot.
+    """Split a member's name into key and suffix at the file name's first dot.
+
+    This is webdataset's rule (``webdataset.tariterators.base_plus_ext``), apart from a leading
+    ``./``, which is no part of a key here, and from hidden files in folders, of which webdataset
+    makes samples named like the folder.
 
     Args:
         name: Name of the member, e.g. ``a/b.hr.PNG``, which gives ``("a/b", "hr.png")``.
 
     Returns:
-        None for members that belong to no sample: hidden files, names without a dot, metadata.
+        None for members that belong to no sample: hidden files, names without a suffix, metadata,
+        and suffixes such as ``__key__``, which webdataset keeps for itself.
     """
     if METADATA.match(name):
         return None
     folder, slash, file = name.removeprefix("./").rpartition("/")
-    stem, dot, suffix = file.partition(".")
-    if not stem or not dot:
+    stem, _, suffix = file.partition(".")
+    if not stem or not suffix or suffix.startswith("__"):
         return None
     return f"{folder}{slash}{stem}", suffix.lower()
 
@@ -263,20 +268,33 @@ def same_key_in_tars(first: str, again: str, option: str, given: bool) -> str:
     return f"if each tar counts from 0, set {option}"
 
 
+def check_name(name: str, shard: Path | str) -> None:
+    """Raise if the name of a member leads out of its folder.
+
+    Args:
+        name: The name.
+        shard: The tar, for the message.
+
+    Raises:
+        ValueError: If it does.
+    """
+    # Keys become names of results, so this one would be written outside of their folder.
+    if name.startswith("/") or ".." in PurePosixPath(name).parts:
+        raise ValueError(f"shard {shard} has a member {name!r}, which leads out of its folder")
+
+
 def check_member(member: tarfile.TarInfo, shard: Path | str) -> None:
-    """Refuse a member of a sample that cannot be read, or whose name would do harm.
+    """Raise if a member of a sample cannot be read, or its name would do harm.
 
     Args:
         member: Its header.
         shard: The tar, for the message.
 
     Raises:
-        ValueError: It is a link or sparse, or its name leads out of the folder.
+        ValueError: If it is a link or sparse, or its name leads out of the folder.
     """
-    # Keys become names of results, so this one would be written outside of their folder.
     name = member.name
-    if name.startswith("/") or ".." in PurePosixPath(name).parts:
-        raise ValueError(f"shard {shard} has a member {name!r}, which leads out of its folder")
+    check_name(name, shard)
     if member.issym() or member.islnk():
         raise ValueError(
             f"shard {shard} has a member {name!r} that is a link to {member.linkname!r}; expected "

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import re
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from datamodules.pack_journal import Journal
 from datamodules.shard_index import BLOCK, build_index, index_places, save_index
 from files.owned import put_in_place, remove_file, remove_leftovers, sync_folder
+
+if TYPE_CHECKING:
+    from webdataset import TarWriter
 
 Members = dict[str, bytes]  # suffix: content
 
@@ -39,7 +40,7 @@ class ShardWriter:
         self.samples = 0
         self._bytes = 0
         self._file: IO[bytes] | None = None
-        self._tar: tarfile.TarFile | None = None
+        self._tar: TarWriter | None = None
 
     @property
     def path(self) -> Path:
@@ -65,13 +66,13 @@ class ShardWriter:
             OSError: It cannot be written.
         """
         if self._tar is None:
+            from webdataset import TarWriter  # imports torch, which takes seconds
+
             self._file = self._part.open("wb")
-            self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)
-        for suffix, data in members.items():
-            # No time, no owner: the same bytes again.
-            member = tarfile.TarInfo(f"{key}.{suffix}")
-            member.size, member.mode = len(data), 0o444
-            self._tar.addfile(member, io.BytesIO(data))
+            # No time and no owner, so that the same samples give the same bytes.
+            fixed = {"user": "", "group": "", "mode": 0o444, "mtime": 0}
+            self._tar = TarWriter(self._file, encoder=False, keep_meta=True, **fixed)
+        self._tar.write({"__key__": key, **members})
         self.samples += 1
         self._bytes += _bytes_of(members)
 
@@ -101,8 +102,12 @@ class ShardWriter:
 
     def abandon(self) -> None:
         """Remove what is written of the unfinished shard."""
+        # What could not be written before cannot be written now, either.
+        if self._tar is not None:
+            with contextlib.suppress(OSError):
+                self._tar.close()
         if self._file is not None:
-            with contextlib.suppress(OSError):  # of what it could not write before, either
+            with contextlib.suppress(OSError):
                 self._file.close()
         self._tar = self._file = None
         remove_file(self._part)
