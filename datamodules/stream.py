@@ -312,7 +312,7 @@ class StreamPictures(TrainingPictures):
     """Number of this process, and of all."""
     _raws: Iterator[Raw] | None = None
     _begun: tuple[int, ...] = ()  # which samples these are
-    _batch = -1  # the latest one
+    _latest = (-1, -1)  # batch and place in the epoch of the latest item
     _tried = -1  # samples for the current item
     _raw = Raw("", "", {})
 
@@ -337,16 +337,19 @@ class StreamPictures(TrainingPictures):
         return cast(Stream, self.source)
 
     def _go_to(self, item: Item) -> None:
-        plan, process = cast(StreamPlan, self.plan), os.getpid()  # a fork leaves open files alone
-        batch, place = plan.batch_of(item.position), (process, item.epoch, item.picture)
-        if self._stream.pipeline is not None:
-            place, batch = (process,), self._batch + 1
-        if place != self._begun or batch <= self._batch:
+        plan = cast(StreamPlan, self.plan)
+        # With the process, since a fork must leave open files alone.
+        begun: tuple[int, ...] = (os.getpid(), item.epoch, item.picture)
+        latest = (plan.batch_of(item.position), item.position)
+        again = latest <= self._latest
+        if self._stream.pipeline is not None:  # is read on
+            begun, again = begun[:1], False
+        if begun != self._begun or again:
             _tell_webdataset(*self.ranks)
             self._notes: list[Skipped] = []
             self._raws = self._stream.raws(plan, item.epoch, item.picture, self._notes)
-            self._begun = place
-        self._batch = batch
+            self._begun = begun
+        self._latest = latest
 
     def _sample(self, item: Item, out: Pixels | None) -> dict[str, Any]:
         # A sample that cannot be used is replaced by the next one.
@@ -577,7 +580,7 @@ def raw_of(sample: Any) -> Raw | None:
             "expected a dict of __key__ and members by suffix: leave out to_tuple, batched and the "
             "like"
         )
-    key, shard = sample["__key__"], shown(str(sample.get("__url__", "of a pipeline")))
+    key, shard = sample["__key__"], shown(str(sample.get("__url__", "a pipeline")))
     members = {name: value for name, value in sample.items() if not name.startswith("__")}
     roles = dict(roles_of(tuple(members)))
     roles |= {field: [field] for field in ("hr", "lr") if field in members}
