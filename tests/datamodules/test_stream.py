@@ -581,7 +581,8 @@ def test_a_tar_with_large_records(tmp_path):
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
 def test_a_tar_that_is_compressed(tmp_path, mode):
     with tarfile.open(tmp_path / "a.tar", mode) as tar:
-        tar.addfile(tarfile.TarInfo("a.png"))
+        for name in ("a.png", "b.png"):
+            tar.addfile(tarfile.TarInfo(name))
     raws, (note,) = read(tmp_path / "a.tar")
     assert not raws
     assert "is it compressed, or no tar" in note.message
