@@ -68,6 +68,7 @@ def against(times: dict[str, list[float]]) -> dict[str, Any]:
     return {
         "ours_over": {name: ratio(name) for name in times if not name.startswith("ours")},
         "ours_flipped_over_limit": ratio("limit", "ours_flipped"),
+        "stream_over_webdataset": ratio("webdataset_bare", "ours_stream"),
         "us_a_sample_of_our_own": round(statistics.median(own), 1),
         "turns": len(own),
     }

@@ -32,6 +32,8 @@ from datamodules import pack
 from datamodules.base import SRDataModule
 from datamodules.settings import CropSettings
 from datamodules.shards import Shards
+from datamodules.source import Source
+from datamodules.stream import Stream
 
 try:
     import simplejpeg
@@ -168,12 +170,16 @@ def _same(batch: Any) -> Any:
 
 def ours(pictures: Path, place: Path, flips: bool = False) -> Loader:
     """The training loader of `SRDataModule` over `Shards`."""
+    return _ours(Shards(shards(pictures, place)), crops_per_image=COPIES, flips=flips)
+
+
+def _ours(source: Source, crops_per_image: int, flips: bool) -> Loader:
     data = SRDataModule(
         4,
-        train=Shards(shards(pictures, place)),
+        train=source,
         batch_size=BATCH,
         crop_size=CROP,
-        crops=CropSettings(per_image=COPIES, flips=flips),
+        crops=CropSettings(per_image=crops_per_image, flips=flips),
         seed=0,
     )
     data.setup("fit")
@@ -188,6 +194,12 @@ def ours(pictures: Path, place: Path, flips: bool = False) -> Loader:
 def ours_flipped(pictures: Path, place: Path) -> Loader:
     """Ours with flips and transpositions, which are its default and which no other column has."""
     return ours(pictures, place, flips=True)
+
+
+def ours_stream(pictures: Path, place: Path) -> Loader:
+    """The same over `Stream`, which reads the tars as often as the webdataset pipelines do."""
+    urls, samples = shards(pictures, place), COPIES * len(read_files(pictures))
+    return _ours(Stream(samples, urls, shuffle=100), crops_per_image=1, flips=False)
 
 
 # ------------------------------------------------------------------------------------------ peers
@@ -281,6 +293,7 @@ LOADERS: dict[str, tuple[Callable[[Path, Path], Loader], str]] = {  # and the mo
     "limit": (limit, "torch"),
     "ours": (ours, "torch"),
     "ours_flipped": (ours_flipped, "torch"),
+    "ours_stream": (ours_stream, "webdataset"),
     "webdataset_bare": (webdataset_bare, "webdataset"),
     "webdataset_stock": (webdataset_stock, "webdataset"),
     "litdata": (litdata, "litdata"),

@@ -93,7 +93,7 @@ def _check_tar(path: Path, checksums: bool) -> tuple[ReadableTar, list[Line]]:
             look(
                 NAME,
                 f"{path}: the members of {len(apart)} samples, such as {apart[0]!r}, are not "
-                "adjacent: Shards joins them, Sequential and webdataset do not. To sort it: "
+                "adjacent: Shards joins them, Stream and webdataset do not. To sort it: "
                 f"{sort_command(path)}",
             )
         )

@@ -29,9 +29,7 @@ from datamodules.order import Plan, PlanSampler, default_streams
 from datamodules.order_state import check_same_order, order_state
 from datamodules.outputs import Outputs
 from datamodules.pictures import Pictures, PredictPictures, TrainingPictures
-from datamodules.pieces import Pieces
 from datamodules.policy import Tally
-from datamodules.sequential import SequentialPictures
 from datamodules.settings import (
     CropSettings,
     check_crop,
@@ -41,6 +39,7 @@ from datamodules.settings import (
     checked_scale,
 )
 from datamodules.source import Augmentation, Batch, Pixels, Sample, Source
+from datamodules.stream import Stream, StreamPictures
 from datamodules.training import evaluation_pictures, training_pictures
 from degradations.base import Degradation
 from degradations.pool import PairPool
@@ -234,9 +233,6 @@ class SRDataModule(LightningDataModule):
     def _position(self) -> tuple[int, int]:
         return position_of(self.trainer)
 
-    def _loader(self, dataset: Pictures, sampler: Any, persistent: bool = False) -> Loader:
-        return loader_of(dataset, sampler, self.workers, self._on_cuda(), persistent)
-
     def _on_cuda(self) -> bool:
         # Lightning's copies to a GPU are asynchronous only from pinned memory.
         device = getattr(getattr(self.trainer, "strategy", None), "root_device", None)
@@ -248,14 +244,19 @@ class SRDataModule(LightningDataModule):
         sampler = PlanSampler(
             self.plan(), *self._ranks(), position=self._position, tell=dataset.source.upcoming
         )
-        if isinstance(dataset, SequentialPictures) and self.workers > 1:
-            return self._loader(dataset, Pieces(sampler, self.workers), persistent=True)
-        return self._loader(dataset, sampler, persistent=True)
+        workers = self.workers
+        if isinstance(dataset, StreamPictures):
+            dataset.ranks = self._ranks()
+            workers = cast(Stream, dataset.source).workers(workers, dataset.ranks[1])
+        return loader_of(dataset, sampler, workers, self._on_cuda(), persistent=True)
 
     def _evaluation(self, part: str, batch_size: int) -> list[Loader]:
         left_out = self._left_out if part == "predict" else set()
         order = (left_out, self.degradation_seed, batch_size, self._ranks())
-        return [self._loader(x, evaluation_sampler(x, *order)) for x in self._datasets[part]]
+        return [
+            loader_of(x, evaluation_sampler(x, *order), self.workers, self._on_cuda())
+            for x in self._datasets[part]
+        ]
 
     def val_dataloader(self) -> list[Loader]:
         """Return one loader for each source of ``val``, in the configuration's order."""

@@ -140,7 +140,7 @@ def _latents(values: list[NDArray[Any]], keys: list[str]) -> Tensor:
 
 
 def _filled(texts: Sequence[Tensor], keys: list[str]) -> Tensor:
-    # (B, n, W) from (n_i, W) or (B_i, n_i, W); shorter ones are padded with zeros.
+    # (B, n, W) from (n_i, W); shorter ones are padded with zeros.
     if len({text.shape[-1] for text in texts}) > 1:
         raise ValueError(
             f"text features of different widths in one batch ({', '.join(keys[:3])}, ...): "
@@ -152,7 +152,7 @@ def _filled(texts: Sequence[Tensor], keys: list[str]) -> Tensor:
         )
     longest = max(text.shape[-2] for text in texts)
     filled = [functional.pad(text, (0, 0, 0, longest - text.shape[-2])) for text in texts]
-    return torch.stack(filled) if filled[0].ndim == 2 else torch.cat(filled)
+    return torch.stack(filled)
 
 
 def _stacked(arrays: list[NDArray[Any]]) -> Tensor:
@@ -160,34 +160,6 @@ def _stacked(arrays: list[NDArray[Any]]) -> Tensor:
     # torch's own function: in a worker it writes to shared memory.
     stacked: Tensor = default_collate([torch.from_numpy(np.ascontiguousarray(a)) for a in arrays])
     return stacked
-
-
-def joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Join the parts of a batch, with the result of ``collate`` on all samples.
-
-    Raises:
-        ValueError: If only some parts have LR (or text).
-    """
-    batch: dict[str, Any] = {}
-    for name in dict.fromkeys(name for part in parts for name in part):
-        values = [part[name] for part in parts if name in part]
-        if name != "skipped" and len(values) < len(parts):
-            keys = [key for part in parts for key in part["key"]]
-            raise ValueError(
-                f"only some of {len(keys)} samples in one batch ({', '.join(keys[:3])}, ...) have "
-                f"{name!r}: a Source gives it for all images, or for none"
-            )
-        if not isinstance(values[0], Tensor):
-            batch[name] = [value for part in values for value in part]
-            continue
-        if name == TEXTS[0]:
-            batch[name] = _filled(values, [key for part in parts for key in part["key"]])
-            continue
-        if len({value.dtype for value in values}) > 1:
-            values = [v if v.dtype != torch.uint8 else v.to(torch.float32) / 255 for v in values]
-        whole = torch.cat(values)
-        batch[name] = whole.pin_memory() if values[0].is_pinned() else whole
-    return batch
 
 
 def to_floats(batch: dict[str, Any]) -> None:

@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 from datamodules.batches import collate
 from datamodules.order import EvaluationSampler
 from datamodules.pictures import Pictures
-from datamodules.pieces import Pieces, PiecesLoader
 from datamodules.worker_signals import end_workers_at_exit, leave_signals_to_the_owner
 from degradations.draws import seed_of
 
@@ -27,18 +26,17 @@ def loader_of(
 
     Args:
         dataset: The images.
-        sampler: Gives the items of whole batches, or ``Pieces`` of them.
+        sampler: Gives the items of whole batches.
         workers: Number of reader processes; 0 reads in this process.
         pin_memory: Whether batches go to a GPU.
         persistent: Whether to keep the workers from epoch to epoch.
     """
     if workers:
         end_workers_at_exit()
-    pieces = isinstance(sampler, Pieces)
-    return (PiecesLoader if pieces else DataLoader)(
+    return DataLoader(
         dataset,
         batch_sampler=sampler,
-        num_workers=sampler.count if pieces else workers,
+        num_workers=workers,
         collate_fn=collate,
         pin_memory=pin_memory,
         persistent_workers=persistent and workers > 0,

@@ -12,7 +12,7 @@ NAMES = {
     "pictures": "the hash of the names of the images in data.init_args.train",
     "crops_per_image": "data.init_args.crops.per_image",
     "mixture": "the weights and samples of data.init_args.train",
-    "shuffle": "the share of a stream in data.init_args.train.init_args.shuffle",
+    "shuffle": "data.init_args.train.init_args.shuffle",
     "seed": "seed_everything",
     "pool": "degradation.init_args.pool",
 }

@@ -1,9 +1,10 @@
-"""What lies where in a WebDataset tar: found in one pass over it, and kept beside it.
+"""The index of a WebDataset tar: where each member lies, found in one pass, and kept beside it.
 
 The file ``<shard>.idx.json`` holds ``version``, ``size`` and ``mtime_ns`` of the tar, ``checksum``
 (xxh3_128 of all its bytes, or null), ``count`` (of samples) and ``samples``: for each its key, and
-for each member ``suffix: [offset, size, checksum, height, width]``, where the last two (of a
-picture) or three (xxh3_64 of the member's bytes, hexadecimal) may be left out.
+for each member ``suffix: [offset, size, checksum, height, width]``. The checksum is xxh3_64 of the
+member's bytes, hexadecimal; height and width are those of an image. The last two, or the last
+three, may be left out.
 """
 
 from __future__ import annotations
@@ -32,20 +33,20 @@ from files.paths import IMAGE_EXTENSIONS
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # of the index file; another one is made again
+VERSION = 2  # of the index file; an index of another version is rebuilt
 CHUNK = 1 << 20
-METADATA = re.compile(r"__[^/]*__($|/)")  # names that WebDataset readers pass over
+METADATA = re.compile(r"__[^/]*__($|/)")  # names that webdataset skips
 
 
 class Member(NamedTuple):
-    """Bytes of one member, and what is known about them.
+    """The place of one member in a tar.
 
     Args:
-        offset: Where they begin in the tar.
-        size: How many there are.
+        offset: Its first byte in the tar.
+        size: Number of bytes.
         checksum: xxh3_64 of the bytes, if it was computed.
-        height: Rows of a picture when it is upright, 0 if unknown.
-        width: Columns of it, 0 if unknown.
+        height: Rows of an upright image, 0 if unknown.
+        width: Columns of an upright image, 0 if unknown.
     """
 
     offset: int
@@ -61,9 +62,9 @@ class ShardIndex:
 
     Args:
         size: Bytes of the tar.
-        mtime_ns: Its time of modification.
+        mtime_ns: Its modification time.
         keys: Names of the samples, in the tar's order.
-        members: For each sample, where each of its members is, by suffix: ``{"jpg": ...}``.
+        members: For each sample, its members by suffix: ``{"jpg": ...}``.
         checksum: xxh3_128 of the whole tar in hexadecimal, if it was computed.
     """
 
@@ -75,19 +76,24 @@ class ShardIndex:
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """Split a member's name into key and suffix as WebDataset does: at the file name's first dot.
+    """Split a member's name into key and suffix at the file name's first dot.
+
+    This is webdataset's rule (``webdataset.tariterators.base_plus_ext``), apart from a leading
+    ``./``, which is no part of a key here, and from hidden files in folders, of which webdataset
+    makes samples named like the folder.
 
     Args:
         name: Name of the member, e.g. ``a/b.hr.PNG``, which gives ``("a/b", "hr.png")``.
 
     Returns:
-        None for members that belong to no sample: hidden files, names without a dot, metadata.
+        None for members that belong to no sample: hidden files, names without a suffix, metadata,
+        and suffixes such as ``__key__``, which webdataset keeps for itself.
     """
     if METADATA.match(name):
         return None
     folder, slash, file = name.removeprefix("./").rpartition("/")
-    stem, dot, suffix = file.partition(".")
-    if not stem or not dot:
+    stem, _, suffix = file.partition(".")
+    if not stem or not suffix or suffix.startswith("__"):
         return None
     return f"{folder}{slash}{stem}", suffix.lower()
 
@@ -96,18 +102,17 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 
 def load_index(shard: Path, cache: Path) -> ShardIndex:
-    """The index of a tar: the one beside it, or in the cache, or a new one, which is kept.
+    """Return the index of a tar: from beside it, from the cache, or a new one, which is kept.
 
-    An index whose tar has another time of modification, as after a copy to another machine, is
-    taken if the tar's size and its checksum are those of the index; it is then kept with the new
-    time.
+    If the modification time differs, as after a copy to another machine, the index is used if the
+    tar's size and checksum match; it is then kept with the new time.
 
     Args:
         shard: The tar.
-        cache: Folder for the index if that of the tar cannot be written.
+        cache: Folder for the index if the tar's folder cannot be written.
 
     Raises:
-        ValueError: The tar is broken.
+        ValueError: If the tar is broken.
     """
     places = index_places(shard, cache)
     state = shard.stat()
@@ -129,7 +134,7 @@ def load_index(shard: Path, cache: Path) -> ShardIndex:
 
 
 def _kept(index: ShardIndex, shard: Path, places: list[Path]) -> ShardIndex:
-    # A folder without write permission is left alone also by root, whom nothing would stop.
+    # Root could write to a folder without write permission, and must not.
     writable = places if shard.parent.stat().st_mode & 0o222 else places[1:]
     for place in writable:
         try:
@@ -143,15 +148,15 @@ def _kept(index: ShardIndex, shard: Path, places: list[Path]) -> ShardIndex:
 
 
 def index_places(shard: Path, cache: Path) -> list[Path]:
-    """Files in which the index of a tar may be, best first."""
+    """Return the paths where the index of a tar may be, best first."""
     name = f"{shard.name}.idx.json"
-    # By the whole path: shards of two sets often have the same names.
+    # From the whole path, since shards of two sets often have the same names.
     digest = hashlib.blake2b(str(shard.resolve()).encode(), digest_size=8).hexdigest()
     return [shard.with_name(name), cache / f"{digest}-{name}"]
 
 
 def checksum_of(path: Path) -> str:
-    """xxh3_128 of a file in hexadecimal."""
+    """Return the xxh3_128 of a file in hexadecimal."""
     whole = xxhash.xxh3_128()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
@@ -163,19 +168,20 @@ def checksum_of(path: Path) -> str:
 
 
 def build_index(shard: Path, checksums: bool = False, sizes: bool = False) -> ShardIndex:
-    """Go through a tar, once and in its order.
+    """Build the index of a tar in one pass.
 
-    The members of a sample are joined by its key wherever they lie; a sample's place is that of its
-    first member.
+    Members with one key are one sample wherever they lie. Samples are in the order of their first
+    members.
 
     Args:
         shard: The tar.
-        checksums: Read all of it, and compute the checksums of its members and of the whole.
-        sizes: Read the headers of its pictures too, for their heights and widths.
+        checksums: Compute the checksums of the members and of the whole tar.
+        sizes: Read the heights and widths of the images.
 
     Raises:
-        ValueError: The tar is empty, truncated, damaged or compressed, a sample has two members of
-            one suffix or one that is a link or sparse, or a name leads out of the folder (``..``).
+        ValueError: If the tar is empty, truncated, damaged or compressed, a sample has two members
+            of one suffix or one that is a link or sparse, or a name leads out of the folder
+            (``..``).
     """
     state = shard.stat()
     samples: dict[str, dict[str, Member]] = {}
@@ -204,12 +210,12 @@ def _twice(shard: Path, first: int, again: tarfile.TarInfo) -> str:
 
 
 def two_members(shard: Path | str, first: tuple[str, int], again: tuple[str, int]) -> str:
-    """Say that a sample has two members with one ending.
+    """Return the message about a sample with two members of one suffix.
 
     Args:
         shard: The tar.
-        first: Name of a member, and the byte where its content begins.
-        again: The same of the other.
+        first: Name of the first member, and the byte where its content begins.
+        again: Name and byte of the second member.
     """
     return (
         f"shard {shard} has two members with the same ending in one sample: {first[0]!r} at byte "
@@ -230,28 +236,28 @@ def scattered(index: ShardIndex) -> list[str]:
 
 
 def sort_command(shard: Path | str) -> str:
-    """Return the shell command that packs a tar again, sample by sample."""
-    # tar takes `host:name` for another machine's file, and `-name` for options.
+    """Return the shell command that repacks a tar, sorted by sample."""
+    # tar takes `host:name` for a remote file, and `-name` for an option.
     start = "./" if re.match("-|[^/]*:", str(shard)) else ""
     path = Path(shard)
     tar, out, folder = (
         shlex.quote(f"{start}{path.with_name(name)}")
         for name in (path.name, f"sorted-{path.name}", f"{path.stem}.unpacked")
     )
-    # With -k it fails where one name comes twice, and would otherwise lose the first member.
+    # With -k, tar fails if a name occurs twice; without it, the first member would be lost.
     return (
         f"mkdir {folder} && tar -xkf {tar} -C {folder} && tar --sort=name -cf {out} -C {folder} ."
     )
 
 
 def same_key_in_tars(first: str, again: str, option: str, given: bool) -> str:
-    """Return advice for a key that two tars have.
+    """Return the fix for a key that two tars share.
 
     Args:
-        first: Path or address of a tar.
-        again: The same of the other.
-        option: The setting that puts a tar's name in front of its keys.
-        given: Whether it is set.
+        first: Path or address of the first tar.
+        again: Path or address of the second tar.
+        option: The setting that puts the tar's name in front of its keys.
+        given: Whether the option is set.
     """
     if first == again:
         return "this tar is listed twice: list it once"
@@ -263,20 +269,33 @@ def same_key_in_tars(first: str, again: str, option: str, given: bool) -> str:
     return f"if each tar counts from 0, set {option}"
 
 
+def check_name(name: str, shard: Path | str) -> None:
+    """Raise if the name of a member leads out of its folder.
+
+    Args:
+        name: The name.
+        shard: The tar, for the message.
+
+    Raises:
+        ValueError: If it does.
+    """
+    # Keys become names of results, which would be written outside of their folder.
+    if name.startswith("/") or ".." in PurePosixPath(name).parts:
+        raise ValueError(f"shard {shard} has a member {name!r}, which leads out of its folder")
+
+
 def check_member(member: tarfile.TarInfo, shard: Path | str) -> None:
-    """Refuse a member of a sample that cannot be read, or whose name would do harm.
+    """Raise if a member of a sample cannot be read, or its name would do harm.
 
     Args:
         member: Its header.
         shard: The tar, for the message.
 
     Raises:
-        ValueError: It is a link or sparse, or its name leads out of the folder.
+        ValueError: If it is a link or sparse, or its name leads out of the folder.
     """
-    # Keys become names of results, so this one would be written outside of their folder.
     name = member.name
-    if name.startswith("/") or ".." in PurePosixPath(name).parts:
-        raise ValueError(f"shard {shard} has a member {name!r}, which leads out of its folder")
+    check_name(name, shard)
     if member.issym() or member.islnk():
         raise ValueError(
             f"shard {shard} has a member {name!r} that is a link to {member.linkname!r}; expected "
@@ -290,10 +309,10 @@ def check_member(member: tarfile.TarInfo, shard: Path | str) -> None:
 
 
 def _examined(index: ShardIndex, shard: Path, checksums: bool, sizes: bool) -> ShardIndex:
-    """The index with checksums and sizes, from one sequential pass over the bytes."""
+    """Return the index with checksums and sizes, from one sequential pass over the bytes."""
     whole = xxhash.xxh3_128()
     members = [dict(sample) for sample in index.members]
-    in_order = sorted(  # of the tar, in which the members of a sample may lie apart
+    in_order = sorted(  # by offset, since the members of a sample may lie apart
         (member.offset, number, suffix)
         for number, sample in enumerate(members)
         for suffix, member in sample.items()
@@ -333,10 +352,10 @@ def _picture_size(data: bytes, suffix: str) -> tuple[int, int]:
 
 
 def save_index(index: ShardIndex, path: Path) -> None:
-    """Write an index in one piece: a reader sees the whole file or none.
+    """Write an index atomically.
 
     Raises:
-        OSError: The folder cannot be written.
+        OSError: If the folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
@@ -354,7 +373,7 @@ def save_index(index: ShardIndex, path: Path) -> None:
 
 
 def _written(member: Member) -> list[int | str | None]:
-    # Hexadecimal, because readers in other languages round integers above 2**53.
+    # Hexadecimal, since readers in other languages round integers above 2**53.
     checksum = None if member.checksum is None else f"{member.checksum:016x}"
     if member.height:
         return [member.offset, member.size, checksum, member.height, member.width]
@@ -362,7 +381,7 @@ def _written(member: Member) -> list[int | str | None]:
 
 
 def read_index(path: Path) -> ShardIndex | None:
-    """The index in a file; None if there is none, or one of another version, or a damaged one."""
+    """Return the index in a file; None if it is missing, damaged, or of another version."""
     try:
         return parse_index(path.read_bytes())
     except FileNotFoundError:
@@ -373,10 +392,10 @@ def read_index(path: Path) -> ShardIndex | None:
 
 
 def parse_index(data: bytes) -> ShardIndex | None:
-    """The index in the bytes of an index file; None if it is of another version.
+    """Return the index in the bytes of an index file; None if it is of another version.
 
     Raises:
-        ValueError: It is damaged: no JSON, of another form, or with members beyond the tar's end.
+        ValueError: If it is no JSON, has another structure, or has members beyond the tar's end.
     """
     try:
         content = json.loads(data)
@@ -412,10 +431,10 @@ def _member(
 def _check_extents(
     keys: list[str], members: list[dict[str, Member]], size: int, count: int
 ) -> None:
-    """Refuse an index whose numbers cannot be true, or that an older version split."""
+    """Raise if numbers of an index are impossible, or an older version has split samples."""
     if len(keys) != count:
         raise ValueError(f"it holds {len(keys)} samples, and says that it holds {count}")
-    if len(set(keys)) != count:  # 0.1.0 took a key that came again for a new sample
+    if len(set(keys)) != count:  # 0.1.0 made a new sample of a repeated key
         again = next(key for key, times in Counter(keys).items() if times > 1)
         raise ValueError(f"it lists {again!r} as several samples")
     for key, sample in zip(keys, members, strict=True):

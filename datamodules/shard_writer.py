@@ -1,34 +1,36 @@
-"""Writing of WebDataset tars: each is under its name when it is whole, and never before."""
+"""Write WebDataset tars; a tar gets its name only when it is complete."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import re
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from datamodules.pack_journal import Journal
 from datamodules.shard_index import BLOCK, build_index, index_places, save_index
 from files.owned import put_in_place, remove_file, remove_leftovers, sync_folder
 
+if TYPE_CHECKING:
+    from webdataset import TarWriter
+
 Members = dict[str, bytes]  # suffix: content
 
 
 class ShardWriter:
-    """Writes samples into ``NAME-000000.tar`` and so on, each with its index.
+    """Write samples into ``NAME-000000.tar`` and so on, each with its index.
 
-    A shard is written as ``*.tar.part``. When it is full it is flushed to the disk, read back for
-    its index, and renamed. The same samples give the same bytes.
+    A shard is written as ``*.tar.part``. When it is full, it is synced to the disk, read back for
+    its index, and renamed. The same samples give the same bytes; webdataset sorts the members of
+    a sample by suffix.
 
     Args:
         out: An existing folder.
-        name: What the names of the shards begin with.
-        most: Samples a shard, at most.
-        size: Bytes a shard, at most, unless a single sample is larger.
+        name: Prefix of the shards' names.
+        most: Maximum number of samples in a shard.
+        size: Maximum bytes of a shard; a single larger sample gets a shard of its own.
         first: Number of the first shard.
     """
 
@@ -39,15 +41,15 @@ class ShardWriter:
         self.samples = 0
         self._bytes = 0
         self._file: IO[bytes] | None = None
-        self._tar: tarfile.TarFile | None = None
+        self._tar: TarWriter | None = None
 
     @property
     def path(self) -> Path:
-        """Where the shard that is being written will be."""
+        """Final path of the current shard."""
         return self.out / f"{self.name}-{self.number:06d}.tar"
 
     def has_room(self, members: Members) -> bool:
-        """Whether a sample still fits into the shard; into an empty one, any does."""
+        """Return whether a sample fits into the shard; an empty shard takes any sample."""
         if self.samples == 0:
             return True
         return self.samples < self.most and (
@@ -58,28 +60,31 @@ class ShardWriter:
         """Write a sample.
 
         Args:
-            key: Its key, without dots behind the last slash.
+            key: Its key, without dots after the last slash.
             members: Its members by suffix.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: If it cannot be written.
         """
         if self._tar is None:
+            from webdataset import TarWriter  # imports torch, which takes seconds
+
             self._file = self._part.open("wb")
-            self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)
-        for suffix, data in members.items():
-            # No time, no owner: the same bytes again.
-            member = tarfile.TarInfo(f"{key}.{suffix}")
-            member.size, member.mode = len(data), 0o444
-            self._tar.addfile(member, io.BytesIO(data))
+            # No time and no owner, so that the same samples give the same bytes.
+            fixed = {"user": "", "group": "", "mode": 0o444, "mtime": 0}
+            self._tar = TarWriter(self._file, encoder=False, keep_meta=True, **fixed)
+        self._tar.write({"__key__": key, **members})
         self.samples += 1
         self._bytes += _bytes_of(members)
 
     def finish(self) -> Path:
-        """Give the shard its name, and go on to the next one.
+        """Complete the shard, rename it, and begin the next one.
+
+        Returns:
+            Path of the shard.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: If it cannot be written.
         """
         if self._tar is None or self._file is None:
             raise ValueError("no sample was added to the shard")
@@ -88,7 +93,7 @@ class ShardWriter:
         os.fsync(self._file.fileno())  # the name must not be on disk before the content is
         self._file.close()
         path = self.path
-        # The index first: nobody looks for the index of a shard that is not there.
+        # The index first: without its shard, it is never read.
         place = index_places(path, path)[0]
         remove_leftovers(place)
         save_index(build_index(self._part, checksums=True, sizes=True), place)
@@ -100,9 +105,13 @@ class ShardWriter:
         return path
 
     def abandon(self) -> None:
-        """Remove what is written of the unfinished shard."""
+        """Delete the unfinished shard."""
+        # Closing fails again if a write has failed.
+        if self._tar is not None:
+            with contextlib.suppress(OSError):
+                self._tar.close()
         if self._file is not None:
-            with contextlib.suppress(OSError):  # of what it could not write before, either
+            with contextlib.suppress(OSError):
                 self._file.close()
         self._tar = self._file = None
         remove_file(self._part)
@@ -117,12 +126,12 @@ def _bytes_of(members: Members) -> int:
 
 
 def find_shards(out: Path, name: str, parts: bool = False) -> list[Path]:
-    """The shards of a name in a folder.
+    """Return the shards of a name in a folder.
 
     Args:
         out: The folder.
-        name: What their names begin with.
-        parts: Also what belongs to them: indices, and what a killed writer left.
+        name: Prefix of their names.
+        parts: Also return their indices, and what a killed writer left.
     """
     more = r"(\.part|\.idx\.json)?" if parts else ""
     pattern = re.compile(rf"{re.escape(name)}-\d{{6,}}\.tar{more}")
@@ -133,16 +142,16 @@ def find_shards(out: Path, name: str, parts: bool = False) -> list[Path]:
 
 
 def own_shards(out: Path, name: str, journal: Journal, others: Sequence[Path]) -> list[Path]:
-    """Return the files of earlier shards, to be removed for other ones.
+    """Return the files of earlier shards, which may be removed for new ones.
 
     Args:
         out: The folder.
-        name: What the names of the shards begin with.
-        journal: It lists the shards that were written here.
-        others: More files that are written beside the shards.
+        name: Prefix of the shards' names.
+        journal: Lists the shards that were written here.
+        others: Further files that are written beside the shards.
 
     Raises:
-        ValueError: Some are there that the journal does not list.
+        ValueError: If the journal does not list one of the files.
     """
     own = {stage.shard for stage in journal.finished}
     if journal.job and not journal.done:

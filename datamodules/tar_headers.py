@@ -1,4 +1,4 @@
-"""Headers of a tar that may be broken in any way, or made to do harm."""
+"""Read the headers of a tar that may be damaged or malicious."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ LONGEST_HEADER = 1 << 20  # bytes of a name or of extended attributes; more is d
 
 
 class _Headers:
-    """The part of a file that ``tarfile`` asks for, with a limit on what a header may ask for."""
+    """The file methods that ``tarfile`` needs, with a limit on the length of a header."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
         self.seek, self.tell = file.seek, file.tell
 
     def read(self, count: int) -> bytes:
-        # Sizes in headers may be anything: gigabytes would be allocated before they are missed.
+        # A damaged size must not make tarfile allocate gigabytes.
         if not 0 <= count <= LONGEST_HEADER:
             raise tarfile.ReadError(f"a header says that it is {count} bytes long")
         return self.file.read(count)
 
 
 def tar_headers(shard: Path) -> Iterator[tarfile.TarInfo]:
-    """Headers of all members in their order; if the iteration ends, the tar is whole.
+    """Yield the headers of all members in order; if the iteration ends, the tar is whole.
 
     Raises:
-        ValueError: The tar is empty, truncated, damaged or compressed.
+        ValueError: If the tar is empty, truncated, damaged or compressed.
     """
     size, end = shard.stat().st_size, 0
     if size == 0:
@@ -39,11 +39,11 @@ def tar_headers(shard: Path) -> Iterator[tarfile.TarInfo]:
         try:
             with tarfile.open(fileobj=_Headers(file), mode="r:") as tar:  # type: ignore[call-overload]
                 while (member := tar.next()) is not None:
-                    tar.members.clear()  # it keeps them all
+                    tar.members.clear()  # tarfile would keep all of them
                     if member.size < 0 or tar.offset <= end or member.offset_data < end:
                         raise tarfile.ReadError(f"the size of {member.name!r} is {member.size}")
                     end = tar.offset
-                    whole = member.isreg() and not member.issparse()  # its bytes are all there
+                    whole = member.isreg() and not member.issparse()  # stored as they are
                     if whole and member.offset_data + member.size > size:
                         raise ValueError(
                             f"shard {shard} is truncated: {member.name!r} should end at byte "
@@ -52,11 +52,11 @@ def tar_headers(shard: Path) -> Iterator[tarfile.TarInfo]:
                         )
                     yield member
                 end = tar.offset
-        # Fed with foreign bytes it also raises other errors: of indices, numbers, recursion.
+        # Damaged bytes also make tarfile raise errors of indices, numbers and recursion.
         except (tarfile.TarError, ArithmeticError, LookupError, TypeError, RecursionError) as error:
             raise ValueError(_no_tar(shard, error)) from error
         except OSError as error:
-            if error.errno != errno.EINVAL:  # of a seek to where nothing can be
+            if error.errno != errno.EINVAL:  # a seek to an impossible position
                 raise
             raise ValueError(_no_tar(shard, error)) from error
         except ValueError as error:
@@ -74,7 +74,7 @@ def _no_tar(shard: Path, error: Exception) -> str:
 
 
 def _check_end(shard: Path, end: int) -> None:
-    # tarfile takes a header that is cut off or damaged for the end. A whole tar ends with zeros.
+    # tarfile takes a truncated or damaged header for the end. A whole tar ends with zeros.
     with shard.open("rb") as file:
         file.seek(end)
         block = file.read(BLOCK)

@@ -9,8 +9,8 @@ from datamodules.keys import digest_of
 from datamodules.latents import Latents, TrainingLatents
 from datamodules.order_state import new_plan
 from datamodules.pictures import Pictures, TrainingPictures
-from datamodules.sequential import Sequential, SequentialPictures
 from datamodules.source import Source
+from datamodules.stream import Stream, StreamPictures
 from datamodules.triplets import TrainingTriplets, TripletPictures, Triplets
 
 
@@ -35,8 +35,8 @@ def training_pictures(
         ValueError: If there are too few images for one batch.
     """
     pictures: TrainingPictures
-    if isinstance(source, Sequential):
-        pictures = SequentialPictures(source, *settings)
+    if isinstance(source, Stream):
+        pictures = StreamPictures(source, *settings)
         pictures.plan = source.plan(*order)
         return pictures, digest_of(source.shards)
     kind = TrainingLatents if isinstance(source, Latents) else TrainingPictures

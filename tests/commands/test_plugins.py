@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.commands.test_resume import newest
 from tests.conftest import REPO
@@ -92,6 +94,43 @@ class Sharpened(SuperResolver):
     def restore(self, batch, noise):
         return resize(batch["lr"], batch["size"]) + self.filter(resize(batch["lr"], batch["size"]))
 ''',
+    "my_sr/pipelines.py": '''
+import webdataset as wds
+
+
+def shuffled(urls: str, buffer: int = 4) -> wds.WebDataset:
+    """A pipeline of one's own.
+
+    Args:
+        urls: Of the tars.
+        buffer: Samples that are shuffled together.
+    """
+    shuffled.buffer = buffer
+    data = wds.WebDataset(urls, shardshuffle=False, nodesplitter=wds.split_by_node)
+    return data.shuffle(buffer, seed=0).decode("pil")
+''',
+    "piped.yaml": """
+data:
+  init_args:
+    train:
+      class_path: datamodules.stream.Stream
+      init_args:
+        samples: 8
+        pipeline:
+          class_path: my_sr.pipelines.shuffled
+          init_args: {urls: photos.tar, buffer: 6}
+""",
+    "bare.yaml": """
+data:
+  init_args:
+    train:
+      class_path: datamodules.stream.Stream
+      init_args:
+        samples: 8
+        pipeline:
+          class_path: webdataset.WebDataset
+          init_args: {urls: photos.tar, shardshuffle: false}
+""",
     "banding.yaml": """
 degradation:
   class_path: degradations.pipeline.Pipeline
@@ -141,6 +180,35 @@ def test_a_dataset(outside: Path, enlarger: Enlarger) -> None:
     enlarger(*FIT, "--config", "stripes.yaml", "--data.init_args.workers", 1)
     order = newest("tiny")["SRDataModule"]
     assert order["groups"] == [4]
+
+
+@pytest.mark.parametrize("config", ["piped.yaml", "bare.yaml"])
+def test_a_pipeline_of_webdataset(
+    outside: Path, photo_folder: Path, enlarger: Enlarger, config: str
+) -> None:
+    with tarfile.open("photos.tar", "w") as tar:
+        for path in sorted(photo_folder.glob("*.png"))[:4]:
+            tar.add(path, path.name)
+    enlarger(*FIT, "--config", config, "--data.init_args.workers", 1)
+    order = newest("tiny")["SRDataModule"]
+    assert order["groups"] == [8]
+    kept = yaml.safe_load(next(Path("runs/tiny").glob("*config*.yaml")).read_text())
+    pipeline = kept["data"]["init_args"]["train"]["init_args"]["pipeline"]
+    if config == "piped.yaml":
+        assert sys.modules["my_sr.pipelines"].shuffled.buffer == 6
+        assert pipeline["class_path"] == "my_sr.pipelines.shuffled"
+
+
+def test_a_function_that_does_not_say_what_it_returns(
+    outside: Path, enlarger: Enlarger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path("my_sr/pipelines.py")
+    path.write_text(path.read_text().replace(" -> wds.WebDataset", ""))
+    with pytest.raises(SystemExit):
+        enlarger(*FIT, "--config", "piped.yaml")
+    error = capsys.readouterr().err
+    assert "train.init_args.pipeline is {'class_path': 'my_sr.pipelines.shuffled'" in error
+    assert "which is no DataPipeline" in error
 
 
 def test_a_method(outside: Path, enlarger: Enlarger) -> None:

@@ -23,9 +23,9 @@ from datamodules.one_lr import OneLR
 from datamodules.paired import Paired
 from datamodules.photos import Photos
 from datamodules.prompts import Prompts, Seeds
-from datamodules.sequential import Sequential
 from datamodules.shards import Shards
 from datamodules.source import Source
+from datamodules.stream import Stream
 from datamodules.triplets import Triplets
 from tests.contracts import discovery
 from tests.contracts.arguments import build
@@ -147,8 +147,8 @@ def pytest_generate_tests(metafunc):
 class TestSources(SourceContract):
     @pytest.fixture
     def example(self, source_class, tmp_path):
-        if source_class is Sequential:
-            pytest.skip("read in the order of its tars, without keys: see test_sequential.py")
+        if source_class is Stream:
+            pytest.skip("read in the order of its tars, without keys: see test_stream.py")
         if issubclass(source_class, (ClipSource, Latents, Prompts, Seeds, Triplets)):
             pytest.skip("gives no HR and LR: see test_clips.py, _latents, _prompts, _triplets")
         if source_class in EXAMPLES:

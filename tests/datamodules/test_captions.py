@@ -8,17 +8,16 @@ import tarfile
 
 import pytest
 
-from datamodules import pack, tar_stream
+from datamodules import pack, stream
 from datamodules.captions import caption_of
 from datamodules.clip_shards import ClipShards
 from datamodules.decode import UnreadableImage
 from datamodules.pack_inputs import Entry, File
 from datamodules.pack_pictures import Recipe, process
 from datamodules.retry import Patience
-from datamodules.sequential import Sequential
 from datamodules.shard_urls import list_shards
 from datamodules.shards import Shards
-from datamodules.tar_stream import decoded, raws_of
+from datamodules.stream import Stream, decoded, raw_of, samples_of
 from tests.datamodules.pictures import save
 from tests.datamodules.test_shards import picture, write
 
@@ -59,7 +58,7 @@ def test_what_cannot_be_read_is_said(kind, tmp_path):
     source.prepare(2.0)
     with pytest.raises(UnreadableImage, match=f"a.tar: a: .*{message}"):
         source.read(0)
-    (raw,) = raws_of(str(path), Patience(0, 1.0, 1.0))
+    (raw,) = map(raw_of, samples_of([{"url": str(path)}], []))
     with pytest.raises(UnreadableImage, match=f"a.tar: a: .*{message}"):
         decoded(raw, srgb=False)
     save(tmp_path / "b.png")
@@ -81,7 +80,7 @@ def test_all_readers_give_the_same(tmp_path, suffix):
     source = Shards(str(path), index_cache=str(tmp_path))
     source.prepare(2.0)
     assert source.read(0)["text"] == TEXT
-    (raw,) = raws_of(str(path), Patience(0, 1.0, 1.0))
+    (raw,) = map(raw_of, samples_of([{"url": str(path)}], []))
     assert decoded(raw, srgb=False)["text"] == TEXT
 
 
@@ -162,11 +161,11 @@ def test_captions_are_counted_after_a_start_anew(tmp_path, monkeypatch, caplog):
     assert f"{pack.LOST}: 1" in caplog.text
 
 
-@pytest.mark.parametrize("kind", [Shards, ClipShards, Sequential])
+@pytest.mark.parametrize("kind", [Shards, ClipShards, Stream])
 def test_a_folder_without_tars(tmp_path, kind):
-    options = {"samples": 1} if kind is Sequential else {}
+    options = {"samples": 1} if kind is Stream else {}
     with pytest.raises(ValueError, match=r"urls .* is a folder without tars; expected tars"):
-        kind(str(tmp_path), **options).prepare(2.0)
+        kind(urls=str(tmp_path), **options).prepare(2.0)
 
 
 def test_a_folder_stands_for_its_tars(tmp_path):
@@ -179,7 +178,7 @@ def test_a_folder_stands_for_its_tars(tmp_path):
 
 def test_keys_with_dots(tmp_path, caplog, monkeypatch):
     """The rule is quoted if a name with several dots made an unintended sample."""
-    monkeypatch.setattr(tar_stream, "_WARNED", set())
+    monkeypatch.setattr(stream, "_WARNED", set())
     image = picture(tmp_path, 0)
     path = write(tmp_path / "a.tar", [("trip.2020.png", image), ("b.png", image)])
     Shards(str(path), index_cache=str(tmp_path)).prepare(2.0)
@@ -187,7 +186,8 @@ def test_keys_with_dots(tmp_path, caplog, monkeypatch):
     assert "a key ends at the first dot of the file name" in caplog.text
     caplog.clear()
     for _ in range(2):
-        assert [raw.key for raw in raws_of(str(path), Patience(0, 1.0, 1.0))] == ["b"]
+        raws = map(raw_of, samples_of([{"url": str(path)}], []))
+        assert [raw.key for raw in raws if raw is not None] == ["b"]
     assert caplog.text.count("such as 'trip' with 2020.png (a key ends at the first dot") == 1
     path = write(tmp_path / "b.tar", [("trip.2020.png", image)])
     with pytest.raises(ValueError, match="a key ends at the first dot of the file name"):

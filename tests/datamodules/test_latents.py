@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.batches import collate, joined
+from datamodules.batches import collate
 from datamodules.decode import UnreadableImage
 from datamodules.degrading import check_pooled
 from datamodules.latents import ABOUT, Latents, TrainingLatents, add_latents
@@ -143,9 +143,6 @@ def test_features_of_captions_are_filled_up_to_the_longest(tmp_path: Path) -> No
     for row, text in zip(batch["text_features"], texts, strict=True):
         assert torch.equal(row[: len(text)], torch.from_numpy(text))
         assert not row[len(text) :].any()
-    whole = joined([collate(samples[:1]), collate(samples[1:])])
-    assert torch.equal(whole["text_features"], batch["text_features"])
-    assert torch.equal(whole["text_lengths"], batch["text_lengths"])
 
 
 def test_features_that_are_none(tmp_path: Path) -> None:

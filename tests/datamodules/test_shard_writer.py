@@ -31,6 +31,26 @@ def test_shards_follow_each_other(writer, tmp_path):
     assert found == [["k0.txt", "k1.txt"], ["k2.txt", "k3.txt"], ["k4.txt"]]
 
 
+def test_the_same_samples_give_the_same_bytes(tmp_path, monkeypatch):
+    """Whoever writes them, and whenever; members are sorted, and none is left out."""
+    samples = {"a/1": {"txt": b"1", "hr.png": b"x" * 700, "_x": b"2"}, "ä" * 120: {"json": b"{}"}}
+    written = []
+    for folder, now in (("one", 1e9), ("two", 2e9)):
+        monkeypatch.setattr("time.time", lambda now=now: now)
+        (tmp_path / folder).mkdir()
+        writer = ShardWriter(tmp_path / folder, "s", most=9)
+        for key, members in samples.items():
+            writer.add(key, members if folder == "one" else dict(reversed(members.items())))
+        written.append(writer.finish().read_bytes())
+    assert written[0] == written[1]
+    with tarfile.open(tmp_path / "one" / "s-000000.tar") as tar:
+        found = tar.getmembers()
+    assert [m.name for m in found] == ["a/1._x", "a/1.hr.png", "a/1.txt", "ä" * 120 + ".json"]
+    same = {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in found}
+    assert same == {(0, 0, 0, "", "", 0o444)}
+    assert xxhash.xxh3_64_hexdigest(written[0]) == "35d016bb724caf01"
+
+
 def test_nothing_has_a_shards_name_before_it_is_whole(writer, tmp_path):
     writer.add("a", {"txt": b"1"})
     assert find_shards(tmp_path, "s") == []
