@@ -179,7 +179,14 @@ def test_a_run_of_the_paper(
     base = ("--config", PATHS["experiment/casarbi_base.yaml"], "--run.name", f"casarbi_{name}_base")
     enlarger("fit", *base, *data, *RUN, *small_liif("network"), *step)
     enlarger(
-        *("fit", "--config", PATHS["experiment/casarbi.yaml"], "--run.name", f"casarbi_{name}", *data),
+        *(
+            "fit",
+            "--config",
+            PATHS["experiment/casarbi.yaml"],
+            "--run.name",
+            f"casarbi_{name}",
+            *data,
+        ),
         *("--model.init_args.base_weights", f"runs/casarbi_{name}_base"),
         *("--model.init_args.fixed", fixed, *RUN, *SMALL_NETWORK, *small_liif("base"), *step),
         *("--model.init_args.network.init_args.features", 8),
