@@ -102,7 +102,7 @@ test-python: .venv-$(VERSION)/.installed
 	@touch $@
 
 test-iqa: .venv-iqa/.installed
-	OMP_NUM_THREADS=1 .venv-iqa/bin/python -m pytest -q tests/callbacks/test_iqa.py
+	OMP_NUM_THREADS=1 .venv-iqa/bin/python -m pytest -q tests/callbacks/metrics/test_iqa.py
 
 # Workers of loaders, and commands that tests start, count too.
 coverage: install

@@ -42,19 +42,21 @@ def main(args: Sequence[str] | None = None) -> None:
             seconds.
     """
     _set_paths()
-    from commands.streams import ignore_broken_pipe
+    from commands.process import ignore_broken_pipe
 
     ignore_broken_pipe()
     _refuse_other_ranks()
     words = list(sys.argv[1:] if args is None else args)
     if next((word for word in words if not word.startswith("-")), None) == "doctor":
-        from commands.doctor import run as run_doctor  # imports none of the packages that it checks
+        from commands.doctor.doctor import (
+            run as run_doctor,  # imports none of the packages that it checks
+        )
 
         words.remove("doctor")
         run_doctor(words)
         return
     try:
-        from commands.run import run
+        from commands.cli import run
     except KeyboardInterrupt:
         sys.stderr.write("stopped by SIGINT\n")
         raise SystemExit(128 + signal.SIGINT) from None

@@ -22,8 +22,8 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks.miniature_jobs import REPOSITORY, missing
-from benchmarks.miniature_rows import METHODS
+from benchmarks.miniature.jobs import REPOSITORY, missing
+from benchmarks.miniature.rows import METHODS
 
 BSDS, KODAK = "$ENLARGER_DATA/bsds400", "$ENLARGER_DATA/kodak24"
 PEERS = ("$ENLARGER_PEERS/BasicSR", "$ENLARGER_PEERS/Real-ESRGAN")
@@ -53,24 +53,24 @@ COMMANDS = (
     Command("what can only be tested on a GPU", "-m pytest -q -m gpu"),
     Command(
         "degradation against Real-ESRGAN's code, launches, torch.compile, CUDA graphs, memory",
-        "-m benchmarks.degradation $ENLARGER_PEERS --device cuda",
+        "-m benchmarks.speed.degradation $ENLARGER_PEERS --device cuda",
         PEERS,
     ),
     Command(
         "sampling against plain loops, torch.compile, CUDA graphs, memory",
-        "-m benchmarks.sampling --device cuda --repeats 50",
+        "-m benchmarks.speed.sampling --device cuda --repeats 50",
     ),
     Command(
         "reading against the limit and other loaders",
-        f"-m benchmarks.streaming {BSDS} {KODAK} --device cuda",
+        f"-m benchmarks.speed.streaming {BSDS} {KODAK} --device cuda",
         (BSDS, KODAK),
     ),
-    Command("the training loop against Lightning's", "-m benchmarks.loop --device cuda"),
-    Command("InvSR at its full size: time and memory, part by part", "-m benchmarks.invsr"),
-    Command("NSARM at its full size: cache, prefill, memory", "-m benchmarks.nsarm"),
+    Command("the training loop against Lightning's", "-m benchmarks.speed.loop --device cuda"),
+    Command("InvSR at its full size: time and memory, part by part", "-m benchmarks.speed.invsr"),
+    Command("NSARM at its full size: cache, prefill, memory", "-m benchmarks.speed.nsarm"),
     Command(
         "Self-Cascade's calls at SD 2.1's size: time and memory",
-        "-m benchmarks.self_cascade --device cuda",
+        "-m benchmarks.speed.self_cascade --device cuda",
     ),
     Command(
         "a larger training of Self-Cascade: its base",

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from callbacks.provenance import commit
+from callbacks.files import commit
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -1,17 +1,24 @@
-"""Base of all callbacks that evaluate outputs, in validation and in test, and shared look-ups.
+"""What callbacks of evaluation share: datasets, ranks, outputs that are not finite.
 
 An `EvaluationCallback` starts, adds batch after batch, and finishes, whichever command evaluates.
+
+All processes must call each function here.
 """
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar
 
+import torch
+import torch.distributed as dist
+import torchmetrics
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
+from torchmetrics.utilities import dim_zero_cat
 
 Stage = Literal["val", "test"]
 
@@ -195,3 +202,213 @@ def accumulated(trainer: Trainer) -> int:
     """Return the batches per step; methods with two optimisers count them themselves."""
     own = getattr(trainer.lightning_module, "accumulate", None)
     return trainer.accumulate_grad_batches if own is None else int(own)
+
+
+T = TypeVar("T")
+
+
+def gather(mine: T) -> list[T]:
+    """Return the values of all processes, by rank."""
+    if not several():
+        return [mine]
+    everyones: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyones, mine)
+    return everyones
+
+
+def gather_on_first(mine: T) -> list[T]:
+    """Return the values of all processes, by rank, on the first; an empty list on the others."""
+    if not several():
+        return [mine]
+    first = dist.get_rank() == 0
+    everyones: list[Any] | None = [None] * dist.get_world_size() if first else None
+    dist.gather_object(mine, everyones)
+    return everyones or []
+
+
+def on_first(work: Callable[[], T]) -> T:
+    """Call ``work`` on the first process and return its result on all; errors are raised on all.
+
+    Args:
+        work: Called on the first process only.
+
+    Raises:
+        RuntimeError: If it failed; the first process raises the error itself.
+    """
+    if not several():
+        return work()
+    sent: list[Any] = [None, None]
+    error: BaseException | None = None
+    if dist.get_rank() == 0:
+        try:
+            sent[0] = work()
+        except Exception as caught:  # whatever it is, the others must not wait forever
+            error, sent[1] = caught, f"{type(caught).__name__} on the first process: {caught}"
+    dist.broadcast_object_list(sent)
+    if error is not None:
+        raise error
+    if sent[1] is not None:
+        raise RuntimeError(sent[1])
+    return sent[0]
+
+
+def on_all(work: Callable[[], T]) -> list[T]:
+    """Call ``work`` on each process and return all results by rank; errors are raised on all.
+
+    Args:
+        work: Called on every process.
+
+    Raises:
+        RuntimeError: If it failed on another process; a failing process raises its own error.
+    """
+    error: Exception | None = None
+    mine: tuple[T | None, str] = (None, "")
+    try:
+        mine = work(), ""
+    except Exception as caught:  # whatever it is, the others must not wait forever
+        error, mine = caught, (None, f"{type(caught).__name__}: {caught}")
+    everyones = gather(mine)
+    if error is not None:
+        raise error
+    for rank, (_, problem) in enumerate(everyones):
+        if problem:
+            raise RuntimeError(f"process {rank} failed: {problem}")
+    return [found for found, _ in everyones]  # type: ignore[misc]  # without an error, no None
+
+
+def sync_states(metric: torchmetrics.Metric) -> None:
+    """Reduce the states of a metric to the first process by their ``dist_reduce_fx``.
+
+    The first process then holds the states of all images; the others keep their own. Processes may
+    have different numbers of updates, of any shapes, or none.
+
+    Raises:
+        RuntimeError: If the states cannot be reduced; raised on all processes.
+    """
+    if not several():
+        return
+    # torchmetrics' own sync needs equal numbers, dimensions and types of tensors, which a process
+    # without images cannot know.
+    mine = {name: _moved(state, "cpu") for name, state in metric.metric_state.items()}
+    everyones = gather_on_first((mine, metric.update_count))
+
+    def reduce() -> None:
+        for name, reduction in metric._reductions.items() if everyones else ():
+            parts: Any = [_moved(states[name], metric.device) for states, _ in everyones]
+            if isinstance(parts[0], list):  # of tensors of any shape; it stays a list
+                parts = [x for part in parts for x in part]
+                reduction = None if reduction is dim_zero_cat else reduction
+            else:
+                parts = torch.stack(parts)
+            setattr(metric, name, reduction(parts) if callable(reduction) else parts)
+        metric._update_count = sum(count for _, count in everyones) or metric.update_count
+
+    on_all(reduce)
+
+
+def _moved(state: Any, device: torch.device | str) -> Any:
+    return [x.to(device) for x in state] if isinstance(state, list) else state.to(device)
+
+
+def several() -> bool:
+    """Return whether there is more than one process."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def are_finite(images: Tensor) -> Tensor:
+    """Return whether all pixels of an image are finite: (B,), of (B, 3, H, W) in about [0, 1]."""
+    # A sum is finite only if all of its terms are, and takes a thirtieth of `isfinite().all()`.
+    return images.flatten(1).sum(1, dtype=torch.float32).isfinite()
+
+
+def nan_where_not_finite(values: Tensor, images: Tensor) -> Tensor:
+    """Return the numbers of images, with NaN for an image with any pixel that is not finite.
+
+    For metrics that clamp, crop or skip parts; the warning about numbers that are not finite then
+    names the image.
+
+    Args:
+        values: (B,) floating.
+        images: (B, 3, H, W).
+
+    Returns:
+        (B,) on the device of ``values``.
+    """
+    return torch.where(are_finite(images).to(values.device), values, torch.nan)
+
+
+log = logging.getLogger(__name__)
+SHOWN = 5  # images in a message
+
+
+class FiniteOutputs(EvaluationCallback):
+    """Count and name the outputs with pixels that are NaN or infinite.
+
+    In ``validate``, ``test`` and the validations of ``fit``, once for each dataset, over all
+    processes. Their numbers are NaN, and so are the means. Nothing waits for the device before the
+    end of an evaluation.
+
+    Args:
+        strict: Fail if there are any, after the evaluation, whose numbers are stored first.
+
+    Raises:
+        ValueError: If there are any and ``strict`` is set.
+    """
+
+    def __init__(self, strict: bool = False) -> None:
+        super().__init__()
+        self.strict = strict
+        self.found: dict[str, list[str]] = {}  # keys by dataset, of the latest evaluation
+        self._seen: list[tuple[int, list[str], Tensor]] = []  # dataset, keys, whether finite
+        self._problem = ""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop training if an output is not finite and ``strict`` is set."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._refuse()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Fail the command likewise; all other callbacks are done by now."""
+        if stage in ("validate", "test"):
+            self._refuse()
+
+    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._seen, self.found = [], {}
+
+    def _add(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        dataloader_idx: int,
+    ) -> None:
+        if trainer.sanity_checking or outputs is None:  # or a model without image outputs
+            return
+        self._seen.append((dataloader_idx, batch["key"], are_finite(output_image(outputs))))
+
+    def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        if trainer.sanity_checking:
+            return
+        mine = [
+            (dataset, key)
+            for dataset, keys, finite in self._seen
+            for key, sound in zip(keys, finite.tolist(), strict=True)
+            if not sound
+        ]
+        self._seen = []
+        everyones = {found for part in gather(mine) for found in part}
+        datasets, lines = evaluated_datasets(trainer), []
+        for number, dataset in enumerate(datasets):
+            keys = sorted(key for place, key in everyones if place == number)
+            if keys:
+                self.found[dataset.name] = keys
+                shown = ", ".join(keys[:SHOWN]) + (", ..." if len(keys) > SHOWN else "")
+                lines.append(f"{len(keys)} of the {len(dataset.keys)} of {dataset.name} ({shown})")
+        self._problem = f"outputs with pixels that are NaN or infinite: {'; '.join(lines)}"
+        if lines and trainer.is_global_zero:
+            log.warning("%s; so their numbers are not finite either", self._problem)
+
+    def _refuse(self) -> None:
+        if self.strict and self.found:
+            raise ValueError(f"{self._problem}; FiniteOutputs.strict allows none")

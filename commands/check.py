@@ -13,11 +13,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 
-from commands.meeting import Facts
+from commands.distributed.preflight import Facts
 from commands.signals import Stopped
 
 if TYPE_CHECKING:
-    from commands.company import Ranks
+    from commands.distributed.heartbeat import Ranks
 
 log = logging.getLogger(__name__)
 

@@ -1,72 +1,134 @@
-"""The command line: a LightningCLI with run directories and readable errors."""
+"""EnlargerCLI: the LightningCLI, and one command from its arguments to its exit status."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import signal
+import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import torch.distributed as dist
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import Checkpoint, OnExceptionCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers.logger import DummyLogger
 
-from callbacks.evaluation import all_callbacks
-from callbacks.finite import FiniteOutputs
-from callbacks.predictions import outputs_in
-from callbacks.progress import Progress
-from callbacks.report import Report
-from callbacks.results import Results
-from callbacks.sample_grid import SampleGrid
-from callbacks.scalar_record import with_record
+from callbacks.evaluation import FiniteOutputs, all_callbacks, several
+from callbacks.predict.predictions import outputs_in
+from callbacks.predict.writer import Writer
+from callbacks.report.images import SampleGrid
+from callbacks.report.report import Report
+from callbacks.report.scalar_record import with_record
+from callbacks.results.results import Results
 from callbacks.tensorboard import DescribedLogger
-from callbacks.writer import Writer
+from callbacks.training.progress import Progress
 from commands.check import Check, Checked
-from commands.checkpoint_files import fingerprint, why_unseen
-from commands.checkpoints import Checkpoints, is_foreign_checkpoint_callback
-from commands.company import Ranks
-from commands.directions import check_directions
-from commands.earlier_metrics import keep_earlier_metrics
-from commands.encode import Encode
-from commands.encode_squares import EncodeOptions
-from commands.errors import ConfigurationError, TemporaryError
-from commands.export import ExportOptions, Origin, export, model_alone, of_run
-from commands.launcher import (
-    own_plugins,
-    own_timer,
-    refuse_unsupported,
+from commands.distributed.callbacks import Start, Stops
+from commands.distributed.heartbeat import Ranks
+from commands.distributed.launch import own_plugins, own_timer, refuse_unsupported
+from commands.distributed.preflight import start_facts
+from commands.encode import Encode, EncodeOptions
+from commands.errors import (
+    ConfigurationError,
+    RepeatedError,
+    TemporaryError,
+    explained_precision,
+    sentence_of,
+    status_of,
 )
+from commands.export.export import ExportOptions, Origin, export, model_alone, of_run
 from commands.lightning_internals import CommandsCLI, load_only_given_checkpoint
-from commands.own_options import check_own_options
-from commands.parser import DESCRIPTIONS, LINKS, Parser, parser_settings
-from commands.precision import explained_precision
-from commands.preflight import start_facts
-from commands.run_directory import RunDirectory, RunOptions, experiment_name, run_folder
-from commands.saved_config import as_yaml, differences
-from commands.seeds import evaluate_seeds
+from commands.parser import DESCRIPTIONS, LINKS, Parser, check_own_options, parser_settings
+from commands.process import keep_freed_memory, prepare_output, raise_limit
+from commands.run.checkpoints import Checkpoints, is_foreign_checkpoint_callback
+from commands.run.directions import check_directions
+from commands.run.directory import RunDirectory, RunOptions, experiment_name, run_folder
+from commands.run.earlier_metrics import keep_earlier_metrics
+from commands.run.files import fingerprint, why_unseen
+from commands.run.saved_config import as_yaml, differences
+from commands.run.weights import find_weights, freezes, load_trained, needed_files, weights_are_read
 from commands.signals import Stopped
-from commands.start import Start
-from commands.stops import Stops
 from commands.throughput import Throughput
-from commands.tracebacks import status_of
-from commands.trained import freezes, load_trained, weights_are_read
-from commands.trials import DRY_RUN_COMMANDS, without_outputs
-from commands.weights import find_weights, needed_files
 from commands.world import agree
 from datamodules.base import SRDataModule
-from datamodules.outputs import Outputs
+from datamodules.sources.folder import Outputs
 from degradations.base import Degradation
 from files.paths import expand_path
-from lightning_modules.base import SuperResolver
-from lightning_modules.image_model import ImageModel
-from lightning_modules.tiling import Tiling
+from lightning_modules.base import ImageModel, SuperResolver
+from lightning_modules.sampling.tiling import Tiling
 
 log = logging.getLogger(__name__)
+
+
+def evaluate_seeds(
+    trainer: Trainer, model: ImageModel, seeds: Sequence[int], evaluate: Callable[[], object]
+) -> None:
+    """Evaluate once for each seed; only once for a method that draws no noise.
+
+    LR images are the same each time: they follow from ``data.init_args.degradation_seed``. The
+    evaluation of seed ``n`` equals that of ``--seed_everything n`` bit for bit.
+
+    Args:
+        trainer: The trainer, whose ``Results`` collect the evaluations.
+        model: The model to evaluate.
+        seeds: At least one seed.
+        evaluate: Runs ``validate`` or ``test`` once.
+    """
+    results = [c for c in all_callbacks(trainer) if isinstance(c, Results)]
+    for keeper in results:
+        keeper.repeats = len(seeds)
+    for number, seed in enumerate(seeds, start=1):
+        if len(seeds) > 1:
+            log.info("seed %d (%d of %d)", seed, number, len(seeds))
+        model.noise_seed = seed
+        evaluate()
+        if len(seeds) > 1 and not any(keeper.drew_noise for keeper in results):
+            log.warning(
+                "run.seeds is %d, but %s drew no noise: all seeds give the same result, so it was "
+                "evaluated once",
+                *(len(seeds), type(model).__name__),
+            )
+            return
+
+
+DRY_RUN_COMMANDS = ("check", "throughput", "encode")  # set up as fit, but leave no run
+
+
+def without_outputs(trainer: Namespace, given: list[Any], own_bar: bool) -> list[Any]:
+    """Make a trainer write neither logs nor checkpoints.
+
+    Args:
+        trainer: Configuration of the trainer; changed in place.
+        given: Callbacks of the configuration.
+        own_bar: Whether the command shows its own progress bar.
+
+    Returns:
+        The callbacks that remain.
+    """
+    if trainer.logger is not False:
+        # Some callbacks, such as LearningRateMonitor, require a logger.
+        trainer.logger = DummyLogger()
+    if own_bar:
+        trainer.enable_progress_bar = trainer.enable_model_summary = False
+        trainer.enable_checkpointing = False
+        return [c for c in given if not isinstance(c, Checkpoint | ProgressBar)]
+    # `check` ends by an exception. Others remain, because a resumed run restores their states.
+    return [c for c in given if not _saves_on_exception(c)]
+
+
+def _saves_on_exception(callback: Any) -> bool:
+    own = getattr(callback, "save_on_exception", False)  # of a ModelCheckpoint
+    return isinstance(callback, OnExceptionCheckpoint) or bool(own)
+
 
 VISIBLE_SECONDS = 60.0  # in which a shared disk shows a new file to all nodes
 LIKE_FIT = (*DRY_RUN_COMMANDS, "export")  # export reads the configuration of a run of fit
@@ -237,7 +299,7 @@ class EnlargerCLI(CommandsCLI):
         if trainer.strategy == "auto":  # otherwise an object or a name
             trainer.strategy = self.world.strategy
         if trainer.strategy == "fsdp":
-            from commands.fully_sharded import FullySharded  # its import takes half a second
+            from commands.distributed.launch import FullySharded  # its import takes half a second
 
             trainer.strategy = FullySharded()
         given = trainer.callbacks or []
@@ -415,3 +477,62 @@ class EnlargerCLI(CommandsCLI):
         if command == "predict":
             kwargs["return_predictions"] = False  # the writer stores them
         return kwargs
+
+
+def run(args: list[str]) -> None:
+    """Run one command; print a configuration error as one sentence.
+
+    Args:
+        args: Arguments as typed after ``main.py``; ``--debug`` shows the traceback of any error.
+
+    Raises:
+        SystemExit: With status 2 after a configuration error, 75 if another process is lost or
+            trains the same run, 128 plus the signal's number after a signal.
+    """
+    debug = "--debug" in args
+    args = [arg for arg in args if arg != "--debug"]
+    prepare_output()
+    keep_freed_memory()
+    raise_limit()
+    status = 0
+    try:
+        EnlargerCLI(args)
+    except Checked:  # `check` has printed its table
+        pass
+    except Stopped as stopped:
+        log.warning("%s; the same command continues", stopped)
+        status = stopped.status
+    except (KeyboardInterrupt, SystemExit) as ended:
+        # Lightning turns Ctrl-C before the first step, and a second one, into SystemExit.
+        if isinstance(ended, SystemExit) and not isinstance(ended.__context__, KeyboardInterrupt):
+            raise
+        sys.stderr.write("stopped by SIGINT\n")
+        status = 128 + signal.SIGINT
+        if several():
+            _end(status)
+    except RepeatedError as repeated:
+        _end(repeated.status)
+    except Exception as error:
+        sentence = None if debug else sentence_of(error)
+        if sentence is None and not several():
+            raise
+        if sentence is None:
+            traceback.print_exc()
+        else:
+            sys.stderr.write(f"error: {sentence}\n")
+        if several():
+            _end(status_of(error))
+        raise SystemExit(status_of(error)) from error
+    if dist.is_available() and dist.is_initialized():
+        # Its threads would outlive the interpreter, which sometimes aborts then.
+        dist.destroy_process_group()
+    if status:
+        raise SystemExit(status)
+
+
+def _end(status: int) -> NoReturn:
+    # The others may be lost, or wait for this process: communication with them would hang.
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

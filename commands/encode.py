@@ -1,20 +1,435 @@
-"""``encode``: write latents of the training images into shards, so that training need not encode.
+"""``main.py encode``: write the latents of a dataset into shards.
 
-It is set up as ``fit`` and ends before the first step. ``datamodules.latents.Latents`` reads the
+It is set up as ``fit`` and ends before the first step. ``datamodules.sources.latents.Latents`` reads the
 shards. A stopped command continues after its last complete shard.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import io
+import itertools
+import json
+import logging
+import tarfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any, Literal, cast
 
+import numpy as np
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from commands.check import Checked
-from commands.encode_squares import EncodeOptions
-from commands.encoding import NAME, Encoding, unit_of
 from commands.errors import ConfigurationError
-from datamodules.pack_journal import Journal
+from datamodules.base import degradation_of
+from datamodules.files.decode import UnreadableImage
+from datamodules.loading import end_workers_at_exit, start_worker
+from datamodules.order.keys import digest_of
+from datamodules.pack.journal import Journal, Stage
+from datamodules.samples import Pictures, SampleDraws, turned
+from datamodules.shards.index import split_name
+from datamodules.shards.writer import Members, ShardWriter, find_shards, own_shards
+from datamodules.sources.latents import ABOUT, Latents
+from datamodules.sources.triplets import Triplets
+from degradations.draws import seed_of
+from files.owned import remove_file, write_whole
+from files.paths import expand_path
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """What ``encode`` writes, and where.
+
+    Args:
+        out: Folder of the shards.
+        crop: Side of the squares cut from the images, at positions that follow from
+            ``seed_everything`` and the image's key; by default whole images.
+        crops_per_image: Squares of each image.
+        flips: Flip and transpose the squares at random.
+        pictures: Also write HR, for methods that need it in training.
+        pairs: Also write LR, made by the run's ``degradation`` once for each square, and the latent
+            of its enlargement, for methods such as ResShift.
+        texts: Also write the features of each caption by ``model.init_args.encoder``, so that
+            training runs no text encoder.
+        dtype: Number type of the latents in the shards.
+        batch_size: Images of one size that are encoded together.
+        samples_per_shard: Maximum number of samples in a shard.
+        overwrite: Replace the output of an earlier command.
+    """
+
+    out: str = ""
+    crop: int | None = None
+    crops_per_image: int = 1
+    flips: bool = False
+    pictures: bool = False
+    pairs: bool = False
+    texts: bool = False
+    dtype: Literal["float16", "float32"] = "float16"
+    batch_size: int = 8
+    samples_per_shard: int = 1000
+    overwrite: bool = False
+
+
+class Squares(Dataset[list[dict[str, Any]]]):
+    """Squares of a source's images, or whole images cropped to a multiple of pixels.
+
+    Args:
+        source: The prepared source.
+        options: Options of the command.
+        unit: Pixels of which the sides are a multiple.
+        seed: Seed of the run.
+    """
+
+    def __init__(self, source: Any, options: EncodeOptions, unit: int, seed: int) -> None:
+        self.source, self.options, self.unit, self.seed = source, options, unit, seed
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.source.keys)
+
+    def __getitem__(self, image: int) -> list[dict[str, Any]]:
+        """Return number, key, seed and (H, W, 3) uint8 of each square, or number and error.
+
+        Raises:
+            ValueError: If a required caption is missing.
+        """
+        key, count = self.source.keys[image], self.options.crops_per_image
+        numbers = range(image * count, (image + 1) * count)
+        try:
+            sample = self.source.read(image)
+            whole = _to_8_bits(sample["hr"])
+            self._check_size(key, whole)
+        except (UnreadableImage, _TooSmallError) as error:
+            return [{"number": number, "error": str(error)} for number in numbers]
+        caption = {"text": _caption(key, sample)} if self.options.texts else {}
+        name, squares = name_of(key), []
+        for square, number in enumerate(numbers):
+            seed = seed_of(self.seed, "encode", key, square)
+            hr = self._cut(whole, SampleDraws(seed, "crop"))
+            own = {"number": number, "key": f"{name}/{square}", "seed": seed}
+            squares.append({**own, "hr": hr, **caption})
+        return squares
+
+    def _sides(self, whole: NDArray[np.uint8]) -> tuple[int, int]:
+        side, (height, width) = self.options.crop, whole.shape[:2]
+        return (side, side) if side else (height - height % self.unit, width - width % self.unit)
+
+    def _check_size(self, key: str, whole: NDArray[np.uint8]) -> None:
+        height, width = whole.shape[:2]
+        rows, columns = self._sides(whole)
+        if min(rows, columns) < 1 or rows > height or columns > width:
+            least = self.options.crop or self.unit
+            raise _TooSmallError(f"{key} is {width}x{height} pixels, below the minimum of {least}")
+
+    def _cut(self, whole: NDArray[np.uint8], draws: SampleDraws) -> NDArray[np.uint8]:
+        rows, columns = self._sides(whole)
+        if not self.options.crop:
+            return _copy(whole[:rows, :columns], 0)
+        height, width = whole.shape[:2]
+        top, left = draws.integer(0, height - rows + 1), draws.integer(0, width - columns + 1)
+        turn = draws.integer(0, 8) if self.options.flips else 0
+        return _copy(whole[top : top + rows, left : left + columns], turn)
+
+
+def name_of(key: str) -> str:
+    """Return the name of an image in the shards, where a key ends at the first dot."""
+    folder, slash, name = key.rpartition("/")
+    return f"{folder}{slash}{name.replace('.', '_')}"
+
+
+def colliding_keys(keys: Sequence[str]) -> tuple[str, str] | None:
+    """Return two keys that would have the same name in the shards, or None."""
+    dotted: dict[str, str] = {}
+    for key in keys:
+        if (name := name_of(key)) != key and dotted.setdefault(name, key) != key:
+            return dotted[name], key
+    return next(((dotted[key], key) for key in keys if key in dotted), None) if dotted else None
+
+
+def _caption(key: str, sample: Any) -> str:
+    text: str = sample.get("text", "")
+    if not text.strip():
+        raise ValueError(
+            f"{key} has no caption, which --encode.texts requires: add one, or remove the option"
+        )
+    return text
+
+
+class _TooSmallError(ValueError):
+    """An image that is smaller than the square."""
+
+
+def _to_8_bits(image: NDArray[Any]) -> NDArray[np.uint8]:
+    if image.dtype == np.uint16:
+        image = np.round(image / 257)
+    return image.astype(np.uint8, copy=False)
+
+
+def _copy(part: NDArray[np.uint8], turn: int) -> NDArray[np.uint8]:
+    return cast("NDArray[np.uint8]", turned(part, turn))
+
+
+log = logging.getLogger(__name__)
+NAME = "latents"  # prefix of the shards' names
+VERSION = 1  # of encode.json
+SILENCE = 60  # seconds between two lines of a log without a progress bar
+
+
+def unit_of(model: Any) -> int:
+    """Return the HR pixels of which sides are a multiple: whole latents, and whole LR pixels."""
+    return int(np.lcm(model.space.factor, int(model.scale) if model.scale % 1 == 0 else 1))
+
+
+class Encoding:
+    """One run of the command.
+
+    Args:
+        options: The checked options.
+        trainer: The trainer with its data module.
+        model: The model on its device.
+    """
+
+    def __init__(self, options: EncodeOptions, trainer: Trainer, model: Any) -> None:
+        self.options, self.model, self.space = options, model, model.space
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        self.source = data.train
+        if isinstance(self.source, Latents | Triplets) or not len(self.source.keys):
+            raise ConfigurationError(
+                f"data.init_args.train is {type(self.source).__name__}; expected a source of "
+                "images with keys"
+            )
+        if (pair := colliding_keys(self.source.keys)) is not None:
+            raise ConfigurationError(
+                f"{pair[0]} and {pair[1]} would have the same name in the shards, "
+                f"{name_of(pair[0])}: rename one of them"
+            )
+        self.out = Path(expand_path(options.out, "encode.out"))
+        self.seed, self.workers = data.seed, data.workers
+        self.degradation = None
+        if options.pairs:
+            pictures = Pictures(self.source, "train", self.model.scale)
+            self.degradation = degradation_of(pictures, data.degradation)
+        self.squares = Squares(self.source, options, unit_of(model), self.seed)
+        self.count = len(self.squares) * options.crops_per_image
+
+    def run(self, journal: Journal) -> None:
+        """Continue where the journal ends."""
+        self._begin(journal)
+        if not journal.done:
+            self._write(journal)
+        self._finish()
+
+    def _job(self) -> dict[str, Any]:
+        settings = {k: v for k, v in asdict(self.options).items() if k not in ("out", "overwrite")}
+        if not settings["texts"]:  # as in journals before this option
+            del settings["texts"]
+        made = {"space": self.space.identity, "seed": self.seed, "scale": self.model.scale}
+        pictures = {"count": len(self.source.keys), "digest": digest_of(self.source.keys)}
+        lr = None if self.degradation is None else repr(self.degradation)
+        if self.options.texts:
+            made["texts"] = self.model.encoder.source
+        return {**settings, **made, "pictures_of": pictures, "degradation": lr}
+
+    def _begin(self, journal: Journal) -> None:
+        job = json.loads(json.dumps(self._job()))
+        if journal.job and not self.options.overwrite:
+            changed = [k for k in job if job[k] != journal.job.get(k)]
+            if changed:
+                raise ConfigurationError(
+                    f"{self.out} holds latents with other settings ({', '.join(changed)}): give "
+                    "another --encode.out, or --encode.overwrite true to replace them"
+                )
+            for path in find_shards(self.out, NAME, parts=True):
+                if path.suffix == ".part":
+                    remove_file(path)
+            return
+        if find_shards(self.out, NAME) and not self.options.overwrite:
+            raise ConfigurationError(
+                f"{self.out} holds unknown shards {NAME}-*.tar: give another --encode.out"
+            )
+        for path in own_shards(self.out, NAME, journal, [self.out / ABOUT]):
+            remove_file(path)
+        journal.begin(job)
+
+    def _write(self, journal: Journal) -> None:
+        from tqdm import tqdm
+
+        start = journal.finished[-1].next[0] if journal.finished else 0
+        if start:
+            log.info("continuing after %d complete shards", len(journal.finished))
+        most = self.options.samples_per_shard
+        writer = ShardWriter(self.out, NAME, most, first=len(journal.finished))
+        stage = Stage()
+        bar = tqdm(total=self.count, initial=start, unit=" images", disable=None)
+        logged = time.time()
+        try:
+            with bar:
+                for batch in self._batches(start):
+                    for item, sample in zip(batch, self._encoded(batch), strict=True):
+                        if writer.samples == most:
+                            stage = _next_shard(journal, writer, stage, item["number"])
+                        if sample is None:
+                            stage.refused.append((item["number"], "unreadable", item["error"]))
+                        else:
+                            writer.add(item["key"], sample)
+                        bar.update()
+                    if bar.disable and time.time() - logged > SILENCE:
+                        logged = time.time()
+                        log.info("%d of %d images", batch[-1]["number"] + 1, self.count)
+                if writer.samples:
+                    stage = _next_shard(journal, writer, stage, self.count)
+            stage.next = (self.count, 0)
+            journal.append(stage)
+        finally:
+            writer.abandon()
+        refused = sum(len(stage.refused) for stage in journal.stages)
+        if refused:
+            log.warning("%d squares were skipped; see %s for the reasons", refused, journal.path)
+
+    def _batches(self, start: int) -> Iterator[list[dict[str, Any]]]:
+        """Yield squares in order, batched if they have one size."""
+        if self.workers:
+            end_workers_at_exit()
+        loader: Any = DataLoader(
+            self.squares,
+            sampler=range(start // self.options.crops_per_image, len(self.squares)),
+            batch_size=None,
+            num_workers=self.workers,
+            collate_fn=_identity,
+            worker_init_fn=start_worker,
+            generator=torch.Generator(),  # or a seed is drawn from the global generator
+        )
+        batch: list[dict[str, Any]] = []
+        for square in itertools.chain.from_iterable(loader):
+            if square["number"] < start:
+                continue
+            full = len(batch) == self.options.batch_size
+            if batch and (full or _shape(batch[-1]) != _shape(square)):
+                yield batch
+                batch = []
+            batch.append(square)
+        if batch:
+            yield batch
+
+    @torch.no_grad()
+    def _encoded(self, batch: list[dict[str, Any]]) -> list[Members | None]:
+        if "error" in batch[0]:
+            return [None] * len(batch)
+        pixels = torch.from_numpy(np.stack([item["hr"] for item in batch]))
+        hr = pixels.permute(0, 3, 1, 2).to(self.model.device).float() / 255
+        seeds = torch.tensor([item["seed"] for item in batch], dtype=torch.int64)
+        found: list[Members] = [{"latent.npy": _npy(z, self.options.dtype)} for z in self._raw(hr)]
+        if self.options.pictures:
+            for members, item in zip(found, batch, strict=True):
+                members["png"] = _png(item["hr"])
+        if self.degradation is not None:
+            lr = (self.degradation(hr, seeds) * 255).round() / 255  # as it is stored
+            enlarged = self._raw(self.model.enlarged(lr, (hr.shape[-2], hr.shape[-1])))
+            for members, image, z in zip(found, lr, enlarged, strict=True):
+                small = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+                members |= {"lr.png": _png(small), "lr_latent.npy": _npy(z, self.options.dtype)}
+        if self.options.texts:
+            encoded: Any = self.model.encoder([item["text"] for item in batch])
+            for members, features, length in zip(found, *encoded, strict=True):
+                text = features[: int(length)].float().cpu()
+                members["text_features.npy"] = _npy(text, self.options.dtype)
+        return list(found)
+
+    def _raw(self, image: Tensor) -> Tensor:
+        """Return latents before standardisation."""
+        z: Tensor = self.space.encode(image) * self.space.deviation + self.space.mean
+        return z.float().cpu()
+
+    def _finish(self) -> None:
+        """Write ``encode.json``, which marks the output as complete."""
+        shards = find_shards(self.out, NAME)
+        if not shards:
+            raise ConfigurationError(
+                f"nothing could be encoded: all images of {type(self.source).__name__} are "
+                "unreadable, or smaller than --encode.crop"
+            )
+        about = {
+            **{"version": VERSION, "source": self.space.source, "factor": self.space.factor},
+            **self._job(),
+            **statistics(shards),
+        }
+        if self.degradation is None:
+            about["scale"] = None  # latents of HR fit any scale
+        write_whole(self.out / ABOUT, json.dumps(about, indent=1) + "\n")
+        log.info("%d samples in %d shards", about["samples"], len(shards))
+        log.info("to standardise them, set in model.init_args.space:")
+        for name in ("mean", "deviation"):
+            log.info("  %s: [%s]", name, ", ".join(f"{value:.4g}" for value in about[name]))
+        log.info("to train on them, set data.init_args.train:")
+        urls = self.out.resolve() / f"{NAME}-*.tar"
+        log.info(
+            '  {class_path: datamodules.sources.latents.Latents, init_args: {urls: "%s"}}', urls
+        )
+
+
+def statistics(shards: Sequence[Path]) -> dict[str, Any]:
+    """Return number of samples, and mean and deviation of each channel, of all latents in shards.
+
+    Args:
+        shards: The tars.
+
+    Raises:
+        ConfigurationError: If a latent is not finite.
+    """
+    samples, count = 0, 0
+    total, squares = np.zeros(()), np.zeros(())
+    for z in itertools.chain.from_iterable(map(_latents, shards)):
+        samples, count = samples + 1, count + z[0].size
+        total, squares = total + z.sum((1, 2)), squares + np.square(z).sum((1, 2))
+    mean = total / count
+    deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    if not (np.isfinite(mean).all() and np.isfinite(deviation).all()):
+        raise ConfigurationError(
+            "latents are not finite: set --encode.dtype float32, and check the space's weights"
+        )
+    return {"samples": samples, "mean": mean.tolist(), "deviation": deviation.tolist()}
+
+
+def _latents(shard: Path) -> Iterator[NDArray[np.float64]]:
+    with tarfile.open(shard) as tar:
+        for member in tar:
+            if (split_name(member.name) or ("", ""))[1] == "latent.npy":
+                content = cast(IO[bytes], tar.extractfile(member)).read()
+                yield np.load(io.BytesIO(content)).astype(np.float64)
+
+
+def _next_shard(journal: Journal, writer: ShardWriter, stage: Stage, number: int) -> Stage:
+    stage.next, stage.samples = (number, 0), writer.samples
+    path = writer.finish()
+    stage.shard, stage.size = path.name, path.stat().st_size
+    journal.append(stage)
+    return Stage()
+
+
+def _shape(item: dict[str, Any]) -> Any:
+    return item["hr"].shape if "hr" in item else None
+
+
+def _identity(item: Any) -> Any:
+    return item
+
+
+def _npy(z: Tensor, dtype: str) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, z.numpy().astype(dtype))
+    return buffer.getvalue()
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 class Encode(Callback):
@@ -75,7 +490,7 @@ def _check(options: EncodeOptions, trainer: Trainer, model: Any) -> None:
     if options.texts and not (getattr(encoder, "reads", False) and encoder.source):
         raise ConfigurationError(
             f"--encode.texts requires a trained caption encoder, but {type(model).__name__} has "
-            "none: set model.init_args.encoder to lightning_modules.backbone.texts.T5"
+            "none: set model.init_args.encoder to lightning_modules.backbone.condition.T5"
         )
     if options.pairs and not hasattr(model, "enlarged"):
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""The parser: errors in one sentence, and one key for each value."""
+"""The argument parser: links, groups, strict keys, options of our own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
 from jsonargparse.typing import Path
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import BackboneFinetuning
 
+from callbacks.evaluation import all_callbacks
 from commands.errors import ConfigurationError, readable
 from commands.jsonargparse_internals import (
     HookedParser,
@@ -28,7 +31,7 @@ from commands.jsonargparse_internals import (
     keep_final_text,
 )
 from commands.layers import ConfigFile, replace_typed
-from commands.saved_config import is_mere_default
+from commands.run.saved_config import is_mere_default
 from files import paths
 from files.yaml_loader import (
     NO_CONFIGURATION,
@@ -36,9 +39,11 @@ from files.yaml_loader import (
     open_configurations_alone,
     strict_loader,
 )
+from lightning_modules.base import ImageModel
 
 MOST_SEED = 2**32 - 1  # of NumPy
 MOST_LISTED = 12  # classes named in the help of one argument
+
 # Source of each linked key.
 LINKS = {
     "model.init_args.scale": "data.init_args.scale",
@@ -376,3 +381,36 @@ def _keys(parser: Any) -> Iterator[str]:
         if isinstance(action.choices, dict):  # the subcommands
             for subparser in action.choices.values():
                 yield from _keys(subparser)
+
+
+# The trainer's option: the method's own, and the trainer's default.
+OWN = {"gradient_clip_val": ("clip", None), "accumulate_grad_batches": ("accumulate", 1)}
+
+
+def check_own_options(model: ImageModel, trainer: Trainer) -> None:
+    """Raise for trainer options that the method replaces or does not support.
+
+    Args:
+        model: The model.
+        trainer: The trainer.
+
+    Raises:
+        ConfigurationError: If such an option is set; the message names the method's own.
+    """
+    name = type(model).__name__
+    if not hasattr(model, "backbone") and any(
+        isinstance(callback, BackboneFinetuning) for callback in all_callbacks(trainer)
+    ):
+        raise ConfigurationError(
+            f"trainer.callbacks has a BackboneFinetuning, but {name} has no attribute backbone "
+            "that it could freeze: remove it"
+        )
+    if model.automatic_optimization:
+        return
+    for flag, (own, default) in OWN.items():
+        value = getattr(trainer, flag)
+        if value not in (default, 0) and hasattr(model, own):
+            raise ConfigurationError(
+                f"trainer.{flag} is {value}, and {name} steps its two optimisers "
+                f"itself: set model.init_args.{own} instead, and remove trainer.{flag}"
+            )

@@ -1,4 +1,4 @@
-"""The DataModule of every run.
+"""SRDataModule: sources, loaders, transfer to the device and degradation, all resumable.
 
 An image passes ``Source.read`` (decode) -> crop and flips in the worker, and ``collate``
 (``pictures.py``) -> the device -> ``SRDataModule.on_after_batch_transfer`` (float32 in [0, 1], then
@@ -8,44 +8,376 @@ the degradation) -> the model.
 from __future__ import annotations
 
 import logging
-from typing import Any, cast
+import math
+from dataclasses import dataclass
+from typing import Any, cast, get_args
 
 import torch
 from lightning.pytorch import LightningDataModule
 
 from datamodules.batches import add_size, check_batch, to_floats
 from datamodules.clock import Listener
-from datamodules.degrading import (
-    check_any_scale,
-    check_pooled,
-    degradation_of,
-    make_lr,
-    new_pool,
-)
-from datamodules.folder import source_to_enlarge
-from datamodules.latents import add_latents
 from datamodules.loading import Loader, evaluation_sampler, loader_of, position_of
-from datamodules.order import Plan, PlanSampler, default_streams
-from datamodules.order_state import check_same_order, order_state
-from datamodules.outputs import Outputs
-from datamodules.pictures import Pictures, PredictPictures, TrainingPictures
-from datamodules.policy import Tally
-from datamodules.settings import (
-    CropSettings,
-    check_crop,
-    check_least,
-    check_output_size,
-    check_streams,
-    checked_scale,
-)
+from datamodules.order.keys import digest_of
+from datamodules.order.plan import Plan, PlanSampler, default_streams
+from datamodules.samples import Pictures, PredictPictures, Small, Tally, TrainingPictures
+from datamodules.scales import Scales
+from datamodules.shards.stream import Stream, StreamPictures
 from datamodules.source import Augmentation, Batch, Pixels, Sample, Source
-from datamodules.stream import Stream, StreamPictures
-from datamodules.training import evaluation_pictures, training_pictures
+from datamodules.sources.clips import ClipPictures, ClipSource, TrainingClips
+from datamodules.sources.folder import Outputs, source_to_enlarge
+from datamodules.sources.latents import Latents, TrainingLatents, add_latents
+from datamodules.sources.triplets import TrainingTriplets, TripletPictures, Triplets
 from degradations.base import Degradation
-from degradations.pool import PairPool
+from degradations.pool import PairPool, Pairs
+
+
+def degradation_of(
+    dataset: Pictures, default: Degradation | None, scale: float | None = None
+) -> Degradation:
+    """Return the degradation of a dataset's HR: its source's own, or the run's.
+
+    Args:
+        dataset: The images.
+        default: The run's degradation, adapted to the dataset's scale if possible.
+        scale: The scale of this batch, if it differs from the dataset's.
+
+    Raises:
+        ValueError: If there is none, or it makes LR for another scale.
+    """
+    own = dataset.source.degradation
+    degradation = own or default
+    if degradation is None:
+        raise ValueError(
+            f"source {dataset.name!r} has no LR images and no degradation makes them: set "
+            "degradation.class_path"
+        )
+    if degradation.scale != dataset.scale and (own is not None or not degradation.any_scale):
+        raise ValueError(
+            f"source {dataset.name!r} has scale {dataset.scale:g}, but its degradation makes LR "
+            f"for scale {degradation.scale:g}: give the source a degradation of its scale"
+        )
+    return degradation.at(dataset.scale if scale is None else scale)
+
+
+def check_any_scale(degradation: Degradation | None) -> None:
+    """Refuse a degradation that cannot make LR at several scales.
+
+    Args:
+        degradation: The degradation of training.
+
+    Raises:
+        ValueError: If it makes LR for one scale, or keeps pairs of one size.
+    """
+    if degradation is None:
+        return
+    name = type(degradation).__name__
+    if not degradation.any_scale:
+        raise ValueError(
+            f"data.init_args.crops.scales draws a scale for each batch, but {name} makes LR for "
+            "its own scale only: set degradation.class_path to degradations.bicubic.Bicubic, or "
+            "unset scales"
+        )
+    if degradation.pool:
+        raise ValueError(
+            "data.init_args.crops.scales changes the sizes in each batch, but the pair pool of "
+            f"{name} keeps pairs of one size: set its pool to 0 (it is {degradation.pool}), or "
+            "unset scales"
+        )
+
+
+def new_pool(degradation: Degradation | None, batch_size: int, world: int) -> PairPool | None:
+    """Return the pair pool of this process, or None.
+
+    Args:
+        degradation: The degradation of training, which sets the number of pairs.
+        batch_size: Crops in a global batch.
+        world: Number of processes.
+
+    Raises:
+        ValueError: If the pool is not a multiple of a process's share of a batch.
+    """
+    size = 0 if degradation is None else degradation.pool
+    share = batch_size // world
+    if size and (size < share or size % share):
+        raise ValueError(
+            f"degradation.init_args.pool is {size}; expected 0 (no pool) or a multiple of the "
+            f"{share} crops that a process has in a batch (data.init_args.batch_size {batch_size}, "
+            f"processes {world}), such as {max(1, size // share) * share}"
+        )
+    return PairPool(size) if size else None
+
+
+def check_pooled(batch: dict[str, Any]) -> None:
+    """Refuse images that a pool cannot keep.
+
+    Args:
+        batch: The batch as it arrives on the device.
+
+    Raises:
+        ValueError: If it has 16-bit images, or latents, which the pool would not exchange.
+    """
+    if "latent" in batch:
+        raise ValueError(
+            "degradation.init_args.pool exchanges images, but data.init_args.train gives latents "
+            "with them: set pool to 0"
+        )
+    if batch["hr"].dtype != torch.uint8:
+        raise ValueError(
+            "degradation.init_args.pool keeps 8-bit images, but data.init_args.train has 16-bit "
+            f"images ({', '.join(batch['key'][:3])}, ...): convert them, or set pool "
+            "to 0"
+        )
+
+
+def make_lr(
+    batch: dict[str, Any], degradation: Degradation, pool: PairPool | None, finite: bool = True
+) -> None:
+    """Degrade the HR of a batch in place; with a pool, exchange its pairs for earlier ones.
+
+    Keys and captions move with their pair. ``seed`` stays: the model draws from it, and a pair
+    that comes again would get the same noise.
+
+    Args:
+        batch: Has ``hr`` in float32; gets ``lr``.
+        degradation: Makes the LR.
+        pool: The pool of training, or None.
+        finite: Whether to refuse NaN and infinity in a degradation's first batch.
+    """
+    if not finite:
+        degradation.skip_first_batch_checks()
+    batch["lr"] = degradation(batch["hr"], batch["seed"])
+    if pool is None:
+        return
+    notes: dict[str, list[str]] = {n: batch[n] for n in ("key", "text") if n in batch}
+    given = pool.exchange(Pairs(batch["hr"], batch["lr"], notes), batch["seed"].tolist())
+    batch.update(given.notes, hr=given.hr, lr=given.lr)
+
+
+NAMES = {
+    "groups": "the number of images in data.init_args.train",
+    "pictures": "the hash of the names of the images in data.init_args.train",
+    "crops_per_image": "data.init_args.crops.per_image",
+    "mixture": "the weights and samples of data.init_args.train",
+    "shuffle": "data.init_args.train.init_args.shuffle",
+    "seed": "seed_everything",
+    "pool": "degradation.init_args.pool",
+}
+SHOWN = 8  # shards in a message
+
+
+def new_plan(source: Source, seed: int, batch_size: int, streams: int, repeats: int) -> Plan:
+    """Return the plan of a prepared source. Other arguments as ``Plan``.
+
+    Raises:
+        ValueError: If its groups do not sum to its number of images, or are too few for one batch.
+    """
+    groups, count = tuple(source.groups), len(source.keys)
+    if sum(groups) != count:
+        raise ValueError(
+            f"{type(source).__name__}.groups sums to {sum(groups)}, but it has {count} keys"
+        )
+    plan = Plan(groups, seed, batch_size, streams, repeats, mixture=source.mixture)
+    if not len(plan):
+        raise ValueError(
+            f"data.init_args.train has {plan.total // repeats} images (crops.per_image "
+            f"{repeats}), fewer than data.init_args.batch_size {batch_size}: raise crops.per_image "
+            "or lower batch_size"
+        )
+    return plan
+
+
+def order_state(plan: Plan, pictures: str, pool: int) -> dict[str, Any]:
+    """Return what a checkpoint stores about the order, in plain types.
+
+    Args:
+        plan: The order.
+        pictures: Hash of the keys.
+        pool: Size of the pair pool, or 0.
+    """
+    mixture = plan.mixture and [list(part) for part in plan.mixture[:2]] + [plan.mixture.samples]
+    return {
+        "groups": list(plan.groups),
+        "pictures": pictures,
+        "mixture": mixture,
+        "seed": plan.seed,
+        "batch_size": plan.batch_size,
+        "streams": plan.streams,
+        "crops_per_image": plan.repeats,
+        "shuffle": getattr(plan, "shuffle", None),  # of tars that are read from front to back
+        "pool": pool,
+    }
+
+
+def check_same_order(then: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to resume a run in another order.
+
+    Args:
+        then: ``order_state`` of the checkpoint.
+        now: ``order_state`` of this run.
+
+    Raises:
+        ValueError: If they differ; the message names the key and both values.
+    """
+    for name, value in now.items():
+        before = then.get(name, value)
+        if before != value:
+            raise ValueError(
+                "the checkpoint was made with another order of samples: "
+                f"{NAMES.get(name, f'data.init_args.{name}')} was {_shown(before)}, now it is "
+                f"{_shown(value)}. Restore it, or start from the weights alone: "
+                "--model.init_args.weights CHECKPOINT --run.name NEW"
+            )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list) and len(value) > SHOWN:
+        first = ", ".join(str(part) for part in value[:SHOWN])
+        return f"{sum(value)} in {len(value)} shards ([{first}, ...])"
+    return str(value)
+
+
+@dataclass(frozen=True)
+class CropSettings:
+    """How training crops are taken from images.
+
+    Args:
+        per_image: Crops of each training image per epoch.
+        flips: Flip and transpose the crops at random.
+        augment: A further change of the crops, on the CPU.
+        small: What to do with training images smaller than crop_size: ``error``; ``pad``, mirror
+            them at their lower and right border; or ``skip``, take other images instead.
+        scales: Train at arbitrary scales instead of ``scale``, drawn for each batch.
+        unreadable_limit: Stop the run when more than this share of the training samples of a
+            process had an unreadable image (another one replaces it). Below 1,000 samples it is
+            this share of 1,000: at 0.01, the eleventh stops the run; at 0, the first.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    per_image: int = 1
+    flips: bool = True
+    augment: Augmentation | None = None
+    small: Small = "error"
+    scales: Scales | None = None
+    unreadable_limit: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_least("crops.per_image", self.per_image, 1)
+        if self.small not in get_args(Small):
+            raise ValueError(
+                f"data.init_args.crops.small is {self.small!r}; expected error, pad or skip"
+            )
+        if not 0 <= self.unreadable_limit <= 1:
+            raise ValueError(
+                f"data.init_args.crops.unreadable_limit is {self.unreadable_limit}; expected a "
+                "share in [0, 1]"
+            )
+
+
+def checked_scale(scale: float, whose: str = "data.init_args.") -> float:
+    """Return a scale as a float.
+
+    Raises:
+        ValueError: If it is not a number of at least 1.
+    """
+    number = isinstance(scale, int | float) and not isinstance(scale, bool)
+    if not (number and math.isfinite(scale) and scale >= 1):
+        name = f"{whose}scale" if whose.endswith(".") else f"{whose} scale"
+        raise ValueError(f"{name} is {scale!r}; it must be a number of at least 1")
+    return float(scale)
+
+
+def check_least(name: str, value: int, least: int) -> None:
+    """Check that a number is not below its minimum.
+
+    Raises:
+        ValueError: If it is below.
+    """
+    if value < least:
+        raise ValueError(f"data.init_args.{name} is {value}; it must be at least {least}")
+
+
+def check_streams(streams: int, batch_size: int) -> None:
+    """Check that streams can share a batch evenly.
+
+    Raises:
+        ValueError: If ``streams`` does not divide ``batch_size``.
+    """
+    if batch_size % streams:
+        raise ValueError(
+            f"data.init_args.streams is {streams}, which does not divide "
+            f"data.init_args.batch_size {batch_size}"
+        )
+
+
+def check_output_size(size: tuple[int, int] | None) -> None:
+    """Check the size of an image.
+
+    Args:
+        size: (H, W) in pixels, or None.
+
+    Raises:
+        ValueError: If a side is below 1.
+    """
+    if size is not None and min(size) < 1:
+        raise ValueError(
+            f"data.init_args.size is {list(size)}; expected [height, width] in pixels, such as "
+            "[768, 1024]"
+        )
+
+
+def check_crop(crop_size: int, scale: float) -> None:
+    """Check that an integer scale divides the crop size.
+
+    Raises:
+        ValueError: If it does not; the message has both keys and the nearest valid sizes.
+    """
+    step = int(scale)
+    if scale == step and crop_size % step:
+        below = crop_size // step * step
+        fits = f"{below} or {below + step}" if below else f"{step}"
+        raise ValueError(
+            f"data.init_args.crop_size is {crop_size}, not a multiple of data.init_args.scale "
+            f"{step}; use {fits}"
+        )
+
+
+def evaluation_pictures(source: Source, name: str, scale: float) -> Pictures:
+    """Return the dataset for validation and test. Args as ``Pictures``."""
+    kind = TripletPictures if isinstance(source, Triplets) else Pictures
+    kind = ClipPictures if isinstance(source, ClipSource) else kind
+    return kind(source, name, scale)
+
+
+def training_pictures(
+    source: Source, settings: tuple[Any, ...], order: tuple[int, int, int, int]
+) -> tuple[TrainingPictures, str]:
+    """Return the training dataset with its plan, and the fingerprint of its images.
+
+    Args:
+        source: The prepared source.
+        settings: Arguments of ``TrainingPictures`` after the source.
+        order: Seed, batch size, streams, and crops per image.
+
+    Raises:
+        ValueError: If there are too few images for one batch.
+    """
+    pictures: TrainingPictures
+    if isinstance(source, Stream):
+        pictures = StreamPictures(source, *settings)
+        pictures.plan = source.plan(*order)
+        return pictures, digest_of(source.shards)
+    kind = TrainingLatents if isinstance(source, Latents) else TrainingPictures
+    kind = TrainingTriplets if isinstance(source, Triplets) else kind
+    kind = TrainingClips if isinstance(source, ClipSource) else kind
+    pictures = kind(source, *settings)
+    pictures.plan = new_plan(source, *order)
+    return pictures, digest_of(pictures.keys)
+
 
 __all__ = ["Augmentation", "Batch", "Pixels", "SRDataModule", "Sample", "Source"]
-
 log = logging.getLogger(__name__)
 
 
@@ -88,7 +420,7 @@ class SRDataModule(LightningDataModule):
         predict: Source | list[str] | str | None = None,
         batch_size: int = 16,
         crop_size: int = 96,
-        crops: CropSettings = CropSettings(),  # noqa: B008  (frozen)
+        crops: CropSettings = CropSettings(),
         degradation: Degradation | None = None,
         degradation_seed: int = 0,
         seed: int | None = None,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.interleave import Mixture
+from datamodules.order.shuffle import Mixture
 from degradations.base import Degradation
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]

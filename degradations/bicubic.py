@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from degradations.base import Degradation, quantize_8bit
-from degradations.draws import Draws
-from degradations.params import Params
+from degradations.draws import Draws, Params
 
 
 def resize(image: Tensor, size: Sequence[int], clamp: bool = True) -> Tensor:

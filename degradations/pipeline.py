@@ -8,14 +8,12 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from degradations.base import Degradation, Stage, quantize_8bit
+from degradations.base import Canvas, Degradation, Stage, quantize_8bit
 from degradations.bicubic import resize
-from degradations.canvas import Canvas
 from degradations.compose import Stages, name_stages
-from degradations.draws import Draws
-from degradations.fields import hashed_fields
-from degradations.params import Params, split_params
-from degradations.resample import shrink_canvas
+from degradations.draws import Draws, Params, split_params
+from degradations.stages.noise import hashed_fields
+from degradations.stages.resize import shrink_canvas
 
 Executor = Literal["auto", "images", "canvas"]
 _MOST_KINDS = 4  # batch shapes that are compiled; torch stops compiling after 8

@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, distributed
 
-from degradations.draws import GAMMA, mix, seed_of
-from degradations.params import to_device
+from degradations.draws import GAMMA, mix, seed_of, to_device
 
 Notes = dict[str, list[str]]  # further data of pairs, e.g. key, text
 

@@ -23,15 +23,31 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from degradations.adapters import Albumentations, Kornia  # noqa: E402
 from degradations.base import Stage  # noqa: E402
-from degradations.blur import Blur, DefocusBlur, MeasuredPSF, MotionBlur, Sinc  # noqa: E402
-from degradations.camera import Camera  # noqa: E402
-from degradations.codec import AVIF, H264, WebP  # noqa: E402
-from degradations.configure import degradation_of  # noqa: E402
-from degradations.draws import Draws  # noqa: E402
-from degradations.jpeg import JPEG  # noqa: E402
-from degradations.noise import (  # noqa: E402
+from degradations.draws import (
+    Draws,
+    to_device,
+)
+from degradations.images import as_image  # noqa: E402
+from degradations.stages.adapters import (
+    Albumentations,
+    Kornia,
+)
+from degradations.stages.blur import (
+    Blur,
+    DefocusBlur,
+    MeasuredPSF,
+    MotionBlur,
+    Sinc,
+)
+from degradations.stages.camera import Camera  # noqa: E402
+from degradations.stages.codec import (
+    AVIF,
+    H264,
+    WebP,
+)
+from degradations.stages.jpeg import JPEG  # noqa: E402
+from degradations.stages.noise import (
     Banding,
     GaussianNoise,
     PoissonNoise,
@@ -39,13 +55,17 @@ from degradations.noise import (  # noqa: E402
     SaltAndPepper,
     Speckle,
 )
-from degradations.params import to_device  # noqa: E402
-from degradations.pictures import as_image  # noqa: E402
-from degradations.preview import preview  # noqa: E402
-from degradations.resize import Resize  # noqa: E402
-from degradations.sharpen import USM  # noqa: E402
-from degradations.sheet import GAP, Section, Tile, sheet  # noqa: E402
-from degradations.trace import trace  # noqa: E402
+from degradations.stages.resize import Resize  # noqa: E402
+from degradations.stages.sharpen import USM  # noqa: E402
+from degradations.tools.configure import degradation_of  # noqa: E402
+from degradations.tools.preview import (
+    GAP,
+    Section,
+    Tile,
+    preview,
+    sheet,
+    trace,
+)
 
 SIDE = 160  # of a tile, in pixels
 RECIPES = (

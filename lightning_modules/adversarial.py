@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from lightning_modules.base import SuperResolver
-from lightning_modules.image_model import adam
+from lightning_modules.base import SuperResolver, adam
 from lightning_modules.optimisation import optimizer_of
 
 if TYPE_CHECKING:

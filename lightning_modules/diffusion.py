@@ -20,15 +20,21 @@ from torch import Tensor
 
 from lightning_modules.backbone.condition import Condition, TextEncoder, guided
 from lightning_modules.backbone.denoiser import Denoiser
-from lightning_modules.backbone.frames import resized
+from lightning_modules.backbone.library import resized
 from lightning_modules.backbone.schedule import Schedule, Spacing, spaced
 from lightning_modules.backbone.space import PixelSpace, Space
 from lightning_modules.base import Generator
-from lightning_modules.captions import check_captions, drop_captions, encode_captions
-from lightning_modules.clips import frames_of, sample_shape, to_learn
-from lightning_modules.frozen_base import check_space
+from lightning_modules.latents import check_space
 from lightning_modules.noise import Noise
-from lightning_modules.solvers import ddim
+from lightning_modules.sampling.captions import (
+    check_captions,
+    drop_captions,
+    encode_captions,
+    frames_of,
+    sample_shape,
+    to_learn,
+)
+from lightning_modules.sampling.solvers import ddim
 
 if TYPE_CHECKING:
     from datamodules.base import Batch

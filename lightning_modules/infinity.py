@@ -17,21 +17,22 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lightning_modules.backbone.bitwise import BitwiseSpace
-from lightning_modules.backbone.frozen import bare_names
-from lightning_modules.backbone.texts import Texts
+from lightning_modules.backbone.condition import Texts
 from lightning_modules.base import Generator
 from lightning_modules.networks.bsq import total_after
 from lightning_modules.networks.infinity import InfinityTransformer, from_official
 from lightning_modules.next_scale import (
     Bitwise,
+    NextScale,
+    adamw,
     bit_losses,
     forced,
     sample,
     scale_weights,
     self_correction,
 )
-from lightning_modules.next_scale_model import NextScale, adamw
 from lightning_modules.noise import Noise
+from lightning_modules.weights import bare_names
 
 if TYPE_CHECKING:
     from datamodules.base import Batch

@@ -1,4 +1,4 @@
-"""InvSR: super-resolution by diffusion inversion, in one to five steps.
+"""InvSR: super-resolution by diffusion inversion.
 
 Yue et al., CVPR 2025 (arXiv 2412.09013). A frozen diffusion model denoises the noised latent of the
 enlarged LR image. Only the network that predicts this noise is trained.
@@ -19,34 +19,226 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
+import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 
+from degradations.tools.estimate import noise_level
 from lightning_modules.adversarial import Adversarial, hinge_discriminator, hinge_generator
 from lightning_modules.backbone.condition import Condition, FixedPrompt, guided
 from lightning_modules.backbone.denoiser import UNet2D
-from lightning_modules.backbone.frozen import fit_part, same_weights
 from lightning_modules.backbone.schedule import Schedule, explicit
 from lightning_modules.backbone.space import Space
-from lightning_modules.invsr_checks import check_arguments, check_weights
-from lightning_modules.invsr_plan import Sampling, Training, start_for, timesteps_for
-from lightning_modules.latent_pairs import enlarged, latent_pair, whole_lr
+from lightning_modules.latents import check_space, enlarged, latent_pair, whole_lr
 from lightning_modules.networks.noise_predictor import Gaussian, NoisePredictor, from_official
 from lightning_modules.noise import Noise
-from lightning_modules.padding import padded
-from lightning_modules.solvers import euler, euler_ancestral
-from lightning_modules.weights import fingerprint, read_weights
+from lightning_modules.sampling.solvers import euler, euler_ancestral
+from lightning_modules.sampling.tiling import padded
+from lightning_modules.weights import fingerprint, fit_part, read_weights, same_weights
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
+
+STARTS = (250, 200, 150, 100)  # section 3.2: enough of the signal is left
+LADDER = (*STARTS, 50)
+
+# As released. The paper's ablations also use others.
+RELEASED = {1: [200], 2: [200, 100], 3: [200, 100, 50], 4: [200, 150, 100, 50], 5: [*LADDER]}
+CALM = (4.0, 8.0, 16.0)  # noise in 8-bit levels up to which to start at 100, 150, 200
+Solver = Literal["euler", "ancestral", "predicted"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How InvSR samples.
+
+    Args:
+        guidance: Strength of classifier-free guidance; 1 for none, as in the paper.
+        steps: Steps of sampling.
+        start: Timestep to start at, one of ``training.starts``, or ``auto`` to choose it by the
+            noise in each LR image. By default what was released for so many steps.
+        timesteps: All timesteps, from the first one down, instead of ``steps`` and ``start``;
+            counted from 1, as everywhere in these arguments.
+        solver: ``euler`` goes from step to step without new noise, as released; ``ancestral`` adds
+            unpredicted noise (algorithm 1); ``predicted`` adds noise that ``middle`` predicts.
+        deterministic: Take the means of the predictors' and the autoencoder's distributions instead
+            of drawing from them, when sampling; unpredicted noise is still drawn. In training only
+            the autoencoder's.
+        color_misaligned: Take the colours from the mirrored LR image, squeezed to the output, as
+            released: they lie beside their places wherever a side is below ``patch`` or no multiple
+            of 16. Only for the published numbers.
+    """
+
+    guidance: float = 1.0
+    steps: int = 1
+    start: int | Literal["auto"] | None = None
+    timesteps: Sequence[int] | None = None
+    solver: Solver = "euler"
+    deterministic: bool = False
+    color_misaligned: bool = False
+
+
+@dataclass(frozen=True)
+class Training:
+    """What InvSR's predictor is trained for.
+
+    Args:
+        starts: Timesteps that are trained for.
+        starting: Train the predictor for the start. False: for noise between the steps, which is
+            put on the latent of HR, at all of ``starts`` but the first.
+        perceptual_weight: Weight of the perceptual loss.
+        adversarial_weight: Weight of the adversarial loss.
+        adversarial_start: Steps without the adversarial loss, in which the discriminator is already
+            trained.
+    """
+
+    starts: Sequence[int] = STARTS
+    starting: bool = True
+    perceptual_weight: float = 2.0
+    adversarial_weight: float = 0.1
+    adversarial_start: int = 10_000
+
+
+def timesteps_for(steps: int, start: int | None = None) -> list[int]:
+    """Return timesteps, noisiest first.
+
+    Without a start those of the release; evenly spaced from 250 for more than five steps. With a
+    start those of the paper's table 4 if possible; evenly spaced if there are too few in between.
+
+    Args:
+        steps: Number of timesteps, at least 1.
+        start: The first timestep.
+    """
+    released = RELEASED.get(steps)
+    if released is not None and start in (None, released[0]):
+        return released
+    if start is None:
+        start = LADDER[0]
+    below, wanted = [t for t in LADDER if t < start], steps - 1
+    if wanted <= len(below):
+        return [start, *(below[-(-n * len(below) // wanted) - 1] for n in range(1, steps))]
+    # NumPy's rounding is part of the released lists, e.g. of 30 steps.
+    even = np.linspace(start, 0, steps, endpoint=False, dtype=np.int64)
+    return [int(t) for t in even]
+
+
+def start_for(lr: Tensor, starts: Sequence[int] = STARTS) -> int:
+    """Choose the start for an image: the noisier, the earlier. The rule is ours.
+
+    Args:
+        lr: (1, 3, h, w) in [0, 1].
+        starts: The choices.
+    """
+    level = noise_level(lr.cpu()) if min(lr.shape[-2:]) > 1 else math.nan
+    rising = sorted(starts)
+    return rising[min(sum(level > limit for limit in CALM), len(rising) - 1)]
+
+
+def check_arguments(method: InvSR) -> None:
+    """Raise if arguments contradict each other.
+
+    Raises:
+        ValueError: If so; the message names the keys to set.
+    """
+    sampling = method.sampling
+    if sampling.timesteps is not None and (sampling.start is not None or sampling.steps != 1):
+        raise ValueError(
+            "model.init_args.sampling.timesteps already fixes steps and start: set either "
+            "timesteps, or steps and start"
+        )
+    predicted = sampling.solver == "predicted"
+    if sampling.solver not in get_args(Solver) or predicted != bool(method.middle):
+        raise ValueError(
+            f"model.init_args.sampling.solver is {sampling.solver!r} and middle "
+            f"{'set' if method.middle else 'missing'}; expected euler, ancestral, or "
+            "predicted with a middle"
+        )
+    if method.schedule.variance != "exploding" or method.schedule.prediction == "sample":
+        raise ValueError(
+            "model.init_args.schedule must have variance exploding, and predict epsilon or "
+            f"v_prediction; it has {method.schedule.variance} and {method.schedule.prediction}"
+        )
+    if method.guidance != 1 and method.prompt is None:
+        raise ValueError(
+            f"model.init_args.sampling.guidance is {method.guidance:g}, and a prompt, whose "
+            "negative it leads away from, is missing: set model.init_args.prompt, or guidance to 1"
+        )
+    if not method.starts or not all(1 <= t <= method.schedule.steps for t in method.starts):
+        raise ValueError(
+            f"model.init_args.training.starts is {list(method.starts)}; expected timesteps from 1 "
+            f"to {method.schedule.steps}"
+        )
+    if not method.starting and len(method.starts) < 2:
+        raise ValueError(
+            "model.init_args.training.starting is false, and starts has only the first one"
+        )
+    if sampling.steps < 1 or method.patch < 1:
+        raise ValueError(
+            f"model.init_args.sampling.steps is {sampling.steps} and patch {method.patch}; "
+            "expected 1 or more"
+        )
+    for predictor in (method.predictor, method.middle):
+        if predictor is not None:
+            _check_predictor(method, predictor)
+    judged = getattr(getattr(method.discriminator, "conv_in", None), "in_channels", None)
+    if judged not in (None, method.space.channels):
+        raise ValueError(
+            f"the discriminator is for latents of {judged} channels and the space has "
+            f"{method.space.channels}: set the discriminator's latent"
+        )
+    if method.denoiser.channels != method.space.channels:
+        raise ValueError(
+            f"the denoiser is for {method.denoiser.channels} channels and the space has "
+            f"{method.space.channels}: set model.init_args.denoiser or model.init_args.space"
+        )
+
+
+def check_weights(method: InvSR, trains: bool) -> None:
+    """Raise if a part has no trained weights.
+
+    Args:
+        method: The method, with loaded parts.
+        trains: Whether it will be trained.
+
+    Raises:
+        ValueError: If the denoiser, the autoencoder, or another part has random weights.
+    """
+    if not method.denoiser.source:
+        raise ValueError(
+            "InvSR needs a trained denoiser that is frozen: set its folder or hub name in "
+            "model.init_args.denoiser, or set denoiser_weights to the run that trained it, and "
+            "flags.frozen to true"
+        )
+    check_space(method.space)
+    if method.middle is not None and method.middle_weights is None:
+        raise ValueError("model.init_args.middle has random weights: set middle_weights")
+    if trains and method.predictor is None:
+        raise ValueError("there is nothing to train: set model.init_args.predictor")
+
+
+def _check_predictor(method: InvSR, predictor: NoisePredictor) -> None:
+    made_for = method.space.factor / predictor.divisor
+    if method.scale != made_for:
+        raise ValueError(
+            f"InvSR got scale {method.scale:g}, and its predictor halves the LR image's sides "
+            f"to 1/{predictor.divisor} where latents have 1/{method.space.factor} of the "
+            f"output's: that is only scale {made_for:g}. Set data.init_args.scale to it; "
+            "another scale needs a predictor with other halvings, trained for it"
+        )
+    if predictor.latent != method.space.channels:
+        raise ValueError(
+            f"the predictor is for latents of {predictor.latent} channels and the space has "
+            f"{method.space.channels}: set the predictor's latent"
+        )
 
 
 CLAMP = 10.0  # of the discriminator's inputs
@@ -107,10 +299,10 @@ class InvSR(Adversarial):
         denoiser_weights: str | None = None,
         schedule: Schedule | None = None,
         prompt: FixedPrompt | None = None,
-        sampling: Sampling = Sampling(),  # noqa: B008
+        sampling: Sampling = Sampling(),
         middle: NoisePredictor | None = None,
         middle_weights: str | None = None,
-        training: Training = Training(),  # noqa: B008
+        training: Training = Training(),
         patch: int = 128,
         perceptual: nn.Module | None = None,
         perceptual_weights: str | None = None,

@@ -25,11 +25,11 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_modules.backbone.frozen import fit
 from lightning_modules.backbone.space import Space
-from lightning_modules.frozen_base import check_space
-from lightning_modules.image_model import ImageModel
+from lightning_modules.base import ImageModel
+from lightning_modules.latents import check_space
 from lightning_modules.networks.latent_lpips import VGG16, LatentDistance, from_imagenet
+from lightning_modules.weights import fit
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -96,7 +96,7 @@ class LatentPerceptual(ImageModel):
         if "judge" not in batch:
             raise ValueError(
                 "LatentPerceptual learns from judged triplets: set class_path of "
-                "data.init_args.train (and those of val) to datamodules.triplets.Triplets"
+                "data.init_args.train (and those of val) to datamodules.sources.triplets.Triplets"
             )
         with torch.no_grad():
             z = self.space.encode(torch.cat([batch["ref"], batch["p0"], batch["p1"]]))

@@ -30,10 +30,8 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lightning_modules.backbone.bitwise import BitwiseSpace
-from lightning_modules.backbone.frozen import bare_names, fit, fit_part, part_of, same_weights
-from lightning_modules.backbone.texts import Texts
+from lightning_modules.backbone.condition import Texts
 from lightning_modules.base import SuperResolver
-from lightning_modules.color import ColorFix
 from lightning_modules.networks import infinity, transformation
 from lightning_modules.networks.bsq import Down, quantized, scales_of, total_after
 from lightning_modules.networks.infinity import InfinityTransformer
@@ -41,15 +39,26 @@ from lightning_modules.networks.scales import Scales
 from lightning_modules.networks.transformation import Transformation
 from lightning_modules.next_scale import (
     Bitwise,
+    NextScale,
+    adamw,
     bit_losses,
     forced,
     sample,
     scale_weights,
 )
-from lightning_modules.next_scale_model import NextScale, adamw
 from lightning_modules.noise import Noise
-from lightning_modules.padding import padded
-from lightning_modules.weights import Weights, fingerprint, read_weights
+from lightning_modules.sampling.color import ColorFix
+from lightning_modules.sampling.tiling import padded
+from lightning_modules.weights import (
+    Weights,
+    bare_names,
+    fingerprint,
+    fit,
+    fit_part,
+    part_of,
+    read_weights,
+    same_weights,
+)
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -76,7 +85,7 @@ class NSARM(NextScale, SuperResolver):
             ``area`` as in the released code with the released weights.
         bits: How bits are drawn.
         optimizer: Makes the optimiser of the trainable parameters.
-        color_fix: How outputs get the colours of LR; see ``lightning_modules.color``.
+        color_fix: How outputs get the colours of LR; see ``lightning_modules.sampling.color``.
 
     Raises:
         ValueError: If parts do not fit each other or the scale, or a share is out of range.

@@ -1,4 +1,4 @@
-"""Regression: one network, one forward pass, a pixel loss.
+"""Regression: one network, one pass, a pixel loss.
 
 Shared by EDSR (Lim et al., CVPRW 2017; arXiv 1707.02921), IMDN (Hui et al., ACM MM 2019; arXiv
 1909.11856) and LIIF (Chen et al., CVPR 2021; arXiv 2012.09161); the network is an argument.
@@ -9,19 +9,46 @@ scale, or, with ``data.init_args.crops.scales``, at one scale per batch, not per
 from __future__ import annotations
 
 import inspect
+import re
+import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_modules.base import SuperResolver
-from lightning_modules.network_call import NetworkCallable, built
 from lightning_modules.noise import Noise, augmented, check_augmentation
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
+
+NetworkCallable = Callable[[float], nn.Module]
+
+
+def built(network: NetworkCallable, scale: float) -> nn.Module:
+    """Build the network for a scale.
+
+    Args:
+        network: Factory from the configuration.
+        scale: Factor by which it enlarges.
+
+    Raises:
+        ValueError: If the first argument of its class is not the scale.
+    """
+    try:
+        return network(scale)
+    except TypeError as error:
+        # Only errors of the parser's call: those within the network's code keep their traceback.
+        *_, last = traceback.extract_tb(error.__traceback__)
+        by_parser = "jsonargparse" in last.filename
+        if not by_parser or not re.search(r"__init__\(\) takes .* given", str(error)):
+            raise
+        raise ValueError(
+            f"model.init_args.network: {error}. The first argument of a network is the scale: "
+            "def __init__(self, scale: float, ...), as docs/plugins/network.md shows"
+        ) from error
 
 
 class Regression(SuperResolver):

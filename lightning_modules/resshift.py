@@ -24,12 +24,11 @@ from torch.nn import functional
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import SuperResolver
-from lightning_modules.frozen_base import check_space
-from lightning_modules.latent_pairs import enlarged, latent_pair, whole_lr
+from lightning_modules.latents import check_space, enlarged, latent_pair, whole_lr
 from lightning_modules.networks.swin_unet import from_official
 from lightning_modules.noise import Noise
-from lightning_modules.padding import padded
-from lightning_modules.solvers import residual_shift
+from lightning_modules.sampling.solvers import residual_shift
+from lightning_modules.sampling.tiling import padded
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -56,7 +55,7 @@ class ResShift(SuperResolver):
             default.
         divisor: Sides of latents are padded to a multiple of this; the network's by default.
         perceptual: Distance of two batches of images in [0, 1], (B,), added to the loss on decoded
-            images, such as ``callbacks.lpips_network.Perceptual``; frozen. Dropped in steps in
+            images, such as ``callbacks.metrics.perceptual.Perceptual``; frozen. Dropped in steps in
             which it is not finite; ``train/perceptual_dropped`` counts them.
         perceptual_weight: Its weight: 1 in the paper, 10 for faces and inpainting.
         perceptual_target: Target of decoded predictions: ``round_trip``, HR encoded and decoded, or

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from degradations.fields import hashed_fields
-from degradations.params import to_device
+from degradations.draws import to_device
 from degradations.pipeline import Pipeline
+from degradations.stages.noise import hashed_fields
 
 # What reads a value of the device, or a size that depends on values, back to the host.
 WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "bincount", "equal.default")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import commands.weights
 import pytest
 import torch
 import yaml
 
-import commands.weights
 from callbacks import weights
-from callbacks.niqe_features import FEATURES
-from callbacks.niqe_model import save_model
+from callbacks.metrics.niqe import FEATURES, save_model
 from lightning_modules.networks.imdn import IMDN
 
 
@@ -36,6 +35,6 @@ def stand_in(folder: Path, patch: pytest.MonkeyPatch) -> None:
         entry["sha256"] = weights.digest_of(folder / entry["file"])
     manifest = folder / "weights.yaml"
     manifest.write_text(yaml.safe_dump(entries))
-    for module in (weights, commands.weights):
+    for module in (weights, commands.run.weights):
         patch.setattr(module, "MANIFEST", manifest)
     patch.setenv("ENLARGER_WEIGHTS", str(folder))

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.imdn import PUBLISHED
 from benchmarks.report import RESULTS
+from benchmarks.speed.imdn import PUBLISHED
 from docs.hooks import FENCE, section
 from tests.conftest import REPO
 from tests.docs.blocks import pages

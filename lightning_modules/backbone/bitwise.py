@@ -8,9 +8,8 @@ from typing import Self
 
 from torch import Tensor
 
-from lightning_modules.backbone.frozen import fit_part
 from lightning_modules.backbone.space import Space
-from lightning_modules.networks.bitwise_vae import BitwiseVAE, bitwise_vae_from_official
+from lightning_modules.networks.autoencoders import BitwiseVAE, bitwise_vae_from_official
 from lightning_modules.networks.bsq import Scale, scales_of
 from lightning_modules.networks.scales import (
     RATIOS,
@@ -21,7 +20,7 @@ from lightning_modules.networks.scales import (
     published,
 )
 from lightning_modules.noise import Noise
-from lightning_modules.weights import fingerprint, read_weights
+from lightning_modules.weights import fingerprint, fit_part, read_weights
 
 _TRAINED = "vae"  # name of the part in a run of `Tokenizer`
 

@@ -1,15 +1,26 @@
-"""Networks of diffusers, with random weights, or from a folder or the hub."""
+"""Networks of diffusers: build, load, freeze and compile them.
+
+A clip is (B, F, 3, H, W), like a list of images; its latent is (B, C, F, h, w), as in video
+networks. Functions of single frames are applied to (B F, ...).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
+import torch
 from huggingface_hub.constants import HF_HUB_OFFLINE
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from files.paths import expand_path
-from lightning_modules.backbone.frozen import refuse
+from lightning_modules.weights import refuse
 
 
 def library_class(kind: str) -> Any:
@@ -90,3 +101,141 @@ def _cannot_load(key: str, place: str, subfolder: str | None, error: OSError) ->
         f"Face's cache{offline}; download it by `hf download {place}` with internet access, or "
         "set a folder in diffusers' layout"
     )
+
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class Flags:
+    """How a network runs.
+
+    Args:
+        frozen: Never train it: evaluation mode, no gradients of its weights, and only its source in
+            checkpoints.
+        channels_last: Keep images and weights in the memory layout in which convolutions are
+            fastest on a GPU.
+        gradient_checkpointing: Recompute the blocks in the backward pass instead of storing their
+            activations: less memory, a third more time.
+        compile: Compile it with ``torch.compile`` at its first call.
+        dtype: Number type of a frozen network's weights and computation. A network that trains
+            stays in float32 and follows ``trainer.precision``.
+
+    Raises:
+        ValueError: If ``dtype`` is unknown, or not float32 for a network that trains.
+    """
+
+    frozen: bool = False
+    channels_last: bool = False
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    dtype: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in get_args(Precision):
+            raise ValueError(
+                f"dtype is {self.dtype!r}; expected one of {', '.join(get_args(Precision))}"
+            )
+        if self.dtype != "float32" and not self.frozen:
+            raise ValueError(
+                f"dtype is {self.dtype} for a network that trains; set frozen, or leave dtype at "
+                "float32 and set trainer.precision"
+            )
+
+
+def run_as(network: Any, flags: Flags) -> None:
+    """Prepare a network of diffusers in place; its owner handles ``frozen``.
+
+    Args:
+        network: The network.
+        flags: How it runs.
+    """
+    dtype = getattr(torch, flags.dtype)
+    if network.dtype != dtype:
+        nn.Module.to(network, dtype)  # diffusers' own method warns about absent modules
+    if flags.channels_last:
+        for parameter in network.parameters():  # not `to`, which refuses 3-D convolutions
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    if flags.gradient_checkpointing:
+        if network._supports_gradient_checkpointing:
+            network.enable_gradient_checkpointing()
+        else:
+            _compute_again(network)
+    if flags.compile:
+        network.compile()  # in place, so that names of tensors stay
+
+
+def _compute_again(network: Any) -> None:
+    """Add gradient checkpointing to U-Nets for which diffusers has none, such as for video."""
+    for block in (*network.down_blocks, network.mid_block, *network.up_blocks):
+        block.forward = partial(_checkpointed, block.forward)
+
+
+def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    if torch.is_grad_enabled():
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+    return forward(*args, **kwargs)
+
+
+PIXELS = 1024 * 1024  # of frames per call of an autoencoder
+
+
+def of_clip(encode: Callable[[Tensor], Tensor], clip: Tensor) -> Tensor:
+    """Encode clips by an encoder of images, a few frames at a time.
+
+    Args:
+        encode: (N, 3, H, W) to (N, C, h, w).
+        clip: (B, F, 3, H, W).
+
+    Returns:
+        (B, C, F, h, w).
+    """
+    found = _by_parts(encode, clip.flatten(0, 1), clip.shape[-2] * clip.shape[-1])
+    return found.reshape(*clip.shape[:2], *found.shape[1:]).transpose(1, 2)
+
+
+def to_clip(decode: Callable[[Tensor], Tensor], z: Tensor, factor: int) -> Tensor:
+    """Decode clips by a decoder of images.
+
+    Args:
+        decode: (N, C, h, w) to (N, 3, H, W).
+        z: (B, C, F, h, w).
+        factor: Pixels of an image per position of ``z``, along a side.
+
+    Returns:
+        (B, F, 3, H, W).
+    """
+    each = z.transpose(1, 2)
+    pixels = z.shape[-2] * z.shape[-1] * factor**2
+    found = _by_parts(decode, each.flatten(0, 1), pixels)
+    return found.reshape(*each.shape[:2], *found.shape[1:])
+
+
+def resized(x: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+    """Resize images, clips, or latents of either.
+
+    Args:
+        x: (..., C, h, w).
+        size: (H, W) of the result.
+        mode: ``bilinear`` or ``bicubic``, with half-pixel centres and no antialiasing; ``area``;
+            ``nearest-exact``.
+    """
+    corners = False if mode in ("bilinear", "bicubic") else None
+    found = functional.interpolate(x.flatten(0, -4), size, mode=mode, align_corners=corners)
+    return found.reshape(*x.shape[:-2], *size)
+
+
+def repeated(t: Tensor, z: Tensor) -> Tensor:
+    """Repeat a value per sample for each frame: (B, ...) to (B F, ...); unchanged for images.
+
+    Args:
+        t: Timesteps, or other values per sample.
+        z: (B, C, F, h, w) or (B, C, h, w).
+    """
+    return t if z.ndim == 4 else t.repeat_interleave(z.shape[2], 0)
+
+
+def _by_parts(function: Callable[[Tensor], Tensor], frames: Tensor, pixels: int) -> Tensor:
+    at_once = max(PIXELS // pixels, 1)
+    return torch.cat([function(part) for part in torch.split(frames, at_once)])

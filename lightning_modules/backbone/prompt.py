@@ -19,8 +19,7 @@ from pathlib import Path
 from torch import Tensor
 
 from files.paths import expand_path
-from lightning_modules.backbone.condition import FixedPrompt, TextEncoder
-from lightning_modules.backbone.texts import T5
+from lightning_modules.backbone.condition import T5, FixedPrompt, TextEncoder
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +96,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--t5",
         action="store_true",
         help="the model is T5's encoder, in transformers' layout: for NSARM and Infinity, "
-        "lightning_modules.backbone.texts.FixedText; without a negative prompt",
+        "lightning_modules.backbone.condition.FixedText; without a negative prompt",
     )
     parser.add_argument("--revision", help="branch, tag or commit on the hub")
     parser.add_argument(

@@ -16,18 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from files.paths import expand_path
-from lightning_modules.backbone.frames import of_clip, to_clip
-from lightning_modules.backbone.frozen import fit
-from lightning_modules.backbone.library import pretrained
-from lightning_modules.networks.taef2 import (
+from lightning_modules.backbone.library import of_clip, pretrained, to_clip
+from lightning_modules.networks.autoencoders import (
     TAEF2_CHANNELS,
     TAEF2_FACTOR,
+    resshift_vq,
     taef2_decoder,
     taef2_encoder,
+    vq_from_official,
 )
-from lightning_modules.networks.vq import resshift_vq, vq_from_official
 from lightning_modules.noise import Noise
-from lightning_modules.weights import fingerprint, read_file, read_weights
+from lightning_modules.weights import fingerprint, fit, read_file, read_weights
 
 if TYPE_CHECKING:
     from diffusers import VQModel

@@ -19,8 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.backbone.frozen import bare_names, fit, part_of
-from lightning_modules.weights import fingerprint, read_file, read_weights
+from lightning_modules.weights import bare_names, fingerprint, fit, part_of, read_file, read_weights
 
 VGG16 = (64, 128, 256, 512, 512)  # channels of its stages
 _CONVOLUTIONS = (2, 2, 3, 3, 3)  # in each of them

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from lightning_modules.backbone.frozen import bare_names
+from lightning_modules.weights import bare_names
 
 _GROUPS, _EPS = 32, 1e-6  # of all normalisations
 _LOWEST, _HIGHEST = -30.0, 20.0  # of the logarithm of the variance

@@ -11,8 +11,8 @@ import torch
 
 from benchmarks import report
 from benchmarks.gpu import COMMANDS, Command, failed, main
-from benchmarks.miniature_plan import Plan, read_whole
-from benchmarks.miniature_rows import METHODS
+from benchmarks.miniature.plan import Plan, read_whole
+from benchmarks.miniature.rows import METHODS
 from tests.conftest import REPO
 from tests.docs.parsed import parsed
 
@@ -38,12 +38,12 @@ def test_every_miniature_says_what_it_needs(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it would run them")
 def test_without_a_gpu_commands_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--only", "benchmarks.streaming"]) == 0
+    assert main(["--only", "benchmarks.speed.streaming"]) == 0
     printed = capsys.readouterr().out
     assert "no GPU" in printed
     assert "needs $ENLARGER_DATA/bsds400, $ENLARGER_DATA/kodak24" in printed
     assert [line for line in printed.splitlines() if line.startswith("python ")] == [
-        "python -m benchmarks.streaming $ENLARGER_DATA/bsds400 $ENLARGER_DATA/kodak24 --device cuda"
+        "python -m benchmarks.speed.streaming $ENLARGER_DATA/bsds400 $ENLARGER_DATA/kodak24 --device cuda"
     ]
 
 

@@ -8,9 +8,8 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable
 from torch import Tensor, nn
 
-from lightning_modules.bicubic import Bicubic
-from lightning_modules.network_call import NetworkCallable
-from lightning_modules.regression import Regression
+from lightning_modules.controls.simple import Bicubic
+from lightning_modules.regression import NetworkCallable, Regression
 from tests.callbacks.tiny import Tiny
 
 

@@ -13,11 +13,10 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from callbacks.base import ImageMetric
-from callbacks.ema import EMA
-from callbacks.psnr import PSNR
-from callbacks.sample_grid import SampleGrid
-from callbacks.ssim import SSIM
+from callbacks.metrics.base import ImageMetric
+from callbacks.metrics.pixels import PSNR, SSIM
+from callbacks.report.images import SampleGrid
+from callbacks.training.ema import EMA
 from tests.callbacks.tiny import Pictures, Tiny, collate, loader, trainer
 
 

@@ -15,10 +15,9 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from callbacks.finite import FiniteOutputs
-from callbacks.finite_pixels import are_finite
-from callbacks.psnr import PSNR
-from callbacks.results import Results
+from callbacks.evaluation import FiniteOutputs, are_finite
+from callbacks.metrics.pixels import PSNR
+from callbacks.results.results import Results
 from tests.callbacks.tiny import Pictures, Tiny, collate, loader, trainer
 
 BROKEN = {
@@ -51,7 +50,7 @@ BAD = {"tiny/01": float("nan"), "tiny/06": float("inf"), "other/02": float("-inf
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.name == "callbacks.finite"]
+    return [r.getMessage() for r in caplog.records if r.name == "callbacks.evaluation"]
 
 
 @pytest.mark.parametrize("verb", ["validate", "test"])
@@ -135,7 +134,7 @@ class Save(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         path = self.folder / f"{trainer.global_rank}.log"
-        logging.getLogger("callbacks.finite").addHandler(logging.FileHandler(path))
+        logging.getLogger("callbacks.evaluation").addHandler(logging.FileHandler(path))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         found = next(c for c in trainer.callbacks if isinstance(c, FiniteOutputs)).found
@@ -160,11 +159,13 @@ def test_the_command_ends_with_one_sentence(
     tiny: Path, enlarger: Callable[..., None], capsys: pytest.CaptureFixture[str], strict: bool
 ) -> None:
     own = {
-        "class_path": "callbacks.finite.FiniteOutputs",
+        "class_path": "callbacks.evaluation.FiniteOutputs",
         "init_args": {"strict": strict},
     }
     (tiny / "own.yaml").write_text(
-        json.dumps({"model": BROKEN, "trainer": {"callbacks": [own, "callbacks.psnr.PSNR"]}})
+        json.dumps(
+            {"model": BROKEN, "trainer": {"callbacks": [own, "callbacks.metrics.pixels.PSNR"]}}
+        )
     )
     command = ["test", "--config", "own.yaml", "--run.name", "broken"]
     text = (tiny / "tiny.yaml").read_text()

@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from callbacks.processes import on_all
-from callbacks.psnr import PSNR
+from callbacks.evaluation import on_all
+from callbacks.metrics.pixels import PSNR
 
 
 class Fails(PSNR):

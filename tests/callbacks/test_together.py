@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from callbacks import report_pictures, results, results_file
-from callbacks.per_image import load_images
-from callbacks.psnr import PSNR
-from callbacks.report import Report
-from callbacks.report_pictures import load_index
-from callbacks.results import Results, load_results
+from callbacks.metrics.pixels import PSNR
+from callbacks.report import images as report_pictures
+from callbacks.report.images import load_index
+from callbacks.report.report import Report
+from callbacks.results import files as results_file
+from callbacks.results import results
+from callbacks.results.files import load_images, load_results
+from callbacks.results.results import Results
 from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from datamodules.base import Sample, Source
 from lightning_modules.base import SuperResolver
-from lightning_modules.bicubic import Bicubic
+from lightning_modules.controls.simple import Bicubic
 
 # The message of each mistake.
 MESSAGES = {

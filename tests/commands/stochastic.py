@@ -8,7 +8,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 from torch.nn import functional
 
-from callbacks.base import ImageMetric
+from callbacks.metrics.base import ImageMetric
 from lightning_modules.base import SuperResolver
 
 

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from commands.check import Checked
-from commands.checkpoints import Checkpoints
+from commands.run.checkpoints import Checkpoints
 
 Enlarger = Callable[..., None]
 CHECK = ("check", "--config", "tiny.yaml")
@@ -98,7 +98,7 @@ class Spoil(Callback):
 def test_a_disk_without_room(
     tiny: Path, refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("commands.preflight.shutil.disk_usage", lambda _: Full())
+    monkeypatch.setattr("commands.distributed.preflight.shutil.disk_usage", lambda _: Full())
     for command in ("check", "fit"):
         sentence = refusal(command, *CHECK[1:])
         assert "runs/tiny/checkpoints has 0 MB left" in sentence

@@ -13,8 +13,8 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from callbacks.report_runs import Run, check_run, read_run
-from callbacks.scalar_record import FILE, ScalarRecord, read_record
+from callbacks.report.runs import Run, check_run, read_run
+from callbacks.report.scalar_record import FILE, ScalarRecord, read_record
 
 Enlarger = Callable[..., None]
 FIT = ("fit", "--config", "tiny.yaml", "--trainer.val_check_interval", 2)

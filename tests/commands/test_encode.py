@@ -14,13 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from commands import encoding
-from datamodules.latents import Latents
-from datamodules.shard_writer import ShardWriter
+from commands import encode as encoding
+from datamodules.shards.writer import ShardWriter
+from datamodules.sources.latents import Latents
 from degradations.bicubic import Bicubic
 from lightning_modules.backbone.space import Taef2Space
-from lightning_modules.latent_pairs import enlarged, latent_pair
-from lightning_modules.networks.taef2 import taef2_decoder, taef2_encoder
+from lightning_modules.latents import enlarged, latent_pair
+from lightning_modules.networks.autoencoders import taef2_decoder, taef2_encoder
 from lightning_modules.resshift import ResShift
 
 Enlarger = Callable[..., None]
@@ -39,7 +39,7 @@ init_args:
 ENCODE = ("encode", "--config", "tiny.yaml", "--model", "model.yaml", "--encode.out", "out")
 CROPS = ("--encode.crop", 32, "--encode.crops_per_image", 2, "--encode.samples_per_shard", 6)
 PAIRS = ("--encode.pairs", "true", "--encode.pictures", "true", "--encode.flips", "true")
-LATENTS = ("--data.init_args.train", "datamodules.latents.Latents")
+LATENTS = ("--data.init_args.train", "datamodules.sources.latents.Latents")
 
 
 def save_halves(seed: int) -> None:
@@ -184,7 +184,7 @@ def test_two_pictures_of_one_name_in_the_shards(
     folder.mkdir()
     for name in (first, second):
         Image.new("RGB", (64, 64)).save(folder / f"{name}.png")
-    source = ("--data.init_args.train", "datamodules.folder.Folder")
+    source = ("--data.init_args.train", "datamodules.sources.folder.Folder")
     place = ("--data.init_args.train.init_args.root", folder)
     told = refusal(*ENCODE, *CROPS, *source, *place)
     assert f"{first} and {second} would have the same name in the shards, a_b_c: rename" in told

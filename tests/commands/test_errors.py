@@ -17,7 +17,7 @@ FIT = ("fit", "--config", "tiny.yaml")
 PLUGINS = plugins_with_bugs.__name__
 BENCHMARK = REPO / "configs/experiment/benchmark.yaml"
 
-REAL = ("--degradation", "degradations.real_esrgan.RealESRGAN")
+REAL = ("--degradation", "degradations.recipes.second_order.RealESRGAN")
 
 # Words after FIT, and parts of the sentence.
 FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -103,7 +103,7 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("'data.init_args.train.init_args.rot'", "Folder", "did you mean 'root'"),
     ),
     "an argument of a callback": (
-        ("--trainer.callbacks+", "callbacks.psnr.PSNR", "--trainer.callbacks.bordr", "3"),
+        ("--trainer.callbacks+", "callbacks.metrics.pixels.PSNR", "--trainer.callbacks.bordr", "3"),
         ("'trainer.callbacks.init_args.bordr'", "did you mean 'border'"),
     ),
     "an argument that is like no other": (
@@ -164,7 +164,7 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("model is lightning_modules.networks.edsr.EDSR", "which is not a subclass of ImageModel"),
     ),
     "a callback": (
-        ("--trainer.callbacks+", "callbacks.psnr.PSNRR"),
+        ("--trainer.callbacks+", "callbacks.metrics.pixels.PSNRR"),
         ("trainer.callbacks:", "'PSNRR'", "did you mean 'PSNR'"),
     ),
     "a network": (
@@ -268,7 +268,7 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "a value that a class deep within refuses": (
         (
             "--data.init_args.train",
-            "{class_path: datamodules.photos.Photos, init_args: {names: [coffe]}}",
+            "{class_path: datamodules.sources.photos.Photos, init_args: {names: [coffe]}}",
         ),
         ("'coffe'", "did you mean 'coffee'"),
     ),
@@ -301,34 +301,34 @@ YAML: dict[str, tuple[str, tuple[str, ...]]] = {
         ("'model.init_args.network.init_args.blcks'", "did you mean 'blocks'"),
     ),
     "an argument of a source": (
-        "data: {init_args: {val: {a: {class_path: datamodules.folder.Folder, "
+        "data: {init_args: {val: {a: {class_path: datamodules.sources.folder.Folder, "
         "init_args: {rot: x}}}}}",
         ("data.init_args.val.init_args.rot'", "Folder has no", "did you mean 'root'"),
     ),
     "an argument of a stage": (
         "degradation: {class_path: degradations.pipeline.Pipeline, init_args: {stages: "
-        "[{class_path: degradations.noise.GaussianNoise, init_args: {sigm: [1, 2]}}]}}",
+        "[{class_path: degradations.stages.noise.GaussianNoise, init_args: {sigm: [1, 2]}}]}}",
         ("'degradation.init_args.stages.init_args.sigm'", "did you mean 'sigma'"),
     ),
     "a key of an argument that is a dataclass": (
-        "degradation: {class_path: degradations.real_esrgan.RealESRGAN, init_args: {first: "
+        "degradation: {class_path: degradations.recipes.second_order.RealESRGAN, init_args: {first: "
         "{gaussian_sgma: [1, 5]}}}",
         ("'degradation.init_args.first.gaussian_sgma'", "did you mean 'gaussian_sigma'"),
     ),
     "an argument of a callback": (
-        "trainer: {callbacks: [{class_path: callbacks.psnr.PSNR, init_args: {bordr: 3}}]}",
+        "trainer: {callbacks: [{class_path: callbacks.metrics.pixels.PSNR, init_args: {bordr: 3}}]}",
         ("'trainer.callbacks.init_args.bordr'", "did you mean 'border'"),
     ),
     "class_path": (
-        "model: {clas_path: lightning_modules.bicubic.Bicubic}",
+        "model: {clas_path: lightning_modules.controls.simple.Bicubic}",
         ("model takes class_path and init_args", "'clas_path'"),
     ),
     "init_args": (
-        "model: {class_path: lightning_modules.bicubic.Bicubic, init_arg: {}}",
+        "model: {class_path: lightning_modules.controls.simple.Bicubic, init_arg: {}}",
         ("model takes class_path and init_args", "'init_arg'"),
     ),
     "a class of a source": (
-        "data: {init_args: {val: {a: {class_path: datamodules.folder.Foldr}}}}",
+        "data: {init_args: {val: {a: {class_path: datamodules.sources.folder.Foldr}}}}",
         ("data.init_args.val:", "'Foldr'", "did you mean 'Folder'"),
     ),
     "a transform of albumentations": (
@@ -349,7 +349,7 @@ YAML: dict[str, tuple[str, tuple[str, ...]]] = {
         ("data names the file '../data/nope.yaml'", "relative to the file that holds it"),
     ),
     "the scale of the model": (
-        "model: {class_path: lightning_modules.bicubic.Bicubic, init_args: {scale: 3}}",
+        "model: {class_path: lightning_modules.controls.simple.Bicubic, init_args: {scale: 3}}",
         ("model.init_args.scale is set to 3", "set data.init_args.scale instead"),
     ),
     "the scale of the degradation": (
@@ -362,7 +362,7 @@ YAML: dict[str, tuple[str, tuple[str, ...]]] = {
         ("duplicate key 'data', first in line 1", "line 3"),
     ),
     "a duplicate key within a list": (
-        "trainer:\n  callbacks:\n  - class_path: callbacks.psnr.PSNR\n"
+        "trainer:\n  callbacks:\n  - class_path: callbacks.metrics.pixels.PSNR\n"
         "    init_args: {border: 2, color: y, border: 3}",
         ("duplicate key 'border'", "line 4"),
     ),
@@ -375,7 +375,7 @@ YAML: dict[str, tuple[str, tuple[str, ...]]] = {
         ("data.init_args.batch_size is null; expected int: leave it out, or give a value",),
     ),
     "null in a list of classes": (
-        "trainer:\n  callbacks:\n  - {class_path: callbacks.psnr.PSNR, init_args: {border: null}}",
+        "trainer:\n  callbacks:\n  - {class_path: callbacks.metrics.pixels.PSNR, init_args: {border: null}}",
         ("trainer.callbacks.init_args.border is null; expected int or 'scale', 'scale+6':",),
     ),
     "null in a network": (
@@ -388,7 +388,7 @@ YAML: dict[str, tuple[str, tuple[str, ...]]] = {
     "nothing": ("# nothing", ("a configuration file sets nothing",)),
     "a range that is reversed": (
         "degradation: {class_path: degradations.pipeline.Pipeline, init_args: {stages: "
-        "[{class_path: degradations.noise.GaussianNoise, init_args: {sigma: [3, 2]}}]}}",
+        "[{class_path: degradations.stages.noise.GaussianNoise, init_args: {sigma: [3, 2]}}]}}",
         ("sigma is [3.0, 2.0], which is reversed",),
     ),
 }

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import yaml
 
-from degradations import freeze
+from degradations.tools import freeze
 
 NOISY = {
     "class_path": "degradations.pipeline.Pipeline",
-    "init_args": {"stages": [{"class_path": "degradations.noise.GaussianNoise"}]},
+    "init_args": {"stages": [{"class_path": "degradations.stages.noise.GaussianNoise"}]},
 }
 
 
@@ -23,11 +23,11 @@ def test_they_are_measured_as_the_pictures_are(
     command = ["--config", "tiny.yaml", "--config", "noisy.yaml", "--name", "photos"]
     assert freeze.main([*command, "--out", "frozen", str(photo_folder)]) == 0
     folder = {
-        "class_path": "datamodules.folder.Folder",
+        "class_path": "datamodules.sources.folder.Folder",
         "init_args": {"root": str(photo_folder), "files": None},
     }
     shards = {
-        "class_path": "datamodules.shards.Shards",
+        "class_path": "datamodules.shards.shards.Shards",
         "init_args": {"urls": "frozen/photos-*.tar"},
     }
     results = []
@@ -40,8 +40,8 @@ def test_they_are_measured_as_the_pictures_are(
         for verb in ("validate", "test"):
             enlarger(
                 *(verb, "--config", "tiny.yaml", "--config", f"{name}.yaml", "--run.name", name),
-                *("--model", "lightning_modules.bicubic.Bicubic"),
-                *("--trainer.callbacks", "callbacks.psnr.PSNR"),
+                *("--model", "lightning_modules.controls.simple.Bicubic"),
+                *("--trainer.callbacks", "callbacks.metrics.pixels.PSNR"),
             )
             results.append(json.loads(Path("runs", name, "results.json").read_text()))
     assert results[0]["results"][0]["n"] == 10

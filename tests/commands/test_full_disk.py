@@ -12,7 +12,7 @@ import pytest
 from lightning.pytorch import Callback, Trainer
 
 from files import owned
-from tests.commands.test_checkpoints import FIT, files, newest_step, ranking, steps
+from tests.commands.run.test_checkpoints import FIT, files, newest_step, ranking, steps
 from tests.commands.test_resume import assert_same
 
 Refusal = Callable[..., str]

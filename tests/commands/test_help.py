@@ -16,7 +16,7 @@ from torch import nn
 
 from datamodules.base import Augmentation, Source, SRDataModule
 from degradations.base import Degradation, Stage
-from lightning_modules.image_model import ImageModel
+from lightning_modules.base import ImageModel
 from tests.conftest import REPO
 from tests.contracts import discovery
 
@@ -57,7 +57,7 @@ ASKED: dict[str, tuple[str, ...]] = {
     "fit --data.help datamodules.base.SRDataModule": (
         "--data.crop_size CROP_SIZE Side of the training crops in HR pixels",
     ),
-    "fit --data.train.help datamodules.folder.Folder": (
+    "fit --data.train.help datamodules.sources.folder.Folder": (
         "Images of a folder and its subfolders",
         "The folder, or one image.",
     ),

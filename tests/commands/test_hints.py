@@ -14,7 +14,7 @@ from commands import errors
 from commands.errors import readable
 from commands.parser import GROUPS
 from datamodules.base import SRDataModule
-from lightning_modules.tiling import Tiling
+from lightning_modules.sampling.tiling import Tiling
 
 Refusal = Callable[..., str]
 Enlarger = Callable[..., None]
@@ -70,9 +70,21 @@ def test_an_optimiser_that_is_not_named(tiny: Path, refusal: Refusal) -> None:
         ("predict", "my/photos", "--data.init_args.predict my/photos"),
         ("predict", "my photos", "--data.init_args.predict my photos"),
         ("predict", "a.png", "--data.init_args.predict a.png"),
-        ("test", "photos", "--data.init_args.test '{photos: {class_path: datamodules.folder."),
-        ("validate", "photos/", "--data.init_args.val '{photos: {class_path: datamodules.folder."),
-        ("fit", "photos", "--data.init_args.train '{class_path: datamodules.folder.Folder, "),
+        (
+            "test",
+            "photos",
+            "--data.init_args.test '{photos: {class_path: datamodules.sources.folder.",
+        ),
+        (
+            "validate",
+            "photos/",
+            "--data.init_args.val '{photos: {class_path: datamodules.sources.folder.",
+        ),
+        (
+            "fit",
+            "photos",
+            "--data.init_args.train '{class_path: datamodules.sources.folder.Folder, ",
+        ),
         ("fit", "own.yaml", "name a file as --config own.yaml"),
         ("test", "run", "name a run as --config run/config.yaml"),
     ],
@@ -172,7 +184,7 @@ def test_nothing_to_do(
 ) -> None:
     caplog.set_level(logging.INFO)
     command = (
-        *("predict", "--model", "lightning_modules.bicubic.Bicubic"),
+        *("predict", "--model", "lightning_modules.controls.simple.Bicubic"),
         *("--data", "datamodules.base.SRDataModule", "--data.init_args.scale", 2),
         *("--data.init_args.predict", photo_folder, "--trainer.accelerator", "cpu"),
     )

@@ -40,7 +40,7 @@ REST = """
 degradation: degradations.bicubic.Bicubic
 trainer:
   {accelerator: cpu, max_steps: 8, log_every_n_steps: 1, enable_progress_bar: false,
-   enable_model_summary: false, logger: false, callbacks: [callbacks.psnr.PSNR, callbacks.ema.EMA]}
+   enable_model_summary: false, logger: false, callbacks: [callbacks.metrics.pixels.PSNR, callbacks.training.ema.EMA]}
 data:
   class_path: datamodules.base.SRDataModule
   init_args:
@@ -48,16 +48,16 @@ data:
     batch_size: 2
     workers: 0
 """
-READS = """    train: {class_path: datamodules.latents.Latents, init_args: {urls: latents/*.tar}}
+READS = """    train: {class_path: datamodules.sources.latents.Latents, init_args: {urls: latents/*.tar}}
 """
 ENCODE = f"""
 model:
-  class_path: lightning_modules.latent_regression.LatentRegression
+  class_path: lightning_modules.controls.simple.LatentRegression
   init_args:
     predictor: {PREDICTOR}
     space: {SPACE}
 {REST}
-    train: {{class_path: datamodules.folder.Folder, init_args: {{root: PHOTOS}}}}
+    train: {{class_path: datamodules.sources.folder.Folder, init_args: {{root: PHOTOS}}}}
 """
 BASE = f"""
 model:
@@ -91,10 +91,10 @@ model:
     accumulate: 2
     clip: 1.0
     optimizer: {{class_path: torch.optim.AdamW, init_args: {{lr: 1.0e-3, weight_decay: 0.0}}}}
-    lr_scheduler: {{class_path: lightning_modules.schedulers.WarmUp, init_args: {{warm_up: 5}}}}
+    lr_scheduler: {{class_path: lightning_modules.optimisation.WarmUp, init_args: {{warm_up: 5}}}}
 {REST}{READS}
     test:
-      photos: {{class_path: datamodules.folder.Folder, init_args: {{root: PHOTOS, files: [3.png]}}}}
+      photos: {{class_path: datamodules.sources.folder.Folder, init_args: {{root: PHOTOS, files: [3.png]}}}}
 """
 FIT = ("fit", "--config", "invsr.yaml")
 

@@ -12,7 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
 from commands import lightning_internals as internals
-from commands.fully_sharded import FullySharded
+from commands.distributed.launch import FullySharded
 from commands.parser import DESCRIPTIONS
 
 STEPS = 4

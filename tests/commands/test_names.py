@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from callbacks.predictions import NAME
+from callbacks.predict.predictions import NAME
 
 Enlarger = Callable[..., None]
 LATIN = os.fsdecode(b"caf\xe9")
-BICUBIC = ("--config", "tiny.yaml", "--model", "lightning_modules.bicubic.Bicubic")
+BICUBIC = ("--config", "tiny.yaml", "--model", "lightning_modules.controls.simple.Bicubic")
 
 
 @pytest.fixture
@@ -45,9 +45,9 @@ def test_predict(folder: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixt
 def test_test(folder: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder.parent))  # reference features are cached there
     monkeypatch.setenv("PHOTOS", str(folder))  # a configuration is text and cannot name this folder
-    source = "{class_path: datamodules.folder.Folder, init_args: {root: $PHOTOS}}"
+    source = "{class_path: datamodules.sources.folder.Folder, init_args: {root: $PHOTOS}}"
     metrics = (
-        "[callbacks.psnr.PSNR, {class_path: callbacks.memorised.Memorised, init_args: {"
+        "[callbacks.metrics.pixels.PSNR, {class_path: callbacks.metrics.consistency.Memorised, init_args: {"
         "training: $PHOTOS, control: true}}]"
     )
     data = f"{{old: {source}}}"

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from commands.weights import needed_files
-from lightning_modules.image_model import ImageModel
+from commands.run.weights import needed_files
+from lightning_modules.base import ImageModel
 from tests.conftest import REPO
 
 Refusal = Callable[..., str]
@@ -58,7 +58,7 @@ def test_the_model_s_own(
 def test_all_of_them_at_once(tiny: Path, refusal: Refusal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ENLARGER_DATA", raising=False)
     config = REPO / "configs" / "experiment" / "nsarm_8b_inference.yaml"
-    lpips = '{"class_path": "callbacks.lpips.LPIPS", "init_args": {"strict_weights": true}}'
+    lpips = '{"class_path": "callbacks.metrics.perceptual.LPIPS", "init_args": {"strict_weights": true}}'
     said = refusal("test", "--config", config, "--trainer.callbacks", f"[{lpips}]")
     assert said.startswith("5 things are missing:")
     assert "model.init_args.weights is '$ENLARGER_WEIGHTS/NSARM.pth'" in said
@@ -74,7 +74,10 @@ def test_of_a_frozen_part(tiny: Path, refusal: Refusal, argument: str) -> None:
         "class_path": "lightning_modules.backbone.space.Taef2Space",
         "init_args": {"encoder": __file__, "decoder": __file__, argument: "$HOME/none.pth"},
     }
-    model = {"class_path": "lightning_modules.round_trip.RoundTrip", "init_args": {"space": space}}
+    model = {
+        "class_path": "lightning_modules.controls.simple.RoundTrip",
+        "init_args": {"space": space},
+    }
     Path("model.yaml").write_text(json.dumps(model))
     said = refusal("test", "--config", "tiny.yaml", "--model", "model.yaml")
     assert f"model.init_args.space.init_args.{argument} is '" in said

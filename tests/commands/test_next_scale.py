@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from commands.encode_squares import _caption
+from commands.encode import _caption
 from tests import small_t5
 
 Enlarger = Callable[..., None]
@@ -25,17 +25,17 @@ GRIDS = "[[1, 1], [2, 2], [3, 3], [4, 4]]"
 TOKENIZER = f"""
 class_path: lightning_modules.tokenizer.Tokenizer
 init_args:
-  vae: {{class_path: lightning_modules.networks.bitwise_vae.BitwiseVAE, init_args: {VAE}}}
+  vae: {{class_path: lightning_modules.networks.autoencoders.BitwiseVAE, init_args: {VAE}}}
   grids: {GRIDS}
   discriminator:
-    class_path: lightning_modules.networks.patch_gan.PatchGAN
+    class_path: lightning_modules.networks.discriminator.PatchGAN
     init_args: {{width: 8, layers: 2}}
 """
 SPACE = f"""
   space:
     class_path: lightning_modules.backbone.bitwise.BitwiseSpace
     init_args:
-      vae: {{class_path: lightning_modules.networks.bitwise_vae.BitwiseVAE, init_args: {VAE}}}
+      vae: {{class_path: lightning_modules.networks.autoencoders.BitwiseVAE, init_args: {VAE}}}
       grids: {GRIDS}
       patch: 1
   space_weights: runs/tokenizer
@@ -56,10 +56,10 @@ STAGE_TWO = (
     f"{STAGE_ONE}{TRANSFORMER}  mapper_weights: runs/one\n  transformer_weights: runs/base\n"
 )
 LATENTS = (
-    *("--data.init_args.train", "datamodules.latents.Latents"),
+    *("--data.init_args.train", "datamodules.sources.latents.Latents"),
     *("--data.init_args.train.init_args.urls", "out/*.tar"),
 )
-T5 = ("--model.init_args.encoder", "lightning_modules.backbone.texts.T5")
+T5 = ("--model.init_args.encoder", "lightning_modules.backbone.condition.T5")
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def report(folder: str, name: str) -> dict[str, Any]:
 
 
 def test_the_whole_way(work: Path, enlarger: Enlarger) -> None:
-    scales = ("--trainer.callbacks+", "callbacks.scales.ScaleReport")
+    scales = ("--trainer.callbacks+", "callbacks.report.scales.ScaleReport")
     enlarger(*of("tokenizer"), "--data.init_args.scale", 1, *scales)
     seen = report("tokenizer", "scales-val-00000002.json")["photos"]
     assert len(seen["scales"]) == 4
@@ -136,7 +136,7 @@ def test_captions_are_read_once(work: Path, enlarger: Enlarger, refusal: Refusal
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
     shards = (
-        *("--data.init_args.train", "datamodules.shards.Shards"),
+        *("--data.init_args.train", "datamodules.shards.shards.Shards"),
         *("--data.init_args.train.init_args.urls", "pictures.tar"),
     )
     encode = (*of("base", "encode"), *shards, "--encode.out", "out", "--encode.texts", "true")

@@ -14,10 +14,10 @@ import pytest
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
-from commands import company as company_module
-from commands.company import Ranks
+from commands.distributed import heartbeat as company_module
+from commands.distributed.heartbeat import Ranks
 from commands.errors import ConfigurationError
-from commands.open_files import MOST, raise_limit, raised
+from commands.process import MOST, raise_limit, raised
 
 FILES = resource.RLIMIT_NOFILE
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from torch.utils.data import DataLoader
 
-from commands.output import prepare_output
+from commands.process import prepare_output
 from tests.conftest import REPO
 
 FULL = Path("/dev/full")  # every write to it fails as on a full disk

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from callbacks.predictions import NAME
-from degradations.configure import degradation_of
+from callbacks.predict.predictions import NAME
+from degradations.tools.configure import degradation_of
 from tests.commands.test_predict import PREDICT, smooth
 
 Refusal = Callable[..., str]
 Enlarger = Callable[..., None]
 
-SHARDS = """class_path: datamodules.shards.Shards
+SHARDS = """class_path: datamodules.shards.shards.Shards
 init_args: {urls: "pipe:touch RAN; cat /dev/null", allow_pipes: true, retries: 0, deadline: 3}
 """
-FOLDER = "class_path: datamodules.folder.Folder\ninit_args: {root: other}\n"
+FOLDER = "class_path: datamodules.sources.folder.Folder\ninit_args: {root: other}\n"
 ODD = ("#2", "- dash", "Trip: Rome", "1e3", "[hd]", "{a}", "*x", "&a", "yes", "~x", "$5", "a: b\nc")
 
 
@@ -114,7 +114,7 @@ def test_a_named_pipe_is_no_configuration(other: Path, refusal: Refusal) -> None
 
 def test_the_name_of_a_shard_is_no_command(other: Path, refusal: Refusal) -> None:
     (other / "pipe:touch RAN;.tar").write_bytes(b"")
-    source = ("--data.init_args.train", "datamodules.shards.Shards")
+    source = ("--data.init_args.train", "datamodules.shards.shards.Shards")
     for urls in ("*.tar", "pipe:touch RAN;.tar"):
         refusal("fit", "--config", "tiny.yaml", *source, f"--data.init_args.train.urls={urls}")
         assert not Path("RAN").exists()
@@ -161,7 +161,7 @@ def test_sources_and_runs_of_any_name(other: Path, enlarger: Enlarger, name: str
     Path(name).mkdir()
     for number in range(4):
         smooth((48, 40)).save(Path(name, f"{number}.png"))
-    source = "datamodules.folder.Folder"
+    source = "datamodules.sources.folder.Folder"
     arguments = ("--data.init_args.train", source, f"--data.init_args.train.root={name}")
     short = ("--trainer.max_steps", 1, "--trainer.limit_val_batches", 0)
     enlarger("fit", "--config", "tiny.yaml", *arguments, *short, f"--run.root={name}/runs")
@@ -243,12 +243,15 @@ def test_nor_is_it_waited_for_in_training(other: Path, refusal: Refusal, key: st
         Path(part).mkdir()
         for number in range(4):
             os.mkfifo(f"{part}/{number}-pipe.png")
-    source = "class_path: datamodules.folder.Folder, init_args: {root: x}"
+    source = "class_path: datamodules.sources.folder.Folder, init_args: {root: x}"
     if key == "hr":
-        key, source = "test", "class_path: datamodules.paired.Paired, init_args: {hr: x, lr: y}"
+        key, source = (
+            "test",
+            "class_path: datamodules.sources.paired.Paired, init_args: {hr: x, lr: y}",
+        )
     value = f"{{{source}}}" if key == "train" else f"{{it: {{{source}}}}}"
     command = "fit" if key in ("train", "val") else "test"
-    model = () if command == "fit" else ("--model", "lightning_modules.bicubic.Bicubic")
+    model = () if command == "fit" else ("--model", "lightning_modules.controls.simple.Bicubic")
     sentence = refusal(command, "--config", "tiny.yaml", *model, f"--data.init_args.{key}", value)
     assert "pipe.png: a named pipe, not a file" in sentence
 
@@ -272,7 +275,7 @@ def test_a_folder_that_cannot_be_listed(
 
 
 def test_a_format_that_runs_a_program_is_not_opened(tmp_path: Path) -> None:
-    from degradations.pictures import read_image
+    from degradations.images import read_image
 
     Image.new("RGB", (8, 8)).save(tmp_path / "a.eps")
     (tmp_path / "a.eps").rename(tmp_path / "a.png")
@@ -282,7 +285,9 @@ def test_a_format_that_runs_a_program_is_not_opened(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------------------------------- modules
 
-PLUGIN = "from lightning_modules.bicubic import Bicubic\n\n\nclass Mine(Bicubic):\n    pass\n"
+PLUGIN = (
+    "from lightning_modules.controls.simple import Bicubic\n\n\nclass Mine(Bicubic):\n    pass\n"
+)
 
 
 @pytest.mark.parametrize(

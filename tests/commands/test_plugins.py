@@ -113,7 +113,7 @@ def shuffled(urls: str, buffer: int = 4) -> wds.WebDataset:
 data:
   init_args:
     train:
-      class_path: datamodules.stream.Stream
+      class_path: datamodules.shards.stream.Stream
       init_args:
         samples: 8
         pipeline:
@@ -124,7 +124,7 @@ data:
 data:
   init_args:
     train:
-      class_path: datamodules.stream.Stream
+      class_path: datamodules.shards.stream.Stream
       init_args:
         samples: 8
         pipeline:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from callbacks.predictions import NAME
+from callbacks.predict.predictions import NAME
 from tests.conftest import REPO
 
 COUNT = 30

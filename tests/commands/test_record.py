@@ -13,7 +13,10 @@ from tests.commands.test_resume import assert_same
 
 
 def config(kind: str, sigma: float) -> dict[str, object]:
-    noise = {"class_path": "degradations.noise.GaussianNoise", "init_args": {"sigma": [0, sigma]}}
+    noise = {
+        "class_path": "degradations.stages.noise.GaussianNoise",
+        "init_args": {"sigma": [0, sigma]},
+    }
     recipe = {"class_path": "degradations.pipeline.Pipeline", "init_args": {"stages": [noise]}}
     arguments = {"recipe": recipe, "path": "params/all.jsonl"}
     return {"degradation": {"class_path": f"degradations.record.{kind}", "init_args": arguments}}

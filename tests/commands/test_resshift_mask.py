@@ -11,8 +11,7 @@ import pytest
 import torch
 import yaml
 
-from lightning_modules.networks.swin import released_mask
-from lightning_modules.networks.swin_unet import SwinUNet
+from lightning_modules.networks.swin_unet import SwinUNet, released_mask
 from lightning_modules.weights import read_weights
 
 Enlarger = Callable[..., None]

@@ -17,8 +17,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from degradations.base import Stage
-from degradations.draws import Draws
-from degradations.params import Params, per_image
+from degradations.draws import Draws, Params, per_image
 from tests.conftest import REPO
 from tests.quick import quick
 
@@ -139,7 +138,7 @@ def test_values_that_are_waited_for(tiny: Path, enlarger: Enlarger, first: int) 
         """{class_path: lightning.pytorch.cli.ReduceLROnPlateau, init_args: {
         monitor: val/psnr, mode: max, threshold: 99, patience: 0}}"""
     ]
-    callbacks = """[callbacks.psnr.PSNR,
+    callbacks = """[callbacks.metrics.pixels.PSNR,
         {class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {
         monitor: val/psnr, mode: max, min_delta: -99, check_on_train_epoch_end: true}}]"""
     command += ["--trainer.callbacks", callbacks]
@@ -241,7 +240,7 @@ def test_a_run_goes_on_at_a_step_that_guard_leaves_out(
     )
     command = ["fit", "--config", "tiny.yaml", "--config", "nan.yaml"]
     command += ["--trainer.num_sanity_val_steps", str(sanity)]
-    command += ["--trainer.callbacks+", "callbacks.guard.Guard"]
+    command += ["--trainer.callbacks+", "callbacks.training.guard.Guard"]
     enlarger(*command, "--run.name", "whole")
     step = int(re.findall(r"left out a step after step (\d+)", caplog.text)[0])
     assert step > 0, "the first batch of the run has to be sound: take another probability"

@@ -80,7 +80,7 @@ def test_every_shipped_configuration_fits(validators: dict[str, Any]) -> None:
             "{class_path: lightning_modules.regression.Regression, init_args: {network: "
             "{class_path: lightning_modules.networks.edsr.EDSR, init_args: {blokcs: 4}}}}",
         ),
-        ("callbacks", "[{class_path: callbacks.psnr.PSNR, init_args: {colour: y}}]"),
+        ("callbacks", "[{class_path: callbacks.metrics.pixels.PSNR, init_args: {colour: y}}]"),
         ("degradation", "{class_path: degradations.bicubic.Bicubic, init_args: {xyzzy: 1}}"),
     ],
 )
@@ -92,10 +92,10 @@ def test_a_mistake_does_not(validators: dict[str, Any], kind: str, text: str) ->
     "text",
     [
         "{}",
-        "trainer: {callbacks+: [callbacks.niqe.NIQE]}",
+        "trainer: {callbacks+: [callbacks.metrics.niqe.NIQE]}",
         "model: {class_path: my_sr.sharpened.Sharpened, init_args: {width: 3}}",
         "degradation: {init_args: {stages+: [{class_path: my_sr.banding.Banding}]}}",
-        "data: {init_args: {train: {class_path: datamodules.folder.Folder, init_args: {root: a}}}}",
+        "data: {init_args: {train: {class_path: datamodules.sources.folder.Folder, init_args: {root: a}}}}",
         "$schema: schema/experiment.json",
     ],
 )

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from callbacks.per_image import ImageNumbers, load_images
-from callbacks.results import Result, load_results
+from callbacks.results.files import ImageNumbers, Result, load_images, load_results
 from tests.conftest import REPO
 from tests.distributed.test_two_processes import torchrun
 
@@ -25,10 +24,13 @@ def stochastic(tiny: Path) -> str:
     """Return a configuration like `tiny.yaml`, with a stochastic method and noisy inputs."""
     config = yaml.safe_load((tiny / "tiny.yaml").read_text())
     config["model"] = {"class_path": NOISY}
-    noise = {"class_path": "degradations.noise.GaussianNoise"}
+    noise = {"class_path": "degradations.stages.noise.GaussianNoise"}
     recipe = {"class_path": "degradations.pipeline.Pipeline", "init_args": {"stages": [noise]}}
     config["degradation"] = recipe
-    config["trainer"]["callbacks"] = ["callbacks.psnr.PSNR", "tests.commands.stochastic.Input"]
+    config["trainer"]["callbacks"] = [
+        "callbacks.metrics.pixels.PSNR",
+        "tests.commands.stochastic.Input",
+    ]
     (tiny / "noisy.yaml").write_text(yaml.safe_dump(config))
     return "noisy.yaml"
 
@@ -74,7 +76,7 @@ def test_progress_says_which_seed(
     stochastic: str, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
     enlarger("test", "--config", stochastic, "--run.seeds", 2, "--seed_everything", 3)
-    told = [r.getMessage() for r in caplog.records if r.name == "commands.seeds"]
+    told = [r.getMessage() for r in caplog.records if r.name == "commands.cli"]
     assert told == ["seed 3 (1 of 2)", "seed 4 (2 of 2)"]
 
 
@@ -89,9 +91,9 @@ def test_one_seed_replaces_several(stochastic: str, enlarger: Enlarger) -> None:
 def test_without_noise_once_is_enough(
     tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model = ("--model", "lightning_modules.bicubic.Bicubic")
+    model = ("--model", "lightning_modules.controls.simple.Bicubic")
     enlarger("test", "--config", "tiny.yaml", *model, "--run.seeds", 4)
-    told = [r.getMessage() for r in caplog.records if r.name == "commands.seeds"]
+    told = [r.getMessage() for r in caplog.records if r.name == "commands.cli"]
     assert told[0] == "seed 0 (1 of 4)"
     assert told[1:] == [
         "run.seeds is 4, but Bicubic drew no noise: all seeds give the same result, so it was "

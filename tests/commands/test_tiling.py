@@ -12,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from callbacks.results import load_results
+from callbacks.results.files import load_results
 
 Enlarger = Callable[..., None]
 Refusal = Callable[..., str]
@@ -25,7 +25,7 @@ def noisy(tiny: Path) -> str:
     """Return a configuration like `tiny.yaml` with a stochastic method."""
     config = yaml.safe_load((tiny / "tiny.yaml").read_text())
     config["model"] = {"class_path": NOISY}
-    config["trainer"]["callbacks"] = ["callbacks.psnr.PSNR"]
+    config["trainer"]["callbacks"] = ["callbacks.metrics.pixels.PSNR"]
     (tiny / "tiny.yaml").write_text(yaml.safe_dump(config))
     levels = np.random.default_rng(0).integers(0, 256, (60, 70, 3), dtype=np.uint8)
     (tiny / "in").mkdir()

@@ -12,8 +12,8 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 import main
 from commands import world
+from commands.distributed.launch import ExternalEnvironment, own_plugins
 from commands.errors import ConfigurationError
-from commands.launcher import ExternalEnvironment, own_plugins
 from commands.world import OTHERS, PLAIN, SLURM, TORCHRUN, agree, claimed
 
 Enlarger = Callable[..., None]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from commands.cli import EnlargerCLI
-from lightning_modules.networks.taef2 import taef2_decoder, taef2_encoder
+from lightning_modules.networks.autoencoders import taef2_decoder, taef2_encoder
 from tests.configs.shipped import PATHS
 from tests.configs.test_configs import OWN_TESTS
 from tests.configs.test_self_cascade_paper import base_of, bases
@@ -77,7 +77,9 @@ def build(path: Path, enlarger: Enlarger, *more: str) -> EnlargerCLI:
     verb = path.read_text().partition("main.py ")[2].split()[0]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EnlargerCLI, "after_instantiate_classes", stop)
-        patch.setattr("commands.cli.needed_files", lambda *_: {})  # published files, read later
+        patch.setattr(
+            "commands.run.weights.needed_files", lambda *_: {}
+        )  # published files, read later
         with pytest.raises(SystemExit) as stopped:
             enlarger(verb, "--config", path, *ON_ONE, *more)
     assert stopped.value.code == 0

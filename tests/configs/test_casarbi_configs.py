@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules import pack
+from datamodules.pack import __main__ as pack
 from tests.configs.shipped import PATHS, content
 from tests.quick import quick
 

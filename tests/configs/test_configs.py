@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from callbacks import weights
-from datamodules import pack
-from datamodules.photos import PHOTOS
+from datamodules.pack import __main__ as pack
+from datamodules.sources.photos import PHOTOS
 from tests.configs.blurred import save
 from tests.configs.shipped import PATHS, content
 from tests.conftest import REPO

@@ -12,7 +12,7 @@ import torch
 import yaml
 from PIL import Image
 
-from datamodules import pack
+from datamodules.pack import __main__ as pack
 from lightning_modules.backbone.denoiser import UNet2D
 from tests.conftest import REPO
 

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 import main
-from datamodules import pack
-from lightning_modules.networks.taef2 import taef2_decoder, taef2_encoder
+from datamodules.pack import __main__ as pack
+from lightning_modules.networks.autoencoders import taef2_decoder, taef2_encoder
 from tests.configs.blurred import save
 from tests.configs.shipped import PATHS, content
 from tests.configs.test_casarbi_configs import differences
@@ -183,10 +183,10 @@ def test_the_constants_of_the_paper() -> None:
         "warm_up": 2000,
         "released": True,
     }
-    averaged = {"class_path": "callbacks.ema.EMA", "init_args": {"first": 1}}
+    averaged = {"class_path": "callbacks.training.ema.EMA", "init_args": {"first": 1}}
     quality = content(CONFIGS / "callbacks/quality.yaml")
     assert run["trainer"]["callbacks"] == [
-        averaged if callback == "callbacks.ema.EMA" else callback for callback in quality
+        averaged if callback == "callbacks.training.ema.EMA" else callback for callback in quality
     ]
     assert (data["scale"], data["batch_size"], data["crop_size"]) == (4, 64, 512)
     assert data["crops"]["flips"] is False  # which would transpose, too

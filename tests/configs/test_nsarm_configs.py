@@ -14,9 +14,9 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from commands import fully_sharded
 from commands.cli import EnlargerCLI
-from lightning_modules.networks.infinity_block import Block
+from commands.distributed import launch as fully_sharded
+from lightning_modules.networks.infinity import Block
 from tests.configs.shipped import PATHS
 from tests.configs.test_invsr_configs import save
 from tests.conftest import REPO
@@ -48,7 +48,9 @@ def model_of(
         raise SystemExit(0)
 
     monkeypatch.setattr(EnlargerCLI, "after_instantiate_classes", stop)
-    monkeypatch.setattr("commands.cli.needed_files", lambda *_: {})  # published files, read later
+    monkeypatch.setattr(
+        "commands.run.weights.needed_files", lambda *_: {}
+    )  # published files, read later
     trainer = (
         "--trainer.accelerator",
         "cpu",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_modules.networks.taef2 import taef2_decoder, taef2_encoder
+from lightning_modules.networks.autoencoders import taef2_decoder, taef2_encoder
 from tests.configs.shipped import PATHS, content
 from tests.configs.test_casarbi_configs import differences
 from tests.quick import quick
@@ -50,11 +50,11 @@ def test_schedules_end_with_the_run() -> None:
 
 @pytest.mark.parametrize("name", ["v2", "journal"])
 def test_the_average_of_the_papers_runs_has_no_warm_up(name: str) -> None:
-    averaged = {"class_path": "callbacks.ema.EMA", "init_args": {"first": None}}
+    averaged = {"class_path": "callbacks.training.ema.EMA", "init_args": {"first": None}}
     quality = content("callbacks/quality.yaml")
     trainer = content(f"experiment/resshift_{name}.yaml")["trainer"]
     assert trainer["callbacks"] == [
-        averaged if callback == "callbacks.ema.EMA" else callback for callback in quality
+        averaged if callback == "callbacks.training.ema.EMA" else callback for callback in quality
     ]
 
 

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
-from datamodules import pack
 from datamodules.base import SRDataModule
+from datamodules.pack import __main__ as pack
 from tests.configs.blurred import save
 from tests.conftest import REPO
 from tests.datamodules.memory import evaluation, training

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import main
-from datamodules import pack
+from datamodules.pack import __main__ as pack
 from tests.configs.shipped import content
 from tests.configs.test_casarbi_configs import differences
 from tests.conftest import REPO
@@ -102,7 +102,7 @@ def test_the_experiments(mini: Path, enlarger: Any) -> None:
     assert json.loads((run / "results.json").read_text())["results"]
 
     # Pictures of nothing but their seeds, as many as one likes, and at another size.
-    seeds = "datamodules.prompts.Seeds"
+    seeds = "datamodules.sources.prompts.Seeds"
     asked = ("--data.init_args.predict", seeds, "--data.init_args.predict.init_args.count", 3)
     size = ("--data.init_args.predict.init_args.size", "[32,48]")
     enlarger("predict", "--config", TUNED, *RUN, *FEW, *asked, *size)
@@ -163,7 +163,7 @@ def test_the_sample_enlarged(mini: Path, enlarger: Any, capsys: pytest.CaptureFi
     enlarger("test", "--config", config, *RUN, *FEW)
     results = json.loads(Path("runs/mini_self_cascade_sd_sr/results.json").read_text())["results"]
     assert all(np.isfinite(entry["value"]) for entry in results)
-    bicubic = (f"{MODEL}.upscaler", "lightning_modules.bicubic.Bicubic")
+    bicubic = (f"{MODEL}.upscaler", "lightning_modules.controls.simple.Bicubic")
     none = (f"{MODEL}.upscaler_weights", "null", "--run.name", "bicubic")
     enlarger("test", "--config", config, *RUN, *FEW, *bicubic, *none)
     assert json.loads(Path("runs/bicubic/results.json").read_text())["results"]

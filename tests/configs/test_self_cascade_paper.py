@@ -19,7 +19,7 @@ pytest.importorskip("transformers")
 
 from diffusers import AutoencoderKL, UNet2DConditionModel, UNet3DConditionModel
 
-from lightning_modules.ladder import count_stages, ladder
+from lightning_modules.controls.larger import count_stages, ladder
 from tests.conftest import REPO
 from tests.lightning_modules.backbone.texts import save_text_encoder
 from tests.small_sd import VAE
@@ -181,7 +181,7 @@ def test_other_aspects(size: tuple[int, int], home: Path, bases: Path, enlarger:
     )
     enlarger(
         *("predict", "--config", config, *small),
-        *("--data.init_args.predict", "datamodules.prompts.Prompts"),
+        *("--data.init_args.predict", "datamodules.sources.prompts.Prompts"),
         *("--data.init_args.predict.init_args.file", "captioned/prompts.txt"),
         *("--data.init_args.predict.init_args.size", eighth),
     )
@@ -214,7 +214,7 @@ def test_what_it_is_compared_with(home: Path, bases: Path, enlarger: Any) -> Non
         *("predict", *direct, "--data", data / "captioned_1024.yaml", *small),
         *("--data.init_args.scale", "1", "--seed_everything", "1000"),
         *("--run.name", "base_samples"),
-        *("--data.init_args.predict", "datamodules.prompts.Prompts"),
+        *("--data.init_args.predict", "datamodules.sources.prompts.Prompts"),
         *("--data.init_args.predict.init_args.file", "prompts.txt"),
         *("--data.init_args.predict.init_args.size", "64"),
     )
@@ -298,7 +298,12 @@ def test_the_larger_miniature_for_a_gpu(home: Path, enlarger: Enlarger) -> None:
     free = ("--config", narrow("tf", home), *run, *base, "--run.name", "tf")
     enlarger("test", *free)
     seeds = (
-        *("--data.init_args.predict", "datamodules.prompts.Seeds", "--data.init_args.scale", "4"),
+        *(
+            "--data.init_args.predict",
+            "datamodules.sources.prompts.Seeds",
+            "--data.init_args.scale",
+            "4",
+        ),
         *("--data.init_args.predict.init_args.count", "1"),
         *("--data.init_args.predict.init_args.size", "256"),
     )

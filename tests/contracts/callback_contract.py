@@ -29,7 +29,7 @@ from lightning.pytorch import Callback, Trainer
 from skimage.data import astronaut
 from torch import Tensor
 
-from callbacks.base import ImageMetric
+from callbacks.metrics.base import ImageMetric
 from datamodules.base import SRDataModule
 from degradations.bicubic import Bicubic, resize
 from lightning_modules.regression import Regression

@@ -27,13 +27,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from degradations.augmentation import RandomDegradation
-from degradations.base import Degradation, Stage
-from degradations.canvas import Canvas
-from degradations.draws import Draws
-from degradations.fields import hashed_fields
-from degradations.params import Params, split_params, to_device
+from degradations.base import Canvas, Degradation, Stage
+from degradations.containers import RandomDegradation
+from degradations.draws import Draws, Params, split_params, to_device
 from degradations.pipeline import Pipeline
+from degradations.stages.noise import hashed_fields
 from tests.contracts import discovery
 
 SEEDS = torch.arange(16) * 7919 + 5

@@ -27,7 +27,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from degradations.base import Degradation
-from lightning_modules.image_model import ImageModel
+from lightning_modules.base import ImageModel
 
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ def concrete_subclasses(base: type[T], *names: str) -> list[type[T]]:
 
 
 def full_name(cls: type) -> str:
-    """The class path as a YAML file says it: `degradations.noise.GaussianNoise`."""
+    """The class path as a YAML file says it: `degradations.stages.noise.GaussianNoise`."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 

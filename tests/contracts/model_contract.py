@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from degradations.draws import seed_of
-from lightning_modules.image_model import ImageModel, class_path
+from lightning_modules.base import ImageModel, class_path
 from tests.contracts.arguments import check_arguments
 from tests.contracts.degradation_contract import global_generators_untouched
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from degradations.blur import MeasuredPSF
+from degradations.stages.blur import MeasuredPSF
 
 CORNER = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 27]], np.float64)  # sum 63, no symmetry at all
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from degradations.noise import GaussianNoise
 from degradations.pipeline import Pipeline
 from degradations.record import Record, Replay, lines_of
+from degradations.stages.noise import GaussianNoise
 from tests.contracts.degradation_contract import SEEDS, SIZES
 
 _folder = tempfile.TemporaryDirectory()  # removed when the process ends

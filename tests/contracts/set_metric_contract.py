@@ -23,7 +23,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from callbacks.sets import SetMetric
+from callbacks.metrics.sets import SetMetric
 from tests.contracts.degradation_contract import global_generators_untouched
 
 SIDE = 304  # a crop of Inception's fits

@@ -26,9 +26,8 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.base import Source, SRDataModule
-from datamodules.decode import UnreadableImage
-from datamodules.settings import CropSettings
+from datamodules.base import CropSettings, Source, SRDataModule
+from datamodules.files.decode import UnreadableImage
 from degradations.bicubic import Bicubic
 from tests.contracts.arguments import check_arguments
 from tests.contracts.degradation_contract import global_generators_untouched

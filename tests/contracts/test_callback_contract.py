@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from callbacks.base import ImageMetric
+from callbacks.metrics.base import ImageMetric
 from tests.contracts.callback_contract import (
     CallbackContract,
     Convolution,

@@ -11,11 +11,9 @@ from lightning.pytorch import Callback
 from PIL import Image
 from torchmetrics.image import UniversalImageQualityIndex
 
-from callbacks.base import ImageMetric
-from callbacks.lattice import Lattice
-from callbacks.memorised import Memorised
-from callbacks.repetition import Repetition
-from callbacks.torchmetric import TorchMetric
+from callbacks.metrics.base import ImageMetric
+from callbacks.metrics.consistency import Lattice, Memorised, Repetition
+from callbacks.metrics.torchmetric import TorchMetric
 from tests.contracts import discovery
 from tests.contracts.arguments import build
 from tests.contracts.callback_contract import CallbackContract, MetricContract

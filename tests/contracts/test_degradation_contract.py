@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from degradations.base import Degradation, Stage
-from degradations.noise import GaussianNoise
+from degradations.stages.noise import GaussianNoise
 from tests.contracts.degradation_contract import DegradationContract, StageContract
 
 

@@ -6,17 +6,16 @@ import functools
 
 import pytest
 
-from degradations.adapters import Albumentations, Kornia, KorniaAugmentation
 from degradations.base import Degradation, Stage
 from degradations.bicubic import Bicubic
-from degradations.blur import MeasuredPSF
-from degradations.codec import H264
-from degradations.compose import OneOf, Shuffled, Sometimes
-from degradations.mixture import Mixture
-from degradations.noise import GaussianNoise
+from degradations.compose import Mixture, OneOf, Shuffled, Sometimes
 from degradations.pipeline import Pipeline
-from degradations.real_esrgan import RealESRGANLight
+from degradations.recipes.second_order import RealESRGANLight
 from degradations.record import Record, Replay
+from degradations.stages.adapters import Albumentations, Kornia, KorniaAugmentation
+from degradations.stages.blur import MeasuredPSF
+from degradations.stages.codec import H264
+from degradations.stages.noise import GaussianNoise
 from tests.contracts import discovery, psfs, records
 from tests.contracts.degradation_contract import DegradationContract, StageContract, build
 

@@ -11,8 +11,8 @@ import pytest
 
 from degradations.base import Degradation, Stage
 from degradations.bicubic import Bicubic
-from degradations.noise import GaussianNoise
 from degradations.pipeline import Pipeline
+from degradations.stages.noise import GaussianNoise
 from tests.contracts import discovery
 
 HERE = Path(__file__).parent

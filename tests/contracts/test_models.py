@@ -11,22 +11,21 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
-from lightning_modules.backbone.denoiser import Flags, UNet2D
+from lightning_modules.backbone.denoiser import UNet2D
+from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import PixelSpace, Taef2Space
-from lightning_modules.bicubic import Bicubic
+from lightning_modules.base import ImageModel
 from lightning_modules.casarbi import CasArbi
+from lightning_modules.controls.direct import Direct
+from lightning_modules.controls.finetune import FineTune, LoRA
+from lightning_modules.controls.sd import SDSR, SDUpscale
+from lightning_modules.controls.simple import Bicubic, FolderOutputs, LatentRegression, RoundTrip
 from lightning_modules.diffusion import Diffusion
-from lightning_modules.direct import Direct
-from lightning_modules.finetune import FineTune, LoRA
-from lightning_modules.folder_outputs import FolderOutputs
-from lightning_modules.image_model import ImageModel
 from lightning_modules.infinity import Infinity
-from lightning_modules.invsr import InvSR
-from lightning_modules.invsr_plan import Sampling
+from lightning_modules.invsr import InvSR, Sampling
 from lightning_modules.latent_perceptual import LatentPerceptual
-from lightning_modules.latent_regression import LatentRegression
 from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.feature_upsampler import Shared
 from lightning_modules.networks.imdn import IMDN
@@ -36,10 +35,7 @@ from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.nsarm import NSARM
 from lightning_modules.regression import Regression
 from lightning_modules.resshift import ResShift, ResShiftControl
-from lightning_modules.round_trip import RoundTrip
-from lightning_modules.sampling import Sampler
-from lightning_modules.sd_sr import SDSR
-from lightning_modules.sd_upscale import SDUpscale
+from lightning_modules.sampling.solvers import Sampler
 from lightning_modules.self_cascade import SelfCascade
 from lightning_modules.tokenizer import Tokenizer
 from tests.contracts import discovery

@@ -7,11 +7,10 @@ import functools
 import pytest
 import torch
 
-from callbacks.base import Metric
-from callbacks.memorised import Memorised
-from callbacks.patch_fid import PatchFID, PatchKID
-from callbacks.repetition import Repetition
-from callbacks.sets import SetMetric
+from callbacks.metrics.base import Metric
+from callbacks.metrics.consistency import Memorised, Repetition
+from callbacks.metrics.fid import PatchFID, PatchKID
+from callbacks.metrics.sets import SetMetric
 from tests.callbacks.random_inception import inception, inception_file
 from tests.contracts import discovery
 from tests.contracts.arguments import build

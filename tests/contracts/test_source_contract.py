@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from datamodules.base import Source
-from datamodules.interleave import Mixture
+from datamodules.order.shuffle import Mixture
 from tests.contracts.source_contract import SCALE, SourceContract, SourceExample
 
 CHECK = SourceContract()

@@ -10,23 +10,18 @@ import pytest
 from jsonargparse import ArgumentParser
 from PIL import Image
 
-from datamodules.benchmark import Benchmark
-from datamodules.clip_shards import ClipShards
-from datamodules.clips import Clips, ClipSource
-from datamodules.crops import Crops
-from datamodules.folder import Folder
-from datamodules.inputs import Inputs
-from datamodules.latents import Latents
-from datamodules.mix import Mix
-from datamodules.moving import MovingCrops
-from datamodules.one_lr import OneLR
-from datamodules.paired import Paired
-from datamodules.photos import Photos
-from datamodules.prompts import Prompts, Seeds
-from datamodules.shards import Shards
+from datamodules.shards.shards import Shards
+from datamodules.shards.stream import Stream
 from datamodules.source import Source
-from datamodules.stream import Stream
-from datamodules.triplets import Triplets
+from datamodules.sources.clips import Clips, ClipShards, ClipSource, MovingCrops
+from datamodules.sources.crops import Crops, OneLR
+from datamodules.sources.folder import Folder, Inputs
+from datamodules.sources.latents import Latents
+from datamodules.sources.mix import Mix
+from datamodules.sources.paired import Benchmark, Paired
+from datamodules.sources.photos import Photos
+from datamodules.sources.prompts import Prompts, Seeds
+from datamodules.sources.triplets import Triplets
 from tests.contracts import discovery
 from tests.contracts.arguments import build
 from tests.contracts.source_contract import SourceContract, SourceExample

@@ -13,15 +13,13 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torchmetrics.image import UniversalImageQualityIndex
 
-from callbacks.base import ImageMetric, Metric
-from callbacks.inception import InceptionMetric
-from callbacks.patch_fid import PatchMetric
-from callbacks.psnr import PSNR
-from callbacks.results import Results
-from callbacks.results_file import load_results
-from callbacks.sets import SetMetric
-from callbacks.too_small import TooSmall
-from callbacks.torchmetric import TorchMetric
+from callbacks.metrics.base import ImageMetric, Metric, TooSmall
+from callbacks.metrics.fid import InceptionMetric, PatchMetric
+from callbacks.metrics.pixels import PSNR
+from callbacks.metrics.sets import SetMetric
+from callbacks.metrics.torchmetric import TorchMetric
+from callbacks.results.files import load_results
+from callbacks.results.results import Results
 from tests.callbacks.random_inception import inception, inception_file
 from tests.callbacks.tiny import Pictures, loader, trainer
 from tests.contracts import discovery

@@ -11,12 +11,11 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
-from datamodules.base import Batch, Sample, Source, SRDataModule
-from datamodules.decode import UnreadableImage
-from datamodules.settings import CropSettings
+from datamodules.base import Batch, CropSettings, Sample, Source, SRDataModule
+from datamodules.files.decode import UnreadableImage
 from degradations.base import Degradation
-from degradations.noise import GaussianNoise
 from degradations.pipeline import Pipeline
+from degradations.stages.noise import GaussianNoise
 
 
 class Memory(Source):

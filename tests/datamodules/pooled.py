@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from degradations.noise import GaussianNoise
 from degradations.pipeline import Pipeline
+from degradations.stages.noise import GaussianNoise
 
 
 class Pooled(Pipeline):

@@ -17,13 +17,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from datamodules.augment import Albumentations
-from datamodules.base import Source, SRDataModule
+from datamodules.base import Source, SRDataModule, check_crop
 from datamodules.batches import check_batch, collate
-from datamodules.folder import Folder
-from datamodules.order import Item
-from datamodules.paired import Paired
-from datamodules.pictures import PredictPictures, TrainingPictures
-from datamodules.settings import check_crop
+from datamodules.order.plan import Item
+from datamodules.samples import PredictPictures, TrainingPictures
+from datamodules.sources.folder import Folder
+from datamodules.sources.paired import Paired
 from degradations.base import cut_size
 from degradations.bicubic import Bicubic
 from tests.datamodules.memory import (
@@ -398,7 +397,7 @@ class TestUnreadable:
         return data.unreadable, [b["key"] for b in batches], by_name(batches, "lr")
 
     def test_is_replaced_counted_and_told(self, caplog):
-        with caplog.at_level(logging.WARNING, "datamodules.policy"):
+        with caplog.at_level(logging.WARNING, "datamodules.samples"):
             count, keys, images = self.run(workers=0)
         keys = [key for batch in keys for key in batch]
         assert len(images) == len(keys) == 48

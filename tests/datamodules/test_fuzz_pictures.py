@@ -21,8 +21,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from datamodules.decode import REASONS, UnreadableImage, decode
-from datamodules.restart import decode_crop, encode_jpeg, restart_offsets
+from datamodules.files.decode import REASONS, UnreadableImage, decode
+from datamodules.files.restart import decode_crop, encode_jpeg, restart_offsets
 
 REPO = Path(__file__).resolve().parents[2]
 MEMORY = 1 << 30  # beyond the process's memory after its imports

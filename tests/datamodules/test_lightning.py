@@ -10,11 +10,11 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from callbacks.psnr import PSNR
+from callbacks.metrics.pixels import PSNR
 from datamodules.base import SRDataModule
-from datamodules.mix import Mix
+from datamodules.sources.mix import Mix
 from degradations.bicubic import Bicubic as Degradation
-from lightning_modules.bicubic import Bicubic
+from lightning_modules.controls.simple import Bicubic
 from lightning_modules.regression import Regression
 from tests.datamodules.memory import Memory, noisy, picture, pictures, trainer
 from tests.lightning_modules.tiny import Convolution

@@ -14,13 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from datamodules.batches import collate
-from datamodules.cutting import SampleDraws, continued, turned
-from datamodules.decode import UnreadableImage
-from datamodules.order import Item, Plan
-from datamodules.pictures import TrainingPictures
-from datamodules.restart import encode_jpeg, restart_offsets
-from datamodules.shard_index import build_index, index_places, save_index
-from datamodules.shards import Shards
+from datamodules.files.decode import UnreadableImage
+from datamodules.files.restart import encode_jpeg, restart_offsets
+from datamodules.order.plan import Item, Plan
+from datamodules.samples import SampleDraws, TrainingPictures, continued, turned
+from datamodules.shards.index import build_index, index_places, save_index
+from datamodules.shards.shards import Shards
 from degradations.draws import Draws
 from tests.datamodules.memory import Memory, picture, training
 from tests.datamodules.test_base import data_of, located, repeated
@@ -294,7 +293,7 @@ class TestShards:
         pack(tmp_path / "a.tar", members, sizes=False)
         pack(tmp_path / "b.tar", members, sizes=True)
         whole = self.crops(tmp_path / "a.tar")
-        monkeypatch.setattr("datamodules.shards.decode", None)  # it reads the whole image
+        monkeypatch.setattr("datamodules.files.decode.decode", None)  # it reads the whole image
         alone = self.crops(tmp_path / "b.tar")
         for a, b in zip(whole, alone, strict=True):
             np.testing.assert_array_equal(a["hr"], b["hr"])

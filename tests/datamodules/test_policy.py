@@ -7,10 +7,9 @@ import re
 
 import pytest
 
-from datamodules.base import SRDataModule
-from datamodules.decode import UnreadableImage
-from datamodules.policy import LISTED, Skipped, Tally
-from datamodules.settings import CropSettings
+from datamodules.base import CropSettings, SRDataModule
+from datamodules.files.decode import UnreadableImage
+from datamodules.samples import LISTED, Skipped, Tally
 from tests.datamodules.memory import Memory, evaluation, picture, pictures, training
 from tests.datamodules.test_base import data_of
 
@@ -66,7 +65,7 @@ class TestTally:
 
     def test_told_now_and_then(self, caplog):
         tally = Tally(1.0)
-        with caplog.at_level(logging.WARNING, "datamodules.policy"):
+        with caplog.at_level(logging.WARNING, "datamodules.samples"):
             for number in range(2100):
                 tally.add(1, [broken(number), broken(number, "small")])
         told = [record.getMessage() for record in caplog.records]

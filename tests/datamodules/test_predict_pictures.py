@@ -7,8 +7,8 @@ from PIL import Image
 from PIL.ExifTags import Base
 
 from datamodules.base import SRDataModule
-from datamodules.order import Item
-from datamodules.pictures import PredictPictures
+from datamodules.order.plan import Item
+from datamodules.samples import PredictPictures
 from tests.datamodules.memory import Memory, picture
 from tests.datamodules.profiles import rgb_profile, srgb_of_rgb
 

@@ -14,13 +14,13 @@ from kornia.augmentation import (
     VideoSequential,
 )
 
-from degradations.augmentation import RandomDegradation
 from degradations.bicubic import Bicubic
-from degradations.jpeg import JPEG
-from degradations.noise import GaussianNoise
+from degradations.containers import RandomDegradation
 from degradations.pipeline import Pipeline
-from degradations.real_esrgan import RealESRGANLight
-from degradations.resize import Resize
+from degradations.recipes.second_order import RealESRGANLight
+from degradations.stages.jpeg import JPEG
+from degradations.stages.noise import GaussianNoise
+from degradations.stages.resize import Resize
 
 SEEDS = torch.arange(4)
 

@@ -188,7 +188,7 @@ class TestDegradation:
 
     @pytest.mark.gpu
     def test_no_synchronisation_after_the_first_batch(self):
-        from degradations.noise import GaussianNoise
+        from degradations.stages.noise import GaussianNoise
 
         degradation, hr = Pipeline(2.0, [GaussianNoise()]), HR.cuda()
         degradation(hr, SEEDS)

@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from degradations.base import Stage
-from degradations.canvas import Canvas
+from degradations.base import Canvas, Stage
 from degradations.compose import OneOf, Shuffled, Sometimes, check_probabilities, name_stages
-from degradations.draws import Draws
-from degradations.noise import GaussianNoise
-from degradations.params import split_params, to_device
+from degradations.draws import Draws, split_params, to_device
 from degradations.pipeline import Pipeline
+from degradations.stages.noise import GaussianNoise
 
 N = 4000
 X = torch.rand(16, 3, 8, 6, generator=torch.Generator().manual_seed(0))

@@ -13,7 +13,7 @@ import yaml
 
 import degradations
 from degradations.base import Stage
-from degradations.configure import degradation_of
+from degradations.tools.configure import degradation_of
 from tests.conftest import REPO
 
 TEXT = (REPO / "docs" / "degradations.md").read_text()

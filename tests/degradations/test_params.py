@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from degradations.params import per_image, to_device
+from degradations.draws import per_image, to_device
 
 CPU = torch.device("cpu")
 

@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from degradations.adapters import Kornia
 from degradations.base import Stage
 from degradations.bicubic import Bicubic
 from degradations.compose import OneOf, Shuffled, Sometimes
 from degradations.draws import Draws
-from degradations.fields import hashed_fields, seeded_randn_like
-from degradations.noise import GaussianNoise
 from degradations.pipeline import Pipeline
-from degradations.resize import Resize
+from degradations.stages.adapters import Kornia
+from degradations.stages.noise import GaussianNoise, hashed_fields, seeded_randn_like
+from degradations.stages.resize import Resize
 from tests.contracts.discovery import concrete_subclasses
 
 HR = torch.rand(3, 3, 24, 20, generator=torch.Generator().manual_seed(0))
@@ -132,7 +131,9 @@ def test_a_stage_may_change_the_size():
     assert Pipeline(2.0, [Widen()])(HR, SEEDS).shape == (3, 3, 12, 10)
 
 
-@pytest.mark.parametrize("stage", [GaussianNoise, Bicubic(2.0), "degradations.noise.GaussianNoise"])
+@pytest.mark.parametrize(
+    "stage", [GaussianNoise, Bicubic(2.0), "degradations.stages.noise.GaussianNoise"]
+)
 def test_refuses_what_is_no_stage(stage):
     with pytest.raises(TypeError, match=r"stages\[1\] is .*expected a Stage"):
         Pipeline(2.0, [Gain(), stage])

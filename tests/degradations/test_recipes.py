@@ -13,22 +13,18 @@ import torch
 import yaml
 from scipy import stats
 
-from degradations.base import Degradation, Stage
+from degradations.base import Canvas, Degradation, Stage
 from degradations.bicubic import Bicubic
-from degradations.bsrgan import BSRGAN, ChannelNoise, GaussianBlur, SampleGaussian
-from degradations.canvas import Canvas
-from degradations.draws import Draws
-from degradations.fields import hashed_fields
-from degradations.mixture import Mixture
-from degradations.params import split_params, to_device
-from degradations.photograph import Photograph
+from degradations.compose import Mixture
+from degradations.draws import Draws, split_params, to_device
 from degradations.pipeline import Pipeline
-from degradations.real_esrgan import RealESRGAN, RealESRGANLight
+from degradations.recipes.bsrgan import BSRGAN, ChannelNoise, GaussianBlur, SampleGaussian
+from degradations.recipes.resshift import ImageNetTest, ResShift
+from degradations.recipes.second_order import Order, RealESRGAN, RealESRGANLight, SecondOrder
+from degradations.recipes.web import Photograph, Web
 from degradations.record import Record
-from degradations.resample import MODES
-from degradations.resshift import ImageNetTest, ResShift
-from degradations.second_order import Order, SecondOrder
-from degradations.web import Web
+from degradations.stages.noise import hashed_fields
+from degradations.stages.resize import MODES
 from tests.launches import Waits, count_launches
 
 N = 10_000
@@ -818,7 +814,7 @@ def from_yaml(text: str) -> Any:
 def test_one_range_in_yaml_leaves_the_others_of_the_recipe() -> None:
     recipe = from_yaml(
         """
-        class_path: degradations.resshift.ImageNetTest
+        class_path: degradations.recipes.resshift.ImageNetTest
         init_args: {scale: 4, first: {sigma: [0.5, 0.6]}}
         """
     )
@@ -831,11 +827,11 @@ def test_one_range_in_yaml_leaves_the_others_of_the_recipe() -> None:
 def test_a_mixture_in_yaml() -> None:
     recipe = from_yaml(
         """
-        class_path: degradations.mixture.Mixture
+        class_path: degradations.compose.Mixture
         init_args:
           scale: 3.7
           recipes:
-            mild: {class_path: degradations.real_esrgan.RealESRGANLight, init_args: {usm: false}}
+            mild: {class_path: degradations.recipes.second_order.RealESRGANLight, init_args: {usm: false}}
             plain: degradations.bicubic.Bicubic
           weights: [3, 1]
         """

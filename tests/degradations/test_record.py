@@ -16,11 +16,10 @@ from jsonargparse import ArgumentParser
 from degradations.base import Degradation, Stage
 from degradations.bicubic import Bicubic
 from degradations.compose import OneOf, Shuffled, Sometimes
-from degradations.noise import GaussianNoise
-from degradations.params import Params, per_image
+from degradations.draws import Params, per_image
 from degradations.pipeline import Pipeline
-from degradations.record import Record, Replay, lines_of, records_of
-from degradations.record_files import path_of_rank
+from degradations.record import Record, Replay, lines_of, path_of_rank, records_of
+from degradations.stages.noise import GaussianNoise
 from tests.contracts.degradation_contract import assert_bit_equal
 
 SEEDS = torch.arange(6) * 7919 + 5
@@ -356,7 +355,7 @@ def test_in_yaml(tmp_path):
     path = tmp_path / "p.jsonl"
     pipeline = {
         "class_path": "degradations.pipeline.Pipeline",
-        "init_args": {"stages": [{"class_path": "degradations.noise.GaussianNoise"}]},
+        "init_args": {"stages": [{"class_path": "degradations.stages.noise.GaussianNoise"}]},
     }
     made = []
     for name in ("Record", "Replay"):

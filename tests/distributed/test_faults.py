@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 
 from benchmarks.report import machine
-from callbacks.provenance import commit
-from commands.lifeline import LOST
+from callbacks.files import commit
+from commands.distributed.heartbeat import LOST
 from tests.conftest import REPO
 from tests.distributed.network import Network, Process, network, wait_until
 from tests.distributed.records import assert_same, global_batches, newest, steps_of
@@ -36,7 +36,7 @@ CONFIG = """
 data:
   init_args:
     train:
-      class_path: datamodules.shards.Shards
+      class_path: datamodules.shards.shards.Shards
       init_args:
         urls: "http://10.77.0.254:8000/{{0..2}}.tar"
         cache_dir: $TARS

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from callbacks.predictions import NAME
+from callbacks.predict.predictions import NAME
 from tests.distributed.test_two_processes import torchrun
 
 
@@ -17,7 +17,13 @@ from tests.distributed.test_two_processes import torchrun
 def test_two_processes_write_one_file_of_lines(
     tiny: Path, photo_folder: Path, enlarger: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    command = ["predict", "--config", "tiny.yaml", "--model", "lightning_modules.bicubic.Bicubic"]
+    command = [
+        "predict",
+        "--config",
+        "tiny.yaml",
+        "--model",
+        "lightning_modules.controls.simple.Bicubic",
+    ]
     command += ["--data.init_args.predict", str(photo_folder), "--writer.folder", "out"]
     torchrun(*command)
     lines = [json.loads(text) for text in Path("out", NAME).read_text().splitlines()]

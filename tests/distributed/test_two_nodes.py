@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from commands.lifeline import LOST
+from commands.distributed.heartbeat import LOST
 from tests.conftest import REPO
 from tests.distributed.network import Network, Process, network, wait_until
 from tests.distributed.records import assert_same, global_batches, newest, steps_of
@@ -26,7 +26,7 @@ HEARTBEAT, LOST_AFTER = 1.0, 10.0
 OVERLAY = """
 data:
   init_args:
-    train: {{class_path: datamodules.shards.Shards, init_args: {{urls: "{urls}"}}}}
+    train: {{class_path: datamodules.shards.shards.Shards, init_args: {{urls: "{urls}"}}}}
 trainer:
   max_steps: {steps}
   val_check_interval: 12

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from datamodules import pack
+from datamodules.pack import __main__ as pack
+from lightning_modules.networks.autoencoders import taef2_decoder, taef2_encoder
 from lightning_modules.networks.imdn import IMDN
-from lightning_modules.networks.taef2 import taef2_decoder, taef2_encoder
 from tests.conftest import REPO
 from tests.docs.blocks import QUICKSTART, blocks, files, inline
 from tests.docs.stand_in import FOLDER, PROGRAMS, command

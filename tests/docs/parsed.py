@@ -27,7 +27,9 @@ import main
 from tests.docs.stand_in import asks
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["commands.run", "callbacks.psnr", "torch.distributed.run"])
+PROCESSES.set_forkserver_preload(
+    ["commands.cli", "callbacks.metrics.pixels", "torch.distributed.run"]
+)
 NOT_PRINTED = {"config", "debug", "help", "print_config"}  # options of `main.py` that are no keys
 FOR_THE_READER = re.compile(r"|[a-z]|[\w/]*[A-Z]{2,}(\.\w+)?")  # values: NAME, MODEL.yaml, n
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from degradations import preview
+from degradations.tools import preview
 from tests.conftest import REPO
 from tests.docs.blocks import blocks, files
 from tests.docs.folder import make_pictures
@@ -96,7 +96,7 @@ def test_the_metric_measures(folder: Path, enlarger: Callable[..., None]) -> Non
 
 def test_the_degradation_is_looked_at(folder: Path) -> None:
     make_pictures(folder / "my", ["photo.png"], (256, 256))
-    assert preview.main(typed("degradation", "python -m degradations.preview")) == 0
+    assert preview.main(typed("degradation", "python -m degradations.tools.preview")) == 0
     assert (folder / "preview.png").is_file()
 
 

@@ -12,30 +12,38 @@ ROOMS = ("callbacks", "commands", "datamodules", "degradations", "lightning_modu
 CALLS = {"expandvars", "expanduser", "walk", "glob", "iglob", "rglob", "scandir"}
 # Calls for other paths than those of users, with the reason.
 ALLOWED = {
-    ("callbacks/reference.py", "expanduser"): "the cache's constant path",
+    ("callbacks/metrics/sets.py", "expanduser"): "the cache's constant path",
     ("callbacks/weights.py", "glob"): "the cache of Hugging Face, whose place it says itself",
-    ("commands/checkpoint_files.py", "glob"): "own temporary files of a run",
+    ("commands/run/files.py", "glob"): "own temporary files of a run",
     ("commands/errors.py", "glob"): "a suggestion in a message",
     ("commands/errors.py", "rglob"): "Enlarger's own code and configurations",
-    ("commands/export.py", "rglob"): "the folder that it has just written",
-    ("commands/preflight.py", "rglob"): "Enlarger's own code",
-    ("commands/weights.py", "glob"): "one file's name in an exported folder, a fixed pattern",
-    ("datamodules/benchmark.py", "glob"): "a suggestion in a message",
-    ("datamodules/cache.py", "glob"): "own locks in the cache",
-    ("datamodules/cache.py", "scandir"): "own files in the cache",
-    ("datamodules/pack_inputs.py", "glob"): "a suggestion in a message",
-    ("datamodules/remote.py", "glob"): "a remote system's, not a path",
-    ("datamodules/shard_table.py", "glob"): "own files in the cache",
-    ("datamodules/shard_writer.py", "glob"): "own files, a fixed pattern",
-    ("degradations/freeze.py", "glob"): "own files of an earlier call",
+    ("commands/export/export.py", "rglob"): "the folder that it has just written",
+    ("commands/distributed/preflight.py", "rglob"): "Enlarger's own code",
+    ("commands/run/weights.py", "glob"): "one file's name in an exported folder, a fixed pattern",
+    ("datamodules/sources/paired.py", "glob"): "a suggestion in a message",
+    ("datamodules/shards/cache.py", "glob"): "own locks in the cache",
+    ("datamodules/shards/cache.py", "scandir"): "own files in the cache",
+    ("datamodules/pack/inputs.py", "glob"): "a suggestion in a message",
+    ("datamodules/shards/remote.py", "glob"): "a remote system's, not a path",
+    ("datamodules/shards/table.py", "glob"): "own files in the cache",
+    ("datamodules/shards/writer.py", "glob"): "own files, a fixed pattern",
+    ("degradations/tools/freeze.py", "glob"): "own files of an earlier call",
 }
 # Modules that read images, lists and recipes of users open paths only through `files/`.
 READERS = (
-    *("datamodules/decode.py", "datamodules/prompts.py", "datamodules/triplets.py"),
-    *("datamodules/pack_inputs.py", "datamodules/paths.py", "datamodules/pairs.py"),
-    *("degradations/pictures.py", "degradations/blur.py", "degradations/configure.py"),
-    "datamodules/pack_pictures.py",
-    *("lightning_modules/folder_outputs.py", "datamodules/folder.py", "datamodules/clips.py"),
+    *(
+        "datamodules/files/decode.py",
+        "datamodules/sources/prompts.py",
+        "datamodules/sources/triplets.py",
+    ),
+    *("datamodules/pack/inputs.py", "datamodules/files/paths.py", "datamodules/sources/paired.py"),
+    *("degradations/images.py", "degradations/stages/blur.py", "degradations/tools/configure.py"),
+    "datamodules/pack/images.py",
+    *(
+        "lightning_modules/controls/simple.py",
+        "datamodules/sources/folder.py",
+        "datamodules/sources/clips.py",
+    ),
 )
 OPENS = {"open", "read_bytes", "read_text", "load"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lightning_modules.backbone.bitwise import BitwiseSpace
-from lightning_modules.networks.bitwise_vae import BitwiseVAE
+from lightning_modules.networks.autoencoders import BitwiseVAE
 from lightning_modules.networks.infinity import InfinityTransformer
 from lightning_modules.networks.transformation import Branch, Transformation
 

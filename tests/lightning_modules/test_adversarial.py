@@ -12,9 +12,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch.utils.data import DataLoader
 
-from callbacks.ema import EMA
 from callbacks.evaluation import steps_done
-from callbacks.guard import Guard
+from callbacks.training.ema import EMA
+from callbacks.training.guard import Guard
 from lightning_modules.adversarial import frozen, hinge_discriminator, hinge_generator
 from tests.callbacks.tiny import Pictures, collate, trainer
 from tests.lightning_modules.judged import Judged

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from jsonargparse import ArgumentParser
 
-from lightning_modules.direct import Direct
-from lightning_modules.finetune import LoRA
-from lightning_modules.image_model import ImageModel, adam
+from lightning_modules.base import ImageModel, adam
+from lightning_modules.controls.direct import Direct
+from lightning_modules.controls.finetune import LoRA
 from lightning_modules.invsr import InvSR
 from lightning_modules.regression import Regression
 from tests.contracts import discovery

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader
 
-from callbacks.ema import EMA
+from callbacks.training.ema import EMA
 from degradations.draws import seed_of
-from lightning_modules.image_model import ImageModel, class_path
+from lightning_modules.base import ImageModel, class_path
 from tests.datamodules.memory import trainer
 from tests.lightning_modules.tiny import Convolution, Model, Painter, batch_of, fill, part_of
 

@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional
 
 from lightning_modules.backbone.condition import TextEncoder
-from lightning_modules.backbone.denoiser import Denoiser, Flags, UNet2D
+from lightning_modules.backbone.denoiser import Denoiser, UNet2D
+from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import PixelSpace, Taef2Space
 from lightning_modules.diffusion import Diffusion, min_snr_weights
@@ -389,7 +390,14 @@ def test_a_run_on_the_command_line(tiny, enlarger):
     )
     command = ("--config", "tiny.yaml", "--model", "model.yaml", "--run.name", "base")
     command = (*command, "--model.init_args.steps", 2)  # links and overrides do not disturb it
-    enlarger("fit", *command, "--trainer.max_steps", 2, "--trainer.callbacks", "callbacks.ema.EMA")
+    enlarger(
+        "fit",
+        *command,
+        "--trainer.max_steps",
+        2,
+        "--trainer.callbacks",
+        "callbacks.training.ema.EMA",
+    )
     (file,) = Path("runs/base/checkpoints").glob("step-000000002.ckpt")
     checkpoint = torch.load(file, weights_only=True)
     stored = checkpoint["state_dict"]

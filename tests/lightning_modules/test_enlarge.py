@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.tiling_seams import seam
+from benchmarks.speed.tiling_seams import seam
 from degradations.bicubic import resize
 from lightning_modules.base import SuperResolver
-from lightning_modules.bicubic import Bicubic
-from lightning_modules.color import fix_colors
-from lightning_modules.solvers import residual_shift
-from lightning_modules.tiling import Tiling, grid
+from lightning_modules.controls.simple import Bicubic
+from lightning_modules.sampling.color import fix_colors
+from lightning_modules.sampling.solvers import residual_shift
+from lightning_modules.sampling.tiling import Tiling, grid
 from tests.lightning_modules.tiny import batch_of, fill
 
 QUARTER = Fraction(1, 4)

@@ -14,18 +14,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_modules.backbone.condition import Condition
-from lightning_modules.backbone.denoiser import Flags, UNet2D
+from lightning_modules.backbone.denoiser import UNet2D
+from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import Taef2Space
-from lightning_modules.invsr import InvSR
-from lightning_modules.invsr_plan import Sampling, Training, start_for, timesteps_for
-from lightning_modules.latent_pairs import enlarged
-from lightning_modules.latent_regression import LatentRegression
+from lightning_modules.controls.simple import LatentRegression
+from lightning_modules.invsr import InvSR, Sampling, Training, start_for, timesteps_for
+from lightning_modules.latents import enlarged
 from lightning_modules.networks.discriminator import LatentDiscriminator
 from lightning_modules.networks.latent_lpips import LatentDistance, LatentLPIPS
 from lightning_modules.networks.noise_predictor import NoisePredictor
 from lightning_modules.noise import Noise
-from lightning_modules.tiling import Tiling
+from lightning_modules.sampling.tiling import Tiling
 from tests.lightning_modules.averaged import Averaged
 
 SMALL = {"widths": (32, 32), "layers": 1, "head_width": 16}

@@ -138,7 +138,7 @@ def test_other_commands(
 def test_other_data_is_refused(
     bapps: Path, enlarger: Enlarger, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = ("--data.init_args.train", "datamodules.folder.Folder")
+    folder = ("--data.init_args.train", "datamodules.sources.folder.Folder")
     where = ("--data.init_args.train.init_args.root", bapps / "2afc/train/made/ref")
     lr = ("--degradation", REPO / "configs/degradation/bicubic.yaml")
     with pytest.raises(SystemExit):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lightning_modules.noise import SQUARE, Noise, PlacedNoise, Span, Tile
-from lightning_modules.tiling import grid, whole
+from lightning_modules.sampling.tiling import grid, whole
 from tests.contracts.degradation_contract import global_generators_untouched
 
 SEEDS = torch.arange(16) * 1000003

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_modules.base import SuperResolver
-from lightning_modules.image_model import ImageModel
+from lightning_modules.base import ImageModel, SuperResolver
 from tests.lightning_modules.tiny import Model, Painter, batch_of, part_of
 
 

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from lightning_modules.backbone.texts import Classes
-from lightning_modules.image_model import class_path
+from lightning_modules.backbone.condition import Classes
+from lightning_modules.base import class_path
 from lightning_modules.infinity import Infinity
 from lightning_modules.networks.bsq import quantized, scales_of
 from lightning_modules.networks.infinity import Text

@@ -7,7 +7,7 @@ import torch
 
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.networks.feature_upsampler import Full, Places, Shared
-from lightning_modules.pivot_features import Blocks, Skips, attachment, skip_shapes
+from lightning_modules.self_cascade import Blocks, Skips, attachment, skip_shapes
 from tests.lightning_modules.backbone.unets import wrapped
 
 SD21 = {

@@ -9,9 +9,8 @@ from torch.nn import functional
 
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import PixelSpace, ResShiftVQ
-from lightning_modules.latent_pairs import enlarged, latent_pair
-from lightning_modules.networks.swin import released_mask
-from lightning_modules.networks.swin_unet import SwinUNet
+from lightning_modules.latents import enlarged, latent_pair
+from lightning_modules.networks.swin_unet import SwinUNet, released_mask
 from lightning_modules.noise import Noise
 from lightning_modules.resshift import ResShift, ResShiftControl
 from lightning_modules.weights import fingerprint

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_modules.schedulers import WarmUp, WarmUpCosine
+from lightning_modules.optimisation import WarmUp, WarmUpCosine
 
 
 def optimizer(rate=5e-5):

@@ -14,17 +14,15 @@ from torch import nn
 from torch.nn import functional
 
 from lightning_modules.backbone.condition import Condition, TextEncoder
-from lightning_modules.backbone.denoiser import Flags
+from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import KLSpace
+from lightning_modules.controls.scalecrafter import NetworkPatch, ScaleCrafter
 from lightning_modules.diffusion import Diffusion
-from lightning_modules.network_patch import NetworkPatch
 from lightning_modules.networks.feature_upsampler import Bottleneck, Full, Shared
 from lightning_modules.noise import Noise
-from lightning_modules.pivot_features import time_embedding
-from lightning_modules.sampling import Sampler
-from lightning_modules.scalecrafter import ScaleCrafter
-from lightning_modules.self_cascade import SelfCascade
+from lightning_modules.sampling.solvers import Sampler
+from lightning_modules.self_cascade import SelfCascade, time_embedding
 from tests.lightning_modules.backbone.unets import small_kl, wrapped
 
 FEW = Sampler(steps=4)

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lightning_modules.backbone.denoiser import Flags
+from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import KLSpace
-from lightning_modules.direct import Direct
+from lightning_modules.controls.direct import Direct
 from lightning_modules.networks.feature_upsampler import Bottleneck, Full, Shared
 from lightning_modules.noise import Noise
-from lightning_modules.sampling import Sampler
+from lightning_modules.sampling.solvers import Sampler
 from lightning_modules.self_cascade import SelfCascade
 from tests.lightning_modules.backbone.unets import small_kl, wrapped
 from tests.lightning_modules.test_self_cascade import noted, oracle, tuned

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_modules.stages import stage_sizes
+from lightning_modules.casarbi import stage_sizes
 
 ORDERS = ["remainder_last", "remainder_first", "uniform"]
 

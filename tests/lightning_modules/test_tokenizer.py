@@ -9,12 +9,12 @@ from torch.nn import functional
 from torchvision.models import squeezenet1_1
 
 from callbacks import weights
-from callbacks.lpips_network import Perceptual
+from callbacks.metrics.perceptual import Perceptual
 from lightning_modules.adversarial import hinge_generator
 from lightning_modules.backbone.bitwise import BitwiseSpace
+from lightning_modules.controls.simple import RoundTrip
 from lightning_modules.networks.bsq import entropy_penalty, quantized, scales_of
-from lightning_modules.networks.patch_gan import PatchGAN
-from lightning_modules.round_trip import RoundTrip
+from lightning_modules.networks.discriminator import PatchGAN
 from lightning_modules.tokenizer import Tokenizer
 from tests.lightning_modules.next_scale_parts import GRIDS, vae
 

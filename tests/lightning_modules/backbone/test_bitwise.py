@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_modules.backbone.bitwise import BitwiseSpace
-from lightning_modules.networks.bitwise_vae import BitwiseVAE
+from lightning_modules.networks.autoencoders import BitwiseVAE
 from lightning_modules.networks.bsq import from_bits, to_bits, total_after
 from lightning_modules.networks.scales import proportional, published
 from tests.lightning_modules.networks.test_bitwise_vae import released

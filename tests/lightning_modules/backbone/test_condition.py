@@ -8,13 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lightning_modules.backbone.condition import (
-    Condition,
-    FixedPrompt,
-    TextEncoder,
-    guided,
-    joined,
-)
+from lightning_modules.backbone.condition import Condition, FixedPrompt, TextEncoder, guided, joined
 from tests.lightning_modules.backbone.texts import save_text_encoder
 
 TRANSFORMERS = importlib.util.find_spec("transformers") is not None

@@ -10,8 +10,8 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from safetensors.torch import load_file, save_file
 
 from lightning_modules.backbone.condition import Condition
-from lightning_modules.backbone.denoiser import Flags, Residuals, UNet2D
-from lightning_modules.backbone.features import count_skips
+from lightning_modules.backbone.denoiser import Residuals, UNet2D, count_skips
+from lightning_modules.backbone.library import Flags
 from lightning_modules.weights import fingerprint
 from tests.lightning_modules.backbone.unets import FLAT, WRAPPERS, bare, inputs, wrapped
 

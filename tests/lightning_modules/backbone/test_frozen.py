@@ -6,13 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules.backbone.frozen import (
-    bare_names,
-    check_sources,
-    fit,
-    folded,
-    sources,
-)
+from lightning_modules.weights import bare_names, check_sources, fit, folded, sources
 
 
 class Part(nn.Module):

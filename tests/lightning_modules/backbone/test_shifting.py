@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lightning_modules.backbone.shifting import ResidualShift
-from lightning_modules.solvers import residual_shift
+from lightning_modules.sampling.solvers import residual_shift
 
 # sqrt(eta) of the released code, to six digits.
 FIFTEEN = """0.020000 0.117165 0.176305 0.233629 0.291574 0.351009 0.412356 0.475858 0.541672

@@ -19,7 +19,7 @@ from lightning_modules.backbone.space import (
     TinySpace,
     VQSpace,
 )
-from lightning_modules.networks.vq import resshift_vq, vq_from_official
+from lightning_modules.networks.autoencoders import resshift_vq, vq_from_official
 from lightning_modules.noise import Noise
 from lightning_modules.weights import fingerprint
 from tests.lightning_modules.backbone.unets import small_kl

@@ -12,8 +12,8 @@ pytest.importorskip("transformers")
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from lightning_modules.backbone.text_xl import SDXLTextEncoder
-from lightning_modules.captions import encode_captions
+from lightning_modules.backbone.condition import SDXLTextEncoder
+from lightning_modules.sampling.captions import encode_captions
 from tests.lightning_modules.backbone.texts import save_text_encoder
 from tests.lightning_modules.test_self_cascade import SDXL, base
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from lightning_modules.backbone import prompt
-from lightning_modules.backbone.condition import FixedPrompt
-from lightning_modules.backbone.texts import T5, Classes, FixedText, text_of
+from lightning_modules.backbone.condition import T5, Classes, FixedPrompt, FixedText, text_of
 from tests import small_t5
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel, UNet3DConditionModel
 
-from lightning_modules.backbone.denoiser import Flags, UNet2D, UNet3D
+from lightning_modules.backbone.denoiser import UNet2D, UNet3D
+from lightning_modules.backbone.library import Flags
 
 FLAT: dict[str, Any] = {
     "in_channels": 3,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.networks import bsq
-from lightning_modules.networks.bitwise_vae import BitwiseVAE, bitwise_vae_from_official
+from lightning_modules.networks.autoencoders import BitwiseVAE, bitwise_vae_from_official
 from tests.reference.vqgan import VQGAN
 
 TINY = (64, 64, 64)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_modules.backbone.frozen import fit
 from lightning_modules.networks.discriminator import LatentDiscriminator, from_official
+from lightning_modules.weights import fit
 from tests.lightning_modules.networks.invsr_layers import Layers
 
 SMALL = {"widths": (32, 64, 64), "layers": (1, 1, 1), "heads": 4, "text_width": 8, "text_heads": 2}

@@ -1,316 +1,262 @@
-"""Infinity's transformer: counts, released layout, and the same logits in any order of asking."""
+"""Infinity as a method: what it trains on, what it is told, and what it makes."""
 
 from __future__ import annotations
 
-import math
-from itertools import pairwise
+import io
 
 import pytest
 import torch
-from torch import Tensor
 
-from lightning_modules.networks.infinity import (
-    Cache,
-    InfinityTransformer,
-    Mixture,
-    Text,
-    from_official,
-    rotation,
-)
-from lightning_modules.networks.scales import Scales, published
-from tests.reference import infinity_official
-
-BITS, SIZES = 6, (128, 4, 2, 6, 256, 16)  # width, depth, chunks, bits, texts
-SCALES = Scales([(1, 1), (2, 1), (2, 3), (4, 5)], full=(7, 9))
+from lightning_modules.backbone.condition import Classes
+from lightning_modules.base import class_path
+from lightning_modules.infinity import Infinity
+from lightning_modules.networks.infinity import Text
+from lightning_modules.next_scale import Bitwise, bit_losses, forced, scale_weights, self_correction
+from tests.lightning_modules.next_scale_parts import BITS, space, transformer
+from tests.reference.infinity_official import random_weights
 
 
-@pytest.fixture(scope="module")
-def official() -> dict[str, Tensor]:
-    return infinity_official.random_weights(*SIZES)
-
-
-@pytest.fixture(scope="module")
-def network(official: dict[str, Tensor]) -> InfinityTransformer:
-    found = InfinityTransformer(BITS, 4, 128, 4, 256, 16).eval()
-    found.load_state_dict(from_official(official, 16))
+def method(**settings):
+    found = Infinity(1, transformer(), space(), **settings)
+    found.logged = {}
+    found.log = lambda name, value, **_: found.logged.update({name: float(value.detach())})
     return found
 
 
-@pytest.fixture(scope="module")
-def text() -> Text:
-    generator = torch.Generator().manual_seed(1)
-    return Text(torch.randn(2, 5, 256, generator=generator), torch.tensor([3, 5]))
+def batch(count=2, text=None):
+    generator = torch.Generator().manual_seed(0)
+    found = {
+        "key": ["a", "b"][:count],
+        "seed": torch.tensor([3, 4])[:count],
+        "hr": torch.rand(2, 3, 32, 32, generator=generator)[:count],
+        "size": (32, 32),
+    }
+    return found | ({} if text is None else {"text": text})
 
 
-@pytest.fixture(scope="module")
-def inputs() -> Tensor:
-    return torch.randn(2, SCALES.tokens - 1, BITS, generator=torch.Generator().manual_seed(2))
+def wanted(given):
+    return {name: given[name] for name in ("key", "seed", "size", "text") if name in given}
 
 
-# ------------------------------------------------------------------------------ counts and weights
+class TestTraining:
+    def test_the_loss_is_that_of_bits_said_by_the_image(self):
+        model = method(flip_strength=0.0)
+        loss = model.training_step(batch(), 0)
+        f = model.space.encode(batch()["hr"])
+        scales = model.space.scales((4, 4))
+        given = forced(f, scales)
+        none = model.transformer.no_text[:1].expand(2, 1, -1)
+        told = model.transformer.encode_text(Text(none, torch.ones(2)))
+        odds = model.transformer(given.inputs, scales, told).diff(dim=-1)[..., 0]
+        each = torch.nn.functional.softplus(torch.where(given.bits > 0, -odds, odds)).mean(-1)
+        torch.testing.assert_close(loss, (each * scale_weights(scales)).sum(1).mean())
+        assert model.logged["train/loss"] == pytest.approx(float(loss.detach()))
+        right = (odds > 0) == (given.bits > 0)
+        assert model.logged["train/bit_accuracy"] == pytest.approx(float(right.float().mean()))
+        last = each[:, scales.spans[3]].mean()
+        assert model.logged["train/loss_scale_4"] == pytest.approx(float(last), rel=1e-5)
 
-
-@pytest.mark.parametrize(
-    ("options", "millions"),
-    [
-        ({}, 8375.8),
-        ({"bits": 32, "depth": 32, "width": 2048, "heads": 16}, 2204.6),
-        ({"bits": 32, "depth": 12, "width": 768, "heads": 8}, 125.2),
-        ({"bits": 32, "depth": 16, "width": 1152, "heads": 12}, 361.6),
-        ({"bits": 32, "depth": 24, "width": 1536, "heads": 16}, 940.9),
-        ({"bits": 32, "depth": 32, "width": 2080, "heads": 20}, 2256.7),
-        ({"bits": 32, "depth": 40, "width": 2688, "heads": 24}, 4716.4),
-        ({"bits": 32, "depth": 48, "width": 3360, "heads": 28}, 8767.2),
-        ({"bits": 32, "depth": 58, "width": 4608, "heads": 36}, 19952.2),
-    ],
-    ids=["8b", "2b", "layer12", "layer16", "layer24", "layer32", "layer40", "layer48", "20b"],
-)
-def test_parameters(options: dict[str, int], millions: float) -> None:
-    with torch.device("meta"):
-        network = InfinityTransformer(**options)
-    assert round(sum(p.numel() for p in network.parameters()) / 1e6, 1) == millions
-
-
-def test_parameters_of_tests() -> None:
-    assert (
-        sum(p.numel() for p in InfinityTransformer(8, 4, 128, 4, 256, 16).parameters()) == 1_331_744
-    )
-    assert (
-        sum(p.numel() for p in InfinityTransformer(16, 4, 128, 4, 256, 16).parameters())
-        == 1_334_832
-    )
-
-
-def test_keys_and_values_of_8b() -> None:
-    cache = Cache(published(patch=2).tokens)
-    k = torch.empty(1, 28, 1, 3584 // 28, dtype=torch.bfloat16, device="meta")
-    for number in range(40):
-        cache.extended(number, k, k)
-    assert cache.tokens == 10_521
-    held = sum(part.nbytes for pair in cache.own.values() for part in pair)
-    assert round(held / 1e9, 1) == 6.0
-
-
-def test_later_blocks_are_passed_by_more_often() -> None:
-    network = InfinityTransformer(BITS, 5, 128, 4, 256, 16, drop_path=0.2)
-    rates = [block.drop.p for block in network.blocks]
-    assert rates == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
-
-
-@pytest.mark.parametrize("chunks", [1, 2, 4])
-def test_released_names(network: InfinityTransformer, chunks: int) -> None:
-    tensors = infinity_official.random_weights(*(*SIZES[:2], chunks, *SIZES[3:]))
-    old = {"lvl_1L": torch.zeros(3), "attn_bias_for_masking": torch.zeros(3, 3)}
-    found = from_official({**tensors, **old}, 16)
-    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    assert {name: tensor.shape for name, tensor in found.items()} == shapes
-    number = "block_chunks.1.module.1" if chunks == 2 else "block_chunks.3.module.0"
-    last = tensors[f"{number if chunks > 1 else 'blocks.3'}.ffn.fc2.bias"]
-    assert torch.equal(found["blocks.3.mlp.2.bias"], last)
-
-
-def test_another_length_of_texts(official: dict[str, Tensor]) -> None:
-    table = official["cfg_uncond"]
-    assert torch.equal(from_official(official, 10)["no_text"], table[:10])
-    longer = from_official(official, 20)["no_text"]
-    assert torch.equal(longer[:16], table)
-    assert not longer[16:].any()
-
-
-def test_logits_are_those_of_the_equations(
-    network: InfinityTransformer, official: dict[str, Tensor], text: Text, inputs: Tensor
-) -> None:
-    with torch.no_grad():
-        found = network(inputs, SCALES, network.encode_text(text))
-    for sample in range(2):
-        expected = infinity_official.logits(
-            *(official, inputs[sample], SCALES.grids, SCALES.full),
-            *(text.features[sample, : text.lengths[sample]], 2),
-        )
-        torch.testing.assert_close(found[sample].flatten(1), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_attention_is_at_most_a_hundred_times_as_sharp(text: Text, inputs: Tensor) -> None:
-    official = infinity_official.random_weights(*SIZES)
-    name = next(name for name in official if name.endswith("sa.scale_mul_1H11"))
-    found = []
-    for log_scale in (math.log(100), 6.0):
-        official[name] = torch.full_like(official[name], log_scale)
-        network = InfinityTransformer(BITS, 4, 128, 4, 256, 16).eval()
-        network.load_state_dict(from_official(official, 16))
-        with torch.no_grad():
-            found.append(network(inputs, SCALES, network.encode_text(text)))
-    torch.testing.assert_close(*found)
-
-
-# ------------------------------------------------------------------------------- one path for both
-
-
-@pytest.mark.parametrize("cuts", [(0, 1, 2, 3, 4), (0, 3, 4), (0, 2, 4)])
-def test_scale_by_scale_is_as_all_at_once(
-    network: InfinityTransformer, text: Text, inputs: Tensor, cuts: tuple[int, ...]
-) -> None:
-    with torch.no_grad():
-        told = network.encode_text(text)
-        whole = network(inputs, SCALES, told)
-        cache, parts = Cache(SCALES.tokens), []
-        for first, last in pairwise(cuts):
-            start, end = SCALES.spans[first].start, SCALES.spans[last - 1].stop
-            given = inputs[:, max(start, 1) - 1 : end - 1] if end > 1 else None
-            parts.append(network(given, SCALES, told, first, cache))
-    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-5, atol=1e-5)
-    assert cache.length == SCALES.tokens
-
-
-def test_tokens_see_their_scale_and_those_before(
-    network: InfinityTransformer, text: Text, inputs: Tensor
-) -> None:
-    with torch.no_grad():
-        told = network.encode_text(text)
-        whole = network(inputs, SCALES, told)
-        for number, span in enumerate(SCALES.spans[1:], 1):
-            other = inputs.clone()
-            other[:, span.start - 1] += 1
-            changed = (network(other, SCALES, told) - whole).abs().amax((0, 2, 3)) > 1e-6
-            assert not changed[: span.start].any()
-            assert changed[span.start :].all(), number
-
-
-def test_padding_of_texts_changes_nothing(
-    network: InfinityTransformer, text: Text, inputs: Tensor
-) -> None:
-    longer = Text(torch.cat([text.features, torch.full((2, 4, 256), 7.0)], 1), text.lengths)
-    with torch.no_grad():
-        whole = network(inputs, SCALES, network.encode_text(text))
-        padded = network(inputs, SCALES, network.encode_text(longer))
-        alone = Text(text.features[:1, :3], text.lengths[:1])
-        one = network(inputs[:1], SCALES, network.encode_text(alone))
-    torch.testing.assert_close(padded, whole, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(one, whole[:1], rtol=1e-5, atol=1e-5)
-
-
-def test_no_text(network: InfinityTransformer, text: Text, inputs: Tensor) -> None:
-    none = network.without_text(text, torch.tensor([True, False]))
-    assert torch.equal(none.features[1], text.features[1])
-    assert torch.equal(none.features[0], network.no_text[:5])
-    with torch.no_grad():
-        one, other = (network(inputs, SCALES, network.encode_text(t)) for t in (text, none))
-    assert torch.equal(one[1], other[1])
-    assert not torch.allclose(one[0], other[0])
-
-
-def test_guidance_within_the_network(
-    network: InfinityTransformer, text: Text, inputs: Tensor
-) -> None:
-    same = inputs[:1].repeat(2, 1, 1)
-    spans = [(span.stop - span.start, span.stop) for span in SCALES.spans]
-    with torch.no_grad():
-        told = network.encode_text(text)
-        turn = rotation(SCALES, 0, len(SCALES), network.width // network.heads, same.device)
-        for after in range(5):
-            x, _ = network._sequence(same, SCALES, told, 0)
-            for number in range(4 + 1):
-                if number == after:  # 1.5 of what is told, less 0.5 of what is not
-                    x = (1.5 * x[:1] - 0.5 * x[1:]).expand_as(x)
-                if number < 4:
-                    x = network.blocks[number](x, told, spans, turn, None, number)
-            expected = network._logits(x, told)
-            found = network(same, SCALES, told, mixture=Mixture(after, 1.5))
-            torch.testing.assert_close(found, expected)
-        plain = network(same, SCALES, told)
-    assert not torch.allclose(plain[0], plain[1])
-    assert not torch.allclose(found[0], plain[0])
-
-
-def test_blocks_computed_again_have_the_same_gradients(text: Text, inputs: Tensor) -> None:
-    found = []
-    for again in (False, True):
-        torch.manual_seed(0)
-        network = InfinityTransformer(
-            BITS, 2, 128, 4, 256, 16, checkpointing=again, drop_path=0.5
-        ).train()
+    def test_bits_are_said_wrong_and_labels_mend_them(self):
+        model = method(flip_strength=1.0, flip_scales=2, reweight=False)
         torch.manual_seed(1)
-        network(inputs, SCALES, network.encode_text(text)).square().sum().backward()
-        found.append([p.grad for p in network.parameters() if p.grad is not None])
-    assert len(found[0]) == len(list(network.parameters())) - 1  # all but the table for no text
-    torch.testing.assert_close(*found)
+        loss = model.training_step(batch(), 0)
+        scales = model.space.scales((4, 4))
+        torch.manual_seed(1)
+        change = self_correction(1.0, 2)
+        given = forced(model.space.encode(batch()["hr"]), scales, change)
+        none = model.transformer.no_text[:1].expand(2, 1, -1)
+        told = model.transformer.encode_text(Text(none, torch.ones(2)))
+        logits = model.transformer(given.inputs, scales, told)
+        torch.testing.assert_close(loss, bit_losses(logits, given.bits).mean())
+        plain = method(flip_strength=0.0, reweight=False).training_step(batch(), 0)
+        none_of_it = method(flip_strength=1.0, flip_scales=0, reweight=False)
+        assert torch.equal(none_of_it.training_step(batch(), 0), plain)
+        assert abs(loss - plain) > 1e-3
+
+    def test_latents_that_were_encoded_before(self):
+        model, given = method(flip_strength=0.0), batch()
+        encoded = given | {"latent": model.space.encode(given["hr"])}
+        del encoded["hr"]
+        encoded["space"] = model.space.identity
+        losses = [model.training_step(each, 0) for each in (given, encoded)]
+        assert torch.equal(*losses)
+        with pytest.raises(ValueError, match="were made by another"):
+            method().training_step(encoded | {"space": "another"}, 0)
+
+    def test_only_the_transformer_is_trained(self):
+        model = method()
+        model.training_step(batch(), 0).backward()
+        trained = {name for name, p in model.named_parameters() if p.grad is not None}
+        assert trained == {f"transformer.{n}" for n, _ in model.transformer.named_parameters()}
+
+    def test_tables_and_norms_are_not_decayed(self):
+        groups = method().configure_optimizers().param_groups
+        assert [group["weight_decay"] for group in groups] == [0.005, 0.0]
+        model = method()
+        named = {id(p): n for n, p in model.named_parameters()}
+        decayed, others = ({named[id(p)] for p in group["params"]} for group in model.optimized())
+        assert "transformer.blocks.0.mlp.0.weight" in decayed
+        assert {n for n in others if "weight" in n and "norm" not in n} == {
+            "transformer.level.weight"
+        }
+        for table in ("no_text", "start", "blocks.1.own", "blocks.0.attention.log_scale"):
+            assert f"transformer.{table}" in others
+        assert decayed | others == {n for n, p in model.named_parameters() if p.requires_grad}
+
+    @pytest.mark.slow
+    def test_it_learns(self):
+        torch.manual_seed(0)
+        model = method(flip_strength=0.0, encoder=Classes(["a", "b"]), text_dropout=0.0)
+        given = batch(text=["a", "b"])
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.Adam(trained, 2e-3)
+        for _ in range(200):
+            optimizer.zero_grad()
+            model.training_step(given, 0).backward()
+            optimizer.step()
+        assert model.logged["train/bit_accuracy"] > 0.99
+        made = model.eval().sample(wanted(given))["sr"]
+        f = model.space.encode(given["hr"])
+        expected = model.space.decode(f).clamp(0, 1)
+        torch.testing.assert_close(made, expected, rtol=0, atol=1e-3)
 
 
-def test_in_bfloat16(network: InfinityTransformer, text: Text, inputs: Tensor) -> None:
-    with torch.no_grad():
-        told = network.encode_text(text)
-        expected = network(inputs, SCALES, told)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            found_told = network.encode_text(text)
-            found = network(inputs, SCALES, found_told)
-    # What all blocks are scaled and shifted by is not rounded.
-    torch.testing.assert_close(tuple(found_told), tuple(told), rtol=0, atol=0)
-    assert found.dtype == torch.float32
-    assert (found - expected).abs().mean() < 0.05 * expected.abs().mean()
+class TestTexts:
+    def test_dropped_captions_are_no_text(self):
+        given = batch(text=["a", "b"])
+        model = method(encoder=Classes(["a", "b"]), text_dropout=1.0, flip_strength=0.0)
+        plain = method(flip_strength=0.0)
+        torch.testing.assert_close(model.training_step(given, 0), plain.training_step(given, 0))
+        model.text_dropout = 0.0
+        assert model.training_step(given, 0) != plain.training_step(given, 0)
+
+    def test_cached_features_need_no_encoder(self):
+        encoder = Classes(["a", "b"])
+        found = encoder(["b", "a"])
+        given = batch() | {"text_features": found.features, "text_lengths": found.lengths}
+        made = method().eval().sample(given)["sr"]
+        expected = method(encoder=encoder).eval().sample(batch(text=["b", "a"]))["sr"]
+        assert torch.equal(made, expected)
+        assert not torch.equal(made, method().eval().sample(batch())["sr"])
+
+    def test_one_prompt_for_all(self):
+        encoder = Classes(["a", "b"])
+        made = method(encoder=encoder, prompt="b").eval().sample(batch())["sr"]
+        expected = method(encoder=encoder).eval().sample(batch(text=["b", "b"]))["sr"]
+        assert torch.equal(made, expected)
+
+    def test_guidance_without_a_text_is_refused(self):
+        led = method(bits=Bitwise(guidance=3)).eval()
+        with pytest.raises(ValueError, match=r"guidance is 3, and there is no text: set"):
+            led.sample(wanted(batch()))
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ({}, "a has no caption"),
+            ({"text": ["a", " "]}, "b has an empty caption"),
+            ({"text": ["a", "dog"]}, "'dog' is no class"),
+            (
+                {"text_features": torch.ones(2, 1, 96), "text_lengths": torch.ones(2)},
+                "have 96 channels and the transformer takes 128",
+            ),
+        ],
+    )
+    def test_captions_that_cannot_be(self, given, message):
+        model = method(encoder=Classes(["a", "b"]))
+        with pytest.raises(ValueError, match=message):
+            model.training_step(batch() | given, 0)
+
+    def test_a_prompt_beside_features_of_captions(self):
+        given = batch() | {"text_features": torch.ones(2, 1, 128), "text_lengths": torch.ones(2)}
+        model = method(encoder=Classes(["a", "b"]), prompt="b")
+        with pytest.raises(ValueError, match="has features of its own caption"):
+            model.training_step(given, 0)
+
+    def test_half_features_leave_the_table_as_it_is(self):
+        model, seen = method(text_dropout=1.0), []
+        model.transformer.text_norm.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+        features = torch.ones(2, 1, 128, dtype=torch.float16)
+        model.training_step(
+            batch() | {"text_features": features, "text_lengths": torch.ones(2)}, 0
+        ).backward()
+        assert torch.equal(seen[0][0, 0], model.transformer.no_text[0])
+
+    def test_options_tell_results_apart(self):
+        assert method().options == {}
+        found = method(bits=Bitwise(0.7), encoder=Classes(["a"]), prompt="a").options
+        assert found == {"tau": 0.7, "encoder": "Classes", "prompt": "a"}
 
 
-def test_tokens_are_embedded_unrounded_under_autocast(
-    network: InfinityTransformer, text: Text, inputs: Tensor
-) -> None:
-    with torch.no_grad():
-        told = network.encode_text(text)
-        expected, _ = network._sequence(inputs, SCALES, told, 0)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            found, _ = network._sequence(inputs, SCALES, told, 0)
-    assert torch.equal(found, expected)
+class TestImages:
+    def test_an_image_does_not_depend_on_its_batch(self):
+        model = method(bits=Bitwise(1.0)).eval()
+        both = model.sample(wanted(batch()))["sr"]
+        torch.testing.assert_close(model.sample(wanted(batch(1)))["sr"], both[:1])
+        assert not torch.equal(both[0], both[1])
+
+    def test_bits_are_those_of_the_image(self):
+        model = method(bits=Bitwise(1.0)).eval()
+        codes = model.bits_of(wanted(batch()))
+        total = sum(
+            torch.nn.functional.interpolate(code, (4, 4), mode="bilinear") for code in codes
+        )
+        made = model.sample(wanted(batch()))["sr"]
+        torch.testing.assert_close(model.decoded(total).clamp(0, 1), made)
+
+    @pytest.mark.parametrize(
+        ("size", "message"),
+        [((40, 32), "40x32 pixels has no scales; known sizes are 32x32"), ((30, 32), "of 8")],
+    )
+    def test_a_size_without_scales(self, size, message):
+        with pytest.raises(ValueError, match=message):
+            method().eval().sample(wanted(batch()) | {"size": size})
 
 
-def test_at_first_blocks_do_little_and_no_bit_is_likelier(text: Text, inputs: Tensor) -> None:
-    torch.manual_seed(0)
-    network = InfinityTransformer(BITS, 4, 128, 4, 256, 16).eval()
-    with torch.no_grad():
-        logits = network(inputs, SCALES, network.encode_text(text))
-    assert logits.abs().max() < 0.1
+class TestWeights:
+    def test_a_released_file(self):
+        model = method()
+        official = random_weights(64, 2, 1, BITS, 128, 8)
+        found = model.import_official(official)
+        assert found.keys() == model.state_dict().keys()
+        name = "transformer.blocks.1.attention.qkv.weight"
+        assert torch.equal(found[name], official["blocks.1.sa.mat_qkv.weight"])
+
+    def test_a_checkpoint_has_the_transformer_alone(self, tmp_path):
+        model = method()
+        checkpoint = {"state_dict": model.state_dict()}
+        model.on_save_checkpoint(checkpoint)
+        assert all(name.startswith("transformer.") for name in checkpoint["state_dict"])
+        assert checkpoint["model"] == class_path(model)
+        file = io.BytesIO()
+        torch.save(checkpoint, file)
+        file.seek(0)
+        loaded = torch.load(file, weights_only=True)
+        other = Infinity(1, transformer(7), space())
+        other.on_load_checkpoint(loaded)
+        other.load_state_dict(loaded["state_dict"])
+        made = [each.eval().sample(wanted(batch()))["sr"] for each in (model, other)]
+        assert torch.equal(*made)
+        told = {**loaded, "frozen": {**loaded["frozen"], "encoder": "t5 0123456789abcdef"}}
+        path = tmp_path / "a.ckpt"
+        torch.save({**told, "pytorch-lightning_version": "2.6"}, path)
+        other.load_weights(path)  # where nothing reads captions, no encoder is needed
+        with pytest.raises(ValueError, match="trained with encoder from t5"):
+            method(encoder=Classes(["a"])).load_weights(path)
+        with pytest.raises(ValueError, match="was trained with space from test"):
+            Infinity(1, transformer(), space(8)).on_load_checkpoint(loaded)
+
+    def test_a_tokenizer_that_is_not_trained(self):
+        model = method()
+        model.space.source = ""
+        with pytest.raises(ValueError, match=r"set model\.init_args\.space_weights"):
+            model.setup("fit")
 
 
-# ---------------------------------------------------------------------------------------- rotation
-
-
-def test_positions_are_counted_in_the_finest_grid() -> None:
-    scales = published(budget="0.06M")  # counted in 64 x 64 all the same
-    cos, sin = rotation(scales, 3, 4, 128, torch.device("cpu"))
-    assert cos.shape == (36, 64)
-    theta = [10000 ** (-2 * j / 64) for j in range(32)]
-    for row, column, y, x in ((0, 0, 0, 0), (1, 0, 11, 0), (0, 5, 0, 53), (3, 2, 32, 21)):
-        angles = torch.tensor([y * t for t in theta] + [x * t for t in theta])
-        torch.testing.assert_close(cos[6 * row + column], angles.cos(), rtol=0, atol=1e-5)
-        torch.testing.assert_close(sin[6 * row + column], angles.sin(), rtol=0, atol=1e-5)
-
-
-def test_halves_are_rounded_to_even() -> None:
-    scales = Scales([(2, 4)], full=(5, 10))
-    cos, _ = rotation(scales, 0, 1, 4, torch.device("cpu"))
-    assert cos[4, 0].item() == pytest.approx(math.cos(2))  # 1 * 5 / 2
-    assert [round(math.acos(c), 3) for c in cos[:2, 1].tolist()] == [0, 2]  # 1 * 10 / 4
-
-
-# --------------------------------------------------------------------------------------- bad input
-
-
-def test_what_does_not_fit(network: InfinityTransformer, text: Text, inputs: Tensor) -> None:
-    with pytest.raises(ValueError, match="width is 100 with 4 heads"):
-        InfinityTransformer(8, 1, 100, 4, 128)
-    with pytest.raises(ValueError, match="text_width is 100"):
-        InfinityTransformer(8, 1, 128, 4, 100)
-    with pytest.raises(ValueError, match="drop_path is 1"):
-        InfinityTransformer(8, 1, 128, 4, 128, drop_path=1)
-    with pytest.raises(ValueError, match="features of texts have 128 channels; expected 256"):
-        network.encode_text(Text(text.features[..., :128], text.lengths))
-    with pytest.raises(
-        ValueError, match=r"texts have up to 17 tokens; expected at most 16, .* text_length"
-    ):
-        network.without_text(Text(torch.zeros(1, 17, 256), torch.tensor([17])), torch.ones(1))
-    told = network.encode_text(text)
-    with pytest.raises(ValueError, match=r"5 tokens begin at scale 0 .* one of \[1, 3, 9, 29\]"):
-        network(inputs[:, :4], SCALES, told)
-    with pytest.raises(ValueError, match="scale 1 follows on 1 tokens, and 0 are known"):
-        network(inputs[:, :2], SCALES, told, first=1)
-    with pytest.raises(
-        ValueError, match=r"there are 16 scales, and the network knows 15: set .*levels"
-    ):
-        network(inputs[:, :15], Scales([(1, 1)] * 16), told)
+def test_what_does_not_fit():
+    other = space()
+    other.patch = 2
+    with pytest.raises(ValueError, match="4 bits a token and the space has 16"):
+        Infinity(1, transformer(), other)
+    with pytest.raises(ValueError, match="text_dropout is 2"):
+        method(text_dropout=2)

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 from torchvision import models
 
-from lightning_modules.backbone.frozen import sources
 from lightning_modules.networks.latent_lpips import (
     LatentDistance,
     LatentLPIPS,
     from_imagenet,
     from_official,
 )
+from lightning_modules.weights import sources
 
 SMALL = (4, 6, 8, 8, 8)
 LINES = ("0", "2"), ("5", "7"), ("10", "12", "14"), ("17", "19", "21"), ("24", "26", "28")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from benchmarks.liif import measure_image
+from benchmarks.speed.liif import measure_image
 from degradations.bicubic import resize
 from lightning_modules.networks.liif import LIIF, grid, nearest
 from tests.reference import liif_official

@@ -9,8 +9,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_modules.backbone.frozen import fit
 from lightning_modules.networks.noise_predictor import Gaussian, NoisePredictor, from_official
+from lightning_modules.weights import fit
 from tests.lightning_modules.networks.invsr_layers import Layers
 
 SMALL = {"widths": (32, 64), "layers": 1, "head_width": 16}

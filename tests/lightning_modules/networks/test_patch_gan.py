@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_modules.networks.patch_gan import PatchGAN
+from lightning_modules.networks.discriminator import PatchGAN
 
 
 def test_a_logit_sees_seventy_pixels() -> None:

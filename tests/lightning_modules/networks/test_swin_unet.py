@@ -8,15 +8,17 @@ import math
 import pytest
 import torch
 
-from lightning_modules.networks.swin import (
+from lightning_modules.networks.swin_unet import (
     SwinBlock,
+    SwinUNet,
     WindowAttention,
+    from_official,
     from_windows,
     released_mask,
+    sinusoids,
     to_windows,
     wrap_mask,
 )
-from lightning_modules.networks.swin_unet import SwinUNet, from_official, sinusoids
 
 SMALL = {"width": 32, "multipliers": (1, 2), "size": 32, "swin_width": 48, "heads": 3}
 

@@ -1,0 +1,1 @@
+"""Miniatures: each method trained small, with its controls."""

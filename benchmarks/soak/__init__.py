@@ -1,0 +1,1 @@
+"""Hours of training under faults."""

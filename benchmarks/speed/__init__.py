@@ -1,0 +1,1 @@
+"""Speed and agreement: ours against a peer, in one run."""

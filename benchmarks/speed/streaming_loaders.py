@@ -1,0 +1,384 @@
+"""Training loaders that `benchmarks/speed/streaming.py` compares: the limit, ours, and the peers'.
+
+Each gives batches of random crops out of the same JPEG files. All but the stock one decode with the
+same decoder and turn a crop into a tensor in the same way, so that what differs is the loader. Each
+lives in a process of its own, for some have threads that go on when nobody asks for a batch.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import multiprocessing
+import os
+import random
+import resource
+import time
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
+
+from datamodules.base import CropSettings, SRDataModule
+from datamodules.pack import __main__ as pack
+from datamodules.shards.shards import Shards
+from datamodules.shards.stream import Stream
+from datamodules.source import Source
+
+try:
+    import simplejpeg
+except ImportError:  # an optional extra
+    simplejpeg = None
+CROP, BATCH = 256, 16
+COPIES = 4  # times that every file is taken in a turn
+SHARD = 50  # samples a shard
+Bytes = NDArray[np.uint8]
+
+
+class Loader(NamedTuple):
+    """A loader that is ready.
+
+    batches: Gives an epoch for a number of workers.
+    pictures: The tensor of crops in a batch.
+    """
+
+    batches: Callable[[int], Iterable[Any]]
+    pictures: Callable[[Any], Tensor]
+
+
+class Turn(NamedTuple):
+    """Microseconds an image."""
+
+    cpu: float
+    wall: float
+
+
+def decode(data: bytes) -> Bytes:
+    """(H, W, 3) in [0, 255]."""
+    if simplejpeg is not None:
+        return simplejpeg.decode_jpeg(data)
+    from PIL import Image
+
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+def cut(data: bytes) -> Bytes:
+    """Decode a file; a random crop of it, (CROP, CROP, 3)."""
+    picture = decode(data)
+    top = int((picture.shape[0] - CROP + 1) * random.random())
+    left = int((picture.shape[1] - CROP + 1) * random.random())
+    return picture[top : top + CROP, left : left + CROP]
+
+
+def crop(data: bytes) -> Tensor:
+    """(CROP, CROP, 3) uint8, of one file: a copy, or a batch would keep the pictures in memory."""
+    return torch.from_numpy(cut(data).copy())
+
+
+def together(crops: list[Tensor]) -> Tensor:
+    """(B, 3, CROP, CROP): stacked as PyTorch's loader does it, in a worker in shared memory."""
+    stacked: Tensor = default_collate(crops)
+    return stacked.permute(0, 3, 1, 2)
+
+
+def read_files(pictures: Path) -> list[bytes]:
+    """All JPEG files of a folder.
+
+    Raises:
+        ValueError: There are none.
+    """
+    files = [path.read_bytes() for path in sorted(pictures.rglob("*.jpg"))]
+    if not files:
+        raise ValueError(f"{pictures} holds no .jpg files")
+    return files
+
+
+def shards(pictures: Path, place: Path) -> str:
+    """Pack a folder, unless that is done; gives the pattern of the shards' names.
+
+    Raises:
+        RuntimeError: The packer refused some.
+    """
+    out = place / "tars"
+    if not out.exists() and pack.main([str(pictures), str(out), "--samples-per-shard", str(SHARD)]):
+        raise RuntimeError(f"not all of {pictures} could be packed")
+    return str(out / "shard-*.tar")
+
+
+# --------------------------------------------------------------------------------------- the limit
+class InMemory(Dataset[Tensor]):
+    """Files that are in memory: nothing is left but decoding and cropping.
+
+    Args:
+        files: Their bytes.
+    """
+
+    def __init__(self, files: Sequence[bytes]) -> None:
+        self.files = files
+
+    def __len__(self) -> int:
+        """Number of samples in a turn."""
+        return len(self.files) * COPIES
+
+    def __getitems__(self, indices: list[int]) -> Tensor:
+        """A batch."""
+        batch = _empty(len(indices))
+        for index, out in zip(indices, batch.numpy(), strict=True):
+            out[...] = cut(self.files[index % len(self.files)])
+        return batch.permute(0, 3, 1, 2)
+
+
+def _empty(count: int) -> Tensor:
+    size = (count, CROP, CROP, 3)
+    if get_worker_info() is None:
+        return torch.empty(size, dtype=torch.uint8)
+    # Shared already: a worker's other tensors are copied when they are sent.
+    memory = torch.UntypedStorage._new_shared(int(np.prod(size)))
+    return torch.empty(0, dtype=torch.uint8).set_(memory).view(size)
+
+
+def limit(pictures: Path, place: Path) -> Loader:
+    """The same decoder over bytes that are in memory, cropped, as a tensor."""
+    dataset = InMemory(read_files(pictures))
+
+    def batches(workers: int) -> Iterable[Any]:
+        return DataLoader(dataset, BATCH, True, num_workers=workers, collate_fn=_same)
+
+    return Loader(batches, _same)
+
+
+def _same(batch: Any) -> Any:
+    return batch
+
+
+# ------------------------------------------------------------------------------------------- ours
+def ours(pictures: Path, place: Path, flips: bool = False) -> Loader:
+    """The training loader of `SRDataModule` over `Shards`."""
+    return _ours(Shards(shards(pictures, place)), crops_per_image=COPIES, flips=flips)
+
+
+def _ours(source: Source, crops_per_image: int, flips: bool) -> Loader:
+    data = SRDataModule(
+        4,
+        train=source,
+        batch_size=BATCH,
+        crop_size=CROP,
+        crops=CropSettings(per_image=crops_per_image, flips=flips),
+        seed=0,
+    )
+    data.setup("fit")
+
+    def batches(workers: int) -> Iterable[Any]:
+        data.workers = workers
+        return data.train_dataloader()
+
+    return Loader(batches, lambda batch: batch["hr"])
+
+
+def ours_flipped(pictures: Path, place: Path) -> Loader:
+    """Ours with flips and transpositions, which are its default and which no other column has."""
+    return ours(pictures, place, flips=True)
+
+
+def ours_stream(pictures: Path, place: Path) -> Loader:
+    """The same over `Stream`, which reads the tars as often as the webdataset pipelines do."""
+    urls, samples = shards(pictures, place), COPIES * len(read_files(pictures))
+    return _ours(Stream(samples, urls, shuffle=100), crops_per_image=1, flips=False)
+
+
+# ------------------------------------------------------------------------------------------ peers
+def webdataset_bare(pictures: Path, place: Path) -> Loader:
+    """A webdataset pipeline with nothing that costs time: our decoder, our crop."""
+    import webdataset as wds
+
+    urls = _urls(pictures, place)
+
+    def batches(workers: int) -> Iterable[Any]:
+        data = wds.WebDataset(urls, shardshuffle=100).shuffle(100)
+        data = data.map(lambda sample: crop(sample["jpg"])).batched(BATCH, together)
+        return wds.WebLoader(data, batch_size=None, num_workers=workers)
+
+    return Loader(batches, _same)
+
+
+def webdataset_stock(pictures: Path, place: Path) -> Loader:
+    """A webdataset pipeline as its own examples have it, with torchvision's transforms."""
+    import webdataset as wds
+    from torchvision.transforms import Compose, RandomCrop, ToTensor
+
+    urls, transform = _urls(pictures, place), Compose([RandomCrop(CROP), ToTensor()])
+
+    def batches(workers: int) -> Iterable[Any]:
+        data = wds.WebDataset(urls, shardshuffle=100).shuffle(100)
+        data = data.decode("pil").to_tuple("jpg").map_tuple(transform).batched(BATCH)
+        return wds.WebLoader(data, batch_size=None, num_workers=workers)
+
+    return Loader(batches, lambda batch: batch[0])
+
+
+def _urls(pictures: Path, place: Path) -> list[str]:
+    pattern = Path(shards(pictures, place))
+    return sorted(map(str, pattern.parent.glob(pattern.name))) * COPIES
+
+
+def litdata(pictures: Path, place: Path) -> Loader:
+    """Chunks of JPEG bytes as litdata writes them, shuffled; our decoder."""
+    from litdata import StreamingDataLoader, StreamingDataset
+    from litdata.streaming.cache import Cache
+
+    cache = Cache(str(place / "litdata"), chunk_bytes="64MB")
+    for index, data in enumerate(read_files(pictures) * COPIES):
+        cache[index] = {"jpg": data}
+    cache.done()
+    cache.merge()
+
+    class Crops(StreamingDataset):
+        def __getitem__(self, index: Any) -> Tensor:
+            return crop(super().__getitem__(index)["jpg"])
+
+    dataset = Crops(str(place / "litdata"), shuffle=True)
+
+    def batches(workers: int) -> Iterable[Any]:
+        return StreamingDataLoader(
+            dataset, batch_size=BATCH, num_workers=workers, collate_fn=together
+        )
+
+    return Loader(batches, _same)
+
+
+def mosaicml_streaming(pictures: Path, place: Path) -> Loader:
+    """Shards of JPEG bytes as mosaicml-streaming writes them, shuffled; our decoder."""
+    from streaming import MDSWriter, StreamingDataset
+    from streaming.base.util import clean_stale_shared_memory
+
+    out = str(place / "mosaicml")
+    with MDSWriter(out=out, columns={"jpg": "bytes"}) as writer:
+        for data in read_files(pictures) * COPIES:
+            writer.write({"jpg": data})
+
+    class Crops(StreamingDataset):
+        def __getitem__(self, index: Any) -> Tensor:
+            return crop(super().__getitem__(index)["jpg"])
+
+    def batches(workers: int) -> Iterable[Any]:
+        clean_stale_shared_memory()  # one dataset cannot have two numbers of workers: it waits
+        dataset = Crops(local=out, shuffle=True, batch_size=BATCH)
+        return DataLoader(dataset, BATCH, num_workers=workers, collate_fn=together)
+
+    return Loader(batches, _same)
+
+
+# -------------------------------------------------------------------------------------- a turn each
+LOADERS: dict[str, tuple[Callable[[Path, Path], Loader], str]] = {  # and the module it needs
+    "limit": (limit, "torch"),
+    "ours": (ours, "torch"),
+    "ours_flipped": (ours_flipped, "torch"),
+    "ours_stream": (ours_stream, "webdataset"),
+    "webdataset_bare": (webdataset_bare, "webdataset"),
+    "webdataset_stock": (webdataset_stock, "webdataset"),
+    "litdata": (litdata, "litdata"),
+    "mosaicml_streaming": (mosaicml_streaming, "streaming"),
+}
+
+
+class Runner:
+    """A loader in a process of its own, which gives an epoch when it is asked.
+
+    Args:
+        name: Of `LOADERS`.
+        pictures: Folder of JPEG files.
+        place: Folder for what is made of them.
+        device: Where batches are brought.
+    """
+
+    def __init__(self, name: str, pictures: Path, place: Path, device: str = "cpu") -> None:
+        self.name = name
+        context = multiprocessing.get_context("fork")
+        self._pipe, other = context.Pipe()
+        given = (other, name, pictures, place, device)
+        self._process = context.Process(target=_serve, args=given)
+        self._process.start()
+        other.close()
+
+    def turn(self, workers: int) -> Turn:
+        """Time an epoch.
+
+        Raises:
+            RuntimeError: It failed; the traceback was printed.
+        """
+        try:
+            self._pipe.send(workers)
+            return Turn(*self._pipe.recv())
+        except (EOFError, OSError) as error:
+            raise RuntimeError(f"the process of {self.name} ended") from error
+
+    def stop(self) -> None:
+        """End the process."""
+        with suppress(OSError):  # it has ended already
+            self._pipe.send(None)
+        self._process.join()
+
+
+def available() -> list[str]:
+    """Names of the loaders whose packages are there."""
+    return [name for name, (_, module) in LOADERS.items() if find_spec(module) is not None]
+
+
+def packages() -> dict[str, str]:
+    """Versions of what takes part."""
+    names = ("simplejpeg", "pillow", "webdataset", "litdata", "mosaicml-streaming")
+    return {name: _version(name) for name in names}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed: left out"
+
+
+def _serve(pipe: Any, name: str, pictures: Path, place: Path, device: str) -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    loader = LOADERS[name][0](pictures, place)
+    cores = os.sched_getaffinity(0)
+    while (workers := pipe.recv()) is not None:
+        _pin(cores if workers else {max(cores)})
+        pipe.send(_turn(loader, workers, name, device))
+
+
+def _pin(cores: set[int]) -> None:
+    for thread in os.listdir("/proc/self/task"):
+        os.sched_setaffinity(int(thread), cores)
+
+
+def _turn(loader: Loader, workers: int, name: str, device: str) -> Turn:
+    gc.collect()
+    batches = loader.batches(workers)
+    count, before, begun = 0, _cpu_seconds(), time.perf_counter()
+    for batch in batches:
+        pictures = loader.pictures(batch).to(device)  # waits until it is there
+        if pictures.shape[1:] != (3, CROP, CROP):
+            raise RuntimeError(f"{name} gave pictures of the shape {tuple(pictures.shape)}")
+        count += len(pictures)
+    wall = time.perf_counter() - begun
+    del batch, pictures, batches
+    gc.collect()  # workers that stay between epochs end with their loader
+    for child in multiprocessing.active_children():
+        child.join()
+    return Turn((_cpu_seconds() - before) / count * 1e6, wall / count * 1e6)
+
+
+def _cpu_seconds() -> float:
+    """User and system time of this process, and of its children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)

@@ -1,0 +1,610 @@
+"""Metrics on Inception features: FID, KID, KID-thumb, patch FID and patch KID.
+
+The network is torch-fidelity's, which has the weights of the original implementation in
+TensorFlow. Source: Heusel et al., "GANs trained by a two time-scale update rule converge to a local
+Nash equilibrium" (NeurIPS 2017).
+
+Source: Heusel et al., "GANs trained by a two time-scale update rule converge to a local Nash
+equilibrium" (NeurIPS 2017), Eq. 6.
+
+Source: Binkowski et al., "Demystifying MMD GANs" (ICLR 2018), Eq. 4 and section 4.
+
+The estimate of KID (Binkowski et al., ICLR 2018, Eq. 4) on small thumbnails instead of a network's
+features: a substitute for KID if its weights are missing or images are too small for it.
+
+Source: Chai et al., "Any-resolution training for high-resolution image synthesis" (ECCV 2022),
+section 4.1; crops as Self-Cascade (Guo et al., ECCV 2024) takes them.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from callbacks import weights
+from callbacks.metrics.base import TooSmall, as_float64
+from callbacks.metrics.sets import SetMetric
+from callbacks.tensorboard import MetricProtocol
+from degradations.bicubic import resize
+from degradations.draws import seed_of
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+Preset = Literal["clean-fid", "torch-fidelity", "torchmetrics"]
+SIDE = 299
+WEIGHTS = "fid-inception"  # the name in configs/weights.yaml
+
+
+class InceptionMetric(SetMetric):
+    """A distance of Inception's 2048 features. Subclasses implement ``distance``.
+
+    Args:
+        preset: How images are prepared: ``clean-fid`` (antialiased bicubic, as papers since
+            2022), ``torch-fidelity`` (TensorFlow's bilinear without antialiasing, as earlier
+            papers), or ``torchmetrics`` (antialiased bilinear). Their numbers differ and must not
+            be compared with one another.
+        strict_weights: Stop the run if the weights are missing; otherwise the metric is off.
+        every_n: In ``fit``, compute at the first validation and at every n-th after it.
+        limit: Use only the first images of each dataset, this many; all of them by default.
+        label: Name in logs and results, if one metric is used twice (say, for two presets).
+        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
+            results.
+        reference: Compare the outputs with these instead of their HR images: a folder of
+            images, or a file made by ``python -m callbacks.metrics.sets``.
+
+    Raises:
+        ValueError: If the preset is unknown.
+    """
+
+    def __init__(
+        self,
+        preset: Preset = "clean-fid",
+        strict_weights: bool = False,
+        every_n: int = 1,
+        limit: int | None = None,
+        label: str | None = None,
+        control: bool = False,
+        reference: str | None = None,
+    ) -> None:
+        super().__init__(every_n, limit, label, control, reference)
+        if preset not in PREPARATIONS:
+            known = ", ".join(map(repr, PREPARATIONS))
+            raise ValueError(
+                f"`preset` of {type(self).__name__} is {preset!r}; expected one of {known}"
+            )
+        self.preset: Preset = preset
+        self.strict_weights = strict_weights
+        self.net: Inception | None = None
+        self.sha256: str | None = weights.entry_of(WEIGHTS)["sha256"]
+
+    def absent(self) -> str:
+        """Name the missing weights in one line; empty if found."""
+        return "" if weights.obtain(WEIGHTS) else weights.missing(WEIGHTS)
+
+    def load(self) -> None:
+        """Load the network.
+
+        Raises:
+            FileNotFoundError: If its weights are missing.
+        """
+        path = weights.find(WEIGHTS)
+        if path is None:
+            raise FileNotFoundError(weights.missing(WEIGHTS))
+        self.sha256 = weights.digest_of(path)
+        self.net = _shared(path, self.sha256)
+
+    def protocol(self) -> MetricProtocol:
+        """Return implementation, preset, rounding, resize, antialiasing, network and weights."""
+        library = version("torch-fidelity")
+        made_by = {"implementation": f"enlarger {type(self).name} 1, torch-fidelity {library}"}
+        return made_by | self.features_protocol()
+
+    def features_protocol(self) -> MetricProtocol:
+        """Return preset, rounding, resize, antialiasing, network and weights."""
+        filter_, antialias, _ = PREPARATIONS[self.preset]
+        return {
+            "preset": self.preset,
+            "color": "rgb",
+            "round_8bit": True,
+            "data_range": 255,
+            "resize": f"{filter_} to {SIDE}x{SIDE}",
+            "antialias": antialias,
+            "network": "Inception-v3 of 2015-12-05, 2048 features",
+            "weights": weights.entry_of(WEIGHTS)["file"],
+            "sha256": self.sha256,
+        }
+
+    def features(self, images: Tensor, batch: Batch) -> Tensor:
+        """Return (B, 2048) features of whole images, resized to 299x299."""
+        return self.extract(images)
+
+    def extract(self, images: Tensor) -> Tensor:
+        """Return (B, 2048) float32 features of (B, 3, H, W) images in [0, 1]."""
+        prepare = PREPARATIONS[self.preset][2]
+        what = ("inception", self.preset, self.sha256)
+        return self.once(images, what, lambda: self.embed(prepare(levels(images))))
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Return (B, 2048) float32 features of (B, 3, 299, 299) pixels in [0, 255].
+
+        Raises:
+            RuntimeError: If the network is not loaded yet.
+        """
+        if self.net is None:
+            raise RuntimeError(f"{type(self).__name__} has no network before `load` was called")
+        return self.net(pixels)
+
+
+class Inception(nn.Module):
+    """Torch-fidelity's network, with its normalisations folded into the convolutions.
+
+    With ``channels_last`` that takes two thirds of the time, and changes features by 1e-6.
+
+    Args:
+        path: The file of weights.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        # Here, because they take seconds to import.
+        from torch.nn.utils import fuse_conv_bn_eval
+        from torch_fidelity.feature_extractor_inceptionv3 import (
+            BasicConv2d,
+            FeatureExtractorInceptionV3,
+        )
+
+        torch.load(path, weights_only=True)  # the library would run a pickle's code
+        net = FeatureExtractorInceptionV3("inception", ["2048"], str(path))
+        for block in net.modules():
+            if isinstance(block, BasicConv2d):
+                block.conv, block.bn = fuse_conv_bn_eval(block.conv, block.bn), nn.Identity()
+        layers = [layer for name, layer in net.named_children() if name != "fc"]
+        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return (B, 2048) features of (B, 3, 299, 299) pixels in [0, 255]."""
+        x = ((pixels - 128) / 128).contiguous(memory_format=torch.channels_last)
+        return self.layers(x).flatten(1)
+
+
+@functools.lru_cache(maxsize=1)
+def _shared(path: Path, sha256: str) -> Inception:
+    """Return the network that all metrics of a run share."""
+    return Inception(path)
+
+
+def levels(images: Tensor) -> Tensor:
+    """Round images in [0, 1] to whole levels in [0, 255], as in saved files."""
+    return (images.clamp(0, 1) * 255).round()
+
+
+def bicubic(pixels: Tensor) -> Tensor:
+    """Resize as clean-fid: Pillow's antialiased bicubic per channel in float, then clipped."""
+    # In float64 as Pillow's taps: float32 is 5e-3 of 255 away.
+    resized = resize(as_float64(pixels), (SIDE, SIDE), clamp=False).clamp(0, 255)
+    return resized.to(pixels)
+
+
+def bilinear(pixels: Tensor) -> Tensor:
+    """Resize as torchmetrics: antialiased bilinear."""
+    return functional.interpolate(pixels, (SIDE, SIDE), mode="bilinear", antialias=True)
+
+
+def tensorflow_bilinear(pixels: Tensor) -> Tensor:
+    """Resize as the original: TensorFlow 1's bilinear, half a pixel off and not antialiased."""
+    from torch_fidelity.interpolate_compat_tensorflow import (
+        interpolate_bilinear_2d_like_tensorflow1x,
+    )
+
+    return interpolate_bilinear_2d_like_tensorflow1x(pixels, (SIDE, SIDE), align_corners=False)
+
+
+# Filter, whether it is antialiased, and the function: (B, 3, H, W) to (B, 3, 299, 299), [0, 255].
+PREPARATIONS: dict[str, tuple[str, bool, Callable[[Tensor], Tensor]]] = {
+    "clean-fid": ("bicubic, clipped", True, bicubic),
+    "torch-fidelity": ("TensorFlow 1 bilinear", False, tensorflow_bilinear),
+    "torchmetrics": ("bilinear", True, bilinear),
+}
+
+
+class FID(InceptionMetric):
+    """Frechet Inception distance between the outputs and their HR images; lower is better.
+
+    The number of clean-fid 0.1.35 (``mode="clean"``), torch-fidelity 0.4 or torchmetrics 1.9, by
+    ``preset``, for the same 8-bit images and the same weights. It is biased upward for few
+    images: compare only numbers of equal counts, and quote the count.
+
+    Args:
+        preset: How images are prepared: ``clean-fid`` (antialiased bicubic, as papers since
+            2022), ``torch-fidelity`` (TensorFlow's bilinear without antialiasing, as earlier
+            papers), or ``torchmetrics`` (antialiased bilinear). Their numbers differ and must not
+            be compared with one another.
+        strict_weights: Stop the run if the weights are missing; otherwise the metric is off.
+        every_n: In ``fit``, compute at the first validation and at every n-th after it.
+        limit: Use only the first images of each dataset, this many; all of them by default.
+        label: Name in logs and results, if one metric is used twice (say, for two presets).
+        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
+            results.
+        reference: Compare the outputs with these instead of their HR images: a folder of
+            images, or a file made by ``python -m callbacks.metrics.sets``.
+    """
+
+    name = "fid"
+    enough = 5000
+    remark = "biased upward"
+
+    def distance(self, sr: Tensor, hr: Tensor) -> float:
+        """Return the FID of (N, 2048) and (M, 2048) features."""
+        return frechet_distance(sr, hr)
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """Return |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) with covariances A and B (N - 1).
+
+    With A = P'P and B = Q'Q, the trace of the root is the sum of the singular values of P Q': for
+    N < D images P is the centred features themselves, so nothing larger than N x M is decomposed.
+    Singular covariances need no care, whereas `sqrtm` of their product has to add 1e-6.
+
+    Args:
+        a: (N, D) float64, N at least 2.
+        b: (M, D) float64, M at least 2.
+
+    Returns:
+        The distance, at least 0.
+
+    Raises:
+        ValueError: For a single image, which has no covariance.
+    """
+    if min(len(a), len(b)) < 2:
+        raise ValueError(f"a Frechet distance needs 2 images or more, got {len(a)} and {len(b)}")
+    p, q = _root(a), _root(b)
+    means = (a.mean(0) - b.mean(0)).square().sum()
+    traces = p.square().sum() + q.square().sum()
+    return max(0.0, float(means + traces - 2 * torch.linalg.svdvals(p @ q.T).sum()))
+
+
+def _root(features: Tensor) -> Tensor:
+    """Return P with P'P the covariance: (N, D), or (D, D) if that is smaller."""
+    n, d = features.shape
+    centred = (features - features.mean(0)) / math.sqrt(n - 1)
+    if n <= d:
+        return centred
+    values, vectors = torch.linalg.eigh(centred.T @ centred)
+    return values.clamp(min=0).sqrt()[:, None] * vectors.T
+
+
+SEED = 2020  # torch-fidelity's
+
+
+class KID(InceptionMetric):
+    """Kernel Inception distance between the outputs and their HR images; lower is better.
+
+    The mean over random subsets, as in clean-fid, torch-fidelity and torchmetrics (not multiplied
+    by 1000); ``<name>_std`` is the deviation between subsets. Unbiased, so it needs fewer images
+    than FID; it may be slightly negative.
+
+    Args:
+        preset: How images are prepared: ``clean-fid`` (antialiased bicubic, as papers since
+            2022), ``torch-fidelity`` (TensorFlow's bilinear without antialiasing, as earlier
+            papers), or ``torchmetrics`` (antialiased bilinear).
+        subsets: Number of subsets.
+        subset_size: Images in each, at most. If there are no more images than that, all are used,
+            once.
+        strict_weights: Stop the run if the weights are missing; otherwise the metric is off.
+        every_n: In ``fit``, compute at the first validation and at every n-th after it.
+        limit: Use only the first images of each dataset, this many; all of them by default.
+        label: Name in logs and results, if one metric is used twice (say, for two presets).
+        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
+            results.
+        reference: Compare the outputs with these instead of their HR images: a folder of
+            images, or a file made by ``python -m callbacks.metrics.sets``.
+
+    Raises:
+        ValueError: If ``subsets`` is below 1 or ``subset_size`` below 2.
+    """
+
+    name = "kid"
+    remark = "one subset of all"
+
+    def __init__(
+        self,
+        preset: Preset = "clean-fid",
+        subsets: int = 100,
+        subset_size: int = 1000,
+        strict_weights: bool = False,
+        every_n: int = 1,
+        limit: int | None = None,
+        label: str | None = None,
+        control: bool = False,
+        reference: str | None = None,
+    ) -> None:
+        super().__init__(preset, strict_weights, every_n, limit, label, control, reference)
+        for key, value, least in (("subsets", subsets, 1), ("subset_size", subset_size, 2)):
+            if value < least:
+                raise ValueError(f"`{key}` of KID is {value}; it must be at least {least}")
+        self.subsets, self.subset_size, self.enough = subsets, subset_size, subset_size
+
+    def protocol(self) -> MetricProtocol:
+        """Return that of all Inception metrics, the kernel and the subsets."""
+        return {
+            **super().protocol(),
+            "kernel": "(x.y/2048 + 1)^3, unbiased",
+            "subsets": f"{self.subsets} of up to {self.subset_size}, seed {SEED}",
+        }
+
+    def distance(self, sr: Tensor, hr: Tensor) -> float:
+        """Return the KID of (N, 2048) and (M, 2048) features."""
+        return kernel_distance(sr, hr, self.subsets, self.subset_size)[0]
+
+    def distances(self, sr: Tensor, hr: Tensor) -> dict[str, float]:
+        """Return the mean over subsets and, if there are several, their deviation."""
+        mean, deviation = kernel_distance(sr, hr, self.subsets, self.subset_size)
+        one = len(sr) <= self.subset_size and len(hr) <= self.subset_size
+        return {self.name: mean} | ({} if one else {f"{self.name}_std": deviation})
+
+
+def kernel_distance(
+    a: Tensor, b: Tensor, subsets: int = 100, size: int = 1000
+) -> tuple[float, float]:
+    """Return mean and deviation of ``polynomial_mmd`` over subsets drawn as in torch-fidelity.
+
+    Args:
+        a: (N, D) float64, N at least 2.
+        b: (M, D) float64, M at least 2.
+        subsets: Number of subsets.
+        size: Images of each set in each subset. If neither set has more, both are used whole.
+    """
+    if max(len(a), len(b)) <= size:
+        return polynomial_mmd(a, b), 0.0
+    size = min(size, len(a), len(b))
+    draws = np.random.RandomState(SEED)
+    # The kernel of all pairs at once, if it fits: a tenth of the time of 100 subsets of 1000.
+    whole = _kernels(a, b) if max(len(a), len(b)) <= 5000 else None
+    values = []
+    for _ in range(subsets):
+        i, j = (torch.from_numpy(draws.choice(len(x), size, replace=False)) for x in (a, b))
+        if whole is None:
+            values.append(_mmd(*_kernels(a[i], b[j])))
+        else:
+            aa, bb, ab = whole
+            values.append(_mmd(aa[i][:, i], bb[j][:, j], ab[i][:, j]))
+    return float(np.mean(values)), float(np.std(values))
+
+
+def polynomial_mmd(a: Tensor, b: Tensor) -> float:
+    """Return the unbiased estimate of the squared discrepancy under the kernel (x.y / D + 1)^3.
+
+    Args:
+        a: (N, D) float64, N at least 2.
+        b: (M, D) float64, M at least 2.
+    """
+    return _mmd(*_kernels(a, b))
+
+
+def _kernels(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    aa, bb, ab = ((x @ y.T / x.shape[1] + 1) ** 3 for x, y in ((a, a), (b, b), (a, b)))
+    return aa, bb, ab
+
+
+def _mmd(aa: Tensor, bb: Tensor, ab: Tensor) -> float:
+    n, m = ab.shape
+    within = (aa.sum() - aa.trace()) / (n * (n - 1)) + (bb.sum() - bb.trace()) / (m * (m - 1))
+    return float(within - 2 * ab.mean())
+
+
+class KIDThumb(SetMetric):
+    """Maximum mean discrepancy of thumbnails under a cubic kernel; lower is better.
+
+    Each image is shrunk to 8x8 RGB pixels by area, in [-1, 1]. Unbiased, so it may be slightly
+    negative. It needs no weights, and reproduces no published number.
+
+    Args:
+        side: Pixels of a thumbnail's side.
+        subsets: Number of random subsets to average over.
+        subset_size: Images in each, at most. If there are no more images than that, all are used,
+            once.
+        every_n: In ``fit``, compute at the first validation and at every n-th after it.
+        limit: Use only the first images of each dataset, this many; all of them by default.
+        label: Name in logs and results, if one metric is used twice.
+        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
+            results.
+        reference: Compare the outputs with these instead of their HR images: a folder of
+            images, or a file made by ``python -m callbacks.metrics.sets``.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    name = "kid_thumb"
+    enough = 100
+    remark = "noisy"
+
+    def __init__(
+        self,
+        side: int = 8,
+        subsets: int = 100,
+        subset_size: int = 1000,
+        every_n: int = 1,
+        limit: int | None = None,
+        label: str | None = None,
+        control: bool = False,
+        reference: str | None = None,
+    ) -> None:
+        super().__init__(every_n, limit, label, control, reference)
+        arguments = (("side", side, 1), ("subsets", subsets, 1), ("subset_size", subset_size, 2))
+        for key, value, least in arguments:
+            if value < least:
+                raise ValueError(f"`{key}` of KIDThumb is {value}; it must be at least {least}")
+        self.side, self.subsets, self.subset_size = side, subsets, subset_size
+
+    def protocol(self) -> MetricProtocol:
+        """Return implementation, colour, thumbnails, kernel and subsets."""
+        return {
+            "implementation": "enlarger kid_thumb 1",
+            "color": "rgb",
+            "round_8bit": True,
+            "data_range": "[-1, 1]",
+            "resize": f"area to {self.side}x{self.side}",
+            "kernel": f"(x.y/{3 * self.side**2} + 1)^3, unbiased",
+            "subsets": f"{self.subsets} of up to {self.subset_size}, seed {SEED}",
+        }
+
+    def features_protocol(self) -> MetricProtocol:
+        """Return colour and thumbnails."""
+        wanted = ("implementation", "color", "round_8bit", "data_range", "resize")
+        return {key: value for key, value in self.protocol().items() if key in wanted}
+
+    def features(self, images: Tensor, batch: Batch) -> Tensor:
+        """Return (B, 3 side^2) thumbnails.
+
+        Raises:
+            TooSmall: If an image is smaller than its thumbnail.
+        """
+        if min(images.shape[-2:]) < self.side:
+            raise TooSmall(images, f"a thumbnail's {self.side}x{self.side} (`side`)")
+        rounded = (images.clamp(0, 1) * 255).round() / 255
+        return functional.adaptive_avg_pool2d(rounded * 2 - 1, self.side).flatten(1)
+
+    def distance(self, sr: Tensor, hr: Tensor) -> float:
+        """Return the discrepancy of (N, D) and (M, D) thumbnails."""
+        return kernel_distance(sr, hr, self.subsets, self.subset_size)[0]
+
+
+class PatchMetric(InceptionMetric):
+    """A distance of Inception features of random crops, which are not resized.
+
+    Args:
+        crops: Crops of 299x299 pixels from each image.
+        strict_weights: Stop the run if the weights are missing; otherwise the metric is off.
+        every_n: In ``fit``, compute at the first validation and at every n-th after it.
+        limit: Use only the first images of each dataset, this many; all of them by default.
+        label: Name in logs and results, if one metric is used twice.
+        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
+            results.
+        reference: Compare the outputs with these instead of their HR images: a folder of
+            images, or a file made by ``python -m callbacks.metrics.sets``.
+
+    Raises:
+        ValueError: If ``crops`` is below 1.
+    """
+
+    def __init__(
+        self,
+        crops: int = 3,
+        strict_weights: bool = False,
+        every_n: int = 1,
+        limit: int | None = None,
+        label: str | None = None,
+        control: bool = False,
+        reference: str | None = None,
+    ) -> None:
+        super().__init__(
+            strict_weights=strict_weights,
+            every_n=every_n,
+            limit=limit,
+            label=label,
+            control=control,
+            reference=reference,
+        )
+        if crops < 1:
+            raise ValueError(f"`crops` of {type(self).__name__} is {crops}; it must be at least 1")
+        self.crops = crops
+
+    def features_protocol(self) -> MetricProtocol:
+        """Return crops, rounding, network and weights; there is no preset without resizing."""
+        whole = super().features_protocol()
+        resizing = ("preset", "resize", "antialias")
+        crops = f"{self.crops} of {SIDE}x{SIDE} from each picture, not resized, seeded by its name"
+        return {"crops": crops} | {k: v for k, v in whole.items() if k not in resizing}
+
+    def features(self, images: Tensor, batch: Batch) -> Tensor:
+        """Return (B, crops, 2048) features.
+
+        Raises:
+            TooSmall: If an image is smaller than a crop.
+        """
+        if min(images.shape[-2:]) < SIDE:
+            raise TooSmall(images, f"a crop's {SIDE}x{SIDE}")
+        keys = tuple(batch["key"])
+        what = ("patches", self.crops, keys, self.sha256)
+        return self.once(images, what, lambda: self._embed_crops(images, keys))
+
+    def _embed_crops(self, images: Tensor, keys: tuple[str, ...]) -> Tensor:
+        limit = np.array(images.shape[-2:]) - SIDE + 1
+        crops = []
+        for image, key in zip(levels(images), keys, strict=True):
+            draws = np.random.default_rng(seed_of("patch", key))
+            for top, left in draws.integers(limit, size=(self.crops, 2)):
+                crops.append(image[:, top : top + SIDE, left : left + SIDE])
+        return self.embed(torch.stack(crops)).view(len(images), self.crops, -1)
+
+
+class PatchFID(PatchMetric):
+    """Frechet Inception distance of seeded 299x299 crops, which are not resized; lower is better.
+
+    The pFID of Self-Cascade's tables, which takes 3 crops of each image. An output and its HR are
+    cropped at the same places.
+
+    Args:
+        crops: Crops of 299x299 pixels from each image.
+        strict_weights: Stop the run if the weights are missing; otherwise the metric is off.
+        every_n: In ``fit``, compute at the first validation and at every n-th after it.
+        limit: Use only the first images of each dataset, this many; all of them by default.
+        label: Name in logs and results, if one metric is used twice.
+        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
+            results.
+        reference: Compare the outputs with these instead of their HR images: a folder of
+            images, or a file made by ``python -m callbacks.metrics.sets``.
+    """
+
+    name = "pfid"
+    enough = 5000
+    remark = "biased upward"
+
+    def distance(self, sr: Tensor, hr: Tensor) -> float:
+        """Return the FID of all crops, (N, crops, 2048) and (M, crops, 2048)."""
+        return frechet_distance(sr.flatten(0, 1), hr.flatten(0, 1))
+
+
+class PatchKID(PatchMetric):
+    """Kernel Inception distance of seeded 299x299 crops, which are not resized; lower is better.
+
+    The pKID of Self-Cascade's tables: the mean over 100 subsets of up to 1000 crops.
+
+    Args:
+        crops: Crops of 299x299 pixels from each image.
+        strict_weights: Stop the run if the weights are missing; otherwise the metric is off.
+        every_n: In ``fit``, compute at the first validation and at every n-th after it.
+        limit: Use only the first images of each dataset, this many; all of them by default.
+        label: Name in logs and results, if one metric is used twice.
+        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
+            results.
+        reference: Compare the outputs with these instead of their HR images: a folder of
+            images, or a file made by ``python -m callbacks.metrics.sets``.
+    """
+
+    name = "pkid"
+    enough = 1000
+    remark = "noisy"
+
+    def protocol(self) -> MetricProtocol:
+        """Return that of the crops, the kernel and the subsets."""
+        return {
+            **super().protocol(),
+            "kernel": "(x.y/2048 + 1)^3, unbiased",
+            "subsets": f"100 of up to 1000 crops, seed {SEED}",
+        }
+
+    def distance(self, sr: Tensor, hr: Tensor) -> float:
+        """Return the KID of all crops, (N, crops, 2048) and (M, crops, 2048)."""
+        return kernel_distance(sr.flatten(0, 1), hr.flatten(0, 1))[0]

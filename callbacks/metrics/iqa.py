@@ -1,0 +1,298 @@
+"""Metrics without reference by the optional package pyiqa: MUSIQ, MANIQA, CLIP-IQA, TOPIQ and PI.
+
+Sources: Ke et al., "MUSIQ: multi-scale image quality transformer" (ICCV 2021). Yang et al.,
+"MANIQA: multi-dimension attention network for no-reference image quality assessment" (CVPR
+workshops 2022). Wang, Chan, Loy, "Exploring CLIP for assessing the look and feel of images" (AAAI
+2023). Chen et al., "TOPIQ: a top-down approach from semantics to distortions for image quality
+assessment" (TIP 2024). Blau et al., "The 2018 PIRM challenge on perceptual image super-resolution"
+(ECCV workshops 2018), with Ma et al., "Learning a no-reference quality metric for single-image
+super-resolution" (CVIU 2017).
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from callbacks import weights
+from callbacks.metrics.base import ImageMetric, TooSmall
+from callbacks.metrics.niqe import read_model
+from callbacks.tensorboard import MetricProtocol
+from degradations.base import ieee_float32
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+log = logging.getLogger(__name__)
+
+# pyiqa's name of each metric, and the names of its files in configs/weights.yaml.
+FILES: dict[str, tuple[str, ...]] = {
+    "musiq": ("musiq-koniq",),
+    "maniqa": ("maniqa-koniq",),
+    "maniqa-pipal": ("maniqa-pipal",),
+    "clipiqa": ("clip-rn50",),
+    "topiq_nr": ("topiq-koniq",),
+    "pi": ("nrqm", "niqe-pristine"),
+}
+PI_BORDER = 4  # pixels that PI cuts off at each side, whatever the scale
+
+
+class IQA(ImageMetric):
+    """A metric of pyiqa for each image, with the official weights.
+
+    Images are rounded to 8 bits and given to pyiqa one by one, whole. pyiqa and most of its weights
+    may not be used commercially. Higher is better, except for ``pi``.
+
+    Args:
+        metric: pyiqa's name: ``musiq`` (trained on KonIQ-10k; 0 to 100), ``maniqa`` (KonIQ-10k) or
+            ``maniqa-pipal`` (PIPAL; papers use either, and their numbers are not comparable; both
+            about 0 to 1, from 20 crops), ``clipiqa`` (CLIP of ResNet-50 with five pairs of prompts,
+            where the paper has one; 0 to 1), ``topiq_nr`` (KonIQ-10k; about 0 to 1) or ``pi``
+            (perceptual index (10 - Ma + NIQE) / 2 on Y without 4 pixels at each side; seconds for a
+            large image).
+        strict_weights: Stop the run if pyiqa or a weights file is missing; otherwise the metric is
+            off.
+        every_n: In ``fit``, compute at the first validation and at every n-th after it.
+        limit: Use only the first images of each dataset, this many; all of them by default.
+        label: Name in logs and results.
+        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
+            results.
+
+    Raises:
+        ValueError: If ``metric`` is unknown.
+    """
+
+    needs_hr = False
+
+    def __init__(
+        self,
+        metric: Literal["musiq", "maniqa", "maniqa-pipal", "clipiqa", "topiq_nr", "pi"],
+        strict_weights: bool = False,
+        every_n: int = 1,
+        limit: int | None = None,
+        label: str | None = None,
+        control: bool = False,
+    ) -> None:
+        if metric not in FILES:
+            raise ValueError(f"`metric` of IQA is {metric!r}; expected one of {', '.join(FILES)}")
+        # Both MANIQAs have one name: a protocol tells them apart.
+        super().__init__(every_n, limit, label or metric.removesuffix("-pipal"), control)
+        self.metric = metric
+        self.files = FILES[metric]
+        self.higher_is_better = metric != "pi"
+        self.strict_weights = strict_weights
+        self.network: nn.Module | None = None
+        self.sha256: str | None = None
+
+    def absent(self) -> str:
+        """Name the missing package, or the missing files, in one line."""
+        if problem := missing_package(self.metric):
+            return problem
+        return "; ".join(weights.missing(name) for name in self.files if not weights.obtain(name))
+
+    def load(self) -> None:
+        """Build the network from its files.
+
+        Raises:
+            FileNotFoundError: If a file is missing.
+            ValueError: If a file does not hold the weights of this metric.
+        """
+        paths = []
+        for name in self.files:
+            path = weights.find(name)
+            if path is None:
+                raise FileNotFoundError(weights.missing(name))
+            _warn_if_unverified(name, path)
+            paths.append(path)
+        _warn_of_licence()
+        try:
+            with _process_unchanged():
+                network = _build(self.metric, paths)
+        except Exception as error:  # whatever torch, scipy and pyiqa raise for a wrong file
+            found = " and ".join(map(str, paths))
+            raise ValueError(f"{found}: no weights of pyiqa's {self.metric}: {error}") from error
+        self.network = network.requires_grad_(False).eval()
+        self.sha256 = ", ".join(map(weights.digest_of, paths))
+
+    def protocol(self) -> MetricProtocol:
+        """Return name and version in pyiqa, rounding, range, and the files with their hashes."""
+        on_y = self.metric == "pi"
+        return {
+            "implementation": f"pyiqa {_version()}, {self.metric}",
+            "color": "y" if on_y else "rgb",
+            "border": PI_BORDER if on_y else 0,
+            "round_8bit": True,
+            "data_range": 255 if on_y else 1,
+            "weights": ", ".join(weights.entry_of(name)["file"] for name in self.files),
+            "sha256": self.sha256,
+        }
+
+    def fits(self, height: int, width: int) -> bool:
+        """Return whether an image is large enough; for PI, two blocks of NIQE."""
+        if self.metric == "pi":
+            return ((height - 2 * PI_BORDER) // 96) * ((width - 2 * PI_BORDER) // 96) >= 2
+        return min(height, width) >= 32
+
+    def compute(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
+        """Return the (B,) numbers; NaN for an image with a pixel that is not finite.
+
+        Raises:
+            RuntimeError: If the network is not loaded yet.
+            TooSmall: If the images are too small for the metric.
+        """
+        if self.network is None:
+            raise RuntimeError(f"{self.name} has no network before `load` was called")
+        if not self.fits(*sr.shape[-2:]):
+            blocks = "200x104 pixels (two blocks of NIQE, and the border)"
+            raise TooSmall(sr, blocks if self.metric == "pi" else "32x32 pixels")
+        device = sr.device
+        with torch.no_grad(), torch.autocast(device.type, enabled=False), ieee_float32(device):
+            # One by one: some metrics mix a batch's images, and all round differently in a batch.
+            return torch.stack(
+                [_score(image, self.network) for image in torch.split(sr.float(), 1)]
+            )
+
+
+class PerceptualIndex(nn.Module):
+    """PI = (10 - Ma + NIQE) / 2: pyiqa's own class cannot be given local files.
+
+    Args:
+        ma: Returns Ma's number of (1, 3, H, W) in [0, 1].
+        niqe: Returns NIQE.
+    """
+
+    def __init__(self, ma: nn.Module, niqe: nn.Module) -> None:
+        super().__init__()
+        self.ma, self.niqe = ma, niqe
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the () index of one image (1, 3, H, W) in [0, 1]."""
+        if image.device.type == "mps":  # which has no float64
+            image = image.cpu()
+        ma, niqe = self.ma(image), self.niqe(image)
+        index: Tensor = (10 - ma.reshape(()) + niqe.reshape(())) / 2
+        return index
+
+
+def missing_package(metric: str) -> str:
+    """Return why pyiqa cannot compute a metric here, in one line; empty if it can.
+
+    Args:
+        metric: The metric's name in pyiqa.
+    """
+    try:
+        with _process_unchanged(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the package clip warns of its own imports
+            for name in ("pyiqa", "clip") if metric == "clipiqa" else ("pyiqa",):
+                importlib.import_module(name)
+    except Exception as error:  # an optional package may fail in any way when it is imported
+        reason = " ".join(str(error).split())
+        return (
+            f"pyiqa cannot be imported ({type(error).__name__}: {reason}); install the extra: "
+            "pip install -c constraints.txt -e '.[iqa]'"
+        )
+    return ""
+
+
+def _build(metric: str, paths: list[Path]) -> nn.Module:
+    """Return pyiqa's metric with the weights of these files, on the CPU; nothing is downloaded."""
+    create = functools.partial(importlib.import_module("pyiqa").create_metric, device="cpu")
+    network: Any
+    if metric == "clipiqa":  # it is CLIP itself, without further weights
+        network = create(metric, backbone=str(paths[0]))
+        return network
+    if metric == "pi":
+        options = {"crop_border": PI_BORDER, "color_space": "ycbcr"}
+        ma = create("nrqm", pretrained_model_path=str(paths[0]), **options)
+        mean, covariance = read_model(paths[1])
+        with tempfile.TemporaryDirectory() as folder:  # pyiqa reads a .mat file
+            path = _write_niqe_model(Path(folder), mean, covariance)
+            return PerceptualIndex(ma, create("niqe", pretrained_model_path=path, **options))
+    with _timm_untrained():
+        own = {"backbone_pretrain": False} if metric == "topiq_nr" else {}
+        network = create(metric, pretrained=False, **own)
+    # Tensors only: pyiqa would run code that a file holds.
+    state = torch.load(paths[0], map_location="cpu", weights_only=True)
+    state = state.get("params", state)
+    network.net.load_state_dict({k.removeprefix("module."): v for k, v in state.items()})
+    return network
+
+
+def _write_niqe_model(folder: Path, mean: Tensor, covariance: Tensor) -> str:
+    from scipy.io import savemat
+
+    path = str(folder / "niqe.mat")
+    savemat(path, {"mu_prisparam": mean[None].numpy(), "cov_prisparam": covariance.numpy()})
+    return path
+
+
+def _score(image: Tensor, network: nn.Module) -> Tensor:
+    if not image.sum().isfinite():
+        return image.new_tensor(torch.nan)
+    found: Tensor = network((image.clamp(0, 1) * 255).round() / 255)
+    return found.float().reshape(())
+
+
+def _version() -> str | None:
+    try:
+        return version("pyiqa")
+    except PackageNotFoundError:
+        return None
+
+
+@functools.cache  # once a process
+def _warn_of_licence() -> None:
+    log.warning(
+        "pyiqa %s is licensed for noncommercial purposes only, and so are most of its weights "
+        "files (configs/weights.yaml has the licence of each)",
+        _version(),
+    )
+
+
+@functools.cache
+def _warn_if_unverified(name: str, path: Path) -> None:
+    if weights.entry_of(name)["sha256"] is None:
+        log.warning(
+            "%s is not verified: no published SHA-256 of it is known; its own, %s, is in the "
+            "protocol",
+            path,
+            weights.digest_of(path),
+        )
+
+
+@contextmanager
+def _timm_untrained() -> Iterator[None]:
+    """Keep MANIQA from downloading ImageNet's weights, which those of its own file replace."""
+    timm: Any = importlib.import_module("timm")
+    create = timm.create_model
+    timm.create_model = lambda *names, **options: create(*names, **{**options, "pretrained": False})
+    try:
+        yield
+    finally:
+        timm.create_model = create
+
+
+@contextmanager
+def _process_unchanged() -> Iterator[None]:
+    """Keep the random state and cuDNN's settings of the process, and pyiqa's logger silent."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    level = logging.root.manager.disable
+    logging.disable(logging.INFO)  # its logger has a handler of its own beside the run's
+    try:
+        with torch.random.fork_rng(devices=[]):  # the random weights are replaced
+            yield
+    finally:
+        logging.disable(level)
+        cudnn.deterministic, cudnn.benchmark = before

@@ -1,0 +1,472 @@
+"""NIQE: features, model and metric.
+
+python -m callbacks.metrics.niqe fit IMAGES --out mine.npz     a model of your own photographs
+
+Source: Mittal, Soundararajan, Bovik, "Making a completely blind image quality analyzer", IEEE
+Signal Processing Letters 2013.
+
+Source: Mittal, Soundararajan, Bovik, "Making a completely blind image quality analyzer", IEEE
+Signal Processing Letters 2013; the fit of the asymmetric generalised Gaussian by moments after
+Lasmar, Stitou, Berthoumieu, "Multiscale skewed heavy tailed model for texture analysis", 2009.
+
+    x luma    mu, sigma local mean and deviation    (x - mu) / (sigma + 1) Eq. 1
+    alpha, beta_l, beta_r shape and scales of the AGGD (Eq. 7), its mean (Eq. 8)
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import logging
+import math
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+
+from callbacks import weights
+from callbacks.metrics.base import ImageMetric, TooSmall
+from callbacks.metrics.pixels import to_pixels
+from callbacks.metrics.sets import find_pictures, read_picture
+from callbacks.tensorboard import MetricProtocol
+from files.paths import expand_path
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+BLOCK = 96  # pixels a side; half as many on the second scale
+FEATURES = 36
+SHARP = 0.75  # blocks of a pristine model: at least this share of the sharpest block's sharpness
+CACHED = 256 * 256 * 4  # pixels that a CPU handles at once
+RADIUS, DEVIATION = 3, 7 / 6  # of the Gaussian window, 7x7
+SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))  # to the neighbours: right, below, the two diagonals
+
+
+def gaussian_taps() -> Tensor:
+    """Return the (7,) float64 factors whose outer product is the window."""
+    places = torch.arange(-RADIUS, RADIUS + 1, dtype=torch.float64)
+    taps = torch.exp(-places.square() / (2 * DEVIATION**2))
+    return taps / taps.sum()
+
+
+def block_features(luma: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the statistics of each block of 96x96 pixels, cutting off the rest at right and below.
+
+    Args:
+        luma: (B, H, W) float64, whole levels in [0, 255]; H and W at least 96.
+
+    Returns:
+        (B, N, 36) float64 statistics, NaN if a block is flat, and (B, N) float64 sharpness (the
+        mean deviation) of the blocks.
+    """
+    # On a CPU a few images at a time, which stay in its cache: 1.3 ms each of 256 px, not 2.6.
+    few = max(1, CACHED // luma[0].numel())
+    parts = torch.split(luma, few) if luma.device.type == "cpu" else [luma]
+    moments, sharpness = zip(*map(_measure, parts), strict=True)
+    return _statistics(torch.cat(moments)), torch.cat(sharpness)
+
+
+def mean_and_covariance(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the multivariate Gaussian of each image's blocks.
+
+    Args:
+        features: (B, N, D) float64, NaN if a block has none.
+
+    Returns:
+        (B, D) means, ignoring NaN, and (B, D, D) covariances of the blocks without any NaN; NaN if
+        fewer than two blocks are left.
+    """
+    whole = ~features.isnan().any(2, keepdim=True)  # (B, N, 1)
+    count = whole.sum(1, keepdim=True).to(features.dtype)
+    kept = torch.where(whole, features, 0)
+    centred = torch.where(whole, features - kept.sum(1, keepdim=True) / count, 0)
+    covariance = centred.mT @ centred / (count - 1)
+    covariance = torch.where(count > 1, covariance, torch.nan)
+    return features.nanmean(1), covariance
+
+
+def distance(mean: Tensor, covariance: Tensor, features: Tensor) -> Tensor:
+    """Return the distance of each image's blocks from a pristine model (Eq. 10).
+
+    Args:
+        mean: (D,) float64 of the model.
+        covariance: (D, D) float64 of the model.
+        features: (B, N, D) float64 of the images.
+
+    Returns:
+        (B,) float64; NaN if an image has fewer than two blocks that are not flat.
+    """
+    means, covariances = mean_and_covariance(features)
+    pooled = (covariance + covariances) / 2
+    sound = pooled.isfinite().all(2).all(1) & means.isfinite().all(1)
+    # One bad image would make the decomposition fail for its whole batch.
+    pooled = torch.where(sound.view(-1, 1, 1), pooled, torch.eye(len(mean)).to(pooled))
+    difference = (mean - means).unsqueeze(1)
+    inverse = torch.linalg.pinv(pooled, hermitian=True)
+    squared = (difference @ inverse @ difference.mT).flatten()
+    return torch.where(sound, squared.sqrt(), torch.nan)
+
+
+# ------------------------------------------------------------------------------------- pixels
+def _measure(luma: Tensor) -> tuple[Tensor, Tensor]:
+    """Return moments (B, N, 2 scales, 5 maps, 5) and sharpness (B, N) of all blocks, float64."""
+    grid = luma.shape[-2] // BLOCK, luma.shape[-1] // BLOCK
+    x = luma[:, : grid[0] * BLOCK, : grid[1] * BLOCK].float()
+    normalised, sigma = _normalise(x)
+    smaller, _ = _normalise(_half(x))
+    moments = torch.stack([_maps(_blocks(part, grid)) for part in (normalised, smaller)], dim=1)
+    sharpness = _blocks(sigma, grid).mean((1, 2), dtype=torch.float64)
+    return moments.view(len(luma), -1, 2, 5, 5), sharpness.view(len(luma), -1)
+
+
+def _normalise(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return Eq. 1 of (B, H, W) float32, and the local deviation."""
+    mean, square = _smooth(torch.cat([x, x * x])).chunk(2)
+    sigma = square.sub_(mean * mean).abs_().sqrt_()
+    return (x - mean).div_(sigma + 1), sigma
+
+
+def _smooth(x: Tensor) -> Tensor:
+    """Apply the Gaussian window to (B, H, W) float32, replicating the border.
+
+    Summed in float64 and rounded to float32: in flat areas a pixel then equals its local mean
+    exactly. Random signs of the difference would count in the statistics.
+    """
+    taps = gaussian_taps().tolist()
+    x = functional.pad(x[:, None], (RADIUS,) * 4, mode="replicate")[:, 0].double()
+    for dim in (-2, -1):
+        length = x.shape[dim] - 2 * RADIUS
+        total = x.narrow(dim, RADIUS, length) * taps[RADIUS]
+        for i in range(RADIUS):
+            pair = x.narrow(dim, i, length) + x.narrow(dim, 2 * RADIUS - i, length)
+            total.add_(pair, alpha=taps[i])
+        x = total
+    return x.float()
+
+
+def _half(x: Tensor) -> Tensor:
+    """Return (B, H, W) float32 at half the size: antialiased bicubic, mirrored at the border.
+
+    MATLAB's `imresize`; the kernel is the same for all pixels: 8 taps, cubic with a = -1/2.
+    """
+    distance = torch.arange(-3.5, 4.0, dtype=torch.float64).abs() / 2
+    near = 1.5 * distance**3 - 2.5 * distance**2 + 1
+    far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
+    taps = torch.where(distance <= 1, near, far)
+    for dim in (-2, -1):
+        x = _shrink(x, (taps / taps.sum()).tolist(), dim)
+    return x
+
+
+def _shrink(x: Tensor, taps: list[float], dim: int) -> Tensor:
+    first, last = x.narrow(dim, 0, 3), x.narrow(dim, x.shape[dim] - 3, 3)
+    x = torch.cat([first.flip(dim), x, last.flip(dim)], dim).double()
+    # Pixel i of the result lies between 2i and 2i + 1 of the source: taps from 2i - 3 to 2i + 4.
+    even, odd = (x[:, i::2] if dim == -2 else x[..., i::2] for i in (0, 1))
+    length = even.shape[dim] - 3
+    total = even.narrow(dim, 0, length) * taps[0]
+    for i in range(1, 8):
+        total.add_((odd if i % 2 else even).narrow(dim, i // 2, length), alpha=taps[i])
+    return total.float()
+
+
+def _blocks(x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Split (B, H, W) into (B * N, h, w), row by row."""
+    rows, columns = grid
+    batch, height, width = x.shape
+    x = x.view(batch, rows, height // rows, columns, width // columns)
+    return x.transpose(2, 3).flatten(0, 2)
+
+
+# --------------------------------------------------------------------------------- statistics
+def _maps(blocks: Tensor) -> Tensor:
+    """Return moments (N, 5 maps, 5) of blocks (N, h, w) and of products with four neighbours."""
+    products = (blocks * blocks.roll(shift, (1, 2)) for shift in SHIFTS)
+    return torch.stack([_moments(blocks), *map(_moments, products)], dim=1)
+
+
+def _moments(x: Tensor) -> Tensor:
+    """Return means (N, 5) float64 of sign, sign^2, |x|, x^2 and x^2 below 0, of (N, h, w) float32.
+
+    Summed in float64: rounding of float32 sums sometimes moves a block's shape by a step of 0.001,
+    and has moved an image's number by 6e-4.
+    """
+    x = x.flatten(1)
+    negative, sign = x.clamp(max=0), x.sign()
+    signs = sign.sum(1), sign.abs_().sum(1)  # whole numbers, exact
+    sums = (y.sum(1, dtype=torch.float64) for y in (x.abs(), x.square(), negative.square_()))
+    return torch.stack([*(y.double() for y in signs), *sums], dim=1) / x.shape[1]
+
+
+def _statistics(moments: Tensor) -> Tensor:
+    """Return the 36 features of the moments (B, N, 2, 5, 5): 2 of pixels, 4 of each product."""
+    alpha, left, right = _fit(moments)  # (B, N, 2, 5) each
+    mean = (right - left) * (torch.lgamma(2 / alpha) - torch.lgamma(1 / alpha)).exp()
+    pixels = torch.stack([alpha, (left + right) / 2], dim=-1)[..., 0, :]
+    products = torch.stack([alpha, mean, left, right], dim=-1)[..., 1:, :]
+    return torch.cat([pixels, products.flatten(-2)], dim=-1).flatten(2)
+
+
+def _fit(moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return shape alpha and scales beta_l, beta_r (...) of AGGDs with the moments (..., 5)."""
+    signs, signed, absolute, square, square_left = moments.unbind(-1)
+    deviation_left = (square_left / (signed - signs) * 2).sqrt()
+    deviation_right = ((square - square_left) / (signed + signs) * 2).sqrt()
+    ratio = deviation_left / deviation_right
+    moment = absolute.square() / square
+    moment = moment * (ratio**3 + 1) * (ratio + 1) / (ratio.square() + 1).square()
+    alpha = _shape(moment)
+    scale = ((torch.lgamma(1 / alpha) - torch.lgamma(3 / alpha)) / 2).exp()
+    return alpha, deviation_left * scale, deviation_right * scale
+
+
+def _shape(moment: Tensor) -> Tensor:
+    """Return the shape, 0.2 to 10 in steps of 0.001, with the nearest ratio of moments."""
+    shapes, middles = _table(moment.device)
+    found = shapes[torch.searchsorted(middles, moment)]
+    # A flat block's NaN gives the first, as in the authors' release.
+    return torch.where(moment.isnan(), shapes[0], found)
+
+
+@functools.cache
+def _table(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return all shapes, and the ratios of moments half-way between one shape and the next."""
+    shapes = torch.arange(200, 10_001, dtype=torch.float64) / 1000
+    lgamma = torch.lgamma
+    ratios = (2 * lgamma(2 / shapes) - lgamma(1 / shapes) - lgamma(3 / shapes)).exp()
+    # The ratios grow with the shape, so bisection finds the nearest.
+    return shapes.to(device), ((ratios[1:] + ratios[:-1]) / 2).to(device)
+
+
+def read_model(path: Path) -> tuple[Tensor, Tensor]:
+    """Read the mean (36,) and covariance (36, 36) float64 of a pristine model.
+
+    Raises:
+        ValueError: If the file is damaged or not such a model.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            mean, covariance = file["mu_pris_param"].ravel(), file["cov_pris_param"]
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, TypeError) as error:
+        raise ValueError(f"{path} is no model of NIQE, or damaged: {error}") from error
+    if mean.shape != (FEATURES,) or covariance.shape != (FEATURES, FEATURES):
+        raise ValueError(
+            f"{path} is no model of NIQE: mean {mean.shape}, covariance {covariance.shape}; "
+            f"expected ({FEATURES},) and ({FEATURES}, {FEATURES})"
+        )
+    found = torch.from_numpy(mean).double(), torch.from_numpy(covariance).double()
+    if not all(x.isfinite().all() for x in found):
+        raise ValueError(f"{path} is no model of NIQE: it holds values that are not finite")
+    return found
+
+
+def fit_model(paths: Sequence[Path]) -> tuple[Tensor, Tensor, int]:
+    """Fit a model to the sharp blocks of photographs, as in the paper.
+
+    Args:
+        paths: Images, each of at least one block.
+
+    Returns:
+        Mean (36,) and covariance (36, 36) float64, and the number of blocks.
+
+    Raises:
+        ValueError: If an image is too small or cannot be read, or all of them have too few blocks.
+    """
+    kept = []
+    for path in tqdm(paths, desc="photographs"):
+        picture = read_picture(path)
+        if min(picture.shape[-2:]) < BLOCK:
+            size = "x".join(map(str, picture.shape[:-3:-1]))
+            raise ValueError(f"{path} is {size} pixels; a model needs {BLOCK}x{BLOCK} or more")
+        features, sharpness = block_features(to_pixels(picture, "y")[:, 0].round())
+        kept.append(features[sharpness > SHARP * sharpness.max()])
+    features = torch.cat(kept)
+    blocks = int((~features.isnan().any(1)).sum())
+    if blocks <= FEATURES:
+        raise ValueError(
+            f"{len(paths)} photographs have {blocks} sharp blocks; a model of {FEATURES} "
+            f"statistics needs more than {FEATURES} (the authors' has 125 photographs)"
+        )
+    mean, covariance = mean_and_covariance(features[None])
+    return mean[0], covariance[0], blocks
+
+
+def save_model(path: Path, mean: Tensor, covariance: Tensor) -> None:
+    """Write a model with the names of the authors' release, readable by other programs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(
+        path,
+        mu_pris_param=mean[None].numpy(),
+        cov_pris_param=covariance.numpy(),
+        gaussian_window=torch.outer(gaussian_taps(), gaussian_taps()).numpy(),
+    )
+
+
+log = logging.getLogger(__name__)
+PRISTINE = "niqe-pristine"  # the name in configs/weights.yaml
+WINDOW = f"two blocks of {BLOCK}x{BLOCK} pixels ({2 * BLOCK}x{BLOCK})"
+YIQ = (0.299, 0.587, 0.114)  # its Y, in [0, 255]
+
+
+class NIQE(ImageMetric):
+    """Natural image quality evaluator: needs no HR image; lower is better.
+
+    The number of the authors' MATLAB release (5.7296 for USC-SIPI's baboon) and of BasicSR's
+    ``calculate_niqe``, to 1e-3. MATLAB's own ``niqe`` has another model and gives other numbers.
+    Images of fewer than two blocks of 96x96 pixels (192x96) are skipped with a warning. Residual
+    noise lowers NIQE, too: also look at a metric with reference.
+
+    Args:
+        color: ``y`` for the luma of BT.601 in [16, 235], as the authors and BasicSR have it, or
+            ``yiq`` for that of YIQ in [0, 255], as pyiqa has it; not to be compared.
+        border: Pixels cut off at each side first; ``scale`` cuts as many as the scale, rounded up.
+        round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
+        model: Statistics of good photographs: ``niqe-pristine``, those of the authors, or a file
+            made by ``python -m callbacks.metrics.niqe fit``.
+        strict_weights: Stop the run if the model is missing; otherwise the metric is off.
+        every_n: In ``fit``, compute at the first validation and at every n-th after it.
+        limit: Use only the first images of each dataset, this many; all of them by default.
+        label: Name in logs and results, if one metric is used twice (say, with two models).
+        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
+            results.
+
+    Raises:
+        ValueError: If a value is out of range, or a model that is neither a name nor a file.
+    """
+
+    name = "niqe"
+    higher_is_better = False
+    needs_hr = False
+
+    def __init__(
+        self,
+        color: Literal["y", "yiq"] = "y",
+        border: int | Literal["scale"] = 0,
+        round_8bit: bool = True,
+        model: str = PRISTINE,
+        strict_weights: bool = False,
+        every_n: int = 1,
+        limit: int | None = None,
+        label: str | None = None,
+        control: bool = False,
+    ) -> None:
+        super().__init__(every_n, limit, label, control)
+        if color not in ("y", "yiq"):
+            raise ValueError(f"`color` of NIQE is {color!r}; expected 'y' or 'yiq'")
+        if border != "scale" and border < 0:
+            raise ValueError(f"`border` of NIQE is {border}; expected 'scale', or 0 or more")
+        if model != PRISTINE and not _path(model).is_file():
+            raise ValueError(
+                f"`model` of NIQE is {model!r}, and there is no such file; expected {PRISTINE!r}, "
+                "or a file made by `python -m callbacks.metrics.niqe fit IMAGES --out FILE`"
+            )
+        self.color, self.border, self.round_8bit, self.model = color, border, round_8bit, model
+        self.strict_weights = strict_weights
+        self.pristine: tuple[Tensor, Tensor] | None = None
+        self.sha256: str | None = None
+
+    def absent(self) -> str:
+        """Name the missing model in one line; empty if found."""
+        if self.model != PRISTINE or weights.obtain(PRISTINE):
+            return ""
+        return weights.missing(PRISTINE)
+
+    def load(self) -> None:
+        """Read the model.
+
+        Raises:
+            FileNotFoundError: If it is missing.
+        """
+        path = weights.find(PRISTINE) if self.model == PRISTINE else _path(self.model)
+        if path is None:
+            raise FileNotFoundError(weights.missing(PRISTINE))
+        self.pristine, self.sha256 = read_model(path), weights.digest_of(path)
+
+    def protocol(self) -> MetricProtocol:
+        """Return implementation, colour, border, rounding, range, block, and the model's hash."""
+        return {
+            "implementation": "enlarger niqe 1",
+            "color": self.color,
+            "border": self.border,
+            "round_8bit": self.round_8bit,
+            "data_range": 255,
+            "block": BLOCK,
+            "weights": f"{PRISTINE}.npz" if self.model == PRISTINE else _path(self.model).name,
+            "sha256": self.sha256,
+        }
+
+    def compute(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
+        """Return (B,) distances from the model.
+
+        Raises:
+            RuntimeError: If the model is not loaded yet.
+            TooSmall: If the images have fewer than two blocks.
+        """
+        if self.pristine is None:
+            raise RuntimeError("NIQE has no model before `load` was called")
+        border = math.ceil(self.scale) if self.border == "scale" else self.border
+        height, width = (side - 2 * border for side in sr.shape[-2:])
+        rows, columns = height // BLOCK, width // BLOCK
+        if min(height, width) < BLOCK or rows * columns < 2:
+            raise TooSmall(sr, WINDOW)
+        whole = sr[..., border : border + rows * BLOCK, border : border + columns * BLOCK]
+        luma = self._luma(whole)
+        mean, covariance = (x.to(luma.device) for x in self.pristine)
+        return distance(mean, covariance, block_features(luma)[0])
+
+    def _luma(self, image: Tensor) -> Tensor:
+        """Return (B, H, W) float64, whole levels."""
+        if self.color == "y":
+            return to_pixels(image, "y", round_8bit=self.round_8bit)[:, 0].round()
+        pixels = to_pixels(image, "rgb", round_8bit=self.round_8bit)
+        return (pixels * pixels.new_tensor(YIQ).view(3, 1, 1)).sum(1).round()
+
+
+def _path(model: str) -> Path:
+    return Path(expand_path(model, "NIQE.model"))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: Command-line arguments; those of this process by default.
+
+    Returns:
+        0, or 2 after an error.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m callbacks.metrics.niqe", description="NIQE's models."
+    )
+    verbs = parser.add_subparsers(required=True, metavar="fit")
+    about = (
+        "Make a model of good photographs: the statistics of their sharp blocks of 96x96 pixels."
+    )
+    verb = verbs.add_parser("fit", help=about, description=about)
+    verb.add_argument("images", nargs="+", metavar="IMAGES", help="folders or files of photographs")
+    verb.add_argument("--out", type=Path, required=True, help="the model's file, .npz")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        if options.out.suffix != ".npz":
+            raise ValueError(f"--out is {str(options.out)!r}; expected a name ending in .npz")
+        paths = find_pictures(options.images)
+        mean, covariance, blocks = fit_model(paths)
+        save_model(options.out, mean, covariance)
+    except (ValueError, OSError) as error:
+        log.error("error: %s", error)
+        return 2
+    digest = weights.digest_of(options.out)
+    log.info("%s: %d blocks of %d photographs, sha256 %s", options.out, blocks, len(paths), digest)
+    log.info("to use it: callbacks.metrics.niqe.NIQE with model: %s", options.out)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,412 @@
+"""LPIPS and DISTS, as metrics and as training losses.
+
+Source: Zhang, Isola, Efros, Shechtman, Wang, "The unreasonable effectiveness of deep features as a
+perceptual metric" (CVPR 2018), Eq. 1.
+
+Source: Ding, Ma, Wang, Simoncelli, "Image quality assessment: unifying structure and texture
+similarity" (IEEE TPAMI 2020).
+"""
+
+from __future__ import annotations
+
+import warnings
+from importlib.metadata import version
+from importlib.resources import as_file, files
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal
+
+import lpips
+import torch
+import xxhash
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+
+from callbacks import weights
+from callbacks.metrics.base import ImageMetric, TooSmall
+from callbacks.tensorboard import MetricProtocol
+from degradations.base import ieee_float32
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+Backbone = Literal["alexnet", "vgg16", "squeezenet"]  # names in configs/weights.yaml
+
+
+def load_features(name: Backbone, path: Path) -> nn.Sequential:
+    """Return the convolutions of a network, without its classifier; frozen, in evaluation.
+
+    Args:
+        name: Which network.
+        path: The file of its weights.
+
+    Raises:
+        ValueError: If the file is damaged, or has the weights of another network.
+    """
+    from torchvision import models  # here: it takes seconds to import
+
+    build = {
+        "alexnet": models.alexnet,
+        "vgg16": models.vgg16,
+        "squeezenet": models.squeezenet1_1,
+    }[name]
+    with torch.device("meta"):  # random weights would take time and use global random numbers
+        features: nn.Sequential = build(weights=None).features
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        own = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features")}
+        features.load_state_dict(own, assign=True)
+    except Exception as error:  # whatever torch raises for a file that is something else
+        raise ValueError(f"{path} has no weights of {name}: {error}") from error
+    return features.requires_grad_(False).eval()
+
+
+Net = Literal["alex", "vgg", "squeeze"]
+
+# The name of each network in configs/weights.yaml.
+NETS: dict[str, Backbone] = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet"}
+
+
+class Network(nn.Module):
+    """``lpips.LPIPS`` with the features of each image computed alone, so that they can be cached.
+
+    Its convolutions have channels last, which takes three quarters of the time on a CPU and changes
+    distances by 4e-7.
+
+    Args:
+        net: Which network.
+        path: The file of its weights; the linear layers come with the package.
+    """
+
+    def __init__(self, net: Net, path: Path) -> None:
+        super().__init__()
+        # No download and no random numbers: all weights are replaced below.
+        with warnings.catch_warnings(), torch.device("meta"):
+            warnings.simplefilter("ignore")  # it calls torchvision in the old way
+            model: Any = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
+        backbone = load_features(NETS[net], path).state_dict()
+        state = {f"net.{k}": backbone[k.split(".", 1)[1]] for k in model.net.state_dict()}
+        with as_file(files("lpips") / "weights" / "v0.1" / f"{net}.pth") as heads:
+            linear = torch.load(heads, map_location="cpu", weights_only=True)
+        for name, weight in linear.items():  # the package names each layer twice
+            state |= {name: weight, f"lins.{name.removeprefix('lin')}": weight}
+        model.scaling_layer = type(model.scaling_layer)()  # its constants, off the meta device
+        state |= {f"scaling_layer.{k}": v for k, v in model.scaling_layer.state_dict().items()}
+        model.load_state_dict(state, strict=True, assign=True)
+        self.model = model.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+
+    def train(self, mode: bool = True) -> Network:
+        """Stay in evaluation mode even if a model trains: linear layers have dropout."""
+        return super().train(False)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return features of (B, 3, H, W) in [-1, 1]: (B, h, w, C), each of unit length in C."""
+        scaled = self.model.scaling_layer(x).contiguous(memory_format=torch.channels_last)
+        return [lpips.normalize_tensor(f).permute(0, 2, 3, 1) for f in self.model.net(scaled)]
+
+    def distances(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
+        """Return (B,) weighted squared differences, averaged over places and summed over layers."""
+        layers = zip(self.model.lins, a, b, strict=True)
+        weighted = (linear((x - y).square_().permute(0, 3, 1, 2)) for linear, x, y in layers)
+        return torch.stack([lpips.spatial_average(w, keepdim=False) for w in weighted]).sum((0, 2))
+
+
+class Perceptual(nn.Module):
+    """LPIPS as part of a loss: frozen, with gradients to its inputs.
+
+    Args:
+        net: The network; ``vgg`` in most papers' losses. Its weights are found by their name in
+            ``configs/weights.yaml``.
+    """
+
+    def __init__(self, net: Net = "vgg") -> None:
+        super().__init__()
+        self.net: Net = net
+        self.network: Network | None = None
+
+    def load(self) -> None:
+        """Load the network, which is needed only in training.
+
+        Raises:
+            FileNotFoundError: If it is missing; there is no loss with random weights.
+        """
+        name = NETS[self.net]
+        path = weights.obtain(name)
+        if path is None:
+            raise FileNotFoundError(f"the perceptual loss lacks weights: {weights.missing(name)}")
+        self.network = Network(self.net, path)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return (B,) distances of (B, 3, H, W) in [0, 1].
+
+        Raises:
+            RuntimeError: If the network is not loaded yet.
+        """
+        if self.network is None:
+            raise RuntimeError("the perceptual loss has no network before `load` was called")
+        return self.network.distances(self.network(a * 2 - 1), self.network(b * 2 - 1))
+
+
+class FeatureCache:
+    """A cache of features by their image's pixels, from one evaluation to the next.
+
+    A full cache keeps its first entries: images come in turn, so an evicted one would always be
+    missing at its turn.
+
+    Args:
+        size: Bytes of all entries at most.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.found: dict[bytes, list[Tensor]] = {}
+        self.used: set[bytes] = set()  # in this evaluation
+        self.taken = 0  # bytes of all entries
+
+    def begin(self) -> None:
+        """Begin an evaluation; drop entries that the last one did not use."""
+        self.found = {key: self.found[key] for key in self.used if key in self.found}
+        self.used = set()
+        self.taken = sum(map(_size, self.found.values()))
+
+    def get(self, images: Tensor, network: nn.Module) -> list[Tensor]:
+        """Return ``network(images)``, computed only if one of the images is not cached.
+
+        Args:
+            images: (B, C, H, W) on the CPU.
+            network: Returns a list of (B, ...).
+        """
+        shape = str(images.shape[1:]).encode()
+        keys = [shape + xxhash.xxh3_128_digest(x.contiguous().numpy()) for x in images]
+        self.used.update(keys)
+        known = [self.found[key] for key in keys if key in self.found]
+        if len(known) == len(keys):
+            return [torch.stack(layer) for layer in zip(*known, strict=True)]
+        computed: list[Tensor] = network(images)
+        for i, key in enumerate(keys):
+            one = [layer[i] for layer in computed]
+            if key not in self.found and self.taken + _size(one) <= self.size:
+                self.found[key] = [x.clone() for x in one]  # a view would hold the whole batch
+                self.taken += _size(one)
+        return computed
+
+
+def _size(features: list[Tensor]) -> int:
+    return sum(x.nbytes for x in features)
+
+
+SMALLEST = 32
+
+
+class LPIPS(ImageMetric):
+    """Learned perceptual image patch similarity, version 0.1; lower is better.
+
+    The number of ``lpips.LPIPS(net=...)`` of the package lpips 0.1.4 for images in [-1, 1]; most
+    papers use AlexNet. Its linear layers come with that package, the network from torchvision.
+    Images need 32x32 pixels. On a CPU the features of references are kept for the next validation,
+    which then takes 0.55 of the time.
+
+    Args:
+        net: ``alex``, ``vgg`` or ``squeeze``; their numbers must not be compared.
+        border: Pixels cut off at each side first; papers cut none.
+        round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
+        cache: Megabytes for kept features of references; 0 keeps none.
+        strict_weights: Stop the run if the network's weights are missing; otherwise the metric is
+            off.
+        every_n: In ``fit``, compute at the first validation and at every n-th after it.
+        limit: Use only the first images of each dataset, this many; all of them by default.
+        label: Name in logs and results, if one metric is used twice (say, with two networks).
+        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
+            results.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    name = "lpips"
+    higher_is_better = False
+
+    def __init__(
+        self,
+        net: Net = "alex",
+        border: int = 0,
+        round_8bit: bool = True,
+        cache: int = 1024,
+        strict_weights: bool = False,
+        every_n: int = 1,
+        limit: int | None = None,
+        label: str | None = None,
+        control: bool = False,
+    ) -> None:
+        super().__init__(every_n, limit, label, control)
+        if net not in NETS:
+            raise ValueError(f"`net` of LPIPS is {net!r}; expected one of {', '.join(NETS)}")
+        for key, value in (("border", border), ("cache", cache)):
+            if value < 0:
+                raise ValueError(f"`{key}` of LPIPS is {value}; expected 0 or more")
+        self.net: Net = net
+        self.border, self.round_8bit, self.strict_weights = border, round_8bit, strict_weights
+        self.weights = NETS[net]
+        self.network: Network | None = None
+        self.sha256: str | None = None
+        self._references = FeatureCache(cache * 2**20)
+
+    def absent(self) -> str:
+        """Name the missing network in one line; empty if found."""
+        return "" if weights.obtain(self.weights) else weights.missing(self.weights)
+
+    def load(self) -> None:
+        """Load the network.
+
+        Raises:
+            FileNotFoundError: If it is missing.
+        """
+        path = weights.find(self.weights)
+        if path is None:
+            raise FileNotFoundError(weights.missing(self.weights))
+        self.network, self.sha256 = Network(self.net, path), weights.digest_of(path)
+
+    def protocol(self) -> MetricProtocol:
+        """Return implementation, network, border, rounding, range, and the weights' hash."""
+        return {
+            "implementation": f"lpips {version('lpips')}, v0.1",
+            "net": self.net,
+            "color": "rgb",
+            "border": self.border,
+            "round_8bit": self.round_8bit,
+            "data_range": "[-1, 1]",
+            "weights": weights.entry_of(self.weights)["file"],
+            "sha256": self.sha256,
+        }
+
+    def compute(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
+        """Return (B,) distances.
+
+        Raises:
+            RuntimeError: If the network is not loaded yet.
+            TooSmall: If an image is below 32x32 pixels.
+        """
+        if self.network is None:
+            raise RuntimeError("LPIPS has no network before `load` was called")
+        cut = self.border
+        height, width = (side - 2 * cut for side in sr.shape[-2:])
+        if min(height, width) < SMALLEST:
+            raise TooSmall(sr, f"{SMALLEST}x{SMALLEST} pixels without the border of {cut}")
+        device = sr.device
+        with torch.no_grad(), torch.autocast(device.type, enabled=False), ieee_float32(device):
+            ours, theirs = (
+                self._prepared(x[..., cut : cut + height, cut : cut + width]) for x in (sr, hr)
+            )
+            # Only on a CPU: on a GPU it is quicker to compute them again.
+            kept = self._references if device.type == "cpu" else None
+            references = kept.get(theirs, self.network) if kept else self.network(theirs)
+            return self.network.distances(self.network(ours), references)
+
+    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super()._start(trainer, pl_module)
+        if self._active:
+            self._references.begin()
+
+    def _prepared(self, image: Tensor) -> Tensor:
+        pixels = image.float() * 255
+        return (pixels.round() if self.round_8bit else pixels) / 127.5 - 1
+
+
+WEIGHTS = "vgg16"  # the name in configs/weights.yaml
+
+
+class DISTS(ImageMetric):
+    """Deep image structure and texture similarity; lower is better, 0 for equal images.
+
+    The number of torchmetrics 1.9, whose network and parameters it uses, for whole images in
+    [0, 1]. The authors' own script first shrinks images to 256 pixels on the shorter side.
+
+    Args:
+        round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
+        strict_weights: Stop the run if VGG-16's weights are missing; otherwise the metric is off.
+        every_n: In ``fit``, compute at the first validation and at every n-th after it.
+        limit: Use only the first images of each dataset, this many; all of them by default.
+        label: Name in logs and results.
+        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
+            results.
+    """
+
+    name = "dists"
+    higher_is_better = False
+
+    def __init__(
+        self,
+        round_8bit: bool = True,
+        strict_weights: bool = False,
+        every_n: int = 1,
+        limit: int | None = None,
+        label: str | None = None,
+        control: bool = False,
+    ) -> None:
+        super().__init__(every_n, limit, label, control)
+        self.round_8bit, self.strict_weights = round_8bit, strict_weights
+        self.network: nn.Module | None = None
+        self.sha256: str | None = None
+
+    def absent(self) -> str:
+        """Name the missing network in one line; empty if found."""
+        return "" if weights.obtain(WEIGHTS) else weights.missing(WEIGHTS)
+
+    def load(self) -> None:
+        """Load the network.
+
+        Raises:
+            FileNotFoundError: If it is missing.
+        """
+        path = weights.find(WEIGHTS)
+        if path is None:
+            raise FileNotFoundError(weights.missing(WEIGHTS))
+        self.network, self.sha256 = build(path), weights.digest_of(path)
+
+    def protocol(self) -> MetricProtocol:
+        """Return implementation, rounding, resize, range, and the weights with their hash."""
+        return {
+            "implementation": f"torchmetrics {version('torchmetrics')} dists",
+            "color": "rgb",
+            "border": 0,
+            "round_8bit": self.round_8bit,
+            "resize": "none",
+            "data_range": 1,
+            "weights": weights.entry_of(WEIGHTS)["file"],
+            "sha256": self.sha256,
+        }
+
+    def compute(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
+        """Return (B,) distances.
+
+        Raises:
+            RuntimeError: If the network is not loaded yet.
+        """
+        if self.network is None:
+            raise RuntimeError("DISTS has no network before `load` was called")
+        images = [(x * 255).round() / 255 if self.round_8bit else x for x in (sr, hr)]
+        device = sr.device
+        with torch.no_grad(), torch.autocast(device.type, enabled=False), ieee_float32(device):
+            return self.network(*(x.float() for x in images)).reshape(len(sr))
+
+
+def build(path: Path) -> nn.Module:
+    """Return the network of torchmetrics, on VGG-16 from a file.
+
+    torchmetrics would download VGG-16 unverified, and draw random weights that it then replaces:
+    so its loading function is replaced meanwhile, and the global generator restored.
+
+    Args:
+        path: The weights file.
+    """
+    from torchmetrics.functional.image import dists  # here: it takes seconds to import
+
+    library: Any = dists
+    vgg = SimpleNamespace(features=load_features("vgg16", path))
+    original = library.vgg16
+    library.vgg16 = lambda weights: vgg
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return dists.DISTSNetwork().requires_grad_(False).eval()
+    finally:
+        library.vgg16 = original

@@ -1,0 +1,722 @@
+"""SetMetric: a number for a whole set; reference features and their files.
+
+class MeanColor(SetMetric):
+    name = "mean_color"
+
+    def protocol(self) -> MetricProtocol:
+        return {"implementation": "mine 1", "color": "rgb"}
+
+    def features(self, images: Tensor, batch: Batch) -> Tensor:
+        return images.mean((2, 3))
+
+    def distance(self, sr: Tensor, hr: Tensor) -> float:
+        return float((sr.mean(0) - hr.mean(0)).norm())
+
+python -m callbacks.metrics.sets IMAGES                                for FID and KID, clean-fid
+    python -m callbacks.metrics.sets IMAGES --set preset=torch-fidelity
+    python -m callbacks.metrics.sets IMAGES --side 1024 --out real.npz     cropped, to be shared
+    python -m callbacks.metrics.sets IMAGES --metric callbacks.metrics.swd.SWD
+
+The file is for a metric's argument ``reference``; a folder given there is computed likewise. It is
+kept under the hash of the images' content, and refused by a metric of another protocol. Images are
+hashed again only if a file's size or time changes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import json
+import logging
+import math
+import os
+import re
+import time
+import zipfile
+from abc import abstractmethod
+from collections import ChainMap, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+import xxhash
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+from tqdm import tqdm
+
+from callbacks.evaluation import Stage, are_finite, on_first, several
+from callbacks.metrics.base import Measured, Metric, Record, TooSmall
+from callbacks.tensorboard import MetricProtocol
+from degradations import images as pictures
+from degradations.base import ieee_float32
+from degradations.bicubic import resize
+from degradations.draws import CODING
+from files.owned import whole_file, write_whole
+from files.paths import expand_path
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+
+def find_pictures(places: Sequence[str | Path]) -> list[Path]:
+    """Return all images in files and folders (and below them), each once, sorted by path.
+
+    Hidden files are skipped: a killed run may have left them half-written.
+
+    Raises:
+        ValueError: If a place is missing or holds no image.
+    """
+    found: set[Path] = set()
+    for place in map(Path, places):
+        if not place.exists():
+            raise ValueError(f"{place} is neither a file nor a folder; give the path of images")
+        found.update(pictures.find_images(place) if place.is_dir() else [place])
+    return sorted(found)
+
+
+def read_picture(path: Path) -> Tensor:
+    """Read an image upright, in 8-bit sRGB as outputs are, grey as RGB and without alpha.
+
+    Returns:
+        (1, 3, H, W) float32 in [0, 1].
+
+    Raises:
+        ValueError: If the file is damaged or not an image.
+    """
+    return (pictures.read_image(path) * 255).round() / 255
+
+
+VERSION = 1
+HEADER = "enlarger reference"
+SETTLED = 2 * 10**9  # nanoseconds: the coarsest time resolution of a disk, that of FAT
+
+
+class Reference(NamedTuple):
+    """Features of a set of images.
+
+    features: (N, ...) float32, one entry per image.
+    name: Name of the set, for readers.
+    content: Hash of the images' names and bytes.
+    pictures: How they were prepared: ``as they are``, or cropped.
+    protocol: What the features depend on.
+    """
+
+    features: NDArray[np.float32]
+    name: str
+    content: str
+    pictures: str
+    protocol: MetricProtocol
+
+
+def save_reference(path: Path, reference: Reference) -> None:
+    """Write a file atomically; its folder is created."""
+    about = {
+        "kind": HEADER,
+        "version": VERSION,
+        "digest": _digest(reference.features),
+        **{key: getattr(reference, key) for key in ("name", "content", "pictures", "protocol")},
+    }
+    with whole_file(path) as file:
+        np.savez(file, features=reference.features, about=np.array(json.dumps(about)))
+
+
+def load_reference(path: Path) -> Reference:
+    """Read a file of ``save_reference``. Nothing in it is executed.
+
+    Raises:
+        ValueError: If it is damaged, or not such a file.
+    """
+    fix = "make it again by `python -m callbacks.metrics.sets IMAGES`"
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            features, about = content["features"], json.loads(str(content["about"]))
+        if (about["kind"], about["version"]) != (HEADER, VERSION):
+            raise ValueError(f"it is {about['kind']!r} of version {about['version']}")
+        fields = {key: about[key] for key in ("name", "content", "pictures", "protocol")}
+        if _digest(features) != about["digest"]:
+            raise ValueError("its features are not those that were written")
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is no file of reference features ({error}); {fix}") from error
+    return Reference(features, **fields)
+
+
+def check_protocol(path: Path, reference: Reference, wanted: Mapping[str, Any]) -> None:
+    """Compare what a file's features depend on with what a metric computes.
+
+    Raises:
+        ValueError: If they differ; the message names the differences.
+    """
+    found = reference.protocol
+    names = [n for n in {**found, **wanted} if found.get(n) != wanted.get(n)]
+    if names:
+        there = ", ".join(f"{name} {found.get(name)!r}" for name in names)
+        here = ", ".join(f"{name} {wanted.get(name)!r}" for name in names)
+        raise ValueError(
+            f"{path} was made under another protocol: it has {there}; the metric here has {here}. "
+            "Numbers of both must not be compared: make the reference again by "
+            "`python -m callbacks.metrics.sets`, or set the metric's arguments as they were"
+        )
+
+
+def content_hash(pictures: Iterable[tuple[str, Path]]) -> str:
+    """Return a hash of names and bytes, independent of the folder."""
+    whole = xxhash.xxh3_128()
+    for name, path in sorted(pictures):
+        part = xxhash.xxh3_128()
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                part.update(piece)
+        whole.update(f"{len(name)} {name} {part.hexdigest()} ".encode(*CODING))
+    return whole.hexdigest()
+
+
+def hash_file(pictures: Mapping[str, Path], folder: Path) -> Path | None:
+    """Return where the ``content_hash`` of files is cached, by their paths, sizes and times.
+
+    Args:
+        pictures: The files by name.
+        folder: The folder of all hashes.
+
+    Returns:
+        The place, or None if a file is so new that a change might not change its time.
+    """
+    listing, newest = xxhash.xxh3_128(), 0
+    for name, path in sorted(pictures.items()):
+        found = path.stat()
+        newest = max(newest, found.st_mtime_ns)
+        parts = (name, os.path.abspath(path), found.st_size, found.st_mtime_ns)
+        listing.update("\0".join(map(str, (*parts, ""))).encode(*CODING))
+    if newest > time.time_ns() - SETTLED:
+        return None
+    return folder / f"{listing.hexdigest()}.content"
+
+
+def load_hash(place: Path | None) -> str | None:
+    """Return the cached hash; None if there is none, or something else."""
+    try:
+        text = "" if place is None else place.read_text("ascii")
+    except (OSError, ValueError):
+        return None
+    return text if re.fullmatch("[0-9a-f]{32}", text) else None
+
+
+def save_hash(place: Path | None, content: str) -> None:
+    """Cache a hash if possible; without it the files are merely read again."""
+    if place is None:
+        return
+    with contextlib.suppress(OSError):
+        write_whole(place, content)
+
+
+def protocol_hash(*parts: Any) -> str:
+    """Return a short hash of the protocol of a file's features, for its name."""
+    return xxhash.xxh3_64_hexdigest(json.dumps(parts, sort_keys=True).encode())
+
+
+def _digest(features: NDArray[Any]) -> str:
+    shape = f"{features.dtype.str} {features.shape} ".encode()
+    return xxhash.xxh3_128_hexdigest(shape + np.ascontiguousarray(features).tobytes())
+
+
+log = logging.getLogger(__name__)
+CACHE = "~/.cache/enlarger/references"
+BATCH = 8
+READING = 2  # version of image reading: since 2 with colour profiles, in all formats of training
+READERS = 4
+MANY = 5000  # images: more may take a CPU over half an hour, the time that other processes wait
+
+
+def find_reference(metric: SetMetric, place: str, key: str = "reference") -> Reference:
+    """Return the features that a metric's argument ``reference`` stands for.
+
+    Args:
+        metric: Ready to compute features.
+        place: A file of features, or a folder of images; environment variables are expanded.
+        key: The argument's name, if it is another.
+
+    Raises:
+        ValueError: If the place is missing, the file is damaged or of another protocol, an image is
+            broken, or other processes would wait too long for the features.
+    """
+    path = Path(expand_path(place, f"`{key}` of {type(metric).__name__}"))
+    if path.is_dir():
+        check = partial(_check_waiting, metric, place, key) if several() else None
+        return cached_reference([path], metric, check=check)[1]
+    if not path.is_file():
+        raise ValueError(
+            f"`{key}` of {type(metric).__name__} is {place!r}, where there is neither a folder "
+            "of images nor a file of `python -m callbacks.metrics.sets`"
+        )
+    reference = load_reference(path)
+    check_protocol(path, reference, metric.features_protocol())
+    return reference
+
+
+def cached_reference(
+    places: Sequence[str | Path],
+    metric: SetMetric,
+    side: int | None = None,
+    check: Callable[[int], None] | None = None,
+) -> tuple[Path, Reference]:
+    """Return the features of all images below some places, from the cache if possible.
+
+    Args:
+        places: Folders or files.
+        metric: Ready to compute features.
+        side: Resize each image's shorter side to this many pixels, and cut out the centre.
+        check: Called with the number of images before all of them are read; may raise.
+
+    Returns:
+        The file in the cache, and its content.
+
+    Raises:
+        ValueError: If an image is broken, or a place holds none.
+    """
+    pictures = images_by_name(places)
+    check = check or (lambda count: None)
+    known = hash_file(pictures, Path(CACHE).expanduser() / "contents")
+    content, protocol = load_hash(known), metric.features_protocol()
+    if content is None:
+        check(len(pictures))
+        content = content_hash(pictures.items())
+        save_hash(known, content)
+    prepared = "as they are" if side is None else f"shorter side to {side}, centre {side}x{side}"
+    name = f"{content}-{protocol_hash(protocol, prepared, READING)}.npz"
+    path = Path(CACHE).expanduser() / name
+    if path.is_file():
+        try:
+            reference = load_reference(path)
+            check_protocol(path, reference, protocol)
+            return path, reference
+        except ValueError as error:  # a damaged cache must not stop the run
+            log.warning("computed again: %s", error)
+    check(len(pictures))
+    features = compute(metric, pictures, side)
+    # Bytes of a name that are not UTF-8, which no table can show, are spelt out.
+    names = [os.fsencode(Path(place).resolve().name) for place in places]
+    title = ", ".join(name.decode("utf-8", "backslashreplace") for name in names)
+    reference = Reference(features, title, content, prepared, protocol)
+    save_reference(path, reference)
+    return path, reference
+
+
+def _check_waiting(metric: SetMetric, place: str, key: str, count: int) -> None:
+    if count <= MANY:
+        return
+    kind = type(metric)
+    needed = "" if key == "reference" else f" --set {key}=none"
+    raise ValueError(
+        f"`{key}` of {kind.__name__} is {place!r}, {count} images whose features are not there "
+        "yet: all other processes would wait for the first one until they give up. Compute them "
+        f"before, by `python -m callbacks.metrics.sets {place} --metric {kind.__module__}."
+        f"{kind.__qualname__}{needed}` on the first node, with --set NAME=VALUE for each other "
+        "argument of the metric that is set here, and start again"
+    )
+
+
+def images_by_name(places: Sequence[str | Path]) -> dict[str, Path]:
+    """Return images by their path below their folder, without suffix.
+
+    Raises:
+        ValueError: If two have one name, or a place holds none.
+    """
+    named: dict[str, Path] = {}
+    for place in map(Path, places):
+        for path in find_pictures([place]):
+            below = path.relative_to(place) if place.is_dir() else Path(path.name)
+            name = below.with_suffix("").as_posix()
+            if name in named:
+                raise ValueError(f"{path} and {named[name]} have one name, {name!r}; rename one")
+            named[name] = path
+    return named
+
+
+def compute(metric: SetMetric, pictures: dict[str, Path], side: int | None) -> Any:
+    """Compute the (N, ...) float32 features of images, sorted by name.
+
+    Raises:
+        ValueError: If images are broken; all of them are named.
+    """
+    found: dict[str, Any] = {}
+    broken: list[str] = []
+    batch: list[tuple[str, Tensor]] = []
+
+    def flush() -> None:
+        if batch and not broken:
+            names, images = [name for name, _ in batch], torch.cat([x for _, x in batch])
+            try:
+                features = metric.finite_features(images.to(device_of(metric)), {"key": names})
+            except TooSmall as error:  # a set quoted by name and count must be complete
+                broken.extend(f"{pictures[name]}: {error}; remove it" for name in names)
+            else:
+                found.update(zip(names, features.float().numpy(), strict=True))
+        batch.clear()
+
+    for name, picture in tqdm(_read(pictures), total=len(pictures), unit="picture", disable=None):
+        if isinstance(picture, ValueError):
+            broken.append(str(picture))
+            continue
+        image = picture if side is None else centre(picture, side)
+        if len(batch) == BATCH or (batch and batch[0][1].shape != image.shape):
+            flush()
+        batch.append((name, image))
+    flush()
+    if broken:
+        more = f"\n... and {len(broken) - 10} more" if len(broken) > 10 else ""
+        raise ValueError("\n".join(broken[:10]) + more)
+    return np.stack([found[name] for name in sorted(found)])
+
+
+def centre(picture: Tensor, side: int) -> Tensor:
+    """Resize the shorter side by antialiased bicubic, and cut out the centre (1, 3, side, side)."""
+    height, width = picture.shape[-2:]
+    factor = side / min(height, width)
+    resized = resize(picture, (max(side, round(height * factor)), max(side, round(width * factor))))
+    top, left = (resized.shape[-2] - side) // 2, (resized.shape[-1] - side) // 2
+    return resized[..., top : top + side, left : left + side]
+
+
+def device_of(metric: SetMetric) -> torch.device:
+    """Return the device of the metric's networks."""
+    nets = [value for value in vars(metric).values() if isinstance(value, nn.Module)]
+    return next((p.device for net in nets for p in net.parameters()), torch.device("cpu"))
+
+
+def _read(pictures: dict[str, Path]) -> Iterator[tuple[str, Tensor | ValueError]]:
+    """Yield images in order, read ahead by threads; an error instead of a broken one."""
+    ahead: deque[tuple[str, Future[Tensor]]] = deque()
+    with ThreadPoolExecutor(READERS) as pool:
+        for name, path in sorted(pictures.items()):
+            ahead.append((name, pool.submit(read_picture, path)))
+            if len(ahead) > 2 * READERS:
+                yield _result(*ahead.popleft())
+        while ahead:
+            yield _result(*ahead.popleft())
+
+
+def _result(name: str, reading: Future[Tensor]) -> tuple[str, Tensor | ValueError]:
+    try:
+        return name, reading.result()
+    except ValueError as error:
+        return name, error
+
+
+# -------------------------------------------------------------------------------- the command
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: Command-line arguments; those of this process by default.
+
+    Returns:
+        0, or 2 after an error.
+    """
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        metric = _made(options.metric, options.set)
+        if options.side is not None and options.side < 1:
+            raise ValueError(f"--side is {options.side}; it must be at least 1")
+        if options.out is not None and options.out.suffix != ".npz":
+            raise ValueError(f"--out is {str(options.out)!r}; expected a name ending in .npz")
+        if reason := metric.absent():
+            raise ValueError(reason)
+        metric.load()
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        for value in vars(metric).values():
+            if isinstance(value, nn.Module):
+                value.to(device)
+        path, reference = cached_reference(options.images, metric, options.side)
+        if options.out is not None:
+            path = options.out
+            save_reference(path, reference)
+    except (ValueError, OSError) as error:
+        log.error("error: %s", error)
+        return 2
+    count, kind = len(reference.features), options.metric
+    log.info("%d images (%s) for %s: %s", count, reference.pictures, kind, path)
+    log.info("in trainer.callbacks: {class_path: %s, init_args: {reference: %s}}", kind, path)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m callbacks.metrics.sets",
+        description="Compute the features of reference images, which FID and its family compare "
+        "outputs with.",
+        epilog="The result is kept in "
+        f"{CACHE} under a hash of the images, so a second call is quick.",
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGES", help="folders or files of images")
+    parser.add_argument(
+        "--metric",
+        default="callbacks.metrics.fid.FID",
+        metavar="CLASS",
+        help="class path of the metric (default: %(default)s, whose features serve KID as well)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an argument of the metric, e.g. preset=torch-fidelity; may be given again",
+    )
+    parser.add_argument(
+        "--side",
+        type=int,
+        help="bring each image's shorter side to this many pixels and cut out the centre; by "
+        "default images are taken as they are",
+    )
+    parser.add_argument("--out", type=Path, help="also write the file here (.npz), to share it")
+    return parser
+
+
+def _made(class_path: str, settings: Sequence[str]) -> SetMetric:
+
+    module, _, name = class_path.rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"--metric is {class_path!r}, which cannot be imported: {error}"
+        ) from error
+    if not (isinstance(kind, type) and issubclass(kind, SetMetric)):
+        raise ValueError(f"--metric is {class_path!r}, which is no SetMetric")
+    arguments: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set {setting!r} is not of the form NAME=VALUE")
+        arguments[key] = yaml.safe_load(value)
+    try:
+        return kind(**arguments)
+    except TypeError as error:  # an unknown argument
+        raise ValueError(f"--set: {error}") from error
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
+
+# Features of the current batch's images, so that FID and KID of one preset compute them once.
+_SEEN: Any = WeakTensorKeyDictionary()
+
+
+class SetMetric(Metric):
+    """A distance between the set of outputs and that of their HR images, or of other references.
+
+    Features are computed image by image as batches come; those of references are kept for the next
+    validation while their pixels stay the same. At the end they are gathered by key on the first
+    process, sorted, so that each image counts once and the number depends neither on batches nor on
+    processes nor on the order; there the distance is computed in float64.
+
+    Args:
+        every_n: In ``fit``, compute at the first validation and at every n-th after it.
+        limit: Use only the first images of each dataset, this many; all of them by default.
+        label: Name in logs and results, if one metric is used twice.
+        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
+            results.
+        reference: Compare the outputs with these instead of their HR images: a folder of
+            images, or a file made by ``python -m callbacks.metrics.sets``.
+    """
+
+    higher_is_better = False
+    minimum = 2  # images needed for a number
+    enough = 0  # images needed for a number without a remark
+    remark = ""  # what the remark adds
+
+    def __init__(
+        self,
+        every_n: int = 1,
+        limit: int | None = None,
+        label: str | None = None,
+        control: bool = False,
+        reference: str | None = None,
+    ) -> None:
+        super().__init__(every_n, limit, label, control)
+        self.reference, self.needs_hr = reference, reference is None
+        self._reference: Reference | None = None  # on the first process only, which compares
+        self._known: dict[bytes, NDArray[Any]] = {}  # features of references seen before, ...
+        self._used: dict[bytes, NDArray[Any]] = {}  # ... and in the current evaluation
+
+    @abstractmethod
+    def features(self, images: Tensor, batch: Batch) -> Tensor:
+        """Compute the features of each image.
+
+        Args:
+            images: (B, 3, H, W) float32 in [0, 1], outputs or references.
+            batch: The rest of the batch: ``key``, ``seed``, ...
+
+        Returns:
+            (B, D), or (B, K, D) for K crops of each; they must not depend on the rest of the batch.
+        """
+
+    @abstractmethod
+    def distance(self, sr: Tensor, hr: Tensor) -> float:
+        """Return the number.
+
+        Args:
+            sr: (N, ...) float64 on the CPU, the features of all outputs.
+            hr: (M, ...) float64 on the CPU, those of all references.
+        """
+
+    def distances(self, sr: Tensor, hr: Tensor) -> dict[str, float]:
+        """Return the number by its name, and any further ones. Args as above."""
+        return {self.name: self.distance(sr, hr)}
+
+    def features_protocol(self) -> MetricProtocol:
+        """Return the part of the protocol that features, and files of references, depend on."""
+        return self.protocol()
+
+    @staticmethod
+    def once(images: Tensor, what: object, work: Callable[[], Tensor]) -> Tensor:
+        """Return features, computed once for all metrics of the run that need them.
+
+        Args:
+            images: The batch's images.
+            what: Identifies the features: network, its weights, preparation.
+            work: Computes them.
+        """
+        seen = _SEEN.setdefault(images, {})
+        if what not in seen:
+            seen[what] = work()
+        return seen[what].clone()
+
+    # ---------------------------------------------------------------------------------- the work
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Set up as all metrics, and find the references, if they are not the HR images.
+
+        Raises:
+            ValueError: If they are missing, broken, too few, or of another protocol.
+        """
+        super().setup(trainer, pl_module, stage)
+        if self.reference is not None and self._loaded and not self._off:
+            on_first(self._find_reference)
+
+    def measure(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
+        """Return (B, 2, ...) features of output and HR; (B, 1, ...) with other references."""
+        return self._paired(self.finite_features(sr, batch), hr, batch)
+
+    def measure_control(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
+        """Measure bicubic likewise, cached: the next validation has the same pixels."""
+        return self._paired(self._remembered(sr, batch), hr, batch)
+
+    def _are_enough(self, dataset: Any, count: int, small: int) -> bool:
+        if not small or count >= self.minimum:
+            return count > 0
+        if count:  # a dataset without any has its own warning
+            message = "no %s of %s: %d of its images is large enough, and it needs %d"
+            log.warning(message, self.name, dataset.name, count, self.minimum)
+        return False
+
+    def summarise(self, dataset: Any, images: Measured) -> list[Record]:
+        """Return the distances; all are NaN if an image is not finite.
+
+        Raises:
+            ValueError: If the images are too few for any number.
+        """
+        self._refuse_few(dataset, len(images))
+        bad = [key for key, features in images.items() if not np.isfinite(features).all()]
+        if bad:
+            return [self.undefined(dataset, bad, len(images))]
+        sets = list(torch.from_numpy(np.stack(list(images.values()), 1)).to(torch.float64))
+        if self._reference is not None:
+            sets.append(torch.from_numpy(self._reference.features).to(torch.float64))
+        found = self.distances(*sets)
+        return [self.record(dataset, value, len(images), name) for name, value in found.items()]
+
+    def record(self, dataset: Any, value: float, n: int, name: str | None = None) -> Record:
+        """Return one number with its protocol, and a remark if the images are few."""
+        record = super().record(dataset, value, n, name)
+        if self._reference is not None:
+            known = self._reference
+            record["protocol"]["reference"] = f"{known.name}, {known.pictures}, {known.content}"
+            record["protocol"]["reference_n"] = len(known.features)
+            n = min(n, len(known.features))
+        if n < self.enough:
+            meaning = f": {self.remark}" if self.remark else ""
+            record["protocol"]["remark"] = f"few images (below {self.enough}){meaning}"
+        return record
+
+    # Old features are dropped only at the end of an evaluation: after an interrupted one, the next
+    # must not compute all of them again.
+    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super()._start(trainer, pl_module)
+        self._used = {}
+
+    def _add(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        dataloader_idx: int,
+    ) -> None:
+        if not self._off and (self.target in batch or not self.needs_hr):
+            # Before anything is measured, also in the sanity check, and not after hours.
+            dataset = self._datasets[dataloader_idx]
+            self._refuse_few(dataset, len(dataset.keys[: self.limit]))
+        super()._add(trainer, pl_module, outputs, batch, dataloader_idx)
+
+    def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        if self._active:
+            self._known = self._used
+        super()._finish(trainer, pl_module, stage)
+
+    def _refuse_few(self, dataset: Any, n: int) -> None:
+        if n < self.minimum:
+            raise ValueError(
+                f"{self.name} of {dataset.name!r} has {n} image{'' if n == 1 else 's'}; a "
+                f"{type(self).__name__} needs at least {self.minimum}: give the dataset more, or "
+                "take the metric out of trainer.callbacks"
+            )
+
+    def _find_reference(self) -> None:
+        if self._reference is None and self.reference is not None:
+            found = find_reference(self, self.reference)
+            if len(found.features) < self.minimum:
+                raise ValueError(
+                    f"`reference` of {type(self).__name__}, {self.reference!r}, has "
+                    f"{len(found.features)} images; it needs at least {self.minimum}"
+                )
+            self._reference = found
+
+    def _paired(self, features: Tensor, hr: Tensor, batch: Batch) -> Tensor:
+        if self.reference is not None:
+            return features[:, None]
+        return torch.stack([features, self._remembered(hr, batch)], 1)
+
+    def finite_features(self, images: Tensor, batch: Batch) -> Tensor:
+        """Return features on the CPU; NaN if pixels are not finite, which rounding would hide.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            batch: The rest of the batch; references have a ``key`` only.
+        """
+        device = images.device
+        with torch.no_grad(), torch.autocast(device.type, enabled=False), ieee_float32(device):
+            features = self.features(images.float(), batch)
+        finite = are_finite(images)
+        if not finite.all():
+            features[~finite] = math.nan
+        return features.detach().cpu()
+
+    def _remembered(self, images: Tensor, batch: Batch) -> Tensor:
+        """Return the features, cached by pixels and key."""
+        digests = [
+            xxhash.xxh3_128_digest(key.encode(*CODING) + pixels.tobytes())
+            for key, pixels in zip(batch["key"], images.cpu().numpy(), strict=True)
+        ]
+        have: Mapping[bytes, NDArray[Any]] = ChainMap(self._used, self._known)
+        if not all(digest in have for digest in digests):
+            have = dict(zip(digests, self.finite_features(images, batch).numpy(), strict=True))
+        self._used.update((digest, have[digest]) for digest in digests)
+        return torch.from_numpy(np.stack([have[digest] for digest in digests]))

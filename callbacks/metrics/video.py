@@ -1,0 +1,387 @@
+"""Metrics of clips: FVD, KVD, Flicker, FrameSWD, FrameKIDThumb.
+
+Source: Unterthiner et al., "FVD: a new metric for video generation" (ICLR workshop 2019).
+
+Differences of consecutive frames after motion compensation, as in Lai et al., "Learning blind video
+temporal consistency" (ECCV 2018), section 4.1, whose flow is a network's. Here it is Farneback's
+(SCIA 2003), which needs no weights, and is computed on each clip itself: a generated clip has no
+real clip of the same motion.
+"""
+
+from __future__ import annotations
+
+import functools
+from abc import abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from callbacks import weights as files
+from callbacks.metrics.base import TooSmall
+from callbacks.metrics.fid import KIDThumb, frechet_distance, levels, polynomial_mmd
+from callbacks.metrics.sets import SetMetric
+from callbacks.metrics.swd import SWD
+from callbacks.tensorboard import MetricProtocol
+from files.paths import expand_path
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+SIDE = 224
+OPTIONS = {"rescale": False, "resize": False, "return_features": True}
+
+
+class VideoMetric(SetMetric):
+    """A distance of clips in the features of a network that the user gives.
+
+    A step returns ``{"sr": (B, T, 3, H, W)}`` in [0, 1], and the batch has the real clips of the
+    same shape as ``clip``. The first ``frames`` frames, rounded to 8 bits and resized to 224x224 by
+    antialiased bilinear interpolation, go to the network as (B, 3, T, 224, 224) in [-1, 1].
+
+    Args:
+        weights: TorchScript file of the network, which returns (B, D) features; environment
+            variables are expanded. For ``i3d_torchscript.pt`` (I3D trained on Kinetics-400), as
+            StyleGAN-V uses it, these are the features before the softmax, by its arguments
+            ``rescale``, ``resize`` and ``return_features``. Run only files that you trust.
+        frames: Frames of each clip; clips must not be shorter.
+        strict_weights: Stop the run if the file is missing; otherwise the metric is off.
+        every_n: In ``fit``, compute at the first validation and at every n-th after it.
+        limit: Use only the first clips of each dataset, this many; all of them by default.
+        label: Name in logs and results, if one metric is used twice.
+
+    Raises:
+        ValueError: If ``frames`` is below 1.
+    """
+
+    target = "clip"
+
+    def __init__(
+        self,
+        weights: str | None = None,
+        frames: int = 16,
+        strict_weights: bool = False,
+        every_n: int = 1,
+        limit: int | None = None,
+        label: str | None = None,
+    ) -> None:
+        super().__init__(every_n, limit, label)
+        if frames < 1:
+            raise ValueError(
+                f"`frames` of {type(self).__name__} is {frames}; it must be at least 1"
+            )
+        self.weights, self.frames, self.strict_weights = weights, frames, strict_weights
+        self.net: nn.Module | None = None
+        self.sha256: str | None = None
+
+    @abstractmethod
+    def distance(self, sr: Tensor, hr: Tensor) -> float:
+        """Return the number, from (N, D) and (M, D) features."""
+
+    def absent(self) -> str:
+        """Name the missing network in one line; empty if found."""
+        try:
+            if self.weights is not None and self._path().is_file():
+                return ""
+            found = "is not given" if self.weights is None else f"is no file: {self._path()}"
+        except ValueError as error:
+            found = f"is no file: {error}"
+        return (
+            f"its network, `weights` of {type(self).__name__}, {found}; give an I3D as "
+            "TorchScript, e.g. i3d_torchscript.pt as StyleGAN-V uses it"
+        )
+
+    def load(self) -> None:
+        """Load the network."""
+        path = self._path()
+        self.sha256 = files.digest_of(path)
+        self.net = _shared(path, self.sha256)
+
+    def protocol(self) -> MetricProtocol:
+        """Return implementation, frames, rounding, resize, and the network's file with its hash."""
+        return {
+            "implementation": f"enlarger {type(self).name} 1",
+            "color": "rgb",
+            "round_8bit": True,
+            "data_range": "[-1, 1]",
+            "frames": f"the first {self.frames}",
+            "resize": f"bilinear to {SIDE}x{SIDE}",
+            "antialias": True,
+            "weights": None if self.weights is None else self._path().name,
+            "sha256": self.sha256,
+        }
+
+    def features(self, images: Tensor, batch: Batch) -> Tensor:
+        """Return (B, D) features of (B, T, 3, H, W) clips in [0, 1].
+
+        Raises:
+            ValueError: If the images are not clips, or too short.
+        """
+        if images.ndim != 5 or images.shape[1] < self.frames:
+            raise ValueError(
+                f"{self.name} of {', '.join(batch['key'])}: got the shape {tuple(images.shape)}; "
+                f"expected clips (B, T, 3, H, W) of at least {self.frames} frames"
+            )
+        return self.once(images, ("clips", self.frames, self.sha256), lambda: self._embed(images))
+
+    def _path(self) -> Path:
+        return Path(expand_path(self.weights or "", f"{type(self).__name__}.weights"))
+
+    def _embed(self, clips: Tensor) -> Tensor:
+        if self.net is None:
+            raise RuntimeError(f"{type(self).__name__} has no network before `load` was called")
+        net: Any = self.net
+        count = len(clips)
+        pixels = levels(clips[:, : self.frames].flatten(0, 1)) / 127.5 - 1
+        resized = functional.interpolate(pixels, (SIDE, SIDE), mode="bilinear", antialias=True)
+        video = resized.view(count, self.frames, 3, SIDE, SIDE).movedim(1, 2)
+        taken = {argument.name for argument in net.forward.schema.arguments}
+        found: Any = net(video, **{k: v for k, v in OPTIONS.items() if k in taken})
+        if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != count:
+            raise ValueError(
+                f"{self._path()} gave {getattr(found, 'shape', type(found).__name__)} for {count} "
+                f"clips; expected features ({count}, D)"
+            )
+        return found.float()
+
+
+class FVD(VideoMetric):
+    """Frechet video distance between the outputs and the real clips; lower is better.
+
+    Numbers are comparable only for the same file of weights, resize and number of clips; those of
+    TensorFlow's I3D and of its ports differ. It is biased upward for few clips.
+
+    Args:
+        weights: File of the network as TorchScript, which gives (B, D) features; environment
+            variables are expanded. Run only files that you trust.
+        frames: Frames of each clip; clips must not be shorter.
+        strict_weights: Stop the run if the file is missing; otherwise the metric is off.
+        every_n: In ``fit``, compute at the first validation and at every n-th after it.
+        limit: Use only the first clips of each dataset, this many; all of them by default.
+        label: Name in logs and results, if one metric is used twice.
+    """
+
+    name = "fvd"
+    enough = 2048
+    remark = "biased upward"
+
+    def distance(self, sr: Tensor, hr: Tensor) -> float:
+        """Return the Frechet distance of (N, D) and (M, D) features."""
+        return frechet_distance(sr, hr)
+
+
+class KVD(VideoMetric):
+    """Kernel video distance, the polynomial discrepancy of all clips; lower is better.
+
+    The kernel is (x.y / D + 1)^3 of the features as they are, over all pairs; unbiased.
+
+    Args:
+        weights: File of the network as TorchScript, which gives (B, D) features; environment
+            variables are expanded. Run only files that you trust.
+        frames: Frames of each clip; clips must not be shorter.
+        strict_weights: Stop the run if the file is missing; otherwise the metric is off.
+        every_n: In ``fit``, compute at the first validation and at every n-th after it.
+        limit: Use only the first clips of each dataset, this many; all of them by default.
+        label: Name in logs and results, if one metric is used twice.
+    """
+
+    name = "kvd"
+    enough = 1000
+    remark = "noisy"
+
+    def protocol(self) -> MetricProtocol:
+        """Return that of all video metrics, and the kernel."""
+        return {**super().protocol(), "kernel": "(x.y/D + 1)^3, unbiased"}
+
+    def distance(self, sr: Tensor, hr: Tensor) -> float:
+        """Return the discrepancy of (N, D) and (M, D) features."""
+        return polynomial_mmd(sr, hr)
+
+
+@functools.lru_cache(maxsize=1)
+def _shared(path: Path, sha256: str) -> nn.Module:
+    """Return the network that all metrics of a run share."""
+    net: nn.Module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+    return net.eval()
+
+
+STILL = 0.1  # pixels per frame: less is no motion
+BORDER = 2  # pixels, where no window of the flow is complete
+
+# pyr_scale, levels, winsize, iterations, poly_n, poly_sigma, flags: of cv2.calcOpticalFlowFarneback
+FLOW: tuple[Any, ...] = (0.5, 3, 9, 5, 5, 1.1, 0)
+
+
+class Flicker(SetMetric):
+    """Mean absolute difference of consecutive frames, in levels of 8 bits; lower is steadier.
+
+    ``flicker`` compares a frame with the previous one warped along the optical flow;
+    ``flicker_static`` compares places that do not move (less than 0.1 pixels by the flow) without
+    warping. Real clips are not at 0: ``flicker_real`` and ``flicker_static_real`` are those of
+    the batch's clips, whose content differs if clips are generated from noise. A flow follows small
+    flicker of detail, so it is a lower bound; blurred clips hardly flicker: compare
+    ``frame_swd``. It reproduces no published number.
+
+    Args:
+        every_n: In ``fit``, compute at the first validation and at every n-th after it.
+        limit: Use only the first clips of each dataset, this many; all of them by default.
+        label: Name in logs and results, if one metric is used twice.
+    """
+
+    name = "flicker"
+    target = "clip"
+    minimum = 1
+
+    def __init__(
+        self, every_n: int = 1, limit: int | None = None, label: str | None = None
+    ) -> None:
+        super().__init__(every_n, limit, label)
+
+    def protocol(self) -> MetricProtocol:
+        """Return implementation, colour, rounding, flow and border."""
+        return {
+            "implementation": "enlarger flicker 1",
+            "color": "rgb",
+            "round_8bit": True,
+            "data_range": 255,
+            "border": BORDER,
+            "flow": f"Farneback {' '.join(map(str, FLOW))}, of each clip's own luma",
+            "still": f"below {STILL} pixels a frame",
+        }
+
+    def features(self, images: Tensor, batch: Batch) -> Tensor:
+        """Return (B, 4): sum and number of differences along the flow, and of still places.
+
+        Raises:
+            TooSmall: If nothing is left of them without the border.
+            ValueError: If they are not clips.
+        """
+        if images.ndim != 5 or images.shape[1] < 2:
+            raise ValueError(
+                f"{self.name} of {', '.join(batch['key'])}: got the shape {tuple(images.shape)}; "
+                "expected clips (B, T, 3, H, W) of 2 frames or more"
+            )
+        if min(images.shape[-2:]) <= 2 * BORDER:
+            raise TooSmall(images, f"one pixel without the border of {BORDER}")
+        clips = levels(images.clamp(0, 1).nan_to_num()).to(torch.uint8).movedim(2, -1).cpu().numpy()
+        return torch.tensor(np.stack([_differences(clip) for clip in clips]))
+
+    def distance(self, sr: Tensor, hr: Tensor) -> float:
+        """Return the difference along the flow, of the outputs alone."""
+        return self.distances(sr, hr)[self.name]
+
+    def distances(self, sr: Tensor, hr: Tensor) -> dict[str, float]:
+        """Return differences along the flow and of still places, of outputs and of real clips.
+
+        Without still places their difference is absent.
+        """
+        found = {}
+        for end, clips in (("", sr), ("_real", hr)):
+            moved, places, still, still_places = clips.sum(0).tolist()
+            found[f"{self.name}{end}"] = moved / places if places else float("nan")
+            if still_places:
+                found[f"{self.name}_static{end}"] = still / still_places
+        return found
+
+
+def _differences(clip: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return sums and counts of (T, H, W, 3), as ``Flicker.features``."""
+    luma = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]
+    height, width = luma[0].shape
+    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    inner = np.zeros((height, width), bool)
+    inner[BORDER : height - BORDER, BORDER : width - BORDER] = True
+    total = np.zeros(4)
+    for n in range(1, len(clip)):
+        # From the later frame to the earlier: where what is here now was then.
+        flow: Any = cv2.calcOpticalFlowFarneback(luma[n], luma[n - 1], None, *FLOW)  # type: ignore[call-overload]
+        x, y = columns + flow[..., 0], rows + flow[..., 1]
+        known = inner & (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+        before, now = clip[n - 1].astype(np.float32), clip[n].astype(np.float32)
+        moved: Any = cv2.remap(before, x, y, cv2.INTER_LINEAR)
+        still = known & (np.hypot(flow[..., 0], flow[..., 1]) < STILL)
+        along, apart = abs(now - moved).mean(-1), abs(now - before).mean(-1)
+        total += along[known].sum(), known.sum(), apart[still].sum(), still.sum()
+    return total
+
+
+class FrameSWD(SWD):
+    """SWD of all frames: the distance of their distribution of fine detail to that of real clips.
+
+    Ignores motion. ``patches`` counts those of each frame: set it to about 64.
+
+    Args:
+        color: ``y`` for the luma of BT.601 in [16, 235], or ``rgb``.
+        levels: Levels of the pyramid; an image's smaller side must be 7 pixels on the coarsest.
+        patches: Patches of each image and level; fewer for sets of thousands of images, since
+            all are kept until the end (0.3 MB an image with the defaults).
+        directions: Random directions.
+        every_n: In ``fit``, compute at the first validation and at every n-th after it.
+        limit: Use only the first images of each dataset, this many; all of them by default.
+        label: Name in logs and results, if one metric is used twice.
+        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
+            results.
+        reference: Compare the outputs with these instead of their HR images: a folder of
+            images, or a file made by ``python -m callbacks.metrics.sets``.
+    """
+
+    name = "frame_swd"
+    target = "clip"
+
+    def protocol(self) -> MetricProtocol:
+        """Return ``SWD.protocol``, marked as one of frames."""
+        return {**super().protocol(), "of": "all frames"}
+
+    def features(self, images: Tensor, batch: Batch) -> Tensor:
+        """Return (B, levels, F patches, D) patches of (B, F, 3, H, W) clips, or of images."""
+        found = super().features(*_frames(images, batch))
+        by_clip = found.view(len(images), -1, *found.shape[1:])  # (B, F, levels, patches, D)
+        return by_clip.transpose(1, 2).flatten(2, 3)
+
+
+class FrameKIDThumb(KIDThumb):
+    """KID-thumb of all frames: compares the distributions of layout and colour with real clips.
+
+    Ignores motion. Frames of a clip resemble each other, so it is noisier than for as many images.
+
+    Args:
+        side: Pixels of a thumbnail's side.
+        subsets: Number of random subsets to average over.
+        subset_size: Images in each, at most. If there are no more images than that, all are used,
+            once.
+        every_n: In ``fit``, compute at the first validation and at every n-th after it.
+        limit: Use only the first images of each dataset, this many; all of them by default.
+        label: Name in logs and results, if one metric is used twice.
+        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
+            results.
+        reference: Compare the outputs with these instead of their HR images: a folder of
+            images, or a file made by ``python -m callbacks.metrics.sets``.
+    """
+
+    name = "frame_kid_thumb"
+    target = "clip"
+
+    def protocol(self) -> MetricProtocol:
+        """Return ``KIDThumb.protocol``, marked as one of frames."""
+        return {**super().protocol(), "of": "all frames"}
+
+    def features(self, images: Tensor, batch: Batch) -> Tensor:
+        """Return (B, F, D) thumbnails of (B, F, 3, H, W) clips, or of images."""
+        found = super().features(*_frames(images, batch))
+        return found.view(len(images), -1, found.shape[-1])
+
+    def distance(self, sr: Tensor, hr: Tensor) -> float:
+        """Return the discrepancy of (N, F, D) and (M, F, D) thumbnails."""
+        return super().distance(sr.flatten(0, 1), hr.flatten(0, 1))
+
+
+def _frames(images: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
+    if images.ndim == 4:  # of a reference
+        return images, batch
+    keys = [f"{key}/{frame}" for key in batch["key"] for frame in range(images.shape[1])]
+    return images.flatten(0, 1), cast("Batch", {**batch, "key": keys})

@@ -1,0 +1,546 @@
+"""Image and clip files of predict."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import logging
+import os
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.ExifTags import IFD, Base
+from torch import Tensor
+
+from degradations.bicubic import resize
+from files.owned import (
+    Known,
+    NotOursError,
+    foreign,
+    remove_file,
+    remove_folder,
+    remove_leftovers,
+    whole_file,
+    whole_folder,
+    write_whole,
+)
+
+Format = Literal["png", "jpg", "webp", "tiff"]
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+EIGHT_BIT: tuple[Format, ...] = ("jpg", "webp")  # formats that hold no 16 bits
+OPAQUE: tuple[Format, ...] = ("jpg",)  # formats that hold no alpha
+LARGEST: dict[Format, int] = {"jpg": 65500, "webp": 16383}  # pixels of a side; limits of encoders
+LARGEST_EXIF = 65500  # bytes in a JPEG
+
+# Bytes of a colour profile: readers of PNG ignore larger ones, and JPEG has 255 segments for it.
+LARGEST_PROFILE: dict[Format, int] = {"png": 8_000_000, "jpg": 255 * 65519}
+CLASSIC_TIFF = b"II*\0"  # its first bytes in little-endian files
+OPTIONS: dict[Format, dict[str, Any]] = {
+    "png": {"format": "PNG"},
+    "jpg": {"format": "JPEG", "subsampling": 0},
+    "webp": {"format": "WEBP"},
+    "tiff": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
+}
+PNG_HEADER = 33  # bytes of the signature and of the IHDR chunk
+EXIF_START = b"Exif\0\0"
+
+
+class Extras(NamedTuple):
+    """The content of a file besides pixels.
+
+    icc: Colour profile; left out if it is for other pixels.
+    exif: In the form that Pillow's ``encode`` takes.
+    """
+
+    icc: bytes | None = None
+    exif: bytes | None = None
+
+
+@contextlib.contextmanager
+def long_name_errors() -> Iterator[None]:
+    """Turn the disk's error for a long name into one about this output alone.
+
+    Raises:
+        ValueError: If the name is too long.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise ValueError(
+            "the output's name or path is longer than the disk allows: rename the input, or set a "
+            "shorter writer.suffix or writer.folder"
+        ) from error
+
+
+def check_folder(folder: Path, to_write: bool = False) -> None:
+    """Raise if outputs cannot be in a folder, before any work; nothing is created.
+
+    Args:
+        folder: It, or a part of its path, may be missing.
+        to_write: Whether something will be written there.
+
+    Raises:
+        ValueError: If it is not a folder, or not writable.
+    """
+    if problem := why_no_folder(folder, to_write):
+        raise ValueError(f"writer.folder is {str(folder)!r}, and {problem}; set another one")
+
+
+def why_no_folder(folder: Path, to_write: bool) -> str:
+    """Return the problem of an existing or future folder; empty without any.
+
+    Args:
+        folder: It, or a part of its path, may be missing.
+        to_write: Whether something will be written there.
+    """
+    at = folder
+    while not os.path.lexists(at) and at != at.parent:
+        at = at.parent
+    if not at.is_dir():
+        return f"{at} is no folder"
+    if to_write and not os.access(at, os.W_OK | os.X_OK):
+        return f"nothing can be written in {at}: it is read-only, or another user's"
+    return ""
+
+
+def exists(path: Path) -> bool:
+    """Return whether a path exists; a name that is too long for the disk does not."""
+    try:
+        return path.exists()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return False
+
+
+@long_name_errors()
+def write_image(
+    path: Path,
+    pixels: Pixels,
+    extras: Extras,
+    format: Format,
+    quality: int,
+    before: Callable[[], None] | None = None,
+) -> None:
+    """Write an image to a temporary file and move it to its place.
+
+    Args:
+        path: The file; its folder is created.
+        pixels: (H, W, C) uint8 or uint16; C is 1 (grey), 2 (with alpha), 3 (RGB) or 4 (with alpha).
+        extras: Other content of the file.
+        format: File format. ``jpg`` has no alpha; ``jpg`` and ``webp`` have 8 bits only.
+        quality: Quality of ``jpg`` and ``webp``, 1 to 100.
+        before: Called when all bytes are on the disk, before the image appears in its place.
+
+    Raises:
+        ValueError: As for ``encode``, or if the name is too long for the disk.
+        OSError: If the file could not be written.
+    """
+    data = encode(pixels, extras, format, quality)
+    with whole_file(path, before) as file:
+        file.write(data)
+
+
+def encode(pixels: Pixels, extras: Extras, format: Format, quality: int) -> bytes:
+    """Return the bytes of an image file. Args as ``write_image``.
+
+    Raises:
+        ValueError: If the format cannot hold these pixels, or its encoder fails.
+    """
+    channels, deep = pixels.shape[2], pixels.dtype == np.uint16
+    if (deep and format in EIGHT_BIT) or (channels in (2, 4) and format in OPAQUE):
+        raise ValueError(f"{format} cannot hold {channels} channels of {pixels.dtype}")
+    if deep and channels == 2:
+        pixels = pixels[..., [0, 0, 0, 1]]  # Pillow cannot read 16-bit grey with alpha
+    icc = fitting_profile(extras.icc, pixels.shape[2])
+    if deep:
+        data = _png_16(pixels, icc, extras.exif) if format == "png" else _tiff_16(pixels, icc)
+        return _tiff_with_exif(data, extras.exif)
+    options = dict(OPTIONS[format])
+    if format in ("jpg", "webp"):
+        options["quality"] = quality
+    if icc:
+        options["icc_profile"] = icc
+    if extras.exif and format != "tiff":
+        options["exif"] = extras.exif
+    buffer = io.BytesIO()
+    try:
+        Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(buffer, **options)
+    except OSError as error:  # Pillow's class for encoder errors; no disk is involved
+        raise ValueError(f"the encoder of {format} failed: {error}") from error
+    return _tiff_with_exif(buffer.getvalue(), extras.exif)
+
+
+def fitting_profile(icc: bytes | None, channels: int) -> bytes | None:
+    """Return ``icc`` if its header's colour space has this many channels."""
+    space = b"RGB " if channels >= 3 else b"GRAY"
+    return icc if icc and icc[16:20] == space else None
+
+
+def unwritable_reason(pixels: Pixels, finite: bool, format: Format) -> str:
+    """Return why an image or a clip cannot be written; empty if it can.
+
+    Args:
+        pixels: (..., H, W, C).
+        finite: Whether the output before rounding was finite.
+        format: File format.
+    """
+    if not finite:
+        return "the output has pixels that are not finite"
+    side, most = max(pixels.shape[-3:-1]), LARGEST.get(format)
+    if most is not None and side > most:
+        return (
+            f"{side} pixels are more than the {most} that a side of {format} can have: set "
+            "writer.format png"
+        )
+    return ""
+
+
+def holds_exif(exif: bytes, format: Format) -> bool:
+    """Return whether a file of this format can hold the EXIF."""
+    return format != "jpg" or len(exif) <= LARGEST_EXIF
+
+
+def holds_profile(icc: bytes, format: Format) -> bool:
+    """Return whether a file of this format can hold the colour profile."""
+    return len(icc) <= LARGEST_PROFILE.get(format, len(icc))
+
+
+def fitted_exif(exif: bytes, size: tuple[int, int], place: bool) -> bytes | None:
+    """Return EXIF with the size of the image.
+
+    Args:
+        exif: From the data module, without the old size.
+        size: (H, W) of the image.
+        place: Whether to keep the place where it was taken.
+    """
+    tags = Image.Exif()
+    tags.load(exif)
+    details = dict(tags.get_ifd(IFD.Exif))
+    if IFD.Interop in details:
+        details[IFD.Interop] = tags.get_ifd(IFD.Interop)
+    details[Base.ExifImageHeight], details[Base.ExifImageWidth] = size
+    tags[IFD.Exif] = details
+    if not place and IFD.GPSInfo in tags:
+        del tags[IFD.GPSInfo]
+    return tags.tobytes()
+
+
+def _png_16(pixels: Pixels, icc: bytes | None, exif: bytes | None) -> bytes:
+    # Pillow has no 16-bit colour. OpenCV has, but no extras: they are chunks after the header.
+    import cv2  # here, because it takes long to import and few images have 16 bits
+
+    order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[pixels.shape[2]]
+    done, encoded = cv2.imencode(".png", pixels[..., order])
+    if not done:
+        raise ValueError(f"OpenCV cannot encode {pixels.shape} {pixels.dtype} as PNG")
+    data, chunks = encoded.tobytes(), b""
+    if icc:
+        chunks += _chunk(b"iCCP" + b"icc\0\0" + zlib.compress(icc))
+    if exif:
+        chunks += _chunk(b"eXIf" + exif.removeprefix(EXIF_START))
+    return data[:PNG_HEADER] + chunks + data[PNG_HEADER:]
+
+
+def _chunk(body: bytes) -> bytes:
+    return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def _tiff_16(pixels: Pixels, icc: bytes | None) -> bytes:
+    import tifffile  # here for the same reason
+
+    channels = pixels.shape[2]
+    buffer = io.BytesIO()
+    tifffile.imwrite(
+        buffer,
+        pixels[..., 0] if channels == 1 else pixels,
+        photometric="rgb" if channels >= 3 else "minisblack",
+        planarconfig=None if channels == 1 else "contig",
+        extrasamples=["unassalpha"] if channels == 4 else None,
+        compression="zlib",
+        iccprofile=icc,
+        metadata=None,
+    )
+    return buffer.getvalue()
+
+
+def _tiff_with_exif(data: bytes, exif: bytes | None) -> bytes:
+    """Return a TIFF with the tags of EXIF in its directory; other files unchanged.
+
+    Neither Pillow, if it compresses, nor tifffile writes directories in directories. They and a new
+    first directory are appended.
+    """
+    if exif is None or data[:4] != CLASSIC_TIFF:
+        return data
+    tags = Image.Exif()
+    tags.load(exif)
+    tags.endian = "<"
+    (first,) = struct.unpack_from("<I", data, 4)
+    own = _entries(data, first)
+    data += bytes(-len(data) % 2)
+    added = tags.tobytes(len(data))[len(EXIF_START) + len(CLASSIC_TIFF) + 4 :]
+    entries = {**own, **_entries(added, 0)}
+    data += added + bytes(-len(added) % 2)
+    directory = [entries[tag] for tag in sorted(entries)]
+    end = struct.pack("<H", len(directory)) + b"".join(directory) + bytes(4)
+    return CLASSIC_TIFF + struct.pack("<I", len(data)) + data[8:] + end
+
+
+def _entries(data: bytes, at: int) -> dict[int, bytes]:
+    (count,) = struct.unpack_from("<H", data, at)
+    entries = (data[at + 2 + 12 * n : at + 14 + 12 * n] for n in range(count))
+    return {struct.unpack("<H", entry[:2])[0]: entry for entry in entries}
+
+
+GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")  # Pillow's modes
+LUMA = (0.299, 0.587, 0.114)  # BT.601 in full range, as in Pillow's convert("L")
+
+
+def image_levels(image: Tensor, meta: dict[str, Any]) -> Pixels:
+    """Return the levels of an image as its input: grey or colour, 8 or 16 bit.
+
+    Args:
+        image: (3, H, W) in [0, 1].
+        meta: The input's ``mode`` and ``bit_depth``.
+
+    Returns:
+        (H, W, 1 or 3) uint8 or uint16.
+    """
+    image = luma(image) if meta.get("mode") in GREY else image
+    return to_pixels(image, meta.get("bit_depth", 8))
+
+
+def luma(image: Tensor) -> Tensor:
+    """Return the luma (1, H, W) of a (3, H, W) image in [0, 1], in the same range."""
+    return (image * image.new_tensor(LUMA).view(3, 1, 1)).sum(0, keepdim=True)
+
+
+def to_pixels(image: Tensor, bit_depth: int) -> Pixels:
+    """Round an image to integer levels; this waits for the device.
+
+    Args:
+        image: (C, H, W) in [0, 1].
+        bit_depth: 8 or 16.
+
+    Returns:
+        (H, W, C) uint8 or uint16.
+    """
+    levels = (image.float().clamp(0, 1) * (2**bit_depth - 1)).round().permute(1, 2, 0)
+    if bit_depth == 8:
+        return levels.to(torch.uint8).cpu().numpy()
+    return levels.to(torch.int32).cpu().numpy().astype(np.uint16)
+
+
+def enlarge_alpha(alpha: Pixels | Tensor, pixels: Pixels) -> Pixels:
+    """Resize the input's (h, w) alpha by bicubic to the size and type of ``pixels``: (H, W, 1)."""
+    # torch's own collate turns arrays into tensors; ours does not.
+    alpha = alpha.cpu().numpy() if isinstance(alpha, Tensor) else alpha
+    small = torch.from_numpy(alpha.astype(np.float32) / np.iinfo(alpha.dtype).max)
+    large = resize(small[None, None], pixels.shape[:2])[0]
+    return to_pixels(large, 8 * pixels.dtype.itemsize)
+
+
+log = logging.getLogger(__name__)
+Video = Literal["mp4", "gif"]
+FRAME = re.compile(r"([0-9]{4,})\.(?:png|jpg|webp|tiff)")  # names of frames
+CRF = "18"  # of x264: nearly indistinguishable from the frames
+
+
+def check_video(video: Video | None, fps: float) -> None:
+    """Raise if the settings of videos are invalid.
+
+    Raises:
+        ValueError: Names the key to change.
+    """
+    if video is not None and video not in get_args(Video):
+        raise ValueError(f"writer.video is {video!r}; expected {choices_text(Video)}")
+    if not 0 < fps <= 1000:
+        raise ValueError(f"writer.fps is {fps:g}; expected a number above 0, up to 1000")
+
+
+def choices_text(choices: Any) -> str:
+    """Return the values of a Literal, for a message."""
+    *others, last = get_args(choices)
+    return f"{', '.join(others)} or {last}"
+
+
+def check_encoder(video: Video | None, of_clips: bool = True) -> None:
+    """Raise if such a video cannot be written here, and warn if there will be none.
+
+    Args:
+        video: Its format; None for none.
+        of_clips: Whether clips are enlarged; single images have no video.
+
+    Raises:
+        ValueError: If PyAV is not installed.
+    """
+    if video is not None and not of_clips:
+        log.warning(
+            "writer.video %s writes nothing here: these are single images, not clips "
+            "(docs/predict.md shows how to make a video of frames)",
+            video,
+        )
+    elif video == "mp4":
+        _av()
+
+
+def output_levels(output: Tensor, meta: dict[str, Any]) -> Pixels:
+    """Return the levels of an image, (H, W, C), or of a clip, (F, H, W, C).
+
+    Args:
+        output: (3, H, W) or (F, 3, H, W) in [0, 1].
+        meta: As for ``image_levels``.
+    """
+    if output.ndim == 3:
+        return image_levels(output, meta)
+    return cast(Pixels, np.stack([image_levels(frame, meta) for frame in output]))
+
+
+def video_of(folder: Path, video: Video) -> Path:
+    """Return the path of the video beside a folder of frames."""
+    return folder.with_name(f"{folder.name}.{video}")
+
+
+def is_complete(target: Path, video: Video | None) -> bool:
+    """Return whether an image exists, or a clip with its video."""
+    if not exists(target):
+        return False
+    return video is None or not target.is_dir() or exists(video_of(target, video))
+
+
+def frames_of(count: int | None) -> Known:
+    """Return a function that recognises names of frames of ``write_clip``.
+
+    Args:
+        count: Number of frames; None if unknown.
+    """
+
+    def known(name: str) -> bool:
+        found = FRAME.fullmatch(name)
+        return found is not None and (count is None or 1 <= int(found[1]) <= count)
+
+    return known
+
+
+def remove(target: Path, count: int | None, videos: Iterable[Video]) -> None:
+    """Remove a clip of ours in one step, and its videos before it.
+
+    Args:
+        target: The folder of frames; it may be missing.
+        count: Frames in it; None if unknown.
+        videos: Formats of the videos beside it.
+
+    Raises:
+        NotOursError: If the folder holds something else; nothing is removed.
+    """
+    if exists(target) and (others := foreign(target, frames_of(count))):
+        raise NotOursError(foreign_files_message(target, others))
+    for video in videos:  # before the frames, or it would seem to belong to the next ones
+        if exists(video_of(target, video)):
+            remove_file(video_of(target, video))
+    if exists(target):
+        remove_folder(target, frames_of(count))
+
+
+def foreign_files_message(target: Path, others: list[str]) -> str:
+    """Return the message about a folder of frames with other files."""
+    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+    return (
+        f"the folder of frames {target} holds {others[0]}{more}, which Enlarger did not write, and "
+        "would be replaced: move it away, or set another writer.folder"
+    )
+
+
+@long_name_errors()
+def write_clip(
+    folder: Path,
+    frames: Pixels,
+    format: Format,
+    quality: int,
+    video: tuple[Video | None, float],
+    before: Callable[[], None],
+) -> None:
+    """Write frames to a temporary folder and move it to its place; then write the video.
+
+    Args:
+        folder: The folder of the frames ``0001.png`` and so on.
+        frames: (F, H, W, C) uint8 or uint16.
+        format: File format of the frames.
+        quality: Quality of ``jpg`` and ``webp``.
+        video: Format of the video, if any, and frames per second.
+        before: Called when all frames are on the disk; it removes older ones from their place.
+
+    Raises:
+        ValueError: If an encoder fails, or the name is too long for the disk.
+        OSError: If a file could not be written.
+    """
+    kind, fps = video
+    film = None if kind is None else encode_video(frames, kind, fps)
+    remove_leftovers(folder, frames_of(None))  # by a killed run
+    with whole_folder(folder, before) as beside:
+        if kind is not None:  # raise for a name too long before anything is in its place
+            with contextlib.suppress(FileNotFoundError):
+                video_of(folder, kind).stat()
+        for number, frame in enumerate(frames, start=1):
+            write_image(beside / f"{number:04}.{format}", frame, Extras(), format, quality)
+    if kind is not None and film is not None:
+        write_whole(video_of(folder, kind), film)
+
+
+def encode_video(frames: Pixels, kind: Video, fps: float) -> bytes:
+    """Return the bytes of a video of (F, H, W, C) frames."""
+    rgb = _rgb(frames)
+    return _gif(rgb, fps) if kind == "gif" else _mp4(rgb, fps)
+
+
+def _rgb(frames: Pixels) -> NDArray[np.uint8]:
+    if frames.dtype == np.uint16:
+        frames = (frames / 257).round().astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(frames[..., :3], (*frames.shape[:3], 3)), np.uint8)
+
+
+def _gif(frames: NDArray[np.uint8], fps: float) -> bytes:
+    first, *others = [Image.fromarray(frame) for frame in frames]
+    buffer = io.BytesIO()
+    settings: dict[str, Any] = {"save_all": True, "append_images": others, "loop": 0}
+    first.save(buffer, "GIF", duration=round(1000 / fps), **settings)
+    return buffer.getvalue()
+
+
+def _mp4(frames: NDArray[np.uint8], fps: float) -> bytes:
+    av, buffer = _av(), io.BytesIO()
+    height, width = frames.shape[1:3]
+    # 4:2:0 needs even sides: the last row or column is repeated.
+    even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        stream.height, stream.width = even.shape[1:3]
+        stream.pix_fmt, stream.options = "yuv420p", {"crf": CRF}
+        for frame in even:
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def _av() -> Any:
+    try:
+        import av
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "writer.video mp4 needs the package av (PyAV), which is optional: pip install "
+            "-c constraints.txt -e '.[video]', or set writer.video to gif"
+        ) from error
+    return av

@@ -1,0 +1,505 @@
+"""Writer: the files of predict, with time and memory of each image."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from callbacks.evaluation import output_image, predicted_dataset
+from callbacks.files import commit
+from callbacks.predict.files import (
+    EIGHT_BIT,
+    OPAQUE,
+    Extras,
+    Format,
+    Pixels,
+    Video,
+    check_encoder,
+    check_folder,
+    check_video,
+    choices_text,
+    enlarge_alpha,
+    exists,
+    fitted_exif,
+    foreign_files_message,
+    frames_of,
+    holds_exif,
+    holds_profile,
+    is_complete,
+    output_levels,
+    remove,
+    unwritable_reason,
+    video_of,
+    write_clip,
+    write_image,
+)
+from callbacks.predict.places import OutputPlaces
+from callbacks.predict.predictions import (
+    NAME,
+    Changed,
+    Line,
+    Predictions,
+    RunProperties,
+    digest_of,
+    input_facts,
+    options_of,
+    refusal,
+)
+from files.owned import foreign, remove_file
+from files.paths import expand_path
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+FORGET_PEAK = "5"  # written to Linux's clear_refs
+
+
+class Usage(NamedTuple):
+    """Time and memory of one image.
+
+    seconds: Wall-clock time.
+    peak_memory: Bytes; None if unknown.
+    """
+
+    seconds: float
+    peak_memory: int | None
+
+
+class Meter:
+    """Measure time and memory from ``start`` to ``stop``.
+
+    On a GPU, memory is the peak of all tensors. On a CPU it is the peak of the process, which
+    includes the weights, the libraries, and leftovers of earlier images; only Linux reports it.
+    """
+
+    def __init__(self) -> None:
+        self._device = torch.device("cpu")
+        self._began = 0.0
+        self._reset = False  # whether the system reset the earlier peak
+
+    def start(self, device: torch.device) -> None:
+        """Start with an image; the device must be idle.
+
+        Args:
+            device: The model's device.
+        """
+        self._device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        else:
+            self._reset = _forget_peak()
+        self._began = time.perf_counter()
+
+    def stop(self) -> Usage:
+        """Return time and memory since ``start``; the image must be on the host."""
+        seconds = time.perf_counter() - self._began
+        if self._device.type == "cuda":
+            return Usage(seconds, torch.cuda.max_memory_allocated(self._device))
+        return Usage(seconds, _peak() if self._device.type == "cpu" and self._reset else None)
+
+
+def _forget_peak() -> bool:
+    try:
+        CLEAR.write_text(FORGET_PEAK, encoding="utf-8")
+    except OSError:  # not Linux, or a sandbox
+        return False
+    return True
+
+
+def _peak() -> int | None:
+    try:
+        lines = STATUS.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
+    return 1024 * int(found[0]) if found else None
+
+
+log = logging.getLogger(__name__)
+THREADS = 2
+Profile = Literal["keep", "convert"]
+ExifPart = Literal["keep", "no_place", "drop"]
+
+
+class Writer(Callback):
+    """Write the enlarged images of ``predict``, skipping outputs of earlier runs.
+
+    Files are ``<folder>/<key><suffix>.<format>``, where the key is the input's path below its root
+    without the extension. Alpha, 16 bit (``png``, ``tiff``), colour profile, EXIF and grey are
+    kept. An image that cannot be read or written is reported and counted. Files are written
+    atomically, so an interrupted run can be started again. Encoding runs in threads beside the
+    model. Each image has a line in ``<folder>/predictions.jsonl``. A clip is a folder,
+    ``<folder>/<key><suffix>``, of frames ``0001.<format>`` and so on, written atomically, too.
+
+    Args:
+        folder: Where to write; by default ``predict`` in the run's directory.
+        suffix: Added to each name, e.g. ``_x2``.
+        format: File format.
+        overwrite: Write existing outputs again. An input is never overwritten.
+        quality: Quality of ``jpg`` and ``webp``, 1 to 100.
+        changed: What to do if outputs exist that were made with other weights, options or inputs,
+            or in an unknown way: ``refuse`` to start, ``keep`` them, or write them again
+            (``renew``).
+        profile: ``keep`` pixel values and colour profile, or first ``convert`` them to sRGB.
+        exif: ``keep`` camera, exposure, dates, author and place; or these except the place
+            (``no_place``); or ``drop`` all.
+        video: Also write a video of a clip: ``mp4`` (H.264; needs the extra ``video``) or ``gif``.
+        fps: Frames per second of the video; a GIF counts in hundredths of a second.
+
+    Raises:
+        ValueError: If a setting is out of range, or an output in the place of an input.
+    """
+
+    def __init__(
+        self,
+        folder: str | None = None,
+        suffix: str = "",
+        format: Format = "png",
+        overwrite: bool = False,
+        quality: int = 95,
+        changed: Changed = "refuse",
+        profile: Profile = "keep",
+        exif: ExifPart = "keep",
+        video: Video | None = None,
+        fps: float = 8.0,
+    ) -> None:
+        super().__init__()
+        if "/" in suffix or os.sep in suffix:
+            raise ValueError(f"writer.suffix is {suffix!r}; a part of a file name has no /")
+        if not 1 <= quality <= 100:
+            raise ValueError(f"writer.quality is {quality}; expected 1 to 100")
+        chosen = (("changed", changed, Changed), ("profile", profile, Profile))
+        for name, value, choices in (*chosen, ("exif", exif, ExifPart)):
+            if value not in get_args(choices):
+                raise ValueError(f"writer.{name} is {value!r}; expected {choices_text(choices)}")
+        check_video(video, fps)
+        self.folder, self.suffix, self.format = folder, suffix, format
+        self.overwrite, self.quality, self.changed = overwrite, quality, changed
+        self.profile, self.exif, self.video, self.fps = profile, exif, video, fps
+        self.config: Mapping[str, Any] = {}  # of the command; see commands/cli.py
+        # For this process and run.
+        self.written, self.skipped, self.unusable, self.failed = 0, 0, 0, 0
+        self._root, self._of_clips = Path(), False
+        self._lost: Counter[str] = Counter()
+        self._sources: dict[str, str | None] = {}  # file of each input, by key
+        self._lines: Predictions | None = None
+        self._meter = Meter()
+        self._pool: ThreadPoolExecutor | None = None
+        self._pending: deque[tuple[Future[bool], Line]] = deque()
+
+    # ------------------------------------------------------------------------- Lightning's hooks
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check all outputs before any work is done.
+
+        Raises:
+            ValueError: If an output would replace an input; or outputs exist that were
+                made otherwise; or none can be written.
+        """
+        if stage != "predict":
+            return
+        self.written, self.skipped, self.unusable, self.failed = 0, 0, 0, 0
+        self._lost.clear()
+        self._sources.clear()
+        self._root = self.output_folder(trainer)
+        check_folder(self._root)
+        datamodule: Any = getattr(trainer, "datamodule", None)
+        self._of_clips = getattr(datamodule, "predict_frames", None) is not None
+        known = hasattr(datamodule, "predict_keys")  # else a plain DataLoader: each batch has them
+        check_encoder(self.video, self._of_clips or not known)
+        self._lines = self._open_lines(pl_module)
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="writer")
+        if not known:
+            return
+        if self.profile == "convert":
+            datamodule.convert_in_predict()
+        keys = datamodule.predict_keys
+        paths = getattr(datamodule, "predict_paths", [None] * len(keys))
+        self._sources = dict(zip(keys, paths, strict=True))
+        targets = {key: self._target(key) for key in keys}
+        places = OutputPlaces(self._root, (path for path in paths if path is not None))
+        places.check_all(targets, self._of_clips)
+        if trainer.is_global_zero:
+            self._warn_of_other_names({self._name(key) for key in keys})
+        done = self._done({key for key, path in targets.items() if is_complete(path, self.video)})
+        for key in keys if self._of_clips else ():
+            self._check_clip(key, places, replaced=key not in done)
+        self.skipped = len(done)
+        check_folder(self._root, to_write=len(done) < len(keys))
+        datamodule.skip_in_predict(done)
+
+    def on_predict_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Measure from here."""
+        self._meter.start(pl_module.device)
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Submit the images of one batch to the writing threads."""
+        dataset = predicted_dataset(trainer, dataloader_idx)
+        keys = [key.removeprefix(f"{getattr(dataset, 'name', '')}/") for key in batch["key"]]
+        if "error" in batch:
+            for key, reason in zip(keys, batch["error"], strict=True):
+                self.unusable += 1
+                log.warning("unusable, left out: %s", reason)
+                self._note_error(key, self._sources.get(key), reason)
+            return
+        metas = batch.get("meta") or [{} for _ in keys]
+        metas = [self._fitting(meta) for meta in metas]
+        images = list(output_image(outputs))
+        sound = [bool(image.isfinite().all()) for image in images]
+        self._of_clips = output_image(outputs).ndim == 5
+        levels = [output_levels(image, meta) for image, meta in zip(images, metas, strict=True)]
+        used = self._meter.stop()  # everything is on the host
+        common = self._common(pl_module, batch, Usage(used.seconds / len(keys), used.peak_memory))
+        common["scale"] = getattr(dataset, "scale", None)
+        for key, pixels, meta, finite in zip(keys, levels, metas, sound, strict=True):
+            self._submit(key, pixels, meta, common, finite)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Wait for the last files and log a summary."""
+        if stage != "predict" or self._pool is None:
+            return
+        while self._pending:
+            self._settle(*self._pending.popleft())
+        self._close()
+        for what, count in self._lost.items():
+            log.warning("%d images lost their %s: %s cannot hold it", count, what, self.format)
+        idle = self.skipped and not (self.written or self.unusable or self.failed)
+        log.log(
+            logging.WARNING if self.unusable or self.failed else logging.INFO,
+            "%s%s: %d images written, %d skipped (done before), %d unusable%s; a line for each "
+            "in %s",
+            *("nothing to do, all outputs are there: " if idle else "", self._root),
+            *(self.written, self.skipped, self.unusable),
+            *(f", {self.failed} failed" if self.failed else "", NAME),
+        )
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Drop pending images; the next run writes them."""
+        self._close()
+
+    # ------------------------------------------------------------------------- names, what is done
+
+    def output_folder(self, trainer: Trainer) -> Path:
+        """Return the folder of outputs in a run of this trainer.
+
+        Raises:
+            ValueError: If ``folder`` is empty, or names an environment variable that is not set.
+        """
+        if self.folder is None:
+            return Path(trainer.default_root_dir, "predict").absolute()
+        return Path(expand_path(self.folder, "writer.folder")).absolute()
+
+    def _open_lines(self, pl_module: LightningModule) -> Predictions:
+        own: dict[str, Any] = {"writer.profile": self.profile, "writer.exif": self.exif}
+        if self.format in ("jpg", "webp"):
+            own["writer.quality"] = self.quality
+        if self._of_clips:  # their names do not show it
+            own |= {"writer.format": self.format, "writer.fps": self.fps}
+        made = RunProperties(
+            model=f"{type(pl_module).__module__}.{type(pl_module).__qualname__}",
+            weights=getattr(pl_module, "weights_source", None),
+            weights_digest=digest_of(pl_module),
+            options={**options_of(self.config), **own},
+            commit=commit(),
+        )
+        return Predictions(self._root, made, int(getattr(pl_module, "noise_seed", 0)))
+
+    def _name(self, key: str) -> str:
+        return f"{key}{self.suffix}" + ("" if self._of_clips else f".{self.format}")
+
+    def _target(self, key: str) -> Path:
+        if PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts:
+            raise ValueError(f"the key {key!r} leads out of the folder {self._root}")
+        return self._root / self._name(key)
+
+    def _check_clip(self, key: str, places: OutputPlaces, replaced: bool) -> None:
+        """Refuse to replace frames or a video without a line of ours."""
+        target = self._target(key)
+        if self.video is not None:
+            places.check(key, video_of(target, self.video), folder=False)
+        if not replaced or self._lines is None:
+            return
+        written = self._lines.written(self._name(key))
+        if exists(target):
+            others = foreign(target, frames_of(0 if written is None else written[0]))
+            if others:
+                raise ValueError(foreign_files_message(target, others))
+        elif self.video is not None and exists(video := video_of(target, self.video)):
+            own = written is not None and written[1] == self.video
+            if not (own or self.overwrite or self.changed == "renew"):
+                raise ValueError(
+                    f"{video} exists, and no line of {NAME} says that Enlarger wrote it: move it "
+                    "away, or replace it (--writer.overwrite true)"
+                )
+
+    def _warn_of_other_names(self, names: set[str]) -> None:
+        keys = {path: key for key, path in self._sources.items() if path is not None}
+        found = {} if self._lines is None else self._lines.renamed_inputs(keys)
+        for name, (source, key) in found.items():
+            if name not in names:  # else it is compared, as all existing outputs
+                message = "%s was made of %s, whose output is now %s: remove it"
+                log.warning(message, self._root / name, source, self._name(key))
+
+    def _done(self, there: set[str]) -> set[str]:
+        """Return the keys of existing outputs that are kept."""
+        if self.overwrite or self._lines is None:
+            return set()
+        if self.changed == "keep":
+            return there
+        found = {
+            key: self._lines.differences(self._name(key), self._sources.get(key))
+            for key in sorted(there)
+        }
+        others = {key: differences for key, differences in found.items() if differences}
+        if others and self.changed == "refuse":
+            raise ValueError(refusal(self._root, len(there), others))
+        return there - others.keys()
+
+    # ------------------------------------------------------------------------------ the images
+
+    def _fitting(self, meta: dict[str, Any]) -> dict[str, Any]:
+        """Return the extras of an image that the format can hold; count the rest."""
+        meta = dict(meta)
+        if meta.get("bit_depth") == 16 and self.format in EIGHT_BIT:
+            self._lost["16 bit"] += 1
+            meta["bit_depth"] = 8
+        if meta.get("alpha") is not None and self.format in OPAQUE:
+            self._lost["transparency"] += 1
+            meta["alpha"] = None
+        icc = meta.get("icc")
+        if icc is not None and not holds_profile(icc, self.format):
+            self._lost["colour profile"] += 1
+            meta["icc"] = None
+        if self.exif == "drop":
+            meta["exif"] = None
+        return meta
+
+    def _common(self, pl_module: LightningModule, batch: Any, used: Usage) -> Line:
+        lr, tiles = batch.get("lr"), getattr(pl_module, "tiles", None)
+        drew = getattr(pl_module, "drew_noise", False)
+        device = pl_module.device
+        cuda = device.type == "cuda"
+        return Line(
+            lr_size=None if lr is None else list(lr.shape[-2:]),
+            seconds=round(used.seconds, 6),
+            peak_memory=used.peak_memory,
+            device=torch.cuda.get_device_name(device) if cuda else device.type,
+            tiles=tiles if isinstance(tiles, int) else None,
+            seed=int(getattr(pl_module, "noise_seed", 0)) if drew else None,
+        )
+
+    def _submit(
+        self, key: str, pixels: Pixels, meta: dict[str, Any], common: Line, finite: bool
+    ) -> None:
+        target, source = self._target(key), meta.get("path") or self._sources.get(key)
+        if not self._sources or "path" in meta:  # or it was checked in `setup`
+            places = OutputPlaces(self._root, [meta["path"]] if "path" in meta else [])
+            places.check(key, target, folder=pixels.ndim == 4)
+        if not self._sources and is_complete(target, self.video) and self._done({key}):
+            self.skipped += 1
+            return
+        if not self._sources and pixels.ndim == 4:
+            self._check_clip(key, places, replaced=True)
+        if reason := unwritable_reason(pixels, finite, self.format):
+            self._fail(key, source, reason)
+            return
+        if self._pool is None:
+            raise RuntimeError("Writer got an image before `setup` or after `teardown`")
+        named = Line(key=key, input=source, output=self._name(key))
+        line = Line(**{**named, "size": list(pixels.shape[-3:-1]), **common})
+        self._pending.append((self._pool.submit(self._write, target, pixels, meta, line), named))
+        # Only a few images may wait: they are large.
+        while len(self._pending) > 2 * THREADS or (self._pending and self._pending[0][0].done()):
+            self._settle(*self._pending.popleft())
+
+    def _settle(self, writing: Future[bool], named: Line) -> None:
+        """Wait for an image to be written; an encoder's error does not end the run."""
+        try:
+            lost_exif = writing.result()
+        except OSError:  # a disk error, which other images will have, too
+            raise
+        except Exception as error:  # whatever encoders raise
+            reason = f"it cannot be written as {self.format}: {type(error).__name__}: {error}"
+            self._fail(named["key"], named["input"], reason)
+            return
+        self.written += 1
+        if lost_exif:
+            self._lost["EXIF"] += 1
+
+    def _fail(self, key: str, source: str | None, reason: str) -> None:
+        self.failed += 1
+        log.warning("not written: %s: %s", key, reason)
+        self._note_error(key, source, reason)
+
+    def _note_error(self, key: str, source: str | None, reason: str) -> None:
+        if self._lines is not None:
+            self._lines.add(Line(key=key, input=source, output=self._name(key), error=reason))
+
+    def _write(self, target: Path, pixels: Pixels, meta: dict[str, Any], line: Line) -> bool:
+        """Write an image and its line; return whether its EXIF is too large for the format."""
+        if meta.get("alpha") is not None:
+            alpha = enlarge_alpha(meta["alpha"], pixels)
+            pixels = np.concatenate([pixels, alpha], axis=2)
+        exif = meta.get("exif")
+        if exif is not None:
+            exif = fitted_exif(exif, pixels.shape[:2], self.exif == "keep")
+        lost_exif = exif is not None and not holds_exif(exif, self.format)
+        facts = input_facts(line["input"], meta.get("read"))
+
+        def note() -> None:
+            # The new image is complete on the disk. The old one is removed before the line is
+            # written, and the line before the new one appears. So a kill at any time leaves no
+            # image of another run with this line, and none without a line: at worst the image is
+            # missing, and the next run writes it.
+            if pixels.ndim == 4:
+                remove(target, *self._written(line["output"]))
+                own = Line(frames=len(pixels), video=self.video)
+            else:
+                remove_file(target)
+                own = Line()
+            if self._lines is not None:
+                self._lines.add(Line(**{**line, **own, **facts}))
+
+        if pixels.ndim == 4:
+            video = (self.video, self.fps)
+            write_clip(target, pixels, self.format, self.quality, video, note)
+            return False
+        extras = Extras(meta.get("icc"), None if lost_exif else exif)
+        write_image(target, pixels, extras, self.format, self.quality, note)
+        return lost_exif
+
+    def _written(self, output: str) -> tuple[int | None, set[Video]]:
+        """Return the number of frames of an earlier run, and the videos to remove with them."""
+        count, video = (self._lines and self._lines.written(output)) or (0, None)
+        return count, {kind for kind in get_args(Video) if kind in (video, self.video)}
+
+    def _close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+        self._pool = None
+        self._pending.clear()

@@ -1,0 +1,428 @@
+"""Images kept for the report, and SampleGrid.
+
+<run>/report/pictures.json        the index, `Index`
+<run>/report/pictures/<hash>.webp named by a hash of the pixels, so that an image that has not
+                                  changed since the last validation is not written again
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional
+
+from callbacks.evaluation import (
+    EvaluationCallback,
+    Stage,
+    check_at_least_one,
+    evaluated_datasets,
+    gather,
+    output_image,
+    steps_done,
+)
+from callbacks.files import Provenance
+from callbacks.metrics.pixels import psnr, to_pixels
+from callbacks.predict.files import Extras, write_image
+from callbacks.results.files import storable
+from callbacks.tensorboard import MetricProtocol
+from degradations.bicubic import resize
+from files.owned import remove_file, whole_file, write_whole
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+log = logging.getLogger(__name__)
+GAP, LINE, FONT_SIZE = 8, 22, 15  # pixels
+Panel = tuple[str, NDArray[np.uint8]]  # a label, and (H, W, 3)
+
+
+class SampleGrid(EvaluationCallback):
+    """Draw the first images of each dataset: LR, bicubic, ours and HR, with PSNR-Y below.
+
+    One PNG for each validation or test, in ``samples`` of the run's directory, and in TensorBoard
+    if that is the logger. It shows the window with the most detail, enlarged; the numbers are of
+    the whole images (Y, 8 bit, border = scale).
+
+    Args:
+        images: Number of images shown of each dataset, the first ones.
+        crop: Side of the window in output pixels; ``null`` shows whole images.
+        zoom: Enlarge each shown pixel to a square of this side.
+        every_n: In ``fit``, draw at the first validation and at every n-th after it.
+
+    Raises:
+        ValueError: If a setting is below 1.
+    """
+
+    def __init__(
+        self, images: int = 4, crop: int | None = 96, zoom: int = 3, every_n: int = 1
+    ) -> None:
+        super().__init__(every_n)
+        check_at_least_one(self, images=images, crop=crop, zoom=zoom)
+        self.images, self.crop, self.zoom = images, crop, zoom
+        self.path: Path | None = None  # of the last grid
+        self._active = False
+        self._wanted: list[str] = []
+        self._rows: dict[str, list[Panel]] = {}
+        self._scales: list[float] = []
+
+    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._active = self._due(trainer)
+        datasets = evaluated_datasets(trainer)
+        self._wanted = [key for dataset in datasets for key in dataset.keys[: self.images]]
+        self._scales = [float(dataset.scale) for dataset in datasets]
+        self._rows = {}
+
+    def _add(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        dataloader_idx: int,
+    ) -> None:
+        if not self._active:
+            return
+        sr = output_image(outputs)
+        for i, key in enumerate(batch["key"]):
+            if key in self._wanted:
+                one = {k: batch[k][i : i + 1] for k in ("lr", "hr") if k in batch}
+                scale = self._scales[dataloader_idx]
+                self._rows[key] = self._panels(sr[i : i + 1], one.get("lr"), one.get("hr"), scale)
+
+    def _panels(
+        self, sr: Tensor, lr: Tensor | None, hr: Tensor | None, scale: float
+    ) -> list[Panel]:
+        size = sr.shape[-2], sr.shape[-1]
+        images: dict[str, Tensor] = {}
+        if lr is not None:
+            images["LR"] = functional.interpolate(lr, size, mode="nearest-exact")
+            images["bicubic"] = resize(lr, size)
+        images["ours"] = sr
+        if hr is not None:
+            images["HR"] = hr
+        top, left, height, width = 0, 0, *size
+        if self.crop is not None:
+            height, width = min(self.crop, height), min(self.crop, width)
+            # Detail in the LR: edges that a method can restore, rather than fine texture. It is
+            # independent of the method, so all methods show the same windows.
+            reference = images.get("bicubic", sr)
+            top, left = most_detailed(reference, (height, width), math.ceil(scale))
+        panels = []
+        for name, image in images.items():
+            label = name
+            if hr is not None and name in ("bicubic", "ours"):
+                label += f"  {_psnr_y(image, hr, scale):.2f} dB (Y)"
+            window = image[..., top : top + height, left : left + width]
+            panels.append((label, zoomed_levels(window, self.zoom)))
+        return panels
+
+    def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        if not self._active:
+            return
+        # Gathered, so that the grid is the same for any number of processes.
+        rows = {key: row for part in gather(self._rows) for key, row in part.items()}
+        self._rows = {}
+        rows = {key: rows[key] for key in self._wanted if key in rows}
+        if not rows or not trainer.is_global_zero:
+            return
+        picture, step = compose(rows), steps_done(trainer, pl_module)
+        name = f"{stage}-{step:08d}" if trainer.state.fn == TrainerFn.FITTING else stage
+        path = Path(trainer.default_root_dir, "samples", f"{name}.png")
+        try:
+            write_image(path, picture, Extras(), "png", quality=100)
+        except OSError as error:  # must not end the run
+            log.warning("%s could not be written (%s)", path, error)
+            return
+        self.path = path
+        log.info("images side by side: %s", self.path)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(f"samples/{stage}", picture, step, dataformats="HWC")
+
+
+def most_detailed(image: Tensor, size: tuple[int, int], step: int) -> tuple[int, int]:
+    """Return the position of the window with the strongest gradients.
+
+    Args:
+        image: (1, 3, H, W).
+        size: (h, w) of the window, at most (H, W).
+        step: Round the position down to a multiple of this, so that LR pixels are shown whole.
+
+    Returns:
+        (top, left) of the window.
+    """
+    grey = image[0].cpu().double().mean(0)
+    energy = functional.pad(grey.diff(dim=0).square(), (0, 0, 0, 1))
+    energy += functional.pad(grey.diff(dim=1).square(), (0, 1))
+    sums = functional.pad(energy.cumsum(0).cumsum(1), (1, 0, 1, 0))
+    h, w = size
+    windows = sums[h:, w:] - sums[:-h, w:] - sums[h:, :-w] + sums[:-h, :-w]
+    top, left = divmod(int(windows.argmax()), windows.shape[1])
+    return top // step * step, left // step * step
+
+
+def compose(rows: dict[str, list[Panel]]) -> NDArray[np.uint8]:
+    """Draw rows of labelled panels under their keys, as one (H, W, 3) image."""
+    font = ImageFont.load_default(FONT_SIZE)
+    width = max(sum(image.shape[1] + GAP for _, image in panels) for panels in rows.values()) + GAP
+    height = sum(panels[0][1].shape[0] + 2 * LINE + GAP for panels in rows.values()) + GAP
+    canvas = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(canvas)
+    y = GAP
+    for key, panels in rows.items():
+        draw.text((GAP, y), key, fill="gray", font=font)
+        y += LINE
+        x = GAP
+        for label, image in panels:
+            canvas.paste(Image.fromarray(image), (x, y))
+            draw.text((x, y + image.shape[0] + 2), label, fill="black", font=font)
+            x += image.shape[1] + GAP
+        y += panels[0][1].shape[0] + LINE + GAP
+    return np.asarray(canvas)
+
+
+def _psnr_y(image: Tensor, hr: Tensor, scale: float) -> float:
+    border = math.ceil(scale)
+    if min(hr.shape[-2:]) <= 2 * border:
+        border = 0  # an image of a few pixels
+    return psnr(to_pixels(image, "y", border), to_pixels(hr, "y", border)).item()
+
+
+def zoomed_levels(image: Tensor, zoom: int) -> NDArray[np.uint8]:
+    """Return (H zoom, W zoom, 3) of (1, 3, H, W) in about [0, 1]: each pixel a square."""
+    rounded = (image[0].float().clamp(0, 1) * 255).round().to(torch.uint8)
+    squares = rounded.repeat_interleave(zoom, dim=1).repeat_interleave(zoom, dim=2)
+    return squares.permute(1, 2, 0).cpu().numpy()
+
+
+VERSION = 1
+INDEX, FOLDER = "report/pictures.json", "report/pictures"
+
+# 25 % smaller than PNG, and faster; two to ten times the effort would save another 5 to 10 %.
+WEBP: dict[str, Any] = {"format": "WEBP", "lossless": True, "quality": 50, "method": 0}
+Pixels = NDArray[np.uint8]  # (H, W, 3)
+Window = tuple[int, int, int, int]  # top, left, height, width
+
+
+class Picture(TypedDict):
+    """One image of a dataset.
+
+    key: Its name in the dataset.
+    size: Width and height of the whole output.
+    window: The part that is shown: top, left, height, width.
+    input: Hash of the LR image in 8 bits; None without one.
+    files: File names of ``bicubic``, ``sr`` and ``hr``, as far as they exist.
+    numbers: The whole image's numbers by metric, of ``sr`` and, if measured, of ``bicubic``.
+    """
+
+    key: str
+    size: tuple[int, int]
+    window: Window
+    input: str | None
+    files: dict[str, str]
+    numbers: dict[str, dict[str, float]]
+
+
+class Evaluation(TypedDict):
+    """The images of one dataset in one evaluation, which replaces the last one.
+
+    dataset: Name of the source in the configuration.
+    scale: The factor its images were enlarged by.
+    stage: ``validation`` or ``test``.
+    step: Number of training steps so far.
+    checkpoint: File or name of the weights; None during training.
+    protocols: How the numbers were computed, by metric.
+    pictures: In the dataset's order.
+    """
+
+    dataset: str
+    scale: float
+    stage: str
+    step: int
+    checkpoint: str | None
+    protocols: dict[str, MetricProtocol]
+    pictures: list[Picture]
+
+
+class Index(Provenance):
+    """The content of ``report/pictures.json``: the latest evaluation of each dataset and scale."""
+
+    version: int
+    evaluations: list[Evaluation]
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """The part that is independent of the method, kept for the next validation."""
+
+    input: str
+    window: Window
+    files: dict[str, str]
+
+
+class PictureStore:
+    """Write the images of a run.
+
+    Args:
+        run: The run's directory.
+        side: Larger images are cut to the window of this side with the most detail.
+    """
+
+    def __init__(self, run: Path, side: int) -> None:
+        self.run, self.folder = run, run / FOLDER
+        self.side = side
+        self._scenes: dict[tuple[str, float, str], _Scene] = {}
+
+    def keep(
+        self, dataset: Any, key: str, sr: Tensor, lr: Tensor | None, hr: Tensor | None
+    ) -> Picture:
+        """Write the new files of one image.
+
+        Args:
+            dataset: Has ``name`` and ``scale``.
+            key: Name of the image.
+            sr: (1, 3, H, W) in [0, 1], the output.
+            lr: (1, 3, h, w) in [0, 1], the input, if there is one.
+            hr: (1, 3, H, W) in [0, 1], the reference, if there is one.
+        """
+        if hr is not None and hr.shape != sr.shape:
+            hr = None  # the metrics report it
+        given = hr if lr is None else lr
+        digest = "" if given is None else _digest(to_8_bit(given))
+        name = (dataset.name, float(dataset.scale), key)
+        scene = self._scenes.get(name)
+        if scene is None or not digest or scene.input != digest:
+            scene = self._scenes[name] = self._scene(dataset, digest, sr, lr, hr)
+        return {
+            "key": key,
+            "size": (sr.shape[-1], sr.shape[-2]),
+            "window": scene.window,
+            "input": None if lr is None else digest,
+            "files": {**scene.files, "sr": self._write(sr, scene.window)},
+            "numbers": {},
+        }
+
+    def _scene(
+        self, dataset: Any, digest: str, sr: Tensor, lr: Tensor | None, hr: Tensor | None
+    ) -> _Scene:
+        size = (sr.shape[-2], sr.shape[-1])
+        bicubic = None if lr is None else resize(lr, size)
+        # Detail in the LR, so that all methods show the same window.
+        reference = next(x for x in (bicubic, hr, sr) if x is not None)
+        shown = (min(self.side, size[0]), min(self.side, size[1]))
+        corner = (0, 0)
+        if shown != size:
+            corner = most_detailed(reference, shown, math.ceil(dataset.scale))
+        window = (*corner, *shown)
+        images = {"bicubic": bicubic, "hr": hr}
+        files = {k: self._write(x, window) for k, x in images.items() if x is not None}
+        return _Scene(digest, window, files)
+
+    def _write(self, image: Tensor, window: Window) -> str:
+        top, left, height, width = window
+        pixels = to_8_bit(image[..., top : top + height, left : left + width])
+        path = self.folder / f"{_digest(pixels)}.webp"
+        if not path.exists():
+            _save(path, pixels)
+        return path.name
+
+
+def to_8_bit(image: Tensor) -> Pixels:
+    """Return the 8-bit levels of (1, 3, H, W) in [0, 1]; a pixel that is not finite is black."""
+    rounded = (image[0].detach().float().nan_to_num(0, 0, 0).clamp(0, 1) * 255).round()
+    return rounded.to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+
+
+def _save(path: Path, pixels: Pixels) -> None:
+    with whole_file(path) as file:
+        Image.fromarray(pixels).save(file, **WEBP)
+
+
+def load_index(run: Path) -> Index | None:
+    """Read the index of a run's images; None if it has none.
+
+    Raises:
+        ValueError: If the index is damaged.
+    """
+    path = run / INDEX
+    if not path.exists():
+        return None
+    try:
+        index: Index = json.loads(path.read_text(encoding="utf-8"))
+        for evaluation in index["evaluations"]:
+            for picture in evaluation["pictures"]:
+                _check(picture)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error!r}): remove it; the next validate or test writes a new one"
+        ) from error
+    return index
+
+
+def write_index(run: Path, evaluations: list[Evaluation], source: Provenance) -> None:
+    """Merge new evaluations into the index, and remove images that are not in it any more.
+
+    Call it within ``one_writer``, or evaluations that another process adds meanwhile are lost.
+
+    Args:
+        run: The run's directory.
+        evaluations: Each replaces that of the same dataset and scale.
+        source: What wrote them.
+    """
+    try:
+        found = load_index(run)
+    except ValueError:
+        found = None  # it is unusable, and written again here
+    old = found["evaluations"] if found else []
+    merged = {_identity(e): e for e in old} | {_identity(e): e for e in evaluations}
+    index: Index = {**source, "version": VERSION, "evaluations": list(merged.values())}
+    write_whole(run / INDEX, json.dumps(_storable(index), indent=1) + "\n")
+    # Only files of the old index: another process may be writing new files at this moment.
+    for name in _named(old) - _named(index["evaluations"]):
+        remove_file(run / FOLDER / name)
+
+
+def _check(picture: Picture) -> None:
+    for name in picture["files"].values():
+        if name != Path(name).name:
+            raise ValueError(f"a file named {name!r}")
+    picture["window"] = (*map(int, picture["window"]),)  # type: ignore[typeddict-item]
+    picture["size"] = (*map(int, picture["size"]),)  # type: ignore[typeddict-item]
+    for numbers in picture["numbers"].values():
+        numbers.update((metric, float(value)) for metric, value in numbers.items())
+
+
+def _identity(evaluation: Evaluation) -> tuple[str, float]:
+    return evaluation["dataset"], evaluation["scale"]
+
+
+def _named(evaluations: list[Evaluation]) -> set[str]:
+    return {name for e in evaluations for p in e["pictures"] for name in p["files"].values()}
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, float):
+        return storable(value)
+    if isinstance(value, Mapping):
+        return {key: _storable(v) for key, v in value.items()}
+    return [_storable(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _digest(pixels: Pixels) -> str:
+    content = pixels.tobytes() + repr(pixels.shape).encode()
+    return hashlib.blake2b(content, digest_size=12).hexdigest()

@@ -1,0 +1,632 @@
+"""The page of a report: its template, tables, curves and figures."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from callbacks.files import Provenance
+from callbacks.report.images import Evaluation, Picture
+from callbacks.report.runs import Curve, Run
+from callbacks.results.files import Result, column_of, columns, counts_of, describe, shown_value
+from callbacks.tensorboard import MetricProtocol
+
+WIDTH, HEIGHT = 360, 200
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 24  # margins
+POINTS = 200  # of a line; more values are averaged
+COLORS = 8  # classes `series-0` ... of report.css
+LOGARITHMIC = 20.0  # a positive range with at least this ratio has a logarithmic axis
+Places = list[tuple[float, float]]  # x and y in the drawing
+
+
+class Line(NamedTuple):
+    """A curve as it is drawn: each point is one value, or the mean of several."""
+
+    steps: list[float]
+    means: list[float]
+    lows: list[float]
+    highs: list[float]
+
+
+class Axis(NamedTuple):
+    """Map values to places in a drawing, on a logarithmic scale if ``log`` is set."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def place(self, value: float) -> float:
+        """Return the place of a value, in units of the drawing."""
+        low, high, at = (
+            (math.log10(v) for v in (self.low, self.high, value))
+            if self.log
+            else (self.low, self.high, value)
+        )
+        return self.start + (at - low) / (high - low) * (self.end - self.start)
+
+    def ticks(self, count: int = 4) -> list[tuple[float, str]]:
+        """Return the place and the text of about ``count`` ticks."""
+        found = log_ticks(self.low, self.high) if self.log else ticks(self.low, self.high, count)
+        return [(self.place(value), short(value)) for value in found]
+
+
+class Series(NamedTuple):
+    """One run's line in a chart.
+
+    color: Its number; ``COLORS`` of them exist.
+    line: Places of its points; a single one is drawn as a dot.
+    band: Outline of the least and greatest of averaged values; empty for none.
+    """
+
+    color: int
+    line: Places
+    band: Places
+
+
+class Chart(NamedTuple):
+    """The drawing of one scalar.
+
+    title: Name of the scalar.
+    latest: The last value of each run.
+    summary: The last values with their steps, for screen readers.
+    note: What the drawing leaves out or averages; may be empty.
+    """
+
+    title: str
+    latest: str
+    summary: str
+    x: Axis
+    y: Axis
+    series: list[Series]
+    note: str
+
+
+def chart(title: str, curves: Mapping[int, Curve]) -> Chart:
+    """Lay out the drawing of one scalar.
+
+    Args:
+        title: Name of the scalar.
+        curves: By the run's number, which chooses the colour; each has at least one value.
+    """
+    lines = {number: averaged(curve) for number, curve in curves.items()}
+    x, y = _axes(list(lines.values()))
+    summary = "; ".join(f"{c.values[-1]:.4g} at step {c.steps[-1]}" for c in curves.values())
+    series = [
+        _series(number, line, x, y, with_band=len(lines) == 1) for number, line in lines.items()
+    ]
+    return Chart(title, latest(curves), summary, x, y, series, _note(curves, y.log))
+
+
+def latest(curves: Mapping[int, Curve]) -> str:
+    """Return the last value of each run."""
+    return " · ".join(f"{curve.values[-1]:.4g}" for curve in curves.values())
+
+
+def averaged(curve: Curve, points: int = POINTS) -> Line:
+    """Reduce a curve of more than ``2 * points`` values to ``points`` means of neighbours."""
+    if len(curve.steps) <= 2 * points:
+        values = list(map(float, curve.values))
+        return Line(list(map(float, curve.steps)), values, values, values)
+    steps = np.array_split(np.asarray(curve.steps, np.float64), points)
+    values_ = np.array_split(np.asarray(curve.values, np.float64), points)
+    return Line(
+        [float(part.mean()) for part in steps],
+        [float(part.mean()) for part in values_],
+        [float(part.min()) for part in values_],
+        [float(part.max()) for part in values_],
+    )
+
+
+def ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """Return about ``count`` round numbers from ``low`` to ``high``."""
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * (1 - 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [n * step for n in range(first, last + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Return the powers of ten in a range, with multiples in between if there are few."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors in ((1,), (1, 3), (1, 2, 5)):
+        found = [f * 10.0**p for p in powers for f in factors if low <= f * 10.0**p <= high]
+        if len(found) >= 3:
+            break
+    return found
+
+
+def short(value: float) -> str:
+    """Format a number for an axis: 500000 is ``500k``."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= size:
+            divisor = 1e3 if letter == "k" else size
+            return f"{value / divisor:.4g}{letter}"
+    return f"{value:.4g}"
+
+
+def _axes(lines: Sequence[Line]) -> tuple[Axis, Axis]:
+    first = min(line.steps[0] for line in lines)
+    last = max(line.steps[-1] for line in lines)
+    low, high = min(min(line.lows) for line in lines), max(max(line.highs) for line in lines)
+    log = low > 0 and high / low >= LOGARITHMIC
+    if not log:
+        # A constant gets a range, too, and no line lies on the frame.
+        margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+        low, high = low - margin, high + margin
+    x = Axis(first, last if last > first else first + 1, LEFT, WIDTH - RIGHT)
+    return x, Axis(low, high, HEIGHT - BOTTOM, TOP, log)
+
+
+def _series(number: int, line: Line, x: Axis, y: Axis, with_band: bool) -> Series:
+    def places(values: Sequence[float]) -> Places:
+        return [(x.place(s), y.place(v)) for s, v in zip(line.steps, values, strict=True)]
+
+    spread = with_band and line.lows is not line.highs
+    band = places(line.highs) + places(line.lows)[::-1] if spread else []
+    return Series(number % COLORS, places(line.means), band)
+
+
+def _note(curves: Mapping[int, Curve], log: bool) -> str:
+    notes = ["logarithmic"] if log else []
+    if any(len(curve.steps) > 2 * POINTS for curve in curves.values()):
+        notes.append("means over a band from least to greatest" if len(curves) == 1 else "means")
+    if left_out := sum(curve.left_out for curve in curves.values()):
+        notes.append(f"{left_out} values that are not finite are left out")
+    return "; ".join(notes)
+
+
+TITLES = {"bicubic": "LR, bicubic", "hr": "HR"}
+
+
+class Shown(NamedTuple):
+    """An image of one run."""
+
+    run: Run
+    evaluation: Evaluation
+    picture: Picture
+
+
+@dataclass
+class Scene:
+    """The same window of the same HR image, as restored by one or more runs.
+
+    named: Whether methods are labelled by their run's name, as on a page of several runs.
+    """
+
+    dataset: str
+    scale: float
+    key: str
+    named: bool
+    shown: list[Shown] = field(default_factory=list)
+
+
+class Tile(NamedTuple):
+    """One method's image.
+
+    label: Name of the method.
+    data: The bytes of its WebP file.
+    caption: Its numbers.
+    """
+
+    label: str
+    data: bytes
+    caption: str
+
+    @property
+    def uri(self) -> str:
+        """The file inside a page."""
+        return "data:image/webp;base64," + base64.b64encode(self.data).decode()
+
+
+class Figure(NamedTuple):
+    """A scene on the page.
+
+    about: Size of the window and of the whole image.
+    left: Number of the tile that the slider shows on its left at first.
+    right: The same for its right.
+    """
+
+    key: str
+    about: str
+    width: int
+    height: int
+    tiles: list[Tile]
+    left: int
+    right: int
+
+
+def scenes(runs: Sequence[Run]) -> list[Scene]:
+    """Return the images of all runs by dataset, those that most runs have first."""
+    found: dict[str, Scene] = {}
+    for run in runs:
+        for evaluation in run.evaluations:
+            for picture in evaluation["pictures"]:
+                name = (evaluation["dataset"], evaluation["scale"], picture["key"])
+                window = [picture["size"], picture["window"], picture["files"].get("hr")]
+                new = Scene(*name, named=len(runs) > 1)
+                scene = found.setdefault(json.dumps([name, window]), new)
+                scene.shown.append(Shown(run, evaluation, picture))
+    places = list(dict.fromkeys((scene.dataset, scene.scale) for scene in found.values()))
+    return sorted(
+        found.values(),
+        key=lambda scene: (places.index((scene.dataset, scene.scale)), -len(scene.shown)),
+    )
+
+
+def tiles(scene: Scene) -> list[Tile]:
+    """Return the images of a scene: bicubic, the methods', HR. Missing files are left out."""
+    comparable = _comparable(scene)
+    found = []
+    for kind in ("bicubic", "sr", "hr"):
+        having = [shown for shown in scene.shown if _file(shown, kind).is_file()]
+        for shown in having if kind == "sr" else having[:1]:
+            numbers = shown.picture["numbers"].get(kind, {})
+            values = {metric: numbers[metric] for metric in numbers if metric in comparable}
+            caption = ", ".join(f"{metric} {value:.4g}" for metric, value in values.items())
+            label = TITLES.get(kind) or (shown.run.name if scene.named else "output")
+            found.append(Tile(label, _file(shown, kind).read_bytes(), caption))
+    return found
+
+
+def figure(scene: Scene, shown: list[Tile]) -> Figure:
+    """Lay out a scene with its tiles, at least one."""
+    _, _, height, width = scene.shown[0].picture["window"]
+    methods = [i for i, tile in enumerate(shown) if tile.label not in TITLES.values()] or [0]
+    # Output against bicubic; with several runs, the last against the first.
+    left = methods[0] if len(methods) > 1 else 0
+    right = methods[-1] if methods[-1] != left else len(shown) - 1
+    return Figure(scene.key, _about(scene), width, height, shown, left, right)
+
+
+def _file(shown: Shown, kind: str) -> Path:
+    """Return the path of an image; a folder, if there is none."""
+    return shown.run.picture_file(shown.picture["files"].get(kind, ""))
+
+
+def _comparable(scene: Scene) -> set[str]:
+    """Return the metrics that all runs of a scene measured in the same way."""
+    protocols: dict[str, list[MetricProtocol]] = {}
+    for shown in scene.shown:
+        for metric, protocol in shown.evaluation["protocols"].items():
+            protocols.setdefault(metric, []).append(protocol)
+    return {metric for metric, found in protocols.items() if all(p == found[0] for p in found)}
+
+
+def _about(scene: Scene) -> str:
+    picture = scene.shown[0].picture
+    top, left, height, width = picture["window"]
+    words = f"{width}x{height} pixels"
+    if tuple(picture["size"]) != (width, height):
+        whole = "{}x{}".format(*picture["size"])
+        words = f"{width}x{height} of {whole} pixels, from {left}, {top}"
+    differing = len({shown.picture["input"] for shown in scene.shown}) > 1
+    return words + ("; the inputs of the runs differ" if differing else "")
+
+
+CONTROL = "bicubic"  # the checkpoint of a metric's control
+SHARE = "throughput/share_"  # scalars of callbacks/training/throughput.py
+
+
+class Row(NamedTuple):
+    """What the numbers of one row share; ``run`` is the run's number, None for a control."""
+
+    dataset: str
+    scale: float
+    run: int | None
+    checkpoint: str | None
+
+
+class Cells(NamedTuple):
+    """A row as it is shown.
+
+    weights: The full name of the checkpoint.
+    values: One text per metric.
+    images: Number of images.
+    """
+
+    dataset: str
+    scale: float
+    run: int | None
+    weights: str
+    name: str
+    values: list[str]
+    images: str
+    control: bool
+
+
+class ResultsTable(NamedTuple):
+    """All results of the runs.
+
+    metrics: Headings of the metrics' columns, with an arrow to the better direction.
+    protocols: For each heading, how it was measured.
+    note: What ± means; empty without deviations.
+    """
+
+    metrics: list[str]
+    rows: list[Cells]
+    protocols: list[tuple[str, str]]
+    note: str
+
+
+class Share(NamedTuple):
+    """One bar: a run's share of time, in [0, 1]."""
+
+    name: str
+    run: int
+    value: float
+
+
+def results_table(runs: Sequence[Run]) -> ResultsTable | None:
+    """Return the table of all results; None without any."""
+    results = [result for run in runs for result in run.results]
+    if not results:
+        return None
+    headings = columns(results)
+    rows = _rows(runs)
+    return ResultsTable(
+        [f"{heading}{_arrow(column, results)}" for column, (heading, _) in headings.items()],
+        [_cells(row, rows[row], list(headings)) for row in sorted(rows, key=_order)],
+        [(heading, describe(protocol)) for heading, protocol in headings.values()],
+        _seeds_note(results),
+    )
+
+
+def shares(runs: Sequence[Run]) -> list[Share]:
+    """Return the last values of the scalars ``throughput/share_...``."""
+    tags = dict.fromkeys(tag for run in runs for tag in run.curves if tag.startswith(SHARE))
+    return [
+        Share(tag.removeprefix(SHARE), number, run.curves[tag].values[-1])
+        for tag in tags
+        for number, run in enumerate(runs)
+        if tag in run.curves and run.curves[tag].values
+    ]
+
+
+def _arrow(column: str, results: list[Result]) -> str:
+    found = next(r for r in results if column_of(r) == column).get("higher_is_better")
+    return "" if found is None else " ↑" if found else " ↓"
+
+
+def _rows(runs: Sequence[Run]) -> dict[Row, dict[str, Result]]:
+    """Return results by row and column. Controls that all runs agree on share one row."""
+    controls: dict[tuple[str, float, str], set[float]] = {}
+    for run in runs:
+        for r in run.results:
+            if r["checkpoint"] == CONTROL:
+                key = (r["dataset"], r["scale"], column_of(r))
+                controls.setdefault(key, set()).add(round(r["value"], 4))
+    rows: dict[Row, dict[str, Result]] = {}
+    for number, run in enumerate(runs):
+        for r in run.results:
+            place = (r["dataset"], r["scale"])
+            agreed = r["checkpoint"] == CONTROL and len(controls[(*place, column_of(r))]) == 1
+            row = Row(*place, None if agreed else number, r["checkpoint"])
+            rows.setdefault(row, {})[column_of(r)] = r
+    return rows
+
+
+def _order(row: Row) -> tuple[str, float, int, str]:
+    return row.dataset, row.scale, -1 if row.run is None else row.run, row.checkpoint or ""
+
+
+def _cells(row: Row, found: dict[str, Result], metrics: list[str]) -> Cells:
+    weights = row.checkpoint or "none"
+    values = [shown_value(found[metric]) if metric in found else "-" for metric in metrics]
+    return Cells(
+        *(row.dataset, row.scale, row.run, weights, Path(weights).name, values),
+        images=counts_of(found),
+        control=row.checkpoint == CONTROL,
+    )
+
+
+def _seeds_note(results: list[Result]) -> str:
+    known = [r.get("seeds") for r in results if r.get("std") is not None]
+    counts = sorted({len(seeds) for seeds in known if seeds})
+    if not counts:
+        return ""
+    return f"Mean ± standard deviation over {', '.join(map(str, counts))} seeds."
+
+
+MEGABYTE = 1_000_000
+BESIDE = Path(__file__).parent  # the templates, the style sheet and the script
+LEFT_OUT = ("epoch", "hp_metric")  # scalars that are no measurement
+ORDER = ("train", "val", "throughput")  # of curves, by the first part of their names
+
+
+class Limits(NamedTuple):
+    """How many images go into a page.
+
+    images: At most this many of each dataset; None for all that were kept.
+    megabytes: Images that would make the page larger than this are left out.
+    """
+
+    pictures: int | None = None
+    megabytes: float = 32.0
+
+
+class Dataset(NamedTuple):
+    """The figures of one dataset and scale.
+
+    about: Which evaluations they are from.
+    """
+
+    title: str
+    about: str
+    figures: list[Figure]
+
+
+def page(runs: Sequence[Run], limits: Limits) -> str:
+    """Return the whole page.
+
+    Args:
+        runs: One or more.
+        limits: How many of their images it holds.
+    """
+    style, script = (
+        (BESIDE / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js")
+    )
+    charts, single, drawn = _curves(runs)
+    datasets, notes = _datasets(runs, limits)
+    return render(
+        "report.html.j2",
+        title=f"{len(runs)} runs" if len(runs) > 1 else runs[0].name,
+        several=len(runs) > 1,
+        style=Markup(style),
+        script=Markup(script),
+        policy=_policy(script),
+        colors=COLORS,
+        runs=runs,
+        facts=[_facts(run) for run in runs],
+        table=results_table(runs),
+        charts=charts,
+        drawn=drawn,
+        single=single,
+        width=WIDTH,
+        height=HEIGHT,
+        shares=shares(runs),
+        datasets=datasets,
+        notes=notes,
+    )
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill a template that lies beside this file; all text in it is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(BESIDE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text = environment.get_template(template).render(values)
+    # A file name that is not UTF-8, which no page can hold, is spelt out.
+    return text.strip().encode("utf-8", "backslashreplace").decode() + "\n"
+
+
+def _policy(script: str) -> str:
+    # The browser itself refuses to load anything, and to run any script but ours.
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'"
+    )
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    """Return commands with their commit and versions; those of the images only if they differ."""
+    found: list[tuple[str, str]] = []
+    known: list[Provenance] = []
+    for what, source in run.sources.items():
+        if source not in known:
+            versions = ", ".join(f"{name} {v}" for name, v in source["versions"].items())
+            found.append((f"command ({what})" if known else "command", source["command"]))
+            found += [("commit", source["commit"] or "none"), ("versions", versions)]
+            known.append(source)
+    return found
+
+
+# --------------------------------------------------------------------------------- what was logged
+def _curves(runs: Sequence[Run]) -> tuple[list[Chart], list[tuple[str, str]], list[int]]:
+    """Return the charts, scalars that have a single value, and the numbers of the runs drawn."""
+    found: dict[str, dict[int, Curve]] = {}
+    for number, run in enumerate(runs):
+        for tag, curve in run.curves.items():
+            if curve.steps and _is_drawn(tag):
+                found.setdefault(tag, {})[number] = curve
+    tags = sorted(found, key=_place)
+    lines = [tag for tag in tags if any(len(curve.steps) > 1 for curve in found[tag].values())]
+    single = [(tag, latest(found[tag])) for tag in tags if tag not in lines]
+    drawn = sorted({number for tag in lines for number in found[tag]})
+    return [chart(tag, found[tag]) for tag in lines], single, drawn
+
+
+def _is_drawn(tag: str) -> bool:
+    # The numbers of a test are in the table, and shares are bars.
+    return tag not in LEFT_OUT and not tag.startswith(("test/", SHARE))
+
+
+def _place(tag: str) -> int:
+    first = tag.partition("/")[0]
+    return ORDER.index(first) if first in ORDER else len(ORDER)
+
+
+# ---------------------------------------------------------------------------------------- images
+def _datasets(runs: Sequence[Run], limits: Limits) -> tuple[list[Dataset], list[str]]:
+    """Return the figures by dataset, and notes on what is not shown."""
+    found = scenes(runs)
+    common = [s for s in found if len(s.shown) > 1] if len(runs) > 1 else found
+    if not common:
+        return [], ["No two runs show the same image." if found else "No images were kept."]
+    kept, notes = _within_limits(common, limits)
+    if alone := len(found) - len(common):
+        notes.append(f"{alone} images that only one run has are not shown.")
+    datasets: dict[tuple[str, float], Dataset] = {}
+    for scene, shown in kept:
+        title = f"{scene.dataset} x{scene.scale:g}"
+        new = Dataset(title, _evaluations(scene), [])
+        dataset = datasets.setdefault((scene.dataset, scene.scale), new)
+        dataset.figures.append(figure(scene, shown))
+    return list(datasets.values()), notes
+
+
+def _within_limits(
+    found: Sequence[Scene], limits: Limits
+) -> tuple[list[tuple[Scene, list[Tile]]], list[str]]:
+    """Return the scenes within the limits, in their order, with their tiles; and notes."""
+    counts: dict[tuple[str, float], int] = {}
+    turns: list[tuple[int, int]] = []  # all datasets' first images, all their second ones, ...
+    for index, scene in enumerate(found):
+        place = scene.dataset, scene.scale
+        count = counts[place] = counts.get(place, 0) + 1
+        if limits.pictures is None or count <= limits.pictures:
+            turns.append((count, index))
+    kept: dict[int, list[Tile]] = {}
+    missing, budget = 0, limits.megabytes * MEGABYTE
+    for _, index in sorted(turns):
+        if not (shown := tiles(found[index])):
+            missing += 1
+            continue
+        budget -= sum(len(tile.data) for tile in shown) * 4 / 3  # as base64
+        if budget < 0:
+            break
+        kept[index] = shown
+    notes = []
+    if missing:
+        notes.append(f"The files of {missing} images are missing.")
+    if left_out := len(found) - len(kept) - missing:
+        notes.append(
+            f"{left_out} more images are in report/pictures of the run: the page holds at most "
+            f"{limits.megabytes:g} MB of them"
+            + ("." if limits.pictures is None else f", {limits.pictures} of each dataset.")
+        )
+    return [(found[index], kept[index]) for index in sorted(kept)], notes
+
+
+def _evaluations(scene: Scene) -> str:
+    return "; ".join(
+        dict.fromkeys(
+            f"{shown.run.name + ': ' if scene.named else ''}{_when(shown.evaluation)}"
+            for shown in scene.shown
+        )
+    )
+
+
+def _when(evaluation: Evaluation) -> str:
+    weights = evaluation["checkpoint"]
+    if weights is None:
+        step = evaluation["step"]
+        return f"{evaluation['stage']} after {step} steps" if step else evaluation["stage"]
+    return f"{evaluation['stage']} of {Path(weights).name}"

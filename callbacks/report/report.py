@@ -1,0 +1,266 @@
+"""The page of a run, `report.html`: numbers with protocols, curves, images to compare.
+
+    python -m callbacks.report.report runs/a                  write the page of one run again
+    python -m callbacks.report.report runs/a runs/b           several side by side, in ./report.html
+    python -m callbacks.report.report runs/* --out all.html --limit 4
+
+A page is one file that needs no network. docs/report.md shows one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from callbacks.evaluation import (
+    EvaluationCallback,
+    Stage,
+    all_callbacks,
+    evaluated_datasets,
+    gather_on_first,
+    steps_done,
+)
+from callbacks.files import Provenance, provenance
+from callbacks.metrics.base import ImageMetric
+from callbacks.report.images import Evaluation, Picture, PictureStore, write_index
+from callbacks.report.page import MEGABYTE, Limits, page
+from callbacks.report.runs import read_run, read_runs
+from callbacks.results.files import made_by, one_writer
+from files.owned import write_whole
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+log = logging.getLogger(__name__)
+NAME = "report.html"
+
+
+class Report(EvaluationCallback):
+    """Keep images of each evaluation, and write ``report.html`` at the end of each command.
+
+    Bicubic, output and HR of each dataset's first images are kept in ``report/pictures`` of the
+    run's directory, lossless; in ``fit`` those of the latest validation. Errors never end a run:
+    they are warnings.
+
+    Args:
+        limit: Images kept of each dataset, the first ones; 0 keeps none.
+        side: Images larger than this are cut to the window of this side with the most detail.
+        megabytes: Images that would make the page larger than this are left out of it.
+
+    Raises:
+        ValueError: If a setting is out of range.
+    """
+
+    def __init__(self, limit: int = 8, side: int = 384, megabytes: float = 32.0) -> None:
+        super().__init__()
+        for key, value, least in (("limit", limit, 0), ("side", side, 16)):
+            if value < least:
+                raise ValueError(f"`{key}` of Report is {value}; it must be at least {least}")
+        if not megabytes > 0:
+            raise ValueError(f"`megabytes` of Report is {megabytes}; it must be above 0")
+        self.limit, self.side, self.megabytes = limit, side, megabytes
+        self._store: PictureStore | None = None  # None: nothing is kept of this evaluation
+        self._datasets: list[Any] = []
+        self._wanted: list[list[str]] = []
+        self._kept: list[dict[str, Picture]] = []
+        self._source: Provenance | None = None
+        self._has_news = False  # whether there is anything new to show
+
+    # ------------------------------------------------------------------------- Lightning's hooks
+
+    # At the very end, when all metrics have their numbers.
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring the processes' images together."""
+        self._bring_together(trainer, pl_module, "validation")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring the processes' images together."""
+        self._bring_together(trainer, pl_module, "test")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that there are curves."""
+        self._has_news = True
+
+    # In this hook, because results.json is written in an earlier one.
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the page."""
+        has_news, self._has_news = self._has_news, False
+        if has_news and trainer.is_global_zero and not _trial(trainer):
+            self._write(trainer)
+
+    # ---------------------------------------------------------------------------------- the work
+
+    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._datasets, self._kept = [], []
+        if trainer.sanity_checking or _trial(trainer) or not self.limit:
+            return
+        try:
+            self._datasets = evaluated_datasets(trainer)
+        except TypeError as error:  # another data module: metrics refuse it, a page need not
+            log.warning("the report has no images: %s", error)
+        self._wanted = [list(dataset.keys[: self.limit]) for dataset in self._datasets]
+        self._kept = [{} for _ in self._datasets]
+        run = Path(trainer.default_root_dir)
+        if self._store is None or self._store.run != run:
+            self._store = PictureStore(run, self.side)
+
+    def _add(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        dataloader_idx: int,
+    ) -> None:
+        if not self._datasets or not isinstance(outputs, Mapping) or "sr" not in outputs:
+            return
+        dataset, kept = self._datasets[dataloader_idx], self._kept[dataloader_idx]
+        for i, key in enumerate(batch["key"]):
+            if key not in self._wanted[dataloader_idx] or key in kept or self._store is None:
+                continue
+            sr, lr, hr = (_one(x, i) for x in (outputs["sr"], batch.get("lr"), batch.get("hr")))
+            try:
+                if sr is not None:
+                    kept[key] = self._store.keep(dataset, key, sr, lr, hr)
+            except Exception as error:  # must not end the run
+                log.warning("the report lacks the image %s: %r", key, error)
+
+    def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        """Do nothing: metrics do not have their numbers yet."""
+
+    def _bring_together(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.sanity_checking:
+            return
+        self._has_news |= trainer.state.fn != TrainerFn.FITTING
+        if not self._datasets:
+            return
+        all_ = gather_on_first(self._kept)
+        if trainer.is_global_zero:
+            evaluations = [
+                self._evaluation(trainer, pl_module, stage, index, [part[index] for part in all_])
+                for index in range(len(self._datasets))
+            ]
+            self._source = self._source or provenance()
+            run = Path(trainer.default_root_dir)
+            try:
+                with one_writer(run):
+                    write_index(run, evaluations, self._source)
+            except OSError as error:
+                log.warning("the report will have no images of this %s: %s", stage, error)
+        self._datasets, self._kept = [], []
+
+    def _evaluation(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        stage: str,
+        index: int,
+        parts: list[dict[str, Picture]],
+    ) -> Evaluation:
+        dataset = self._datasets[index]
+        found = {key: picture for part in parts for key, picture in part.items()}
+        pictures = [found[key] for key in self._wanted[index] if key in found]
+        metrics = [c for c in all_callbacks(trainer) if isinstance(c, ImageMetric)]
+        for metric in metrics:
+            for kind, images in (("sr", metric.images), ("bicubic", metric.control_images)):
+                values = images.get(dataset.name, {})
+                for picture in pictures:
+                    if picture["key"] in values:
+                        numbers = picture["numbers"].setdefault(kind, {})
+                        numbers[metric.name] = float(values[picture["key"]])
+        return {
+            "dataset": dataset.name,
+            "scale": float(dataset.scale),
+            "stage": stage,
+            "step": steps_done(trainer, pl_module),
+            "checkpoint": made_by(pl_module),
+            "protocols": {m.name: m.protocol() for m in metrics if dataset.name in m.images},
+            "pictures": pictures,
+        }
+
+    def _write(self, trainer: Trainer) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.flush()
+        run = Path(trainer.default_root_dir)
+        try:
+            text = page([read_run(run, run.resolve().name)], Limits(None, self.megabytes))
+            write_page(run / NAME, text)
+        except Exception as error:  # must not fail a finished run
+            log.warning("%s was not written: %r", run / NAME, error)
+
+
+def write_page(path: Path, text: str) -> None:
+    """Write a page atomically, and log its path."""
+    write_whole(path, text)
+    log.info("report: %s (%.1f MB)", path, path.stat().st_size / MEGABYTE)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: Command-line arguments; those of this process by default.
+
+    Returns:
+        0, or 2 for a path that is not a run.
+    """
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    runs = [Path(run) for run in options.runs]
+    out = Path(options.out or (NAME if len(runs) > 1 else runs[0] / NAME))
+    try:
+        text = page(read_runs(runs), Limits(options.limit, options.megabytes))
+        write_page(out, text)
+    except (OSError, ValueError) as error:
+        log.error("error: %s", error)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m callbacks.report.report",
+        description="Write one page about one run, or about several side by side.",
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="directory of a run, runs/NAME")
+    parser.add_argument(
+        "--out", help=f"the page; by default {NAME} in the run, or here for several runs"
+    )
+    parser.add_argument(
+        "--limit", type=_positive, help="images of each dataset; by default all that were kept"
+    )
+    parser.add_argument(
+        "--megabytes", type=_positive, default=32, help="size of all images on the page (32)"
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value}; it must be at least 1")
+    return value
+
+
+def _trial(trainer: Trainer) -> bool:
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+
+
+def _one(images: Any, index: int) -> Tensor | None:
+    """Return one image of a batch, (1, 3, H, W); None for anything else, such as a clip."""
+    if not isinstance(images, Tensor) or images.ndim != 4:
+        return None
+    return images[index : index + 1]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

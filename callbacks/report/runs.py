@@ -1,0 +1,215 @@
+"""Read what a report shows of a run from the files in its directory."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from callbacks.files import Provenance
+from callbacks.report.images import FOLDER, INDEX, Evaluation, load_index
+from callbacks.report.scalar_record import FILE as RECORD
+from callbacks.report.scalar_record import read_record
+from callbacks.results.files import Result, load_results
+from files.paths import glob_paths
+
+log = logging.getLogger(__name__)
+RESULTS, CONFIG, EVENTS = "results.json", "config.yaml", "events.out.tfevents.*"
+PATIENCE = 2.0  # seconds before a progress bar appears
+
+
+class Curve(NamedTuple):
+    """A scalar over the steps of training.
+
+    steps: Increasing.
+    values: One per step, all finite.
+    left_out: Number of values that were not finite.
+    """
+
+    steps: list[int]
+    values: list[float]
+    left_out: int = 0
+
+
+@dataclass
+class Run:
+    """A run; missing parts are empty.
+
+    name: Its directory's name, or the shortest end of its path that is unique.
+    results: Content of ``results.json``.
+    evaluations: Evaluations with images.
+    curves: Scalars of its record and of its TensorBoard files, by name.
+    config: The text of ``config.yaml``.
+    sources: What wrote the numbers, and the images.
+    written: When the latest of its files was written.
+    remarks: Errors of reading.
+    """
+
+    path: Path
+    name: str
+    results: list[Result] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    curves: dict[str, Curve] = field(default_factory=dict)
+    config: str = ""
+    sources: dict[str, Provenance] = field(default_factory=dict)
+    written: str = ""
+    remarks: list[str] = field(default_factory=list)
+
+    def picture_file(self, name: str) -> Path:
+        """Return the path of an image of an evaluation."""
+        return self.path / FOLDER / name
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """Read several runs.
+
+    Raises:
+        ValueError: If one of them is not a run's directory, or given twice.
+    """
+    for path in paths:
+        check_run(path)
+    names = unique_names(paths)
+    bar = tqdm(list(zip(paths, names, strict=True)), desc="runs", delay=PATIENCE, leave=False)
+    return [read_run(path, name) for path, name in bar]
+
+
+def check_run(path: Path) -> None:
+    """Raise if a path is not a run's directory.
+
+    Raises:
+        ValueError: Names what is missing and how to get it.
+    """
+    if not path.is_dir():
+        raise ValueError(f"{path} is no directory; give directories of runs, such as runs/NAME")
+    known = (RESULTS, INDEX, CONFIG, RECORD)
+    if not any((path / name).exists() for name in known) and not _event_files(path):
+        raise ValueError(
+            f"{path} is no directory of a run: it has neither {RESULTS}, {INDEX}, {CONFIG} nor "
+            "TensorBoard's events; `python main.py test --config ... --run.name "
+            f"{path.resolve().name}` writes the first two"
+        )
+
+
+def _event_files(path: Path) -> list[Path]:
+    return [path / name for name in glob_paths(f"**/{EVENTS}", str(path))]
+
+
+def unique_names(paths: Sequence[Path]) -> list[str]:
+    """Return the shortest end of each path that is unique among them.
+
+    Raises:
+        ValueError: If two paths are one directory.
+    """
+    parts = [path.resolve().parts for path in paths]
+    if len(set(parts)) < len(parts):
+        twice = next(path for path, p in zip(paths, parts, strict=True) if parts.count(p) > 1)
+        raise ValueError(f"{twice} is given twice; give each run once")
+    return [_shortest(own, parts) for own in parts]
+
+
+def _shortest(own: tuple[str, ...], parts: Sequence[tuple[str, ...]]) -> str:
+    counts = range(1, len(own) + 1)
+    alone = (n for n in counts if sum(other[-n:] == own[-n:] for other in parts) == 1)
+    return "/".join(own[-next(alone, len(own)) :])
+
+
+def read_run(path: Path, name: str) -> Run:
+    """Read a run; a damaged file becomes a remark, and the rest is shown."""
+    run = Run(path, name)
+    readers = (_read_results, _read_pictures, _read_config, _read_curves)
+    for read in readers:
+        try:
+            read(run)
+        except (OSError, ValueError) as error:
+            run.remarks.append(str(error))
+            log.warning("%s: %s", name, error)
+    files = [path / RESULTS, path / INDEX, path / RECORD, *_event_files(path)]
+    files = [file for file in files if file.exists()]
+    if files:
+        newest = max(p.stat().st_mtime for p in files)
+        run.written = time.strftime("%Y-%m-%d %H:%M", time.localtime(newest))
+    return run
+
+
+def _read_results(run: Run) -> None:
+    if (path := run.path / RESULTS).exists():
+        content = load_results(path)
+        run.results = content["results"]
+        run.sources["numbers"] = {
+            "command": content.get("command", ""),
+            "commit": content.get("commit"),
+            "versions": content.get("versions", {}),
+        }
+
+
+def _read_pictures(run: Run) -> None:
+    if (index := load_index(run.path)) is not None:
+        run.evaluations = index["evaluations"]
+        run.sources["pictures"] = {
+            "command": index["command"],
+            "commit": index["commit"],
+            "versions": index["versions"],
+        }
+
+
+def _read_config(run: Run) -> None:
+    if (path := run.path / CONFIG).exists():
+        run.config = path.read_text(encoding="utf-8")
+
+
+def _read_curves(run: Run) -> None:
+    # Early runs of version 0.1.0 have no record, and some scalars are in TensorBoard's files only.
+    recorded = read_record(run.path)
+    found = dict(recorded)
+    try:
+        for tag, steps in _read_events(run).items():
+            first = min(recorded.get(tag, ()), default=math.inf)
+            before = {step: value for step, value in steps.items() if step < first}
+            found[tag] = before | recorded.get(tag, {})
+    finally:
+        run.curves = {tag: _curve(steps) for tag, steps in found.items()}
+
+
+def _read_events(run: Run) -> dict[str, dict[int, float]]:
+    folders = sorted({path.parent for path in _event_files(run.path)})
+    found: dict[str, dict[int, float]] = {}
+    for folder in folders:
+        for tag, steps in _scalars(folder).items():
+            found.setdefault(tag, {}).update(steps)
+    return found
+
+
+def _curve(found: dict[int, float]) -> Curve:
+    steps = [step for step in sorted(found) if math.isfinite(found[step])]
+    return Curve(steps, [found[step] for step in steps], len(found) - len(steps))
+
+
+def _scalars(folder: Path) -> dict[str, dict[int, float]]:
+    """Return scalars by tag and step; if a step was logged twice (after a resume), the later."""
+    # Half a second, and not needed for a run without logs.
+    from tensorboard.backend.event_processing import (
+        event_accumulator,
+    )
+    from tensorboard.util.tensor_util import make_ndarray
+
+    # 0 keeps all. Of the rest, such as images, as little as possible.
+    kinds = dict.fromkeys(event_accumulator.DEFAULT_SIZE_GUIDANCE, 1)
+    kinds |= {event_accumulator.SCALARS: 0, event_accumulator.TENSORS: 0}
+    logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it logs each file
+    events: Any = event_accumulator.EventAccumulator(str(folder), size_guidance=kinds)
+    events.Reload()
+    tags = events.Tags()
+    found: dict[str, dict[int, float]] = {
+        tag: {event.step: event.value for event in events.Scalars(tag)} for tag in tags["scalars"]
+    }
+    for tag in tags["tensors"]:
+        if events.SummaryMetadata(tag).plugin_data.plugin_name == "scalars":
+            values = events.Tensors(tag)
+            found[tag] = {e.step: float(make_ndarray(e.tensor_proto)) for e in values}
+    return found

@@ -1,0 +1,1 @@
+"""Result files of a run, and their comparison."""

@@ -1,0 +1,475 @@
+"""Compare runs image by image with confidence intervals: ``python -m callbacks.results.results.compare``.
+
+python -m callbacks.results.compare runs/a runs/b                      # the second against the first
+    python -m callbacks.results.compare runs/a runs/a@bicubic              # against a metric's control
+    python -m callbacks.results.compare runs/a runs/b runs/c --metric psnr --dataset set5
+
+The difference of two runs' means over the same images has an interval, from resampling the images
+(`callbacks/results/compare.py`); for a stochastic method, each image's mean over the seeds comes first. A
+run is called better only if the interval excludes 0. Only numbers of one dataset, scale and
+protocol are compared; others are left out and named.
+
+Source: Efron, "Bootstrap methods: another look at the jackknife" (1979); the correction for few
+images is the expanded percentile interval of Hesterberg, "What teachers should know about the
+bootstrap" (2015): plain percentiles are too narrow, for 10 images by a sixth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+from scipy.special import ndtr, stdtrit
+
+from callbacks.metrics.protocols import differences
+from callbacks.results.files import (
+    ImageNumbers,
+    Result,
+    describe,
+    identity,
+    load_images,
+    load_results,
+    shown_value,
+)
+from callbacks.tensorboard import MetricProtocol
+
+FEWEST = 5  # images: fewer have too few different resamples for an interval of 95 %
+_TOGETHER = 4_000_000  # indices drawn at a time: 32 MB
+
+
+def mean_interval(
+    values: NDArray[np.float64], draws: int = 10_000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """Return an interval of the mean of the distribution that the values are a sample of.
+
+    For paired comparisons, the values are the differences of two methods, image by image.
+
+    Args:
+        values: (N,) finite, N at least ``FEWEST``.
+        draws: Number of resamples.
+        seed: Seed of the resamples, which all metrics share.
+        level: Probability that such an interval holds the mean.
+
+    Returns:
+        Its lower and upper end.
+
+    Raises:
+        ValueError: If the values are too few or not finite, or ``draws`` too few for ``level``.
+    """
+    n = len(values)
+    if n < FEWEST or not np.isfinite(values).all():
+        raise ValueError(f"got {n} values, some maybe not finite; expected {FEWEST} finite ones")
+    if draws < 100:
+        raise ValueError(f"draws is {draws}; expected 100 or more: change --draws")
+    generator = np.random.default_rng(seed)
+    rows = max(1, _TOGETHER // n)
+    means = np.concatenate(
+        [
+            values[generator.integers(0, n, (min(rows, draws - done), n))].mean(1)
+            for done in range(0, draws, rows)
+        ]
+    )
+    tail = expanded_tail(n, level)
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def expanded_tail(n: int, level: float) -> float:
+    """Return the share of resampled means to leave out at each end.
+
+    The means of resamples spread too little, by sqrt((n - 1) / n), and ``n`` values do not
+    determine their own deviation: Student's quantile instead of the normal one corrects both.
+
+    Args:
+        n: Number of values, 2 or more.
+        level: Probability that the interval holds the mean.
+    """
+    t = stdtrit(n - 1, 0.5 + level / 2)
+    return float(ndtr(-math.sqrt(n / (n - 1)) * t))
+
+
+CONTROL = "bicubic"
+
+
+class RunNumbers(NamedTuple):
+    """The numbers of a run, or of one checkpoint in it.
+
+    name: The run as given by the user.
+    folder: The run's directory.
+    results: Numbers of whole datasets.
+    """
+
+    name: str
+    folder: Path
+    results: list[Result]
+
+    def images(self) -> dict[str, list[ImageNumbers]]:
+        """Read the numbers of single images, one entry per seed, by ``identity`` of their result.
+
+        Raises:
+            FileNotFoundError: If the run has none.
+            ValueError: If their file is damaged.
+        """
+        found: dict[str, list[ImageNumbers]] = {}
+        for numbers in load_images(self.folder):
+            found.setdefault(identity(numbers), []).append(numbers)
+        return found
+
+
+def load_run(asked: str, control: bool = False) -> RunNumbers:
+    """Read a run's numbers.
+
+    Args:
+        asked: The run's directory; after an ``@`` a part of a checkpoint's name.
+        control: Whether bicubic belongs to them where no checkpoint is named.
+
+    Raises:
+        FileNotFoundError: If there are no results.
+        ValueError: If they are damaged, or none are of that checkpoint.
+    """
+    folder, part = Path(asked), ""
+    if not folder.exists():
+        before, _, part = asked.rpartition("@")
+        folder = Path(before or asked)
+    if folder.is_file():
+        folder = folder.parent
+    path = folder / "results.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"there is no {path}: name the directory of a run that test or validate has measured"
+        )
+    everything = load_results(path)["results"]
+    return RunNumbers(asked, folder, _chosen(everything, part, path, control))
+
+
+def only_one(name: str, results: Iterable[Result]) -> Result | None:
+    """Return the only result; None without any.
+
+    Args:
+        name: The run as given by the user.
+        results: Results of one dataset, scale, metric and protocol, by checkpoint.
+
+    Raises:
+        ValueError: If there are several.
+    """
+    found = list(results)
+    if len(found) > 1:
+        first = found[0]
+        names = ", ".join(str(result["checkpoint"]) for result in found)
+        raise ValueError(
+            f"{name} has {first['metric']} on {first['dataset']} x{first['scale']:g} of "
+            f"{len(found)} checkpoints ({names}): say which by a part of its name, "
+            f"{name.partition('@')[0]}@PART"
+        )
+    return found[0] if found else None
+
+
+def _chosen(results: list[Result], part: str, path: Path, control: bool) -> list[Result]:
+    if not part and control:
+        return results
+    if not part:
+        own = [result for result in results if result["checkpoint"] != CONTROL]
+        return own or results
+    exact = [result for result in results if str(result["checkpoint"]) == part]
+    chosen = exact or [result for result in results if part in str(result["checkpoint"])]
+    if not chosen:
+        there = ", ".join(dict.fromkeys(str(result["checkpoint"]) for result in results))
+        raise ValueError(f"{path} has nothing of a checkpoint {part!r}; it has {there}")
+    return chosen
+
+
+log = logging.getLogger(__name__)
+NO_INTERVAL = "no interval"
+
+
+class Comparison(NamedTuple):
+    """One number of two runs.
+
+    a: The first run's result; ``value`` is the mean over the common images.
+    b: The second run's.
+    interval: Interval of ``a - b``; None if there is none.
+    verdict: Which run is better, if the interval shows it.
+    notes: Remarks on the comparison.
+    """
+
+    a: Result
+    b: Result
+    interval: tuple[float, float] | None
+    verdict: str
+    notes: list[str]
+
+
+class Selection(NamedTuple):
+    """The numbers to compare, and how.
+
+    metrics: Names of metrics; all if empty.
+    datasets: Names of datasets; all if empty.
+    draws: Number of resamples.
+    seed: Seed of the resamples.
+    """
+
+    metrics: Sequence[str] = ()
+    datasets: Sequence[str] = ()
+    draws: int = 10_000
+    seed: int = 0
+
+    def wants(self, result: Result) -> bool:
+        """Return whether this number is selected."""
+        return (not self.metrics or result["metric"] in self.metrics) and (
+            not self.datasets or result["dataset"] in self.datasets
+        )
+
+
+ALL = Selection()
+
+
+def compare(
+    a: RunNumbers, b: RunNumbers, asked: Selection = ALL
+) -> tuple[list[Comparison], list[str]]:
+    """Compare all comparable numbers of two runs.
+
+    Args:
+        a: The first run.
+        b: The second run.
+        asked: Which numbers.
+
+    Returns:
+        The comparisons, and a line for each number that is left out, with the reason.
+
+    Raises:
+        FileNotFoundError: If a run has no numbers of single images.
+        ValueError: If no selected number exists, or several checkpoints have one.
+    """
+    for run in (a, b):
+        if not any(asked.wants(result) for result in run.results):
+            there = dict.fromkeys(f"{r['metric']} on {r['dataset']}" for r in run.results)
+            raise ValueError(f"{run.name} has nothing that was asked for; it has {_some(there)}")
+    images = a.images(), b.images()
+    found: list[Comparison] = []
+    left_out: list[str] = []
+    seen: set[str] = set()
+    for first in _results(a, asked):
+        seen.add(_place(first))
+        second, why = _counterpart(first, b)
+        if second is None:
+            left_out.append(f"{_place(first)} is left out: {why}")
+            continue
+        numbers = [of.get(identity(r), []) for of, r in zip(images, (first, second), strict=True)]
+        found.append(_compared(first, second, numbers[0], numbers[1], asked))
+    only_b = {_place(r): None for r in b.results if asked.wants(r) and _place(r) not in seen}
+    left_out += [f"{place} is left out: {a.name} does not have it" for place in only_b]
+    return found, left_out
+
+
+def _results(run: RunNumbers, asked: Selection) -> Iterator[Result]:
+    """Yield the selected results, each once; several checkpoints of one number are an error."""
+    groups: dict[str, list[Result]] = {}
+    for result in run.results:
+        if asked.wants(result):
+            groups.setdefault(identity({**result, "checkpoint": None}), []).append(result)
+    for group in groups.values():
+        if (only := only_one(run.name, group)) is not None:
+            yield only
+
+
+def _counterpart(result: Result, run: RunNumbers) -> tuple[Result | None, str]:
+    """Return the run's number to compare with, or None and the reason."""
+    same = [r for r in run.results if _place(r) == _place(result)]
+    for strict in (True, False):  # first those with an equal number of images
+        protocol = _protocol(result, strict)
+        fitting = [r for r in same if _protocol(r, strict) == protocol]
+        largest = {r["checkpoint"]: r for r in sorted(fitting, key=lambda r: r["n"])}
+        found = only_one(run.name, largest.values())
+        if found is not None:
+            return found, ""
+    if same:
+        unlike = differences(_protocol(result, False), _protocol(same[0], False))
+        return None, f"{run.name} has it by another protocol ({'; '.join(unlike)})"
+    elsewhere = [r for r in run.results if r["dataset"] == result["dataset"]]
+    scales = {f"x{r['scale']:g}" for r in elsewhere}
+    if scales and f"x{result['scale']:g}" not in scales:
+        return None, f"{run.name} has {result['dataset']} at {', '.join(sorted(scales))} only"
+    return None, f"{run.name} does not have it"
+
+
+def _protocol(result: Result, whole: bool) -> MetricProtocol:
+    # With `images`, only a part of the dataset was measured; the common images can be compared.
+    return {k: v for k, v in result["protocol"].items() if whole or k != "images"}
+
+
+def _compared(
+    a: Result, b: Result, of_a: list[ImageNumbers], of_b: list[ImageNumbers], asked: Selection
+) -> Comparison:
+    if not of_a or not of_b:
+        note = "a number of the whole set, not of its images"
+        if of_a or of_b:
+            which = "B" if of_a else "A"
+            note = f"{which} has no numbers of its images: run its test again with this version"
+        elif a["n"] != b["n"]:
+            note += f", and of {a['n']} and {b['n']} images: not to be compared"
+        return Comparison(a, b, None, NO_INTERVAL, [note])
+    first, second = _over_seeds(of_a), _over_seeds(of_b)
+    keys = sorted(first.keys() & second.keys())
+    values = np.array([[first[key], second[key]] for key in keys]).reshape(-1, 2)
+    notes, only = [], (len(first) - len(keys), len(second) - len(keys))
+    if any(only):
+        notes = [f"on the {len(keys)} images in both; {only[0]} are only in A, {only[1]} only in B"]
+        a, b = _on_part(a, values[:, 0]), _on_part(b, values[:, 1])
+    finite = np.isfinite(values).all(1)
+    bad = [key for key, sound in zip(keys, finite, strict=True) if not sound]
+    # A run whose mean is NaN has an output with a pixel that is not finite: nothing is compared.
+    if bad and finite.any() and not (math.isnan(a["value"]) or math.isnan(b["value"])):
+        notes.append(
+            f"{len(bad)} of {len(keys)} images are left out: their number is not finite in A or B: "
+            f"{_some(_with_values(bad, first, second))}"
+        )
+        values = values[finite]
+        a, b = _on_part(a, values[:, 0]), _on_part(b, values[:, 1])
+    elif bad:
+        notes.append(f"{len(bad)} of {len(keys)} images have no finite number: {_some(bad)}")
+        return Comparison(a, b, None, NO_INTERVAL, notes)
+    if len(values) < FEWEST:
+        notes.append(f"{len(values)} images are too few: an interval takes {FEWEST} or more")
+        return Comparison(a, b, None, NO_INTERVAL, notes)
+    interval = mean_interval(values[:, 0] - values[:, 1], asked.draws, asked.seed)
+    return Comparison(a, b, interval, verdict(interval, a.get("higher_is_better")), notes)
+
+
+def _with_values(keys: Sequence[str], a: dict[str, float], b: dict[str, float]) -> list[str]:
+    return [f"{key} ({a[key]:.4g}, {b[key]:.4g})" for key in keys]
+
+
+def verdict(interval: tuple[float, float], higher_is_better: bool | None) -> str:
+    """Return what an interval of A - B shows.
+
+    Args:
+        interval: Lower and upper end.
+        higher_is_better: The metric's direction; None if unknown.
+    """
+    low, high = interval
+    if low <= 0 <= high:
+        return "no difference shown"
+    if higher_is_better is None:
+        return "A is higher" if low > 0 else "B is higher"
+    return "A is better" if (low > 0) == higher_is_better else "B is better"
+
+
+def _over_seeds(numbers: list[ImageNumbers]) -> dict[str, float]:
+    """Return the mean over the seeds of each image that all of them have."""
+    keys = set.intersection(*(set(n["values"]) for n in numbers))
+    return {key: sum(n["values"][key] for n in numbers) / len(numbers) for key in keys}
+
+
+def _on_part(result: Result, values: NDArray[np.float64]) -> Result:
+    """Return the result on some of its images; its deviation over seeds is that of all of them."""
+    value = float(values.mean()) if len(values) else math.nan
+    part: Result = {**result, "value": value, "n": len(values)}
+    part.pop("std", None)
+    part.pop("not_finite", None)
+    return part
+
+
+def _place(result: Result) -> str:
+    return f"{result['metric']} on {result['dataset']} x{result['scale']:g}"
+
+
+def _some(names: Sequence[str] | dict[str, None], count: int = 5) -> str:
+    listed = list(names)
+    rest = f" and {len(listed) - count} more" if len(listed) > count else ""
+    return ", ".join(listed[:count]) + rest
+
+
+def table(a: str, b: str, comparisons: Sequence[Comparison]) -> Table:
+    """Return the comparisons of two runs, with protocols and notes below.
+
+    Args:
+        a: Name of the first run.
+        b: Name of the second one.
+        comparisons: At least one.
+    """
+    protocols: dict[str, None] = {}
+    notes: list[str] = []
+    shown = Table(title=Text(f"A: {a}\nB: {b}"), title_justify="left", caption_justify="left")
+    for name in ("dataset", "scale", "metric", "n", "A", "B", "A - B", "95 % interval", ""):
+        shown.add_column(name, justify="left" if name in ("dataset", "metric", "") else "right")
+    for of_a, of_b, interval, said, remarks in comparisons:
+        difference = of_a["value"] - of_b["value"]
+        between = "-" if interval is None else f"{_signed(interval[0])} to {_signed(interval[1])}"
+        counts = dict.fromkeys((str(of_a["n"]), str(of_b["n"])))
+        shown.add_row(
+            *(escape(of_a["dataset"]), f"x{of_a['scale']:g}", escape(of_a["metric"])),
+            *("/".join(counts), shown_value(of_a), shown_value(of_b)),
+            *("-" if math.isnan(difference) else _signed(difference), between, said),
+        )
+        protocols[f"{of_a['metric']}: {describe(_protocol(of_a, False))}"] = None
+        notes += [f"{_place(of_a)}: {remark}" for remark in remarks]
+    shown.caption = Text("\n".join([*protocols, *notes]))
+    return shown
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}" if value == 0 or abs(value) >= 0.001 else f"{value:+.2g}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: Command-line arguments; those of this process by default.
+
+    Returns:
+        0, or 2 if nothing could be compared.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m callbacks.results.compare",
+        description="Compare runs by their numbers on the same images; all with the first.",
+    )
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="a run's directory; RUN@PART: of the checkpoint whose name has PART in it",
+    )
+    parser.add_argument("--metric", action="append", default=[], help="only this; may be repeated")
+    parser.add_argument("--dataset", action="append", default=[], help="only this; may be repeated")
+    parser.add_argument("--draws", type=int, default=10_000, help="resamples (default 10000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the resamples (default 0)")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        if len(options.runs) < 2:
+            raise ValueError(f"got one run; give two or more, or {options.runs[0]}@bicubic")
+        asked = Selection(options.metric, options.dataset, options.draws, options.seed)
+        first, *others = [load_run(run) for run in options.runs]
+        for other in others:
+            _show(first, other, asked)
+    except (ValueError, OSError) as error:
+        log.error("error: %s", error)
+        return 2
+    return 0
+
+
+def _show(a: RunNumbers, b: RunNumbers, asked: Selection) -> None:
+    comparisons, left_out = compare(a, b, asked)
+    for line in left_out:
+        log.warning("%s", line)
+    if not comparisons:
+        raise ValueError(f"nothing of {a.name} and {b.name} is comparable")
+    console = Console()
+    if not console.is_terminal:  # a file can have any width, and unbroken rows are easier to find
+        console = Console(width=160)
+    console.print(table(a.name, b.name, comparisons))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,413 @@
+"""The files of results: results.json, images.json, results.csv."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+from filelock import FileLock, Timeout
+
+from callbacks.files import Provenance, provenance
+from callbacks.metrics.base import ImageMetric, Metric, Record
+from callbacks.tensorboard import MetricProtocol
+from files.owned import move_aside, write_whole
+
+log = logging.getLogger(__name__)
+LOCK = ".results.lock"
+PATIENCE = 60.0  # seconds to wait for other writers, which take far less than one
+_UNLOCKED: set[Path] = set()  # runs that could not be locked
+IDENTITY = ("dataset", "scale", "metric", "protocol", "checkpoint")
+
+
+class Result(Record):
+    """A number, and the weights it belongs to.
+
+    checkpoint: File or name of the weights, with the options that change their outputs; None for a
+        method without any; ``bicubic`` for a metric's control.
+    higher_is_better: The metric's direction; absent in files of earlier versions.
+    seeds: Noise seeds of a stochastic method; ``value`` is the mean over them.
+    std: Sample deviation of the dataset's number over several seeds.
+    """
+
+    checkpoint: str | None
+    higher_is_better: NotRequired[bool]
+    seeds: NotRequired[list[int]]
+    std: NotRequired[float]
+
+
+class ResultsFile(Provenance):
+    """The content of ``results.json``, and what wrote it last.
+
+    results: One entry for each dataset, scale, metric, protocol and checkpoint.
+    """
+
+    results: list[Result]
+
+
+def made_by(model: Any) -> str | None:
+    """Return a model's weights and the options that change its outputs, in one text.
+
+    Args:
+        model: A LightningModule; ours have ``weights_source`` and ``options``.
+    """
+    options: dict[str, Any] = getattr(model, "options", {})
+    parts = [getattr(model, "weights_source", None), *(f"{k} {v}" for k, v in options.items())]
+    return ", ".join(part for part in parts if part) or None
+
+
+def load_results(path: str | Path) -> ResultsFile:
+    """Read a ``results.json``.
+
+    Raises:
+        ValueError: If the file is damaged, not a file of results, or a folder.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        for result in content["results"]:
+            result["value"] = float(result["value"])  # "inf" and "nan" are strings in JSON
+            if "std" in result:
+                result["std"] = float(result["std"])
+            _check_fields(result)
+    except (ValueError, KeyError, TypeError, IsADirectoryError) as error:
+        raise ValueError(f"{path} is no file of results, or damaged: {error!r}") from error
+    return content
+
+
+def _check_fields(result: Any) -> None:
+    kinds = {"dataset": str, "scale": int | float, "metric": str, "n": int, "protocol": dict}
+    wrong = [name for name, kind in kinds.items() if not isinstance(result[name], kind)]
+    if wrong:
+        raise TypeError(", ".join(f"{name} is {result[name]!r}" for name in wrong))
+    identity(result)
+
+
+def write_results(path: Path, results: list[Result]) -> None:
+    """Write ``results`` with command, commit and versions, atomically.
+
+    Args:
+        path: The file; its folder is created.
+        results: All results of the file.
+    """
+    content = {"results": [_storable(result) for result in results], **provenance()}
+    write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def merge(old: list[Result], new: list[Result]) -> list[Result]:
+    """Return ``old`` with numbers of ``new`` replaced in place, and the rest appended."""
+    merged = {identity(result): result for result in old}
+    merged.update((identity(result), result) for result in new)
+    return list(merged.values())
+
+
+def identity(result: Any) -> str:
+    """Return a key that is equal for two numbers if one replaces the other."""
+    return json.dumps([result[key] for key in IDENTITY], sort_keys=True)
+
+
+def columns(results: list[Result]) -> dict[str, tuple[str, MetricProtocol]]:
+    """Return the columns of a table: numbers of different protocols never share one.
+
+    Returns:
+        For each metric and protocol, by ``column_of`` of its results: the heading, which is the
+        metric's name, numbered if it has several protocols; and the protocol.
+    """
+    protocols: dict[str, dict[str, MetricProtocol]] = {}
+    for result in results:
+        kinds = protocols.setdefault(result["metric"], {})
+        kinds.setdefault(column_of(result), result["protocol"])
+    return {
+        column: (metric if len(kinds) == 1 else f"{metric} ({number})", protocol)
+        for metric, kinds in protocols.items()
+        for number, (column, protocol) in enumerate(kinds.items(), start=1)
+    }
+
+
+def rows_of(results: list[Result]) -> dict[tuple[str, float, str | None], dict[str, Result]]:
+    """Return the rows of a table by dataset, scale and checkpoint: results by column."""
+    rows: dict[tuple[str, float, str | None], dict[str, Result]] = {}
+    for r in results:
+        row = rows.setdefault((r["dataset"], r["scale"], r["checkpoint"]), {})
+        row[column_of(r)] = r
+    return rows
+
+
+def counts_of(row: dict[str, Result]) -> str:
+    """Return the numbers of images of a row's results, each count once."""
+    return "/".join(dict.fromkeys(count_of(result) for result in row.values()))
+
+
+def count_of(result: Result) -> str:
+    """Return the number of images of a result; ``4 of 5`` if some have no finite number."""
+    left_out = result.get("not_finite", 0)
+    return f"{result['n'] - left_out} of {result['n']}" if left_out else str(result["n"])
+
+
+def column_of(result: Any) -> str:
+    """Return a key that is equal for numbers of one column."""
+    return json.dumps([result["metric"], result["protocol"]], sort_keys=True)
+
+
+def describe(protocol: MetricProtocol) -> str:
+    """Return a protocol in one line."""
+    return ", ".join(f"{key} {value}" for key, value in protocol.items())
+
+
+def shown_value(result: Result) -> str:
+    """Return the number for a table, with its deviation over seeds."""
+    deviation = f" ± {result['std']:.4f}" if "std" in result else ""
+    return f"{result['value']:.4f}{deviation}"
+
+
+def storable(value: float) -> float | str:
+    """Return a number for JSON: ``nan`` and ``inf`` as strings."""
+    return value if math.isfinite(value) else str(value)
+
+
+@contextmanager
+def one_writer(run: Path) -> Iterator[None]:
+    """Lock a run's files against other evaluations while they are read and written.
+
+    If that fails, they are written nevertheless, after one warning.
+
+    Args:
+        run: The run's directory; it is created.
+    """
+    with ExitStack() as held:
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+            if run not in _UNLOCKED:
+                held.enter_context(FileLock(run / LOCK, timeout=PATIENCE))
+        except (Timeout, OSError, NotImplementedError) as error:  # not every file system has locks
+            _UNLOCKED.add(run)
+            log.warning(
+                "%s cannot be locked (%s): evaluations that end at the same moment may overwrite "
+                "each other's numbers",
+                *(run / LOCK, error),
+            )
+        yield
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file, or a folder in its place, and return its new path."""
+    return move_aside(path, "damaged")
+
+
+def _storable(result: Result) -> dict[str, Any]:
+    changed: dict[str, Any] = {"value": storable(result["value"])}
+    if "std" in result:
+        changed["std"] = storable(result["std"])
+    return {**result, **changed}
+
+
+FILENAME = "images.json"
+
+
+class ImageNumbers(TypedDict):
+    """A metric's number of each image of a dataset.
+
+    dataset: Name of the source in the configuration.
+    scale: The factor its images were enlarged by.
+    metric: Name of the metric in the logs.
+    protocol: How the numbers were computed.
+    checkpoint: As in ``results.json``.
+    seed: Noise seed of a stochastic method; else None.
+    values: The number of each image, by its key.
+    """
+
+    dataset: str
+    scale: float
+    metric: str
+    protocol: MetricProtocol
+    checkpoint: str | None
+    seed: int | None
+    values: dict[str, float]
+
+
+def image_numbers(
+    metrics: Iterable[Metric], checkpoint: str | None, seed: int | None
+) -> list[ImageNumbers]:
+    """Return the numbers of an evaluation, for metrics with a number for each image.
+
+    Args:
+        metrics: The trainer's metrics; only those of the first process have the numbers.
+        checkpoint: The weights that were evaluated.
+        seed: Seed of the method's noise; None for a method without any.
+    """
+    found: list[ImageNumbers] = []
+    for metric in metrics:
+        if not isinstance(metric, ImageMetric):
+            continue
+        kinds = (
+            (metric.records, metric.images, checkpoint, seed),
+            (metric.control_records, metric.control_images, "bicubic", None),
+        )
+        for records, images, weights, drawn in kinds:
+            found += [
+                {
+                    "dataset": record["dataset"],
+                    "scale": record["scale"],
+                    "metric": record["metric"],
+                    "protocol": record["protocol"],
+                    "checkpoint": weights,
+                    "seed": drawn,
+                    "values": images[record["dataset"]],
+                }
+                for record in records
+                if record["dataset"] in images
+            ]
+    return found
+
+
+def merge_images(old: list[ImageNumbers], new: list[ImageNumbers]) -> list[ImageNumbers]:
+    """Return ``new``, and the numbers of ``old`` that it does not replace.
+
+    All seeds of a number are replaced together: another evaluation may have used other settings of
+    the method, and a mean over both would be meaningless.
+    """
+    again = {identity(numbers) for numbers in new}
+    return [numbers for numbers in old if identity(numbers) not in again] + new
+
+
+def load_images(run: str | Path) -> list[ImageNumbers]:
+    """Return the numbers of single images of a run.
+
+    Args:
+        run: The run's directory.
+
+    Raises:
+        FileNotFoundError: If there is no ``images.json``.
+        ValueError: If it is damaged, or a folder.
+    """
+    path = Path(run, FILENAME)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"there is no {path}: run test (or validate) again with this version, which writes it"
+        )
+    try:
+        images: list[ImageNumbers] = json.loads(path.read_text(encoding="utf-8"))["images"]
+        for numbers in images:
+            identity(numbers)
+            numbers["seed"] = None if numbers["seed"] is None else int(numbers["seed"])
+            numbers["values"] = {key: float(v) for key, v in numbers["values"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError, IsADirectoryError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error!r}): run test (or validate) again, which writes it again"
+        ) from error
+    return images
+
+
+def write_images(run: Path, images: list[ImageNumbers]) -> None:
+    """Write ``images.json`` atomically, one entry per line.
+
+    Args:
+        run: The run's directory.
+        images: All numbers of the file.
+    """
+    lines = [
+        json.dumps(
+            {**numbers, "values": {key: storable(v) for key, v in numbers["values"].items()}},
+            allow_nan=False,
+        )
+        for numbers in images
+    ]
+    write_whole(run / FILENAME, '{"images": [\n' + ",\n".join(lines) + "\n]}\n")
+
+
+def update_images(run: Path, new: list[ImageNumbers]) -> None:
+    """Merge new numbers into a run's ``images.json``; a damaged one is moved aside.
+
+    Call it within ``one_writer``, or numbers that another process adds meanwhile are lost.
+
+    Args:
+        run: The run's directory.
+        new: The numbers of an evaluation.
+    """
+    old: list[ImageNumbers] = []
+    if (run / FILENAME).exists():
+        try:
+            old = load_images(run)
+        except ValueError as error:
+            log.warning("%s; it was moved to %s", error, set_aside(run / FILENAME))
+    _warn_of_other_images(old, new)
+    write_images(run, merge_images(old, new))
+
+
+def _warn_of_other_images(old: list[ImageNumbers], new: list[ImageNumbers]) -> None:
+    # With one name for the images of validation and of test, the numbers of one would be lost.
+    before = {identity(numbers): numbers["values"].keys() for numbers in old}
+    warned: set[str] = set()
+    for numbers in new:
+        names, now = before.get(identity(numbers)), numbers["values"].keys()
+        place = f"{numbers['dataset']} x{numbers['scale']:g}"
+        if not names or names == now or place in warned:
+            continue
+        warned.add(place)
+        log.warning(
+            "the numbers of %s replace those of other images of the same dataset: of %d (%s, "
+            "...) before, of %d (%s, ...) now; to keep those of validation and of test, give the "
+            "two different names in data.init_args.val and data.init_args.test",
+            *(place, len(names), min(names), len(now), min(now)),
+        )
+
+
+def write_csv(path: Path, results: list[Result]) -> None:
+    """Write a table of all results, and a second one of its columns' protocols.
+
+    The table has one line of headings and plain cells, so that pandas and spreadsheets read it
+    without options. A row is a dataset, scale and checkpoint, a column a metric of one protocol,
+    with ``_n`` for the number of images and, for several seeds, ``_std``; ``_std_over_seeds`` if a
+    metric already has that name, as KID's deviation between subsets.
+
+    Args:
+        path: The table; the protocols go to ``<name>_protocols.csv``.
+        results: As in ``results.json``.
+    """
+    headings = {column: heading for column, (heading, _) in columns(results).items()}
+    taken = set(headings.values())
+    deviations = {
+        column: f"{heading}_std" + "_over_seeds" * (f"{heading}_std" in taken)
+        for column, heading in headings.items()
+    }
+    deviating = {column_of(result) for result in results if "std" in result}
+    rows: dict[tuple[str, float, str | None], dict[str, object]] = {}
+    for result in results:
+        place = (result["dataset"], result["scale"], result["checkpoint"])
+        row = rows.setdefault(place, {})
+        row |= {"dataset": place[0], "scale": f"{place[1]:g}", "checkpoint": place[2] or ""}
+        column = column_of(result)
+        heading = headings[column]
+        row[heading] = result["value"]
+        row[f"{heading}_n"] = result["n"] - result.get("not_finite", 0)
+        if "std" in result:
+            row[deviations[column]] = result["std"]
+        if "seeds" in result:
+            row["seeds"] = " ".join(map(str, result["seeds"]))
+    names = ["dataset", "scale", "checkpoint"]
+    if any("seeds" in row for row in rows.values()):
+        names.append("seeds")
+    for column, heading in headings.items():
+        names += [heading, *([deviations[column]] if column in deviating else []), f"{heading}_n"]
+    cells = [[row.get(name, "") for name in names] for row in rows.values()]
+    _write(path, [names, *cells])
+    protocols = [[heading, describe(protocol)] for heading, protocol in columns(results).values()]
+    beside = path.with_name(f"{path.stem}_protocols.csv")
+    _write(beside, [["column", "protocol"], *protocols])
+
+
+def _write(path: Path, rows: Sequence[Sequence[object]]) -> None:
+    if path.is_dir():  # no reason to fail a finished evaluation
+        log.warning("%s is a folder; it was moved to %s", path, set_aside(path))
+    write_whole(path, _csv(rows))
+
+
+def _csv(rows: Sequence[Sequence[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()

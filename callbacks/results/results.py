@@ -1,0 +1,275 @@
+"""Results: the table at the end of validate and test, over one seed or several."""
+
+from __future__ import annotations
+
+import logging
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from rich.console import Console
+from rich.table import Table
+
+from callbacks.evaluation import all_callbacks, gather, steps_done
+from callbacks.metrics.base import Metric
+from callbacks.results.files import (
+    ImageNumbers,
+    Result,
+    ResultsFile,
+    column_of,
+    columns,
+    counts_of,
+    describe,
+    identity,
+    image_numbers,
+    load_results,
+    made_by,
+    merge,
+    one_writer,
+    rows_of,
+    set_aside,
+    shown_value,
+    update_images,
+    write_csv,
+    write_results,
+)
+
+
+class Evaluation(NamedTuple):
+    """The numbers of one pass over the images.
+
+    seed: Seed of the method's noise; None for a method without any.
+    results: The datasets' numbers, including those of bicubic.
+    images: The numbers of single images.
+    """
+
+    seed: int | None
+    results: list[Result]
+    images: list[ImageNumbers]
+
+
+def over_seeds(evaluations: Sequence[Evaluation]) -> list[Result]:
+    """Return the mean of each number over the seeds, and its deviation if there are several.
+
+    Args:
+        evaluations: At least one; of the same metrics, in the order of their seeds.
+
+    Returns:
+        Results as of one evaluation. Bicubic has no noise, so its numbers are those of the first.
+    """
+    seeds = [evaluation.seed for evaluation in evaluations if evaluation.seed is not None]
+    values: dict[str, list[float]] = {}
+    left_out: dict[str, int] = {}  # the largest number of images without a finite number
+    for evaluation in evaluations:
+        for result in evaluation.results:
+            values.setdefault(place := identity(result), []).append(result["value"])
+            left_out[place] = max(left_out.get(place, 0), result.get("not_finite", 0))
+    combined: list[Result] = []
+    for result in evaluations[0].results:
+        if not seeds or result["checkpoint"] == "bicubic":
+            combined.append(result)
+            continue
+        found = values[identity(result)]
+        together: Result = {**result, "value": _mean(found), "seeds": seeds}
+        if len(found) > 1:
+            together["std"] = _deviation(found)
+        if left_out[identity(result)]:
+            together["not_finite"] = left_out[identity(result)]
+        combined.append(together)
+    return combined
+
+
+def images_of(evaluations: Sequence[Evaluation]) -> list[ImageNumbers]:
+    """Return the numbers of single images of all seeds; those of bicubic once."""
+    later = [n for e in evaluations[1:] for n in e.images if n["seed"] is not None]
+    return evaluations[0].images + later
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)  # not fsum, which fails for inf and -inf
+
+
+def _deviation(values: list[float]) -> float:
+    return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
+
+
+__all__ = [
+    "Result",
+    "Results",
+    "ResultsFile",
+    "column_of",
+    "columns",
+    "describe",
+    "load_results",
+    "margins",
+    "merge",
+    "table",
+    "transposed_table",
+    "write_results",
+]
+log = logging.getLogger(__name__)
+
+
+class Results(Callback):
+    """Store the numbers of ``validate`` and ``test`` in the run's directory, and show them.
+
+    A new number replaces that of the same dataset, scale, metric, protocol and checkpoint; all
+    others stay. Besides ``results.json``, ``images.json`` has the numbers of single images, and
+    ``results.csv`` a table for papers. The validations within ``fit`` are in the logs instead; a
+    line compares the model with bicubic, if a metric has that control.
+
+    Args:
+        filename: Name of the file in the run's directory.
+    """
+
+    def __init__(self, filename: str = "results.json") -> None:
+        super().__init__()
+        self.filename = filename
+        self.repeats = 1  # evaluations, one per seed, to be combined; `--run.seeds`
+        self.drew_noise = False  # whether the latest evaluation depended on the seed
+        self._evaluations: list[Evaluation] = []  # one per seed so far, on the first process
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Store and show the numbers of ``validate``; in ``fit``, compare them with bicubic."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._report(trainer, pl_module)
+        elif not trainer.sanity_checking and trainer.is_global_zero:
+            for line in margins(all_callbacks(trainer)):
+                log.info("step %d, %s", steps_done(trainer, pl_module), line)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Store and show the numbers of ``test``."""
+        self._report(trainer, pl_module)
+
+    def _report(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # On a process without images the method drew nothing.
+        self.drew_noise = any(gather(bool(getattr(pl_module, "drew_noise", False))))
+        if not trainer.is_global_zero:
+            return
+        seed = int(getattr(pl_module, "noise_seed", 0)) if self.drew_noise else None
+        self._evaluations.append(_evaluation(trainer, pl_module, seed))
+        results = over_seeds(self._evaluations)
+        path = Path(trainer.default_root_dir, self.filename)
+        if results:
+            # After each seed, so that an interrupt keeps the numbers of earlier ones.
+            with one_writer(path.parent):
+                stored = merge(_readable(path), results)
+                write_results(path, stored)
+                update_images(path.parent, images_of(self._evaluations))
+                write_csv(path.with_suffix(".csv"), stored)
+        if self.drew_noise and len(self._evaluations) < self.repeats:
+            return
+        self._evaluations = []
+        if results:
+            _show(results)
+            log.info("numbers and protocols: %s", path)
+
+
+def _evaluation(trainer: Trainer, pl_module: LightningModule, seed: int | None) -> Evaluation:
+    metrics = [c for c in all_callbacks(trainer) if isinstance(c, Metric)]
+    checkpoint = made_by(pl_module)
+    results: list[Result] = []
+    for metric in metrics:
+        for records, weights in ((metric.records, checkpoint), (metric.control_records, "bicubic")):
+            for record in records:
+                more: dict[str, object] = {"checkpoint": weights}
+                if (higher := metric.is_higher_better(record["metric"])) is not None:
+                    more["higher_is_better"] = higher
+                results.append(cast(Result, {**record, **more}))
+    return Evaluation(seed, results, image_numbers(metrics, checkpoint, seed))
+
+
+def margins(callbacks: list[Callback]) -> list[str]:
+    """Return a line for each metric and dataset with a control: its value and the difference."""
+    lines = []
+    for metric in callbacks:
+        if not isinstance(metric, Metric):
+            continue
+        controls = {(r["dataset"], r["metric"]): r for r in metric.control_records}
+        for record in metric.records:
+            if (control := controls.get((record["dataset"], record["metric"]))) is None:
+                continue
+            value, bicubic = record["value"], control["value"]
+            if "not_finite" in record or "not_finite" in control:
+                value, bicubic = _on_shared(metric, record["dataset"], value, bicubic)
+            difference = value - bicubic
+            higher, verdict = metric.is_higher_better(record["metric"]), ""
+            if higher is not None:
+                better = (difference > 0) == higher and difference != 0
+                verdict = ", better" if better else ", not better"
+            lines.append(
+                f"{record['dataset']} x{record['scale']:g}: {record['metric']} "
+                f"{value:.4f}, bicubic {bicubic:.4f}: {difference:+.4f}{verdict}"
+            )
+    return lines
+
+
+def _on_shared(metric: Metric, dataset: str, value: float, bicubic: float) -> tuple[float, float]:
+    """Return both means over the images that have a finite number in both."""
+    own, control = metric.images.get(dataset, {}), metric.control_images.get(dataset, {})
+    shared = [k for k in own if math.isfinite(own[k]) and math.isfinite(control.get(k, math.nan))]
+    if not shared or not (math.isfinite(value) and math.isfinite(bicubic)):
+        return value, bicubic
+    return sum(own[k] for k in shared) / len(shared), sum(control[k] for k in shared) / len(shared)
+
+
+def table(results: list[Result]) -> Table:
+    """Return a table of datasets by metrics, one protocol per column; protocols stand below."""
+    headings = columns(results)
+    shown = Table(caption=_protocols(results), caption_justify="left")
+    shown.add_column("dataset")
+    for heading in ("scale", *(heading for heading, _ in headings.values()), "n"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    shown.add_column("checkpoint", overflow="fold")
+    for (dataset, scale, checkpoint), found in rows_of(results).items():
+        values = [shown_value(found[c]) if c in found else "-" for c in headings]
+        shown.add_row(dataset, f"x{scale:g}", *values, counts_of(found), checkpoint or "-")
+    return shown
+
+
+def transposed_table(results: list[Result]) -> Table:
+    """Return a table with metrics as rows, for a narrow window."""
+    rows = rows_of(results)
+    shown = Table()  # too narrow for a caption
+    shown.add_column("")
+    for dataset, scale, checkpoint in rows:
+        name = Path(checkpoint or "-").name
+        shown.add_column(f"{dataset} x{scale:g}\n{name}", justify="right", overflow="fold")
+    for column, (heading, _) in columns(results).items():
+        values = [shown_value(of[column]) if column in of else "-" for of in rows.values()]
+        shown.add_row(heading, *values)
+    shown.add_row("n", *map(counts_of, rows.values()))
+    return shown
+
+
+def _show(results: list[Result]) -> None:
+    console = Console()
+    if not console.is_terminal:  # a file can have any width
+        console = Console(width=160)
+    wide = table(results)
+    unlimited = console.options.update(width=10_000)  # or the width would be the window's
+    if console.measure(wide, options=unlimited).maximum <= console.width:
+        console.print(wide)
+        return
+    console.print(transposed_table(results))
+    console.print(_protocols(results), highlight=False, markup=False)
+
+
+def _protocols(results: list[Result]) -> str:
+    shown = columns(results).values()
+    return "\n".join(f"{heading}: {describe(protocol)}" for heading, protocol in shown)
+
+
+def _readable(path: Path) -> list[Result]:
+    """Read the results at ``path``, if any; a damaged file is moved aside, never overwritten."""
+    if not path.exists():
+        return []
+    try:
+        return load_results(path)["results"]
+    except ValueError as error:
+        log.warning("%s; it was moved to %s and a new one begun", error, set_aside(path))
+        return []

@@ -1,0 +1,379 @@
+"""Guard: skip training steps that are not finite.
+
+A step is judged when its gradients exist and, with several processes, are averaged: by the sum of
+its losses and the squared norm of the gradient, which are not finite if any part of them is not.
+Their sum over all processes is the same on each, and so is the decision. It costs one pass over the
+gradients, one all-reduce of eight bytes, and the host waits for the device once a step, at the end
+of the backward pass, when only the short optimiser step is left in the queue.
+
+A step is skipped by removing its gradients: no optimiser changes a parameter without one. All other
+changes of the step are reverted, so that the run continues as if the batch had not existed.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from callbacks.evaluation import gather, several, steps_done
+
+
+class Loss(NamedTuple):
+    """A scalar on the device, and its images."""
+
+    keys: Sequence[str]
+    value: Tensor
+
+
+class Statistics:
+    """The buffers of a model after its last good step; a forward pass changes those of its norms.
+
+    Args:
+        module: The model.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        parts = [part._buffers for part in module.modules()]
+        self._places = [(buffers, name) for buffers in parts for name in buffers]
+        self._kept: list[Tensor | None] = []
+        self.keep()
+
+    def keep(self) -> None:
+        """Store the buffers after a good step."""
+        now = [buffers.get(name) for buffers, name in self._places]
+        if len(self._kept) < len(now) or not all(map(_alike, self._kept, now)):
+            self._kept = [None if buffer is None else buffer.detach().clone() for buffer in now]
+            return
+        kept, there = ([b for b in buffers if b is not None] for buffers in (self._kept, now))
+        if kept:
+            torch._foreach_copy_(kept, there)
+
+    def restore(self) -> None:
+        """Restore the stored buffers."""
+        for (buffers, name), kept in zip(self._places, self._kept, strict=True):
+            now = buffers.get(name)
+            if not _alike(now, kept):
+                buffers[name] = None if kept is None else kept.clone()
+            elif now is not None and kept is not None and not torch.equal(now, kept):
+                now.copy_(kept)  # constants are not written: they may be read-only views
+
+
+def _alike(one: Tensor | None, other: Tensor | None) -> bool:
+    # A buffer may appear, disappear, or change its size.
+    if one is None or other is None:
+        return one is other
+    return one.shape == other.shape
+
+
+def reduce_loss_and_norm(
+    losses: list[Loss], optimizer: Any, trainer: Trainer
+) -> tuple[float, float]:
+    """Return the sum of all losses of a step and the gradient's norm, of all processes together."""
+    device = trainer.strategy.root_device
+    gradients = [
+        local_part(parameter.grad)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if parameter.grad is not None
+    ]
+    norm = get_total_norm(gradients).to(device, torch.float32)
+    values = [loss.value.to(device, torch.float32) for loss in losses]
+    loss = torch.stack(values).sum() if values else torch.zeros_like(norm)
+    both = torch.stack([loss, norm.square()])
+    if several():
+        dist.all_reduce(both)
+    total, square = both.tolist()  # the one place where the host waits
+    copies = 1 if is_sharded(trainer) else trainer.world_size
+    return total, math.sqrt(square / copies)
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """Return this process's part of a sharded tensor."""
+    part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return part
+
+
+def is_sharded(trainer: Trainer) -> bool:
+    """Return whether each process holds a part of the parameters only."""
+    return isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
+
+
+log = logging.getLogger(__name__)
+LEAST = 1000  # steps: a share of fewer would be too random
+WARNED, RARE = 20, 1000  # this many warnings, then one in this many
+SHOWN = 8  # images in a warning
+LEARNT = 100  # steps before norms are compared; also the length of their running mean
+UNSEEN = 1000  # backward passes without a step: the steps must be taken elsewhere
+HELD = "held"  # interval of a schedule that pauses in this batch
+
+
+class Guard(Callback):
+    """Skip steps whose loss or gradient is not finite; stop the run if there are too many.
+
+    A skipped step changes nothing, on any process: weights, the optimiser's state, running
+    statistics, EMA, schedules and the count of steps stay as they were, and ``max_steps`` counts
+    only steps that were taken. It is counted as ``guard/skipped`` and logged with the images of the
+    process that had it; with accumulation a step is all of its batches. Beyond a limit the run
+    stops, on all processes. No checkpoint is written with weights that are not finite.
+
+    With ``precision: 16-mixed`` the scaler still searches its scale: a gradient that overflows by
+    the scale is skipped as above, but counts only once the scale is below 1.
+
+    With manual optimisation each step through Lightning's optimiser is judged by its own gradients;
+    the model itself must hold back its own schedules and counts, and steps that bypass Lightning's
+    optimiser cannot be seen, which a warning reports.
+
+    Args:
+        limit: Stop the run if more than this share of its steps was skipped. Below 1,000 steps
+            it is this share of 1,000: at 0.01, the eleventh stops the run; at 0, the first.
+        in_a_row: Stop the run if this many consecutive steps were skipped.
+        norm_factor: Also skip a step whose gradient has a norm of more than this many times the
+            mean of about the last 100 steps; by default all finite norms are accepted.
+
+    Raises:
+        ValueError: If an argument is out of its range; the strategy or the optimiser cannot be
+            guarded; a limit is passed; weights that are to be saved are not finite.
+    """
+
+    # Not dispatched, see `callbacks/training/progress.py`.
+    on_before_zero_grad = on_after_backward = on_train_batch_end = None  # type: ignore[assignment]
+
+    def __init__(
+        self, limit: float = 0.01, in_a_row: int = 10, norm_factor: float | None = None
+    ) -> None:
+        super().__init__()
+        if not 0 <= limit <= 1:
+            raise ValueError(f"`limit` of Guard is {limit}; expected a share in [0, 1]")
+        if in_a_row < 1:
+            raise ValueError(f"`in_a_row` of Guard is {in_a_row}; it must be at least 1")
+        if norm_factor is not None and not norm_factor > 1:
+            raise ValueError(f"`norm_factor` of Guard is {norm_factor}; it must be more than 1")
+        self.limit, self.in_a_row, self.norm_factor = limit, in_a_row, norm_factor
+        self.steps = 0  # of the whole run, including skipped ones
+        self.skipped = 0  # of the whole run
+        self.row = 0  # consecutive skipped steps at the end
+        self.norm = 0.0  # mean of the gradient's norm over the steps taken
+        self._keys: Sequence[str] = ()  # of the current batch
+        self._losses: list[Loss] = []  # of the current step
+        self._statistics = Statistics(nn.Module())
+        self._held: list[Any] = []  # schedules
+        self._verdict = ""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Store the running statistics."""
+        _check_guardable(trainer, self.norm_factor)
+        self._losses, self._held, self._verdict = [], [], ""
+        self._statistics = Statistics(pl_module)
+        self._log(trainer, steps_done(trainer, pl_module))
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop here, when the last step is complete, if it passed a limit.
+
+        Raises:
+            ValueError: If a limit was passed.
+        """
+        for schedule in self._held:
+            schedule.interval = "step"
+        self._held.clear()
+        if self._verdict:
+            raise ValueError(self._verdict)
+        self._keys = batch.get("key", ()) if isinstance(batch, Mapping) else ()
+
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
+    ) -> None:
+        """Keep the loss for later."""
+        if loss.dtype == torch.float16 and _scaler(trainer) is not None:
+            return  # multiplied by the scale, it may exceed 65504; its gradients are checked
+        if len(self._losses) >= UNSEEN and not pl_module.automatic_optimization:
+            return
+        self._losses.append(Loss(self._keys, loss.detach()))
+        if len(self._losses) == UNSEEN and not pl_module.automatic_optimization:
+            log.warning(
+                "Guard has seen %d backward passes and no step: step with Lightning's optimiser, "
+                "self.optimizers(), or steps that are not finite are not left out",
+                UNSEEN,
+            )
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
+    ) -> None:
+        """Judge the step, and skip it if necessary."""
+        losses, self._losses = self._losses, []
+        loss, norm = reduce_loss_and_norm(losses, optimizer, trainer)
+        wrong = self._wrong(loss, norm)
+        if not wrong:
+            if _counts(pl_module, optimizer):
+                self._taken(norm)
+            else:
+                self._statistics.keep()
+            return
+        step = steps_done(trainer, pl_module)
+        self._leave_out(trainer, pl_module, optimizer)
+        if math.isfinite(loss) and not math.isfinite(norm) and _seeks_its_scale(trainer):
+            self._statistics.keep()  # the forward pass was finite
+            return
+        self._statistics.restore()
+        counted = int(_counts(pl_module, optimizer))
+        self.steps, self.skipped, self.row = (
+            self.steps + counted,
+            self.skipped + 1,
+            self.row + counted,
+        )
+        self._tell(trainer, step, wrong, losses, everywhere=math.isfinite(loss))
+        self._verdict = self._judged(step)
+        self._log(trainer, step)
+
+    # ------------------------------------------------------------------------------ taken, left out
+
+    def _wrong(self, loss: float, norm: float) -> str:
+        if not math.isfinite(loss):
+            return "the loss is not finite"
+        if not math.isfinite(norm):
+            return "the gradient is not finite"
+        learnt = self.norm_factor is not None and self.steps - self.skipped >= LEARNT
+        if learnt and norm > (self.norm_factor or 1.0) * self.norm:
+            return f"the gradient's norm is {norm:.3g}, its mean {self.norm:.3g}"
+        return ""
+
+    def _taken(self, norm: float) -> None:
+        self.steps, self.row = self.steps + 1, 0
+        if self.norm_factor is not None:
+            self.norm += (norm - self.norm) / min(self.steps - self.skipped, LEARNT)
+        self._statistics.keep()
+
+    def _leave_out(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loop = trainer.fit_loop.epoch_loop
+        if pl_module.automatic_optimization:
+            progress: Any = loop.automatic_optimization.optim_progress.optimizer.step
+        else:
+            progress = loop.manual_optimization.optim_step_progress
+        if _counts(pl_module, optimizer):
+            for count in (progress.total, progress.current):
+                count.ready -= 1
+                count.completed -= 1  # Lightning is about to add one
+        for schedule in trainer.lr_scheduler_configs:
+            if schedule.interval == "step":
+                schedule.interval = HELD
+                self._held.append(schedule)
+
+    def _tell(
+        self, trainer: Trainer, step: int, wrong: str, losses: list[Loss], everywhere: bool
+    ) -> None:
+        if everywhere:  # the source of averaged gradients is unknown
+            seen = losses if trainer.is_global_zero else []
+        else:
+            seen = [loss for loss in losses if not bool(loss.value.isfinite())]
+        if not seen or (self.skipped > WARNED and self.skipped % RARE):
+            return
+        keys = list(dict.fromkeys(key for loss in seen for key in loss.keys))
+        shown = ", ".join(keys[:SHOWN]) + (", ..." if len(keys) > SHOWN else "")
+        log.warning(
+            "left out a step after step %d (%d of %d so far): %s (rank %d%s: %s)",
+            *(step, self.skipped, self.steps, wrong, trainer.global_rank),
+            *(" and others" if everywhere and trainer.world_size > 1 else "", shown or "no keys"),
+        )
+
+    def _judged(self, step: int) -> str:
+        """Return why the run must stop; empty if it need not."""
+        if self.row >= self.in_a_row:
+            passed = f"{self.row} steps in a row were left out, as many as `in_a_row` of Guard"
+        elif self.skipped > self.limit * max(self.steps, LEAST):
+            passed = (
+                f"{self.skipped} of {self.steps} steps were left out, more than `limit` of Guard, "
+                f"{self.limit:g} of {max(self.steps, LEAST)}"
+            )
+        else:
+            return ""
+        return (
+            f"stopped after step {step}, whose weights are still good: {passed}, because of their "
+            "loss or gradient (warnings above name the images); lower the learning rate, set "
+            "trainer.gradient_clip_val, train in another trainer.precision, or leave these "
+            "images out, and run the same command again"
+        )
+
+    @rank_zero_only
+    def _log(self, trainer: Trainer, step: int) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics({"guard/skipped": float(self.skipped)}, step=step)
+
+    # ----------------------------------------------------------------------------------- checkpoint
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Refuse to save weights that are not finite: a finite step may be too large.
+
+        Raises:
+            ValueError: If a weight is not finite.
+        """
+        trained = [local_part(p.detach()) for p in pl_module.parameters() if p.requires_grad]
+        finite = math.isfinite(float(get_total_norm(trained)))
+        if is_sharded(trainer):
+            finite = all(gather(finite))
+        if not finite:
+            raise ValueError(
+                f"the weights after step {steps_done(trainer, pl_module)} are not finite, so they "
+                "are not saved and the checkpoint before them stands: lower the learning rate or "
+                "set trainer.gradient_clip_val, and run the same command again"
+            )
+
+    @property
+    def state_key(self) -> str:
+        """The key under which a checkpoint keeps the counts."""
+        return "Guard"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counts and the mean norm."""
+        return {"steps": self.steps, "skipped": self.skipped, "row": self.row, "norm": self.norm}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the counts."""
+        self.steps, self.skipped = state_dict["steps"], state_dict["skipped"]
+        self.row, self.norm = state_dict["row"], state_dict["norm"]
+
+
+def _counts(pl_module: LightningModule, optimizer: Any) -> bool:
+    # Methods with two optimisers define whose updates are steps; otherwise all are.
+    counts = getattr(pl_module, "counts", None)
+    return counts is None or bool(counts(optimizer))
+
+
+def _scaler(trainer: Trainer) -> Any:
+    return getattr(trainer.precision_plugin, "scaler", None)
+
+
+def _seeks_its_scale(trainer: Trainer) -> bool:
+    scaler = _scaler(trainer)
+    return scaler is not None and scaler.get_scale() >= 1
+
+
+def _check_guardable(trainer: Trainer, norm_factor: float | None) -> None:
+    if isinstance(trainer.strategy, DeepSpeedStrategy):
+        raise ValueError(
+            "Guard cannot leave out a step of DeepSpeed, which takes it by itself: use "
+            "trainer.strategy ddp or fsdp, or drop Guard from trainer.callbacks"
+        )
+    if any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers):
+        raise ValueError(
+            "Guard cannot leave out a step of LBFGS, which asks for several gradients in one: use "
+            "another model.init_args.optimizer, or drop Guard from trainer.callbacks"
+        )
+    if norm_factor is not None and len(trainer.optimizers) > 1:
+        raise ValueError(
+            f"`norm_factor` of Guard is {norm_factor}, and the model has {len(trainer.optimizers)} "
+            "optimisers, whose gradients have norms of their own: leave it unset"
+        )

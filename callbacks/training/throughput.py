@@ -1,0 +1,270 @@
+"""Throughput, and the time line of a training step."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+
+from callbacks.evaluation import steps_done
+
+if TYPE_CHECKING:
+    from datamodules.clock import Seconds
+
+OF_TRAINING = ("waiting", "degrading", "stepping", "validating", "saving")  # beside "other"
+OF_WORKERS = ("reading", "decoding", "cropping")
+
+
+class Timeline:
+    """Seconds between marks, by the clock of the training device.
+
+    On a GPU marks are events in its queue: the host, which runs ahead, does not wait for them until
+    they are read.
+
+    Args:
+        device: The training device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream: Any = torch.cuda.current_stream(device) if device.type == "cuda" else None
+        self._marks: list[tuple[str, Any]] = [("", self._now())]
+
+    def mark(self, part: str) -> None:
+        """Assign the time since the last mark to ``part``."""
+        self._marks.append((part, self._now()))
+
+    def read(self) -> dict[str, float]:
+        """Return seconds by part since the last reading; waits for the marks."""
+        if self._stream is not None:
+            self._marks[-1][1].synchronize()
+        spent: defaultdict[str, float] = defaultdict(float)
+        for (_, begun), (part, ended) in itertools.pairwise(self._marks):
+            spent[part] += self._between(begun, ended)
+        self._marks = self._marks[-1:]
+        return spent
+
+    def _now(self) -> Any:
+        if self._stream is None:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        return self._stream.record_event(event)
+
+    def _between(self, begun: Any, ended: Any) -> float:
+        return float(ended - begun if self._stream is None else begun.elapsed_time(ended) / 1000)
+
+
+class Budget:
+    """Seconds of a run so far, by part.
+
+    Args:
+        workers: Processes that prepare batches; 0 if this one does.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._spent: defaultdict[str, float] = defaultdict(float)  # by this process, in sequence
+        self._prepared: defaultdict[str, float] = defaultdict(float)  # by workers, concurrently
+        self._steps = self._saves = 0  # batches
+
+    def add(self, spent: dict[str, float]) -> None:
+        """Add the seconds of a timeline."""
+        for part, seconds in spent.items():
+            self._spent[part] += seconds
+
+    def count(self, saved: bool) -> None:
+        """Count a batch: ``stepping``, or ``saving`` and then stepping."""
+        self._saves += saved
+        self._steps += not saved
+
+    def add_prepared(self, batch: Iterable[Seconds]) -> None:
+        """Add the seconds that workers spent on a batch."""
+        for piece in batch:
+            for part, seconds in piece._asdict().items():
+                self._prepared[part] += seconds
+
+    def shares(self) -> dict[str, float]:
+        """Return shares of all the time by part; those of workers are shares of their time."""
+        whole = sum(self._spent.values())
+        if not whole:
+            return {}
+        spent = {"waiting": 0.0, "stepping": 0.0, "validating": 0.0, "saving": 0.0, **self._spent}
+        # A batch with a checkpoint steps as long as the others; the rest of its time is saving.
+        each = spent["stepping"] / max(self._steps, 1)
+        stepped = min(self._saves * each, spent["saving"])
+        spent["stepping"] += stepped
+        spent["saving"] -= stepped
+        if not self.workers:
+            spent["waiting"] = max(spent["waiting"] - sum(self._prepared.values()), 0.0)
+        prepared = {p: s / max(self.workers, 1) for p, s in self._prepared.items()}
+        return {part: seconds / whole for part, seconds in {**spent, **prepared}.items()}
+
+    def sentence(self) -> str:
+        """Return the shares in one line; empty if nothing was timed, as in a run of one step."""
+        shares = self.shares()
+        if not shares:
+            return ""
+        training, workers = (
+            ", ".join(f"{part} {shares[part]:.1%}" for part in parts if shares.get(part))
+            for parts in (OF_TRAINING, OF_WORKERS)
+        )
+        count = f"{self.workers} workers" if self.workers > 1 else "the worker"
+        beside = f"; {count}, beside it: {workers}" if self.workers else f", {workers}"
+        return f"time of training: {training}{beside if workers else ''}"
+
+
+log = logging.getLogger(__name__)
+
+
+class Throughput(Callback):
+    """Log images/s over all processes, seconds per step, and the shares of a run's time.
+
+    ``throughput/images_per_second`` and ``throughput/seconds_per_step`` are averages over the steps
+    since the last number, without validation. ``throughput/share_...`` are shares of the first
+    process's time since training began, without its first batch:
+
+    - ``waiting`` for the next batch, ``degrading`` (with the copy to the device), ``stepping``,
+      ``validating`` and ``saving`` checkpoints follow one another; the rest to 1 is the loop around
+      them. On a GPU it is the GPU's time, by events in its queue: while waiting it was idle.
+    - ``reading``, ``decoding`` and ``cropping`` are shares of the workers' concurrent time: the
+      closer their sum is to 1, the closer the workers are to limiting the speed. Without workers
+      they belong to the training process, and do not count as waiting.
+
+    The host waits for the device once an interval.
+
+    Args:
+        every_n_steps: Steps between two numbers; ``trainer.log_every_n_steps`` by default.
+
+    Raises:
+        ValueError: If ``every_n_steps`` is below 1.
+    """
+
+    # Not dispatched, see `callbacks/training/progress.py`.
+    on_before_zero_grad = on_before_optimizer_step = None  # type: ignore[assignment]
+    on_before_backward = on_after_backward = None  # type: ignore[assignment]
+
+    def __init__(self, every_n_steps: int | None = None) -> None:
+        super().__init__()
+        if every_n_steps is not None and every_n_steps < 1:
+            raise ValueError(
+                f"`every_n_steps` of Throughput is {every_n_steps}; it must be at least 1"
+            )
+        self.every_n_steps = every_n_steps
+        self._line: Timeline | None = None  # None before the end of the first batch
+        self._budget = Budget(0)
+        self._step = self._images = 0  # at the interval's start; of this process since then
+        self._saved = False  # whether a checkpoint was written in this batch
+        self._listens = False  # whether the data module reports each batch
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make the data module report each batch; the first one only warms up."""
+        self._line = None
+        data: Any = getattr(trainer, "datamodule", None)
+        self._listens = hasattr(data, "listener")
+        if self._listens:
+            data.listener = self
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Mark the begin of the step."""
+        self._mark("other" if self._listens else "waiting")
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Count the images; log at the end of an interval."""
+        # The time of writing a checkpoint is unknown, except that it precedes a batch's step.
+        self._mark("saving" if self._saved else "stepping")
+        self._budget.count(saved=self._saved)
+        self._saved = False
+        self._images += len(batch["key"])
+        step = steps_done(trainer, pl_module)
+        every_n = self.every_n_steps or trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if self._line is None:
+            self._line = Timeline(trainer.strategy.root_device)
+            self._budget = Budget(getattr(trainer.train_dataloader, "num_workers", 0))
+            self._step, self._images = step, 0
+        elif step - self._step >= max(every_n, 1):
+            self._report(trainer, self._line, step)
+            self._step, self._images = step, 0
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Mark the begin of validation."""
+        self._mark("other")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Mark the end of validation."""
+        self._mark("validating")
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Note that a checkpoint is written."""
+        self._saved = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the shares of the whole run."""
+        if self._line is None:
+            return
+        self._budget.add(self._line.read())
+        self._log(trainer, self._shares(), steps_done(trainer, pl_module))
+        if trainer.is_global_zero and (sentence := self._budget.sentence()):
+            log.info("%s", sentence)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Stop the reports of the data module."""
+        data: Any = getattr(trainer, "datamodule", None)
+        if getattr(data, "listener", None) is self:
+            data.listener = None
+
+    # -------------------------------------------------------------- what the data module tells of
+
+    def arrived(self, seconds: list[Seconds]) -> None:
+        """Count a batch from the loader, with the seconds that its workers spent on it."""
+        self._mark("waiting")
+        if self._line is not None:
+            self._budget.add_prepared(seconds)
+
+    def degraded(self) -> None:
+        """Mark that the batch is on the device, with its LR."""
+        self._mark("degrading")
+
+    # -------------------------------------------------------------------------------- the numbers
+
+    def _mark(self, part: str) -> None:
+        if self._line is not None:
+            self._line.mark(part)
+
+    def _report(self, trainer: Trainer, line: Timeline, step: int) -> None:
+        spent = line.read()
+        self._budget.add(spent)
+        seconds = sum(spent.values()) - spent.get("validating", 0.0)
+        values = {
+            # All processes have equally many images.
+            "throughput/images_per_second": self._images * trainer.world_size / seconds,
+            "throughput/seconds_per_step": seconds / (step - self._step),
+        }
+        self._log(trainer, {**values, **self._shares()}, step)
+
+    def _shares(self) -> dict[str, float]:
+        shares = self._budget.shares()
+        known = (part for part in (*OF_TRAINING, *OF_WORKERS) if part in shares)
+        return {f"throughput/share_{part}": shares[part] for part in known}
+
+    @rank_zero_only
+    def _log(self, trainer: Trainer, values: dict[str, float], step: int) -> None:
+        # Not with pl_module.log, which would cost time at every step.
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=step)

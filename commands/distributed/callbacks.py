@@ -1,0 +1,271 @@
+"""Callbacks at the start and at the end of a run on several ranks."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
+from torch import nn
+
+from callbacks.evaluation import all_callbacks
+from callbacks.report.scalar_record import ScalarRecord
+from commands.distributed.preflight import Facts, room
+from commands.run.checkpoints import Checkpoints, batches_done, gradients_pending
+from commands.run.directions import check_directions, correct_restored
+from commands.run.files import list_checkpoints
+from commands.signals import Stopped
+from datamodules.base import SRDataModule
+
+if TYPE_CHECKING:
+    from commands.distributed.heartbeat import Ranks
+
+COPIES = 4  # weights, averages, and Adam's two moments
+
+
+class Start(Callback):
+    """Compare the data of all processes, and check that checkpoints fit on the disk.
+
+    Args:
+        ranks: The processes of this run.
+        facts: Returns the facts to compare first, if processes could not meet before because
+            Lightning had not started them yet.
+    """
+
+    def __init__(self, ranks: Ranks, facts: Callable[[], Facts]) -> None:
+        self.ranks, self.facts = ranks, facts
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Meet after the setup of the data module, before training.
+
+        Raises:
+            ConfigurationError: If the processes differ, or the disk is full.
+        """
+        if not self.ranks.met and self.ranks.may_meet(trainer):
+            self.ranks.meet(trainer, self.facts())
+        facts: Facts = {"data": data_facts(trainer), "refusal": None}
+        if trainer.is_global_zero and stage == "fit":
+            facts["refusal"] = _no_room(trainer, pl_module)
+        self.ranks.compare("data", facts)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the direction of all monitored values.
+
+        Raises:
+            ConfigurationError: If one is monitored in the wrong direction.
+        """
+        check_directions(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Correct restored directions, and begin the record of scalars."""
+        correct_restored(trainer)
+        for logger in trainer.loggers:
+            if isinstance(logger, ScalarRecord):
+                logger.begin(trainer.global_step)
+
+
+def data_facts(trainer: Trainer) -> dict[str, Any]:
+    """Return what determines the order of training samples; long values as hashes."""
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, SRDataModule) or trainer.state.fn != "fit":
+        return {}
+    return {name: _short(value) for name, value in data._order().items()}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 80 else hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _no_room(trainer: Trainer, module: nn.Module) -> str | None:
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, Checkpoints) and not vars(trainer)["fast_dev_run"]:
+            folder = Path(trainer.default_root_dir) / "checkpoints"
+            present = list_checkpoints(folder)
+            size = present[0].stat().st_size if present else _expected_size(module)
+            kept = callback.keep_last + callback.keep_best + 1
+            return room(folder, size, max(1, kept - len(present)))
+    return None
+
+
+def _expected_size(module: nn.Module) -> int:
+    return COPIES * sum(
+        p.numel() * p.element_size() for p in module.parameters() if p.requires_grad
+    )
+
+
+log = logging.getLogger(__name__)
+
+
+class Agreement:
+    """The largest number of all processes, exchanged without waiting.
+
+    Each step starts an exchange on the CPU and reads the one started a step before. It never waits
+    for a device, and for another host only if that is a whole step behind.
+    """
+
+    def __init__(self) -> None:
+        self._group: Any = dist.new_group(backend="gloo")
+        self._number = torch.zeros(1, dtype=torch.int32)
+        self._work: Any = None
+
+    def step(self, mine: int) -> int:
+        """Send a number, and return the result of the previous call.
+
+        Args:
+            mine: Number of this process; at least 0.
+
+        Returns:
+            The largest number of all processes at the previous call, equal on all of them.
+        """
+        agreed = self._finish()
+        if not agreed:
+            self._number.fill_(mine)
+            self._work = dist.all_reduce(
+                self._number, dist.ReduceOp.MAX, group=self._group, async_op=True
+            )
+        return agreed
+
+    def now(self, mine: int) -> int:
+        """Wait for all processes, and return the largest number."""
+        self._number.fill_(max(mine, self._finish()))
+        dist.all_reduce(self._number, dist.ReduceOp.MAX, group=self._group)
+        return int(self._number)
+
+    def _finish(self) -> int:
+        if self._work is None:
+            return 0
+        self._work.wait()
+        self._work = None
+        return int(self._number)
+
+
+class Stops(Callback):
+    """Stop after a signal: between two steps, or before the next image of a validation.
+
+    A signal is exchanged at the end of a step and known to all processes one step later. The
+    checkpoint is written when the batch after it begins, or after the accumulation. A validation is
+    interrupted, its values are discarded, and the resumed run begins with it.
+
+    Args:
+        ranks: The processes of this run.
+    """
+
+    # Not dispatched, see `callbacks/training/progress.py`.
+    on_before_zero_grad = on_before_backward = None  # type: ignore[assignment]
+    on_after_backward = on_before_optimizer_step = None  # type: ignore[assignment]
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+        self._agreement: Agreement | None = None
+        self._agreed = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Create the process group; all processes come here together."""
+        if trainer.world_size > 1 and self._agreement is None:
+            self._agreement = Agreement()
+
+    # ------------------------------------------------------------------------------------- training
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Exchange received signals."""
+        self.ranks.step = trainer.global_step
+        if self._agreed:
+            return
+        mine = self.ranks.signals.received
+        self._agreed = mine if self._agreement is None else self._agreement.step(mine)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop here after a signal: the step before is complete, and the next has not begun.
+
+        Raises:
+            Stopped: If all processes know of a signal.
+        """
+        if self._agreement is None:  # a single process
+            self._agreed = self.ranks.signals.received
+        if not self._agreed or gradients_pending(trainer):
+            return
+        for checkpoints in _checkpoints(trainer):
+            checkpoints.save_between(trainer, pl_module)
+        raise Stopped(self._agreed, f"after step {trainer.global_step}")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save if training ends within an epoch, which a continued run does not end here."""
+        if batches_done(trainer) < trainer.num_training_batches:
+            self._save_last(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save before other callbacks change the weights, as averages do."""
+        self._save_last(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn if a timer left nothing to do."""
+        for callback in all_callbacks(trainer):
+            spent = isinstance(callback, Timer) and (callback.time_remaining() or 1.0) <= 0
+            if spent and trainer.should_stop and self.ranks.step == 0:
+                log.warning(
+                    "nothing was trained: the Timer in trainer.callbacks counts all starts of the "
+                    "run together, and its time is over; raise it, or use trainer.max_time, which "
+                    "counts each start separately"
+                )
+
+    def _save_last(self, trainer: Trainer) -> None:
+        for checkpoints in _checkpoints(trainer):
+            checkpoints.save_last(trainer)
+
+    # ----------------------------------------------------------------------------------- evaluation
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        """Leave a validation before its next image."""
+        self._leave(trainer, begun=True)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave at the last moment: afterwards, processes wait for each other's metrics."""
+        self._leave(trainer, begun=False)
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        """Leave a test before its next image."""
+        self._leave(trainer, begun=True)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave a test before its metrics are gathered."""
+        self._leave(trainer, begun=False)
+
+    def on_predict_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        """Leave before the next image; earlier ones are written."""
+        if self.ranks.signals.received:
+            raise Stopped(self.ranks.signals.received, "before its end")
+
+    def _leave(self, trainer: Trainer, begun: bool) -> None:
+        fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
+        if fitting and gradients_pending(trainer):
+            return  # nothing could be saved here; training stops after the accumulation
+        received = self._agreed or self.ranks.received_signal()
+        if begun and not received:
+            return
+        # Processes have different numbers of images, so each exchanges exactly once: when it
+        # leaves, or when it has finished.
+        agreed = received if self._agreement is None else self._agreement.now(received)
+        if agreed:
+            at = f"in the validation after step {trainer.global_step}"
+            raise Stopped(agreed, at if fitting else "before its end", in_validation=fitting)
+
+
+def _checkpoints(trainer: Trainer) -> list[Checkpoints]:
+    return [c for c in trainer.checkpoint_callbacks if isinstance(c, Checkpoints)]

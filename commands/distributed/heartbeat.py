@@ -1,0 +1,462 @@
+"""Ranks that watch each other, so that a lost one ends the run.
+
+Each process repeatedly writes a number into the shared store and reads those of the others, in
+threads beside the training. If a number does not change for too long, or the store does not answer,
+training hangs in a collective operation until the watchdog of NCCL or gloo ends it, after ten or
+thirty minutes and without naming a process. So the process ends itself, and its launcher can start
+it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import ParallelStrategy
+from torch._C._distributed_c10d import Store
+
+from commands.distributed.preflight import Facts, differences, gather, open_store
+from commands.errors import ConfigurationError, RepeatedError, TemporaryError
+from commands.process import too_few, too_few_for_torchrun
+from commands.signals import Signals
+
+LOST = 75  # exit status after another process was lost: EX_TEMPFAIL, start again
+GRACE = 5.0  # seconds in which a process may still end by itself after another one failed
+TOGETHER = 2.0  # seconds within which processes fail for the same reason
+FOLDER = "lastwords"
+
+
+class Heartbeat:
+    """Send heartbeats to the other processes, and notice when theirs stop.
+
+    Args:
+        store: A connection of its own to the shared store.
+        rank: Rank of this process.
+        hosts: Host names of all processes, by rank.
+        folder: The run directory, for notes of failures; None if nothing is written.
+        interval: Seconds between two heartbeats.
+        limit: Seconds without a heartbeat after which a process is lost.
+        state: Returns (step, number of a received signal or 0) of this process.
+        end: Ends this process; replaced in tests.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        rank: int,
+        hosts: list[str],
+        folder: Path | None,
+        interval: float,
+        limit: float,
+        state: Callable[[], tuple[int, int]],
+        end: Callable[[int], Any] = os._exit,
+    ) -> None:
+        self.store, self.rank, self.hosts, self.folder = store, rank, hosts, folder
+        self.interval, self.limit = interval, limit
+        self.state, self.end = state, end
+        self.signal = 0  # received by another process
+        now = time.monotonic()
+        self._beats = 0
+        self._last: dict[int, dict[str, Any]] = {r: {} for r in range(len(hosts)) if r != rank}
+        self._seen = dict.fromkeys(self._last, now)
+        self._answered = self._connected = now
+        self._failed: dict[int, float] = {}  # when it was noticed
+        self._connection = 0
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+
+    # ------------------------------------------------------------------------------------- the ends
+
+    def start(self) -> None:
+        """Send the first heartbeat; all processes call this together, right after they met."""
+        # The watch ends this process, not a time-out of the store with pages of C++ frames.
+        self.store.set_timeout(timedelta(hours=1))
+        self._send(self.store, "here")
+        self._connect()
+        threading.Thread(target=self._watch, name="lifeline", daemon=True).start()
+
+    def leave(self, why: str = "done", status: int = 0) -> None:
+        """Tell the others that this process ends.
+
+        Args:
+            why: ``done``, or the reason of a failure, after which the others stop, too.
+            status: Exit status of this process, and after a failure of the others.
+        """
+        if self._over.is_set():
+            return
+        self._over.set()
+        thread = threading.Thread(target=self._send_last, args=(why, status), daemon=True)
+        thread.start()
+        thread.join(GRACE)  # a lost store must not block this process
+
+    def _send_last(self, why: str, status: int) -> None:
+        try:
+            store = self.store.clone()
+            self._send(store, why, status)
+            if self.rank == 0:  # the store may end with this process
+                deadline = time.monotonic() + (GRACE if why == "done" else TOGETHER)
+                while time.monotonic() < deadline and not self._all_left(store):
+                    time.sleep(0.05)
+        except RuntimeError:  # the store is lost
+            return
+
+    def first_reports(self, why: str) -> bool:
+        """Return whether the first process ends soon for the same reason, which it reports."""
+        deadline = time.monotonic() + TOGETHER
+        try:
+            store = self.store.clone()
+            while time.monotonic() < deadline:
+                if json.loads(store.get(_key(0)))["word"] == why:
+                    return True
+                time.sleep(0.05)
+        except RuntimeError:  # the store is lost
+            pass
+        return False
+
+    def _all_left(self, store: Store) -> bool:
+        values = store.multi_get([_key(r) for r in self._last])
+        return all(json.loads(v)["word"] != "here" for v in values)
+
+    # -------------------------------------------------------------------------------------- sending
+
+    def _connect(self) -> None:
+        # A new connection each time: one that hangs in a broken link is abandoned.
+        self._connection += 1
+        self._connected = time.monotonic()
+        threading.Thread(target=self._exchange, args=(self._connection,), daemon=True).start()
+
+    def _exchange(self, connection: int) -> None:
+        try:
+            store = self.store.clone()
+            while connection == self._connection and not self._over.is_set():
+                known = self.state()[1]
+                self._send(store, "here")
+                self._receive(store.multi_get([_key(r) for r in self._last]))
+                for _ in range(max(1, round(self.interval / min(1.0, self.interval)))):
+                    if self._over.wait(min(1.0, self.interval)) or self.state()[1] != known:
+                        break  # a signal is sent at once
+        except RuntimeError:  # the watch opens another connection
+            return
+
+    def _send(self, store: Store, word: str, status: int = 0) -> None:
+        with self._lock:
+            self._beats += 1
+            step, number = self.state()
+            sign = {"beat": self._beats, "step": step, "signal": number, "word": word}
+            sign["status"] = status
+        store.set(_key(self.rank), json.dumps(sign))
+
+    def _receive(self, values: list[bytes]) -> None:
+        now = time.monotonic()
+        self._answered = now
+        for rank, value in zip(self._last, values, strict=True):
+            sign = json.loads(value)
+            if sign != self._last[rank]:
+                self._last[rank], self._seen[rank] = sign, now
+            self.signal = self.signal or sign["signal"]
+            if sign["word"] not in ("here", "done"):
+                self._failed.setdefault(rank, now)
+
+    # ------------------------------------------------------------------------------------- watching
+
+    def _watch(self) -> None:
+        tick = min(1.0, self.interval / 2)
+        before = time.monotonic()
+        while not self._over.wait(tick):
+            now = time.monotonic()
+            if now - before > tick + self.limit / 2:
+                # This process itself was suspended (a laptop's lid, a debugger): read first.
+                self._seen = dict.fromkeys(self._seen, now)
+                self._answered = now
+            before = now
+            found = self._judge(now)
+            if found is not None:
+                self._end(*found)
+                return
+            if now - max(self._answered, self._connected) > 2 * self.interval:
+                self._connect()
+
+    def explain(self) -> tuple[str, int] | None:
+        """Find the process that is the reason for a broken connection.
+
+        Returns:
+            Message and exit status; None if all others still send heartbeats.
+        """
+        # After a broken connection, three missing heartbeats are enough. The last one may have been
+        # read an interval after it was sent, and a busy machine may be late itself.
+        deadline = time.monotonic() + 6 * self.interval
+        while time.monotonic() < deadline:
+            found = self._judge(time.monotonic(), 3 * self.interval, grace=0.0)
+            if found is not None:
+                return found
+            time.sleep(self.interval / 10)
+        return None
+
+    def _judge(
+        self, now: float, limit: float | None = None, grace: float | None = None
+    ) -> tuple[str, int] | None:
+        limit, grace = limit or self.limit, GRACE if grace is None else grace
+        for rank, since in self._failed.items():
+            if now - since > grace:
+                last = self._last[rank]
+                return f"{self._name(rank)} stopped ({last['word']})", last["status"]
+        silent = now - self._answered
+        if silent > limit:
+            return (
+                f"no answer from the shared store (on {self.hosts[0]}) for {silent:.0f} s, so no "
+                "heartbeat of any other process"
+            ), LOST
+        lost = [
+            rank
+            for rank, seen in self._seen.items()
+            if now - seen > limit and self._last[rank].get("word") != "done"
+        ]
+        if not lost:
+            return None
+        names = ", ".join(self._name(rank) for rank in lost[:8])
+        more = f" and {len(lost) - 8} more" if len(lost) > 8 else ""
+        oldest = now - min(self._seen[rank] for rank in lost)
+        step = max(self._last[rank].get("step", 0) for rank in lost)
+        return f"no heartbeat of {names}{more} for {oldest:.0f} s, last at step {step}", LOST
+
+    def _name(self, rank: int) -> str:
+        return f"rank {rank} (on {self.hosts[rank]})"
+
+    def _end(self, why: str, status: int) -> None:
+        self._over.set()
+        write_failure_note(self.folder, self.rank, why)
+        self.end(status)
+
+
+def write_failure_note(folder: Path | None, rank: int, why: str) -> None:
+    """Write why this process ends to stderr and to ``<run>/lastwords/rank-N.txt``.
+
+    Args:
+        folder: The run directory; None writes no file.
+        rank: Rank of this process.
+        why: The reason.
+    """
+    line = f"rank {rank} on {socket.gethostname()}: {why}: stopping\n"
+    os.write(2, line.encode("utf-8", "backslashreplace"))  # it may name any file
+    if folder is None:
+        return
+    # The run directory may be on the lost node.
+    thread = threading.Thread(target=_append_note, args=(folder, rank, line), daemon=True)
+    thread.start()
+    thread.join(GRACE)
+
+
+def _append_note(folder: Path, rank: int, line: str) -> None:
+    try:
+        path = folder / FOLDER / f"rank-{rank}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {line}")
+    except OSError as error:
+        os.write(2, f"the note of the failure could not be written ({error})\n".encode())
+
+
+def _key(rank: int) -> str:
+    return f"alive/{rank}"
+
+
+log = logging.getLogger(__name__)
+
+
+class Ranks:
+    """All processes of a run; one process alone needs no connection.
+
+    Args:
+        folder: The run directory, for notes of failures; None for a command that writes nothing,
+            whose processes report one result.
+        limit: Seconds to wait for the others at a meeting.
+        interval: Seconds between two heartbeats.
+        lost_after: Seconds without a heartbeat after which a process is lost.
+    """
+
+    def __init__(
+        self, folder: Path | None, limit: float, interval: float, lost_after: float
+    ) -> None:
+        self.folder, self.limit = folder, limit
+        self.interval, self.lost_after = interval, lost_after
+        self.signals = Signals()
+        self.step = 0  # kept up to date by `Stops`
+        self.rank, self.world = 0, 1
+        self.met = False
+        self._store: Store | None = None
+        self._heartbeat: Heartbeat | None = None
+
+    # ------------------------------------------------------------------------------------- meeting
+
+    def may_meet(self, trainer: Trainer) -> bool:
+        """Return whether all processes run by now; Lightning starts its own ones later."""
+        environment = _environment(trainer)
+        if trainer.world_size == 1 or environment is None:
+            return False
+        return dist.is_initialized() or not isinstance(environment, LightningEnvironment)
+
+    def meet(self, trainer: Trainer, facts: Facts) -> list[Facts]:
+        """Meet all processes, compare their facts, and start the heartbeat.
+
+        Args:
+            trainer: The trainer of this process.
+            facts: Facts of this process; see ``preflight.py``.
+
+        Returns:
+            The facts of all processes, by rank.
+
+        Raises:
+            ConfigurationError: If facts differ, a process refuses to start, or this one may open
+                too few files for its connections.
+            TemporaryError: If processes are missing after the time limit.
+        """
+        environment = _environment(trainer)
+        if environment is None:
+            raise RuntimeError("there are no other processes; call may_meet first")
+        self.rank, self.world = trainer.global_rank, trainer.world_size
+        if reason := too_few(self.world):  # failing connections would look like a network error
+            raise ConfigurationError(reason)
+        theirs = self.rank == 0 and dist.is_torchelastic_launched()  # torchrun keeps the store
+        if theirs and (reason := too_few_for_torchrun(self.world)):
+            log.warning("%s", reason)
+        self._store = open_store(
+            *(environment.global_rank(), environment.world_size()),
+            *(environment.main_address, environment.main_port),
+            self.limit,
+        )
+        config = json.dumps(facts["config"], sort_keys=True)
+        self._store.set(f"config/{self.rank}", config)  # long, and only read if they differ
+        facts = {**facts, "config": hashlib.sha256(config.encode()).hexdigest()[:16]}
+        everyone = self._gather("start", facts)
+        self.met = True
+        # Compared before the heartbeat starts, so that all report it and none ends another.
+        self._refuse("start", everyone)
+        hosts = [str(theirs["host"]) for theirs in everyone]
+        self._heartbeat = Heartbeat(  # with a connection of its own
+            *(self._store.clone(), self.rank, hosts),
+            *(self.folder, self.interval, self.lost_after),
+            state=lambda: (self.step, self.signals.received),
+        )
+        self._heartbeat.start()
+        return everyone
+
+    def compare(self, name: str, facts: Facts) -> list[Facts]:
+        """Meet again later, and compare facts.
+
+        Args:
+            name: Name of the meeting; each can be used once.
+            facts: Facts of this process.
+
+        Returns:
+            The facts of all processes, by rank.
+
+        Raises:
+            ConfigurationError: If facts differ, or a process refuses to continue.
+            TemporaryError: If processes are missing after the time limit.
+        """
+        everyone = self._gather(name, facts)
+        self._refuse(name, everyone)
+        return everyone
+
+    def gather(self, facts: Facts) -> list[Facts]:
+        """Return facts of all processes, by rank, which may differ."""
+        return self._gather("show", facts)
+
+    def _gather(self, name: str, facts: Facts) -> list[Facts]:
+        facts = {**facts, "host": socket.gethostname()}
+        if self._store is None:
+            return [facts]
+        return gather(self._store, name, self.rank, self.world, facts, self.limit)
+
+    def _refuse(self, name: str, everyone: list[Facts]) -> None:
+        found = differences(everyone)
+        if not found:
+            return
+        if self._store is None:
+            raise ConfigurationError(str(everyone[0]["refusal"]))
+        if "config" in everyone[0]:
+            first = everyone[0]["config"]
+            for rank, facts in enumerate(everyone):
+                where = 0 if facts["config"] == first else rank
+                facts["config"] = json.loads(self._store.get(f"config/{where}"))
+            found = differences(everyone)
+        with contextlib.suppress(TemporaryError):  # the store may end with the first process
+            gather(self._store, f"{name}: seen", self.rank, self.world, {}, GRACE)
+        own = found if self.rank == 0 else [s for s in found if s.startswith(f"rank {self.rank} ")]
+        reason = ":\n  " + "\n  ".join(own) if own else "; rank 0 reports the reason"
+        raise ConfigurationError(f"the processes cannot run together{reason}")
+
+    # ------------------------------------------------------------------------------ under way, end
+
+    def received_signal(self) -> int:
+        """Return the number of a signal that any process has received, as far as known; or 0."""
+        others = 0 if self._heartbeat is None else self._heartbeat.signal
+        return self.signals.received or others
+
+    def leave(self) -> None:
+        """Stop the heartbeat at the end of a command that succeeded, or that all stopped."""
+        if self._heartbeat is not None:
+            self._heartbeat.leave()
+
+    def fail(self, error: BaseException, status: int) -> TemporaryError | None:
+        """Note the failure of this process, and tell the others.
+
+        Args:
+            error: The exception that ends it.
+            status: Its exit status.
+
+        Returns:
+            The error to raise instead, if another process is the reason.
+
+        Raises:
+            RepeatedError: If the first process reports the same for all.
+        """
+        if self.world == 1:
+            return None
+        text = _plain(error)
+        why, blamed = f"{type(error).__name__}: {text}", None
+        if is_broken_link(error):
+            found = None if self._heartbeat is None else self._heartbeat.explain()
+            reason, status = found or ("all other processes still send heartbeats", LOST)
+            why = f"{reason} (a connection broke: {text})"
+            blamed = TemporaryError(why, status)
+        if self.folder is not None:
+            write_failure_note(self.folder, self.rank, f"{why}, last at step {self.step}")
+        if self._heartbeat is not None:
+            self._heartbeat.leave(why, status)
+            if self.folder is None and self.rank > 0 and self._heartbeat.first_reports(why):
+                raise RepeatedError(status) from error
+        return blamed
+
+
+def is_broken_link(error: BaseException) -> bool:
+    """Return whether an exception means that another process, or the connection to it, is lost."""
+    if isinstance(error, dist.DistError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("gloo/transport" in text or "NCCL" in text)
+
+
+def _plain(error: BaseException) -> str:
+    # On one line, without gloo's source position and advice.
+    text = re.sub(r"\[/\S+:\d+\] ", "", " ".join(str(error).split()))
+    return text.partition(" This is typically caused by")[0][:300]
+
+
+def _environment(trainer: Trainer) -> Any:
+    strategy = trainer.strategy
+    return strategy.cluster_environment if isinstance(strategy, ParallelStrategy) else None

@@ -1,0 +1,410 @@
+"""Launchers and strategies: torchrun, SLURM, FSDP.
+
+FSDP 2 through Lightning's ``ModelParallelStrategy``, which lets the model shard itself. Checkpoints
+are single files as of any other run: a run may continue with ``ddp``, on another number of
+processes, or on one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    LearningRateFinder,
+    ModelPruning,
+    StochasticWeightAveraging,
+    Timer,
+    WeightAveraging,
+)
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.optim import Optimizer
+
+from commands.errors import ConfigurationError
+from commands.lightning_internals import set_data_parallel_size
+from commands.run.checkpoints import gradients_pending
+from commands.world import SLURM, TORCHRUN, World, knows_address
+
+log = logging.getLogger(__name__)
+
+# Lightning callbacks that cannot run here, and the reason.
+REFUSED = {
+    BatchSizeFinder: (
+        "the order of the samples depends on the batch size: remove it, and set "
+        "data.init_args.batch_size"
+    ),
+    LearningRateFinder: (
+        "its trial steps would count as steps of the run, and a continued run would search again: "
+        "remove it, and set the learning rate of model.init_args.optimizer"
+    ),
+    WeightAveraging: (
+        "it replaces the weights that training continues from with averages: use "
+        "callbacks.training.ema.EMA, whose averages test, validate and predict use"
+    ),
+    ModelPruning: (
+        "checkpoints do not hold its masks, so a continued run would differ: remove it, and "
+        "prune the trained weights"
+    ),
+}
+
+# Lightning strategies that cannot run here, by a part of their names, and the reason.
+STRATEGIES = {
+    "deepspeed": "its checkpoints are folders that depend on the number of processes",
+    "fsdp_": "its checkpoints have the format of FSDP 1",
+    "fsdpstrategy": "its checkpoints have the format of FSDP 1",
+    "xla": "TPUs are not supported",
+    "tpu": "TPUs are not supported",
+}
+
+# Trainer arguments that must be positive, and a hint for the message.
+COUNTS = {
+    "accumulate_grad_batches": "",
+    "val_check_interval": " (--trainer.limit_val_batches 0 turns validation off)",
+    "check_val_every_n_epoch": " (--trainer.limit_val_batches 0 turns validation off)",
+}
+
+
+def refuse_unsupported(trainer: Namespace, callbacks: list[Any]) -> None:
+    """Raise for trainer arguments and callbacks that cannot run here, before any work.
+
+    Args:
+        trainer: The trainer's arguments.
+        callbacks: Callbacks of the configuration.
+
+    Raises:
+        ConfigurationError: If the strategy passes the built run to its processes, a callback
+            changes what the sample order depends on, or a count is not positive.
+    """
+    for key in COUNTS:
+        if isinstance(trainer[key], int | float) and trainer[key] <= 0:
+            # Lightning divides by it: a gradient by -1 leads uphill.
+            raise ConfigurationError(
+                f"trainer.{key} is {trainer[key]}: it must be above 0{COUNTS[key]}"
+            )
+    name = trainer.strategy
+    if isinstance(name, str) and any(way in name for way in ("spawn", "fork", "notebook")):
+        raise ConfigurationError(
+            f"trainer.strategy is {name!r}, which passes a run to its processes after it was "
+            "built: set it to ddp, whose processes each start the command"
+        )
+    made = name if isinstance(name, str) else type(name).__name__
+    if other := next((kind for kind in STRATEGIES if kind in made.lower()), None):
+        raise ConfigurationError(
+            f"trainer.strategy is {made!r}, but {STRATEGIES[other]}: set it to ddp or fsdp"
+        )
+    for callback in callbacks:
+        why = next((why for kind, why in REFUSED.items() if isinstance(callback, kind)), None)
+        if why is not None:
+            name = type(callback).__name__
+            raise ConfigurationError(f"trainer.callbacks has {_article(name)} {name}, but {why}")
+        if isinstance(callback, StochasticWeightAveraging):
+            log.warning(
+                "checkpoints hold the trained weights, no command uses the averages of "
+                "StochasticWeightAveraging, and a run that is resumed within an epoch has "
+                "different learning rates until its end: use callbacks.training.ema.EMA"
+            )
+
+
+def _article(name: str) -> str:
+    return "an" if name[0] in "AEIO" else "a"
+
+
+class MaxTime(Timer):
+    """``trainer.max_time``: a limit of this start, not of all starts of a run.
+
+    Args:
+        duration: The duration, as in the configuration.
+    """
+
+    def __init__(self, duration: Any) -> None:
+        super().__init__(duration, verbose=False)
+
+    @property
+    def state_key(self) -> str:
+        """Key of Lightning's timer, which older checkpoints have."""
+        return Timer.__qualname__
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the next start has its own time."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Ignore the time of older checkpoints."""
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Check the clock where a checkpoint can be written: it holds no gradients."""
+        if not gradients_pending(trainer):
+            super().on_train_batch_end(trainer, *args, **kwargs)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log why training ends."""
+        super().on_train_end(trainer, pl_module)
+        finished = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
+        if (self.time_remaining() or 0.0) <= 0 and not finished:
+            log.info(
+                "trainer.max_time is over: stopped after step %d; the same command continues",
+                trainer.global_step,
+            )
+
+
+def own_timer(trainer: Namespace, callbacks: list[Any]) -> list[Any]:
+    """Return our callback for ``trainer.max_time``, which replaces Lightning's.
+
+    Args:
+        trainer: The trainer's arguments; ``max_time`` is set to None.
+        callbacks: Callbacks of the configuration; a ``Timer`` among them is used instead.
+
+    Raises:
+        ConfigurationError: If ``max_time`` is not a positive duration.
+    """
+    if trainer.max_time is None or any(isinstance(callback, Timer) for callback in callbacks):
+        return []
+    try:
+        made = MaxTime(trainer.max_time)
+    except (MisconfigurationException, TypeError):  # TypeError: a key that is not a unit of time
+        made = None
+    if made is None or (made.time_remaining() or 0.0) <= 0:
+        raise ConfigurationError(
+            f"trainer.max_time is {trainer.max_time}: it must be above 0, as DD:HH:MM:SS, or by "
+            "unit, as {hours: 1, minutes: 30}"
+        )
+    trainer.max_time = None
+    return [made]
+
+
+class ExternalEnvironment(ClusterEnvironment):
+    """Processes started by a launcher that Lightning does not know, by their variables.
+
+    Args:
+        world: The processes according to the variables.
+    """
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """Always true: all processes run."""
+        return True
+
+    @property
+    def main_address(self) -> str:
+        """Address of the first process."""
+        return os.environ["MASTER_ADDR"]
+
+    @property
+    def main_port(self) -> int:
+        """Port of the first process."""
+        return int(os.environ["MASTER_PORT"])
+
+    @staticmethod
+    def detect() -> bool:
+        """Return False: Lightning does not choose it."""
+        return False
+
+    def world_size(self) -> int:
+        """Return the number of processes."""
+        return self._world.size
+
+    def set_world_size(self, size: int) -> None:
+        """Do nothing: it is fixed."""
+
+    def global_rank(self) -> int:
+        """Return the rank of this process."""
+        return self._world.rank
+
+    def set_global_rank(self, rank: int) -> None:
+        """Do nothing: it is fixed."""
+
+    def local_rank(self) -> int:
+        """Return the rank of this process on its node."""
+        return self._world.local_rank
+
+    def node_rank(self) -> int:
+        """Return the rank of the node."""
+        return self._world.rank // (self._world.size // self._world.num_nodes)
+
+
+def own_plugins(plugins: Any, strategy: Any, world: World) -> Any:
+    """Return the trainer's plugins, with an environment where Lightning's own does not fit.
+
+    Args:
+        plugins: Plugins of the configuration; an environment among them is kept.
+        strategy: Strategy of the trainer, which may have its own environment.
+        world: The processes.
+    """
+    plugins = [] if plugins is None else plugins
+    given = list(plugins) if isinstance(plugins, list | tuple) else [plugins]
+    own = getattr(strategy, "cluster_environment", None)
+    if own is not None or any(isinstance(plugin, ClusterEnvironment) for plugin in given):
+        return given
+    launcher = world.claim.launcher
+    if launcher is TORCHRUN:
+        return given
+    if launcher is SLURM or not world.claim.several:
+        # Lightning's requeueing saves from inside a signal handler, in the middle of a step; we
+        # resume from the last checkpoint when SLURM starts the job again.
+        started = (launcher is SLURM and world.claim.several) or SLURMEnvironment.detect()
+        return [*given, SLURMEnvironment(auto_requeue=False)] if started else given
+    if world.claim.rank is None or knows_address(world.claim, os.environ):
+        return given
+    return [*given, ExternalEnvironment(world)]
+
+
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+class FullySharded(ModelParallelStrategy):
+    """Shard each block of each network, then the rest of the network.
+
+    A block is a member of a ``ModuleList`` or ``Sequential``. Only ``forward`` and the methods in a
+    network's attribute ``called`` may be called: others would see parameters that are not gathered.
+    Networks that are completely frozen, such as autoencoders and text encoders, are not
+    sharded.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
+        self._before: dict[str, torch.Tensor] = {}  # layouts of the unsharded parameters
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """True: ``load_optimizer_state_dict`` loads the states from the single file."""
+        return True
+
+    def setup_environment(self) -> None:
+        """Start the process group; all processes share one copy of the parameters."""
+        set_data_parallel_size(self, self.num_nodes * self.num_processes)
+        super().setup_environment()
+
+    def setup(self, trainer: Trainer) -> None:
+        """Shard the model, then create its optimisers."""
+        model = self._whole()
+        mesh = self.device_mesh["data_parallel"]
+        self.model_to_device()
+        # Convolution weights may be channels-last, which cannot be sharded.
+        self._before = {n: torch.empty_like(p, device="meta") for n, p in model.named_parameters()}
+        for parameter in model.parameters():
+            parameter.data = parameter.data.contiguous()
+        for network in model.children():
+            if not any(parameter.requires_grad for parameter in network.parameters()):
+                continue
+            for block in reversed(list(_blocks(network))):  # inner blocks first
+                fully_shard(block, mesh=mesh)
+            fully_shard(network, mesh=mesh)
+            for method in getattr(network, "called", ()):
+                register_fsdp_forward_method(network, method)
+        model.configure_model = _done  # type: ignore[method-assign]  # Lightning requires it
+        super().setup(trainer)
+
+    def load_checkpoint(
+        self, checkpoint_path: Any, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Return the whole file, on each process."""
+        path = Path(self.broadcast(checkpoint_path))
+        loaded: dict[str, Any] = torch.load(
+            path, map_location="cpu", mmap=True, weights_only=weights_only is not False
+        )
+        return loaded
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Load this process's shard of the weights."""
+        options = StateDictOptions(full_state_dict=True, strict=strict)
+        set_model_state_dict(self._whole(), checkpoint["state_dict"], options=options)
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """Return the unsharded state on the first process, and an empty one on the others."""
+        plain = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+        if not plain.state:  # before the first step, torch would take one to create states
+            return plain.state_dict() if self.global_rank == 0 else {}
+        whole: dict[str, Any] = dict(get_optimizer_state_dict(self._whole(), plain, options=WHOLE))
+        if self.global_rank != 0:
+            return {}
+        numbers = {name: i for i, name in enumerate(self._names(plain))}
+        return {
+            "state": {
+                numbers[name]: {key: self._as_before(name, value) for key, value in state.items()}
+                for name, state in whole["state"].items()
+            },
+            "param_groups": [
+                {**group, "params": [numbers[name] for name in group["params"]]}
+                for group in whole["param_groups"]
+            ],
+        }
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Load this process's shard of the states."""
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            if not state["state"]:
+                continue
+            names = self._names(optimizer)
+            named: Any = {
+                "state": {
+                    names[i]: {key: _contiguous(value) for key, value in values.items()}
+                    for i, values in state["state"].items()
+                },
+                "param_groups": [
+                    {**group, "params": [names[i] for i in group["params"]]}
+                    for group in state["param_groups"]
+                ],
+            }
+            options = StateDictOptions(full_state_dict=True)
+            set_optimizer_state_dict(self._whole(), optimizer, named, options=options)
+
+    def _as_before(self, name: str, value: Any) -> Any:
+        # A fused optimiser reads weights and states in memory order, and does not check that both
+        # have the same layout.
+        before = self._before[name]
+        if not isinstance(value, torch.Tensor) or value.shape != before.shape:
+            return value
+        return torch.empty_strided(before.shape, before.stride(), dtype=value.dtype).copy_(value)
+
+    def _whole(self) -> LightningModule:
+        module = self.lightning_module
+        if module is None:
+            raise RuntimeError("the trainer has not connected its model yet")
+        return module
+
+    def _names(self, optimizer: Optimizer) -> list[str]:
+        known = {id(p): name for name, p in self._whole().named_parameters()}
+        return [known[id(p)] for group in optimizer.param_groups for p in group["params"]]
+
+
+def _blocks(network: nn.Module) -> Iterator[nn.Module]:
+    for module in network.modules():
+        if isinstance(module, nn.ModuleList | nn.Sequential) and module is not network:
+            for block in module.children():
+                if _has_parameters(block) and any(True for _ in block.children()):
+                    yield block
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters())
+
+
+def _contiguous(value: Any) -> Any:
+    return value.contiguous() if isinstance(value, torch.Tensor) else value
+
+
+def _done() -> None:
+    return

@@ -1,0 +1,1 @@
+"""`main.py doctor`: what is wrong with a machine and its files."""

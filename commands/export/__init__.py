@@ -1,0 +1,1 @@
+"""`main.py export`: weights in other formats."""

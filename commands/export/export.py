@@ -1,0 +1,272 @@
+"""``main.py export``: write weights for other programs, or upload them.
+
+``export RUN`` is ``export --config RUN/config.yaml``. The folder is written under another name,
+each file is read again and compared, and only a complete folder is renamed.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+
+from commands.errors import ConfigurationError
+from commands.export.about import card, describe_export
+from commands.export.formats import (
+    backbones,
+    check_one_pass,
+    exported_tensors,
+    write_backbones,
+    write_onnx,
+    write_tensors,
+)
+from commands.run.saved_config import as_yaml
+from commands.run.weights import EXPORT
+from files.owned import foreign, remove_folder, whole_folder
+from files.paths import expand_path
+from lightning_modules.base import ImageModel
+from lightning_modules.weights import EXPORTED, read_metadata
+
+_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def check_hub(name: str) -> None:
+    """Check that the hub may be used, before anything is written.
+
+    Args:
+        name: Name of the repository.
+
+    Raises:
+        ConfigurationError: If the name is invalid, the hub is turned off, or there is no token.
+    """
+    from huggingface_hub import constants, get_token
+
+    if not _NAME.fullmatch(name):
+        raise ConfigurationError(f"--export.push is {name!r}; expected USER/NAME")
+    if constants.HF_HUB_OFFLINE:
+        raise ConfigurationError(
+            "--export.push uploads, but HF_HUB_OFFLINE is set: unset it, or remove --export.push"
+        )
+    if get_token() is None:
+        raise ConfigurationError(
+            "--export.push requires a token of the Hugging Face hub: run `hf auth login`, or set "
+            "HF_TOKEN to a token with write access"
+        )
+
+
+def push(folder: Path, name: str, private: bool) -> str:
+    """Upload a folder in one commit; create the repository if it is missing.
+
+    Args:
+        folder: The folder.
+        name: Name of the repository.
+        private: Whether a new repository is private.
+
+    Returns:
+        URL of the repository.
+
+    Raises:
+        ConfigurationError: If the hub cannot be reached, or refuses.
+    """
+    from huggingface_hub import HfApi
+
+    hub = HfApi()
+    try:
+        address = hub.create_repo(name, private=private, exist_ok=True)
+        hub.upload_folder(repo_id=name, folder_path=folder, commit_message="Export of Enlarger")
+    except Exception as error:  # its HTTP library differs between major versions
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ConfigurationError(
+            f"the export is in {folder}, but could not be uploaded to {name}: {reason}; the same "
+            "command with --export.overwrite true tries again"
+        ) from error
+    return str(address)
+
+
+log = logging.getLogger(__name__)
+CONFIG = "config.yaml"
+CARD = "README.md"
+ONNX = "model.onnx"
+BACKBONE = re.compile(r"[^/]+/(config\.json|diffusion_pytorch_model[\w.-]*\.(safetensors|json))")
+
+# Trainer arguments that work on any machine, not only the one that trained the run.
+ALONE = {
+    **{"accelerator": "cpu", "strategy": "auto", "devices": 1, "num_nodes": 1, "precision": None},
+    **{"callbacks": None, "plugins": None, "profiler": None, "logger": False},
+    **{"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False},
+}
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What ``export`` writes, and where.
+
+    Args:
+        out: Output folder; by default ``export`` in the run's folder.
+        onnx: Also write ``model.onnx``, for a method that is one pass of a network; requires the
+            extra ``onnx``.
+        diffusers: Also write diffusion networks and autoencoders, a folder each, in diffusers'
+            layout.
+        overwrite: Replace the folder of an earlier export.
+        push: Upload the folder to this repository on the Hugging Face hub, ``USER/NAME``.
+        private: Whether a newly created repository is private.
+    """
+
+    out: str | None = None
+    onnx: bool = False
+    diffusers: bool = False
+    overwrite: bool = False
+    push: str | None = None
+    private: bool = True
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the exported weights come from.
+
+    Args:
+        run: The run directory.
+        config: The configuration as plain values.
+        file: The file of the weights, if any.
+    """
+
+    run: Path
+    config: dict[str, Any]
+    file: Path | None
+
+
+def of_run(args: Sequence[str]) -> list[str]:
+    """Return ``export RUN ...`` as options for the parser; other commands unchanged.
+
+    Args:
+        args: As typed.
+
+    Raises:
+        ConfigurationError: If there is no such run, or it was never trained.
+    """
+    args = list(args)
+    if len(args) < 2 or args[0] != "export" or args[1].startswith("-"):
+        return args
+    run = Path(args[1])
+    if not (run / CONFIG).is_file():
+        raise ConfigurationError(
+            f"{run} has no {CONFIG}, so it is not a trained run: name the folder of one, or give "
+            "--config with --ckpt_path or --model.init_args.weights"
+        )
+    named = run if run.name not in ("", "..") else run.resolve()
+    place = ("--run.root", str(named.parent), "--run.name", named.name)
+    # The checkpoint that training began with is not exported.
+    return ["export", "--config", str(run / CONFIG), "--ckpt_path", "null", *place, *args[2:]]
+
+
+def model_alone(config: Namespace) -> None:
+    """Remove from a configuration what only training needs: images, callbacks, devices.
+
+    Args:
+        config: Configuration of the command; changed in place.
+    """
+    for key, value in ALONE.items():
+        config.trainer[key] = value
+    for key in ("train", "val", "test", "predict"):
+        config.data.init_args[key] = None
+    config.degradation = None
+
+
+def export(model: ImageModel, options: ExportOptions, origin: Origin) -> None:
+    """Write the folder, and upload it on request.
+
+    Args:
+        model: The model with its weights.
+        options: Options of the command.
+        origin: Where the weights come from.
+
+    Raises:
+        ConfigurationError: If the model cannot be exported in a format, the folder exists, or the
+            hub cannot be used.
+    """
+    given = options.out
+    out = Path(expand_path(given, "export.out")) if given else origin.run / "export"
+    model.eval().requires_grad_(False)
+    _check(model, options, out)
+    with whole_folder(out, before=partial(_remove, out)) as beside:
+        lines = _write(model, options, origin, beside)
+    for line in lines:
+        log.info("%s", line)
+    log.info("exported to %s; %s explains its use", out, out / CARD)
+    if options.push is not None:
+        log.info("uploaded to %s", push(out, options.push, options.private))
+
+
+def _check(model: ImageModel, options: ExportOptions, out: Path) -> None:
+    if not exported_tensors(model):
+        raise ConfigurationError(f"{type(model).__name__} has no weights to export")
+    if options.push is not None:
+        check_hub(options.push)
+    if options.onnx:
+        check_one_pass(model)
+    if options.diffusers and not backbones(model):
+        raise ConfigurationError(
+            f"{type(model).__name__} has no network of diffusers: remove --export.diffusers"
+        )
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not _is_export(out):
+        raise ConfigurationError(f"{out} exists and is not an export: name another --export.out")
+    if not options.overwrite:
+        raise ConfigurationError(
+            f"{out} already holds an export: give --export.overwrite true to replace it, or "
+            "another --export.out"
+        )
+    if others := foreign(out, _written_here):
+        raise ConfigurationError(
+            f"{out} holds {others[0]}, which export did not write and would delete: move it away, "
+            "or name another --export.out"
+        )
+
+
+def _is_export(folder: Path) -> bool:
+    file = folder / EXPORT
+    return file.is_file() and EXPORTED in read_metadata(file)
+
+
+def _write(model: ImageModel, options: ExportOptions, origin: Origin, folder: Path) -> list[str]:
+    about = describe_export(model, origin)
+    lines = [write_tensors(model, folder / EXPORT, about)]
+    if options.diffusers:
+        lines += write_backbones(model, folder)
+    if options.onnx:
+        lines.append(write_onnx(model, folder / ONNX, about))
+    (folder / CONFIG).write_text(as_yaml(_config(model, origin)), encoding="utf-8")
+    (folder / CARD).write_text(
+        card(model, about, origin.run, sorted(folder.iterdir())), encoding="utf-8"
+    )
+    for path in folder.rglob("*"):
+        if path.is_file():  # safetensors creates files that only their owner may read
+            path.chmod(folder.stat().st_mode & 0o666)
+    return lines
+
+
+def _config(model: ImageModel, origin: Origin) -> dict[str, Any]:
+    # What `predict` needs; the weights are named on the command line, so the folder may move.
+    made, data = origin.config["model"], origin.config["data"]
+    arguments = {**(made.get("init_args") or {}), "weights": None}
+    return {
+        "model": {"class_path": made["class_path"], "init_args": arguments},
+        "data": {"class_path": data["class_path"], "init_args": {"scale": model.scale}},
+        "run": {"name": origin.run.resolve().name},
+    }
+
+
+def _remove(out: Path) -> None:
+    if _is_export(out):
+        remove_folder(out, _written_here)
+
+
+def _written_here(name: str) -> bool:
+    return name in (EXPORT, CONFIG, CARD, ONNX) or BACKBONE.fullmatch(name) is not None

@@ -1,0 +1,289 @@
+"""Export formats: safetensors, diffusers, ONNX.
+
+The graph takes ``lr`` (1, 3, h, w) in [0, 1] of any height and width, and returns ``sr``
+(1, 3, scale h, scale w), clamped to [0, 1].
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from commands.errors import ConfigurationError
+from lightning_modules.base import ImageModel, SuperResolver
+from lightning_modules.weights import read_weights, sources
+
+if TYPE_CHECKING:
+    from commands.export.about import About
+    from datamodules.base import Batch
+
+MEGABYTE = 1e6
+
+
+def exported_tensors(model: ImageModel) -> dict[str, Tensor]:
+    """Return the tensors of an exported file, by name.
+
+    Excluded are parts that only training needs, and frozen parts with a source of their own, which
+    the metadata names.
+
+    Args:
+        model: The model.
+    """
+    trained = set(model.checkpoint_keys())
+    named = tuple(f"{part}." if part else "" for part in sources(model))
+    return {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+        if not name.startswith(model.training_only)
+        and (name in trained or not name.startswith(named))
+    }
+
+
+def write_tensors(model: ImageModel, path: Path, about: About) -> str:
+    """Write the file, and compare it with what is read again.
+
+    Args:
+        model: The model with its weights.
+        path: The file.
+        about: Facts about the weights.
+
+    Returns:
+        A line for the user.
+
+    Raises:
+        OSError: If the file could not be written, or reads back differently.
+    """
+    tensors = exported_tensors(model)
+    # Tied tensors are copied: the format has one name for each tensor.
+    copies = {name: tensor.clone() for name, tensor in tensors.items()}
+    try:
+        save_file(copies, path, head(about))
+    except SafetensorError as error:
+        raise OSError(f"{path} could not be written ({error}): set another export.out") from error
+    if not same(read_weights(path).tensors, tensors):
+        raise OSError(f"{path} reads back differently: is the disk damaged?")
+    size = path.stat().st_size / MEGABYTE
+    return f"{path.name}: {len(tensors)} tensors, {size:.1f} MB, read again bit for bit"
+
+
+def head(about: About) -> dict[str, str]:
+    """Return the metadata of a file, whose values are all strings."""
+    return {
+        "format": "pt",  # which other libraries read
+        **{key: v if isinstance(v, str) else json.dumps(v) for key, v in about.items()},
+    }
+
+
+def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Return whether tensors have the same names and values, whatever their number types."""
+    return one.keys() == other.keys() and all(
+        tensor.shape == other[name].shape and bool((tensor == other[name].to(tensor.dtype)).all())
+        for name, tensor in one.items()
+    )
+
+
+def backbones(model: ImageModel) -> dict[str, Any]:
+    """Return the diffusers networks of a model, by the folder of each: ``unet``, ``vae``.
+
+    Args:
+        model: The model. Parts that only training needs are left out.
+    """
+    found: dict[str, Any] = {}
+    for name, part in model.named_modules():
+        inner = name.startswith(tuple(f"{outer}." for outer in found))
+        if _of_diffusers(part) and not inner and not name.startswith(model.training_only):
+            found[name] = part
+    last = {name: name.rpartition(".")[2] for name in found}
+    counts = Counter(last.values())
+    return {last[k] if counts[last[k]] == 1 else k: network for k, network in found.items()}
+
+
+def _of_diffusers(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("diffusers.") and hasattr(module, "save_pretrained")
+
+
+def write_backbones(model: ImageModel, folder: Path) -> list[str]:
+    """Write each network, and compare it with what diffusers reads again.
+
+    Args:
+        model: The model with its weights.
+        folder: Parent folder.
+
+    Returns:
+        A line for each network.
+
+    Raises:
+        ConfigurationError: If diffusers can no longer read a network.
+    """
+    lines = []
+    for name, network in backbones(model).items():
+        kind = type(network).__name__
+        _save(network, folder / name)
+        # Or it would require accelerate.
+        again = type(network).from_pretrained(folder / name, low_cpu_mem_usage=False)
+        if not same(again.state_dict(), network.state_dict()):
+            raise ConfigurationError(
+                f"{name} is no longer a plain {kind} of diffusers, which would read different "
+                "weights: remove --export.diffusers"
+            )
+        count = sum(parameter.numel() for parameter in network.parameters())
+        lines.append(f"{name}: {kind}, {count:,} parameters, read again by diffusers")
+    return lines
+
+
+def _save(network: Any, folder: Path) -> None:
+    before = [(parameter, parameter.data) for parameter in network.parameters()]
+    try:
+        for parameter, data in before:
+            parameter.data = data.contiguous()  # the format has no memory layouts
+        network.save_pretrained(folder)
+    finally:
+        for parameter, data in before:
+            parameter.data = data
+
+
+TOLERANCE = 1e-4  # of values in [0, 1]: a fortieth of an 8-bit level
+SIZES = ((48, 64), (37, 51))  # the first one is traced, too
+
+
+class OnePass(nn.Module):
+    """A method from LR to the clamped output, for ONNX.
+
+    Args:
+        model: The method; its scale is a whole number.
+    """
+
+    def __init__(self, model: SuperResolver) -> None:
+        super().__init__()
+        self.model, self.factor = model, int(model.scale)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """Return (1, 3, scale h, scale w) for lr (1, 3, h, w)."""
+        size = (lr.shape[-2] * self.factor, lr.shape[-1] * self.factor)
+        batch = cast("Batch", {"lr": lr, "size": size})
+        return self.model.restore(batch, cast(Any, None)).clamp(0, 1)  # it draws no noise
+
+
+def check_one_pass(model: ImageModel) -> None:
+    """Raise for a model that ONNX cannot hold, before anything is written.
+
+    Args:
+        model: The model.
+
+    Raises:
+        ConfigurationError: If it is not a one-pass method, its scale is not a whole number, colours
+            are fixed outside of the network, or a package is missing.
+    """
+    name = type(model).__name__
+    if not isinstance(model, SuperResolver) or not model.one_pass:
+        raise ConfigurationError(
+            f"{name} is not one pass of a network, as ONNX requires: remove --export.onnx"
+        )
+    if model.scale != int(model.scale):
+        raise ConfigurationError(
+            f"data.init_args.scale is {model.scale:g}, but ONNX requires a whole factor: set "
+            "--data.init_args.scale, or remove --export.onnx"
+        )
+    if model.color_fix != "none":
+        raise ConfigurationError(
+            f"model.init_args.color_fix is {model.color_fix}, which runs outside of the network: "
+            "give --model.init_args.color_fix none, or remove --export.onnx"
+        )
+    missing = [p for p in ("onnx", "onnxscript", "onnxruntime") if not importlib.util.find_spec(p)]
+    if missing:
+        raise ConfigurationError(
+            f"--export.onnx requires {', '.join(missing)}: install the extra: "
+            "pip install -c constraints.txt -e '.[onnx]'"
+        )
+
+
+def write_onnx(model: ImageModel, path: Path, about: About) -> str:
+    """Write the file, and compare its outputs with torch's.
+
+    Args:
+        model: A model that ``check_one_pass`` accepts.
+        path: The file.
+        about: Facts about the weights, which the file stores.
+
+    Returns:
+        A line for the user.
+
+    Raises:
+        ConfigurationError: If the network cannot be traced for all sizes, or outputs differ.
+    """
+    network = OnePass(cast(SuperResolver, model)).eval()
+    _traced(network, path, about)
+    try:
+        difference = max(_difference(network, path, size) for size in SIZES)
+    except Exception as error:  # errors of onnxruntime have no common base
+        raise ConfigurationError(_untraced(model, error)) from error
+    sizes = ", ".join(f"{h}x{w}" for h, w in SIZES)
+    if not difference <= TOLERANCE:
+        raise ConfigurationError(
+            f"{path.name} differs from torch by up to {difference:.1e}, where {TOLERANCE:g} is "
+            "allowed: remove --export.onnx"
+        )
+    return f"{path.name}: on photographs of {sizes} at most {difference:.1e} from torch"
+
+
+def _traced(network: OnePass, path: Path, about: About) -> None:
+    free = torch.export.Dim.DYNAMIC
+    shapes = ({2: free, 3: free},)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # of torch, about itself
+            # Traced separately: after a failure, torch.onnx.export tries other ways for minutes.
+            traced = torch.export.export(network, (_photo(SIZES[0]),), dynamic_shapes=shapes)
+            program = torch.onnx.export(
+                traced,
+                input_names=["lr"],
+                output_names=["sr"],
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:  # of many types
+        raise ConfigurationError(_untraced(network.model, error)) from error
+    if program is None:
+        raise RuntimeError("torch.onnx.export gave no program; Enlarger was tested with torch 2.15")
+    program.model.metadata_props.update(head(about))
+    program.save(path)
+
+
+def _difference(network: OnePass, path: Path, size: tuple[int, int]) -> float:
+    import onnxruntime
+
+    lr = _photo(size)
+    with torch.no_grad():
+        expected = network(lr)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    found = torch.from_numpy(session.run(None, {"lr": lr.numpy()})[0])
+    return float((found - expected).abs().max()) if found.shape == expected.shape else float("inf")
+
+
+def _photo(size: tuple[int, int]) -> Tensor:
+    from skimage import data
+
+    height, width = size
+    photo = cast(Any, data).astronaut()
+    pixels = torch.from_numpy(photo[100 : 100 + height, 200 : 200 + width].copy())
+    return pixels.permute(2, 0, 1)[None] / 255
+
+
+def _untraced(model: ImageModel, error: Exception) -> str:
+    network = type(getattr(model, "network", model)).__name__
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    return (
+        f"{network} cannot be traced to ONNX of any height and width ({reason}): remove "
+        "--export.onnx"
+    )

@@ -1,0 +1,205 @@
+"""The process: standard streams, memory allocator, open files.
+
+Imports only the standard library, for `doctor`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from commands.world import claimed
+
+
+class BrokenPipeSafe:
+    """A stream that discards its output after the reader has ended.
+
+    Args:
+        stream: The wrapped stream.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, or discard the text."""
+        with self._ignored():
+            self._stream.write(text)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write all lines, or discard them."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Flush, or discard the buffer."""
+        with self._ignored():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _ignored(self) -> Iterator[None]:
+        # Only a broken pipe: a full disk is an error.
+        try:
+            yield
+        except BrokenPipeError:
+            # The buffer would be written again later, at last by the interpreter.
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_stream":  # while a copy is created
+            raise AttributeError(name)
+        return getattr(self._stream, name)
+
+
+def ignore_broken_pipe() -> None:
+    """Continue when the reader of the standard output ends, without an error."""
+    if sys.stdout is not None and not isinstance(sys.stdout, BrokenPipeSafe):
+        sys.stdout = BrokenPipeSafe(sys.stdout)
+
+
+OWN = ("commands", "lightning_modules", "datamodules", "degradations", "callbacks", "files")
+
+# Warnings of the libraries that do not apply here, and the reason.
+QUIET = (
+    (".*does not have many workers.*", "data.init_args.workers is set on purpose"),
+    (
+        ".*ended before the epoch ended and your dataloader is not resumable.*",
+        "the sample order resumes exactly",
+    ),
+    (".*Checkpoint directory .* exists and is not empty.*", "that is how a run is resumed"),
+    (".*LightningCLI's args parameter is intended to run from within Python.*", "tests do"),
+    (
+        ".*Trying to infer the `batch_size` from an ambiguous collection.*",
+        "nothing here is weighted by it",
+    ),
+    (".*It is recommended to use .self.log.*sync_dist=True.*", "metrics are gathered before"),
+    (".*predict returned None if it was on purpose.*", "an unreadable image"),
+    (".*Total length of .* across ranks is zero.*", "no validation images are configured"),
+    (".*custom batch sampler .* for prediction.*", "ours yields every image once"),
+    (".*will create .* worker processes in total.*", "`throughput` measures the workers"),
+    (".*LeafSpec.* is deprecated.*", "Lightning's own"),
+    (".*smaller than the logging interval.*", "steps are logged across epochs"),
+    (r".*module\(s\) in eval mode at the start of training.*", "frozen parts stay in eval mode"),
+    (".*instantiate_classes.* was deprecated.*", "Lightning's own"),
+    (".*`local_dir_use_symlinks` argument is deprecated.*", "diffusers' own"),
+)
+
+
+def prepare_output() -> None:
+    """Set up logging and warnings for a command."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=False)
+    for noisy in ("httpx", "PIL", "matplotlib", "fsspec", "urllib3", "onnxscript", "onnx_ir"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    level = logging.INFO if claimed().is_first else logging.WARNING
+    for name in OWN:
+        logging.getLogger(name).setLevel(level)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertising)
+    for message, _why in QUIET:
+        warnings.filterwarnings("ignore", message=message)
+
+
+def _no_advertising(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("💡")
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of mallopt's parameters, from malloc.h
+_LARGEST = 32 << 20  # bytes; glibc takes no larger threshold for maps
+
+
+def keep_freed_memory() -> None:
+    """Make the C library keep the memory of freed tensors for those of the next step.
+
+    By default glibc returns it to the kernel, which clears each page when it is used again: on a
+    CPU that costs a third of a step on small images. Forked workers inherit the setting. No effect
+    if the user has set ``MALLOC_TRIM_THRESHOLD_`` or ``MALLOC_MMAP_THRESHOLD_``, or with other C
+    libraries.
+    """
+    if any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # TypeError: Windows wants a name
+        return
+    # Setting one alone would turn off glibc's adaptation and leave the other small.
+    if mallopt(_MMAP_THRESHOLD, _LARGEST):
+        mallopt(_TRIM_THRESHOLD, 1 << 30)
+
+
+MOST = 1 << 16  # nothing here needs more, even if the system has no limit
+
+# For each process of a run: its connections to the store of rank 0 (ours, torch's, and one that
+# replaces a broken one), gloo's to every other process, and as many again in reserve.
+FOR_EACH = 6
+
+
+def raise_limit() -> None:
+    """Raise the limit of open files, for this process and its children, to the system's maximum.
+
+    Systems start with a low limit, mostly 1,024, for old programs that cannot handle more, and let
+    each process raise it. The limit is never lowered.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (raised(soft, hard), hard))
+    except (OSError, ValueError):  # macOS has a lower limit that it does not report
+        return
+
+
+def raised(soft: int, hard: int) -> int:
+    """Return the limit that ``raise_limit`` sets.
+
+    Args:
+        soft: The present limit; negative for no limit.
+        hard: The maximum; negative for no limit.
+    """
+    if soft < 0:
+        return soft
+    return max(soft, MOST if hard < 0 else min(hard, MOST))
+
+
+def too_few(world: int) -> str:
+    """Return why the limit is too low to connect all processes; empty if it is not.
+
+    Args:
+        world: Number of processes.
+    """
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if not 0 <= soft < FOR_EACH * world:
+        return ""
+    return (
+        f"a process may have {soft} files open here, but {world} processes need up to "
+        f"{FOR_EACH * world} for their connections: raise the hard limit (ulimit -Hn prints it; "
+        "LimitNOFILE of systemd, --ulimit nofile of docker), or use fewer processes"
+    )
+
+
+def too_few_for_torchrun(world: int) -> str:
+    """Return the same about torchrun, the parent process, whose limit is not raised here."""
+    if not sys.platform.startswith("linux"):
+        return ""
+    import resource
+
+    try:
+        soft, _ = resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE)
+    except OSError:  # a process of another user
+        return ""
+    if not 0 <= soft < FOR_EACH * world:
+        return ""
+    return (
+        f"torchrun, which holds the store of all {world} processes, may have {soft} files open: if "
+        f"they cannot connect, run `ulimit -n {FOR_EACH * world}` before it"
+    )

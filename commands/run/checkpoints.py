@@ -1,0 +1,510 @@
+"""Checkpoints, and counters that resume exactly.
+
+Lightning can save at many points of its loops (after a batch, in a validation, after an exception).
+Each leaves its counters in another state, some of which resume one batch off. Here a due checkpoint
+is written at the start of the next batch, when everything of the step before (validation,
+schedules, EMA) is done, and its counters are set to the form that resumes exactly: the number of
+finished steps of this epoch.
+
+Checkpoints keep them, which Lightning does not. Early stopping would fail in a run that continues
+between a validation and the end of its epoch.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, GradientAccumulationScheduler
+
+from callbacks.evaluation import accumulated, all_callbacks
+from commands.errors import did_you_mean
+from commands.lightning_internals import (
+    dump_checkpoint,
+    end_restart,
+    logged_values,
+    restore_logged_values,
+    run_validation,
+    set_logged_step,
+    validates_this_epoch,
+)
+from commands.run.directions import WORDS, Direction, direction_of
+from commands.run.files import (
+    FOLDER,
+    checksum_of,
+    is_whole,
+    list_checkpoints,
+    read_mode,
+    read_scores,
+    read_written,
+    write_atomically,
+    write_whole,
+)
+from commands.run.saved_config import as_yaml
+from commands.signals import Stopped
+from files.owned import remove_file
+
+
+def batches_done(trainer: Trainer) -> int:
+    """Return the number of finished batches of this epoch."""
+    # Lightning's `ready` is one ahead within a step, and `completed` one behind at its end.
+    return int(vars(trainer.fit_loop.epoch_loop.batch_progress.current)["processed"])
+
+
+def next_position(epoch: int, batches: int, trainer: Trainer) -> tuple[int, int]:
+    """Return epoch and finished batches after some batches of an epoch."""
+    return (epoch + 1, 0) if batches >= trainer.num_training_batches else (epoch, batches)
+
+
+def gradients_pending(trainer: Trainer) -> bool:
+    """Return whether an accumulation is unfinished: checkpoints hold no gradients."""
+    done = batches_done(trainer)
+    last = done >= trainer.num_training_batches
+    return not last and done % accumulated(trainer) != 0
+
+
+def validated_within(trainer: Trainer) -> bool:
+    """Return whether a validation runs before the next step, within its accumulation.
+
+    No exact checkpoint can be written there; its weights are the present ones.
+
+    Args:
+        trainer: The trainer, between two steps.
+    """
+    every, together = vars(trainer)["val_check_batch"], accumulated(trainer)
+    if together == 1 or not isinstance(every, int) or trainer.global_step == 0:
+        return False
+    done = batches_done(trainer)
+    left = min(together, trainer.num_training_batches - done)  # an epoch's last batch is a step
+    through = trainer.check_val_every_n_epoch is None  # counted on from epoch to epoch
+    count = (
+        int(vars(trainer.fit_loop.epoch_loop.batch_progress.total)["processed"])
+        if through
+        else done
+    )
+    due = any((count + n) % every == 0 for n in range(1, int(left)))
+    return due and validates_this_epoch(trainer)
+
+
+def follow_schedule(trainer: Trainer) -> None:
+    """Apply accumulation schedules to an epoch that a resumed run continues in its middle.
+
+    Lightning only calls them at the start of an epoch.
+
+    Args:
+        trainer: The trainer, before training.
+    """
+    for callback in all_callbacks(trainer):
+        if isinstance(callback, GradientAccumulationScheduler):
+            callback.on_train_epoch_start(trainer)
+
+
+def monitored_values(trainer: Trainer) -> dict[str, float]:
+    """Return the latest of each monitored value, by name; without those not logged yet."""
+    names = {config.monitor for config in trainer.lr_scheduler_configs if config.reduce_on_plateau}
+    names |= {c.monitor for c in all_callbacks(trainer) if isinstance(c, EarlyStopping)}
+    logged = trainer.callback_metrics
+    return {name: float(logged[name]) for name in sorted(map(str, names)) if name in logged}
+
+
+def restore_monitored_values(trainer: Trainer, values: dict[str, float]) -> None:
+    """Restore values of a checkpoint, as if this process had logged them.
+
+    Args:
+        trainer: The trainer, before training.
+        values: Values of ``monitored_values``.
+    """
+    restore_logged_values(trainer, values)
+
+
+log = logging.getLogger(__name__)
+
+
+class Checkpoints(Checkpoint):
+    """Write checkpoints to ``<run>/checkpoints``, keep the last and the best.
+
+    Args:
+        every_n_steps: Steps between two checkpoints; 0 for none by steps.
+        every_n_minutes: Minutes between two checkpoints; 0 for none by time.
+        keep_last: Number of newest checkpoints to keep.
+        keep_best: Number of best checkpoints to keep.
+        monitor: The logged value that ranks checkpoints. Checkpoints without it are not ranked.
+        mode: Whether the largest (``max``) or smallest (``min``) value is best. By default it
+            follows from the metric or loss.
+    """
+
+    # Not dispatched, see `callbacks/training/progress.py`.
+    on_before_zero_grad = on_before_backward = on_after_backward = None  # type: ignore[assignment]
+    group = "checkpoint"  # of the configuration
+
+    def __init__(
+        self,
+        every_n_steps: int = 1000,
+        every_n_minutes: float = 15.0,
+        keep_last: int = 2,
+        keep_best: int = 1,
+        monitor: str = "val/psnr",
+        mode: Direction | None = None,
+    ) -> None:
+        counts = {"keep_last": keep_last, "keep_best": keep_best, "every_n_steps": every_n_steps}
+        for key, value in {**counts, "every_n_minutes": every_n_minutes}.items():
+            least = int(key == "keep_last")  # without a checkpoint, a run cannot be resumed
+            if not value >= least:
+                raise ValueError(f"checkpoint.{key} is {value}; it must be at least {least}")
+        self.every_n_steps, self.every_n_minutes = every_n_steps, every_n_minutes
+        self.keep_last, self.keep_best = keep_last, keep_best
+        self.monitor, self.mode = monitor, mode
+        self.folder = Path(FOLDER)
+        # Set by the command line:
+        self.resumed_from: Path | None = None
+        self.config: dict[str, Any] | None = None
+        self._due = False
+        self._value: float | None = None  # monitored value of the current weights
+        self._written: set[str] = set()  # checkpoints of this run, by name
+        self._saved_step = -1
+        self._saved_at = time.monotonic()
+        # False while weights, schedules and counters do not belong to one finished step:
+        self._whole = True
+        self._position: tuple[int, int] | None = None  # (epoch, its finished batches)
+        self._before: dict[str, Any] = {}  # logged values when the validation began
+        self._direction: Direction | None = mode  # if known
+        self._warned = False  # that the monitored value was not logged
+        self._warned_of: set[str] = set()  # other warnings about it
+        self.off = False  # True if nothing more is to be written
+        self._validation_due = False  # True after an interrupted validation
+        self._monitored: dict[str, float] = {}  # values logged before the run was resumed
+
+    # -------------------------------------------------------------------------------- when to write
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the folder, and which values are better."""
+        self.folder = Path(trainer.default_root_dir) / FOLDER
+        self._direction = self.mode or direction_of(self.monitor, all_callbacks(trainer))
+        self.off |= bool(vars(trainer)["fast_dev_run"])  # a dry run writes nothing
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the configuration, and restore what Lightning does not."""
+        if trainer.is_global_zero and self.config is not None:
+            # Only now: every rank has compared its configuration with the saved one, and the
+            # checkpoint was accepted.
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            content = as_yaml(self.config)
+            write_atomically(self.folder.parent / "config.yaml", content.encode())
+        self._written = read_written(self.folder)
+        if self.resumed_from is not None and self.resumed_from.parent == self.folder:
+            self._written.add(self.resumed_from.name)  # killed before the list was written
+        self._saved_step = trainer.global_step if self.resumed_from else -1
+        self._saved_at = time.monotonic()
+        restore_monitored_values(trainer, self._monitored)
+        follow_schedule(trainer)
+        if self._validation_due and not self.off:
+            log.info("the interrupted validation runs first")
+            run_validation(trainer, ends_epoch=batches_done(trainer) == 0)
+            self._validation_due = False
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Write a due checkpoint: the step before is complete, and the next one has not begun."""
+        self._note(trainer, pl_module)
+        if gradients_pending(trainer):
+            return
+        if self._due or (self._saved_step != trainer.global_step and validated_within(trainer)):
+            self.save(trainer)
+
+    def save_between(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the last checkpoint of a run that stops at the start of a batch.
+
+        Raises:
+            OSError: If it could not be written.
+        """
+        self._note(trainer, pl_module)
+        if self._due or trainer.global_step != self._saved_step:
+            self.save(trainer, final=True)
+
+    def _note(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._position = (trainer.current_epoch, batches_done(trainer))
+        if pl_module.automatic_optimization or hasattr(pl_module, "counts"):
+            # The step axis of the logs.
+            set_logged_step(trainer)
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
+    ) -> None:
+        """Note that the weights are ahead of the counters until the end of the batch."""
+        self._whole = False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the position, and decide whether a checkpoint is due."""
+        self._position = next_position(trainer.current_epoch, batches_done(trainer), trainer)
+        self._whole = True
+        if gradients_pending(trainer):
+            return
+        step = trainer.global_step
+        self._value = None
+        whole = bool(self.every_n_steps) and step > 0 and step % self.every_n_steps == 0
+        if whole and step != self._saved_step:
+            self._due = True
+        if self.every_n_minutes and step % max(1, vars(trainer)["log_every_n_steps"]) == 0:
+            late = time.monotonic() - self._saved_at >= 60 * self.every_n_minutes
+            self._due |= bool(trainer.strategy.broadcast(late)) if trainer.world_size > 1 else late
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the values so far: Lightning keeps those that this validation does not log."""
+        # Early stopping and schedules may read the old ones, and fail without them.
+        self._before = logged_values(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the monitored value; a validated checkpoint is due, as it may be the best."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        found = trainer.callback_metrics
+        new = {name: value for name, value in found.items() if value is not self._before.get(name)}
+        value = new.get(self.monitor)
+        self._value = None if value is None else float(value)
+        if self._value is not None:
+            self._warn_about_value(trainer, self._value)
+        if gradients_pending(trainer):
+            self._rank_within(trainer)
+        else:
+            self._due = True
+        logged = [name for name in new if name.startswith("val/")]
+        if self.monitor not in found and logged and not self._warned:  # nor did any earlier one
+            self._warned = True
+            log.warning(
+                "checkpoint.monitor is %r, which this validation did not log, so no checkpoint is "
+                "ranked as best%s; logged: %s",
+                *(self.monitor, did_you_mean(self.monitor, logged), ", ".join(logged)),
+            )
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let schedules that monitor a value see it at the end of a resumed epoch, too."""
+        end_restart(trainer)
+
+    def save_last(self, trainer: Trainer) -> None:
+        """Write the last checkpoint of a training that ends; ``Stops`` calls it before others.
+
+        Raises:
+            OSError: If it could not be written.
+        """
+        whole = self._position is not None and self._whole and not gradients_pending(trainer)
+        if whole and (self._due or trainer.global_step != self._saved_step):
+            self.save(trainer, final=True)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Write the last complete step, unless there is none or it is written already."""
+        if self.off or trainer.state.fn != "fit" or self._position is None:
+            return
+        if isinstance(exception, Stopped):
+            if exception.in_validation and self._whole:  # all processes stop here
+                self._validation_due = True
+                self._saved_step = -1  # the checkpoint of this step does not record it
+                self.save(trainer, final=True)
+            return
+        if trainer.global_step == self._saved_step:
+            return
+        if trainer.world_size > 1:
+            log.error(
+                "stopped by an exception; other ranks may not have seen it, so no checkpoint is "
+                "written"
+            )
+        elif not self._whole or gradients_pending(trainer):
+            log.error(
+                "stopped in the middle of a step, which cannot be resumed: the previous checkpoint "
+                "remains"
+            )
+        else:
+            self.save(trainer)
+
+    # ------------------------------------------------------------------------------ what is written
+
+    @property
+    def state_key(self) -> str:
+        """Key of the state in a checkpoint."""
+        return "Checkpoints"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return whether a validation is due; ``on_save_checkpoint`` adds monitored values."""
+        return {"validation_due": True} if self._validation_due else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the state until training starts."""
+        self._validation_due = bool(state_dict.get("validation_due", False))
+        self._monitored = state_dict.get("awaited", {})
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Set the counters to the form that resumes exactly, wherever Lightning's loop is."""
+        if awaited := monitored_values(trainer):
+            checkpoint["callbacks"].setdefault(self.state_key, {})["awaited"] = awaited
+        if self._position is None:
+            return
+        epoch, batches = self._position
+        loop = checkpoint["loops"]["fit_loop"]
+        done = vars(trainer.fit_loop.epoch_loop.batch_progress.total)["processed"]
+        loop["epoch_loop.batch_progress"] = {
+            "total": _all(done),
+            "current": _all(batches),
+            "is_last_batch": False,
+        }
+        begun = epoch + 1 if batches else epoch
+        counts = {"ready": begun, "started": begun, "processed": epoch, "completed": epoch}
+        loop["epoch_progress"] = {"total": dict(counts), "current": dict(counts)}
+        loop["epoch_loop.val_loop.batch_progress"] = {
+            "total": _all(0),
+            "current": _all(0),
+            "is_last_batch": False,
+        }
+        checkpoint["loops"] = {"fit_loop": loop}
+        checkpoint["epoch"] = epoch
+
+    def save(self, trainer: Trainer, final: bool = False) -> None:
+        """Write one checkpoint; earlier ones are kept until it is complete.
+
+        Args:
+            trainer: The trainer; all ranks call this together.
+            final: Whether the run ends with it, so that a failure must raise.
+
+        Raises:
+            OSError: If the final checkpoint could not be written.
+        """
+        if self.off:
+            return
+        step = trainer.global_step
+        path = self.folder / _name(step)
+        # A step that is already written (and validated only now) is only ranked again.
+        written = step == self._saved_step and is_whole(path)
+        if trainer.world_size > 1:
+            written = bool(trainer.strategy.broadcast(written))
+        try:
+            if not written:
+                write_checkpoint(trainer, path)
+        except OSError as error:
+            self._report(path, error, final)
+        else:
+            self._saved_step = step
+            if trainer.is_global_zero:
+                self._rank(path.name)
+        self._saved_at = time.monotonic()
+        self._due = False
+
+    def _report(self, path: Path, error: OSError, final: bool) -> None:
+        kept = ", ".join(p.name for p in list_checkpoints(self.folder)) or "none"
+        message = f"{path} could not be written ({error}); kept: {kept}"
+        if final:
+            self.off = True  # or `on_exception` would try again
+            raise OSError(message) from error
+        log.error("%s. Training continues and tries again at the next checkpoint.", message)
+
+    def _warn_about_value(self, trainer: Trainer, value: float) -> None:
+        if not trainer.is_global_zero:
+            return
+        if self._direction is None and self._once("direction"):
+            log.warning(
+                "checkpoint.monitor is %r, and it is unknown whether larger values are better: the "
+                "largest counts as the best; set checkpoint.mode to max or min",
+                self.monitor,
+            )
+        if not math.isfinite(value) and self._once("finite"):
+            log.warning(
+                "%s is %s at step %d: a value that is not finite is never the best",
+                *(self.monitor, value, trainer.global_step),
+            )
+
+    def _once(self, what: str) -> bool:
+        warned = what in self._warned_of
+        self._warned_of.add(what)
+        return not warned
+
+    def _rank_within(self, trainer: Trainer) -> None:
+        # The weights are those of the previous step, whose checkpoint was written for this.
+        written = self._saved_step == trainer.global_step
+        if self.off or not trainer.is_global_zero:
+            return
+        if written:
+            self._rank(_name(trainer.global_step))
+        elif self._value is not None:
+            log.warning(
+                "the validation after step %d ran within an accumulation of %d batches, and the "
+                "weights of that step were not saved: its %s of %.4f is not ranked",
+                *(trainer.global_step, accumulated(trainer), self.monitor, self._value),
+            )
+
+    def _rank(self, name: str) -> None:
+        # Checkpoints that this run did not write are neither ranked nor removed.
+        self._written.add(name)
+        found = [p.name for p in list_checkpoints(self.folder) if p.name in self._written]
+        # The run would have resumed from a later one if it were complete.
+        later = [n for n in found if n > name and not is_whole(self.folder / n)]
+        present = [n for n in found if n <= name]
+        scores = read_scores(self.folder, self.monitor)
+        mode = self._direction or "max"
+        if scores and read_mode(self.folder) != mode and self._once("mode"):
+            log.warning(
+                "%s/best.json was ranked as if %s values of %s were better; from now on %s ones "
+                "are, among the remaining checkpoints",
+                *(self.folder, WORDS["min" if mode == "max" else "max"], self.monitor, WORDS[mode]),
+            )
+        if self._value is not None and math.isfinite(self._value):
+            scores[name] = self._value
+        scores = {n: v for n, v in scores.items() if n in present}
+        best = sorted(scores, key=lambda n: (scores[n], n), reverse=mode == "max")
+        best = best[: self.keep_best]
+        keep = {*present[: self.keep_last], *best}
+        ranking = {
+            "monitor": self.monitor,
+            "mode": mode,
+            "best": best,
+            "scores": {n: v for n, v in scores.items() if n in keep},
+            "written": sorted({*found} - {*later} - ({*present} - keep)),
+        }
+        try:
+            write_atomically(self.folder / "best.json", json.dumps(ranking, indent=2).encode())
+        except OSError as error:
+            log.error("%s/best.json could not be written (%s)", self.folder, error)
+            return
+        for old in [*later, *(n for n in present if n not in keep)]:
+            remove_file(self.folder / old)
+            remove_file(checksum_of(self.folder / old))
+
+
+def is_foreign_checkpoint_callback(callback: Callback) -> bool:
+    """Return whether a callback saves by itself; it must follow ours, which sets the counters."""
+    return isinstance(callback, Checkpoint) and not isinstance(callback, Checkpoints)
+
+
+def write_checkpoint(trainer: Trainer, path: Path) -> None:
+    """Write a checkpoint and its checksum; a file called ``path`` is always complete.
+
+    Raises:
+        OSError: If the disk is full or the folder not writable; nothing is left behind.
+    """
+    checkpoint = dump_checkpoint(trainer)
+    error = None
+    if trainer.is_global_zero:
+        try:
+            write_whole(path, lambda file: torch.save(checkpoint, file))
+        except OSError as caught:
+            error = str(caught)
+    error = trainer.strategy.broadcast(error) if trainer.world_size > 1 else error
+    if error is not None:
+        raise OSError(error)
+
+
+def _name(step: int) -> str:
+    return f"step-{step:09d}.ckpt"
+
+
+def _all(n: int) -> dict[str, int]:
+    return {"ready": n, "started": n, "processed": n, "completed": n}

@@ -1,0 +1,120 @@
+"""The direction of a monitored value, and the check that everything monitoring it agrees."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from lightning.pytorch import Callback, Trainer
+
+from callbacks.evaluation import all_callbacks
+from callbacks.metrics.base import Metric
+from commands.errors import ConfigurationError
+
+log = logging.getLogger(__name__)
+SCHEDULE = "model.init_args.lr_scheduler"
+Direction = Literal["min", "max"]
+WORDS = {"max": "higher", "min": "lower"}
+
+# Values that no metric of the trainer logs: those that models log, and our metrics' names, which
+# other code logs, too. A test compares them with the metrics.
+KNOWN: dict[str, Direction] = {
+    **dict.fromkeys(
+        (
+            *("psnr", "lr_psnr", "ssim", "ms_ssim", "self_ssim", "musiq", "maniqa", "clipiqa"),
+            *("topiq_nr", "memorised", "2afc", "bit_accuracy", "accuracy"),
+        ),
+        "max",
+    ),
+    **dict.fromkeys(
+        (
+            *("lpips", "dists", "niqe", "pi", "fid", "kid", "pfid", "pkid", "fvd", "kvd"),
+            *("kid_thumb", "frame_kid_thumb", "swd", "frame_swd", "flicker", "repetition"),
+            *("lattice", "loss", "mse", "perceptual", "pixel"),
+        ),
+        "min",
+    ),
+}
+_STAGE = re.compile(r"(?<![^/])(train|training|val|valid|validation|test)[/_]")
+_SUFFIX = re.compile(r"(/dataloader_idx_\d+|_step|_epoch)+$")  # Lightning's own
+
+
+def direction_of(name: str, callbacks: Iterable[Callback] = ()) -> Direction | None:
+    """Return whether higher or lower values of a name are better, or None if unknown.
+
+    Args:
+        name: As logged, e.g. ``val/swd``, ``val/set5/swd_2``, ``train/loss_epoch``.
+        callbacks: Callbacks of the trainer, whose metrics may have their own names.
+    """
+    bare = _STAGE.sub("", _SUFFIX.sub("", name), count=1)
+    metrics = {metric.name: metric for metric in callbacks if isinstance(metric, Metric)}
+    if (own := _nearest(bare, metrics, further="_[^/]+")) is not None:
+        higher = metrics[own].is_higher_better(bare[bare.rindex(own) :])
+        return None if higher is None else "max" if higher else "min"
+    if (
+        known := _nearest(bare, KNOWN, further=r"_\d+|_scale_\d+|_static|_from_x[^/]+")
+    ) is not None:
+        return KNOWN[known]
+    return "min" if bare.endswith("_loss") else None
+
+
+def _nearest(bare: str, names: Iterable[str], further: str) -> str | None:
+    # The longest name at the start of a value's name, after an optional dataset name.
+    found = [n for n in names if re.search(rf"(^|/){re.escape(n)}({further})?$", bare)]
+    return max(found, key=len, default=None)
+
+
+def check_directions(trainer: Trainer) -> None:
+    """Check all that monitor a value: checkpoints, early stopping, plateau schedules and others.
+
+    Args:
+        trainer: The trainer, before fit; schedules are checked if they exist by now.
+
+    Raises:
+        ConfigurationError: If a mode contradicts the direction of its value.
+    """
+    callbacks = all_callbacks(trainer)
+    for callback in callbacks:
+        monitor, mode = getattr(callback, "monitor", None), getattr(callback, "mode", None)
+        if isinstance(monitor, str) and mode in WORDS:
+            # Our own callback names its group in the configuration.
+            key = getattr(callback, "group", f"{type(callback).__name__} in trainer.callbacks")
+            _refuse_against(key, monitor, str(mode), callbacks)
+    for config in trainer.lr_scheduler_configs:
+        if config.reduce_on_plateau:
+            schedule: Any = config.scheduler
+            _refuse_against(SCHEDULE, str(config.monitor), schedule.mode, callbacks)
+
+
+def _refuse_against(key: str, monitor: str, mode: str, callbacks: Iterable[Callback]) -> None:
+    known = direction_of(monitor, callbacks)
+    if known in (None, mode):
+        return
+    fix = "remove checkpoint.mode" if key == "checkpoint" else f"set its mode to {known}"
+    raise ConfigurationError(
+        f"{key} monitors {monitor} with mode {mode}, but {WORDS[known]} values of {monitor} are "
+        f"better: {fix}"
+    )
+
+
+def correct_restored(trainer: Trainer) -> None:
+    """Correct restored schedules whose mode contradicts the direction of their value.
+
+    Torch takes the mode from the checkpoint, not from the configuration.
+
+    Args:
+        trainer: The trainer, before training, with a restored checkpoint.
+    """
+    for config in trainer.lr_scheduler_configs:
+        schedule: Any = config.scheduler
+        right = direction_of(str(config.monitor), all_callbacks(trainer))
+        if config.reduce_on_plateau and right is not None and schedule.mode != right:
+            log.warning(
+                "the checkpoint's %s preferred %s values of %s: from now on it prefers %s ones",
+                *(SCHEDULE, WORDS[schedule.mode], config.monitor, WORDS[right]),
+            )
+            worst = float("inf") if right == "min" else -float("inf")
+            schedule.mode, schedule.mode_worse, schedule.best = right, worst, worst
+            schedule.num_bad_epochs = 0

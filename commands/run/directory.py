@@ -1,0 +1,433 @@
+"""The run directory and its lock."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import is_zipfile
+
+import yaml
+from filelock import FileLock, Timeout
+from jsonargparse import Namespace
+
+from callbacks.predict.files import why_no_folder
+from commands.errors import ConfigurationError, TemporaryError
+from commands.run.files import (
+    FOLDER,
+    best_or_newest,
+    checksum_of,
+    is_whole,
+    list_checkpoints,
+    newest_whole,
+    remove_unfinished,
+)
+from commands.run.saved_config import without_placeholders
+from files.owned import move_aside, remove_file
+from files.paths import expand_path
+
+log = logging.getLogger(__name__)
+LOCK_SECONDS = 60.0  # what a killed run has started may end a little later than the run
+SILENT_SECONDS = 1.0  # of them, before the log names the holder
+POLL_SECONDS = 0.2
+
+
+def lock_of(run: Path) -> Path:
+    """Return the lock of a run: beside its directory, which ``run.overwrite`` renames."""
+    return run.with_name(f".{run.name}.lock")
+
+
+@contextmanager
+def alone_in(run: Path) -> Iterator[None]:
+    """Hold the lock of a run, which the kernel frees when this process ends, however it ends.
+
+    A forked worker does not keep it. On a disk without locks, the run continues without one, after
+    a warning.
+
+    Args:
+        run: The run directory; it need not exist.
+
+    Raises:
+        TemporaryError: Another process holds the lock.
+    """
+    path = lock_of(run)
+    lock = FileLock(path, fallback_to_soft=False)
+    try:
+        _acquire(lock, run)
+        holder = {"host": socket.gethostname(), "pid": os.getpid()}
+        with suppress(OSError):  # a full disk: the lock holds all the same
+            path.write_text(json.dumps(holder), encoding="utf-8")
+    except OSError as error:
+        log.warning(
+            "%s cannot be locked (%s): nothing prevents a second fit of this run from writing to "
+            "the same folder",
+            *(path, error),
+        )
+    try:
+        yield
+    finally:
+        if lock.is_locked:  # false in a forked child
+            remove_file(path)  # while it is held: it cannot be another process's
+            lock.release()
+
+
+def _acquire(lock: FileLock, run: Path) -> None:
+    path = Path(lock.lock_file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(Timeout):
+        lock.acquire(min(SILENT_SECONDS, LOCK_SECONDS), poll_interval=POLL_SECONDS)
+        return
+    log.info("the run in %s is locked by %s; waiting for it to end", run, _holder(path))
+    try:
+        lock.acquire(max(LOCK_SECONDS - SILENT_SECONDS, 0.0), poll_interval=POLL_SECONDS)
+    except Timeout:
+        raise TemporaryError(
+            f"the run in {run} is being trained by {_holder(path)}: wait until it ends or stop it, "
+            "or choose another name (--run.name NAME)"
+        ) from None
+
+
+def _holder(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
+        return f"process {holder['pid']} on {holder['host']}"
+    except (OSError, ValueError, KeyError, TypeError):  # it is being written
+        return "another process"
+
+
+# Keys that may differ when a run is resumed: they change neither weights nor results.
+FREE = (
+    "run",
+    "checkpoint",
+    "writer",
+    "tiling",
+    "config",
+    "ckpt_path",
+    "weights_only",
+    *(
+        f"trainer.{key}"
+        for key in (
+            *("accelerator", "devices", "num_nodes", "strategy", "plugins", "model_registry"),
+            *("logger", "log_every_n_steps", "profiler", "detect_anomaly", "barebones"),
+            *("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "max_time"),
+            *("val_check_interval", "check_val_every_n_epoch", "num_sanity_val_steps"),
+            *("limit_test_batches", "limit_predict_batches"),
+        )
+    ),
+    *(f"data.init_args.{key}" for key in ("workers", "eval_batch_size", "test", "predict")),
+)
+
+# Groups in each config.yaml of a run.
+WRITTEN = {"seed_everything", "trainer", "model", "data", "run", "checkpoint"}
+WRITE = ("fit", "check", "validate", "test")  # commands that need a writable run directory
+GROWING = ("trainer.max_steps", "trainer.max_epochs")  # may only become larger
+
+
+@dataclass
+class RunOptions:
+    """Where the run is kept, and what to do if it exists.
+
+    Args:
+        root: Folder of all runs.
+        name: Name of the run's folder; by default that of the experiment file, starting at the
+            folder ``experiment``: ``mini_casarbi_base`` for ``experiment/mini/casarbi/base.yaml``.
+        change: Resume although the configuration differs from that of the run.
+        overwrite: Start a new run; an existing run of this name is renamed.
+        seeds: Number of evaluations of a stochastic method in ``validate`` and ``test``, with the
+            noise of seed_everything, seed_everything + 1, ...; results are mean and deviation.
+        preflight_minutes: Minutes that each of several processes waits for the others, before it
+            reports which are missing.
+        heartbeat_seconds: Seconds between two heartbeats of each of several processes.
+        lost_after_seconds: Seconds without a heartbeat after which a process is lost, and the
+            others end with status 75, to be started again.
+
+    Raises:
+        ValueError: If a value is out of range, or the times do not fit together.
+    """
+
+    root: str = "runs"
+    name: str | None = None
+    change: bool = False
+    overwrite: bool = False
+    seeds: int = 1
+    preflight_minutes: float = 10.0
+    heartbeat_seconds: float = 10.0
+    lost_after_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise ValueError(f"run.seeds is {self.seeds}; it must be at least 1")
+        for key in ("preflight_minutes", "heartbeat_seconds"):
+            if getattr(self, key) <= 0:
+                raise ValueError(f"run.{key} is {getattr(self, key)}; it must be above 0")
+        if self.lost_after_seconds < 3 * self.heartbeat_seconds:
+            raise ValueError(
+                f"run.lost_after_seconds is {self.lost_after_seconds:g}; it must be at least three "
+                f"times run.heartbeat_seconds {self.heartbeat_seconds:g}, or one late heartbeat "
+                "ends the run"
+            )
+
+
+def experiment_name(config: Namespace) -> str:
+    """Return the default name of a run.
+
+    Args:
+        config: Configuration of the command.
+    """
+    if config.config:
+        # Files in sub-folders of configs/experiment may have the same names.
+        parts = Path(str(config.config[0])).with_suffix("").parts
+        return "_".join(parts[_after_last(parts, "experiment") :])
+    return str(config.model.class_path).rpartition(".")[2].lower()
+
+
+def run_folder(root: str, name: str) -> Path:
+    """Return the folder of a run.
+
+    Args:
+        root: ``run.root``, as typed.
+        name: ``run.name``.
+
+    Raises:
+        ConfigurationError: If the folder is not below the root (to rename the root or a folder
+            above it would rename all runs), or there is no root.
+        ValueError: If the root is empty or contains an unset variable.
+    """
+    if root == "null":  # as typed, which is text to the parser
+        raise ConfigurationError(
+            "run.root is null: remove it for the folder runs, or name a folder"
+        )
+    above = Path(expand_path(root, "run.root"))
+    if above.resolve().is_relative_to((above / name).resolve()):
+        raise ConfigurationError(
+            f"run.name is {name!r}, which is not a folder below {above}, the folder of all runs: "
+            "give the run a name"
+        )
+    # The text decides: a run may be a link to another disk.
+    if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == "..":
+        raise ConfigurationError(
+            f"run.name is {name!r}, which leads out of {above}, the folder of all runs: set "
+            "run.root instead (--run.root FOLDER --run.name NAME)"
+        )
+    return above / name
+
+
+class RunDirectory:
+    """The directory of one run.
+
+    Args:
+        path: The directory; it need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / FOLDER
+        self.config_file = path / "config.yaml"
+
+    def check_place(self, command: str) -> None:
+        """Raise if the run cannot be written, before any work.
+
+        Args:
+            command: Name of the command; some write elsewhere.
+
+        Raises:
+            ConfigurationError: If the path is not a writable folder.
+        """
+        if command in WRITE and (problem := why_no_folder(self.path, to_write=True)):
+            raise ConfigurationError(
+                f"the run cannot be written to {self.path}: {problem}; set another run.root or "
+                "run.name"
+                + (
+                    f", and --model.init_args.weights {self.path} to use what it has learned"
+                    if self.path.is_dir()
+                    else ""
+                )
+            )
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Lock the directory for training, and remove unfinished files of killed runs.
+
+        Raises:
+            TemporaryError: If another process trains here.
+        """
+        with alone_in(self.path):
+            remove_unfinished(self.path)
+            yield
+
+    def move_aside(self) -> None:
+        """Rename an existing run, so that nothing is lost."""
+        if self.path.exists():
+            log.warning("the run in %s was moved to %s", self.path, move_aside(self.path))
+
+    def check(self, config: dict[str, Any], change: bool) -> None:
+        """Raise if the configuration differs from that of the run.
+
+        Args:
+            config: The present configuration.
+            change: Whether to accept differences.
+
+        Raises:
+            ConfigurationError: With every difference and the options; or if the saved
+                configuration is damaged or was not written by ``fit``.
+        """
+        if self.config_file.is_dir():  # training would end where it writes that file
+            raise ConfigurationError(
+                f"{self.config_file} is a folder, but the run's configuration is written to a file "
+                "of that name: move the folder away"
+            )
+        if not self.config_file.exists():
+            return
+        if not list_checkpoints(self.checkpoints):
+            self._refuse_other_config()
+            return
+        try:
+            then = self._started_with("resume without a comparison (--run.change true)")
+        except ConfigurationError as error:
+            if not change:
+                raise
+            log.warning("--run.change: resuming although %s", error)
+            return
+        now = _flat(config)
+        differences = []
+        for key in sorted(then.keys() | now.keys()):
+            old, new = then.get(key, "unset"), now.get(key, "unset")
+            if old == new:
+                continue
+            line = f"{key}: {old} -> {new}"
+            if _is_free(key) or (key in GROWING and _grows(old, new)):
+                log.info("changed on resume: %s", line)
+            else:
+                differences.append(line)
+        if differences and change:
+            log.warning("--run.change: resuming with %s", "; ".join(differences))
+        elif differences:
+            raise ConfigurationError(
+                f"the run in {self.path} was started with another configuration:\n  "
+                + "\n  ".join(differences)
+                + "\nUndo the change, or accept it (--run.change true), or choose another name "
+                "(--run.name NAME), or start a new run (--run.overwrite true)"
+            )
+
+    def _refuse_other_config(self) -> None:
+        try:
+            content = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError, yaml.YAMLError):
+            content = {}
+        if content is not None and not (isinstance(content, dict) and content.keys() >= WRITTEN):
+            raise ConfigurationError(
+                f"{self.config_file} was not written by fit, which would replace it: move it away, "
+                "or choose another run.root or run.name"
+            )
+
+    def resume_from(self, given: str | None = None) -> Path | None:
+        """Return the newest intact checkpoint, else the given one, or None for a new run.
+
+        The run's own come first, so that the same command resumes the run.
+
+        Args:
+            given: ``ckpt_path``, a checkpoint of another run to begin with.
+
+        Raises:
+            ConfigurationError: If all checkpoints are damaged, the given one belongs to this run,
+                or it is needed and not intact.
+        """
+        own = newest_whole(self.checkpoints)
+        if own is None and list_checkpoints(self.checkpoints):
+            raise ConfigurationError(
+                f"all checkpoints in {self.checkpoints} are damaged: start a new run with "
+                "--run.overwrite true"
+            )
+        if own is None or given is None:
+            return own or self.begin_from(given)
+        self._refuse_own(given)
+        log.info("the run resumes from its own checkpoints, not from %s", given)
+        return own
+
+    def begin_from(self, given: str | None) -> Path | None:
+        """Return the checkpoint that a new run begins with, or None.
+
+        Args:
+            given: ``ckpt_path``.
+
+        Raises:
+            ConfigurationError: If it is missing, damaged, or belongs to this run.
+        """
+        if given is None:
+            return None
+        self._refuse_own(given)
+        path = Path(given)
+        if not path.is_file():
+            raise ConfigurationError(f"ckpt_path is {given}, and there is no such file")
+        # Without its checksum, a truncated file can still be detected.
+        if not (is_whole(path) if checksum_of(path).is_file() else is_zipfile(path)):
+            raise ConfigurationError(
+                f"ckpt_path is {given}, which is damaged or not a checkpoint: name another one"
+            )
+        return path
+
+    def _refuse_own(self, given: str) -> None:
+        if Path(given).resolve().parent == self.checkpoints.resolve():
+            raise ConfigurationError(
+                f"ckpt_path is {given}, a checkpoint of the run itself, which resumes from its "
+                "newest automatically: remove ckpt_path, or, to go back to this one, choose "
+                "another --run.name"
+            )
+
+    def trained_weights(self) -> tuple[Path, str] | None:
+        """Return the best checkpoint, else the newest, and the reason; None without any."""
+        return best_or_newest(self.checkpoints)
+
+    def trained_config(self) -> dict[str, Any]:
+        """Return the configuration of ``fit``, flat; empty before the first ``fit``.
+
+        Raises:
+            ConfigurationError: If its file is damaged.
+        """
+        if not self.config_file.exists():
+            return {}
+        return self._started_with("name the weights to use with --ckpt_path FILE")
+
+    def _started_with(self, fix: str) -> dict[str, Any]:
+        # The file may hold anything after a full disk or another program: no YAML, no text, or
+        # YAML without keys, compared with which all keys would seem new.
+        try:
+            content = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+        except (IsADirectoryError, ValueError, RecursionError, yaml.YAMLError):
+            content = None
+        if not isinstance(content, dict) or not content:
+            raise ConfigurationError(
+                f"{self.config_file}, the configuration of the run, is damaged: restore it, or "
+                f"{fix}"
+            )
+        return _flat(without_placeholders(content))
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(config, dict) and config:
+        flat: dict[str, Any] = {}
+        for key, value in config.items():
+            flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        return flat
+    return {prefix: config}
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in FREE)
+
+
+def _grows(old: Any, new: Any) -> bool:
+    if new in (-1, None):  # no limit
+        return True
+    return isinstance(old, int) and old != -1 and isinstance(new, int) and new >= old
+
+
+def _after_last(parts: tuple[str, ...], name: str) -> int:
+    inner = [number + 1 for number, part in enumerate(parts[:-1]) if part == name]
+    return inner[-1] if inner else -1

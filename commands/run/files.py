@@ -1,0 +1,213 @@
+"""Checkpoint files: a file of the final name is always complete.
+
+A process may be killed, and a node may lose power, at any moment: a file is written under another
+name, flushed to the disk, given its checksum, and only then renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from commands.run.directions import WORDS, direction_of
+from files.owned import UNFINISHED, leftovers, remove_file, sync_folder, whole_file
+from files.owned import write_whole as write_whole_file
+from files.paths import glob_paths
+
+log = logging.getLogger(__name__)
+FOLDER = "checkpoints"
+_NAME = re.compile(r"step-(\d+)\.ckpt")
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Write a large file and its checksum; ``path`` exists only when both are on the disk.
+
+    Args:
+        path: The file; an earlier one is kept until the new one is complete.
+        write: Writes the content.
+
+    Raises:
+        OSError: If the disk is full or the folder not writable; nothing is left behind.
+    """
+    try:
+        with whole_file(path) as file:
+            write(file)
+            file.flush()
+            digest = file_hash(Path(file.name))
+            write_atomically(checksum_of(path), f"{digest}  {path.name}\n".encode())
+        sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        raise OSError(str(error)) from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a small file in one step, flushed to the disk.
+
+    Raises:
+        OSError: If it could not be written; an earlier file is kept.
+    """
+    write_whole_file(path, content)
+    sync_folder(path.parent)
+
+
+def remove_unfinished(run: Path) -> None:
+    """Remove unfinished files of killed processes, which would fill the disk.
+
+    Args:
+        run: The run directory, locked by this process.
+    """
+    left = [p for p in (run / FOLDER).glob(".*.tmp") if UNFINISHED.fullmatch(p.name)]
+    for path in (*left, *leftovers(run / "config.yaml")):
+        with suppress(OSError):  # of another user
+            remove_file(path)
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints by step, newest first."""
+    found = [
+        (int(match[1]), p)
+        for p in map(folder.joinpath, glob_paths("step-*.ckpt", str(folder)))
+        if (match := _NAME.fullmatch(p.name))
+    ]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def checksum_of(path: Path) -> Path:
+    """Return the file with the checksum of a checkpoint, beside it."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether a checkpoint matches its checksum."""
+    try:
+        return checksum_of(path).read_text(encoding="utf-8").split()[0] == file_hash(path)
+    except (OSError, ValueError, IndexError):  # ValueError: not text
+        return False
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """Return the newest intact checkpoint; report and skip damaged ones."""
+    for path in list_checkpoints(folder):
+        if is_whole(path):
+            return path
+        log.error(
+            "DAMAGED CHECKPOINT: %s does not match its checksum; falling back to the previous one",
+            path,
+        )
+    return None
+
+
+def fingerprint(path: Path) -> str:
+    """Return the SHA-256 of a checkpoint, from its checksum file if there is one."""
+    try:
+        return checksum_of(path).read_text(encoding="utf-8").split()[0]
+    except (OSError, ValueError, IndexError):  # ValueError: not text
+        return file_hash(path)
+
+
+def why_unseen(path: Path, digest: str, patience: float) -> str | None:
+    """Return why this machine cannot continue from a checkpoint that another one chose, or None.
+
+    Args:
+        path: The checkpoint.
+        digest: Its SHA-256 on the other machine.
+        patience: Seconds to wait for it: NFS shows new files late.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        reason = "there is no such file"
+        if path.is_file():
+            found = file_hash(path)
+            if found == digest:
+                return None
+            reason = f"its content differs (SHA-256 {found[:12]}, not {digest[:12]})"
+        if time.monotonic() > deadline:
+            return (
+                f"does not see {path}, from which rank 0 continues: {reason}; the run directory "
+                "must be on a disk shared by all nodes"
+            )
+        time.sleep(1.0)
+
+
+def read_scores(folder: Path, monitor: str) -> dict[str, float]:
+    """Return values of ``monitor`` by checkpoint name; none if another value was monitored."""
+    try:
+        content = json.loads((folder / "best.json").read_text(encoding="utf-8"))
+        if content["monitor"] != monitor:
+            return {}
+        return {str(name): float(value) for name, value in content["scores"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def read_written(folder: Path) -> set[str]:
+    """Return the names of the checkpoints that a run wrote into its folder.
+
+    Runs of 0.1.0 have no list: then those whose checksum file names them.
+    """
+    try:
+        content = json.loads((folder / "best.json").read_text(encoding="utf-8"))
+        return {str(name) for name in content["written"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        found = list_checkpoints(folder)
+        return {path.name for path in found if _names(checksum_of(path)) == path.name}
+
+
+def _names(checksum: Path) -> str | None:
+    try:
+        return checksum.read_text(encoding="utf-8").split()[1]
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def read_mode(folder: Path) -> str | None:
+    """Return the mode of the ranking so far, ``max`` or ``min``; None without a ranking."""
+    try:
+        return str(json.loads((folder / "best.json").read_text(encoding="utf-8"))["mode"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _best_first(content: dict[str, Any], folder: Path) -> list[str]:
+    # Version 0.1.0 ranked by the mode that was set, `max` by default.
+    names: list[str] = content["best"]
+    right = direction_of(content["monitor"])
+    if right is None or content.get("mode", right) == right:
+        return names
+    scores: dict[str, float] = content["scores"]
+    names = sorted(scores, key=lambda name: (scores[name], name), reverse=right == "max")
+    log.warning(
+        "%s/best.json was ranked as if %s values of %s were better: of the remaining checkpoints, "
+        "%s is the best",
+        *(folder, WORDS[content["mode"]], content["monitor"], names[0] if names else "none"),
+    )
+    return names
+
+
+def best_or_newest(folder: Path) -> tuple[Path, str] | None:
+    """Return the best intact checkpoint, else the newest, and the reason."""
+    try:
+        content = json.loads((folder / "best.json").read_text(encoding="utf-8"))
+        for name in _best_first(content, folder):
+            path = folder / name
+            if is_whole(path):
+                return path, f"best {content['monitor']} {content['scores'][name]:.4f}"
+            state = "does not match its checksum" if path.is_file() else "is missing"
+            log.error("DAMAGED CHECKPOINT: the best one, %s, %s", path, state)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # nothing was validated yet, or the file is damaged: use the newest
+    path_or_none = newest_whole(folder)
+    return None if path_or_none is None else (path_or_none, "the newest")

@@ -1,0 +1,135 @@
+"""Saved configurations, which are read again as the same values."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from enum import Enum
+from functools import reduce
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace, set_dumper
+
+from commands.jsonargparse_internals import dump_containers_by_parts
+from files.yaml_loader import strict_loader
+
+PLAIN = (type(None), bool, int, float, str)
+
+# The library writes these as text and reads them again by the type of the argument.
+READ_AGAIN = (os.PathLike, timedelta, Enum)
+PLACEHOLDER = "Unable to serialize instance "  # in files of 0.1.0
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quote text that the parser would read as a number, such as 1e4."""
+
+
+_Dumper.yaml_implicit_resolvers = {
+    letter: [*yaml.SafeDumper.yaml_implicit_resolvers.get(letter, []), *resolvers]
+    for letter, resolvers in strict_loader().yaml_implicit_resolvers.items()
+}
+
+
+def as_yaml(config: Any) -> str:
+    """Return a plain configuration as YAML that the parser reads again as the same."""
+    text: str = yaml.dump(config, Dumper=_Dumper, sort_keys=False)
+    return text
+
+
+set_dumper("yaml", as_yaml)
+dump_containers_by_parts()
+
+
+def is_mere_default(value: Any, default: Any, hint: Any) -> bool:
+    """Return whether a value is a default that cannot be read again from text.
+
+    Such a value is not saved: the class has it by default.
+
+    Args:
+        value: The parsed value.
+        default: The default of its argument.
+        hint: The type of its argument. Without one, text stays text.
+    """
+    untyped = "Any" in str(hint) or "Untyped" in str(hint)
+    same = value is default or (isinstance(value, list | dict) and _equal(value, default))
+    return same and not (_is_plain(value) if untyped else _has_text(value))
+
+
+def _equal(one: Any, other: Any) -> bool:
+    try:
+        return type(one) is type(other) and bool(one == other)
+    except Exception:  # comparisons of some classes raise, such as arrays
+        return False
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) is list:
+        return all(map(_is_plain, value))
+    if type(value) is dict:
+        return all(map(_is_plain, (*value.keys(), *value.values())))
+    return type(value) in PLAIN or isinstance(value, Namespace)
+
+
+def _has_text(value: Any) -> bool:
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(map(_has_text, value))
+    if isinstance(value, Namespace):  # a class with its arguments
+        return True
+    if isinstance(value, Mapping):
+        return all(map(_has_text, (*value.keys(), *value.values())))
+    if type(value) in PLAIN:
+        return True
+    if isinstance(value, READ_AGAIN):
+        return not isinstance(value, str)  # an enum of text: its argument is text, too
+    return _has_path(value)
+
+
+def _has_path(value: Any) -> bool:
+    # Functions and classes have an import path.
+    try:
+        return (
+            reduce(getattr, value.__qualname__.split("."), sys.modules[value.__module__]) is value
+        )
+    except (AttributeError, KeyError):
+        return False
+
+
+def without_placeholders(content: Any) -> Any:
+    """Return a configuration without the placeholders of values that 0.1.0 could not write."""
+    if isinstance(content, dict):
+        pairs = ((key, without_placeholders(value)) for key, value in content.items())
+        return {key: value for key, value in pairs if not _is_placeholder(value)}
+    return (
+        [without_placeholders(value) for value in content] if isinstance(content, list) else content
+    )
+
+
+def _is_placeholder(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith(PLACEHOLDER)
+
+
+def differences(one: Any, other: Any, key: str = "") -> Iterator[str]:
+    """Yield a text for each key in which two parsed configurations differ.
+
+    Args:
+        one: The first configuration.
+        other: The second configuration.
+        key: Key of both.
+    """
+    if isinstance(one, Namespace | dict) and isinstance(other, Namespace | dict):
+        first, second = (vars(v) if isinstance(v, Namespace) else v for v in (one, other))
+        for name in {**first, **second}:
+            below = f"{key}.{name}" if key else str(name)
+            yield from differences(first.get(name), second.get(name), below)
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for number, pair in enumerate(zip(one, other, strict=True)):
+            yield from differences(*pair, f"{key}[{number}]")
+    elif not _same(one, other):
+        yield f"{key}: {one!r} is read as {other!r}"
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one is other or (type(one) is type(other) and repr(one) == repr(other))

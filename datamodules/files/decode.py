@@ -1,0 +1,399 @@
+"""Decode bytes to RGB pixels.
+
+Pillow reads the headers and pixels of most files. It silently reduces 16-bit colour to 8 bits, so
+OpenCV reads 16-bit PNG and tifffile 16-bit TIFF. simplejpeg reads the pixels of 8-bit JPEG for two
+reasons. It is the fastest: 633 us for a photograph of 481x321, against 641 with OpenCV or
+torchvision and 765 with Pillow; all four use libjpeg-turbo and gave the same bits for 6,400
+photographs and for all chroma samplings (test_decode.py checks that). And it refuses what libjpeg
+only warns about, such as an image that ends too early, where the others paint the rest grey. Pillow
+reads the files that simplejpeg does not know, and all files on platforms without a wheel of it: the
+same pixels, slower, and without that strictness.
+
+If a file has several frames or pages, the first one is the image.
+
+Pillow does not check the checksums of the pixels: it decodes a file that ends in zeros to a wrong
+image.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import IO, Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError, features
+
+from datamodules.clock import DECODING
+from datamodules.files import jpeg
+from datamodules.files.deep import (
+    Pixels,
+    Unsupported,
+    bits_of_tiff,
+    kind_of_tiff,
+    png_16,
+    tiff_16,
+    to_srgb_16,
+)
+from datamodules.files.exif import tiff_exif
+from degradations.images import image_of, orientation_of, space_of, to_srgb, upright
+from files.paths import FORMATS as KNOWN
+from files.paths import open_regular, read_bytes
+from files.png_text import PROFILES, TEXTS, open_image, without_text
+
+ANCILLARY = 32  # this bit of a chunk's name marks chunks that decoding does not need
+_chunk = struct.Struct(">I4s").unpack_from
+_checksum = struct.Struct(">I").unpack_from
+
+
+def check_png(data: bytes | bytearray | memoryview) -> None:
+    """Compare the checksum of every chunk that the pixels depend on.
+
+    This takes a hundredth of the time of decoding.
+
+    Args:
+        data: The whole file.
+
+    Raises:
+        ValueError: If a checksum does not fit, or a chunk is incomplete.
+    """
+    view, at, name = memoryview(data), 8, b""
+    while name != b"IEND" and at + 8 <= len(view):
+        length, name = _chunk(view, at)
+        end = at + 8 + length
+        if name == b"tRNS" or not name[0] & ANCILLARY:
+            if end + 4 > len(view):
+                raise ValueError(f"truncated in its chunk {name.decode('latin-1')}")
+            if zlib.crc32(view[at + 4 : end]) != _checksum(view, end)[0]:
+                chunk = f"{name.decode('latin-1')} at byte {at}"
+                raise ValueError(f"damaged: the checksum of its chunk {chunk} does not fit")
+        at = end + 4
+
+
+def metadata_after_pixels(file: IO[bytes]) -> bool:
+    """Return whether EXIF or XMP follows the pixels, as ImageMagick writes it, without decoding.
+
+    Args:
+        file: The PNG; its position changes.
+    """
+    at, pixels = 8, False
+    while True:
+        file.seek(at)
+        head = file.read(8 + max(map(len, PROFILES)))
+        if len(head) < 8:
+            return False
+        length, name = _chunk(head)
+        pixels |= name == b"IDAT"
+        if pixels and (name == b"eXIf" or (name in TEXTS and head[8:].startswith(PROFILES))):
+            return True
+        if name == b"IEND":
+            return False
+        at += 12 + length
+
+
+log = logging.getLogger(__name__)
+FORMATS = tuple(KNOWN)
+QUICK_JPEG = jpeg.AVAILABLE and features.check("libjpeg_turbo")
+REASONS = (
+    "empty",  # no bytes
+    "not an image",  # in none of the formats
+    "truncated",  # the end is missing
+    "damaged",  # the bytes are wrong
+    "too large",  # so many pixels that it may be a decompression bomb
+    "unsupported",  # whole, but of a kind that has no RGB form here
+    "checksum",  # not the bytes in the shard's index
+    "missing",  # cannot be opened
+)
+
+# Pillow's names of the metadata that hold an image's orientation.
+ORIENTED = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"})
+
+# The first two bytes of a file; AVIF has its name further on.
+PNG, GIF, RIFF, BMP, TIFF_LITTLE, TIFF_BIG = b"\x89P", b"GI", b"RI", b"BM", b"II", b"MM"
+STARTS = (jpeg.START, PNG, GIF, RIFF, BMP, TIFF_LITTLE, TIFF_BIG)
+VIDEO = re.compile(rb"(?s)....ftyp(isom|iso\d|mp4|M4V|avc1|qt  )|\x1aE\xdf\xa3|RIFF....AVI ")
+
+# Messages of decoders.
+TRUNCATED = re.compile(r"[Tt]runcat|Premature end of JPEG|failed to read \d+ bytes")
+UNSUPPORTED = re.compile(r"(?i)unsupported|not supported|not implemented|not available")
+
+
+class UnreadableImage(ValueError):  # noqa: N818  (names the state)
+    """An image that cannot be read.
+
+    Args:
+        message: The file and the problem.
+        reason: One of ``REASONS``, for counting.
+    """
+
+    def __init__(self, message: str, reason: str = "damaged") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One decoded image, upright (EXIF orientation is applied).
+
+    Args:
+        rgb: (H, W, 3) of 8 or 16 bits; read-only, as it may lie in the decoder's memory.
+        alpha: (H, W) of the same type, or None if the file has no transparency.
+        icc: The file's colour profile, if it describes ``rgb``; a profile for grey or CMYK does
+            not, nor does any profile after a conversion to sRGB.
+        bit_depth: 8 or 16.
+        mode: Pillow's mode of the file's pixels, e.g. ``P`` or ``CMYK``.
+        grey_icc: The file's colour profile, if it describes one of the three equal channels.
+        exif: The file's EXIF, unchanged; for a TIFF, whose tags are its EXIF, the tags that
+            describe the image and not the file.
+    """
+
+    rgb: Pixels
+    alpha: Pixels | None
+    icc: bytes | None
+    bit_depth: int
+    mode: str
+    grey_icc: bytes | None = None
+    exif: bytes | None = None
+
+    def meta(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+        """Return everything except the colours, for the writer of results.
+
+        Args:
+            path: The image's file.
+        """
+        return {
+            "path": os.fspath(path),
+            "alpha": self.alpha,
+            "icc": self.icc or self.grey_icc,
+            "bit_depth": self.bit_depth,
+            "mode": self.mode,
+            "exif": self.exif,
+        }
+
+
+def read_picture(path: str | os.PathLike[str], srgb: bool = False) -> Picture:
+    """Read and decode a file.
+
+    Args:
+        path: The file.
+        srgb: As for ``decode``.
+
+    Raises:
+        UnreadableImage: If the file cannot be read or decoded.
+    """
+    try:
+        data = read_bytes(path)
+    except OSError as error:
+        message = f"{os.fspath(path)}: {error.strerror or error}"
+        raise UnreadableImage(message, "missing") from error
+    return decode(data, os.fspath(path), srgb)
+
+
+def read_size(file: str | os.PathLike[str] | IO[bytes]) -> tuple[int, int]:
+    """Return (W, H) of the upright image from the file's header.
+
+    Args:
+        file: Its path, or the opened file.
+
+    Raises:
+        UnreadableImage: If the header cannot be read.
+    """
+    try:
+        if isinstance(file, str | os.PathLike):
+            with open_regular(file) as opened:
+                return _size(opened)
+        return _size(file)
+    except Exception as error:  # as in decode
+        reason = "missing" if getattr(error, "errno", None) else "damaged"
+        reason = "too large" if isinstance(error, Image.DecompressionBombError) else reason
+        name = os.fspath(file) if isinstance(file, str | os.PathLike) else "the image"
+        raise UnreadableImage(
+            f"{name}: {getattr(error, 'strerror', None) or error}", reason
+        ) from error
+
+
+def _size(file: IO[bytes]) -> tuple[int, int]:
+    with open_image(file, FORMATS) as image:
+        width, height = image.size
+        # A PNG's getexif may load the pixels, so it is called only if there is something to find.
+        tagged = image.info.keys() & ORIENTED or (
+            image.format == "PNG" and metadata_after_pixels(file)
+        )
+        turned = tagged and orientation_of(image) >= 5
+    return (height, width) if turned else (width, height)
+
+
+@DECODING
+def decode(data: jpeg.Bytes, name: str, srgb: bool = False) -> Picture:
+    """Decode an image file.
+
+    Args:
+        data: The whole file.
+        name: The image's name in error messages.
+        srgb: Convert pixels from the file's colour profile to sRGB, by relative colorimetry, as
+            training and evaluation need one colour space. An sRGB profile changes nothing, and a
+            broken one is ignored. 16-bit pixels with a profile of tables stay unchanged, with the
+            profile in ``icc``. CMYK is always converted, as its RGB depends on a profile.
+
+    Raises:
+        UnreadableImage: If ``data`` is not an image, is broken, or is of a kind without RGB form.
+    """
+    try:
+        return _plain_jpeg(data) or _any_picture(data, srgb, name)
+    # Decoders raise anything on arbitrary bytes, from struct.error to MemoryError.
+    except Exception as error:
+        reason, text = _diagnosis(data, error)
+        raise UnreadableImage(f"{name}: {text}", reason) from error
+
+
+def _plain_jpeg(data: jpeg.Bytes) -> Picture | None:
+    """Decode a grey or colour JPEG without EXIF or profile, which does not need Pillow.
+
+    This costs 4 us beside simplejpeg; opening the file with Pillow as well costs 20 more.
+    """
+    header = jpeg.read_header(data) if QUICK_JPEG else None
+    if header is None or header.tagged or header.components not in (1, 3):
+        return None
+    if header.height * header.width > most_pixels():
+        return None  # Pillow finds what is wrong with it
+    rgb = jpeg.read_strictly(data)
+    mode = "RGB" if header.components == 3 else "L"
+    return None if rgb is None else Picture(rgb, None, None, 8, mode)
+
+
+def most_pixels() -> float:
+    """Return the most pixels that are decoded: twice the limit at which Pillow warns."""
+    return 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else float("inf")
+
+
+def _diagnosis(data: jpeg.Bytes, error: Exception) -> tuple[str, str]:
+    """Return one of ``REASONS``, and the message."""
+    data, text = bytes(data), str(error) or type(error).__name__
+    if not data:
+        return "empty", "the file is empty"
+    if isinstance(error, Image.DecompressionBombError | MemoryError):
+        return "too large", f"refused because of its size: {text}"
+    header = jpeg.read_header(data)
+    if header is not None and header.precision != 8:
+        return "unsupported", f"a JPEG of {header.precision} bits; only 8 bits can be read"
+    if isinstance(error, Unsupported | NotImplementedError) or UNSUPPORTED.search(text):
+        return "unsupported", text
+    known = data[:2] in STARTS or data[4:8] == b"ftyp"
+    if VIDEO.match(data):
+        return "not an image", "a video: split it into frames first, as docs/predict.md shows"
+    if isinstance(error, UnidentifiedImageError):
+        text = (
+            f"not an image, or its header is broken: it starts with {data[:8]!r}; expected "
+            "one of " + ", ".join(FORMATS)
+        )
+        if not known:
+            return "not an image", text
+        kind = kind_of_tiff(data)
+        if kind is not None:
+            return "unsupported", kind
+    if TRUNCATED.search(text) or (_cut_short(data) and "checksum" not in text):
+        return "truncated", f"the file is truncated: {text}"
+    return "damaged", text
+
+
+def _cut_short(data: bytes) -> bool:
+    """Return whether the end is missing that the format requires."""
+    start = data[:2]
+    if start == jpeg.START:
+        header = jpeg.read_header(data)
+        return data.rfind(jpeg.END, header.scan if header else 0) < 0
+    if start == PNG:
+        return data.rfind(b"IEND") < 0
+    if start == GIF:
+        return not data.rstrip(b"\0").endswith(b";")
+    if start in (TIFF_LITTLE, TIFF_BIG):  # the offset of its directory
+        order = "<" if start == TIFF_LITTLE else ">"
+        return len(data) < 8 or struct.unpack_from(order + "I", data, 4)[0] >= len(data)
+    sizes = {RIFF: (4, 8), BMP: (2, 0)}  # offset of the file's size, and what it omits
+    if start not in sizes:
+        return False
+    at, more = sizes[start]
+    return int.from_bytes(data[at : at + 4], "little") + more > len(data)
+
+
+class _Raw(NamedTuple):
+    """Pixels as stored in the file, with alpha if it has any, and the profile of ``rgb``."""
+
+    rgb: Pixels
+    alpha: Pixels | None = None
+    icc: bytes | None = None
+    grey_icc: bytes | None = None
+
+
+def _any_picture(data: jpeg.Bytes, srgb: bool, name: str) -> Picture:
+    image = open_image(io.BytesIO(data), FORMATS, name)
+    raw = _pixels(image, data, srgb)
+    orientation = orientation_of(image)
+    return Picture(
+        rgb=upright(raw.rgb, orientation),
+        alpha=None if raw.alpha is None else upright(raw.alpha, orientation),
+        icc=raw.icc,
+        bit_depth=8 * raw.rgb.dtype.itemsize,
+        mode=image.mode,
+        grey_icc=raw.grey_icc,
+        exif=tiff_exif(image) if image.format == "TIFF" else image.info.get("exif"),
+    )
+
+
+def _pixels(image: Image.Image, data: jpeg.Bytes, srgb: bool) -> _Raw:
+    icc = image.info.get("icc_profile") or b""
+    space = space_of(icc)
+    kept = icc if space == "RGB" and image.mode != "CMYK" else None
+    grey = icc if space == "L" and image.mode[0] in "L1I" else None
+    if image.format == "PNG":
+        check_png(data)
+    if image.format == "PNG" and data[24] == 16:  # the bit depth in the header chunk
+        return _converted_16(_Raw(*png_16(image, without_text(data)), kept, grey), srgb)
+    if image.format == "TIFF" and max(bits_of_tiff(image)) > 8:
+        return _converted_16(_Raw(*tiff_16(image, data), kept, grey), srgb)
+    if image.mode == "CMYK":
+        return _Raw(_from_cmyk(image, data, icc if space == "CMYK" else None))
+    rgb, alpha = _pixels_8(image, data)
+    described = rgb if kept else rgb[..., 0] if space == image.mode[0] == "L" else None
+    converted = to_srgb(described, icc) if srgb and described is not None else None
+    return _Raw(rgb, alpha, kept, grey) if converted is None else _Raw(converted, alpha)
+
+
+def _converted_16(raw: _Raw, srgb: bool) -> _Raw:
+    icc = raw.icc or raw.grey_icc
+    deep = cast(NDArray[np.uint16], raw.rgb)
+    converted = to_srgb_16(deep, icc) if srgb and icc else None
+    return raw if converted is None else _Raw(converted, raw.alpha)
+
+
+def _pixels_8(
+    image: Image.Image, data: jpeg.Bytes
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """Return RGB and, if the image has one, alpha."""
+    if image.has_transparency_data:
+        rgba = np.asarray(image.convert("RGBA"))
+        return np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3])
+    rgb = _strictly(image, data, "rgb") if image.mode in ("RGB", "L") else None
+    if rgb is None:
+        rgb = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    return rgb, None
+
+
+def _from_cmyk(image: Image.Image, data: jpeg.Bytes, icc: bytes | None) -> NDArray[np.uint8]:
+    ink = _strictly(image, data, "cmyk")
+    # CMYK JPEGs usually hold Adobe's inverted values, which Pillow inverts.
+    ink = np.asarray(image) if ink is None else 255 - ink
+    converted = None if icc is None else to_srgb(ink, icc)
+    return np.asarray(image_of(ink, "CMYK").convert("RGB")) if converted is None else converted
+
+
+def _strictly(image: Image.Image, data: jpeg.Bytes, colors: str) -> NDArray[np.uint8] | None:
+    # MPO is Pillow's name for a JPEG with further images after the first.
+    quick = QUICK_JPEG and image.format in ("JPEG", "MPO")
+    return jpeg.read_strictly(data, colors) if quick else None

@@ -1,0 +1,130 @@
+"""EXIF orientation and colour, and transparent pixels."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.ExifTags import IFD, Base
+
+from degradations.images import UPRIGHT
+
+log = logging.getLogger(__name__)
+
+# Tags of the first directory (in a TIFF also the file's own) that describe the image.
+DESCRIPTIVE = frozenset(
+    {Base.ImageDescription, Base.Make, Base.Model, Base.Software, Base.DateTime, Base.Artist}
+    | {Base.HostComputer, Base.Copyright, Base.Rating, Base.RatingPercent}
+    | {Base.XResolution, Base.YResolution, Base.ResolutionUnit}
+    | {Base.XPTitle, Base.XPComment, Base.XPAuthor, Base.XPKeywords, Base.XPSubject}
+)
+SUBJECT_AREA = 0x9214  # missing in Pillow's list
+
+# Tags of the second directory that refer to pixels of the old size, or to offsets in the old file.
+STALE = frozenset(
+    {Base.ExifImageWidth, Base.ExifImageHeight, Base.SubjectLocation, SUBJECT_AREA}
+    | {Base.FocalPlaneXResolution, Base.FocalPlaneYResolution, Base.FocalPlaneResolutionUnit}
+    | {Base.CompressedBitsPerPixel, Base.ComponentsConfiguration, Base.MakerNote}
+)
+
+# Beginnings of descriptions in which microscope software and tifffile count pixels and frames: they
+# would describe the enlarged image with the old size, or as one of many.
+COUNTING = ('{"shape":', "ImageJ=", "<?xml", "<OME")
+
+
+def lasting_exif(exif: bytes | None) -> bytes | None:
+    """Return the part of a file's EXIF that holds for the upright image at any size.
+
+    Description, camera, exposure, dates, author and place are kept. Orientation becomes 1;
+    thumbnail, maker's note and all counts of pixels are removed.
+
+    Args:
+        exif: The file's EXIF.
+
+    Returns:
+        EXIF in the same form; None if nothing is left, or the EXIF is broken.
+    """
+    if not exif:
+        return None
+    try:
+        found = Image.Exif()
+        found.load(exif)
+        return _lasting(found)
+    except Exception as error:  # cameras write broken EXIF, and Pillow raises anything
+        log.debug("broken EXIF is left out: %s", error)
+        return None
+
+
+def tiff_exif(image: Image.Image) -> bytes | None:
+    """As ``lasting_exif``, for a TIFF, whose EXIF is among the file's own tags.
+
+    Args:
+        image: The opened image.
+    """
+    try:
+        return _lasting(image.getexif())
+    except Exception as error:  # as above
+        log.debug("broken EXIF is left out: %s", error)
+        return None
+
+
+def _lasting(found: Image.Exif) -> bytes | None:
+    kept = Image.Exif()
+    for tag in DESCRIPTIVE & found.keys():
+        if tag != Base.ImageDescription or not str(found[tag]).startswith(COUNTING):
+            kept[tag] = found[tag]
+    details = {k: v for k, v in found.get_ifd(IFD.Exif).items() if k not in STALE}
+    details.pop(IFD.Interop, None)  # may be an offset in the old file
+    with contextlib.suppress(Exception):
+        if interop := dict(found.get_ifd(IFD.Interop)):
+            details[IFD.Interop] = interop
+    place = dict(found.get_ifd(IFD.GPSInfo))
+    for name, directory in ((IFD.Exif, details), (IFD.GPSInfo, place)):
+        if directory:
+            kept[name] = directory
+    if not kept:
+        return None
+    kept[Base.Orientation] = UPRIGHT
+    return kept.tobytes()
+
+
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+
+
+def without_hidden_colours(rgb: Pixels, alpha: Pixels) -> Pixels:
+    """Give each fully transparent pixel the colour of the nearest visible pixel.
+
+    Programs leave arbitrary colours there, such as black or erased content. A method looks at the
+    neighbourhood of each pixel, and would spread them into visible pixels.
+
+    Args:
+        rgb: (H, W, 3).
+        alpha: (H, W), 0 for fully transparent pixels.
+
+    Returns:
+        (H, W, 3); a new array if anything changes.
+
+    Raises:
+        ValueError: If ``alpha`` has another shape.
+    """
+    if alpha.shape != rgb.shape[:2]:
+        raise ValueError(
+            f"a Source gave meta['alpha'] of shape {alpha.shape} with an image of {rgb.shape}; "
+            "expected the image's height and width"
+        )
+    hidden = alpha == 0
+    if not hidden.any() or hidden.all():
+        return rgb
+    import cv2  # here, as its import is slow and few images are transparent
+
+    _, nearest = cv2.distanceTransformWithLabels(
+        hidden.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    colours = np.zeros((int(nearest.max()) + 1, 3), rgb.dtype)
+    colours[nearest[~hidden]] = rgb[~hidden]
+    filled = rgb.copy()
+    filled[hidden] = colours[nearest[hidden]]
+    return filled

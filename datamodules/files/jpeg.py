@@ -1,0 +1,187 @@
+"""JPEG at the level of its markers: the header, and strict decoding.
+
+libjpeg, on which every decoder here is built, only warns if data end too early or are invalid, and
+paints the rest grey. Pillow drops its warnings; simplejpeg can raise them at no cost. Some are
+harmless (bytes between the segments of a header, zeros before the end): those bytes are removed,
+and the file is read again, as strictly.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import struct
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.clock import DECODING
+
+try:
+    import simplejpeg
+except ImportError:  # a platform without a wheel: Pillow reads the same, less strictly
+    simplejpeg = None
+AVAILABLE = simplejpeg is not None
+log = logging.getLogger(__name__)
+Bytes = bytes | bytearray | memoryview
+START, END = b"\xff\xd8", b"\xff\xd9"
+FRAME_HEADERS = frozenset(range(0xFFC0, 0xFFD0)) - {0xFFC4, 0xFFC8, 0xFFCC}
+SCAN_HEADER, RESTART_INTERVAL, EXIF, PROFILE = 0xFFDA, 0xFFDD, 0xFFE1, 0xFFE2
+WITHOUT_LENGTH = frozenset(range(0xFFD0, 0xFFDA))
+
+# libjpeg's warnings about invalid data, after which it continues.
+DAMAGE = re.compile(
+    r"[Pp]remature end|bad (Huffman|arithmetic) code|instead of RST|extraneous bytes|progression"
+)
+_segment = struct.Struct(">HH").unpack_from
+_frame = struct.Struct(">BHHB").unpack_from
+_number = struct.Struct(">H").unpack_from
+
+
+class Header(NamedTuple):
+    """The header of a JPEG.
+
+    Attributes:
+        height: In pixels, as stored.
+        width: In pixels, as stored.
+        components: 1 for grey, 3 for colour, 4 for CMYK.
+        precision: Bits per sample.
+        frame: Offset of the frame header's marker.
+        process: That marker, 0xFFC0 for baseline.
+        scan: Offset of the first entropy-coded byte.
+        interval: MCUs between two restart markers, 0 without them.
+        tagged: Whether segments may hold EXIF, XMP, a colour profile or further images.
+    """
+
+    height: int
+    width: int
+    components: int
+    precision: int
+    frame: int
+    process: int
+    scan: int
+    interval: int
+    tagged: bool
+
+
+def read_header(data: Bytes) -> Header | None:
+    """Parse the segments before the first scan.
+
+    Args:
+        data: The file, or at least its header.
+
+    Returns:
+        None if this is not a JPEG, or its header has an unusual layout, which a more tolerant
+        reader must handle.
+    """
+    if data[:2] != START:
+        return None
+    frame = process = interval = precision = height = width = components = 0
+    tagged = False
+    at = 2
+    try:
+        while True:
+            marker, length = _segment(data, at)
+            if marker in FRAME_HEADERS:
+                frame, process = at, marker
+                precision, height, width, components = _frame(data, at + 4)
+            elif marker in (EXIF, PROFILE):
+                tagged = True
+            elif marker == RESTART_INTERVAL:
+                interval = _number(data, at + 4)[0]
+            elif marker < 0xFFC0 or marker in WITHOUT_LENGTH:
+                return None
+            at += 2 + length
+            if marker == SCAN_HEADER:
+                break
+    except struct.error:  # the end of the file
+        return None
+    if not height or not width or at > len(data):  # some files give the height after the pixels
+        return None
+    return Header(height, width, components, precision, frame, process, at, interval, tagged)
+
+
+def read_strictly(data: Bytes, colors: str = "rgb") -> NDArray[np.uint8] | None:
+    """Decode an 8-bit JPEG, or raise if any pixel may be wrong.
+
+    Args:
+        data: The whole file.
+        colors: ``rgb``, or ``cmyk`` for a file of four components.
+
+    Returns:
+        (H, W, 3 or 4) in [0, 255]; None if simplejpeg does not read such files.
+
+    Raises:
+        ValueError: If the file is truncated or damaged.
+    """
+    try:
+        return simplejpeg.decode_jpeg(data, colors)
+    except ValueError as error:
+        if not DAMAGE.search(str(error)):
+            log.debug("not read by simplejpeg: %s", error)
+            return None
+        mended = without_stray_bytes(bytes(data))
+        if mended == data:
+            raise
+    return simplejpeg.decode_jpeg(mended, colors)
+
+
+@DECODING
+def read_rows(data: bytes, bottom: int, most: float) -> NDArray[np.uint8] | None:
+    """Decode the upper rows of a plain JPEG, no further than a crop needs.
+
+    A smaller height is written into the header. libjpeg then warns of the remaining bytes, which
+    hides its other warnings: use this only for files that are known to be intact.
+
+    Args:
+        data: The whole file, whose checksum was compared.
+        bottom: Number of rows needed.
+        most: Largest number of pixels of the whole image.
+
+    Returns:
+        (at least `bottom`, W, 3) in [0, 255]; None for other kinds of files.
+    """
+    header = read_header(data)
+    if simplejpeg is None or header is None or header.tagged or header.process != 0xFFC0:
+        return None
+    if header.components != 3 or header.precision != 8:
+        return None
+    rows = -(-(bottom + 2) // 16) * 16  # 2 more: chroma is interpolated
+    if rows >= header.height or header.height * header.width > most:
+        return None
+    part = bytearray(data)
+    part[header.frame + 5 : header.frame + 7] = rows.to_bytes(2, "big")
+    return simplejpeg.decode_jpeg(part, strict=False)
+
+
+def without_stray_bytes(data: bytes) -> bytes:
+    """Return the JPEG without stray bytes.
+
+    Cameras and editors leave such bytes between the segments of the header, and zeros before the
+    end of the image. They change no pixel.
+
+    Args:
+        data: The whole file.
+    """
+    kept, at = [START], 2
+    while True:
+        at = data.find(b"\xff", at)
+        if at < 0 or at + 4 > len(data):
+            return data
+        marker, length = _segment(data, at)
+        if marker < 0xFFC0 or marker == 0xFFFF:
+            at += 1
+            continue
+        if marker == SCAN_HEADER:
+            break
+        if marker in WITHOUT_LENGTH:
+            return data
+        kept.append(data[at : at + 2 + length])
+        at += 2 + length
+    end = data.rfind(END)
+    if end < at:
+        return data
+    pixels = data[at:end].rstrip(b"\0")
+    stuffed = b"\0" if pixels.endswith(b"\xff") else b""  # a coded 255 is followed by a zero
+    return b"".join([*kept, pixels, stuffed, END])

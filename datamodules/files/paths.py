@@ -1,0 +1,97 @@
+"""Paths, URLs and byte sizes as users write them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from braceexpand import braceexpand
+
+from files.paths import existing_part, fixed_part, glob_paths, images_among, list_images
+
+
+def image_key(path: Path, root: Path) -> str:
+    """Return an image's key: its path below ``root`` without extension, with ``/`` everywhere."""
+    return path.relative_to(root).with_suffix("").as_posix()
+
+
+def images_of(pattern: str, recursive: bool = True, root: str = "") -> Iterator[tuple[str, Path]]:
+    """Iterate over keys and paths of the images of a path, whose variables are expanded already.
+
+    Args:
+        pattern: A folder (keys are relative to it), a file (its key is its name), or a pattern with
+            ``* ? [ ]`` and ``**`` (keys are relative to the part before the first of these).
+        recursive: Whether a folder is searched below its first level.
+        root: Start of a relative pattern; ``*`` and the like in it are literal.
+
+    Raises:
+        ValueError: If a folder cannot be listed.
+    """
+    path = Path(root, pattern)
+    if path.is_dir():
+        yield from ((image_key(found, path), found) for found in list_images(path, recursive))
+    elif path.exists():
+        yield path.stem, path
+    else:
+        start = Path(root, fixed_part(pattern, root))
+        matches = [Path(root, match) for match in glob_paths(pattern, root)]
+        files = [match for match in matches if not match.is_dir()]
+        yield from ((image_key(f, start), f) for f in images_among(files, str(path)))
+
+
+def searched_folder(pattern: str, root: str = "") -> Path | None:
+    """Return the folder that ``images_of`` searches, or None for a file. Args as there."""
+    path = Path(root, pattern)
+    if path.is_dir():
+        return path
+    return None if path.exists() else Path(root, fixed_part(pattern, root))
+
+
+def braced(path: str) -> list[str]:
+    """Expand ``{000..099}`` in a path that does not exist as written."""
+    head, rest = existing_part(path)
+    if not rest:
+        return [head]
+    return [os.path.join(head, name) for name in braceexpand(rest, escape=False)]
+
+
+def by_key(pictures: Iterable[tuple[str, Path]], what: str) -> dict[str, Path]:
+    """Return images by key, sorted.
+
+    Args:
+        pictures: Keys and paths; the same file may occur twice.
+        what: The key that named them, for the message.
+
+    Raises:
+        ValueError: If two files have the same key; both are named.
+    """
+    found: dict[str, Path] = {}
+    for key, path in pictures:
+        other = found.setdefault(key, path)
+        if other != path:
+            raise ValueError(
+                f"{what}: {other} and {path} would both have the key {key!r}, but keys must be "
+                "unique: rename or move one of them"
+            )
+    return dict(sorted(found.items()))
+
+
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def parse_bytes(text: str | int, what: str) -> int:
+    """Parse a number of bytes such as ``50G``.
+
+    Args:
+        text: A number, optionally with a unit (K, M, G, T; powers of 1024).
+        what: The key that was set, for the message.
+
+    Raises:
+        ValueError: If it is not such a number.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", str(text).strip(), re.IGNORECASE)
+    if match is None:
+        raise ValueError(f"{what} is {text!r}; expected a number of bytes such as 500M or 50G")
+    return int(float(match[1]) * UNITS[match[2].upper()])

@@ -1,0 +1,342 @@
+"""Crops of a JPEG without decoding the rest of it.
+
+A JPEG may have a restart marker after every few blocks (MCUs: 16x16 pixels with the usual halved
+chroma). A segment between two markers can be decoded by itself. So a crop is the header with
+another size, the segments around the crop with renumbered markers, and the end marker: a small JPEG
+for any decoder. The time depends on the crop's size, not on the image's.
+
+Segments must not straddle the rows of blocks. So their length is the divisor of a row's number of
+blocks that is nearest to the wanted length: 1 if the number is prime, which costs up to 17 % more
+bytes, or a whole short row. The file stays an ordinary JPEG of the image's own size. Padding the
+image to whole segments would give every width short segments, but all other readers would show the
+padding.
+
+The starts of the segments are found once, when a shard is written, and stored beside the image.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import shutil
+import struct
+import subprocess
+from typing import NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from datamodules.clock import DECODING
+from datamodules.files import jpeg
+from datamodules.files.decode import UnreadableImage, decode
+from degradations.images import orientation_of
+
+# Chroma pixels are interpolated from their neighbours: two neighbours of a crop contribute, and
+# libjpeg treats rows of four pixels or fewer differently.
+MARGIN, NARROW = 2, 8
+BASELINE, EXTENDED = 0xFFC0, 0xFFC1  # the processes with one scan and Huffman coding
+JPEGTRAN_SECONDS = 60
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+class _Grid(NamedTuple):
+    """The segments of a JPEG."""
+
+    unit: tuple[int, int]  # (H, W) of a block (MCU) in pixels
+    rows: int  # of blocks
+    columns: int  # of blocks
+    across: int  # segments in a row
+
+
+def encode_jpeg(
+    rgb: NDArray[np.uint8], quality: int, blocks: int = 8, subsampling: str = "4:2:0"
+) -> bytes:
+    """Encode an image with restart markers.
+
+    Args:
+        rgb: (H, W, 3) in [0, 255].
+        quality: 1 to 100.
+        blocks: Wanted number of blocks (MCUs) per segment; the nearest possible number is used.
+            Fewer blocks make faster crops and larger files.
+        subsampling: Chroma subsampling: ``4:2:0``, ``4:2:2`` or ``4:4:4``.
+
+    Raises:
+        ValueError: If ``blocks`` or ``subsampling`` has another value.
+    """
+    import cv2  # here, as its import is slow; Pillow's encoder fails on some large noise images
+
+    samplings = {
+        "4:2:0": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
+        "4:2:2": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,
+        "4:4:4": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+    }
+    if subsampling not in samplings:
+        raise ValueError(f"subsampling is {subsampling!r}; expected one of {', '.join(samplings)}")
+    unit = 8 if subsampling == "4:4:4" else 16
+    interval = _segment_blocks(-(-rgb.shape[1] // unit), blocks)
+    options = {
+        cv2.IMWRITE_JPEG_QUALITY: quality,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR: samplings[subsampling],
+        cv2.IMWRITE_JPEG_RST_INTERVAL: interval,
+        cv2.IMWRITE_JPEG_OPTIMIZE: 1,
+    }
+    _, data = cv2.imencode(".jpg", rgb[..., ::-1], [n for pair in options.items() for n in pair])
+    return data.tobytes()
+
+
+def transcode_jpeg(data: bytes, blocks: int = 8) -> bytes | None:
+    """Add restart markers to a JPEG without changing any pixel, by libjpeg's ``jpegtran``.
+
+    Metadata are kept; a progressive file becomes sequential.
+
+    Args:
+        data: The whole file.
+        blocks: As for ``encode_jpeg``.
+
+    Returns:
+        None if jpegtran is not installed, refuses the file, or warns about it.
+    """
+    header, program = jpeg.read_header(data), shutil.which("jpegtran")
+    if header is None or program is None:
+        return None
+    interval = _segment_blocks(_grid(data, header).columns, blocks)
+    command = [program, "-copy", "all", "-optimize", "-restart", f"{interval}B"]
+    try:
+        run = subprocess.run(command, input=data, capture_output=True, timeout=JPEGTRAN_SECONDS)
+        restart_offsets(run.stdout)
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return None
+    return run.stdout if run.returncode == 0 else None  # 2 for a warning
+
+
+def _segment_blocks(columns: int, wanted: int) -> int:
+    """Return the divisor of a row's blocks that is nearest to the wanted number, by ratio.
+
+    It is at most four times that number: else crops would be no faster than the whole image.
+    """
+    if wanted < 1:
+        raise ValueError(f"blocks is {wanted}; expected at least 1, such as 8")
+    fit = [count for count in range(1, min(columns, 4 * wanted) + 1) if columns % count == 0]
+    return min(fit, key=lambda count: abs(math.log(count / wanted)))
+
+
+def restart_offsets(data: bytes) -> NDArray[np.uint32]:
+    """Return the offsets of a JPEG's segments, for ``decode_crop``.
+
+    Args:
+        data: The whole file.
+
+    Returns:
+        Offsets of the frame header's marker, of the first coded byte, and of the marker after each
+        segment, row by row.
+
+    Raises:
+        ValueError: If the file has no restart markers that allow crops.
+    """
+    header = jpeg.read_header(data)
+    problem = "it is not a JPEG with an ordinary header" if header is None else _unfit(data, header)
+    if header is None or problem:
+        raise ValueError(f"crops cannot be decoded by themselves: {problem}")
+    grid = _grid(data, header)
+    coded = np.frombuffer(data, np.uint8, offset=header.scan)
+    second = coded[1:]
+    # In coded data, 255 is followed by 0 (it is data) or by another 255 (padding).
+    markers = np.flatnonzero((coded[:-1] == 255) & (second != 0) & (second != 255))
+    count = grid.rows * grid.across
+    if len(markers) < count or (second[markers[:count]] != _marker_codes(count)).any():
+        raise ValueError(
+            f"crops cannot be decoded by themselves: the markers of its {count} segments are not "
+            "in order"
+        )
+    ends = markers[:count] + header.scan
+    return np.concatenate([[header.frame, header.scan], ends]).astype(np.uint32)
+
+
+def _unfit(data: jpeg.Bytes, header: jpeg.Header) -> str:
+    """Return why crops of a JPEG cannot be decoded by themselves, or ""."""
+    if header.process not in (BASELINE, EXTENDED):
+        return "it is progressive or of another process with several scans"
+    if header.precision != 8:
+        return f"it has {header.precision} bits"
+    if not header.interval:
+        return "it has no restart markers"
+    # The scan header ends the header: a count, two bytes per component, three more.
+    if header.components != data[header.scan - 4 - 2 * header.components]:
+        return "its colours are in several scans"
+    columns = _grid(data, header).columns
+    if columns % header.interval:
+        return (
+            f"its segments of {header.interval} blocks straddle the rows of {columns} blocks; "
+            "write it again with --restart-markers"
+        )
+    return ""
+
+
+def _grid(data: jpeg.Bytes, header: jpeg.Header) -> _Grid:
+    factors = data[header.frame + 11 : header.frame + 10 + 3 * header.components : 3]
+    # A single component has its own blocks, whatever its factor.
+    across = max((factor >> 4 for factor in factors), default=1) if len(factors) > 1 else 1
+    down = max((factor & 15 for factor in factors), default=1) if len(factors) > 1 else 1
+    unit = 8 * max(down, 1), 8 * max(across, 1)
+    rows, columns = -(-header.height // unit[0]), -(-header.width // unit[1])
+    return _Grid(unit, rows, columns, columns // (header.interval or columns))
+
+
+def _marker_codes(count: int) -> NDArray[np.uint8]:
+    """Return the second bytes of the markers after the segments: RST0 to RST7 in turn, then EOI."""
+    codes = (0xD0 | np.arange(count) & 7).astype(np.uint8)
+    codes[-1:] = jpeg.END[1]
+    return codes
+
+
+@DECODING
+def decode_crop(
+    data: jpeg.Bytes,
+    offsets: NDArray[np.uint32],
+    top: int,
+    left: int,
+    height: int,
+    width: int,
+    srgb: bool = False,
+    name: str = "the JPEG",
+) -> NDArray[np.uint8]:
+    """Decode a rectangle of a JPEG, bit-equal to that part of ``decode``.
+
+    Args:
+        data: The whole file. Of a memory map, only the crop's pages are read.
+        offsets: Result of ``restart_offsets``.
+        top: First row of the crop in the upright image.
+        left: First column of the crop.
+        height: Number of rows.
+        width: Number of columns.
+        srgb: As for ``decode``.
+        name: The file's name in error messages.
+
+    Returns:
+        (height, width, 3) in [0, 255], read-only; it may be a view of a larger array.
+
+    Raises:
+        UnreadableImage: If the crop's part of the file is damaged, or the offsets belong to another
+            file.
+        ValueError: If the crop is not inside the image.
+    """
+    header = jpeg.read_header(data)
+    if header is None or _unfit(data, header):
+        raise UnreadableImage(f"{name}: its header is damaged, or no longer has restart markers")
+    turn = _orientation(data, header, name) if header.tagged else 1
+    upright = (header.width, header.height) if turn >= 5 else (header.height, header.width)
+    if (
+        min(top, left) < 0
+        or min(height, width) < 1
+        or (top + height > upright[0] or left + width > upright[1])
+    ):
+        raise ValueError(
+            f"{name}: a crop of {height}x{width} at row {top} and column {left} is not inside the "
+            f"image of {upright[0]}x{upright[1]}"
+        )
+    box = _to_stored(Box(top, left, height, width), turn, upright)
+    part, region = _part(data, header, offsets, box, name)
+    rgb = decode(part, name, srgb).rgb
+    within = box._replace(top=box.top - region.top, left=box.left - region.left)
+    at = _to_upright(within, turn, cast(tuple[int, int], rgb.shape[:2]))
+    return cast(NDArray[np.uint8], rgb[at.top : at.top + height, at.left : at.left + width])
+
+
+def _part(
+    data: jpeg.Bytes, header: jpeg.Header, offsets: NDArray[np.uint32], box: Box, name: str
+) -> tuple[bytearray, Box]:
+    """Return the small JPEG around a box of the stored pixels, and the box that it shows."""
+    grid = _grid(data, header)
+    region, rows, columns = _region(header, grid, box)
+    file = np.frombuffer(data, np.uint8)
+    count = grid.rows * grid.across
+    if len(offsets) != 2 + count or tuple(offsets[:2].tolist()) != (header.frame, header.scan):
+        raise UnreadableImage(f"{name}: its restart offsets belong to another file")
+    # By row of blocks: the marker before its segments, and the marker after each segment.
+    firsts = np.arange(rows.start, rows.stop) * grid.across + columns.start
+    markers = firsts[:, None] + np.arange(-1, len(columns))
+    places = offsets[2 + markers].astype(np.int64)
+    expected = 0xD0 | markers & 7
+    if markers[-1, -1] == count - 1:
+        expected[-1, -1] = jpeg.END[1]
+    if not firsts[0]:  # no marker precedes the file's first segment
+        places[0, 0], expected[0, 0] = 0, jpeg.START[1]
+    if places.max() + 2 > len(data):
+        raise UnreadableImage(f"{name}: it ends before its restart offsets do", "truncated")
+    found = file[places] == 255
+    found &= file[places + 1] == expected
+    if not found.all() or (np.diff(places.ravel()) < 0).any():
+        raise UnreadableImage(f"{name}: its restart markers are not where its offsets say")
+    # A row's segments are contiguous, so they are copied at once, with the marker after each.
+    starts, stops = places[:, 0] + 2, places[:, -1] + 2
+    starts[0] = starts[0] if firsts[0] else header.scan
+    head = _head(data, header, (region.height, region.width))
+    pairs = zip(starts.tolist(), stops.tolist(), strict=True)
+    part = bytearray().join([head, *[data[start:stop] for start, stop in pairs]])
+    lengths = stops - starts
+    moved = len(head) + np.cumsum(lengths) - stops  # by how much, row by row
+    copied = (places[:, 1:] + 1 + moved[:, None]).ravel()
+    np.frombuffer(part, np.uint8)[copied] = _marker_codes(copied.size)
+    return part, region
+
+
+def _region(header: jpeg.Header, grid: _Grid, box: Box) -> tuple[Box, range, range]:
+    """Return the segments around a box with margin: their pixels, rows of blocks, and columns."""
+    high, wide = grid.unit[0], grid.unit[1] * grid.columns // grid.across
+    rows = range(
+        max(box.top - MARGIN, 0) // high,
+        min(-(-(box.top + box.height + MARGIN) // high), grid.rows),
+    )
+    stop = min(-(-(box.left + box.width + MARGIN) // wide), grid.across)
+    right = min(stop * wide, header.width)
+    columns = range(max(min(box.left - MARGIN, right - NARROW), 0) // wide, stop)
+    top, left = rows.start * high, columns.start * wide
+    return Box(top, left, min(rows.stop * high, header.height) - top, right - left), rows, columns
+
+
+def _orientation(data: jpeg.Bytes, header: jpeg.Header, name: str) -> int:
+    head = _head(data, header, (1, 1))  # Pillow refuses to open very large images
+    try:
+        return orientation_of(Image.open(io.BytesIO(head), formats=("JPEG",)))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UnreadableImage(f"{name}: its header is damaged: {error}") from error
+
+
+def _head(data: jpeg.Bytes, header: jpeg.Header, size: tuple[int, int]) -> bytearray:
+    """Return all bytes before the pixels, for an image of another size (H, W)."""
+    head = bytearray(data[: header.scan])
+    head[header.frame + 5 : header.frame + 9] = struct.pack(">HH", *size)
+    return head
+
+
+def _to_upright(box: Box, orientation: int, size: tuple[int, int]) -> Box:
+    """Map a box of the stored pixels to the upright image of (H, W) ``size``."""
+    top, left, height, width = box
+    if orientation >= 5:
+        top, left, height, width = left, top, width, height
+    if orientation in (2, 3, 6, 7):
+        left = size[1] - left - width
+    if orientation in (3, 4, 7, 8):
+        top = size[0] - top - height
+    return Box(top, left, height, width)
+
+
+def _to_stored(box: Box, orientation: int, size: tuple[int, int]) -> Box:
+    """Map a box of the upright image of (H, W) ``size`` to the stored pixels."""
+    top, left, height, width = box
+    if orientation in (2, 3, 6, 7):
+        left = size[1] - left - width
+    if orientation in (3, 4, 7, 8):
+        top = size[0] - top - height
+    if orientation >= 5:
+        top, left, height, width = left, top, width, height
+    return Box(top, left, height, width)

@@ -1,0 +1,357 @@
+"""The order of training samples as a plan: a pure function of (sizes, seed, epoch).
+
+The order has no state. A run that is stopped and resumed, on any number of processes, asks the same
+plan for the next global batch and gets the same samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from itertools import chain, zip_longest
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.order.shuffle import Ahead, Integers, Interleave, Mixture, Shuffle
+from degradations.draws import mix, seed_of
+
+MAX_STREAMS = 64
+AHEAD = 4096  # samples of a process that are computed together
+NEAR = 256  # places on each side that are searched for a replacement
+ATTEMPTS_NEAR, ATTEMPTS_IN_STREAM = 8, 100
+
+
+class Item(NamedTuple):
+    """A sample of the plan.
+
+    picture: Number of the image in the source.
+    seed: Seed of everything random about it.
+    epoch: Its epoch of training.
+    position: Its place in that epoch.
+    """
+
+    picture: int
+    seed: int
+    epoch: int = 0
+    position: int = 0
+
+
+def default_streams(batch_size: int) -> int:
+    """Return the number of canonical streams: the largest divisor of ``batch_size`` up to 64."""
+    return max(d for d in range(1, min(batch_size, MAX_STREAMS) + 1) if batch_size % d == 0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sequence of samples of every epoch, cut into global batches.
+
+    Groups (shards) are shuffled, samples are shuffled within a window of groups, and the resulting
+    sequence is cut into ``streams`` contiguous streams of equal length. Global batch k takes
+    ``batch_size / streams`` samples from each stream, and a process owns whole streams. So it reads
+    only its own part of the shards, and global batch k holds the same samples on any number of
+    processes that divides ``streams``.
+
+    Only the windows that are used of an epoch's order are computed.
+
+    Args:
+        groups: Number of samples of each group, in the source's order.
+        seed: The run's seed.
+        batch_size: Samples of one micro-batch over all processes.
+        streams: Number of canonical streams; divides ``batch_size``.
+        repeats: How often an epoch takes each image, with another seed each time.
+        window: Number of groups within which samples are shuffled.
+        mixture: How the sources are mixed, if the groups belong to several. An epoch then has
+            ``mixture.samples`` images, and begins where the previous one ended.
+    """
+
+    groups: tuple[int, ...]
+    seed: int
+    batch_size: int
+    streams: int
+    repeats: int = 1
+    window: int = 16
+    mixture: Mixture | None = None
+
+    def __len__(self) -> int:
+        """Number of global batches per epoch; it omits at most ``batch_size - 1`` samples."""
+        return self.total // self.batch_size
+
+    def __reduce__(self) -> tuple[type[Plan], tuple[Any, ...]]:
+        """Pickle without computed windows: each worker computes its own."""
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))
+
+    @cached_property
+    def total(self) -> int:
+        """Number of samples (each image ``repeats`` times) that an epoch chooses from."""
+        pictures = sum(self.groups) if self.mixture is None else self.mixture.samples
+        return pictures * self.repeats
+
+    @property
+    def stream_length(self) -> int:
+        """Number of samples of one stream in an epoch."""
+        return len(self) * self.batch_size // self.streams
+
+    def batches(self, epoch: int, start: int, rank: int, world: int) -> Iterator[list[Item]]:
+        """Iterate over the micro-batches of one process, from global batch ``start`` on.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            start: Number of global batches of this epoch that are done.
+            rank: Rank of this process.
+            world: Number of processes; divides ``streams``.
+        """
+        share = self.batch_size // self.streams
+        base = np.uint64(seed_of(self.seed, "sample", epoch))
+        own = self.own_streams(rank, world)
+        step = max(1, AHEAD // (share * len(own)))  # batches computed together
+        for first in range(start, len(self), step):
+            count = min(step, len(self) - first)
+            begins = [stream * self.stream_length + first * share for stream in own]
+            samples = [self._take(epoch, begin, begin + count * share) for begin in begins]
+            pictures = _by_batch(samples, count) // self.repeats
+            positions = _by_batch([np.arange(count * share) + begin for begin in begins], count)
+            with np.errstate(over="ignore"):
+                seeds = mix(base + positions.astype(np.uint64)) >> np.uint64(1)
+            for row in zip(pictures.tolist(), seeds.tolist(), positions.tolist(), strict=True):
+                yield [Item(i, s, epoch, p) for i, s, p in zip(*row, strict=True)]
+
+    def own_streams(self, rank: int, world: int) -> range:
+        """Return the streams of one process out of ``world``."""
+        return range(rank * self.streams // world, (rank + 1) * self.streams // world)
+
+    def batch_of(self, position: int) -> int:
+        """Return the number of the global batch that holds a place of an epoch."""
+        return position % self.stream_length // (self.batch_size // self.streams)
+
+    def replacement(self, epoch: int, position: int, attempt: int) -> int:
+        """Return another image for a place whose own image cannot be used.
+
+        It is taken from near the place, so from shards in use, and in a mixture from the same
+        source; after some attempts from anywhere in the stream, and after many, or if the stream
+        has no other image, from anywhere in the epoch. The epoch has it at its own place, too.
+
+        Args:
+            epoch: Number of the epoch.
+            position: The place in it.
+            attempt: Number of replacements tried before.
+
+        Returns:
+            Number of the image; the place's own only if the source has no other.
+        """
+        length = self.stream_length
+        first = position // length * length
+        reaches = [(position, first, length)] if attempt < ATTEMPTS_NEAR else []
+        pick = seed_of(self.seed, "replacement", epoch, position, attempt)
+        if attempt < ATTEMPTS_IN_STREAM:
+            reaches.append((first + pick % length, first, length))
+        everywhere = length * self.streams
+        reaches.append((pick % everywhere, 0, everywhere))
+        own = int(self._take(epoch, position, position + 1)[0]) // self.repeats
+        for centre, first, length in reaches:
+            others = self._others(
+                epoch, max(first, centre - NEAR), min(first + length, centre + NEAR), own
+            )
+            if len(others):
+                return int(others[pick // length % len(others)])
+        return own
+
+    def ahead(self, epoch: int, position: int) -> Ahead:
+        """Return the groups that the stream of ``position`` needs next.
+
+        ``until`` is the position at which to ask again, at most the stream's end.
+        """
+        length, base = self.stream_length, epoch * self._epoch_length
+        end = (position // length + 1) * length
+        now, following, until = self._order.ahead(base + position, base + end)
+        until = min(until - base, end)
+        if until == end:
+            following = self._order.groups_at(base + self._epoch_length + end - length)
+        return Ahead(now, following, until)
+
+    def _others(self, epoch: int, start: int, stop: int, own: int) -> Integers:
+        pictures = self._take(epoch, start, stop) // self.repeats
+        mine = pictures != own
+        if self.mixture is not None:
+            mine &= self._source_of(pictures) == self._source_of(own)
+        return pictures[mine]
+
+    def _source_of(self, pictures: Integers | int) -> Any:
+        return np.searchsorted(self._source_ends, pictures, "right")
+
+    @cached_property
+    def _source_ends(self) -> NDArray[np.int64]:
+        """Cumulative number of images at the end of each source of a mixture."""
+        groups = () if self.mixture is None else self.mixture.groups
+        return np.cumsum(self.groups)[np.cumsum(groups, dtype=np.int64) - 1]
+
+    def _take(self, epoch: int, start: int, stop: int) -> Integers:
+        base = epoch * self._epoch_length
+        return self._order.take(base + start, base + stop)
+
+    @property
+    def _epoch_length(self) -> int:
+        """Places of the endless order from one epoch's start to the next."""
+        return self.total if self.mixture is None else len(self) * self.batch_size
+
+    @cached_property
+    def _order(self) -> Shuffle | Interleave:
+        keep = 2 * self.streams + 2  # a stream may straddle two windows
+        arguments = (self.repeats, self.window, self.seed)
+        if self.mixture is None:
+            return Shuffle(self.groups, *arguments, keep=keep)
+        return Interleave(self.groups, self.mixture, *arguments, keep=keep)
+
+
+def check_world(plan: Plan, world: int) -> None:
+    """Refuse a number of processes that cannot share the plan's streams evenly.
+
+    Raises:
+        ValueError: If ``world`` does not divide the plan's streams; the message lists valid
+            numbers.
+    """
+    if plan.streams % world:
+        legal = [d for d in range(1, plan.streams + 1) if plan.streams % d == 0]
+        raise ValueError(
+            f"{world} processes cannot share data.init_args.batch_size {plan.batch_size} evenly "
+            f"({plan.streams} streams): use one of these numbers of processes: {legal}, or another "
+            "batch_size"
+        )
+
+
+class Announcements:
+    """Notifies a Source of the groups that one process reads next.
+
+    Args:
+        plan: The order of the samples.
+        rank: Rank of this process.
+        world: Number of processes.
+        tell: Called with the numbers of the groups, soonest first: the windows that this process's
+            streams are in, and the windows after these.
+    """
+
+    def __init__(
+        self, plan: Plan, rank: int, world: int, tell: Callable[[list[int]], None]
+    ) -> None:
+        self.plan, self.tell = plan, tell
+        self._streams = plan.own_streams(rank, world)
+        self._spots: list[Ahead] = []
+        self._epoch, self._next = -1, 0  # position of the next announcement
+
+    def before(self, epoch: int, batch: int) -> None:
+        """Announce new groups, if any; call this before each batch.
+
+        Args:
+            epoch: Number of the epoch.
+            batch: Number of the global batch in it.
+        """
+        if epoch == self._epoch and batch < self._next:
+            return
+        length, share = self.plan.stream_length, self.plan.batch_size // self.plan.streams
+        places = [stream * length + batch * share for stream in self._streams]
+        if epoch != self._epoch:
+            self._spots = [Ahead([], [], -1)] * len(places)
+        for number, (spot, place) in enumerate(zip(self._spots, places, strict=True)):
+            if spot.until < place + share:  # the batch is beyond the announced windows
+                self._spots[number] = self._ahead(epoch, place, place + share)
+        left = [spot.until - place for spot, place in zip(self._spots, places, strict=True)]
+        self._epoch, self._next = epoch, batch + min(left) // share
+        now = chain(*zip_longest(*(spot.now for spot in self._spots)))
+        following = chain(*(self._spots[number].next for number in np.argsort(left)))
+        self.tell([g for g in dict.fromkeys(chain(now, following)) if g is not None])
+
+    def _ahead(self, epoch: int, start: int, stop: int) -> Ahead:
+        """Return what the stream needs at least from ``start`` to ``stop``."""
+        spot = self.plan.ahead(epoch, start)
+        while spot.until < stop:
+            further = self.plan.ahead(epoch, spot.until)
+            spot = Ahead(spot.now + further.now, further.next, further.until)
+        return spot
+
+
+class PlanSampler:
+    """The batch sampler of training: the plan, from the run's position on.
+
+    It is not a subclass of ``BatchSampler``, because Lightning takes those apart and rebuilds them.
+
+    Args:
+        plan: The order of the samples.
+        rank: Rank of this process.
+        world: Number of processes.
+        position: Called when an epoch begins; returns its number, and how many of its global
+            batches are done.
+        tell: Called with the groups that this process reads next, as ``Source.upcoming``.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        rank: int,
+        world: int,
+        position: Callable[[], tuple[int, int]],
+        tell: Callable[[list[int]], None] | None = None,
+    ) -> None:
+        check_world(plan, world)
+        self.plan, self.rank, self.world, self.position = plan, rank, world, position
+        self.tell = tell
+
+    def __len__(self) -> int:
+        """Number of batches of a whole epoch, even if it was resumed in its middle."""
+        return len(self.plan)
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        """Iterate over the epoch's batches from the run's position on."""
+        return self._batches(*self.position())
+
+    def _batches(self, epoch: int, start: int) -> Iterator[list[Item]]:
+        batches = self.plan.batches(epoch, start, self.rank, self.world)
+        if self.tell is None:
+            yield from batches
+            return
+        announcements = Announcements(self.plan, self.rank, self.world, self.tell)
+        for number, batch in enumerate(batches, start):
+            announcements.before(epoch, number)
+            yield batch
+
+
+class EvaluationSampler:
+    """Every image exactly once: process r takes images r, r + world, ...; ranks may be uneven.
+
+    Args:
+        indices: Numbers of the images.
+        seed: Returns the seed of an image.
+        batch_size: Images per batch on each process.
+        rank: Rank of this process.
+        world: Number of processes.
+    """
+
+    def __init__(
+        self,
+        indices: Sequence[int],
+        seed: Callable[[int], int],
+        batch_size: int,
+        rank: int,
+        world: int,
+    ) -> None:
+        self.own, self.seed, self.batch_size = indices[rank::world], seed, batch_size
+
+    def __len__(self) -> int:
+        """Number of batches on this process, or 1 if it has none.
+
+        Lightning skips the whole evaluation on a process whose loaders are empty; the other
+        processes would wait for it forever, as metrics are reduced at the evaluation's end.
+        """
+        return max(1, -(-len(self.own) // self.batch_size))
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        """Iterate over the batches in the source's order."""
+        for start in range(0, len(self.own), self.batch_size):
+            yield [Item(i, self.seed(i)) for i in self.own[start : start + self.batch_size]]
+
+
+def _by_batch(streams: list[Integers], count: int) -> Integers:
+    """Return (batches, samples of all streams) from one array per stream."""
+    rows = [stream.reshape(count, -1) for stream in streams]
+    return np.concatenate(rows, axis=1)

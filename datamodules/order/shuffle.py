@@ -1,0 +1,281 @@
+"""Shuffle within groups, and mix sources by weight.
+
+A pass takes every sample (an image, or one of its repeats) once: groups are shuffled, and samples
+within a window of groups. Passes follow each other without end, so a place in the order is one
+number, and its sample is found without computing the places before it.
+
+Source i follows its own endless order (``shuffle.py``), so it gives every image once before any
+image again. The mixture takes from the sources in blocks of about 256 places: by the end of block
+b, source i gave floor(256 b w_i) samples, where w_i is its share. Places within a block are
+shuffled. So a source's share is exact to one sample at each block's end, and nothing is drawn with
+replacement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import lru_cache
+from itertools import accumulate, chain, pairwise, zip_longest
+from math import ceil
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from degradations.draws import GAMMA, mix, seed_of
+
+Integers = NDArray[np.signedinteger[Any]]
+
+
+class Ahead(NamedTuple):
+    """Groups that a reader needs from a place of the order on.
+
+    now: Groups of the current window, by their first use.
+    next: Groups of the next window.
+    until: The place where the current window ends.
+    """
+
+    now: list[int]
+    next: list[int]
+    until: int
+
+
+class _Pass(NamedTuple):
+    order: NDArray[np.int64]  # groups, shuffled
+    ends: NDArray[np.int64]  # place in the pass where each window ends
+
+
+class Shuffle:
+    """The endless order of one source.
+
+    Args:
+        groups: Number of images of each group.
+        repeats: How often a pass takes each image.
+        window: Number of groups within which samples are shuffled.
+        seed: Seed of the order.
+        first_group: Number of the first of these groups, if there are others before them.
+        first_picture: Number of the first image, if there are others before.
+        keep: Number of computed windows to keep, at most those of two epochs.
+        epoch: Places of the order in an epoch; by default a pass.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[int],
+        repeats: int,
+        window: int,
+        seed: int,
+        first_group: int = 0,
+        first_picture: int = 0,
+        keep: int = 8,
+        epoch: int | None = None,
+    ) -> None:
+        self.repeats, self.window, self.seed = repeats, window, seed
+        self.first_group, self.first_picture = first_group, first_picture
+        self._sizes = np.asarray(groups, dtype=np.int64)
+        self._starts = np.concatenate([[0], np.cumsum(self._sizes)])
+        self.length = int(self._starts[-1]) * repeats
+        last = first_picture * repeats + self.length
+        self._type = np.int32 if last <= 2**31 else np.int64
+        # A set with few windows, such as a folder with one, would else keep many past epochs.
+        passes = 2 if epoch is None else -(-2 * epoch // max(1, self.length))
+        keep = min(keep, passes * -(-len(self._sizes) // window) + 2)
+        self._pass = lru_cache(keep)(self._new_pass)
+        self._window = lru_cache(keep)(self._new_window)
+
+    def take(self, start: int, stop: int) -> Integers:
+        """Return samples ``start`` to ``stop`` of the order, as image * repeats + repeat."""
+        parts: list[Integers] = []
+        while start < stop:
+            number, window, first, end = self._at(start)
+            here = min(stop, end)
+            parts.append(self._window(number, window)[start - first : here - first])
+            start = here
+        return np.concatenate(parts) if parts else np.zeros(0, self._type)
+
+    def ahead(self, start: int, stop: int) -> Ahead:
+        """Return the groups that a reader from ``start`` to ``stop`` needs next."""
+        number, window, first, end = self._at(start)
+        samples = self._window(number, window)[start - first : min(stop, end) - first]
+        groups = np.searchsorted(self._starts, self._pictures(samples), "right") - 1
+        names, uses = np.unique(groups, return_index=True)
+        now = names[np.argsort(uses)] + self.first_group
+        following = self._groups(*self._at(end)[:2]) + self.first_group if end < stop else now[:0]
+        return Ahead(now.tolist(), following.tolist(), end)
+
+    def groups_at(self, start: int) -> list[int]:
+        """Return the groups of the window at ``start``, without computing its samples."""
+        return (self._groups(*self._at(start)[:2]) + self.first_group).tolist()
+
+    def _pictures(self, samples: Integers) -> Integers:
+        return samples // self.repeats - self.first_picture
+
+    def _at(self, place: int) -> tuple[int, int, int, int]:
+        """Return the pass, the window in it, and the window's start and end in the order."""
+        number, within = divmod(place, self.length)
+        ends = self._pass(number).ends
+        window = int(np.searchsorted(ends, within, "right"))
+        begin = int(ends[window - 1]) if window else 0
+        return number, window, place - within + begin, place - within + int(ends[window])
+
+    def _groups(self, number: int, window: int) -> NDArray[np.int64]:
+        """Return the groups of a window that are not empty."""
+        groups = self._pass(number).order[window * self.window : (window + 1) * self.window]
+        return groups[self._sizes[groups] > 0]
+
+    def _new_pass(self, number: int) -> _Pass:
+        order = permutation(len(self._sizes), seed_of(self.seed, "shards", number))
+        ends = np.cumsum(self._sizes[order]) * self.repeats
+        last = np.minimum(np.arange(self.window, len(order) + self.window, self.window), len(order))
+        return _Pass(order, ends[last - 1])
+
+    def _new_window(self, number: int, window: int) -> Integers:
+        groups = self._groups(number, window)
+        sizes = self._sizes[groups] * self.repeats
+        shifts = (self._starts[groups] + self.first_picture) * self.repeats
+        shifts -= np.cumsum(sizes) - sizes
+        samples = np.repeat(shifts.astype(self._type), sizes)
+        samples += np.arange(len(samples), dtype=self._type)
+        return samples[permutation(len(samples), seed_of(self.seed, "samples", number, window))]
+
+
+def permutation(n: int, seed: int) -> NDArray[np.int64]:
+    """Return a shuffled range that is the same in every release of NumPy.
+
+    NumPy's generators may change between releases, and a resumed run must keep its order.
+    """
+    with np.errstate(over="ignore"):
+        keys = mix(np.uint64(seed) + np.arange(n, dtype=np.uint64) * np.uint64(GAMMA))
+    return np.argsort(keys)  # `mix` is a bijection: all keys differ, so any sort works
+
+
+BLOCK = 256
+
+
+class Mixture(NamedTuple):
+    """How the groups of a Source are mixed.
+
+    groups: Number of groups of each part, in order.
+    weights: The parts' shares, in any unit.
+    samples: Images per epoch.
+    """
+
+    groups: tuple[int, ...]
+    weights: tuple[float, ...]
+    samples: int
+
+    def times(self, count: int) -> Mixture:
+        """Return the mixture with ``count`` samples for each image."""
+        return self._replace(samples=self.samples * count)
+
+
+class Interleave:
+    """The endless order of a mixture.
+
+    Args:
+        groups: Number of images of each group, of all parts.
+        mixture: How they are mixed.
+        repeats: How often a pass over a part takes each image.
+        window: Number of a part's groups within which its samples are shuffled.
+        seed: Seed of the order.
+        keep: As in ``Shuffle``, for each part; twice as many blocks are kept.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[int],
+        mixture: Mixture,
+        repeats: int,
+        window: int,
+        seed: int,
+        keep: int = 8,
+    ) -> None:
+        self.seed = seed
+        weights = [Fraction(weight) for weight in mixture.weights]  # exact
+        self._shares = [weight / sum(weights) for weight in weights]
+        firsts, epoch = [0, *accumulate(mixture.groups)], mixture.samples * repeats
+        self._parts = [
+            Shuffle(
+                groups[first:end],
+                repeats,
+                window,
+                seed_of(seed, "part", number),
+                first_group=first,
+                first_picture=sum(groups[:first]),
+                keep=keep,
+                epoch=ceil(epoch * share),
+            )
+            for number, (share, (first, end)) in enumerate(
+                zip(self._shares, pairwise(firsts), strict=True)
+            )
+        ]
+        self._repeats, self._group_ends = repeats, np.cumsum(groups)
+        self._block = lru_cache(2 * keep)(self._new_block)
+
+    def take(self, start: int, stop: int) -> Integers:
+        """Return samples ``start`` to ``stop`` of the order, as image * repeats + repeat."""
+        parts: list[Integers] = []
+        block = self._block_of(start)
+        while start < stop:
+            first, samples = self._block(block)
+            part = samples[start - first : stop - first]
+            parts.append(part)
+            start, block = start + len(part), block + 1
+        return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+
+    def ahead(self, start: int, stop: int) -> Ahead:
+        """Return the groups that a reader from ``start`` to ``stop`` needs next."""
+        block = self._block_of(start)
+        first, samples = self._block(block)
+        end = first + len(samples)  # of this block, whose samples give the groups
+        now, following, until = [self._groups_of(samples[start - first : stop - first])], [], stop
+        if end < stop:
+            given, last = self._given(block + 1), self._given(self._block_of(stop) + 1)
+            spots = [
+                part.ahead(*ends) for part, *ends in zip(self._parts, given, last, strict=True)
+            ]
+            now += [spot.now for spot in spots]
+            following = [spot.next for spot in spots]
+            # The last block before a part moves to another window.
+            ends = zip(spots, self._shares, strict=True)
+            whole = min(-(-(spot.until + 1) // (BLOCK * share)) - 1 for spot, share in ends)
+            until = min(stop, max(end, sum(self._given(whole))))
+        return Ahead(_dealt(now), _dealt(following), until)
+
+    def groups_at(self, start: int) -> list[int]:
+        """Return the groups of the windows at ``start``, without computing their samples."""
+        given = self._given(self._block_of(start))
+        return [g for part, at in zip(self._parts, given, strict=True) for g in part.groups_at(at)]
+
+    def _groups_of(self, samples: Integers) -> list[int]:
+        groups = np.searchsorted(self._group_ends, samples // self._repeats, "right")
+        return list(dict.fromkeys(groups.tolist()))
+
+    def _given(self, block: int) -> list[int]:
+        """Return how many samples each part gave before a block."""
+        return [int(block * BLOCK * share) for share in self._shares]
+
+    def _block_of(self, place: int) -> int:
+        # Rounding down starts a block early, by at most as many places as there are parts.
+        block = place // BLOCK
+        while sum(self._given(block + 1)) <= place:
+            block += 1
+        return block
+
+    def _new_block(self, block: int) -> tuple[int, Integers]:
+        """Return the start of a block, and its samples."""
+        given, then = self._given(block), self._given(block + 1)
+        parts = [part.take(*ends) for part, *ends in zip(self._parts, given, then, strict=True)]
+        samples = np.concatenate(parts)
+        # Parts keep their own order: only their turns are shuffled.
+        turns = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        turns = turns[permutation(len(turns), seed_of(self.seed, "block", block))]
+        dealt = np.empty_like(samples)
+        dealt[np.argsort(turns, kind="stable")] = samples
+        return sum(given), dealt
+
+
+def _dealt(lists: list[list[int]]) -> list[int]:
+    """Take from the lists in turn, each value once."""
+    return [item for item in dict.fromkeys(chain(*zip_longest(*lists))) if item is not None]

@@ -1,0 +1,667 @@
+"""Check, shrink, cut and encode one image for packing."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import re
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from datamodules.files.captions import caption_of
+from datamodules.files.decode import FORMATS, Picture, UnreadableImage, decode
+from datamodules.pack.inputs import Entry, File, Place, role_of
+from datamodules.sources.paired import misfit
+from files.paths import read_bytes
+from files.png_text import open_image
+
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+EXTENSIONS = {"JPEG": "jpg", "TIFF": "tif"}  # of Pillow's formats, if not the lower-case name
+PNG_HEADER = 33  # bytes of the signature and of the IHDR chunk
+WEBP_SIDE = 16383  # largest side of a WebP in pixels
+
+# On photographs, a third of the time of Pillow's defaults (54 ms of 162 for a WebP of a fifth of a
+# megapixel, 22 of 57 for a PNG) for 1 % more bytes.
+WEBP_EFFORT = {"method": 2, "quality": 50}  # in lossless mode, quality is effort as well
+PNG_EFFORT = {"compress_level": 3}
+
+
+class Refusal(ValueError):  # noqa: N818  (names the outcome)
+    """An input is refused: the reason in a word or two, and a message."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Encoding(NamedTuple):
+    """The encoding of images: ``keep``, ``webp``, ``png`` or ``jpeg``, which has a quality."""
+
+    kind: str
+    quality: int = 0
+
+    def __str__(self) -> str:
+        """Return the encoding as on the command line."""
+        return f"{self.kind}:{self.quality}" if self.kind == "jpeg" else self.kind
+
+
+KEEP = Encoding("keep")
+
+
+def parse_encoding(text: str) -> Encoding:
+    """Parse ``keep``, ``webp``, ``png`` or ``jpeg:QUALITY``.
+
+    Raises:
+        ArgumentTypeError: If ``text`` is none of them.
+    """
+    match = re.fullmatch(r"(keep|webp|png)|jpeg:(\d{1,3})", text)
+    if match is None or (match[2] and not 1 <= int(match[2]) <= 100):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an encoding; expected keep, webp, png, or jpeg:1 to jpeg:100"
+        )
+    return Encoding(match[1]) if match[1] else Encoding("jpeg", int(match[2]))
+
+
+class Job(NamedTuple):
+    """An image to write.
+
+    Attributes:
+        where: Its name in messages.
+        extension: Extension of its file.
+        data: Content of its file.
+        picture: The decoded image.
+        planes: Its changed colours, and alpha if present; None if it is unchanged.
+        lossless: Whether to encode without loss, whatever the encoding is.
+    """
+
+    where: str
+    extension: str
+    data: bytes
+    picture: Picture
+    planes: list[Pixels] | None = None
+    lossless: bool = False
+
+
+class Made(NamedTuple):
+    """An encoded image.
+
+    Attributes:
+        extension: Extension of its file.
+        data: Content of its file.
+        offsets: Offsets of its restart markers, as stored in a shard, or None.
+        notes: Events to count.
+    """
+
+    extension: str
+    data: bytes
+    offsets: bytes | None = None
+    notes: tuple[str, ...] = ()
+
+
+def encode(job: Job, encoding: Encoding, restart_markers: bool) -> Made:
+    """Encode an image. The file of an unchanged image is kept if it has the wanted format.
+
+    Args:
+        job: The image.
+        encoding: The wanted encoding.
+        restart_markers: Whether to give a JPEG restart markers.
+
+    Raises:
+        Refusal: If the encoding cannot hold the image.
+    """
+    format_ = format_of(job.data)
+    if job.planes is None:
+        if restart_markers and format_ == "JPEG":
+            return _transcoded(job)
+        same = encoding.kind.upper() == format_ and encoding.kind != "jpeg"
+        if same or encoding.kind == "keep" or (job.lossless and encoding.kind == "jpeg"):
+            notes = ("images kept without restart markers",) if restart_markers else ()
+            return Made(job.extension, job.data, notes=notes)
+    planes = job.planes
+    if planes is None:
+        alpha = job.picture.alpha
+        planes = [job.picture.rgb] if alpha is None else [job.picture.rgb, alpha]
+    kind = encoding.kind
+    if kind == "keep" or (job.lossless and kind == "jpeg"):
+        kind = "png"
+    if kind == "jpeg":
+        return _jpeg(job, planes, encoding.quality, restart_markers)
+    data = _png(planes, job.picture.icc) if kind == "png" else _webp(job, planes)
+    return Made(kind, data)
+
+
+def format_of(data: bytes) -> str:
+    """Return Pillow's name of an image file's format, or "" if it is not an image."""
+    try:
+        with open_image(io.BytesIO(data), FORMATS) as image:
+            return image.format or ""
+    except Exception:  # a broken header raises anything; the decoder reports the problem
+        return ""
+
+
+def extension_of(data: bytes) -> str:
+    """Return the extension for an image file, from its bytes."""
+    format_ = format_of(data)
+    return EXTENSIONS.get(format_, format_.lower())
+
+
+def pixels_of(data: bytes) -> int | None:
+    """Return the number of pixels from an image's header; None if the header is broken."""
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None  # Pillow's refusal would hide the number
+    try:
+        with open_image(io.BytesIO(data), FORMATS) as image:
+            return image.width * image.height
+    except Exception:  # as in format_of
+        return None
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+# ---------------------------------------------------------------------------------------- the kinds
+def _transcoded(job: Job) -> Made:
+    from datamodules.files.restart import restart_offsets, transcode_jpeg
+
+    data = transcode_jpeg(job.data)
+    try:
+        offsets = restart_offsets(data if data is not None else job.data)
+    except ValueError:
+        return Made(job.extension, job.data, notes=("images kept without restart markers",))
+    return Made(job.extension, data if data is not None else job.data, _packed(offsets))
+
+
+def _jpeg(job: Job, planes: list[Pixels], quality: int, restart_markers: bool) -> Made:
+    _check_depth(job, planes, "JPEG")
+    rgb = cast(NDArray[np.uint8], np.ascontiguousarray(planes[0]))
+    notes = ("images whose alpha was left out, as JPEG has none",) if len(planes) > 1 else ()
+    if not restart_markers:
+        return Made("jpg", _saved(rgb, "JPEG", {"quality": quality}), notes=notes)
+    from datamodules.files.restart import encode_jpeg, restart_offsets
+
+    data = encode_jpeg(rgb, quality)
+    return Made("jpg", data, _packed(restart_offsets(data)), notes)
+
+
+def _packed(offsets: NDArray[np.uint32]) -> bytes:
+    return offsets.astype("<u4").tobytes()
+
+
+def _webp(job: Job, planes: list[Pixels]) -> bytes:
+    _check_depth(job, planes, "WebP")
+    if max(planes[0].shape) > WEBP_SIDE:
+        raise Refusal(
+            "too large for WebP",
+            f"{job.where}: {planes[0].shape[1]}x{planes[0].shape[0]}, but a WebP's sides have at "
+            f"most {WEBP_SIDE} pixels: use --encode png, --crop or --max-long-side",
+        )
+    # exact: training sees the colours of transparent pixels.
+    options = {"lossless": True, "exact": True, "icc_profile": job.picture.icc or b""}
+    return _saved(_joined(planes), "WEBP", {**options, **WEBP_EFFORT})
+
+
+def _check_depth(job: Job, planes: list[Pixels], kind: str) -> None:
+    if planes[0].dtype != np.uint8:
+        raise Refusal("16 bits", f"{job.where}: has 16 bits, but {kind} holds 8: use --encode png")
+
+
+def _png(planes: list[Pixels], icc: bytes | None) -> bytes:
+    if planes[0].dtype == np.uint8:
+        return _saved(_joined(planes), "PNG", {"icc_profile": icc, **PNG_EFFORT})
+    # Pillow writes no 16-bit colour. OpenCV does, but no profile: a chunk after the header.
+    import cv2  # here, as its import is slow and few images have 16 bits
+
+    planes = [planes[0][..., ::-1], *planes[1:]]
+    done, encoded = cv2.imencode(".png", _joined(planes))
+    if not done:
+        raise ValueError(f"OpenCV cannot encode {planes[0].shape} of 16 bits as PNG")
+    data = bytes(encoded.tobytes())
+    if not icc:
+        return data
+    body = b"iCCP" + b"icc\0\0" + zlib.compress(icc)
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    return data[:PNG_HEADER] + chunk + data[PNG_HEADER:]
+
+
+def _joined(planes: list[Pixels]) -> Pixels:
+    return cast(Pixels, np.ascontiguousarray(np.dstack(planes)))
+
+
+def _saved(pixels: Pixels, format_: str, options: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format_, **options)
+    return buffer.getvalue()
+
+
+Planes = list[Pixels]  # colours (H, W, 3), and alpha (H, W) if present
+
+
+class Grid(NamedTuple):
+    """A grid of squares.
+
+    Attributes:
+        size: Side of a square.
+        step: Distance from one square to the next.
+        thresh: Pixels that may remain at the end; if more remain, one more square ends there.
+    """
+
+    size: int
+    step: int
+    thresh: float = 0
+
+
+def bounded(
+    size: tuple[int, int], long_side: int | None, short_side: int | None
+) -> tuple[int, int]:
+    """Return the (W, H) of an image that is shrunk to bounds.
+
+    Args:
+        size: (W, H) before.
+        long_side: Largest long side, or None.
+        short_side: Largest short side, or None.
+    """
+    ratios = [1.0]
+    if long_side is not None:
+        ratios.append(long_side / max(size))
+    if short_side is not None:
+        ratios.append(short_side / min(size))
+    width, height = (max(1, round(side * min(ratios))) for side in size)
+    return width, height
+
+
+def resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """Resize pixels by Pillow's Lanczos; alpha is resized separately, without effect on colours.
+
+    Args:
+        pixels: (H, W, 3) or (H, W), of 8 or 16 bits.
+        size: (W, H) of the result.
+    """
+    lanczos = Image.Resampling.LANCZOS
+    if pixels.dtype == np.uint8:
+        return np.asarray(Image.fromarray(pixels).resize(size, lanczos))
+    # Pillow has no 16-bit colour, but single float planes.
+    planes = np.atleast_3d(pixels).astype(np.float32)
+    small = [
+        np.asarray(Image.fromarray(np.ascontiguousarray(planes[..., n])).resize(size, lanczos))
+        for n in range(planes.shape[2])
+    ]
+    rounded = np.stack(small, axis=-1).round().clip(0, 65535).astype(np.uint16)
+    return rounded if pixels.ndim == 3 else rounded[..., 0]
+
+
+def places(length: int, grid: Grid) -> list[int]:
+    """Return the starts of squares along one side, as in BasicSR's ``extract_subimages``.
+
+    Args:
+        length: Length of the side, at least the square's.
+        grid: The grid of squares.
+    """
+    found = list(range(0, length - grid.size + 1, grid.step))
+    if length - (found[-1] + grid.size) > grid.thresh:
+        found.append(length - grid.size)
+    return found
+
+
+def squares(
+    whole: Mapping[str, Planes], factors: Mapping[str, int], grid: Grid
+) -> Iterator[dict[str, Planes]]:
+    """Cut the images of one sample alike, row by row.
+
+    Args:
+        whole: The images by their role.
+        factors: Size of each image relative to the smallest.
+        grid: The grid on the smallest image.
+    """
+    smallest = min(whole, key=lambda role: factors[role])
+    height, width = whole[smallest][0].shape[:2]
+    for top in places(height, grid):
+        for left in places(width, grid):
+            yield {
+                role: [_cut(plane, top, left, grid.size, factors[role]) for plane in planes]
+                for role, planes in whole.items()
+            }
+
+
+def _cut(plane: Pixels, top: int, left: int, size: int, factor: int) -> Pixels:
+    rows = slice(top * factor, (top + size) * factor)
+    return plane[rows, left * factor : (left + size) * factor]
+
+
+MAX_PIXELS = 2 * 89_478_485  # where Pillow reports a decompression bomb
+
+# Reading a pickle executes its code: our readers never do, and others should not.
+SIDECARS = {"txt": (".txt", ".TXT", ".caption"), "json": (".json", ".JSON")}
+PICKLES = frozenset({"pyd", "pkl", "pickle", "pt", "pth"})
+Members = dict[str, bytes]  # suffix: content
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings for processing every input.
+
+    Args:
+        scale: How many times larger than its LR an image is, if there are LR images.
+        crop: Side of the squares that images are cut into, or None to leave them whole.
+        step: Pixels from one square to the next.
+        thresh: Pixels that may remain at the right and the bottom; if more remain, one more square
+            lies at the border.
+        long_side: Largest long side; longer images are shrunk.
+        short_side: Largest short side; longer ones are shrunk.
+        min_side: Images whose short side is then below this are refused.
+        max_pixels: Images with more pixels are refused before decoding.
+        encoding: Encoding of images.
+        restart_markers: Write JPEG with restart markers and their offsets.
+        captions: Key of a caption in the JSON, or None to use the text file.
+        sidecars: Use text and JSON beside an image.
+    """
+
+    scale: float | None = None
+    crop: int | None = None
+    step: int = 0
+    thresh: int = 0
+    long_side: int | None = None
+    short_side: int | None = None
+    min_side: int = 1
+    max_pixels: int = MAX_PIXELS
+    encoding: Encoding = KEEP
+    restart_markers: bool = False
+    captions: str | None = None
+    sidecars: bool = True
+
+    @property
+    def writes(self) -> bool:
+        """Whether images may be encoded again, instead of kept unchanged."""
+        changes = (self.crop, self.long_side, self.short_side)
+        return self.encoding != KEEP or any(side is not None for side in changes)
+
+
+class Outcome(NamedTuple):
+    """The result of one input.
+
+    Attributes:
+        samples: Keys, and members by suffix; none if it was refused.
+        digest: Hash of the bytes of its images, hexadecimal; empty if it was refused.
+        caption: Hash of its caption, hexadecimal; empty without one.
+        reason: Why it was refused, in a word or two, or "".
+        message: The reason in a sentence.
+        notes: Events to count.
+    """
+
+    samples: list[tuple[str, Members]]
+    digest: str = ""
+    caption: str = ""
+    reason: str = ""
+    message: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class _Shot(NamedTuple):
+    """One image of an input."""
+
+    place: Place
+    suffix: str
+    data: bytes
+    picture: Picture
+
+
+def process(recipe: Recipe, entry: Entry) -> Outcome:
+    """Read an input and make its samples.
+
+    Args:
+        recipe: Settings of the processing.
+        entry: The input.
+    """
+    notes: list[str] = []
+    try:
+        content = {suffix: place.read() for suffix, place in entry.members.items()}
+        shots = dict(_decoded(entry, content, recipe))
+        others = _others(entry, content, recipe, notes)
+        samples = list(_samples(entry.key, shots, others, recipe, notes))
+    except Refusal as error:
+        return Outcome([], reason=error.reason, message=str(error))
+    except UnreadableImage as error:
+        return Outcome([], reason=error.reason, message=str(error))
+    except FileNotFoundError as error:
+        message = f"{error.filename}: no such file" if error.filename else str(error)
+        return Outcome([], reason="missing", message=message)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return Outcome([], reason="unreadable", message=f"{where}{error.strerror or error}")
+    caption = others.get("txt")
+    digest = hashlib.blake2b(caption, digest_size=8).hexdigest() if caption else ""
+    return Outcome(samples, _digest(shots), caption=digest, notes=tuple(notes))
+
+
+def _digest(shots: dict[str, _Shot]) -> str:
+    whole = hashlib.blake2b(digest_size=16)
+    for role, shot in sorted(shots.items()):
+        whole.update(f"{role}{len(shot.data)}:".encode() + shot.data)
+    return whole.hexdigest()
+
+
+# -------------------------------------------------------------------------------------------- input
+def _decoded(
+    entry: Entry, content: dict[str, bytes], recipe: Recipe
+) -> Iterator[tuple[str, _Shot]]:
+    """Return the checked images by their role."""
+    found: dict[str, _Shot] = {}
+    for suffix, data in content.items():
+        role = role_of(suffix)
+        if role is None:
+            continue
+        place = entry.members[suffix]
+        if role in found:
+            raise Refusal("several images", f"{place.where}: the sample has another {role}image")
+        picture = _picture(data, place.where, recipe, role)
+        kind = f"{role}{extension_of(data)}" if suffix == role else suffix
+        found[role] = _Shot(place, kind, data, picture)
+    if "" in found and "hr." in found:
+        raise Refusal("several images", f"{found[''].place.where}: its sample also has an hr image")
+    if not found.keys() & {"", "hr."}:
+        where = next(iter(entry.members.values())).where
+        raise Refusal("no image", f"{where}: its sample has no image, nor one named hr.<ext>")
+    large, small = found.get("hr.") or found[""], found.get("lr.")
+    if small is not None and recipe.scale is not None:
+        problem = misfit(_size(large.picture), _size(small.picture), recipe.scale)
+        if problem:
+            fault = f"does not fit scale {recipe.scale:g}: {problem}"
+            raise Refusal("sizes of the pair", f"{large.place.where}: the pair {fault}")
+    yield from found.items()
+
+
+def _picture(data: bytes, where: str, recipe: Recipe, role: str) -> Picture:
+    pixels = pixels_of(data)
+    if pixels is not None and pixels > recipe.max_pixels:
+        raise Refusal(
+            "too large",
+            f"{where}: {pixels / 1e6:.0f} megapixels, more than --max-pixels "
+            f"{recipe.max_pixels / 1e6:.0f}M: a decompression bomb, or raise it",
+        )
+    # Our JPEGs have no profile, so their pixels must be sRGB.
+    jpeg = recipe.encoding.kind == "jpeg" and role != "lr."
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None  # our own limit was just checked, and may be higher
+    try:
+        picture = decode(data, where, srgb=jpeg)
+        # Other formats keep the profile, unless it is for CMYK or grey: we write RGB.
+        if not jpeg and picture.mode[:3] != "RGB" and recipe.writes:
+            return decode(data, where, srgb=True)
+        return picture
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _size(picture: Picture) -> tuple[int, int]:
+    return picture.rgb.shape[1], picture.rgb.shape[0]
+
+
+def _others(entry: Entry, content: dict[str, bytes], recipe: Recipe, notes: list[str]) -> Members:
+    """Return the members beside the image: caption, metadata, and others of a tar."""
+    others = {suffix: data for suffix, data in content.items() if role_of(suffix) is None}
+    for suffix in PICKLES & others.keys():
+        notes.append(f"members {suffix} (pickles) left out")
+        del others[suffix]
+    place = next(iter(entry.members.values()))
+    where = place.where
+    if recipe.sidecars and isinstance(place, File):
+        others |= _sidecars(Path(place.path), notes)
+    if recipe.captions is not None:
+        caption = _caption(_json(others, where), recipe.captions, where)
+        others.pop("txt", None)
+        if caption is None:
+            notes.append("images without a caption")
+        else:
+            others["txt"] = caption.encode()
+    _json(others, where)
+    if "txt" in others:
+        try:
+            others["txt"] = caption_of(others["txt"]).encode()
+        except ValueError as error:
+            raise Refusal("broken caption", f"{where}: {error}") from error
+    return others
+
+
+def _sidecars(picture: Path, notes: list[str]) -> Members:
+    """Return the caption and JSON beside an image; several extensions are possible."""
+    found: Members = {}
+    for suffix, endings in SIDECARS.items():
+        for path in [
+            *(picture.with_suffix(ending) for ending in endings),
+            Path(f"{picture}{endings[0]}"),  # a.jpg.txt
+        ]:
+            try:
+                data = read_bytes(path)
+            except (FileNotFoundError, IsADirectoryError):
+                continue
+            if found.setdefault(suffix, data) != data:
+                notes.append(f"further {suffix} files beside an image, left out")
+    return found
+
+
+def _json(members: Members, where: str) -> Any:
+    try:
+        return json.loads(members["json"]) if members.get("json") else None
+    except (ValueError, RecursionError) as error:
+        raise Refusal("broken metadata", f"{where}: its JSON is broken: {error}") from error
+
+
+def _caption(content: Any, key: str, where: str) -> str | None:
+    caption = content.get(key) if isinstance(content, dict) else None
+    if caption is not None and not isinstance(caption, str):
+        raise Refusal(
+            "broken caption", f"{where}: {key!r} in its JSON is {caption!r}; expected text"
+        )
+    return caption
+
+
+# ------------------------------------------------------------------------------------------- output
+def _samples(
+    key: str, shots: dict[str, _Shot], others: Members, recipe: Recipe, notes: list[str]
+) -> Iterator[tuple[str, Members]]:
+    hr = "hr." if "hr." in shots else ""
+    picture = shots[hr].picture
+    size = bounded(_size(picture), recipe.long_side, recipe.short_side)
+    if min(size) < recipe.min_side:
+        raise Refusal(
+            "too small",
+            f"{shots[hr].place.where}: {size[0]}x{size[1]}; --min-side is {recipe.min_side}",
+        )
+    shrunk = size != _size(picture)
+    if shrunk and "lr." in shots:
+        raise Refusal("cannot be shrunk", f"{shots[hr].place.where}: its LR would no longer fit")
+    if recipe.crop is None and not shrunk:
+        yield key, _encoded(shots, None, others, recipe, notes)
+        return
+    _check_cut(shots[hr], others)
+    whole = {role: _planes(shot.picture) for role, shot in shots.items()}
+    if shrunk:
+        notes.append("images shrunk")
+        whole[hr] = [resized(plane, size) for plane in whole[hr]]
+    if recipe.crop is None:
+        yield key, _encoded(shots, whole, others, recipe, notes)
+        return
+    for number, cut in enumerate(_squares(whole, shots[hr], recipe, recipe.crop), start=1):
+        done = notes if number == 1 else []  # counted once per image
+        yield f"{key}_s{number:03d}", _encoded(shots, cut, others, recipe, done)
+
+
+def _check_cut(shot: _Shot, others: Members) -> None:
+    further = [suffix for suffix in others if role_of(suffix.rpartition(".")[2]) is not None]
+    if further:
+        raise Refusal(
+            "further images",
+            f"{shot.place.where}: its sample has another image {further[0]}, which may or may not "
+            "need the same cut: pack it whole, or without that member",
+        )
+
+
+def _planes(picture: Picture) -> Planes:
+    return [picture.rgb] if picture.alpha is None else [picture.rgb, picture.alpha]
+
+
+def _squares(
+    whole: dict[str, Planes], shot: _Shot, recipe: Recipe, crop: int
+) -> Iterator[dict[str, Planes]]:
+    unit = _whole_scale(shot, recipe, crop) if "lr." in whole else 1
+    factors = {role: 1 if role == "lr." else unit for role in whole}
+    grid = Grid(crop // unit, recipe.step // unit, recipe.thresh / unit)
+    height, width = next(planes for role, planes in whole.items() if role != "lr.")[0].shape[:2]
+    # Limited by the LR, too: HR may have some pixels more.
+    if min(height, width) < crop or min(min(p[0].shape[:2]) for p in whole.values()) < grid.size:
+        raise Refusal("too small", f"{shot.place.where}: {width}x{height}; --crop is {crop}")
+    yield from squares(whole, factors, grid)
+
+
+def _whole_scale(shot: _Shot, recipe: Recipe, crop: int) -> int:
+    scale = recipe.scale
+    if scale is None or scale != round(scale):
+        raise Refusal(
+            "no scale", f"{shot.place.where}: has an LR; to cut it, --scale must be a whole number"
+        )
+    unit = round(scale)
+    for name, value in (("--crop", crop), ("--step", recipe.step)):
+        if value % unit:
+            raise Refusal("no scale", f"{name} is {value}, not a multiple of the scale {unit}")
+    return unit
+
+
+def _encoded(
+    shots: dict[str, _Shot],
+    changed: dict[str, Planes] | None,
+    others: Members,
+    recipe: Recipe,
+    notes: list[str],
+) -> Members:
+    """Return the members of a sample, images first."""
+    members: Members = {}
+    companions = dict(others)
+    for role, shot in shots.items():
+        kept_offsets = companions.pop(f"{role}rst", None)
+        planes = None if changed is None else changed[role]
+        made = encode(
+            Job(
+                where=shot.place.where,
+                extension=shot.suffix.removeprefix(role),
+                data=shot.data,
+                planes=planes,
+                picture=shot.picture,
+                lossless=role == "lr.",
+            ),
+            recipe.encoding,
+            recipe.restart_markers and role != "lr.",
+        )
+        notes += made.notes
+        members[f"{role}{made.extension}"] = made.data
+        offsets = kept_offsets if made.data is shot.data and made.offsets is None else made.offsets
+        if offsets is not None:
+            members[f"{role}rst"] = offsets
+    return {**members, **companions}

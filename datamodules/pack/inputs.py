@@ -1,0 +1,592 @@
+"""Inputs of the packer: folders, lists, LMDB and tars."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple, Protocol
+
+from datamodules.files.paths import braced, by_key, image_key, images_of
+from datamodules.shards.index import METADATA, build_index, same_key_in_tars, split_name
+from datamodules.sources.paired import match
+from files.paths import (
+    IMAGE_EXTENSIONS,
+    expand_path,
+    glob_paths,
+    has_wildcard,
+    is_image,
+    open_regular,
+    read_bytes,
+    read_text,
+)
+
+DATA, META = "data.mdb", "meta_info.txt"
+LINE = re.compile(r"(?P<key>.+?)\.(?P<extension>\w+)\s+\(\d+,\s*\d+,\s*\d+\)\s+\d+")
+
+
+class Record(NamedTuple):
+    """A value of a database."""
+
+    path: str
+    key: bytes
+
+    @property
+    def where(self) -> str:
+        """Name of the database, and the key."""
+        return f"{self.path}: {self.key.decode(errors='backslashreplace')}"
+
+    def read(self) -> bytes:
+        """Return the value.
+
+        Raises:
+            FileNotFoundError: If the database has no such key.
+            OSError: If the database is damaged.
+        """
+        import lmdb
+
+        try:
+            with _opened(self.path).begin() as transaction:
+                data = transaction.get(self.key)
+        except lmdb.Error as error:
+            raise OSError(f"{self.where}: {error}") from error
+        if data is None:
+            raise FileNotFoundError(f"{self.where}: {META} has it, but the database does not")
+        return bytes(data)
+
+
+def is_lmdb(path: Path) -> bool:
+    """Return whether a path is the folder or the file of an LMDB."""
+    if path.is_dir():
+        return (path / DATA).is_file()
+    return path.is_file() and path.suffix.lower() in (".lmdb", ".mdb")
+
+
+def list_records(path: Path) -> Iterator[tuple[str | None, str, Record]]:
+    """Iterate over the images of an LMDB, in the order of its ``meta_info.txt`` or of its keys.
+
+    Args:
+        path: Its folder, or its file.
+
+    Yields:
+        The key without an extension (None if it is not UTF-8), the extension if known, and the
+        record.
+
+    Raises:
+        ValueError: If it cannot be opened, is truncated or empty, or its ``meta_info.txt`` is
+            broken, or the package ``lmdb`` is missing.
+    """
+    if path.name == DATA:
+        path = path.parent
+    environment = _environment(path)
+    meta = path / META
+    if path.is_dir() and meta.is_file():
+        yield from _from_meta(meta, str(path))
+        return
+    import lmdb
+
+    try:
+        with environment.begin() as transaction:
+            for key in transaction.cursor().iternext(values=False):
+                record = Record(str(path), bytes(key))
+                try:
+                    name = record.key.decode()
+                except UnicodeDecodeError:
+                    yield None, "", record
+                    continue
+                if not METADATA.match(name):  # __len__, __keys__
+                    stem, dot, extension = name.rpartition(".")
+                    known = dot and f".{extension.lower()}" in IMAGE_EXTENSIONS
+                    yield (stem, extension.lower(), record) if known else (name, "", record)
+    except lmdb.Error as error:
+        raise ValueError(_broken(path, error)) from error
+
+
+def _from_meta(meta: Path, path: str) -> Iterator[tuple[str, str, Record]]:
+    try:
+        lines = read_text(meta).rstrip("\n").split("\n")
+    except ValueError as error:
+        raise ValueError(f"{meta} is not UTF-8 text: {error}") from error
+    for number, line in enumerate(lines, start=1):
+        match = LINE.fullmatch(line.strip())
+        if match is None or f".{match['extension'].lower()}" not in IMAGE_EXTENSIONS:
+            raise ValueError(
+                f"{meta}, line {number}: {line!r}; expected a line of BasicSR such as "
+                "'0001_s001.png (480,480,3) 1'. Move the file away to take all keys of the database"
+            )
+        yield match["key"], match["extension"].lower(), Record(path, match["key"].encode())
+
+
+def _environment(path: Path) -> Any:
+    import_lmdb()
+    import lmdb
+
+    try:
+        environment = _opened(str(path))
+        entries, page = environment.stat()["entries"], environment.stat()["psize"]
+        expected = (environment.info()["last_pgno"] + 1) * page
+    except lmdb.Error as error:
+        raise ValueError(_broken(path, error)) from error
+    size = (path / DATA if path.is_dir() else path).stat().st_size
+    if size < expected:  # reading pages beyond the end of a mapped file kills the process
+        raise ValueError(_broken(path, f"it is truncated at byte {size} of {expected}"))
+    if not entries:
+        raise ValueError(f"the LMDB {path} has no images: it is empty")
+    return environment
+
+
+def import_lmdb() -> None:
+    """Import the optional package.
+
+    Raises:
+        ValueError: If it is not installed.
+    """
+    try:
+        import lmdb  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            "an LMDB needs the package lmdb, which is not installed: "
+            "pip install -c constraints.txt -e '.[lmdb]'"
+        ) from error
+
+
+@lru_cache(maxsize=4)  # a process may open a database only once
+def _opened(path: str) -> Any:
+    import lmdb
+
+    return lmdb.open(
+        path,
+        subdir=Path(path).is_dir(),
+        readonly=True,
+        lock=False,  # its folder may be read-only, and it does not change while it is packed
+        readahead=False,
+        create=False,
+    )
+
+
+def _broken(path: Path, error: object) -> str:
+    return f"{path} is not a readable LMDB ({error}): download or create it again"
+
+
+log = logging.getLogger(__name__)
+SUFFIXES = frozenset(extension.removeprefix(".") for extension in IMAGE_EXTENSIONS)
+EXPECTED = ", ".join(sorted(SUFFIXES))
+ROLES = ("", "hr.", "lr.")  # of an image in a sample, before the extension
+REMOTE = re.compile(r"(pipe:|[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
+SIZED = re.compile(r"(.+?)\s+\(\d+(?:\s*,\s*\d+){1,2}\)(?:\s+\d+)?")  # BasicSR's meta_info
+TEXT = 4096  # bytes of a list that are checked before it is read
+
+
+class Place(Protocol):
+    """A place with the bytes of one member."""
+
+    @property
+    def where(self) -> str:
+        """Its name in messages."""
+
+    def read(self) -> bytes:
+        """Return the bytes.
+
+        Raises:
+            OSError: If they cannot be read.
+        """
+
+
+class File(NamedTuple):
+    """A file."""
+
+    path: str
+
+    @property
+    def where(self) -> str:
+        """Its path."""
+        return self.path
+
+    def read(self) -> bytes:
+        """Return the whole file."""
+        return read_bytes(self.path)
+
+
+class Stretch(NamedTuple):
+    """A member of a tar."""
+
+    path: str
+    name: str
+    offset: int
+    size: int
+
+    @property
+    def where(self) -> str:
+        """The tar and the member's name."""
+        return f"{self.path}: {self.name}"
+
+    def read(self) -> bytes:
+        """Return the member's bytes.
+
+        Raises:
+            OSError: If the tar ends before them.
+        """
+        with open_regular(self.path) as file:
+            file.seek(self.offset)
+            data = file.read(self.size)
+        if len(data) != self.size:
+            raise OSError(f"{self.where}: the tar was truncated after it was listed")
+        return data
+
+
+class Entry(NamedTuple):
+    """One input: its key, and its members by suffix (``png``, ``hr.png``, ``txt``).
+
+    A suffix that ends with a role alone (empty, ``hr.``, ``lr.``) is an image whose format is known
+    from its bytes only.
+    """
+
+    key: str
+    members: dict[str, Place]
+
+
+class Refused(NamedTuple):
+    """A refused input: its key, its place, the reason in a word or two, and a message."""
+
+    key: str
+    path: str
+    reason: str
+    message: str
+
+
+class Inputs(NamedTuple):
+    """The inputs in the order of packing, and those that were refused by name."""
+
+    entries: list[Entry]
+    refused: list[Refused]
+
+    def digest(self) -> str:
+        """Return the hash of the keys and of their members' places."""
+        whole = hashlib.blake2b(digest_size=16)
+        for entry in self.entries:
+            names = [entry.key, *(f"{suffix}={p.where}" for suffix, p in entry.members.items())]
+            whole.update("\0".join(names).encode(errors="surrogateescape") + b"\n")
+        return whole.hexdigest()
+
+
+def role_of(suffix: str) -> str | None:
+    """Return a member's role: ``""`` or ``hr.`` is the image, ``lr.`` its LR, None no image."""
+    role, extension = suffix[:3], suffix[3:]
+    if role not in ROLES[1:]:
+        role, extension = "", suffix
+    return role if extension in SUFFIXES or suffix in ROLES else None
+
+
+def find_inputs(
+    source: str,
+    lr: str | None = None,
+    lr_suffix: str = "",
+    shard_in_key: bool = False,
+    root: str | None = None,
+) -> Inputs:
+    """List what to pack. Only names are read.
+
+    Args:
+        source: A folder, a pattern of images, a text file of paths, an LMDB, or tars.
+        lr: The LR images of ``source``, in the same forms except tars.
+        lr_suffix: Suffix of an LR key after the HR's key.
+        shard_in_key: Prefix keys with their tar's name.
+        root: Folder to which the paths in a text file are relative; its own folder by default.
+
+    Raises:
+        ValueError: If there are no images, they cannot be read, keys are not unique, or HR and LR
+            do not match.
+    """
+    for one in (source, lr or ""):
+        if REMOTE.match(one) and not os.path.lexists(one):
+            raise ValueError(f"{one} is remote: download it first, and pack the files")
+    refused: list[Refused] = []
+    if lr is None:
+        entries = _entries_of(Source(source, root), refused, shard_in_key)
+    else:
+        large = _pictures_of(Source(source, root), "SOURCE", refused)
+        small = _pictures_of(Source(lr, root), "--lr", refused)
+        # A refused image leaves its partner without one, which is not another error.
+        gone = {entry.key for entry in refused}
+        partners = gone | {key + lr_suffix for key in gone}
+        large = {key: member for key, member in large.items() if key + lr_suffix not in gone}
+        small = {key: member for key, member in small.items() if key not in partners}
+        pairs = match(large, small, (source, lr), lr_suffix).items()
+        entries = [Entry(k, {f"hr.{a[0]}": a[1], f"lr.{b[0]}": b[1]}) for k, (a, b) in pairs]
+    return _checked(entries, refused, source, shard_in_key)
+
+
+Member = tuple[str, Place]  # extension, or "" if only its bytes show it; place
+
+
+class Source(NamedTuple):
+    """The values of SOURCE or --lr, and of --root."""
+
+    given: str
+    root: str | None
+
+
+Listed = tuple[str, Path, Path | None]  # key, HR, LR
+
+
+def _entries_of(source: Source, refused: list[Refused], shard_in_key: bool) -> list[Entry]:
+    if is_tars(source.given):
+        return list(_from_tars(source.given, shard_in_key))
+    path = Path(expand_path(source.given, "SOURCE"))
+    if _is_list(path):
+        entries = []
+        for key, hr, lr in _from_list(path, source, "SOURCE", refused):
+            extension, place = _member(hr)
+            if lr is None:
+                entries.append(Entry(key, {extension: place}))
+                continue
+            small, other = _member(lr)
+            entries.append(Entry(key, {f"hr.{extension}": place, f"lr.{small}": other}))
+        return entries
+    pictures = _pictures_of(source, "SOURCE", refused)
+    return [Entry(key, {extension: place}) for key, (extension, place) in pictures.items()]
+
+
+def _is_list(path: Path) -> bool:
+    return path.is_file() and not is_image(path) and not is_lmdb(path)
+
+
+def _pictures_of(wanted: Source, what: str, refused: list[Refused]) -> dict[str, Member]:
+    source = wanted.given
+    path = Path(expand_path(source, what))
+    if is_tars(source):
+        raise ValueError(
+            f"{what} {source!r} is a tar; pairs in tars are members hr.png and lr.png of one "
+            "sample: give these tars as SOURCE alone, without --lr"
+        )
+    if is_lmdb(path):
+        return dict(_from_lmdb(path, refused))
+    if path.is_dir() or (has_wildcard(str(path)) and not path.exists()):
+        found = by_key(images_of(str(path)), what)
+        if not found:
+            raise ValueError(_no_pictures(path, source, what))
+        return {key: _member(file) for key, file in found.items()}
+    if not path.is_file():
+        raise ValueError(
+            f"{what} {source!r} is not a folder, nor a list of paths, an LMDB or a tar: it does "
+            "not exist"
+        )
+    if is_image(path):
+        raise ValueError(f"{what} {source!r} is a single image; expected its folder or a list")
+    listed = _from_list(path, wanted, what, refused)
+    if any(lr is not None for _, _, lr in listed):
+        raise ValueError(f"{what} {source!r} lists HR and LR: give it as SOURCE, without --lr")
+    return {key: _member(hr) for key, hr, _ in listed}
+
+
+def _member(path: Path) -> Member:
+    return path.suffix.lower().removeprefix("."), File(str(path))
+
+
+def _no_pictures(path: Path, source: str, what: str) -> str:
+    message = f"{what} {source!r} has no images"
+    if path.is_dir():
+        if next(path.glob("*.tar"), None):
+            return f"{message}, but tars: give them as {str(path / '*.tar')!r}"
+        if path.suffix == ".lmdb":
+            return f"{message}, and is not an LMDB either: it has no data.mdb"
+    return f"{message} ({EXPECTED})"
+
+
+# ---------------------------------------------------------------------------------------- of a list
+class Line(NamedTuple):
+    """One line of a list that names an image, or HR and LR."""
+
+    where: str
+    hr: Path
+    lr: Path | None
+
+
+def _from_list(path: Path, source: Source, what: str, refused: list[Refused]) -> list[Listed]:
+    """Return the images that a text file names, in its order.
+
+    A line is a path, a path and its size as in BasicSR (``a.png (480,480,3)``), or HR and LR as in
+    Real-ESRGAN (``gt/a.png, lq/a.png``); all lines are of one kind.
+    """
+    folder = path.parent if source.root is None else Path(expand_path(source.root, "--root"))
+    read = [_line(text, folder, f"{path}, line {n}") for n, text in _lines(path, what, folder)]
+    if not read:
+        raise ValueError(f"{what} {str(path)!r} is an empty list; expected one path per line")
+    lines = [line for line in read if isinstance(line, Line)]
+    refused += [line for line in read if isinstance(line, Refused)]
+    root = Path(os.path.abspath(folder))
+    if not all(line.hr.is_relative_to(root) for line in lines):
+        root = Path(os.path.commonpath([line.hr.parent for line in lines]))
+    listed: dict[str, Listed] = {}
+    for line in lines:
+        if (line.lr is None) != (lines[0].lr is None):
+            kinds = ("a pair", "one image") if line.lr else ("one image", "a pair")
+            message = f"{line.where}: it names {kinds[0]}, but {lines[0].where} {kinds[1]}"
+            refused.append(Refused(str(line.hr), line.where, "mixed list", message))
+            continue
+        key = image_key(line.hr, root)
+        other = listed.setdefault(key, (key, line.hr, line.lr))
+        if other[1] != line.hr:
+            by_key([(key, other[1]), (key, line.hr)], what)  # its error says how to fix it
+        if other[2] != line.lr:
+            message = f"{line.where}: {line.hr} already has the LR {other[2]} in an earlier line"
+            refused.append(Refused(key, line.where, "listed twice", message))
+    return list(listed.values())
+
+
+def _line(text: str, folder: Path, where: str) -> Line | Refused:
+    sized = SIZED.fullmatch(text)
+    parts = _pairs_in(text, folder) if sized is None else [(sized[1],)]
+    if len(parts) > 1:
+        message = f"{where}: {text!r} can be read as several pairs: rename the images"
+        return Refused(text, where, "ambiguous line", message)
+    paths = [_path_in(folder, part) for part in parts[0]]
+    for path in paths:
+        if not is_image(path):
+            message = (
+                f"{where}: {path}: not the name of an image; expected one of {EXPECTED}, alone, "
+                "with its size as 'a.png (480,480,3)', or HR and LR as 'gt/a.png, lq/a.png'"
+            )
+            return Refused(str(path), where, "unsupported", message)
+    return Line(where, paths[0], paths[1] if len(paths) > 1 else None)
+
+
+def _pairs_in(text: str, folder: Path) -> list[tuple[str, ...]]:
+    """Return the ways to read a line as two images; the line itself if it is one image."""
+    commas = [at for at, character in enumerate(text) if character == ","]
+    pairs = [(text[:at].strip(), text[at + 1 :].strip()) for at in commas]
+    pairs = [pair for pair in pairs if all(is_image(Path(part)) for part in pair)]
+    if not pairs or _path_in(folder, text).is_file():
+        return [(text,)]
+    there = [pair for pair in pairs if all(_path_in(folder, part).is_file() for part in pair)]
+    return list(there if len(pairs) > 1 and len(there) == 1 else pairs)
+
+
+def _path_in(folder: Path, name: str) -> Path:
+    path = Path(os.path.abspath(folder / name))
+    if "\\" in name and not path.exists():  # a list made on Windows
+        return Path(os.path.abspath(folder / name.replace("\\", "/")))
+    return path
+
+
+def _lines(path: Path, what: str, folder: Path) -> Iterator[tuple[int, str]]:
+    try:
+        with open_regular(path) as file:
+            if b"\0" in file.read(TEXT):
+                raise ValueError("it has zero bytes")
+        text = read_text(path)
+    except ValueError as error:  # of UTF-8, too
+        raise ValueError(
+            f"{what} {str(path)!r} is neither a tar nor an LMDB nor a list of paths ({error})"
+        ) from error
+    # Not splitlines, which also splits at characters that names may contain.
+    lines = ((number, line.strip()) for number, line in enumerate(text.split("\n"), start=1))
+    for number, line in lines:
+        if line and not (line.startswith("#") and not (folder / line).is_file()):
+            yield number, line
+
+
+# --------------------------------------------------------------------------------------- of an LMDB
+def _from_lmdb(path: Path, refused: list[Refused]) -> Iterator[tuple[str, Member]]:
+    for key, extension, record in list_records(path):
+        if key is None:
+            message = f"{record.where}: its key is not UTF-8 text"
+            refused.append(Refused(repr(record.key), record.where, "unsafe name", message))
+        else:
+            yield key, (extension, record)
+
+
+# ------------------------------------------------------------------------------------------ of tars
+def is_tars(source: str) -> bool:
+    """Return whether a source is a tar, or a pattern of tars."""
+    return source.lower().endswith((".tar", ".tar}", ".tar.gz", ".tgz"))
+
+
+def _from_tars(source: str, shard_in_key: bool) -> Iterator[Entry]:
+    for path in _tar_files(source):
+        index = build_index(path)
+        prefix = f"{path.stem}/" if shard_in_key else ""
+        for key, members in zip(index.keys, index.members, strict=True):
+            places: dict[str, Place] = {
+                suffix: Stretch(str(path), f"{key}.{suffix}", member.offset, member.size)
+                for suffix, member in members.items()
+            }
+            yield Entry(prefix + key, places)
+
+
+def _tar_files(source: str) -> Iterator[Path]:
+    pattern = expand_path(source, "SOURCE")
+    for name in braced(pattern):
+        found = [name] if Path(name).is_file() else glob_paths(name)
+        if not found:
+            raise ValueError(f"SOURCE {source!r}: {name} does not exist, or matches no tar")
+        yield from map(Path, found)
+
+
+# --------------------------------------------------------------------------------------------- keys
+def _checked(
+    entries: Iterable[Entry], refused: list[Refused], source: str, shard_in_key: bool
+) -> Inputs:
+    """Refuse keys that a tar cannot hold, and raise unless the others are unique."""
+    kept: dict[str, Entry] = {}
+    renamed = []
+    for entry in entries:
+        place = next(iter(entry.members.values()))
+        # In a shard, the key ends at the first dot of the name: 2020.01.png would be the key 2020.
+        key = _dotless(entry.key)
+        problem = _problem(key)
+        if problem:
+            message = f"{place.where}: its key {key!r} {problem}; rename it"
+            refused.append(
+                Refused(
+                    _printable(key), _printable(place.where), "unsafe name", _printable(message)
+                )
+            )
+            continue
+        if key != entry.key:
+            renamed.append(entry.key)
+        other = kept.setdefault(key, entry)
+        if other is not entry:
+            first = next(iter(other.members.values()))
+            dots = ", as a key cannot have dots" if other.key != entry.key else ""
+            fix = "rename one"
+            if isinstance(first, Stretch) and isinstance(place, Stretch):
+                fix = same_key_in_tars(first.path, place.path, "--shard-in-key", shard_in_key)
+            raise ValueError(
+                f"two images would have the key {key!r}{dots} ({first.where} and "
+                f"{place.where}): {fix}"
+            )
+    if renamed:
+        log.info("%d keys had dots, which were replaced by _: %s, ...", len(renamed), renamed[0])
+    if not kept and not refused:
+        raise ValueError(f"SOURCE {source!r} has no images")
+    return Inputs([Entry(key, entry.members) for key, entry in kept.items()], refused)
+
+
+def _dotless(key: str) -> str:
+    folder, slash, name = key.rpartition("/")
+    return folder + slash + name.replace(".", "_")
+
+
+def _problem(key: str) -> str | None:
+    """Return why a name cannot be a key, or None."""
+    if key.startswith("/") or ".." in PurePosixPath(key).parts:
+        return "leads out of the folder"
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return "is not UTF-8 text"
+    if not key.isprintable():
+        return "has unprintable characters"
+    if split_name(f"{key}.x") != (key, "x"):
+        return "is one that WebDataset readers skip"
+    return None
+
+
+def _printable(text: str) -> str:
+    # A report cannot hold line ends, or the surrogates of a name that is not UTF-8.
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -1,0 +1,366 @@
+"""The packer's journal, report and worker processes.
+
+The first line has the inputs and options. Each finished shard adds a line, written when the shard
+has its final name: the inputs in it, by their hashes, and the inputs that were refused or left out
+since the previous shard. The last line marks the end.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from datamodules.pack.inputs import Entry, Inputs, Refused
+from files.owned import remove_file, write_whole
+
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
+log = logging.getLogger(__name__)
+VERSION = 1
+BEGINNING = b'{"journal":'  # of the first line
+
+
+@dataclass
+class Stage:
+    """The work from one finished shard to the next.
+
+    Attributes:
+        next: The input, and the sample of it, with which the next shard begins.
+        shard: Name of the shard; "" in the last line.
+        size: Size of the shard in bytes.
+        samples: Number of samples in it.
+        kept: Number and hash of each input that begins in it.
+        refused: Number, reason and message of each refused input.
+        duplicates: Number of each duplicate, and number of the input it equals.
+        notes: Counted events.
+    """
+
+    next: tuple[int, int] = (0, 0)
+    shard: str = ""
+    size: int = 0
+    samples: int = 0
+    kept: list[tuple[int, str]] = field(default_factory=list)
+    refused: list[tuple[int, str, str]] = field(default_factory=list)
+    duplicates: list[tuple[int, int]] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+
+
+class Journal:
+    """The journal's file, open for one process.
+
+    Args:
+        path: Path of the file; its folder is created.
+
+    Raises:
+        ValueError: If another process has it open.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a+b")
+        self._lock()
+        self.job: dict[str, Any] = {}
+        self.stages: list[Stage] = []
+        self._read()
+
+    def __enter__(self) -> Journal:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the file; remove it if the journal was never begun."""
+        if not self._file.closed and os.fstat(self._file.fileno()).st_size == 0:
+            remove_file(self.path)
+        self._file.close()
+
+    @property
+    def done(self) -> bool:
+        """Whether everything is packed."""
+        return bool(self.stages) and not self.stages[-1].shard
+
+    @property
+    def finished(self) -> list[Stage]:
+        """The stages that ended with a shard."""
+        return [stage for stage in self.stages if stage.shard]
+
+    def begin(self, job: dict[str, Any]) -> None:
+        """Clear the journal, and write its first line.
+
+        Args:
+            job: Inputs and options, in types that JSON keeps.
+        """
+        self._file.truncate(0)
+        self.job, self.stages = job, []
+        self._write({"journal": VERSION, "job": job})
+
+    def append(self, stage: Stage) -> None:
+        """Append a stage; it is on the disk when this returns."""
+        self._write(vars(stage))
+        self.stages.append(stage)
+
+    def _write(self, content: dict[str, Any]) -> None:
+        self._file.write(json.dumps(content, separators=(",", ":")).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _lock(self) -> None:
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                log.debug("%s: this file system has no locks: %s", self.path, error)
+                return
+            self._file.close()
+            raise ValueError(
+                f"{self.path} is in use: another process packs these shards; wait for it, or give "
+                "another folder or --name"
+            ) from error
+
+    def _read(self) -> None:
+        self._file.seek(0)
+        lines = self._file.read().splitlines(keepends=True)
+        first = _parsed(lines[0]) if lines else None
+        if lines and not lines[0].startswith(BEGINNING[: len(lines[0])]):
+            self._file.close()
+            raise ValueError(
+                f"{self.path} is another program's file and would be replaced: move it away, or "
+                "give another folder or name"
+            )
+        if first is None or first.get("journal") != VERSION:
+            return
+        self.job, good = first["job"], len(lines[0])
+        for line in lines[1:]:
+            # A line that a kill or a full disk cut off does not count.
+            stage = _stage(_parsed(line) or {})
+            if stage is None:
+                break
+            self.stages.append(stage)
+            good += len(line)
+        self._file.truncate(good)
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        content = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _stage(content: dict[str, Any]) -> Stage | None:
+    try:
+        first, second = content["next"]
+        return Stage(
+            next=(first, second),
+            shard=content["shard"],
+            size=content["size"],
+            samples=content["samples"],
+            kept=[(number, digest) for number, digest in content["kept"]],
+            refused=[(number, reason, message) for number, reason, message in content["refused"]],
+            duplicates=[(number, other) for number, other in content["duplicates"]],
+            notes=Counter(content["notes"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+SHOWN = 5  # refused inputs on the screen; all are in the file
+
+
+def make_report(journal: Journal, inputs: Inputs) -> dict[str, Any]:
+    """Return the report of a finished packing.
+
+    Args:
+        journal: Its journal.
+        inputs: Its inputs.
+    """
+    refused = list(inputs.refused)
+    duplicates, notes = [], Counter[str]()
+    for stage in journal.stages:
+        for number, reason, message in stage.refused:
+            entry = inputs.entries[number]
+            refused.append(Refused(entry.key, _path(entry), reason, message))
+        for number, other in stage.duplicates:
+            entry, first = inputs.entries[number], inputs.entries[other]
+            duplicates.append({"key": entry.key, "path": _path(entry), "same_as": first.key})
+        notes.update(stage.notes)
+    finished = journal.finished
+    return {
+        "options": journal.job["options"],
+        "counts": {
+            "inputs": len(inputs.entries) + len(inputs.refused),
+            "packed": sum(len(stage.kept) for stage in finished),
+            "samples": sum(stage.samples for stage in finished),
+            "shards": len(finished),
+            "bytes": sum(stage.size for stage in finished),
+            "refused": len(refused),
+            "duplicates": len(duplicates),
+            "refused_by_reason": dict(Counter(r.reason for r in refused).most_common()),
+            "notes": dict(sorted(notes.items())),
+        },
+        "refused": [one._asdict() for one in refused],
+        "duplicates": duplicates,
+        "shards": [stage.shard for stage in finished],
+    }
+
+
+def _path(entry: Entry) -> str:
+    return next(iter(entry.members.values())).where
+
+
+def save_report(report: dict[str, Any], path: Path) -> None:
+    """Write the report atomically.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    write_whole(path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+
+
+def print_report(report: dict[str, Any], path: Path) -> None:
+    """Log a summary of the report.
+
+    Args:
+        report: The result of ``make_report``.
+        path: File of the whole report.
+    """
+    counts, refused, duplicates = report["counts"], report["refused"], report["duplicates"]
+    for one in refused[:SHOWN]:
+        log.error("refused (%s): %s", one["reason"], one["message"])
+    if refused:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in counts["refused_by_reason"].items())
+        log.error("refused by reason: %s; all are listed in %s", reasons, path)
+    if duplicates:
+        one = duplicates[0]
+        log.info(
+            "%s: the same bytes as an earlier one, and %s, such as %s, which is %s",
+            counted(len(duplicates), "image"),
+            "kept" if report["options"]["--keep-duplicates"] else "left out",
+            one["key"],
+            one["same_as"],
+        )
+    for note, count in counts["notes"].items():
+        log.info("%s: %d", note, count)
+    samples = ""
+    if counts["samples"] != counts["packed"]:
+        samples = f" as {counted(counts['samples'], 'sample')}"
+    log.info(
+        "%s packed%s into %s (%.1f MB), %d refused",
+        counted(counts["packed"], "image"),
+        samples,
+        counted(counts["shards"], "shard"),
+        counts["bytes"] / 1e6,
+        counts["refused"],
+    )
+
+
+def counted(number: int, what: str) -> str:
+    """Return ``1 shard`` or ``2 shards``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+CHUNK = 4  # inputs sent to a worker at once: a message costs as much as a tiny image
+AHEAD = 3  # chunks queued or finished per worker; more would only take memory
+FEW = 16  # so few inputs do not justify starting processes
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
+
+
+def in_order(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int
+) -> Generator[Result, None, None]:
+    """``map(function, items)`` in several processes, which end with this one, however it ends.
+
+    Args:
+        function: A picklable function that depends only on its argument.
+        items: Its arguments; a few are processed in this process.
+        workers: Largest number of processes; with 1, everything runs in this process.
+
+    Raises:
+        ValueError: If a worker died.
+    """
+    workers = min(workers, -(-len(items) // FEW))
+    if workers <= 1:
+        yield from map(function, items)
+        return
+    # Not a fork of this process, which has threads (of the progress bar), and whose open pipe ends
+    # would keep orphans waiting.
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    pool = ProcessPoolExecutor(workers, context, initializer=_start)
+    try:
+        yield from _ordered(pool, function, items, workers)
+    except BrokenProcessPool as error:
+        raise ValueError(
+            "a worker process died, perhaps out of memory: run the same command with fewer "
+            "--workers; it continues where it stopped (--workers 1 shows an image that kills its "
+            "decoder)"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _ordered(
+    pool: ProcessPoolExecutor,
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    workers: int,
+) -> Iterator[Result]:
+    source = iter(items)
+    chunks = iter(lambda: list(islice(source, CHUNK)), [])
+    waiting: deque[Future[list[Result]]] = deque()
+    for chunk in chunks:
+        waiting.append(pool.submit(_each, function, chunk))
+        if len(waiting) >= AHEAD * workers:
+            yield from waiting.popleft().result()
+    while waiting:
+        yield from waiting.popleft().result()
+
+
+def _each(function: Callable[[Item], Result], items: list[Item]) -> list[Result]:
+    return [function(item) for item in items]
+
+
+def _start() -> None:
+    # The terminal sends Ctrl-C to all processes of the command; the main one ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)  # the parent was killed, so this work is not needed

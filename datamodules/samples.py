@@ -1,0 +1,552 @@
+"""Datasets over a Source: training crops, whole images, and the policy for unusable images."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Literal, NamedTuple, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from datamodules.batches import Crops
+from datamodules.clock import READING
+from datamodules.files.decode import UnreadableImage
+from datamodules.files.exif import lasting_exif, without_hidden_colours
+from datamodules.order.keys import Keys
+from datamodules.order.plan import Item, Plan
+from datamodules.source import Augmentation, Pixels, Sample, Source
+from degradations.base import cut_size
+from degradations.draws import GAMMA, MULTIPLIERS, SHIFTS
+
+_WORD = (1 << 64) - 1
+
+
+class SampleDraws:
+    """The numbers of ``Draws`` for one sample, ten times as fast as arrays of one number.
+
+    Args:
+        seed: The sample's seed.
+        name: As in ``Draws.fold``.
+    """
+
+    def __init__(self, seed: int, name: str) -> None:
+        self._state = _mix(_mix((seed + GAMMA) & _WORD) ^ _hash_of_name(name))
+
+    def integer(self, low: int, high: int) -> int:
+        """Draw uniformly from {low, ..., high - 1}; ``high`` is above ``low``."""
+        self._state = (self._state + GAMMA) & _WORD
+        return low + int((high - low) * ((_mix(self._state) >> 11) * 2.0**-53))
+
+
+def turned(image: Pixels, turn: int, out: Pixels | None = None) -> Pixels:
+    """Return a copy, flipped and transposed.
+
+    By OpenCV, as NumPy goes pixel by pixel: a fortieth of the time for a crop of 256 pixels.
+
+    Args:
+        image: (H, W, 3).
+        turn: 0 to 7: 1 flips left and right, 2 top and bottom, 4 swaps the axes after that.
+        out: Array for the copy, contiguous; used if it has the same type.
+    """
+    if out is None or out.dtype != image.dtype:
+        out = np.empty((*image.shape[:2][:: -1 if turn & 4 else 1], 3), image.dtype)
+    code = (0, 1, 0, -1)[turn & 3]
+    if turn & 4:
+        cv2.transpose(cv2.flip(image, code) if turn & 3 else image, out)
+    elif turn:
+        cv2.flip(image, code, out)
+    else:
+        out[...] = image
+    return out
+
+
+def continued(image: Pixels, height: int, width: int) -> Pixels:
+    """Pad an image by mirroring it at its lower and right border.
+
+    The mirror axis is the border, not the centre of the last pixel, so HR and LR of a pair stay
+    aligned.
+
+    Args:
+        image: (H, W, 3).
+        height: Rows of the result; at least H.
+        width: Columns of the result; at least W.
+    """
+    down, right = height - image.shape[0], width - image.shape[1]
+    if not (down or right):
+        return image
+    return cast(Pixels, np.pad(image, ((0, down), (0, right), (0, 0)), mode="symmetric"))
+
+
+@cache
+def _hash_of_name(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+
+
+def _mix(word: int) -> int:
+    word = (word ^ (word >> SHIFTS[0])) * MULTIPLIERS[0] & _WORD
+    word = (word ^ (word >> SHIFTS[1])) * MULTIPLIERS[1] & _WORD
+    return word ^ (word >> SHIFTS[2])
+
+
+log = logging.getLogger(__name__)
+Small = Literal["error", "pad", "skip"]
+SMALL = "small"  # the reason of an image that is smaller than the crop
+LEAST = 1000  # samples: a share of fewer would be mostly chance
+WARNINGS = 20  # warnings before they become rare
+LISTED = 50  # images in the error
+
+
+class Skipped(NamedTuple):
+    """An image that could not be used.
+
+    key: Its key.
+    reason: One word or two, for counting.
+    message: The problem, with the file or the shard.
+    planned: Whether it was planned; else it was a replacement.
+    """
+
+    key: str
+    reason: str
+    message: str
+    planned: bool
+
+
+class Tally:
+    """Counts the training images of one process that could not be used.
+
+    Args:
+        limit: The run stops if more than this share of the samples had an unreadable image. Below
+            1,000 samples it is this share of 1,000: at 0.01, the eleventh stops the run.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self.samples = 0  # of this process
+        self.failed = 0  # samples whose planned image was unreadable
+        self.reasons: Counter[str] = Counter()  # of all skipped images
+        self.pictures: dict[str, str] = {}  # message by key, of the first unreadable images
+
+    @property
+    def unreadable(self) -> int:
+        """How often an unreadable image was skipped, including replacements."""
+        return self.reasons.total() - self.reasons[SMALL]
+
+    def add(self, samples: int, skipped: list[Skipped]) -> None:
+        """Count one batch.
+
+        Args:
+            samples: Number of its samples.
+            skipped: Images that were skipped for them.
+
+        Raises:
+            ValueError: If the limit is exceeded; the message has the images and the counts.
+        """
+        self.samples += samples
+        for picture in skipped:
+            self.reasons[picture.reason] += 1
+            if picture.reason == SMALL:
+                self._warn("skipped a training image, too small (%d so far): %s", picture)
+                continue
+            self._warn("skipped an unreadable training image (%d so far): %s", picture)
+            self.failed += picture.planned
+            if len(self.pictures) < LISTED:
+                self.pictures.setdefault(picture.key, picture.message)
+        if self.failed > self.limit * max(self.samples, LEAST):
+            raise ValueError(self._message())
+
+    def summary(self) -> str:
+        """Return the counts by reason; empty if there are none."""
+        return ", ".join(f"{reason} {count}" for reason, count in self.reasons.most_common())
+
+    def _warn(self, message: str, picture: Skipped) -> None:
+        small = picture.reason == SMALL
+        count = self.reasons[SMALL] if small else self.unreadable
+        if count <= WARNINGS or count % 1000 == 0:
+            log.warning(message, count, picture.message)
+
+    def _message(self) -> str:
+        of = max(self.samples, LEAST)
+        return (
+            f"{self.failed} of the {self.samples} training samples of this process so far could "
+            f"not be read ({self.summary()}), more than the {int(self.limit * of)} that "
+            f"data.init_args.crops.unreadable_limit allows ({self.limit:g} of {of}): fix these "
+            "images, leave them out, or raise the limit:\n  " + "\n  ".join(self.pictures.values())
+        )
+
+
+ATTEMPTS = 300  # replacements tried before the run stops: 9 of 10 images may be too small
+
+
+class _TooSmallError(ValueError):
+    """An image that is smaller than the crop."""
+
+
+class Pictures(Dataset[dict[str, Any]]):
+    """Dataset of a Source for evaluation: whole images, cut to a multiple of the scale.
+
+    Args:
+        source: Prepared source of the images.
+        name: Name of the source in the configuration, e.g. ``set5``; callbacks group numbers by it.
+        scale: The scale at which the images are used.
+    """
+
+    def __init__(self, source: Source, name: str, scale: float) -> None:
+        self.source, self.name, self.scale = source, name, scale
+        self.checked = False  # whether a batch was checked against the contract
+        self.keys = self._found()
+
+    def _found(self) -> Sequence[str]:
+        keys = Keys({self.name: self.source.keys})
+        if not keys:
+            raise ValueError(f"source {self.name!r} ({type(self.source).__name__}) has no images")
+        twice = keys.duplicates()
+        if twice is not None:
+            count = sum(key == twice for key in keys)
+            raise ValueError(
+                f"source {self.name!r} has {count} images with the key {twice!r}; keys must be "
+                "unique"
+            )
+        return keys
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.keys)
+
+    def __getitem__(self, item: Item) -> dict[str, Any]:
+        """Return one image, ready to be collated.
+
+        Raises:
+            ValueError: If the image has less than one LR pixel, or HR and LR do not fit.
+        """
+        key = self.keys[item.picture]
+        sample = self.read(item.picture)
+        if "hr" in sample:
+            if "lr" in sample:
+                height, width = _paired_size(sample, self.scale, key)
+            else:
+                height, width = cut_size(sample["hr"].shape[:2], self.scale)
+            if not (height and width):
+                raise ValueError(
+                    f"{key} is {_size(sample['hr'])} pixels, less than one LR pixel at "
+                    f"data.init_args.scale {self.scale:g}: leave it out"
+                )
+            sample["hr"] = sample["hr"][:height, :width]
+        return {**sample, "key": key, "seed": item.seed}
+
+    def output_size(self, lr: Sequence[int]) -> tuple[int, int]:
+        """Return (H, W) of the output for an LR of (h, w) without HR."""
+        return round(lr[0] * self.scale), round(lr[1] * self.scale)
+
+    def read(self, index: int) -> Sample:
+        """Return a checked copy of the source's sample, as the source may keep its own.
+
+        Raises:
+            UnreadableImage: If the image is broken.
+            ValueError: If the sample breaks the contract of ``Sample``.
+        """
+        return self._checked(self._read(index), index)
+
+    @READING
+    def _read(self, index: int) -> Sample:
+        return self.source.read(index)
+
+    def _checked(self, given: Sample, index: int) -> Sample:
+        sample = given.copy()
+        if not {"hr", "lr", "size"} & sample.keys():
+            raise ValueError(f"{self._where(index)} gave neither hr nor lr, but {sorted(sample)}")
+        for name in ("hr", "lr"):
+            if name in sample and not _is_picture(sample[name]):
+                raise ValueError(_no_picture(sample[name], f"{self._where(index)} gave {name} as"))
+        return sample
+
+    def _where(self, index: int) -> str:
+        return f"{self.keys[index]}: {type(self.source).__name__}.read"
+
+
+class TrainingPictures(Pictures):
+    """Dataset of a Source for training: random crops, flipped and transposed.
+
+    Args:
+        source: Prepared source of the images.
+        name: Name of the source in the configuration.
+        scale: The scale at which the images are used.
+        crop_size: Side of the HR crop in pixels.
+        flips: Whether to flip and transpose at random.
+        augment: A further change of the crop.
+        small: What to do with an image that is smaller than the crop.
+        plan: Gives replacements for unusable images; without it, they raise an error.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        name: str,
+        scale: float,
+        crop_size: int,
+        flips: bool,
+        augment: Augmentation | None = None,
+        small: Small = "error",
+        plan: Plan | None = None,
+    ) -> None:
+        super().__init__(source, name, scale)
+        self.crop_size, self.flips, self.augment = crop_size, flips, augment
+        self.small, self.plan = small, plan
+
+    def __getitems__(self, items: list[Item]) -> Crops:
+        """Return a batch of crops, each written directly to its row.
+
+        Raises:
+            ValueError: As ``__getitem__``.
+        """
+        samples = Crops(len(items), self.crop_size)
+        for item, row in zip(items, samples.rows, strict=True):
+            samples.add(self._sample(item, row))
+        return samples
+
+    def __getitem__(self, item: Item) -> dict[str, Any]:
+        """Return one crop; the plan replaces an unusable image by another one.
+
+        Raises:
+            UnreadableImage: If the image is broken, and there is no plan.
+            ValueError: If it is smaller than the crop, breaks the contract, or no replacement can
+                be used.
+        """
+        return self._sample(item, None)
+
+    def _sample(self, item: Item, out: Pixels | None) -> dict[str, Any]:
+        sample, index, skipped = self._usable(item, out)
+        if self.augment is not None:
+            self._augmented(sample, index, item.seed)
+        place = (item.epoch, item.position)
+        key, seed = self.keys[index], item.seed
+        return {**sample, "key": key, "seed": seed, "place": place, "skipped": skipped}
+
+    def _usable(self, item: Item, out: Pixels | None) -> tuple[Sample, int, list[Skipped]]:
+        """Return the crop, the number of its image, and the images skipped before it."""
+        skipped: list[Skipped] = []
+        tried: set[int] = set()
+        for attempt in range(ATTEMPTS):
+            index = item.picture
+            if attempt and self.plan is not None:
+                index = self.plan.replacement(item.epoch, item.position, attempt - 1)
+            if index in tried:
+                continue
+            tried.add(index)
+            try:
+                return self._crop(index, SampleDraws(item.seed, "crop"), out), index, skipped
+            except (UnreadableImage, _TooSmallError) as error:
+                small = isinstance(error, _TooSmallError)
+                if self.plan is None or (small and self.small == "error"):
+                    raise
+                reason = SMALL if isinstance(error, _TooSmallError) else error.reason
+                skipped.append(Skipped(self.keys[index], reason, str(error), not attempt))
+        raise ValueError(_all_in_a_row(skipped))
+
+    def _crop(self, index: int, draws: SampleDraws, out: Pixels | None) -> Sample:
+        size = self.source.size(index)
+        if size is not None and min(size) >= self.crop_size:
+            return self._crop_alone(index, size, draws, out)
+        if size is not None and self.small != "pad":
+            raise self._too_small(index, size)
+        sample = self.read(index)
+        sample.pop("meta", None)  # describes the file, not the crop: alpha alone would outweigh it
+        if "hr" not in sample:
+            raise ValueError(f"{self.keys[index]} has no HR image, which training needs")
+        if "lr" in sample:
+            return self._pair(sample, index, draws, out)
+        top, left, turn = self._place(sample["hr"].shape[:2], self.crop_size, index, draws)
+        sample["hr"] = self._cut(sample["hr"], top, left, self.crop_size, turn, out)
+        return sample
+
+    def _crop_alone(
+        self, index: int, size: tuple[int, int], draws: SampleDraws, out: Pixels | None
+    ) -> Sample:
+        """Return the crop of an image of known size, if possible without decoding the rest."""
+        side = self.crop_size
+        top, left, turn = self._place(size, side, index, draws)
+        sample = self._checked(self._read_crop(index, top, left), index)
+        sample.pop("meta", None)
+        if sample["hr"].shape[:2] != (side, side) or "lr" in sample:
+            raise ValueError(
+                f"{self.keys[index]}: {type(self.source).__name__}.size is {size[1]}x{size[0]}, "
+                f"but read_crop gave {_size(sample['hr'])} {'and an LR ' if 'lr' in sample else ''}"
+                f"for a crop of {side} pixels at row {top}, column {left}"
+            )
+        sample["hr"] = turned(sample["hr"], turn, out)
+        return sample
+
+    @READING
+    def _read_crop(self, index: int, top: int, left: int) -> Sample:
+        return self.source.read_crop(index, top, left, self.crop_size, self.crop_size)
+
+    def _pair(self, sample: Sample, index: int, draws: SampleDraws, out: Pixels | None) -> Sample:
+        key, step = self.keys[index], int(self.scale)
+        height, width = _paired_size(sample, self.scale, key)
+        if self.scale != step:
+            raise ValueError(
+                f"{key} comes with its own LR, and crops of HR and LR fit only at an integer "
+                f"data.init_args.scale, not {self.scale:g}"
+            )
+        side = self.crop_size // step
+        top, left, turn = self._place(sample["lr"].shape[:2], side, index, draws, step)
+        sample["lr"] = self._cut(sample["lr"], top, left, side, turn)
+        hr = sample["hr"][:height, :width]
+        sample["hr"] = self._cut(hr, top * step, left * step, self.crop_size, turn, out)
+        return sample
+
+    def _place(
+        self,
+        size: tuple[int, ...],
+        side: int,
+        index: int,
+        draws: SampleDraws,
+        step: int = 1,
+    ) -> tuple[int, int, int]:
+        """Return row, column and turn of a crop, drawn in this order under every policy."""
+        rows, columns = (length - side for length in size)
+        if (rows < 0 or columns < 0) and self.small != "pad":
+            raise self._too_small(index, (size[0] * step, size[1] * step))
+        top = draws.integer(0, max(rows, 0) + 1)
+        left = draws.integer(0, max(columns, 0) + 1)
+        return top, left, draws.integer(0, 8) if self.flips else 0
+
+    def _cut(
+        self,
+        picture: Pixels,
+        top: int,
+        left: int,
+        side: int,
+        turn: int,
+        out: Pixels | None = None,
+    ) -> Pixels:
+        cut = picture[top : top + side, left : left + side]
+        return turned(continued(cut, side, side), turn, out)
+
+    def _too_small(self, index: int, size: tuple[int, ...]) -> _TooSmallError:
+        return _TooSmallError(
+            f"{self.keys[index]} is {size[1]}x{size[0]} pixels, smaller than "
+            f"data.init_args.crop_size {self.crop_size}: lower the crop size, leave such images "
+            "out, or set data.init_args.crops.small to pad or skip"
+        )
+
+    def _augmented(self, sample: Sample, index: int, seed: int) -> None:
+        if self.augment is None:
+            return
+        if "lr" in sample:
+            raise ValueError(
+                f"{self.keys[index]} comes with its own LR, so data.init_args.crops.augment would "
+                "change only one of them: unset it"
+            )
+        sample["hr"] = self.augment(cast(NDArray[np.uint8], sample["hr"]), seed)
+
+
+class PredictPictures(Pictures):
+    """Dataset of whole images for ``predict``; an unreadable image becomes a batch with its error.
+
+    Hidden colours of fully transparent pixels do not influence the output.
+
+    Args:
+        source: Prepared source of the images.
+        name: Name of the source in the configuration.
+        scale: Factor by which images are enlarged.
+        size: (H, W) to which they are enlarged instead.
+    """
+
+    def __init__(
+        self, source: Source, name: str, scale: float, size: tuple[int, int] | None = None
+    ) -> None:
+        super().__init__(source, name, scale)
+        self.size = size
+
+    def output_size(self, lr: Sequence[int]) -> tuple[int, int]:
+        """Return (H, W) of the output for an image of (h, w)."""
+        return super().output_size(lr) if self.size is None else self.size
+
+    def __getitem__(self, item: Item) -> dict[str, Any]:
+        """Return one image as ``lr``, or its ``error``.
+
+        Raises:
+            ValueError: If it is a pair of HR and LR.
+        """
+        key = self.keys[item.picture]
+        try:
+            sample = self.read(item.picture)
+        except UnreadableImage as unreadable:
+            return {"key": key, "seed": item.seed, "error": str(unreadable)}
+        if "size" in sample:  # to be generated
+            return {**sample, "size": self.size or sample["size"], "key": key, "seed": item.seed}
+        if "hr" in sample and "lr" in sample:
+            raise ValueError(
+                f"{key} is a pair of HR and LR: set data.init_args.predict to a folder of the "
+                "images to enlarge"
+            )
+        if "hr" in sample:
+            sample["lr"] = sample.pop("hr")
+        if "meta" in sample:
+            _prepare(sample)
+        h, w = sample["lr"].shape[:2]
+        height, width = self.output_size((h, w))
+        if height < h or width < w:
+            error = (
+                f"{key} is {w}x{h} pixels, larger than the {width}x{height} of "
+                f"data.init_args.size [{height}, {width}]: predict does not shrink images, so "
+                "raise size"
+            )
+            return {"key": key, "seed": item.seed, "error": error}
+        return {**sample, "key": key, "seed": item.seed}
+
+
+def _prepare(sample: Sample) -> None:
+    """Remove hidden colours from an image to enlarge, and EXIF that will no longer hold."""
+    meta = dict(sample["meta"])
+    if meta.get("alpha") is not None:
+        sample["lr"] = without_hidden_colours(sample["lr"], meta["alpha"])
+    if "exif" in meta:
+        meta["exif"] = lasting_exif(meta["exif"])
+    sample["meta"] = meta
+
+
+def _is_picture(value: Any) -> bool:
+    return (
+        isinstance(value, np.ndarray)
+        and value.ndim == 3
+        and value.shape[2] == 3
+        and value.size > 0
+        and value.dtype in (np.uint8, np.uint16)
+    )
+
+
+def _no_picture(value: Any, what: str) -> str:
+    if not isinstance(value, np.ndarray):
+        return f"{what} {type(value).__name__}; expected an (H, W, 3) NumPy array"
+    return f"{what} {value.dtype} {value.shape}; expected (H, W, 3) uint8 or uint16, RGB"
+
+
+def _all_in_a_row(skipped: list[Skipped]) -> str:
+    reasons = Counter(picture.reason for picture in skipped).most_common()
+    counts = ", ".join(f"{reason} {count}" for reason, count in reasons)
+    return (
+        f"{len(skipped)} images of data.init_args.train in a row could not be used ({counts}); "
+        f"the first: {skipped[0].message}"
+    )
+
+
+def _size(picture: Pixels) -> str:
+    return f"{picture.shape[1]}x{picture.shape[0]}"
+
+
+def _paired_size(sample: Sample, scale: float, key: str) -> tuple[int, int]:
+    height, width = (round(side * scale) for side in sample["lr"].shape[:2])
+    got = sample["hr"].shape[:2]
+    if not (height <= got[0] < height + scale and width <= got[1] < width + scale):
+        raise ValueError(
+            f"{key}: HR is {_size(sample['hr'])} and LR {_size(sample['lr'])}, which does not fit "
+            f"data.init_args.scale {scale:g} (expected HR {width}x{height})"
+        )
+    return height, width

@@ -1,0 +1,541 @@
+"""The index of a tar, tar headers, and arrays in a tar.
+
+The file ``<shard>.idx.json`` holds ``version``, ``size`` and ``mtime_ns`` of the tar, ``checksum``
+(xxh3_128 of all its bytes, or null), ``count`` (of samples) and ``samples``: for each its key, and
+for each member ``suffix: [offset, size, checksum, height, width]``. The checksum is xxh3_64 of the
+member's bytes, hexadecimal; height and width are those of an image. The last two, or the last
+three, may be left out.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import logging
+import re
+import shlex
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, NamedTuple, cast
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from datamodules.files.decode import UnreadableImage, read_size
+from files.owned import write_whole
+from files.paths import IMAGE_EXTENSIONS
+
+BLOCK = 512  # of a tar
+LONGEST_HEADER = 1 << 20  # bytes of a name or of extended attributes; more is damage, or an attack
+
+
+class _Headers:
+    """The file methods that ``tarfile`` needs, with a limit on the length of a header."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, count: int) -> bytes:
+        # A damaged size must not make tarfile allocate gigabytes.
+        if not 0 <= count <= LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header says that it is {count} bytes long")
+        return self.file.read(count)
+
+
+def tar_headers(shard: Path) -> Iterator[tarfile.TarInfo]:
+    """Yield the headers of all members in order; if the iteration ends, the tar is whole.
+
+    Raises:
+        ValueError: If the tar is empty, truncated, damaged or compressed.
+    """
+    size, end = shard.stat().st_size, 0
+    if size == 0:
+        raise ValueError(f"shard {shard} is empty (0 bytes)")
+    with shard.open("rb") as file:
+        try:
+            with tarfile.open(fileobj=_Headers(file), mode="r:") as tar:  # type: ignore[call-overload]
+                while (member := tar.next()) is not None:
+                    tar.members.clear()  # tarfile would keep all of them
+                    if member.size < 0 or tar.offset <= end or member.offset_data < end:
+                        raise tarfile.ReadError(f"the size of {member.name!r} is {member.size}")
+                    end = tar.offset
+                    whole = member.isreg() and not member.issparse()  # stored as they are
+                    if whole and member.offset_data + member.size > size:
+                        raise ValueError(
+                            f"shard {shard} is truncated: {member.name!r} should end at byte "
+                            f"{member.offset_data + member.size}, but the file has {size}: get or "
+                            "pack it again"
+                        )
+                    yield member
+                end = tar.offset
+        # Damaged bytes also make tarfile raise errors of indices, numbers and recursion.
+        except (tarfile.TarError, ArithmeticError, LookupError, TypeError, RecursionError) as error:
+            raise ValueError(_no_tar(shard, error)) from error
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a seek to an impossible position
+                raise
+            raise ValueError(_no_tar(shard, error)) from error
+        except ValueError as error:
+            if str(shard) in str(error):  # our own
+                raise
+            raise ValueError(_no_tar(shard, error)) from error
+    _check_end(shard, end)
+
+
+def _no_tar(shard: Path, error: Exception) -> str:
+    return (
+        f"shard {shard} is no tar that can be read by offset ({error}): it is truncated, damaged "
+        "or compressed; get it again, uncompress it, or pack it again"
+    )
+
+
+def _check_end(shard: Path, end: int) -> None:
+    # tarfile takes a truncated or damaged header for the end. A whole tar ends with zeros.
+    with shard.open("rb") as file:
+        file.seek(end)
+        block = file.read(BLOCK)
+    if block != bytes(BLOCK):
+        what = "damaged" if len(block) == BLOCK else "truncated"
+        raise ValueError(
+            f"shard {shard} is {what} at byte {end} of {shard.stat().st_size}: get or pack it again"
+        )
+
+
+log = logging.getLogger(__name__)
+VERSION = 2  # of the index file; an index of another version is rebuilt
+CHUNK = 1 << 20
+METADATA = re.compile(r"__[^/]*__($|/)")  # names that webdataset skips
+
+
+class Member(NamedTuple):
+    """The place of one member in a tar.
+
+    Args:
+        offset: Its first byte in the tar.
+        size: Number of bytes.
+        checksum: xxh3_64 of the bytes, if it was computed.
+        height: Rows of an upright image, 0 if unknown.
+        width: Columns of an upright image, 0 if unknown.
+    """
+
+    offset: int
+    size: int
+    checksum: int | None = None
+    height: int = 0
+    width: int = 0
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """The samples of one tar.
+
+    Args:
+        size: Bytes of the tar.
+        mtime_ns: Its modification time.
+        keys: Names of the samples, in the tar's order.
+        members: For each sample, its members by suffix: ``{"jpg": ...}``.
+        checksum: xxh3_128 of the whole tar in hexadecimal, if it was computed.
+    """
+
+    size: int
+    mtime_ns: int
+    keys: list[str]
+    members: list[dict[str, Member]]
+    checksum: str | None = None
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """Split a member's name into key and suffix at the file name's first dot.
+
+    This is webdataset's rule (``webdataset.tariterators.base_plus_ext``), apart from a leading
+    ``./``, which is no part of a key here, and from hidden files in folders, of which webdataset
+    makes samples named like the folder.
+
+    Args:
+        name: Name of the member, e.g. ``a/b.hr.PNG``, which gives ``("a/b", "hr.png")``.
+
+    Returns:
+        None for members that belong to no sample: hidden files, names without a suffix, metadata,
+        and suffixes such as ``__key__``, which webdataset keeps for itself.
+    """
+    if METADATA.match(name):
+        return None
+    folder, slash, file = name.removeprefix("./").rpartition("/")
+    stem, _, suffix = file.partition(".")
+    if not stem or not suffix or suffix.startswith("__"):
+        return None
+    return f"{folder}{slash}{stem}", suffix.lower()
+
+
+# ------------------------------------------------------------------------------------ find and keep
+def load_index(shard: Path, cache: Path) -> ShardIndex:
+    """Return the index of a tar: from beside it, from the cache, or a new one, which is kept.
+
+    If the modification time differs, as after a copy to another machine, the index is used if the
+    tar's size and checksum match; it is then kept with the new time.
+
+    Args:
+        shard: The tar.
+        cache: Folder for the index if the tar's folder cannot be written.
+
+    Raises:
+        ValueError: If the tar is broken.
+    """
+    places = index_places(shard, cache)
+    state = shard.stat()
+    travelled = None
+    for place in places:
+        index = read_index(place)
+        if index is None or index.size != state.st_size:
+            continue
+        if index.mtime_ns == state.st_mtime_ns:
+            return index
+        travelled = travelled or index
+    if travelled is not None and travelled.checksum is not None:
+        log.info("comparing %s with the checksum in its index, once", shard)
+        if travelled.checksum == checksum_of(shard):
+            return _kept(replace(travelled, mtime_ns=state.st_mtime_ns), shard, places)
+        log.warning("the index beside %s is that of another tar, and is made again", shard)
+    log.info("reading the headers of %s, once", shard)
+    return _kept(build_index(shard), shard, places)
+
+
+def _kept(index: ShardIndex, shard: Path, places: list[Path]) -> ShardIndex:
+    # Root could write to a folder without write permission, and must not.
+    writable = places if shard.parent.stat().st_mode & 0o222 else places[1:]
+    for place in writable:
+        try:
+            save_index(index, place)
+        except OSError as error:
+            log.debug("cannot write %s: %s", place, error)
+        else:
+            return index
+    log.warning("no index of %s could be kept in %s: it is made at every start", shard, writable)
+    return index
+
+
+def index_places(shard: Path, cache: Path) -> list[Path]:
+    """Return the paths where the index of a tar may be, best first."""
+    name = f"{shard.name}.idx.json"
+    # From the whole path, since shards of two sets often have the same names.
+    digest = hashlib.blake2b(str(shard.resolve()).encode(), digest_size=8).hexdigest()
+    return [shard.with_name(name), cache / f"{digest}-{name}"]
+
+
+def checksum_of(path: Path) -> str:
+    """Return the xxh3_128 of a file in hexadecimal."""
+    whole = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            whole.update(chunk)
+    return whole.hexdigest()
+
+
+# --------------------------------------------------------------------------------------------- make
+def build_index(shard: Path, checksums: bool = False, sizes: bool = False) -> ShardIndex:
+    """Build the index of a tar in one pass.
+
+    Members with one key are one sample wherever they lie. Samples are in the order of their first
+    members.
+
+    Args:
+        shard: The tar.
+        checksums: Compute the checksums of the members and of the whole tar.
+        sizes: Read the heights and widths of the images.
+
+    Raises:
+        ValueError: If the tar is empty, truncated, damaged or compressed, a sample has two members
+            of one suffix or one that is a link or sparse, or a name leads out of the folder
+            (``..``).
+    """
+    state = shard.stat()
+    samples: dict[str, dict[str, Member]] = {}
+    others = 0
+    for member in tar_headers(shard):
+        name = split_name(member.name)
+        if name is None or not (member.isreg() or member.issym() or member.islnk()):
+            others += not member.isdir()
+            continue
+        check_member(member, shard)
+        sample = samples.setdefault(name[0], {})
+        if name[1] in sample:
+            raise ValueError(_twice(shard, sample[name[1]].offset, member))
+        sample[name[1]] = Member(member.offset_data, member.size)
+    if not samples:
+        raise ValueError(f"shard {shard} holds no samples")
+    if others:
+        log.warning("%s: passed over %d members that belong to no sample", shard, others)
+    index = ShardIndex(state.st_size, state.st_mtime_ns, list(samples), list(samples.values()))
+    return _examined(index, shard, checksums, sizes) if checksums or sizes else index
+
+
+def _twice(shard: Path, first: int, again: tarfile.TarInfo) -> str:
+    earlier = next(one.name for one in tar_headers(shard) if one.offset_data == first)
+    return two_members(shard, (earlier, first), (again.name, again.offset_data))
+
+
+def two_members(shard: Path | str, first: tuple[str, int], again: tuple[str, int]) -> str:
+    """Return the message about a sample with two members of one suffix.
+
+    Args:
+        shard: The tar.
+        first: Name of the first member, and the byte where its content begins.
+        again: Name and byte of the second member.
+    """
+    return (
+        f"shard {shard} has two members with the same ending in one sample: {first[0]!r} at byte "
+        f"{first[1]} and {again[0]!r} at byte {again[1]}; remove or rename one of them, and pack "
+        "the tar again"
+    )
+
+
+def scattered(index: ShardIndex) -> list[str]:
+    """Return the keys whose members do not lie next to each other in the tar."""
+    order = sorted(
+        (member.offset, number)
+        for number, sample in enumerate(index.members)
+        for member in sample.values()
+    )
+    runs = Counter(number for number, _ in groupby(number for _, number in order))
+    return [index.keys[number] for number, count in sorted(runs.items()) if count > 1]
+
+
+def sort_command(shard: Path | str) -> str:
+    """Return the shell command that repacks a tar, sorted by sample."""
+    # tar takes `host:name` for a remote file, and `-name` for an option.
+    start = "./" if re.match("-|[^/]*:", str(shard)) else ""
+    path = Path(shard)
+    tar, out, folder = (
+        shlex.quote(f"{start}{path.with_name(name)}")
+        for name in (path.name, f"sorted-{path.name}", f"{path.stem}.unpacked")
+    )
+    # With -k, tar fails if a name occurs twice; without it, the first member would be lost.
+    return (
+        f"mkdir {folder} && tar -xkf {tar} -C {folder} && tar --sort=name -cf {out} -C {folder} ."
+    )
+
+
+def same_key_in_tars(first: str, again: str, option: str, given: bool) -> str:
+    """Return the fix for a key that two tars share.
+
+    Args:
+        first: Path or address of the first tar.
+        again: Path or address of the second tar.
+        option: The setting that puts the tar's name in front of its keys.
+        given: Whether the option is set.
+    """
+    if first == again:
+        return "this tar is listed twice: list it once"
+    names = [tar.partition("?")[0].rpartition("/")[2] for tar in (first, again)]
+    if names[0] == names[1]:
+        return f"both tars are called {names[0]}: rename one, and set {option}"
+    if given:
+        return "rename one of the samples"
+    return f"if each tar counts from 0, set {option}"
+
+
+def check_name(name: str, shard: Path | str) -> None:
+    """Raise if the name of a member leads out of its folder.
+
+    Args:
+        name: The name.
+        shard: The tar, for the message.
+
+    Raises:
+        ValueError: If it does.
+    """
+    # Keys become names of results, which would be written outside of their folder.
+    if name.startswith("/") or ".." in PurePosixPath(name).parts:
+        raise ValueError(f"shard {shard} has a member {name!r}, which leads out of its folder")
+
+
+def check_member(member: tarfile.TarInfo, shard: Path | str) -> None:
+    """Raise if a member of a sample cannot be read, or its name would do harm.
+
+    Args:
+        member: Its header.
+        shard: The tar, for the message.
+
+    Raises:
+        ValueError: If it is a link or sparse, or its name leads out of the folder.
+    """
+    name = member.name
+    check_name(name, shard)
+    if member.issym() or member.islnk():
+        raise ValueError(
+            f"shard {shard} has a member {name!r} that is a link to {member.linkname!r}; expected "
+            "the bytes themselves: pack it again (tar --dereference --hard-dereference)"
+        )
+    if member.issparse():
+        raise ValueError(
+            f"shard {shard} has a sparse member {name!r}, which cannot be read by offset: pack it "
+            "again, without --sparse"
+        )
+
+
+def _examined(index: ShardIndex, shard: Path, checksums: bool, sizes: bool) -> ShardIndex:
+    """Return the index with checksums and sizes, from one sequential pass over the bytes."""
+    whole = xxhash.xxh3_128()
+    members = [dict(sample) for sample in index.members]
+    in_order = sorted(  # by offset, since the members of a sample may lie apart
+        (member.offset, number, suffix)
+        for number, sample in enumerate(members)
+        for suffix, member in sample.items()
+    )
+    with shard.open("rb") as file:
+        for offset, number, suffix in in_order:
+            for chunk in _chunks(file, offset - file.tell()):
+                whole.update(chunk)
+            size = members[number][suffix].size
+            data = file.read(size)
+            whole.update(data)
+            checksum = xxhash.xxh3_64_intdigest(data) if checksums else None
+            height, width = _picture_size(data, suffix) if sizes else (0, 0)
+            members[number][suffix] = Member(offset, size, checksum, height, width)
+        for chunk in _chunks(file, index.size - file.tell()):
+            whole.update(chunk)
+    return replace(index, members=members, checksum=whole.hexdigest() if checksums else None)
+
+
+def _chunks(file: IO[bytes], count: int) -> Iterator[bytes]:
+    while count > 0 and (data := file.read(min(count, CHUNK))):
+        count -= len(data)
+        yield data
+
+
+def _picture_size(data: bytes, suffix: str) -> tuple[int, int]:
+    if f".{suffix.rpartition('.')[2]}" not in IMAGE_EXTENSIONS:
+        return 0, 0
+    try:
+        width, height = read_size(io.BytesIO(data))
+    except UnreadableImage:  # it is reported when it is read
+        return 0, 0
+    return height, width
+
+
+# ----------------------------------------------------------------------------------- read and write
+def save_index(index: ShardIndex, path: Path) -> None:
+    """Write an index atomically.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "version": VERSION,
+        "size": index.size,
+        "mtime_ns": index.mtime_ns,
+        "checksum": index.checksum,
+        "count": len(index.keys),
+        "samples": [
+            (key, {suffix: _written(member) for suffix, member in members.items()})
+            for key, members in zip(index.keys, index.members, strict=True)
+        ],
+    }
+    write_whole(path, json.dumps(content, separators=(",", ":")))
+
+
+def _written(member: Member) -> list[int | str | None]:
+    # Hexadecimal, since readers in other languages round integers above 2**53.
+    checksum = None if member.checksum is None else f"{member.checksum:016x}"
+    if member.height:
+        return [member.offset, member.size, checksum, member.height, member.width]
+    return [member.offset, member.size] if checksum is None else [*member[:2], checksum]
+
+
+def read_index(path: Path) -> ShardIndex | None:
+    """Return the index in a file; None if it is missing, damaged, or of another version."""
+    try:
+        return parse_index(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        log.warning("the index %s is damaged (%s) and is made again", path, error)
+        return None
+
+
+def parse_index(data: bytes) -> ShardIndex | None:
+    """Return the index in the bytes of an index file; None if it is of another version.
+
+    Raises:
+        ValueError: If it is no JSON, has another structure, or has members beyond the tar's end.
+    """
+    try:
+        content = json.loads(data)
+        if content["version"] != VERSION:
+            return None
+        keys = [_text(key) for key, _ in content["samples"]]
+        members = [
+            {suffix: _member(*fields) for suffix, fields in sample.items()}
+            for _, sample in content["samples"]
+        ]
+        size, mtime_ns = int(content["size"]), int(content["mtime_ns"])
+        checksum = None if content["checksum"] is None else _text(content["checksum"])
+        count = int(content["count"])
+    except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    _check_extents(keys, members, size, count)
+    return ShardIndex(size, mtime_ns, keys, members, checksum)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _member(
+    offset: int, size: int, checksum: str | None = None, height: int = 0, width: int = 0
+) -> Member:
+    number = None if checksum is None else int(checksum, 16)
+    return Member(int(offset), int(size), number, int(height), int(width))
+
+
+def _check_extents(
+    keys: list[str], members: list[dict[str, Member]], size: int, count: int
+) -> None:
+    """Raise if numbers of an index are impossible, or an older version has split samples."""
+    if len(keys) != count:
+        raise ValueError(f"it holds {len(keys)} samples, and says that it holds {count}")
+    if len(set(keys)) != count:  # 0.1.0 made a new sample of a repeated key
+        again = next(key for key, times in Counter(keys).items() if times > 1)
+        raise ValueError(f"it lists {again!r} as several samples")
+    for key, sample in zip(keys, members, strict=True):
+        for suffix, member in sample.items():
+            if member.offset < BLOCK or member.size < 0 or member.offset + member.size > size:
+                raise ValueError(
+                    f"the {suffix} of {key!r} is at bytes {member.offset} to "
+                    f"{member.offset + member.size} of a tar of {size}"
+                )
+            if not (0 <= member.height < 1 << 32 and 0 <= member.width < 1 << 32):
+                raise ValueError(f"the {suffix} of {key!r} is {member.height} pixels high")
+
+
+def array_of(data: bytes, name: str, dimensions: int) -> NDArray[np.floating[Any]]:
+    """Return the floats of a ``.npy`` member.
+
+    Args:
+        data: The member's bytes.
+        name: The member's name, for messages.
+        dimensions: The expected number of dimensions.
+
+    Raises:
+        UnreadableImage: If the member is broken, or not floats of that many dimensions.
+    """
+    try:
+        found = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise UnreadableImage(f"{name}: {error}") from error
+    if found.ndim != dimensions or found.dtype not in (np.float16, np.float32):
+        raise UnreadableImage(
+            f"{name} is {found.dtype} {found.shape}; expected floats of {dimensions} dimensions"
+        )
+    return cast("NDArray[np.floating[Any]]", found)

@@ -1,0 +1,431 @@
+"""Shards: the Source over tars that are read by offset, local or remote."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
+from threading import BoundedSemaphore
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+
+from datamodules.files.captions import caption_of
+from datamodules.files.decode import UnreadableImage, decode, most_pixels
+from datamodules.files.jpeg import read_rows
+from datamodules.files.paths import parse_bytes
+from datamodules.order.keys import Names
+from datamodules.order.shuffle import permutation
+from datamodules.shards.cache import DiskCache, Wanted
+from datamodules.shards.index import (
+    ShardIndex,
+    array_of,
+    build_index,
+    index_places,
+    load_index,
+    parse_index,
+    read_index,
+    same_key_in_tars,
+    save_index,
+)
+from datamodules.shards.reader import Reader, Tar, WrongBytes
+from datamodules.shards.remote import Patience, RemoteState, look_up, read_small, scheme_of, shown
+from datamodules.shards.table import (
+    VERSION,
+    Column,
+    Table,
+    joined,
+    load_table,
+    save_table,
+    table_of,
+)
+from datamodules.shards.urls import is_remote, list_shards
+from datamodules.source import Pixels, Sample, Source
+from degradations.draws import seed_of
+from files.paths import expand_path
+
+log = logging.getLogger(__name__)
+FEW = 4  # shards of unknown size fetched at a time: no room can be reserved for them
+_TURNS = BoundedSemaphore(FEW)
+
+
+def wanted_of(url: str, patience: Patience) -> Wanted:
+    """Return the current state of a remote shard.
+
+    Raises:
+        RemoteError: If it does not exist, or cannot be reached.
+    """
+    state: RemoteState = look_up(url, patience)
+    return Wanted(url, state.version, state.size)
+
+
+def load_remote_index(wanted: Wanted, folder: Path, cache: DiskCache) -> ShardIndex:
+    """Return the index of a remote shard: stored here, beside the shard, or made and stored here.
+
+    Args:
+        wanted: The shard.
+        folder: Folder of stored indices.
+        cache: Holds the shard if its index must be made.
+
+    Raises:
+        RemoteError: If it cannot be downloaded.
+        ValueError: If the shard is broken, or cannot be kept.
+    """
+    place = folder / f"{wanted.name}.idx.json"
+    index = read_index(place)
+    if index is not None and wanted.size in (None, index.size):
+        return index
+    index = _beside(wanted, cache.patience)
+    if index is None:
+        with _TURNS if wanted.size is None else nullcontext():
+            index = _made(wanted, cache)
+    try:
+        save_index(index, place)
+    except OSError as error:
+        log.warning("the index of %s cannot be stored: %s", shown(wanted.url), error)
+    return index
+
+
+def _beside(wanted: Wanted, patience: Patience) -> ShardIndex | None:
+    if scheme_of(wanted.url) == "pipe":
+        return None
+    address, question, query = wanted.url.partition("?")
+    data = read_small(f"{address}.idx.json{question}{query}", patience)
+    if data is None:
+        return None
+    try:
+        index = parse_index(data)
+    except ValueError as error:
+        log.warning("the index beside %s is damaged: %s", shown(wanted.url), error)
+        return None
+    if index is not None and wanted.size not in (None, index.size):
+        log.warning(
+            "the index beside %s is of a tar of %d bytes, but that tar has %s: making a new one",
+            shown(wanted.url),
+            index.size,
+            wanted.size,
+        )
+        return None
+    return index
+
+
+def _made(wanted: Wanted, cache: DiskCache) -> ShardIndex:
+    log.info("%s has no index beside it: downloading it once", shown(wanted.url))
+    while (path := cache.fetch(wanted)) is not None:
+        try:
+            return build_index(path, checksums=True)
+        except FileNotFoundError:  # another process needed the room
+            continue
+        except ValueError as error:
+            cache.drop(wanted)
+            raise ValueError(str(error).replace(str(path), shown(wanted.url))) from error
+    raise ValueError(
+        f"{shown(wanted.url)} has no index beside it, and does not fit into {cache.folder} to make "
+        f"one: put {shown(wanted.url)}.idx.json there, or raise Shards.cache_size ({cache.limit} "
+        "bytes)"
+    )
+
+
+LARGE = 50_000  # samples; a smaller set's table is made as fast as it is read
+AT_ONCE = 16  # parallel requests to servers
+MANY = 4  # times the crop's pixels; decoding all of a smaller image is as fast
+
+
+class Shards(Source):
+    """Samples of WebDataset tars.
+
+    A sample has an image ``hr.<ext>`` or ``<ext>`` (jpg, png, webp, tif, bmp, gif, avif), and may
+    have its LR in ``lr.<ext>``, a caption in ``txt`` or ``caption``, its features from a text
+    encoder in ``text_features.npy``, and any ``json``, which becomes ``meta["json"]``. Other
+    members, such as pickles, are never read. The places of samples are stored in
+    ``<shard>.idx.json``, which is made again when the shard changes. If that index has checksums,
+    every member is verified when it is read.
+
+    Args:
+        urls: Tars: a path or an address (``file:``, ``http(s)://``, ``s3://``, ``gs://``), with
+            ``{000..099}`` or ``*`` for several, or a list of these. May contain environment
+            variables: ``$ENLARGER_DATA/cifar10/train-*.tar``.
+        shard_in_key: Prefix every key with the shard's name, for shards that all number their
+            samples from 0.
+        index_cache: Folder for the indices of shards in folders that are not writable.
+        cache_dir: Cache folder for remote shards; all processes of a node should share it.
+        cache_size: Largest size of that cache in bytes, such as ``500M`` or ``50G``; the least
+            recently used shards are removed first.
+        read_ahead: Number of remote shards that are downloaded ahead at a time; 0 for none.
+        retries: How often a failed request to a server is repeated, with growing pauses.
+        deadline: Seconds without progress after which a request fails, whatever ``retries`` is.
+        allow_pipes: Run urls of the form ``pipe:COMMAND``, and cache their output like a remote
+            shard. Commands in a configuration run with your permissions.
+    """
+
+    def __init__(
+        self,
+        urls: str | list[str],
+        shard_in_key: bool = False,
+        index_cache: str = "~/.cache/enlarger/shards",
+        cache_dir: str = "~/.cache/enlarger/tars",
+        cache_size: str | int = "50G",
+        read_ahead: int = 2,
+        retries: int = 8,
+        deadline: float = 300.0,
+        allow_pipes: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.urls, self.shard_in_key, self.index_cache = urls, shard_in_key, index_cache
+        self.cache_dir, self.allow_pipes = cache_dir, allow_pipes
+        self.cache_size = parse_bytes(cache_size, "Shards.cache_size")
+        self.read_ahead = read_ahead
+        if read_ahead < 0 or retries < 0 or deadline <= 0:
+            raise ValueError(
+                f"Shards.read_ahead is {read_ahead}, retries {retries}, deadline {deadline:g}; "
+                "expected at least 0, 0, and more than 0"
+            )
+        self.patience = Patience(retries, deadline, stall=min(30.0, deadline / 4))
+        self._reader = Reader()
+        self._tars: list[Tar] = []
+        self._table = joined([])
+        self._ends: list[int] = []  # cumulative number of samples at the end of each shard
+
+    def prepare(self, scale: float) -> None:
+        """Read or make the indices. Args as ``Source.prepare``.
+
+        Raises:
+            ValueError: If there is no shard, a broken one, no image, or two samples with one key.
+            RemoteError: If a server cannot be reached, or refuses.
+        """
+        folder = Path(expand_path(self.index_cache, "Shards.index_cache"))
+        names = list_shards(self.urls, self.allow_pipes, self.patience)
+        cache = self._cache() if any(map(is_remote, names)) else None
+        with _parallel_map(cache is not None) as apply:
+            tars = list(apply(self._tar, names))
+            table = load_table(self._place(tars, folder))
+            if table is None:
+                order = _shuffled_order(len(tars)) if cache is None else list(range(len(tars)))
+                parts = apply(lambda number: self._part(tars[number], folder, cache), order)
+                made = dict(zip(order, parts, strict=True))
+                table = self._join([made[number] for number in range(len(tars))])
+                _store(table, self._place(tars, folder))  # now with the new indices
+            table.keys.assume_distinct()  # else it would not have been kept
+        for note in table.notes:
+            log.warning(note)
+        if "txt" in table.columns and (without := (table.columns["txt"].offsets == 0).sum()):
+            of = f"{without} of {len(table.keys)}"
+            log.warning("Shards.urls: %s samples have no txt; their caption is empty", of)
+        self._tars = list(map(_completed, tars, table.sizes, table.checksums))
+        self._table, self._ends = table, list(accumulate(table.counts))
+        self._reader.close()
+        self._reader = Reader(cache)
+
+    def _cache(self) -> DiskCache:
+        folder = Path(expand_path(self.cache_dir, "Shards.cache_dir"))
+        return DiskCache(folder, self.cache_size, self.patience, self.read_ahead)
+
+    def _tar(self, name: str) -> Tar:
+        if is_remote(name):
+            wanted = wanted_of(name, self.patience)
+            return Tar(name, wanted.size or 0, wanted=wanted)
+        state = os.stat(name)
+        return Tar(name, state.st_size, state.st_mtime_ns)
+
+    def _place(self, tars: Sequence[Tar], folder: Path) -> Path:
+        """Return the file of the table, named by the hash of all its inputs."""
+        parts: list[object] = [VERSION, self.shard_in_key]
+        for tar in tars:
+            parts.append((tar.path, tar.size, tar.mtime_ns, tar.wanted))
+            if tar.wanted is None:
+                path = Path(tar.path)
+                parts += [_state(place) for place in index_places(path, folder)]
+            else:
+                parts.append(_state(folder / f"{tar.wanted.name}.idx.json"))
+        digest = hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+        return folder / f"{digest}.table.npz"
+
+    def _part(self, tar: Tar, folder: Path, cache: DiskCache | None) -> Table:
+        if tar.wanted is None or cache is None:
+            index = load_index(Path(tar.path), folder)
+        else:
+            index = load_remote_index(tar.wanted, folder, cache)
+        name = tar.name.partition("?")[0].rpartition("/")[2].removesuffix(".tar")
+        return table_of(tar.name, index, f"{name}/" if self.shard_in_key else "")
+
+    def _join(self, parts: list[Table]) -> Table:
+        table = joined(parts)
+        key = table.keys.duplicates()
+        if key is not None:
+            self._refuse_duplicate(key, table, parts)
+        if "lr" in table.columns:
+            absent = table.columns["lr"].offsets == 0
+            if absent.any():
+                raise ValueError(
+                    f"Shards.urls: {absent.sum()} of {len(absent)} samples have no lr.<ext>, such "
+                    f"as {table.keys[int(absent.argmax())]!r}; all must have one, or none"
+                )
+        return table
+
+    def _refuse_duplicate(self, key: str, table: Table, parts: list[Table]) -> None:
+        names = list_shards(self.urls, self.allow_pipes, self.patience)
+        count = sum(name == key for name in table.keys)
+        where = [name for name, part in zip(names, parts, strict=True) if key in part.keys]
+        raise ValueError(
+            f"Shards.urls: {count} samples have the key {key!r} (in "
+            f"{', '.join(map(shown, where[:3]))}); keys must be unique: {self._advice(where)}"
+        )
+
+    def _advice(self, where: list[str]) -> str:
+        """Return the fix for tars that share a key, or for a tar that has it twice."""
+        if len(where) == 1:
+            return "rename one of the members"
+        return same_key_in_tars(where[0], where[1], "shard_in_key: true", self.shard_in_key)
+
+    @property
+    def keys(self) -> Names:
+        """Key of each sample, as in WebDataset: its members' name up to the first dot."""
+        return self._table.keys
+
+    @property
+    def groups(self) -> list[int]:
+        """Number of samples of each shard."""
+        return self._table.counts
+
+    def size(self, index: int) -> tuple[int, int] | None:
+        """Return (H, W) of the image, if the index has it."""
+        if self._table.sides is None or "lr" in self._table.columns:
+            return None
+        height, width = self._table.sides[index].tolist()
+        return (height, width) if height and width else None
+
+    def upcoming(self, groups: Sequence[int]) -> None:
+        """Fetch remote shards in the background. Args as ``Source.upcoming``."""
+        wanted = [tar.wanted for tar in (self._tars[group] for group in groups) if tar.wanted]
+        if self._reader.cache is not None:
+            self._reader.cache.read_ahead(wanted)
+
+    def read(self, index: int) -> Sample:
+        """Return the sample ``keys[index]``.
+
+        Raises:
+            UnreadableImage: If an image or a caption is broken, or its checksum differs.
+            ValueError: If a shard changed after it was indexed.
+            RemoteError: If a server cannot be reached.
+        """
+        tar = self._tars[bisect_right(self._ends, index)]
+        name = f"{tar.name}: {self._table.keys[index]}"
+        columns = self._table.columns
+        hr = decode(self._bytes(columns["hr"], tar, index, name), name, self.srgb)
+        sample = Sample(hr=hr.rgb, meta=hr.meta(tar.name))
+        if "lr" in columns:
+            lr = f"{name} (lr)"
+            sample["lr"] = decode(self._bytes(columns["lr"], tar, index, lr), lr, self.srgb).rgb
+        self._add_text(sample, tar, index, name)
+        return sample
+
+    def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> Sample:
+        """Return a part of the image, decoding as little as possible.
+
+        For a large image with restart markers that is the part's surroundings; for another JPEG,
+        all rows above the part's lower edge.
+
+        Args and errors as ``Source.read_crop`` and ``read``.
+        """
+        columns = self._table.columns
+        if "lr" in columns:
+            return super().read_crop(index, top, left, height, width)
+        tar = self._tars[bisect_right(self._ends, index)]
+        name = f"{tar.name}: {self._table.keys[index]}"
+        hr, rst, size = columns["hr"], columns.get("rst"), self.size(index)
+        data = self._bytes(hr, tar, index, name)
+        small = size is not None and size[0] * size[1] < MANY * height * width
+        if rst is not None and rst.offsets[index] and not small:
+            from datamodules.files.restart import decode_crop  # few shards have them
+
+            marks = np.frombuffer(self._bytes(rst, tar, index, name), dtype="<u4")
+            part: Pixels = decode_crop(data, marks, top, left, height, width, self.srgb, name)
+        else:
+            # Only if the file is known to be intact: damage looks like the rows that are left out.
+            known = hr.checksums is not None and bool(hr.checksums[index])
+            above = read_rows(data, top + height, most_pixels()) if known else None
+            rows = decode(data, name, self.srgb).rgb if above is None else above
+            part = rows[top : top + height, left : left + width]
+        sample = Sample(hr=part, meta={"path": tar.name})
+        self._add_text(sample, tar, index, name)
+        return sample
+
+    def _add_text(self, sample: Sample, tar: Tar, index: int, name: str) -> None:
+        columns = self._table.columns
+        try:
+            if "txt" in columns:
+                sample["text"] = caption_of(self._bytes(columns["txt"], tar, index, name))
+            if "text_features" in columns:
+                features = self._bytes(columns["text_features"], tar, index, name)
+                if features:  # else collate reports that only some have them
+                    sample["text_features"] = array_of(features, f"{name} (text_features)", 2)
+            if "json" in columns:
+                note = self._bytes(columns["json"], tar, index, name)
+                sample["meta"]["json"] = json.loads(note or "null")
+        except UnreadableImage:
+            raise
+        except (ValueError, RecursionError) as error:  # of a caption or JSON
+            raise UnreadableImage(f"{name}: its txt or json is broken: {error}") from error
+
+    def _bytes(self, column: Column, tar: Tar, index: int, name: str) -> bytes:
+        offset = int(column.offsets[index])
+        if not offset:
+            return b""
+        checksum = 0 if column.checksums is None else int(column.checksums[index])
+        try:
+            return self._reader.read(tar, offset, int(column.sizes[index]), checksum)
+        except WrongBytes as error:
+            raise UnreadableImage(f"{name}: {error}", error.reason) from error
+
+
+@contextmanager
+def _parallel_map(far: bool) -> Iterator[Callable[..., Iterable[Any]]]:
+    """Yield ``map``, parallel for remote shards; for local ones threads would be slower."""
+    if not far:
+        yield map
+        return
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield pool.map
+
+
+def _shuffled_order(count: int) -> list[int]:
+    """Return the numbers of shards, in another order in each process that prepares them.
+
+    Making indices, as after a copy, is slow. So the processes share the work, as each finds the
+    indices that the others have stored, without locks, which a network disk may not support.
+    """
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return list(range(count))
+    return permutation(count, seed_of("indices", dist.get_rank())).tolist()
+
+
+def _completed(tar: Tar, size: int, checksum: str | None) -> Tar:
+    if tar.wanted is None:
+        return tar
+    return replace(tar, size=size, wanted=tar.wanted._replace(size=size, checksum=checksum))
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return None
+    return state.st_size, state.st_mtime_ns
+
+
+def _store(table: Table, place: Path) -> None:
+    if len(table.keys) >= LARGE:
+        try:
+            save_table(table, place)
+        except OSError as error:
+            log.debug("cannot write %s: %s", place, error)

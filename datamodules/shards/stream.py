@@ -1,0 +1,663 @@
+"""Read tars from front to back with webdataset's pipeline, as a Source for training."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import os
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import fsspec
+import numpy as np
+from PIL import Image
+from torch.utils.data import get_worker_info
+from webdataset import (
+    DataPipeline,
+    ResampledShards,
+    SimpleShardList,
+    gopen,
+    gopen_schemes,
+    shuffle,
+    split_by_node,
+    split_by_worker,
+)
+from webdataset.gopen import Pipe
+from webdataset.tariterators import group_by_keys, tar_file_expander
+from webdataset.utils import pytorch_worker_info
+
+from datamodules.batches import Crops
+from datamodules.clock import READING
+from datamodules.files.captions import caption_of
+from datamodules.files.decode import UnreadableImage, decode
+from datamodules.order.plan import Item, Plan
+from datamodules.order.shuffle import Ahead, Integers
+from datamodules.samples import Skipped, TrainingPictures
+from datamodules.shards.index import BLOCK, array_of, check_name, sort_command, split_name
+from datamodules.shards.remote import Patience, RemoteError, scheme_of, shown
+from datamodules.shards.table import RULE, roles_of
+from datamodules.shards.urls import list_shards
+from datamodules.source import Pixels, Sample, Source
+from degradations.base import Degradation
+from degradations.draws import seed_of
+
+log = logging.getLogger(__name__)
+CHUNK = 1 << 20  # bytes that are read at a time
+TAIL = 1 << 17  # more than the zeros at the end of a tar
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
+MOST_LEFT_OUT = 10_000  # samples without an image in a row; an endless pipeline may have no others
+BROKEN = (  # what tarfile raises for damaged bytes, and what reading them raises
+    *(tarfile.TarError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError),
+    OSError,
+)
+_WARNED: set[str] = set()  # tars with samples without an image
+
+
+class RefusedTarError(ValueError):
+    """A tar that is whole, but holds what must not be read."""
+
+
+class Raw(NamedTuple):
+    """A sample before it is decoded.
+
+    shard: Name of its tar in messages.
+    key: The sample's name.
+    fields: ``hr`` and, where they exist, ``lr``, ``txt``, ``text_features`` and ``json``: bytes, or
+        what a pipeline has decoded.
+    """
+
+    shard: str
+    key: str
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class StreamPlan(Plan):
+    """Lengths and seeds of the epochs. Which sample lies at which place, the tars decide.
+
+    ``Item.picture`` is the global batch at which the run entered the epoch.
+
+    Args:
+        shuffle: As of ``Stream``.
+    """
+
+    shuffle: int = 0
+
+    def batches(self, epoch: int, start: int, rank: int, world: int) -> Iterator[list[Item]]:
+        """Micro-batches of one process. Args as ``Plan.batches``."""
+        if start and rank == 0:
+            log.warning(
+                "Stream: epoch %d goes on at batch %d of %d, and its other batches are read in a "
+                "new order: samples of the first part may come again. To go on exactly, use "
+                "datamodules.shards.shards.Shards",
+                *(epoch, start, len(self)),
+            )
+        for batch in super().batches(epoch, start, rank, world):
+            yield [item._replace(picture=start) for item in batch]
+
+    def replacement(self, epoch: int, position: int, attempt: int) -> int:
+        """Return how many samples have been tried. Args as ``Plan.replacement``."""
+        return attempt + 1
+
+    def ahead(self, epoch: int, position: int) -> Ahead:
+        """Return no groups. Args as ``Plan.ahead``."""
+        return Ahead([], [], (position // self.stream_length + 1) * self.stream_length)
+
+    def _take(self, epoch: int, start: int, stop: int) -> Integers:
+        return np.zeros(stop - start, dtype=np.int64)
+
+
+class Stream(Source):
+    """Samples of WebDataset tars, read from front to back by webdataset's own pipeline.
+
+    Use it for tars that a server or a command gives only as a whole, for sets too large to be kept
+    or indexed, and for pipelines that exist already. Wherever ``Shards`` can read the tars, it is
+    the better choice: it shuffles better and resumes exactly. For training only.
+
+    Each epoch begins a new pass over the tars in an order of its own. webdataset shuffles the tars,
+    deals them to processes and workers, and shuffles their samples. If the pass ends before the
+    epoch does, the next pass follows. The order depends on ``seed_everything`` and on the numbers
+    of processes and workers. A run that is resumed at the beginning of an epoch reads what the
+    uninterrupted run would have read. Within an epoch, it reads the remaining batches in a new
+    order.
+
+    A tar that is truncated, damaged or cannot be opened is skipped from there on, logged, and
+    counted for ``data.init_args.crops.unreadable_limit``.
+
+    Args:
+        samples: Samples of an epoch, over all processes together. If it is the number of all
+            samples, and all workers have equally many, an epoch takes each of them once.
+        urls: Tars: paths, addresses (``http(s)://``, ``s3://``, ``gs://``) or commands
+            (``pipe:``), with ``{000..999}`` for several, or a list of these; at least as many as
+            processes.
+        pipeline: A ``webdataset.DataPipeline`` (such as a ``webdataset.WebDataset``) instead of
+            urls: the class, or a function whose return annotation names it. It must give single
+            samples as dicts, decoded or not, split them among processes itself
+            (``nodesplitter=webdataset.split_by_node``), and shuffle them itself. It is read on from
+            epoch to epoch, and from its beginning again when it ends or a run is resumed.
+        shuffle: Samples of ``urls``, over all processes together, that are kept undecoded in memory
+            to be shuffled. 0 shuffles the tars only.
+        resampled: Draw the tars of ``urls`` with replacement in each worker. There may then be
+            fewer tars than workers, and an epoch may take a sample several times or not at all.
+        scale: Scale of this source alone.
+        degradation: Makes the LR of this source alone; by default the run's ``degradation``.
+        allow_pipes: Run urls of the form ``pipe:COMMAND``. Commands in a configuration run with
+            your rights.
+
+    Raises:
+        ValueError: If a number is too small, or not exactly one of urls and pipeline is set.
+    """
+
+    def __init__(
+        self,
+        samples: int,
+        urls: str | list[str] | None = None,
+        pipeline: DataPipeline | None = None,
+        shuffle: int = 1000,
+        resampled: bool = False,
+        scale: float | None = None,
+        degradation: Degradation | None = None,
+        allow_pipes: bool = False,
+    ) -> None:
+        super().__init__(scale, degradation)
+        if samples < 1 or shuffle < 0:
+            raise ValueError(
+                f"Stream.samples is {samples}, shuffle {shuffle}; expected at least 1 and 0"
+            )
+        if (urls is None) == (pipeline is None):
+            raise ValueError("set exactly one of Stream.urls and Stream.pipeline")
+        self.samples, self.urls, self.pipeline, self.shuffle = samples, urls, pipeline, shuffle
+        self.resampled, self.allow_pipes = resampled, allow_pipes
+        self._shards: list[str] = []
+
+    def prepare(self, scale: float) -> None:
+        """List the tars. Args as ``Source.prepare``.
+
+        Raises:
+            ValueError: If there are none, or some of a kind that is not read.
+        """
+        if self.urls is not None:
+            with _own_messages():
+                self._shards = list_shards(self.urls, self.allow_pipes, Patience())
+
+    def plan(self, seed: int, batch_size: int, streams: int, repeats: int) -> StreamPlan:
+        """Return the lengths and seeds of the epochs. Args as of ``Plan``.
+
+        Raises:
+            ValueError: If an epoch has fewer samples than a batch.
+        """
+        plan = StreamPlan((self.samples,), seed, batch_size, streams, repeats, shuffle=self.shuffle)
+        if not len(plan):
+            raise ValueError(
+                f"Stream.samples is {self.samples} (crops.per_image {repeats}), less than "
+                f"data.init_args.batch_size {batch_size}: raise samples"
+            )
+        return plan
+
+    def workers(self, wanted: int, world: int) -> int:
+        """Return how many workers each process may have, so that each has a tar.
+
+        Args:
+            wanted: ``data.init_args.workers``.
+            world: Number of processes.
+
+        Raises:
+            ValueError: If there are fewer tars than processes.
+        """
+        if self.pipeline is not None or self.resampled:
+            return wanted
+        count = len(self._shards)
+        if count < world:
+            raise ValueError(
+                f"Stream.urls has {count} tars, fewer than the {world} processes among which they "
+                "are dealt as whole tars: pack smaller tars, use fewer processes, or set "
+                "Stream.resampled: true"
+            )
+        if wanted > count // world:
+            log.warning(
+                "Stream.urls has %d tars for %d processes: each of these has %d workers, not %d",
+                *(count, world, count // world, wanted),
+            )
+        return min(wanted, count // world)
+
+    @property
+    def shards(self) -> list[str]:
+        """File names of the tars: what a resumed run must find again."""
+        return [shown(shard).rpartition("/")[2] for shard in self._shards]
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Raise, since the keys are unknown.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise _refused()
+
+    def read(self, index: int) -> Sample:
+        """Raise, since samples come in the order of their tars.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise _refused()
+
+    def raws(self, plan: StreamPlan, epoch: int, start: int, notes: list[Skipped]) -> Iterator[Raw]:
+        """Yield the samples of this process, or of this worker of a DataLoader, without an end.
+
+        Args:
+            plan: The plan.
+            epoch: Number of the epoch; a pipeline of a user is read on regardless.
+            start: The batch at which the run entered it.
+            notes: The skipped tars are added here.
+
+        Raises:
+            ValueError: If a pass gives no samples, or a tar holds what must not be read.
+        """
+        for turn in itertools.count():
+            count = 0
+            if self.pipeline is not None:
+                coming = _copies(map(raw_of, self.pipeline), plan.repeats)
+            else:
+                coming = iter(self._pass(plan, (epoch, start, turn), notes))
+            for count, raw in enumerate(coming, 1):  # noqa: B007
+                yield raw
+            if not count:
+                rank, _, worker, _ = pytorch_worker_info()
+                why = notes[0].message if notes else "no images in it"
+                raise ValueError(
+                    f"Stream.{'urls' if self.pipeline is None else 'pipeline'}: no samples in a "
+                    f"pass of worker {worker} of process {rank} ({why})"
+                )
+
+    def _pass(
+        self, plan: StreamPlan, place: tuple[int, int, int], notes: list[Skipped]
+    ) -> DataPipeline:
+        """Return webdataset's pipeline of one pass over the tars."""
+        rank, world, worker, workers = pytorch_worker_info()
+        seed = seed_of(plan.seed, "shards", *place)
+        if self.resampled:
+            shards = [
+                ResampledShards(self._shards, len(self._shards), seed=seed, deterministic=True)
+            ]
+        else:
+            shards = [SimpleShardList(self._shards, seed=seed), split_by_node, split_by_worker]
+        stages = [partial(samples_of, notes=notes), partial(map, raw_of)]
+        stages.append(partial(_copies, repeats=plan.repeats))
+        if self.shuffle:
+            share = -(-self.shuffle // (world * workers))
+            own = seed_of(plan.seed, "shuffle", *place, rank, worker)
+            stages.append(shuffle(share, initial=share, seed=own))
+        return DataPipeline(*shards, *stages)
+
+
+class StreamPictures(TrainingPictures):
+    """A ``Stream`` as the DataLoader of training sees it. Args as ``TrainingPictures``.
+
+    Each worker reads its own samples in their order; its items say only how many, and with which
+    seeds.
+    """
+
+    ranks: tuple[int, int] = (0, 1)
+    """Number of this process, and of all."""
+    _raws: Iterator[Raw] | None = None
+    _begun: tuple[int, ...] = ()  # which samples these are
+    _latest = (-1, -1)  # batch and place in the epoch of the latest item
+    _tried = -1  # samples for the current item
+    _raw = Raw("", "", {})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs: no open files."""
+        return {**vars(self), "_raws": None, "_begun": ()}
+
+    def __getitems__(self, items: list[Item]) -> Crops:
+        """Return the next batch of this worker. Errors as ``TrainingPictures``."""
+        self._go_to(items[0])
+        return super().__getitems__(items)
+
+    def __getitem__(self, item: Item) -> dict[str, Any]:
+        """Return the next crop of this worker. Errors as ``TrainingPictures``."""
+        return self.__getitems__([item])[0]
+
+    def _found(self) -> Sequence[str]:
+        return _CurrentKey(self)
+
+    @property
+    def _stream(self) -> Stream:
+        return cast(Stream, self.source)
+
+    def _go_to(self, item: Item) -> None:
+        plan = cast(StreamPlan, self.plan)
+        # With the process, since a fork must leave open files alone.
+        begun: tuple[int, ...] = (os.getpid(), item.epoch, item.picture)
+        latest = (plan.batch_of(item.position), item.position)
+        again = latest <= self._latest
+        if self._stream.pipeline is not None:  # is read on
+            begun, again = begun[:1], False
+        if begun != self._begun or again:
+            _tell_webdataset(*self.ranks)
+            self._notes: list[Skipped] = []
+            self._raws = self._stream.raws(plan, item.epoch, item.picture, self._notes)
+            self._begun = begun
+        self._latest = latest
+
+    def _sample(self, item: Item, out: Pixels | None) -> dict[str, Any]:
+        # A sample that cannot be used is replaced by the next one.
+        self._tried = -1
+        sample = super()._sample(item._replace(picture=0), out)
+        skipped = [*self._notes, *sample["skipped"]]
+        self._notes.clear()
+        return {**sample, "skipped": skipped}
+
+    @READING
+    def _read(self, index: int) -> Sample:
+        if index != self._tried:
+            self._raw, self._tried = next(cast("Iterator[Raw]", self._raws)), index
+        return decoded(self._raw, self.source.srgb)
+
+    @property
+    def key(self) -> str:
+        """Key of the sample that was read last."""
+        return f"{self.name}/{self._raw.key}"
+
+
+class _CurrentKey(Sequence[str]):
+    """The key of the sample that was read last, whatever its index."""
+
+    def __init__(self, pictures: StreamPictures) -> None:
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return cast(Stream, self.pictures.source).samples
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.pictures.key
+
+
+def _tell_webdataset(rank: int, world: int) -> None:
+    """Make sure that webdataset splits tars among the processes that train.
+
+    Raises:
+        ValueError: If it takes this process for another one.
+    """
+    if get_worker_info() is not None:  # a process of its own, where torch.distributed may be unset
+        os.environ.update(RANK=str(rank), WORLD_SIZE=str(world))
+    seen = pytorch_worker_info()[:2]
+    if seen != (rank, world):
+        raise ValueError(
+            f"this is process {rank} of {world}, and webdataset takes it for process {seen[0]} of "
+            f"{seen[1]}: unset the environment variables RANK and WORLD_SIZE, or set them so"
+        )
+
+
+# ------------------------------------------------------------------------------------------- a tar
+def samples_of(sources: Iterable[dict[str, Any]], notes: list[Skipped]) -> Iterator[dict[str, Any]]:
+    """Yield the samples of tars as webdataset groups them: a stage of a pipeline.
+
+    webdataset's own ``tarfile_to_samples`` gives a part of the last sample of a tar that breaks
+    off, and takes a damaged header for the end of the tar. So each tar is checked here.
+
+    Args:
+        sources: The addresses of the tars as ``{"url": ...}``.
+        notes: The skipped tars are added here.
+
+    Raises:
+        ValueError: If a name leads out of the folder, or a sample has two members of one suffix, or
+            members that do not lie next to each other.
+    """
+    for source in sources:
+        tar = _WholeTar(source["url"])
+        try:
+            with tar.opened():
+                files = tar_file_expander([{"url": tar.url, "stream": tar}])
+                yield from group_by_keys(_checked(files, tar), keys=_split)
+        except RefusedTarError:
+            raise
+        except BROKEN as error:
+            notes.append(tar.note(error))
+
+
+def _split(name: str) -> tuple[str | None, str | None]:
+    return split_name(name) or (None, None)
+
+
+def _checked(files: Iterator[dict[str, Any]], tar: _WholeTar) -> Iterator[dict[str, Any]]:
+    """Pass on the members of a tar, and check their names, their order and the tar's end."""
+    key, names, before = "", dict[str, str](), set[int]()
+    for file in files:
+        if not file:  # webdataset's mark of the tar's end
+            tar.check_end()
+        elif (parts := split_name(file["fname"])) is not None:
+            _check_name(file["fname"], tar)
+            if parts[0] != key:
+                before.add(hash(key))
+                key, names = parts[0], {}
+                if hash(key) in before:
+                    raise RefusedTarError(_apart(tar.url, file["fname"]))
+            if parts[1] in names:
+                raise RefusedTarError(
+                    f"shard {tar.name} has two members with the same ending in one sample: "
+                    f"{names[parts[1]]!r} and {file['fname']!r}; remove or rename one of them, and "
+                    "pack the tar again"
+                )
+            names[parts[1]] = file["fname"]
+        yield file
+
+
+def _check_name(name: str, tar: _WholeTar) -> None:
+    try:
+        check_name(name, tar.name)
+    except ValueError as error:
+        raise RefusedTarError(str(error)) from error
+
+
+def _apart(url: str, name: str) -> str:
+    tar, sort = url, "sort it by"
+    if scheme_of(url) == "pipe":
+        tar, sort = "shard.tar", "save it as shard.tar and sort it by"
+    elif scheme_of(url):
+        tar = shown(url).partition("?")[0].rpartition("/")[2]
+        sort = "download it and sort it by"
+    return (
+        f"shard {shown(url)} has members of one sample that lie apart: {name!r} comes after other "
+        "samples, and other members of its sample before them. Stream reads from front to back and "
+        f"needs them next to each other: {sort} `{sort_command(tar)}`, or read it with "
+        "datamodules.shards.shards.Shards, which joins them wherever they lie"
+    )
+
+
+class _WholeTar:
+    """The bytes of a tar for ``tarfile``, which takes damage, or a cut, for the tar's end.
+
+    The last bytes are given out block by block. So the last block given out is the one at which
+    ``tarfile`` stopped. In a whole tar it is zeros, and only zeros follow.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url, self.name, self.position = url, shown(url), 0
+        self._file: Any = None
+        self._data, self._at, self._ended = b"", 0, False
+        self._last = b""
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Open the tar, and close it at the end."""
+        scheme = scheme_of(self.url)
+        if not scheme:  # webdataset's secure mode opens no local files
+            self._file = open(self.url, "rb")  # noqa: SIM115
+        elif scheme == "pipe":  # only those of `list_shards`, which refuses them by default
+            self._file = Pipe(self.url.removeprefix("pipe:"), mode="r", shell=True)
+        elif scheme in gopen_schemes:
+            self._file = gopen(self.url)
+        else:
+            self._file = fsspec.open(self.url, "rb").open()
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # of a command that was to write more
+                self._file.close()
+
+    def read(self, count: int) -> bytes:
+        """Return the next bytes, at most ``count``."""
+        while not self._ended and len(self._data) - self._at <= TAIL:
+            more = self._file.read(CHUNK)
+            self._data, self._at, self._ended = self._data[self._at :] + more, 0, not more
+            if not self.position and self._data.startswith(COMPRESSED):
+                raise tarfile.ReadError("compressed")
+        stop = self._at + (min(count, BLOCK) if self._ended else count)
+        data = self._data[self._at : stop]
+        self._at += len(data)
+        self.position += len(data)
+        self._last = data[-BLOCK:]
+        return data
+
+    def close(self) -> None:
+        """Do nothing: ``opened`` closes the file."""
+
+    def check_end(self) -> None:
+        """Raise if the tar is not whole, or the command that wrote it failed.
+
+        Raises:
+            tarfile.ReadError: If it ends too early, or goes on with something else.
+            OSError: If the command failed.
+        """
+        whole, position = self._last == bytes(BLOCK), self.position
+        while whole and (data := self.read(CHUNK)):
+            whole = not data.strip(b"\0")
+        if not whole:
+            self.position = position
+            raise tarfile.ReadError("")
+        self._file.close()
+
+    def note(self, error: Exception) -> Skipped:
+        """Return why the rest of the tar is skipped."""
+        status = getattr(self._file, "status", None)  # of a command
+        if status or isinstance(error, OSError):
+            why = f"its command ended with status {status}" if status else _said(error)
+            message = f"shard {self.name} cannot be read on from byte {self.position}: {why}"
+            return Skipped(self.name, "unreadable tar", message, True)
+        what = "truncated" if self._ended and self._at == len(self._data) else "damaged"
+        fix = "get or pack it again" if self.position > BLOCK else "is it compressed, or no tar?"
+        why = f" ({_said(error)})" if _said(error) else ""
+        message = f"shard {self.name} is {what} at byte {self.position}{why}: {fix}"
+        return Skipped(self.name, what, message, True)
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    # webdataset adds its stream and the address, which may hold a password, to the arguments.
+    return str(error.args[0]).partition(" @ ")[0] if error.args else type(error).__name__
+
+
+# ---------------------------------------------------------------------------------------- a sample
+def raw_of(sample: Any) -> Raw | None:
+    """Return the fields of one of webdataset's samples; None if it has no image.
+
+    Args:
+        sample: ``__key__``, and members by suffix. A pipeline may call them ``hr`` and ``lr``.
+
+    Raises:
+        ValueError: If it is no such dict, or has several images of a kind.
+    """
+    if not isinstance(sample, dict) or not isinstance(sample.get("__key__"), str):
+        raise ValueError(
+            f"Stream.pipeline gave a {type(sample).__name__} that is no sample of webdataset; "
+            "expected a dict of __key__ and members by suffix: leave out to_tuple, batched and the "
+            "like"
+        )
+    key, shard = sample["__key__"], shown(str(sample.get("__url__", "a pipeline")))
+    members = {name: value for name, value in sample.items() if not name.startswith("__")}
+    roles = dict(roles_of(tuple(members)))
+    roles |= {field: [field] for field in ("hr", "lr") if field in members}
+    for field, suffixes in roles.items():
+        if len(suffixes) > 1:
+            raise ValueError(f"shard {shard}: {key!r} has several {field} pictures: {suffixes}")
+    if "hr" not in roles:
+        _warn_of_none(shard, key, tuple(members))
+        return None
+    roles.pop("rst", None)
+    return Raw(shard, key, {field: members[found[0]] for field, found in roles.items()})
+
+
+def _copies(raws: Iterable[Raw | None], repeats: int) -> Iterator[Raw]:
+    """Yield each sample that has an image as often as an epoch takes it."""
+    left_out = 0
+    for raw in raws:
+        left_out = 0 if raw is not None else left_out + 1
+        if raw is not None:
+            yield from itertools.repeat(raw, repeats)
+        elif left_out == MOST_LEFT_OUT:
+            raise ValueError(f"Stream: {left_out} samples in a row have no image ({RULE})")
+
+
+def _warn_of_none(shard: str, key: str, suffixes: tuple[str, ...]) -> None:
+    if shard not in _WARNED:  # once, although each pass reads it
+        _WARNED.add(shard)
+        message = "%s: left out samples without a picture, such as %r with %s (%s)"
+        log.warning(message, shard, key, ", ".join(suffixes), RULE)
+
+
+def decoded(raw: Raw, srgb: bool) -> Sample:
+    """Return what a ``Source`` gives for a sample.
+
+    Args:
+        raw: The sample; what is not bytes is taken as it is.
+        srgb: As ``Source.srgb``.
+
+    Raises:
+        UnreadableImage: If an image or a caption is broken.
+    """
+    name, fields = f"{raw.shard}: {raw.key}", raw.fields
+    if isinstance(fields["hr"], bytes):
+        hr = decode(fields["hr"], name, srgb)
+        sample = Sample(hr=hr.rgb, meta=hr.meta(raw.shard))
+    else:
+        sample = Sample(hr=_plain(fields["hr"]), meta={"path": raw.shard})
+    if "lr" in fields:
+        sample["lr"] = _plain(fields["lr"], lambda b: decode(b, f"{name} (lr)", srgb).rgb)
+    try:
+        if "txt" in fields:
+            sample["text"] = _plain(fields["txt"], caption_of)
+        if "text_features" in fields:
+            found = fields["text_features"]
+            sample["text_features"] = _plain(
+                found, lambda b: array_of(b, f"{name} (text_features)", 2)
+            )
+        if "json" in fields:
+            sample["meta"]["json"] = _plain(fields["json"], lambda b: json.loads(b or "null"))
+    except (ValueError, RecursionError) as error:  # of a caption or JSON
+        raise UnreadableImage(f"{name}: its txt or json is broken: {error}") from error
+    return sample
+
+
+def _plain(value: Any, read: Callable[[bytes], Any] | None = None) -> Any:
+    """Return the content of a member, which a pipeline may have decoded."""
+    if isinstance(value, Image.Image):
+        return np.asarray(value.convert("RGB"))
+    return read(value) if read is not None and isinstance(value, bytes) else value
+
+
+# ---------------------------------------------------------------------------------------- refusals
+def _refused() -> ValueError:
+    return ValueError(
+        "datamodules.shards.stream.Stream is read from front to back, so it can only be "
+        "data.init_args.train itself, and no source of val, test, predict, Mix or Crops: use "
+        "datamodules.shards.shards.Shards there"
+    )
+
+
+@contextmanager
+def _own_messages() -> Iterator[None]:
+    """Name ``Stream`` in messages of what ``Shards`` uses too."""
+    try:
+        yield
+    except RemoteError as error:
+        raise RemoteError(str(error).replace("Shards.", "Stream."), error.kind) from error
+    except ValueError as error:
+        raise ValueError(str(error).replace("Shards.", "Stream.")) from error

@@ -1,0 +1,277 @@
+"""Places of all samples of a set, in a few arrays that forked processes share.
+
+A sample of one image takes 24 bytes beside its key; see ``Column``. The arrays of a large set are
+kept in one file, as reading a thousand indices takes seconds.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import re
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.order.keys import Names
+from datamodules.shards.index import Member, ShardIndex
+from files.owned import remove_file, whole_file
+from files.paths import IMAGE_EXTENSIONS
+
+log = logging.getLogger(__name__)
+SUFFIXES = frozenset(extension.removeprefix(".") for extension in IMAGE_EXTENSIONS)
+FIELDS = ("hr", "lr", "txt", "json", "rst", "latent", "lr_latent", "text_features")
+
+# Suffixes of fields that are not images.
+RULE = "a key ends at the first dot of the file name"
+OTHERS = ("txt", "json", "latent.npy", "lr_latent.npy", "text_features.npy")
+VERSION = 3  # of the file; until 2, members apart in a tar were not joined
+LISTS = ("counts", "sizes", "checksums", "notes")
+KEPT = 16  # files of tables in a folder
+OWN_NAME = re.compile(r"[0-9a-f]{32}\.table\.npz")  # the names that `Shards` gives them
+
+
+@dataclass(frozen=True)
+class Column:
+    """One field of all samples.
+
+    Args:
+        offsets: (n,) int64, first byte in the shard; 0 if a sample lacks the field.
+        sizes: (n,) uint32, number of bytes.
+        checksums: (n,) uint64, xxh3_64 of the bytes, 0 if unknown; None if all are unknown.
+    """
+
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.uint32]
+    checksums: NDArray[np.uint64] | None
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays by name."""
+        named: dict[str, NDArray[Any] | None] = {
+            "offsets": self.offsets,
+            "sizes": self.sizes,
+            "checksums": self.checksums,
+        }
+        return {name: array for name, array in named.items() if array is not None}
+
+
+@dataclass(frozen=True)
+class Table:
+    """The samples of some shards, in order.
+
+    Args:
+        keys: (n) names of the samples.
+        counts: Number of samples of each shard.
+        sizes: Size of each shard in bytes.
+        checksums: Hexadecimal xxh3_128 of each shard, if known.
+        columns: Columns by field of ``FIELDS``, for fields that some sample has.
+        sides: (n, 2) unsigned integers: height and width of the upright HR image, 0 if unknown;
+            None if all are unknown.
+        notes: Warnings about skipped samples, logged at every start.
+    """
+
+    keys: Names
+    counts: list[int]
+    sizes: list[int]
+    checksums: list[str | None]
+    columns: dict[str, Column]
+    sides: NDArray[np.unsignedinteger] | None
+    notes: list[str]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the arrays in bytes."""
+        columns = sum(a.nbytes for column in self.columns.values() for a in column.arrays.values())
+        return self.keys.nbytes + columns + (0 if self.sides is None else self.sides.nbytes)
+
+
+def table_of(shard: str, index: ShardIndex, prefix: str = "", needed: str = "hr") -> Table:
+    """Return the samples of one shard that have an image; the notes count the others.
+
+    Args:
+        shard: Its path or address, for messages.
+        index: Its index.
+        prefix: Prefix of every key.
+        needed: The field that a sample must have: ``hr``, or ``latent`` instead of an image.
+
+    Raises:
+        ValueError: If no sample has it, or one has several images of a kind.
+    """
+    keys, samples, others = [], [], []
+    for key, members in zip(index.keys, index.members, strict=True):
+        fields = _fields(shard, key, members)
+        if needed in fields:
+            keys.append(prefix + key)
+            samples.append(fields)
+        else:
+            others.append(f"{key!r} with {', '.join(members)}")
+    if not samples and needed == "latent":
+        raise ValueError(f"shard {shard} has no latents: main.py encode writes shards with them")
+    if not samples:
+        raise ValueError(
+            f"shard {shard}: none of its {len(others)} samples has an image (the first is "
+            f"{others[0]}); expected a member hr.<ext> or <ext>, with an extension out of "
+            f"{', '.join(sorted(SUFFIXES))} ({RULE})"
+        )
+    note = f"{shard}: left out {len(others)} samples without an image: {others[:3]} ({RULE})"
+    present = set().union(*samples)
+    return Table(
+        keys=Names.of(keys),
+        counts=[len(keys)],
+        sizes=[index.size],
+        checksums=[index.checksum],
+        columns={f: _column(shard, f, samples) for f in FIELDS if f in present},
+        sides=_sides([fields.get("hr", Member(0, 0)) for fields in samples]),
+        notes=[note] if others else [],
+    )
+
+
+def _fields(shard: str, key: str, members: dict[str, Member]) -> dict[str, Member]:
+    roles = roles_of(tuple(members))
+    for name, suffixes in roles:
+        if len(suffixes) > 1:
+            raise ValueError(f"shard {shard}: {key!r} has several {name} images: {suffixes}")
+    return {name: members[suffixes[0]] for name, suffixes in roles}
+
+
+@functools.lru_cache
+def roles_of(suffixes: tuple[str, ...]) -> list[tuple[str, list[str]]]:
+    """Return for each field the suffixes of the members that could be it."""
+    roles: dict[str, list[str]] = {name: [] for name in FIELDS}
+    bare = []
+    for suffix in suffixes:
+        name, dot, extension = suffix.partition(".")
+        if not dot and name in SUFFIXES:
+            bare.append(suffix)
+        elif (name in ("hr", "lr") and extension in SUFFIXES) or suffix in OTHERS:
+            roles[name].append(suffix)
+    markers = "hr.rst" if roles["hr"] else "rst"
+    roles["hr"] = roles["hr"] or bare
+    if "caption" in suffixes and not roles["txt"]:
+        roles["txt"] = ["caption"]
+    roles["rst"] = [markers] if markers in suffixes and roles["hr"] else []
+    return [(name, found) for name, found in roles.items() if found]
+
+
+def _column(shard: str, field: str, samples: Sequence[dict[str, Member]]) -> Column:
+    absent = Member(0, 0)
+    members = [fields.get(field, absent) for fields in samples]
+    sizes = np.array([member.size for member in members], dtype=np.int64)
+    if sizes.max() >= 1 << 32:
+        raise ValueError(
+            f"shard {shard} has a {field} of {sizes.max()} bytes; expected 4 GiB at most"
+        )
+    known = any(member.checksum is not None for member in members)
+    return Column(
+        np.array([member.offset for member in members], dtype=np.int64),
+        sizes.astype(np.uint32),
+        np.array([member.checksum or 0 for member in members], dtype=np.uint64) if known else None,
+    )
+
+
+def _sides(members: Sequence[Member]) -> NDArray[np.unsignedinteger] | None:
+    sides = np.array([member[3:5] for member in members], dtype=np.uint32)
+    return _narrow(sides) if sides.any() else None
+
+
+def _narrow(sides: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:
+    return sides if sides.max(initial=0) >= 1 << 16 else sides.astype(np.uint16)
+
+
+def joined(tables: Iterable[Table]) -> Table:
+    """Join tables into one."""
+    tables = list(tables)
+    lengths = [len(table.keys) for table in tables]
+    columns = {}
+    for field in FIELDS:
+        parts = [table.columns.get(field) for table in tables]
+        if any(part is not None for part in parts):
+            columns[field] = _joined_column(parts, lengths)
+    sides = None
+    if any(table.sides is not None for table in tables):
+        sides = _narrow(np.concatenate([_or_zeros(t.sides, (len(t.keys), 2)) for t in tables]))
+    return Table(
+        keys=Names.concatenate([table.keys for table in tables]),
+        counts=[count for table in tables for count in table.counts],
+        sizes=[size for table in tables for size in table.sizes],
+        checksums=[checksum for table in tables for checksum in table.checksums],
+        columns=columns,
+        sides=sides,
+        notes=[note for table in tables for note in table.notes],
+    )
+
+
+def _joined_column(parts: Sequence[Column | None], lengths: Sequence[int]) -> Column:
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, kind in (("offsets", np.int64), ("sizes", np.uint32), ("checksums", np.uint64)):
+        given = [None if part is None else part.arrays.get(name) for part in parts]
+        if any(array is not None for array in given):
+            arrays[name] = np.concatenate(
+                [_or_zeros(a, (n,), kind) for a, n in zip(given, lengths, strict=True)]
+            )
+    return Column(arrays["offsets"], arrays["sizes"], arrays.get("checksums"))
+
+
+def _or_zeros(
+    array: NDArray[Any] | None, shape: tuple[int, ...], kind: Any = np.uint16
+) -> NDArray[Any]:
+    return np.zeros(shape, kind) if array is None else array
+
+
+# ----------------------------------------------------------------------------------------- the file
+def save_table(table: Table, place: Path) -> None:
+    """Write a table atomically, and remove the oldest if there are too many.
+
+    Raises:
+        OSError: If the folder is not writable.
+    """
+    lists = {name: getattr(table, name) for name in LISTS}
+    arrays: dict[str, NDArray[Any]] = {
+        "about": np.frombuffer(json.dumps({"version": VERSION, **lists}).encode(), np.uint8),
+        "keys.blob": table.keys.blob,
+        "keys.starts": table.keys.starts,
+    }
+    for field, column in table.columns.items():
+        arrays |= {f"{field}.{name}": array for name, array in column.arrays.items()}
+    if table.sides is not None:
+        arrays["sides"] = table.sides
+    with whole_file(place) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+    found = [path for path in place.parent.glob("*.table.npz") if OWN_NAME.fullmatch(path.name)]
+    for path in sorted(found, key=lambda path: path.stat().st_mtime)[:-KEPT]:
+        remove_file(path)
+
+
+def load_table(place: Path) -> Table | None:
+    """Load a table; return None if it is missing, of another version, or damaged."""
+    try:
+        with np.load(place, allow_pickle=False) as arrays:
+            about = json.loads(arrays["about"].tobytes())
+            if about["version"] != VERSION:
+                return None
+            names = set(arrays.files)
+            columns = {
+                field: Column(
+                    arrays[f"{field}.offsets"],
+                    arrays[f"{field}.sizes"],
+                    arrays[f"{field}.checksums"] if f"{field}.checksums" in names else None,
+                )
+                for field in FIELDS
+                if f"{field}.offsets" in names
+            }
+            keys = Names(arrays["keys.blob"], arrays["keys.starts"])
+            sides = arrays["sides"] if "sides" in names else None
+        lists = {name: about[name] for name in LISTS}
+        return Table(keys=keys, columns=columns, sides=sides, **lists)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        log.warning("the table %s is damaged (%s): making a new one", place, error)
+        return None

@@ -1,0 +1,172 @@
+"""Write WebDataset tars; a tar gets its name only when it is complete."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from datamodules.pack.journal import Journal
+from datamodules.shards.index import BLOCK, build_index, index_places, save_index
+from files.owned import put_in_place, remove_file, remove_leftovers, sync_folder
+
+if TYPE_CHECKING:
+    from webdataset import TarWriter
+
+Members = dict[str, bytes]  # suffix: content
+
+
+class ShardWriter:
+    """Write samples into ``NAME-000000.tar`` and so on, each with its index.
+
+    A shard is written as ``*.tar.part``. When it is full, it is synced to the disk, read back for
+    its index, and renamed. The same samples give the same bytes; webdataset sorts the members of
+    a sample by suffix.
+
+    Args:
+        out: An existing folder.
+        name: Prefix of the shards' names.
+        most: Maximum number of samples in a shard.
+        size: Maximum bytes of a shard; a single larger sample gets a shard of its own.
+        first: Number of the first shard.
+    """
+
+    def __init__(
+        self, out: Path, name: str, most: int, size: int | None = None, first: int = 0
+    ) -> None:
+        self.out, self.name, self.most, self.size, self.number = out, name, most, size, first
+        self.samples = 0
+        self._bytes = 0
+        self._file: IO[bytes] | None = None
+        self._tar: TarWriter | None = None
+
+    @property
+    def path(self) -> Path:
+        """Final path of the current shard."""
+        return self.out / f"{self.name}-{self.number:06d}.tar"
+
+    def has_room(self, members: Members) -> bool:
+        """Return whether a sample fits into the shard; an empty shard takes any sample."""
+        if self.samples == 0:
+            return True
+        return self.samples < self.most and (
+            self.size is None or self._bytes + _bytes_of(members) <= self.size
+        )
+
+    def add(self, key: str, members: Members) -> None:
+        """Write a sample.
+
+        Args:
+            key: Its key, without dots after the last slash.
+            members: Its members by suffix.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        if self._tar is None:
+            from webdataset import TarWriter  # imports torch, which takes seconds
+
+            self._file = self._part.open("wb")
+            # No time and no owner, so that the same samples give the same bytes.
+            fixed = {"user": "", "group": "", "mode": 0o444, "mtime": 0}
+            self._tar = TarWriter(self._file, encoder=False, keep_meta=True, **fixed)
+        self._tar.write({"__key__": key, **members})
+        self.samples += 1
+        self._bytes += _bytes_of(members)
+
+    def finish(self) -> Path:
+        """Complete the shard, rename it, and begin the next one.
+
+        Returns:
+            Path of the shard.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        if self._tar is None or self._file is None:
+            raise ValueError("no sample was added to the shard")
+        self._tar.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())  # the name must not be on disk before the content is
+        self._file.close()
+        path = self.path
+        # The index first: without its shard, it is never read.
+        place = index_places(path, path)[0]
+        remove_leftovers(place)
+        save_index(build_index(self._part, checksums=True, sizes=True), place)
+        put_in_place(self._part, path)
+        sync_folder(self.out)
+        self._tar = self._file = None
+        self.samples = self._bytes = 0
+        self.number += 1
+        return path
+
+    def abandon(self) -> None:
+        """Delete the unfinished shard."""
+        # Closing fails again if a write has failed.
+        if self._tar is not None:
+            with contextlib.suppress(OSError):
+                self._tar.close()
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+        self._tar = self._file = None
+        remove_file(self._part)
+
+    @property
+    def _part(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.part")
+
+
+def _bytes_of(members: Members) -> int:
+    return sum(BLOCK + -(-len(data) // BLOCK) * BLOCK for data in members.values())
+
+
+def find_shards(out: Path, name: str, parts: bool = False) -> list[Path]:
+    """Return the shards of a name in a folder.
+
+    Args:
+        out: The folder.
+        name: Prefix of their names.
+        parts: Also return their indices, and what a killed writer left.
+    """
+    more = r"(\.part|\.idx\.json)?" if parts else ""
+    pattern = re.compile(rf"{re.escape(name)}-\d{{6,}}\.tar{more}")
+    left = re.compile(rf"\.{re.escape(name)}-\d{{6,}}\.tar\.idx\.json\.[0-9a-f]+\.part")
+    found = [path for path in out.glob("*") if pattern.fullmatch(path.name)]
+    found += [path for path in out.glob(".*") if parts and left.fullmatch(path.name)]
+    return sorted(found)
+
+
+def own_shards(out: Path, name: str, journal: Journal, others: Sequence[Path]) -> list[Path]:
+    """Return the files of earlier shards, which may be removed for new ones.
+
+    Args:
+        out: The folder.
+        name: Prefix of the shards' names.
+        journal: Lists the shards that were written here.
+        others: Further files that are written beside the shards.
+
+    Raises:
+        ValueError: If the journal does not list one of the files.
+    """
+    own = {stage.shard for stage in journal.finished}
+    if journal.job and not journal.done:
+        own.add(f"{name}-{len(journal.finished):06d}.tar")
+    shards = find_shards(out, name, parts=True)
+    others = [path for path in others if os.path.lexists(path)]
+    unknown = [path for path in shards if _shard_of(path) not in own]
+    unknown += others if not journal.job else []
+    if unknown:
+        raise ValueError(
+            f"{unknown[0]} would be removed or replaced, and {journal.path.name} does not say that "
+            "it was written here: move it away, or give another folder or name"
+        )
+    return [*shards, *others]
+
+
+def _shard_of(path: Path) -> str:
+    return path.name.lstrip(".").partition(".tar")[0] + ".tar"

@@ -1,0 +1,1 @@
+"""Sources: datasets that a configuration names."""

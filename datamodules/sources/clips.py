@@ -1,0 +1,626 @@
+"""Sources of clips: Clips, MovingCrops, ClipShards.
+
+A clip's first frame, crop and orientation are drawn once from the sample's seed, so they are the
+same for all of its frames.
+
+A WebDataset sample is all members whose names agree up to the first dot. A clip is either a sample
+whose members are its frames, ``name.0001.png``, ``name.0002.png`` and so on, with a caption in
+``name.txt``; or, as ``tar`` packs folders of frames, all images of one folder, ``name/0001.png``,
+with the first frame's caption (``name/0001.txt``) or one beside the folder (``name.txt``).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from abc import abstractmethod
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from datamodules.files.decode import UnreadableImage, read_picture
+from datamodules.files.paths import image_key
+from datamodules.order.keys import Names
+from datamodules.order.plan import Item
+from datamodules.order.shuffle import Mixture
+from datamodules.samples import Pictures, SampleDraws, TrainingPictures
+from datamodules.shards.cache import DiskCache
+from datamodules.shards.index import Member, ShardIndex, load_index
+from datamodules.shards.reader import Tar
+from datamodules.shards.shards import Shards, load_remote_index
+from datamodules.shards.table import SUFFIXES, Table, table_of
+from datamodules.source import Pixels, Sample, Source, prepare_within
+from degradations.base import cut_size
+from degradations.draws import seed_of
+from files.paths import expand_path, list_images
+
+log = logging.getLogger(__name__)
+Short = Literal["error", "skip"]
+Frames = NDArray[np.uint8]  # (T, H, W, 3)
+SHOWN = 3  # clips in a message
+
+
+class ClipSource(Source):
+    """Base class of clip sources, which give ``clip`` instead of HR and LR.
+
+    Args:
+        frames: Frames per clip.
+
+    Raises:
+        ValueError: If there are fewer than two frames.
+    """
+
+    frames: int
+
+    def __init__(self, frames: int = 16) -> None:
+        super().__init__()
+        if frames < 2:
+            raise ValueError(
+                f"{type(self).__name__}.frames is {frames}; expected 2 or more: for "
+                "images use another source"
+            )
+        self.frames = frames
+
+    @abstractmethod
+    def clip(self, index: int, draws: SampleDraws | None) -> Sample:
+        """Return a clip of ``keys[index]``: ``clip``, (frames, H, W, 3) uint8, and ``text``.
+
+        Args:
+            index: Number of the clip.
+            draws: Draws of a training sample, which gets a random part of the clip; None in
+                evaluation, which always gets the same part.
+
+        Raises:
+            UnreadableImage: If a frame is broken, or frames differ in size.
+        """
+
+    def read(self, index: int) -> Sample:
+        """Return the clip for evaluation. As ``clip``."""
+        return self.clip(index, None)
+
+
+class RecordedClips(ClipSource):
+    """Base class of clip sources that take clips from longer recorded sequences of frames.
+
+    Args:
+        stride: Take every stride-th of the recorded frames.
+        side: Resize the frames until their shorter side has this many pixels (bicubic,
+            antialiased), and cut the central square; by default they stay as they are.
+        short: What to do with a clip that has too few frames: ``error``, or ``skip`` it.
+
+    Raises:
+        ValueError: If a number is out of range, or ``short`` is unknown.
+    """
+
+    def __init__(
+        self, stride: int = 1, side: int | None = None, short: Short = "error", **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        name = type(self).__name__
+        if stride < 1 or (side is not None and side < 1):
+            raise ValueError(f"{name}.stride is {stride} and side {side}; expected 1 or more")
+        if short not in get_args(Short):
+            raise ValueError(f"{name}.short is {short!r}; expected {' or '.join(get_args(Short))}")
+        self.stride, self.side, self.short = stride, side, short
+
+    @property
+    def span(self) -> int:
+        """Number of recorded frames from a clip's first frame to its last."""
+        return (self.frames - 1) * self.stride + 1
+
+    @abstractmethod
+    def recorded(self, index: int) -> Sequence[Any]:
+        """Return the recorded frames of ``keys[index]``, as ``frame`` takes them."""
+
+    @abstractmethod
+    def frame(self, frame: Any) -> Pixels:
+        """Return (H, W, 3) of one of ``recorded``.
+
+        Raises:
+            UnreadableImage: If it is broken.
+        """
+
+    def caption(self, index: int) -> str | None:
+        """Return the caption of ``keys[index]``, if the source has captions."""
+        return None
+
+    def clip(self, index: int, draws: SampleDraws | None) -> Sample:
+        """As ``ClipSource.clip``; evaluation starts at the first recorded frame."""
+        recorded = self.recorded(index)
+        start = 0 if draws is None else draws.integer(0, len(recorded) - self.span + 1)
+        chosen = recorded[start : start + self.span : self.stride]
+        sample = cast(Sample, {"clip": self._together(index, [self.frame(one) for one in chosen])})
+        caption = self.caption(index)
+        return sample if caption is None else {**sample, "text": caption}
+
+    def _together(self, index: int, frames: list[Pixels]) -> Frames:
+        sizes = sorted({f"{frame.shape[1]}x{frame.shape[0]}" for frame in frames})
+        if len(sizes) > 1:
+            raise UnreadableImage(
+                f"{self.keys[index]} has frames of {' and '.join(sizes)}; expected one size in all "
+                "frames of a clip"
+            )
+        levels = [_eight_bit(frame) for frame in frames]
+        if self.side is not None:
+            levels = [_square(frame, self.side) for frame in levels]
+        return np.stack(levels)
+
+    def _long_enough(self, counts: dict[str, int]) -> tuple[list[str], str]:
+        """Return the keys of clips with enough frames, and a line about the others.
+
+        Args:
+            counts: Number of recorded frames by key.
+
+        Raises:
+            ValueError: If a clip is too short and ``short`` is ``error``, or all are too short.
+        """
+        few = {key: count for key, count in counts.items() if count < self.span}
+        if not few:
+            return list(counts), ""
+        shown = ", ".join(f"{key} {count}" for key, count in list(few.items())[:SHOWN])
+        what = (
+            f"{len(few)} of {len(counts)} clips have fewer than the {self.span} frames that frames "
+            f"{self.frames} and stride {self.stride} span ({shown}{', ...' * (len(few) > SHOWN)})"
+        )
+        if self.short == "error" or len(few) == len(counts):
+            raise ValueError(
+                f"{type(self).__name__}: {what}: lower frames or stride, or set short to skip if "
+                "other clips are long enough"
+            )
+        return [key for key in counts if key not in few], what
+
+
+class Clips(RecordedClips):
+    """Folders of frames: each folder with images is a clip, named by its path below ``root``.
+
+    Frames are ordered by the numbers in their names: 9 comes before 10.
+
+    Args:
+        root: Folder of the clips. May contain environment variables, ``$ENLARGER_DATA/clips``.
+        pattern: If several clips share a folder: a regular expression for a frame's path below
+            ``root`` without extension, whose group ``clip`` is the clip's name, such as
+            ``(?P<clip>.+)_[0-9]+``. Files that do not match are left out.
+
+    Raises:
+        ValueError: If a number is out of range, ``short`` is unknown, or ``pattern`` has no such
+            group.
+    """
+
+    def __init__(self, root: str, pattern: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.root, self.pattern = root, pattern
+        self._keys: list[str] = []
+        self._files: list[list[str]] = []
+        if pattern is not None:
+            try:
+                groups = re.compile(pattern).groupindex
+            except re.error as error:
+                raise ValueError(
+                    f"Clips.pattern {pattern!r} is not a regular expression: {error}"
+                ) from error
+            if "clip" not in groups:
+                raise ValueError(
+                    f"Clips.pattern {pattern!r} has no group named clip: write (?P<clip>...) "
+                    "around the clip's name"
+                )
+
+    def prepare(self, scale: float) -> None:
+        """Find the frames. Args as ``Source.prepare``.
+
+        Raises:
+            ValueError: If there are no clips, or some are too short.
+        """
+        root = Path(expand_path(self.root, "Clips.root"))
+        if not root.is_dir():
+            raise ValueError(f"Clips.root {str(root)!r} is not a folder; expected one of clips")
+        found: dict[str, list[str]] = {}
+        for path in list_images(root):
+            name = self._clip_of(image_key(path, root))
+            if name is not None:
+                found.setdefault(name or root.name, []).append(str(path))
+        if not found:
+            raise ValueError(
+                f"Clips.root {str(root)!r} has no frames; expected a folder of images for each "
+                "clip, or Clips.pattern for several clips in one folder"
+            )
+        keys, note = self._long_enough({key: len(paths) for key, paths in found.items()})
+        if note:
+            log.warning("Clips left out: %s", note)
+        self._keys = sorted(keys)
+        self._files = [sorted(found[key], key=in_order) for key in self._keys]
+
+    def _clip_of(self, frame: str) -> str | None:
+        if self.pattern is None:
+            return frame.rpartition("/")[0]
+        match = re.fullmatch(self.pattern, frame)
+        return match and match["clip"]
+
+    @property
+    def keys(self) -> list[str]:
+        """Path of each clip below the root, or its name by the pattern."""
+        return self._keys
+
+    def recorded(self, index: int) -> list[str]:
+        """As ``RecordedClips.recorded``."""
+        return self._files[index]
+
+    def frame(self, frame: str) -> Pixels:
+        """As ``RecordedClips.frame``."""
+        return read_picture(frame, self.srgb).rgb
+
+
+class ClipPictures(Pictures):
+    """Dataset of clips for evaluation: whole frames, cut to a multiple of the scale."""
+
+    def __getitem__(self, item: Item) -> dict[str, Any]:
+        """Return one clip, ready to be collated.
+
+        Raises:
+            UnreadableImage: If a frame is broken, or frames differ in size.
+            ValueError: If its frames have less than one pixel at the scale, or it is not a clip.
+        """
+        sample: Any = self.read(item.picture)
+        height, width = cut_size(sample["clip"].shape[1:3], self.scale)
+        if not (height and width):
+            raise ValueError(
+                f"{self.keys[item.picture]}: its frames have less than one pixel at "
+                f"data.init_args.scale {self.scale:g}: leave it out"
+            )
+        cut = sample["clip"][:, :height, :width]
+        return {**sample, "clip": cut, "key": self.keys[item.picture], "seed": item.seed}
+
+    def _checked(self, given: Sample, index: int) -> Sample:
+        return _checked(given, self._where(index))
+
+
+class TrainingClips(TrainingPictures):
+    """Dataset of clips for training; args as ``TrainingPictures``."""
+
+    def __getitems__(self, items: list[Item]) -> Any:
+        """Return the samples of a batch.
+
+        Raises:
+            ValueError: If frames are smaller than ``crop_size``, or the source gives no clip.
+        """
+        return [self._sample(item, None) for item in items]
+
+    def _crop(self, index: int, draws: SampleDraws, out: Pixels | None) -> Sample:
+        source = cast(ClipSource, self.source)
+        sample: Any = _checked(source.clip(index, draws), self._where(index))
+        clip = sample["clip"]
+        top, left, turn = self._place(clip.shape[1:3], self.crop_size, index, draws)
+        cuts = [self._cut(frame, top, left, self.crop_size, turn) for frame in clip]
+        return cast(Sample, {**sample, "clip": np.stack(cuts)})
+
+    def _augmented(self, sample: Any, index: int, seed: int) -> None:
+        # From the seed alone, so all frames change alike.
+        if self.augment is not None:
+            sample["clip"] = np.stack([self.augment(frame, seed) for frame in sample["clip"]])
+
+
+def in_order(name: str) -> list[tuple[int, str]]:
+    """Return a sort key that orders names by the numbers in them."""
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
+    ]
+
+
+def _checked(given: Sample, where: str) -> Sample:
+    sample: Any = given.copy()
+    clip = sample.get("clip")
+    sound = isinstance(clip, np.ndarray) and clip.dtype == np.uint8
+    if not sound or clip.ndim != 4 or clip.shape[-1] != 3 or not clip.size:
+        got = f"{clip.dtype} {clip.shape}" if isinstance(clip, np.ndarray) else type(clip).__name__
+        raise ValueError(f"{where} gave clip as {got}; expected (T, H, W, 3) uint8, RGB")
+    return cast(Sample, sample)
+
+
+def _eight_bit(frame: Pixels) -> NDArray[np.uint8]:
+    if frame.dtype == np.uint16:
+        return (frame.astype(np.float32) / 257).round().astype(np.uint8)
+    return cast("NDArray[np.uint8]", frame)
+
+
+def _square(frame: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    height, width = frame.shape[:2]
+    factor = side / min(height, width)
+    size = (max(round(width * factor), side), max(round(height * factor), side))
+    resized = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
+    top, left = (size[1] - side) // 2, (size[0] - side) // 2
+    return resized[top : top + side, left : left + side]
+
+
+KEPT = 64  # decoded images; 30 MB at 480x320
+
+
+class MovingCrops(ClipSource):
+    """A window that pans over each image of another source at constant speed.
+
+    The path is drawn from the sample's seed in training and from the key in evaluation: the speed
+    along both axes, then the start, so that the window stays inside the image.
+
+    Args:
+        source: Source of the images; HR only.
+        side: Side of a frame in pixels.
+        reduce: Side in image pixels of the square whose mean is one pixel of a frame.
+        speed: Largest movement from frame to frame along each axis, in pixels of a frame; smaller
+            if the image has no room for it.
+        per_picture: Clips per image.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        side: int,
+        reduce: int = 1,
+        speed: float = 1.0,
+        per_picture: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        least = {"side": side, "reduce": reduce, "per_picture": per_picture}
+        for name, value in least.items():
+            if value < 1:
+                raise ValueError(f"MovingCrops.{name} is {value}; expected 1 or more")
+        if speed <= 0:
+            raise ValueError(f"MovingCrops.speed is {speed}; expected a number above 0")
+        self.source, self.side, self.reduce = source, side, reduce
+        self.speed, self.per_picture = speed, per_picture
+        self._keys: list[str] = []
+        self._decoded: OrderedDict[int, Sample] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without pixels: each worker decodes its own."""
+        return {**self.__dict__, "_decoded": OrderedDict()}
+
+    def prepare(self, scale: float) -> None:
+        """Find the images. Args as ``Source.prepare``.
+
+        Raises:
+            ValueError: If the source has its own scale or degradation, or as its ``prepare``.
+        """
+        prepare_within(self.source, self, scale)
+        self._keys = [f"{key}/{n}" for key in self.source.keys for n in range(self.per_picture)]
+        self._decoded.clear()
+
+    @property
+    def keys(self) -> list[str]:
+        """The image's key and the clip's number, such as ``rocket/0``."""
+        return self._keys
+
+    @property
+    def groups(self) -> list[int]:
+        """The source's groups, in clips."""
+        return [self.per_picture * size for size in self.source.groups]
+
+    @property
+    def mixture(self) -> Mixture | None:
+        """The source's mixture, in clips."""
+        mixture = self.source.mixture
+        return None if mixture is None else mixture.times(self.per_picture)
+
+    def upcoming(self, groups: Sequence[int]) -> None:
+        """Notify the source. Args as ``Source.upcoming``."""
+        self.source.upcoming(groups)
+
+    def clip(self, index: int, draws: SampleDraws | None) -> Sample:
+        """As ``ClipSource.clip``.
+
+        Raises:
+            UnreadableImage: If the image is broken.
+            ValueError: If it is smaller than the window, or a pair.
+        """
+        sample = self._picture(index // self.per_picture)
+        own = draws or SampleDraws(seed_of("moving", self.keys[index]), "path")
+        window = self.side * self.reduce
+        height, width = sample["hr"].shape[:2]
+        if min(height, width) < window:
+            raise ValueError(
+                f"{self.keys[index]} is {width}x{height} pixels, smaller than the window of "
+                f"{window} that MovingCrops.side {self.side} and reduce {self.reduce} make: lower "
+                "these, or leave such images out"
+            )
+        rows, columns = (self._starts(length - window, own) for length in (height, width))
+        frames = [
+            _averaged(sample["hr"][top : top + window, left : left + window], self.reduce)
+            for top, left in zip(rows, columns, strict=True)
+        ]
+        found = cast(Sample, {"clip": np.stack(frames)})
+        return {**found, "text": sample["text"]} if "text" in sample else found
+
+    def _starts(self, room: int, draws: SampleDraws) -> list[int]:
+        """Return the window's start along an axis in each frame, of ``room`` + 1 positions."""
+        most = min(int(self.speed * self.reduce * (self.frames - 1)), room)
+        length = draws.integer(-most, most + 1)
+        start = draws.integer(max(0, -length), room - max(0, length) + 1)
+        steps = self.frames - 1
+        return [start + (2 * length * n + steps) // (2 * steps) for n in range(self.frames)]
+
+    def _picture(self, number: int) -> Sample:
+        if number not in self._decoded:
+            sample = self.source.read(number)
+            if "hr" not in sample or "lr" in sample:
+                raise ValueError(
+                    f"{self.source.keys[number]} is not a single image, which MovingCrops needs: "
+                    "set its source to a folder or shards of images"
+                )
+            self._decoded[number] = sample
+        self._decoded.move_to_end(number)
+        while len(self._decoded) > KEPT:
+            self._decoded.popitem(last=False)
+        return self._decoded[number]
+
+
+def _averaged(window: Pixels, factor: int) -> NDArray[np.uint8]:
+    """Return the means of squares, rounded to 8 bits."""
+    if window.dtype == np.uint8 and factor == 1:
+        return cast("NDArray[np.uint8]", window)
+    side = window.shape[0] // factor
+    squares = window.reshape(side, factor, side, factor, 3).mean((1, 3), dtype=np.float32)
+    return (squares * (255 / np.iinfo(window.dtype).max)).round().astype(np.uint8)
+
+
+class ClipShards(RecordedClips):
+    """Clips of WebDataset tars: samples of several images, ``clip.0001.png``, ``clip.0002.png``.
+
+    Tars of folders, ``clip/0001.png``, are read, too. Frames are ordered by the numbers in their
+    names. A caption is ``clip.txt``, or ``clip/0001.txt`` beside the first frame.
+
+    Args:
+        urls: Tars: a path or an address (``file:``, ``http(s)://``, ``s3://``, ``gs://``), with
+            ``{000..099}`` or ``*`` for several, or a list of these. May contain environment
+            variables.
+        short: What to do with a clip that has too few frames: ``skip`` it (counted and logged), or
+            ``error``.
+        shard_in_key: Prefix every key with the shard's name, for shards that all number their clips
+            from 0.
+        index_cache: Folder for the indices of shards in folders that are not writable.
+        cache_dir: Cache folder for remote shards; all processes of a node should share it.
+        cache_size: Largest size of that cache in bytes, such as ``500M`` or ``50G``.
+
+    Raises:
+        ValueError: If a number is out of range, or ``short`` is unknown.
+    """
+
+    def __init__(
+        self,
+        urls: str | list[str],
+        short: Short = "skip",
+        shard_in_key: bool = False,
+        index_cache: str = "~/.cache/enlarger/shards",
+        cache_dir: str = "~/.cache/enlarger/tars",
+        cache_size: str | int = "50G",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(short=short, **kwargs)
+        places = {"index_cache": index_cache, "cache_dir": cache_dir, "cache_size": cache_size}
+        self._frames = _Frames(urls, shard_in_key, **places)  # type: ignore[arg-type]
+        self._keys = Names.of([])
+        self._order = np.zeros(0, np.int64)  # numbers of all frames, clip after clip
+        self._ends = np.zeros(0, np.int64)  # of each clip in _order
+        self._groups: list[int] = []
+
+    def prepare(self, scale: float) -> None:
+        """Read or make the indices. Args as ``Source.prepare``.
+
+        Raises:
+            ValueError: If there is no shard, a broken one, no frames, or two clips with one key.
+            RemoteError: If a server cannot be reached, or refuses.
+        """
+        self._frames.srgb = self.srgb
+        self._frames.prepare(scale)
+        keys, start = self._frames.keys, 0
+        shards: list[dict[str, list[int]]] = []
+        for count in self._frames.groups:
+            numbers = range(start, start + count)
+            runs = groupby(numbers, lambda number: keys[number].rpartition("/")[0])
+            shards.append({})
+            for name, run in runs:
+                if not name:
+                    raise ValueError(
+                        f"ClipShards.urls: {keys[next(run)]!r} is an image that belongs to no "
+                        "clip; expected frames named clip.0001.png or clip/0001.png (for single "
+                        "images use datamodules.shards.shards.Shards)"
+                    )
+                shards[-1].setdefault(name, []).extend(run)
+            start += count
+        self._keep(shards)
+
+    def _keep(self, shards: list[dict[str, list[int]]]) -> None:
+        counts: dict[str, int] = {}
+        for shard in shards:
+            for name, numbers in shard.items():
+                if name in counts:
+                    raise ValueError(
+                        f"ClipShards.urls: two shards have frames of the clip {name!r}; a clip lies"
+                        " in one shard: pack them again, or set shard_in_key where names repeat"
+                    )
+                counts[name] = len(numbers)
+        long_enough, note = self._long_enough(counts)
+        if note:
+            log.warning("ClipShards left out: %s", note)
+        wanted, name_of = set(long_enough), self._frames.keys
+        clips: dict[str, list[int]] = {}
+        for shard in shards:
+            clips |= {name: numbers for name, numbers in shard.items() if name in wanted}
+        ordered = [sorted(n, key=lambda number: in_order(name_of[number])) for n in clips.values()]
+        # In arrays, as in Shards, which processes share.
+        self._keys = Names.of(clips)
+        self._order = np.fromiter((number for n in ordered for number in n), np.int64)
+        self._ends = np.cumsum([len(numbers) for numbers in ordered])
+        self._groups = [count for shard in shards if (count := len(wanted & shard.keys()))]
+
+    @property
+    def keys(self) -> Names:
+        """Name of each clip: the beginning of its frames' names."""
+        return self._keys
+
+    @property
+    def groups(self) -> list[int]:
+        """Number of clips of each shard that has any."""
+        return self._groups
+
+    def recorded(self, index: int) -> Sequence[int]:
+        """As ``RecordedClips.recorded``."""
+        start = self._ends[index - 1] if index else 0
+        return self._order[start : self._ends[index]].tolist()
+
+    def frame(self, frame: int) -> Pixels:
+        """As ``RecordedClips.frame``."""
+        return self._frames.read(frame)["hr"]
+
+    def caption(self, index: int) -> str | None:
+        """Return the text of the first frame."""
+        return self._frames.caption(self.recorded(index)[0])
+
+
+class _Frames(Shards):
+    """Frames as samples of their own, whose keys are ``clip/frame``."""
+
+    def _part(self, tar: Tar, folder: Path, cache: DiskCache | None) -> Table:
+        if tar.wanted is None or cache is None:
+            index = load_index(Path(tar.path), folder)
+        else:
+            index = load_remote_index(tar.wanted, folder, cache)
+        name = tar.name.partition("?")[0].rpartition("/")[2].removesuffix(".tar")
+        return table_of(tar.name, _by_frame(index), f"{name}/" if self.shard_in_key else "")
+
+    def _place(self, tars: Sequence[Tar], folder: Path) -> Path:
+        place = super()._place(tars, folder)
+        return place.with_name(f"frames-{place.name}")  # not the table of images
+
+    def caption(self, index: int) -> str | None:
+        """Return the text beside a frame, if the set has texts."""
+        sample, tar = Sample(meta={}), self._tars[bisect_right(self._ends, index)]
+        self._add_text(sample, tar, index, f"{tar.name}: {self.keys[index]}")
+        return sample.get("text")
+
+
+def _by_frame(index: ShardIndex) -> ShardIndex:
+    """Return the index with each image as a sample of its own."""
+    keys: list[str] = []
+    members: list[dict[str, Member]] = []
+    captions = {
+        key: {"txt": sample["txt"] if "txt" in sample else sample["caption"]}
+        for key, sample in zip(index.keys, index.members, strict=True)
+        if sample.keys() & {"txt", "caption"}
+    }
+    for key, sample in zip(index.keys, index.members, strict=True):
+        text = captions.get(key) or captions.get(key.rpartition("/")[0], {})
+        for suffix, member in sample.items():
+            frame, _, extension = suffix.rpartition(".")
+            if extension in SUFFIXES:
+                keys.append(f"{key}/{frame}" if frame else key)
+                members.append({extension: member, **text})
+    return replace(index, keys=keys, members=members)

@@ -1,0 +1,212 @@
+"""Sources made of another source: Crops and OneLR."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from datamodules.order.keys import Names
+from datamodules.order.shuffle import Mixture
+from datamodules.source import Pixels, Sample, Source, prepare_within
+from degradations.draws import Draws, seed_of
+
+
+class Crops(Source):
+    """Squares from the images of another source, at fixed random positions.
+
+    Each square is an image with a degradation of its own. So the mean over a few photographs does
+    not depend on one draw for each; and all images have one size, so
+    ``data.init_args.eval_batch_size`` may be more than 1.
+
+    Args:
+        source: Source of the images; HR only.
+        size: Side of the squares in HR pixels.
+        per_picture: Squares per image; they may overlap.
+
+    Raises:
+        ValueError: If ``size`` or ``per_picture`` is below 1.
+    """
+
+    def __init__(
+        self, source: Source, size: int = 192, per_picture: int = 4, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        for name, value in (("size", size), ("per_picture", per_picture)):
+            if value < 1:
+                raise ValueError(f"{name} of Crops is {value}; it must be at least 1")
+        self.source, self.side, self.per_picture = source, size, per_picture
+        self._keys = Names.of([])
+        self._latest: tuple[int, Sample] | None = (
+            None  # an image's crops are read one after another
+        )
+
+    def prepare(self, scale: float) -> None:
+        """Find the images. Args as ``Source.prepare``.
+
+        Raises:
+            ValueError: If the source has its own scale or degradation, or as its ``prepare``.
+        """
+        prepare_within(self.source, self, scale)
+        numbers = range(self.per_picture)
+        self._keys = Names.of(f"{key}/{number}" for key in self.source.keys for number in numbers)
+
+    @property
+    def keys(self) -> Names:
+        """The image's key and the square's number, such as ``rocket/0``."""
+        return self._keys
+
+    @property
+    def groups(self) -> list[int]:
+        """The source's groups, in squares."""
+        return [self.per_picture * size for size in self.source.groups]
+
+    @property
+    def mixture(self) -> Mixture | None:
+        """The source's mixture, in squares."""
+        mixture = self.source.mixture
+        return None if mixture is None else mixture.times(self.per_picture)
+
+    def upcoming(self, groups: Sequence[int]) -> None:
+        """Notify the source. Args as ``Source.upcoming``."""
+        self.source.upcoming(groups)
+
+    def read(self, index: int) -> Sample:
+        """Return the square ``keys[index]``; its position depends on its name alone.
+
+        Raises:
+            UnreadableImage: If the image is broken.
+            ValueError: If the image is smaller than the square, or has its own LR.
+        """
+        number, square = divmod(index, self.per_picture)
+        key = self.source.keys[number]
+        if self._latest is None or self._latest[0] != number:
+            self._latest = number, self.source.read(number)
+        sample = self._latest[1]
+        if "lr" in sample:
+            raise ValueError(f"{key} is a pair of HR and LR, which Crops does not cut")
+        height, width = sample["hr"].shape[:2]
+        if min(height, width) < self.side:
+            raise ValueError(
+                f"{key} is {width}x{height} pixels, smaller than Crops.size {self.side}: lower "
+                "that, or leave such images out"
+            )
+        draws = Draws(np.array([seed_of("crops", key, square)]))
+        top, left = (int(draws.integers(0, n - self.side + 1)[0]) for n in (height, width))
+        hr = sample["hr"][top : top + self.side, left : left + self.side]
+        cut: Sample = {"hr": hr}
+        if "text" in sample:
+            cut["text"] = sample["text"]
+        if "text_features" in sample:
+            cut["text_features"] = sample["text_features"]
+        return cut
+
+
+class OneLR(Source):
+    """Images of another source as pairs whose LR has the same size at every scale.
+
+    LR is the image downsampled to ``lr_side`` by Pillow's bicubic, and HR the image downsampled to
+    ``lr_side`` times the scale, rounded. Faces are evaluated at many scales like this (IDM, Kim &
+    Kim), and ``SelfSSIM`` can compare outputs of one LR. An image has the same seed at all scales,
+    so CasArbi draws the same noise for stages that two scales share.
+
+    Args:
+        source: Source of the images; HR only, 8 bits, at least as large as the HR.
+        lr_side: Side of the LR of square images, or its height and width.
+
+    Raises:
+        ValueError: If ``lr_side`` is below 1.
+    """
+
+    shares_seeds = True
+
+    def __init__(self, source: Source, lr_side: int | tuple[int, int], **kwargs: Any) -> None:
+        super().__init__(degradation=None, **kwargs)
+        size = (lr_side, lr_side) if isinstance(lr_side, int) else tuple(lr_side)
+        if len(size) != 2 or min(size) < 1:
+            raise ValueError(
+                f"OneLR.lr_side is {lr_side}; expected a side of at least 1, or [height, width]"
+            )
+        self.source, self.lr_size = source, size
+        self.hr_size = (0, 0)  # set by prepare, which knows the scale
+
+    def prepare(self, scale: float) -> None:
+        """Find the images. Args as ``Source.prepare``.
+
+        Raises:
+            ValueError: If the source has its own scale or degradation, or as its ``prepare``.
+        """
+        h, w = self.lr_size
+        self.hr_size = round(h * scale), round(w * scale)
+        prepare_within(self.source, self, scale)
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """The source's keys, the same at all scales."""
+        return self.source.keys
+
+    @property
+    def groups(self) -> list[int]:
+        """The source's groups."""
+        return self.source.groups
+
+    @property
+    def mixture(self) -> Mixture | None:
+        """The source's mixture."""
+        return self.source.mixture
+
+    def upcoming(self, groups: Sequence[int]) -> None:
+        """Notify the source. Args as ``Source.upcoming``."""
+        self.source.upcoming(groups)
+
+    def path(self, index: int) -> str | None:
+        """Return the file of the image ``keys[index]``, if it has one."""
+        return self.source.path(index)
+
+    def read(self, index: int) -> Sample:
+        """Return the pair ``keys[index]``.
+
+        Raises:
+            UnreadableImage: If the image is broken.
+            ValueError: If it is already a pair, has 16 bits, is smaller than the HR, or would be
+                distorted.
+        """
+        sample = self.source.read(index)
+        picture = sample["hr"]
+        wrong = self._wrong(sample)
+        if wrong is not None:
+            raise ValueError(f"{self.source.keys[index]} {wrong}")
+        pair: Sample = {"hr": shrunk(picture, self.hr_size), "lr": shrunk(picture, self.lr_size)}
+        if "text" in sample:
+            pair["text"] = sample["text"]
+        if "text_features" in sample:
+            pair["text_features"] = sample["text_features"]
+        return pair
+
+    def _wrong(self, sample: Sample) -> str | None:
+        """Return why the image cannot become a pair, or None."""
+        if "lr" in sample:
+            return "is already a pair of HR and LR, so OneLR cannot make its LR"
+        picture = sample["hr"]
+        if picture.dtype != np.uint8:
+            return "has 16 bits, but OneLR requires 8: convert it"
+        (height, width), (h, w), (H, W) = picture.shape[:2], self.lr_size, self.hr_size
+        if height < H or width < W:
+            return (
+                f"is {width}x{height} pixels, smaller than the HR of {W}x{H} that OneLR makes "
+                "from it: lower the scale or OneLR.lr_side"
+            )
+        if abs(height * w / width - h) >= 1 and abs(width * h / height - w) >= 1:
+            return (
+                f"is {width}x{height} pixels, and OneLR.lr_side {w}x{h} would distort it: give "
+                "OneLR.lr_side as [height, width], or cut squares with datamodules.sources.crops.Crops"
+            )
+        return None
+
+
+def shrunk(picture: Pixels, size: tuple[int, int]) -> Pixels:
+    """Downsample (H, W, 3) uint8 to ``size`` (h, w) by Pillow's bicubic, which is antialiased."""
+    resized = Image.fromarray(picture).resize(size[::-1], Image.Resampling.BICUBIC)
+    return np.asarray(resized)

@@ -1,0 +1,235 @@
+"""Sources of image folders: Folder, and Inputs of predict."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datamodules.files.decode import FORMATS, read_picture
+from datamodules.files.paths import by_key, image_key, images_of, searched_folder
+from datamodules.order.keys import Names
+from datamodules.source import Sample, Source
+from files.paths import expand_path, has_wildcard, size_and_time
+
+log = logging.getLogger(__name__)
+Listed = list[tuple[str, Path]]
+
+
+class Outputs(NamedTuple):
+    """Where the writer of ``predict`` writes, so that a later run does not enlarge its outputs.
+
+    folder: The writer's folder; it may not exist yet.
+    names: Returns the files below it that are known to be outputs.
+    """
+
+    folder: Path
+    names: Callable[[], Collection[str]]
+
+    def left_out_of(self, pictures: Listed, searched: Path, what: str) -> Listed:
+        """Return the images that are not outputs.
+
+        If the writer's folder lies below the searched folder, all files in it count as outputs; if
+        the writer's folder itself was searched, or a folder below it, only known outputs do.
+
+        Args:
+            pictures: Keys and paths of the images.
+            searched: The folder that was searched.
+            what: The key that named it, for the message.
+
+        Raises:
+            ValueError: If no image is left.
+        """
+        own = os.path.realpath(self.folder)
+        known = None
+        if _lies_in(os.path.realpath(searched), own):
+            known = {os.path.join(own, name) for name in self.names()}
+        real: dict[Path, str] = {}  # of folders: resolving each image's path is slow
+
+        def is_output(path: Path) -> bool:
+            if path.parent not in real:
+                real[path.parent] = os.path.realpath(path.parent)
+            folder = real[path.parent]
+            if known is None:
+                return _lies_in(folder, own)
+            return os.path.join(folder, path.name) in known
+
+        left = [(key, path) for key, path in pictures if not is_output(path)]
+        if not left:
+            raise ValueError(
+                f"{what}: all {len(pictures)} images found in {str(searched)!r} are outputs in "
+                f"writer.folder {str(self.folder)!r}: set another writer.folder to enlarge them"
+            )
+        if len(left) < len(pictures):
+            count = len(pictures) - len(left)
+            log.info("%s: left out %d images in writer.folder %s", searched, count, self.folder)
+        return left
+
+
+def _lies_in(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+class Folder(Source):
+    """Images of a folder and its subfolders; a key is the path below it without extension.
+
+    Args:
+        root: The folder, or one image. May contain environment variables, ``$ENLARGER_DATA/set``.
+        files: Files, folders, or patterns such as ``1*.png`` and ``**/*.jpg``, instead of all of
+            ``root``. They are relative to ``root`` if it is given. Without ``root``, keys are
+            relative to the named folder, or to the part of a pattern before its first ``*``.
+        recursive: Search subfolders.
+
+    Raises:
+        ValueError: If neither ``root`` nor ``files`` is given.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        files: list[str] | None = None,
+        recursive: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if root is None and not files:
+            raise ValueError("Folder needs images: set its root to a folder, or files to a list")
+        self.root, self.files, self.recursive = root, files, recursive
+        self.outputs: Outputs | None = None  # predict's own outputs, which are not inputs
+        self._distinct = False  # whether keys have the extension if only that differs
+        self._keys, self._paths = Names.of([]), Names.of([])
+
+    @classmethod
+    def of(cls, paths: str | list[str]) -> Folder:
+        """Return the images of a folder, a file, a pattern, or a list of these.
+
+        Files that differ only by their extension, ``a.jpg`` and ``a.png``, have it in their keys,
+        and so has ``a.jpg.png`` beside them.
+
+        Args:
+            paths: As ``files``.
+        """
+        folder = cls(files=[paths] if isinstance(paths, str) else paths)
+        folder._distinct = True
+        return folder
+
+    def prepare(self, scale: float) -> None:
+        """List the files. Args and Raises as ``Source.prepare``."""
+        what = "Folder.files" if self.root is None else "Folder.root"
+        listed = _with_distinct_keys(self._list()) if self._distinct else self._list()
+        found = by_key(listed, what)
+        self._keys, self._paths = Names.of(found), Names.of(map(str, found.values()))
+
+    def _list(self) -> Iterator[tuple[str, Path]]:
+        if self.root is None:
+            for file in self.files or []:
+                path = expand_path(file, "Folder.files")
+                yield from self._found(path, "Folder.files")
+            return
+        root = expand_path(self.root, "Folder.root")
+        if self.files:
+            yield from self._below(root, self.files)
+        else:
+            yield from self._found(root, "Folder.root")
+
+    def _below(self, root: str, files: list[str]) -> Iterator[tuple[str, Path]]:
+        # Keys are relative to the root, so an image's key is the same in every selection.
+        for file in files:
+            pattern = os.path.normpath(expand_path(file, "Folder.files", root))
+            if os.path.isabs(pattern) or Path(pattern).parts[0] == "..":
+                raise ValueError(
+                    f"Folder.files has {file!r}, which is not below Folder.root {root!r}"
+                )
+            for _, path in self._found(pattern, "Folder.files", root):
+                yield image_key(path, Path(root)), path
+
+    def _found(self, pattern: str, what: str, root: str = "") -> list[tuple[str, Path]]:
+        pictures = _images_or_error(pattern, self.recursive, what, root)
+        searched = searched_folder(pattern, root)
+        if self.outputs is None or searched is None:
+            return pictures
+        return self.outputs.left_out_of(pictures, searched, what)
+
+    @property
+    def keys(self) -> Names:
+        """Path of each image below the root, without its extension."""
+        return self._keys
+
+    def path(self, index: int) -> str:
+        """Return the file of the image ``keys[index]``."""
+        return self._paths[index]
+
+    def read(self, index: int) -> Sample:
+        """Return the image ``keys[index]``; ``meta`` has what a writer of results needs."""
+        path = self._paths[index]
+        read = size_and_time(path)  # before its bytes, so a later change is noticed
+        picture = read_picture(path, self.srgb)
+        return {"hr": picture.rgb, "meta": {**picture.meta(path), "read": read}}
+
+
+def source_to_enlarge(given: Source | list[str] | str | None, outputs: Outputs | None) -> Source:
+    """Return the source that ``predict`` reads.
+
+    Args:
+        given: The value of ``data.init_args.predict``.
+        outputs: Where ``predict`` writes; a folder of images skips its outputs.
+
+    Raises:
+        ValueError: If no images are given.
+    """
+    if given is None:
+        raise ValueError(
+            "predict needs images: set data.init_args.predict to a folder, a file, or a Source"
+        )
+    source = given if isinstance(given, Source) else Folder.of(given)
+    if isinstance(source, Folder):
+        source.outputs = outputs
+    return source
+
+
+def _with_distinct_keys(pictures: Iterable[tuple[str, Path]]) -> list[tuple[str, Path]]:
+    """Add the extension to keys that files would share, until all keys differ."""
+    listed = list(pictures)
+    keys = [key for key, _ in listed]
+    while True:
+        users: dict[str, set[tuple[str, str]]] = {}
+        for key, (stem, path) in zip(keys, listed, strict=True):
+            users.setdefault(key, set()).add((stem, path.suffix))
+        longer = [
+            f"{stem}{path.suffix}" if len(users[key]) > 1 else key
+            for key, (stem, path) in zip(keys, listed, strict=True)
+        ]
+        if longer == keys:
+            return [(key, path) for key, (_, path) in zip(keys, listed, strict=True)]
+        keys = longer
+
+
+def _images_or_error(pattern: str, recursive: bool, what: str, root: str) -> list[tuple[str, Path]]:
+    pictures = list(images_of(pattern, recursive, root))
+    if not pictures:
+        path = Path(root, pattern)
+        problem = "has no images" if path.exists() else "does not exist"
+        if has_wildcard(pattern):
+            problem = "matches no images"
+        raise ValueError(
+            f"{what} {str(path)!r} {problem}; expected a folder of images "
+            f"({', '.join(FORMATS)}), the path of one, or a pattern such as /photos/**/*.jpg"
+        )
+    return pictures
+
+
+class Inputs(Folder):
+    """A folder of LR images without HR references, for ``test`` and ``validate``.
+
+    Metrics that compare with HR give no number on it.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(degradation=None, **kwargs)
+
+    def read(self, index: int) -> Sample:
+        """Return the image ``keys[index]`` as LR."""
+        sample = super().read(index)
+        return {"lr": sample["hr"], "meta": sample["meta"]}

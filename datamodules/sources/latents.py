@@ -1,0 +1,149 @@
+"""Latents that ``main.py encode`` has written into shards, so that training need not encode.
+
+``encode.json`` beside the shards names the autoencoder and the settings. A sample has
+``latent.npy``, (C, h, w) float16 or float32 as the autoencoder gives it, not standardised; with
+pairs also the LR image, ``lr.png``, and the latent of its enlargement, ``lr_latent.npy``; with
+images HR itself, ``png``; with texts the text encoder's features of the caption,
+``text_features.npy``, (n, W) with any n.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from pathlib import Path
+from typing import Any, cast
+
+from datamodules.files.decode import decode
+from datamodules.samples import SampleDraws, TrainingPictures
+from datamodules.shards.cache import DiskCache
+from datamodules.shards.index import array_of, load_index
+from datamodules.shards.reader import Tar
+from datamodules.shards.shards import Shards
+from datamodules.shards.table import Table, table_of
+from datamodules.shards.urls import is_remote, list_shards
+from datamodules.source import Pixels, Sample
+
+ABOUT = "encode.json"  # beside the shards, written after all of them
+LATENTS = ("latent", "lr_latent")
+TEXT = "text_features"
+
+
+class Latents(Shards):
+    """Samples that ``main.py encode`` has written; for ``data.init_args.train`` only.
+
+    They are used as they are: ``data.init_args.crop_size``, ``crops.flips`` and ``crops.small``
+    have no effect on them. The model refuses latents of another autoencoder.
+
+    Args:
+        urls: Tars: a path with ``{000..099}`` or ``*`` for several, or a list of these. May contain
+            environment variables.
+        index_cache: Folder for the indices of shards in folders that are not writable.
+    """
+
+    def __init__(
+        self, urls: str | list[str], index_cache: str = "~/.cache/enlarger/shards"
+    ) -> None:
+        super().__init__(urls, index_cache=index_cache)
+        self.about: dict[str, Any] = {}
+
+    def prepare(self, scale: float) -> None:
+        """Read the indices, and the description of the latents. Args as ``Source.prepare``.
+
+        Raises:
+            ValueError: If there is no shard, a broken one, or the set is incomplete; or its LR has
+                another scale.
+        """
+        names = list_shards(self.urls, False, self.patience)
+        far = [name for name in names if is_remote(name)]
+        if far:
+            raise ValueError(f"Latents.urls: {far[0]} is remote; copy the shards to this host")
+        self.about = _about(Path(names[0]).parent / ABOUT)
+        made = self.about["scale"]
+        if made is not None and made != scale:
+            raise ValueError(
+                f"Latents.urls: {names[0]} holds LR images of scale {made:g}, but "
+                f"data.init_args.scale is {scale:g}: set that, or encode again"
+            )
+        super().prepare(scale)
+
+    def _place(self, tars: Any, folder: Path) -> Path:
+        place = super()._place(tars, folder)
+        return place.with_name(f"latents-{place.name}")  # not the table of images
+
+    def _part(self, tar: Tar, folder: Path, cache: DiskCache | None) -> Table:
+        return table_of(tar.name, load_index(Path(tar.path), folder), needed="latent")
+
+    def _advice(self, where: list[str]) -> str:
+        return "list each tar once; to train on several sets, encode them together"
+
+    def size(self, index: int) -> tuple[int, int] | None:
+        """Return None: latents are not cropped."""
+        return None
+
+    def read(self, index: int) -> Sample:
+        """Return the sample ``keys[index]``, uncropped.
+
+        Raises:
+            UnreadableImage: If a part of it is broken, or its checksum differs.
+            ValueError: If a shard changed after it was indexed.
+        """
+        tar = self._tars[bisect_right(self._ends, index)]
+        sample: dict[str, Any] = {}
+        for field, column in self._table.columns.items():
+            name = f"{tar.name}: {self._table.keys[index]} ({field})"
+            if field in LATENTS:
+                sample[field] = array_of(self._bytes(column, tar, index, name), name, 3)
+            elif field == TEXT and column.sizes[index]:
+                sample[field] = array_of(self._bytes(column, tar, index, name), name, 2)
+            elif field in ("hr", "lr"):
+                data = self._bytes(column, tar, index, name)
+                sample[field] = decode(data, name, self.srgb).rgb
+        return cast(Sample, sample)
+
+
+class TrainingLatents(TrainingPictures):
+    """Dataset of ``Latents`` for training; args as ``TrainingPictures``."""
+
+    def __getitems__(self, items: list[Any]) -> Any:
+        """Return the samples of a batch."""
+        if self.augment is not None:
+            raise ValueError("data.init_args.crops.augment changes images, not latents: unset it")
+        return [self._sample(item, None) for item in items]
+
+    def _crop(self, index: int, draws: SampleDraws, out: Pixels | None) -> Sample:
+        return self.read(index)
+
+    def _checked(self, given: Sample, index: int) -> Sample:
+        return given
+
+
+def add_latents(batch: dict[str, Any], source: Any) -> None:
+    """Complete a batch of latents: float32, the size of its images, and the latents' space.
+
+    Args:
+        batch: The batch on its device.
+        source: The ``Latents``.
+    """
+    for name in LATENTS:
+        if name in batch:
+            batch[name] = batch[name].float()
+    factor = source.about["factor"]
+    batch["size"] = tuple(factor * n for n in batch["latent"].shape[-2:])
+    batch["space"] = source.about["space"]
+
+
+def _about(path: Path) -> dict[str, Any]:
+    try:
+        about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        missing = {"space", "factor", "scale"} - about.keys()
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{path}, which main.py encode writes at its end, is missing: run the same encode "
+            "command again to finish, or set Latents.urls to other shards"
+        ) from error
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): encode again") from error
+    if missing:
+        raise ValueError(f"{path} has no {', '.join(sorted(missing))}: encode again")
+    return about

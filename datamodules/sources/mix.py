@@ -1,0 +1,196 @@
+"""Several sources as one, each with its share of the training samples."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+from datamodules.order.keys import Keys
+from datamodules.order.shuffle import BLOCK, Mixture
+from datamodules.source import Sample, Source
+from datamodules.sources.latents import Latents
+
+FIELDS = ("lr", "text", "text_features")  # which all samples of a batch must have, or none
+
+
+class Mix(Source):
+    """Several sources, mixed by weight.
+
+    In training each source gives its share of the samples, exact to one sample in about every 256,
+    and every image once before any image again. A source smaller than its share repeats; a larger
+    one continues in the next epoch where it stopped. A key is the source's name and the image's key
+    there. Evaluation uses all images once. A source that is itself a mixture keeps its own shares.
+
+    Args:
+        sources: The sources, by names of your choice. All or none may have captions, all or none
+            their own LR; ``Latents`` and sources with their own ``scale`` or ``degradation`` are
+            refused.
+        weights: Share of each source, in any unit, such as photos 3 and faces 1; by default all
+            images are equally frequent.
+        samples: Images per epoch (each ``data.init_args.crops.per_image`` times); by default the
+            number of images in all sources.
+
+    Raises:
+        ValueError: If a weight is missing or not positive, or ``samples`` is below 1.
+    """
+
+    def __init__(
+        self,
+        sources: dict[str, Source],
+        weights: dict[str, float] | None = None,
+        samples: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        _check_names(sources)
+        if weights is not None:
+            _check_weights(weights, sources)
+        if samples is not None and samples < 1:
+            raise ValueError(f"Mix.samples is {samples}; it must be at least 1")
+        self.sources, self.weights, self.samples = sources, weights, samples
+        self._sources = list(sources.values())
+        self._keys, self._groups = Keys({}), [[0] for _ in sources]
+        self._fields: dict[str, tuple[str, bool]] = {}  # a source, and whether it has the field
+
+    def prepare(self, scale: float) -> None:
+        """Find the images of all sources. Args as ``Source.prepare``.
+
+        Raises:
+            ValueError: If a source has no images, its own scale or degradation, or latents.
+        """
+        for name, source in self.sources.items():
+            if isinstance(source, Latents):
+                raise ValueError(
+                    f"Mix.sources: {name!r} holds latents, which cannot be mixed: list all shards "
+                    "in the urls of one Latents"
+                )
+            if source.degradation is not None:
+                raise ValueError(
+                    f"Mix.sources: {name!r} has its own degradation, but a batch is degraded "
+                    "as a whole: give it to the Mix, or to the run as the key degradation"
+                )
+            if source.scale is not None and source.scale != scale:
+                raise ValueError(
+                    f"Mix.sources: {name!r} has scale {source.scale:g}, but the mixture is used at "
+                    f"{scale:g}: a batch has one scale; set it as scale of the Mix"
+                )
+            source.srgb = self.srgb
+            source.prepare(scale)
+        _check_count(sum(len(s.mixture.groups) if s.mixture else 1 for s in self._sources))
+        self._keys = Keys({name: source.keys for name, source in self.sources.items()})
+        self._groups = [list(source.groups) for source in self._sources]
+        for (name, source), groups in zip(self.sources.items(), self._groups, strict=True):
+            if sum(groups) != len(source.keys) or not sum(groups):
+                raise ValueError(
+                    f"Mix.sources: {name!r} ({type(source).__name__}) has {len(source.keys)} "
+                    f"images, in groups of {sum(groups)} together; expected at least one"
+                )
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Name of the source and key of the image in it, such as ``photos/0001``."""
+        return self._keys
+
+    @property
+    def groups(self) -> list[int]:
+        """The groups of all sources."""
+        return [size for groups in self._groups for size in groups]
+
+    @property
+    def mixture(self) -> Mixture:
+        """The shares, and the length of an epoch."""
+        sizes = [float(sum(groups)) for groups in self._groups]
+        weights = sizes if self.weights is None else [self.weights[name] for name in self.sources]
+        counts, shares = list[int](), list[float]()
+        for source, groups, weight in zip(self._sources, self._groups, weights, strict=True):
+            own = source.mixture or Mixture((len(groups),), (1.0,), 0)
+            counts += own.groups
+            shares += [float(weight) * (part / sum(own.weights)) for part in own.weights]
+        return Mixture(
+            groups=tuple(counts),
+            weights=tuple(shares),
+            samples=len(self._keys) if self.samples is None else self.samples,
+        )
+
+    def upcoming(self, groups: Sequence[int]) -> None:
+        """Notify every source. Args as ``Source.upcoming``."""
+        ends = list(accumulate(len(sizes) for sizes in self._groups))
+        lists: list[list[int]] = [[] for _ in self._sources]
+        for group in groups:
+            number = bisect_right(ends, group)
+            lists[number].append(group - (ends[number - 1] if number else 0))
+        for source, own in zip(self._sources, lists, strict=True):
+            source.upcoming(own)
+
+    def path(self, index: int) -> str | None:
+        """Return the file of the image ``keys[index]``, if it has one."""
+        number, within = self._keys.place(index)
+        return self._sources[number].path(within)
+
+    def size(self, index: int) -> tuple[int, int] | None:
+        """Return (H, W) of the image ``keys[index]``, if its source knows it."""
+        number, within = self._keys.place(index)
+        return self._sources[number].size(within)
+
+    def read(self, index: int) -> Sample:
+        """Return the image ``keys[index]``.
+
+        Raises:
+            UnreadableImage: If the image is broken.
+            ValueError: If only some sources have captions or LR.
+        """
+        number, within = self._keys.place(index)
+        return self._checked(self._sources[number].read(within), number)
+
+    def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> Sample:
+        """Return a part of the image ``keys[index]``. Args and Raises as ``Source.read_crop``."""
+        number, within = self._keys.place(index)
+        sample = self._sources[number].read_crop(within, top, left, height, width)
+        return self._checked(sample, number)
+
+    def _checked(self, sample: Sample, number: int) -> Sample:
+        name = list(self.sources)[number]
+        for field in FIELDS:
+            given = field in sample
+            other, expected = self._fields.setdefault(field, (name, given))
+            if given != expected:
+                has, lacks = (name, other) if given else (other, name)
+                raise ValueError(
+                    f"Mix.sources: {has!r} gives {field!r} and {lacks!r} does not; all samples of "
+                    "a batch must have it, or none: mix sources of one kind"
+                )
+        return sample
+
+
+def _check_names(sources: dict[str, Source]) -> None:
+    if not sources:
+        raise ValueError("Mix.sources is empty; expected a dict of name: Source")
+    _check_count(len(sources))
+    for name in sources:
+        if not name or "/" in name or name in (".", ".."):
+            raise ValueError(
+                f"Mix.sources has the name {name!r}, which becomes the first part of a key; "
+                "expected a word without /"
+            )
+
+
+def _check_count(count: int) -> None:
+    if count > BLOCK:
+        raise ValueError(f"Mix.sources has {count} sources; expected {BLOCK} at most")
+
+
+def _check_weights(weights: dict[str, float], sources: dict[str, Source]) -> None:
+    if weights.keys() != sources.keys():
+        raise ValueError(
+            f"Mix.weights has {', '.join(weights) or 'nothing'}, and Mix.sources has "
+            f"{', '.join(sources)}; expected one weight for each source"
+        )
+    for name, weight in weights.items():
+        if not (math.isfinite(weight) and weight > 0):
+            raise ValueError(
+                f"Mix.weights.{name} is {weight}; it must be above 0 (to use nothing of a source, "
+                "remove it from Mix.sources)"
+            )

@@ -1,0 +1,137 @@
+"""Inputs of generators for ``test`` and ``predict``: seeds alone, or captions."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+from datamodules.source import Sample, Source
+from files.paths import expand_path, read_text
+
+log = logging.getLogger(__name__)
+LONGEST = 10_000  # characters of a prompt
+
+
+class Seeds(Source):
+    """Images that a generator makes from noise alone, without HR and LR.
+
+    The n-th key is n, so a larger ``count`` begins with the same images.
+
+    Args:
+        count: Number of images.
+        size: Side of the images, or their height and width.
+        frames: Frames per clip, for a video model; ``null`` for images.
+
+    Raises:
+        ValueError: If ``count`` or ``size`` is below 1, or ``frames`` below 2.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        size: int | tuple[int, int],
+        frames: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(degradation=None, **kwargs)
+        if count < 1:
+            raise ValueError(f"Seeds.count is {count}; expected 1 or more")
+        self.frames, self._wanted = frames, _wanted("Seeds", size, frames)
+        self._keys = [f"{number:06}" for number in range(count)]
+
+    @property
+    def keys(self) -> list[str]:
+        """Keys 000000, 000001 and so on."""
+        return self._keys
+
+    def read(self, index: int) -> Sample:
+        """Return the requested size."""
+        return self._wanted.copy()
+
+
+class Prompts(Source):
+    """Images that a generator makes from captions, one per line of a text file.
+
+    A key is the line's number with a hash of its text, so another text is another image. Empty
+    lines are skipped, and counted in the log.
+
+    Args:
+        file: The file, in UTF-8. May contain environment variables.
+        size: Side of the images, or their height and width.
+        frames: Frames per clip, for a video model; ``null`` for images.
+
+    Raises:
+        ValueError: If ``size`` is below 1, or ``frames`` below 2.
+    """
+
+    def __init__(
+        self,
+        file: str,
+        size: int | tuple[int, int],
+        frames: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(degradation=None, **kwargs)
+        self.file, self.frames = file, frames
+        self._wanted = _wanted("Prompts", size, frames)
+        self._texts: dict[str, str] = {}  # by key
+        self._keys: list[str] = []
+
+    def prepare(self, scale: float) -> None:
+        """Read the file. Args as ``Source.prepare``.
+
+        Raises:
+            ValueError: If it is missing or not text, has no prompts, or one that is too long.
+        """
+        self._texts, empty = {}, 0
+        for number, line in enumerate(_lines(expand_path(self.file, "Prompts.file")), start=1):
+            text = line.strip()
+            if len(text) > LONGEST:
+                raise ValueError(
+                    f"Prompts.file {self.file}: line {number} has {len(text)} characters; expected "
+                    f"{LONGEST} at most: shorten it, or is it another kind of file?"
+                )
+            digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+            if text:
+                self._texts[f"{number:06}-{digest}"] = text
+            empty += not text
+        if not self._texts:
+            raise ValueError(f"Prompts.file {self.file} has no prompts; expected one per line")
+        if empty:
+            log.info("%s: %d empty lines skipped", self.file, empty)
+        self._keys = list(self._texts)
+
+    @property
+    def keys(self) -> list[str]:
+        """Keys 000001-5c2f11e0 and so on."""
+        return self._keys
+
+    def read(self, index: int) -> Sample:
+        """Return the prompt ``keys[index]`` and the requested size."""
+        return {**self._wanted, "text": self._texts[self._keys[index]]}
+
+
+def _lines(path: str) -> list[str]:
+    if not Path(path).is_file():
+        raise ValueError(f"Prompts.file {path} does not exist; expected a text file")
+    try:
+        # Not splitlines, which also splits at characters that editors do not treat as line ends.
+        lines = read_text(path).split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"Prompts.file {path} is not UTF-8 text (byte {error.start}): convert it"
+        ) from error
+    return lines if lines[-1] else lines[:-1]  # nothing follows the last line's end
+
+
+def _wanted(name: str, size: int | tuple[int, int], frames: int | None) -> Sample:
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width) < 1:
+        raise ValueError(f"{name}.size is {size}; expected 1 or more, or [height, width]")
+    if frames is None:
+        return {"size": (height, width)}
+    if frames < 2:
+        raise ValueError(f"{name}.frames is {frames}; expected 2 or more, or null for images")
+    return {"size": (height, width), "frames": frames}

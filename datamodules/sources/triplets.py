@@ -1,0 +1,146 @@
+"""Judged triplets: a reference image, two distortions of it, and which one is nearer to it.
+
+The layout is that of the data set BAPPS (Zhang et al., CVPR 2018; arXiv 1801.03924): folders `ref`,
+`p0` and `p1` of images with equal names, and `judge` with a `.npy` of one number for each: the
+share of people who found `p1` nearer.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from datamodules.files.decode import UnreadableImage, read_picture
+from datamodules.files.paths import image_key
+from datamodules.samples import Pictures, SampleDraws, TrainingPictures
+from datamodules.source import Pixels, Sample, Source
+from datamodules.sources.paired import SHOWN
+from files.paths import expand_path, list_images, read_bytes, walk
+
+PARTS = ("ref", "p0", "p1")
+
+
+class Triplets(Source):
+    """Judged triplets, for ``lightning_modules.latent_perceptual.LatentPerceptual`` only.
+
+    The three images of a triplet are cropped and flipped alike.
+
+    Args:
+        root: Folder with ``ref``, ``p0``, ``p1`` and ``judge``, or with such folders below it at
+            any depth. May contain environment variables.
+    """
+
+    def __init__(self, root: str) -> None:
+        super().__init__()
+        self.root = root
+        self._places: list[tuple[str, dict[str, Path]]] = []
+
+    def prepare(self, scale: float) -> None:
+        """Find the files. Args as ``Source.prepare``.
+
+        Raises:
+            ValueError: If there is no such folder, or a triplet is incomplete.
+        """
+        root = Path(expand_path(self.root, "Triplets.root"))
+        folders = []
+        for folder, below, _ in walk(root) if root.is_dir() else ():
+            if {*PARTS, "judge"} <= set(below):
+                folders.append(folder)
+                below.clear()  # not searched further
+        if not folders:
+            raise ValueError(
+                f"Triplets.root {str(root)!r} has no folder with ref, p0, p1 and judge: set it to "
+                "a folder of BAPPS's 2afc, such as 2afc/train"
+            )
+        found: dict[str, dict[str, Path]] = {}
+        for place in sorted(folders):
+            within = place.relative_to(root)
+            found |= {
+                (within / name).as_posix(): files for name, files in _triplets_in(place).items()
+            }
+        if not found:
+            raise ValueError(f"Triplets.root {str(root)!r} has no images")
+        self._places = list(found.items())
+
+    @property
+    def keys(self) -> list[str]:
+        """Path of each reference below the root, without ``ref`` and its extension."""
+        return [key for key, _ in self._places]
+
+    def read(self, index: int) -> Sample:
+        """Return the triplet ``keys[index]``.
+
+        Raises:
+            UnreadableImage: If an image or the number is broken, or sizes differ.
+        """
+        key, files = self._places[index]
+        pictures = {part: read_picture(files[part], self.srgb).rgb for part in PARTS}
+        sizes = {picture.shape for picture in pictures.values()}
+        if len(sizes) > 1:
+            raise UnreadableImage(f"{key}: ref, p0 and p1 have the shapes {sorted(sizes)}")
+        return cast(Sample, {**pictures, "judge": _read_judgement(files["judge"])})
+
+
+class TripletPictures(Pictures):
+    """Dataset of ``Triplets`` for evaluation; args as ``Pictures``."""
+
+    def _checked(self, given: Sample, index: int) -> Sample:
+        return given.copy()
+
+
+class TrainingTriplets(TrainingPictures):
+    """Dataset of ``Triplets`` for training; args as ``TrainingPictures``."""
+
+    def __getitems__(self, items: list[Any]) -> Any:
+        """Return the samples of a batch.
+
+        Raises:
+            ValueError: If an image is smaller than ``crop_size``, or ``crops.augment`` is set.
+        """
+        if self.augment is not None:
+            raise ValueError(
+                "data.init_args.crops.augment would change a triplet's reference: unset it"
+            )
+        return [self._sample(item, None) for item in items]
+
+    def _crop(self, index: int, draws: SampleDraws, out: Pixels | None) -> Sample:
+        sample: Any = self.read(index)
+        top, left, turn = self._place(sample["ref"].shape[:2], self.crop_size, index, draws)
+        cuts = {part: self._cut(sample[part], top, left, self.crop_size, turn) for part in PARTS}
+        return cast(Sample, {**sample, **cuts})
+
+    def _checked(self, given: Sample, index: int) -> Sample:
+        return given.copy()
+
+
+def _triplets_in(folder: Path) -> dict[str, dict[str, Path]]:
+    """Return the files of the triplets of one folder, by name."""
+    parts = {
+        part: {image_key(path, folder / part): path for path in list_images(folder / part)}
+        for part in PARTS
+    }
+    judged = [place / name for place, _, names in walk(folder / "judge") for name in names]
+    judged = [path for path in judged if path.suffix == ".npy" and path.parent == folder / "judge"]
+    parts["judge"] = {path.stem: path for path in judged}
+    names = sorted(set().union(*parts.values()))
+    torn = [name for name in names if any(name not in files for files in parts.values())]
+    if torn:
+        rest = f" and {len(torn) - SHOWN} more" if len(torn) > SHOWN else ""
+        raise ValueError(
+            f"{len(torn)} triplets of {folder} are not in all of ref, p0, p1 and judge: "
+            f"{', '.join(torn[:SHOWN])}{rest}: unpack the data set again"
+        )
+    return {name: {part: files[name] for part, files in parts.items()} for name in names}
+
+
+def _read_judgement(path: Path) -> float:
+    try:
+        found = np.load(io.BytesIO(read_bytes(path)), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise UnreadableImage(f"{path}: {error}") from error
+    if found.size != 1 or not 0 <= (number := float(found.reshape(-1)[0])) <= 1:
+        raise UnreadableImage(f"{path} holds {found.tolist()}; expected one number from 0 to 1")
+    return number

@@ -1,0 +1,1 @@
+"""Recipes: whole degradations, as papers and libraries define them."""

@@ -1,0 +1,448 @@
+"""SecondOrder and the Real-ESRGAN recipes made of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from degradations.base import Canvas, Stage, check_probability, check_range, check_scale, select
+from degradations.compose import OneOf, Sometimes
+from degradations.draws import Draws, Params
+from degradations.pipeline import Executor, Pipeline
+from degradations.stages.blur import Blur, Sinc, check_sizes
+from degradations.stages.jpeg import JPEG, check_quality
+from degradations.stages.noise import GaussianNoise, PoissonNoise
+from degradations.stages.resize import Resize
+from degradations.stages.sharpen import USM
+
+
+class ToLR(Resize):
+    """Resize to exactly the LR size, each image with its own kernel.
+
+    Args:
+        divisor: The scale: the sides become those of the HR divided by it, rounded.
+        modes: Kernels to choose from, as in `Resize`.
+        antialias: As in `Resize`.
+
+    Source: Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833), the "resize back" of its released
+    code.
+    """
+
+    unites = True
+
+    def __init__(
+        self,
+        divisor: float = 1.0,
+        modes: tuple[str, ...] | dict[str, float] = ("area", "bilinear", "bicubic"),
+        antialias: bool | float = False,
+    ) -> None:
+        super().__init__(p=(0.0, 0.0, 1.0), modes=modes, antialias=antialias, divisor=divisor)
+
+    def draw(self, draws: Draws, shape: torch.Size) -> Params:
+        """Draw as `Resize.draw`, with the sides of the LR."""
+        params = super().draw(draws, shape)
+        params["height"][:], params["width"][:] = self.extent((shape[-2], shape[-1]))
+        return params
+
+    def extent(self, hr_size: tuple[int, int]) -> tuple[int, int]:
+        """Return (h, w) of the LR, which every image fills."""
+        h, w = (max(round(n / self.divisor), 1) for n in hr_size)
+        return h, w
+
+
+class SincAndJPEG(Stage):
+    """Resize to the LR size, filter by a sinc and compress, or compress first.
+
+    On a canvas JPEG, the most expensive part, runs once for both orders, on the smaller canvas.
+
+    Args:
+        divisor: The scale, as in `ToLR`.
+        modes: Kernels of the resize, as in `Resize`.
+        sinc: Probability of the sinc filter, which follows the resize.
+        kernel_size: Range of the size of that filter; odd sizes are drawn.
+        cutoff: Range of its cut-off frequency in radians per pixel.
+        quality: Range of the JPEG quality.
+        jpeg_last: Probability that JPEG comes last, not first.
+
+    Source: Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833), section 3.4, and its released code.
+    """
+
+    resizes = unites = True
+
+    def __init__(
+        self,
+        divisor: float = 1.0,
+        modes: tuple[str, ...] | dict[str, float] = ("area", "bilinear", "bicubic"),
+        sinc: float = 0.8,
+        kernel_size: tuple[int, int] = (7, 21),
+        cutoff: tuple[float, float] = (math.pi / 3, math.pi),
+        quality: tuple[int, int] = (30, 95),
+        jpeg_last: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.resize = ToLR(divisor, modes)
+        self.sinc = Sometimes(Sinc(kernel_size, cutoff), sinc)
+        self.jpeg = JPEG(quality)
+        self.jpeg_last = check_probability(jpeg_last, "jpeg_last")
+
+    def draw(self, draws: Draws, shape: torch.Size) -> Params:
+        """Draw `jpeg_last` (B,) bool, and the parameters of `resize`, `sinc` and `jpeg`."""
+        return {
+            "jpeg_last": draws.bernoulli(self.jpeg_last),
+            "resize": self.resize.draw(draws.fold("resize"), shape),
+            "sinc": self.sinc.draw(draws.fold("sinc"), shape),
+            "jpeg": self.jpeg.draw(draws.fold("jpeg"), shape),
+        }
+
+    def prepare(self, params: Params) -> Params:
+        """Prepare the parameters of the parts."""
+        parts = {"resize": self.resize, "sinc": self.sinc, "jpeg": self.jpeg}
+        return {**params, **{name: part.prepare(params[name]) for name, part in parts.items()}}
+
+    def forward(self, x: Tensor, params: Params) -> Tensor:
+        """Return (B, C, h, w) of the LR size, each image in its own order."""
+        if len(x) > 1:
+            last = params["jpeg_last"].view(-1, 1, 1, 1)
+            orders = (self._jpeg_last(x, params), self._jpeg_first(x, params))
+            return torch.where(last, *orders)
+        return (self._jpeg_last if params["jpeg_last"].item() else self._jpeg_first)(x, params)
+
+    def _jpeg_last(self, x: Tensor, params: Params) -> Tensor:
+        small = self.sinc(self.resize(x, params["resize"]), params["sinc"])
+        return self.jpeg(small, params["jpeg"])
+
+    def _jpeg_first(self, x: Tensor, params: Params) -> Tensor:
+        small = self.resize(self.jpeg(x, params["jpeg"]), params["resize"])
+        return self.sinc(small, params["sinc"])
+
+    def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
+        """Apply both orders around one JPEG, and select one for each image."""
+        last = params["jpeg_last"]
+        compressed = self.jpeg.on_canvas(
+            select(last, self._small(canvas, params), canvas), params["jpeg"]
+        )
+        small = self._small(compressed, params)
+        h, w = small.pixels.shape[-2:]
+        pixels = torch.where(last.view(-1, 1, 1, 1), compressed.pixels[..., :h, :w], small.pixels)
+        return small.with_pixels(pixels)
+
+    def _small(self, canvas: Canvas, params: Params) -> Canvas:
+        return self.sinc.on_canvas(self.resize.on_canvas(canvas, params["resize"]), params["sinc"])
+
+
+@dataclass(frozen=True)
+class Order:
+    """One order of the degradation: blur, resize, noise.
+
+    Args:
+        blur: Probability that an image is blurred.
+        kernel_size: Range of the size of the blur kernel; odd sizes are drawn, ends included.
+        families: Probabilities of the kernel family: Gaussian (isotropic, anisotropic),
+            generalised Gaussian (isotropic, anisotropic), plateau (isotropic, anisotropic).
+        sigma: Range of the standard deviations of the kernel in pixels.
+        beta_generalized: Range of the exponent of generalised Gaussian kernels.
+        beta_plateau: Range of the exponent of plateau kernels.
+        sinc: Probability of a sinc kernel instead of these.
+        resize: Range of the factor: from 1 to its end for enlarged images, from its start to 1 for
+            shrunk ones. Relative to the HR in the first order, to the LR in the second.
+        resize_p: Probabilities that an image is enlarged, shrunk, or kept.
+        gaussian: Probability of Gaussian noise; Poisson noise otherwise.
+        gaussian_sigma: Range of the standard deviation of Gaussian noise in 8-bit levels.
+        poisson_strength: Range of the strength of Poisson noise.
+        grey: Probability that the noise is the same in all three channels.
+    """
+
+    blur: float = 1.0
+    kernel_size: tuple[int, int] = (7, 21)
+    families: tuple[float, float, float, float, float, float] = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
+    sigma: tuple[float, float] = (0.2, 3.0)
+    beta_generalized: tuple[float, float] = (0.5, 4.0)
+    beta_plateau: tuple[float, float] = (1.0, 2.0)
+    sinc: float = 0.1
+    resize: tuple[float, float] = (0.15, 1.5)
+    resize_p: tuple[float, float, float] = (0.2, 0.7, 0.1)
+    gaussian: float = 0.5
+    gaussian_sigma: tuple[float, float] = (1.0, 30.0)
+    poisson_strength: tuple[float, float] = (0.05, 3.0)
+    grey: float = 0.4
+
+    def stages(
+        self, name: str, modes: tuple[str, ...], divisor: float = 1.0
+    ) -> tuple[Sometimes, Resize, OneOf]:
+        """Make the stages blur, resize and noise.
+
+        Args:
+            name: Name of the argument, for messages.
+            modes: Kernels of the resize.
+            divisor: Divisor of the HR sides, to which the factor is relative.
+
+        Raises:
+            ValueError: A range or probability is invalid; the message names it.
+        """
+        try:
+            for key in ("blur", "sinc", "gaussian", "grey"):
+                check_probability(getattr(self, key), key)
+            for key in ("gaussian_sigma", "poisson_strength"):
+                check_range(getattr(self, key), key, low=0.0)
+            low, high = check_range(self.resize, "resize", low=0.0)
+            if not low <= 1.0 <= high:
+                raise ValueError(f"resize is {[low, high]}; expected a range around 1")
+            blur = Blur(
+                kernel_size=self.kernel_size,
+                families=self.families,
+                sigma=self.sigma,
+                beta_generalized=self.beta_generalized,
+                beta_plateau=self.beta_plateau,
+                sinc=self.sinc,
+            )
+            resize = Resize(
+                up=(1.0, high), down=(low, 1.0), p=self.resize_p, modes=modes, divisor=divisor
+            )
+            families: dict[str, Stage] = {
+                "gaussian": GaussianNoise(self.gaussian_sigma, grey=self.grey),
+                "poisson": PoissonNoise(self.poisson_strength, grey=self.grey),
+            }
+            noise = OneOf(families, (self.gaussian, 1.0 - self.gaussian))
+            return Sometimes(blur, self.blur), resize, noise
+        except ValueError as error:
+            raise ValueError(f"degradation.init_args.{name}: {error}") from None
+
+
+#: The second order of Real-ESRGAN's released options.
+SECOND = Order(
+    blur=0.8,
+    sigma=(0.2, 1.5),
+    resize=(0.3, 1.2),
+    resize_p=(0.3, 0.4, 0.3),
+    gaussian_sigma=(1.0, 25.0),
+    poisson_strength=(0.05, 2.5),
+)
+
+# Draws that the released code shares in a batch; kernels, levels, grey and quality are per image.
+_SHARED_DRAWS = (
+    "resize",
+    "noise.which",
+    "blur2.applied",
+    "resize2.stage",
+    "noise2.stage.which",
+    "final.jpeg_last",
+    "final.resize",
+)
+
+
+class SecondOrder(Pipeline):
+    """Blur, resize, noise and JPEG, twice, with a sinc filter around the last JPEG.
+
+    The streams are named `usm`, `blur`, `resize`, `noise`, `jpeg`, `blur2`, `resize2`, `noise2` and
+    `final`; omitting one does not change the draws of the others.
+
+    Differs from the source: every choice is drawn per image (but see ``faithful``); JPEG qualities
+    are integers, and JPEG rounds to 8 bits like the codec, while the released code computes it in
+    float with real qualities; resizing, see `Resize`; the crop itself is degraded, not a 400 px
+    image that is cropped afterwards.
+
+    Args:
+        scale: How many times smaller the LR is; any positive number. Linked to
+            data.init_args.scale.
+        usm: Make the LR from a sharpened HR, as the released code does. The HR target of the
+            network is not sharpened: that is up to the model.
+        first: The first order.
+        second: The second order.
+        second_p: Probability of the second order.
+        modes: Kernels of all resizes, equally likely.
+        jpeg_quality: Range of the quality of the first JPEG; null for no first JPEG.
+        final_jpeg_quality: Range of the quality of the last JPEG.
+        final_sinc: Probability of the last sinc filter.
+        final_kernel_size: Range of the size of that filter; odd sizes are drawn.
+        faithful: Share within a batch the draws that the released code shares: factors and kernels
+            of the resizes, the noise family, whether there is a second order and a second blur,
+            the order of the last steps. The LR of an image then depends on its batch. Grey noise
+            is drawn per image, as in the released code.
+        pool: Number of pairs of earlier batches, per process, that training exchanges with its own
+            (released code: 180); 0 for no pool.
+        quantize: Round the LR to 8 bits, like an 8-bit file.
+        executor: As in `Pipeline`.
+        compile: As in `Pipeline`.
+
+    Raises:
+        ValueError: A range or probability is invalid; the message names it.
+
+    Source: Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833), with the released x4 options as
+    defaults.
+    """
+
+    def __init__(
+        self,
+        scale: float,
+        usm: bool = True,
+        first: Order = Order(),
+        second: Order = SECOND,
+        second_p: float = 1.0,
+        modes: tuple[str, ...] = ("area", "bilinear", "bicubic"),
+        jpeg_quality: tuple[int, int] | None = (30, 95),
+        final_jpeg_quality: tuple[int, int] = (30, 95),
+        final_sinc: float = 0.8,
+        final_kernel_size: tuple[int, int] = (7, 21),
+        faithful: bool = False,
+        pool: int = 0,
+        quantize: bool = True,
+        executor: Executor = "auto",
+        compile: bool = False,
+    ) -> None:
+        # Checked first, or the stages would report a wrong scale.
+        divisor = check_scale(scale)
+        check_probability(second_p, "second_p")
+        check_probability(final_sinc, "final_sinc")
+        check_sizes(final_kernel_size, "final_kernel_size")
+        check_quality(final_jpeg_quality, 1, 100, "final_jpeg_quality")
+        stages: dict[str, Stage] = {"usm": USM()} if usm else {}
+        stages["blur"], stages["resize"], stages["noise"] = first.stages("first", modes)
+        if jpeg_quality is not None:
+            stages["jpeg"] = JPEG(check_quality(jpeg_quality, 1, 100, "jpeg_quality"))
+        if second_p > 0.0:
+            stages["blur2"], resize, noise = second.stages("second", modes, divisor)
+            stages["resize2"] = Sometimes(resize, second_p)
+            stages["noise2"] = Sometimes(noise, second_p)
+        stages["final"] = SincAndJPEG(
+            divisor,
+            modes,
+            sinc=final_sinc,
+            kernel_size=final_kernel_size,
+            cutoff=(math.pi / 3, math.pi),
+            quality=final_jpeg_quality,
+        )
+        super().__init__(scale, stages, quantize=quantize, executor=executor, compile=compile)
+        self.second_p, self.faithful, self.pool = float(second_p), faithful, check_pool(pool)
+
+    def draw(self, draws: Draws, shape: torch.Size) -> Params:
+        """Draw one entry per stage; the stages of the second order share whether it is applied."""
+        params = super().draw(draws, shape)
+        if self.faithful:
+            of_the_batch = super().draw(draws.shared(), shape)
+            for path in _SHARED_DRAWS:
+                _replace(params, of_the_batch, path.split("."))
+        if 0.0 < self.second_p < 1.0:
+            whose = draws.shared() if self.faithful else draws
+            second = whose.fold("second").bernoulli(self.second_p)
+            params["blur2"]["applied"] &= second
+            params["resize2"]["applied"] = params["noise2"]["applied"] = second
+        return params
+
+
+def check_pool(pool: int) -> int:
+    """Check and return the size of a pair pool.
+
+    Raises:
+        ValueError: It is negative.
+    """
+    if pool < 0:
+        raise ValueError(f"pool is {pool}; expected a number of pairs, or 0 for no pool")
+    return pool
+
+
+def _replace(params: dict[str, Any], others: dict[str, Any], path: list[str]) -> None:
+    """Replace the entry at the path, if it exists, by that of `others`."""
+    name, *rest = path
+    if name not in params:
+        return
+    if rest:
+        _replace(params[name], others[name], rest)
+    else:
+        params[name] = others[name]
+
+
+class RealESRGAN(SecondOrder):
+    """Real-ESRGAN's degradation, with its released x4 options.
+
+    With ``usm`` true, the default, it is the degradation of the released code (of Real-ESRNet and
+    Real-ESRGAN, and NSARM's `realesrgan`). With ``usm`` false it omits sharpening and takes two
+    thirds of the time on a CPU.
+
+    Args:
+        scale: How many times smaller the LR is; any positive number. Linked to
+            data.init_args.scale.
+        usm: Make the LR from a sharpened HR, as the released code does. The HR target of the
+            network is not sharpened: that is up to the model.
+        first: The first order.
+        second: The second order.
+        second_p: Probability of the second order.
+        modes: Kernels of all resizes, equally likely.
+        jpeg_quality: Range of the quality of the first JPEG; null for no first JPEG.
+        final_jpeg_quality: Range of the quality of the last JPEG.
+        final_sinc: Probability of the last sinc filter.
+        final_kernel_size: Range of the size of that filter; odd sizes are drawn.
+        faithful: Share within a batch the draws that the released code shares: factors and kernels
+            of the resizes, the noise family, whether there is a second order and a second blur,
+            the order of the last steps. The LR of an image then depends on its batch. Grey noise
+            is drawn per image, as in the released code.
+        pool: Number of pairs of earlier batches, per process, that training exchanges with its own
+            (released code: 180); 0 for no pool.
+        quantize: Round the LR to 8 bits, like an 8-bit file.
+        executor: As in `Pipeline`.
+        compile: As in `Pipeline`.
+
+    Source: Wang et al., "Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure
+    Synthetic Data" (ICCVW 2021; arXiv 2107.10833), options train_realesrgan_x4plus.
+    """
+
+
+class RealESRGANLight(SecondOrder):
+    """One order of milder ranges, without a first JPEG.
+
+    Args:
+        scale: How many times smaller the LR is; any positive number. Linked to
+            data.init_args.scale.
+        usm: Make the LR from a sharpened HR, as the source does.
+        first: The only order.
+        modes: Kernels of all resizes, equally likely.
+        final_jpeg_quality: Range of the quality of the only JPEG.
+        final_sinc: Probability of the last sinc filter.
+        faithful: Share within a batch the draws that the source shares; as in `SecondOrder`.
+        pool: Number of pairs of earlier batches, per process, that training exchanges with its own
+            (as in `SecondOrder`); 0 for no pool.
+        quantize: Round the LR to 8 bits, like an 8-bit file.
+        executor: As in `Pipeline`.
+        compile: As in `Pipeline`.
+
+    Source: NSARM's degradation `realesrgan_light`, from its released code.
+    """
+
+    def __init__(
+        self,
+        scale: float,
+        usm: bool = True,
+        first: Order = Order(
+            resize=(0.5, 1.5),
+            gaussian=0.3,
+            gaussian_sigma=(1.0, 20.0),
+            poisson_strength=(0.05, 2.0),
+            grey=0.2,
+        ),
+        modes: tuple[str, ...] = ("area", "bilinear", "bicubic"),
+        final_jpeg_quality: tuple[int, int] = (60, 95),
+        final_sinc: float = 0.8,
+        faithful: bool = False,
+        pool: int = 0,
+        quantize: bool = True,
+        executor: Executor = "auto",
+        compile: bool = False,
+    ) -> None:
+        super().__init__(
+            scale,
+            usm=usm,
+            first=first,
+            second_p=0.0,
+            modes=modes,
+            jpeg_quality=None,
+            final_jpeg_quality=final_jpeg_quality,
+            final_sinc=final_sinc,
+            faithful=faithful,
+            pool=pool,
+            quantize=quantize,
+            executor=executor,
+            compile=compile,
+        )

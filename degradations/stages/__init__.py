@@ -1,0 +1,1 @@
+"""Stages: the single steps of a degradation."""

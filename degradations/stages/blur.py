@@ -1,0 +1,664 @@
+"""Blur stages, their kernels and the convolution.
+
+The kernels are in `degradations.stages.blur`, the convolutions in `degradations.stages.blur`.
+
+Every function maps (B,) tensors to (B, K, K) with K = 2 extent + 1. Row and column numbers grow
+downwards and to the right; the centre is (extent, extent). A kernel is the image of a point:
+`convolve` flips it for correlations.
+
+Borders are mirrored without repeating edge pixels, as often as a small image requires. On one core
+of a Zen 5, for 3 channels of 256 px and 21 x 21 taps, in one run: 0.6 ms for a separable kernel
+(OpenCV's row and column filters), 1.8 ms for others (FFT; the depthwise convolution of bands is
+equal here and slower for larger images), 5.2 ms by OpenCV's `filter2D`, 6.5 ms by torch's `conv2d`
+and 6.7 ms by kornia's `filter2d`, which the canvas uses on a GPU.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from degradations.base import Canvas, Stage, check_probability, check_range
+from degradations.compose import check_probabilities
+from degradations.draws import Draws, Params, split_params
+from files.paths import expand_path, open_regular, read_bytes
+
+_TAIL = 1e-5  # outer rings of a kernel with less mass in total are dropped
+_SEPARABLE = 1e-6  # sum of absolute differences from the product of a column and a row
+_BAND = 16  # rows
+_ONE_TILE = 210  # largest side that OpenCV transforms at once
+_BANDED = 256  # largest side for bands: larger images have many sizes, each compiled separately
+
+
+def prepare_kernels(psf: Tensor) -> Params:
+    """Prepare kernels for `convolve` and `convolve_canvas`.
+
+    Args:
+        psf: (B, K, K), K odd, sum 1: the image of a point.
+
+    Returns:
+        `kernels` (B, K, K), flipped for correlations; `radius` (B,) int64, the effective radius;
+        `separable` (B,) bool, whether the kernel is the product of a column and a row.
+    """
+    kernels = psf.flip((1, 2))
+    n = psf.shape[-1] // 2
+    axis = torch.arange(-n, n + 1, device=psf.device).abs()
+    rings = torch.maximum(axis, axis.view(-1, 1)).view(-1, 1)
+    outside = (rings >= torch.arange(n + 1, device=psf.device)).to(psf.dtype)
+    mass = kernels.abs().flatten(1) @ outside  # (B, n + 1): from each ring outwards
+    row, column = kernels[:, n : n + 1], kernels[:, :, n : n + 1]
+    product = column * row / kernels[:, n : n + 1, n : n + 1]  # 0 / 0 is NaN, not separable
+    return {
+        "kernels": kernels,
+        "radius": (mass > _TAIL).sum(1) - 1,
+        "separable": (kernels - product).abs().sum((1, 2)) < _SEPARABLE,
+    }
+
+
+def convolve(x: Tensor, params: Params) -> Tensor:
+    """Convolve each image with its own kernel.
+
+    Args:
+        x: (B, C, H, W) float32.
+        params: The result of `prepare_kernels`.
+    """
+    if x.device.type != "cpu" or x.requires_grad:
+        return convolve_canvas(Canvas.of(x), params).pixels
+    if len(x) != 1:
+        own = split_params(params, len(x))
+        return torch.cat([convolve(x[i : i + 1], own[i]) for i in range(len(x))])
+    radius, n = int(params["radius"].item()), params["kernels"].shape[-1] // 2
+    if radius == 0:
+        return x
+    kept = slice(n - radius, n + radius + 1)
+    kernel, image = params["kernels"][0, kept, kept], x[0].contiguous()
+    H, W = image.shape[1:]
+    if params["separable"].item():
+        y = _by_rows_and_columns(image, kernel)
+    elif 5 <= radius <= 8 and _ONE_TILE < max(H, W) <= _BANDED:
+        y = _by_bands(image, kernel)
+    elif radius <= 5 or max(H, W) <= _ONE_TILE:
+        y = _by_opencv(image, kernel)
+    else:
+        y = _by_fourier(image, kernel)
+    return y.unsqueeze(0)
+
+
+def convolve_canvas(canvas: Canvas, params: Params) -> Canvas:
+    """Convolve all images at once with kornia's `filter2d`, whatever their kernels' radii.
+
+    Args:
+        canvas: The images.
+        params: The result of `prepare_kernels`.
+    """
+    from kornia.filters import filter2d
+
+    kernels = params["kernels"]
+    padded = canvas.reflected(kernels.shape[-1] // 2)
+    # One kernel per image makes one group per channel, which also keeps the device from TF32.
+    return canvas.with_pixels(filter2d(padded, kernels, padding="valid"))
+
+
+def _by_rows_and_columns(image: Tensor, kernel: Tensor) -> Tensor:
+    import cv2
+
+    taps, middle = kernel.numpy(), len(kernel) // 2
+    row, column = taps[middle], taps[:, middle] / taps[middle, middle]
+    y = torch.empty_like(image)
+    for plane, target in zip(image.numpy(), y.numpy(), strict=True):
+        cv2.sepFilter2D(plane, -1, row, column, dst=target, borderType=cv2.BORDER_REFLECT_101)
+    return y
+
+
+def _by_opencv(image: Tensor, kernel: Tensor) -> Tensor:
+    # Tap by tap up to 11 x 11; larger kernels by a transform, fast while one tile is enough.
+    import cv2
+
+    taps = kernel.contiguous().numpy()
+    y = torch.empty_like(image)
+    for plane, target in zip(image.numpy(), y.numpy(), strict=True):
+        cv2.filter2D(plane, -1, taps, dst=target, borderType=cv2.BORDER_REFLECT_101)
+    return y
+
+
+def _by_bands(image: Tensor, kernel: Tensor) -> Tensor:
+    """Turn bands of rows into channels, so that the depthwise convolution fills its registers."""
+    C, H, W = image.shape
+    halo = len(kernel) - 1
+    # Rounded up to few sizes, because oneDNN compiles for every new shape.
+    bands, width = -(-H // (4 * _BAND)) * 4, -(-W // 64) * 64
+    rows, columns = bands * _BAND + halo, width + halo
+    padded = mirror(image, (halo // 2, halo // 2), (rows, columns))
+    cut = padded.as_strided(
+        (C, bands, _BAND + halo, columns), (rows * columns, _BAND * columns, columns, 1)
+    )
+    channels = cut.reshape(1, C * bands, _BAND + halo, columns)
+    weights = kernel.expand(C * bands, 1, -1, -1)
+    y = functional.conv2d(channels, weights, groups=C * bands)
+    return y.view(C, bands * _BAND, width)[:, :H, :W].contiguous()
+
+
+def _by_fourier(image: Tensor, kernel: Tensor) -> Tensor:
+    _, H, W = image.shape
+    halo = len(kernel) - 1
+    grid = _fast_fft_size(H + halo), _fast_fft_size(W + halo)
+    # The kernel's first transform skips empty rows.
+    response = torch.fft.fft(torch.fft.rfft(kernel, grid[1]), grid[0], dim=0).conj_physical_()
+    y = torch.empty_like(image)
+    # Plane by plane, because one fits into the cache.
+    for plane, target in zip(mirror(image, (halo // 2, halo // 2), grid), y, strict=True):
+        target.copy_(torch.fft.irfft2(torch.fft.rfft2(plane).mul_(response), grid)[:H, :W])
+    return y
+
+
+def _fast_fft_size(n: int) -> int:
+    """Return the next even length that is a product of 2, 3 and 5."""
+    import cv2
+
+    size = int(cv2.getOptimalDFTSize(n))
+    while size % 2:
+        size = int(cv2.getOptimalDFTSize(size + 1))
+    return size
+
+
+def mirror(image: Tensor, pad: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Mirror the borders of an image on the CPU: `pad` above and left, the rest opposite.
+
+    Args:
+        image: (C, H, W) float32, contiguous.
+        pad: Width of the upper and of the left border.
+        size: (rows, columns) of the result.
+    """
+    import cv2
+
+    C, H, W = image.shape
+    (above, left), (rows, columns) = pad, size
+    below, right = rows - H - above, columns - W - left
+    y = image.new_empty(C, rows, columns)
+    for plane, target in zip(image.numpy(), y.numpy(), strict=True):
+        cv2.copyMakeBorder(
+            plane, above, below, left, right, borderType=cv2.BORDER_REFLECT_101, dst=target
+        )
+    return y
+
+
+_STEPS = 128  # points along a motion path
+
+
+def squared_distance(sigma_x: Tensor, sigma_y: Tensor, rotation: Tensor, extent: int) -> Tensor:
+    """Return the squared distance from the centre in standard deviations, d' S^-1 d.
+
+    Args:
+        sigma_x: (B,) standard deviation along the first axis, in pixels, above 0.
+        sigma_y: (B,) standard deviation along the second axis.
+        rotation: (B,) radians, from the column axis towards the row axis; the covariance is
+            S = U diag(sigma_x^2, sigma_y^2) U' with rotation U, for d = (column, row).
+        extent: Largest distance along a row.
+    """
+    axis = _axis(extent, sigma_x)
+    c, s = (part.view(-1, 1, 1) for part in (rotation.cos(), rotation.sin()))
+    # Rotated first, then squared: both terms are positive, which avoids cancellation.
+    u = (c * axis + s * axis.view(-1, 1)) / sigma_x.view(-1, 1, 1)
+    v = (c * axis.view(-1, 1) - s * axis) / sigma_y.view(-1, 1, 1)
+    return u.square() + v.square()
+
+
+def bell(squared: Tensor, beta: Tensor, plateau: Tensor) -> Tensor:
+    """Return the generalised Gaussian exp(-q^beta / 2) or the plateau 1 / (1 + q^beta).
+
+    The kernels are not normalised.
+
+    Args:
+        squared: (B, K, K) squared distances q.
+        beta: (B,) above 0. The generalised Gaussian is the Gaussian at 1, pointed at 0.5, almost a
+            disk at 4; the plateau is flat in the centre and has long tails, shorter at higher beta.
+        plateau: (B,) bool, true for the plateau.
+
+    Source: Pascal et al., "Parameter Estimation For Multivariate Generalized Gaussian
+    Distributions" (arXiv 1302.6498); the plateau as in BasicSR's released code.
+    """
+    power = squared.pow(beta.view(-1, 1, 1))
+    return torch.where(plateau.view(-1, 1, 1), 1 / (1 + power), torch.exp(-0.5 * power))
+
+
+def sinc(cutoff: Tensor, extent: int) -> Tensor:
+    """Return the ideal circular low-pass filter w J1(w r) / (2 pi r), not normalised.
+
+    Args:
+        cutoff: (B,) angular frequency w in radians per pixel, up to pi.
+        extent: Largest distance along a row.
+
+    Source: Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833), its sinc filter.
+    """
+    # One quarter, mirrored, because the Bessel function dominates the cost.
+    square = torch.arange(extent + 1, device=cutoff.device, dtype=cutoff.dtype).square()
+    # The clamp gives the limit w^2 / (4 pi) in the centre, to 1e-9.
+    radius = (square + square.view(-1, 1)).sqrt().clamp_min(1e-4)
+    w = cutoff.view(-1, 1, 1)
+    return _mirrored(w / (2 * math.pi) * torch.special.bessel_j1(w * radius) / radius)
+
+
+def motion(length: Tensor, angle: Tensor, direction: Tensor, extent: int) -> Tensor:
+    """Return the path of a point along a straight line, with sum 1.
+
+    The light is spread bilinearly over the nearest four pixels, so that lines of any angle and
+    length have the exact mass, centre and extent.
+
+    `kornia.filters.get_motion_kernel2d` rotates a row of pixels: all lengths of a batch must be
+    one odd number, and its default copies the nearest pixel, so that the variance along the line
+    is 0.64 to 1.21 times that of the line, by its angle (lengths 5 to 15); here 1.01 to 1.08 times.
+
+    Args:
+        length: (B,) length of the line in pixels, at most 2 (extent - 1); 0 gives a point.
+        angle: (B,) degrees, counter-clockwise as displayed.
+        direction: (B,) in [-1, 1]: the light falls off linearly towards one end; 1 puts the weight
+            at the end at `angle`, 0 is even.
+        extent: Largest distance along a row.
+    """
+    axis = _axis(extent, length)
+    steps = torch.arange(_STEPS, device=length.device, dtype=length.dtype)
+    along = (2 * steps + 1) / _STEPS - 1  # midpoints of [-1, 1]
+    weights = (1 + direction.view(-1, 1) * along) / _STEPS
+    place = along * length.view(-1, 1) / 2
+    radians = torch.deg2rad(angle).view(-1, 1)
+    x, y = place * radians.cos(), -place * radians.sin()
+    columns, rows = (1 - (axis - part.unsqueeze(2)).abs() for part in (x, y))
+    spread = rows.clamp_min(0) * weights.unsqueeze(2)
+    return torch.bmm(spread.transpose(1, 2), columns.clamp_min(0))
+
+
+def disk(radius: Tensor, extent: int) -> Tensor:
+    """Return the share of each pixel that a disk covers; the sum is the area of the disk.
+
+    Args:
+        radius: (B,) pixels, above 0, at most `extent`.
+        extent: Largest distance along a row.
+    """
+    # One quarter, mirrored; its first row and column are half pixels. In a row of pixels the edge
+    # of the disk runs from column x1 (at the far side of the row) to x0; the integral of its height
+    # has a closed form.
+    edges = torch.arange(extent + 2, device=radius.device, dtype=radius.dtype) - 0.5
+    near, far = edges[:-1].clamp_min(0), edges[1:]
+    R = radius.view(-1, 1, 1)
+    x0, x1 = ((R.square() - y.view(-1, 1).square()).clamp_min(0).sqrt() for y in (near, far))
+    left, right = (torch.minimum(torch.maximum(x, x1), x0) for x in (near, far))
+
+    def integral(x: Tensor) -> Tensor:
+        height = (R.square() - x.square()).clamp_min(0).sqrt()
+        return (x * height + R.square() * (x / R).clamp_max(1).asin()) / 2
+
+    under = integral(right) - integral(left) - near.view(-1, 1) * (right - left)
+    whole = (torch.minimum(far, x1) - near).clamp_min(0) * (far - near).view(-1, 1)
+    halves = 1 + (edges[:-1] < 0).to(radius.dtype)
+    return _mirrored((under + whole).clamp_min(0) * halves * halves.view(-1, 1))
+
+
+def normalized(kernels: Tensor, size: Tensor | None = None) -> Tensor:
+    """Set values outside a square of `size` pixels to 0, and divide by the sum.
+
+    Args:
+        kernels: (B, K, K).
+        size: (B,) odd; by default the whole kernel.
+    """
+    if size is not None:
+        axis = torch.arange(kernels.shape[-1], device=kernels.device) - kernels.shape[-1] // 2
+        inside = axis.abs() <= (size // 2).view(-1, 1)
+        kernels = kernels * (inside.unsqueeze(1) & inside.unsqueeze(2))
+    return kernels / kernels.sum((1, 2), keepdim=True)
+
+
+def _axis(extent: int, like: Tensor) -> Tensor:
+    return torch.arange(-extent, extent + 1, device=like.device, dtype=like.dtype)
+
+
+def _mirrored(quarter: Tensor) -> Tensor:
+    n = quarter.shape[-1] - 1
+    axis = torch.arange(-n, n + 1, device=quarter.device).abs()
+    return quarter.index_select(1, axis).index_select(2, axis)
+
+
+#: Sinc kernels below this size draw their cut-off from [pi/3, pi], others from [pi/5, pi].
+LARGE_SINC = 13
+
+
+class KernelStage(Stage):
+    """A stage that convolves each image with its own kernel; subclasses write `draw` and `psf`."""
+
+    @abstractmethod
+    def psf(self, params: Params) -> Tensor:
+        """Return the kernels (B, K, K) of drawn parameters, K odd, sum 1: images of a point."""
+
+    def prepare(self, params: Params) -> Params:
+        """Compute all kernels of the batch, and their radii."""
+        if "convolution" in params:
+            return params
+        return {**params, "convolution": prepare_kernels(self.psf(params))}
+
+    def forward(self, x: Tensor, params: Params) -> Tensor:
+        """Convolve (B, C, H, W), each image with its own kernel; borders are mirrored."""
+        return convolve(x, self.prepare(params)["convolution"])
+
+    def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
+        """Convolve all images at once, whatever the radii of their kernels."""
+        return convolve_canvas(canvas, self.prepare(params)["convolution"])
+
+
+class Blur(KernelStage):
+    """Blur with a kernel of one of six families, or with a ringing low-pass filter (sinc).
+
+    Each family is isotropic or anisotropic, the latter rotated by any angle. The shape parameter
+    beta of the generalised families is drawn below 1 and above 1 with equal probability.
+
+    Args:
+        kernel_size: Range of the kernel side in pixels; odd, both ends included.
+        families: Probabilities of the families: [isotropic Gaussian, anisotropic Gaussian,
+            isotropic generalised Gaussian, anisotropic generalised Gaussian, isotropic plateau,
+            anisotropic plateau].
+        sigma: Range of the standard deviations in pixels, along both axes.
+        beta_generalized: Range of beta of the generalised Gaussian, around 1 (the Gaussian); lower
+            values are pointed, higher ones flat with sharp edges.
+        beta_plateau: Range of beta of the plateau, around 1; higher values have sharper edges.
+        sinc: Probability of a sinc kernel instead, with cut-offs from [pi/3, pi] for sides below 13
+            pixels and from [pi/5, pi] for larger ones.
+
+    Raises:
+        ValueError: A range is reversed or impossible, a size is even, or the probabilities are
+            invalid.
+
+    Source: Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833) and the data set of its released code;
+    sigma is (0.2, 1.5) in its second blur.
+    """
+
+    def __init__(
+        self,
+        kernel_size: tuple[int, int] = (7, 21),
+        families: tuple[float, float, float, float, float, float] = (
+            *(0.45, 0.25),
+            *(0.12, 0.03),
+            *(0.12, 0.03),
+        ),
+        sigma: tuple[float, float] = (0.2, 3.0),
+        beta_generalized: tuple[float, float] = (0.5, 4.0),
+        beta_plateau: tuple[float, float] = (1.0, 2.0),
+        sinc: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.kernel_size = check_sizes(kernel_size)
+        self.families = check_probabilities(families, 6, "families")
+        self.sigma = check_range(sigma, "sigma", low=1e-3)
+        self.beta_generalized = _check_beta(beta_generalized, "beta_generalized")
+        self.beta_plateau = _check_beta(beta_plateau, "beta_plateau")
+        self.sinc = check_probability(sinc, "sinc")
+
+    def draw(self, draws: Draws, shape: torch.Size) -> Params:
+        """Draw (B,) each: size, family (0 to 5), sigmas, rotation in radians, beta; sinc, cut-off.
+
+        Parameters that a family does not use get their neutral values: an isotropic kernel has
+        equal sigmas and rotation 0, a Gaussian has beta 1.
+        """
+        size = _draw_sizes(draws, self.kernel_size)
+        is_sinc = draws.bernoulli(self.sinc)
+        cutoff = draws.uniform(np.where(size < LARGE_SINC, math.pi / 3, math.pi / 5), math.pi)
+        family = draws.choice(np.arange(6), self.families)
+        elongated = family % 2 == 1
+        sigma_x, sigma_y = draws.uniform(*self.sigma), draws.uniform(*self.sigma)
+        rotation = draws.uniform(-math.pi, math.pi)
+        pointed, share = draws.bernoulli(0.5), draws.uniform()
+        betas = [
+            np.where(pointed, low + (1 - low) * share, 1 + (high - 1) * share)
+            for low, high in (self.beta_generalized, self.beta_plateau)
+        ]
+        return {
+            "kernel_size": size,
+            "family": family,
+            "sigma_x": sigma_x,
+            "sigma_y": np.where(elongated, sigma_y, sigma_x),
+            "rotation": np.where(elongated, rotation, 0.0),
+            "beta": np.select([family // 2 == 1, family // 2 == 2], betas, 1.0),
+            "sinc": is_sinc,
+            "cutoff": cutoff,
+        }
+
+    def psf(self, params: Params) -> Tensor:
+        """Return (B, K, K), K being the largest size of the range."""
+        n = self.kernel_size[1] // 2
+        squared = squared_distance(params["sigma_x"], params["sigma_y"], params["rotation"], n)
+        kernel = bell(squared, params["beta"], params["family"] >= 4)
+        if self.sinc > 0:
+            rings = params["sinc"].view(-1, 1, 1)
+            kernel = torch.where(rings, sinc(params["cutoff"], n), kernel)
+        return normalized(kernel, params["kernel_size"])
+
+
+class Sinc(KernelStage):
+    """Filter with an ideal low pass, which rings and overshoots at edges like sharpened images.
+
+    Args:
+        kernel_size: Range of the kernel side in pixels; odd, both ends included.
+        cutoff: Range of the angular cut-off frequency in radians per pixel, up to pi.
+
+    Raises:
+        ValueError: A range is reversed or impossible, or a size is even.
+
+    Source: Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833), the final sinc filter of its released
+    code (which applies it with probability 0.8, as `Sometimes` can).
+    """
+
+    def __init__(
+        self,
+        kernel_size: tuple[int, int] = (7, 21),
+        cutoff: tuple[float, float] = (math.pi / 3, math.pi),
+    ) -> None:
+        super().__init__()
+        self.kernel_size = check_sizes(kernel_size)
+        # Slightly above pi, so that 3.1416 is valid.
+        self.cutoff = check_range(cutoff, "cutoff", low=1e-2, high=3.142)
+
+    def draw(self, draws: Draws, shape: torch.Size) -> Params:
+        """Draw `kernel_size` and `cutoff`, (B,) each."""
+        size = _draw_sizes(draws, self.kernel_size)
+        return {"kernel_size": size, "cutoff": draws.uniform(*self.cutoff)}
+
+    def psf(self, params: Params) -> Tensor:
+        """Return (B, K, K), K being the largest size of the range."""
+        wide = sinc(params["cutoff"], self.kernel_size[1] // 2)
+        return normalized(wide, params["kernel_size"])
+
+
+class MotionBlur(KernelStage):
+    """Blur along a straight line, like a camera that moves during the exposure.
+
+    Args:
+        length: Range of the length of the line in pixels; 0 does not change the image.
+        angle: Range of its angle in degrees, counter-clockwise.
+        direction: Range of the distribution of light, within [-1, 1]: 0 is even, 1 puts the weight
+            at the end at `angle`, -1 at the opposite end.
+
+    Raises:
+        ValueError: A range is reversed or impossible.
+
+    Source: parameters as in kornia's RandomMotionBlur; the kernel is ours, for lines of any length
+    (see `degradations.stages.blur.motion`).
+    """
+
+    def __init__(
+        self,
+        length: tuple[float, float] = (1.0, 15.0),
+        angle: tuple[float, float] = (0.0, 180.0),
+        direction: tuple[float, float] = (-1.0, 1.0),
+    ) -> None:
+        super().__init__()
+        self.length = check_range(length, "length", low=0.0)
+        self.angle = check_range(angle, "angle")
+        self.direction = check_range(direction, "direction", low=-1.0, high=1.0)
+
+    def draw(self, draws: Draws, shape: torch.Size) -> Params:
+        """Draw `length`, `angle` and `direction`, (B,) each."""
+        return {
+            "length": draws.uniform(*self.length),
+            "angle": draws.uniform(*self.angle),
+            "direction": draws.uniform(*self.direction),
+        }
+
+    def psf(self, params: Params) -> Tensor:
+        """Return (B, K, K), K large enough for the longest line."""
+        extent = math.ceil(self.length[1] / 2) + 1
+        line = motion(params["length"], params["angle"], params["direction"], extent)
+        return normalized(line)
+
+
+class DefocusBlur(KernelStage):
+    """Blur with a disk, like an ideal lens out of focus.
+
+    Args:
+        radius: Range of the disk's radius in pixels, above 0; below 0.5 the image does not change.
+
+    Raises:
+        ValueError: The range is reversed or reaches 0.
+
+    Source: geometric optics. Each kernel pixel is the share of it that the disk covers, so radii
+    are continuous.
+    """
+
+    def __init__(self, radius: tuple[float, float] = (0.5, 5.0)) -> None:
+        super().__init__()
+        self.radius = check_range(radius, "radius", low=1e-3)
+
+    def draw(self, draws: Draws, shape: torch.Size) -> Params:
+        """Draw `radius`, (B,)."""
+        return {"radius": draws.uniform(*self.radius)}
+
+    def psf(self, params: Params) -> Tensor:
+        """Return (B, K, K), K large enough for the widest disk."""
+        return normalized(disk(params["radius"], math.ceil(self.radius[1] - 0.5) or 1))
+
+
+class MeasuredPSF(KernelStage):
+    """Blur each image with a measured kernel from a folder.
+
+    The files are read once, when the stage is made; each kernel is divided by its sum. Recorded
+    parameters hold the file's number in alphabetical order, so a replay requires the same folder.
+
+    Args:
+        folder: A folder with one kernel per file: grey .png of 8 or 16 bits, or two-dimensional
+            .npy; both sides odd. May contain environment variables.
+
+    Raises:
+        FileNotFoundError: The folder is missing or has no kernels.
+        ValueError: A file cannot be read or is not a kernel; the message names it.
+    """
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self.folder = folder
+        psfs = [_read_psf(path) for path in _psf_files(folder)]
+        n = max(max(psf.shape) for psf in psfs) // 2
+        padded = [np.pad(psf, [(n - side // 2,) * 2 for side in psf.shape]) for psf in psfs]
+        self._psfs = torch.from_numpy(np.stack(padded).astype(np.float32))
+        self._there: dict[torch.device, Tensor] = {}
+
+    def draw(self, draws: Draws, shape: torch.Size) -> Params:
+        """Draw `which`, (B,): the number of the file in alphabetical order."""
+        return {"which": draws.integers(0, len(self._psfs))}
+
+    def psf(self, params: Params) -> Tensor:
+        """Return (B, K, K), K being the largest side of all files."""
+        which = params["which"]
+        if which.device not in self._there:  # copied to each device once
+            self._there[which.device] = self._psfs.to(which.device)
+        return self._there[which.device].index_select(0, which)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Drop the copies on devices."""
+        return {**self.__dict__, "_there": {}}
+
+
+def check_sizes(sizes: tuple[int, int], name: str = "kernel_size") -> tuple[int, int]:
+    """Check and return a range of kernel sides.
+
+    Raises:
+        ValueError: It is reversed, or an end is even or below 1.
+    """
+    expected = f"{name} is {list(sizes)}; expected [smallest, largest], both odd, such as [7, 21]"
+    if len(sizes) != 2 or any(size != int(size) or size < 1 or size % 2 == 0 for size in sizes):
+        raise ValueError(f"{expected} (a kernel needs a centre)")
+    if sizes[0] > sizes[1]:
+        raise ValueError(f"{expected}: it is reversed")
+    return int(sizes[0]), int(sizes[1])
+
+
+def _draw_sizes(draws: Draws, sizes: tuple[int, int]) -> npt.NDArray[np.int64]:
+    return 2 * draws.integers(sizes[0] // 2, sizes[1] // 2 + 1) + 1
+
+
+def _check_beta(values: tuple[float, float], name: str) -> tuple[float, float]:
+    low, high = check_range(values, name, low=1e-2, high=100.0)
+    if not low <= 1.0 <= high:
+        raise ValueError(
+            f"{name} is {[low, high]}; expected a range that contains 1: beta is drawn below 1 and "
+            "above 1 with equal probability ([1, 2] gives 1 itself half of the time)"
+        )
+    return low, high
+
+
+def _psf_files(folder: str) -> list[Path]:
+    root = Path(expand_path(folder, "folder"))
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"folder is {folder!r}, which is not a folder; expected one of kernels"
+        )
+    paths = sorted(path for path in root.iterdir() if path.suffix.lower() in (".png", ".npy"))
+    if not paths:
+        raise FileNotFoundError(f"folder is {folder!r}, which contains no kernel (.png or .npy)")
+    return paths
+
+
+def _read_psf(path: Path) -> npt.NDArray[np.float64]:
+    """Read the kernel of a file, divided by its sum.
+
+    Raises:
+        ValueError: The file is not a kernel; the message names it.
+    """
+    values = _read_npy(path) if path.suffix.lower() == ".npy" else _read_png(path)
+    if values.ndim != 2 or any(side % 2 == 0 for side in values.shape):
+        raise ValueError(
+            f"{path} has the shape {values.shape}; expected two dimensions, both odd: a kernel "
+            "needs a centre (crop or pad it)"
+        )
+    psf = values.astype(np.float64)
+    if not np.isfinite(psf).all() or psf.sum() <= 0:
+        raise ValueError(f"{path} sums to {psf.sum():g}; expected finite values of positive sum")
+    return psf / psf.sum()
+
+
+def _read_npy(path: Path) -> npt.NDArray[np.generic]:
+    try:
+        with open_regular(path) as file:
+            values = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read as a kernel: {error}") from error
+    if values.dtype.kind not in "fiub":
+        raise ValueError(f"{path} holds {values.dtype}; expected real numbers")
+    return values
+
+
+def _read_png(path: Path) -> npt.NDArray[np.generic]:
+    import cv2
+
+    # Through memory, because OpenCV cannot open non-ASCII paths on every system.
+    data = np.frombuffer(read_bytes(path), np.uint8)
+    values = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    if values is None:
+        raise ValueError(f"{path} cannot be read as a kernel: it is not a PNG")
+    if values.ndim == 3:
+        if (values != values[..., :1]).any():
+            raise ValueError(f"{path} is in colour; expected a grey image of a kernel")
+        values = values[..., 0]
+    return values

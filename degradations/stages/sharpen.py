@@ -1,0 +1,158 @@
+"""Sharpening."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from degradations.base import Canvas, Stage
+from degradations.draws import Draws, Params
+from degradations.stages.blur import mirror
+
+_LANES = 16  # floats of a vector register; columns are padded to multiples
+
+
+class USM(Stage):
+    """Sharpen by an unsharp mask where the difference exceeds a threshold.
+
+    The difference from the blurred image is added, `weight` times, and the sum clamped to [0, 1].
+    This applies to each channel where its difference exceeds `threshold`, with a soft transition:
+    the mask is blurred by the same Gaussian.
+
+    `kornia.filters.unsharp_mask` has no mask, weight or clamp; its `filter2d` blurs the canvas. On
+    one core of a Zen 5 this takes 1.3 ms for an image of 256 px, the same steps by OpenCV 2.4 ms,
+    the released code's two convolutions with 51 x 51 taps 140 ms.
+
+    Args:
+        weight: Factor of the difference that is added.
+        radius: Side of the Gaussian in pixels; 1 is added to an even side.
+        threshold: Smallest absolute difference that is sharpened, in 8-bit levels.
+
+    Raises:
+        ValueError: An argument is negative, or the radius is below 1.
+
+    Source: released code of Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833), with OpenCV's
+    standard deviation for a Gaussian of that side: 0.3 ((side - 1) / 2 - 1) + 0.8.
+    """
+
+    def __init__(self, weight: float = 0.5, radius: int = 50, threshold: float = 10.0) -> None:
+        super().__init__()
+        for name, value in (("weight", weight), ("threshold", threshold)):
+            if not 0.0 <= value < math.inf:
+                raise ValueError(f"{name} is {value}; expected a finite number, at least 0")
+        if radius < 1:
+            raise ValueError(f"radius is {radius}; expected the side of a Gaussian, at least 1")
+        self.weight, self.threshold = weight, threshold
+        self.taps = gaussian_taps(radius + 1 - radius % 2)
+
+    def draw(self, draws: Draws, shape: torch.Size) -> Params:
+        """Draw nothing."""
+        return {}
+
+    def forward(self, x: Tensor, params: Params) -> Tensor:
+        """Sharpen (B, C, H, W); borders are mirrored for the blurs."""
+        if x.device.type != "cpu" or x.requires_grad:
+            return self.on_canvas(Canvas.of(x), params).pixels
+        images = [self._sharpened(image.contiguous()) for image in x]
+        return torch.stack(images) if len(images) != 1 else images[0].unsqueeze(0)
+
+    def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
+        """Sharpen all images, with two convolutions per blur."""
+        # Made on the device: a copy from the host would be a transfer.
+        taps = gaussian_taps(len(self.taps), canvas.pixels.device)
+        residual = canvas.pixels - _blurred_canvas(canvas, taps)
+        mask = (residual.abs() * 255 > self.threshold).to(residual.dtype)
+        soft = _blurred_canvas(canvas.with_pixels(mask), taps)
+        sharp = (canvas.pixels + self.weight * residual).clamp(0, 1)
+        return canvas.with_pixels(torch.lerp(canvas.pixels, sharp, soft))
+
+    def _sharpened(self, image: Tensor) -> Tensor:
+        import cv2  # fewer passes through memory than torch's operators
+
+        smooth = blurred(image, self.taps)
+        lines = image.shape[0] * image.shape[1], image.shape[2]
+        before, low = image.view(lines).numpy(), smooth.view(lines).numpy()
+        mask = cv2.absdiff(before, low)
+        cv2.threshold(mask, self.threshold / 255, 1.0, cv2.THRESH_BINARY, dst=mask)
+        soft = blurred(torch.from_numpy(mask).view(image.shape), self.taps)
+        # In place of the smooth image: image + weight (image - smooth).
+        cv2.addWeighted(before, 1 + self.weight, low, -self.weight, 0.0, dst=low)
+        return image.lerp(smooth.clamp_(0, 1), soft)
+
+
+def gaussian_taps(side: int, device: torch.device | None = None) -> Tensor:
+    """Return (side,) float32 taps of a Gaussian of OpenCV's default deviation, with sum 1."""
+    from kornia.filters import get_gaussian_kernel1d
+
+    # Filled on the device: kornia would copy a Python number, and the host would wait.
+    sigma = torch.full((1, 1), 0.3 * ((side - 1) * 0.5 - 1) + 0.8, device=device)
+    return get_gaussian_kernel1d(side, sigma)[0]
+
+
+def blurred(image: Tensor, taps: Tensor) -> Tensor:
+    """Convolve rows and columns with the same symmetric taps on the CPU; borders are mirrored.
+
+    For 51 taps at 256 px this takes 0.4 ms, OpenCV's row and column filters 0.9 ms.
+
+    Args:
+        image: (C, H, W) float32, contiguous.
+        taps: (side,), side odd.
+    """
+    (_, H, W), n = image.shape, len(taps) // 2
+    across = _along_columns(mirror(image, (n, 0), (H + 2 * n, _round_up(W))), taps)[:, :, :W]
+    if n < W and _round_up(H) == H:
+        turned = _transposed_and_mirrored(across, n)
+    else:
+        turned = mirror(transposed(across), (n, 0), (W + 2 * n, _round_up(H)))
+    return transposed(_along_columns(turned, taps)[:, :, :H])
+
+
+def transposed(image: Tensor) -> Tensor:
+    """Transpose to (C, W, H), contiguous; four times as fast as torch's copy."""
+    import cv2
+
+    C, H, W = image.shape
+    y = image.new_empty(C, W, H)
+    for plane, target in zip(image.numpy(), y.numpy(), strict=True):
+        cv2.transpose(plane, dst=target)
+    return y
+
+
+def _transposed_and_mirrored(image: Tensor, n: int) -> Tensor:
+    # (C, n + W + n, H), with one copy less: borders are mirrored in place.
+    import cv2
+
+    C, H, W = image.shape
+    y = image.new_empty(C, W + 2 * n, H)
+    for plane, target in zip(image.numpy(), y.numpy(), strict=True):
+        cv2.transpose(plane, dst=target[n : n + W])
+        target[:n] = target[2 * n : n : -1]
+        target[n + W :] = target[n + W - 2 : W - 2 : -1]
+    return y
+
+
+def _round_up(n: int) -> int:
+    return -(-n // _LANES) * _LANES
+
+
+def _along_columns(padded: Tensor, taps: Tensor) -> Tensor:
+    # Pixels of a row are contiguous, like channels in channels_last: the same memory is a batch of
+    # sequences with W channels, for which the depthwise convolution is fastest.
+    sequences = padded.unsqueeze(1).permute(0, 3, 1, 2)  # (C, W, 1, rows)
+    width, side = padded.shape[2], len(taps)
+    weights = taps.repeat(width, 1).view(width, 1, 1, side)
+    y = functional.conv2d(sequences, weights, groups=width)
+    return y.permute(0, 2, 3, 1).squeeze(1)  # (C, rows - side + 1, W)
+
+
+def _blurred_canvas(canvas: Canvas, taps: Tensor) -> Tensor:
+    from kornia.filters import filter2d
+
+    # One kernel per image takes a fifth of the time of one kernel for the batch, and makes one
+    # group per channel, which also keeps the device from TF32.
+    kernels = taps.expand(len(canvas.pixels), -1)
+    columns = filter2d(canvas.reflected(len(taps) // 2), kernels.unsqueeze(2), padding="valid")
+    return filter2d(columns, kernels.unsqueeze(1), padding="valid")

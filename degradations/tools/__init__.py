@@ -1,0 +1,1 @@
+"""Commands about degradations: preview, freeze, statistics."""

@@ -1,0 +1,321 @@
+"""Freeze a validation set: ``python -m degradations.tools.freeze --config CONFIG --out SHARDS IMAGES``.
+
+Each image is degraded once, with the seed that validation would give it. HR, LR and parameters are
+written to WebDataset shards. The result does not depend on batches, order, or the seed of a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import logging
+import os
+import sys
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from degradations.base import Degradation, cut_size
+from degradations.draws import seed_of
+from degradations.images import as_image, cropped, find_images, read_image
+from degradations.record import records_of
+from degradations.tools.configure import degradation_of
+from degradations.tools.preview import positive
+from files.owned import hidden, put_in_place, remove_file
+from files.paths import open_regular
+from files.png_text import open_image
+
+log = logging.getLogger(__name__)
+Members = dict[str, bytes]  # suffix: content
+
+
+class Settings(NamedTuple):
+    """Settings of a frozen set.
+
+    degradation: Makes the LR.
+    name: Name of the validation source that would have the same LR.
+    degradation_seed: As `data.init_args.degradation_seed`.
+    crop: Side of the centre crop of each image; None for whole images.
+    """
+
+    degradation: Degradation
+    name: str
+    degradation_seed: int = 0
+    crop: int | None = None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: Command line; by default that of this process.
+
+    Returns:
+        0 after success, 2 if nothing was written.
+    """
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        _run(options)
+    except (ValueError, TypeError, OSError) as error:
+        log.error("error: %s", error)
+        return 2
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    _check_unused(options.out, options.name)
+    degradation = degradation_of(options.config, options.scale)
+    settings = Settings(degradation, options.name, options.degradation_seed, options.crop)
+    images = images_by_key(options.images)
+    samples = degrade_images(tqdm(images.items(), unit=" images", disable=None), settings)
+    shards = write_shards(samples, options.out, options.name, options.samples_per_shard)
+    log.info("%d images frozen into %d shards", len(images), len(shards))
+    log.info("to validate on them at data.init_args.scale %g:", degradation.scale)
+    log.info("data: {init_args: {val: {%s: {", options.name)
+    log.info("  class_path: datamodules.shards.shards.Shards,")
+    log.info('  init_args: {urls: "%s"}}}}}', options.out.resolve() / f"{options.name}-*.tar")
+
+
+def images_by_key(folder: Path) -> dict[str, Path]:
+    """Return the images of a folder by their keys, sorted by key; hidden files are skipped.
+
+    Raises:
+        ValueError: There are no images, or two have the same key.
+    """
+    found: dict[str, Path] = {}
+    for path in find_images(folder):
+        key = path.relative_to(folder).with_suffix("").as_posix()
+        other = found.setdefault(key, path)
+        if other != path:
+            raise ValueError(
+                f"{other} and {path} would both have the key {key!r}, but keys must be unique: "
+                "rename or move one of them"
+            )
+    return dict(sorted(found.items()))
+
+
+def degrade_images(
+    images: Iterable[tuple[str, Path]], settings: Settings
+) -> Iterator[tuple[str, Members]]:
+    """Degrade images.
+
+    Args:
+        images: Keys and files.
+        settings: Settings of the set.
+
+    Yields:
+        The key in the shard, with names without dots, and the members of the sample.
+
+    Raises:
+        ValueError: An image cannot be read, has more than 8 bits or too few pixels, or its LR is
+            not rounded to 8 bits.
+    """
+    version = _version()
+    taken: dict[str, str] = {}
+    for key, path in images:
+        in_shard = _without_dots(key)
+        if taken.setdefault(in_shard, key) != key:
+            raise ValueError(
+                f"{taken[in_shard]!r} and {key!r} would both have the key {in_shard!r}, because a "
+                "key in a shard cannot have dots: rename one"
+            )
+        hr = _read_hr(path, settings)
+        seeds = torch.tensor([seed_of(settings.degradation_seed, f"{settings.name}/{key}")])
+        degradation = settings.degradation
+        params = degradation.params_of(seeds, hr.shape)
+        lr = degradation.replay(hr, params)
+        record = records_of(seeds, hr.shape, degradation, params)[0]
+        about = {**record, "key": f"{settings.name}/{key}", "enlarger": version}
+        yield (
+            in_shard,
+            {
+                "hr.png": _png(hr, path),
+                "lr.png": _png(lr, path),
+                "json": json.dumps(about, separators=(",", ":")).encode(),
+            },
+        )
+
+
+def write_shards(
+    samples: Iterable[tuple[str, Members]], out: Path, name: str, most: int
+) -> list[Path]:
+    """Write samples to ``name-000000.tar`` and so on; all shards appear at the end, or none.
+
+    Args:
+        samples: Keys, and members by suffix.
+        out: Folder, made if missing.
+        name: Prefix of the shards' names.
+        most: Largest number of samples per shard.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    parts: list[tuple[Path, Path]] = []  # temporary and final path of each shard
+    try:
+        for number, batch in enumerate(_batches(samples, most)):
+            parts.append((hidden(path := out / f"{name}-{number:06d}.tar"), path))
+            _write_tar(parts[-1][0], batch)
+        _check_unused(out, name)  # again, as writing takes a while
+        for part, path in parts:
+            put_in_place(part, path)
+        return [path for _, path in parts]
+    finally:
+        for part, _ in parts:
+            remove_file(part)
+
+
+def _batches(
+    samples: Iterable[tuple[str, Members]], most: int
+) -> Iterator[list[tuple[str, Members]]]:
+    batch: list[tuple[str, Members]] = []
+    for sample in samples:
+        batch.append(sample)
+        if len(batch) == most:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _write_tar(path: Path, samples: list[tuple[str, Members]]) -> None:
+    with path.open("wb") as file:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            for key, members in samples:
+                for suffix, data in members.items():
+                    member = tarfile.TarInfo(f"{key}.{suffix}")  # no time: reproducible bytes
+                    member.size, member.mode = len(data), 0o444
+                    tar.addfile(member, io.BytesIO(data))
+        file.flush()
+        os.fsync(file.fileno())  # content must reach the disk before the name
+
+
+def _check_unused(out: Path, name: str) -> None:
+    if "/" in name or name.startswith("."):
+        raise ValueError(f"--name is {name!r}; expected a word such as kodak24")
+    old = sorted(out.glob(f"{name}-*.tar"))
+    if old:
+        raise ValueError(
+            f"{old[0]} exists, and a frozen set is never overwritten: give another --out or "
+            "--name, or remove it"
+        )
+
+
+def _without_dots(key: str) -> str:
+    folder, slash, name = key.rpartition("/")
+    return folder + slash + name.replace(".", "_")  # a key in a shard ends at the first dot
+
+
+def _read_hr(path: Path, settings: Settings) -> Tensor:
+    # Cut as in validation: the upper left part with whole LR pixels.
+    _check_depth(path)
+    hr = read_image(path)
+    if settings.crop is not None:
+        hr = cropped(hr, settings.crop, name=str(path))
+    height, width = cut_size((hr.shape[-2], hr.shape[-1]), settings.degradation.scale)
+    if not (height and width):
+        raise ValueError(
+            f"{path} is {hr.shape[-2]} x {hr.shape[-1]} px, less than one LR pixel at scale "
+            f"{settings.degradation.scale:g}: remove it"
+        )
+    return hr[..., :height, :width].contiguous()
+
+
+def _check_depth(path: Path) -> None:
+    # Pillow silently reads 8 of the 16 bits of a colour PNG.
+    try:
+        with open_regular(path) as file, open_image(file) as image:
+            deep = image.mode[0] in "IF"
+            if image.format == "PNG":
+                file.seek(24)
+                deep |= file.read(1) == b"\x10"  # the bit depth in the header chunk
+            elif image.format == "TIFF":
+                deep |= max(image.tag_v2.get(258, (1,))) > 8  # type: ignore[attr-defined]
+    except OSError:
+        return  # reading it raises a better message
+    if deep:
+        raise ValueError(f"{path} has more than 8 bits, but only 8 are frozen: convert it first")
+
+
+def _png(image: Tensor, path: Path) -> bytes:
+    levels = image * 255
+    if not torch.equal(levels.round() / 255, image):
+        raise ValueError(
+            f"the LR of {path} is not rounded to 8 bits, as files require: set quantize: true "
+            "(degradation.init_args.quantize)"
+        )
+    file = io.BytesIO()
+    as_image(image).save(file, "PNG")
+    return file.getvalue()
+
+
+def _version() -> str:
+    try:
+        return metadata.version("enlarger")
+    except metadata.PackageNotFoundError:  # a checkout that is not installed
+        return "unknown"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m degradations.tools.freeze",
+        description="Freeze a validation set: degrade each image of a folder with the seed that "
+        "validation would give it, and write HR, LR and the drawn parameters to WebDataset "
+        "shards, which datamodules.shards.shards.Shards reads. The same images give the same shards, "
+        "byte for byte.",
+        epilog="example: python -m degradations.tools.freeze --config configs/degradation/"
+        "real_esrgan.yaml --scale 4 --name kodak24 --out frozen $ENLARGER_DATA/kodak24",
+    )
+    parser.add_argument(
+        "images", metavar="IMAGES", type=Path, help="folder of HR images, including subfolders"
+    )
+    parser.add_argument(
+        "--config",
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="a degradation (class_path and init_args), or an experiment with the key degradation; "
+        "of several, later ones win, as with main.py",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="SHARDS", help="folder for the shards"
+    )
+    parser.add_argument(
+        "--scale",
+        type=float,
+        metavar="X",
+        help="how many times smaller the LR is (default: data.init_args.scale of the files)",
+    )
+    parser.add_argument(
+        "--name",
+        default="val",
+        help="name of the source in data.init_args.val or test, which is part of the images' keys "
+        "and thus of their seeds; shards are named NAME-000000.tar (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--degradation-seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="as data.init_args.degradation_seed (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--crop", type=positive, metavar="PX", help="side of a centre crop of each image"
+    )
+    parser.add_argument(
+        "--samples-per-shard",
+        type=positive,
+        default=1000,
+        metavar="N",
+        help="largest number of images per shard (default: %(default)s)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""Direct inference at the larger size, and Attn-SF.
+
+The baseline of methods of higher-resolution adaptation, as in table 1 of Self-Cascade (Guo et al.,
+ECCV 2024; arXiv 2402.10491): all steps, from noise of the target's size.
+
+Differs from the paper in: nothing.
+
+Jin et al., NeurIPS 2023 (arXiv 2306.08645). More tokens increase the entropy of attention. To keep
+it, 1 / sqrt(d) becomes lambda / sqrt(d), lambda = sqrt(log_T N).
+
+N     tokens of a layer now            T     tokens of the same layer at the training size
+
+Differs from the paper in: nothing. The query is multiplied by lambda, which works with every
+attention processor; diffusers' default one ignores a layer's own scale.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lightning_modules.backbone.denoiser import UNet2D
+from lightning_modules.base import adam
+from lightning_modules.controls.larger import FromBase
+from lightning_modules.controls.scalecrafter import NetworkPatch, Step
+from lightning_modules.noise import Noise
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+
+class Direct(FromBase):
+    """The frozen base at the target's size. Nothing is trained.
+
+    Args:
+        scale: Factor between the sides of the base's images and of the output; set by
+            ``data.init_args.scale``.
+
+    Raises:
+        ValueError: If a setting is out of range or unknown, or parts do not fit together.
+    """
+
+    def __init__(
+        self,
+        scale: float,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(scale, optimizer=adam, lr_scheduler=None, weights=None, **kwargs)
+        self._name_weights()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Raise: there is nothing to train.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            f"{type(self).__name__} has nothing to train: use test or predict; to train the base "
+            "at the output's size, or an adapter, set another model.class_path"
+        )
+
+    @torch.no_grad()
+    def generate(self, batch: Batch, noise: Noise) -> Tensor:
+        """Run all steps from noise of the output's size.
+
+        Raises:
+            ValueError: If a side is no multiple of the space's factor, or of ``scale``.
+        """
+        size = (batch["size"][0], batch["size"][1])
+        return self.space.decode(self.direct(batch, size, self.trained_size(size), noise))
+
+    def setup(self, stage: str) -> None:
+        """Check the frozen parts, and refuse ``fit``.
+
+        Raises:
+            ValueError: As in ``FromBase.setup``, or if the stage is ``fit``.
+        """
+        super().setup(stage)
+        if stage == "fit":
+            self.training_step({}, 0)
+
+
+class AttnSF(NetworkPatch):
+    """Scale all self-attention over positions, at all steps, but not cross-attention."""
+
+    def check(self, denoiser: UNet2D, guidance: float) -> None:
+        """Raise if the base does not support the patch.
+
+        Raises:
+            ValueError: As in ``NetworkPatch.check``, or if no self-attention has a plain query.
+        """
+        super().check(denoiser, guidance)
+        layers = self_attention(denoiser.unet)
+        odd = [n for n, a in layers.items() if a.fused_projections or a.norm_q is not None]
+        if odd or not layers:
+            raise ValueError(
+                f"AttnSF finds {odd[0] if odd else 'no self-attention in the denoiser'}"
+                f"{', whose query is fused or normalised' if odd else ''}: leave model.init_args."
+                "patch out, or use another base"
+            )
+
+    @contextmanager
+    def applied(self, denoiser: UNet2D, step: Step) -> Iterator[None]:
+        """Apply the patch within the context; nothing changes at the training size."""
+        layers = {} if step.growth == 1 else self_attention(denoiser.unet)
+        hook = _scaling(step.growth)
+        handles = [layer.to_q.register_forward_hook(hook) for layer in layers.values()]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def temperature(tokens: float, trained: float) -> float:
+    """Return lambda of the paper.
+
+    Args:
+        tokens: N.
+        trained: T.
+
+    Raises:
+        ValueError: If a layer was trained on one token, whose logarithm is 0.
+    """
+    if trained <= 1 or tokens < 1:
+        raise ValueError(
+            f"AttnSF got a layer with {trained:g} tokens at the training size; expected more than "
+            "1: set model.init_args.base_size to a larger one, or leave out model.init_args.patch"
+        )
+    return math.sqrt(math.log(tokens) / math.log(trained))
+
+
+def self_attention(unet: Any) -> dict[str, Any]:
+    """Return a U-Net's self-attention layers over positions, not over frames, by name.
+
+    These are the layers of transformer blocks, and of blocks with only attention, as in ADM.
+    """
+    return {
+        name: module
+        for name, module in unet.named_modules()
+        if "attentions" in name.split(".") and getattr(module, "is_cross_attention", None) is False
+    }
+
+
+def _scaling(growth: float) -> Callable[..., Tensor]:
+    def scaled(layer: Any, inputs: Any, query: Tensor) -> Tensor:
+        tokens = query.shape[1]
+        return query * temperature(tokens, tokens / growth)
+
+    return scaled

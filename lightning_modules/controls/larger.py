@@ -1,0 +1,428 @@
+"""FromBase: the base of controls that sample larger than their diffusion model was trained.
+
+Self-Cascade and the methods that it is compared with (Guo et al., ECCV 2024; arXiv 2402.10491,
+tables 1 to 3) differ in where sampling starts, in what is trained, and in what changes in the
+network while it runs. Shared, and here: the base's parts, its conditions, the initial noise and
+the loop over timesteps.
+
+Guo et al., ECCV 2024 (arXiv 2402.10491), section 3.2: R = ceil(log_4(d_R / d)), d and d_R being
+numbers of pixels, not sides. The paper does not fix the sizes in between if the ratio is no power
+of four, nor how to change the aspect ratio; both are arguments here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from lightning_modules.backbone.condition import Condition, TextEncoder, guided
+from lightning_modules.backbone.denoiser import UNet2D
+from lightning_modules.backbone.schedule import Schedule
+from lightning_modules.backbone.space import PixelSpace, Space
+from lightning_modules.base import Generator
+from lightning_modules.casarbi import Size
+from lightning_modules.controls.scalecrafter import NetworkPatch, Step
+from lightning_modules.latents import check_base, check_choice, check_trained
+from lightning_modules.noise import Noise
+from lightning_modules.sampling.captions import (
+    check_captions,
+    encode_captions,
+    frames_of,
+    sample_shape,
+    size_ids,
+)
+from lightning_modules.sampling.solvers import Sampler
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+Rule = Literal["geometric", "x4_then_rest"]
+Aspect = Literal["target", "base"]
+
+
+def count_stages(base: Size, target: Size) -> int:
+    """Return R, the least number for which 4^R times ``base`` has at least ``target``'s pixels.
+
+    Computed in integers, so that no logarithm is rounded.
+
+    Args:
+        base: (h, w).
+        target: (H, W).
+
+    Returns:
+        R; 0 if the target is no larger.
+    """
+    pixels, stages = base[0] * base[1], 0
+    while pixels * 4**stages < target[0] * target[1]:
+        stages += 1
+    return stages
+
+
+def base_of(target: Size, scale: float) -> Size:
+    """Return ``target`` divided by ``scale`` along both sides.
+
+    Raises:
+        ValueError: If the result is not whole.
+    """
+    height, width = (round(side / scale) for side in target)
+    if (round(height * scale), round(width * scale)) != tuple(target):
+        raise ValueError(
+            f"images of {target[0]}x{target[1]} are no multiple of data.init_args.scale "
+            f"{scale:g}: choose other sizes, or set model.init_args.base_size"
+        )
+    return height, width
+
+
+def ladder(
+    base: Size,
+    target: Size,
+    rule: Rule | Sequence[Size] = "geometric",
+    aspect: Aspect = "target",
+    multiple: int = 8,
+) -> list[Size]:
+    """Return the sizes from the base stage to the target.
+
+    Args:
+        base: (h, w) that the base model was trained for.
+        target: (H, W) of the output.
+        rule: ``geometric``: equal factors; ``x4_then_rest``: four times the pixels, and the rest in
+            the last stage; or the sizes of all stages after the base's, with the target last.
+        aspect: ``target``: the base stage has the target's aspect ratio and as many pixels as
+            ``base``; ``base``: it has the size of ``base``, and the first stage changes the aspect.
+        multiple: Sides are multiples of this; intermediate ones are rounded to it, halves up.
+
+    Returns:
+        R + 1 sizes, the target last. For equal sizes only the target; for equal numbers of pixels
+        and different aspect ratios, one stage.
+
+    Raises:
+        ValueError: If the target has fewer pixels than the base, a side is no multiple, or an
+            argument is unknown.
+    """
+    target = (target[0], target[1])  # on its way to a GPU a tuple becomes a list
+    _check(base, target, rule, aspect, multiple)
+    stages = count_stages(base, target)
+    pixels = base[0] * base[1]
+    first = base if aspect == "base" else _of(pixels, target, multiple)
+    if first == target:
+        return [target]
+    if not isinstance(rule, str):
+        _check_explicit(first, target, rule)
+        return [first, *rule]
+    factor = 4.0
+    if rule == "geometric" and stages:
+        factor = (target[0] * target[1] / pixels) ** (1 / stages)
+    between = [_of(pixels * factor**stage, target, multiple) for stage in range(1, stages)]
+    return [first, *between, target]
+
+
+def _of(pixels: float, target: Size, multiple: int) -> Size:
+    """Return a size with so many pixels and the target's aspect ratio, at most the target."""
+    shrunk = math.sqrt(pixels / (target[0] * target[1]))
+    height, width = (
+        min(max(math.floor(side * shrunk / multiple + 0.5), 1) * multiple, side) for side in target
+    )
+    return height, width
+
+
+def _check(
+    base: Size, target: Size, rule: Rule | Sequence[Size], aspect: Aspect, multiple: int
+) -> None:
+    if isinstance(rule, str) and rule not in get_args(Rule):
+        raise ValueError(
+            f"stages is {rule!r}; expected {', '.join(get_args(Rule))}, or a list of [height, "
+            "width]"
+        )
+    if aspect not in get_args(Aspect):
+        raise ValueError(f"aspect is {aspect!r}; expected {' or '.join(get_args(Aspect))}")
+    if multiple < 1:
+        raise ValueError(f"multiple is {multiple}; expected 1 or more")
+    explicit = [] if isinstance(rule, str) else rule
+    for what, size in (("base", base), ("output", target), *(("stage", size) for size in explicit)):
+        if min(size) < 1 or size[0] % multiple or size[1] % multiple:
+            raise ValueError(
+                f"the {what} of {size[0]}x{size[1]} has a side that is no multiple of {multiple}: "
+                "choose sizes of images, data.init_args.scale, model.init_args.base_size and "
+                "stages accordingly"
+            )
+    if target[0] * target[1] < base[0] * base[1]:
+        raise ValueError(
+            f"the output of {target[0]}x{target[1]} has fewer pixels than the base's "
+            f"{base[0]}x{base[1]}: request larger images, or set model.init_args.base_size"
+        )
+
+
+def _check_explicit(first: Size, target: Size, sizes: Sequence[Size]) -> None:
+    areas = [height * width for height, width in (first, *sizes)]
+    rises = all(before <= after for before, after in itertools.pairwise(areas))
+    if not sizes or tuple(sizes[-1]) != target or not rises:
+        raise ValueError(
+            f"model.init_args.stages is {[list(size) for size in sizes]}; expected sizes that rise "
+            f"from the base's {first[0]}x{first[1]} to the output's {list(target)}, which is the "
+            "last one"
+        )
+
+
+SizeCondition = Literal["stage", "base"]
+
+# From (timestep, z, t, condition) to the base's raw output, or its replacement.
+Predict = Callable[[int, Tensor, Tensor, Condition], Tensor]
+
+
+class FromBase(Generator):
+    """A generator on a trained diffusion model, the base.
+
+    Args:
+        scale: Factor between the sides of the base's images and of the output; set by
+            ``data.init_args.scale``.
+        denoiser: The base.
+        space: Its latents; pixels by default.
+        denoiser_weights: Weights of a base that was trained here: a run of ``Diffusion``, or a
+            file. Not for a base that is set by its folder.
+        schedule: The base's process; Stable Diffusion's by default.
+        base_size: Side, or height and width, that the base was trained for, in pixels; by default
+            the output's divided by ``scale``.
+        size_condition: SDXL's size condition: original and target sizes are those of the current
+            ``stage``, or the ``base``'s; without cropping.
+        encoder: Encodes captions; without it captions are ignored.
+        guidance: Strength of classifier-free guidance; 1 for none.
+        sampler: Timesteps and solver.
+        clamp: Clamp predicted clean samples to this distance from 0; 1 for pixels, ``null`` for
+            latents, which are unbounded.
+        patch: Changes the network while it runs: ``AttnSF`` of ``lightning_modules.controls.direct`` or
+            ``ScaleCrafter`` of ``lightning_modules.controls.scalecrafter``; none by default.
+
+    Attributes:
+        sampled: All timesteps of the sampler, noisiest first.
+
+    Raises:
+        ValueError: If a setting is out of range or unknown, or parts do not fit together.
+    """
+
+    base_frozen: ClassVar[bool] = True  # False for methods that train the base itself
+
+    def __init__(
+        self,
+        scale: float,
+        denoiser: UNet2D,
+        space: Space | None = None,
+        denoiser_weights: str | None = None,
+        schedule: Schedule | None = None,
+        base_size: int | tuple[int, int] | None = None,
+        size_condition: SizeCondition | None = None,
+        encoder: TextEncoder | None = None,
+        guidance: float = 1.0,
+        sampler: Sampler | None = None,
+        clamp: float | None = None,
+        patch: NetworkPatch | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(scale, **kwargs)
+        self.denoiser, self.space, self.encoder = denoiser, space or PixelSpace(), encoder
+        self.denoiser_weights, self.schedule = denoiser_weights, schedule or Schedule()
+        self.base_size = (base_size, base_size) if isinstance(base_size, int) else base_size
+        self.size_condition, self.guidance, self.clamp = size_condition, guidance, clamp
+        self.sampler, self.patch = sampler or Sampler(), patch
+        self.sampled = self.sampler.timesteps(self.schedule.steps)
+        check_base(denoiser, self.space, self.base_frozen)
+        check_choice("size_condition", size_condition or "stage", SizeCondition)
+        check_captions(encoder, guidance)
+        self._check_size_condition()
+        if patch is not None:
+            patch.check(denoiser, guidance)
+
+    # ------------------------------------------------------------------------------------- sizes
+
+    def trained_size(self, target: Size) -> Size:
+        """Return the base's training size (H, W) in pixels, for an output of size ``target``.
+
+        Raises:
+            ValueError: If it follows from ``scale``, and the target is no multiple of that.
+        """
+        return self.base_size or base_of(target, self.scale)
+
+    def latent_size(self, size: Size) -> Size:
+        """Return (h, w) of a latent for (H, W) in pixels."""
+        return size[0] // self.space.factor, size[1] // self.space.factor
+
+    def latent_shape(self, size: Size, frames: int | None = None) -> tuple[int, ...]:
+        """Return the shape of one z: (C, h, w), or (C, F, h, w) for clips, for (H, W) in pixels."""
+        return sample_shape(self.denoiser.channels, frames, self.latent_size(size))
+
+    # ------------------------------------------------------------------------------------- sampling
+
+    def eps(self, size: Size, noise: Noise, frames: int | None = None) -> Tensor:
+        """Return normal noise (B, C, h, w), drawn at this size; noise is never resized.
+
+        Args:
+            size: (H, W) in pixels.
+            noise: Noise of B samples.
+            frames: Frames of a clip, which has one field.
+        """
+        return noise.normal((len(noise.seeds), *self.latent_shape(size, frames)))
+
+    def from_noise(self, size: Size, noise: Noise, frames: int | None = None) -> Tensor:
+        """Return the pure noise that sampling starts from. Arguments as in ``eps``."""
+        first = self.schedule.level(self.sampled[0])
+        return self.eps(size, noise, frames) * (first.alpha**2 + first.sigma**2) ** 0.5
+
+    def direct(self, batch: Batch, size: Size, base: Size, noise: Noise) -> Tensor:
+        """Run all steps from noise of this size, and return the clean sample.
+
+        Args:
+            batch: Batch, with captions if there is an encoder.
+            size: (H, W) in pixels.
+            base: Size that the base was trained for.
+            noise: Noise of B samples.
+
+        Returns:
+            (B, C, h, w).
+
+        Raises:
+            ValueError: If a side is no multiple of the space's factor.
+        """
+        factor = self.space.factor
+        if size[0] % factor or size[1] % factor:
+            raise ValueError(
+                f"images of {size[0]}x{size[1]} were requested; expected multiples of {factor}: "
+                "choose sizes of images accordingly"
+            )
+        z = self.from_noise(size, noise, frames_of(batch, self.denoiser))
+        known = self._conditions(batch, size, base)
+        return self.denoise(z, self.sampled, known, noise, base=base)
+
+    def denoise(
+        self,
+        z: Tensor,
+        timesteps: Sequence[int],
+        known: tuple[Condition, Condition],
+        noise: Noise,
+        predict: Predict | None = None,
+        base: Size | None = None,
+    ) -> Tensor:
+        """Run these timesteps, and return the clean sample.
+
+        Args:
+            z: (B, C, h, w) at the first timestep.
+            timesteps: Part of ``sampled``, noisiest first.
+            known: Conditions with and without the caption.
+            noise: Noise for samplers that add some.
+            predict: Predicts the raw output; by default the base.
+            base: Size in pixels that the base was trained for, to apply the patch.
+
+        Returns:
+            (B, C, h, w).
+        """
+        predict = predict or self.predict
+
+        def clean(z: Tensor, now: int) -> Tensor:
+            t = torch.full((len(z),), now, device=z.device)
+            if self.patch is None or base is None:
+                raw = guided(partial(predict, now), z, t, *known, self.guidance)
+            else:
+                size = (z.shape[-2], z.shape[-1])
+                # `heun` also calls at the timestep where sampling ends, which has no index.
+                number = sum(t > now for t in self.sampled)
+                step = Step(number, len(self.sampled), size, self.latent_size(base))
+                call = partial(predict, now)
+                raw = self.patch.guided(self.denoiser, step, call, z, t, known, self.guidance)
+            x0 = self.schedule.to_x0(raw, z, now)
+            return x0 if self.clamp is None else x0.clamp(-self.clamp, self.clamp)
+
+        return self.sampler.denoise(z, timesteps, clean, self.schedule, noise)
+
+    def predict(self, now: int, z: Tensor, t: Tensor, known: Condition) -> Tensor:
+        """Return the base's raw output.
+
+        Args:
+            now: The timestep.
+            z: (B, C, h, w) at ``now``.
+            t: (B,), all ``now``.
+            known: The condition.
+        """
+        raw: Tensor = self.denoiser(self.schedule.scale_input(z, t), t, known)
+        return raw
+
+    def _conditions(self, batch: Batch, size: Size, base: Size) -> tuple[Condition, Condition]:
+        """Return the conditions of a batch with and without captions.
+
+        Args:
+            batch: Batch, with captions if there is an encoder.
+            size: Current (H, W) in pixels.
+            base: (H, W) that the base was trained for.
+        """
+        sizes = None
+        if self.size_condition is not None:
+            shown = size if self.size_condition == "stage" else base
+            sizes = size_ids(shown, len(batch["key"]), self.device)
+        return encode_captions(batch, self.denoiser, self.encoder, sizes)
+
+    # ------------------------------------------------------------------------- checks and weights
+
+    def _check_size_condition(self) -> None:
+        embeds = self.denoiser.unet.config.get("addition_embed_type") == "text_time"
+        if embeds != (self.size_condition is not None):
+            raise ValueError(
+                f"model.init_args.size_condition is {self.size_condition}, and the denoiser has "
+                f"{'no' if self.size_condition else 'a'} size condition: set it to stage or base "
+                "for SDXL, and to null for others"
+            )
+
+    @property
+    def trains(self) -> bool:
+        """Whether something is trained, so that outputs require its weights."""
+        return False
+
+    @property
+    def options(self) -> dict[str, str | int | float]:
+        """Settings that change outputs of the same weights; they label results."""
+        own, usual = self._settings()
+        apart = {k: v for k, v in own.items() if k not in usual or v != usual[k]}
+        return {"steps": self.sampler.steps, **apart}
+
+    def _settings(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return settings that change outputs, and their defaults; subclasses add their own."""
+        own = {field.name: getattr(self.sampler, field.name) for field in fields(Sampler)}
+        usual = {field.name: field.default for field in fields(Sampler)}
+        own |= {"guidance": self.guidance, "clamp": self.clamp}
+        own["base_size"] = None if self.base_size is None else "x".join(map(str, self.base_size))
+        own["size_condition"] = self.size_condition
+        own |= {} if self.patch is None else self.patch.options
+        nothing = dict.fromkeys(("clamp", "base_size", "size_condition"))
+        return own, {**usual, "guidance": 1.0, **nothing}
+
+    @property
+    def needs_weights(self) -> bool:
+        """Whether weights are missing; the base's are enough if nothing is trained."""
+        return self.trains and super().needs_weights
+
+    def _name_weights(self) -> None:
+        # Called again once the base is loaded.
+        if not self.trains:
+            self.weights_source = self.denoiser.source or None
+
+    def load_parts(self, find: Callable[[str, str], Path]) -> None:
+        """Load the base."""
+        if self.denoiser_weights is not None:
+            self.denoiser.load(find("denoiser_weights", self.denoiser_weights))
+            self._name_weights()
+
+    def setup(self, stage: str) -> None:
+        """Raise if a frozen part has no trained weights.
+
+        Raises:
+            ValueError: If the base or the autoencoder has random weights.
+        """
+        super().setup(stage)
+        # If the base itself was trained, a test loads all weights from the run's checkpoint, and a
+        # fit may start from those of another run.
+        begins = stage == "fit" and self.weights_source is None
+        check_trained(self.denoiser if self.base_frozen or begins else None, self.space)

@@ -1,0 +1,388 @@
+"""ScaleCrafter, and the change to the U-Net that it needs.
+
+He et al., ICLR 2024 (arXiv 2310.07702). In images larger than it was trained for, a network repeats
+objects, since the receptive field of its convolutions is too small. Re-dilation dilates them
+without changing their weights.
+
+f     factor of a layer's receptive field; D = ceil(f) is its dilation
+tau   steps in which layers are dilated
+
+Differs from the paper in: dispersed kernels, 3x3 weights mapped to 5x5 by a fixed matrix, are left
+out; the released settings never enable them.
+
+A training-free method for larger images may change layers of the network at some steps. Such a
+change is a ``NetworkPatch``, an argument of the sampling method. It is applied and undone around
+each call, also after an exception, so that weights, names and checkpoints never change.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_modules.backbone.condition import Condition, guided, joined
+from lightning_modules.backbone.denoiser import UNet2D
+from lightning_modules.casarbi import Size
+
+
+@dataclass(frozen=True)
+class Step:
+    """A sampling step, for a patch.
+
+    Args:
+        number: Number of the step, counted from 0 at the sampler's noisiest timestep, also if
+            sampling starts in between.
+        count: Number of steps from pure noise.
+        size: (h, w) of the latent.
+        trained: (h, w) of the latents that the base was trained for.
+    """
+
+    number: int
+    count: int
+    size: Size
+    trained: Size
+
+    @property
+    def growth(self) -> float:
+        """Number of positions, relative to what the base was trained for."""
+        return math.prod(self.size) / math.prod(self.trained)
+
+
+class NetworkPatch(ABC):
+    """Base of the patches."""
+
+    def check(self, denoiser: UNet2D, guidance: float) -> None:
+        """Raise if the base does not support the patch.
+
+        Args:
+            denoiser: The base.
+            guidance: Strength of classifier-free guidance; 1 for none.
+
+        Raises:
+            ValueError: If the base is compiled.
+        """
+        if denoiser.flags.compile:
+            raise ValueError(
+                f"model.init_args.patch is {type(self).__name__}, which has no effect on a "
+                "compiled network: set compile in model.init_args.denoiser.init_args.flags to false"
+            )
+
+    @abstractmethod
+    def applied(self, denoiser: UNet2D, step: Step) -> AbstractContextManager[None]:
+        """Change the network within the context.
+
+        Args:
+            denoiser: The base.
+            step: Current step.
+        """
+
+    def guided(
+        self,
+        denoiser: UNet2D,
+        step: Step,
+        predict: Callable[[Tensor, Tensor, Condition], Tensor],
+        z: Tensor,
+        t: Tensor,
+        known: tuple[Condition, Condition],
+        guidance: float,
+    ) -> Tensor:
+        """Return the network's raw output with guidance; a patch may have its own rule.
+
+        Args:
+            denoiser: The base.
+            step: Current step.
+            predict: Calls the network.
+            z: (B, C, ...), noisy.
+            t: (B,).
+            known: Conditions with and without the caption.
+            guidance: Strength of classifier-free guidance; 1 for none.
+        """
+        with self.applied(denoiser, step):
+            return guided(predict, z, t, *known, guidance)
+
+    @property
+    def options(self) -> dict[str, str | int | float]:
+        """Settings that change outputs; they label results."""
+        return {"patch": type(self).__name__}
+
+
+_ENDS = ("conv_in", "conv_out")  # never dilated
+
+
+@dataclass(frozen=True)
+class FreeU:
+    """Factors of FreeU (Si et al., CVPR 2024; arXiv 2309.11497).
+
+    Args:
+        s1: Factor of the skip connections' low frequencies in the deepest blocks.
+        s2: The same in the blocks above.
+        b1: Factor of half of the backbone's channels in the deepest blocks.
+        b2: The same in the blocks above.
+        by_width: Select blocks by the width of their features, as in ScaleCrafter's release: the
+            first factors are for backbone features with the most channels, the second for half as
+            many. Otherwise they are for the first and second up block, as in diffusers.
+    """
+
+    s1: float = 0.9
+    s2: float = 0.2
+    b1: float = 1.1
+    b2: float = 1.2
+    by_width: bool = False
+
+    @property
+    def factors(self) -> dict[str, float]:
+        """By their names."""
+        return {name: getattr(self, name) for name in ("s1", "s2", "b1", "b2")}
+
+
+class ScaleCrafter(NetworkPatch):
+    """Re-dilation of 3x3 convolutions.
+
+    Args:
+        factors: Factor of all 3x3 convolutions in a module, by its name, such as ``down_blocks.2``
+            or ``up_blocks.0.upsamplers``. The longest name that holds a layer counts. 1 for layers
+            that stay unchanged.
+        tau: Steps in which layers are dilated.
+        progressive: Reduce factors over the steps, to max(ceil(f (tau - i) / tau), 2) at step i.
+        damped_steps: Steps of noise-damped guidance, which costs one more call: the prediction
+            without a text comes from a network in which ``damped_without`` stays unchanged.
+        damped_without: Names of modules.
+        freeu: FreeU at all steps, as in the released scripts; ``null`` for none.
+
+    Raises:
+        ValueError: If a factor or a number of steps is out of range.
+    """
+
+    def __init__(
+        self,
+        factors: dict[str, float],
+        tau: int = 20,
+        progressive: bool = False,
+        damped_steps: int = 0,
+        damped_without: Sequence[str] = ("up_blocks.3",),
+        freeu: FreeU | None = None,
+    ) -> None:
+        self.factors, self.tau, self.progressive = dict(factors), tau, progressive
+        self.damped_steps, self.damped_without = damped_steps, tuple(damped_without)
+        self.freeu = freeu
+        if not factors or min(factors.values()) < 1 or min(tau, damped_steps) < 0:
+            raise ValueError(
+                f"ScaleCrafter got factors {factors}, tau {tau} and damped_steps {damped_steps}; "
+                "expected factors of 1 and more, and steps of 0 and more"
+            )
+
+    def check(self, denoiser: UNet2D, guidance: float) -> None:
+        """Raise if the base does not support the patch.
+
+        Raises:
+            ValueError: As in ``NetworkPatch.check``; or for a name without 3x3 convolutions, the
+                network's first or last layer, another padding, or damping without guidance.
+        """
+        super().check(denoiser, guidance)
+        layers = convolutions(denoiser.unet)
+        for name in (*self.factors, *(self.damped_without if self.damped_steps else ())):
+            if not any(_within(layer, name) for layer in layers):
+                raise ValueError(_no_such(name, denoiser.unet))
+        odd = [n for n in _factors(layers, self.factors) if layers[n].padding != (1, 1)]
+        if odd:
+            raise ValueError(
+                f"ScaleCrafter cannot dilate {odd[0]}, which pads by {layers[odd[0]].padding}, not "
+                "by 1: leave it out of model.init_args.patch.init_args.factors"
+            )
+        if self.damped_steps and guidance == 1:
+            raise ValueError(
+                "ScaleCrafter's damped_steps need guidance, and model.init_args.guidance is 1: "
+                "set it higher, or damped_steps to 0"
+            )
+
+    @contextmanager
+    def applied(self, denoiser: UNet2D, step: Step) -> Iterator[None]:
+        """As ``NetworkPatch.applied``."""
+        with self._dilated(denoiser, step, ()):
+            yield
+
+    def guided(
+        self,
+        denoiser: UNet2D,
+        step: Step,
+        predict: Callable[[Tensor, Tensor, Condition], Tensor],
+        z: Tensor,
+        t: Tensor,
+        known: tuple[Condition, Condition],
+        guidance: float,
+    ) -> Tensor:
+        """Return the guided output; noise-damped in the first ``damped_steps``."""
+        if step.number >= self.damped_steps:
+            return super().guided(denoiser, step, predict, z, t, known, guidance)
+        text, nothing = known
+        with self._dilated(denoiser, step, self.damped_without):
+            weak = predict(z, t, nothing)
+        with self._dilated(denoiser, step, ()):
+            both = predict(torch.cat([z, z]), torch.cat([t, t]), joined(nothing, text))
+        without, with_it = both.chunk(2)
+        return weak + guidance * (with_it - without)
+
+    def factor(self, factor: float, step: int) -> float:
+        """Return the factor of a layer at a step; 1 for no dilation.
+
+        Args:
+            factor: The layer's own factor.
+            step: Step, from 0.
+        """
+        if step >= self.tau or factor == 1:
+            return 1.0
+        if not self.progressive:
+            return factor
+        return max(math.ceil(factor * (self.tau - step) / self.tau), 2)
+
+    @contextmanager
+    def _dilated(self, denoiser: UNet2D, step: Step, without: Sequence[str]) -> Iterator[None]:
+        layers = convolutions(denoiser.unet)
+        with ExitStack() as stack:
+            if self.freeu is not None:
+                stack.enter_context(_freeu(denoiser.unet, self.freeu))
+            for name, factor in _factors(layers, self.factors).items():
+                now = self.factor(factor, step.number)
+                if now != 1 and not any(_within(name, other) for other in without):
+                    stack.enter_context(redilated(layers[name], now))
+            yield
+
+    @property
+    def options(self) -> dict[str, str | int | float]:
+        """As ``NetworkPatch.options``."""
+        factors = " ".join(f"{name}={factor:g}" for name, factor in self.factors.items())
+        own: dict[str, str | int | float] = {"factors": factors, "tau": self.tau}
+        if self.progressive:
+            own["progressive"] = "true"
+        if self.damped_steps:
+            own["damped"] = f"{self.damped_steps} {' '.join(self.damped_without)}"
+        if self.freeu is not None:
+            words = [f"{value:g}" for value in self.freeu.factors.values()]
+            own["freeu"] = " ".join([*words, *(["by width"] if self.freeu.by_width else [])])
+        return {**super().options, **own}
+
+
+def convolutions(unet: Any) -> dict[str, nn.Conv2d]:
+    """Return a U-Net's 3x3 convolutions over positions, except its first and last, by name."""
+    return {
+        name: module
+        for name, module in unet.named_modules()
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3) and name not in _ENDS
+    }
+
+
+@contextmanager
+def redilated(layer: nn.Conv2d, factor: float) -> Iterator[None]:
+    """Dilate a convolution by ``factor`` within the context, keeping its output's size.
+
+    For a fractional factor the input is resized to match the dilation and the output is resized
+    back, both bilinearly.
+
+    Args:
+        layer: A 3x3 convolution, padded by 1.
+        factor: Above 1.
+    """
+    dilation = math.ceil(factor)
+    stretch = dilation / factor
+    own, sizes, handles = (layer.dilation, layer.padding), list[torch.Size](), []
+
+    def before(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        sizes.append(inputs[0].shape[-2:])
+        return (_resized(inputs[0], [round(side * stretch) for side in sizes[-1]]),)
+
+    def after(_: Any, __: Any, output: Tensor) -> Tensor:
+        sides = zip(sizes.pop(), layer.stride, strict=True)
+        return _resized(output, [(side - 1) // stride + 1 for side, stride in sides])
+
+    try:
+        if stretch != 1:
+            handles = [
+                layer.register_forward_pre_hook(before),
+                layer.register_forward_hook(after),
+            ]
+        layer.dilation = layer.padding = (dilation, dilation)
+        yield
+    finally:
+        layer.dilation, layer.padding = own
+        for handle in handles:
+            handle.remove()
+
+
+def _resized(x: Tensor, size: list[int]) -> Tensor:
+    return functional.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+@contextmanager
+def _freeu(unet: Any, factors: FreeU) -> Iterator[None]:
+    if factors.by_width:
+        with ExitStack() as stack:
+            for layer, width, b, s in _by_width(unet, factors):
+                handle = layer.register_forward_pre_hook(partial(_scaled, width, b, s))
+                stack.callback(handle.remove)
+            yield
+        return
+    # diffusers' own `disable_freeu` would lose factors that were set before.
+    names = factors.factors
+    before = [(up, name, getattr(up, name, None)) for up in unet.up_blocks for name in names]
+    try:
+        unet.enable_freeu(**names)
+        yield
+    finally:
+        for up, name, value in before:
+            setattr(up, name, value)
+
+
+def _by_width(unet: Any, factors: FreeU) -> Iterator[tuple[nn.Module, int, float, float]]:
+    """Yield the residual blocks of the up path to change, with their backbone channels."""
+    widest = max(unet.config.block_out_channels)
+    chosen = {widest: (factors.b1, factors.s1), widest // 2: (factors.b2, factors.s2)}
+    width = unet.config.block_out_channels[-1]
+    for up in unet.up_blocks:
+        for layer in up.resnets:
+            if width in chosen:
+                yield (layer, width, *chosen[width])
+            width = layer.out_channels
+
+
+def _scaled(width: int, b: float, s: float, _: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    from diffusers.utils.torch_utils import fourier_filter
+
+    below, skip = inputs[0][:, :width], inputs[0][:, width:]
+    half = width // 2
+    parts = [below[:, :half] * b, below[:, half:], fourier_filter(skip, threshold=1, scale=s)]
+    return torch.cat(parts, 1), *inputs[1:]
+
+
+def _factors(layers: Mapping[str, nn.Conv2d], factors: Mapping[str, float]) -> dict[str, float]:
+    found = {}
+    for layer in layers:
+        holding = [name for name in factors if _within(layer, name)]
+        if holding:
+            found[layer] = factors[max(holding, key=len)]
+    return found
+
+
+def _within(layer: str, name: str) -> bool:
+    return layer == name or layer.startswith(f"{name}.")
+
+
+def _no_such(name: str, unet: Any) -> str:
+    if name in _ENDS:
+        return f"ScaleCrafter never dilates {name}: leave it out of its factors"
+    layers = convolutions(unet)
+    there = {".".join(layer.split(".")[:n]) for layer in layers for n in range(1, 5)}
+    close = difflib.get_close_matches(name, sorted(there), 3, 0.5) or sorted(layers)[:3]
+    return (
+        f"model.init_args.patch names {name}, and this U-Net has no 3x3 convolution there: did you "
+        f"mean {', '.join(close)}?"
+    )

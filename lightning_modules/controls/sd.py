@@ -1,0 +1,242 @@
+"""SD followed by super-resolution, and the SD upscaler.
+
+A baseline of Self-Cascade that does not adapt the base (Guo et al., ECCV 2024; arXiv 2402.10491,
+table 1).
+
+Differs from the paper in: the upscaler is an argument. The paper's is Stable Diffusion's,
+``lightning_modules.controls.sd.SDUpscale``, which enlarges sides by four, also for 1024 px; its
+number of steps, and the final resizing, are unpublished.
+
+Rombach et al., CVPR 2022 (arXiv 2112.10752), released as ``stable-diffusion-x4-upscaler``; the last
+stage of SD+SR in Self-Cascade's tables (arXiv 2402.10491).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from degradations.bicubic import resize
+from files.paths import expand_path
+from lightning_modules.backbone.library import library_class
+from lightning_modules.backbone.space import named
+from lightning_modules.base import SuperResolver
+from lightning_modules.casarbi import Size
+from lightning_modules.controls.direct import Direct
+from lightning_modules.noise import Noise
+from lightning_modules.sampling.color import ColorFix
+from lightning_modules.sampling.tiling import padded
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+UpscalerCallable = Callable[[float], SuperResolver]
+
+
+class SDSR(Direct):
+    """The frozen base at its own size, then a frozen upscaler. Nothing is trained.
+
+    Args:
+        scale: Factor between the sides of the base's images and of the output; set by
+            ``data.init_args.scale``.
+        upscaler: Any method that enlarges images, such as
+            ``lightning_modules.regression.Regression``; its scale is set.
+        upscaler_weights: Its weights: a run that trained it, a file, or a name of
+            ``configs/weights.yaml``. Not for an upscaler with its own weights.
+        upscaler_scale: Its scale, if not ``scale``; its output is then resized by antialiased
+            bicubic interpolation.
+
+    Raises:
+        ValueError: If a setting is out of range or unknown, or parts do not fit together.
+    """
+
+    def __init__(
+        self,
+        scale: float,
+        *,
+        upscaler: UpscalerCallable,
+        upscaler_weights: str | None = None,
+        upscaler_scale: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(scale, patch=None, **kwargs)
+        if self.denoiser.dimensions != 4:
+            raise ValueError(
+                "SDSR enlarges images, and model.init_args.denoiser makes clips: set it to "
+                "lightning_modules.backbone.denoiser.UNet2D, or use another method"
+            )
+        self.upscaler_weights, self.upscaler_scale = upscaler_weights, upscaler_scale
+        self.upscaler = upscaler(self.scale if upscaler_scale is None else upscaler_scale)
+        self.upscaler.requires_grad_(False)
+        self.upscaler.train(False)
+
+    @torch.no_grad()
+    def generate(self, batch: Batch, noise: Noise) -> Tensor:
+        """Run all steps at the base's size, then the upscaler.
+
+        Raises:
+            ValueError: If a side is no multiple of the space's factor, or of ``scale``.
+        """
+        size = (batch["size"][0], batch["size"][1])
+        base = self.trained_size(size)
+        z = self.direct(batch, base, base, noise.stream(0))
+        lr = self.space.decode(z).clamp(0, 1).float()
+        given = cast("Batch", {**batch, "lr": lr, "size": self._upscaled(base, size)})
+        return resize(self.upscaler.enlarge(given)["sr"], size)
+
+    def _upscaled(self, base: Size, size: Size) -> Size:
+        if self.upscaler_scale is None:
+            return size
+        height, width = (round(side * self.upscaler_scale) for side in base)
+        return height, width
+
+    def _settings(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        own, usual = super()._settings()
+        weights = self.upscaler.weights_source
+        own["upscaler"] = " ".join(filter(None, (type(self.upscaler).__name__, weights)))
+        own["upscaler_scale"] = self.upscaler_scale
+        own |= {f"upscaler.{key}": value for key, value in self.upscaler.options.items()}
+        return own, {**usual, "upscaler_scale": None}
+
+    def train(self, mode: bool = True) -> SDSR:
+        """Set the mode, but keep the upscaler in evaluation mode."""
+        super().train(mode)
+        self.upscaler.train(False)
+        return self
+
+    def load_parts(self, find: Callable[[str, str], Path]) -> None:
+        """Load the base and the upscaler."""
+        super().load_parts(find)
+        self.upscaler.load_parts(lambda key, name: find(f"upscaler.init_args.{key}", name))
+        if self.upscaler_weights is not None:
+            self.upscaler.load_weights(find("upscaler_weights", self.upscaler_weights))
+
+    def setup(self, stage: str) -> None:
+        """Check the frozen parts, and refuse ``fit``.
+
+        Raises:
+            ValueError: As in ``Direct.setup``, or if the upscaler has random weights.
+        """
+        super().setup(stage)
+        if self.upscaler.needs_weights:
+            raise ValueError(
+                f"model.init_args.upscaler, {type(self.upscaler).__name__}, has random weights: "
+                "set model.init_args.upscaler_weights to the run that trained it, or to a file"
+            )
+
+
+class SDUpscale(SuperResolver):
+    """``StableDiffusionUpscalePipeline`` of diffusers; needs transformers. Nothing is trained.
+
+    Args:
+        scale: Factor by which images are enlarged; must be the pipeline's, 4. Set by
+            ``data.init_args.scale``.
+        path: Folder in diffusers' layout, or name on the hub. Environment variables are expanded.
+        revision: Branch, tag or commit on the hub.
+        steps: Sampling steps.
+        guidance: Strength of classifier-free guidance; 1 for none. Images without a caption get
+            an empty one.
+        noise_level: Timestep of the noise added to the input, up to 350; more noise lets the model
+            generate more.
+        color_fix: How outputs get the colours of LR; see ``lightning_modules.sampling.color``.
+
+    Raises:
+        FileNotFoundError: If the pipeline is missing.
+        ValueError: If a setting is out of range, the scale is another one, or transformers is not
+            installed.
+    """
+
+    def __init__(
+        self,
+        scale: float,
+        path: str,
+        revision: str | None = None,
+        steps: int = 75,
+        guidance: float = 9.0,
+        noise_level: int = 20,
+        color_fix: ColorFix = "none",
+    ) -> None:
+        super().__init__(scale, color_fix=color_fix)
+        self.steps, self.guidance, self.noise_level = steps, guidance, noise_level
+        self.pipeline = _loaded(path, revision)
+        self.unet, self.vae = self.pipeline.unet, self.pipeline.vae
+        self.text_encoder = self.pipeline.text_encoder
+        most, factor = self.pipeline.config.max_noise_level, self.pipeline.vae_scale_factor
+        if steps < 1 or not 0 <= noise_level <= most:
+            raise ValueError(
+                f"SDUpscale got steps {steps} and noise_level {noise_level}; expected 1 or more, "
+                f"and 0 to {most}"
+            )
+        if self.scale != factor:
+            raise ValueError(
+                f"SDUpscale enlarges by {factor}, and {self.scale:g} is requested: set "
+                f"data.init_args.scale, or model.init_args.upscaler_scale, to {factor}"
+            )
+        self.tile_multiple = factor
+        self.weights_source = named(path, self, revision)
+        self.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> SDUpscale:
+        """Stay in evaluation mode."""
+        super().train(False)
+        return self
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Raise: there is nothing to train.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            "SDUpscale has nothing to train: use test or predict, or another model.class_path"
+        )
+
+    @torch.no_grad()
+    def restore(self, batch: Batch, noise: Noise) -> Tensor:
+        """Run all steps of the pipeline, with noise from each image's own generator."""
+        texts = batch.get("text") or [""] * len(batch["lr"])
+        # The pipeline silently crops sides that are no multiples of its factor.
+        mirrored = padded(batch["lr"], self.tile_multiple)
+        made = self.pipeline(
+            list(texts),
+            mirrored.lr,
+            num_inference_steps=self.steps,
+            guidance_scale=self.guidance,
+            noise_level=self.noise_level,
+            generator=noise.generators(),
+            output_type="pt",
+        )
+        images: Tensor = made.images
+        return mirrored.crop(images, batch["size"])
+
+    @property
+    def options(self) -> dict[str, str | int | float]:
+        """Settings that change outputs, with the pipeline's."""
+        asked = {"guidance": self.guidance, "noise_level": self.noise_level}
+        return {"steps": self.steps, **asked, **super().options}
+
+
+def _loaded(path: str, revision: str | None) -> Any:
+    place = expand_path(path, "SDUpscale.path")
+    try:
+        pipeline = library_class("StableDiffusionUpscalePipeline").from_pretrained(
+            place, revision=revision, low_cpu_mem_usage=False
+        )
+    except ImportError as error:
+        raise ValueError(
+            "SDUpscale's text encoder needs transformers, which is not installed: install it, or "
+            "take another upscaler"
+        ) from error
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{place} has no readable upscaler ({str(error).splitlines()[0]}): expected a folder "
+            "of StableDiffusionUpscalePipeline in diffusers' layout, or a name on the hub that is "
+            "cached or can be downloaded"
+        ) from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

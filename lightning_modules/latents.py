@@ -1,0 +1,141 @@
+"""Latent pairs of HR and LR, and checks of frozen parts."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lightning_modules.backbone.space import Space
+from lightning_modules.noise import Noise
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+    from lightning_modules.backbone.denoiser import UNet2D
+    from lightning_modules.backbone.space import Space
+
+
+@torch.no_grad()
+def latent_pair(space: Space, batch: Batch, noise: Noise | None = None) -> tuple[Tensor, Tensor]:
+    """Return latents of HR and of the enlarged LR; latents in the batch are used as they are.
+
+    Args:
+        space: The space of the latents.
+        batch: ``lr``, and ``hr`` or its latent from ``main.py encode``.
+        noise: Draws from the encoder's distribution, if it has one; by default its mean is used,
+            as in ``encode``.
+
+    Returns:
+        Both (B, channels, h, w).
+
+    Raises:
+        ValueError: If the batch has latents of another space, or no LR.
+    """
+    if "latent" in batch:
+        z = space.take(batch["latent"], batch["space"])
+    else:
+        z = space.encode(batch["hr"], noise)
+    if "lr" not in batch:
+        raise ValueError(
+            "data.init_args.train has only latents, and this method also needs LR images: "
+            "encode with --encode.pairs true, or with --encode.pictures true"
+        )
+    if "lr_latent" in batch:
+        return z, space.standardised(batch["lr_latent"])
+    return z, space.encode(enlarged(batch["lr"], batch["size"]), noise)
+
+
+def whole_lr(pixels: int, scale: float) -> int:
+    """Return the least number of LR pixels that is a whole multiple of so many output pixels."""
+    return (pixels / Fraction(scale).limit_denominator(100)).numerator
+
+
+def enlarged(lr: Tensor, size: tuple[int, int]) -> Tensor:
+    """Enlarge as in the releases of ResShift and InvSR: bicubic, a = -0.75, no antialiasing.
+
+    Args:
+        lr: (B, 3, h, w).
+        size: (H, W).
+
+    Returns:
+        (B, 3, H, W), not clamped.
+    """
+    return functional.interpolate(lr, size, mode="bicubic", align_corners=False)
+
+
+def check_base(denoiser: UNet2D, space: Space, frozen: bool = True) -> None:
+    """Raise if the base is not frozen, or does not fit the space.
+
+    Args:
+        denoiser: The base.
+        space: Its latents.
+        frozen: Whether the base must be frozen.
+
+    Raises:
+        ValueError: If so; the message names the key to change.
+    """
+    if frozen and not denoiser.flags.frozen:
+        raise ValueError(
+            "the base is never trained here: set frozen in "
+            "model.init_args.denoiser.init_args.flags to true"
+        )
+    if denoiser.channels != space.channels:
+        raise ValueError(
+            f"the denoiser is for {denoiser.channels} channels and the space has {space.channels}: "
+            "set model.init_args.denoiser or model.init_args.space"
+        )
+
+
+def check_trained(denoiser: UNet2D | None, space: Space) -> None:
+    """Raise if a frozen part has no trained weights.
+
+    Args:
+        denoiser: The base; None to check only the space.
+        space: Its latents.
+
+    Raises:
+        ValueError: If the denoiser or the autoencoder has random weights.
+    """
+    if denoiser is not None and not (denoiser.source or denoiser.begun):
+        raise ValueError(
+            "a trained base is required: set its folder or hub name in model.init_args.denoiser, "
+            "or model.init_args.denoiser_weights to the run that trained it"
+        )
+    check_space(space)
+
+
+def check_space(space: Space, other_key: str | None = None) -> None:
+    """Raise if the autoencoder of a space has random weights.
+
+    Args:
+        space: The space.
+        other_key: Another key of ``model.init_args`` that may set its weights.
+
+    Raises:
+        ValueError: If the autoencoder has weights without a source.
+    """
+    if not space.source and any(True for _ in space.parameters()):
+        other = "" if other_key is None else f", or set model.init_args.{other_key}"
+        raise ValueError(
+            f"the autoencoder of model.init_args.space, {type(space).__name__}, has random "
+            f"weights: set its files{other}"
+        )
+
+
+def check_choice(name: str, value: str, kind: Any) -> None:
+    """Raise if the value of an argument is not one of its choices.
+
+    Args:
+        name: Name of the argument.
+        value: The value to check.
+        kind: The type, a ``Literal``.
+
+    Raises:
+        ValueError: If the value is unknown; the message lists the choices.
+    """
+    if value not in get_args(kind):
+        expected = " or ".join(get_args(kind))
+        raise ValueError(f"model.init_args.{name} is {value!r}; expected {expected}")

@@ -1,0 +1,272 @@
+"""Autoencoders: VQ-f4, TAEF2 and the bitwise VAE.
+
+Esser et al., CVPR 2021 (arXiv 2012.09841); 55,322,782 parameters in 205 tensors with 3 latent
+channels and a codebook of 8192 entries.
+
+Bohan (madebyollin), "Tiny AutoEncoder for Stable Diffusion", git madebyollin/taesd. Tensor names
+are those of the released files, one per half. Blocks in the middle have a branch that pools over
+the whole image (GroupNorm), so processing in tiles is not exact.
+
+Han et al., Infinity (arXiv 2412.04431): VQGAN's layers without attention. Encoder and decoder are
+diffusers'; this file combines them and maps the names of the released files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from diffusers import VQModel
+
+_NAMES = (  # diffusers' names of the same tensors; its decoder levels count in reverse
+    (r"^encoder\.down\.(\d+)\.block\.(\d+)\.", r"encoder.down_blocks.\1.resnets.\2."),
+    (r"^encoder\.down\.(\d+)\.downsample\.", r"encoder.down_blocks.\1.downsamplers.0."),
+    (r"^decoder\.up\.(\d+)\.block\.(\d+)\.", r"decoder.up_blocks.\1.resnets.\2."),
+    (r"^decoder\.up\.(\d+)\.upsample\.", r"decoder.up_blocks.\1.upsamplers.0."),
+    (r"\.nin_shortcut\.", ".conv_shortcut."),
+    (r"\.mid\.block_1\.", ".mid_block.resnets.0."),
+    (r"\.mid\.block_2\.", ".mid_block.resnets.1."),
+    (r"\.mid\.attn_1\.norm\.", ".mid_block.attentions.0.group_norm."),
+    (r"\.mid\.attn_1\.([qkv])\.", r".mid_block.attentions.0.to_\1."),
+    (r"\.mid\.attn_1\.proj_out\.", ".mid_block.attentions.0.to_out.0."),
+    (r"\.norm_out\.", ".conv_norm_out."),
+)
+_LEVEL = re.compile(r"^decoder\.up_blocks\.(\d+)\.")
+
+
+def resshift_vq(
+    channels: Sequence[int] = (128, 256, 512), entries: int = 8192, latent: int = 3
+) -> VQModel:
+    """Create the autoencoder with random weights; each level except the last halves the sides.
+
+    Args:
+        channels: Widths of the levels.
+        entries: Size of the codebook.
+        latent: Channels of a latent and of an entry.
+    """
+    from diffusers import VQModel
+
+    return VQModel(
+        down_block_types=("DownEncoderBlock2D",) * len(channels),
+        up_block_types=("UpDecoderBlock2D",) * len(channels),
+        block_out_channels=tuple(channels),
+        layers_per_block=2,
+        latent_channels=latent,
+        num_vq_embeddings=entries,
+        vq_embed_dim=latent,
+        scaling_factor=1.0,
+    )
+
+
+def vq_from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Map released tensors to diffusers' names and shapes.
+
+    Args:
+        tensors: Tensors as in the file, ``encoder.down.0.block.0.conv1.weight`` and so on.
+    """
+    plain = {re.sub(r"module\.|_orig_mod\.", "", name): t for name, t in tensors.items()}
+    levels = 1 + max(
+        (int(m[1]) for name in plain if (m := re.match(r"decoder\.up\.(\d+)\.", name))), default=0
+    )
+    found = {}
+    for name, tensor in plain.items():
+        for pattern, replacement in _NAMES:
+            name = re.sub(pattern, replacement, name)
+        if match := _LEVEL.match(name):
+            name = f"decoder.up_blocks.{levels - 1 - int(match[1])}.{name[match.end() :]}"
+        attention = ".attentions." in name and tensor.ndim == 4
+        found[name] = tensor.flatten(1) if attention else tensor  # a 1x1 convolution as a matrix
+    return found
+
+
+WIDTH, TAEF2_CHANNELS, TAEF2_FACTOR = 64, 32, 8
+_REACH = 3.0  # the decoder squashes its input to [-3, 3]
+
+
+class Block(nn.Module):
+    """Three convolutions with a skip connection, optionally after a pooled branch.
+
+    Args:
+        pooled: Whether there is a pooled branch.
+    """
+
+    def __init__(self, pooled: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            _conv(WIDTH, WIDTH), nn.ReLU(), _conv(WIDTH, WIDTH), nn.ReLU(), _conv(WIDTH, WIDTH)
+        )
+        self.pool = None
+        if pooled:
+            self.pool = nn.Sequential(
+                nn.Conv2d(WIDTH, 4 * WIDTH, 1, bias=False),
+                nn.GroupNorm(4, 4 * WIDTH),
+                nn.ReLU(),
+                nn.Conv2d(4 * WIDTH, WIDTH, 1, bias=False),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, 64, H, W) to the same shape."""
+        if self.pool is not None:
+            x = x + self.pool(x)
+        return (self.conv(x) + x).relu()
+
+
+class Bend(nn.Module):
+    """3 tanh(x / 3)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Squash values to [-3, 3]."""
+        return (x / _REACH).tanh() * _REACH
+
+
+def taef2_encoder() -> nn.Sequential:
+    """Create the encoder: (B, 3, H, W) in [0, 1], sides divisible by 8, to (B, 32, H / 8, ...)."""
+    layers: list[nn.Module] = [_conv(3, WIDTH), Block()]
+    for level in range(3):
+        layers.append(nn.Conv2d(WIDTH, WIDTH, 3, stride=2, padding=1, bias=False))
+        layers += [Block(pooled=level == 2) for _ in range(3)]
+    return nn.Sequential(*layers, _conv(WIDTH, TAEF2_CHANNELS))
+
+
+def taef2_decoder() -> nn.Sequential:
+    """Create the decoder: (B, 32, h, w) to (B, 3, 8 h, 8 w), about [0, 1]."""
+    layers: list[nn.Module] = [Bend(), _conv(TAEF2_CHANNELS, WIDTH), nn.ReLU()]
+    for level in range(3):
+        layers += [Block(pooled=level == 0) for _ in range(3)]
+        layers += [nn.Upsample(scale_factor=2), nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False)]
+    return nn.Sequential(*layers, Block(), _conv(WIDTH, 3))
+
+
+def _conv(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
+# The published files wrap each layer in another, except the convolution of a resampling.
+_INNER = re.compile(r"(?<!sample)\.(conv|norm)(?=\.(weight|bias)$)")
+_MASK = re.compile(r"^quantizer?e?\.lfq\.mask$")  # powers of two, for codes as integers
+
+
+class BitwiseVAE(nn.Module):
+    """Autoencoder with latents of d channels.
+
+    The default is that of NSARM and Infinity-8B: 8 pixels per position, 14 bits, 81.62 M
+    parameters. With five widths, 128 256 512 512 512, and 16 to 64 bits it is that of Infinity-2B,
+    16 pixels per position; 110.12 M with 32 bits.
+
+    Args:
+        bits: Channels of the latent, d.
+        widths: Channels of each level; all except the last one halve the sides.
+        layers: Residual blocks per level of the encoder; the decoder has one more.
+        groups: Channel groups of each norm. A norm removes the mean of a group over the image, so
+            groups of one channel lose most of the colour. 0 for no norms: small networks, which do
+            not need them, then learn colours in a fraction of the steps.
+
+    Raises:
+        ValueError: If a width is not two, three or more times the groups, or a number is too low.
+    """
+
+    def __init__(
+        self,
+        bits: int = 14,
+        widths: Sequence[int] = (128, 256, 512, 512),
+        layers: int = 2,
+        groups: int = 32,
+    ) -> None:
+        super().__init__()
+        if min(bits, layers) < 1 or groups < 0 or not widths:
+            raise ValueError(
+                f"bits is {bits}, layers {layers}, groups {groups} and widths {list(widths)}; "
+                "expected 1 or more, or no groups"
+            )
+        if wrong := [width for width in widths if width < 2 * groups or width % (groups or 1)]:
+            raise ValueError(
+                f"widths are {list(widths)}; expected twice the {groups} groups of the norms, or "
+                f"three or more times, not {wrong[0]}: set other widths, or groups"
+            )
+        from diffusers.models.autoencoders.vae import Decoder, Encoder  # a second
+
+        kept: dict[str, Any] = {"block_out_channels": tuple(widths), "layers_per_block": layers}
+        kept |= {"norm_num_groups": groups or 1}
+        self.bits = bits
+        self.encoder = Encoder(
+            out_channels=bits,
+            down_block_types=("DownEncoderBlock2D",) * len(widths),
+            double_z=False,
+            mid_block_add_attention=False,
+            **kept,
+        )
+        self.decoder = Decoder(
+            in_channels=bits,
+            up_block_types=("UpDecoderBlock2D",) * len(widths),
+            mid_block_add_attention=False,
+            **kept,
+        )
+        if not groups:
+            _without_norms(self)
+        # The memory layout in which convolutions are fastest; activations follow.
+        self.to(memory_format=torch.channels_last)
+
+    @property
+    def factor(self) -> int:
+        """Pixels per position of the latent, along a side."""
+        return 2 ** (len(self.encoder.down_blocks) - 1)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.encoder.conv_in.weight.dtype
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Encode, without quantising; in the weights' type at any precision, since signs count.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], sides multiples of ``factor``.
+
+        Returns:
+            (B, d, H / factor, W / factor).
+
+        Raises:
+            ValueError: If a side is no multiple.
+        """
+        h, w = images.shape[-2:]
+        if h % self.factor or w % self.factor:
+            raise ValueError(f"images are {h}x{w}; expected multiples of {self.factor}")
+        with torch.autocast(images.device.type, enabled=False):
+            f: Tensor = self.encoder((2 * images.float() - 1).to(self._dtype))
+        return f.float()
+
+    def decode(self, total: Tensor) -> Tensor:
+        """Decode to images.
+
+        Args:
+            total: (B, d, h, w), the sum of all scales' codes.
+
+        Returns:
+            (B, 3, h factor, w factor), about [0, 1]; not clamped, for training.
+        """
+        images: Tensor = self.decoder(total.to(self._dtype))
+        return (images + 1) / 2
+
+
+def _without_norms(network: nn.Module) -> None:
+    for part in list(network.modules()):
+        for name, child in part.named_children():
+            if isinstance(child, nn.GroupNorm):
+                setattr(part, name, nn.Identity())
+
+
+def bitwise_vae_from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Map tensors of a released file to our names.
+
+    Both styles are supported: ``encoder.conv_in.conv.weight``, as published, and
+    ``encoder.conv_in.weight``. The quantiser's powers of two are left out.
+
+    Args:
+        tensors: Tensors as in the file, within ``vae`` or ``ema``.
+    """
+    plain = {_INNER.sub("", n): tensor for n, tensor in tensors.items() if not _MASK.match(n)}
+    return vq_from_official(plain)

@@ -1,0 +1,1 @@
+"""Sampling: solvers, tiles, conditions, colours."""

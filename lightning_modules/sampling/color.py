@@ -1,0 +1,144 @@
+"""Correct the colours of the output by those of the LR image.
+
+Outputs of generative methods drift in colour, as a whole or in parts. The corrections take only
+coarse components of LR, so they do not blur. All computation is float32, also under autocast.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from degradations.bicubic import resize
+
+ColorFix = Literal["none", "wavelet", "adain", "ycbcr", "blend", "adain_wavelet"]
+KINDS: tuple[ColorFix, ...] = get_args(ColorFix)
+LEVELS = 5  # of the wavelet: SR keeps details finer than about 2**LEVELS pixels
+LUMA = (0.299, 0.587, 0.114)  # BT.601
+EPS = 1e-5  # added to variances
+
+
+def fix_colors(sr: Tensor, lr: Tensor, kind: ColorFix, share: float = 0.5) -> Tensor:
+    """Give an output the colours of its LR image.
+
+    - ``wavelet``: details of SR on the coarse LR image; also corrects local tints
+    - ``adain``: each channel gets its mean and deviation in LR
+    - ``ycbcr``: brightness of SR, colour of LR
+    - ``blend``: a weighted mean of ``wavelet`` and ``adain``
+    - ``adain_wavelet``: ``adain``, then ``wavelet``, as in NSARM
+
+    The reference is LR enlarged by antialiased bicubic interpolation (a = -0.5). Official InvSR
+    enlarges a padded LR image to the size of an SR image without padding, which shifts colours; for
+    its numbers pass the padded image.
+
+    Args:
+        sr: (B, 3, H, W) in [0, 1].
+        lr: (B, 3, h, w) in [0, 1].
+        kind: The correction; ``none`` returns ``sr`` itself.
+        share: Weight of ``wavelet`` in ``blend``, from 0 to 1.
+
+    Returns:
+        (B, 3, H, W) float32 in [0, 1].
+
+    Raises:
+        ValueError: If ``kind`` is unknown, or ``share`` is out of range.
+
+    Source: StableSR (Wang et al., IJCV 2024) for the wavelet and AdaIN corrections, with their
+    constants; InvSR (Yue et al., CVPR 2025) and NSARM for the others.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"model.init_args.color_fix is {kind!r}; expected {', '.join(KINDS)}")
+    if not 0 <= share <= 1:
+        raise ValueError(f"the share of wavelet in a blend is {share}; expected 0 to 1")
+    if kind == "none":
+        return sr
+    with torch.autocast(sr.device.type, enabled=False):
+        sr, lr = sr.float(), lr.float()
+        if kind == "ycbcr":
+            return ycbcr(sr, resize(lr, sr.shape[-2:], clamp=False)).clamp_(0, 1)
+        fixed = torch.empty_like(sr)
+        for channel in range(3):  # one at a time, to save memory
+            part = slice(channel, channel + 1)
+            reference = resize(lr[:, part], sr.shape[-2:], clamp=False)
+            fixed[:, part] = _fixed(sr[:, part], reference, kind, share)
+        return fixed.clamp_(0, 1)
+
+
+def _fixed(sr: Tensor, reference: Tensor, kind: ColorFix, share: float) -> Tensor:
+    if kind == "wavelet":
+        return wavelet(sr, reference)
+    if kind == "adain":
+        return adain(sr, reference)
+    if kind == "adain_wavelet":
+        return wavelet(adain(sr, reference).clamp_(0, 1), reference)
+    return torch.lerp(adain(sr, reference), wavelet(sr, reference), share)
+
+
+def wavelet(sr: Tensor, reference: Tensor) -> Tensor:
+    """Combine the high band of ``sr`` with the low band of ``reference``.
+
+    The bands are those of the a-trous wavelet: five binomial blurs of 3x3, each twice as wide as
+    the one before, with repeated borders.
+
+    Args:
+        sr: (B, C, H, W).
+        reference: (B, C, H, W).
+
+    Returns:
+        (B, C, H, W), not clamped.
+    """
+    # Blurring is linear: sr - low(sr) + low(reference), in half the time.
+    return sr + low_band(reference - sr)
+
+
+def low_band(x: Tensor, levels: int = LEVELS) -> Tensor:
+    """Blur (B, C, H, W) by so many levels of the a-trous wavelet."""
+    for level in range(levels):
+        reach = 2**level
+        for dim, pad in ((-1, (reach, reach, 0, 0)), (-2, (0, 0, reach, reach))):
+            wide, side = functional.pad(x, pad, mode="replicate"), x.shape[dim]
+            around = wide.narrow(dim, 0, side) + wide.narrow(dim, 2 * reach, side)
+            x = around.add_(x, alpha=2).div_(4)
+    return x
+
+
+def adain(sr: Tensor, reference: Tensor) -> Tensor:
+    """Give each channel of ``sr`` its mean and deviation in ``reference``.
+
+    Args:
+        sr: (B, C, H, W).
+        reference: (B, C, H, W).
+
+    Returns:
+        (B, C, H, W), not clamped.
+
+    Source: Huang and Belongie, ICCV 2017, Eq. 8, with unbiased variances as in StableSR.
+    """
+    (mean, deviation), (wanted, spread) = _moments(sr), _moments(reference)
+    return (sr - mean).mul_(spread / deviation).add_(wanted)
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    single = x.shape[-2] * x.shape[-1] == 1  # has no unbiased variance
+    variance, mean = torch.var_mean(x, (-2, -1), correction=0 if single else 1, keepdim=True)
+    return mean, (variance + EPS).sqrt()
+
+
+def ycbcr(sr: Tensor, reference: Tensor) -> Tensor:
+    """Combine Y of ``sr`` with Cb and Cr of ``reference``.
+
+    A change of only Y, in the studio range of BT.601 or any other, changes R, G and B equally, so
+    no conversion is needed.
+
+    Args:
+        sr: (B, 3, H, W).
+        reference: (B, 3, H, W).
+
+    Returns:
+        (B, 3, H, W), not clamped.
+    """
+    weights = sr.new_tensor(LUMA).view(1, 3, 1, 1)
+    return reference + ((sr - reference) * weights).sum(1, keepdim=True)

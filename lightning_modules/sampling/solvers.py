@@ -1,0 +1,257 @@
+"""Solver steps as pure functions, and the loop over timesteps.
+
+x is (B, ...) at the level `now`, x0 the predicted clean sample there. The result is at `then`, the
+next level, with less noise. Levels may be variance preserving, exploding (alpha 1), or without
+noise (`CLEAN`), where every step returns x0. Timesteps, tables and prediction types belong to the
+schedule (`backbone/schedule.py`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from lightning_modules.backbone.schedule import Level, Schedule, Spacing, spaced
+from lightning_modules.noise import Noise
+
+
+def ddim(
+    x: Tensor,
+    x0: Tensor,
+    now: Level,
+    then: Level,
+    eta: float = 0.0,
+    noise: Tensor | None = None,
+) -> Tensor:
+    """Song et al., 2021 (arXiv 2010.02502), equations 12 and 16.
+
+    Args:
+        x: (B, ...) at ``now``.
+        x0: (B, ...), predicted.
+        now: Level of x.
+        then: Level of the result.
+        eta: 0 is deterministic, 1 is DDPM's ancestral sampling.
+        noise: (B, ...), standard normal; required unless ``eta`` is 0.
+    """
+    fresh = eta * _ancestral(now, then)
+    # eps is (x - alpha x0) / sigma; collected by x and x0:
+    kept = math.sqrt(max(then.sigma**2 - fresh**2, 0.0)) / now.sigma
+    y = (kept * x).add_(x0, alpha=then.alpha - kept * now.alpha)
+    return y if fresh == 0 else y.add_(_given(noise), alpha=fresh)
+
+
+def euler(x: Tensor, x0: Tensor, now: Level, then: Level) -> Tensor:
+    """Euler's method in x / alpha: Karras et al., 2022 (arXiv 2206.00364), algorithm 1, line 5.
+
+    Collected by x and x0. In these coordinates DDIM without noise is the same step. Arguments as in
+    ``ddim``.
+    """
+    kept = then.sigma / now.sigma
+    return (kept * x).add_(x0, alpha=then.alpha - kept * now.alpha)
+
+
+def euler_ancestral(x: Tensor, x0: Tensor, now: Level, then: Level, noise: Tensor) -> Tensor:
+    """Euler's method to a lower level, then noise up to the next one.
+
+    Args:
+        x: (B, ...) at ``now``.
+        x0: (B, ...), predicted.
+        now: Level of x.
+        then: Level of the result.
+        noise: (B, ...), standard normal.
+
+    Source: k-diffusion's ``sample_euler_ancestral``: the ancestral step of DDPM in x / alpha.
+    """
+    fresh = _ancestral(now, then)
+    below = math.sqrt(max(then.sigma**2 - fresh**2, 0.0))
+    return euler(x, x0, now, Level(then.alpha, below)) + fresh * noise
+
+
+def heun(
+    x: Tensor, x0: Tensor, now: Level, then: Level, predict: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Heun's method: Karras et al., 2022 (arXiv 2206.00364), algorithm 1.
+
+    Args:
+        x: (B, ...) at ``now``.
+        x0: (B, ...), predicted.
+        now: Level of x.
+        then: Level of the result.
+        predict: Predicts x0 of a sample at ``then``; called once unless ``then`` is clean.
+    """
+    y = euler(x, x0, now, then)
+    if then.sigma == 0:
+        return y
+    first = (x / now.alpha - x0) / _ratio(now)
+    second = (y / then.alpha - predict(y)) / _ratio(then)
+    step = _ratio(then) - _ratio(now)
+    return then.alpha * (x / now.alpha + step * (first + second) / 2)
+
+
+def dpm_solver_2m(
+    x: Tensor,
+    x0: Tensor,
+    now: Level,
+    then: Level,
+    earlier: tuple[Tensor, Level] | None = None,
+) -> Tensor:
+    """DPM-Solver++(2M): Lu et al., 2022 (arXiv 2211.01095), algorithm 2.
+
+    Args:
+        x: (B, ...) at ``now``.
+        x0: (B, ...), predicted.
+        now: Level of x.
+        then: Level of the result.
+        earlier: The x0 predicted one step before, and its level. Without it, and to the clean
+            level, the step is of first order, which equals DDIM.
+    """
+    if then.sigma == 0:
+        return then.alpha * x0
+    step = then.log_snr - now.log_snr
+    if earlier is not None:
+        before, level = earlier
+        x0 = x0 + step / (2 * (now.log_snr - level.log_snr)) * (x0 - before)
+    return then.sigma / now.sigma * x - then.alpha * math.expm1(-step) * x0
+
+
+def residual_shift(
+    x: Tensor, x0: Tensor, now: float, then: float, kappa: float, noise: Tensor | None = None
+) -> Tensor:
+    """Posterior of residual shifting: Yue et al., 2023 (arXiv 2307.12348), equation 7.
+
+    Args:
+        x: (B, ...) at eta = ``now``.
+        x0: (B, ...), predicted.
+        now: eta of x.
+        then: eta of the result; 0 gives x0.
+        kappa: Of the process.
+        noise: (B, ...), standard normal; required unless ``then`` is 0.
+    """
+    kept = then / now
+    y = (kept * x).add_(x0, alpha=1 - kept)  # in place: large temporaries are slower than sums
+    return y if then == 0 else y.add_(_given(noise), alpha=kappa * math.sqrt(kept * (now - then)))
+
+
+def _ratio(level: Level) -> float:
+    """Return noise over signal, the sigma of Karras et al."""
+    return level.sigma / level.alpha
+
+
+def _ancestral(now: Level, then: Level) -> float:
+    """Return the standard deviation of the noise that DDPM's posterior adds between two levels."""
+    kept = (now.alpha * then.sigma) / (then.alpha * now.sigma)
+    return then.sigma * math.sqrt(max(1 - kept**2, 0.0))
+
+
+def _given(noise: Tensor | None) -> Tensor:
+    if noise is None:
+        raise ValueError("this step adds noise, and noise is missing: pass `noise`")
+    return noise
+
+
+Solver = Literal["ddim", "euler", "euler_ancestral", "heun", "dpm_solver_2m"]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Timesteps and solver; by default Stable Diffusion's DDIM, except for ``last``.
+
+    Args:
+        steps: Number of steps from pure noise.
+        spacing: Spacing of the timesteps: ``leading``, ``trailing`` or ``linspace``.
+        offset: Added to ``leading`` timesteps.
+        solver: ``ddim``, ``euler``, ``euler_ancestral``, ``heun`` or ``dpm_solver_2m``. ``heun``
+            cannot start where almost no signal is left, such as the last timestep of
+            ``squaredcos_cap_v2``: its first step, of the whole way in sigma, leaves noise behind.
+        eta: For ``ddim``: 0 is deterministic sampling, 1 DDPM's.
+        last: Where sampling ends: at -1, without noise, or at timestep 0, as in Stable Diffusion's
+            own scheduler.
+
+    Raises:
+        ValueError: If a setting is unknown or out of range.
+    """
+
+    steps: int = 50
+    spacing: Spacing = "leading"
+    offset: int = 1
+    solver: Solver = "ddim"
+    eta: float = 0.0
+    last: int = -1
+
+    def __post_init__(self) -> None:
+        if self.solver not in get_args(Solver):
+            raise ValueError(
+                f"sampler.solver is {self.solver!r}; expected {', '.join(get_args(Solver))}"
+            )
+        if not 0 <= self.eta <= 1 or (self.eta and self.solver != "ddim"):
+            raise ValueError(
+                f"sampler.eta is {self.eta} with {self.solver}; expected 0 to 1, and 0 for solvers "
+                "other than ddim"
+            )
+        if self.last not in (-1, 0):
+            raise ValueError(f"sampler.last is {self.last}; expected -1 or 0")
+
+    def timesteps(self, steps: int) -> list[int]:
+        """Return the timesteps, noisiest first.
+
+        Args:
+            steps: Number of training timesteps.
+
+        Raises:
+            ValueError: If there are too many steps, or the last one is not above ``last``.
+        """
+        offset = self.offset if self.spacing == "leading" else 0
+        found = spaced(steps, self.steps, self.spacing, offset)
+        if found[-1] <= self.last:
+            raise ValueError(
+                f"sampler.last is {self.last}, and the last of the timesteps is {found[-1]}: set "
+                "it to -1, or sampler.offset to 1 with spacing leading"
+            )
+        return found
+
+    def denoise(
+        self,
+        z: Tensor,
+        timesteps: Sequence[int],
+        clean: Callable[[Tensor, int], Tensor],
+        schedule: Schedule,
+        noise: Noise,
+    ) -> Tensor:
+        """Call ``clean`` once per timestep; ``heun`` calls it twice, except before -1.
+
+        Args:
+            z: (B, ...) at the first timestep.
+            timesteps: Timesteps, noisiest first.
+            clean: Predicts the clean sample from a noisy one and its timestep.
+            schedule: The process.
+            noise: Used by ``euler_ancestral``, and by ``ddim`` with an ``eta``.
+
+        Returns:
+            (B, ...).
+        """
+        earlier: tuple[Tensor, Level] | None = None
+        for now, then in itertools.pairwise([*timesteps, self.last]):
+            x0 = clean(z, now)
+            levels = schedule.level(now), schedule.level(then)
+            if self.solver == "ddim":
+                fresh = noise.normal(z.shape) if self.eta and then >= 0 else None
+                z = ddim(z, x0, *levels, self.eta, fresh)
+            elif self.solver == "euler":
+                z = euler(z, x0, *levels)
+            elif self.solver == "euler_ancestral":
+                z = euler_ancestral(z, x0, *levels, noise.normal(z.shape))
+            elif self.solver == "heun":
+
+                def again(y: Tensor, t: int = then) -> Tensor:
+                    return clean(y, t)
+
+                z = heun(z, x0, *levels, again)
+            else:
+                z = dpm_solver_2m(z, x0, *levels, earlier)
+                earlier = x0, levels[0]
+        return z

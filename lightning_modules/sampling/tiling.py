@@ -1,0 +1,453 @@
+"""Tiles: their grid, blending, padding and side.
+
+The outer pixels of a tile lack their surroundings, so they are discarded: a quarter of the overlap,
+or half of it with the window ``flat``. A method with a smaller receptive field gives the same
+output as on the whole image, wherever the tiles lie.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from lightning_modules.noise import Noise, PlacedNoise, Size, Span, Tile, length_of
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+Window = Literal["linear", "gaussian", "flat", "released"]
+Where = Literal["pixels", "latent"]
+log = logging.getLogger(__name__)
+FEW = 8  # tiles; up to so many, no bar is shown
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How ``predict`` cuts large images; by default each method chooses.
+
+    Args:
+        size: Side of a tile in LR pixels. ``auto``: the method's own size, 512 or an output of 1024
+            for most, halved if a GPU runs out of memory.
+        overlap: LR pixels that neighbouring tiles share; 32 for most methods.
+        window: How tiles are blended. ``linear``, the default of most methods: over the middle half
+            of the overlap; ``gaussian``: the same, with more weight in the middle of a tile;
+            ``flat``: each pixel is from one tile. ``released``: as InvSR's code, for its published
+            numbers: the Gaussian over the whole tile, half a pixel off its centre, and images
+            below the size of a tile are mirrored up to it first. Only for whole factors.
+        batch: Tiles that are enlarged at once.
+        where: ``pixels``: each tile separately, from LR to output. ``latent``, if the method can:
+            one latent for the whole image, of which the networks see tiles in each step, so that
+            neighbouring tiles agree.
+
+    Raises:
+        ValueError: If a number is out of range, or a word is unknown.
+    """
+
+    size: int | Literal["auto"] = "auto"
+    overlap: int | None = None
+    window: Window | None = None
+    batch: int = 1
+    where: Where = "pixels"
+
+    def __post_init__(self) -> None:
+        least = {"size": 1, "overlap": 0, "batch": 1}
+        for key, value in ((key, getattr(self, key)) for key in least):
+            if value not in (None, "auto") and value < least[key]:
+                raise ValueError(f"tiling.{key} is {value}; it must be at least {least[key]}")
+        for key, known in (("window", (None, *get_args(Window))), ("where", get_args(Where))):
+            if getattr(self, key) not in known:
+                words = ", ".join(word for word in known if word)
+                raise ValueError(f"tiling.{key} is {getattr(self, key)!r}; expected {words}")
+        if self.window == "released" and self.where == "latent":
+            raise ValueError(
+                "tiling.window is released, which is for pixels: set tiling.where to pixels, "
+                "or another window"
+            )
+
+    @property
+    def asked(self) -> dict[str, str | int | float]:
+        """Settings that differ from the defaults and change outputs, by key."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        own = {field.name: field.default for field in fields(self)}
+        return {f"tiling.{k}": v for k, v in values.items() if v != own[k] and k != "batch"}
+
+
+def grid(
+    lr_size: Size,
+    size: Size,
+    tile: int,
+    overlap: int,
+    window: Window = "linear",
+    multiple: int = 1,
+) -> list[Tile]:
+    """Cut an image into tiles.
+
+    Args:
+        lr_size: (h, w) of the LR image.
+        size: (H, W) of the output, at any ratio, which may differ between the sides.
+        tile: Side of a tile in LR pixels.
+        overlap: Least number of LR pixels that neighbours share.
+        window: As in ``Tiling``.
+        multiple: Tiles start at multiples of so many LR pixels, so that their latents lie on one
+            lattice; ``tile`` and ``overlap`` are rounded up to it.
+
+    Returns:
+        The tiles that cover the image, row by row.
+
+    Raises:
+        ValueError: ``overlap`` is not smaller than ``tile``.
+    """
+    rows, columns = (
+        spans(side, out_side, tile, overlap, window, multiple)
+        for side, out_side in zip(lr_size, size, strict=True)
+    )
+    return [Tile(row, column) for row in rows for column in columns]
+
+
+def whole(lr_size: Size, size: Size) -> Tile:
+    """Return the single tile of an image that is not cut; arguments as in ``grid``."""
+    return grid(lr_size, size, max(lr_size), 0)[0]
+
+
+def restore_tiled(
+    restore: Callable[[Batch, Noise], Tensor],
+    batch: Batch,
+    tiles: Sequence[Tile],
+    at_once: int = 1,
+    bar: bool = False,
+) -> Tensor:
+    """Restore an image tile by tile; memory holds ``at_once`` tiles and the output.
+
+    Noise depends on the position in the image, so overlapping tiles draw the same noise.
+
+    Args:
+        restore: A method's ``restore``.
+        batch: ``lr`` (B, 3, h, w) in [0, 1], ``size`` (H, W) of the output.
+        tiles: Result of ``grid`` for these sizes.
+        at_once: Tiles that are restored as one batch, of ``at_once`` times B.
+        bar: Show a progress bar in a terminal.
+
+    Returns:
+        (B, 3, H, W) float32.
+    """
+    lr = batch["lr"]
+    rest = {key: batch[key] for key in batch if key not in ("lr", "size", "hr")}  # type: ignore[literal-required]
+
+    def make(group: Sequence[Tile]) -> Tensor:
+        part = {key: _repeated(value, len(group)) for key, value in rest.items()}
+        part |= {"lr": _cut(lr, group), "size": group[0].size}
+        places = [tile for tile in group for _ in range(len(lr))]
+        noise = PlacedNoise(part["seed"], places, lr.device)
+        return restore(cast("Batch", part), noise)
+
+    return blend(make, tiles, at_once, bar)
+
+
+def halved_when_full(work: Callable[[int], Tensor], side: int, least: int) -> Tensor:
+    """Work in tiles, and again in tiles of half the side when a GPU runs out of memory.
+
+    Args:
+        work: Takes the side of tiles in LR pixels.
+        side: First side to try.
+        least: Smallest side.
+
+    Raises:
+        torch.OutOfMemoryError: If even the smallest tiles do not fit.
+    """
+    while True:
+        try:
+            return work(side)
+        except torch.OutOfMemoryError:
+            if side <= least:
+                raise
+        # After the handler, within which the error keeps the tensors alive.
+        torch.cuda.empty_cache()
+        smaller = max(side // 2, least)
+        log.warning(
+            "tiles of %d pixels do not fit into the GPU's memory: trying again with %d",
+            *(side, smaller),
+        )
+        side = smaller
+
+
+def tiled(
+    function: Callable[[Tensor], Tensor],
+    x: Tensor,
+    tile: int,
+    overlap: int,
+    window: Window = "linear",
+    factor: int | Fraction = 1,
+    multiple: int = 1,
+    at_once: int = 1,
+) -> Tensor:
+    """Apply a part of a method to tiles: an encoder, a decoder, or one step of a denoiser.
+
+    For a denoiser's prediction, all tiles share one latent and are blended in each step
+    (MultiDiffusion; Bar-Tal et al., 2023; arXiv 2302.08113, Eq. 5).
+
+    Args:
+        function: From (n, C, h, w) to (n, C', factor h, factor w), n being a multiple of B. Other
+            inputs that depend on the position, such as a condition, must be channels of ``x``.
+        x: (B, C, h, w).
+        tile: Side of a tile in pixels of ``x``.
+        overlap: Least number of pixels that neighbours share.
+        window: As in ``Tiling``.
+        factor: Factor by which ``function`` enlarges; for an encoder a fraction, whose denominator
+            must divide the sides of ``x``.
+        multiple: Tiles start at multiples of this and of the fraction's denominator.
+        at_once: Tiles per call of ``function``.
+
+    Returns:
+        (B, C', factor h, factor w) of the type of ``x``.
+
+    Raises:
+        ValueError: If ``overlap`` is not below ``tile``, or ``function`` returns another size.
+    """
+    h, w = x.shape[-2:]
+    if max(h, w) <= tile:
+        return function(x)
+    unit = math.lcm(multiple, Fraction(factor).denominator)
+    size = int(h * factor), int(w * factor)
+    tiles = grid((h, w), size, tile, overlap, window, unit)
+    return blend(lambda group: function(_cut(x, group)), tiles, at_once).to(x.dtype)
+
+
+def blend(
+    make: Callable[[Sequence[Tile]], Tensor],
+    tiles: Sequence[Tile],
+    at_once: int = 1,
+    bar: bool = False,
+) -> Tensor:
+    """Blend outputs of tiles; only the result has the full size.
+
+    Args:
+        make: From n tiles of one size to (n B, C, H', W'), with B outputs per tile in order.
+        tiles: Result of ``grid``.
+        at_once: Largest n.
+        bar: Show a progress bar in a terminal.
+
+    Returns:
+        (B, C, H, W) float32.
+
+    Raises:
+        ValueError: If the output of a tile has another size than expected.
+    """
+    total: Tensor | None = None
+    hidden = None if bar and len(tiles) > FEW else True  # None: unless it is no terminal
+    with tqdm(total=len(tiles), desc="tiles", unit="tile", leave=False, disable=hidden) as done:
+        for group in _groups(tiles, at_once):
+            made = make(group)
+            parts = made.view(len(group), -1, *made.shape[1:])
+            if parts.shape[-2:] != group[0].size:
+                raise ValueError(
+                    f"a tile became {tuple(parts.shape[-2:])}, expected {group[0].size}: do "
+                    "the sizes of input and output match?"
+                )
+            if total is None:
+                size = tiles[-1].rows.out.stop, tiles[-1].columns.out.stop
+                total = parts.new_zeros((*parts.shape[1:3], *size), dtype=torch.float32)
+            for tile, part in zip(group, parts, strict=True):
+                window = (tile.rows.window[:, None] * tile.columns.window).to(total)
+                total[..., tile.rows.out, tile.columns.out] += part.float() * window
+            done.update(len(group))
+    return cast(Tensor, total)
+
+
+def spans(
+    side: int,
+    out_side: int,
+    tile: int,
+    overlap: int,
+    window: Window = "linear",
+    multiple: int = 1,
+) -> list[Span]:
+    """Cut one side of an image into tiles.
+
+    Args:
+        side: Length in the LR image.
+        out_side: Length in the output, at any ratio.
+        tile: Length of a tile in LR pixels; the last one of a side may be longer by a quarter, or
+            by less than ``multiple``.
+        overlap: Least number of LR pixels that neighbours share.
+        window: As in ``Tiling``.
+        multiple: As in ``grid``.
+
+    Returns:
+        The tiles; their windows add up to 1 at every output pixel.
+
+    Raises:
+        ValueError: If ``overlap`` is not below ``tile``, or the window is ``released`` and the
+            factor is not whole.
+    """
+    if window == "released" and out_side % side:
+        raise ValueError(
+            f"tiling.window is released, which needs whole factors, and a side of {side} becomes "
+            f"{out_side}: set another window"
+        )
+    tile, overlap = tile + -tile % multiple, overlap + -overlap % multiple
+    if not 0 <= overlap < tile:
+        raise ValueError(
+            f"tiles of {tile} pixels cannot overlap by {overlap}: set tiling.overlap to 0 to "
+            f"{tile - multiple}, or a larger tiling.size"
+        )
+    # Tiles start and end where borders of LR and output pixels (nearly) coincide: at a fractional
+    # scale, their pixels would otherwise be shifted against those of the whole image.
+    reach = 1 + min(15, (tile - overlap) // 4)
+    on = (side, out_side, reach, multiple)
+    cuts = []
+    start, stop = 0, _aligned(tile, *on)
+    while start + tile < side:
+        cuts.append((start, stop))
+        start = _aligned(stop - overlap, *on)
+        stop = _aligned(start + tile, *on)
+    last = _aligned(max(side - tile, 0), *on)  # as long as the others
+    if cuts and cuts[-1][0] == last:
+        cuts.pop()
+    cuts.append((last, side))
+    fade = overlap * out_side // side
+    # Rounded half up: Python's round would let the overlap of two tiles be a pixel too small.
+    outs = [
+        slice(*((2 * cut * out_side + side) // (2 * side) for cut in (start, stop)))
+        for start, stop in cuts
+    ]
+    weights = [
+        _weights(length_of(out), fade, start > 0, stop < side, window)
+        for (start, stop), out in zip(cuts, outs, strict=True)
+    ]
+    total = torch.zeros(out_side, dtype=torch.float64)
+    for out, weight in zip(outs, weights, strict=True):
+        total[out] += weight
+    return [
+        Span(slice(*cut), out, (weight / total[out]).float())
+        for cut, out, weight in zip(cuts, outs, weights, strict=True)
+    ]
+
+
+def _aligned(position: int, side: int, out_side: int, reach: int, multiple: int) -> int:
+    """Of the ``reach`` positions up to this one, return the one nearest to an output border."""
+
+    def miss(candidate: int) -> int:
+        rest = candidate * out_side % side
+        return min(rest, side - rest)
+
+    position -= position % multiple
+    return min(range(position, max(position - reach, -1), -multiple), key=miss)
+
+
+def _weights(length: int, fade: int, follows: bool, goes_on: bool, window: Window) -> Tensor:
+    # (length,) float64, not yet divided by the sum over the tiles.
+    steps = torch.arange(length, dtype=torch.float64)
+    weights = torch.ones_like(steps)
+    if window == "released":
+        # OpenCV's kernel; for an even length the kernel with one more tap, without the first.
+        sigma = 0.3 * ((length - 1) / 2 - 1) + 0.8
+        peak = length / 2 - 1 if length % 2 == 0 else (length - 1) / 2
+        return torch.exp(-(((steps - peak) / sigma) ** 2) / 2)
+    if window == "gaussian":  # width as released with InvSR: OpenCV's rule
+        sigma = 0.3 * ((length - 1) / 2 - 1) + 0.8
+        weights = torch.exp(-(((steps - (length - 1) / 2) / sigma) ** 2) / 2)
+    if not fade:
+        return weights
+    if window == "flat":
+        ramp = (steps >= fade // 2).double()
+    else:
+        margin = fade // 4
+        ramp = ((steps + 0.5 - margin) / (fade - 2 * margin)).clamp(0, 1)
+    both = torch.ones_like(steps)
+    if follows:
+        both = torch.minimum(both, ramp)
+    if goes_on:
+        both = torch.minimum(both, ramp.flip(0))
+    return weights * both
+
+
+def _groups(tiles: Sequence[Tile], at_once: int) -> Iterator[list[Tile]]:
+    """The tiles in groups of one size."""
+    alike: dict[tuple[Size, Size], list[Tile]] = {}
+    for tile in tiles:
+        alike.setdefault((tile.side, tile.size), []).append(tile)
+    for found in alike.values():
+        for start in range(0, len(found), at_once):
+            yield found[start : start + at_once]
+
+
+def _cut(x: Tensor, tiles: Sequence[Tile]) -> Tensor:
+    return torch.cat([x[..., tile.rows.lr, tile.columns.lr] for tile in tiles])
+
+
+def _repeated(value: Any, times: int) -> Any:
+    # Repeat a batch's value for each image.
+    if isinstance(value, Tensor):
+        return torch.cat([value] * times)
+    return value * times if isinstance(value, list) else value
+
+
+@dataclass(frozen=True)
+class Padded:
+    """An image with mirrored borders.
+
+    Args:
+        lr: (B, C, h', w').
+        top: Rows that were added above.
+        left: Columns that were added on the left.
+    """
+
+    lr: Tensor
+    top: int
+    left: int
+
+    def crop(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """Crop an output to the image without its borders.
+
+        Exact if the added rows and columns are whole numbers of output pixels, as at any whole
+        factor, and if nothing was added above and on the left.
+
+        Args:
+            image: (B, C, H', W'), the output for ``lr``, at any factor.
+            size: (H, W) of the result.
+
+        Returns:
+            (B, C, H, W), a view.
+        """
+        (H, W), (h, w) = image.shape[-2:], self.lr.shape[-2:]
+        top, left = (2 * self.top * H + h) // (2 * h), (2 * self.left * W + w) // (2 * w)
+        return image[..., top : top + size[0], left : left + size[1]]
+
+
+def padded(lr: Tensor, multiple: int = 1, minimum: int = 1) -> Padded:
+    """Mirror an image at its borders, repeatedly if necessary.
+
+    The border row itself is not repeated, unless it is the only one.
+
+    Args:
+        lr: (B, C, h, w) of any type; sides of 1 or more.
+        multiple: Pad both sides to multiples of this, below and on the right.
+        minimum: Before that, pad both sides to this: half before and half after, the odd one after.
+
+    Returns:
+        The padded image; ``lr`` itself if nothing was added.
+    """
+    above: list[int] = []
+    for dim in (-2, -1):
+        side = lr.shape[dim]
+        middle = max(side, minimum)
+        before, end = (middle - side) // 2, middle + -middle % multiple
+        above.append(before)
+        if end > side:
+            rows = mirrored(torch.arange(end), middle) - before
+            lr = lr.index_select(dim, mirrored(rows, side).to(lr.device))
+    return Padded(lr, *above)
+
+
+def mirrored(positions: Tensor, side: int) -> Tensor:
+    """Fold any integers into 0 to ``side`` - 1, as between two mirrors."""
+    folded = positions.remainder(max(2 * (side - 1), 1))
+    return torch.minimum(folded, 2 * (side - 1) - folded)

@@ -1,0 +1,344 @@
+"""ImageMetric: names, exactness, limits, counting, messages."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from callbacks.evaluation import steps_done, sync_states
+from callbacks.metrics.base import BICUBIC, OUTPUT, ImageMetric, Measurements
+from callbacks.metrics.pixels import PSNR
+from callbacks.tensorboard import MetricProtocol
+from tests.callbacks.tiny import Double, NoHR, Pictures, Tiny, collate, loader, trainer
+
+
+class MeanDifference(ImageMetric):
+    name = "mae"
+    higher_is_better = False
+
+    def protocol(self) -> MetricProtocol:
+        return {"implementation": "test", "weights": None}
+
+    def compute(self, sr: Tensor, hr: Tensor, batch: Any) -> Tensor:
+        return (sr - hr).abs().mean((1, 2, 3))
+
+
+class Brightness(MeanDifference):
+    name = "brightness"
+    needs_hr = False
+
+    def compute(self, sr: Tensor, hr: Tensor, batch: Any) -> Tensor:
+        return sr.mean((1, 2, 3))
+
+
+class Calls(MeanDifference):
+    """A dataset that records the requested keys."""
+
+    def __init__(self, every_n: int = 1, limit: int | None = None) -> None:
+        super().__init__(every_n, limit)
+        self.asked: list[list[str]] = []
+
+    def compute(self, sr: Tensor, hr: Tensor, batch: Any) -> Tensor:
+        self.asked.append(batch["key"])
+        return super().compute(sr, hr, batch)
+
+
+def expected(n: int = 7) -> float:
+    """Return the mean absolute error of Tiny, one image at a time."""
+    model, values = Tiny().eval(), []
+    for sample in (Pictures(n)[i] for i in range(n)):
+        with torch.no_grad():
+            sr = model(sample["lr"][None], (24, 24)).clamp(0, 1)
+        values.append((sr - sample["hr"]).abs().mean().item())
+    return sum(values) / n
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 7])
+def test_mean_of_images_for_any_batch_size(tmp_path: Path, batch_size: int) -> None:
+    metric = MeanDifference()
+    run = trainer(tmp_path, metric)
+    run.validate(Tiny(), loader(batch_size=batch_size), verbose=False)
+    record = metric.records[0]
+    assert record["value"] == pytest.approx(expected(), rel=1e-6)
+    assert {**record, "value": 0.0} == {
+        "dataset": "tiny",
+        "scale": 2.0,
+        "metric": "mae",
+        "value": 0.0,
+        "n": 7,
+        "protocol": {"implementation": "test", "weights": None},
+    }
+    assert set(run.callback_metrics) == {"val/mae"}
+    assert run.callback_metrics["val/mae"].item() == pytest.approx(record["value"], rel=1e-6)
+
+
+def test_names_of_several_datasets(tmp_path: Path) -> None:
+    metric = MeanDifference()
+    run = trainer(tmp_path, metric)
+    loaders = [loader(Pictures(3, "a")), loader(Pictures(5, "b", scale=4))]
+    run.test(Tiny(), loaders, verbose=False)
+    assert set(run.callback_metrics) == {"test/a/mae", "test/b/mae"}
+    assert [(r["dataset"], r["scale"], r["n"]) for r in metric.records] == [
+        ("a", 2.0, 3),
+        ("b", 4.0, 5),
+    ]
+
+
+def test_a_metric_of_a_user_may_write_into_the_images(tmp_path: Path) -> None:
+    class Spoils(MeanDifference):
+        def compute(self, sr: Tensor, hr: Tensor, batch: Any) -> Tensor:
+            difference = hr.sub_(sr).abs().mean((1, 2, 3))
+            sr.zero_()
+            return difference
+
+    def measured(*metrics: Any) -> list[Any]:
+        for metric in metrics:
+            metric.control = True
+        trainer(tmp_path, *metrics).validate(Tiny(), loader(), verbose=False)
+        return [(metric.records, metric.control_records) for metric in metrics]
+
+    assert measured(Spoils(), PSNR(border=0)) == measured(MeanDifference(), PSNR(border=0))
+
+
+def test_compute_sees_the_scale_of_its_dataset(tmp_path: Path) -> None:
+    class Scale(MeanDifference):
+        def compute(self, sr: Tensor, hr: Tensor, batch: Any) -> Tensor:
+            return torch.full((len(sr),), self.scale)
+
+    metric = Scale()
+    loaders = [loader(Pictures(3, "a")), loader(Pictures(3, "b", scale=4))]
+    trainer(tmp_path, metric).test(Tiny(), loaders, verbose=False)
+    assert [r["value"] for r in metric.records] == [2.0, 4.0]
+
+
+def test_states_of_any_shape_and_name(tmp_path: Path) -> None:
+    measured = Measurements()
+    assert measured.by_key() == {}
+    measured.update(
+        1, OUTPUT, ["a\udcff", "b c"], torch.tensor([0.1, torch.nan], dtype=torch.float64)
+    )
+    measured.update(1, BICUBIC, ["b c"], torch.tensor([2.0]))
+    measured.update(0, OUTPUT, ["é"], torch.arange(6.0).view(1, 2, 3))
+    measured.update(0, OUTPUT, ["x", "é"], torch.ones(2, 4))
+    assert len(measured.values) == 4
+    for _ in range(2):
+        found = measured.by_key()
+        assert list(found[1, OUTPUT]) == ["a\udcff", "b c"]
+        assert found[1, OUTPUT]["a\udcff"] == 0.1  # exact: no rounding to float32
+        assert found[1, OUTPUT]["b c"] != found[1, OUTPUT]["b c"]
+        assert found[1, BICUBIC] == {"b c": 2.0}
+        assert {key: x.tolist() for key, x in found[0, OUTPUT].items()} == {
+            "é": [1.0] * 4,  # the later one
+            "x": [1.0] * 4,
+        }
+        sync_states(measured)  # of one process, its own
+    assert {len(state) for state in measured.metric_state.values()} == {1}  # one transfer each
+
+
+def test_a_repeated_image_counts_once(tmp_path: Path) -> None:
+    padded = DataLoader(Pictures(), 2, sampler=[0, 1, 2, 3, 4, 5, 6, 0], collate_fn=collate)
+    metric = MeanDifference()
+    trainer(tmp_path, metric).validate(Tiny(), padded, verbose=False)
+    assert metric.records[0]["n"] == 7
+    assert metric.records[0]["value"] == pytest.approx(expected(), rel=1e-6)
+
+
+def test_limit_takes_the_first_images_of_the_dataset_and_is_in_the_protocol(tmp_path: Path) -> None:
+    mixed = DataLoader(Pictures(), 2, sampler=[6, 5, 4, 2, 1, 3, 0], collate_fn=collate)
+    metric = Calls(limit=3)
+    trainer(tmp_path, metric).validate(Tiny(), mixed, verbose=False)
+    assert metric.records[0]["n"] == 3
+    assert metric.records[0]["value"] == pytest.approx(expected(3), rel=1e-6)
+    assert metric.records[0]["protocol"]["images"] == 3
+    assert metric.asked == [["tiny/04", "tiny/02"], ["tiny/01", "tiny/03"], ["tiny/00"]]
+
+
+def test_nothing_is_computed_in_the_sanity_check(tmp_path: Path) -> None:
+    class Seen(Callback):
+        metrics: dict[str, Any]
+
+        def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            self.metrics = dict(trainer.callback_metrics)
+
+    metric, seen = Calls(), Seen()
+    run = trainer(tmp_path, metric, seen, num_sanity_val_steps=2, limit_val_batches=1)
+    run.fit(Tiny(), loader(), loader())
+    assert seen.metrics == {}
+    assert metric.asked == [["tiny/00", "tiny/01"]]
+
+
+def test_every_n_counts_validations_and_goes_on_counting_after_a_resume(tmp_path: Path) -> None:
+    def fit(epochs: int, resume: bool) -> int:
+        metric = Calls(every_n=3)
+        saver = ModelCheckpoint(tmp_path, filename="last", save_on_train_epoch_end=False)
+        arguments = {"max_epochs": epochs, "enable_checkpointing": True, "limit_val_batches": 1}
+        run = trainer(tmp_path, metric, saver, **arguments)
+        run.fit(Tiny(), loader(), loader(), ckpt_path=tmp_path / "last.ckpt" if resume else None)
+        return len(metric.asked)
+
+    assert fit(1, resume=False) == 1  # validation 0
+    assert fit(3, resume=True) == 0  # 1 and 2
+    (tmp_path / "last.ckpt").unlink()
+    assert fit(7, resume=False) == 3  # 0, 3, 6
+
+
+def test_every_n_does_not_apply_to_validate(tmp_path: Path) -> None:
+    metric = Calls(every_n=3)
+    run = trainer(tmp_path, metric)
+    for _ in range(2):
+        run.validate(Tiny(), loader(), verbose=False)
+        assert metric.records[0]["n"] == 7
+    assert metric._validations == 0
+
+
+def test_records_are_of_the_latest_evaluation(tmp_path: Path) -> None:
+    metric = MeanDifference()
+    run = trainer(tmp_path, metric, max_epochs=3)
+    run.fit(Tiny(), loader(), loader())
+    assert len(metric.records) == 1
+
+
+def test_images_without_hr(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with_reference, without = MeanDifference(), Brightness()
+    run = trainer(tmp_path, with_reference, without)
+    with caplog.at_level(logging.WARNING):
+        run.validate(Double(), loader(NoHR()), verbose=False)
+    assert with_reference.records == []
+    assert without.records[0]["n"] == 7
+    assert "no mae on tiny: no image with HR" in caplog.text
+
+
+def test_values_that_are_not_finite_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(MeanDifference):
+        def compute(self, sr: Tensor, hr: Tensor, batch: Any) -> Tensor:
+            return torch.tensor([float("nan") if k == "tiny/03" else 1.0 for k in batch["key"]])
+
+    metric = Broken()
+    with caplog.at_level(logging.WARNING):
+        trainer(tmp_path, metric).validate(Tiny(), loader(), verbose=False)
+    (record,) = metric.records
+    assert (record["value"], record["n"], record["not_finite"]) == (1.0, 7, 1)
+    told = "not finite for 1 of 7 images of tiny, and the mean is of the other 6: tiny/03 (nan)"
+    assert caplog.text.count(told) == 1
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_where_no_value_is_finite_the_mean_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, value: float
+) -> None:
+    class Broken(MeanDifference):
+        def compute(self, sr: Tensor, hr: Tensor, batch: Any) -> Tensor:
+            return torch.full((len(sr),), value)
+
+    metric = Broken()
+    with caplog.at_level(logging.WARNING):
+        trainer(tmp_path, metric).validate(Tiny(), loader(), verbose=False)
+    (record,) = metric.records
+    assert not math.isfinite(record["value"])
+    assert record["not_finite"] == 7
+    assert "not finite for 7 of 7 images of tiny, and so is the mean" in caplog.text
+
+
+def test_an_output_with_a_broken_pixel_is_not_left_out_of_the_mean(tmp_path: Path) -> None:
+    """Otherwise a model that fails at hard images would be the best one."""
+
+    class Half(Tiny):
+        def validation_step(self, batch: Any, *indices: int) -> dict[str, Tensor]:
+            sr = super().validation_step(batch, *indices)["sr"]
+            for i, key in enumerate(batch["key"]):
+                sr[i, 0, 0, 0] = torch.nan if key == "tiny/02" else 0.5
+            return {"sr": sr}
+
+    metric = MeanDifference()
+    trainer(tmp_path, metric).validate(Half(), loader(), verbose=False)
+    assert math.isnan(metric.records[0]["value"])
+    assert metric.records[0]["not_finite"] == 1
+
+
+def test_networks_move_to_the_device(tmp_path: Path) -> None:
+    class WithNet(MeanDifference):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(1, 1, device="meta")
+
+    metric = WithNet()
+    with pytest.raises(NotImplementedError, match="meta"):  # it tried to move it
+        trainer(tmp_path, metric).validate(Tiny(), loader(), verbose=False)
+
+
+def test_sizes_that_differ(tmp_path: Path) -> None:
+    class Wrong(Tiny):
+        def validation_step(self, *args: Any) -> dict[str, Tensor]:
+            return {"sr": super().validation_step(*args)["sr"][..., :-1]}
+
+    message = r"mae of tiny/00, tiny/01: the output is \(2, 3, 24, 23\), the HR image \(2, 3, 24, "
+    with pytest.raises(ValueError, match=message):
+        trainer(tmp_path, MeanDifference()).validate(Wrong(), loader(), verbose=False)
+
+
+def test_a_step_that_returns_no_image(tmp_path: Path) -> None:
+    class Silent(Tiny):
+        def validation_step(self, *args: Any) -> None:
+            return None
+
+    with pytest.raises(TypeError, match="the model's step returned NoneType; expected"):
+        trainer(tmp_path, MeanDifference()).validate(Silent(), loader(), verbose=False)
+
+
+def test_a_metric_that_gives_one_number_a_batch(tmp_path: Path) -> None:
+    class Pooled(MeanDifference):
+        def compute(self, sr: Tensor, hr: Tensor, batch: Any) -> Tensor:
+            return (sr - hr).abs().mean()
+
+    with pytest.raises(ValueError, match=r"Pooled.compute gave the shape \(\); expected one value"):
+        trainer(tmp_path, Pooled()).validate(Tiny(), loader(), verbose=False)
+
+
+def test_a_dataset_without_a_name(tmp_path: Path) -> None:
+    nameless = DataLoader([Pictures()[0]], collate_fn=collate)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="the dataset list has no name, scale, keys"):
+        trainer(tmp_path, MeanDifference()).validate(Tiny(), nameless, verbose=False)
+
+
+@pytest.mark.parametrize("arguments", [{"every_n": 0}, {"limit": 0}])
+def test_numbers_below_one(arguments: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=f"`{next(iter(arguments))}` of MeanDifference is 0"):
+        MeanDifference(**arguments)
+
+
+def test_a_metric_without_a_name() -> None:
+    class Nameless(MeanDifference):
+        name = ""
+
+    with pytest.raises(TypeError, match="Nameless needs a class attribute `name`"):
+        Nameless()
+
+
+def test_two_metrics_of_one_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"two metrics .* named 'psnr'; .* `label`"):
+        trainer(tmp_path, PSNR(), PSNR(color="rgb")).validate(Tiny(), loader(), verbose=False)
+    both = [PSNR(), PSNR(color="rgb", label="psnr_rgb")]
+    run = trainer(tmp_path, *both)
+    run.validate(Tiny(), loader(), verbose=False)
+    assert set(run.callback_metrics) == {"val/psnr", "val/psnr_rgb"}
+
+
+def test_steps_are_the_models_own_count_where_it_has_one(tmp_path: Path) -> None:
+    class Counting(Tiny):
+        steps = 42
+
+    run = trainer(tmp_path)
+    run.fit(Tiny(), loader())
+    assert steps_done(run, Tiny()) == 4  # 7 images in batches of 2
+    assert steps_done(run, Counting()) == 42

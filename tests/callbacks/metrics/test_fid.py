@@ -1,0 +1,279 @@
+"""FID: the distance against scipy, the number against the libraries, given the same weights."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.linalg import sqrtm
+from torch import Tensor
+from torch.utils.data import Dataset
+from torch_fidelity import calculate_metrics
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3, _compute_fid
+
+from callbacks import weights
+from callbacks.metrics.fid import FID, Inception, bicubic, bilinear, frechet_distance
+from callbacks.metrics.pixels import PSNR
+from callbacks.results.files import load_results
+from callbacks.results.results import Results
+from tests.callbacks.random_inception import NAME, inception, inception_file
+from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
+
+__all__ = ["inception", "inception_file"]
+pytestmark = pytest.mark.filterwarnings("ignore:Matrix is singular")  # as tested here
+
+
+def by_scipy(a: Tensor, b: Tensor) -> float:
+    """Compute the formula as pytorch-fid and clean-fid, by the root of a matrix."""
+    x, y = a.numpy(), b.numpy()
+    one, two = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    root = np.trace(sqrtm(one @ two)).real
+    if not np.isfinite(root):  # SciPy 1.13 finds none of a singular matrix
+        root = np.sqrt(np.linalg.eigvals(one @ two).real.clip(min=0)).sum()
+    means = ((x.mean(0) - y.mean(0)) ** 2).sum()
+    return float(means + np.trace(one) + np.trace(two) - 2 * root)
+
+
+def gaussian(n: int, d: int, rank: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(rank, d, generator=generator, dtype=torch.float64)
+    shift = torch.randn(d, generator=generator, dtype=torch.float64)
+    return torch.randn(n, rank, generator=generator, dtype=torch.float64) @ mixing + shift
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    n=st.integers(2, 90),
+    m=st.integers(2, 90),
+    rank=st.integers(1, 32),
+    other=st.integers(1, 32),
+    seed=st.integers(0, 99),
+)
+def test_the_distance_is_scipys_also_for_singular_covariances(
+    n: int, m: int, rank: int, other: int, seed: int
+) -> None:
+    a, b = gaussian(n, 32, rank, seed), gaussian(m, 32, other, seed + 100)
+    assert frechet_distance(a, b) == pytest.approx(by_scipy(a, b), rel=1e-5)
+
+
+@pytest.mark.parametrize(("n", "m"), [(200, 300), (20, 300), (20, 30)])
+def test_features_that_are_never_on(n: int, m: int) -> None:
+    """Zero columns, as ReLU produces, in either set."""
+    a, b = gaussian(n, 40, 40, 0), gaussian(m, 40, 40, 1)
+    a[:, :10], b[:, 5:20] = 0, 0
+    a[:, 38] = a[:, 39]
+    assert frechet_distance(a, b) == pytest.approx(by_scipy(a, b), rel=1e-5)
+
+
+def test_known_distances() -> None:
+    a = gaussian(50, 8, 8, 0)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-10)
+    assert frechet_distance(a, a.flip(0)) == pytest.approx(0, abs=1e-10)
+    assert frechet_distance(a, a + 3.0) == pytest.approx(9 * 8)
+    # One-dimensional: (difference of means)^2 + (difference of deviations)^2.
+    b = 2 * a[:, :1] + 1
+    expected = float((a[:, :1].mean() - b.mean()) ** 2 + (a[:, :1].std() - b.std()) ** 2)
+    assert frechet_distance(a[:, :1], b) == pytest.approx(expected)
+
+
+def test_one_image_has_no_covariance() -> None:
+    with pytest.raises(ValueError, match="needs 2 images or more, got 1 and 5"):
+        frechet_distance(gaussian(1, 4, 4, 0), gaussian(5, 4, 4, 0))
+
+
+# ------------------------------------------------------------------------------- the preparation
+
+
+def pixels(h: int = 70, w: int = 90, n: int = 2) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (n, 3, h, w), generator=generator, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("size", [(70, 90), (299, 299), (512, 300), (301, 1200)])
+def test_clean_fids_resize_is_pillows_in_float(size: tuple[int, int]) -> None:
+    images = pixels(*size)
+    ours = bicubic(images.float())
+    for image, made in zip(images.numpy(), ours.numpy(), strict=True):
+        for channel, plane in zip(image, made, strict=True):
+            whole = Image.fromarray(channel.astype(np.float32))
+            theirs = np.asarray(whole.resize((299, 299), Image.Resampling.BICUBIC)).clip(0, 255)
+            assert np.abs(plane - theirs).max() < 1e-4  # of 255
+
+
+def test_presets_differ() -> None:
+    smooth, sharp = pixels(599, 599).float(), bilinear(pixels(599, 599).float())
+    assert sharp.std() < smooth.std() / 1.5  # antialiased
+    assert (bicubic(smooth) - sharp).abs().max() > 10
+
+
+def test_an_unknown_preset() -> None:
+    with pytest.raises(ValueError, match="`preset` of FID is 'clean'; expected one of 'clean-fid'"):
+        FID("clean")  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------------- against the libraries
+
+
+class Images(Dataset[Tensor]):
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[index]
+
+
+def two_sets(n: int = 6, m: int = 6) -> tuple[Tensor, Tensor]:
+    """Noise of two brightnesses, uint8."""
+    return pixels(n=n), (pixels(n=m + 1)[1:].float() * 0.8).to(torch.uint8)
+
+
+def distance(metric: FID, sr: Tensor, hr: Tensor) -> float:
+    metric.load()
+    found = [metric.features(images / 255, {}).double() for images in (sr, hr)]  # type: ignore[typeddict-item]
+    return metric.distance(*found)
+
+
+def test_the_network_is_torch_fidelitys(inception: Path) -> None:
+    images = pixels(n=3)
+    theirs = FeatureExtractorInceptionV3("theirs", ["2048"], str(inception))(images)[0]
+    metric = FID("torch-fidelity")
+    metric.load()
+    ours = metric.extract(images / 255)
+    assert theirs.std() > 0.01  # random, but not constant
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+def test_the_features_are_torchmetrics(inception: Path, antialias: bool) -> None:
+    images = pixels(n=3)
+    theirs = NoTrainInceptionV3("theirs", ["2048"], str(inception), antialias)(images)
+    metric = FID("torchmetrics" if antialias else "torch-fidelity")
+    metric.load()
+    torch.testing.assert_close(metric.extract(images / 255), theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_the_distance_is_the_libraries() -> None:
+    a, b = gaussian(90, 64, 40, 0), gaussian(70, 64, 64, 1)
+    statistics = [fid_features_to_statistics(x) for x in (a, b)]
+    theirs = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+    assert frechet_distance(a, b) == pytest.approx(theirs, rel=1e-6)
+    moments = [m for x in (a, b) for m in (x.mean(0), x.T.cov())]
+    assert frechet_distance(a, b) == pytest.approx(float(_compute_fid(*moments)), rel=1e-6)
+
+
+def test_fid_is_torch_fidelitys(inception: Path) -> None:
+    """From images to the number."""
+    sr, hr = two_sets()
+    theirs = calculate_metrics(
+        input1=Images(sr),
+        input2=Images(hr),
+        fid=True,
+        cuda=False,
+        cache=False,
+        verbose=False,
+        save_cpu_ram=True,
+        feature_extractor_weights_path=str(inception),
+    )["frechet_inception_distance"]
+    assert distance(FID("torch-fidelity"), sr, hr) == pytest.approx(theirs, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("antialias", [True, False])
+def test_fid_is_torchmetrics(inception: Path, antialias: bool) -> None:
+    sr, hr = two_sets(4, 6)
+    path = str(inception)
+    theirs = FrechetInceptionDistance(feature_extractor_weights_path=path, antialias=antialias)
+    theirs.update(sr, real=False)
+    theirs.update(hr, real=True)
+    metric = FID("torchmetrics" if antialias else "torch-fidelity")
+    assert distance(metric, sr, hr) == pytest.approx(float(theirs.compute()), rel=1e-4)
+
+
+def test_pixels_are_rounded_not_cut_off(inception: Path) -> None:
+    """torchmetrics' `normalize=True` truncates instead."""
+    metric = FID()
+    metric.load()
+    images = pixels(40, 40)
+    moved = (images + 0.4).clamp(0, 255) / 255
+    assert torch.equal(metric.extract(moved), metric.extract(images / 255))
+
+
+# -------------------------------------------------------------------------------- in a run
+
+
+def test_a_run_stores_number_and_protocol(inception: Path, tmp_path: Path) -> None:
+    metric = FID()
+    run = trainer(tmp_path, metric, Results())
+    run.validate(Tiny(), loader(Pictures(3)), verbose=False)
+    stored = load_results(tmp_path / "results.json")["results"][0]
+    assert stored["metric"] == "fid"
+    assert stored["n"] == 3
+    assert stored["value"] > 0
+    protocol = stored["protocol"]
+    assert protocol["preset"] == "clean-fid"
+    assert protocol["weights"] == NAME
+    assert protocol["sha256"] == hashlib.sha256(inception.read_bytes()).hexdigest()
+    assert protocol["remark"] == "few images (below 5000): biased upward"
+    assert protocol["antialias"] is True
+    # A checkpoint does not hold the weights.
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    assert (tmp_path / "a.ckpt").stat().st_size < 100_000
+
+
+@pytest.fixture
+def without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine without the weights and without a network."""
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("ENLARGER_WEIGHTS", str(tmp_path / "empty"))
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf"))
+    return tmp_path / "empty"
+
+
+def test_without_weights_it_is_off(without: Path, tmp_path: Path, caplog: Any) -> None:
+    fid, psnr = FID(), PSNR()
+    run = trainer(tmp_path, fid, psnr)
+    with caplog.at_level(logging.WARNING):
+        run.validate(Tiny(), loader(), verbose=False)
+    assert fid.records == []
+    assert set(run.callback_metrics) == {"val/psnr"}
+    said = [r.getMessage() for r in caplog.records if "fid is off" in r.getMessage()]
+    assert len(said) == 1
+    assert NAME in said[0]
+    assert "github.com/toshas/torch-fidelity" in said[0]
+    assert str(without) in said[0]
+    with pytest.raises(FileNotFoundError, match=f"strict_weights is set.*{NAME}"):
+        trainer(tmp_path, FID(strict_weights=True)).validate(Tiny(), loader(), verbose=False)
+
+
+def test_weights_of_another_hash(inception_file: Path, monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setenv("ENLARGER_WEIGHTS", str(inception_file.parent))
+    with pytest.raises(weights.WrongWeightsError, match=f"{NAME} is not the published"):
+        trainer(tmp_path, FID()).validate(Tiny(), loader(), verbose=False)
+
+
+class Malicious:
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("executed"),))
+
+
+def test_code_in_a_file_of_weights_is_not_run(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"conv": Malicious()}, tmp_path / NAME)
+    with pytest.raises(Exception, match="weights_only"):
+        Inception(tmp_path / NAME)
+    assert not Path("executed").exists()

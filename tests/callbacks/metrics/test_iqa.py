@@ -1,0 +1,419 @@
+"""Metrics of pyiqa: against pyiqa itself with small random networks, and where it is missing."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from scipy.io import savemat
+from torch import Tensor, nn
+
+from callbacks import weights
+from callbacks.metrics import iqa
+from callbacks.metrics.iqa import FILES, IQA
+from callbacks.metrics.niqe import save_model
+from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
+
+needs_pyiqa = pytest.mark.skipif(
+    importlib.util.find_spec("pyiqa") is None, reason="needs the optional package pyiqa"
+)
+# The networks of pyiqa's configuration, made small on both sides.
+SMALL: dict[str, dict[str, Any]] = {
+    "musiq": {"num_layers": 2, "mlp_dim": 64},
+    "maniqa": {
+        "patch_size": 32,
+        "window_size": 7,
+        "depths": [1, 1],
+        "embed_dim": 64,
+        "dim_mlp": 64,
+        "test_sample": 4,
+    },
+    "topiq_nr": {"semantic_model_name": "resnet18", "inter_dim": 64},
+}
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of weights as the only place to search, and no earlier warnings."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    monkeypatch.setenv("ENLARGER_WEIGHTS", str(folder))
+    monkeypatch.setattr(weights, "torch_cache", lambda: tmp_path / "nowhere")
+    weights._fetched.cache_clear()
+    iqa._warn_of_licence.cache_clear()
+    iqa._warn_if_unverified.cache_clear()
+    return folder
+
+
+def put(place: Path, monkeypatch: pytest.MonkeyPatch, **files: Path) -> None:
+    """Put files under the official names, and their hashes into the manifest if it has any."""
+    entries: dict[str, Any] = yaml.safe_load(weights.MANIFEST.read_text())
+    for name, file in files.items():
+        entry = entries[name.replace("_", "-")]
+        content = file.read_bytes()
+        (place / entry["file"]).write_bytes(content)
+        if entry["sha256"] is not None:
+            entry["sha256"] = hashlib.sha256(content).hexdigest()
+    (place / "manifest.yaml").write_text(yaml.safe_dump(entries))
+    monkeypatch.setattr(weights, "MANIFEST", place / "manifest.yaml")
+
+
+def pictures(count: int = 2, size: tuple[int, int] = (112, 208)) -> Tensor:
+    """Return smooth images of integer levels with some noise."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(count, 3, size[0] // 8, size[1] // 8, generator=generator)
+    smooth = nn.functional.interpolate(coarse, size, mode="bicubic", align_corners=False)
+    noisy = smooth + 0.05 * torch.randn(smooth.shape, generator=generator)
+    return (noisy.clamp(0, 1) * 255).round() / 255
+
+
+def compute(metric: IQA, images: Tensor) -> Tensor:
+    batch: Any = {"key": [f"a/{i}" for i in range(len(images))]}
+    return metric.compute(images, images, batch)
+
+
+# ------------------------------------------------------------------- files of small random networks
+
+
+def filled(network: nn.Module) -> dict[str, Tensor]:
+    """Return its state, with random numbers for values that its constructor leaves at 0 or 1."""
+    generator = torch.Generator().manual_seed(1)
+    state = network.state_dict()
+    for name, value in state.items():
+        if value.is_floating_point():
+            spread = value.detach().std() if value.numel() > 1 else torch.tensor(0.0)
+            extra = torch.randn(value.shape, generator=generator) * (0.02 + 0.2 * spread)
+            state[name] = (value + extra).abs() if "running_var" in name else value + extra
+    return state
+
+
+def musiq_file(folder: Path) -> Path:
+    from pyiqa.archs import musiq_arch
+
+    torch.save(filled(musiq_arch.MUSIQ(pretrained=False, **SMALL["musiq"])), folder / "file")
+    return folder / "file"
+
+
+def maniqa_file(folder: Path) -> Path:
+    from pyiqa.archs import maniqa_arch
+
+    network = maniqa_arch.MANIQA(pretrained=False, scale=0.8, **SMALL["maniqa"])
+    torch.save(filled(network), folder / "file")
+    return folder / "file"
+
+
+def topiq_file(folder: Path) -> Path:
+    from pyiqa.archs.topiq_arch import CFANet
+
+    options = {"use_ref": False, "pretrained": False, "backbone_pretrain": False}
+    network = CFANet(**options, **SMALL["topiq_nr"])
+    torch.save({"params": filled(network)}, folder / "file")
+    return folder / "file"
+
+
+def clip_file(folder: Path) -> Path:
+    """Return a CLIP of ResNet blocks with few channels, whose vocabulary is the real one."""
+    from pyiqa.archs.clip_model import CLIP
+
+    network = CLIP(
+        embed_dim=32,
+        image_resolution=64,
+        vision_layers=(1, 1, 1, 1),
+        vision_width=8,
+        vision_patch_size=None,
+        context_length=77,
+        vocab_size=49408,
+        transformer_width=64,
+        transformer_heads=1,
+        transformer_layers=2,
+    )
+    archive = nn.Module()  # the published file is TorchScript; its tensors are read
+    for name, value in filled(network).items():
+        *path, last = name.split(".")
+        place = archive
+        for part in path:
+            if not hasattr(place, part):
+                place.add_module(part, nn.Module())
+            place = getattr(place, part)
+        place.register_buffer(last, value)
+    torch.jit.script(archive).save(str(folder / "file"))
+    return folder / "file"
+
+
+def forest(generator: np.random.Generator, features: int, trees: int = 3) -> dict[str, Any]:
+    """Return trees with one node and two leaves, in the layout of Ma et al.'s file."""
+    left, right = np.zeros((3, trees), np.int64), np.zeros((3, trees), np.int64)
+    left[0], right[0] = 2, 3
+    column = generator.integers(1, features + 1, (3, trees))
+    threshold, answer = generator.random((3, trees)), 10 * generator.random((3, trees))
+    names = ("ldau", "rdau", "status", "count", "threshold", "prediction", "attribute")
+    return dict(zip(names, (left, right, left, left, threshold, answer, column), strict=True))
+
+
+def ma_file(folder: Path) -> Path:
+    generator = np.random.default_rng(0)
+    forests = np.empty((1, 3), object)
+    for i, features in enumerate((18, 45, 75)):
+        forests[0, i] = forest(generator, features)
+    linear = np.array([[0.5], [0.2], [0.3], [0.4]])
+    savemat(folder / "file.mat", {"model": {"linear": linear, "rf": forests}})
+    return folder / "file.mat"
+
+
+def pristine_file(folder: Path) -> Path:
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(36, 36, generator=generator, dtype=torch.float64)
+    mean = torch.rand(36, generator=generator, dtype=torch.float64)
+    save_model(folder / "file.npz", mean, root @ root.T / 36)
+    return folder / "file.npz"
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pyiqa's networks are small, and timm has no pretrained weights."""
+    import timm
+    from pyiqa.default_model_configs import DEFAULT_CONFIGS
+
+    for name, options in SMALL.items():
+        opts = {**DEFAULT_CONFIGS[name]["metric_opts"], **options}
+        monkeypatch.setitem(DEFAULT_CONFIGS[name], "metric_opts", opts)
+    create = timm.create_model
+
+    def create_small(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
+        if name == "vit_base_patch8_224":
+            options |= {"patch_size": 32, "embed_dim": 64, "num_heads": 4}
+        return create(name, pretrained=False, **options)
+
+    monkeypatch.setattr(timm, "create_model", create_small)
+
+
+MAKE: dict[str, Callable[[Path], dict[str, Path]]] = {
+    "musiq": lambda folder: {"musiq_koniq": musiq_file(folder)},
+    "maniqa": lambda folder: {"maniqa_koniq": maniqa_file(folder)},
+    "clipiqa": lambda folder: {"clip_rn50": clip_file(folder)},
+    "topiq_nr": lambda folder: {"topiq_koniq": topiq_file(folder)},
+    "pi": lambda folder: {"nrqm": ma_file(folder), "niqe_pristine": pristine_file(folder)},
+}
+
+
+@pytest.fixture(params=MAKE)
+def made(
+    request: pytest.FixtureRequest,
+    small: None,
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[IQA, dict[str, Path]]:
+    """A loaded metric and its files."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        files = MAKE[request.param](tmp_path)
+    put(place, monkeypatch, **files)
+    metric = IQA(request.param)
+    assert metric.absent() == ""
+    metric.load()
+    return metric, files
+
+
+def theirs(metric: IQA, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return pyiqa's own metric of the same files."""
+    import pyiqa
+    from pyiqa.utils import download_util
+
+    file = str(next(iter(files.values())))
+    options: dict[str, Any] = {
+        "musiq": {"pretrained_model_path": file},
+        "clipiqa": {"backbone": file},
+        "topiq_nr": {"pretrained_model_path": file, "backbone_pretrain": False},
+    }.get(metric.metric, {})
+    if metric.metric == "maniqa":  # whose constructor expects another layout of a local file
+        found = pyiqa.create_metric("maniqa", device="cpu", pretrained=False)
+        found.load_weights(file, weight_keys=None)
+        return found
+    if metric.metric == "pi":
+        cache = files["nrqm"].parent / "cache"
+        cache.mkdir()
+        (cache / "NRQM_model.mat").write_bytes(files["nrqm"].read_bytes())
+        with np.load(files["niqe_pristine"]) as model:
+            names = {"mu_prisparam": "mu_pris_param", "cov_prisparam": "cov_pris_param"}
+            content = {name: model[key] for name, key in names.items()}
+        savemat(cache / "niqe_modelparameters.mat", content)
+        monkeypatch.setattr(download_util, "DEFAULT_CACHE_DIR", str(cache))
+    return pyiqa.create_metric(metric.metric, device="cpu", **options)
+
+
+# ------------------------------------------------------------------------------- with the package
+
+
+@needs_pyiqa
+def test_as_pyiqa(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    metric, files = made
+    images = pictures()
+    reference = theirs(metric, files, monkeypatch)
+    expected = torch.stack([reference(image).reshape(()) for image in images.split(1)]).float()
+    assert expected[0] != expected[1]
+    torch.testing.assert_close(compute(metric, images), expected, rtol=1e-5, atol=1e-6)
+
+
+@needs_pyiqa
+def test_an_image_does_not_depend_on_its_batch(made: Any) -> None:
+    metric, images = made[0], pictures(3)
+    alone = torch.cat([compute(metric, image) for image in images.split(1)])
+    assert torch.equal(compute(metric, images), alone)
+
+
+@needs_pyiqa
+def test_rounding_and_pixels_that_are_not_finite(made: Any) -> None:
+    metric, images = made[0], pictures(3)
+    expected = compute(metric, images)
+    torch.testing.assert_close(compute(metric, images + 0.4 / 255), expected, rtol=0, atol=0)
+    images[1, 0, 3, 4] = torch.nan
+    values = compute(metric, images)
+    assert values.isnan().tolist() == [False, True, False]
+    assert torch.equal(values[::2], expected[::2])
+
+
+@needs_pyiqa
+def test_the_process_is_left_as_it_was(made: Any) -> None:
+    metric, _ = made
+    cudnn = torch.backends.cudnn
+    before = torch.get_rng_state(), cudnn.deterministic, cudnn.benchmark
+    metric.load()
+    compute(metric, pictures(1))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (cudnn.deterministic, cudnn.benchmark) == before[1:]
+
+
+@needs_pyiqa
+def test_a_run(made: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    metric, files = made
+    iqa._warn_of_licence.cache_clear()
+    again = IQA(metric.metric, label="again")
+    data = Pictures(2, side=200)
+    trainer(tmp_path, metric, again).test(Tiny(), loader(data), verbose=False)
+    (record,) = metric.records
+    assert record["n"] == 2
+    assert record["value"] == again.records[0]["value"]
+    protocol = record["protocol"]
+    assert f"pyiqa {iqa._version()}, {metric.metric}" == protocol["implementation"]
+    for name, file in files.items():
+        assert hashlib.sha256(file.read_bytes()).hexdigest() in str(protocol["sha256"])
+        assert weights.entry_of(name.replace("_", "-"))["file"] in str(protocol["weights"])
+    assert caplog.text.count("noncommercial") == 1
+
+
+@needs_pyiqa
+def test_small_images_are_left_out_and_named(
+    made: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    metric, _ = made
+    trainer(tmp_path, metric).test(Tiny(), loader(Pictures(2)), verbose=False)  # 24 px
+    assert metric.records == []
+    assert f"{metric.name} of tiny: 2 of 2 images are smaller than" in caplog.text
+
+
+@needs_pyiqa
+def test_a_file_without_a_known_hash_is_said_to_be_unverified(
+    small: None,
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    put(place, monkeypatch, nrqm=ma_file(tmp_path), niqe_pristine=pristine_file(tmp_path))
+    IQA("pi").load()
+    lines = [line for line in caplog.messages if "not verified" in line]
+    assert len(lines) == 1
+    assert "NRQM_model.mat" in lines[0]
+    assert hashlib.sha256((place / "NRQM_model.mat").read_bytes()).hexdigest() in lines[0]
+
+
+@needs_pyiqa
+@pytest.mark.parametrize("content", [b"no tensors", None], ids=["damaged", "of another network"])
+def test_a_wrong_file(
+    small: None,
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    content: bytes | None,
+) -> None:
+    file = tmp_path / "wrong.pth"
+    if content is None:
+        torch.save({"conv.weight": torch.zeros(1)}, file)
+    else:
+        file.write_bytes(content)
+    put(place, monkeypatch, musiq_koniq=file)
+    with pytest.raises(ValueError, match=r"musiq_koniq_ckpt.*\.pth: no weights of pyiqa's musiq: "):
+        IQA("musiq").load()
+
+
+# ------------------------------------------------------------------------------------- without it
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_without_weights_it_is_off_in_one_line(
+    name: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    metric = IQA(name)
+    trainer(tmp_path, metric).test(Tiny(), loader(Pictures(2)), verbose=False)
+    assert metric.records == []
+    (line,) = (line for line in caplog.messages if "is off" in line)
+    assert line.startswith(f"{metric.name} is off, no number will appear: ")
+    assert "\n" not in line
+    if importlib.util.find_spec("pyiqa") is None:
+        assert "pip install -c constraints.txt -e '.[iqa]'" in line
+    else:
+        assert weights.entry_of(metric.files[0])["file"] in line
+
+
+def test_strict(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="strict_weights is set"):
+        trainer(tmp_path, IQA("musiq", strict_weights=True)).test(Tiny(), loader(), verbose=False)
+
+
+def test_the_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without pyiqa, or without one of the packages that it needs."""
+
+    def fail(name: str) -> None:
+        raise ModuleNotFoundError("No module named 'facexlib'")
+
+    monkeypatch.setattr("callbacks.metrics.iqa.importlib.import_module", fail)
+    line = IQA("topiq_nr").absent()
+    assert line.startswith("pyiqa cannot be imported (ModuleNotFoundError: No module named 'facex")
+    assert line.endswith("install the extra: pip install -c constraints.txt -e '.[iqa]'")
+
+
+def test_names_and_protocols() -> None:
+    koniq, pipal = IQA("maniqa"), IQA("maniqa-pipal")
+    assert koniq.name == pipal.name == "maniqa"
+    assert koniq.protocol()["implementation"] != pipal.protocol()["implementation"]
+    assert (koniq.higher_is_better, IQA("pi").higher_is_better) == (True, False)
+    index = IQA("pi", label="index")
+    assert index.name == "index"
+    assert [index.protocol()[key] for key in ("color", "border", "data_range")] == ["y", 4, 255]
+
+
+def test_an_unknown_metric_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"`metric` of IQA is 'maniqa-kadid'; .* maniqa-pipal, "):
+        IQA("maniqa-kadid")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("size", "fits"),
+    [((104, 200), True), ((200, 104), True), ((103, 200), False), ((104, 199), False)],
+)
+def test_what_pi_needs(size: tuple[int, int], fits: bool) -> None:
+    assert IQA("pi").fits(*size) is fits
+
+
+def test_every_file_is_in_the_manifest() -> None:
+    assert {name for names in FILES.values() for name in names} <= set(weights.manifest())

@@ -1,0 +1,129 @@
+"""KID: the estimate by hand, subsets as in torch-fidelity, the libraries' numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch_fidelity import calculate_metrics
+from torchmetrics.image.fid import NoTrainInceptionV3
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from callbacks.metrics.fid import FID, KID, Inception, kernel_distance, polynomial_mmd
+from tests.callbacks.metrics.test_fid import Images, gaussian, two_sets
+from tests.callbacks.random_inception import inception, inception_file
+from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
+
+__all__ = ["inception", "inception_file"]
+
+
+def by_hand(a: torch.Tensor, b: torch.Tensor) -> float:
+    def kernel(x: torch.Tensor, y: torch.Tensor) -> float:
+        return float(x @ y / len(x) + 1) ** 3
+
+    n, m = len(a), len(b)
+    within = sum(kernel(a[i], a[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    other = sum(kernel(b[i], b[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
+    return within + other - 2 * sum(kernel(x, y) for x in a for y in b) / (n * m)
+
+
+@pytest.mark.parametrize(("n", "m"), [(6, 6), (4, 9), (2, 2)])
+def test_the_estimate_is_the_papers(n: int, m: int) -> None:
+    a, b = gaussian(n, 5, 5, 0), gaussian(m, 5, 5, 1)
+    assert polynomial_mmd(a, b) == pytest.approx(by_hand(a, b), rel=1e-10)
+
+
+def test_it_is_unbiased() -> None:
+    """The mean over 60 pairs of small samples of one distribution is near 0."""
+    whole = gaussian(1200, 3, 3, 7)
+    parts = whole.unflatten(0, (120, 10))
+    pairs = zip(parts[::2], parts[1::2], strict=True)
+    values = torch.tensor([polynomial_mmd(a, b) for a, b in pairs])
+    assert values.min() < 0 < values.max()
+    assert abs(values.mean()) < 3 * values.std() / len(values) ** 0.5
+
+
+@pytest.mark.parametrize("n", [30, 5001])
+def test_kernels_of_all_pairs_or_of_each_subset(n: int) -> None:
+    a, b = gaussian(n, 4, 4, 0), gaussian(30, 4, 4, 1)
+    mean, deviation = kernel_distance(a, b, subsets=5, size=10)
+    again = kernel_distance(a, b, subsets=5, size=10)
+    assert (mean, deviation) == again  # the seed is its own
+    assert deviation > 0
+    assert abs(mean - polynomial_mmd(a, b)) < 4 * deviation
+
+
+def test_few_images_are_one_subset(inception: Path, tmp_path: Path) -> None:
+    metric = KID()
+    trainer(tmp_path, metric).validate(Tiny(), loader(Pictures(3)), verbose=False)
+    assert [r["metric"] for r in metric.records] == ["kid"]
+    assert metric.records[0]["protocol"]["remark"] == "few images (below 1000): one subset of all"
+    several = KID(subsets=3, subset_size=2)
+    trainer(tmp_path, several).validate(Tiny(), loader(Pictures(3)), verbose=False)
+    assert [r["metric"] for r in several.records] == ["kid", "kid_std"]
+    assert several.records[0]["protocol"]["subsets"] == "3 of up to 2, seed 2020"
+
+
+def ours(metric: KID, sr: torch.Tensor, hr: torch.Tensor) -> dict[str, float]:
+    metric.load()
+    found = [metric.extract(images / 255).double() for images in (sr, hr)]
+    return metric.distances(*found)
+
+
+@pytest.mark.slow
+def test_kid_is_torch_fidelitys_with_the_same_subsets(inception: Path) -> None:
+    sr, hr = two_sets(6, 7)
+    theirs = calculate_metrics(
+        input1=Images(sr),
+        input2=Images(hr),
+        kid=True,
+        kid_subsets=4,
+        kid_subset_size=5,
+        cuda=False,
+        cache=False,
+        verbose=False,
+        save_cpu_ram=True,
+        feature_extractor_weights_path=str(inception),
+    )
+    found = ours(KID("torch-fidelity", subsets=4, subset_size=5), sr, hr)
+    mean, deviation = "kernel_inception_distance_mean", "kernel_inception_distance_std"
+    assert found["kid"] == pytest.approx(theirs[mean], rel=1e-3, abs=1e-6)
+    assert found["kid_std"] == pytest.approx(theirs[deviation], rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_kid_is_torchmetrics(inception: Path) -> None:
+    sr, hr = two_sets(6, 6)
+    net = NoTrainInceptionV3("theirs", ["2048"], str(inception), antialias=True)
+    theirs = KernelInceptionDistance(net, subsets=1, subset_size=6)
+    theirs.update(sr, real=False)
+    theirs.update(hr, real=True)
+    found = ours(KID("torchmetrics"), sr, hr)
+    assert found["kid"] == pytest.approx(float(theirs.compute()[0]), rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize(("key", "value"), [("subsets", 0), ("subset_size", 1)])
+def test_numbers_out_of_range(key: str, value: int) -> None:
+    with pytest.raises(ValueError, match=f"`{key}` of KID is {value}"):
+        KID(**{key: value})
+
+
+def test_fid_and_kid_of_a_preset_are_the_work_of_one(
+    inception: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, forward = [], Inception.forward
+
+    def counted(self: Inception, pixels: torch.Tensor) -> torch.Tensor:
+        calls.append(len(pixels))
+        return forward(self, pixels)
+
+    monkeypatch.setattr(Inception, "forward", counted)
+    alone, fid, kid, other = FID(), FID(), KID(), KID("torchmetrics", label="other")
+    trainer(tmp_path, alone).validate(Tiny(), loader(Pictures(2)), verbose=False)
+    assert calls == [2, 2]
+    trainer(tmp_path, fid, kid).validate(Tiny(), loader(Pictures(2)), verbose=False)
+    assert calls == [2, 2] * 2
+    trainer(tmp_path, fid, other).validate(Tiny(), loader(Pictures(2)), verbose=False)
+    assert calls == [2, 2] * 2 + [2, 2, 2]  # another preset, and the first one's HR cached
+    assert fid.records == alone.records

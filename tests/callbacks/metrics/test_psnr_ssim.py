@@ -1,0 +1,197 @@
+"""PSNR and SSIM against scikit-image and the tables of the papers."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage.color import rgb2ycbcr
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch import Tensor
+from torch.nn import functional
+
+from callbacks.metrics.pixels import PSNR, SSIM, PixelMetric, ssim, to_pixels
+from tests.callbacks.tiny import Tiny, loader, trainer
+
+
+def pair(n: int = 3, size: tuple[int, int] = (40, 31)) -> tuple[Tensor, Tensor]:
+    """Return a smooth image in 8 bits, and a noisy one in floats."""
+    generator = torch.Generator().manual_seed(1)
+    coarse = torch.rand(n, 3, 8, 8, generator=generator)
+    hr = functional.interpolate(coarse, size=size, mode="bilinear").mul(255).round().div(255)
+    sr = (hr + 0.05 * torch.randn(hr.shape, generator=generator)).clamp(0, 1)
+    return sr, hr
+
+
+def reference_pixels(image: Tensor, color: str, border: int) -> list[np.ndarray[Any, Any]]:
+    """Compute from (H, W, C) of each image, with numpy and scikit-image."""
+    out = []
+    for x in image.permute(0, 2, 3, 1).numpy():
+        levels = np.round(x.astype(np.float64) * 255)
+        if color == "y":
+            levels = rgb2ycbcr(levels / 255)[..., :1]
+        out.append(levels[border : x.shape[0] - border, border : x.shape[1] - border])
+    return out
+
+
+def compute(metric: PixelMetric, sr: Tensor, hr: Tensor, scale: float = 2) -> Tensor:
+    metric.scale = scale
+    return metric.compute(sr, hr, {"key": [str(i) for i in range(len(sr))]})
+
+
+@pytest.mark.parametrize("color", ["y", "rgb"])
+@pytest.mark.parametrize(("border", "cut"), [("scale", 2), ("scale+6", 8), (0, 0), (5, 5)])
+def test_as_scikit_image(color: Any, border: Any, cut: int) -> None:
+    sr, hr = pair()
+    references = list(
+        zip(reference_pixels(sr, color, cut), reference_pixels(hr, color, cut), strict=True)
+    )
+    psnr = [peak_signal_noise_ratio(b, a, data_range=255) for a, b in references]
+    torch.testing.assert_close(
+        compute(PSNR(color, border), sr, hr), torch.tensor(psnr), rtol=0, atol=1e-6
+    )
+    similarity = [
+        structural_similarity(
+            a,
+            b,
+            data_range=255,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            channel_axis=-1,
+        )  # its mean leaves out the 5 pixels where the window does not fit
+        for a, b in references
+    ]
+    torch.testing.assert_close(
+        compute(SSIM(color, border), sr, hr),
+        torch.tensor(np.array(similarity)),
+        rtol=0,
+        atol=1e-6,
+    )
+
+
+def test_ssim_map_cropped_by_five_as_scikit_image() -> None:
+    a, b = (np.random.default_rng(seed).random((20, 33)) * 255 for seed in (0, 1))
+    whole = structural_similarity(
+        *(a, b), data_range=255, gaussian_weights=True, use_sample_covariance=False, full=True
+    )[1]
+    ours = ssim(torch.from_numpy(a)[None, None], torch.from_numpy(b)[None, None])
+    assert ours.item() == pytest.approx(whole[5:-5, 5:-5].mean(), abs=1e-12)
+
+
+def test_rounding_can_be_left_out() -> None:
+    hr = torch.zeros(1, 3, 20, 20)
+    assert compute(PSNR(), hr + 0.4 / 255, hr).isinf().all()
+    rgb = compute(PSNR("rgb", round_8bit=False), hr + 0.4 / 255, hr)
+    assert rgb.item() == pytest.approx(20 * math.log10(255 / 0.4), abs=1e-4)
+
+
+def test_y_of_black_and_white() -> None:
+    black_and_white = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 1, 1)
+    luma = to_pixels(black_and_white, "y")
+    torch.testing.assert_close(luma.flatten(), torch.tensor([16.0, 235.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("scale", "cut"), [(2.0, 2), (2.5, 3), (4.0, 4)])
+def test_border_of_the_scale_is_rounded_up(scale: float, cut: int) -> None:
+    sr, hr = pair(1)
+    sr[..., cut - 1, :] += 1  # in the border
+    inside = compute(PSNR(), sr, hr, scale)
+    assert inside == compute(PSNR(border=cut), sr, hr)
+    assert inside != compute(PSNR(border=cut - 1), sr, hr)
+
+
+def test_mean_over_images_is_not_pooled(tmp_path: Path) -> None:
+    class Shifted(Tiny):
+        """Wrong by 25.5 levels in one image and by 2.55 in the others."""
+
+        def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+            wrong = torch.tensor([0.1 if key == "tiny/00" else 0.01 for key in batch["key"]])
+            sign = torch.where(batch["hr"] > 0.5, -1.0, 1.0)
+            return {"sr": batch["hr"] + sign * wrong.view(-1, 1, 1, 1)}
+
+    metric = PSNR("rgb", round_8bit=False)
+    trainer(tmp_path, metric).validate(Shifted(), loader(), verbose=False)
+    assert metric.records[0]["value"] == pytest.approx((20 + 6 * 40) / 7, abs=1e-3)
+
+
+def test_equal_images_are_infinite_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Perfect(Tiny):
+        def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+            return {"sr": batch["hr"]}
+
+    metrics = [PSNR(), SSIM()]
+    with caplog.at_level(logging.WARNING):
+        trainer(tmp_path, *metrics).validate(Perfect(), loader(), verbose=False)
+    assert metrics[0].records[0]["value"] == math.inf
+    assert metrics[1].records[0]["value"] == pytest.approx(1, abs=1e-12)
+    assert "psnr is not finite for 7 of 7 images" in caplog.text
+
+
+def test_protocols() -> None:
+    assert PSNR().protocol() == {
+        "implementation": "enlarger psnr 1",
+        "color": "y",
+        "border": "scale",
+        "round_8bit": True,
+        "data_range": 255,
+    }
+    assert SSIM("rgb", 4, False, label="other").protocol() == {
+        "implementation": "enlarger ssim 1",
+        "color": "rgb",
+        "border": 4,
+        "round_8bit": False,
+        "data_range": 255,
+        "window": "gaussian 11x11 1.5 valid",
+        "k1": 0.01,
+        "k2": 0.03,
+    }
+
+
+def test_images_too_small() -> None:
+    x = torch.rand(1, 3, 8, 30)
+    with pytest.raises(
+        ValueError, match="30x8 pixels are fewer than one pixel without the border of 4"
+    ):
+        compute(PSNR(), x, x, scale=4)
+    with pytest.raises(
+        ValueError, match="26x4 pixels are fewer than 11x11 pixels without the border"
+    ):
+        compute(SSIM(), x, x)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"border": -1}, "`border` of PSNR is -1"),
+        ({"border": "shave"}, "`border` of PSNR is shave"),
+        ({"color": "lab"}, "`color` of PSNR is 'lab'"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PSNR(**arguments)
+
+
+def test_bicubic_on_set5_is_the_published_number(data_root: Path) -> None:
+    """33.67 dB with Pillow's bicubic, whose rounding differs slightly from MATLAB's."""
+    values = []
+    for path in sorted((data_root / "set5/x2/hr").glob("*.png")):
+        hr = Image.open(path)
+        lr = Image.open(data_root / "set5/x2/lr" / path.name)
+        sr = lr.resize(hr.size, Image.Resampling.BICUBIC)
+        tensors = [
+            torch.from_numpy(np.array(x.convert("RGB"))).permute(2, 0, 1)[None] / 255
+            for x in (sr, hr)
+        ]
+        values.append(compute(PSNR(), *tensors).item())
+    assert len(values) == 5
+    assert sum(values) / 5 == pytest.approx(33.67, abs=0.03)

@@ -1,0 +1,105 @@
+"""Repetition: what counts as repeated at the base's distance, and what does not."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from callbacks.metrics.consistency import Repetition, autocorrelation
+from degradations.bicubic import resize
+from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
+
+
+def scenes(count: int, seed: int, side: int = 32) -> Tensor:
+    """Images of one bright object each, on a ground below a sky."""
+    draws = torch.Generator().manual_seed(seed)
+    sky = torch.linspace(0.8, 0.2, side).view(1, 1, side, 1).expand(count, 3, side, side)
+    objects = torch.rand(count, 3, side // 4, side // 4, generator=draws) - 0.5
+    return (sky + 0.8 * functional.pad(objects, [side * 3 // 8] * 4)).clamp(0, 1)
+
+
+def number(images: Tensor, base: int = 16) -> float:
+    batch: Any = {"key": [str(n) for n in range(len(images))]}
+    return float(Repetition(base).features(images, batch).mean())
+
+
+def test_the_formula() -> None:
+    x = torch.rand(2, 20, 9, dtype=torch.float64)
+    found = autocorrelation(x, range(3, 5))
+    y = x[1] - x[1].mean(0)
+    a, b = y[:-4], y[4:]
+    expected = sum(float(p * q) for p, q in zip(a.flatten(), b.flatten(), strict=True))
+    expected /= (float((a**2).sum()) * float((b**2).sum())) ** 0.5
+    assert float(found[1, 1]) == pytest.approx(expected)
+
+
+def test_quarters_of_a_image_repeat_it() -> None:
+    whole = scenes(20, 0)
+    once = number(whole)
+    four = functional.avg_pool2d(whole, 2).tile(1, 1, 2, 2)
+    assert number(four) > once + 0.4
+    beside = functional.avg_pool2d(whole, (1, 2)).tile(1, 1, 1, 2)
+    assert number(beside) > once + 0.05
+
+
+def test_a_level_ground_is_no_repetition_and_neither_is_blur() -> None:
+    whole = scenes(20, 0)
+    ground = torch.linspace(0, 1, 32).view(1, 1, 32, 1).expand(2, 3, 32, 32)
+    assert number(ground) < 0
+    blurred = functional.interpolate(functional.avg_pool2d(whole, 2), scale_factor=2.0)
+    assert abs(number(blurred) - number(whole)) < 0.05
+
+
+def test_images_of_any_size_are_brought_to_one() -> None:
+    whole = scenes(4, 1)
+    large = functional.interpolate(whole, scale_factor=4.0, mode="nearest")
+    assert number(large, base=64) == pytest.approx(number(whole), abs=1e-6)
+    flat = torch.full((1, 3, 32, 48), 0.5)
+    assert number(flat) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_run(tmp_path: Path) -> None:
+    metric = Repetition(16)
+    model, pictures = Tiny(), Pictures(side=32)
+    trainer(tmp_path, metric).validate(model, loader(pictures), verbose=False)
+    [record] = metric.records
+    sr, hr = [], []
+    for sample in (pictures[n] for n in range(len(pictures))):
+        out = model.validation_step({"lr": sample["lr"][None], "size": (32, 32)}, 0)["sr"]
+        sr.append(number(out.detach()))
+        hr.append(number(sample["hr"][None]))
+    assert record["value"] == pytest.approx(sum(sr) / 7 - sum(hr) / 7, abs=1e-5)
+    assert record["protocol"]["base"] == 16
+    with pytest.raises(ValueError, match="`base` of Repetition is 8; it must be at least 16"):
+        Repetition(8)
+
+
+def test_the_values_of_automobiles(data_root: Path) -> None:
+    """The numbers of docs/metrics.md."""
+    path = data_root / "cifar10" / "test-automobile-000.tar"
+    if not path.is_file():
+        pytest.skip(f"needs {path}")
+    pictures = []
+    with tarfile.open(path) as tar:
+        for member in tar:
+            if member.name.endswith(".jpg"):
+                pictures.append(np.array(Image.open(tar.extractfile(member)).convert("RGB")))
+    whole = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+    assert whole.shape == (1000, 3, 32, 32)
+    once = number(whole)
+    small = functional.avg_pool2d(whole, 2)
+    upper, lower = (torch.cat([small[n::4], small[n + 1 :: 4]], -1) for n in (0, 2))
+    assert number(torch.cat([upper, lower], -2)) - once == pytest.approx(0.13, abs=0.01)
+    assert number(small.tile(1, 1, 2, 2)) - once == pytest.approx(0.89, abs=0.01)
+    blurred = resize(resize(whole, (16, 16)), (32, 32)).clamp(0, 1)
+    assert number(blurred) - once == pytest.approx(-0.06, abs=0.01)
+    noise = torch.randn(whole.shape, generator=torch.Generator().manual_seed(0))
+    assert number((whole + 0.08 * noise).clamp(0, 1)) - once == pytest.approx(0.03, abs=0.01)

@@ -1,0 +1,305 @@
+"""SetMetric: every image once on any number of processes, cached references, refusals."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from callbacks.metrics.base import Metric
+from callbacks.metrics.fid import FID, KID, KIDThumb
+from callbacks.metrics.pixels import PSNR
+from callbacks.metrics.sets import SetMetric
+from callbacks.metrics.swd import SWD
+from callbacks.results.files import load_results
+from callbacks.results.results import Results
+from callbacks.tensorboard import MetricProtocol
+from tests.callbacks.random_inception import inception, inception_file
+from tests.callbacks.tiny import Pictures, Tiny, collate, loader, trainer
+
+__all__ = ["inception", "inception_file"]
+
+
+class Color(SetMetric):
+    """Distance of mean colours, and of their spreads."""
+
+    name = "color"
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.asked: list[int] = []
+        self.seen: list[tuple[int, int]] = []
+
+    def protocol(self) -> MetricProtocol:
+        return {"implementation": "test"}
+
+    def features(self, images: Tensor, batch: Any) -> Tensor:
+        self.asked.append(len(images))
+        return images.mean((2, 3))
+
+    def distance(self, sr: Tensor, hr: Tensor) -> float:
+        assert sr.dtype == hr.dtype == torch.float64
+        self.seen.append((len(sr), len(hr)))
+        return float((sr.mean(0) - hr.mean(0)).norm())
+
+    def distances(self, sr: Tensor, hr: Tensor) -> dict[str, float]:
+        spread = float((sr.std(0) - hr.std(0)).norm())
+        return {**super().distances(sr, hr), f"{self.name}_spread": spread}
+
+
+def expected(n: int = 7, enlarge: Any = None) -> float:
+    model, sr, hr = Tiny().eval(), [], []
+    for sample in (Pictures(n)[i] for i in range(n)):
+        with torch.no_grad():
+            image = model(sample["lr"][None], (24, 24)).clamp(0, 1)
+        sr.append(image.double().mean((2, 3)))
+        hr.append(sample["hr"][None].double().mean((2, 3)))
+    return float((torch.cat(sr).mean(0) - torch.cat(hr).mean(0)).norm())
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 7])
+def test_one_number_of_the_set_for_any_batch_size(tmp_path: Path, batch_size: int) -> None:
+    metric = Color()
+    run = trainer(tmp_path, metric)
+    run.validate(Tiny(), loader(batch_size=batch_size), verbose=False)
+    assert [r["metric"] for r in metric.records] == ["color", "color_spread"]
+    assert set(run.callback_metrics) == {"val/color", "val/color_spread"}
+    record = metric.records[0]
+    assert record["value"] == pytest.approx(expected(), rel=1e-5)
+    assert (record["n"], record["dataset"], record["scale"]) == (7, "tiny", 2.0)
+    assert record["protocol"] == {"implementation": "test"}
+    assert metric.seen == [(7, 7)]
+
+
+def test_order_and_repeats_do_not_matter(tmp_path: Path) -> None:
+    def value(order: list[int]) -> float:
+        shuffled = DataLoader(Pictures(), 1, sampler=order, collate_fn=collate)
+        metric = Color()
+        trainer(tmp_path, metric).validate(Tiny(), shuffled, verbose=False)
+        assert metric.seen == [(7, 7)]
+        return metric.records[0]["value"]
+
+    assert value([0, 1, 2, 3, 4, 5, 6]) == value([6, 0, 5, 1, 4, 2, 3, 0])
+
+
+def test_references_are_computed_once_while_they_stay_the_same(tmp_path: Path) -> None:
+    metric = Color(control=True)
+    trainer(tmp_path, metric, max_epochs=3).fit(Tiny(), loader(), loader())
+    # First SR, HR and bicubic of each batch; then SR alone.
+    assert metric.asked == [n for n in (2, 2, 2, 1) for _ in range(3)] + [2, 2, 2, 1] * 2
+    assert metric.control_records[0]["value"] != metric.records[0]["value"]
+
+    class Brighter(Pictures):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            sample = super().__getitem__(index)
+            return sample | {"hr": (sample["hr"] + 0.1).clamp(0, 1)}
+
+    again = Color()
+    run = trainer(tmp_path, again)
+    run.validate(Tiny(), loader(), verbose=False)
+    before = again.records[0]["value"]
+    run.validate(Tiny(), loader(Brighter()), verbose=False)  # the same keys, other pixels
+    assert again.records[0]["value"] != before
+    assert len(again._known) == 7  # others are dropped
+
+
+def test_limit_is_in_the_protocol(tmp_path: Path) -> None:
+    metric = Color(limit=3)
+    trainer(tmp_path, metric).validate(Tiny(), loader(), verbose=False)
+    assert metric.records[0]["value"] == pytest.approx(expected(3), rel=1e-5)
+    assert metric.records[0]["protocol"] == {"implementation": "test", "images": 3}
+
+
+def test_few_images_are_said_beside_the_number(tmp_path: Path) -> None:
+    class Careful(Color):
+        enough = 8
+
+    metric = Careful()
+    run = trainer(tmp_path, metric, Results())
+    run.validate(Tiny(), loader(), verbose=False)
+    stored = load_results(tmp_path / "results.json")["results"]
+    assert [r["protocol"]["remark"] for r in stored] == ["few images (below 8)"] * 2
+    run.validate(Tiny(), loader(Pictures(8)), verbose=False)
+    assert "remark" not in metric.records[0]["protocol"]
+
+
+@pytest.mark.parametrize("settings", [{"n": 1}, {"n": 3, "limit": 1}])
+@pytest.mark.parametrize("sanity", [False, True])
+def test_one_image_is_refused_before_anything_is_measured(
+    tmp_path: Path, settings: dict[str, int], sanity: bool
+) -> None:
+    metric = Color(limit=settings.get("limit"))
+    message = "color of 'tiny' has 1 image; a Color needs at least 2: give the dataset more"
+    data = loader(Pictures(settings["n"]))
+    run = trainer(tmp_path, metric, num_sanity_val_steps=1 if sanity else 0, max_steps=1)
+    with pytest.raises(ValueError, match=message):
+        run.fit(Tiny(), loader(), data) if sanity else run.validate(Tiny(), data, verbose=False)
+    assert metric.asked == []
+
+
+def test_half_precision_is_finite() -> None:
+    """The sum of a bright image exceeds 65504."""
+    images = torch.ones(2, 3, 300, 300, dtype=torch.float16)
+    images[1, 0, 7, 7] = torch.nan
+    features = Color().finite_features(images, {"key": ["a", "b"]})  # type: ignore[typeddict-item]
+    assert features.isfinite().all(1).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_images_that_are_not_finite_are_named(tmp_path: Path, caplog: Any, value: float) -> None:
+    class Broken(Tiny):
+        def validation_step(self, batch: Any, *indices: int) -> dict[str, Tensor]:
+            sr = super().validation_step(batch, *indices)["sr"]
+            for i, key in enumerate(batch["key"]):
+                if key in ("tiny/02", "tiny/05"):
+                    sr[i, 0, 0, 0] = value
+            return {"sr": sr}
+
+    class Rounding(Color):
+        def features(self, images: Tensor, batch: Any) -> Tensor:
+            return super().features(images.nan_to_num(0).clamp(0, 1), batch)
+
+    metric = Rounding()
+    with caplog.at_level(logging.WARNING):
+        trainer(tmp_path, metric).validate(Broken(), loader(), verbose=False)
+    assert math.isnan(metric.records[0]["value"])
+    assert "color of tiny is not finite, because 2 of 7 images are not: tiny/02, t" in caplog.text
+
+
+class Absent(Color):
+    def absent(self) -> str:
+        return "net.pth is missing"
+
+    def load(self) -> None:
+        raise AssertionError("nothing is loaded where something is missing")
+
+
+class AbsentPSNR(PSNR):
+    def absent(self) -> str:
+        return "net.pth is missing"
+
+
+@pytest.mark.parametrize("kind", [Absent, AbsentPSNR])
+def test_a_metric_without_its_weights_is_off(
+    tmp_path: Path, caplog: Any, kind: type[Metric]
+) -> None:
+    metric = kind()
+    run = trainer(tmp_path, metric, num_sanity_val_steps=1)
+    with caplog.at_level(logging.WARNING):
+        run.fit(Tiny(), loader(), loader())
+    assert metric.records == []
+    assert not [name for name in run.callback_metrics if name.startswith("val/")]
+    said = [r.getMessage() for r in caplog.records if "net.pth" in r.getMessage()]
+    assert said == [f"{metric.name} is off, no number will appear: net.pth is missing"]
+
+
+def test_strict_weights_stop_the_run(tmp_path: Path) -> None:
+    metric = Absent()
+    metric.strict_weights = True
+    with pytest.raises(FileNotFoundError, match=r"color .strict_weights is set.: net.pth is miss"):
+        trainer(tmp_path, metric).validate(Tiny(), loader(), verbose=False)
+
+
+def test_networks_are_loaded_once_and_only_when_a_run_starts(tmp_path: Path) -> None:
+    class Loads(Color):
+        loaded = 0
+
+        def load(self) -> None:
+            self.loaded += 1
+
+    class Predicts(Tiny):
+        def predict_step(self, batch: Any, *indices: int) -> None:
+            return None
+
+    metric = Loads(reference="/nowhere")
+    run = trainer(tmp_path, metric)
+    run.predict(Predicts(), loader(), return_predictions=False)
+    assert metric.loaded == 0  # predict measures nothing
+    metric.reference = None
+    run.fit(Tiny(), loader(), loader())
+    run.test(Tiny(), loader(), verbose=False)
+    assert metric.loaded == 1
+
+
+# ------------------------------------------------------------------------------ several processes
+
+
+class Sharded(Tiny):
+    """Tests on every world-th of 7 images, in batches of 2; the ranks' lengths differ."""
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        own = list(range(self.trainer.global_rank, 7, self.trainer.world_size))
+        if self.trainer.global_rank == 1:
+            own.append(0)  # a repeat, as padding would give
+        return DataLoader(Pictures(side=48), 2, sampler=own, collate_fn=collate)
+
+
+class Save(PSNR):
+    """Write what all metrics hold at the end, on each process."""
+
+    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
+        records = [r for c in trainer.callbacks if isinstance(c, Metric) for r in c.records]
+        logged = {k: v.item() for k, v in trainer.callback_metrics.items()}
+        torch.save((records, logged), Path(trainer.default_root_dir, f"{trainer.global_rank}.pt"))
+
+
+class Fails(Color):
+    def distance(self, sr: Tensor, hr: Tensor) -> float:
+        raise ArithmeticError("no distance")
+
+
+class AbsentOnOne(Color):
+    """Fail as on a machine that lacks a file."""
+
+    def absent(self) -> str:
+        import torch.distributed as dist
+
+        on_last = dist.is_initialized() and dist.get_rank() == dist.get_world_size() - 1
+        return "missing here" if on_last else ""
+
+
+class OneThread(Callback):
+    """Use one thread: a forked process has no pool of threads, and would wait for it forever."""
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        if trainer.world_size > 1:
+            torch.set_num_threads(1)
+
+
+def set_metrics() -> list[Metric]:
+    several = KID("torchmetrics", 3, 4, label="kid_of_4")
+    return [Color(control=True), FID(), KID(), several, SWD(), KIDThumb()]
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_one_two_and_three_processes_agree(inception: Path, tmp_path: Path) -> None:
+    found = {}
+    for world in (1, 2, 3):
+        place = tmp_path / str(world)
+        place.mkdir()
+        several = {"devices": world, "strategy": "ddp_fork"} if world > 1 else {}
+        metrics = set_metrics() if world == 1 else [*set_metrics(), AbsentOnOne(label="absent")]
+        trainer(place, OneThread(), *metrics, Save(), **several).test(Sharded(), verbose=False)
+        everyones = [torch.load(place / f"{rank}.pt") for rank in range(world)]
+        assert all(one == everyones[0] for one in everyones)  # all processes have the same numbers
+        found[world] = everyones[0][0]
+    for world in (2, 3):
+        assert [r["metric"] for r in found[world]] == [r["metric"] for r in found[1]]
+        for one, other in zip(found[1], found[world], strict=True):
+            assert one["n"] == other["n"] == 7
+            assert other["value"] == pytest.approx(one["value"], rel=1e-5)
+
+
+@pytest.mark.distributed
+def test_an_error_on_the_first_process_ends_all(tmp_path: Path) -> None:
+    run = trainer(tmp_path, OneThread(), Fails(), devices=2, strategy="ddp_fork")
+    with pytest.raises(Exception, match="no distance"):
+        run.test(Sharded(), verbose=False)

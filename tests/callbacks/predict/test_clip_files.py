@@ -1,0 +1,304 @@
+"""Clips of predict: frames, videos, earlier outputs, and interrupted ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from callbacks.metrics.sets import find_pictures
+from callbacks.predict import files as clip_files
+from callbacks.predict.files import encode_video, write_clip
+from callbacks.predict.predictions import NAME
+from callbacks.predict.writer import Writer
+from datamodules.base import SRDataModule
+from datamodules.sources.prompts import Seeds
+from files.owned import hidden
+from lightning_modules.controls.simple import Bicubic
+from tests.callbacks.tiny import Tiny, trainer
+
+
+class Clips(Tiny):
+    """Frames with the frame's number as red, and the seed as green."""
+
+    made = 0
+
+    def predict_step(self, batch: Any, *indices: int) -> dict[str, Tensor]:
+        self.made += 1
+        clip = torch.zeros(1, batch["frames"], 3, *batch["size"])
+        clip[0, :, 0] = torch.arange(batch["frames"]).view(-1, 1, 1) / 10
+        clip[0, :, 1] = int(batch["seed"]) % 200 / 255
+        return {"sr": clip}
+
+
+def predict(root: Path, count: int = 2, size: Any = (6, 9), **settings: Any) -> Clips:
+    data = SRDataModule(1.0, predict=Seeds(count, size, frames=3), workers=0)
+    model = Clips()
+    writer = Writer(folder=str(root / "out"), **settings)
+    trainer(root, writer).predict(model, data, return_predictions=False)
+    return model
+
+
+def names(root: Path) -> list[str]:
+    found = (root / "out").rglob("*")
+    return sorted(path.relative_to(root / "out").as_posix() for path in found if path.is_file())
+
+
+def test_a_folder_of_frames_for_each_clip(tmp_path: Path) -> None:
+    predict(tmp_path, suffix="_x2")
+    folders = ("000000_x2", "000001_x2")
+    frames = [f"{folder}/{n:04}.png" for folder in folders for n in (1, 2, 3)]
+    assert names(tmp_path) == [*frames, NAME]
+    pixels = [np.asarray(Image.open(tmp_path / "out" / frame)) for frame in frames]
+    assert pixels[0].shape == (6, 9, 3)
+    assert [int(p[0, 0, 0]) for p in pixels] == [0, 26, 51] * 2
+    assert pixels[0][0, 0, 1] != pixels[3][0, 0, 1]
+    lines = [json.loads(line) for line in (tmp_path / "out" / NAME).read_text().splitlines()]
+    assert sorted(line["output"] for line in lines) == list(folders)  # threads write them
+    assert lines[0]["size"] == [6, 9]
+
+
+def test_what_is_done_is_left_alone(tmp_path: Path) -> None:
+    assert predict(tmp_path, 1).made == 1
+    assert predict(tmp_path, 2).made == 1
+    shutil.rmtree(tmp_path / "out/000000")
+    assert predict(tmp_path, 2).made == 1
+    assert predict(tmp_path, 2, overwrite=True).made == 2
+    assert len(names(tmp_path)) == 7
+
+
+def test_a_video_beside_the_frames(tmp_path: Path) -> None:
+    predict(tmp_path)
+    assert predict(tmp_path, video="gif", fps=10.0, changed="renew").made == 2  # they had none
+    assert predict(tmp_path, video="gif", fps=10.0).made == 0
+    with Image.open(tmp_path / "out/000001.gif") as film:
+        assert (film.n_frames, film.size) == (3, (9, 6))
+        assert film.info["duration"] == 100
+    (tmp_path / "out/000001.gif").unlink()
+    assert predict(tmp_path, video="gif", fps=10.0).made == 1
+
+
+def test_mp4(tmp_path: Path) -> None:
+    av = pytest.importorskip("av", reason="the extra 'video' is not installed")
+    predict(tmp_path, 1, size=(33, 48), video="mp4", fps=12.5)
+    with av.open(str(tmp_path / "out/000000.mp4")) as film:
+        stream = film.streams.video[0]
+        assert (float(stream.average_rate), stream.codec_context.name) == (12.5, "h264")
+        frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(stream)]
+    assert len(frames) == 3
+    assert frames[0].shape == (34, 48, 3)  # even sides
+    assert abs(int(frames[2][5, 5, 0]) - int(frames[0][5, 5, 0])) > 25
+
+
+def test_mp4_without_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ValueError, match=r"mp4 needs the package av .*\[video\]"):
+        predict(tmp_path, video="mp4")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_video_of_single_images_is_said_to_be_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Image.new("RGB", (9, 6)).save(tmp_path / "a.png")
+    data = SRDataModule(1.0, predict=str(tmp_path / "a.png"), workers=0)
+    writer = Writer(folder=str(tmp_path / "out"), video="gif")
+    trainer(tmp_path, writer).predict(Bicubic(1), data, return_predictions=False)
+    said = [record.getMessage() for record in caplog.records]
+    assert any("writer.video gif writes nothing here: these are single" in line for line in said)
+    predict(tmp_path, 1, video="gif", changed="renew")
+    assert sum("writes nothing" in record.getMessage() for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"video": "avi"}, "writer.video is 'avi'; expected mp4 or gif"), ({"fps": 0.0}, "fps is 0;")],
+)
+def test_settings_that_are_refused(tmp_path: Path, settings: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        predict(tmp_path, **settings)
+
+
+def test_an_old_clip_stays_until_the_new_one_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = np.zeros((3, 4, 5, 3), np.uint8)
+    target = tmp_path / "a"
+    how: Any = ("png", 95, (None, 8.0))
+    write_clip(target, frames, *how, lambda: clip_files.remove(target, None, ()))
+    own, written = clip_files.write_image, []
+
+    def cut_off(path: Path, *rest: Any) -> None:
+        if written:
+            raise OSError("the disk is full")
+        written.append(own(path, *rest))  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(clip_files, "write_image", cut_off)
+    with pytest.raises(OSError, match="full"):
+        write_clip(target, frames + 9, *how, lambda: clip_files.remove(target, None, ()))
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert len(list(target.iterdir())) == 3
+    assert not np.asarray(Image.open(target / "0001.png")).any()
+
+
+def test_another_format_or_rate_is_noticed(tmp_path: Path) -> None:
+    """A clip's name has neither."""
+    predict(tmp_path, video="gif", fps=10.0)
+    for settings in ({"format": "jpg", "video": "gif", "fps": 10.0}, {"video": "gif", "fps": 5.0}):
+        with pytest.raises(ValueError, match=r"writer\.(format|fps): .* -> "):
+            predict(tmp_path, **settings)
+    assert predict(tmp_path, fps=10.0).made == 0  # an extra video changes nothing
+    assert predict(tmp_path, format="jpg", changed="renew").made == 2
+    assert names(tmp_path)[:3] == [f"000000/{n:04}.jpg" for n in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("kind", ["gif", "mp4"])
+def test_no_video_of_other_frames_is_left(tmp_path: Path, kind: Any) -> None:
+    """After a kill between the frames and their video, the old video must not seem to be theirs."""
+    frames, target = np.zeros((3, 4, 5, 3), np.uint8), tmp_path / "a"
+    old = tmp_path / f"a.{kind}"
+    write_clip(target, frames, "png", 95, (None, 8.0), lambda: None)
+    old.write_bytes(b"of other frames")
+    write_clip(target, frames, "png", 95, (None, 8.0), lambda: clip_files.remove(target, 3, [kind]))
+    assert not old.exists()
+    assert not clip_files.is_complete(target, kind)
+
+
+def test_what_a_killed_run_left_is_no_image_and_goes(tmp_path: Path) -> None:
+    left = hidden(tmp_path / "a")
+    left.mkdir()
+    write_clip(tmp_path / "b", np.zeros((2, 4, 5, 3), np.uint8), "png", 95, (None, 8), list)
+    shutil.copy(tmp_path / "b/0001.png", left)
+    assert find_pictures([tmp_path]) == [tmp_path / f"b/000{n}.png" for n in (1, 2)]
+    write_clip(tmp_path / "a", np.zeros((2, 4, 5, 3), np.uint8), "png", 95, (None, 8), list)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_clip_whose_video_has_too_long_a_name_is_not_written(tmp_path: Path) -> None:
+    """Disks allow 255 bytes in a name."""
+    target, frames = tmp_path / ("x" * 252), np.zeros((2, 4, 5, 3), np.uint8)
+    with pytest.raises(ValueError, match="longer than the disk allows"):
+        write_clip(target, frames, "png", 95, ("gif", 8.0), list)
+    assert not list(tmp_path.iterdir())
+    for _ in range(2):
+        write_clip(
+            target, frames, "png", 95, (None, 8), lambda: clip_files.remove(target, None, ())
+        )
+    assert [path.name for path in tmp_path.iterdir()] == [target.name]
+    assert clip_files.is_complete(target, None)
+    assert not clip_files.is_complete(target, "gif")
+
+
+def test_frames_go_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "a"
+    write_clip(target, np.zeros((3, 4, 5, 3), np.uint8), "png", 95, (None, 8.0), list)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "unlink", killed)
+    with pytest.raises(KeyboardInterrupt):
+        clip_files.remove(target, 3, ())
+    assert not target.exists()
+
+
+def test_grey_and_16_bits_in_a_video(tmp_path: Path) -> None:
+    grey = np.full((2, 4, 4, 1), 257 * 80, np.uint16)
+    grey[1] = 0
+    (tmp_path / "a.gif").write_bytes(encode_video(grey, "gif", 5))
+    with Image.open(tmp_path / "a.gif") as film:
+        assert film.convert("RGB").getpixel((0, 0)) == (80, 80, 80)
+
+
+# ------------------------------------------------------------------ what is there and is not ours
+
+
+def test_frames_of_others_stay(tmp_path: Path) -> None:
+    """A folder of frames without a line, in the place of a clip."""
+    (tmp_path / "out/000001").mkdir(parents=True)
+    shutil.copy(frame(tmp_path), tmp_path / "out/000001/0001.png")
+    for settings in ({"overwrite": True}, {"changed": "renew"}, {"video": "gif"}):
+        with pytest.raises(
+            ValueError, match=r"000001 holds 0001\.png, which Enlarger did not write"
+        ):
+            predict(tmp_path, **settings)
+    with pytest.raises(ValueError, match=r"no line of predictions\.jsonl describes it"):
+        predict(tmp_path)
+    assert names(tmp_path) == ["000001/0001.png"]
+    assert predict(tmp_path, changed="keep").made == 1
+
+
+def frame(folder: Path) -> Path:
+    path = folder / "a.png"
+    Image.new("RGB", (9, 6)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "0004.png", "mine/0001.png", "0001.psd"])
+def test_what_a_user_put_among_the_frames_is_not_removed_with_them(
+    tmp_path: Path, name: str
+) -> None:
+    predict(tmp_path)
+    mine = tmp_path / "out/000000" / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    before = names(tmp_path)
+    assert predict(tmp_path).made == 0
+    for settings in ({"overwrite": True}, {"changed": "renew", "format": "jpg"}):
+        with pytest.raises(ValueError, match=f"000000 holds {name}, which Enlarger did not write"):
+            predict(tmp_path, **settings)
+    assert names(tmp_path) == before
+    mine.rename(tmp_path / "kept")
+    if mine.parent.name == "mine":
+        mine.parent.rmdir()
+    assert predict(tmp_path, overwrite=True).made == 2
+
+
+def test_frames_that_0_1_0_wrote_are_replaced(tmp_path: Path) -> None:
+    """Its lines have no number of frames."""
+    predict(tmp_path)
+    file = tmp_path / "out" / NAME
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for line in lines:
+        del line["frames"], line["video"]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert predict(tmp_path).made == 0
+    assert predict(tmp_path, overwrite=True).made == 2
+
+
+def test_a_video_of_another_stays(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    mine = tmp_path / "out/000000.gif"
+    mine.write_bytes(b"mine")
+    with pytest.raises(ValueError, match=r"000000\.gif exists, and no line of predictions\.jsonl"):
+        predict(tmp_path, video="gif")
+    predict(tmp_path)
+    assert predict(tmp_path, overwrite=True).made == 2  # without a video
+    assert mine.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("kind", ["file", "link to a folder", "link to nowhere", "video"])
+def test_something_else_in_the_place_of_a_clip(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/0001.png").write_text("mine")
+    place = tmp_path / "out/000000"
+    if kind == "file":
+        place.write_text("mine")
+    elif kind == "video":
+        place.with_suffix(".gif").mkdir()
+    else:
+        place.symlink_to(tmp_path / ("mine" if kind == "link to a folder" else "nowhere"))
+    with pytest.raises(ValueError, match="000000"):
+        predict(tmp_path, overwrite=True, video="gif" if kind == "video" else None)
+    assert (tmp_path / "mine/0001.png").read_text() == "mine"
+    assert os.path.lexists(place if kind != "video" else place.with_suffix(".gif"))

@@ -1,0 +1,153 @@
+"""OutputPlaces of outputs: inputs and other files survive, for any settings."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from callbacks.predict.places import OutputPlaces
+from callbacks.predict.writer import Writer
+from datamodules.base import SRDataModule
+from lightning_modules.controls.simple import Bicubic
+from tests.callbacks.tiny import trainer
+
+EVERY: list[dict[str, Any]] = [{}, {"overwrite": True}, {"changed": "renew"}, {"changed": "keep"}]
+
+
+def save(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (5, 4)).save(path)
+    return path
+
+
+def enlarge(folder: Path, out: Path, **settings: Any) -> None:
+    data = SRDataModule(2.0, predict=str(folder), workers=0)
+    writer = Writer(folder=str(out), **settings)
+    trainer(out.parent, writer).predict(Bicubic(2), data, return_predictions=False)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+def refused(folder: Path, out: Path, sentence: str) -> None:
+    """Nothing is changed, for any settings."""
+    before = files(folder), files(out)
+    for settings in EVERY:
+        with pytest.raises(ValueError, match=sentence):
+            enlarge(folder, out, **settings)
+    assert (files(folder), files(out)) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("a.png", r"something else than a file lies in the place of the output of 'a', .*a\.png"),
+        ("predictions.jsonl", r"predictions\.jsonl is a named pipe, not a file, and lines about"),
+    ],
+)
+def test_a_pipe_in_the_place_of_what_is_written(tmp_path: Path, name: str, sentence: str) -> None:
+    save(tmp_path / "in/a.jpg")
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out" / name)
+    refused(tmp_path / "in", tmp_path / "out", sentence)
+    assert (tmp_path / "out" / name).is_fifo()
+
+
+def test_a_folder_of_inputs_in_the_place_of_an_output(tmp_path: Path) -> None:
+    save(tmp_path / "in/pics.jpg")
+    save(tmp_path / "in/pics.png/1.jpg")
+    sentence = r"a folder lies in the place of the output of 'pics', .*pics\.png, and holds inputs"
+    refused(tmp_path / "in", tmp_path / "in", sentence)
+
+
+def test_a_folder_of_somebody_in_the_place_of_an_output(tmp_path: Path) -> None:
+    save(tmp_path / "in/a.jpg")
+    save(tmp_path / "out/a.png/mine.png")
+    sentence = r"a folder lies in the place of the output of 'a', .*out/a\.png: move it away"
+    refused(tmp_path / "in", tmp_path / "out", sentence)
+
+
+def test_an_empty_folder_and_a_link_to_one(tmp_path: Path) -> None:
+    save(tmp_path / "in/a.jpg")
+    (tmp_path / "out/a.png").mkdir(parents=True)
+    refused(tmp_path / "in", tmp_path / "out", "a folder lies in the place of the output of 'a'")
+    (tmp_path / "out/a.png").rmdir()
+    (tmp_path / "out/a.png").symlink_to(tmp_path / "in")
+    refused(tmp_path / "in", tmp_path / "out", "a folder lies in the place of the output of 'a'")
+
+
+def test_an_input_where_an_output_needs_a_folder(tmp_path: Path) -> None:
+    save(tmp_path / "in/more/a.png/1.jpg")
+    save(tmp_path / "out/a.png")
+    sentence = r"'a.png/1' is to lie in the folder .*out/a\.png, where a file lies"
+    refused(tmp_path / "in/more", tmp_path / "out", sentence)
+
+
+def test_one_output_in_the_place_of_the_folder_of_another(tmp_path: Path) -> None:
+    """In an empty folder, the second output would fail or replace the first one."""
+    save(tmp_path / "in/a.jpg")
+    save(tmp_path / "in/a.png/1.jpg")
+    refused(
+        tmp_path / "in", tmp_path / "out", r"the output of 'a' would be .* 'a\.png/1' is to lie"
+    )
+    enlarge(tmp_path / "in", tmp_path / "out", suffix="_x2")
+    assert {"a_x2.png", "a.png/1_x2.png"} < files(tmp_path / "out").keys()
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_another_name_of_an_input(tmp_path: Path, link: Any) -> None:
+    save(tmp_path / "in/a.png")
+    (tmp_path / "out").mkdir()
+    link(tmp_path / "in/a.png", tmp_path / "out/a.png")
+    refused(tmp_path / "in", tmp_path / "out", "the output of 'a' would overwrite the input")
+
+
+def test_a_linked_folder_of_inputs(tmp_path: Path) -> None:
+    save(tmp_path / "in/sub/a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/sub").symlink_to(tmp_path / "in/sub")
+    refused(tmp_path / "in", tmp_path / "out", "'sub/a' would overwrite the input")
+
+
+def test_a_disk_that_takes_a_and_A_for_one(  # noqa: N802
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On such a disk both names are one file, whose path `realpath` returns as typed."""
+    found = save(tmp_path / "in/A.png").stat()
+    stat = Path.stat
+    monkeypatch.setattr(
+        Path, "stat", lambda self, **how: found if self.name == "a.png" else stat(self, **how)
+    )
+    places = OutputPlaces(tmp_path / "in", [str(tmp_path / "in/A.png")])
+    with pytest.raises(ValueError, match=r"would overwrite the input .*A\.png, as .*a\.png is ano"):
+        places.check("a", tmp_path / "in/a.png", folder=False)
+
+
+def test_a_link_that_leads_nowhere(tmp_path: Path) -> None:
+    save(tmp_path / "in/a.jpg")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a.png").symlink_to("/nowhere/a.png")
+    refused(tmp_path / "in", tmp_path / "out", "is a link that leads nowhere")
+    assert (tmp_path / "out/a.png").is_symlink()
+
+
+def test_a_file_in_the_place_of_the_writer_s_folder_or_above(tmp_path: Path) -> None:
+    mine = save(tmp_path / "in/a.jpg")
+    for out in (mine, mine / "sub"):
+        refused(tmp_path / "in", out, r"writer\.folder is .* and .*a\.jpg is no folder")
+
+
+@pytest.mark.parametrize("out", ["in", ".", "in/sub", "in/new"])
+def test_beside_below_and_above_inputs(tmp_path: Path, out: str) -> None:
+    save(tmp_path / "in/a.jpg")
+    save(tmp_path / "in/sub/b.jpg")
+    before = files(tmp_path / "in")
+    enlarge(tmp_path / "in", tmp_path / out, suffix="_x2", overwrite=True)
+    assert before.items() <= files(tmp_path / "in").items()
+    assert (tmp_path / out / "a_x2.png").is_file()

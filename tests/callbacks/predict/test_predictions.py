@@ -1,0 +1,296 @@
+"""predictions.jsonl: complete lines from many writers, and the decisions of later runs."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from callbacks.predict.predictions import (
+    NAME,
+    Line,
+    Predictions,
+    RunProperties,
+    digest_of,
+    input_facts,
+    options_of,
+    outputs_in,
+    refusal,
+)
+
+
+def made(**changed: Any) -> RunProperties:
+    options = {"model.init_args.steps": 15, "data.init_args.scale": 4.0}
+    fields: dict[str, Any] = {
+        **{"model": "a.Model", "weights": "w.ckpt", "weights_digest": "ab", "commit": "c"},
+        "options": {**options, **changed.pop("options", {})},
+    }
+    return RunProperties(**{**fields, **changed})
+
+
+def line(source: Path | None = None, **changed: Any) -> Line:
+    fields: dict[str, Any] = {"key": "a", "output": "a.png", "seed": None}
+    return Line(**{**fields, **input_facts(source and str(source)), **changed})
+
+
+def stored(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(text) for text in (folder / NAME).read_text().splitlines()]
+
+
+# ------------------------------------------------------------------------------------------ lines
+
+
+def test_a_line_tells_all(tmp_path: Path) -> None:
+    Predictions(tmp_path, made()).add(line(seconds=0.5, tiles=4))
+    assert stored(tmp_path) == [
+        {"key": "a", "output": "a.png", "seed": None, "seconds": 0.5, "tiles": 4, **made()}
+    ]
+
+
+def test_errors_are_reported_once(tmp_path: Path) -> None:
+    for _ in range(2):  # in the same run, and in the next
+        predictions = Predictions(tmp_path, made())
+        for _ in range(2):
+            predictions.add(line(error="cut off"))
+    assert stored(tmp_path) == [{"key": "a", "output": "a.png", "seed": None, "error": "cut off"}]
+    Predictions(tmp_path, made()).add(line(error="another reason"))
+    assert len(stored(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_an_error_that_comes_back_after_a_success_is_reported(tmp_path: Path, again: bool) -> None:
+    predictions = Predictions(tmp_path, made())
+    for told in (line(error="cut off"), line(), line(error="cut off")):
+        predictions.add(told)
+        if again:  # in the next run
+            predictions = Predictions(tmp_path, made())
+    assert ["error" in told for told in stored(tmp_path)] == [True, False, True]
+
+
+def write_many(folder: Path, name: str, count: int) -> None:
+    predictions = Predictions(folder, made())
+    for number in range(count):
+        predictions.add(line(output=f"{name}-{number}", key="x" * 5000))
+
+
+def test_processes_and_threads_do_not_mix_their_lines(tmp_path: Path) -> None:
+    fork = multiprocessing.get_context("fork")  # fast, so that they run at the same time
+    hands: list[Any] = [
+        kind(target=write_many, args=(tmp_path, f"{kind.__name__}{number}", 50))
+        for number in range(3)
+        for kind in (fork.Process, threading.Thread)
+    ]
+    for hand in hands:
+        hand.start()
+    for hand in hands:
+        hand.join()
+    assert len({found["output"] for found in stored(tmp_path)}) == 300
+
+
+def test_a_line_that_was_cut_off_spoils_no_other(tmp_path: Path) -> None:
+    Predictions(tmp_path, made()).add(line())
+    whole = (tmp_path / NAME).read_bytes()
+    (tmp_path / NAME).write_bytes(whole + whole.replace(b"a.png", b"b.png")[:-20])
+    predictions = Predictions(tmp_path, made())
+    assert predictions.differences("a.png", None) == []
+    assert predictions.differences("b.png", None) != []
+    predictions.add(line(output="c.png"))
+    assert Predictions(tmp_path, made()).differences("c.png", None) == []
+
+
+NESTED = "[" * 100_000
+ODD = ["[]", "3", '{"output": "a.png"}', '{"key": 1}', "\x00\x01", NESTED]
+
+
+@pytest.mark.parametrize("text", [*ODD, '{"output": [1], "error": "x"}'], ids=lambda t: t[:30])
+def test_lines_of_another_origin_say_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / NAME).write_text(text + "\n")
+    assert Predictions(tmp_path, made()).differences("a.png", None) == [
+        f"no line of {NAME} describes it"
+    ]
+
+
+def test_a_folder_in_the_place_of_the_lines(tmp_path: Path) -> None:
+    (tmp_path / NAME).mkdir()
+    for read in (outputs_in, lambda folder: Predictions(folder, made())):
+        with pytest.raises(ValueError, match=r"predictions\.jsonl is a folder.*: move it away"):
+            read(tmp_path)
+
+
+def test_a_disk_that_is_full_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: original(file, data[:10]))
+    with pytest.raises(OSError, match=r"predictions.jsonl: a line could not be written whole"):
+        Predictions(tmp_path, made()).add(line())
+
+
+# ---------------------------------------------------------------------------- what a next run does
+
+
+def differences(
+    folder: Path, now: RunProperties, source: Path | None = None, seed: int = 0
+) -> list[str]:
+    return Predictions(folder, now, seed).differences("a.png", source and str(source))
+
+
+def test_the_same_run_again_makes_the_same(tmp_path: Path) -> None:
+    Predictions(tmp_path, made()).add(line())
+    # Independent of the weights' path and of the commit.
+    now = made(weights="elsewhere.ckpt", commit="d", options={"model.init_args.base_weights": "b"})
+    assert differences(tmp_path, now) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "difference"),
+    [
+        ({"options": {"model.init_args.steps": 4}}, "model.init_args.steps: 15 -> 4"),
+        ({"options": {"tiling.window": "flat"}}, "tiling.window: unset -> flat"),
+        ({"model": "a.Other"}, "model.class_path: a.Model -> a.Other"),
+        ({"weights_digest": "cd"}, "digest of the weights: ab -> cd"),
+    ],
+)
+def test_another_way_to_make_it(tmp_path: Path, changed: dict[str, Any], difference: str) -> None:
+    Predictions(tmp_path, made()).add(line())
+    assert differences(tmp_path, made(**changed)) == [difference]
+
+
+def test_a_seed_matters_where_noise_was_drawn(tmp_path: Path) -> None:
+    Predictions(tmp_path, made()).add(line(seed=None))
+    assert differences(tmp_path, made(), seed=1) == []
+    Predictions(tmp_path, made()).add(line(seed=0))
+    assert differences(tmp_path, made(), seed=0) == []
+    assert differences(tmp_path, made(), seed=1) == ["seed_everything: 0 -> 1"]
+
+
+def test_the_last_line_of_an_output_holds(tmp_path: Path) -> None:
+    four = made(options={"model.init_args.steps": 4})
+    Predictions(tmp_path, made()).add(line())
+    Predictions(tmp_path, four).add(line())
+    Predictions(tmp_path, four).add(line(error="could not be read any more"))
+    assert differences(tmp_path, four) == []
+    assert differences(tmp_path, made()) == ["model.init_args.steps: 4 -> 15"]
+
+
+def test_another_input_of_the_same_name(tmp_path: Path) -> None:
+    source, other = tmp_path / "a.jpg", ["it was made of another image of the same name"]
+    source.write_bytes(b"first")
+    Predictions(tmp_path, made()).add(line(source))
+    assert differences(tmp_path, made(), source) == []
+    os.utime(source, ns=(0, 0))  # as a copy has it
+    assert differences(tmp_path, made(), source) == []
+    source.write_bytes(b"secon")
+    assert differences(tmp_path, made(), source) == other
+    source.write_bytes(b"longer")
+    assert differences(tmp_path, made(), source) == other
+    source.unlink()
+    assert differences(tmp_path, made(), source) == other
+
+
+def test_an_input_that_changed_while_its_image_was_made(tmp_path: Path) -> None:
+    """The line describes the file that was read, not the current one."""
+    source = tmp_path / "a.jpg"
+    source.write_bytes(b"first")
+    read = [5, source.stat().st_mtime_ns]
+    source.write_bytes(b"secon")  # as long as the first
+    os.utime(source, ns=(0, 0))
+    facts = input_facts(str(source), read)
+    assert (facts["input_bytes"], facts["input_modified"]) == tuple(read)
+    assert facts["input_digest"] is None
+    Predictions(tmp_path, made()).add(line(**facts))
+    assert differences(tmp_path, made(), source) == [
+        "it was made of another image of the same name"
+    ]
+    source.unlink()
+    assert input_facts(str(source), read) == facts
+    assert input_facts(str(source)) == {}
+
+
+def test_what_the_lines_name_as_made(tmp_path: Path) -> None:
+    assert outputs_in(tmp_path) == set()
+    predictions = Predictions(tmp_path, made())
+    predictions.add(line(output="sub/a_x2.png"))
+    predictions.add(line(output="b_x2.png", error="cut off"))
+    assert outputs_in(tmp_path) == {"sub/a_x2.png"}
+
+
+def test_a_refusal_names_keys_counts_and_ways_out() -> None:
+    others = {f"p{n}": ["model.init_args.steps: 15 -> 4", f"{n % 5}: 1 -> 2"] for n in range(10)}
+    text = refusal(Path("out"), 12, others)
+    assert text.startswith("10 of 12 outputs in out were made otherwise than now, such as 'p0':\n")
+    assert "model.init_args.steps: 15 -> 4 (10)\n" in text
+    assert "  2 more\n" in text
+    assert "--writer.changed renew" in text
+    assert "--writer.changed keep" in text
+
+
+# ---------------------------------------------------------------------- what a line is made up of
+
+
+def test_options_are_what_changes_an_output() -> None:
+    config = {
+        "seed_everything": 0,
+        "model": {
+            "class_path": "a.Model",
+            "init_args": {
+                **{"scale": 4.0, "steps": 15, "start": None, "weights": "w.ckpt"},
+                "network": {"class_path": "b.Net", "init_args": {"widths": [32, 64]}},
+                "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1.0}},
+                "lr_scheduler": {"class_path": "x.Y"},
+            },
+        },
+        "data": {"init_args": {"scale": 4.0, "size": [768, 1024], "workers": 2, "predict": "in"}},
+        "trainer": {"precision": "bf16-mixed", "devices": 2},
+        "tiling": {"where": "latent", "batch": 8},
+        **{"writer": {"folder": "out"}, "run": {"name": "r"}, "ckpt_path": None},
+    }
+    assert options_of(config) == {
+        "model.init_args.steps": 15,
+        "model.init_args.network.class_path": "b.Net",
+        "model.init_args.network.init_args.widths": [32, 64],
+        "data.init_args.scale": 4.0,
+        "data.init_args.size": [768, 1024],
+        "trainer.precision": "bf16-mixed",
+        "tiling.where": "latent",
+    }
+
+
+def test_options_of_a_source_are_what_changes_a_image() -> None:
+    def options(**init_args: Any) -> dict[str, Any]:
+        source = {"class_path": "datamodules.sources.prompts.Seeds", "init_args": init_args}
+        return options_of({"data": {"init_args": {"predict": source}}})
+
+    where = {"root": "a", "files": ["b"], "file": "c", "count": 3, "cache_dir": "d"}
+    assert options(**where, scale=None, degradation={"class_path": "a.Blur"}) == {}
+    inner = {
+        "class_path": "datamodules.sources.folder.Folder",
+        "init_args": {"root": "a", "scale": 3.0},
+    }
+    prefix = "data.init_args.predict.init_args."
+    assert options(size=[64, 32], sources={"a": inner}, **where) == {
+        f"{prefix}size": [64, 32],
+        f"{prefix}sources.a.class_path": "datamodules.sources.folder.Folder",
+        f"{prefix}sources.a.init_args.scale": 3.0,
+    }
+
+
+def test_a_digest_is_of_all_tensors_and_their_names() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)).to(torch.bfloat16)
+    same = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)).to(torch.bfloat16)
+    same.load_state_dict(net.state_dict())
+    first = digest_of(net)
+    assert first is not None
+    assert digest_of(same) == first
+    assert digest_of(nn.ModuleDict({"a": net[0], "b": net[1]})) != first
+    buffer = same[1].running_mean
+    assert isinstance(buffer, torch.Tensor)
+    buffer[1] = 1
+    assert digest_of(same) != first
+    assert digest_of(nn.ReLU()) is None

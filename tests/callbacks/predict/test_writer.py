@@ -1,0 +1,744 @@
+"""Writer: pixels of all types, names, skipping, lines, inputs that must survive, threads."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+import torch
+from lightning.pytorch import LightningDataModule
+from PIL import Image, ImageCms
+from PIL.ExifTags import GPS, IFD, Base
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+
+from callbacks.predict import files as image_file
+from callbacks.predict.files import LARGEST_EXIF, Extras, encode
+from callbacks.predict.predictions import NAME
+from callbacks.predict.writer import Writer
+from degradations.bicubic import resize
+from files.png_text import open_image
+from tests.callbacks.tiny import Tiny, trainer
+from tests.datamodules.profiles import grey_profile
+
+RGB_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+class Inputs(Dataset[dict[str, Any]]):
+    name = "predict"
+
+    def __init__(self, samples: dict[str, dict[str, Any]]) -> None:
+        self.samples = samples
+        self.keys = [f"predict/{key}" for key in samples]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        key, sample = list(self.samples.items())[index]
+        return {"key": [f"predict/{key}"], "seed": torch.tensor([index])} | sample
+
+
+class Data(LightningDataModule):
+    """The attributes of our data module that the writer uses."""
+
+    def __init__(self, samples: dict[str, dict[str, Any]], paths: list[str] | None = None) -> None:
+        super().__init__()
+        self.samples = samples
+        self.predict_keys = list(samples)
+        self.left_out: set[str] = set()
+        if paths is not None:
+            self.predict_paths = paths
+
+    def skip_in_predict(self, keys: set[str]) -> None:
+        self.left_out = keys
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        left = {key: s for key, s in self.samples.items() if key not in self.left_out}
+        return DataLoader(Inputs(left), batch_size=None)
+
+
+class Double(Tiny):
+    """A model that doubles the size by repeating pixels, so outputs are known exactly."""
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
+        if "error" in batch:
+            return None
+        return {"sr": functional.interpolate(batch["lr"], scale_factor=2, mode="nearest")}
+
+
+def picture(**meta: Any) -> dict[str, Any]:
+    """Return a batch of one image of whole levels; with a grey mode, of equal channels."""
+    generator = torch.Generator().manual_seed(3)
+    top = 2 ** meta.setdefault("bit_depth", 8) - 1
+    levels = torch.randint(0, top + 1, (1, 3, 6, 5), generator=generator)
+    if meta.setdefault("mode", "RGB") != "RGB":
+        levels = levels[:, :1].expand(-1, 3, -1, -1)
+    return {"lr": levels.float() / top, "meta": [{"alpha": None, "icc": None} | meta]}
+
+
+def doubled(sample: dict[str, Any]) -> np.ndarray[Any, Any]:
+    """Return the (H, W, 3) levels expected in the file."""
+    depth = sample["meta"][0]["bit_depth"]
+    levels = (sample["lr"][0] * (2**depth - 1)).round().permute(1, 2, 0).numpy()
+    return levels.astype(f"uint{depth}").repeat(2, 0).repeat(2, 1)
+
+
+def predict(root: Path, writer: Writer, data: Data) -> None:
+    trainer(root, writer).predict(Double(), data, return_predictions=False)
+
+
+def one(root: Path, sample: dict[str, Any], format: Any = "png", **settings: Any) -> Path:
+    predict(root, Writer(format=format, suffix="_x2", **settings), Data({"a": sample}))
+    return root / f"predict/a_x2.{format}"
+
+
+def pictures_in(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if p.name != NAME)
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(text) for text in (folder / NAME).read_text().splitlines()]
+
+
+# ---------------------------------------------------------------------------------- kinds of pixels
+
+
+@pytest.mark.parametrize("format", ["png", "tiff"])
+def test_8_bit_rgb_with_profile(tmp_path: Path, format: str) -> None:
+    sample = picture(icc=RGB_PROFILE)
+    image = Image.open(one(tmp_path, sample, format))
+    assert image.mode == "RGB"
+    assert np.array_equal(np.asarray(image), doubled(sample))
+    assert image.info["icc_profile"] == RGB_PROFILE
+
+
+@pytest.mark.parametrize(("format", "kind"), [("jpg", "JPEG"), ("webp", "WEBP")])
+def test_lossy_formats(tmp_path: Path, format: str, kind: str) -> None:
+    smooth = torch.linspace(0, 1, 64).expand(1, 3, 32, 64)
+    sample = picture(icc=RGB_PROFILE) | {"lr": smooth}
+    image = Image.open(one(tmp_path, sample, format))
+    assert image.format == kind
+    assert image.info["icc_profile"] == RGB_PROFILE
+    difference = np.asarray(image).astype(int) - doubled(sample).astype(int)
+    assert np.abs(difference).max() <= 6
+
+
+def test_quality(tmp_path: Path) -> None:
+    sample = picture()
+    sizes = []
+    for quality in (20, 100):
+        writer = Writer(format="jpg", quality=quality, overwrite=True)
+        predict(tmp_path, writer, Data({"a": sample}))
+        sizes.append((tmp_path / "predict/a.jpg").stat().st_size)
+    assert sizes[0] < sizes[1]
+
+
+@pytest.mark.parametrize("mode", ["L", "1"])
+def test_8_bit_grey(tmp_path: Path, mode: str) -> None:
+    sample = picture(mode=mode, icc=RGB_PROFILE)
+    image = Image.open(one(tmp_path, sample))
+    assert image.mode == "L"
+    assert np.array_equal(np.asarray(image), doubled(sample)[..., 0])
+    assert "icc_profile" not in image.info  # it described other pixels
+
+
+def test_16_bit_rgb_png_with_profile(tmp_path: Path) -> None:
+    sample = picture(bit_depth=16, icc=RGB_PROFILE)
+    path = one(tmp_path, sample)
+    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[..., ::-1]
+    assert np.array_equal(pixels, doubled(sample))
+    image = Image.open(path)
+    image.load()  # checks the chunks' sums
+    assert image.info["icc_profile"] == RGB_PROFILE
+
+
+def test_16_bit_rgb_tiff_with_profile(tmp_path: Path) -> None:
+    sample = picture(bit_depth=16, icc=RGB_PROFILE)
+    with tifffile.TiffFile(one(tmp_path, sample, "tiff")) as file:
+        assert np.array_equal(file.asarray(), doubled(sample))
+        assert file.pages[0].iccprofile == RGB_PROFILE
+
+
+@pytest.mark.parametrize("mode", ["L", "LA"])
+@pytest.mark.parametrize("bit_depth", [8, 16])
+def test_grey_profile(tmp_path: Path, mode: str, bit_depth: int) -> None:
+    """It is dropped if grey is written as colour, as Pillow cannot read 16-bit grey with alpha."""
+    alpha = np.full((6, 5), 9, f"uint{bit_depth}") if mode == "LA" else None
+    sample = picture(mode=mode, icc=grey_profile(), bit_depth=bit_depth, alpha=alpha)
+    kept = Image.open(one(tmp_path, sample)).info.get("icc_profile")
+    assert kept == (None if (mode, bit_depth) == ("LA", 16) else grey_profile())
+
+
+@pytest.mark.parametrize("format", ["png", "tiff"])
+def test_16_bit_grey(tmp_path: Path, format: str) -> None:
+    sample = picture(bit_depth=16, mode="I;16")
+    image = Image.open(one(tmp_path, sample, format))
+    assert image.mode == "I;16"
+    assert np.array_equal(np.asarray(image), doubled(sample)[..., 0])
+
+
+def expected_alpha(alpha: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    top = np.iinfo(alpha.dtype).max
+    large = resize(torch.from_numpy(alpha.astype(np.float32) / top)[None, None], (12, 10))
+    return (large[0, 0] * top).round().numpy().astype(alpha.dtype)
+
+
+@pytest.mark.parametrize("format", ["png", "tiff", "webp"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_8_bit_alpha(tmp_path: Path, format: str, mode: str) -> None:
+    alpha = np.random.default_rng(0).integers(0, 256, (6, 5), dtype=np.uint8)
+    image = Image.open(one(tmp_path, picture(alpha=alpha, mode=mode), format))
+    assert image.mode == ("RGBA" if format == "webp" else mode)
+    assert np.array_equal(np.asarray(image)[..., -1], expected_alpha(alpha))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_16_bit_alpha(tmp_path: Path, mode: str) -> None:
+    alpha = np.random.default_rng(0).integers(0, 65536, (6, 5), dtype=np.uint16)
+    sample = picture(alpha=alpha, mode=mode, bit_depth=16)
+    pixels = cv2.imread(str(one(tmp_path, sample)), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(pixels[..., -1], expected_alpha(alpha))
+    assert tifffile.imread(one(tmp_path, sample, "tiff")).shape == (12, 10, 4)
+
+
+def test_what_a_format_cannot_hold_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    alpha = np.zeros((6, 5), np.uint16)
+    sample = picture(alpha=alpha, bit_depth=16)
+    with caplog.at_level(logging.WARNING):
+        image = Image.open(one(tmp_path, sample, "jpg"))
+    assert image.mode == "RGB"
+    assert "1 images lost their transparency: jpg cannot hold it" in caplog.text
+    assert "1 images lost their 16 bit: jpg cannot hold it" in caplog.text
+    with pytest.raises(ValueError, match="jpg cannot hold 4 channels of uint8"):
+        encode(np.zeros((2, 2, 4), np.uint8), Extras(), "jpg", 90)
+
+
+def some_exif(comment: bytes = b"x") -> bytes:
+    tags = Image.Exif()
+    tags[Base.Make] = "Maker"
+    tags[IFD.Exif] = {Base.DateTimeOriginal: "2020:01:02 03:04:05", Base.UserComment: comment}
+    tags[IFD.GPSInfo] = {GPS.GPSLatitudeRef: "N", GPS.GPSLatitude: (1.0, 2.0, 3.0)}
+    return tags.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("format", "bit_depth"),
+    [("png", 8), ("png", 16), ("jpg", 8), ("webp", 8), ("tiff", 8), ("tiff", 16)],
+)
+def test_exif_is_kept_and_says_the_size(tmp_path: Path, format: str, bit_depth: int) -> None:
+    sample = picture(exif=some_exif(), bit_depth=bit_depth)
+    path = one(tmp_path, sample, format)
+    if format == "tiff":  # which is rewritten for it
+        assert np.array_equal(tifffile.imread(path), doubled(sample))
+    image = Image.open(path)
+    tags = image.getexif()
+    if (format, bit_depth) != ("tiff", 16):  # which Pillow cannot read
+        image.load()  # checks the chunks' sums
+    details = tags.get_ifd(IFD.Exif)
+    assert tags[Base.Make] == "Maker"
+    assert details[Base.DateTimeOriginal] == "2020:01:02 03:04:05"
+    assert (details[Base.ExifImageWidth], details[Base.ExifImageHeight]) == (10, 12)
+    assert tags.get_ifd(IFD.GPSInfo)[GPS.GPSLatitude] == (1.0, 2.0, 3.0)
+
+
+def test_exif_without_the_place_and_none(tmp_path: Path) -> None:
+    sample = picture(exif=some_exif())
+    tags = Image.open(one(tmp_path, sample, exif="no_place")).getexif()
+    assert tags[Base.Make] == "Maker"
+    assert tags.get_ifd(IFD.GPSInfo) == {}
+    tags = Image.open(one(tmp_path / "none", sample, exif="drop")).getexif()
+    assert dict(tags) == {}
+
+
+def test_exif_that_a_format_cannot_hold_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sample = picture(exif=some_exif(bytes(70_000)))
+    path = one(tmp_path, sample, "jpg")
+    assert "1 images lost their EXIF: jpg cannot hold it" in caplog.text
+    assert Base.Make not in Image.open(path).getexif()
+
+
+@pytest.mark.parametrize(
+    ("format", "most"), [("png", 8_000_000), ("jpg", 255 * 65519), ("webp", None), ("tiff", None)]
+)
+def test_a_colour_profile_that_a_format_cannot_hold_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, format: str, most: int | None
+) -> None:
+    for size in [20_000_000] if most is None else [most, most + 1]:
+        icc = bytes(16) + b"RGB " + bytes(size - 20)
+        path = one(tmp_path / str(size), picture(icc=icc), format)
+        held = most is None or size <= most
+        assert (open_image(path).info.get("icc_profile") == icc) == held
+        lost = f"1 images lost their colour profile: {format} cannot hold it"
+        assert (lost in caplog.text) != held
+
+
+@pytest.mark.parametrize(("place", "beyond", "kept"), [("keep", 0, False), ("no_place", 8, True)])
+def test_exif_is_counted_as_it_would_be_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, place: str, beyond: int, kept: bool
+) -> None:
+    """The size of the image comes in, and the place may go."""
+    size = LARGEST_EXIF + beyond
+    exif = some_exif(bytes(size - len(some_exif(b""))))
+    assert size - 8 < len(exif) <= size
+    predict(tmp_path, Writer(format="jpg", exif=place), Data({"a": picture(exif=exif)}))
+    made = Image.open(tmp_path / "predict/a.jpg").getexif()
+    assert made.get(Base.Make) == ("Maker" if kept else None)
+    assert ("1 images lost their EXIF: jpg cannot hold it" in caplog.text) != kept
+
+
+def test_a_side_that_a_format_cannot_have(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    long = picture() | {"lr": torch.zeros(1, 3, 1, 8192)}
+    data = Data({"a": long, "b": picture()})
+    writer = Writer(format="webp")
+    predict(tmp_path, writer, data)
+    assert (writer.written, writer.failed) == (1, 1)
+    reason = (
+        "16384 pixels are more than the 16383 that a side of webp can have: set writer.format png"
+    )
+    assert f"not written: a: {reason}" in caplog.text
+    assert "0 unusable, 1 failed" in caplog.text
+    assert [line.get("error") for line in lines(tmp_path / "predict")] == [reason, None]
+    assert pictures_in(tmp_path / "predict") == ["b.webp"]
+
+
+def test_an_output_that_is_not_finite_is_not_written(tmp_path: Path) -> None:
+    broken = picture()
+    broken["lr"][0, 1, 2, 3] = torch.nan
+    predict(tmp_path, Writer(), Data({"a": broken}))
+    assert pictures_in(tmp_path / "predict") == []
+    (line,) = lines(tmp_path / "predict")
+    assert line["error"] == "the output has pixels that are not finite"
+
+
+def test_values_out_of_range_do_not_wrap_around(tmp_path: Path) -> None:
+    sample = picture() | {"lr": torch.tensor([-0.1, 0.5, 1.1]).view(1, 3, 1, 1)}
+    assert np.asarray(Image.open(one(tmp_path, sample)))[0, 0].tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize("count", [1, 12])  # the last image, and one in the middle
+def test_a_image_that_cannot_be_encoded_does_not_end_the_run(tmp_path: Path, count: int) -> None:
+    broken = picture(exif=b"Exif\0\0no tags at all")  # a plug-in's Source may give anything
+    data = Data({"a": broken} | {str(number): picture() for number in range(count - 1)})
+    writer = Writer()
+    predict(tmp_path, writer, data)
+    assert (writer.written, writer.failed) == (count - 1, 1)
+    (line,) = (line for line in lines(tmp_path / "predict") if "error" in line)
+    assert line["output"] == "a.png"
+    assert line["error"].startswith("it cannot be written as png: SyntaxError: not a TIFF file")
+    assert len(pictures_in(tmp_path / "predict")) == count - 1
+
+
+@pytest.mark.parametrize("length", [255, 256])  # of the output's name; disks take 255 bytes
+def test_a_name_that_is_too_long_does_not_end_the_run(tmp_path: Path, length: int) -> None:
+    long, fits = "x" * (length - 4), length == 255
+    for _ in range(2):  # the second one meets what the first one did
+        writer, data = Writer(), Data({long: picture(), "b": picture()})
+        predict(tmp_path, writer, data)
+    assert data.left_out == ({long, "b"} if fits else {"b"})
+    assert (writer.written, writer.failed) == (0, 0 if fits else 1)
+    assert sorted(pictures_in(tmp_path / "predict")) == sorted(f"{k}.png" for k in data.left_out)
+    said = [line["error"] for line in lines(tmp_path / "predict") if "error" in line]
+    assert len(said) == writer.failed
+    assert all("name or path is longer than the disk allows: rename" in error for error in said)
+
+
+def test_other_errors_of_a_disk_are_not_taken_for_a_long_name(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        image_file.write_image(
+            tmp_path / "file/a.png", np.zeros((4, 4, 3), np.uint8), Extras(), "png", 90
+        )
+    with pytest.raises(PermissionError), image_file.long_name_errors():
+        raise PermissionError(errno.EACCES, "not yours")
+
+
+def test_a_full_disk_is_reported_with_the_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def write(before: Any = None) -> None:
+        pixels = np.zeros((4, 4, 3), np.uint8)
+        image_file.write_image(tmp_path / "a.png", pixels, Extras(), "png", 90, before)
+
+    def note() -> None:
+        raise OSError("lines.jsonl: is the disk full?")
+
+    with pytest.raises(OSError, match=r"^lines\.jsonl: is the disk full\?$"):
+        write(note)
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*a\.png'"):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_an_encoder_says_is_no_error_of_the_disk() -> None:
+    wide = np.zeros((1, 70_000, 3), np.uint8)
+    with pytest.raises(ValueError, match="the encoder of jpg failed: "):
+        encode(wide, Extras(), "jpg", 90)
+
+
+# -------------------------------------------------------------------------- names, skipping, inputs
+
+
+def test_names_keep_subfolders_and_dots(tmp_path: Path) -> None:
+    data = Data({"b/c.d/e.f": picture(), "a": picture()})
+    predict(tmp_path, Writer(str(tmp_path / "out"), suffix="-big"), data)
+    names = {p.relative_to(tmp_path / "out").as_posix() for p in tmp_path.rglob("*.png")}
+    assert names == {"b/c.d/e.f-big.png", "a-big.png"}
+
+
+def test_a_folder_in_an_environment_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OUTPUTS", str(tmp_path / "there"))
+    predict(tmp_path, Writer("$OUTPUTS/x"), Data({"a": picture()}))
+    assert (tmp_path / "there/x/a.png").exists()
+    monkeypatch.delenv("OUTPUTS")
+    with pytest.raises(ValueError, match=r"writer.folder is '\$OUTPUTS/x', .* not set"):
+        predict(tmp_path, Writer("$OUTPUTS/x"), Data({"a": picture()}))
+    with pytest.raises(ValueError, match=r"writer.folder is empty"):
+        predict(tmp_path, Writer(""), Data({"a": picture()}))
+
+
+def test_what_is_done_is_skipped_unless_overwritten(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    predict(tmp_path, Writer(), Data({"a": picture()}))
+    done = tmp_path / "predict/a.png"
+    done.write_text("made smaller by another program")  # which is allowed
+    data, writer = Data({"a": picture(), "b": picture()}), Writer()
+    with caplog.at_level(logging.INFO):
+        predict(tmp_path, writer, data)
+    assert data.left_out == {"a"}
+    assert done.read_text() == "made smaller by another program"
+    assert (writer.written, writer.skipped, writer.unusable) == (1, 1, 0)
+    assert "1 images written, 1 skipped (done before), 0 unusable" in caplog.text
+    predict(tmp_path, Writer(overwrite=True), Data({"a": picture()}))
+    assert Image.open(done).size == (10, 12)
+
+
+class Stepped(Double):
+    """A method with noise, an option, and known weights."""
+
+    def __init__(self, width: int = 3) -> None:
+        super().__init__(width)
+        self.noise_seed, self.drew_noise, self.tiles = 7, True, 6
+        self.weights_source = "runs/a/best.ckpt"
+
+
+def configured(**options: Any) -> Writer:
+    writer = Writer(**options.pop("writer", {}))
+    writer.config = {"model": {"init_args": options}}
+    return writer
+
+
+def test_a_line_for_each_image(tmp_path: Path) -> None:
+    source = tmp_path / "in.jpg"
+    source.write_bytes(b"a picture")
+    samples = {"a/b": picture(path=str(source)), "c": {"error": ["c.jpg: truncated"]}}
+    data = Data(samples, paths=[str(source), "c.jpg"])
+    model, writer = Stepped(), configured(steps=4)
+    trainer(tmp_path, writer).predict(model, data, return_predictions=False)
+    lost, line = sorted(lines(tmp_path / "predict"), key=lambda line: "error" not in line)
+    assert lost == {"key": "c", "input": "c.jpg", "output": "c.png", "error": "c.jpg: truncated"}
+    expected = {
+        **{"key": "a/b", "input": str(source), "output": "a/b.png"},
+        **{"lr_size": [6, 5], "size": [12, 10], "seed": 7, "tiles": 6, "device": "cpu"},
+        **{"model": f"{__name__}.Stepped", "weights": "runs/a/best.ckpt", "input_bytes": 9},
+        "options": {
+            **{"model.init_args.steps": 4, "writer.profile": "keep", "writer.exif": "keep"}
+        },
+    }
+    assert {key: line[key] for key in expected} == expected
+    assert line["seconds"] > 0
+    assert len(line["weights_digest"]) == len(line["input_digest"]) == 16
+    assert line["peak_memory"] is None or line["peak_memory"] > 1 << 20
+
+
+def test_a_line_is_about_the_file_that_was_read(tmp_path: Path) -> None:
+    source = tmp_path / "in.jpg"
+    source.write_bytes(b"changed since")
+    data = Data({"a": picture(path=str(source), read=[9, 123])}, paths=[str(source)])
+    predict(tmp_path, Writer(), data)
+    (line,) = lines(tmp_path / "predict")
+    facts = (line["input_bytes"], line["input_modified"], line["input_digest"])
+    assert facts == (9, 123, None)
+
+
+def test_what_was_made_otherwise_is_refused_kept_or_renewed(tmp_path: Path) -> None:
+    samples = {"a": picture(), "b": picture()}
+    predict(tmp_path, configured(steps=15), Data({"a": samples["a"]}))
+    done = tmp_path / "predict/a.png"
+    before = done.stat().st_mtime_ns
+    with pytest.raises(ValueError, match=r"(?s)1 of 1 outputs .*steps: 15 -> 4 \(1\).*renew"):
+        predict(tmp_path, configured(steps=4), Data(samples))
+    assert pictures_in(done.parent) == ["a.png"]  # nothing was begun
+    keeps = configured(steps=4, writer={"changed": "keep"})
+    predict(tmp_path, keeps, Data(samples))
+    assert (keeps.written, keeps.skipped) == (1, 1)
+    assert done.stat().st_mtime_ns == before
+    renews = configured(steps=4, writer={"changed": "renew"})
+    predict(tmp_path, renews, Data(samples))
+    assert (renews.written, renews.skipped) == (1, 1)
+    assert done.stat().st_mtime_ns != before
+    again = configured(steps=4)
+    predict(tmp_path, again, Data(samples))
+    assert (again.written, again.skipped) == (0, 2)
+
+
+def test_other_weights_are_seen(tmp_path: Path) -> None:
+    predict(tmp_path, Writer(), Data({"a": picture()}))
+    model = Double()
+    with torch.no_grad():
+        model.net.weight[0, 0, 0, 0] += 1
+    with pytest.raises(ValueError, match="digest of the weights"):
+        trainer(tmp_path, Writer()).predict(model, Data({"a": picture()}))
+
+
+def test_a_image_of_which_nobody_knows_how_it_was_made(tmp_path: Path) -> None:
+    there = tmp_path / "predict/a.png"
+    there.parent.mkdir()
+    there.write_bytes(b"precious")
+    with pytest.raises(ValueError, match=r"no line of predictions.jsonl describes it"):
+        predict(tmp_path, Writer(), Data({"a": picture()}))
+    assert there.read_bytes() == b"precious"
+
+
+def test_a_image_is_never_below_the_line_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a kill between the line and the image, the next run writes the image."""
+    predict(tmp_path, configured(steps=15), Data({"a": picture()}))
+
+    def killed(source: Any, target: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", killed)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            predict(
+                tmp_path, configured(steps=4, writer={"overwrite": True}), Data({"a": picture()})
+            )
+    assert len(lines(tmp_path / "predict")) == 2
+    writer = configured(steps=4)
+    predict(tmp_path, writer, Data({"a": picture()}))
+    assert writer.written == 1
+
+
+def test_a_run_with_nothing_left_to_do_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            predict(tmp_path, Writer(), Data({"a": picture()}))
+    assert "0 images written, 1 skipped" in caplog.text
+
+
+def test_a_plain_dataloader_is_skipped_image_by_image(tmp_path: Path) -> None:
+    for expected in ((1, 0), (0, 1)):
+        writer = Writer()
+        loader = DataLoader(Inputs({"a": picture()}), batch_size=None)
+        trainer(tmp_path, writer).predict(Double(), loader, return_predictions=False)
+        assert (writer.written, writer.skipped) == expected
+
+
+def test_a_folder_that_cannot_be_one_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"precious")
+    (tmp_path / "link").symlink_to(tmp_path / "disk/that/is/not/there")
+    for name in ("file", "file/below", "link"):
+        with pytest.raises(ValueError, match=r"writer\.folder is .*is no folder"):
+            predict(tmp_path, Writer(str(tmp_path / name)), Data({"a": picture()}))
+    assert (tmp_path / "file").read_bytes() == b"precious"
+
+
+def test_a_read_only_folder_is_refused_unless_all_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict(tmp_path, Writer(), Data({"a": picture()}))
+    monkeypatch.setattr("os.access", lambda *_: False)  # tests may run as root
+    predict(tmp_path, Writer(), Data({"a": picture()}))
+    with pytest.raises(ValueError, match=r"nothing can be written in .*predict: it is read-only"):
+        predict(tmp_path, Writer(), Data({"a": picture(), "b": picture()}))
+    assert pictures_in(tmp_path / "predict") == ["a.png"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_input_is_refused_before_any_work(tmp_path: Path, overwrite: bool) -> None:
+    source = tmp_path / "photos/b.png"
+    source.parent.mkdir()
+    source.write_bytes(b"precious")
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    other = str(tmp_path / "photos/a.jpg")
+    data = Data({"a": picture(), "b": picture()}, paths=[other, str(source)])
+    writer = Writer(str(tmp_path / "link"), overwrite=overwrite)
+    with pytest.raises(ValueError, match=r"the output of 'b' would overwrite the input .*b\.png"):
+        predict(tmp_path, writer, data)
+    assert source.read_bytes() == b"precious"
+    assert not (tmp_path / "photos/a.png").exists()
+
+
+def test_an_input_is_refused_also_by_its_meta(tmp_path: Path) -> None:
+    source = tmp_path / "a.png"
+    source.write_bytes(b"precious")
+    data = Data({"a": picture(path=str(source))})
+    with pytest.raises(ValueError, match="would overwrite the input"):
+        predict(tmp_path, Writer(str(tmp_path), overwrite=True), data)
+    assert source.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("key", ["../a", "b/../../a", "/a"])
+def test_keys_that_lead_out_of_the_folder(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ValueError, match=f"the key '{key}' leads out of the folder"):
+        predict(tmp_path, Writer(), Data({key: picture()}))
+
+
+# ---------------------------------------------------------------------------------- what goes wrong
+
+
+def test_unreadable_images_are_reported_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = Data({"a": {"error": ["photos/a.jpg: truncated"]}, "b": picture()})
+    writer = Writer()
+    with caplog.at_level(logging.WARNING):
+        predict(tmp_path, writer, data)
+    assert "unusable, left out: photos/a.jpg: truncated" in caplog.text
+    assert "1 images written, 0 skipped (done before), 1 unusable" in caplog.text
+    assert pictures_in(tmp_path / "predict") == ["b.png"]
+
+
+@pytest.mark.parametrize("count", [1, 12])  # the last image, and one in the middle
+def test_a_full_disk_stops_the_run_and_leaves_no_half_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        predict(tmp_path, Writer(), Data({str(i): picture() for i in range(count)}))
+    assert list((tmp_path / "predict").iterdir()) == []
+
+
+def test_few_images_wait_and_threads_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, most = threading.Event(), 0
+
+    class Counts(Writer):
+        def _submit(self, *arguments: Any) -> None:
+            nonlocal most
+            if len(self._pending) == 4:
+                gate.set()
+            super()._submit(*arguments)
+            most = max(most, len(self._pending))
+
+    original = image_file.encode
+
+    def slow(*arguments: Any) -> bytes:
+        assert gate.wait(120)
+        return original(*arguments)
+
+    monkeypatch.setattr(image_file, "encode", slow)
+    writer = Counts()
+    predict(tmp_path, writer, Data({str(i): picture() for i in range(20)}))
+    assert writer.written == len(pictures_in(tmp_path / "predict")) == 20
+    assert most == 4  # it continued while images were being encoded, but not without limit
+    assert not [t for t in threading.enumerate() if t.name.startswith("writer")]
+
+
+def test_an_exception_elsewhere_ends_the_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Fails(Double):
+        def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
+            if batch_idx == 4:
+                raise RuntimeError("planned")
+            return super().predict_step(batch, batch_idx)
+
+    original = image_file.encode
+
+    def slow(*arguments: Any) -> bytes:
+        time.sleep(0.5)
+        return original(*arguments)
+
+    monkeypatch.setattr(image_file, "encode", slow)
+    data = Data({str(i): picture() for i in range(5)})
+    with pytest.raises(RuntimeError, match="planned"):
+        trainer(tmp_path, Writer()).predict(Fails(), data, return_predictions=False)
+    assert not [t for t in threading.enumerate() if t.name.startswith("writer")]
+    assert all(name.endswith(".png") for name in pictures_in(tmp_path / "predict"))
+
+
+def test_temporary_files_are_hidden_and_no_images_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    original = os.replace
+
+    def note(source: Any, target: Any) -> None:
+        seen.append(Path(source).name)
+        original(source, target)
+
+    monkeypatch.setattr("os.replace", note)
+    one(tmp_path, picture())
+    assert len(seen) == 1
+    assert seen[0].startswith(".")
+    assert seen[0].endswith(".tmp")
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    sync, replace = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        seen.append(os.fstat(descriptor).st_size)
+        sync(descriptor)
+
+    def replaced(source: Any, target: Any) -> None:
+        assert seen == [os.stat(source).st_size]
+        replace(source, target)
+
+    monkeypatch.setattr("os.fsync", synced)
+    monkeypatch.setattr("os.replace", replaced)
+    assert seen == [one(tmp_path, picture()).stat().st_size]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"suffix": "/x"}, "writer.suffix is '/x'"),
+        ({"quality": 0}, "writer.quality is 0"),
+        ({"changed": "maybe"}, "writer.changed is 'maybe'; expected refuse, keep or renew"),
+        ({"profile": "drop"}, "writer.profile is 'drop'; expected keep or convert"),
+        ({"exif": True}, "writer.exif is True; expected keep, no_place or drop"),
+    ],
+)
+def test_bad_settings(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Writer(**arguments)
+
+
+def test_encoding_needs_no_file() -> None:
+    data = encode(np.zeros((4, 4, 3), np.uint8), Extras(), "png", 90)
+    assert Image.open(io.BytesIO(data)).size == (4, 4)

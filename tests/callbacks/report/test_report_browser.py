@@ -1,0 +1,237 @@
+"""The page in a real browser: slider, zoom, keys, themes, a phone's width, no network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from callbacks.metrics.pixels import PSNR
+from callbacks.report.report import Report, main
+from callbacks.results.results import Results
+from tests.callbacks.browser import Browser, chromium
+from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(chromium() is None, reason="needs chromium and chromedriver on the PATH"),
+]
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+FIRST = "#picture-1"
+
+
+class Colored(Pictures):
+    """A checkerboard of single pixels as HR, and a red LR."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = super().__getitem__(index)
+        squares = torch.arange(self.side)
+        board = ((squares[:, None] + squares) % 2).float().expand(3, -1, -1)
+        red = torch.tensor(RED).view(3, 1, 1) / 255
+        return {**sample, "hr": board.contiguous(), "lr": red.expand_as(sample["lr"]).contiguous()}
+
+
+class Blue(Tiny):
+    def test_step(self, batch: Any, *_: Any) -> dict[str, Tensor]:
+        blue = torch.tensor(BLUE).view(1, 3, 1, 1) / 255
+        return {"sr": blue.expand_as(batch["hr"]).contiguous()}
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The page of one run, and that of two."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, model in (("blue", Blue()), ("tiny", Tiny())):
+        logger = TensorBoardLogger(folder / name, name="", version="tensorboard")
+        logger.log_metrics({"train/loss": 2.0}, step=100)
+        logger.log_metrics({"train/loss": 1.0}, step=200)
+        callbacks = [PSNR(control=True), Results(), Report()]
+        run = trainer(folder / name, *callbacks, logger=logger)
+        run.test(model, loader(Colored(2, side=240)), verbose=False)
+    both = folder / "both.html"
+    assert main([str(folder / "blue"), str(folder / "tiny"), "--out", str(both)]) == 0
+    return folder / "blue/report.html", both
+
+
+@pytest.fixture(scope="module")
+def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with Browser(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(chrome: Browser, pages: tuple[Path, Path]) -> Browser:
+    chrome.open(pages[0])
+    return chrome
+
+
+def share(page: Browser, color: tuple[int, int, int]) -> float:
+    """Return the share of a colour in the slider's image, along a line below handle and names."""
+    row = page.pixels(f"{FIRST} .stage")[-6].astype(int)
+    return float((np.abs(row - color).max(1) < 40).mean())
+
+
+def text(page: Browser, selector: str) -> str:
+    return page.run("return document.querySelector(arguments[0]).textContent", selector)
+
+
+def transforms(page: Browser) -> list[str]:
+    """Return the zoom of each image, and its offset relative to its size."""
+    script = """
+      return [...document.querySelectorAll(arguments[0])].map((image) => {
+        const matrix = new DOMMatrix(getComputedStyle(image).transform);
+        return [matrix.a, matrix.e / image.clientWidth, matrix.f / image.clientHeight];
+      })"""
+    found = page.run(script, f"{FIRST} .view img")
+    return [f"{zoom:.3f} {x:.2f} {y:.2f}".replace("-0.00", "0.00") for zoom, x, y in found]
+
+
+def test_the_slider_shows_bicubic_on_its_left_and_the_output_on_its_right(page: Browser) -> None:
+    assert share(page, RED) == pytest.approx(0.5, abs=0.03)
+    assert share(page, BLUE) == pytest.approx(0.5, abs=0.03)
+    width = page.run("return document.querySelector(arguments[0]).clientWidth", f"{FIRST} .stage")
+    page.drag(f"{FIRST} .divider", (-width // 4, 0))
+    assert share(page, RED) == pytest.approx(0.25, abs=0.03)
+    assert share(page, BLUE) == pytest.approx(0.75, abs=0.03)
+    value = page.run("return document.querySelector(arguments[0]).value", f"{FIRST} .slide")
+    assert float(value) == pytest.approx(25, abs=1)
+
+
+def test_keys_move_the_slider(page: Browser) -> None:
+    page.type(f"{FIRST} .slide", "\ue010")  # End
+    assert share(page, RED) > 0.95
+    page.type(f"{FIRST} .stage", "\ue012" * 10)  # left, ten times 2 %
+    assert share(page, RED) == pytest.approx(0.8, abs=0.03)
+
+
+def test_hr_is_the_third_choice(page: Browser) -> None:
+    page.click(f"{FIRST} .tile:nth-child(3) .pick")
+    assert share(page, BLUE) == 0
+    assert text(page, f"{FIRST} .tag.right") == "HR"
+    page.click(f"{FIRST} .swap")
+    assert text(page, f"{FIRST} .tag.left") == "HR"
+    pressed = f"{FIRST} .pick[aria-pressed=true]"
+    assert text(page, pressed) == "LR, bicubic"
+
+
+def test_a_image_is_not_compared_with_itself(page: Browser) -> None:
+    page.click(f"{FIRST} .tile:nth-child(1) .pick")
+    assert (text(page, f"{FIRST} .tag.left"), text(page, f"{FIRST} .tag.right")) == (
+        "output",
+        "LR, bicubic",
+    )
+
+
+def test_zoom_and_pan_are_those_of_all_methods(page: Browser) -> None:
+    assert set(transforms(page)) == {"1.000 0.00 0.00"}
+    page.click(f"{FIRST} [data-zoom=in]")
+    page.click(f"{FIRST} [data-zoom=in]")
+    (zoomed,) = set(transforms(page))
+    assert float(zoomed.split()[0]) > 1
+    page.drag(f"{FIRST} .tile:nth-child(1) .pane", (40, 20))
+    (panned,) = set(transforms(page))
+    assert panned.split()[0] == zoomed.split()[0]
+    assert panned != zoomed
+    page.type(f"{FIRST} .stage", "0")
+    assert set(transforms(page)) == {"1.000 0.00 0.00"}
+
+
+def test_the_point_under_the_mouse_stays_there(page: Browser) -> None:
+    script = """
+      const view = document.querySelector(arguments[0]), box = view.getBoundingClientRect();
+      const at = {clientX: box.left + 0.75 * box.width, clientY: box.top + 0.25 * box.height};
+      const how = {deltaY: -240, ctrlKey: arguments[1], cancelable: true};
+      return view.dispatchEvent(new WheelEvent("wheel", {...at, ...how}))"""
+    assert page.run(script, f"{FIRST} .stage", False), "a wheel alone scrolls the page"
+    assert set(transforms(page)) == {"1.000 0.00 0.00"}
+    assert not page.run(script, f"{FIRST} .stage", True)
+    # At 2x the image is moved by 0.75 and 0.25 of its sides.
+    assert set(transforms(page)) == {"2.000 -0.75 -0.25"}
+
+
+def test_zoomed_pixels_are_squares_of_one_color(page: Browser) -> None:
+    page.click(f"{FIRST} .tile:nth-child(3) .pick")
+    page.type(f"{FIRST} .slide", "\ue011")  # Home: HR alone
+    while (factor := text(page, f"{FIRST} .factor")) != "16x":
+        assert float(factor[:-1]) < 16, "16 is left out"
+        page.click(f"{FIRST} [data-zoom=in]")
+    row = page.pixels(f"{FIRST} .stage")[-20, 60:-20].astype(int).mean(1)
+    assert set(row.round()) == {0, 255}, "smoothed"
+    changes = np.flatnonzero(np.diff(row))
+    assert set(np.diff(changes)) == {16}
+
+
+def test_two_runs_stand_side_by_side(chrome: Browser, pages: tuple[Path, Path]) -> None:
+    chrome.open(pages[1])
+    texts = "return [...document.querySelectorAll(arguments[0])].map(node => node.textContent)"
+    assert chrome.run(texts, f"{FIRST} .pick") == ["LR, bicubic", "blue", "tiny", "HR"]
+    assert chrome.run(texts, f"{FIRST} .tag") == ["blue", "tiny"]
+    assert share(chrome, BLUE) == pytest.approx(0.5, abs=0.03)
+    chrome.click(f"{FIRST} [data-zoom=in]")
+    assert len(transforms(chrome)) == 6
+    assert len(set(transforms(chrome))) == 1
+
+
+def test_values_of_a_curve_under_the_mouse(page: Browser) -> None:
+    value = "return document.querySelector('.chart .value').textContent"
+    assert page.run(value) == "1"
+    page.drag(".chart svg", (-150, 0))
+    assert page.run(value) == "step 100: 2"
+
+
+def test_light_and_dark(page: Browser) -> None:
+    colors = []
+    for theme in ("light", "dark"):
+        features = [{"name": "prefers-color-scheme", "value": theme}]
+        page.command("Emulation.setEmulatedMedia", features=features)
+        found = "const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]"
+        colors.append([sum(map(int, c[4:-1].split(","))) for c in page.run(found)])
+    page.command("Emulation.setEmulatedMedia", features=[])
+    (light, dark) = colors
+    assert light[0] > light[1] + 300
+    assert dark[1] > dark[0] + 300
+
+
+def test_a_telephone_scrolls_downwards_only(page: Browser) -> None:
+    screen = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+    page.command("Emulation.setDeviceMetricsOverride", **screen)
+    try:
+        widths = page.run(
+            "return [document.documentElement.scrollWidth, innerWidth, "
+            "document.querySelector(arguments[0]).clientWidth]",
+            f"{FIRST} .stage",
+        )
+        small = page.run(
+            "return [...document.querySelectorAll('button, select, .slide')]"
+            ".filter(node => node.getBoundingClientRect().height < 24).length"
+        )
+    finally:
+        page.command("Emulation.clearDeviceMetricsOverride")
+    assert widths[0] <= widths[1] == 360
+    assert widths[2] > 20
+    assert small == 0, "too small for a finger"
+
+
+def test_nothing_is_asked_for_and_nothing_complains(
+    chrome: Browser, pages: tuple[Path, Path]
+) -> None:
+    for path in pages:
+        chrome.log("performance")
+        chrome.log("browser")
+        chrome.open(path)
+        asked = []
+        for line in chrome.log("performance"):
+            message = json.loads(line["message"])["message"]
+            if message["method"] == "Network.requestWillBeSent":
+                asked.append(message["params"]["request"]["url"])
+        outside = [url for url in asked if not url.startswith("data:")]
+        assert outside == [path.as_uri()]
+        assert chrome.log("browser") == []

@@ -1,0 +1,322 @@
+"""Comparing runs: verdicts, numbers that are left out, and errors."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from callbacks.results.compare import ALL, Selection, compare, load_run, main, verdict
+from callbacks.results.files import write_images, write_results
+from tests.callbacks.results.test_per_image import numbers
+from tests.callbacks.results.test_results import result
+
+KEYS = [f"set5/{i}" for i in range(12)]
+
+
+def run(
+    folder: Path,
+    values: Any,
+    seeds: tuple[int | None, ...] = (None,),
+    keys: list[str] = KEYS,
+    **changes: Any,
+) -> str:
+    """Return a run with one metric; ``values`` of each image, or of each seed and image."""
+    found = np.broadcast_to(np.asarray(values, float), (len(seeds), len(keys)))
+    add(folder, [(seeds, found, keys, changes)])
+    return str(folder)
+
+
+def add(folder: Path, measured: list[Any]) -> None:
+    results, images = [], []
+    for seeds, values, keys, changes in measured:
+        several = {"seeds": list(seeds), "std": 0.1} if len(seeds) > 1 else {}
+        mean = float(values.mean())
+        results.append(result(**{"value": mean, "n": len(keys), **several, **changes}))
+        identity = {key: results[-1][key] for key in numbers() if key in results[-1]}
+        images += [
+            numbers(**identity, seed=seed, values=dict(zip(keys, map(float, row), strict=True)))
+            for seed, row in zip(seeds, values, strict=True)
+        ]
+    write_results(folder / "results.json", results)
+    write_images(folder, images)
+
+
+def compared(a: str, b: str, asked: Selection = ALL) -> Any:
+    return compare(load_run(a), load_run(b), asked)
+
+
+def noise(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 1, len(KEYS))
+
+
+# ------------------------------------------------------------------------------- what may be said
+
+
+def test_the_pairs_count_not_the_spread(tmp_path: Path) -> None:
+    """Images differ by far more than the methods; in pairs that does not matter."""
+    pictures = 10 * noise(1)
+    a = run(tmp_path / "a", 30 + pictures + 0.1 + 0.02 * noise(2))
+    b = run(tmp_path / "b", 30 + pictures)
+    ((found,), left_out) = compared(a, b)
+    assert found.verdict == "A is better"
+    assert found.interval[0] < 0.1 < found.interval[1]
+    assert found.interval[1] - found.interval[0] < 0.1
+    assert left_out == found.notes == []
+    # Against images in another order there is no significant difference.
+    shuffled = run(tmp_path / "c", 30 + np.roll(pictures, 1))
+    assert compared(a, shuffled)[0][0].verdict == "no difference shown"
+
+
+@pytest.mark.parametrize(
+    ("difference", "higher", "said"),
+    [
+        (1.0, True, "A is better"),
+        (-1.0, True, "B is better"),
+        (1.0, False, "B is better"),
+        (-1.0, False, "A is better"),
+        (0.0, True, "no difference shown"),
+        (0.0, False, "no difference shown"),
+    ],
+)
+def test_who_is_better(tmp_path: Path, difference: float, higher: bool, said: str) -> None:
+    a = run(tmp_path / "a", noise() + difference, higher_is_better=higher)
+    b = run(tmp_path / "b", noise(), higher_is_better=higher)
+    assert compared(a, b)[0][0].verdict == said
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [
+        ((0.0, 1.0), "no difference shown"),
+        ((-1.0, 0.0), "no difference shown"),
+        ((-1.0, 1.0), "no difference shown"),
+        ((0.1, 1.0), "A is higher"),
+        ((-1.0, -0.1), "B is higher"),
+    ],
+)
+def test_the_end_of_an_interval_belongs_to_it(interval: Any, said: str) -> None:
+    assert verdict(interval, None) == said
+
+
+def test_turned_around(tmp_path: Path) -> None:
+    a, b = run(tmp_path / "a", noise() + 3), run(tmp_path / "b", noise(1))
+    (there,), _ = compared(a, b)
+    (back,), _ = compared(b, a)
+    assert back.interval == pytest.approx((-there.interval[1], -there.interval[0]), rel=1e-12)
+    assert (there.verdict, back.verdict) == ("A is better", "B is better")
+
+
+@pytest.mark.slow
+def test_no_difference_is_claimed_where_there_is_none(tmp_path: Path) -> None:
+    """About one in twenty may be significant; four in a hundred more would be too many."""
+    claimed = 0
+    for seed in range(100):
+        a, b = (run(tmp_path / n, noise(2 * seed + i)) for i, n in enumerate("ab"))
+        claimed += compared(a, b, Selection(draws=1000))[0][0].verdict != "no difference shown"
+    assert claimed <= 13
+
+
+def test_the_mean_over_seeds_comes_first(tmp_path: Path) -> None:
+    drawn = np.stack([noise(seed) for seed in range(4)])
+    a = run(tmp_path / "a", 30 + drawn, seeds=(0, 1, 2, 3))
+    b = run(tmp_path / "b", 30 + drawn.mean(0) - 0.5)
+    ((found,), _) = compared(a, b)
+    assert found.interval == pytest.approx((0.5, 0.5))
+    assert "std" in found.a
+
+
+def test_the_same_seed_is_the_same_interval(tmp_path: Path) -> None:
+    a, b = run(tmp_path / "a", noise() + 0.3), run(tmp_path / "b", noise(1))
+    first, again, other = (compared(a, b, Selection(seed=s))[0][0].interval for s in (1, 1, 2))
+    assert first == again != other
+
+
+# --------------------------------------------------------------------------- what has no interval
+
+
+def test_an_output_with_a_broken_pixel_has_no_interval(tmp_path: Path) -> None:
+    values = noise()
+    values[3] = math.nan
+    a, b = run(tmp_path / "a", values), run(tmp_path / "b", noise())
+    ((found,), _) = compared(a, b)
+    assert (found.interval, found.verdict) == (None, "no interval")
+    assert found.notes == ["1 of 12 images have no finite number: set5/3"]
+
+
+@pytest.mark.parametrize("mean", ["finite", "of version 0.1.0"])
+def test_images_that_are_equal_to_hr_are_left_out_of_both(tmp_path: Path, mean: str) -> None:
+    values = noise() + 1.0
+    values[3] = math.inf
+    given = {"value": 31.0, "not_finite": 1} if mean == "finite" else {}
+    a, b = run(tmp_path / "a", values, **given), run(tmp_path / "b", noise())
+    ((found,), _) = compared(a, b)
+    assert found.verdict == "A is better"
+    assert found.interval == pytest.approx((1.0, 1.0))
+    assert found.a["value"] - found.b["value"] == pytest.approx(1.0)
+    assert (found.a["n"], found.b["n"]) == (11, 11)
+    assert found.notes[0].startswith(
+        "1 of 12 images are left out: their number is not finite in A or B: set5/3 (inf, "
+    )
+
+
+def test_few_images(tmp_path: Path) -> None:
+    a, b = (run(tmp_path / n, [1, 2, 3, 4.0], keys=KEYS[:4]) for n in "ab")
+    ((found,), _) = compared(a, b)
+    assert (found.interval, found.verdict) == (None, "no interval")
+    assert found.notes == ["4 images are too few: an interval takes 5 or more"]
+
+
+def test_numbers_of_sets_stand_beside_each_other(tmp_path: Path) -> None:
+    for name, value in (("a", 12.5), ("b", 14.0)):
+        fid = result(metric="fid", value=value, higher_is_better=False, seeds=[0, 1], std=0.3)
+        write_results(tmp_path / name / "results.json", [fid])
+        write_images(tmp_path / name, [])
+    ((found,), _) = compared(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert (found.a["value"], found.b["value"], found.a["std"]) == (12.5, 14.0, 0.3)
+    assert (found.interval, found.verdict) == (None, "no interval")
+    assert found.notes == ["a number of the whole set, not of its images"]
+
+
+def test_sets_of_other_sizes_are_not_compared(tmp_path: Path) -> None:
+    for name, n in (("a", 12), ("b", 6)):
+        protocol = {"resize": "clean"} | ({"images": n} if n == 6 else {})
+        fid = result(metric="fid", n=n, protocol=protocol)
+        write_results(tmp_path / name / "results.json", [fid])
+        write_images(tmp_path / name, [])
+    ((found,), _) = compared(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert found.notes[0].endswith(", and of 12 and 6 images: not to be compared")
+
+
+def test_numbers_that_an_earlier_version_measured(tmp_path: Path) -> None:
+    a, b = run(tmp_path / "a", noise()), run(tmp_path / "b", noise())
+    write_images(tmp_path / "b", [])
+    ((found,), _) = compared(a, b)
+    assert found.verdict == "no interval"
+    assert found.notes == ["B has no numbers of its images: run its test again with this version"]
+
+
+# --------------------------------------------------------------------------------- what is left out
+
+
+def test_common_images_only(tmp_path: Path) -> None:
+    a = run(tmp_path / "a", noise() + 1)
+    values = np.append(noise()[2:], 99.0)
+    b = run(tmp_path / "b", values, keys=[*KEYS[2:], "set5/another"])
+    ((found,), _) = compared(a, b)
+    assert found.notes == ["on the 10 images in both; 2 are only in A, 1 only in B"]
+    assert found.interval == pytest.approx((1, 1))
+    assert found.a["n"] == found.b["n"] == 10
+    assert found.a["value"] == pytest.approx((noise() + 1)[2:].mean())
+
+
+def test_a_limited_run_against_a_whole_one(tmp_path: Path) -> None:
+    limited = {"color": "y", "border": "scale", "images": 6}
+    a = run(tmp_path / "a", noise() + 1)
+    b = run(tmp_path / "b", noise()[:6], keys=KEYS[:6], protocol=limited)
+    ((found,), _) = compared(a, b)
+    assert (found.verdict, found.a["n"]) == ("A is better", 6)
+
+
+def test_no_common_images(tmp_path: Path) -> None:
+    a = run(tmp_path / "a", noise())
+    b = run(tmp_path / "b", noise(), keys=[f"other/{key}" for key in KEYS])
+    ((found,), _) = compared(a, b)
+    assert found.verdict == "no interval"
+    assert found.notes[0].startswith("on the 0 images in both")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"protocol": {"color": "rgb", "border": "scale"}}, r"another protocol \(color: y / rgb\)"),
+        ({"scale": 3.0}, "has set5 at x3 only"),
+        ({"metric": "ssim"}, "does not have it"),
+        ({"dataset": "set14"}, "does not have it"),
+    ],
+)
+def test_what_is_not_comparable(tmp_path: Path, change: Any, reason: str) -> None:
+    a, b = run(tmp_path / "a", noise()), run(tmp_path / "b", noise(), **change)
+    found, left_out = compared(a, b)
+    assert found == []
+    assert left_out[0].startswith("psnr on set5 x2 is left out: ")
+    assert re.search(reason, left_out[0])
+
+
+def test_what_only_the_second_has_is_named_too(tmp_path: Path) -> None:
+    a, both = run(tmp_path / "a", noise()), np.broadcast_to(noise(), (1, 12))
+    add(tmp_path / "b", [((None,), both, KEYS, {}), ((None,), both, KEYS, {"metric": "ssim"})])
+    found, left_out = compared(a, str(tmp_path / "b"))
+    assert len(found) == 1
+    assert left_out == [f"ssim on set5 x2 is left out: {a} does not have it"]
+    assert compared(a, str(tmp_path / "b"), Selection(metrics=["psnr"]))[1] == []
+
+
+# ------------------------------------------------------------------------------------ checkpoints
+
+
+def two(folder: Path, *names: str) -> str:
+    values = np.broadcast_to(noise(), (1, 12))
+    add(folder, [((None,), values + i, KEYS, {"checkpoint": n}) for i, n in enumerate(names)])
+    return str(folder)
+
+
+def test_bicubic_is_asked_for(tmp_path: Path) -> None:
+    a = two(tmp_path / "a", "bicubic", "c/best.ckpt")
+    assert load_run(a).results[0]["checkpoint"] == "c/best.ckpt"
+    ((found,), _) = compared(a, f"{a}@bicubic")
+    assert found.verdict == "A is better"
+    assert found.b["checkpoint"] == "bicubic"
+
+
+def test_several_checkpoints(tmp_path: Path) -> None:
+    a = two(tmp_path / "a", "step-1.ckpt", "step-2.ckpt")
+    b = run(tmp_path / "b", noise())
+    for one, other in ((a, b), (b, a)):
+        with pytest.raises(ValueError, match=r"2 checkpoints \(step-1.ckpt, step-2.ckpt\): say"):
+            compared(one, other)
+    assert compared(f"{a}@step-1", f"{a}@step-2")[0][0].interval == pytest.approx((-1, -1))
+    with pytest.raises(ValueError, match=r"nothing of a checkpoint 'step-3'; it has step-1.ckpt"):
+        load_run(f"{a}@step-3")
+
+
+# ------------------------------------------------------------------------------------ the command
+
+
+def test_the_command(tmp_path: Path, capsys: Any) -> None:
+    a, b = run(tmp_path / "a", noise() + 1), run(tmp_path / "b", noise())
+    c = run(tmp_path / "c", noise() + 2, protocol={"color": "y", "border": "scale", "images": 12})
+    assert main([a, b, c]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("A is better") == printed.count("B is better") == 1
+    assert "+1.0000 to +1.0000" in printed
+    assert "psnr: color y, border scale" in printed
+
+
+def test_what_ends_the_command(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    a, b = run(tmp_path / "a", noise()), run(tmp_path / "b", noise(), metric="ssim")
+    (tmp_path / "old").mkdir()
+    write_results(tmp_path / "old" / "results.json", [result()])
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "results.json").write_text("{")
+    for arguments, said in (
+        ([a], f"got one run; give two or more, or {a}@bicubic"),
+        ([a, b], "is comparable"),
+        ([a, str(tmp_path / "nowhere")], "name the directory of a run"),
+        ([a, str(tmp_path / "old")], "run test (or validate) again with this version"),
+        ([a, str(tmp_path / "broken")], "damaged"),
+        ([a, a, "--metric", "lpips"], "has nothing that was asked for; it has psnr on set5"),
+        ([a, a, "--draws", "3"], "draws is 3; expected 100 or more"),
+    ):
+        caplog.clear()
+        assert main(arguments) == 2
+        assert said in caplog.messages[-1]
+
+
+def test_a_results_file_names_its_run(tmp_path: Path) -> None:
+    a = run(tmp_path / "a", noise())
+    assert load_run(f"{a}/results.json").folder == Path(a)

@@ -1,0 +1,364 @@
+"""Results: stored and replaced numbers, the table, damaged files."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from callbacks.metrics.pixels import PSNR, SSIM
+from callbacks.results.files import Result, columns, load_results, made_by, merge, write_results
+from callbacks.results.results import Results, margins, table, transposed_table
+from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
+
+FILES = ("results.json", "images.json", "results.csv", "results_protocols.csv")
+
+
+def result(**changes: Any) -> Result:
+    base: Any = {
+        "dataset": "set5",
+        "scale": 2.0,
+        "metric": "psnr",
+        "value": 38.0,
+        "n": 5,
+        "protocol": {"color": "y", "border": "scale"},
+        "checkpoint": "a.ckpt",
+        "higher_is_better": True,
+    }
+    return base | changes
+
+
+def evaluated(root: Path, source: str | None = "a.ckpt", verb: str = "test") -> None:
+    model = Tiny()
+    model.weights_source = source  # type: ignore[assignment]
+    run = trainer(root, PSNR(), SSIM(), Results())
+    getattr(run, verb)(model, [loader(), loader(Pictures(3, "other", 4))], verbose=False)
+
+
+@pytest.mark.parametrize("verb", ["validate", "test"])
+def test_numbers_with_protocol_and_weights(tmp_path: Path, verb: str) -> None:
+    evaluated(tmp_path, verb=verb)
+    content = load_results(tmp_path / "results.json")
+    assert set(content) == {"results", "command", "commit", "versions"}
+    assert content["versions"]["torch"] == torch.__version__.partition("+")[0] or (
+        content["versions"]["torch"] == torch.__version__
+    )
+    found = [(r["dataset"], r["scale"], r["metric"], r["n"]) for r in content["results"]]
+    assert found == [
+        ("tiny", 2.0, "psnr", 7),
+        ("other", 4.0, "psnr", 3),
+        ("tiny", 2.0, "ssim", 7),
+        ("other", 4.0, "ssim", 3),
+    ]
+    first = content["results"][0]
+    assert set(first) == set(result())
+    assert first["protocol"] == PSNR().protocol()
+    assert first["checkpoint"] == "a.ckpt"
+
+
+def test_only_what_is_measured_again_is_replaced(tmp_path: Path) -> None:
+    evaluated(tmp_path)
+    evaluated(tmp_path)
+    assert len(load_results(tmp_path / "results.json")["results"]) == 4
+    evaluated(tmp_path, source=None)
+    assert len(load_results(tmp_path / "results.json")["results"]) == 8
+
+
+@pytest.mark.parametrize(
+    ("weights", "options", "expected"),
+    [
+        ("a.ckpt", {}, "a.ckpt"),
+        ("a.ckpt", {"color_fix": "adain", "steps": 3}, "a.ckpt, color_fix adain, steps 3"),
+        (None, {"steps": 3}, "steps 3"),
+        (None, {}, None),
+    ],
+)
+def test_options_are_part_of_what_a_number_stands_for(
+    weights: str | None, options: dict[str, Any], expected: str | None
+) -> None:
+    assert made_by(SimpleNamespace(weights_source=weights, options=options)) == expected
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dataset": "set14"},
+        {"scale": 3.0},
+        {"metric": "ssim"},
+        {"checkpoint": None},
+        {"protocol": {"color": "y", "border": 4}},
+    ],
+)
+def test_what_makes_a_number_another_one(change: dict[str, Any]) -> None:
+    assert merge([result()], [result(**change)]) == [result(), result(**change)]
+
+
+def test_a_new_value_takes_the_place_of_the_old_one() -> None:
+    reordered = {"border": "scale", "color": "y"}
+    merged = merge([result(), result(metric="ssim")], [result(value=39.0, n=4, protocol=reordered)])
+    assert [(r["metric"], r["value"], r["n"]) for r in merged] == [
+        ("psnr", 39.0, 4),
+        ("ssim", 38.0, 5),
+    ]
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_values_that_are_not_finite_are_strict_json(tmp_path: Path, value: float) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    write_results(tmp_path / "r.json", [result(value=value)])
+    json.loads((tmp_path / "r.json").read_text(), parse_constant=refuse)
+    assert str(load_results(tmp_path / "r.json")["results"][0]["value"]) == str(value)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"results": [{"value": 1}]}', "null"])
+def test_a_damaged_file_is_moved_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
+) -> None:
+    path = tmp_path / "results.json"
+    for number in (0, 1):
+        path.write_text(content)
+        with pytest.raises(ValueError, match="is no file of results, or damaged"):
+            load_results(path)
+        with caplog.at_level(logging.WARNING):
+            evaluated(tmp_path)
+        aside = tmp_path / f"results.json.damaged-{number}"
+        assert aside.read_text() == content
+        assert str(aside) in caplog.text
+        assert len(load_results(path)["results"]) == 4
+
+
+def test_folders_in_the_place_of_the_files_are_moved_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once they were only found after all measurements, and caused a traceback."""
+    for name in FILES:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.txt").touch()
+    with pytest.raises(ValueError, match=r"results\.json is no file of results, or damaged"):
+        load_results(tmp_path / "results.json")
+    with caplog.at_level(logging.WARNING):
+        evaluated(tmp_path)
+    for name in FILES:
+        assert (tmp_path / name).is_file()
+        assert (tmp_path / f"{name}.damaged-0" / "mine.txt").exists()
+        assert str(tmp_path / f"{name}.damaged-0") in caplog.text
+    (tmp_path / "x").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"x is a folder, .*: move it away"):
+        write_results(tmp_path / "x", [])
+
+
+@pytest.mark.parametrize(
+    "changed", [{"n": None}, {"n": "5"}, {"scale": "2"}, {"dataset": None}, {"protocol": ["y"]}]
+)
+def test_a_field_of_another_kind_is_damage(tmp_path: Path, changed: dict[str, Any]) -> None:
+    """For example in a file edited by hand; the tables would fail later."""
+    path = tmp_path / "results.json"
+    write_results(path, [result(), {**result(), **changed}])  # type: ignore[typeddict-item]
+    with pytest.raises(ValueError, match=f"damaged: .*{next(iter(changed))} is"):
+        load_results(path)
+    content = json.loads(path.read_text())
+    del content["results"][1][next(iter(changed))]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"damaged: .*{next(iter(changed))}"):
+        load_results(path)
+
+
+def test_a_failed_write_keeps_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "results.json"
+    write_results(path, [result()])
+    before = path.read_text()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="No space"):
+        write_results(path, [result(value=1.0)])
+    assert path.read_text() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_of_an_earlier_version(tmp_path: Path) -> None:
+    old = result()
+    del old["higher_is_better"]
+    path = tmp_path / "results.json"
+    write_results(path, [old])
+    assert load_results(path)["results"] == [old]
+    evaluated(tmp_path)
+    assert load_results(path)["results"][0] == old
+    shown([old])
+
+
+def test_a_deviation_that_is_no_number(tmp_path: Path) -> None:
+    write_results(tmp_path / "r.json", [result(std=math.nan, seeds=[0, 1])])
+    found = load_results(tmp_path / "r.json")["results"][0]
+    assert math.isnan(found["std"])
+    assert found["seeds"] == [0, 1]
+
+
+def test_the_table_shows_deviations() -> None:
+    text = shown([result(seeds=[0, 1], std=0.0512), result(dataset="b", value=33.63)])
+    assert "38.0000 ± 0.0512" in text
+    assert "33.6300 ±" not in text
+
+
+def test_nothing_is_stored_in_fit_or_without_metrics(tmp_path: Path) -> None:
+    trainer(tmp_path, PSNR(), Results()).fit(Tiny(), loader(), loader())
+    trainer(tmp_path, Results()).test(Tiny(), loader(), verbose=False)
+    assert not any((tmp_path / name).exists() for name in FILES)
+
+
+def shown(results: list[Result], kind: Callable[[list[Result]], Table] = table) -> str:
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(kind(results))
+    return console.export_text()
+
+
+def test_the_table_has_a_column_a_metric_and_says_the_protocols() -> None:
+    ssim = result(metric="ssim", value=0.9605, protocol={"window": "11x11"})
+    text = shown([result(), ssim, result(dataset="set14", value=33.63)])
+    heading = next(line for line in text.splitlines() if "dataset" in line)
+    assert [c.strip() for c in heading.split("┃")[1:-1]] == [
+        *("dataset", "scale", "psnr", "ssim", "n", "checkpoint")
+    ]
+    rows = [[c.strip() for c in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
+    assert rows == [
+        ["set5", "x2", "38.0000", "0.9605", "5", "a.ckpt"],
+        ["set14", "x2", "33.6300", "-", "5", "a.ckpt"],
+    ]
+    assert "psnr: color y, border scale" in text
+    assert "ssim: window 11x11" in text
+
+
+def test_numbers_of_different_protocols_are_in_different_columns() -> None:
+    rgb = {"color": "rgb", "border": 0}
+    results = [
+        result(),
+        result(dataset="set14", value=33.63, protocol={"border": "scale", "color": "y"}),
+        result(dataset="div2k", value=36.0, protocol=rgb),
+        result(dataset="set5", value=35.9, protocol=rgb),
+        result(metric="ssim", value=0.96),
+    ]
+    text = shown(results)
+    heading = next(line for line in text.splitlines() if "dataset" in line)
+    assert [c.strip() for c in heading.split("┃")[1:-1]] == [
+        *("dataset", "scale", "psnr (1)", "psnr (2)", "ssim", "n", "checkpoint")
+    ]
+    rows = [[c.strip() for c in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
+    assert [row[2:5] for row in rows] == [
+        ["38.0000", "35.9000", "0.9600"],
+        ["33.6300", "-", "-"],
+        ["-", "36.0000", "-"],
+    ]
+    assert "psnr (1): color y, border scale" in text
+    assert "psnr (2): color rgb, border 0" in text
+    assert [heading for heading, _ in columns(results).values()] == ["psnr (1)", "psnr (2)", "ssim"]
+
+
+def test_a_narrow_window_turns_the_table(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    labels = [f"psnr_of_kind_{number}" for number in range(8)]
+    metrics = [PSNR(label=label) for label in labels]
+    monkeypatch.setattr(Console, "is_terminal", True)
+    for width, beside in (("200", True), ("60", False)):
+        monkeypatch.setenv("COLUMNS", width)
+        capsys.readouterr()
+        trainer(tmp_path, *metrics, Results()).test(Tiny(), loader(), verbose=False)
+        printed = capsys.readouterr().out
+        lines = printed.splitlines()
+        (top,) = (line for line in lines if line.startswith("┏"))
+        assert len(top) <= int(width)
+        rows = [line for line in lines if line.startswith("│ psnr_of_kind_")]
+        assert len(rows) == (0 if beside else len(labels))
+        assert any(all(label in line for label in labels) for line in lines) == beside
+        protocols = [line for line in lines if "psnr_of_kind_0: implementation enlarger" in line]
+        assert len(protocols) == 1
+
+
+def test_the_turned_table_has_the_same_numbers() -> None:
+    results = [
+        result(checkpoint="runs/a/last.ckpt", seeds=[0, 1], std=0.5),
+        result(metric="ssim", value=0.96, checkpoint="runs/a/last.ckpt"),
+        result(checkpoint="bicubic", value=33.7, n=4),
+    ]
+    text = shown(results, transposed_table)
+    rows = [[c.strip() for c in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
+    assert rows == [
+        ["psnr", "38.0000 ± 0.5000", "33.7000"],
+        ["ssim", "0.9600", "-"],
+        ["n", "5", "4"],
+    ]
+    heads = [
+        [c.strip() for c in line.split("┃")[1:-1]] for line in text.splitlines() if "┃" in line
+    ]
+    assert heads == [["", "set5 x2", "set5 x2"], ["", "last.ckpt", "bicubic"]]
+
+
+def test_the_table_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluated(tmp_path, source="the.ckpt")
+    printed = capsys.readouterr().out
+    assert "psnr" in printed
+    assert "other" in printed
+    assert "the.ckpt" in printed
+
+
+class Unequal(Tiny):
+    def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        return {"sr": batch["hr"]}
+
+
+def test_an_infinite_number_is_stored(tmp_path: Path) -> None:
+    trainer(tmp_path, PSNR(), Results("numbers.json")).test(Unequal(), loader(), verbose=False)
+    assert load_results(tmp_path / "numbers.json")["results"][0]["value"] == math.inf
+
+
+def test_fit_says_how_far_it_is_from_bicubic(tmp_path: Path, caplog: Any) -> None:
+    caplog.set_level(logging.INFO, logger="callbacks.results.results")
+    metric = PSNR(control=True)
+    run = trainer(tmp_path, metric, SSIM(), Results(), max_steps=2, val_check_interval=2)
+    run.fit(Tiny(), loader(), [loader()])
+    lines = [r.getMessage() for r in caplog.records if "bicubic" in r.getMessage()]
+    ours, bicubic = metric.records[0]["value"], metric.control_records[0]["value"]
+    compared = f"psnr {ours:.4f}, bicubic {bicubic:.4f}: {ours - bicubic:+.4f}, not better"
+    assert lines[-1] == f"step 2, tiny x2: {compared}"
+    assert not (tmp_path / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("higher", "value", "word"),
+    [(True, 2.0, "better"), (True, 0.5, "not"), (False, 0.5, "better"), (False, 2.0, "not")],
+)
+def test_better_is_higher_or_lower_by_the_metric(higher: bool, value: float, word: str) -> None:
+    metric = PSNR(control=True)
+    metric.higher_is_better = higher
+    metric.records = [result(value=value)]  # type: ignore[list-item]
+    metric.control_records = [result(value=1.0)]  # type: ignore[list-item]
+    assert f", {word}" in margins([metric])[0]
+
+
+def test_a_number_without_direction_is_neither_better_nor_worse() -> None:
+    metric = PSNR(control=True)
+    metric.records = [result(value=2.0, metric="psnr_std")]  # type: ignore[list-item]
+    metric.control_records = [result(value=1.0, metric="psnr_std")]  # type: ignore[list-item]
+    assert margins([metric])[0].endswith("psnr_std 2.0000, bicubic 1.0000: +1.0000")
+
+
+def test_where_lr_is_hr_there_is_no_control(tmp_path: Path, caplog: Any) -> None:
+    """For a tokenizer, whose LR is HR, bicubic would be infinitely good, with a warning."""
+    metric = PSNR(control=True)
+    pictures = loader(Pictures(scale=1))
+    trainer(tmp_path, metric, Results()).test(Tiny(), pictures, verbose=False)
+    assert len(metric.records) == 1
+    assert metric.control_records == []
+    assert "finite" not in caplog.text

@@ -1,0 +1,293 @@
+"""EMA: the formula, what counts as a step, the swap, checkpoints, resuming."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, OnExceptionCheckpoint
+from torch import Tensor, nn
+
+from callbacks.training.ema import EMA
+from tests.callbacks.tiny import Tiny, loader, trainer
+
+
+class Note(Callback):
+    """Record the trained weight after each batch, and the one that validation used."""
+
+    def __init__(self) -> None:
+        self.raw: list[Tensor] = []
+        self.seen: list[Tensor] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.raw.append(pl_module.net.weight.detach().clone())
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self.raw.append(pl_module.net.weight.detach().clone())
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *_: Any
+    ) -> None:
+        self.seen.append(pl_module.net.weight.detach().clone())
+
+
+def reference(weights: list[Tensor], decay: float) -> Tensor:
+    """Return the average of weights[1:], starting at weights[0], in float64."""
+    average = weights[0].double()
+    for n, weight in enumerate(weights[1:]):
+        d = min(decay, (1 + n) / (10 + n))
+        average = d * average + (1 - d) * weight.double()
+    return average
+
+
+def close(a: Tensor, b: Tensor) -> None:
+    torch.testing.assert_close(a.double(), b.double(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("decay", [0.3, 0.999])  # 0.3 is reached after 5 steps
+def test_the_formula_with_its_warm_up(tmp_path: Path, decay: float) -> None:
+    note, ema = Note(), EMA(decay)
+    trainer(tmp_path, note, ema, max_epochs=3).fit(Tiny(), loader())
+    assert ema.updates == len(note.raw) - 1 == 12
+    close(ema.state_dict()["weights"]["net.weight"], reference(note.raw, decay))
+
+
+@pytest.mark.parametrize("first", [1, None])
+def test_the_warm_ups_of_released_code(tmp_path: Path, first: int | None) -> None:
+    """InvSR's counts from 1, ResShift has none; resumed in the middle as in one run."""
+    note, whole = Note(), EMA(0.9, first=first)
+    trainer(tmp_path, note, whole, max_epochs=3).fit(Tiny(), loader())
+    average = note.raw[0].double()
+    for n, weight in enumerate(note.raw[1:], start=1):
+        d = 0.9 if first is None else min(0.9, (1 + n) / (10 + n))
+        average = d * average + (1 - d) * weight.double()
+    close(whole.state_dict()["weights"]["net.weight"], average)
+    saver = ModelCheckpoint(tmp_path, filename="last", save_on_train_epoch_end=True)
+    part = trainer(tmp_path, EMA(0.9, first=first), saver, max_epochs=1, enable_checkpointing=True)
+    part.fit(Tiny(), loader())
+    again = EMA(0.9, first=first)
+    run = trainer(tmp_path, again, max_epochs=3)
+    run.fit(Tiny(), loader(), ckpt_path=tmp_path / "last.ckpt")
+    same(again.state_dict(), whole.state_dict())
+
+
+def test_accumulated_batches_are_one_step(tmp_path: Path) -> None:
+    note, ema = Note(), EMA()
+    model = Tiny()
+    trainer(tmp_path, note, ema, accumulate_grad_batches=2, max_epochs=2).fit(model, loader())
+    assert ema.updates == 4
+    distinct = [w for i, w in enumerate(note.raw) if i == 0 or not torch.equal(w, note.raw[i - 1])]
+    close(ema.state_dict()["weights"]["net.weight"], reference(distinct, 0.999))
+
+
+def test_a_second_optimiser_is_not_counted(tmp_path: Path) -> None:
+    class Two(Tiny):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+            self.other = nn.Linear(1, 1)
+            self.steps = 0
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            main, second = self.optimizers()
+            for optimizer, loss in (
+                (second, self.other.weight.square().sum() + self.other.bias.sum()),
+                (main, super().training_step(batch, batch_idx)),
+            ):
+                if optimizer is main and batch_idx % 2:
+                    continue  # two updates of the second for one of the main
+                optimizer.zero_grad()
+                self.manual_backward(loss)
+                optimizer.step()
+                self.steps += optimizer is main
+
+        def configure_optimizers(self) -> Any:
+            second = torch.optim.SGD(self.other.parameters(), lr=0.1)
+            return [torch.optim.SGD(self.net.parameters(), lr=0.5), second]
+
+    ema, model = EMA(), Two()
+    run = trainer(tmp_path, ema)
+    run.fit(model, loader(batch_size=1))
+    assert (run.global_step, model.steps, ema.updates) == (11, 4, 4)
+
+
+def test_only_validation_in_fit_sees_the_average(tmp_path: Path) -> None:
+    note, ema, model = Note(), EMA(), Tiny()
+    run = trainer(tmp_path, note, ema, max_epochs=2)
+    run.fit(model, loader(), loader(batch_size=7))
+    close(note.seen[0], reference(note.raw[:5], 0.999))
+    close(note.seen[1], reference(note.raw, 0.999))
+    assert torch.equal(model.net.weight, note.raw[-1])
+    run.validate(model, loader(batch_size=7), verbose=False)
+    assert torch.equal(note.seen[-1], note.raw[-1])
+
+
+def test_training_is_the_same_with_and_without(tmp_path: Path) -> None:
+    with_ema, without = Note(), Note()
+    for callbacks in ([with_ema, EMA()], [without]):
+        trainer(tmp_path, *callbacks, max_epochs=3).fit(Tiny(), loader(), loader())
+    assert all(torch.equal(a, b) for a, b in zip(with_ema.raw, without.raw, strict=True))
+
+
+class Fails(Callback):
+    def on_validation_batch_end(self, *_: Any) -> None:
+        raise RuntimeError("planned")
+
+
+def test_an_exception_in_validation_puts_the_weights_back(tmp_path: Path) -> None:
+    note, ema, model = Note(), EMA(), Tiny()
+    saver = OnExceptionCheckpoint(tmp_path, "broken")
+    run = trainer(tmp_path, saver, note, ema, Fails(), enable_checkpointing=True)
+    with pytest.raises(RuntimeError, match="planned"):
+        run.fit(model, loader(), loader())
+    assert torch.equal(model.net.weight, note.raw[-1])
+    saved = torch.load(tmp_path / "broken.ckpt", weights_only=True)
+    assert torch.equal(saved["state_dict"]["net.weight"], note.raw[-1])
+    close(saved["callbacks"]["EMA"]["weights"]["net.weight"], reference(note.raw, 0.999))
+
+
+@pytest.mark.parametrize("weights_only", [False, True])
+def test_a_checkpoint_written_while_swapped_holds_raw_weights(
+    tmp_path: Path, weights_only: bool
+) -> None:
+    class SavesEarly(Callback):
+        def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            trainer.save_checkpoint(tmp_path / "early.ckpt", weights_only)
+
+    note, model = Note(), Tiny()
+    trainer(tmp_path, note, EMA(), SavesEarly()).fit(model, loader(), loader())
+    state = torch.load(tmp_path / "early.ckpt", weights_only=True)["state_dict"]
+    assert torch.equal(state["net.weight"], note.raw[-1])
+    assert not torch.equal(note.seen[-1], note.raw[-1])  # the weights were swapped
+    assert torch.equal(model.state_dict()["net.weight"], note.raw[-1])
+    assert not model._state_dict_hooks
+
+
+def fit(folder: Path, epochs: int, ckpt: Path | None = None, *more: Callback) -> EMA:
+    ema = EMA(0.9)
+    saver = ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True)
+    run = trainer(folder, *more, ema, saver, max_epochs=epochs, enable_checkpointing=True)
+    run.fit(Tiny(), loader(), loader(), ckpt_path=ckpt)
+    return ema
+
+
+def same(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
+    assert {k: v for k, v in a.items() if k != "weights"} == {
+        k: v for k, v in b.items() if k != "weights"
+    }
+    assert a["weights"].keys() == b["weights"].keys()
+    assert all(torch.equal(a["weights"][k], b["weights"][k]) for k in a["weights"])
+
+
+def test_resuming_is_exact_and_the_file_holds_plain_trained_tensors(tmp_path: Path) -> None:
+    uninterrupted = fit(tmp_path / "whole", 4)
+    fit(tmp_path / "parts", 2)
+    checkpoint = tmp_path / "parts/last.ckpt"
+    state = torch.load(checkpoint, weights_only=True)["callbacks"]["EMA"]
+    assert set(state) == {"weights", "updates", "decay", "step"}
+    assert set(state["weights"]) == {"net.weight", "net.bias"}  # nothing frozen
+    assert (state["updates"], state["step"], state["decay"]) == (8, 8, 0.9)
+    resumed = fit(tmp_path / "parts", 4, checkpoint)
+    same(resumed.state_dict(), uninterrupted.state_dict())
+
+
+def test_a_checkpoint_between_a_step_and_its_average_resumes_exactly(tmp_path: Path) -> None:
+    class FailsBeforeEMA(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            if trainer.global_step == 6:
+                raise RuntimeError("planned")
+
+    folder = tmp_path / "parts"
+    saver = OnExceptionCheckpoint(folder, "broken")
+    with pytest.raises(RuntimeError, match="planned"):
+        fit(folder, 2, None, FailsBeforeEMA(), saver)
+    saved = torch.load(folder / "broken.ckpt", weights_only=True)
+    assert saved["global_step"] == 6
+    assert saved["callbacks"]["EMA"]["updates"] == 5
+
+    ema, seven = EMA(0.9), Note()
+    run = trainer(folder, seven, ema, max_steps=7, max_epochs=-1)
+    run.fit(Tiny(), loader(), ckpt_path=folder / "broken.ckpt")
+    six = Note()
+    trainer(tmp_path, six, max_steps=6, max_epochs=-1).fit(Tiny(), loader())
+    assert torch.equal(seven.raw[0], six.raw[6])
+    assert ema.updates == 7
+    close(ema.state_dict()["weights"]["net.weight"], reference([*six.raw, seven.raw[-1]], 0.9))
+
+
+def test_a_second_fit_of_the_same_object_goes_on(tmp_path: Path) -> None:
+    note, ema, model = Note(), EMA(), Tiny()
+    run = trainer(tmp_path, note, ema, max_epochs=1)
+    run.fit(model, loader())
+    run.fit_loop.max_epochs = 2
+    run.fit(model, loader())
+    assert ema.updates == 8
+    close(ema.state_dict()["weights"]["net.weight"], reference(note.raw[:5] + note.raw[6:], 0.999))
+
+
+def test_averages_of_another_network(tmp_path: Path) -> None:
+    fit(tmp_path, 1)
+    ema = EMA()
+    ema.load_state_dict(torch.load(tmp_path / "last.ckpt")["callbacks"]["EMA"])
+    model = Tiny()
+    model.frozen.requires_grad_(True)
+    with pytest.raises(ValueError, match=r"the 4 trained .* 2 are missing.*\(frozen.bias, "):
+        trainer(tmp_path, ema).fit(model, loader())
+
+
+def test_bfloat16_weights_are_averaged_in_float32() -> None:
+    ema, module = EMA(0.999), nn.Linear(1, 1, bias=False, dtype=torch.bfloat16)
+    module.weight.data.fill_(1)
+    ema.track(module)
+    ema.updates = 10**6
+    module.weight.data.fill_(2)
+    for _ in range(100):
+        ema.update()
+    average = ema.state_dict()["weights"]["weight"]
+    assert average.dtype == torch.float32
+    assert average.item() == pytest.approx(2 - 0.999**100, abs=1e-5)
+    ema.swap_in(module)
+    assert module.weight.dtype == torch.bfloat16
+    ema.swap_out()
+    assert module.weight.item() == 2
+
+
+def test_tied_parameters_are_under_all_their_names() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(2, 2, bias=False)
+            self.b = nn.Linear(2, 2, bias=False)
+            self.b.weight = self.a.weight
+
+    ema, module = EMA(), Tied()
+    raw = module.a.weight.detach().clone()
+    ema.track(module)
+    weights = ema.state_dict()["weights"]
+    assert weights["a.weight"] is weights["b.weight"]
+    weights["a.weight"].zero_()
+    ema.swap_in(module)
+    assert all(torch.equal(value, raw) for value in module.state_dict().values())
+    ema.swap_out()
+
+
+def test_memory_format_is_kept() -> None:
+    ema = EMA()
+    ema.track(nn.Conv2d(4, 4, 3).to(memory_format=torch.channels_last))
+    average = ema.state_dict()["weights"]["weight"]
+    assert average.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_bad_first() -> None:
+    with pytest.raises(ValueError, match="`first` of EMA is -1; expected 0 or more, or null"):
+        EMA(first=-1)
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0])
+def test_bad_decay(decay: float) -> None:
+    with pytest.raises(ValueError, match=f"`decay` of EMA is {decay}"):
+        EMA(decay)

@@ -1,0 +1,490 @@
+"""Guard: a skipped step leaves no trace, on one process and two; limits; resuming."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.strategies import DeepSpeedStrategy
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from callbacks.training import guard as module
+from callbacks.training.ema import EMA
+from callbacks.training.guard import Guard, Statistics
+from tests.callbacks.broken import FAULTS, HalfGradient, Poisoned
+from tests.callbacks.tiny import Pictures, Tiny, collate, trainer
+from tests.commands.test_resume import Interruption, assert_same, newest
+from tests.conftest import REPO
+from tests.quick import quick
+
+PARTS = ("state_dict", "optimizer_states", "lr_schedulers", "global_step")
+LIMIT = 150  # seconds for processes that would wait for each other
+
+
+def batches(numbers: list[int], size: int = 2) -> DataLoader[Any]:
+    """Return the batches of 12 images with these numbers, in this order."""
+    chosen = [[size * n, size * n + 1] for n in numbers]
+    return DataLoader(Pictures(12), batch_sampler=chosen, collate_fn=collate)
+
+
+def key(number: int) -> str:
+    return f"tiny/{number:02d}"
+
+
+def fit(
+    folder: Path, model: LightningModule, data: Any, *callbacks: Callback, **settings: Any
+) -> dict[str, Any]:
+    """Return the content of the checkpoint after a run."""
+    run = trainer(folder, *callbacks, **settings)
+    run.fit(model, data)
+    run.save_checkpoint(folder / "end.ckpt")
+    saved: dict[str, Any] = torch.load(folder / "end.ckpt", weights_only=True)
+    return saved
+
+
+def assert_equal(one: dict[str, Any], other: dict[str, Any], *parts: str) -> None:
+    for part in (*PARTS, *parts):
+        torch.testing.assert_close(one[part], other[part], rtol=0, atol=0, msg=f"{part} differs")
+
+
+# ------------------------------------------------------------------------------ one process
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("settings", [{}, {"gradient_clip_val": 0.05}, {"precision": "bf16-mixed"}])
+def test_a_left_out_step_leaves_nothing_behind(
+    tmp_path: Path, fault: str, settings: dict[str, Any]
+) -> None:
+    """Weights, statistics, Adam's moments, EMA, schedule and count are those of the other steps."""
+    guard, model = Guard(), Poisoned(fault, (key(0), key(5), key(6)))  # the batches 0, 2 and 3
+    # The guard comes last: its effect must not depend on the order.
+    guarded = fit(tmp_path / "a", model, batches([0, 1, 2, 3, 4, 5]), EMA(), guard, **settings)
+    plain = fit(tmp_path / "b", Poisoned(), batches([1, 4, 5]), EMA(), **settings)
+    assert_equal(guarded, plain)
+    torch.testing.assert_close(
+        guarded["callbacks"]["EMA"], plain["callbacks"]["EMA"], rtol=0, atol=0
+    )
+    assert (guard.steps, guard.skipped, guard.row) == (6, 3, 0)
+    assert guarded["global_step"] == 3
+
+
+def test_without_it_a_nan_spreads(tmp_path: Path) -> None:
+    """Check that the tests above can fail."""
+    saved = fit(tmp_path, Poisoned("nan loss", (key(5),)), batches([0, 1, 2, 3, 4, 5]))
+    assert saved["state_dict"]["net.weight"].isnan().all()
+
+
+@pytest.mark.parametrize("fault", ["nan loss", "inf gradient", "nan input"])
+def test_an_accumulated_step_is_left_out_as_a_whole(tmp_path: Path, fault: str) -> None:
+    guard, model = Guard(), Poisoned(fault, (key(4),))  # batch 2 of 6: the second step of three
+    settings = {"accumulate_grad_batches": 2}
+    guarded = fit(tmp_path / "a", model, batches([0, 1, 2, 3, 4, 5]), guard, **settings)
+    plain = fit(tmp_path / "b", Poisoned(), batches([0, 1, 4, 5]), **settings)
+    assert_equal(guarded, plain)
+    assert (guard.steps, guard.skipped, guarded["global_step"]) == (3, 1, 2)
+
+
+def test_buffers_that_come_go_and_grow() -> None:
+    module = torch.nn.Module()
+    for name, value in (("grows", torch.zeros(2)), ("comes", None), ("goes", torch.ones(1))):
+        module.register_buffer(name, value)
+    module.register_buffer("constant", torch.ones(1).expand(5))
+    statistics = Statistics(module)
+    module.grows, module.comes, module.goes = torch.zeros(3), torch.ones(1), None
+    statistics.restore()
+    assert module.grows.tolist() == [0, 0]
+    assert module.comes is None
+    assert module.goes.tolist() == [1]
+    module.grows = torch.ones(4)
+    statistics.keep()
+    module.grows += torch.nan
+    statistics.restore()
+    assert module.grows.tolist() == [1] * 4
+
+
+def test_max_steps_counts_the_steps_that_were_taken(tmp_path: Path) -> None:
+    model = Poisoned("nan loss", (key(0), key(4)))
+    saved = fit(tmp_path, model, batches([0, 1, 2, 3]), Guard(), max_steps=5, max_epochs=-1)
+    assert saved["global_step"] == 5
+    assert saved["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"] == 10
+
+
+def test_a_sound_run_is_as_without_it(tmp_path: Path) -> None:
+    settings = {"max_epochs": 2, "gradient_clip_val": 0.05}
+    guarded = fit(tmp_path / "a", Poisoned(), batches([0, 1, 2]), Guard(), **settings)
+    assert_equal(guarded, fit(tmp_path / "b", Poisoned(), batches([0, 1, 2]), **settings), "loops")
+
+
+def test_images_are_named_and_the_count_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found: list[tuple[dict[str, float], int | None]] = []
+
+    class Memory(DummyLogger):
+        def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+            found.extend([(metrics, step)] if "guard/skipped" in metrics else [])
+
+    model = Poisoned("inf loss", (key(3), key(8)))
+    with caplog.at_level(logging.WARNING, "callbacks.training.guard"):
+        fit(tmp_path, model, batches([0, 1, 2, 3, 4, 5]), Guard(), logger=Memory())
+    said = [r.getMessage() for r in caplog.records]
+    assert said == [
+        "left out a step after step 1 (1 of 2 so far): the loss is not finite "
+        "(rank 0: tiny/02, tiny/03)",
+        "left out a step after step 3 (2 of 5 so far): the loss is not finite "
+        "(rank 0: tiny/08, tiny/09)",
+    ]
+    assert found == [({"guard/skipped": n}, step) for n, step in ((0.0, 0), (1.0, 1), (2.0, 3))]
+
+
+def test_warnings_become_rare(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = Poisoned("inf gradient", (key(0),))
+    fit(tmp_path, model, batches([0, 1]), Guard(limit=1.0), max_epochs=25)
+    assert sum(r.name == "callbacks.training.guard" for r in caplog.records) == 20
+
+
+# ----------------------------------------------------------------------------------- limits
+
+
+def test_steps_in_a_row(tmp_path: Path) -> None:
+    guard = Guard(in_a_row=2)
+    model = Poisoned("nan loss", (key(0), key(4), key(6)))
+    with pytest.raises(ValueError, match=r"after step 2, .* good: 2 steps in a row were left out"):
+        fit(tmp_path, model, batches([0, 1, 2, 3, 4, 5][::-1]), guard)
+    assert (guard.steps, guard.row) == (4, 2)  # of 5, 4, 3, 2, 1, 0 the batches 3 and 2
+
+
+@pytest.mark.parametrize(("limit", "steps"), [(0.0, 1), (0.002, 3)])
+def test_the_share_counts_from_a_thousand_steps(tmp_path: Path, limit: float, steps: int) -> None:
+    guard, model = Guard(limit), Poisoned("nan loss", (key(0),))
+    with pytest.raises(ValueError, match=f"{steps} of {2 * steps - 1} steps were left out, more"):
+        fit(tmp_path, model, batches([0, 1]), guard, max_epochs=9)
+    assert guard.skipped == steps
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    class Leaps(Tiny):
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.net.parameters(), lr=1e38)
+
+    with pytest.raises(ValueError, match="the weights after step 1 are not finite, so they are"):
+        fit(tmp_path, Leaps(), batches([0, 1]), Guard(), max_steps=1)
+    assert not (tmp_path / "end.ckpt").exists()
+
+
+def test_arguments() -> None:
+    for arguments, message in (
+        ({"limit": 1.5}, "`limit` of Guard is 1.5; expected a share"),
+        ({"in_a_row": 0}, "`in_a_row` of Guard is 0"),
+        ({"norm_factor": 1.0}, "`norm_factor` of Guard is 1.0; it must be more than 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Guard(**arguments)  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------- norms, scaler, manual optimisation
+
+
+def test_a_gradient_far_above_the_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Spikes(Tiny):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return super().training_step(batch, batch_idx) * (50.0 if batch_idx == 8 else 1.0)
+
+    monkeypatch.setattr(module, "LEARNT", 5)
+    numbers = [0, 1, 2, 3, 4, 5, 0, 1, 2, 3]
+    guard = Guard(norm_factor=10.0)
+    guarded = fit(tmp_path / "a", Spikes(), batches(numbers), guard)
+    plain = fit(tmp_path / "b", Tiny(), batches([*numbers[:8], 3]))
+    assert guard.skipped == 1
+    assert_equal(guarded, plain)
+    every = Guard()
+    fit(tmp_path / "c", Spikes(), batches(numbers), every)
+    assert (every.skipped, every.norm) == (0, 0.0)
+
+
+class Overflows(Poisoned):
+    """The gradient of a scaled loss overflows until the scale is low enough."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return HalfGradient.apply(super().training_step(batch, batch_idx)) * 4
+
+
+def scaled(scale: float) -> dict[str, Any]:
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    return {"plugins": [MixedPrecision("16-mixed", "cpu", scaler)]}
+
+
+def test_the_scaler_may_look_for_its_scale(tmp_path: Path) -> None:
+    """With 2^15 and 2^14 a gradient of 4 overflows: the steps 0 and 1 are the scaler's."""
+    guard = Guard(limit=0.0)
+    guarded = fit(tmp_path / "a", Overflows(), batches([0, 1, 2, 3]), EMA(), guard, **scaled(2**15))
+    plain = fit(tmp_path / "b", Overflows(), batches([2, 3]), EMA(), **scaled(2**12))
+    assert (guard.skipped, guard.steps) == (0, 2)
+    assert guarded["global_step"] == plain["global_step"] == 2
+    assert guarded["callbacks"]["EMA"]["updates"] == 2
+    assert guarded["lr_schedulers"] == plain["lr_schedulers"]
+    assert guarded["MixedPrecision"]["scale"] == 2**13
+    trained = [name for name in guarded["state_dict"] if not name.startswith("norm")]
+    for name in trained:
+        torch.testing.assert_close(guarded["state_dict"][name], plain["state_dict"][name])
+    # Its statistics include all four batches, as without a guard.
+    assert guarded["state_dict"]["norm.num_batches_tracked"] == 4
+
+
+def test_a_scale_below_one_is_no_search(tmp_path: Path) -> None:
+    guard = Guard(in_a_row=2)
+    model = Poisoned("inf gradient", tuple(map(key, range(12))))
+    with pytest.raises(ValueError, match="2 steps in a row"):
+        fit(tmp_path, model, batches([0, 1, 2, 3, 4, 5]), guard, **scaled(2.0))
+    assert (guard.steps, guard.skipped) == (2, 2)  # 2 and 1 were still a search
+
+
+def test_nan_losses_count_with_a_scaler(tmp_path: Path) -> None:
+    guard = Guard()
+    guarded = fit(
+        *(tmp_path / "a", Poisoned("nan beside it", (key(2),)), batches([0, 1, 2]), guard),
+        **scaled(16.0),
+    )
+    plain = fit(tmp_path / "b", Poisoned(), batches([0, 2]), **scaled(16.0))
+    assert guard.skipped == 1
+    assert_equal(guarded, plain)
+
+
+class Manual(Tiny):
+    """Two optimisers; the loss of the second may be NaN. ``raw`` bypasses Lightning's optimiser."""
+
+    def __init__(self, bad: int = -1, raw: bool = False) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.frozen.requires_grad_(True)
+        self.bad, self.raw = bad, raw
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        main, second = self.optimizers()
+        loss = super().training_step(batch, batch_idx)
+        other = self.frozen(batch["lr"]).square().mean() * (
+            torch.nan if batch_idx == self.bad else 1.0
+        )
+        for optimizer, part in ((main, loss), (second, other)):
+            optimizer.zero_grad()
+            self.manual_backward(part)
+            (optimizer.optimizer if self.raw else optimizer).step()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.Adam(part.parameters(), lr=0.01) for part in (self.net, self.frozen)]
+
+
+def test_manual_optimisation_is_judged_step_by_step(tmp_path: Path) -> None:
+    guard = Guard()
+    saved = fit(tmp_path / "a", Manual(bad=1), batches([0, 1, 2]), guard)
+    whole = fit(tmp_path / "b", Manual(), batches([0, 1, 2]))
+    without = fit(tmp_path / "c", Manual(), batches([0, 2]))
+    assert (guard.steps, guard.skipped, saved["global_step"]) == (6, 1, 5)
+    for name, value in saved["state_dict"].items():
+        reference = whole if name.startswith("net") else without
+        assert torch.equal(value, reference["state_dict"][name])
+
+
+def test_steps_that_are_not_seen_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "UNSEEN", 4)
+    fit(tmp_path, Manual(raw=True), batches([0, 1, 2, 3, 4, 5]), Guard())
+    said = [r.getMessage() for r in caplog.records if r.name == "callbacks.training.guard"]
+    assert len(said) == 1
+    assert said[0].startswith("Guard has seen 4 backward passes and no step")
+
+
+def test_what_it_cannot_guard(tmp_path: Path) -> None:
+    class Searches(Tiny):
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.LBFGS(self.net.parameters())
+
+    with pytest.raises(ValueError, match="a step of LBFGS"):
+        fit(tmp_path, Searches(), batches([0]), Guard())
+    with pytest.raises(ValueError, match=r"`norm_factor` of Guard is 9\.0, and the model has 2"):
+        fit(tmp_path, Manual(), batches([0]), Guard(norm_factor=9.0))
+    deepspeed: Any = SimpleNamespace(strategy=object.__new__(DeepSpeedStrategy))
+    with pytest.raises(ValueError, match="a step of DeepSpeed"):
+        Guard().on_train_start(deepspeed, Tiny())
+
+
+# ------------------------------------------------------------------------------ two processes
+
+
+class Sharded(Poisoned):
+    """A model of which each process has every second batch."""
+
+    def __init__(self, fault: str, bad: tuple[str, ...], numbers: list[int]) -> None:
+        super().__init__(fault, bad)
+        self.numbers = numbers
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return batches(self.numbers[self.trainer.global_rank :: self.trainer.world_size])
+
+
+class Save(Callback):
+    """Write what each process holds at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        torch.save(checkpoint, self.folder / f"{trainer.global_rank}.pt")
+
+
+def two(folder: Path, model: LightningModule, *callbacks: Callback) -> list[dict[str, Any]]:
+    """Return what each of two processes holds after a fit."""
+    run = trainer(folder, *callbacks, Save(folder), devices=2, strategy="ddp_spawn")
+    run.fit(model)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize("fault", ["nan loss", "nan beside it"])
+def test_both_processes_leave_out_what_one_has_seen(tmp_path: Path, fault: str) -> None:
+    """``nan beside it`` has finite gradients everywhere: only the shared decision shows it."""
+    model = Sharded(fault, (key(6),), [0, 1, 2, 3, 4, 5])  # the second batch of rank 1
+    guarded = two(tmp_path / "a", model, EMA(), Guard())
+    plain = two(tmp_path / "b", Sharded(fault, (), [0, 1, 4, 5]), EMA())
+    for rank in (0, 1):
+        assert_equal(guarded[rank], plain[rank])
+        torch.testing.assert_close(
+            guarded[rank]["callbacks"]["EMA"], plain[rank]["callbacks"]["EMA"], rtol=0, atol=0
+        )
+        assert guarded[rank]["callbacks"]["Guard"]["skipped"] == 1
+    for name in ("net.weight", "net.bias", "norm.weight"):  # statistics are each process's own
+        assert torch.equal(*(saved["state_dict"][name] for saved in guarded))
+
+
+def launch(*args: object, processes: int) -> subprocess.CompletedProcess[str]:
+    """``main.py`` on several processes: its output and its status."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    run = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+    place = ["--master_addr", "127.0.0.1", "--master_port", str(port)]
+    return subprocess.run(
+        [*run, *place, str(REPO / "main.py"), *map(str, args), "--trainer.devices", str(processes)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+    )
+
+
+def overlay(folder: Path, name: str, model: dict[str, Any], guard: dict[str, Any]) -> Path:
+    """Return a configuration with a model of `broken.py` and a guard."""
+    path = folder / name
+    callbacks = [
+        "callbacks.training.ema.EMA",
+        {"class_path": "callbacks.training.guard.Guard", "init_args": guard},
+    ]
+    content = {
+        "model": {"class_path": "tests.callbacks.broken.SometimesNaN", "init_args": model},
+        "trainer": {"callbacks": callbacks},
+    }
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_all_processes_stop_at_the_limit(tiny: Path, strategy: str) -> None:
+    own = overlay(tiny, "own.yaml", {"after": 5, "always": True}, {"in_a_row": 3})
+    flags = ["--run.name", "a", "--checkpoint.every_n_steps", 5, "--trainer.strategy", strategy]
+    only = [
+        {"class_path": "callbacks.training.guard.Guard", "init_args": {"in_a_row": 3}}
+    ]  # no EMA
+    flags += ["--trainer.callbacks", json.dumps(only)] if strategy == "fsdp" else []
+    done = launch("fit", "--config", "tiny.yaml", "--config", own, *flags, processes=2)
+    said = done.stdout + done.stderr
+    assert said.count("error: stopped after step 5, whose weights are still good: 3 steps in") == 2
+    assert "exitcode  : 2" in said, said
+    assert "Traceback" not in said.partition("torch/distributed")[0]
+    saved = newest("a")
+    assert saved["global_step"] == 5
+    assert all(value.isfinite().all() for value in saved["state_dict"].values())
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_sharded_run_goes_on_as_a_whole_one(tiny: Path) -> None:
+    """Each process of FSDP has a part of the gradient only."""
+    own = overlay(tiny, "own.yaml", {"after": 1}, {})
+    only = [
+        {"class_path": "callbacks.training.guard.Guard", "init_args": {"limit": 1, "in_a_row": 99}}
+    ]
+    flags = ["--trainer.callbacks", json.dumps(only), "--trainer.strategy"]
+    command = ["fit", "--config", "tiny.yaml", "--config", own]
+    for name in ("ddp", "fsdp"):
+        done = launch(*command, *flags, name, "--run.name", name, processes=2)
+        assert done.returncode == 0, done.stderr
+    ddp, fsdp = newest("ddp"), newest("fsdp")
+    assert ddp["callbacks"]["Guard"]["skipped"] == fsdp["callbacks"]["Guard"]["skipped"] > 0
+    for part in ("state_dict", "optimizer_states"):
+        torch.testing.assert_close(ddp[part], fsdp[part], rtol=0, atol=1e-6)
+
+
+# ------------------------------------------------------------------------- the command line
+
+
+def test_a_run_ends_with_one_sentence_and_its_last_good_checkpoint(
+    tiny: Path, enlarger: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = overlay(tiny, "own.yaml", {"after": 4, "always": True}, {"in_a_row": 3})
+    command = ["fit", "--config", "tiny.yaml", "--config", own, "--run.name", "a"]
+    with pytest.raises(SystemExit) as stopped:
+        enlarger(*command)
+    assert stopped.value.code == 2
+    told = capsys.readouterr().err
+    assert told.count("error: stopped after step 4, whose weights are still good") == 1
+    assert "Traceback" not in told
+    enlarger("fit", "--config", "tiny.yaml", "--run.name", "b", "--trainer.max_steps", 4)
+    saved, plain = newest("a"), newest("b")
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
+        torch.testing.assert_close(saved[part], plain[part], rtol=0, atol=0)
+    # From the validation between the first two of them; the same batches come again.
+    assert saved["callbacks"]["Guard"] == {"steps": 5, "skipped": 1, "row": 1, "norm": 0.0}
+
+
+@pytest.mark.parametrize(
+    "hook", quick(["batch_start", "backward", "batch_end", "validation"], "batch_end")
+)
+def test_a_resumed_run_ends_with_the_same_bits(
+    tiny: Path, enlarger: Callable[..., None], hook: str
+) -> None:
+    own = overlay(tiny, "own.yaml", {}, {"norm_factor": 1000.0, "limit": 1.0})
+    command = ["fit", "--config", "tiny.yaml", "--config", own]
+    command += ["--trainer.val_check_interval", 2, "--checkpoint.every_n_steps", 1]
+    command += ["--trainer.callbacks+", "tests.commands.test_resume.Interruption"]
+    enlarger(*command, "--run.name", "whole")
+    counted = newest("whole")["callbacks"]["Guard"]
+    assert counted["skipped"] > 2
+    assert counted["norm"] > 0
+    for batch in (4, 9):
+        stopped = [*command, "--run.name", f"stopped-{batch}"]
+        Interruption.hook, Interruption.batch = hook, batch
+        with pytest.raises(RuntimeError, match="interrupted"):
+            enlarger(*stopped)
+        enlarger(*stopped)
+        assert_same(f"stopped-{batch}", "whole")

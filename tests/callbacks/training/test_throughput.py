@@ -1,0 +1,373 @@
+"""Throughput: numbers and shares on a clock that the test moves, and when they are logged."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers.logger import DummyLogger
+from torch import Tensor
+
+from callbacks.training import throughput as timeline
+from callbacks.training.throughput import Budget, Throughput, Timeline
+from datamodules import clock
+from datamodules.base import Sample, Source, SRDataModule
+from datamodules.clock import DECODING, READING, Preparation, Seconds, Stopwatch
+from degradations.bicubic import Bicubic
+from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
+
+
+class Clock:
+    """A clock that stands still unless it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def still(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    for module in (timeline, clock):
+        monkeypatch.setattr(module, "time", found)
+    return found
+
+
+class Memory(DummyLogger):
+    """A logger that keeps the logged values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[int | None, dict[str, float]]] = []
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        names = [name for name in metrics if name.startswith("throughput/")]
+        if names:
+            short = {name.removeprefix("throughput/"): metrics[name] for name in names}
+            self.found.append((step, short))
+
+
+class Slow(Source):
+    """Images that take 2 s to read and 1 s to decode."""
+
+    def __init__(self, still: Clock, count: int = 24) -> None:
+        super().__init__()
+        self.still, self.count = still, count
+
+    @property
+    def keys(self) -> Sequence[str]:
+        return [f"p{n:02d}" for n in range(self.count)]
+
+    def read(self, index: int) -> Sample:
+        self.still.now += 2
+        return {"hr": self.decode()}
+
+    @DECODING
+    def decode(self) -> np.ndarray:
+        self.still.now += 1
+        return np.zeros((32, 32, 3), np.uint8)
+
+
+class SlowBicubic(Bicubic):
+    """A degradation of 5 s per batch."""
+
+    def __init__(self, still: Clock) -> None:
+        super().__init__(2)
+        self.still = still
+
+    def forward(self, hr: Tensor, seeds: Tensor) -> Tensor:
+        self.still.now += 5
+        return super().forward(hr, seeds)
+
+
+class Model(Tiny):
+    """A model of 7 s per step, and 12 s per image of the validation (20 s with 8 s for its LR)."""
+
+    def __init__(self, still: Clock) -> None:
+        super().__init__()
+        self.still = still
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.still.now += 7
+        return super().training_step(batch, batch_idx)
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        self.still.now += 12
+        return super().validation_step(batch, batch_idx)
+
+
+class Saves(Callback):
+    """Write a checkpoint of 11 s as ours, at the start of batches 3 and 5."""
+
+    def __init__(self, still: Clock) -> None:
+        self.still = still
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx in (3, 5):
+            trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+            self.still.now += 11
+
+
+def fit(folder: Path, still: Clock, *callbacks: Callback, **settings: Any) -> Memory:
+    """One epoch of 6 batches of 4 images: 4 x 3 + 5 + 7 = 24 s each, without workers."""
+    memory = Memory()
+    data = SRDataModule(
+        2,
+        train=Slow(still),
+        val={"two": Slow(still, 2)} if "val_check_interval" in settings else {},
+        batch_size=4,
+        crop_size=16,
+        workers=0,
+        degradation=SlowBicubic(still),
+    )
+    run = trainer(folder, *callbacks, logger=memory, **settings)
+    model = Model(still)
+    run.fit(model, datamodule=data)
+    assert data.listener is None
+    return memory
+
+
+def test_shares_without_workers(tmp_path: Path, still: Clock) -> None:
+    found = fit(tmp_path, still, Throughput(2)).found
+    assert [step for step, _ in found] == [3, 5, 6]  # from the end of step 1; the end
+    expected = {
+        "images_per_second": 4 / 24,
+        "seconds_per_step": 24,
+        "share_waiting": 0,
+        "share_degrading": 5 / 24,
+        "share_stepping": 7 / 24,
+        "share_validating": 0,
+        "share_saving": 0,
+        "share_reading": 8 / 24,
+        "share_decoding": 4 / 24,
+        "share_cropping": 0,
+    }
+    assert found[0][1] == pytest.approx(expected)
+    assert found[1][1] == pytest.approx(expected)
+    shares = {name: value for name, value in expected.items() if name.startswith("share")}
+    assert found[2][1] == pytest.approx(shares)
+
+
+def test_validation_has_a_share_and_is_in_no_other_number(tmp_path: Path, still: Clock) -> None:
+    found = fit(tmp_path, still, Throughput(2), val_check_interval=2).found
+    assert [step for step, _ in found] == [3, 5, 6]
+    for (_, values), validations in zip(found[:2], (1, 2), strict=True):
+        whole = 2 * validations * 24 + validations * 40
+        assert values["seconds_per_step"] == pytest.approx(24)
+        assert values["share_validating"] == pytest.approx(validations * 40 / whole)
+        assert values["share_stepping"] == pytest.approx(2 * validations * 7 / whole)
+    assert found[2][1]["share_validating"] == pytest.approx(3 * 40 / (5 * 24 + 3 * 40))
+
+
+def test_checkpoints_have_a_share_and_are_no_part_of_the_step(tmp_path: Path, still: Clock) -> None:
+    found = fit(tmp_path, still, Throughput(2), Saves(still)).found
+    shares = found[-1][1]
+    whole = 5 * 24 + 2 * 11
+    assert shares["share_saving"] == pytest.approx(22 / whole)
+    assert shares["share_stepping"] == pytest.approx(5 * 7 / whole)
+
+
+def test_it_is_said_in_the_end(
+    tmp_path: Path, still: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "callbacks.training.throughput")
+    fit(tmp_path, still, Throughput(2))
+    said = [r.getMessage() for r in caplog.records if r.name == "callbacks.training.throughput"]
+    assert said == [
+        "time of training: degrading 20.8%, stepping 29.2%, reading 33.3%, decoding 16.7%"
+    ]
+
+
+def test_nothing_is_said_of_no_time() -> None:
+    assert Budget(workers=0).sentence() == ""
+
+
+def test_of_workers() -> None:
+    """Two workers, 10 s: each had read for 2 s and decoded for 6."""
+    budget = Budget(workers=2)
+    budget.count(saved=False)
+    budget.add({"waiting": 1.0, "degrading": 2.0, "stepping": 6.0, "other": 1.0})
+    budget.add_prepared([Seconds(1.0, 2.0, 0.5), Seconds(3.0, 10.0, 0.5)])
+    assert budget.shares() == pytest.approx(
+        {
+            **{"waiting": 0.1, "degrading": 0.2, "stepping": 0.6, "other": 0.1},
+            **{"validating": 0, "saving": 0, "reading": 0.2, "decoding": 0.6, "cropping": 0.05},
+        }
+    )
+    assert budget.sentence() == (
+        "time of training: waiting 10.0%, degrading 20.0%, stepping 60.0%; "
+        "2 workers, beside it: reading 20.0%, decoding 60.0%, cropping 5.0%"
+    )
+
+
+class Dozing(Source):
+    """A source that reads slowly in real time: workers are separate processes."""
+
+    @property
+    def keys(self) -> Sequence[str]:
+        return [f"p{n:02d}" for n in range(8)]
+
+    def read(self, index: int) -> Sample:
+        time.sleep(0.02)
+        return {"hr": np.zeros((32, 32, 3), np.uint8)}
+
+
+@pytest.mark.timing
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_tell_what_a_batch_cost(tmp_path: Path, workers: int) -> None:
+    told: list[list[Seconds]] = []
+
+    class Listener:
+        def arrived(self, seconds: list[Seconds]) -> None:
+            told.append(seconds)
+
+        def degraded(self) -> None:
+            pass
+
+    data = SRDataModule(
+        2,
+        train=Dozing(),
+        batch_size=4,
+        crop_size=16,
+        workers=workers,
+        degradation=Bicubic(2),
+    )
+    data.listener = Listener()
+    trainer(tmp_path).fit(Tiny(), datamodule=data)
+    assert [len(seconds) for seconds in told] == [1, 1]
+    for [seconds] in told:
+        assert seconds.reading >= 4 * 0.02
+        assert seconds.decoding == 0
+        assert 0 < seconds.cropping < seconds.reading
+
+
+def test_of_calls_within_calls_the_outermost_counts(still: Clock) -> None:
+    watch = Stopwatch()
+
+    @watch
+    def inner(fails: bool = False) -> None:
+        still.now += 1
+        if fails:
+            raise ValueError("planned")
+
+    @watch
+    def outer() -> None:
+        inner()
+        still.now += 2
+
+    outer()
+    assert watch.seconds == 3
+    with pytest.raises(ValueError, match="planned"):
+        inner(fails=True)
+    assert watch.seconds == 4
+    inner()
+    assert watch.seconds == 5
+
+
+def test_a_batch_is_reported_apart_from_the_one_before(still: Clock) -> None:
+    @DECODING
+    def decode() -> None:
+        still.now += 3
+
+    @READING
+    def read() -> None:
+        still.now += 1
+        decode()
+
+    read()
+    preparation = Preparation()
+    read()
+    still.now += 5
+    assert preparation.seconds() == Seconds(1, 3, 5)
+
+
+def test_a_plain_loader(tmp_path: Path, still: Clock) -> None:
+    """Without reports, all time between two batches is waiting."""
+    memory = Memory()
+
+    class SlowPictures(Pictures):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            still.now += 4
+            return super().__getitem__(index)
+
+    run = trainer(tmp_path, Throughput(3), logger=memory)
+    run.fit(Model(still), loader(SlowPictures(8), 2))
+    [(step, values), _] = memory.found
+    assert step == 4
+    assert values == pytest.approx(
+        {
+            "images_per_second": 2 / 15,
+            "seconds_per_step": 15,
+            "share_waiting": 8 / 15,
+            "share_stepping": 7 / 15,
+            "share_validating": 0,
+            "share_saving": 0,
+        }
+    )
+
+
+def test_the_trainers_interval_is_the_default_and_steps_are_updates(
+    tmp_path: Path, still: Clock
+) -> None:
+    settings = {"log_every_n_steps": 2, "accumulate_grad_batches": 2, "max_epochs": 2}
+    found = fit(tmp_path, still, Throughput(), **settings).found
+    # 3 updates an epoch of 6 batches; the interval begins in the middle of an update, at step 0.
+    assert [step for step, _ in found] == [2, 4, 6, 6]
+    assert [values["images_per_second"] for _, values in found[:3]] == pytest.approx([4 / 24] * 3)
+    assert [values["seconds_per_step"] for _, values in found[1:3]] == pytest.approx([48] * 2)
+
+
+def test_every_process_counts(still: Clock) -> None:
+    logged: list[dict[str, float]] = []
+    logger = SimpleNamespace(log_metrics=lambda values, step: logged.append(values))
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    run: Any = SimpleNamespace(
+        world_size=4, loggers=[logger], strategy=strategy, global_step=0, log_every_n_steps=1
+    )
+    run.train_dataloader = None
+    callback, model = Throughput(), Tiny()
+    callback.on_train_start(run, model)
+    for _ in range(2):
+        run.global_step += 1
+        callback.on_train_batch_start(run, model, {}, 0)
+        still.now += 1
+        callback.on_train_batch_end(run, model, None, {"key": ["a", "b"]}, 0)
+    assert logged[0]["throughput/images_per_second"] == pytest.approx(8)
+
+
+def test_a_run_of_one_batch_has_no_numbers(tmp_path: Path, still: Clock) -> None:
+    assert fit(tmp_path, still, Throughput(1), max_steps=1).found == []
+
+
+@pytest.mark.gpu
+@pytest.mark.timing
+def test_on_a_gpu_the_time_is_that_of_its_queue() -> None:
+    device = torch.device("cuda")
+    line = Timeline(device)
+    time.sleep(0.05)
+    line.mark("waiting")
+    torch.cuda._sleep(100_000_000)  # some 50 ms in which the host goes on
+    line.mark("stepping")
+    line.mark("other")
+    spent = line.read()
+    assert spent["waiting"] > 0.04
+    assert spent["stepping"] > 0.02
+    assert spent["other"] < 0.01
+    assert not line.read()
+
+
+def test_an_interval_below_one() -> None:
+    with pytest.raises(ValueError, match="`every_n_steps` of Throughput is 0"):
+        Throughput(0)

@@ -1,0 +1,217 @@
+"""Processes that watch each other, as threads of this one with a real store."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from commands.distributed.heartbeat import (
+    LOST,
+    Heartbeat,
+    Ranks,
+    is_broken_link,
+    write_failure_note,
+)
+
+BEAT, LIMIT = 0.05, 0.6  # seconds; a thread that pauses for longer counts as lost
+PATIENCE = 60.0
+
+pytestmark = pytest.mark.timing
+
+
+class Ends:
+    """Replaces `os._exit`."""
+
+    def __init__(self) -> None:
+        self.status: int | None = None
+        self.done = threading.Event()
+
+    def __call__(self, status: int) -> None:
+        self.status = status
+        self.done.set()
+
+
+@pytest.fixture
+def server() -> dist.TCPStore:
+    return dist.TCPStore(
+        "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=5)
+    )
+
+
+class Process:
+    """One of three processes."""
+
+    def __init__(self, server: dist.TCPStore, rank: int, folder: Path) -> None:
+        self.ends, self.signal, self.step = Ends(), 0, 10 * (rank + 1)
+        self.line = Heartbeat(
+            *(server.clone(), rank, ["a", "b", "c"], folder, BEAT, LIMIT),
+            state=lambda: (self.step, self.signal),
+            end=self.ends,
+        )
+
+
+@pytest.fixture
+def three(server: dist.TCPStore, tmp_path: Path) -> Iterator[list[Process]]:
+    processes = [Process(server, rank, tmp_path) for rank in range(3)]
+    for process in processes:
+        process.line.start()
+    yield processes
+    for process in processes:
+        process.line._over.set()
+
+
+def words(folder: Path, rank: int) -> str:
+    return (folder / "lastwords" / f"rank-{rank}.txt").read_text()
+
+
+def test_nobody_ends_who_sees_the_others(three: list[Process]) -> None:
+    assert not three[0].ends.done.wait(3 * LIMIT)
+    assert not any(process.ends.done.is_set() for process in three)
+
+
+def test_a_silent_process_ends_the_others(three: list[Process], tmp_path: Path) -> None:
+    three[1].line._over.set()  # as after SIGKILL
+    for rank in (0, 2):
+        assert three[rank].ends.done.wait(PATIENCE)
+        assert three[rank].ends.status == LOST == 75
+        said = words(tmp_path, rank)
+        assert re.search(r"no heartbeat of rank 1 \(on b\) for \d+ s, last at step 20: stop", said)
+    assert "rank 2" not in words(tmp_path, 0).partition("no heartbeat of")[2]
+
+
+def test_a_process_that_took_leave_is_not_missed(three: list[Process]) -> None:
+    three[1].line.leave()
+    assert not three[0].ends.done.wait(3 * LIMIT)
+    assert not three[2].ends.done.is_set()
+
+
+def test_a_process_that_failed_is_named_with_its_error(
+    three: list[Process], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("commands.distributed.heartbeat.GRACE", 0.1)
+    three[2].line.leave("ValueError: no such thing")
+    assert three[0].ends.done.wait(PATIENCE)
+    assert "rank 2 (on c) stopped (ValueError: no such thing)" in words(tmp_path, 0)
+
+
+def test_a_signal_is_heard_by_all(three: list[Process]) -> None:
+    three[1].signal = 15
+    deadline = time.monotonic() + PATIENCE
+    while {three[0].line.signal, three[2].line.signal} != {15}:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_store_that_is_gone(tmp_path: Path) -> None:
+    server = dist.TCPStore(
+        "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=5)
+    )
+    client = dist.TCPStore(
+        *("127.0.0.1", server.port), is_master=False, wait_for_workers=False,
+        timeout=timedelta(seconds=1),
+    )  # fmt: skip
+    process = Process(client, 1, tmp_path)
+    server.set("alive/0", json.dumps({"beat": 1, "step": 3, "signal": 0, "word": "done"}))
+    server.set("alive/2", json.dumps({"beat": 1, "step": 3, "signal": 0, "word": "done"}))
+    process.line.start()
+    del server
+    assert process.ends.done.wait(PATIENCE)
+    assert "no answer from the shared store (on a)" in words(tmp_path, 1)
+
+
+def test_a_pause_of_the_process_itself_is_not_held_against_the_others(
+    three: list[Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = time.monotonic
+    monkeypatch.setattr("commands.distributed.heartbeat.time.monotonic", lambda: real() + 1000.0)
+    assert not three[0].ends.done.wait(2 * LIMIT)
+
+
+def test_last_words_where_nothing_can_be_written(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "lastwords").write_text("a file, where the folder should be")
+    write_failure_note(tmp_path, 3, "the reason")
+    said = capfd.readouterr().err
+    assert "rank 3 on " in said
+    assert "the reason: stopping" in said
+    assert "could not be written" in said
+
+
+def test_last_words_about_a_name_that_is_no_utf_8(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_failure_note(tmp_path, 0, "no picture: caf\udce9.png")
+    assert r"no picture: caf\udce9.png: stopping" in capfd.readouterr().err
+    assert r"no picture: caf\udce9.png: stopping" in words(tmp_path, 0)
+
+
+def test_last_words_are_kept_over_restarts(tmp_path: Path) -> None:
+    write_failure_note(tmp_path, 0, "one")
+    write_failure_note(tmp_path, 0, "two")
+    assert [line.rpartition(": ")[0][-3:] for line in words(tmp_path, 0).splitlines()] == [
+        "one",
+        "two",
+    ]
+
+
+def test_a_broken_connection_is_explained_by_who_is_silent(three: list[Process]) -> None:
+    three[2].line._over.set()
+    found = three[0].line.explain()
+    assert found is not None
+    assert found[0].startswith("no heartbeat of rank 2 (on c) for 0 s, last at step 30")
+    assert found[1] == LOST
+
+
+def test_and_by_who_failed_with_the_status_of_that_one(three: list[Process]) -> None:
+    """A job that ends with a configuration error must not be started again."""
+    three[2].line.leave("ConfigurationError: no such key", status=2)
+    assert three[0].line.explain() == ("rank 2 (on c) stopped (ConfigurationError: no such key)", 2)
+
+
+def test_and_by_nothing_where_all_are_well(three: list[Process]) -> None:
+    assert three[0].line.explain() is None
+
+
+GLOO = RuntimeError(
+    "[/a/third_party/gloo/gloo/transport/tcp/pair.cc:545] Read error [10.77.0.2]:59033: "
+    "Connection reset by peer. This is typically caused by a remote worker hanging."
+)
+
+
+def test_which_errors_are_broken_connections() -> None:
+    assert is_broken_link(GLOO)
+    assert is_broken_link(dist.DistBackendError("NCCL error"))
+    assert not is_broken_link(RuntimeError("CUDA out of memory"))
+    assert not is_broken_link(ValueError("gloo/transport"))
+
+
+def test_last_words_of_a_process_that_fails(
+    three: list[Process], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks = Ranks(tmp_path, limit=1.0, interval=BEAT, lost_after=LIMIT)
+    ranks.rank, ranks.world, ranks._heartbeat = 0, 3, three[0].line
+    three[1].line._over.set()
+    blamed = ranks.fail(GLOO, 1)
+    assert blamed is not None
+    assert blamed.status == LOST
+    said = words(tmp_path, 0)
+    assert "no heartbeat of rank 1 (on b)" in said
+    assert "(a connection broke: Read error [10.77.0.2]:59033: Connection reset by peer.)" in said
+    three[2].line.leave()
+
+
+def test_an_error_of_its_own_blames_nobody(three: list[Process], tmp_path: Path) -> None:
+    ranks = Ranks(tmp_path, limit=1.0, interval=BEAT, lost_after=LIMIT)
+    ranks.rank, ranks.world, ranks._heartbeat = 0, 3, three[0].line
+    assert ranks.fail(ValueError("data.init_args.scale is 0"), 2) is None
+    assert "rank 0 on " in words(tmp_path, 0)
+    assert "ValueError: data.init_args.scale is 0, last at step 0: stopping" in words(tmp_path, 0)

@@ -1,0 +1,193 @@
+"""Facts that processes compare before the first step, and messages on differences."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch._C._distributed_c10d import TCPStore
+
+from commands.distributed import preflight as meeting
+from commands.distributed.preflight import CODE, differences, gather, room, start_facts, versions
+from commands.errors import TemporaryError
+from commands.run.directory import RunOptions
+from commands.run.files import fingerprint, why_unseen, write_whole
+
+
+def facts(**changed: Any) -> dict[str, Any]:
+    config = {"data": {"init_args": {"batch_size": 4, "seed": 0}}, "trainer": {"max_steps": 3}}
+    return {**start_facts(config, world=2), "host": "a", **changed}
+
+
+# ------------------------------------------------------------------------------------- differences
+
+
+def test_equal_ones() -> None:
+    assert differences([facts(), facts(host="b")]) == []
+
+
+CHANGES: dict[str, tuple[Any, str]] = {
+    "world": (3, "the number of processes: 3 there, 2 on rank 0 (on a)"),
+    "python": ("3.99.0", "Python: 3.99.0 there"),
+    "code": ("0" * 16, "Enlarger's code: 0000000000000000 there"),
+    "plugins": ("0" * 16, "the code of your own classes"),
+    "libraries": ({**versions(), "torch": "1.0"}, "the versions of libraries: torch is 1.0 there"),
+    "resume": ("step-3", "the checkpoint: step-3 there, None on rank 0"),
+}
+
+
+@pytest.mark.parametrize("key", CHANGES)
+def test_a_difference_is_named_with_process_and_value(key: str) -> None:
+    value, expected = CHANGES[key]
+    (found,) = differences([facts(), facts(host="b"), facts(host="c", **{key: value})])
+    assert found.startswith("rank 2 (on c) differs in ")
+    assert expected in found
+
+
+def test_a_difference_of_the_configuration_names_the_key() -> None:
+    config = {**facts()["config"], "data.init_args.batch_size": 8}
+    (found,) = differences([facts(), facts(host="b", config=config)])
+    assert "data.init_args.batch_size is 8 there, 4 on rank 0" in found
+    assert "seed" not in found
+
+
+def test_a_key_that_only_one_of_them_has() -> None:
+    config = {**facts()["config"], "data.init_args.crops.flips": False}
+    (found,) = differences([facts(), facts(host="b", config=config)])
+    assert "data.init_args.crops.flips is False there, unset on rank 0" in found
+
+
+def test_a_process_that_refuses_is_quoted() -> None:
+    (found,) = differences([facts(), facts(host="b", refusal="has no disk")])
+    assert found == "rank 1 (on b): has no disk"
+
+
+def test_code_is_told_apart_by_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("commands.distributed.preflight.ROOT", tmp_path)
+    (tmp_path / "main.py").write_text("a = 1\n")
+    for name in CODE[1:]:
+        (tmp_path / name).mkdir()
+    before = start_facts({}, 2)["code"]
+    (tmp_path / "commands" / "new.py").write_text("")
+    between = start_facts({}, 2)["code"]
+    (tmp_path / "main.py").write_text("a = 2\n")
+    assert len({before, between, start_facts({}, 2)["code"]}) == 3
+
+
+def test_code_of_plugins_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "an_own_class.py"
+    path.write_text("class Own: pass\n")
+    __import__("an_own_class")
+    config = {"model": [{"class_path": "an_own_class.Own"}]}
+    before = start_facts(config, 2)["plugins"]
+    assert before != start_facts({}, 2)["plugins"]
+    path.write_text("class Own: x = 1\n")
+    assert before != start_facts(config, 2)["plugins"]
+
+
+# ------------------------------------------------------------------------------------- the meeting
+
+
+@pytest.fixture
+def store() -> TCPStore:
+    return TCPStore(
+        "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=5)
+    )
+
+
+def test_all_hear_all(store: TCPStore) -> None:
+    heard: dict[int, Any] = {}
+
+    def come(rank: int) -> None:
+        heard[rank] = gather(store.clone(), "here", rank, 3, {"own": rank}, 120.0)
+
+    threads = [threading.Thread(target=come, args=(rank,)) for rank in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    expected = [{"own": 0}, {"own": 1}, {"own": 2}]
+    assert heard == {0: expected, 1: expected, 2: expected}
+
+
+def test_who_does_not_come_is_named(store: TCPStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meeting, "POLL", 0.01)
+    store.set("start/2", "{}")
+    with pytest.raises(TemporaryError, match="ranks 0, 3 did not answer: look at") as caught:
+        gather(store, "start", 1, 4, {}, 0.1)
+    assert caught.value.status == 75
+    assert "run.preflight_minutes" in str(caught.value)
+
+
+# ---------------------------------------------------------------------------- checkpoints and disk
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = tmp_path / "step-000000003.ckpt"
+    write_whole(path, lambda file: file.write(b"content") and None)
+    return path
+
+
+def test_a_checkpoint_that_is_seen(checkpoint: Path) -> None:
+    assert fingerprint(checkpoint) == hashlib.sha256(b"content").hexdigest()
+    assert why_unseen(checkpoint, fingerprint(checkpoint), 0.0) is None
+
+
+def gone(path: Path) -> None:
+    path.unlink()
+
+
+def changed(path: Path) -> None:
+    path.write_bytes(b"Content")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"), [(gone, "there is no such file"), (changed, "its content differs")]
+)
+def test_one_that_is_not(checkpoint: Path, change: Callable[[Path], None], expected: str) -> None:
+    digest = fingerprint(checkpoint)
+    change(checkpoint)
+    why = why_unseen(checkpoint, digest, 0.0)
+    assert why is not None
+    assert expected in why
+    assert "on a disk shared by all nodes" in why
+
+
+def test_one_that_is_seen_late(checkpoint: Path) -> None:
+    digest = fingerprint(checkpoint)
+    hidden = checkpoint.rename(checkpoint.with_name("hidden"))
+    threading.Timer(0.2, lambda: hidden.rename(checkpoint)).start()
+    assert why_unseen(checkpoint, digest, 30.0) is None
+
+
+def test_room_on_the_disk(tmp_path: Path) -> None:
+    assert room(tmp_path / "not" / "yet", size=1, kept=3) is None
+    why = room(tmp_path / "not" / "yet", size=2**60, kept=3)
+    assert why is not None
+    assert "3 more will be written: free space, or lower checkpoint.keep_last" in why
+
+
+# ----------------------------------------------------------------------------------------- options
+
+
+@pytest.mark.parametrize("key", ["preflight_minutes", "heartbeat_seconds"])
+def test_times_that_make_no_sense(key: str) -> None:
+    with pytest.raises(ValueError, match=f"run.{key} is 0; it must be above 0"):
+        RunOptions(**{key: 0})
+
+
+def test_a_limit_below_three_signs_of_life() -> None:
+    with pytest.raises(ValueError, match=r"at least three times run\.heartbeat_seconds 30"):
+        RunOptions(heartbeat_seconds=30, lost_after_seconds=80)
+
+
+def test_a_limit_on_the_command_line(tiny: Path, refusal: Callable[..., str]) -> None:
+    sentence = refusal("fit", "--config", "tiny.yaml", "--run.lost_after_seconds", 5)
+    assert "run.lost_after_seconds is 5; it must be at least three times" in sentence

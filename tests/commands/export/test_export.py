@@ -1,0 +1,393 @@
+"""`export`: exported weights give the same images, and what cannot be exported is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import commands.weights
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from commands.errors import ConfigurationError
+from commands.export import formats as export_onnx
+from commands.export.about import licences
+from commands.export.export import ExportOptions, Origin, export
+from commands.export.formats import exported_tensors
+from commands.run.weights import find_weights
+from lightning_modules.backbone.condition import Condition
+from lightning_modules.backbone.denoiser import UNet2D
+from lightning_modules.backbone.library import Flags
+from lightning_modules.backbone.space import KLSpace, PixelSpace
+from lightning_modules.controls.finetune import add_layers
+from lightning_modules.diffusion import Diffusion
+from lightning_modules.networks.edsr import EDSR, AnySizeEDSR
+from lightning_modules.networks.imdn import IMDN
+from lightning_modules.networks.liif import LIIF
+from lightning_modules.networks.spandrel import Spandrel
+from lightning_modules.regression import Regression
+from lightning_modules.weights import read_metadata, read_weights
+from tests.commands.fake_hub import Hub
+from tests.lightning_modules.backbone.unets import CLASSES, WRAPPERS, inputs, small_kl, wrapped
+from tests.quick import quick
+
+Enlarger = Callable[..., None]
+Refusal = Callable[..., str]
+HERE = "tests.commands.export.test_export"
+OUT = Path("runs/tiny/export")
+TRAINED_WITH = "lightning_modules.regression.Regression"
+PHOTO = ("--data.init_args.predict",)
+
+
+class Other(Regression):
+    """Another class with the same tensors."""
+
+
+def edsr(scale: float) -> EDSR:
+    torch.manual_seed(0)
+    return EDSR(scale, 1, 8, global_skip=True)
+
+
+def written(model: Any, folder: Path, **options: Any) -> Path:
+    """Return the exported folder of a model without a run."""
+    cls = f"{type(model).__module__}.{type(model).__qualname__}"
+    config = {"model": {"class_path": cls}, "data": {"class_path": "datamodules.base.SRDataModule"}}
+    out = folder / "out"
+    export(model, ExportOptions(str(out), **options), Origin(folder / "run", config, None))
+    return out
+
+
+# ------------------------------------------------------------------------------------- safetensors
+
+
+def test_the_weights_come_back_bit_for_bit(
+    trained: Path, enlarger: Enlarger, photo_folder: Path
+) -> None:
+    enlarger("export", trained)
+    assert {path.name for path in OUT.iterdir()} == {
+        "README.md",
+        "config.yaml",
+        "model.safetensors",
+    }
+    checkpoint = find_weights(str(trained), 2)
+    expected, found = read_weights(checkpoint), read_weights(OUT / "model.safetensors")
+    assert expected.name.endswith("(EMA)")
+    assert found.model == TRAINED_WITH
+    assert found.tensors.keys() == expected.tensors.keys()
+    assert all(torch.equal(t, expected.tensors[name]) for name, t in found.tensors.items())
+
+    about = read_metadata(OUT / "model.safetensors")
+    assert about["sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert about["weights"] == f"{checkpoint.name} (EMA)"
+    network = json.loads(about["init_args"])["network"]
+    assert network["init_args"]["channels"] == 8
+    assert (about["step"], about["scale"], about["model"]) == ("5", "2.0", TRAINED_WITH)
+
+    picture = (*PHOTO, photo_folder / "5.png")
+    enlarger("predict", "--config", "tiny.yaml", *picture, "--writer.folder", "by_run")
+    weights = ("--model.init_args.weights", OUT / "model.safetensors")
+    enlarger(
+        "predict", "--config", OUT / "config.yaml", *weights, *picture, "--writer.folder", "by_file"
+    )
+    assert Path("by_run/5.png").read_bytes() == Path("by_file/5.png").read_bytes()
+    assert find_weights(str(OUT), 2) == OUT / "model.safetensors"
+
+
+def test_another_model_is_one_sentence(tmp_path: Path) -> None:
+    file = written(Regression(2.0, edsr), tmp_path) / "model.safetensors"
+    sentence = f"was trained with {TRAINED_WITH}, but the model here is {HERE}.Other: set model"
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        Other(2.0, edsr).load_weights(file)
+    with pytest.raises(ValueError, match=r"do not fit the model.*: set it to 2"):
+        Regression(4.0, edsr).load_weights(file)
+
+
+def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
+    model, out = Regression(2.0, edsr), tmp_path / "out"
+    out.mkdir()
+    written(model, tmp_path)  # an empty folder counts as missing
+    assert "None: `test` was not run" in (out / "README.md").read_text()
+    (out / "notes.txt").write_text("old")
+    with pytest.raises(ConfigurationError, match=r"out already holds an export: give"):
+        written(model, tmp_path)
+    with pytest.raises(ConfigurationError, match=r"out holds notes\.txt, which export did not w"):
+        written(model, tmp_path, overwrite=True)
+    assert (out / "notes.txt").read_text() == "old"
+    (out / "notes.txt").unlink()
+    (out / "README.md").write_text("an older card")
+    written(model, tmp_path, overwrite=True)
+    assert "None: `test` was not run" in (out / "README.md").read_text()
+    (out / "model.safetensors").unlink()
+    with pytest.raises(ConfigurationError, match=r"out exists and is not an export"):
+        written(model, tmp_path, overwrite=True)
+    assert (out / "README.md").is_file()
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_what_can_not_be_exported(tiny: Path, refusal: Refusal) -> None:
+    Path("empty").mkdir()
+    assert refusal("export", "empty").startswith(
+        "empty has no config.yaml, so it is not a trained run"
+    )
+    bicubic = ("--config", "tiny.yaml", "--model", "lightning_modules.controls.simple.Bicubic")
+    assert "Bicubic has no weights" in refusal("export", *bicubic)
+    assert "export needs trained weights" in refusal("export", "--config", "tiny.yaml")
+
+
+def test_a_file_without_a_run(trained: Path, enlarger: Enlarger) -> None:
+    enlarger("export", trained, "--export.out", "one")
+    weights = ("--model.init_args.weights", "one/model.safetensors", "--run.name", "elsewhere")
+    enlarger("export", "--config", "tiny.yaml", *weights, "--export.out", "two")
+    files = [read_weights(Path(name, "model.safetensors")).tensors for name in ("one", "two")]
+    assert all(torch.equal(t, files[1][name]) for name, t in files[0].items())
+    assert read_metadata(Path("two/model.safetensors"))["step"] == "5"
+
+
+def test_nothing_of_the_training_is_needed(
+    trained: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    config["trainer"] |= {"accelerator": "gpu", "devices": 8, "strategy": "ddp"}
+    config["data"]["init_args"]["train"]["init_args"]["root"] = "nowhere"
+    config["ckpt_path"] = "nowhere.ckpt"
+    (trained / "config.yaml").write_text(yaml.safe_dump(config))
+    shutil.copytree(trained, "moved")
+    monkeypatch.chdir("moved")
+    enlarger("export", ".")
+    assert Path("export/model.safetensors").is_file()
+
+
+def test_frozen_parts_are_named_where_they_have_a_source() -> None:
+    space = KLSpace(small_kl())
+    denoiser = wrapped("image", in_channels=4, out_channels=4)
+    model = Diffusion(1.0, denoiser, space)
+    own = {n for n in model.state_dict() if n.startswith("space.")}
+    assert own
+    assert own <= exported_tensors(model).keys()  # or they would be lost
+    space.source = "somewhere 0123456789abcdef"
+    found = exported_tensors(model)
+    assert not own & found.keys()
+    assert {n for n in found if n.startswith("denoiser.unet.")}
+
+
+# ----------------------------------------------------------------------------------------- the card
+
+
+def test_the_card_has_the_numbers(trained: Path, enlarger: Enlarger) -> None:
+    psnr = "[{class_path: callbacks.metrics.pixels.PSNR, init_args: {control: true}}]"
+    enlarger("test", "--config", "tiny.yaml", "--trainer.callbacks", psnr)
+    enlarger("export", trained)
+    text = (OUT / "README.md").read_text()
+    results = json.loads((trained / "results.json").read_text())["results"]
+    own, bicubic = (r["value"] for r in results if r["metric"] == "psnr")
+    assert f"| photos | x2 | {own:.4f} | 2 |" in text
+    assert f"| photos, bicubic | x2 | {bicubic:.4f} | 2 |" in text
+    assert "- psnr: implementation enlarger psnr 1, color y, border scale" in text
+    assert "trained for 5 steps" in text
+
+
+def test_the_card_has_no_numbers_of_another_run_s_checkpoint(
+    trained: Path, enlarger: Enlarger
+) -> None:
+    own = find_weights(str(trained), 2)
+    other = Path("runs/other/checkpoints", own.name)
+    other.parent.mkdir(parents=True)
+    content = torch.load(own, weights_only=True)
+    for tensor in content["state_dict"].values():
+        tensor *= 0.5
+    torch.save(content, other)
+    psnr = ("--trainer.callbacks", "[callbacks.metrics.pixels.PSNR]")
+    enlarger("test", "--config", "tiny.yaml", *psnr, "--ckpt_path", other)
+    enlarger("export", trained)
+    assert "None: `test` was not run with these weights" in (OUT / "README.md").read_text()
+    shutil.copy(own, other)  # as if the run had been copied
+    enlarger("export", trained, "--export.overwrite", "true")
+    assert "| photos | x2 |" in (OUT / "README.md").read_text()
+
+
+def test_licences_follow_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Path, enlarger: Enlarger
+) -> None:
+    content = b"published"
+    entry = {"file": "net.pth", "licence": "MIT", "source": "https://example.invalid/net.pth"}
+    digest = hashlib.sha256(content).hexdigest()
+    file = tmp_path / "weights.yaml"
+    file.write_text(yaml.safe_dump({"net-x2": {**entry, "sha256": digest, "used_by": "nobody"}}))
+    monkeypatch.setattr(commands.run.weights, "MANIFEST", file)
+    assert licences({"a": ["net-x{scale}", "x" * 5000, 3]}, 2.0) == {"net-x2": "MIT"}
+    assert licences("net-x{scale}", 3.0) == {}
+    (tmp_path / "copy.pth").write_bytes(content)
+    monkeypatch.setenv("MINE", str(tmp_path))
+    assert licences("$MINE/copy.pth", 2.0) == {"net-x2": "MIT"}
+    run = {"model": {"init_args": {"weights": "$MINE/copy.pth", "base": "runs/tiny"}}}
+    (trained / "config.yaml").write_text(yaml.safe_dump(run))
+    assert licences("runs/tiny", 2.0) == {"net-x2": "MIT"}  # which names itself, too
+    save_file({}, tmp_path / "e.safetensors", {"enlarger": "1", "licences": '{"net-x2": "MIT"}'})
+    assert licences("$MINE/e.safetensors", 2.0) == {"net-x2": "MIT"}
+
+
+# ---------------------------------------------------------------------------------------- diffusers
+
+
+@pytest.mark.parametrize("kind", WRAPPERS)
+@torch.no_grad()
+def test_diffusers_reads_its_networks(kind: str, tmp_path: Path) -> None:
+    space = KLSpace(small_kl()) if kind == "image" else PixelSpace()
+    wide = {"in_channels": space.channels, "out_channels": space.channels}
+    denoiser = wrapped(kind, **wide)
+    out = written(Diffusion(1.0, denoiser, space), tmp_path, diffusers=True)
+    z, t, text = inputs(kind, channels=space.channels)
+    expected = denoiser(z, t, Condition(text=text))
+    plain = CLASSES[kind][0].from_pretrained(out, subfolder="unet", low_cpu_mem_usage=False)
+    assert torch.equal(plain(z, t, text).sample, expected)
+    ours = WRAPPERS[kind].from_pretrained(str(out))
+    assert torch.equal(ours.eval()(z, t, Condition(text=text)), expected)
+    assert (out / "vae").is_dir() == (kind == "image")
+    if kind == "image":
+        picture = torch.rand(1, 3, 16, 16)
+        again = KLSpace.from_pretrained(str(out), "vae")
+        assert torch.equal(again.encode(picture), space.encode(picture))
+
+
+def test_a_layout_in_memory_is_no_hindrance(tmp_path: Path) -> None:
+    denoiser = wrapped(flags=Flags(channels_last=True))
+    out = written(Diffusion(1.0, denoiser), tmp_path, diffusers=True)
+    weight = denoiser.unet.conv_in.weight
+    assert not weight.is_contiguous()  # as it was
+    again = UNet2D.from_pretrained(str(out)).unet
+    assert torch.equal(again.conv_in.weight, weight)
+
+
+def test_what_diffusers_can_not_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"Regression has no network of diffusers"):
+        written(Regression(2.0, edsr), tmp_path, diffusers=True)
+    denoiser = wrapped()
+    add_layers(denoiser.unet, rank=2, alpha=2)
+    with pytest.raises(ConfigurationError, match=r"unet is no longer a plain UNet2DCondition"):
+        written(Diffusion(1.0, denoiser), tmp_path, diffusers=True)
+    assert not list(tmp_path.iterdir())
+
+
+# --------------------------------------------------------------------------------------------- ONNX
+
+
+@pytest.mark.parametrize(
+    "network", quick([edsr, IMDN, lambda scale: AnySizeEDSR(scale, 2, 1, 8)], edsr)
+)
+@torch.no_grad()
+def test_onnx_gives_the_same_pictures(network: Any, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = Regression(2.0, network)
+    out = written(model, tmp_path, onnx=True)
+    session = runtime.InferenceSession(out / "model.onnx")
+    assert session.get_modelmeta().custom_metadata_map["model"] == TRAINED_WITH
+    for size in ((24, 40), (37, 29)):  # other sizes than the command checks
+        lr = torch.rand(1, 3, *size)
+        (found,) = session.run(None, {"lr": lr.numpy()})
+        batch: Any = {"lr": lr, "size": (2 * size[0], 2 * size[1]), "key": ["a"]}
+        expected = model.enlarge({**batch, "seed": torch.tensor([0])})["sr"]
+        assert expected.std() > 0.01  # not all white
+        torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+def test_onnx_of_a_network_of_spandrel(tmp_path: Path) -> None:
+    for package in ("onnxruntime", "onnxscript", "spandrel"):
+        pytest.importorskip(package)
+    from tests.lightning_modules.networks.test_spandrel import compact
+
+    torch.save(compact(), tmp_path / "compact.pth")
+    network = Regression(2.0, lambda scale: Spandrel(scale, str(tmp_path / "compact.pth")))
+    out = written(network, tmp_path, onnx=True)  # which compares the outputs
+    assert (out / "model.onnx").is_file()
+
+
+@pytest.mark.slow
+def test_onnx_of_other_pictures_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    with pytest.raises(ConfigurationError, match=r"LIIF cannot be traced to ONNX of any height"):
+        written(Regression(2.0, lambda s: LIIF(s, 1, 8, (8,))), tmp_path, onnx=True)
+    monkeypatch.setattr(export_onnx, "TOLERANCE", -1.0)
+    with pytest.raises(ConfigurationError, match=r"differs from torch by up to"):
+        written(Regression(2.0, edsr), tmp_path, onnx=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_single_pass_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
+    cases = {
+        "Diffusion is not one pass of a network": Diffusion(1.0, wrapped()),
+        "scale is 2.5, but ONNX": Regression(2.5, lambda s: AnySizeEDSR(s, 2, 1, 8)),
+        "color_fix is adain": Regression(2.0, edsr, color_fix="adain"),
+    }
+    for sentence, model in cases.items():
+        with pytest.raises(ConfigurationError, match=sentence):
+            written(model, tmp_path, onnx=True)
+    monkeypatch.setattr(export_onnx.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigurationError, match=r"requires onnx, .* -e '\.\[onnx\]'"):
+        written(Regression(2.0, edsr), tmp_path, onnx=True)
+    assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------------------------------------- hub
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Start a local hub, with a token."""
+    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.asked, server.files, server.refuses = [], {}, False
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    constants = "huggingface_hub.constants"
+    monkeypatch.setattr(f"{constants}.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(f"{constants}.HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_the_folder_is_uploaded(hub: Any, tmp_path: Path) -> None:
+    out = written(Regression(2.0, edsr), tmp_path, push="me/mine")
+    assert hub.files == {path.name: path.read_bytes() for path in out.iterdir()}
+    assert {token for _, token in hub.asked} == {"Bearer hf_secret"}
+    assert hub.created["name"] == "mine"
+    private = hub.created.get("private", hub.created.get("visibility"))
+    assert private in (True, "private")
+
+
+def test_an_upload_that_fails_leaves_the_folder(hub: Any, tmp_path: Path) -> None:
+    hub.refuses = True
+    with pytest.raises(ConfigurationError, match=r"out, but could not be uploaded to me/mine: "):
+        written(Regression(2.0, edsr), tmp_path, push="me/mine")
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_no_upload_without_network_name_or_token(
+    hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(name: str, sentence: str) -> None:
+        with pytest.raises(ConfigurationError, match=sentence):
+            written(Regression(2.0, edsr), tmp_path, push=name)
+
+    refused("mine", r"'mine'; expected USER/NAME")
+    with monkeypatch.context() as patch:
+        patch.setattr("huggingface_hub.get_token", lambda: None)
+        refused("me/mine", r"requires a token .* `hf auth login`")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    refused("me/mine", r"HF_HUB_OFFLINE is set")
+    assert not hub.asked
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,380 @@
+"""Content of checkpoints, which are kept, and failures to read or write them."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from commands.run.checkpoints import Checkpoints
+from commands.run.files import is_whole, list_checkpoints
+from files.owned import hidden
+from lightning_modules.networks.edsr import EDSR
+from tests.commands.test_resume import assert_same, newest
+from tests.quick import quick
+
+Refusal = Callable[..., str]
+Enlarger = Callable[..., None]
+FIT = ("fit", "--config", "tiny.yaml")
+
+
+def steps(run: str = "tiny") -> list[int]:
+    found = list_checkpoints(Path("runs", run, "checkpoints"))
+    return [int(p.stem.removeprefix("step-")) for p in found]
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    """Return all files and their contents, without links: /dev/full never ends."""
+    return {p: b"" if p.is_symlink() else p.read_bytes() for p in folder.iterdir()}
+
+
+def damage(path: Path) -> None:
+    """Flip one bit in the middle, as a bad disk does."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def ranking() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(Path("runs/tiny/checkpoints/best.json").read_text())
+    return content
+
+
+# -------------------------------------------------------------------------------------- its content
+
+
+def test_holds_what_the_design_lists_and_nothing_else(trained: Path) -> None:
+    checkpoint = newest("tiny")  # with weights_only=True
+    assert set(checkpoint) == {
+        *("state_dict", "callbacks", "optimizer_states", "lr_schedulers", "loops"),
+        *("epoch", "global_step", "pytorch-lightning_version", "model", "SRDataModule"),
+        "frozen",
+    }
+    assert checkpoint["frozen"] == {}
+    network = EDSR(2, blocks=1, channels=8, global_skip=True)
+    assert set(checkpoint["state_dict"]) == {f"network.{name}" for name in network.state_dict()}
+    assert set(checkpoint["callbacks"]) == {"EMA"}
+    trained_names = {f"network.{name}" for name, _ in network.named_parameters()}
+    assert set(checkpoint["callbacks"]["EMA"]["weights"]) == trained_names
+    assert set(checkpoint["loops"]) == {"fit_loop"}
+    assert checkpoint["global_step"] == 12
+    assert checkpoint["model"] == "lightning_modules.regression.Regression"
+
+
+def test_holds_plain_types(trained: Path) -> None:
+    def types(value: Any) -> set[type]:
+        if isinstance(value, dict):
+            return set().union(*(types(k) | types(v) for k, v in value.items()))
+        if isinstance(value, list | tuple):
+            return set().union(*map(types, value))
+        return {type(value)}
+
+    plain = {int, float, bool, str, type(None), torch.Tensor}
+    assert types(newest("tiny")) <= plain
+
+
+def test_is_as_large_as_what_it_holds(trained: Path) -> None:
+    checkpoint = newest("tiny")
+    parameters = sum(t.numel() for t in checkpoint["state_dict"].values())
+    expected = 4 * parameters * 4  # weights, averages, and Adam's two moments, of four bytes each
+    path = list_checkpoints(trained / "checkpoints")[0]
+    tensors = 4 * len(checkpoint["state_dict"])
+    # The zip archive spends some hundred bytes a tensor.
+    assert expected < path.stat().st_size < expected + 1500 * tensors
+
+
+def test_holds_no_gradients_and_no_views(trained: Path) -> None:
+    """A view would save its whole storage."""
+    for tensor in newest("tiny")["state_dict"].values():
+        assert not tensor.requires_grad
+        assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+
+
+def test_a_frozen_part_is_not_stored(tiny: Path, enlarger: Enlarger) -> None:
+    enlarger(*FIT, "--trainer.max_steps", 2, "--trainer.callbacks+", f"{__name__}.Freeze")
+    assert not [name for name in newest("tiny")["state_dict"] if "head" in name]
+    # and comes from the model when the run goes on
+    enlarger(*FIT, "--trainer.max_steps", 3, "--trainer.callbacks+", f"{__name__}.Freeze")
+    assert newest("tiny")["global_step"] == 3
+
+
+class Freeze(Callback):
+    """Freeze the network's first layer."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for name, parameter in pl_module.named_parameters():
+            if "head" in name:
+                parameter.requires_grad_(False)
+
+
+# --------------------------------------------------------------------------------- which are kept
+
+
+def test_keeps_the_last_two_and_the_best_and_the_rest_is_gone(trained: Path) -> None:
+    assert steps()[:2] == [12, 10]
+    assert set(steps()) == {12, 10, *(int(re.findall(r"\d+", n)[0]) for n in ranking()["best"])}
+    names = {p.name for p in (trained / "checkpoints").iterdir()}
+    kept = {f"step-{step:09d}.ckpt" for step in steps()}
+    assert names == {"best.json", *kept, *(f"{name}.sha256" for name in kept)}
+    assert all(is_whole(path) for path in list_checkpoints(trained / "checkpoints"))
+
+
+def test_keep_last_and_every_n_steps(tiny: Path, enlarger: Enlarger) -> None:
+    enlarger(
+        *FIT,
+        *("--checkpoint.every_n_steps", 2, "--checkpoint.keep_last", 3),
+        *("--data.init_args.val", "null"),
+    )
+    assert steps() == [12, 10, 8]
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_keep_best(tiny: Path, enlarger: Enlarger, mode: str) -> None:
+    enlarger(
+        *FIT,
+        *("--checkpoint.keep_last", 1, "--checkpoint.keep_best", 2, "--checkpoint.mode", mode),
+        *("--trainer.val_check_interval", 1, "--trainer.max_steps", 5),
+        *("--trainer.callbacks+", f"{__name__}.Score"),
+        *("--checkpoint.monitor", "val/score"),
+    )
+    best = ranking()
+    assert best["monitor"] == "val/score"
+    expected = [2, 4] if mode == "max" else [3, 1]
+    assert [int(name[5:14]) for name in best["best"]] == expected
+    assert set(steps()) == {5, *expected}
+
+
+class Score(Callback):
+    """Log a value that goes up and down: 1, 9, 0, 8, 5."""
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            pl_module.log("val/score", float([1, 9, 0, 8, 5][trainer.global_step - 1]))
+
+
+def test_another_monitor_starts_a_ranking_of_its_own(trained: Path, enlarger: Enlarger) -> None:
+    """Otherwise PSNR values would always beat, or always lose to, any LPIPS."""
+    assert ranking()["monitor"] == "val/psnr"
+    enlarger(
+        *FIT,
+        *("--trainer.max_steps", 14, "--trainer.val_check_interval", 1),
+        *("--trainer.callbacks+", f"{__name__}.Constant", "--run.change", "true"),
+        *("--checkpoint.monitor", "val/constant", "--checkpoint.mode", "max"),
+    )
+    assert ranking()["monitor"] == "val/constant"
+    assert set(ranking()["scores"].values()) == {-1.0}
+
+
+class Constant(Callback):
+    """Log a value below any PSNR."""
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            pl_module.log("val/constant", -1.0)
+
+
+def test_a_value_that_is_no_number_is_never_the_best(tiny: Path, enlarger: Enlarger) -> None:
+    enlarger(
+        *FIT,
+        *("--trainer.max_steps", 3, "--trainer.val_check_interval", 1),
+        *("--trainer.callbacks+", f"{__name__}.NoNumber", "--checkpoint.monitor", "val/nan"),
+    )
+    assert [int(name[5:14]) for name in ranking()["best"]] == [2]
+
+
+class NoNumber(Callback):
+    """Log NaN except at one step."""
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.log("val/nan", 1.0 if trainer.global_step == 2 else math.nan)
+
+
+# ---------------------------------------------------------------------------------------- damaged
+
+
+@pytest.mark.parametrize("how", quick(["bit", "cut", "empty", "no checksum"], "bit", "no checksum"))
+def test_a_damaged_newest_one_falls_back_to_the_one_before(
+    trained: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    path = list_checkpoints(trained / "checkpoints")[0]
+    assert path.name == "step-000000012.ckpt"
+    if how == "bit":
+        damage(path)
+    elif how == "no checksum":
+        path.with_name(f"{path.name}.sha256").unlink()
+    else:
+        path.write_bytes(path.read_bytes()[: 1000 if how == "cut" else 0])
+    caplog.clear()
+    enlarger(*FIT)
+    loud = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
+    assert len(loud) == 1
+    assert "DAMAGED CHECKPOINT: runs/tiny/checkpoints/step-000000012.ckpt" in loud[0]
+    assert "step-000000010.ckpt" in caplog.text
+    assert is_whole(path)  # the run wrote it again
+    enlarger(*FIT, "--run.name", "whole")
+    assert_same("tiny", "whole")
+
+
+def test_checkpoints_written_before_damaged_ones_are_kept(
+    trained: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two damaged ones of later steps must not count as the last two."""
+    best = trained / "checkpoints" / ranking()["best"][0]
+    assert best.name == "step-000000005.ckpt"
+    for path in list_checkpoints(trained / "checkpoints")[:2]:
+        damage(path)
+    enlarger(
+        *(*FIT, "--checkpoint.every_n_steps", 1, "--data.init_args.workers", 0),
+        *("--trainer.callbacks+", f"{__name__}.StopsAtEight", "--run.change", "true"),
+    )
+    assert steps() == [8, 7, 5]
+    assert all(is_whole(path) for path in list_checkpoints(trained / "checkpoints"))
+
+
+class StopsAtEight(Callback):
+    """End training at step 8."""
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        trainer.should_stop = trainer.global_step == 8
+
+
+def test_all_damaged(trained: Path, refusal: Refusal) -> None:
+    for path in list_checkpoints(trained / "checkpoints"):
+        damage(path)
+    sentence = refusal(*FIT)
+    assert "all checkpoints in runs/tiny/checkpoints are damaged" in sentence
+    assert "--run.overwrite true" in sentence
+    assert "needs trained weights" in refusal("test", "--config", "tiny.yaml")
+
+
+def test_a_damaged_best_one(
+    trained: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    damage(trained / "checkpoints" / ranking()["best"][0])
+    enlarger("test", "--config", "tiny.yaml")
+    assert "DAMAGED CHECKPOINT: the best one" in caplog.text
+    assert "test uses the newest of the run" in caplog.text
+    assert "step-000000012.ckpt" in (trained / "results.json").read_text()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"best": 3}', '{"best": ["step-1.ckpt"]}'])
+def test_a_damaged_ranking(
+    trained: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture, content: str
+) -> None:
+    (trained / "checkpoints" / "best.json").write_text(content)
+    enlarger("test", "--config", "tiny.yaml")
+    assert "test uses the newest of the run" in caplog.text
+
+
+def test_what_a_killed_run_left_half_written_confuses_nobody(
+    trained: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = trained / "checkpoints"
+    left = [hidden(folder / "step-000000013.ckpt"), hidden(folder / "step-000000007.ckpt")]
+    left += [hidden(folder / "best.json"), hidden(trained / "config.yaml")]
+    kept = [folder / "mine.tmp", trained / "mine.tmp", hidden(trained / "results.json")]
+    for path in (*left, *kept):
+        path.write_bytes(b"half")
+    (folder / "step-000000099.ckpt.sha256").write_text("0  step-000000099.ckpt\n")
+    (folder / "step-x.ckpt").write_text("not ours")
+    enlarger(*FIT, "--trainer.max_steps", 13)
+    assert newest_step() == 13
+    assert "DAMAGED" not in caplog.text
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in kept)
+
+
+def test_checkpoints_of_other_runs_stay(trained: Path, enlarger: Enlarger) -> None:
+    """Copies in the folder, with or without checksums: only the run's own are pruned."""
+    folder = trained / "checkpoints"
+    own = newest_step()
+    mine = [folder / f"step-{step:09d}.ckpt" for step in (1, 2, 3)]
+    for path in mine:
+        shutil.copy(folder / f"step-{own:09d}.ckpt", path)
+    shutil.copy(f"{folder}/step-{own:09d}.ckpt.sha256", f"{mine[0]}.sha256")
+    (folder / "step-000000099.ckpt").write_bytes(b"of another run, and cut off")
+    more = ("--checkpoint.every_n_steps", 1, "--run.change", "true")
+    enlarger(*FIT, "--trainer.max_steps", own + 4, *more)
+    assert all(path.exists() for path in mine)
+    assert (folder / "step-000000099.ckpt").exists()
+    assert (folder / "step-000000001.ckpt.sha256").exists()
+    left = set(steps()) - {1, 2, 3, 99}
+    assert {own + 4, own + 3} <= left
+    assert len(left) <= 3  # the best one is among them
+    assert ranking()["written"] == sorted(f"step-{step:09d}.ckpt" for step in left)
+
+
+def newest_step() -> int:
+    return steps()[0]
+
+
+# --------------------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "least"),
+    [
+        *(("keep_last", 0, 1), ("keep_best", -1, 0), ("every_n_steps", -1, 0)),
+        *(("every_n_minutes", -0.5, 0), ("every_n_minutes", math.nan, 0)),
+    ],
+)
+def test_numbers_out_of_range(key: str, value: float, least: int) -> None:
+    with pytest.raises(ValueError, match=rf"checkpoint\.{key} is .*; it must be at least {least}"):
+        Checkpoints(**{key: value})  # type: ignore[arg-type]
+
+
+def test_never(tiny: Path, enlarger: Enlarger) -> None:
+    never = ("--checkpoint.every_n_steps", 0, "--checkpoint.every_n_minutes", 0)
+    enlarger(*FIT, *never, "--data.init_args.val", "null")
+    assert steps() == [12]  # the final one
+
+
+def test_every_n_minutes(tiny: Path, enlarger: Enlarger) -> None:
+    minutes = ("--checkpoint.every_n_minutes", 1e-6, "--checkpoint.keep_last", 20)
+    enlarger(*FIT, *minutes, "--data.init_args.val", "null", "--trainer.log_every_n_steps", 4)
+    assert steps() == [12, 8, 4]  # checked when values are logged, where ranks agree on the time
+
+
+# ------------------------------------------------------------------------------------ what is best
+
+
+def test_a_validation_that_did_not_measure_gives_no_score(tiny: Path, enlarger: Enlarger) -> None:
+    """Lightning's record would still hold the value of the previous validation."""
+    metric = [
+        "--trainer.callbacks",
+        '[{"class_path": "callbacks.metrics.pixels.PSNR", "init_args": {"every_n": 2}}]',
+    ]
+    enlarger(*FIT, *metric, "--trainer.val_check_interval", 2, "--trainer.max_steps", 4)
+    assert list(ranking()["scores"]) == ["step-000000002.ckpt"]
+
+
+def test_others_may_wait_for_the_monitored_value(
+    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If a validation does not log the value, they see the previous one."""
+    callbacks = """[
+        {class_path: callbacks.metrics.pixels.PSNR, init_args: {every_n: 2}},
+        callbacks.metrics.pixels.SSIM,
+        {class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {
+            monitor: val/psnr, mode: max, patience: 9}}]"""
+    extra = ("--trainer.val_check_interval", 2, "--trainer.max_steps", 4)
+    enlarger(*FIT, "--trainer.callbacks", callbacks, *extra)
+    assert list(ranking()["scores"]) == ["step-000000002.ckpt"]
+    assert "did not log" not in caplog.text  # the previous validation logged it
+
+
+def test_a_misspelt_monitor_is_told(
+    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    enlarger(*FIT, "--checkpoint.monitor", "val/pnsr", "--trainer.max_steps", 5)
+    (told,) = [r.getMessage() for r in caplog.records if "checkpoint.monitor" in r.getMessage()]
+    assert "'val/pnsr'" in told
+    assert "did you mean 'val/psnr'?" in told

@@ -1,0 +1,290 @@
+"""Everything that monitors a value follows the direction of its metric."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import math
+import pkgutil
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
+
+import callbacks
+from callbacks.metrics.base import Metric
+from callbacks.metrics.fid import KIDThumb
+from callbacks.metrics.iqa import FILES as IQA_FILES
+from callbacks.metrics.iqa import IQA
+from callbacks.metrics.pixels import PSNR
+from callbacks.metrics.swd import SWD
+from callbacks.metrics.torchmetric import TorchMetric
+from callbacks.metrics.video import Flicker
+from commands.run.directions import KNOWN, direction_of
+from commands.run.files import best_or_newest
+from tests.commands.run.test_checkpoints import damage, ranking
+from tests.commands.test_resume import newest
+
+Refusal = Callable[..., str]
+Enlarger = Callable[..., None]
+ON_SWD = '{"class_path": "callbacks.metrics.swd.SWD", "init_args": {"levels": 1}}'
+FIT: tuple[object, ...] = (
+    *("fit", "--config", "tiny.yaml", "--trainer.max_steps", 4),
+    *("--trainer.val_check_interval", 1, "--trainer.callbacks+", ON_SWD),
+)
+SCHEDULE = "--model.init_args.lr_scheduler"
+
+
+class Score(Callback):
+    """Log a value of unknown direction: 1, 9, 0, 8."""
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            pl_module.log("val/score", float([1, 9, 0, 8][trainer.global_step - 1]))
+
+
+def best_of(values: dict[str, float], mode: str) -> str:
+    return (max if mode == "max" else min)(values, key=lambda name: values[name])
+
+
+@pytest.mark.parametrize("monitor", ["val/swd", "val/psnr"])
+def test_the_best_follows_from_the_metric(tiny: Path, enlarger: Enlarger, monitor: str) -> None:
+    enlarger(*FIT, "--checkpoint.monitor", monitor, "--checkpoint.keep_last", 4)
+    found, mode = ranking(), "min" if monitor == "val/swd" else "max"
+    assert len(found["scores"]) == 4
+    assert (found["mode"], found["best"]) == (mode, [best_of(found["scores"], mode)])
+
+
+def test_a_given_mode_changes_no_number(tiny: Path, enlarger: Enlarger) -> None:
+    enlarger(*FIT, "--checkpoint.monitor", "val/swd")
+    without = ranking()
+    enlarger(
+        *(*FIT, "--checkpoint.monitor", "val/swd", "--checkpoint.mode", "min"),
+        *("--run.overwrite", "true"),
+    )
+    assert ranking() == without
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode"),
+    [("val/swd", "max"), ("val/psnr", "min"), ("train/loss", "max"), ("val/loss", "max")],
+)
+def test_a_mode_against_the_metric(tiny: Path, refusal: Refusal, monitor: str, mode: str) -> None:
+    told = refusal(*FIT, "--checkpoint.monitor", monitor, "--checkpoint.mode", mode)
+    better = "lower" if mode == "max" else "higher"
+    assert told == (
+        f"checkpoint monitors {monitor} with mode {mode}, but {better} values of {monitor} are "
+        "better: remove checkpoint.mode"
+    )
+    assert not Path("runs/tiny/checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("class_path", "arguments"),
+    [
+        ("lightning.pytorch.callbacks.EarlyStopping", {"monitor": "val/psnr"}),
+        ("lightning.pytorch.callbacks.EarlyStopping", {"monitor": "val/swd", "mode": "max"}),
+        ("lightning.pytorch.callbacks.ModelCheckpoint", {"monitor": "val/psnr", "dirpath": "own"}),
+    ],
+)
+def test_other_callbacks(
+    tiny: Path, refusal: Refusal, class_path: str, arguments: dict[str, Any]
+) -> None:
+    given = json.dumps({"class_path": class_path, "init_args": arguments})
+    told = refusal(*FIT, "--trainer.callbacks+", given)
+    right = "max" if arguments["monitor"] == "val/psnr" else "min"
+    name = class_path.rpartition(".")[2]
+    assert told.startswith(f"{name} in trainer.callbacks monitors {arguments['monitor']} with mode")
+    assert told.endswith(f"set its mode to {right}")
+
+
+def test_a_schedule(tiny: Path, refusal: Refusal) -> None:
+    plateau = (
+        "{class_path: lightning.pytorch.cli.ReduceLROnPlateau, init_args: {monitor: val/psnr}}"
+    )
+    told = refusal(*FIT, SCHEDULE, plateau)
+    assert told == (
+        "model.init_args.lr_scheduler monitors val/psnr with mode min, but higher values of "
+        "val/psnr are better: set its mode to max"
+    )
+
+
+def test_a_schedule_of_a_checkpoint_with_the_wrong_mode(
+    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Torch restores the mode from the checkpoint, whatever is configured."""
+    plateau = (
+        "{class_path: lightning.pytorch.cli.ReduceLROnPlateau, init_args: {monitor: val/psnr, "
+        "mode: max, patience: 50}}"
+    )
+    enlarger(*FIT, SCHEDULE, plateau)
+    path = next(Path("runs/tiny/checkpoints").glob("step-000000004.ckpt"))
+    content = torch.load(path, weights_only=True)
+    content["lr_schedulers"][0] |= {"mode": "min", "mode_worse": math.inf, "best": 1.0}
+    torch.save(content, Path("old.ckpt"))
+    caplog.clear()
+    enlarger(
+        *(*FIT[:4], 6, *FIT[5:], SCHEDULE, plateau),
+        *("--run.name", "on", "--ckpt_path", "old.ckpt"),
+    )
+    assert "preferred lower values of val/psnr: from now on it prefers higher" in caplog.text
+    restored = newest("on")["lr_schedulers"][0]
+    assert restored["mode"] == "max"
+    assert restored["best"] > 5
+
+
+def test_a_value_of_unknown_direction(
+    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    score = ("--trainer.callbacks+", f"{__name__}.Score", "--checkpoint.monitor", "val/score")
+    enlarger(*FIT, *score)
+    assert [name[5:14] for name in ranking()["best"]] == ["000000002"]
+    told = [r for r in caplog.records if "set checkpoint.mode to max or min" in r.getMessage()]
+    assert len(told) == 1
+    caplog.clear()
+    enlarger(*FIT, *score, "--checkpoint.mode", "min", "--run.overwrite", "true")
+    assert [name[5:14] for name in ranking()["best"]] == ["000000003"]
+    assert "set checkpoint.mode" not in caplog.text
+
+
+def test_a_ranking_of_an_earlier_version(
+    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    """0.1.0 ranked by `max` by default."""
+    monitor = ("--checkpoint.monitor", "val/swd", "--checkpoint.keep_last", 3)
+    enlarger(*FIT, *monitor)
+    folder = Path("runs/tiny/checkpoints")
+    content = ranking()
+    worst = best_of(content["scores"], "max")
+    (folder / "best.json").write_text(json.dumps(content | {"mode": "max", "best": [worst]}))
+    path, why = best_or_newest(folder) or (None, "")
+    assert path is not None
+    assert path.name == best_of(content["scores"], "min") != worst
+    assert f"best val/swd {content['scores'][path.name]:.4f}" == why
+    assert "as if higher values of val/swd were better" in caplog.text
+    caplog.clear()
+    enlarger(*FIT[:4], 5, *FIT[5:], *monitor)
+    assert "from now on lower ones are" in caplog.text
+    assert ranking()["mode"] == "min"
+    assert ranking()["best"] == [best_of(ranking()["scores"], "min")]
+
+
+def test_a_damaged_best_one_of_an_earlier_version(tiny: Path, enlarger: Enlarger) -> None:
+    enlarger(*FIT, "--checkpoint.monitor", "val/swd", "--checkpoint.keep_last", 3)
+    folder, content = Path("runs/tiny/checkpoints"), ranking()
+    (folder / "best.json").write_text(json.dumps(content | {"mode": "max"}))
+    damage(folder / best_of(content["scores"], "min"))
+    path, _ = best_or_newest(folder) or (None, "")
+    assert path is not None
+    assert path.name == sorted(content["scores"], key=content["scores"].__getitem__)[1]
+
+
+# ------------------------------------------------------------------- values that are not finite
+
+
+@pytest.fixture
+def black(tiny: Path) -> Path:
+    """Make the first validation image of `tiny` black, and so its output."""
+    text = (tiny / "tiny.yaml").read_text()
+    source = text.split("root: ")[1].split("}")[0]
+    shutil.copytree(source, tiny / "photos")
+    Image.new("RGB", (48, 40)).save(tiny / "photos" / "1.png")
+    (tiny / "tiny.yaml").write_text(text.replace(source, str(tiny / "photos")))
+    return tiny
+
+
+def test_one_black_image(black: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture) -> None:
+    stopping = """{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {
+        monitor: val/psnr, mode: max, patience: 9}}"""
+    enlarger(*FIT, "--trainer.callbacks+", stopping)
+    scores = ranking()["scores"]
+    assert newest("tiny")["global_step"] == 4
+    assert all(math.isfinite(value) for value in scores.values())
+    assert ranking()["best"] == [best_of(scores, "max")]
+    told = (
+        "psnr is not finite for 1 of 2 images of photos, and the mean is of the other 1: photos/1"
+    )
+    assert caplog.text.count(told) == 1  # of five validations
+
+    enlarger("validate", "--config", "tiny.yaml")
+    results = json.loads(Path("runs/tiny/results.json").read_text())["results"]
+    (psnr,) = [r for r in results if r["metric"] == "psnr"]
+    assert (psnr["n"], psnr["not_finite"]) == (2, 1)
+    assert psnr["value"] == pytest.approx(max(scores.values()))
+    images = json.loads(Path("runs/tiny/images.json").read_text())["images"]
+    (psnr,) = [r for r in images if r["metric"] == "psnr"]
+    assert psnr["values"]["photos/1"] == "inf"
+
+
+def test_no_finite_value_at_all(
+    black: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    Image.new("RGB", (48, 40)).save(black / "photos" / "2.png")
+    plateau = (
+        "{class_path: lightning.pytorch.cli.ReduceLROnPlateau, init_args: {monitor: val/psnr, "
+        "mode: max, patience: 50}}"
+    )
+    enlarger(*FIT, SCHEDULE, plateau)
+    assert ranking()["best"] == []
+    assert caplog.text.count("a value that is not finite is never the best") == 1
+    assert newest("tiny")["lr_schedulers"][0]["best"] == -math.inf  # or nothing would beat it
+
+
+# ------------------------------------------------------------------------ directions of names
+
+
+def own_metrics() -> list[type[Metric]]:
+    modules = [
+        importlib.import_module(f"callbacks.{info.name}")
+        for info in pkgutil.iter_modules(callbacks.__path__)
+    ]
+    found = {v for m in modules for v in vars(m).values() if isinstance(v, type)}
+    own = [v for v in found if issubclass(v, Metric) and v.name and not inspect.isabstract(v)]
+    return [metric for metric in own if metric is not TorchMetric]  # named after what it holds
+
+
+def test_names_agree_with_the_metrics() -> None:
+    metrics = own_metrics()
+    assert len(metrics) > 20
+    for metric in [*metrics, *map(IQA, IQA_FILES)]:
+        assert KNOWN.get(metric.name) == ("max" if metric.higher_is_better else "min"), metric.name
+
+
+@pytest.mark.parametrize(
+    ("name", "direction"),
+    [
+        *(("val/psnr", "max"), ("val/set5/psnr", "max"), ("test/set5/ssim", "max")),
+        *(("val/swd", "min"), ("val/swd_2", "min"), ("val/a/b/swd_3", "min")),
+        *(("val/psnr/dataloader_idx_1", "max"), ("train/loss_step", "min"), ("val_loss", "min")),
+        *(("train/loss", "min"), ("val/loss", "min"), ("loss", "min"), ("val/my_loss", "min")),
+        *(("train/loss_epoch", "min"), ("train/mse_scale_3", "min"), ("val/2afc", "max")),
+        *(("train/bit_accuracy", "max"), ("val/self_ssim_from_x2", "max"), ("val_psnr", "max")),
+        *(("val/flicker_static", "min"), ("val/kid_thumb", "min"), ("val/lpips", "min")),
+        *(("val/kid_std", None), ("val/flicker_real", None), ("val/score", None)),
+        *(("eval/psnr", "max"), ("retrain/loss", "min"), ("set5/val/psnr", "max")),
+        *(("lr-Adam", None), ("val/bits_used", None), ("throughput/share_data", None)),
+    ],
+)
+def test_of_a_name(name: str, direction: str | None) -> None:
+    assert direction_of(name) == direction
+
+
+class Mine(PSNR):
+    name = "mine"
+    higher_is_better = False
+
+
+def test_a_metric_of_the_trainer_comes_before_what_is_known_of_its_name() -> None:
+    given: list[Any] = [SWD(label="rgb/detail"), Mine(label="psnr"), Mine(), Flicker(), KIDThumb()]
+    assert direction_of("val/rgb/detail", given) == "min"
+    assert direction_of("val/set5/rgb/detail_2", given) == "min"
+    assert direction_of("val/psnr", given) == "min"  # a label
+    assert direction_of("val/set5/mine", given) == "min"
+    assert direction_of("val/flicker_static_real", given) is None
+    assert direction_of("val/kid_thumb_std", given) is None

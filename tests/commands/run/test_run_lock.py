@@ -1,0 +1,174 @@
+"""One training at a time in a run directory."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import main
+from commands.cli import EnlargerCLI
+from commands.errors import ConfigurationError, TemporaryError
+from commands.run import directory as run_lock
+from commands.run.directory import alone_in, lock_of
+from tests.conftest import REPO
+
+Enlarger = Callable[..., None]
+FIT = ("fit", "--config", "tiny.yaml")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for a lock for a moment only."""
+    monkeypatch.setattr(run_lock, "SILENT_SECONDS", 0.1)
+    monkeypatch.setattr(run_lock, "LOCK_SECONDS", 0.3)
+    monkeypatch.setattr(run_lock, "POLL_SECONDS", 0.01)
+
+
+@pytest.fixture
+def hold(tmp_path: Path) -> Callable[[Path], subprocess.Popen[str]]:
+    """Hold a run's lock in another process, which has forked a child."""
+
+    def start(run: Path) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLDS, str(run)],
+            env={**os.environ, "PYTHONPATH": str(REPO)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held, and the child is out\n"
+        return process
+
+    return start
+
+
+HOLDS = """
+import os, signal, sys
+from pathlib import Path
+from commands.run_lock import alone_in
+with alone_in(Path(sys.argv[1])):
+    child = os.fork() == 0
+    if not child:
+        signal.pause()
+print("held, and the child is out", flush=True)
+sys.stdin.read()  # the child lives until the test ends it
+"""
+
+
+def test_a_second_fit_of_a_run_is_refused(
+    trained: Path,
+    enlarger: Enlarger,
+    quick: None,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    with alone_in(trained):
+        for more in ((), ("--run.overwrite", "true")):
+            with pytest.raises(SystemExit) as stopped:
+                main.main([*FIT, "--trainer.max_steps", "13", *more])
+            assert stopped.value.code == 75
+            holder = f"process {os.getpid()} on {os.uname().nodename}"
+            sentence = capsys.readouterr().err.partition("error: ")[2]
+            assert sentence.startswith(f"the run in runs/tiny is being trained by {holder}: wait")
+            assert "--run.name NAME" in sentence
+        assert before == {path: path.read_bytes() for path in before}
+        waits = [r for r in caplog.records if "waiting for it to end" in r.getMessage()]
+        assert len(waits) == 2
+        enlarger("test", "--config", "tiny.yaml")
+        enlarger("check", "--config", "tiny.yaml")
+        enlarger(*FIT, "--trainer.fast_dev_run", "true")
+    enlarger(*FIT, "--trainer.max_steps", 13)
+    assert not lock_of(trained).exists()
+
+
+def test_it_waits_until_the_other_ends(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    held = threading.Event()
+
+    def train() -> None:
+        with alone_in(run):
+            held.set()
+            time.sleep(0.5)
+
+    other = threading.Thread(target=train)
+    other.start()
+    held.wait()
+    begun = time.monotonic()
+    with alone_in(run):
+        assert time.monotonic() - begun > 0.3
+        assert lock_of(run).exists()
+    other.join()
+    assert not lock_of(run).exists()
+
+
+def test_a_killed_run_frees_it_though_its_workers_live(
+    tmp_path: Path, hold: Callable[[Path], subprocess.Popen[str]], quick: None
+) -> None:
+    process = hold(tmp_path / "run")
+    with (
+        pytest.raises(TemporaryError, match=f"by process {process.pid} on"),
+        alone_in(tmp_path / "run"),
+    ):
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with alone_in(tmp_path / "run"):
+        pass
+    process.communicate()  # ends its child
+
+
+def test_a_lock_that_its_holder_removes_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opened before the holder ended and locked after it: a new file could be locked, too."""
+    flock, path = fcntl.flock, lock_of(tmp_path / "run")
+
+    def removed(descriptor: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        path.unlink()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", removed)
+    with alone_in(tmp_path / "run"):
+        assert path.exists()
+
+
+def test_a_disk_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with caplog.at_level(logging.WARNING), alone_in(tmp_path / "run"), alone_in(tmp_path / "run"):
+        assert "No locks available" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [TemporaryError, ConfigurationError])
+def test_several_processes_end_with_the_status_of_the_first(kind: type[Exception]) -> None:
+    def meet(*args: Any) -> None:
+        raise ConfigurationError(f"the processes cannot run together:\n  {cli._refusal}")
+
+    cli = EnlargerCLI.__new__(EnlargerCLI)
+    cli._refusal = kind("another one trains")
+    cli.resumed_from = None
+    cli.trainer = SimpleNamespace(is_global_zero=True)  # type: ignore[assignment]
+    cli._facts = dict  # type: ignore[method-assign]
+    cli.ranks = SimpleNamespace(may_meet=lambda trainer: True, meet=meet)  # type: ignore[assignment]
+    with pytest.raises(kind, match="another one trains"):
+        cli._meet()

@@ -1,0 +1,259 @@
+"""``config.yaml`` of a run reproduces it, whatever the defaults of its classes."""
+
+from __future__ import annotations
+
+import datetime
+import enum
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Callback
+
+from commands.run.saved_config import as_yaml
+from files.yaml_loader import strict_loader
+
+Enlarger = Callable[..., None]
+Refusal = Callable[..., str]
+FIT = ("fit", "--config", "tiny.yaml", "--run.name", "x", "--trainer.max_steps", "1")
+LIGHTNING = "lightning.pytorch.callbacks"
+
+
+class Word(enum.StrEnum):
+    """An enum that is also text, as Lightning's."""
+
+    STEP = "step"
+
+
+class Mode(enum.Enum):
+    FAST = "fast"
+    SLOW = "slow"
+
+
+class Policy:
+    def __init__(self, times: int = 3) -> None:
+        self.times = times
+
+
+@dataclass
+class Options:
+    count: int = 1
+    limit: float | None = None
+
+
+POLICY, ONES, LAMBDA = Policy(), torch.ones(2), lambda x: x
+
+
+class Odd(Callback):
+    """Arguments with defaults of many types; only the constants are compared by identity."""
+
+    seen: list[dict[str, Any]] = []  # noqa: RUF012  (read by the tests)
+
+    def __init__(
+        self,
+        device: torch.device = torch.device("cpu"),  # noqa: B008
+        dtype: torch.dtype = torch.float16,
+        path: Path = Path("a b"),
+        wait: datetime.timedelta = datetime.timedelta(minutes=3),
+        anonymous: Callable[[float], float] = LAMBDA,
+        function: Callable[[float], float] = math.sin,
+        policy: Policy = POLICY,
+        policies: list[Policy] = [POLICY],  # noqa: B006
+        word: str = Word.STEP,
+        mode: Mode = Mode.SLOW,
+        options: Options = Options(2),  # noqa: B008
+        number_as_text: str = "1e-4",
+        infinite: float = math.inf,
+        small: float = 1e-4,
+        nothing: str | None = None,
+        date: str = "2030-01-01",
+        day: Any = datetime.date(2030, 1, 1),
+        text: str = "Ünïcode ✓\n #2: ~",
+        null: str = "null",
+        yes: str = "yes",
+        variable: str = "$HOME/x",
+        layer: Any = torch.nn.ReLU,
+        tensor: Any = ONES,
+        pair: tuple[int, float] = (1, 2.5),
+        untyped=POLICY,
+    ) -> None:
+        given = dict(locals())
+        del given["self"]
+        Odd.seen.append(given)
+
+
+class Several(Callback):
+    """Arguments with one or several values of a type that is written as text."""
+
+    seen: list[dict[str, Any]] = []  # noqa: RUF012
+
+    def __init__(
+        self,
+        paths: Path | list[Path] | None = None,
+        by_name: Path | dict[str, Path] | None = None,
+        wait: datetime.timedelta | dict[str, int] | None = None,
+    ) -> None:
+        Several.seen.append({"paths": paths, "by_name": by_name, "wait": wait})
+
+
+def fit_again(enlarger: Enlarger, *more: object) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Fit, then fit with the saved configuration under another name; return both."""
+    enlarger(*FIT, *more)
+    enlarger("fit", "--config", "runs/x/config.yaml", "--run.name", "y")
+    one, two = (yaml.safe_load(Path(f"runs/{name}/config.yaml").read_text()) for name in ("x", "y"))
+    assert two["run"].pop("name") == "y"
+    assert one["run"].pop("name") == "x"
+    return one, two
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        f"{{class_path: {LIGHTNING}.StochasticWeightAveraging, init_args: "
+        "{swa_lrs: 1e-2, swa_epoch_start: 1}}",
+        f"{{class_path: {LIGHTNING}.Timer, init_args: {{duration: '00:01:00:00'}}}}",
+        f"{LIGHTNING}.LambdaCallback",
+    ],
+)
+def test_callbacks_of_lightning(
+    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture, callback: str
+) -> None:
+    one, two = fit_again(enlarger, "--trainer.callbacks+", callback)
+    assert one == two
+    text = Path("runs/x/config.yaml").read_text()
+    assert "serialize" not in text
+    assert "cannot reproduce this run" not in caplog.text
+
+
+def test_defaults_of_every_kind(
+    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    Odd.seen.clear()
+    one, two = fit_again(enlarger, "--trainer.callbacks+", f"{__name__}.Odd")
+    assert one == two
+    assert "cannot reproduce this run" not in caplog.text
+    first, second = Odd.seen
+    for name in ("device", "policy", "anonymous", "tensor", "layer", "day", "word", "untyped"):
+        assert first[name] is second[name], name
+    same = first.keys() - {"tensor"}
+    assert {name: first[name] for name in same} == {name: second[name] for name in same}
+    saved = one["trainer"]["callbacks"][-1]["init_args"]
+    assert saved["number_as_text"] == "1e-4"
+    assert saved["variable"] == "$HOME/x"
+    assert saved["text"] == "Ünïcode ✓\n #2: ~"
+    assert not {"device", "policy", "anonymous", "tensor", "layer"} & saved.keys()
+
+
+def test_values_that_are_given(tiny: Path, enlarger: Enlarger) -> None:
+    given = "policy: {class_path: %s.Policy, init_args: {times: 9}}, wait: '0:10:00', mode: FAST, "
+    given += "function: math.cos, options: {count: 7}, number_as_text: '1e5', infinite: -.inf"
+    Odd.seen.clear()
+    callback = "{class_path: %s.Odd, init_args: {" + given + "}}"
+    one, two = fit_again(enlarger, "--trainer.callbacks+", callback.replace("%s", __name__))
+    assert one == two
+    for seen in Odd.seen:
+        assert seen["policy"].times == 9
+        assert seen["wait"] == datetime.timedelta(minutes=10)
+        assert (seen["mode"], seen["function"]) == (Mode.FAST, math.cos)
+        assert (seen["options"], seen["number_as_text"]) == (Options(7), "1e5")
+        assert seen["infinite"] == -math.inf
+
+
+def test_names_that_look_like_numbers(tiny: Path, enlarger: Enlarger) -> None:
+    enlarger(*FIT, "--run.name", "1e4", "--writer.suffix", "1e-4", "--writer.folder", "$HOME/é")
+    enlarger("fit", "--config", "runs/1e4/config.yaml", "--trainer.max_steps", "2")
+    saved = yaml.load(Path("runs/1e4/config.yaml").read_text(), strict_loader())
+    assert saved["run"]["name"] == "1e4"
+    assert (saved["writer"]["suffix"], saved["writer"]["folder"]) == ("1e-4", "$HOME/é")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1e4", "1.5e3", ".5e+1", "1:30.5", "0o17", "0x1f", "yes", "~", "", "2030-01-01", "a\n b", "#"],
+)
+def test_text_stays_text(text: str) -> None:
+    again = yaml.load(as_yaml({"key": text, text: [text]}), strict_loader())
+    assert again == {"key": text, text: [text]}
+
+
+@pytest.mark.parametrize("number", [1e-4, 1e22, math.inf, -math.inf, 0, -3, 2.0, True, None])
+def test_numbers_stay_numbers(number: Any) -> None:
+    again = yaml.load(as_yaml([number]), strict_loader())
+    assert again == [number]
+    assert type(again[0]) is type(number)
+
+
+def test_what_is_printed_can_be_read_too(
+    tiny: Path, enlarger: Enlarger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    swa = f"{{class_path: {LIGHTNING}.StochasticWeightAveraging, init_args: {{swa_lrs: 1e-2}}}}"
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        enlarger(*FIT, "--trainer.callbacks+", swa, "--trainer.max_epochs", "1", "--print_config")
+    Path("printed.yaml").write_text(capsys.readouterr().out)
+    assert "serialize" not in Path("printed.yaml").read_text()
+    enlarger("fit", "--config", "printed.yaml")
+
+
+def test_a_run_of_0_1_0_goes_on(tiny: Path, enlarger: Enlarger) -> None:
+    """Its file has a sentence of the library instead of a device."""
+    swa = f"{{class_path: {LIGHTNING}.StochasticWeightAveraging, init_args: "
+    swa += "{swa_lrs: 1e-2, swa_epoch_start: 1}}"
+    enlarger(*FIT, "--trainer.callbacks+", swa)
+    file = Path("runs/x/config.yaml")
+    saved = yaml.safe_load(file.read_text())
+    saved["trainer"]["callbacks"][-1]["init_args"]["device"] = "Unable to serialize instance cpu"
+    file.write_text(yaml.safe_dump(saved))
+    enlarger(*FIT, "--trainer.callbacks+", swa, "--trainer.max_steps", "2")
+    assert "serialize" not in file.read_text()
+
+
+class Anything(Callback):
+    def __init__(self, value: Any = None) -> None:
+        self.value = value
+
+
+def test_what_would_be_read_otherwise_is_said(
+    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A value of any type may not be text."""
+    callback = f"{{class_path: {__name__}.Anything, init_args: {{value: {{a: '1e-4'}}}}}}"
+    enlarger(*FIT, "--trainer.callbacks+", callback)
+    (said,) = (r.getMessage() for r in caplog.records if "cannot reproduce this" in r.getMessage())
+    assert "trainer.callbacks[2].init_args.value.a: '1e-4' is read as 0.0001" in said
+
+
+def test_a_config_of_the_user_in_the_place_of_a_run_stays(tiny: Path, refusal: Refusal) -> None:
+    Path("mine").mkdir()
+    text = Path("tiny.yaml").read_text()
+    Path("mine/config.yaml").write_text(text)
+    place = ("--run.root", ".", "--run.name", "mine")
+    sentence = refusal("fit", "--config", "mine/config.yaml", *place)
+    assert "config.yaml was not written by fit, which would replace it" in sentence
+    assert Path("mine/config.yaml").read_text() == text
+
+
+def test_one_or_several_of_a_type_that_is_written_as_text(
+    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = "{paths: [a, b], by_name: {c: d}, wait: {hours: 1}}"
+    callback = f"{{class_path: {__name__}.Several, init_args: {values}}}"
+    one, two = fit_again(enlarger, "--trainer.callbacks+", callback)
+    assert one["trainer"]["callbacks"] == two["trainer"]["callbacks"]
+    given = {
+        "paths": [Path("a"), Path("b")],
+        "by_name": {"c": Path("d")},
+        "wait": {"hours": 1},
+    }
+    assert Several.seen[-2:] == [given, given]
+    assert "cannot reproduce this run" not in caplog.text
+
+
+def test_max_time_by_unit(tiny: Path, enlarger: Enlarger) -> None:
+    one, two = fit_again(enlarger, "--trainer.max_time", "{hours: 1, minutes: 30}")
+    assert one["trainer"]["max_time"] == {"hours": 1, "minutes": 30} == two["trainer"]["max_time"]

@@ -1,0 +1,195 @@
+"""Captions: every encoding with a mark, in every reader; two captions of one image are kept."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tarfile
+
+import pytest
+
+from datamodules.files.captions import caption_of
+from datamodules.files.decode import UnreadableImage
+from datamodules.pack import __main__ as pack
+from datamodules.pack.images import Recipe, process
+from datamodules.pack.inputs import Entry, File
+from datamodules.shards import stream
+from datamodules.shards.remote import Patience
+from datamodules.shards.shards import Shards
+from datamodules.shards.stream import Stream, decoded, raw_of, samples_of
+from datamodules.shards.urls import list_shards
+from datamodules.sources.clips import ClipShards
+from tests.datamodules.pictures import save
+from tests.datamodules.shards.test_shards import picture, write
+
+TEXT = "ein Häuschen\nam See"
+GOOD = {
+    "utf-8": TEXT.encode(),
+    "mark": TEXT.encode("utf-8-sig"),
+    "utf-16": TEXT.encode("utf-16"),
+    "utf-16 of the other order": b"\xfe\xff" + TEXT.encode("utf-16-be"),
+    "utf-32": TEXT.encode("utf-32"),
+    "crlf": TEXT.replace("\n", "\r\n").encode() + b"\r\n",
+    "cr": b"  " + TEXT.replace("\n", "\r").encode() + b"\r",
+}
+BAD = {
+    "latin-1": (TEXT.encode("latin-1"), r"is not UTF-8 text \(byte 5\): convert it, e\.g\. iconv"),
+    "utf-16 without a mark": ("ab".encode("utf-16-le"), "zero bytes, as UTF-16 without a byte"),
+    "half of utf-16": (b"\xff\xfea", r"is not UTF-16-LE text \(byte 2\)"),
+}
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_encodings(kind):
+    assert caption_of(GOOD[kind]) == TEXT
+
+
+@pytest.mark.parametrize("data", [b"", b" \n", b"\xef\xbb\xbf", b"\xff\xfe"])
+def test_empty(data):
+    assert caption_of(data) == ""
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_cannot_be_read_is_said(kind, tmp_path):
+    data, message = BAD[kind]
+    with pytest.raises(ValueError, match=message):
+        caption_of(data)
+    path = write(tmp_path / "a.tar", [("a.png", picture(tmp_path, 0)), ("a.txt", data)])
+    source = Shards(str(path), index_cache=str(tmp_path))
+    source.prepare(2.0)
+    with pytest.raises(UnreadableImage, match=f"a.tar: a: .*{message}"):
+        source.read(0)
+    (raw,) = map(raw_of, samples_of([{"url": str(path)}], []))
+    with pytest.raises(UnreadableImage, match=f"a.tar: a: .*{message}"):
+        decoded(raw, srgb=False)
+    save(tmp_path / "b.png")
+    (tmp_path / "b.txt").write_bytes(data)
+    found = process(Recipe(), Entry("b", {"png": File(str(tmp_path / "b.png"))}))
+    assert found.reason == "broken caption"
+    assert "b.png: its caption " in found.message
+
+
+@pytest.mark.parametrize("suffix", ["txt", "TXT", "caption"])
+def test_all_readers_give_the_same(tmp_path, suffix):
+    members = [("a.1.png", picture(tmp_path, 0)), ("a.2.png", picture(tmp_path, 1))]
+    data = GOOD["utf-16"]
+    path = write(tmp_path / "clips.tar", [*members, (f"a.{suffix}", data)])
+    clips = ClipShards(str(path), frames=2, index_cache=str(tmp_path))
+    clips.prepare(1.0)
+    assert clips.read(0)["text"] == TEXT
+    path = write(tmp_path / "a.tar", [("a.png", picture(tmp_path, 0)), (f"a.{suffix}", data)])
+    source = Shards(str(path), index_cache=str(tmp_path))
+    source.prepare(2.0)
+    assert source.read(0)["text"] == TEXT
+    (raw,) = map(raw_of, samples_of([{"url": str(path)}], []))
+    assert decoded(raw, srgb=False)["text"] == TEXT
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.TXT", "a.caption", "a.png.txt"])
+def test_beside_a_picture(tmp_path, name):
+    save(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / name).write_bytes(GOOD["mark"])
+    assert pack.main([str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "1"]) == 0
+    with tarfile.open(tmp_path / "out" / "shard-000000.tar") as tar:
+        assert tar.getnames() == ["a.png", "a.txt"]
+        assert tar.extractfile("a.txt").read() == TEXT.encode()
+
+
+def test_several_beside_a_picture_are_counted(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    save(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "a.txt").write_text("one")
+    (tmp_path / "in" / "a.caption").write_text("two")
+    assert pack.main([str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "1"]) == 0
+    assert "further txt files beside an image, left out: 1" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.json"])
+def test_a_pipe_in_the_place_of_a_caption_does_not_block(tmp_path, name):
+    save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / name)
+    found = process(Recipe(), Entry("a", {"png": File(str(tmp_path / "a.png"))}))
+    assert found.reason == "unreadable"
+    assert found.message == f"{tmp_path / name}: a named pipe, not a file"
+
+
+@pytest.mark.parametrize(
+    ("captions", "lost"),
+    [
+        ({"a": "one", "b": "two"}, 1),
+        ({"a": "one", "b": "one"}, 0),
+        ({"a": "one", "b": "two", "c": "three"}, 2),
+        ({"a": "one"}, 0),
+        ({"b": "two"}, 1),
+        ({}, 0),
+        ({"a": "one", "b": " "}, 0),
+    ],
+)
+@pytest.mark.parametrize("keep", [False, True])
+def test_captions_that_go_with_equal_pictures_are_counted(tmp_path, captions, lost, keep, caplog):
+    caplog.set_level(logging.INFO)
+    for name in "abc":
+        save(tmp_path / "in" / f"{name}.png", seed=0)
+        if name in captions:
+            (tmp_path / "in" / f"{name}.txt").write_text(captions[name])
+    more = ["--keep-duplicates"] if keep else []
+    assert pack.main([str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "1", *more]) == 0
+    with tarfile.open(tmp_path / "out" / "shard-000000.tar") as tar:
+        pictures = [name[0] for name in tar.getnames() if name.endswith("png")]
+    assert pictures == (["a", "b", "c"] if keep else ["a"])
+    said = f"{pack.LOST}: {lost}"
+    assert (said in caplog.text) == (lost > 0 and not keep)
+
+
+def test_captions_are_counted_after_a_start_anew(tmp_path, monkeypatch, caplog):
+    """The journal has the captions that earlier runs packed."""
+    caplog.set_level(logging.INFO)
+    for name in "abcd":
+        save(tmp_path / "in" / f"{name}.png", seed=0 if name in "ad" else ord(name))
+        (tmp_path / "in" / f"{name}.txt").write_text(name)
+    command = [str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "1"]
+    take = pack._Packing.take
+
+    def stopped(self, number, outcome):
+        if number == 3:
+            raise KeyboardInterrupt
+        take(self, number, outcome)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pack._Packing, "take", stopped)
+        assert pack.main([*command, "--samples-per-shard", "1"]) == 130
+    assert pack.main([*command, "--samples-per-shard", "1"]) == 0
+    assert f"{pack.LOST}: 1" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [Shards, ClipShards, Stream])
+def test_a_folder_without_tars(tmp_path, kind):
+    options = {"samples": 1} if kind is Stream else {}
+    with pytest.raises(ValueError, match=r"urls .* is a folder without tars; expected tars"):
+        kind(urls=str(tmp_path), **options).prepare(2.0)
+
+
+def test_a_folder_stands_for_its_tars(tmp_path):
+    for name in ("b.tar", "a.tar", "a.json", "._a.tar"):  # the last one as macOS writes it
+        (tmp_path / name).touch()
+    (tmp_path / "deeper.tar").mkdir()
+    expected = [str(tmp_path / "a.tar"), str(tmp_path / "b.tar")]
+    assert list_shards(str(tmp_path), False, Patience()) == expected
+
+
+def test_keys_with_dots(tmp_path, caplog, monkeypatch):
+    """The rule is quoted if a name with several dots made an unintended sample."""
+    monkeypatch.setattr(stream, "_WARNED", set())
+    image = picture(tmp_path, 0)
+    path = write(tmp_path / "a.tar", [("trip.2020.png", image), ("b.png", image)])
+    Shards(str(path), index_cache=str(tmp_path)).prepare(2.0)
+    assert "'trip' with 2020.png" in caplog.text
+    assert "a key ends at the first dot of the file name" in caplog.text
+    caplog.clear()
+    for _ in range(2):
+        raws = map(raw_of, samples_of([{"url": str(path)}], []))
+        assert [raw.key for raw in raws if raw is not None] == ["b"]
+    assert caplog.text.count("such as 'trip' with 2020.png (a key ends at the first dot") == 1
+    path = write(tmp_path / "b.tar", [("trip.2020.png", image)])
+    with pytest.raises(ValueError, match="a key ends at the first dot of the file name"):
+        Shards(str(path), index_cache=str(tmp_path)).prepare(2.0)

@@ -1,0 +1,833 @@
+"""Every kind of image file gives the right pixels or a reason."""
+
+from __future__ import annotations
+
+import io
+import logging
+import pickle
+import struct
+import tracemalloc
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, ImageCms
+
+from datamodules.files import decode as module
+from datamodules.files.decode import REASONS, UnreadableImage, decode, read_picture, read_size
+from datamodules.pack.images import pixels_of
+from degradations import images as pictures
+from degradations.images import image_of
+from tests.datamodules.profiles import (
+    SRGB,
+    grey_profile,
+    ink_profile,
+    rgb_profile,
+    srgb_of_grey,
+    srgb_of_inks,
+    srgb_of_rgb,
+)
+
+RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+RGB_16 = np.random.default_rng(1).integers(0, 65536, (5, 7, 3)).astype(np.uint16)
+LARGE_16 = np.random.default_rng(5).integers(0, 65536, (45, 63, 3)).astype(np.uint16)
+ALPHA_16 = np.random.default_rng(2).integers(0, 65536, (5, 7)).astype(np.uint16)
+
+
+def encoded(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def chunk(name, content):
+    checksum = struct.pack(">I", zlib.crc32(name + content))
+    return struct.pack(">I", len(content)) + name + content + checksum
+
+
+def png(size, depth, color, rows, *extra):
+    header = struct.pack(">IIBBBBB", *size, depth, color, 0, 0, 0)
+    body = [
+        chunk(b"IHDR", header),
+        *extra,
+        chunk(b"IDAT", zlib.compress(rows)),
+        chunk(b"IEND", b""),
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(body)
+
+
+def png_16(samples, color, *extra):
+    """A 16-bit PNG of (H, W, C) samples, written here because Pillow cannot."""
+    height, width = samples.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    return png((width, height), 16, color, rows, *extra)
+
+
+def exif(orientation):
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
+def simplejpeg_or_skip():
+    return pytest.importorskip("simplejpeg", reason="there is no wheel of simplejpeg here")
+
+
+# ------------------------------------------------------------------------------------------- 8 bits
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
+def test_plain_rgb(kind):
+    picture = decode(encoded(Image.fromarray(RGB), kind), "a")
+    np.testing.assert_array_equal(picture.rgb, RGB)
+    assert picture.rgb.dtype == np.uint8
+    assert picture.rgb.flags.c_contiguous
+    assert (picture.alpha, picture.icc, picture.bit_depth, picture.mode) == (None, None, 8, "RGB")
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "AVIF", "GIF"])
+def test_other_formats_open(kind):
+    options = {} if kind == "GIF" else {"quality": 100}
+    picture = decode(
+        encoded(Image.fromarray(np.full((8, 8, 3), 90, np.uint8)), kind, **options), "a"
+    )
+    np.testing.assert_allclose(picture.rgb, 90, atol=2)
+    assert picture.rgb.shape == (8, 8, 3)
+
+
+def test_grey_becomes_rgb():
+    picture = decode(encoded(Image.fromarray(RGB[..., 0])), "a")
+    np.testing.assert_array_equal(picture.rgb, np.repeat(RGB[..., :1], 3, axis=2))
+    assert picture.mode == "L"
+
+
+def test_one_bit():
+    black_and_white = RGB[..., 0] > 127
+    picture = decode(encoded(Image.fromarray(black_and_white)), "a")
+    np.testing.assert_array_equal(picture.rgb[..., 1], np.where(black_and_white, 255, 0))
+    assert picture.mode == "1"
+
+
+def test_palette():
+    image = Image.fromarray(RGB).quantize(256)
+    picture = decode(encoded(image), "a")
+    np.testing.assert_array_equal(picture.rgb, np.asarray(image.convert("RGB")))
+    assert (picture.mode, picture.alpha) == ("P", None)
+
+
+@pytest.mark.parametrize("transparency", [3, bytes(range(0, 200, 10))])
+def test_palette_with_transparency(transparency):
+    image = Image.fromarray(RGB).quantize(20)
+    picture = decode(encoded(image, transparency=transparency), "a")
+    entry = np.asarray(image)
+    table = np.full(256, 255)
+    if isinstance(transparency, int):
+        table[transparency] = 0
+    else:
+        table[: len(transparency)] = list(transparency)
+    np.testing.assert_array_equal(picture.rgb, np.asarray(image.convert("RGB")))
+    np.testing.assert_array_equal(picture.alpha, table[entry])
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_alpha_is_kept_apart(mode):
+    image = Image.fromarray(np.dstack([RGB, RGB[..., 1]])).convert(mode)
+    picture = decode(encoded(image), "a")
+    np.testing.assert_array_equal(picture.rgb, np.asarray(image.convert("RGB")))
+    np.testing.assert_array_equal(picture.alpha, RGB[..., 1])
+    assert picture.alpha.dtype == np.uint8
+
+
+def test_transparent_colour_of_rgb_png():
+    picture = decode(encoded(Image.fromarray(RGB), transparency=tuple(map(int, RGB[2, 3]))), "a")
+    np.testing.assert_array_equal(picture.rgb, RGB)
+    assert picture.alpha[2, 3] == 0
+    assert (picture.alpha == 0).sum() == 1
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_cmyk_jpeg(quick, monkeypatch):
+    monkeypatch.setattr(module, "QUICK_JPEG", quick and module.QUICK_JPEG)
+    cmyk = Image.new("CMYK", (8, 8), (0, 255, 255, 0))  # red
+    picture = decode(encoded(cmyk, "JPEG", quality=95), "a")
+    np.testing.assert_allclose(picture.rgb, np.broadcast_to([255, 0, 0], (8, 8, 3)), atol=4)
+    assert picture.mode == "CMYK"
+
+
+def test_cmyk_jpeg_as_adobe_writes_it():
+    """Inverted, with Adobe's segment: 255 is no ink. Computed here without Pillow."""
+    inks = np.random.default_rng(6).integers(0, 256, (1, 1, 4)).astype(np.uint8)
+    data = simplejpeg_or_skip().encode_jpeg(
+        np.broadcast_to(255 - inks, (16, 16, 4)).copy(), quality=100, colorspace="CMYK"
+    )
+    assert b"Adobe" in data
+    light = 255 - inks[0, 0].astype(float)
+    expected = light[:3] * light[3] / 255
+    np.testing.assert_allclose(decode(data, "a").rgb[8, 8], expected, atol=4)
+
+
+def test_one_pixel():
+    picture = decode(encoded(Image.fromarray(RGB[:1, :1])), "a")
+    np.testing.assert_array_equal(picture.rgb, RGB[:1, :1])
+
+
+# ------------------------------------------------------------------------------------------ 16 bits
+
+
+def test_16_bit_rgb_png():
+    picture = decode(png_16(RGB_16, 2), "a")
+    np.testing.assert_array_equal(picture.rgb, RGB_16)
+    assert (picture.rgb.dtype, picture.bit_depth, picture.alpha) == (np.uint16, 16, None)
+
+
+def test_16_bit_rgba_png():
+    picture = decode(png_16(np.dstack([RGB_16, ALPHA_16]), 6), "a")
+    np.testing.assert_array_equal(picture.rgb, RGB_16)
+    np.testing.assert_array_equal(picture.alpha, ALPHA_16)
+
+
+def test_16_bit_grey_png():
+    picture = decode(png_16(ALPHA_16[..., None], 0), "a")
+    np.testing.assert_array_equal(picture.rgb, np.repeat(ALPHA_16[..., None], 3, axis=2))
+    assert picture.rgb.dtype == np.uint16
+
+
+def test_16_bit_grey_and_alpha_png():
+    picture = decode(png_16(np.dstack([RGB_16[..., 0], ALPHA_16]), 4), "a")
+    np.testing.assert_array_equal(picture.rgb, np.repeat(RGB_16[..., :1], 3, axis=2))
+    np.testing.assert_array_equal(picture.alpha, ALPHA_16)
+
+
+def test_transparent_level_of_a_16_bit_grey_png():
+    level = chunk(b"tRNS", struct.pack(">H", ALPHA_16[0, 0]))
+    picture = decode(png_16(ALPHA_16[..., None], 0, level), "a")
+    np.testing.assert_array_equal(picture.alpha, np.where(ALPHA_16[0, 0] == ALPHA_16, 0, 65535))
+    np.testing.assert_array_equal(picture.rgb[..., 1], ALPHA_16)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_16_bit_rgb_tiff(compression, planar, order):
+    samples = RGB_16 if planar == "contig" else np.moveaxis(RGB_16, -1, 0)
+    buffer = io.BytesIO()
+    tifffile.imwrite(
+        buffer,
+        np.ascontiguousarray(samples),
+        photometric="rgb",
+        compression=compression,
+        planarconfig=planar,
+        byteorder=order,
+    )
+    picture = decode(buffer.getvalue(), "a")
+    np.testing.assert_array_equal(picture.rgb, RGB_16)
+    assert picture.rgb.dtype == np.uint16
+
+
+def test_16_bit_rgba_tiff():
+    buffer = io.BytesIO()
+    rgba = np.dstack([RGB_16, ALPHA_16])
+    tifffile.imwrite(buffer, rgba, photometric="rgb", extrasamples=["unassalpha"])
+    picture = decode(buffer.getvalue(), "a")
+    np.testing.assert_array_equal(picture.rgb, RGB_16)
+    np.testing.assert_array_equal(picture.alpha, ALPHA_16)
+
+
+def tiff_of_four_samples(extra, planar="contig"):
+    samples = np.dstack([RGB_16, ALPHA_16])
+    samples = np.moveaxis(samples, -1, 0).copy() if planar == "separate" else samples
+    buffer = io.BytesIO()
+    options = {"photometric": "rgb", "planarconfig": planar, "extrasamples": [extra]}
+    tifffile.imwrite(buffer, samples, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_colours_of_a_16_bit_tiff_that_were_multiplied_by_alpha(planar):
+    picture = decode(tiff_of_four_samples("assocalpha", planar), "a")
+    expected = np.minimum(np.rint(RGB_16 * (65535 / ALPHA_16[..., None])), 65535)
+    np.testing.assert_array_equal(picture.rgb, expected)
+    np.testing.assert_array_equal(picture.alpha, ALPHA_16)
+    assert picture.rgb.dtype == np.uint16
+
+
+def test_multiplied_colours_that_nobody_sees():
+    buffer = io.BytesIO()
+    nothing = np.full((2, 3, 4), (7, 8, 9, 0), np.uint16)
+    tifffile.imwrite(buffer, nothing, photometric="rgb", extrasamples=["assocalpha"])
+    assert not decode(buffer.getvalue(), "a").rgb.any()
+
+
+def test_a_fourth_sample_that_is_no_alpha():
+    picture = decode(tiff_of_four_samples("unspecified"), "a")
+    np.testing.assert_array_equal(picture.rgb, RGB_16)
+    assert picture.alpha is None
+
+
+def test_16_bit_lzw_tiff():
+    import cv2
+
+    lzw = [cv2.IMWRITE_TIFF_COMPRESSION, 5]
+    _, data = cv2.imencode(".tiff", np.ascontiguousarray(RGB_16[..., ::-1]), lzw)
+    np.testing.assert_array_equal(decode(data.tobytes(), "a").rgb, RGB_16)
+
+
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+def test_16_bit_grey_tiff(photometric):
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, ALPHA_16, photometric=photometric)
+    expected = ALPHA_16 if photometric == "minisblack" else 65535 - ALPHA_16
+    np.testing.assert_array_equal(decode(buffer.getvalue(), "a").rgb[..., 2], expected)
+
+
+# ------------------------------------------------------------------------- orientation and profiles
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_exif_orientation(kind, orientation, tmp_path):
+    from PIL import ImageOps
+
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encoded(Image.fromarray(RGB), kind, exif=exif(orientation), **options)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    picture = decode(data, "a")
+    np.testing.assert_array_equal(picture.rgb, np.asarray(expected))
+    assert picture.rgb.flags.c_contiguous
+    (tmp_path / "a").write_bytes(data)
+    assert read_size(tmp_path / "a") == expected.size
+
+
+def orienting_chunk(kind):
+    """Return a PNG's orientation metadata in one of three forms."""
+    tags = exif(6).tobytes()
+    if kind == "eXIf":
+        return chunk(b"eXIf", tags.removeprefix(b"Exif\0\0"))
+    if kind == "raw profile":  # as older versions of ImageMagick write
+        text = f"\nexif\n{len(tags):8}\n{tags.hex()}\n".encode()
+        return chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(text))
+    packet = b'<rdf:Description tiff:Orientation="6"/>'
+    return chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + packet)
+
+
+def inserted(data, chunks, late=False):
+    at = data.rfind(b"IEND") - 4 if late else 33
+    return data[:at] + chunks + data[at:]
+
+
+def bomb(size):
+    return zlib.compress(bytes(1000) * (size // 1000), 9)
+
+
+TEXTS = {
+    "workflow of ComfyUI": chunk(b"zTXt", b"workflow\0\0" + bomb(1_200_000)),
+    "compressed": chunk(b"iTXt", b"history\0\1\0\0\0" + bomb(70_000_000)),
+    "plain": chunk(b"tEXt", b"history\0" + bytes(70_000_000)),
+    "plain, international": chunk(b"iTXt", b"history\0\0\0\0\0" + bytes(70_000_000)),
+    "many": chunk(b"zTXt", b"history\0\0" + bomb(1_000_000)) * 80,
+    "XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + bomb(70_000_000)),
+    "many of XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + bomb(10_000_000)) * 20,
+    "EXIF": chunk(b"zTXt", b"Raw profile type exif\0\0" + bomb(70_000_000)),
+    "damaged": chunk(b"zTXt", b"history\0\0" + bomb(9_000_000)[:-9])[:-4] + b"1234",
+    "profile": chunk(b"iCCP", b"icc\0\0" + bomb(70_000_000)),
+}
+
+
+@pytest.mark.parametrize(("deep", "late"), [(False, False), (False, True), (True, False)])
+@pytest.mark.parametrize("kind", TEXTS)
+def test_texts_of_a_png_have_no_say_in_its_pixels(kind, deep, late, tmp_path):
+    """Pillow refuses more than 1 MB of text in a chunk, and 64 MB in all."""
+    whole = png_16(RGB_16, 2) if deep else encoded(Image.fromarray(RGB))
+    data = inserted(whole, TEXTS[kind], late)
+    tracemalloc.start()
+    picture = decode(data, "a", srgb=True)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(picture.rgb, RGB_16 if deep else RGB)
+    assert peak < 100e6
+    assert read_size(io.BytesIO(data)) == (7, 5)
+    (tmp_path / "a.png").write_bytes(data)
+    assert read_size(tmp_path / "a.png") == (7, 5)
+    assert pixels_of(data) == 35
+    if not deep:
+        as_metrics_see_it = pictures.read_image(tmp_path / "a.png")
+        np.testing.assert_array_equal(as_metrics_see_it[0].permute(1, 2, 0) * 255, RGB)
+
+
+@pytest.mark.parametrize("kind", ["workflow of ComfyUI", "plain"])
+def test_a_png_beside_large_texts_lies_on_its_side(kind, tmp_path):
+    for late in (False, True):
+        data = inserted(encoded(Image.fromarray(RGB)), TEXTS[kind] + orienting_chunk("eXIf"), late)
+        np.testing.assert_array_equal(decode(data, "a").rgb, np.rot90(RGB, -1))
+        assert read_size(io.BytesIO(data)) == (5, 7)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_png_lies_on_its_side_by_a_large_xmp(compressed):
+    packet = b'<rdf:Description tiff:Orientation="6"/>' + b" " * 30_000_000
+    packed = b"\1\0\0\0" + zlib.compress(packet) if compressed else bytes(4) + packet
+    data = inserted(encoded(Image.fromarray(RGB)), chunk(b"iTXt", b"XML:com.adobe.xmp\0" + packed))
+    np.testing.assert_array_equal(decode(data, "a").rgb, np.rot90(RGB, -1))
+    assert read_size(io.BytesIO(data)) == (5, 7)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_large_colour_profile_of_a_png(deep, caplog):
+    whole = png_16(RGB_16, 2) if deep else encoded(Image.fromarray(RGB))
+
+    def with_profile(size):
+        icc = rgb_profile(gamma=1.5)
+        icc = struct.pack(">I", size) + icc[4:] + bytes(size - len(icc))
+        return icc, inserted(whole, chunk(b"iCCP", b"icc\0\0" + zlib.compress(icc)))
+
+    expected = with_profile(1000)[1]
+    icc, data = with_profile(1_500_000)
+    assert decode(data, "a").icc == icc
+    converted = decode(data, "a", srgb=True).rgb
+    np.testing.assert_array_equal(converted, decode(expected, "a", srgb=True).rgb)
+    assert (converted != decode(expected, "a").rgb).any()
+    assert not caplog.text
+    picture = decode(with_profile(9_000_000)[1], "here/a.png", srgb=True)
+    np.testing.assert_array_equal(picture.rgb, RGB_16 if deep else RGB)
+    assert "here/a.png: its colour profile of more than 8 MB is ignored" in caplog.text
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("kind", ["eXIf", "raw profile", "XMP"])
+def test_size_of_a_png_that_lies_on_its_side(kind, late, tmp_path):
+    """Training crops the decoded, oriented image by the header's size."""
+    data = encoded(Image.fromarray(RGB))
+    at = data.rfind(b"IEND") - 4 if late else 33
+    (tmp_path / "a.png").write_bytes(data[:at] + orienting_chunk(kind) + data[at:])
+    turned = read_picture(tmp_path / "a.png").rgb
+    np.testing.assert_array_equal(turned, np.rot90(RGB, -1))
+    assert read_size(tmp_path / "a.png") == (turned.shape[1], turned.shape[0])
+    with (tmp_path / "a.png").open("rb") as file:
+        assert read_size(file) == (turned.shape[1], turned.shape[0])
+
+
+def test_the_size_of_a_png_with_other_texts_is_read_without_its_pixels(monkeypatch):
+    data = encoded(Image.fromarray(RGB))
+    at = data.rfind(b"IEND") - 4
+    late = data[:at] + chunk(b"tEXt", b"date:create\0now") + data[at:]
+    monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("it is decoded"))
+    assert read_size(io.BytesIO(late)) == (RGB.shape[1], RGB.shape[0])
+
+
+def test_exif_orientation_of_16_bits_and_alpha():
+    tags = chunk(b"eXIf", exif(6).tobytes().removeprefix(b"Exif\0\0"))
+    picture = decode(png_16(np.dstack([RGB_16, ALPHA_16]), 6, tags), "a")
+    np.testing.assert_array_equal(picture.rgb, np.rot90(RGB_16, -1))
+    np.testing.assert_array_equal(picture.alpha, np.rot90(ALPHA_16, -1))
+
+
+def test_exif_orientation_of_a_16_bit_tiff():
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, RGB_16, photometric="rgb", extratags=[(274, "H", 1, 8, True)])
+    np.testing.assert_array_equal(decode(buffer.getvalue(), "a").rgb, np.rot90(RGB_16))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's
+def test_broken_exif_is_ignored():
+    data = encoded(Image.fromarray(RGB), exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    np.testing.assert_array_equal(decode(data, "a").rgb, RGB)
+
+
+def test_rgb_profile_is_kept_and_others_dropped():
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert decode(encoded(Image.fromarray(RGB), icc_profile=srgb), "a").icc == srgb
+    grey = srgb[:16] + b"GRAY" + srgb[20:]
+    picture = decode(encoded(Image.fromarray(RGB[..., 0]), icc_profile=grey), "a")
+    assert (picture.icc, picture.grey_icc) == (None, grey)
+    assert decode(encoded(Image.fromarray(RGB), icc_profile=grey), "a").grey_icc is None
+    lab = srgb[:16] + b"Lab " + srgb[20:]
+    picture = decode(encoded(Image.fromarray(RGB), icc_profile=lab), "a")
+    assert (picture.icc, picture.grey_icc) == (None, None)
+
+
+def test_16_bit_grey_profile_is_kept():
+    embedded = chunk(b"iCCP", b"grey\0\0" + zlib.compress(grey_profile()))
+    picture = decode(png_16(RGB_16[..., :1], 0, embedded), "a")
+    assert (picture.icc, picture.grey_icc) == (None, grey_profile())
+
+
+# ------------------------------------------------------------------------------- profiles to sRGB
+
+
+def test_rgb_profile_to_srgb():
+    data = encoded(Image.fromarray(RGB), icc_profile=rgb_profile())
+    picture = decode(data, "a", srgb=True)
+    np.testing.assert_allclose(picture.rgb, srgb_of_rgb(RGB), atol=1)
+    assert np.abs(picture.rgb.astype(int) - RGB).max() > 20
+    assert picture.icc is None
+
+
+def test_without_srgb_pixels_and_profile_are_kept():
+    picture = decode(encoded(Image.fromarray(RGB), icc_profile=rgb_profile()), "a")
+    np.testing.assert_array_equal(picture.rgb, RGB)
+    assert picture.icc == rgb_profile()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "TIFF", "AVIF"])
+def test_profiles_are_found_in_every_format(kind):
+    flat = Image.new("RGB", (16, 16), (200, 60, 90))
+    data = encoded(flat, kind, icc_profile=rgb_profile())
+    stored = decode(data, "a").rgb
+    np.testing.assert_allclose(decode(data, "a", srgb=True).rgb, srgb_of_rgb(stored), atol=1)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_profile_and_orientation(orientation):
+    image = Image.fromarray(RGB)
+    data = encoded(image, exif=exif(orientation), icc_profile=rgb_profile())
+    expected = srgb_of_rgb(np.rot90(RGB, -1) if orientation == 6 else RGB)
+    np.testing.assert_allclose(decode(data, "a", srgb=True).rgb, expected, atol=1)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_grey_profile_to_srgb(kind):
+    data = encoded(Image.fromarray(RGB[..., 0]), kind, icc_profile=grey_profile())
+    stored = decode(data, "a").rgb[..., 0]
+    picture = decode(data, "a", srgb=True)
+    np.testing.assert_allclose(picture.rgb, srgb_of_grey(stored), atol=2)
+    assert np.abs(picture.rgb[..., 0].astype(int) - stored).max() > 10
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "JPEG"])
+def test_cmyk_profile_to_srgb(kind):
+    mixtures = np.array(np.meshgrid(*[[0, 1]] * 4)).reshape(1, 4, -1).transpose(0, 2, 1)
+    inks = np.kron(mixtures, np.ones((16, 16, 1), int))  # 16 squares of flat colour
+    cmyk = image_of((255 * inks).astype(np.uint8), "CMYK")
+    options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
+    data = encoded(cmyk, kind, icc_profile=ink_profile(), **options)
+    for srgb in (True, False):  # CMYK has no RGB without a profile
+        picture = decode(data, "a", srgb)
+        np.testing.assert_allclose(picture.rgb, srgb_of_inks(inks), atol=4)
+        assert (picture.icc, picture.grey_icc) == (None, None)
+    plain = encoded(cmyk, kind, **options)
+    assert np.abs(decode(plain, "a").rgb - srgb_of_inks(inks)).max() > 50
+
+
+def test_alpha_stays_as_it_is():
+    rgba = np.dstack([RGB, RGB[..., 1]])
+    picture = decode(encoded(Image.fromarray(rgba), icc_profile=rgb_profile()), "a", srgb=True)
+    np.testing.assert_allclose(picture.rgb, srgb_of_rgb(RGB), atol=1)
+    np.testing.assert_array_equal(picture.alpha, RGB[..., 1])
+
+
+def test_srgb_in_any_wording_changes_nothing():
+    little_cms = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for profile in (little_cms, rgb_profile(SRGB, 2.2)):
+        picture = decode(encoded(Image.fromarray(RGB), icc_profile=profile), "a", srgb=True)
+        assert (np.abs(picture.rgb.astype(int) - RGB).max() == 0) == (profile == little_cms)
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        b"no profile at all",
+        rgb_profile()[:200],
+        rgb_profile().replace(b"rTRC", b"????"),
+        grey_profile(),  # of a colour image
+        ink_profile(),
+    ],
+)
+def test_a_profile_that_does_not_fit_is_ignored(profile):
+    picture = decode(encoded(Image.fromarray(RGB), icc_profile=profile), "a", srgb=True)
+    np.testing.assert_array_equal(picture.rgb, RGB)
+
+
+def test_a_broken_profile_is_logged(caplog):
+    caplog.set_level(logging.DEBUG, "degradations.images")
+    profile = rgb_profile().replace(b"gTRC", b"????")
+    decode(encoded(Image.fromarray(RGB), icc_profile=profile), "a", srgb=True)
+    assert "a broken colour profile is ignored" in caplog.text
+
+
+def test_16_bits_are_converted_or_keep_their_profile():
+    embedded = chunk(b"iCCP", b"wide\0\0" + zlib.compress(rgb_profile()))
+    picture = decode(png_16(RGB_16, 2, embedded), "a")
+    np.testing.assert_array_equal(picture.rgb, RGB_16)
+    assert picture.icc == rgb_profile()
+    picture = decode(png_16(RGB_16, 2, embedded), "a", srgb=True)
+    np.testing.assert_allclose(picture.rgb, 257 * srgb_of_rgb(RGB_16 / 257), atol=100)
+    assert (picture.icc, picture.bit_depth) == (None, 16)
+    tables = rgb_profile().replace(b"desc", b"A2B0")
+    embedded = chunk(b"iCCP", b"wide\0\0" + zlib.compress(tables))
+    picture = decode(png_16(RGB_16, 2, embedded), "a", srgb=True)
+    np.testing.assert_array_equal(picture.rgb, RGB_16)
+    assert picture.icc == tables
+
+
+def test_16_bit_grey_is_converted():
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, RGB_16[..., 0], photometric="minisblack", iccprofile=grey_profile())
+    picture = decode(buffer.getvalue(), "a", srgb=True)
+    expected = 257 * srgb_of_grey(RGB_16[..., 0] / 257)
+    np.testing.assert_allclose(picture.rgb, expected, atol=150)
+    assert (picture.icc, picture.grey_icc) == (None, None)
+
+
+# -------------------------------------------------------------------------------------- quick JPEG
+
+
+@pytest.mark.skipif(not module.QUICK_JPEG, reason="there is no wheel of simplejpeg here")
+@pytest.mark.parametrize("sampling", ["444", "422", "420", "440", "411", "Gray"])
+@pytest.mark.parametrize("size", [(64, 48), (33, 17), (1, 1)])
+def test_results_do_not_depend_on_simplejpeg(sampling, size, monkeypatch):
+    import simplejpeg
+
+    pixels = np.random.default_rng(3).integers(0, 256, (*size, 3)).astype(np.uint8)
+    data = simplejpeg.encode_jpeg(pixels, quality=70, colorsubsampling=sampling)
+    quick = decode(data, "a").rgb
+    monkeypatch.setattr(module, "QUICK_JPEG", False)
+    np.testing.assert_array_equal(quick, decode(data, "a").rgb)
+
+
+@pytest.mark.skipif(not module.QUICK_JPEG, reason="there is no wheel of simplejpeg here")
+def test_results_do_not_depend_on_simplejpeg_on_photographs(data_root, monkeypatch):
+    paths = sorted((data_root / "bsds400").glob("*.jpg"))[:20]
+    quick = [read_picture(path).rgb for path in paths]
+    monkeypatch.setattr(module, "QUICK_JPEG", False)
+    for path, pixels in zip(paths, quick, strict=True):
+        np.testing.assert_array_equal(pixels, read_picture(path).rgb)
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_jpeg_with_a_needless_warning_is_read(quick, monkeypatch):
+    monkeypatch.setattr(module, "QUICK_JPEG", quick and module.QUICK_JPEG)
+    data = encoded(Image.fromarray(RGB), "JPEG", quality=95)
+    clean = decode(data, "a").rgb
+    marker = data.index(b"\xff\xda")
+    warned = data[:marker] + b"\0\0\0" + data[marker:]  # extraneous bytes before a marker
+    np.testing.assert_array_equal(decode(warned, "a").rgb, clean)
+
+
+@pytest.mark.parametrize("kind", ["L", "CMYK", "RGB with EXIF", "progressive"])
+def test_other_jpegs_do_not_depend_on_simplejpeg(kind, monkeypatch):
+    simplejpeg_or_skip()
+    image = Image.fromarray(LARGE_16.astype(np.uint8))
+    options = {"exif": exif(3)} if "EXIF" in kind else {"progressive": kind == "progressive"}
+    data = encoded(image.convert(kind) if kind in ("L", "CMYK") else image, "JPEG", **options)
+    quick = decode(data, "a")
+    monkeypatch.setattr(module, "QUICK_JPEG", False)
+    plain = decode(data, "a")
+    np.testing.assert_array_equal(quick.rgb, plain.rgb)
+    assert quick.mode == plain.mode
+
+
+def test_the_first_of_several_pictures_in_a_jpeg():
+    image = Image.fromarray(RGB)
+    data = encoded(image, "MPO", save_all=True, append_images=[Image.new("RGB", (9, 9))])
+    np.testing.assert_array_equal(
+        decode(data, "a").rgb, np.asarray(Image.open(io.BytesIO(encoded(image, "JPEG"))))
+    )
+
+
+@pytest.mark.parametrize("wrap", [bytearray, memoryview])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_bytes_may_lie_elsewhere(wrap, kind):
+    data = encoded(Image.fromarray(RGB), kind)
+    np.testing.assert_array_equal(decode(wrap(data), "a").rgb, decode(data, "a").rgb)
+    with pytest.raises(UnreadableImage):
+        decode(wrap(data[:40]), "a")
+
+
+# ------------------------------------------------------------------------------- strictness of JPEG
+
+
+def photograph(**options):
+    colours = np.random.default_rng(7).integers(0, 256, (9, 9, 3)).astype(np.uint8)
+    image = Image.fromarray(colours).resize((160, 120), Image.Resampling.BICUBIC)
+    return encoded(image, "JPEG", quality=95, **options)
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("missing", [1, 2, 3, 10, 100, 1000])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"exif": exif(6)}])
+def test_a_jpeg_without_its_end_is_refused(options, missing, quick, monkeypatch):
+    monkeypatch.setattr(module, "QUICK_JPEG", quick and module.QUICK_JPEG)
+    with pytest.raises(UnreadableImage, match="truncated") as caught:
+        decode(photograph(**options)[:-missing], "a")
+    assert caught.value.reason == "truncated"
+
+
+def cut_out(data):
+    return data[:2000] + data[2400:]
+
+
+DAMAGES = {
+    "a part is missing": cut_out,
+    "the end is missing, but for the marker": lambda data: data[:-500] + b"\xff\xd9",
+    "it ends in zeros": lambda data: data[:-500] + bytes(498) + b"\xff\xd9",
+    "a part is missing behind stray bytes": lambda data: cut_out(
+        data.replace(b"\xff\xdb", b"\0\0\0\xff\xdb", 1)
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("options", [{}, {"exif": exif(6)}])
+def test_a_damaged_jpeg_is_refused(damage, options):
+    """Pillow and OpenCV return an image that is grey from there on."""
+    simplejpeg_or_skip()
+    data = DAMAGES[damage](photograph(**options))
+    np.asarray(Image.open(io.BytesIO(data)))
+    with pytest.raises(UnreadableImage, match="Corrupt JPEG data") as caught:
+        decode(data, "a")
+    assert caught.value.reason == "damaged"
+
+
+@pytest.mark.parametrize("options", [{}, {"exif": exif(1)}])
+@pytest.mark.parametrize("quick", [False, True])
+def test_what_changes_no_pixel_is_allowed(quick, options, monkeypatch):
+    monkeypatch.setattr(module, "QUICK_JPEG", quick and module.QUICK_JPEG)
+    data = photograph(**options)
+    clean = decode(data, "a").rgb
+    start = data.index(b"\xff\xdb")
+    for changed in (
+        data + b"left behind by a camera",
+        data[:-2] + bytes(40) + data[-2:],
+        data[:start] + b"\0\0\0" + data[start:],
+        data[:start] + b"\0\0\0" + data[start:-2] + bytes(40) + data[-2:],
+        data[:start] + b"\xff\xff" + data[start:],
+    ):
+        np.testing.assert_array_equal(decode(changed, "a").rgb, clean)
+
+
+# --------------------------------------------------------------------------------------- bad input
+
+
+def large_png():
+    return encoded(
+        Image.fromarray(np.random.default_rng(4).integers(0, 256, (64, 64, 3), np.uint8))
+    )
+
+
+def size_in_jpeg(data, height, width):
+    at = data.index(b"\xff\xc0") + 5
+    return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
+
+
+def precision_in_jpeg(data, bits):
+    at = data.index(b"\xff\xc0") + 4
+    return data[:at] + bytes([bits]) + data[at + 1 :]
+
+
+LARGE = Image.fromarray(RGB).resize((64, 64))
+LARGE_JPEG = encoded(LARGE, "JPEG")
+LARGE_TIFF = encoded(LARGE, "TIFF")
+
+BAD = {
+    "empty": (b"", "the file is empty", "empty"),
+    "text": (b"hello world\n" * 9, r"not an image.*b'hello wo'", "not an image"),
+    "mp4": (b"\0\0\0 ftypisom\0\0\2\0" + bytes(9), "a video: split it", "not an image"),
+    "webm": (b"\x1aE\xdf\xa3" + bytes(9), "a video: split it", "not an image"),
+    "one byte": (b"\xff", "not an image", "not an image"),
+    "truncated png": (large_png()[:4000], "truncated", "truncated"),
+    "truncated 16-bit png": (png_16(LARGE_16, 2)[:9000], "truncated", "truncated"),
+    "damaged 16-bit png": (png_16(LARGE_16, 2)[:-16] + bytes(16), "damaged", "damaged"),
+    "damaged png": (large_png()[:5000] + b"?" + large_png()[5001:], "checksum of its", "damaged"),
+    "png that ends in zeros": (large_png()[:-40] + bytes(40), "checksum of its", "damaged"),
+    "truncated header": (large_png()[:20], "truncated", "truncated"),
+    "broken header": (b"PNG" + large_png()[3:], "not an image, or its header is", "not an image"),
+    "truncated jpeg": (LARGE_JPEG[:900], "truncated", "truncated"),
+    "jpeg cut in its header": (LARGE_JPEG[:200], "truncated", "truncated"),
+    "truncated webp": (encoded(LARGE, "WEBP")[:-30], "truncated", "truncated"),
+    "damaged webp": (encoded(LARGE, "WEBP").replace(b"VP8 ", b"VP9 "), "header", "damaged"),
+    "truncated tiff": (LARGE_TIFF[:4000], "truncated", "truncated"),
+    "truncated bmp": (encoded(LARGE, "BMP")[:4000], "truncated", "truncated"),
+    "truncated gif": (encoded(LARGE, "GIF")[:-300], "truncated", "truncated"),
+    "truncated avif": (encoded(LARGE, "AVIF")[:-100], "truncated|Truncated", "truncated"),
+    "bomb": (png((60000, 60000), 8, 2, b""), "refused because of its size", "too large"),
+    "jpeg bomb": (size_in_jpeg(LARGE_JPEG, 60000, 60000), "because of its size", "too large"),
+    "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image", "not an image"),
+    "12-bit jpeg": (precision_in_jpeg(LARGE_JPEG, 12), "JPEG of 12 bits", "unsupported"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+@pytest.mark.parametrize("quick", [True, False])
+def test_bad_file(case, quick, monkeypatch):
+    monkeypatch.setattr(module, "QUICK_JPEG", quick and module.QUICK_JPEG)
+    data, message, reason = BAD[case]
+    with pytest.raises(UnreadableImage, match=rf"^bad/a\.jpg: .*({message})") as caught:
+        decode(data, "bad/a.jpg")
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("case", ["bomb", "jpeg bomb"])
+def test_a_bomb_is_refused_before_memory_is_taken(case):
+    tracemalloc.start()
+    with pytest.raises(UnreadableImage):
+        decode(BAD[case][0], "a")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2_000_000
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint32])
+def test_pixels_without_a_range(dtype):
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, RGB[..., 0].astype(dtype))
+    with pytest.raises(UnreadableImage, match=r"^a\.tif: TIFF of mode .* bits a sample") as caught:
+        decode(buffer.getvalue(), "a.tif")
+    assert caught.value.reason == "unsupported"
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((5, 7, 3), np.float32), ((5, 7, 2), np.uint16)])
+def test_a_whole_tiff_that_pillow_does_not_know(shape, dtype):
+    buffer = io.BytesIO()
+    kind = "rgb" if shape[2] == 3 else "minisblack"
+    tifffile.imwrite(buffer, np.ones(shape, dtype), photometric=kind, planarconfig="contig")
+    with pytest.raises(
+        UnreadableImage, match=rf"TIFF of {shape[2]} samples of .*: convert it"
+    ) as e:
+        decode(buffer.getvalue(), "a.tif")
+    assert e.value.reason == "unsupported"
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_truncated_16_bit_tiff(compression):
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, LARGE_16, photometric="rgb", compression=compression)
+    with pytest.raises(UnreadableImage, match=r"^a\.tif: ") as caught:
+        decode(buffer.getvalue()[:-2000], "a.tif")
+    assert caught.value.reason == "truncated"
+
+
+@pytest.mark.parametrize("read", [read_picture, read_size])
+def test_missing_file(read):
+    with pytest.raises(UnreadableImage, match=r"nowhere\.png: .*No such file") as caught:
+        read(Path("nowhere.png"))
+    assert caught.value.reason == "missing"
+
+
+@pytest.mark.parametrize(("case", "reason"), [("bomb", "too large"), ("text", "damaged")])
+def test_the_size_of_a_file_that_is_open(case, reason):
+    assert read_size(io.BytesIO(encoded(Image.fromarray(RGB)))) == (7, 5)
+    with pytest.raises(UnreadableImage, match=r"^the image: ") as caught:
+        read_size(io.BytesIO(BAD[case][0]))
+    assert caught.value.reason == reason
+
+
+def test_error_survives_a_worker():
+    error = pickle.loads(pickle.dumps(UnreadableImage("a.png: broken", "truncated")))
+    assert (str(error), error.reason) == ("a.png: broken", "truncated")
+
+
+def test_a_reason_is_one_of_those_that_are_counted():
+    assert UnreadableImage("a.png: broken").reason in REASONS
+    assert {reason for _, _, reason in BAD.values()} <= set(REASONS)
+
+
+def test_meta_holds_what_a_writer_needs():
+    meta = decode(encoded(Image.fromarray(RGB)), "a").meta(Path("b/c.png"))
+    expected = {"path": "b/c.png", "alpha": None, "icc": None, "bit_depth": 8, "mode": "RGB"}
+    assert meta == expected | {"exif": None}
+    grey = encoded(Image.fromarray(RGB[..., 0]), icc_profile=grey_profile())
+    assert decode(grey, "a").meta("a.png")["icc"] == grey_profile()
+    tagged = encoded(Image.fromarray(RGB), "JPEG", exif=exif(6))
+    assert decode(tagged, "a").meta("a.jpg")["exif"] == exif(6).tobytes()

@@ -1,0 +1,322 @@
+"""Crops by restart markers are bit-equal to the whole image; unfit files are refused."""
+
+from __future__ import annotations
+
+import io
+import mmap
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+
+from datamodules.files import decode as decode_module
+from datamodules.files.decode import UnreadableImage, decode
+from datamodules.files.jpeg import read_header
+from datamodules.files.restart import decode_crop, encode_jpeg, restart_offsets, transcode_jpeg
+
+needs_jpegtran = pytest.mark.skipif(not shutil.which("jpegtran"), reason="needs jpegtran")
+needs_simplejpeg = pytest.mark.skipif(
+    not decode_module.QUICK_JPEG, reason="there is no wheel of simplejpeg here"
+)
+
+
+def smooth(height, width, seed=0):
+    """Smooth colours with some noise, so that chroma interpolation matters."""
+    generator = np.random.default_rng(seed)
+    colours = generator.integers(0, 256, (7, 9, 3), dtype=np.uint8)
+    picture = np.asarray(Image.fromarray(colours).resize((width, height), Image.Resampling.BICUBIC))
+    noise = generator.integers(-20, 21, picture.shape)
+    return np.clip(picture.astype(int) + noise, 0, 255).astype(np.uint8)
+
+
+def saved(pixels, kind="JPEG", **options):
+    buffer = io.BytesIO()
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def tags(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def boxes(height, width):
+    """(top, left, height, width) inside an image, often at its edges."""
+    rows = st.tuples(st.integers(0, height - 1), st.integers(0, height - 1))
+    columns = st.tuples(st.integers(0, width - 1), st.integers(0, width - 1))
+    return st.tuples(rows, columns).map(
+        lambda pair: (
+            min(pair[0]),
+            min(pair[1]),
+            max(pair[0]) - min(pair[0]) + 1,
+            max(pair[1]) - min(pair[1]) + 1,
+        )
+    )
+
+
+def assert_same_crop(data, box, whole, **options):
+    top, left, height, width = box
+    crop = decode_crop(data, restart_offsets(data), *box, **options)
+    assert crop.dtype == np.uint8
+    np.testing.assert_array_equal(crop, whole[top : top + height, left : left + width])
+
+
+# ------------------------------------------------------------------------------------------- crops
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+@pytest.mark.parametrize("subsampling", ["4:2:0", "4:2:2", "4:4:4"])
+def test_a_crop_is_a_slice_of_the_whole(subsampling, data):
+    height, width = data.draw(st.integers(1, 120)), data.draw(st.integers(1, 180))
+    quality, blocks = data.draw(st.integers(5, 100)), data.draw(st.integers(1, 9))
+    pixels = smooth(height, width, data.draw(st.integers(0, 9)))
+    file = encode_jpeg(pixels, quality, blocks, subsampling)
+    whole = decode(file, "a").rgb
+    assert whole.shape == pixels.shape
+    assert_same_crop(file, data.draw(boxes(height, width)), whole)
+
+
+@pytest.mark.parametrize("quick", [pytest.param(True, marks=needs_simplejpeg), False])
+@pytest.mark.parametrize("width", [160, 161, 162, 164, 165, 97])
+def test_the_last_columns_and_rows(width, quick, monkeypatch):
+    """A row of four pixels or fewer is decoded differently: the crop must not be cut to that."""
+    monkeypatch.setattr(decode_module, "QUICK_JPEG", quick)
+    file = encode_jpeg(smooth(50, width), 90, blocks=1)
+    whole = np.asarray(Image.open(io.BytesIO(file)))
+    for columns in range(1, 7):
+        for rows in range(1, 4):
+            assert_same_crop(file, (50 - rows, width - columns, rows, columns), whole)
+
+
+@pytest.mark.parametrize("decoder", ["Pillow", "OpenCV"])
+def test_every_decoder_sees_the_true_picture(decoder):
+    pixels = smooth(45, 150)
+    file = encode_jpeg(pixels, 95)
+    if decoder == "OpenCV":
+        import cv2
+
+        whole = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    else:
+        whole = np.asarray(Image.open(io.BytesIO(file)))
+    assert whole.shape == pixels.shape
+    np.testing.assert_allclose(whole.astype(float).mean(), pixels.mean(), atol=1)
+    np.testing.assert_array_equal(whole, decode(file, "a").rgb)
+
+
+def test_a_crop_takes_but_its_part_of_a_memory_map(tmp_path):
+    pixels = smooth(200, 512)
+    file = encode_jpeg(pixels, 90)
+    (tmp_path / "a.jpg").write_bytes(file)
+    with (tmp_path / "a.jpg").open("rb") as opened:
+        view = memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
+        crop = decode_crop(view, restart_offsets(file), 100, 200, 64, 64)
+    np.testing.assert_array_equal(crop, decode(file, "a").rgb[100:164, 200:264])
+
+
+def test_what_is_broken_elsewhere_does_not_matter():
+    file = encode_jpeg(smooth(200, 512), 90)
+    offsets = restart_offsets(file)
+    whole = decode(file, "a").rgb
+    broken = bytearray(file)
+    broken[offsets[-3] + 2 : offsets[-2]] = bytes(int(offsets[-2] - offsets[-3]) - 2)
+    np.testing.assert_array_equal(
+        decode_crop(bytes(broken), offsets, 0, 0, 64, 64), whole[:64, :64]
+    )
+
+
+@pytest.mark.parametrize(
+    ("width", "blocks", "interval"),
+    [
+        (2048, 8, 8),
+        (2040, 8, 8),  # 128 blocks, the last of them half outside
+        (1200, 8, 5),  # 75 blocks
+        (1936, 8, 11),  # 121 blocks
+        (976, 8, 1),  # 61 blocks, a prime number
+        (481, 8, 31),  # 31 blocks, few enough to be one segment
+        (2048, 16, 16),
+        (3, 8, 1),
+    ],
+)
+def test_segments_never_straddle_rows(width, blocks, interval):
+    file = encode_jpeg(smooth(33, width), 80, blocks)
+    assert read_header(file).interval == interval
+    assert len(restart_offsets(file)) == 2 + 3 * (-(-width // 16) // interval)
+
+
+def test_markers_take_little_room(data_root):
+    pixels = np.asarray(Image.open(data_root / "kodak24" / "kodim03.png").convert("RGB"))
+    marked = encode_jpeg(pixels, 90)
+    plain = saved(pixels, quality=90, subsampling="4:2:0", optimize=True)
+    assert 1 < len(marked) / len(plain) < 1.047
+    assert 4 * len(restart_offsets(marked)) < 0.02 * len(plain)
+
+
+@pytest.mark.parametrize("options", [{"blocks": 0}, {"subsampling": "4:1:1"}])
+def test_options_out_of_range(options):
+    with pytest.raises(ValueError, match=rf"{next(iter(options))} is .*expected"):
+        encode_jpeg(smooth(8, 8), 90, **options)
+
+
+# ------------------------------------------------------------------------------------ foreign JPEGs
+
+
+def sources():
+    import cv2
+
+    pixels = smooth(70, 150)
+    image = Image.fromarray(pixels)
+    _, narrow = cv2.imencode(
+        ".jpg",
+        pixels,
+        [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_411],
+    )
+    return {
+        "sequential": saved(image),
+        "progressive": saved(image, progressive=True),
+        "grey": saved(image.convert("L")),
+        "CMYK": saved(image.convert("CMYK")),
+        "RGB": saved(image, keep_rgb=True),
+        "4:1:1": narrow.tobytes(),
+        **{f"turned {number}": saved(image, exif=tags(number)) for number in range(1, 9)},
+    }
+
+
+@needs_jpegtran
+@pytest.mark.parametrize("kind", sources())
+def test_transcoding_changes_no_pixel(kind):
+    source = sources()[kind]
+    whole = decode(source, "a").rgb
+    marked = transcode_jpeg(source, blocks=2)
+    np.testing.assert_array_equal(decode(marked, "a").rgb, whole)
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(io.BytesIO(marked))), np.asarray(Image.open(io.BytesIO(source)))
+    )
+    height, width = whole.shape[:2]
+    for box in [(0, 0, 20, 20), (31, 17, 30, 40), (height - 9, width - 3, 9, 3)]:
+        assert_same_crop(marked, box, whole)
+
+
+@needs_jpegtran
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_crops_of_turned_pictures(data):
+    height, width = data.draw(st.integers(1, 90)), data.draw(st.integers(1, 90))
+    source = saved(smooth(height, width), exif=tags(data.draw(st.integers(1, 8))))
+    marked = transcode_jpeg(source, blocks=1)
+    whole = decode(source, "a").rgb
+    assert_same_crop(marked, data.draw(boxes(*whole.shape[:2])), whole)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_crops_of_turned_pictures_without_jpegtran(orientation):
+    file = saved(smooth(40, 128), exif=tags(orientation), restart_marker_blocks=2)
+    assert_same_crop(file, (5, 7, 20, 30), decode(file, "a").rgb)
+
+
+@needs_jpegtran
+def test_what_cannot_be_transcoded():
+    assert transcode_jpeg(saved(smooth(8, 8), "PNG")) is None
+    assert transcode_jpeg(b"") is None
+    cut = saved(smooth(200, 200))
+    assert transcode_jpeg(cut[: len(cut) // 2]) is None
+
+
+def test_without_jpegtran(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert transcode_jpeg(saved(smooth(8, 8))) is None
+
+
+def test_a_profile_goes_with_the_crop():
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    # The red and blue columns of its matrix are swapped: a profile that swaps colours.
+    swapped = profile.replace(b"rXYZ", b"????", 1).replace(b"bXYZ", b"rXYZ", 1)
+    file = saved(
+        smooth(64, 128), icc_profile=swapped.replace(b"????", b"bXYZ"), restart_marker_blocks=4
+    )
+    whole = decode(file, "a", srgb=True).rgb
+    assert (whole != decode(file, "a").rgb).mean() > 0.5
+    assert_same_crop(file, (20, 30, 30, 50), whole, srgb=True)
+
+
+# --------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [
+        (saved(smooth(32, 32)), "no restart markers"),
+        (saved(smooth(32, 32), progressive=True, restart_marker_blocks=1), "progressive"),
+        (saved(smooth(32, 128), restart_marker_blocks=3), "3 blocks straddle the rows of 8 blocks"),
+        (saved(smooth(32, 32), "PNG"), "not a JPEG"),
+        (b"", "not a JPEG"),
+        (encode_jpeg(smooth(64, 64), 90, 1)[:-200], "not in order"),
+        (
+            encode_jpeg(smooth(64, 64), 90, 1).replace(b"\xff\xd3", b"\xff\xd4"),
+            "not in order",
+        ),
+    ],
+)
+def test_files_without_usable_markers(file, reason):
+    with pytest.raises(ValueError, match=reason):
+        restart_offsets(file)
+
+
+@pytest.mark.parametrize(
+    "box", [(-1, 0, 8, 8), (0, -1, 8, 8), (60, 0, 8, 8), (0, 120, 8, 16), (0, 0, 0, 8)]
+)
+def test_a_crop_outside_the_picture(box):
+    file = encode_jpeg(smooth(64, 128), 90)
+    with pytest.raises(ValueError, match=r"of .*at row .* is not inside the image of 64x128"):
+        decode_crop(file, restart_offsets(file), *box)
+
+
+def test_the_size_in_that_message_is_the_upright_one():
+    file = saved(smooth(64, 128), exif=tags(6), restart_marker_blocks=4)
+    decode_crop(file, restart_offsets(file), 120, 56, 8, 8)
+    with pytest.raises(ValueError, match="the image of 128x64"):
+        decode_crop(file, restart_offsets(file), 56, 120, 8, 8)
+
+
+def unfit():
+    file = encode_jpeg(smooth(64, 128), 90, blocks=1)
+    offsets = restart_offsets(file)
+    other = encode_jpeg(smooth(64, 128, seed=1), 90, blocks=1)
+    moved = offsets.copy()
+    moved[10] += 1
+    early = offsets.copy()
+    early[9] = early[2]
+    hole = bytearray(file)
+    hole[offsets[9] + 2 : offsets[10]] = bytes(int(offsets[10] - offsets[9]) - 2)
+    return {
+        "another file's": (file, restart_offsets(other), "damaged", "markers|another file"),
+        "too few": (file, offsets[:-1], "damaged", "another file"),
+        "none": (file, offsets[:0], "damaged", "another file"),
+        "moved": (file, moved, "damaged", "not where its offsets say"),
+        "out of order": (file, early, "damaged", "not where its offsets say"),
+        "cut": (file[: offsets[12]], offsets, "truncated", "ends before"),
+        "cut in the header": (file[:100], offsets, "damaged", "header"),
+        "empty": (b"", offsets, "damaged", "header"),
+        "without markers": (
+            saved(smooth(64, 128)),
+            offsets,
+            "damaged",
+            "no longer has restart markers",
+        ),
+        "damaged": (bytes(hole), offsets, "damaged", "Corrupt"),
+    }
+
+
+@pytest.mark.parametrize("case", unfit())
+def test_offsets_that_do_not_fit(case):
+    if case == "damaged" and not decode_module.QUICK_JPEG:
+        pytest.skip("Pillow does not see it")
+    file, offsets, reason, message = unfit()[case]
+    with pytest.raises(UnreadableImage, match=rf"^a\.jpg: .*({message})") as caught:
+        decode_crop(file, offsets, 8, 8, 48, 100, name="a.jpg")
+    assert caught.value.reason == reason

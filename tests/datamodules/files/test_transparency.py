@@ -1,0 +1,64 @@
+"""Colours under transparent pixels do not spread."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from datamodules.files.exif import without_hidden_colours
+
+RGB = np.random.default_rng(0).integers(0, 256, (17, 23, 3)).astype(np.uint8)
+
+
+def nearest(rgb, alpha):
+    """Return the colour of the nearest visible pixel, by comparing all of them."""
+    seen = np.argwhere(alpha > 0)
+    filled = rgb.copy()
+    distances = np.zeros(alpha.shape)
+    for place in np.argwhere(alpha == 0):
+        far = np.hypot(*(seen - place).T)
+        filled[tuple(place)] = rgb[tuple(seen[far.argmin()])]
+        distances[tuple(place)] = far.min()
+    return filled, distances
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_hidden_pixels_get_the_colour_of_the_nearest_that_is_seen(kind):
+    """One colour per half, so that either of two equally near pixels gives the same."""
+    alpha = np.full((17, 23), np.iinfo(kind).max, kind)
+    alpha[:, 8:15] = 0
+    rgb = np.zeros((17, 23, 3), kind)
+    rgb[:, :11], rgb[:, 11:] = (200, 10, 20), (30, 40, np.iinfo(kind).max)
+    spoiled = np.where(alpha[..., None] == 0, 77, rgb).astype(kind)
+    found = without_hidden_colours(spoiled, alpha)
+    assert found.dtype == kind
+    expected = nearest(spoiled, alpha)[0]
+    np.testing.assert_array_equal(np.delete(found, 11, 1), np.delete(expected, 11, 1))
+    assert not (found == 77).any()
+
+
+def test_what_is_seen_stays_and_the_rest_is_of_it():
+    alpha = np.random.default_rng(1).choice([0, 1, 255], (17, 23), p=[0.8, 0.1, 0.1])
+    alpha = alpha.astype(np.uint8)
+    found = without_hidden_colours(RGB, alpha)
+    np.testing.assert_array_equal(found[alpha > 0], RGB[alpha > 0])
+    seen = {tuple(colour) for colour in RGB[alpha > 0]}
+    assert {tuple(colour) for colour in found[alpha == 0]} <= seen
+
+
+@pytest.mark.parametrize("level", [0, 1, 255])
+def test_nothing_to_do(level):
+    assert without_hidden_colours(RGB, np.full((17, 23), level, np.uint8)) is RGB
+
+
+@pytest.mark.parametrize("shape", [(17, 22), (17, 23, 1)])
+def test_alpha_of_another_shape(shape):
+    with pytest.raises(ValueError, match=r"meta\['alpha'\] of shape \(17, .* of \(17, 23, 3\)"):
+        without_hidden_colours(RGB, np.zeros(shape, np.uint8))
+
+
+def test_a_single_row_and_a_single_column():
+    for shape in ((1, 5), (5, 1)):
+        alpha = np.array([0, 0, 255, 0, 0], np.uint8).reshape(shape)
+        rgb = np.arange(15, dtype=np.uint8).reshape(*shape, 3)
+        assert (without_hidden_colours(rgb, alpha) == [6, 7, 8]).all()

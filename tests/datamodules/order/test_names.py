@@ -1,0 +1,81 @@
+"""Names: a sequence of strings in two arrays, with the behaviour of a list."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datamodules.order.keys import Names
+
+TEXTS = st.lists(st.text(max_size=6))  # also "", "\n", emoji
+
+
+@given(TEXTS)
+def test_is_the_list(texts):
+    names = Names.of(iter(texts))
+    assert isinstance(names, Sequence)
+    assert len(names) == len(texts)
+    assert list(names) == texts
+    assert names == texts
+    assert names == Names.of(texts)
+    assert [names[i] for i in range(-len(texts), len(texts))] == texts + texts
+    assert names[1:-1:2] == texts[1:-1:2]
+    assert pickle.loads(pickle.dumps(names)) == texts
+
+
+@given(st.lists(TEXTS, max_size=5))
+def test_several_become_one(parts):
+    joined = [text for part in parts for text in part]
+    assert Names.concatenate([Names.of(part) for part in parts]) == Names.of(joined)
+
+
+@given(TEXTS)
+def test_digest_is_that_of_the_joined_texts(texts):
+    expected = hashlib.blake2b("\n".join(texts).encode(), digest_size=8).hexdigest()
+    assert Names.of(texts).digest() == expected
+
+
+@given(TEXTS)
+def test_first_duplicate(texts):
+    expected = next((text for i, text in enumerate(texts) if text in texts[:i]), None)
+    assert Names.of(texts).duplicates() == expected
+
+
+def test_equal_hashes_are_no_duplicates(monkeypatch):
+    monkeypatch.setattr("xxhash.xxh3_64_intdigest", len)
+    assert Names.of(["aa", "bb", "c", "dd"]).duplicates() is None
+    assert Names.of(["aa", "bb", "c", "bb"]).duplicates() == "bb"
+
+
+def test_names_of_bytes_that_are_no_utf8():
+    names = ["a\udcff", "b"]
+    assert list(Names.of(names)) == names
+
+
+def test_differs():
+    names = Names.of(["a", "bc"])
+    assert names != ["ab", "c"]
+    assert names != Names.of(["ab", "c"])
+    assert names != "abc"
+    with pytest.raises(IndexError, match="no name 2 among 2"):
+        names[2]
+    with pytest.raises(IndexError):
+        names[-3]
+    assert repr(names) == "Names('a', 'bc'; 2)"
+
+
+def test_a_name_takes_its_bytes_and_five():
+    names = Names.of(f"{n:012d}" for n in range(10_000))
+    assert names.nbytes <= 10_000 * 17 + 4
+
+
+def test_names_that_were_looked_through_before():
+    names = Names.of(["a", "b", "a"])
+    names.assume_distinct()
+    assert names.duplicates() is None
+    assert pickle.loads(pickle.dumps(names)).duplicates() == "a"

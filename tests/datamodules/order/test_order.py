@@ -1,0 +1,579 @@
+"""The order of samples: pure, the same on any number of processes, and fixed for good."""
+
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+from dataclasses import replace
+from functools import lru_cache
+from itertools import islice, pairwise
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from datamodules.order import plan as order
+from datamodules.order import shuffle
+from datamodules.order.plan import (
+    ATTEMPTS_IN_STREAM,
+    ATTEMPTS_NEAR,
+    NEAR,
+    EvaluationSampler,
+    Item,
+    Plan,
+    PlanSampler,
+    check_world,
+    default_streams,
+)
+from datamodules.order.shuffle import Interleave, Mixture, Shuffle
+
+PLAN = Plan(groups=(3, 5, 2, 4), seed=7, batch_size=4, streams=2, repeats=2, window=2)
+
+
+def divisors(n: int) -> list[int]:
+    return [d for d in range(1, n + 1) if n % d == 0]
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    streams = draw(st.sampled_from([1, 2, 3, 4, 6, 8]))
+    return Plan(
+        groups=tuple(draw(st.lists(st.integers(0, 12), min_size=1, max_size=20))),
+        seed=draw(st.integers(0, 2**31)),
+        batch_size=streams * draw(st.integers(1, 4)),
+        streams=streams,
+        repeats=draw(st.integers(1, 3)),
+        window=draw(st.integers(1, 5)),
+    )
+
+
+@st.composite
+def mixtures(draw: st.DrawFn) -> Plan:
+    """Plans of two to four sources, small and large beside their shares."""
+    streams = draw(st.sampled_from([1, 2, 3, 4]))
+    sizes = st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(any)
+    parts = draw(st.lists(sizes, min_size=2, max_size=4))
+    weight = st.one_of(st.integers(1, 9).map(float), st.floats(0.01, 100))
+    return Plan(
+        groups=tuple(size for part in parts for size in part),
+        seed=draw(st.integers(0, 2**31)),
+        batch_size=streams * draw(st.integers(1, 4)),
+        streams=streams,
+        repeats=draw(st.integers(1, 3)),
+        window=draw(st.integers(1, 5)),
+        mixture=Mixture(
+            tuple(len(part) for part in parts),
+            tuple(draw(weight) for _ in parts),
+            draw(st.integers(1, 700)),
+        ),
+    )
+
+
+def epoch_of(plan: Plan, epoch: int = 0, start: int = 0, rank: int = 0, world: int = 1):
+    return list(plan.batches(epoch, start, rank, world))
+
+
+def sequence_of(plan, epoch):
+    """(samples,) of image * repeats + repeat, in order.
+
+    Of a mixture the samples that the epoch takes; else all, with omitted ones last.
+    """
+    return plan._take(epoch, 0, plan._epoch_length)
+
+
+def shuffles(plan):
+    """Return the objects that keep the windows of a plan, for each source."""
+    made = plan._order
+    return [part._window for part in ([made] if plan.mixture is None else made._parts)]
+
+
+class TestPlan:
+    @given(plans(), st.integers(0, 3))
+    @settings(max_examples=150, deadline=None)
+    def test_every_sample_at_most_once_and_few_are_left_out(self, plan, epoch):
+        batches = epoch_of(plan, epoch)
+        total = sum(plan.groups) * plan.repeats
+        assert len(batches) == len(plan) == total // plan.batch_size
+        assert all(len(batch) == plan.batch_size for batch in batches)
+        counts = Counter(item.picture for batch in batches for item in batch)
+        assert all(0 <= picture < sum(plan.groups) for picture in counts)
+        assert all(n <= plan.repeats for n in counts.values())
+        assert total - counts.total() <= plan.batch_size - 1
+
+    @given(plans())
+    @settings(max_examples=60, deadline=None)
+    def test_the_sequence_holds_every_repeat_of_every_picture_once(self, plan):
+        total = sum(plan.groups) * plan.repeats
+        assert sorted(sequence_of(plan, 1)) == list(range(total))
+
+    @given(plans() | mixtures(), st.integers(0, 3))
+    @settings(max_examples=100, deadline=None)
+    def test_a_global_batch_is_the_same_on_any_number_of_processes(self, plan, epoch):
+        alone = [set(batch) for batch in epoch_of(plan, epoch)]
+        for world in divisors(plan.streams):
+            ranks = [epoch_of(plan, epoch, 0, rank, world) for rank in range(world)]
+            assert all(len(b) == plan.batch_size // world for batches in ranks for b in batches)
+            assert [set().union(*parts) for parts in zip(*ranks, strict=True)] == alone
+
+    @given(plans() | mixtures(), st.integers(0, 8), st.data())
+    @settings(max_examples=60, deadline=None)
+    def test_seeking_equals_skipping(self, plan, start, data):
+        world = data.draw(st.sampled_from(divisors(plan.streams)))
+        rank = data.draw(st.integers(0, world - 1))
+        whole = epoch_of(plan, 2, 0, rank, world)
+        assert epoch_of(plan, 2, start, rank, world) == whole[start:]
+
+    @given(plans() | mixtures(), st.integers(0, 3))
+    @settings(max_examples=60, deadline=None)
+    def test_seeds_are_all_different(self, plan, epoch):
+        seeds = [item.seed for batch in epoch_of(plan, epoch) for item in batch]
+        seeds += [item.seed for batch in epoch_of(plan, epoch + 1) for item in batch]
+        assert len(set(seeds)) == len(seeds)
+        assert all(0 <= seed < 2**63 for seed in seeds)
+
+    def test_plain_numbers_for_the_workers(self):
+        item = epoch_of(PLAN)[0][0]
+        assert [type(value) for value in item] == [int, int, int, int]
+
+    def test_epochs_and_seeds_differ(self):
+        plan = Plan((100,), 0, 10, 2)
+        orders = [
+            [item.picture for batch in epoch_of(p, epoch) for item in batch]
+            for p, epoch in ((plan, 0), (plan, 1), (Plan((100,), 1, 10, 2), 0))
+        ]
+        assert all(sorted(order) == list(range(100)) for order in orders)
+        for i, j in ((0, 1), (0, 2), (1, 2)):
+            equal = sum(a == b for a, b in zip(orders[i], orders[j], strict=True))
+            assert equal < 10  # 1 is expected
+
+    def test_shuffling_favours_nobody(self):
+        """The place of a sample in an epoch, over 600 epochs: chi-square with 11 degrees."""
+        plan = Plan((12,), 3, 12, 1)
+        places = np.array([np.argsort(sequence_of(plan, epoch)) for epoch in range(600)])
+        for sample in range(12):
+            counts = np.bincount(places[:, sample], minlength=12)
+            assert ((counts - 50) ** 2 / 50).sum() < 40  # 1 in 30,000 by chance
+
+    def test_repeats_lie_apart_and_have_seeds_of_their_own(self):
+        plan = Plan((50,), 0, 10, 1, repeats=4)
+        items = [item for batch in epoch_of(plan) for item in batch]
+        assert Counter(item.picture for item in items) == dict.fromkeys(range(50), 4)
+        neighbours = sum(a.picture == b.picture for a, b in pairwise(items))
+        assert neighbours < 15  # 3 are expected
+
+    def test_a_process_reads_its_own_part_of_the_shards(self):
+        groups, window, world = 64, 4, 4
+        plan = Plan((10,) * groups, 0, 32, 16, window=window)
+        for epoch in range(3):
+            for rank in range(world):
+                batches = epoch_of(plan, epoch, 0, rank, world)
+                touched = {item.picture // 10 for batch in batches for item in batch}
+                assert len(touched) <= groups // world + 2 * window
+
+    @given(plans() | mixtures(), st.data())
+    @settings(max_examples=60, deadline=None)
+    def test_a_process_reads_a_contiguous_part(self, plan, data):
+        world = data.draw(st.sampled_from(divisors(plan.streams)))
+        share = len(plan) * plan.batch_size // world
+        sequence = sequence_of(plan, 0) // plan.repeats
+        for rank in range(world):
+            items = [item.picture for batch in epoch_of(plan, 0, 0, rank, world) for item in batch]
+            part = sequence[rank * share : (rank + 1) * share]
+            assert Counter(items) == Counter(part.tolist())
+
+    def test_a_stream_looks_at_few_shards_at_a_time(self):
+        plan = Plan((10,) * 64, 0, 8, 1, window=4)
+        order = [item.picture // 10 for batch in epoch_of(plan) for item in batch]
+        assert max(len(set(order[i : i + 40])) for i in range(0, len(order), 40)) <= 8
+        # ... and shuffles within them: a shard is not contiguous.
+        assert sum(a == b for a, b in pairwise(order)) < len(order) / 2
+
+    def test_shards_are_shuffled(self):
+        plan = Plan((10,) * 64, 0, 8, 1, window=1)
+        shards = [sequence_of(plan, epoch)[::10] // 10 for epoch in (0, 1)]
+        assert list(shards[0]) != list(range(64))
+        assert list(shards[0]) != list(shards[1])
+
+    @given(plans(), st.integers(0, 3))
+    @settings(max_examples=60, deadline=None)
+    def test_a_sample_lies_in_a_window_of_few_groups(self, plan, epoch):
+        """The order takes windows one after another, and so does each of its parts."""
+        ends = np.cumsum(plan.groups)
+        groups = np.searchsorted(ends, sequence_of(plan, epoch) // plan.repeats, "right")
+        rest, seen = groups.tolist(), set()
+        while rest:
+            window = set()
+            while rest and (rest[0] in window or len(window) < plan.window):
+                window.add(rest.pop(0))
+            # A group that ended in the window does not occur again.
+            assert not window & seen
+            seen |= {group for group in window if group not in rest}
+            left = {group for group in window if group in rest}
+            assert len(left) < plan.window
+
+    def test_what_an_epoch_leaves_out_differs(self):
+        """Chi-square with 22 degrees, over 400 epochs that leave out 7 of 23 samples."""
+        plan = Plan((6, 6, 6, 5), 5, 8, 4, window=2)
+        out: Counter[int] = Counter()
+        for epoch in range(400):
+            taken = {item.picture for batch in epoch_of(plan, epoch) for item in batch}
+            out.update(set(range(23)) - taken)
+        assert out.total() == 400 * 7
+        expected = 400 * 7 / 23
+        assert sum((out[i] - expected) ** 2 / expected for i in range(23)) < 60  # 1 in 50,000
+
+    def test_no_more_is_computed_than_what_is_asked_for(self):
+        """A billion samples: their order alone would take 4 GB."""
+        plan = Plan((1000,) * 1_000_000, 0, 64, 8)
+        batch = next(plan.batches(1, len(plan) * 9 // 10, 3, 4))
+        assert len(batch) == 16
+        assert len({item.picture for item in batch}) == 16
+
+    def test_what_was_computed_is_not_pickled(self):
+        plan = Plan((1000,) * 50, 0, 64, 8)
+        size = len(pickle.dumps(plan))
+        next(plan.batches(0, 0, 0, 1))
+        assert len(pickle.dumps(plan)) == size
+        assert pickle.loads(pickle.dumps(plan)) == plan
+
+    def test_numbers_of_32_bits_where_they_suffice(self):
+        assert sequence_of(Plan((100,), 0, 4, 4), 0).dtype == np.int32
+        last = Shuffle((10,), 1, 1, 0, first_picture=2**31 - 10).take(0, 10)
+        assert (last.dtype, last.max()) == (np.int32, 2**31 - 1)
+        beyond = Shuffle((10,), 1, 1, 0, first_picture=2**31 - 9).take(0, 10)
+        assert (beyond.dtype, beyond.max()) == (np.int64, 2**31)
+
+    @given(plans() | mixtures(), st.integers(0, 3))
+    @settings(max_examples=60, deadline=None)
+    def test_every_place_says_in_which_batch_it_is(self, plan, epoch):
+        for world in divisors(plan.streams):
+            for number, batch in enumerate(plan.batches(epoch, 0, world - 1, world)):
+                assert {plan.batch_of(item.position) for item in batch} == {number}
+
+    def test_what_was_computed_for_past_epochs_is_not_kept(self):
+        """A folder is one window: an epoch of a million images takes 5 MB in each process."""
+        plan = Plan((1000,), 0, 64, 64)
+        for epoch in range(10):
+            assert len(epoch_of(plan, epoch)) == 15
+            plan.replacement(epoch, 7, 0)
+        kept = plan._order._window.cache_info()
+        assert (kept.misses, kept.currsize) == (10, 4)
+
+    @given(plans() | mixtures(), st.sampled_from([4, 16, 4096]))
+    @settings(max_examples=60, deadline=None)
+    def test_nothing_is_computed_again_for_that(self, plan, ahead):
+        """Of a mixture, no more than a source's window at the border of two epochs."""
+        keep = 2 * plan.streams + 2
+        arguments = (plan.repeats, plan.window, plan.seed)
+        several = replace(plan)  # the same order, with more windows kept
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(shuffle, "lru_cache", lambda count: lru_cache(max(count, keep)))
+            if plan.mixture is None:
+                made = Shuffle(plan.groups, *arguments, keep=keep)
+            else:
+                made = Interleave(plan.groups, plan.mixture, *arguments, keep=keep)
+            several.__dict__["_order"] = made
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(order, "AHEAD", ahead)
+            for epoch in range(4):
+                one, other = (
+                    list(PlanSampler(p, 0, 1, lambda now=epoch: (now, 0), lambda groups: None))
+                    for p in (plan, several)
+                )
+                assert one == other
+        for bounded, free in zip(shuffles(plan), shuffles(several), strict=True):
+            again = bounded.cache_info().misses - free.cache_info().misses
+            assert again == 0 or (plan.mixture is not None and again <= 3)
+
+    def test_less_than_a_batch_is_no_batch(self):
+        plan = Plan((3,), 0, 4, 4)
+        assert len(plan) == 0
+        assert epoch_of(plan) == []
+
+    def test_known_order(self):
+        """If this fails, runs can no longer resume exactly: the order must never change."""
+        batches = epoch_of(PLAN, 0)
+        assert [[item.picture for item in batch] for batch in batches] == ORDER_0
+        assert [item.seed for item in batches[0]] == SEEDS_0
+        assert [[item.picture for item in batch] for batch in epoch_of(PLAN, 1)] == ORDER_1
+        assert epoch_of(PLAN, 0, 3, 1, 2)[0] == batches[3][2:]
+
+
+def stream_of(plan: Plan, position: int) -> range:
+    start = position // plan.stream_length * plan.stream_length
+    return range(start, start + plan.stream_length)
+
+
+class TestReplacement:
+    @given(plans(), st.integers(0, 2), st.data())
+    @settings(max_examples=150, deadline=None)
+    def test_another_picture_of_the_same_stream(self, plan, epoch, data):
+        assume(len(plan))
+        position = data.draw(st.integers(0, len(plan) * plan.batch_size - 1))
+        attempt = data.draw(st.integers(0, ATTEMPTS_IN_STREAM - 1))
+        picture = plan.replacement(epoch, position, attempt)
+        sequence = sequence_of(plan, epoch) // plan.repeats
+        own = sequence[position]
+        stream = stream_of(plan, position)
+        others = set(sequence[stream.start : stream.stop].tolist()) - {own}
+        if others:
+            assert picture in others
+        elif len(set(sequence[: len(plan) * plan.batch_size].tolist())) > 1:
+            assert picture != own
+        assert type(picture) is int
+        assert picture == pickle.loads(pickle.dumps(plan)).replacement(epoch, position, attempt)
+
+    def test_from_around_the_place_at_first(self):
+        plan = Plan((100,) * 400, 0, 4, 4, window=2)
+        sequence = sequence_of(plan, 1)
+        for position in (0, 9_999, 10_000, 25_000, 39_999):
+            stream = stream_of(plan, position)
+            start, stop = max(stream.start, position - NEAR), min(stream.stop, position + NEAR)
+            near = set(sequence[start:stop].tolist())
+            tried = [plan.replacement(1, position, attempt) for attempt in range(ATTEMPTS_NEAR)]
+            assert set(tried) <= near
+            assert len(set(tried)) > 4
+            far = [plan.replacement(1, position, a) for a in range(ATTEMPTS_NEAR, 60)]
+            assert not set(far) <= near
+            assert set(far) <= set(sequence[stream.start : stream.stop].tolist())
+
+    def test_from_anywhere_after_many_attempts(self):
+        plan = Plan((8,), 0, 4, 4)
+        stream = set(sequence_of(plan, 0)[:2].tolist())
+        late = {plan.replacement(0, 0, ATTEMPTS_IN_STREAM + attempt) for attempt in range(60)}
+        assert len(late) == 7
+        assert late > stream - {int(sequence_of(plan, 0)[0])}
+
+    def test_places_and_epochs_have_others(self):
+        plan = Plan((1000,), 0, 8, 1)
+        assert len({plan.replacement(0, position, 0) for position in range(100)}) > 50
+        assert len({plan.replacement(epoch, 5, 0) for epoch in range(50)}) > 40
+
+    @given(mixtures(), st.integers(0, 2), st.data())
+    @settings(max_examples=60, deadline=None)
+    def test_of_a_mixture_from_the_same_source(self, plan, epoch, data):
+        assume(len(plan))
+        ends = np.cumsum(plan.groups)[np.cumsum(plan.mixture.groups) - 1]
+        position = data.draw(st.integers(0, len(plan) * plan.batch_size - 1))
+        own = sequence_of(plan, epoch)[position] // plan.repeats
+        picture = plan.replacement(epoch, position, data.draw(st.integers(0, 200)))
+        assert np.searchsorted(ends, picture, "right") == np.searchsorted(ends, own, "right")
+
+    def test_one_picture_has_no_other(self):
+        plan = Plan((1,), 0, 2, 2, repeats=4)
+        assert {plan.replacement(0, 3, attempt) for attempt in range(200)} == {0}
+
+
+class TestAnnouncements:
+    @given(plans() | mixtures(), st.integers(0, 2), st.data())
+    @settings(max_examples=80, deadline=None)
+    def test_each_group_is_announced_before_it_is_read(self, plan, epoch, data):
+        world = data.draw(st.sampled_from(divisors(plan.streams)))
+        rank = data.draw(st.integers(0, world - 1))
+        start = data.draw(st.integers(0, max(0, len(plan) - 1)))
+        told: list[list[int]] = []
+        sampler = PlanSampler(plan, rank, world, lambda: (epoch, start), told.append)
+        ends = np.cumsum(plan.groups)
+        for batch in sampler:
+            groups = np.searchsorted(ends, [item.picture for item in batch], "right")
+            assert set(groups.tolist()) <= set(told[-1])
+        assert all(len(set(groups)) == len(groups) for groups in told)
+        assert all(type(group) is int for groups in told for group in groups)
+
+    def plan(self) -> Plan:
+        return Plan((20,) * 64, 3, 8, 4, window=4)  # a stream: 16 groups, 4 windows, or parts of 5
+
+    def told(self, world: int = 1, epochs: int = 1) -> list[tuple[int, int, list[int]]]:
+        plan, told = self.plan(), []
+        now = [0, 0]
+        sampler = PlanSampler(
+            plan, 0, world, lambda: (now[0], 0), lambda groups: told.append((*now, groups))
+        )
+        for now[0] in range(epochs):
+            for now[1], _ in enumerate(sampler, 1):
+                pass
+        return told
+
+    def test_about_two_windows_a_stream(self):
+        for world in (1, 2, 4):
+            for _, _, groups in self.told(world):
+                assert len(groups) <= (4 // world) * 12
+            assert len(self.told(world)[0][2]) >= (4 // world) * 4
+
+    def test_only_when_there_is_something_new(self):
+        assert 4 <= len(self.told()) <= 4 * 5
+
+    def test_soonest_first(self):
+        plan = self.plan()
+        batches = epoch_of(plan, 0, 0, 0, 4)
+        groups = list(dict.fromkeys(item.picture // 20 for batch in batches for item in batch))
+        first = self.told(4)[0][2]
+        assert first[:4] == groups[:4]  # by first use, and then the next window's
+        assert set(first[4:]) <= set(groups[4:9])
+
+    def test_the_next_epoch_is_announced_before_it_begins(self):
+        told = self.told(world=4, epochs=2)
+        last = next(groups for epoch, _, groups in reversed(told) if epoch == 0)
+        first = next(groups for epoch, _, groups in told if epoch == 1)
+        assert set(first[:4]) & set(last)
+
+
+class TestMixture:
+    @pytest.mark.slow
+    @given(mixtures(), st.integers(0, 5))
+    @settings(max_examples=150, deadline=None)
+    def test_shares_are_exact_and_nothing_is_left_out(self, plan, epochs):
+        ends = np.cumsum(plan.groups)[np.cumsum(plan.mixture.groups) - 1]
+        samples = np.concatenate([sequence_of(plan, epoch) for epoch in range(epochs + 1)])
+        assert len(samples) == (epochs + 1) * len(plan) * plan.batch_size
+        sources = np.searchsorted(ends, samples // plan.repeats, "right")
+        counts = np.bincount(sources, minlength=len(ends))
+        weights = np.array(plan.mixture.weights)
+        expected = len(samples) * weights / weights.sum()
+        # To a sample at the end of each block of about 256; within the last block by chance.
+        within = np.minimum(256 * weights / weights.sum(), len(samples)) + len(ends) + 1
+        assert (abs(counts - expected) <= within).all()
+
+    @pytest.mark.slow
+    @given(mixtures())
+    @settings(max_examples=100, deadline=None)
+    def test_every_picture_of_a_source_once_before_any_of_it_again(self, plan):
+        samples = np.concatenate([sequence_of(plan, epoch) for epoch in range(4)])
+        counts = np.bincount(samples, minlength=sum(plan.groups) * plan.repeats)
+        ends = np.cumsum(plan.groups)[np.cumsum(plan.mixture.groups) - 1] * plan.repeats
+        for part in np.split(counts, ends[:-1]):
+            assert part.max() - part.min() <= 1
+
+    def test_shares_are_exact_at_the_end_of_each_block(self):
+        plan = Plan((50,) * 8 + (10,) * 3, 1, 16, 4, mixture=Mixture((8, 3), (3.0, 1.0), 25_600))
+        rare = (sequence_of(plan, 2) >= 400).reshape(100, 256)
+        assert (rare.sum(axis=1) == 64).all()
+
+    def test_shares_of_every_batch(self):
+        """Three to one, with 4 streams of 4: 12 of 16 on average, neither 0 nor 16 in a batch."""
+        plan = Plan((50,) * 8 + (10,) * 3, 1, 16, 4, mixture=Mixture((8, 3), (3.0, 1.0), 4000))
+        counts = [sum(item.picture < 400 for item in batch) for batch in epoch_of(plan)]
+        assert len(counts) == 250
+        assert sum(counts) == pytest.approx(3000, abs=200)
+        assert np.mean(counts) == pytest.approx(12, abs=0.3)
+        assert min(counts) > 3
+
+    def test_an_epoch_goes_on_where_the_one_before_it_ended(self):
+        plan = Plan((100,) * 5, 1, 10, 1, mixture=Mixture((3, 2), (1.0, 1.0), 100))
+        epochs = [set(sequence_of(plan, epoch).tolist()) for epoch in range(4)]
+        # About 50 per source and epoch: none of 300 and 200 repeats before all others occurred.
+        assert all(len(epoch) == 100 for epoch in epochs)
+        assert all(not a & b for i, a in enumerate(epochs[:3]) for b in epochs[:i])
+
+    def test_whose_turn_it_is_favours_nobody(self):
+        """Chi-square with 15 degrees: the part of a block (of 16) where the rare source occurs."""
+        plan = Plan((64, 64), 9, 1, 1, mixture=Mixture((1, 1), (15.0, 1.0), 256 * 400))
+        places = np.flatnonzero(sequence_of(plan, 0) >= 64) % 256
+        counts = np.bincount(places // 16, minlength=16)
+        assert counts.sum() == 16 * 400
+        assert ((counts - 400) ** 2 / 400).sum() < 45  # 1 in 10,000
+
+    def test_locality_is_that_of_each_source(self):
+        plan = Plan(
+            (10,) * 64 + (5,) * 64, 0, 8, 1, window=4, mixture=Mixture((64, 64), (2.0, 1.0), 960)
+        )
+        order = [item.picture for batch in epoch_of(plan) for item in batch]
+        groups = [i // 10 if i < 640 else 64 + (i - 640) // 5 for i in order]
+        # 60 samples are a window of each: two of these may meet at a border.
+        assert max(len(set(groups[i : i + 60])) for i in range(0, len(groups), 60)) <= 17
+
+    def test_known_order(self):
+        """As above: it must never change."""
+        plan = Plan((3, 5, 2, 4), 7, 4, 2, 2, 2, mixture=Mixture((2, 2), (1.0, 3.0), 10))
+        assert [[item.picture for item in batch] for batch in epoch_of(plan, 1)] == MIXED_1
+
+
+MIXED_1 = [[10, 8, 4, 11], [0, 10, 3, 9], [9, 11, 7, 11], [7, 12, 12, 11], [13, 12, 5, 5]]
+ORDER_0 = [
+    [11, 5, 7, 6],
+    [7, 4, 13, 10],
+    [6, 11, 9, 8],
+    [3, 12, 0, 2],
+    [4, 13, 1, 9],
+    [12, 10, 2, 0],
+    [5, 3, 1, 8],
+]
+SEEDS_0 = [3605047630061863048, 2617941260270354862, 5619108488328686827, 7517982686557707609]
+ORDER_1 = [
+    [3, 13, 4, 5],
+    [5, 10, 13, 11],
+    [12, 6, 8, 0],
+    [4, 7, 2, 0],
+    [3, 7, 1, 8],
+    [12, 6, 2, 1],
+    [10, 11, 9, 9],
+]
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "streams"), [(1, 1), (16, 16), (64, 64), (96, 48), (97, 1), (256, 64), (130, 26)]
+)
+def test_default_streams(batch_size, streams):
+    assert default_streams(batch_size) == streams
+    assert batch_size % streams == 0
+
+
+def test_an_illegal_number_of_processes_lists_the_legal_ones():
+    plan = Plan((100,), 0, 12, 12)
+    message = (
+        r"8 processes cannot share data\.init_args\.batch_size 12 evenly \(12 streams\): "
+        r"use one of these numbers of processes: \[1, 2, 3, 4, 6, 12\]"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_world(plan, 8)
+    with pytest.raises(ValueError, match=message):
+        PlanSampler(plan, 0, 8, lambda: (0, 0))
+    for legal in (1, 2, 3, 4, 6, 12):
+        check_world(plan, legal)
+
+
+class TestPlanSampler:
+    def test_asks_where_the_run_stands_whenever_an_epoch_begins(self):
+        position = [0, 0]
+        sampler = PlanSampler(PLAN, 1, 2, lambda: (position[0], position[1]))
+        assert list(sampler) == epoch_of(PLAN, 0, 0, 1, 2)
+        position[:] = [1, 3]
+        assert list(sampler) == epoch_of(PLAN, 1, 3, 1, 2)
+
+    def test_an_epoch_that_was_begun_is_not_moved(self):
+        position = [0, 0]
+        batches = iter(PlanSampler(PLAN, 0, 1, lambda: (position[0], position[1])))
+        first = list(islice(batches, 2))
+        position[:] = [5, 1]
+        assert first + list(batches) == epoch_of(PLAN, 0)
+
+    def test_its_length_is_that_of_a_whole_epoch(self):
+        assert len(PlanSampler(PLAN, 0, 1, lambda: (0, 5))) == len(PLAN) == 7
+
+
+class TestEvaluationSampler:
+    @given(
+        st.integers(0, 20), st.integers(1, 4), st.integers(1, 6), st.lists(st.integers(0, 2**62))
+    )
+    @settings(max_examples=100, deadline=None)
+    def test_each_picture_once_over_uneven_processes(self, n, batch_size, world, seeds):
+        seeds = (seeds * n)[:n] or [0] * n
+        seeds += [0] * (n - len(seeds))
+        samplers = [
+            EvaluationSampler(range(n), seeds.__getitem__, batch_size, rank, world)
+            for rank in range(world)
+        ]
+        batches = [list(sampler) for sampler in samplers]
+        items = [item for own in batches for batch in own for item in batch]
+        assert sorted(items) == [Item(i, seed) for i, seed in enumerate(seeds)]
+        counts = [sum(map(len, own)) for own in batches]
+        assert max(counts) - min(counts) <= 1
+        assert all(0 < len(batch) <= batch_size for own in batches for batch in own)
+        # Lightning skips hooks if a loader is empty, and other processes wait in them.
+        assert [len(s) for s in samplers] == [max(1, len(own)) for own in batches]
+
+    def test_order_is_that_of_the_source(self):
+        sampler = EvaluationSampler([4, 2, 9], lambda index: 10 * index, 2, 0, 1)
+        assert list(sampler) == [[Item(4, 40), Item(2, 20)], [Item(9, 90)]]
+        assert list(sampler) == list(sampler)

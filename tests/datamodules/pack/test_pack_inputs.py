@@ -1,0 +1,442 @@
+"""Inputs of the packer: folders, lists, LMDB, tars, and pairs."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+import tarfile
+
+import pytest
+
+from datamodules.pack import __main__ as pack
+from datamodules.pack import inputs as pack_lmdb
+from datamodules.pack.inputs import find_inputs, role_of
+from tests.datamodules.pictures import save
+
+
+@pytest.fixture(autouse=True)
+def _log(caplog):
+    caplog.set_level(logging.INFO)
+
+
+def keys(*arguments, **options):
+    return [entry.key for entry in find_inputs(*map(str, arguments), **options).entries]
+
+
+def tar(path, members):
+    with tarfile.open(path, "w") as file:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture
+def picture(tmp_path):
+    return save(tmp_path / "one.png").read_bytes()
+
+
+# ------------------------------------------------------------------------------------------- lists
+
+
+def test_a_list_keeps_its_order(tmp_path):
+    for name in ("z.png", "a/b.png", "a/c.png"):
+        save(tmp_path / name)
+    text = "\ufeff# of the best\nz.png\n\n  a/c.png  \r\na/../a/b.png\nz.png\n"
+    (tmp_path / "list.txt").write_text(text, encoding="utf-8")
+    assert keys(tmp_path / "list.txt") == ["z", "a/c", "a/b"]
+
+
+def test_a_list_of_paths_elsewhere(tmp_path):
+    paths = [save(tmp_path / "data" / name) for name in ("x/1.png", "y/1.png")]
+    (tmp_path / "lists").mkdir()
+    listing = tmp_path / "lists" / "all.lst"
+    listing.write_text("\n".join(map(str, paths)))
+    assert keys(listing) == ["x/1", "y/1"]
+
+
+def test_what_is_wrong_with_a_list(tmp_path, caplog):
+    save(tmp_path / "a.png")
+    listing = tmp_path / "list.txt"
+    listing.write_text("a.png\ngone.png\nnotes.doc\n")
+    assert pack.main([str(listing), str(tmp_path / "out")]) == 1
+    assert "refused (missing): " in caplog.text
+    assert "gone.png: no such file" in caplog.text
+    assert "notes.doc: not the name of an image" in caplog.text
+    for content, words in [
+        (b"", "empty list"),
+        (b"a\0b", "nor a list of paths"),
+        (b"\xff\xfe", "nor a list of paths"),
+    ]:
+        listing.write_bytes(content)
+        with pytest.raises(ValueError, match=words):
+            find_inputs(str(listing))
+
+
+def members(*arguments, **options):
+    found = find_inputs(*map(str, arguments), **options)
+    return {
+        entry.key: {suffix: place.where for suffix, place in entry.members.items()}
+        for entry in found.entries
+    }, [refused.message for refused in found.refused]
+
+
+def test_a_list_of_basicsr(tmp_path):
+    """Names with sizes, as in its meta_info files and LMDBs."""
+    for name in ("0001_s001.png", "x/b, c (1).png", "d (2,3).png"):
+        save(tmp_path / name)
+    text = "0001_s001.png (480,480,3)\nx/b, c (1).png (5, 7, 3) 1\nd (2,3).png\n"
+    (tmp_path / "meta_info.txt").write_text(text)
+    found, refused = members(tmp_path / "meta_info.txt")
+    assert refused == []
+    assert found == {
+        "0001_s001": {"png": str(tmp_path / "0001_s001.png")},
+        "x/b, c (1)": {"png": str(tmp_path / "x/b, c (1).png")},
+        "d (2,3)": {"png": str(tmp_path / "d (2,3).png")},
+    }
+
+
+LINES = {
+    "as it is": "gt/a b.png, lq/a b.jpg\ngt/c,d.png, lq/c,d.png\n",
+    "of Windows": "gt\\a b.png, lq\\a b.jpg\r\ngt/c,d.png,lq/c,d.png\r\n",
+    "with a mark": "\ufeff# hr, lr\n\n gt/a b.png ,  lq/a b.jpg \n\ngt/c,d.png, lq/c,d.png",
+}
+
+
+@pytest.mark.parametrize("kind", LINES)
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_list_of_pairs(tmp_path, kind, elsewhere):
+    """As Real-ESRGAN's generate_meta_info_pairdata writes them."""
+    root = tmp_path / "set"
+    for name in ("a b.png", "c,d.png"):
+        save(root / "gt" / name, (8, 6))
+        save(root / "lq" / name.replace("b.png", "b.jpg"), (4, 3))
+    listing = (tmp_path if elsewhere else root) / "meta_info.txt"
+    listing.write_text(LINES[kind], encoding="utf-8", newline="")
+    options = {"root": str(root)} if elsewhere else {}
+    found, refused = members(listing, **options)
+    assert refused == []
+    assert found == {
+        "gt/a b": {"hr.png": f"{root}/gt/a b.png", "lr.jpg": f"{root}/lq/a b.jpg"},
+        "gt/c,d": {"hr.png": f"{root}/gt/c,d.png", "lr.png": f"{root}/lq/c,d.png"},
+    }
+    more = ["--root", str(root)] if elsewhere else []
+    out = tmp_path / "out"
+    assert pack.main([str(listing), str(out), "--scale", "2", *more]) == 0
+    with tarfile.open(out / "shard-000000.tar") as file:
+        assert file.getnames() == [
+            "gt/a b.hr.png",
+            "gt/a b.lr.jpg",
+            "gt/c,d.hr.png",
+            "gt/c,d.lr.png",
+        ]
+
+
+def test_a_wrong_scale_of_listed_pairs_is_noticed_at_once(tmp_path, caplog):
+    save(tmp_path / "hr.png", (8, 6))
+    save(tmp_path / "lr.png", (4, 3))
+    (tmp_path / "list.txt").write_text("hr.png, lr.png\n")
+    assert pack.main([str(tmp_path / "list.txt"), str(tmp_path / "out"), "--scale", "4"]) == 2
+    assert "pairs of HR and LR do not fit scale 4" in caplog.text
+
+
+def test_a_file_whose_name_reads_like_a_pair(tmp_path):
+    for name in ("a.png, b.png", "#1.png", "a.png", "b.png"):
+        save(tmp_path / name)
+    (tmp_path / "list.txt").write_text("a.png, b.png\n#1.png\n# comment.png\n")
+    assert keys(tmp_path / "list.txt") == ["a_png, b", "#1"]
+
+
+def test_lines_that_cannot_be_read_are_named(tmp_path, caplog):
+    for name in ("a.png", "b.png", "c.png"):
+        save(tmp_path / name)
+    lines = ["a.png, b.png", "000 100 (720,1280,3)", "c.png", "a.png, c.png", "a.png, b.png"]
+    lines += ["b.png;c.png", "b.png, a.png, c.png", "c.png 7"]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    found, refused = members(tmp_path / "list.txt")
+    assert list(found) == ["a"]
+    where = f"{tmp_path}/list.txt, line"
+    begins = [message.removeprefix(where).partition(":")[0].strip() for message in refused]
+    assert sorted(begins) == ["2", "3", "4", "6", "7", "8"]
+    text = "\n".join(refused)
+    assert "line 3: it names one image, but" in text
+    assert "line 4: " in text
+    assert "b.png in an earlier line" in text
+    assert "line 7: 'b.png, a.png, c.png' can be read as several pairs" in text
+    assert "000 100: not the name of an image; expected one of" in text
+    assert pack.main([str(tmp_path / "list.txt"), str(tmp_path / "out")]) == 1
+    assert f"refused (unsupported): {where} 2: " in caplog.text
+
+
+def test_what_does_not_go_with_a_list_of_pairs(tmp_path, caplog):
+    save(tmp_path / "a.png")
+    (tmp_path / "list.txt").write_text("a.png, a.png")
+    with pytest.raises(ValueError, match="lists HR and LR: give it as SOURCE, without --lr"):
+        find_inputs(str(tmp_path / "list.txt"), str(tmp_path / "list.txt"))
+    assert pack.main(["a.tar", str(tmp_path / "out"), "--root", "b"]) == 2
+    assert "--root applies to the paths in a text file" in caplog.text
+
+
+def test_two_of_a_list_with_one_key(tmp_path):
+    save(tmp_path / "a.png")
+    save(tmp_path / "a.jpg")
+    (tmp_path / "list.txt").write_text("a.png\na.jpg\n")
+    with pytest.raises(ValueError, match=r"a.png and .*a.jpg would both have the key 'a'"):
+        find_inputs(str(tmp_path / "list.txt"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission(tmp_path, caplog):
+    save(tmp_path / "in" / "a.png").chmod(0)
+    assert pack.main([str(tmp_path / "in"), str(tmp_path / "out")]) == 1
+    assert "Permission denied" in caplog.text
+
+
+# ------------------------------------------------------------------------------------------ folders
+
+
+def test_a_pattern(tmp_path):
+    for name in ("x/hr/1.png", "y/hr/1.png", "y/lr/1.png"):
+        save(tmp_path / name)
+    assert keys(tmp_path / "*" / "hr" / "*.png") == ["x/hr/1", "y/hr/1"]
+
+
+def test_names_that_can_be_no_keys(tmp_path, caplog):
+    for name in (b"a\nb.png", b"\xff\xfe.png", b"__meta__/a.png", b"good.png"):
+        path = os.fsencode(tmp_path) + b"/in/" + name
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(save(tmp_path / "x.png").read_bytes())
+    assert pack.main([str(tmp_path / "in"), str(tmp_path / "out")]) == 1
+    assert "refused by reason: 3 unsafe name" in caplog.text
+    for words in ("unprintable characters", "not UTF-8", "readers skip"):
+        assert words in caplog.text
+    assert (tmp_path / "out" / "shard.report.json").read_text().count("unsafe name") == 4
+
+
+def test_hints(tmp_path):
+    (tmp_path / "x.lmdb").mkdir()
+    with pytest.raises(ValueError, match=r"no data\.mdb"):
+        find_inputs(str(tmp_path / "x.lmdb"))
+    (tmp_path / "a.tar").touch()
+    with pytest.raises(ValueError, match=r"has no images, but tars: give them as .*\*\.tar"):
+        find_inputs(str(tmp_path))
+    with pytest.raises(ValueError, match="single image"):
+        find_inputs(str(save(tmp_path / "y.png")))
+    with pytest.raises(ValueError, match="does not exist"):
+        find_inputs(str(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize("source", ["http://host/x.tar", "s3://bucket/folder", "pipe:cat x.tar"])
+def test_sources_elsewhere(source):
+    with pytest.raises(ValueError, match="download it first"):
+        find_inputs(source)
+
+
+def test_roles():
+    suffixes = ("png", "hr.jpg", "lr.webp", "txt", "hr.txt", "seg.png", "hr.", "lr.", "", "hr.rst")
+    roles = ["", "hr.", "lr.", None, None, None, "hr.", "lr.", "", None]
+    assert [role_of(suffix) for suffix in suffixes] == roles
+
+
+def test_the_digest_tells_inputs_apart(tmp_path):
+    save(tmp_path / "in" / "a.png")
+    first = find_inputs(str(tmp_path / "in")).digest()
+    assert find_inputs(str(tmp_path / "in")).digest() == first
+    save(tmp_path / "in" / "b.png")
+    assert find_inputs(str(tmp_path / "in")).digest() != first
+
+
+# --------------------------------------------------------------------------------------------- tars
+
+
+def test_tars_keep_keys_and_members(tmp_path, picture):
+    old = {"b.png": picture, "b.cls": b"3", "b.json": b"{}", "a/x.hr.png": picture}
+    tar(tmp_path / "old.tar", {**old, "a/x.pyd": b"evil"})
+    out = tmp_path / "out"
+    assert pack.main([str(tmp_path / "old.tar"), str(out), "--keep-duplicates"]) == 0
+    with tarfile.open(out / "shard-000000.tar") as file:
+        assert {name: file.extractfile(name).read() for name in file.getnames()} == old
+
+
+def test_tars_that_count_from_zero(tmp_path, picture, caplog):
+    for number in range(2):
+        tar(tmp_path / f"t{number}.tar", {"0.png": picture, "1.png": picture + bytes(number)})
+    pattern = str(tmp_path / "t{0..1}.tar")
+    assert pack.main([pattern, str(tmp_path / "out")]) == 2
+    assert "--shard-in-key" in caplog.text
+    assert keys(pattern, shard_in_key=True) == ["t0/0", "t0/1", "t1/0", "t1/1"]
+
+
+def test_tars_whose_samples_lie_apart(tmp_path, picture, caplog):
+    kinds = {"lr.png": save(tmp_path / "lr.png", (4, 3)).read_bytes(), "txt": b"x", "cls": b"3"}
+    members = {f"{n}.hr.png": picture + bytes(n) for n in range(3)}
+    members |= {f"{n}.{kind}": data for kind, data in kinds.items() for n in range(3)}
+    tar(tmp_path / "old.tar", members)
+    assert pack.main([str(tmp_path / "old.tar"), str(tmp_path / "out"), "--scale", "2"]) == 0
+    assert "3 images packed into 1 shard" in caplog.text
+    with tarfile.open(tmp_path / "out" / "shard-000000.tar") as file:
+        assert sorted(file.getnames()) == sorted(members)
+        assert [name[0] for name in file.getnames()] == list("000011112222")
+        assert {name: file.extractfile(name).read() for name in file.getnames()} == members
+
+
+def test_advice_about_tars_of_one_key_helps(tmp_path, picture, caplog):
+    one, other = (tmp_path / name / "0.tar" for name in ("x", "y"))
+    for path in (one, other):
+        path.parent.mkdir()
+        tar(path, {"a.png": picture})
+    for options in ([], ["--shard-in-key"]):
+        assert pack.main([f"{tmp_path}/{{x,y}}/0.tar", str(tmp_path / "out"), *options]) == 2
+        assert "both tars are called 0.tar: rename one, and set --shard-in-key" in caplog.text
+        caplog.clear()
+        assert pack.main([f"{tmp_path}/{{x,x}}/0.tar", str(tmp_path / "out"), *options]) == 2
+        assert "this tar is listed twice: list it once" in caplog.text
+    other.rename(tmp_path / "y" / "1.tar")
+    pattern = f"{tmp_path}/{{x/0,y/1}}.tar"
+    assert pack.main([pattern, str(tmp_path / "out"), "--shard-in-key"]) == 0
+
+
+@pytest.mark.parametrize("name", ["../evil.png", "/etc/evil.png", "a/../../evil.png"])
+def test_tars_that_lead_out_of_the_folder(tmp_path, picture, name, caplog):
+    tar(tmp_path / "old.tar", {name: picture})
+    assert pack.main([str(tmp_path / "old.tar"), str(tmp_path / "out")]) == 2
+    assert "leads out of its folder" in caplog.text
+
+
+def test_broken_tars(tmp_path, picture, caplog):
+    whole = tar(tmp_path / "old.tar", {"a.png": picture, "b.png": picture}).read_bytes()
+    (tmp_path / "old.tar").write_bytes(whole[:700])
+    assert pack.main([str(tmp_path / "old.tar"), str(tmp_path / "out")]) == 2
+    assert "truncated" in caplog.text
+    assert pack.main([str(tmp_path / "no*.tar"), str(tmp_path / "out")]) == 2
+    assert "matches no tar" in caplog.text
+
+
+def test_samples_that_are_no_pictures(tmp_path, picture, caplog):
+    members = {"a.txt": b"1", "b.png": picture, "b.jpg": picture, "c.png": picture}
+    tar(tmp_path / "old.tar", members)
+    assert pack.main([str(tmp_path / "old.tar"), str(tmp_path / "out")]) == 1
+    assert "refused by reason: 1 no image, 1 several images" in caplog.text
+
+
+def test_sources_are_never_overwritten(tmp_path, picture, caplog):
+    old = tar(tmp_path / "shard-000000.tar", {"a.png": picture})
+    before = old.read_bytes()
+    assert pack.main([str(old), str(tmp_path), "--overwrite"]) == 2
+    assert "would be replaced" in caplog.text
+    assert old.read_bytes() == before
+
+
+# --------------------------------------------------------------------------------------------- LMDB
+
+lmdb = pytest.importorskip("lmdb", reason="needs the optional package lmdb")
+
+
+def database(path, records, meta=None):
+    with lmdb.open(str(path), map_size=2**24) as environment, environment.begin(write=True) as txn:
+        for key, value in records.items():
+            txn.put(key, value)
+    if meta is not None:
+        (path / "meta_info.txt").write_text(meta)
+    return path
+
+
+def test_basicsr(tmp_path, picture):
+    meta = "b_s001.png (6,8,3) 1\na.png (6,8,3) 1\n"
+    records = {b"a": picture, b"b_s001": picture + b"1", b"not in it": picture + b"2"}
+    path = database(tmp_path / "x.lmdb", records, meta)
+    out = tmp_path / "out"
+    assert pack.main([str(path), str(out)]) == 0
+    with tarfile.open(out / "shard-000000.tar") as file:
+        assert file.getnames() == ["b_s001.png", "a.png"]
+        assert file.extractfile("a.png").read() == picture
+
+
+def test_a_list_with_a_byte_order_mark(tmp_path, picture):
+    path = database(tmp_path / "x.lmdb", {b"a": picture}, "\ufeffa.png (6,8,3) 1\r\n")
+    found = find_inputs(str(path))
+    assert [entry.key for entry in found.entries] == ["a"]
+
+
+def test_plain_keys(tmp_path, picture):
+    jpeg = save(tmp_path / "x.jpg").read_bytes()
+    records = {b"sub/b.JPG": jpeg, b"a": picture, b"__len__": b"2", b"v1.0": picture + b"1"}
+    out = tmp_path / "out"
+    assert pack.main([str(database(tmp_path / "plain", records)), str(out)]) == 0
+    with tarfile.open(out / "shard-000000.tar") as file:
+        assert file.getnames() == ["a.png", "sub/b.jpg", "v1_0.png"]
+
+
+def test_bad_records(tmp_path, picture, caplog):
+    records = {b"../x": picture, b"\xff": picture, b"text": b"no image", b"good": picture}
+    assert pack.main([str(database(tmp_path / "bad", records)), str(tmp_path / "out")]) == 1
+    assert "refused by reason: 2 unsafe name, 1 not an image" in caplog.text
+    database(tmp_path / "meta", {b"a": picture}, "a.png (6,8,3) 1\ngone.png (6,8,3) 1\n")
+    assert pack.main([str(tmp_path / "meta"), str(tmp_path / "other")]) == 1
+    assert "gone: meta_info.txt has it, but the database does not" in caplog.text
+    database(tmp_path / "line", {b"a": picture}, "a.png\n")
+    with pytest.raises(ValueError, match=r"meta_info.txt, line 1: 'a.png'; expected"):
+        find_inputs(str(tmp_path / "line"))
+
+
+def test_broken_databases(tmp_path, picture):
+    (tmp_path / "noise").mkdir()
+    (tmp_path / "noise" / "data.mdb").write_bytes(bytes(range(256)) * 100)
+    (tmp_path / "zero").mkdir()
+    (tmp_path / "zero" / "data.mdb").touch()
+    cut = database(tmp_path / "cut", {b"%d" % n: picture * 50 for n in range(40)}) / "data.mdb"
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    for name in ("noise", "zero", "cut"):
+        with pytest.raises(ValueError, match="not a readable LMDB"):
+            find_inputs(str(tmp_path / name))
+    with pytest.raises(ValueError, match="has no images: it is empty"):
+        find_inputs(str(database(tmp_path / "empty", {})))
+
+
+def test_pairs_of_databases(tmp_path):
+    hr, lr = (save(tmp_path / f"{n}.png", (n, n)).read_bytes() for n in (8, 4))
+    database(tmp_path / "hr", {b"a": hr})
+    database(tmp_path / "lr", {b"ax2": lr})
+    arguments = [str(tmp_path / "hr"), str(tmp_path / "out"), "--lr", str(tmp_path / "lr")]
+    assert pack.main([*arguments, "--scale", "2", "--lr-suffix", "x{scale}"]) == 0
+    with tarfile.open(tmp_path / "out" / "shard-000000.tar") as file:
+        assert file.getnames() == ["a.hr.png", "a.lr.png"]
+
+
+def test_without_the_package(tmp_path, picture, monkeypatch):
+    path = database(tmp_path / "x", {b"a": picture})
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    pack_lmdb._opened.cache_clear()
+    with pytest.raises(ValueError, match=r"pip install -c constraints.txt -e '\.\[lmdb\]'"):
+        find_inputs(str(path))
+
+
+# -------------------------------------------------------------------------------------------- pairs
+
+
+def test_a_wrong_pair_among_good_ones(tmp_path, caplog):
+    for number in range(3):
+        save(tmp_path / "hr" / f"{number}.png", (8, 6), seed=number)
+        save(tmp_path / "lr" / f"{number}.png", (4, 3 if number else 2), seed=number)
+    arguments = [str(tmp_path / "hr"), str(tmp_path / "out"), "--lr", str(tmp_path / "lr")]
+    assert pack.main([*arguments, "--scale", "2"]) == 1
+    assert "0.png: the pair does not fit scale 2: HR 8x6, LR 4x2, expected HR 8x4" in caplog.text
+    assert "2 images packed" in caplog.text
+
+
+def test_partners_are_missing(tmp_path):
+    save(tmp_path / "hr" / "a.png")
+    save(tmp_path / "lr" / "b.png")
+    with pytest.raises(ValueError, match=r"1 of .*hr have no LR: a; 1 of .*lr have no HR: b"):
+        find_inputs(str(tmp_path / "hr"), str(tmp_path / "lr"))
+
+
+def test_tars_are_no_partners(tmp_path, picture):
+    save(tmp_path / "hr" / "a.png")
+    tar(tmp_path / "lr.tar", {"a.png": picture})
+    with pytest.raises(ValueError, match="without --lr"):
+        find_inputs(str(tmp_path / "hr"), str(tmp_path / "lr.tar"))

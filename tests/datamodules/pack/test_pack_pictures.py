@@ -1,0 +1,391 @@
+"""Processing by the packer: encodings, crops, shrinking, and refused images."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+
+from datamodules.files.decode import decode
+from datamodules.files.restart import decode_crop
+from datamodules.pack.images import Encoding, Grid, Recipe, bounded, parse_encoding, places, process
+from datamodules.pack.inputs import Entry, File, role_of
+from tests.datamodules.files.test_decode import chunk, png_16
+from tests.datamodules.pictures import pixels, save
+from tests.datamodules.profiles import grey_profile
+
+PNG, WEBP, JPEG = Encoding("png"), Encoding("webp"), Encoding("jpeg", 95)
+
+
+def outcome(path, recipe=None, lr=None):
+    suffix = path.suffix.removeprefix(".")
+    members = {suffix: File(str(path))}
+    if lr is not None:
+        members = {f"hr.{suffix}": File(str(path)), f"lr.{lr.suffix[1:]}": File(str(lr))}
+    return process(recipe or Recipe(), Entry(path.stem, members))
+
+
+def only(found):
+    assert not found.reason, found.message
+    [(key, members)] = found.samples
+    return key, members
+
+
+def picture(members, role=""):
+    [data] = [data for suffix, data in members.items() if role_of(suffix) == role]
+    return decode(data, "packed")
+
+
+def encoded(array, kind="PNG", **options):
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def wide_profile():
+    """An RGB profile far from sRGB: its green is sRGB's red."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    at = {bytes(data[n : n + 4]): n for n in range(128, 128 + 12 * 20, 4)}
+    red, green = at[b"rXYZ"], at[b"gXYZ"]
+    data[red : red + 4], data[green : green + 4] = b"gXYZ", b"rXYZ"
+    return bytes(data)
+
+
+# ---------------------------------------------------------------------------------------- encodings
+
+
+@pytest.mark.parametrize("encoding", [PNG, WEBP])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK", "turned", "profile"])
+def test_lossless_kinds_lose_nothing(tmp_path, encoding, mode):
+    """Every reader sees the same colours, with and without profiles."""
+    image = Image.fromarray(pixels((9, 7)))
+    path, options = tmp_path / "a.tif", {}
+    if mode == "RGBA":
+        image.putalpha(Image.fromarray(pixels((9, 7), 1)[..., 0] // 128 * 255))
+    elif mode == "turned":
+        path, options = tmp_path / "a.jpg", {"exif": Image.Exif()}
+        options["exif"][0x0112] = 6
+    elif mode == "profile":
+        options["icc_profile"] = wide_profile()
+    else:
+        image = image.convert(mode)
+    image.save(path, **options)
+    original = path.read_bytes()
+    _, members = only(outcome(path, Recipe(encoding=encoding)))
+    assert list(members) == [encoding.kind]
+    for srgb in (False, True):
+        before, after = decode(original, "before", srgb), decode(members[encoding.kind], "", srgb)
+        np.testing.assert_array_equal(before.rgb, after.rgb)
+        if mode == "RGBA":
+            np.testing.assert_array_equal(before.alpha, after.alpha)
+    if mode == "profile":
+        plain = decode(original, "", srgb=False).rgb
+        assert (decode(original, "", srgb=True).rgb != plain).any()  # else this tests nothing
+
+
+def test_profiles_of_16_bit_grey_are_applied(tmp_path):
+    """Cut images are written as RGB, which such a profile does not describe."""
+    deep = np.random.default_rng(0).integers(0, 65536, (8, 8, 1)).astype(np.uint16)
+    profile = chunk(b"iCCP", b"icc\0\0" + zlib.compress(grey_profile()))
+    (tmp_path / "a.png").write_bytes(png_16(deep, 0, profile))
+    _, members = only(outcome(tmp_path / "a.png", Recipe(crop=8, step=8)))
+    expected = decode((tmp_path / "a.png").read_bytes(), "", srgb=True).rgb
+    assert (expected != deep).any()  # else this tests nothing
+    np.testing.assert_array_equal(decode(members["png"], "", srgb=True).rgb, expected)
+
+
+def test_profiles_of_ink_are_applied_when_they_cannot_be_kept(tmp_path):
+    image = Image.fromarray(pixels((9, 7))).convert("L")
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    image.save(tmp_path / "a.png", icc_profile=profile)  # an unsuitable profile is ignored
+    _, members = only(outcome(tmp_path / "a.png", Recipe(crop=7, step=7, thresh=9)))
+    expected = decode((tmp_path / "a.png").read_bytes(), "").rgb[:7, :7]
+    np.testing.assert_array_equal(picture(members).rgb, expected)
+
+
+def test_sixteen_bits(tmp_path):
+    import cv2
+
+    deep = np.random.default_rng(0).integers(0, 65536, (40, 30, 3), dtype=np.uint16)
+    cv2.imwrite(str(tmp_path / "a.png"), deep)
+    cv2.imwrite(str(tmp_path / "b.tiff"), deep)
+    _, members = only(outcome(tmp_path / "b.tiff", Recipe(encoding=PNG)))
+    np.testing.assert_array_equal(picture(members).rgb, deep[..., ::-1])
+    _, members = only(outcome(tmp_path / "a.png", Recipe(crop=30, step=30, thresh=99)))
+    np.testing.assert_array_equal(picture(members).rgb, deep[:30, :, ::-1])
+    _, members = only(outcome(tmp_path / "a.png", Recipe(long_side=20)))
+    small = picture(members).rgb
+    assert (small.dtype, small.shape) == (np.uint16, (20, 15, 3))
+    assert abs(float(small.mean()) - deep.mean()) < 600
+    for encoding in (WEBP, JPEG):
+        found = outcome(tmp_path / "a.png", Recipe(encoding=encoding))
+        assert found.reason == "16 bits"
+        assert "--encode png" in found.message
+
+
+def test_what_is_of_the_kind_already_is_kept(tmp_path):
+    webp = save(tmp_path / "a.webp")  # lossy
+    assert only(outcome(webp, Recipe(encoding=WEBP)))[1] == {"webp": webp.read_bytes()}
+    _, members = only(outcome(webp, Recipe(encoding=PNG)))
+    np.testing.assert_array_equal(picture(members).rgb, decode(webp.read_bytes(), "").rgb)
+
+
+def test_jpeg_has_the_quality_and_srgb(tmp_path):
+    smooth = np.asarray(Image.fromarray(pixels((5, 4))).resize((120, 90), Image.Resampling.BICUBIC))
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(smooth, icc_profile=wide_profile()))
+    sizes = {}
+    for quality in (30, 97):
+        _, members = only(outcome(path, Recipe(encoding=Encoding("jpeg", quality))))
+        sizes[quality] = len(members["jpg"])
+    assert sizes[30] < sizes[97]
+    packed = decode(members["jpg"], "")
+    assert packed.icc is None
+    expected = decode(path.read_bytes(), "", srgb=True).rgb.astype(int)
+    assert np.abs(packed.rgb - expected).mean() < 3
+
+
+def test_alpha_in_jpeg_is_counted(tmp_path):
+    image = Image.fromarray(np.dstack([pixels(), pixels()[..., 0]]))
+    image.save(tmp_path / "a.png")
+    found = outcome(tmp_path / "a.png", Recipe(encoding=JPEG))
+    assert found.notes == ("images whose alpha was left out, as JPEG has none",)
+
+
+def test_webp_has_limits(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(np.zeros((2, 16384, 3), np.uint8)))
+    assert outcome(path, Recipe(encoding=WEBP)).reason == "too large for WebP"
+    assert not outcome(path, Recipe(encoding=PNG)).reason
+
+
+def test_encodings_of_the_command_line():
+    assert parse_encoding("jpeg:90") == Encoding("jpeg", 90)
+    assert str(parse_encoding("jpeg:90")) == "jpeg:90"
+    assert parse_encoding("keep") == Encoding("keep")
+    for text in ("jpeg", "jpeg:0", "jpeg:101", "JPEG:5", "webp:80", ""):
+        with pytest.raises(Exception, match="is not an encoding"):
+            parse_encoding(text)
+
+
+# ---------------------------------------------------------------------------------- restart markers
+
+
+def test_crops_can_be_read_from_new_jpegs(tmp_path):
+    path = save(tmp_path / "a.png", (300, 170))
+    recipe = Recipe(encoding=JPEG, restart_markers=True)
+    _, members = only(outcome(path, recipe))
+    assert list(members) == ["jpg", "rst"]
+    offsets = np.frombuffer(members["rst"], "<u4")
+    crop = decode_crop(members["jpg"], offsets, 50, 60, 64, 96)
+    np.testing.assert_array_equal(crop, picture(members).rgb[50:114, 60:156])
+
+
+def test_jpegs_without_jpegtran_are_kept_and_counted(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    path = save(tmp_path / "a.jpg", (64, 48))
+    recipe = Recipe(encoding=JPEG, restart_markers=True)
+    found = outcome(path, recipe)
+    assert only(found)[1] == {"jpg": path.read_bytes()}
+    assert found.notes == ("images kept without restart markers",)
+
+
+def test_jpegs_that_have_markers_need_no_jpegtran(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    save(tmp_path / "a.png", (64, 48))
+    recipe = Recipe(encoding=JPEG, restart_markers=True)
+    _, first = only(outcome(tmp_path / "a.png", recipe))
+    (tmp_path / "b.jpg").write_bytes(first["jpg"])
+    assert only(outcome(tmp_path / "b.jpg", recipe))[1] == first
+
+
+@pytest.mark.skipif(shutil.which("jpegtran") is None, reason="needs the program jpegtran")
+def test_jpegs_are_transcoded_without_loss(tmp_path):
+    path = save(tmp_path / "a.jpg", (200, 100))
+    _, members = only(outcome(path, Recipe(restart_markers=True)))
+    np.testing.assert_array_equal(picture(members).rgb, decode(path.read_bytes(), "").rgb)
+    crop = decode_crop(members["jpg"], np.frombuffer(members["rst"], "<u4"), 10, 20, 40, 50)
+    np.testing.assert_array_equal(crop, picture(members).rgb[10:50, 20:70])
+
+
+def test_offsets_of_a_kept_picture_are_kept(tmp_path):
+    files = {"hr.jpg": save(tmp_path / "a.jpg"), "hr.rst": tmp_path / "a.rst"}
+    files["hr.rst"].write_bytes(b"12345678")
+    entry = Entry("a", {suffix: File(str(path)) for suffix, path in files.items()})
+    assert only(process(Recipe(), entry))[1]["hr.rst"] == b"12345678"
+    _, members = only(process(Recipe(encoding=PNG), entry))
+    assert list(members) == ["hr.png"]  # they would belong to another file
+
+
+# ------------------------------------------------------------------------------- cutting, shrinking
+
+
+@pytest.mark.parametrize(
+    ("length", "grid", "expected"),
+    [
+        (2040, Grid(480, 240), [0, 240, 480, 720, 960, 1200, 1440, 1560]),  # DIV2K, as BasicSR
+        (960, Grid(480, 240), [0, 240, 480]),
+        (961, Grid(480, 240, 1), [0, 240, 480]),
+        (962, Grid(480, 240, 1), [0, 240, 480, 482]),
+        (5, Grid(5, 3), [0]),
+    ],
+)
+def test_places_are_those_of_basicsr(length, grid, expected):
+    assert places(length, grid) == expected
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 70), st.integers(0, 70))
+def test_squares_cover_the_side(size, more, step, thresh):
+    found = places(size + more, Grid(size, step, thresh))
+    assert found == sorted(set(found))
+    assert found[0] == 0
+    assert 0 <= size + more - (found[-1] + size) <= thresh
+
+
+def test_squares(tmp_path):
+    path = save(tmp_path / "a.png", (10, 7))
+    found = outcome(path, Recipe(crop=4, step=3))
+    whole = pixels((10, 7))
+    corners = [(top, left) for top in (0, 3) for left in (0, 3, 6)]
+    assert [key for key, _ in found.samples] == [f"a_s00{n}" for n in range(1, 7)]
+    for (top, left), (_, members) in zip(corners, found.samples, strict=True):
+        np.testing.assert_array_equal(picture(members).rgb, whole[top : top + 4, left : left + 4])
+    assert outcome(path, Recipe(crop=8, step=8)).reason == "too small"
+
+
+@pytest.mark.parametrize("size", [(12, 8), (13, 9)])  # and pixels that readers cut off
+def test_pairs_are_cut_alike(tmp_path, size):
+    hr, lr = save(tmp_path / "a.png", size, 1), save(tmp_path / "lr" / "a.png", (6, 4), 2)
+    recipe = Recipe(scale=2.0, crop=4, step=4, encoding=JPEG)
+    found = outcome(hr, recipe, lr)
+    assert len(found.samples) == 6
+    for number, (_, members) in enumerate(found.samples):
+        row, column = divmod(number, 3)
+        assert list(members) == ["hr.jpg", "lr.png"]  # an LR is lossless
+        expected = pixels((6, 4), 2)[2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+        np.testing.assert_array_equal(picture(members, "lr.").rgb, expected)
+    lossless = Recipe(scale=2.0, crop=4, step=4)
+    _, members = outcome(hr, lossless, lr).samples[5]
+    np.testing.assert_array_equal(picture(members, "hr.").rgb, pixels(size, 1)[4:8, 8:12])
+
+
+def test_pairs_of_other_sizes(tmp_path):
+    hr, lr = save(tmp_path / "a.png", (12, 8)), save(tmp_path / "lr" / "a.png", (6, 5))
+    found = outcome(hr, Recipe(scale=2.0), lr)
+    assert found.reason == "sizes of the pair"
+    assert "HR 12x8, LR 6x5, expected HR 12x10" in found.message
+    assert outcome(hr, Recipe(long_side=6), lr).reason == "cannot be shrunk"
+    assert outcome(hr, Recipe(crop=4, step=4), lr).reason == "no scale"
+
+
+def test_bounds():
+    assert bounded((200, 100), 100, None) == (100, 50)
+    assert bounded((200, 100), None, 60) == (120, 60)
+    assert bounded((100, 200), 100, 60) == (50, 100)
+    assert bounded((100, 50), 100, 50) == (100, 50)
+    assert bounded((1000, 1), 10, None) == (10, 1)
+
+
+def test_only_large_pictures_are_shrunk(tmp_path):
+    small = save(tmp_path / "small.jpg", (30, 20))
+    assert only(outcome(small, Recipe(long_side=30)))[1] == {"jpg": small.read_bytes()}
+    large = save(tmp_path / "large.jpg", (60, 40))
+    found = outcome(large, Recipe(long_side=30))
+    _, members = only(found)
+    assert found.notes == ("images shrunk",)
+    expected = Image.fromarray(decode(large.read_bytes(), "").rgb)
+    expected = np.asarray(expected.resize((30, 20), Image.Resampling.LANCZOS))
+    assert list(members) == ["png"]
+    np.testing.assert_array_equal(picture(members).rgb, expected)
+
+
+def test_the_minimum_is_about_what_is_written(tmp_path):
+    path = save(tmp_path / "a.png", (60, 20))
+    assert not outcome(path, Recipe(min_side=20)).reason
+    found = outcome(path, Recipe(min_side=20, long_side=30))
+    assert (found.reason, "30x10; --min-side is 20" in found.message) == ("too small", True)
+
+
+def test_bombs_are_not_decoded(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.png", (100, 100))
+    monkeypatch.setattr("datamodules.files.decode.decode", None)
+    found = outcome(path, Recipe(max_pixels=9999))
+    assert found.reason == "too large"
+    assert "--max-pixels" in found.message
+
+
+def test_a_limit_above_that_of_pillow(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.png", (100, 100))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert not outcome(path).reason
+    assert Image.MAX_IMAGE_PIXELS == 1000
+
+
+# ------------------------------------------------------------------------------ captions, metadata
+
+
+def test_sidecars(tmp_path):
+    path = save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("\ufeffa red barn \r\n", encoding="utf-8")
+    (tmp_path / "a.json").write_text('{"caption": "a blue barn", "year": 1900}')
+    _, members = only(outcome(path))
+    assert members["txt"] == b"a red barn"
+    assert json.loads(members["json"])["year"] == 1900
+    assert only(outcome(path, Recipe(captions="caption")))[1]["txt"] == b"a blue barn"
+    found = outcome(path, Recipe(captions="title"))
+    assert "txt" not in only(found)[1]
+    assert found.notes == ("images without a caption",)
+    assert list(only(outcome(path, Recipe(sidecars=False)))[1]) == ["png"]
+    cut = outcome(path, Recipe(crop=4, step=4)).samples
+    assert all(members["txt"] == b"a red barn" for _, members in cut)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.txt", b"\xff", "broken caption"),
+        ("a.json", b'{"caption": ', "broken metadata"),
+        ("a.json", b'{"caption": 3}', "broken caption"),
+        ("a.json", b"[" * 100_000, "broken metadata"),
+    ],
+)
+def test_broken_sidecars(tmp_path, name, content, reason):
+    path = save(tmp_path / "a.png")
+    (tmp_path / name).write_bytes(content)
+    captions = None if name == "a.txt" else "caption"
+    found = outcome(path, Recipe(captions=captions))
+    assert found.reason == reason
+    assert str(path) in found.message
+
+
+def test_further_pictures_of_a_sample(tmp_path):
+    path, mask = save(tmp_path / "a.png"), save(tmp_path / "mask.png")
+    entry = Entry("a", {"png": File(str(path)), "mask.png": File(str(mask))})
+    assert list(only(process(Recipe(), entry))[1]) == ["png", "mask.png"]
+    assert process(Recipe(crop=4, step=4), entry).reason == "further images"
+
+
+def test_equal_pictures_have_equal_digests(tmp_path):
+    one = outcome(save(tmp_path / "a.png"))
+    (tmp_path / "a.txt").write_text("with words")
+    assert outcome(tmp_path / "a.png", Recipe(encoding=WEBP)).digest == one.digest
+    assert outcome(save(tmp_path / "b.png", seed=1)).digest != one.digest
+    pair = outcome(tmp_path / "a.png", lr=tmp_path / "a.png")
+    assert pair.digest != one.digest
+
+
+@pytest.mark.parametrize("cut", [0, 1, 30, 100, -1])
+def test_broken_pictures(tmp_path, cut):
+    path = save(tmp_path / "a.jpg", (64, 48))
+    path.write_bytes(path.read_bytes()[:cut])
+    for recipe in (Recipe(), Recipe(encoding=WEBP), Recipe(encoding=JPEG, restart_markers=True)):
+        found = outcome(path, recipe)
+        assert found.samples == []
+        assert found.reason in ("empty", "truncated", "damaged", "not an image")

@@ -1,0 +1,713 @@
+"""The cache of remote shards: its limit, its users, and the remains of a killed process."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import numpy as np
+import pytest
+import xxhash
+from torch.utils.data import DataLoader
+
+from datamodules.files.paths import parse_bytes
+from datamodules.shards import cache as cache_module
+from datamodules.shards import cache as read_ahead
+from datamodules.shards import reader as shard_reader
+from datamodules.shards import remote as retry
+from datamodules.shards.cache import DiskCache, ReadAhead, Wanted
+from datamodules.shards.remote import Patience, RemoteError
+from datamodules.shards.shards import Shards
+from tests.datamodules.pictures import pixels
+from tests.datamodules.server import serving
+from tests.datamodules.shards.test_shards import indexed, picture, write
+
+HASTE = Patience(retries=2, deadline=60.0, stall=20.0)  # longer than any test waits
+SIZE = 100_000
+FIFTH = ("GET", "/t-5.tar")
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch):
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(cache_module, "ROOM_PAUSE", 0.0)
+    monkeypatch.setattr(read_ahead, "PAUSE", 0.01)
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Files f0 to f9 of 100,000 bytes."""
+    (tmp_path / "served").mkdir()
+    with serving(tmp_path / "served") as state:
+        for number in range(10):
+            (state.root / f"f{number}").write_bytes(content(number))
+        yield state
+
+
+def content(number, size=SIZE):
+    return np.random.default_rng(number).bytes(size)
+
+
+def wanted(server, number, size=SIZE):
+    data = content(number, size)
+    return Wanted(f"{server.url}/f{number}", "v1", size, xxhash.xxh3_128_hexdigest(data))
+
+
+def cache_of(tmp_path, files=100, downloads=0):
+    return DiskCache(tmp_path / "cache", files * SIZE, HASTE, downloads)
+
+
+def names(tmp_path):
+    return sorted(p.name[17:] for p in (tmp_path / "cache").iterdir() if p.is_file())
+
+
+def age(path, seconds):
+    """Make a file look as if it was last used some time ago."""
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.01)
+
+
+def test_a_file_is_fetched_once(server, tmp_path):
+    path = cache_of(tmp_path).fetch(wanted(server, 0))
+    assert path.read_bytes() == content(0)
+    assert cache_of(tmp_path).fetch(wanted(server, 0)) == path
+    assert server.got("f0") == 1
+
+
+def test_versions_are_files_of_their_own(server, tmp_path):
+    cache = cache_of(tmp_path)
+    first = cache.fetch(wanted(server, 0))
+    assert cache.fetch(wanted(server, 0)._replace(version="v2")) != first
+
+
+def test_a_file_of_another_size_is_fetched_again(server, tmp_path):
+    cache = cache_of(tmp_path)
+    path = cache.fetch(wanted(server, 0))
+    path.write_bytes(b"short")
+    assert cache.fetch(wanted(server, 0)).read_bytes() == content(0)
+
+
+def test_checksum_is_compared(server, tmp_path, caplog):
+    (server.root / "f0").write_bytes(content(77))
+    cache = cache_of(tmp_path)
+    assert cache.fetch(wanted(server, 0)) is None
+    assert server.got("f0") == HASTE.retries + 1
+    assert names(tmp_path) == []
+    assert "is not the file that was indexed" in caplog.text
+    assert cache.fetch(wanted(server, 0)) is None
+    assert server.got("f0") == HASTE.retries + 1  # it is known now
+
+
+def test_unreachable(server, tmp_path):
+    server.always = 503
+    with pytest.raises(RemoteError, match=r"3 attempts .*HTTP status 503"):
+        cache_of(tmp_path).fetch(wanted(server, 0))
+    server.always = None
+    assert cache_of(tmp_path).fetch(wanted(server, 0))
+
+
+# ---------------------------------------------------------------------------------------- its limit
+
+
+def test_least_recently_used_goes_first(server, tmp_path):
+    cache = cache_of(tmp_path, files=3)
+    for number in range(3):
+        age(cache.fetch(wanted(server, number)), 100 - number)
+    cache.fetch(wanted(server, 0))  # used again
+    cache.fetch(wanted(server, 3))
+    assert names(tmp_path) == ["f0", "f2", "f3"]
+
+
+def test_an_open_file_can_be_read_on(server, tmp_path):
+    cache = cache_of(tmp_path, files=1)
+    with cache.fetch(wanted(server, 0)).open("rb") as file:
+        cache.fetch(wanted(server, 1))
+        assert names(tmp_path) == ["f1"]
+        assert file.read() == content(0)
+
+
+def test_what_is_next_is_not_removed(server, tmp_path, caplog):
+    owner, other = cache_of(tmp_path, files=2), cache_of(tmp_path, files=2)
+    for number in range(2):
+        other.fetch(wanted(server, number))
+    owner.read_ahead([wanted(server, 0), wanted(server, 1)])
+    assert other.fetch(wanted(server, 2)) is None
+    assert other.fetch(wanted(server, 3)) is None
+    message = "smaller than what is read at the same time: 2 shards are in use or next"
+    assert caplog.text.count(message) == 1
+    assert names(tmp_path) == ["f0", "f1"]
+    owner.read_ahead([wanted(server, 1)])
+    assert other.fetch(wanted(server, 2))
+    assert names(tmp_path) == ["f1", "f2"]
+    owner.close()
+    assert other.fetch(wanted(server, 3))
+    assert other.fetch(wanted(server, 4))
+    assert names(tmp_path) == ["f3", "f4"]
+    assert list((tmp_path / "cache" / "claims").iterdir()) == []
+
+
+def test_a_file_larger_than_the_cache(server, tmp_path, caplog):
+    cache = DiskCache(tmp_path / "cache", SIZE - 1, HASTE)
+    assert cache.fetch(wanted(server, 0)) is None
+    assert "raise Shards.cache_size" in caplog.text
+    assert server.got("f0") == 0
+
+
+def test_room_for_files_of_unknown_size(server, tmp_path):
+    """Nothing can be reserved for them, so room is made after the download."""
+    cache, owner = cache_of(tmp_path, files=2), cache_of(tmp_path, files=2)
+    for number in range(4):
+        age(cache.fetch(Wanted(f"{server.url}/f{number}")), 100 - number)
+        assert names(tmp_path) == [f"f{n}" for n in range(max(0, number - 1), number + 1)]
+    owner.read_ahead([Wanted(f"{server.url}/f2"), Wanted(f"{server.url}/f3")])
+    assert cache.fetch(Wanted(f"{server.url}/f4")).read_bytes() == content(4)
+    assert names(tmp_path) == ["f2", "f3", "f4"]  # the least recently used one is gone
+    cache.fetch(Wanted(f"{server.url}/f5"))
+    assert names(tmp_path) == ["f2", "f3", "f5"]
+
+
+def test_no_room_is_not_looked_for_at_each_sample(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_module, "ROOM_PAUSE", 60.0)
+    cache = DiskCache(tmp_path / "cache", SIZE - 1, HASTE)
+    assert cache.fetch(wanted(server, 0)) is None
+    monkeypatch.setattr(cache, "_lock", None)  # fails if a lock is taken
+    assert cache.fetch(wanted(server, 0)) is None
+
+
+def claim_and_wait(folder, names, ready):
+    cache = DiskCache(folder, 10 * SIZE, HASTE, 0)
+    cache.read_ahead([Wanted(*name) for name in names])
+    ready.set()
+    time.sleep(600)
+
+
+def test_claims_end_with_their_process(server, tmp_path):
+    cache = cache_of(tmp_path, files=1)
+    cache.fetch(wanted(server, 0))
+    ready = FORK.Event()
+    process = FORK.Process(
+        target=claim_and_wait, args=(tmp_path / "cache", [tuple(wanted(server, 0))], ready)
+    )
+    process.start()
+    try:
+        assert ready.wait(120)
+        assert cache.fetch(wanted(server, 1)) is None
+    finally:
+        process.kill()
+        process.join()
+    assert cache.fetch(wanted(server, 1))
+    assert list((tmp_path / "cache" / "claims").iterdir()) == []
+
+
+def test_claims_survive_a_worker_that_ends(server, tmp_path):
+    owner, other = cache_of(tmp_path, files=1), cache_of(tmp_path, files=1)
+    other.fetch(wanted(server, 0))
+    owner.read_ahead([wanted(server, 0)])
+    process = FORK.Process(target=owner.close)  # as a worker's copy may do when it ends
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert other.fetch(wanted(server, 1)) is None
+
+
+# -------------------------------------------------------------------------------------- a full disk
+
+
+def full(monkeypatch, times):
+    """Fill the disk in the middle of the first ``times`` downloads."""
+    download, left = cache_module.download, [times]
+
+    def filled(url, part, size, *rest):
+        if left[0]:
+            left[0] -= 1
+            part.write_bytes(b"x" * 10)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        part.write_bytes(b"")
+        download(url, part, size, *rest)
+
+    monkeypatch.setattr(cache_module, "download", filled)
+
+
+def test_full_disk_makes_room(server, tmp_path, monkeypatch):
+    cache = cache_of(tmp_path)
+    for number in range(3):
+        age(cache.fetch(wanted(server, number)), 100 - number)
+    full(monkeypatch, times=1)
+    assert cache.fetch(wanted(server, 3)).read_bytes() == content(3)
+    assert names(tmp_path) == ["f1", "f2", "f3"]
+
+
+def test_full_disk_without_anything_to_remove(server, tmp_path, monkeypatch, caplog):
+    cache = cache_of(tmp_path)
+    full(monkeypatch, times=9)
+    assert cache.fetch(wanted(server, 0)) is None
+    assert cache.fetch(wanted(server, 1)) is None
+    assert caplog.text.count("is full, and nothing in the cache can be removed") == 1
+    assert names(tmp_path) == []
+
+
+def test_full_disk_is_tried_again_later(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_module, "FULL_PAUSE", 0.0)
+    cache = cache_of(tmp_path)
+    full(monkeypatch, times=1)
+    assert cache.fetch(wanted(server, 0)) is None
+    assert cache.fetch(wanted(server, 0)).read_bytes() == content(0)
+
+
+def test_room_is_made_before_the_disk_is_full(server, tmp_path, monkeypatch):
+    cache = cache_of(tmp_path)
+    cache.fetch(wanted(server, 0))
+    usage = type("Usage", (), {"free": SIZE - 1})
+    monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda folder: usage)
+    assert cache.fetch(wanted(server, 1))
+    assert names(tmp_path) == ["f1"]
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A disk of 256 KiB."""
+    place = tmp_path / "cache"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)]
+    if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_really_full_disk(server, tmp_path, tiny_disk, caplog):
+    cache = cache_of(tmp_path)
+    for number in range(4):
+        assert cache.fetch(wanted(server, number)).read_bytes() == content(number)
+    assert names(tmp_path) == ["f2", "f3"]
+    cache.read_ahead([wanted(server, 2), wanted(server, 3)])
+    assert cache.fetch(wanted(server, 4)) is None
+    (server.root / "large").write_bytes(content(0, 300_000))
+    unknown = Wanted(f"{server.url}/large")  # the disk is full before the size is known
+    assert cache.fetch(unknown) is None
+    assert "is full, and nothing in the cache can be removed" in caplog.text
+    assert names(tmp_path) == ["f2", "f3"]
+
+
+# -------------------------------------------------------------------------------- several processes
+
+
+def fetch_all(folder, files, results):
+    cache = DiskCache(folder, 100 * SIZE, HASTE, 0)
+    results.put([cache.fetch(Wanted(*file)).read_bytes() for file in files])
+
+
+def test_two_writers_of_one_file(server, tmp_path):
+    """One process fetches each file, and both get it complete."""
+    files = [tuple(wanted(server, number)) for number in range(5)]
+    results = FORK.Queue()
+    processes = [
+        FORK.Process(target=fetch_all, args=(tmp_path / "cache", files, results)) for _ in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for _ in processes:
+        assert results.get(timeout=120) == [content(number) for number in range(5)]
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert [server.got(f"f{number}") for number in range(5)] == [1] * 5
+    assert names(tmp_path) == [f"f{number}" for number in range(5)]
+
+
+def test_a_killed_download_is_continued(server, tmp_path):
+    data = content(0, 4_000_000)
+    (server.root / "f0").write_bytes(data)
+    file = wanted(server, 0, 4_000_000)
+    server.faults = ["stall"]
+    patient = DiskCache(tmp_path / "cache", 10**8, Patience(0, 60.0, 60.0), 0)
+    process = FORK.Process(target=patient.fetch, args=(file,))
+    process.start()
+    try:
+        until(lambda: [p for p in (tmp_path / "cache").glob("*.part") if p.stat().st_size > 10**6])
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    server.requests.clear()
+    path = patient.fetch(file)
+    assert path.read_bytes() == data
+    ((_, _, asked),) = [request for request in server.requests if request[0] == "GET"]
+    assert int(asked.removeprefix("bytes=").rstrip("-")) >= 10**6
+    assert names(tmp_path) == ["f0"]
+
+
+def test_old_parts_are_removed(tmp_path):
+    folder = tmp_path / "cache"
+    cache_of(tmp_path)
+    for name, seconds in (("old", 100_000), ("new", 10)):
+        part = folder / f"{'0' * 16}-{name}.100.part"
+        part.write_bytes(b"x")
+        (folder / "locks" / f"{'0' * 16}-{name}.lock").touch()  # the lock of its download
+        age(part, seconds)
+    cache_of(tmp_path)
+    assert names(tmp_path) == ["new.100.part"]
+
+
+def test_files_of_others_in_the_folder_are_not_removed(server, tmp_path):
+    """Foreign files may have similar names; ours have the lock of their download."""
+    folder = tmp_path / "cache"
+    (folder / "claims").mkdir(parents=True)
+    mine = [folder / f"{'0' * 16}-mine.tar", folder / f"{'0' * 16}-mine.100.part"]
+    mine += [folder / "claims/mine.json", folder / "claims/mine.lock", folder / "notes.txt"]
+    for path in mine:
+        path.write_bytes(b"x" * SIZE)
+        age(path, 100_000)
+    cache = cache_of(tmp_path, files=2)
+    for number in range(4):
+        assert cache.fetch(wanted(server, number)) is not None
+    assert all(path.stat().st_size == SIZE for path in mine)
+    own = [path for path in folder.glob("*-f*")]
+    assert len(own) == 2
+
+
+def test_parts_that_nobody_works_on_make_room(server, tmp_path):
+    cache = cache_of(tmp_path, files=2)
+    cache.fetch(wanted(server, 0))
+    (tmp_path / "cache" / f"{'0' * 16}-x.{SIZE}.part").touch()
+    (tmp_path / "cache/locks" / f"{'0' * 16}-x.lock").touch()
+    cache.fetch(wanted(server, 1))
+    assert names(tmp_path) == ["f0", "f1"]
+
+
+def test_parts_that_somebody_works_on_have_their_room(server, tmp_path):
+    cache = cache_of(tmp_path, files=2)
+    (tmp_path / "cache" / f"{'0' * 16}-x.{SIZE}.part").touch()
+    with cache._lock(f"{'0' * 16}-x"):
+        cache.fetch(wanted(server, 0))
+        cache.fetch(wanted(server, 1))
+        assert names(tmp_path) == ["f1", f"x.{SIZE}.part"]
+
+
+# --------------------------------------------------------------------------------------- read ahead
+
+
+def test_reads_ahead(server, tmp_path):
+    cache = cache_of(tmp_path, downloads=2)
+    cache.read_ahead([wanted(server, number) for number in (4, 5, 6)])
+    until(lambda: names(tmp_path) == ["f4", "f5", "f6"])
+    cache.read_ahead([wanted(server, number) for number in (6, 7)])
+    until(lambda: names(tmp_path) == ["f4", "f5", "f6", "f7"])
+    cache.close()
+
+
+def test_reads_ahead_no_further_than_there_is_room(server, tmp_path):
+    cache = cache_of(tmp_path, files=3, downloads=1)
+    cache.read_ahead([wanted(server, number) for number in range(6)])
+    until(lambda: names(tmp_path) == ["f0", "f1", "f2"])
+    until(lambda: "room" in cache._said)
+    assert names(tmp_path) == ["f0", "f1", "f2"]
+    cache.read_ahead([wanted(server, number) for number in (2, 3, 4)])
+    until(lambda: names(tmp_path) == ["f2", "f3", "f4"])
+
+
+def test_reads_ahead_when_there_is_room_again(server, tmp_path):
+    cache, other = cache_of(tmp_path, files=2, downloads=1), cache_of(tmp_path, files=2)
+    other.fetch(wanted(server, 9))
+    other.read_ahead([wanted(server, 9)])
+    cache.read_ahead([wanted(server, number) for number in range(2)])
+    until(lambda: "room" in cache._said)
+    assert names(tmp_path) == ["f0", "f9"]
+    other.close()  # another process moves on to other files
+    until(lambda: names(tmp_path) == ["f0", "f1"])
+
+
+def test_what_was_given_up_does_not_end_reading_ahead(server, tmp_path, caplog):
+    (server.root / "f1").write_bytes(content(77))
+    cache = cache_of(tmp_path, downloads=1)
+    cache.read_ahead([wanted(server, number) for number in range(4)])
+    until(lambda: names(tmp_path) == ["f0", "f2", "f3"])
+    assert "f1 is not the file that was indexed" in caplog.text
+
+
+def test_errors_ahead_are_left_to_the_reader(server, tmp_path, caplog):
+    (server.root / "f0").unlink()
+    cache = cache_of(tmp_path, downloads=1)
+    cache.read_ahead([wanted(server, 0), wanted(server, 1)])
+    until(lambda: names(tmp_path) == ["f1"])
+    assert "reading ahead: " in caplog.text
+    with pytest.raises(RemoteError, match="f0 does not exist"):
+        cache.fetch(wanted(server, 0))
+
+
+def test_ends_while_it_fetches(server, tmp_path):
+    """Even without close: the threads do not keep the cache alive."""
+    server.always = "stall"
+    cache = DiskCache(tmp_path / "cache", 10**8, Patience(9, 60.0, 0.3), 1)
+    cache.read_ahead([wanted(server, 0)])
+    until(lambda: server.got("f0"))
+    thread = cache._ahead._threads[0]
+    server.always = None
+    del cache
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+from datamodules.cache import DiskCache, Wanted
+from datamodules.retry import Patience
+folder = Path(sys.argv[1])
+cache = DiskCache(folder, 10**8, Patience(9, 60.0, 60.0), 2)
+cache.read_ahead([Wanted(sys.argv[2], "v1", 100_000)])
+while not list(folder.glob("*.part")):
+    time.sleep(0.01)
+"""
+
+
+def test_process_ends_while_it_fetches(server, tmp_path):
+    server.always = "stall"
+    url = f"{server.url}/f0"
+    subprocess.run([sys.executable, "-c", SCRIPT, tmp_path / "cache", url], check=True, timeout=300)
+    assert names(tmp_path) == ["f0.100000.part"]
+    assert list((tmp_path / "cache" / "claims").iterdir()) == []
+
+
+def test_pickled_and_forked_caches_begin_anew(server, tmp_path):
+    cache = cache_of(tmp_path, downloads=1)
+    cache.read_ahead([wanted(server, 0)])
+    until(lambda: names(tmp_path) == ["f0"])
+    copy = pickle.loads(pickle.dumps(cache))
+    assert copy._ahead is None
+    assert copy.fetch(wanted(server, 1))
+
+    def work():
+        cache.read_ahead([wanted(server, 2)])
+        until(lambda: "f2" in names(tmp_path))
+
+    process = FORK.Process(target=work)
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0
+
+
+class Slow:
+    """Fetches that report what they do, and end on command."""
+
+    def __init__(self):
+        self.begun, self.ends = queue.Queue(), queue.Queue()
+
+    def __call__(self, thing, stopped):
+        self.begun.put(thing)
+        return self.ends.get(timeout=120)
+
+
+def test_a_list_that_comes_while_there_is_no_room_is_not_lost(monkeypatch):
+    monkeypatch.setattr(read_ahead, "PAUSE", 600.0)
+    slow = Slow()
+    ahead = ReadAhead(slow, 1)
+    ahead.ask("ab")
+    assert slow.begun.get(timeout=120) == "a"
+    ahead.ask("cd")
+    slow.ends.put(False)
+    assert slow.begun.get(timeout=120) == "c"
+    slow.ends.put(True)
+    assert slow.begun.get(timeout=120) == "d"
+    slow.ends.put(True)
+    ahead.close()
+
+
+def test_what_had_no_room_comes_first_when_it_is_tried_again():
+    slow = Slow()
+    ahead = ReadAhead(slow, 2)
+    ahead.ask("abc")
+    assert {slow.begun.get(timeout=120) for _ in range(2)} == {"a", "b"}
+    slow.ends.put(False)
+    slow.ends.put(False)
+    assert {slow.begun.get(timeout=120) for _ in range(2)} == {"a", "b"}
+    slow.ends.put(True)
+    assert slow.begun.get(timeout=120) == "c"
+    slow.ends.put(True)
+    slow.ends.put(True)
+    ahead.close()
+
+
+def test_what_has_no_room_is_not_tried_all_the_time(monkeypatch):
+    monkeypatch.setattr(read_ahead, "PAUSE", 600.0)
+    slow = Slow()
+    ahead = ReadAhead(slow, 1)
+    ahead.ask("ab")
+    assert slow.begun.get(timeout=120) == "a"
+    slow.ends.put(False)
+    until(lambda: len(ahead._waiting) == 2)
+    assert slow.begun.empty()
+    ahead.close()  # during the pause
+    ahead._threads[0].join(60)
+    assert not ahead._threads[0].is_alive()
+    assert slow.begun.empty()
+
+
+def test_closed_at_once():
+    ahead = ReadAhead(lambda thing, stopped: True, 3)
+    ahead.close()
+    assert not any(thread.is_alive() for thread in ahead._threads)
+
+
+# ------------------------------------------------------------------------------------------- shards
+
+
+@pytest.fixture
+def source(server, tmp_path):
+    """Six shards of one image over HTTP, in a cache with room for two."""
+    sizes = []
+    for number in range(6):
+        path = write(
+            server.root / f"t-{number}.tar", [(f"k{number}.png", picture(tmp_path, number))]
+        )
+        sizes.append(indexed(path).stat().st_size)
+    made = Shards(
+        f"{server.url}/t-{{0..5}}.tar",
+        index_cache=f"{tmp_path}/indices",
+        cache_dir=f"{tmp_path}/cache",
+        cache_size=2 * max(sizes),
+        retries=2,
+        read_ahead=1,
+        deadline=8.0,
+    )
+    made.prepare(2.0)
+    return made
+
+
+def check(source, index):
+    np.testing.assert_array_equal(source.read(index)["hr"], pixels(seed=index))
+
+
+def test_shards_read_ahead(source, server, tmp_path):
+    source.upcoming([3, 1])
+    until(lambda: names(tmp_path) == ["t-1.tar", "t-3.tar"])
+    check(source, 1)
+    assert server.got("t-1.tar") == 1
+
+
+def test_workers_that_start_while_shards_are_fetched(source, server):
+    """They inherit the state in the middle of a download, and do not wait for it."""
+    server.faults = ["stall", "stall"]
+    source.upcoming([0, 1])
+    until(lambda: server.got("t-0.tar"))
+
+    class Pictures:
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, index):
+            return source.read(index)["hr"]
+
+    loader = DataLoader(
+        Pictures(), None, num_workers=2, multiprocessing_context="fork", timeout=300
+    )
+    for index, hr in enumerate(loader):
+        np.testing.assert_array_equal(hr, pixels(seed=index))
+
+
+def test_without_room_samples_come_from_the_server(source, server, tmp_path, caplog):
+    source.upcoming([0, 1])
+    until(lambda: names(tmp_path) == ["t-0.tar", "t-1.tar"])
+    for index in range(6):
+        check(source, index)
+    assert names(tmp_path) == ["t-0.tar", "t-1.tar"]
+    asked = [asked for method, path, asked in server.requests if (method, path) == FIFTH]
+    assert len(asked) == 1
+    assert asked[0].startswith("bytes=")
+    assert caplog.text.count("smaller than what is read at the same time") == 1
+
+
+def test_a_cached_shard_that_vanishes(source, server, tmp_path):
+    check(source, 0)
+    source._reader.close()
+    for path in (tmp_path / "cache").glob("*.tar"):
+        path.unlink()
+    check(source, 0)
+    assert server.got("t-0.tar") == 2
+
+
+def test_the_disk_has_the_room_of_what_was_removed(source, tmp_path):
+    """A removed file takes space while a process has it open, beyond the limit."""
+    for index in [*range(6), *range(6)]:
+        check(source, index)
+        assert len(names(tmp_path)) <= 2
+        assert len(removed_and_open(tmp_path / "cache")) <= 1  # the file that was just read
+    assert len(source._reader._open) <= 3
+
+
+def test_the_disk_has_that_room_while_no_other_shard_is_opened(source, tmp_path, monkeypatch):
+    """A worker reads from open shards for a whole window."""
+    for index in (0, 1):
+        check(source, index)
+    (path,) = (tmp_path / "cache").glob("*-t-0.tar")
+    path.unlink()  # as another process does that needs space
+    monkeypatch.setattr(shard_reader, "LOOK_PAUSE", 0.0)
+    check(source, 1)
+    assert removed_and_open(tmp_path / "cache") == []
+    assert len(source._reader._open) == 1
+
+
+def removed_and_open(folder):
+    """Return removed files of a folder that this process still has open."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # the descriptor of the listing itself
+            found.append(os.readlink(f"/proc/self/fd/{number}"))
+    return [path for path in found if path.startswith(f"{folder}/") and path.endswith("(deleted)")]
+
+
+def test_a_cached_shard_that_rots(source, server, tmp_path):
+    check(source, 0)
+    (path,) = (tmp_path / "cache").glob("*.tar")
+    data = bytearray(path.read_bytes())
+    data[600] ^= 1
+    path.write_bytes(data)
+    check(source, 0)
+    assert server.got("t-0.tar") == 2
+
+
+def test_full_disk_is_no_end(source, monkeypatch, server, tmp_path):
+    full(monkeypatch, times=99)
+    for index in range(6):
+        check(source, index)
+    assert names(tmp_path) == []
+
+
+def test_claims_are_those_of_the_plan(source, tmp_path):
+    source.upcoming([2, 4])
+    (claims,) = (tmp_path / "cache" / "claims").glob("*.json")
+    assert [name[17:] for name in json.loads(claims.read_text())] == ["t-2.tar", "t-4.tar"]
+
+
+# -------------------------------------------------------------------------------------------- sizes
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("50G", 50 << 30), ("1.5 MiB", 3 << 19), (7, 7), ("9", 9), ("2tb", 2 << 40)],
+)
+def test_sizes(text, expected):
+    assert parse_bytes(text, "x") == expected
+
+
+@pytest.mark.parametrize("text", ["", "G", "-1", "5X", "1e9"])
+def test_sizes_that_are_none(text):
+    with pytest.raises(ValueError, match=r"Shards\.cache_size is .*expected a number of bytes"):
+        parse_bytes(text, "Shards.cache_size")

@@ -1,0 +1,527 @@
+"""Remote shards: read despite failures, with clear errors if that is impossible."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
+
+import numpy as np
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from torch.utils.data import DataLoader
+
+from datamodules.files.decode import UnreadableImage
+from datamodules.shards import remote
+from datamodules.shards import remote as retry
+from datamodules.shards import shards as remote_index
+from datamodules.shards.remote import (
+    Patience,
+    RemoteError,
+    download,
+    look_up,
+    read_range,
+    read_small,
+    scheme_of,
+    shown,
+)
+from datamodules.shards.shards import Shards
+from tests.datamodules.pictures import pixels
+from tests.datamodules.server import serving
+from tests.datamodules.shards.test_shards import indexed, picture, write
+
+HASTE = Patience(retries=3, deadline=60.0, stall=20.0)  # longer than any test waits
+SHORT = Patience(retries=3, deadline=60.0, stall=0.5)  # for connections that stall
+CONTENT = bytes(range(256)) * 20_000  # 5 MB
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch):
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
+
+
+@pytest.fixture
+def server(tmp_path):
+    (tmp_path / "served").mkdir()
+    with serving(tmp_path / "served") as state:
+        (state.root / "f.bin").write_bytes(CONTENT)
+        yield state
+
+
+@pytest.fixture
+def two(server, tmp_path):
+    """Two tars with their indices, of 3 and 2 images."""
+    for shard, numbers in enumerate([(0, 1, 2), (3, 4)]):
+        members = [(f"k{n}.png", picture(tmp_path, n)) for n in numbers]
+        indexed(write(server.root / f"t-{shard:03d}.tar", members))
+    return server
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    def prepare(urls, **options):
+        folders = {"index_cache": f"{tmp_path}/indices", "cache_dir": f"{tmp_path}/cache"}
+        source = Shards(urls, **{"retries": 2, **folders, **options})
+        source.prepare(2.0)
+        return source
+
+    return prepare
+
+
+def cached(folder):
+    return sorted(path.name[17:] for path in folder.glob("cache/*") if path.is_file())
+
+
+def check(source, count=5):
+    for index in range(count):
+        np.testing.assert_array_equal(source.read(index)["hr"], pixels(seed=index))
+
+
+# ---------------------------------------------------------------------------------------- addresses
+
+
+@pytest.mark.parametrize(
+    ("url", "scheme"),
+    [
+        ("HTTPS://host/a.tar", "https"),
+        ("s3://bucket/a.tar", "s3"),
+        ("pipe:cat a.tar", "pipe"),
+        ("file:/a.tar", "file"),
+        ("/data/a.tar", ""),
+        ("odd:name.tar", ""),
+    ],
+)
+def test_schemes(url, scheme):
+    assert scheme_of(url) == scheme
+
+
+def test_secrets_are_not_shown():
+    address = "https://me:secret@host/a.tar?X-Amz-Signature=secret"
+    assert shown(address) == "https://host/a.tar?..."
+
+
+# ---------------------------------------------------------------------------------------- downloads
+
+
+@pytest.mark.parametrize("faults", [[], [503, 500], ["cut", "cut"], ["stall"], [429, "cut", 503]])
+def test_download_survives(server, tmp_path, faults):
+    server.faults = faults
+    patience = SHORT if "stall" in faults else HASTE
+    download(f"{server.url}/f.bin", tmp_path / "part", len(CONTENT), patience)
+    assert (tmp_path / "part").read_bytes() == CONTENT
+
+
+def test_download_goes_on_where_it_ended(server, tmp_path):
+    server.faults = ["cut"]
+    download(f"{server.url}/f.bin", tmp_path / "part", len(CONTENT), HASTE)
+    first, second = (asked for method, _, asked in server.requests if method == "GET")
+    assert first == ""
+    assert 0 < int(second.removeprefix("bytes=").rstrip("-")) <= len(CONTENT) // 2
+
+
+def test_download_from_a_server_without_ranges(server, tmp_path):
+    server.ranges, server.faults = False, ["cut"]
+    download(f"{server.url}/f.bin", tmp_path / "part", None, HASTE)
+    assert (tmp_path / "part").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("size", [64, len(CONTENT)])
+def test_progress_is_not_counted_as_failure(server, tmp_path, size):
+    """A bad connection: each attempt gets up to half of the rest; no two in a row get nothing."""
+    (server.root / "f.bin").write_bytes(CONTENT[:size])
+    server.faults = ["cut"] * 4
+    download(f"{server.url}/f.bin", tmp_path / "part", size, Patience(1, 60.0, 20.0))
+    assert (tmp_path / "part").read_bytes() == CONTENT[:size]
+    assert server.got("f.bin") == 5
+
+
+def test_download_of_a_file_that_is_short(server, tmp_path):
+    with pytest.raises(
+        RemoteError, match=r"f\.bin could not .* 4 attempts .*ends before byte 5120001"
+    ):
+        download(f"{server.url}/f.bin", tmp_path / "part", len(CONTENT) + 9, HASTE)
+
+
+def test_download_of_a_file_that_is_long(server, tmp_path):
+    with pytest.raises(RemoteError, match="expected 1000") as caught:
+        download(f"{server.url}/f.bin", tmp_path / "part", 1000, HASTE)
+    assert caught.value.kind == "content"
+
+
+def test_a_full_disk_is_not_tried_again(server, tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        download(f"{server.url}/f.bin", tmp_path / "part", len(CONTENT), HASTE)
+    assert caught.value.errno == errno.ENOSPC
+    assert server.got("f.bin") == 1
+
+
+def test_parts(server):
+    data = read_range(f"{server.url}/f.bin", 300, 5, HASTE)
+    assert data == CONTENT[300:305]
+    with pytest.raises(RemoteError, match="sent 10 of the 20 bytes") as caught:
+        read_range(f"{server.url}/f.bin", len(CONTENT) - 10, 20, HASTE)
+    assert caught.value.kind == "content"
+    with pytest.raises(RemoteError, match="sent 0 of the 20 bytes"):
+        read_range(f"{server.url}/f.bin", len(CONTENT), 20, HASTE)
+    server.ranges = False
+    with pytest.raises(RemoteError, match="its server sends no parts"):
+        read_range(f"{server.url}/f.bin", 300, 5, HASTE)
+
+
+# ------------------------------------------------------------------------------------- what is said
+
+
+def test_refused_connection(tmp_path):
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # no server listens
+        url = f"http://127.0.0.1:{held.getsockname()[1]}/a.tar"
+        for action in (
+            lambda: look_up(url, HASTE),
+            lambda: read_small(url, HASTE),
+            lambda: download(url, tmp_path / "part", 1, HASTE),
+        ):
+            with pytest.raises(
+                RemoteError,
+                match=r"127.0.0.1:\d+/a\.tar could not be read: 4 attempts in .*Connect.*address "
+                r"and the network.*Shards\.retries \(3\)",
+            ) as caught:
+                action()
+            assert caught.value.kind == "unreachable"
+
+
+class Clock:
+    """Replaces `time`: only pauses take time."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+def test_deadline_ends_before_the_retries(server, monkeypatch):
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 1.0)  # the pauses: 0.5 to 1, 1 to 2 seconds
+    monkeypatch.setattr(retry, "time", Clock())
+    server.always = 503
+    with pytest.raises(RemoteError, match=r"2 attempts .*HTTP status 503.*Shards\.deadline"):
+        read_range(f"{server.url}/f.bin", 0, 5, Patience(100, 1.25, 20.0))
+
+
+def test_what_is_not_there(server):
+    with pytest.raises(RemoteError, match=r"no\.tar does not exist .*404.*Shards\.urls") as caught:
+        look_up(f"{server.url}/no.tar", HASTE)
+    assert caught.value.kind == "missing"
+    assert server.got("no.tar") == 1  # fsspec would ask again by GET; we do not
+    assert read_small(f"{server.url}/no.tar", HASTE) is None
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_what_needs_a_login(server, status):
+    server.always = status
+    with pytest.raises(RemoteError, match="requires other credentials") as caught:
+        read_range(f"{server.url}/f.bin?key=secret", 0, 5, HASTE)
+    assert caught.value.kind == "denied"
+    assert "secret" not in str(caught.value)
+    assert len(server.requests) == 1
+
+
+class NoCredentialsError(Exception):
+    """Like botocore's."""
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (NoCredentialsError("Unable to locate credentials"), "AWS_ACCESS_KEY_ID.*FSSPEC_S3"),
+        (PermissionError("Forbidden"), "AWS_ACCESS_KEY_ID"),
+        (ImportError("Install s3fs"), r"needs s3fs, which .*: pip install -c .* -e '\.\[s3\]'"),
+        (FileNotFoundError("bucket/a.tar"), "does not exist"),
+    ],
+)
+def test_what_object_stores_say(monkeypatch, error, message):
+    def fail(url):
+        raise error
+
+    monkeypatch.setattr(remote, "_system", fail)
+    with pytest.raises(RemoteError, match=message):
+        read_range("s3://bucket/a.tar", 0, 5, HASTE)
+
+
+def test_errors_reach_the_trainer():
+    error = pickle.loads(pickle.dumps(RemoteError("it is gone", "missing")))
+    assert (str(error), error.kind) == ("it is gone", "missing")
+
+
+# ------------------------------------------------------------------------------------------- shards
+
+
+def test_shards_over_http(two, prepared, tmp_path):
+    source = prepared(f"{two.url}/t-{{000..001}}.tar")
+    assert source.keys == ["k0", "k1", "k2", "k3", "k4"]
+    assert source.size(4) == pixels().shape[:2]
+    assert two.got("t-000.tar") == 0  # the index beside it was enough
+    check(source)
+    check(source)
+    assert two.got("t-000.tar") == two.got("t-001.tar") == 1
+    assert cached(tmp_path) == ["t-000.tar", "t-001.tar"]
+    assert source.read(0)["meta"]["path"] == f"{two.url}/t-000.tar"
+
+
+def test_an_address_behind_a_variable(two, prepared, monkeypatch):
+    monkeypatch.setenv("SHARDS", two.url)
+    check(prepared("$SHARDS/t-{000..001}.tar"))
+    monkeypatch.setenv("SHARDS", f"pipe:cat {two.root}")
+    with pytest.raises(ValueError, match="would run a command"):
+        prepared("$SHARDS/t-{000..001}.tar")
+
+
+def test_indices_and_shards_are_kept(two, prepared):
+    check(prepared(f"{two.url}/t-{{000..001}}.tar"))
+    two.requests.clear()
+    check(prepared(f"{two.url}/t-{{000..001}}.tar"))
+    assert [method for method, *_ in two.requests] == ["HEAD", "HEAD"]
+
+
+def test_foreign_shards_are_fetched_once(two, prepared):
+    for path in two.root.glob("*.json"):
+        path.unlink()
+    check(prepared([f"{two.url}/t-001.tar", f"{two.url}/t-000.tar"]), 0)
+    source = prepared(f"{two.url}/t-{{000..001}}.tar")
+    check(source)
+    assert two.got("t-000.tar") == two.got("t-001.tar") == 1
+    assert source._table.columns["hr"].checksums.all()
+
+
+def test_pattern_where_the_server_lists(two, prepared):
+    check(prepared(f"{two.url}/t-*.tar"))
+    with pytest.raises(ValueError, match=r"nothing matches .*u-\*\.tar; .*\{000\.\.099\}"):
+        prepared(f"{two.url}/u-*.tar")
+
+
+@pytest.mark.parametrize("name", ["t-{000..003}.tar", "none.tar"])
+def test_some_are_missing(two, prepared, name):
+    with pytest.raises(RemoteError, match=r"(t-00[23]|none)\.tar does not exist"):
+        prepared(f"{two.url}/{name}")
+
+
+@pytest.mark.parametrize("fault", ["damaged", "of another tar", "of another version"])
+def test_index_beside_it_is_no_use(two, prepared, fault):
+    place = two.root / "t-000.tar.idx.json"
+    text = place.read_text()
+    place.write_text(
+        {
+            "damaged": text[:-9],
+            "of another tar": text.replace('"size":', '"size":9'),
+            "of another version": text.replace('"version":2', '"version":1'),
+        }[fault]
+    )
+    check(prepared(f"{two.url}/t-{{000..001}}.tar"))
+    assert two.got("t-000.tar") == 1
+
+
+def test_shard_that_changes_between_two_runs(two, prepared, tmp_path):
+    check(prepared(f"{two.url}/t-{{000..001}}.tar"))
+    indexed(write(two.root / "t-001.tar", [("n3.png", picture(tmp_path, 3))]))
+    source = prepared(f"{two.url}/t-{{000..001}}.tar")
+    assert source.keys == ["k0", "k1", "k2", "n3"]
+    check(source, 4)
+
+
+def test_a_shard_is_served_truncated(two, prepared, caplog):
+    """The intact part is read sample by sample; the rest is counted by reason."""
+    source = prepared(f"{two.url}/t-{{000..001}}.tar")
+    offset = int(source._table.columns["hr"].offsets[1])
+    path = two.root / "t-000.tar"
+    path.write_bytes(path.read_bytes()[: offset + 20])
+    check(source, 1)
+    with pytest.raises(UnreadableImage, match=r"t-000\.tar: k1: .*sent 20 of") as caught:
+        source.read(1)
+    assert caught.value.reason == "truncated"
+    np.testing.assert_array_equal(source.read(3)["hr"], pixels(seed=3))
+    assert caplog.text.count("is not the file that was indexed") == 1
+
+
+def test_a_shard_is_served_with_other_bytes(two, prepared, caplog):
+    source = prepared(f"{two.url}/t-{{000..001}}.tar")
+    offset = int(source._table.columns["hr"].offsets[1])
+    data = bytearray((two.root / "t-000.tar").read_bytes())
+    data[offset + 30] ^= 1
+    (two.root / "t-000.tar").write_bytes(data)
+    with pytest.raises(UnreadableImage, match=r"k1: .*by their checksum") as caught:
+        source.read(1)
+    assert caught.value.reason == "checksum"
+    np.testing.assert_array_equal(source.read(0)["hr"], pixels(seed=0))
+    np.testing.assert_array_equal(source.read(2)["hr"], pixels(seed=2))
+
+
+def test_a_cached_shard_is_damaged_again_and_again(two, prepared, tmp_path):
+    source = prepared(f"{two.url}/t-{{000..001}}.tar")
+    offset = int(source._table.columns["hr"].offsets[1])
+    for times in (1, 2, 3):
+        check(source)
+        assert two.got("t-000.tar") == times
+        (tar,) = tmp_path.glob("cache/*t-000.tar")
+        with tar.open("r+b") as file:  # processes that have it open see the change
+            file.seek(offset + 30)
+            file.write(b"????")
+    check(source)
+
+
+def test_a_proxy_gives_other_bytes_once(two, prepared):
+    """The checksum belongs to another file: the shard is downloaded again."""
+    source = prepared(f"{two.url}/t-{{000..001}}.tar")
+    path, times = two.root / "t-000.tar", []
+    data = path.read_bytes()
+    path.write_bytes(bytes(len(data)))
+    pause = retry.time.sleep
+
+    def mended(seconds):
+        times.append(seconds)
+        path.write_bytes(data)
+        pause(0)
+
+    retry_time = type(
+        "Time", (), {"sleep": staticmethod(mended), "monotonic": retry.time.monotonic}
+    )
+    old, retry.time = retry.time, retry_time
+    try:
+        check(source)
+    finally:
+        retry.time = old
+    assert len(times) == 1
+
+
+def test_workers_read_remote_shards(two, prepared):
+    source = prepared(f"{two.url}/t-{{000..001}}.tar")
+    source.read(0)  # so that fsspec's thread runs before the fork
+
+    class Pictures:
+        def __len__(self):
+            return 5
+
+        def __getitem__(self, index):
+            return source.read(index)["hr"]
+
+    loader = DataLoader(Pictures(), None, num_workers=2, multiprocessing_context="fork")
+    for index, hr in enumerate(loader):
+        np.testing.assert_array_equal(hr, pixels(seed=index))
+    assert two.got("t-000.tar") == two.got("t-001.tar") == 1
+
+
+def test_pickled_source_reads_on(two, prepared):
+    source = prepared(f"{two.url}/t-{{000..001}}.tar")
+    source.upcoming([0, 1])
+    copy = pickle.loads(pickle.dumps(source))
+    check(copy)
+
+
+def test_pipes(two, prepared, tmp_path):
+    url = f"pipe:cat {two.root}/t-{{000..001}}.tar"
+    with pytest.raises(ValueError, match="would run a command"):
+        prepared(url)
+    check(prepared(url, allow_pipes=True))
+    for path in two.root.iterdir():
+        path.unlink()
+    check(prepared(url, allow_pipes=True))  # from the cache
+
+
+SCRIPT = """
+echo begun >> {log}
+while [ $(wc -l < {log}) -lt {few} ]; do sleep 0.01; done
+cat {tars}/t-$1.tar
+echo ended >> {log}
+"""
+
+
+def test_pipes_and_the_size_of_the_cache(server, prepared, tmp_path):
+    """The size is unknown: few are downloaded at a time, and room is made afterwards."""
+    for number in range(8):
+        path = write(server.root / f"t-{number}.tar", [(f"k{number}.png", picture(tmp_path, 0))])
+    limit, log, script = 2 * path.stat().st_size, tmp_path / "log", tmp_path / "script"
+    script.write_text(SCRIPT.format(log=log, few=remote_index.FEW, tars=server.root))
+    source = prepared(f"pipe:sh {script} {{0..7}}", allow_pipes=True, cache_size=limit)
+    assert source.keys == [f"k{number}" for number in range(8)]
+    files = [path for path in (tmp_path / "cache").iterdir() if path.is_file()]
+    assert 0 < sum(path.stat().st_size for path in files) <= limit
+    running = list(accumulate(1 if line == "begun" else -1 for line in log.read_text().split()))
+    assert max(running) == remote_index.FEW
+
+
+def test_pipe_that_fails(prepared):
+    with pytest.raises(RemoteError, match="ended with status 3"):
+        prepared("pipe:exit 3", allow_pipes=True, retries=0)
+
+
+def test_broken_foreign_shard_is_named_by_its_address(two, prepared):
+    (two.root / "bad.tar").write_bytes(b"no tar" * 1000)
+    with pytest.raises(ValueError, match=rf"shard {two.url}/bad\.tar is no tar"):
+        prepared(f"{two.url}/bad.tar")
+
+
+# ------------------------------------------------------------------------------------ object stores
+
+
+class FakeStore(MemoryFileSystem):
+    """A local object store under the name of a real one."""
+
+    protocol = ("s3", "gs")
+    store = {}  # noqa: RUF012  (fsspec's way)
+    pseudo_dirs = [""]  # noqa: RUF012
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return MemoryFileSystem._strip_protocol(path.removeprefix("s3://").removeprefix("gs://"))
+
+    def unstrip_protocol(self, name):
+        return f"s3://{name.lstrip('/')}"
+
+
+@pytest.fixture
+def store(monkeypatch, two):
+    implementations = sys.modules["fsspec.registry"]._registry  # fsspec.registry is a view of it
+    for scheme in ("s3", "gs"):
+        monkeypatch.setitem(implementations, scheme, FakeStore)
+    system = FakeStore()
+    for path in two.root.iterdir():
+        system.pipe(f"/bucket/{path.name}", path.read_bytes())
+    yield system
+    system.store.clear()
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/t-{000,001}.tar", "gs://bucket/t-{000..001}.tar"])
+def test_object_stores(store, prepared, url):
+    check(prepared(url))
+
+
+def test_pattern_in_an_object_store(store, prepared):
+    source = prepared("s3://bucket/t-*.tar")
+    assert source.groups == [3, 2]
+    check(source)
+
+
+def test_large_objects_come_in_pieces(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "OBJECT_CHUNK", 1000)
+    download("s3://bucket/f.bin", tmp_path / "part", len(CONTENT), HASTE)
+    assert (tmp_path / "part").read_bytes() == CONTENT
+
+
+def test_object_that_is_not_there(store, prepared):
+    with pytest.raises(RemoteError, match=r"s3://bucket/no\.tar does not exist"):
+        prepared("s3://bucket/no.tar")
+
+
+def test_many_threads_ask_one_server(server):
+    with ThreadPoolExecutor(8) as pool:
+        parts = pool.map(lambda n: read_range(f"{server.url}/f.bin", n, 10, HASTE), range(40))
+        assert list(parts) == [CONTENT[n : n + 10] for n in range(40)]

@@ -1,0 +1,337 @@
+"""The index of a shard: what is in it, when it is believed, and tars that are made to do harm."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import resource
+import tarfile
+import tracemalloc
+
+import numpy as np
+import pytest
+import xxhash
+
+from datamodules.files.decode import REASONS, UnreadableImage
+from datamodules.shards import index as shard_index
+from datamodules.shards.index import (
+    Member,
+    ShardIndex,
+    build_index,
+    checksum_of,
+    load_index,
+    parse_index,
+    read_index,
+    save_index,
+)
+from datamodules.shards.shards import Shards
+from files import owned
+from tests.datamodules.pictures import pixels
+from tests.datamodules.shards.test_shards import indexed, picture, write
+
+
+@pytest.fixture
+def shard(tmp_path):
+    """A tar of three pictures, one with a caption."""
+    members = [(f"k{n}.png", picture(tmp_path, n)) for n in range(3)]
+    return write(tmp_path / "t.tar", [*members, ("k2.txt", b"two")])
+
+
+def test_checksums_and_sizes(shard):
+    index = build_index(shard, checksums=True, sizes=True)
+    data = shard.read_bytes()
+    assert index.checksum == checksum_of(shard) == xxhash.xxh3_128_hexdigest(data)
+    for members in index.members:
+        for member in members.values():
+            content = data[member.offset : member.offset + member.size]
+            assert member.checksum == xxhash.xxh3_64_intdigest(content)
+    assert index.members[0]["png"][3:] == pixels().shape[:2]
+    assert index.members[2]["txt"][3:] == (0, 0)
+
+
+def test_without_being_asked_only_headers_are_read(shard):
+    index = build_index(shard)
+    assert index.checksum is None
+    assert {member[2:] for members in index.members for member in members.values()} == {
+        (None, 0, 0)
+    }
+    sizes = build_index(shard, sizes=True)
+    assert sizes.checksum is None
+    assert sizes.members[0]["png"][2:] == (None, *pixels().shape[:2])
+
+
+@pytest.mark.parametrize("options", [{}, {"checksums": True}, {"checksums": True, "sizes": True}])
+def test_written_and_read(shard, tmp_path, options):
+    index = build_index(shard, **options)
+    save_index(index, tmp_path / "i.json")
+    assert read_index(tmp_path / "i.json") == index
+    assert json.loads((tmp_path / "i.json").read_text())["count"] == 3
+
+
+def test_names_that_are_no_utf8_are_kept(tmp_path):
+    info = tarfile.TarInfo("k\udcff.png")
+    info.size = 1
+    with tarfile.open(tmp_path / "t.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        tar.addfile(info, io.BytesIO(b"x"))
+    index = build_index(tmp_path / "t.tar")
+    save_index(index, tmp_path / "i.json")
+    assert read_index(tmp_path / "i.json") == index
+    assert index.keys == ["k\udcff"]
+
+
+# ------------------------------------------------------------------------------ when it is believed
+
+
+def test_index_that_travelled_is_compared_once(shard, tmp_path, monkeypatch):
+    indexed(shard)
+    os.utime(shard, ns=(5, 5))  # as a copy without its times
+    compared = []
+
+    def checksum(path):
+        compared.append(path)
+        return checksum_of(path)
+
+    monkeypatch.setattr(shard_index, "checksum_of", checksum)
+    monkeypatch.setattr(shard_index, "build_index", None)  # would fail if it were made again
+    index = load_index(shard, tmp_path / "cache")
+    assert (index.mtime_ns, index.members[0]["png"].height) == (5, pixels().shape[0])
+    assert load_index(shard, tmp_path / "cache") == index
+    assert compared == [shard]
+
+
+def test_index_of_another_tar_of_the_same_size(shard, tmp_path, caplog):
+    indexed(shard)
+    members = [(f"j{n}.png", picture(tmp_path, n)) for n in range(3)]
+    write(shard, [*members, ("j2.txt", b"two")])
+    os.utime(shard, ns=(5, 5))
+    assert load_index(shard, tmp_path / "cache").keys == ["j0", "j1", "j2"]
+    assert "is that of another tar, and is made again" in caplog.text
+
+
+def test_processes_with_one_number_write_no_common_file(shard, tmp_path, monkeypatch):
+    """In containers of two machines they have one: what they write lies on a common disk."""
+    index = build_index(shard)
+    place, parts = tmp_path / "i.json", []
+    own = owned.hidden
+
+    def hidden(path):
+        parts.append(own(path))
+        beside = parts[-1]
+        if len(parts) == 1:  # in the middle of this, the other one writes, too
+            save_index(index, place)
+        return beside
+
+    monkeypatch.setattr(owned, "hidden", hidden)
+    save_index(index, place)
+    assert len(set(parts)) == 2
+    assert read_index(place) == index
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+LIES = {
+    "beyond the end": {"png": [512, 10**9]},
+    "far beyond the end": {"png": [10**15, 10]},
+    "before the first header": {"png": [0, 10]},
+    "negative offset": {"png": [-512, 10]},
+    "negative size": {"png": [512, -1]},
+    "too large for 64 bits": {"png": [512, 10**30]},
+    "no number": {"png": ["a", 10]},
+    "not finite": {"png": [float("nan"), 10]},
+    "too few": {"png": [512]},
+    "too many": {"png": [512, 10, None, 1, 1, 1]},
+    "checksum": {"png": [512, 10, "xyz"]},
+    "checksum of another kind": {"png": [512, 10, 77]},
+    "size of a picture": {"png": [512, 10, None, -3, 5]},
+    "no members": 7,
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_indices_that_lie_are_refused(shard, tmp_path, lie, caplog):
+    indexed(shard)
+    place = tmp_path / "t.tar.idx.json"
+    content = json.loads(place.read_text())
+    content["samples"][1][1] = LIES[lie]
+    place.write_text(json.dumps(content))
+    assert load_index(shard, tmp_path).members == build_index(shard).members
+    assert "is damaged" in caplog.text
+    assert "is made again" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "null",
+        '{"version": 2}',
+        "[" * 100_000,
+        '{"version":2,"size":9,"mtime_ns":1,"checksum":null,"count":2,"samples":[]}',
+        '{"version":2,"size":9,"mtime_ns":1,"checksum":null,"count":1,"samples":[[1,{}]]}',
+        '{"version":2,"size":9,"mtime_ns":1,"checksum":4,"count":0,"samples":[]}',
+    ],
+)
+def test_damaged_indices(text):
+    with pytest.raises(ValueError):  # noqa: PT011  (any: the caller names the file)
+        parse_index(text.encode())
+
+
+def test_members_may_be_empty_and_at_the_end():
+    index = ShardIndex(1024, 1, ["a"], [{"txt": Member(1024, 0)}])
+    save = {"version": 2, "size": 1024, "mtime_ns": 1, "checksum": None, "count": 1}
+    text = json.dumps({**save, "samples": [["a", {"txt": [1024, 0]}]]})
+    assert parse_index(text.encode()) == index
+
+
+# -------------------------------------------------------------------------------- tars that do harm
+
+
+def header(name, size=0, kind=tarfile.REGTYPE, link=""):
+    info = tarfile.TarInfo(name)
+    info.size, info.type, info.linkname = size, kind, link
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+def test_links_are_refused(shard, kind):
+    info = tarfile.TarInfo("k9.png")
+    info.type, info.linkname = kind, "k0.png"
+    with tarfile.open(shard, "a") as tar:
+        tar.addfile(info)
+    with pytest.raises(ValueError, match=r"'k9\.png' that is a link to 'k0\.png'.*--dereference"):
+        build_index(shard)
+
+
+def test_sparse_members_are_refused(tmp_path):
+    path = tmp_path / "s.tar"
+    sparse = bytearray(header("k.png", 512, tarfile.GNUTYPE_SPARSE))
+    sparse[386:410] = b"00000000000\0" + b"00000001000\0"  # the extents: 512 bytes at 0
+    sparse[483:495] = b"00077777777\0"  # the true size
+    sparse[148:156] = b" " * 8
+    sparse[148:156] = b"%06o\0 " % sum(sparse)
+    path.write_bytes(bytes(sparse) + bytes(512) + bytes(1024))
+    with pytest.raises(ValueError, match=r"sparse member 'k\.png'.*without --sparse"):
+        build_index(path)
+
+
+def pax(records):
+    text = b"".join(b"%d %s\n" % (len(r) + len(str(len(r) + 3)) + 2, r) for r in records)
+    return header("pax", len(text), tarfile.XHDTYPE) + text.ljust(512, b"\0")
+
+
+HARM = {
+    "a name of 8 GB": header("././@LongLink", 8**11 - 1, tarfile.GNUTYPE_LONGNAME),
+    "attributes of 8 GB": header("pax", 8**11 - 1, tarfile.XHDTYPE),
+    "attributes of 2 MB": header("pax", 2 << 20, tarfile.XHDTYPE) + bytes(3 << 20),
+    "a member of 2**62 bytes": header("k.png", 2**62),
+    "a negative size": header("k.png", -1024),
+    "a negative size of a name": header("././@LongLink", -512, tarfile.GNUTYPE_LONGNAME),
+    "a size in the attributes": pax([b"size=-5000"]) + header("k.png"),
+    "a list of holes without an end": pax(
+        [b"GNU.sparse.major=1", b"GNU.sparse.minor=0", b"GNU.sparse.name=k.png"]
+    )
+    + header("k.png", 512)
+    + b"99999999\n".ljust(512, b"1"),
+    "names of names": header("././@LongLink", 5, tarfile.GNUTYPE_LONGNAME) * 5000,
+    "attributes of attributes": pax([b"path=k.png"]) * 2000,
+}
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_tars_that_do_harm(tmp_path, harm):
+    """A clear error, soon, and without much memory."""
+    path = tmp_path / "h.tar"
+    path.write_bytes(HARM[harm] + bytes(1024))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"^shard .*h\.tar "):
+            build_index(path, checksums=True, sizes=True)
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def mutated(data, rng):
+    """Bytes of a tar with one thing wrong: a flip, a cut, a hole, a header written over."""
+    data = bytearray(data)
+    kind = rng.randrange(7)
+    blocks = len(data) // 512
+    start = 512 * rng.randrange(blocks)
+    if kind == 0:
+        for _ in range(rng.choice([1, 8, 64])):
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    elif kind == 1:
+        del data[rng.randrange(len(data)) :]
+    elif kind == 2:
+        data[start : start + 512] = bytes(512)
+    elif kind == 3:
+        data[start : start + 512] = rng.randbytes(512)
+    elif kind == 4:
+        size = rng.choice([0, 1, 2**20, 8**11 - 1, 2**40, 2**62, -1, -512])
+        types = [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.LNKTYPE]
+        types += [tarfile.SYMTYPE, tarfile.GNUTYPE_SPARSE, tarfile.XGLTYPE, tarfile.CHRTYPE]
+        name = rng.choice(["k0.png", "../k.png", "/k.png", "k", "k9.png", "a/../../k.png"])
+        data[start : start + 512] = header(name, size, rng.choice(types), "k0.png")
+    elif kind == 5:
+        other = 512 * rng.randrange(blocks)
+        data[start : start + 512] = data[other : other + 512]
+    else:
+        del data[start : start + 512 * rng.randrange(1, 5)]
+    return bytes(data)
+
+
+@pytest.fixture
+def little_memory():
+    """At most 2 GB more than now, so that a size out of a header cannot be allocated."""
+    with open("/proc/self/statm") as file:
+        now = int(file.read().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (now + (2 << 30), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@pytest.mark.parametrize("checksums", [False, True])
+def test_mutated_tars(tmp_path, checksums, little_memory):
+    """Of 250: no crash, no hang; with checksums, no pixel that is not one of the pictures.
+
+    Bitmaps, because nothing in their files would tell.
+    """
+    members = [(f"k{n}.bmp", picture(tmp_path, n, "bmp")) for n in range(3)]
+    shard = write(tmp_path / "t.tar", members)
+    good = {n: pixels(seed=n).tobytes() for n in range(3)}
+    indexed(shard)
+    place = tmp_path / "m.tar.idx.json"
+    data, rng = shard.read_bytes(), random.Random(checksums)
+    said: list[str] = []
+    reasons: set[str] = set()
+    read = 0
+    for _ in range(250):
+        path = tmp_path / "m.tar"
+        path.write_bytes(mutated(data, rng))
+        place.unlink(missing_ok=True)
+        if checksums and path.stat().st_size == len(data):
+            # The index of the whole one, and the same time: only the bytes tell.
+            place.write_bytes((tmp_path / "t.tar.idx.json").read_bytes())
+            os.utime(path, ns=(shard.stat().st_atime_ns, shard.stat().st_mtime_ns))
+        source = Shards(str(path), index_cache=f"{tmp_path}/cache")
+        try:
+            source.prepare(2.0)
+        except ValueError as error:
+            said.append(str(error))
+            continue
+        for index in range(len(source.keys)):
+            try:
+                hr = source.read(index)["hr"]
+            except UnreadableImage as error:
+                reasons.add(error.reason)
+                continue
+            read += 1
+            if checksums and place.exists() and "checksums" in source._table.columns["hr"].arrays:
+                assert hr.tobytes() == good[int(source.keys[index][1:])]
+            assert hr.dtype == np.uint8
+    assert all("m.tar" in text for text in said)
+    assert reasons <= set(REASONS)
+    assert read > 100

@@ -1,0 +1,410 @@
+"""Clips: found, cropped alike in all frames, refused if too short or of several sizes."""
+
+from __future__ import annotations
+
+import io
+import logging
+import pickle
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.base import SRDataModule
+from datamodules.files.decode import UnreadableImage
+from datamodules.samples import SampleDraws
+from datamodules.scales import Scales
+from datamodules.sources.clips import Clips, ClipShards, MovingCrops, in_order
+from datamodules.sources.photos import Photos
+from datamodules.sources.prompts import Prompts, Seeds
+from tests.contracts.arguments import check_arguments
+from tests.datamodules.memory import Memory, evaluation, picture, training, with_crops
+
+SIDE = 20
+
+
+def frame(number: int, size: tuple[int, int] = (SIDE, SIDE + 4), dtype: Any = np.uint8) -> Any:
+    """Red encodes the number of the frame, green the row, blue the column."""
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    return np.stack([np.full(size, number), rows, columns], -1).astype(dtype)
+
+
+def write(folder: Path, numbers: Any, name: str = "{}.png", **settings: Any) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        Image.fromarray(frame(number, **settings)).save(folder / name.format(number))
+    return folder
+
+
+def png(number: int, damaged: bool = False) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(frame(number)).save(buffer, "PNG")
+    return buffer.getvalue()[: 60 if damaged else None]
+
+
+def pack(path: Path, members: dict[str, bytes]) -> str:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return str(path)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Clips of 12, 8 and 6 frames; one is in a deeper folder."""
+    for name, count in (("a", 12), ("b", 8), ("more/c", 6)):
+        write(tmp_path / "clips" / name, range(1, count + 1))
+    return tmp_path / "clips"
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> str:
+    for shard, names in enumerate((("a", "b"), ("c", "d"))):
+        members: dict[str, bytes] = {}
+        for name in names:
+            order = [10, 9, 8, 1, 2, 3, 4, 5, 6, 7]  # as a file system may list them
+            members |= {f"{name}.{number}.png": png(number) for number in order}
+            members[f"{name}.txt"] = f"clip {name}".encode()
+        pack(tmp_path / f"clips-{shard}.tar", members)
+    return str(tmp_path / "clips-*.tar")
+
+
+def prepared(source: Any) -> Any:
+    source.prepare(1.0)
+    return source
+
+
+def module(train: Any, **settings: Any) -> SRDataModule:
+    given: dict[str, Any] = {"batch_size": 3, "crop_size": 8, "workers": 0, "train": train}
+    return SRDataModule(settings.pop("scale", 1.0), **with_crops(given | settings))
+
+
+def numbers_of(clip: Any) -> list[int]:
+    return [int(n) for n in clip[:, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("kind", [Clips, ClipShards, MovingCrops])
+def test_arguments_are_typed_and_explained(kind: type) -> None:
+    check_arguments(kind)
+
+
+# ------------------------------------------------------------------------------------------ folders
+
+
+def test_folders(root: Path) -> None:
+    source = prepared(Clips(str(root), frames=3, stride=2))
+    assert list(source.keys) == ["a", "b", "more/c"]
+    sample = source.read(0)
+    assert numbers_of(sample["clip"]) == [1, 3, 5]  # 10 is not before 2
+    assert np.array_equal(sample["clip"][1], frame(3))
+    assert list(pickle.loads(pickle.dumps(source)).keys) == list(source.keys)
+    starts = {
+        numbers_of(source.clip(0, SampleDraws(seed, "crop"))["clip"])[0] for seed in range(60)
+    }
+    assert starts == set(range(1, 9))  # 8, 10, 12 is the last
+
+
+def test_names_in_the_order_of_their_numbers() -> None:
+    names = ["x10", "x9", "x9b2", "x9b10", "11", "2"]
+    assert sorted(names, key=in_order) == ["2", "11", "x9", "x9b2", "x9b10", "x10"]
+
+
+def test_several_clips_in_one_folder(tmp_path: Path) -> None:
+    for name in ("cat", "dog_2"):
+        write(tmp_path, (1, 2, 10), f"{name}_{{}}.png")
+    write(tmp_path, (1,), "poster.png")
+    source = prepared(Clips(str(tmp_path), frames=3, pattern="(?P<clip>.+)_[0-9]+"))
+    assert list(source.keys) == ["cat", "dog_2"]
+    assert numbers_of(source.read(1)["clip"]) == [1, 2, 10]
+    own = prepared(Clips(str(write(tmp_path / "own", (1, 2))), frames=2))
+    assert list(own.keys) == ["own"]  # the folder itself is a clip
+
+
+def test_frames_of_another_size_or_depth(tmp_path: Path) -> None:
+    import cv2
+
+    write(tmp_path / "a", (1, 2))
+    deep = (frame(3).astype(np.uint16) * 257)[..., ::-1]
+    cv2.imwrite(str(tmp_path / "a/3.png"), deep)
+    clip = prepared(Clips(str(tmp_path), frames=3)).read(0)["clip"]
+    assert (clip.dtype, numbers_of(clip)) == (np.uint8, [1, 2, 3])
+    square = prepared(Clips(str(tmp_path), frames=3, side=10)).read(0)["clip"]
+    assert square.shape == (3, 10, 10, 3)
+    assert numbers_of(square) == [1, 2, 3]
+    assert abs(int(square[0, 0, 0, 2]) - 2) <= 1  # two columns are cut off at each side
+    assert square[0, 0, -1, 2] > 18
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"frames": 1}, "Clips.frames is 1; expected 2 or more"),
+        ({"stride": 0}, "Clips.stride is 0 and side None; expected 1 or more"),
+        ({"short": "pad"}, "Clips.short is 'pad'; expected error or skip"),
+        ({"pattern": "(.+)_"}, r"has no group named clip: write \(\?P<clip>"),
+        ({"pattern": "("}, "is not a regular expression: missing"),
+    ],
+)
+def test_settings_that_are_refused(settings: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        Clips("clips", **settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_clips_that_are_too_short(root: Path, caplog: Any) -> None:
+    write(root / "one", (1,))
+    with pytest.raises(ValueError, match=r"2 of 4 clips have fewer .*\(more/c 6, one 1\)"):
+        prepared(Clips(str(root), frames=7))
+    with caplog.at_level(logging.WARNING):
+        source = prepared(Clips(str(root), frames=7, short="skip"))
+    assert list(source.keys) == ["a", "b"]
+    assert "Clips left out: 2 of 4 clips" in caplog.text
+    with pytest.raises(ValueError, match=r"4 of 4 clips have fewer than the 13 frames"):
+        prepared(Clips(str(root), frames=7, stride=2, short="skip"))
+
+
+@pytest.mark.parametrize(
+    ("below", "message"), [("none", "is not a folder"), ("empty", "has no frames")]
+)
+def test_no_clips(tmp_path: Path, below: str, message: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=message):
+        prepared(Clips(str(tmp_path / below)))
+
+
+def test_unequal_frames(root: Path, caplog: Any) -> None:
+    """Evaluation fails; training takes another clip and counts it."""
+    write(root / "b", (4,), size=(SIDE, SIDE))
+    message = "b has frames of 20x20 and 24x20; expected one size in all frames of a clip"
+    with pytest.raises(UnreadableImage, match=message):
+        prepared(Clips(str(root), frames=4)).read(1)
+    data = module(Clips(str(root), frames=6), per_image=3, unreadable_limit=1.0)
+    keys = [key for batch in training(data) for key in batch["key"]]
+    assert len(keys) == 9
+    assert "train/b" not in keys
+    assert data.unreadable >= 3
+    with pytest.raises(ValueError, match=message):
+        list(evaluation(SRDataModule(1.0, test={"own": Clips(str(root), frames=4)}), "test"))
+
+
+# ---------------------------------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_of_training(root: Path, workers: int) -> None:
+    data = module(Clips(str(root), frames=4), workers=workers, per_image=4)
+    batches = list(training(data))
+    for batch in batches:
+        assert not {"hr", "lr"} & batch.keys()
+        assert batch["clip"].shape == (3, 4, 3, 8, 8)
+        assert (batch["size"], batch["frames"]) == ((8, 8), 4)
+        for clip in batch["clip"]:
+            # One crop and one orientation for all frames, which differ only by their number.
+            assert torch.equal(clip[:, 1:], clip[:1, 1:].expand(4, -1, -1, -1))
+            steps = (clip[:, 0, 0, 0] * 255).round().diff()
+            assert steps.tolist() == [1, 1, 1]
+    places = {tuple(clip[0, 1:].flatten().tolist()) for batch in batches for clip in batch["clip"]}
+    assert len(places) == 12
+    again = list(training(module(Clips(str(root), frames=4), per_image=4)))
+    assert all(torch.equal(a["clip"], b["clip"]) for a, b in zip(batches, again, strict=True))
+    other = next(iter(training(module(Clips(str(root), frames=4), per_image=4, seed=1))))
+    assert not torch.equal(other["clip"], batches[0]["clip"])
+
+
+def test_frames_that_are_smaller_than_the_crop(root: Path) -> None:
+    with pytest.raises(ValueError, match=r"is 24x20 pixels, smaller than .*crop_size 22"):
+        list(training(module(Clips(str(root), frames=4), crop_size=22)))
+
+
+class Brighter:
+    def __call__(self, hr: Any, seed: int) -> Any:
+        return hr + np.uint8(seed % 7 + 1)
+
+
+def test_all_frames_are_augmented_alike(root: Path) -> None:
+    settings: Any = {"augment": Brighter(), "flips": False}
+    plain, changed = (
+        next(iter(training(module(Clips(str(root), frames=4), **more))))["clip"] * 255
+        for more in ({"flips": False}, settings)
+    )
+    steps = (changed - plain).round().flatten(1)
+    assert steps.min() >= 1
+    assert torch.equal(steps.min(1).values, steps.max(1).values)
+
+
+def test_other_scales_are_for_pictures(root: Path) -> None:
+    scales = Scales(fixed=2, probability=0.5, lr_sides=[4])
+    with pytest.raises(ValueError, match="comes with its own frames, which has one size"):
+        list(training(module(Clips(str(root), frames=4), scales=scales, scale=2.0)))
+
+
+# -------------------------------------------------------------------------------------- evaluation
+
+
+def test_evaluation(root: Path) -> None:
+    data = SRDataModule(3.0, test={"own": Clips(str(root), frames=4)}, eval_batch_size=2)
+    found = list(evaluation(data, "test"))
+    assert [key for batch in found for key in batch["key"]] == ["own/a", "own/b", "own/more/c"]
+    assert found[0]["clip"].shape == (2, 4, 3, 18, 24)  # a multiple of the scale
+    assert (found[0]["size"], found[0]["frames"]) == ((18, 24), 4)
+    assert found[0]["clip"][1, :, 0, 0, 0].mul(255).round().tolist() == [1, 2, 3, 4]
+
+
+def test_clips_that_are_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a cat\na dog")
+    for source in (Seeds(2, 16, frames=5), Prompts(str(tmp_path / "prompts.txt"), 16, frames=5)):
+        for part in ("test", "predict"):
+            given: Any = source if part == "predict" else {"own": source}
+            (batch, *_) = evaluation(SRDataModule(1.0, **{part: given}), part)
+            assert (batch["size"], batch["frames"]) == ((16, 16), 5)
+    with pytest.raises(ValueError, match=r"Seeds\.frames is 1; expected 2 or more, or null"):
+        Seeds(2, 16, frames=1)
+
+
+# ------------------------------------------------------------------------------------------ shards
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_shards(shards: str, tmp_path: Path, workers: int) -> None:
+    source = ClipShards(shards, frames=4, stride=3, index_cache=str(tmp_path / "cache"))
+    data = SRDataModule(1.0, test={"own": source}, workers=workers)
+    found = list(evaluation(data, "test"))
+    assert [batch["key"] for batch in found] == [[f"own/{name}"] for name in "abcd"]
+    assert [batch["text"] for batch in found] == [[f"clip {name}"] for name in "abcd"]
+    assert all(numbers_of(batch["clip"][0] * 255) == [1, 4, 7, 10] for batch in found)
+    assert source.groups == [2, 2]
+    again = pickle.loads(pickle.dumps(source))
+    assert numbers_of(again.read(3)["clip"]) == [1, 4, 7, 10]
+
+
+def test_folders_in_a_tar(tmp_path: Path) -> None:
+    members = {f"deep/{name}/{n:04}.png": png(n) for name in "ab" for n in (1, 2, 3)}
+    members |= {"deep/a/0001.txt": b"one clip", "deep/about.txt": b"no clip"}
+    order = sorted(members)
+    path = pack(tmp_path / "x.tar", {name: members[name] for name in order})
+    source = prepared(ClipShards(path, frames=3, shard_in_key=True))
+    assert list(source.keys) == ["x/deep/a", "x/deep/b"]
+    assert numbers_of(source.read(1)["clip"]) == [1, 2, 3]
+    assert (source.read(0)["text"], source.read(1)["text"]) == ("one clip", "")
+
+
+@pytest.mark.parametrize("frame", ["{}.{}.png", "{}/{}.png"])
+def test_frames_and_captions_that_lie_apart(tmp_path: Path, frame: str) -> None:
+    members = {frame.format(name, n): png(n) for n in (3, 1, 2) for name in "ab"}
+    members |= {f"{name}.txt": f"clip {name}".encode() for name in "ab"}
+    path = pack(tmp_path / "x.tar", members)
+    source = prepared(ClipShards(path, frames=3, index_cache=str(tmp_path)))
+    assert (list(source.keys), source.groups) == (["a", "b"], [2])
+    for number, name in enumerate("ab"):
+        clip = source.read(number)
+        assert (numbers_of(clip["clip"]), clip["text"]) == ([1, 2, 3], f"clip {name}")
+
+
+def test_short_clips_of_shards_are_skipped_and_counted(tmp_path: Path, caplog: Any) -> None:
+    members = {f"{name}.{n}.png": png(n) for name, c in (("a", 5), ("b", 1)) for n in range(c)}
+    path = pack(tmp_path / "x.tar", members)
+    other = pack(tmp_path / "y.tar", {"c.1.png": png(1)})
+    with caplog.at_level(logging.WARNING):
+        source = prepared(ClipShards([path, other], frames=2))
+    assert (list(source.keys), source.groups) == (["a"], [1])
+    assert "ClipShards left out: 2 of 3 clips have fewer than the 2 frames" in caplog.text
+    with pytest.raises(ValueError, match=r"ClipShards: 2 of 3 clips have fewer"):
+        prepared(ClipShards([path, other], frames=2, short="error"))
+
+
+def test_a_clip_in_two_shards(tmp_path: Path) -> None:
+    paths = [
+        pack(tmp_path / f"{n}.tar", {f"a.{k}.png": png(k) for k in range(2 * n, 2 * n + 2)})
+        for n in range(2)
+    ]
+    with pytest.raises(ValueError, match="two shards have frames of the clip 'a'"):
+        prepared(ClipShards(paths, frames=2))
+    with pytest.raises(ValueError, match="2 samples have the key 'a/0'"):
+        prepared(ClipShards([paths[0], pack(tmp_path / "2.tar", {"a.0.png": png(0)})], frames=2))
+
+
+def test_shards_of_single_pictures(tmp_path: Path) -> None:
+    """They would all become frames of one nameless clip."""
+    path = pack(tmp_path / "x.tar", {f"{name}.png": png(1) for name in "abc"})
+    with pytest.raises(ValueError, match=r"'a' is an image that belongs to no clip; expected fra"):
+        prepared(ClipShards(path, frames=2))
+
+
+def test_a_damaged_frame_of_a_shard(tmp_path: Path) -> None:
+    members = {f"a.{n}.png": png(n, damaged=n == 1) for n in range(3)}
+    source = prepared(ClipShards(pack(tmp_path / "x.tar", members), frames=3))
+    with pytest.raises(UnreadableImage, match=r"x.tar: a/1"):
+        source.read(0)
+
+
+# ---------------------------------------------------------------------------------- moving windows
+
+
+def moving(**settings: Any) -> MovingCrops:
+    """Over an image whose pixels encode their position."""
+    rows, columns = np.mgrid[:60, :90]
+    place = np.stack([rows, columns, rows * 0], -1).astype(np.uint8)
+    given = {"source": Memory({"p": {"hr": place}}), "side": 10, "frames": 5}
+    return prepared(MovingCrops(**given | settings))
+
+
+def test_a_window_moves_evenly_and_stays_inside() -> None:
+    source, ways = moving(speed=2.0), []
+    for seed in range(200):
+        clip = source.clip(0, SampleDraws(seed, "crop"))["clip"].astype(int)
+        assert clip.shape == (5, 10, 10, 3)
+        assert np.array_equal(clip[:, -1, -1, :2] - clip[:, 0, 0, :2], np.full((5, 2), 9))
+        ways.append(clip[:, 0, 0, :2])
+    steps = np.diff(np.stack(ways), axis=1)
+    assert abs(steps).max() == 2
+    assert (steps.max(1) - steps.min(1)).max() <= 1  # constant speed, rounded to pixels
+    first = np.stack(ways)[:, 0]
+    assert first.min() < 6
+    assert first[:, 1].max() > 70
+    assert abs(steps.mean()) < 0.2  # to all sides
+
+
+def test_an_evaluation_has_the_same_windows() -> None:
+    one, two = moving(per_picture=2), moving(per_picture=2)
+    assert list(one.keys) == ["p/0", "p/1"]
+    assert np.array_equal(one.read(1)["clip"], two.read(1)["clip"])
+    assert not np.array_equal(one.read(0)["clip"], one.read(1)["clip"])
+    data = module(moving(), per_image=6, crop_size=10)
+    clips = [clip for batch in training(data) for clip in batch["clip"]]
+    assert len({tuple(clip[:, 0, 0, 0].tolist()) for clip in clips}) > 1
+
+
+def test_windows_are_made_smaller_by_means() -> None:
+    clip = moving(reduce=4, speed=0.5).clip(0, SampleDraws(3, "crop"))["clip"].astype(float)
+    assert clip.shape == (5, 10, 10, 3)
+    assert np.allclose(np.diff(clip[0, 0, :, 1]), 4)
+    assert abs(np.diff(clip[:, 0, 0, :2], axis=0)).max() <= 2  # half a pixel of a frame
+
+
+def test_windows_in_photographs_of_16_bits() -> None:
+    deep = Memory({"p": {"hr": picture(12, 12, dtype=np.uint16)}})
+    clip = prepared(MovingCrops(deep, 12, frames=2)).read(0)["clip"]
+    expected = np.round(deep.samples["p"]["hr"] / 257)  # type: ignore[index]
+    assert np.array_equal(clip[0], expected)
+
+
+def test_a_window_that_is_too_large() -> None:
+    with pytest.raises(ValueError, match="is 90x60 pixels, smaller than the window of 80"):
+        moving(side=20, reduce=4).read(0)
+    for settings in ({"side": 0}, {"speed": 0.0}, {"reduce": 0}, {"frames": 1}):
+        with pytest.raises(ValueError, match=f"MovingCrops.{next(iter(settings))} is"):
+            moving(**settings)
+
+
+def test_windows_over_photographs() -> None:
+    source = prepared(MovingCrops(Photos(["rocket"]), side=32, reduce=4, frames=8))
+    clip = source.read(0)["clip"].astype(int)
+    assert clip.shape == (8, 32, 32, 3)
+    assert 0 < abs(np.diff(clip, axis=0)).mean() < 40
+    assert len(pickle.dumps(source)) < 20_000

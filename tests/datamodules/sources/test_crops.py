@@ -1,0 +1,121 @@
+"""Crops: positions, keys, and images that cannot be cut."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from datamodules.base import Source
+from datamodules.sources.clips import MovingCrops
+from datamodules.sources.crops import Crops, OneLR
+from degradations.bicubic import Bicubic
+
+
+class Numbered(Source):
+    """Images in which every pixel encodes its image, row and column."""
+
+    def __init__(self, sizes=((40, 60), (64, 48)), pairs=False):
+        super().__init__()
+        self.sizes, self.pairs, self.reads = sizes, pairs, []
+
+    @property
+    def keys(self):
+        return [f"p{i}" for i in range(len(self.sizes))]
+
+    @property
+    def groups(self):
+        return [1] * len(self.sizes)
+
+    def read(self, index):
+        self.reads.append(index)
+        rows, columns = np.indices(self.sizes[index])
+        hr = np.stack([np.full(rows.shape, index), rows, columns], -1).astype(np.uint8)
+        return {"hr": hr, "lr": hr[::2, ::2]} if self.pairs else {"hr": hr, "text": f"{index}"}
+
+
+def crops_of(source, *arguments, **options):
+    made = Crops(source, *arguments, **options)
+    made.prepare(2.0)
+    return made
+
+
+def corners(crops):
+    return [tuple(crops.read(i)["hr"][0, 0].tolist()) for i in range(len(crops.keys))]
+
+
+def test_squares_lie_within_their_pictures():
+    crops = crops_of(Numbered(), size=32, per_picture=50)
+    assert len(crops.keys) == len(set(crops.keys)) == 100
+    assert crops.groups == [50, 50]
+    for index, (picture, top, left) in enumerate(corners(crops)):
+        sample = crops.read(index)
+        assert picture == index // 50
+        assert sample["text"] == str(picture)
+        rows, columns = np.indices((32, 32))
+        np.testing.assert_array_equal(sample["hr"][..., 1], rows + top)
+        np.testing.assert_array_equal(sample["hr"][..., 2], columns + left)
+    tops = {top for picture, top, _ in corners(crops) if picture == 0}
+    assert min(tops) == 0  # every position is possible
+    assert max(tops) == 40 - 32
+
+
+def test_a_place_follows_from_the_name_alone():
+    places = dict(
+        zip(crops_of(Numbered(), 32, 5).keys, corners(crops_of(Numbered(), 32, 5)), strict=True)
+    )
+    few = crops_of(Numbered(), 32, 2)
+    assert [places[key] for key in few.keys] == corners(few)
+    assert len(set(places.values())) > 5
+
+
+def test_a_picture_is_read_once_for_all_its_squares():
+    source = Numbered()
+    corners(crops_of(source, 16, 4))
+    assert source.reads == [0, 1]
+
+
+def test_keys_are_made_once():
+    """They are read for each sample, and are slow to make for many images."""
+
+    class Counted(Numbered):
+        asked = 0
+
+        @property
+        def keys(self):
+            self.asked += 1
+            return super().keys
+
+    source = Counted()
+    crops = crops_of(source, 16, 3)
+    assert crops.keys == ["p0/0", "p0/1", "p0/2", "p1/0", "p1/1", "p1/2"]
+    assert crops.keys is crops.keys
+    assert source.asked == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "around"),
+    [
+        ("Crops", lambda source: Crops(source, 16)),
+        ("OneLR", lambda source: OneLR(source, 8)),
+        ("MovingCrops", lambda source: MovingCrops(source, 8)),
+    ],
+)
+def test_settings_of_the_inner_source_do_not_vanish(name, around):
+    source = Numbered()
+    source.degradation = Bicubic(2.0)
+    with pytest.raises(ValueError, match=rf"{name}\.source has its own degradation"):
+        around(source).prepare(2.0)
+    source.degradation, source.scale = None, 3.0
+    with pytest.raises(ValueError, match=rf"{name}\.source has scale 3, but {name} is used at 2"):
+        around(source).prepare(2.0)
+    around(source).prepare(3.0)
+
+
+def test_what_cannot_be_cut():
+    with pytest.raises(ValueError, match=r"p0 is 60x40 pixels, smaller than Crops.size 48"):
+        crops_of(Numbered(), size=48).read(0)
+    with pytest.raises(ValueError, match="p0 is a pair"):
+        Crops(Numbered(pairs=True), size=16).read(0)
+    for arguments in ({"size": 0}, {"per_picture": 0}):
+        with pytest.raises(ValueError, match="must be at least 1"):
+            Crops(Numbered(), **arguments)

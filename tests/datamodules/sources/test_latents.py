@@ -1,0 +1,160 @@
+"""Latents: errors for incomplete or wrong shards."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.base import check_pooled
+from datamodules.batches import collate
+from datamodules.files.decode import UnreadableImage
+from datamodules.order.plan import Item
+from datamodules.shards.writer import ShardWriter
+from datamodules.sources.latents import ABOUT, Latents, TrainingLatents, add_latents
+from datamodules.sources.mix import Mix
+
+ABOUT_OURS = {"space": "Space 0123", "factor": 8, "scale": None}
+
+
+def npy(array: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def write(folder: Path, members: dict[str, bytes], about: dict[str, Any] | None = None) -> str:
+    folder.mkdir()
+    writer = ShardWriter(folder, "latents", 10)
+    for key in ("a/0", "a/1"):
+        writer.add(key, members)
+    writer.finish()
+    (folder / ABOUT).write_text(json.dumps(about or ABOUT_OURS))
+    return f"{folder}/*.tar"
+
+
+def test_a_batch_of_latents(tmp_path: Path) -> None:
+    z = np.arange(24, dtype=np.float16).reshape(2, 3, 4)
+    source = Latents(write(tmp_path / "out", {"latent.npy": npy(z)}))
+    source.prepare(2.0)
+    assert list(source.keys) == ["a/0", "a/1"]
+    assert source.groups == [2]
+    dataset = TrainingLatents(source, "train", 2.0, 96, True)
+    items = [Item(picture=i, seed=i, epoch=0, position=i) for i in (1, 0)]
+    batch = collate(dataset.__getitems__(items))
+    add_latents(batch, source)
+    assert batch["key"] == ["train/a/1", "train/a/0"]
+    assert batch["latent"].tolist() == [z.tolist()] * 2
+    assert batch["size"] == (24, 32)
+    assert batch["space"] == "Space 0123"
+
+
+def test_members_that_lie_apart_are_joined(tmp_path: Path) -> None:
+    kinds = {"latent.npy": np.zeros((2, 3, 4)), "text_features.npy": np.ones((5, 6))}
+    with tarfile.open(tmp_path / "latents-000000.tar", "w") as tar:
+        for kind, array in kinds.items():
+            for key in "ab":
+                content = npy(array.astype(np.float32) + ord(key))
+                member = tarfile.TarInfo(f"{key}.{kind}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    (tmp_path / ABOUT).write_text(json.dumps(ABOUT_OURS))
+    source = Latents(f"{tmp_path}/*.tar", index_cache=str(tmp_path))
+    source.prepare(2.0)
+    for index, key in enumerate(source.keys):
+        found: Any = source.read(index)
+        assert found["latent"].max() == ord(key)
+        assert found["text_features"].max() == ord(key) + 1
+    again = Latents([f"{tmp_path}/*.tar"] * 2, index_cache=str(tmp_path))
+    with pytest.raises(ValueError, match="list each tar once; to train on several sets, encode"):
+        again.prepare(2.0)
+
+
+def test_latents_of_whole_pictures_may_not_fit_together() -> None:
+    shapes = ((1, 2, 2), (1, 2, 3))
+    samples = [{"key": "a", "seed": 0, "latent": np.zeros(shape, np.float32)} for shape in shapes]
+    with pytest.raises(ValueError, match=r"latents of different sizes .* with --encode\.crop"):
+        collate(samples)
+
+
+def test_what_is_no_latent(tmp_path: Path) -> None:
+    source = Latents(write(tmp_path / "ints", {"latent.npy": npy(np.zeros((1, 2, 2), int))}))
+    source.prepare(2.0)
+    with pytest.raises(UnreadableImage, match=r"is int64 \(1, 2, 2\); expected floats"):
+        source.read(0)
+    source = Latents(write(tmp_path / "objects", {"latent.npy": npy(np.array([None, {}]))}))
+    source.prepare(2.0)
+    with pytest.raises(UnreadableImage, match="allow_pickle"):  # no code in a shard is executed
+        source.read(0)
+    source = Latents(write(tmp_path / "pictures", {"txt": b"the sea"}))
+    with pytest.raises(ValueError, match=r"has no latents: main\.py encode writes"):
+        source.prepare(2.0)
+
+
+def test_encode_json(tmp_path: Path) -> None:
+    z = {"latent.npy": npy(np.zeros((1, 2, 2), np.float32))}
+    urls = write(tmp_path / "pairs", z, {**ABOUT_OURS, "scale": 4.0})
+    with pytest.raises(ValueError, match=r"of scale 4, but data\.init_args\.scale is 2"):
+        Latents(urls).prepare(2.0)
+    (tmp_path / "pairs" / ABOUT).write_text("{}")
+    with pytest.raises(ValueError, match="has no factor, scale, space"):
+        Latents(urls).prepare(4.0)
+    (tmp_path / "pairs" / ABOUT).write_text("{")
+    with pytest.raises(ValueError, match="is damaged"):
+        Latents(urls).prepare(4.0)
+    (tmp_path / "pairs" / ABOUT).unlink()
+    with pytest.raises(ValueError, match=r"encode\.json, which .* is missing"):
+        Latents(urls).prepare(4.0)
+
+
+def test_no_mixture_of_latents(tmp_path: Path) -> None:
+    source = Latents(write(tmp_path / "out", {"latent.npy": npy(np.zeros((1, 2, 2)))}))
+    with pytest.raises(ValueError, match=r"Mix.sources: 'mine' holds latents.* urls of one"):
+        Mix({"mine": source}).prepare(2.0)
+
+
+def test_no_pool_beside_latents() -> None:
+    with pytest.raises(ValueError, match=r"exchanges images, .* set pool to 0"):
+        check_pooled({"latent": 0})
+
+
+def test_features_of_captions_are_filled_up_to_the_longest(tmp_path: Path) -> None:
+    z = np.zeros((1, 2, 2), np.float32)
+    texts = [np.full((n, 3), n, np.float16) for n in (2, 5, 1)]
+    folder = tmp_path / "out"
+    folder.mkdir()
+    writer = ShardWriter(folder, "latents", 10)
+    for n, text in enumerate(texts):
+        writer.add(f"{n}", {"latent.npy": npy(z), "text_features.npy": npy(text)})
+    writer.finish()
+    (folder / ABOUT).write_text(json.dumps({"space": "x", "factor": 8, "scale": None}))
+    source = Latents(str(folder / "*.tar"))
+    source.prepare(1)
+    samples = [{"key": str(n), "seed": n, **source.read(n)} for n in range(3)]
+    batch = collate(samples)
+    assert batch["text_features"].shape == (3, 5, 3)
+    assert batch["text_lengths"].tolist() == [2, 5, 1]
+    for row, text in zip(batch["text_features"], texts, strict=True):
+        assert torch.equal(row[: len(text)], torch.from_numpy(text))
+        assert not row[len(text) :].any()
+
+
+def test_features_that_are_none(tmp_path: Path) -> None:
+    given = {"latent.npy": npy(np.zeros((1, 2, 2), np.float32))}
+    flat = npy(np.zeros(3, np.float16))
+    source = Latents(write(tmp_path / "flat", given | {"text_features.npy": flat}))
+    source.prepare(1)
+    with pytest.raises(UnreadableImage, match="expected floats of 2 dimensions"):
+        source.read(0)
+    samples = [
+        {"key": "a", "seed": 0, "text_features": np.zeros((2, width), np.float16)}
+        for width in (3, 4)
+    ]
+    with pytest.raises(ValueError, match=r"different widths .* with one encoder"):
+        collate(samples)

@@ -1,0 +1,146 @@
+"""Seeds and prompts: requests to a generator, from a number or a file to a batch."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+
+import pytest
+import torch
+
+from datamodules.base import SRDataModule
+from datamodules.sources.prompts import Prompts, Seeds
+from tests.contracts.arguments import check_arguments
+from tests.datamodules.memory import Stage, evaluation, on_device
+
+TEXT = "\ufeffa red car\n\n  a dog \r\n\t\nün ours blanc\u2028assis\na red car"
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return str(path)
+
+
+def batches(source, part="test", **settings):
+    given = {"test": {"own": source}} if part == "test" else {"predict": source}
+    return list(evaluation(SRDataModule(2.0, **given, **settings), part))
+
+
+def test_a_number_of_seeds():
+    found = batches(Seeds(3, [16, 24]))
+    assert [batch["key"] for batch in found] == [["own/000000"], ["own/000001"], ["own/000002"]]
+    assert all(batch.keys() == {"key", "seed", "size"} for batch in found)
+    assert all(batch["size"] == (16, 24) for batch in found)
+    assert len({int(batch["seed"]) for batch in found}) == 3
+    more = batches(Seeds(5, 16))
+    assert [b["seed"] for b in more[:3]] == [b["seed"] for b in found]
+    assert more[0]["size"] == (16, 16)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_prompts_of_a_file(file, caplog, workers):
+    with caplog.at_level(logging.INFO):
+        found = batches(Prompts(file, 32), eval_batch_size=3, workers=workers)
+    assert "prompts.txt: 2 empty lines skipped" in caplog.text
+    assert [text for batch in found for text in batch["text"]] == [
+        "a red car",
+        "a dog",
+        "ün ours blanc\u2028assis",
+        "a red car",
+    ]
+    keys = [key.removeprefix("own/") for batch in found for key in batch["key"]]
+    assert [key.split("-")[0] for key in keys] == ["000001", "000003", "000005", "000006"]
+    assert keys[0].split("-")[1] == keys[3].split("-")[1] != keys[1].split("-")[1]
+    assert [batch["seed"].shape for batch in found] == [torch.Size([3]), torch.Size([1])]
+    assert all(batch["size"] == (32, 32) for batch in found)
+
+
+def test_another_text_has_another_key(file, tmp_path):
+    """So that outputs of different prompts are not confused."""
+    before = Prompts(file, 32)
+    before.prepare(1.0)
+    (tmp_path / "prompts.txt").write_text(TEXT.replace("dog", "cat"), encoding="utf-8")
+    after = Prompts(file, 32)
+    after.prepare(1.0)
+    same = [a == b for a, b in zip(before.keys, after.keys, strict=True)]
+    assert same == [True, False, True, True]
+
+
+def test_in_predict(file):
+    first, *_ = batches(Prompts(file, 32), "predict")
+    assert (first["text"], first["size"]) == (["a red car"], (32, 32))
+    first, *_ = batches(Seeds(2, 32), "predict", size=(64, 48))
+    assert (first["key"], first["size"]) == (["predict/000000"], (64, 48))
+
+
+def test_a_size_is_a_pair_again_after_pinned_memory():
+    """Torch makes it a list on the way to a GPU."""
+    data = SRDataModule(2.0, test={"own": Seeds(1, 32)}, workers=0)
+    data.trainer = Stage("test")
+    data.setup("test")
+    (batch,) = data.test_dataloader()[0]
+    found = on_device(data, {**batch, "size": [32, 48]})
+    assert found["size"] == (32, 48)
+
+
+def test_as_every_source(file):
+    for source in (Prompts(file, 32), Seeds(2, 32)):
+        check_arguments(type(source))
+        source.prepare(1.0)
+        other = pickle.loads(pickle.dumps(source))
+        assert list(other.keys) == list(source.keys)
+        assert other.read(1) == source.read(1)
+        assert source.path(0) is None
+
+
+def test_it_cannot_be_trained_on(file):
+    data = SRDataModule(2.0, train=Seeds(4, 32), batch_size=2, crop_size=16, workers=0)
+    data.setup("fit")
+    with pytest.raises(ValueError, match="has no HR image, which training needs"):
+        next(iter(data.train_dataloader()))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\n \n", r"prompts\.txt has no prompts; expected one per line"),
+        (b"a\n\n" + b"b" * 10_001, r"line 3 has 10001 characters; expected 10000 at most"),
+        (b"a\n\xff\xfe", r"is not UTF-8 text \(byte 2\)"),
+        (None, r"does not exist; expected a text file"),
+    ],
+)
+def test_files_that_cannot_be_read(tmp_path, content, message):
+    path = tmp_path / "prompts.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        Prompts(str(path), 32).prepare(1.0)
+
+
+def test_10000_characters_are_taken(tmp_path):
+    (tmp_path / "prompts.txt").write_text("b" * 10_000 + "\n")
+    source = Prompts(str(tmp_path / "prompts.txt"), 32)
+    source.prepare(1.0)
+    assert len(source.keys) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((0, 32), "Seeds.count is 0"), ((1, 0), "Seeds.size is 0"), ((1, (8, -1)), r"Seeds.size is")],
+)
+def test_arguments_that_cannot_be(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Seeds(*arguments)
+
+
+def test_sizes_of_one_batch_agree(file):
+    class Growing(Seeds):
+        def read(self, index):
+            return {"size": (8 + index, 8)}
+
+    with pytest.raises(
+        ValueError, match=r"one batch asks for outputs of different sizes .*own/000001"
+    ):
+        batches(Growing(2, 8), eval_batch_size=2)

@@ -1,0 +1,207 @@
+"""Every way to convolve, compared with SciPy in double precision."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from degradations.base import Canvas
+from degradations.draws import Draws, to_device
+from degradations.stages import blur as kernels
+from degradations.stages import blur as module
+from degradations.stages.blur import Blur, convolve, convolve_canvas, prepare_kernels
+from degradations.stages.sharpen import USM
+
+# radius of the kernel, size of the image, and the fastest way for them
+WAYS = [
+    (1, (40, 30), "_by_opencv"),
+    (4, (211, 220), "_by_opencv"),
+    (5, (200, 210), "_by_opencv"),
+    (5, (211, 220), "_by_bands"),
+    (5, (211, 257), "_by_opencv"),
+    (6, (210, 100), "_by_opencv"),
+    (10, (64, 64), "_by_opencv"),
+    (6, (211, 129), "_by_bands"),
+    (8, (100, 256), "_by_bands"),
+    (6, (100, 257), "_by_fourier"),
+    (9, (220, 47), "_by_fourier"),
+    (10, (211, 231), "_by_fourier"),
+    (14, (33, 250), "_by_fourier"),
+]
+SMALL = [(1, 1), (1, 9), (5, 3), (8, 12), (230, 2), (3, 240)]
+
+
+def psf(radius, seed=0):
+    """Return an asymmetric kernel with sum 1 and most of its mass in one corner."""
+    side = 2 * radius + 1
+    values = np.random.default_rng(seed).random((side, side))
+    values[0, 1] += side
+    return torch.from_numpy(values / values.sum()).float()[None]
+
+
+def make_image(size, seed=1):
+    return torch.from_numpy(np.random.default_rng(seed).random((1, 3, *size))).float()
+
+
+def reference(x, kernel):
+    """Convolve (not correlate) with mirrored borders."""
+    x, kernel = x[0].double().numpy(), kernel.double().numpy()
+    return np.stack([ndimage.convolve(plane, kernel, mode="mirror") for plane in x])
+
+
+def assert_convolved(y, x, kernel):
+    np.testing.assert_allclose(y[0], reference(x, kernel), rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize(("radius", "size", "way"), WAYS)
+def test_every_way(radius, size, way, monkeypatch):
+    taken = []
+    function = getattr(module, way)
+    monkeypatch.setattr(module, way, lambda *args: taken.append(way) or function(*args))
+    x, kernel = make_image(size), psf(radius)
+    assert_convolved(convolve(x, prepare_kernels(kernel)), x, kernel[0])
+    assert taken == [way]
+
+
+@pytest.mark.parametrize("size", SMALL)
+@pytest.mark.parametrize("radius", [3, 6, 10])
+def test_images_smaller_than_the_kernel(size, radius):
+    x, kernel = make_image(size), psf(radius)
+    assert_convolved(convolve(x, prepare_kernels(kernel)), x, kernel[0])
+    assert_convolved(convolve_canvas(Canvas.of(x), prepare_kernels(kernel)).pixels, x, kernel[0])
+
+
+@pytest.mark.parametrize("way", ["_by_opencv", "_by_bands", "_by_fourier", "_by_rows_and_columns"])
+@pytest.mark.parametrize("size", [(40, 50), (4, 7), (70, 1)])
+def test_each_way_at_any_size(way, size):
+    kernel = psf(6)[0]
+    if way == "_by_rows_and_columns":
+        kernel = kernel.sum(1, keepdim=True) * kernel.sum(0, keepdim=True)
+    x = make_image(size)
+    y = getattr(module, way)(x[0], kernel.flip(0, 1))
+    assert_convolved(y[None], x, kernel)
+
+
+@pytest.mark.parametrize(("radius", "size"), [(2, (21, 21)), (6, (231, 31)), (9, (231, 51))])
+def test_a_bright_point_becomes_the_kernel(radius, size):
+    x = torch.zeros(1, 3, *size)
+    row, column = size[0] // 2, size[1] // 2
+    x[..., row, column] = 1
+    kernel = psf(radius)
+    rows, columns = (slice(c - radius, c + radius + 1) for c in (row, column))
+    for y in (
+        convolve(x, prepare_kernels(kernel)),
+        convolve_canvas(Canvas.of(x), prepare_kernels(kernel)).pixels,
+    ):
+        torch.testing.assert_close(
+            y[0, :, rows, columns], kernel.expand(3, -1, -1), rtol=0, atol=1e-6
+        )
+        y[..., rows, columns] = 0
+        assert y.abs().max() < 1e-6
+
+
+def test_a_batch_takes_each_images_own_kernel():
+    x = torch.cat([make_image((30, 40), seed) for seed in range(3)])
+    padded = torch.zeros(3, 13, 13)
+    for image, radius in zip(padded, (6, 1, 4), strict=True):
+        cut = slice(6 - radius, 7 + radius)
+        image[cut, cut] = psf(radius, seed=radius)[0]
+    params = prepare_kernels(padded)
+    assert params["radius"].tolist() == [6, 1, 4]
+    for y in (convolve(x, params), convolve_canvas(Canvas.of(x), params).pixels):
+        for i in range(3):
+            assert_convolved(y[i : i + 1], x[i : i + 1], padded[i])
+
+
+@pytest.mark.parametrize(("mass", "radius"), [(0.9e-5, 2), (1.2e-5, 5)])
+def test_the_radius_leaves_out_rings_without_mass(mass, radius):
+    kernel = torch.zeros(1, 11, 11)
+    kernel[:, 3:8, 3:8] = (1 - mass) / 25
+    kernel[:, 0, 4] += mass / 2
+    kernel[:, 9, 10] -= mass / 2  # negative values count, too
+    assert prepare_kernels(kernel)["radius"].tolist() == [radius]
+
+
+def test_a_point_leaves_the_image():
+    x, kernel = make_image((9, 9)), torch.zeros(1, 7, 7)
+    kernel[:, 3, 3] = 1
+    assert torch.equal(convolve(x, prepare_kernels(kernel)), x)
+
+
+def test_separable_kernels_are_known():
+    sigma, rotation = torch.tensor([1.5, 1.5, 1.5, 1.5]), torch.tensor([0.0, 0.0, 0.6, 0.0])
+    beta = torch.tensor([1.0, 1.0, 1.0, 0.7])
+    squared = kernels.squared_distance(sigma, torch.tensor([1.5, 0.8, 0.8, 1.5]), rotation, 6)
+    params = prepare_kernels(kernels.normalized(kernels.bell(squared, beta, beta > 9)))
+    assert params["separable"].tolist() == [True, True, False, False]
+    hole = torch.full((1, 3, 3), 1 / 8)
+    hole[:, 1, 1] = 0  # division by 0
+    assert prepare_kernels(hole)["separable"].tolist() == [False]
+    x = make_image((20, 30))
+    assert_convolved(convolve(x, prepare_kernels(hole)), x, hole[0])
+
+
+def test_a_separable_kernel_goes_by_rows_and_columns(monkeypatch):
+    for way in ("_by_opencv", "_by_bands", "_by_fourier"):
+        monkeypatch.setattr(module, way, None)
+    x = make_image((30, 25))
+    kernel = (torch.tensor([0.1, 0.2, 0.7]).view(3, 1) * torch.tensor([0.5, 0.3, 0.2]))[None]
+    assert_convolved(convolve(x, prepare_kernels(kernel)), x, kernel[0])
+
+
+def test_gradients_pass():
+    x = make_image((20, 30)).requires_grad_()
+    kernel = psf(4)
+    y = convolve(x, prepare_kernels(kernel))
+    assert_convolved(y.detach(), x.detach(), kernel[0])
+    y.sum().backward()
+    assert x.grad.sum().item() == pytest.approx(x.numel(), rel=1e-4)  # every y is a mean of x
+
+
+def test_channels_last():
+    x, kernel = make_image((230, 140)).contiguous(memory_format=torch.channels_last), psf(9)
+    assert_convolved(convolve(x, prepare_kernels(kernel)), x, kernel[0])
+
+
+def test_images_on_a_larger_canvas():
+    sizes = [(30, 40), (3, 40), (17, 2)]
+    pixels = torch.rand(3, 3, 30, 40, generator=torch.Generator().manual_seed(0))
+    params = prepare_kernels(torch.cat([psf(5, seed) for seed in range(3)]))
+    y = convolve_canvas(Canvas(pixels, torch.tensor(sizes), (30, 40)), params).pixels
+    for i, (h, w) in enumerate(sizes):
+        x = pixels[i : i + 1, :, :h, :w]
+        assert_convolved(y[i : i + 1, :, :h, :w], x, psf(5, i)[0])
+
+
+def test_compiles_as_one_graph():
+    def blurred(pixels, sigma, cutoff):
+        squared = kernels.squared_distance(sigma, sigma, sigma, 6)
+        bell = kernels.bell(squared, sigma, sigma > 9) + kernels.sinc(cutoff, 6)
+        bell = bell + kernels.motion(sigma, sigma, 0 * sigma, 6) + kernels.disk(sigma, 6)
+        return convolve_canvas(Canvas.of(pixels), prepare_kernels(kernels.normalized(bell))).pixels
+
+    values = make_image((20, 24)), torch.tensor([1.5]), torch.tensor([2.0])
+    compiled = torch.compile(blurred, fullgraph=True, dynamic=False, backend="eager")
+    torch.testing.assert_close(compiled(*values), blurred(*values))
+
+
+@pytest.mark.parametrize("stage", [Blur(), USM(radius=10)])
+def test_the_canvas_convolves_by_kornia(stage, monkeypatch):
+    """One kernel per image; the same bits as a grouped convolution of torch."""
+    calls = []
+
+    def filter2d(x, kernels, padding):
+        calls.append(len(kernels))
+        B, C, H, W = x.shape
+        weights = kernels.repeat_interleave(C, 0).unsqueeze(1)
+        y = torch.nn.functional.conv2d(x.reshape(1, B * C, H, W), weights, groups=B * C)
+        return y.view(B, C, *y.shape[-2:])
+
+    x = torch.cat([make_image((20, 30), seed) for seed in range(3)])
+    params = stage.prepare(to_device(stage.draw(Draws(np.arange(3)), x.shape), 3, x.device))
+    y = stage.on_canvas(Canvas.of(x), params).pixels
+    monkeypatch.setattr("kornia.filters.filter2d", filter2d)
+    assert torch.equal(stage.on_canvas(Canvas.of(x), params).pixels, y)
+    assert calls == ([3] if isinstance(stage, Blur) else [3] * 4)

@@ -1,0 +1,159 @@
+"""Noise fields: per image in any batch and memory format; normal; independent."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from degradations.draws import Draws
+from degradations.stages import noise as fields
+from degradations.stages.noise import (
+    hashed_fields,
+    hashed_integers,
+    hashed_randn,
+    quick_randn_like,
+    seeded_integers_like,
+    seeded_randn_like,
+)
+
+SEEDS = torch.from_numpy(Draws(np.arange(16)).seeds())
+
+
+def generators(shape, seeds):
+    return seeded_randn_like(torch.empty(shape), seeds)
+
+
+def quick(shape, seeds):
+    return quick_randn_like(torch.empty(shape), seeds)
+
+
+def quick_hashed(shape, seeds):
+    with hashed_fields():
+        return quick(shape, seeds)
+
+
+@pytest.fixture(
+    params=[generators, hashed_randn, quick, quick_hashed],
+    ids=["CPU", "GPU's hash", "table on a CPU", "table on a GPU"],
+)
+def fill(request):
+    return lambda *shape, seeds=SEEDS: request.param(torch.Size(shape), seeds)
+
+
+def test_a_field_does_not_depend_on_its_batch(fill):
+    whole = fill(16, 3, 9, 11)
+    for start, stop in [(0, 1), (5, 6), (13, 16)]:
+        part = fill(stop - start, 3, 9, 11, seeds=SEEDS[start:stop])
+        assert torch.equal(part, whole[start:stop])
+
+
+def test_is_standard_normal(fill):
+    field = fill(4, 3, 64, 64, seeds=SEEDS[:4])
+    assert field.dtype == torch.float32
+    assert field.isfinite().all()
+    for image in field:
+        assert stats.kstest(image.flatten(), "norm").pvalue > 1e-3
+
+
+def test_images_channels_and_pixels_are_independent(fill):
+    field = fill(3, 3, 64, 64, seeds=SEEDS[:3])
+    rows = field.reshape(9, -1)
+    assert np.abs(np.corrcoef(rows) - np.eye(9)).max() < 4 / 64
+    for shift in (1, 2, 64):
+        assert abs((rows * rows.roll(shift, 1)).mean()) < 4 / rows.numel() ** 0.5
+
+
+def test_neighbouring_seeds_give_unrelated_fields(fill):
+    rows = fill(8, 3, 64, 64, seeds=torch.arange(8)).reshape(8, -1)
+    assert np.abs(np.corrcoef(rows) - np.eye(8)).max() < 4 / rows.shape[1] ** 0.5
+
+
+def test_all_bits_of_a_seed_count(fill):
+    one, other = fill(2, 3, 8, 8, seeds=torch.tensor([5, 5 + 2**40]))
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 1, 1), (2, 3, 1, 5), (2, 1, 3, 7)])
+def test_odd_sizes(fill, shape):
+    assert fill(*shape, seeds=SEEDS[:2]).shape == shape
+
+
+def test_the_hash_is_frozen():
+    # The same on every machine, up to the rounding of logarithm and cosine.
+    field = hashed_randn(torch.Size((1, 1, 1, 4)), torch.tensor([0]))
+    expected = torch.tensor([[[[1.5914, -0.0298, -0.2920, 0.8768]]]])
+    torch.testing.assert_close(field, expected, rtol=0, atol=1e-4)
+
+
+def test_the_smallest_word_gives_a_number(monkeypatch):
+    monkeypatch.setattr(fields, "_mix", torch.zeros_like)
+    field = hashed_randn(torch.Size((1, 1, 1, 4)), torch.tensor([0]))
+    assert field.isfinite().all()
+    assert field.max() < 7
+
+
+def test_memory_format_and_dtype_of_x_do_not_matter():
+    x = torch.zeros(2, 3, 16, 16)
+    field = seeded_randn_like(x, SEEDS[:2])
+    last = x.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(seeded_randn_like(last, SEEDS[:2]), field)
+    half = seeded_randn_like(x.half(), SEEDS[:2])
+    assert half.dtype == torch.float16
+    assert torch.equal(half, field.half())
+
+
+@pytest.mark.parametrize("seeds", [SEEDS[:3], SEEDS[:2].float(), SEEDS[0]])
+def test_refuses_other_seeds(seeds):
+    with pytest.raises(ValueError, match=r"expected torch.int64 of shape \(2,\)"):
+        seeded_randn_like(torch.zeros(2, 3, 4, 4), seeds)
+
+
+@pytest.mark.gpu
+def test_the_gpu_computes_the_hash_of_the_cpu():
+    shape = torch.Size((16, 3, 33, 7))
+    on_gpu = seeded_randn_like(torch.empty(shape, device="cuda"), SEEDS.cuda())
+    torch.testing.assert_close(on_gpu.cpu(), hashed_randn(shape, SEEDS), rtol=0, atol=1e-5)
+
+
+def test_a_hashed_field_does_not_depend_on_its_canvas():
+    small, large = (torch.Size((2, 3, *size)) for size in ((7, 9), (16, 24)))
+    assert torch.equal(hashed_randn(large, SEEDS[:2])[..., :7, :9], hashed_randn(small, SEEDS[:2]))
+    assert torch.equal(
+        hashed_integers(large, SEEDS[:2], 11)[..., :7, :9], hashed_integers(small, SEEDS[:2], 11)
+    )
+
+
+@pytest.mark.parametrize("hashed", [False, True])
+@pytest.mark.parametrize("bits", [1, 11, 15])
+def test_integers_are_uniform_and_an_image_s_own(hashed, bits):
+    def fill(seeds):
+        if hashed:
+            return hashed_integers(torch.Size((len(seeds), 3, 33, 65)), seeds, bits)
+        return seeded_integers_like(torch.empty(len(seeds), 3, 33, 65), seeds, bits)
+
+    field = fill(SEEDS[:4])
+    assert field.dtype == torch.int32
+    assert torch.equal(field[2:3], fill(SEEDS[2:3]))
+    assert field.min() >= 0
+    assert field.max() < 2**bits
+    counts = np.bincount(field.flatten().numpy() >> max(bits - 4, 0), minlength=2 ** min(bits, 4))
+    assert stats.chisquare(counts).pvalue > 1e-3
+    rows = field.reshape(12, -1).double().numpy()
+    assert np.abs(np.corrcoef(rows) - np.eye(12)).max() < 4 / rows.shape[1] ** 0.5
+
+
+def test_hashed_fields_on_request():
+    x = torch.empty(2, 3, 8, 8)
+    with hashed_fields():
+        assert torch.equal(seeded_randn_like(x, SEEDS[:2]), hashed_randn(x.shape, SEEDS[:2]))
+    assert not torch.equal(seeded_randn_like(x, SEEDS[:2]), hashed_randn(x.shape, SEEDS[:2]))
+
+
+def test_the_table_is_exact_in_mean_and_variance_and_as_long_as_it_says():
+    table = fields._normal_quantiles("cpu").double()
+    assert table.mean().abs() < 1e-7
+    assert abs(table.square().mean() - 1) < 1e-7
+    assert stats.kstest(table, "norm").statistic < 1e-4
+    assert 4.16 < table.max() < 4.18

@@ -1,0 +1,261 @@
+"""JPEG: bit-equal to Pillow on every path; draws and gradients."""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import stats
+from skimage import data
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from degradations.base import Canvas, quantize_8bit
+from degradations.draws import Draws, to_device
+from degradations.images import to_bytes
+from degradations.stages import jpeg
+from degradations.stages.jpeg import JPEG, SUBSAMPLINGS, encode_decode
+
+CPU = torch.device("cpu")
+SIZES = [(64, 64), (37, 53), (53, 37), (1, 1), (1, 5), (8, 2), (3, 3), (17, 4), (16, 5), (2, 64)]
+ALL = {"4:4:4": 0.3, "4:2:2": 0.3, "4:2:0": 0.4}
+
+
+@functools.cache
+def photographs():
+    return {"astronaut": data.astronaut(), "coffee": data.coffee(), "chelsea": data.chelsea()}
+
+
+def crop(h, w, number=0):
+    photograph = list(photographs().values())[number % 3]
+    return photograph[40 + 3 * number :][:h, 60 + 5 * number :][:, :w].copy()
+
+
+def noise(h, w):
+    return np.random.default_rng(h * 100 + w).integers(0, 256, (h, w, 3), dtype=np.uint8)
+
+
+def by_pillow(pixels, quality, subsampling):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=subsampling)
+    return np.array(Image.open(file))
+
+
+def as_tensor(pixels):
+    return torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0) / 255
+
+
+def as_params(quality, subsampling):
+    numbers = {"quality": quality, "subsampling": [SUBSAMPLINGS.index(s) for s in subsampling]}
+    return {name: torch.tensor(value) for name, value in numbers.items()}
+
+
+def on_one_canvas(stage, images, quality, subsampling):
+    """Return each image after the stage, (h, w, 3) uint8, from a canvas with noise around them."""
+    extent = tuple(max(p.shape[axis] for p in images) for axis in (0, 1))
+    pixels = torch.rand(len(images), 3, *extent, generator=torch.Generator().manual_seed(0))
+    for canvas, image in zip(pixels, images, strict=True):
+        canvas[:, : image.shape[0], : image.shape[1]] = as_tensor(image)[0]
+    sizes = torch.tensor([p.shape[:2] for p in images])
+    done = stage.on_canvas(Canvas(pixels, sizes, extent), as_params(quality, subsampling))
+    return [to_bytes(y[:, :h, :w]) for y, (h, w) in zip(done.pixels, sizes.tolist(), strict=True)]
+
+
+@pytest.fixture(params=["simplejpeg", "opencv"])
+def decoder(request, monkeypatch):
+    if request.param == "simplejpeg":
+        pytest.importorskip("simplejpeg", reason="there is no wheel of simplejpeg here")
+    else:
+        monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    jpeg._decoder.cache_clear()
+    yield request.param
+    jpeg._decoder.cache_clear()
+
+
+@pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
+@pytest.mark.parametrize("quality", [1, 10, 49, 50, 75, 95, 96, 100])
+def test_the_real_codec_gives_the_bits_of_pillow(decoder, quality, subsampling):
+    assert (jpeg._decoder().__module__ == "degradations.stages.jpeg") == (decoder == "opencv")
+    for number, (h, w) in enumerate([(200, 180), *SIZES]):
+        for pixels in (crop(h, w, number), noise(h, w)):
+            got = encode_decode(pixels, quality, subsampling)
+            np.testing.assert_array_equal(got, by_pillow(pixels, quality, subsampling))
+
+
+@pytest.mark.parametrize("differentiable", [False, True])
+@pytest.mark.parametrize("subsampling", [{s: 1.0} for s in SUBSAMPLINGS] + [ALL], ids=str)
+def test_the_torch_codec_gives_the_bits_of_pillow(subsampling, differentiable):
+    """Images of many sizes, qualities and, in the last case, subsamplings on one canvas."""
+    stage = JPEG(subsampling=subsampling, differentiable=differentiable)
+    names = list(subsampling)
+    for start in range(1, 101, 9):
+        images = [crop(h, w, n) if n % 3 else noise(h, w) for n, (h, w) in enumerate(SIZES)]
+        quality = [(start + 10 * n - 1) % 100 + 1 for n in range(len(SIZES))]
+        subsamplings = [names[(n + start) % len(names)] for n in range(len(SIZES))]
+        got = on_one_canvas(stage, images, quality, subsamplings)
+        for image, q, s, y in zip(images, quality, subsamplings, got, strict=True):
+            np.testing.assert_array_equal(y, by_pillow(image, q, s), err_msg=f"{q} {s}")
+
+
+def check_mean_difference(images):
+    """The limit is 0.5 of 255; it is 0."""
+    for subsampling in ("4:2:0", "4:4:4"):
+        stage = JPEG(subsampling={subsampling: 1.0})
+        qualities = np.linspace(10, 95, len(images)).round().astype(int).tolist()
+        for image, quality in zip(images, qualities, strict=True):
+            [got] = on_one_canvas(stage, [image], [quality], [subsampling])
+            expected = by_pillow(image, quality, subsampling)
+            assert np.abs(got.astype(float) - expected).mean() == 0
+
+
+def test_mean_difference_on_packaged_photographs():
+    check_mean_difference(list(photographs().values()))
+
+
+def test_mean_difference_on_kodak():
+    folder = Path(os.environ.get("ENLARGER_DATA", "nowhere")) / "kodak24"
+    if not folder.is_dir():
+        pytest.skip("$ENLARGER_DATA/kodak24 does not exist")
+    files = sorted(folder.glob("*.png"))
+    assert files
+    check_mean_difference([np.array(Image.open(file).convert("RGB")) for file in files])
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_forward_is_the_codec_on_8_bits(memory_format):
+    x = torch.cat([as_tensor(crop(48, 56, n)) for n in range(3)]) * 1.3 - 0.15
+    x = (x + 0.3 / 255).contiguous(memory_format=memory_format)
+    names = ("4:2:0", "4:4:4", "4:2:2")
+    y = JPEG()(x, as_params([12, 70, 95], names))
+    assert y.is_contiguous(memory_format=memory_format)
+    for out, image, quality, name in zip(y, quantize_8bit(x), (12, 70, 95), names, strict=True):
+        pixels = (image * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+        expected = as_tensor(by_pillow(pixels, quality, name))
+        assert torch.equal(out, expected[0])
+
+
+def test_rounding_is_half_to_even_like_everywhere():
+    # Multiples of 1/510 that times 255 are exact halves in float32.
+    x = torch.arange(512).float() / 510
+    x = x[(x * 255) % 1 == 0.5]
+    assert len(x) > 100
+    got = to_bytes(x.expand(3, 1, -1))[0, :, 0]
+    np.testing.assert_array_equal(got, (quantize_8bit(x) * 255).round().numpy())
+
+
+def test_gradients_pass_straight_through():
+    """Without rounding, JPEG in 4:4:4 is the identity, and so is its gradient."""
+    x = (as_tensor(crop(40, 48)) * 0.4 + 0.3).requires_grad_()
+    weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    stage = JPEG(differentiable=True, subsampling=ALL)
+    (stage(x, as_params([60], ["4:4:4"])) * weights).sum().backward()
+    torch.testing.assert_close(x.grad, weights, rtol=0, atol=2e-3)
+
+
+def test_gradients_of_subsampled_images():
+    """Chroma is averaged, which keeps a constant gradient."""
+    x = (as_tensor(crop(40, 48)) * 0.4 + 0.3).requires_grad_()
+    stage = JPEG(differentiable=True, subsampling=ALL)
+    stage(x, as_params([30], ["4:2:0"])).sum().backward()
+    assert x.grad.isfinite().all()
+    assert x.grad.count_nonzero() == x.numel()
+    assert x.grad.mean().item() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_clipping_stops_gradients():
+    x = torch.full((1, 3, 16, 16), 0.5)
+    x[..., 8:] = 1.5
+    x.requires_grad_()
+    stage = JPEG(differentiable=True, subsampling={"4:4:4": 1.0})
+    stage(x, as_params([90], ["4:4:4"])).sum().backward()
+    assert x.grad[..., 8:].count_nonzero() == 0
+    assert x.grad[..., :8].count_nonzero() > 0
+
+
+def test_the_real_codec_takes_images_that_need_gradients():
+    x = as_tensor(crop(16, 16)).requires_grad_()
+    assert not JPEG()(x, as_params([60], ["4:2:0"])).requires_grad
+
+
+def test_what_is_drawn():
+    seeds = np.arange(20_000)
+    stage = JPEG((30, 95), {"4:2:0": 0.7, "4:4:4": 0.3})
+    params = stage.draw(Draws(seeds), torch.Size((len(seeds), 3, 8, 8)))
+    quality, subsampling = params["quality"], params["subsampling"]
+    assert quality.dtype.kind == subsampling.dtype.kind == "i"
+    counts = np.bincount(quality, minlength=101)
+    assert counts[:30].sum() == counts[96:].sum() == 0
+    assert stats.chisquare(counts[30:96]).pvalue > 1e-3  # both ends included
+    counts = np.bincount(subsampling, minlength=3)
+    assert counts[1] == 0
+    assert stats.chisquare(counts[[0, 2]], [6000, 14000]).pvalue > 1e-3
+    table = np.histogram2d(quality, subsampling, [np.linspace(30, 96, 7), [0, 1, 3]])[0]
+    assert stats.chi2_contingency(table).pvalue > 1e-3
+
+
+def test_one_quality_is_that_quality():
+    params = JPEG((50, 50)).draw(Draws(np.arange(8)), torch.Size((8, 3, 8, 8)))
+    assert (params["quality"] == 50).all()
+    assert (params["subsampling"] == SUBSAMPLINGS.index("4:2:0")).all()
+
+
+class Operators(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_is_read_back_on_a_canvas():
+    x = torch.rand(2, 3, 24, 40)
+    stage = JPEG(subsampling=ALL)
+    params = to_device(stage.draw(Draws(torch.arange(2)), x.shape), 2, CPU)
+    with Operators() as operators:
+        stage.on_canvas(Canvas.of(x), params)
+    assert "gather.default" in operators.names
+    waiting = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "index.")
+    assert not [name for name in operators.names if name.startswith(waiting)]
+
+
+def test_compiles_as_one_graph():
+    x = torch.rand(2, 3, 24, 40)
+    stage = JPEG(subsampling=ALL)
+    params = to_device(stage.draw(Draws(torch.arange(2)), x.shape), 2, CPU)
+
+    def run(x, params):
+        return stage.on_canvas(Canvas.of(x), params).pixels
+
+    compiled = torch.compile(run, backend="aot_eager", fullgraph=True, dynamic=False)
+    assert torch.equal(compiled(x, params), run(x, params))
+
+
+@pytest.mark.parametrize("quality", [(0, 50), (30, 101), (90, 30), (30.5, 40), (30,)])
+def test_refuses_a_quality(quality):
+    with pytest.raises(ValueError, match="quality is"):
+        JPEG(quality)
+
+
+@pytest.mark.parametrize("subsampling", [{"4:2:0": 0.5}, {"4:2:0": 1.5, "4:4:4": -0.5}, {}])
+def test_refuses_probabilities(subsampling):
+    with pytest.raises(ValueError, match=r"subsampling is .*sum 1"):
+        JPEG(subsampling=subsampling)
+
+
+@pytest.mark.parametrize("name", ["4:1:1", 14520])  # YAML reads 4:2:0 as the second one
+def test_refuses_an_unknown_subsampling(name):
+    with pytest.raises(ValueError, match=r"subsampling has the key .*4:4:4, 4:2:2, 4:2:0.*quoted"):
+        JPEG(subsampling={name: 1.0})
+
+
+def test_refuses_grey_images():
+    with pytest.raises(ValueError, match="1 channels"):
+        JPEG()(torch.rand(1, 1, 8, 8), as_params([50], ["4:2:0"]))

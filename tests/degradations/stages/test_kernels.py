@@ -1,0 +1,186 @@
+"""Kernels compared with closed forms: moments, values at points, transforms, areas."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate, special
+
+from degradations.stages import blur as kernels
+
+GAUSSIAN, PLATEAU = torch.tensor([False]), torch.tensor([True])
+
+
+def f64(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def moments(kernel):
+    """Return mean (column, row) and covariance of a kernel with sum 1; columns right, rows down."""
+    axis = np.arange(len(kernel)) - len(kernel) // 2
+    k = kernel.numpy()
+    places = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
+    mean = k.reshape(-1) @ places
+    return mean, (places - mean).T @ (k.reshape(-1, 1) * (places - mean))
+
+
+def covariance(sigma_x, sigma_y, rotation):
+    c, s = math.cos(rotation), math.sin(rotation)
+    U = np.array([[c, -s], [s, c]])
+    return U @ np.diag([sigma_x**2, sigma_y**2]) @ U.T
+
+
+SHAPES = [(3.0, 1.2, 0.7), (1.5, 4.0, -2.0), (2.0, 2.0, 0.0), (5.0, 1.0, math.pi / 2)]
+
+
+def test_gaussians_have_the_drawn_covariance():
+    squared = kernels.squared_distance(*f64(*SHAPES).T, 45)
+    wide = kernels.normalized(kernels.bell(squared, f64(1, 1, 1, 1), GAUSSIAN.expand(4)))
+    for kernel, shape in zip(wide, SHAPES, strict=True):
+        mean, found = moments(kernel)
+        np.testing.assert_allclose(mean, 0, atol=1e-12)
+        np.testing.assert_allclose(found, covariance(*shape), atol=1e-6)
+
+
+@pytest.mark.parametrize("beta", [0.7, 1.0, 2.0, 4.0])
+def test_generalized_gaussians_have_their_covariance(beta):
+    """E[q] / 2 times the scatter matrix: q^beta / 2 is gamma distributed with shape 1 / beta."""
+    shape = (4.0, 2.5, 0.6)
+    squared = kernels.squared_distance(*f64(shape).T, 120)
+    kernel = kernels.normalized(kernels.bell(squared, f64(beta), GAUSSIAN))[0]
+    mean_q = 2 ** (1 / beta) * special.gamma(2 / beta) / special.gamma(1 / beta)
+    # A flat kernel ends within a pixel, where the sum approximates the integral.
+    np.testing.assert_allclose(moments(kernel)[1], mean_q / 2 * covariance(*shape), rtol=1e-2)
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 1.7, 4.0])
+def test_shapes_at_points(beta):
+    """Along the first axis of sigma 2, rotated to point down: q = 0, 1/4, 1, 9/4 and 4."""
+    squared = kernels.squared_distance(f64(2.0), f64(1.0), f64(math.pi / 2), 4)
+    down = np.array([0, 0.5, 1.0, 1.5, 2.0]) ** 2
+    np.testing.assert_allclose(squared[0, 4:, 4], down, atol=1e-12)
+    np.testing.assert_allclose(squared[0, 4, 4:], [0, 1, 4, 9, 16], atol=1e-12)
+    pointed = kernels.bell(squared, f64(beta), GAUSSIAN)[0, 4:, 4]
+    np.testing.assert_allclose(pointed, np.exp(-(down**beta) / 2), rtol=1e-12)
+    flat = kernels.bell(squared, f64(beta), PLATEAU)[0, 4:, 4]
+    np.testing.assert_allclose(flat, 1 / (1 + down**beta), rtol=1e-12)
+
+
+def test_hostile_parameters_give_a_point_not_nan():
+    squared = kernels.squared_distance(*torch.tensor([[1e-3], [1e-3], [0.3]]), 10)
+    for plateau in (GAUSSIAN, PLATEAU):
+        kernel = kernels.normalized(kernels.bell(squared, torch.tensor([100.0]), plateau))[0]
+        assert kernel[10, 10] == 1
+        assert kernel.sum() == 1
+
+
+class TestSinc:
+    def test_passes_below_and_stops_above_the_cutoff(self):
+        cutoffs = (0.9, 1.6, 2.4)
+        wide = kernels.normalized(kernels.sinc(f64(*cutoffs), 80)).numpy()
+        axis = np.arange(161) - 80
+        for kernel, cutoff in zip(wide, cutoffs, strict=True):
+            for angle in (0.0, 0.4, math.pi / 4):
+                x, y = (axis * part for part in (math.cos(angle), math.sin(angle)))
+                for share, response in ((0.5, 1), (0.9, 1), (1.1, 0), (1.25, 0)):
+                    w = cutoff * share
+                    wave = np.cos(w * (x + y[:, None]))
+                    assert (kernel * wave).sum() == pytest.approx(response, abs=0.1)
+
+    def test_is_the_transform_of_a_disk(self):
+        """The integral of cos(u . d) over |u| < w, in polar coordinates, by (2 pi)^2."""
+        w = 1.3
+        kernel = kernels.sinc(f64(w), 5)[0]
+        for row, column in ((0, 0), (0, 1), (2, -3), (-5, 5)):
+            r = math.hypot(row, column)
+            value = integrate.quad(lambda u, r=r: u * special.j0(u * r), 0, w)[0] / (2 * math.pi)
+            assert kernel[5 + row, 5 + column].item() == pytest.approx(value, abs=1e-8)
+
+    def test_float32_is_enough(self):
+        cutoff = torch.linspace(0.3, math.pi, 50)
+        single, double = (
+            kernels.normalized(kernels.sinc(c, 10)) for c in (cutoff, cutoff.double())
+        )
+        torch.testing.assert_close(single.double(), double, rtol=0, atol=1e-6)
+
+
+class TestMotion:
+    LENGTH, ANGLE = 30.0, 37.0
+
+    def line(self, length, angle, direction=0.0, extent=17):
+        return kernels.motion(f64(length), f64(angle), f64(direction), extent)[0]
+
+    def test_no_length_is_a_point(self):
+        kernel = self.line(0.0, 20.0)
+        assert kernel[17, 17].item() == pytest.approx(1)
+
+    def test_a_whole_length_along_a_row(self):
+        """Length 4: from -2 to 2, its end pixels take half, and a half of a half, of a step."""
+        kernel = self.line(4.0, 0.0)
+        expected = [0, 0.125, 0.25, 0.25, 0.25, 0.125, 0]
+        np.testing.assert_allclose(kernel[17, 14:21], expected, atol=1e-4)
+        assert kernel.sum().item() == pytest.approx(1)
+        torch.testing.assert_close(self.line(4.0, 90.0), kernel.T)
+
+    def test_covariance_is_that_of_the_line(self):
+        """L^2 / 12 along it, and 1/6 on either axis from the interpolation."""
+        kernel = self.line(self.LENGTH, self.ANGLE)
+        mean, found = moments(kernel)
+        a = math.radians(self.ANGLE)
+        along = np.array([math.cos(a), -math.sin(a)])  # rows count downwards
+        expected = self.LENGTH**2 / 12 * np.outer(along, along) + np.eye(2) / 6
+        np.testing.assert_allclose(mean, 0, atol=1e-9)
+        np.testing.assert_allclose(found, expected, atol=0.05)
+
+    @pytest.mark.parametrize("direction", [1.0, -0.5])
+    def test_the_weight_leans_to_its_end(self, direction):
+        mean, _ = moments(self.line(self.LENGTH, self.ANGLE, direction))
+        a = math.radians(self.ANGLE)
+        lean = self.LENGTH / 2 * direction / 3  # of the density (1 + direction t) / 2 on [-1, 1]
+        np.testing.assert_allclose(mean, [lean * math.cos(a), -lean * math.sin(a)], atol=1e-3)
+
+    @pytest.mark.parametrize("angle", [0.0, 30.0, 100.0, 250.0])
+    def test_conventions_are_kornias(self, angle):
+        """Kornia's kernels are for correlations, ours are flipped: the image of a point."""
+        from kornia.filters import get_motion_kernel2d
+
+        theirs = get_motion_kernel2d(15, angle, 0.8, mode="bilinear")[0].double().flip(0, 1)
+        ours = self.line(14.0, angle, 0.8, extent=7)
+
+        def likeness(a, b):
+            return ((a * b).sum() / (a.norm() * b.norm())).item()
+
+        assert likeness(ours, theirs) > 0.93
+        assert likeness(ours, theirs.flip(0, 1)) < 0.9
+        assert np.abs(moments(ours)[0] - moments(theirs / theirs.sum())[0]).max() < 0.3
+
+
+class TestDisk:
+    @pytest.mark.parametrize("radius", [0.3, 0.8, 2.0, 4.7, 9.99])
+    def test_area_and_second_moment(self, radius):
+        covered = kernels.disk(f64(radius), 10)[0]
+        assert covered.sum().item() == pytest.approx(math.pi * radius**2, rel=1e-12)
+        torch.testing.assert_close(covered, covered.T)
+        # Second moments of the disk and of the square pixel.
+        found = moments(covered / covered.sum())[1]
+        if radius > 0.5:
+            np.testing.assert_allclose(found, (radius**2 / 4 + 1 / 12) * np.eye(2), atol=0.04)
+
+    def test_whole_and_part_of_a_pixel(self):
+        covered = kernels.disk(f64(1.0), 2)[0]
+        assert covered[2, 2].item() == pytest.approx(1)
+        right = integrate.quad(lambda x: 2 * min(0.5, math.sqrt(1 - x * x)), 0.5, 1)[0]
+        assert covered[2, 3].item() == pytest.approx(right, abs=1e-9)
+        assert covered[3, 2].item() == pytest.approx(right, abs=1e-9)
+        assert covered[2, 4].item() == 0
+
+
+def test_normalized_leaves_a_square():
+    kernel = kernels.normalized(torch.ones(3, 9, 9), torch.tensor([1, 5, 9]))
+    for part, size in zip(kernel, (1, 5, 9), strict=True):
+        assert int((part > 0).sum()) == size**2
+        cut = slice(4 - size // 2, 5 + size // 2)
+        torch.testing.assert_close(part[cut, cut], torch.full((size, size), size**-2.0))

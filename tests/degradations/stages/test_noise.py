@@ -1,0 +1,388 @@
+"""Noise: moments and distributions, ranges, independence, both executors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from degradations.base import Canvas
+from degradations.draws import Draws, to_device
+from degradations.stages.noise import (
+    Banding,
+    GaussianNoise,
+    PoissonNoise,
+    Quantization,
+    SaltAndPepper,
+    Speckle,
+    hashed_fields,
+    quick_randn_like,
+)
+
+CPU = torch.device("cpu")
+ADDED = [GaussianNoise, PoissonNoise, Speckle]
+
+
+def drawn(stage, seeds, shape=(3, 8, 8)):
+    seeds = np.asarray(seeds)
+    return stage.draw(Draws(seeds), torch.Size((len(seeds), *shape)))
+
+
+def noisy(stage, x, seeds):
+    params = drawn(stage, seeds, x.shape[1:])
+    return stage(x, to_device(params, len(x), CPU)), params
+
+
+def photo(*shape):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+
+# Gaussian
+
+
+def test_levels_cover_the_range_uniformly():
+    params = drawn(GaussianNoise((5.0, 25.0)), np.arange(10_000))
+    assert stats.kstest(params["levels"], stats.uniform(5, 20).cdf).pvalue > 1e-3
+
+
+def test_mean_and_deviation_are_the_drawn_ones():
+    x = torch.full((8, 3, 96, 96), 0.5)
+    y, params = noisy(GaussianNoise((1.0, 30.0), clip=False), x, torch.arange(8))
+    assert len(set(params["levels"])) == 8  # one per image
+    noise = ((y - x) * 255).flatten(1).double()
+    n = noise.shape[1]
+    # Five standard errors of a sample's mean and of its deviation.
+    np.testing.assert_array_less(noise.mean(1).abs(), 5 * params["levels"] / n**0.5)
+    np.testing.assert_allclose(noise.std(1), params["levels"], rtol=5 / (2 * n) ** 0.5)
+
+
+def test_levels_are_of_8_bits():
+    y, params = noisy(GaussianNoise(clip=False), torch.zeros(2, 3, 8, 8), torch.arange(2))
+    field = quick_randn_like(y, torch.from_numpy(params["field_seeds"]))
+    expected = field * torch.from_numpy(params["levels"]).float().view(2, 1, 1, 1) / 255
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=0)
+
+
+def test_channels_are_independent():
+    y, _ = noisy(GaussianNoise(clip=False), torch.zeros(1, 3, 96, 96), torch.tensor([4]))
+    correlation = np.corrcoef(y[0].reshape(3, -1)) - np.eye(3)
+    assert np.abs(correlation).max() < 4 / 96
+
+
+def test_no_noise_at_level_zero():
+    x = photo(2, 3, 8, 8)
+    y, _ = noisy(GaussianNoise((0.0, 0.0)), x, torch.arange(2))
+    assert torch.equal(y, x)
+
+
+# Poisson
+
+
+@pytest.mark.parametrize("grey", [0.0, 1.0])
+def test_poisson_variance_is_proportional_to_the_signal(grey):
+    """Every 8-bit value in 1800 pixels: N is 256."""
+    ramp = (torch.arange(256) / 255).expand(1, 3, 600, 256)
+    y, _ = noisy(PoissonNoise((1.0, 1.0), grey, clip=False), ramp, [5])
+    noise = (y - ramp).double().numpy()[0]
+    if grey:
+        assert np.array_equal(noise[0], noise[1])
+        assert np.array_equal(noise[0], noise[2])
+        noise = noise[:1]
+        # The luma of the weights of the code is 0.9999 of the value, and is rounded.
+    columns = noise.reshape(-1, 256)
+    signal, n = np.arange(1, 256) / 255, len(columns)
+    assert np.abs(columns[:, 0]).max() < 1e-7  # black stays
+    deviation = np.sqrt(signal / 256)
+    z = columns.mean(0)[1:] / deviation * n**0.5
+    ratio = columns.var(0)[1:] / deviation**2
+    error = np.sqrt((2 + 1 / (signal * 256)) / n)  # of a sample's variance, over the variance
+    assert np.abs(z).max() < 4.5
+    assert np.abs((ratio - 1) / error).max() < 4.5
+    assert abs(z.mean()) < 4 / 255**0.5
+    assert abs((ratio - 1).mean()) < 4 * error.mean() / 255**0.5
+    assert stats.kstest(z, "norm").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("value", [1, 20, 128, 255])
+def test_poisson_counts_of_a_constant_image_have_the_exact_distribution(value):
+    """One value: N is 1."""
+    x = torch.full((1, 3, 64, 64), value / 255)
+    y, _ = noisy(PoissonNoise((1.0, 1.0), clip=False), x, [value])
+    counts = y.flatten().numpy()
+    assert np.abs(counts - counts.round()).max() < 1e-6
+    law = stats.poisson(value / 255)
+    most = int(law.ppf(1 - 5 / counts.size))  # the rarer ones in one cell
+    observed = np.bincount(np.minimum(counts.round().astype(int), most), minlength=most + 1)
+    expected = np.append(law.pmf(np.arange(most)), law.sf(most - 1)) * counts.size
+    assert stats.chisquare(observed, expected).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("level", [30, 100, 200])
+def test_poisson_counts_of_a_rich_image_have_the_exact_distribution(level):
+    x = torch.full((1, 3, 80, 80), level / 255)
+    x[0, 0, :4] = torch.linspace(0, 1, 320).view(4, 80)  # 256 values
+    y, _ = noisy(PoissonNoise((1.0, 1.0), clip=False), x, [level])
+    counts = (y[0, 1:].flatten().numpy() * 256).round().astype(int)
+    law = stats.poisson(level / 255 * 256)
+    edges = np.unique(law.ppf(np.linspace(0.05, 0.95, 19)))
+    observed = np.bincount(np.searchsorted(edges, counts), minlength=len(edges) + 1)
+    expected = np.diff(np.concatenate(([0], law.cdf(edges), [1]))) * counts.size
+    assert stats.chisquare(observed, expected).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("on_canvas", [False, True])
+@pytest.mark.parametrize(
+    ("different", "N"),
+    [(1, 1), (2, 2), (3, 4), (5, 8), (64, 64), (65, 128), (128, 128), (129, 256)],
+)
+def test_number_of_levels_is_a_power_of_two_above_the_different_values(different, N, on_canvas):
+    x = torch.full((1, 3, 80, 50), 100 / 255)
+    others = torch.tensor([value for value in range(256) if value != 100][: different - 1])
+    # At odd places, so that every second value is independent of them.
+    x.view(-1)[3001 : 3001 + 2 * len(others) : 2] = others / 255
+    stage = PoissonNoise((1.0, 1.0), clip=False)
+    params = to_device(drawn(stage, [different], x.shape[1:]), 1, CPU)
+    with hashed_fields():
+        y = stage.on_canvas(Canvas.of(x), params).pixels if on_canvas else stage(x, params)
+    counts = (y * N).double()
+    assert (counts - counts.round()).abs().max() < 1e-3
+    if N > 1:  # and of no smaller one
+        halved = counts / 2
+        assert (halved - halved.round()).abs().max() > 0.4
+
+
+def test_poisson_counts_values_inside_the_image_only():
+    """A flat image on a canvas of many values: N is 1."""
+    pixels = photo(2, 3, 48, 48)
+    pixels[0, :, :20, :30] = 0.5
+    sizes = torch.tensor([[20, 30], [48, 48]])
+    stage = PoissonNoise((1.0, 1.0), clip=False)
+    params = to_device(drawn(stage, [1, 2]), 2, CPU)
+    with hashed_fields():
+        y = stage.on_canvas(Canvas(pixels, sizes, (48, 48)), params).pixels
+    counts = y[0, :, :20, :30] - 0.5 + 128 / 255  # 0.5 is rounded to 128 of 255
+    assert (counts - counts.round()).abs().max() < 1e-5
+    assert len(counts.round().unique()) > 2
+    assert y.isfinite().all()
+
+
+def test_poisson_noise_of_the_luma():
+    """Red alone has the luma 0.2989, which is 76 of 255."""
+    x = torch.zeros(1, 3, 64, 64)
+    x[:, 0] = 1.0
+    y, _ = noisy(PoissonNoise((1.0, 1.0), grey=1.0, clip=False), x, [3])
+    noise = (y - x)[0].numpy()
+    np.testing.assert_allclose(noise[0], noise[1], atol=1e-6)
+    counts = noise + 76 / 255
+    assert np.abs(counts - counts.round()).max() < 1e-5
+    assert abs(counts.mean() - 76 / 255) < 5 * (76 / 255) ** 0.5 / 64
+    green = x.roll(1, 1)
+    y, _ = noisy(PoissonNoise((1.0, 1.0), grey=1.0, clip=False), green, [3])
+    counts = (y - green)[0].numpy() + 150 / 255  # 0.587
+    assert np.abs(counts - counts.round()).max() < 1e-5
+
+
+def test_poisson_strength_multiplies_the_noise():
+    x = photo(1, 3, 32, 32)
+    once = noisy(PoissonNoise((1.0, 1.0), clip=False), x, [3])[0] - x
+    thrice = noisy(PoissonNoise((3.0, 3.0), clip=False), x, [3])[0] - x
+    torch.testing.assert_close(thrice, 3 * once, rtol=0, atol=1e-6)
+    assert torch.equal(noisy(PoissonNoise((0.0, 0.0)), x, [3])[0], x)
+
+
+def test_poisson_strengths_and_grey_are_drawn_per_image():
+    params = drawn(PoissonNoise((0.5, 2.5), grey=0.4), np.arange(10_000))
+    assert stats.kstest(params["strength"], stats.uniform(0.5, 2.0).cdf).pvalue > 1e-3
+    assert stats.binomtest(int(params["grey"].sum()), 10_000, 0.4).pvalue > 1e-3
+
+
+def test_poisson_noise_keeps_gradients_to_the_image():
+    x = photo(1, 3, 8, 8).requires_grad_()
+    y, _ = noisy(PoissonNoise((1.0, 1.0), clip=False), x, [3])
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert torch.equal(gradient, torch.ones_like(x))
+
+
+# Shared behaviour of stages that add noise
+
+
+@pytest.mark.parametrize("noise", ADDED)
+def test_grey_noise_is_the_same_in_all_channels(noise):
+    x = photo(16, 1, 33, 35).expand(16, 3, 33, 35)
+    y, params = noisy(noise(grey=0.5, clip=False), x, np.arange(16))
+    for image, original, grey in zip(y, x, params["grey"], strict=True):
+        same = torch.equal(image[0], image[1]) and torch.equal(image[0], image[2])
+        assert same == grey
+        assert not torch.equal(image, original)
+    assert set(params["grey"]) == {True, False}
+
+
+@pytest.mark.parametrize("noise", ADDED)
+@pytest.mark.parametrize("size", [(5, 7), (3, 3), (1, 1)])
+def test_grey_noise_does_not_depend_on_the_batch_at_odd_sizes(noise, size):
+    x = photo(12, 3, *size)
+    whole, _ = noisy(noise(grey=0.5), x, np.arange(12))
+    for k in range(12):
+        alone, _ = noisy(noise(grey=0.5), x[k : k + 1], [k])
+        torch.testing.assert_close(alone[0], whole[k], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("noise", [*ADDED, Banding])
+def test_clip(noise):
+    range_name = "strength" if noise is PoissonNoise else "sigma"
+    strong = {range_name: (3.0, 3.0) if noise is PoissonNoise else (80.0, 80.0)}
+    x = photo(2, 3, 40, 40).round() * 0.98 + 0.01
+    free, _ = noisy(noise(**strong, clip=False), x, [1, 2])
+    clipped, _ = noisy(noise(**strong), x, [1, 2])
+    assert free.max() > 1
+    assert noise is Speckle or noise is PoissonNoise or free.min() < 0
+    assert torch.equal(clipped, free.clamp(0, 1))
+
+
+@pytest.mark.parametrize("noise", [*ADDED, SaltAndPepper, Quantization, Banding])
+def test_values_outside_the_range_do_no_harm(noise):
+    x = photo(2, 3, 16, 16) * 1.5 - 0.25
+    y, _ = noisy(noise(), x, [1, 2])
+    assert y.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("noise", "arguments", "message"),
+    [
+        (GaussianNoise, {"sigma": (30.0, 1.0)}, "sigma is"),
+        (GaussianNoise, {"sigma": (-1.0, 5.0)}, "sigma is"),
+        (GaussianNoise, {"grey": 1.5}, r"grey is 1\.5; expected a probability"),
+        (PoissonNoise, {"strength": (-1.0, 5.0)}, "strength is"),
+        (PoissonNoise, {"grey": float("nan")}, "grey is nan"),
+        (Speckle, {"sigma": (3.0, 1.0)}, "sigma is"),
+        (SaltAndPepper, {"amount": (0.0, 1.5)}, "amount is"),
+        (SaltAndPepper, {"salt": (0.7, 0.3)}, "salt is .*reversed"),
+        (Quantization, {"bits": (0, 8)}, "bits is"),
+        (Quantization, {"bits": (2.5, 8)}, "bits is .*integers"),
+        (Banding, {"period": (1.0, 8.0)}, "period is"),
+        (Banding, {"amplitude": (-1.0, 8.0)}, "amplitude is"),
+        (Banding, {"vertical": -0.1}, "vertical is"),
+    ],
+)
+def test_refuses(noise, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        noise(**arguments)
+
+
+# Speckle
+
+
+def test_speckle_is_proportional_to_the_signal():
+    x = torch.tensor([0.0, 0.25, 0.5, 1.0]).view(1, 1, 4, 1).expand(1, 3, 4, 5000).contiguous()
+    y, params = noisy(Speckle(clip=False), x, [2])
+    noise = (y - x)[0].transpose(0, 1).reshape(4, -1).double() * 255
+    assert not noise[0].any()
+    expected = x[0, 0, 1:, 0].double().numpy() * params["levels"]
+    np.testing.assert_allclose(noise[1:].std(1), expected, rtol=5 / 30_000**0.5)
+    np.testing.assert_array_less(noise[1:].mean(1).abs(), 5 * expected / 15_000**0.5)
+
+
+# Salt and pepper
+
+
+@pytest.mark.parametrize("grey", [0.0, 1.0])
+def test_salt_and_pepper_counts(grey):
+    x = photo(8, 3, 100, 100) * 0.5 + 0.25
+    stage = SaltAndPepper((0.01, 0.2), (0.2, 0.8), grey=grey)
+    y, params = noisy(stage, x, np.arange(8))
+    for image, original, amount, salt in zip(y, x, params["amount"], params["salt"], strict=True):
+        white, black = image == 1, image == 0
+        assert torch.equal(image[~(white | black)], original[~(white | black)])
+        if grey:
+            assert torch.equal(white.any(0), white.all(0))
+            white, black = white[0], black[0]
+        else:
+            assert white.any(0).sum() > white.all(0).sum()
+        n = white.numel()
+        for count, p in ((white, amount * salt), (black, amount * (1 - salt))):
+            assert abs(int(count.sum()) - n * p) < 5 * (n * p) ** 0.5 + n * 2**-15
+
+
+def test_salt_and_pepper_at_its_limits():
+    x = photo(1, 3, 16, 16)
+    assert torch.equal(noisy(SaltAndPepper((0.0, 0.0)), x, [1])[0], x)
+    assert (noisy(SaltAndPepper((1.0, 1.0), (1.0, 1.0)), x, [1])[0] == 1).all()
+    assert (noisy(SaltAndPepper((1.0, 1.0), (0.0, 0.0)), x, [1])[0] == 0).all()
+
+
+def test_salt_and_pepper_draws():
+    params = drawn(SaltAndPepper((0.1, 0.2), (0.3, 0.7), grey=0.25), np.arange(10_000))
+    assert stats.kstest(params["amount"], stats.uniform(0.1, 0.1).cdf).pvalue > 1e-3
+    assert stats.kstest(params["salt"], stats.uniform(0.3, 0.4).cdf).pvalue > 1e-3
+    assert stats.binomtest(int(params["grey"].sum()), 10_000, 0.25).pvalue > 1e-3
+
+
+# Quantization
+
+
+def test_quantization_has_its_levels_and_rounds_to_the_nearest():
+    x = torch.linspace(-0.1, 1.1, 10_000).view(1, 1, 100, 100).expand(7, 3, 100, 100)
+    y, params = noisy(Quantization((1, 8)), x, np.arange(7))
+    assert len(set(params["bits"])) > 3
+    for image, original, bits in zip(y, x, params["bits"], strict=True):
+        values = image.unique()
+        np.testing.assert_allclose(values, np.linspace(0, 1, 2**bits), atol=1e-6)
+        assert (image - original.clamp(0, 1)).abs().max() <= 0.5 / (2**bits - 1) + 1e-6
+
+
+def test_bits_are_uniform_with_both_ends():
+    bits = drawn(Quantization((3, 6)), np.arange(10_000))["bits"]
+    values, counts = np.unique(bits, return_counts=True)
+    assert values.tolist() == [3, 4, 5, 6]
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+# Banding
+
+
+@pytest.mark.parametrize("vertical", [0.0, 1.0])
+def test_bands_are_constant_along_their_rows_or_columns(vertical):
+    x = torch.full((1, 3, 40, 60), 0.5)
+    y, _ = noisy(Banding((2.0, 2.0), vertical=vertical), x, [3])
+    offsets = (y - x)[0]
+    along = offsets if vertical else offsets.transpose(1, 2)
+    assert torch.equal(along, along[:1, :1].expand_as(along))
+    assert len(along[0, 0].unique()) > 30
+
+
+def test_random_bands_have_the_drawn_deviation():
+    x = torch.zeros(6, 3, 4000, 2)
+    stage = Banding((1.0, 5.0), (0.0, 0.0), vertical=0.0, clip=False)
+    y, params = noisy(stage, x, np.arange(6))
+    rows = y[:, 0, :, 0].double().numpy() * 255
+    np.testing.assert_allclose(rows.std(1), params["levels"], rtol=5 / 8000**0.5)
+    # White: neighbouring rows are independent.
+    correlation = [np.corrcoef(row[1:], row[:-1])[0, 1] for row in rows]
+    assert np.abs(correlation).max() < 5 / 4000**0.5
+
+
+def test_periodic_bands_are_sines_of_the_drawn_amplitude_period_and_phase():
+    x = torch.full((5, 3, 2, 512), 0.5)
+    stage = Banding((0.0, 0.0), (1.0, 3.0), (8.0, 32.0), vertical=1.0)
+    y, params = noisy(stage, x, np.arange(5))
+    position = np.arange(512)
+    for row, amplitude, period, phase in zip(
+        (y - x)[:, 0, 0].numpy() * 255,
+        params["amplitude"],
+        params["period"],
+        params["phase"],
+        strict=True,
+    ):
+        expected = amplitude * np.sin(2 * np.pi * position / period + phase)
+        np.testing.assert_allclose(row, expected, atol=2e-3)
+    assert len(set(params["period"])) == 5
+
+
+def test_banding_draws():
+    params = drawn(Banding((1.0, 3.0), (2.0, 4.0), (4.0, 64.0), 0.3), np.arange(10_000))
+    assert stats.kstest(params["levels"], stats.uniform(1, 2).cdf).pvalue > 1e-3
+    assert stats.kstest(params["amplitude"], stats.uniform(2, 2).cdf).pvalue > 1e-3
+    assert stats.kstest(params["period"], stats.loguniform(4, 64).cdf).pvalue > 1e-3
+    assert stats.kstest(params["phase"], stats.uniform(0, 2 * np.pi).cdf).pvalue > 1e-3
+    assert stats.binomtest(int(params["vertical"].sum()), 10_000, 0.3).pvalue > 1e-3

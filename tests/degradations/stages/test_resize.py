@@ -1,0 +1,357 @@
+"""Resize: kernels compared with torch and Pillow, draws, both executors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import stats
+from skimage import data
+from torch.nn import functional
+
+from degradations.base import Canvas, Stage
+from degradations.bicubic import resize
+from degradations.draws import Draws, split_params, to_device
+from degradations.stages import resize as resample_module
+from degradations.stages.resize import MODES, Resize, resample, resample_canvas, shrink_canvas
+
+CPU = torch.device("cpu")
+PILLOW = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+SIZES = [(37, 53), (11, 13), (1, 1), (1, 80), (80, 1), (36, 54), (50, 20), (75, 107), (148, 212)]
+
+
+def noise(*shape):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(3))
+
+
+def pillow(x, size, mode):
+    """Resize each plane in Pillow's floating mode."""
+    planes = [
+        np.asarray(Image.fromarray(plane.numpy()).resize(size[::-1], PILLOW[mode]))
+        for plane in x[0]
+    ]
+    return torch.from_numpy(np.stack(planes))[None]
+
+
+def drawn(stage, seeds, shape):
+    return stage.draw(Draws(np.asarray(seeds)), torch.Size(shape))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("mode", ["area", "bilinear", "bicubic", "nearest-exact"])
+def test_equals_torch(mode, size):
+    x = noise(1, 3, 37, 53)
+    # In float64: torch's float32 is 4e-5 off, due to its float positions.
+    expected = functional.interpolate(x.double(), size, mode=mode).float()
+    got = resample(x, size, mode.removesuffix("-exact"))
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("mode", list(PILLOW))
+def test_equals_pillow_where_antialiased(mode, size):
+    x = noise(1, 3, 37, 53)
+    got = resample(x, size, mode, antialias=True)
+    torch.testing.assert_close(got, pillow(x, size, mode), rtol=0, atol=1e-5)
+    if mode != "lanczos" and size[1] > 1:  # torch is wrong for images one pixel wide
+        expected = functional.interpolate(x.double(), size, mode=mode, antialias=True).float()
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(512, 512), (100, 140), (600, 700)])
+def test_lanczos_of_8_bits_is_pillows_to_one_level(size):
+    photo = data.astronaut()
+    x = torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 255
+    expected = np.asarray(Image.fromarray(photo).resize(size[::-1], Image.Resampling.LANCZOS))
+    # Pillow clamps between its two passes; ours does not clamp at all.
+    narrow = resample(x, (512, size[1]), "lanczos").clamp(0, 1)
+    got = (resample(narrow, size, "lanczos").clamp(0, 1) * 255).round()[0].permute(1, 2, 0).numpy()
+    assert np.abs(got - expected).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["area", "nearest", "lanczos"])
+def test_some_modes_ignore_antialias(mode):
+    x = noise(1, 3, 20, 30)
+    assert torch.equal(resample(x, (7, 50), mode, True), resample(x, (7, 50), mode, False))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1)])
+def test_one_pixel_enlarged(mode, shape):
+    x = torch.full((1, 3, *shape), 0.3)
+    for antialias in (False, True):
+        y = resample(x, (5, 7), mode, antialias)
+        torch.testing.assert_close(y, torch.full((1, 3, 5, 7), 0.3))
+
+
+def test_what_is_kept_is_not_touched():
+    x = noise(1, 3, 20, 30)
+    assert resample(x, (20, 30), "lanczos") is x
+
+
+def test_what_is_kept_of_large_images_is_bounded_by_bytes(monkeypatch):
+    x = noise(1, 3, 700, 8)
+    heights = (600, 601, 602, 600, 20, 21, 600, 601)
+    expected = [resample(x, (height, 8), "bicubic", True) for height in heights]
+    bags = resample_module._BagCache(resample_module._make_bags, 200_000)
+    monkeypatch.setattr(resample_module, "_bags", bags)
+    for height, y in zip(heights, expected, strict=True):
+        assert torch.equal(resample(x, (height, 8), "bicubic", True), y)
+        taken = sum(part.nbytes for parts in bags.found.values() for part in parts)
+        assert 0 < taken == bags.taken <= 200_000
+
+
+def test_what_was_used_last_is_kept():
+    made = []
+
+    def make(number):
+        made.append(number)
+        return (torch.zeros(10 * number, dtype=torch.uint8),)
+
+    bags = resample_module._BagCache(make, 100)
+    for number in (
+        3,
+        4,
+        3,
+        5,
+        3,
+        4,
+        11,
+        3,
+    ):  # 4 is removed for 5, and all others for 11, which exceeds the limit
+        assert bags(number)[0].numel() == 10 * number
+    assert made == [3, 4, 5, 4, 11, 3]
+    assert bags.taken == 30
+
+
+def test_batches_and_memory_format():
+    x = noise(4, 3, 20, 30)
+    whole = resample(x, (31, 11), "bicubic")
+    assert torch.equal(whole, torch.cat([resample(y, (31, 11), "bicubic") for y in x.split(1)]))
+    last = x.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(resample(last, (31, 11), "bicubic"), whole)
+
+
+@pytest.mark.parametrize("mode", ["area", "bicubic", "lanczos"])
+def test_gradients_pass(mode):
+    x = noise(1, 1, 5, 6).double().requires_grad_()
+    assert resample(x, (3, 8), mode).requires_grad
+    ones = torch.ones(1, 1, 5, 6, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(resample(x, (3, 8), mode).sum(), x)
+    # Linear: the gradient of the sum, times the image, is the sum.
+    total = resample(x.detach(), (3, 8), mode).sum()
+    torch.testing.assert_close((gradient * x.detach()).sum(), total, rtol=1e-5, atol=0)
+    torch.testing.assert_close((gradient * ones).sum().item(), 24.0, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(("size", "mode"), [((0, 4), "area"), ((4, 4), "cubic")])
+def test_refuses_what_it_cannot_do(size, mode):
+    with pytest.raises(ValueError, match="expected at least 1x1 and one of area"):
+        resample(noise(1, 3, 8, 8), size, mode)
+
+
+def a_canvas_of_everything():
+    """Every mode, plain and antialiased, up, down, kept and to one pixel, from differing sizes."""
+    into = [(37, 53), (11, 13), (1, 1), (74, 80), (50, 20)]
+    cases = [
+        (mode, antialias, size)
+        for mode in range(len(MODES))
+        for antialias in (False, True)
+        for size in into
+    ]
+    sizes = torch.tensor([[37, 53], [20, 9], [1, 1], [5, 53]]).repeat(len(cases), 1)[: len(cases)]
+    canvas = Canvas(noise(len(cases), 3, 37, 53), sizes, (37, 53))
+    modes, antialias, new = zip(*cases, strict=True)
+    return canvas, torch.tensor(modes), torch.tensor(antialias), torch.tensor(new)
+
+
+def test_a_canvas_equals_the_images_one_by_one():
+    canvas, modes, antialias, new = a_canvas_of_everything()
+    got = resample_canvas(canvas, *new.unbind(1), modes, antialias, (80, 80))
+    assert got.pixels.shape == (len(modes), 3, 80, 80)
+    assert got.pixels.isfinite().all()
+    assert torch.equal(got.sizes, new)
+    for k, (mode, widen, (h, w)) in enumerate(
+        zip(modes.tolist(), antialias.tolist(), new.tolist(), strict=True)
+    ):
+        H, W = canvas.sizes[k]
+        expected = resample(canvas.pixels[k : k + 1, :, :H, :W], (h, w), MODES[mode], widen)
+        got_k = got.pixels[k : k + 1, :, :h, :w]
+        torch.testing.assert_close(got_k, expected, rtol=0, atol=1e-5, msg=f"{MODES[mode]} {k}")
+
+
+def test_one_mode_for_a_whole_canvas_and_only_the_possible_ones():
+    canvas, _, antialias, new = a_canvas_of_everything()
+    two = torch.full((len(new),), 2)
+    everything = resample_canvas(canvas, *new.unbind(1), two, antialias, (80, 80)).pixels
+    by_name = resample_canvas(canvas, *new.unbind(1), "bicubic", antialias, (80, 80)).pixels
+    possible = resample_canvas(
+        canvas, *new.unbind(1), two, antialias, (80, 80), ("nearest", "bicubic")
+    ).pixels
+    assert torch.equal(by_name, everything)
+    assert torch.equal(possible, everything)
+
+
+@pytest.mark.parametrize(("n", "m"), [(4096, 4095), (4095, 4096), (4093, 1365), (3001, 4096)])
+@pytest.mark.parametrize("mode", ["area", "bilinear"])
+def test_large_sides_are_exact(mode, n, m):
+    x = noise(1, 1, n, 1)
+    expected = functional.interpolate(x.double(), (m, 1), mode=mode).float()
+    torch.testing.assert_close(resample(x, (m, 1), mode), expected, rtol=0, atol=1e-6)
+    got = resample_canvas(
+        Canvas.of(x), torch.tensor([m]), torch.tensor([1]), mode, False, (m, 1)
+    ).pixels
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
+
+
+def test_kept_images_pass_a_canvas_bit_by_bit():
+    x = noise(4, 3, 40, 24)
+    height, width = torch.full((4,), 40), torch.full((4,), 24)
+    for mode in ("area", "bilinear", "bicubic", "nearest"):
+        got = resample_canvas(Canvas.of(x), height, width, mode, True, (48, 32)).pixels
+        assert torch.equal(got[..., :40, :24], x)
+
+
+@pytest.mark.parametrize("size", [(12, 9), (1, 4), (40, 24), (50, 70)])
+def test_shrink_canvas_is_bicubic_resize(size):
+    sizes = [(40, 24), (33, 20), (12, 9), (2, 3)]
+    pixels = noise(4, 3, 40, 24).round()  # edges, so that both clamps apply
+    got = shrink_canvas(Canvas(pixels, torch.tensor(sizes), (40, 24)), size)
+    assert got.shape == (4, 3, *size)
+    for k, (h, w) in enumerate(sizes):
+        expected = resize(pixels[k : k + 1, :, :h, :w], size)
+        torch.testing.assert_close(got[k : k + 1], expected, rtol=0, atol=1e-5)
+
+
+N = 20_000
+SHAPE = (N, 3, 200, 333)
+
+
+def test_how_often_up_down_and_keep():
+    params = drawn(Resize(p=(0.2, 0.7, 0.1)), np.arange(N), SHAPE)
+    counts = [(params["factor"] > 1).sum(), (params["factor"] < 1).sum()]
+    counts.append((params["factor"] == 1).sum())
+    assert stats.chisquare(counts, [0.2 * N, 0.7 * N, 0.1 * N]).pvalue > 1e-3
+
+
+def test_factors_are_uniform_in_their_ranges():
+    factor = drawn(Resize((1.1, 1.5), (0.15, 0.9)), np.arange(N), SHAPE)["factor"]
+    for low, high in ((1.1, 1.5), (0.15, 0.9)):
+        own = factor[(factor >= low) & (factor <= high) & (factor != 1)]
+        assert stats.kstest(own, stats.uniform(low, high - low).cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("modes", "p"),
+    [
+        (("area", "bilinear", "bicubic"), {0: 1 / 3, 1: 1 / 3, 2: 1 / 3}),
+        (["lanczos", "area"], {0: 0.5, 4: 0.5}),
+        ({"nearest": 0.2, "bicubic": 0.8}, {2: 0.8, 3: 0.2}),
+    ],
+)
+def test_modes_have_their_probabilities(modes, p):
+    mode = drawn(Resize(modes=modes), np.arange(N), SHAPE)["mode"]
+    values, counts = np.unique(mode, return_counts=True)
+    assert values.tolist() == sorted(p)
+    assert stats.chisquare(counts, [p[value] * N for value in values]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("antialias", "share"), [(False, 0.0), (True, 1.0), (0.3, 0.3)])
+def test_antialias_is_drawn(antialias, share):
+    widened = drawn(Resize(antialias=antialias), np.arange(N), SHAPE)["antialias"]
+    assert widened.dtype == bool
+    assert stats.binomtest(int(widened.sum()), N, share).pvalue > 1e-3
+
+
+def test_images_of_a_batch_are_independent():
+    params = drawn(Resize(antialias=0.5), np.arange(N), SHAPE)
+    for name in ("factor", "mode", "antialias"):
+        value = params[name].astype(float)
+        assert abs(np.corrcoef(value[::2], value[1::2])[0, 1]) < 4 / (N / 2) ** 0.5
+    assert abs(np.corrcoef(params["factor"], params["mode"])[0, 1]) < 4 / N**0.5
+
+
+@pytest.mark.parametrize("divisor", [1.0, 4.0, 3.7])
+def test_recorded_sizes_are_those_of_the_factor_and_of_the_result(divisor):
+    stage = Resize(divisor=divisor)
+    params = drawn(stage, np.arange(24), (24, 3, 50, 3))
+    side = [np.maximum(1, np.floor(n / divisor * params["factor"])) for n in (50, 3)]
+    np.testing.assert_array_equal(params["height"], side[0])
+    np.testing.assert_array_equal(params["width"], side[1])
+    x, applied = noise(24, 3, 50, 3), to_device(params, 24, CPU)
+    for image, own, *size in zip(
+        x.split(1), split_params(applied, 24), params["height"], params["width"], strict=True
+    ):
+        assert stage(image, own).shape == (1, 3, *size)
+
+
+@pytest.mark.parametrize("stage", [Resize(), Resize(modes=MODES, antialias=0.5), Resize(divisor=4)])
+def test_one_batch_holds_many_factors_and_modes(stage):
+    x = noise(16, 3, 64, 48)
+    params = to_device(drawn(stage, np.arange(16), x.shape), 16, CPU)
+    assert len(set(params["height"].tolist())) > 8
+    canvas = stage.on_canvas(Canvas.of(x), params)
+    for k, (image, own) in enumerate(zip(x.split(1), split_params(params, 16), strict=True)):
+        h, w = int(own["height"]), int(own["width"])
+        expected = resample(image, (h, w), MODES[int(own["mode"])], bool(own["antialias"]))
+        assert torch.equal(stage(image, own), expected)
+        torch.testing.assert_close(canvas.pixels[k : k + 1, :, :h, :w], expected, rtol=0, atol=1e-5)
+
+
+def test_a_batch_of_one_size_passes_forward_and_others_do_not():
+    x = noise(2, 3, 20, 20)
+    keep, stage = Resize(p=(0.0, 0.0, 1.0)), Resize()
+    assert torch.equal(keep(x, to_device(drawn(keep, [1, 2], x.shape), 2, CPU)), x)
+    with pytest.raises(ValueError, match="one batch cannot hold images of the sizes"):
+        stage(x, to_device(drawn(stage, [1, 2], x.shape), 2, CPU))
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        Resize(),
+        Resize(divisor=4.0),
+        Resize(p=(0.0, 1.0, 0.0), down=(0.1, 0.3), divisor=3.7),
+        Resize(up=(1.0, 2.9), divisor=2.3),
+    ],
+)
+def test_the_canvas_is_large_enough_and_not_much_larger(stage):
+    for size in [(256, 256), (255, 257), (37, 53), (5, 7)]:
+        params = drawn(stage, np.arange(2000), (2000, 3, *size))
+        for n, extent, name in zip(size, stage.extent(size), ("height", "width"), strict=True):
+            assert extent % 16 == 0
+            # A recipe may set the LR size, which is rounded.
+            largest = max(params[name].max(), round(n / stage.divisor))
+            assert largest <= extent
+            assert extent < n / stage.divisor * max(stage.up[1] * (stage.p[0] > 0), 1) + 17
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"up": (1.5, 1.0)}, r"up is \[1\.5, 1\.0\], which is reversed"),
+        ({"up": (0.5, 1.0)}, "up is .*expected .*1 <= lower"),
+        ({"down": (0.5, 1.5)}, "down is .*upper <= 1"),
+        ({"down": (-0.5, 0.5)}, "down is .*0 <= lower"),
+        ({"p": (0.2, 0.2, 0.2)}, "p is .*3 probabilities"),
+        ({"modes": ("area", "cubic")}, "modes is .*expected some of area, bilinear"),
+        ({"modes": ()}, "modes is .*expected some of"),
+        ({"modes": "area"}, "modes is 'area'; expected some of"),
+        ({"modes": {"area": 0.5, "bicubic": 0.6}}, "modes is .*2 probabilities"),
+        ({"antialias": 1.5}, r"antialias is 1\.5; expected"),
+        ({"divisor": 0.0}, r"divisor is 0\.0; expected a positive number"),
+    ],
+)
+def test_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Resize(**arguments)
+
+
+def test_it_is_a_stage_that_resizes():
+    assert isinstance(Resize(), Stage)
+    assert Resize.resizes

@@ -1,0 +1,128 @@
+"""USM compared with the released formula in double precision."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from skimage import data
+
+from degradations.base import Canvas
+from degradations.stages.sharpen import USM, blurred, gaussian_taps
+
+SIZES = [(96, 112), (61, 37), (20, 31), (1, 40), (1, 1)]
+
+
+def photograph(size):
+    pixels = data.astronaut()[60 : 60 + size[0], 150 : 150 + size[1]]
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+
+
+def gaussian(plane, side):
+    sigma = 0.3 * ((side - 1) * 0.5 - 1) + 0.8
+    taps = np.exp(-((np.arange(side) - side // 2) ** 2) / (2 * sigma**2))
+    for axis in (0, 1):
+        plane = ndimage.correlate1d(plane, taps / taps.sum(), axis, mode="mirror")
+    return plane
+
+
+def formula(x, weight=0.5, side=51, threshold=10.0):
+    planes = []
+    for plane in x[0].double().numpy():
+        residual = plane - gaussian(plane, side)
+        soft = gaussian((np.abs(residual) * 255 > threshold).astype(float), side)
+        sharp = np.clip(plane + weight * residual, 0, 1)
+        planes.append(soft * sharp + (1 - soft) * plane)
+    return np.stack(planes)[None]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("arguments", [{}, {"weight": 2.0, "radius": 9, "threshold": 2.5}])
+def test_is_the_formula(size, arguments):
+    x, stage = photograph(size), USM(**arguments)
+    names = {"weight": "weight", "radius": "side", "threshold": "threshold"}
+    expected = formula(x, **{names[name]: value for name, value in arguments.items()})
+    np.testing.assert_allclose(stage(x, {}), expected, rtol=0, atol=2e-6)
+    on_canvas = stage.on_canvas(Canvas.of(x), {}).pixels
+    np.testing.assert_allclose(on_canvas, expected, rtol=0, atol=2e-6)
+
+
+def test_sharpens_and_the_masks_count():
+    """Each part of the formula changes this image."""
+    x = photograph((96, 112))
+    y = USM()(x, {})
+    assert (y - x).abs().max() > 0.1
+    assert ((y == 1) | (y == 0)).any()
+    hard = torch.from_numpy(formula(x, threshold=0.0))
+    assert (hard - y).abs().max() > 0.02
+
+
+def test_each_image_of_a_batch_and_of_a_canvas():
+    whole = torch.cat([photograph((50, 64)), photograph((50, 64)).flip(-1)])
+    y = USM()(whole, {})
+    for i in range(2):
+        torch.testing.assert_close(y[i : i + 1], USM()(whole[i : i + 1], {}), rtol=0, atol=1e-6)
+    sizes = [(50, 64), (30, 20)]
+    canvas = USM().on_canvas(Canvas(whole, torch.tensor(sizes), (50, 64)), {})
+    for i, (h, w) in enumerate(sizes):
+        expected = formula(whole[i : i + 1, :, :h, :w])
+        np.testing.assert_allclose(canvas.pixels[i : i + 1, :, :h, :w], expected, atol=2e-6)
+
+
+def test_below_the_threshold_nothing_changes():
+    x = 0.5 + 9.9 / 255 / 2 * torch.rand(1, 3, 60, 60, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(USM()(x, {}), x)
+    assert not torch.equal(USM(threshold=1.0)(x, {}), x)
+
+
+def test_weight_zero_changes_nothing():
+    x = photograph((40, 40))
+    torch.testing.assert_close(USM(weight=0.0)(x, {}), x, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize(("radius", "side"), [(50, 51), (51, 51), (12, 13), (1, 1)])
+def test_taps_are_opencvs(radius, side):
+    taps = USM(radius=radius).taps
+    assert taps.shape == (side,)
+    np.testing.assert_allclose(taps, cv2.getGaussianKernel(side, 0)[:, 0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(40, 48), (33, 50), (7, 100), (100, 1)])
+def test_blurred(size):
+    x = torch.rand(3, *size, generator=torch.Generator().manual_seed(0))
+    expected = np.stack([gaussian(plane, 51) for plane in x.double().numpy()])
+    np.testing.assert_allclose(blurred(x, gaussian_taps(51)), expected, rtol=0, atol=1e-6)
+
+
+def test_gradients_pass():
+    x = photograph((30, 30)).requires_grad_()
+    USM()(x, {}).sum().backward()
+    assert x.grad.isfinite().all()
+    assert x.grad.abs().min() > 0
+
+
+def test_compiles_as_one_graph():
+    x = photograph((24, 20))
+    sharpened = torch.compile(
+        lambda pixels: USM().on_canvas(Canvas.of(pixels), {}).pixels,
+        fullgraph=True,
+        dynamic=False,
+        backend="eager",
+    )
+    torch.testing.assert_close(sharpened(x), USM()(x, {}), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"weight": -0.1}, "weight is -0.1"),
+        ({"threshold": -1.0}, "threshold is -1.0"),
+        ({"threshold": float("nan")}, "threshold is nan"),
+        ({"radius": 0}, "radius is 0"),
+    ],
+)
+def test_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        USM(**arguments)

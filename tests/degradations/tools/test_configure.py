@@ -1,0 +1,204 @@
+"""Degradations from YAML files: merged as on the command line, errors in one sentence."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from degradations.base import Degradation
+from degradations.bicubic import Bicubic
+from degradations.pipeline import Pipeline
+from degradations.recipes.resshift import ImageNetTest, ResShift
+from degradations.tools.configure import degradation_of, scale_in
+from tests.conftest import REPO
+
+BICUBIC = {"class_path": "degradations.bicubic.Bicubic"}
+NOISE = "degradations.stages.noise.GaussianNoise"
+
+
+def pipeline(*stages):
+    return {"class_path": "degradations.pipeline.Pipeline", "init_args": {"stages": list(stages)}}
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Return a function that writes a configuration and returns its path."""
+
+    def write(content, name="own.yaml"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+        return path
+
+    return write
+
+
+class Both(Degradation):
+    """Two recipes of the same scale.
+
+    Args:
+        scale: The scale.
+        members: The recipes, by name.
+    """
+
+    def __init__(self, scale: float, members: dict[str, Callable[[float], Degradation]]) -> None:
+        super().__init__(scale)
+        self.members = {name: make(scale) for name, make in members.items()}
+
+    def draw(self, draws, shape):
+        return {}
+
+    def degrade(self, hr, params):
+        return hr
+
+
+@pytest.fixture
+def both(monkeypatch):
+    """Return the class path of `Both` in a user's file."""
+    module = types.ModuleType("plugin_of_both")
+    module.Both = Both
+    monkeypatch.setitem(sys.modules, "plugin_of_both", module)
+    monkeypatch.setattr(Both, "__module__", "plugin_of_both")
+    return "plugin_of_both.Both"
+
+
+def test_a_shipped_file():
+    degradation = degradation_of([REPO / "configs/degradation/bicubic.yaml"], 3.0)
+    assert isinstance(degradation, Bicubic)
+    assert degradation.scale == 3.0
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"), [("invsr", ResShift), ("invsr_imagenet_test", ImageNetTest)]
+)
+def test_the_files_of_invsr_are_the_recipes_as_they_are(name, recipe):
+    """test_recipes.py compares their numbers with the tables."""
+    path = REPO / f"configs/degradation/{name}.yaml"
+    shipped, shape = degradation_of([path], 4.0), torch.Size((8, 3, 64, 64))
+    assert type(shipped) is recipe
+    assert "usm" not in shipped.stages
+    found, expected = (r.params_of(np.arange(8), shape) for r in (shipped, recipe(4.0)))
+    np.testing.assert_equal(found, expected)
+    assert shipped.pool == 0
+
+
+def test_the_pool_of_invsr_is_an_option(file):
+    shipped = yaml.safe_load((REPO / "configs/degradation/invsr.yaml").read_text())
+    recipe = file({**shipped, "init_args": {"pool": 160}})  # ten batches of 16
+    assert degradation_of([recipe], 4.0).pool == 160
+
+
+def test_an_experiment_with_its_own_scale():
+    path = REPO / "configs/experiment/quickstart.yaml"
+    assert scale_in([path]) == 2
+    assert degradation_of([path]).scale == 2.0
+    assert degradation_of([path], 3.0).scale == 3.0
+
+
+def test_a_file_under_the_key_and_paths_relative_to_it(file):
+    file(pipeline({"class_path": NOISE, "init_args": {"sigma": [7, 8]}}), "a/noise.yaml")
+    degradation = degradation_of([file({"degradation": "a/noise.yaml"})], 2.0)
+    assert isinstance(degradation, Pipeline)
+    assert degradation.stages["GaussianNoise"].sigma == (7.0, 8.0)
+
+
+def test_stages_by_name_keep_the_order_of_the_file(file):
+    stages = {name: {"class_path": NOISE} for name in ("zoom", "blur", "noise")}
+    content = {"class_path": "degradations.pipeline.Pipeline", "init_args": {"stages": stages}}
+    path = file(yaml.safe_dump(content, sort_keys=False))
+    assert list(degradation_of([path], 2.0).stages) == ["zoom", "blur", "noise"]
+
+
+def test_later_files_win_and_add(file):
+    first = file(pipeline({"class_path": NOISE}), "1.yaml")
+    second = file({"init_args": {"quantize": False, "stages+": [{"class_path": NOISE}]}}, "2.yaml")
+    assert degradation_of([first], 2.0).quantize
+    merged = degradation_of([first, second], 2.0)
+    assert not merged.quantize
+    assert list(merged.stages) == ["GaussianNoise", "GaussianNoise#2"]
+    assert isinstance(degradation_of([first, file(BICUBIC, "3.yaml")], 2.0), Bicubic)
+
+
+def test_recipes_in_a_recipe_take_its_scale(file, both):
+    file(BICUBIC, "bicubic.yaml")
+    members = {"one": pipeline({"class_path": NOISE}), "two": "bicubic.yaml"}
+    path = file({"class_path": both, "init_args": {"members": members}})
+    made = degradation_of([path], 3.5).members
+    assert {name: (type(member), member.scale) for name, member in made.items()} == {
+        "one": (Pipeline, 3.5),
+        "two": (Bicubic, 3.5),
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {**BICUBIC, "init_args": {"quantise": True}},
+            r"unknown key 'degradation.init_args.quantise': .*no argument.*it takes: quantize",
+        ),
+        (
+            pipeline({"class_path": NOISE, "init_args": {"sigm": [1, 2]}}),
+            r"unknown key 'degradation.init_args.stages.init_args.sigm': .*it takes: sigma",
+        ),
+        (
+            pipeline({"class_path": NOISE, "init_args": {"sigma": [3, 2]}}),
+            r": sigma is \[3.0, 2.0\], which is reversed",
+        ),
+        (
+            {**BICUBIC, "init_args": {"quantize": "maybe"}},
+            r"degradation.init_args.quantize is maybe; expected bool",
+        ),
+        ({"class_path": "degradations.bicubic.Bicubi"}, "has no attribute 'Bicubi'"),
+        (pipeline({"class_path": "torch.nn.ReLU"}), "does not correspond to a subclass of Stage"),
+        ({"class_path": "degradations.pipeline.Pipeline"}, "Pipeline needs stages"),
+        ({"init_args": {"quantize": True}}, "no class_path of a degradation"),
+        ({"degradation": None}, "no class_path of a degradation"),
+        ({"model": {}}, "has 'model' at its top; expected class_path"),
+        ({"degradation": "there.yaml"}, "there.yaml is named in a configuration but is not a file"),
+        ("", "holds None; expected keys"),
+        ("a: [1", "is not YAML: .*line 1"),
+        (
+            f"class_path: {NOISE}\ninit_args: {{}}\nclass_path: {NOISE}",
+            r"own\.yaml: duplicate key 'class_path', first in line 1; .* line 3",
+        ),
+    ],
+)
+def test_errors_name_the_file_and_the_key(file, content, message):
+    path = file(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        degradation_of([path], 2.0)
+    assert "own.yaml" in str(caught.value) or "there.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_key_twice_in_a_recipe_in_a_recipe(file, both):
+    file(f"class_path: {NOISE}\nclass_path: {NOISE}", "two.yaml")
+    path = file({"class_path": both, "init_args": {"members": {"two": "two.yaml"}}})
+    with pytest.raises(ValueError, match="duplicate key 'class_path'") as caught:
+        degradation_of([path], 2.0)
+    assert "two.yaml" in str(caught.value)
+
+
+def test_an_unknown_key_of_a_recipe_in_a_recipe(file, both):
+    member = {**BICUBIC, "init_args": {"quantise": True}}
+    path = file({"class_path": both, "init_args": {"members": {"one": member}}})
+    with pytest.raises(ValueError, match=r"unknown key .*quantise.*Bicubic has no argument"):
+        degradation_of([path], 2.0)
+
+
+def test_a_missing_file_and_a_missing_scale(file, tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere\.yaml cannot be read: No such file"):
+        degradation_of([tmp_path / "nowhere.yaml"], 2.0)
+    with pytest.raises(ValueError, match=r"own\.yaml has no data\.init_args\.scale"):
+        degradation_of([file(BICUBIC)])
+    with pytest.raises(ValueError, match="name a file"):
+        degradation_of([])
+    with pytest.raises(ValueError, match=r"scale is -1\.0"):
+        degradation_of([file(BICUBIC)], -1.0)

@@ -1,0 +1,292 @@
+"""Frozen sets: equal to validation, reproducible, complete or absent."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from datamodules.base import Source, SRDataModule
+from datamodules.shards.shards import Shards
+from datamodules.sources.folder import Folder
+from degradations.draws import seed_of
+from degradations.record import Replay
+from degradations.tools import freeze
+from degradations.tools.configure import degradation_of
+from tests.datamodules.memory import evaluation
+from tests.datamodules.profiles import grey_profile, ink_profile, rgb_profile
+
+NOISY = {
+    "class_path": "degradations.pipeline.Pipeline",
+    "init_args": {"stages": [{"class_path": "degradations.stages.noise.GaussianNoise"}]},
+}
+SIZES = {"a": (24, 30), "b/c": (33, 47), "b/2020.01": (40, 40), "z": (25, 31)}
+
+
+def make_image(folder: Path, name: str, size: tuple[int, int], mode: str = "RGB") -> None:
+    generator = np.random.default_rng(len(name))
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = generator.integers(0, 256, (*size, 4), np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path)
+
+
+@pytest.fixture
+def images(tmp_path):
+    """RGB, RGBA, grey and palette PNG, a JPEG, a hidden file, and a text file."""
+    folder = tmp_path / "images"
+    for (name, size), mode in zip(SIZES.items(), ("RGB", "RGBA", "L", "P"), strict=True):
+        make_image(folder, f"{name}.png", size, mode)
+    make_image(folder, "photo.jpg", (26, 22))
+    make_image(folder, "._photo.png", (26, 22))
+    (folder / "notes.txt").write_text("none")
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "noisy.yaml"
+    path.write_text(yaml.safe_dump(NOISY))
+    return path
+
+
+@pytest.fixture
+def run(tmp_path, config, images):
+    """Return a function that freezes into `out` with further arguments, and returns the shards."""
+
+    def freeze_into(out: str, *arguments: object, status: int = 0) -> list[Path]:
+        command = ["--config", config, "--out", tmp_path / out, images, "--name", "photos"]
+        if "--scale" not in arguments:
+            command += ["--scale", 2]
+        assert freeze.main([str(a) for a in (*command, *arguments)]) == status
+        return sorted((tmp_path / out).glob("*")) if (tmp_path / out).exists() else []
+
+    return freeze_into
+
+
+def batches(source: Source, config: Path, scale: float = 2, **settings: object) -> dict:
+    data = SRDataModule(
+        scale,
+        val={"photos": source},
+        degradation=degradation_of([config], scale),
+        workers=0,
+        **settings,
+    )
+    return {batch["key"][0]: batch for batch in evaluation(data, "val")}
+
+
+def folder_of(shards: list[Path]) -> Shards:
+    return Shards([str(path) for path in shards if path.suffix == ".tar"])
+
+
+@pytest.mark.parametrize("scale", [2, 3, 2.5])
+def test_as_validation_would_have_made_it(run, images, config, scale):
+    expected = batches(Folder(str(images)), config, scale, seed=17)
+    got = batches(folder_of(run("out", "--scale", scale)), config, scale)
+    assert len(expected) == 5
+    assert {key.replace(".", "_") for key in expected} == got.keys()
+    for key, batch in expected.items():
+        again = got[key.replace(".", "_")]
+        assert torch.equal(again["hr"], batch["hr"])
+        assert torch.equal(again["lr"], batch["lr"])
+        assert again["size"] == batch["size"]
+
+
+def test_colours_are_those_of_validation(run, images, config):
+    """Frozen images have no profile, so they must be in sRGB."""
+    with_profile = {"RGB": rgb_profile(), "L": grey_profile(), "CMYK": ink_profile()}
+    for name in SIZES:
+        (images / f"{name}.png").unlink()
+    for mode, profile in with_profile.items():
+        make_image(images, f"{mode}.jpg", (24, 30), mode)
+        before = Image.open(images / f"{mode}.jpg")
+        before.save(images / f"{mode}.jpg", icc_profile=profile)
+        before.save(images / f"{mode}_of_another.jpg", icc_profile=b"no profile")
+    make_image(images, "animation.gif", (24, 30), "P")
+    expected = batches(Folder(str(images)), config)
+    got = batches(folder_of(run("out")), config)
+    assert got.keys() == expected.keys()
+    assert len(got) == 8
+    for key, batch in expected.items():
+        assert torch.equal(got[key]["hr"], batch["hr"]), key
+
+
+def test_linked_folders_are_those_of_validation(run, images, config, tmp_path):
+    make_image(tmp_path / "elsewhere", "far.png", (24, 30))
+    make_image(tmp_path / "elsewhere", ".hidden/of_a_tool.png", (24, 30))
+    (images / "link").symlink_to(tmp_path / "elsewhere")
+    (images / "again").symlink_to(images / "b")
+    (tmp_path / "elsewhere" / "back").symlink_to(images)
+    expected = batches(Folder(str(images)), config)
+    assert {"photos/link/far", "photos/again/c"} < expected.keys()
+    assert len(expected) == 6
+    got = batches(folder_of(run("out")), config)
+    assert got.keys() == {key.replace(".", "_") for key in expected}
+
+
+def test_the_name_and_the_seed_of_validation_count(run, config, images):
+    seeded = batches(folder_of(run("other", "--degradation-seed", 5)), config)
+    expected = batches(Folder(str(images)), config, degradation_seed=5)
+    plain = batches(folder_of(run("out")), config)
+    named = Shards([str(path) for path in run("named", "--name", "test")])
+    named = batches(named, config)
+    lr = {key: batch["lr"] for key, batch in seeded.items()}
+    assert torch.equal(lr["photos/a"], expected["photos/a"]["lr"])
+    assert not torch.equal(lr["photos/a"], plain["photos/a"]["lr"])
+    assert not torch.equal(named["photos/a"]["lr"], plain["photos/a"]["lr"])
+
+
+def test_the_same_bytes_again(run, images):
+    first = [path.read_bytes() for path in run("one", "--samples-per-shard", 2)]
+    assert len(first) == 3
+    torch.manual_seed(3)
+    assert [path.read_bytes() for path in run("two", "--samples-per-shard", 2)] == first
+    # An LR does not depend on what else is frozen.
+    before = members(run("three"))
+    make_image(images, "0.png", (24, 24))
+    after = members(run("four"))
+    assert {name: after[name] for name in before} == before
+    assert len(after) == len(before) + 3
+
+
+def members(shards: list[Path]) -> dict[str, bytes]:
+    found = {}
+    for shard in shards:
+        with tarfile.open(shard) as tar:
+            found |= {member.name: tar.extractfile(member).read() for member in tar}
+    return found
+
+
+def test_what_is_in_a_shard(run):
+    files = members(run("out"))
+    keys = ["a", "b/2020_01", "b/c", "photo", "z"]
+    assert list(files) == [f"{key}.{suffix}" for key in keys for suffix in FIELDS]
+    about = json.loads(files["b/2020_01.json"])
+    assert about.pop("params")["GaussianNoise"]
+    version = about.pop("enlarger")
+    assert version[0].isdigit()
+    assert about == {
+        "seed": seed_of(0, "photos/b/2020.01"),
+        "shape": [3, 40, 40],
+        "scale": 2.0,
+        "recipe": "degradations.pipeline.Pipeline",
+        "key": "photos/b/2020.01",
+    }
+
+
+FIELDS = ("hr.png", "lr.png", "json")
+
+
+def test_its_parameters_can_be_replayed(run, tmp_path, config):
+    files = members(run("out"))
+    path = tmp_path / "params.jsonl"
+    path.write_bytes(files["a.json"] + b"\n")
+    hr, lr = (
+        torch.from_numpy(np.array(Image.open(io.BytesIO(files[f"a.{name}.png"])))).permute(2, 0, 1)
+        for name in ("hr", "lr")
+    )
+    replay = Replay(2.0, lambda scale: degradation_of([config], scale), str(path))
+    seeds = torch.tensor([seed_of(0, "photos/a")])
+    assert torch.equal(replay(hr[None] / 255, seeds), lr[None] / 255)
+
+
+def test_a_crop_is_of_the_middle(run, images):
+    files = members(run("out", "--crop", 21))
+    got = np.array(Image.open(io.BytesIO(files["photo.hr.png"])))
+    whole = np.array(Image.open(images / "photo.jpg"))
+    assert np.array_equal(got, whole[2:22, 0:20])  # centre crop of 21, of which 20 fit the scale
+
+
+def test_it_says_how_to_read_them(run, config, caplog):
+    with caplog.at_level(logging.INFO):
+        shards = run("out")
+    assert "5 images frozen into 1 shards" in caplog.messages
+    start = caplog.messages.index("to validate on them at data.init_args.scale 2:") + 1
+    printed = yaml.safe_load("\n".join(caplog.messages[start:]))
+    source = printed["data"]["init_args"]["val"]["photos"]
+    assert source["class_path"] == "datamodules.shards.shards.Shards"
+    expected = batches(folder_of(shards), config)
+    assert batches(Shards(**source["init_args"]), config).keys() == expected.keys()
+
+
+class TestRefusals:
+    def error(self, run, caplog, *arguments: object, out: str = "out") -> str:
+        caplog.clear()
+        run(out, *arguments, status=2)
+        return caplog.text
+
+    def test_nothing_is_overwritten(self, run, caplog):
+        shards = run("out")
+        before = [path.read_bytes() for path in shards]
+        assert "a frozen set is never overwritten" in self.error(run, caplog, "--crop", 8)
+        assert [path.read_bytes() for path in shards] == before
+        run("out", "--name", "another")
+
+    def test_a_failure_leaves_nothing_behind(self, run, images, caplog, tmp_path):
+        (images / "y.png").write_bytes(b"no image")
+        message = self.error(run, caplog, "--samples-per-shard", 1)
+        assert "y.png cannot be read as an image" in message
+        assert list((tmp_path / "out").iterdir()) == []
+
+    @pytest.mark.parametrize("kind", ["colour", "grey", "tiff"])
+    def test_16_bits(self, run, images, caplog, kind):
+        import cv2
+        import tifffile
+
+        pixels = np.full((24, 24) + (() if kind == "grey" else (3,)), 1000, np.uint16)
+        name = images / f"deep.{'tif' if kind == 'tiff' else 'png'}"
+        if kind == "tiff":
+            tifffile.imwrite(name, pixels[..., 0])
+        else:
+            cv2.imwrite(str(name), pixels)
+        message = self.error(run, caplog)
+        assert f"{name.name} has more than 8 bits" in message
+
+    def test_an_lr_that_is_not_rounded(self, run, config, caplog):
+        config.write_text(
+            yaml.safe_dump({**NOISY, "init_args": {**NOISY["init_args"], "quantize": False}})
+        )
+        assert "is not rounded to 8 bits" in self.error(run, caplog)
+
+    def test_less_than_a_pixel(self, run, images, caplog):
+        make_image(images, "tiny.png", (1, 30))
+        assert "tiny.png is 1 x 30 px, less than one LR pixel at scale 2" in self.error(run, caplog)
+
+    def test_too_small_for_the_crop(self, run, caplog):
+        assert "a.png is 24 x 30 px, smaller than the crop of 28 px" in self.error(
+            run, caplog, "--crop", 28
+        )
+
+    def test_two_images_of_one_key(self, run, images, caplog):
+        make_image(images, "a.jpg", (24, 24))
+        assert "would both have the key 'a'" in self.error(run, caplog)
+
+    def test_two_images_of_one_key_without_dots(self, run, images, caplog):
+        make_image(images, "b/2020_01.png", (24, 24))
+        message = self.error(run, caplog)
+        assert "'b/2020.01' and 'b/2020_01' would both have the key 'b/2020_01'" in message
+
+    def test_no_images(self, config, tmp_path, caplog):
+        (tmp_path / "empty").mkdir()
+        for folder in ("empty", "nowhere"):
+            command = ["--config", config, "--scale", 2, "--out", tmp_path / "out"]
+            assert freeze.main([str(a) for a in (*command, tmp_path / folder)]) == 2
+        assert "contains no images" in caplog.text
+        assert "is not a folder" in caplog.text
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize("name", ["a/b", ".a"])
+    def test_names_of_other_folders(self, run, caplog, name):
+        assert "expected a word" in self.error(run, caplog, "--name", name)
+
+    def test_a_configuration_that_is_none(self, run, config, caplog):
+        config.write_text("class_path: degradations.pipeline.Pipe\n")
+        assert "error: " in self.error(run, caplog)

@@ -1,0 +1,253 @@
+"""Fine-tuning at a larger size: the whole base, and low-rank updates beside it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from lightning_modules.backbone.library import Flags
+from lightning_modules.backbone.schedule import Schedule
+from lightning_modules.controls.direct import Direct
+from lightning_modules.controls.finetune import FineTune, LoRA, add_layers, merged, targets
+from lightning_modules.noise import Noise
+from tests.lightning_modules.backbone.unets import wrapped
+from tests.lightning_modules.sampling.test_clips import clips
+from tests.lightning_modules.test_self_cascade import FEW, SDXL, Pooled, Words, base, batch, noted
+
+SD21 = {  # stable-diffusion-2-1-base's own config.json
+    **{"attention_head_dim": [5, 10, 20, 20], "cross_attention_dim": 1024},
+    **{"use_linear_projection": True, "sample_size": 64},
+}
+
+
+def made(kind: Any, **settings: Any) -> Any:
+    torch.manual_seed(0)
+    method = kind(2.0, **{"sampler": FEW, **settings})
+    method.log = lambda *_, **__: None
+    return method.eval()
+
+
+def whole(**settings: Any) -> Any:
+    denoiser = wrapped(null="learned")
+    denoiser.begun = "base.ckpt"
+    return made(FineTune, denoiser=denoiser, **settings)
+
+
+def lora(**settings: Any) -> Any:
+    method = made(LoRA, denoiser=base(), **settings)
+    method.load_parts(lambda *_: pytest.fail("no part has a file"))
+    return method
+
+
+def learned(method: Any) -> Any:
+    """With updates that are not 0."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for name, parameter in method.named_parameters():
+            if "lora_B" in name:
+                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return method
+
+
+@pytest.mark.parametrize(("rank", "expected"), [(4, 1_921_792), (32, 15_374_336)])
+def test_parameters_on_stable_diffusion_2_1(rank, expected):
+    import diffusers
+
+    with torch.device("meta"):
+        unet = diffusers.UNet2DConditionModel(**SD21)
+        assert sum(parameter.numel() for parameter in unet.parameters()) == 865_910_724
+        unet.requires_grad_(False)
+        add_layers(unet, rank, rank)
+    assert sum(p.numel() for p in unet.parameters() if p.requires_grad) == expected
+
+
+def test_layers():
+    names = {
+        re.sub(r"\d+", "N", name).rpartition("transformer_blocks.N.")[2]
+        for name in targets(base().unet)
+    }
+    inner = {f"attn{n}.{part}" for n in (1, 2) for part in ("to_q", "to_k", "to_v", "to_out.N")}
+    inner = {name.replace("attn1", "attnN").replace("attn2", "attnN") for name in inner}
+    assert inner | {"ff.net.N.proj", "ff.net.N"} <= names
+    assert any(name.endswith("time_emb_proj") for name in names)
+    assert not any("conv" in name or "time_embedding" in name for name in names)
+
+
+@torch.no_grad()
+def test_untrained_updates_change_nothing():
+    given = batch()
+    expected = made(Direct, denoiser=base()).generate(given, Noise(given["seed"]))
+    assert torch.equal(lora(rank=3).generate(given, Noise(given["seed"])), expected)
+
+
+@torch.no_grad()
+def test_merged_updates_are_the_unmerged_ones():
+    method = learned(lora(alpha=8))
+    unet, z, t = method.denoiser.unet, torch.randn(2, 3, 16, 16), torch.tensor([7, 500])
+    own = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
+    apart = method.denoiser(z, t)
+    with merged(unet):
+        together = method.denoiser(z, t)
+        assert all(layer.merged for layer in layers(unet))
+    torch.testing.assert_close(together, apart, rtol=0, atol=1e-5)
+    assert torch.equal(method.denoiser(z, t), apart)
+    assert all(torch.equal(tensor, own[name]) for name, tensor in unet.state_dict().items())
+    torch.manual_seed(1)
+    plain = made(Direct, denoiser=base()).denoiser(z, t)
+    assert (plain - apart).abs().max() > 1e-3
+
+
+def test_the_bases_weights_come_back_after_an_error():
+    method = learned(lora())
+    own = {name: tensor.clone() for name, tensor in method.denoiser.state_dict().items()}
+    method.direct = None  # which cannot be called
+    with pytest.raises(TypeError):
+        method.generate(batch(), Noise(batch()["seed"]))
+    assert not any(layer.merged for layer in layers(method.denoiser.unet))
+    assert all(torch.equal(v, own[name]) for name, v in method.denoiser.state_dict().items())
+
+
+def layers(unet: Any) -> list[Any]:
+    return [module for module in unet.modules() if hasattr(module, "lora_A")]
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_the_loss_is_the_bases_own(prediction):
+    method, given = whole(schedule=Schedule(prediction=prediction)), batch()
+    torch.manual_seed(3)
+    loss = method.training_step(given, 0)
+    torch.manual_seed(3)
+    z = given["hr"] * 2 - 1
+    t, eps = torch.randint(1000, (2,)), torch.randn_like(z)
+    levels = torch.tensor([method.schedule.level(int(step)) for step in t])
+    alpha, sigma = (part.view(-1, 1, 1, 1) for part in levels.unbind(1))
+    z_t, velocity = alpha * z + sigma * eps, alpha * eps - sigma * z
+    target = eps if prediction == "epsilon" else velocity
+    expected = functional.mse_loss(method.denoiser(z_t, t), target)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_updates_of_a_base_in_bfloat16_are_in_float32():
+    denoiser = base()
+    denoiser.unet.to(torch.bfloat16)
+    method = made(LoRA, denoiser=denoiser)
+    method.load_parts(lambda *_: pytest.fail("no part has a file"))
+    method.training_step(batch(), 0).backward()
+    trained = [p for p in method.parameters() if p.requires_grad]
+    assert {p.dtype for p in trained} == {torch.float32}
+    assert all(p.grad is not None for p in trained)
+    given = batch()
+    with torch.no_grad():
+        expected = made(Direct, denoiser=denoiser).generate(given, Noise(given["seed"]))
+        assert torch.equal(method.generate(given, Noise(given["seed"])), expected)
+
+
+@torch.no_grad()
+def test_small_updates_of_a_base_in_bfloat16_are_not_rounded_away():
+    denoiser = base()
+    denoiser.unet.to(torch.bfloat16)
+    method = made(LoRA, denoiser=denoiser)
+    method.load_parts(lambda *_: pytest.fail("no part has a file"))
+    for name, parameter in method.named_parameters():
+        if "lora_B" in name:  # far less than the last digit of most weights
+            parameter += 1e-4 * torch.randn(parameter.shape)
+    z, t = torch.randn(2, 3, 16, 16), torch.tensor([7, 500])
+    apart = method.denoiser(z, t)
+    with merged(denoiser.unet):
+        assert torch.equal(method.denoiser(z, t), apart)
+
+
+def test_a_fit_may_start_from_the_weights_of_another(tmp_path):
+    """They are all there is: no other base has to be named."""
+    stored: dict[str, Any] = {"state_dict": whole().state_dict()}
+    whole().on_save_checkpoint(stored)
+    torch.save(stored, tmp_path / "a.ckpt")
+    again = made(FineTune, denoiser=wrapped(null="learned"))
+    with pytest.raises(ValueError, match=r"a trained base is required"):
+        again.setup("fit")
+    again.load_weights(tmp_path / "a.ckpt")
+    again.setup("fit")
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("stage", 16), ("base", 8)])
+def test_sdxl_is_told_sizes_in_training(kind, expected):
+    denoiser = wrapped(null="learned", **SDXL)
+    denoiser.begun = "base.ckpt"
+    settings = {"size_condition": kind, "encoder": Pooled(), "caption_dropout": 0.0}
+    method = made(FineTune, denoiser=denoiser, **settings)
+    calls = noted(method)
+    method.training_step(batch(), 0).backward()
+    assert calls[0].told.sizes.tolist() == [[expected, expected, 0, 0, expected, expected]] * 2
+    assert calls[0].told.text[:, 0, 0].tolist() == [1.0, 2.0]  # lengths of the captions
+
+
+@pytest.mark.parametrize("dropout", [0.0, 1.0])
+def test_captions_are_left_out_in_training(dropout):
+    method = whole(encoder=Words(), caption_dropout=dropout)
+    calls = noted(method)
+    method.training_step(batch(), 0)
+    null = method.denoiser.null_text(2, 3)
+    assert torch.equal(calls[0].told.text, null) == bool(dropout)
+
+
+@pytest.mark.parametrize("kind", [FineTune, LoRA])
+def test_clips(kind):
+    denoiser = wrapped("video", null="learned", flags=Flags(frozen=kind is LoRA))
+    denoiser.begun = denoiser.source = "base.ckpt 0123456789abcdef"
+    method = made(kind, denoiser=denoiser, clamp=1.0)
+    method.load_parts(lambda *_: pytest.fail("no part has a file"))
+    given = clips()
+    method.training_step(given, 0).backward()
+    assert all(p.grad is not None for p in method.parameters() if p.requires_grad)
+    assert method.sample(given)["sr"].shape == given["clip"].shape
+
+
+def test_what_is_trained_and_kept():
+    method = lora()
+    method.training_step(batch(), 0).backward()
+    moved = {name for name, p in method.named_parameters() if p.grad is not None}
+    kept = set(method.checkpoint_keys())
+    assert moved | {"factor"} == kept
+    assert all("lora_" in name for name in moved)
+    everything = whole()
+    assert set(everything.checkpoint_keys()) == {n for n, _ in everything.named_parameters()}
+
+
+def test_a_checkpoint_goes_on_and_knows_its_base(tmp_path):
+    method = learned(lora())
+    saved: dict[str, Any] = {"state_dict": method.state_dict()}
+    method.on_save_checkpoint(saved)
+    again = lora()
+    again.on_load_checkpoint(saved)
+    again.load_state_dict(saved["state_dict"])
+    given = batch()
+    outputs = [m.generate(given, Noise(given["seed"])) for m in (method, again)]
+    assert torch.equal(*outputs)
+    method.on_save_checkpoint(saved)
+    with pytest.raises(ValueError, match="alpha 4, and here it is 8"):
+        lora(alpha=8).on_load_checkpoint(saved)
+    torch.save({**saved, "pytorch-lightning_version": "2.6"}, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"last\.ckpt was trained with .*alpha 4"):
+        lora(alpha=8).load_weights(tmp_path / "last.ckpt")
+    other = lora()
+    other.denoiser.source = "other.ckpt ffffffffffffffff"
+    with pytest.raises(ValueError, match=r"trained with denoiser from base\.ckpt"):
+        other.on_load_checkpoint(saved)
+
+
+def test_settings_that_do_not_fit():
+    with pytest.raises(ValueError, match="FineTune trains the base itself: set frozen"):
+        made(FineTune, denoiser=base())
+    with pytest.raises(ValueError, match="the base is never trained here: set frozen"):
+        made(LoRA, denoiser=wrapped(null="learned", flags=Flags()))
+    with pytest.raises(ValueError, match="rank is 0"):
+        made(LoRA, denoiser=base(), rank=0)
+    random = whole()
+    random.denoiser.begun = ""
+    with pytest.raises(ValueError, match="a trained base is required"):
+        random.setup("fit")
+    random.setup("test")  # its own checkpoint has all weights

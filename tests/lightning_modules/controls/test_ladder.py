@@ -1,0 +1,97 @@
+"""The ladder of sizes: section 3.2 of the paper, and what it leaves open."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from lightning_modules.controls.larger import count_stages, ladder
+
+
+def square(side):
+    return side, side
+
+
+@pytest.mark.parametrize(
+    ("base", "target", "stages"),
+    [
+        (square(512), square(1024), 1),
+        (square(512), square(2048), 2),
+        (square(1024), square(2048), 1),
+        (square(1024), square(4096), 2),
+        (square(256), square(512), 1),
+        (square(512), (1536, 3072), 3),
+        (square(512), square(1280), 2),
+        (square(512), (1024, 2048), 2),
+        (square(512), square(512), 0),
+        (square(512), square(256), 0),
+        (square(512), (512, 520), 1),
+    ],
+)
+def test_the_number_of_stages(base, target, stages):
+    assert count_stages(base, target) == stages
+    if stages:
+        assert len(ladder(base, target)) == stages + 1
+
+
+def test_powers_of_four_are_exact():
+    for power in range(30):
+        assert count_stages((3, 5), (3 * 2**power, 5 * 2**power)) == power
+        assert count_stages((3, 5), (3 * 2**power, 5 * 2**power + 1)) == power + 1
+
+
+def test_between_powers_of_four():
+    assert ladder(square(512), square(2048)) == [square(512), square(1024), square(2048)]
+    assert ladder(square(512), square(1280)) == [square(512), square(808), square(1280)]
+    found = ladder(square(512), square(1280), "x4_then_rest")
+    assert found == [square(512), square(1024), square(1280)]
+    found = ladder(square(512), square(1280), multiple=64)
+    assert found == [square(512), square(832), square(1280)]
+    jump = [square(2048)]
+    assert ladder(square(512), square(2048), jump) == [square(512), *jump]
+    assert ladder(square(16), square(32), multiple=1) == [square(16), square(32)]
+
+
+def test_another_aspect_ratio():
+    """The base runs at the target's with as many pixels, or the first stage changes it."""
+    target = (1024, 2048)
+    assert ladder(square(512), target) == [(360, 728), (608, 1216), target]
+    assert ladder(square(512), target, aspect="base") == [square(512), (608, 1216), target]
+    assert ladder(square(512), (256, 1024)) == [(256, 1024)]
+    assert ladder(square(512), (256, 1024), aspect="base") == [square(512), (256, 1024)]
+
+
+@pytest.mark.parametrize("rule", ["geometric", "x4_then_rest"])
+@pytest.mark.parametrize("aspect", ["target", "base"])
+@pytest.mark.parametrize("multiple", [8, 64])
+def test_whatever_the_sizes(rule, aspect, multiple):
+    base = (512, 640)
+    for height, width in itertools.product(range(640, 3200, 448), range(512, 4000, 576)):
+        sizes = ladder(base, (height, width), rule, aspect, multiple)
+        assert sizes[-1] == (height, width)
+        assert all(side % multiple == 0 for size in sizes for side in size)
+        areas = [h * w for h, w in sizes]
+        steps = [after / before for before, after in itertools.pairwise(areas)]
+        slack = (1 + multiple / 200) ** 2  # of rounding
+        assert all(1 / slack < step < 4 * slack for step in steps)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((square(512), square(504)), r"504x504 has fewer pixels than the base's 512x512"),
+        ((square(512), (1024, 1020)), r"output of 1024x1020 has a side that is no multiple of 8"),
+        ((square(510), square(1024)), r"base of 510x510 has a side that is no multiple of 8"),
+        ((square(512), square(1024), "thirds"), r"stages is 'thirds'; expected geometric, x4_"),
+        ((square(512), square(1024), [square(1020)]), r"stage of 1020x1020 has a side"),
+        ((square(512), square(1024), [square(768)]), r"stages is .* to the output's \[1024, 1024"),
+        ((square(512), square(2048), [square(1024), square(512), square(2048)]), r"that rise from"),
+        ((square(512), square(1024), []), r"stages is \[\]; expected sizes that rise"),
+        ((square(512), square(1024), "geometric", "wide"), r"aspect is 'wide'; expected target or"),
+        ((square(512), square(1024), "geometric", "base", 0), r"multiple is 0; expected 1 or more"),
+    ],
+)
+def test_what_cannot_be(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ladder(*arguments)

@@ -1,0 +1,213 @@
+"""ScaleCrafter: what dilation is, when it is, and that the network is as before afterwards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from lightning_modules.controls.scalecrafter import (
+    FreeU,
+    ScaleCrafter,
+    Step,
+    convolutions,
+    redilated,
+)
+from lightning_modules.noise import Noise
+from lightning_modules.sampling.solvers import Sampler
+from tests.lightning_modules.controls.test_direct import direct
+from tests.lightning_modules.test_self_cascade import Words, base, batch
+
+DEEP = {"down_blocks": 2.0, "mid_block": 2.0}
+
+
+def layer(stride: int = 1) -> nn.Conv2d:
+    torch.manual_seed(0)
+    return nn.Conv2d(2, 3, 3, stride, padding=1)
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+@torch.no_grad()
+def test_dilation_is_a_convolution_of_each_phase(factor):
+    conv, x = layer(), torch.randn(1, 2, 12, 18)
+    with redilated(conv, factor):
+        found = conv(x)
+    for i in range(factor):
+        for j in range(factor):
+            expected = conv(x[..., i::factor, j::factor])
+            torch.testing.assert_close(found[..., i::factor, j::factor], expected)
+    assert not torch.allclose(found, conv(x))
+
+
+@torch.no_grad()
+def test_it_commutes_with_enlarging():
+    conv, x = layer(), torch.randn(1, 2, 6, 8)
+    with redilated(conv, 2):
+        found = conv(functional.interpolate(x, scale_factor=2, mode="nearest"))
+    expected = functional.interpolate(conv(x), scale_factor=2, mode="nearest")
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@torch.no_grad()
+def test_a_factor_between_stretches_the_input(stride):
+    conv, x = layer(stride), torch.randn(1, 2, 12, 20)
+    with redilated(conv, 1.5):
+        found = conv(x)
+    wide = functional.interpolate(x, (16, 27), mode="bilinear")
+    there = functional.conv2d(wide, conv.weight, conv.bias, stride, padding=2, dilation=2)
+    expected = functional.interpolate(there, (12 // stride, 20 // stride), mode="bilinear")
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("factor", [1.5, 2, 4])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_layer_comes_back(factor, stride):
+    conv, x = layer(stride), torch.randn(1, 2, 8, 9)
+    before, shape = (conv.dilation, conv.padding), conv(x).shape
+    with redilated(conv, factor):
+        assert conv(x).shape == shape
+    with pytest.raises(RuntimeError), redilated(conv, factor):
+        conv(x[:, :1])
+    assert (conv.dilation, conv.padding) == before
+    assert not conv._forward_hooks
+    assert not conv._forward_pre_hooks
+
+
+def test_factors_by_step():
+    falling = ScaleCrafter(DEEP, tau=37, progressive=True)
+    assert [falling.factor(4, i) for i in (0, 9, 10, 18, 19, 36, 37)] == [4, 4, 3, 3, 2, 2, 1]
+    same = ScaleCrafter(DEEP, tau=20)
+    assert [same.factor(2.5, i) for i in (0, 19, 20)] == [2.5, 2.5, 1]
+    assert falling.factor(1, 0) == 1
+
+
+def test_the_longest_name_counts_and_shortcuts_stay():
+    unet = base().unet
+    names = list(convolutions(unet))
+    assert "conv_in" not in names
+    assert not any("shortcut" in name for name in names)
+    patch = ScaleCrafter({"down_blocks": 2.0, "down_blocks.0.resnets": 3.0})
+    with patch.applied(base_of(unet), Step(0, 50, (16, 16), (8, 8))):
+        reach = {name: module.dilation[0] for name, module in convolutions(unet).items()}
+    inner = [name for name in names if name.startswith("down_blocks.0.resnets")]
+    assert inner
+    assert all(reach[name] == 3 for name in inner)
+    down = [name for name in names if name.startswith("down_blocks") and name not in inner]
+    assert down
+    assert all(reach[name] == 2 for name in down)
+    assert all(reach[name] == 1 for name in names if not name.startswith("down_blocks"))
+
+
+def base_of(unet: Any) -> Any:
+    denoiser = base()
+    denoiser.unet = unet
+    return denoiser
+
+
+def calls_of(method: Any) -> list[tuple[int, tuple[int, ...]]]:
+    """(batch, dilations of all layers) of each call."""
+    found: list[tuple[int, tuple[int, ...]]] = []
+    own = method.denoiser.forward
+
+    def forward(z: Any, *more: Any) -> Any:
+        layers = convolutions(method.denoiser.unet)
+        found.append((len(z), tuple(module.dilation[0] for module in layers.values())))
+        return own(z, *more)
+
+    method.denoiser.forward = forward
+    return found
+
+
+@torch.no_grad()
+def test_only_the_first_steps():
+    method = direct(patch=ScaleCrafter(DEEP, tau=2), sampler=Sampler(steps=4))
+    calls = calls_of(method)
+    given = batch()
+    found = method.generate(given, Noise(given["seed"]))
+    assert [max(dilations) for _, dilations in calls] == [2, 2, 1, 1]
+    plain = direct(sampler=Sampler(steps=4)).generate(given, Noise(given["seed"]))
+    assert (found - plain).abs().max() > 1e-3
+    never = direct(patch=ScaleCrafter(DEEP, tau=0), sampler=Sampler(steps=4))
+    assert torch.equal(never.generate(given, Noise(given["seed"])), plain)
+
+
+@torch.no_grad()
+def test_damped_guidance():
+    patch = ScaleCrafter(DEEP, 4, damped_steps=2, damped_without=("down_blocks",))
+    method = direct(patch=patch, sampler=Sampler(steps=4), encoder=Words(), guidance=3.0)
+    calls = calls_of(method)
+    given = batch()
+    method.generate(given, Noise(given["seed"]))
+    assert [count for count, _ in calls] == [2, 4, 2, 4, 4, 4]  # one call more
+    names = list(convolutions(method.denoiser.unet))
+    first, second = (dict(zip(names, dilations, strict=True)) for _, dilations in calls[:2])
+    assert all(first[n] == 1 for n in names if n.startswith("down_blocks"))
+    assert all(second[n] == 2 for n in names if n.startswith("down_blocks"))
+    assert all(first[n] == second[n] == 2 for n in names if n.startswith("mid_block"))
+
+    # Where the weak network is the same, so is the rule.
+    z, t = torch.randn(2, 3, 16, 16), torch.tensor([5, 5])
+    known = method._conditions(given, (16, 16), (8, 8))
+    step = Step(0, 4, (16, 16), (8, 8))
+    same = ScaleCrafter(DEEP, 4, damped_steps=2, damped_without=())
+    outputs = [
+        p.guided(method.denoiser, step, lambda *a: method.predict(5, *a), z, t, known, 3.0)
+        for p in (same, ScaleCrafter(DEEP, 4))
+    ]
+    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-4)
+
+
+def test_freeu_comes_and_goes():
+    denoiser = base()
+    block = denoiser.unet.up_blocks[0]
+    block.s1 = 0.5
+    patch = ScaleCrafter(DEEP, freeu=FreeU())
+    with patch.applied(denoiser, Step(40, 50, (16, 16), (8, 8))):
+        assert (block.s1, block.b2) == (0.9, 1.2)
+    assert (block.s1, block.b2) == (0.5, None)
+
+
+@pytest.mark.parametrize(
+    ("factors", "reason"),
+    [
+        ({"down_blocks.7": 2.0}, r"names down_blocks\.7, .* did you mean down_blocks\.\d"),
+        ({"conv_in": 2.0}, "never dilates conv_in"),
+        ({"down_blocks": 0.5}, "expected factors of 1 and more"),
+        ({}, "expected factors of 1 and more"),
+    ],
+)
+def test_names_and_factors_that_are_none(factors, reason):
+    with pytest.raises(ValueError, match=reason):
+        direct(patch=ScaleCrafter(factors))
+
+
+def test_damped_guidance_wants_guidance():
+    with pytest.raises(ValueError, match=r"guidance is 1: set it higher"):
+        direct(patch=ScaleCrafter(DEEP, damped_steps=3, damped_without=["up_blocks.0"]))
+
+
+@torch.no_grad()
+def test_freeu_by_width_as_released():
+    """Widths as of Stable Diffusion, 1 2 4 4: which factors meet which residual block."""
+    denoiser = base(
+        block_out_channels=(8, 16, 32, 32),
+        down_block_types=("DownBlock2D",) * 3 + ("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * 3,
+    )
+    patch = ScaleCrafter({"mid_block": 2}, freeu=FreeU(0.5, 0.25, 2.0, 3.0, by_width=True))
+    layers = [layer for up in denoiser.unet.up_blocks for layer in up.resnets]
+    for layer in layers:
+        layer.forward = lambda x, t: x
+    found = []
+    with patch.applied(denoiser, Step(0, 50, (16, 16), (8, 8))):
+        for layer in layers:
+            x = layer(torch.ones(1, layer.in_channels, 4, 4), None)
+            found.append((round(float(x[0, 0, 0, 0]), 4), round(float(x[0, -1, 0, 0]), 4)))
+    one, two = (2.0, 0.5), (3.0, 0.25)
+    assert found == [one, one, one, one, one, two, two, (1.0, 1.0)]
+    assert not any(layer._forward_pre_hooks for layer in layers)
+    assert patch.options["freeu"] == "0.5 0.25 2 3 by width"

@@ -1,0 +1,136 @@
+"""Stable Diffusion's upscaler behind the contract of a SuperResolver."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    StableDiffusionUpscalePipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from degradations.draws import seed_of
+from lightning_modules.controls.sd import SDUpscale
+from lightning_modules.noise import Noise, PlacedNoise
+from lightning_modules.sampling.tiling import padded, whole
+from tests.lightning_modules.backbone.texts import save_text_encoder
+
+FEW: dict[str, Any] = {"steps": 2, "guidance": 3.0}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The released layout, as small as can be."""
+    place = tmp_path_factory.mktemp("upscaler")
+    save_text_encoder(place)
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        **{"in_channels": 7, "out_channels": 4, "block_out_channels": (8, 16)},
+        **{"layers_per_block": 1, "norm_num_groups": 4, "attention_head_dim": 2},
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        **{"cross_attention_dim": 8, "num_class_embeds": 1000},
+    )
+    vae = AutoencoderKL(
+        **{"latent_channels": 4, "norm_num_groups": 4, "block_out_channels": (8, 8, 8)},
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        scaling_factor=0.08333,
+    )
+    pipeline = StableDiffusionUpscalePipeline(
+        vae=vae,
+        unet=unet,
+        text_encoder=CLIPTextModel.from_pretrained(place, subfolder="text_encoder"),
+        tokenizer=CLIPTokenizer.from_pretrained(place, subfolder="tokenizer"),
+        low_res_scheduler=DDPMScheduler(beta_schedule="scaled_linear"),
+        scheduler=DDIMScheduler(beta_schedule="scaled_linear", prediction_type="v_prediction"),
+    )
+    saved = place / "saved"
+    pipeline.save_pretrained(saved)
+    return str(saved)
+
+
+def batch(count: int = 2, **more: Any) -> Any:
+    generator = torch.Generator().manual_seed(0)
+    lr = torch.rand(count, 3, 8, 12, generator=generator)
+    keys, seeds = [str(n) for n in range(count)], torch.arange(count)
+    return {"key": keys, "seed": seeds, "lr": lr, "size": (32, 48), **more}
+
+
+def test_it_is_the_pipeline(folder):
+    given = batch(text=["a b", "b"])
+    found = SDUpscale(4.0, folder, noise_level=30, **FEW).restore(given, Noise(given["seed"]))
+    pipeline = StableDiffusionUpscalePipeline.from_pretrained(folder)
+    seeds = [seed_of(n, "noise", 0) for n in range(2)]
+    expected = pipeline(
+        **{"prompt": given["text"], "image": given["lr"], "num_inference_steps": 2},
+        **{"guidance_scale": 3.0, "noise_level": 30, "output_type": "pt"},
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+    ).images
+    torch.testing.assert_close(found, expected)
+    assert found.shape == (2, 3, 32, 48)
+
+
+def test_an_image_is_its_own(folder):
+    method = SDUpscale(4.0, folder, **FEW)
+    both = method.enlarge(batch())["sr"]
+    one = {key: value if key == "size" else value[1:] for key, value in batch().items()}
+    torch.testing.assert_close(method.enlarge(one)["sr"], both[1:], rtol=0, atol=1e-4)
+    assert method.drew_noise
+    captioned = method.enlarge(batch(text=["", "a"]))["sr"]
+    torch.testing.assert_close(captioned[0], both[0], rtol=0, atol=1e-4)
+    assert (captioned[1] - both[1]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("sides", [(9, 14), (3, 12)])
+def test_sides_that_the_pipeline_would_cut(folder, sides):
+    """They are mirrored up to its factor; what lies in the given image stays where it is."""
+    method, wide = SDUpscale(4.0, folder, **FEW), batch(1)
+    wide["lr"] = torch.rand(1, 3, *sides, generator=torch.Generator().manual_seed(1))
+    wide["size"] = sides[0] * 4, sides[1] * 4
+    found = method.enlarge(wide)["sr"]
+    mirrored = padded(wide["lr"], 4).lr
+    size = mirrored.shape[-2] * 4, mirrored.shape[-1] * 4
+    whole_one = method.enlarge({**wide, "lr": mirrored, "size": size})["sr"]
+    assert torch.equal(found, whole_one[..., : wide["size"][0], : wide["size"][1]])
+
+
+def test_nothing_is_trained(folder):
+    method = SDUpscale(4.0, folder)
+    assert not any(parameter.requires_grad for parameter in method.parameters())
+    assert not method.train().training
+    assert not method.needs_weights
+    assert method.options == {"steps": 75, "guidance": 9.0, "noise_level": 20}
+    with pytest.raises(ValueError, match=r"SDUpscale has nothing to train"):
+        method.training_step(batch(), 0)
+
+
+def test_what_cannot_be(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"SDUpscale enlarges by 4, and 2 is requested"):
+        SDUpscale(2.0, folder)
+    with pytest.raises(ValueError, match=r"steps 75 and noise_level 351; expected .* 0 to 350"):
+        SDUpscale(4.0, folder, noise_level=351)
+    with pytest.raises(FileNotFoundError, match=r"has no readable upscaler"):
+        SDUpscale(4.0, str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["whole", "placed"])
+def test_generators_belong_to_the_image_and_are_a_call(kind):
+    seeds = torch.tensor([5, 7])
+    places = [whole((8, 8), (16, 16))] * 2
+    noise = Noise(seeds) if kind == "whole" else PlacedNoise(seeds, places)
+    first, second = noise.generators(), noise.generators()
+    assert noise.drew
+    drawn = [torch.randn(3, generator=generator) for generator in (*first, *second)]
+    assert len({tuple(field.tolist()) for field in drawn}) == 4
+    alone = Noise(seeds[1:]).generators()[0]
+    assert torch.equal(torch.randn(3, generator=alone), drawn[1])

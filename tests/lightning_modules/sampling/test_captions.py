@@ -1,0 +1,86 @@
+"""Captions: what a denoiser is told of them, and of none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_modules.backbone.condition import Condition, TextEncoder
+from lightning_modules.sampling.captions import (
+    check_captions,
+    drop_captions,
+    encode_captions,
+    size_ids,
+)
+from tests.lightning_modules.backbone.unets import wrapped
+
+BATCH = {"key": ["a", "b"], "text": ["one", "two, three"]}
+
+
+class Lengths(TextEncoder):
+    """Each caption's length, as three tokens; with a pooled embedding, where that is wanted."""
+
+    def __init__(self, pooled=False):
+        nn.Module.__init__(self)
+        self.pooled = pooled
+
+    def forward(self, texts):
+        text = torch.tensor([float(len(text)) for text in texts]).view(-1, 1, 1).expand(-1, 3, 6)
+        return Condition(text=text, pooled=10 * text[:, 0]) if self.pooled else text
+
+
+def test_without_an_encoder():
+    sizes = size_ids((8, 16), 2, torch.device("cpu"))
+    assert sizes.tolist() == [[8, 16, 0, 0, 8, 16]] * 2
+    for found in encode_captions(BATCH, wrapped(), None, sizes):
+        assert found.used.keys() == {"sizes"}
+
+
+def test_the_networks_own_token_stands_for_none():
+    denoiser = wrapped(null="learned")
+    known, nothing = encode_captions(BATCH, denoiser, Lengths())
+    assert known.text[:, 0, 0].tolist() == [3, 10]
+    assert torch.equal(nothing.text, denoiser.null_text(2, 3))
+
+
+def test_else_an_empty_caption_does():
+    """Of all its parts: a pooled embedding of the caption would tell of it."""
+    _, nothing = encode_captions(BATCH, wrapped(), Lengths())
+    assert torch.equal(nothing.text, torch.zeros(2, 3, 6))
+    for denoiser in (wrapped(), wrapped(null="learned")):
+        known, nothing = encode_captions(BATCH, denoiser, Lengths(pooled=True), torch.ones(2, 6))
+        assert known.pooled[:, 0].tolist() == [30, 100]
+        assert torch.equal(nothing.pooled, torch.zeros(2, 6))
+        assert torch.equal(nothing.text, torch.zeros(2, 3, 6))
+        assert known.sizes is nothing.sizes
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 0.0), (1.0, 1.0), (0.25, 0.25)])
+def test_captions_are_left_out_at_random(share, expected):
+    """A caption with all of its parts, or none of them."""
+    torch.manual_seed(0)
+    known = Condition(torch.ones(4000, 3, 6), torch.ones(4000, 5), torch.full((4000, 6), 7.0))
+    nothing = Condition(torch.zeros(4000, 3, 6), torch.zeros(4000, 5), known.sizes)
+    found = drop_captions(known, nothing, share)
+    left_out = (found.text == 0).all((1, 2))
+    assert torch.equal(left_out, (found.text == 0).any((1, 2)))
+    assert torch.equal(left_out, (found.pooled == 0).all(1))
+    assert torch.equal(left_out, (found.pooled == 0).any(1))
+    assert torch.equal(found.sizes, known.sizes)
+    assert abs(left_out.float().mean() - expected) < 0.03
+
+
+def test_nothing_is_left_out_of_nothing():
+    sizes = Condition(sizes=torch.ones(2, 6))
+    assert drop_captions(sizes, sizes, 0.5) is sizes
+
+
+def test_what_cannot_be():
+    with pytest.raises(ValueError, match=r"a has no caption, and model\.init_args\.encoder reads"):
+        encode_captions({"key": ["a"]}, wrapped(), Lengths())
+    with pytest.raises(ValueError, match=r"caption_dropout is 1\.5; expected 0 to 1"):
+        check_captions(None, 1.0, 1.5)
+    with pytest.raises(ValueError, match=r"guidance is 2, .*set model\.init_args\.encoder"):
+        check_captions(None, 2.0, 0.1)
+    check_captions(Lengths(), 2.0, 0.1)

@@ -1,0 +1,138 @@
+"""Clips through what is made for images: spaces, resizing, and a base that is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from lightning_modules.backbone import library as frames
+from lightning_modules.backbone.library import repeated, resized
+from lightning_modules.backbone.schedule import Schedule
+from lightning_modules.backbone.space import KLSpace, PixelSpace
+from lightning_modules.diffusion import Diffusion
+from lightning_modules.noise import Noise
+from tests.lightning_modules.backbone.unets import small_kl, wrapped
+
+
+def clips(count: int = 2, length: int = 3, side: int = 16) -> Any:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "key": [str(n) for n in range(count)],
+        "seed": torch.arange(count),
+        "clip": torch.rand(count, length, 3, side, side + 8, generator=generator),
+        "size": (side, side + 8),
+        "frames": length,
+    }
+
+
+def base(**settings: Any) -> Any:
+    denoiser = wrapped("video", null="learned", in_channels=3, out_channels=3)
+    given = {"denoiser": denoiser, "steps": 3, "schedule": Schedule(prediction="sample")}
+    method: Any = Diffusion(settings.pop("scale", 1.0), **given | settings)
+    method.log = lambda *_, **__: None
+    return method.eval()
+
+
+# ------------------------------------------------------------------------------- spaces, resizing
+
+
+@pytest.mark.parametrize("at_once", [1, 16 * 24 * 2, 1 << 20])
+@torch.no_grad()
+def test_frames_through_an_autoencoder(at_once, monkeypatch):
+    """As images, in parts of so many pixels."""
+    monkeypatch.setattr(frames, "PIXELS", at_once)
+    space, clip = KLSpace(small_kl(scaling_factor=0.5)), clips()["clip"]
+    asked = []
+    space.vae.encoder.register_forward_pre_hook(lambda _, given: asked.append(len(given[0])))
+    z = space.encode(clip)
+    assert z.shape == (2, 4, 3, 8, 12)
+    assert asked == {1: [1] * 6, 16 * 24 * 2: [2] * 3, 1 << 20: [6]}[at_once]
+    again = space.decode(z)
+    assert again.shape == clip.shape
+    for sample in range(2):
+        for frame in range(3):
+            one = space.encode(clip[sample, frame][None])
+            torch.testing.assert_close(z[sample, :, frame][None], one)
+            torch.testing.assert_close(again[sample, frame][None], space.decode(one))
+
+
+@torch.no_grad()
+def test_the_encoder_s_distribution_of_clips():
+    space, clip = KLSpace(small_kl()), clips()["clip"]
+    drawn = space.encode(clip, Noise(torch.arange(2)))
+    mean, deviation = space.distribution(clip[1])
+    eps = Noise(torch.arange(2)).normal(drawn.shape)[1].transpose(0, 1)
+    torch.testing.assert_close(drawn[1].transpose(0, 1), mean + deviation * eps)
+
+
+def test_pixels_there_and_back():
+    space, clip = PixelSpace(), clips()["clip"]
+    z = space.encode(clip)
+    assert torch.equal(z[:, :, 1], clip[:, 1] * 2 - 1)
+    torch.testing.assert_close(space.decode(z), clip)
+
+
+@pytest.mark.parametrize("mode", ["area", "bilinear", "bicubic", "nearest-exact"])
+def test_frames_are_resized_alone(mode):
+    x = torch.randn(2, 5, 3, 8, 6)
+    found = resized(x, (4, 12), mode)
+    assert found.shape == (2, 5, 3, 4, 12)
+    torch.testing.assert_close(found[:, 2], functional.interpolate(x[:, 2], (4, 12), mode=mode))
+    torch.testing.assert_close(resized(x[:, 2], (4, 12), mode), found[:, 2])
+
+
+def test_what_a_sample_has_is_repeated():
+    assert repeated(torch.tensor([5, 7]), torch.zeros(2, 1, 3, 1, 1)).tolist() == [5] * 3 + [7] * 3
+    assert repeated(torch.tensor([5, 7]), torch.zeros(2, 1, 3, 1)).tolist() == [5, 7]
+
+
+# ------------------------------------------------------------------------------------ a base
+
+
+def test_a_base_learns_clips():
+    method = base(scale=2.0)
+    z = method.latent(clips())
+    assert z.shape == (2, 3, 3, 8, 12)
+    small = functional.avg_pool2d(clips()["clip"][:, 1], 2) * 2 - 1
+    torch.testing.assert_close(z[:, :, 1], small)
+    optimizer, losses = torch.optim.Adam(method.parameters(), 0.01), []
+    for _ in range(12):
+        torch.manual_seed(0)
+        loss = method.training_step(clips(), 0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_clips_from_noise():
+    """One field for all frames of a clip, and none of another clip."""
+    method, given = base(scale=2.0), clips()
+    drawn = []
+    method.denoiser.register_forward_pre_hook(lambda _, args: drawn.append(args[0]))
+    both = method.sample(given)["sr"]
+    assert both.shape == (2, 3, 3, 16, 24)
+    assert torch.equal(both[..., ::2, ::2], both[..., 1::2, 1::2])  # enlarged by repeating pixels
+    assert drawn[0].shape == (2, 3, 3, 8, 12)
+    expected = Noise(method._own_seeds(given)["seed"]).normal((2, 3, 3, 8, 12))
+    torch.testing.assert_close(drawn[0], expected, rtol=0, atol=0.05)
+    alone = {**clips(), "key": ["1"], "seed": given["seed"][1:], "clip": given["clip"][1:]}
+    torch.testing.assert_close(method.sample(alone)["sr"], both[1:], rtol=0, atol=1e-5)
+
+
+def test_images_and_clips_are_told_apart():
+    video, images = base(), Diffusion(1.0, wrapped(null="learned"), steps=2)
+    batch: Any = {"key": ["a"], "seed": torch.arange(1), "size": (8, 8)}
+    batch["hr"] = torch.rand(1, 3, 8, 8)
+    with pytest.raises(ValueError, match="a UNet3D, makes clips, and a is an image: use"):
+        video.training_step(batch, 0)
+    with pytest.raises(ValueError, match="a UNet3D, makes clips, and a is an image"):
+        video.sample(batch)
+    with pytest.raises(ValueError, match=r"makes images, and 0 is a clip: set it to .*UNet3D"):
+        images.sample(clips())
+    with pytest.raises(ValueError, match="has no images, which are required here"):
+        images.training_step({"key": ["a"], "seed": torch.arange(1)}, 0)
