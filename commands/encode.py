@@ -1,6 +1,6 @@
 """``main.py encode``: write the latents of a dataset into shards.
 
-It is set up as ``fit`` and ends before the first step. ``datamodules.sources.latents.Latents`` reads the
+It is set up as ``fit`` and ends before the first step. ``datamodules.Latents`` reads the
 shards. A stopped command continues after its last complete shard.
 """
 
@@ -31,10 +31,10 @@ from datamodules.base import degradation_of
 from datamodules.files.decode import UnreadableImage
 from datamodules.loading import end_workers_at_exit, start_worker
 from datamodules.order.keys import digest_of
-from datamodules.pack.journal import Journal, Stage
+from datamodules.pack.journal import Journal, Stage, own_shards
 from datamodules.samples import Pictures, SampleDraws, turned
 from datamodules.shards.index import split_name
-from datamodules.shards.writer import Members, ShardWriter, find_shards, own_shards
+from datamodules.shards.writer import Members, ShardWriter, find_shards
 from datamodules.sources.latents import ABOUT, Latents
 from datamodules.sources.triplets import Triplets
 from degradations.draws import seed_of
@@ -368,9 +368,7 @@ class Encoding:
             log.info("  %s: [%s]", name, ", ".join(f"{value:.4g}" for value in about[name]))
         log.info("to train on them, set data.init_args.train:")
         urls = self.out.resolve() / f"{NAME}-*.tar"
-        log.info(
-            '  {class_path: datamodules.sources.latents.Latents, init_args: {urls: "%s"}}', urls
-        )
+        log.info('  {class_path: datamodules.Latents, init_args: {urls: "%s"}}', urls)
 
 
 def statistics(shards: Sequence[Path]) -> dict[str, Any]:
@@ -490,7 +488,7 @@ def _check(options: EncodeOptions, trainer: Trainer, model: Any) -> None:
     if options.texts and not (getattr(encoder, "reads", False) and encoder.source):
         raise ConfigurationError(
             f"--encode.texts requires a trained caption encoder, but {type(model).__name__} has "
-            "none: set model.init_args.encoder to lightning_modules.backbone.condition.T5"
+            "none: set model.init_args.encoder to lightning_modules.T5"
         )
     if options.pairs and not hasattr(model, "enlarged"):
         raise ConfigurationError(

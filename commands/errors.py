@@ -304,7 +304,7 @@ def _no_option(leaf: str, typed: Sequence[str]) -> str | None:
     return f"{word!r} is not an option: name a file as --config {word}"
 
 
-_FOLDER = "{class_path: datamodules.sources.folder.Folder, init_args: {root: %s}}"
+_FOLDER = "{class_path: datamodules.Folder, init_args: {root: %s}}"
 
 
 def _meant(unknown: str, keys: list[str], typed: Sequence[str]) -> str:
@@ -399,7 +399,7 @@ def _unknown_class(leaf: str, where: str, class_path: str | None, lines: list[st
     if word is not None:
         return (
             f"{where}: {word!r} is not a class; name it as folder.file.Class, "
-            f"{_class_named(word) or 'for example lightning_modules.regression.Regression'}"
+            f"{_class_named(word) or 'for example lightning_modules.Regression'}"
         )
     if leaf.startswith("Expected an instantiatable class, but ") and " is abstract" in leaf:
         named = leaf.removeprefix("Expected an instantiatable class, but ").split()[0]
@@ -430,7 +430,7 @@ def _no_module(module: str, leaf: str, where: str, class_path: str | None) -> st
         return f"{where}: no module {module!r}{hides}"
     return (
         f"{where}: no module {module!r}; name a class as folder.file.Class, for example "
-        "lightning_modules.regression.Regression; your own are found in the working directory"
+        "lightning_modules.Regression; your own are found in the working directory"
     )
 
 

@@ -75,7 +75,7 @@ def check_any_scale(degradation: Degradation | None) -> None:
     if not degradation.any_scale:
         raise ValueError(
             f"data.init_args.crops.scales draws a scale for each batch, but {name} makes LR for "
-            "its own scale only: set degradation.class_path to degradations.bicubic.Bicubic, or "
+            "its own scale only: set degradation.class_path to degradations.Bicubic, or "
             "unset scales"
         )
     if degradation.pool:

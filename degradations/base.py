@@ -276,7 +276,7 @@ class Degradation(nn.Module, ABC):
         if not self.any_scale:
             raise ValueError(
                 f"{type(self).__name__} supports only its own scale {self.scale:g}, not "
-                f"{scale:g}: use degradations.bicubic.Bicubic, or make the recipe with that scale"
+                f"{scale:g}: use degradations.Bicubic, or make the recipe with that scale"
             )
         if scale not in self._others:
             other = copy.copy(self)

@@ -216,7 +216,7 @@ def name_stages(
             place = name if isinstance(stages, Mapping) else position
             raise TypeError(
                 f"stages[{place}] is {type(stage).__name__}; expected a Stage such as "
-                "degradations.stages.noise.GaussianNoise (degradation.init_args.stages)"
+                "degradations.GaussianNoise (degradation.init_args.stages)"
             )
         if not name or "." in name:
             raise ValueError(f"a stage is named {name!r}; expected a name without a dot")
@@ -276,7 +276,7 @@ class Mixture(Degradation):
             if not isinstance(recipe, Degradation):
                 raise TypeError(
                     f"recipes[{name}] made {type(recipe).__name__}; expected a Degradation such as "
-                    "degradations.bicubic.Bicubic (degradation.init_args.recipes)"
+                    "degradations.Bicubic (degradation.init_args.recipes)"
                 )
             if isinstance(recipe, Record | Replay):
                 kind = type(recipe).__name__

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from degradations.base import Degradation, check_images
 from degradations.draws import Draws, Params, Seeds, leaves
+from files.class_path import class_path
 from files.paths import expand_path, open_regular
 
 log = logging.getLogger(__name__)
@@ -143,7 +144,7 @@ class _Wrapper(Degradation):
         if not isinstance(made, Degradation):
             raise TypeError(
                 f"{type(self).__name__}.recipe made {type(made).__name__}; expected a Degradation "
-                "such as degradations.bicubic.Bicubic"
+                "such as degradations.Bicubic"
             )
         self.recipe = made
         self.pool = made.pool
@@ -237,7 +238,7 @@ class Replay(_Wrapper):
         if not files_of_ranks(self.path):
             raise ValueError(
                 f"Replay.path {str(self.path)!r} does not exist; expected a file that "
-                "degradations.record.Record wrote"
+                "degradations.Record wrote"
             )
         self._index: Index | None = None
         self._same_stages = False
@@ -336,7 +337,7 @@ def recipe_name(recipe: Degradation) -> str:
     """Return the class path of a recipe as in YAML, inside of `Record` and `Replay`."""
     while isinstance(recipe, _Wrapper):
         recipe = recipe.recipe
-    return f"{type(recipe).__module__}.{type(recipe).__qualname__}"
+    return class_path(type(recipe))
 
 
 def _split(params: Params, batch: int, path: str = "") -> tuple[list[Params], Params]:

@@ -23,12 +23,12 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from degradations.base import Stage  # noqa: E402
+from degradations.base import Stage
 from degradations.draws import (
     Draws,
     to_device,
 )
-from degradations.images import as_image  # noqa: E402
+from degradations.images import as_image
 from degradations.stages.adapters import (
     Albumentations,
     Kornia,
@@ -40,13 +40,13 @@ from degradations.stages.blur import (
     MotionBlur,
     Sinc,
 )
-from degradations.stages.camera import Camera  # noqa: E402
+from degradations.stages.camera import Camera
 from degradations.stages.codec import (
     AVIF,
     H264,
     WebP,
 )
-from degradations.stages.jpeg import JPEG  # noqa: E402
+from degradations.stages.jpeg import JPEG
 from degradations.stages.noise import (
     Banding,
     GaussianNoise,
@@ -55,9 +55,9 @@ from degradations.stages.noise import (
     SaltAndPepper,
     Speckle,
 )
-from degradations.stages.resize import Resize  # noqa: E402
-from degradations.stages.sharpen import USM  # noqa: E402
-from degradations.tools.configure import degradation_of  # noqa: E402
+from degradations.stages.resize import Resize
+from degradations.stages.sharpen import USM
+from degradations.tools.configure import degradation_of
 from degradations.tools.preview import (
     GAP,
     Section,

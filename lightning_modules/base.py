@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from degradations.draws import seed_of
+from files.class_path import class_path
 from lightning_modules.noise import Noise, PlacedNoise
 from lightning_modules.optimisation import (
     check_length,
@@ -151,7 +152,7 @@ class ImageModel(LightningModule, ABC):
         trainable = self.optimized()
         if not trainable:
             raise ValueError(
-                f"{class_path(self)} has no trainable parameters: use test or predict, or another "
+                f"{class_path(type(self))} has no trainable parameters: use test or predict, or another "
                 "model.class_path for fit"
             )
         optimizer = optimizer_of(self.optimizer, trainable)
@@ -252,10 +253,10 @@ class ImageModel(LightningModule, ABC):
                 tensors are missing, unexpected, of another shape, or hold NaN.
         """
         weights = read_weights(path)
-        if weights.model not in (None, class_path(self)):
+        if weights.model not in (None, class_path(type(self))):
             raise ValueError(
                 f"{path} was trained with {weights.model}, but the model here is "
-                f"{class_path(self)}: set model.class_path to that, or name another file"
+                f"{class_path(type(self))}: set model.class_path to that, or name another file"
             )
         frozen = weights.frozen.items()
         check_sources(self, {k: v for k, v in frozen if not f"{k}.".startswith(self.unchecked)})
@@ -355,7 +356,7 @@ class ImageModel(LightningModule, ABC):
         """Keep only what training changes; frozen parts are stored by the name of their source."""
         keys = set(self.checkpoint_keys())
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in keys}
-        checkpoint["model"], checkpoint["frozen"] = class_path(self), sources(self)
+        checkpoint["model"], checkpoint["frozen"] = class_path(type(self)), sources(self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check the checkpoint, and add the frozen parts of this model to it.
@@ -365,10 +366,10 @@ class ImageModel(LightningModule, ABC):
                 frozen weights.
         """
         model = checkpoint.get("model")
-        if model != class_path(self):
+        if model != class_path(type(self)):
             raise ValueError(
                 f"the checkpoint was trained with {model or 'an unnamed model'}, but "
-                f"the model here is {class_path(self)}: set model.class_path to that"
+                f"the model here is {class_path(type(self))}: set model.class_path to that"
             )
         check_sources(self, checkpoint.get("frozen", {}))
         state = recognised(self, checkpoint["state_dict"], "the checkpoint")
@@ -377,11 +378,6 @@ class ImageModel(LightningModule, ABC):
         missing = [k for k in self.checkpoint_keys() if k not in state]
         check_tensors("the checkpoint", own, state, missing, lambda: self._explained(state))
         checkpoint["state_dict"] = {**own, **state}
-
-
-def class_path(model: nn.Module) -> str:
-    """Return the import path of a model's class, as configurations name it."""
-    return f"{type(model).__module__}.{type(model).__qualname__}"
 
 
 def _writes_step(trainer: Any) -> bool:

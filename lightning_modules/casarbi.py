@@ -153,7 +153,7 @@ class CasArbi(SuperResolver):
         base: The frozen regression network: a class whose first argument is the scale, with
             ``encode`` and ``render`` as in LIIF.
         base_weights: Its weights: a file, the folder of a run that trained it with
-            ``lightning_modules.regression.Regression``, or a name of ``configs/weights.yaml``.
+            ``lightning_modules.Regression``, or a name of ``configs/weights.yaml``.
         network: Predicts r_0 / sigma_r; without it the cascade has only the base, the control of
             the paper's tables.
         process: The shift and its noise, for values in [-1, 1]; that of ResShift's 15 steps by
@@ -221,8 +221,8 @@ class CasArbi(SuperResolver):
         if not all(callable(getattr(self.base, name, None)) for name in ("encode", "render")):
             raise ValueError(
                 f"model.init_args.base is {type(self.base).__name__}, which cannot render features "
-                "at any size: set it to lightning_modules.networks.liif.LIIF or "
-                "lightning_modules.networks.edsr.AnySizeEDSR"
+                "at any size: set it to lightning_modules.LIIF or "
+                "lightning_modules.AnySizeEDSR"
             )
         self.base.requires_grad_(False)
         self.network = network

@@ -278,7 +278,7 @@ class InvSR(Adversarial):
         patch: Side in LR pixels that it was trained for. Smaller images are mirrored up to it;
             larger ones go through tiles of that size, also in validation and test.
         perceptual: Distance of two batches of latents, (B,), such as
-            ``lightning_modules.networks.latent_lpips.LatentLPIPS``; frozen, only for training.
+            ``lightning_modules.LatentLPIPS``; frozen, only for training.
         perceptual_weights: Its weights: a file, a run that trained it, or a name of
             ``configs/weights.yaml``.
         discriminator_weights: Weights from which the discriminator starts, as released.

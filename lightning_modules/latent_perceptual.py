@@ -96,7 +96,7 @@ class LatentPerceptual(ImageModel):
         if "judge" not in batch:
             raise ValueError(
                 "LatentPerceptual learns from judged triplets: set class_path of "
-                "data.init_args.train (and those of val) to datamodules.sources.triplets.Triplets"
+                "data.init_args.train (and those of val) to datamodules.Triplets"
             )
         with torch.no_grad():
             z = self.space.encode(torch.cat([batch["ref"], batch["p0"], batch["p1"]]))

@@ -62,7 +62,7 @@ class Regression(SuperResolver):
         channels_last: Keep images and weights in the memory layout in which convolutions are
             fastest.
         noise_probability: Share of training inputs with added noise, for the base network of a
-            cascade; see ``lightning_modules.casarbi.CasArbi``.
+            cascade; see ``lightning_modules.CasArbi``.
         noise_level: Greatest standard deviation of that noise, for values in [-1, 1].
 
     Raises:

@@ -55,7 +55,7 @@ class ResShift(SuperResolver):
             default.
         divisor: Sides of latents are padded to a multiple of this; the network's by default.
         perceptual: Distance of two batches of images in [0, 1], (B,), added to the loss on decoded
-            images, such as ``callbacks.metrics.perceptual.Perceptual``; frozen. Dropped in steps in
+            images, such as ``callbacks.Perceptual``; frozen. Dropped in steps in
             which it is not finite; ``train/perceptual_dropped`` counts them.
         perceptual_weight: Its weight: 1 in the paper, 10 for faces and inpainting.
         perceptual_target: Target of decoded predictions: ``round_trip``, HR encoded and decoded, or

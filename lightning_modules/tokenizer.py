@@ -40,7 +40,7 @@ class Tokenizer(Adversarial):
     """Train an autoencoder whose latents are bits.
 
     It does not enlarge: ``data.init_args.scale`` is 1, and the output is a reconstruction of LR.
-    The discriminator judges decoded images: ``lightning_modules.networks.discriminator.PatchGAN``.
+    The discriminator judges decoded images: ``lightning_modules.PatchGAN``.
 
     Args:
         scale: 1; set by ``data.init_args.scale``.
@@ -51,7 +51,7 @@ class Tokenizer(Adversarial):
             colours in fewer steps.
         pixel_weight: Its weight; 2 for L1 in [0, 1] equals the release's 1 in [-1, 1].
         perceptual: Distance of two batches of images in [0, 1], (B,), such as
-            ``callbacks.metrics.perceptual.Perceptual``; frozen, only for training.
+            ``callbacks.Perceptual``; frozen, only for training.
         perceptual_weight: Its weight.
         entropy_weight: Weight of the penalty for certain bits, with 0 and 1 equally frequent.
         commitment_weight: Weight of the distance of residuals, on the sphere, to their codes.

@@ -41,7 +41,7 @@ def features(folder: Path, keys: Sequence[str]) -> Tensor:
 
 
 def distance(sr: Tensor, hr: Tensor) -> float:
-    """What ``callbacks.metrics.swd.SWD`` gives for these features."""
+    """What ``callbacks.SWD`` gives for these features."""
     return SWD(levels=1).distance(sr, hr)
 
 

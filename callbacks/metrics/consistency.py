@@ -331,7 +331,7 @@ class Memorised(SetMetric):
     Args:
         training: The training images: a folder (``tar -xf`` extracts shards to one), or a file made
             by ``python -m callbacks.metrics.sets IMAGES
-            --metric callbacks.metrics.consistency.Memorised --set training=none``.
+            --metric callbacks.Memorised --set training=none``.
         side: Pixels of a thumbnail's side.
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
         limit: Use only the first images of each dataset, this many; all of them by default.

@@ -464,7 +464,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     digest = weights.digest_of(options.out)
     log.info("%s: %d blocks of %d photographs, sha256 %s", options.out, blocks, len(paths), digest)
-    log.info("to use it: callbacks.metrics.niqe.NIQE with model: %s", options.out)
+    log.info("to use it: callbacks.NIQE with model: %s", options.out)
     return 0
 
 

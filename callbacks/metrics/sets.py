@@ -15,7 +15,7 @@ class MeanColor(SetMetric):
 python -m callbacks.metrics.sets IMAGES                                for FID and KID, clean-fid
     python -m callbacks.metrics.sets IMAGES --set preset=torch-fidelity
     python -m callbacks.metrics.sets IMAGES --side 1024 --out real.npz     cropped, to be shared
-    python -m callbacks.metrics.sets IMAGES --metric callbacks.metrics.swd.SWD
+    python -m callbacks.metrics.sets IMAGES --metric callbacks.SWD
 
 The file is for a metric's argument ``reference``; a folder given there is computed likewise. It is
 kept under the hash of the images' content, and refused by a metric of another protocol. Images are
@@ -59,6 +59,7 @@ from degradations import images as pictures
 from degradations.base import ieee_float32
 from degradations.bicubic import resize
 from degradations.draws import CODING
+from files.class_path import class_path
 from files.owned import whole_file, write_whole
 from files.paths import expand_path
 
@@ -316,8 +317,8 @@ def _check_waiting(metric: SetMetric, place: str, key: str, count: int) -> None:
     raise ValueError(
         f"`{key}` of {kind.__name__} is {place!r}, {count} images whose features are not there "
         "yet: all other processes would wait for the first one until they give up. Compute them "
-        f"before, by `python -m callbacks.metrics.sets {place} --metric {kind.__module__}."
-        f"{kind.__qualname__}{needed}` on the first node, with --set NAME=VALUE for each other "
+        f"before, by `python -m callbacks.metrics.sets {place} --metric "
+        f"{class_path(kind)}{needed}` on the first node, with --set NAME=VALUE for each other "
         "argument of the metric that is set here, and start again"
     )
 
@@ -458,7 +459,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("images", nargs="+", metavar="IMAGES", help="folders or files of images")
     parser.add_argument(
         "--metric",
-        default="callbacks.metrics.fid.FID",
+        default="callbacks.FID",
         metavar="CLASS",
         help="class path of the metric (default: %(default)s, whose features serve KID as well)",
     )

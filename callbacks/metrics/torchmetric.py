@@ -256,7 +256,7 @@ class TorchMetric(ImageMetric):
                 raise ValueError(
                     f"{self.name} of {dataset}: {min(twice)} and {len(twice) - 1} other images "
                     "were given to two processes, so a metric of the set would count them twice; "
-                    "use datamodules.base.SRDataModule, whose sampler never repeats an image, or "
+                    "use datamodules.SRDataModule, whose sampler never repeats an image, or "
                     "evaluate with trainer.devices 1"
                 )
             seen.update(keys)

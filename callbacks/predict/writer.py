@@ -55,6 +55,7 @@ from callbacks.predict.predictions import (
     options_of,
     refusal,
 )
+from files.class_path import class_path
 from files.owned import foreign, remove_file
 from files.paths import expand_path
 
@@ -321,7 +322,7 @@ class Writer(Callback):
         if self._of_clips:  # their names do not show it
             own |= {"writer.format": self.format, "writer.fps": self.fps}
         made = RunProperties(
-            model=f"{type(pl_module).__module__}.{type(pl_module).__qualname__}",
+            model=class_path(type(pl_module)),
             weights=getattr(pl_module, "weights_source", None),
             weights_digest=digest_of(pl_module),
             options={**options_of(self.config), **own},

@@ -58,7 +58,7 @@ REFUSED = {
     ),
     WeightAveraging: (
         "it replaces the weights that training continues from with averages: use "
-        "callbacks.training.ema.EMA, whose averages test, validate and predict use"
+        "callbacks.EMA, whose averages test, validate and predict use"
     ),
     ModelPruning: (
         "checkpoints do not hold its masks, so a continued run would differ: remove it, and "
@@ -120,7 +120,7 @@ def refuse_unsupported(trainer: Namespace, callbacks: list[Any]) -> None:
             log.warning(
                 "checkpoints hold the trained weights, no command uses the averages of "
                 "StochasticWeightAveraging, and a run that is resumed within an epoch has "
-                "different learning rates until its end: use callbacks.training.ema.EMA"
+                "different learning rates until its end: use callbacks.EMA"
             )
 
 

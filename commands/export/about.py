@@ -23,8 +23,9 @@ from callbacks.results.files import (
 )
 from callbacks.weights import digest_of
 from commands.run.weights import EXPORT, manifest
+from files.class_path import class_path
 from files.paths import expand_path
-from lightning_modules.base import ImageModel, SuperResolver, class_path
+from lightning_modules.base import ImageModel, SuperResolver
 from lightning_modules.weights import EXPORTED, read_file, read_metadata, sources
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def describe_export(model: ImageModel, origin: Origin) -> About:
     return {
         "enlarger": tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["version"],
         "commit": commit(),
-        "model": class_path(model),
+        "model": class_path(type(model)),
         "init_args": arguments,
         "scale": model.scale,
         "run": origin.run.resolve().name,
@@ -198,7 +199,7 @@ def _use(model: ImageModel) -> str:
     source = "my/photos"
     if not isinstance(model, SuperResolver):
         source = (
-            "datamodules.sources.prompts.Seeds --data.init_args.predict.init_args.count 8 \\\n"
+            "datamodules.Seeds --data.init_args.predict.init_args.count 8 \\\n"
             "  --data.init_args.predict.init_args.size SIDE"
         )
     return (

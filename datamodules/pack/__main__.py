@@ -27,11 +27,12 @@ from datamodules.pack.journal import (
     counted,
     in_order,
     make_report,
+    own_shards,
     print_report,
     save_report,
     usable_cores,
 )
-from datamodules.shards.writer import ShardWriter, find_shards, own_shards
+from datamodules.shards.writer import ShardWriter, find_shards
 from datamodules.sources.paired import misfit, with_scale
 from files.owned import remove_file
 from files.paths import expand_path
@@ -423,7 +424,7 @@ def _run(options: argparse.Namespace) -> int:
         save_report(report, path)
     print_report(report, path)
     if report["shards"]:
-        log.info("to read them: class_path: datamodules.shards.shards.Shards")
+        log.info("to read them: class_path: datamodules.Shards")
         log.info('              init_args: {urls: "%s"}', out.resolve() / f"{options.name}-*.tar")
     return 1 if report["refused"] else 0
 

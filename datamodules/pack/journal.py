@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from datamodules.pack.inputs import Entry, Inputs, Refused
+from datamodules.shards.writer import find_shards
 from files.owned import remove_file, write_whole
 
 try:
@@ -364,3 +365,34 @@ def _start() -> None:
 def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
     parent.join()
     os._exit(1)  # the parent was killed, so this work is not needed
+
+
+def own_shards(out: Path, name: str, journal: Journal, others: Sequence[Path]) -> list[Path]:
+    """Return the files of earlier shards, which may be removed for new ones.
+
+    Args:
+        out: The folder.
+        name: Prefix of the shards' names.
+        journal: Lists the shards that were written here.
+        others: Further files that are written beside the shards.
+
+    Raises:
+        ValueError: If the journal does not list one of the files.
+    """
+    own = {stage.shard for stage in journal.finished}
+    if journal.job and not journal.done:
+        own.add(f"{name}-{len(journal.finished):06d}.tar")
+    shards = find_shards(out, name, parts=True)
+    others = [path for path in others if os.path.lexists(path)]
+    unknown = [path for path in shards if _shard_of(path) not in own]
+    unknown += others if not journal.job else []
+    if unknown:
+        raise ValueError(
+            f"{unknown[0]} would be removed or replaced, and {journal.path.name} does not say that "
+            "it was written here: move it away, or give another folder or name"
+        )
+    return [*shards, *others]
+
+
+def _shard_of(path: Path) -> str:
+    return path.name.lstrip(".").partition(".tar")[0] + ".tar"

@@ -94,7 +94,7 @@ class StreamPlan(Plan):
             log.warning(
                 "Stream: epoch %d goes on at batch %d of %d, and its other batches are read in a "
                 "new order: samples of the first part may come again. To go on exactly, use "
-                "datamodules.shards.shards.Shards",
+                "datamodules.Shards",
                 *(epoch, start, len(self)),
             )
         for batch in super().batches(epoch, start, rank, world):
@@ -467,7 +467,7 @@ def _apart(url: str, name: str) -> str:
         f"shard {shown(url)} has members of one sample that lie apart: {name!r} comes after other "
         "samples, and other members of its sample before them. Stream reads from front to back and "
         f"needs them next to each other: {sort} `{sort_command(tar)}`, or read it with "
-        "datamodules.shards.shards.Shards, which joins them wherever they lie"
+        "datamodules.Shards, which joins them wherever they lie"
     )
 
 
@@ -646,9 +646,9 @@ def _plain(value: Any, read: Callable[[bytes], Any] | None = None) -> Any:
 # ---------------------------------------------------------------------------------------- refusals
 def _refused() -> ValueError:
     return ValueError(
-        "datamodules.shards.stream.Stream is read from front to back, so it can only be "
+        "datamodules.Stream is read from front to back, so it can only be "
         "data.init_args.train itself, and no source of val, test, predict, Mix or Crops: use "
-        "datamodules.shards.shards.Shards there"
+        "datamodules.Shards there"
     )
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from datamodules.pack.journal import Journal
 from datamodules.shards.index import BLOCK, build_index, index_places, save_index
 from files.owned import put_in_place, remove_file, remove_leftovers, sync_folder
 
@@ -139,34 +137,3 @@ def find_shards(out: Path, name: str, parts: bool = False) -> list[Path]:
     found = [path for path in out.glob("*") if pattern.fullmatch(path.name)]
     found += [path for path in out.glob(".*") if parts and left.fullmatch(path.name)]
     return sorted(found)
-
-
-def own_shards(out: Path, name: str, journal: Journal, others: Sequence[Path]) -> list[Path]:
-    """Return the files of earlier shards, which may be removed for new ones.
-
-    Args:
-        out: The folder.
-        name: Prefix of the shards' names.
-        journal: Lists the shards that were written here.
-        others: Further files that are written beside the shards.
-
-    Raises:
-        ValueError: If the journal does not list one of the files.
-    """
-    own = {stage.shard for stage in journal.finished}
-    if journal.job and not journal.done:
-        own.add(f"{name}-{len(journal.finished):06d}.tar")
-    shards = find_shards(out, name, parts=True)
-    others = [path for path in others if os.path.lexists(path)]
-    unknown = [path for path in shards if _shard_of(path) not in own]
-    unknown += others if not journal.job else []
-    if unknown:
-        raise ValueError(
-            f"{unknown[0]} would be removed or replaced, and {journal.path.name} does not say that "
-            "it was written here: move it away, or give another folder or name"
-        )
-    return [*shards, *others]
-
-
-def _shard_of(path: Path) -> str:
-    return path.name.lstrip(".").partition(".tar")[0] + ".tar"

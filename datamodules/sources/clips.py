@@ -531,7 +531,7 @@ class ClipShards(RecordedClips):
                     raise ValueError(
                         f"ClipShards.urls: {keys[next(run)]!r} is an image that belongs to no "
                         "clip; expected frames named clip.0001.png or clip/0001.png (for single "
-                        "images use datamodules.shards.shards.Shards)"
+                        "images use datamodules.Shards)"
                     )
                 shards[-1].setdefault(name, []).extend(run)
             start += count

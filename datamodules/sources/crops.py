@@ -201,7 +201,7 @@ class OneLR(Source):
         if abs(height * w / width - h) >= 1 and abs(width * h / height - w) >= 1:
             return (
                 f"is {width}x{height} pixels, and OneLR.lr_side {w}x{h} would distort it: give "
-                "OneLR.lr_side as [height, width], or cut squares with datamodules.sources.crops.Crops"
+                "OneLR.lr_side as [height, width], or cut squares with datamodules.Crops"
             )
         return None
 

@@ -212,6 +212,6 @@ class Benchmark(Paired):
             there = f"it has {', '.join(found)}" if found else "it has none such as x2/hr"
             raise ValueError(
                 f"Benchmark.root {str(root)!r} has no folder {wanted} for data.init_args.scale "
-                f"{scale:g}: {there} (a plain folder of images is a datamodules.sources.folder.Folder)"
+                f"{scale:g}: {there} (a plain folder of images is a datamodules.Folder)"
             )
         super().prepare(scale)

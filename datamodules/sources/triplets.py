@@ -24,7 +24,7 @@ PARTS = ("ref", "p0", "p1")
 
 
 class Triplets(Source):
-    """Judged triplets, for ``lightning_modules.latent_perceptual.LatentPerceptual`` only.
+    """Judged triplets, for ``lightning_modules.LatentPerceptual`` only.
 
     The three images of a triplet are cropped and flipped alike.
 

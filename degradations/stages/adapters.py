@@ -154,7 +154,7 @@ class KorniaAugmentation(Stage):
 
     kornia draws the parameters of each image, its ``p`` included, on the CPU from a generator with
     the seed of the image. They depend on neither the batch nor torch's global generators.
-    `degradations.containers.RandomDegradation` does the converse.
+    `degradations.RandomDegradation` does the converse.
 
     Args:
         augmentation: The augmentation, by class path, e.g. ``kornia.augmentation.RandomJPEG``. Its
@@ -356,7 +356,7 @@ def _check_output(name: str, x: Tensor, y: Any, values: bool) -> None:
     if y.shape != x.shape:
         raise ValueError(
             f"{name} returned the shape {tuple(y.shape)} for {tuple(x.shape)}; a "
-            "stage keeps the size (to change it, use degradations.stages.resize.Resize)"
+            "stage keeps the size (to change it, use degradations.Resize)"
         )
     if values and not bool(y.isfinite().all()):
         raise ValueError(f"{name} returned NaN or infinity; check its arguments")

@@ -48,7 +48,7 @@ class _Codec(Stage):
 class PillowJPEG(_Codec):
     """Save as JPEG by Pillow and load again; on the CPU, also for images on a GPU.
 
-    The pixels equal those of `degradations.stages.jpeg.JPEG`, which is faster everywhere. This stage is
+    The pixels equal those of `degradations.JPEG`, which is faster everywhere. This stage is
     its reference, and the choice if a future Pillow changes its codec.
 
     Args:

@@ -80,7 +80,7 @@ def _run(options: argparse.Namespace) -> None:
     log.info("%d images frozen into %d shards", len(images), len(shards))
     log.info("to validate on them at data.init_args.scale %g:", degradation.scale)
     log.info("data: {init_args: {val: {%s: {", options.name)
-    log.info("  class_path: datamodules.shards.shards.Shards,")
+    log.info("  class_path: datamodules.Shards,")
     log.info('  init_args: {urls: "%s"}}}}}', options.out.resolve() / f"{options.name}-*.tar")
 
 
@@ -266,7 +266,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m degradations.tools.freeze",
         description="Freeze a validation set: degrade each image of a folder with the seed that "
         "validation would give it, and write HR, LR and the drawn parameters to WebDataset "
-        "shards, which datamodules.shards.shards.Shards reads. The same images give the same shards, "
+        "shards, which datamodules.Shards reads. The same images give the same shards, "
         "byte for byte.",
         epilog="example: python -m degradations.tools.freeze --config configs/degradation/"
         "real_esrgan.yaml --scale 4 --name kodak24 --out frozen $ENLARGER_DATA/kodak24",

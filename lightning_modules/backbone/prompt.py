@@ -84,7 +84,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m lightning_modules.backbone.prompt",
         description="Write the embeddings of one prompt and of its negative to a file, for "
-        "lightning_modules.backbone.condition.FixedPrompt. Needs transformers.",
+        "lightning_modules.FixedPrompt. Needs transformers.",
     )
     parser.add_argument(
         "--model",
@@ -96,7 +96,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--t5",
         action="store_true",
         help="the model is T5's encoder, in transformers' layout: for NSARM and Infinity, "
-        "lightning_modules.backbone.condition.FixedText; without a negative prompt",
+        "lightning_modules.FixedText; without a negative prompt",
     )
     parser.add_argument("--revision", help="branch, tag or commit on the hub")
     parser.add_argument(

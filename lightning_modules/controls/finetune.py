@@ -191,7 +191,7 @@ class FineTune(FromBase):
             raise ValueError(
                 "FineTune trains the base itself: set frozen in "
                 "model.init_args.denoiser.init_args.flags to false, or use "
-                "lightning_modules.controls.finetune.LoRA"
+                "lightning_modules.LoRA"
             )
 
 

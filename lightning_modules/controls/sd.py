@@ -4,7 +4,7 @@ A baseline of Self-Cascade that does not adapt the base (Guo et al., ECCV 2024; 
 table 1).
 
 Differs from the paper in: the upscaler is an argument. The paper's is Stable Diffusion's,
-``lightning_modules.controls.sd.SDUpscale``, which enlarges sides by four, also for 1024 px; its
+``lightning_modules.SDUpscale``, which enlarges sides by four, also for 1024 px; its
 number of steps, and the final resizing, are unpublished.
 
 Rombach et al., CVPR 2022 (arXiv 2112.10752), released as ``stable-diffusion-x4-upscaler``; the last
@@ -44,7 +44,7 @@ class SDSR(Direct):
         scale: Factor between the sides of the base's images and of the output; set by
             ``data.init_args.scale``.
         upscaler: Any method that enlarges images, such as
-            ``lightning_modules.regression.Regression``; its scale is set.
+            ``lightning_modules.Regression``; its scale is set.
         upscaler_weights: Its weights: a run that trained it, a file, or a name of
             ``configs/weights.yaml``. Not for an upscaler with its own weights.
         upscaler_scale: Its scale, if not ``scale``; its output is then resized by antialiased
@@ -67,7 +67,7 @@ class SDSR(Direct):
         if self.denoiser.dimensions != 4:
             raise ValueError(
                 "SDSR enlarges images, and model.init_args.denoiser makes clips: set it to "
-                "lightning_modules.backbone.denoiser.UNet2D, or use another method"
+                "lightning_modules.UNet2D, or use another method"
             )
         self.upscaler_weights, self.upscaler_scale = upscaler_weights, upscaler_scale
         self.upscaler = upscaler(self.scale if upscaler_scale is None else upscaler_scale)

@@ -23,7 +23,7 @@ from lightning_modules.weights import bare_names, fingerprint, fit, part_of, rea
 
 VGG16 = (64, 128, 256, 512, 512)  # channels of its stages
 _CONVOLUTIONS = (2, 2, 3, 3, 3)  # in each of them
-_TRAINER = "lightning_modules.latent_perceptual.LatentPerceptual"
+_TRAINER = "lightning_modules.LatentPerceptual"
 _UNUSED = ("lins.", "scaling_layer.")  # in released files
 
 

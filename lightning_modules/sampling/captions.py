@@ -115,12 +115,12 @@ def frames_of(batch: Batch, denoiser: Denoiser) -> int | None:
         raise ValueError(
             f"model.init_args.denoiser, a {type(denoiser).__name__}, makes clips, and "
             f"{batch['key'][0]} is an image: use a source of clips, such as "
-            "datamodules.sources.clips.Clips, or set frames of Seeds or Prompts"
+            "datamodules.Clips, or set frames of Seeds or Prompts"
         )
     if frames is not None and not video:
         raise ValueError(
             f"model.init_args.denoiser, a {type(denoiser).__name__}, makes images, and "
-            f"{batch['key'][0]} is a clip: set it to lightning_modules.backbone.denoiser.UNet3D, "
+            f"{batch['key'][0]} is a clip: set it to lightning_modules.UNet3D, "
             "or use a source of images"
         )
     return frames

@@ -159,13 +159,11 @@ def test_the_command_ends_with_one_sentence(
     tiny: Path, enlarger: Callable[..., None], capsys: pytest.CaptureFixture[str], strict: bool
 ) -> None:
     own = {
-        "class_path": "callbacks.evaluation.FiniteOutputs",
+        "class_path": "callbacks.FiniteOutputs",
         "init_args": {"strict": strict},
     }
     (tiny / "own.yaml").write_text(
-        json.dumps(
-            {"model": BROKEN, "trainer": {"callbacks": [own, "callbacks.metrics.pixels.PSNR"]}}
-        )
+        json.dumps({"model": BROKEN, "trainer": {"callbacks": [own, "callbacks.PSNR"]}})
     )
     command = ["test", "--config", "own.yaml", "--run.name", "broken"]
     text = (tiny / "tiny.yaml").read_text()

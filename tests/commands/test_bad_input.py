@@ -16,7 +16,7 @@ from tests.commands.test_resume import newest
 Refusal = Callable[..., str]
 Enlarger = Callable[..., None]
 FIT = ("fit", "--config", "tiny.yaml", "--trainer.max_steps", "2", "--data.init_args.val", "null")
-BICUBIC = ("--model", "lightning_modules.controls.simple.Bicubic")
+BICUBIC = ("--model", "lightning_modules.Bicubic")
 
 
 def picture(size: tuple[int, int] = (48, 40)) -> Image.Image:
@@ -176,9 +176,7 @@ def test_no_degradation(tiny: Path, refusal: Refusal) -> None:
 
 
 def tested(folder: Path) -> tuple[str, ...]:
-    source = (
-        f"{{a: {{class_path: datamodules.sources.folder.Folder, init_args: {{root: {folder}}}}}}}"
-    )
+    source = f"{{a: {{class_path: datamodules.Folder, init_args: {{root: {folder}}}}}}}"
     return ("test", "--config", "tiny.yaml", *BICUBIC, "--data.init_args.test", source)
 
 
@@ -277,7 +275,7 @@ def test_weights_of_another_method(trained: Path, refusal: Refusal, command: str
         "x",
     )
     assert "other.ckpt was trained with lightning_modules.other.Other" in sentence
-    assert "the model here is lightning_modules.regression.Regression" in sentence
+    assert "the model here is lightning_modules.Regression" in sentence
     assert "set model.class_path" in sentence
 
 

@@ -26,20 +26,20 @@ from lightning_modules.resshift import ResShift
 Enlarger = Callable[..., None]
 Refusal = Callable[..., str]
 MODEL = """
-class_path: lightning_modules.resshift.ResShift
+class_path: lightning_modules.ResShift
 init_args:
   space:
-    class_path: lightning_modules.backbone.space.Taef2Space
+    class_path: lightning_modules.Taef2Space
     init_args: {encoder: encoder.pth, decoder: decoder.pth, mean: [0.5], deviation: [2.0]}
   network:
-    class_path: lightning_modules.networks.swin_unet.SwinUNet
+    class_path: lightning_modules.SwinUNet
     init_args: {channels: 32, width: 8, multipliers: [1], blocks: 1, swin_width: 8, heads: 1,
                 window: 2, condition_factor: 4}
 """
 ENCODE = ("encode", "--config", "tiny.yaml", "--model", "model.yaml", "--encode.out", "out")
 CROPS = ("--encode.crop", 32, "--encode.crops_per_image", 2, "--encode.samples_per_shard", 6)
 PAIRS = ("--encode.pairs", "true", "--encode.pictures", "true", "--encode.flips", "true")
-LATENTS = ("--data.init_args.train", "datamodules.sources.latents.Latents")
+LATENTS = ("--data.init_args.train", "datamodules.Latents")
 
 
 def save_halves(seed: int) -> None:
@@ -184,7 +184,7 @@ def test_two_pictures_of_one_name_in_the_shards(
     folder.mkdir()
     for name in (first, second):
         Image.new("RGB", (64, 64)).save(folder / f"{name}.png")
-    source = ("--data.init_args.train", "datamodules.sources.folder.Folder")
+    source = ("--data.init_args.train", "datamodules.Folder")
     place = ("--data.init_args.train.init_args.root", folder)
     told = refusal(*ENCODE, *CROPS, *source, *place)
     assert f"{first} and {second} would have the same name in the shards, a_b_c: rename" in told

@@ -17,7 +17,7 @@ FIT = ("fit", "--config", "tiny.yaml")
 PLUGINS = plugins_with_bugs.__name__
 BENCHMARK = REPO / "configs/experiment/benchmark.yaml"
 
-REAL = ("--degradation", "degradations.recipes.second_order.RealESRGAN")
+REAL = ("--degradation", "degradations.RealESRGAN")
 
 # Words after FIT, and parts of the sentence.
 FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -73,14 +73,14 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("trainer.strategy is 'ddp_spawn'", "set it to ddp"),
     ),
     "a degradation in the data": (
-        ("--data.init_args.degradation", "degradations.bicubic.Bicubic"),
+        ("--data.init_args.degradation", "degradations.Bicubic"),
         ("data.init_args.degradation is filled in", "top-level key degradation"),
     ),
     "the short name of a key": (("--seed", "3"), ("'seed'", "did you mean 'seed_everything'")),
     "nothing is near": (("--xyzzy", "3"), ("unknown key 'xyzzy'",)),
     "an argument of the model": (
         ("--model.init_args.netwrk", "x"),
-        ("'model.init_args.netwrk'", "lightning_modules.regression.Regression", "'network'"),
+        ("'model.init_args.netwrk'", "lightning_modules.Regression", "'network'"),
     ),
     "null for a class": (
         ("--model.init_args.optimizer", "null"),
@@ -103,7 +103,7 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("'data.init_args.train.init_args.rot'", "Folder", "did you mean 'root'"),
     ),
     "an argument of a callback": (
-        ("--trainer.callbacks+", "callbacks.metrics.pixels.PSNR", "--trainer.callbacks.bordr", "3"),
+        ("--trainer.callbacks+", "callbacks.PSNR", "--trainer.callbacks.bordr", "3"),
         ("'trainer.callbacks.init_args.bordr'", "did you mean 'border'"),
     ),
     "an argument that is like no other": (
@@ -160,8 +160,8 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("model:", "'NoSuchClass' is not a class", "folder.file.Class"),
     ),
     "a class of another kind": (
-        ("--model", "lightning_modules.networks.edsr.EDSR"),
-        ("model is lightning_modules.networks.edsr.EDSR", "which is not a subclass of ImageModel"),
+        ("--model", "lightning_modules.EDSR"),
+        ("model is lightning_modules.EDSR", "which is not a subclass of ImageModel"),
     ),
     "a callback": (
         ("--trainer.callbacks+", "callbacks.metrics.pixels.PSNRR"),
@@ -268,7 +268,7 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "a value that a class deep within refuses": (
         (
             "--data.init_args.train",
-            "{class_path: datamodules.sources.photos.Photos, init_args: {names: [coffe]}}",
+            "{class_path: datamodules.Photos, init_args: {names: [coffe]}}",
         ),
         ("'coffe'", "did you mean 'coffee'"),
     ),
@@ -292,39 +292,38 @@ YAML: dict[str, tuple[str, tuple[str, ...]]] = {
         ("'trainer.max_stepz'", "did you mean 'trainer.max_steps'"),
     ),
     "an argument of the data": (
-        "data: {class_path: datamodules.base.SRDataModule, init_args: {scal: 2}}",
+        "data: {class_path: datamodules.SRDataModule, init_args: {scal: 2}}",
         ("'data.init_args.scal'", "did you mean 'scale'"),
     ),
     "an argument of the network": (
-        "model: {init_args: {network: {class_path: lightning_modules.networks.edsr.EDSR, "
+        "model: {init_args: {network: {class_path: lightning_modules.EDSR, "
         "init_args: {blcks: 2}}}}",
         ("'model.init_args.network.init_args.blcks'", "did you mean 'blocks'"),
     ),
     "an argument of a source": (
-        "data: {init_args: {val: {a: {class_path: datamodules.sources.folder.Folder, "
-        "init_args: {rot: x}}}}}",
+        "data: {init_args: {val: {a: {class_path: datamodules.Folder, init_args: {rot: x}}}}}",
         ("data.init_args.val.init_args.rot'", "Folder has no", "did you mean 'root'"),
     ),
     "an argument of a stage": (
-        "degradation: {class_path: degradations.pipeline.Pipeline, init_args: {stages: "
-        "[{class_path: degradations.stages.noise.GaussianNoise, init_args: {sigm: [1, 2]}}]}}",
+        "degradation: {class_path: degradations.Pipeline, init_args: {stages: "
+        "[{class_path: degradations.GaussianNoise, init_args: {sigm: [1, 2]}}]}}",
         ("'degradation.init_args.stages.init_args.sigm'", "did you mean 'sigma'"),
     ),
     "a key of an argument that is a dataclass": (
-        "degradation: {class_path: degradations.recipes.second_order.RealESRGAN, init_args: {first: "
+        "degradation: {class_path: degradations.RealESRGAN, init_args: {first: "
         "{gaussian_sgma: [1, 5]}}}",
         ("'degradation.init_args.first.gaussian_sgma'", "did you mean 'gaussian_sigma'"),
     ),
     "an argument of a callback": (
-        "trainer: {callbacks: [{class_path: callbacks.metrics.pixels.PSNR, init_args: {bordr: 3}}]}",
+        "trainer: {callbacks: [{class_path: callbacks.PSNR, init_args: {bordr: 3}}]}",
         ("'trainer.callbacks.init_args.bordr'", "did you mean 'border'"),
     ),
     "class_path": (
-        "model: {clas_path: lightning_modules.controls.simple.Bicubic}",
+        "model: {clas_path: lightning_modules.Bicubic}",
         ("model takes class_path and init_args", "'clas_path'"),
     ),
     "init_args": (
-        "model: {class_path: lightning_modules.controls.simple.Bicubic, init_arg: {}}",
+        "model: {class_path: lightning_modules.Bicubic, init_arg: {}}",
         ("model takes class_path and init_args", "'init_arg'"),
     ),
     "a class of a source": (
@@ -332,7 +331,7 @@ YAML: dict[str, tuple[str, tuple[str, ...]]] = {
         ("data.init_args.val:", "'Foldr'", "did you mean 'Folder'"),
     ),
     "a transform of albumentations": (
-        "data: {init_args: {crops: {augment: {class_path: datamodules.augment.Albumentations, "
+        "data: {init_args: {crops: {augment: {class_path: datamodules.Albumentations, "
         "init_args: {transforms: [{class_path: albumentations.HueSaturationValu}]}}}}}",
         ("data.init_args.crops.augment.init_args.transforms:", "did you mean 'HueSaturationValue'"),
     ),
@@ -341,15 +340,15 @@ YAML: dict[str, tuple[str, tuple[str, ...]]] = {
         ("trainer.max_steps is 3.5; expected int",),
     ),
     "a missing argument": (
-        "degradation: {class_path: degradations.pipeline.Pipeline}",
-        ("missing degradation.init_args.stages", "degradations.pipeline.Pipeline needs it"),
+        "degradation: {class_path: degradations.Pipeline}",
+        ("missing degradation.init_args.stages", "degradations.Pipeline needs it"),
     ),
     "a file that is not there": (
         "data: ../data/nope.yaml",
         ("data names the file '../data/nope.yaml'", "relative to the file that holds it"),
     ),
     "the scale of the model": (
-        "model: {class_path: lightning_modules.controls.simple.Bicubic, init_args: {scale: 3}}",
+        "model: {class_path: lightning_modules.Bicubic, init_args: {scale: 3}}",
         ("model.init_args.scale is set to 3", "set data.init_args.scale instead"),
     ),
     "the scale of the degradation": (
@@ -362,7 +361,7 @@ YAML: dict[str, tuple[str, tuple[str, ...]]] = {
         ("duplicate key 'data', first in line 1", "line 3"),
     ),
     "a duplicate key within a list": (
-        "trainer:\n  callbacks:\n  - class_path: callbacks.metrics.pixels.PSNR\n"
+        "trainer:\n  callbacks:\n  - class_path: callbacks.PSNR\n"
         "    init_args: {border: 2, color: y, border: 3}",
         ("duplicate key 'border'", "line 4"),
     ),
@@ -375,7 +374,7 @@ YAML: dict[str, tuple[str, tuple[str, ...]]] = {
         ("data.init_args.batch_size is null; expected int: leave it out, or give a value",),
     ),
     "null in a list of classes": (
-        "trainer:\n  callbacks:\n  - {class_path: callbacks.metrics.pixels.PSNR, init_args: {border: null}}",
+        "trainer:\n  callbacks:\n  - {class_path: callbacks.PSNR, init_args: {border: null}}",
         ("trainer.callbacks.init_args.border is null; expected int or 'scale', 'scale+6':",),
     ),
     "null in a network": (
@@ -387,8 +386,8 @@ YAML: dict[str, tuple[str, tuple[str, ...]]] = {
     "a list": ("- a\n- b", ("a configuration file must hold keys",)),
     "nothing": ("# nothing", ("a configuration file sets nothing",)),
     "a range that is reversed": (
-        "degradation: {class_path: degradations.pipeline.Pipeline, init_args: {stages: "
-        "[{class_path: degradations.stages.noise.GaussianNoise, init_args: {sigma: [3, 2]}}]}}",
+        "degradation: {class_path: degradations.Pipeline, init_args: {stages: "
+        "[{class_path: degradations.GaussianNoise, init_args: {sigma: [3, 2]}}]}}",
         ("sigma is [3.0, 2.0], which is reversed",),
     ),
 }

@@ -11,8 +11,8 @@ import yaml
 from degradations.tools import freeze
 
 NOISY = {
-    "class_path": "degradations.pipeline.Pipeline",
-    "init_args": {"stages": [{"class_path": "degradations.stages.noise.GaussianNoise"}]},
+    "class_path": "degradations.Pipeline",
+    "init_args": {"stages": [{"class_path": "degradations.GaussianNoise"}]},
 }
 
 
@@ -23,11 +23,11 @@ def test_they_are_measured_as_the_pictures_are(
     command = ["--config", "tiny.yaml", "--config", "noisy.yaml", "--name", "photos"]
     assert freeze.main([*command, "--out", "frozen", str(photo_folder)]) == 0
     folder = {
-        "class_path": "datamodules.sources.folder.Folder",
+        "class_path": "datamodules.Folder",
         "init_args": {"root": str(photo_folder), "files": None},
     }
     shards = {
-        "class_path": "datamodules.shards.shards.Shards",
+        "class_path": "datamodules.Shards",
         "init_args": {"urls": "frozen/photos-*.tar"},
     }
     results = []
@@ -40,8 +40,8 @@ def test_they_are_measured_as_the_pictures_are(
         for verb in ("validate", "test"):
             enlarger(
                 *(verb, "--config", "tiny.yaml", "--config", f"{name}.yaml", "--run.name", name),
-                *("--model", "lightning_modules.controls.simple.Bicubic"),
-                *("--trainer.callbacks", "callbacks.metrics.pixels.PSNR"),
+                *("--model", "lightning_modules.Bicubic"),
+                *("--trainer.callbacks", "callbacks.PSNR"),
             )
             results.append(json.loads(Path("runs", name, "results.json").read_text()))
     assert results[0]["results"][0]["n"] == 10

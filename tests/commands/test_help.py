@@ -49,19 +49,19 @@ ASKED: dict[str, tuple[str, ...]] = {
         "Enlarge a folder of images with the run's best weights.",
         "--writer.suffix SUFFIX Added to each name, e.g. ``_x2``.",
     ),
-    "fit --model.help lightning_modules.regression.Regression": (
+    "fit --model.help lightning_modules.Regression": (
         "Train any network to give the high-resolution picture directly",
         "--model.network NETWORK The network: a class whose first argument is the scale",
         "``l1``, or ``charbonnier``",
     ),
-    "fit --data.help datamodules.base.SRDataModule": (
+    "fit --data.help datamodules.SRDataModule": (
         "--data.crop_size CROP_SIZE Side of the training crops in HR pixels",
     ),
-    "fit --data.train.help datamodules.sources.folder.Folder": (
+    "fit --data.train.help datamodules.Folder": (
         "Images of a folder and its subfolders",
         "The folder, or one image.",
     ),
-    "fit --degradation.help degradations.bicubic.Bicubic": ("--degradation.scale",),
+    "fit --degradation.help degradations.Bicubic": ("--degradation.scale",),
 }
 SCRIPT = f"""
 import contextlib, io, json, sys, time

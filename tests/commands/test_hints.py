@@ -47,7 +47,7 @@ def test_output_of_predict(tiny: Path, refusal: Refusal) -> None:
 def test_the_keys_exist() -> None:
     arguments = {
         "data": list(inspect.signature(SRDataModule).parameters),
-        "model": errors._parameters("lightning_modules.regression.Regression"),
+        "model": errors._parameters("lightning_modules.Regression"),
         "tiling": list(inspect.signature(Tiling).parameters),
     }
     for key in errors._MEANT.values():
@@ -83,7 +83,7 @@ def test_an_optimiser_that_is_not_named(tiny: Path, refusal: Refusal) -> None:
         (
             "fit",
             "photos",
-            "--data.init_args.train '{class_path: datamodules.sources.folder.Folder, ",
+            "--data.init_args.train '{class_path: datamodules.Folder, ",
         ),
         ("fit", "own.yaml", "name a file as --config own.yaml"),
         ("test", "run", "name a run as --config run/config.yaml"),
@@ -124,7 +124,7 @@ def test_the_file_and_the_line(
 
 def test_a_file_that_another_one_names(tiny: Path, refusal: Refusal) -> None:
     Path("parts").mkdir()
-    text = "class_path: lightning_modules.regression.Regression\ninit_args:\n  netwrk: null\n"
+    text = "class_path: lightning_modules.Regression\ninit_args:\n  netwrk: null\n"
     Path("parts/model.yaml").write_text(text)
     whole = Path("tiny.yaml").read_text()
     start, end = whole.index("model:"), whole.index("data:")
@@ -184,8 +184,8 @@ def test_nothing_to_do(
 ) -> None:
     caplog.set_level(logging.INFO)
     command = (
-        *("predict", "--model", "lightning_modules.controls.simple.Bicubic"),
-        *("--data", "datamodules.base.SRDataModule", "--data.init_args.scale", 2),
+        *("predict", "--model", "lightning_modules.Bicubic"),
+        *("--data", "datamodules.SRDataModule", "--data.init_args.scale", 2),
         *("--data.init_args.predict", photo_folder, "--trainer.accelerator", "cpu"),
     )
     enlarger(*command)

@@ -27,57 +27,55 @@ from tests.small_sd import save_sd
 
 Enlarger = Callable[..., None]
 Refusal = Callable[..., str]
-SPACE = (
-    "{class_path: lightning_modules.backbone.space.KLSpace, init_args: {vae: sd, subfolder: vae}}"
-)
-PREDICTOR = """{class_path: lightning_modules.networks.noise_predictor.NoisePredictor,
+SPACE = "{class_path: lightning_modules.KLSpace, init_args: {vae: sd, subfolder: vae}}"
+PREDICTOR = """{class_path: lightning_modules.NoisePredictor,
       init_args: {widths: [32, 32], layers: 1, head_width: 16}}"""
 UNET = """{in_channels: 4, out_channels: 4, block_out_channels: [16, 32], layers_per_block: 1,
           norm_num_groups: 8, down_block_types: [DownBlock2D, CrossAttnDownBlock2D],
           mid_block_type: UNetMidBlock2DCrossAttn, up_block_types: [CrossAttnUpBlock2D, UpBlock2D],
           attention_head_dim: 4, cross_attention_dim: 8}"""
 REST = """
-degradation: degradations.bicubic.Bicubic
+degradation: degradations.Bicubic
 trainer:
   {accelerator: cpu, max_steps: 8, log_every_n_steps: 1, enable_progress_bar: false,
-   enable_model_summary: false, logger: false, callbacks: [callbacks.metrics.pixels.PSNR, callbacks.training.ema.EMA]}
+   enable_model_summary: false, logger: false, callbacks: [callbacks.PSNR, callbacks.EMA]}
 data:
-  class_path: datamodules.base.SRDataModule
+  class_path: datamodules.SRDataModule
   init_args:
     scale: 4
     batch_size: 2
     workers: 0
 """
-READS = """    train: {class_path: datamodules.sources.latents.Latents, init_args: {urls: latents/*.tar}}
+READS = """    train: {class_path: datamodules.Latents, init_args: {urls: latents/*.tar}}
 """
 ENCODE = f"""
 model:
-  class_path: lightning_modules.controls.simple.LatentRegression
+  class_path: lightning_modules.LatentRegression
   init_args:
     predictor: {PREDICTOR}
     space: {SPACE}
 {REST}
-    train: {{class_path: datamodules.sources.folder.Folder, init_args: {{root: PHOTOS}}}}
+    train: {{class_path: datamodules.Folder, init_args: {{root: PHOTOS}}}}
 """
 BASE = f"""
 model:
-  class_path: lightning_modules.diffusion.Diffusion
+  class_path: lightning_modules.Diffusion
   init_args:
     space: {SPACE}
     timesteps: [0, 300]
     denoiser:
-      class_path: lightning_modules.backbone.denoiser.UNet2D
+      class_path: lightning_modules.UNet2D
       init_args:
         network: {UNET}
 {REST}{READS}
 """
 INVSR = f"""
 model:
-  class_path: lightning_modules.invsr.InvSR
+  class_path: lightning_modules.InvSR
   init_args:
     predictor: {PREDICTOR}
     denoiser:
-      class_path: lightning_modules.backbone.denoiser.UNet2D
+      class_path: lightning_modules.UNet2D
       init_args:
         flags: {{frozen: true}}
         network: {UNET}
@@ -85,16 +83,16 @@ model:
     space: {SPACE}
     patch: 8
     discriminator:
-      class_path: lightning_modules.networks.discriminator.LatentDiscriminator
+      class_path: lightning_modules.LatentDiscriminator
       init_args: {{widths: [32, 32], layers: [1, 1], heads: 4, text_width: null}}
     training: {{adversarial_start: 3}}
     accumulate: 2
     clip: 1.0
     optimizer: {{class_path: torch.optim.AdamW, init_args: {{lr: 1.0e-3, weight_decay: 0.0}}}}
-    lr_scheduler: {{class_path: lightning_modules.optimisation.WarmUp, init_args: {{warm_up: 5}}}}
+    lr_scheduler: {{class_path: lightning_modules.WarmUp, init_args: {{warm_up: 5}}}}
 {REST}{READS}
     test:
-      photos: {{class_path: datamodules.sources.folder.Folder, init_args: {{root: PHOTOS, files: [3.png]}}}}
+      photos: {{class_path: datamodules.Folder, init_args: {{root: PHOTOS, files: [3.png]}}}}
 """
 FIT = ("fit", "--config", "invsr.yaml")
 

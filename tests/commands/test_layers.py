@@ -12,7 +12,7 @@ import yaml
 from lightning.pytorch import Callback
 
 Enlarger = Callable[..., None]
-FOLDER = "datamodules.sources.folder.Folder"
+FOLDER = "datamodules.Folder"
 
 
 class Part:
@@ -92,13 +92,13 @@ def test_a_dictionary_that_is_typed_stands_alone(printed: Callable[..., Any], ke
 
 def test_lists_of_one_length(printed: Callable[..., Any]) -> None:
     """Entries with the same position and class would be merged."""
-    psnr = "callbacks.metrics.pixels.PSNR"
+    psnr = "callbacks.PSNR"
     first = {"trainer": {"callbacks": [{"class_path": psnr, "init_args": {"limit": 3}}]}}
     for later in ({"trainer": {"callbacks": [psnr]}}, "--trainer.callbacks"):
         more = [later] if isinstance(later, dict) else [later, f"[{psnr}]"]
         (found,) = printed(first, *more)["trainer"]["callbacks"]
         assert found["init_args"].get("limit") is None
-    added = printed(first, {"trainer": {"callbacks+": ["callbacks.metrics.pixels.SSIM"]}})
+    added = printed(first, {"trainer": {"callbacks+": ["callbacks.SSIM"]}})
     assert [c["init_args"].get("limit") for c in added["trainer"]["callbacks"]] == [3, None]
 
 
@@ -139,17 +139,13 @@ def test_what_is_kept_is_said(
 
 def test_a_file_that_a_later_file_names(printed: Callable[..., Any]) -> None:
     """As a class, it replaces the earlier one, as on the command line."""
-    data = {"class_path": "datamodules.base.SRDataModule", "init_args": {"scale": 4}}
+    data = {"class_path": "datamodules.SRDataModule", "init_args": {"scale": 4}}
     Path("data.yaml").write_text(yaml.safe_dump(data))
-    Path("trainer.yaml").write_text(
-        yaml.safe_dump({"callbacks": ["callbacks.metrics.pixels.PSNR"]})
-    )
+    Path("trainer.yaml").write_text(yaml.safe_dump({"callbacks": ["callbacks.PSNR"]}))
     found = printed({"data": "data.yaml", "trainer": "trainer.yaml"})
     assert found["data"]["init_args"]["scale"] == 4
     assert found["data"]["init_args"].get("test") is None
-    assert [c["class_path"] for c in found["trainer"]["callbacks"]] == [
-        "callbacks.metrics.pixels.PSNR"
-    ]
+    assert [c["class_path"] for c in found["trainer"]["callbacks"]] == ["callbacks.PSNR"]
     assert found["trainer"]["max_steps"] == 12  # a group keeps its other keys
 
 

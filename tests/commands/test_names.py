@@ -14,7 +14,7 @@ from callbacks.predict.predictions import NAME
 
 Enlarger = Callable[..., None]
 LATIN = os.fsdecode(b"caf\xe9")
-BICUBIC = ("--config", "tiny.yaml", "--model", "lightning_modules.controls.simple.Bicubic")
+BICUBIC = ("--config", "tiny.yaml", "--model", "lightning_modules.Bicubic")
 
 
 @pytest.fixture
@@ -45,9 +45,9 @@ def test_predict(folder: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixt
 def test_test(folder: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder.parent))  # reference features are cached there
     monkeypatch.setenv("PHOTOS", str(folder))  # a configuration is text and cannot name this folder
-    source = "{class_path: datamodules.sources.folder.Folder, init_args: {root: $PHOTOS}}"
+    source = "{class_path: datamodules.Folder, init_args: {root: $PHOTOS}}"
     metrics = (
-        "[callbacks.metrics.pixels.PSNR, {class_path: callbacks.metrics.consistency.Memorised, init_args: {"
+        "[callbacks.PSNR, {class_path: callbacks.Memorised, init_args: {"
         "training: $PHOTOS, control: true}}]"
     )
     data = f"{{old: {source}}}"

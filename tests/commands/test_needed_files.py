@@ -58,7 +58,7 @@ def test_the_model_s_own(
 def test_all_of_them_at_once(tiny: Path, refusal: Refusal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ENLARGER_DATA", raising=False)
     config = REPO / "configs" / "experiment" / "nsarm_8b_inference.yaml"
-    lpips = '{"class_path": "callbacks.metrics.perceptual.LPIPS", "init_args": {"strict_weights": true}}'
+    lpips = '{"class_path": "callbacks.LPIPS", "init_args": {"strict_weights": true}}'
     said = refusal("test", "--config", config, "--trainer.callbacks", f"[{lpips}]")
     assert said.startswith("5 things are missing:")
     assert "model.init_args.weights is '$ENLARGER_WEIGHTS/NSARM.pth'" in said
@@ -71,11 +71,11 @@ def test_all_of_them_at_once(tiny: Path, refusal: Refusal, monkeypatch: pytest.M
 @pytest.mark.usefixtures("unbuilt")
 def test_of_a_frozen_part(tiny: Path, refusal: Refusal, argument: str) -> None:
     space = {
-        "class_path": "lightning_modules.backbone.space.Taef2Space",
+        "class_path": "lightning_modules.Taef2Space",
         "init_args": {"encoder": __file__, "decoder": __file__, argument: "$HOME/none.pth"},
     }
     model = {
-        "class_path": "lightning_modules.controls.simple.RoundTrip",
+        "class_path": "lightning_modules.RoundTrip",
         "init_args": {"space": space},
     }
     Path("model.yaml").write_text(json.dumps(model))

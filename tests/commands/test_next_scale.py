@@ -23,43 +23,43 @@ Refusal = Callable[..., str]
 VAE = "{bits: 4, widths: [32, 32, 32, 32], layers: 1, groups: 8}"
 GRIDS = "[[1, 1], [2, 2], [3, 3], [4, 4]]"
 TOKENIZER = f"""
-class_path: lightning_modules.tokenizer.Tokenizer
+class_path: lightning_modules.Tokenizer
 init_args:
-  vae: {{class_path: lightning_modules.networks.autoencoders.BitwiseVAE, init_args: {VAE}}}
+  vae: {{class_path: lightning_modules.BitwiseVAE, init_args: {VAE}}}
   grids: {GRIDS}
   discriminator:
-    class_path: lightning_modules.networks.discriminator.PatchGAN
+    class_path: lightning_modules.PatchGAN
     init_args: {{width: 8, layers: 2}}
 """
 SPACE = f"""
   space:
-    class_path: lightning_modules.backbone.bitwise.BitwiseSpace
+    class_path: lightning_modules.BitwiseSpace
     init_args:
-      vae: {{class_path: lightning_modules.networks.autoencoders.BitwiseVAE, init_args: {VAE}}}
+      vae: {{class_path: lightning_modules.BitwiseVAE, init_args: {VAE}}}
       grids: {GRIDS}
       patch: 1
   space_weights: runs/tokenizer
 """
 TRANSFORMER = """
   transformer:
-    class_path: lightning_modules.networks.infinity.InfinityTransformer
+    class_path: lightning_modules.InfinityTransformer
     init_args: {bits: 4, depth: 1, width: 64, heads: 2, text_width: 128, text_length: 8}
 """
-BASE = f"class_path: lightning_modules.infinity.Infinity\ninit_args:{SPACE}{TRANSFORMER}"
+BASE = f"class_path: lightning_modules.Infinity\ninit_args:{SPACE}{TRANSFORMER}"
 MAPPER = """
   mapper:
-    class_path: lightning_modules.networks.transformation.Transformation
+    class_path: lightning_modules.Transformation
     init_args: {bits: 4, size: [2, 2], grids: [[1, 1], [2, 2]], branches: [[16, 1, 2], [16, 1, 2]]}
 """
-STAGE_ONE = f"class_path: lightning_modules.nsarm.NSARM\ninit_args:{SPACE}{MAPPER}"
+STAGE_ONE = f"class_path: lightning_modules.NSARM\ninit_args:{SPACE}{MAPPER}"
 STAGE_TWO = (
     f"{STAGE_ONE}{TRANSFORMER}  mapper_weights: runs/one\n  transformer_weights: runs/base\n"
 )
 LATENTS = (
-    *("--data.init_args.train", "datamodules.sources.latents.Latents"),
+    *("--data.init_args.train", "datamodules.Latents"),
     *("--data.init_args.train.init_args.urls", "out/*.tar"),
 )
-T5 = ("--model.init_args.encoder", "lightning_modules.backbone.condition.T5")
+T5 = ("--model.init_args.encoder", "lightning_modules.T5")
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def report(folder: str, name: str) -> dict[str, Any]:
 
 
 def test_the_whole_way(work: Path, enlarger: Enlarger) -> None:
-    scales = ("--trainer.callbacks+", "callbacks.report.scales.ScaleReport")
+    scales = ("--trainer.callbacks+", "callbacks.ScaleReport")
     enlarger(*of("tokenizer"), "--data.init_args.scale", 1, *scales)
     seen = report("tokenizer", "scales-val-00000002.json")["photos"]
     assert len(seen["scales"]) == 4
@@ -136,7 +136,7 @@ def test_captions_are_read_once(work: Path, enlarger: Enlarger, refusal: Refusal
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
     shards = (
-        *("--data.init_args.train", "datamodules.shards.shards.Shards"),
+        *("--data.init_args.train", "datamodules.Shards"),
         *("--data.init_args.train.init_args.urls", "pictures.tar"),
     )
     encode = (*of("base", "encode"), *shards, "--encode.out", "out", "--encode.texts", "true")

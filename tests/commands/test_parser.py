@@ -42,20 +42,20 @@ def test_a_file_stands_in_place_of_the_experiment_s(parsed: Any) -> None:
     for command in (alone, over):
         command["model"]["init_args"].pop("scale", None)  # the data's, which one of them has
     assert over["model"] == alone["model"]
-    assert over["model"]["class_path"] == "lightning_modules.controls.direct.Direct"
+    assert over["model"]["class_path"] == "lightning_modules.Direct"
     assert over["trainer"]["callbacks"] == alone["trainer"]["callbacks"]
 
 
 def test_metrics_of_one_class_do_not_inherit(parsed: Any, tmp_path: Path) -> None:
     other = tmp_path / "metrics.yaml"
-    other.write_text("- callbacks.metrics.pixels.PSNR\n")
+    other.write_text("- callbacks.PSNR\n")
     first = ("test", "--trainer.callbacks", CONFIGS / "callbacks/quality.yaml")
     arguments = {
         callback["class_path"]: callback["init_args"]
         for callback in parsed(*first, "--trainer.callbacks", other)["trainer"]["callbacks"]
     }
-    assert list(arguments) == ["callbacks.metrics.pixels.PSNR"]
-    assert arguments["callbacks.metrics.pixels.PSNR"]["control"] is False
+    assert list(arguments) == ["callbacks.PSNR"]
+    assert arguments["callbacks.PSNR"]["control"] is False
 
 
 def test_options_after_a_file_change_it(parsed: Any) -> None:

@@ -16,10 +16,10 @@ from tests.commands.test_predict import PREDICT, smooth
 Refusal = Callable[..., str]
 Enlarger = Callable[..., None]
 
-SHARDS = """class_path: datamodules.shards.shards.Shards
+SHARDS = """class_path: datamodules.Shards
 init_args: {urls: "pipe:touch RAN; cat /dev/null", allow_pipes: true, retries: 0, deadline: 3}
 """
-FOLDER = "class_path: datamodules.sources.folder.Folder\ninit_args: {root: other}\n"
+FOLDER = "class_path: datamodules.Folder\ninit_args: {root: other}\n"
 ODD = ("#2", "- dash", "Trip: Rome", "1e3", "[hd]", "{a}", "*x", "&a", "yes", "~x", "$5", "a: b\nc")
 
 
@@ -114,7 +114,7 @@ def test_a_named_pipe_is_no_configuration(other: Path, refusal: Refusal) -> None
 
 def test_the_name_of_a_shard_is_no_command(other: Path, refusal: Refusal) -> None:
     (other / "pipe:touch RAN;.tar").write_bytes(b"")
-    source = ("--data.init_args.train", "datamodules.shards.shards.Shards")
+    source = ("--data.init_args.train", "datamodules.Shards")
     for urls in ("*.tar", "pipe:touch RAN;.tar"):
         refusal("fit", "--config", "tiny.yaml", *source, f"--data.init_args.train.urls={urls}")
         assert not Path("RAN").exists()
@@ -161,7 +161,7 @@ def test_sources_and_runs_of_any_name(other: Path, enlarger: Enlarger, name: str
     Path(name).mkdir()
     for number in range(4):
         smooth((48, 40)).save(Path(name, f"{number}.png"))
-    source = "datamodules.sources.folder.Folder"
+    source = "datamodules.Folder"
     arguments = ("--data.init_args.train", source, f"--data.init_args.train.root={name}")
     short = ("--trainer.max_steps", 1, "--trainer.limit_val_batches", 0)
     enlarger("fit", "--config", "tiny.yaml", *arguments, *short, f"--run.root={name}/runs")
@@ -243,15 +243,15 @@ def test_nor_is_it_waited_for_in_training(other: Path, refusal: Refusal, key: st
         Path(part).mkdir()
         for number in range(4):
             os.mkfifo(f"{part}/{number}-pipe.png")
-    source = "class_path: datamodules.sources.folder.Folder, init_args: {root: x}"
+    source = "class_path: datamodules.Folder, init_args: {root: x}"
     if key == "hr":
         key, source = (
             "test",
-            "class_path: datamodules.sources.paired.Paired, init_args: {hr: x, lr: y}",
+            "class_path: datamodules.Paired, init_args: {hr: x, lr: y}",
         )
     value = f"{{{source}}}" if key == "train" else f"{{it: {{{source}}}}}"
     command = "fit" if key in ("train", "val") else "test"
-    model = () if command == "fit" else ("--model", "lightning_modules.controls.simple.Bicubic")
+    model = () if command == "fit" else ("--model", "lightning_modules.Bicubic")
     sentence = refusal(command, "--config", "tiny.yaml", *model, f"--data.init_args.{key}", value)
     assert "pipe.png: a named pipe, not a file" in sentence
 

@@ -113,7 +113,7 @@ def shuffled(urls: str, buffer: int = 4) -> wds.WebDataset:
 data:
   init_args:
     train:
-      class_path: datamodules.shards.stream.Stream
+      class_path: datamodules.Stream
       init_args:
         samples: 8
         pipeline:
@@ -124,7 +124,7 @@ data:
 data:
   init_args:
     train:
-      class_path: datamodules.shards.stream.Stream
+      class_path: datamodules.Stream
       init_args:
         samples: 8
         pipeline:
@@ -133,7 +133,7 @@ data:
 """,
     "banding.yaml": """
 degradation:
-  class_path: degradations.pipeline.Pipeline
+  class_path: degradations.Pipeline
   init_args:
     stages:
     - class_path: my_sr.degradations.Banding

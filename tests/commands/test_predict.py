@@ -28,7 +28,7 @@ PREDICT = (
     "--config",
     "tiny.yaml",
     "--model",
-    "lightning_modules.controls.simple.Bicubic",
+    "lightning_modules.Bicubic",
 )
 OUT = Path("runs/tiny/predict")
 
@@ -218,7 +218,7 @@ def test_a_line_for_each_picture(folder: Path, enlarger: Enlarger) -> None:
     line = found["sub/b.c"]
     assert (line["input"], line["output"]) == (str(folder / "sub/b.c.jpg"), "sub/b.c.png")
     assert (line["lr_size"], line["size"], line["scale"]) == ([24, 20], [48, 40], 2)
-    assert line["model"] == "lightning_modules.controls.simple.Bicubic"
+    assert line["model"] == "lightning_modules.Bicubic"
     assert (line["weights"], line["seed"]) == (None, None)  # it has none, and draws nothing
     assert line["options"]["data.init_args.scale"] == 2
     assert not [key for key in line["options"] if "optimizer" in key or key.startswith("run")]
@@ -247,7 +247,7 @@ def test_another_size_of_what_a_generator_makes_is_not_kept(
         "--model",
         "tests.lightning_modules.tiny.Painter",
     )
-    command += ("--data.init_args.predict", "datamodules.sources.prompts.Seeds")
+    command += ("--data.init_args.predict", "datamodules.Seeds")
     source = "--data.init_args.predict.init_args"
     enlarger(*command, f"{source}.count", 1, f"{source}.size", 8)
     more = (*command, f"{source}.count", 2, f"{source}.size")

@@ -14,10 +14,10 @@ from tests.commands.test_resume import assert_same
 
 def config(kind: str, sigma: float) -> dict[str, object]:
     noise = {
-        "class_path": "degradations.stages.noise.GaussianNoise",
+        "class_path": "degradations.GaussianNoise",
         "init_args": {"sigma": [0, sigma]},
     }
-    recipe = {"class_path": "degradations.pipeline.Pipeline", "init_args": {"stages": [noise]}}
+    recipe = {"class_path": "degradations.Pipeline", "init_args": {"stages": [noise]}}
     arguments = {"recipe": recipe, "path": "params/all.jsonl"}
     return {"degradation": {"class_path": f"degradations.record.{kind}", "init_args": arguments}}
 
@@ -39,7 +39,7 @@ def test_a_replayed_run_ends_with_the_same_weights(
     # What the replayed run would draw by itself is something else.
     enlarger(
         *("fit", "--config", "tiny.yaml", "--config", "Replay.yaml", "--run.name", "other"),
-        *("--degradation.class_path", "degradations.record.Record"),
+        *("--degradation.class_path", "degradations.Record"),
         *("--degradation.init_args.path", "params/other.jsonl"),
     )
     with pytest.raises(AssertionError, match="state_dict differs"):

@@ -35,13 +35,13 @@ def resshift(tiny: Path) -> Path:
     torch.save({"state_dict": tensors}, "official.pth")
     config = yaml.safe_load(Path("tiny.yaml").read_text())
     config["model"] = {
-        "class_path": "lightning_modules.resshift.ResShift",
+        "class_path": "lightning_modules.ResShift",
         "init_args": {
             "network": {
-                "class_path": "lightning_modules.networks.swin_unet.SwinUNet",
+                "class_path": "lightning_modules.SwinUNet",
                 "init_args": {**SMALL, "condition_factor": 0.5},
             },
-            "space": "lightning_modules.backbone.space.PixelSpace",
+            "space": "lightning_modules.PixelSpace",
         },
     }
     config["trainer"] |= {"max_steps": 2, "limit_val_batches": 0}

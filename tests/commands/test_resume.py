@@ -138,7 +138,7 @@ def test_values_that_are_waited_for(tiny: Path, enlarger: Enlarger, first: int) 
         """{class_path: lightning.pytorch.cli.ReduceLROnPlateau, init_args: {
         monitor: val/psnr, mode: max, threshold: 99, patience: 0}}"""
     ]
-    callbacks = """[callbacks.metrics.pixels.PSNR,
+    callbacks = """[callbacks.PSNR,
         {class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {
         monitor: val/psnr, mode: max, min_delta: -99, check_on_train_epoch_end: true}}]"""
     command += ["--trainer.callbacks", callbacks]
@@ -235,12 +235,12 @@ def test_a_run_goes_on_at_a_step_that_guard_leaves_out(
 ) -> None:
     """The first batch is checked, but not in a resumed process."""
     (tiny / "nan.yaml").write_text(
-        f"degradation:\n  class_path: degradations.pipeline.Pipeline\n  init_args:\n"
+        f"degradation:\n  class_path: degradations.Pipeline\n  init_args:\n"
         f"    stages: [{{class_path: {__name__}.NotANumber}}]\n"
     )
     command = ["fit", "--config", "tiny.yaml", "--config", "nan.yaml"]
     command += ["--trainer.num_sanity_val_steps", str(sanity)]
-    command += ["--trainer.callbacks+", "callbacks.training.guard.Guard"]
+    command += ["--trainer.callbacks+", "callbacks.Guard"]
     enlarger(*command, "--run.name", "whole")
     step = int(re.findall(r"left out a step after step (\d+)", caplog.text)[0])
     assert step > 0, "the first batch of the run has to be sound: take another probability"

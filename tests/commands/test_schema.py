@@ -74,14 +74,14 @@ def test_every_shipped_configuration_fits(validators: dict[str, Any]) -> None:
         ("experiment", "data: {init_args: {crop_size: large}}"),
         ("experiment", "run: {nme: a}"),
         ("model", "{class_path: lightning_modules.regression.Regresion}"),
-        ("model", "{class_path: lightning_modules.regression.Regression, init_args: {losss: l1}}"),
+        ("model", "{class_path: lightning_modules.Regression, init_args: {losss: l1}}"),
         (
             "model",
-            "{class_path: lightning_modules.regression.Regression, init_args: {network: "
-            "{class_path: lightning_modules.networks.edsr.EDSR, init_args: {blokcs: 4}}}}",
+            "{class_path: lightning_modules.Regression, init_args: {network: "
+            "{class_path: lightning_modules.EDSR, init_args: {blokcs: 4}}}}",
         ),
-        ("callbacks", "[{class_path: callbacks.metrics.pixels.PSNR, init_args: {colour: y}}]"),
-        ("degradation", "{class_path: degradations.bicubic.Bicubic, init_args: {xyzzy: 1}}"),
+        ("callbacks", "[{class_path: callbacks.PSNR, init_args: {colour: y}}]"),
+        ("degradation", "{class_path: degradations.Bicubic, init_args: {xyzzy: 1}}"),
     ],
 )
 def test_a_mistake_does_not(validators: dict[str, Any], kind: str, text: str) -> None:
@@ -92,10 +92,10 @@ def test_a_mistake_does_not(validators: dict[str, Any], kind: str, text: str) ->
     "text",
     [
         "{}",
-        "trainer: {callbacks+: [callbacks.metrics.niqe.NIQE]}",
+        "trainer: {callbacks+: [callbacks.NIQE]}",
         "model: {class_path: my_sr.sharpened.Sharpened, init_args: {width: 3}}",
         "degradation: {init_args: {stages+: [{class_path: my_sr.banding.Banding}]}}",
-        "data: {init_args: {train: {class_path: datamodules.sources.folder.Folder, init_args: {root: a}}}}",
+        "data: {init_args: {train: {class_path: datamodules.Folder, init_args: {root: a}}}}",
         "$schema: schema/experiment.json",
     ],
 )

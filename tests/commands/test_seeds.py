@@ -24,11 +24,11 @@ def stochastic(tiny: Path) -> str:
     """Return a configuration like `tiny.yaml`, with a stochastic method and noisy inputs."""
     config = yaml.safe_load((tiny / "tiny.yaml").read_text())
     config["model"] = {"class_path": NOISY}
-    noise = {"class_path": "degradations.stages.noise.GaussianNoise"}
-    recipe = {"class_path": "degradations.pipeline.Pipeline", "init_args": {"stages": [noise]}}
+    noise = {"class_path": "degradations.GaussianNoise"}
+    recipe = {"class_path": "degradations.Pipeline", "init_args": {"stages": [noise]}}
     config["degradation"] = recipe
     config["trainer"]["callbacks"] = [
-        "callbacks.metrics.pixels.PSNR",
+        "callbacks.PSNR",
         "tests.commands.stochastic.Input",
     ]
     (tiny / "noisy.yaml").write_text(yaml.safe_dump(config))
@@ -91,7 +91,7 @@ def test_one_seed_replaces_several(stochastic: str, enlarger: Enlarger) -> None:
 def test_without_noise_once_is_enough(
     tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model = ("--model", "lightning_modules.controls.simple.Bicubic")
+    model = ("--model", "lightning_modules.Bicubic")
     enlarger("test", "--config", "tiny.yaml", *model, "--run.seeds", 4)
     told = [r.getMessage() for r in caplog.records if r.name == "commands.cli"]
     assert told[0] == "seed 0 (1 of 4)"

@@ -113,7 +113,7 @@ def test_unused_callbacks(found: Callable[..., Measured], tiny: Path) -> None:
 def test_decoding_is_measured(found: Callable[..., Measured], tmp_path: Path) -> None:
     for number in range(8):
         Image.fromarray(np.zeros((24, 32, 3), np.uint8)).save(tmp_path / f"{number}.jpg")
-    train = "datamodules.sources.folder.Folder"
+    train = "datamodules.Folder"
     parts = found(
         "--data.init_args.train", train, "--data.init_args.train.init_args.root", tmp_path
     )

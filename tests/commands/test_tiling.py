@@ -25,7 +25,7 @@ def noisy(tiny: Path) -> str:
     """Return a configuration like `tiny.yaml` with a stochastic method."""
     config = yaml.safe_load((tiny / "tiny.yaml").read_text())
     config["model"] = {"class_path": NOISY}
-    config["trainer"]["callbacks"] = ["callbacks.metrics.pixels.PSNR"]
+    config["trainer"]["callbacks"] = ["callbacks.PSNR"]
     (tiny / "tiny.yaml").write_text(yaml.safe_dump(config))
     levels = np.random.default_rng(0).integers(0, 256, (60, 70, 3), dtype=np.uint8)
     (tiny / "in").mkdir()

@@ -64,7 +64,7 @@ def test_a_group_whose_keys_are_all_commented_out(tiny: Path, refusal: Refusal, 
         ("data:\n  class_path:\n", "data.class_path is empty"),
         ("model: {init_args: {network: {init_args: }}}", "model.init_args.network.init_args is"),
         (
-            "trainer:\n  callbacks:\n  - class_path: callbacks.metrics.pixels.PSNR\n    init_args:\n",
+            "trainer:\n  callbacks:\n  - class_path: callbacks.PSNR\n    init_args:\n",
             "trainer.callbacks.init_args is empty",
         ),
         (
@@ -73,7 +73,7 @@ def test_a_group_whose_keys_are_all_commented_out(tiny: Path, refusal: Refusal, 
             "check the spelling and the indentation",
         ),
         (
-            "model:\n- class_path: lightning_modules.controls.simple.Bicubic\n",
+            "model:\n- class_path: lightning_modules.Bicubic\n",
             "model takes class_path and init_args, but is [{'class_path': ",
         ),
         ("data: {init_args: {val: {a: }}}", "data.init_args.val takes class_path and init_args"),

@@ -155,7 +155,7 @@ def test_the_miniature_is_tested(
         *("test", "--config", at("invsr/mse"), *RUN, "--model.init_args.sampling.steps", 3),
         *("--model.init_args.sampling.solver", "predicted"),
         *(f"{middle}_weights", "runs/mini_invsr_middle"),
-        *(middle, "lightning_modules.networks.noise_predictor.NoisePredictor"),
+        *(middle, "lightning_modules.NoisePredictor"),
         *(f"{middle}.init_args.latent", 32, f"{middle}.init_args.widths", "[64,96]"),
         *(f"{middle}.init_args.layers", 1, f"{middle}.init_args.head_width", 32),
         *("--trainer.limit_test_batches", 1),
@@ -183,10 +183,10 @@ def test_the_constants_of_the_paper() -> None:
         "warm_up": 2000,
         "released": True,
     }
-    averaged = {"class_path": "callbacks.training.ema.EMA", "init_args": {"first": 1}}
+    averaged = {"class_path": "callbacks.EMA", "init_args": {"first": 1}}
     quality = content(CONFIGS / "callbacks/quality.yaml")
     assert run["trainer"]["callbacks"] == [
-        averaged if callback == "callbacks.training.ema.EMA" else callback for callback in quality
+        averaged if callback == "callbacks.EMA" else callback for callback in quality
     ]
     assert (data["scale"], data["batch_size"], data["crop_size"]) == (4, 64, 512)
     assert data["crops"]["flips"] is False  # which would transpose, too

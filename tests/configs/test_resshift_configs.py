@@ -50,11 +50,11 @@ def test_schedules_end_with_the_run() -> None:
 
 @pytest.mark.parametrize("name", ["v2", "journal"])
 def test_the_average_of_the_papers_runs_has_no_warm_up(name: str) -> None:
-    averaged = {"class_path": "callbacks.training.ema.EMA", "init_args": {"first": None}}
+    averaged = {"class_path": "callbacks.EMA", "init_args": {"first": None}}
     quality = content("callbacks/quality.yaml")
     trainer = content(f"experiment/resshift_{name}.yaml")["trainer"]
     assert trainer["callbacks"] == [
-        averaged if callback == "callbacks.training.ema.EMA" else callback for callback in quality
+        averaged if callback == "callbacks.EMA" else callback for callback in quality
     ]
 
 

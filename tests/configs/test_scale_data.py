@@ -84,7 +84,7 @@ def build(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def build(name: str, **changes: Any) -> SRDataModule:
         content = yaml.safe_load((REPO / f"configs/data/{name}.yaml").read_text())
         arguments = content["init_args"]
-        bicubic = {"class_path": "degradations.bicubic.Bicubic"}
+        bicubic = {"class_path": "degradations.Bicubic"}
         bicubic["init_args"] = {"scale": arguments["scale"]}
         arguments |= {"workers": 0, "degradation": bicubic} | changes
         arguments["crops"] = arguments.get("crops", {}) | {"per_image": 8}

@@ -34,7 +34,7 @@ RUN = (
 FIT = ("--trainer.max_steps", "2", "--trainer.val_check_interval", "2")
 MODEL = "--model.init_args"
 OTHER = (  # settings than those of the files
-    *(f"{MODEL}.upsampler", "lightning_modules.networks.feature_upsampler.Bottleneck"),
+    *(f"{MODEL}.upsampler", "lightning_modules.Bottleneck"),
     *(f"{MODEL}.upsampler.init_args.rank", "3", f"{MODEL}.upsampler.init_args.resize", "nearest"),
     *(f"{MODEL}.attach", "block_out", f"{MODEL}.places", "[1,3]"),
     *(f"{MODEL}.base_size", "[16,16]", f"{MODEL}.stages", "[[24,24],[32,32]]"),
@@ -102,7 +102,7 @@ def test_the_experiments(mini: Path, enlarger: Any) -> None:
     assert json.loads((run / "results.json").read_text())["results"]
 
     # Pictures of nothing but their seeds, as many as one likes, and at another size.
-    seeds = "datamodules.sources.prompts.Seeds"
+    seeds = "datamodules.Seeds"
     asked = ("--data.init_args.predict", seeds, "--data.init_args.predict.init_args.count", 3)
     size = ("--data.init_args.predict.init_args.size", "[32,48]")
     enlarger("predict", "--config", TUNED, *RUN, *FEW, *asked, *size)
@@ -163,7 +163,7 @@ def test_the_sample_enlarged(mini: Path, enlarger: Any, capsys: pytest.CaptureFi
     enlarger("test", "--config", config, *RUN, *FEW)
     results = json.loads(Path("runs/mini_self_cascade_sd_sr/results.json").read_text())["results"]
     assert all(np.isfinite(entry["value"]) for entry in results)
-    bicubic = (f"{MODEL}.upscaler", "lightning_modules.controls.simple.Bicubic")
+    bicubic = (f"{MODEL}.upscaler", "lightning_modules.Bicubic")
     none = (f"{MODEL}.upscaler_weights", "null", "--run.name", "bicubic")
     enlarger("test", "--config", config, *RUN, *FEW, *bicubic, *none)
     assert json.loads(Path("runs/bicubic/results.json").read_text())["results"]

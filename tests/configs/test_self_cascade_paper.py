@@ -181,7 +181,7 @@ def test_other_aspects(size: tuple[int, int], home: Path, bases: Path, enlarger:
     )
     enlarger(
         *("predict", "--config", config, *small),
-        *("--data.init_args.predict", "datamodules.sources.prompts.Prompts"),
+        *("--data.init_args.predict", "datamodules.Prompts"),
         *("--data.init_args.predict.init_args.file", "captioned/prompts.txt"),
         *("--data.init_args.predict.init_args.size", eighth),
     )
@@ -214,7 +214,7 @@ def test_what_it_is_compared_with(home: Path, bases: Path, enlarger: Any) -> Non
         *("predict", *direct, "--data", data / "captioned_1024.yaml", *small),
         *("--data.init_args.scale", "1", "--seed_everything", "1000"),
         *("--run.name", "base_samples"),
-        *("--data.init_args.predict", "datamodules.sources.prompts.Prompts"),
+        *("--data.init_args.predict", "datamodules.Prompts"),
         *("--data.init_args.predict.init_args.file", "prompts.txt"),
         *("--data.init_args.predict.init_args.size", "64"),
     )
@@ -300,7 +300,7 @@ def test_the_larger_miniature_for_a_gpu(home: Path, enlarger: Enlarger) -> None:
     seeds = (
         *(
             "--data.init_args.predict",
-            "datamodules.sources.prompts.Seeds",
+            "datamodules.Seeds",
             "--data.init_args.scale",
             "4",
         ),

@@ -98,7 +98,7 @@ def test_the_experiments(mini: Path, enlarger: Any) -> None:
     assert sum(tensor.numel() for tensor in stored["state_dict"].values()) == 1_932
     assert stored["cascade"]["base"].startswith("runs/mini_self_cascade_video_base/")
 
-    asked = ("--data.init_args.predict", "datamodules.sources.prompts.Seeds")
+    asked = ("--data.init_args.predict", "datamodules.Seeds")
     size = ("--data.init_args.predict.init_args.size", "32")
     count = ("--data.init_args.predict.init_args.count", 1)
     frames = ("--data.init_args.predict.init_args.frames", 3)

@@ -85,7 +85,7 @@ def concrete_subclasses(base: type[T], *names: str) -> list[type[T]]:
 
 
 def full_name(cls: type) -> str:
-    """The class path as a YAML file says it: `degradations.stages.noise.GaussianNoise`."""
+    """The class path as a YAML file says it: `degradations.GaussianNoise`."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 

@@ -168,7 +168,7 @@ model:
   init_args:
     part: {class_path: torch.nn.Linear, init_args: {in_features: 2, out_features: 3}}
 data:
-  class_path: datamodules.base.SRDataModule
+  class_path: datamodules.SRDataModule
   init_args:
     train: {class_path: my_sr.Given, init_args: {root: there, shades: [3, 200]}}
     val: {a: {class_path: my_sr.Many}}  # which says too little

@@ -155,7 +155,7 @@ def test_class_paths():
     config = parser.parse_object(
         {
             "augment": {
-                "class_path": "datamodules.augment.Albumentations",
+                "class_path": "datamodules.Albumentations",
                 "init_args": {"transforms": transforms},
             }
         }

@@ -131,9 +131,7 @@ def test_a_stage_may_change_the_size():
     assert Pipeline(2.0, [Widen()])(HR, SEEDS).shape == (3, 3, 12, 10)
 
 
-@pytest.mark.parametrize(
-    "stage", [GaussianNoise, Bicubic(2.0), "degradations.stages.noise.GaussianNoise"]
-)
+@pytest.mark.parametrize("stage", [GaussianNoise, Bicubic(2.0), "degradations.GaussianNoise"])
 def test_refuses_what_is_no_stage(stage):
     with pytest.raises(TypeError, match=r"stages\[1\] is .*expected a Stage"):
         Pipeline(2.0, [Gain(), stage])

@@ -814,7 +814,7 @@ def from_yaml(text: str) -> Any:
 def test_one_range_in_yaml_leaves_the_others_of_the_recipe() -> None:
     recipe = from_yaml(
         """
-        class_path: degradations.recipes.resshift.ImageNetTest
+        class_path: degradations.ImageNetTest
         init_args: {scale: 4, first: {sigma: [0.5, 0.6]}}
         """
     )
@@ -827,12 +827,12 @@ def test_one_range_in_yaml_leaves_the_others_of_the_recipe() -> None:
 def test_a_mixture_in_yaml() -> None:
     recipe = from_yaml(
         """
-        class_path: degradations.compose.Mixture
+        class_path: degradations.Mixture
         init_args:
           scale: 3.7
           recipes:
-            mild: {class_path: degradations.recipes.second_order.RealESRGANLight, init_args: {usm: false}}
-            plain: degradations.bicubic.Bicubic
+            mild: {class_path: degradations.RealESRGANLight, init_args: {usm: false}}
+            plain: degradations.Bicubic
           weights: [3, 1]
         """
     )

@@ -117,7 +117,7 @@ class TestLines:
             "seed": SEEDS[2].item(),
             "shape": [3, 16, 20],
             "scale": 2.5,
-            "recipe": "degradations.pipeline.Pipeline",
+            "recipe": "degradations.Pipeline",
             "params": {"Level": {"level": 7.0}},
         }
 
@@ -209,7 +209,7 @@ class TestRecord:
 
         Record(2.0, inner, str(path))(HR, SEEDS)
         names = {json.loads(line)["recipe"] for line in path.read_text().splitlines()}
-        assert names == {"degradations.bicubic.Bicubic"}
+        assert names == {"degradations.Bicubic"}
 
 
 class TestReplay:
@@ -309,8 +309,8 @@ class TestWhatReplayRefuses:
 
     def test_another_recipe(self, recorded, path):
         assert (
-            f"{path}:1: the seed 5 was recorded with recipe degradations.pipeline.Pipeline (now "
-            "degradations.bicubic.Bicubic)" in self.refusal(path, made=Bicubic)
+            f"{path}:1: the seed 5 was recorded with recipe degradations.Pipeline (now "
+            "degradations.Bicubic)" in self.refusal(path, made=Bicubic)
         )
 
     def test_other_stages(self, recorded, path):
@@ -354,8 +354,8 @@ def test_in_yaml(tmp_path):
     parser.add_subclass_arguments(Degradation, "degradation")
     path = tmp_path / "p.jsonl"
     pipeline = {
-        "class_path": "degradations.pipeline.Pipeline",
-        "init_args": {"stages": [{"class_path": "degradations.stages.noise.GaussianNoise"}]},
+        "class_path": "degradations.Pipeline",
+        "init_args": {"stages": [{"class_path": "degradations.GaussianNoise"}]},
     }
     made = []
     for name in ("Record", "Replay"):

@@ -36,7 +36,7 @@ CONFIG = """
 data:
   init_args:
     train:
-      class_path: datamodules.shards.shards.Shards
+      class_path: datamodules.Shards
       init_args:
         urls: "http://10.77.0.254:8000/{{0..2}}.tar"
         cache_dir: $TARS

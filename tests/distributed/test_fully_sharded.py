@@ -15,7 +15,7 @@ from tests.distributed.test_two_processes import torchrun
 pytestmark = pytest.mark.distributed
 
 BOTH = f"{STAGE_ONE}{TRANSFORMER}"
-METRIC = "[callbacks.metrics.pixels.PSNR]"  # and no EMA, which needs whole parameters
+METRIC = "[callbacks.PSNR]"  # and no EMA, which needs whole parameters
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ def test_two_processes_write_one_file_of_lines(
         "--config",
         "tiny.yaml",
         "--model",
-        "lightning_modules.controls.simple.Bicubic",
+        "lightning_modules.Bicubic",
     ]
     command += ["--data.init_args.predict", str(photo_folder), "--writer.folder", "out"]
     torchrun(*command)

@@ -26,7 +26,7 @@ HEARTBEAT, LOST_AFTER = 1.0, 10.0
 OVERLAY = """
 data:
   init_args:
-    train: {{class_path: datamodules.shards.shards.Shards, init_args: {{urls: "{urls}"}}}}
+    train: {{class_path: datamodules.Shards, init_args: {{urls: "{urls}"}}}}
 trainer:
   max_steps: {steps}
   val_check_interval: 12

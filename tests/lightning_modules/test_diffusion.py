@@ -380,13 +380,13 @@ def test_a_run_on_the_command_line(tiny, enlarger):
     small_kl(latent_channels=3).save_pretrained("vae")
     config = ", ".join(f"{key}: {value}" for key, value in FLAT.items()).replace("'", "")
     Path("model.yaml").write_text(
-        "class_path: lightning_modules.diffusion.Diffusion\n"
+        "class_path: lightning_modules.Diffusion\n"
         "init_args:\n"
         "  denoiser:\n"
-        "    class_path: lightning_modules.backbone.denoiser.UNet2D\n"
+        "    class_path: lightning_modules.UNet2D\n"
         f"    init_args: {{network: {{{config}}}, null_token: learned,\n"
         "                flags: {gradient_checkpointing: true}}\n"
-        "  space: {class_path: lightning_modules.backbone.space.KLSpace, init_args: {vae: vae}}\n"
+        "  space: {class_path: lightning_modules.KLSpace, init_args: {vae: vae}}\n"
     )
     command = ("--config", "tiny.yaml", "--model", "model.yaml", "--run.name", "base")
     command = (*command, "--model.init_args.steps", 2)  # links and overrides do not disturb it
@@ -396,7 +396,7 @@ def test_a_run_on_the_command_line(tiny, enlarger):
         "--trainer.max_steps",
         2,
         "--trainer.callbacks",
-        "callbacks.training.ema.EMA",
+        "callbacks.EMA",
     )
     (file,) = Path("runs/base/checkpoints").glob("step-000000002.ckpt")
     checkpoint = torch.load(file, weights_only=True)

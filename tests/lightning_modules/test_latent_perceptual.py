@@ -25,7 +25,7 @@ EXPERIMENT = REPO / "configs/experiment/latent_lpips.yaml"
 HERE = "tests.lightning_modules.test_latent_perceptual"
 WIDTHS = (8, 8, 8, 8, 8)
 SMALL = (
-    *("--model.init_args.space", "lightning_modules.backbone.space.PixelSpace"),
+    *("--model.init_args.space", "lightning_modules.PixelSpace"),
     *("--model.init_args.widths", list(WIDTHS), "--model.init_args.vgg16", "null"),
     *("--model.init_args.optimizer", "torch.optim.Adam"),
     *("--model.init_args.optimizer.init_args.lr", 3e-3),
@@ -138,7 +138,7 @@ def test_other_commands(
 def test_other_data_is_refused(
     bapps: Path, enlarger: Enlarger, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = ("--data.init_args.train", "datamodules.sources.folder.Folder")
+    folder = ("--data.init_args.train", "datamodules.Folder")
     where = ("--data.init_args.train.init_args.root", bapps / "2afc/train/made/ref")
     lr = ("--degradation", REPO / "configs/degradation/bicubic.yaml")
     with pytest.raises(SystemExit):

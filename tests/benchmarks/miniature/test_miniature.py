@@ -15,14 +15,14 @@ from benchmarks.miniature.plan import Plan
 from benchmarks.miniature.spec import BICUBIC, Claim, Gate, Method, Row, Training
 from tests.conftest import REPO
 
-PHOTOS = "datamodules.sources.photos.Photos"
+PHOTOS = "datamodules.Photos"
 CONFIGS = REPO / "configs"
 EXPERIMENT = {
     "model": {
-        "class_path": "lightning_modules.regression.Regression",
+        "class_path": "lightning_modules.Regression",
         "init_args": {
             "network": {
-                "class_path": "lightning_modules.networks.edsr.EDSR",
+                "class_path": "lightning_modules.EDSR",
                 "init_args": {"blocks": 1, "channels": 8, "global_skip": True},
             }
         },
@@ -59,14 +59,14 @@ TINY = Method(
 
 def crops(path: Path) -> Path:
     squares = {
-        "class_path": "datamodules.sources.crops.Crops",
+        "class_path": "datamodules.Crops",
         "init_args": {
             "source": {"class_path": PHOTOS, "init_args": {"names": ["coffee", "chelsea"]}},
             **{"size": 64, "per_picture": 3, "scale": 2},
         },
     }
     content = {
-        "class_path": "datamodules.base.SRDataModule",
+        "class_path": "datamodules.SRDataModule",
         "init_args": {"scale": 2, "workers": 0, "test": {"photos_x2": squares}},
     }
     path.write_text(yaml.safe_dump(content))

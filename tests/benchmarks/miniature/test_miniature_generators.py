@@ -101,11 +101,11 @@ def test_clips_that_are_trained_on(tmp_path: Path) -> None:
     """All frames, of the clip that evaluation would show of each photograph."""
     save(tmp_path / "photos", pictures(3, count=2))
     folder = {
-        "class_path": "datamodules.sources.folder.Folder",
+        "class_path": "datamodules.Folder",
         "init_args": {"root": f"{tmp_path}/photos"},
     }
     moving = {"source": folder, "side": 16, "frames": 3}
-    train = {"class_path": "datamodules.sources.clips.MovingCrops", "init_args": moving}
+    train = {"class_path": "datamodules.MovingCrops", "init_args": moving}
     data = tmp_path / "data.yaml"
     data.write_text(yaml.safe_dump({"init_args": {"scale": 2, "train": train}}))
     found = trained_on(data)

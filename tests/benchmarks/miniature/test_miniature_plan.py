@@ -18,7 +18,7 @@ from tests.conftest import REPO
 
 CASARBI, INVSR = METHODS["casarbi"], METHODS["invsr"]
 DATA = {
-    "class_path": "datamodules.base.SRDataModule",
+    "class_path": "datamodules.SRDataModule",
     "init_args": {
         "scale": 4,
         "train": {"class_path": "x"},

@@ -73,7 +73,7 @@ def test_features_are_not_sent_to_other_processes(
 
 
 def test_the_training_images_from_a_file(training: Path, tmp_path: Path) -> None:
-    arguments = ["--metric", "callbacks.metrics.consistency.Memorised", "--set", "training=none"]
+    arguments = ["--metric", "callbacks.Memorised", "--set", "training=none"]
     file = tmp_path / "training.npz"
     assert reference.main([str(training), *arguments, "--out", str(file)]) == 0
     other = thumbnails(Memorised(str(training)), 50)

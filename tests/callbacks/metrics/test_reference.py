@@ -178,7 +178,7 @@ def test_others_do_not_wait_for_training_images(
     with pytest.raises(ValueError, match=r"`training` of Memorised is .*start again") as refused:
         waited_for(metric, folder, "training", monkeypatch)
     [command] = re.findall(r"`python -m callbacks.metrics.sets (.*?)`", str(refused.value))
-    assert command.endswith("--metric callbacks.metrics.consistency.Memorised --set training=none")
+    assert command.endswith("--metric callbacks.Memorised --set training=none")
     assert main(command.split()) == 0
     assert len(waited_for(metric, folder, "training", monkeypatch).features) == 11
 
@@ -366,10 +366,10 @@ def test_two_processes(folder: Path, tmp_path: Path) -> None:
 
 def test_the_command_says_where_the_file_is(folder: Path, tmp_path: Path, caplog: Any) -> None:
     caplog.set_level(logging.INFO)
-    command = [str(folder), "--metric", "callbacks.metrics.fid.KIDThumb", "--set", "side=4"]
+    command = [str(folder), "--metric", "callbacks.KIDThumb", "--set", "side=4"]
     out = tmp_path / "out" / "thumbs.npz"
     assert main([*command, "--side", "32", "--out", str(out)]) == 0
-    said = f"11 images (shorter side to 32, centre 32x32) for callbacks.metrics.fid.KIDThumb: {out}"
+    said = f"11 images (shorter side to 32, centre 32x32) for callbacks.KIDThumb: {out}"
     assert said in caplog.text
     assert load_reference(out).features.shape == (11, 48)
     assert f"init_args: {{reference: {out}}}" in caplog.text
@@ -378,18 +378,18 @@ def test_the_command_says_where_the_file_is(folder: Path, tmp_path: Path, caplog
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--metric", "callbacks.metrics.pixels.PSNR"], "which is no SetMetric"),
+        (["--metric", "callbacks.PSNR"], "which is no SetMetric"),
         (["--metric", "callbacks.nothing.FID"], "which cannot be imported"),
         (["--metric", "FID"], "which cannot be imported"),
         (
-            ["--metric", "callbacks.metrics.swd.SWD", "--set", "colour=y"],
+            ["--metric", "callbacks.SWD", "--set", "colour=y"],
             "unexpected keyword argument",
         ),
-        (["--metric", "callbacks.metrics.swd.SWD", "--set", "color"], "not of the form NAME=VALUE"),
-        (["--metric", "callbacks.metrics.swd.SWD", "--set", "color=z"], "`color` of SWD is 'z'"),
-        (["--metric", "callbacks.metrics.swd.SWD", "--side", "0"], "--side is 0"),
+        (["--metric", "callbacks.SWD", "--set", "color"], "not of the form NAME=VALUE"),
+        (["--metric", "callbacks.SWD", "--set", "color=z"], "`color` of SWD is 'z'"),
+        (["--metric", "callbacks.SWD", "--side", "0"], "--side is 0"),
         (
-            ["--metric", "callbacks.metrics.swd.SWD", "--out", "a.txt"],
+            ["--metric", "callbacks.SWD", "--out", "a.txt"],
             "expected a name ending in .npz",
         ),
     ],

@@ -277,20 +277,20 @@ def test_by_class_path(tiny: Path) -> None:
 
     Path("metrics.yaml").write_text(
         """\
-- class_path: callbacks.metrics.torchmetric.TorchMetric
+- class_path: callbacks.TorchMetric
   init_args:
     metric:
       class_path: torchmetrics.image.PeakSignalNoiseRatio
       init_args: {data_range: 1.0}
     label: psnr_rgb
-- class_path: callbacks.metrics.torchmetric.TorchMetric
+- class_path: callbacks.TorchMetric
   init_args:
     metric:
       class_path: torchmetrics.image.FrechetInceptionDistance
       init_args: {feature: {class_path: tests.callbacks.metrics.test_torchmetric.Colors}}
     per: set
     pixels: uint8
-- class_path: callbacks.metrics.pixels.PSNR
+- class_path: callbacks.PSNR
   init_args: {color: rgb, border: 0}
 """
     )

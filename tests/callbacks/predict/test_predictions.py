@@ -263,19 +263,19 @@ def test_options_are_what_changes_an_output() -> None:
 
 def test_options_of_a_source_are_what_changes_a_image() -> None:
     def options(**init_args: Any) -> dict[str, Any]:
-        source = {"class_path": "datamodules.sources.prompts.Seeds", "init_args": init_args}
+        source = {"class_path": "datamodules.Seeds", "init_args": init_args}
         return options_of({"data": {"init_args": {"predict": source}}})
 
     where = {"root": "a", "files": ["b"], "file": "c", "count": 3, "cache_dir": "d"}
     assert options(**where, scale=None, degradation={"class_path": "a.Blur"}) == {}
     inner = {
-        "class_path": "datamodules.sources.folder.Folder",
+        "class_path": "datamodules.Folder",
         "init_args": {"root": "a", "scale": 3.0},
     }
     prefix = "data.init_args.predict.init_args."
     assert options(size=[64, 32], sources={"a": inner}, **where) == {
         f"{prefix}size": [64, 32],
-        f"{prefix}sources.a.class_path": "datamodules.sources.folder.Folder",
+        f"{prefix}sources.a.class_path": "datamodules.Folder",
         f"{prefix}sources.a.init_args.scale": 3.0,
     }
 

@@ -395,8 +395,8 @@ def overlay(folder: Path, name: str, model: dict[str, Any], guard: dict[str, Any
     """Return a configuration with a model of `broken.py` and a guard."""
     path = folder / name
     callbacks = [
-        "callbacks.training.ema.EMA",
-        {"class_path": "callbacks.training.guard.Guard", "init_args": guard},
+        "callbacks.EMA",
+        {"class_path": "callbacks.Guard", "init_args": guard},
     ]
     content = {
         "model": {"class_path": "tests.callbacks.broken.SometimesNaN", "init_args": model},
@@ -412,9 +412,7 @@ def overlay(folder: Path, name: str, model: dict[str, Any], guard: dict[str, Any
 def test_all_processes_stop_at_the_limit(tiny: Path, strategy: str) -> None:
     own = overlay(tiny, "own.yaml", {"after": 5, "always": True}, {"in_a_row": 3})
     flags = ["--run.name", "a", "--checkpoint.every_n_steps", 5, "--trainer.strategy", strategy]
-    only = [
-        {"class_path": "callbacks.training.guard.Guard", "init_args": {"in_a_row": 3}}
-    ]  # no EMA
+    only = [{"class_path": "callbacks.Guard", "init_args": {"in_a_row": 3}}]  # no EMA
     flags += ["--trainer.callbacks", json.dumps(only)] if strategy == "fsdp" else []
     done = launch("fit", "--config", "tiny.yaml", "--config", own, *flags, processes=2)
     said = done.stdout + done.stderr
@@ -431,9 +429,7 @@ def test_all_processes_stop_at_the_limit(tiny: Path, strategy: str) -> None:
 def test_a_sharded_run_goes_on_as_a_whole_one(tiny: Path) -> None:
     """Each process of FSDP has a part of the gradient only."""
     own = overlay(tiny, "own.yaml", {"after": 1}, {})
-    only = [
-        {"class_path": "callbacks.training.guard.Guard", "init_args": {"limit": 1, "in_a_row": 99}}
-    ]
+    only = [{"class_path": "callbacks.Guard", "init_args": {"limit": 1, "in_a_row": 99}}]
     flags = ["--trainer.callbacks", json.dumps(only), "--trainer.strategy"]
     command = ["fit", "--config", "tiny.yaml", "--config", own]
     for name in ("ddp", "fsdp"):

@@ -41,9 +41,9 @@ class Averages(EMAWeightAveraging):
 @pytest.mark.parametrize(
     ("callback", "sentence"),
     [
-        (f"{CALLBACKS}EMAWeightAveraging", "an EMAWeightAveraging, but .* use callbacks.training.ema.EMA"),
-        (f"{CALLBACKS}WeightAveraging", "a WeightAveraging, but .* use callbacks.training.ema.EMA"),
-        (f"{__name__}.Averages", "an Averages, but .* use callbacks.training.ema.EMA"),
+        (f"{CALLBACKS}EMAWeightAveraging", "an EMAWeightAveraging, but .* use callbacks.EMA"),
+        (f"{CALLBACKS}WeightAveraging", "a WeightAveraging, but .* use callbacks.EMA"),
+        (f"{__name__}.Averages", "an Averages, but .* use callbacks.EMA"),
         (f"{CALLBACKS}LearningRateFinder", "the learning rate of model.init_args.optimizer"),
         (f"{CALLBACKS}BatchSizeFinder", "set data.init_args.batch_size"),
         ("{class_path: " + CALLBACKS + "ModelPruning, init_args: {pruning_fn: l1_unstructured}}",

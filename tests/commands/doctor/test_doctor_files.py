@@ -36,7 +36,7 @@ def shelf(tmp_path: Path, monkeypatch: Patch) -> Path:
         "net": {
             "file": "net.npz",
             "sha256": known,
-            "used_by": "callbacks.metrics.perceptual.LPIPS",
+            "used_by": "callbacks.LPIPS",
             **about,
         },
         "old": {"file": "old.pth", "sha256": None, "used_by": "callbacks.metrics.iqa.PI", **about},

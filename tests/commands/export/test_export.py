@@ -44,7 +44,7 @@ Enlarger = Callable[..., None]
 Refusal = Callable[..., str]
 HERE = "tests.commands.export.test_export"
 OUT = Path("runs/tiny/export")
-TRAINED_WITH = "lightning_modules.regression.Regression"
+TRAINED_WITH = "lightning_modules.Regression"
 PHOTO = ("--data.init_args.predict",)
 
 
@@ -60,7 +60,7 @@ def edsr(scale: float) -> EDSR:
 def written(model: Any, folder: Path, **options: Any) -> Path:
     """Return the exported folder of a model without a run."""
     cls = f"{type(model).__module__}.{type(model).__qualname__}"
-    config = {"model": {"class_path": cls}, "data": {"class_path": "datamodules.base.SRDataModule"}}
+    config = {"model": {"class_path": cls}, "data": {"class_path": "datamodules.SRDataModule"}}
     out = folder / "out"
     export(model, ExportOptions(str(out), **options), Origin(folder / "run", config, None))
     return out
@@ -138,7 +138,7 @@ def test_what_can_not_be_exported(tiny: Path, refusal: Refusal) -> None:
     assert refusal("export", "empty").startswith(
         "empty has no config.yaml, so it is not a trained run"
     )
-    bicubic = ("--config", "tiny.yaml", "--model", "lightning_modules.controls.simple.Bicubic")
+    bicubic = ("--config", "tiny.yaml", "--model", "lightning_modules.Bicubic")
     assert "Bicubic has no weights" in refusal("export", *bicubic)
     assert "export needs trained weights" in refusal("export", "--config", "tiny.yaml")
 
@@ -183,7 +183,7 @@ def test_frozen_parts_are_named_where_they_have_a_source() -> None:
 
 
 def test_the_card_has_the_numbers(trained: Path, enlarger: Enlarger) -> None:
-    psnr = "[{class_path: callbacks.metrics.pixels.PSNR, init_args: {control: true}}]"
+    psnr = "[{class_path: callbacks.PSNR, init_args: {control: true}}]"
     enlarger("test", "--config", "tiny.yaml", "--trainer.callbacks", psnr)
     enlarger("export", trained)
     text = (OUT / "README.md").read_text()
@@ -205,7 +205,7 @@ def test_the_card_has_no_numbers_of_another_run_s_checkpoint(
     for tensor in content["state_dict"].values():
         tensor *= 0.5
     torch.save(content, other)
-    psnr = ("--trainer.callbacks", "[callbacks.metrics.pixels.PSNR]")
+    psnr = ("--trainer.callbacks", "[callbacks.PSNR]")
     enlarger("test", "--config", "tiny.yaml", *psnr, "--ckpt_path", other)
     enlarger("export", trained)
     assert "None: `test` was not run with these weights" in (OUT / "README.md").read_text()

@@ -66,7 +66,7 @@ def test_holds_what_the_design_lists_and_nothing_else(trained: Path) -> None:
     assert set(checkpoint["callbacks"]["EMA"]["weights"]) == trained_names
     assert set(checkpoint["loops"]) == {"fit_loop"}
     assert checkpoint["global_step"] == 12
-    assert checkpoint["model"] == "lightning_modules.regression.Regression"
+    assert checkpoint["model"] == "lightning_modules.Regression"
 
 
 def test_holds_plain_types(trained: Path) -> None:
@@ -350,7 +350,7 @@ def test_a_validation_that_did_not_measure_gives_no_score(tiny: Path, enlarger: 
     """Lightning's record would still hold the value of the previous validation."""
     metric = [
         "--trainer.callbacks",
-        '[{"class_path": "callbacks.metrics.pixels.PSNR", "init_args": {"every_n": 2}}]',
+        '[{"class_path": "callbacks.PSNR", "init_args": {"every_n": 2}}]',
     ]
     enlarger(*FIT, *metric, "--trainer.val_check_interval", 2, "--trainer.max_steps", 4)
     assert list(ranking()["scores"]) == ["step-000000002.ckpt"]
@@ -361,8 +361,8 @@ def test_others_may_wait_for_the_monitored_value(
 ) -> None:
     """If a validation does not log the value, they see the previous one."""
     callbacks = """[
-        {class_path: callbacks.metrics.pixels.PSNR, init_args: {every_n: 2}},
-        callbacks.metrics.pixels.SSIM,
+        {class_path: callbacks.PSNR, init_args: {every_n: 2}},
+        callbacks.SSIM,
         {class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {
             monitor: val/psnr, mode: max, patience: 9}}]"""
     extra = ("--trainer.val_check_interval", 2, "--trainer.max_steps", 4)

@@ -33,7 +33,7 @@ from tests.commands.test_resume import newest
 
 Refusal = Callable[..., str]
 Enlarger = Callable[..., None]
-ON_SWD = '{"class_path": "callbacks.metrics.swd.SWD", "init_args": {"levels": 1}}'
+ON_SWD = '{"class_path": "callbacks.SWD", "init_args": {"levels": 1}}'
 FIT: tuple[object, ...] = (
     *("fit", "--config", "tiny.yaml", "--trainer.max_steps", 4),
     *("--trainer.val_check_interval", 1, "--trainer.callbacks+", ON_SWD),

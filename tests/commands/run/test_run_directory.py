@@ -108,7 +108,7 @@ def test_no_folder_is_called_null(tiny: Path, refusal: Refusal) -> None:
 
 
 def test_is_named_after_the_class_without_a_file(tiny: Path, enlarger: Enlarger) -> None:
-    command = ["test", "--model", "lightning_modules.controls.simple.Bicubic"]
+    command = ["test", "--model", "lightning_modules.Bicubic"]
     for group in ("data", "degradation"):
         content = yaml.safe_load(Path("tiny.yaml").read_text())[group]
         Path(f"{group}.yaml").write_text(yaml.safe_dump(content))
@@ -116,7 +116,7 @@ def test_is_named_after_the_class_without_a_file(tiny: Path, enlarger: Enlarger)
     enlarger(
         *command,
         "--trainer.callbacks",
-        "callbacks.metrics.pixels.PSNR",
+        "callbacks.PSNR",
         "--trainer.logger",
         "false",
     )
@@ -450,9 +450,7 @@ def test_resuming_does_not_load_the_first_weights_again(
 
 
 def test_a_model_without_weights_needs_none(tiny: Path, enlarger: Enlarger) -> None:
-    enlarger(
-        "test", "--config", "tiny.yaml", "--model", "lightning_modules.controls.simple.Bicubic"
-    )
+    enlarger("test", "--config", "tiny.yaml", "--model", "lightning_modules.Bicubic")
     assert results()[0]["checkpoint"] is None
     assert logging.getLogger("commands").isEnabledFor(logging.INFO)
 

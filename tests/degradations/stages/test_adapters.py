@@ -424,20 +424,20 @@ def test_all_by_class_path_in_a_list_of_stages(albumentations, x):
     config = yaml.safe_load(
         """
         degradation:
-          class_path: degradations.pipeline.Pipeline
+          class_path: degradations.Pipeline
           init_args:
             scale: 2.0
             stages:
-            - class_path: degradations.stages.adapters.Kornia
+            - class_path: degradations.Kornia
               init_args:
                 function: kornia.filters.box_blur
                 integers: {kernel_size: [3, 7]}
-            - class_path: degradations.stages.adapters.KorniaAugmentation
+            - class_path: degradations.KorniaAugmentation
               init_args:
                 augmentation:
                   class_path: kornia.augmentation.RandomMotionBlur
                   init_args: {kernel_size: [3, 9], angle: [-90, 90], direction: 1.0, p: 0.7}
-            - class_path: degradations.stages.adapters.Albumentations
+            - class_path: degradations.Albumentations
               init_args:
                 transform:
                   class_path: albumentations.OneOf
@@ -445,7 +445,7 @@ def test_all_by_class_path_in_a_list_of_stages(albumentations, x):
                     transforms:
                     - {class_path: albumentations.MotionBlur, init_args: {blur_limit: [3, 5]}}
                     - {class_path: albumentations.GaussNoise, init_args: {p: 0.5}}
-            - class_path: degradations.stages.jpeg.JPEG
+            - class_path: degradations.JPEG
               init_args: {quality: [20, 90], subsampling: {"4:2:0": 0.5, "4:4:4": 0.5}}
         """
     )

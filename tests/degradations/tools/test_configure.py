@@ -18,12 +18,12 @@ from degradations.recipes.resshift import ImageNetTest, ResShift
 from degradations.tools.configure import degradation_of, scale_in
 from tests.conftest import REPO
 
-BICUBIC = {"class_path": "degradations.bicubic.Bicubic"}
-NOISE = "degradations.stages.noise.GaussianNoise"
+BICUBIC = {"class_path": "degradations.Bicubic"}
+NOISE = "degradations.GaussianNoise"
 
 
 def pipeline(*stages):
-    return {"class_path": "degradations.pipeline.Pipeline", "init_args": {"stages": list(stages)}}
+    return {"class_path": "degradations.Pipeline", "init_args": {"stages": list(stages)}}
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_a_file_under_the_key_and_paths_relative_to_it(file):
 
 def test_stages_by_name_keep_the_order_of_the_file(file):
     stages = {name: {"class_path": NOISE} for name in ("zoom", "blur", "noise")}
-    content = {"class_path": "degradations.pipeline.Pipeline", "init_args": {"stages": stages}}
+    content = {"class_path": "degradations.Pipeline", "init_args": {"stages": stages}}
     path = file(yaml.safe_dump(content, sort_keys=False))
     assert list(degradation_of([path], 2.0).stages) == ["zoom", "blur", "noise"]
 
@@ -157,7 +157,7 @@ def test_recipes_in_a_recipe_take_its_scale(file, both):
         ),
         ({"class_path": "degradations.bicubic.Bicubi"}, "has no attribute 'Bicubi'"),
         (pipeline({"class_path": "torch.nn.ReLU"}), "does not correspond to a subclass of Stage"),
-        ({"class_path": "degradations.pipeline.Pipeline"}, "Pipeline needs stages"),
+        ({"class_path": "degradations.Pipeline"}, "Pipeline needs stages"),
         ({"init_args": {"quantize": True}}, "no class_path of a degradation"),
         ({"degradation": None}, "no class_path of a degradation"),
         ({"model": {}}, "has 'model' at its top; expected class_path"),

@@ -25,8 +25,8 @@ from tests.datamodules.memory import evaluation
 from tests.datamodules.profiles import grey_profile, ink_profile, rgb_profile
 
 NOISY = {
-    "class_path": "degradations.pipeline.Pipeline",
-    "init_args": {"stages": [{"class_path": "degradations.stages.noise.GaussianNoise"}]},
+    "class_path": "degradations.Pipeline",
+    "init_args": {"stages": [{"class_path": "degradations.GaussianNoise"}]},
 }
 SIZES = {"a": (24, 30), "b/c": (33, 47), "b/2020.01": (40, 40), "z": (25, 31)}
 
@@ -177,7 +177,7 @@ def test_what_is_in_a_shard(run):
         "seed": seed_of(0, "photos/b/2020.01"),
         "shape": [3, 40, 40],
         "scale": 2.0,
-        "recipe": "degradations.pipeline.Pipeline",
+        "recipe": "degradations.Pipeline",
         "key": "photos/b/2020.01",
     }
 
@@ -212,7 +212,7 @@ def test_it_says_how_to_read_them(run, config, caplog):
     start = caplog.messages.index("to validate on them at data.init_args.scale 2:") + 1
     printed = yaml.safe_load("\n".join(caplog.messages[start:]))
     source = printed["data"]["init_args"]["val"]["photos"]
-    assert source["class_path"] == "datamodules.shards.shards.Shards"
+    assert source["class_path"] == "datamodules.Shards"
     expected = batches(folder_of(shards), config)
     assert batches(Shards(**source["init_args"]), config).keys() == expected.keys()
 

@@ -17,14 +17,14 @@ from degradations.tools import preview
 from degradations.tools.configure import degradation_of
 from degradations.tools.preview import Section, Tile, page, sheet
 
-NOISE = "degradations.stages.noise.GaussianNoise"
+NOISE = "degradations.GaussianNoise"
 RECIPE = {
-    "class_path": "degradations.pipeline.Pipeline",
+    "class_path": "degradations.Pipeline",
     "init_args": {
         "stages": {
             "first": {"class_path": NOISE, "init_args": {"sigma": [25, 25]}},
             "perhaps": {
-                "class_path": "degradations.compose.Sometimes",
+                "class_path": "degradations.Sometimes",
                 "init_args": {"stage": {"class_path": NOISE}, "p": 0.5},
             },
         }
@@ -93,7 +93,7 @@ def test_options(folder):
 
 
 def test_a_degradation_that_is_no_pipeline(folder):
-    (folder / "recipe.yaml").write_text("class_path: degradations.bicubic.Bicubic\n")
+    (folder / "recipe.yaml").write_text("class_path: degradations.Bicubic\n")
     assert run("photo.png", "--crop", "32", "--draws", "1") == 0
     assert len(embedded((folder / "preview.html").read_text())) == 3  # HR, LR, the one draw
 

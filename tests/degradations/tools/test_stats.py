@@ -79,10 +79,10 @@ def test_table():
 def recipe(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     stage = {
-        "class_path": "degradations.stages.noise.GaussianNoise",
+        "class_path": "degradations.GaussianNoise",
         "init_args": {"sigma": [20, 20]},
     }
-    content = {"class_path": "degradations.pipeline.Pipeline", "init_args": {"stages": [stage]}}
+    content = {"class_path": "degradations.Pipeline", "init_args": {"stages": [stage]}}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
 
 

@@ -168,7 +168,7 @@ def test_a_run_of_the_trainer(tmp_path):
     averaged.lin0.model[1].weight.data *= 3
     checkpoint = {
         "pytorch-lightning_version": "2.6.0",
-        "model": "lightning_modules.latent_perceptual.LatentPerceptual",
+        "model": "lightning_modules.LatentPerceptual",
         "state_dict": {f"network.{k}": v for k, v in trained.state_dict().items()}
         | {"ranking.0.weight": torch.zeros(32, 5)},
         "callbacks": {

@@ -1,0 +1,180 @@
+"""How the code is cut: files and lines a room, import circles, and files that a batch passes.
+
+``python -m benchmarks.structure`` prints what the table in docs/architecture.md holds. The files of
+a batch are those whose functions are called from the start of one training step to the start of the
+next one (or of one validated batch), in a short run of ``real_esrgan_quickstart``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning
+
+ROOT = Path.cwd()
+ROOMS = ("files", "degradations", "datamodules", "callbacks", "lightning_modules", "commands")
+FOUND = "ENLARGER_STRUCTURE"
+
+
+class Passed(lightning.Callback):
+    """Writes which files of the rooms the second batch of each kind passes."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, set[str]] = {"training batch": set(), "validated image": set()}
+
+    def _turn(self, kind: str, batch_idx: int) -> None:
+        def record(frame: FrameType, event: str, arg: object) -> None:
+            if event == "call":
+                self.files[kind].add(frame.f_code.co_filename)
+
+        recorded = record if batch_idx == 1 else None
+        sys.setprofile(recorded)
+        threading.setprofile(recorded)
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        """Record from the start of the second batch to that of the third."""
+        self._turn("training batch", args[-1])
+
+    def on_validation_batch_start(self, *args: Any) -> None:
+        """Record from the start of the second batch to that of the third."""
+        self._turn("validated image", args[3])
+
+    def on_fit_end(self, *args: Any) -> None:
+        """Write the numbers of files."""
+        sys.setprofile(None)
+        ours = {
+            kind: sorted(
+                path.relative_to(ROOT).as_posix()
+                for path in map(Path, names)
+                if path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in ROOMS
+            )
+            for kind, names in self.files.items()
+        }
+        Path(os.environ[FOUND]).write_text(json.dumps(ours), encoding="utf-8")
+
+
+def passed() -> dict[str, list[str]]:
+    """Files that a training batch and a validated image pass, in a run of seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "found.json"
+        fit = [
+            *("main.py", "fit", "--config", "configs/experiment/real_esrgan_quickstart.yaml"),
+            *("--trainer.max_steps", "4", "--trainer.val_check_interval", "4"),
+            *("--data.init_args.workers", "0", "--run.root", folder),
+            *("--trainer.callbacks+", "benchmarks.structure.Passed"),
+        ]
+        subprocess.run([sys.executable, *fit], check=True, env={**os.environ, FOUND: str(found)})
+        files: dict[str, list[str]] = json.loads(found.read_text(encoding="utf-8"))
+    return files
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the rooms by its dotted name."""
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for room in ROOMS
+        for path in sorted((ROOT / room).rglob("*.py"))
+    }
+
+
+def imported(tree: ast.AST, known: dict[str, Path]) -> Iterator[str]:
+    """Modules of the rooms that a module imports anywhere but under ``if TYPE_CHECKING``."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in known else node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        else:
+            yield from imported(node, known)
+
+
+def circles() -> list[list[str]]:
+    """Groups of modules that import each other."""
+    known = modules()
+    graph = {
+        name: {
+            other
+            for other in imported(ast.parse(path.read_text(encoding="utf-8")), known)
+            if other in known and other != name
+        }
+        for name, path in known.items()
+    }
+    reached: dict[str, set[str]] = {}
+    for name in graph:
+        seen: set[str] = set()
+        waiting = list(graph[name])
+        while waiting:
+            if (other := waiting.pop()) not in seen:
+                seen.add(other)
+                waiting += graph[other]
+        reached[name] = seen
+    groups = {
+        tuple(sorted(b for b in reached[a] if a in reached[b])) for a in graph if a in reached[a]
+    }
+    return [list(group) for group in sorted(groups)]
+
+
+def largest_constructor() -> tuple[int, str]:
+    """The most arguments that a constructor of a class of the rooms names."""
+    counts = []
+    for name in modules():
+        if name.endswith("__main__"):
+            continue
+        for cls in vars(import_module(name)).values():
+            if inspect.isclass(cls) and cls.__module__ == name and "__init__" in vars(cls):
+                count = len(inspect.signature(cls.__init__).parameters) - 1
+                counts.append((count, f"{name}.{cls.__qualname__}"))
+    return max(counts)
+
+
+def rooms() -> dict[str, dict[str, Any]]:
+    """Files, lines and the largest folder of each room."""
+    table = {}
+    for room in ROOMS:
+        files = list((ROOT / room).rglob("*.py"))
+        if not files:
+            continue
+        folders = [len(list(folder.glob("*.py"))) for folder in {path.parent for path in files}]
+        lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files)
+        table[room] = {"files": len(files), "lines": lines, "largest folder": max(folders)}
+    return table
+
+
+def main() -> None:
+    """Print all of it as JSON."""
+    argparse.ArgumentParser(
+        prog="python -m benchmarks.structure",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
+    count, name = largest_constructor()
+    files = passed()
+    result = {
+        "rooms": rooms(),
+        "import circles": circles(),
+        "constructor with the most arguments": [count, name],
+        "files passed": {kind: len(names) for kind, names in files.items()},
+        "their names": files,
+    }
+    sys.stdout.write(f"{json.dumps(result, indent=2)}\n")
+
+
+if __name__ == "__main__":
+    main()
