@@ -48,12 +48,10 @@ def main(args: Sequence[str] | None = None) -> None:
     _refuse_other_ranks()
     words = list(sys.argv[1:] if args is None else args)
     if next((word for word in words if not word.startswith("-")), None) == "doctor":
-        from commands.doctor.doctor import (
-            run as run_doctor,  # imports none of the packages that it checks
-        )
+        from commands.doctor import doctor  # imports none of the packages that it checks
 
         words.remove("doctor")
-        run_doctor(words)
+        doctor.run(words)
         return
     try:
         from commands.cli import run

@@ -37,14 +37,7 @@ from commands.distributed.heartbeat import Ranks
 from commands.distributed.launch import own_plugins, own_timer, refuse_unsupported
 from commands.distributed.preflight import start_facts
 from commands.encode import Encode, EncodeOptions
-from commands.errors import (
-    ConfigurationError,
-    RepeatedError,
-    TemporaryError,
-    explained_precision,
-    sentence_of,
-    status_of,
-)
+from commands.errors import ConfigurationError, RepeatedError, TemporaryError
 from commands.export.export import ExportOptions, Origin, export, model_alone, of_run
 from commands.lightning_internals import CommandsCLI, load_only_given_checkpoint
 from commands.parser import DESCRIPTIONS, LINKS, Parser, check_own_options, parser_settings
@@ -58,6 +51,7 @@ from commands.run.saved_config import as_yaml, differences
 from commands.run.weights import find_weights, freezes, load_trained, needed_files, weights_are_read
 from commands.signals import Stopped
 from commands.throughput import Throughput
+from commands.tracebacks import explained_precision, sentence_of, status_of
 from commands.world import agree
 from datamodules.base import SRDataModule
 from datamodules.sources.folder import Outputs

@@ -1,27 +1,19 @@
-"""Errors as one sentence, and which errors are bugs."""
+"""Errors of a configuration as one sentence."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import errno
 import importlib
 import importlib.util
 import inspect
 import os
 import pkgutil
 import re
-import sysconfig
-import traceback
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import lightning
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer
 
 from files.paths import IMAGE_EXTENSIONS
 
@@ -384,6 +376,13 @@ def _unknown_class(leaf: str, where: str, class_path: str | None, lines: list[st
         module, name = quoted[:2]
         near = hidden(module) or did_you_mean(name, _members(module))
         return f"{where}: {module} has no class {name!r}{near}"
+    missing = _after(leaf, "No ")
+    if missing is not None and " attribute " in missing:  # of a room's public names
+        module, _, name = missing.partition(" attribute ")
+        path = class_path or _given(lines) or name
+        public = [f"{module}.{known}" for known in dir(importlib.import_module(module))]
+        near = did_you_mean(f"{module}.{path.rpartition('.')[2]}", public)
+        return f"{where}: {module} has no {name!r}{near}"
     if leaf.startswith("cannot import name '"):
         name, module = quoted[:2]
         return f"{where}: cannot import {name!r} from {module}{hidden(module)}"
@@ -647,169 +646,3 @@ def _members(module: str) -> list[str]:
         return []
     files = [info.name for info in pkgutil.iter_modules(getattr(found, "__path__", []))]
     return files + [name for name, value in vars(found).items() if inspect.isclass(value)]
-
-
-FOREIGN = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), "<")
-LIGHTNING = tuple(lightning.__path__)
-CALLBACKS = os.path.join(LIGHTNING[0], "pytorch", "callbacks")
-FULL = (errno.ENOSPC, errno.EDQUOT)
-
-# Errors of disks and paths, with their fixes.
-DISK = {
-    **dict.fromkeys(FULL, "free space there, or choose another place"),
-    **dict.fromkeys(
-        (errno.EROFS, errno.EACCES, errno.EPERM),
-        "choose a writable place, or change its permissions",
-    ),
-    **dict.fromkeys(
-        (errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
-        "a file exists in place of a folder, or a folder in place of a file: choose another place",
-    ),
-    errno.ENAMETOOLONG: "give it a shorter name",
-}
-_RAISE = re.compile(r"((if|elif) .*: *|else: *)?raise\b")
-_COMMAND = r"commands[/\\](run[/\\])?(cli|run|lightning_internals)\.py$"
-_WORKER = "Original Traceback (most recent call last):"
-
-
-def sentence_of(error: BaseException) -> str | None:
-    """Return the message for the user that replaces a traceback.
-
-    An exception that our own code or a plug-in raised on purpose is a message; so is a setting that
-    Lightning refuses. Anything else is a bug.
-
-    Args:
-        error: The exception that ended the command, with its traceback.
-
-    Returns:
-        The message, or None for a bug.
-    """
-    error = _origin(error)
-    message = str(error).strip()
-    if isinstance(error, ConfigurationError | TemporaryError):
-        return message
-    frames = [(f.filename, f.line or "") for f in traceback.extract_tb(error.__traceback__)]
-    if _WORKER in message:
-        frames, message = _in_worker(message)
-    if isinstance(error, ValueError | TypeError | OSError) and _on_purpose(frames):
-        return message
-    if isinstance(error, OSError) and (sentence := _of_disk(error, frames)):
-        return sentence
-    if not _by_lightning(frames):
-        return None
-    refused = ValueError | MisconfigurationException | ModuleNotFoundError  # of optional packages
-    asked = isinstance(error, RuntimeError) and frames[-1][0].startswith(CALLBACKS)
-    # torch also raises RuntimeError, and Python TypeError: only those raised on purpose count.
-    meant = (asked or isinstance(error, TypeError)) and _RAISE.match(frames[-1][1])
-    return message if isinstance(error, refused) or meant else None
-
-
-def status_of(error: BaseException) -> int:
-    """Return the exit status of a command.
-
-    2 after a message to the user, 75 if the same command may be tried again, 1 for a bug.
-
-    Args:
-        error: The exception that ended the command, with its traceback.
-    """
-    if isinstance(error, TemporaryError):
-        return error.status
-    return 1 if sentence_of(error) is None else 2
-
-
-def _origin(error: BaseException) -> BaseException:
-    # The parser wraps an exception of a constructor, once for each optional type around it.
-    while str(error).startswith(
-        ("Does not validate against any of the Union subtypes", "Problem with given class_path")
-    ):
-        if error.__cause__ is None:
-            break
-        error = error.__cause__
-    return error
-
-
-def _of_disk(error: OSError, frames: list[tuple[str, str]]) -> str | None:
-    # Errors of DataLoader workers arrive as text, without their number.
-    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None]
-    ours = [file for file, _ in frames if not _is_foreign(file)]
-    if error.errno in FULL and not names and ours:  # a full disk names no file
-        return f"{error.strerror}, where {ours[-1]} writes; {DISK[error.errno]}"
-    # A socket may be denied, too; an existing folder is a race between processes.
-    if error.errno not in DISK or not names or (error.errno == errno.EEXIST and _all_dirs(names)):
-        return None
-    return f"{' -> '.join(names)}: {error.strerror}; {DISK[error.errno]}"
-
-
-def _all_dirs(names: list[str]) -> bool:
-    return all(map(os.path.isdir, names))
-
-
-def _on_purpose(frames: list[tuple[str, str]]) -> bool:
-    if not frames:
-        return False
-    file, line = frames[-1]
-    return not _is_foreign(file) and _RAISE.match(line) is not None
-
-
-def _by_lightning(frames: list[tuple[str, str]]) -> bool:
-    # No frame of a model, data module or callback, which could have called Lightning.
-    ours = tuple(file for file, _ in frames if not _is_foreign(file))
-    return (
-        bool(frames)
-        and frames[-1][0].startswith(LIGHTNING)
-        and all(re.search(_COMMAND, file) for file in ours)
-    )
-
-
-def _in_worker(message: str) -> tuple[list[tuple[str, str]], str]:
-    # A DataLoader worker sends its traceback as text: frames, then "package.Type: message".
-    text = message.rpartition("Traceback (most recent call last):\n")[2]
-    frames = re.findall(r'^  File "([^"]+)", line \d+, in .*\n    (.*)', text, re.MULTILINE)
-    final = re.search(r"^[\w.]+: ", text, re.MULTILINE)
-    return frames, text[final.end() :].strip() if final else message
-
-
-def _is_foreign(file: str) -> bool:
-    return file.startswith(FOREIGN) or "site-packages" in file
-
-
-# For precisions that convert all weights: the alternative, and the type in torch's messages.
-INSTEAD = {"bf16-true": "bf16-mixed", "16-true": "16-mixed", "64-true": "32"}
-TYPES = {"bf16-true": r"BFloat16", "16-true": r"\bHalf|float16", "64-true": r"[Dd]ouble|float64"}
-
-# torch's messages for operations on two number types, and for missing operations.
-_MIXED = re.compile(
-    r"type .* should be the same|same dtype|scalar types?\b|dtypes? match|not implemented for '"
-)
-
-
-@contextmanager
-def explained_precision(trainer: Trainer, model: LightningModule) -> Iterator[None]:
-    """Make errors of mixed number types name ``trainer.precision``, if that is the cause.
-
-    Images are float32. With weights of another type some methods convert them, as NSARM does, and
-    others do not. It depends on their parts, which may be a user's network, so only the first step
-    shows it.
-
-    Args:
-        trainer: The trainer, before it runs.
-        model: The model that it runs.
-
-    Raises:
-        ConfigurationError: If the method cannot compute in that precision.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        precision = str(trainer.precision)
-        text = str(error)
-        if (
-            precision not in INSTEAD
-            or not _MIXED.search(text)
-            or not re.search(TYPES[precision], text)
-        ):
-            raise  # not about this precision
-        raise ConfigurationError(
-            f"trainer.precision is {precision}, in which {type(model).__name__} with these parts "
-            f"cannot compute ({' '.join(text.split())}): set it to {INSTEAD[precision]}"
-        ) from error

@@ -118,14 +118,14 @@ def _import_all(package: str) -> None:
 
 def _listed(cls: type) -> list[str]:
     beginnings = NETWORKS if cls is nn.Module else LISTED
-    paths = (path for path in get_all_subclass_paths(cls) if path.startswith(beginnings))
-    return sorted(path for path in paths if _is_there(path))
+    paths = (path for path in get_all_subclass_paths(cls) if path.startswith(LISTED))
+    return sorted(path for path in paths if f"{_module_of(path)}.".startswith(beginnings))
 
 
-def _is_there(path: str) -> bool:
+def _module_of(path: str) -> str:
     # Lightning creates classes during training, such as LightningAdam, that are in no module.
     module, _, name = path.rpartition(".")
-    return hasattr(sys.modules.get(module), name)
+    return str(getattr(getattr(sys.modules.get(module), name, None), "__module__", ""))
 
 
 def _parts(schema: Schema) -> Iterator[Schema]:

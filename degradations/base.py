@@ -130,7 +130,7 @@ class Stage(nn.Module, ABC):
     """
 
     #: Whether each output pixel depends only on the same input pixel, the parameters and fields of
-    #: `degradations.stages.noise`, not on its place, its neighbours, or the size or content of the image.
+    #: `degradations.stages.noise`, not on its place, neighbours, or the image's size or content.
     #: `forward` then gets whole canvases on a GPU.
     pixelwise = False
 

@@ -152,8 +152,8 @@ class ImageModel(LightningModule, ABC):
         trainable = self.optimized()
         if not trainable:
             raise ValueError(
-                f"{class_path(type(self))} has no trainable parameters: use test or predict, or another "
-                "model.class_path for fit"
+                f"{class_path(type(self))} has no trainable parameters: use test or predict, "
+                "or another model.class_path for fit"
             )
         optimizer = optimizer_of(self.optimizer, trainable)
         if self.lr_scheduler is None:

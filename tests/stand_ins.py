@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import commands.weights
 import pytest
 import torch
 import yaml
 
+import commands.run.weights
 from callbacks import weights
 from callbacks.metrics.niqe import FEATURES, save_model
 from lightning_modules.networks.imdn import IMDN

@@ -1,4 +1,4 @@
-"""What outputs of a miniature are made of: `python -m benchmarks.miniature.anatomy runs/miniature_casarbi`.
+"""Anatomy of a miniature's outputs: `python -m benchmarks.miniature.anatomy RUNS`.
 
 Two things that PSNR and SWD mix. How far the mean of a row's samples is from HR, without what the
 samples differ by: a row can lose PSNR by sampling more widely alone. And how much detail an output

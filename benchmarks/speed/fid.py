@@ -1,4 +1,4 @@
-"""FID against torch-fidelity and scipy's root of a matrix: `taskset -c 0 python -m benchmarks.speed.fid`.
+"""FID against torch-fidelity and scipy: `taskset -c 0 python -m benchmarks.speed.fid`.
 
 Features: 8 pictures of 256x256, our network and torch-fidelity's in turns, one thread. Distance: of
 features drawn from a seed, ours, torch-fidelity's eigenvalues, and the root by `sqrtm` as

@@ -1,4 +1,4 @@
-"""IMDN's published weights on Set5 and Set14: `ENLARGER_WEIGHTS=... python -m benchmarks.speed.imdn`.
+"""Published IMDN on Set5 and Set14: `ENLARGER_WEIGHTS=... python -m benchmarks.speed.imdn`.
 
 Runs the test that README shows for each set and scale, with `$ENLARGER_DATA` as well and bicubic
 beside it, and writes benchmarks/results/imdn.json and README's table, with the paper's figures.

@@ -1,4 +1,4 @@
-"""InvSR: seconds and memory for 128 to 512 pixels, part by part: `python -m benchmarks.speed.invsr`.
+"""Seconds and memory of InvSR for 128 to 512 pixels: `python -m benchmarks.speed.invsr`.
 
 Networks have random weights: the autoencoder and the U-Net the shapes of SD-Turbo, the predictor
 that of the release, each as wide as `--width` says: 1, the default on a GPU, is all of it. On a CPU

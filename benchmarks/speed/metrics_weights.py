@@ -1,4 +1,4 @@
-"""Weights for `benchmarks.speed.metrics`, whose time does not depend on them: random, but NIQE's."""
+"""Random weights for `benchmarks.speed.metrics`, with NIQE's real ones."""
 
 from __future__ import annotations
 

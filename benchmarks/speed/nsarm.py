@@ -1,4 +1,4 @@
-"""NSARM: seconds and memory for 256 to 1024 pixels, part by part: `python -m benchmarks.speed.nsarm`.
+"""Seconds and memory of NSARM for 256 to 1024 pixels: `python -m benchmarks.speed.nsarm`.
 
 Networks have random weights and the shapes of the release, each as wide as `--width` says, and the
 transformer and the mapper as deep as `--depth`: 1, the default on a GPU, is all of it. On a CPU the

@@ -1,4 +1,4 @@
-"""What tiles cost, and whether they can be seen: `ENLARGER_DATA=... python -m benchmarks.speed.tiling`.
+"""Cost and visibility of tiles: `ENLARGER_DATA=... python -m benchmarks.speed.tiling`.
 
 `memory`: a process of its own for each size enlarges a picture of noise by `predict_step`, by a
 small network with random weights: the most that the process had in memory, what is imported among

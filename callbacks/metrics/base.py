@@ -1,7 +1,7 @@
 """Metric and ImageMetric: the classes to extend for a number per image.
 
-A metric of whole sets (FID) is a `SetMetric` of callbacks/metrics/sets.py. Numbers are exact on any number
-of processes. To add a metric, write one small class:
+A metric of whole sets (FID) is a `SetMetric` of callbacks/metrics/sets.py. Numbers are exact on any
+number of processes. To add a metric, write one small class:
 
     class MeanDifference(ImageMetric):
         name = "mae"

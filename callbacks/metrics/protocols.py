@@ -2,7 +2,7 @@
 
     python -m callbacks.metrics.protocols                          show all presets
     python -m callbacks.metrics.protocols liif-div2k               show its metrics and protocols
-    python -m callbacks.metrics.protocols liif-div2k resshift      show the differences, metric by metric
+    python -m callbacks.metrics.protocols liif-div2k resshift  show the differences by metric
 
 A preset is a file in configs/callbacks/: name it under `trainer.callbacks`. Numbers of two presets
 are comparable only if this command finds no difference.

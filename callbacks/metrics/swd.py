@@ -34,7 +34,7 @@ class SWD(SetMetric):
     blur (5x5, binomial), are projected on random directions; along each, the sorted values of
     both sets are compared (the 1-Wasserstein distance, in levels of 8 bits). ``<name>`` is that of
     the image itself, ``<name>_2``, ``<name>_3``, ... those of the image blurred and halved once
-    more each. It needs no weights. It rewards a decoder's lattice: also use ``callbacks.metrics.consistency``.
+    more each. It needs no weights. It rewards a decoder's lattice: also use ``callbacks.Lattice``.
 
     On Y, bicubic (LR of MATLAB) has about 2.0 on Set5 x2 and 3.1 on Set5 x4; with five images,
     other patch positions change it by up to 0.2.

@@ -1,13 +1,13 @@
-"""Compare runs image by image with confidence intervals: ``python -m callbacks.results.results.compare``.
+"""Compare runs image by image: ``python -m callbacks.results.compare``.
 
-python -m callbacks.results.compare runs/a runs/b                      # the second against the first
-    python -m callbacks.results.compare runs/a runs/a@bicubic              # against a metric's control
+    python -m callbacks.results.compare runs/a runs/b          # the second against the first
+    python -m callbacks.results.compare runs/a runs/a@bicubic  # against a metric's control
     python -m callbacks.results.compare runs/a runs/b runs/c --metric psnr --dataset set5
 
 The difference of two runs' means over the same images has an interval, from resampling the images
-(`callbacks/results/compare.py`); for a stochastic method, each image's mean over the seeds comes first. A
-run is called better only if the interval excludes 0. Only numbers of one dataset, scale and
-protocol are compared; others are left out and named.
+(`mean_interval`); for a stochastic method, each image's mean over the seeds comes first. A run is
+called better only if the interval excludes 0. Only numbers of one dataset, scale and protocol are
+compared; others are left out and named.
 
 Source: Efron, "Bootstrap methods: another look at the jackknife" (1979); the correction for few
 images is the expanded percentile interval of Hesterberg, "What teachers should know about the

@@ -285,7 +285,7 @@ class JPEG(Stage):
     a CPU a real codec is used: OpenCV's encoder and the decoder of simplejpeg (16 photographs of
     256 pixels: 7.8 ms of one core; 8.2 with OpenCV's decoder, which is used if simplejpeg is
     missing, 11.0 by Pillow). On a GPU, and for gradients, libjpeg's arithmetic runs in torch
-    (`degradations.stages.jpeg`). kornia's `jpeg_codec_differentiable` takes as long as that on a CPU
+    kornia's `jpeg_codec_differentiable` takes as long as that on a CPU
     (196 ms; ours 165) and is on average 1.0 (quality 95) to 2.0 levels (quality 10) off Pillow's
     4:2:0 on Kodak's photographs.
 

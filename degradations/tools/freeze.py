@@ -1,4 +1,4 @@
-"""Freeze a validation set: ``python -m degradations.tools.freeze --config CONFIG --out SHARDS IMAGES``.
+"""Freeze a validation set: ``python -m degradations.tools.freeze --config FILE --out DIR IMAGES``.
 
 Each image is degraded once, with the seed that validation would give it. HR, LR and parameters are
 written to WebDataset shards. The result does not depend on batches, order, or the seed of a run.

@@ -89,7 +89,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m degradations.tools.stats",
         description="Draw the parameters of many images and print a table of their means and "
         "quantiles.",
-        epilog="example: python -m degradations.tools.stats --config configs/degradation/bsrgan.yaml",
+        epilog="example: python -m degradations.tools.stats "
+        "--config configs/degradation/bsrgan.yaml",
     )
     add_common_arguments(parser)
     parser.add_argument(

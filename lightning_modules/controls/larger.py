@@ -197,7 +197,7 @@ class FromBase(Generator):
         sampler: Timesteps and solver.
         clamp: Clamp predicted clean samples to this distance from 0; 1 for pixels, ``null`` for
             latents, which are unbounded.
-        patch: Changes the network while it runs: ``AttnSF`` of ``lightning_modules.controls.direct`` or
+        patch: Changes the network while it runs: ``lightning_modules.AttnSF`` or
             ``ScaleCrafter`` of ``lightning_modules.controls.scalecrafter``; none by default.
 
     Attributes:

@@ -43,7 +43,8 @@ def test_without_a_gpu_commands_are_printed(capsys: pytest.CaptureFixture[str]) 
     assert "no GPU" in printed
     assert "needs $ENLARGER_DATA/bsds400, $ENLARGER_DATA/kodak24" in printed
     assert [line for line in printed.splitlines() if line.startswith("python ")] == [
-        "python -m benchmarks.speed.streaming $ENLARGER_DATA/bsds400 $ENLARGER_DATA/kodak24 --device cuda"
+        "python -m benchmarks.speed.streaming $ENLARGER_DATA/bsds400 $ENLARGER_DATA/kodak24 "
+        "--device cuda"
     ]
 
 

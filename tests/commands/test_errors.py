@@ -149,7 +149,7 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "a file": (
         ("--model", "lightning_modules.regresion.Regression"),
-        ("model:", "'regresion'", "did you mean 'regression'"),
+        ("model:", "'regresion'", "did you mean 'lightning_modules.Regression'"),
     ),
     "a folder": (
         ("--model", "lightning_moduls.regression.Regression"),

@@ -50,7 +50,7 @@ ASKED: dict[str, tuple[str, ...]] = {
         "--writer.suffix SUFFIX Added to each name, e.g. ``_x2``.",
     ),
     "fit --model.help lightning_modules.Regression": (
-        "Train any network to give the high-resolution picture directly",
+        "Train any network to predict the high-resolution image directly",
         "--model.network NETWORK The network: a class whose first argument is the scale",
         "``l1``, or ``charbonnier``",
     ),

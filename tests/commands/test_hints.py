@@ -73,12 +73,12 @@ def test_an_optimiser_that_is_not_named(tiny: Path, refusal: Refusal) -> None:
         (
             "test",
             "photos",
-            "--data.init_args.test '{photos: {class_path: datamodules.sources.folder.",
+            "--data.init_args.test '{photos: {class_path: datamodules.Folder,",
         ),
         (
             "validate",
             "photos/",
-            "--data.init_args.val '{photos: {class_path: datamodules.sources.folder.",
+            "--data.init_args.val '{photos: {class_path: datamodules.Folder,",
         ),
         (
             "fit",

@@ -305,4 +305,4 @@ def test_weights_that_are_no_good(work: Path, refusal: Refusal) -> None:
     assert f"short.pth do not fit the model: 1 missing (predictor.{first})" in sentence
     sentence = refusal(*command, "nan.pth")
     assert "nan.pth has NaN in 1 of its tensors" in sentence
-    assert "name another file" in sentence
+    assert "set another file" in sentence

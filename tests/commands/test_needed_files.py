@@ -87,18 +87,18 @@ def test_of_a_frozen_part(tiny: Path, refusal: Refusal, argument: str) -> None:
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("swd.SWD", {"reference": "gone/reals"}),
-        ("swd.SWD", {"reference": "$NOWHERE/reals"}),
-        ("memorised.Memorised", {"training": "gone.npz"}),
-        ("niqe.NIQE", {"model": "gone.npz"}),
-        ("fvd.FVD", {"weights": "gone.pt", "strict_weights": True}),
+        ("SWD", {"reference": "gone/reals"}),
+        ("SWD", {"reference": "$NOWHERE/reals"}),
+        ("Memorised", {"training": "gone.npz"}),
+        ("NIQE", {"model": "gone.npz"}),
+        ("FVD", {"weights": "gone.pt", "strict_weights": True}),
     ],
 )
 @pytest.mark.usefixtures("unbuilt")
 def test_of_a_metric(tiny: Path, refusal: Refusal, name: str, arguments: dict[str, Any]) -> None:
     metric = json.dumps({"class_path": f"callbacks.{name}", "init_args": arguments})
     said = refusal("test", "--config", "tiny.yaml", "--trainer.callbacks", f"[{metric}]")
-    assert name.partition(".")[2] in said
+    assert name in said
     assert any(str(value).rpartition("/")[2] in said for value in arguments.values())
 
 

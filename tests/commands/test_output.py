@@ -17,7 +17,7 @@ from tests.conftest import REPO
 FULL = Path("/dev/full")  # every write to it fails as on a full disk
 WRITES = """
 import sys
-from commands.streams import ignore_broken_pipe
+from commands.process import ignore_broken_pipe
 ignore_broken_pipe()
 ignore_broken_pipe()
 for _ in range(100_000):

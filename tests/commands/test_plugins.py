@@ -208,7 +208,7 @@ def test_a_function_that_does_not_say_what_it_returns(
         enlarger(*FIT, "--config", "piped.yaml")
     error = capsys.readouterr().err
     assert "train.init_args.pipeline is {'class_path': 'my_sr.pipelines.shuffled'" in error
-    assert "which is no DataPipeline" in error
+    assert "which is not a subclass of DataPipeline" in error
 
 
 def test_a_method(outside: Path, enlarger: Enlarger) -> None:

@@ -11,7 +11,8 @@ import pytest
 import torch
 from lightning.pytorch.plugins.precision import HalfPrecision
 
-from commands.errors import ConfigurationError, explained_precision
+from commands.errors import ConfigurationError
+from commands.tracebacks import explained_precision
 from tests.contracts.model_contract import SCALE, batch_of
 from tests.contracts.test_models import EXAMPLES
 from tests.lightning_modules.tiny import Model

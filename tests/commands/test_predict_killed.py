@@ -22,7 +22,7 @@ COUNT = 30
 OUT = Path("out")
 SLOW = """
 import time
-from lightning_modules.bicubic import Bicubic
+from lightning_modules.controls.simple import Bicubic
 
 class Slow(Bicubic):
     def restore(self, batch, noise):

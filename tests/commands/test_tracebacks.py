@@ -13,7 +13,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging
 
-from commands.errors import sentence_of, status_of
+from commands.tracebacks import sentence_of, status_of
 
 
 def caught(number: int, *names: str | bytes | None) -> OSError:

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from degradations.draws import seed_of
-from lightning_modules.base import ImageModel, class_path
+from files.class_path import class_path
+from lightning_modules.base import ImageModel
 from tests.contracts.arguments import check_arguments
 from tests.contracts.degradation_contract import global_generators_untouched
 
@@ -211,7 +212,7 @@ class ModelContract:
         torch.save(checkpoint, file)
         file.seek(0)
         loaded = torch.load(file, weights_only=True)
-        assert loaded["model"] == class_path(trained)
+        assert loaded["model"] == class_path(type(trained))
         torch.manual_seed(1)
         other = make(SCALE)
         other.on_load_checkpoint(loaded)

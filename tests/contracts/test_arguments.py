@@ -88,9 +88,9 @@ PLUGIN = '''
 """A dataset, a method and a metric outside the repository."""
 import numpy as np
 import torch
-from callbacks.base import ImageMetric
+from callbacks.metrics.base import ImageMetric
 from datamodules.base import Source
-from lightning_modules.bicubic import Bicubic
+from lightning_modules.controls.simple import Bicubic
 
 class Two(Source):
     """Two pictures."""

@@ -13,6 +13,7 @@ from torchmetrics.image import UniversalImageQualityIndex
 
 from callbacks.metrics.base import ImageMetric
 from callbacks.metrics.consistency import Lattice, Memorised, Repetition
+from callbacks.metrics.iqa import IQA
 from callbacks.metrics.torchmetric import TorchMetric
 from tests.contracts import discovery
 from tests.contracts.arguments import build
@@ -30,6 +31,7 @@ def pictures() -> str:
 
 # A line for each class of ours that cannot be made without arguments: a function that makes one.
 EXAMPLES: dict[type, object] = {
+    IQA: lambda: IQA("musiq"),
     Memorised: lambda: Memorised(pictures()),
     Repetition: lambda: Repetition(16),
     TorchMetric: lambda: TorchMetric(UniversalImageQualityIndex),

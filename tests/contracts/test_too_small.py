@@ -15,6 +15,7 @@ from torchmetrics.image import UniversalImageQualityIndex
 
 from callbacks.metrics.base import ImageMetric, Metric, TooSmall
 from callbacks.metrics.fid import InceptionMetric, PatchMetric
+from callbacks.metrics.iqa import IQA
 from callbacks.metrics.pixels import PSNR
 from callbacks.metrics.sets import SetMetric
 from callbacks.metrics.torchmetric import TorchMetric
@@ -30,6 +31,7 @@ __all__ = ["inception", "inception_file"]
 
 EXAMPLES = {
     **OF_SETS,
+    IQA: lambda: IQA("musiq"),
     TorchMetric: lambda: TorchMetric(UniversalImageQualityIndex, smallest=11),
 }
 SMALL = 2  # number of the small image

@@ -13,7 +13,7 @@ from tests.conftest import REPO
 
 PROGRAM = """
 from datamodules.base import SRDataModule
-from datamodules.photos import Photos
+from datamodules.sources.photos import Photos
 data = SRDataModule(2, val={"a": Photos(["camera", "moon", "coins"])}, workers=1)
 data.setup("validate")
 held = iter(data.val_dataloader()[0])

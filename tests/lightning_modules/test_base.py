@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader
 
 from callbacks.training.ema import EMA
 from degradations.draws import seed_of
-from lightning_modules.base import ImageModel, class_path
+from files.class_path import class_path
+from lightning_modules.base import ImageModel
 from tests.datamodules.memory import trainer
 from tests.lightning_modules.tiny import Convolution, Model, Painter, batch_of, fill, part_of
 
@@ -376,7 +377,7 @@ class TestCheckpoint:
                 self.extra = nn.Linear(2, 2)
                 del self.whiten
 
-        content = torch.load(checkpoint, weights_only=True) | {"model": class_path(Wider())}
+        content = torch.load(checkpoint, weights_only=True) | {"model": class_path(Wider)}
         with pytest.raises(ValueError, match="do not fit the model") as caught:
             Wider().on_load_checkpoint(content)
         for part in (
@@ -655,7 +656,7 @@ class TestGenerator:
 
 
 def test_class_path():
-    assert class_path(Convolution(2)) == "tests.lightning_modules.tiny.Convolution"
+    assert class_path(Convolution) == "tests.lightning_modules.tiny.Convolution"
 
 
 def test_infinity_is_no_good_image():

@@ -132,7 +132,7 @@ def test_other_commands(
     assert "reference" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         enlarger("encode", *command, "--encode.out", bapps / "latents")
-    assert "is Triplets; expected a source of pictures" in capsys.readouterr().err
+    assert "is Triplets; expected a source of images" in capsys.readouterr().err
 
 
 def test_other_data_is_refused(

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional
 
+from files.class_path import class_path
 from lightning_modules.backbone.condition import Classes
-from lightning_modules.base import class_path
 from lightning_modules.infinity import Infinity
 from lightning_modules.networks.bsq import quantized, scales_of
 from lightning_modules.networks.infinity import Text
@@ -393,7 +393,7 @@ class TestWeights:
         model.on_save_checkpoint(checkpoint)
         parts = {name.split(".")[0] for name in checkpoint["state_dict"]}
         assert parts == {"mapper", "transformer"}
-        assert checkpoint["model"] == class_path(model)
+        assert checkpoint["model"] == class_path(type(model))
         file = io.BytesIO()
         torch.save(checkpoint, file)
         file.seek(0)

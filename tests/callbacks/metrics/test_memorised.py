@@ -65,7 +65,7 @@ def test_features_are_not_sent_to_other_processes(
     training: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent = []
-    monkeypatch.setattr("callbacks.evaluation.on_first", lambda work: sent.append(work()))
+    monkeypatch.setattr("callbacks.metrics.consistency.on_first", lambda work: sent.append(work()))
     metric = Memorised(str(training))
     trainer(tmp_path, metric).validate(Tiny(), loader(), verbose=False)
     assert sent == [None]

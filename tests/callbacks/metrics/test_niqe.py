@@ -358,7 +358,7 @@ def test_the_command_names_what_is_wrong(tmp_path: Path, caplog: pytest.LogCaptu
     for prepare, message in (
         (lambda: None, "a.png is 95x200 pixels"),
         (lambda: (tmp_path / "a.png").write_bytes(b"junk"), "a.png cannot be read"),
-        (lambda: (tmp_path / "a.png").unlink(), "holds no picture"),
+        (lambda: (tmp_path / "a.png").unlink(), "contains no images"),
     ):
         prepare()
         assert main(["fit", *arguments]) == 2

@@ -103,7 +103,7 @@ def test_a_full_disk_ends_no_run(
     def full(*arguments: Any, **options: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("callbacks.predict.files.write_image", full)
+    monkeypatch.setattr("callbacks.report.images.write_image", full)
     grid = SampleGrid()
     trainer(tmp_path, grid, max_epochs=2).fit(Tiny(), loader(), loader())
     assert drawn(tmp_path) == []

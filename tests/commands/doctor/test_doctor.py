@@ -101,7 +101,7 @@ def test_a_torchvision_of_another_torch(
 ) -> None:
     fake_torchvision(tmp_path / "fakes")
     names = [*TORCH_CHECKS, "torch and torchvision"]
-    keep = f"from commands import doctor\nfor n in set(doctor.CHECKS) - {set(names)}: "
+    keep = f"from commands.doctor import doctor\nfor n in set(doctor.CHECKS) - {set(names)}: "
     _, out = in_a_process(f"{keep}doctor.CHECKS.pop(n)")
     found = verdicts(out)
     assert found["torch"] == found["bf16"] == "ok"

@@ -12,12 +12,12 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import commands.weights
 import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
 
+import commands.run.weights
 from commands.errors import ConfigurationError
 from commands.export import formats as export_onnx
 from commands.export.about import licences

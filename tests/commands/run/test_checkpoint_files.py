@@ -31,7 +31,7 @@ from tests.conftest import REPO
 WRITES = """
 import sys
 from pathlib import Path
-from commands.checkpoint_files import write_whole
+from commands.run.files import write_whole
 folder, first = Path(sys.argv[1]), int(sys.argv[2])
 for step in range(first, first + 100000):
     content = step.to_bytes(8, "little") * 40000
@@ -67,7 +67,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
 WRITES_ONE = """
 import sys
 from pathlib import Path
-from commands.checkpoint_files import write_whole
+from commands.run.files import write_whole
 write_whole(Path(sys.argv[1]), lambda file: file.write(b"B" * 100000))
 """
 
@@ -103,7 +103,7 @@ def test_a_ranking_that_names_what_is_gone(
     with caplog.at_level(logging.ERROR):
         found = best_or_newest(tmp_path)
     assert found == (tmp_path / names[1], "best val/psnr 30.0000")
-    assert "step-000000009.ckpt, is gone" in caplog.text
+    assert "step-000000009.ckpt, is missing" in caplog.text
     (tmp_path / names[1]).unlink()
     assert best_or_newest(tmp_path) == (tmp_path / "step-000000002.ckpt", "the newest")
 

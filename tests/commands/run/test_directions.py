@@ -241,8 +241,8 @@ def test_no_finite_value_at_all(
 
 def own_metrics() -> list[type[Metric]]:
     modules = [
-        importlib.import_module(f"callbacks.{info.name}")
-        for info in pkgutil.iter_modules(callbacks.__path__)
+        importlib.import_module(info.name)
+        for info in pkgutil.walk_packages(callbacks.__path__, "callbacks.")
     ]
     found = {v for m in modules for v in vars(m).values() if isinstance(v, type)}
     own = [v for v in found if issubclass(v, Metric) and v.name and not inspect.isabstract(v)]

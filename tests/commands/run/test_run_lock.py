@@ -59,7 +59,7 @@ def hold(tmp_path: Path) -> Callable[[Path], subprocess.Popen[str]]:
 HOLDS = """
 import os, signal, sys
 from pathlib import Path
-from commands.run_lock import alone_in
+from commands.run.directory import alone_in
 with alone_in(Path(sys.argv[1])):
     child = os.fork() == 0
     if not child:

@@ -8,11 +8,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import commands.weights
 import pytest
 import torch
 import yaml
 
+import commands.run.weights
 from commands.errors import ConfigurationError
 from commands.run.files import write_whole
 from commands.run.weights import MANIFEST, find_weights, manifest

@@ -73,7 +73,8 @@ def test_any_number_of_workers_gives_the_same(tmp_path):
 
 EVERY_STEP = """
 import os, pathlib, signal, sys, tarfile
-from datamodules import pack, shard_index
+from datamodules.pack import __main__ as pack
+from datamodules.shards.index import build_index
 
 def step(function):
     def wrapped(*arguments, **options):
@@ -98,7 +99,7 @@ while True:
         os._exit(pack.main(sys.argv[1:]))
     status = os.waitpid(pid, 0)[1]
     for path in pathlib.Path(sys.argv[2]).glob("*.tar"):
-        shard_index.build_index(path)
+        build_index(path)
     kills += 1
     if not os.WIFSIGNALED(status):
         print(kills, os.waitstatus_to_exitcode(status))

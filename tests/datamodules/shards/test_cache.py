@@ -468,8 +468,8 @@ def test_ends_while_it_fetches(server, tmp_path):
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from datamodules.cache import DiskCache, Wanted
-from datamodules.retry import Patience
+from datamodules.shards.cache import DiskCache, Wanted
+from datamodules.shards.remote import Patience
 folder = Path(sys.argv[1])
 cache = DiskCache(folder, 10**8, Patience(9, 60.0, 60.0), 2)
 cache.read_ahead([Wanted(sys.argv[2], "v1", 100_000)])

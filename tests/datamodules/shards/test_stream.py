@@ -776,7 +776,7 @@ def test_for_training_alone(tars, place):
         "crops in val": ({"val": {"a": Crops(made)}}, "validate"),
     }[place]
     data = SRDataModule(2, degradation=noisy(), **settings)
-    with pytest.raises(ValueError, match=r"read from front to back.*use datamodules\.shards\."):
+    with pytest.raises(ValueError, match=r"read from front to back.*use datamodules\.Shards"):
         data.setup(stage)
 
 

@@ -7,8 +7,8 @@ import io
 import pytest
 import torch
 
+from files.class_path import class_path
 from lightning_modules.backbone.condition import Classes
-from lightning_modules.base import class_path
 from lightning_modules.infinity import Infinity
 from lightning_modules.networks.infinity import Text
 from lightning_modules.next_scale import Bitwise, bit_losses, forced, scale_weights, self_correction
@@ -227,7 +227,7 @@ class TestWeights:
         checkpoint = {"state_dict": model.state_dict()}
         model.on_save_checkpoint(checkpoint)
         assert all(name.startswith("transformer.") for name in checkpoint["state_dict"])
-        assert checkpoint["model"] == class_path(model)
+        assert checkpoint["model"] == class_path(type(model))
         file = io.BytesIO()
         torch.save(checkpoint, file)
         file.seek(0)
