@@ -260,7 +260,3 @@ def _one(images: Any, index: int) -> Tensor | None:
     if not isinstance(images, Tensor) or images.ndim != 4:
         return None
     return images[index : index + 1]
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -42,7 +42,7 @@ from datamodules.files.deep import (
     to_srgb_16,
 )
 from datamodules.files.exif import tiff_exif
-from degradations.images import image_of, orientation_of, space_of, to_srgb, upright
+from files.image_profiles import image_of, orientation_of, space_of, to_srgb, upright
 from files.paths import FORMATS as KNOWN
 from files.paths import open_regular, read_bytes
 from files.png_text import PROFILES, TEXTS, open_image, without_text

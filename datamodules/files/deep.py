@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules.files import jpeg
-from degradations.images import SAME, space_of
+from files.image_profiles import SAME, space_of
 
 log = logging.getLogger(__name__)
 TOP = 65535

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.ExifTags import IFD, Base
 
-from degradations.images import UPRIGHT
+from files.image_profiles import UPRIGHT
 
 log = logging.getLogger(__name__)
 

@@ -30,7 +30,7 @@ from PIL import Image
 from datamodules.clock import DECODING
 from datamodules.files import jpeg
 from datamodules.files.decode import UnreadableImage, decode
-from degradations.images import orientation_of
+from files.image_profiles import orientation_of
 
 # Chroma pixels are interpolated from their neighbours: two neighbours of a crop contribute, and
 # libjpeg treats rows of four pixels or fewer differently.

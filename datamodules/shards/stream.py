@@ -495,7 +495,8 @@ class _WholeTar:
         elif scheme in gopen_schemes:
             self._file = gopen(self.url)
         else:
-            self._file = fsspec.open(self.url, "rb").open()
+            system, path = fsspec.url_to_fs(self.url)
+            self._file = system.open(path, "rb")
         try:
             yield
         finally:

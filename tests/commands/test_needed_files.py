@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning.pytorch import LightningModule
 
 from commands.run.weights import needed_files
-from lightning_modules.base import ImageModel
 from tests.conftest import REPO
 
 Refusal = Callable[..., str]
@@ -24,10 +24,10 @@ COMMANDS = ("fit", "validate", "test", "predict", "export", "throughput", "check
 def unbuilt(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that must not be built."""
 
-    def build(self: ImageModel, *args: Any, **kwargs: Any) -> None:
+    def build(self: LightningModule, *args: Any, **kwargs: Any) -> None:
         raise AssertionError("the model was built")
 
-    monkeypatch.setattr(ImageModel, "__init__", build)
+    monkeypatch.setattr(LightningModule, "__init__", build)
     monkeypatch.delenv("ENLARGER_WEIGHTS", raising=False)
 
 

@@ -77,9 +77,7 @@ def build(path: Path, enlarger: Enlarger, *more: str) -> EnlargerCLI:
     verb = path.read_text().partition("main.py ")[2].split()[0]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EnlargerCLI, "after_instantiate_classes", stop)
-        patch.setattr(
-            "commands.run.weights.needed_files", lambda *_: {}
-        )  # published files, read later
+        patch.setattr("commands.cli.needed_files", lambda *_: {})  # published files, read later
         with pytest.raises(SystemExit) as stopped:
             enlarger(verb, "--config", path, *ON_ONE, *more)
     assert stopped.value.code == 0

@@ -48,9 +48,7 @@ def model_of(
         raise SystemExit(0)
 
     monkeypatch.setattr(EnlargerCLI, "after_instantiate_classes", stop)
-    monkeypatch.setattr(
-        "commands.run.weights.needed_files", lambda *_: {}
-    )  # published files, read later
+    monkeypatch.setattr("commands.cli.needed_files", lambda *_: {})  # published files, read later
     trainer = (
         "--trainer.accelerator",
         "cpu",

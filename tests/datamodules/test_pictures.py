@@ -293,7 +293,7 @@ class TestShards:
         pack(tmp_path / "a.tar", members, sizes=False)
         pack(tmp_path / "b.tar", members, sizes=True)
         whole = self.crops(tmp_path / "a.tar")
-        monkeypatch.setattr("datamodules.files.decode.decode", None)  # it reads the whole image
+        monkeypatch.setattr("datamodules.shards.shards.decode", None)  # it reads the whole image
         alone = self.crops(tmp_path / "b.tar")
         for a, b in zip(whole, alone, strict=True):
             np.testing.assert_array_equal(a["hr"], b["hr"])

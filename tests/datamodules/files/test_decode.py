@@ -19,7 +19,7 @@ from datamodules.files import decode as module
 from datamodules.files.decode import REASONS, UnreadableImage, decode, read_picture, read_size
 from datamodules.pack.images import pixels_of
 from degradations import images as pictures
-from degradations.images import image_of
+from files.image_profiles import image_of
 from tests.datamodules.profiles import (
     SRGB,
     grey_profile,

@@ -7,7 +7,7 @@ import pytest
 from PIL import ImageCms
 
 from datamodules.files.deep import to_srgb_16
-from degradations.images import to_srgb
+from files.image_profiles import to_srgb
 from tests.datamodules.profiles import (
     SRGB,
     grey_profile,

@@ -315,7 +315,7 @@ def test_the_minimum_is_about_what_is_written(tmp_path):
 
 def test_bombs_are_not_decoded(tmp_path, monkeypatch):
     path = save(tmp_path / "a.png", (100, 100))
-    monkeypatch.setattr("datamodules.files.decode.decode", None)
+    monkeypatch.setattr("datamodules.pack.images.decode", None)
     found = outcome(path, Recipe(max_pixels=9999))
     assert found.reason == "too large"
     assert "--max-pixels" in found.message
