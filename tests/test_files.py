@@ -19,7 +19,7 @@ ROOMS = (
     *("files", "lightning_modules"),
 )
 # Whose `open` reads no text: libraries of pictures, archives and clips, and descriptors.
-BINARY = {"Image", "av", "fsspec", "lmdb", "os", "tarfile"}
+BINARY = {"Image", "av", "lmdb", "os", "system", "tarfile"}
 FIELDS = {"textarea", "input", "checkboxes"}
 
 

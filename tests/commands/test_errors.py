@@ -151,6 +151,10 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("--model", "lightning_modules.regresion.Regression"),
         ("model:", "'regresion'", "did you mean 'lightning_modules.Regression'"),
     ),
+    "a path of an earlier version": (
+        ("--trainer.callbacks+=callbacks.psnr.PSNR",),
+        ("trainer.callbacks:", "'psnr'", "did you mean 'callbacks.PSNR'"),
+    ),
     "a folder": (
         ("--model", "lightning_moduls.regression.Regression"),
         ("model:", "'lightning_moduls'", "folder.file.Class", "working directory"),

@@ -540,7 +540,7 @@ def test_a_profile_that_does_not_fit_is_ignored(profile):
 
 
 def test_a_broken_profile_is_logged(caplog):
-    caplog.set_level(logging.DEBUG, "degradations.images")
+    caplog.set_level(logging.DEBUG, "files.image_profiles")
     profile = rgb_profile().replace(b"gTRC", b"????")
     decode(encoded(Image.fromarray(RGB), icc_profile=profile), "a", srgb=True)
     assert "a broken colour profile is ignored" in caplog.text

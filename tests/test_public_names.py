@@ -1,0 +1,46 @@
+"""The short public names of the rooms: they exist, and they are what is stored and dumped."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+
+import pytest
+
+from files.class_path import class_path
+from tests.conftest import REPO
+
+ROOMS = ("callbacks", "datamodules", "degradations", "lightning_modules")
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_name_of_a_stub_exists(room: str) -> None:
+    names = re.findall(r"import (\w+) as \1\n", (REPO / room / "__init__.pyi").read_text())
+    package = importlib.import_module(room)
+    assert len(names) > 20
+    assert sorted(package.__all__) == sorted(names)
+    for name in names:
+        found = getattr(package, name)
+        assert found.__name__ == name
+        if inspect.isclass(found):
+            assert class_path(found) == f"{room}.{name}"
+
+
+def test_a_class_without_a_public_name_has_its_module_s() -> None:
+    class Inner:
+        pass
+
+    path = f"{__name__}.test_a_class_without_a_public_name_has_its_module_s.<locals>.Inner"
+    assert class_path(Inner) == path
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_loads_nothing_by_itself(room: str) -> None:
+    code = f"import sys, {room}; print([m for m in sys.modules if m.startswith('{room}.')])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
