@@ -2,7 +2,7 @@
 
 An `EvaluationCallback` starts, adds batch after batch, and finishes, whichever command evaluates.
 
-All processes must call each function here.
+All processes must call the functions that gather.
 """
 
 from __future__ import annotations

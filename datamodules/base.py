@@ -1,7 +1,7 @@
 """SRDataModule: sources, loaders, transfer to the device and degradation, all resumable.
 
 An image passes ``Source.read`` (decode) -> crop and flips in the worker, and ``collate``
-(``pictures.py``) -> the device -> ``SRDataModule.on_after_batch_transfer`` (float32 in [0, 1], then
+(``samples.py``) -> the device -> ``SRDataModule.on_after_batch_transfer`` (float32 in [0, 1], then
 the degradation) -> the model.
 """
 

@@ -2,7 +2,7 @@
 
 Your own method is a subclass of ``SuperResolver`` with ``training_step`` and ``restore``, or of
 ``Generator`` with ``training_step`` and ``generate``. Validation, test and prediction are here;
-everything else is in ``image_model``.
+everything else is in ``ImageModel``.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Metrics of structure: LRConsistency, Lattice, SelfSSIM, Memorised, Repetition.
 
-Source: after its use in Ntavelis et al., "Arbitrary-scale image synthesis" (CVPR 2022); the details
-are ours. That paper's code computes MS-SSIM of RGB after nearest-neighbour resizing and truncation,
-so published numbers are not comparable.
+SelfSSIM: after its use in Ntavelis et al., "Arbitrary-scale image synthesis" (CVPR 2022); the
+details are ours. That paper's code computes MS-SSIM of RGB after nearest-neighbour resizing and
+truncation, so published numbers are not comparable.
 
-Measures what Self-Cascade's figures show (Guo et al., ECCV 2024; arXiv 2402.10491): small copies at
-a distance of the size that the network was trained for.
+Repetition measures what Self-Cascade's figures show (Guo et al., ECCV 2024; arXiv 2402.10491):
+small copies at a distance of the size that the network was trained for.
 """
 
 from __future__ import annotations

@@ -1,19 +1,13 @@
 """Metrics on Inception features: FID, KID, KID-thumb, patch FID and patch KID.
 
-The network is torch-fidelity's, which has the weights of the original implementation in
-TensorFlow. Source: Heusel et al., "GANs trained by a two time-scale update rule converge to a local
-Nash equilibrium" (NeurIPS 2017).
+The network is torch-fidelity's, which has the weights of the original implementation in TensorFlow.
+KID-thumb is the estimate of KID on small thumbnails instead of a network's features: a substitute
+if weights are missing or images are too small.
 
-Source: Heusel et al., "GANs trained by a two time-scale update rule converge to a local Nash
-equilibrium" (NeurIPS 2017), Eq. 6.
-
-Source: Binkowski et al., "Demystifying MMD GANs" (ICLR 2018), Eq. 4 and section 4.
-
-The estimate of KID (Binkowski et al., ICLR 2018, Eq. 4) on small thumbnails instead of a network's
-features: a substitute for KID if its weights are missing or images are too small for it.
-
-Source: Chai et al., "Any-resolution training for high-resolution image synthesis" (ECCV 2022),
-section 4.1; crops as Self-Cascade (Guo et al., ECCV 2024) takes them.
+Source: FID by Heusel et al., "GANs trained by a two time-scale update rule converge to a local Nash
+equilibrium" (NeurIPS 2017), Eq. 6. KID by Binkowski et al., "Demystifying MMD GANs" (ICLR 2018),
+Eq. 4 and section 4. Patches by Chai et al., "Any-resolution training for high-resolution image
+synthesis" (ECCV 2022), section 4.1; crops as Self-Cascade (Guo et al., ECCV 2024) takes them.
 """
 
 from __future__ import annotations

@@ -1,9 +1,6 @@
 """NIQE: features, model and metric.
 
-python -m callbacks.metrics.niqe fit IMAGES --out mine.npz     a model of your own photographs
-
-Source: Mittal, Soundararajan, Bovik, "Making a completely blind image quality analyzer", IEEE
-Signal Processing Letters 2013.
+    python -m callbacks.metrics.niqe fit IMAGES --out mine.npz     a model of your own photographs
 
 Source: Mittal, Soundararajan, Bovik, "Making a completely blind image quality analyzer", IEEE
 Signal Processing Letters 2013; the fit of the asymmetric generalised Gaussian by moments after

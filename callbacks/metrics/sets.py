@@ -1,18 +1,22 @@
 """SetMetric: a number for a whole set; reference features and their files.
 
-class MeanColor(SetMetric):
-    name = "mean_color"
+To add a metric, write one small class:
 
-    def protocol(self) -> MetricProtocol:
-        return {"implementation": "mine 1", "color": "rgb"}
+    class MeanColor(SetMetric):
+        name = "mean_color"
 
-    def features(self, images: Tensor, batch: Batch) -> Tensor:
-        return images.mean((2, 3))
+        def protocol(self) -> MetricProtocol:
+            return {"implementation": "mine 1", "color": "rgb"}
 
-    def distance(self, sr: Tensor, hr: Tensor) -> float:
-        return float((sr.mean(0) - hr.mean(0)).norm())
+        def features(self, images: Tensor, batch: Batch) -> Tensor:
+            return images.mean((2, 3))
 
-python -m callbacks.metrics.sets IMAGES                                for FID and KID, clean-fid
+        def distance(self, sr: Tensor, hr: Tensor) -> float:
+            return float((sr.mean(0) - hr.mean(0)).norm())
+
+The command writes reference features:
+
+    python -m callbacks.metrics.sets IMAGES                              for FID and KID, clean-fid
     python -m callbacks.metrics.sets IMAGES --set preset=torch-fidelity
     python -m callbacks.metrics.sets IMAGES --side 1024 --out real.npz     cropped, to be shared
     python -m callbacks.metrics.sets IMAGES --metric callbacks.SWD

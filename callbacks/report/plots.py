@@ -1,6 +1,6 @@
 """Scatter plots: perception against distortion.
 
-python -m callbacks.report.plots runs/a runs/b --x psnr --y lpips --out trade.svg
+    python -m callbacks.report.plots runs/a runs/b --x psnr --y lpips --out trade.svg
     python -m callbacks.report.plots runs/steps_* --label model.init_args.steps
 
 A point is a checkpoint of a run, with bars for the deviation over seeds; a line joins the

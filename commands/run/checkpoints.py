@@ -6,8 +6,8 @@ is written at the start of the next batch, when everything of the step before (v
 schedules, EMA) is done, and its counters are set to the form that resumes exactly: the number of
 finished steps of this epoch.
 
-Checkpoints keep them, which Lightning does not. Early stopping would fail in a run that continues
-between a validation and the end of its epoch.
+Checkpoints keep monitored values, which Lightning does not. Early stopping would fail in a run that
+continues between a validation and the end of its epoch.
 """
 
 from __future__ import annotations

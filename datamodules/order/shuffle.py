@@ -4,7 +4,7 @@ A pass takes every sample (an image, or one of its repeats) once: groups are shu
 within a window of groups. Passes follow each other without end, so a place in the order is one
 number, and its sample is found without computing the places before it.
 
-Source i follows its own endless order (``shuffle.py``), so it gives every image once before any
+Source i follows its own endless order, so it gives every image once before any
 image again. The mixture takes from the sources in blocks of about 256 places: by the end of block
 b, source i gave floor(256 b w_i) samples, where w_i is its share. Places within a block are
 shuffled. So a source's share is exact to one sample at each block's end, and nothing is drawn with

@@ -1,10 +1,8 @@
 """Blur stages, their kernels and the convolution.
 
-The kernels are in `degradations.stages.blur`, the convolutions in `degradations.stages.blur`.
-
-Every function maps (B,) tensors to (B, K, K) with K = 2 extent + 1. Row and column numbers grow
-downwards and to the right; the centre is (extent, extent). A kernel is the image of a point:
-`convolve` flips it for correlations.
+Every function of a kernel maps (B,) tensors to (B, K, K) with K = 2 extent + 1. Row and column
+numbers grow downwards and to the right; the centre is (extent, extent). A kernel is the image of a
+point: `convolve` flips it for correlations.
 
 Borders are mirrored without repeating edge pixels, as often as a small image requires. On one core
 of a Zen 5, for 3 channels of 256 px and 21 x 21 taps, in one run: 0.6 ms for a separable kernel

@@ -5,8 +5,8 @@ ECCV 2024; arXiv 2402.10491): all steps, from noise of the target's size.
 
 Differs from the paper in: nothing.
 
-Jin et al., NeurIPS 2023 (arXiv 2306.08645). More tokens increase the entropy of attention. To keep
-it, 1 / sqrt(d) becomes lambda / sqrt(d), lambda = sqrt(log_T N).
+Attn-SF: Jin et al., NeurIPS 2023 (arXiv 2306.08645). More tokens increase the entropy of attention.
+To keep it, 1 / sqrt(d) becomes lambda / sqrt(d), lambda = sqrt(log_T N).
 
 N     tokens of a layer now            T     tokens of the same layer at the training size
 

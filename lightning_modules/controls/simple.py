@@ -1,6 +1,6 @@
 """Controls without training: bicubic, outputs from a folder, the round trip of an autoencoder.
 
-Nothing is trained. A method in latents cannot exceed the round trip of HR, and should exceed the
+A method in latents cannot exceed the round trip of HR, and should exceed the
 round trip of bicubic.
 """
 

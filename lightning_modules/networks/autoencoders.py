@@ -1,14 +1,14 @@
 """Autoencoders: VQ-f4, TAEF2 and the bitwise VAE.
 
-Esser et al., CVPR 2021 (arXiv 2012.09841); 55,322,782 parameters in 205 tensors with 3 latent
-channels and a codebook of 8192 entries.
+VQ-f4: Esser et al., CVPR 2021 (arXiv 2012.09841); 55,322,782 parameters in 205 tensors with 3
+latent channels and a codebook of 8192 entries.
 
-Bohan (madebyollin), "Tiny AutoEncoder for Stable Diffusion", git madebyollin/taesd. Tensor names
-are those of the released files, one per half. Blocks in the middle have a branch that pools over
-the whole image (GroupNorm), so processing in tiles is not exact.
+TAEF2: Bohan (madebyollin), "Tiny AutoEncoder for Stable Diffusion", git madebyollin/taesd. Tensor
+names are those of the released files, one per half. Blocks in the middle have a branch that pools
+over the whole image (GroupNorm), so processing in tiles is not exact.
 
-Han et al., Infinity (arXiv 2412.04431): VQGAN's layers without attention. Encoder and decoder are
-diffusers'; this file combines them and maps the names of the released files.
+BitwiseVAE: Han et al., Infinity (arXiv 2412.04431): VQGAN's layers without attention. Encoder and
+decoder are diffusers'; this file combines them and maps the names of the released files.
 """
 
 from __future__ import annotations

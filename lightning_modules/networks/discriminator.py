@@ -1,12 +1,12 @@
 """Discriminators of latents and of image patches.
 
-Yue et al., CVPR 2025 (arXiv 2412.09013), section 3.3 and supplement. 112,082,532 parameters in 519
-tensors with the sizes of the release; built of diffusers' blocks, with names as in the released
-file. Only for training.
-Differs from the paper in: text is optional; `checkpointing` includes the middle block.
+Latents: Yue et al., CVPR 2025 (arXiv 2412.09013), section 3.3 and supplement. 112,082,532
+parameters in 519 tensors with the sizes of the release; built of diffusers' blocks, with names as
+in the released file. Only for training. Differs from the paper in: text is optional;
+`checkpointing` includes the middle block.
 
-Isola et al., CVPR 2017 (arXiv 1611.07004), with 70x70 pixels by default, as for VQGAN and its
-successors. Group norms replace batch norms, so images of a batch are independent.
+Patches: Isola et al., CVPR 2017 (arXiv 1611.07004), with 70x70 pixels by default, as for VQGAN and
+its successors. Group norms replace batch norms, so images of a batch are independent.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Han et al., CVPR 2025 (arXiv 2412.04431). Tokens of one scale are predicted at once; they attend to
 each other and to all coarser ones. NSARM (arXiv 2510.00820) fine-tunes the 8B model.
 
-Han et al., CVPR 2025 (arXiv 2412.04431). Queries and keys have unit length and a rotary embedding
+Queries and keys have unit length and a rotary embedding
 of the position in the image; texts shift and scale the input of each part.
 """
 
