@@ -35,6 +35,7 @@ make this an output
 ```
 `--run.name NAME`, `--signal=USR1` of SLURM, `docker run`, `python -m a.b` and `--x ...`.
 """
+ROOMS = "benchmarks|callbacks|commands|datamodules|degradations|lightning_modules"
 A_COMMAND = rf"(?:{'|'.join(stand_in.PROGRAMS)}|main\.py) [\w.~/-]+"
 
 
@@ -244,3 +245,17 @@ def test_a_block_that_takes_too_long_leaves_no_process(
             return
         time.sleep(0.1)
     pytest.fail("what the block had begun goes on")
+
+
+def test_every_module_that_is_named_as_a_command_runs() -> None:
+    """Of numbers with a commit, the command is the one of that commit."""
+    named = set()
+    for path in [*pages(), REPO / "Makefile", *REPO.glob("[a-z]*/**/*.py")]:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if "commit" not in line:
+                named.update(re.findall(rf"python -m ((?:{ROOMS})(?:\.\w+)+)", line))
+    assert len(named) > 20
+    for name in named:
+        file = REPO / name.replace(".", "/")
+        file = file / "__main__.py" if file.is_dir() else file.with_suffix(".py")
+        assert 'if __name__ == "__main__":' in file.read_text(encoding="utf-8"), name
