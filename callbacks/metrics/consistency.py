@@ -44,11 +44,6 @@ class LRConsistency(ImageMetric):
         color: ``y`` for the luma of BT.601 in [16, 235], or ``rgb``.
         border: Pixels of the input cut off at each side before comparing.
         round_8bit: Round the output to 8 bit first, as a saved PNG file is.
-        every_n: In ``fit``, compute at the first validation and at every n-th after it.
-        limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results.
-        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
-            results.
 
     Raises:
         ValueError: If a value is out of range.
@@ -62,12 +57,9 @@ class LRConsistency(ImageMetric):
         color: Literal["y", "rgb"] = "y",
         border: int = 0,
         round_8bit: bool = True,
-        every_n: int = 1,
-        limit: int | None = None,
-        label: str | None = None,
-        control: bool = False,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(every_n, limit, label, control)
+        super().__init__(**kwargs)
         if color not in ("y", "rgb"):
             raise ValueError(f"`color` of LRConsistency is {color!r}; expected 'y' or 'rgb'")
         if border < 0:
@@ -122,11 +114,6 @@ class Lattice(ImageMetric):
 
     Args:
         period: Period of the lattice in pixels: the factor of the decoder.
-        every_n: In ``fit``, compute at the first validation and at every n-th after it.
-        limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, if one metric is used twice (say, for two periods).
-        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
-            results.
 
     Raises:
         ValueError: If ``period`` is below 2.
@@ -136,15 +123,8 @@ class Lattice(ImageMetric):
     higher_is_better = False
     needs_hr = False
 
-    def __init__(
-        self,
-        period: int = 8,
-        every_n: int = 1,
-        limit: int | None = None,
-        label: str | None = None,
-        control: bool = False,
-    ) -> None:
-        super().__init__(every_n, limit, label, control)
+    def __init__(self, period: int = 8, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         if period < 2:
             raise ValueError(f"`period` of Lattice is {period}; expected 2 pixels or more")
         self.period = period
@@ -333,13 +313,6 @@ class Memorised(SetMetric):
             by ``python -m callbacks.metrics.sets IMAGES
             --metric callbacks.Memorised --set training=none``.
         side: Pixels of a thumbnail's side.
-        every_n: In ``fit``, compute at the first validation and at every n-th after it.
-        limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, if one metric is used twice.
-        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
-            results.
-        reference: What the outputs are compared with instead of their HR images, a folder of
-            images or a file as for ``training``; of images that were not trained on.
 
     Raises:
         ValueError: If ``side`` is below 1.
@@ -351,17 +324,8 @@ class Memorised(SetMetric):
     enough = 100
     remark = "noisy"
 
-    def __init__(
-        self,
-        training: str,
-        side: int = 16,
-        every_n: int = 1,
-        limit: int | None = None,
-        label: str | None = None,
-        control: bool = False,
-        reference: str | None = None,
-    ) -> None:
-        super().__init__(every_n, limit, label, control, reference)
+    def __init__(self, training: str, side: int = 16, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         if side < 1:
             raise ValueError(f"`side` of Memorised is {side}; it must be at least 1")
         self.training, self.side = training, side
@@ -467,13 +431,6 @@ class Repetition(SetMetric):
     Args:
         base: Side of the images that the generator was trained for, in pixels; the shorter one if
             they are not square.
-        every_n: In ``fit``, compute at the first validation and at every n-th after it.
-        limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, if one metric is used twice.
-        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
-            results.
-        reference: Compare the outputs with these instead of their HR images: a folder of
-            images, or a file made by ``python -m callbacks.metrics.sets``.
 
     Raises:
         ValueError: If ``base`` is below 16.
@@ -484,16 +441,8 @@ class Repetition(SetMetric):
     enough = 100
     remark = "noisy"
 
-    def __init__(
-        self,
-        base: int,
-        every_n: int = 1,
-        limit: int | None = None,
-        label: str | None = None,
-        control: bool = False,
-        reference: str | None = None,
-    ) -> None:
-        super().__init__(every_n, limit, label, control, reference)
+    def __init__(self, base: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         if base < SIDE:
             raise ValueError(f"`base` of Repetition is {base}; it must be at least {SIDE} pixels")
         self.base = base

@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -48,29 +48,15 @@ class InceptionMetric(SetMetric):
             papers), or ``torchmetrics`` (antialiased bilinear). Their numbers differ and must not
             be compared with one another.
         strict_weights: Stop the run if the weights are missing; otherwise the metric is off.
-        every_n: In ``fit``, compute at the first validation and at every n-th after it.
-        limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, if one metric is used twice (say, for two presets).
-        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
-            results.
-        reference: Compare the outputs with these instead of their HR images: a folder of
-            images, or a file made by ``python -m callbacks.metrics.sets``.
 
     Raises:
         ValueError: If the preset is unknown.
     """
 
     def __init__(
-        self,
-        preset: Preset = "clean-fid",
-        strict_weights: bool = False,
-        every_n: int = 1,
-        limit: int | None = None,
-        label: str | None = None,
-        control: bool = False,
-        reference: str | None = None,
+        self, preset: Preset = "clean-fid", strict_weights: bool = False, **kwargs: Any
     ) -> None:
-        super().__init__(every_n, limit, label, control, reference)
+        super().__init__(**kwargs)
         if preset not in PREPARATIONS:
             known = ", ".join(map(repr, PREPARATIONS))
             raise ValueError(
@@ -224,13 +210,6 @@ class FID(InceptionMetric):
             papers), or ``torchmetrics`` (antialiased bilinear). Their numbers differ and must not
             be compared with one another.
         strict_weights: Stop the run if the weights are missing; otherwise the metric is off.
-        every_n: In ``fit``, compute at the first validation and at every n-th after it.
-        limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, if one metric is used twice (say, for two presets).
-        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
-            results.
-        reference: Compare the outputs with these instead of their HR images: a folder of
-            images, or a file made by ``python -m callbacks.metrics.sets``.
     """
 
     name = "fid"
@@ -294,14 +273,6 @@ class KID(InceptionMetric):
         subsets: Number of subsets.
         subset_size: Images in each, at most. If there are no more images than that, all are used,
             once.
-        strict_weights: Stop the run if the weights are missing; otherwise the metric is off.
-        every_n: In ``fit``, compute at the first validation and at every n-th after it.
-        limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, if one metric is used twice (say, for two presets).
-        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
-            results.
-        reference: Compare the outputs with these instead of their HR images: a folder of
-            images, or a file made by ``python -m callbacks.metrics.sets``.
 
     Raises:
         ValueError: If ``subsets`` is below 1 or ``subset_size`` below 2.
@@ -315,14 +286,9 @@ class KID(InceptionMetric):
         preset: Preset = "clean-fid",
         subsets: int = 100,
         subset_size: int = 1000,
-        strict_weights: bool = False,
-        every_n: int = 1,
-        limit: int | None = None,
-        label: str | None = None,
-        control: bool = False,
-        reference: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(preset, strict_weights, every_n, limit, label, control, reference)
+        super().__init__(preset, **kwargs)
         for key, value, least in (("subsets", subsets, 1), ("subset_size", subset_size, 2)):
             if value < least:
                 raise ValueError(f"`{key}` of KID is {value}; it must be at least {least}")
@@ -407,13 +373,6 @@ class KIDThumb(SetMetric):
         subsets: Number of random subsets to average over.
         subset_size: Images in each, at most. If there are no more images than that, all are used,
             once.
-        every_n: In ``fit``, compute at the first validation and at every n-th after it.
-        limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, if one metric is used twice.
-        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
-            results.
-        reference: Compare the outputs with these instead of their HR images: a folder of
-            images, or a file made by ``python -m callbacks.metrics.sets``.
 
     Raises:
         ValueError: If a value is out of range.
@@ -424,17 +383,9 @@ class KIDThumb(SetMetric):
     remark = "noisy"
 
     def __init__(
-        self,
-        side: int = 8,
-        subsets: int = 100,
-        subset_size: int = 1000,
-        every_n: int = 1,
-        limit: int | None = None,
-        label: str | None = None,
-        control: bool = False,
-        reference: str | None = None,
+        self, side: int = 8, subsets: int = 100, subset_size: int = 1000, **kwargs: Any
     ) -> None:
-        super().__init__(every_n, limit, label, control, reference)
+        super().__init__(**kwargs)
         arguments = (("side", side, 1), ("subsets", subsets, 1), ("subset_size", subset_size, 2))
         for key, value, least in arguments:
             if value < least:
@@ -479,37 +430,13 @@ class PatchMetric(InceptionMetric):
 
     Args:
         crops: Crops of 299x299 pixels from each image.
-        strict_weights: Stop the run if the weights are missing; otherwise the metric is off.
-        every_n: In ``fit``, compute at the first validation and at every n-th after it.
-        limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, if one metric is used twice.
-        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
-            results.
-        reference: Compare the outputs with these instead of their HR images: a folder of
-            images, or a file made by ``python -m callbacks.metrics.sets``.
 
     Raises:
         ValueError: If ``crops`` is below 1.
     """
 
-    def __init__(
-        self,
-        crops: int = 3,
-        strict_weights: bool = False,
-        every_n: int = 1,
-        limit: int | None = None,
-        label: str | None = None,
-        control: bool = False,
-        reference: str | None = None,
-    ) -> None:
-        super().__init__(
-            strict_weights=strict_weights,
-            every_n=every_n,
-            limit=limit,
-            label=label,
-            control=control,
-            reference=reference,
-        )
+    def __init__(self, crops: int = 3, **kwargs: Any) -> None:
+        super().__init__(preset="clean-fid", **kwargs)  # crops are not resized: no choice
         if crops < 1:
             raise ValueError(f"`crops` of {type(self).__name__} is {crops}; it must be at least 1")
         self.crops = crops
@@ -551,14 +478,6 @@ class PatchFID(PatchMetric):
 
     Args:
         crops: Crops of 299x299 pixels from each image.
-        strict_weights: Stop the run if the weights are missing; otherwise the metric is off.
-        every_n: In ``fit``, compute at the first validation and at every n-th after it.
-        limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, if one metric is used twice.
-        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
-            results.
-        reference: Compare the outputs with these instead of their HR images: a folder of
-            images, or a file made by ``python -m callbacks.metrics.sets``.
     """
 
     name = "pfid"
@@ -577,14 +496,6 @@ class PatchKID(PatchMetric):
 
     Args:
         crops: Crops of 299x299 pixels from each image.
-        strict_weights: Stop the run if the weights are missing; otherwise the metric is off.
-        every_n: In ``fit``, compute at the first validation and at every n-th after it.
-        limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, if one metric is used twice.
-        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
-            results.
-        reference: Compare the outputs with these instead of their HR images: a folder of
-            images, or a file made by ``python -m callbacks.metrics.sets``.
     """
 
     name = "pkid"

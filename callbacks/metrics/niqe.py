@@ -19,7 +19,7 @@ import math
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -327,11 +327,6 @@ class NIQE(ImageMetric):
         model: Statistics of good photographs: ``niqe-pristine``, those of the authors, or a file
             made by ``python -m callbacks.metrics.niqe fit``.
         strict_weights: Stop the run if the model is missing; otherwise the metric is off.
-        every_n: In ``fit``, compute at the first validation and at every n-th after it.
-        limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, if one metric is used twice (say, with two models).
-        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
-            results.
 
     Raises:
         ValueError: If a value is out of range, or a model that is neither a name nor a file.
@@ -348,12 +343,9 @@ class NIQE(ImageMetric):
         round_8bit: bool = True,
         model: str = PRISTINE,
         strict_weights: bool = False,
-        every_n: int = 1,
-        limit: int | None = None,
-        label: str | None = None,
-        control: bool = False,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(every_n, limit, label, control)
+        super().__init__(**kwargs)
         if color not in ("y", "yiq"):
             raise ValueError(f"`color` of NIQE is {color!r}; expected 'y' or 'yiq'")
         if border != "scale" and border < 0:

@@ -213,11 +213,6 @@ class LPIPS(ImageMetric):
         cache: Megabytes for kept features of references; 0 keeps none.
         strict_weights: Stop the run if the network's weights are missing; otherwise the metric is
             off.
-        every_n: In ``fit``, compute at the first validation and at every n-th after it.
-        limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, if one metric is used twice (say, with two networks).
-        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
-            results.
 
     Raises:
         ValueError: If a value is out of range.
@@ -233,12 +228,9 @@ class LPIPS(ImageMetric):
         round_8bit: bool = True,
         cache: int = 1024,
         strict_weights: bool = False,
-        every_n: int = 1,
-        limit: int | None = None,
-        label: str | None = None,
-        control: bool = False,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(every_n, limit, label, control)
+        super().__init__(**kwargs)
         if net not in NETS:
             raise ValueError(f"`net` of LPIPS is {net!r}; expected one of {', '.join(NETS)}")
         for key, value in (("border", border), ("cache", cache)):
@@ -324,26 +316,15 @@ class DISTS(ImageMetric):
     Args:
         round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
         strict_weights: Stop the run if VGG-16's weights are missing; otherwise the metric is off.
-        every_n: In ``fit``, compute at the first validation and at every n-th after it.
-        limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results.
-        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
-            results.
     """
 
     name = "dists"
     higher_is_better = False
 
     def __init__(
-        self,
-        round_8bit: bool = True,
-        strict_weights: bool = False,
-        every_n: int = 1,
-        limit: int | None = None,
-        label: str | None = None,
-        control: bool = False,
+        self, round_8bit: bool = True, strict_weights: bool = False, **kwargs: Any
     ) -> None:
-        super().__init__(every_n, limit, label, control)
+        super().__init__(**kwargs)
         self.round_8bit, self.strict_weights = round_8bit, strict_weights
         self.network: nn.Module | None = None
         self.sha256: str | None = None

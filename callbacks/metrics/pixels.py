@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -35,11 +35,6 @@ class PixelMetric(ImageMetric):
         border: Pixels cut off at each side before comparing; ``scale`` cuts as many as the scale,
             rounded up, ``scale+6`` six more (as tables of DIV2K in RGB have it).
         round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
-        every_n: In ``fit``, compute at the first validation and at every n-th after it.
-        limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, if one metric is used twice (say, on Y and on RGB).
-        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
-            results.
 
     Raises:
         ValueError: If a value is out of range.
@@ -50,12 +45,9 @@ class PixelMetric(ImageMetric):
         color: Literal["y", "rgb"] = "y",
         border: int | Literal["scale", "scale+6"] = "scale",
         round_8bit: bool = True,
-        every_n: int = 1,
-        limit: int | None = None,
-        label: str | None = None,
-        control: bool = False,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(every_n, limit, label, control)
+        super().__init__(**kwargs)
         kind = type(self).__name__
         if color not in ("y", "rgb"):
             raise ValueError(f"`color` of {kind} is {color!r}; expected 'y' or 'rgb'")
@@ -138,11 +130,6 @@ class PSNR(PixelMetric):
         border: Pixels cut off at each side before comparing; ``scale`` cuts as many as the scale,
             rounded up, ``scale+6`` six more (as tables of DIV2K in RGB have it).
         round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
-        every_n: In ``fit``, compute at the first validation and at every n-th after it.
-        limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, if one metric is used twice (say, on Y and on RGB).
-        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
-            results.
     """
 
     name = "psnr"
@@ -182,11 +169,6 @@ class SSIM(PixelMetric):
         border: Pixels cut off at each side before comparing; ``scale`` cuts as many as the scale,
             rounded up, ``scale+6`` six more (as tables of DIV2K in RGB have it).
         round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
-        every_n: In ``fit``, compute at the first validation and at every n-th after it.
-        limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, if one metric is used twice (say, on Y and on RGB).
-        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
-            results.
     """
 
     name = "ssim"
@@ -268,11 +250,6 @@ class MSSSIM(PixelMetric):
         border: Pixels cut off at each side before comparing; ``scale`` cuts as many as the scale,
             rounded up, ``scale+6`` six more (as tables of DIV2K in RGB have it).
         round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
-        every_n: In ``fit``, compute at the first validation and at every n-th after it.
-        limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, if one metric is used twice (say, on Y and on RGB).
-        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
-            results.
     """
 
     name = "ms_ssim"

@@ -523,11 +523,6 @@ class SetMetric(Metric):
     processes nor on the order; there the distance is computed in float64.
 
     Args:
-        every_n: In ``fit``, compute at the first validation and at every n-th after it.
-        limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, if one metric is used twice.
-        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
-            results.
         reference: Compare the outputs with these instead of their HR images: a folder of
             images, or a file made by ``python -m callbacks.metrics.sets``.
     """
@@ -537,15 +532,8 @@ class SetMetric(Metric):
     enough = 0  # images needed for a number without a remark
     remark = ""  # what the remark adds
 
-    def __init__(
-        self,
-        every_n: int = 1,
-        limit: int | None = None,
-        label: str | None = None,
-        control: bool = False,
-        reference: str | None = None,
-    ) -> None:
-        super().__init__(every_n, limit, label, control)
+    def __init__(self, reference: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.reference, self.needs_hr = reference, reference is None
         self._reference: Reference | None = None  # on the first process only, which compares
         self._known: dict[bytes, NDArray[Any]] = {}  # features of references seen before, ...

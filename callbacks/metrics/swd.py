@@ -7,7 +7,7 @@ not normalised by the set, because the strength of detail matters in super-resol
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -45,13 +45,6 @@ class SWD(SetMetric):
         patches: Patches of each image and level; fewer for sets of thousands of images, since
             all are kept until the end (0.3 MB an image with the defaults).
         directions: Random directions.
-        every_n: In ``fit``, compute at the first validation and at every n-th after it.
-        limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, if one metric is used twice.
-        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
-            results.
-        reference: Compare the outputs with these instead of their HR images: a folder of
-            images, or a file made by ``python -m callbacks.metrics.sets``.
 
     Raises:
         ValueError: If a value is out of range.
@@ -66,13 +59,9 @@ class SWD(SetMetric):
         levels: int = 3,
         patches: int = 512,
         directions: int = 128,
-        every_n: int = 1,
-        limit: int | None = None,
-        label: str | None = None,
-        control: bool = False,
-        reference: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(every_n, limit, label, control, reference)
+        super().__init__(**kwargs)
         if color not in ("y", "rgb"):
             raise ValueError(f"`color` of SWD is {color!r}; expected 'y' or 'rgb'")
         counts = {"levels": levels, "patches": patches, "directions": directions}

@@ -70,7 +70,7 @@ class VideoMetric(SetMetric):
         limit: int | None = None,
         label: str | None = None,
     ) -> None:
-        super().__init__(every_n, limit, label)
+        super().__init__(every_n=every_n, limit=limit, label=label)
         if frames < 1:
             raise ValueError(
                 f"`frames` of {type(self).__name__} is {frames}; it must be at least 1"
@@ -240,7 +240,7 @@ class Flicker(SetMetric):
     def __init__(
         self, every_n: int = 1, limit: int | None = None, label: str | None = None
     ) -> None:
-        super().__init__(every_n, limit, label)
+        super().__init__(every_n=every_n, limit=limit, label=label)
 
     def protocol(self) -> MetricProtocol:
         """Return implementation, colour, rounding, flow and border."""
@@ -321,13 +321,6 @@ class FrameSWD(SWD):
         patches: Patches of each image and level; fewer for sets of thousands of images, since
             all are kept until the end (0.3 MB an image with the defaults).
         directions: Random directions.
-        every_n: In ``fit``, compute at the first validation and at every n-th after it.
-        limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, if one metric is used twice.
-        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
-            results.
-        reference: Compare the outputs with these instead of their HR images: a folder of
-            images, or a file made by ``python -m callbacks.metrics.sets``.
     """
 
     name = "frame_swd"
@@ -354,13 +347,6 @@ class FrameKIDThumb(KIDThumb):
         subsets: Number of random subsets to average over.
         subset_size: Images in each, at most. If there are no more images than that, all are used,
             once.
-        every_n: In ``fit``, compute at the first validation and at every n-th after it.
-        limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, if one metric is used twice.
-        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
-            results.
-        reference: Compare the outputs with these instead of their HR images: a folder of
-            images, or a file made by ``python -m callbacks.metrics.sets``.
     """
 
     name = "frame_kid_thumb"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,7 +11,7 @@ from torch import Tensor
 from degradations.base import Canvas, Stage, check_probability, check_range, check_scale
 from degradations.compose import OneOf, Shuffled, Sometimes, Stages, check_probabilities
 from degradations.draws import Booleans, Draws, Floats, Integers, Params
-from degradations.pipeline import Executor, Pipeline
+from degradations.pipeline import Pipeline
 from degradations.recipes.second_order import ToLR
 from degradations.stages.blur import KernelStage, check_sizes, normalized, squared_distance
 from degradations.stages.camera import Camera
@@ -254,9 +256,6 @@ class BSRGAN(Pipeline):
         jpeg: Probability of the shuffled JPEG.
         jpeg_quality: Range of the quality of both JPEGs.
         camera: Probability of the camera.
-        quantize: Round the LR to 8 bits, like an 8-bit file.
-        executor: As in `Pipeline`.
-        compile: As in `Pipeline`.
 
     Source: Zhang et al., "Designing a Practical Degradation Model for Deep Blind Image
     Super-Resolution" (ICCV 2021; arXiv 2103.14006).
@@ -271,9 +270,7 @@ class BSRGAN(Pipeline):
         jpeg: float = 0.9,
         jpeg_quality: tuple[int, int] = (30, 95),
         camera: float = 0.25,
-        quantize: bool = True,
-        executor: Executor = "auto",
-        compile: bool = False,
+        **kwargs: Any,
     ) -> None:
         s = check_scale(scale)
         for name, share in (("halve", halve), ("jpeg", jpeg), ("camera", camera)):
@@ -302,7 +299,7 @@ class BSRGAN(Pipeline):
         }
         if s != 4.0:
             del stages["halve"]
-        super().__init__(scale, stages, quantize=quantize, executor=executor, compile=compile)
+        super().__init__(scale, stages, **kwargs)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw one entry per stage; halved images have the ranges of x2."""

@@ -264,9 +264,6 @@ class SecondOrder(Pipeline):
             is drawn per image, as in the released code.
         pool: Number of pairs of earlier batches, per process, that training exchanges with its own
             (released code: 180); 0 for no pool.
-        quantize: Round the LR to 8 bits, like an 8-bit file.
-        executor: As in `Pipeline`.
-        compile: As in `Pipeline`.
 
     Raises:
         ValueError: A range or probability is invalid; the message names it.
@@ -289,11 +286,8 @@ class SecondOrder(Pipeline):
         final_kernel_size: tuple[int, int] = (7, 21),
         faithful: bool = False,
         pool: int = 0,
-        quantize: bool = True,
-        executor: Executor = "auto",
-        compile: bool = False,
+        **kwargs: Any,
     ) -> None:
-        # Checked first, or the stages would report a wrong scale.
         divisor = check_scale(scale)
         check_probability(second_p, "second_p")
         check_probability(final_sinc, "final_sinc")
@@ -315,7 +309,7 @@ class SecondOrder(Pipeline):
             cutoff=(math.pi / 3, math.pi),
             quality=final_jpeg_quality,
         )
-        super().__init__(scale, stages, quantize=quantize, executor=executor, compile=compile)
+        super().__init__(scale, stages, **kwargs)
         self.second_p, self.faithful, self.pool = float(second_p), faithful, check_pool(pool)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
@@ -381,9 +375,6 @@ class RealESRGAN(SecondOrder):
             is drawn per image, as in the released code.
         pool: Number of pairs of earlier batches, per process, that training exchanges with its own
             (released code: 180); 0 for no pool.
-        quantize: Round the LR to 8 bits, like an 8-bit file.
-        executor: As in `Pipeline`.
-        compile: As in `Pipeline`.
 
     Source: Wang et al., "Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure
     Synthetic Data" (ICCVW 2021; arXiv 2107.10833), options train_realesrgan_x4plus.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 
 from degradations.base import Stage, check_probability, check_range, check_scale
 from degradations.compose import OneOf, Sometimes, check_probabilities
 from degradations.draws import Draws, Params
-from degradations.pipeline import Executor, Pipeline
+from degradations.pipeline import Pipeline
 from degradations.recipes.second_order import ToLR
 from degradations.stages.blur import Blur, DefocusBlur, MotionBlur
 from degradations.stages.camera import Camera
@@ -45,9 +46,6 @@ class Web(Pipeline):
         quality: Range of the quality of the uploads' codecs.
         webp: Probability of WebP for each upload; JPEG otherwise.
         chroma: Probability that a JPEG has chroma of half the resolution (4:2:0).
-        quantize: Round the LR to 8 bits, like an 8-bit file.
-        executor: As in `Pipeline`.
-        compile: As in `Pipeline`.
 
     Raises:
         ValueError: A range or probability is invalid, or the installed Pillow lacks WebP.
@@ -64,9 +62,7 @@ class Web(Pipeline):
         quality: tuple[int, int] = (40, 92),
         webp: float = 0.25,
         chroma: float = 0.85,
-        quantize: bool = True,
-        executor: Executor = "auto",
-        compile: bool = False,
+        **kwargs: Any,
     ) -> None:
         s = check_scale(scale)
         low, high = check_range(sizes, "sizes", low=0.0)
@@ -91,7 +87,7 @@ class Web(Pipeline):
                 stages[f"resize{number}"] = Sometimes(resize, p)
                 stages[f"codec{number}"] = Sometimes(codec(), p)
         stages["to_lr"], stages["codec"] = ToLR(s, modes, antialias=True), codec()
-        super().__init__(scale, stages, quantize=quantize, executor=executor, compile=compile)
+        super().__init__(scale, stages, **kwargs)
         self.uploads = probabilities
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
@@ -127,9 +123,6 @@ class Photograph(Pipeline):
         sharpening_p: Probability of sharpening.
         quality: Range of the JPEG quality.
         chroma: Probability that the JPEG has chroma of half the resolution (4:2:0).
-        quantize: Round the LR to 8 bits, like an 8-bit file.
-        executor: As in `Pipeline`.
-        compile: As in `Pipeline`.
 
     Raises:
         ValueError: A range or probability is invalid.
@@ -152,9 +145,7 @@ class Photograph(Pipeline):
         sharpening_p: float = 0.5,
         quality: tuple[int, int] = (70, 98),
         chroma: float = 0.7,
-        quantize: bool = True,
-        executor: Executor = "auto",
-        compile: bool = False,
+        **kwargs: Any,
     ) -> None:
         s = check_scale(scale)
         sigma = _times(s, check_range(lens, "lens", low=0.01))
@@ -180,7 +171,7 @@ class Photograph(Pipeline):
             "usm": Sometimes(USM(weight=sharpening, radius=5, threshold=1.0), sharpening_p),
             "jpeg": JPEG(quality, {"4:2:0": chroma, "4:4:4": 1.0 - chroma}),
         }
-        super().__init__(scale, stages, quantize=quantize, executor=executor, compile=compile)
+        super().__init__(scale, stages, **kwargs)
 
 
 def _times(scale: float, values: tuple[float, float]) -> tuple[float, float]:
