@@ -46,7 +46,7 @@ def write_report(
 
 
 def device() -> str:
-    """What commands take if they are not told: ``cuda`` where there is one, else ``cpu``."""
+    """Return the default device of commands: ``cuda`` if there is one, else ``cpu``."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -160,7 +160,7 @@ def evaluated_datasets(trainer: Trainer) -> list[Any]:
         if missing:
             raise TypeError(
                 f"the dataset {type(dataset).__name__} has no {', '.join(missing)}, by which "
-                "numbers are told apart; evaluate through datamodules.SRDataModule, or give "
+                "numbers are distinguished; evaluate through datamodules.SRDataModule, or give "
                 "the dataset these attributes"
             )
     return datasets

@@ -82,7 +82,7 @@ class Squares(Dataset[list[dict[str, Any]]]):
     Args:
         source: The prepared source.
         options: Options of the command.
-        unit: Pixels of which the sides are a multiple.
+        unit: The sides are multiples of this many HR pixels.
         seed: Seed of the run.
     """
 
@@ -182,7 +182,7 @@ SILENCE = 60  # seconds between two lines of a log without a progress bar
 
 
 def unit_of(model: Any) -> int:
-    """Return the HR pixels of which sides are a multiple: whole latents, and whole LR pixels."""
+    """Return the HR pixels that sides must be a multiple of: whole latents, and whole LR pixels."""
     return int(np.lcm(model.space.factor, int(model.scale) if model.scale % 1 == 0 else 1))
 
 

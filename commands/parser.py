@@ -326,9 +326,6 @@ class Parser(HookedParser):
             _check_links(part)
 
 
-_SUBCLASSES = r"known subclasses:\s+([\w.]+(?:,\s+[\w.]+)*)"
-
-
 def _shorten(match: re.Match[str]) -> str:
     return match[0] if match[1].count(",") < MOST_LISTED else "any subclass by its class path"
 

@@ -136,12 +136,13 @@ def _truncated(name: bytes, content: bytes) -> bytes | None:
     elif name == b"iTXt" and rest[:1] == b"\1":
         packed, plain = rest[2:].split(b"\0", 2)[-1], b"iTXt" + key + bytes(5)
     else:  # not compressed
-        return _chunk(name + content[:MAX_METADATA]) if len(content) > MAX_METADATA else None
+        return png_chunk(name + content[:MAX_METADATA]) if len(content) > MAX_METADATA else None
     found = _expanded(packed) if len(packed) * EXPANSION > MAX_TEXT else b""
-    return _chunk(plain + found[:MAX_METADATA]) if len(found) > MAX_TEXT else None
+    return png_chunk(plain + found[:MAX_METADATA]) if len(found) > MAX_TEXT else None
 
 
-def _chunk(body: bytes) -> bytes:
+def png_chunk(body: bytes) -> bytes:
+    """Return a chunk of a PNG from its name and content: with its length and checksum."""
     return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
 
 

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 import torch.distributed as dist
 from lightning.pytorch.cli import OptimizerCallable, ReduceLROnPlateau
-from lightning.pytorch.core.optimizer import do_nothing_closure
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from lightning_modules.base import SuperResolver, adam
+from lightning_modules.lightning_internals import uncounted
 from lightning_modules.optimisation import optimizer_of
 
 if TYPE_CHECKING:
@@ -115,8 +115,8 @@ class Adversarial(SuperResolver):
         optimizers = self.optimizers()
         optimizer = cast(Any, optimizers[index] if isinstance(optimizers, list) else optimizers)
         self._average(optimizer.optimizer)
-        if index == SECOND:  # not counted as a step; Lightning resets both hooks in each batch
-            optimizer._on_before_step = optimizer._on_after_step = do_nothing_closure
+        if index == SECOND:
+            uncounted(optimizer)
         before = self.trainer.global_step
         optimizer.step()
         optimizer.zero_grad()

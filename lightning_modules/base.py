@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from degradations.draws import seed_of
 from files.class_path import class_path
+from lightning_modules.lightning_internals import writes_step
 from lightning_modules.noise import Noise, PlacedNoise
 from lightning_modules.optimisation import (
     check_length,
@@ -188,7 +189,7 @@ class ImageModel(LightningModule, ABC):
         if trainer is not None:
             # The first batch: errors appear early. The last: callbacks read it after the epoch.
             first_or_last = batch_idx == 0 or trainer.is_last_batch
-            self._logs_batch = first_or_last or _writes_step(trainer)
+            self._logs_batch = first_or_last or writes_step(trainer)
             self._in_batch = True
 
     def on_validation_start(self) -> None:
@@ -266,7 +267,7 @@ class ImageModel(LightningModule, ABC):
         state = self._needed(state, own)
         trained = set(self.checkpoint_keys())
         missing = [k for k in own if k not in state and (k in trained or not weights.model)]
-        if weights.model:  # parts that only training needs may be missing; they start anew
+        if weights.model:  # parts that only training needs may be missing; they start untrained
             missing = [k for k in missing if not k.startswith(self.training_only)]
         check_tensors(path, own, state, missing, lambda: self._explained(state))
         check_numbers(str(path), state)
@@ -378,12 +379,6 @@ class ImageModel(LightningModule, ABC):
         missing = [k for k in self.checkpoint_keys() if k not in state]
         check_tensors("the checkpoint", own, state, missing, lambda: self._explained(state))
         checkpoint["state_dict"] = {**own, **state}
-
-
-def _writes_step(trainer: Any) -> bool:
-    # Lightning's own condition. No public counter equals its count of steps with accumulation, two
-    # optimisers, skipped updates, and resumed runs with another accumulation.
-    return bool(trainer.fast_dev_run or trainer._logger_connector.should_update_logs)
 
 
 def _around(name: str) -> list[str]:

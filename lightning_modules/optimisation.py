@@ -14,6 +14,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 from torch.optim.lr_scheduler import ReduceLROnPlateau as TorchReduceLROnPlateau
 
+from lightning_modules.lightning_internals import measured_now
+
 VALIDATED = "val/"  # prefix of validation metrics
 NEVER = 2**62  # epochs between two steps by Lightning itself
 
@@ -67,7 +69,7 @@ def step_plateaus(trainer: Trainer) -> None:
     """
     if trainer.sanity_checking or trainer.state.fn != "fit":
         return
-    measured = trainer._logger_connector.metrics["callback"]  # only of this validation
+    measured = measured_now(trainer)
     for monitor, scheduler in _watched(trainer).items():
         if monitor in measured:
             trainer.lightning_module.lr_scheduler_step(scheduler, _rankable(measured[monitor]))

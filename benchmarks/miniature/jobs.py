@@ -110,7 +110,7 @@ def run_jobs(jobs: Sequence[Job], at_once: int, show: Callable[[str], None]) -> 
     Args:
         jobs: All, each after those that it needs.
         at_once: How many beside one another, each with one thread or what OMP_NUM_THREADS says.
-        show: Is told, in one line, what is done and what runs.
+        show: Receives one line about what is done and what runs.
 
     Raises:
         ValueError: A job comes before one that it needs, or that is not there.

@@ -113,7 +113,7 @@ def soak(
                 whole.look()
 
             harmed.watch = watch
-            told = _disturb(harmed, Faults(harmed, ours, steps, seed, seconds), faults, bar)
+            recorded = _disturb(harmed, Faults(harmed, ours, steps, seed, seconds), faults, bar)
         _through(whole, steps, "undisturbed")
         minutes = (time.monotonic() - began) / 60
         warm, settled = min(WARM, 60 * minutes / 20), min(SETTLED, 60 * minutes / 8)
@@ -124,13 +124,13 @@ def soak(
             "a disk of its own": small,
             "same": compare(harmed.folder, whole.folder),
             "final checkpoint is bit-equal": _same_end(harmed, whole),
-            "faults": by_kind(told),
+            "faults": by_kind(recorded),
             "growth an hour": slopes(harmed.usage, whole.usage, warm, settled),
             "open files by what they are": {
                 "undisturbed": kinds_of(whole.usage, warm),
                 "disturbed": kinds_of(harmed.usage, warm),
             },
-            "log": told,
+            "log": recorded,
         }
     return {**results, "what is wrong": verdict(results)}
 
@@ -142,7 +142,7 @@ def _disturb(run: Run, faults: Faults, planned: list[Fault], bar: Any) -> list[d
     faults.say = bar.write
     faults.happen(planned)
     faults.finish()
-    return faults.told
+    return faults.recorded
 
 
 def _through(run: Run, steps: int, name: str) -> None:

@@ -85,7 +85,7 @@ class Faults:
     ) -> None:
         self.run, self.server, self.steps, self.seconds = run, server, steps, seconds
         self.chance = random.Random(seed)
-        self.told: list[dict[str, Any]] = []
+        self.recorded: list[dict[str, Any]] = []
         self.say: Callable[[str], object] = lambda line: None
         self._began = time.monotonic()
 
@@ -111,7 +111,7 @@ class Faults:
     def _again(self, kind: str, fault: Callable[[], dict[str, Any] | None] | None) -> None:
         """Do it, see what became of the run, and start it again if it has ended."""
         line: dict[str, Any] = {"kind": kind, "minute": self._minute(), "at batch": self.run.place}
-        if fault is None and self.told and self.told[-1]["at batch"] >= line["at batch"]:
+        if fault is None and self.recorded and self.recorded[-1]["at batch"] >= line["at batch"]:
             raise RuntimeError(f"the run ends at the same batch again:\n{self.run.said()}")
         self.server.requests.clear()
         if fault is not None:
@@ -130,7 +130,7 @@ class Faults:
             _, now, own, *_ = self.run.board.read()
             line["batches lost"] = reached - (now - own)
             line["seconds until it trains"] = round(time.monotonic() - over, 1)
-        self.told.append(line)
+        self.recorded.append(line)
         self.say(", ".join(f"{name} {value}" for name, value in line.items()))
 
     def _minute(self) -> float:

@@ -221,11 +221,11 @@ def slopes(
 
 
 # ------------------------------------------------------------------------------------- its summary
-def by_kind(told: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def by_kind(recorded: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Of each kind of fault: how many, the statuses, and how long it took to train again."""
     kinds: dict[str, dict[str, Any]] = {}
     for kind in (*KINDS, "nothing"):
-        lines = [line for line in told if line["kind"] == kind]
+        lines = [line for line in recorded if line["kind"] == kind]
         if not lines:
             continue
         waited = [s for line in lines if (s := line.get("seconds until it trains")) is not None]

@@ -95,13 +95,13 @@ class Parts:
 def uncached(parts: Parts, known: list[Tensor]) -> list[Tensor]:
     """As ``next_scale.sample``, with all tokens so far at each scale that is not known."""
     codes, scales, inputs = list(known), parts.scales, list[Tensor]()
-    told, noise = parts.network.encode_text(parts.text), parts.noise()
+    encoded, noise = parts.network.encode_text(parts.text), parts.noise()
     total: Tensor | float = 0.0
     for number, size in enumerate(scales.latents[1:], 1):
         total = total + enlarged(codes[number - 1], scales.latents[-1])
         inputs.append(to_tokens(shrunk(total, size, "area"), scales.patch))
         if number >= len(known):
-            logits = parts.network(torch.cat(inputs, 1), scales, told)
+            logits = parts.network(torch.cat(inputs, 1), scales, encoded)
             h, w = scales.grids[number]
             codes.append(drawn_code(logits[:, -h * w :], noise, (h, w), scales.patch, Bitwise()))
     return codes
@@ -130,10 +130,10 @@ def cache_bytes(parts: Parts) -> dict[str, int]:
     """Of keys and values of all tokens: by how much what is in use grew, and by formula."""
     device = parts.lr.device
     shape = (1, parts.scales.tokens - 1, parts.network.bits)
-    inputs, told = torch.zeros(shape, device=device), parts.network.encode_text(parts.text)
-    parts.network(inputs, parts.scales, told, 0, Cache(parts.scales.tokens))  # libraries' own
+    inputs, encoded = torch.zeros(shape, device=device), parts.network.encode_text(parts.text)
+    parts.network(inputs, parts.scales, encoded, 0, Cache(parts.scales.tokens))  # libraries' own
     before, cache = held(device), Cache(parts.scales.tokens)
-    parts.network(inputs, parts.scales, told, 0, cache)
+    parts.network(inputs, parts.scales, encoded, 0, cache)
     grown = held(device) - before
     size = 2 if torch.is_autocast_enabled(device.type) else 4
     formula = 2 * len(parts.network.blocks) * parts.network.width * parts.scales.tokens * size

@@ -34,6 +34,7 @@ from files.owned import (
     whole_folder,
     write_whole,
 )
+from files.png_text import png_chunk
 
 Format = Literal["png", "jpg", "webp", "tiff"]
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
@@ -248,14 +249,10 @@ def _png_16(pixels: Pixels, icc: bytes | None, exif: bytes | None) -> bytes:
         raise ValueError(f"OpenCV cannot encode {pixels.shape} {pixels.dtype} as PNG")
     data, chunks = encoded.tobytes(), b""
     if icc:
-        chunks += _chunk(b"iCCP" + b"icc\0\0" + zlib.compress(icc))
+        chunks += png_chunk(b"iCCP" + b"icc\0\0" + zlib.compress(icc))
     if exif:
-        chunks += _chunk(b"eXIf" + exif.removeprefix(EXIF_START))
+        chunks += png_chunk(b"eXIf" + exif.removeprefix(EXIF_START))
     return data[:PNG_HEADER] + chunks + data[PNG_HEADER:]
-
-
-def _chunk(body: bytes) -> bytes:
-    return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
 
 
 def _tiff_16(pixels: Pixels, icc: bytes | None) -> bytes:

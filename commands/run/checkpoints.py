@@ -1,7 +1,7 @@
 """Checkpoints, and counters that resume exactly.
 
 Lightning can save at many points of its loops (after a batch, in a validation, after an exception).
-Each leaves its counters in another state, some of which resume one batch off. Here a due checkpoint
+Each leaves its counters in another state, and some resume one batch off. Here a due checkpoint
 is written at the start of the next batch, when everything of the step before (validation,
 schedules, EMA) is done, and its counters are set to the form that resumes exactly: the number of
 finished steps of this epoch.

@@ -541,7 +541,7 @@ def _pack(journal: Journal, inputs: Inputs, out: Path, options: argparse.Namespa
         except OSError as error:  # of writing: what could not be read is an outcome
             raise ValueError(
                 f"cannot write to {out}: {error.strerror or error}. What is finished stays, "
-                f"{counted(writer.number, 'shard')}: make room, or mend it otherwise, and give the "
+                f"{counted(writer.number, 'shard')}: make room, or fix it otherwise, and give the "
                 "same command to go on"
             ) from error
         finally:
@@ -585,8 +585,8 @@ class _Packing:
             if not self.writer.has_room(members):
                 self._finish((number, part))
             if part == 0:
-                told = f":{outcome.caption}" if outcome.caption else ""
-                self.stage.kept.append((number, outcome.digest + told))
+                caption = f":{outcome.caption}" if outcome.caption else ""
+                self.stage.kept.append((number, outcome.digest + caption))
                 self.stage.notes.update(outcome.notes)
             self.writer.add(key, members)
 

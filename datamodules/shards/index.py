@@ -155,9 +155,9 @@ class ShardIndex:
 def split_name(name: str) -> tuple[str, str] | None:
     """Split a member's name into key and suffix at the file name's first dot.
 
-    This is webdataset's rule (``webdataset.tariterators.base_plus_ext``), apart from a leading
-    ``./``, which is no part of a key here, and from hidden files in folders, of which webdataset
-    makes samples named like the folder.
+    This is webdataset's rule (``webdataset.tariterators.base_plus_ext``), except that a
+    leading ``./`` is not part of a key, and hidden files in folders are not samples. webdataset
+    makes samples of these, named like the folder.
 
     Args:
         name: Name of the member, e.g. ``a/b.hr.PNG``, which gives ``("a/b", "hr.png")``.

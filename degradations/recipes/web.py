@@ -23,7 +23,7 @@ _UPLOADS = 3
 
 
 class Web(Pipeline):
-    """One to three uploads, each of which resizes and compresses the image.
+    """One to three uploads; each resizes and compresses the image.
 
     The image is a JPEG first. Each upload resizes it to about the LR size, the last one to exactly
     that size, and saves it as JPEG or WebP. As for images from the web, the last step is a codec.

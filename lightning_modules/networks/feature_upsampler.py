@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_modules.networks.swin_unet import zeroed
+
 Resize = Literal["bilinear", "nearest"]
 Size = tuple[int, int]
 
@@ -189,7 +191,7 @@ class _Bottleneck(nn.Module):
         self.time_width = time_width
         self.inward = nn.Conv2d(width, rank, 1)
         self.blocks = nn.ModuleList(_Block(rank, rank, time_width) for _ in range(2))
-        self.outward = _zero(nn.Conv2d(rank, width, 1))
+        self.outward = zeroed(nn.Conv2d(rank, width, 1))
 
     def forward(self, h: Tensor, resize: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
         x, tau = resize(self.inward(h)), sinusoid(t, self.time_width)
@@ -207,7 +209,7 @@ class _Block(nn.Module):
         self.time = nn.Linear(time_width, width)
         self.conv2 = nn.Conv2d(width, channels, 3, padding=1)
         if zero:
-            _zero(self.conv2)
+            zeroed(self.conv2)
 
     def forward(self, x: Tensor, tau: Tensor) -> Tensor:
         y = self.conv1(x) + self.time(tau)[..., None, None]
@@ -256,7 +258,7 @@ class _Released(nn.Module):
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.time = nn.Linear(embedding, width)
         self.norm2 = nn.GroupNorm(groups, width)
-        self.conv2 = _zero(nn.Conv2d(width, width, 3, padding=1))
+        self.conv2 = zeroed(nn.Conv2d(width, width, 3, padding=1))
 
     def forward(self, x: Tensor, time: Tensor, resize: Callable[[Tensor], Tensor] | None) -> Tensor:
         y = functional.silu(self.norm1(x))
@@ -279,12 +281,6 @@ def sinusoid(t: Tensor, width: int) -> Tensor:
     frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device) / half)
     angles = t.float()[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], 1)
-
-
-def _zero(layer: nn.Conv2d) -> nn.Conv2d:
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer
 
 
 def _checked(width: int, time_width: int) -> tuple[int, int]:

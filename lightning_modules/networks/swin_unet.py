@@ -418,14 +418,14 @@ def sinusoids(t: Tensor, width: int) -> Tensor:
 
 
 def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
-    """The same layer with zeros for weights, so that its branch begins as nothing."""
+    """Set a layer's weights to zero, so that its branch starts without effect."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
 
 
 class Steps(nn.Sequential):
-    """Layers one after another, of which the residual blocks see the embedded timestep."""
+    """Layers in sequence; the residual blocks also get the embedded timestep."""
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:  # type: ignore[override]
         """(B, C, h, w); ``embedded`` is (B, E)."""

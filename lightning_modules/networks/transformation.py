@@ -123,7 +123,7 @@ class _Branch(nn.Module):
         )
         self.pool = nn.AdaptiveAvgPool2d(grid)
         layer = nn.TransformerEncoderLayer(width, heads, 4 * width, dropout, batch_first=True)
-        # Nested tensors are for padded batches, of which there are none.
+        # Nested tensors are for padded batches, which do not occur here.
         self.whole = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.out = nn.Sequential(
             *(nn.Linear(width, width // 2), nn.LayerNorm(width // 2), nn.GELU()),

@@ -44,7 +44,7 @@ class Tiling:
             below the size of a tile are mirrored up to it first. Only for whole factors.
         batch: Tiles that are enlarged at once.
         where: ``pixels``: each tile separately, from LR to output. ``latent``, if the method can:
-            one latent for the whole image, of which the networks see tiles in each step, so that
+            one latent for the whole image; in each step the networks see tiles of it, so that
             neighbouring tiles agree.
 
     Raises:

@@ -31,19 +31,12 @@ ALLOWED = {
 }
 # Modules that read images, lists and recipes of users open paths only through `files/`.
 READERS = (
-    *(
-        "datamodules/files/decode.py",
-        "datamodules/sources/prompts.py",
-        "datamodules/sources/triplets.py",
-    ),
-    *("datamodules/pack/inputs.py", "datamodules/files/paths.py", "datamodules/sources/paired.py"),
+    *("datamodules/files/decode.py", "datamodules/files/paths.py", "datamodules/pack/images.py"),
+    *("datamodules/pack/inputs.py", "datamodules/sources/clips.py"),
+    *("datamodules/sources/folder.py", "datamodules/sources/paired.py"),
+    *("datamodules/sources/prompts.py", "datamodules/sources/triplets.py"),
     *("degradations/images.py", "degradations/stages/blur.py", "degradations/tools/configure.py"),
-    "datamodules/pack/images.py",
-    *(
-        "lightning_modules/controls/simple.py",
-        "datamodules/sources/folder.py",
-        "datamodules/sources/clips.py",
-    ),
+    "lightning_modules/controls/simple.py",
 )
 OPENS = {"open", "read_bytes", "read_text", "load"}
 

@@ -1,0 +1,42 @@
+"""Private names of Lightning that methods need, in one file, as `commands` has one.
+
+Each function names the public behaviour that is missing, and the test that fails when Lightning
+changes the private name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch.core.optimizer import do_nothing_closure
+from torch import Tensor
+
+
+def writes_step(trainer: Any) -> bool:
+    """Return whether Lightning writes the values of this step.
+
+    No public counter equals its count of steps with accumulation, two optimisers, skipped updates,
+    and resumed runs with another accumulation. Held by ``TestLog`` in
+    tests/lightning_modules/test_base.py.
+    """
+    return bool(trainer.fast_dev_run or trainer._logger_connector.should_update_logs)
+
+
+def measured_now(trainer: Any) -> Mapping[str, Tensor]:
+    """Return the values of this validation alone.
+
+    ``callback_metrics`` keeps those of earlier ones. Held by
+    ``test_what_a_validation_did_not_measure_is_not_looked_at`` in test_plateau.py.
+    """
+    measured: Mapping[str, Tensor] = trainer._logger_connector.metrics["callback"]
+    return measured
+
+
+def uncounted(optimizer: Any) -> None:
+    """Let the next step of a ``LightningOptimizer`` not count as a training step.
+
+    Lightning resets both hooks in each batch. Held by
+    ``test_steps_are_those_of_the_main_optimiser`` in test_adversarial.py.
+    """
+    optimizer._on_before_step = optimizer._on_after_step = do_nothing_closure
