@@ -39,7 +39,7 @@ def cores(options: Options) -> Iterator[Line]:
     if share is not None and share < count:
         yield look(
             "cores",
-            f"{count}, this container may use {share:g} of them: export OMP_NUM_THREADS="
+            f"{count}; this container may use {share:g}: export OMP_NUM_THREADS="
             f"{max(1, int(share))}, or threads wait for each other",
         )
         return
