@@ -487,6 +487,29 @@ def each_alone(
     return canvas.with_pixels(pixels)
 
 
+def each_on_host(
+    canvas: Canvas, params: Params, function: Callable[[Tensor, Params], Tensor]
+) -> Canvas:
+    """As ``each_alone`` for a function that works on the CPU: one copy each way, one wait."""
+
+    def fetched(params: Params) -> Params:
+        return {
+            name: fetched(value)
+            if isinstance(value, dict)
+            else value.to("cpu", non_blocking=True)
+            if isinstance(value, Tensor)
+            else value
+            for name, value in params.items()
+        }
+
+    params, sizes = fetched(params), canvas.sizes.to("cpu", non_blocking=True)
+    pixels = canvas.pixels.cpu()  # waits for this copy, and so for those queued before it
+    pixels = each_alone(Canvas(pixels, sizes, canvas.hr_size), params, function).pixels
+    if canvas.pixels.is_cuda:
+        pixels = pixels.pin_memory()
+    return canvas.with_pixels(pixels.to(canvas.pixels.device, non_blocking=True))
+
+
 def quantize_8bit(x: Tensor) -> Tensor:
     """Clamp to [0, 1] and round to multiples of 1/255, like an 8-bit file."""
     return (x.clamp(0.0, 1.0) * 255.0).round() / 255.0

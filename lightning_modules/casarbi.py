@@ -346,7 +346,7 @@ class CasArbi(SuperResolver):
 
     def _scaled(self, x: Tensor, t: Tensor) -> Tensor:
         # Scale to a deviation of about 1.
-        eta = self.process.etas.to(x)[t].view(-1, 1, 1, 1)
+        eta, _ = self.process.at(t, x)
         return x / self._deviations(eta, self._unit())
 
     def _deviations(self, eta: Tensor, unit: Tensor | float) -> Tensor:

@@ -430,15 +430,16 @@ class InvSR(Adversarial):
 
     def _encoded(self, lr: Tensor, noise: Noise) -> Tensor:
         def moments(image: Tensor) -> Tensor:
-            return torch.cat(self.space.distribution(image), 1)
+            mean, deviation = self.space.distribution(image)
+            return mean if deviation is None else torch.cat([mean, deviation], 1)
 
         size = (round(lr.shape[-2] * self.scale), round(lr.shape[-1] * self.scale))
         factor = self.space.factor
         found = self.in_tiles(
             moments, enlarged(lr, size), self.scale, Fraction(1, factor), factor * self._sides
         )
-        mean, deviation = found.chunk(2, 1)
-        if self.deterministic or not deviation.any():
+        mean, deviation = found.tensor_split([self.space.channels], 1)
+        if self.deterministic or not deviation.shape[1]:
             return mean
         return mean + deviation * noise.normal(mean.shape)
 

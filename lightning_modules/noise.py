@@ -105,11 +105,12 @@ class Noise:
                 "one field for each image of the batch"
             )
         # An explicit type, since Lightning's "true" half precisions change the default.
-        fields = torch.empty(tuple(shape), dtype=torch.float32)
+        pinned = self.device.type == "cuda"  # so that the host does not wait for the copy
+        fields = torch.empty(tuple(shape), dtype=torch.float32, pin_memory=pinned)
         for image, (seed, field) in enumerate(zip(self.seeds, fields, strict=True)):
             self._fill(field, seed_of(seed, "noise", self.calls), image)
         self.calls += 1
-        return fields.to(self.device)
+        return fields.to(self.device, non_blocking=True)
 
     def generators(self) -> list[torch.Generator]:
         """Return one generator per image, for libraries that draw noise; counts as one call.

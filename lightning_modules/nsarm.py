@@ -32,6 +32,7 @@ from torch import Tensor
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.backbone.condition import Texts
 from lightning_modules.base import SuperResolver
+from lightning_modules.device import to_device
 from lightning_modules.networks import infinity, transformation
 from lightning_modules.networks.bsq import Down, quantized, scales_of, total_after
 from lightning_modules.networks.infinity import InfinityTransformer
@@ -161,7 +162,7 @@ class NSARM(NextScale, SuperResolver):
         start = self.scales.spans[first].start
         logits, bits = logits[:, start:], given.bits[:, start:]
         losses = bit_losses(logits, bits)
-        weights = scale_weights(self.scales, first, self.reweight).to(f.device)
+        weights = to_device(scale_weights(self.scales, first, self.reweight), f.device)
         self.log_scales(self.scales, losses, logits, bits, first)
         return (losses * weights).sum(1).mean()
 

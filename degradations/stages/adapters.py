@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from degradations.base import Canvas, Stage, check_range, each_alone
+from degradations.base import Canvas, Stage, check_range, each_alone, each_on_host
 from degradations.draws import Draws, Params, split_params
 from degradations.images import from_bytes, to_bytes
 
@@ -258,8 +258,8 @@ class Albumentations(Stage):
         return torch.cat([self._applied(image, seed) for image, seed in zip(x, seeds, strict=True)])
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
-        """Cut out each image; sizes and pixels are read back from the device."""
-        return each_alone(canvas, params, self)
+        """Cut out each image on the CPU: one copy from the device and one back."""
+        return each_on_host(canvas, params, self)
 
     def _applied(self, image: Tensor, seed: int) -> Tensor:
         self._start["state"]["key"][:] = (seed, 0)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from degradations.base import Canvas, Stage, each_alone
+from degradations.base import Canvas, Stage, each_on_host
 from degradations.draws import Draws, Params, split_params
 from degradations.images import Bytes, from_bytes, to_bytes
 from degradations.stages.jpeg import (
@@ -41,8 +41,8 @@ class _Codec(Stage):
         return torch.cat(images)
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
-        """Cut out each image; sizes and pixels are read back from the device."""
-        return each_alone(canvas, params, self)
+        """Cut out each image on the CPU: one copy from the device and one back."""
+        return each_on_host(canvas, params, self)
 
 
 class PillowJPEG(_Codec):

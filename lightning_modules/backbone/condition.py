@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from files.paths import expand_path
 from lightning_modules.backbone.space import named
+from lightning_modules.device import to_device
 from lightning_modules.networks.infinity import Text
 from lightning_modules.weights import fingerprint, read_file
 
@@ -331,7 +332,7 @@ class SDXLTextEncoder(TextEncoder):
         text = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
         pooled = second.text_embeds
         if self.empty == "zero":
-            kept = torch.tensor([bool(one) for one in texts], device=text.device)
+            kept = to_device(torch.tensor([bool(one) for one in texts]), text.device)
             text, pooled = text * kept.view(-1, 1, 1), pooled * kept.view(-1, 1)
         return Condition(text=text, pooled=pooled)
 
@@ -467,7 +468,7 @@ class Classes(Texts):
                 f"{', '.join(self.names[:8])}"
             )
         device = self.table.weight.device
-        numbers = torch.tensor([self.names.index(text) for text in texts], device=device)
+        numbers = to_device(torch.tensor([self.names.index(text) for text in texts]), device)
         return Text(self.table(numbers)[:, None], torch.ones_like(numbers))
 
 

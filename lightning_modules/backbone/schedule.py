@@ -16,6 +16,8 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from lightning_modules.device import Table
+
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 Betas = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
 Spacing = Literal["leading", "trailing", "linspace"]
@@ -108,6 +110,7 @@ class Schedule:
         if zero_snr:
             kept = _down_to_zero(kept)
         self._alphas, self._sigmas = kept.sqrt(), (1 - kept).sqrt()  # variance preserving
+        self._tables = Table(self._alphas), Table(self._sigmas)
 
     @classmethod
     def from_config(
@@ -210,11 +213,10 @@ class Schedule:
     def _of(self, t: Tensor | int, x: Tensor) -> tuple[Any, Any]:
         # Of the preserving form: (B, 1, ...) for t of (B,), numbers for a number. float64 until
         # multiplied by x. Tables go to the device; moving t to the CPU would block the host.
-        tables = (self._alphas, self._sigmas)
         if isinstance(t, int):
-            return tables[0][t].item(), tables[1][t].item()
+            return self._alphas[t].item(), self._sigmas[t].item()
         shape = (-1,) + (1,) * (x.ndim - 1)
-        alpha, sigma = (table.to(x.device, x.dtype)[t].view(shape) for table in tables)
+        alpha, sigma = (table.like(x)[t].view(shape) for table in self._tables)
         return alpha, sigma
 
 

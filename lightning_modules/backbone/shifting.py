@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.backbone.schedule import explicit
+from lightning_modules.device import Table
 
 Target = Literal["sample", "epsilon", "scaled_epsilon", "residual"]
 Form = Literal["released", "paper"]
@@ -82,7 +83,7 @@ class ResidualShift:
         place = torch.arange(steps, dtype=torch.float64) / (steps - 1)
         roots = first * (last / first) ** place.pow(power)
         roots[-1] = last  # exactly
-        self.etas = roots.square()  # (T,) float64
+        self._set_etas(roots.square())
         self.timesteps = list(range(steps))  # the network's timestep of each entry
 
     def respaced(self, timesteps: Sequence[int]) -> ResidualShift:
@@ -105,9 +106,13 @@ class ResidualShift:
             )
         fewer = object.__new__(ResidualShift)
         fewer.__dict__.update(self.__dict__)
-        fewer.etas = self.etas[kept]
+        fewer._set_etas(self.etas[kept])
         fewer.timesteps = [self.timesteps[t] for t in kept]
         return fewer
+
+    def _set_etas(self, etas: Tensor) -> None:
+        self.etas = etas  # (T,) float64
+        self._tables = Table(etas), Table(self.kappa * etas.sqrt())
 
     @property
     def steps(self) -> int:
@@ -127,7 +132,7 @@ class ResidualShift:
             eps: (B, ...), standard normal.
             t: (B,) int64.
         """
-        eta, deviation = self._of(t, x0)
+        eta, deviation = self.at(t, x0)
         return x0 + eta * (anchor - x0) + deviation * eps
 
     def prior(self, anchor: Tensor, eps: Tensor) -> Tensor:
@@ -146,7 +151,7 @@ class ResidualShift:
             x: (B, ...), at the timesteps t.
             t: (B,) int64, or one number for all.
         """
-        _, deviation = self._of(t, x)
+        _, deviation = self.at(t, x)
         if self.input_scale == "latent":
             return x / (deviation**2 + 1) ** 0.5
         return x / (3 * deviation + 1)
@@ -157,7 +162,7 @@ class ResidualShift:
             return x0
         if self.prediction == "residual":
             return anchor - x0
-        return eps if self.prediction == "epsilon" else self._of(t, x0)[1] * eps
+        return eps if self.prediction == "epsilon" else self.at(t, x0)[1] * eps
 
     def to_x0(self, raw: Tensor, x: Tensor, t: Tensor | int, anchor: Tensor) -> Tensor:
         """Convert the network's output to the clean sample.
@@ -172,16 +177,23 @@ class ResidualShift:
             return raw
         if self.prediction == "residual":
             return anchor - raw
-        eta, deviation = self._of(t, x)
+        eta, deviation = self.at(t, x)
         noise = raw if self.prediction == "scaled_epsilon" else deviation * raw
         return (x - noise - eta * anchor) / (1 - eta)
 
-    def _of(self, t: Tensor | int, x: Tensor) -> tuple[Any, Any]:
-        # eta and the standard deviation of the noise: (B, 1, ...) for t of (B,), numbers for a
-        # number. Tables go to the device; moving t to the CPU would block the host.
+    def at(self, t: Tensor | int, x: Tensor) -> tuple[Any, Any]:
+        """Return eta and the standard deviation of the noise.
+
+        Args:
+            t: (B,) int64, or one number for all.
+            x: (B, ...), for device, dtype and dimensions.
+
+        Returns:
+            Two tensors (B, 1, ...) for t of (B,), two numbers for a number.
+        """
+        # Tables go to the device; moving t to the CPU would block the host.
         if isinstance(t, int):
             return self.eta(t), self.kappa * math.sqrt(self.eta(t))
         shape = (-1,) + (1,) * (x.ndim - 1)
-        tables = (self.etas, self.kappa * self.etas.sqrt())
-        eta, deviation = (table.to(x.device, x.dtype)[t].view(shape) for table in tables)
+        eta, deviation = (table.like(x)[t].view(shape) for table in self._tables)
         return eta, deviation

@@ -91,10 +91,11 @@ class Space(nn.Module, ABC):
         return mean + deviation * noise.normal(mean.shape)
 
     def _part_of(self, number: int, image: Tensor) -> Tensor:
-        return self.distribution(image)[number]
+        mean, deviation = self.distribution(image)
+        return (mean, torch.zeros_like(mean) if deviation is None else deviation)[number]
 
-    def distribution(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and deviation of the encoder's distribution; the deviation may be 0.
+    def distribution(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return mean and deviation of the encoder's distribution; None if it has none.
 
         Args:
             image: As in ``encode``.
@@ -102,8 +103,7 @@ class Space(nn.Module, ABC):
         Returns:
             Both (B, channels, H / factor, W / factor), standardised.
         """
-        mean = self.encode(image)
-        return mean, torch.zeros_like(mean)
+        return self.encode(image), None
 
     def standardised(self, z: Tensor) -> Tensor:
         """Standardise the encoder's output (B, channels, h, w) for the denoiser."""

@@ -21,6 +21,7 @@ from files.paths import expand_path, walk
 from files.png_text import open_image
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import SuperResolver
+from lightning_modules.device import to_device
 from lightning_modules.latents import check_space, enlarged, latent_pair
 from lightning_modules.networks.noise_predictor import NoisePredictor
 from lightning_modules.noise import Noise
@@ -133,7 +134,7 @@ class FolderOutputs(SuperResolver):
             ValueError: If a file is broken, of another size, or not 8-bit.
         """
         images = [_read(self.path(key), batch["size"]) for key in batch["key"]]
-        return torch.stack(images).to(batch["lr"].device)
+        return to_device(torch.stack(images), batch["lr"].device)
 
 
 def _read(path: Path, size: tuple[int, int]) -> Tensor:

@@ -22,6 +22,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
+from lightning_modules.device import to_device
 from lightning_modules.networks.scales import Scales, Size
 
 EPS = 1e-6
@@ -479,7 +480,8 @@ class InfinityTransformer(nn.Module):
                 "model.init_args.transformer.init_args.levels, or fewer grids of the space"
             )
         x = torch.cat([part.to(self.tokens_in.weight.dtype) for part in parts], 1)
-        sizes = torch.tensor([h * w for h, w in scales.grids[first:last]], device=x.device)
+        sizes = torch.tensor([h * w for h, w in scales.grids[first:last]])
+        sizes = to_device(sizes, x.device)
         levels = torch.arange(first, last, device=x.device).repeat_interleave(
             sizes, output_size=x.shape[1]
         )

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from degradations.bicubic import resize
+from lightning_modules.device import tensor_like
 from lightning_modules.networks.edsr import Trunk
 
 NUDGE = 1e-6  # decides ties, and keeps points off the very border
@@ -154,7 +155,7 @@ class LIIF(nn.Module):
                 f"is {self.scale}, too small for this image"
             )
         coord = grid(height, width, features.device).expand(batch, -1, 2)
-        cell = coord.new_tensor((2 / height, 2 / width)).expand(batch, 1, 2)
+        cell = tensor_like((2 / height, 2 / width), coord).expand(batch, 1, 2)
         points = self.query(features, coord, cell)
         image = points.view(batch, height, width, 3).permute(0, 3, 1, 2)
         if self.global_skip:  # points that say nothing are 0.5
@@ -200,7 +201,7 @@ class LIIF(nn.Module):
         """Values (B, q, 3) in [-1, 1]: Eq. 2 without the ensemble, Eq. 4 with it."""
         h, w = lr_size
         image = torch.arange(len(coord), device=coord.device).unsqueeze(1) * (h * w)
-        size = coord.new_tensor(lr_size)
+        size = tensor_like(lr_size, coord)
         values, areas = [], []
         for shift in product((-1, 1), repeat=2) if self.ensemble else ((0, 0),):
             row, dy = nearest(coord[..., 0], h, shift[0])

@@ -171,7 +171,9 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor | float) -> Tensor:
         """Map (B, inputs, h, w) and timesteps to (B, outputs, h / 2^halvings, ...)."""
-        timesteps = torch.as_tensor(t, device=x.device).expand(len(x))
+        timesteps = (t if isinstance(t, Tensor) else torch.full((), t, device=x.device)).expand(
+            len(x)
+        )
         embedded = self.time_embedding(self.time_proj(timesteps).to(x.dtype))
         x = self.conv_in(x)
         for block in self.down_blocks:

@@ -9,14 +9,17 @@ Liu et al., ICCV 2021 (arXiv 2103.14030); between convolutions, and with GroupNo
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from lightning_modules.device import to_device
 
 Mask = Literal["correct", "released"]
 _APART = -100.0  # added to the logits of positions that must not see each other
@@ -93,7 +96,7 @@ class SwinBlock(nn.Module):
         if self.shift:
             y = y.roll((-self.shift, -self.shift), (2, 3))
             make = wrap_mask if self.mask == "correct" else released_mask
-            mask = make(h, w, self.window, self.shift).to(y.device, y.dtype)
+            mask = _mask(make, h, w, self.window, self.shift, y.device, y.dtype)
         y = from_windows(self.attn(to_windows(y, self.window), mask), h, w, self.window)
         if self.shift:
             y = y.roll((self.shift, self.shift), (2, 3))
@@ -187,6 +190,20 @@ def released_mask(h: int, w: int, window: int, shift: int) -> Tensor:
     left = (torch.arange(window) < window - shift).repeat(window)
     mask[-across:] = _APART * (left[:, None] != left[None, :]).float()
     return mask
+
+
+@functools.lru_cache(maxsize=8)  # few, since masks of large images are large
+def _mask(
+    make: Callable[[int, int, int, int], Tensor],
+    h: int,
+    w: int,
+    window: int,
+    shift: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    with torch.inference_mode(False):  # a later training step may get it, too
+        return to_device(make(h, w, window, shift), device, dtype)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

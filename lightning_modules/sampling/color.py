@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from degradations.bicubic import resize
+from lightning_modules.device import tensor_like
 
 ColorFix = Literal["none", "wavelet", "adain", "ycbcr", "blend", "adain_wavelet"]
 KINDS: tuple[ColorFix, ...] = get_args(ColorFix)
@@ -140,5 +141,5 @@ def ycbcr(sr: Tensor, reference: Tensor) -> Tensor:
     Returns:
         (B, 3, H, W), not clamped.
     """
-    weights = sr.new_tensor(LUMA).view(1, 3, 1, 1)
+    weights = tensor_like(LUMA, sr).view(1, 3, 1, 1)
     return reference + ((sr - reference) * weights).sum(1, keepdim=True)

@@ -316,9 +316,10 @@ class StageContract:
         with hashed_fields():
             expected = each(stage, x, stage.prepare(to_device(drawn, 3, CPU)))
         params = stage.prepare(to_device(drawn, 3, torch.device("cuda")))
+        there = Canvas.of(x.cuda())
         torch.cuda.set_sync_debug_mode("default" if stage.waits else "error")
         try:
-            canvas = stage.on_canvas(Canvas.of(x.cuda()), params)
+            canvas = stage.on_canvas(there, params)
         finally:
             torch.cuda.set_sync_debug_mode("default")
         check_images(Canvas(*(part.cpu() for part in canvas[:2]), canvas.hr_size), expected)

@@ -1,0 +1,53 @@
+"""Copies from host to device that the host does not wait for.
+
+A plain ``tensor.to("cuda")`` waits until everything queued on the device is done, and so does
+``torch.tensor(..., device="cuda")``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def to_device(x: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Copy a host tensor to a device without waiting.
+
+    Args:
+        x: On the CPU.
+        device: Where the copy should be; on the CPU, ``x`` itself is returned if the type fits.
+        dtype: Type of the copy; that of ``x`` by default.
+    """
+    if device.type == "cuda":
+        x = x.pin_memory()
+    return x.to(device, dtype or x.dtype, non_blocking=True)
+
+
+def tensor_like(values: Sequence[float], like: Tensor) -> Tensor:
+    """Return a tensor of Python numbers on the device and in the type of ``like``."""
+    return to_device(torch.tensor(values, dtype=like.dtype), like.device)
+
+
+class Table:
+    """Constants on the CPU that are copied to each device and type once.
+
+    Args:
+        values: On the CPU; must not change.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+        self._copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+    def like(self, x: Tensor) -> Tensor:
+        """Return the constants on the device and in the type of ``x``."""
+        place = x.device, x.dtype
+        if place not in self._copies:
+            with torch.inference_mode(False):  # a later training step needs them, too
+                self._copies[place] = to_device(self.values, *place)
+        return self._copies[place]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_copies": {}}  # copies belong to this process

@@ -1,0 +1,1 @@
+"""Tests on a pretended GPU, each file in a process of its own."""

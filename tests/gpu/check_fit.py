@@ -1,0 +1,35 @@
+"""Whole runs on the pretended GPU: ``main.py fit`` with EMA and Guard, then ``test``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.gpu.device import Waits, counted, pretended_gpu
+
+GUARD = 1  # waits a step: it reads its verdict
+
+
+def test_a_run_waits_once_a_step(tiny: Path, enlarger: Callable[..., None]) -> None:
+    def fit(name: str, steps: int) -> Waits:
+        with pretended_gpu(), counted() as waits:
+            enlarger(
+                *("fit", "--config", "tiny.yaml", "--run.name", name, "--trainer.accelerator"),
+                *("gpu", "--trainer.callbacks+", "callbacks.Guard", "--trainer.max_steps", steps),
+                *("--trainer.log_every_n_steps", 1000, "--trainer.limit_val_batches", 0),
+                *("--data.init_args.crops.per_image", 20),
+            )
+        return waits
+
+    fit("warm", 5)
+    few, many = fit("few", 5), fit("many", 15)
+    assert many.total() - few.total() <= 10 * GUARD, f"{many - few}"
+
+
+def test_fit_and_test(tiny: Path, enlarger: Callable[..., None]) -> None:
+    options = ["--config", "tiny.yaml", "--run.name", "a", "--trainer.accelerator", "gpu"]
+    with pretended_gpu():
+        enlarger("fit", *options)
+        # Under inference mode, the device would not see the operations.
+        enlarger("test", *options, "--trainer.inference_mode", "false")
+    assert (tiny / "runs" / "a" / "results.json").is_file()
