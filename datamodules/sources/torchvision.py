@@ -81,10 +81,10 @@ class Torchvision(Source):
                 )
         digits, self._keys, self._indices = len(str(len(self._opened) - 1)), [], []
         for index in range(len(self._opened)):
-            name = names[labels[index]] if names and labels is not None else None
-            if self.classes is None or name in self.classes:
+            own = names[labels[index]] if names and labels is not None else None
+            if self.classes is None or own in self.classes:
                 number = f"{index:0{digits}}"
-                self._keys.append(number if name is None else f"{name}/{number}")
+                self._keys.append(number if own is None else f"{own}/{number}")
                 self._indices.append(index)
         part = slice(self.start, self.stop)
         self._keys, self._indices = self._keys[part], self._indices[part]
