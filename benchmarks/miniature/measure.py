@@ -28,7 +28,7 @@ from callbacks.results.files import load_images, load_results, storable
 BASE = 16  # side of the images that Self-Cascade's base makes
 HIGHER_IS_BETTER = ("psnr", "ssim", "lr_psnr")
 COST = ("calls", "seconds")
-HALVES = 100
+HALVES = 50
 FEWEST = 10  # images: of fewer, halves say nothing
 NORMAL = 1.96  # deviations on each side of an interval of 95 %
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided"
@@ -37,7 +37,7 @@ Numbers = NDArray[np.float64]
 
 def set_metrics() -> list[SetMetric]:
     """Return the metrics of sets; fewer patches and directions than by default, for the halves."""
-    return [SWD(levels=2, patches=64, directions=64), KIDThumb(), Repetition(BASE)]
+    return [SWD(levels=2, patches=32, directions=64), KIDThumb(), Repetition(BASE)]
 
 
 class Measured:

@@ -59,8 +59,25 @@ def test_each_comes_after_what_it_needs_and_only_once(folder: Path) -> None:
 def test_one_at_a_time(folder: Path) -> None:
     lines: list[str] = []
     run_jobs([job(folder, "a", "fit"), job(folder, "b", "fit")], 1, lines.append)
-    assert "0 of 2 done, running: a" in lines
-    assert "1 of 2 done, running: b" in lines
+    assert "0 of 2 done, about 2 min left, running: a" in lines
+    assert [line for line in lines if line.endswith("running: b")]
+
+
+def test_what_is_left_is_estimated_from_what_is_done(folder: Path) -> None:
+    done = Job("a", ("fit",), folder / "a", minutes=10)
+    (folder / "a.json").write_text(
+        json.dumps({"whole": True, "arguments": ["fit"], "inputs": "", "seconds": 1200.0})
+    )
+    lines: list[str] = []
+    run_jobs([done, Job("b", ("fit",), folder / "b", minutes=30)], 1, lines.append)
+    assert lines[0] == "1 of 2 done, about 60 min left, running: b"
+
+
+def test_variables_reach_the_command(folder: Path) -> None:
+    (folder / "main.py").write_text("import os; print(os.environ['CARS'])")
+    fit = job(folder, "a", "fit")
+    run_jobs([fit], 1, nothing, {"CARS": "there"})
+    assert fit.output.read_text() == "there\n"
 
 
 def test_another_argument_or_input_is_done_anew(folder: Path) -> None:
