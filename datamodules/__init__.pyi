@@ -20,4 +20,5 @@ from .sources.paired import Paired as Paired
 from .sources.photos import Photos as Photos
 from .sources.prompts import Prompts as Prompts
 from .sources.prompts import Seeds as Seeds
+from .sources.torchvision import Torchvision as Torchvision
 from .sources.triplets import Triplets as Triplets

@@ -1,8 +1,7 @@
-"""What the evaluation of a miniature's row needs beside metrics: its cost, and its outputs."""
+"""What the evaluation of a miniature's row needs beside metrics: cost and outputs."""
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from pathlib import Path
@@ -13,7 +12,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from benchmarks.memory import Peak
 from callbacks.evaluation import output_image
 from callbacks.metrics.base import Measured, Metric, Record
 from callbacks.predict.files import Extras, write_image
@@ -23,21 +21,17 @@ if TYPE_CHECKING:
     from datamodules.base import Batch
 
 OUTPUTS = "outputs"  # folder in the row's run, with one a seed
-BATCHES = 3  # of each dataset: those whose memory is looked at
-HR = "hr"  # beside those of seeds
+INPUTS = ("hr", "lr")  # beside the folders of seeds
 
 
 class Cost(Metric):
-    """Seconds an image (their median), calls of the model's networks for it, and what it takes.
+    """Seconds an image (their median), and calls of the model's networks for it.
 
     ``seconds`` is the time from the batch on the device to the output, divided by the images of
     the batch; it should stand first in ``trainer.callbacks``, or other callbacks' work of that
     moment is counted too. ``calls`` counts the forward passes of all modules with parameters that
     the model holds by a name of its own: of a diffusion, the network's. A base that is asked for
-    features and pictures apart, as CasArbi's is, has none. ``parameters`` are those that the model
-    restores by, in millions, and ``memory`` is the most that a batch needed beside what was there
-    before it, in MiB, the median of the first three of a dataset: of the card, or of the process
-    where the system says it (Linux).
+    features and images apart, as CasArbi's is, has none.
 
     Args:
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
@@ -54,8 +48,6 @@ class Cost(Metric):
     ) -> None:
         super().__init__(every_n, limit, label)
         self._begun, self._calls = 0.0, 0
-        self._parameters = 0.0
-        self._peak: Peak | None = None
         self._hooks: list[RemovableHandle] = []
 
     def protocol(self) -> MetricProtocol:
@@ -68,9 +60,6 @@ class Cost(Metric):
         for module in pl_module.children():
             if any(True for _ in module.parameters()):
                 self._hooks.append(module.register_forward_pre_hook(self._count))
-        unused = getattr(pl_module, "training_only", ())
-        used = [p for n, p in pl_module.named_parameters() if not n.startswith(unused)]
-        self._parameters = sum(parameter.numel() for parameter in used) / 1e6
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Listen no more."""
@@ -87,30 +76,20 @@ class Cost(Metric):
     ) -> None:
         """The batch is on the device."""
         _wait(pl_module.device)
-        # To look for it takes the heap's free room away, and so time: not in most batches.
-        self._peak = Peak(pl_module.device) if batch_idx < BATCHES else None
         self._begun, self._calls = time.perf_counter(), 0
 
     on_validation_batch_start = on_test_batch_start
 
     def measure(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        """(B, 3) seconds, calls, and memory, which is not a number where nobody looked."""
+        """Return (B, 2) seconds and calls."""
         _wait(sr.device)
         seconds = (time.perf_counter() - self._begun) / len(sr)
-        memory = math.nan if self._peak is None else self._peak.reached()
-        found = [[seconds, self._calls, memory]]
-        return torch.tensor(found, dtype=torch.float64).repeat(len(sr), 1)
+        return torch.tensor([[seconds, self._calls]], dtype=torch.float64).repeat(len(sr), 1)
 
     def summarise(self, dataset: Any, images: Measured) -> list[Record]:
-        """The median of the seconds, for the first image warms up; the mean of the calls."""
-        seconds, calls, memory = zip(*(cost.tolist() for cost in images.values()), strict=True)
-        values = {
-            "seconds": statistics.median(seconds),
-            "calls": statistics.fmean(calls),
-            "parameters": self._parameters,
-        }
-        if known := [value for value in memory if not math.isnan(value)]:
-            values["memory"] = statistics.median(known)
+        """Return the median of the seconds, for the first image warms up, and the mean calls."""
+        seconds, calls = zip(*(cost.tolist() for cost in images.values()), strict=True)
+        values = {"seconds": statistics.median(seconds), "calls": statistics.fmean(calls)}
         return [self.record(dataset, v, len(images), name) for name, v in values.items()]
 
     def _count(self, module: torch.nn.Module, arguments: Any) -> None:
@@ -118,10 +97,7 @@ class Cost(Metric):
 
 
 class KeepOutputs(Callback):
-    """Write each output as ``outputs/<seed>/<key>.png`` in the run's directory, HR beside them.
-
-    A clip is a folder of its frames, ``outputs/<seed>/<key>/000.png`` and so on.
-    """
+    """Write each output as ``outputs/<seed>/<key>.png`` in the run's folder, with HR and LR."""
 
     def on_test_batch_end(
         self,
@@ -132,22 +108,12 @@ class KeepOutputs(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Write the pictures of one batch."""
-        folder = Path(trainer.default_root_dir, OUTPUTS)
-        _write(folder / str(getattr(pl_module, "noise_seed", 0)), batch, output_image(outputs))
-        for real in ("hr", "clip"):
-            if real in batch:
-                _write(folder / HR, batch, batch[real])
-
-
-def _write(folder: Path, batch: Any, pictures: Tensor) -> None:
-    levels = (pictures.clamp(0, 1) * 255).round().to(torch.uint8).movedim(-3, -1).cpu().numpy()
-    for key, pixels in zip(batch["key"], levels, strict=True):
-        if pixels.ndim == 3:
-            write_image(folder / f"{key}.png", pixels, Extras(), "png", 0)
-            continue
-        for number, frame in enumerate(pixels):
-            write_image(folder / key / f"{number:03}.png", frame, Extras(), "png", 0)
+        """Write the images of one batch."""
+        folder, seed = Path(trainer.default_root_dir, OUTPUTS), getattr(pl_module, "noise_seed", 0)
+        for name, images in ((str(seed), output_image(outputs)), *((x, batch[x]) for x in INPUTS)):
+            levels = (images.clamp(0, 1) * 255).round().to(torch.uint8).movedim(1, -1)
+            for key, pixels in zip(batch["key"], levels.cpu().numpy(), strict=True):
+                write_image(folder / name / f"{key}.png", pixels, Extras(), "png", 0)
 
 
 def _wait(device: torch.device) -> None:

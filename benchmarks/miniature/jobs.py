@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ class Job:
     inputs: Says what else its result depends on; asked when those it needs are done.
     made: A folder of what it makes, moved aside before it runs: numbers of other weights stay in
         a run's results.
+    minutes: Expected time, for the estimate of what is left.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Job:
     needs: tuple[str, ...] = ()
     inputs: Callable[[], str] = str
     made: Path | None = None
+    minutes: float = 1.0
 
     @property
     def output(self) -> Path:
@@ -104,13 +107,19 @@ class Note:
         }
 
 
-def run_jobs(jobs: Sequence[Job], at_once: int, show: Callable[[str], None]) -> None:
+def run_jobs(
+    jobs: Sequence[Job],
+    at_once: int,
+    show: Callable[[str], None],
+    environment: Mapping[str, str] | None = None,
+) -> None:
     """Run those that are not done, each after what it needs.
 
     Args:
         jobs: All, each after those that it needs.
         at_once: How many beside one another, each with one thread or what OMP_NUM_THREADS says.
-        show: Receives one line about what is done and what runs.
+        show: Receives one line about what is done, what runs, and the time that is left.
+        environment: Further variables for the commands.
 
     Raises:
         ValueError: A job comes before one that it needs, or that is not there.
@@ -122,10 +131,12 @@ def run_jobs(jobs: Sequence[Job], at_once: int, show: Callable[[str], None]) -> 
     waiting, running, finished = list(jobs), list[_Running](), set[str]()
     try:
         while waiting or running:
-            _start(waiting, running, finished, at_once)
+            _start(waiting, running, finished, at_once, environment or {})
             names = ", ".join(process.job.name for process in running)
             if names:
-                show(f"{len(finished)} of {len(jobs)} done, running: {names}")
+                left = _minutes_left(jobs, waiting, running, finished) / at_once
+                done = f"{len(finished)} of {len(jobs)} done"
+                show(f"{done}, about {math.ceil(left)} min left, running: {names}")
             ended = [process for process in running if process.ended()]
             for process in ended:
                 running.remove(process)
@@ -139,14 +150,33 @@ def run_jobs(jobs: Sequence[Job], at_once: int, show: Callable[[str], None]) -> 
             process.end()
 
 
-def _start(waiting: list[Job], running: list[_Running], finished: set[str], at_once: int) -> None:
+def _minutes_left(
+    jobs: Sequence[Job], waiting: list[Job], running: list[_Running], finished: set[str]
+) -> float:
+    """Return the expected minutes that are left, corrected by what finished jobs have taken."""
+    done = [job for job in jobs if job.name in finished]
+    expected = sum(job.minutes for job in done)
+    pace = sum(job.note().seconds for job in done) / 60 / expected if expected else 1.0
+    left = sum(pace * job.minutes for job in waiting)
+    for process in running:
+        left += max(0.0, pace * process.job.minutes - (time.monotonic() - process.begun) / 60)
+    return left
+
+
+def _start(
+    waiting: list[Job],
+    running: list[_Running],
+    finished: set[str],
+    at_once: int,
+    environment: Mapping[str, str],
+) -> None:
     for job in list(waiting):
         if not finished.issuperset(job.needs):
             continue
         if job.done():
             finished.add(job.name)
         elif len(running) < at_once:
-            running.append(_Running(job))
+            running.append(_Running(job, environment))
         else:
             continue
         waiting.remove(job)
@@ -157,9 +187,10 @@ class _Running:
 
     Args:
         job: What runs.
+        environment: Further variables.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, environment: Mapping[str, str]) -> None:
         self.job, self.begun, self.inputs = job, time.monotonic(), job.inputs()
         self.before, self.cpu_seconds = job.note(), 0.0
         # A run goes on by itself where it stands, which is wrong on another base or other settings.
@@ -177,7 +208,7 @@ class _Running:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 # By the number of threads sums are in another order, and numbers others.
-                env={"OMP_NUM_THREADS": "1", **os.environ},
+                env={"OMP_NUM_THREADS": "1", **os.environ, **environment},
             )
 
     def ended(self) -> bool:

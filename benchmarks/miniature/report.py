@@ -1,108 +1,66 @@
-"""A miniature's report: all numbers as JSON, and the page's text made from that alone."""
+"""The miniature's report: all numbers as JSON, and the page's tables made from that alone."""
 
 from __future__ import annotations
 
-import statistics
-from pathlib import Path
 from typing import Any
 
 from benchmarks.miniature.jobs import Note
-from benchmarks.miniature.made import made
-from benchmarks.miniature.numbers import (
-    ALL,
-    PER_IMAGE,
-    SPREAD,
-    SWD,
-    Measured,
-    difference,
-    set_of,
-    short,
-    shown,
-)
-from benchmarks.miniature.plan import SAME, Plan
-from benchmarks.miniature.spec import BICUBIC, Claim, Gate, Row
-from callbacks.metrics.consistency import SelfSSIM
-from callbacks.results.files import load_results
+from benchmarks.miniature.measure import FAILS, HOLDS, OPEN, Measured, judge, short
+from benchmarks.miniature.table import Claim, Plan
 
-COLUMNS = {"psnr": "PSNR-Y, dB", "ssim": "SSIM", "niqe": "NIQE", SWD: "SWD"}
-COLUMNS |= {"lpips": "LPIPS", "lattice": "Lattice of 8 pixels"}
-COLUMNS |= {SPREAD: "variance of the gain over bicubic"}
-DIGITS = {"psnr": 2, "ssim": 4, "niqe": 2, SWD: 3, "lpips": 4, "lattice": 2, SPREAD: 2}
-COST = {"calls": "calls", "seconds": "seconds an image", "parameters": "parameters, M"}
-COST |= {"memory": "memory of a batch, MiB"}
-JUDGED = ("psnr", "ssim", SWD)  # by which a row may lose to its control
-WEAK = "Base too weak, no comparison."
+COLUMNS = {  # heading, digits and factor of each metric
+    "psnr": ("PSNR-Y", 2, 1),
+    "ssim": ("SSIM", 3, 1),
+    "lpips": ("LPIPS", 3, 1),
+    "swd": ("SWD", 2, 1),
+    "swd_2": ("SWD, halved", 2, 1),
+    "kid_thumb": ("KID-thumb x 1000", 1, 1000),
+    "lr_psnr": ("LR, dB", 1, 1),
+    "repetition": ("repetition", 3, 1),
+    "calls": ("calls", 0, 1),
+    "seconds": ("s an image", 3, 1),
+}
 
 
-def collect(plan: Plan) -> dict[str, Any]:
-    """All numbers of the rows that are wanted, with what may be said of them.
+def collect(plan: Plan, data: str) -> dict[str, Any]:
+    """Return all numbers of the wanted rows, with the claims on them.
 
     Args:
         plan: Its commands are done.
-
-    Returns:
-        What JSON holds.
+        data: Where the images are from.
     """
+    measured = {row.name: Measured(plan.run_of(row.name)) for row in plan.rows}
     notes = {job.name: job.note() for job in plan.jobs()}
-    rows = plan.rows
-    measured = {row.name: Measured(plan.run_of(row.name), plan.seeds[0]) for row in rows}
-    first = measured[rows[0].name]
-    gate, facts = _gate(plan), plan.method.facts
-    claims = [c for c in plan.method.claims if {c.better, c.than} <= measured.keys()]
+    tasks = {row.task for row in plan.rows}
     return {
-        "seeds": list(plan.seeds),
+        "data": data,
+        "images": len(next(iter(measured.values())).keys),
+        "seeds": list(range(plan.seeds)),
         "steps": plan.steps,
-        "side": plan.method.side,
-        "images": {f"x{scale:g}": first.keys(scale) for scale in first.scales},
-        "note": plan.method.note,
-        "facts": {
-            what: value if isinstance(value, str) else short(value)
-            for what, value in ({} if facts is None else facts(plan.trained)).items()
-        },
-        "trainings": _times(notes, "fit "),
-        "evaluations": _times(notes, "test "),
-        "gate": gate,
-        "rows": {
-            row.name: {
-                "label": row.label,
-                "listed": row.data is None,
-                "control": row.control,
-                "options": list(row.options),
-                "sets": _sets(measured[row.name]),
-                "against_control": _against(row, measured) if gate["open"] else [],
-                "self_ssim": _self_ssim(plan.run_of(row.name + SAME)),
+        "note": plan.table.note,
+        "trainings": _costs(notes, "fit "),
+        "evaluations": _costs(notes, "test "),
+        "tasks": {
+            name: {
+                "title": task.title,
+                "rows": {
+                    row.name: {"label": row.label, "numbers": measured[row.name].stored()}
+                    for row in plan.rows
+                    if row.task == name
+                },
             }
-            for row in rows
+            for name, task in plan.table.tasks.items()
+            if name in tasks
         },
-        "claims": [_judged(claim, measured, gate) for claim in claims],
-        "tables": _further(plan) if gate["open"] else {},
-        "plane": list(plan.method.plane),
-        "strips": list(strips(plan)),
+        "claims": [
+            _judged(claim, measured)
+            for claim in plan.table.all_claims()
+            if claim.row in measured and (not isinstance(claim.than, str) or claim.than in measured)
+        ],
     }
 
 
-def strips(plan: Plan) -> dict[str, Path]:
-    """Pictures that runs wrote themselves, by what they show; none before all rows are there."""
-    found = plan.method.strips
-    whole = len(plan.rows) == len(plan.method.rows)
-    return found(plan.run_of, plan.trained) if found is not None and whole else {}
-
-
-def _further(plan: Plan) -> dict[str, Any]:
-    tables = plan.method.tables
-    if tables is None or len(plan.rows) < len(plan.method.rows):
-        return {}
-    labels = {row.name: row.label for row in plan.rows if row.data is None}
-    return {
-        heading: {
-            row: {column: short(value) for column, value in cells.items()}
-            for row, cells in table.items()
-        }
-        for heading, table in tables(plan.run_of, labels).items()
-    }
-
-
-def _times(notes: dict[str, Note], verb: str) -> dict[str, dict[str, Any]]:
+def _costs(notes: dict[str, Note], verb: str) -> dict[str, Any]:
     return {
         name.removeprefix(verb): note.cost()
         for name, note in notes.items()
@@ -110,276 +68,90 @@ def _times(notes: dict[str, Note], verb: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def _sets(row: Measured) -> dict[str, dict[str, dict[str, float | str]]]:
-    """By set, scale and metric; deviations over the seeds as ``<metric>_std``."""
-    found: dict[str, dict[str, dict[str, float | str]]] = {}
-    for result in row.results:
-        by_scale = found.setdefault(set_of(result["dataset"]), {})
-        numbers = by_scale.setdefault(f"x{result['scale']:g}", {})
-        numbers[result["metric"]] = short(result["value"])
-        if "std" in result and result["metric"] not in COST:
-            numbers[f"{result['metric']}_std"] = short(result["std"])
-    together: dict[str, dict[str, float | str]] = {}
-    for scale in row.scales:
-        numbers = together.setdefault(f"x{scale:g}", {"n": len(row.keys(scale))})
-        for metric in (*PER_IMAGE, SWD):
-            means = row.means(metric, scale)
-            if not means:
-                continue
-            numbers[metric] = short(statistics.fmean(means))
-            if len(means) > 1:
-                numbers[f"{metric}_std"] = short(statistics.stdev(means))
-    return {ALL: together, **found}
+def _judged(claim: Claim, measured: dict[str, Measured]) -> dict[str, Any]:
+    than = measured[claim.than] if isinstance(claim.than, str) else claim.than
+    found = judge(measured[claim.row], claim.metric, than, claim.margin)
+    return {**vars(claim), "margin": short(claim.margin), **found.stored()}
 
 
-def _self_ssim(run: Path) -> dict[str, float | str]:
-    """By pair of scales, such as ``x8_from_x4``; none of a row that was not asked."""
-    path = run / "results.json"
-    results = load_results(path)["results"] if path.is_file() else []
-    return {
-        f"x{result['scale']:g}{result['metric'].removeprefix(SelfSSIM.name)}": short(
-            result["value"]
-        )
-        for result in results
-    }
-
-
-def _against(row: Row, measured: dict[str, Measured]) -> list[dict[str, Any]]:
-    if row.control == row.name or row.control not in measured:
-        return []
-    a, b = measured[row.name], measured[row.control]
-    found = [difference(a, b, metric, scale) for metric in JUDGED for scale in a.scales]
-    return [apart.stored() for apart in found if apart is not None]
-
-
-def _judged(claim: Claim, measured: dict[str, Measured], gate: dict[str, Any]) -> dict[str, Any]:
-    a, b = measured[claim.better], measured[claim.than]
-    scales = [s for s in a.scales if claim.scales is None or s in claim.scales]
-    bicubic = measured.get(BICUBIC)
-    found = [difference(a, b, m, scale, bicubic) for m in claim.metrics for scale in scales]
-    return {
-        "claim": claim.text,
-        "better": claim.better,
-        "than": claim.than,
-        "judged": [apart.stored() for apart in found if apart is not None] if gate["open"] else [],
-    }
-
-
-def _gate(plan: Plan) -> dict[str, Any]:
-    gate, path = plan.method.gate, plan.run_of("gate") / "results.json"
-    if gate is None or not path.is_file():
-        return {"open": True}
-    return gate_of(gate, load_results(path)["results"])
-
-
-def gate_of(gate: Gate, results: list[Any]) -> dict[str, Any]:
-    """What the base reached, and whether that is enough to compare anything.
-
-    Args:
-        gate: What it has to reach.
-        results: Of its test, bicubic among them.
-    """
-    psnr = {
-        r["checkpoint"] == BICUBIC: r["value"]
-        for r in results
-        if (r["dataset"], r["metric"], r["scale"]) == (gate.dataset, "psnr", gate.scale)
-    }
-    return {
-        "open": bool(psnr[False] - psnr[True] >= gate.margin),
-        "what": f"{gate.training}, {gate.dataset} x{gate.scale:g}, PSNR-Y",
-        "reached": short(psnr[False]),
-        "bicubic": short(psnr[True]),
-        "margin": gate.margin,
-    }
-
-
-# ----------------------------------------------------------------------------------- the page
-def markdown(report: dict[str, Any], name: str) -> str:
-    """The page's part on the miniature: every word about a result is made from the numbers.
+# --------------------------------------------------------------------------------------- the page
+def markdown(report: dict[str, Any]) -> str:
+    """Return the page's part: how it was made, a table a task, and the claims.
 
     Args:
         report: As the JSON file holds it.
-        name: Of the method: the picture's file is named after it.
     """
-    results = report["results"]
-    pictures = f"../../benchmarks/results/{name}_miniature"
-    seeds = len(results["seeds"])
-    crops = max(len(keys) for keys in results["images"].values())
-    text = [
-        f"{crops} crops of {results.get('side', 192)} pixels at each scale; means over "
-        f"{seeds} seed{'s' * (seeds != 1)} for what samples, with their deviation. "
-        f"{results['note']}",
-        f"{made(report, f'{pictures}.json', each=True)}.",
-        _gate_text(results["gate"]),
+    results, machine = report["results"], report["machine"]
+    minutes = [
+        sum(cost["cpu_seconds"] or cost["seconds"] for cost in results[what].values()) / 60
+        for what in ("trainings", "evaluations")
     ]
-    if facts := results.get("facts"):
-        text.append(
-            "\n".join(
-                f"- {what}: {value if isinstance(value, str) else format(value, '.4g')}"
-                for what, value in facts.items()
-            )
-        )
-    measured = {m for r in _listed(results) for s in r["sets"][ALL].values() for m in s}
-    for metric, heading in COLUMNS.items():
-        if metric not in measured:
-            continue
-        text.append(f"**{heading}**\n\n{_table(results, metric)}")
-    text.append(
-        "▼: worse than its control (in brackets; the 95 % interval over images excludes 0). "
-        "Higher is better for PSNR and SSIM, lower for all others; a lattice of 1 is none."
+    longest = sorted(results["trainings"].items(), key=lambda item: -item[1]["seconds"])[:5]
+    named = ", ".join(f"{name} {cost['seconds'] / 60:.0f}" for name, cost in longest)
+    made = (
+        f"`{report['command']}` ([JSON](../benchmarks/results/cars.json)), commit "
+        f"{report['commit'][:7]}, {machine['cpu']} ({machine['cores']} cores): {minutes[0]:.0f} "
+        f"CPU minutes of training (the longest: {named}) and {minutes[1]:.0f} of evaluation. "
+        f"{results['images']} test images of {results['data']}; means over "
+        f"{len(results['seeds'])} sampling seeds. {results['note']}"
     )
-    several = len(_scales(results)) > 1
-    what = "calls of networks, a cascade's base apart" + " / seconds an image" * several
-    text.append(f"**Cost**: {what}\n\n{(_costs if several else _cost)(results)}")
-    if any(row["self_ssim"] for row in _listed(results)):
-        text.append(
-            "**SelfSSIM** of outputs of one LR: the mean over pairs of scales, both ways"
-            f"\n\n{_agreement(results)}"
-        )
-    for heading, table in results.get("tables", {}).items():
-        text.append(f"**{heading}**\n\n{_further_table(table)}")
-    text.append(_claims(results))
-    text.append(f"![Crops]({pictures}.png)")
-    for number, what in enumerate(results.get("strips", []), 1):
-        text.append(f"{what}:\n\n![{what}]({pictures}_strip_{number}.png)")
-    for metric in results.get("plane", []):
-        text.append(f"![{COLUMNS[metric]} against PSNR, a point a row]({pictures}_{metric}.svg)")
-    return "\n\n".join(filter(None, text)) + "\n"
+    parts = [made.rstrip(), "![The same cars, a line a row](../benchmarks/results/cars.png)"]
+    for task in results["tasks"].values():
+        parts += [f"### {task['title']}", _table(task["rows"])]
+    parts += ["### Claims", _count(results["claims"]), _claims(results)]
+    return "\n\n".join(parts) + "\n"
 
 
-def _gate_text(gate: dict[str, Any]) -> str:
-    if "what" not in gate:
-        return ""  # there is none, or no row that was asked for needs it
-    ahead = gate["reached"] - gate["bicubic"]
-    return (
-        f"Gate ({gate['what']}): {gate['reached']:.2f} dB, bicubic {gate['bicubic']:.2f}, "
-        f"{ahead:+.2f}; needed {gate['margin']:+.1f}: "
-        f"{'passed.' if gate['open'] else f'not passed. {WEAK}'}"
-    )
+def _table(rows: dict[str, Any]) -> str:
+    shown = [key for key in COLUMNS if any(key in row["numbers"] for row in rows.values())]
+    lines = [["", *(COLUMNS[key][0] for key in shown)], ["---", *["---:"] * len(shown)]]
+    for row in rows.values():
+        lines.append([row["label"], *(_cell(row["numbers"], key) for key in shown)])
+    return _grid(lines)
 
 
-def _scales(results: dict[str, Any]) -> list[str]:
-    found = {scale for row in _listed(results) for scale in row["sets"][ALL]}
-    return sorted(found, key=lambda scale: float(scale[1:]))
-
-
-def _grid(first: str, columns: list[str], rows: list[list[str]]) -> str:
-    lines = [[first, *columns], ["---", *["---:"] * len(columns)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _table(results: dict[str, Any], metric: str) -> str:
-    scales, labels = _scales(results), {k: r["label"] for k, r in results["rows"].items()}
-    rows = []
-    for name, row in results["rows"].items():
-        if not row.get("listed", True):
-            continue
-        lost = {
-            f"x{apart['scale']:g}"
-            for apart in row["against_control"]
-            if apart["metric"] == metric and apart["verdict"] == "does not hold"
-        }
-        named = row["control"] != name and row["control"] in labels
-        control = f" ({labels[row['control']]})" if named else ""
-        cells = [_cell(row["sets"][ALL].get(s, {}), metric, s in lost) for s in scales]
-        rows.append([row["label"] + control, *cells])
-    return _grid("", scales, rows)
-
-
-def _cell(numbers: dict[str, Any], metric: str, lost: bool) -> str:
-    if metric not in numbers:
+def _cell(numbers: dict[str, Any], key: str) -> str:
+    if key not in numbers:
         return "-"
-    digits, deviation = DIGITS[metric], numbers.get(f"{metric}_std")
-    more = "" if deviation is None else f" ± {deviation:.{digits}f}"
-    return f"{numbers[metric]:.{digits}f}{more}{' ▼' if lost else ''}"
+    _, digits, factor = COLUMNS[key]
+    deviation = numbers.get(f"{key}_std")
+    more = "" if deviation is None else f" ± {factor * deviation:.{digits}f}"
+    return f"{factor * numbers[key]:.{digits}f}{more}"
 
 
-def _further_table(table: dict[str, dict[str, float]]) -> str:
-    columns = list(dict.fromkeys(column for cells in table.values() for column in cells))
-    rows = [
-        [label, *(format(cells[c], ".4g") if c in cells else "-" for c in columns)]
-        for label, cells in table.items()
-    ]
-    return _grid("", columns, rows)
-
-
-def _listed(results: dict[str, Any]) -> list[dict[str, Any]]:
-    return [row for row in results["rows"].values() if row.get("listed", True)]
-
-
-def _costs(results: dict[str, Any]) -> str:
-    scales, rows = _scales(results), []
-    for row in _listed(results):
-        sets = [by_scale for name, by_scale in row["sets"].items() if name != ALL]
-        cells = []
-        for scale in scales:
-            found = [s[scale] for s in sets if "seconds" in s.get(scale, {})]
-            seconds = [numbers["seconds"] for numbers in found]
-            calls = found[0]["calls"] if found else 0
-            cells.append(f"{calls:g} / {statistics.fmean(seconds):.2f}" if found else "-")
-        rows.append([row["label"], *cells])
-    return _grid("", scales, rows)
-
-
-def _cost(results: dict[str, Any]) -> str:
-    """At one scale: a column each for what was counted; sets are as one."""
-    (scale,), rows = _scales(results), dict[str, dict[str, float]]()
-    for row in _listed(results):
-        sets = [found.get(scale, {}) for name, found in row["sets"].items() if name != ALL]
-        measured = {what: [s[what] for s in sets if what in s] for what in COST}
-        rows[row["label"]] = {
-            what: max(values) if what == "memory" else statistics.fmean(values)
-            for what, values in measured.items()
-            if values
-        }
-    columns = {key: title for key, title in COST.items() if any(key in c for c in rows.values())}
-    return _grid(
-        "",
-        [*columns.values()],
-        [
-            [label, *(f"{found[key]:.3g}" if key in found else "-" for key in columns)]
-            for label, found in rows.items()
-        ],
+def _count(claims: list[dict[str, Any]]) -> str:
+    verdicts = [claim["verdict"] for claim in claims]
+    counted = ", ".join(f"{kind}: {verdicts.count(kind)}" for kind in (HOLDS, FAILS, OPEN))
+    return (
+        f"Of {len(claims)}, {counted}. A claim holds where the 95 % interval of the difference, "
+        "less the margin, lies on its side of 0; intervals are over images."
     )
-
-
-def _agreement(results: dict[str, Any]) -> str:
-    rows = [
-        [row["label"], f"{statistics.fmean(row['self_ssim'].values()):.4f}"]
-        for row in _listed(results)
-        if row["self_ssim"]
-    ]
-    return _grid("", ["SelfSSIM"], rows)
 
 
 def _claims(results: dict[str, Any]) -> str:
-    if not results["gate"]["open"]:
-        return WEAK
-    if not results["claims"]:
-        return ""
-    scales, labels = _scales(results), {k: r["label"] for k, r in results["rows"].items()}
-    rows = []
+    labels = {
+        name: f"{row['label']}, {task['title'].partition(',')[0]}"
+        for task in results["tasks"].values()
+        for name, row in task["rows"].items()
+    }
+    lines = [["claim", "row", "than", "metric", "difference", ""], ["---"] * 6]
+    text = ""
     for claim in results["claims"]:
-        for metric in dict.fromkeys(apart["metric"] for apart in claim["judged"]):
-            found = {
-                f"x{apart['scale']:g}": _judgement(apart)
-                for apart in claim["judged"]
-                if apart["metric"] == metric
-            }
-            who = f"{claim['claim']} ({labels[claim['better']]} - {labels[claim['than']]})"
-            heading = f"{who}, {COLUMNS[metric].partition(',')[0]}"
-            rows.append([heading, *(found.get(scale, "-") for scale in scales)])
-    explained = (
-        "**Claims**: the difference, its 95 % interval over images, and what follows: a claim "
-        "holds where the interval lies on its side of 0, does not hold where it lies on the other."
-    )
-    return f"{explained}\n\n{_grid('', scales, rows)}"
+        heading, digits, factor = COLUMNS[claim["metric"]]
+        than = claim["than"]
+        than = labels[than].partition(",")[0] if isinstance(than, str) else f"{factor * than:g}"
+        if claim["margin"]:
+            than += f" {factor * claim['margin']:+g}"
+        number = f"{factor * claim['difference']:+.{digits}f}"
+        if claim["interval"] is not None:
+            ends = [f"{factor * end:+.{digits}f}" for end in claim["interval"]]
+            number += f" ({' to '.join(ends)})"
+        first = "" if claim["text"] == text else claim["text"]
+        text = claim["text"]
+        verdict = f"**{claim['verdict']}**"
+        lines.append([first, labels[claim["row"]], than, heading, number, verdict])
+    return _grid(lines)
 
 
-def _judgement(apart: dict[str, Any]) -> str:
-    digits = DIGITS[apart["metric"]]
-    between = ""
-    if apart["interval"] is not None:
-        low, high = (f"{end:+.{digits}f}" for end in apart["interval"])
-        between = f" ({low} to {high})"
-    return f"{apart['difference']:+.{digits}f}{between}: **{shown(apart)}**"
+def _grid(lines: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

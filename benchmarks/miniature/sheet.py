@@ -1,122 +1,80 @@
-"""The pictures of a generator's miniature: samples, a line a row, and validations by steps."""
+"""The image of the miniature: the same cars, a line a row, each pixel a square."""
 
 from __future__ import annotations
 
-import math
+import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from benchmarks.miniature.generators import WATCHED, validations
-from benchmarks.miniature.plan import Plan
-from benchmarks.miniature.samples import folder_of, real_of
-from callbacks.metrics.sets import find_pictures
+from benchmarks.miniature.callbacks import OUTPUTS
+from benchmarks.miniature.table import Plan
 
-COUNT, CLIPS = 14, 2  # samples a line
-ZOOM, GAP, LABEL, FONT_SIZE = 3, 4, 170, 13  # pixels
-PANEL, MARGIN, LINE = (440, 300), 56, 16
-COLORS = ("#1b6ca8", "#d1495b", "#edae49", "#3f7d20", "#6a4c93", "#444444")
-THOUSAND = "x 1000"
-Points = Sequence[Sequence[float]]
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+SIDE, GAP, LABEL, HEAD, FONT = 96, 2, 190, 24, 13  # pixels
+MOST = 10  # images a line
+LARGEST = 300_000  # bytes
+Line = tuple[str, list[Path]]
 
 
-def draw(plan: Plan, path: Path) -> Path | None:
-    """Draw samples of all rows, of clips all frames; beside that file curves of the trainings.
+def draw(plan: Plan, path: Path) -> None:
+    """Draw LR, the shown rows and HR of each task, for the first images by index.
+
+    As many images stand in a line as the file may have bytes for.
 
     Args:
         plan: Its commands are done.
-        path: The file of the samples; that of the curves ends in ``_curves``.
-
-    Returns:
-        The file, or None where no row was measured.
+        path: The file.
     """
-    if not plan.rows:
-        return None
-    seed = str(plan.seeds[0])
-    lines = [(row.label, folder_of(plan.run_of(row.name), seed)) for row in plan.rows]
-    lines.append(("real pictures", real_of(plan.run_of(plan.rows[0].name))))
-    frames = getattr(plan.method, "frames", 1)
-    count = COUNT if frames == 1 else CLIPS * frames
-    sheet([(label, find_pictures([folder])[:count]) for label, folder in lines]).save(path)
-    found = validations(plan)
-    if any(found.values()):
-        panels = [
-            Panel(heading, {label: curves[heading] for label, curves in found.items() if curves})
-            for heading in WATCHED
-        ]
-        chart(panels).save(path.with_name(f"{path.stem}_curves.png"), optimize=True)
-    return path
+    groups = lines(plan)
+    for count in range(MOST, 0, -1):
+        content = io.BytesIO()
+        sheet(groups, count).save(content, "PNG", optimize=True)
+        if content.tell() <= LARGEST or count == 1:
+            path.write_bytes(content.getvalue())
+            return
 
 
-def sheet(lines: Sequence[tuple[str, Sequence[Path]]]) -> Image.Image:
-    """Pictures of one size, enlarged by repeating pixels, behind what each line is called."""
-    with Image.open(lines[0][1][0]) as first:
-        side = first.width * ZOOM
-    columns = max(len(files) for _, files in lines)
-    size = (LABEL + columns * (side + GAP), len(lines) * (side + GAP))
-    paper, font = Image.new("RGB", size, "white"), ImageFont.load_default(FONT_SIZE)
-    pen = ImageDraw.Draw(paper)
-    for number, (label, files) in enumerate(lines):
-        top = number * (side + GAP)
-        pen.text((2, top + side // 2 - FONT_SIZE // 2), label, "black", font)
-        for column, file in enumerate(files):
-            with Image.open(file) as picture:
-                large = picture.convert("RGB").resize((side, side), Image.Resampling.NEAREST)
-            paper.paste(large, (LABEL + column * (side + GAP), top))
+def lines(plan: Plan) -> list[tuple[str, list[Line]]]:
+    """Return the title of each task, with the label and files of each of its lines.
+
+    Args:
+        plan: Its commands are done.
+    """
+    found = []
+    for name, task in plan.table.tasks.items():
+        rows = [row for row in plan.rows if row.task == name and row.shown]
+        if not rows:
+            continue
+        first = plan.run_of(rows[0].name) / OUTPUTS
+        of_rows = [(row.label, _files(plan.run_of(row.name) / OUTPUTS / "0")) for row in rows]
+        inputs = [("LR", _files(first / "lr"))] if task.bicubic else []
+        found.append((task.title, [*inputs, *of_rows, ("HR", _files(first / "hr"))]))
+    return found
+
+
+def sheet(groups: Sequence[tuple[str, Sequence[Line]]], count: int) -> Image.Image:
+    """Return groups of lines below one another.
+
+    Args:
+        groups: Titles, and labels and files of their lines.
+        count: Images a line.
+    """
+    height = sum(HEAD + len(of) * (SIDE + GAP) for _, of in groups)
+    paper = Image.new("RGB", (LABEL + count * (SIDE + GAP), height), "white")
+    pen, font, top = ImageDraw.Draw(paper), ImageFont.load_default(FONT), 0
+    for title, of_group in groups:
+        pen.text((2, top + 4), title, "black", font)
+        top += HEAD
+        for label, files in of_group:
+            pen.text((2, top + (SIDE - FONT) // 2), label, "black", font)
+            for column, file in enumerate(files[:count]):
+                with Image.open(file) as image:
+                    large = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST)
+                paper.paste(large, (LABEL + column * (SIDE + GAP), top))
+            top += SIDE + GAP
     return paper
 
 
-class Panel(NamedTuple):
-    """Curves of one metric: points of (step, value) by label."""
-
-    heading: str
-    curves: dict[str, Points]
-
-
-def chart(panels: Sequence[Panel]) -> Image.Image:
-    """Curves side by side, steps on a logarithmic axis, with a legend below."""
-    width, height = PANEL
-    legend = LINE * max(-(-len(panel.curves) // 2) for panel in panels)
-    paper = Image.new("RGB", (width * len(panels), height + legend), "white")
-    font = ImageFont.load_default(FONT_SIZE)
-    pen = ImageDraw.Draw(paper)
-    for number, panel in enumerate(panels):
-        _panel(pen, font, panel, number * width)
-    return paper
-
-
-def _panel(pen: ImageDraw.ImageDraw, font: Font, panel: Panel, x: int) -> None:
-    width, height = PANEL
-    factor = 1000 if panel.heading.endswith(THOUSAND) else 1
-    points = [(s, factor * v) for curve in panel.curves.values() for s, v in curve if s > 0]
-    if not points:
-        return
-    steps, values = zip(*points, strict=True)
-    left, right, top, bottom = x + MARGIN, x + width - 14, 30, height - 34
-    ends = (math.log(min(steps)), math.log(max(max(steps), min(steps) + 1)))
-    low, high = min(values), max(max(values), min(values) + 1e-9)
-
-    def place(step: float, value: float) -> tuple[float, float]:
-        across = (math.log(step) - ends[0]) / (ends[1] - ends[0])
-        return left + across * (right - left), bottom - (value - low) / (high - low) * (
-            bottom - top
-        )
-
-    pen.text((left, 6), f"{panel.heading}, by steps of training", "black", font)
-    pen.line([(left, top), (left, bottom), (right, bottom)], "black")
-    for value, y in ((low, bottom), (high, top)):
-        pen.text((x + 4, y - 8), f"{value:.3g}", "black", font)
-    for step, anchor in ((min(steps), left), (max(steps), right - 30)):
-        pen.text((anchor, bottom + 4), f"{step:g}", "black", font)
-    for number, (label, curve) in enumerate(panel.curves.items()):
-        color = COLORS[number % len(COLORS)]
-        line = [place(step, factor * value) for step, value in curve if step > 0]
-        pen.line(line, color, 2)
-        for px, py in line:
-            pen.ellipse([px - 2, py - 2, px + 2, py + 2], color)
-        row, column = divmod(number, 2)
-        at = (left + column * (right - left) / 2, height - 8 + LINE * row)
-        pen.text(at, label, color, font)
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.png"))[:MOST]

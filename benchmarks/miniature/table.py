@@ -1,180 +1,376 @@
-"""All miniatures in one table: `python -m benchmarks.miniature.table`.
+"""The table of the miniature: its trainings, rows and claims, and the commands that fill it.
 
-Reads ``benchmarks/results/*_miniature.json`` and writes what the papers claim and what was measured
-of it, between the marks of ``docs/results.md``, of the methods' own pages and, a line a method, of
-``README.md``. Every word about a result is made from those files.
+The table is a YAML file, ``benchmarks/configs/cars.yaml``. Options in it are those of ``main.py``;
+``{NAME}`` in them stands for the run of the training NAME, which is then trained first.
 """
 
 from __future__ import annotations
 
-import argparse
+import hashlib
 import json
-import sys
-from collections.abc import Sequence
-from itertools import groupby
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-from benchmarks.miniature import __main__ as miniature
-from benchmarks.miniature import generators as miniature_generators
-from benchmarks.miniature import report as miniature_report
-from benchmarks.miniature.jobs import REPOSITORY
-from benchmarks.miniature.made import made, minutes, unit_of
-from benchmarks.miniature.numbers import FAILS, HOLDS, OPEN, UNTESTED, shown
-from benchmarks.miniature.rows import METHODS, kind_of
-from benchmarks.report import RESULTS, placed
-from files.owned import write_whole
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
 
-MARKS = ("<!-- results -->", "<!-- end of results -->")
-COLUMNS = {
-    **miniature_generators.COLUMNS,
-    **{name: title.partition(",")[0] for name, title in miniature_report.COLUMNS.items()},
-}
-TIMES_1000 = miniature_generators.TIMES_1000
+from benchmarks.miniature.jobs import REPOSITORY, Job
+from commands.run.files import FOLDER, best_or_newest, fingerprint
+from datamodules.sources.latents import ABOUT
+
+CONFIGS = "benchmarks/configs/cars"
+TABLE = REPOSITORY / f"{CONFIGS}.yaml"
+LEAST = 2  # steps of the shortest training
+STARTS, TESTED = 0.2, 0.7  # minutes until a command has begun, and that a row is expected to take
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command.
+@dataclass(frozen=True)
+class Training:
+    """A command that trains, or that encodes latents for others.
+
+    name: Name of its run.
+    config: File, with the folder; ``benchmarks/configs/cars/NAME.yaml`` by default.
+    options: Options beside the file.
+    verb: ``fit`` or ``encode``.
+    steps: Steps instead of the file's.
+    minutes: Expected time on one core of the machine that the page names.
+    """
+
+    name: str
+    config: str = ""
+    options: tuple[str, ...] = ()
+    verb: Literal["fit", "encode"] = "fit"
+    steps: int | None = None
+    minutes: float = 1.0
+
+    @property
+    def file(self) -> str:
+        """The configuration file."""
+        return self.config or f"{CONFIGS}/{self.name}.yaml"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: a model, tested on one task.
+
+    name: Name of its run.
+    label: Name in the table and in the image.
+    task: Name of the task.
+    of: Training whose file and weights it has; empty where it has none.
+    config: File of a model that is not trained; empty where the options name a model.
+    options: Options of ``test``.
+    generative: Whether it must be nearer to HR than bicubic and the regression by SWD.
+    shown: Whether it is in the image.
+    """
+
+    name: str
+    label: str
+    task: str
+    of: str = ""
+    config: str = ""
+    options: tuple[str, ...] = ()
+    generative: bool = False
+    shown: bool = True
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a group of rows does.
+
+    title: Heading of its table.
+    data: File of the test data.
+    options: Options of ``test`` for all of its rows.
+    metrics: File of the callbacks.
+    bicubic: Row that generative rows are compared with.
+    regression: Row of equal steps that generative rows are compared with.
+    """
+
+    title: str
+    data: str
+    options: tuple[str, ...] = ()
+    metrics: str = f"{CONFIGS}/metrics.yaml"
+    bicubic: str = ""
+    regression: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Something that should hold of a row.
+
+    text: The claim.
+    row: The row.
+    metric: Name of the metric.
+    than: The row that it is compared with, or a number.
+    margin: What is added to the value of ``than``.
+    """
+
+    text: str
+    row: str
+    metric: str
+    than: str | float
+    margin: float = 0.0
+
+
+@dataclass(frozen=True)
+class Table:
+    """All of the table.
+
+    tasks: Tasks by name.
+    trainings: All trainings; each comes after those that it needs.
+    rows: All rows, in the order of the page.
+    claims: Claims beside those that every generative row has.
+    note: What a reader has to know.
+    """
+
+    tasks: dict[str, Task]
+    trainings: tuple[Training, ...]
+    rows: tuple[Row, ...]
+    claims: tuple[Claim, ...] = ()
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        """Check all names.
+
+        Raises:
+            ValueError: If a name is used twice, or a name that is used is unknown.
+        """
+        trainings, rows = [t.name for t in self.trainings], [row.name for row in self.rows]
+        for names in (trainings, rows):
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"{', '.join(twice)} is there twice: rename one")
+        for number, training in enumerate(self.trainings):
+            _check(marks(training.options), trainings[:number], f"training {training.name!r}")
+        for row in self.rows:
+            _check([row.task], self.tasks, f"row {row.name!r}")
+            _check([*([row.of] if row.of else []), *marks(row.options)], trainings, row.name)
+        for name, task in self.tasks.items():
+            _check(filter(None, (task.bicubic, task.regression)), rows, f"task {name!r}")
+        for claim in self.claims:
+            others = [claim.than] if isinstance(claim.than, str) else []
+            _check([claim.row, *others], rows, f"claim {claim.text!r}")
+
+    def all_claims(self) -> list[Claim]:
+        """Return the claims, those of every generative row first."""
+        found = []
+        for row in self.rows:
+            task = self.tasks[row.task]
+            if not row.generative:
+                continue
+            for metric in ("swd", "swd_2"):
+                text = "generative rows are nearer to HR than bicubic"
+                found.append(Claim(text, row.name, metric, task.bicubic))
+            text = "generative rows have finer detail than a regression"
+            found.append(Claim(text, row.name, "swd", task.regression))
+        return [*found, *self.claims]
+
+
+def marks(options: Iterable[str]) -> list[str]:
+    """Return the names of the trainings whose runs options name."""
+    return list(dict.fromkeys(re.findall(r"\{(\w+)\}", " ".join(options))))
+
+
+def of_model(options: Iterable[str]) -> list[str]:
+    """Return the options of the model, with their values."""
+    kept, keep = [], False
+    for word in options:
+        keep = word.startswith("--model.") if word.startswith("--") else keep
+        kept += [word] if keep else []
+    return kept
+
+
+def load(path: Path = TABLE) -> Table:
+    """Read a table. An entry of ``options`` may be several words; ``words`` only holds anchors.
 
     Args:
-        arguments: Of the command line; by default those of this process.
+        path: The file.
+
+    Raises:
+        ValueError: If a key or name is unknown, a key is missing, or a value has another type.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.miniature.table", description=__doc__
-    )
-    parser.parse_args(arguments)
-    for name, text in texts().items():
-        path = REPOSITORY / name
-        write_whole(path, placed(path.read_text(encoding="utf-8"), text, marks_of(name)))
-        sys.stdout.write(f"{name}\n")
-    return 0
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content.pop("words", None)
+    for entry in (*content["trainings"], *content["rows"], *content["tasks"].values()):
+        if "options" in entry:
+            entry["options"] = [word for words in entry["options"] for word in words.split()]
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--table", type=Table, required=True)
+    try:
+        found: Any = parser.instantiate(parser.parse_object({"table": content}))
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    table: Table = found.table
+    return table
 
 
-def marks_of(name: str) -> tuple[str, str]:
-    """What a page's text stands between.
+class Plan(NamedTuple):
+    """What is asked for.
+
+    table: The table.
+    runs: Folder of everything that is made.
+    seeds: Number of sampling seeds.
+    steps: Factor of each training's steps. Below 1, only the first batch is tested.
+    only: Names of the wanted rows; all if empty.
+    """
+
+    table: Table
+    runs: Path
+    seeds: int = 3
+    steps: float = 1.0
+    only: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> list[Row]:
+        """The wanted rows."""
+        return [row for row in self.table.rows if not self.only or row.name in self.only]
+
+    @property
+    def data(self) -> Path:
+        """Folder of the images."""
+        return self.runs / "data"
+
+    def trained(self, training: str) -> Path:
+        """Return the folder of a training's run."""
+        return self.runs / "trainings" / training
+
+    def run_of(self, row: str) -> Path:
+        """Return the folder of a row's run."""
+        return self.runs / "rows" / row
+
+    def jobs(self) -> list[Job]:
+        """Return all commands; each comes after those that it needs."""
+        wanted = {name for row in self.rows for name in self._needs(row)}
+        for training in reversed(self.table.trainings):
+            if training.name in wanted:
+                wanted.update(marks(training.options))
+        fits = [self._train(t) for t in self.table.trainings if t.name in wanted]
+        return fits + [self._test(row) for row in self.rows]
+
+    def _train(self, training: Training) -> Job:
+        run, needs = self.trained(training.name), marks(training.options)
+        words = [training.verb, "--config", training.file, *self._filled(training.options)]
+        if training.verb == "encode":
+            words += ["--encode.out", str(run)]
+        else:
+            words += with_steps(read_whole(REPOSITORY / training.file), training, self.steps)
+            words += ["--run.root", str(run.parent), "--run.name", run.name]
+        return Job(
+            f"fit {training.name}",
+            tuple(words),
+            self.runs / "jobs" / f"fit_{training.name}",
+            tuple(f"fit {name}" for name in needs),
+            partial(self._inputs, needs, [training.file]),
+            run if training.verb == "encode" else None,
+            STARTS + training.minutes * (self.steps if training.verb == "fit" else 1),
+        )
+
+    def _test(self, row: Row) -> Job:
+        task, needs, run = self.table.tasks[row.task], self._needs(row), self.run_of(row.name)
+        words, file = [], row.config
+        if row.of:
+            training = self._training(row.of)
+            file = training.file
+            words += self._filled(of_model(training.options))
+            words += ["--model.init_args.weights", str(self.trained(row.of))]
+        words += self._filled([*task.options, *row.options])
+        if self.steps < 1:
+            words += ["--trainer.limit_test_batches", "1"]
+        read = [file, task.data, task.metrics, *(w for w in words if w.endswith(".yaml"))]
+        return Job(
+            f"test {row.name}",
+            (
+                *("test", *(("--config", file) if file else ()), *words),
+                *("--data", task.data, "--trainer.callbacks", task.metrics),
+                *("--run.root", str(run.parent), "--run.name", run.name),
+                *("--trainer.logger", "false", "--seed_everything", "0"),
+                *("--run.seeds", str(self.seeds)),
+            ),
+            self.runs / "jobs" / f"test_{row.name}",
+            tuple(f"fit {name}" for name in needs),
+            partial(self._inputs, needs, [name for name in read if name]),
+            run,
+            TESTED,
+        )
+
+    def _training(self, name: str) -> Training:
+        return next(training for training in self.table.trainings if training.name == name)
+
+    def _needs(self, row: Row) -> list[str]:
+        own = [row.of, *marks(of_model(self._training(row.of).options))] if row.of else []
+        return list(dict.fromkeys([*own, *marks(row.options)]))
+
+    def _filled(self, options: Iterable[str]) -> list[str]:
+        def run(found: re.Match[str]) -> str:
+            return str(self.trained(found[1]))
+
+        return [re.sub(r"\{(\w+)\}", run, option) for option in options]
+
+    def _inputs(self, trainings: Sequence[str], files: Sequence[str]) -> str:
+        """A digest of the images, weights and configuration files that a command reads."""
+        found: list[Any] = [read_whole(REPOSITORY / file) for file in files]
+        for name in trainings:
+            checkpoint = best_or_newest(self.trained(name) / FOLDER)
+            latents = self.trained(name) / ABOUT
+            if checkpoint is not None:
+                found.append(fingerprint(checkpoint[0]))
+            elif latents.is_file():
+                found.append(json.loads(latents.read_text(encoding="utf-8")))
+        return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_whole(path: Path) -> Any:
+    """Return a configuration file's content, with that of files that it names in their places.
 
     Args:
-        name: The page's file.
+        path: The file.
     """
-    return miniature.MARKS if name.startswith("docs/methods/") else MARKS
+
+    def with_files(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: with_files(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [with_files(inner) for inner in value]
+        named = path.parent / value if isinstance(value, str) and value.endswith(".yaml") else None
+        return read_whole(named) if named is not None and named.is_file() else value
+
+    return with_files(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
-def texts(folder: Path = RESULTS) -> dict[str, str]:
-    """Return what stands between the marks of each page, by the page's file.
+def with_steps(config: dict[str, Any], training: Training, factor: float) -> list[str]:
+    """Return options for another number of steps, also in all that is to end or begin with them.
 
     Args:
-        folder: Of the JSON files.
+        config: A training's whole configuration.
+        training: The training.
+        factor: Factor of its steps.
     """
-    paths = {name: folder / f"{name}_miniature.json" for name in METHODS}
-    found = {
-        name: json.loads(p.read_text(encoding="utf-8")) for name, p in paths.items() if p.is_file()
-    }
-    judged = {name: report for name, report in found.items() if METHODS[name].claims}
-    pages = {
-        f"docs/methods/{name}.md": kind_of(METHODS[name]).markdown(report, name)
-        for name, report in found.items()
-    }
-    return {"docs/results.md": page(judged), "README.md": summary(judged), **pages}
+    steps = config["trainer"]["max_steps"]
+    factor *= (training.steps or steps) / steps
+    if factor == 1:
+        return []
+    options = ["--trainer.max_steps", str(max(LEAST, round(steps * factor)))]
+    for key, value in _counts(config["model"].get("init_args", {}), "--model.init_args"):
+        least = 0 if key.endswith(("warm_up", "start")) else LEAST
+        options += [key, str(max(least, round(value * factor)))]
+    return options
 
 
-def summary(reports: dict[str, dict[str, Any]]) -> str:
-    """Return a line for each method: the headline, all judgements, and what they cost.
-
-    Args:
-        reports: By method, as in the JSON files.
-    """
-    lines = ["| | claimed | measured | all judgements | by `python -m benchmarks.miniature` |"]
-    lines.append("|---|---|---|---|---|")
-    for name, report in reports.items():
-        method, claims = METHODS[name], report["results"]["claims"]
-        first = next(c for c in claims if c["claim"] == method.headline)
-        cost, machine = sum(minutes(report)), report["machine"]
-        unit = unit_of(report["results"]).removesuffix("utes")
-        words = report["command"].partition("benchmarks.miniature ")[2]
-        stored = f"benchmarks/results/{name}_miniature.json"
-        by = f"[`{words}`]({stored}), {cost:.0f} {unit}, {machine['cpu']}, {report['commit'][:7]}"
-        link = f"[{method.title}](docs/methods/{name}.md)"
-        cells = [link, first["claim"], headline(first), count(claims), by]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+def _counts(arguments: dict[str, Any], above: str) -> Iterator[tuple[str, int]]:
+    """Yield the options that count training steps: those of schedules, and later starts."""
+    for key, value in arguments.items():
+        name = f"{above}.{key}"
+        if isinstance(value, dict):
+            yield from _counts(value, name)
+        elif key in ("adversarial_start", "discriminator_start") or (
+            "lr_scheduler.init_args" in above and key in ("T_max", "steps", "warm_up")
+        ):
+            yield name, value
 
 
-def headline(claim: dict[str, Any]) -> str:
-    """Return all judgements of a claim.
-
-    Args:
-        claim: As in the JSON files.
-    """
-    several = len(_scales(claim)) > 1
-    texts = []
-    for metric in dict.fromkeys(apart["metric"] for apart in claim["judged"]):
-        of_metric = [apart for apart in claim["judged"] if apart["metric"] == metric]
-        parts = []
-        for verdict, alike in groupby(of_metric, shown):
-            values = (_value(a) + (f" (x{a['scale']:g})" if several else "") for a in alike)
-            parts.append(f"{', '.join(values)}: **{verdict}**")
-        texts.append(f"{COLUMNS[metric]} {'; '.join(parts)}")
-    return "; ".join(texts)
-
-
-def page(reports: dict[str, dict[str, Any]]) -> str:
-    """Return every claim of every method, with what it cost to judge it.
-
-    Args:
-        reports: By method, as in the JSON files.
-    """
-    return "\n".join(_section(name, report) for name, report in reports.items())
-
-
-def _section(name: str, report: dict[str, Any]) -> str:
-    results = report["results"]
-    labels = {key: row["label"] for key, row in results["rows"].items()}
-    several = len({scale for claim in results["claims"] for scale in _scales(claim)}) > 1
-    lines = [
-        f"## {METHODS[name].title}",
-        "",
-        f"Judgements: {count(results['claims'])}. [The whole table](methods/{name}.md). "
-        f"{made(report, f'../benchmarks/results/{name}_miniature.json')}, "
-        f"seeds {', '.join(map(str, results['seeds']))}.",
-        "",
-        f"| claim | the better one - the other one |{' scale |' * several} measured |",
-        f"|---|---|{'---|' * several}---|",
-    ]
-    for claim in results["claims"]:
-        cells = [claim["claim"], f"{labels[claim['better']]} - {labels[claim['than']]}"]
-        for scale in _scales(claim) or [None]:
-            judged = [measured(a) for a in claim["judged"] if a.get("scale") == scale]
-            where = [f"x{scale:g}" if scale else ""] * several
-            lines.append(f"| {' | '.join([*cells, *where, '; '.join(judged)])} |")
-            cells = ["", ""]  # once, above all of its scales
-    return "\n".join(lines) + "\n"
-
-
-def _scales(claim: dict[str, Any]) -> list[float | None]:
-    return sorted({apart.get("scale") for apart in claim["judged"]})
-
-
-def measured(apart: dict[str, Any]) -> str:
-    """A judgement: its metric, the difference and the verdict.
-
-    Args:
-        apart: As in the JSON files.
-    """
-    return f"{COLUMNS[apart['metric']]} {_value(apart)}: **{shown(apart)}**"
-
-
-def count(claims: Sequence[dict[str, Any]]) -> str:
-    """Of all judgements, those that hold, those that do not, those that are not decided."""
-    verdicts = [shown(apart) for claim in claims for apart in claim["judged"]]
-    kinds = [HOLDS, FAILS, OPEN, *[UNTESTED] * (UNTESTED in verdicts)]
-    counted = ", ".join(f"{kind}: {verdicts.count(kind)}" for kind in kinds)
-    return f"of {len(verdicts)}, {counted}"
-
-
-def _value(apart: dict[str, Any]) -> str:
-    times = 1000 if apart["metric"] in TIMES_1000 else 1
-    return f"{times * apart['difference']:+.3g}"
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+def _check(names: Iterable[str], known: Iterable[str], what: str) -> None:
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{what} names {name!r}; expected one of {', '.join(sorted(known))}")

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.miniature.jobs import REPOSITORY
-from benchmarks.miniature.spec import BICUBIC
 from benchmarks.report import placed, without_options, write_report
 from callbacks.results.files import load_results
 from files.owned import write_whole
@@ -63,7 +62,7 @@ def test(name: str, scale: int) -> dict[str, Any]:
     found: dict[str, Any] = {"imdn": {}, "bicubic": {}}
     for row in rows:
         if row["metric"] in ("psnr", "ssim"):
-            model = "bicubic" if row["checkpoint"] == BICUBIC else "imdn"
+            model = "bicubic" if row["checkpoint"] == "bicubic" else "imdn"
             found[model][row["metric"]] = round(row["value"], 4)
             found["pictures"] = row["n"]
     return found

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from pathlib import Path
 
 import pytest
@@ -11,8 +9,6 @@ import torch
 
 from benchmarks import report
 from benchmarks.gpu import COMMANDS, Command, failed, main
-from benchmarks.miniature.plan import Plan, read_whole
-from benchmarks.miniature.rows import METHODS
 from tests.conftest import REPO
 from tests.docs.parsed import parsed
 
@@ -24,16 +20,6 @@ def test_every_command_takes_its_options(command: Command) -> None:
     """By the parser of the module itself, and for `main.py` with its values."""
     words = command.words.replace("$ENLARGER_PEERS", "peers").replace("$ENLARGER_DATA", "data")
     assert parsed(words.split(), REPO, {"ENLARGER_DATA": "data"}) == "ok"
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_every_miniature_says_what_it_needs(name: str, tmp_path: Path) -> None:
-    method = METHODS[name]
-    jobs = Plan(name, method, tmp_path, REPO / method.data, (0,)).jobs()
-    words = [word for job in jobs for word in job.arguments if word.endswith(".yaml")]
-    text = json.dumps([read_whole(REPO / word) for word in words])
-    data, weights = r"\$ENLARGER_DATA/\w+", r"\$ENLARGER_WEIGHTS/\w+\.pth"
-    assert set(re.findall(f"{data}|{weights}", text)) == set(method.needs)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it would run them")

@@ -21,6 +21,7 @@ from datamodules.sources.mix import Mix
 from datamodules.sources.paired import Benchmark, Paired
 from datamodules.sources.photos import Photos
 from datamodules.sources.prompts import Prompts, Seeds
+from datamodules.sources.torchvision import Torchvision
 from datamodules.sources.triplets import Triplets
 from tests.contracts import discovery
 from tests.contracts.arguments import build
@@ -121,6 +122,17 @@ def one_lr(tmp_path):
     return SourceExample(*(lambda make=make: OneLR(make(), (8, 10)) for make in whole))
 
 
+def torchvision(tmp_path):
+    for name, damaged in (("good", False), ("bad", True)):
+        write(tmp_path / name / "cars", damaged=damaged)
+    return SourceExample(
+        *(
+            lambda name=name: Torchvision("ImageFolder", f"{tmp_path}/{name}")
+            for name in ("good", "bad", "none")
+        )
+    )
+
+
 # A line for each class of ours: how to make one in an empty folder.
 EXAMPLES = {
     Benchmark: benchmark,
@@ -132,6 +144,7 @@ EXAMPLES = {
     Paired: paired,
     Photos: photos,
     Shards: shards,
+    Torchvision: torchvision,
 }
 
 
@@ -163,6 +176,10 @@ CLIP = ("frames", "stride", "side", "short")
         (Inputs, ("root", "files", "recursive", "scale")),
         (Photos, ("names", *BOTH)),
         (Paired, ("hr", "lr", "lr_suffix", "scale")),
+        (
+            Torchvision,
+            ("dataset", "root", "classes", "train", "download", "start", "stop", "options", *BOTH),
+        ),
         (Benchmark, ("root", "scale")),
         (Crops, ("source", "size", "per_picture", *BOTH)),
         (OneLR, ("source", "lr_side", "scale")),

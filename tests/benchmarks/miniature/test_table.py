@@ -1,145 +1,127 @@
-"""The table of all methods is made from the JSON files alone."""
+"""The table of the miniature: that its commands are those of `main.py`, and how it is read."""
 
 from __future__ import annotations
 
-import shutil
+import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from benchmarks.miniature.rows import METHODS
-from benchmarks.miniature.table import count, headline, marks_of, measured, page, summary, texts
-from benchmarks.report import RESULTS, placed
+from benchmarks.miniature.jobs import Job
+from benchmarks.miniature.table import Plan, Table, Training, load, with_steps
 from tests.conftest import REPO
+from tests.docs.parsed import parsed
 
-TEXTS = texts()
-
-
-def apart(metric: str, scale: float, difference: float, verdict: str) -> dict[str, Any]:
-    return {"metric": metric, "scale": scale, "difference": difference, "verdict": verdict}
-
-
-def test_a_judgement_is_its_difference_and_its_verdict() -> None:
-    assert measured(apart("psnr", 4.0, 0.1234, "holds")) == "PSNR-Y +0.123: **holds**"
+RUNS = Path("/nowhere/cars")
+CARS = load()
+JOBS = Plan(CARS, RUNS, steps=0.01).jobs()
 
 
-def test_the_variance_of_the_gain_is_no_verdict_on_robustness() -> None:
-    """Whatever the committed files hold; the paper's is the variance of the scores themselves."""
-    spread = apart("psnr_spread", 4.0, 6.3, "does not hold")
-    sentence = "variance of the gain over bicubic +6.3: **not tested in the paper's sense**"
-    assert measured(spread) == sentence
-    claim = {"claim": "robust", "judged": [spread, apart("psnr", 4.0, 1.0, "holds")]}
-    assert headline(claim) == f"{sentence}; PSNR-Y +1: **holds**"
-    assert count([claim]) == (
-        "of 2, holds: 1, does not hold: 0, not decided: 0, not tested in the paper's sense: 1"
-    )
-    page_ = TEXTS["docs/methods/nsarm.md"]
-    lines = [line for line in page_.splitlines() if "scores vary less" in line]
-    assert lines
-    assert all("**not tested in the paper's sense**" in line for line in lines)
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+def test_every_command_is_one(job: Job) -> None:
+    assert parsed(["main.py", *job.arguments], REPO, {"ENLARGER_CARS": "cars"}) == "ok"
 
 
-def test_distances_of_thumbnails_are_a_thousandth() -> None:
-    assert measured(apart("kid_base", 1.0, -0.0423, "holds")) == "KID-thumb, base -42.3: **holds**"
-
-
-def test_a_headline_has_every_scale() -> None:
-    first = [
-        apart("psnr", 2.7, -0.5, "not decided"),
-        apart("psnr", 4.0, 0.25, "holds"),
-        apart("psnr", 8.0, 0.5, "holds"),
-        apart("swd", 4.0, -0.25, "holds"),
-        apart("swd", 8.0, 0.5, "does not hold"),
+def test_every_training_is_needed_by_a_row_and_comes_before_it() -> None:
+    assert [job.name for job in JOBS[: len(CARS.trainings)]] == [
+        f"fit {training.name}" for training in CARS.trainings
     ]
-    assert headline({"judged": first}) == (
-        "PSNR-Y -0.5 (x2.7): **not decided**; +0.25 (x4), +0.5 (x8): **holds**; "
-        "SWD -0.25 (x4): **holds**; +0.5 (x8): **does not hold**"
-    )
+    before: set[str] = set()
+    for job in JOBS:
+        assert before.issuperset(job.needs)
+        before.add(job.name)
 
 
-def test_judgements_are_counted() -> None:
-    verdicts = ["holds", "does not hold", "holds", "not decided"]
-    claims = [{"judged": [apart("psnr", 4.0, 0.0, verdict) for verdict in verdicts]}]
-    assert count(claims) == "of 4, holds: 2, does not hold: 1, not decided: 1"
+def test_trainings_fit_the_time() -> None:
+    """Three hours of two cores, and forty minutes of one a training."""
+    jobs = Plan(CARS, RUNS).jobs()
+    assert sum(job.minutes for job in jobs) <= 2 * 180
+    assert max(job.minutes for job in jobs) <= 40
 
 
-def report(command: str, difference: float, verdict: str) -> dict[str, Any]:
-    judged = [apart("psnr", 4.0, difference, verdict)]
-    return {
-        "command": command,
-        "commit": "0123456789",
-        "machine": {"cpu": "a CPU", "cores": 2},
-        "results": {
-            "seeds": [0],
-            "gate": {"open": True},
-            "trainings": {"a": {"seconds": 60.0}},
-            "evaluations": {"a": {"seconds": 30.0}},
-            "rows": {"a": {"label": "A"}, "b": {"label": "B"}},
-            "claims": [{"claim": "A wins", "better": "a", "than": "b", "judged": judged}],
+def test_every_generative_row_has_claims() -> None:
+    rows = {claim.row for claim in CARS.all_claims()}
+    assert rows >= {row.name for row in CARS.rows if row.generative}
+
+
+def test_only_what_a_row_needs() -> None:
+    jobs = Plan(CARS, RUNS, only=("casarbi_x2",)).jobs()
+    assert [job.name for job in jobs] == ["fit liif", "fit casarbi", "test casarbi_x2"]
+    test = jobs[-1].arguments
+    base = test[test.index("--model.init_args.base_weights") + 1]
+    weights = test[test.index("--model.init_args.weights") + 1]
+    assert (base, weights) == (f"{RUNS}/trainings/liif", f"{RUNS}/trainings/casarbi")
+
+
+def test_other_steps_move_all_that_counts_them() -> None:
+    schedule = {"class_path": "x", "init_args": {"steps": 1000, "warm_up": 50}}
+    config = {
+        "trainer": {"max_steps": 1000},
+        "model": {
+            "init_args": {
+                "lr_scheduler": schedule,
+                "sampling": {"steps": 5},
+                "training": {"adversarial_start": 600},
+            }
         },
     }
-
-
-def test_a_section_has_its_claims() -> None:
-    found = page({"casarbi": report("first", 0.5, "holds")})
-    assert "| measured |\n|---|---|---|\n| A wins | A - B | PSNR-Y +0.5: **holds** |\n" in found
-
-
-def test_several_scales_have_a_row_each() -> None:
-    first = report("first", 0.5, "holds")
-    first["results"]["claims"][0]["judged"] = [
-        apart("psnr", 2.7, 0.25, "holds"),
-        apart("psnr", 4.0, 0.5, "holds"),
-        apart("swd", 2.7, 0.0, "not decided"),
+    above = "--model.init_args"
+    assert with_steps(config, Training("t"), 1) == []
+    assert with_steps(config, Training("t", steps=500), 0.1) == [
+        *("--trainer.max_steps", "50"),
+        *(f"{above}.lr_scheduler.init_args.steps", "50"),
+        *(f"{above}.lr_scheduler.init_args.warm_up", "2"),
+        *(f"{above}.training.adversarial_start", "30"),
     ]
-    assert page({"casarbi": first}).endswith(
-        "| claim | the better one - the other one | scale | measured |\n"
-        "|---|---|---|---|\n"
-        "| A wins | A - B | x2.7 | PSNR-Y +0.25: **holds**; SWD +0: **not decided** |\n"
-        "|  |  | x4 | PSNR-Y +0.5: **holds** |\n"
-    )
 
 
-def test_readme_has_the_headline_and_what_it_took() -> None:
-    first = report("python -m benchmarks.miniature casarbi --seeds 0", 0.5, "holds")
-    claim = first["results"]["claims"][0] | {"claim": METHODS["casarbi"].headline}
-    claim["judged"] = [
-        apart("psnr", 2.7, -0.5, "does not hold"),
-        apart("psnr", 4.0, 0.25, "holds"),
+TABLE = """
+tasks:
+  x2: {title: x2, data: x2.yaml, bicubic: bicubic, regression: bicubic}
+words: {small: &small --model.init_args.width 8}
+trainings:
+  - {name: base}
+  - {name: top, options: [*small, "--model.init_args.base_weights {base} --seed_everything 1"]}
+rows:
+  - {name: bicubic, label: bicubic, task: x2}
+  - {name: ours, label: ours, task: x2, of: top, generative: true}
+claims: [{text: it helps, row: ours, metric: psnr, than: bicubic, margin: 3}]
+"""
+
+
+def read(folder: Path, text: str) -> Table:
+    path = folder / "table.yaml"
+    path.write_text(text)
+    return load(path)
+
+
+def test_a_file_is_read(tmp_path: Path) -> None:
+    table = read(tmp_path, TABLE)
+    assert table.trainings[1].options[:2] == ("--model.init_args.width", "8")
+    claims = [(c.row, c.metric, c.than, c.margin) for c in table.all_claims()]
+    assert claims == [
+        *(("ours", metric, "bicubic", 0) for metric in ("swd", "swd_2", "swd")),
+        ("ours", "psnr", "bicubic", 3),
     ]
-    first["results"]["claims"] = [claim]
-    assert summary({"casarbi": first}).splitlines()[2] == (
-        f"| [CasArbi](docs/methods/casarbi.md) | {claim['claim']} | PSNR-Y -0.5 (x2.7): "
-        "**does not hold**; +0.25 (x4): **holds** | "
-        "of 2, holds: 1, does not hold: 1, not decided: 0 | "
-        "[`casarbi --seeds 0`](benchmarks/results/casarbi_miniature.json), 2 min, a CPU, 0123456 |"
-    )
-    del claim["judged"][1]
-    assert "| PSNR-Y -0.5: **does not hold** |" in summary({"casarbi": first})
+    plan = Plan(table, tmp_path, steps=1)
+    test = plan._test(table.rows[1])
+    assert test.needs == ("fit top", "fit base")
+    assert f"{tmp_path}/trainings/base" in test.arguments
+    assert "--seed_everything 1" not in " ".join(test.arguments)
 
 
-def test_every_method_with_claims_has_a_headline_and_a_title() -> None:
-    for name, method in METHODS.items():
-        assert bool(method.claims) == bool(method.headline) == bool(method.title), name
-
-
-@pytest.mark.parametrize("name", TEXTS)
-def test_pages_say_what_the_numbers_say(name: str) -> None:
-    content = (REPO / name).read_text()
-    assert placed(content, TEXTS[name], marks_of(name)) == content
-
-
-def test_every_page_with_marks_is_held() -> None:
-    """A method whose JSON was not found would be left as it is."""
-    pages = [*(REPO / "docs").rglob("*.md"), *REPO.glob("*.md")]
-    names = {path.relative_to(REPO).as_posix(): path.read_text() for path in pages}
-    assert {name for name, text in names.items() if marks_of(name)[0] in text} == set(TEXTS)
-
-
-def test_other_variants_are_not_read(tmp_path: Path) -> None:
-    shutil.copy(RESULTS / "casarbi_miniature.json", tmp_path)
-    before = texts(tmp_path)
-    for variant in ("cuda", "longer_10_cuda", "longer_10"):
-        (tmp_path / f"casarbi_miniature_{variant}.json").write_text("not read")
-    assert texts(tmp_path) == before
+@pytest.mark.parametrize(
+    ("was", "now", "message"),
+    [
+        ("title: x2", "titel: x2", "titel"),
+        ("than: bicubic", "than: cubic", "'cubic'; expected one of bicubic, ours"),
+        ("{base}", "{bass}", "training 'top' names 'bass'"),
+        ("of: top", "of: tops", "'tops'"),
+        ("task: x2, of", "task: x3, of", "'x3'"),
+        ("name: top", "name: base", "base is there twice"),
+    ],
+)
+def test_a_mistake_is_named(tmp_path: Path, was: str, now: str, message: str) -> None:
+    assert TABLE.count(was) == 1
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read(tmp_path, TABLE.replace(was, now))

@@ -1,0 +1,160 @@
+"""Images of any dataset of torchvision, such as CIFAR-10, which torchvision can download."""
+
+from __future__ import annotations
+
+import inspect
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from PIL import Image
+
+from datamodules.files.decode import UnreadableImage
+from datamodules.source import Sample, Source
+from files.paths import expand_path
+
+
+class Torchvision(Source):
+    """Images of a class of ``torchvision.datasets``, such as ``CIFAR10`` or ``ImageFolder``.
+
+    A key is the number of the image in the whole dataset, behind its class where classes have
+    names: ``automobile/00004``. It does not depend on ``classes``, ``start`` or ``stop``.
+
+    Args:
+        dataset: Name of the class in ``torchvision.datasets``.
+        root: Folder of the dataset's files. May contain environment variables.
+        classes: Names of the classes to keep; all by default.
+        train: Whether to use the part for training; None for a dataset without the argument.
+        download: Whether torchvision may download missing files.
+        start: Number of the first image to use, among those of ``classes``.
+        stop: Number after that of the last one; None for all.
+        options: Further arguments of the dataset's class, such as ``{split: test}``.
+
+    Raises:
+        ValueError: If ``start`` or ``stop`` is out of range.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        root: str,
+        classes: list[str] | None = None,
+        train: bool | None = None,
+        download: bool = False,
+        start: int = 0,
+        stop: int | None = None,
+        options: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if start < 0 or (stop is not None and stop <= start):
+            raise ValueError(
+                f"Torchvision.start is {start} and stop {stop}; expected 0 <= start < stop"
+            )
+        self.dataset, self.root, self.classes = dataset, root, classes
+        self.train, self.download, self.options = train, download, options or {}
+        self.start, self.stop = start, stop
+        self._keys: list[str] = []
+        self._indices: list[int] = []
+        self._opened: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without pixels: each spawned worker opens the dataset itself."""
+        return {**self.__dict__, "_opened": None}
+
+    def prepare(self, scale: float) -> None:
+        """Open the dataset, after a download where that is allowed. Args as ``Source.prepare``.
+
+        Raises:
+            ValueError: If torchvision has no such dataset or refuses its arguments, its files are
+                missing or broken, or a class is unknown.
+        """
+        self._opened = self._open(self.download)
+        names, labels = list(getattr(self._opened, "classes", ())), self._labels()
+        for name in self.classes or ():
+            if name not in names or labels is None:
+                raise ValueError(
+                    f"Torchvision.classes has {name!r}, which {self.dataset} does not name; "
+                    f"expected some of {', '.join(map(str, names)) or 'no classes'}"
+                )
+        digits, self._keys, self._indices = len(str(len(self._opened) - 1)), [], []
+        for index in range(len(self._opened)):
+            own = names[labels[index]] if names and labels is not None else None
+            if self.classes is None or own in self.classes:
+                number = f"{index:0{digits}}"
+                self._keys.append(number if own is None else f"{own}/{number}")
+                self._indices.append(index)
+        part = slice(self.start, self.stop)
+        self._keys, self._indices = self._keys[part], self._indices[part]
+        if not self._keys:
+            raise ValueError(
+                f"Torchvision has no image of {self.dataset} left: lower start ({self.start}), or "
+                "name other classes"
+            )
+
+    @property
+    def keys(self) -> list[str]:
+        """Class and number of each image, in the dataset's order."""
+        return self._keys
+
+    def read(self, index: int) -> Sample:
+        """Return the image ``keys[index]``.
+
+        Raises:
+            UnreadableImage: If its file is damaged.
+            ValueError: If the dataset does not give images of Pillow.
+        """
+        if self._opened is None:
+            self._opened = self._open(download=False)
+        try:
+            item = self._opened[self._indices[index]]
+            image = item[0] if isinstance(item, tuple) else item
+            if not isinstance(image, Image.Image):
+                raise ValueError(
+                    f"{self.dataset} gives {type(image).__name__} instead of an image: name "
+                    "another class of torchvision.datasets as Torchvision.dataset"
+                )
+            return {"hr": np.array(image.convert("RGB"))}
+        except (OSError, SyntaxError) as error:  # Pillow raises both for damaged files
+            text = " ".join(str(error).split())
+            raise UnreadableImage(f"{self.dataset}, {self._keys[index]}: {text}") from error
+
+    def _labels(self) -> list[int] | None:
+        """Return the class of each image, where the dataset tells it without reading images."""
+        for name in ("targets", "labels"):
+            found = getattr(self._opened, name, None)
+            if found is not None and np.ndim(found) == 1 and len(found) == len(self._opened):
+                return [int(label) for label in found]
+        return None
+
+    def _open(self, download: bool) -> Any:
+        from torchvision import datasets  # here: it takes seconds to import
+
+        known = [n for n, kind in vars(datasets).items() if inspect.isclass(kind)]
+        if self.dataset not in known:
+            near = get_close_matches(self.dataset, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "give the name of one of its classes"
+            raise ValueError(
+                f"Torchvision.dataset is {self.dataset!r}, which torchvision.datasets does not "
+                f"have: {hint}"
+            )
+        root = Path(expand_path(self.root, "Torchvision.root"))
+        given = {**self.options, **({} if self.train is None else {"train": self.train})}
+        try:
+            if not download:
+                return getattr(datasets, self.dataset)(root, **given)
+            root.mkdir(parents=True, exist_ok=True)
+            with FileLock(root / ".download.lock"):  # processes of a run would write the same file
+                return getattr(datasets, self.dataset)(root, **given, download=True)
+        except TypeError as error:
+            raise ValueError(
+                f"torchvision.datasets.{self.dataset} refuses its arguments ({error}): change "
+                "Torchvision.train, download or options"
+            ) from error
+        except (OSError, RuntimeError) as error:
+            text = " ".join(str(error).split())
+            raise ValueError(
+                f"{self.dataset} cannot be read in Torchvision.root {str(root)!r}: {text}"
+            ) from error

@@ -1,0 +1,117 @@
+"""Datasets of torchvision as a source, from tiny files of CIFAR-10's form; nothing is fetched."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision import datasets
+
+from datamodules import Torchvision
+
+NAMES = ["plane", "car", "cat"]
+LABELS = [1, 0, 1, 2, 1]
+
+
+@pytest.fixture
+def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with five training images and two test images in the files of CIFAR-10."""
+    folder = tmp_path / datasets.CIFAR10.base_folder
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 3 * 32 * 32), dtype=np.uint8)
+    files = {
+        "data_batch_1": {"data": pixels, "labels": LABELS},
+        "test_batch": {"data": pixels[:2], "labels": LABELS[:2]},
+        "batches.meta": {"label_names": NAMES},
+    }
+    md5 = {}
+    for name, content in files.items():
+        (folder / name).write_bytes(pickle.dumps(content))
+        md5[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
+    for attribute, name in (("train_list", "data_batch_1"), ("test_list", "test_batch")):
+        monkeypatch.setattr(datasets.CIFAR10, attribute, [[name, md5[name]]])
+    meta = {"filename": "batches.meta", "key": "label_names", "md5": md5["batches.meta"]}
+    monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
+    return tmp_path
+
+
+def prepared(source: Torchvision) -> Torchvision:
+    source.prepare(2.0)
+    return source
+
+
+def test_keys_name_class_and_number(cifar: Path) -> None:
+    every = prepared(Torchvision("CIFAR10", str(cifar), train=True, download=True))
+    assert every.keys == ["car/0", "plane/1", "car/2", "cat/3", "car/4"]
+    cars = prepared(Torchvision("CIFAR10", str(cifar), classes=["car"], train=True))
+    assert cars.keys == ["car/0", "car/2", "car/4"]
+    assert np.array_equal(cars.read(1)["hr"], every.read(2)["hr"])
+    test = prepared(Torchvision("CIFAR10", str(cifar), train=False))
+    assert test.keys == ["car/0", "plane/1"]
+
+
+def test_pixels_are_those_of_the_file(cifar: Path) -> None:
+    source = prepared(Torchvision("CIFAR10", str(cifar), train=True))
+    expected = np.random.default_rng(0).integers(0, 256, (5, 3, 32, 32), dtype=np.uint8)
+    assert np.array_equal(source.read(3)["hr"], expected[3].transpose(1, 2, 0))
+
+
+def test_parts_have_no_image_in_common(cifar: Path) -> None:
+    first = prepared(Torchvision("CIFAR10", str(cifar), ["car"], train=True, stop=2))
+    rest = prepared(Torchvision("CIFAR10", str(cifar), ["car"], train=True, start=2))
+    assert (first.keys, rest.keys) == (["car/0", "car/2"], ["car/4"])
+
+
+def test_a_worker_opens_the_dataset_itself(cifar: Path) -> None:
+    source = prepared(Torchvision("CIFAR10", str(cifar), train=True, download=True))
+    pickled = pickle.dumps(source)
+    assert len(pickled) < 2000
+    assert np.array_equal(pickle.loads(pickled).read(4)["hr"], source.read(4)["hr"])
+
+
+class Plain:
+    """A dataset of twelve images without classes."""
+
+    def __init__(self, root: Path) -> None:
+        self.images = [Image.new("L", (8, 6), number) for number in range(12)]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return self.images[index]
+
+
+def test_a_dataset_without_classes_has_numbers_as_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "Plain", Plain, raising=False)
+    source = prepared(Torchvision("Plain", str(tmp_path)))
+    assert source.keys[:2] == ["00", "01"]
+    assert np.array_equal(source.read(11)["hr"], np.full((6, 8, 3), 11))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dataset": "CIFAR1"}, r"'CIFAR1'.* did you mean 'CIFAR1?0'"),
+        ({"classes": ["bus"]}, r"classes has 'bus'.*expected some of plane, car, cat"),
+        ({"options": {"year": 2012}}, r"refuses its arguments \(.*year.*Torchvision.train"),
+        ({"root": "none"}, r"CIFAR10 cannot be read in Torchvision.root 'none': .*download"),
+        ({"start": 5}, r"no image of CIFAR10 left: lower start \(5\)"),
+    ],
+)
+def test_a_mistake_is_named(cifar: Path, arguments: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"dataset": "CIFAR10", "root": str(cifar), "train": True, **arguments}
+    with pytest.raises(ValueError, match=message):
+        prepared(Torchvision(**given))
+
+
+def test_an_empty_part_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"start is 4 and stop 4; expected 0 <= start < stop"):
+        Torchvision("CIFAR10", "cifar", start=4, stop=4)
