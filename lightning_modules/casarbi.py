@@ -36,7 +36,7 @@ from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.base import SuperResolver
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.noise import Noise, augmented, check_augmentation
-from lightning_modules.sampling.solvers import residual_shift
+from lightning_modules.sampling.solvers import ShiftSampler, ShiftSolver
 from lightning_modules.weights import bare_names, fingerprint, fit, part_of, read_weights
 
 if TYPE_CHECKING:
@@ -156,8 +156,9 @@ class CasArbi(SuperResolver):
             ``lightning_modules.Regression``, or a name of ``configs/weights.yaml``.
         network: Predicts r_0 / sigma_r; without it the cascade has only the base, the control of
             the paper's tables.
-        process: The shift and its noise, for values in [-1, 1]; that of ResShift's 15 steps by
-            default.
+        process: The shift and its noise; that of ResShift's 15 steps by default.
+        relative_noise: Take ``kappa`` and ``min_noise`` of the process as multiples of sigma_r,
+            such as 4 and 0.34, instead of for values in [-1, 1].
         fixed: Factor of a full stage; larger than every scale for a single stage.
         order: Position of the smaller stage: ``remainder_last``, as in the paper, or
             ``remainder_first``; ``uniform`` for equal stages.
@@ -173,6 +174,10 @@ class CasArbi(SuperResolver):
             that is added to each prediction; 0 for none.
         timesteps: Timesteps of sampling, from the last one down, such as [14, 9, 4, 0]; all by
             default.
+        sampler: ``posterior``, as in the paper; ``ddim``; or ``dpm_solver_2m``, which delivers more
+            detail with the same network and number of calls.
+        fresh_noise: For ``ddim``: share of the posterior's noise to add in each step, from 0,
+            deterministic, to 1, the posterior.
         residual_deviation: sigma_r, for values in [-1, 1]; measured on the first training pairs by
             default, and kept in checkpoints.
         optimizer: Makes the optimiser of the trainable parameters.
@@ -190,6 +195,7 @@ class CasArbi(SuperResolver):
         base_weights: str | None = None,
         network: nn.Module | None = None,
         process: ResidualShift | None = None,
+        relative_noise: bool = False,
         fixed: float = 2.0,
         order: Order = "remainder_last",
         least_remainder: float = 1.0,
@@ -199,6 +205,8 @@ class CasArbi(SuperResolver):
         later_noise: float = 0.0,
         guidance: float = 0.0,
         timesteps: Sequence[int] | None = None,
+        sampler: ShiftSolver = "posterior",
+        fresh_noise: float = 0.0,
         residual_deviation: float | None = None,
         optimizer: OptimizerCallable = adamw,
         **kwargs: Any,
@@ -226,8 +234,9 @@ class CasArbi(SuperResolver):
             )
         self.base.requires_grad_(False)
         self.network = network
-        self.process = process or ResidualShift()
+        self.process, self.relative_noise = process or ResidualShift(), relative_noise
         self.sampled = self.process if timesteps is None else self.process.respaced(timesteps)
+        self.sampler = ShiftSampler(self.sampled, sampler, fresh_noise)
         self.fixed, self.order, self.least_remainder = fixed, order, least_remainder
         self.domain, self.guidance = domain, guidance
         self.noise_probability, self.noise_level = noise_probability, noise_level
@@ -246,7 +255,8 @@ class CasArbi(SuperResolver):
         }
         usual = {"fixed": 2.0, "order": "remainder_last", "guidance": 0.0, "least_remainder": 1.0}
         usual |= {"later_noise": 0.0, "timesteps": "", "network": ""}
-        return {**super().options, **{k: v for k, v in own.items() if v != usual[k]}}
+        changed = {k: v for k, v in own.items() if v != usual[k]}
+        return {**super().options, **changed, **self.sampler.options}
 
     # ------------------------------------------------------------------------------------- training
 
@@ -258,7 +268,8 @@ class CasArbi(SuperResolver):
         b, features = self.based(y, batch["size"])
         x_0 = hr if self.domain == "image" else hr - b
         t = torch.randint(self.process.steps, (len(hr),), device=hr.device)
-        x = self.process.add_noise(x_0, self._anchor(b), torch.randn_like(hr), t)
+        eps = self._noise_unit() * torch.randn_like(hr)
+        x = self.process.add_noise(x_0, self._anchor(b), eps, t)
         size = (lr.shape[-2], lr.shape[-1])
         raw = network(self._scaled(x, t), t, b, features, size, level)
         loss = functional.mse_loss(raw, x_0 / self._unit())
@@ -298,22 +309,24 @@ class CasArbi(SuperResolver):
             level += self.later_noise
             y = y + self.later_noise / 2 * noise.normal(y.shape)
         b, features = self.based(y, size)
-        if self.network is None:
+        network = self.network
+        if network is None:
             return (b + 1) / 2
         process, lr_size = self.sampled, (y.shape[-2], y.shape[-1])
         # All in units of sigma_r, as the network's output. In Lightning's sanity check before
         # training, it is not measured yet.
-        unit = float(self._unit()) or 1.0
-        x = process.prior(self._anchor(b), noise.normal(b.shape)) / unit
+        unit, noise_unit = float(self._unit()) or 1.0, float(self._noise_unit()) or 1.0
         # Of plain numbers: the table is on the CPU, and sigma_r may be elsewhere.
-        deviations = (self._deviations(process.etas, unit) / unit).tolist()
-        for step in reversed(range(process.steps)):
+        deviations = (self._deviations(process.etas, unit, noise_unit) / unit).tolist()
+
+        def clean(x: Tensor, step: int) -> Tensor:
             t = torch.full((len(x),), process.timesteps[step], device=x.device)
-            raw = self.network(x / deviations[step], t, b, features, lr_size, level)
-            x_0 = self._guided(raw, b, y, unit)
-            fresh = noise.normal(x.shape) if step else None
-            etas = process.eta(step), process.eta(step - 1)
-            x = residual_shift(x, x_0, *etas, process.kappa / unit, fresh)
+            raw = network(x / deviations[step], t, b, features, lr_size, level)
+            return self._guided(raw, b, y, unit)
+
+        anchor = self._anchor(b)
+        x = process.prior(anchor, noise_unit * noise.normal(b.shape)) / unit
+        x = self.sampler.denoise(x, anchor / unit, clean, noise, unit / noise_unit)
         return (self._image(x, b, unit).clamp(-1, 1) + 1) / 2
 
     def based(self, y: Tensor, size: Size) -> tuple[Tensor, Tensor]:
@@ -344,14 +357,18 @@ class CasArbi(SuperResolver):
         # Unit of the network's prediction.
         return 1.0 if self.domain == "image" else self.sigma_r
 
+    def _noise_unit(self) -> Tensor | float:
+        # Unit of kappa. The shift eta has none, so it is the same for any sigma_r.
+        return self.sigma_r if self.relative_noise else 1.0
+
     def _scaled(self, x: Tensor, t: Tensor) -> Tensor:
         # Scale to a deviation of about 1.
         eta = self.process.etas.to(x)[t].view(-1, 1, 1, 1)
-        return x / self._deviations(eta, self._unit())
+        return x / self._deviations(eta, self._unit(), self._noise_unit())
 
-    def _deviations(self, eta: Tensor, unit: Tensor | float) -> Tensor:
+    def _deviations(self, eta: Tensor, unit: Tensor | float, noise: Tensor | float) -> Tensor:
         kept = (1 - eta) * unit if self.domain == "residual" else 1.0
-        return (kept**2 + self.process.kappa**2 * eta).sqrt()
+        return (kept**2 + (noise * self.process.kappa) ** 2 * eta).sqrt()
 
     def on_train_start(self) -> None:
         """Measure sigma_r on the first training pairs, unless it is known.

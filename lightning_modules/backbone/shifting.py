@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from lightning_modules.backbone.schedule import explicit
+from lightning_modules.backbone.schedule import CLEAN, Level, explicit
 
 Target = Literal["sample", "epsilon", "scaled_epsilon", "residual"]
 Form = Literal["released", "paper"]
@@ -25,9 +25,10 @@ class ResidualShift:
     """The process in discrete time, t = 0 .. T - 1 for the papers' 1 .. T.
 
     sqrt(eta_t) runs from its first to its last value as a geometric sequence with exponents
-    ((t - 1) / (T - 1))^power (T - 1). The ``released`` code starts at min(min_noise / kappa,
-    min_noise) and ends at 0.99, as for its weights; the ``paper`` has
-    min(min_noise / kappa, sqrt(0.001)) and sqrt(0.999).
+    ((t - 1) / (T - 1))^power (T - 1). ``released`` starts at min_noise / kappa and ends at 0.99, as
+    the released weights need; the ``paper`` has min(min_noise / kappa, sqrt(0.001)) and
+    sqrt(0.999). Differs from the released code in: for kappa below 1, that starts at min_noise, so
+    that the noise there is less than min_noise.
 
     Args:
         steps: T; 15 in the conference paper, 4 in the journal's.
@@ -72,7 +73,7 @@ class ResidualShift:
                 raise ValueError(f"{name} is {word!r}; expected one of {', '.join(get_args(kind))}")
         self.kappa, self.prediction, self.input_scale = kappa, prediction, input_scale
         released = form == "released"
-        first = min(min_noise / kappa, min_noise if released else math.sqrt(0.001))
+        first = min_noise / kappa if released else min(min_noise / kappa, math.sqrt(0.001))
         last = 0.99 if released else math.sqrt(0.999)
         if first >= last:
             raise ValueError(
@@ -117,6 +118,12 @@ class ResidualShift:
     def eta(self, t: int) -> float:
         """Return the shift at timestep t; 0 at -1, after the last step."""
         return self.etas[t].item() if t >= 0 else 0.0
+
+    def level(self, t: int) -> Level:
+        """Return signal and noise of x_t - y, of which x0 - y is the signal; t as in ``eta``."""
+        if t < 0:
+            return CLEAN
+        return Level(1 - self.eta(t), self.kappa * math.sqrt(self.eta(t)))
 
     def add_noise(self, x0: Tensor, anchor: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """Return x_t: equation 2 of the conference paper.
