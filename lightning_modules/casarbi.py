@@ -153,7 +153,8 @@ class CasArbi(SuperResolver):
         base: The frozen regression network: a class whose first argument is the scale, with
             ``encode`` and ``render`` as in LIIF.
         base_weights: Its weights: a file, the folder of a run that trained it with
-            ``lightning_modules.Regression``, or a name of ``configs/weights.yaml``.
+            ``lightning_modules.Regression``, or a name of ``configs/weights.yaml``. Not for a base
+            that loads them itself, such as ``AnySize`` with ``Spandrel``.
         network: Predicts r_0 / sigma_r; without it the cascade has only the base, the control of
             the paper's tables.
         process: The shift and its noise; that of ResShift's 15 steps by default.
@@ -229,8 +230,8 @@ class CasArbi(SuperResolver):
         if not all(callable(getattr(self.base, name, None)) for name in ("encode", "render")):
             raise ValueError(
                 f"model.init_args.base is {type(self.base).__name__}, which cannot render features "
-                "at any size: set it to lightning_modules.LIIF or "
-                "lightning_modules.AnySizeEDSR"
+                "at any size: set it to lightning_modules.LIIF, or put it into "
+                "lightning_modules.AnySize"
             )
         self.base.requires_grad_(False)
         self.network = network
@@ -443,7 +444,13 @@ class CasArbi(SuperResolver):
     @property
     def needs_weights(self) -> bool:
         """Whether outputs would be meaningless; without a network the base's weights are enough."""
-        return super().needs_weights and (self.network is not None or self.base_weights is None)
+        has_base = self.base_weights is not None or self._base_has_weights
+        return super().needs_weights and (self.network is not None or not has_base)
+
+    @property
+    def _base_has_weights(self) -> bool:
+        # A base that loads its weights itself, such as Spandrel's, names their source.
+        return getattr(self.base, "weights_source", None) is not None
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
         """Load the base.
@@ -452,6 +459,9 @@ class CasArbi(SuperResolver):
             ValueError: If its file is not set, or belongs to another network.
         """
         if self.base_weights is None:
+            if self._base_has_weights:
+                self._name_base(str(self.base.weights_source))
+                return
             raise ValueError(
                 "CasArbi needs a trained base: set model.init_args.base_weights to a file, or to "
                 "the run that trained it"
@@ -469,11 +479,14 @@ class CasArbi(SuperResolver):
         official = getattr(self.base, "official", dict)
         tensors = part_of(tensors, "network") if found.model else official(tensors)
         fit(self.base, tensors, f"model.init_args.base_weights, {path},")
-        source = f"{found.name} {fingerprint(self.base.state_dict())}"
+        self._name_base(found.name)
+
+    def _name_base(self, name: str) -> None:
+        source = f"{name} {fingerprint(self.base.state_dict())}"
         cast(Any, self.base).source = source  # recorded in checkpoints
         if self.network is None:
-            self.weights_source = found.name
-        log.info("base: %s", found.name)
+            self.weights_source = name
+        log.info("base: %s", name)
 
     def train(self, mode: bool = True) -> CasArbi:
         """Set the mode, but keep the base in evaluation mode."""

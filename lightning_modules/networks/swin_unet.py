@@ -221,9 +221,11 @@ class SwinUNet(nn.Module):
             ``correct`` as in Swin, or ``released`` as in ResShift's code, which masks the last row
             of windows alone, by columns, and with which its weights were trained. By default the
             one that the loaded weights were trained with, and ``correct`` for new training.
+        patch: Side of the squares of the latent that become one position, with their values as
+            channels. Above 1 for diffusion in pixels, which it makes about patch^2 times as fast.
 
     Raises:
-        ValueError: An argument does not fit.
+        ValueError: If an argument is out of range or unknown.
     """
 
     def __init__(
@@ -239,15 +241,19 @@ class SwinUNet(nn.Module):
         window: int = 8,
         condition_factor: float = 1,
         mask: Mask | None = None,
+        patch: int = 1,
     ) -> None:
         super().__init__()
+        if patch < 1:
+            raise ValueError(f"patch is {patch}; expected at least 1 pixel")
         if mask not in (None, *get_args(Mask)):
             raise ValueError(f"mask is {mask!r}; expected correct or released")
         halvings = math.log2(condition_factor) if condition_factor > 0 else math.nan
         if not halvings.is_integer():
             raise ValueError(f"condition_factor is {condition_factor:g}; expected a power of two")
         self.width, self.window, self.condition_factor = width, window, condition_factor
-        self.divisor = window * 2 ** (len(multipliers) - 1)  # of the latent's sides
+        self.patch = patch
+        self.divisor = patch * window * 2 ** (len(multipliers) - 1)  # of the latent's sides
         embedding = 4 * width
         self.time_embed = nn.Sequential(
             nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
@@ -258,8 +264,8 @@ class SwinUNet(nn.Module):
         def swin(inside: int, resolution: int) -> SwinLayer:
             return SwinLayer(inside, swin_width, heads, window, resolution, mask or "correct")
 
-        now, resolution = width * multipliers[0], size
-        first = nn.Conv2d(channels + condition, now, 3, padding=1)
+        now, resolution = width * multipliers[0], size // patch
+        first = nn.Conv2d((channels + condition) * patch**2, now, 3, padding=1)
         down: list[nn.Module] = [Steps(first)]
         skips = [now]
         for level, factor in enumerate(multipliers):
@@ -289,7 +295,7 @@ class SwinUNet(nn.Module):
                 up.append(Steps(*steps))
         self.output_blocks = nn.ModuleList(up)
         self.out = nn.Sequential(
-            group_norm(now), nn.SiLU(), zeroed(nn.Conv2d(now, channels, 3, padding=1))
+            group_norm(now), nn.SiLU(), zeroed(nn.Conv2d(now, channels * patch**2, 3, padding=1))
         )
         self.mask_asked = mask
         self._use(mask or "correct")
@@ -360,7 +366,7 @@ class SwinUNet(nn.Module):
                 f"condition_factor of SwinUNet is {self.condition_factor:g}: set it to "
                 f"{lr.shape[-1] / w:g}"
             )
-        x = torch.cat([x, beside], dim=1)
+        x = functional.pixel_unshuffle(torch.cat([x, beside], dim=1), self.patch)
         skips = []
         for block in self.input_blocks:
             x = block(x, embedded)
@@ -368,7 +374,7 @@ class SwinUNet(nn.Module):
         x = self.middle_block(x, embedded)
         for block in self.output_blocks:
             x = block(torch.cat([x, skips.pop()], dim=1), embedded)
-        return self.out(x)
+        return functional.pixel_shuffle(self.out(x), self.patch)
 
 
 def from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
