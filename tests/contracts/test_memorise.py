@@ -13,7 +13,6 @@ import pytest
 import torch
 from skimage.data import astronaut
 from torch import Tensor
-from torch.nn import functional
 
 from datamodules.base import SRDataModule
 from degradations.bicubic import Bicubic, resize
@@ -90,6 +89,7 @@ def psnr(sr: Tensor, hr: Tensor) -> float:
 
 
 def decibels_above_bicubic(model: ImageModel, batch: dict[str, Any]) -> float:
+    """PSNR of the outputs minus that of bicubic."""
     bicubic = resize(batch["lr"], batch["size"])
     return psnr(images(model, batch), batch["hr"]) - psnr(bicubic, batch["hr"])
 
@@ -108,10 +108,11 @@ def adam(rate: float) -> Any:
 def test_resshift(tmp_path):
     torch.manual_seed(0)
     sizes = {"width": 32, "multipliers": (1, 2), "blocks": 1, "swin_width": 32, "heads": 2}
-    network = SwinUNet(size=SIDE, condition_factor=0.25, **sizes)
+    network = SwinUNet(size=SIDE, condition_factor=0.25, window=4, patch=2, **sizes)
     process = ResidualShift(prediction="residual", input_scale="pixel", kappa=1.0)
-    model = ResShift(4.0, network, PixelSpace(), process=process, optimizer=adam(2e-3))
-    learn(model, 250, tmp_path)
+    given = {"process": process, "sampler": "dpm_solver_2m", "optimizer": adam(2e-3)}
+    model = ResShift(4.0, network, PixelSpace(), **given)
+    learn(model, 80, tmp_path)
     assert decibels_above_bicubic(model, batch_of(4.0)) >= 6
 
 
@@ -120,8 +121,11 @@ def test_casarbi(tmp_path):
     torch.manual_seed(0)
     base = functools.partial(LIIF, blocks=1, channels=16, hidden=(16,), global_skip=True)
     network = SFTUNet(16, 32, (1, 2), 1, attention=False, patch=2)
-    model = CasArbi(2.0, base, network=network, optimizer=adam(2e-3), noise_probability=0.0)
-    learn(model, 250, tmp_path)
+    process = ResidualShift(kappa=4.0, min_noise=0.34)
+    given = {"process": process, "relative_noise": True, "sampler": "dpm_solver_2m"}
+    given |= {"noise_probability": 0.0, "optimizer": adam(2e-3)}
+    model = CasArbi(2.0, base, network=network, **given)
+    learn(model, 80, tmp_path)
     assert decibels_above_bicubic(model, batch_of(2.0)) >= 6
 
 
@@ -141,14 +145,14 @@ def diffusion(tmp_path_factory):
     model = Diffusion(
         1.0, UNet2D.from_config(UNET), schedule=COSINE, optimizer=adam(2e-3), clamp=1.0, steps=25
     )
-    learn(model, 500, tmp_path_factory.mktemp("diffusion"), side=SIDE // 2)
+    learn(model, 350, tmp_path_factory.mktemp("diffusion"), side=SIDE // 2)
     return model
 
 
 @pytest.mark.slow
 def test_diffusion(diffusion):
     found = distances(images(diffusion, batch_of(1.0, SIDE // 2)))
-    assert found.max() < 0.1, found
+    assert found.max() < 0.12, found
 
 
 @pytest.mark.slow
@@ -165,7 +169,7 @@ def test_self_cascade(diffusion, tmp_path):
         return SelfCascade(2.0, denoiser=denoiser, **given, **settings)
 
     tuned, free = cascade(upsampler=Full, optimizer=adam(1e-3)), cascade().eval()
-    learn(tuned, 100, tmp_path)
+    learn(tuned, 50, tmp_path)
     batch = batch_of(2.0)
     tuned, free = (distances(images(model, batch)).mean().item() for model in (tuned, free))
     assert tuned < 0.9 * free, (tuned, free)
@@ -178,11 +182,9 @@ MEMORISES = {
     SelfCascade: test_self_cascade,
 }
 OTHERS = {
-    **dict.fromkeys(
-        [simple.Bicubic, simple.FolderOutputs, simple.LatentRegression, simple.RoundTrip]
-        + [Regression, ResShiftControl, LatentPerceptual],
-        "it does not sample",
-    ),
+    **dict.fromkeys([simple.Bicubic, simple.FolderOutputs, simple.RoundTrip], "it trains nothing"),
+    **dict.fromkeys([Regression, ResShiftControl, simple.LatentRegression], "it does not sample"),
+    LatentPerceptual: "it makes no images",
     **dict.fromkeys([direct.Direct, sd.SDSR, sd.SDUpscale], "it trains nothing"),
     **dict.fromkeys([finetune.FineTune, finetune.LoRA], "it has the loss of Diffusion"),
     **dict.fromkeys([Infinity, InvSR, NSARM, Tokenizer], "its test is still missing"),
