@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 Attach = Literal["skip", "block_out"]
 LEAST = 4  # places in the paper
-PAPER = Schedule().level(700)  # K of the paper
+PAPER = Schedule().level(699)  # the noisiest one below the paper's K of 700
 
 
 class Attachment(ABC):
@@ -318,9 +318,9 @@ class SelfCascade(FromBase):
             each; ``x4_then_rest``; or their sizes, [[1024, 1024], [2048, 2048]].
         multiple: All sides must be multiples of this, in pixels; the space's factor by default. 64
             avoids odd sides within Stable Diffusion.
-        pivot_strength: K as a share of all timesteps. By default K is the timestep whose
-            signal-to-noise ratio is that of Stable Diffusion's schedule at 700 of 1000, the paper's
-            0.7.
+        pivot_strength: K as a share of all timesteps. By default the stages begin at the
+            signal-to-noise ratio of the paper's K, 700 of the 1000 timesteps of Stable Diffusion's
+            schedule.
         pivot_space: Enlarge the pivot as a ``latent``, or as an image (``rgb``), which is decoded
             and encoded again.
         pivot_resize: ``bilinear`` interpolation, as in the paper, or ``bicubic``, as released.
@@ -371,7 +371,7 @@ class SelfCascade(FromBase):
         self.pivot_features, self.adapter_t_min = pivot_features, adapter_t_min
         self.caption_dropout = caption_dropout
         if pivot_strength is None:
-            self.K = self.schedule.timestep_of(PAPER)
+            self.K = self.schedule.first_noisier(PAPER)
         else:
             self.K = round(pivot_strength * self.schedule.steps)
         self.below_K = [t for t in self.sampled if t < self.K]

@@ -162,13 +162,13 @@ class Schedule:
             return Level(alpha, sigma)
         return Level(1.0, sigma / alpha if alpha > 0 else math.inf)
 
-    def timestep_of(self, level: Level) -> int:
-        """Return the first timestep with no more signal, relative to noise, than ``level``.
+    def first_noisier(self, level: Level) -> int:
+        """Return the first timestep with more noise, relative to the signal, than ``level``.
 
         The number of timesteps if there is none.
         """
         log_snr = self._alphas.log() - self._sigmas.log()
-        return int((log_snr > level.log_snr + _EQUAL).sum())
+        return int((log_snr >= level.log_snr - _EQUAL).sum())
 
     def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """Return x_t, in the shape of x0.
