@@ -157,9 +157,8 @@ class CasArbi(SuperResolver):
             that loads them itself, such as ``AnySize`` with ``Spandrel``.
         network: Predicts r_0 / sigma_r; without it the cascade has only the base, the control of
             the paper's tables.
-        process: The shift and its noise; that of ResShift's 15 steps by default.
-        relative_noise: Take ``kappa`` and ``min_noise`` of the process as multiples of sigma_r,
-            such as 4 and 0.34, instead of for values in [-1, 1].
+        process: The shift and its noise, for values in [-1, 1] or, with ``relative``, in units of
+            sigma_r; that of ResShift's 15 steps by default.
         fixed: Factor of a full stage; larger than every scale for a single stage.
         order: Position of the smaller stage: ``remainder_last``, as in the paper, or
             ``remainder_first``; ``uniform`` for equal stages.
@@ -175,10 +174,9 @@ class CasArbi(SuperResolver):
             that is added to each prediction; 0 for none.
         timesteps: Timesteps of sampling, from the last one down, such as [14, 9, 4, 0]; all by
             default.
-        sampler: ``posterior``, as in the paper; ``ddim``; or ``dpm_solver_2m``, which delivers more
+        sampler: ``posterior``, as in the paper; ``ddim``, deterministic; a share from 0 to 1 of the
+            posterior's fresh noise, between those two; or ``dpm_solver_2m``, which delivers more
             detail with the same network and number of calls.
-        fresh_noise: For ``ddim``: share of the posterior's noise to add in each step, from 0,
-            deterministic, to 1, the posterior.
         residual_deviation: sigma_r, for values in [-1, 1]; measured on the first training pairs by
             default, and kept in checkpoints.
         optimizer: Makes the optimiser of the trainable parameters.
@@ -196,7 +194,6 @@ class CasArbi(SuperResolver):
         base_weights: str | None = None,
         network: nn.Module | None = None,
         process: ResidualShift | None = None,
-        relative_noise: bool = False,
         fixed: float = 2.0,
         order: Order = "remainder_last",
         least_remainder: float = 1.0,
@@ -206,8 +203,7 @@ class CasArbi(SuperResolver):
         later_noise: float = 0.0,
         guidance: float = 0.0,
         timesteps: Sequence[int] | None = None,
-        sampler: ShiftSolver = "posterior",
-        fresh_noise: float = 0.0,
+        sampler: ShiftSolver | float = "posterior",
         residual_deviation: float | None = None,
         optimizer: OptimizerCallable = adamw,
         **kwargs: Any,
@@ -235,9 +231,9 @@ class CasArbi(SuperResolver):
             )
         self.base.requires_grad_(False)
         self.network = network
-        self.process, self.relative_noise = process or ResidualShift(), relative_noise
+        self.process = process or ResidualShift()
         self.sampled = self.process if timesteps is None else self.process.respaced(timesteps)
-        self.sampler = ShiftSampler(self.sampled, sampler, fresh_noise)
+        self.sampler = ShiftSampler(self.sampled, sampler)
         self.fixed, self.order, self.least_remainder = fixed, order, least_remainder
         self.domain, self.guidance = domain, guidance
         self.noise_probability, self.noise_level = noise_probability, noise_level
@@ -360,7 +356,7 @@ class CasArbi(SuperResolver):
 
     def _noise_unit(self) -> Tensor | float:
         # Unit of kappa. The shift eta has none, so it is the same for any sigma_r.
-        return self.sigma_r if self.relative_noise else 1.0
+        return self.sigma_r if self.process.relative else 1.0
 
     def _scaled(self, x: Tensor, t: Tensor) -> Tensor:
         # Scale to a deviation of about 1.

@@ -53,10 +53,9 @@ class ResShift(SuperResolver):
         process: The shift and its noise; that of the conference paper by default.
         timesteps: Timesteps of sampling, from the last one down, such as [14, 9, 4, 0]; all by
             default.
-        sampler: ``posterior``, as in the papers; ``ddim``; or ``dpm_solver_2m``, which delivers
+        sampler: ``posterior``, as in the papers; ``ddim``, deterministic; a share from 0 to 1 of
+            the posterior's fresh noise, between those two; or ``dpm_solver_2m``, which delivers
             more detail with the same network and number of calls.
-        fresh_noise: For ``ddim``: share of the posterior's noise to add in each step, from 0,
-            deterministic, to 1, the posterior.
         divisor: Sides of latents are padded to a multiple of this; the network's by default.
         perceptual: Distance of two batches of images in [0, 1], (B,), added to the loss on decoded
             images, such as ``callbacks.Perceptual``; frozen. Dropped in steps in
@@ -72,7 +71,7 @@ class ResShift(SuperResolver):
 
     Raises:
         ValueError: If the timesteps do not fall from the last one or are unknown, the weight is
-            negative, or the target or the sampler is unknown.
+            negative, the target or the sampler is unknown, or the process is relative.
     """
 
     def __init__(
@@ -83,8 +82,7 @@ class ResShift(SuperResolver):
         space_weights: str | None = None,
         process: ResidualShift | None = None,
         timesteps: Sequence[int] | None = None,
-        sampler: ShiftSolver = "posterior",
-        fresh_noise: float = 0.0,
+        sampler: ShiftSolver | float = "posterior",
         divisor: int | None = None,
         perceptual: nn.Module | None = None,
         perceptual_weight: float = 1.0,
@@ -104,8 +102,13 @@ class ResShift(SuperResolver):
         if channels_last:  # activations follow
             self.network.to(memory_format=torch.channels_last)
         self.process = process or ResidualShift()
+        if self.process.relative:
+            raise ValueError(
+                "model.init_args.process.init_args.relative is true, and ResShift measures no "
+                "deviation: set it to false, and kappa and min_noise for the space's values"
+            )
         self.sampled = self.process if timesteps is None else self.process.respaced(timesteps)
-        self.sampler = ShiftSampler(self.sampled, sampler, fresh_noise)
+        self.sampler = ShiftSampler(self.sampled, sampler)
         self.divisor = divisor or int(getattr(network, "divisor", 1))
         self.tile_multiple = self.divisible
         self.perceptual = None if perceptual is None else perceptual.requires_grad_(False)

@@ -41,6 +41,8 @@ class ResidualShift:
         form: First and last value, see above.
         input_scale: Divisor of the network's input: ``latent``, for variance 1, is
             sqrt(kappa^2 eta + 1), ``pixel`` is 3 kappa sqrt(eta) + 1.
+        relative: Let ``kappa`` and ``min_noise`` be multiples of the standard deviation of y - x0,
+            such as 4 and 0.34. Only for ``lightning_modules.CasArbi``, which measures it.
 
     Raises:
         ValueError: If an argument is out of range or unknown, or there are fewer than two steps.
@@ -55,6 +57,7 @@ class ResidualShift:
         prediction: Target = "sample",
         form: Form = "released",
         input_scale: InputScale = "latent",
+        relative: bool = False,
     ) -> None:
         if steps < 2:
             raise ValueError(
@@ -72,6 +75,7 @@ class ResidualShift:
             if word not in get_args(kind):
                 raise ValueError(f"{name} is {word!r}; expected one of {', '.join(get_args(kind))}")
         self.kappa, self.prediction, self.input_scale = kappa, prediction, input_scale
+        self.relative = relative
         released = form == "released"
         first = min_noise / kappa if released else min(min_noise / kappa, math.sqrt(0.001))
         last = 0.99 if released else math.sqrt(0.999)

@@ -278,36 +278,28 @@ class ShiftSampler:
 
     Args:
         process: The process, at the timesteps of sampling.
-        solver: ``posterior``, ``ddim`` or ``dpm_solver_2m``.
-        fresh_noise: For ``ddim``: share of the posterior's noise to add in each step; 0 is
-            deterministic, 1 equals ``posterior``.
+        solver: ``posterior``, ``ddim`` or ``dpm_solver_2m``; or a number: the share of the
+            posterior's fresh noise, 0 for ``ddim`` and 1 for ``posterior``.
 
     Raises:
-        ValueError: If a setting is unknown or out of range.
+        ValueError: If the solver is unknown or out of range.
     """
 
     process: ResidualShift
-    solver: ShiftSolver = "posterior"
-    fresh_noise: float = 0.0
+    solver: ShiftSolver | float = "posterior"
 
     def __post_init__(self) -> None:
-        if self.solver not in get_args(ShiftSolver):
+        number = isinstance(self.solver, int | float)
+        if not (0 <= float(self.solver) <= 1 if number else self.solver in get_args(ShiftSolver)):
             raise ValueError(
                 f"model.init_args.sampler is {self.solver!r}; expected "
-                f"{', '.join(get_args(ShiftSolver))}"
-            )
-        if not 0 <= self.fresh_noise <= 1 or (self.fresh_noise and self.solver != "ddim"):
-            raise ValueError(
-                f"model.init_args.fresh_noise is {self.fresh_noise} with sampler {self.solver}; "
-                "expected 0 to 1, and 0 for samplers other than ddim"
+                f"{', '.join(get_args(ShiftSolver))} or a share of fresh noise from 0 to 1"
             )
 
     @property
     def options(self) -> dict[str, str | int | float]:
-        """Settings that are not defaults."""
-        own = {"sampler": self.solver, "fresh_noise": self.fresh_noise}
-        usual = {"sampler": "posterior", "fresh_noise": 0.0}
-        return {k: v for k, v in own.items() if v != usual[k]}
+        """The solver, unless it is the default."""
+        return {} if self.solver == "posterior" else {"sampler": self.solver}
 
     def denoise(
         self,
@@ -323,29 +315,30 @@ class ShiftSampler:
             x: (B, ...), the prior.
             anchor: (B, ...), y.
             clean: Predicts x0 from x_t and its number among the timesteps of sampling.
-            noise: Used by ``posterior``, and by ``ddim`` with ``fresh_noise``.
+            noise: Used by ``posterior``, and for a share of fresh noise.
             unit: What x and the anchor were divided by.
 
         Returns:
             (B, ...).
         """
         process, kappa = self.process, self.process.kappa / unit
+        share = self.solver if isinstance(self.solver, int | float) else 0.0
         earlier: tuple[Tensor, Level] | None = None
         for step in reversed(range(process.steps)):
             x0 = clean(x, step)
             etas = process.eta(step), process.eta(step - 1)
-            draws = step > 0 and (self.solver == "posterior" or self.fresh_noise > 0)
+            draws = step > 0 and (self.solver == "posterior" or share > 0)
             fresh = noise.normal(x.shape) if draws else None
             if self.solver == "posterior":
                 x = residual_shift(x, x0, *etas, kappa, fresh)
                 continue
             levels = [Level(alpha, s / unit) for alpha, s in map(process.level, (step, step - 1))]
             y, y0 = x - anchor, x0 - anchor
-            if self.solver == "ddim":
-                deviation = self.fresh_noise * _posterior(*etas, kappa)
-                y = _ddim(y, y0, levels[0], levels[1], deviation, fresh)
-            else:
+            if self.solver == "dpm_solver_2m":
                 y = dpm_solver_2m(y, y0, levels[0], levels[1], earlier)
                 earlier = y0, levels[0]
+            else:
+                deviation = share * _posterior(*etas, kappa)
+                y = _ddim(y, y0, levels[0], levels[1], deviation, fresh)
             x = y + anchor
         return x

@@ -121,8 +121,8 @@ def test_casarbi(tmp_path):
     torch.manual_seed(0)
     base = functools.partial(LIIF, blocks=1, channels=16, hidden=(16,), global_skip=True)
     network = SFTUNet(16, 32, (1, 2), 1, attention=False, patch=2)
-    process = ResidualShift(kappa=4.0, min_noise=0.34)
-    given = {"process": process, "relative_noise": True, "sampler": "dpm_solver_2m"}
+    process = ResidualShift(kappa=4.0, min_noise=0.34, relative=True)
+    given = {"process": process, "sampler": "dpm_solver_2m"}
     given |= {"noise_probability": 0.0, "optimizer": adam(2e-3)}
     model = CasArbi(2.0, base, network=network, **given)
     learn(model, 80, tmp_path)

@@ -29,14 +29,13 @@ class Coefficients:
         return next(self.drawn)
 
 
-def delivered(process: ResidualShift, deviation: float, solver: str, fresh: float = 0.0) -> float:
+def delivered(process: ResidualShift, deviation: float, solver: str | float) -> float:
     """Variance of the samples over that of the residual.
 
     Args:
         process: At the timesteps of sampling.
         deviation: Of the residual, in the unit of the process.
         solver: Of `ShiftSampler`.
-        fresh: Its share of fresh noise.
     """
 
     def clean(x: Tensor, step: int) -> Tensor:
@@ -44,7 +43,7 @@ def delivered(process: ResidualShift, deviation: float, solver: str, fresh: floa
         return alpha * deviation**2 / (alpha**2 * deviation**2 + sigma**2) * x
 
     noise, anchor = Coefficients(process.steps + 1), torch.zeros(process.steps + 1)
-    sampler = ShiftSampler(process, solver, fresh)
+    sampler = ShiftSampler(process, solver)
     x = sampler.denoise(process.prior(anchor, noise.normal(())), anchor, clean, noise)
     return (x.square().sum() / deviation**2).item()
 
@@ -88,7 +87,7 @@ def test_delivered_power(file):
     process = ResidualShift(**settings.get("process", {}).get("init_args", {}))
     if "timesteps" in settings:
         process = process.respaced(settings["timesteps"])
-    assert settings.get("relative_noise", False) == (deviation == 1.0)
+    assert process.relative == (deviation == 1.0)
     found = delivered(process, deviation, settings.get("sampler", "posterior"))
     assert found == pytest.approx(own, abs=0.006)
     assert delivered(process, deviation, "dpm_solver_2m") == pytest.approx(second_order, abs=0.006)
@@ -96,19 +95,20 @@ def test_delivered_power(file):
 
 
 @pytest.mark.parametrize(
-    ("solver", "fresh", "fifteen", "four"),
+    ("solver", "fifteen", "four"),
     [
-        ("posterior", 0.0, 0.78, 0.38),
-        ("ddim", 1.0, 0.78, 0.38),
-        ("ddim", 0.0, 0.84, 0.44),
-        ("dpm_solver_2m", 0.0, 1.06, 0.95),
+        ("posterior", 0.78, 0.38),
+        (1.0, 0.78, 0.38),
+        (0.5, 0.83, 0.43),
+        ("ddim", 0.84, 0.44),
+        ("dpm_solver_2m", 1.06, 0.95),
     ],
 )
-def test_a_list_of_timesteps(solver, fresh, fifteen, four):
+def test_a_list_of_timesteps(solver, fifteen, four):
     process = ResidualShift()
-    assert delivered(process, 1.17, solver, fresh) == pytest.approx(fifteen, abs=0.006)
+    assert delivered(process, 1.17, solver) == pytest.approx(fifteen, abs=0.006)
     fewer = process.respaced([14, 9, 4, 0])
-    assert delivered(fewer, 1.17, solver, fresh) == pytest.approx(four, abs=0.006)
+    assert delivered(fewer, 1.17, solver) == pytest.approx(four, abs=0.006)
 
 
 def test_more_steps_deliver_all():

@@ -18,7 +18,7 @@ SAMPLERS = pytest.mark.parametrize(
     [
         {"sampler": "posterior"},
         {"sampler": "ddim"},
-        {"sampler": "ddim", "fresh_noise": 0.5},
+        {"sampler": 0.5},
         {"sampler": "dpm_solver_2m"},
     ],
     ids=lambda settings: " ".join(map(str, settings.values())),
@@ -81,10 +81,12 @@ def test_both_domains_are_one_process(sampler):
 
 @pytest.mark.parametrize("method", ["resshift", "casarbi"])
 @TIMESTEPS
-def test_ddim_with_all_fresh_noise_is_the_posterior(method, timesteps):
+def test_a_share_of_one_is_the_posterior_and_of_none_ddim(method, timesteps):
     posterior = restored(pair(method, timesteps=timesteps))
-    ddim = restored(pair(method, timesteps=timesteps, sampler="ddim", fresh_noise=1.0))
-    torch.testing.assert_close(ddim, posterior, rtol=0, atol=1e-5)
+    whole = restored(pair(method, timesteps=timesteps, sampler=1.0))
+    torch.testing.assert_close(whole, posterior, rtol=0, atol=1e-5)
+    ddim = restored(pair(method, timesteps=timesteps, sampler="ddim"))
+    assert torch.equal(restored(pair(method, timesteps=timesteps, sampler=0)), ddim)
 
 
 @pytest.mark.parametrize("method", ["resshift", "casarbi"])
@@ -95,17 +97,17 @@ def test_samplers_differ_and_are_recorded(method):
     for n in range(3):
         assert (found[n] - found[n - 1]).abs().max() > 1e-3
     assert [model.options.get("sampler") for model in made] == [None, *names[1:]]
-    assert pair(method, sampler="ddim", fresh_noise=0.5).options["fresh_noise"] == 0.5
+    assert pair(method, sampler=0.5).options["sampler"] == 0.5
 
 
 @SAMPLERS
 @pytest.mark.parametrize("domain", ["residual", "image"])
 def test_relative_noise_is_absolute_noise_of_the_same_strength(sampler, domain):
     """sigma_r is 0.1; in sampling and in training."""
-    relative = ResidualShift(kappa=4.0, min_noise=0.34)
+    relative = ResidualShift(kappa=4.0, min_noise=0.34, relative=True)
     absolute = ResidualShift(kappa=0.4, min_noise=0.034)
     made = [
-        casarbi(process=relative, relative_noise=True, domain=domain, **sampler),
+        casarbi(process=relative, domain=domain, **sampler),
         casarbi(process=absolute, domain=domain, **sampler),
     ]
     losses = []
@@ -125,14 +127,13 @@ def test_the_second_order_step_starts_as_ddim():
     torch.testing.assert_close(*found, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"solver": "heun"}, "sampler is 'heun'; expected posterior, ddim, dpm_solver_2m"),
-        ({"solver": "ddim", "fresh_noise": 1.5}, "fresh_noise is 1.5 with sampler ddim"),
-        ({"fresh_noise": 0.5}, "fresh_noise is 0.5 with sampler posterior; expected 0 to 1"),
-    ],
-)
-def test_what_cannot_be(settings, message):
+@pytest.mark.parametrize("solver", ["heun", 1.5, -0.1, float("nan")])
+def test_what_cannot_be(solver):
+    message = r"sampler is .*; expected posterior, ddim, dpm_solver_2m or a share .* from 0 to 1"
     with pytest.raises(ValueError, match=message):
-        ShiftSampler(ResidualShift(), **settings)
+        ShiftSampler(ResidualShift(), solver)
+
+
+def test_a_relative_process_is_for_casarbi():
+    with pytest.raises(ValueError, match=r"process\.init_args\.relative is true, and ResShift"):
+        ResShift(4.0, Half(), PixelSpace(), process=ResidualShift(relative=True))
