@@ -40,11 +40,11 @@ from .infinity import Infinity as Infinity
 from .invsr import InvSR as InvSR
 from .latent_perceptual import LatentPerceptual as LatentPerceptual
 from .latent_perceptual import Ranking as Ranking
+from .networks.any_size import AnySize as AnySize
 from .networks.autoencoders import BitwiseVAE as BitwiseVAE
 from .networks.discriminator import LatentDiscriminator as LatentDiscriminator
 from .networks.discriminator import PatchGAN as PatchGAN
 from .networks.edsr import EDSR as EDSR
-from .networks.edsr import AnySizeEDSR as AnySizeEDSR
 from .networks.feature_upsampler import Bottleneck as Bottleneck
 from .networks.feature_upsampler import Shared as Shared
 from .networks.imdn import IMDN as IMDN

@@ -36,7 +36,7 @@ from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.base import SuperResolver
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.noise import Noise, augmented, check_augmentation
-from lightning_modules.sampling.solvers import residual_shift
+from lightning_modules.sampling.solvers import ShiftSampler, ShiftSolver
 from lightning_modules.weights import bare_names, fingerprint, fit, part_of, read_weights
 
 if TYPE_CHECKING:
@@ -153,11 +153,12 @@ class CasArbi(SuperResolver):
         base: The frozen regression network: a class whose first argument is the scale, with
             ``encode`` and ``render`` as in LIIF.
         base_weights: Its weights: a file, the folder of a run that trained it with
-            ``lightning_modules.Regression``, or a name of ``configs/weights.yaml``.
+            ``lightning_modules.Regression``, or a name of ``configs/weights.yaml``. Not for a base
+            that loads them itself, such as ``AnySize`` with ``Spandrel``.
         network: Predicts r_0 / sigma_r; without it the cascade has only the base, the control of
             the paper's tables.
-        process: The shift and its noise, for values in [-1, 1]; that of ResShift's 15 steps by
-            default.
+        process: The shift and its noise, for values in [-1, 1] or, with ``relative``, in units of
+            sigma_r; that of ResShift's 15 steps by default.
         fixed: Factor of a full stage; larger than every scale for a single stage.
         order: Position of the smaller stage: ``remainder_last``, as in the paper, or
             ``remainder_first``; ``uniform`` for equal stages.
@@ -173,6 +174,9 @@ class CasArbi(SuperResolver):
             that is added to each prediction; 0 for none.
         timesteps: Timesteps of sampling, from the last one down, such as [14, 9, 4, 0]; all by
             default.
+        sampler: ``posterior``, as in the paper; ``ddim``, deterministic; a share from 0 to 1 of the
+            posterior's fresh noise, between those two; or ``dpm_solver_2m``, which delivers more
+            detail with the same network and number of calls.
         residual_deviation: sigma_r, for values in [-1, 1]; measured on the first training pairs by
             default, and kept in checkpoints.
         optimizer: Makes the optimiser of the trainable parameters.
@@ -199,6 +203,7 @@ class CasArbi(SuperResolver):
         later_noise: float = 0.0,
         guidance: float = 0.0,
         timesteps: Sequence[int] | None = None,
+        sampler: ShiftSolver | float = "posterior",
         residual_deviation: float | None = None,
         optimizer: OptimizerCallable = adamw,
         **kwargs: Any,
@@ -221,13 +226,14 @@ class CasArbi(SuperResolver):
         if not all(callable(getattr(self.base, name, None)) for name in ("encode", "render")):
             raise ValueError(
                 f"model.init_args.base is {type(self.base).__name__}, which cannot render features "
-                "at any size: set it to lightning_modules.LIIF or "
-                "lightning_modules.AnySizeEDSR"
+                "at any size: set it to lightning_modules.LIIF, or put it into "
+                "lightning_modules.AnySize"
             )
         self.base.requires_grad_(False)
         self.network = network
         self.process = process or ResidualShift()
         self.sampled = self.process if timesteps is None else self.process.respaced(timesteps)
+        self.sampler = ShiftSampler(self.sampled, sampler)
         self.fixed, self.order, self.least_remainder = fixed, order, least_remainder
         self.domain, self.guidance = domain, guidance
         self.noise_probability, self.noise_level = noise_probability, noise_level
@@ -246,7 +252,8 @@ class CasArbi(SuperResolver):
         }
         usual = {"fixed": 2.0, "order": "remainder_last", "guidance": 0.0, "least_remainder": 1.0}
         usual |= {"later_noise": 0.0, "timesteps": "", "network": ""}
-        return {**super().options, **{k: v for k, v in own.items() if v != usual[k]}}
+        changed = {k: v for k, v in own.items() if v != usual[k]}
+        return {**super().options, **changed, **self.sampler.options}
 
     # ------------------------------------------------------------------------------------- training
 
@@ -258,7 +265,8 @@ class CasArbi(SuperResolver):
         b, features = self.based(y, batch["size"])
         x_0 = hr if self.domain == "image" else hr - b
         t = torch.randint(self.process.steps, (len(hr),), device=hr.device)
-        x = self.process.add_noise(x_0, self._anchor(b), torch.randn_like(hr), t)
+        eps = self._noise_unit() * torch.randn_like(hr)
+        x = self.process.add_noise(x_0, self._anchor(b), eps, t)
         size = (lr.shape[-2], lr.shape[-1])
         raw = network(self._scaled(x, t), t, b, features, size, level)
         loss = functional.mse_loss(raw, x_0 / self._unit())
@@ -298,22 +306,24 @@ class CasArbi(SuperResolver):
             level += self.later_noise
             y = y + self.later_noise / 2 * noise.normal(y.shape)
         b, features = self.based(y, size)
-        if self.network is None:
+        network = self.network
+        if network is None:
             return (b + 1) / 2
         process, lr_size = self.sampled, (y.shape[-2], y.shape[-1])
         # All in units of sigma_r, as the network's output. In Lightning's sanity check before
         # training, it is not measured yet.
-        unit = float(self._unit()) or 1.0
-        x = process.prior(self._anchor(b), noise.normal(b.shape)) / unit
+        unit, noise_unit = float(self._unit()) or 1.0, float(self._noise_unit()) or 1.0
         # Of plain numbers: the table is on the CPU, and sigma_r may be elsewhere.
-        deviations = (self._deviations(process.etas, unit) / unit).tolist()
-        for step in reversed(range(process.steps)):
+        deviations = (self._deviations(process.etas, unit, noise_unit) / unit).tolist()
+
+        def clean(x: Tensor, step: int) -> Tensor:
             t = torch.full((len(x),), process.timesteps[step], device=x.device)
-            raw = self.network(x / deviations[step], t, b, features, lr_size, level)
-            x_0 = self._guided(raw, b, y, unit)
-            fresh = noise.normal(x.shape) if step else None
-            etas = process.eta(step), process.eta(step - 1)
-            x = residual_shift(x, x_0, *etas, process.kappa / unit, fresh)
+            raw = network(x / deviations[step], t, b, features, lr_size, level)
+            return self._guided(raw, b, y, unit)
+
+        anchor = self._anchor(b)
+        x = process.prior(anchor, noise_unit * noise.normal(b.shape)) / unit
+        x = self.sampler.denoise(x, anchor / unit, clean, noise, unit / noise_unit)
         return (self._image(x, b, unit).clamp(-1, 1) + 1) / 2
 
     def based(self, y: Tensor, size: Size) -> tuple[Tensor, Tensor]:
@@ -344,14 +354,18 @@ class CasArbi(SuperResolver):
         # Unit of the network's prediction.
         return 1.0 if self.domain == "image" else self.sigma_r
 
+    def _noise_unit(self) -> Tensor | float:
+        # Unit of kappa. The shift eta has none, so it is the same for any sigma_r.
+        return self.sigma_r if self.process.relative else 1.0
+
     def _scaled(self, x: Tensor, t: Tensor) -> Tensor:
         # Scale to a deviation of about 1.
         eta, _ = self.process.at(t, x)
-        return x / self._deviations(eta, self._unit())
+        return x / self._deviations(eta, self._unit(), self._noise_unit())
 
-    def _deviations(self, eta: Tensor, unit: Tensor | float) -> Tensor:
+    def _deviations(self, eta: Tensor, unit: Tensor | float, noise: Tensor | float) -> Tensor:
         kept = (1 - eta) * unit if self.domain == "residual" else 1.0
-        return (kept**2 + self.process.kappa**2 * eta).sqrt()
+        return (kept**2 + (noise * self.process.kappa) ** 2 * eta).sqrt()
 
     def on_train_start(self) -> None:
         """Measure sigma_r on the first training pairs, unless it is known.
@@ -426,7 +440,13 @@ class CasArbi(SuperResolver):
     @property
     def needs_weights(self) -> bool:
         """Whether outputs would be meaningless; without a network the base's weights are enough."""
-        return super().needs_weights and (self.network is not None or self.base_weights is None)
+        has_base = self.base_weights is not None or self._base_has_weights
+        return super().needs_weights and (self.network is not None or not has_base)
+
+    @property
+    def _base_has_weights(self) -> bool:
+        # A base that loads its weights itself, such as Spandrel's, names their source.
+        return getattr(self.base, "weights_source", None) is not None
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
         """Load the base.
@@ -435,6 +455,9 @@ class CasArbi(SuperResolver):
             ValueError: If its file is not set, or belongs to another network.
         """
         if self.base_weights is None:
+            if self._base_has_weights:
+                self._name_base(str(self.base.weights_source))
+                return
             raise ValueError(
                 "CasArbi needs a trained base: set model.init_args.base_weights to a file, or to "
                 "the run that trained it"
@@ -452,11 +475,14 @@ class CasArbi(SuperResolver):
         official = getattr(self.base, "official", dict)
         tensors = part_of(tensors, "network") if found.model else official(tensors)
         fit(self.base, tensors, f"model.init_args.base_weights, {path},")
-        source = f"{found.name} {fingerprint(self.base.state_dict())}"
+        self._name_base(found.name)
+
+    def _name_base(self, name: str) -> None:
+        source = f"{name} {fingerprint(self.base.state_dict())}"
         cast(Any, self.base).source = source  # recorded in checkpoints
         if self.network is None:
-            self.weights_source = found.name
-        log.info("base: %s", found.name)
+            self.weights_source = name
+        log.info("base: %s", name)
 
     def train(self, mode: bool = True) -> CasArbi:
         """Set the mode, but keep the base in evaluation mode."""

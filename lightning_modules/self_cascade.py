@@ -5,7 +5,7 @@ adds noise up to timestep K, and denoises it with the same frozen network. The t
 features of the smaller sample through small upsamplers, the only trained parts.
 
 z^r   clean sample of stage r, 0 being the base's    phi    fixed resize of it (equation 6)
-K     share of the timesteps that stages run         phi_n  trained upsampler of features
+K     noisiest timestep that stages run, excluded     phi_n  trained upsampler of features
 pivot z^(r-1), from which stage r starts             Phi    all of them
 
 Differs from the paper in: the noise of equation 6 has the standard deviation sqrt(1 - abar), as in
@@ -34,6 +34,7 @@ from torch.nn import functional
 from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.denoiser import Features, Residuals, UNet2D
 from lightning_modules.backbone.library import repeated, resized
+from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.casarbi import Size
 from lightning_modules.controls.larger import Aspect, FromBase, Predict, Rule, ladder
 from lightning_modules.latents import check_choice
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 Attach = Literal["skip", "block_out"]
 LEAST = 4  # places in the paper
+PAPER = Schedule().level(699)  # the noisiest one below the paper's K of 700
 
 
 class Attachment(ABC):
@@ -316,7 +318,9 @@ class SelfCascade(FromBase):
             each; ``x4_then_rest``; or their sizes, [[1024, 1024], [2048, 2048]].
         multiple: All sides must be multiples of this, in pixels; the space's factor by default. 64
             avoids odd sides within Stable Diffusion.
-        pivot_strength: K as a share of all timesteps.
+        pivot_strength: K as a share of all timesteps. By default the stages begin at the
+            signal-to-noise ratio of the paper's K, 700 of the 1000 timesteps of Stable Diffusion's
+            schedule.
         pivot_space: Enlarge the pivot as a ``latent``, or as an image (``rgb``), which is decoded
             and encoded again.
         pivot_resize: ``bilinear`` interpolation, as in the paper, or ``bicubic``, as released.
@@ -343,7 +347,7 @@ class SelfCascade(FromBase):
         aspect: Aspect = "target",
         stages: Rule | list[tuple[int, int]] = "geometric",
         multiple: int | None = None,
-        pivot_strength: float = 0.7,
+        pivot_strength: float | None = None,
         pivot_space: PivotSpace = "latent",
         pivot_resize: PivotResize = "bilinear",
         upsampler: Callable[[Places], FeatureUpsampler] | None = None,
@@ -366,7 +370,10 @@ class SelfCascade(FromBase):
         self.pivot_space, self.pivot_resize = pivot_space, pivot_resize
         self.pivot_features, self.adapter_t_min = pivot_features, adapter_t_min
         self.caption_dropout = caption_dropout
-        self.K = round(pivot_strength * self.schedule.steps)
+        if pivot_strength is None:
+            self.K = self.schedule.first_noisier(PAPER)
+        else:
+            self.K = round(pivot_strength * self.schedule.steps)
         self.below_K = [t for t in self.sampled if t < self.K]
         self._check()
         self.attach, self.attachment = attach, attachment(attach, self.denoiser, places)

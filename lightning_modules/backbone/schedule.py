@@ -24,6 +24,7 @@ Spacing = Literal["leading", "trailing", "linspace"]
 Variance = Literal["preserving", "exploding"]
 
 _LARGEST_BETA = 0.999  # of the cosine schedule
+_EQUAL = 1e-9  # difference of logarithms that rounding explains
 
 
 class Level(NamedTuple):
@@ -163,6 +164,14 @@ class Schedule:
         if self.variance == "preserving":
             return Level(alpha, sigma)
         return Level(1.0, sigma / alpha if alpha > 0 else math.inf)
+
+    def first_noisier(self, level: Level) -> int:
+        """Return the first timestep with more noise, relative to the signal, than ``level``.
+
+        The number of timesteps if there is none.
+        """
+        log_snr = self._alphas.log() - self._sigmas.log()
+        return int((log_snr >= level.log_snr - _EQUAL).sum())
 
     def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """Return x_t, in the shape of x0.

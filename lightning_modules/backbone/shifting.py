@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from lightning_modules.backbone.schedule import explicit
+from lightning_modules.backbone.schedule import CLEAN, Level, explicit
 from lightning_modules.device import Table
 
 Target = Literal["sample", "epsilon", "scaled_epsilon", "residual"]
@@ -26,9 +26,10 @@ class ResidualShift:
     """The process in discrete time, t = 0 .. T - 1 for the papers' 1 .. T.
 
     sqrt(eta_t) runs from its first to its last value as a geometric sequence with exponents
-    ((t - 1) / (T - 1))^power (T - 1). The ``released`` code starts at min(min_noise / kappa,
-    min_noise) and ends at 0.99, as for its weights; the ``paper`` has
-    min(min_noise / kappa, sqrt(0.001)) and sqrt(0.999).
+    ((t - 1) / (T - 1))^power (T - 1). ``released`` starts at min_noise / kappa and ends at 0.99, as
+    the released weights need; the ``paper`` has min(min_noise / kappa, sqrt(0.001)) and
+    sqrt(0.999). Differs from the released code in: for kappa below 1, that starts at min_noise, so
+    that the noise there is less than min_noise.
 
     Args:
         steps: T; 15 in the conference paper, 4 in the journal's.
@@ -41,6 +42,8 @@ class ResidualShift:
         form: First and last value, see above.
         input_scale: Divisor of the network's input: ``latent``, for variance 1, is
             sqrt(kappa^2 eta + 1), ``pixel`` is 3 kappa sqrt(eta) + 1.
+        relative: Let ``kappa`` and ``min_noise`` be multiples of the standard deviation of y - x0,
+            such as 4 and 0.34. Only for ``lightning_modules.CasArbi``, which measures it.
 
     Raises:
         ValueError: If an argument is out of range or unknown, or there are fewer than two steps.
@@ -55,6 +58,7 @@ class ResidualShift:
         prediction: Target = "sample",
         form: Form = "released",
         input_scale: InputScale = "latent",
+        relative: bool = False,
     ) -> None:
         if steps < 2:
             raise ValueError(
@@ -72,8 +76,9 @@ class ResidualShift:
             if word not in get_args(kind):
                 raise ValueError(f"{name} is {word!r}; expected one of {', '.join(get_args(kind))}")
         self.kappa, self.prediction, self.input_scale = kappa, prediction, input_scale
+        self.relative = relative
         released = form == "released"
-        first = min(min_noise / kappa, min_noise if released else math.sqrt(0.001))
+        first = min_noise / kappa if released else min(min_noise / kappa, math.sqrt(0.001))
         last = 0.99 if released else math.sqrt(0.999)
         if first >= last:
             raise ValueError(
@@ -122,6 +127,12 @@ class ResidualShift:
     def eta(self, t: int) -> float:
         """Return the shift at timestep t; 0 at -1, after the last step."""
         return self.etas[t].item() if t >= 0 else 0.0
+
+    def level(self, t: int) -> Level:
+        """Return signal and noise of x_t - y, of which x0 - y is the signal; t as in ``eta``."""
+        if t < 0:
+            return CLEAN
+        return Level(1 - self.eta(t), self.kappa * math.sqrt(self.eta(t)))
 
     def add_noise(self, x0: Tensor, anchor: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """Return x_t: equation 2 of the conference paper.

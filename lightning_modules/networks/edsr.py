@@ -16,8 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from degradations.bicubic import resize
-
 MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K's training images, in RGB
 FACTORS = (2, 3, 4, 8)
 PEAK = 255.0  # released weights work on levels of 0..255
@@ -144,7 +142,7 @@ class EDSR(Trunk):
         if scale not in FACTORS:
             raise ValueError(
                 f"data.init_args.scale is {scale}, but EDSR enlarges by 2, 3, 4 or 8; "
-                "LIIF and AnySizeEDSR enlarge by any factor"
+                "LIIF, and EDSR within AnySize, enlarge by any factor"
             )
         super().__init__(blocks, channels, res_scale)
         self.scale = int(scale)
@@ -199,58 +197,6 @@ class EDSR(Trunk):
         for name, shift in (("sub_mean", MeanShift(-1)), ("add_mean", MeanShift(1))):
             ours |= {f"{name}.{key}": tensor for key, tensor in shift.state_dict().items()}
         return ours
-
-
-class AnySizeEDSR(EDSR):
-    """EDSR as the base of a cascade: enlarged by its own factor, then resized to any size.
-
-    The second step is antialiased bicubic interpolation. CasArbi's paper lists EDSR among its bases
-    without the resizing; this is our choice.
-
-    Args:
-        scale: Factor of enlargement, any number of at least 1 (linked from data.init_args.scale);
-            used if `forward` gets no output size.
-        factor: EDSR's own factor: 2, 3, 4 or 8.
-        blocks: As EDSR.
-        channels: As EDSR.
-        res_scale: As EDSR.
-        global_skip: As EDSR.
-
-    Raises:
-        ValueError: If `factor` is not one of the supported ones, `channels` is below 1, or `blocks`
-            below 0.
-    """
-
-    def __init__(
-        self,
-        scale: float,
-        factor: int = 2,
-        blocks: int = 16,
-        channels: int = 64,
-        res_scale: float = 1.0,
-        global_skip: bool = False,
-    ) -> None:
-        if factor not in FACTORS:
-            raise ValueError(f"factor of AnySizeEDSR is {factor}; expected 2, 3, 4 or 8")
-        super().__init__(factor, blocks, channels, res_scale, global_skip)
-        self.asked = scale
-
-    def forward(self, lr: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Enlarge to any size.
-
-        Args:
-            lr: (B, 3, h, w) in [0, 1].
-            size: Height and width of the output; None for `scale` times that of lr, rounded.
-
-        Returns:
-            (B, 3, *size), about [0, 1]; not clamped.
-        """
-        height, width = size or tuple(round(self.asked * n) for n in lr.shape[-2:])
-        return self.render(self.encode(lr), lr, (height, width))
-
-    def render(self, features: Tensor, lr: Tensor, size: tuple[int, int]) -> Tensor:
-        """As `forward`, of features that are known already."""
-        return resize(self.enlarged(features, lr), size, clamp=False)
 
 
 def _upsampler(scale: int, channels: int) -> list[nn.Module]:

@@ -2,13 +2,13 @@
 
 Chen et al., CVPR 2021; arXiv 2012.09161.
 
-z*    features of the picked cell, unfolded      x - v*   relative coordinate, one LR pixel = 2
-c     cell: size of the pixel asked for          S_t      areas that weigh the local ensemble
+z*    features of the nearest cell, unfolded     x - v*   relative coordinate, one LR pixel = 2
+c     cell: size of the output pixel             S_t      areas that weight the local ensemble
 
 Differs from the paper in: `global_skip`, an option that is off by default. The perceptron's first
-layer is linear and its largest input is the unfolded 3x3 neighbourhood, so that part is one 3x3
-convolution over the LR map, made once an image instead of four times a pixel; only coordinate and
-cell are added per query.
+layer is linear, and its largest input is the unfolded 3x3 neighbourhood. That part is computed as
+one 3x3 convolution of the LR map, once per image instead of four times per pixel; only coordinate
+and cell are added per query.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from degradations.bicubic import resize
 from lightning_modules.device import tensor_like
 from lightning_modules.networks.edsr import Trunk
 
-NUDGE = 1e-6  # decides ties, and keeps points off the very border
+NUDGE = 1e-6  # decides ties, and keeps points inside the border
 
 
 class Perceptron(nn.Module):
     """Linear layers with ReLU between them.
 
     Args:
-        inputs: Numbers in.
+        inputs: Number of inputs.
         hidden: Width of each hidden layer.
     """
 
@@ -47,36 +47,36 @@ class Perceptron(nn.Module):
 
     @property
     def first(self) -> nn.Linear:
-        """The first layer, which LIIF evaluates in two parts."""
+        """The first layer, which LIIF computes in two parts."""
         return cast("nn.Linear", self.layers[0])
 
     def rest(self, x: Tensor) -> Tensor:
-        """All layers after the first, of x (n, width)."""
+        """Apply all layers after the first to x (n, width)."""
         for layer in self.layers[1:]:
             x = linear(x, layer) if isinstance(layer, nn.Linear) else layer(x)
         return x
 
 
 class LIIF(nn.Module):
-    """EDSR's features, and a perceptron that answers for any point between them.
+    """EDSR's features, and a perceptron that predicts the colour at any point between them.
 
     Args:
         scale: Factor of enlargement, any positive number (linked from data.init_args.scale);
-            what `forward` does when no output size is given.
+            used if `forward` gets no output size.
         blocks: Number of residual blocks of the encoder.
         channels: Width of the encoder.
         hidden: Width of each hidden layer of the perceptron.
-        unfold: Give the perceptron the 3x3 neighbourhood of a cell, not the cell alone.
-        cell: Tell the perceptron the size of the pixel it is asked for.
-        ensemble: Blend the answers of the four nearest cells; without it, images show seams.
-        chunk: Number of points answered at once; bounds memory without gradients and changes no
-            result. None takes 4096 on a CPU, which its caches hold, and 65536 elsewhere.
-        global_skip: Let the network learn what bicubic enlargement lacks, starting from exactly
-            bicubic; for short trainings from scratch. False is the paper, and what released
-            weights need.
+        unfold: Give the perceptron the 3x3 neighbourhood of a cell, not only the cell.
+        cell: Give the perceptron the size of the output pixel.
+        ensemble: Blend the predictions of the four nearest cells; without it, images show seams.
+        chunk: Number of points computed at once; bounds memory without gradients and changes no
+            result. None is 4096 on a CPU, which fits its caches, and 65536 elsewhere.
+        global_skip: Let the network learn the residual of bicubic enlargement, starting from
+            exactly bicubic; for short trainings from scratch. False, as in the paper, for released
+            weights.
 
     Raises:
-        ValueError: `scale` is not a positive number, `chunk` is below 1 or `hidden` is empty.
+        ValueError: If `scale` is not a positive number, `chunk` is below 1, or `hidden` is empty.
     """
 
     def __init__(
@@ -120,33 +120,33 @@ class LIIF(nn.Module):
             size: Height and width of the output; None for `scale` times that of lr, rounded.
 
         Returns:
-            (B, 3, *size), meant to lie in [0, 1]; not clamped.
+            (B, 3, *size), about [0, 1]; not clamped.
 
         Raises:
-            ValueError: the output would have less than one pixel a side.
+            ValueError: If a side of the output would be below one pixel.
         """
         h, w = lr.shape[-2:]
         height, width = size or (round(self.scale * h), round(self.scale * w))
         return self.render(self.encode(lr), lr, (height, width))
 
     def encode(self, lr: Tensor) -> Tensor:
-        """Features (B, C, h, w) of lr (B, 3, h, w) in [0, 1]."""
+        """Return features (B, C, h, w) of lr (B, 3, h, w) in [0, 1]."""
         features: Tensor = self.encoder(lr * 2 - 1)
         return features
 
     def render(self, features: Tensor, lr: Tensor, size: tuple[int, int]) -> Tensor:
-        """The image at any size, of features that are known already.
+        """Return the output of `forward` from the features of `encode`.
 
         Args:
             features: (B, C, h, w) from `encode`.
-            lr: (B, 3, h, w) in [0, 1]; looked at with `global_skip` alone.
+            lr: (B, 3, h, w) in [0, 1]; used only with `global_skip`.
             size: Height and width of the output.
 
         Returns:
-            As `forward`.
+            (B, 3, *size), about [0, 1]; not clamped.
 
         Raises:
-            ValueError: the output would have less than one pixel a side.
+            ValueError: If a side of the output would be below one pixel.
         """
         (height, width), (batch, _, h, w) = size, features.shape
         if min(height, width) < 1:
@@ -158,22 +158,22 @@ class LIIF(nn.Module):
         cell = tensor_like((2 / height, 2 / width), coord).expand(batch, 1, 2)
         points = self.query(features, coord, cell)
         image = points.view(batch, height, width, 3).permute(0, 3, 1, 2)
-        if self.global_skip:  # points that say nothing are 0.5
+        if self.global_skip:  # an untrained perceptron gives 0.5
             return image - 0.5 + resize(lr, size, clamp=False)
         return image
 
     def query(self, features: Tensor, coord: Tensor, cell: Tensor) -> Tensor:
-        """Colours at single points, as the published training asks for them.
+        """Return colours at single points, as needed by the published training.
 
         Args:
             features: (B, C, h, w) from `encode`.
             coord: (B, Q, 2) float32: (row, column) from -1 to 1, the outer edges of the image;
                 sample i of n lies at -1 + (2i + 1) / n.
-            cell: (B, Q, 2) or (B, 1, 2): height and width of the pixel asked for in the same
-                unit, (2 / H, 2 / W) of an image of H x W pixels. Not looked at with `cell=False`.
+            cell: (B, Q, 2) or (B, 1, 2): height and width of the output pixel in the same unit,
+                (2 / H, 2 / W) for an image of H x W pixels. Unused with `cell=False`.
 
         Returns:
-            (B, Q, 3), meant to lie in [0, 1]; not clamped.
+            (B, Q, 3), about [0, 1]; not clamped.
         """
         table = self._first_layer(features)
         h, w = features.shape[-2:]
@@ -187,9 +187,9 @@ class LIIF(nn.Module):
         return torch.cat(parts, dim=1) * 0.5 + 0.5
 
     def _first_layer(self, features: Tensor) -> Tensor:
-        """What the cells add to the first layer, bias included: (B * h * w, width)."""
+        """Return the cells' part of the first layer, with the bias: (B * h * w, width)."""
         C, k = features.shape[1], self.kernel
-        # unfold orders its channels as (C, k, k), which is how a convolution's weight lies.
+        # unfold orders its channels as (C, k, k), as a convolution's weight does.
         weight = self.imnet.first.weight[:, : C * k * k].reshape(-1, C, k, k)
         features = features.contiguous(memory_format=torch.channels_last)
         maps = functional.conv2d(features, weight, self.imnet.first.bias, padding=k // 2)
@@ -198,7 +198,7 @@ class LIIF(nn.Module):
     def _answer(
         self, table: Tensor, lr_size: tuple[int, int], coord: Tensor, cell: Tensor
     ) -> Tensor:
-        """Values (B, q, 3) in [-1, 1]: Eq. 2 without the ensemble, Eq. 4 with it."""
+        """Return values (B, q, 3) in [-1, 1]: equation 2, or 4 with the ensemble."""
         h, w = lr_size
         image = torch.arange(len(coord), device=coord.device).unsqueeze(1) * (h * w)
         size = tensor_like(lr_size, coord)
@@ -213,7 +213,7 @@ class LIIF(nn.Module):
             own = torch.cat(place, dim=-1).flatten(0, 1)
             weight = self.imnet.first.weight[:, -own.shape[1] :]
             hidden = torch.addmm(table.index_select(0, index), own.to(table.dtype), weight.t())
-            # Under autocast the perceptron is short of digits; coordinates and blend are not.
+            # Under autocast, only the perceptron has half precision, not coordinates and blend.
             values.append(self.imnet.rest(hidden).to(coord.dtype))
             areas.append((dy * dx).abs() + 1e-9)
         # The nearer a corner, the larger the area spanned with the *opposite* one; the order of
@@ -224,10 +224,10 @@ class LIIF(nn.Module):
 
     @staticmethod
     def official(state: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Tensors of a released file; their names are ours.
+        """Return the tensors of a released file, which have our names.
 
         Args:
-            state: The flat state dict, or the whole checkpoint of the authors' code:
+            state: The flat state dict, or a checkpoint of the authors' code:
                 `{"model": {"name", "args", "sd"}, "optimizer": ..., "epoch": ...}`.
         """
         model = state.get("model")
@@ -235,7 +235,7 @@ class LIIF(nn.Module):
 
 
 def grid(height: int, width: int, device: torch.device) -> Tensor:
-    """Centres (height * width, 2) of all pixels as (row, column), float32, -1 and 1 the edges."""
+    """Return the centres (height * width, 2) of all pixels: (row, column), from edge -1 to 1."""
     axes = [
         (2 * torch.arange(n, device=device, dtype=torch.float32) + 1) / n - 1
         for n in (height, width)
@@ -244,19 +244,19 @@ def grid(height: int, width: int, device: torch.device) -> Tensor:
 
 
 def nearest(coord: Tensor, n: int, shift: int) -> tuple[Tensor, Tensor]:
-    """One axis: the cell picked for each point, and the point's coordinate relative to it.
+    """Return, along one axis, the cell of each point and the point's coordinate relative to it.
 
     Args:
         coord: Points from -1 to 1.
         n: Number of cells along the axis.
-        shift: -1 or 1 to pick the neighbour half a cell before or after; 0 for the cell itself.
+        shift: -1 or 1 for the cell half a cell before or after the point; 0 for the cell of the
+            point.
 
     Returns:
-        Index from 0 to n - 1, and offset from its centre in halves of a cell; that of the point,
-        not of the shifted point that picked the cell.
+        Index from 0 to n - 1, and the point's offset from the cell's centre in halves of a cell.
     """
     point = coord + (shift / n + NUDGE) if shift else coord
-    # At the border both shifts pick the same cell: the formula of the paper, kept as it is.
+    # At the border both shifts give the same cell, as in the paper's formula.
     point = point.clamp(-1 + NUDGE, 1 - NUDGE)
     index = (((point + 1) * n - 1) / 2).round()
     centre = (2 * index + 1) / n - 1
@@ -264,7 +264,7 @@ def nearest(coord: Tensor, n: int, shift: int) -> tuple[Tensor, Tensor]:
 
 
 def linear(x: Tensor, layer: nn.Linear) -> Tensor:
-    """`layer(x)` for x (n, inputs), through the library that is fastest on the device."""
+    """Return `layer(x)` for x (n, inputs), by the library that is fastest on the device."""
     if x.device.type != "cpu":
         return layer(x)
     # oneDNN's 1x1 convolution: on AMD processors MKL's matrix product runs at half its speed. With

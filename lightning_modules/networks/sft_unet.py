@@ -1,9 +1,9 @@
-"""CasArbi's denoiser: a U-Net that coordinates modulate on every level.
+"""CasArbi's denoiser: a U-Net whose features are modulated by coordinates at every level.
 
-CasArbi (arXiv 2506.07813) gives the idea: a Coordinate Adapter with Fourier features, feature
-transforms (SFT: Wang et al., 2018; arXiv 1804.02815) and the timestep. Its code and sizes are not
-public; the U-Net is of the family of SR3 (arXiv 2104.07636) and IDM (arXiv 2303.16491), where the
-transforms sit is our choice.
+The idea is CasArbi's (arXiv 2506.07813): a Coordinate Adapter with Fourier features, the timestep,
+and spatial feature transforms (SFT; Wang et al., 2018; arXiv 1804.02815). Its code and sizes are
+not public. The U-Net follows SR3 (arXiv 2104.07636) and IDM (arXiv 2303.16491); the position of the
+transforms is our choice.
 
 d     offset from the nearest LR pixel; one LR pixel = 2
 cell  side of a target pixel in the same unit
@@ -24,30 +24,30 @@ from lightning_modules.networks.swin_unet import sinusoids, zeroed
 AdapterKind = Literal["fourier", "mlp", "none"]
 Size = tuple[int, int]
 
-# What continuous numbers are multiplied by, so that those which differ in a hundredth of their
-# range have unlike sinusoids.
+# Factors of continuous numbers, so that numbers that differ by a hundredth of their range have
+# different sinusoids.
 _SCALE_UNIT, _NOISE_UNIT = 100.0, 1000.0
 _REDUCED = 16  # channels of the LR features beside the image
 
 
 class SFTUNet(nn.Module):
-    """Predicts a clean residual from a noisy one, the base's image and LR features.
+    """Predict a clean residual from a noisy one, the base's image and LR features.
 
     Args:
         features: Channels of the LR features; 0 for none.
         width: Channels of the first level.
-        multipliers: Factors on ``width``, one a level; between levels the sides halve, rounded up.
-        blocks: Residual blocks a level, on the way down and on the way up.
-        attention: Whether pixels see each other on the smallest level.
-        adapter: How coordinates come in: by Fourier features and convolutions, by an ``mlp`` for
-            each pixel alone, or not at all.
-        bands: Number of octaves of the Fourier features. Higher ones than half the scale alias.
-        dropout: Share of features that are dropped in training.
-        patch: Side of the squares of pixels that the first level takes for one place, as channels;
-            above 1 for small trainings, at about its square of the speed.
+        multipliers: Factors of ``width``, one per level; each level halves the sides, rounded up.
+        blocks: Residual blocks per level, on the way down and on the way up.
+        attention: Whether the smallest level has attention among all pixels.
+        adapter: How coordinates are used: ``fourier`` features and convolutions, an ``mlp`` for
+            each pixel, or ``none``.
+        bands: Number of octaves of the Fourier features; frequencies above half the scale alias.
+        dropout: Share of features to drop in training.
+        patch: Side of the squares of pixels that become one position, with their values as
+            channels. Above 1 for small trainings, which it makes about patch^2 times as fast.
 
     Raises:
-        ValueError: An unknown adapter, no level, or no patch.
+        ValueError: If the adapter is unknown, there is no level, or ``patch`` is below 1.
     """
 
     def __init__(
@@ -125,16 +125,15 @@ class SFTUNet(nn.Module):
         lr_size: Size,
         noise_level: Tensor | None = None,
     ) -> Tensor:
-        """The residual, (B, 3, H, W).
+        """Return the residual, (B, 3, H, W).
 
         Args:
             x: (B, 3, H, W), the noisy residual, scaled to a deviation of about 1.
             t: (B,) timesteps.
             base: (B, 3, H, W) in [-1, 1], the base's image.
-            features: (B, features, h, w) of the LR image, or None where there are none.
+            features: (B, features, h, w) of the LR image, or None.
             lr_size: (h, w) of the stage's input.
-            noise_level: (B,) standard deviation of the noise that was put onto the stage's input;
-                0 by default.
+            noise_level: (B,) standard deviation of the noise on the stage's input; 0 by default.
         """
         size = x.shape[-2], x.shape[-1]
         embedded = self._embedded(t, size, lr_size, noise_level, x.dtype)
@@ -193,15 +192,15 @@ class SFTUNet(nn.Module):
 
 
 class Adapter(nn.Module):
-    """From coordinates to a map for each level.
+    """Make a map for each level from coordinates.
 
     Args:
         width: Channels of the maps.
-        levels: Number of maps; from one to the next the sides halve, rounded up.
+        levels: Number of maps; each has half the sides of the one before, rounded up.
         embedding: Size of the embedded timestep.
         kind: ``fourier`` or ``mlp``.
         bands: Number of octaves of the Fourier features.
-        patch: Side of the squares of pixels that are one place of the maps.
+        patch: Side of the squares of pixels that are one position of the maps.
     """
 
     def __init__(
@@ -228,7 +227,7 @@ class Adapter(nn.Module):
         )
 
     def forward(self, place: Tensor, embedded: Tensor) -> list[Tensor]:
-        """Maps (B, width, H / patch, W / patch), and each half as large as the one before it.
+        """Return maps (B, width, H / patch, W / patch), each half as large as the one before.
 
         Args:
             place: (1, 4, H, W) from ``coordinates``.
@@ -242,11 +241,11 @@ class Adapter(nn.Module):
 
 
 class Modulation(nn.Module):
-    """Scale and shift of features by a map: x (1 + gamma) + beta. It begins as nothing.
+    """Scale and shift features by a map: x (1 + gamma) + beta. Without effect before training.
 
     Args:
         width: Channels of the map.
-        channels: Of the features.
+        channels: Channels of the features.
     """
 
     def __init__(self, width: int, channels: int) -> None:
@@ -255,16 +254,16 @@ class Modulation(nn.Module):
         self.beta = zeroed(nn.Conv2d(width, channels, 3, padding=1))
 
     def forward(self, x: Tensor, place: Tensor) -> Tensor:
-        """(B, channels, h, w); ``place`` is (B, width, h, w)."""
+        """Modulate x (B, channels, h, w) by the map ``place`` (B, width, h, w)."""
         place = functional.silu(place)
         return x * (1 + self.gamma(place)) + self.beta(place)
 
 
 class Unmodulated(nn.Module):
-    """In the place of a modulation where there is no adapter."""
+    """Replaces a modulation if there is no adapter."""
 
     def forward(self, x: Tensor, place: None) -> Tensor:
-        """``x``."""
+        """Return ``x``."""
         return x
 
 
@@ -272,10 +271,10 @@ class Block(nn.Module):
     """Two convolutions around a scale and shift by the embedded numbers, and a shortcut.
 
     Args:
-        inputs: Channels.
-        outputs: Channels.
+        inputs: Input channels.
+        outputs: Output channels.
         embedding: Size of the embedded numbers.
-        dropout: Share of features that are dropped in training.
+        dropout: Share of features to drop in training.
     """
 
     def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float = 0.0) -> None:
@@ -287,17 +286,17 @@ class Block(nn.Module):
         self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
-        """(B, inputs, h, w) and (B, E) to (B, outputs, h, w)."""
+        """Map x (B, inputs, h, w) to (B, outputs, h, w), with embedded numbers (B, E)."""
         scale, shift = self.embed(embedded)[:, :, None, None].chunk(2, dim=1)
         h = self.norm2(self.conv1(functional.silu(self.norm1(x)))) * (1 + scale) + shift
         return self.shortcut(x) + self.conv2(self.dropout(functional.silu(h)))
 
 
 class Attention(nn.Module):
-    """Every pixel sees every other, with one head; its time grows with their number squared.
+    """Attention among all pixels, with one head; its time is quadratic in their number.
 
     Args:
-        channels: In and out.
+        channels: Input and output channels.
     """
 
     def __init__(self, channels: int) -> None:
@@ -306,20 +305,20 @@ class Attention(nn.Module):
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, h, w) to the same."""
-        # Four dimensions, the last one dense: else torch makes the whole matrix of all pairs.
+        """Map (B, channels, h, w) to the same shape."""
+        # Four dimensions, the last one dense; otherwise torch makes the matrix of all pairs.
         pixels = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).contiguous().unsqueeze(1)
         seen = functional.scaled_dot_product_attention(*pixels.chunk(3, dim=3))
         return x + self.out(seen.squeeze(1).transpose(1, 2).reshape(x.shape))
 
 
 def coordinates(lr_size: Size, size: Size, device: torch.device) -> Tensor:
-    """(1, 4, H, W): d along rows and columns, then the cell, as LIIF has them.
+    """Return (1, 4, H, W): d along rows and columns, then the cell, as in LIIF.
 
     Args:
         lr_size: (h, w) of the stage's input.
-        size: (H, W) of its output.
-        device: Where they are wanted.
+        size: (H, W) of the stage's output.
+        device: Device of the result.
     """
     axes = []
     for n, m in zip(lr_size, size, strict=True):
@@ -333,7 +332,7 @@ def coordinates(lr_size: Size, size: Size, device: torch.device) -> Tensor:
 
 
 def fourier(place: Tensor, bands: int) -> Tensor:
-    """(1, 4 + 4 bands, H, W): the coordinates, and sines and cosines of d at octaves of half waves.
+    """Return (1, 4 + 4 bands, H, W): coordinates, and sines and cosines of pi 2^band d.
 
     Args:
         place: (1, 4, H, W) from ``coordinates``.
@@ -344,7 +343,7 @@ def fourier(place: Tensor, bands: int) -> Tensor:
 
 
 def _as_patches(x: Tensor, patch: int) -> Tensor:
-    """(B, C patch^2, H / patch, W / patch), rounded up: what lies beyond a border repeats it."""
+    """Return (B, C patch^2, H / patch, W / patch), rounded up by repeating the border."""
     if patch == 1:
         return x
     below, right = -x.shape[-2] % patch, -x.shape[-1] % patch

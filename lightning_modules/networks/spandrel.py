@@ -1,6 +1,6 @@
-"""Any community checkpoint that the package spandrel knows (ESRGAN, SwinIR, HAT, ...).
+"""Any community checkpoint that the package spandrel supports (ESRGAN, SwinIR, HAT, ...).
 
-For testing and prediction: spandrel runs its models without gradients, so nothing here is trained.
+For testing and prediction only: spandrel runs its models without gradients.
 """
 
 from __future__ import annotations
@@ -19,19 +19,18 @@ if TYPE_CHECKING:
 
 
 class Spandrel(nn.Module):
-    """A published network with its weights; architecture and sizes are read off the file.
+    """A published network with its weights; architecture and sizes follow from the file.
 
     Args:
-        scale: Factor of enlargement, which has to be the file's (linked from
-            data.init_args.scale).
+        scale: Factor of enlargement, which must be the file's (linked from data.init_args.scale).
         path: File of weights: .safetensors, or .pth, .pt or .ckpt with plain tensors. Environment
             variables are expanded. No code in it is run.
 
     Raises:
-        FileNotFoundError: There is no file at `path`.
-        ImportError: The package spandrel is not installed.
-        ValueError: The file is corrupt or would run code, is of no architecture that spandrel
-            knows, is of another scale, or does not go from RGB to RGB.
+        FileNotFoundError: If there is no file at `path`.
+        ImportError: If the package spandrel is not installed.
+        ValueError: If the file is corrupt or would run code, has an architecture that spandrel
+            does not support, has another scale, or does not map RGB to RGB.
     """
 
     def __init__(self, scale: float, path: str) -> None:
@@ -42,25 +41,25 @@ class Spandrel(nn.Module):
         # Registered, so that it moves between devices; the descriptor refers to the same object.
         self.model = self.descriptor.model.requires_grad_(False)
         self.scale = self.descriptor.scale
-        # What a Lightning module reports as the source of its weights: these are not random.
+        # Reported by the method as the source of its weights, which are not random.
         self.weights_source = str(file)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Enlarge.
 
         Args:
-            lr: (B, 3, h, w) in [0, 1]; padded inside where the architecture needs certain sizes.
+            lr: (B, 3, h, w) in [0, 1]; padded if the architecture needs certain sizes.
 
         Returns:
             (B, 3, scale * h, scale * w) in [0, 1].
         """
-        # One at a time, as spandrel asks; and cat leaves its inference mode, so that the result
-        # may be written to.
+        # One image at a time, as spandrel requires. cat leaves spandrel's inference mode, so that
+        # the result may be changed in place.
         return torch.cat([self.descriptor(image) for image in torch.split(lr, 1)])
 
 
 def _existing(path: str) -> Path:
-    """The file at `path`, environment variables and ~ expanded."""
+    """Return the file at `path`, with environment variables and ~ expanded."""
     key = "model.init_args.network.init_args.path"
     file = Path(expand_path(path, key))
     if not file.is_file():
@@ -69,7 +68,7 @@ def _existing(path: str) -> Path:
 
 
 def _descriptor(file: Path) -> ImageModelDescriptor[Any]:
-    """The model of a file, and what spandrel knows about it."""
+    """Return the model of a file with spandrel's description."""
     try:
         import spandrel
     except ImportError as error:
@@ -95,7 +94,7 @@ def _descriptor(file: Path) -> ImageModelDescriptor[Any]:
 
 
 def _check(descriptor: ImageModelDescriptor[Any], scale: float, file: Path) -> None:
-    """Refuse a model that is not from RGB to RGB, or of another scale."""
+    """Raise if a model does not map RGB to RGB, or has another scale."""
     name = descriptor.architecture.name
     channels = (descriptor.input_channels, descriptor.output_channels)
     if channels != (3, 3):

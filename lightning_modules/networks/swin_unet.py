@@ -1,10 +1,10 @@
 """ResShift's Swin U-Net.
 
-Yue et al., NeurIPS 2023 (arXiv 2307.12348); Swin by Liu et al., ICCV 2021 (arXiv 2103.14030).
-118,593,583 parameters with the sizes of the release. Tensor names are those of its files.
-Differs from the paper in: `mask`, see ``SwinUNet``.
+Yue et al., NeurIPS 2023 (arXiv 2307.12348), with the blocks of Swin (Liu et al., ICCV 2021; arXiv
+2103.14030) between convolutions, and with GroupNorm. It has 118,593,583 parameters with the sizes
+of the release; tensor names are those of the released files.
 
-Liu et al., ICCV 2021 (arXiv 2103.14030); between convolutions, and with GroupNorm.
+Differs from the paper in: `mask` and `patch`, see ``SwinUNet``.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from torch.nn import functional
 from lightning_modules.device import to_device
 
 Mask = Literal["correct", "released"]
-_APART = -100.0  # added to the logits of positions that must not see each other
+_APART = -100.0  # added to the logits of pairs of positions that are masked
 _GROUPS = 32
 
 
 class Projection(nn.Module):
-    """A convolution of one pixel.
+    """A 1x1 convolution.
 
     Args:
-        inputs: Channels in.
-        outputs: Channels out.
+        inputs: Input channels.
+        outputs: Output channels.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -39,20 +39,22 @@ class Projection(nn.Module):
         self.proj = nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, h, w) to (B, outputs, h, w)."""
+        """Map (B, inputs, h, w) to (B, outputs, h, w)."""
         return self.proj(x)
 
 
 class SwinLayer(nn.Module):
-    """Two Swin blocks between two projections, the second one shifted; nothing goes around them.
+    """Two Swin blocks between two projections, without a residual around them.
+
+    The second block is shifted.
 
     Args:
-        channels: In and out.
-        width: Between the projections.
-        heads: Of the attention.
+        channels: Input and output channels.
+        width: Channels of the blocks.
+        heads: Attention heads.
         window: Side of the windows.
-        resolution: Side of its input in training.
-        mask: As ``SwinUNet`` of ``networks.swin_unet``.
+        resolution: Side of the layer's input in training.
+        mask: As in ``SwinUNet``.
     """
 
     def __init__(
@@ -67,19 +69,19 @@ class SwinLayer(nn.Module):
         self.patch_unembed = Projection(width, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w), sides divisible by the window."""
+        """Map (B, C, h, w), with sides divisible by the window, to the same shape."""
         return self.patch_unembed(self.blocks(self.patch_embed(x)))
 
 
 class SwinBlock(nn.Module):
-    """Attention within windows, then an MLP, each added to its input. Args as ``SwinLayer``.
+    """Attention within windows, then an MLP, each added to its input.
 
     Args:
         width: Channels.
-        heads: Of the attention.
+        heads: Attention heads.
         window: Side of the windows.
-        shift: By how much they are shifted, both ways.
-        mask: As ``SwinUNet``.
+        shift: Number of pixels by which the windows are shifted along both axes.
+        mask: As in ``SwinUNet``.
     """
 
     def __init__(self, width: int, heads: int, window: int, shift: int, mask: Mask) -> None:
@@ -89,7 +91,7 @@ class SwinBlock(nn.Module):
         self.norm2, self.mlp = group_norm(width), MLP(width, 4 * width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w), sides divisible by the window."""
+        """Map (B, C, h, w), with sides divisible by the window, to the same shape."""
         y = self.norm1(x)
         h, w = y.shape[-2:]
         mask = None
@@ -109,7 +111,7 @@ class WindowAttention(nn.Module):
 
     Args:
         width: Channels.
-        heads: They share the channels.
+        heads: Number of heads, which share the channels.
         window: Side of a window.
     """
 
@@ -129,7 +131,12 @@ class WindowAttention(nn.Module):
         self.register_buffer("places", places, persistent=False)  # (N, N)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, windows, N, C) to the same; ``mask`` is (windows, N, N), added to the logits."""
+        """Map (B, windows, N, C) to the same shape.
+
+        Args:
+            x: (B, windows, N, C).
+            mask: (windows, N, N), added to the logits.
+        """
         B, windows, N, C = x.shape
         q, k, v = (
             self.qkv(x).view(B * windows, N, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
@@ -142,11 +149,11 @@ class WindowAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two convolutions of one pixel with a GELU between them.
+    """Two 1x1 convolutions with a GELU between them.
 
     Args:
-        width: Channels in and out.
-        hidden: Channels between them.
+        width: Input and output channels.
+        hidden: Channels between the convolutions.
     """
 
     def __init__(self, width: int, hidden: int) -> None:
@@ -154,28 +161,28 @@ class MLP(nn.Module):
         self.fc1, self.fc2 = nn.Conv2d(width, hidden, 1), nn.Conv2d(hidden, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) to the same."""
+        """Map (B, C, h, w) to the same shape."""
         return self.fc2(functional.gelu(self.fc1(x)))
 
 
 def to_windows(x: Tensor, window: int) -> Tensor:
-    """(B, C, h, w) to (B, windows, window ** 2, C), row by row."""
+    """Cut (B, C, h, w) into (B, windows, window ** 2, C), row by row."""
     B, C, h, w = x.shape
     x = x.view(B, C, h // window, window, w // window, window)
     return x.permute(0, 2, 4, 3, 5, 1).reshape(B, -1, window**2, C)
 
 
 def from_windows(x: Tensor, h: int, w: int, window: int) -> Tensor:
-    """Back to (B, C, h, w)."""
+    """Undo ``to_windows``: return (B, C, h, w)."""
     B, _, _, C = x.shape
     x = x.view(B, h // window, w // window, window, window, C)
     return x.permute(0, 5, 1, 3, 2, 4).reshape(B, C, h, w)
 
 
 def wrap_mask(h: int, w: int, window: int, shift: int) -> Tensor:
-    """(windows, N, N): 0 where two pixels are neighbours in the image too, -100 elsewhere."""
+    """Return (windows, N, N): -100 for pixels that are neighbours only by wrapping, else 0."""
 
-    def side(n: int) -> Tensor:  # whether a pixel has come round from the other end
+    def side(n: int) -> Tensor:  # whether a pixel was wrapped around
         return (torch.arange(n) >= n - shift).float()
 
     kind = (2 * side(h)[:, None] + side(w)[None, :]).view(1, 1, h, w)
@@ -184,7 +191,7 @@ def wrap_mask(h: int, w: int, window: int, shift: int) -> Tensor:
 
 
 def released_mask(h: int, w: int, window: int, shift: int) -> Tensor:
-    """(windows, N, N) as in ResShift's code: the last row of windows, apart by columns."""
+    """Return (windows, N, N) as in ResShift's code, which masks columns of the last window row."""
     across = w // window
     mask = torch.zeros(h // window * across, window**2, window**2)
     left = (torch.arange(window) < window - shift).repeat(window)
@@ -207,40 +214,41 @@ def _mask(
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """32 groups, or the most that channels can be cut into."""
+    """Return a GroupNorm of 32 groups, or of the most that divide ``channels`` and 32."""
     return nn.GroupNorm(math.gcd(_GROUPS, channels), channels)
 
 
 log = logging.getLogger(__name__)
-_CONDITION = 16  # first width of the layers that bring a larger condition to the latent's size
-_ATTENTION_MASK = ".attn_mask"  # in released files; follows from sizes, and says which mask it is
+_CONDITION = 16  # first width of the layers that downsample a larger condition
+_ATTENTION_MASK = ".attn_mask"  # in released files; shows which mask the weights need
 _PLACES = ".relative_position_index"  # in released files; follows from sizes
-_MARK = "released_mask"  # a tensor of weights that want that mask
+_MARK = "released_mask"  # a tensor in weights that need the released mask
 
 
 class SwinUNet(nn.Module):
-    """Predicts from a noisy latent, its timestep and the LR image beside it.
+    """Predict from a noisy latent, its timestep and the LR image.
 
     Args:
-        channels: Channels of the latent, in and out.
+        channels: Channels of the latent, for input and output.
         condition: Channels of the LR image.
         width: Channels of the first level.
-        multipliers: Factors on ``width``, one a level; between levels the sides halve.
-        blocks: Residual blocks a level on the way down; one more on the way up.
-        size: Side of the latents in training; a level on which one window covers these is not
-            shifted.
+        multipliers: Factors of ``width``, one per level; each level halves the sides.
+        blocks: Residual blocks per level on the way down; the way up has one more.
+        size: Side of the latents in training; levels that one window covers are not shifted.
         swin_width: Channels of the Swin blocks.
-        heads: Heads of their attention.
-        window: Side of their windows.
+        heads: Attention heads of the Swin blocks.
+        window: Side of the attention windows.
         condition_factor: Side of the LR image over that of the latent, a power of two; below 1,
             as for diffusion in pixels, the LR image is enlarged by bicubic interpolation first.
-        mask: What keeps rows and columns apart that only meet because the shift wraps around:
-            ``correct`` as in Swin, or ``released`` as in ResShift's code, which masks the last row
-            of windows alone, by columns, and with which its weights were trained. By default the
-            one that the loaded weights were trained with, and ``correct`` for new training.
+        mask: Mask for pixels that share a window only because the shift wraps around: ``correct``
+            as in Swin, or ``released`` as in ResShift's code, which masks columns of the last row
+            of windows only, and with which its weights were trained. By default the mask that the
+            loaded weights were trained with, and ``correct`` for new training.
+        patch: Side of the squares of the latent that become one position, with their values as
+            channels. Above 1 for diffusion in pixels, which it makes about patch^2 times as fast.
 
     Raises:
-        ValueError: An argument does not fit.
+        ValueError: If an argument is out of range or unknown.
     """
 
     def __init__(
@@ -256,15 +264,19 @@ class SwinUNet(nn.Module):
         window: int = 8,
         condition_factor: float = 1,
         mask: Mask | None = None,
+        patch: int = 1,
     ) -> None:
         super().__init__()
+        if patch < 1:
+            raise ValueError(f"patch is {patch}; expected at least 1 pixel")
         if mask not in (None, *get_args(Mask)):
             raise ValueError(f"mask is {mask!r}; expected correct or released")
         halvings = math.log2(condition_factor) if condition_factor > 0 else math.nan
         if not halvings.is_integer():
             raise ValueError(f"condition_factor is {condition_factor:g}; expected a power of two")
         self.width, self.window, self.condition_factor = width, window, condition_factor
-        self.divisor = window * 2 ** (len(multipliers) - 1)  # of the latent's sides
+        self.patch = patch
+        self.divisor = patch * window * 2 ** (len(multipliers) - 1)  # of the latent's sides
         embedding = 4 * width
         self.time_embed = nn.Sequential(
             nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
@@ -275,8 +287,8 @@ class SwinUNet(nn.Module):
         def swin(inside: int, resolution: int) -> SwinLayer:
             return SwinLayer(inside, swin_width, heads, window, resolution, mask or "correct")
 
-        now, resolution = width * multipliers[0], size
-        first = nn.Conv2d(channels + condition, now, 3, padding=1)
+        now, resolution = width * multipliers[0], size // patch
+        first = nn.Conv2d((channels + condition) * patch**2, now, 3, padding=1)
         down: list[nn.Module] = [Steps(first)]
         skips = [now]
         for level, factor in enumerate(multipliers):
@@ -306,7 +318,7 @@ class SwinUNet(nn.Module):
                 up.append(Steps(*steps))
         self.output_blocks = nn.ModuleList(up)
         self.out = nn.Sequential(
-            group_norm(now), nn.SiLU(), zeroed(nn.Conv2d(now, channels, 3, padding=1))
+            group_norm(now), nn.SiLU(), zeroed(nn.Conv2d(now, channels * patch**2, 3, padding=1))
         )
         self.mask_asked = mask
         self._use(mask or "correct")
@@ -316,7 +328,7 @@ class SwinUNet(nn.Module):
         for module in self.modules():
             if isinstance(module, SwinBlock):
                 module.mask = mask
-        # In what is saved, the mark of weights that want the released mask; others have none.
+        # Saved weights that need the released mask have the mark; others have none.
         if mask == "released":
             device = next(self.parameters()).device
             self.register_buffer(_MARK, torch.ones((), dtype=torch.uint8, device=device))
@@ -324,16 +336,16 @@ class SwinUNet(nn.Module):
             delattr(self, _MARK)
 
     def recognise(self, tensors: dict[str, Tensor], prefix: str, where: str) -> None:
-        """Take the mask that weights were trained with, unless ``mask`` says which it is.
+        """Use the mask that weights were trained with, unless ``mask`` is set.
 
         Args:
-            tensors: By this network's names behind ``prefix``. A mark of the other mask is removed,
-                and that of a mask which was asked for is added.
-            prefix: Of the names.
-            where: What they were read from.
+            tensors: The weights, by this network's names after ``prefix``. Their mark is removed or
+                added, as the mask requires.
+            prefix: Prefix of the names.
+            where: Source of the weights, for messages.
 
         Raises:
-            ValueError: They were trained with another mask than was asked for.
+            ValueError: If the weights were trained with another mask than ``mask``.
         """
         mark = tensors.pop(prefix + _MARK, None)
         trained: Mask | None = None if mark is None else "released" if mark else "correct"
@@ -353,16 +365,16 @@ class SwinUNet(nn.Module):
             tensors[prefix + _MARK] = self.get_buffer(_MARK)
 
     def forward(self, x: Tensor, t: Tensor, lr: Tensor) -> Tensor:
-        """What the network predicts, (B, channels, h, w).
+        """Return the prediction, (B, channels, h, w).
 
         Args:
-            x: (B, channels, h, w), scaled as the schedule says.
+            x: (B, channels, h, w), scaled by the process.
             t: (B,) timesteps 0 .. T - 1 of training.
             lr: (B, condition, H, W) in [-1, 1], ``condition_factor`` times the sides of x.
 
         Raises:
-            ValueError: A side of x is not divisible by the window on the smallest level, or the LR
-                image is not ``condition_factor`` times as large.
+            ValueError: If a side of x is not divisible by ``divisor``, or the LR image is not
+                ``condition_factor`` times as large as x.
         """
         h, w = x.shape[-2:]
         if h % self.divisor or w % self.divisor:
@@ -377,7 +389,7 @@ class SwinUNet(nn.Module):
                 f"condition_factor of SwinUNet is {self.condition_factor:g}: set it to "
                 f"{lr.shape[-1] / w:g}"
             )
-        x = torch.cat([x, beside], dim=1)
+        x = functional.pixel_unshuffle(torch.cat([x, beside], dim=1), self.patch)
         skips = []
         for block in self.input_blocks:
             x = block(x, embedded)
@@ -385,16 +397,16 @@ class SwinUNet(nn.Module):
         x = self.middle_block(x, embedded)
         for block in self.output_blocks:
             x = block(torch.cat([x, skips.pop()], dim=1), embedded)
-        return self.out(x)
+        return functional.pixel_shuffle(self.out(x), self.patch)
 
 
 def from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a released file by our names: without wrappers, and what follows from sizes.
+    """Rename the tensors of a released file to ours, and drop buffers that follow from sizes.
 
     Its attention masks become the mark of the mask that the weights were trained with.
 
     Args:
-        tensors: As in the file, or in its ``state_dict``.
+        tensors: The tensors of the file, or of its ``state_dict``.
     """
     found = {}
     for name, tensor in tensors.items():
@@ -414,7 +426,7 @@ def _before_loading(network: SwinUNet, state: dict[str, Tensor], prefix: str, *_
 
 
 def _is_correct(mask: Tensor) -> bool:
-    # Of square latents, as files have it; any other one is taken for the release's.
+    # Files have the mask of square latents; any other mask counts as the released one.
     if mask.ndim != 3:
         return False
     window, across = math.isqrt(mask.shape[1]), math.isqrt(mask.shape[0])
@@ -423,11 +435,11 @@ def _is_correct(mask: Tensor) -> bool:
 
 
 def sinusoids(t: Tensor, width: int) -> Tensor:
-    """(B, width) float32: cosines, then sines, of t at frequencies from 1 down to 1 / 10,000.
+    """Return (B, width) float32: cosines, then sines, of t at frequencies from 1 to 1 / 10,000.
 
     Args:
         t: (B,).
-        width: Even.
+        width: An even number.
     """
     places = torch.arange(width // 2, device=t.device, dtype=torch.float32)
     angles = t.float()[:, None] * torch.exp(-math.log(10_000) / (width // 2) * places)
@@ -445,7 +457,7 @@ class Steps(nn.Sequential):
     """Layers in sequence; the residual blocks also get the embedded timestep."""
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:  # type: ignore[override]
-        """(B, C, h, w); ``embedded`` is (B, E)."""
+        """Map x (B, C, h, w), with the embedded timesteps (B, E)."""
         for layer in self:
             x = layer(x, embedded) if isinstance(layer, ResBlock) else layer(x)
         return x
@@ -455,8 +467,8 @@ class ResBlock(nn.Module):
     """Two convolutions around a scale and shift by the timestep, and a shortcut.
 
     Args:
-        inputs: Channels.
-        outputs: Channels.
+        inputs: Input channels.
+        outputs: Output channels.
         embedding: Size of the embedded timestep.
     """
 
@@ -475,14 +487,14 @@ class ResBlock(nn.Module):
         self.skip_connection = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
-        """(B, inputs, h, w) and (B, E) to (B, outputs, h, w)."""
+        """Map x (B, inputs, h, w) to (B, outputs, h, w), with embedded timesteps (B, E)."""
         scale, shift = self.emb_layers(embedded)[:, :, None, None].chunk(2, dim=1)
         h = self.out_layers[0](self.in_layers(x)) * (1 + scale) + shift
         return self.skip_connection(x) + self.out_layers[1:](h)
 
 
 class Downsample(nn.Module):
-    """Half the sides, by a convolution.
+    """Halve the sides by a convolution.
 
     Args:
         channels: In.
@@ -494,15 +506,15 @@ class Downsample(nn.Module):
         self.op = nn.Conv2d(channels, outputs or channels, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) to (B, outputs, h / 2, w / 2)."""
+        """Map (B, C, h, w) to (B, outputs, h / 2, w / 2)."""
         return self.op(x)
 
 
 class Upsample(nn.Module):
-    """Twice the sides: nearest neighbour, then a convolution.
+    """Double the sides: nearest neighbour, then a convolution.
 
     Args:
-        channels: In and out.
+        channels: Input and output channels.
     """
 
     def __init__(self, channels: int) -> None:
@@ -510,7 +522,7 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) to (B, C, 2h, 2w)."""
+        """Map (B, C, h, w) to (B, C, 2h, 2w)."""
         return self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 

@@ -17,6 +17,7 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from lightning_modules.backbone.schedule import Level, Schedule, Spacing, spaced
+from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.noise import Noise
 
 
@@ -38,11 +39,7 @@ def ddim(
         eta: 0 is deterministic, 1 is DDPM's ancestral sampling.
         noise: (B, ...), standard normal; required unless ``eta`` is 0.
     """
-    fresh = eta * _ancestral(now, then)
-    # eps is (x - alpha x0) / sigma; collected by x and x0:
-    kept = math.sqrt(max(then.sigma**2 - fresh**2, 0.0)) / now.sigma
-    y = (kept * x).add_(x0, alpha=then.alpha - kept * now.alpha)
-    return y if fresh == 0 else y.add_(_given(noise), alpha=fresh)
+    return _ddim(x, x0, now, then, eta * _ancestral(now, then), noise)
 
 
 def euler(x: Tensor, x0: Tensor, now: Level, then: Level) -> Tensor:
@@ -134,7 +131,22 @@ def residual_shift(
     """
     kept = then / now
     y = (kept * x).add_(x0, alpha=1 - kept)  # in place: large temporaries are slower than sums
-    return y if then == 0 else y.add_(_given(noise), alpha=kappa * math.sqrt(kept * (now - then)))
+    return y if then == 0 else y.add_(_given(noise), alpha=_posterior(now, then, kappa))
+
+
+def _posterior(now: float, then: float, kappa: float) -> float:
+    """Return the standard deviation of the noise that ``residual_shift`` adds."""
+    return kappa * math.sqrt(then / now * (now - then))
+
+
+def _ddim(
+    x: Tensor, x0: Tensor, now: Level, then: Level, fresh: float, noise: Tensor | None
+) -> Tensor:
+    """Step as ``ddim``, with fresh noise of the standard deviation ``fresh``."""
+    # eps is (x - alpha x0) / sigma; collected by x and x0:
+    kept = math.sqrt(max(then.sigma**2 - fresh**2, 0.0)) / now.sigma
+    y = (kept * x).add_(x0, alpha=then.alpha - kept * now.alpha)
+    return y if fresh == 0 else y.add_(_given(noise), alpha=fresh)
 
 
 def _ratio(level: Level) -> float:
@@ -255,3 +267,78 @@ class Sampler:
                 z = dpm_solver_2m(z, x0, *levels, earlier)
                 earlier = x0, levels[0]
         return z
+
+
+ShiftSolver = Literal["posterior", "ddim", "dpm_solver_2m"]
+
+
+@dataclass(frozen=True)
+class ShiftSampler:
+    """Sampling of residual shifting: of x - y, a diffusion process with the levels of the process.
+
+    Args:
+        process: The process, at the timesteps of sampling.
+        solver: ``posterior``, ``ddim`` or ``dpm_solver_2m``; or a number: the share of the
+            posterior's fresh noise, 0 for ``ddim`` and 1 for ``posterior``.
+
+    Raises:
+        ValueError: If the solver is unknown or out of range.
+    """
+
+    process: ResidualShift
+    solver: ShiftSolver | float = "posterior"
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.solver, int | float)
+        if not (0 <= float(self.solver) <= 1 if number else self.solver in get_args(ShiftSolver)):
+            raise ValueError(
+                f"model.init_args.sampler is {self.solver!r}; expected "
+                f"{', '.join(get_args(ShiftSolver))} or a share of fresh noise from 0 to 1"
+            )
+
+    @property
+    def options(self) -> dict[str, str | int | float]:
+        """The solver, unless it is the default."""
+        return {} if self.solver == "posterior" else {"sampler": self.solver}
+
+    def denoise(
+        self,
+        x: Tensor,
+        anchor: Tensor,
+        clean: Callable[[Tensor, int], Tensor],
+        noise: Noise,
+        unit: float = 1.0,
+    ) -> Tensor:
+        """Call ``clean`` once per timestep.
+
+        Args:
+            x: (B, ...), the prior.
+            anchor: (B, ...), y.
+            clean: Predicts x0 from x_t and its number among the timesteps of sampling.
+            noise: Used by ``posterior``, and for a share of fresh noise.
+            unit: What x and the anchor were divided by.
+
+        Returns:
+            (B, ...).
+        """
+        process, kappa = self.process, self.process.kappa / unit
+        share = self.solver if isinstance(self.solver, int | float) else 0.0
+        earlier: tuple[Tensor, Level] | None = None
+        for step in reversed(range(process.steps)):
+            x0 = clean(x, step)
+            etas = process.eta(step), process.eta(step - 1)
+            draws = step > 0 and (self.solver == "posterior" or share > 0)
+            fresh = noise.normal(x.shape) if draws else None
+            if self.solver == "posterior":
+                x = residual_shift(x, x0, *etas, kappa, fresh)
+                continue
+            levels = [Level(alpha, s / unit) for alpha, s in map(process.level, (step, step - 1))]
+            y, y0 = x - anchor, x0 - anchor
+            if self.solver == "dpm_solver_2m":
+                y = dpm_solver_2m(y, y0, levels[0], levels[1], earlier)
+                earlier = y0, levels[0]
+            else:
+                deviation = share * _posterior(*etas, kappa)
+                y = _ddim(y, y0, levels[0], levels[1], deviation, fresh)
+            x = y + anchor
+        return x

@@ -33,7 +33,8 @@ def mini(name: str) -> str:
 def test_the_control_lacks_the_diffusion_alone(name: str) -> None:
     found = differences(content(mini(name)), content(mini(f"{name}_control")))
     assert found == {
-        *("model.class_path", "model.init_args.process", "model.init_args.prediction"),
+        *("model.class_path", "model.init_args.process", "model.init_args.sampler"),
+        "model.init_args.prediction",
     }
 
 

@@ -323,7 +323,7 @@ def test_weights_beside_another_base_are_refused(tmp_path):
 
 
 def test_a_base_of_one_factor_is_refused():
-    with pytest.raises(ValueError, match=r"base is EDSR, which cannot render .*AnySizeEDSR"):
+    with pytest.raises(ValueError, match=r"base is EDSR, which cannot render .*AnySize"):
         CasArbi(2.0, EDSR)
 
 

@@ -179,6 +179,26 @@ def test_35_of_50_steps_are_below_k(sampler, first):
     assert method.below_K == method.sampled[15:]
 
 
+@pytest.mark.parametrize(
+    ("schedule", "k"),
+    [
+        ({"variance": "exploding"}, 700),
+        ({"betas": "squaredcos_cap_v2"}, 812),
+        ({"betas": "linear", "beta_start": 0.0001, "beta_end": 0.02}, 494),
+        ({"steps": 100}, 100),  # which never has as much noise
+    ],
+)
+def test_k_has_the_papers_signal_to_noise_ratio(schedule, k):
+    """By a share of the timesteps, pivots would keep more or less than in the paper."""
+    method = cascade(schedule=Schedule(**schedule), sampler=Sampler(10, offset=0))
+    assert k == method.K
+    paper = Schedule().level(699).log_snr
+    assert method.schedule.level(k - 1).log_snr >= paper - 1e-9
+    assert k == method.schedule.steps or method.schedule.level(k).log_snr < paper
+    shared = cascade(schedule=Schedule(**schedule), sampler=Sampler(10), pivot_strength=0.7)
+    assert 0.7 * shared.schedule.steps == shared.K
+
+
 @pytest.mark.parametrize("strength", [0.7, 0.1])
 def test_the_noise_of_equation_6(strength):
     """Its standard deviation is sqrt(1 - abar), at the timestep that the base is told first."""

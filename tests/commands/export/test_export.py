@@ -30,7 +30,8 @@ from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.space import KLSpace, PixelSpace
 from lightning_modules.controls.finetune import add_layers
 from lightning_modules.diffusion import Diffusion
-from lightning_modules.networks.edsr import EDSR, AnySizeEDSR
+from lightning_modules.networks.any_size import AnySize
+from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.imdn import IMDN
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.spandrel import Spandrel
@@ -281,7 +282,8 @@ def test_what_diffusers_can_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "network", quick([edsr, IMDN, lambda scale: AnySizeEDSR(scale, 2, 1, 8)], edsr)
+    "network",
+    quick([edsr, IMDN, lambda scale: AnySize(scale, lambda factor: EDSR(factor, 1, 8))], edsr),
 )
 @torch.no_grad()
 def test_onnx_gives_the_same_pictures(network: Any, tmp_path: Path) -> None:
@@ -327,7 +329,7 @@ def test_onnx_of_other_pictures_is_refused(tmp_path: Path, monkeypatch: Any) -> 
 def test_what_is_no_single_pass_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
     cases = {
         "Diffusion is not one pass of a network": Diffusion(1.0, wrapped()),
-        "scale is 2.5, but ONNX": Regression(2.5, lambda s: AnySizeEDSR(s, 2, 1, 8)),
+        "scale is 2.5, but ONNX": Regression(2.5, lambda s: AnySize(s, lambda f: EDSR(f, 1, 8))),
         "color_fix is adain": Regression(2.0, edsr, color_fix="adain"),
     }
     for sentence, model in cases.items():

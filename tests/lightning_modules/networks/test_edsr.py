@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from degradations.bicubic import resize
-from lightning_modules.networks.edsr import EDSR, AnySizeEDSR, MeanShift
+from lightning_modules.networks.edsr import EDSR, MeanShift
 
 MEAN = torch.tensor([0.4488, 0.4371, 0.4040]).view(1, 3, 1, 1)
 
@@ -186,27 +185,3 @@ def test_no_layers(options):
     ((name, value),) = options.items()
     with pytest.raises(ValueError, match=f"{name} of EDSR is {value}; expected [01] or more"):
         EDSR(2, **options)
-
-
-@pytest.mark.parametrize("size", [(24, 18), (31, 27), (20, 15), (50, 9)])
-def test_any_size(size):
-    """EDSR's own image, brought to the size."""
-    options = {"blocks": 1, "channels": 8, "global_skip": True}
-    inner = randomised(EDSR(2, **options))
-    net = AnySizeEDSR(3.5, factor=2, **options)
-    net.load_state_dict(AnySizeEDSR.official(inner.state_dict()))
-    lr = torch.rand(2, 3, 12, 9, generator=generator())
-    found = net(lr, size)
-    torch.testing.assert_close(found, resize(inner(lr), size, clamp=False))
-    assert torch.equal(net.render(net.encode(lr), lr, size), found)
-    if size == (24, 18):
-        torch.testing.assert_close(found, inner(lr), rtol=0, atol=1e-4)
-
-
-def test_any_size_follows_the_scale():
-    assert AnySizeEDSR(3.5, blocks=1, channels=8)(torch.rand(1, 3, 8, 6)).shape == (1, 3, 28, 21)
-
-
-def test_a_factor_that_edsr_has_not():
-    with pytest.raises(ValueError, match="factor of AnySizeEDSR is 5; expected 2, 3, 4 or 8"):
-        AnySizeEDSR(5.0, factor=5)

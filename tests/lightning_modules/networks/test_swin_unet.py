@@ -125,6 +125,22 @@ def test_conditions_of_other_sizes(factor, inputs):
     assert model(x, torch.tensor([1]), lr).shape == x.shape
 
 
+def test_patches_are_positions():
+    """Four times the pixels for the positions of one; inside a patch and beyond it, all counts."""
+    torch.manual_seed(0)
+    model = awake(SwinUNet(**SMALL, patch=2, condition_factor=0.5))
+    assert model.divisor == 2 * SwinUNet(**SMALL).divisor
+    x, t, lr = torch.randn(1, 3, 32, 64), torch.tensor([3]), torch.rand(1, 3, 16, 32)
+    assert model(x, t, lr).shape == x.shape
+    assert model.input_blocks[0](torch.zeros(1, 24, 16, 32), torch.zeros(1, 128)).shape[-1] == 32
+    other = x.clone()
+    other[..., 5, 6] += 1
+    changed = (model(other, t, lr) - model(x, t, lr)).abs().amax((0, 1))
+    assert (changed > 0).float().mean() > 0.9
+    with pytest.raises(ValueError, match="patch is 0; expected at least 1 pixel"):
+        SwinUNet(**SMALL, patch=0)
+
+
 def test_what_cannot_be():
     with pytest.raises(ValueError, match="condition_factor is 3; expected a power of two"):
         SwinUNet(**SMALL, condition_factor=3)

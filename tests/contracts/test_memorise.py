@@ -1,0 +1,198 @@
+"""Every generative method memorises four images: training as it is, then sampling as it is.
+
+A new generative method gets a test here and a line in `MEMORISES`; a method that generates nothing,
+or shares the training of another one, gets a line in `OTHERS` with the reason.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from skimage.data import astronaut
+from torch import Tensor
+
+from datamodules.base import SRDataModule
+from degradations.bicubic import Bicubic, resize
+from lightning_modules.backbone.denoiser import UNet2D
+from lightning_modules.backbone.library import Flags
+from lightning_modules.backbone.schedule import Schedule
+from lightning_modules.backbone.shifting import ResidualShift
+from lightning_modules.backbone.space import PixelSpace
+from lightning_modules.base import ImageModel
+from lightning_modules.casarbi import CasArbi
+from lightning_modules.controls import direct, finetune, sd, simple
+from lightning_modules.diffusion import Diffusion
+from lightning_modules.infinity import Infinity
+from lightning_modules.invsr import InvSR
+from lightning_modules.latent_perceptual import LatentPerceptual
+from lightning_modules.networks.feature_upsampler import Full
+from lightning_modules.networks.liif import LIIF
+from lightning_modules.networks.sft_unet import SFTUNet
+from lightning_modules.networks.swin_unet import SwinUNet
+from lightning_modules.nsarm import NSARM
+from lightning_modules.regression import Regression
+from lightning_modules.resshift import ResShift, ResShiftControl
+from lightning_modules.sampling.solvers import Sampler
+from lightning_modules.self_cascade import SelfCascade
+from lightning_modules.tokenizer import Tokenizer
+from tests.contracts import discovery
+from tests.datamodules.memory import Memory, trainer, with_crops
+
+SIDE = 32
+
+
+@functools.cache
+def photographs(side: int = SIDE) -> Tensor:
+    """(4, 3, side, side) in [0, 1]: parts of a photograph, in levels of 1/255."""
+    image = torch.from_numpy(astronaut()).permute(2, 0, 1)[None] / 255
+    corners = [(0, 150), (60, 200), (200, 100), (300, 300)]
+    parts = torch.cat([image[..., y : y + 192, x : x + 192] for y, x in corners])
+    return (resize(parts, (side, side)) * 255).round() / 255
+
+
+def batch_of(scale: float, side: int = SIDE) -> dict[str, Any]:
+    """The four photographs, as the data module gives them in a test."""
+    hr = photographs(side)
+    lr = resize(hr, (round(side / scale), round(side / scale)))
+    lr = (lr * 255).round() / 255
+    keys = {"key": [f"p{n}" for n in range(len(hr))], "seed": torch.arange(len(hr))}
+    return {**keys, "size": (side, side), "hr": hr, "lr": lr}
+
+
+def learn(model: ImageModel, steps: int, root: Any, side: int = SIDE, batch_size: int = 16) -> None:
+    """Train on the four photographs, with a fixed seed."""
+    pixels = (photographs(side) * 255).byte().permute(0, 2, 3, 1).numpy()
+    data = SRDataModule(
+        model.scale,
+        train=Memory({f"p{n}": {"hr": image} for n, image in enumerate(pixels)}),
+        **{"batch_size": batch_size, "crop_size": side, "workers": 0},
+        **with_crops({"per_image": 64, "flips": False}),
+        degradation=Bicubic(model.scale),
+    )
+    run = trainer(root, max_steps=steps, max_epochs=-1, gradient_clip_val=1.0)
+    torch.manual_seed(0)
+    run.fit(model, datamodule=data)
+    model.eval()
+
+
+def images(model: ImageModel, batch: dict[str, Any]) -> Tensor:
+    """What a test would measure, (B, 3, H, W) in [0, 1]."""
+    return model.test_step(batch, 0)["sr"]
+
+
+def psnr(sr: Tensor, hr: Tensor) -> float:
+    """The mean over images, dB."""
+    return -10 * (sr - hr).square().flatten(1).mean(1).log10().mean().item()
+
+
+def decibels_above_bicubic(model: ImageModel, batch: dict[str, Any]) -> float:
+    """PSNR of the outputs minus that of bicubic."""
+    bicubic = resize(batch["lr"], batch["size"])
+    return psnr(images(model, batch), batch["hr"]) - psnr(bicubic, batch["hr"])
+
+
+def distances(generated: Tensor) -> Tensor:
+    """(B,) root mean square difference from the nearest of the four photographs."""
+    pairs = generated[:, None] - photographs(generated.shape[-1])[None]
+    return pairs.square().mean((2, 3, 4)).sqrt().min(1).values
+
+
+def adam(rate: float) -> Any:
+    return functools.partial(torch.optim.Adam, lr=rate)
+
+
+@pytest.mark.slow
+def test_resshift(tmp_path):
+    torch.manual_seed(0)
+    sizes = {"width": 32, "multipliers": (1, 2), "blocks": 1, "swin_width": 32, "heads": 2}
+    network = SwinUNet(size=SIDE, condition_factor=0.25, window=4, patch=2, **sizes)
+    process = ResidualShift(prediction="residual", input_scale="pixel", kappa=1.0)
+    given = {"process": process, "sampler": "dpm_solver_2m", "optimizer": adam(2e-3)}
+    model = ResShift(4.0, network, PixelSpace(), **given)
+    learn(model, 80, tmp_path)
+    assert decibels_above_bicubic(model, batch_of(4.0)) >= 6
+
+
+@pytest.mark.slow
+def test_casarbi(tmp_path):
+    torch.manual_seed(0)
+    base = functools.partial(LIIF, blocks=1, channels=16, hidden=(16,), global_skip=True)
+    network = SFTUNet(16, 32, (1, 2), 1, attention=False, patch=2)
+    process = ResidualShift(kappa=4.0, min_noise=0.34, relative=True)
+    given = {"process": process, "sampler": "dpm_solver_2m"}
+    given |= {"noise_probability": 0.0, "optimizer": adam(2e-3)}
+    model = CasArbi(2.0, base, network=network, **given)
+    learn(model, 80, tmp_path)
+    assert decibels_above_bicubic(model, batch_of(2.0)) >= 6
+
+
+UNET = {
+    **{"in_channels": 3, "out_channels": 3, "block_out_channels": [32, 64], "layers_per_block": 1},
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+    **{"norm_num_groups": 8, "attention_head_dim": 16, "cross_attention_dim": 8},
+}
+COSINE = Schedule(betas="squaredcos_cap_v2", prediction="v_prediction")
+
+
+@pytest.fixture(scope="module")
+def diffusion(tmp_path_factory):
+    """A diffusion that has memorised the photographs at 16 pixels a side."""
+    torch.manual_seed(0)
+    model = Diffusion(
+        1.0, UNet2D.from_config(UNET), schedule=COSINE, optimizer=adam(2e-3), clamp=1.0, steps=25
+    )
+    learn(model, 350, tmp_path_factory.mktemp("diffusion"), side=SIDE // 2)
+    return model
+
+
+@pytest.mark.slow
+def test_diffusion(diffusion):
+    found = distances(images(diffusion, batch_of(1.0, SIDE // 2)))
+    assert found.max() < 0.12, found
+
+
+@pytest.mark.slow
+def test_self_cascade(diffusion, tmp_path):
+    """Tuned, it is nearer to the photographs than without tuning."""
+
+    def cascade(**settings):
+        torch.manual_seed(0)
+        denoiser = UNet2D.from_config(UNET, flags=Flags(frozen=True))
+        denoiser.unet.load_state_dict(diffusion.denoiser.unet.state_dict())
+        denoiser.source = "the diffusion above"
+        sampler = Sampler(steps=25, spacing="trailing")
+        given = {"schedule": COSINE, "sampler": sampler, "clamp": 1.0}
+        return SelfCascade(2.0, denoiser=denoiser, **given, **settings)
+
+    tuned, free = cascade(upsampler=Full, optimizer=adam(1e-3)), cascade().eval()
+    learn(tuned, 50, tmp_path)
+    batch = batch_of(2.0)
+    tuned, free = (distances(images(model, batch)).mean().item() for model in (tuned, free))
+    assert tuned < 0.9 * free, (tuned, free)
+
+
+MEMORISES = {
+    CasArbi: test_casarbi,
+    Diffusion: test_diffusion,
+    ResShift: test_resshift,
+    SelfCascade: test_self_cascade,
+}
+OTHERS = {
+    **dict.fromkeys([simple.Bicubic, simple.FolderOutputs, simple.RoundTrip], "it trains nothing"),
+    **dict.fromkeys([Regression, ResShiftControl, simple.LatentRegression], "it does not sample"),
+    LatentPerceptual: "it makes no images",
+    **dict.fromkeys([direct.Direct, sd.SDSR, sd.SDUpscale], "it trains nothing"),
+    **dict.fromkeys([finetune.FineTune, finetune.LoRA], "it has the loss of Diffusion"),
+    **dict.fromkeys([Infinity, InvSR, NSARM, Tokenizer], "its test is still missing"),
+}
+
+
+def test_every_generative_method_has_a_test():
+    found = discovery.concrete_subclasses(ImageModel, "lightning_modules")
+    names = {cls.__name__ for cls in found if cls not in MEMORISES and cls not in OTHERS}
+    assert not names, f"{', '.join(names)}: add a test to MEMORISES in {__name__}"
+    assert not MEMORISES.keys() & OTHERS.keys()

@@ -1,0 +1,139 @@
+"""Samplers of residual shifting, in ResShift and CasArbi: any of them, with any timesteps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_modules.backbone.shifting import ResidualShift
+from lightning_modules.backbone.space import PixelSpace
+from lightning_modules.noise import Noise
+from lightning_modules.resshift import ResShift
+from lightning_modules.sampling.solvers import ShiftSampler
+from tests.lightning_modules import test_casarbi, test_resshift
+
+SAMPLERS = pytest.mark.parametrize(
+    "sampler",
+    [
+        {"sampler": "posterior"},
+        {"sampler": "ddim"},
+        {"sampler": 0.5},
+        {"sampler": "dpm_solver_2m"},
+    ],
+    ids=lambda settings: " ".join(map(str, settings.values())),
+)
+TIMESTEPS = pytest.mark.parametrize("timesteps", [None, [14, 7, 4, 2, 1, 0], [14, 0], [14]])
+
+
+def casarbi(answer=lambda b: 0.1 + 0.3 * b, **settings):
+    return test_casarbi.method(answer, **settings)
+
+
+def restored(model):
+    given = test_casarbi.batch() if hasattr(model, "base") else test_resshift.batch()
+    return model.eval().restore(given, Noise(given["seed"]))
+
+
+class Half(nn.Module):
+    """Predicts half of what it sees, so that what happens on the way matters."""
+
+    def forward(self, x, t, lr):
+        return 0.5 * x + 0.01 * t.view(-1, 1, 1, 1)
+
+
+class HalfResidual(nn.Module):
+    """The same, as CasArbi calls it."""
+
+    def forward(self, x, t, *_):
+        return 0.5 * x + 0.01 * t.view(-1, 1, 1, 1)
+
+
+def pair(method, **settings):
+    if method == "resshift":
+        return ResShift(4.0, Half(), PixelSpace(), **settings)
+    made = casarbi(**settings)
+    made.network = HalfResidual()
+    return made
+
+
+@SAMPLERS
+@TIMESTEPS
+def test_the_last_step_gives_what_the_network_predicts(sampler, timesteps):
+    given = test_casarbi.batch()
+    hr = given["hr"] * 2 - 1
+    made = casarbi(lambda b: (hr - b) / 0.1, timesteps=timesteps, **sampler)
+    torch.testing.assert_close(restored(made), given["hr"], rtol=0, atol=1e-5)
+    assert [told["t"][0] for told in made.network.told] == (timesteps or [*range(14, -1, -1)])
+    given = test_resshift.batch()
+    oracle = test_resshift.Oracle(given["hr"] * 2 - 1)
+    found = restored(ResShift(4.0, oracle, PixelSpace(), timesteps=timesteps, **sampler))
+    torch.testing.assert_close(found, given["hr"], rtol=0, atol=1e-5)
+
+
+@SAMPLERS
+def test_both_domains_are_one_process(sampler):
+    made = {d: casarbi(domain=d, **sampler) for d in ("residual", "image")}
+    made["image"].network.answer = lambda b: b + 0.1 * (0.1 + 0.3 * b)
+    found = {domain: restored(model) for domain, model in made.items()}
+    torch.testing.assert_close(found["residual"], found["image"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["resshift", "casarbi"])
+@TIMESTEPS
+def test_a_share_of_one_is_the_posterior_and_of_none_ddim(method, timesteps):
+    posterior = restored(pair(method, timesteps=timesteps))
+    whole = restored(pair(method, timesteps=timesteps, sampler=1.0))
+    torch.testing.assert_close(whole, posterior, rtol=0, atol=1e-5)
+    ddim = restored(pair(method, timesteps=timesteps, sampler="ddim"))
+    assert torch.equal(restored(pair(method, timesteps=timesteps, sampler=0)), ddim)
+
+
+@pytest.mark.parametrize("method", ["resshift", "casarbi"])
+def test_samplers_differ_and_are_recorded(method):
+    names = ("posterior", "ddim", "dpm_solver_2m")
+    made = [pair(method, sampler=name) for name in names]
+    found = [restored(model) for model in made]
+    for n in range(3):
+        assert (found[n] - found[n - 1]).abs().max() > 1e-3
+    assert [model.options.get("sampler") for model in made] == [None, *names[1:]]
+    assert pair(method, sampler=0.5).options["sampler"] == 0.5
+
+
+@SAMPLERS
+@pytest.mark.parametrize("domain", ["residual", "image"])
+def test_relative_noise_is_absolute_noise_of_the_same_strength(sampler, domain):
+    """sigma_r is 0.1; in sampling and in training."""
+    relative = ResidualShift(kappa=4.0, min_noise=0.34, relative=True)
+    absolute = ResidualShift(kappa=0.4, min_noise=0.034)
+    made = [
+        casarbi(process=relative, domain=domain, **sampler),
+        casarbi(process=absolute, domain=domain, **sampler),
+    ]
+    losses = []
+    for model in made:
+        model.network = HalfResidual()
+        torch.manual_seed(0)
+        losses.append(model.training_step(test_casarbi.batch(), 0))
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*map(restored, made), rtol=0, atol=1e-5)
+
+
+def test_the_second_order_step_starts_as_ddim():
+    """Two timesteps: a step of first order from the prior, then the prediction at the last one."""
+    found = [
+        restored(pair("resshift", sampler=s, timesteps=[14, 3])) for s in ("ddim", "dpm_solver_2m")
+    ]
+    torch.testing.assert_close(*found, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("solver", ["heun", 1.5, -0.1, float("nan")])
+def test_what_cannot_be(solver):
+    message = r"sampler is .*; expected posterior, ddim, dpm_solver_2m or a share .* from 0 to 1"
+    with pytest.raises(ValueError, match=message):
+        ShiftSampler(ResidualShift(), solver)
+
+
+def test_a_relative_process_is_for_casarbi():
+    with pytest.raises(ValueError, match=r"process\.init_args\.relative is true, and ResShift"):
+        ResShift(4.0, Half(), PixelSpace(), process=ResidualShift(relative=True))
