@@ -91,7 +91,7 @@ class Mapper(nn.Module, ABC):
         if z.shape[1:] != (self.bits, *self.size):
             raise ValueError(
                 f"the latent is {' x '.join(str(n) for n in z.shape[1:])}; expected {self.bits} x "
-                f"{self.size[0]} x {self.size[1]}, the only size of this network: train one for "
+                f"{self.size[0]} x {self.size[1]}, the one size of this network: train one for "
                 "this size, by model.init_args.mapper.init_args.size"
             )
 
