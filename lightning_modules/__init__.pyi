@@ -55,6 +55,8 @@ from .networks.noise_predictor import NoisePredictor as NoisePredictor
 from .networks.sft_unet import SFTUNet as SFTUNet
 from .networks.spandrel import Spandrel as Spandrel
 from .networks.swin_unet import SwinUNet as SwinUNet
+from .networks.transformation import LatentEstimate as LatentEstimate
+from .networks.transformation import Mapper as Mapper
 from .networks.transformation import Transformation as Transformation
 from .next_scale import NextScale as NextScale
 from .nsarm import NSARM as NSARM

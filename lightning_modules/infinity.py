@@ -44,8 +44,8 @@ class Infinity(NextScale, Generator):
 
     Args:
         scale: Unused, since the output size is requested; set by ``data.init_args.scale``.
-        transformer: The network to train.
         space: The frozen tokenizer, with its scales.
+        transformer: The network to train.
         space_weights: Its weights: a run of ``Tokenizer``, a released file, or a name of
             ``configs/weights.yaml``.
         encoder: Encodes captions, or names of classes; without it, and without cached features,
@@ -65,8 +65,8 @@ class Infinity(NextScale, Generator):
     def __init__(
         self,
         scale: float,
-        transformer: InfinityTransformer,
         space: BitwiseSpace,
+        transformer: InfinityTransformer,
         space_weights: str | None = None,
         encoder: Texts | None = None,
         prompt: str | None = None,
@@ -79,7 +79,7 @@ class Infinity(NextScale, Generator):
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, optimizer=optimizer, **kwargs)
-        self.transformer, self.space, self.space_weights = transformer, space, space_weights
+        self.space, self.transformer, self.space_weights = space, transformer, space_weights
         self.encoder, self.prompt, self.text_dropout = encoder, prompt, text_dropout
         self.flip_strength, self.flip_scales = flip_strength, flip_scales
         self.reweight, self.bits = reweight, bits or Bitwise()

@@ -4,7 +4,7 @@ arXiv 2510.00820, on Infinity (CVPR 2025; arXiv 2412.04431). A transformation ne
 latent of LR to the first scales of HR's latent; Infinity's transformer, fine-tuned as a whole,
 predicts the others. Symbols as in ``lightning_modules.next_scale``, and
 
-y     latent of LR, not enlarged                r_k   residual of HR's latent after C_(k-1)
+y     latent of LR                              r_k   residual of HR's latent after C_(k-1)
 o_k   the network's output for scale k          P     number of preliminary scales, 7 of 13
 
 Stage 1 trains only the network, with r_k, which is not quantised, as the target of o_k. In stage 2
@@ -14,30 +14,35 @@ The paper has neither the losses' weights nor learning rates, and its code has n
 residuals count equally in stage 1; in stage 2 scales are weighted as in Infinity, the network also
 trains, and no bits are flipped. In sampling, the released code downscales C_k by area, while
 Infinity, and all training code, downscales it without smoothing (trilinear): ``next_input_mode``.
+
+Defaults follow the paper and the released weights. Three other choices, not of the paper, train
+better at small sizes: ``LatentEstimate`` as mapper, ``enlarge_lr``, and a low ``mapper_lr``.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import nullcontext
+from fractions import Fraction
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.backbone.condition import Texts
 from lightning_modules.base import SuperResolver
 from lightning_modules.device import to_device
+from lightning_modules.latents import enlarged
 from lightning_modules.networks import infinity, transformation
-from lightning_modules.networks.bsq import Down, quantized, scales_of, total_after
-from lightning_modules.networks.infinity import InfinityTransformer
+from lightning_modules.networks.bsq import Down, quantized, total_after
+from lightning_modules.networks.infinity import InfinityTransformer, decay_groups
 from lightning_modules.networks.scales import Scales
-from lightning_modules.networks.transformation import Transformation
+from lightning_modules.networks.transformation import Mapper
 from lightning_modules.next_scale import (
     Bitwise,
     NextScale,
@@ -64,20 +69,31 @@ from lightning_modules.weights import (
 if TYPE_CHECKING:
     from datamodules.base import Batch
 
+log = logging.getLogger(__name__)
+
 
 class NSARM(NextScale, SuperResolver):
-    """Stage 1 without a transformer, which restores only the first scales; stage 2 with one.
+    """Super-resolution by next-scale prediction; the paper's stage 2, or stage 1.
+
+    With a transformer it is stage 2. Without one it is stage 1, which restores only the first
+    scales.
 
     Args:
         scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
         space: The frozen tokenizer, with its scales.
-        mapper: The transformation network, for LR of one size.
+        mapper: The network that predicts the first scales, for LR of one size: ``Transformation``,
+            as in the paper, or ``LatentEstimate``.
         transformer: Predicts the other scales; none for stage 1.
         space_weights: Weights of the tokenizer: a run of ``Tokenizer``, a released file, or a name
             of ``configs/weights.yaml``.
         mapper_weights: Initial weights for stage 2: the run of stage 1.
         transformer_weights: Initial weights for stage 2: a run of ``Infinity``, or a released file.
-        train_mapper: Whether stage 2 also trains the transformation network.
+        train_mapper: Whether stage 2 also trains the mapper.
+        mapper_lr: Learning rate of the mapper in stage 2; by default that of ``optimizer``, which
+            may ruin the mapper: the loss rewards wrong first scales whose correction is easy to
+            predict. A hundredth of the optimiser's rate is safe.
+        enlarge_lr: Whether LR is enlarged to HR's size, bicubic, before it is encoded; then
+            ``mapper.size`` is the size of HR's latent. As released, LR is encoded as it is.
         encoder: Encodes captions; without it, and without cached features, there is no text.
         prompt: A caption for all images, instead of their own.
         text_dropout: Share of captions to drop in training.
@@ -96,12 +112,14 @@ class NSARM(NextScale, SuperResolver):
         self,
         scale: float,
         space: BitwiseSpace,
-        mapper: Transformation,
+        mapper: Mapper,
         transformer: InfinityTransformer | None = None,
         space_weights: str | None = None,
         mapper_weights: str | None = None,
         transformer_weights: str | None = None,
         train_mapper: bool = True,
+        mapper_lr: float | None = None,
+        enlarge_lr: bool = False,
         encoder: Texts | None = None,
         prompt: str | None = None,
         text_dropout: float = 0.1,
@@ -117,6 +135,7 @@ class NSARM(NextScale, SuperResolver):
         self.space_weights, self.mapper_weights = space_weights, mapper_weights
         self.transformer_weights = transformer_weights
         self.train_mapper = train_mapper or transformer is None
+        self.mapper_lr, self.enlarge_lr = mapper_lr, enlarge_lr
         self.encoder, self.prompt, self.text_dropout = encoder, prompt, text_dropout
         self.reweight, self.bits = reweight, bits or Bitwise()
         self.next_input_mode: Down = next_input_mode
@@ -124,10 +143,11 @@ class NSARM(NextScale, SuperResolver):
         # A frozen network needs evaluation mode, without dropout; Lightning does not set it.
         mapper.requires_grad_(self.train_mapper).train(self.train_mapper)
         # The network takes a single size: smaller images are padded, larger ones tiled.
-        side = mapper.size[0] * space.factor
+        whole = Fraction(space.factor) / (self._enlargement if enlarge_lr else 1)
+        side = int(mapper.size[0] * whole)
         self.tile = self.tile_least = side
         self.tile_overlap, self.tile_window = side // 8, "gaussian"
-        self.tile_multiple = space.factor
+        self.tile_multiple = whole.numerator  # LR pixels that are whole positions of the latent
         self.tile_always = True
 
     # ------------------------------------------------------------------------------------- training
@@ -143,7 +163,7 @@ class NSARM(NextScale, SuperResolver):
         """Return the mean of (o_k - r_k)^2 over all elements of the preliminary scales."""
         found, errors = self.mapper(y), list[Tensor]()
         with torch.no_grad():
-            residuals = [s.residual for s in islice(scales_of(f, self.scales.latents), len(found))]
+            residuals = self.mapper.targets(f, self.scales.latents, found)
         for number, (o, r) in enumerate(zip(found, residuals, strict=True), 1):
             errors.append((o - r).square().flatten(1))
             self.log(f"train/mse_scale_{number}", errors[-1].detach().mean())
@@ -165,6 +185,14 @@ class NSARM(NextScale, SuperResolver):
         weights = to_device(scale_weights(self.scales, first, self.reweight), f.device)
         self.log_scales(self.scales, losses, logits, bits, first)
         return (losses * weights).sum(1).mean()
+
+    def optimized(self) -> list[dict[str, Any]]:
+        """Parameter groups, those of the mapper with ``mapper_lr``."""
+        if self.mapper_lr is None:
+            return super().optimized()
+        others = nn.ModuleList(part for part in self.children() if part is not self.mapper)
+        mapper = [{**group, "lr": self.mapper_lr} for group in decay_groups(self.mapper)]
+        return [*decay_groups(others), *mapper]
 
     @torch.no_grad()
     def latents(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -188,17 +216,23 @@ class NSARM(NextScale, SuperResolver):
                 "data.init_args.train has no latents of LR, and NSARM requires them: encode "
                 "with --encode.pairs true"
             )
-        return f, self.space.encode(batch["lr"])
+        return f, self._latent_of(batch["lr"])
 
-    @staticmethod
-    def enlarged(lr: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return the LR image for ``main.py encode``: LR as it is, (B, 3, h, w).
+    def enlarged(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return the image that is encoded, also by ``main.py encode``.
 
         Args:
             lr: (B, 3, h, w).
-            size: Size of HR; unused.
+            size: (H, W) of HR.
+
+        Returns:
+            LR as it is, or with ``enlarge_lr`` (B, 3, H, W).
         """
-        return lr
+        return enlarged(lr, size) if self.enlarge_lr else lr
+
+    def _latent_of(self, lr: Tensor) -> Tensor:
+        h, w = lr.shape[-2:]
+        return self.space.encode(self.enlarged(lr, (round(h * self.scale), round(w * self.scale))))
 
     def preliminary(self, y: Tensor) -> list[Tensor]:
         """Return the first scales: o_k, quantised, with straight-through gradients.
@@ -211,8 +245,12 @@ class NSARM(NextScale, SuperResolver):
     @property
     def scales(self) -> Scales:
         """All scales of HR."""
-        h, w = self.mapper.size
-        return self.space.scales((round(h * self.scale), round(w * self.scale)))
+        (h, w), factor = self.mapper.size, 1 if self.enlarge_lr else self.scale
+        return self.space.scales((round(h * factor), round(w * factor)))
+
+    @property
+    def _enlargement(self) -> Fraction:
+        return Fraction(self.scale).limit_denominator(1000)
 
     # ------------------------------------------------------------------------------------- sampling
 
@@ -244,7 +282,7 @@ class NSARM(NextScale, SuperResolver):
         return self._codes(batch, batch["lr"], self.whole_noise(batch))
 
     def _codes(self, batch: Batch, lr: Tensor, noise: Noise) -> list[Tensor]:
-        y = self.space.encode(lr)
+        y = self._latent_of(lr)
         known = self.preliminary(y)
         if self.transformer is None:
             shape = len(y), self.space.channels
@@ -272,17 +310,33 @@ class NSARM(NextScale, SuperResolver):
                 f"{mapper.size[1]} and the space has {space.channels} channels: set "
                 "model.init_args.mapper.init_args.bits to that, and size to a square"
             )
-        side = mapper.size[0] * self.scale
+        side = mapper.size[0] if self.enlarge_lr else mapper.size[0] * self.scale
         if side % 1:
             raise ValueError(
                 f"NSARM got scale {self.scale:g} and latents of {mapper.size[0]}; the enlarged "
                 "latent must have whole sides: set data.init_args.scale"
+            )
+        if self.enlarge_lr and side * space.factor % self._enlargement:
+            raise ValueError(
+                f"NSARM got scale {self.scale:g} and HR of {side * space.factor} pixels; LR must "
+                "have whole sides: set data.init_args.scale, or size of model.init_args.mapper"
             )
         expected = self.scales.latents[: len(mapper.grids)]
         if [tuple(grid) for grid in mapper.grids] != expected:
             raise ValueError(
                 f"model.init_args.mapper makes {mapper.grids}; the first scales of a latent of "
                 f"{side:g} are {expected}: set model.init_args.mapper.init_args.grids to these"
+            )
+        if mapper.full not in (None, self.scales.latents[-1]):
+            raise ValueError(
+                f"model.init_args.mapper.init_args.full is {mapper.full}; HR's latent is "
+                f"{self.scales.latents[-1]}: set it to that"
+            )
+        two = self.transformer is not None and self.train_mapper
+        if self.mapper_lr is not None and not (two and self.mapper_lr > 0):
+            raise ValueError(
+                f"model.init_args.mapper_lr is {self.mapper_lr:g}; it must be above 0, and is for "
+                "stage 2 with train_mapper true: set it to null"
             )
         self.check_parts()
         if self.transformer is not None and len(mapper.grids) >= len(self.scales):
@@ -345,12 +399,18 @@ class NSARM(NextScale, SuperResolver):
             self.mapper.source = f"{where} {fingerprint(self.mapper.state_dict())}"
 
     def setup(self, stage: str) -> None:
-        """Raise if a frozen part has no trained weights.
+        """Raise if a frozen part has no trained weights; warn if stage 2 may ruin the mapper.
 
         Raises:
-            ValueError: If the tokenizer, or the frozen transformation network, has random weights.
+            ValueError: If the tokenizer, or the frozen mapper, has random weights.
         """
         super().setup(stage)
+        equal = self.transformer is not None and self.train_mapper and self.mapper_lr is None
+        if stage == "fit" and equal:
+            log.warning(
+                "the mapper trains at the transformer's learning rate, which may ruin it: set "
+                "model.init_args.mapper_lr to a hundredth, or train_mapper to false"
+            )
         if not self.train_mapper and not self.mapper.source:
             raise ValueError(
                 "model.init_args.train_mapper is false, and the mapper has random weights: set "
@@ -358,13 +418,13 @@ class NSARM(NextScale, SuperResolver):
             )
 
     def train(self, mode: bool = True) -> NSARM:
-        """Set the mode, but keep a frozen transformation network in evaluation mode."""
+        """Set the mode, but keep a frozen mapper in evaluation mode."""
         super().train(mode)
         self.mapper.train(mode and self.train_mapper)
         return self
 
     def load_weights(self, path: str | Path) -> None:
-        """Load weights, and record the source of a frozen transformation network."""
+        """Load weights, and record the source of a frozen mapper."""
         super().load_weights(path)
         own = self.mapper.state_dict()
         if not self.train_mapper and fingerprint(own) not in self.mapper.source:  # the file had one
@@ -381,8 +441,8 @@ class NSARM(NextScale, SuperResolver):
         mapped = transformation.from_official(tensors)
         found = {f"mapper.{name}": tensor for name, tensor in mapped.items()}
         if self.transformer is not None:
-            said = _base(tensors, len(self.transformer.no_text))
-            found |= {f"transformer.{name}": tensor for name, tensor in said.items()}
+            base = _base(tensors, len(self.transformer.no_text))
+            found |= {f"transformer.{name}": tensor for name, tensor in base.items()}
         return {**kept, **found}
 
 

@@ -9,6 +9,7 @@ tokenizers (without its LeCam regularisation).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -22,6 +23,7 @@ from lightning_modules.networks.bsq import (
     Scale,
     commitment,
     entropy_penalty,
+    live_bits,
     quantized,
     scales_of,
 )
@@ -32,7 +34,10 @@ from lightning_modules.sampling.tiling import padded
 if TYPE_CHECKING:
     from datamodules.base import Batch
 
+log = logging.getLogger(__name__)
+
 Distance = Literal["l1", "l2"]
+_ENOUGH = 8  # codes of a scale in a batch, to conclude that it carries no information
 _DISTANCES = {"l1": functional.l1_loss, "l2": functional.mse_loss}
 
 
@@ -56,6 +61,11 @@ class Tokenizer(Adversarial):
         entropy_weight: Weight of the penalty for certain bits, with 0 and 1 equally frequent.
         commitment_weight: Weight of the distance of residuals, on the sphere, to their codes.
         drop_scales: Probability that a scale, except the last one, is dropped for a batch.
+        partial_share: Share of batches in which only the first scales are decoded, never the last
+            one. The first scales then also make good images, which NSARM needs. None by default,
+            as released.
+        partial_least: Least number of scales decoded in such a batch; the number is drawn, up to
+            all but one.
         smaller: Factors by which the images of a batch are also downscaled, by area, and learned;
             all sizes count equally. For tokenizers that encode other sizes than a training crop,
             such as NSARM's for LR: norms over a whole image depend on its size.
@@ -64,7 +74,8 @@ class Tokenizer(Adversarial):
 
     Raises:
         ValueError: If the scale is not 1, there is no grid, the distance is unknown, a weight is
-            negative, ``drop_scales`` is not in [0, 1), or a factor is below 2.
+            negative, ``drop_scales`` or ``partial_share`` is out of range, ``partial_least`` is not
+            below the number of scales, or a factor is below 2.
     """
 
     training_only = ("discriminator.", "perceptual.")
@@ -81,6 +92,8 @@ class Tokenizer(Adversarial):
         entropy_weight: float = 0.4,
         commitment_weight: float = 1.0,
         drop_scales: float = 0.5,
+        partial_share: float = 0.0,
+        partial_least: int = 1,
         smaller: Sequence[int] = (),
         discriminator_weight: float = 0.3,
         discriminator_start: int = 0,
@@ -114,12 +127,21 @@ class Tokenizer(Adversarial):
             )
         if not grids:
             raise ValueError("model.init_args.grids is empty; expected at least one, as [[8, 8]]")
+        if not 0 <= partial_share <= 1:
+            raise ValueError(f"model.init_args.partial_share is {partial_share}; expected 0 to 1")
+        if partial_share and not 1 <= partial_least < len(grids):
+            raise ValueError(
+                f"model.init_args.partial_least is {partial_least}; expected 1 to "
+                f"{len(grids) - 1}, less than the number of model.init_args.grids"
+            )
         self.vae, self.grids = vae, [(int(h), int(w)) for h, w in grids]
         self.tile_multiple = vae.factor
         self.pixel_distance: Distance = pixel_distance
         self.pixel_weight, self.entropy_weight = pixel_weight, entropy_weight
         self.commitment_weight, self.drop_scales = commitment_weight, drop_scales
+        self.partial_share, self.partial_least = partial_share, partial_least
         self.smaller = list(smaller)
+        self._silent: Tensor | None = None  # scales without live bits, in the last batch
         self.perceptual = None if perceptual is None else perceptual.requires_grad_(False)
         self.perceptual_weight = perceptual_weight
         self.discriminator_weight = discriminator_weight
@@ -144,28 +166,68 @@ class Tokenizer(Adversarial):
     def _coding_loss(self, hr: Tensor, name: str = "") -> tuple[Tensor, Tensor]:
         # Also returns the decoded images. `name` is a suffix of logged names.
         f = self.vae.encode(hr)
-        silent = torch.rand(len(self.grids)) < self.drop_scales
-        silent[-1] = False
+        dropped = self._dropped()
 
         def change(number: int, residual: Tensor) -> Tensor:
-            return torch.zeros_like(residual) if silent[number] else quantized(residual)
+            return torch.zeros_like(residual) if dropped[number] else quantized(residual)
 
         scales = list(scales_of(f, self._grids_of(f), change, through=True))
-        said = [scale for scale, drops in zip(scales, silent, strict=True) if not drops]
+        kept = [scale for scale, drops in zip(scales, dropped, strict=True) if not drops]
         made = self.vae.decode(scales[-1].total)
         pixel = _DISTANCES[self.pixel_distance](made, hr)
-        entropy = torch.stack([entropy_penalty(scale.residual) for scale in said]).mean()
-        distance = torch.stack([commitment(scale) for scale in said]).mean()
+        entropy = torch.stack([entropy_penalty(scale.residual) for scale in kept]).mean()
+        distance = torch.stack([commitment(scale) for scale in kept]).mean()
         loss = self.pixel_weight * pixel + self.entropy_weight * entropy
         loss = loss + self.commitment_weight * distance
         self.log(f"train/pixel{name}", pixel, prog_bar=True)
         self.log(f"train/entropy{name}", entropy)
         self.log(f"train/commitment{name}", distance)
+        self._log_bits(f, scales, name)
         if self.perceptual is not None:
             perceived = self.perceptual(made, hr).mean()
             self.log(f"train/perceptual{name}", perceived)
             loss = loss + self.perceptual_weight * perceived
         return loss, made
+
+    def _dropped(self) -> Tensor:
+        """Return which scales of a batch are not decoded, (K,): at random, and the last ones."""
+        dropped, count = torch.rand(len(self.grids)) < self.drop_scales, len(self.grids)
+        if self.partial_share and torch.rand(()) < self.partial_share:
+            count = int(torch.randint(self.partial_least, count, ()))
+        dropped[count - 1], dropped[count:] = False, True
+        return dropped
+
+    @torch.no_grad()
+    def _log_bits(self, f: Tensor, scales: Sequence[Scale], name: str) -> None:
+        # Codes have length 1, so a latent much longer than the number of scales is out of reach.
+        self.log(f"train/latent_norm{name}", f.float().norm(dim=1).mean())
+        live = torch.stack([live_bits(scale.bits) for scale in scales])
+        for number, count in enumerate(live, 1):
+            self.log(f"train/live_bits_scale_{number}{name}", count.float())
+        if not name:
+            # Few codes may agree by chance.
+            enough = [scale.code.numel() // scale.code.shape[1] >= _ENOUGH for scale in scales]
+            self._silent = (live == 0) & torch.tensor(enough, device=live.device)
+
+    def on_validation_start(self) -> None:
+        """Warn about scales without information."""
+        super().on_validation_start()
+        self._warn_about_silence()
+
+    def on_train_end(self) -> None:
+        """Warn about scales without information."""
+        super().on_train_end()
+        self._warn_about_silence()
+
+    def _warn_about_silence(self) -> None:
+        if self._silent is None or not self._silent.any():
+            return
+        numbers = ", ".join(str(n) for n, silent in enumerate(self._silent.tolist(), 1) if silent)
+        log.warning(
+            "no bit of scale %s differed between images in the last training batch, so it carries "
+            "no information: set a higher model.init_args.entropy_weight, or fewer grids",
+            numbers,
+        )
 
     def _shrunk(self, hr: Tensor, factor: int) -> Tensor:
         unit = factor * self.vae.factor

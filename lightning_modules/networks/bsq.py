@@ -58,6 +58,15 @@ def from_bits(bits: Tensor) -> Tensor:
     return (2 * bits.float() - 1) * bits.shape[1] ** -0.5
 
 
+def live_bits(bits: Tensor) -> Tensor:
+    """Return how many of the d bits take both values, among all images and positions; a scalar.
+
+    Args:
+        bits: (B, d, h, w) of 0 and 1.
+    """
+    return (bits.amax((0, 2, 3)) != bits.amin((0, 2, 3))).sum()
+
+
 class Scale(NamedTuple):
     """One scale of a latent.
 

@@ -282,7 +282,7 @@ class TestWeights:
         assert alone.keys() == method(False).state_dict().keys()
 
     def test_runs_that_stage_two_starts_from(self, tmp_path):
-        first, base = method(False), Infinity(1, transformer(5), space())
+        first, base = method(False), Infinity(1, space(), transformer(5))
         with torch.no_grad():
             first.mapper.trunk[0].weight.fill_(0.5)
         files = {}
@@ -322,7 +322,7 @@ class TestWeights:
             return model
 
         def base(**frozen):
-            model = Infinity(1, transformer(5), space(), encoder=Classes(["a", "b"]))
+            model = Infinity(1, space(), transformer(5), encoder=Classes(["a", "b"]))
             checkpoint = {"state_dict": model.state_dict(), "pytorch-lightning_version": "2.6"}
             model.on_save_checkpoint(checkpoint)
             checkpoint["frozen"] |= frozen

@@ -82,6 +82,65 @@ class TestLosses:
             seen.add(tuple(silent))
         assert len(seen) > 4
 
+    def test_partial_sums_without_the_last_scale(self):
+        model, hr = method(partial_share=0.5, partial_least=2, pixel_weight=1.0), batch()["hr"]
+        model.entropy_weight = model.commitment_weight = 0.0
+        totals = [scale.total for scale in scales_of(model.vae.encode(hr), GRIDS)]
+        seen = []
+        for seed in range(30):
+            torch.manual_seed(seed)
+            loss, (_, made) = model.generator_loss(batch())
+            seen.append(
+                next(n for n in range(1, 5) if torch.equal(made, model.vae.decode(totals[n - 1])))
+            )
+            torch.testing.assert_close(loss, functional.l1_loss(made, hr))
+        assert set(seen) == {2, 3, 4}
+        assert 5 < seen.count(4) < 25
+
+    def test_the_last_decoded_scale_is_never_dropped(self):
+        model = method(drop_scales=0.9, partial_share=1.0, partial_least=1)
+        torch.manual_seed(0)
+        for _ in range(20):
+            dropped = model._dropped().tolist()
+            last = max(n for n, drops in enumerate(dropped) if not drops)
+            assert last < 3
+            assert all(dropped[last + 1 :])
+
+    def test_default_draws_are_unchanged(self):
+        torch.manual_seed(0)
+        expected = (torch.rand(4) < 0.5)[:3].tolist()
+        torch.manual_seed(0)
+        assert method(drop_scales=0.5)._dropped().tolist() == [*expected, False]
+
+    def test_length_and_live_bits_are_logged(self):
+        model, hr = method(), batch()["hr"]
+        model.generator_loss(batch())
+        f = model.vae.encode(hr)
+        norm = float(f.square().sum(1).sqrt().mean())
+        assert model.logged["train/latent_norm"] == pytest.approx(norm, rel=1e-5)
+        for number, scale in enumerate(scales_of(f, GRIDS), 1):
+            each = scale.bits.movedim(1, 0).flatten(1).tolist()
+            live = sum(len(set(bit)) == 2 for bit in each)
+            assert model.logged[f"train/live_bits_scale_{number}"] == live
+
+    def test_a_scale_without_information_is_warned_about(self, caplog):
+        model = method()
+        model.on_train_end()  # nothing is known yet
+        with torch.no_grad():  # f is constant: every position and image gets the same codes
+            model.vae.encoder.conv_out.weight.zero_()
+            model.vae.encoder.conv_out.bias.copy_(torch.tensor([1.0, -1.0, 1.0, -1.0]))
+        model.generator_loss(batch())
+        model.on_train_end()
+        # The single position of two images is too little to tell.
+        assert "no bit of scale 2, 3, 4 differed" in caplog.text
+        assert "set a higher model.init_args.entropy_weight" in caplog.text
+
+    def test_no_warning_while_all_scales_carry_information(self, caplog):
+        model = method()
+        model.generator_loss(batch())
+        model.on_train_end()
+        assert not caplog.text
+
     def test_smaller_ones_count_alike(self):
         given = batch()
         small = functional.interpolate(given["hr"], (8, 8), mode="area")
@@ -204,6 +263,8 @@ def test_a_released_file_has_the_autoencoder_alone():
         (lambda: method(entropy_weight=-1.0), "entropy_weight is -1"),
         (lambda: method(pixel_distance="l3"), "pixel_distance is 'l3'; expected l1 or l2"),
         (lambda: method(drop_scales=1.0), "drop_scales is 1.0; expected 0 to below 1"),
+        (lambda: method(partial_share=1.5), "partial_share is 1.5; expected 0 to 1"),
+        (lambda: method(partial_share=0.1, partial_least=4), "partial_least is 4; expected 1 to 3"),
     ],
 )
 def test_what_cannot_be(make, message):

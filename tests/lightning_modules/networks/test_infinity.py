@@ -17,7 +17,7 @@ from tests.reference.infinity_official import random_weights
 
 
 def method(**settings):
-    found = Infinity(1, transformer(), space(), **settings)
+    found = Infinity(1, space(), transformer(), **settings)
     found.logged = {}
     found.log = lambda name, value, **_: found.logged.update({name: float(value.detach())})
     return found
@@ -232,7 +232,7 @@ class TestWeights:
         torch.save(checkpoint, file)
         file.seek(0)
         loaded = torch.load(file, weights_only=True)
-        other = Infinity(1, transformer(7), space())
+        other = Infinity(1, space(), transformer(7))
         other.on_load_checkpoint(loaded)
         other.load_state_dict(loaded["state_dict"])
         made = [each.eval().sample(wanted(batch()))["sr"] for each in (model, other)]
@@ -244,7 +244,7 @@ class TestWeights:
         with pytest.raises(ValueError, match="trained with encoder from t5"):
             method(encoder=Classes(["a"])).load_weights(path)
         with pytest.raises(ValueError, match="was trained with space from test"):
-            Infinity(1, transformer(), space(8)).on_load_checkpoint(loaded)
+            Infinity(1, space(8), transformer()).on_load_checkpoint(loaded)
 
     def test_a_tokenizer_that_is_not_trained(self):
         model = method()
@@ -257,6 +257,6 @@ def test_what_does_not_fit():
     other = space()
     other.patch = 2
     with pytest.raises(ValueError, match="4 bits a token and the space has 16"):
-        Infinity(1, transformer(), other)
+        Infinity(1, other, transformer())
     with pytest.raises(ValueError, match="text_dropout is 2"):
         method(text_dropout=2)
