@@ -182,6 +182,11 @@ class Diffusion(InLatents, Generator):
 
     # ------------------------------------------------------------------------- checks and weights
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the trained timesteps, too."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["timesteps"] = list(self.timesteps)
+
     def _check(self) -> None:
         if self.scale != int(self.scale):
             raise ValueError(

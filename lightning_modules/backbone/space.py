@@ -165,8 +165,10 @@ class Space(nn.Module, ABC):
                 f"{type(self).__name__} has no weights: unset model.init_args.space_weights"
             )
         found = read_weights(path)
-        fit_part(self, found, "space", self.official, "space_weights")
-        self.source = f"{found.name} {fingerprint(self.state_dict())}"
+        fit_part(self, found, "space", self.official)
+        # The hash is of the autoencoder's own names, as where it is read from a folder.
+        tensors = getattr(self, "vae", self).state_dict()
+        self.source = f"{Path(path).name} {fingerprint(tensors)}"
 
     def official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map the tensors of the authors' file to this space's names.
@@ -180,6 +182,7 @@ class Space(nn.Module, ABC):
         """Make the autoencoder trainable."""
         self.requires_grad_(True)
         self._trains = True
+        self.train()
 
     def begin(self, images: Tensor) -> None:
         """Start from training images, if the autoencoder has such a start.

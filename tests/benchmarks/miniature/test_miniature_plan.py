@@ -67,7 +67,7 @@ def test_latents_are_written_before_what_reads_them(tmp_path: Path) -> None:
     assert after(jobs["fit latents"].arguments, "--encode.out") == f"{runs}/mini_invsr_latents"
     urls = after(jobs["fit base"].arguments, "--data.init_args.train.init_args.urls")
     assert urls == f"{runs}/mini_invsr_latents/*.tar"
-    middle = after(jobs["test middle"].arguments, "--model.init_args.middle_weights")
+    middle = after(jobs["test middle"].arguments, "--model.init_args.sampling.middle_weights")
     assert middle == f"{runs}/mini_invsr_middle"
     assert found.config("invsr") == "configs/experiment/mini/invsr.yaml"
     assert found.trained("invsr") == runs / "mini_invsr"
