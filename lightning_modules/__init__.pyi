@@ -1,4 +1,5 @@
 from .adversarial import Adversarial as Adversarial
+from .autoencoder import Autoencoder as Autoencoder
 from .backbone.bitwise import BitwiseSpace as BitwiseSpace
 from .backbone.condition import T5 as T5
 from .backbone.condition import Classes as Classes
@@ -13,6 +14,7 @@ from .backbone.denoiser import UNet3D as UNet3D
 from .backbone.schedule import Schedule as Schedule
 from .backbone.shifting import ResidualShift as ResidualShift
 from .backbone.space import KLSpace as KLSpace
+from .backbone.space import PCASpace as PCASpace
 from .backbone.space import PixelSpace as PixelSpace
 from .backbone.space import ResShiftVQ as ResShiftVQ
 from .backbone.space import Space as Space

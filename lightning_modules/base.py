@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -136,6 +137,25 @@ class ImageModel(LightningModule, ABC):
         """
         seeds = [seed_of(self.noise_seed, "model", int(seed)) for seed in batch["seed"]]
         return cast("Batch", {**batch, "seed": torch.tensor(seeds, dtype=torch.int64)})
+
+    @torch.no_grad()
+    def first_batches(self, count: int) -> Iterator[Batch]:
+        """Yield the first batches of training, on the model's device, to measure something.
+
+        The position of the data module does not change.
+
+        Args:
+            count: Maximum number of batches, on each rank.
+        """
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        listener, data.listener = data.listener, None
+        try:
+            for batch in islice(data.train_dataloader(), count):
+                kept = {k: v for k, v in batch.items() if k not in ("skipped", "seconds")}
+                moved = data.transfer_batch_to_device(kept, self.device, 0)
+                yield data.on_after_batch_transfer(moved, 0)
+        finally:
+            data.listener = listener
 
     # -------------------------------------------------------------------------------- optimisation
 

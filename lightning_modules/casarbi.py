@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
@@ -36,6 +37,7 @@ from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.base import SuperResolver
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.noise import Noise, augmented, check_augmentation
+from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import ShiftSampler, ShiftSolver
 from lightning_modules.weights import bare_names, fingerprint, fit, part_of, read_weights
 
@@ -140,9 +142,7 @@ class Base(Protocol):
         """Return the image (B, 3, *size), about [0, 1]."""
 
 
-def adamw(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-    """AdamW without weight decay and a learning rate of 1e-4."""
-    return torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0, fused=True)
+ADAMW = partial(adamw, lr=1e-4)
 
 
 class CasArbi(SuperResolver):
@@ -205,7 +205,7 @@ class CasArbi(SuperResolver):
         timesteps: Sequence[int] | None = None,
         sampler: ShiftSolver | float = "posterior",
         residual_deviation: float | None = None,
-        optimizer: OptimizerCallable = adamw,
+        optimizer: OptimizerCallable = ADAMW,
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, optimizer=optimizer, **kwargs)

@@ -24,7 +24,7 @@ from lightning_modules.backbone.library import resized
 from lightning_modules.backbone.schedule import Schedule, Spacing, spaced
 from lightning_modules.backbone.space import PixelSpace, Space
 from lightning_modules.base import Generator
-from lightning_modules.latents import check_space
+from lightning_modules.latents import InLatents
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.captions import (
     check_captions,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from datamodules.base import Batch
 
 
-class Diffusion(Generator):
+class Diffusion(InLatents, Generator):
     """Train a denoiser, and generate images from noise, with or without captions.
 
     Args:
@@ -182,6 +182,11 @@ class Diffusion(Generator):
 
     # ------------------------------------------------------------------------- checks and weights
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the trained timesteps, too."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["timesteps"] = list(self.timesteps)
+
     def _check(self) -> None:
         if self.scale != int(self.scale):
             raise ValueError(
@@ -200,15 +205,6 @@ class Diffusion(Generator):
                 f"{self.schedule.steps}"
             )
         check_captions(self.encoder, self.guidance, self.caption_dropout)
-
-    def setup(self, stage: str) -> None:
-        """Raise if the autoencoder has random weights.
-
-        Raises:
-            ValueError: If so.
-        """
-        super().setup(stage)
-        check_space(self.space)
 
 
 def min_snr_weights(schedule: Schedule, gamma: float | None) -> Tensor:

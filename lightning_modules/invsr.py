@@ -18,13 +18,14 @@ indices, which are one less: timestep 250 is index 249, in training and in sampl
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
 
 import numpy as np
 import torch
@@ -34,13 +35,15 @@ from torch.nn import functional
 
 from degradations.tools.estimate import noise_level
 from lightning_modules.adversarial import Adversarial, hinge_discriminator, hinge_generator
-from lightning_modules.backbone.condition import Condition, FixedPrompt, guided
+from lightning_modules.backbone.condition import Condition, FixedPrompt, TextEncoder, guided
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.schedule import Schedule, explicit
 from lightning_modules.backbone.space import Space
-from lightning_modules.latents import check_space, enlarged, latent_pair, whole_lr
+from lightning_modules.latents import InLatents, enlarged, latent_pair, whole_lr
 from lightning_modules.networks.noise_predictor import Gaussian, NoisePredictor, from_official
 from lightning_modules.noise import Noise
+from lightning_modules.optimisation import adamw
+from lightning_modules.sampling.captions import encode_captions
 from lightning_modules.sampling.solvers import euler, euler_ancestral
 from lightning_modules.sampling.tiling import padded
 from lightning_modules.weights import fingerprint, fit_part, read_weights, same_weights
@@ -65,7 +68,8 @@ class Sampling:
         guidance: Strength of classifier-free guidance; 1 for none, as in the paper.
         steps: Steps of sampling.
         start: Timestep to start at, one of ``training.starts``, or ``auto`` to choose it by the
-            noise in each LR image. By default what was released for so many steps.
+            noise in each LR image. By default that of the release for so many steps, or the first
+            of ``training.starts`` if that is not trained. The steps are spread from the start down.
         timesteps: All timesteps, from the first one down, instead of ``steps`` and ``start``;
             counted from 1, as everywhere in these arguments.
         solver: ``euler`` goes from step to step without new noise, as released; ``ancestral`` adds
@@ -73,6 +77,8 @@ class Sampling:
         deterministic: Take the means of the predictors' and the autoencoder's distributions instead
             of drawing from them, when sampling; unpredicted noise is still drawn. In training only
             the autoencoder's.
+        middle: The predictor of noise between the steps, trained with ``training.starting`` false.
+        middle_weights: Its weights: a run that trained it, or a file.
         color_misaligned: Take the colours from the mirrored LR image, squeezed to the output, as
             released: they lie beside their places wherever a side is below ``patch`` or no multiple
             of 16. Only for the published numbers.
@@ -84,6 +90,8 @@ class Sampling:
     timesteps: Sequence[int] | None = None
     solver: Solver = "euler"
     deterministic: bool = False
+    middle: NoisePredictor | None = None
+    middle_weights: str | None = None
     color_misaligned: bool = False
 
 
@@ -92,17 +100,26 @@ class Training:
     """What InvSR's predictor is trained for.
 
     Args:
-        starts: Timesteps that are trained for.
+        starts: Timesteps that are trained for, the first one first. ``auto``: the least whole
+            twentieth of all timesteps whose noise exceeds the distance between the latents of LR
+            and HR, and up to three below it; measured on the first training pairs, and kept in
+            checkpoints. The rule is ours.
         starting: Train the predictor for the start. False: for noise between the steps, which is
             put on the latent of HR, at all of ``starts`` but the first.
+        perceptual: Distance of two batches of latents, (B,), such as
+            ``lightning_modules.LatentLPIPS``; frozen.
+        perceptual_weights: Its weights: a file, a run that trained it, or a name of
+            ``configs/weights.yaml``.
         perceptual_weight: Weight of the perceptual loss.
         adversarial_weight: Weight of the adversarial loss.
         adversarial_start: Steps without the adversarial loss, in which the discriminator is already
             trained.
     """
 
-    starts: Sequence[int] = STARTS
+    starts: Sequence[int] | Literal["auto"] = STARTS
     starting: bool = True
+    perceptual: nn.Module | None = None
+    perceptual_weights: str | None = None
     perceptual_weight: float = 2.0
     adversarial_weight: float = 0.1
     adversarial_start: int = 10_000
@@ -112,7 +129,8 @@ def timesteps_for(steps: int, start: int | None = None) -> list[int]:
     """Return timesteps, noisiest first.
 
     Without a start those of the release; evenly spaced from 250 for more than five steps. With a
-    start those of the paper's table 4 if possible; evenly spaced if there are too few in between.
+    start those of the paper's table 4 if possible; evenly spaced below a start that the paper does
+    not have, or if there are too few in between.
 
     Args:
         steps: Number of timesteps, at least 1.
@@ -124,7 +142,7 @@ def timesteps_for(steps: int, start: int | None = None) -> list[int]:
     if start is None:
         start = LADDER[0]
     below, wanted = [t for t in LADDER if t < start], steps - 1
-    if wanted <= len(below):
+    if start <= LADDER[0] and wanted <= len(below):
         return [start, *(below[-(-n * len(below) // wanted) - 1] for n in range(1, steps))]
     # NumPy's rounding is part of the released lists, e.g. of 30 steps.
     even = np.linspace(start, 0, steps, endpoint=False, dtype=np.int64)
@@ -143,6 +161,47 @@ def start_for(lr: Tensor, starts: Sequence[int] = STARTS) -> int:
     return rising[min(sum(level > limit for limit in CALM), len(rising) - 1)]
 
 
+def starts_beyond(schedule: Schedule, distance: float) -> tuple[int, ...]:
+    """Return starts whose noise hides a distance: the least one, and up to three below it.
+
+    Starts are whole twentieths of all timesteps, as the release's 250, 200, 150, 100 are.
+
+    Args:
+        schedule: The process.
+        distance: Root mean square of the difference between latents of LR and HR.
+
+    Raises:
+        ValueError: If no timestep has so much noise.
+    """
+    unit = max(schedule.steps // 20, 1)
+    choices = range(unit, schedule.steps + 1, unit)
+    for first in choices:
+        if schedule.level(first - 1).sigma > distance:
+            return tuple(first - n * unit for n in range(len(STARTS)) if first > n * unit)
+    raise ValueError(
+        f"latents of LR are {distance:.3g} from those of HR, beyond the noise of all timesteps: "
+        "set model.init_args.training.starts, and check model.init_args.space"
+    )
+
+
+def check_reach(method: InvSR) -> None:
+    """Raise if the base was not trained at a start.
+
+    Raises:
+        ValueError: If so; with ``training.starts: auto`` the message has the measured distance.
+    """
+    known = method.denoiser.trained_timesteps
+    first = max(method.starts)
+    if known is not None and not first - 1 < known[1]:
+        auto = method.losses.starts == "auto"
+        why = f" (latents of LR are {float(method.distance):.3g} from HR's)" if auto else ""
+        raise ValueError(
+            f"model.init_args.training.starts has timestep {first}{why}, and the base of "
+            f"denoiser_weights was trained on timesteps {known[0]} to {known[1] - 1} from 0: train "
+            f"it with timesteps [0, {first}] or more, or set lower starts"
+        )
+
+
 def check_arguments(method: InvSR) -> None:
     """Raise if arguments contradict each other.
 
@@ -158,7 +217,7 @@ def check_arguments(method: InvSR) -> None:
     predicted = sampling.solver == "predicted"
     if sampling.solver not in get_args(Solver) or predicted != bool(method.middle):
         raise ValueError(
-            f"model.init_args.sampling.solver is {sampling.solver!r} and middle "
+            f"model.init_args.sampling.solver is {sampling.solver!r} and sampling.middle "
             f"{'set' if method.middle else 'missing'}; expected euler, ancestral, or "
             "predicted with a middle"
         )
@@ -167,17 +226,24 @@ def check_arguments(method: InvSR) -> None:
             "model.init_args.schedule must have variance exploding, and predict epsilon or "
             f"v_prediction; it has {method.schedule.variance} and {method.schedule.prediction}"
         )
-    if method.guidance != 1 and method.prompt is None:
+    if method.guidance != 1 and method.prompt is None and method.encoder is None:
         raise ValueError(
             f"model.init_args.sampling.guidance is {method.guidance:g}, and a prompt, whose "
-            "negative it leads away from, is missing: set model.init_args.prompt, or guidance to 1"
+            "negative it leads away from, is missing: set model.init_args.prompt or encoder, or "
+            "guidance to 1"
         )
-    if not method.starts or not all(1 <= t <= method.schedule.steps for t in method.starts):
+    starts = method.losses.starts
+    known = starts == "auto" or (
+        not isinstance(starts, str)
+        and starts
+        and all(1 <= t <= method.schedule.steps for t in starts)
+    )
+    if not known:
         raise ValueError(
-            f"model.init_args.training.starts is {list(method.starts)}; expected timesteps from 1 "
-            f"to {method.schedule.steps}"
+            f"model.init_args.training.starts is {starts!r}; expected timesteps from 1 to "
+            f"{method.schedule.steps}, or auto"
         )
-    if not method.starting and len(method.starts) < 2:
+    if not method.starting and len(starts) < 2:
         raise ValueError(
             "model.init_args.training.starting is false, and starts has only the first one"
         )
@@ -218,9 +284,10 @@ def check_weights(method: InvSR, trains: bool) -> None:
             "model.init_args.denoiser, or set denoiser_weights to the run that trained it, and "
             "flags.frozen to true"
         )
-    check_space(method.space)
-    if method.middle is not None and method.middle_weights is None:
-        raise ValueError("model.init_args.middle has random weights: set middle_weights")
+    if method.middle is not None and method.sampling.middle_weights is None:
+        raise ValueError(
+            "model.init_args.sampling.middle has random weights: set middle_weights beside it"
+        )
     if trains and method.predictor is None:
         raise ValueError("there is nothing to train: set model.init_args.predictor")
 
@@ -242,11 +309,10 @@ def _check_predictor(method: InvSR, predictor: NoisePredictor) -> None:
 
 
 CLAMP = 10.0  # of the discriminator's inputs
-
-
-def adamw(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-    """AdamW without weight decay and a learning rate of 5e-5, as released."""
-    return torch.optim.AdamW(parameters, lr=5e-5, weight_decay=0.0, fused=True)
+MEASURED = 16  # batches per rank to measure the distance of latents
+Conditions = tuple[Condition, Condition]  # with the text, and without
+Part = TypeVar("Part", bound=nn.Module)
+log = logging.getLogger(__name__)
 
 
 def adam_l2(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
@@ -254,7 +320,17 @@ def adam_l2(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, lr=5e-5, weight_decay=1e-3, fused=True)
 
 
-class InvSR(Adversarial):
+def _frozen(module: Part | None) -> Part | None:
+    return None if module is None else module.requires_grad_(False)
+
+
+def _repeated(condition: Condition, count: int) -> Condition:
+    # For `count` tiles, which are in order of tiles, not of images.
+    parts = condition.used.items()
+    return Condition(**{name: torch.cat([part] * (count // len(part))) for name, part in parts})
+
+
+class InvSR(InLatents, Adversarial):
     """Diffusion inversion with a predicted start.
 
     The discriminator judges latents, given timestep and text. ``weights`` may be as released.
@@ -271,16 +347,12 @@ class InvSR(Adversarial):
             file. Not for a denoiser that is set by its folder.
         schedule: The denoiser's process, with exploding variance; Stable Diffusion's by default.
         prompt: Embedding of the fixed prompt; without it the denoiser's null text.
+        encoder: Encodes the captions of the batch, which then replace the prompt where there are
+            any. Guidance leads away from the prompt's negative, or else from no caption.
         sampling: Timesteps, solver and other settings of sampling.
-        middle: The predictor of noise between the steps, trained with ``training.starting`` false.
-        middle_weights: Its weights: a run that trained it, or a file.
-        training: What the predictor is trained for, and the weights of the losses.
+        training: What the predictor is trained for, and the losses.
         patch: Side in LR pixels that it was trained for. Smaller images are mirrored up to it;
             larger ones go through tiles of that size, also in validation and test.
-        perceptual: Distance of two batches of latents, (B,), such as
-            ``lightning_modules.LatentLPIPS``; frozen, only for training.
-        perceptual_weights: Its weights: a file, a run that trained it, or a name of
-            ``configs/weights.yaml``.
         discriminator_weights: Weights from which the discriminator starts, as released.
         discriminator_optimizer: Makes the discriminator's optimiser.
         optimizer: Makes the predictor's optimiser.
@@ -299,13 +371,10 @@ class InvSR(Adversarial):
         denoiser_weights: str | None = None,
         schedule: Schedule | None = None,
         prompt: FixedPrompt | None = None,
+        encoder: TextEncoder | None = None,
         sampling: Sampling = Sampling(),
-        middle: NoisePredictor | None = None,
-        middle_weights: str | None = None,
         training: Training = Training(),
         patch: int = 128,
-        perceptual: nn.Module | None = None,
-        perceptual_weights: str | None = None,
         discriminator_weights: str | None = None,
         discriminator_optimizer: OptimizerCallable = adam_l2,
         optimizer: OptimizerCallable = adamw,
@@ -315,31 +384,67 @@ class InvSR(Adversarial):
             scale, discriminator_optimizer=discriminator_optimizer, optimizer=optimizer, **kwargs
         )
         self.predictor, self.denoiser, self.space = predictor, denoiser, space
-        self.denoiser_weights, self.prompt, self.patch = denoiser_weights, prompt, patch
+        self.denoiser_weights, self.patch = denoiser_weights, patch
+        self.prompt, self.encoder = prompt, encoder
         self.schedule = schedule or Schedule(variance="exploding")
         self.sampling, self.guidance = sampling, sampling.guidance
-        self.middle = None if middle is None else middle.requires_grad_(False)
-        self.middle_weights, self.deterministic = middle_weights, sampling.deterministic
+        self.middle = _frozen(sampling.middle)
+        self.deterministic = sampling.deterministic
         self.losses, self.starting = training, training.starting  # torch has `training`
-        self.starts = tuple(training.starts)
-        self.perceptual = None if perceptual is None else perceptual.requires_grad_(False)
-        self.perceptual_weights = perceptual_weights
+        self.perceptual = _frozen(training.perceptual)
         self._find_perceptual: Callable[[], Path] | None = None
         self.discriminator_weights = discriminator_weights
         self.tile, self.tile_overlap, self.tile_window = patch, patch // 2, "gaussian"
         self.tile_least = patch
         self.tile_always = self.tiles_latents = True
+        if training.starts == "auto":
+            self.register_buffer("distance", torch.tensor(0.0))
         check_arguments(self)
         self.tile_multiple = self.multiple
         # Of the current image.
         self._start = None if sampling.start == "auto" else sampling.start
-        self.plan(self._start)  # raises if sampling is impossible
-        trained = self.starts if self.starting else self.starts[1:]
-        self.register_buffer("trained", torch.tensor(trained) - 1, persistent=False)
+        if self.starts:
+            self.plan(self._start)  # raises if sampling is impossible
 
-    trained: Tensor
+    distance: Tensor  # of LR's latents from HR's, with `training.starts: auto`; 0 before measured
     training_only = ("discriminator.", "perceptual.")
     enlarged = staticmethod(enlarged)  # as `main.py encode` makes pairs
+
+    # --------------------------------------------------------------------------------------- starts
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """The trained starts, counted from 1; with ``auto`` empty until they are measured."""
+        chosen = self.losses.starts
+        if chosen != "auto":
+            return tuple(chosen)
+        distance = float(self.distance)
+        return starts_beyond(self.schedule, distance) if distance else ()
+
+    def on_train_start(self) -> None:
+        """With ``training.starts: auto``, choose the starts, unless they are known.
+
+        Raises:
+            ValueError: If the base was not trained at the timesteps that are to be used.
+        """
+        super().on_train_start()
+        if self.losses.starts == "auto" and not self.distance:
+            self.distance.copy_(self._measured())
+            self.plan(self._start)
+            log.info(
+                "latents of LR are %.3f from those of HR: training starts at timesteps %s",
+                float(self.distance),
+                ", ".join(map(str, self.starts)),
+            )
+        check_reach(self)
+
+    @torch.no_grad()
+    def _measured(self) -> Tensor:
+        errors = []
+        for batch in self.first_batches(MEASURED):
+            z, y = latent_pair(self.space, batch)
+            errors.append((z - y).square().mean())
+        return cast(Tensor, self.all_gather(torch.stack(errors).mean())).mean().sqrt()
 
     # ------------------------------------------------------------------------------------- training
 
@@ -350,8 +455,11 @@ class InvSR(Adversarial):
         """
         noise = None if self.deterministic else Noise(batch["seed"], self.device)
         z, y = latent_pair(self.space, batch, noise)
-        t = self.trained[torch.randint(len(self.trained), (len(z),), device=z.device)]
-        x0 = self.predicted(batch["lr"], y if self.starting else z, t)
+        trained = self.starts if self.starting else self.starts[1:]
+        choices = torch.tensor(trained, device=z.device) - 1
+        t = choices[torch.randint(len(choices), (len(z),), device=z.device)]
+        known = self._conditions(batch)
+        x0 = self.predicted(batch["lr"], y if self.starting else z, t, known)
         loss = functional.mse_loss(x0, z)
         self.log("train/mse", loss)
         if self.perceptual is not None:
@@ -362,38 +470,37 @@ class InvSR(Adversarial):
             self.discriminator is not None
             and self.trainer.global_step >= self.losses.adversarial_start
         ):
-            adversarial = hinge_generator(self._judged(x0, t))
+            adversarial = hinge_generator(self._judged(x0, t, known))
             self.log("train/adversarial", adversarial)
             loss = loss + self.losses.adversarial_weight * adversarial
         self.log("train/loss", loss, prog_bar=True)
-        return loss, (z, x0.detach(), t)
+        return loss, (z, x0.detach(), t, known)
 
     def discriminator_loss(self, made: Any) -> Tensor:
         """Return the hinge loss of latents of HR and predicted ones, at the same timesteps."""
-        z, x0, t = made
+        z, x0, t, known = made
         judge = cast(nn.Module, self.discriminator)
-        text = self._condition(len(z)).text
-        loss = hinge_discriminator(judge(z, t, text), self._judged(x0, t))
+        loss = hinge_discriminator(judge(z, t, known[0].text), self._judged(x0, t, known))
         self.log("train/discriminator", loss, prog_bar=True)
         return loss
 
-    def predicted(self, lr: Tensor, y: Tensor, t: Tensor) -> Tensor:
+    def predicted(self, lr: Tensor, y: Tensor, t: Tensor, known: Conditions) -> Tensor:
         """Equation 9: x0 of a latent with the noise predicted from LR.
 
         Args:
             lr: (B, 3, h, w) in [0, 1].
             y: (B, C, h', w'), the latent to add the noise to.
             t: (B,) indices of timesteps, from 0.
+            known: Conditions with and without the text.
         """
         noise = cast(NoisePredictor, self.predictor)(lr, t)
         eps = torch.randn(noise.mean.shape, device=y.device)  # independent of memory layouts
         z_t = self.schedule.add_noise(y, noise.sample(eps), t)
-        return self._clean(z_t, t)
+        return self._clean(z_t, t, known)
 
-    def _judged(self, x0: Tensor, t: Tensor) -> list[Tensor]:
-        text = self._condition(len(x0)).text
+    def _judged(self, x0: Tensor, t: Tensor, known: Conditions) -> list[Tensor]:
         judge = cast(nn.Module, self.discriminator)
-        return cast("list[Tensor]", judge(x0.clamp(-CLAMP, CLAMP), t, text))
+        return cast("list[Tensor]", judge(x0.clamp(-CLAMP, CLAMP), t, known[0].text))
 
     # ------------------------------------------------------------------------------------- sampling
 
@@ -416,8 +523,11 @@ class InvSR(Adversarial):
         y = self._encoded(lr, noise.stream("encoder"))
         sigma = self.schedule.level(indices[0]).sigma
         z = y + sigma * self._noise(self.predictor, lr, y, indices[0], noise.stream("start"))
+        known = self._conditions(batch)
         for now, then in itertools.pairwise([*indices, -1]):
-            x0 = self.in_tiles(partial(self._clean, t=now), z, self._per_lr, 1, self._sides)
+            x0 = self.in_tiles(
+                partial(self._clean, t=now, known=known), z, self._per_lr, 1, self._sides
+            )
             levels = self.schedule.level(now), self.schedule.level(then)
             if self.sampling.solver == "euler" or then < 0:
                 z = euler(z, x0, *levels)
@@ -457,28 +567,31 @@ class InvSR(Adversarial):
         gaussian = Gaussian(*found.chunk(2, 1))
         return gaussian.mean if self.deterministic else gaussian.sample(noise.normal(y.shape))
 
-    def _clean(self, z_t: Tensor, t: Tensor | int) -> Tensor:
+    def _clean(self, z_t: Tensor, t: Tensor | int, known: Conditions) -> Tensor:
         def predict(z: Tensor, t: Tensor, condition: Condition) -> Tensor:
             return cast(Tensor, self.denoiser(z, t, condition))
 
         count = len(z_t)
-        known = self._condition(count)
         steps = torch.full((count,), t, device=z_t.device) if isinstance(t, int) else t
+        with_it, without = (_repeated(condition, count) for condition in known)
         z = self.schedule.scale_input(z_t, t)
-        if self.guidance == 1 or self.prompt is None:
-            raw = predict(z, steps, known)
-        else:
-            without = self.prompt.unconditional(count)
-            raw = guided(predict, z, steps, known, without, self.guidance)
+        raw = guided(predict, z, steps, with_it, without, self.guidance)
         return self.schedule.to_x0(raw, z_t, t)
+
+    @torch.no_grad()
+    def _conditions(self, batch: Batch) -> Conditions:
+        count = len(batch["lr"])
+        if self.encoder is not None and "text" in batch:
+            known, nothing = encode_captions(batch, self.denoiser, self.encoder)
+            return known, self.prompt.unconditional(count) if self.prompt else nothing
+        if self.prompt is None:
+            return Condition(), Condition()
+        return self.prompt.condition(count), self.prompt.unconditional(count)
 
     def color_reference(self, batch: Batch) -> Tensor:
         """Return the LR image, mirrored with ``color_misaligned``."""
         lr = batch["lr"]
         return padded(lr, self.multiple, self.patch).lr if self.sampling.color_misaligned else lr
-
-    def _condition(self, count: int) -> Condition:
-        return Condition() if self.prompt is None else self.prompt.condition(count)
 
     def enlarge(self, batch: Batch, tiled: bool = False) -> dict[str, Tensor]:
         """Enlarge as ``SuperResolver``; ``auto`` chooses one start for all tiles of an image."""
@@ -488,6 +601,7 @@ class InvSR(Adversarial):
         for index, lr in enumerate(torch.split(batch["lr"], 1)):
             one = slice(index, index + 1)
             own = {**batch, "lr": lr, "key": batch["key"][one], "seed": batch["seed"][one]}
+            own |= {"text": batch["text"][one]} if "text" in batch else {}
             self._start = start_for(lr, self.starts)
             made.append(super().enlarge(cast("Batch", own), tiled)["sr"])
         return {"sr": torch.cat(made)}
@@ -508,9 +622,14 @@ class InvSR(Adversarial):
             found = explicit(self.schedule.steps, self.sampling.timesteps, first=1)
         else:
             found = timesteps_for(self.sampling.steps, start)
-            if start is None and found[0] not in self.starts:
+            if start is None and self.starts and found[0] not in self.starts:
                 found = timesteps_for(self.sampling.steps, self.starts[0])
         if found[0] not in self.starts:
+            if not self.starts:
+                raise ValueError(
+                    "model.init_args.training.starts is auto, and the distance that it depends on "
+                    "is measured when training starts: use a checkpoint of fit"
+                )
             raise ValueError(
                 f"sampling would start at timestep {found[0]}, for which the predictor was not "
                 "trained: set model.init_args.sampling.start, or the first of sampling.timesteps, "
@@ -556,20 +675,23 @@ class InvSR(Adversarial):
     # ------------------------------------------------------------------------- checks and weights
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
-        """Load denoiser, middle predictor and discriminator.
+        """Load autoencoder, denoiser, middle predictor and discriminator.
 
         Only ``setup`` for training loads the perceptual distance.
         """
+        super().load_parts(find)
         if self.denoiser_weights is not None:
             self.denoiser.load(find("denoiser_weights", self.denoiser_weights))
-        if self.middle is not None and self.middle_weights is not None:
-            found = read_weights(find("middle_weights", self.middle_weights))
+        if self.middle is not None and self.sampling.middle_weights is not None:
+            key = "sampling.middle_weights"
+            found = read_weights(find(key, self.sampling.middle_weights))
             # In the run that trained it, it was the predictor.
-            own = fit_part(self.middle, found, "predictor", from_official, "middle_weights")
+            own = fit_part(self.middle, found, "predictor", from_official, key)
             # It is frozen, so checkpoints and results name its source.
             cast(Any, self.middle).source = f"{found.name} {fingerprint(own)}"
-        if self.perceptual is not None and self.perceptual_weights is not None:
-            self._find_perceptual = partial(find, "perceptual_weights", self.perceptual_weights)
+        weights = self.losses.perceptual_weights
+        if self.perceptual is not None and weights is not None:
+            self._find_perceptual = partial(find, "training.perceptual_weights", weights)
         if self.discriminator is not None and self.discriminator_weights is not None:
             key = "discriminator_weights"
             found = read_weights(find(key, self.discriminator_weights))
@@ -581,14 +703,15 @@ class InvSR(Adversarial):
             self._find_perceptual = None
         if getattr(self.perceptual, "source", None) == "":
             raise ValueError(
-                "model.init_args.perceptual has random weights: set perceptual_weights to a run "
-                "of configs/experiment/latent_lpips.yaml, or to a name of configs/weights.yaml"
+                "model.init_args.training.perceptual has random weights: set perceptual_weights "
+                "beside it to a run of configs/experiment/latent_lpips.yaml, or to a name of "
+                "configs/weights.yaml"
             )
         trained_in = getattr(self.perceptual, "space", "")
         if trained_in and not same_weights(trained_in, self.space.source):
             raise ValueError(
-                f"model.init_args.perceptual_weights were trained in latents of {trained_in}, and "
-                f"the space here is {self.space.source}: train them in this one"
+                "model.init_args.training.perceptual_weights were trained in latents of "
+                f"{trained_in}, and the space here is {self.space.source}: train them in this one"
             )
 
     def setup(self, stage: str) -> None:

@@ -26,8 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_modules.backbone.space import Space
-from lightning_modules.base import ImageModel
-from lightning_modules.latents import check_space
+from lightning_modules.latents import InLatents
 from lightning_modules.networks.latent_lpips import VGG16, LatentDistance, from_imagenet
 from lightning_modules.weights import fit
 
@@ -44,7 +43,7 @@ def adam(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, lr=1e-4, betas=(0.5, 0.999))
 
 
-class LatentPerceptual(ImageModel):
+class LatentPerceptual(InLatents):
     """Train a distance of latents, for ``LatentLPIPS.load``. It outputs no images.
 
     ``val/2afc`` is the share of people that the distance agrees with, from 0 to 1: the score of the
@@ -53,8 +52,6 @@ class LatentPerceptual(ImageModel):
     Args:
         scale: Unused; set ``data.init_args.scale`` to 1.
         space: Space of the latents: that of the method that will train with the distance.
-        space_weights: Weights of the space's autoencoder, as its authors released them: a file, or
-            a name of ``configs/weights.yaml``.
         widths: Channels of the network's five stages; other than VGG16's require ``vgg16`` null.
         vgg16: Initial weights of the network: torchvision's file, or its name in
             ``configs/weights.yaml``; null for random weights ("scratch" in the paper).
@@ -65,14 +62,13 @@ class LatentPerceptual(ImageModel):
         self,
         scale: float,
         space: Space,
-        space_weights: str | None = None,
         widths: Sequence[int] = VGG16,
         vgg16: str | None = "vgg16",
         optimizer: OptimizerCallable = adam,
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, optimizer=optimizer, **kwargs)
-        self.space, self.space_weights, self.vgg16 = space, space_weights, vgg16
+        self.space, self.vgg16 = space, vgg16
         self.network = LatentDistance(space.channels, widths)
         self.ranking = Ranking()
 
@@ -134,19 +130,10 @@ class LatentPerceptual(ImageModel):
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
         """Load the autoencoder's weights and the network's initial ones."""
-        if self.space_weights is not None:
-            self.space.load_official(find("space_weights", self.space_weights))
+        super().load_parts(find)
         if self.vgg16 is not None:
             path = find("vgg16", self.vgg16)
             fit(self.network, from_imagenet(path, self.space.channels), f"{path} and of LPIPS")
-
-    def setup(self, stage: str) -> None:
-        """Raise if the autoencoder has random weights.
-
-        Raises:
-            ValueError: If it has no weights of its own.
-        """
-        check_space(self.space, "space_weights")
 
 
 class Ranking(nn.Module):

@@ -1,8 +1,10 @@
-"""Latent pairs of HR and LR, and checks of frozen parts."""
+"""Methods in latents: their autoencoder's weights, latent pairs of HR and LR, checks of parts."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
@@ -10,12 +12,43 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_modules.backbone.space import Space
+from lightning_modules.base import ImageModel
 from lightning_modules.noise import Noise
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
     from lightning_modules.backbone.denoiser import UNet2D
-    from lightning_modules.backbone.space import Space
+
+
+class InLatents(ImageModel):
+    """A method with a frozen ``space``, whose weights may have a file of their own.
+
+    Args:
+        scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
+        space_weights: Weights of the space's autoencoder, unless ``space`` sets them: a run of
+            ``Autoencoder``, its authors' file, or a name of ``configs/weights.yaml``.
+    """
+
+    space: Space
+
+    def __init__(self, scale: float, space_weights: str | None = None, **kwargs: Any) -> None:
+        super().__init__(scale, **kwargs)
+        self.space_weights = space_weights
+
+    def load_parts(self, find: Callable[[str, str], Path]) -> None:
+        """Load the autoencoder's weights. Subclasses must call super() first."""
+        super().load_parts(find)
+        if self.space_weights is not None:
+            self.space.load_official(find("space_weights", self.space_weights))
+
+    def setup(self, stage: str) -> None:
+        """Raise if the autoencoder has random weights. Subclasses must call super().
+
+        Raises:
+            ValueError: If so.
+        """
+        super().setup(stage)
+        check_space(self.space, "space_weights")
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ReduceLROnPlateau
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 from torch.optim.lr_scheduler import ReduceLROnPlateau as TorchReduceLROnPlateau
 
@@ -95,6 +95,16 @@ def _watched(trainer: Trainer) -> dict[str, Any]:
 
 
 SCHEDULE = "lr_scheduler"
+
+
+def adamw(parameters: Iterable[Any], lr: float = 5e-5) -> Optimizer:
+    """AdamW without weight decay; the learning rate is that of ResShift and InvSR.
+
+    Args:
+        parameters: Parameters, or groups of them.
+        lr: Learning rate.
+    """
+    return AdamW(parameters, lr=lr, weight_decay=0.0, fused=True)
 
 
 def optimizer_of(

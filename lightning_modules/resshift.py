@@ -12,7 +12,7 @@ code; the text has nearest neighbour. LPIPS compares with the autoencoder's roun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -27,6 +27,7 @@ from lightning_modules.base import SuperResolver
 from lightning_modules.latents import check_space, enlarged, latent_pair, whole_lr
 from lightning_modules.networks.swin_unet import from_official
 from lightning_modules.noise import Noise
+from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import ShiftSampler, ShiftSolver
 from lightning_modules.sampling.tiling import padded
 
@@ -34,11 +35,6 @@ if TYPE_CHECKING:
     from datamodules.base import Batch
 
 PerceptualTarget = Literal["round_trip", "hr"]
-
-
-def adamw(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-    """AdamW without weight decay and a learning rate of 5e-5, as in both papers."""
-    return torch.optim.AdamW(parameters, lr=5e-5, weight_decay=0.0, fused=True)
 
 
 class ResShift(SuperResolver):

@@ -39,12 +39,14 @@ class Weights:
         model: Class path of the model they belong to, or None for a file that is not ours.
         name: Name in results: the file's path, and whether EMA weights were used.
         frozen: Source of the weights of each frozen part.
+        timesteps: Range that a diffusion was trained on, end excluded; None if unknown.
     """
 
     tensors: dict[str, Tensor]
     model: str | None
     name: str
     frozen: dict[str, str] = field(default_factory=dict)
+    timesteps: tuple[int, int] | None = None
 
 
 def read_weights(path: str | Path) -> Weights:
@@ -71,12 +73,14 @@ def read_weights(path: str | Path) -> Weights:
         if EXPORTED not in about:
             return Weights(content, None, str(path))
         frozen = json.loads(about.get("frozen", "{}"))
-        return Weights(content, about.get("model"), str(path), frozen)
+        timesteps = json.loads(about.get("init_args", "{}")).get("timesteps")
+        return Weights(content, about.get("model"), str(path), frozen, timesteps)
     if "pytorch-lightning_version" in content and isinstance(content.get("state_dict"), dict):
         ema = content.get("callbacks", {}).get("EMA")
         tensors = {**content["state_dict"], **(ema["weights"] if ema else {})}
         name = f"{path} (EMA)" if ema else str(path)
-        return Weights(tensors, content.get("model"), name, content.get("frozen", {}))
+        frozen, timesteps = content.get("frozen", {}), content.get("timesteps")
+        return Weights(tensors, content.get("model"), name, frozen, timesteps)
     return Weights(_state_dict(content, path), None, str(path))
 
 

@@ -59,8 +59,8 @@ def training(folder: Path) -> tuple[str, ...]:
     """Arguments for what training needs besides."""
     judge = "--model.init_args.discriminator.init_args"
     return (
-        *("--model.init_args.perceptual.init_args.widths", str(list(LPIPS))),
-        *("--model.init_args.perceptual_weights", str(folder / "lpips.pth")),
+        *("--model.init_args.training.perceptual.init_args.widths", str(list(LPIPS))),
+        *("--model.init_args.training.perceptual_weights", str(folder / "lpips.pth")),
         *(f"{judge}.widths", "[32,64,64]", f"{judge}.heads", "4"),
         *(f"{judge}.text_width", str(TEXT), f"{judge}.text_heads", "4"),
     )

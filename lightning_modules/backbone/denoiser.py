@@ -9,7 +9,7 @@ adapters there, as in any program with diffusers.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -206,6 +206,7 @@ class UNet2D(Denoiser):
         self._add_null(null_token or ("none" if trained else "learned"))
         self.channels = int(self.unet.config.out_channels)
         self.begun = str(network) if trained else ""
+        self.trained_timesteps: Sequence[int] | None = None  # first and end; None for all
         if self.flags.frozen:
             self.requires_grad_(False)
             # Random weights have no source before `load`.
@@ -246,7 +247,7 @@ class UNet2D(Denoiser):
         tensors = bare_names(weights.tensors)
         own = part_of(tensors, "denoiser")
         fit(self if own else self.unet, own or tensors, weights.name)
-        self.begun = weights.name
+        self.begun, self.trained_timesteps = weights.name, weights.timesteps
         if self.flags.frozen:
             self.source = f"{weights.name} {fingerprint(own or tensors)}"
 

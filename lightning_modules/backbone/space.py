@@ -1,7 +1,8 @@
 """Spaces of diffusion: pixels, or the latents of an autoencoder.
 
 A space maps images in [0, 1] to the denoiser's inputs and back. Autoencoders are frozen and stay in
-evaluation mode; gradients pass through them to their input.
+evaluation mode, except in ``lightning_modules.Autoencoder``, which trains them; gradients pass
+through them to their input.
 """
 
 from __future__ import annotations
@@ -16,17 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from files.paths import expand_path
-from lightning_modules.backbone.library import of_clip, pretrained, to_clip
+from lightning_modules.backbone.library import of_clip, pretrained, to_clip, untrained
 from lightning_modules.networks.autoencoders import (
     TAEF2_CHANNELS,
     TAEF2_FACTOR,
+    PCAAutoencoder,
     resshift_vq,
     taef2_decoder,
     taef2_encoder,
     vq_from_official,
 )
 from lightning_modules.noise import Noise
-from lightning_modules.weights import fingerprint, fit, read_file, read_weights
+from lightning_modules.weights import fingerprint, fit, fit_part, read_file, read_weights
 
 if TYPE_CHECKING:
     from diffusers import VQModel
@@ -46,6 +48,7 @@ class Space(nn.Module, ABC):
         channels: Channels of a latent.
         factor: Pixels of an image per position of a latent, along a side.
         source: Source of the weights, with a hash; empty if there are none.
+        draws: Whether the encoder gives a distribution to draw from.
     """
 
     channels: int
@@ -53,6 +56,8 @@ class Space(nn.Module, ABC):
     source: str = ""
     mean: Tensor
     deviation: Tensor
+    draws: bool = False  # whether the encoder has a distribution
+    _trains: bool = False
     _known: str = ""  # identity of latents that were found to match
 
     def __init__(self, mean: Sequence[float] = (0.0,), deviation: Sequence[float] = (1.0,)) -> None:
@@ -146,18 +151,53 @@ class Space(nn.Module, ABC):
         return self._decode(z * self.deviation + self.mean)
 
     def load_official(self, path: str | Path) -> None:
-        """Load the autoencoder from a file of its authors' release.
+        """Load the autoencoder from a run that trained it, or from its authors' file.
 
         Args:
-            path: The file.
+            path: Checkpoint of ``lightning_modules.Autoencoder``, exported file, or the release.
 
         Raises:
-            ValueError: If there is no release, or the file is corrupt or of another autoencoder.
+            ValueError: If there is nothing to load, or the file is corrupt or of another
+                autoencoder.
         """
-        raise ValueError(
-            f"{type(self).__name__} does not support model.init_args.space_weights: unset it, "
-            "and see the space's own arguments"
-        )
+        if not any(True for _ in self.parameters()):
+            raise ValueError(
+                f"{type(self).__name__} has no weights: unset model.init_args.space_weights"
+            )
+        found = read_weights(path)
+        fit_part(self, found, "space", self.official)
+        # The hash is of the autoencoder's own names, as where it is read from a folder.
+        tensors = getattr(self, "vae", self).state_dict()
+        self.source = f"{Path(path).name} {fingerprint(tensors)}"
+
+    def official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Map the tensors of the authors' file to this space's names.
+
+        Args:
+            tensors: Tensors by the names in the file.
+        """
+        return tensors
+
+    def thaw(self) -> None:
+        """Make the autoencoder trainable."""
+        self.requires_grad_(True)
+        self._trains = True
+        self.train()
+
+    def begin(self, images: Tensor) -> None:
+        """Start from training images, if the autoencoder has such a start.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+        """
+
+    def commitment(self, z: Tensor) -> Tensor:
+        """Return the loss of quantisation, a scalar; 0 without a codebook.
+
+        Args:
+            z: (B, channels, h, w).
+        """
+        return z.new_zeros(())
 
     @property
     def identity(self) -> str:
@@ -177,8 +217,8 @@ class Space(nn.Module, ABC):
         self.train(False)
 
     def train(self, mode: bool = True) -> Space:
-        """Stay in evaluation mode."""
-        super().train(False)
+        """Stay in evaluation mode unless the autoencoder trains."""
+        super().train(mode and self._trains)
         return self
 
 
@@ -198,8 +238,9 @@ class KLSpace(Space):
     """Latents of a variational autoencoder with a normal posterior, as in Stable Diffusion.
 
     Args:
-        vae: Folder, or name on the hub, of the autoencoder in diffusers' layout; in Python also
-            diffusers' autoencoder itself. Its scaling and shift are applied.
+        vae: Folder, or name on the hub, of the autoencoder in diffusers' layout; or arguments of
+            diffusers' class, as in a ``config.json``, for random weights; in Python also diffusers'
+            autoencoder itself. Its scaling and shift are applied.
         subfolder: Subfolder of the autoencoder, e.g. ``vae``.
         revision: Branch, tag or commit on the hub.
 
@@ -208,8 +249,13 @@ class KLSpace(Space):
         ValueError: If its weights do not fit.
     """
 
+    draws = True
+
     def __init__(
-        self, vae: str | nn.Module, subfolder: str | None = None, revision: str | None = None
+        self,
+        vae: str | dict[str, Any] | nn.Module,
+        subfolder: str | None = None,
+        revision: str | None = None,
     ) -> None:
         made, source = _autoencoder("AutoencoderKL", vae, subfolder, revision)
         config = made.config
@@ -230,6 +276,10 @@ class KLSpace(Space):
         """As ``Space.distribution``."""
         posterior = self.vae.encode(image * 2 - 1).latent_dist
         return self.standardised(posterior.mean), posterior.std / self.deviation
+
+    def official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """As ``Space.official``, for diffusers' names."""
+        return {f"vae.{name}": tensor for name, tensor in tensors.items()}
 
     def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
         posterior = self.vae.encode(image * 2 - 1).latent_dist
@@ -298,10 +348,14 @@ class VQSpace(Space):
         self.factor = 2 ** (len(config.block_out_channels) - 1)
         self._freeze()
 
-    def load_official(self, path: str | Path) -> None:
-        """Load a file such as ``autoencoder_vq_f4.pth``."""
-        fit(self.vae, vq_from_official(read_weights(path).tensors), str(path))
-        self.source = f"{Path(path).name} {fingerprint(self.vae.state_dict())}"
+    def official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """As ``Space.official``, for a file such as ``autoencoder_vq_f4.pth``."""
+        return {f"vae.{name}": tensor for name, tensor in vq_from_official(tensors).items()}
+
+    def commitment(self, z: Tensor) -> Tensor:
+        """As ``Space.commitment``."""
+        quantised: tuple[Tensor, Tensor, Any] = self.vae.quantize(z)
+        return quantised[1]
 
     def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
         return self.vae.encode(image * 2 - 1).latents
@@ -374,12 +428,56 @@ class Taef2Space(Space):
         return self.decoder(z)
 
 
+class PCASpace(Space):
+    """Latents of an autoencoder that ``lightning_modules.Autoencoder`` trained in minutes.
+
+    See ``networks.autoencoders.PCAAutoencoder``. Latents are standardised by the autoencoder.
+
+    Args:
+        latent: Channels of a latent, at most 3 factor^2.
+        factor: Pixels per position of a latent, along a side; a power of two.
+        kernel: Side of the encoder's convolution in pixels: the factor, or more by an even number.
+        widths: Channels of the residual decoder's levels, coarse to fine; one level more than
+            doublings of the sides.
+
+    Raises:
+        ValueError: If an argument is out of range, or the number of widths does not fit.
+    """
+
+    def __init__(
+        self,
+        latent: int = 12,
+        factor: int = 4,
+        kernel: int = 8,
+        widths: Sequence[int] = (64, 32, 24),
+    ) -> None:
+        super().__init__()
+        self.vae = PCAAutoencoder(latent, factor, kernel, widths)
+        self.channels, self.factor = latent, factor
+        self._freeze()
+
+    def begin(self, images: Tensor) -> None:
+        """Start at the principal components of the images' patches."""
+        self.vae.begin(images)
+
+    def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
+        return self.vae.encode(image)
+
+    def _decode(self, z: Tensor) -> Tensor:
+        return self.vae.decode(z)
+
+
 def _autoencoder(
-    kind: str, vae: str | nn.Module, subfolder: str | None, revision: str | None
+    kind: str,
+    vae: str | dict[str, Any] | nn.Module,
+    subfolder: str | None,
+    revision: str | None,
 ) -> tuple[Any, str]:
     """Return an autoencoder of diffusers, and the source of its weights if it is trained."""
     if isinstance(vae, nn.Module):
         return vae, ""
+    if isinstance(vae, dict):
+        return untrained(kind, vae), ""
     made = pretrained("model.init_args.space.init_args.vae", kind, vae, subfolder, revision)
     return made, named(vae, made, revision)
 

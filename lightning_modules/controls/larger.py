@@ -30,7 +30,7 @@ from lightning_modules.backbone.space import PixelSpace, Space
 from lightning_modules.base import Generator
 from lightning_modules.casarbi import Size
 from lightning_modules.controls.scalecrafter import NetworkPatch, Step
-from lightning_modules.latents import check_base, check_choice, check_trained
+from lightning_modules.latents import InLatents, check_base, check_choice, check_trained
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.captions import (
     check_captions,
@@ -177,7 +177,7 @@ SizeCondition = Literal["stage", "base"]
 Predict = Callable[[int, Tensor, Tensor, Condition], Tensor]
 
 
-class FromBase(Generator):
+class FromBase(InLatents, Generator):
     """A generator on a trained diffusion model, the base.
 
     Args:
@@ -410,7 +410,8 @@ class FromBase(Generator):
             self.weights_source = self.denoiser.source or None
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
-        """Load the base."""
+        """Load the autoencoder and the base."""
+        super().load_parts(find)
         if self.denoiser_weights is not None:
             self.denoiser.load(find("denoiser_weights", self.denoiser_weights))
             self._name_weights()

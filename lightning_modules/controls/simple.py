@@ -22,7 +22,7 @@ from files.png_text import open_image
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import SuperResolver
 from lightning_modules.device import to_device
-from lightning_modules.latents import check_space, enlarged, latent_pair
+from lightning_modules.latents import InLatents, enlarged, latent_pair
 from lightning_modules.networks.noise_predictor import NoisePredictor
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.tiling import padded
@@ -163,15 +163,15 @@ def _some(names: list[str], count: int = 5) -> str:
 Image = Literal["hr", "bicubic"]
 
 
-class RoundTrip(SuperResolver):
+class RoundTrip(InLatents, SuperResolver):
     """Encode and decode an image; only for tests.
 
     Args:
         scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
         space: The autoencoder.
         of: Its input: ``hr``, or the ``bicubic`` enlargement of LR.
-        space_weights: Weights of the autoencoder, unless ``space`` sets them: a run that trained
-            it, a file, or a name of ``configs/weights.yaml``.
+        space_weights: Weights of the autoencoder, unless ``space`` sets them: a run of
+            ``Autoencoder``, its authors' file, or a name of ``configs/weights.yaml``.
 
     Raises:
         ValueError: If ``of`` is neither.
@@ -184,17 +184,16 @@ class RoundTrip(SuperResolver):
         of: Image = "bicubic",
         space_weights: str | None = None,
     ) -> None:
-        super().__init__(scale)
+        super().__init__(scale, space_weights=space_weights)
         if of not in get_args(Image):
             raise ValueError(f"model.init_args.of is {of!r}; expected hr or bicubic")
-        self.space, self.of, self.space_weights = space, of, space_weights
+        self.space, self.of = space, of
         self.weights_source = space.source or None
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
         """Load the autoencoder's weights."""
-        if self.space_weights is not None:
-            self.space.load_official(find("space_weights", self.space_weights))
-            self.weights_source = self.space.source
+        super().load_parts(find)
+        self.weights_source = self.space.source or None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Raise: there is nothing to train.
@@ -222,7 +221,7 @@ class RoundTrip(SuperResolver):
         return self.space.decode(self.space.encode(padded))[..., :H, :W]
 
 
-class LatentRegression(SuperResolver):
+class LatentRegression(InLatents, SuperResolver):
     """InvSR's predictor, trained as a regression.
 
     The predicted mean is added to the latent of the enlarged LR image.
@@ -275,12 +274,3 @@ class LatentRegression(SuperResolver):
         size = (round(lr.shape[-2] * self.scale), round(lr.shape[-1] * self.scale))
         y = self.space.encode(enlarged(lr, size))
         return mirrored.crop(self.space.decode(y + self.predictor(lr, 0.0).mean), batch["size"])
-
-    def setup(self, stage: str) -> None:
-        """Raise if the autoencoder has random weights.
-
-        Raises:
-            ValueError: If so.
-        """
-        super().setup(stage)
-        check_space(self.space)

@@ -150,7 +150,7 @@ def test_the_miniature_is_tested(
     for name in ("invsr/mse", "invsr/middle"):
         if not Path("runs", f"mini_{name.replace('/', '_')}").is_dir():
             typed(at(name), *RUN, *FIT, *NO_PICTURES.get(name, ()))
-    middle = "--model.init_args.middle"
+    middle = "--model.init_args.sampling.middle"
     enlarger(
         *("test", "--config", at("invsr/mse"), *RUN, "--model.init_args.sampling.steps", 3),
         *("--model.init_args.sampling.solver", "predicted"),
@@ -301,7 +301,8 @@ def test_each_thing_that_is_missing_is_one_sentence(
         "python -m lightning_modules.backbone.prompt",
     )
     perceptual = (
-        "model.init_args.perceptual_weights is 'latent-lpips-sd-turbo': vgg16_sdturbo_lpips",
+        "model.init_args.training.perceptual_weights is 'latent-lpips-sd-turbo': "
+        "vgg16_sdturbo_lpips",
         f"put it into {paper}",
     )
     asked = {

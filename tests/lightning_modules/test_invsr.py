@@ -490,7 +490,7 @@ def test_the_distance_is_looked_for_in_training_alone(tmp_path: Path) -> None:
     method.setup("test")
     assert not asked
     method.setup("fit")
-    assert asked == [("perceptual_weights", "lpips.pth")]
+    assert asked == [("training.perceptual_weights", "lpips.pth")]
     assert method.perceptual.source.startswith("lpips.pth ")
     checkpoint = {"state_dict": method.state_dict(), "pytorch-lightning_version": "2"}
     method.on_save_checkpoint(checkpoint)

@@ -116,7 +116,7 @@ def test_standardised():
 
 
 def test_a_space_without_a_release():
-    with pytest.raises(ValueError, match=r"PixelSpace does not support .*space_weights"):
+    with pytest.raises(ValueError, match=r"PixelSpace has no weights: unset .*space_weights"):
         PixelSpace().load_official("vq.pth")
 
 
