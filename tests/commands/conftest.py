@@ -2,14 +2,55 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from jsonargparse import Namespace
 
 import main
 from tests.conftest import REPO
+
+BICUBIC = """\
+model: lightning_modules.Bicubic
+data: {class_path: datamodules.SRDataModule, init_args: {scale: 2, workers: 0}}
+trainer: {accelerator: cpu, logger: false, enable_progress_bar: false, callbacks: [callbacks.PSNR]}
+"""
+BUILT: dict[str | None, dict[str, Any]] = {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _parser_is_built_once() -> Iterator[None]:
+    """Building the parser of a command takes longer than finding a misspelt key with it."""
+    from commands.cli import EnlargerCLI
+
+    build = EnlargerCLI.setup_parser
+
+    def setup_parser(cli: EnlargerCLI, *args: Any) -> None:
+        if cli.command not in BUILT:
+            before = set(vars(cli))
+            build(cli, *args)
+            BUILT[cli.command] = {k: v for k, v in vars(cli).items() if k not in before}
+            for parser in cli.command_parsers.values():
+                parser.all_callback_keys = list(parser.callback_keys)
+        vars(cli).update(BUILT[cli.command])
+        for parser in cli.command_parsers.values():  # a run takes some of them away
+            parser.callback_keys = list(parser.all_callback_keys)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EnlargerCLI, "setup_parser", setup_parser)
+        yield
+
+
+@pytest.fixture
+def bicubic(tiny: Path) -> str:
+    """Return the name of a file like `tiny.yaml` without what training needs; it is read sooner."""
+    (tiny / "bicubic").mkdir()
+    (tiny / "bicubic" / "tiny.yaml").write_text(BICUBIC)
+    return "bicubic/tiny.yaml"
 
 
 @pytest.fixture
@@ -30,19 +71,59 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     return run
 
 
-@pytest.fixture(scope="session")
-def _trained_once(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
-    folder = tmp_path_factory.mktemp("trained")
-    text = (REPO / "tests" / "tiny.yaml").read_text().replace("PHOTOS", str(photo_folder))
-    (folder / "tiny.yaml").write_text(text)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        main.main(["fit", "--config", "tiny.yaml"])
-    return folder / "runs"
+class Read(Exception):  # noqa: N818  (no error)
+    """Ends a command whose configuration is read."""
 
 
 @pytest.fixture
-def trained(tiny: Path, _trained_once: Path) -> Path:
+def configured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Namespace]:
+    """Read the configuration of a command as it would be run, and return it."""
+    from commands.cli import EnlargerCLI
+
+    def run(*args: object) -> Namespace:
+        found: list[Namespace] = []
+
+        def read(cli: EnlargerCLI) -> None:
+            found.append(cli.config[cli.subcommand])
+            raise Read
+
+        with monkeypatch.context() as patch, pytest.raises(Read):
+            patch.setattr(EnlargerCLI, "before_instantiate_classes", read)
+            main.main([str(arg) for arg in args])
+        return found[0]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def _fitted(
+    tmp_path_factory: pytest.TempPathFactory, photo_folder: Path
+) -> Callable[..., Path]:
+    text = (REPO / "tests" / "tiny.yaml").read_text().replace("PHOTOS", str(photo_folder))
+
+    @functools.cache
+    def fit(*args: str) -> Path:
+        folder = tmp_path_factory.mktemp("fitted")
+        (folder / "tiny.yaml").write_text(text)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            main.main(["fit", "--config", "tiny.yaml", *args])
+        return folder / "runs" / "tiny"
+
+    return fit
+
+
+@pytest.fixture
+def fitted(tiny: Path, _fitted: Callable[..., Path]) -> Callable[..., Path]:
+    """Return a run directory as of `fit --config tiny.yaml` with more arguments, made once."""
+
+    def copy(*args: object, name: str = "tiny") -> Path:
+        return Path(shutil.copytree(_fitted(*map(str, args)), Path("runs", name)))
+
+    return copy
+
+
+@pytest.fixture
+def trained(fitted: Callable[..., Path]) -> Path:
     """Return the run directory of `fit --config tiny.yaml` in `tiny`."""
-    shutil.copytree(_trained_once, tiny / "runs")
-    return Path("runs", "tiny")
+    return fitted()

@@ -23,13 +23,7 @@ from tests.quick import quick
 
 Refusal = Callable[..., str]
 Enlarger = Callable[..., None]
-PREDICT = (
-    "predict",
-    "--config",
-    "tiny.yaml",
-    "--model",
-    "lightning_modules.Bicubic",
-)
+PREDICT = ("predict", "--config", "bicubic/tiny.yaml")
 OUT = Path("runs/tiny/predict")
 
 
@@ -44,7 +38,7 @@ def pixels(path: Path) -> NDArray[np.uint8]:
 
 
 @pytest.fixture
-def folder(tiny: Path) -> Path:
+def folder(tiny: Path, bicubic: str) -> Path:
     """Return a folder of images, with a sub-folder."""
     folder = tiny / "in"
     (folder / "sub").mkdir(parents=True)
@@ -238,15 +232,9 @@ def test_what_was_made_otherwise_is_not_kept_in_silence(
 
 
 def test_another_size_of_what_a_generator_makes_is_not_kept(
-    tiny: Path, enlarger: Enlarger, refusal: Refusal
+    bicubic: str, enlarger: Enlarger, refusal: Refusal
 ) -> None:
-    command = (
-        "predict",
-        "--config",
-        "tiny.yaml",
-        "--model",
-        "tests.lightning_modules.tiny.Painter",
-    )
+    command = (*PREDICT, "--model", "tests.lightning_modules.tiny.Painter")
     command += ("--data.init_args.predict", "datamodules.Seeds")
     source = "--data.init_args.predict.init_args"
     enlarger(*command, f"{source}.count", 1, f"{source}.size", 8)
@@ -259,7 +247,7 @@ def test_another_size_of_what_a_generator_makes_is_not_kept(
 def test_the_seed_of_a_method_that_draws(
     folder: Path, enlarger: Enlarger, refusal: Refusal
 ) -> None:
-    command = ("predict", "--config", "tiny.yaml", "--model", "tests.commands.stochastic.Noisy")
+    command = (*PREDICT, "--model", "tests.commands.stochastic.Noisy")
     command += ("--data.init_args.predict", folder / "a.png")
     enlarger(*command, "--seed_everything", 3)
     assert [line["seed"] for line in lines()] == [3]
@@ -271,8 +259,7 @@ def test_other_weights_of_the_same_name_are_seen(
 ) -> None:
     command = ("predict", "--config", "tiny.yaml", "--data.init_args.predict", folder)
     enlarger(*command)
-    enlarger("fit", "--config", "tiny.yaml", "--run.name", "b", "--trainer.max_steps", "3")
-    other = next(Path("runs/b/checkpoints").glob("*.ckpt"))
+    other = trained / "checkpoints" / "step-000000012.ckpt"  # the best one is another
     sentence = refusal(*command, "--model.init_args.weights", other)
     assert "digest of the weights: " in sentence
     enlarger(*command)  # wherever they are found, the same are the same
@@ -341,7 +328,7 @@ def test_outputs_among_the_inputs_are_not_enlarged(
 
 
 def test_an_output_beside_its_input_does_not_change_its_name(
-    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+    tiny: Path, bicubic: str, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tiny / "in").mkdir()
     for name in ("a.jpg", "b.jpg", "b.webp"):
@@ -501,7 +488,7 @@ def test_large_pictures_go_through_tiles(folder: Path, enlarger: Enlarger) -> No
     predict(enlarger, folder)
     Small.largest = 0
     enlarger(
-        *("predict", "--config", "tiny.yaml", "--model", f"{__name__}.Small"),
+        *(*PREDICT, "--model", f"{__name__}.Small"),
         *("--data.init_args.predict", folder, "--writer.folder", "tiled"),
     )
     assert 0 < Small.largest < 24  # of the longer ones, by a quarter at most

@@ -21,7 +21,7 @@ from commands.distributed.heartbeat import (
     write_failure_note,
 )
 
-BEAT, LIMIT = 0.05, 0.6  # seconds; a thread that pauses for longer counts as lost
+BEAT, LIMIT = 0.04, 0.4  # seconds; a thread that pauses for longer counts as lost
 PATIENCE = 60.0
 
 pytestmark = pytest.mark.timing
@@ -73,7 +73,7 @@ def words(folder: Path, rank: int) -> str:
 
 
 def test_nobody_ends_who_sees_the_others(three: list[Process]) -> None:
-    assert not three[0].ends.done.wait(3 * LIMIT)
+    assert not three[0].ends.done.wait(2 * LIMIT)
     assert not any(process.ends.done.is_set() for process in three)
 
 
@@ -89,7 +89,7 @@ def test_a_silent_process_ends_the_others(three: list[Process], tmp_path: Path) 
 
 def test_a_process_that_took_leave_is_not_missed(three: list[Process]) -> None:
     three[1].line.leave()
-    assert not three[0].ends.done.wait(3 * LIMIT)
+    assert not three[0].ends.done.wait(2 * LIMIT)
     assert not three[2].ends.done.is_set()
 
 

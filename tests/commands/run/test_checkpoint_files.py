@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
+import multiprocessing
 import random
-import signal
-import subprocess
-import sys
 import time
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -26,35 +25,31 @@ from commands.run.files import (
     write_atomically,
     write_whole,
 )
-from tests.conftest import REPO
 
-WRITES = """
-import sys
-from pathlib import Path
-from commands.run.files import write_whole
-folder, first = Path(sys.argv[1]), int(sys.argv[2])
-for step in range(first, first + 100000):
-    content = step.to_bytes(8, "little") * 40000
-    write_whole(folder / f"step-{step:09d}.ckpt", lambda file: file.write(content))
-    print(step, flush=True)
-"""
+FORK = multiprocessing.get_context("fork")  # without the seconds of an import
+
+
+def write_steps(folder: Path, first: int, said: Connection[Any, Any]) -> None:
+    for step in range(first, first + 100000):
+        content = step.to_bytes(8, "little") * 40000
+        write_whole(folder / f"step-{step:09d}.ckpt", lambda file, c=content: file.write(c))
+        said.send(step)
 
 
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     chance, told = random.Random(3), -1
     for _ in range(12):
-        process = subprocess.Popen(
-            [sys.executable, "-c", WRITES, str(tmp_path), str(told + 1)],
-            env={**os.environ, "PYTHONPATH": str(REPO)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stdout is not None
-        assert process.stdout.readline()
+        heard, said = FORK.Pipe(duplex=False)
+        process = FORK.Process(target=write_steps, args=(tmp_path, told + 1, said))
+        process.start()
+        said.close()
+        last = heard.recv()
         time.sleep(chance.uniform(0.0, 0.02))
-        process.send_signal(signal.SIGKILL)
-        rest = process.communicate()[0].split()
-        last = int(rest[-1]) if rest else told + 1
+        process.kill()
+        process.join()
+        with suppress(EOFError):
+            while True:
+                last = heard.recv()
         found = newest_whole(tmp_path)
         assert found is not None
         step = int(found.stem.removeprefix("step-"))
@@ -64,14 +59,6 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
         told = step
 
 
-WRITES_ONE = """
-import sys
-from pathlib import Path
-from commands.run.files import write_whole
-write_whole(Path(sys.argv[1]), lambda file: file.write(b"B" * 100000))
-"""
-
-
 def test_two_processes_write_the_same_name(tmp_path: Path) -> None:
     """The second write begins and ends in the middle of the first."""
     path = tmp_path / "step-000000001.ckpt"
@@ -79,8 +66,10 @@ def test_two_processes_write_the_same_name(tmp_path: Path) -> None:
     def write(file: BinaryIO) -> None:
         file.write(b"A" * 50000)
         file.flush()
-        command = [sys.executable, "-c", WRITES_ONE, str(path)]
-        subprocess.run(command, env={**os.environ, "PYTHONPATH": str(REPO)}, check=True)
+        other = FORK.Process(target=write_whole, args=(path, lambda f: f.write(b"B" * 100000)))
+        other.start()
+        other.join()
+        assert other.exitcode == 0
         assert is_whole(path)
         assert path.read_bytes() == b"B" * 100000
         file.write(b"A" * 50000)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import logging
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,9 +23,9 @@ from commands.cli import EnlargerCLI
 from commands.errors import ConfigurationError, TemporaryError
 from commands.run import directory as run_lock
 from commands.run.directory import alone_in, lock_of
-from tests.conftest import REPO
 
 Enlarger = Callable[..., None]
+FORK = multiprocessing.get_context("fork")  # without the seconds of an import
 FIT = ("fit", "--config", "tiny.yaml")
 
 
@@ -37,36 +37,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_lock, "POLL_SECONDS", 0.01)
 
 
-@pytest.fixture
-def hold(tmp_path: Path) -> Callable[[Path], subprocess.Popen[str]]:
-    """Hold a run's lock in another process, which has forked a child."""
-
-    def start(run: Path) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-c", HOLDS, str(run)],
-            env={**os.environ, "PYTHONPATH": str(REPO)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held, and the child is out\n"
-        return process
-
-    return start
-
-
-HOLDS = """
-import os, signal, sys
-from pathlib import Path
-from commands.run.directory import alone_in
-with alone_in(Path(sys.argv[1])):
-    child = os.fork() == 0
-    if not child:
-        signal.pause()
-print("held, and the child is out", flush=True)
-sys.stdin.read()  # the child lives until the test ends it
-"""
+def hold(run: Path, end: Connection[Any, Any]) -> None:
+    """Hold a run's lock, with a child that leaves it and lives until it is told to end."""
+    with alone_in(run):
+        child = os.fork() == 0
+        if not child:
+            signal.pause()
+    end.send("held, and the child is out")
+    end.poll(60)
+    os._exit(0)
 
 
 def test_a_second_fit_of_a_run_is_refused(
@@ -117,19 +96,23 @@ def test_it_waits_until_the_other_ends(tmp_path: Path) -> None:
 
 
 def test_a_killed_run_frees_it_though_its_workers_live(
-    tmp_path: Path, hold: Callable[[Path], subprocess.Popen[str]], quick: None
+    tmp_path: Path, quick: None
 ) -> None:
-    process = hold(tmp_path / "run")
+    mine, other = FORK.Pipe()
+    process = FORK.Process(target=hold, args=(tmp_path / "run", other))
+    process.start()
+    assert mine.recv() == "held, and the child is out"
     with (
         pytest.raises(TemporaryError, match=f"by process {process.pid} on"),
         alone_in(tmp_path / "run"),
     ):
         pass
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     with alone_in(tmp_path / "run"):
         pass
-    process.communicate()  # ends its child
+    assert not mine.poll()
+    mine.send("end")
 
 
 def test_a_lock_that_its_holder_removes_is_none(
