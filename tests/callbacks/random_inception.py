@@ -18,10 +18,19 @@ from callbacks import weights
 NAME = "weights-inception-2015-12-05-6726825d.pth"
 
 
+MADE: dict[str, Path] = {}  # once, whichever modules import these fixtures
+
+
 @pytest.fixture(scope="session")
 def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights under the official name, alone in their folder."""
-    path = tmp_path_factory.mktemp("weights") / NAME
+    if "file" not in MADE:
+        MADE["file"] = tmp_path_factory.mktemp("weights") / NAME
+        _save(MADE["file"])
+    return MADE["file"]
+
+
+def _save(path: Path) -> None:
     extractor = library.FeatureExtractorInceptionV3
     with (
         mock.patch.object(library, "load_state_dict_from_url"),  # no download
@@ -39,18 +48,21 @@ def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 nn.init.uniform_(module.weight, 0.5, 1.5)
                 nn.init.uniform_(module.bias, -0.2, 0.2)
     torch.save(net.state_dict(), path)
-    return path
 
 
 @pytest.fixture
-def inception(inception_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def inception(
+    inception_file: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
     """Put that file where the project searches, and its hash into the manifest."""
-    entries: dict[str, Any] = yaml.safe_load(weights.MANIFEST.read_text())
-    digest = hashlib.sha256(inception_file.read_bytes()).hexdigest()
-    entries["fid-inception"] |= {"sha256": digest}
-    manifest = tmp_path / "manifest" / "weights.yaml"
-    manifest.parent.mkdir()
-    manifest.write_text(yaml.safe_dump(entries))
-    monkeypatch.setattr(weights, "MANIFEST", manifest)
+    if "manifest" not in MADE:
+        MADE["manifest"] = tmp_path_factory.mktemp("manifest") / "weights.yaml"
+        entries: dict[str, Any] = yaml.safe_load(weights.MANIFEST.read_text())
+        digest = hashlib.sha256(inception_file.read_bytes()).hexdigest()
+        entries["fid-inception"] |= {"sha256": digest}
+        MADE["manifest"].write_text(yaml.safe_dump(entries))
+    monkeypatch.setattr(weights, "MANIFEST", MADE["manifest"])
     monkeypatch.setenv("ENLARGER_WEIGHTS", str(inception_file.parent))
     return inception_file

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,13 @@ OWN_TESTS = [
     if re.search(r"/mini/|casarbi|latent_lpips|sd_turbo|self_cascade|nsarm_8b", n)
 ]
 TRAINED = [n for n in EXPERIMENTS if n not in OWN_TESTS and CONFIGS / n != BENCHMARK]
+# Of OWN_TESTS, benchmarks' own, which differ little from users' files, and the same model on other
+# data; built by slow tests.
+ALIKE = {
+    *(n for n in OWN_TESTS if "benchmarks" in PATHS[n].parts),
+    *(f"experiment/casarbi_lsun_tower{end}.yaml" for end in ("", "_base")),
+    *(f"experiment/{n}.yaml" for n in ("self_cascade_3072x1536", "mini/self_cascade/lora_r4")),
+}
 
 # A file of a group in its place; `{}` is the file, the rest comes from other shipped files.
 MODEL, DATA = ("--model", "model/bicubic.yaml"), ("--data", "data/photos.yaml")
@@ -105,9 +112,39 @@ def in_place(name: str) -> list[str]:
 # ----------------------------------------------------------------------------------------- parsing
 
 
-# Files of these groups are parsed together: the n-th of each group in one command.
+# What a quick test runs or builds is parsed there, with all files that it names.
+QUICK = [n for n in EXPERIMENTS if n not in ALIKE and "resshift_journal" not in n]
+PRESETS = [f"data/{data}.yaml" for data, _ in PAPERS]
+PRESETS += [f"callbacks/{preset}.yaml" for _, preset in PAPERS]
+
+
+def with_parts(names: Iterable[str]) -> set[str]:
+    """Those files, and all that they stand on."""
+    found: set[str] = set()
+    left = list(names)
+    while left:
+        if (name := left.pop()) not in found:
+            found.add(name)
+            left += [word for word in words_of(content(name)) if word in PATHS]
+    return found
+
+
+def words_of(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from words_of(inner)
+
+
+# The other files of these groups are parsed together: the n-th of each group in one command.
 GROUPS = ("model", "data", "degradation", "trainer", "callbacks")
-MEMBERS = {group: [name for name in FILES if name.startswith(f"{group}/")] for group in GROUPS}
+SEEN = with_parts([*QUICK, *PRESETS])
+MEMBERS = {
+    group: [name for name in FILES if name.startswith(f"{group}/") and name not in SEEN]
+    or [next(name for name in FILES if name.startswith(f"{group}/"))]
+    for group in GROUPS
+}
 TOGETHER = [
     tuple(names[number % len(names)] for names in MEMBERS.values())
     for number in range(max(map(len, MEMBERS.values())))

@@ -174,6 +174,7 @@ def test_the_distance_is_the_libraries() -> None:
     assert frechet_distance(a, b) == pytest.approx(float(_compute_fid(*moments)), rel=1e-6)
 
 
+@pytest.mark.slow  # five seconds for a root of a matrix; network and distance are compared above
 def test_fid_is_torch_fidelitys(inception: Path) -> None:
     """From images to the number."""
     sr, hr = two_sets()

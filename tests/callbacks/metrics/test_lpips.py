@@ -19,6 +19,7 @@ from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
 
 BUILD = {"alex": models.alexnet, "squeeze": models.squeezenet1_1, "vgg": models.vgg16}
 NAMES = {"alex": "alexnet", "squeeze": "squeezenet", "vgg": "vgg16"}
+PACKAGES: dict[Path, lpips.LPIPS] = {}  # by their files
 
 
 @pytest.fixture(scope="module", params=BUILD)
@@ -49,11 +50,13 @@ def loaded(monkeypatch: pytest.MonkeyPatch, net: Any, **arguments: Any) -> LPIPS
 
 
 def reference(net: Any) -> lpips.LPIPS:
-    """Return the package's network with the same weights."""
-    name, _, features = net
+    """Return the package's network with the same weights, made once: it draws all of VGG's."""
+    name, file, features = net
+    if file in PACKAGES:
+        return PACKAGES[file]
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
-        theirs = lpips.LPIPS(net=name, pnet_rand=True, verbose=False)
+        theirs = PACKAGES[file] = lpips.LPIPS(net=name, pnet_rand=True, verbose=False)
     state = features.state_dict()
     theirs.net.load_state_dict({k: state[k.split(".", 1)[1]] for k in theirs.net.state_dict()})
     return theirs

@@ -25,7 +25,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from callbacks.predict import files as image_file
-from callbacks.predict.files import LARGEST_EXIF, Extras, encode
+from callbacks.predict.files import LARGEST_EXIF, Extras, encode, holds_profile
 from callbacks.predict.predictions import NAME
 from callbacks.predict.writer import Writer
 from degradations.bicubic import resize
@@ -274,19 +274,36 @@ def test_exif_that_a_format_cannot_hold_is_counted(
     assert Base.Make not in Image.open(path).getexif()
 
 
-@pytest.mark.parametrize(
-    ("format", "most"), [("png", 8_000_000), ("jpg", 255 * 65519), ("webp", None), ("tiff", None)]
-)
+def a_profile(size: int) -> bytes:
+    return bytes(16) + b"RGB " + bytes(size - 20)
+
+
+@pytest.mark.parametrize("format", ["png", "jpg", "webp", "tiff"])
 def test_a_colour_profile_that_a_format_cannot_hold_is_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, format: str, most: int | None
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, format: str
 ) -> None:
-    for size in [20_000_000] if most is None else [most, most + 1]:
-        icc = bytes(16) + b"RGB " + bytes(size - 20)
+    """With a small limit, as Lightning goes through a batch's profiles byte by byte."""
+    limited, most = format in image_file.LARGEST_PROFILE, 3000
+    if limited:
+        monkeypatch.setitem(image_file.LARGEST_PROFILE, format, most)
+    for size in (most, most + 1):
+        icc = a_profile(size)
         path = one(tmp_path / str(size), picture(icc=icc), format)
-        held = most is None or size <= most
+        held = size <= most or not limited
         assert (open_image(path).info.get("icc_profile") == icc) == held
         lost = f"1 images lost their colour profile: {format} cannot hold it"
         assert (lost in caplog.text) != held
+
+
+@pytest.mark.parametrize(
+    ("format", "most"), [("png", 8_000_000), ("jpg", 255 * 65519), ("webp", None), ("tiff", None)]
+)
+def test_the_largest_colour_profile_can_be_read(format: Any, most: int | None) -> None:
+    icc = a_profile(20_000_000 if most is None else most)
+    assert holds_profile(icc, format)
+    assert most is None or not holds_profile(icc + b"x", format)
+    data = encode(np.zeros((2, 2, 3), np.uint8), Extras(icc=icc), format, 90)
+    assert open_image(io.BytesIO(data)).info["icc_profile"] == icc
 
 
 @pytest.mark.parametrize(("place", "beyond", "kept"), [("keep", 0, False), ("no_place", 8, True)])
