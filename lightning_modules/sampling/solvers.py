@@ -274,7 +274,7 @@ ShiftSolver = Literal["posterior", "ddim", "dpm_solver_2m"]
 
 @dataclass(frozen=True)
 class ShiftSampler:
-    """Sampling of residual shifting: of x - y, a diffusion process with the levels of the process.
+    """Sample residual shifting, in which x - y is a diffusion process with ``process.level``.
 
     Args:
         process: The process, at the timesteps of sampling.
@@ -316,7 +316,7 @@ class ShiftSampler:
             anchor: (B, ...), y.
             clean: Predicts x0 from x_t and its number among the timesteps of sampling.
             noise: Used by ``posterior``, and for a share of fresh noise.
-            unit: What x and the anchor were divided by.
+            unit: Number by which x and the anchor were divided, so that kappa is, too.
 
         Returns:
             (B, ...).
