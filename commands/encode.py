@@ -32,9 +32,10 @@ from datamodules.files.decode import UnreadableImage
 from datamodules.loading import end_workers_at_exit, start_worker
 from datamodules.order.keys import digest_of
 from datamodules.pack.journal import Journal, Stage, own_shards
-from datamodules.samples import Pictures, SampleDraws, turned
+from datamodules.samples import Flips, Pictures, SampleDraws, draw_turn, turned
 from datamodules.shards.index import split_name
 from datamodules.shards.writer import Members, ShardWriter, find_shards
+from datamodules.source import Augmentation
 from datamodules.sources.latents import ABOUT, Latents
 from datamodules.sources.triplets import Triplets
 from degradations.draws import seed_of
@@ -51,7 +52,7 @@ class EncodeOptions:
         crop: Side of the squares cut from the images, at positions that follow from
             ``seed_everything`` and the image's key; by default whole images.
         crops_per_image: Squares of each image.
-        flips: Flip and transpose the squares at random.
+        flips: Flip and transpose the squares at random; ``horizontal``: only flip left and right.
         pictures: Also write HR, for methods that need it in training.
         pairs: Also write LR, made by the run's ``degradation`` once for each square, and the latent
             of its enlargement, for methods such as ResShift.
@@ -66,7 +67,7 @@ class EncodeOptions:
     out: str = ""
     crop: int | None = None
     crops_per_image: int = 1
-    flips: bool = False
+    flips: Flips = False
     pictures: bool = False
     pairs: bool = False
     texts: bool = False
@@ -84,10 +85,19 @@ class Squares(Dataset[list[dict[str, Any]]]):
         options: Options of the command.
         unit: The sides are multiples of this many HR pixels.
         seed: Seed of the run.
+        augment: A further change of the squares.
     """
 
-    def __init__(self, source: Any, options: EncodeOptions, unit: int, seed: int) -> None:
+    def __init__(
+        self,
+        source: Any,
+        options: EncodeOptions,
+        unit: int,
+        seed: int,
+        augment: Augmentation | None = None,
+    ) -> None:
         self.source, self.options, self.unit, self.seed = source, options, unit, seed
+        self.augment = augment
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -112,6 +122,8 @@ class Squares(Dataset[list[dict[str, Any]]]):
         for square, number in enumerate(numbers):
             seed = seed_of(self.seed, "encode", key, square)
             hr = self._cut(whole, SampleDraws(seed, "crop"))
+            if self.augment is not None:
+                hr = self.augment(hr, seed)
             own = {"number": number, "key": f"{name}/{square}", "seed": seed}
             squares.append({**own, "hr": hr, **caption})
         return squares
@@ -133,7 +145,7 @@ class Squares(Dataset[list[dict[str, Any]]]):
             return _copy(whole[:rows, :columns], 0)
         height, width = whole.shape[:2]
         top, left = draws.integer(0, height - rows + 1), draws.integer(0, width - columns + 1)
-        turn = draws.integer(0, 8) if self.options.flips else 0
+        turn = draw_turn(self.options.flips, draws)
         return _copy(whole[top : top + rows, left : left + columns], turn)
 
 
@@ -215,7 +227,8 @@ class Encoding:
         if options.pairs:
             pictures = Pictures(self.source, "train", self.model.scale)
             self.degradation = degradation_of(pictures, data.degradation)
-        self.squares = Squares(self.source, options, unit_of(model), self.seed)
+        self.augment = data.crops.augment
+        self.squares = Squares(self.source, options, unit_of(model), self.seed, self.augment)
         self.count = len(self.squares) * options.crops_per_image
 
     def run(self, journal: Journal) -> None:
@@ -234,6 +247,8 @@ class Encoding:
         lr = None if self.degradation is None else repr(self.degradation)
         if self.options.texts:
             made["texts"] = self.model.encoder.source
+        if self.augment is not None:
+            made["augment"] = repr(self.augment)
         return {**settings, **made, "pictures_of": pictures, "degradation": lr}
 
     def _begin(self, journal: Journal) -> None:

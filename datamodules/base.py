@@ -20,7 +20,14 @@ from datamodules.clock import Listener
 from datamodules.loading import Loader, evaluation_sampler, loader_of, position_of
 from datamodules.order.keys import digest_of
 from datamodules.order.plan import Plan, PlanSampler, default_streams
-from datamodules.samples import Pictures, PredictPictures, Small, Tally, TrainingPictures
+from datamodules.samples import (
+    Flips,
+    Pictures,
+    PredictPictures,
+    Small,
+    Tally,
+    TrainingPictures,
+)
 from datamodules.scales import Scales
 from datamodules.shards.stream import Stream, StreamPictures
 from datamodules.source import Augmentation, Batch, Pixels, Sample, Source
@@ -243,7 +250,7 @@ class CropSettings:
 
     Args:
         per_image: Crops of each training image per epoch.
-        flips: Flip and transpose the crops at random.
+        flips: Flip and transpose the crops at random; ``horizontal``: only flip left and right.
         augment: A further change of the crops, on the CPU.
         small: What to do with training images smaller than crop_size: ``error``; ``pad``, mirror
             them at their lower and right border; or ``skip``, take other images instead.
@@ -257,7 +264,7 @@ class CropSettings:
     """
 
     per_image: int = 1
-    flips: bool = True
+    flips: Flips = True
     augment: Augmentation | None = None
     small: Small = "error"
     scales: Scales | None = None
@@ -268,6 +275,10 @@ class CropSettings:
         if self.small not in get_args(Small):
             raise ValueError(
                 f"data.init_args.crops.small is {self.small!r}; expected error, pad or skip"
+            )
+        if self.flips not in (True, False, "horizontal"):
+            raise ValueError(
+                f"data.init_args.crops.flips is {self.flips!r}; expected true, false or horizontal"
             )
         if not 0 <= self.unreadable_limit <= 1:
             raise ValueError(

@@ -27,6 +27,9 @@ from degradations.draws import GAMMA, MULTIPLIERS, SHIFTS
 _WORD = (1 << 64) - 1
 
 
+Flips = bool | Literal["horizontal"]
+
+
 class SampleDraws:
     """The numbers of ``Draws`` for one sample, ten times as fast as arrays of one number.
 
@@ -64,6 +67,18 @@ def turned(image: Pixels, turn: int, out: Pixels | None = None) -> Pixels:
     else:
         out[...] = image
     return out
+
+
+def draw_turn(flips: Flips, draws: SampleDraws) -> int:
+    """Draw the argument of ``turned``.
+
+    Args:
+        flips: True for all eight turns, ``horizontal`` for left and right, False for none.
+        draws: The sample's numbers.
+    """
+    if not flips:
+        return 0
+    return draws.integer(0, 2 if flips == "horizontal" else 8)
 
 
 def continued(image: Pixels, height: int, width: int) -> Pixels:
@@ -277,7 +292,7 @@ class TrainingPictures(Pictures):
         name: Name of the source in the configuration.
         scale: The scale at which the images are used.
         crop_size: Side of the HR crop in pixels.
-        flips: Whether to flip and transpose at random.
+        flips: Whether to flip and transpose at random; ``horizontal``: only flip left and right.
         augment: A further change of the crop.
         small: What to do with an image that is smaller than the crop.
         plan: Gives replacements for unusable images; without it, they raise an error.
@@ -289,7 +304,7 @@ class TrainingPictures(Pictures):
         name: str,
         scale: float,
         crop_size: int,
-        flips: bool,
+        flips: Flips,
         augment: Augmentation | None = None,
         small: Small = "error",
         plan: Plan | None = None,
@@ -414,7 +429,7 @@ class TrainingPictures(Pictures):
             raise self._too_small(index, (size[0] * step, size[1] * step))
         top = draws.integer(0, max(rows, 0) + 1)
         left = draws.integer(0, max(columns, 0) + 1)
-        return top, left, draws.integer(0, 8) if self.flips else 0
+        return top, left, draw_turn(self.flips, draws)
 
     def _cut(
         self,

@@ -421,6 +421,11 @@ class InvSR(InLatents, Adversarial):
         distance = float(self.distance)
         return starts_beyond(self.schedule, distance) if distance else ()
 
+    @property
+    def trained(self) -> list[int]:
+        """The indices, from 0, of the timesteps that are trained for."""
+        return [t - 1 for t in (self.starts if self.starting else self.starts[1:])]
+
     def on_train_start(self) -> None:
         """With ``training.starts: auto``, choose the starts, unless they are known.
 
@@ -455,8 +460,7 @@ class InvSR(InLatents, Adversarial):
         """
         noise = None if self.deterministic else Noise(batch["seed"], self.device)
         z, y = latent_pair(self.space, batch, noise)
-        trained = self.starts if self.starting else self.starts[1:]
-        choices = torch.tensor(trained, device=z.device) - 1
+        choices = torch.tensor(self.trained, device=z.device)
         t = choices[torch.randint(len(choices), (len(z),), device=z.device)]
         known = self._conditions(batch)
         x0 = self.predicted(batch["lr"], y if self.starting else z, t, known)

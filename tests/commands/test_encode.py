@@ -153,6 +153,38 @@ def test_a_stopped_command_goes_on(
     assert "made otherwise (space)" in refusal(*ENCODE, *CROPS)
 
 
+INVERT = """
+data:
+  init_args:
+    crops:
+      augment:
+        class_path: datamodules.Albumentations
+        init_args:
+          transforms: [{class_path: albumentations.InvertImg, init_args: {p: 1.0}}]
+"""
+
+
+def test_squares_are_changed_by_augment_and_flipped_by_axis(work: Path, enlarger: Enlarger) -> None:
+    Path("invert.yaml").write_text(INVERT)
+    options = (*CROPS, "--encode.pictures", "true")
+    enlarger(*ENCODE, *options)
+    enlarger(*ENCODE[:-1], "inverted", *options, "--config", "invert.yaml")
+    enlarger(*ENCODE[:-1], "flipped", *options, "--encode.flips", "horizontal")
+    plain, inverted, flipped = (
+        {k: v for path in sorted(Path(f).glob("*.tar")) for k, v in members(path).items()}
+        for f in ("out", "inverted", "flipped")
+    )
+    images = [name for name in plain if name.endswith(".png")]
+    turned = 0
+    for name in images:
+        image = pixels(plain[name])
+        torch.testing.assert_close(pixels(inverted[name]), 1 - image)
+        same, mirrored = (torch.equal(pixels(flipped[name]), x) for x in (image, image.flip(-1)))
+        assert same or mirrored
+        turned += mirrored
+    assert 0 < turned < len(images)
+
+
 def test_latents_of_another_autoencoder(work: Path, enlarger: Enlarger, refusal: Refusal) -> None:
     enlarger(*ENCODE, "--encode.pictures", "true")  # whole pictures: 48x40
     source = Latents("out/*.tar")

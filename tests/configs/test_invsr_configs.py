@@ -39,7 +39,7 @@ FIT = (
 )
 NO_PICTURES = {"invsr/middle": ("--trainer.limit_val_batches", "0")}
 PAPER = EXPERIMENTS / "invsr_sd_turbo.yaml"
-ONLY_TRAINING = ("perceptual", "perceptual_weights", "discriminator", "lr_scheduler")
+ONLY_TRAINING = ("training", "discriminator", "lr_scheduler")
 
 
 def at(name: str) -> Path:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from datamodules.augment import Albumentations
-from datamodules.base import Source, SRDataModule, check_crop
+from datamodules.base import CropSettings, Source, SRDataModule, check_crop
 from datamodules.batches import check_batch, collate
 from datamodules.order.plan import Item
 from datamodules.samples import PredictPictures, TrainingPictures
@@ -230,6 +230,16 @@ class TestCrops:
             crop = dataset[item]["hr"]
             y, x, _ = crop[0, 0]
             np.testing.assert_array_equal(crop, hr[y : y + 6, x : x + 6])
+
+    def test_horizontal_flips_keep_rows(self):
+        hr = located(8, 8)
+        dataset = TrainingPictures(Memory({"a": {"hr": hr}}), "train", 2.0, 8, flips="horizontal")
+        found = {dataset[item]["hr"].tobytes() for item in self.items(30)}
+        assert found == {hr.tobytes(), hr[:, ::-1].tobytes()}
+
+    def test_other_flips_are_refused(self):
+        with pytest.raises(ValueError, match=r"flips is 'vertical'; expected true, false or hor"):
+            CropSettings(flips="vertical")
 
     def test_a_crop_as_large_as_the_picture(self):
         dataset = TrainingPictures(Memory({"a": {"hr": located(8, 8)}}), "train", 2.0, 8, True)

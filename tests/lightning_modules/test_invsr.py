@@ -18,8 +18,18 @@ from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import Taef2Space
+from lightning_modules.base import SuperResolver
 from lightning_modules.controls.simple import LatentRegression
-from lightning_modules.invsr import InvSR, Sampling, Training, start_for, timesteps_for
+from lightning_modules.invsr import (
+    STARTS,
+    InvSR,
+    Sampling,
+    Training,
+    check_reach,
+    start_for,
+    starts_beyond,
+    timesteps_for,
+)
 from lightning_modules.latents import enlarged
 from lightning_modules.networks.discriminator import LatentDiscriminator
 from lightning_modules.networks.latent_lpips import LatentDistance, LatentLPIPS
@@ -115,13 +125,16 @@ def test_sigmas_are_those_of_the_release() -> None:
         (3, 200, [200, 100, 50]),
         (3, 150, [150, 100, 50]),
         (4, 100, [100, 75, 50, 25]),
+        (5, 450, [450, 360, 270, 180, 90]),
+        (3, 300, [300, 200, 100]),
     ],
 )
 def test_timesteps_are_those_of_release_and_paper(
     steps: int, start: int | None, expected: list[int]
 ) -> None:
     assert timesteps_for(steps, start) == expected
-    assert invsr(steps=steps, start=start).plan(start) == expected
+    starts = (*STARTS, 300, 450)
+    assert invsr(steps=steps, start=start, starts=starts).plan(start) == expected
 
 
 @pytest.mark.parametrize("start", [250, 100])
@@ -169,12 +182,12 @@ def test_networks_and_noise_levels_get_the_index(solver: Any, guidance: float) -
 
 def test_sampling_starts_at_the_levels_that_were_trained() -> None:
     method = invsr()
-    assert method.trained.tolist() == [t - 1 for t in method.starts] == [249, 199, 149, 99]
+    assert method.trained == [t - 1 for t in method.starts] == [249, 199, 149, 99]
     released = dict(zip(method.starts, (0.693205, 0.569285, 0.453819, 0.341674), strict=True))
     for start, sigma in released.items():
         method, given = invsr(predictor=None, start=start, deterministic=True).eval(), batch()
         z: list[Tensor] = []
-        method._clean = lambda z_t, t, z=z: z.append(z_t) or z_t
+        method._clean = lambda z_t, t, known, z=z: z.append(z_t) or z_t
         method.restore(given, Noise(given["seed"]))
         y = method.space.encode(enlarged(given["lr"], given["size"]))
         noise = Noise(given["seed"]).stream("start").normal(y.shape)
@@ -259,7 +272,7 @@ def test_without_a_predictor_noise_is_nobodys() -> None:
     y = method.space.encode(enlarged(given["lr"], given["size"]), noise.stream("encoder"))
     assert not torch.equal(y, method.space.encode(enlarged(given["lr"], given["size"])))
     z = y + 0.569285 * noise.stream("start").normal(y.shape)
-    x0 = method._clean(z, torch.full((2,), 199))
+    x0 = method._clean(z, torch.full((2,), 199), (Condition(), Condition()))
     torch.testing.assert_close(found, method.space.decode(x0), rtol=0, atol=1e-5)
 
 
@@ -352,13 +365,117 @@ def test_auto_start_is_chosen_for_each_image() -> None:
         torch.testing.assert_close(made[index], alone, rtol=0, atol=1e-5)
 
 
+# --------------------------------------------------------------------------------- starts: auto
+
+
+@pytest.mark.parametrize(
+    ("distance", "expected"),
+    [
+        (0.1, (50,)),  # sigma of 49 is 0.223
+        (0.65, (250, 200, 150, 100)),  # sigma of 249 is 0.693
+        (0.82, (300, 250, 200, 150)),  # of 299 0.830
+        (0.8299, (350, 300, 250, 200)),
+    ],
+)
+def test_starts_are_the_least_that_hide_the_distance(distance: float, expected: Any) -> None:
+    assert starts_beyond(Schedule(variance="exploding"), distance) == expected
+
+
+def test_no_start_hides_more_than_all_noise() -> None:
+    with pytest.raises(ValueError, match=r"LR are 1e\+03 .*set model\.init_args\.training\.starts"):
+        starts_beyond(Schedule(variance="exploding"), 1000.0)
+
+
+def test_the_distance_is_that_of_the_first_batches(monkeypatch: Any) -> None:
+    method, given = invsr(starts="auto"), [batch(), batch(8, 8)]
+    assert method.starts == ()
+    with pytest.raises(ValueError, match=r"starts is auto, .*use a checkpoint of fit"):
+        method.restore(batch(), Noise(torch.arange(2)))
+    monkeypatch.setattr(method, "first_batches", lambda count: given[:count])
+    monkeypatch.setattr(method, "all_gather", lambda value: value)
+    monkeypatch.setattr(SuperResolver, "on_train_start", lambda _: None)
+    method.on_train_start()
+    errors = [
+        (method.space.encode(b["hr"]) - method.space.encode(enlarged(b["lr"], b["size"])))
+        for b in given
+    ]
+    expected = (sum(e.square().mean() for e in errors) / 2) ** 0.5
+    torch.testing.assert_close(method.distance, expected)
+    assert method.starts == starts_beyond(method.schedule, float(expected))
+    assert "distance" in method.checkpoint_keys()
+    again = invsr(starts="auto")
+    again.load_state_dict(method.state_dict())
+    assert again.starts == method.starts == tuple(t + 1 for t in again.trained)
+
+
+def test_a_base_that_was_trained_on_fewer_timesteps() -> None:
+    method = invsr(starts="auto")
+    method.distance.fill_(0.8)
+    method.denoiser.trained_timesteps = [0, 300]
+    check_reach(method)
+    method.denoiser.trained_timesteps = [0, 299]
+    with pytest.raises(ValueError, match=r"timestep 300 \(latents of LR are 0\.8 .* 0 to 298 .*"):
+        check_reach(method)
+
+
+# ------------------------------------------------------------------------------------- captions
+
+
+class Lengths(nn.Module):
+    """An encoder of captions: their lengths."""
+
+    def forward(self, texts: list[str]) -> Tensor:
+        lengths = torch.tensor([float(len(text)) for text in texts])
+        return lengths.view(-1, 1, 1).expand(-1, 2, 8)
+
+
+def reading(**options: Any) -> Any:
+    config = {**UNET, "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"]}
+    config["up_block_types"] = ["CrossAttnUpBlock2D", "UpBlock2D"]
+    torch.manual_seed(2)
+    denoiser = UNet2D.from_config(config, flags=Flags(frozen=True))
+    denoiser.source = "base.ckpt 0123456789abcdef"
+    return invsr(denoiser=denoiser, encoder=Lengths(), **options).eval()
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_captions_are_a_condition_of_their_own_image(guidance: float) -> None:
+    method, given = reading(guidance=guidance), batch()
+    made = {
+        texts: method.enlarge({**given, "text": list(texts)})["sr"]
+        for texts in (("", "long"), ("longer", "long"))
+    }
+    first, second = made.values()
+    assert (first[0] - second[0]).abs().max() > 1e-4
+    torch.testing.assert_close(first[1], second[1], rtol=0, atol=1e-6)
+
+
+def test_captions_follow_their_image_through_tiles() -> None:
+    method, given = reading(), {**batch(24, 24), "text": ["a", "much longer"]}
+    method.tiling = Tiling(where="latent", batch=2)
+    made = method.enlarge(given, tiled=True)["sr"]
+    for index in range(2):
+        one = slice(index, index + 1)
+        alone = {k: v if k == "size" else v[one] for k, v in given.items()}
+        found = method.enlarge(alone, tiled=True)["sr"]
+        torch.testing.assert_close(made[one], found, rtol=0, atol=1e-5)
+
+
+def test_training_reads_captions() -> None:
+    method, given, losses = reading(deterministic=True, starts=[250]), batch(), []
+    for texts in (["", ""], ["one", "other"]):
+        torch.manual_seed(0)
+        losses.append(method.generator_loss({**given, "text": texts})[0].item())
+    assert losses[0] != losses[1]
+
+
 # ------------------------------------------------------------------------------------- training
 
 
 def test_the_loss_by_hand() -> None:
     method, given = invsr(deterministic=True, starts=[250]), batch()
     torch.manual_seed(5)
-    loss, (z, x0, t) = method.generator_loss(given)
+    loss, (z, x0, t, _) = method.generator_loss(given)
     assert t.tolist() == [249, 249]
     torch.manual_seed(5)
     torch.randint(1, (2,))
@@ -391,7 +508,7 @@ def test_the_parts_of_the_loss_by_their_weights() -> None:
         torch.manual_seed(0)
         method = invsr(**options)
         torch.manual_seed(0)
-        losses[name], (z, x0, t) = method.generator_loss(given)
+        losses[name], (z, x0, t, _) = method.generator_loss(given)
     distance = (x0 - z).abs().mean()
     torch.testing.assert_close(losses["perceptual"], losses["mse"] + 2 * distance)
     opinion = -torch.stack([m.mean() for m in method.discriminator(x0, t)]).mean()
@@ -418,8 +535,8 @@ def test_the_discriminator_is_heard_late_and_trained_at_once() -> None:
         losses.append(method.generator_loss(given)[0].item())
     assert losses[0] != losses[1]
     torch.manual_seed(0)
-    z, x0, t = method.generator_loss(given)[1]
-    loss = method.discriminator_loss((z, x0 * 100, t))
+    z, x0, t, known = method.generator_loss(given)[1]
+    loss = method.discriminator_loss((z, x0 * 100, t, known))
     real, fake = method.discriminator(z, t), method.discriminator((x0 * 100).clamp(-10, 10), t)
     by_hand = [
         0.5 * functional.relu(1 - a).mean() + 0.5 * functional.relu(1 + b).mean()
@@ -430,10 +547,10 @@ def test_the_discriminator_is_heard_late_and_trained_at_once() -> None:
 
 def test_noise_between_the_steps_is_learned_on_hr() -> None:
     method, given = invsr(starting=False, deterministic=True), batch()
-    assert method.trained.tolist() == [199, 149, 99]
+    assert method.trained == [199, 149, 99]
     seen: list[Tensor] = []
 
-    def predicted(lr: Tensor, y: Tensor, t: Tensor) -> Tensor:
+    def predicted(lr: Tensor, y: Tensor, t: Tensor, known: Any) -> Tensor:
         seen.append(y)
         return y
 
