@@ -87,9 +87,10 @@ def configured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Namespace]:
             found.append(cli.config[cli.subcommand])
             raise Read
 
-        with monkeypatch.context() as patch, pytest.raises(Read):
+        with monkeypatch.context() as patch:
             patch.setattr(EnlargerCLI, "before_instantiate_classes", read)
-            main.main([str(arg) for arg in args])
+            with pytest.raises(Read):
+                main.main([str(arg) for arg in args])
         return found[0]
 
     return run
