@@ -1,4 +1,4 @@
-"""InvSR and its parts memorise four images: autoencoder, base and predictor, trained as they are."""
+"""InvSR and its parts memorise four images, trained and sampled as they are."""
 
 from __future__ import annotations
 

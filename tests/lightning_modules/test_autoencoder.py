@@ -12,11 +12,12 @@ from torch.nn import functional
 
 from files.class_path import class_path
 from lightning_modules.autoencoder import Autoencoder
+from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.space import KLSpace, PCASpace, PixelSpace, ResShiftVQ, Space
 from lightning_modules.diffusion import Diffusion
 from lightning_modules.networks.autoencoders import PCAAutoencoder
 from lightning_modules.networks.discriminator import PatchGAN
-from tests.lightning_modules.backbone.unets import small_unet
+from tests.lightning_modules.test_invsr import UNET
 
 KL = {"block_out_channels": [8, 8], "norm_num_groups": 4, "latent_channels": 4}
 KL |= {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
@@ -138,7 +139,10 @@ def test_a_run_is_loaded_by_another_method(kind: str, tmp_path: Any) -> None:
     torch.save({**about, "state_dict": state}, path)
     torch.manual_seed(1)
     space = SPACES[kind]()
-    method = Diffusion(1.0, small_unet(space.channels), space, space_weights="runs/autoencoder")
+    base = UNet2D.from_config(
+        {**UNET, "in_channels": space.channels, "out_channels": space.channels}
+    )
+    method = Diffusion(1.0, base, space, space_weights="runs/autoencoder")
     with pytest.raises(ValueError, match=r"random weights: .*set model\.init_args\.space_weights"):
         method.setup("fit")
     method.load_parts(lambda key, name: {("space_weights", "runs/autoencoder"): path}[key, name])
