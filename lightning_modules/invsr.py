@@ -426,13 +426,13 @@ class InvSR(InLatents, Adversarial):
         """The indices, from 0, of the timesteps that are trained for."""
         return [t - 1 for t in (self.starts if self.starting else self.starts[1:])]
 
-    def on_train_start(self) -> None:
+    def on_fit_start(self) -> None:
         """With ``training.starts: auto``, choose the starts, unless they are known.
 
         Raises:
             ValueError: If the base was not trained at the timesteps that are to be used.
         """
-        super().on_train_start()
+        super().on_fit_start()
         if self.losses.starts == "auto" and not self.distance:
             self.distance.copy_(self._measured())
             self.plan(self._start)

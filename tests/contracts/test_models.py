@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
+from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.schedule import Schedule
@@ -189,6 +190,7 @@ def pytest_generate_tests(metafunc):
     found = discovery.concrete_subclasses(ImageModel, *names)
     found.remove(Infinity)  # of sizes that it has scales for: see test_infinity.py
     found.remove(LatentPerceptual)  # makes no pictures: see test_latent_perceptual.py
+    found.remove(Autoencoder)  # enlarges nothing: see test_autoencoder.py
     found.remove(Tokenizer)  # enlarges nothing: see test_tokenizer.py
     found.remove(SDUpscale)  # comes with a whole pipeline, of factor 4: see test_sd_upscale.py
     examples = [

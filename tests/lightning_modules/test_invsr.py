@@ -13,12 +13,12 @@ from diffusers import EulerDiscreteScheduler
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_modules.adversarial import Adversarial
 from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import Taef2Space
-from lightning_modules.base import SuperResolver
 from lightning_modules.controls.simple import LatentRegression
 from lightning_modules.invsr import (
     STARTS,
@@ -393,8 +393,8 @@ def test_the_distance_is_that_of_the_first_batches(monkeypatch: Any) -> None:
         method.restore(batch(), Noise(torch.arange(2)))
     monkeypatch.setattr(method, "first_batches", lambda count: given[:count])
     monkeypatch.setattr(method, "all_gather", lambda value: value)
-    monkeypatch.setattr(SuperResolver, "on_train_start", lambda _: None)
-    method.on_train_start()
+    monkeypatch.setattr(Adversarial, "on_fit_start", lambda _: None)
+    method.on_fit_start()
     errors = [
         (method.space.encode(b["hr"]) - method.space.encode(enlarged(b["lr"], b["size"])))
         for b in given

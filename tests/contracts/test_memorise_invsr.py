@@ -1,0 +1,109 @@
+"""InvSR and its parts memorise four images, trained and sampled as they are."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from skimage.data import astronaut
+from torch import Tensor
+
+from datamodules.base import SRDataModule
+from degradations.bicubic import Bicubic, resize
+from lightning_modules.autoencoder import Autoencoder
+from lightning_modules.backbone.denoiser import UNet2D
+from lightning_modules.backbone.library import Flags
+from lightning_modules.backbone.space import PCASpace
+from lightning_modules.base import ImageModel
+from lightning_modules.diffusion import Diffusion
+from lightning_modules.invsr import InvSR, Sampling, Training
+from lightning_modules.networks.noise_predictor import NoisePredictor
+from tests.datamodules.memory import Memory, trainer, with_crops
+
+SIDE = 32
+UNET = {
+    **{"in_channels": 12, "out_channels": 12, "block_out_channels": [32], "layers_per_block": 1},
+    **{"down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"]},
+    **{"mid_block_type": None, "norm_num_groups": 8, "cross_attention_dim": 8},
+}
+
+
+@functools.cache
+def photographs() -> Tensor:
+    """(4, 3, 32, 32) in [0, 1]: parts of a photograph, in levels of 1/255."""
+    image = torch.from_numpy(astronaut()).permute(2, 0, 1)[None] / 255
+    corners = [(0, 150), (60, 200), (200, 100), (300, 300)]
+    parts = torch.cat([image[..., y : y + 192, x : x + 192] for y, x in corners])
+    return (resize(parts, (SIDE, SIDE)) * 255).round() / 255
+
+
+def learn(model: ImageModel, steps: int, root: Any, rate: float) -> None:
+    """Train on the four photographs, with a fixed seed; the learning rate falls to 0."""
+    model.optimizer = functools.partial(torch.optim.Adam, lr=rate)
+    model.lr_scheduler = functools.partial(
+        torch.optim.lr_scheduler.OneCycleLR, max_lr=rate, total_steps=steps
+    )
+    pixels = (photographs() * 255).byte().permute(0, 2, 3, 1).numpy()
+    data = SRDataModule(
+        model.scale,
+        train=Memory({f"p{n}": {"hr": image} for n, image in enumerate(pixels)}),
+        **{"batch_size": 16, "crop_size": SIDE, "workers": 0},
+        **with_crops({"per_image": 64, "flips": False}),
+        degradation=Bicubic(model.scale),
+    )
+    torch.manual_seed(0)
+    trainer(root, max_steps=steps, max_epochs=-1).fit(model, datamodule=data)
+    model.eval()
+
+
+def decibels(model: ImageModel) -> float:
+    """The mean PSNR of what a test would measure."""
+    hr = photographs()
+    side = round(SIDE / model.scale)
+    lr = (resize(hr, (side, side)) * 255).round() / 255
+    keys = {"key": [f"p{n}" for n in range(len(hr))], "seed": torch.arange(len(hr))}
+    sr = model.test_step({**keys, "size": (SIDE, SIDE), "hr": hr, "lr": lr}, 0)["sr"]
+    return -10 * (sr - hr).square().flatten(1).mean(1).log10().mean().item()
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory: Any) -> Autoencoder:
+    torch.manual_seed(0)
+    model = Autoencoder(1.0, PCASpace(), l1_weight=0.02, l2_weight=1.0, latent_noise=0.05)
+    learn(model, 200, tmp_path_factory.mktemp("autoencoder"), 3e-3)
+    return model
+
+
+@pytest.mark.slow
+def test_autoencoder(autoencoder: Autoencoder) -> None:
+    torch.manual_seed(0)
+    start = Autoencoder(1.0, PCASpace())
+    start.space.begin(photographs())
+    before, after = decibels(start.eval()), decibels(autoencoder)
+    assert after >= before + 3
+
+
+@pytest.mark.slow
+def test_invsr(autoencoder: Autoencoder, tmp_path: Any) -> None:
+    space = PCASpace()
+    space.load_state_dict(autoencoder.space.state_dict())
+    space.source = "autoencoder.ckpt 0123456789abcdef"
+    torch.manual_seed(0)
+    base = Diffusion(1.0, UNet2D.from_config(UNET, null_token="zero"), space, timesteps=(0, 300))
+    learn(base, 300, tmp_path / "base", 2e-3)
+    denoiser = UNet2D.from_config(UNET, null_token="zero", flags=Flags(frozen=True))
+    denoiser.load_state_dict(base.denoiser.state_dict())
+    denoiser.source = "base.ckpt 0123456789abcdef"
+    method = InvSR(
+        4.0,
+        NoisePredictor(12, widths=(64,), layers=1, head_width=32, halvings=0),
+        denoiser,
+        space,
+        sampling=Sampling(start=250),
+        training=Training(starts=[250]),
+        patch=8,
+    )
+    learn(method, 600, tmp_path / "invsr", 2e-3)
+    assert decibels(method) >= decibels(autoencoder) - 1.5
