@@ -1,7 +1,7 @@
 """What a decoder's lattice costs: `python -m benchmarks.speed.lattice runs/miniature_invsr`.
 
 The rows of a miniature as they are and without their lattice: the multiples of 1/8 cycle a pixel
-are set to zero in each picture's spectrum, and all else is left. NIQE and SWD of both, beside HR
+are set to zero in each image's spectrum, and all else is left. NIQE and SWD of both, beside HR
 and bicubic, treated alike; and of HR with the lattice of one row added.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmarks.miniature.swd import distance
 from benchmarks.report import write_report
 from callbacks.metrics.niqe import NIQE
-from callbacks.metrics.sets import read_picture
+from callbacks.metrics.sets import read_image
 from callbacks.metrics.swd import SWD
 
 ROWS = ("bicubic", "ae_hr", "ae_bicubic", "control", "noised_200", "one", "three", "mse_one")
@@ -27,43 +27,43 @@ LENDS = "control"  # the row whose lattice HR gets
 HR = "hr"
 
 
-def without(pictures: Tensor, period: int = PERIOD) -> Tensor:
-    """Pictures without the lattice of a period; their means stay.
+def without(images: Tensor, period: int = PERIOD) -> Tensor:
+    """Images without the lattice of a period; their means stay.
 
     Args:
-        pictures: (B, C, H, W), sides multiples of the period.
+        images: (B, C, H, W), sides multiples of the period.
         period: Pixels.
     """
-    h, w = pictures.shape[-2:]
-    spectrum = torch.fft.fft2(pictures)
+    h, w = images.shape[-2:]
+    spectrum = torch.fft.fft2(images)
     means = spectrum[..., 0, 0].clone()
     spectrum[..., :: h // period, :: w // period] = 0
     spectrum[..., 0, 0] = means
     return torch.fft.ifft2(spectrum).real
 
 
-def patches(pictures: Tensor, keys: Sequence[str]) -> Tensor:
+def patches(images: Tensor, keys: Sequence[str]) -> Tensor:
     """What SWD compares.
 
     Args:
-        pictures: (N, 3, H, W), about [0, 1].
-        keys: Names of the pictures, on which the places of patches depend.
+        images: (N, 3, H, W), about [0, 1].
+        keys: Names of the images, on which the places of patches depend.
     """
-    return SWD(levels=1).finite_features(pictures.clamp(0, 1), {"key": list(keys)}).double()
+    return SWD(levels=1).finite_features(images.clamp(0, 1), {"key": list(keys)}).double()
 
 
-def numbers(pictures: Tensor, real: Tensor, keys: Sequence[str], niqe: NIQE) -> dict[str, float]:
+def numbers(images: Tensor, real: Tensor, keys: Sequence[str], niqe: NIQE) -> dict[str, float]:
     """Mean NIQE, and SWD of all of them to HR.
 
     Args:
-        pictures: (N, 3, H, W), about [0, 1].
+        images: (N, 3, H, W), about [0, 1].
         real: ``patches`` of HR.
-        keys: Names of the pictures.
+        keys: Names of the images.
         niqe: Loaded.
     """
     batch: Any = {"key": list(keys)}
-    found = torch.cat([niqe.compute(x[None].clamp(0, 1), x[None], batch) for x in pictures])
-    return {"niqe": float(found.mean()), "swd": distance(patches(pictures, keys), real)}
+    found = torch.cat([niqe.compute(x[None].clamp(0, 1), x[None], batch) for x in images])
+    return {"niqe": float(found.mean()), "swd": distance(patches(images, keys), real)}
 
 
 def measure(table: Path, niqe: NIQE) -> dict[str, Any]:
@@ -80,26 +80,26 @@ def measure(table: Path, niqe: NIQE) -> dict[str, Any]:
     own = table / LENDS / "outputs"
     keys = sorted(str(p.relative_to(own / HR).with_suffix("")) for p in (own / HR).rglob("*.png"))
     if not keys:
-        raise FileNotFoundError(f"{own / HR} has no pictures: run the miniature first")
+        raise FileNotFoundError(f"{own / HR} has no images: run the miniature first")
     hr = _read(own / HR, keys)
     real = patches(hr, keys)
     found: dict[str, Any] = {}
     sets = {HR: hr, **{name: _read(table / name / "outputs" / "0", keys) for name in rows}}
-    for name, pictures in sets.items():
-        plain = without(pictures)
+    for name, images in sets.items():
+        plain = without(images)
         found[name] = {
-            "as it is": numbers(pictures, real, keys, niqe),
+            "as it is": numbers(images, real, keys, niqe),
             "without lattice": numbers(plain, real, keys, niqe),
         }
     lattice = sets[LENDS] - without(sets[LENDS])
     found[f"{HR} with the lattice of {LENDS}"] = {
         "as it is": numbers(hr + lattice, real, keys, niqe)
     }
-    return {"pictures": len(keys), "rows": found}
+    return {"images": len(keys), "rows": found}
 
 
 def _read(folder: Path, keys: Sequence[str]) -> Tensor:
-    return torch.stack([read_picture(folder / f"{key}.png") for key in keys])[:, 0]
+    return torch.stack([read_image(folder / f"{key}.png") for key in keys])[:, 0]
 
 
 def main() -> None:

@@ -42,13 +42,13 @@ def test_rows_are_measured_with_and_without(tmp_path: Path) -> None:
         for folder, added in (("hr", 0.0), ("0", 0.1)):
             target = tmp_path / row / "outputs" / folder / "set"
             target.mkdir(parents=True)
-            for number, picture in enumerate(hr):
-                spoiled = picture * 0.5 + 0.25 + added * of_period(8)[0]
+            for number, image in enumerate(hr):
+                spoiled = image * 0.5 + 0.25 + added * of_period(8)[0]
                 save_image(spoiled, target / f"{number}.png")
     niqe = NIQE()
     niqe.pristine = (torch.zeros(36, dtype=torch.float64), torch.eye(36, dtype=torch.float64))
     found = lattice.measure(tmp_path, niqe)
-    assert found["pictures"] == 2
+    assert found["images"] == 2
     rows = found["rows"]
     assert list(rows) == ["hr", "control", "one", "hr with the lattice of control"]
     assert rows["hr"]["as it is"]["swd"] == 0
@@ -58,6 +58,6 @@ def test_rows_are_measured_with_and_without(tmp_path: Path) -> None:
     assert rows["control"]["without lattice"]["swd"] < 0.25 * own["swd"]
 
 
-def test_without_pictures(tmp_path: Path) -> None:
+def test_without_images(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="run the miniature first"):
         lattice.measure(tmp_path, NIQE())
