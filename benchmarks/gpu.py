@@ -2,8 +2,8 @@
 
 Where there is none it prints the commands. Until one was had, `benchmarks/results/degradation.json`
 counts the launches of a batch in the code that the compiler makes, and `sampling.json` the
-operations of a picture. Variables of the environment say where things are: ``ENLARGER_PEERS`` a
-folder with checkouts of BasicSR and Real-ESRGAN, ``ENLARGER_DATA`` the pictures,
+operations of an image. Variables of the environment say where things are: ``ENLARGER_PEERS`` a
+folder with checkouts of BasicSR and Real-ESRGAN, ``ENLARGER_DATA`` the images,
 ``ENLARGER_WEIGHTS`` the weights. A command that needs a folder or file which is not there is passed
 over, and said to be; one that fails does not stop the others. Results of a CPU are kept: a GPU's
 are in files of their own, ``*_cuda.json``, and its runs in folders of their own.

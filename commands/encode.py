@@ -32,7 +32,7 @@ from datamodules.files.decode import UnreadableImage
 from datamodules.loading import end_workers_at_exit, start_worker
 from datamodules.order.keys import digest_of
 from datamodules.pack.journal import Journal, Stage, own_shards
-from datamodules.samples import Flips, Pictures, SampleDraws, draw_turn, turned
+from datamodules.samples import Flips, Images, SampleDraws, draw_turn, turned
 from datamodules.shards.index import split_name
 from datamodules.shards.writer import Members, ShardWriter, find_shards
 from datamodules.source import Augmentation
@@ -53,7 +53,7 @@ class EncodeOptions:
             ``seed_everything`` and the image's key; by default whole images.
         crops_per_image: Squares of each image.
         flips: Flip and transpose the squares at random; ``horizontal``: only flip left and right.
-        pictures: Also write HR, for methods that need it in training.
+        images: Also write HR, for methods that need it in training.
         pairs: Also write LR, made by the run's ``degradation`` once for each square, and the latent
             of its enlargement, for methods such as ResShift.
         texts: Also write the features of each caption by ``model.init_args.encoder``, so that
@@ -68,7 +68,7 @@ class EncodeOptions:
     crop: int | None = None
     crops_per_image: int = 1
     flips: Flips = False
-    pictures: bool = False
+    images: bool = False
     pairs: bool = False
     texts: bool = False
     dtype: Literal["float16", "float32"] = "float16"
@@ -225,8 +225,8 @@ class Encoding:
         self.seed, self.workers = data.seed, data.workers
         self.degradation = None
         if options.pairs:
-            pictures = Pictures(self.source, "train", self.model.scale)
-            self.degradation = degradation_of(pictures, data.degradation)
+            images = Images(self.source, "train", self.model.scale)
+            self.degradation = degradation_of(images, data.degradation)
         self.augment = data.crops.augment
         self.squares = Squares(self.source, options, unit_of(model), self.seed, self.augment)
         self.count = len(self.squares) * options.crops_per_image
@@ -243,13 +243,13 @@ class Encoding:
         if not settings["texts"]:  # as in journals before this option
             del settings["texts"]
         made = {"space": self.space.identity, "seed": self.seed, "scale": self.model.scale}
-        pictures = {"count": len(self.source.keys), "digest": digest_of(self.source.keys)}
+        images = {"count": len(self.source.keys), "digest": digest_of(self.source.keys)}
         lr = None if self.degradation is None else repr(self.degradation)
         if self.options.texts:
             made["texts"] = self.model.encoder.source
         if self.augment is not None:
             made["augment"] = repr(self.augment)
-        return {**settings, **made, "pictures_of": pictures, "degradation": lr}
+        return {**settings, **made, "images_of": images, "degradation": lr}
 
     def _begin(self, journal: Journal) -> None:
         job = json.loads(json.dumps(self._job()))
@@ -340,7 +340,7 @@ class Encoding:
         hr = pixels.permute(0, 3, 1, 2).to(self.model.device).float() / 255
         seeds = torch.tensor([item["seed"] for item in batch], dtype=torch.int64)
         found: list[Members] = [{"latent.npy": _npy(z, self.options.dtype)} for z in self._raw(hr)]
-        if self.options.pictures:
+        if self.options.images:
             for members, item in zip(found, batch, strict=True):
                 members["png"] = _png(item["hr"])
         if self.degradation is not None:

@@ -22,25 +22,25 @@ from datamodules.order.keys import digest_of
 from datamodules.order.plan import Plan, PlanSampler, default_streams
 from datamodules.samples import (
     Flips,
-    Pictures,
-    PredictPictures,
+    Images,
+    PredictImages,
     Small,
     Tally,
-    TrainingPictures,
+    TrainingImages,
 )
 from datamodules.scales import Scales
-from datamodules.shards.stream import Stream, StreamPictures
+from datamodules.shards.stream import Stream, StreamImages
 from datamodules.source import Augmentation, Batch, Pixels, Sample, Source
-from datamodules.sources.clips import ClipPictures, ClipSource, TrainingClips
+from datamodules.sources.clips import ClipImages, ClipSource, TrainingClips
 from datamodules.sources.folder import Outputs, source_to_enlarge
 from datamodules.sources.latents import Latents, TrainingLatents, add_latents
-from datamodules.sources.triplets import TrainingTriplets, TripletPictures, Triplets
+from datamodules.sources.triplets import TrainingTriplets, TripletImages, Triplets
 from degradations.base import Degradation
 from degradations.pool import PairPool, Pairs
 
 
 def degradation_of(
-    dataset: Pictures, default: Degradation | None, scale: float | None = None
+    dataset: Images, default: Degradation | None, scale: float | None = None
 ) -> Degradation:
     """Return the degradation of a dataset's HR: its source's own, or the run's.
 
@@ -163,7 +163,7 @@ def make_lr(
 
 NAMES = {
     "groups": "the number of images in data.init_args.train",
-    "pictures": "the hash of the names of the images in data.init_args.train",
+    "images": "the hash of the names of the images in data.init_args.train",
     "crops_per_image": "data.init_args.crops.per_image",
     "mixture": "the weights and samples of data.init_args.train",
     "shuffle": "data.init_args.train.init_args.shuffle",
@@ -194,18 +194,18 @@ def new_plan(source: Source, seed: int, batch_size: int, streams: int, repeats: 
     return plan
 
 
-def order_state(plan: Plan, pictures: str, pool: int) -> dict[str, Any]:
+def order_state(plan: Plan, images: str, pool: int) -> dict[str, Any]:
     """Return what a checkpoint stores about the order, in plain types.
 
     Args:
         plan: The order.
-        pictures: Hash of the keys.
+        images: Hash of the keys.
         pool: Size of the pair pool, or 0.
     """
     mixture = plan.mixture and [list(part) for part in plan.mixture[:2]] + [plan.mixture.samples]
     return {
         "groups": list(plan.groups),
-        "pictures": pictures,
+        "images": images,
         "mixture": mixture,
         "seed": plan.seed,
         "batch_size": plan.batch_size,
@@ -355,37 +355,37 @@ def check_crop(crop_size: int, scale: float) -> None:
         )
 
 
-def evaluation_pictures(source: Source, name: str, scale: float) -> Pictures:
-    """Return the dataset for validation and test. Args as ``Pictures``."""
-    kind = TripletPictures if isinstance(source, Triplets) else Pictures
-    kind = ClipPictures if isinstance(source, ClipSource) else kind
+def evaluation_images(source: Source, name: str, scale: float) -> Images:
+    """Return the dataset for validation and test. Args as ``Images``."""
+    kind = TripletImages if isinstance(source, Triplets) else Images
+    kind = ClipImages if isinstance(source, ClipSource) else kind
     return kind(source, name, scale)
 
 
-def training_pictures(
+def training_images(
     source: Source, settings: tuple[Any, ...], order: tuple[int, int, int, int]
-) -> tuple[TrainingPictures, str]:
+) -> tuple[TrainingImages, str]:
     """Return the training dataset with its plan, and the fingerprint of its images.
 
     Args:
         source: The prepared source.
-        settings: Arguments of ``TrainingPictures`` after the source.
+        settings: Arguments of ``TrainingImages`` after the source.
         order: Seed, batch size, streams, and crops per image.
 
     Raises:
         ValueError: If there are too few images for one batch.
     """
-    pictures: TrainingPictures
+    images: TrainingImages
     if isinstance(source, Stream):
-        pictures = StreamPictures(source, *settings)
-        pictures.plan = source.plan(*order)
-        return pictures, digest_of(source.shards)
-    kind = TrainingLatents if isinstance(source, Latents) else TrainingPictures
+        images = StreamImages(source, *settings)
+        images.plan = source.plan(*order)
+        return images, digest_of(source.shards)
+    kind = TrainingLatents if isinstance(source, Latents) else TrainingImages
     kind = TrainingTriplets if isinstance(source, Triplets) else kind
     kind = TrainingClips if isinstance(source, ClipSource) else kind
-    pictures = kind(source, *settings)
-    pictures.plan = new_plan(source, *order)
-    return pictures, digest_of(pictures.keys)
+    images = kind(source, *settings)
+    images.plan = new_plan(source, *order)
+    return images, digest_of(images.keys)
 
 
 __all__ = ["Augmentation", "Batch", "Pixels", "SRDataModule", "Sample", "Source"]
@@ -462,7 +462,7 @@ class SRDataModule(LightningDataModule):
         self.listener: Listener | None = None  # a callback that measures training batches
         self.outputs: Outputs | None = None  # where predict writes; see commands/cli.py
         self._fingerprint = ""  # of the training images' keys
-        self._datasets: dict[str, list[Pictures]] = {}
+        self._datasets: dict[str, list[Images]] = {}
         self._left_out: set[str] = set()
         self._pool: PairPool | None = None
         self._plan: Plan | None = None
@@ -479,7 +479,7 @@ class SRDataModule(LightningDataModule):
             ValueError: If a source is missing, empty or unusable.
         """
         if stage == "fit":
-            self._datasets["train"] = [self._training_pictures()]
+            self._datasets["train"] = [self._training_images()]
             degradation = self._datasets["train"][0].source.degradation or self.degradation
             if self.crops.scales is not None:
                 check_any_scale(degradation)
@@ -494,17 +494,17 @@ class SRDataModule(LightningDataModule):
                     f"{verb} needs images: set data.init_args.{part} to a dict of name: Source"
                 )
         if stage == "predict":
-            self._datasets["predict"] = [self._predict_pictures()]
+            self._datasets["predict"] = [self._predict_images()]
 
-    def _prepared(self, name: str, source: Source) -> Pictures:
+    def _prepared(self, name: str, source: Source) -> Images:
         scale = self._scale_of(source)
         source.prepare(scale)
-        return evaluation_pictures(source, name, scale)
+        return evaluation_images(source, name, scale)
 
     def _scale_of(self, source: Source) -> float:
         return self.scale if source.scale is None else checked_scale(source.scale, "a source's")
 
-    def _training_pictures(self) -> TrainingPictures:
+    def _training_images(self) -> TrainingImages:
         if self.train is None:
             raise ValueError("fit needs images to train on: set data.init_args.train to a Source")
         scale = self._scale_of(self.train)
@@ -514,16 +514,16 @@ class SRDataModule(LightningDataModule):
         crops = self.crops
         settings = ("train", scale, self.crop_size, crops.flips, crops.augment, crops.small)
         order = (self.seed, self.batch_size, self.streams, crops.per_image)
-        pictures, self._fingerprint = training_pictures(self.train, settings, order)
-        self._plan = pictures.plan
-        return pictures
+        images, self._fingerprint = training_images(self.train, settings, order)
+        self._plan = images.plan
+        return images
 
-    def _predict_pictures(self) -> PredictPictures:
+    def _predict_images(self) -> PredictImages:
         source = source_to_enlarge(self.predict, self.outputs)
         scale = self._scale_of(source)
         source.srgb = False
         source.prepare(scale)
-        return PredictPictures(source, "predict", scale, self.size)
+        return PredictImages(source, "predict", scale, self.size)
 
     @property
     def predict_keys(self) -> list[str]:
@@ -588,7 +588,7 @@ class SRDataModule(LightningDataModule):
             self.plan(), *self._ranks(), position=self._position, tell=dataset.source.upcoming
         )
         workers = self.workers
-        if isinstance(dataset, StreamPictures):
+        if isinstance(dataset, StreamImages):
             dataset.ranks = self._ranks()
             workers = cast(Stream, dataset.source).workers(workers, dataset.ranks[1])
         return loader_of(dataset, sampler, workers, self._on_cuda(), persistent=True)
@@ -663,7 +663,7 @@ class SRDataModule(LightningDataModule):
             check_pooled(batch)
         # A resumed run may begin at any batch, also at one that Guard must skip.
         finite = dataset.checked or part != "train" or self._position() == (0, 0)
-        scale = self._to_pictures(batch)
+        scale = self._to_images(batch)
         if "lr" not in batch and "hr" in batch:
             make_lr(batch, degradation_of(dataset, self.degradation, scale), pool, finite)
         add_size(batch, dataset.output_size)
@@ -676,7 +676,7 @@ class SRDataModule(LightningDataModule):
             self.listener.degraded()
         return cast(Batch, batch)
 
-    def _to_pictures(self, batch: dict[str, Any]) -> float | None:
+    def _to_images(self, batch: dict[str, Any]) -> float | None:
         """Convert the images to float32; return the scale of this batch, if it has its own."""
         place = batch.pop("place", None)
         scales = self.crops.scales
@@ -685,7 +685,7 @@ class SRDataModule(LightningDataModule):
             return None
         epoch, position = place[0]
         sides = scales.sides(self.seed, epoch, self.plan().batch_of(position))
-        scales.to_pictures(batch, sides.hr)
+        scales.to_images(batch, sides.hr)
         return sides.hr / sides.lr
 
     def _part(self) -> str:

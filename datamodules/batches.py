@@ -15,7 +15,7 @@ from torch.utils.data import default_collate, get_worker_info
 from datamodules.clock import Preparation
 from datamodules.source import Batch, Pixels
 
-PICTURES = ("hr", "lr", "ref", "p0", "p1")  # of a batch, where present
+IMAGES = ("hr", "lr", "ref", "p0", "p1")  # of a batch, where present
 CLIP = "clip"
 WHOLE = ("text", "meta", "error")  # lists as they are
 COMMON = ("size", "frames")  # equal in all samples of a batch
@@ -60,7 +60,7 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Collate samples into one batch.
 
     Args:
-        samples: Samples of the datasets in ``pictures.py``.
+        samples: Samples of the datasets in ``images.py``.
 
     Returns:
         Images as uint8 tensors or, if one of them has 16 bits, as float32 in [0, 1]; (B, 3, H, W),
@@ -74,7 +74,7 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
         "key": keys,
         "seed": torch.tensor([s["seed"] for s in samples], dtype=torch.int64),
     }
-    for name in (*WHOLE, *COMMON, *PICTURES, CLIP, "judge", "latent", "lr_latent", TEXTS[0]):
+    for name in (*WHOLE, *COMMON, *IMAGES, CLIP, "judge", "latent", "lr_latent", TEXTS[0]):
         values = [s[name] for s in samples if name in s]
         if not values:
             continue
@@ -87,7 +87,7 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
         if ready is not None:
             batch[name] = ready
             continue
-        if name in PICTURES or name == CLIP:
+        if name in IMAGES or name == CLIP:
             batch[name] = _stack(values, keys)
         elif name in COMMON:
             batch[name] = _equal(values, keys, "lengths" if name == "frames" else "sizes")
@@ -98,7 +98,7 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
             batch[TEXTS[1]] = torch.tensor([len(value) for value in values])
         else:
             batch[name] = _latents(values, keys) if name.endswith("latent") else values
-    skipped = [picture for s in samples for picture in s.get("skipped", [])]
+    skipped = [image for s in samples for image in s.get("skipped", [])]
     if skipped:
         batch["skipped"] = skipped
     if "place" in samples[0]:
@@ -117,16 +117,16 @@ def _equal(values: list[Any], keys: list[str], what: str) -> Any:
     return values[0]
 
 
-def _stack(pictures: list[Pixels], keys: list[str]) -> Tensor:
-    shapes = {picture.shape for picture in pictures}
+def _stack(images: list[Pixels], keys: list[str]) -> Tensor:
+    shapes = {image.shape for image in images}
     if len(shapes) > 1:
         raise ValueError(
             f"images of different sizes in one batch ({', '.join(keys[:3])}, ...): set "
             "data.init_args.eval_batch_size 1"
         )
-    arrays: list[NDArray[Any]] = list(pictures)
-    if any(picture.dtype != np.uint8 for picture in pictures):
-        arrays = [picture.astype(np.float32) / np.iinfo(picture.dtype).max for picture in pictures]
+    arrays: list[NDArray[Any]] = list(images)
+    if any(image.dtype != np.uint8 for image in images):
+        arrays = [image.astype(np.float32) / np.iinfo(image.dtype).max for image in images]
     return _stacked(arrays).movedim(-1, -3)
 
 
@@ -166,7 +166,7 @@ def to_floats(batch: dict[str, Any]) -> None:
     """Convert the images and clips of a batch to contiguous float32 in [0, 1], in place."""
     if "size" in batch:
         batch["size"] = tuple(batch["size"])  # pinning memory made it a list
-    for name in (*PICTURES, CLIP):
+    for name in (*IMAGES, CLIP):
         if name in batch:
             image = batch[name]
             # Until here channels come last in memory: one pass converts and reorders them.
@@ -202,7 +202,7 @@ def check_batch(batch: Batch, finite: bool = True) -> None:
         ValueError: If a part of the batch breaks the contract; the message names it.
     """
     count = len(batch["key"])
-    for name in (*PICTURES, CLIP):
+    for name in (*IMAGES, CLIP):
         image = batch.get(name)
         if image is None:
             continue

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.batches import collate
 from datamodules.order.plan import EvaluationSampler
-from datamodules.samples import Pictures
+from datamodules.samples import Images
 from degradations.draws import seed_of
 
 
@@ -72,7 +72,7 @@ Loader = DataLoader[dict[str, Any]]
 
 
 def loader_of(
-    dataset: Pictures, sampler: Any, workers: int, pin_memory: bool, persistent: bool = False
+    dataset: Images, sampler: Any, workers: int, pin_memory: bool, persistent: bool = False
 ) -> Loader:
     """Return a loader of collated batches.
 
@@ -98,7 +98,7 @@ def loader_of(
 
 
 def evaluation_sampler(
-    dataset: Pictures, left_out: set[str], seed: int, batch_size: int, ranks: tuple[int, int]
+    dataset: Images, left_out: set[str], seed: int, batch_size: int, ranks: tuple[int, int]
 ) -> EvaluationSampler:
     """Return the order in which a source's images are evaluated, and their seeds.
 

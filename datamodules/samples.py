@@ -145,7 +145,7 @@ class Tally:
         self.samples = 0  # of this process
         self.failed = 0  # samples whose planned image was unreadable
         self.reasons: Counter[str] = Counter()  # of all skipped images
-        self.pictures: dict[str, str] = {}  # message by key, of the first unreadable images
+        self.images: dict[str, str] = {}  # message by key, of the first unreadable images
 
     @property
     def unreadable(self) -> int:
@@ -163,15 +163,15 @@ class Tally:
             ValueError: If the limit is exceeded; the message has the images and the counts.
         """
         self.samples += samples
-        for picture in skipped:
-            self.reasons[picture.reason] += 1
-            if picture.reason == SMALL:
-                self._warn("skipped a training image, too small (%d so far): %s", picture)
+        for image in skipped:
+            self.reasons[image.reason] += 1
+            if image.reason == SMALL:
+                self._warn("skipped a training image, too small (%d so far): %s", image)
                 continue
-            self._warn("skipped an unreadable training image (%d so far): %s", picture)
-            self.failed += picture.planned
-            if len(self.pictures) < LISTED:
-                self.pictures.setdefault(picture.key, picture.message)
+            self._warn("skipped an unreadable training image (%d so far): %s", image)
+            self.failed += image.planned
+            if len(self.images) < LISTED:
+                self.images.setdefault(image.key, image.message)
         if self.failed > self.limit * max(self.samples, LEAST):
             raise ValueError(self._message())
 
@@ -179,11 +179,11 @@ class Tally:
         """Return the counts by reason; empty if there are none."""
         return ", ".join(f"{reason} {count}" for reason, count in self.reasons.most_common())
 
-    def _warn(self, message: str, picture: Skipped) -> None:
-        small = picture.reason == SMALL
+    def _warn(self, message: str, image: Skipped) -> None:
+        small = image.reason == SMALL
         count = self.reasons[SMALL] if small else self.unreadable
         if count <= WARNINGS or count % 1000 == 0:
-            log.warning(message, count, picture.message)
+            log.warning(message, count, image.message)
 
     def _message(self) -> str:
         of = max(self.samples, LEAST)
@@ -191,7 +191,7 @@ class Tally:
             f"{self.failed} of the {self.samples} training samples of this process so far could "
             f"not be read ({self.summary()}), more than the {int(self.limit * of)} that "
             f"data.init_args.crops.unreadable_limit allows ({self.limit:g} of {of}): fix these "
-            "images, leave them out, or raise the limit:\n  " + "\n  ".join(self.pictures.values())
+            "images, leave them out, or raise the limit:\n  " + "\n  ".join(self.images.values())
         )
 
 
@@ -202,7 +202,7 @@ class _TooSmallError(ValueError):
     """An image that is smaller than the crop."""
 
 
-class Pictures(Dataset[dict[str, Any]]):
+class Images(Dataset[dict[str, Any]]):
     """Dataset of a Source for evaluation: whole images, cut to a multiple of the scale.
 
     Args:
@@ -239,8 +239,8 @@ class Pictures(Dataset[dict[str, Any]]):
         Raises:
             ValueError: If the image has less than one LR pixel, or HR and LR do not fit.
         """
-        key = self.keys[item.picture]
-        sample = self.read(item.picture)
+        key = self.keys[item.image]
+        sample = self.read(item.image)
         if "hr" in sample:
             if "lr" in sample:
                 height, width = _paired_size(sample, self.scale, key)
@@ -276,15 +276,15 @@ class Pictures(Dataset[dict[str, Any]]):
         if not {"hr", "lr", "size"} & sample.keys():
             raise ValueError(f"{self._where(index)} gave neither hr nor lr, but {sorted(sample)}")
         for name in ("hr", "lr"):
-            if name in sample and not _is_picture(sample[name]):
-                raise ValueError(_no_picture(sample[name], f"{self._where(index)} gave {name} as"))
+            if name in sample and not _is_image(sample[name]):
+                raise ValueError(_no_image(sample[name], f"{self._where(index)} gave {name} as"))
         return sample
 
     def _where(self, index: int) -> str:
         return f"{self.keys[index]}: {type(self.source).__name__}.read"
 
 
-class TrainingPictures(Pictures):
+class TrainingImages(Images):
     """Dataset of a Source for training: random crops, flipped and transposed.
 
     Args:
@@ -347,7 +347,7 @@ class TrainingPictures(Pictures):
         skipped: list[Skipped] = []
         tried: set[int] = set()
         for attempt in range(ATTEMPTS):
-            index = item.picture
+            index = item.image
             if attempt and self.plan is not None:
                 index = self.plan.replacement(item.epoch, item.position, attempt - 1)
             if index in tried:
@@ -433,14 +433,14 @@ class TrainingPictures(Pictures):
 
     def _cut(
         self,
-        picture: Pixels,
+        image: Pixels,
         top: int,
         left: int,
         side: int,
         turn: int,
         out: Pixels | None = None,
     ) -> Pixels:
-        cut = picture[top : top + side, left : left + side]
+        cut = image[top : top + side, left : left + side]
         return turned(continued(cut, side, side), turn, out)
 
     def _too_small(self, index: int, size: tuple[int, ...]) -> _TooSmallError:
@@ -461,7 +461,7 @@ class TrainingPictures(Pictures):
         sample["hr"] = self.augment(cast(NDArray[np.uint8], sample["hr"]), seed)
 
 
-class PredictPictures(Pictures):
+class PredictImages(Images):
     """Dataset of whole images for ``predict``; an unreadable image becomes a batch with its error.
 
     Hidden colours of fully transparent pixels do not influence the output.
@@ -489,9 +489,9 @@ class PredictPictures(Pictures):
         Raises:
             ValueError: If it is a pair of HR and LR.
         """
-        key = self.keys[item.picture]
+        key = self.keys[item.image]
         try:
-            sample = self.read(item.picture)
+            sample = self.read(item.image)
         except UnreadableImage as unreadable:
             return {"key": key, "seed": item.seed, "error": str(unreadable)}
         if "size" in sample:  # to be generated
@@ -527,7 +527,7 @@ def _prepare(sample: Sample) -> None:
     sample["meta"] = meta
 
 
-def _is_picture(value: Any) -> bool:
+def _is_image(value: Any) -> bool:
     return (
         isinstance(value, np.ndarray)
         and value.ndim == 3
@@ -537,14 +537,14 @@ def _is_picture(value: Any) -> bool:
     )
 
 
-def _no_picture(value: Any, what: str) -> str:
+def _no_image(value: Any, what: str) -> str:
     if not isinstance(value, np.ndarray):
         return f"{what} {type(value).__name__}; expected an (H, W, 3) NumPy array"
     return f"{what} {value.dtype} {value.shape}; expected (H, W, 3) uint8 or uint16, RGB"
 
 
 def _all_in_a_row(skipped: list[Skipped]) -> str:
-    reasons = Counter(picture.reason for picture in skipped).most_common()
+    reasons = Counter(image.reason for image in skipped).most_common()
     counts = ", ".join(f"{reason} {count}" for reason, count in reasons)
     return (
         f"{len(skipped)} images of data.init_args.train in a row could not be used ({counts}); "
@@ -552,8 +552,8 @@ def _all_in_a_row(skipped: list[Skipped]) -> str:
     )
 
 
-def _size(picture: Pixels) -> str:
-    return f"{picture.shape[1]}x{picture.shape[0]}"
+def _size(image: Pixels) -> str:
+    return f"{image.shape[1]}x{image.shape[0]}"
 
 
 def _paired_size(sample: Sample, scale: float, key: str) -> tuple[int, int]:

@@ -109,7 +109,7 @@ class Scales:
         lr = int(draws.choice(self.lr_sides)[0])
         return Sides(lr, max(round(lr * factor), lr + 1))
 
-    def to_pictures(self, batch: dict[str, Any], side: int) -> None:
+    def to_images(self, batch: dict[str, Any], side: int) -> None:
         """Convert the HR of a batch to float32 in [0, 1] and to the given side, in place.
 
         A cut takes the upper left corner, as the crop's position is random already.

@@ -26,7 +26,7 @@ PAGES = {
         "Arguments of methods that are classes themselves.",
         ("Module", "Denoiser", "Space", "Schedule", "ResidualShift", "TextEncoder", "Texts"),
     ),
-    "data": ("Data", "`data`, and its sources of pictures.", ("SRDataModule", "Source")),
+    "data": ("Data", "`data`, and its sources of images.", ("SRDataModule", "Source")),
     "degradation": (
         "Degradations",
         "`degradation`: a recipe; a `Pipeline` takes stages.",

@@ -106,13 +106,13 @@ def weights_root() -> Path:
 
 @pytest.fixture(scope="session")
 def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten smooth pictures of 48x40 pixels, made from a seed."""
+    """Ten smooth images of 48x40 pixels, made from a seed."""
     folder = tmp_path_factory.mktemp("photos")
     generator = np.random.default_rng(0)
     for number in range(10):
         blocks = generator.integers(0, 256, (6, 6, 3), dtype=np.uint8)
-        picture = Image.fromarray(blocks).resize((48, 40), Image.Resampling.BICUBIC)
-        picture.save(folder / f"{number}.png")
+        image = Image.fromarray(blocks).resize((48, 40), Image.Resampling.BICUBIC)
+        image.save(folder / f"{number}.png")
     return folder
 
 

@@ -129,7 +129,7 @@ def test_what_is_to_be_cited_is_cited() -> None:
     assert {(name, int(year)) for name, year in asked} <= papers
 
 
-def test_named_pictures_exist() -> None:
+def test_named_images_exist() -> None:
     names = re.findall(r"(?:docs|benchmarks)/[\w./*]+", " ".join(section(3)))
     assert len(names) > 4
     for name in names:

@@ -18,7 +18,7 @@ ROOMS = (
     *("benchmarks", "callbacks", "commands", "datamodules", "degradations"),
     *("files", "lightning_modules"),
 )
-# Whose `open` reads no text: libraries of pictures, archives and clips, and descriptors.
+# Whose `open` reads no text: libraries of images, archives and clips, and descriptors.
 BINARY = {"Image", "av", "lmdb", "os", "system", "tarfile"}
 FIELDS = {"textarea", "input", "checkboxes"}
 

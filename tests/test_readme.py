@@ -108,7 +108,7 @@ def test_the_degraded_quickstart_is_what_was_measured() -> None:
 
 def test_reading_against_peers_is_what_was_measured() -> None:
     results = stored("streaming")["results"]
-    crops = results["crops without the whole picture"]
+    crops = results["crops without the whole image"]
     faster = [crops[size]["loader_times_as_fast"] for size in ("1 MP", "2K, 2.8 MP")]
     said = written(
         "reads ", " times as fast at one megapixel, ", " times at 2K (", " px, quality ", ")"

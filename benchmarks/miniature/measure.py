@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmarks.miniature.callbacks import INPUTS, OUTPUTS
 from callbacks.metrics.consistency import Repetition
 from callbacks.metrics.fid import KIDThumb
-from callbacks.metrics.sets import SetMetric, read_picture
+from callbacks.metrics.sets import SetMetric, read_image
 from callbacks.metrics.swd import SWD
 from callbacks.results.files import load_images, load_results, storable
 
@@ -119,7 +119,7 @@ class Measured:
     def _features(self, metric: SetMetric, folder: str) -> Tensor:
         parts = []
         for key in self.keys:
-            image = read_picture(self.run / OUTPUTS / folder / key)
+            image = read_image(self.run / OUTPUTS / folder / key)
             parts.append(metric.finite_features(image, {"key": [key]}))
         return torch.cat(parts).double()
 

@@ -65,7 +65,7 @@ class Trace(Callback):
     The state is all that training goes on from: weights, running statistics, the optimiser's
     moments, averaged weights, learning rates and Guard's counts. Each start writes a file of its
     own, so a line that a SIGKILL cuts is the last of its file. Two counts end a line: steps that
-    Guard has left out so far, and samples of this batch whose picture was replaced.
+    Guard has left out so far, and samples of this batch whose image was replaced.
 
     It also makes the process, and the workers that it forks later, see the board's wrong time and
     have its slow disk.
@@ -172,10 +172,10 @@ def _add(digest: Any, value: Any) -> None:
 
 
 class NotANumber(Stage):
-    """Make all pixels of some pictures NaN, those whose seed says so.
+    """Make all pixels of some images NaN, those whose seed says so.
 
     Args:
-        probability: Share of the pictures.
+        probability: Share of the images.
     """
 
     def __init__(self, probability: float) -> None:

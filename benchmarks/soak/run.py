@@ -229,9 +229,9 @@ def _kind(path: str) -> str:
     return "shards" if ".tar" in path else "others"
 
 
-# ------------------------------------------------------------------------------------ its pictures
+# ------------------------------------------------------------------------------------ its images
 def prepare(folder: Path, steps: int, seed: int) -> None:
-    """Pack the shards, damage one picture of them for good, and write the configuration.
+    """Pack the shards, damage one image of them for good, and write the configuration.
 
     Args:
         folder: Where to.

@@ -82,7 +82,7 @@ class Peer:
         self.random_kernel = importlib.import_module("basicsr.data.degradations")
 
     def batch(self, hr: Tensor) -> dict[str, Tensor]:
-        """What their data loader gives: pictures, and three kernels each."""
+        """What their data loader gives: images, and three kernels each."""
         kernels = [[self._kernel(order) for order in (1, 2, 3)] for _ in range(len(hr))]
         stacked = torch.tensor(np.array(kernels), dtype=torch.float32).unbind(1)
         return {"gt": hr, **dict(zip(("kernel1", "kernel2", "sinc_kernel"), stacked, strict=True))}
@@ -142,13 +142,13 @@ def photographs(count: int, side: int) -> Tensor:
     from skimage import data
     from sklearn.datasets import load_sample_images
 
-    pictures = [*load_sample_images().images, data.astronaut(), data.coffee(), data.rocket()]
+    images = [*load_sample_images().images, data.astronaut(), data.coffee(), data.rocket()]
     generator = np.random.default_rng(SEED)
     crops = []
     for index in range(count):
-        picture = pictures[index % len(pictures)]
-        top, left = (generator.integers(0, n - side + 1) for n in picture.shape[:2])
-        crops.append(picture[top : top + side, left : left + side])
+        image = images[index % len(images)]
+        top, left = (generator.integers(0, n - side + 1) for n in image.shape[:2])
+        crops.append(image[top : top + side, left : left + side])
     return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous().float() / 255
 
 
@@ -196,7 +196,7 @@ def against(peer: list[float], ours: list[float]) -> dict[str, Any]:
 
 
 def compare(folder: Path, usm: bool, draws: int, device: torch.device, compile: bool) -> Any:
-    """Their pipeline and ours on the same pictures, new draws at every turn."""
+    """Their pipeline and ours on the same images, new draws at every turn."""
     hr = photographs(BATCH, SIDE).to(device)
     peer = Peer(folder, usm, device)
     ours = RealESRGAN(SCALE, usm=usm, compile=compile).to(device)
@@ -225,7 +225,7 @@ def gains(
     Args:
         draws: Batches of each.
         device: A GPU; a CPU has no graphs, and can stand in.
-        side: Of the pictures.
+        side: Of the images.
         backend: Of the compiler.
     """
     hr = photographs(BATCH, side).to(device)
@@ -262,10 +262,10 @@ def seeds(draw: int) -> Tensor:
 
 
 def variants(draws: int, device: torch.device) -> dict[str, Any]:
-    """Our pipeline on pictures of differing sizes, in a mixture, and recorded, against itself.
+    """Our pipeline on images of differing sizes, in a mixture, and recorded, against itself.
 
-    Pictures of differing sizes, 192 to 320 px, go one by one, as evaluation has them; so they are
-    compared with pictures of 256 px that go one by one.
+    Images of differing sizes, 192 to 320 px, go one by one, as evaluation has them; so they are
+    compared with images of 256 px that go one by one.
     """
     hr = photographs(BATCH, SIDE).to(device)
     generator = np.random.default_rng(SEED)
@@ -286,9 +286,9 @@ def variants(draws: int, device: torch.device) -> dict[str, Any]:
     def batch(degradation: Degradation, draw: int) -> Callable[[], Any]:
         return partial(degradation, hr, seeds(draw))
 
-    def one_by_one(pictures: list[Tensor], draw: int) -> Callable[[], Any]:
+    def one_by_one(images: list[Tensor], draw: int) -> Callable[[], Any]:
         def run() -> None:
-            for x, seed in zip(pictures, seeds(draw).chunk(BATCH), strict=True):
+            for x, seed in zip(images, seeds(draw).chunk(BATCH), strict=True):
                 plain(x, seed)
 
         return run
@@ -359,7 +359,7 @@ def main() -> None:
     device = torch.device(arguments.device)
     compiled = device.type == "cuda"
     results: dict[str, Any] = {
-        "batch": f"{BATCH} pictures of {SIDE} px to x{SCALE}",
+        "batch": f"{BATCH} images of {SIDE} px to x{SCALE}",
         "without USM": compare(arguments.peers, False, arguments.draws, device, compiled),
         "with USM": compare(arguments.peers, True, arguments.usm_draws, device, compiled),
         "variants": variants(arguments.draws, device),

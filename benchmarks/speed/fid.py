@@ -1,6 +1,6 @@
 """FID against torch-fidelity and scipy: `taskset -c 0 python -m benchmarks.speed.fid`.
 
-Features: 8 pictures of 256x256, our network and torch-fidelity's in turns, one thread. Distance: of
+Features: 8 images of 256x256, our network and torch-fidelity's in turns, one thread. Distance: of
 features drawn from a seed, ours, torch-fidelity's eigenvalues, and the root by `sqrtm` as
 pytorch-fid and clean-fid take it. Weights are random, for time does not depend on them: no number
 of quality comes from here.

@@ -27,7 +27,7 @@ from datamodules.clock import Stopwatch
 from degradations.bicubic import Bicubic
 from lightning_modules.networks.edsr import EDSR
 from lightning_modules.regression import Regression
-from tests.datamodules.memory import pictures, trainer
+from tests.datamodules.memory import random_images, trainer
 
 SEED = 0
 STEPS = 120
@@ -70,7 +70,7 @@ def in_a_run() -> dict[str, float]:
     guard, throughput = Guard(), Throughput(50)
     timed = Timed(guard, throughput)
     data = SRDataModule(
-        *(2, pictures(64, 128, 128)),
+        *(2, random_images(64, 128, 128)),
         batch_size=16,
         crop_size=96,
         crops=CropSettings(per_image=40),

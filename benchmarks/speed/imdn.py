@@ -50,7 +50,7 @@ def test(name: str, scale: int) -> dict[str, Any]:
         scale: The factor.
 
     Returns:
-        PSNR-Y and SSIM-Y of IMDN and of bicubic, and the number of pictures.
+        PSNR-Y and SSIM-Y of IMDN and of bicubic, and the number of images.
     """
     with tempfile.TemporaryDirectory() as folder:
         words = ["test", "--config", "configs/experiment/benchmark.yaml"]
@@ -64,7 +64,7 @@ def test(name: str, scale: int) -> dict[str, Any]:
         if row["metric"] in ("psnr", "ssim"):
             model = "bicubic" if row["checkpoint"] == "bicubic" else "imdn"
             found[model][row["metric"]] = round(row["value"], 4)
-            found["pictures"] = row["n"]
+            found["images"] = row["n"]
     return found
 
 

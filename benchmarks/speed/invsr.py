@@ -5,7 +5,7 @@ that of the release, each as wide as `--width` says: 1, the default on a GPU, is
 the default is 0.1, with which a run takes less than three minutes on one core. Widths are rounded
 to multiples of 32, the prompt's stays as it is.
 
-Each row is a process of its own that makes one picture several times: median seconds of it and of
+Each row is a process of its own that makes one image several times: median seconds of it and of
 its parts (`encode`, `predictor`, `unet`, `decode`), the share of the time in which none of these
 runs, and the most memory that it took, on a CPU with all that was imported. `attention_slice`
 bounds the predictor's attention where torch has no kernel that is lean by itself: so it is measured
@@ -42,7 +42,7 @@ from lightning_modules.backbone.space import KLSpace
 from lightning_modules.invsr import InvSR, Sampling
 from lightning_modules.networks.noise_predictor import NoisePredictor
 
-SIDE = 128  # of the LR picture
+SIDE = 128  # of the LR image
 UNIT = 32  # of widths
 TOKENS, TEXT = 77, 1024
 UNET = (320, 640, 1280, 1280)
@@ -216,12 +216,12 @@ def measure(
     Args:
         case: What.
         width: Share of the release's widths.
-        side: Of the LR picture.
-        repeats: Pictures that are timed, after one that is not.
+        side: Of the LR image.
+        repeats: Images that are timed, after one that is not.
         device: ``cpu`` or ``cuda``.
 
     Returns:
-        Seconds a picture, of its parts and as a share outside of them; megabytes.
+        Seconds an image, of its parts and as a share outside of them; megabytes.
     """
     model = build(case, width, patch=side).to(device)
     batch: Any = {
@@ -278,10 +278,10 @@ def main() -> None:
         default=1.0 if gpu else 0.1,
         help="share of the release's widths (default: 1 on a GPU, 0.1 on a CPU)",
     )
-    parser.add_argument("--side", type=int, default=SIDE, help="side of the LR picture")
-    parser.add_argument("--repeats", type=int, default=10 if gpu else 2, help="timed pictures")
+    parser.add_argument("--side", type=int, default=SIDE, help="side of the LR image")
+    parser.add_argument("--repeats", type=int, default=10 if gpu else 2, help="timed images")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights and pictures")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and images")
     parser.add_argument("--one", type=json.loads, help="one row, for a process of its own")
     options = parser.parse_args()
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.speed.liif
 
-Both enlarge the same picture with the same random weights, alternately. With one thread, the
+Both enlarge the same image with the same random weights, alternately. With one thread, the
 default, what counts is CPU time, on which other programs have little influence; with several it is
 elapsed time, and the machine should have nothing else to do. Each is given its fastest call. A
 training step on sampled points is timed as well. Prints JSON, and writes it to
@@ -39,7 +39,7 @@ def alternate(first: Callable[[], Any], second: Callable[[], Any], repeats: int)
 
 
 def measure_image(net: LIIF, side: int, scale: int, repeats: int) -> dict[str, Any]:
-    """A whole picture, encoder included: side x side to scale times that."""
+    """A whole image, encoder included: side x side to scale times that."""
     lr, state = torch.rand(1, 3, side, side), net.state_dict()
     with torch.inference_mode():
         times = alternate(
@@ -84,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time LIIF against its official form.")
     parser.add_argument("--repeats", type=int, default=5, help="timed calls of each form")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights and pictures")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and images")
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)

@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 taskset -c 0 python -m benchmarks.speed.metrics PEERS
 
 PSNR, SSIM (scikit-image), LPIPS-Alex (lpips), NIQE (BasicSR's own code) and FID (torch-fidelity) of
-the same pictures of 256 px in batches of 8, in one thread; ours as callbacks of a validation by
+the same images of 256 px in batches of 8, in one thread; ours as callbacks of a validation by
 Lightning. What can be kept of the references is kept on both sides: torch-fidelity's features of
 HR, ours those of LPIPS too. PEERS is a folder with a checkout of BasicSR as it is published, whose
 pristine model both have; the networks of LPIPS and FID have random weights, from the same files,
@@ -127,7 +127,7 @@ class Libraries:
 
     def niqe(self, sr: Tensor, hr: Tensor) -> list[float]:
         """BasicSR."""
-        return [float(value) for value in self.peer([picture(x) for x in sr])]
+        return [float(value) for value in self.peer([as_uint8(x) for x in sr])]
 
     @torch.inference_mode()
     def features(self, images: Tensor) -> Tensor:
@@ -197,12 +197,12 @@ class Ours:
 
 def luma(image: Tensor) -> NDArray[np.float64]:
     """Y of BT.601 without the border, by scikit-image."""
-    whole = rgb2ycbcr(picture(image))[..., 0]
+    whole = rgb2ycbcr(as_uint8(image))[..., 0]
     inside: NDArray[np.float64] = whole[SCALE:-SCALE, SCALE:-SCALE]
     return inside
 
 
-def picture(image: Tensor) -> NDArray[np.uint8]:
+def as_uint8(image: Tensor) -> NDArray[np.uint8]:
     """(H, W, 3) of 8 bits, as a file would have it."""
     return (image * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
 
@@ -213,7 +213,7 @@ def our_metrics() -> dict[str, Metric]:
     return {metric.name: metric for metric in made}
 
 
-def pictures(count: int) -> list[tuple[Tensor, Tensor]]:
+def images(count: int) -> list[tuple[Tensor, Tensor]]:
     """Batches of bicubic x4, rounded to 8 bits, and HR."""
     hr = photographs(count, SIDE)
     small = levels(resize(hr, (SIDE // SCALE, SIDE // SCALE))) / 255
@@ -224,7 +224,7 @@ def pictures(count: int) -> list[tuple[Tensor, Tensor]]:
 # ------------------------------------------------------------------------------------ measurement
 def compare(count: int, rounds: int, folder: Path, peer: Peer) -> dict[str, Any]:
     """Time of a whole validation and of each metric, of both, in turns."""
-    batches = pictures(count)
+    batches = images(count)
     libraries = Libraries(batches, folder, peer)
     metrics = our_metrics()
     sides: dict[str, tuple[Callable[[], Numbers], Callable[[], Numbers]]] = {}
@@ -325,7 +325,7 @@ def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description="Time a validation against reference libraries.")
     parser.add_argument("peers", type=Path, help="folder with a checkout of BasicSR")
-    parser.add_argument("--images", type=int, default=64, help="pictures of a validation")
+    parser.add_argument("--images", type=int, default=64, help="images of a validation")
     parser.add_argument("--rounds", type=int, default=7, help="validations of each")
     parser.add_argument("--steps", type=int, default=0, help="also train, for so many steps")
     arguments = parser.parse_args()

@@ -4,13 +4,13 @@ Networks have random weights and the shapes of the release, each as wide as `--w
 transformer and the mapper as deep as `--depth`: 1, the default on a GPU, is all of it. On a CPU the
 defaults are 1/16 and 1/20: two blocks of 256 channels.
 
-Rows, each a process of its own that makes one picture several times:
+Rows, each a process of its own that makes one image several times:
 
 one pass        the seven known scales, and the first unknown one, in one pass of the transformer
 seven passes    a pass for each, as released
 no cache        all tokens so far are computed anew at each scale
 
-`seconds` are those of a whole picture, nothing subtracted (the release's own timer leaves out the
+`seconds` are those of a whole image, nothing subtracted (the release's own timer leaves out the
 time of its first seven scales), with those of the parts; `tokens_a_second` counts all 10,521.
 Beside `no cache` stands the factor that the numbers of tokens predict: `linear` for what is done
 for each token, `pairs` for attention. `cache_bytes` is by how much the memory in use grew when keys
@@ -52,7 +52,7 @@ VAE = (128, 256, 512, 512)
 
 
 class Parts:
-    """What makes a picture.
+    """What makes an image.
 
     Args:
         width: Share of the release's widths.
@@ -111,7 +111,7 @@ def predicted(scales: Scales, known: int = KNOWN) -> dict[str, float]:
     """By how much more work no cache means, from the numbers of tokens alone.
 
     Args:
-        scales: Of the picture.
+        scales: Of the image.
         known: Scales that are given.
     """
     ends = [span.stop for span in scales.spans]
@@ -148,11 +148,11 @@ def measure(row: str, width: float, depth: float, repeats: int, device: str) -> 
         row: Of ``ROWS``.
         width: Share of the release's widths.
         depth: Share of its depths.
-        repeats: Pictures that are timed, after one that is not.
+        repeats: Images that are timed, after one that is not.
         device: ``cpu`` or ``cuda``.
 
     Returns:
-        Seconds a picture and of its parts, tokens a second, megabytes, bytes of the cache.
+        Seconds an image and of its parts, tokens a second, megabytes, bytes of the cache.
     """
     parts = Parts(width, depth, device)
     clock, start_mb = clock_of(device), megabytes(device)
@@ -197,9 +197,9 @@ def main() -> None:
     for name, cpu in (("width", 1 / 16), ("depth", 1 / 20)):
         about = f"share of the release's (default: 1 on a GPU, {cpu:g} on a CPU)"
         parser.add_argument(f"--{name}", type=float, default=1.0 if gpu else cpu, help=about)
-    parser.add_argument("--repeats", type=int, default=10 if gpu else 3, help="timed pictures")
+    parser.add_argument("--repeats", type=int, default=10 if gpu else 3, help="timed images")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights and pictures")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and images")
     parser.add_argument("--one", help="one row, for a process of its own")
     options = parser.parse_args()
 

@@ -19,7 +19,7 @@ from benchmarks.report import without_options, write_report
 from callbacks.metrics.fid import PREPARATIONS, levels
 from callbacks.metrics.pixels import PSNR, SSIM, PixelMetric
 from callbacks.metrics.protocols import load_preset
-from callbacks.metrics.sets import find_pictures, read_picture
+from callbacks.metrics.sets import find_images, read_image
 from degradations.bicubic import resize
 
 SCALES = (2, 4)
@@ -30,7 +30,7 @@ def pairs(paths: list[Path], scale: int) -> list[tuple[Tensor, Tensor]]:
     """Bicubic and HR."""
     found = []
     for path in paths:
-        hr = read_picture(path)
+        hr = read_image(path)
         small = [side // scale for side in hr.shape[-2:]]
         found.append((resize(levels(resize(hr, small)) / 255, hr.shape[-2:]), hr))
     return found
@@ -75,8 +75,8 @@ def main() -> None:
     if root is None:
         sys.exit("set ENLARGER_DATA to the folder that holds kodak24")
     torch.set_num_threads(1)
-    paths = find_pictures([Path(root, "kodak24")])
-    results: dict[str, Any] = {"pictures": len(paths)}
+    paths = find_images([Path(root, "kodak24")])
+    results: dict[str, Any] = {"images": len(paths)}
     for scale in SCALES:
         images = pairs(paths, scale)
         results[f"x{scale}"] = {

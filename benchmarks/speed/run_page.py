@@ -1,6 +1,6 @@
 """What `report.html` costs a run: `ENLARGER_DATA=... python -m benchmarks.speed.run_page`.
 
-Milliseconds for each kept picture, in the first validation and in later ones, on photographs of
+Milliseconds for each kept image, in the first validation and in later ones, on photographs of
 Kodak at x2 whose outputs are all new; and seconds to read logs and to write the page.
 """
 
@@ -22,13 +22,13 @@ from torch import Tensor
 
 from benchmarks.report import without_options, write_report
 from callbacks.files import provenance
-from callbacks.metrics.sets import find_pictures, read_picture
-from callbacks.report.images import Evaluation, Picture, PictureStore, write_index
+from callbacks.metrics.sets import find_images, read_image
+from callbacks.report.images import Evaluation, ImageStore, ReportImage, write_index
 from callbacks.report.page import Limits, page
 from callbacks.report.runs import read_run
 from degradations.bicubic import resize
 
-PICTURES, SIDE, VALIDATIONS, SEED = 8, 384, 4, 0
+IMAGES, SIDE, VALIDATIONS, SEED = 8, 384, 4, 0
 TAGS, VALUES = 8, 10_000  # of the logs: each tag has so many values
 
 
@@ -40,13 +40,13 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 def validations(run: Path, paths: list[Path]) -> list[list[float]]:
-    """Milliseconds of each picture in each validation; leaves the index of the last."""
-    store, generator = PictureStore(run, SIDE), torch.Generator().manual_seed(SEED)
+    """Milliseconds of each image in each validation; leaves the index of the last."""
+    store, generator = ImageStore(run, SIDE), torch.Generator().manual_seed(SEED)
     dataset = SimpleNamespace(name="kodak", scale=2.0)
-    hrs = [read_picture(path) for path in paths]
+    hrs = [read_image(path) for path in paths]
     lrs = [resize(hr, [side // 2 for side in hr.shape[-2:]]).clamp(0, 1) for hr in hrs]
     spent: list[list[float]] = []
-    kept: list[Picture] = []
+    kept: list[ReportImage] = []
 
     def keep(path: Path, sr: Tensor, lr: Tensor, hr: Tensor) -> None:
         kept.append(store.keep(dataset, path.stem, sr, lr, hr))
@@ -64,7 +64,7 @@ def validations(run: Path, paths: list[Path]) -> list[list[float]]:
         "step": 0,
         "checkpoint": None,
         "protocols": {},
-        "pictures": kept,
+        "images": kept,
     }
     write_index(run, [evaluation], provenance())
     return spent
@@ -86,11 +86,11 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder)
-        spent = validations(run, find_pictures([Path(root, "kodak24")])[:PICTURES])
+        spent = validations(run, find_images([Path(root, "kodak24")])[:IMAGES])
         later = [value for validation in spent[1:] for value in validation]
         results: dict[str, Any] = {
-            "first_validation_ms_a_picture": round(statistics.median(spent[0]), 1),
-            "later_validations_ms_a_picture": round(statistics.median(later), 1),
+            "first_validation_ms_an_image": round(statistics.median(spent[0]), 1),
+            "later_validations_ms_an_image": round(statistics.median(later), 1),
             "page_seconds": round(seconds(lambda: page([read_run(run, "a")], Limits())), 3),
         }
         log(run)

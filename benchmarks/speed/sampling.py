@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python -m benchmarks.speed.sampling
 
 Networks are those of the small configurations under configs/experiment/mini, with random weights;
-the base of a cascade is one of them. `methods` makes pictures of 192 x 192, one at a time: images
+the base of a cascade is one of them. `methods` makes images of 192 x 192, one at a time: images
 per second, the share of the time in which no network runs, and the operations that torch
 dispatched, views among them. `ddim` is our sampling with a U-Net of diffusers against a plain loop
 over diffusers' DDIM scheduler with the same U-Net, `residual_shift` ours against a plain loop over
@@ -196,14 +196,14 @@ def resshift(scale: float, **process: Any) -> ResShift:
 
 
 def diffusion(steps: int) -> Diffusion:
-    """An unconditional diffusion of small pictures."""
+    """An unconditional diffusion of small images."""
     schedule = Schedule(betas=BETAS, prediction=PREDICTION)
     denoiser = UNet2D.from_config(UNET)
     return Diffusion(1.0, denoiser, schedule=schedule, steps=steps, clamp=1.0).eval()
 
 
 def batch(scale: float, side: int, device: torch.device) -> Any:
-    """One LR picture and the size that is wanted of it."""
+    """One LR image and the size that is wanted of it."""
     lr = torch.rand(1, 3, *[round(side / scale)] * 2).to(device)
     return {"lr": lr, "size": (side, side), "key": ["a"], "seed": torch.tensor([1])}
 
@@ -359,12 +359,12 @@ def measure(
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description="Time the sampling of the diffusion methods.")
-    parser.add_argument("--side", type=int, default=SIDE, help="side of the pictures made")
-    parser.add_argument("--repeats", type=int, default=5, help="timed pictures of each method")
+    parser.add_argument("--side", type=int, default=SIDE, help="side of the images made")
+    parser.add_argument("--repeats", type=int, default=5, help="timed images of each method")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--device", default=report.device(), help="by default what is there")
     parser.add_argument("--compile", action="store_true", help="compiled networks, on a CPU too")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights and pictures")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and images")
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)

@@ -86,7 +86,7 @@ def _noting(own: Callable[..., Any], part: str, calls: Counter[str]) -> Callable
 
 
 class Passes:
-    """Passes of a method at Stable Diffusion 2.1's widths, of one picture.
+    """Passes of a method at Stable Diffusion 2.1's widths, of one image.
 
     Args:
         method: Tuned.

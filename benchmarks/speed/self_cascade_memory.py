@@ -45,7 +45,7 @@ KINDS: dict[str, tuple[dict[str, Any], bool]] = {
 
 
 class Latents(PixelSpace):
-    """Four channels; there are no pictures here."""
+    """Four channels; there are no images here."""
 
     channels = 4
 
@@ -62,7 +62,7 @@ def base(device: str = "cpu") -> UNet2D:
 
 
 def kept(method: Any, side: int, through: bool) -> int:
-    """Bytes that autograd keeps of a step of one picture.
+    """Bytes that autograd keeps of a step of one image.
 
     Args:
         method: Tuned.

@@ -1,9 +1,9 @@
-"""Reading pictures from shards: ours against the limit and against other loaders, in turns.
+"""Reading images from shards: ours against the limit and against other loaders, in turns.
 
     OMP_NUM_THREADS=1 python -m benchmarks.speed.streaming PHOTOGRAPHS LARGE
 
 PHOTOGRAPHS is a folder of JPEG files, each larger than 256 px (numbers here are of 481x321 px);
-LARGE is a folder of pictures that large ones are put together from. litdata and mosaicml-streaming
+LARGE is a folder of images that large ones are put together from. litdata and mosaicml-streaming
 take part where they are installed (they are no dependencies: an environment of its own will do).
 
 Time is that of the processors (user and system, of this process and of its workers), so that what
@@ -96,7 +96,7 @@ def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description="Time training loaders on JPEG files.")
     parser.add_argument("photographs", type=Path, help="folder of JPEG files")
-    parser.add_argument("large", type=Path, help="folder of pictures to make large ones of")
+    parser.add_argument("large", type=Path, help="folder of images to make large ones of")
     parser.add_argument("--turns", type=int, default=9, help="turns of each loader")
     parser.add_argument("--device", default=report.device(), help="by default what is there")
     arguments = parser.parse_args()
@@ -110,7 +110,7 @@ def main() -> None:
             "batch": f"{BATCH} crops of {CROP} px",
             "packages": packages(),
             **loaders(arguments.photographs, place, arguments.turns, arguments.device),
-            "crops without the whole picture": streaming_crops.compare(
+            "crops without the whole image": streaming_crops.compare(
                 arguments.large, place / "large", arguments.turns
             ),
             "start, a million samples": streaming_start.measure(place / "start"),

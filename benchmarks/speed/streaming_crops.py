@@ -1,6 +1,6 @@
 """Crops of large JPEGs with restart markers against decoding the whole of them.
 
-The pictures are real: photographs side by side, cut to size. Both kinds of shard come from the
+The images are real: photographs side by side, cut to size. Both kinds of shard come from the
 packer, out of the same PNG files, at one quality.
 """
 
@@ -29,8 +29,8 @@ from datamodules.pack import __main__ as pack
 from datamodules.shards.shards import Shards
 
 SIZES = {"0.15 MP": (321, 481), "1 MP": (896, 1152), "2K, 2.8 MP": (1356, 2040)}
-PICTURES, QUALITY, CROP, BATCH = 16, 95, 256, 16
-CROPS = 4  # of each picture in a turn
+IMAGES, QUALITY, CROP, BATCH = 16, 95, 256, 16
+CROPS = 4  # of each image in a turn
 Pixels = NDArray[np.uint8]
 
 
@@ -93,22 +93,22 @@ def compare_size(
     """Both ways, in turns: the decoder alone, and the whole loader."""
     chance = random.Random(0)
     (place / "png").mkdir(parents=True)
-    for number in range(PICTURES):
-        picture = mosaic(photographs, *size, chance)
-        cv2.imwrite(str(place / "png" / f"{number:04d}.png"), picture[..., ::-1])
+    for number in range(IMAGES):
+        image = mosaic(photographs, *size, chance)
+        cv2.imwrite(str(place / "png" / f"{number:04d}.png"), image[..., ::-1])
     plain = write(place / "png", place / "plain")
     marked = write(place / "png", place / "marked", "--restart-markers")
     whole = [sample["jpg"] for sample in plain.values()]
     pairs = [(s["jpg"], np.frombuffer(s["rst"], "<u4")) for s in marked.values()]
     spots = [
         (number, *(chance.randrange(side - CROP + 1) for side in size))
-        for number in range(PICTURES)
+        for number in range(IMAGES)
         for _ in range(CROPS)
     ]
     for number, top, left in spots[::CROPS]:
         wanted = decode(pairs[number][0])[top : top + CROP, left : left + CROP]
         if not np.array_equal(decode_crop(*pairs[number], top, left, CROP, CROP), wanted):
-            raise RuntimeError(f"the crop of picture {number} differs from that of the whole")
+            raise RuntimeError(f"the crop of image {number} differs from that of the whole")
 
     def decode_whole() -> None:
         for number, top, left in spots:
@@ -173,12 +173,12 @@ def compare(folder: Path, place: Path, turns: int) -> dict[str, Any]:
     """All sizes.
 
     Args:
-        folder: Pictures that the large ones are put together from, of one size or the other way.
+        folder: Images that the large ones are put together from, of one size or the other way.
         place: Folder for what is made.
         turns: Turns of each size.
 
     Raises:
-        ValueError: The folder holds no pictures.
+        ValueError: The folder holds no images.
     """
     paths = [path for path in sorted(folder.iterdir()) if path.suffix in (".png", ".jpg")]
     photographs = [np.asarray(Image.open(path).convert("RGB")) for path in paths]

@@ -48,11 +48,11 @@ class Loader(NamedTuple):
     """A loader that is ready.
 
     batches: Gives an epoch for a number of workers.
-    pictures: The tensor of crops in a batch.
+    images: The tensor of crops in a batch.
     """
 
     batches: Callable[[int], Iterable[Any]]
-    pictures: Callable[[Any], Tensor]
+    images: Callable[[Any], Tensor]
 
 
 class Turn(NamedTuple):
@@ -73,14 +73,14 @@ def decode(data: bytes) -> Bytes:
 
 def cut(data: bytes) -> Bytes:
     """Decode a file; a random crop of it, (CROP, CROP, 3)."""
-    picture = decode(data)
-    top = int((picture.shape[0] - CROP + 1) * random.random())
-    left = int((picture.shape[1] - CROP + 1) * random.random())
-    return picture[top : top + CROP, left : left + CROP]
+    image = decode(data)
+    top = int((image.shape[0] - CROP + 1) * random.random())
+    left = int((image.shape[1] - CROP + 1) * random.random())
+    return image[top : top + CROP, left : left + CROP]
 
 
 def crop(data: bytes) -> Tensor:
-    """(CROP, CROP, 3) uint8, of one file: a copy, or a batch would keep the pictures in memory."""
+    """(CROP, CROP, 3) uint8, of one file: a copy, or a batch would keep the images in memory."""
     return torch.from_numpy(cut(data).copy())
 
 
@@ -90,27 +90,27 @@ def together(crops: list[Tensor]) -> Tensor:
     return stacked.permute(0, 3, 1, 2)
 
 
-def read_files(pictures: Path) -> list[bytes]:
+def read_files(images: Path) -> list[bytes]:
     """All JPEG files of a folder.
 
     Raises:
         ValueError: There are none.
     """
-    files = [path.read_bytes() for path in sorted(pictures.rglob("*.jpg"))]
+    files = [path.read_bytes() for path in sorted(images.rglob("*.jpg"))]
     if not files:
-        raise ValueError(f"{pictures} holds no .jpg files")
+        raise ValueError(f"{images} holds no .jpg files")
     return files
 
 
-def shards(pictures: Path, place: Path) -> str:
+def shards(images: Path, place: Path) -> str:
     """Pack a folder, unless that is done; gives the pattern of the shards' names.
 
     Raises:
         RuntimeError: The packer refused some.
     """
     out = place / "tars"
-    if not out.exists() and pack.main([str(pictures), str(out), "--samples-per-shard", str(SHARD)]):
-        raise RuntimeError(f"not all of {pictures} could be packed")
+    if not out.exists() and pack.main([str(images), str(out), "--samples-per-shard", str(SHARD)]):
+        raise RuntimeError(f"not all of {images} could be packed")
     return str(out / "shard-*.tar")
 
 
@@ -146,9 +146,9 @@ def _empty(count: int) -> Tensor:
     return torch.empty(0, dtype=torch.uint8).set_(memory).view(size)
 
 
-def limit(pictures: Path, place: Path) -> Loader:
+def limit(images: Path, place: Path) -> Loader:
     """The same decoder over bytes that are in memory, cropped, as a tensor."""
-    dataset = InMemory(read_files(pictures))
+    dataset = InMemory(read_files(images))
 
     def batches(workers: int) -> Iterable[Any]:
         return DataLoader(dataset, BATCH, True, num_workers=workers, collate_fn=_same)
@@ -161,9 +161,9 @@ def _same(batch: Any) -> Any:
 
 
 # ------------------------------------------------------------------------------------------- ours
-def ours(pictures: Path, place: Path, flips: bool = False) -> Loader:
+def ours(images: Path, place: Path, flips: bool = False) -> Loader:
     """The training loader of `SRDataModule` over `Shards`."""
-    return _ours(Shards(shards(pictures, place)), crops_per_image=COPIES, flips=flips)
+    return _ours(Shards(shards(images, place)), crops_per_image=COPIES, flips=flips)
 
 
 def _ours(source: Source, crops_per_image: int, flips: bool) -> Loader:
@@ -184,23 +184,23 @@ def _ours(source: Source, crops_per_image: int, flips: bool) -> Loader:
     return Loader(batches, lambda batch: batch["hr"])
 
 
-def ours_flipped(pictures: Path, place: Path) -> Loader:
+def ours_flipped(images: Path, place: Path) -> Loader:
     """Ours with flips and transpositions, which are its default and which no other column has."""
-    return ours(pictures, place, flips=True)
+    return ours(images, place, flips=True)
 
 
-def ours_stream(pictures: Path, place: Path) -> Loader:
+def ours_stream(images: Path, place: Path) -> Loader:
     """The same over `Stream`, which reads the tars as often as the webdataset pipelines do."""
-    urls, samples = shards(pictures, place), COPIES * len(read_files(pictures))
+    urls, samples = shards(images, place), COPIES * len(read_files(images))
     return _ours(Stream(samples, urls, shuffle=100), crops_per_image=1, flips=False)
 
 
 # ------------------------------------------------------------------------------------------ peers
-def webdataset_bare(pictures: Path, place: Path) -> Loader:
+def webdataset_bare(images: Path, place: Path) -> Loader:
     """A webdataset pipeline with nothing that costs time: our decoder, our crop."""
     import webdataset as wds
 
-    urls = _urls(pictures, place)
+    urls = _urls(images, place)
 
     def batches(workers: int) -> Iterable[Any]:
         data = wds.WebDataset(urls, shardshuffle=100).shuffle(100)
@@ -210,12 +210,12 @@ def webdataset_bare(pictures: Path, place: Path) -> Loader:
     return Loader(batches, _same)
 
 
-def webdataset_stock(pictures: Path, place: Path) -> Loader:
+def webdataset_stock(images: Path, place: Path) -> Loader:
     """A webdataset pipeline as its own examples have it, with torchvision's transforms."""
     import webdataset as wds
     from torchvision.transforms import Compose, RandomCrop, ToTensor
 
-    urls, transform = _urls(pictures, place), Compose([RandomCrop(CROP), ToTensor()])
+    urls, transform = _urls(images, place), Compose([RandomCrop(CROP), ToTensor()])
 
     def batches(workers: int) -> Iterable[Any]:
         data = wds.WebDataset(urls, shardshuffle=100).shuffle(100)
@@ -225,18 +225,18 @@ def webdataset_stock(pictures: Path, place: Path) -> Loader:
     return Loader(batches, lambda batch: batch[0])
 
 
-def _urls(pictures: Path, place: Path) -> list[str]:
-    pattern = Path(shards(pictures, place))
+def _urls(images: Path, place: Path) -> list[str]:
+    pattern = Path(shards(images, place))
     return sorted(map(str, pattern.parent.glob(pattern.name))) * COPIES
 
 
-def litdata(pictures: Path, place: Path) -> Loader:
+def litdata(images: Path, place: Path) -> Loader:
     """Chunks of JPEG bytes as litdata writes them, shuffled; our decoder."""
     from litdata import StreamingDataLoader, StreamingDataset
     from litdata.streaming.cache import Cache
 
     cache = Cache(str(place / "litdata"), chunk_bytes="64MB")
-    for index, data in enumerate(read_files(pictures) * COPIES):
+    for index, data in enumerate(read_files(images) * COPIES):
         cache[index] = {"jpg": data}
     cache.done()
     cache.merge()
@@ -255,14 +255,14 @@ def litdata(pictures: Path, place: Path) -> Loader:
     return Loader(batches, _same)
 
 
-def mosaicml_streaming(pictures: Path, place: Path) -> Loader:
+def mosaicml_streaming(images: Path, place: Path) -> Loader:
     """Shards of JPEG bytes as mosaicml-streaming writes them, shuffled; our decoder."""
     from streaming import MDSWriter, StreamingDataset
     from streaming.base.util import clean_stale_shared_memory
 
     out = str(place / "mosaicml")
     with MDSWriter(out=out, columns={"jpg": "bytes"}) as writer:
-        for data in read_files(pictures) * COPIES:
+        for data in read_files(images) * COPIES:
             writer.write({"jpg": data})
 
     class Crops(StreamingDataset):
@@ -295,16 +295,16 @@ class Runner:
 
     Args:
         name: Of `LOADERS`.
-        pictures: Folder of JPEG files.
+        images: Folder of JPEG files.
         place: Folder for what is made of them.
         device: Where batches are brought.
     """
 
-    def __init__(self, name: str, pictures: Path, place: Path, device: str = "cpu") -> None:
+    def __init__(self, name: str, images: Path, place: Path, device: str = "cpu") -> None:
         self.name = name
         context = multiprocessing.get_context("fork")
         self._pipe, other = context.Pipe()
-        given = (other, name, pictures, place, device)
+        given = (other, name, images, place, device)
         self._process = context.Process(target=_serve, args=given)
         self._process.start()
         other.close()
@@ -346,10 +346,10 @@ def _version(package: str) -> str:
         return "not installed: left out"
 
 
-def _serve(pipe: Any, name: str, pictures: Path, place: Path, device: str) -> None:
+def _serve(pipe: Any, name: str, images: Path, place: Path, device: str) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    loader = LOADERS[name][0](pictures, place)
+    loader = LOADERS[name][0](images, place)
     cores = os.sched_getaffinity(0)
     while (workers := pipe.recv()) is not None:
         _pin(cores if workers else {max(cores)})
@@ -366,12 +366,12 @@ def _turn(loader: Loader, workers: int, name: str, device: str) -> Turn:
     batches = loader.batches(workers)
     count, before, begun = 0, _cpu_seconds(), time.perf_counter()
     for batch in batches:
-        pictures = loader.pictures(batch).to(device)  # waits until it is there
-        if pictures.shape[1:] != (3, CROP, CROP):
-            raise RuntimeError(f"{name} gave pictures of the shape {tuple(pictures.shape)}")
-        count += len(pictures)
+        images = loader.images(batch).to(device)  # waits until it is there
+        if images.shape[1:] != (3, CROP, CROP):
+            raise RuntimeError(f"{name} gave images of the shape {tuple(images.shape)}")
+        count += len(images)
     wall = time.perf_counter() - begun
-    del batch, pictures, batches
+    del batch, images, batches
     gc.collect()  # workers that stay between epochs end with their loader
     for child in multiprocessing.active_children():
         child.join()

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-SHARDS, SAMPLES, PICTURE = 1000, 1000, 73_000  # bytes a picture, as those of 481x321 have
+SHARDS, SAMPLES, IMAGE = 1000, 1000, 73_000  # bytes an image, as those of 481x321 have
 
 
 def make_up(folder: Path) -> None:
@@ -25,7 +25,7 @@ def make_up(folder: Path) -> None:
     from datamodules.shards.index import Member, ShardIndex, index_places, save_index
 
     folder.mkdir(parents=True)
-    block = -(-(512 + PICTURE) // 512) * 512
+    block = -(-(512 + IMAGE) // 512) * 512
     chance = random.Random(0)
     for shard in range(SHARDS):
         path = folder / f"made-up-{shard:06d}.tar"
@@ -36,7 +36,7 @@ def make_up(folder: Path) -> None:
             mtime_ns=path.stat().st_mtime_ns,
             keys=[f"{shard:04d}/{number:07d}" for number in range(SAMPLES)],
             members=[
-                {"jpg": Member(512 + n * block, PICTURE, chance.getrandbits(64), 321, 481)}
+                {"jpg": Member(512 + n * block, IMAGE, chance.getrandbits(64), 321, 481)}
                 for n in range(SAMPLES)
             ],
             checksum=f"{chance.getrandbits(128):032x}",

@@ -1,9 +1,9 @@
 """Cost and visibility of tiles: `ENLARGER_DATA=... python -m benchmarks.speed.tiling`.
 
-`memory`: a process of its own for each size enlarges a picture of noise by `predict_step`, by a
+`memory`: a process of its own for each size enlarges an image of noise by `predict_step`, by a
 small network with random weights: the most that the process had in memory, what is imported among
 it, and the same before it began. Tiles are those that the engine chooses, or larger ones where it
-is said. `seams`: the measure of `tiling_seams` on pictures of kodak24, relative to the same lines
+is said. `seams`: the measure of `tiling_seams` on images of kodak24, relative to the same lines
 of what is enlarged whole, by IMDN with its released weights (`$ENLARGER_WEIGHTS`): it looks at mean
 and deviation of all that it is given, so tiles cannot be exact.
 Prints JSON, and writes it to benchmarks/results/tiling.json.
@@ -41,8 +41,8 @@ CASES = {
     "x4, tiles of 512": {"scale": 4, "size": 512},
 }
 SMALL: dict[str, Any] = {"blocks": 4, "channels": 32}  # EDSR
-PICTURES = 4
-CROP = 384  # pixels of a photograph, which is the LR picture here
+IMAGES = 4
+CROP = 384  # pixels of a photograph, which is the LR image here
 TILE, OVERLAP = 128, 32
 
 
@@ -58,7 +58,7 @@ def main() -> None:
     if root is None:
         sys.exit("set ENLARGER_DATA to the folder that holds kodak24")
     memory = {name: compared(case) for name, case in CASES.items()}
-    seams = seams_of(sorted(Path(root, "kodak24").glob("*.png"))[:PICTURES])
+    seams = seams_of(sorted(Path(root, "kodak24").glob("*.png"))[:IMAGES])
     write_report("tiling", {"network": {"EDSR": SMALL}, "memory": memory, "seams": seams}, SEED)
 
 
@@ -86,7 +86,7 @@ def _sr(output: Any) -> Tensor:
 
 
 def enlarged(side: int, scale: int, size: int | None = None) -> dict[str, float]:
-    """Enlarge one picture.
+    """Enlarge one image.
 
     Args:
         side: Of the output.
@@ -120,7 +120,7 @@ def _peak_mb() -> float:
 
 # ------------------------------------------------------------------------------------------- seams
 def seams_of(paths: list[Path]) -> dict[str, Any]:
-    """Seams of each window, as means over pictures, and the largest."""
+    """Seams of each window, as means over images, and the largest."""
     model = Regression(2, IMDN)
     model.load_weights(Path(os.environ["ENLARGER_WEIGHTS"], "imdn-x2.pth"))
     model.eval()
@@ -140,7 +140,7 @@ def seams_of(paths: list[Path]) -> dict[str, Any]:
             error = 255 * (sr - whole).abs().max().item()
             found.setdefault(window, []).append((seam(sr, tiles) / seam(whole, tiles), error))
     return {
-        "pictures": [path.stem for path in paths],
+        "images": [path.stem for path in paths],
         "tile": TILE,
         "overlap": OVERLAP,
         **{

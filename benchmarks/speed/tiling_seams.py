@@ -1,4 +1,4 @@
-"""How much tiles show in a picture."""
+"""How much tiles show in an image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_modules.noise import Span, Tile
 
 
-def seam(picture: Tensor, tiles: Sequence[Tile]) -> float:
+def seam(image: Tensor, tiles: Sequence[Tile]) -> float:
     """Mean absolute gradient across the borders of tiles, over that across all other lines.
 
     Borders are the lines at which a tile begins or ends, and those at which it begins or ends to
@@ -18,15 +18,15 @@ def seam(picture: Tensor, tiles: Sequence[Tile]) -> float:
     way between the pixels of LR, for gradients within one are smaller than those between two.
 
     Args:
-        picture: (..., H, W).
+        image: (..., H, W).
         tiles: Of it.
 
     Returns:
-        About 1 where tiles do not show, in a picture that is the same everywhere.
+        About 1 where tiles do not show, in an image that is the same everywhere.
     """
     on, off = [], []
     for dim, spans in ((-2, [t.rows for t in tiles]), (-1, [t.columns for t in tiles])):
-        lines = picture.diff(dim=dim).abs().movedim(dim, 0).flatten(1).mean(1)
+        lines = image.diff(dim=dim).abs().movedim(dim, 0).flatten(1).mean(1)
         factor = max(len(spans[0].window) // (spans[0].lr.stop - spans[0].lr.start), 1)
         crossed = torch.zeros(len(lines), dtype=torch.bool)
         crossed[[p - 1 for span in spans for p in borders(span) if 0 < p <= len(lines)]] = True

@@ -445,7 +445,7 @@ class PatchMetric(InceptionMetric):
         """Return crops, rounding, network and weights; there is no preset without resizing."""
         whole = super().features_protocol()
         resizing = ("preset", "resize", "antialias")
-        crops = f"{self.crops} of {SIDE}x{SIDE} from each picture, not resized, seeded by its name"
+        crops = f"{self.crops} of {SIDE}x{SIDE} from each image, not resized, seeded by its name"
         return {"crops": crops} | {k: v for k, v in whole.items() if k not in resizing}
 
     def features(self, images: Tensor, batch: Batch) -> Tensor:

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from callbacks import weights
 from callbacks.metrics.base import ImageMetric, TooSmall
 from callbacks.metrics.pixels import to_pixels
-from callbacks.metrics.sets import find_pictures, read_picture
+from callbacks.metrics.sets import find_images, read_image
 from callbacks.tensorboard import MetricProtocol
 from files.paths import expand_path
 
@@ -277,11 +277,11 @@ def fit_model(paths: Sequence[Path]) -> tuple[Tensor, Tensor, int]:
     """
     kept = []
     for path in tqdm(paths, desc="photographs"):
-        picture = read_picture(path)
-        if min(picture.shape[-2:]) < BLOCK:
-            size = "x".join(map(str, picture.shape[:-3:-1]))
+        image = read_image(path)
+        if min(image.shape[-2:]) < BLOCK:
+            size = "x".join(map(str, image.shape[:-3:-1]))
             raise ValueError(f"{path} is {size} pixels; a model needs {BLOCK}x{BLOCK} or more")
-        features, sharpness = block_features(to_pixels(picture, "y")[:, 0].round())
+        features, sharpness = block_features(to_pixels(image, "y")[:, 0].round())
         kept.append(features[sharpness > SHARP * sharpness.max()])
     features = torch.cat(kept)
     blocks = int((~features.isnan().any(1)).sum())
@@ -445,7 +445,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.out.suffix != ".npz":
             raise ValueError(f"--out is {str(options.out)!r}; expected a name ending in .npz")
-        paths = find_pictures(options.images)
+        paths = find_images(options.images)
         mean, covariance, blocks = fit_model(paths)
         save_model(options.out, mean, covariance)
     except (ValueError, OSError) as error:

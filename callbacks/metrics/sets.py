@@ -59,7 +59,7 @@ from tqdm import tqdm
 from callbacks.evaluation import Stage, are_finite, on_first, several
 from callbacks.metrics.base import Measured, Metric, Record, TooSmall
 from callbacks.tensorboard import MetricProtocol
-from degradations import images as pictures
+from degradations import images as image_files
 from degradations.base import ieee_float32
 from degradations.bicubic import resize
 from degradations.draws import CODING
@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     from datamodules.base import Batch
 
 
-def find_pictures(places: Sequence[str | Path]) -> list[Path]:
+def find_images(places: Sequence[str | Path]) -> list[Path]:
     """Return all images in files and folders (and below them), each once, sorted by path.
 
     Hidden files are skipped: a killed run may have left them half-written.
@@ -83,11 +83,11 @@ def find_pictures(places: Sequence[str | Path]) -> list[Path]:
     for place in map(Path, places):
         if not place.exists():
             raise ValueError(f"{place} is neither a file nor a folder; give the path of images")
-        found.update(pictures.find_images(place) if place.is_dir() else [place])
+        found.update(image_files.find_images(place) if place.is_dir() else [place])
     return sorted(found)
 
 
-def read_picture(path: Path) -> Tensor:
+def read_image(path: Path) -> Tensor:
     """Read an image upright, in 8-bit sRGB as outputs are, grey as RGB and without alpha.
 
     Returns:
@@ -96,7 +96,7 @@ def read_picture(path: Path) -> Tensor:
     Raises:
         ValueError: If the file is damaged or not an image.
     """
-    return (pictures.read_image(path) * 255).round() / 255
+    return (image_files.read_image(path) * 255).round() / 255
 
 
 VERSION = 1
@@ -110,14 +110,14 @@ class Reference(NamedTuple):
     features: (N, ...) float32, one entry per image.
     name: Name of the set, for readers.
     content: Hash of the images' names and bytes.
-    pictures: How they were prepared: ``as they are``, or cropped.
+    images: How they were prepared: ``as they are``, or cropped.
     protocol: What the features depend on.
     """
 
     features: NDArray[np.float32]
     name: str
     content: str
-    pictures: str
+    images: str
     protocol: MetricProtocol
 
 
@@ -127,7 +127,7 @@ def save_reference(path: Path, reference: Reference) -> None:
         "kind": HEADER,
         "version": VERSION,
         "digest": _digest(reference.features),
-        **{key: getattr(reference, key) for key in ("name", "content", "pictures", "protocol")},
+        **{key: getattr(reference, key) for key in ("name", "content", "images", "protocol")},
     }
     with whole_file(path) as file:
         np.savez(file, features=reference.features, about=np.array(json.dumps(about)))
@@ -145,7 +145,7 @@ def load_reference(path: Path) -> Reference:
             features, about = content["features"], json.loads(str(content["about"]))
         if (about["kind"], about["version"]) != (HEADER, VERSION):
             raise ValueError(f"it is {about['kind']!r} of version {about['version']}")
-        fields = {key: about[key] for key in ("name", "content", "pictures", "protocol")}
+        fields = {key: about[key] for key in ("name", "content", "images", "protocol")}
         if _digest(features) != about["digest"]:
             raise ValueError("its features are not those that were written")
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
@@ -171,10 +171,10 @@ def check_protocol(path: Path, reference: Reference, wanted: Mapping[str, Any]) 
         )
 
 
-def content_hash(pictures: Iterable[tuple[str, Path]]) -> str:
+def content_hash(images: Iterable[tuple[str, Path]]) -> str:
     """Return a hash of names and bytes, independent of the folder."""
     whole = xxhash.xxh3_128()
-    for name, path in sorted(pictures):
+    for name, path in sorted(images):
         part = xxhash.xxh3_128()
         with path.open("rb") as file:
             while piece := file.read(1 << 20):
@@ -183,18 +183,18 @@ def content_hash(pictures: Iterable[tuple[str, Path]]) -> str:
     return whole.hexdigest()
 
 
-def hash_file(pictures: Mapping[str, Path], folder: Path) -> Path | None:
+def hash_file(images: Mapping[str, Path], folder: Path) -> Path | None:
     """Return where the ``content_hash`` of files is cached, by their paths, sizes and times.
 
     Args:
-        pictures: The files by name.
+        images: The files by name.
         folder: The folder of all hashes.
 
     Returns:
         The place, or None if a file is so new that a change might not change its time.
     """
     listing, newest = xxhash.xxh3_128(), 0
-    for name, path in sorted(pictures.items()):
+    for name, path in sorted(images.items()):
         found = path.stat()
         newest = max(newest, found.st_mtime_ns)
         parts = (name, os.path.abspath(path), found.st_size, found.st_mtime_ns)
@@ -285,13 +285,13 @@ def cached_reference(
     Raises:
         ValueError: If an image is broken, or a place holds none.
     """
-    pictures = images_by_name(places)
+    images = images_by_name(places)
     check = check or (lambda count: None)
-    known = hash_file(pictures, Path(CACHE).expanduser() / "contents")
+    known = hash_file(images, Path(CACHE).expanduser() / "contents")
     content, protocol = load_hash(known), metric.features_protocol()
     if content is None:
-        check(len(pictures))
-        content = content_hash(pictures.items())
+        check(len(images))
+        content = content_hash(images.items())
         save_hash(known, content)
     prepared = "as they are" if side is None else f"shorter side to {side}, centre {side}x{side}"
     name = f"{content}-{protocol_hash(protocol, prepared, READING)}.npz"
@@ -303,8 +303,8 @@ def cached_reference(
             return path, reference
         except ValueError as error:  # a damaged cache must not stop the run
             log.warning("computed again: %s", error)
-    check(len(pictures))
-    features = compute(metric, pictures, side)
+    check(len(images))
+    features = compute(metric, images, side)
     # Bytes of a name that are not UTF-8, which no table can show, are spelt out.
     names = [os.fsencode(Path(place).resolve().name) for place in places]
     title = ", ".join(name.decode("utf-8", "backslashreplace") for name in names)
@@ -335,7 +335,7 @@ def images_by_name(places: Sequence[str | Path]) -> dict[str, Path]:
     """
     named: dict[str, Path] = {}
     for place in map(Path, places):
-        for path in find_pictures([place]):
+        for path in find_images([place]):
             below = path.relative_to(place) if place.is_dir() else Path(path.name)
             name = below.with_suffix("").as_posix()
             if name in named:
@@ -344,7 +344,7 @@ def images_by_name(places: Sequence[str | Path]) -> dict[str, Path]:
     return named
 
 
-def compute(metric: SetMetric, pictures: dict[str, Path], side: int | None) -> Any:
+def compute(metric: SetMetric, images: dict[str, Path], side: int | None) -> Any:
     """Compute the (N, ...) float32 features of images, sorted by name.
 
     Raises:
@@ -356,20 +356,20 @@ def compute(metric: SetMetric, pictures: dict[str, Path], side: int | None) -> A
 
     def flush() -> None:
         if batch and not broken:
-            names, images = [name for name, _ in batch], torch.cat([x for _, x in batch])
+            names, pixels = [name for name, _ in batch], torch.cat([x for _, x in batch])
             try:
-                features = metric.finite_features(images.to(device_of(metric)), {"key": names})
+                features = metric.finite_features(pixels.to(device_of(metric)), {"key": names})
             except TooSmall as error:  # a set quoted by name and count must be complete
-                broken.extend(f"{pictures[name]}: {error}; remove it" for name in names)
+                broken.extend(f"{images[name]}: {error}; remove it" for name in names)
             else:
                 found.update(zip(names, features.float().numpy(), strict=True))
         batch.clear()
 
-    for name, picture in tqdm(_read(pictures), total=len(pictures), unit="picture", disable=None):
-        if isinstance(picture, ValueError):
-            broken.append(str(picture))
+    for name, read in tqdm(_read(images), total=len(images), unit="image", disable=None):
+        if isinstance(read, ValueError):
+            broken.append(str(read))
             continue
-        image = picture if side is None else centre(picture, side)
+        image = read if side is None else centre(read, side)
         if len(batch) == BATCH or (batch and batch[0][1].shape != image.shape):
             flush()
         batch.append((name, image))
@@ -380,11 +380,11 @@ def compute(metric: SetMetric, pictures: dict[str, Path], side: int | None) -> A
     return np.stack([found[name] for name in sorted(found)])
 
 
-def centre(picture: Tensor, side: int) -> Tensor:
+def centre(image: Tensor, side: int) -> Tensor:
     """Resize the shorter side by antialiased bicubic, and cut out the centre (1, 3, side, side)."""
-    height, width = picture.shape[-2:]
+    height, width = image.shape[-2:]
     factor = side / min(height, width)
-    resized = resize(picture, (max(side, round(height * factor)), max(side, round(width * factor))))
+    resized = resize(image, (max(side, round(height * factor)), max(side, round(width * factor))))
     top, left = (resized.shape[-2] - side) // 2, (resized.shape[-1] - side) // 2
     return resized[..., top : top + side, left : left + side]
 
@@ -395,12 +395,12 @@ def device_of(metric: SetMetric) -> torch.device:
     return next((p.device for net in nets for p in net.parameters()), torch.device("cpu"))
 
 
-def _read(pictures: dict[str, Path]) -> Iterator[tuple[str, Tensor | ValueError]]:
+def _read(images: dict[str, Path]) -> Iterator[tuple[str, Tensor | ValueError]]:
     """Yield images in order, read ahead by threads; an error instead of a broken one."""
     ahead: deque[tuple[str, Future[Tensor]]] = deque()
     with ThreadPoolExecutor(READERS) as pool:
-        for name, path in sorted(pictures.items()):
-            ahead.append((name, pool.submit(read_picture, path)))
+        for name, path in sorted(images.items()):
+            ahead.append((name, pool.submit(read_image, path)))
             if len(ahead) > 2 * READERS:
                 yield _result(*ahead.popleft())
         while ahead:
@@ -447,7 +447,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.error("error: %s", error)
         return 2
     count, kind = len(reference.features), options.metric
-    log.info("%d images (%s) for %s: %s", count, reference.pictures, kind, path)
+    log.info("%d images (%s) for %s: %s", count, reference.images, kind, path)
     log.info("in trainer.callbacks: {class_path: %s, init_args: {reference: %s}}", kind, path)
     return 0
 
@@ -631,7 +631,7 @@ class SetMetric(Metric):
         record = super().record(dataset, value, n, name)
         if self._reference is not None:
             known = self._reference
-            record["protocol"]["reference"] = f"{known.name}, {known.pictures}, {known.content}"
+            record["protocol"]["reference"] = f"{known.name}, {known.images}, {known.content}"
             record["protocol"]["reference_n"] = len(known.features)
             n = min(n, len(known.features))
         if n < self.enough:

@@ -526,8 +526,8 @@ def _mp4(frames: NDArray[np.uint8], fps: float) -> bytes:
         stream.height, stream.width = even.shape[1:3]
         stream.pix_fmt, stream.options = "yuv420p", {"crf": CRF}
         for frame in even:
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            container.mux(stream.encode(picture))
+            image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            container.mux(stream.encode(image))
         container.mux(stream.encode(None))
     return buffer.getvalue()
 

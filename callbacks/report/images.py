@@ -1,7 +1,7 @@
 """Images kept for the report, and SampleGrid.
 
-<run>/report/pictures.json        the index, `Index`
-<run>/report/pictures/<hash>.webp named by a hash of the pixels, so that an image that has not
+<run>/report/images.json        the index, `Index`
+<run>/report/images/<hash>.webp named by a hash of the pixels, so that an image that has not
                                   changed since the last validation is not written again
 """
 
@@ -140,11 +140,11 @@ class SampleGrid(EvaluationCallback):
         rows = {key: rows[key] for key in self._wanted if key in rows}
         if not rows or not trainer.is_global_zero:
             return
-        picture, step = compose(rows), steps_done(trainer, pl_module)
+        image, step = compose(rows), steps_done(trainer, pl_module)
         name = f"{stage}-{step:08d}" if trainer.state.fn == TrainerFn.FITTING else stage
         path = Path(trainer.default_root_dir, "samples", f"{name}.png")
         try:
-            write_image(path, picture, Extras(), "png", quality=100)
+            write_image(path, image, Extras(), "png", quality=100)
         except OSError as error:  # must not end the run
             log.warning("%s could not be written (%s)", path, error)
             return
@@ -152,7 +152,7 @@ class SampleGrid(EvaluationCallback):
         log.info("images side by side: %s", self.path)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(f"samples/{stage}", picture, step, dataformats="HWC")
+                logger.experiment.add_image(f"samples/{stage}", image, step, dataformats="HWC")
 
 
 def most_detailed(image: Tensor, size: tuple[int, int], step: int) -> tuple[int, int]:
@@ -211,7 +211,7 @@ def zoomed_levels(image: Tensor, zoom: int) -> NDArray[np.uint8]:
 
 
 VERSION = 1
-INDEX, FOLDER = "report/pictures.json", "report/pictures"
+INDEX, FOLDER = "report/images.json", "report/images"
 
 # 25 % smaller than PNG, and faster; two to ten times the effort would save another 5 to 10 %.
 WEBP: dict[str, Any] = {"format": "WEBP", "lossless": True, "quality": 50, "method": 0}
@@ -219,7 +219,7 @@ Pixels = NDArray[np.uint8]  # (H, W, 3)
 Window = tuple[int, int, int, int]  # top, left, height, width
 
 
-class Picture(TypedDict):
+class ReportImage(TypedDict):
     """One image of a dataset.
 
     key: Its name in the dataset.
@@ -247,7 +247,7 @@ class Evaluation(TypedDict):
     step: Number of training steps so far.
     checkpoint: File or name of the weights; None during training.
     protocols: How the numbers were computed, by metric.
-    pictures: In the dataset's order.
+    images: In the dataset's order.
     """
 
     dataset: str
@@ -256,11 +256,11 @@ class Evaluation(TypedDict):
     step: int
     checkpoint: str | None
     protocols: dict[str, MetricProtocol]
-    pictures: list[Picture]
+    images: list[ReportImage]
 
 
 class Index(Provenance):
-    """The content of ``report/pictures.json``: the latest evaluation of each dataset and scale."""
+    """The content of ``report/images.json``: the latest evaluation of each dataset and scale."""
 
     version: int
     evaluations: list[Evaluation]
@@ -275,7 +275,7 @@ class _Scene:
     files: dict[str, str]
 
 
-class PictureStore:
+class ImageStore:
     """Write the images of a run.
 
     Args:
@@ -290,7 +290,7 @@ class PictureStore:
 
     def keep(
         self, dataset: Any, key: str, sr: Tensor, lr: Tensor | None, hr: Tensor | None
-    ) -> Picture:
+    ) -> ReportImage:
         """Write the new files of one image.
 
         Args:
@@ -365,8 +365,8 @@ def load_index(run: Path) -> Index | None:
     try:
         index: Index = json.loads(path.read_text(encoding="utf-8"))
         for evaluation in index["evaluations"]:
-            for picture in evaluation["pictures"]:
-                _check(picture)
+            for image in evaluation["images"]:
+                _check(image)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is damaged ({error!r}): remove it; the next validate or test writes a new one"
@@ -397,13 +397,13 @@ def write_index(run: Path, evaluations: list[Evaluation], source: Provenance) ->
         remove_file(run / FOLDER / name)
 
 
-def _check(picture: Picture) -> None:
-    for name in picture["files"].values():
+def _check(image: ReportImage) -> None:
+    for name in image["files"].values():
         if name != Path(name).name:
             raise ValueError(f"a file named {name!r}")
-    picture["window"] = (*map(int, picture["window"]),)  # type: ignore[typeddict-item]
-    picture["size"] = (*map(int, picture["size"]),)  # type: ignore[typeddict-item]
-    for numbers in picture["numbers"].values():
+    image["window"] = (*map(int, image["window"]),)  # type: ignore[typeddict-item]
+    image["size"] = (*map(int, image["size"]),)  # type: ignore[typeddict-item]
+    for numbers in image["numbers"].values():
         numbers.update((metric, float(value)) for metric, value in numbers.items())
 
 
@@ -412,7 +412,7 @@ def _identity(evaluation: Evaluation) -> tuple[str, float]:
 
 
 def _named(evaluations: list[Evaluation]) -> set[str]:
-    return {name for e in evaluations for p in e["pictures"] for name in p["files"].values()}
+    return {name for e in evaluations for p in e["images"] for name in p["files"].values()}
 
 
 def _storable(value: Any) -> Any:

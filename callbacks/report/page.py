@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from callbacks.files import Provenance
-from callbacks.report.images import Evaluation, Picture
+from callbacks.report.images import Evaluation, ReportImage
 from callbacks.report.runs import Curve, Run
 from callbacks.results.files import Result, column_of, columns, counts_of, describe, shown_value
 from callbacks.tensorboard import MetricProtocol
@@ -196,7 +196,7 @@ class Shown(NamedTuple):
 
     run: Run
     evaluation: Evaluation
-    picture: Picture
+    image: ReportImage
 
 
 @dataclass
@@ -253,12 +253,12 @@ def scenes(runs: Sequence[Run]) -> list[Scene]:
     found: dict[str, Scene] = {}
     for run in runs:
         for evaluation in run.evaluations:
-            for picture in evaluation["pictures"]:
-                name = (evaluation["dataset"], evaluation["scale"], picture["key"])
-                window = [picture["size"], picture["window"], picture["files"].get("hr")]
+            for image in evaluation["images"]:
+                name = (evaluation["dataset"], evaluation["scale"], image["key"])
+                window = [image["size"], image["window"], image["files"].get("hr")]
                 new = Scene(*name, named=len(runs) > 1)
                 scene = found.setdefault(json.dumps([name, window]), new)
-                scene.shown.append(Shown(run, evaluation, picture))
+                scene.shown.append(Shown(run, evaluation, image))
     places = list(dict.fromkeys((scene.dataset, scene.scale) for scene in found.values()))
     return sorted(
         found.values(),
@@ -273,7 +273,7 @@ def tiles(scene: Scene) -> list[Tile]:
     for kind in ("bicubic", "sr", "hr"):
         having = [shown for shown in scene.shown if _file(shown, kind).is_file()]
         for shown in having if kind == "sr" else having[:1]:
-            numbers = shown.picture["numbers"].get(kind, {})
+            numbers = shown.image["numbers"].get(kind, {})
             values = {metric: numbers[metric] for metric in numbers if metric in comparable}
             caption = ", ".join(f"{metric} {value:.4g}" for metric, value in values.items())
             label = TITLES.get(kind) or (shown.run.name if scene.named else "output")
@@ -283,7 +283,7 @@ def tiles(scene: Scene) -> list[Tile]:
 
 def figure(scene: Scene, shown: list[Tile]) -> Figure:
     """Lay out a scene with its tiles, at least one."""
-    _, _, height, width = scene.shown[0].picture["window"]
+    _, _, height, width = scene.shown[0].image["window"]
     methods = [i for i, tile in enumerate(shown) if tile.label not in TITLES.values()] or [0]
     # Output against bicubic; with several runs, the last against the first.
     left = methods[0] if len(methods) > 1 else 0
@@ -293,7 +293,7 @@ def figure(scene: Scene, shown: list[Tile]) -> Figure:
 
 def _file(shown: Shown, kind: str) -> Path:
     """Return the path of an image; a folder, if there is none."""
-    return shown.run.picture_file(shown.picture["files"].get(kind, ""))
+    return shown.run.image_file(shown.image["files"].get(kind, ""))
 
 
 def _comparable(scene: Scene) -> set[str]:
@@ -306,13 +306,13 @@ def _comparable(scene: Scene) -> set[str]:
 
 
 def _about(scene: Scene) -> str:
-    picture = scene.shown[0].picture
-    top, left, height, width = picture["window"]
+    image = scene.shown[0].image
+    top, left, height, width = image["window"]
     words = f"{width}x{height} pixels"
-    if tuple(picture["size"]) != (width, height):
-        whole = "{}x{}".format(*picture["size"])
+    if tuple(image["size"]) != (width, height):
+        whole = "{}x{}".format(*image["size"])
         words = f"{width}x{height} of {whole} pixels, from {left}, {top}"
-    differing = len({shown.picture["input"] for shown in scene.shown}) > 1
+    differing = len({shown.image["input"] for shown in scene.shown}) > 1
     return words + ("; the inputs of the runs differ" if differing else "")
 
 
@@ -453,7 +453,7 @@ class Limits(NamedTuple):
     megabytes: Images that would make the page larger than this are left out.
     """
 
-    pictures: int | None = None
+    images: int | None = None
     megabytes: float = 32.0
 
 
@@ -591,7 +591,7 @@ def _within_limits(
     for index, scene in enumerate(found):
         place = scene.dataset, scene.scale
         count = counts[place] = counts.get(place, 0) + 1
-        if limits.pictures is None or count <= limits.pictures:
+        if limits.images is None or count <= limits.images:
             turns.append((count, index))
     kept: dict[int, list[Tile]] = {}
     missing, budget = 0, limits.megabytes * MEGABYTE
@@ -608,9 +608,9 @@ def _within_limits(
         notes.append(f"The files of {missing} images are missing.")
     if left_out := len(found) - len(kept) - missing:
         notes.append(
-            f"{left_out} more images are in report/pictures of the run: the page holds at most "
+            f"{left_out} more images are in report/images of the run: the page holds at most "
             f"{limits.megabytes:g} MB of them"
-            + ("." if limits.pictures is None else f", {limits.pictures} of each dataset.")
+            + ("." if limits.images is None else f", {limits.images} of each dataset.")
         )
     return [(found[index], kept[index]) for index in sorted(kept)], notes
 

@@ -1,7 +1,7 @@
-// What moves on report.html: the slider between two pictures, their linked zoom, values of curves.
+// What moves on report.html: the slider between two images, their linked zoom, values of curves.
 "use strict";
 
-// Screen pixels for each pixel of a picture; whole, so that all squares are of one size.
+// Screen pixels for each pixel of an image; whole, so that all squares are of one size.
 const LADDER = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32];
 const SHARP = 1.5; // pixels are squares from here on; below, the browser's smoothing is kinder
 
@@ -14,8 +14,8 @@ class Viewer {
     this.stage = figure.querySelector(".stage");
     this.views = [...figure.querySelectorAll(".view")];
     this.tiles = [...figure.querySelectorAll(".tile")];
-    this.zoom = 1; // of the whole picture fitted into its frame
-    this.x = this.y = 0.5; // the picture's point in the middle of the frame, in shares of its sides
+    this.zoom = 1; // of the whole image fitted into its frame
+    this.x = this.y = 0.5; // the image's point in the middle of the frame, in shares of its sides
     this.pointers = new Map(); // where each finger or the mouse is
     this.views.forEach((view) => this.listen(view));
     if (this.stage) this.compare();
@@ -46,7 +46,7 @@ class Viewer {
     this.split(50);
   }
 
-  // To the right; what was there goes to the left, if that would be the same picture.
+  // To the right; what was there goes to the left, if that would be the same image.
   pick(index) {
     const [left, right] = this.choices.map((choice) => choice.value);
     this.choose(left === index ? right : left, index);

@@ -30,7 +30,7 @@ from callbacks.evaluation import (
 )
 from callbacks.files import Provenance, provenance
 from callbacks.metrics.base import ImageMetric
-from callbacks.report.images import Evaluation, Picture, PictureStore, write_index
+from callbacks.report.images import Evaluation, ImageStore, ReportImage, write_index
 from callbacks.report.page import MEGABYTE, Limits, page
 from callbacks.report.runs import read_run, read_runs
 from callbacks.results.files import made_by, one_writer
@@ -46,7 +46,7 @@ NAME = "report.html"
 class Report(EvaluationCallback):
     """Keep images of each evaluation, and write ``report.html`` at the end of each command.
 
-    Bicubic, output and HR of each dataset's first images are kept in ``report/pictures`` of the
+    Bicubic, output and HR of each dataset's first images are kept in ``report/images`` of the
     run's directory, lossless; in ``fit`` those of the latest validation. Errors never end a run:
     they are warnings.
 
@@ -67,10 +67,10 @@ class Report(EvaluationCallback):
         if not megabytes > 0:
             raise ValueError(f"`megabytes` of Report is {megabytes}; it must be above 0")
         self.limit, self.side, self.megabytes = limit, side, megabytes
-        self._store: PictureStore | None = None  # None: nothing is kept of this evaluation
+        self._store: ImageStore | None = None  # None: nothing is kept of this evaluation
         self._datasets: list[Any] = []
         self._wanted: list[list[str]] = []
-        self._kept: list[dict[str, Picture]] = []
+        self._kept: list[dict[str, ReportImage]] = []
         self._source: Provenance | None = None
         self._has_news = False  # whether there is anything new to show
 
@@ -110,7 +110,7 @@ class Report(EvaluationCallback):
         self._kept = [{} for _ in self._datasets]
         run = Path(trainer.default_root_dir)
         if self._store is None or self._store.run != run:
-            self._store = PictureStore(run, self.side)
+            self._store = ImageStore(run, self.side)
 
     def _add(
         self,
@@ -163,19 +163,19 @@ class Report(EvaluationCallback):
         pl_module: LightningModule,
         stage: str,
         index: int,
-        parts: list[dict[str, Picture]],
+        parts: list[dict[str, ReportImage]],
     ) -> Evaluation:
         dataset = self._datasets[index]
-        found = {key: picture for part in parts for key, picture in part.items()}
-        pictures = [found[key] for key in self._wanted[index] if key in found]
+        found = {key: image for part in parts for key, image in part.items()}
+        kept = [found[key] for key in self._wanted[index] if key in found]
         metrics = [c for c in all_callbacks(trainer) if isinstance(c, ImageMetric)]
         for metric in metrics:
             for kind, images in (("sr", metric.images), ("bicubic", metric.control_images)):
                 values = images.get(dataset.name, {})
-                for picture in pictures:
-                    if picture["key"] in values:
-                        numbers = picture["numbers"].setdefault(kind, {})
-                        numbers[metric.name] = float(values[picture["key"]])
+                for image in kept:
+                    if image["key"] in values:
+                        numbers = image["numbers"].setdefault(kind, {})
+                        numbers[metric.name] = float(values[image["key"]])
         return {
             "dataset": dataset.name,
             "scale": float(dataset.scale),
@@ -183,7 +183,7 @@ class Report(EvaluationCallback):
             "step": steps_done(trainer, pl_module),
             "checkpoint": made_by(pl_module),
             "protocols": {m.name: m.protocol() for m in metrics if dataset.name in m.images},
-            "pictures": pictures,
+            "images": kept,
         }
 
     def _write(self, trainer: Trainer) -> None:

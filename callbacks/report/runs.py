@@ -61,7 +61,7 @@ class Run:
     written: str = ""
     remarks: list[str] = field(default_factory=list)
 
-    def picture_file(self, name: str) -> Path:
+    def image_file(self, name: str) -> Path:
         """Return the path of an image of an evaluation."""
         return self.path / FOLDER / name
 
@@ -122,7 +122,7 @@ def _shortest(own: tuple[str, ...], parts: Sequence[tuple[str, ...]]) -> str:
 def read_run(path: Path, name: str) -> Run:
     """Read a run; a damaged file becomes a remark, and the rest is shown."""
     run = Run(path, name)
-    readers = (_read_results, _read_pictures, _read_config, _read_curves)
+    readers = (_read_results, _read_images, _read_config, _read_curves)
     for read in readers:
         try:
             read(run)
@@ -148,10 +148,10 @@ def _read_results(run: Run) -> None:
         }
 
 
-def _read_pictures(run: Run) -> None:
+def _read_images(run: Run) -> None:
     if (index := load_index(run.path)) is not None:
         run.evaluations = index["evaluations"]
-        run.sources["pictures"] = {
+        run.sources["images"] = {
             "command": index["command"],
             "commit": index["commit"],
             "versions": index["versions"],

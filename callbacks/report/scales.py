@@ -46,7 +46,7 @@ class BitwiseModel(Protocol):
     def decoded(self, total: Tensor) -> Tensor:
         """Return (B, 3, H, W) in about [0, 1] of (B, d, h, w), the sum of codes at full size."""
 
-    def encoded(self, pictures: Tensor) -> Tensor:
+    def encoded(self, images: Tensor) -> Tensor:
         """Return (B, d, h, w) of (B, 3, H, W), not quantised."""
 
 

@@ -101,7 +101,7 @@ class Progress(ProgressBar):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open a bar over all images to enlarge."""
-        self._open("predict", _total(trainer.num_predict_batches), "picture")
+        self._open("predict", _total(trainer.num_predict_batches), "image")
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any

@@ -138,7 +138,7 @@ class UnreadableImage(ValueError):  # noqa: N818  (names the state)
 
 
 @dataclass(frozen=True)
-class Picture:
+class DecodedImage:
     """One decoded image, upright (EXIF orientation is applied).
 
     Args:
@@ -177,7 +177,7 @@ class Picture:
         }
 
 
-def read_picture(path: str | os.PathLike[str], srgb: bool = False) -> Picture:
+def read_image(path: str | os.PathLike[str], srgb: bool = False) -> DecodedImage:
     """Read and decode a file.
 
     Args:
@@ -230,7 +230,7 @@ def _size(file: IO[bytes]) -> tuple[int, int]:
 
 
 @DECODING
-def decode(data: jpeg.Bytes, name: str, srgb: bool = False) -> Picture:
+def decode(data: jpeg.Bytes, name: str, srgb: bool = False) -> DecodedImage:
     """Decode an image file.
 
     Args:
@@ -245,14 +245,14 @@ def decode(data: jpeg.Bytes, name: str, srgb: bool = False) -> Picture:
         UnreadableImage: If ``data`` is not an image, is broken, or is of a kind without RGB form.
     """
     try:
-        return _plain_jpeg(data) or _any_picture(data, srgb, name)
+        return _plain_jpeg(data) or _any_image(data, srgb, name)
     # Decoders raise anything on arbitrary bytes, from struct.error to MemoryError.
     except Exception as error:
         reason, text = _diagnosis(data, error)
         raise UnreadableImage(f"{name}: {text}", reason) from error
 
 
-def _plain_jpeg(data: jpeg.Bytes) -> Picture | None:
+def _plain_jpeg(data: jpeg.Bytes) -> DecodedImage | None:
     """Decode a grey or colour JPEG without EXIF or profile, which does not need Pillow.
 
     This costs 4 us beside simplejpeg; opening the file with Pillow as well costs 20 more.
@@ -264,7 +264,7 @@ def _plain_jpeg(data: jpeg.Bytes) -> Picture | None:
         return None  # Pillow finds what is wrong with it
     rgb = jpeg.read_strictly(data)
     mode = "RGB" if header.components == 3 else "L"
-    return None if rgb is None else Picture(rgb, None, None, 8, mode)
+    return None if rgb is None else DecodedImage(rgb, None, None, 8, mode)
 
 
 def most_pixels() -> float:
@@ -331,11 +331,11 @@ class _Raw(NamedTuple):
     grey_icc: bytes | None = None
 
 
-def _any_picture(data: jpeg.Bytes, srgb: bool, name: str) -> Picture:
+def _any_image(data: jpeg.Bytes, srgb: bool, name: str) -> DecodedImage:
     image = open_image(io.BytesIO(data), FORMATS, name)
     raw = _pixels(image, data, srgb)
     orientation = orientation_of(image)
-    return Picture(
+    return DecodedImage(
         rgb=upright(raw.rgb, orientation),
         alpha=None if raw.alpha is None else upright(raw.alpha, orientation),
         icc=raw.icc,

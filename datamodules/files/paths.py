@@ -57,18 +57,18 @@ def braced(path: str) -> list[str]:
     return [os.path.join(head, name) for name in braceexpand(rest, escape=False)]
 
 
-def by_key(pictures: Iterable[tuple[str, Path]], what: str) -> dict[str, Path]:
+def by_key(images: Iterable[tuple[str, Path]], what: str) -> dict[str, Path]:
     """Return images by key, sorted.
 
     Args:
-        pictures: Keys and paths; the same file may occur twice.
+        images: Keys and paths; the same file may occur twice.
         what: The key that named them, for the message.
 
     Raises:
         ValueError: If two files have the same key; both are named.
     """
     found: dict[str, Path] = {}
-    for key, path in pictures:
+    for key, path in images:
         other = found.setdefault(key, path)
         if other != path:
             raise ValueError(

@@ -27,13 +27,13 @@ ATTEMPTS_NEAR, ATTEMPTS_IN_STREAM = 8, 100
 class Item(NamedTuple):
     """A sample of the plan.
 
-    picture: Number of the image in the source.
+    image: Number of the image in the source.
     seed: Seed of everything random about it.
     epoch: Its epoch of training.
     position: Its place in that epoch.
     """
 
-    picture: int
+    image: int
     seed: int
     epoch: int = 0
     position: int = 0
@@ -86,8 +86,8 @@ class Plan:
     @cached_property
     def total(self) -> int:
         """Number of samples (each image ``repeats`` times) that an epoch chooses from."""
-        pictures = sum(self.groups) if self.mixture is None else self.mixture.samples
-        return pictures * self.repeats
+        images = sum(self.groups) if self.mixture is None else self.mixture.samples
+        return images * self.repeats
 
     @property
     def stream_length(self) -> int:
@@ -111,11 +111,11 @@ class Plan:
             count = min(step, len(self) - first)
             begins = [stream * self.stream_length + first * share for stream in own]
             samples = [self._take(epoch, begin, begin + count * share) for begin in begins]
-            pictures = _by_batch(samples, count) // self.repeats
+            images = _by_batch(samples, count) // self.repeats
             positions = _by_batch([np.arange(count * share) + begin for begin in begins], count)
             with np.errstate(over="ignore"):
                 seeds = mix(base + positions.astype(np.uint64)) >> np.uint64(1)
-            for row in zip(pictures.tolist(), seeds.tolist(), positions.tolist(), strict=True):
+            for row in zip(images.tolist(), seeds.tolist(), positions.tolist(), strict=True):
                 yield [Item(i, s, epoch, p) for i, s, p in zip(*row, strict=True)]
 
     def own_streams(self, rank: int, world: int) -> range:
@@ -172,14 +172,14 @@ class Plan:
         return Ahead(now, following, until)
 
     def _others(self, epoch: int, start: int, stop: int, own: int) -> Integers:
-        pictures = self._take(epoch, start, stop) // self.repeats
-        mine = pictures != own
+        images = self._take(epoch, start, stop) // self.repeats
+        mine = images != own
         if self.mixture is not None:
-            mine &= self._source_of(pictures) == self._source_of(own)
-        return pictures[mine]
+            mine &= self._source_of(images) == self._source_of(own)
+        return images[mine]
 
-    def _source_of(self, pictures: Integers | int) -> Any:
-        return np.searchsorted(self._source_ends, pictures, "right")
+    def _source_of(self, images: Integers | int) -> Any:
+        return np.searchsorted(self._source_ends, images, "right")
 
     @cached_property
     def _source_ends(self) -> NDArray[np.int64]:

@@ -55,7 +55,7 @@ class Shuffle:
         window: Number of groups within which samples are shuffled.
         seed: Seed of the order.
         first_group: Number of the first of these groups, if there are others before them.
-        first_picture: Number of the first image, if there are others before.
+        first_image: Number of the first image, if there are others before.
         keep: Number of computed windows to keep, at most those of two epochs.
         epoch: Places of the order in an epoch; by default a pass.
     """
@@ -67,16 +67,16 @@ class Shuffle:
         window: int,
         seed: int,
         first_group: int = 0,
-        first_picture: int = 0,
+        first_image: int = 0,
         keep: int = 8,
         epoch: int | None = None,
     ) -> None:
         self.repeats, self.window, self.seed = repeats, window, seed
-        self.first_group, self.first_picture = first_group, first_picture
+        self.first_group, self.first_image = first_group, first_image
         self._sizes = np.asarray(groups, dtype=np.int64)
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)])
         self.length = int(self._starts[-1]) * repeats
-        last = first_picture * repeats + self.length
+        last = first_image * repeats + self.length
         self._type = np.int32 if last <= 2**31 else np.int64
         # A set with few windows, such as a folder with one, would else keep many past epochs.
         passes = 2 if epoch is None else -(-2 * epoch // max(1, self.length))
@@ -98,7 +98,7 @@ class Shuffle:
         """Return the groups that a reader from ``start`` to ``stop`` needs next."""
         number, window, first, end = self._at(start)
         samples = self._window(number, window)[start - first : min(stop, end) - first]
-        groups = np.searchsorted(self._starts, self._pictures(samples), "right") - 1
+        groups = np.searchsorted(self._starts, self._images(samples), "right") - 1
         names, uses = np.unique(groups, return_index=True)
         now = names[np.argsort(uses)] + self.first_group
         following = self._groups(*self._at(end)[:2]) + self.first_group if end < stop else now[:0]
@@ -108,8 +108,8 @@ class Shuffle:
         """Return the groups of the window at ``start``, without computing its samples."""
         return (self._groups(*self._at(start)[:2]) + self.first_group).tolist()
 
-    def _pictures(self, samples: Integers) -> Integers:
-        return samples // self.repeats - self.first_picture
+    def _images(self, samples: Integers) -> Integers:
+        return samples // self.repeats - self.first_image
 
     def _at(self, place: int) -> tuple[int, int, int, int]:
         """Return the pass, the window in it, and the window's start and end in the order."""
@@ -133,7 +133,7 @@ class Shuffle:
     def _new_window(self, number: int, window: int) -> Integers:
         groups = self._groups(number, window)
         sizes = self._sizes[groups] * self.repeats
-        shifts = (self._starts[groups] + self.first_picture) * self.repeats
+        shifts = (self._starts[groups] + self.first_image) * self.repeats
         shifts -= np.cumsum(sizes) - sizes
         samples = np.repeat(shifts.astype(self._type), sizes)
         samples += np.arange(len(samples), dtype=self._type)
@@ -202,7 +202,7 @@ class Interleave:
                 window,
                 seed_of(seed, "part", number),
                 first_group=first,
-                first_picture=sum(groups[:first]),
+                first_image=sum(groups[:first]),
                 keep=keep,
                 epoch=ceil(epoch * share),
             )

@@ -147,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     made.add_argument("out", metavar="OUT", help="folder to write the shards to")
     _add_inputs(made.add_argument_group("inputs"))
-    _add_pictures(made.add_argument_group("processing of an image, in this order"))
+    _add_images(made.add_argument_group("processing of an image, in this order"))
     _add_shards(made.add_argument_group("shards"))
     return made
 
@@ -201,7 +201,7 @@ def _add_inputs(group: Any) -> None:
     )
 
 
-def _add_pictures(group: Any) -> None:
+def _add_images(group: Any) -> None:
     group.add_argument(
         "--max-long-side",
         type=_positive,
@@ -560,8 +560,8 @@ class _Packing:
         self.captions: dict[str, str] = {}  # hash of an input: that of the first one's caption
         for stage in journal.finished:
             for number, digest in stage.kept:
-                picture, _, caption = digest.partition(":")
-                self._first(picture, caption, number)
+                image, _, caption = digest.partition(":")
+                self._first(image, caption, number)
         # An input may begin in the last finished shard, and end in the one that comes now.
         self.next = journal.finished[-1].next if journal.finished else (0, 0)
         self.stage = Stage()

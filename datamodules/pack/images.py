@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules.files.captions import caption_of
-from datamodules.files.decode import FORMATS, Picture, UnreadableImage, decode
+from datamodules.files.decode import FORMATS, DecodedImage, UnreadableImage, decode
 from datamodules.pack.inputs import Entry, File, Place, role_of
 from datamodules.sources.paired import misfit
 from files.paths import read_bytes
@@ -79,7 +79,7 @@ class Job(NamedTuple):
         where: Its name in messages.
         extension: Extension of its file.
         data: Content of its file.
-        picture: The decoded image.
+        image: The decoded image.
         planes: Its changed colours, and alpha if present; None if it is unchanged.
         lossless: Whether to encode without loss, whatever the encoding is.
     """
@@ -87,7 +87,7 @@ class Job(NamedTuple):
     where: str
     extension: str
     data: bytes
-    picture: Picture
+    image: DecodedImage
     planes: list[Pixels] | None = None
     lossless: bool = False
 
@@ -129,14 +129,14 @@ def encode(job: Job, encoding: Encoding, restart_markers: bool) -> Made:
             return Made(job.extension, job.data, notes=notes)
     planes = job.planes
     if planes is None:
-        alpha = job.picture.alpha
-        planes = [job.picture.rgb] if alpha is None else [job.picture.rgb, alpha]
+        alpha = job.image.alpha
+        planes = [job.image.rgb] if alpha is None else [job.image.rgb, alpha]
     kind = encoding.kind
     if kind == "keep" or (job.lossless and kind == "jpeg"):
         kind = "png"
     if kind == "jpeg":
         return _jpeg(job, planes, encoding.quality, restart_markers)
-    data = _png(planes, job.picture.icc) if kind == "png" else _webp(job, planes)
+    data = _png(planes, job.image.icc) if kind == "png" else _webp(job, planes)
     return Made(kind, data)
 
 
@@ -205,7 +205,7 @@ def _webp(job: Job, planes: list[Pixels]) -> bytes:
             f"most {WEBP_SIDE} pixels: use --encode png, --crop or --max-long-side",
         )
     # exact: training sees the colours of transparent pixels.
-    options = {"lossless": True, "exact": True, "icc_profile": job.picture.icc or b""}
+    options = {"lossless": True, "exact": True, "icc_profile": job.image.icc or b""}
     return _saved(_joined(planes), "WEBP", {**options, **WEBP_EFFORT})
 
 
@@ -410,7 +410,7 @@ class _Shot(NamedTuple):
     place: Place
     suffix: str
     data: bytes
-    picture: Picture
+    image: DecodedImage
 
 
 def process(recipe: Recipe, entry: Entry) -> Outcome:
@@ -461,9 +461,9 @@ def _decoded(
         place = entry.members[suffix]
         if role in found:
             raise Refusal("several images", f"{place.where}: the sample has another {role}image")
-        picture = _picture(data, place.where, recipe, role)
+        image = _image(data, place.where, recipe, role)
         kind = f"{role}{extension_of(data)}" if suffix == role else suffix
-        found[role] = _Shot(place, kind, data, picture)
+        found[role] = _Shot(place, kind, data, image)
     if "" in found and "hr." in found:
         raise Refusal("several images", f"{found[''].place.where}: its sample also has an hr image")
     if not found.keys() & {"", "hr."}:
@@ -471,14 +471,14 @@ def _decoded(
         raise Refusal("no image", f"{where}: its sample has no image, nor one named hr.<ext>")
     large, small = found.get("hr.") or found[""], found.get("lr.")
     if small is not None and recipe.scale is not None:
-        problem = misfit(_size(large.picture), _size(small.picture), recipe.scale)
+        problem = misfit(_size(large.image), _size(small.image), recipe.scale)
         if problem:
             fault = f"does not fit scale {recipe.scale:g}: {problem}"
             raise Refusal("sizes of the pair", f"{large.place.where}: the pair {fault}")
     yield from found.items()
 
 
-def _picture(data: bytes, where: str, recipe: Recipe, role: str) -> Picture:
+def _image(data: bytes, where: str, recipe: Recipe, role: str) -> DecodedImage:
     pixels = pixels_of(data)
     if pixels is not None and pixels > recipe.max_pixels:
         raise Refusal(
@@ -491,17 +491,17 @@ def _picture(data: bytes, where: str, recipe: Recipe, role: str) -> Picture:
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None  # our own limit was just checked, and may be higher
     try:
-        picture = decode(data, where, srgb=jpeg)
+        image = decode(data, where, srgb=jpeg)
         # Other formats keep the profile, unless it is for CMYK or grey: we write RGB.
-        if not jpeg and picture.mode[:3] != "RGB" and recipe.writes:
+        if not jpeg and image.mode[:3] != "RGB" and recipe.writes:
             return decode(data, where, srgb=True)
-        return picture
+        return image
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def _size(picture: Picture) -> tuple[int, int]:
-    return picture.rgb.shape[1], picture.rgb.shape[0]
+def _size(image: DecodedImage) -> tuple[int, int]:
+    return image.rgb.shape[1], image.rgb.shape[0]
 
 
 def _others(entry: Entry, content: dict[str, bytes], recipe: Recipe, notes: list[str]) -> Members:
@@ -530,13 +530,13 @@ def _others(entry: Entry, content: dict[str, bytes], recipe: Recipe, notes: list
     return others
 
 
-def _sidecars(picture: Path, notes: list[str]) -> Members:
+def _sidecars(image: Path, notes: list[str]) -> Members:
     """Return the caption and JSON beside an image; several extensions are possible."""
     found: Members = {}
     for suffix, endings in SIDECARS.items():
         for path in [
-            *(picture.with_suffix(ending) for ending in endings),
-            Path(f"{picture}{endings[0]}"),  # a.jpg.txt
+            *(image.with_suffix(ending) for ending in endings),
+            Path(f"{image}{endings[0]}"),  # a.jpg.txt
         ]:
             try:
                 data = read_bytes(path)
@@ -568,21 +568,21 @@ def _samples(
     key: str, shots: dict[str, _Shot], others: Members, recipe: Recipe, notes: list[str]
 ) -> Iterator[tuple[str, Members]]:
     hr = "hr." if "hr." in shots else ""
-    picture = shots[hr].picture
-    size = bounded(_size(picture), recipe.long_side, recipe.short_side)
+    image = shots[hr].image
+    size = bounded(_size(image), recipe.long_side, recipe.short_side)
     if min(size) < recipe.min_side:
         raise Refusal(
             "too small",
             f"{shots[hr].place.where}: {size[0]}x{size[1]}; --min-side is {recipe.min_side}",
         )
-    shrunk = size != _size(picture)
+    shrunk = size != _size(image)
     if shrunk and "lr." in shots:
         raise Refusal("cannot be shrunk", f"{shots[hr].place.where}: its LR would no longer fit")
     if recipe.crop is None and not shrunk:
         yield key, _encoded(shots, None, others, recipe, notes)
         return
     _check_cut(shots[hr], others)
-    whole = {role: _planes(shot.picture) for role, shot in shots.items()}
+    whole = {role: _planes(shot.image) for role, shot in shots.items()}
     if shrunk:
         notes.append("images shrunk")
         whole[hr] = [resized(plane, size) for plane in whole[hr]]
@@ -604,8 +604,8 @@ def _check_cut(shot: _Shot, others: Members) -> None:
         )
 
 
-def _planes(picture: Picture) -> Planes:
-    return [picture.rgb] if picture.alpha is None else [picture.rgb, picture.alpha]
+def _planes(image: DecodedImage) -> Planes:
+    return [image.rgb] if image.alpha is None else [image.rgb, image.alpha]
 
 
 def _squares(
@@ -653,7 +653,7 @@ def _encoded(
                 extension=shot.suffix.removeprefix(role),
                 data=shot.data,
                 planes=planes,
-                picture=shot.picture,
+                image=shot.image,
                 lossless=role == "lr.",
             ),
             recipe.encoding,

@@ -308,8 +308,8 @@ def find_inputs(
     if lr is None:
         entries = _entries_of(Source(source, root), refused, shard_in_key)
     else:
-        large = _pictures_of(Source(source, root), "SOURCE", refused)
-        small = _pictures_of(Source(lr, root), "--lr", refused)
+        large = _images_of(Source(source, root), "SOURCE", refused)
+        small = _images_of(Source(lr, root), "--lr", refused)
         # A refused image leaves its partner without one, which is not another error.
         gone = {entry.key for entry in refused}
         partners = gone | {key + lr_suffix for key in gone}
@@ -347,15 +347,15 @@ def _entries_of(source: Source, refused: list[Refused], shard_in_key: bool) -> l
             small, other = _member(lr)
             entries.append(Entry(key, {f"hr.{extension}": place, f"lr.{small}": other}))
         return entries
-    pictures = _pictures_of(source, "SOURCE", refused)
-    return [Entry(key, {extension: place}) for key, (extension, place) in pictures.items()]
+    images = _images_of(source, "SOURCE", refused)
+    return [Entry(key, {extension: place}) for key, (extension, place) in images.items()]
 
 
 def _is_list(path: Path) -> bool:
     return path.is_file() and not is_image(path) and not is_lmdb(path)
 
 
-def _pictures_of(wanted: Source, what: str, refused: list[Refused]) -> dict[str, Member]:
+def _images_of(wanted: Source, what: str, refused: list[Refused]) -> dict[str, Member]:
     source = wanted.given
     path = Path(expand_path(source, what))
     if is_tars(source):
@@ -368,7 +368,7 @@ def _pictures_of(wanted: Source, what: str, refused: list[Refused]) -> dict[str,
     if path.is_dir() or (has_wildcard(str(path)) and not path.exists()):
         found = by_key(images_of(str(path)), what)
         if not found:
-            raise ValueError(_no_pictures(path, source, what))
+            raise ValueError(_no_images(path, source, what))
         return {key: _member(file) for key, file in found.items()}
     if not path.is_file():
         raise ValueError(
@@ -387,7 +387,7 @@ def _member(path: Path) -> Member:
     return path.suffix.lower().removeprefix("."), File(str(path))
 
 
-def _no_pictures(path: Path, source: str, what: str) -> str:
+def _no_images(path: Path, source: str, what: str) -> str:
     message = f"{what} {source!r} has no images"
     if path.is_dir():
         if next(path.glob("*.tar"), None):

@@ -398,7 +398,7 @@ def _examined(index: ShardIndex, shard: Path, checksums: bool, sizes: bool) -> S
             data = file.read(size)
             whole.update(data)
             checksum = xxhash.xxh3_64_intdigest(data) if checksums else None
-            height, width = _picture_size(data, suffix) if sizes else (0, 0)
+            height, width = _image_size(data, suffix) if sizes else (0, 0)
             members[number][suffix] = Member(offset, size, checksum, height, width)
         for chunk in _chunks(file, index.size - file.tell()):
             whole.update(chunk)
@@ -411,7 +411,7 @@ def _chunks(file: IO[bytes], count: int) -> Iterator[bytes]:
         yield data
 
 
-def _picture_size(data: bytes, suffix: str) -> tuple[int, int]:
+def _image_size(data: bytes, suffix: str) -> tuple[int, int]:
     if f".{suffix.rpartition('.')[2]}" not in IMAGE_EXTENSIONS:
         return 0, 0
     try:

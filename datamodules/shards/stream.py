@@ -37,7 +37,7 @@ from datamodules.files.captions import caption_of
 from datamodules.files.decode import UnreadableImage, decode
 from datamodules.order.plan import Item, Plan
 from datamodules.order.shuffle import Ahead, Integers
-from datamodules.samples import Skipped, TrainingPictures
+from datamodules.samples import Skipped, TrainingImages
 from datamodules.shards.index import BLOCK, array_of, check_name, sort_command, split_name
 from datamodules.shards.remote import Patience, RemoteError, scheme_of, shown
 from datamodules.shards.table import RULE, roles_of
@@ -80,7 +80,7 @@ class Raw(NamedTuple):
 class StreamPlan(Plan):
     """Lengths and seeds of the epochs. Which sample lies at which place, the tars decide.
 
-    ``Item.picture`` is the global batch at which the run entered the epoch.
+    ``Item.image`` is the global batch at which the run entered the epoch.
 
     Args:
         shuffle: As of ``Stream``.
@@ -98,7 +98,7 @@ class StreamPlan(Plan):
                 *(epoch, start, len(self)),
             )
         for batch in super().batches(epoch, start, rank, world):
-            yield [item._replace(picture=start) for item in batch]
+            yield [item._replace(image=start) for item in batch]
 
     def replacement(self, epoch: int, position: int, attempt: int) -> int:
         """Return how many samples have been tried. Args as ``Plan.replacement``."""
@@ -296,8 +296,8 @@ class Stream(Source):
         return DataPipeline(*shards, *stages)
 
 
-class StreamPictures(TrainingPictures):
-    """A ``Stream`` as the DataLoader of training sees it. Args as ``TrainingPictures``.
+class StreamImages(TrainingImages):
+    """A ``Stream`` as the DataLoader of training sees it. Args as ``TrainingImages``.
 
     Each worker reads its own samples in their order; its items say only how many, and with which
     seeds.
@@ -316,12 +316,12 @@ class StreamPictures(TrainingPictures):
         return {**vars(self), "_raws": None, "_begun": ()}
 
     def __getitems__(self, items: list[Item]) -> Crops:
-        """Return the next batch of this worker. Errors as ``TrainingPictures``."""
+        """Return the next batch of this worker. Errors as ``TrainingImages``."""
         self._go_to(items[0])
         return super().__getitems__(items)
 
     def __getitem__(self, item: Item) -> dict[str, Any]:
-        """Return the next crop of this worker. Errors as ``TrainingPictures``."""
+        """Return the next crop of this worker. Errors as ``TrainingImages``."""
         return self.__getitems__([item])[0]
 
     def _found(self) -> Sequence[str]:
@@ -334,7 +334,7 @@ class StreamPictures(TrainingPictures):
     def _go_to(self, item: Item) -> None:
         plan = cast(StreamPlan, self.plan)
         # With the process, since a fork must leave open files alone.
-        begun: tuple[int, ...] = (os.getpid(), item.epoch, item.picture)
+        begun: tuple[int, ...] = (os.getpid(), item.epoch, item.image)
         latest = (plan.batch_of(item.position), item.position)
         again = latest <= self._latest
         if self._stream.pipeline is not None:  # is read on
@@ -342,14 +342,14 @@ class StreamPictures(TrainingPictures):
         if begun != self._begun or again:
             _tell_webdataset(*self.ranks)
             self._notes: list[Skipped] = []
-            self._raws = self._stream.raws(plan, item.epoch, item.picture, self._notes)
+            self._raws = self._stream.raws(plan, item.epoch, item.image, self._notes)
             self._begun = begun
         self._latest = latest
 
     def _sample(self, item: Item, out: Pixels | None) -> dict[str, Any]:
         # A sample that cannot be used is replaced by the next one.
         self._tried = -1
-        sample = super()._sample(item._replace(picture=0), out)
+        sample = super()._sample(item._replace(image=0), out)
         skipped = [*self._notes, *sample["skipped"]]
         self._notes.clear()
         return {**sample, "skipped": skipped}
@@ -369,14 +369,14 @@ class StreamPictures(TrainingPictures):
 class _CurrentKey(Sequence[str]):
     """The key of the sample that was read last, whatever its index."""
 
-    def __init__(self, pictures: StreamPictures) -> None:
-        self.pictures = pictures
+    def __init__(self, images: StreamImages) -> None:
+        self.images = images
 
     def __len__(self) -> int:
-        return cast(Stream, self.pictures.source).samples
+        return cast(Stream, self.images.source).samples
 
     def __getitem__(self, index: Any) -> Any:
-        return self.pictures.key
+        return self.images.key
 
 
 def _tell_webdataset(rank: int, world: int) -> None:
@@ -578,7 +578,7 @@ def raw_of(sample: Any) -> Raw | None:
     roles |= {field: [field] for field in ("hr", "lr") if field in members}
     for field, suffixes in roles.items():
         if len(suffixes) > 1:
-            raise ValueError(f"shard {shard}: {key!r} has several {field} pictures: {suffixes}")
+            raise ValueError(f"shard {shard}: {key!r} has several {field} images: {suffixes}")
     if "hr" not in roles:
         _warn_of_none(shard, key, tuple(members))
         return None
@@ -600,7 +600,7 @@ def _copies(raws: Iterable[Raw | None], repeats: int) -> Iterator[Raw]:
 def _warn_of_none(shard: str, key: str, suffixes: tuple[str, ...]) -> None:
     if shard not in _WARNED:  # once, although each pass reads it
         _WARNED.add(shard)
-        message = "%s: left out samples without a picture, such as %r with %s (%s)"
+        message = "%s: left out samples without an image, such as %r with %s (%s)"
         log.warning(message, shard, key, ", ".join(suffixes), RULE)
 
 

@@ -26,12 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datamodules.files.decode import UnreadableImage, read_picture
+from datamodules.files.decode import UnreadableImage, read_image
 from datamodules.files.paths import image_key
 from datamodules.order.keys import Names
 from datamodules.order.plan import Item
 from datamodules.order.shuffle import Mixture
-from datamodules.samples import Pictures, SampleDraws, TrainingPictures
+from datamodules.samples import Images, SampleDraws, TrainingImages
 from datamodules.shards.cache import DiskCache
 from datamodules.shards.index import Member, ShardIndex, load_index
 from datamodules.shards.reader import Tar
@@ -254,10 +254,10 @@ class Clips(RecordedClips):
 
     def frame(self, frame: str) -> Pixels:
         """As ``RecordedClips.frame``."""
-        return read_picture(frame, self.srgb).rgb
+        return read_image(frame, self.srgb).rgb
 
 
-class ClipPictures(Pictures):
+class ClipImages(Images):
     """Dataset of clips for evaluation: whole frames, cut to a multiple of the scale."""
 
     def __getitem__(self, item: Item) -> dict[str, Any]:
@@ -267,22 +267,22 @@ class ClipPictures(Pictures):
             UnreadableImage: If a frame is broken, or frames differ in size.
             ValueError: If its frames have less than one pixel at the scale, or it is not a clip.
         """
-        sample: Any = self.read(item.picture)
+        sample: Any = self.read(item.image)
         height, width = cut_size(sample["clip"].shape[1:3], self.scale)
         if not (height and width):
             raise ValueError(
-                f"{self.keys[item.picture]}: its frames have less than one pixel at "
+                f"{self.keys[item.image]}: its frames have less than one pixel at "
                 f"data.init_args.scale {self.scale:g}: leave it out"
             )
         cut = sample["clip"][:, :height, :width]
-        return {**sample, "clip": cut, "key": self.keys[item.picture], "seed": item.seed}
+        return {**sample, "clip": cut, "key": self.keys[item.image], "seed": item.seed}
 
     def _checked(self, given: Sample, index: int) -> Sample:
         return _checked(given, self._where(index))
 
 
-class TrainingClips(TrainingPictures):
-    """Dataset of clips for training; args as ``TrainingPictures``."""
+class TrainingClips(TrainingImages):
+    """Dataset of clips for training; args as ``TrainingImages``."""
 
     def __getitems__(self, items: list[Item]) -> Any:
         """Return the samples of a batch.
@@ -353,7 +353,7 @@ class MovingCrops(ClipSource):
         reduce: Side in image pixels of the square whose mean is one pixel of a frame.
         speed: Largest movement from frame to frame along each axis, in pixels of a frame; smaller
             if the image has no room for it.
-        per_picture: Clips per image.
+        per_image: Clips per image.
 
     Raises:
         ValueError: If a number is out of range.
@@ -365,18 +365,18 @@ class MovingCrops(ClipSource):
         side: int,
         reduce: int = 1,
         speed: float = 1.0,
-        per_picture: int = 1,
+        per_image: int = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        least = {"side": side, "reduce": reduce, "per_picture": per_picture}
+        least = {"side": side, "reduce": reduce, "per_image": per_image}
         for name, value in least.items():
             if value < 1:
                 raise ValueError(f"MovingCrops.{name} is {value}; expected 1 or more")
         if speed <= 0:
             raise ValueError(f"MovingCrops.speed is {speed}; expected a number above 0")
         self.source, self.side, self.reduce = source, side, reduce
-        self.speed, self.per_picture = speed, per_picture
+        self.speed, self.per_image = speed, per_image
         self._keys: list[str] = []
         self._decoded: OrderedDict[int, Sample] = OrderedDict()
 
@@ -391,7 +391,7 @@ class MovingCrops(ClipSource):
             ValueError: If the source has its own scale or degradation, or as its ``prepare``.
         """
         prepare_within(self.source, self, scale)
-        self._keys = [f"{key}/{n}" for key in self.source.keys for n in range(self.per_picture)]
+        self._keys = [f"{key}/{n}" for key in self.source.keys for n in range(self.per_image)]
         self._decoded.clear()
 
     @property
@@ -402,13 +402,13 @@ class MovingCrops(ClipSource):
     @property
     def groups(self) -> list[int]:
         """The source's groups, in clips."""
-        return [self.per_picture * size for size in self.source.groups]
+        return [self.per_image * size for size in self.source.groups]
 
     @property
     def mixture(self) -> Mixture | None:
         """The source's mixture, in clips."""
         mixture = self.source.mixture
-        return None if mixture is None else mixture.times(self.per_picture)
+        return None if mixture is None else mixture.times(self.per_image)
 
     def upcoming(self, groups: Sequence[int]) -> None:
         """Notify the source. Args as ``Source.upcoming``."""
@@ -421,7 +421,7 @@ class MovingCrops(ClipSource):
             UnreadableImage: If the image is broken.
             ValueError: If it is smaller than the window, or a pair.
         """
-        sample = self._picture(index // self.per_picture)
+        sample = self._image(index // self.per_image)
         own = draws or SampleDraws(seed_of("moving", self.keys[index]), "path")
         window = self.side * self.reduce
         height, width = sample["hr"].shape[:2]
@@ -447,7 +447,7 @@ class MovingCrops(ClipSource):
         steps = self.frames - 1
         return [start + (2 * length * n + steps) // (2 * steps) for n in range(self.frames)]
 
-    def _picture(self, number: int) -> Sample:
+    def _image(self, number: int) -> Sample:
         if number not in self._decoded:
             sample = self.source.read(number)
             if "hr" not in sample or "lr" in sample:

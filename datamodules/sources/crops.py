@@ -24,20 +24,18 @@ class Crops(Source):
     Args:
         source: Source of the images; HR only.
         size: Side of the squares in HR pixels.
-        per_picture: Squares per image; they may overlap.
+        per_image: Squares per image; they may overlap.
 
     Raises:
-        ValueError: If ``size`` or ``per_picture`` is below 1.
+        ValueError: If ``size`` or ``per_image`` is below 1.
     """
 
-    def __init__(
-        self, source: Source, size: int = 192, per_picture: int = 4, **kwargs: Any
-    ) -> None:
+    def __init__(self, source: Source, size: int = 192, per_image: int = 4, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        for name, value in (("size", size), ("per_picture", per_picture)):
+        for name, value in (("size", size), ("per_image", per_image)):
             if value < 1:
                 raise ValueError(f"{name} of Crops is {value}; it must be at least 1")
-        self.source, self.side, self.per_picture = source, size, per_picture
+        self.source, self.side, self.per_image = source, size, per_image
         self._keys = Names.of([])
         self._latest: tuple[int, Sample] | None = (
             None  # an image's crops are read one after another
@@ -50,7 +48,7 @@ class Crops(Source):
             ValueError: If the source has its own scale or degradation, or as its ``prepare``.
         """
         prepare_within(self.source, self, scale)
-        numbers = range(self.per_picture)
+        numbers = range(self.per_image)
         self._keys = Names.of(f"{key}/{number}" for key in self.source.keys for number in numbers)
 
     @property
@@ -61,13 +59,13 @@ class Crops(Source):
     @property
     def groups(self) -> list[int]:
         """The source's groups, in squares."""
-        return [self.per_picture * size for size in self.source.groups]
+        return [self.per_image * size for size in self.source.groups]
 
     @property
     def mixture(self) -> Mixture | None:
         """The source's mixture, in squares."""
         mixture = self.source.mixture
-        return None if mixture is None else mixture.times(self.per_picture)
+        return None if mixture is None else mixture.times(self.per_image)
 
     def upcoming(self, groups: Sequence[int]) -> None:
         """Notify the source. Args as ``Source.upcoming``."""
@@ -80,7 +78,7 @@ class Crops(Source):
             UnreadableImage: If the image is broken.
             ValueError: If the image is smaller than the square, or has its own LR.
         """
-        number, square = divmod(index, self.per_picture)
+        number, square = divmod(index, self.per_image)
         key = self.source.keys[number]
         if self._latest is None or self._latest[0] != number:
             self._latest = number, self.source.read(number)
@@ -174,11 +172,11 @@ class OneLR(Source):
                 distorted.
         """
         sample = self.source.read(index)
-        picture = sample["hr"]
+        image = sample["hr"]
         wrong = self._wrong(sample)
         if wrong is not None:
             raise ValueError(f"{self.source.keys[index]} {wrong}")
-        pair: Sample = {"hr": shrunk(picture, self.hr_size), "lr": shrunk(picture, self.lr_size)}
+        pair: Sample = {"hr": shrunk(image, self.hr_size), "lr": shrunk(image, self.lr_size)}
         if "text" in sample:
             pair["text"] = sample["text"]
         if "text_features" in sample:
@@ -189,10 +187,10 @@ class OneLR(Source):
         """Return why the image cannot become a pair, or None."""
         if "lr" in sample:
             return "is already a pair of HR and LR, so OneLR cannot make its LR"
-        picture = sample["hr"]
-        if picture.dtype != np.uint8:
+        image = sample["hr"]
+        if image.dtype != np.uint8:
             return "has 16 bits, but OneLR requires 8: convert it"
-        (height, width), (h, w), (H, W) = picture.shape[:2], self.lr_size, self.hr_size
+        (height, width), (h, w), (H, W) = image.shape[:2], self.lr_size, self.hr_size
         if height < H or width < W:
             return (
                 f"is {width}x{height} pixels, smaller than the HR of {W}x{H} that OneLR makes "
@@ -206,7 +204,7 @@ class OneLR(Source):
         return None
 
 
-def shrunk(picture: Pixels, size: tuple[int, int]) -> Pixels:
+def shrunk(image: Pixels, size: tuple[int, int]) -> Pixels:
     """Downsample (H, W, 3) uint8 to ``size`` (h, w) by Pillow's bicubic, which is antialiased."""
-    resized = Image.fromarray(picture).resize(size[::-1], Image.Resampling.BICUBIC)
+    resized = Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC)
     return np.asarray(resized)

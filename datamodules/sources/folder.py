@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.files.decode import FORMATS, read_picture
+from datamodules.files.decode import FORMATS, read_image
 from datamodules.files.paths import by_key, image_key, images_of, searched_folder
 from datamodules.order.keys import Names
 from datamodules.source import Sample, Source
@@ -28,14 +28,14 @@ class Outputs(NamedTuple):
     folder: Path
     names: Callable[[], Collection[str]]
 
-    def left_out_of(self, pictures: Listed, searched: Path, what: str) -> Listed:
+    def left_out_of(self, images: Listed, searched: Path, what: str) -> Listed:
         """Return the images that are not outputs.
 
         If the writer's folder lies below the searched folder, all files in it count as outputs; if
         the writer's folder itself was searched, or a folder below it, only known outputs do.
 
         Args:
-            pictures: Keys and paths of the images.
+            images: Keys and paths of the images.
             searched: The folder that was searched.
             what: The key that named it, for the message.
 
@@ -56,14 +56,14 @@ class Outputs(NamedTuple):
                 return _lies_in(folder, own)
             return os.path.join(folder, path.name) in known
 
-        left = [(key, path) for key, path in pictures if not is_output(path)]
+        left = [(key, path) for key, path in images if not is_output(path)]
         if not left:
             raise ValueError(
-                f"{what}: all {len(pictures)} images found in {str(searched)!r} are outputs in "
+                f"{what}: all {len(images)} images found in {str(searched)!r} are outputs in "
                 f"writer.folder {str(self.folder)!r}: set another writer.folder to enlarge them"
             )
-        if len(left) < len(pictures):
-            count = len(pictures) - len(left)
+        if len(left) < len(images):
+            count = len(images) - len(left)
             log.info("%s: left out %d images in writer.folder %s", searched, count, self.folder)
         return left
 
@@ -146,11 +146,11 @@ class Folder(Source):
                 yield image_key(path, Path(root)), path
 
     def _found(self, pattern: str, what: str, root: str = "") -> list[tuple[str, Path]]:
-        pictures = _images_or_error(pattern, self.recursive, what, root)
+        images = _images_or_error(pattern, self.recursive, what, root)
         searched = searched_folder(pattern, root)
         if self.outputs is None or searched is None:
-            return pictures
-        return self.outputs.left_out_of(pictures, searched, what)
+            return images
+        return self.outputs.left_out_of(images, searched, what)
 
     @property
     def keys(self) -> Names:
@@ -165,8 +165,8 @@ class Folder(Source):
         """Return the image ``keys[index]``; ``meta`` has what a writer of results needs."""
         path = self._paths[index]
         read = size_and_time(path)  # before its bytes, so a later change is noticed
-        picture = read_picture(path, self.srgb)
-        return {"hr": picture.rgb, "meta": {**picture.meta(path), "read": read}}
+        image = read_image(path, self.srgb)
+        return {"hr": image.rgb, "meta": {**image.meta(path), "read": read}}
 
 
 def source_to_enlarge(given: Source | list[str] | str | None, outputs: Outputs | None) -> Source:
@@ -189,9 +189,9 @@ def source_to_enlarge(given: Source | list[str] | str | None, outputs: Outputs |
     return source
 
 
-def _with_distinct_keys(pictures: Iterable[tuple[str, Path]]) -> list[tuple[str, Path]]:
+def _with_distinct_keys(images: Iterable[tuple[str, Path]]) -> list[tuple[str, Path]]:
     """Add the extension to keys that files would share, until all keys differ."""
-    listed = list(pictures)
+    listed = list(images)
     keys = [key for key, _ in listed]
     while True:
         users: dict[str, set[tuple[str, str]]] = {}
@@ -207,8 +207,8 @@ def _with_distinct_keys(pictures: Iterable[tuple[str, Path]]) -> list[tuple[str,
 
 
 def _images_or_error(pattern: str, recursive: bool, what: str, root: str) -> list[tuple[str, Path]]:
-    pictures = list(images_of(pattern, recursive, root))
-    if not pictures:
+    images = list(images_of(pattern, recursive, root))
+    if not images:
         path = Path(root, pattern)
         problem = "has no images" if path.exists() else "does not exist"
         if has_wildcard(pattern):
@@ -217,7 +217,7 @@ def _images_or_error(pattern: str, recursive: bool, what: str, root: str) -> lis
             f"{what} {str(path)!r} {problem}; expected a folder of images "
             f"({', '.join(FORMATS)}), the path of one, or a pattern such as /photos/**/*.jpg"
         )
-    return pictures
+    return images
 
 
 class Inputs(Folder):

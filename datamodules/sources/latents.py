@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from datamodules.files.decode import decode
-from datamodules.samples import SampleDraws, TrainingPictures
+from datamodules.samples import SampleDraws, TrainingImages
 from datamodules.shards.cache import DiskCache
 from datamodules.shards.index import array_of, load_index
 from datamodules.shards.reader import Tar
@@ -102,8 +102,8 @@ class Latents(Shards):
         return cast(Sample, sample)
 
 
-class TrainingLatents(TrainingPictures):
-    """Dataset of ``Latents`` for training; args as ``TrainingPictures``."""
+class TrainingLatents(TrainingImages):
+    """Dataset of ``Latents`` for training; args as ``TrainingImages``."""
 
     def __getitems__(self, items: list[Any]) -> Any:
         """Return the samples of a batch."""

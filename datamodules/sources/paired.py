@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from datamodules.files.decode import UnreadableImage, read_picture, read_size
+from datamodules.files.decode import UnreadableImage, read_image, read_size
 from datamodules.files.paths import by_key, image_key
 from datamodules.source import Sample, Source
 from files.paths import expand_path, list_images
@@ -39,7 +39,7 @@ def match_pairs(hr: Path, lr: Path, lr_suffix: str = "") -> list[Pair]:
     Raises:
         ValueError: If a folder is missing or empty, or names lack a partner; they are listed.
     """
-    pairs = match(_pictures(hr, "HR"), _pictures(lr, "LR"), (str(hr), str(lr)), lr_suffix)
+    pairs = match(_images(hr, "HR"), _images(lr, "LR"), (str(hr), str(lr)), lr_suffix)
     return [Pair(key, *paths) for key, paths in pairs.items()]
 
 
@@ -125,7 +125,7 @@ def check_sizes(pairs: Iterable[Pair], scale: float) -> None:
         )
 
 
-def _pictures(root: Path, kind: str) -> dict[str, Path]:
+def _images(root: Path, kind: str) -> dict[str, Path]:
     if not root.is_dir():
         raise ValueError(f"the folder of {kind} images, {str(root)!r}, does not exist")
     found = by_key(((image_key(path, root), path) for path in list_images(root)), str(root))
@@ -180,7 +180,7 @@ class Paired(Source):
     def read(self, index: int) -> Sample:
         """Return the pair ``keys[index]``."""
         pair = self._pairs[index]
-        hr, lr = (read_picture(path, self.srgb) for path in (pair.hr, pair.lr))
+        hr, lr = (read_image(path, self.srgb) for path in (pair.hr, pair.lr))
         return {"hr": hr.rgb, "lr": lr.rgb, "meta": hr.meta(pair.hr)}
 
 

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.files.decode import read_picture
+from datamodules.files.decode import read_image
 from datamodules.source import Sample, Source
 
 SKIMAGE, SKLEARN = "skimage/data", "sklearn/datasets/images"
@@ -92,9 +92,9 @@ class Photos(Source):
     def read(self, index: int) -> Sample:
         """Return the image ``keys[index]``."""
         if index not in self._decoded:
-            picture = read_picture(self._paths[index], self.srgb)
-            picture.rgb.setflags(write=False)  # later reads return the same array
-            self._decoded[index] = {"hr": picture.rgb, "meta": picture.meta(self._paths[index])}
+            image = read_image(self._paths[index], self.srgb)
+            image.rgb.setflags(write=False)  # later reads return the same array
+            self._decoded[index] = {"hr": image.rgb, "meta": image.meta(self._paths[index])}
         return self._decoded[index].copy()
 
 

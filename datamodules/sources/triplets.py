@@ -13,9 +13,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from datamodules.files.decode import UnreadableImage, read_picture
+from datamodules.files.decode import UnreadableImage, read_image
 from datamodules.files.paths import image_key
-from datamodules.samples import Pictures, SampleDraws, TrainingPictures
+from datamodules.samples import Images, SampleDraws, TrainingImages
 from datamodules.source import Pixels, Sample, Source
 from datamodules.sources.paired import SHOWN
 from files.paths import expand_path, list_images, read_bytes, walk
@@ -77,22 +77,22 @@ class Triplets(Source):
             UnreadableImage: If an image or the number is broken, or sizes differ.
         """
         key, files = self._places[index]
-        pictures = {part: read_picture(files[part], self.srgb).rgb for part in PARTS}
-        sizes = {picture.shape for picture in pictures.values()}
+        images = {part: read_image(files[part], self.srgb).rgb for part in PARTS}
+        sizes = {image.shape for image in images.values()}
         if len(sizes) > 1:
             raise UnreadableImage(f"{key}: ref, p0 and p1 have the shapes {sorted(sizes)}")
-        return cast(Sample, {**pictures, "judge": _read_judgement(files["judge"])})
+        return cast(Sample, {**images, "judge": _read_judgement(files["judge"])})
 
 
-class TripletPictures(Pictures):
-    """Dataset of ``Triplets`` for evaluation; args as ``Pictures``."""
+class TripletImages(Images):
+    """Dataset of ``Triplets`` for evaluation; args as ``Images``."""
 
     def _checked(self, given: Sample, index: int) -> Sample:
         return given.copy()
 
 
-class TrainingTriplets(TrainingPictures):
-    """Dataset of ``Triplets`` for training; args as ``TrainingPictures``."""
+class TrainingTriplets(TrainingImages):
+    """Dataset of ``Triplets`` for training; args as ``TrainingImages``."""
 
     def __getitems__(self, items: list[Any]) -> Any:
         """Return the samples of a batch.

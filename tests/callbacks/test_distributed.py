@@ -18,7 +18,7 @@ from callbacks.metrics.pixels import PSNR, SSIM
 from callbacks.report.images import SampleGrid
 from callbacks.training.ema import EMA
 from tests.callbacks.metrics.test_sets import OneThread
-from tests.callbacks.tiny import Pictures, Tiny, collate, loader, trainer
+from tests.callbacks.tiny import Images, Tiny, collate, loader, trainer
 
 
 class Sharded(Tiny):
@@ -26,11 +26,11 @@ class Sharded(Tiny):
 
     def train_dataloader(self) -> DataLoader[Any]:
         own = range(self.trainer.global_rank, 8, self.trainer.world_size)
-        return DataLoader(Pictures(8), 2, sampler=list(own), collate_fn=collate)
+        return DataLoader(Images(8), 2, sampler=list(own), collate_fn=collate)
 
     def val_dataloader(self) -> DataLoader[Any]:
         own = range(self.trainer.global_rank, 7, self.trainer.world_size)
-        return DataLoader(Pictures(), 1, sampler=list(own), collate_fn=collate)
+        return DataLoader(Images(), 1, sampler=list(own), collate_fn=collate)
 
 
 class Save(Callback):

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from callbacks.evaluation import FiniteOutputs, are_finite
 from callbacks.metrics.pixels import PSNR
 from callbacks.results.results import Results
-from tests.callbacks.tiny import Pictures, Tiny, collate, loader, trainer
+from tests.callbacks.tiny import Images, Tiny, collate, loader, trainer
 
 BROKEN = {
     "class_path": "tests.callbacks.broken.NaNOutputs",  # of 3.png and 4.png
@@ -58,7 +58,7 @@ def test_named_once_for_all_datasets(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, verb: str
 ) -> None:
     callback = FiniteOutputs()
-    loaders = [loader(batch_size=3), loader(Pictures(4, "other")), loader(Pictures(2, "sound"))]
+    loaders = [loader(batch_size=3), loader(Images(4, "other")), loader(Images(2, "sound"))]
     getattr(trainer(tmp_path, callback), verb)(Broken(BAD), loaders, verbose=False)
     assert callback.found == {"tiny": ["tiny/01", "tiny/06"], "other": ["other/02"]}
     assert said(caplog) == [
@@ -123,7 +123,7 @@ class Sharded(Broken):
 
     def test_dataloader(self) -> DataLoader[Any]:
         own = range(self.trainer.global_rank, 7, self.trainer.world_size)
-        return DataLoader(Pictures(), 1, sampler=list(own), collate_fn=collate)
+        return DataLoader(Images(), 1, sampler=list(own), collate_fn=collate)
 
 
 class Save(Callback):

@@ -12,22 +12,22 @@ import pytest
 from filelock import FileLock
 
 from callbacks.metrics.pixels import PSNR
-from callbacks.report import images as report_pictures
+from callbacks.report import images as report_images
 from callbacks.report.images import load_index
 from callbacks.report.report import Report
 from callbacks.results import files as results_file
 from callbacks.results import results
 from callbacks.results.files import load_images, load_results
 from callbacks.results.results import Results
-from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
+from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
 
 def evaluate(run: Path, dataset: str) -> None:
     callbacks = [PSNR(), Results(), Report(limit=1)]
-    trainer(run, *callbacks).test(Tiny(), loader(Pictures(2, dataset)), verbose=False)
+    trainer(run, *callbacks).test(Tiny(), loader(Images(2, dataset)), verbose=False)
 
 
-@pytest.mark.parametrize(("module", "name"), [(results, "merge"), (report_pictures, "load_index")])
+@pytest.mark.parametrize(("module", "name"), [(results, "merge"), (report_images, "load_index")])
 def test_nothing_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, name: str
 ) -> None:

@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 
-class Pictures(Dataset[dict[str, Any]]):
+class Images(Dataset[dict[str, Any]]):
     """Random images with the attributes that our data module's datasets have."""
 
     def __init__(self, n: int = 7, name: str = "tiny", scale: float = 2, side: int = 24) -> None:
@@ -29,7 +29,7 @@ class Pictures(Dataset[dict[str, Any]]):
         return {"key": self.keys[index], "seed": index, "hr": hr, "lr": lr}
 
 
-class NoHR(Pictures):
+class NoHR(Images):
     """Images with LR only."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def loader(dataset: Dataset[Any] | None = None, batch_size: int = 2) -> DataLoader[Any]:
-    return DataLoader(dataset or Pictures(), batch_size=batch_size, collate_fn=collate)
+    return DataLoader(dataset or Images(), batch_size=batch_size, collate_fn=collate)
 
 
 class Tiny(LightningModule):

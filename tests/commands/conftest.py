@@ -97,9 +97,7 @@ def configured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Namespace]:
 
 
 @pytest.fixture(scope="session")
-def _fitted(
-    tmp_path_factory: pytest.TempPathFactory, photo_folder: Path
-) -> Callable[..., Path]:
+def _fitted(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Callable[..., Path]:
     text = (REPO / "tests" / "tiny.yaml").read_text().replace("PHOTOS", str(photo_folder))
 
     @functools.cache

@@ -15,7 +15,7 @@ from lightning_modules.controls.simple import Bicubic
 # The message of each mistake.
 MESSAGES = {
     "raise": "root is x; expected y",
-    "raise in one line": "no pictures",
+    "raise in one line": "no images",
     "raise several lines": "two things are wrong:\n  one\n  two",
     "raise in the constructor": "mistake is raise in the constructor",
     "raise in prepare": "there is nothing: look elsewhere",
@@ -83,7 +83,7 @@ class Mistaken(Source):
         if self.mistake == "raise":
             raise ValueError("root is x; expected y")
         # fmt: off
-        if self.mistake == "raise in one line": raise ValueError("no pictures")  # noqa: E701
+        if self.mistake == "raise in one line": raise ValueError("no images")  # noqa: E701
         # fmt: on
         if self.mistake == "raise several lines":
             raise ValueError("two things are wrong:\n  one\n  two")

@@ -19,17 +19,17 @@ FIT = ("fit", "--config", "tiny.yaml", "--trainer.max_steps", "2", "--data.init_
 BICUBIC = ("--model", "lightning_modules.Bicubic")
 
 
-def picture(size: tuple[int, int] = (48, 40)) -> Image.Image:
+def image(size: tuple[int, int] = (48, 40)) -> Image.Image:
     blocks = np.random.default_rng(5).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return Image.fromarray(blocks).resize(size, Image.Resampling.BICUBIC)
 
 
 def text_named_jpg(folder: Path) -> None:
-    (folder / "bad.jpg").write_text("this is no picture")
+    (folder / "bad.jpg").write_text("this is no image")
 
 
 def truncated_png(folder: Path) -> None:
-    picture().save(folder / "bad.png")
+    image().save(folder / "bad.png")
     (folder / "bad.png").write_bytes((folder / "bad.png").read_bytes()[:1000])
 
 
@@ -38,15 +38,15 @@ def empty_file(folder: Path) -> None:
 
 
 def grey(folder: Path) -> None:
-    picture().convert("L").save(folder / "odd.png")
+    image().convert("L").save(folder / "odd.png")
 
 
 def palette(folder: Path) -> None:
-    picture().convert("P", palette=Image.Palette.ADAPTIVE).save(folder / "odd.png")
+    image().convert("P", palette=Image.Palette.ADAPTIVE).save(folder / "odd.png")
 
 
 def cmyk(folder: Path) -> None:
-    picture().convert("CMYK").save(folder / "odd.jpg")
+    image().convert("CMYK").save(folder / "odd.jpg")
 
 
 BROKEN = [text_named_jpg, truncated_png, empty_file]
@@ -56,10 +56,10 @@ ODD = [grey, palette, cmyk]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return a folder of three intact images."""
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     for number in range(3):
-        picture().save(folder / f"{number}.png")
+        image().save(folder / f"{number}.png")
     return folder
 
 
@@ -72,7 +72,7 @@ def root(folder: Path) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("spoil", BROKEN)
-def test_broken_training_pictures_are_skipped_and_counted(
+def test_broken_training_images_are_skipped_and_counted(
     tiny: Path,
     folder: Path,
     enlarger: Enlarger,
@@ -90,7 +90,7 @@ def test_broken_training_pictures_are_skipped_and_counted(
 
 
 @pytest.mark.parametrize("make", ODD)
-def test_odd_training_pictures_are_used(
+def test_odd_training_images_are_used(
     tiny: Path,
     folder: Path,
     enlarger: Enlarger,
@@ -103,26 +103,26 @@ def test_odd_training_pictures_are_used(
     assert "unreadable" not in caplog.text
 
 
-def test_nothing_but_broken_training_pictures(tiny: Path, tmp_path: Path, refusal: Refusal) -> None:
+def test_nothing_but_broken_training_images(tiny: Path, tmp_path: Path, refusal: Refusal) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
     for number in range(4):
-        (broken / f"{number}.jpg").write_text("no picture")
+        (broken / f"{number}.jpg").write_text("no image")
     sentence = refusal(*FIT, *root(broken))
     assert "data.init_args.train" in sentence
     assert "could not be used" in sentence
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_training_picture_of_one_pixel(
+def test_a_training_image_of_one_pixel(
     tiny: Path, folder: Path, refusal: Refusal, workers: int
 ) -> None:
-    picture((1, 1)).save(folder / "dot.png")
+    image((1, 1)).save(folder / "dot.png")
     sentence = refusal(*FIT, *root(folder), "--data.init_args.workers", workers)
     assert "dot is 1x1 pixels, smaller than data.init_args.crop_size 16" in sentence
 
 
-def test_a_crop_larger_than_the_picture(tiny: Path, refusal: Refusal) -> None:
+def test_a_crop_larger_than_the_image(tiny: Path, refusal: Refusal) -> None:
     sentence = refusal(*FIT, "--data.init_args.crop_size", 64)
     assert "48x40 pixels, smaller than data.init_args.crop_size 64" in sentence
     assert "lower the crop size" in sentence
@@ -152,7 +152,7 @@ def test_a_folder_that_is_not_there(tiny: Path, refusal: Refusal) -> None:
 
 
 def test_two_files_with_one_key(tiny: Path, folder: Path, refusal: Refusal) -> None:
-    picture().save(folder / "1.jpg")
+    image().save(folder / "1.jpg")
     sentence = refusal(*FIT, *root(folder))
     assert "1.jpg" in sentence
     assert "1.png" in sentence
@@ -181,23 +181,23 @@ def tested(folder: Path) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("spoil", BROKEN)
-def test_broken_test_pictures_are_an_error(
+def test_broken_test_images_are_an_error(
     tiny: Path, folder: Path, refusal: Refusal, spoil: Callable[[Path], None]
 ) -> None:
     """A mean over fewer images than the set has would not be comparable."""
     spoil(folder)
-    assert "pictures/bad." in refusal(*tested(folder))
+    assert "images/bad." in refusal(*tested(folder))
 
 
-def test_a_test_picture_of_one_pixel(tiny: Path, folder: Path, refusal: Refusal) -> None:
-    picture((1, 1)).save(folder / "dot.png")
+def test_a_test_image_of_one_pixel(tiny: Path, folder: Path, refusal: Refusal) -> None:
+    image((1, 1)).save(folder / "dot.png")
     sentence = refusal(*tested(folder))
     assert "dot" in sentence
     assert "1x1" in sentence
 
 
 @pytest.mark.parametrize("make", ODD)
-def test_odd_test_pictures_are_used(
+def test_odd_test_images_are_used(
     tiny: Path, folder: Path, enlarger: Enlarger, make: Callable[[Path], None]
 ) -> None:
     make(folder)
@@ -209,7 +209,7 @@ def test_odd_test_pictures_are_used(
 
 
 @pytest.mark.parametrize("spoil", BROKEN)
-def test_broken_pictures_do_not_stop_prediction(
+def test_broken_images_do_not_stop_prediction(
     tiny: Path,
     folder: Path,
     enlarger: Enlarger,
@@ -226,11 +226,11 @@ def test_broken_pictures_do_not_stop_prediction(
 
 
 @pytest.mark.parametrize("make", ODD)
-def test_odd_pictures_are_enlarged(
+def test_odd_images_are_enlarged(
     tiny: Path, folder: Path, enlarger: Enlarger, make: Callable[[Path], None]
 ) -> None:
     make(folder)
-    picture((1, 1)).save(folder / "dot.png")
+    image((1, 1)).save(folder / "dot.png")
     enlarger("predict", "--config", "tiny.yaml", *BICUBIC, "--data.init_args.predict", folder)
     sizes = {p.name: Image.open(p).size for p in Path("runs/tiny/predict").glob("*.png")}
     assert sizes == {

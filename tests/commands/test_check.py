@@ -78,7 +78,7 @@ def test_another_configuration_is_refused(trained: Path, refusal: Callable[..., 
     assert "data.init_args.batch_size: 4 -> 2" in refusal(*CHECK, "--data.init_args.batch_size", 2)
 
 
-def test_pictures_that_are_not_there(tiny: Path, refusal: Callable[..., str]) -> None:
+def test_images_that_are_not_there(tiny: Path, refusal: Callable[..., str]) -> None:
     assert "nowhere" in refusal(*CHECK, "--data.init_args.train.init_args.root", "nowhere")
 
 

@@ -38,7 +38,7 @@ init_args:
 """
 ENCODE = ("encode", "--config", "tiny.yaml", "--model", "model.yaml", "--encode.out", "out")
 CROPS = ("--encode.crop", 32, "--encode.crops_per_image", 2, "--encode.samples_per_shard", 6)
-PAIRS = ("--encode.pairs", "true", "--encode.pictures", "true", "--encode.flips", "true")
+PAIRS = ("--encode.pairs", "true", "--encode.images", "true", "--encode.flips", "true")
 LATENTS = ("--data.init_args.train", "datamodules.Latents")
 
 
@@ -77,7 +77,7 @@ def test_pairs_are_the_autoencoder_s_and_training_takes_them(
 ) -> None:
     enlarger(*ENCODE, *CROPS, *PAIRS, "--encode.dtype", "float32")
     shards = sorted(Path("out").glob("*.tar"))
-    assert len(shards) == 4  # of 6 samples, for 10 pictures
+    assert len(shards) == 4  # of 6 samples, for 10 images
     space = Taef2Space("encoder.pth", "decoder.pth")
     latents = []
     for shard in shards:
@@ -96,7 +96,7 @@ def test_pairs_are_the_autoencoder_s_and_training_takes_them(
     assert about["samples"] == len(latents) == 20
     np.testing.assert_allclose(about["mean"], stack.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(about["deviation"], stack.std((0, 2, 3)), rtol=1e-4)
-    assert len(np.unique(stack[:, 0, 0, 0])) > 15  # squares of a picture differ
+    assert len(np.unique(stack[:, 0, 0, 0])) > 15  # squares of an image differ
 
     taken: list[dict[str, Any]] = []
     step = ResShift.training_step
@@ -148,7 +148,7 @@ def test_a_stopped_command_goes_on(
     assert about[0] == about[1]
     assert about[0]["scale"] is None
 
-    assert "this method wants LR pictures too" in refusal(*fit())
+    assert "this method wants LR images too" in refusal(*fit())
     save_halves(1)
     assert "made otherwise (space)" in refusal(*ENCODE, *CROPS)
 
@@ -166,7 +166,7 @@ data:
 
 def test_squares_are_changed_by_augment_and_flipped_by_axis(work: Path, enlarger: Enlarger) -> None:
     Path("invert.yaml").write_text(INVERT)
-    options = (*CROPS, "--encode.pictures", "true")
+    options = (*CROPS, "--encode.images", "true")
     enlarger(*ENCODE, *options)
     enlarger(*ENCODE[:-1], "inverted", *options, "--config", "invert.yaml")
     enlarger(*ENCODE[:-1], "flipped", *options, "--encode.flips", "horizontal")
@@ -186,7 +186,7 @@ def test_squares_are_changed_by_augment_and_flipped_by_axis(work: Path, enlarger
 
 
 def test_latents_of_another_autoencoder(work: Path, enlarger: Enlarger, refusal: Refusal) -> None:
-    enlarger(*ENCODE, "--encode.pictures", "true")  # whole pictures: 48x40
+    enlarger(*ENCODE, "--encode.images", "true")  # whole images: 48x40
     source = Latents("out/*.tar")
     source.prepare(2.0)
     assert source.read(0)["latent"].shape == (32, 5, 6)
@@ -208,7 +208,7 @@ def test_what_cannot_be_encoded(work: Path, refusal: Refusal) -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), [("a.b.c", "a.b_c"), ("a.b.c", "a_b_c")])
-def test_two_pictures_of_one_name_in_the_shards(
+def test_two_images_of_one_name_in_the_shards(
     work: Path, refusal: Refusal, first: str, second: str
 ) -> None:
     """Training would refuse the output after hours of encoding."""

@@ -16,7 +16,7 @@ NOISY = {
 }
 
 
-def test_they_are_measured_as_the_pictures_are(
+def test_they_are_measured_as_the_images_are(
     tiny: Path, photo_folder: Path, enlarger: Callable[..., None]
 ) -> None:
     Path("noisy.yaml").write_text(yaml.safe_dump({"degradation": NOISY}))

@@ -226,7 +226,7 @@ def test_the_run_is_tested(work: Path, enlarger: Enlarger) -> None:
 def test_options_of_sampling(work: Path, enlarger: Enlarger) -> None:
     """Each makes a different image, and is recorded beside it."""
     ramp = np.linspace(60, 190, 9 * 14 * 3).reshape(9, 14, 3).astype(np.uint8)
-    Image.fromarray(ramp).save("picture.png")
+    Image.fromarray(ramp).save("image.png")
     asked = {
         "plain": (),
         "again": (),
@@ -240,11 +240,11 @@ def test_options_of_sampling(work: Path, enlarger: Enlarger) -> None:
     for name, arguments in asked.items():
         enlarger(
             *("predict", "--config", "invsr.yaml", "--run.name", "whole", *arguments),
-            *("--data.init_args.predict", "picture.png", "--writer.folder", name),
+            *("--data.init_args.predict", "image.png", "--writer.folder", name),
         )
-        with Image.open(next(Path(name).glob("*.png"))) as picture:
-            assert picture.size == (56, 36)
-            made[name] = picture.tobytes()
+        with Image.open(next(Path(name).glob("*.png"))) as image:
+            assert image.size == (56, 36)
+            made[name] = image.tobytes()
     assert made["again"] == made["plain"]
     assert made["auto"] == made["start"]
     assert len(set(made.values())) == len(made) - 2

@@ -124,7 +124,7 @@ def test_captions_are_read_once(work: Path, enlarger: Enlarger, refusal: Refusal
     pytest.importorskip("transformers")
     enlarger(*of("tokenizer"), "--data.init_args.scale", 1)
     small_t5.write(Path("t5"))
-    with tarfile.open("pictures.tar", "w") as tar:
+    with tarfile.open("images.tar", "w") as tar:
         for n in range(4):
             buffer = io.BytesIO()
             Image.new("RGB", (32, 32), (50 * n, 100, 0)).save(buffer, "PNG")
@@ -137,7 +137,7 @@ def test_captions_are_read_once(work: Path, enlarger: Enlarger, refusal: Refusal
                 tar.addfile(member, io.BytesIO(data))
     shards = (
         *("--data.init_args.train", "datamodules.Shards"),
-        *("--data.init_args.train.init_args.urls", "pictures.tar"),
+        *("--data.init_args.train.init_args.urls", "images.tar"),
     )
     encode = (*of("base", "encode"), *shards, "--encode.out", "out", "--encode.texts", "true")
     assert "requires a trained caption encoder" in refusal(*encode)

@@ -171,9 +171,9 @@ def outside(tiny: Path) -> Iterator[Path]:
 def test_a_degradation(outside: Path, enlarger: Enlarger) -> None:
     enlarger(*FIT, "--config", "banding.yaml")
     made: Any = sys.modules["my_sr.degradations"].Banding.last
-    assert made.shape == (1, 3, 16, 16)  # the last picture: a CPU runs them one by one
-    for picture in made:
-        assert 2 <= len(picture.unique()) <= 9
+    assert made.shape == (1, 3, 16, 16)  # the last image: a CPU runs them one by one
+    for image in made:
+        assert 2 <= len(image.unique()) <= 9
 
 
 def test_a_dataset(outside: Path, enlarger: Enlarger) -> None:

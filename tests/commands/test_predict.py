@@ -164,7 +164,7 @@ def test_to_a_size(folder: Path, enlarger: Enlarger) -> None:
     assert np.abs(out[..., 3] - alpha).max() <= 1
 
 
-def test_to_a_size_that_is_smaller_than_a_picture(
+def test_to_a_size_that_is_smaller_than_an_image(
     folder: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is reported, and the others are enlarged."""
@@ -181,7 +181,7 @@ def test_a_scale_that_makes_smaller(folder: Path, refusal: Refusal) -> None:
     assert sentence == "data.init_args.scale is 0.5; it must be a number of at least 1"
 
 
-def test_scale_1_gives_the_picture(folder: Path, enlarger: Enlarger) -> None:
+def test_scale_1_gives_the_image(folder: Path, enlarger: Enlarger) -> None:
     predict(enlarger, folder, "--data.init_args.scale", "1")
     assert np.array_equal(pixels(OUT / "a.png"), np.asarray(smooth()))
 
@@ -202,7 +202,7 @@ def test_what_is_done_is_skipped(
     assert pixels(OUT / "a.png").shape == (40, 48, 3)
 
 
-def test_a_line_for_each_picture(folder: Path, enlarger: Enlarger) -> None:
+def test_a_line_for_each_image(folder: Path, enlarger: Enlarger) -> None:
     (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:500])
     predict(enlarger, folder, "--seed_everything", 3)
     found = {line["key"]: line for line in lines()}
@@ -351,7 +351,7 @@ def test_an_output_that_is_named_is_enlarged(
     assert "all 3 images found in 'out' are outputs in writer.folder" in sentence
 
 
-def test_one_broken_picture(
+def test_one_broken_image(
     folder: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
     (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:500])
@@ -483,7 +483,7 @@ class Small(Bicubic):
         return resize(batch["lr"], batch["size"])
 
 
-def test_large_pictures_go_through_tiles(folder: Path, enlarger: Enlarger) -> None:
+def test_large_images_go_through_tiles(folder: Path, enlarger: Enlarger) -> None:
     smooth((61, 45)).save(folder / "large.png")
     predict(enlarger, folder)
     Small.largest = 0

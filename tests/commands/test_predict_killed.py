@@ -76,5 +76,5 @@ def test_kill_and_go_on(
     text = (OUT / NAME).read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     assert {line["output"] for line in lines} == set(names)
-    # Only those that were under way have two lines: two threads, and what had not yet a picture.
+    # Only those that were under way have two lines: two threads, and what had not yet an image.
     assert len(lines) <= COUNT + 2

@@ -123,9 +123,9 @@ def test_no_seed_at_all(stochastic: str, refusal: Callable[..., str]) -> None:
 def test_prediction_has_the_runs_seed_too(
     stochastic: str, enlarger: Enlarger, photo_folder: Path
 ) -> None:
-    picture = str(photo_folder / "1.png")
+    image = str(photo_folder / "1.png")
     for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
-        given = ("--data.init_args.predict", picture, "--writer.folder", folder)
+        given = ("--data.init_args.predict", image, "--writer.folder", folder)
         enlarger("predict", "--config", stochastic, *given, "--seed_everything", seed)
     first, again, other = (next(Path(folder).glob("*.png")).read_bytes() for folder in "abc")
     assert first == again != other

@@ -30,7 +30,7 @@ class Send(Callback):
     """Send a signal to this process once, at a hook of the n-th batch; armed by the test."""
 
     hook, batch, number = "", 0, 0
-    pictures = 0  # validated so far
+    images = 0  # validated so far
 
     def _send(self, hook: str, trainer: Trainer) -> None:
         here = trainer.fit_loop.epoch_loop.batch_progress.total.ready
@@ -51,7 +51,7 @@ class Send(Callback):
         self._send("batch_end", trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        Send.pictures += 1
+        Send.images += 1
         self._send("validation", trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -62,7 +62,7 @@ class Send(Callback):
 
 
 def stop(enlarger: Enlarger, hook: str, batch: int, number: int, *args: object) -> None:
-    Send.hook, Send.batch, Send.number, Send.pictures = hook, batch, number, 0
+    Send.hook, Send.batch, Send.number, Send.images = hook, batch, number, 0
     before = {n: signal.getsignal(n) for n in (TERM, USR1, INT)}
     with pytest.raises(SystemExit) as stopped:
         enlarger(*FIT, *args)
@@ -126,7 +126,7 @@ def test_a_validation_is_left_at_once_and_its_half_goes_nowhere(
     tiny: Path, enlarger: Enlarger
 ) -> None:
     stop(enlarger, "validation", 4, TERM, *EVERY_TWO)
-    assert Send.pictures == 2 + 2 + 1  # the sanity check's, the first validation's, and one
+    assert Send.images == 2 + 2 + 1  # the sanity check's, the first validation's, and one
     scores = json.loads(Path("runs/tiny/checkpoints/best.json").read_text())["scores"]
     assert set(scores) == {"step-000000002.ckpt"}
     assert newest("tiny")["callbacks"]["Checkpoints"] == {"validation_due": True}

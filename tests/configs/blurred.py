@@ -1,4 +1,4 @@
-"""Pictures for configurations to read: six by six random colours, blurred to any size."""
+"""Images for configurations to read: six by six random colours, blurred to any size."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def test_a_miniature_runs(
 def test_the_miniature_as_a_newcomer_types_it(
     enlarger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Base, cascade, test at several scales, and pictures of any size; each made small."""
+    """Base, cascade, test at several scales, and images of any size; each made small."""
     monkeypatch.chdir(tmp_path)
     cascade = ("--config", PATHS[mini("cascade")], *RUN, *SMALL_NETWORK)
     cascade = (*cascade, "--model.init_args.timesteps", "[14,0]")
@@ -127,20 +127,20 @@ def test_the_miniature_as_a_newcomer_types_it(
     found = json.loads((tmp_path / "runs/mini_casarbi_cascade/results.json").read_text())["results"]
     assert {entry["scale"] for entry in found} == {2, 4, 8}
     assert all(np.isfinite(entry["value"]) for entry in found)
-    Image.fromarray(np.full((12, 16, 3), 99, np.uint8)).save(tmp_path / "picture.png")
-    picture = ("--data.init_args.predict", tmp_path / "picture.png")
+    Image.fromarray(np.full((12, 16, 3), 99, np.uint8)).save(tmp_path / "image.png")
+    image = ("--data.init_args.predict", tmp_path / "image.png")
     for arguments, size in (
         (("--data.init_args.scale", 5.3), (85, 64)),
         (("--data.init_args.size", "[48,80]"), (80, 48)),
     ):
         folder = tmp_path / str(size[0])
-        enlarger("predict", *cascade, *picture, *arguments, "--writer.folder", folder)
+        enlarger("predict", *cascade, *image, *arguments, "--writer.folder", folder)
         with Image.open(next(folder.glob("*.png"))) as written:
             assert written.size == size
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `$ENLARGER_DATA` has to hold for the paper's runs, made here."""
     root = tmp_path_factory.mktemp("data")
     files = {
@@ -153,8 +153,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / folder).mkdir(parents=True)
         for number in range(4):
             blocks = np.random.default_rng(number).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-            picture = Image.fromarray(blocks).resize(size, Image.Resampling.BICUBIC)
-            picture.save(root / folder / f"{number}.png")
+            image = Image.fromarray(blocks).resize(size, Image.Resampling.BICUBIC)
+            image.save(root / folder / f"{number}.png")
     for kind in ("bedroom", "tower"):
         assert pack.main([str(root / "lsun"), str(root / f"lsun_{kind}"), "--name", "train"]) == 0
     return root
@@ -167,13 +167,13 @@ def test_a_run_of_the_paper(
     name: str,
     fixed: int,
     enlarger: Any,
-    pictures: Path,
+    images: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A step of it and of its base, with the flags of the page, as small as can be."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ENLARGER_DATA", str(pictures))
+    monkeypatch.setenv("ENLARGER_DATA", str(images))
     step = (*NO_VALIDATION, "--trainer.max_steps", 1, "--data.init_args.batch_size", 2)
     data = ("--data", PATHS[f"data/casarbi_{name}.yaml"])
     base = ("--config", PATHS["experiment/casarbi_base.yaml"], "--run.name", f"casarbi_{name}_base")

@@ -239,7 +239,7 @@ def shared_scenes(names: list[str], held_out: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.startswith("data/")])
 def test_no_scene_is_on_two_sides(name: str) -> None:
-    """Among them the stereo pair, whose pictures show the same garage."""
+    """Among them the stereo pair, whose images show the same garage."""
     data = content(name)["init_args"]
     train = photos(data["train"]) if "train" in data else []
     sides = {part: data.get(part, {}).values() for part in ("val", "test")}
@@ -264,8 +264,8 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("set5", "set14"):
         for scale in (2, 4):
             for side, size in (("hr", (48, 40)), ("lr", (48 // scale, 40 // scale))):
-                save(root / name / f"x{scale}" / side / "picture.png", size)
-    save(root / "outputs" / "picture.png", (48, 40), seed=2)
+                save(root / name / f"x{scale}" / side / "image.png", size)
+    save(root / "outputs" / "image.png", (48, 40), seed=2)
     _paper_sets(root)
     for number in range(4):
         save(root / "train" / f"{number}.png", (48, 40))
@@ -281,13 +281,13 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _paper_sets(root: Path) -> None:
-    """A picture of each set that a paper's preset is for."""
+    """An image of each set that a paper's preset is for."""
     for name in ("imagenet_test", "imagenet_test_256", "realsr", "drealsr", "div2k_1024"):
-        save(root / name / "hr/picture.png", (48, 40))
-        save(root / name / "lr/picture.png", (12, 10))
+        save(root / name / "hr/image.png", (48, 40))
+        save(root / name / "lr/image.png", (12, 10))
     for name in ("realset80", "rp60"):
-        save(root / name / "lr/picture.png", (48, 40))  # x4: two blocks of NIQE
-    save(root / "kodak24/picture.png", (48, 40))
+        save(root / name / "lr/image.png", (48, 40))  # x4: two blocks of NIQE
+    save(root / "kodak24/image.png", (48, 40))
     save(root / "celeba_hq/x10/hr/face.png", (160, 160))
     save(root / "celeba_hq/x10/lr/face.png", (16, 16))
     save(root / "DIV2K_valid_HR/0801.png", (48, 40))
@@ -451,7 +451,7 @@ def test_a_model_for_which_there_is_no_experiment(enlarger: Enlarger, home: Path
 
 
 def test_data_for_which_there_is_no_experiment(enlarger: Enlarger, home: Path) -> None:
-    """The mixture: two sources of four pictures each, all four crops of a batch by the weights."""
+    """The mixture: two sources of four images each, all four crops of a batch by the weights."""
     narrow = ("--model.init_args.network.blocks", 1, "--model.init_args.network.channels", 8)
     enlarger(
         *("fit", "--model", CONFIGS / "model/edsr.yaml", "--data", CONFIGS / "data/mix.yaml"),

@@ -37,7 +37,7 @@ FIT = (
     *("--trainer.val_check_interval", "2", "--data.init_args.eval_batch_size", "1"),
     *("--trainer.limit_val_batches", "1", "--trainer.num_sanity_val_steps", "0"),
 )
-NO_PICTURES = {"invsr/middle": ("--trainer.limit_val_batches", "0")}
+NO_IMAGES = {"invsr/middle": ("--trainer.limit_val_batches", "0")}
 PAPER = EXPERIMENTS / "invsr_sd_turbo.yaml"
 ONLY_TRAINING = ("training", "discriminator", "lr_scheduler")
 
@@ -58,7 +58,7 @@ JUDGE = {f"{MODEL}.{name}" for name in ("discriminator", "discriminator_optimize
     [
         ("mse", {*JUDGE, f"{MODEL}.training"}),
         (
-            "middle",  # which makes no pictures, so that there is nothing to validate
+            "middle",  # which makes no images, so that there is nothing to validate
             {
                 *(
                     *JUDGE,
@@ -130,7 +130,7 @@ def typed(path: Path, *more: str) -> None:
 @pytest.mark.runs("mini/{name}", "mini/invsr/latents", "mini/invsr/base")
 @pytest.mark.parametrize("name", quick(NAMES, "invsr"))
 def test_a_miniature_runs(name: str, mini: Path) -> None:
-    typed(at(name), *RUN, *FIT, *NO_PICTURES.get(name, ()))
+    typed(at(name), *RUN, *FIT, *NO_IMAGES.get(name, ()))
     run = Path("runs") / f"mini_{name.replace('/', '_')}"
     stored = torch.load(run / "checkpoints/step-000000002.ckpt", weights_only=True)
     parts = {key.partition(".")[0] for key in stored["state_dict"]}
@@ -146,10 +146,10 @@ def test_the_miniature_is_tested(
     """With the predictor of `middle.yaml` between the steps."""
     monkeypatch.setenv("ENLARGER_DATA", str(mini / "data"))
     for folder in ("set14/x4/hr", "kodak24"):
-        save(mini / "data" / folder / "picture.png", (192, 192))
+        save(mini / "data" / folder / "image.png", (192, 192))
     for name in ("invsr/mse", "invsr/middle"):
         if not Path("runs", f"mini_{name.replace('/', '_')}").is_dir():
-            typed(at(name), *RUN, *FIT, *NO_PICTURES.get(name, ()))
+            typed(at(name), *RUN, *FIT, *NO_IMAGES.get(name, ()))
     middle = "--model.init_args.sampling.middle"
     enlarger(
         *("test", "--config", at("invsr/mse"), *RUN, "--model.init_args.sampling.steps", 3),
@@ -199,13 +199,13 @@ def _paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_sd(folder / "sd")
     data = folder / "data"
     for number in range(4):
-        save(data / f"pictures/{number}.png", (80, 72), number)
+        save(data / f"images/{number}.png", (80, 72), number)
     for name in ("lsdir", "ffhq_20k"):
-        assert pack.main([str(data / "pictures"), str(data / name)]) == 0
+        assert pack.main([str(data / "images"), str(data / name)]) == 0
     for name in ("imagenet_test", "realsr"):
-        save(data / name / "hr/picture.png", (96, 80))
-        save(data / name / "lr/picture.png", (24, 20))
-    save(data / "realset80/lr/picture.png", (48, 40))
+        save(data / name / "hr/image.png", (96, 80))
+        save(data / name / "lr/image.png", (24, 20))
+    save(data / "realset80/lr/image.png", (48, 40))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("ENLARGER_DATA", str(data))
@@ -242,10 +242,10 @@ def test_the_paper_s_run(paper: Path, enlarger: Enlarger) -> None:
     enlarger("test", *command, *judge, "--trainer.limit_test_batches", 1)
     found = json.loads((run / "results.json").read_text())["results"]
     assert {"psnr", "ssim"} <= {entry["metric"] for entry in found}
-    save(paper / "picture.png", (24, 17))
+    save(paper / "image.png", (24, 17))
     enlarger(
         *("predict", *command, *training(paper / "sd"), "--writer.folder", paper / "made"),
-        *("--data.init_args.predict", paper / "picture.png"),
+        *("--data.init_args.predict", paper / "image.png"),
     )
     with Image.open(next((paper / "made").glob("*.png"))) as written:
         assert written.size == (96, 68)

@@ -138,7 +138,7 @@ def command(name: str) -> list[str]:
 def test_the_miniature_as_a_newcomer_types_it(
     tmp_path: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each file's own command, with fewer steps, on pictures that are here."""
+    """Each file's own command, with fewer steps, on images that are here."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ENLARGER_DATA", str(tmp_path / "data"))
     for folder in ("bsds400", "set14/x4/hr", "kodak24"):

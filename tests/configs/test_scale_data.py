@@ -1,4 +1,4 @@
-"""Data at many scales: each shipped file of them gives its batches, of pictures made here."""
+"""Data at many scales: each shipped file of them gives its batches, of images made here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.datamodules.memory import evaluation, training
 Sizes = dict[str, tuple[int, int]]
 
 FACES = {"x5_3": (16, 85), "x7": (16, 112), "x10": (16, 160), "x10_7": (16, 171), "x12": (16, 192)}
-# Pictures of 204x136: the height of the LR and of what is left of HR.
+# Images of 204x136: the height of the LR and of what is left of HR.
 DIV2K = {"x4": (34, 136), "x8": (17, 136), "x12": (11, 132), "x17": (8, 136)}
 SQUARES = {"x2": (96, 192), "x2_7": (71, 192), "x4": (48, 192), "x5_3": (36, 191)}
 SQUARES |= {"x8": (24, 192), "x12": (16, 192)}
@@ -53,10 +53,10 @@ TRAINED: dict[str, tuple[set[int], int]] = {
 
 @pytest.fixture(scope="module")
 def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `$ENLARGER_DATA` holds, a picture a set and three to train on."""
+    """What `$ENLARGER_DATA` holds, an image a set and three to train on."""
     root = tmp_path_factory.mktemp("data")
     for name in ("celeba_hq_256", "celeba_hq_256_val", "set14/x2/hr", "kodak24"):
-        save(root / name / "picture.png", (256, 256))
+        save(root / name / "image.png", (256, 256))
     for name in ("bedroom", "tower"):
         for part, count in (("train", 3), ("val", 1), ("test", 1)):
             for number in range(count):
@@ -70,7 +70,7 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(root / "DIV2K_valid_HR/0801.png", (204, 136))
     save(root / "DIV2K_valid_LR_bicubic/X4/0801x4.png", (51, 34))
     for side, size in (("hr", (256, 256)), ("lr", (64, 64))):
-        save(root / "set14/x4" / side / "picture.png", size)
+        save(root / "set14/x4" / side / "image.png", size)
     return root
 
 

@@ -101,7 +101,7 @@ def test_the_experiments(mini: Path, enlarger: Any) -> None:
     enlarger("test", "--config", TUNED, *RUN, *FEW)
     assert json.loads((run / "results.json").read_text())["results"]
 
-    # Pictures of nothing but their seeds, as many as one likes, and at another size.
+    # Images of nothing but their seeds, as many as one likes, and at another size.
     seeds = "datamodules.Seeds"
     asked = ("--data.init_args.predict", seeds, "--data.init_args.predict.init_args.count", 3)
     size = ("--data.init_args.predict.init_args.size", "[32,48]")
@@ -109,7 +109,7 @@ def test_the_experiments(mini: Path, enlarger: Any) -> None:
     files = sorted((run / "predict").glob("*.png"))
     assert [file.name for file in files] == ["000000.png", "000001.png", "000002.png"]
     pixels = [np.asarray(Image.open(file)) for file in files]
-    assert all(picture.shape == (32, 48, 3) for picture in pixels)
+    assert all(image.shape == (32, 48, 3) for image in pixels)
     assert not np.array_equal(pixels[0], pixels[1])
 
 

@@ -52,7 +52,7 @@ VIDEO = WIDTHS | {
     **{"sample_size": 32, "block_out_channels": (8, 8, 16, 16), "attention_head_dim": 4},
     "cross_attention_dim": 8,
 }
-PICTURES = [
+IMAGES = [
     ("sd21", "sd21", 64, 128, 1024),
     ("sd21_2048", "sd21", 64, 256, 2048),
     ("sdxl", "sdxl", 64, 128, 2048),
@@ -122,8 +122,8 @@ def captioned(home: Path, name: str, side: int, count: int = 2) -> None:
 
 @pytest.mark.runs("self_cascade_{base}")
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "base", "size", "side", "shown"), PICTURES)
-def test_pictures(
+@pytest.mark.parametrize(("name", "base", "size", "side", "shown"), IMAGES)
+def test_images(
     name: str,
     base: str,
     size: int,
@@ -185,8 +185,8 @@ def test_other_aspects(size: tuple[int, int], home: Path, bases: Path, enlarger:
         *("--data.init_args.predict.init_args.file", "captioned/prompts.txt"),
         *("--data.init_args.predict.init_args.size", eighth),
     )
-    pictures = sorted(Path("runs/self_cascade_prompts/predict").glob("*.png"))
-    assert [np.asarray(Image.open(path)).shape for path in pictures] == [
+    images = sorted(Path("runs/self_cascade_prompts/predict").glob("*.png"))
+    assert [np.asarray(Image.open(path)).shape for path in images] == [
         (size[0] // 8, size[1] // 8, 3)
     ] * 2
 
@@ -218,8 +218,8 @@ def test_what_it_is_compared_with(home: Path, bases: Path, enlarger: Any) -> Non
         *("--data.init_args.predict.init_args.file", "prompts.txt"),
         *("--data.init_args.predict.init_args.size", "64"),
     )
-    pictures = sorted(Path("runs/base_samples/predict").glob("*.png"))
-    assert [np.asarray(Image.open(path)).shape for path in pictures] == [(64, 64, 3)] * 2
+    images = sorted(Path("runs/base_samples/predict").glob("*.png"))
+    assert [np.asarray(Image.open(path)).shape for path in images] == [(64, 64, 3)] * 2
 
 
 @pytest.mark.slow
@@ -308,8 +308,8 @@ def test_the_larger_miniature_for_a_gpu(home: Path, enlarger: Enlarger) -> None:
         *("--data.init_args.predict.init_args.size", "256"),
     )
     enlarger("predict", *free, *seeds)
-    with Image.open(next(Path("runs/tf/predict").glob("*.png"))) as picture:
-        assert picture.size == (256, 256)
+    with Image.open(next(Path("runs/tf/predict").glob("*.png"))) as image:
+        assert image.size == (256, 256)
 
 
 def test_its_files_are_of_one_base() -> None:

@@ -26,7 +26,7 @@ FRAMES = tuple(
 ONE = tuple(
     word
     for part in ("val.kodak", "test.kodak")
-    for word in (f"--data.init_args.{part}.init_args.per_picture", "1")
+    for word in (f"--data.init_args.{part}.init_args.per_image", "1")
 )
 SMALL = (*RUN, "--data.init_args.batch_size", "2", *FRAMES, *ONE)
 
@@ -66,10 +66,10 @@ def mini(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enlarger: Any) -> Path
     monkeypatch.setenv("ENLARGER_DATA", str(tmp_path))
     for number, part in enumerate(("bsds400", "kodak24")):
         (tmp_path / part).mkdir()
-        for picture in range(2):
-            generator = np.random.default_rng(2 * number + picture)
+        for image in range(2):
+            generator = np.random.default_rng(2 * number + image)
             pixels = generator.integers(0, 256, (136, 144, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / part / f"{picture}.png")
+            Image.fromarray(pixels).save(tmp_path / part / f"{image}.png")
     enlarger("fit", "--config", at("base"), *SMALL, *FIT, "--model.init_args.steps", 2)
     return tmp_path
 

@@ -35,21 +35,21 @@ from degradations.bicubic import Bicubic, resize
 from lightning_modules.regression import Regression
 from tests.contracts.arguments import check_arguments
 from tests.contracts.degradation_contract import global_generators_untouched
-from tests.datamodules.memory import pictures, trainer
+from tests.datamodules.memory import random_images, trainer
 from tests.lightning_modules.tiny import Convolution
 
 SIDES = (208, 216)  # five scales of MS-SSIM fit, and four blocks of NIQE
 
 
 def data() -> SRDataModule:
-    """Two sets to evaluate on, of pictures that are large enough for every metric's window."""
-    sets = {"a": pictures(3, *SIDES), "b": pictures(2, SIDES[1], SIDES[1])}
+    """Two sets to evaluate on, of images that are large enough for every metric's window."""
+    sets = {"a": random_images(3, *SIDES), "b": random_images(2, SIDES[1], SIDES[1])}
     return SRDataModule(
         2,
-        train=pictures(8),
+        train=random_images(8),
         val=sets,
         test=sets,
-        predict=pictures(2),
+        predict=random_images(2),
         batch_size=4,
         crop_size=16,
         workers=0,
@@ -182,7 +182,7 @@ class MetricContract:
         return metric
 
     @staticmethod
-    def images(count: int = 3) -> Tensor:
+    def random_images(count: int = 3) -> Tensor:
         """(count, 3, H, W): parts of a photograph, since some metrics know what those look like."""
         photograph = torch.from_numpy(astronaut()).permute(2, 0, 1) / 255
         parts = [photograph[:, n : n + SIDES[0], n : n + SIDES[1]] for n in range(0, 296, 90)]
@@ -226,7 +226,7 @@ class MetricContract:
         better = some > more if metric.higher_is_better else some < more
         assert better.all(), f"higher_is_better is {metric.higher_is_better}: {some}, {more}"
 
-    def test_pictures_are_left_as_they_are(self, metric):
+    def test_images_are_left_as_they_are(self, metric):
         hr, sr = self.images(), self.noisy()
         before = hr.clone(), sr.clone()
         self.values(metric, sr, hr)
@@ -236,7 +236,7 @@ class MetricContract:
     @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
     @pytest.mark.parametrize("place", [(0, 0), (100, 101)])
     def test_a_pixel_that_is_not_finite_spoils_its_image_alone(self, metric, value, place):
-        """Also in the border that is cut off: the picture is broken."""
+        """Also in the border that is cut off: the image is broken."""
         hr, sr = self.images(), self.noisy()
         sound = self.measured(metric, sr, hr)
         sr[(1, 2, *place)] = value

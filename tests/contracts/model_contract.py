@@ -113,7 +113,7 @@ class ModelContract:
         assert output["sr"].min() >= 0  # NaN fails both
         assert output["sr"].max() <= 1
 
-    def test_a_picture_that_could_not_be_read(self, model):
+    def test_an_image_that_could_not_be_read(self, model):
         assert model.predict_step({"key": ["a"], "error": ["a.png: empty"]}, 0) is None
 
     def test_the_same_batch_gives_the_same_bits(self, model):

@@ -1,4 +1,4 @@
-"""`Record` and `Replay` of a recipe with the contract's pictures, which they cannot be without."""
+"""`Record` and `Replay` of a recipe with the contract's images, which they cannot be without."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class SetMetricContract:
             close = 1e-6 * float(whole.abs().max())
             torch.testing.assert_close(alone[0].double(), whole[i], rtol=1e-5, atol=close)
 
-    def test_pictures_and_generators_are_left_alone(self, metric):
+    def test_images_and_generators_are_left_alone(self, metric):
         images = self.noisy()
         before = images.clone()
         with global_generators_untouched():

@@ -9,7 +9,7 @@ tested by a file of your own (run it with the repository on PYTHONPATH):
     class TestCameraRolls(SourceContract):
         @pytest.fixture
         def example(self, tmp_path):
-            ...  # two pictures of at least 16x16 pixels in tmp_path
+            ...  # two images of at least 16x16 pixels in tmp_path
             return SourceExample(lambda: CameraRolls(tmp_path))
 """
 
@@ -42,8 +42,8 @@ class SourceExample:
     """How to make a Source for the tests.
 
     Args:
-        make: Gives a new one, always the same, not yet prepared; pictures of at least 16x16 pixels.
-        broken: Gives one whose first picture is damaged, where that can be.
+        make: Gives a new one, always the same, not yet prepared; images of at least 16x16 pixels.
+        broken: Gives one whose first image is damaged, where that can be.
         absent: Gives one whose data is not there, where that can be.
     """
 
@@ -109,14 +109,14 @@ class SourceContract:
     def test_samples(self, source):
         for index, key in enumerate(source.keys):
             sample = source.read(index)
-            assert "hr" in sample or "lr" in sample, f"no picture in {key}"
+            assert "hr" in sample or "lr" in sample, f"no image in {key}"
             assert set(sample) <= FIELDS, f"{key} has {set(sample) - FIELDS}; known: {FIELDS}"
             for name in {"hr", "lr"} & set(sample):
-                picture = sample[name]
-                assert isinstance(picture, np.ndarray), f"{name} of {key}"
-                assert picture.dtype in (np.uint8, np.uint16), f"{name} of {key}"
-                assert picture.ndim == 3, f"{name} of {key}"
-                assert picture.shape[2] == 3, f"{name} of {key}"
+                image = sample[name]
+                assert isinstance(image, np.ndarray), f"{name} of {key}"
+                assert image.dtype in (np.uint8, np.uint16), f"{name} of {key}"
+                assert image.ndim == 3, f"{name} of {key}"
+                assert image.shape[2] == 3, f"{name} of {key}"
             assert isinstance(sample.get("text", ""), str)
             assert isinstance(sample.get("meta", {}), dict)
 
@@ -129,7 +129,7 @@ class SourceContract:
                 assert "lr" not in sample, f"{key} is a pair, whose size must be None"
                 assert tuple(size) == sample["hr"].shape[:2], key
 
-    def test_a_crop_is_a_part_of_the_picture(self, source):
+    def test_a_crop_is_a_part_of_the_image(self, source):
         for index, key in enumerate(source.keys):
             whole = source.read(index)
             if "hr" not in whole or "lr" in whole:
@@ -204,7 +204,7 @@ class SourceContract:
     @pytest.mark.parametrize("workers", [0, 2])
     def test_training(self, source, example, workers):
         if "hr" not in source.read(0):
-            pytest.skip("only pictures with HR can be trained on")
+            pytest.skip("only images with HR can be trained on")
         data = SRDataModule(
             SCALE,
             train=example.make(),
@@ -219,7 +219,7 @@ class SourceContract:
         assert all(batch["hr"].shape == (2, 3, 16, 16) for batch in batches)
         assert all(batch["lr"].shape == (2, 3, 8, 8) for batch in batches)
 
-    def test_a_damaged_picture(self, example):
+    def test_a_damaged_image(self, example):
         if example.broken is None:
             pytest.skip("nothing of it can be damaged")
         source = example.broken()

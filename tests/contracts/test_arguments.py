@@ -93,7 +93,7 @@ from datamodules.base import Source
 from lightning_modules.controls.simple import Bicubic
 
 class Two(Source):
-    """Two pictures."""
+    """Two images."""
     def __init__(self) -> None:
         super().__init__()
     @property

@@ -170,7 +170,7 @@ def measured(cls, folder):
         (Pooled, METRIC.test_an_image_does_not_depend_on_its_batch),
         (WrongWay, METRIC.test_less_noise_is_better),
         (Dithers, METRIC.test_it_uses_no_global_generator),
-        (Rounds, METRIC.test_pictures_are_left_as_they_are),
+        (Rounds, METRIC.test_images_are_left_as_they_are),
         (NoProtocol, METRIC.test_the_protocol_is_beside_each_number),
         (NotJson, METRIC.test_the_protocol_is_beside_each_number),
     ],

@@ -21,7 +21,7 @@ from tests.contracts.callback_contract import CallbackContract, MetricContract
 
 
 @functools.cache
-def pictures() -> str:
+def images() -> str:
     """A folder with two, what a generator is said to be trained on."""
     folder = Path(tempfile.mkdtemp())
     for level in (50, 200):
@@ -32,7 +32,7 @@ def pictures() -> str:
 # A line for each class of ours that cannot be made without arguments: a function that makes one.
 EXAMPLES: dict[type, object] = {
     IQA: lambda: IQA("musiq"),
-    Memorised: lambda: Memorised(pictures()),
+    Memorised: lambda: Memorised(images()),
     Repetition: lambda: Repetition(16),
     TorchMetric: lambda: TorchMetric(UniversalImageQualityIndex),
 }

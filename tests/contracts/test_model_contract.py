@@ -150,7 +150,7 @@ class Untrained(Plain):
         (Statistics, lambda m: CHECK.test_an_image_does_not_depend_on_its_batch(m, 1)),
         (InPlace, CHECK.test_a_batch_is_left_as_it_was),
         (Cheats, CHECK.test_without_hr),
-        (AssumesPredictions, CHECK.test_a_picture_that_could_not_be_read),
+        (AssumesPredictions, CHECK.test_an_image_that_could_not_be_read),
         (Unused, CHECK.test_a_training_step),
         (Drifting, CHECK.test_what_training_draws_belongs_to_the_batch),
         (TrainsInPlace, CHECK.test_training_leaves_its_batch_as_it_was),
@@ -176,7 +176,7 @@ def test_a_sound_one_passes():
     CHECK.test_steps_give_images(Plain(2.0), "test_step", (13, 21))
     CHECK.test_an_image_does_not_depend_on_its_batch(Plain(2.0), 3)
     CHECK.test_without_hr(Plain(2.0))
-    CHECK.test_a_picture_that_could_not_be_read(Plain(2.0))
+    CHECK.test_an_image_that_could_not_be_read(Plain(2.0))
     CHECK.test_a_training_step(Plain(2.0))
     CHECK.test_what_training_draws_belongs_to_the_batch(Plain(2.0))
     CHECK.test_the_optimiser_has_what_is_trainable(Plain(2.0))

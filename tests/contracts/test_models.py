@@ -47,7 +47,7 @@ from tests.lightning_modules.averaged import Averaged
 
 
 def folder_outputs(scale, folder):
-    """Other pictures than HR, so that one who copied that would be caught."""
+    """Other images than HR, so that one who copied that would be caught."""
     for size in SIZES:
         batch = batch_of(size)
         for key, hr in zip(batch["key"], batch["hr"], strict=True):
@@ -76,7 +76,7 @@ def casarbi(adapter):
 
 
 class Denoiser(nn.Module):
-    """As small as can be: one convolution of the noisy picture and the LR one."""
+    """As small as can be: one convolution of the noisy image and the LR one."""
 
     def __init__(self):
         super().__init__()
@@ -189,7 +189,7 @@ def pytest_generate_tests(metafunc):
     names = ["lightning_modules", *discovery.plugins(metafunc.config)]
     found = discovery.concrete_subclasses(ImageModel, *names)
     found.remove(Infinity)  # of sizes that it has scales for: see test_infinity.py
-    found.remove(LatentPerceptual)  # makes no pictures: see test_latent_perceptual.py
+    found.remove(LatentPerceptual)  # makes no images: see test_latent_perceptual.py
     found.remove(Autoencoder)  # enlarges nothing: see test_autoencoder.py
     found.remove(Tokenizer)  # enlarges nothing: see test_tokenizer.py
     found.remove(SDUpscale)  # comes with a whole pipeline, of factor 4: see test_sd_upscale.py

@@ -15,15 +15,15 @@ from tests.callbacks.random_inception import inception, inception_file
 from tests.contracts import discovery
 from tests.contracts.arguments import build
 from tests.contracts.set_metric_contract import SetMetricContract
-from tests.contracts.test_callbacks import pictures
+from tests.contracts.test_callbacks import images
 
 __all__ = ["inception", "inception_file"]
 
 # A line for each class of ours that cannot be made without arguments: a function that makes one.
 EXAMPLES: dict[type, object] = {
-    Memorised: lambda: Memorised(pictures()),
-    Repetition: lambda: Repetition(40),  # at which the contract's pictures do not repeat
-    # One crop of 299 pixels a picture, not three: these were a third of all contracts' time.
+    Memorised: lambda: Memorised(images()),
+    Repetition: lambda: Repetition(40),  # at which the contract's images do not repeat
+    # One crop of 299 pixels an image, not three: these were a third of all contracts' time.
     PatchFID: lambda: PatchFID(crops=1),
     PatchKID: lambda: PatchKID(crops=1),
 }
@@ -98,8 +98,8 @@ CHECK = SetMetricContract()
     ("cls", "check"),
     [
         (OfTheBatch, CHECK.test_features_do_not_depend_on_the_batch),
-        (Draws, CHECK.test_pictures_and_generators_are_left_alone),
-        (Writes, CHECK.test_pictures_and_generators_are_left_alone),
+        (Draws, CHECK.test_images_and_generators_are_left_alone),
+        (Writes, CHECK.test_images_and_generators_are_left_alone),
         (InOrder, CHECK.test_the_order_of_images_does_not_matter),
         (Closer, CHECK.test_more_noise_is_farther),
     ],

@@ -185,7 +185,7 @@ def prepared(cls):
         (Large, CHECK.test_sizes),
         (Side, CHECK.test_sizes),
         (PairOfOne, CHECK.test_sizes),
-        (Shifted, CHECK.test_a_crop_is_a_part_of_the_picture),
+        (Shifted, CHECK.test_a_crop_is_a_part_of_the_image),
         (Uneven, CHECK.test_mixture),
         (Hears, CHECK.test_hearing_what_comes_next_changes_nothing),
         (Grey, CHECK.test_samples),
@@ -212,8 +212,8 @@ def test_a_broken_source_is_caught(cls, check):
         (Counts, lambda e: CHECK.test_every_new_one_is_the_same(prepared(e.make), e)),
         (Random, CHECK.test_reading_uses_no_global_generator),
         (Random, lambda e: CHECK.test_evaluation(e, 2)),
-        (Swallows, CHECK.test_a_damaged_picture),
-        (Plain, CHECK.test_a_damaged_picture),
+        (Swallows, CHECK.test_a_damaged_image),
+        (Plain, CHECK.test_a_damaged_image),
         (Plain, CHECK.test_data_that_is_not_there),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
@@ -228,7 +228,7 @@ def test_a_sound_one_passes():
     CHECK.test_keys(prepared(Plain))
     CHECK.test_samples(prepared(Plain))
     CHECK.test_sizes(prepared(Plain))
-    CHECK.test_a_crop_is_a_part_of_the_picture(prepared(Plain))
+    CHECK.test_a_crop_is_a_part_of_the_image(prepared(Plain))
     CHECK.test_reading_again_gives_the_same(prepared(Plain))
     CHECK.test_it_pickles_and_stays_small(prepared(Plain))
     CHECK.test_evaluation(example, 0)

@@ -36,7 +36,7 @@ def png(width, height, seed):
 
 
 def write(folder, scale=1, damaged=False):
-    """Three pictures, one of them in a subfolder; the first may be cut off."""
+    """Three images, one of them in a subfolder; the first may be cut off."""
     for seed, name in enumerate(("a.png", "b.png", "sub/c.png")):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def shards(tmp_path):
 def crops(tmp_path):
     whole = folder(tmp_path)
     return SourceExample(
-        *(lambda make=make: Crops(make(), size=16, per_picture=2) for make in vars(whole).values())
+        *(lambda make=make: Crops(make(), size=16, per_image=2) for make in vars(whole).values())
     )
 
 
@@ -181,14 +181,14 @@ CLIP = ("frames", "stride", "side", "short")
             ("dataset", "root", "classes", "train", "download", "start", "stop", "options", *BOTH),
         ),
         (Benchmark, ("root", "scale")),
-        (Crops, ("source", "size", "per_picture", *BOTH)),
+        (Crops, ("source", "size", "per_image", *BOTH)),
         (OneLR, ("source", "lr_side", "scale")),
         (Mix, ("sources", "weights", "samples", *BOTH)),
         (Seeds, ("count", "size", "frames", "scale")),
         (Prompts, ("file", "size", "frames", "scale")),
         (Clips, ("root", "pattern", *CLIP)),
         (ClipShards, ("urls", "shard_in_key", *REMOTE, *CLIP)),
-        (MovingCrops, ("source", "side", "reduce", "speed", "per_picture", "frames")),
+        (MovingCrops, ("source", "side", "reduce", "speed", "per_image", "frames")),
         (
             Shards,
             (

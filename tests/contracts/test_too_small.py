@@ -22,7 +22,7 @@ from callbacks.metrics.torchmetric import TorchMetric
 from callbacks.results.files import load_results
 from callbacks.results.results import Results
 from tests.callbacks.random_inception import inception, inception_file
-from tests.callbacks.tiny import Pictures, loader, trainer
+from tests.callbacks.tiny import Images, loader, trainer
 from tests.contracts import discovery
 from tests.contracts.arguments import build
 from tests.contracts.test_set_metrics import EXAMPLES as OF_SETS
@@ -48,7 +48,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("metric_class", classes, ids=discovery.full_name)
 
 
-class OneSmall(Pictures):
+class OneSmall(Images):
     """Of which one is smaller than the others."""
 
     def __init__(self, n: int, small: int) -> None:

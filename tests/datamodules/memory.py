@@ -45,7 +45,7 @@ class Memory(Source):
         return sample  # its own, not a copy: callers must not change it
 
 
-def picture(height: int, width: int, seed: int = 0, dtype: Any = np.uint8) -> np.ndarray:
+def random_image(height: int, width: int, seed: int = 0, dtype: Any = np.uint8) -> np.ndarray:
     """Random pixels (H, W, 3)."""
     generator = np.random.default_rng(seed)
     return generator.integers(0, np.iinfo(dtype).max, (height, width, 3), dtype, endpoint=True)
@@ -58,9 +58,9 @@ def with_crops(settings: dict[str, Any]) -> dict[str, Any]:
     return {**{n: value for n, value in settings.items() if n not in names}, "crops": crops}
 
 
-def pictures(count: int, height: int = 32, width: int = 40) -> Memory:
+def random_images(count: int, height: int = 32, width: int = 40) -> Memory:
     """Random images p00, p01, ..."""
-    return Memory({f"p{i:02d}": {"hr": picture(height, width, i)} for i in range(count)})
+    return Memory({f"p{i:02d}": {"hr": random_image(height, width, i)} for i in range(count)})
 
 
 def noisy(scale: float = 2.0) -> Pipeline:

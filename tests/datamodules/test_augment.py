@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser
 
 from datamodules.augment import Albumentations
 from datamodules.source import Augmentation
-from tests.datamodules.pictures import pixels
+from tests.datamodules.image_files import pixels
 
 HR = pixels((48, 48))
 
@@ -58,7 +58,7 @@ def test_depends_on_the_seed_alone(transform):
     other = pickle.loads(pickle.dumps(adapter(transform)))  # as a worker gets it
     for seed in (7, 3):
         np.testing.assert_array_equal(other(HR, seed), expected[seed])
-    assert any((picture != expected[0]).any() for picture in expected[1:])
+    assert any((image != expected[0]).any() for image in expected[1:])
 
 
 def test_pickling_in_use_keeps_the_generators_together():
@@ -126,7 +126,7 @@ def test_transform_that_changes_the_type():
         adapter(albumentations.ToFloat(p=1))(HR, 0)
 
 
-def test_pictures_of_16_bits():
+def test_images_of_16_bits():
     with pytest.raises(ValueError, match="the training set has one of uint16"):
         adapter()(HR.astype(np.uint16), 0)
 

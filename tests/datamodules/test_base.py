@@ -20,23 +20,23 @@ from datamodules.augment import Albumentations
 from datamodules.base import CropSettings, Source, SRDataModule, check_crop
 from datamodules.batches import check_batch, collate
 from datamodules.order.plan import Item
-from datamodules.samples import PredictPictures, TrainingPictures
+from datamodules.samples import PredictImages, TrainingImages
 from datamodules.sources.folder import Folder
 from datamodules.sources.paired import Paired
 from degradations.base import cut_size
 from degradations.bicubic import Bicubic
+from tests.datamodules.image_files import save
 from tests.datamodules.memory import (
     Memory,
     Stage,
     evaluation,
     noisy,
     on_device,
-    picture,
-    pictures,
+    random_image,
+    random_images,
     training,
     with_crops,
 )
-from tests.datamodules.pictures import save
 
 
 def data_of(train: Source, **settings: object) -> SRDataModule:
@@ -55,7 +55,7 @@ def by_name(batches, name: str) -> dict:
 
 @pytest.fixture(scope="module")
 def expected():
-    (batch,) = training(data_of(pictures(12), batch_size=48, per_image=4))
+    (batch,) = training(data_of(random_images(12), batch_size=48, per_image=4))
     return {name: by_name([batch], name) for name in ("hr", "lr")}
 
 
@@ -65,7 +65,7 @@ class TestTheSampleDecides:
     @pytest.mark.parametrize("workers", [0, 2])
     @pytest.mark.parametrize("batch_size", [1, 3, 16])
     def test_training_in_any_batches(self, expected, batch_size, workers):
-        data = data_of(pictures(12), batch_size=batch_size, per_image=4, workers=workers)
+        data = data_of(random_images(12), batch_size=batch_size, per_image=4, workers=workers)
         batches = list(training(data))
         assert {len(b["key"]) for b in batches} == {batch_size}
         for name, images in expected.items():
@@ -80,9 +80,9 @@ class TestTheSampleDecides:
 
         def batches(workers):
             broken = {f"bad{i}": f"bad{i}.jpg: truncated" for i in range(3)}
-            small = {f"small{i}": {"hr": picture(9, 40)} for i in range(2)}
+            small = {f"small{i}": {"hr": random_image(9, 40)} for i in range(2)}
             data = data_of(
-                Memory({**pictures(11).samples, **broken, **small}),
+                Memory({**random_images(11).samples, **broken, **small}),
                 per_image=3,
                 workers=workers,
                 small="skip",
@@ -122,7 +122,7 @@ class TestTheSampleDecides:
         def run(batch_size, workers):
             data = SRDataModule(
                 2,
-                val={"a": pictures(16)},
+                val={"a": random_images(16)},
                 degradation=noisy(),
                 eval_batch_size=batch_size,
                 workers=workers,
@@ -137,7 +137,7 @@ class TestTheSampleDecides:
 
     def test_validation_is_the_same_in_all_runs(self):
         def run(**settings):
-            data = SRDataModule(2, val={"a": pictures(3)}, degradation=noisy(), workers=0)
+            data = SRDataModule(2, val={"a": random_images(3)}, degradation=noisy(), workers=0)
             for name, value in settings.items():
                 setattr(data, name, value)
             return list(by_name(evaluation(data, "val"), "lr").values())
@@ -147,13 +147,13 @@ class TestTheSampleDecides:
 
     def test_another_run_sees_other_crops(self):
         first, second = (
-            by_name(training(data_of(pictures(12), seed=seed)), "hr") for seed in (0, 1)
+            by_name(training(data_of(random_images(12), seed=seed)), "hr") for seed in (0, 1)
         )
         assert first.keys().isdisjoint(second.keys())
 
     def test_ranks_share_a_global_batch(self):
         def run(rank, world):
-            data = data_of(pictures(12), batch_size=4)
+            data = data_of(random_images(12), batch_size=4)
             data.setup("fit")
             data._ranks = lambda: (rank, world)
             return [by_name([on_device(data, b)], "lr") for b in data.train_dataloader()]
@@ -167,7 +167,7 @@ class TestTheSampleDecides:
                 torch.testing.assert_close(image, batch[sample], rtol=0, atol=1e-5)
 
     def test_an_illegal_number_of_processes(self):
-        data = data_of(pictures(12), batch_size=4)
+        data = data_of(random_images(12), batch_size=4)
         data.setup("fit")
         data._ranks = lambda: (0, 3)
         with pytest.raises(ValueError, match=r"3 processes cannot share.*\[1, 2, 4\]"):
@@ -176,7 +176,7 @@ class TestTheSampleDecides:
     def test_global_generators_are_left_alone(self):
         from tests.contracts.degradation_contract import global_generators_untouched
 
-        data = data_of(pictures(12), val={"a": pictures(2)})
+        data = data_of(random_images(12), val={"a": random_images(2)})
         with global_generators_untouched():
             list(training(data))
             list(evaluation(data, "val"))
@@ -200,7 +200,7 @@ class TestCrops:
     def test_pairs_stay_aligned_in_all_eight_orientations(self, scale):
         lr = located(20, 24)
         source = Memory({"a": {"hr": repeated(lr, scale), "lr": lr}})
-        dataset = TrainingPictures(source, "train", float(scale), 5 * scale, flips=True)
+        dataset = TrainingImages(source, "train", float(scale), 5 * scale, flips=True)
         orientations, corners = set(), set()
         for item in self.items(200):
             sample = dataset[item]
@@ -218,14 +218,14 @@ class TestCrops:
     def test_hr_larger_than_the_pair_is_cut(self):
         lr = located(20, 24)
         hr = np.pad(repeated(lr, 3), ((0, 2), (0, 1), (0, 0)), constant_values=255)
-        dataset = TrainingPictures(Memory({"a": {"hr": hr, "lr": lr}}), "train", 3.0, 15, True)
+        dataset = TrainingImages(Memory({"a": {"hr": hr, "lr": lr}}), "train", 3.0, 15, True)
         for item in self.items(50):
             sample = dataset[item]
             np.testing.assert_array_equal(sample["hr"], repeated(sample["lr"], 3))
 
     def test_without_flips_nothing_is_turned(self):
         hr = located(20, 24)
-        dataset = TrainingPictures(Memory({"a": {"hr": hr}}), "train", 2.0, 6, flips=False)
+        dataset = TrainingImages(Memory({"a": {"hr": hr}}), "train", 2.0, 6, flips=False)
         for item in self.items(30):
             crop = dataset[item]["hr"]
             y, x, _ = crop[0, 0]
@@ -233,7 +233,7 @@ class TestCrops:
 
     def test_horizontal_flips_keep_rows(self):
         hr = located(8, 8)
-        dataset = TrainingPictures(Memory({"a": {"hr": hr}}), "train", 2.0, 8, flips="horizontal")
+        dataset = TrainingImages(Memory({"a": {"hr": hr}}), "train", 2.0, 8, flips="horizontal")
         found = {dataset[item]["hr"].tobytes() for item in self.items(30)}
         assert found == {hr.tobytes(), hr[:, ::-1].tobytes()}
 
@@ -241,26 +241,26 @@ class TestCrops:
         with pytest.raises(ValueError, match=r"flips is 'vertical'; expected true, false or hor"):
             CropSettings(flips="vertical")
 
-    def test_a_crop_as_large_as_the_picture(self):
-        dataset = TrainingPictures(Memory({"a": {"hr": located(8, 8)}}), "train", 2.0, 8, True)
+    def test_a_crop_as_large_as_the_image(self):
+        dataset = TrainingImages(Memory({"a": {"hr": located(8, 8)}}), "train", 2.0, 8, True)
         crops = {dataset[item]["hr"].tobytes() for item in self.items(60)}
         assert len(crops) == 8  # its orientations only
 
-    def test_crops_of_one_picture_differ_by_their_seeds(self):
-        data = data_of(pictures(1), per_image=16, batch_size=16)
+    def test_crops_of_one_image_differ_by_their_seeds(self):
+        data = data_of(random_images(1), per_image=16, batch_size=16)
         (batch,) = training(data)
         assert set(batch["key"]) == {"train/p00"}
         assert len({image.numpy().tobytes() for image in batch["hr"]}) == 16
 
     def test_fractional_scale(self):
-        data = data_of(pictures(4), scale=2.5, crop_size=17, degradation=Bicubic(2.5))
+        data = data_of(random_images(4), scale=2.5, crop_size=17, degradation=Bicubic(2.5))
         (batch,) = training(data)
         assert batch["hr"].shape == (4, 3, 17, 17)
         assert batch["lr"].shape == (4, 3, 7, 7)
         assert batch["size"] == (17, 17)
 
     def test_16_bits(self):
-        hr = picture(32, 40, dtype=np.uint16)
+        hr = random_image(32, 40, dtype=np.uint16)
         data = data_of(Memory({"a": {"hr": hr}}), batch_size=1, crop_size=32, flips=False)
         (batch,) = training(data)
         assert batch["hr"].dtype == torch.float32
@@ -278,7 +278,13 @@ class TestCrops:
         assert torch.equal(alone.float().div_(255)[0], batch[0])
 
     def test_nothing_of_the_file_goes_along_with_a_crop(self):
-        samples = {"a": {"hr": picture(32, 32), "meta": {"alpha": picture(32, 32)}, "text": "sea"}}
+        samples = {
+            "a": {
+                "hr": random_image(32, 32),
+                "meta": {"alpha": random_image(32, 32)},
+                "text": "sea",
+            }
+        }
         (batch,) = training(data_of(Memory(samples), batch_size=1))
         assert "meta" not in batch
         assert batch["text"] == ["sea"]
@@ -304,8 +310,10 @@ class TestEvaluation:
         assert cut_size((33, 47), 2.5) == (32, 45)
         assert cut_size((1, 47), 2.0) == (0, 46)
 
-    def test_pictures_of_differing_sizes(self):
-        source = Memory({f"{h}x{w}": {"hr": picture(h, w)} for h, w in ((8, 8), (9, 13), (20, 7))})
+    def test_images_of_differing_sizes(self):
+        source = Memory(
+            {f"{h}x{w}": {"hr": random_image(h, w)} for h, w in ((8, 8), (9, 13), (20, 7))}
+        )
         data = SRDataModule(2, val={"a": source}, degradation=noisy(), workers=0)
         shapes = [(b["size"], tuple(b["lr"].shape)) for b in evaluation(data, "val")]
         assert shapes == [
@@ -315,7 +323,7 @@ class TestEvaluation:
         ]
 
     def test_differing_sizes_in_one_batch_say_what_to_set(self):
-        source = Memory({"a": {"hr": picture(8, 8)}, "b": {"hr": picture(8, 10)}})
+        source = Memory({"a": {"hr": random_image(8, 8)}, "b": {"hr": random_image(8, 10)}})
         data = SRDataModule(2, val={"x": source}, degradation=noisy(), workers=0, eval_batch_size=2)
         message = r"different sizes in one batch \(x/a, x/b.*set data\.init_args\.eval_batch_size 1"
         with pytest.raises(ValueError, match=message):
@@ -323,15 +331,15 @@ class TestEvaluation:
 
     @pytest.mark.parametrize("scale", [2.0, 2.5])
     def test_a_source_with_lr_of_its_own(self, scale):
-        lr = picture(6, 8)
-        hr = picture(round(6 * scale) + 1, round(8 * scale))
+        lr = random_image(6, 8)
+        hr = random_image(round(6 * scale) + 1, round(8 * scale))
         data = SRDataModule(scale, test={"a": Memory({"p": {"hr": hr, "lr": lr}})}, workers=0)
         (batch,) = evaluation(data, "test")
         assert batch["size"] == (round(6 * scale), round(8 * scale))
         assert torch.equal(batch["lr"][0], torch.from_numpy(lr).permute(2, 0, 1) / 255)
 
     def test_sources_and_ranks(self):
-        sources = {"a": pictures(5, 8, 8), "b": pictures(2, 8, 8)}
+        sources = {"a": random_images(5, 8, 8), "b": random_images(2, 8, 8)}
         seen = []
         for rank in range(3):
             data = SRDataModule(2, val=sources, degradation=noisy(), workers=0)
@@ -339,7 +347,7 @@ class TestEvaluation:
         assert sorted(seen) == [f"a/p{i:02d}" for i in range(5)] + ["b/p00", "b/p01"]
 
     def test_loaders_are_as_callbacks_want_them(self):
-        data = SRDataModule(2, test={"a": pictures(5), "b": pictures(2, 9, 9)}, workers=0)
+        data = SRDataModule(2, test={"a": random_images(5), "b": random_images(2, 9, 9)}, workers=0)
         data.setup("test")
         loaders = data.test_dataloader()
         assert [(x.dataset.name, x.dataset.scale, len(x.dataset)) for x in loaders] == [
@@ -350,9 +358,11 @@ class TestEvaluation:
 
     def test_scales_and_degradations_of_their_own(self):
         sources = {
-            "x2": pictures(1, 12, 12),
-            "x3": Memory(pictures(1, 12, 12).samples, scale=3, degradation=Bicubic(3)),
-            "plain": Memory(pictures(1, 12, 12).samples, degradation=Bicubic(2, quantize=False)),
+            "x2": random_images(1, 12, 12),
+            "x3": Memory(random_images(1, 12, 12).samples, scale=3, degradation=Bicubic(3)),
+            "plain": Memory(
+                random_images(1, 12, 12).samples, degradation=Bicubic(2, quantize=False)
+            ),
         }
         data = SRDataModule(2, val=sources, degradation=noisy(), workers=0)
         x2, x3, plain = evaluation(data, "val")
@@ -364,7 +374,7 @@ class TestEvaluation:
     def test_many_scales_of_one_degradation(self):
         """A source of another scale, fractional or not, gets the run's bicubic at that scale."""
         scales = [1, 2, 2.7, 4, 5.3, 8, 12]
-        sources = {str(x): Memory(pictures(1, 192, 192).samples, scale=x) for x in scales}
+        sources = {str(x): Memory(random_images(1, 192, 192).samples, scale=x) for x in scales}
         data = SRDataModule(2, test=sources, degradation=Bicubic(2), workers=0)
         batches = list(evaluation(data, "test"))
         lr_sides = [192, 96, 71, 48, 36, 24, 16]
@@ -376,19 +386,19 @@ class TestEvaluation:
         assert torch.equal(batches[0]["lr"], batches[0]["hr"])
 
     def test_a_degradation_for_another_scale_is_refused(self):
-        source = Memory(pictures(1, 12, 12).samples, scale=3)
+        source = Memory(random_images(1, 12, 12).samples, scale=3)
         data = SRDataModule(2, val={"a": source}, degradation=noisy(), workers=0)
         with pytest.raises(ValueError, match=r"'a' has scale 3, but its degradation .* scale 2"):
             list(evaluation(data, "val"))
 
     def test_a_contradiction_of_a_sources_own_is_refused(self):
-        source = Memory(pictures(1, 12, 12).samples, scale=3, degradation=Bicubic(2))
+        source = Memory(random_images(1, 12, 12).samples, scale=3, degradation=Bicubic(2))
         data = SRDataModule(3, val={"a": source}, workers=0)
         with pytest.raises(ValueError, match=r"'a' has scale 3, but its degradation .* scale 2"):
             list(evaluation(data, "val"))
 
     def test_seeds_of_evaluation_are_positive_and_differ(self):
-        data = SRDataModule(2, val={"a": pictures(9)}, degradation=noisy(), workers=0)
+        data = SRDataModule(2, val={"a": random_images(9)}, degradation=noisy(), workers=0)
         seeds = [int(b["seed"]) for b in evaluation(data, "val")]
         assert len(set(seeds)) == 9
         assert min(seeds) >= 0
@@ -397,7 +407,7 @@ class TestEvaluation:
 class TestUnreadable:
     def source(self) -> Memory:
         broken = {f"bad{i}": f"/photos/bad{i}.jpg: truncated" for i in range(4)}
-        return Memory({**pictures(8).samples, **broken})
+        return Memory({**random_images(8).samples, **broken})
 
     def run(self, workers):
         data = data_of(
@@ -423,7 +433,7 @@ class TestUnreadable:
         assert all(torch.equal(images_2[sample], image) for sample, image in images_0.items())
 
     def test_replacements_differ(self):
-        good = pictures(20).samples
+        good = random_images(20).samples
         data = data_of(Memory({**good, "bad": "bad.jpg: empty"}), batch_size=21, per_image=9)
         keys = [key for batch in training(data) for key in batch["key"]]
         assert len({key for key in keys if keys.count(key) > 9}) > 3
@@ -446,9 +456,9 @@ class TestPredict:
     def test_batches(self):
         source = Memory(
             {
-                "a": {"hr": picture(9, 7), "meta": {"path": "/in/a.png", "alpha": None}},
+                "a": {"hr": random_image(9, 7), "meta": {"path": "/in/a.png", "alpha": None}},
                 "b": "/in/b.jpg: truncated",
-                "c": {"hr": picture(4, 4, dtype=np.uint16), "meta": {"path": "/in/c.png"}},
+                "c": {"hr": random_image(4, 4, dtype=np.uint16), "meta": {"path": "/in/c.png"}},
             }
         )
         data = SRDataModule(2.5, predict=source, workers=0)
@@ -462,7 +472,7 @@ class TestPredict:
         assert c["lr"].max() <= 1
 
     def test_done_ones_are_left_out(self):
-        data = SRDataModule(2, predict=pictures(4, 8, 8), workers=0)
+        data = SRDataModule(2, predict=random_images(4, 8, 8), workers=0)
         data.setup("predict")
         assert data.predict_keys == ["p00", "p01", "p02", "p03"]
         data.skip_in_predict({"p00", "p02"})
@@ -471,7 +481,7 @@ class TestPredict:
         assert list(evaluation(data, "predict")) == []
 
     def test_leaving_some_out_does_not_change_the_others(self):
-        data = SRDataModule(2, predict=pictures(3, 8, 8), workers=0)
+        data = SRDataModule(2, predict=random_images(3, 8, 8), workers=0)
         seeds = {b["key"][0]: int(b["seed"]) for b in evaluation(data, "predict")}
         data.skip_in_predict({"p00"})
         for batch in evaluation(data, "predict"):
@@ -486,19 +496,19 @@ class TestPredict:
         assert [b["key"] for b in evaluation(data, "predict")] == [["predict/sub/y"], ["predict/x"]]
         assert data.predict_paths == [f"{path}/sub/y.png", f"{path}/x.png"]
 
-    def test_pictures_without_a_file(self):
-        data = SRDataModule(2, predict=pictures(3, 8, 8), workers=0)
+    def test_images_without_a_file(self):
+        data = SRDataModule(2, predict=random_images(3, 8, 8), workers=0)
         data.setup("predict")
         assert data.predict_paths == [None] * 3
 
     def test_pairs_are_refused(self):
-        source = Memory({"a": {"hr": picture(8, 8), "lr": picture(4, 4)}})
-        dataset = PredictPictures(source, "predict", 2.0)
+        source = Memory({"a": {"hr": random_image(8, 8), "lr": random_image(4, 4)}})
+        dataset = PredictImages(source, "predict", 2.0)
         with pytest.raises(ValueError, match=r"predict/a is a pair .*data\.init_args\.predict"):
             dataset[Item(0, 0)]
 
     def test_to_one_size(self):
-        source = Memory({"a": {"hr": picture(9, 7)}, "b": {"hr": picture(20, 30)}})
+        source = Memory({"a": {"hr": random_image(9, 7)}, "b": {"hr": random_image(20, 30)}})
         data = SRDataModule(2, predict=source, size=(40, 30), workers=0)
         batches = list(evaluation(data, "predict"))
         assert [b["size"] for b in batches] == [(40, 30)] * 2
@@ -506,7 +516,7 @@ class TestPredict:
 
     @pytest.mark.parametrize("size", [(19, 40), (40, 29)])
     def test_to_a_size_that_is_smaller(self, size):
-        source = Memory({"a": {"hr": picture(9, 7)}, "b": {"hr": picture(20, 30)}})
+        source = Memory({"a": {"hr": random_image(9, 7)}, "b": {"hr": random_image(20, 30)}})
         data = SRDataModule(2, predict=source, size=size, workers=0)
         a, b = evaluation(data, "predict")
         assert a["size"] == size
@@ -517,7 +527,7 @@ class TestPredict:
         )
 
     def test_other_commands_do_not_look_at_the_size(self):
-        inputs = Memory({"a": {"lr": picture(9, 7)}})
+        inputs = Memory({"a": {"lr": random_image(9, 7)}})
         data = SRDataModule(2, test={"a": inputs}, size=(40, 30), workers=0)
         assert [b["size"] for b in evaluation(data, "test")] == [(18, 14)]
 
@@ -535,8 +545,10 @@ class TestAugment:
         return Albumentations(list(transforms) or [albumentations.RandomBrightnessContrast(p=1.0)])
 
     def test_changes_hr_before_lr_is_made(self):
-        plain = by_name(training(data_of(pictures(4), degradation=Bicubic(2))), "hr")
-        data = data_of(pictures(4), degradation=Bicubic(2, quantize=False), augment=self.adapter())
+        plain = by_name(training(data_of(random_images(4), degradation=Bicubic(2))), "hr")
+        data = data_of(
+            random_images(4), degradation=Bicubic(2, quantize=False), augment=self.adapter()
+        )
         (batch,) = training(data)
         for sample, image in by_name([batch], "hr").items():
             assert image.shape == plain[sample].shape
@@ -546,7 +558,7 @@ class TestAugment:
 
     def test_belongs_to_the_sample(self):
         def run(**settings):
-            data = data_of(pictures(4), per_image=3, augment=self.adapter(), **settings)
+            data = data_of(random_images(4), per_image=3, augment=self.adapter(), **settings)
             return by_name(training(data), "hr")
 
         expected = run()
@@ -555,12 +567,12 @@ class TestAugment:
             assert all(torch.equal(got[sample], image) for sample, image in expected.items())
 
     def test_pairs_are_refused(self):
-        source = Memory({"a": {"hr": picture(32, 32), "lr": picture(16, 16)}})
+        source = Memory({"a": {"hr": random_image(32, 32), "lr": random_image(16, 16)}})
         with pytest.raises(ValueError, match=r"own LR, so data\.init_args\.crops\.augment"):
             list(training(data_of(source, batch_size=1, augment=self.adapter())))
 
     def test_16_bits_are_refused(self):
-        source = Memory({"a": {"hr": picture(32, 32, dtype=np.uint16)}})
+        source = Memory({"a": {"hr": random_image(32, 32, dtype=np.uint16)}})
         with pytest.raises(ValueError, match=r"augment requires 8-bit images"):
             list(training(data_of(source, batch_size=1, augment=self.adapter())))
 
@@ -572,18 +584,18 @@ class TestMessages:
             rf"data\.init_args\.crop_size is {crop}, not a multiple of data\.init_args\.scale 4; "
             rf"use {fits}$"
         )
-        data = data_of(pictures(1), scale=4, crop_size=crop)
+        data = data_of(random_images(1), scale=4, crop_size=crop)
         with pytest.raises(ValueError, match=message):
             data.setup("fit")
         check_crop(crop, 4.5)  # a fractional scale need not divide it
 
     def test_the_crop_is_of_training_alone(self):
-        data = data_of(pictures(1), scale=3, crop_size=64, predict=pictures(1))
+        data = data_of(random_images(1), scale=3, crop_size=64, predict=random_images(1))
         data.setup("predict")
 
     @pytest.mark.parametrize("workers", [0, 1])
-    def test_a_crop_larger_than_the_picture(self, workers):
-        data = data_of(pictures(4, 20, 60), crop_size=24, workers=workers)
+    def test_a_crop_larger_than_the_image(self, workers):
+        data = data_of(random_images(4, 20, 60), crop_size=24, workers=workers)
         message = r"train/p0\d is 60x20 pixels, smaller than data\.init_args\.crop_size 24: lower"
         with pytest.raises(ValueError, match=message):
             list(training(data))
@@ -607,17 +619,17 @@ class TestMessages:
     def test_an_empty_folder(self, tmp_path):
         for data in (
             data_of(Folder(str(tmp_path))),
-            data_of(pictures(8), val={"a": Folder(str(tmp_path))}),
+            data_of(random_images(8), val={"a": Folder(str(tmp_path))}),
         ):
             with pytest.raises(ValueError, match="has no images"):
                 data.setup("fit")
 
-    def test_a_plug_in_without_pictures(self):
+    def test_a_plug_in_without_images(self):
         data = SRDataModule(2, val={"mine": Memory({})}, workers=0)
         with pytest.raises(ValueError, match=r"'mine' \(Memory\) has no images"):
             data.setup("validate")
 
-    def test_a_picture_of_one_pixel(self, tmp_path):
+    def test_an_image_of_one_pixel(self, tmp_path):
         save(tmp_path / "dot.png", (1, 1))
         folder = Folder(str(tmp_path))
         message = r"train/dot is 1x1 pixels, smaller than data\.init_args\.crop_size 16"
@@ -630,17 +642,17 @@ class TestMessages:
         data = SRDataModule(2, predict=str(tmp_path), workers=0)
         assert [b["size"] for b in evaluation(data, "predict")] == [(2, 2)]
 
-    def test_fewer_pictures_than_a_batch(self):
+    def test_fewer_images_than_a_batch(self):
         message = (
             r"data\.init_args\.train has 3 images \(crops\.per_image 1\), fewer than "
             r"data\.init_args\.batch_size 4: raise crops.per_image or lower batch_size"
         )
         with pytest.raises(ValueError, match=message):
-            data_of(pictures(3)).setup("fit")
-        data_of(pictures(3), per_image=2).setup("fit")
+            data_of(random_images(3)).setup("fit")
+        data_of(random_images(3), per_image=2).setup("fit")
 
     def test_nothing_makes_lr(self):
-        data = SRDataModule(2, val={"set5": pictures(1)}, workers=0)
+        data = SRDataModule(2, val={"set5": random_images(1)}, workers=0)
         with pytest.raises(ValueError, match=r"'set5' has no LR.*set degradation\.class_path"):
             list(evaluation(data, "val"))
 
@@ -657,7 +669,7 @@ class TestMessages:
             SRDataModule(scale)
 
     def test_a_sources_scale_that_is_none(self):
-        data = SRDataModule(2, val={"a": Memory(pictures(1).samples, scale=0.5)})
+        data = SRDataModule(2, val={"a": Memory(random_images(1).samples, scale=0.5)})
         with pytest.raises(ValueError, match=r"a source's scale is 0\.5"):
             data.setup("validate")
 
@@ -682,13 +694,13 @@ class TestMessages:
             SRDataModule(2, batch_size=4, streams=3)
 
     def test_a_pair_that_does_not_fit(self):
-        source = Memory({"a": {"hr": picture(30, 32), "lr": picture(10, 10)}})
+        source = Memory({"a": {"hr": random_image(30, 32), "lr": random_image(10, 10)}})
         message = r"train/a: HR is 32x30 and LR 10x10.*scale 2 \(expected HR 20x20\)"
         with pytest.raises(ValueError, match=message):
             list(training(data_of(source, batch_size=1)))
 
     def test_pairs_at_a_fractional_scale(self):
-        source = Memory({"a": {"hr": picture(50, 50), "lr": picture(20, 20)}})
+        source = Memory({"a": {"hr": random_image(50, 50), "lr": random_image(20, 20)}})
         with pytest.raises(ValueError, match=r"integer data\.init_args\.scale, not 2\.5"):
             list(training(data_of(source, scale=2.5, batch_size=1, degradation=None)))
 
@@ -706,7 +718,7 @@ class TestPlugIns:
                 return self.keys_
 
             def read(self, index):
-                return {"hr": picture(24, 24, index)}
+                return {"hr": random_image(24, 24, index)}
 
         data = data_of(Mine(), batch_size=2, val={"mine": Mine()})
         assert len(list(training(data))) == 1
@@ -714,8 +726,8 @@ class TestPlugIns:
 
     def test_what_a_source_keeps_is_not_changed(self):
         samples = {
-            "a": {"hr": picture(33, 40), "text": "x", "meta": {"path": "p"}},
-            "b": {"hr": picture(35, 40)[:, ::-1], "text": "y"},
+            "a": {"hr": random_image(33, 40), "text": "x", "meta": {"path": "p"}},
+            "b": {"hr": random_image(35, 40)[:, ::-1], "text": "y"},
         }
         before = {k: {n: np.copy(v) for n, v in s.items()} for k, s in samples.items()}
         source = Memory(samples)
@@ -733,12 +745,15 @@ class TestPlugIns:
         ("sample", "message"),
         [
             ({}, r"v/a: Memory\.read gave neither hr nor lr, but \[\]"),
-            ({"hr": picture(8, 8)[..., 0]}, r"gave hr as uint8 \(8, 8\); expected \(H, W, 3\)"),
+            (
+                {"hr": random_image(8, 8)[..., 0]},
+                r"gave hr as uint8 \(8, 8\); expected \(H, W, 3\)",
+            ),
             ({"hr": np.zeros((8, 8, 4), np.uint8)}, r"gave hr as uint8 \(8, 8, 4\)"),
             ({"hr": np.zeros((8, 8, 3))}, r"gave hr as float64 \(8, 8, 3\); .*uint8 or uint16"),
             ({"hr": np.zeros((0, 8, 3), np.uint8)}, r"gave hr as uint8 \(0, 8, 3\)"),
             ({"hr": Image.new("RGB", (8, 8))}, r"gave hr as Image; expected an \(H, W, 3\) NumPy"),
-            ({"hr": picture(8, 8), "lr": None}, r"gave lr as NoneType"),
+            ({"hr": random_image(8, 8), "lr": None}, r"gave lr as NoneType"),
         ],
     )
     def test_samples_that_are_none(self, sample, message):
@@ -747,7 +762,7 @@ class TestPlugIns:
             list(evaluation(data, "val"))
 
     def test_lr_without_hr(self):
-        source = Memory({"a": {"lr": picture(8, 8)}})
+        source = Memory({"a": {"lr": random_image(8, 8)}})
         (batch,) = evaluation(SRDataModule(3, val={"v": source}, workers=0), "val")
         assert batch["size"] == (24, 24)
         assert "hr" not in batch
@@ -756,9 +771,9 @@ class TestPlugIns:
 
     @pytest.mark.parametrize("name", ["text", "lr"])
     def test_fields_that_only_some_samples_have(self, name):
-        value = {"text": "sea", "lr": picture(16, 16)}[name]
+        value = {"text": "sea", "lr": random_image(16, 16)}[name]
         source = Memory(
-            {"a": {"hr": picture(32, 32)}, "b": {"hr": picture(32, 32), name: value}}  # type: ignore[misc]
+            {"a": {"hr": random_image(32, 32)}, "b": {"hr": random_image(32, 32), name: value}}  # type: ignore[misc]
         )
         message = rf"only 1 of 2 samples in one batch \(train/.*have '{name}': a Source gives it"
         with pytest.raises(ValueError, match=message):
@@ -771,7 +786,7 @@ class TestPlugIns:
                 return [3, 3]
 
         with pytest.raises(ValueError, match=r"Wrong\.groups sums to 6, but it has 8 keys"):
-            data_of(Wrong(pictures(8).samples)).setup("fit")
+            data_of(Wrong(random_images(8).samples)).setup("fit")
 
     def test_groups_stay_together(self):
         class Sharded(Memory):
@@ -779,17 +794,17 @@ class TestPlugIns:
             def groups(self):
                 return [10] * 40
 
-        samples = {f"{i:03d}": {"hr": picture(16, 16)} for i in range(400)}
+        samples = {f"{i:03d}": {"hr": random_image(16, 16)} for i in range(400)}
         data = data_of(Sharded(samples), batch_size=8, streams=1)
         data.setup("fit")
         batches = itertools.islice(data.plan().batches(0, 0, 0, 1), 12)
-        first = [item.picture // 10 for batch in batches for item in batch]
+        first = [item.image // 10 for batch in batches for item in batch]
         assert 14 <= len(set(first)) <= 16  # the window, of 40 shards of ten
 
 
 class TestOnDevice:
     def raw(self) -> tuple[SRDataModule, dict]:
-        data = data_of(pictures(4))
+        data = data_of(random_images(4))
         data.setup("fit")
         return data, next(iter(data.train_dataloader()))
 
@@ -861,7 +876,7 @@ class TestOnDevice:
         monkeypatch.setattr(
             "datamodules.base.check_batch", lambda b, finite: checked.append(b["key"][0])
         )
-        data = data_of(pictures(8), val={"a": pictures(3), "train": pictures(3)})
+        data = data_of(random_images(8), val={"a": random_images(3), "train": random_images(3)})
         list(training(data))
         list(evaluation(data, "val"))
         assert len(checked) == 3
@@ -869,7 +884,7 @@ class TestOnDevice:
 
     def test_the_dataset_pickles(self):
         """Workers that are spawned get a copy."""
-        data = data_of(pictures(4))
+        data = data_of(random_images(4))
         data.setup("fit")
         dataset = data._datasets["train"][0]
         copy = pickle.loads(pickle.dumps(dataset))
@@ -878,7 +893,7 @@ class TestOnDevice:
 
 class TestState:
     def module(self, source=None, **settings) -> SRDataModule:
-        data = data_of(source or pictures(8), **settings)
+        data = data_of(source or random_images(8), **settings)
         data.setup("fit")
         return data
 
@@ -890,9 +905,13 @@ class TestState:
     @pytest.mark.parametrize(
         ("source", "settings", "message"),
         [
-            (pictures(9), {}, r"the number of images in data\.init_args\.train was \[8\], now"),
             (
-                Memory({f"q{i}": {"hr": picture(32, 32)} for i in range(8)}),
+                random_images(9),
+                {},
+                r"the number of images in data\.init_args\.train was \[8\], now",
+            ),
+            (
+                Memory({f"q{i}": {"hr": random_image(32, 32)} for i in range(8)}),
                 {},
                 r"the names of the images in data\.init_args\.train was",
             ),
@@ -913,7 +932,7 @@ class TestState:
         assert torch.load(tmp_path / "state", weights_only=True) == self.module().state_dict()
 
     def test_in_an_evaluation_there_is_none(self):
-        data = SRDataModule(2, val={"a": pictures(2)})
+        data = SRDataModule(2, val={"a": random_images(2)})
         data.setup("validate")
         assert data.state_dict() == {}
         data.load_state_dict(self.module().state_dict())
@@ -930,7 +949,7 @@ class TestState:
 def test_pairs_in_folders(tmp_path):
     """`Paired` in training: from files to a batch."""
     for i in range(4):
-        lr = picture(12, 12, i)
+        lr = random_image(12, 12, i)
         for folder, pixels in (("lr", lr), ("hr", repeated(lr, 2))):
             (tmp_path / folder).mkdir(exist_ok=True)
             Image.fromarray(pixels).save(tmp_path / folder / f"{i}.png")

@@ -16,7 +16,7 @@ from datamodules.sources.mix import Mix
 from degradations.bicubic import Bicubic as Degradation
 from lightning_modules.controls.simple import Bicubic
 from lightning_modules.regression import Regression
-from tests.datamodules.memory import Memory, noisy, picture, pictures, trainer
+from tests.datamodules.memory import Memory, noisy, random_image, random_images, trainer
 from tests.lightning_modules.tiny import Convolution
 
 
@@ -47,7 +47,7 @@ class Seen(Callback):
 
 def module(**settings: Any) -> SRDataModule:
     defaults = {"batch_size": 4, "crop_size": 16, "workers": 0, "degradation": noisy()}
-    return SRDataModule(2, **{"train": pictures(12)} | defaults | settings)
+    return SRDataModule(2, **{"train": random_images(12)} | defaults | settings)
 
 
 def fit(root: Path, data: SRDataModule, ckpt_path: Path | None = None, **settings: Any) -> Any:
@@ -86,7 +86,7 @@ class TestFit:
         assert seen.val == []
 
     def test_with_validation(self, tmp_path):
-        data = module(val={"a": pictures(3), "b": pictures(2, 8, 8)})
+        data = module(val={"a": random_images(3), "b": random_images(2, 8, 8)})
         _, seen, _ = fit(tmp_path, data, val_check_interval=2, num_sanity_val_steps=1)
         assert seen.val[0] == ["a/p00", "b/p00"]
         everything = ["a/p00", "a/p01", "a/p02", "b/p00", "b/p01"]
@@ -104,7 +104,9 @@ class TestFit:
 
     def test_resuming_a_mixture(self, tmp_path):
         def data() -> SRDataModule:
-            mix = Mix({"a": pictures(7), "b": pictures(3)}, {"a": 1, "b": 2.5}, samples=22)
+            mix = Mix(
+                {"a": random_images(7), "b": random_images(3)}, {"a": 1, "b": 2.5}, samples=22
+            )
             return module(train=mix)
 
         _, whole, final = fit(tmp_path, data())
@@ -129,7 +131,7 @@ class TestFit:
 
     def test_a_checkpoint_of_an_evaluation_can_be_written(self, tmp_path):
         run = trainer(tmp_path)
-        run.validate(Bicubic(2), datamodule=module(val={"a": pictures(1)}), verbose=False)
+        run.validate(Bicubic(2), datamodule=module(val={"a": random_images(1)}), verbose=False)
         run.save_checkpoint(tmp_path / "v.ckpt")
         assert torch.load(tmp_path / "v.ckpt", weights_only=True)["model"].endswith("Bicubic")
 
@@ -147,13 +149,13 @@ class TestPredict:
         return seen.predicted
 
     @pytest.mark.parametrize("workers", [0, 2])
-    def test_one_broken_picture(self, tmp_path, workers):
+    def test_one_broken_image(self, tmp_path, workers):
         samples = {
-            "a": {"hr": picture(8, 9)},
+            "a": {"hr": random_image(8, 9)},
             "b": "b.png: empty",
             "c": {
-                "hr": picture(7, 6),
-                "meta": {"path": "c.png", "icc": b"x", "alpha": picture(7, 6)[..., 0]},
+                "hr": random_image(7, 6),
+                "meta": {"path": "c.png", "icc": b"x", "alpha": random_image(7, 6)[..., 0]},
             },
         }
         data = SRDataModule(2, predict=Memory(samples), workers=workers)
@@ -164,7 +166,7 @@ class TestPredict:
         assert last["sr"].shape == (1, 3, 14, 12)
 
     def test_nothing_is_left_to_do(self, tmp_path):
-        data = SRDataModule(2, predict=pictures(3, 8, 8), workers=0)
+        data = SRDataModule(2, predict=random_images(3, 8, 8), workers=0)
         data.skip_in_predict({"p00", "p01", "p02"})
         assert self.predicted(tmp_path, data) == []
 
@@ -185,12 +187,12 @@ class Report(Callback):
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_a_process_without_a_picture_does_not_keep_the_others_waiting(tmp_path):
+def test_a_process_without_an_image_does_not_keep_the_others_waiting(tmp_path):
     """Two processes, sets of one and of three images: each counts once, and the run ends."""
 
     def run(root: Path, **settings: Any) -> None:
         root.mkdir()
-        sets = {"one": pictures(1), "three": pictures(3)}
+        sets = {"one": random_images(1), "three": random_images(3)}
         data = SRDataModule(2, test=sets, degradation=Degradation(2), workers=0)
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
         test = trainer(root, callbacks=[PSNR(), Report(root)], **settings)
@@ -210,9 +212,9 @@ def test_a_process_without_a_picture_does_not_keep_the_others_waiting(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_only_one_picture_for_two_processes(tmp_path):
+def test_only_one_image_for_two_processes(tmp_path):
     """One process has an empty evaluation, whose hooks Lightning would skip."""
-    data = SRDataModule(2, test={"one": pictures(1)}, degradation=Degradation(2), workers=0)
+    data = SRDataModule(2, test={"one": random_images(1)}, degradation=Degradation(2), workers=0)
     test = trainer(tmp_path, callbacks=[PSNR(), Report(tmp_path)], devices=2, strategy="ddp_spawn")
     test.test(Bicubic(2), datamodule=data, verbose=False)
     (keys_0, records_0), (keys_1, records_1) = (

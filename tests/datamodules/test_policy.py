@@ -10,7 +10,7 @@ import pytest
 from datamodules.base import CropSettings, SRDataModule
 from datamodules.files.decode import UnreadableImage
 from datamodules.samples import LISTED, Skipped, Tally
-from tests.datamodules.memory import Memory, evaluation, picture, pictures, training
+from tests.datamodules.memory import Memory, evaluation, random_image, random_images, training
 from tests.datamodules.test_base import data_of
 
 
@@ -82,7 +82,7 @@ def one_in(count: int, reason: str = "truncated") -> Memory:
                 raise UnreadableImage("shard-7.tar: bad: cut off", reason)
             return super().read(index)
 
-    return Damaged({"bad": "", **pictures(count - 1, 8, 8).samples})
+    return Damaged({"bad": "", **random_images(count - 1, 8, 8).samples})
 
 
 class TestLimit:
@@ -111,7 +111,7 @@ class TestLimit:
             list(training(self.data(one_in(10), unreadable_limit=0)))
 
     def test_small_ones_are_told_at_the_end(self, caplog):
-        source = Memory({"dot": {"hr": picture(2, 2)}, **pictures(9, 8, 8).samples})
+        source = Memory({"dot": {"hr": random_image(2, 2)}, **random_images(9, 8, 8).samples})
         data = self.data(source, small="skip", unreadable_limit=0)
         assert len(list(training(data))) == 50
         data.teardown("validate")
@@ -121,7 +121,7 @@ class TestLimit:
         assert re.search(message, caplog.text)
 
     def test_an_evaluation_counts_nothing(self):
-        data = self.data(pictures(12), val={"a": pictures(3)})
+        data = self.data(random_images(12), val={"a": random_images(3)})
         list(evaluation(data, "val"))
         assert data.tally.samples == 0
 
@@ -130,7 +130,7 @@ class TestLimit:
         with pytest.raises(
             ValueError, match=r"data\.init_args\.crops\.unreadable_limit is .*\[0, 1\]"
         ):
-            self.data(pictures(1), unreadable_limit=limit)
+            self.data(random_images(1), unreadable_limit=limit)
 
     def test_no_policy(self):
         with pytest.raises(ValueError, match="small is 'crop'; expected error, pad or skip"):

@@ -12,14 +12,22 @@ from lightning.pytorch import Callback
 from datamodules.base import SRDataModule
 from degradations.record import Record
 from lightning_modules.regression import Regression
-from tests.datamodules.memory import Memory, Stage, evaluation, picture, pictures, trainer, training
+from tests.datamodules.memory import (
+    Memory,
+    Stage,
+    evaluation,
+    random_image,
+    random_images,
+    trainer,
+    training,
+)
 from tests.datamodules.pooled import Pooled
 from tests.lightning_modules.tiny import Convolution
 
 
 def module(pool: int = 8, **settings: Any) -> SRDataModule:
     defaults = {"batch_size": 4, "crop_size": 16, "workers": 0, "degradation": Pooled(2, pool)}
-    return SRDataModule(2, **{"train": pictures(24)} | defaults | settings)
+    return SRDataModule(2, **{"train": random_images(24)} | defaults | settings)
 
 
 def test_pairs_of_earlier_batches_come_out_whole():
@@ -41,14 +49,16 @@ def test_pairs_of_earlier_batches_come_out_whole():
 
 
 def test_captions_go_with_their_pairs():
-    samples = {f"p{i}": {"hr": picture(32, 40, i), "text": f"caption of p{i}"} for i in range(24)}
+    samples = {
+        f"p{i}": {"hr": random_image(32, 40, i), "text": f"caption of p{i}"} for i in range(24)
+    }
     for batch in training(module(train=Memory(samples))):
         assert batch["text"] == [f"caption of {k.removeprefix('train/')}" for k in batch["key"]]
 
 
 def test_an_evaluation_knows_no_pool():
     plain, pooled = (
-        [(b["key"], b["lr"]) for b in evaluation(module(pool, val={"v": pictures(5)}), "val")]
+        [(b["key"], b["lr"]) for b in evaluation(module(pool, val={"v": random_images(5)}), "val")]
         for pool in (0, 8)
     )
     assert [keys for keys, _ in pooled] == [[f"v/p{i:02d}"] for i in range(5)]
@@ -63,8 +73,10 @@ def test_a_wrapped_recipe_keeps_its_pool(tmp_path):
     assert recorded == plain
 
 
-def test_pictures_with_an_lr_of_their_own_go_by(caplog):
-    samples = {f"p{i}": {"hr": picture(32, 40, i), "lr": picture(16, 20, i)} for i in range(12)}
+def test_images_with_an_lr_of_their_own_go_by(caplog):
+    samples = {
+        f"p{i}": {"hr": random_image(32, 40, i), "lr": random_image(16, 20, i)} for i in range(12)
+    }
     plain, pooled = (
         [b["key"] for b in training(module(pool, train=Memory(samples)))] for pool in (0, 8)
     )
@@ -89,7 +101,7 @@ def test_the_batch_of_one_process_counts():
 
 
 def test_16_bits_are_refused():
-    samples = {f"p{i}": {"hr": picture(32, 40, i, np.uint16)} for i in range(12)}
+    samples = {f"p{i}": {"hr": random_image(32, 40, i, np.uint16)} for i in range(12)}
     with pytest.raises(ValueError, match=r"keeps 8-bit images.*data\.init_args\.train"):
         list(training(module(train=Memory(samples))))
 
@@ -116,7 +128,7 @@ def fit(root: Any, data: SRDataModule, ckpt_path: Any = None, **settings: Any) -
 
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_resuming(tmp_path, epochs):
-    settings = {"val": {"a": pictures(1)}}
+    settings = {"val": {"a": random_images(1)}}
     _, whole, final = fit(tmp_path, module(**settings), max_epochs=3)
     run, first, _ = fit(tmp_path, module(**settings), max_epochs=epochs)
     run.save_checkpoint(tmp_path / "one.ckpt")

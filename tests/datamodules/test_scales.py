@@ -19,8 +19,8 @@ from tests.datamodules.memory import (
     Memory,
     evaluation,
     on_device,
-    picture,
-    pictures,
+    random_image,
+    random_images,
     trainer,
     training,
     with_crops,
@@ -112,7 +112,7 @@ def data_of(train: Any = None, **settings: Any) -> SRDataModule:
         "degradation": Bicubic(2),
         "scales": SCALES,
     }
-    return SRDataModule(2, train=train or pictures(12), **with_crops(defaults | settings))
+    return SRDataModule(2, train=train or random_images(12), **with_crops(defaults | settings))
 
 
 def sides(batch: Any) -> tuple[int, int]:
@@ -183,12 +183,12 @@ class TestPairs:
                 assert np.abs(shrunk(hr, lr_side) - lr).max() < 1.01 / 255
 
     def test_16_bits(self):
-        source = Memory({"a": {"hr": picture(32, 32, dtype=np.uint16)}})
+        source = Memory({"a": {"hr": random_image(32, 32, dtype=np.uint16)}})
         batches = list(training(data_of(source, batch_size=1)))
         assert [sides(b) for b in batches] == [SCALES.sides(0, 0, n) for n in range(3)]
 
     def test_evaluation_has_its_own_scale(self):
-        data = data_of(val={"a": pictures(2, 20, 20)})
+        data = data_of(val={"a": random_images(2, 20, 20)})
         assert [sides(b) for b in evaluation(data, "val")] == [(10, 20)] * 2
 
 
@@ -240,9 +240,9 @@ class TestSameEverywhere:
         assert all(map(torch.equal, whole, resumed))
         assert not any(map(torch.equal, whole, begun))
 
-    def test_replaced_pictures_keep_the_place(self):
+    def test_replaced_images_keep_the_place(self):
         broken = {f"bad{i}": f"bad{i}.jpg: truncated" for i in range(6)}
-        data = data_of(Memory({**broken, **pictures(6).samples}), unreadable_limit=1)
+        data = data_of(Memory({**broken, **random_images(6).samples}), unreadable_limit=1)
         batches = list(training(data))
         assert data.unreadable > 0
         assert [sides(b) for b in batches] == [SCALES.sides(0, 0, n) for n in range(9)]
@@ -258,8 +258,8 @@ class TestMessages:
             data_of(scales=Scales(hr_side=32))
         data_of(crop_size=17)  # not a multiple of the scale
 
-    def test_pictures_with_an_lr_of_their_own(self):
-        source = Memory({"a": {"hr": picture(32, 32), "lr": picture(16, 16)}})
+    def test_images_with_an_lr_of_their_own(self):
+        source = Memory({"a": {"hr": random_image(32, 32), "lr": random_image(16, 16)}})
         message = r"train/a comes with its own LR, .* data\.init_args\.crops\.scales draws others"
         with pytest.raises(ValueError, match=message):
             list(training(data_of(source, batch_size=1)))
@@ -268,7 +268,7 @@ class TestMessages:
         """They belong to the whole crop, so HR would have to be whole, too."""
         batch = {"key": ["a"], "hr": torch.zeros(1, 3, 16, 16), "latent": torch.zeros(1, 4, 2, 2)}
         with pytest.raises(ValueError, match=r"a comes with its own latent, .*scales draws others"):
-            SCALES.to_pictures(batch, 8)
+            SCALES.to_images(batch, 8)
 
     def test_a_degradation_of_one_scale(self):
         message = (

@@ -18,11 +18,11 @@ class Record(Callback):
     Args:
         folder: Where ``rank-N.jsonl`` goes.
         seconds: Time that each step takes longer.
-        pictures: Also keep the LR crops.
+        images: Also keep the LR crops.
     """
 
-    def __init__(self, folder: str, seconds: float = 0.0, pictures: bool = False) -> None:
-        self.folder, self.seconds, self.pictures = Path(folder), seconds, pictures
+    def __init__(self, folder: str, seconds: float = 0.0, images: bool = False) -> None:
+        self.folder, self.seconds, self.images = Path(folder), seconds, images
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -37,7 +37,7 @@ class Record(Callback):
             "world": trainer.world_size,
             "crops": list(zip(batch["key"], batch["seed"].tolist(), strict=True)),
         }
-        if self.pictures:
+        if self.images:
             name = f"step-{trainer.global_step}-rank-{trainer.global_rank}.pt"
             torch.save(
                 dict(zip(batch["seed"].tolist(), batch["lr"], strict=True)), self.folder / name
@@ -75,7 +75,7 @@ def global_batches(folder: Path) -> dict[int, Counter[tuple[str, int]]]:
     }
 
 
-def pictures_of(folder: Path, step: int) -> dict[int, torch.Tensor]:
+def images_of(folder: Path, step: int) -> dict[int, torch.Tensor]:
     """Return the LR crops of a step over all processes, by seed."""
     found: dict[int, torch.Tensor] = {}
     for path in folder.glob(f"step-{step}-rank-*.pt"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.conftest import REPO
-from tests.distributed.records import global_batches, newest, pictures_of
+from tests.distributed.records import global_batches, images_of, newest
 from tests.distributed.test_two_processes import torchrun
 
 STEPS = 12  # 2.4 epochs
@@ -22,7 +22,7 @@ def test_every_global_batch_is_the_same(tiny: Path, enlarger: Callable[..., None
 
     def command(name: str, steps: int) -> list[object]:
         record = ("--trainer.callbacks+", "tests.distributed.records.Record")
-        keys = ("--trainer.callbacks.folder", name, "--trainer.callbacks.pictures", "true")
+        keys = ("--trainer.callbacks.folder", name, "--trainer.callbacks.images", "true")
         light = REPO / "configs" / "degradation" / "real_esrgan_light.yaml"
         return [
             *("fit", "--config", "tiny.yaml", "--degradation", light, *record, *keys),
@@ -39,7 +39,7 @@ def test_every_global_batch_is_the_same(tiny: Path, enlarger: Callable[..., None
     assert {len(list(Path("moved").glob(f"step-{n}-*"))) for n in (4, 8, 12)} == {1, 2, 4}
     for step in range(1, STEPS + 1):
         torch.testing.assert_close(
-            pictures_of(Path("moved"), step), pictures_of(Path("whole"), step), rtol=0, atol=1e-5
+            images_of(Path("moved"), step), images_of(Path("whole"), step), rtol=0, atol=1e-5
         )
     weights = [newest(Path("runs", name))["state_dict"] for name in ("moved", "whole")]
     torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=1e-5)

@@ -21,7 +21,7 @@ from tests.distributed.records import assert_same, global_batches, newest, steps
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
-STEPS, BATCH, PICTURES, CROPS = 36, 4, 10, 2
+STEPS, BATCH, IMAGES, CROPS = 36, 4, 10, 2
 HEARTBEAT, LOST_AFTER = 1.0, 10.0
 OVERLAY = """
 data:
@@ -102,13 +102,13 @@ def assert_unharmed(net: Network, run: str, whole: Path) -> None:
     assert batches == global_batches(net.folder / "whole")
     assert list(batches) == list(range(1, STEPS + 1))
     # Each image as often as planned, in each complete epoch.
-    length = PICTURES * CROPS // BATCH
+    length = IMAGES * CROPS // BATCH
     for first in range(1, STEPS - length + 2, length):
         epoch: Counter[str] = Counter()
         for step in range(first, first + length):
             assert batches[step].total() == BATCH
             epoch.update(key for key, _seed in batches[step].elements())
-        assert epoch.total() == PICTURES * CROPS
+        assert epoch.total() == IMAGES * CROPS
         assert set(epoch.values()) == {CROPS}
 
 

@@ -46,10 +46,10 @@ def weights(run: str) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_one_picture_for_two_processes(tiny: Path, enlarger: Callable[..., None]) -> None:
+def test_one_image_for_two_processes(tiny: Path, enlarger: Callable[..., None]) -> None:
     """EDSR has buffers, which DDP would broadcast in a validation that only one process has."""
-    one_picture = ["--data.init_args.val.photos.init_args.files", "[1.png]"]
-    command = ["fit", "--config", "tiny.yaml", *one_picture]
+    one_image = ["--data.init_args.val.photos.init_args.files", "[1.png]"]
+    command = ["fit", "--config", "tiny.yaml", *one_image]
     torchrun(*command, "--run.name", "both", "--trainer.max_steps", 7)
     enlarger(*command, "--run.name", "both")  # continued on one process
     enlarger(*command, "--run.name", "alone")

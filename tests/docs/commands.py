@@ -1,7 +1,7 @@
 """Check every command of every page: ``make docs-commands``, for maintainers; takes about an hour.
 
 A page's blocks are run one after another in a folder of the page's own, which looks like a checkout
-and holds small pictures and shards. What its text names is parsed there. Prints a table, and ends
+and holds small images and shards. What its text names is parsed there. Prints a table, and ends
 with 1 where a command failed.
 """
 

@@ -28,59 +28,59 @@ from tests.docs.stand_in import FOLDER, PROGRAMS, command
 NOT_SHARED = (".git", ".venv", "runs", "site")
 
 
-def make_pictures(folder: Path, names: Sequence[str], size: tuple[int, int], seed: int = 0) -> None:
-    """Write small smooth pictures.
+def make_images(folder: Path, names: Sequence[str], size: tuple[int, int], seed: int = 0) -> None:
+    """Write small smooth images.
 
     Args:
         folder: Is made.
         names: With their endings.
         size: Width and height.
-        seed: Of the pictures.
+        seed: Of the images.
     """
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(seed)
     for name in names:
         blocks_of_colour = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        picture = Image.fromarray(blocks_of_colour).resize(size, Image.Resampling.BICUBIC)
-        picture.save(folder / name)
+        image = Image.fromarray(blocks_of_colour).resize(size, Image.Resampling.BICUBIC)
+        image.save(folder / name)
 
 
 def make_data(folder: Path) -> None:
-    """Pictures: `my/photos`, `$ENLARGER_DATA` and the like.
+    """Images: `my/photos`, `$ENLARGER_DATA` and the like.
 
     Args:
         folder: Of the page.
     """
     photos = [f"{number}.png" for number in range(12)]
     for name, size in (("photos", (208, 176)), ("hr", (544, 512)), ("real", (208, 176))):
-        make_pictures(folder / "my" / name, photos, size)
-    make_pictures(folder / "my", ["photo.png"], (320, 288), seed=1)
+        make_images(folder / "my" / name, photos, size)
+    make_images(folder / "my", ["photo.png"], (320, 288), seed=1)
     (folder / "photos").symlink_to(folder / "my" / "photos")
     data = folder / "my" / "data"
-    make_pictures(data / "bsds400", [f"{number}.jpg" for number in range(400)], (176, 144))
-    make_pictures(data / "kodak24", [f"{number}.png" for number in range(4)], (384, 256))
-    make_pictures(folder / "cars", [f"{number}.png" for number in range(64)], (32, 32))
+    make_images(data / "bsds400", [f"{number}.jpg" for number in range(400)], (176, 144))
+    make_images(data / "kodak24", [f"{number}.png" for number in range(4)], (384, 256))
+    make_images(folder / "cars", [f"{number}.png" for number in range(64)], (32, 32))
     for name in ("train-automobile", "test-automobile"):
         make_shards(folder / "cars", data / "cifar10", name)
     for name in ("set5", "set14"):
         for scale in (2, 3, 4):
             for side, size in (("hr", (240, 216)), ("lr", (240 // scale, 216 // scale))):
-                pictures = [f"img_{number:03}.png" for number in range(1, 6)]
-                make_pictures(data / name / f"x{scale}" / side, pictures, size)
+                images = [f"img_{number:03}.png" for number in range(1, 6)]
+                make_images(data / name / f"x{scale}" / side, images, size)
     (folder / "lists").mkdir()
     (folder / "lists" / "best.txt").write_text("\n".join(str(p) for p in data.glob("bsds400/*")))
 
 
-def make_shards(pictures: Path, out: Path, name: str) -> None:
-    """Pack pictures, without a word.
+def make_shards(images: Path, out: Path, name: str) -> None:
+    """Pack images, without a word.
 
     Args:
-        pictures: Folder of them.
+        images: Folder of them.
         out: Is made.
         name: Of the shards.
     """
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        pack.main([str(pictures), str(out), "--name", name])
+        pack.main([str(images), str(out), "--name", name])
 
 
 def make_weights(folder: Path) -> None:

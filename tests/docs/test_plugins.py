@@ -15,7 +15,7 @@ import pytest
 from degradations.tools import preview
 from tests.conftest import REPO
 from tests.docs.blocks import blocks, files
-from tests.docs.folder import make_pictures
+from tests.docs.folder import make_images
 
 PAGES = {path.stem: path for path in (REPO / "docs" / "plugins").glob("*.md")}
 NAMES = {
@@ -95,7 +95,7 @@ def test_the_metric_measures(folder: Path, enlarger: Callable[..., None]) -> Non
 
 
 def test_the_degradation_is_looked_at(folder: Path) -> None:
-    make_pictures(folder / "my", ["photo.png"], (256, 256))
+    make_images(folder / "my", ["photo.png"], (256, 256))
     assert preview.main(typed("degradation", "python -m degradations.tools.preview")) == 0
     assert (folder / "preview.png").is_file()
 

@@ -16,12 +16,12 @@ from callbacks.evaluation import steps_done
 from callbacks.training.ema import EMA
 from callbacks.training.guard import Guard
 from lightning_modules.adversarial import frozen, hinge_discriminator, hinge_generator
-from tests.callbacks.tiny import Pictures, collate, trainer
+from tests.callbacks.tiny import Images, collate, trainer
 from tests.lightning_modules.judged import Judged
 
 
 def batches(count: int, size: int = 2) -> DataLoader[Any]:
-    return DataLoader(Pictures(count * size), batch_size=size, collate_fn=collate)
+    return DataLoader(Images(count * size), batch_size=size, collate_fn=collate)
 
 
 def fit(folder: Path, model: Judged, data: Any, *callbacks: Callback, **settings: Any) -> Trainer:
@@ -203,7 +203,7 @@ class Share(Judged):
     def train_dataloader(self) -> DataLoader[Any]:
         own = list(range(self.trainer.global_rank, 12, self.trainer.world_size))
         return DataLoader(
-            Pictures(12), 6 // self.trainer.world_size, sampler=own, collate_fn=collate
+            Images(12), 6 // self.trainer.world_size, sampler=own, collate_fn=collate
         )
 
 

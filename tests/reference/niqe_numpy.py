@@ -37,16 +37,16 @@ def window() -> Array:
     return weights / weights.sum()
 
 
-def normalised(picture: Array, precision: type = np.float64) -> tuple[Array, Array]:
+def normalised(image: Array, precision: type = np.float64) -> tuple[Array, Array]:
     """MSCN coefficients (Eq. 1), and the local deviation."""
 
     def rounded(x: Array) -> Array:
         return x.astype(precision).astype(np.float64)
 
-    picture = rounded(picture)
-    mean = rounded(correlate(picture, window(), mode="nearest"))
-    square = rounded(correlate(rounded(picture**2), window(), mode="nearest"))
-    difference, variance = picture - mean, np.abs(square - rounded(mean**2))
+    image = rounded(image)
+    mean = rounded(correlate(image, window(), mode="nearest"))
+    square = rounded(correlate(rounded(image**2), window(), mode="nearest"))
+    difference, variance = image - mean, np.abs(square - rounded(mean**2))
     difference[np.abs(difference) < 1e-9] = 0
     variance[variance < 1e-9] = 0
     return difference / (np.sqrt(variance) + 1), np.sqrt(variance)
@@ -77,24 +77,24 @@ def statistics(block: Array) -> list[float]:
     return found
 
 
-def half(picture: Array) -> Array:
+def half(image: Array) -> Array:
     """Half the size, by the cubic kernel (a = -1/2) stretched by two, pixels mirrored."""
     for axis in (0, 1):
-        picture = np.moveaxis(picture, axis, 0)
-        size = len(picture)
+        image = np.moveaxis(image, axis, 0)
+        size = len(image)
         rows = []
         for place in range(size // 2):
             centre = 2 * place + 0.5  # in pixels of the source
-            row, total = np.zeros(picture.shape[1]), 0.0
+            row, total = np.zeros(image.shape[1]), 0.0
             for source in range(int(np.floor(centre)) - 4, int(np.floor(centre)) + 6):
                 weight = cubic((source - centre) / 2)
                 mirrored = -source - 1 if source < 0 else source
                 mirrored = 2 * size - 1 - mirrored if mirrored >= size else mirrored
-                row += weight * picture[mirrored]
+                row += weight * image[mirrored]
                 total += weight
             rows.append(row / total)
-        picture = np.moveaxis(np.stack(rows), 0, axis)
-    return picture
+        image = np.moveaxis(np.stack(rows), 0, axis)
+    return image
 
 
 def cubic(x: float) -> float:
@@ -105,13 +105,13 @@ def cubic(x: float) -> float:
     return -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2 if x <= 2 else 0.0
 
 
-def features(picture: Array, precision: type = np.float64) -> tuple[Array, Array]:
+def features(image: Array, precision: type = np.float64) -> tuple[Array, Array]:
     """(N, 36) statistics of all blocks of 96x96 pixels, row by row, and their (N,) sharpness."""
-    rows, columns = picture.shape[0] // 96, picture.shape[1] // 96
-    picture = picture[: rows * 96, : columns * 96]
+    rows, columns = image.shape[0] // 96, image.shape[1] // 96
+    image = image[: rows * 96, : columns * 96]
     scales, sharpness = [], []
     for side in (96, 48):
-        coefficients, deviation = normalised(picture, precision)
+        coefficients, deviation = normalised(image, precision)
         found = []
         for top in range(0, rows * side, side):
             for left in range(0, columns * side, side):
@@ -120,14 +120,14 @@ def features(picture: Array, precision: type = np.float64) -> tuple[Array, Array
                 if side == 96:
                     sharpness.append(float(np.mean(deviation[place])))
         scales.append(np.array(found))
-        picture = half(picture)
+        image = half(image)
     return np.concatenate(scales, axis=1), np.array(sharpness)
 
 
-def niqe(picture: Array, mean: Array, covariance: Array, precision: type = np.float64) -> float:
-    """Distance of a picture (H, W) of levels from a pristine model (Eq. 10)."""
+def niqe(image: Array, mean: Array, covariance: Array, precision: type = np.float64) -> float:
+    """Distance of an image (H, W) of levels from a pristine model (Eq. 10)."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        found, _ = features(picture, precision)
+        found, _ = features(image, precision)
     difference = mean.ravel() - np.nanmean(found, axis=0)
     whole = found[~np.isnan(found).any(axis=1)]
     pooled = (covariance + np.cov(whole, rowvar=False)) / 2

@@ -22,7 +22,7 @@ def test_readme_has_what_was_measured() -> None:
     found = json.loads((RESULTS / "imdn.json").read_text())["results"]
     readme = (REPO / "README.md").read_text()
     assert placed(readme, table(found), MARKS) == readme
-    assert {scale["pictures"] for scale in found["set14"].values()} == {14}
+    assert {scale["images"] for scale in found["set14"].values()} == {14}
     for name in found:
         for numbers in found[name].values():
             assert numbers["imdn"]["psnr"] > numbers["bicubic"]["psnr"] + 2

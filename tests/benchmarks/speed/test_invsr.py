@@ -64,7 +64,7 @@ def test_a_row(case: Case) -> None:
     assert found["peak_mb"] >= found["start_mb"] > 0
 
 
-def test_what_changes_no_picture() -> None:
+def test_what_changes_no_image() -> None:
     batch: Any = {"lr": torch.rand(1, 3, 32, 32), "size": (128, 128), "key": ["a"]}
     batch["seed"] = torch.tensor([0])
     made = []

@@ -1,4 +1,4 @@
-"""The benchmark of sampling counts right, and compares what gives the same picture."""
+"""The benchmark of sampling counts right, and compares what gives the same image."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_methods(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_compiled_networks_give_the_same_pictures() -> None:
+def test_compiled_networks_give_the_same_images() -> None:
     """Traced alone: what a compiler and graphs make of it needs minutes, and a GPU."""
     with torch.inference_mode():
         found = sampling.measure_compiled(48, 1, backend="eager")
@@ -81,7 +81,7 @@ def test_compiled_networks_give_the_same_pictures() -> None:
 
 
 @pytest.mark.slow
-def test_plain_loops_give_the_same_pictures() -> None:
+def test_plain_loops_give_the_same_images() -> None:
     with torch.inference_mode():
         # 4 divides 1000; of others diffusers computes some levels one timestep beside the next one.
         assert sampling.measure_ddim(16, 4, 1)["largest_difference"] < 1e-4

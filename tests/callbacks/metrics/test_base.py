@@ -18,7 +18,7 @@ from callbacks.evaluation import steps_done, sync_states
 from callbacks.metrics.base import BICUBIC, OUTPUT, ImageMetric, Measurements
 from callbacks.metrics.pixels import PSNR
 from callbacks.tensorboard import MetricProtocol
-from tests.callbacks.tiny import Double, NoHR, Pictures, Tiny, collate, loader, trainer
+from tests.callbacks.tiny import Double, Images, NoHR, Tiny, collate, loader, trainer
 
 
 class MeanDifference(ImageMetric):
@@ -55,7 +55,7 @@ class Calls(MeanDifference):
 def expected(n: int = 7) -> float:
     """Return the mean absolute error of Tiny, one image at a time."""
     model, values = Tiny().eval(), []
-    for sample in (Pictures(n)[i] for i in range(n)):
+    for sample in (Images(n)[i] for i in range(n)):
         with torch.no_grad():
             sr = model(sample["lr"][None], (24, 24)).clamp(0, 1)
         values.append((sr - sample["hr"]).abs().mean().item())
@@ -84,7 +84,7 @@ def test_mean_of_images_for_any_batch_size(tmp_path: Path, batch_size: int) -> N
 def test_names_of_several_datasets(tmp_path: Path) -> None:
     metric = MeanDifference()
     run = trainer(tmp_path, metric)
-    loaders = [loader(Pictures(3, "a")), loader(Pictures(5, "b", scale=4))]
+    loaders = [loader(Images(3, "a")), loader(Images(5, "b", scale=4))]
     run.test(Tiny(), loaders, verbose=False)
     assert set(run.callback_metrics) == {"test/a/mae", "test/b/mae"}
     assert [(r["dataset"], r["scale"], r["n"]) for r in metric.records] == [
@@ -115,7 +115,7 @@ def test_compute_sees_the_scale_of_its_dataset(tmp_path: Path) -> None:
             return torch.full((len(sr),), self.scale)
 
     metric = Scale()
-    loaders = [loader(Pictures(3, "a")), loader(Pictures(3, "b", scale=4))]
+    loaders = [loader(Images(3, "a")), loader(Images(3, "b", scale=4))]
     trainer(tmp_path, metric).test(Tiny(), loaders, verbose=False)
     assert [r["value"] for r in metric.records] == [2.0, 4.0]
 
@@ -145,7 +145,7 @@ def test_states_of_any_shape_and_name(tmp_path: Path) -> None:
 
 
 def test_a_repeated_image_counts_once(tmp_path: Path) -> None:
-    padded = DataLoader(Pictures(), 2, sampler=[0, 1, 2, 3, 4, 5, 6, 0], collate_fn=collate)
+    padded = DataLoader(Images(), 2, sampler=[0, 1, 2, 3, 4, 5, 6, 0], collate_fn=collate)
     metric = MeanDifference()
     trainer(tmp_path, metric).validate(Tiny(), padded, verbose=False)
     assert metric.records[0]["n"] == 7
@@ -153,7 +153,7 @@ def test_a_repeated_image_counts_once(tmp_path: Path) -> None:
 
 
 def test_limit_takes_the_first_images_of_the_dataset_and_is_in_the_protocol(tmp_path: Path) -> None:
-    mixed = DataLoader(Pictures(), 2, sampler=[6, 5, 4, 2, 1, 3, 0], collate_fn=collate)
+    mixed = DataLoader(Images(), 2, sampler=[6, 5, 4, 2, 1, 3, 0], collate_fn=collate)
     metric = Calls(limit=3)
     trainer(tmp_path, metric).validate(Tiny(), mixed, verbose=False)
     assert metric.records[0]["n"] == 3
@@ -306,7 +306,7 @@ def test_a_metric_that_gives_one_number_a_batch(tmp_path: Path) -> None:
 
 
 def test_a_dataset_without_a_name(tmp_path: Path) -> None:
-    nameless = DataLoader([Pictures()[0]], collate_fn=collate)  # type: ignore[arg-type]
+    nameless = DataLoader([Images()[0]], collate_fn=collate)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="the dataset list has no name, scale, keys"):
         trainer(tmp_path, MeanDifference()).validate(Tiny(), nameless, verbose=False)
 

@@ -15,7 +15,7 @@ from torchvision import models
 
 from callbacks import weights
 from callbacks.metrics.perceptual import DISTS
-from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
+from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_one_value_an_image_whatever_its_batch(metric: DISTS) -> None:
 
 
 def test_a_run(metric: DISTS, vgg: tuple[nn.Module, Path], tmp_path: Path) -> None:
-    trainer(tmp_path, metric).validate(Tiny(), loader(Pictures(3, side=40)), verbose=False)
+    trainer(tmp_path, metric).validate(Tiny(), loader(Images(3, side=40)), verbose=False)
     record = metric.records[0]
     assert record["n"] == 3
     assert record["protocol"]["weights"] == "vgg16-397923af.pth"

@@ -27,7 +27,7 @@ from callbacks.metrics.pixels import PSNR
 from callbacks.results.files import load_results
 from callbacks.results.results import Results
 from tests.callbacks.random_inception import NAME, inception, inception_file
-from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
+from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
 __all__ = ["inception", "inception_file"]
 pytestmark = pytest.mark.filterwarnings("ignore:Matrix is singular")  # as tested here
@@ -124,7 +124,7 @@ def test_an_unknown_preset() -> None:
 # ---------------------------------------------------------------------- against the libraries
 
 
-class Images(Dataset[Tensor]):
+class Tensors(Dataset[Tensor]):
     def __init__(self, images: Tensor) -> None:
         self.images = images
 
@@ -179,8 +179,8 @@ def test_fid_is_torch_fidelitys(inception: Path) -> None:
     """From images to the number."""
     sr, hr = two_sets()
     theirs = calculate_metrics(
-        input1=Images(sr),
-        input2=Images(hr),
+        input1=Tensors(sr),
+        input2=Tensors(hr),
         fid=True,
         cuda=False,
         cache=False,
@@ -218,7 +218,7 @@ def test_pixels_are_rounded_not_cut_off(inception: Path) -> None:
 def test_a_run_stores_number_and_protocol(inception: Path, tmp_path: Path) -> None:
     metric = FID()
     run = trainer(tmp_path, metric, Results())
-    run.validate(Tiny(), loader(Pictures(3)), verbose=False)
+    run.validate(Tiny(), loader(Images(3)), verbose=False)
     stored = load_results(tmp_path / "results.json")["results"][0]
     assert stored["metric"] == "fid"
     assert stored["n"] == 3

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from callbacks.metrics.fid import KIDThumb
 from callbacks.metrics.swd import SWD
 from callbacks.metrics.video import Flicker, FrameKIDThumb, FrameSWD
-from tests.callbacks.tiny import Pictures, Tiny, trainer
+from tests.callbacks.tiny import Images, Tiny, trainer
 
 
 def smooth(seed: int, side: int = 80) -> Tensor:
@@ -26,8 +26,8 @@ def smooth(seed: int, side: int = 80) -> Tensor:
 
 def moving(seed: int, step: int, frames: int = 4, side: int = 40) -> Tensor:
     """Return a window that moves to the right, (F, 3, side, side)."""
-    picture = smooth(seed)
-    return torch.stack([picture[:, 9 : 9 + side, n * step :][..., :side] for n in range(frames)])
+    image = smooth(seed)
+    return torch.stack([image[:, 9 : 9 + side, n * step :][..., :side] for n in range(frames)])
 
 
 def keys(count: int) -> Any:
@@ -81,7 +81,7 @@ def test_images_are_refused(shape: tuple[int, ...]) -> None:
         Flicker().features(torch.zeros(shape), keys(2))
 
 
-class Clips(Pictures):
+class Clips(Images):
     def __getitem__(self, index: int) -> dict[str, Any]:
         clip = moving(index, 1)
         return {"key": self.keys[index], "clip": clip, "sr": clip * 0.9}
@@ -111,16 +111,16 @@ def test_in_a_validation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("of_frames", "of_pictures"),
+    ("of_frames", "of_images"),
     [(FrameSWD(levels=2, patches=9), SWD(levels=2, patches=9)), (FrameKIDThumb(), KIDThumb())],
 )
-def test_frames_are_measured_as_images(of_frames: Any, of_pictures: Any) -> None:
+def test_frames_are_measured_as_images(of_frames: Any, of_images: Any) -> None:
     clips = torch.stack([moving(n, 1) for n in range(6)])
     named: Any = {"key": [f"{n}/{t}" for n in range(6) for t in range(4)]}
     sr, hr = (of_frames.features(x, keys(6)).double() for x in (clips * 0.8, clips))
-    frames = [of_pictures.features(x.flatten(0, 1), named).double() for x in (clips * 0.8, clips)]
+    frames = [of_images.features(x.flatten(0, 1), named).double() for x in (clips * 0.8, clips)]
     assert len(sr) == 6
-    assert of_frames.distance(sr, hr) == pytest.approx(of_pictures.distance(*frames), rel=1e-6)
+    assert of_frames.distance(sr, hr) == pytest.approx(of_images.distance(*frames), rel=1e-6)
     # A reference may be of images.
     other = of_frames.features(clips[:, 0], keys(6)).double()
     assert of_frames.distance(sr, other) > 0

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from callbacks.metrics.fid import frechet_distance, polynomial_mmd
 from callbacks.metrics.video import FVD, KVD
-from tests.callbacks.tiny import Pictures, Tiny, trainer
+from tests.callbacks.tiny import Images, Tiny, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 
@@ -51,7 +51,7 @@ def plain(tmp_path: Path) -> str:
     return saved(Plain(), tmp_path / "net.pt")
 
 
-class Clips(Pictures):
+class Clips(Images):
     """Clips of 6 frames of 12x10 pixels, and outputs beside them."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from callbacks import weights
 from callbacks.metrics import iqa
 from callbacks.metrics.iqa import FILES, IQA
 from callbacks.metrics.niqe import save_model
-from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
+from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
 needs_pyiqa = pytest.mark.skipif(
     importlib.util.find_spec("pyiqa") is None, reason="needs the optional package pyiqa"
@@ -66,7 +66,7 @@ def put(place: Path, monkeypatch: pytest.MonkeyPatch, **files: Path) -> None:
     monkeypatch.setattr(weights, "MANIFEST", place / "manifest.yaml")
 
 
-def pictures(count: int = 2, size: tuple[int, int] = (112, 208)) -> Tensor:
+def smooth_images(count: int = 2, size: tuple[int, int] = (112, 208)) -> Tensor:
     """Return smooth images of integer levels with some noise."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, 3, size[0] // 8, size[1] // 8, generator=generator)
@@ -256,7 +256,7 @@ def theirs(metric: IQA, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch)
 @needs_pyiqa
 def test_as_pyiqa(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     metric, files = made
-    images = pictures()
+    images = smooth_images()
     reference = theirs(metric, files, monkeypatch)
     expected = torch.stack([reference(image).reshape(()) for image in images.split(1)]).float()
     assert expected[0] != expected[1]
@@ -265,14 +265,14 @@ def test_as_pyiqa(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_pyiqa
 def test_an_image_does_not_depend_on_its_batch(made: Any) -> None:
-    metric, images = made[0], pictures(3)
+    metric, images = made[0], smooth_images(3)
     alone = torch.cat([compute(metric, image) for image in images.split(1)])
     assert torch.equal(compute(metric, images), alone)
 
 
 @needs_pyiqa
 def test_rounding_and_pixels_that_are_not_finite(made: Any) -> None:
-    metric, images = made[0], pictures(3)
+    metric, images = made[0], smooth_images(3)
     expected = compute(metric, images)
     torch.testing.assert_close(compute(metric, images + 0.4 / 255), expected, rtol=0, atol=0)
     images[1, 0, 3, 4] = torch.nan
@@ -287,7 +287,7 @@ def test_the_process_is_left_as_it_was(made: Any) -> None:
     cudnn = torch.backends.cudnn
     before = torch.get_rng_state(), cudnn.deterministic, cudnn.benchmark
     metric.load()
-    compute(metric, pictures(1))
+    compute(metric, smooth_images(1))
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (cudnn.deterministic, cudnn.benchmark) == before[1:]
 
@@ -298,7 +298,7 @@ def test_a_run(made: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
     metric, files = made
     iqa._warn_of_licence.cache_clear()
     again = IQA(metric.metric, label="again")
-    data = Pictures(2, side=200)
+    data = Images(2, side=200)
     trainer(tmp_path, metric, again).test(Tiny(), loader(data), verbose=False)
     (record,) = metric.records
     assert record["n"] == 2
@@ -316,7 +316,7 @@ def test_small_images_are_left_out_and_named(
     made: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     metric, _ = made
-    trainer(tmp_path, metric).test(Tiny(), loader(Pictures(2)), verbose=False)  # 24 px
+    trainer(tmp_path, metric).test(Tiny(), loader(Images(2)), verbose=False)  # 24 px
     assert metric.records == []
     assert f"{metric.name} of tiny: 2 of 2 images are smaller than" in caplog.text
 
@@ -364,7 +364,7 @@ def test_without_weights_it_is_off_in_one_line(
     name: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     metric = IQA(name)
-    trainer(tmp_path, metric).test(Tiny(), loader(Pictures(2)), verbose=False)
+    trainer(tmp_path, metric).test(Tiny(), loader(Images(2)), verbose=False)
     assert metric.records == []
     (line,) = (line for line in caplog.messages if "is off" in line)
     assert line.startswith(f"{metric.name} is off, no number will appear: ")

@@ -11,9 +11,9 @@ from torchmetrics.image.fid import NoTrainInceptionV3
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from callbacks.metrics.fid import FID, KID, Inception, kernel_distance, polynomial_mmd
-from tests.callbacks.metrics.test_fid import Images, gaussian, two_sets
+from tests.callbacks.metrics.test_fid import Tensors, gaussian, two_sets
 from tests.callbacks.random_inception import inception, inception_file
-from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
+from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
 __all__ = ["inception", "inception_file"]
 
@@ -56,11 +56,11 @@ def test_kernels_of_all_pairs_or_of_each_subset(n: int) -> None:
 
 def test_few_images_are_one_subset(inception: Path, tmp_path: Path) -> None:
     metric = KID()
-    trainer(tmp_path, metric).validate(Tiny(), loader(Pictures(3)), verbose=False)
+    trainer(tmp_path, metric).validate(Tiny(), loader(Images(3)), verbose=False)
     assert [r["metric"] for r in metric.records] == ["kid"]
     assert metric.records[0]["protocol"]["remark"] == "few images (below 1000): one subset of all"
     several = KID(subsets=3, subset_size=2)
-    trainer(tmp_path, several).validate(Tiny(), loader(Pictures(3)), verbose=False)
+    trainer(tmp_path, several).validate(Tiny(), loader(Images(3)), verbose=False)
     assert [r["metric"] for r in several.records] == ["kid", "kid_std"]
     assert several.records[0]["protocol"]["subsets"] == "3 of up to 2, seed 2020"
 
@@ -75,8 +75,8 @@ def ours(metric: KID, sr: torch.Tensor, hr: torch.Tensor) -> dict[str, float]:
 def test_kid_is_torch_fidelitys_with_the_same_subsets(inception: Path) -> None:
     sr, hr = two_sets(6, 7)
     theirs = calculate_metrics(
-        input1=Images(sr),
-        input2=Images(hr),
+        input1=Tensors(sr),
+        input2=Tensors(hr),
         kid=True,
         kid_subsets=4,
         kid_subset_size=5,
@@ -120,10 +120,10 @@ def test_fid_and_kid_of_a_preset_are_the_work_of_one(
 
     monkeypatch.setattr(Inception, "forward", counted)
     alone, fid, kid, other = FID(), FID(), KID(), KID("torchmetrics", label="other")
-    trainer(tmp_path, alone).validate(Tiny(), loader(Pictures(2)), verbose=False)
+    trainer(tmp_path, alone).validate(Tiny(), loader(Images(2)), verbose=False)
     assert calls == [2, 2]
-    trainer(tmp_path, fid, kid).validate(Tiny(), loader(Pictures(2)), verbose=False)
+    trainer(tmp_path, fid, kid).validate(Tiny(), loader(Images(2)), verbose=False)
     assert calls == [2, 2] * 2
-    trainer(tmp_path, fid, other).validate(Tiny(), loader(Pictures(2)), verbose=False)
+    trainer(tmp_path, fid, other).validate(Tiny(), loader(Images(2)), verbose=False)
     assert calls == [2, 2] * 2 + [2, 2, 2]  # another preset, and the first one's HR cached
     assert fid.records == alone.records

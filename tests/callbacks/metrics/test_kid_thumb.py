@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from callbacks.metrics.fid import KIDThumb
-from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
+from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
 BATCH: Any = {"key": ["a"]}
 
@@ -53,7 +53,7 @@ def test_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trainer(tmp_path, metric).validate(Tiny(), loader(), verbose=False)
     assert metric.records[0]["protocol"]["remark"] == "few images (below 100): noisy"
     assert metric.records[0]["protocol"]["resize"] == "area to 8x8"
-    trainer(tmp_path, metric := KIDThumb(25)).validate(Tiny(), loader(Pictures()), verbose=False)
+    trainer(tmp_path, metric := KIDThumb(25)).validate(Tiny(), loader(Images()), verbose=False)
     assert metric.records == []
     assert "images are smaller than a thumbnail's 25x25 (`side`) and left out" in caplog.text
 

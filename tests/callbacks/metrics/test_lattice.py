@@ -24,8 +24,8 @@ def compute(metric: Lattice, sr: Tensor) -> Tensor:
 
 def photographs() -> Tensor:
     """Three of 200x196 pixels."""
-    pictures = [x()[50:250, 60:256] for x in (data.astronaut, data.coffee, data.rocket)]
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+    images = [x()[50:250, 60:256] for x in (data.astronaut, data.coffee, data.rocket)]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
 
 
 def with_lattice(x: Tensor, period: int, levels: float) -> Tensor:
@@ -104,11 +104,11 @@ def test_the_values_of_kodak(data_root: Path) -> None:
     """The numbers of docs/metrics.md."""
     found: list[list[float]] = []
     for path in sorted((data_root / "kodak24").glob("*.png")):
-        picture = Image.open(path).convert("RGB")
-        picture.save(saved := BytesIO(), "JPEG", quality=10)
+        image = Image.open(path).convert("RGB")
+        image.save(saved := BytesIO(), "JPEG", quality=10)
         x, jpeg = (
             torch.from_numpy(np.array(each)).permute(2, 0, 1)[None].float() / 255
-            for each in (picture, Image.open(saved))
+            for each in (image, Image.open(saved))
         )
         found.append([compute(Lattice(), each).item() for each in (x, with_lattice(x, 8, 1), jpeg)])
     assert len(found) == 24

@@ -15,7 +15,7 @@ from torchvision import models
 
 from callbacks import weights
 from callbacks.metrics.perceptual import LPIPS, FeatureCache, Perceptual, load_features
-from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
+from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
 BUILD = {"alex": models.alexnet, "squeeze": models.squeezenet1_1, "vgg": models.vgg16}
 NAMES = {"alex": "alexnet", "squeeze": "squeezenet", "vgg": "vgg16"}
@@ -170,7 +170,7 @@ def test_no_loss_without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_numbers_of_a_run_with_and_without_cache(
     monkeypatch: pytest.MonkeyPatch, net: Any, tmp_path: Path
 ) -> None:
-    data = Pictures(3, side=40)
+    data = Images(3, side=40)
     metrics = [
         loaded(monkeypatch, net, cache=size, label=f"lpips_{size}", control=True)
         for size in (0, 512)
@@ -212,7 +212,7 @@ def test_a_bad_pixel_names_its_image_and_spoils_no_other(
             return {"sr": sr}
 
     with caplog.at_level(logging.WARNING):
-        trainer(tmp_path, metric).validate(Breaks(), loader(Pictures(3, side=40)), verbose=False)
+        trainer(tmp_path, metric).validate(Breaks(), loader(Images(3, side=40)), verbose=False)
     assert "lpips is not finite for 1 of 3 images of tiny" in caplog.text
     assert "tiny/01 (" in caplog.text
 
@@ -321,7 +321,7 @@ def test_without_weights_there_is_no_number(
         metric = LPIPS(name)
         run = trainer(tmp_path, metric)
         with caplog.at_level(logging.WARNING):
-            run.validate(Tiny(), loader(Pictures(3, side=40)), verbose=False)
+            run.validate(Tiny(), loader(Images(3, side=40)), verbose=False)
         assert metric.records == []
         assert "val/lpips" not in run.callback_metrics
         assert f"lpips is off, no number will appear: {file_of(name)} is neither in" in caplog.text

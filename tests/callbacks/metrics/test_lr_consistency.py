@@ -33,9 +33,9 @@ def test_set5(data_root: Path, scale: int, bicubic: float, hr: float) -> None:
     """Bicubic's numbers equal those of an independent script: 42.3 and 38.8."""
     values = []
     for path in sorted((data_root / f"set5/x{scale}/hr").glob("*.png")):
-        picture, lr = read(path), read(data_root / f"set5/x{scale}/lr" / path.name)
-        enlarged = resize(lr, picture.shape[-2:])
-        values.append([compute(LRConsistency(), x, lr).item() for x in (enlarged, picture)])
+        image, lr = read(path), read(data_root / f"set5/x{scale}/lr" / path.name)
+        enlarged = resize(lr, image.shape[-2:])
+        values.append([compute(LRConsistency(), x, lr).item() for x in (enlarged, image)])
     assert np.mean(values, 0) == pytest.approx([bicubic, hr], abs=0.1)
 
 

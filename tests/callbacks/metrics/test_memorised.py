@@ -45,9 +45,9 @@ def test_copies_are_at_0_and_others_at_1(training: Path) -> None:
 
 
 def test_the_distance_is_to_the_nearest() -> None:
-    pictures = torch.tensor([[0.0, 0.0], [10.0, 10.0]], dtype=torch.float64)
+    images = torch.tensor([[0.0, 0.0], [10.0, 10.0]], dtype=torch.float64)
     samples = torch.tensor([[9.0, 9.0], [0.0, 2.0], [10.0, 10.0]], dtype=torch.float64)
-    assert nearest(samples, pictures).tolist() == pytest.approx([1, 2**0.5, 0])
+    assert nearest(samples, images).tolist() == pytest.approx([1, 2**0.5, 0])
 
 
 def test_a_run_names_what_was_trained_on(training: Path, tmp_path: Path) -> None:

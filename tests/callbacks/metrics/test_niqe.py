@@ -28,28 +28,28 @@ from callbacks.metrics.niqe import (
     save_model,
 )
 from callbacks.results.results import table
-from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
+from tests.callbacks.tiny import Images, Tiny, loader, trainer
 from tests.reference import niqe_numpy
 
-PICTURES = {"astronaut": data.astronaut, "coffee": data.coffee, "rocket": data.rocket}
+IMAGES = {"astronaut": data.astronaut, "coffee": data.coffee, "rocket": data.rocket}
 
 
 def photograph(name: str, side: int = 300) -> np.ndarray[Any, Any]:
-    return np.ascontiguousarray(PICTURES[name]()[:side, :side])
+    return np.ascontiguousarray(IMAGES[name]()[:side, :side])
 
 
-def tensor(*pictures: np.ndarray[Any, Any]) -> Tensor:
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+def tensor(*images: np.ndarray[Any, Any]) -> Tensor:
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
 
 
-def jpeg(picture: np.ndarray[Any, Any], quality: int = 40) -> np.ndarray[Any, Any]:
+def jpeg(image: np.ndarray[Any, Any], quality: int = 40) -> np.ndarray[Any, Any]:
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=quality)
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
     return np.asarray(Image.open(buffer))
 
 
-def bicubic(picture: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    whole = Image.fromarray(picture)
+def bicubic(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    whole = Image.fromarray(image)
     small = whole.resize((whole.width // 2, whole.height // 2), Image.Resampling.BICUBIC)
     return np.asarray(small.resize(whole.size, Image.Resampling.BICUBIC))
 
@@ -58,7 +58,7 @@ def bicubic(picture: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of parts of four photographs."""
     folder = tmp_path_factory.mktemp("niqe")
-    for name in (*PICTURES, "chelsea"):
+    for name in (*IMAGES, "chelsea"):
         whole = Image.fromarray(getattr(data, name)())
         for left in range(0, whole.width - 191, 64):
             whole.crop((left, 0, left + 192, 288)).save(folder / f"{name}-{left}.png")
@@ -91,13 +91,13 @@ def test_baboon_is_the_published_number(data_root: Path, weights_root: Path) -> 
 
 
 @pytest.mark.parametrize("change", [None, bicubic, jpeg], ids=["clean", "bicubic", "jpeg"])
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", IMAGES)
 def test_as_the_paper_in_numpy(metric: NIQE, pristine: Path, name: str, change: Any) -> None:
-    picture = photograph(name) if change is None else change(photograph(name))
+    image = photograph(name) if change is None else change(photograph(name))
     with np.load(pristine, allow_pickle=False) as file:
         mean, covariance = file["mu_pris_param"], file["cov_pris_param"]
-    expected = niqe_numpy.niqe(niqe_numpy.luma(picture), mean, covariance, np.float32)
-    assert compute(metric, tensor(picture)).item() == pytest.approx(expected, rel=1e-4)
+    expected = niqe_numpy.niqe(niqe_numpy.luma(image), mean, covariance, np.float32)
+    assert compute(metric, tensor(image)).item() == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["kodim01", "kodim02", "kodim05"])
@@ -105,17 +105,17 @@ def test_as_the_paper_in_float64(data_root: Path, weights_root: Path, name: str)
     """What float32 does to pixels matters in nearly flat areas, and may move a shape by a step."""
     metric = NIQE(model=str(weights_root / "niqe-pristine.npz"))
     metric.load()
-    picture = np.asarray(Image.open(data_root / f"kodak24/{name}.png").convert("RGB"))
+    image = np.asarray(Image.open(data_root / f"kodak24/{name}.png").convert("RGB"))
     assert metric.pristine is not None
     mean, covariance = (x.numpy() for x in metric.pristine)
-    expected = niqe_numpy.niqe(niqe_numpy.luma(picture), mean, covariance)
-    assert compute(metric, tensor(picture)).item() == pytest.approx(expected, rel=1e-4)
+    expected = niqe_numpy.niqe(niqe_numpy.luma(image), mean, covariance)
+    assert compute(metric, tensor(image)).item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_statistics_and_sharpness_of_each_block() -> None:
-    picture = niqe_numpy.luma(photograph("astronaut"))
-    expected, sharpness = niqe_numpy.features(picture, np.float32)
-    found, sharp = block_features(torch.from_numpy(picture)[None])
+    image = niqe_numpy.luma(photograph("astronaut"))
+    expected, sharpness = niqe_numpy.features(image, np.float32)
+    found, sharp = block_features(torch.from_numpy(image)[None])
     assert found.shape == (1, 9, 36)
     np.testing.assert_allclose(found[0], expected, rtol=0, atol=1e-6)
     np.testing.assert_allclose(sharp[0], sharpness, rtol=1e-6)
@@ -124,14 +124,14 @@ def test_statistics_and_sharpness_of_each_block() -> None:
 @pytest.mark.filterwarnings("ignore:Mean of empty slice")
 def test_flat_blocks_as_in_numpy(metric: NIQE, pristine: Path) -> None:
     """A flat block has no statistics (0 / 0): left out of the covariance, and of the means."""
-    picture = photograph("coffee").copy()
-    picture[:99, :99] = 128
+    image = photograph("coffee").copy()
+    image[:99, :99] = 128
     with np.load(pristine, allow_pickle=False) as file:
         mean, covariance = file["mu_pris_param"], file["cov_pris_param"]
-    luma = niqe_numpy.luma(picture)
+    luma = niqe_numpy.luma(image)
     assert block_features(torch.from_numpy(luma)[None])[0][0, 0].isnan().any()
     expected = niqe_numpy.niqe(luma, mean, covariance, np.float32)
-    assert compute(metric, tensor(picture)).item() == pytest.approx(expected, rel=1e-4)
+    assert compute(metric, tensor(image)).item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_gaussian_of_blocks_as_numpy() -> None:
@@ -148,13 +148,13 @@ def test_gaussian_of_blocks_as_numpy() -> None:
 
 
 def test_an_image_does_not_depend_on_its_batch(metric: NIQE) -> None:
-    sr = tensor(*(photograph(name) for name in PICTURES))
+    sr = tensor(*(photograph(name) for name in IMAGES))
     one_by_one = torch.cat([compute(metric, x) for x in sr.split(1)])
     torch.testing.assert_close(compute(metric, sr), one_by_one, rtol=1e-9, atol=0)
 
 
 def test_a_broken_image_spoils_no_other(metric: NIQE) -> None:
-    sr = tensor(*(photograph(name) for name in PICTURES))
+    sr = tensor(*(photograph(name) for name in IMAGES))
     expected = compute(metric, sr)
     flat = torch.full_like(sr[:1], 0.5)
     for value in (torch.nan, torch.inf, -torch.inf):
@@ -180,34 +180,34 @@ def test_border_and_rounding(metric: NIQE, pristine: Path) -> None:
 
 def test_the_luma_of_yiq(metric: NIQE, pristine: Path) -> None:
     """As pyiqa has it: in [0, 255], where BT.601 is in [16, 235]."""
-    picture = photograph("coffee")
+    image = photograph("coffee")
     with np.load(pristine, allow_pickle=False) as file:
         mean, covariance = file["mu_pris_param"], file["cov_pris_param"]
-    luma = np.round(picture @ np.array([0.299, 0.587, 0.114]))
+    luma = np.round(image @ np.array([0.299, 0.587, 0.114]))
     expected = niqe_numpy.niqe(luma, mean, covariance, np.float32)
-    studio = compute(metric, tensor(picture))
+    studio = compute(metric, tensor(image))
     metric.color = "yiq"
-    assert compute(metric, tensor(picture)).item() == pytest.approx(expected, rel=1e-4)
-    assert compute(metric, tensor(picture)) != studio
+    assert compute(metric, tensor(image)).item() == pytest.approx(expected, rel=1e-4)
+    assert compute(metric, tensor(image)) != studio
     assert metric.protocol()["color"] == "yiq"
 
 
 def test_worse_images_have_higher_numbers(metric: NIQE) -> None:
-    for name in PICTURES:
+    for name in IMAGES:
         clean = photograph(name)
         values = compute(metric, tensor(clean, bicubic(clean), jpeg(clean, 10)))
         assert values[0] < values[1]
         assert values[0] < values[2]
 
 
-class Photographs(Pictures):
+class Photographs(Images):
     def __init__(self) -> None:
         super().__init__(3, scale=1)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = super().__getitem__(index)
-        return {**sample, "lr": tensor(photograph([*PICTURES][index]))[0]} | {
-            "hr": tensor(photograph([*PICTURES][index]))[0]
+        return {**sample, "lr": tensor(photograph([*IMAGES][index]))[0]} | {
+            "hr": tensor(photograph([*IMAGES][index]))[0]
         }
 
 
@@ -259,7 +259,7 @@ def test_images_too_small_without_their_border(metric: NIQE) -> None:
     assert compute(metric, torch.rand(1, 3, 112, 208)).isfinite()
 
 
-class OneSmall(Pictures):
+class OneSmall(Images):
     """Of 192x192 pixels, but for the second one."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -279,7 +279,7 @@ def test_small_images_are_left_out_of_the_mean_and_named(
     assert (record["n"], record["protocol"]["images"]) == (2, 2)
     assert "niqe of tiny: 1 of 3 images are smaller than two blocks of 96x96" in caplog.text
     assert "(192x96) and left out, so its number is of the other 2: tiny/01" in caplog.text
-    run.test(Tiny(), loader(Pictures(2, side=96)), verbose=False)
+    run.test(Tiny(), loader(Images(2, side=96)), verbose=False)
     assert metric.records == []
     assert "so there is no number: tiny/00, tiny/01" in caplog.text
 

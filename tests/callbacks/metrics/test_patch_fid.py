@@ -11,12 +11,12 @@ from torch import Tensor
 
 from callbacks.metrics.fid import FID, PatchFID, PatchKID, frechet_distance, polynomial_mmd
 from tests.callbacks.random_inception import inception, inception_file
-from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
+from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
 __all__ = ["inception", "inception_file"]
 
 
-def pictures(n: int = 3, height: int = 310, width: int = 320) -> Tensor:
+def random_images(n: int = 3, height: int = 310, width: int = 320) -> Tensor:
     return torch.rand(n, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
@@ -29,7 +29,7 @@ class Corners(PatchFID):
 
 
 def test_crops_belong_to_the_image_and_are_not_resized() -> None:
-    metric, images = Corners(crops=4), pictures()
+    metric, images = Corners(crops=4), random_images()
     batch: Any = {"key": ["a", "b", "c"]}
     found = metric.features(images, batch)
     assert found.shape == (3, 4, 3)
@@ -47,7 +47,7 @@ def test_crops_belong_to_the_image_and_are_not_resized() -> None:
 
 
 def test_a_image_of_one_crop(inception: Path) -> None:
-    images = pictures(2, 299, 299)
+    images = random_images(2, 299, 299)
     metric, whole = PatchFID(crops=1), FID("torch-fidelity")
     for each in (metric, whole):
         each.load()
@@ -66,7 +66,7 @@ def test_the_numbers_are_those_of_all_crops() -> None:
 
 def test_a_run(inception: Path, tmp_path: Path) -> None:
     metrics = [PatchFID(crops=1), PatchKID(crops=1)]
-    data = loader(Pictures(2, side=300))
+    data = loader(Images(2, side=300))
 
     class Large(Tiny):
         def validation_step(self, batch: Any, *indices: int) -> dict[str, Tensor]:
@@ -75,7 +75,7 @@ def test_a_run(inception: Path, tmp_path: Path) -> None:
     trainer(tmp_path, *metrics).validate(Large(), data, verbose=False)
     for metric in metrics:
         protocol = metric.records[0]["protocol"]
-        assert protocol["crops"].startswith("1 of 299x299 from each picture, not resized")
+        assert protocol["crops"].startswith("1 of 299x299 from each image, not resized")
         assert "preset" not in protocol
         assert "few images" in protocol["remark"]
 

@@ -32,7 +32,7 @@ from callbacks.metrics.swd import SWD
 from callbacks.tensorboard import MetricProtocol
 from tests.callbacks.metrics.test_sets import OneThread, Save, Sharded
 from tests.callbacks.random_inception import inception, inception_file
-from tests.callbacks.tiny import Double, NoHR, Pictures, Tiny, loader, trainer
+from tests.callbacks.tiny import Double, Images, NoHR, Tiny, loader, trainer
 
 __all__ = ["inception", "inception_file"]
 
@@ -80,7 +80,7 @@ def test_features_of_each_image_by_name(folder: Path, cache: Path) -> None:
     metric = Color()
     path, found = cached_reference([folder], metric)
     assert path.parent == cache
-    assert (found.name, found.pictures) == ("real", "as they are")
+    assert (found.name, found.images) == ("real", "as they are")
     files = sorted(folder.rglob("*.png"), key=lambda p: p.relative_to(folder).as_posix())
     means = [np.asarray(Image.open(p)).mean((0, 1)) / 255 for p in files]
     assert np.allclose(found.features, means, atol=1e-6)
@@ -120,8 +120,8 @@ def test_bytes_are_read_once_while_sizes_and_times_stay(
 ) -> None:
     read = []
 
-    def counted(pictures: Any) -> str:
-        read.append(content_hash(pictures))
+    def counted(images: Any) -> str:
+        read.append(content_hash(images))
         return read[-1]
 
     monkeypatch.setattr(module, "content_hash", counted)
@@ -197,7 +197,7 @@ def test_a_damaged_file_of_the_cache_is_made_again(folder: Path, caplog: Any) ->
 
 def test_all_broken_images_are_named(folder: Path, cache: Path) -> None:
     (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:100])
-    (folder / "more" / "9.png").write_text("no picture")
+    (folder / "more" / "9.png").write_text("no image")
     with pytest.raises(ValueError, match=r"1\.png cannot be read") as error:
         cached_reference([folder], Color())
     assert "9.png cannot be read" in str(error.value)
@@ -211,10 +211,10 @@ def test_images_of_one_name(folder: Path) -> None:
 
 
 def test_the_centre_is_cut_out() -> None:
-    picture = torch.arange(60.0).expand(1, 3, 30, 60) / 60
-    cut = centre(picture, 30)
-    assert torch.equal(cut, picture[..., 15:45])
-    assert centre(picture, 10).shape == (1, 3, 10, 10)
+    image = torch.arange(60.0).expand(1, 3, 30, 60) / 60
+    cut = centre(image, 30)
+    assert torch.equal(cut, image[..., 15:45])
+    assert centre(image, 10).shape == (1, 3, 10, 10)
     assert centre(torch.rand(1, 3, 33, 31), 31).shape == (1, 3, 31, 31)
 
 
@@ -224,7 +224,7 @@ def test_the_centre_is_cut_out() -> None:
 def expected(folder: Path) -> float:
     hr = np.mean([np.asarray(Image.open(p)).mean((0, 1)) / 255 for p in folder.rglob("*.png")], 0)
     sr = []
-    for sample in (Pictures()[i] for i in range(7)):
+    for sample in (Images()[i] for i in range(7)):
         with torch.no_grad():
             image = Tiny().eval()(sample["lr"][None], (24, 24)).clamp(0, 1)
         sr.append(image.mean((2, 3))[0].numpy())
@@ -332,17 +332,17 @@ def test_one_file_serves_fid_and_kid(inception: Path, folder: Path, tmp_path: Pa
     few = [str(folder / f"{i}.png") for i in range(3)]
     assert main([*few, "--out", str(tmp_path / "a.npz")]) == 0
     metrics = [FID(reference=str(tmp_path / "a.npz")), KID(reference=str(tmp_path / "a.npz"))]
-    trainer(tmp_path, *metrics).validate(Tiny(), loader(Pictures(2)), verbose=False)
+    trainer(tmp_path, *metrics).validate(Tiny(), loader(Images(2)), verbose=False)
     assert all(m.records[0]["protocol"]["reference_n"] == 3 for m in metrics)
     other = FID("torch-fidelity", reference=str(tmp_path / "a.npz"))
     with pytest.raises(ValueError, match=r"it has preset 'clean-fid'.*here has preset 'torch-fid"):
-        trainer(tmp_path, other).validate(Tiny(), loader(Pictures(3)), verbose=False)
+        trainer(tmp_path, other).validate(Tiny(), loader(Images(3)), verbose=False)
 
 
 @pytest.mark.parametrize("kind", [SWD, KIDThumb])
 def test_metrics_without_weights(kind: Any, folder: Path, tmp_path: Path) -> None:
     metric = kind(reference=str(folder))
-    trainer(tmp_path, metric).validate(Tiny(), loader(Pictures(side=32)), verbose=False)
+    trainer(tmp_path, metric).validate(Tiny(), loader(Images(side=32)), verbose=False)
     assert metric.records[0]["value"] > 0
 
 

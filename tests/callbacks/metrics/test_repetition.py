@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from callbacks.metrics.consistency import Repetition, autocorrelation
 from degradations.bicubic import resize
-from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
+from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
 
 def scenes(count: int, seed: int, side: int = 32) -> Tensor:
@@ -68,11 +68,11 @@ def test_images_of_any_size_are_brought_to_one() -> None:
 
 def test_a_run(tmp_path: Path) -> None:
     metric = Repetition(16)
-    model, pictures = Tiny(), Pictures(side=32)
-    trainer(tmp_path, metric).validate(model, loader(pictures), verbose=False)
+    model, images = Tiny(), Images(side=32)
+    trainer(tmp_path, metric).validate(model, loader(images), verbose=False)
     [record] = metric.records
     sr, hr = [], []
-    for sample in (pictures[n] for n in range(len(pictures))):
+    for sample in (images[n] for n in range(len(images))):
         out = model.validation_step({"lr": sample["lr"][None], "size": (32, 32)}, 0)["sr"]
         sr.append(number(out.detach()))
         hr.append(number(sample["hr"][None]))
@@ -87,12 +87,12 @@ def test_the_values_of_automobiles(data_root: Path) -> None:
     path = data_root / "cifar10" / "test-automobile-000.tar"
     if not path.is_file():
         pytest.skip(f"needs {path}")
-    pictures = []
+    images = []
     with tarfile.open(path) as tar:
         for member in tar:
             if member.name.endswith(".jpg"):
-                pictures.append(np.array(Image.open(tar.extractfile(member)).convert("RGB")))
-    whole = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+                images.append(np.array(Image.open(tar.extractfile(member)).convert("RGB")))
+    whole = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
     assert whole.shape == (1000, 3, 32, 32)
     once = number(whole)
     small = functional.avg_pool2d(whole, 2)

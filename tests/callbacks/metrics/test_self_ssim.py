@@ -15,10 +15,10 @@ from torch import Tensor
 from callbacks.metrics.consistency import SelfSSIM
 from callbacks.metrics.pixels import ssim, to_pixels
 from degradations.bicubic import resize
-from tests.callbacks.tiny import Pictures, loader, trainer
+from tests.callbacks.tiny import Images, loader, trainer
 
 
-class Sized(Pictures):
+class Sized(Images):
     """The same images at each scale, 16 times the scale wide."""
 
     def __init__(self, name: str, scale: float, n: int = 3) -> None:

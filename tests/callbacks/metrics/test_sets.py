@@ -22,7 +22,7 @@ from callbacks.results.files import load_results
 from callbacks.results.results import Results
 from callbacks.tensorboard import MetricProtocol
 from tests.callbacks.random_inception import inception, inception_file
-from tests.callbacks.tiny import Pictures, Tiny, collate, loader, trainer
+from tests.callbacks.tiny import Images, Tiny, collate, loader, trainer
 
 __all__ = ["inception", "inception_file"]
 
@@ -56,7 +56,7 @@ class Color(SetMetric):
 
 def expected(n: int = 7, enlarge: Any = None) -> float:
     model, sr, hr = Tiny().eval(), [], []
-    for sample in (Pictures(n)[i] for i in range(n)):
+    for sample in (Images(n)[i] for i in range(n)):
         with torch.no_grad():
             image = model(sample["lr"][None], (24, 24)).clamp(0, 1)
         sr.append(image.double().mean((2, 3)))
@@ -80,7 +80,7 @@ def test_one_number_of_the_set_for_any_batch_size(tmp_path: Path, batch_size: in
 
 def test_order_and_repeats_do_not_matter(tmp_path: Path) -> None:
     def value(order: list[int]) -> float:
-        shuffled = DataLoader(Pictures(), 1, sampler=order, collate_fn=collate)
+        shuffled = DataLoader(Images(), 1, sampler=order, collate_fn=collate)
         metric = Color()
         trainer(tmp_path, metric).validate(Tiny(), shuffled, verbose=False)
         assert metric.seen == [(7, 7)]
@@ -96,7 +96,7 @@ def test_references_are_computed_once_while_they_stay_the_same(tmp_path: Path) -
     assert metric.asked == [n for n in (2, 2, 2, 1) for _ in range(3)] + [2, 2, 2, 1] * 2
     assert metric.control_records[0]["value"] != metric.records[0]["value"]
 
-    class Brighter(Pictures):
+    class Brighter(Images):
         def __getitem__(self, index: int) -> dict[str, Any]:
             sample = super().__getitem__(index)
             return sample | {"hr": (sample["hr"] + 0.1).clamp(0, 1)}
@@ -126,7 +126,7 @@ def test_few_images_are_said_beside_the_number(tmp_path: Path) -> None:
     run.validate(Tiny(), loader(), verbose=False)
     stored = load_results(tmp_path / "results.json")["results"]
     assert [r["protocol"]["remark"] for r in stored] == ["few images (below 8)"] * 2
-    run.validate(Tiny(), loader(Pictures(8)), verbose=False)
+    run.validate(Tiny(), loader(Images(8)), verbose=False)
     assert "remark" not in metric.records[0]["protocol"]
 
 
@@ -137,7 +137,7 @@ def test_one_image_is_refused_before_anything_is_measured(
 ) -> None:
     metric = Color(limit=settings.get("limit"))
     message = "color of 'tiny' has 1 image; a Color needs at least 2: give the dataset more"
-    data = loader(Pictures(settings["n"]))
+    data = loader(Images(settings["n"]))
     run = trainer(tmp_path, metric, num_sanity_val_steps=1 if sanity else 0, max_steps=1)
     with pytest.raises(ValueError, match=message):
         run.fit(Tiny(), loader(), data) if sanity else run.validate(Tiny(), data, verbose=False)
@@ -238,7 +238,7 @@ class Sharded(Tiny):
         own = list(range(self.trainer.global_rank, 7, self.trainer.world_size))
         if self.trainer.global_rank == 1:
             own.append(0)  # a repeat, as padding would give
-        return DataLoader(Pictures(side=48), 2, sampler=own, collate_fn=collate)
+        return DataLoader(Images(side=48), 2, sampler=own, collate_fn=collate)
 
 
 class Save(PSNR):

@@ -18,7 +18,7 @@ from torch.nn import functional
 from callbacks.metrics.swd import SWD, blur, wasserstein
 from degradations.bicubic import resize
 from lightning_modules.networks.imdn import IMDN
-from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
+from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
 
 @settings(deadline=None, max_examples=50)
@@ -96,7 +96,7 @@ def test_images_that_are_too_small(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 def test_a_run_with_bicubic_beside_it(tmp_path: Path) -> None:
     metric = SWD(control=True)
-    trainer(tmp_path, metric).validate(Tiny(), loader(Pictures(side=32)), verbose=False)
+    trainer(tmp_path, metric).validate(Tiny(), loader(Images(side=32)), verbose=False)
     assert [r["metric"] for r in metric.control_records] == ["swd", "swd_2", "swd_3"]
     assert metric.records[0]["protocol"]["patches"].startswith("512 of 7x7")
 

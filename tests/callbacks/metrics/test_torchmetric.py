@@ -37,7 +37,7 @@ from callbacks.results.files import load_results
 from callbacks.results.results import Results
 from tests.callbacks.metrics.test_sets import OneThread, Save
 from tests.callbacks.random_inception import inception, inception_file
-from tests.callbacks.tiny import Double, NoHR, Pictures, Tiny, collate, loader, trainer
+from tests.callbacks.tiny import Double, Images, NoHR, Tiny, collate, loader, trainer
 
 __all__ = ["inception", "inception_file"]
 
@@ -69,7 +69,7 @@ OF_A_SET: dict[str, Any] = {"per": "set", "pixels": "uint8"}
 
 def outputs(n: int = 7, rounded: bool = True) -> tuple[Tensor, Tensor]:
     """Return the tiny model's outputs, and HR."""
-    samples, model = [Pictures(n, side=SIDE)[i] for i in range(n)], Tiny().eval()
+    samples, model = [Images(n, side=SIDE)[i] for i in range(n)], Tiny().eval()
     with torch.no_grad():
         sr = [model(s["lr"][None], (SIDE, SIDE)).clamp(0, 1) for s in samples]
     both = torch.cat(sr), torch.stack([s["hr"] for s in samples])
@@ -95,7 +95,7 @@ def fid_by_hand(sr: Tensor, hr: Tensor) -> float:
 
 def values_of(tmp_path: Path, *metrics: Any, batch_size: int = 2, n: int = 7) -> list[float]:
     run = trainer(tmp_path, *metrics)
-    run.test(Tiny(), loader(Pictures(n, side=SIDE), batch_size), verbose=False)
+    run.test(Tiny(), loader(Images(n, side=SIDE), batch_size), verbose=False)
     return [record["value"] for metric in metrics for record in metric.records]
 
 
@@ -121,7 +121,7 @@ def test_a_metric_that_flattens_images_by_view(tmp_path: Path) -> None:
             return {"sr": sr.to(memory_format=torch.channels_last)}
 
     metric = TorchMetric(torchmetrics.MeanAbsoluteError)
-    trainer(tmp_path, metric).test(Sliced(), loader(Pictures(side=SIDE)), verbose=False)
+    trainer(tmp_path, metric).test(Sliced(), loader(Images(side=SIDE)), verbose=False)
     sr, hr = outputs()
     assert metric.records[0]["value"] == pytest.approx(float((sr - hr).abs().mean()), rel=1e-6)
     assert not metric.higher_is_better
@@ -207,7 +207,7 @@ def test_outputs_alone_and_beside_lr(tmp_path: Path) -> None:
         def test_step(self, batch: Any, *_: int) -> dict[str, Tensor]:
             return {"sr": batch["lr"] * 0.5}
 
-    class SameSize(Pictures):
+    class SameSize(Images):
         def __getitem__(self, index: int) -> dict[str, Any]:
             sample = super().__getitem__(index)
             return sample | {"hr": sample["lr"]}
@@ -225,7 +225,7 @@ def test_outputs_alone_and_beside_lr(tmp_path: Path) -> None:
 def test_states_start_anew_for_each_set_and_each_evaluation(tmp_path: Path) -> None:
     metric = TorchMetric(FID, **OF_A_SET, control=True)
     run = trainer(tmp_path, metric)
-    sets = [Pictures(7, side=SIDE), Pictures(4, "other", side=SIDE)]
+    sets = [Images(7, side=SIDE), Images(4, "other", side=SIDE)]
     for _ in range(2):
         run.test(Tiny(), [loader(x) for x in sets], verbose=False)
         first, second = metric.records
@@ -239,7 +239,7 @@ def test_states_start_anew_for_each_set_and_each_evaluation(tmp_path: Path) -> N
 
 def test_a_limit_and_a_repeated_image(tmp_path: Path) -> None:
     repeated = DataLoader(
-        Pictures(side=SIDE), 2, sampler=[0, 3, 1, 2, 1, 4, 5, 6], collate_fn=collate
+        Images(side=SIDE), 2, sampler=[0, 3, 1, 2, 1, 4, 5, 6], collate_fn=collate
     )
     few, all_of_them = (
         TorchMetric(FID, **OF_A_SET, limit=3),
@@ -253,7 +253,7 @@ def test_a_limit_and_a_repeated_image(tmp_path: Path) -> None:
 
 def test_the_protocol_has_all_arguments(tmp_path: Path) -> None:
     metrics = [TorchMetric(SSIM), TorchMetric(FID, **OF_A_SET)]
-    trainer(tmp_path, *metrics, Results()).test(Tiny(), loader(Pictures(side=SIDE)), verbose=False)
+    trainer(tmp_path, *metrics, Results()).test(Tiny(), loader(Images(side=SIDE)), verbose=False)
     stored = load_results(tmp_path / "results.json")["results"]
     ssim, fid = (r["protocol"] for r in stored)
     kind = "torchmetrics.image.ssim.StructuralSimilarityIndexMeasure"
@@ -324,7 +324,7 @@ class Broken(Tiny):
 def test_an_image_that_is_not_finite_is_named(tmp_path: Path, caplog: Any) -> None:
     metrics = [TorchMetric(PSNR, label="one"), TorchMetric(FID, **OF_A_SET)]
     with caplog.at_level(logging.WARNING):
-        trainer(tmp_path, *metrics).test(Broken(), loader(Pictures(side=SIDE)), verbose=False)
+        trainer(tmp_path, *metrics).test(Broken(), loader(Images(side=SIDE)), verbose=False)
     assert math.isnan(metrics[0].images["tiny"]["tiny/02"])
     assert sum(map(math.isfinite, metrics[0].images["tiny"].values())) == 6
     assert math.isnan(metrics[1].records[0]["value"])
@@ -332,7 +332,7 @@ def test_an_image_that_is_not_finite_is_named(tmp_path: Path, caplog: Any) -> No
     assert message + "tiny/02" in caplog.text
 
 
-class Uneven(Pictures):
+class Uneven(Images):
     """One of them is small."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -385,7 +385,7 @@ def test_weights_that_are_missing_are_named_and_not_fetched(
     with pytest.raises(
         FileNotFoundError, match=rf"lacks weights: {file}.* is neither in .*ENLARGER"
     ):
-        trainer(tmp_path, metric).test(model, loader(Pictures(side=SIDE)), verbose=False)
+        trainer(tmp_path, metric).test(model, loader(Images(side=SIDE)), verbose=False)
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.hub.download_url_to_file is download
     assert list(tmp_path.rglob("*.pth")) == []
@@ -421,7 +421,7 @@ class Sharded(Tiny):
         own = list(range(self.trainer.global_rank, 7, self.trainer.world_size))
         if self.repeat and self.trainer.global_rank == 1:
             own.append(0)
-        return DataLoader(Pictures(side=SIDE), 2, sampler=own, collate_fn=collate)
+        return DataLoader(Images(side=SIDE), 2, sampler=own, collate_fn=collate)
 
 
 class Padded(Sharded):

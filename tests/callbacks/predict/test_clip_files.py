@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from callbacks.metrics.sets import find_pictures
+from callbacks.metrics.sets import find_images
 from callbacks.predict import files as clip_files
 from callbacks.predict.files import encode_video, write_clip
 from callbacks.predict.predictions import NAME
@@ -178,7 +178,7 @@ def test_what_a_killed_run_left_is_no_image_and_goes(tmp_path: Path) -> None:
     left.mkdir()
     write_clip(tmp_path / "b", np.zeros((2, 4, 5, 3), np.uint8), "png", 95, (None, 8), list)
     shutil.copy(tmp_path / "b/0001.png", left)
-    assert find_pictures([tmp_path]) == [tmp_path / f"b/000{n}.png" for n in (1, 2)]
+    assert find_images([tmp_path]) == [tmp_path / f"b/000{n}.png" for n in (1, 2)]
     write_clip(tmp_path / "a", np.zeros((2, 4, 5, 3), np.uint8), "png", 95, (None, 8), list)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 

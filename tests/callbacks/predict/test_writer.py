@@ -79,7 +79,7 @@ class Double(Tiny):
         return {"sr": functional.interpolate(batch["lr"], scale_factor=2, mode="nearest")}
 
 
-def picture(**meta: Any) -> dict[str, Any]:
+def batch_of(**meta: Any) -> dict[str, Any]:
     """Return a batch of one image of whole levels; with a grey mode, of equal channels."""
     generator = torch.Generator().manual_seed(3)
     top = 2 ** meta.setdefault("bit_depth", 8) - 1
@@ -105,7 +105,7 @@ def one(root: Path, sample: dict[str, Any], format: Any = "png", **settings: Any
     return root / f"predict/a_x2.{format}"
 
 
-def pictures_in(folder: Path) -> list[str]:
+def images_in(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.name != NAME)
 
 
@@ -118,7 +118,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("format", ["png", "tiff"])
 def test_8_bit_rgb_with_profile(tmp_path: Path, format: str) -> None:
-    sample = picture(icc=RGB_PROFILE)
+    sample = batch_of(icc=RGB_PROFILE)
     image = Image.open(one(tmp_path, sample, format))
     assert image.mode == "RGB"
     assert np.array_equal(np.asarray(image), doubled(sample))
@@ -128,7 +128,7 @@ def test_8_bit_rgb_with_profile(tmp_path: Path, format: str) -> None:
 @pytest.mark.parametrize(("format", "kind"), [("jpg", "JPEG"), ("webp", "WEBP")])
 def test_lossy_formats(tmp_path: Path, format: str, kind: str) -> None:
     smooth = torch.linspace(0, 1, 64).expand(1, 3, 32, 64)
-    sample = picture(icc=RGB_PROFILE) | {"lr": smooth}
+    sample = batch_of(icc=RGB_PROFILE) | {"lr": smooth}
     image = Image.open(one(tmp_path, sample, format))
     assert image.format == kind
     assert image.info["icc_profile"] == RGB_PROFILE
@@ -137,7 +137,7 @@ def test_lossy_formats(tmp_path: Path, format: str, kind: str) -> None:
 
 
 def test_quality(tmp_path: Path) -> None:
-    sample = picture()
+    sample = batch_of()
     sizes = []
     for quality in (20, 100):
         writer = Writer(format="jpg", quality=quality, overwrite=True)
@@ -148,7 +148,7 @@ def test_quality(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["L", "1"])
 def test_8_bit_grey(tmp_path: Path, mode: str) -> None:
-    sample = picture(mode=mode, icc=RGB_PROFILE)
+    sample = batch_of(mode=mode, icc=RGB_PROFILE)
     image = Image.open(one(tmp_path, sample))
     assert image.mode == "L"
     assert np.array_equal(np.asarray(image), doubled(sample)[..., 0])
@@ -156,7 +156,7 @@ def test_8_bit_grey(tmp_path: Path, mode: str) -> None:
 
 
 def test_16_bit_rgb_png_with_profile(tmp_path: Path) -> None:
-    sample = picture(bit_depth=16, icc=RGB_PROFILE)
+    sample = batch_of(bit_depth=16, icc=RGB_PROFILE)
     path = one(tmp_path, sample)
     pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[..., ::-1]
     assert np.array_equal(pixels, doubled(sample))
@@ -166,7 +166,7 @@ def test_16_bit_rgb_png_with_profile(tmp_path: Path) -> None:
 
 
 def test_16_bit_rgb_tiff_with_profile(tmp_path: Path) -> None:
-    sample = picture(bit_depth=16, icc=RGB_PROFILE)
+    sample = batch_of(bit_depth=16, icc=RGB_PROFILE)
     with tifffile.TiffFile(one(tmp_path, sample, "tiff")) as file:
         assert np.array_equal(file.asarray(), doubled(sample))
         assert file.pages[0].iccprofile == RGB_PROFILE
@@ -177,14 +177,14 @@ def test_16_bit_rgb_tiff_with_profile(tmp_path: Path) -> None:
 def test_grey_profile(tmp_path: Path, mode: str, bit_depth: int) -> None:
     """It is dropped if grey is written as colour, as Pillow cannot read 16-bit grey with alpha."""
     alpha = np.full((6, 5), 9, f"uint{bit_depth}") if mode == "LA" else None
-    sample = picture(mode=mode, icc=grey_profile(), bit_depth=bit_depth, alpha=alpha)
+    sample = batch_of(mode=mode, icc=grey_profile(), bit_depth=bit_depth, alpha=alpha)
     kept = Image.open(one(tmp_path, sample)).info.get("icc_profile")
     assert kept == (None if (mode, bit_depth) == ("LA", 16) else grey_profile())
 
 
 @pytest.mark.parametrize("format", ["png", "tiff"])
 def test_16_bit_grey(tmp_path: Path, format: str) -> None:
-    sample = picture(bit_depth=16, mode="I;16")
+    sample = batch_of(bit_depth=16, mode="I;16")
     image = Image.open(one(tmp_path, sample, format))
     assert image.mode == "I;16"
     assert np.array_equal(np.asarray(image), doubled(sample)[..., 0])
@@ -200,7 +200,7 @@ def expected_alpha(alpha: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_8_bit_alpha(tmp_path: Path, format: str, mode: str) -> None:
     alpha = np.random.default_rng(0).integers(0, 256, (6, 5), dtype=np.uint8)
-    image = Image.open(one(tmp_path, picture(alpha=alpha, mode=mode), format))
+    image = Image.open(one(tmp_path, batch_of(alpha=alpha, mode=mode), format))
     assert image.mode == ("RGBA" if format == "webp" else mode)
     assert np.array_equal(np.asarray(image)[..., -1], expected_alpha(alpha))
 
@@ -208,7 +208,7 @@ def test_8_bit_alpha(tmp_path: Path, format: str, mode: str) -> None:
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_16_bit_alpha(tmp_path: Path, mode: str) -> None:
     alpha = np.random.default_rng(0).integers(0, 65536, (6, 5), dtype=np.uint16)
-    sample = picture(alpha=alpha, mode=mode, bit_depth=16)
+    sample = batch_of(alpha=alpha, mode=mode, bit_depth=16)
     pixels = cv2.imread(str(one(tmp_path, sample)), cv2.IMREAD_UNCHANGED)
     assert np.array_equal(pixels[..., -1], expected_alpha(alpha))
     assert tifffile.imread(one(tmp_path, sample, "tiff")).shape == (12, 10, 4)
@@ -218,7 +218,7 @@ def test_what_a_format_cannot_hold_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     alpha = np.zeros((6, 5), np.uint16)
-    sample = picture(alpha=alpha, bit_depth=16)
+    sample = batch_of(alpha=alpha, bit_depth=16)
     with caplog.at_level(logging.WARNING):
         image = Image.open(one(tmp_path, sample, "jpg"))
     assert image.mode == "RGB"
@@ -241,7 +241,7 @@ def some_exif(comment: bytes = b"x") -> bytes:
     [("png", 8), ("png", 16), ("jpg", 8), ("webp", 8), ("tiff", 8), ("tiff", 16)],
 )
 def test_exif_is_kept_and_says_the_size(tmp_path: Path, format: str, bit_depth: int) -> None:
-    sample = picture(exif=some_exif(), bit_depth=bit_depth)
+    sample = batch_of(exif=some_exif(), bit_depth=bit_depth)
     path = one(tmp_path, sample, format)
     if format == "tiff":  # which is rewritten for it
         assert np.array_equal(tifffile.imread(path), doubled(sample))
@@ -257,7 +257,7 @@ def test_exif_is_kept_and_says_the_size(tmp_path: Path, format: str, bit_depth: 
 
 
 def test_exif_without_the_place_and_none(tmp_path: Path) -> None:
-    sample = picture(exif=some_exif())
+    sample = batch_of(exif=some_exif())
     tags = Image.open(one(tmp_path, sample, exif="no_place")).getexif()
     assert tags[Base.Make] == "Maker"
     assert tags.get_ifd(IFD.GPSInfo) == {}
@@ -268,7 +268,7 @@ def test_exif_without_the_place_and_none(tmp_path: Path) -> None:
 def test_exif_that_a_format_cannot_hold_is_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sample = picture(exif=some_exif(bytes(70_000)))
+    sample = batch_of(exif=some_exif(bytes(70_000)))
     path = one(tmp_path, sample, "jpg")
     assert "1 images lost their EXIF: jpg cannot hold it" in caplog.text
     assert Base.Make not in Image.open(path).getexif()
@@ -288,7 +288,7 @@ def test_a_colour_profile_that_a_format_cannot_hold_is_counted(
         monkeypatch.setitem(image_file.LARGEST_PROFILE, format, most)
     for size in (most, most + 1):
         icc = a_profile(size)
-        path = one(tmp_path / str(size), picture(icc=icc), format)
+        path = one(tmp_path / str(size), batch_of(icc=icc), format)
         held = size <= most or not limited
         assert (open_image(path).info.get("icc_profile") == icc) == held
         lost = f"1 images lost their colour profile: {format} cannot hold it"
@@ -314,15 +314,15 @@ def test_exif_is_counted_as_it_would_be_written(
     size = LARGEST_EXIF + beyond
     exif = some_exif(bytes(size - len(some_exif(b""))))
     assert size - 8 < len(exif) <= size
-    predict(tmp_path, Writer(format="jpg", exif=place), Data({"a": picture(exif=exif)}))
+    predict(tmp_path, Writer(format="jpg", exif=place), Data({"a": batch_of(exif=exif)}))
     made = Image.open(tmp_path / "predict/a.jpg").getexif()
     assert made.get(Base.Make) == ("Maker" if kept else None)
     assert ("1 images lost their EXIF: jpg cannot hold it" in caplog.text) != kept
 
 
 def test_a_side_that_a_format_cannot_have(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    long = picture() | {"lr": torch.zeros(1, 3, 1, 8192)}
-    data = Data({"a": long, "b": picture()})
+    long = batch_of() | {"lr": torch.zeros(1, 3, 1, 8192)}
+    data = Data({"a": long, "b": batch_of()})
     writer = Writer(format="webp")
     predict(tmp_path, writer, data)
     assert (writer.written, writer.failed) == (1, 1)
@@ -332,45 +332,45 @@ def test_a_side_that_a_format_cannot_have(tmp_path: Path, caplog: pytest.LogCapt
     assert f"not written: a: {reason}" in caplog.text
     assert "0 unusable, 1 failed" in caplog.text
     assert [line.get("error") for line in lines(tmp_path / "predict")] == [reason, None]
-    assert pictures_in(tmp_path / "predict") == ["b.webp"]
+    assert images_in(tmp_path / "predict") == ["b.webp"]
 
 
 def test_an_output_that_is_not_finite_is_not_written(tmp_path: Path) -> None:
-    broken = picture()
+    broken = batch_of()
     broken["lr"][0, 1, 2, 3] = torch.nan
     predict(tmp_path, Writer(), Data({"a": broken}))
-    assert pictures_in(tmp_path / "predict") == []
+    assert images_in(tmp_path / "predict") == []
     (line,) = lines(tmp_path / "predict")
     assert line["error"] == "the output has pixels that are not finite"
 
 
 def test_values_out_of_range_do_not_wrap_around(tmp_path: Path) -> None:
-    sample = picture() | {"lr": torch.tensor([-0.1, 0.5, 1.1]).view(1, 3, 1, 1)}
+    sample = batch_of() | {"lr": torch.tensor([-0.1, 0.5, 1.1]).view(1, 3, 1, 1)}
     assert np.asarray(Image.open(one(tmp_path, sample)))[0, 0].tolist() == [0, 128, 255]
 
 
 @pytest.mark.parametrize("count", [1, 12])  # the last image, and one in the middle
 def test_a_image_that_cannot_be_encoded_does_not_end_the_run(tmp_path: Path, count: int) -> None:
-    broken = picture(exif=b"Exif\0\0no tags at all")  # a plug-in's Source may give anything
-    data = Data({"a": broken} | {str(number): picture() for number in range(count - 1)})
+    broken = batch_of(exif=b"Exif\0\0no tags at all")  # a plug-in's Source may give anything
+    data = Data({"a": broken} | {str(number): batch_of() for number in range(count - 1)})
     writer = Writer()
     predict(tmp_path, writer, data)
     assert (writer.written, writer.failed) == (count - 1, 1)
     (line,) = (line for line in lines(tmp_path / "predict") if "error" in line)
     assert line["output"] == "a.png"
     assert line["error"].startswith("it cannot be written as png: SyntaxError: not a TIFF file")
-    assert len(pictures_in(tmp_path / "predict")) == count - 1
+    assert len(images_in(tmp_path / "predict")) == count - 1
 
 
 @pytest.mark.parametrize("length", [255, 256])  # of the output's name; disks take 255 bytes
 def test_a_name_that_is_too_long_does_not_end_the_run(tmp_path: Path, length: int) -> None:
     long, fits = "x" * (length - 4), length == 255
     for _ in range(2):  # the second one meets what the first one did
-        writer, data = Writer(), Data({long: picture(), "b": picture()})
+        writer, data = Writer(), Data({long: batch_of(), "b": batch_of()})
         predict(tmp_path, writer, data)
     assert data.left_out == ({long, "b"} if fits else {"b"})
     assert (writer.written, writer.failed) == (0, 0 if fits else 1)
-    assert sorted(pictures_in(tmp_path / "predict")) == sorted(f"{k}.png" for k in data.left_out)
+    assert sorted(images_in(tmp_path / "predict")) == sorted(f"{k}.png" for k in data.left_out)
     said = [line["error"] for line in lines(tmp_path / "predict") if "error" in line]
     assert len(said) == writer.failed
     assert all("name or path is longer than the disk allows: rename" in error for error in said)
@@ -417,7 +417,7 @@ def test_what_an_encoder_says_is_no_error_of_the_disk() -> None:
 
 
 def test_names_keep_subfolders_and_dots(tmp_path: Path) -> None:
-    data = Data({"b/c.d/e.f": picture(), "a": picture()})
+    data = Data({"b/c.d/e.f": batch_of(), "a": batch_of()})
     predict(tmp_path, Writer(str(tmp_path / "out"), suffix="-big"), data)
     names = {p.relative_to(tmp_path / "out").as_posix() for p in tmp_path.rglob("*.png")}
     assert names == {"b/c.d/e.f-big.png", "a-big.png"}
@@ -427,29 +427,29 @@ def test_a_folder_in_an_environment_variable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OUTPUTS", str(tmp_path / "there"))
-    predict(tmp_path, Writer("$OUTPUTS/x"), Data({"a": picture()}))
+    predict(tmp_path, Writer("$OUTPUTS/x"), Data({"a": batch_of()}))
     assert (tmp_path / "there/x/a.png").exists()
     monkeypatch.delenv("OUTPUTS")
     with pytest.raises(ValueError, match=r"writer.folder is '\$OUTPUTS/x', .* not set"):
-        predict(tmp_path, Writer("$OUTPUTS/x"), Data({"a": picture()}))
+        predict(tmp_path, Writer("$OUTPUTS/x"), Data({"a": batch_of()}))
     with pytest.raises(ValueError, match=r"writer.folder is empty"):
-        predict(tmp_path, Writer(""), Data({"a": picture()}))
+        predict(tmp_path, Writer(""), Data({"a": batch_of()}))
 
 
 def test_what_is_done_is_skipped_unless_overwritten(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    predict(tmp_path, Writer(), Data({"a": picture()}))
+    predict(tmp_path, Writer(), Data({"a": batch_of()}))
     done = tmp_path / "predict/a.png"
     done.write_text("made smaller by another program")  # which is allowed
-    data, writer = Data({"a": picture(), "b": picture()}), Writer()
+    data, writer = Data({"a": batch_of(), "b": batch_of()}), Writer()
     with caplog.at_level(logging.INFO):
         predict(tmp_path, writer, data)
     assert data.left_out == {"a"}
     assert done.read_text() == "made smaller by another program"
     assert (writer.written, writer.skipped, writer.unusable) == (1, 1, 0)
     assert "1 images written, 1 skipped (done before), 0 unusable" in caplog.text
-    predict(tmp_path, Writer(overwrite=True), Data({"a": picture()}))
+    predict(tmp_path, Writer(overwrite=True), Data({"a": batch_of()}))
     assert Image.open(done).size == (10, 12)
 
 
@@ -470,8 +470,8 @@ def configured(**options: Any) -> Writer:
 
 def test_a_line_for_each_image(tmp_path: Path) -> None:
     source = tmp_path / "in.jpg"
-    source.write_bytes(b"a picture")
-    samples = {"a/b": picture(path=str(source)), "c": {"error": ["c.jpg: truncated"]}}
+    source.write_bytes(b"an image")
+    samples = {"a/b": batch_of(path=str(source)), "c": {"error": ["c.jpg: truncated"]}}
     data = Data(samples, paths=[str(source), "c.jpg"])
     model, writer = Stepped(), configured(steps=4)
     trainer(tmp_path, writer).predict(model, data, return_predictions=False)
@@ -494,7 +494,7 @@ def test_a_line_for_each_image(tmp_path: Path) -> None:
 def test_a_line_is_about_the_file_that_was_read(tmp_path: Path) -> None:
     source = tmp_path / "in.jpg"
     source.write_bytes(b"changed since")
-    data = Data({"a": picture(path=str(source), read=[9, 123])}, paths=[str(source)])
+    data = Data({"a": batch_of(path=str(source), read=[9, 123])}, paths=[str(source)])
     predict(tmp_path, Writer(), data)
     (line,) = lines(tmp_path / "predict")
     facts = (line["input_bytes"], line["input_modified"], line["input_digest"])
@@ -502,13 +502,13 @@ def test_a_line_is_about_the_file_that_was_read(tmp_path: Path) -> None:
 
 
 def test_what_was_made_otherwise_is_refused_kept_or_renewed(tmp_path: Path) -> None:
-    samples = {"a": picture(), "b": picture()}
+    samples = {"a": batch_of(), "b": batch_of()}
     predict(tmp_path, configured(steps=15), Data({"a": samples["a"]}))
     done = tmp_path / "predict/a.png"
     before = done.stat().st_mtime_ns
     with pytest.raises(ValueError, match=r"(?s)1 of 1 outputs .*steps: 15 -> 4 \(1\).*renew"):
         predict(tmp_path, configured(steps=4), Data(samples))
-    assert pictures_in(done.parent) == ["a.png"]  # nothing was begun
+    assert images_in(done.parent) == ["a.png"]  # nothing was begun
     keeps = configured(steps=4, writer={"changed": "keep"})
     predict(tmp_path, keeps, Data(samples))
     assert (keeps.written, keeps.skipped) == (1, 1)
@@ -523,12 +523,12 @@ def test_what_was_made_otherwise_is_refused_kept_or_renewed(tmp_path: Path) -> N
 
 
 def test_other_weights_are_seen(tmp_path: Path) -> None:
-    predict(tmp_path, Writer(), Data({"a": picture()}))
+    predict(tmp_path, Writer(), Data({"a": batch_of()}))
     model = Double()
     with torch.no_grad():
         model.net.weight[0, 0, 0, 0] += 1
     with pytest.raises(ValueError, match="digest of the weights"):
-        trainer(tmp_path, Writer()).predict(model, Data({"a": picture()}))
+        trainer(tmp_path, Writer()).predict(model, Data({"a": batch_of()}))
 
 
 def test_a_image_of_which_nobody_knows_how_it_was_made(tmp_path: Path) -> None:
@@ -536,7 +536,7 @@ def test_a_image_of_which_nobody_knows_how_it_was_made(tmp_path: Path) -> None:
     there.parent.mkdir()
     there.write_bytes(b"precious")
     with pytest.raises(ValueError, match=r"no line of predictions.jsonl describes it"):
-        predict(tmp_path, Writer(), Data({"a": picture()}))
+        predict(tmp_path, Writer(), Data({"a": batch_of()}))
     assert there.read_bytes() == b"precious"
 
 
@@ -544,7 +544,7 @@ def test_a_image_is_never_below_the_line_of_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a kill between the line and the image, the next run writes the image."""
-    predict(tmp_path, configured(steps=15), Data({"a": picture()}))
+    predict(tmp_path, configured(steps=15), Data({"a": batch_of()}))
 
     def killed(source: Any, target: Any) -> None:
         raise KeyboardInterrupt
@@ -553,11 +553,11 @@ def test_a_image_is_never_below_the_line_of_another(
         patch.setattr("os.replace", killed)
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             predict(
-                tmp_path, configured(steps=4, writer={"overwrite": True}), Data({"a": picture()})
+                tmp_path, configured(steps=4, writer={"overwrite": True}), Data({"a": batch_of()})
             )
     assert len(lines(tmp_path / "predict")) == 2
     writer = configured(steps=4)
-    predict(tmp_path, writer, Data({"a": picture()}))
+    predict(tmp_path, writer, Data({"a": batch_of()}))
     assert writer.written == 1
 
 
@@ -567,14 +567,14 @@ def test_a_run_with_nothing_left_to_do_says_so(
     for _ in range(2):
         caplog.clear()
         with caplog.at_level(logging.INFO):
-            predict(tmp_path, Writer(), Data({"a": picture()}))
+            predict(tmp_path, Writer(), Data({"a": batch_of()}))
     assert "0 images written, 1 skipped" in caplog.text
 
 
 def test_a_plain_dataloader_is_skipped_image_by_image(tmp_path: Path) -> None:
     for expected in ((1, 0), (0, 1)):
         writer = Writer()
-        loader = DataLoader(Inputs({"a": picture()}), batch_size=None)
+        loader = DataLoader(Inputs({"a": batch_of()}), batch_size=None)
         trainer(tmp_path, writer).predict(Double(), loader, return_predictions=False)
         assert (writer.written, writer.skipped) == expected
 
@@ -584,19 +584,19 @@ def test_a_folder_that_cannot_be_one_is_refused_before_any_work(tmp_path: Path) 
     (tmp_path / "link").symlink_to(tmp_path / "disk/that/is/not/there")
     for name in ("file", "file/below", "link"):
         with pytest.raises(ValueError, match=r"writer\.folder is .*is no folder"):
-            predict(tmp_path, Writer(str(tmp_path / name)), Data({"a": picture()}))
+            predict(tmp_path, Writer(str(tmp_path / name)), Data({"a": batch_of()}))
     assert (tmp_path / "file").read_bytes() == b"precious"
 
 
 def test_a_read_only_folder_is_refused_unless_all_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    predict(tmp_path, Writer(), Data({"a": picture()}))
+    predict(tmp_path, Writer(), Data({"a": batch_of()}))
     monkeypatch.setattr("os.access", lambda *_: False)  # tests may run as root
-    predict(tmp_path, Writer(), Data({"a": picture()}))
+    predict(tmp_path, Writer(), Data({"a": batch_of()}))
     with pytest.raises(ValueError, match=r"nothing can be written in .*predict: it is read-only"):
-        predict(tmp_path, Writer(), Data({"a": picture(), "b": picture()}))
-    assert pictures_in(tmp_path / "predict") == ["a.png"]
+        predict(tmp_path, Writer(), Data({"a": batch_of(), "b": batch_of()}))
+    assert images_in(tmp_path / "predict") == ["a.png"]
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -606,7 +606,7 @@ def test_an_input_is_refused_before_any_work(tmp_path: Path, overwrite: bool) ->
     source.write_bytes(b"precious")
     (tmp_path / "link").symlink_to(tmp_path / "photos")
     other = str(tmp_path / "photos/a.jpg")
-    data = Data({"a": picture(), "b": picture()}, paths=[other, str(source)])
+    data = Data({"a": batch_of(), "b": batch_of()}, paths=[other, str(source)])
     writer = Writer(str(tmp_path / "link"), overwrite=overwrite)
     with pytest.raises(ValueError, match=r"the output of 'b' would overwrite the input .*b\.png"):
         predict(tmp_path, writer, data)
@@ -617,7 +617,7 @@ def test_an_input_is_refused_before_any_work(tmp_path: Path, overwrite: bool) ->
 def test_an_input_is_refused_also_by_its_meta(tmp_path: Path) -> None:
     source = tmp_path / "a.png"
     source.write_bytes(b"precious")
-    data = Data({"a": picture(path=str(source))})
+    data = Data({"a": batch_of(path=str(source))})
     with pytest.raises(ValueError, match="would overwrite the input"):
         predict(tmp_path, Writer(str(tmp_path), overwrite=True), data)
     assert source.read_bytes() == b"precious"
@@ -626,7 +626,7 @@ def test_an_input_is_refused_also_by_its_meta(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["../a", "b/../../a", "/a"])
 def test_keys_that_lead_out_of_the_folder(tmp_path: Path, key: str) -> None:
     with pytest.raises(ValueError, match=f"the key '{key}' leads out of the folder"):
-        predict(tmp_path, Writer(), Data({key: picture()}))
+        predict(tmp_path, Writer(), Data({key: batch_of()}))
 
 
 # ---------------------------------------------------------------------------------- what goes wrong
@@ -635,13 +635,13 @@ def test_keys_that_lead_out_of_the_folder(tmp_path: Path, key: str) -> None:
 def test_unreadable_images_are_reported_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    data = Data({"a": {"error": ["photos/a.jpg: truncated"]}, "b": picture()})
+    data = Data({"a": {"error": ["photos/a.jpg: truncated"]}, "b": batch_of()})
     writer = Writer()
     with caplog.at_level(logging.WARNING):
         predict(tmp_path, writer, data)
     assert "unusable, left out: photos/a.jpg: truncated" in caplog.text
     assert "1 images written, 0 skipped (done before), 1 unusable" in caplog.text
-    assert pictures_in(tmp_path / "predict") == ["b.png"]
+    assert images_in(tmp_path / "predict") == ["b.png"]
 
 
 @pytest.mark.parametrize("count", [1, 12])  # the last image, and one in the middle
@@ -653,7 +653,7 @@ def test_a_full_disk_stops_the_run_and_leaves_no_half_file(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        predict(tmp_path, Writer(), Data({str(i): picture() for i in range(count)}))
+        predict(tmp_path, Writer(), Data({str(i): batch_of() for i in range(count)}))
     assert list((tmp_path / "predict").iterdir()) == []
 
 
@@ -676,8 +676,8 @@ def test_few_images_wait_and_threads_end(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(image_file, "encode", slow)
     writer = Counts()
-    predict(tmp_path, writer, Data({str(i): picture() for i in range(20)}))
-    assert writer.written == len(pictures_in(tmp_path / "predict")) == 20
+    predict(tmp_path, writer, Data({str(i): batch_of() for i in range(20)}))
+    assert writer.written == len(images_in(tmp_path / "predict")) == 20
     assert most == 4  # it continued while images were being encoded, but not without limit
     assert not [t for t in threading.enumerate() if t.name.startswith("writer")]
 
@@ -698,11 +698,11 @@ def test_an_exception_elsewhere_ends_the_threads(
         return original(*arguments)
 
     monkeypatch.setattr(image_file, "encode", slow)
-    data = Data({str(i): picture() for i in range(5)})
+    data = Data({str(i): batch_of() for i in range(5)})
     with pytest.raises(RuntimeError, match="planned"):
         trainer(tmp_path, Writer()).predict(Fails(), data, return_predictions=False)
     assert not [t for t in threading.enumerate() if t.name.startswith("writer")]
-    assert all(name.endswith(".png") for name in pictures_in(tmp_path / "predict"))
+    assert all(name.endswith(".png") for name in images_in(tmp_path / "predict"))
 
 
 def test_temporary_files_are_hidden_and_no_images_by_name(
@@ -716,7 +716,7 @@ def test_temporary_files_are_hidden_and_no_images_by_name(
         original(source, target)
 
     monkeypatch.setattr("os.replace", note)
-    one(tmp_path, picture())
+    one(tmp_path, batch_of())
     assert len(seen) == 1
     assert seen[0].startswith(".")
     assert seen[0].endswith(".tmp")
@@ -738,7 +738,7 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(
 
     monkeypatch.setattr("os.fsync", synced)
     monkeypatch.setattr("os.replace", replaced)
-    assert seen == [one(tmp_path, picture()).stat().st_size]
+    assert seen == [one(tmp_path, batch_of()).stat().st_size]
 
 
 @pytest.mark.parametrize(

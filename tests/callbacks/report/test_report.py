@@ -23,7 +23,7 @@ from callbacks.training.throughput import Throughput
 from degradations.bicubic import resize
 from tests.callbacks.parsed_page import Node, parse, table, tiles
 from tests.callbacks.test_distributed import Sharded
-from tests.callbacks.tiny import Pictures, Tiny, collate, loader, trainer
+from tests.callbacks.tiny import Images, Tiny, collate, loader, trainer
 
 
 def page_of(run: Path) -> Node:
@@ -44,7 +44,7 @@ def run_of(root: Path, *data: Any, **settings: Any) -> Path:
 def test_images_are_those_that_were_measured_to_the_bit(tmp_path: Path) -> None:
     shown = tiles(page_of(run_of(tmp_path, limit=3)))
     assert list(shown) == ["tiny/00", "tiny/01", "tiny/02"]
-    sample = collate([Pictures()[1]])
+    sample = collate([Images()[1]])
     output = Tiny().eval()(sample["lr"], sample["size"])
     expected = {
         "LR, bicubic": bytes_of(resize(sample["lr"], (24, 24))),
@@ -89,7 +89,7 @@ def test_fit_shows_the_latest_validation_and_the_curves(tmp_path: Path) -> None:
     run = trainer(tmp_path, PSNR(), Throughput(), Report(limit=1), logger=logger, **settings)
     run.fit(model, loader(), loader())
     page = page_of(tmp_path)
-    sample = collate([Pictures()[0]])
+    sample = collate([Images()[0]])
     output = model.eval()(sample["lr"], sample["size"])
     assert np.array_equal(tiles(page)["tiny/00"]["output"], bytes_of(output))
     assert "validation after 8 steps" in page.text
@@ -100,7 +100,7 @@ def test_fit_shows_the_latest_validation_and_the_curves(tmp_path: Path) -> None:
     shares = {row.one("th").text: row.all("td")[-1].text for row in page.one("table").all("tr")}
     assert shares["stepping"].endswith("%")
     # Files of the first validation that the second one replaced are removed.
-    assert len(list((tmp_path / "report/pictures").iterdir())) == 3
+    assert len(list((tmp_path / "report/images").iterdir())) == 3
 
 
 def test_the_sanity_check_leaves_nothing(tmp_path: Path) -> None:
@@ -118,28 +118,28 @@ def test_the_sanity_check_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_large_images_are_cut_to_the_same_window_in_all_methods(tmp_path: Path) -> None:
-    data = loader(Pictures(1, side=80), batch_size=1)
+    data = loader(Images(1, side=80), batch_size=1)
     index = load_index(run_of(tmp_path, data, side=16))
     assert index is not None
-    (picture,) = index["evaluations"][0]["pictures"]
-    top, left, height, width = picture["window"]
-    assert (height, width, picture["size"]) == (16, 16, (80, 80))
+    (image,) = index["evaluations"][0]["images"]
+    top, left, height, width = image["window"]
+    assert (height, width, image["size"]) == (16, 16, (80, 80))
     assert top % 2 == left % 2 == 0  # LR pixels are shown whole
-    hr = Pictures(1, side=80)[0]["hr"][None, :, top : top + 16, left : left + 16]
+    hr = Images(1, side=80)[0]["hr"][None, :, top : top + 16, left : left + 16]
     page = page_of(tmp_path)
     assert np.array_equal(tiles(page)["tiny/00"]["HR"], bytes_of(hr))
     assert f"16x16 of 80x80 pixels, from {left}, {top}" in page.text
 
 
 def test_a_later_evaluation_replaces_that_of_its_dataset_only(tmp_path: Path) -> None:
-    run_of(tmp_path, loader(Pictures(2, "a")), loader(Pictures(2, "b")))
+    run_of(tmp_path, loader(Images(2, "a")), loader(Images(2, "b")))
 
     class Black(Tiny):
         def test_step(self, batch: Any, *_: Any) -> dict[str, Tensor]:
             return {"sr": torch.zeros_like(batch["hr"])}
 
     run = trainer(tmp_path, Report())
-    run.test(Black(), loader(Pictures(1, "a")), verbose=False)
+    run.test(Black(), loader(Images(1, "a")), verbose=False)
     shown = tiles(page_of(tmp_path))
     assert list(shown) == ["a/00", "b/00", "b/01"]
     assert not shown["a/00"]["output"].any()
@@ -149,7 +149,7 @@ def test_a_later_evaluation_replaces_that_of_its_dataset_only(tmp_path: Path) ->
 
 
 def test_without_hr_or_lr(tmp_path: Path) -> None:
-    class Without(Pictures):
+    class Without(Images):
         def __init__(self, missing: str) -> None:
             super().__init__(1, f"no_{missing}")
             self.missing = missing
@@ -181,7 +181,7 @@ def test_a_pixel_that_is_not_finite_is_black(tmp_path: Path) -> None:
     assert "psnr nan" in page.text
 
 
-class Hostile(Pictures):
+class Hostile(Images):
     """Names that would run a script, end an attribute or leave the folder."""
 
     def __init__(self) -> None:
@@ -217,13 +217,13 @@ def test_the_page_needs_no_network(tmp_path: Path) -> None:
 
 
 def test_images_beyond_the_size_of_the_page_stay_beside_it(tmp_path: Path) -> None:
-    sets = [loader(Pictures(4, name)) for name in "ab"]
+    sets = [loader(Images(4, name)) for name in "ab"]
     shown = tiles(page_of(run_of(tmp_path, *sets, megabytes=0.02)))
     assert 2 <= len(shown) < 8
     counts = [sum(key.startswith(name) for key in shown) for name in "ab"]
     assert abs(counts[0] - counts[1]) <= 1  # equally many of each set
     assert f"{8 - len(shown)} more images" in page_of(tmp_path).text
-    assert len(list((tmp_path / "report/pictures").iterdir())) == 3 * 4  # those of a are b's
+    assert len(list((tmp_path / "report/images").iterdir())) == 3 * 4  # those of a are b's
 
 
 def test_nothing_that_fails_here_ends_the_run(
@@ -244,7 +244,7 @@ def test_datasets_and_steps_of_others_are_left_alone(tmp_path: Path) -> None:
         def test_step(self, batch: Any, *_: Any) -> None:
             return None
 
-    plain = DataLoader([collate([Pictures()[0]])], batch_size=None)
+    plain = DataLoader([collate([Images()[0]])], batch_size=None)
     trainer(tmp_path / "a", Report()).test(Other(), plain, verbose=False)
     trainer(tmp_path / "b", Report()).test(Other(), loader(), verbose=False)
     assert "No images were kept." in page_of(tmp_path / "a").text
@@ -253,13 +253,13 @@ def test_datasets_and_steps_of_others_are_left_alone(tmp_path: Path) -> None:
 def test_a_damaged_index_is_named_and_replaced(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (run_of(tmp_path) / "report/pictures.json").write_text("{")
+    (run_of(tmp_path) / "report/images.json").write_text("{")
     with caplog.at_level(logging.WARNING):
         from callbacks.report.report import main
 
         assert main([str(tmp_path)]) == 0
-    assert "pictures.json is damaged" in caplog.text
-    assert "pictures.json is damaged" in page_of(tmp_path).one("header").text
+    assert "images.json is damaged" in caplog.text
+    assert "images.json is damaged" in page_of(tmp_path).one("header").text
     assert len(tiles(page_of(run_of(tmp_path)))) == 7
 
 

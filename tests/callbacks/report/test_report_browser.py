@@ -17,7 +17,7 @@ from callbacks.metrics.pixels import PSNR
 from callbacks.report.report import Report, main
 from callbacks.results.results import Results
 from tests.callbacks.browser import Browser, chromium
-from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
+from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
 pytestmark = [
     pytest.mark.browser,
@@ -25,10 +25,10 @@ pytestmark = [
 ]
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
-FIRST = "#picture-1"
+FIRST = "#image-1"
 
 
-class Colored(Pictures):
+class Colored(Images):
     """A checkerboard of single pixels as HR, and a red LR."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:

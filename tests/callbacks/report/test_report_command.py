@@ -18,7 +18,7 @@ from callbacks.report.report import Report, main
 from callbacks.report.runs import read_run, unique_names
 from callbacks.results.results import Results
 from tests.callbacks.parsed_page import parse, table, tiles
-from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
+from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
 
 class Level(Tiny):
@@ -78,7 +78,7 @@ def test_other_protocols_have_columns_of_their_own(tmp_path: Path) -> None:
 
 
 def test_images_that_differ_do_not_stand_together(tmp_path: Path) -> None:
-    class Other(Pictures):
+    class Other(Images):
         def __getitem__(self, index: int) -> dict[str, Any]:
             other = super().__getitem__(index + (index == 1))  # another HR under the name of one
             return {**other, "key": self.keys[index]}
@@ -90,7 +90,7 @@ def test_images_that_differ_do_not_stand_together(tmp_path: Path) -> None:
 
 
 def test_inputs_that_differ_are_said(tmp_path: Path) -> None:
-    class Darker(Pictures):
+    class Darker(Images):
         def __getitem__(self, index: int) -> dict[str, Any]:
             sample = super().__getitem__(index)
             return {**sample, "lr": sample["lr"] / 2}
@@ -149,8 +149,8 @@ def test_a_image_that_was_removed_is_said(tmp_path: Path) -> None:
     run = run_of(tmp_path / "run", 0.5)
     index = load_index(run)
     assert index is not None
-    for name in index["evaluations"][0]["pictures"][0]["files"].values():
-        (run / "report/pictures" / name).unlink(missing_ok=True)
+    for name in index["evaluations"][0]["images"][0]["files"].values():
+        (run / "report/images" / name).unlink(missing_ok=True)
     assert main([str(run)]) == 0
     page = parse((run / "report.html").read_text())
     assert list(tiles(page))[1:] == [f"tiny/{i:02d}" for i in range(2, 7)]
@@ -160,7 +160,7 @@ def test_a_image_that_one_run_lacks_is_taken_from_another(tmp_path: Path) -> Non
     runs = [run_of(tmp_path / name, 0.5) for name in ("a", "b")]
     index = load_index(runs[0])
     assert index is not None
-    (runs[0] / "report/pictures" / index["evaluations"][0]["pictures"][0]["files"]["hr"]).unlink()
+    (runs[0] / "report/images" / index["evaluations"][0]["images"][0]["files"]["hr"]).unlink()
     shown = tiles(compared(tmp_path, *runs))["tiny/00"]
     assert list(shown) == ["LR, bicubic", "a", "b", "HR"]
 
@@ -170,7 +170,7 @@ def test_what_is_no_run_is_refused_with_the_way_out(
 ) -> None:
     (tmp_path / "empty").mkdir()
     for run, words in (
-        ("empty", "has neither results.json, report/pictures.json, config.yaml nor TensorBoard"),
+        ("empty", "has neither results.json, report/images.json, config.yaml nor TensorBoard"),
         ("missing", "is no directory"),
     ):
         caplog.clear()

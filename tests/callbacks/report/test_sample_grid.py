@@ -18,11 +18,11 @@ from torch.utils.data import DataLoader
 
 from callbacks.metrics.pixels import PSNR
 from callbacks.report.images import GAP, LINE, SampleGrid, compose, most_detailed
-from tests.callbacks.tiny import Pictures, Tiny, collate, loader, trainer
+from tests.callbacks.tiny import Images, Tiny, collate, loader, trainer
 
 
 def panels(grid: SampleGrid, **images: Any) -> dict[str, np.ndarray[Any, Any]]:
-    sample = collate([Pictures()[0]])
+    sample = collate([Images()[0]])
     arguments = {"sr": sample["hr"] * 0.9, "lr": sample["lr"], "hr": sample["hr"]} | images
     return dict(grid._panels(**arguments, scale=2))
 
@@ -31,7 +31,7 @@ def test_panels_and_their_numbers() -> None:
     found = panels(SampleGrid(crop=None, zoom=1))
     names = [label.split()[0] for label in found]
     assert names == ["LR", "bicubic", "ours", "HR"]
-    sample = collate([Pictures()[0]])
+    sample = collate([Images()[0]])
     metric = PSNR()
     metric.scale = 2
     expected = metric.compute(sample["hr"] * 0.9, sample["hr"], sample).item()
@@ -71,9 +71,9 @@ def test_the_window_has_the_edges_and_shows_whole_lr_pixels() -> None:
 
 def test_rows_do_not_overlap() -> None:
     colors = [np.full((10, 12, 3), value, np.uint8) for value in (10, 200)]
-    picture = compose({"a": [("x", colors[0]), ("y", colors[1])], "b": [("x", colors[1])]})
-    assert picture.shape == (2 * (10 + 2 * LINE + GAP) + GAP, 2 * 12 + 3 * GAP, 3)
-    first = picture[GAP + LINE : GAP + LINE + 10]
+    image = compose({"a": [("x", colors[0]), ("y", colors[1])], "b": [("x", colors[1])]})
+    assert image.shape == (2 * (10 + 2 * LINE + GAP) + GAP, 2 * 12 + 3 * GAP, 3)
+    first = image[GAP + LINE : GAP + LINE + 10]
     assert (first[:, GAP : GAP + 12] == 10).all()
     assert (first[:, 2 * GAP + 12 : 2 * GAP + 24] == 200).all()
 
@@ -118,9 +118,9 @@ def test_the_first_images_of_each_dataset_in_its_order(tmp_path: Path) -> None:
         def _finish(self, *arguments: Any) -> None:
             self.keys = [key for key in self._wanted if key in self._rows]
 
-    backwards = DataLoader(Pictures(5, "a"), 1, sampler=[4, 3, 2, 1, 0], collate_fn=collate)
+    backwards = DataLoader(Images(5, "a"), 1, sampler=[4, 3, 2, 1, 0], collate_fn=collate)
     grid = Look(images=2)
-    trainer(tmp_path, grid).test(Tiny(), [backwards, loader(Pictures(3, "b"))], verbose=False)
+    trainer(tmp_path, grid).test(Tiny(), [backwards, loader(Images(3, "b"))], verbose=False)
     assert grid.keys == ["a/00", "a/01", "b/00", "b/01"]
 
 
@@ -130,8 +130,8 @@ def test_tensorboard_gets_it_too(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path)).Reload()
     image = events.Images("samples/val")[0]
     assert image.step == 4
-    picture = Image.open(tmp_path / "samples/val-00000004.png")
-    assert (image.width, image.height) == picture.size
+    image = Image.open(tmp_path / "samples/val-00000004.png")
+    assert (image.width, image.height) == image.size
 
 
 @pytest.mark.parametrize("key", ["images", "crop", "zoom", "every_n"])
@@ -147,6 +147,6 @@ def test_the_trained_image_is_shown(tmp_path: Path) -> None:
             return {"sr": red.expand_as(batch["hr"])}
 
     trainer(tmp_path, SampleGrid(images=1, crop=8, zoom=1)).test(Red(), loader(), verbose=False)
-    picture = np.asarray(Image.open(tmp_path / "samples/test.png"))
-    ours = picture[GAP + LINE : GAP + LINE + 8, 3 * GAP + 16 : 3 * GAP + 24]
+    image = np.asarray(Image.open(tmp_path / "samples/test.png"))
+    ours = image[GAP + LINE : GAP + LINE + 8, 3 * GAP + 16 : 3 * GAP + 24]
     assert (ours == (255, 0, 0)).all()

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from callbacks.metrics.pixels import psnr, to_pixels
 from callbacks.report.scales import ScaleReport, cumulative_sums, summarise_scales
-from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
+from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
 SIZES = [(1, 1), (2, 2), (4, 4)]
 
@@ -22,8 +22,8 @@ class Speaking(Tiny):
 
     said = 3
 
-    def encoded(self, pictures):
-        return functional.interpolate(pictures, (4, 4), mode="area") - 0.5
+    def encoded(self, images):
+        return functional.interpolate(images, (4, 4), mode="area") - 0.5
 
     def decoded(self, total):
         return functional.interpolate(total, (16, 16), mode="nearest") + 0.5
@@ -48,9 +48,9 @@ def ran(tmp_path, model, fit=False, **settings):
     report = ScaleReport(**settings)
     runner = trainer(tmp_path, report, max_epochs=1)
     if fit:
-        runner.fit(model, loader(Pictures(5, side=16)), loader(Pictures(5, side=16)))
+        runner.fit(model, loader(Images(5, side=16)), loader(Images(5, side=16)))
     else:
-        runner.test(model, loader(Pictures(5, side=16)))
+        runner.test(model, loader(Images(5, side=16)))
     return runner
 
 
@@ -67,7 +67,7 @@ def test_numbers_of_each_scale(tmp_path):
     assert [scale["bits"] for scale in about["scales"]] == [3, 12, 48]
     assert all(scale["bit_accuracy"] == 1 for scale in about["scales"])
     expected, ones = [], []
-    for sample in Pictures(5, side=16):
+    for sample in Images(5, side=16):
         hr = sample["hr"][None]
         codes = model.bits_of({"hr": hr})
         y = to_pixels(hr, "y")
@@ -85,7 +85,7 @@ def test_numbers_of_each_scale(tmp_path):
 
 
 def test_datasets_apart_and_one_without_hr(tmp_path):
-    class NoHR(Pictures):
+    class NoHR(Images):
         def __getitem__(self, index):
             sample = super().__getitem__(index)
             return {**sample, "hr": sample["hr"] * 0 + 0.7}
@@ -98,7 +98,7 @@ def test_datasets_apart_and_one_without_hr(tmp_path):
             return found
 
     report = ScaleReport()
-    sets = [loader(NoHR(3, "other", side=16)), loader(Pictures(5, side=16))]
+    sets = [loader(NoHR(3, "other", side=16)), loader(Images(5, side=16))]
     runner = trainer(tmp_path, report)
     runner.test(Blind(), sets)
     assert found(tmp_path)["images"] == 5
@@ -118,7 +118,7 @@ def test_in_the_precision_of_the_run(tmp_path):
             return super().bits_of(batch)
 
     runner = trainer(tmp_path, ScaleReport(), precision="bf16-mixed")
-    runner.test(Half(), loader(Pictures(2, side=16)))
+    runner.test(Half(), loader(Images(2, side=16)))
     assert found(tmp_path)["images"] == 2
 
 

@@ -59,16 +59,16 @@ def noise(seed: int = 0) -> np.ndarray:
 
 def test_the_pairs_count_not_the_spread(tmp_path: Path) -> None:
     """Images differ by far more than the methods; in pairs that does not matter."""
-    pictures = 10 * noise(1)
-    a = run(tmp_path / "a", 30 + pictures + 0.1 + 0.02 * noise(2))
-    b = run(tmp_path / "b", 30 + pictures)
+    images = 10 * noise(1)
+    a = run(tmp_path / "a", 30 + images + 0.1 + 0.02 * noise(2))
+    b = run(tmp_path / "b", 30 + images)
     ((found,), left_out) = compared(a, b)
     assert found.verdict == "A is better"
     assert found.interval[0] < 0.1 < found.interval[1]
     assert found.interval[1] - found.interval[0] < 0.1
     assert left_out == found.notes == []
     # Against images in another order there is no significant difference.
-    shuffled = run(tmp_path / "c", 30 + np.roll(pictures, 1))
+    shuffled = run(tmp_path / "c", 30 + np.roll(images, 1))
     assert compared(a, shuffled)[0][0].verdict == "no difference shown"
 
 

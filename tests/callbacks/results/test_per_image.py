@@ -26,7 +26,7 @@ from callbacks.results.files import (
 )
 from callbacks.results.results import Evaluation, Results, images_of, over_seeds
 from tests.callbacks.results.test_results import result
-from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
+from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
 
 def numbers(**changes: Any) -> ImageNumbers:
@@ -57,7 +57,7 @@ class Stochastic(Tiny):
 
 def test_every_image_and_those_of_bicubic(tmp_path: Path) -> None:
     metric = PSNR(control=True)
-    datasets = [loader(), loader(Pictures(3, "other", 4))]
+    datasets = [loader(), loader(Images(3, "other", 4))]
     trainer(tmp_path, metric, Results()).test(Tiny(), datasets, verbose=False)
     images = load_images(tmp_path)
     assert [(n["dataset"], n["checkpoint"], len(n["values"])) for n in images] == [
@@ -68,7 +68,7 @@ def test_every_image_and_those_of_bicubic(tmp_path: Path) -> None:
     ]
     assert all(n["seed"] is None for n in images)
     assert all(n["protocol"] == metric.protocol() for n in images)
-    assert list(images[0]["values"]) == Pictures().keys
+    assert list(images[0]["values"]) == Images().keys
     # Their means are the datasets' numbers.
     results = load_results(tmp_path / "results.json")["results"]
     for stored, found in zip(results, images, strict=True):
@@ -84,7 +84,7 @@ def test_a_limit_is_of_the_images_too(tmp_path: Path) -> None:
 
 
 def test_a_number_of_a_set_has_no_images(tmp_path: Path) -> None:
-    trainer(tmp_path, SWD(), Results()).test(Tiny(), loader(Pictures(side=64)), verbose=False)
+    trainer(tmp_path, SWD(), Results()).test(Tiny(), loader(Images(side=64)), verbose=False)
     assert load_images(tmp_path) == []
     assert load_results(tmp_path / "results.json")["results"]
 
@@ -269,7 +269,7 @@ def test_a_deviation_that_is_a_metric_of_its_own_keeps_its_column(tmp_path: Path
 
 def test_the_table_holds_earlier_numbers_too(tmp_path: Path) -> None:
     trainer(tmp_path, PSNR(), Results()).test(Tiny(), loader(), verbose=False)
-    other = loader(Pictures(3, "other", 4))
+    other = loader(Images(3, "other", 4))
     trainer(tmp_path, PSNR(), Results()).test(Tiny(), other, verbose=False)
     rows = list(csv.DictReader((tmp_path / "results.csv").open()))
     stored = load_results(tmp_path / "results.json")["results"]

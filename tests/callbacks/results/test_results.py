@@ -19,7 +19,7 @@ from torch import Tensor
 from callbacks.metrics.pixels import PSNR, SSIM
 from callbacks.results.files import Result, columns, load_results, made_by, merge, write_results
 from callbacks.results.results import Results, margins, table, transposed_table
-from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
+from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
 FILES = ("results.json", "images.json", "results.csv", "results_protocols.csv")
 
@@ -42,7 +42,7 @@ def evaluated(root: Path, source: str | None = "a.ckpt", verb: str = "test") -> 
     model = Tiny()
     model.weights_source = source  # type: ignore[assignment]
     run = trainer(root, PSNR(), SSIM(), Results())
-    getattr(run, verb)(model, [loader(), loader(Pictures(3, "other", 4))], verbose=False)
+    getattr(run, verb)(model, [loader(), loader(Images(3, "other", 4))], verbose=False)
 
 
 @pytest.mark.parametrize("verb", ["validate", "test"])
@@ -357,8 +357,8 @@ def test_a_number_without_direction_is_neither_better_nor_worse() -> None:
 def test_where_lr_is_hr_there_is_no_control(tmp_path: Path, caplog: Any) -> None:
     """For a tokenizer, whose LR is HR, bicubic would be infinitely good, with a warning."""
     metric = PSNR(control=True)
-    pictures = loader(Pictures(scale=1))
-    trainer(tmp_path, metric, Results()).test(Tiny(), pictures, verbose=False)
+    images = loader(Images(scale=1))
+    trainer(tmp_path, metric, Results()).test(Tiny(), images, verbose=False)
     assert len(metric.records) == 1
     assert metric.control_records == []
     assert "finite" not in caplog.text

@@ -27,7 +27,7 @@ from callbacks.training import guard as module
 from callbacks.training.ema import EMA
 from callbacks.training.guard import Guard, Statistics
 from tests.callbacks.broken import FAULTS, HalfGradient, Poisoned
-from tests.callbacks.tiny import Pictures, Tiny, collate, trainer
+from tests.callbacks.tiny import Images, Tiny, collate, trainer
 from tests.commands.test_resume import Interruption, assert_same, newest
 from tests.conftest import REPO
 from tests.quick import quick
@@ -39,7 +39,7 @@ LIMIT = 150  # seconds for processes that would wait for each other
 def batches(numbers: list[int], size: int = 2) -> DataLoader[Any]:
     """Return the batches of 12 images with these numbers, in this order."""
     chosen = [[size * n, size * n + 1] for n in numbers]
-    return DataLoader(Pictures(12), batch_sampler=chosen, collate_fn=collate)
+    return DataLoader(Images(12), batch_sampler=chosen, collate_fn=collate)
 
 
 def key(number: int) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from callbacks.training.progress import Progress, _clock, _total_steps
 from tests.callbacks import tiny
-from tests.callbacks.tiny import Pictures, Tiny, loader
+from tests.callbacks.tiny import Images, Tiny, loader
 
 
 class Logging(Tiny):
@@ -82,10 +82,10 @@ def test_lines_come_now_and_then(tmp_path: Path, caplog: pytest.LogCaptureFixtur
 
 def test_test_and_predict(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = trainer(tmp_path, Progress(1000))
-    run.test(Logging(), [loader(), loader(Pictures(3))], verbose=False)
+    run.test(Logging(), [loader(), loader(Images(3))], verbose=False)
     run.predict(Logging(), loader(batch_size=1))
     closing = [re.sub(r",.*", "", line) for line in lines(caplog)]
-    assert closing == ["test: batch 6 of 6", "predict: picture 7 of 7"]
+    assert closing == ["test: batch 6 of 6", "predict: image 7 of 7"]
 
 
 def test_the_sanity_check_is_not_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -22,7 +22,7 @@ from datamodules import clock
 from datamodules.base import Sample, Source, SRDataModule
 from datamodules.clock import DECODING, READING, Preparation, Seconds, Stopwatch
 from degradations.bicubic import Bicubic
-from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
+from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
 
 class Clock:
@@ -297,13 +297,13 @@ def test_a_plain_loader(tmp_path: Path, still: Clock) -> None:
     """Without reports, all time between two batches is waiting."""
     memory = Memory()
 
-    class SlowPictures(Pictures):
+    class SlowImages(Images):
         def __getitem__(self, index: int) -> dict[str, Any]:
             still.now += 4
             return super().__getitem__(index)
 
     run = trainer(tmp_path, Throughput(3), logger=memory)
-    run.fit(Model(still), loader(SlowPictures(8), 2))
+    run.fit(Model(still), loader(SlowImages(8), 2))
     [(step, values), _] = memory.found
     assert step == 4
     assert values == pytest.approx(

@@ -149,9 +149,9 @@ def test_last_words_where_nothing_can_be_written(
 def test_last_words_about_a_name_that_is_no_utf_8(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    write_failure_note(tmp_path, 0, "no picture: caf\udce9.png")
-    assert r"no picture: caf\udce9.png: stopping" in capfd.readouterr().err
-    assert r"no picture: caf\udce9.png: stopping" in words(tmp_path, 0)
+    write_failure_note(tmp_path, 0, "no image: caf\udce9.png")
+    assert r"no image: caf\udce9.png: stopping" in capfd.readouterr().err
+    assert r"no image: caf\udce9.png: stopping" in words(tmp_path, 0)
 
 
 def test_last_words_are_kept_over_restarts(tmp_path: Path) -> None:

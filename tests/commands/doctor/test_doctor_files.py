@@ -100,8 +100,8 @@ def tars(tmp_path: Path) -> list[Path]:
     for path in paths:
         with webdataset.TarWriter(str(path)) as writer:
             for number in range(3):
-                picture = np.full((16, 16, 3), 40 * number, np.uint8)
-                writer.write({"__key__": f"{path.stem}-{number}", "png": picture})
+                image = np.full((16, 16, 3), 40 * number, np.uint8)
+                writer.write({"__key__": f"{path.stem}-{number}", "png": image})
         save_index(build_index(path, checksums=True), index_of(path))
     return paths
 
@@ -172,7 +172,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "truncated": (truncate, "broken", "is truncated"),
     "empty": (lambda path: path.write_bytes(b""), "broken", "is empty"),
     "one bit": (damage, "broken", "have changed since packing"),
-    "no picture": (damage_first, "broken", "not an image, or its header is broken"),
+    "no image": (damage_first, "broken", "not an image, or its header is broken"),
     "its index": (change_index, "broken", "its index has 'train-0-1' at other bytes than the tar"),
     "a short index": (shorten_index, "broken", "its index has 2 samples"),
     "no index": (lambda path: index_of(path).write_text("{"), "look", "is damaged"),

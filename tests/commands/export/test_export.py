@@ -93,11 +93,11 @@ def test_the_weights_come_back_bit_for_bit(
     assert network["init_args"]["channels"] == 8
     assert (about["step"], about["scale"], about["model"]) == ("5", "2.0", TRAINED_WITH)
 
-    picture = (*PHOTO, photo_folder / "5.png")
-    enlarger("predict", "--config", "tiny.yaml", *picture, "--writer.folder", "by_run")
+    image = (*PHOTO, photo_folder / "5.png")
+    enlarger("predict", "--config", "tiny.yaml", *image, "--writer.folder", "by_run")
     weights = ("--model.init_args.weights", OUT / "model.safetensors")
     enlarger(
-        "predict", "--config", OUT / "config.yaml", *weights, *picture, "--writer.folder", "by_file"
+        "predict", "--config", OUT / "config.yaml", *weights, *image, "--writer.folder", "by_file"
     )
     assert Path("by_run/5.png").read_bytes() == Path("by_file/5.png").read_bytes()
     assert find_weights(str(OUT), 2) == OUT / "model.safetensors"
@@ -254,9 +254,9 @@ def test_diffusers_reads_its_networks(kind: str, tmp_path: Path) -> None:
     assert torch.equal(ours.eval()(z, t, Condition(text=text)), expected)
     assert (out / "vae").is_dir() == (kind == "image")
     if kind == "image":
-        picture = torch.rand(1, 3, 16, 16)
+        image = torch.rand(1, 3, 16, 16)
         again = KLSpace.from_pretrained(str(out), "vae")
-        assert torch.equal(again.encode(picture), space.encode(picture))
+        assert torch.equal(again.encode(image), space.encode(image))
 
 
 def test_a_layout_in_memory_is_no_hindrance(tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_what_diffusers_can_not_read(tmp_path: Path) -> None:
     quick([edsr, IMDN, lambda scale: AnySize(scale, lambda factor: EDSR(factor, 1, 8))], edsr),
 )
 @torch.no_grad()
-def test_onnx_gives_the_same_pictures(network: Any, tmp_path: Path) -> None:
+def test_onnx_gives_the_same_images(network: Any, tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     model = Regression(2.0, network)
@@ -315,7 +315,7 @@ def test_onnx_of_a_network_of_spandrel(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_onnx_of_other_pictures_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
+def test_onnx_of_other_images_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     with pytest.raises(ConfigurationError, match=r"LIIF cannot be traced to ONNX of any height"):

@@ -379,7 +379,7 @@ def test_test_and_predict_refuse_nothing(trained: Path, enlarger: Enlarger) -> N
 
 
 @pytest.fixture(autouse=True)
-def _one_picture(tmp_path: Path, photo_folder: Path) -> None:
+def _one_image(tmp_path: Path, photo_folder: Path) -> None:
     shutil.copy(photo_folder / "1.png", tmp_path / "tiny.png")
 
 
@@ -496,7 +496,7 @@ def test_frozen_parts_are_the_files_in_every_command(tiny: Path, enlarger: Enlar
     assert [float(start.frozen.weight.sum())] * 3 == SEEN
 
 
-def test_numbers_of_some_pictures_do_not_replace_those_of_all(
+def test_numbers_of_some_images_do_not_replace_those_of_all(
     trained: Path, enlarger: Enlarger
 ) -> None:
     enlarger("test", "--config", "tiny.yaml")

@@ -95,9 +95,7 @@ def test_it_waits_until_the_other_ends(tmp_path: Path) -> None:
     assert not lock_of(run).exists()
 
 
-def test_a_killed_run_frees_it_though_its_workers_live(
-    tmp_path: Path, quick: None
-) -> None:
+def test_a_killed_run_frees_it_though_its_workers_live(tmp_path: Path, quick: None) -> None:
     mine, other = FORK.Pipe()
     process = FORK.Process(target=hold, args=(tmp_path / "run", other))
     process.start()

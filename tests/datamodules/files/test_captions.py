@@ -19,8 +19,8 @@ from datamodules.shards.shards import Shards
 from datamodules.shards.stream import Stream, decoded, raw_of, samples_of
 from datamodules.shards.urls import list_shards
 from datamodules.sources.clips import ClipShards
-from tests.datamodules.pictures import save
-from tests.datamodules.shards.test_shards import picture, write
+from tests.datamodules.image_files import save
+from tests.datamodules.shards.test_shards import image_bytes, write
 
 TEXT = "ein Häuschen\nam See"
 GOOD = {
@@ -54,7 +54,7 @@ def test_what_cannot_be_read_is_said(kind, tmp_path):
     data, message = BAD[kind]
     with pytest.raises(ValueError, match=message):
         caption_of(data)
-    path = write(tmp_path / "a.tar", [("a.png", picture(tmp_path, 0)), ("a.txt", data)])
+    path = write(tmp_path / "a.tar", [("a.png", image_bytes(tmp_path, 0)), ("a.txt", data)])
     source = Shards(str(path), index_cache=str(tmp_path))
     source.prepare(2.0)
     with pytest.raises(UnreadableImage, match=f"a.tar: a: .*{message}"):
@@ -71,13 +71,13 @@ def test_what_cannot_be_read_is_said(kind, tmp_path):
 
 @pytest.mark.parametrize("suffix", ["txt", "TXT", "caption"])
 def test_all_readers_give_the_same(tmp_path, suffix):
-    members = [("a.1.png", picture(tmp_path, 0)), ("a.2.png", picture(tmp_path, 1))]
+    members = [("a.1.png", image_bytes(tmp_path, 0)), ("a.2.png", image_bytes(tmp_path, 1))]
     data = GOOD["utf-16"]
     path = write(tmp_path / "clips.tar", [*members, (f"a.{suffix}", data)])
     clips = ClipShards(str(path), frames=2, index_cache=str(tmp_path))
     clips.prepare(1.0)
     assert clips.read(0)["text"] == TEXT
-    path = write(tmp_path / "a.tar", [("a.png", picture(tmp_path, 0)), (f"a.{suffix}", data)])
+    path = write(tmp_path / "a.tar", [("a.png", image_bytes(tmp_path, 0)), (f"a.{suffix}", data)])
     source = Shards(str(path), index_cache=str(tmp_path))
     source.prepare(2.0)
     assert source.read(0)["text"] == TEXT
@@ -86,7 +86,7 @@ def test_all_readers_give_the_same(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.TXT", "a.caption", "a.png.txt"])
-def test_beside_a_picture(tmp_path, name):
+def test_beside_an_image(tmp_path, name):
     save(tmp_path / "in" / "a.png")
     (tmp_path / "in" / name).write_bytes(GOOD["mark"])
     assert pack.main([str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "1"]) == 0
@@ -95,7 +95,7 @@ def test_beside_a_picture(tmp_path, name):
         assert tar.extractfile("a.txt").read() == TEXT.encode()
 
 
-def test_several_beside_a_picture_are_counted(tmp_path, caplog):
+def test_several_beside_an_image_are_counted(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     save(tmp_path / "in" / "a.png")
     (tmp_path / "in" / "a.txt").write_text("one")
@@ -126,7 +126,7 @@ def test_a_pipe_in_the_place_of_a_caption_does_not_block(tmp_path, name):
     ],
 )
 @pytest.mark.parametrize("keep", [False, True])
-def test_captions_that_go_with_equal_pictures_are_counted(tmp_path, captions, lost, keep, caplog):
+def test_captions_that_go_with_equal_images_are_counted(tmp_path, captions, lost, keep, caplog):
     caplog.set_level(logging.INFO)
     for name in "abc":
         save(tmp_path / "in" / f"{name}.png", seed=0)
@@ -135,8 +135,8 @@ def test_captions_that_go_with_equal_pictures_are_counted(tmp_path, captions, lo
     more = ["--keep-duplicates"] if keep else []
     assert pack.main([str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "1", *more]) == 0
     with tarfile.open(tmp_path / "out" / "shard-000000.tar") as tar:
-        pictures = [name[0] for name in tar.getnames() if name.endswith("png")]
-    assert pictures == (["a", "b", "c"] if keep else ["a"])
+        images = [name[0] for name in tar.getnames() if name.endswith("png")]
+    assert images == (["a", "b", "c"] if keep else ["a"])
     said = f"{pack.LOST}: {lost}"
     assert (said in caplog.text) == (lost > 0 and not keep)
 
@@ -180,7 +180,7 @@ def test_a_folder_stands_for_its_tars(tmp_path):
 def test_keys_with_dots(tmp_path, caplog, monkeypatch):
     """The rule is quoted if a name with several dots made an unintended sample."""
     monkeypatch.setattr(stream, "_WARNED", set())
-    image = picture(tmp_path, 0)
+    image = image_bytes(tmp_path, 0)
     path = write(tmp_path / "a.tar", [("trip.2020.png", image), ("b.png", image)])
     Shards(str(path), index_cache=str(tmp_path)).prepare(2.0)
     assert "'trip' with 2020.png" in caplog.text

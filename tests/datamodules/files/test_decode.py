@@ -16,9 +16,9 @@ import tifffile
 from PIL import Image, ImageCms
 
 from datamodules.files import decode as module
-from datamodules.files.decode import REASONS, UnreadableImage, decode, read_picture, read_size
+from datamodules.files.decode import REASONS, UnreadableImage, decode, read_image, read_size
 from datamodules.pack.images import pixels_of
-from degradations import images as pictures
+from degradations import images as image_files
 from files.image_profiles import image_of
 from tests.datamodules.profiles import (
     SRGB,
@@ -80,80 +80,78 @@ def simplejpeg_or_skip():
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
 def test_plain_rgb(kind):
-    picture = decode(encoded(Image.fromarray(RGB), kind), "a")
-    np.testing.assert_array_equal(picture.rgb, RGB)
-    assert picture.rgb.dtype == np.uint8
-    assert picture.rgb.flags.c_contiguous
-    assert (picture.alpha, picture.icc, picture.bit_depth, picture.mode) == (None, None, 8, "RGB")
+    image = decode(encoded(Image.fromarray(RGB), kind), "a")
+    np.testing.assert_array_equal(image.rgb, RGB)
+    assert image.rgb.dtype == np.uint8
+    assert image.rgb.flags.c_contiguous
+    assert (image.alpha, image.icc, image.bit_depth, image.mode) == (None, None, 8, "RGB")
 
 
 @pytest.mark.parametrize("kind", ["WEBP", "AVIF", "GIF"])
 def test_other_formats_open(kind):
     options = {} if kind == "GIF" else {"quality": 100}
-    picture = decode(
-        encoded(Image.fromarray(np.full((8, 8, 3), 90, np.uint8)), kind, **options), "a"
-    )
-    np.testing.assert_allclose(picture.rgb, 90, atol=2)
-    assert picture.rgb.shape == (8, 8, 3)
+    image = decode(encoded(Image.fromarray(np.full((8, 8, 3), 90, np.uint8)), kind, **options), "a")
+    np.testing.assert_allclose(image.rgb, 90, atol=2)
+    assert image.rgb.shape == (8, 8, 3)
 
 
 def test_grey_becomes_rgb():
-    picture = decode(encoded(Image.fromarray(RGB[..., 0])), "a")
-    np.testing.assert_array_equal(picture.rgb, np.repeat(RGB[..., :1], 3, axis=2))
-    assert picture.mode == "L"
+    image = decode(encoded(Image.fromarray(RGB[..., 0])), "a")
+    np.testing.assert_array_equal(image.rgb, np.repeat(RGB[..., :1], 3, axis=2))
+    assert image.mode == "L"
 
 
 def test_one_bit():
     black_and_white = RGB[..., 0] > 127
-    picture = decode(encoded(Image.fromarray(black_and_white)), "a")
-    np.testing.assert_array_equal(picture.rgb[..., 1], np.where(black_and_white, 255, 0))
-    assert picture.mode == "1"
+    image = decode(encoded(Image.fromarray(black_and_white)), "a")
+    np.testing.assert_array_equal(image.rgb[..., 1], np.where(black_and_white, 255, 0))
+    assert image.mode == "1"
 
 
 def test_palette():
     image = Image.fromarray(RGB).quantize(256)
-    picture = decode(encoded(image), "a")
-    np.testing.assert_array_equal(picture.rgb, np.asarray(image.convert("RGB")))
-    assert (picture.mode, picture.alpha) == ("P", None)
+    image = decode(encoded(image), "a")
+    np.testing.assert_array_equal(image.rgb, np.asarray(image.convert("RGB")))
+    assert (image.mode, image.alpha) == ("P", None)
 
 
 @pytest.mark.parametrize("transparency", [3, bytes(range(0, 200, 10))])
 def test_palette_with_transparency(transparency):
     image = Image.fromarray(RGB).quantize(20)
-    picture = decode(encoded(image, transparency=transparency), "a")
+    image = decode(encoded(image, transparency=transparency), "a")
     entry = np.asarray(image)
     table = np.full(256, 255)
     if isinstance(transparency, int):
         table[transparency] = 0
     else:
         table[: len(transparency)] = list(transparency)
-    np.testing.assert_array_equal(picture.rgb, np.asarray(image.convert("RGB")))
-    np.testing.assert_array_equal(picture.alpha, table[entry])
+    np.testing.assert_array_equal(image.rgb, np.asarray(image.convert("RGB")))
+    np.testing.assert_array_equal(image.alpha, table[entry])
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_alpha_is_kept_apart(mode):
     image = Image.fromarray(np.dstack([RGB, RGB[..., 1]])).convert(mode)
-    picture = decode(encoded(image), "a")
-    np.testing.assert_array_equal(picture.rgb, np.asarray(image.convert("RGB")))
-    np.testing.assert_array_equal(picture.alpha, RGB[..., 1])
-    assert picture.alpha.dtype == np.uint8
+    image = decode(encoded(image), "a")
+    np.testing.assert_array_equal(image.rgb, np.asarray(image.convert("RGB")))
+    np.testing.assert_array_equal(image.alpha, RGB[..., 1])
+    assert image.alpha.dtype == np.uint8
 
 
 def test_transparent_colour_of_rgb_png():
-    picture = decode(encoded(Image.fromarray(RGB), transparency=tuple(map(int, RGB[2, 3]))), "a")
-    np.testing.assert_array_equal(picture.rgb, RGB)
-    assert picture.alpha[2, 3] == 0
-    assert (picture.alpha == 0).sum() == 1
+    image = decode(encoded(Image.fromarray(RGB), transparency=tuple(map(int, RGB[2, 3]))), "a")
+    np.testing.assert_array_equal(image.rgb, RGB)
+    assert image.alpha[2, 3] == 0
+    assert (image.alpha == 0).sum() == 1
 
 
 @pytest.mark.parametrize("quick", [False, True])
 def test_cmyk_jpeg(quick, monkeypatch):
     monkeypatch.setattr(module, "QUICK_JPEG", quick and module.QUICK_JPEG)
     cmyk = Image.new("CMYK", (8, 8), (0, 255, 255, 0))  # red
-    picture = decode(encoded(cmyk, "JPEG", quality=95), "a")
-    np.testing.assert_allclose(picture.rgb, np.broadcast_to([255, 0, 0], (8, 8, 3)), atol=4)
-    assert picture.mode == "CMYK"
+    image = decode(encoded(cmyk, "JPEG", quality=95), "a")
+    np.testing.assert_allclose(image.rgb, np.broadcast_to([255, 0, 0], (8, 8, 3)), atol=4)
+    assert image.mode == "CMYK"
 
 
 def test_cmyk_jpeg_as_adobe_writes_it():
@@ -169,42 +167,42 @@ def test_cmyk_jpeg_as_adobe_writes_it():
 
 
 def test_one_pixel():
-    picture = decode(encoded(Image.fromarray(RGB[:1, :1])), "a")
-    np.testing.assert_array_equal(picture.rgb, RGB[:1, :1])
+    image = decode(encoded(Image.fromarray(RGB[:1, :1])), "a")
+    np.testing.assert_array_equal(image.rgb, RGB[:1, :1])
 
 
 # ------------------------------------------------------------------------------------------ 16 bits
 
 
 def test_16_bit_rgb_png():
-    picture = decode(png_16(RGB_16, 2), "a")
-    np.testing.assert_array_equal(picture.rgb, RGB_16)
-    assert (picture.rgb.dtype, picture.bit_depth, picture.alpha) == (np.uint16, 16, None)
+    image = decode(png_16(RGB_16, 2), "a")
+    np.testing.assert_array_equal(image.rgb, RGB_16)
+    assert (image.rgb.dtype, image.bit_depth, image.alpha) == (np.uint16, 16, None)
 
 
 def test_16_bit_rgba_png():
-    picture = decode(png_16(np.dstack([RGB_16, ALPHA_16]), 6), "a")
-    np.testing.assert_array_equal(picture.rgb, RGB_16)
-    np.testing.assert_array_equal(picture.alpha, ALPHA_16)
+    image = decode(png_16(np.dstack([RGB_16, ALPHA_16]), 6), "a")
+    np.testing.assert_array_equal(image.rgb, RGB_16)
+    np.testing.assert_array_equal(image.alpha, ALPHA_16)
 
 
 def test_16_bit_grey_png():
-    picture = decode(png_16(ALPHA_16[..., None], 0), "a")
-    np.testing.assert_array_equal(picture.rgb, np.repeat(ALPHA_16[..., None], 3, axis=2))
-    assert picture.rgb.dtype == np.uint16
+    image = decode(png_16(ALPHA_16[..., None], 0), "a")
+    np.testing.assert_array_equal(image.rgb, np.repeat(ALPHA_16[..., None], 3, axis=2))
+    assert image.rgb.dtype == np.uint16
 
 
 def test_16_bit_grey_and_alpha_png():
-    picture = decode(png_16(np.dstack([RGB_16[..., 0], ALPHA_16]), 4), "a")
-    np.testing.assert_array_equal(picture.rgb, np.repeat(RGB_16[..., :1], 3, axis=2))
-    np.testing.assert_array_equal(picture.alpha, ALPHA_16)
+    image = decode(png_16(np.dstack([RGB_16[..., 0], ALPHA_16]), 4), "a")
+    np.testing.assert_array_equal(image.rgb, np.repeat(RGB_16[..., :1], 3, axis=2))
+    np.testing.assert_array_equal(image.alpha, ALPHA_16)
 
 
 def test_transparent_level_of_a_16_bit_grey_png():
     level = chunk(b"tRNS", struct.pack(">H", ALPHA_16[0, 0]))
-    picture = decode(png_16(ALPHA_16[..., None], 0, level), "a")
-    np.testing.assert_array_equal(picture.alpha, np.where(ALPHA_16[0, 0] == ALPHA_16, 0, 65535))
-    np.testing.assert_array_equal(picture.rgb[..., 1], ALPHA_16)
+    image = decode(png_16(ALPHA_16[..., None], 0, level), "a")
+    np.testing.assert_array_equal(image.alpha, np.where(ALPHA_16[0, 0] == ALPHA_16, 0, 65535))
+    np.testing.assert_array_equal(image.rgb[..., 1], ALPHA_16)
 
 
 @pytest.mark.parametrize("compression", [None, "zlib"])
@@ -221,18 +219,18 @@ def test_16_bit_rgb_tiff(compression, planar, order):
         planarconfig=planar,
         byteorder=order,
     )
-    picture = decode(buffer.getvalue(), "a")
-    np.testing.assert_array_equal(picture.rgb, RGB_16)
-    assert picture.rgb.dtype == np.uint16
+    image = decode(buffer.getvalue(), "a")
+    np.testing.assert_array_equal(image.rgb, RGB_16)
+    assert image.rgb.dtype == np.uint16
 
 
 def test_16_bit_rgba_tiff():
     buffer = io.BytesIO()
     rgba = np.dstack([RGB_16, ALPHA_16])
     tifffile.imwrite(buffer, rgba, photometric="rgb", extrasamples=["unassalpha"])
-    picture = decode(buffer.getvalue(), "a")
-    np.testing.assert_array_equal(picture.rgb, RGB_16)
-    np.testing.assert_array_equal(picture.alpha, ALPHA_16)
+    image = decode(buffer.getvalue(), "a")
+    np.testing.assert_array_equal(image.rgb, RGB_16)
+    np.testing.assert_array_equal(image.alpha, ALPHA_16)
 
 
 def tiff_of_four_samples(extra, planar="contig"):
@@ -246,11 +244,11 @@ def tiff_of_four_samples(extra, planar="contig"):
 
 @pytest.mark.parametrize("planar", ["contig", "separate"])
 def test_colours_of_a_16_bit_tiff_that_were_multiplied_by_alpha(planar):
-    picture = decode(tiff_of_four_samples("assocalpha", planar), "a")
+    image = decode(tiff_of_four_samples("assocalpha", planar), "a")
     expected = np.minimum(np.rint(RGB_16 * (65535 / ALPHA_16[..., None])), 65535)
-    np.testing.assert_array_equal(picture.rgb, expected)
-    np.testing.assert_array_equal(picture.alpha, ALPHA_16)
-    assert picture.rgb.dtype == np.uint16
+    np.testing.assert_array_equal(image.rgb, expected)
+    np.testing.assert_array_equal(image.alpha, ALPHA_16)
+    assert image.rgb.dtype == np.uint16
 
 
 def test_multiplied_colours_that_nobody_sees():
@@ -261,9 +259,9 @@ def test_multiplied_colours_that_nobody_sees():
 
 
 def test_a_fourth_sample_that_is_no_alpha():
-    picture = decode(tiff_of_four_samples("unspecified"), "a")
-    np.testing.assert_array_equal(picture.rgb, RGB_16)
-    assert picture.alpha is None
+    image = decode(tiff_of_four_samples("unspecified"), "a")
+    np.testing.assert_array_equal(image.rgb, RGB_16)
+    assert image.alpha is None
 
 
 def test_16_bit_lzw_tiff():
@@ -293,9 +291,9 @@ def test_exif_orientation(kind, orientation, tmp_path):
     options = {"lossless": True} if kind == "WEBP" else {}
     data = encoded(Image.fromarray(RGB), kind, exif=exif(orientation), **options)
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
-    picture = decode(data, "a")
-    np.testing.assert_array_equal(picture.rgb, np.asarray(expected))
-    assert picture.rgb.flags.c_contiguous
+    image = decode(data, "a")
+    np.testing.assert_array_equal(image.rgb, np.asarray(expected))
+    assert image.rgb.flags.c_contiguous
     (tmp_path / "a").write_bytes(data)
     assert read_size(tmp_path / "a") == expected.size
 
@@ -342,17 +340,17 @@ def test_texts_of_a_png_have_no_say_in_its_pixels(kind, deep, late, tmp_path):
     whole = png_16(RGB_16, 2) if deep else encoded(Image.fromarray(RGB))
     data = inserted(whole, TEXTS[kind], late)
     tracemalloc.start()
-    picture = decode(data, "a", srgb=True)
+    image = decode(data, "a", srgb=True)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    np.testing.assert_array_equal(picture.rgb, RGB_16 if deep else RGB)
+    np.testing.assert_array_equal(image.rgb, RGB_16 if deep else RGB)
     assert peak < 100e6
     assert read_size(io.BytesIO(data)) == (7, 5)
     (tmp_path / "a.png").write_bytes(data)
     assert read_size(tmp_path / "a.png") == (7, 5)
     assert pixels_of(data) == 35
     if not deep:
-        as_metrics_see_it = pictures.read_image(tmp_path / "a.png")
+        as_metrics_see_it = image_files.read_image(tmp_path / "a.png")
         np.testing.assert_array_equal(as_metrics_see_it[0].permute(1, 2, 0) * 255, RGB)
 
 
@@ -389,8 +387,8 @@ def test_a_large_colour_profile_of_a_png(deep, caplog):
     np.testing.assert_array_equal(converted, decode(expected, "a", srgb=True).rgb)
     assert (converted != decode(expected, "a").rgb).any()
     assert not caplog.text
-    picture = decode(with_profile(9_000_000)[1], "here/a.png", srgb=True)
-    np.testing.assert_array_equal(picture.rgb, RGB_16 if deep else RGB)
+    image = decode(with_profile(9_000_000)[1], "here/a.png", srgb=True)
+    np.testing.assert_array_equal(image.rgb, RGB_16 if deep else RGB)
     assert "here/a.png: its colour profile of more than 8 MB is ignored" in caplog.text
 
 
@@ -401,7 +399,7 @@ def test_size_of_a_png_that_lies_on_its_side(kind, late, tmp_path):
     data = encoded(Image.fromarray(RGB))
     at = data.rfind(b"IEND") - 4 if late else 33
     (tmp_path / "a.png").write_bytes(data[:at] + orienting_chunk(kind) + data[at:])
-    turned = read_picture(tmp_path / "a.png").rgb
+    turned = read_image(tmp_path / "a.png").rgb
     np.testing.assert_array_equal(turned, np.rot90(RGB, -1))
     assert read_size(tmp_path / "a.png") == (turned.shape[1], turned.shape[0])
     with (tmp_path / "a.png").open("rb") as file:
@@ -418,9 +416,9 @@ def test_the_size_of_a_png_with_other_texts_is_read_without_its_pixels(monkeypat
 
 def test_exif_orientation_of_16_bits_and_alpha():
     tags = chunk(b"eXIf", exif(6).tobytes().removeprefix(b"Exif\0\0"))
-    picture = decode(png_16(np.dstack([RGB_16, ALPHA_16]), 6, tags), "a")
-    np.testing.assert_array_equal(picture.rgb, np.rot90(RGB_16, -1))
-    np.testing.assert_array_equal(picture.alpha, np.rot90(ALPHA_16, -1))
+    image = decode(png_16(np.dstack([RGB_16, ALPHA_16]), 6, tags), "a")
+    np.testing.assert_array_equal(image.rgb, np.rot90(RGB_16, -1))
+    np.testing.assert_array_equal(image.alpha, np.rot90(ALPHA_16, -1))
 
 
 def test_exif_orientation_of_a_16_bit_tiff():
@@ -439,18 +437,18 @@ def test_rgb_profile_is_kept_and_others_dropped():
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert decode(encoded(Image.fromarray(RGB), icc_profile=srgb), "a").icc == srgb
     grey = srgb[:16] + b"GRAY" + srgb[20:]
-    picture = decode(encoded(Image.fromarray(RGB[..., 0]), icc_profile=grey), "a")
-    assert (picture.icc, picture.grey_icc) == (None, grey)
+    image = decode(encoded(Image.fromarray(RGB[..., 0]), icc_profile=grey), "a")
+    assert (image.icc, image.grey_icc) == (None, grey)
     assert decode(encoded(Image.fromarray(RGB), icc_profile=grey), "a").grey_icc is None
     lab = srgb[:16] + b"Lab " + srgb[20:]
-    picture = decode(encoded(Image.fromarray(RGB), icc_profile=lab), "a")
-    assert (picture.icc, picture.grey_icc) == (None, None)
+    image = decode(encoded(Image.fromarray(RGB), icc_profile=lab), "a")
+    assert (image.icc, image.grey_icc) == (None, None)
 
 
 def test_16_bit_grey_profile_is_kept():
     embedded = chunk(b"iCCP", b"grey\0\0" + zlib.compress(grey_profile()))
-    picture = decode(png_16(RGB_16[..., :1], 0, embedded), "a")
-    assert (picture.icc, picture.grey_icc) == (None, grey_profile())
+    image = decode(png_16(RGB_16[..., :1], 0, embedded), "a")
+    assert (image.icc, image.grey_icc) == (None, grey_profile())
 
 
 # ------------------------------------------------------------------------------- profiles to sRGB
@@ -458,16 +456,16 @@ def test_16_bit_grey_profile_is_kept():
 
 def test_rgb_profile_to_srgb():
     data = encoded(Image.fromarray(RGB), icc_profile=rgb_profile())
-    picture = decode(data, "a", srgb=True)
-    np.testing.assert_allclose(picture.rgb, srgb_of_rgb(RGB), atol=1)
-    assert np.abs(picture.rgb.astype(int) - RGB).max() > 20
-    assert picture.icc is None
+    image = decode(data, "a", srgb=True)
+    np.testing.assert_allclose(image.rgb, srgb_of_rgb(RGB), atol=1)
+    assert np.abs(image.rgb.astype(int) - RGB).max() > 20
+    assert image.icc is None
 
 
 def test_without_srgb_pixels_and_profile_are_kept():
-    picture = decode(encoded(Image.fromarray(RGB), icc_profile=rgb_profile()), "a")
-    np.testing.assert_array_equal(picture.rgb, RGB)
-    assert picture.icc == rgb_profile()
+    image = decode(encoded(Image.fromarray(RGB), icc_profile=rgb_profile()), "a")
+    np.testing.assert_array_equal(image.rgb, RGB)
+    assert image.icc == rgb_profile()
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP", "TIFF", "AVIF"])
@@ -490,9 +488,9 @@ def test_profile_and_orientation(orientation):
 def test_grey_profile_to_srgb(kind):
     data = encoded(Image.fromarray(RGB[..., 0]), kind, icc_profile=grey_profile())
     stored = decode(data, "a").rgb[..., 0]
-    picture = decode(data, "a", srgb=True)
-    np.testing.assert_allclose(picture.rgb, srgb_of_grey(stored), atol=2)
-    assert np.abs(picture.rgb[..., 0].astype(int) - stored).max() > 10
+    image = decode(data, "a", srgb=True)
+    np.testing.assert_allclose(image.rgb, srgb_of_grey(stored), atol=2)
+    assert np.abs(image.rgb[..., 0].astype(int) - stored).max() > 10
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "JPEG"])
@@ -503,25 +501,25 @@ def test_cmyk_profile_to_srgb(kind):
     options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
     data = encoded(cmyk, kind, icc_profile=ink_profile(), **options)
     for srgb in (True, False):  # CMYK has no RGB without a profile
-        picture = decode(data, "a", srgb)
-        np.testing.assert_allclose(picture.rgb, srgb_of_inks(inks), atol=4)
-        assert (picture.icc, picture.grey_icc) == (None, None)
+        image = decode(data, "a", srgb)
+        np.testing.assert_allclose(image.rgb, srgb_of_inks(inks), atol=4)
+        assert (image.icc, image.grey_icc) == (None, None)
     plain = encoded(cmyk, kind, **options)
     assert np.abs(decode(plain, "a").rgb - srgb_of_inks(inks)).max() > 50
 
 
 def test_alpha_stays_as_it_is():
     rgba = np.dstack([RGB, RGB[..., 1]])
-    picture = decode(encoded(Image.fromarray(rgba), icc_profile=rgb_profile()), "a", srgb=True)
-    np.testing.assert_allclose(picture.rgb, srgb_of_rgb(RGB), atol=1)
-    np.testing.assert_array_equal(picture.alpha, RGB[..., 1])
+    image = decode(encoded(Image.fromarray(rgba), icc_profile=rgb_profile()), "a", srgb=True)
+    np.testing.assert_allclose(image.rgb, srgb_of_rgb(RGB), atol=1)
+    np.testing.assert_array_equal(image.alpha, RGB[..., 1])
 
 
 def test_srgb_in_any_wording_changes_nothing():
     little_cms = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for profile in (little_cms, rgb_profile(SRGB, 2.2)):
-        picture = decode(encoded(Image.fromarray(RGB), icc_profile=profile), "a", srgb=True)
-        assert (np.abs(picture.rgb.astype(int) - RGB).max() == 0) == (profile == little_cms)
+        image = decode(encoded(Image.fromarray(RGB), icc_profile=profile), "a", srgb=True)
+        assert (np.abs(image.rgb.astype(int) - RGB).max() == 0) == (profile == little_cms)
 
 
 @pytest.mark.parametrize(
@@ -535,8 +533,8 @@ def test_srgb_in_any_wording_changes_nothing():
     ],
 )
 def test_a_profile_that_does_not_fit_is_ignored(profile):
-    picture = decode(encoded(Image.fromarray(RGB), icc_profile=profile), "a", srgb=True)
-    np.testing.assert_array_equal(picture.rgb, RGB)
+    image = decode(encoded(Image.fromarray(RGB), icc_profile=profile), "a", srgb=True)
+    np.testing.assert_array_equal(image.rgb, RGB)
 
 
 def test_a_broken_profile_is_logged(caplog):
@@ -548,26 +546,26 @@ def test_a_broken_profile_is_logged(caplog):
 
 def test_16_bits_are_converted_or_keep_their_profile():
     embedded = chunk(b"iCCP", b"wide\0\0" + zlib.compress(rgb_profile()))
-    picture = decode(png_16(RGB_16, 2, embedded), "a")
-    np.testing.assert_array_equal(picture.rgb, RGB_16)
-    assert picture.icc == rgb_profile()
-    picture = decode(png_16(RGB_16, 2, embedded), "a", srgb=True)
-    np.testing.assert_allclose(picture.rgb, 257 * srgb_of_rgb(RGB_16 / 257), atol=100)
-    assert (picture.icc, picture.bit_depth) == (None, 16)
+    image = decode(png_16(RGB_16, 2, embedded), "a")
+    np.testing.assert_array_equal(image.rgb, RGB_16)
+    assert image.icc == rgb_profile()
+    image = decode(png_16(RGB_16, 2, embedded), "a", srgb=True)
+    np.testing.assert_allclose(image.rgb, 257 * srgb_of_rgb(RGB_16 / 257), atol=100)
+    assert (image.icc, image.bit_depth) == (None, 16)
     tables = rgb_profile().replace(b"desc", b"A2B0")
     embedded = chunk(b"iCCP", b"wide\0\0" + zlib.compress(tables))
-    picture = decode(png_16(RGB_16, 2, embedded), "a", srgb=True)
-    np.testing.assert_array_equal(picture.rgb, RGB_16)
-    assert picture.icc == tables
+    image = decode(png_16(RGB_16, 2, embedded), "a", srgb=True)
+    np.testing.assert_array_equal(image.rgb, RGB_16)
+    assert image.icc == tables
 
 
 def test_16_bit_grey_is_converted():
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, RGB_16[..., 0], photometric="minisblack", iccprofile=grey_profile())
-    picture = decode(buffer.getvalue(), "a", srgb=True)
+    image = decode(buffer.getvalue(), "a", srgb=True)
     expected = 257 * srgb_of_grey(RGB_16[..., 0] / 257)
-    np.testing.assert_allclose(picture.rgb, expected, atol=150)
-    assert (picture.icc, picture.grey_icc) == (None, None)
+    np.testing.assert_allclose(image.rgb, expected, atol=150)
+    assert (image.icc, image.grey_icc) == (None, None)
 
 
 # -------------------------------------------------------------------------------------- quick JPEG
@@ -589,10 +587,10 @@ def test_results_do_not_depend_on_simplejpeg(sampling, size, monkeypatch):
 @pytest.mark.skipif(not module.QUICK_JPEG, reason="there is no wheel of simplejpeg here")
 def test_results_do_not_depend_on_simplejpeg_on_photographs(data_root, monkeypatch):
     paths = sorted((data_root / "bsds400").glob("*.jpg"))[:20]
-    quick = [read_picture(path).rgb for path in paths]
+    quick = [read_image(path).rgb for path in paths]
     monkeypatch.setattr(module, "QUICK_JPEG", False)
     for path, pixels in zip(paths, quick, strict=True):
-        np.testing.assert_array_equal(pixels, read_picture(path).rgb)
+        np.testing.assert_array_equal(pixels, read_image(path).rgb)
 
 
 @pytest.mark.parametrize("quick", [False, True])
@@ -618,7 +616,7 @@ def test_other_jpegs_do_not_depend_on_simplejpeg(kind, monkeypatch):
     assert quick.mode == plain.mode
 
 
-def test_the_first_of_several_pictures_in_a_jpeg():
+def test_the_first_of_several_images_in_a_jpeg():
     image = Image.fromarray(RGB)
     data = encoded(image, "MPO", save_all=True, append_images=[Image.new("RGB", (9, 9))])
     np.testing.assert_array_equal(
@@ -798,7 +796,7 @@ def test_truncated_16_bit_tiff(compression):
     assert caught.value.reason == "truncated"
 
 
-@pytest.mark.parametrize("read", [read_picture, read_size])
+@pytest.mark.parametrize("read", [read_image, read_size])
 def test_missing_file(read):
     with pytest.raises(UnreadableImage, match=r"nowhere\.png: .*No such file") as caught:
         read(Path("nowhere.png"))

@@ -14,7 +14,7 @@ from PIL.ExifTags import GPS, IFD, Base
 from datamodules.files.decode import decode
 from datamodules.files.exif import lasting_exif
 
-PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 10, 3)).astype(np.uint8))
+IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 10, 3)).astype(np.uint8))
 KEPT = {Base.Make: "Maker", Base.Artist: "Somebody", Base.DateTime: "2020:01:02 03:04:05"}
 DETAILS = {
     Base.ExposureTime: 0.01,
@@ -55,7 +55,7 @@ def check(exif, known_interop=INTEROP):
     assert interop == known_interop
 
 
-def test_what_describes_the_picture_is_kept():
+def test_what_describes_the_image_is_kept():
     check(lasting_exif(written()))
     check(lasting_exif(lasting_exif(written())))
 
@@ -83,7 +83,7 @@ def test_a_description_that_counts_pixels_is_left_out(description):
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 def test_of_every_format(kind):
     buffer = io.BytesIO()
-    PICTURE.save(buffer, kind, exif=written())
+    IMAGE.save(buffer, kind, exif=written())
     # Pillow's TIFFs have a wrong offset of the last directory, which must not affect the others.
     interop = {} if kind == "TIFF" else INTEROP
     check(lasting_exif(decode(buffer.getvalue(), "a").exif), interop)
@@ -94,9 +94,9 @@ def test_of_a_16_bit_tiff():
     deep = np.zeros((8, 10, 3), np.uint16)
     more = {"software": "some program", "extratags": [(271, "s", 0, "Maker", True)]}
     tifffile.imwrite(buffer, deep, photometric="rgb", metadata=None, **more)
-    picture = decode(buffer.getvalue(), "a")
-    assert picture.bit_depth == 16
-    first = read(picture.exif)[0]
+    image = decode(buffer.getvalue(), "a")
+    assert image.bit_depth == 16
+    first = read(image.exif)[0]
     assert first[Base.Make] == "Maker"
     assert first[Base.Software] == "some program"
     # Nothing about the layout of that file.

@@ -27,9 +27,9 @@ def smooth(height, width, seed=0):
     """Smooth colours with some noise, so that chroma interpolation matters."""
     generator = np.random.default_rng(seed)
     colours = generator.integers(0, 256, (7, 9, 3), dtype=np.uint8)
-    picture = np.asarray(Image.fromarray(colours).resize((width, height), Image.Resampling.BICUBIC))
-    noise = generator.integers(-20, 21, picture.shape)
-    return np.clip(picture.astype(int) + noise, 0, 255).astype(np.uint8)
+    image = np.asarray(Image.fromarray(colours).resize((width, height), Image.Resampling.BICUBIC))
+    noise = generator.integers(-20, 21, image.shape)
+    return np.clip(image.astype(int) + noise, 0, 255).astype(np.uint8)
 
 
 def saved(pixels, kind="JPEG", **options):
@@ -95,7 +95,7 @@ def test_the_last_columns_and_rows(width, quick, monkeypatch):
 
 
 @pytest.mark.parametrize("decoder", ["Pillow", "OpenCV"])
-def test_every_decoder_sees_the_true_picture(decoder):
+def test_every_decoder_sees_the_true_image(decoder):
     pixels = smooth(45, 150)
     file = encode_jpeg(pixels, 95)
     if decoder == "OpenCV":
@@ -205,7 +205,7 @@ def test_transcoding_changes_no_pixel(kind):
 @needs_jpegtran
 @settings(max_examples=25, deadline=None)
 @given(st.data())
-def test_crops_of_turned_pictures(data):
+def test_crops_of_turned_images(data):
     height, width = data.draw(st.integers(1, 90)), data.draw(st.integers(1, 90))
     source = saved(smooth(height, width), exif=tags(data.draw(st.integers(1, 8))))
     marked = transcode_jpeg(source, blocks=1)
@@ -214,7 +214,7 @@ def test_crops_of_turned_pictures(data):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_crops_of_turned_pictures_without_jpegtran(orientation):
+def test_crops_of_turned_images_without_jpegtran(orientation):
     file = saved(smooth(40, 128), exif=tags(orientation), restart_marker_blocks=2)
     assert_same_crop(file, (5, 7, 20, 30), decode(file, "a").rgb)
 
@@ -270,7 +270,7 @@ def test_files_without_usable_markers(file, reason):
 @pytest.mark.parametrize(
     "box", [(-1, 0, 8, 8), (0, -1, 8, 8), (60, 0, 8, 8), (0, 120, 8, 16), (0, 0, 0, 8)]
 )
-def test_a_crop_outside_the_picture(box):
+def test_a_crop_outside_the_image(box):
     file = encode_jpeg(smooth(64, 128), 90)
     with pytest.raises(ValueError, match=r"of .*at row .* is not inside the image of 64x128"):
         decode_crop(file, restart_offsets(file), *box)

@@ -96,14 +96,14 @@ class TestPlan:
         total = sum(plan.groups) * plan.repeats
         assert len(batches) == len(plan) == total // plan.batch_size
         assert all(len(batch) == plan.batch_size for batch in batches)
-        counts = Counter(item.picture for batch in batches for item in batch)
-        assert all(0 <= picture < sum(plan.groups) for picture in counts)
+        counts = Counter(item.image for batch in batches for item in batch)
+        assert all(0 <= image < sum(plan.groups) for image in counts)
         assert all(n <= plan.repeats for n in counts.values())
         assert total - counts.total() <= plan.batch_size - 1
 
     @given(plans())
     @settings(max_examples=60, deadline=None)
-    def test_the_sequence_holds_every_repeat_of_every_picture_once(self, plan):
+    def test_the_sequence_holds_every_repeat_of_every_image_once(self, plan):
         total = sum(plan.groups) * plan.repeats
         assert sorted(sequence_of(plan, 1)) == list(range(total))
 
@@ -139,7 +139,7 @@ class TestPlan:
     def test_epochs_and_seeds_differ(self):
         plan = Plan((100,), 0, 10, 2)
         orders = [
-            [item.picture for batch in epoch_of(p, epoch) for item in batch]
+            [item.image for batch in epoch_of(p, epoch) for item in batch]
             for p, epoch in ((plan, 0), (plan, 1), (Plan((100,), 1, 10, 2), 0))
         ]
         assert all(sorted(order) == list(range(100)) for order in orders)
@@ -158,8 +158,8 @@ class TestPlan:
     def test_repeats_lie_apart_and_have_seeds_of_their_own(self):
         plan = Plan((50,), 0, 10, 1, repeats=4)
         items = [item for batch in epoch_of(plan) for item in batch]
-        assert Counter(item.picture for item in items) == dict.fromkeys(range(50), 4)
-        neighbours = sum(a.picture == b.picture for a, b in pairwise(items))
+        assert Counter(item.image for item in items) == dict.fromkeys(range(50), 4)
+        neighbours = sum(a.image == b.image for a, b in pairwise(items))
         assert neighbours < 15  # 3 are expected
 
     def test_a_process_reads_its_own_part_of_the_shards(self):
@@ -168,7 +168,7 @@ class TestPlan:
         for epoch in range(3):
             for rank in range(world):
                 batches = epoch_of(plan, epoch, 0, rank, world)
-                touched = {item.picture // 10 for batch in batches for item in batch}
+                touched = {item.image // 10 for batch in batches for item in batch}
                 assert len(touched) <= groups // world + 2 * window
 
     @given(plans() | mixtures(), st.data())
@@ -178,13 +178,13 @@ class TestPlan:
         share = len(plan) * plan.batch_size // world
         sequence = sequence_of(plan, 0) // plan.repeats
         for rank in range(world):
-            items = [item.picture for batch in epoch_of(plan, 0, 0, rank, world) for item in batch]
+            items = [item.image for batch in epoch_of(plan, 0, 0, rank, world) for item in batch]
             part = sequence[rank * share : (rank + 1) * share]
             assert Counter(items) == Counter(part.tolist())
 
     def test_a_stream_looks_at_few_shards_at_a_time(self):
         plan = Plan((10,) * 64, 0, 8, 1, window=4)
-        order = [item.picture // 10 for batch in epoch_of(plan) for item in batch]
+        order = [item.image // 10 for batch in epoch_of(plan) for item in batch]
         assert max(len(set(order[i : i + 40])) for i in range(0, len(order), 40)) <= 8
         # ... and shuffles within them: a shard is not contiguous.
         assert sum(a == b for a, b in pairwise(order)) < len(order) / 2
@@ -217,7 +217,7 @@ class TestPlan:
         plan = Plan((6, 6, 6, 5), 5, 8, 4, window=2)
         out: Counter[int] = Counter()
         for epoch in range(400):
-            taken = {item.picture for batch in epoch_of(plan, epoch) for item in batch}
+            taken = {item.image for batch in epoch_of(plan, epoch) for item in batch}
             out.update(set(range(23)) - taken)
         assert out.total() == 400 * 7
         expected = 400 * 7 / 23
@@ -228,7 +228,7 @@ class TestPlan:
         plan = Plan((1000,) * 1_000_000, 0, 64, 8)
         batch = next(plan.batches(1, len(plan) * 9 // 10, 3, 4))
         assert len(batch) == 16
-        assert len({item.picture for item in batch}) == 16
+        assert len({item.image for item in batch}) == 16
 
     def test_what_was_computed_is_not_pickled(self):
         plan = Plan((1000,) * 50, 0, 64, 8)
@@ -239,9 +239,9 @@ class TestPlan:
 
     def test_numbers_of_32_bits_where_they_suffice(self):
         assert sequence_of(Plan((100,), 0, 4, 4), 0).dtype == np.int32
-        last = Shuffle((10,), 1, 1, 0, first_picture=2**31 - 10).take(0, 10)
+        last = Shuffle((10,), 1, 1, 0, first_image=2**31 - 10).take(0, 10)
         assert (last.dtype, last.max()) == (np.int32, 2**31 - 1)
-        beyond = Shuffle((10,), 1, 1, 0, first_picture=2**31 - 9).take(0, 10)
+        beyond = Shuffle((10,), 1, 1, 0, first_image=2**31 - 9).take(0, 10)
         assert (beyond.dtype, beyond.max()) == (np.int64, 2**31)
 
     @given(plans() | mixtures(), st.integers(0, 3))
@@ -294,9 +294,9 @@ class TestPlan:
     def test_known_order(self):
         """If this fails, runs can no longer resume exactly: the order must never change."""
         batches = epoch_of(PLAN, 0)
-        assert [[item.picture for item in batch] for batch in batches] == ORDER_0
+        assert [[item.image for item in batch] for batch in batches] == ORDER_0
         assert [item.seed for item in batches[0]] == SEEDS_0
-        assert [[item.picture for item in batch] for batch in epoch_of(PLAN, 1)] == ORDER_1
+        assert [[item.image for item in batch] for batch in epoch_of(PLAN, 1)] == ORDER_1
         assert epoch_of(PLAN, 0, 3, 1, 2)[0] == batches[3][2:]
 
 
@@ -308,21 +308,21 @@ def stream_of(plan: Plan, position: int) -> range:
 class TestReplacement:
     @given(plans(), st.integers(0, 2), st.data())
     @settings(max_examples=150, deadline=None)
-    def test_another_picture_of_the_same_stream(self, plan, epoch, data):
+    def test_another_image_of_the_same_stream(self, plan, epoch, data):
         assume(len(plan))
         position = data.draw(st.integers(0, len(plan) * plan.batch_size - 1))
         attempt = data.draw(st.integers(0, ATTEMPTS_IN_STREAM - 1))
-        picture = plan.replacement(epoch, position, attempt)
+        image = plan.replacement(epoch, position, attempt)
         sequence = sequence_of(plan, epoch) // plan.repeats
         own = sequence[position]
         stream = stream_of(plan, position)
         others = set(sequence[stream.start : stream.stop].tolist()) - {own}
         if others:
-            assert picture in others
+            assert image in others
         elif len(set(sequence[: len(plan) * plan.batch_size].tolist())) > 1:
-            assert picture != own
-        assert type(picture) is int
-        assert picture == pickle.loads(pickle.dumps(plan)).replacement(epoch, position, attempt)
+            assert image != own
+        assert type(image) is int
+        assert image == pickle.loads(pickle.dumps(plan)).replacement(epoch, position, attempt)
 
     def test_from_around_the_place_at_first(self):
         plan = Plan((100,) * 400, 0, 4, 4, window=2)
@@ -357,10 +357,10 @@ class TestReplacement:
         ends = np.cumsum(plan.groups)[np.cumsum(plan.mixture.groups) - 1]
         position = data.draw(st.integers(0, len(plan) * plan.batch_size - 1))
         own = sequence_of(plan, epoch)[position] // plan.repeats
-        picture = plan.replacement(epoch, position, data.draw(st.integers(0, 200)))
-        assert np.searchsorted(ends, picture, "right") == np.searchsorted(ends, own, "right")
+        image = plan.replacement(epoch, position, data.draw(st.integers(0, 200)))
+        assert np.searchsorted(ends, image, "right") == np.searchsorted(ends, own, "right")
 
-    def test_one_picture_has_no_other(self):
+    def test_one_image_has_no_other(self):
         plan = Plan((1,), 0, 2, 2, repeats=4)
         assert {plan.replacement(0, 3, attempt) for attempt in range(200)} == {0}
 
@@ -376,7 +376,7 @@ class TestAnnouncements:
         sampler = PlanSampler(plan, rank, world, lambda: (epoch, start), told.append)
         ends = np.cumsum(plan.groups)
         for batch in sampler:
-            groups = np.searchsorted(ends, [item.picture for item in batch], "right")
+            groups = np.searchsorted(ends, [item.image for item in batch], "right")
             assert set(groups.tolist()) <= set(told[-1])
         assert all(len(set(groups)) == len(groups) for groups in told)
         assert all(type(group) is int for groups in told for group in groups)
@@ -407,7 +407,7 @@ class TestAnnouncements:
     def test_soonest_first(self):
         plan = self.plan()
         batches = epoch_of(plan, 0, 0, 0, 4)
-        groups = list(dict.fromkeys(item.picture // 20 for batch in batches for item in batch))
+        groups = list(dict.fromkeys(item.image // 20 for batch in batches for item in batch))
         first = self.told(4)[0][2]
         assert first[:4] == groups[:4]  # by first use, and then the next window's
         assert set(first[4:]) <= set(groups[4:9])
@@ -438,7 +438,7 @@ class TestMixture:
     @pytest.mark.slow
     @given(mixtures())
     @settings(max_examples=100, deadline=None)
-    def test_every_picture_of_a_source_once_before_any_of_it_again(self, plan):
+    def test_every_image_of_a_source_once_before_any_of_it_again(self, plan):
         samples = np.concatenate([sequence_of(plan, epoch) for epoch in range(4)])
         counts = np.bincount(samples, minlength=sum(plan.groups) * plan.repeats)
         ends = np.cumsum(plan.groups)[np.cumsum(plan.mixture.groups) - 1] * plan.repeats
@@ -453,7 +453,7 @@ class TestMixture:
     def test_shares_of_every_batch(self):
         """Three to one, with 4 streams of 4: 12 of 16 on average, neither 0 nor 16 in a batch."""
         plan = Plan((50,) * 8 + (10,) * 3, 1, 16, 4, mixture=Mixture((8, 3), (3.0, 1.0), 4000))
-        counts = [sum(item.picture < 400 for item in batch) for batch in epoch_of(plan)]
+        counts = [sum(item.image < 400 for item in batch) for batch in epoch_of(plan)]
         assert len(counts) == 250
         assert sum(counts) == pytest.approx(3000, abs=200)
         assert np.mean(counts) == pytest.approx(12, abs=0.3)
@@ -478,7 +478,7 @@ class TestMixture:
         plan = Plan(
             (10,) * 64 + (5,) * 64, 0, 8, 1, window=4, mixture=Mixture((64, 64), (2.0, 1.0), 960)
         )
-        order = [item.picture for batch in epoch_of(plan) for item in batch]
+        order = [item.image for batch in epoch_of(plan) for item in batch]
         groups = [i // 10 if i < 640 else 64 + (i - 640) // 5 for i in order]
         # 60 samples are a window of each: two of these may meet at a border.
         assert max(len(set(groups[i : i + 60])) for i in range(0, len(groups), 60)) <= 17
@@ -486,7 +486,7 @@ class TestMixture:
     def test_known_order(self):
         """As above: it must never change."""
         plan = Plan((3, 5, 2, 4), 7, 4, 2, 2, 2, mixture=Mixture((2, 2), (1.0, 3.0), 10))
-        assert [[item.picture for item in batch] for batch in epoch_of(plan, 1)] == MIXED_1
+        assert [[item.image for item in batch] for batch in epoch_of(plan, 1)] == MIXED_1
 
 
 MIXED_1 = [[10, 8, 4, 11], [0, 10, 3, 9], [9, 11, 7, 11], [7, 12, 12, 11], [13, 12, 5, 5]]
@@ -557,7 +557,7 @@ class TestEvaluationSampler:
         st.integers(0, 20), st.integers(1, 4), st.integers(1, 6), st.lists(st.integers(0, 2**62))
     )
     @settings(max_examples=100, deadline=None)
-    def test_each_picture_once_over_uneven_processes(self, n, batch_size, world, seeds):
+    def test_each_image_once_over_uneven_processes(self, n, batch_size, world, seeds):
         seeds = (seeds * n)[:n] or [0] * n
         seeds += [0] * (n - len(seeds))
         samplers = [

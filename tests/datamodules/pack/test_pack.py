@@ -14,11 +14,11 @@ import pytest
 import webdataset
 from PIL import Image
 
-from datamodules.files.decode import read_picture
+from datamodules.files.decode import read_image
 from datamodules.pack import __main__ as pack
 from datamodules.shards.shards import Shards
 from tests.conftest import REPO
-from tests.datamodules.pictures import pixels, save
+from tests.datamodules.image_files import pixels, save
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def test_keeps_bytes_and_order(images, tmp_path):
     assert packed.keys == ["a", "b", "deep/c", "deep/d", "e"]
     assert packed.groups == [2, 2, 1]
     for index, name in enumerate(["a.JPG", "b.png", "deep/c.png", "deep/d.webp", "e.png"]):
-        np.testing.assert_array_equal(packed.read(index)["hr"], read_picture(images / name).rgb)
+        np.testing.assert_array_equal(packed.read(index)["hr"], read_image(images / name).rgb)
     with tarfile.open(shards[0]) as tar:
         assert tar.extractfile("a.jpg").read() == (images / "a.JPG").read_bytes()
 
@@ -128,8 +128,8 @@ def test_stock_readers_read_them(tmp_path, options):
             f"{sample['__key__']}.{s}" for s in sorted(("json", "txt", suffix))
         ]
         name = f"{sample['__key__']}.{suffix}"
-        picture = Image.open(tar.extractfile(name))
-        np.testing.assert_array_equal(np.asarray(picture), pixels((8, 8), 2))
+        image = Image.open(tar.extractfile(name))
+        np.testing.assert_array_equal(np.asarray(image), pixels((8, 8), 2))
 
 
 def test_restart_markers_reach_the_reader(tmp_path):
@@ -180,7 +180,7 @@ def test_report(images, tmp_path, caplog):
     assert (report["counts"]["packed"], report["shards"]) == (5, ["shard-000000.tar"])
 
 
-def test_nothing_but_refused_pictures(tmp_path, caplog):
+def test_nothing_but_refused_images(tmp_path, caplog):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").touch()
     assert pack.main([str(tmp_path / "images"), str(tmp_path / "out")]) == 1
@@ -247,7 +247,7 @@ def test_broken_files_are_refused_and_listed(images, tmp_path, caplog):
     assert "4 images packed into 1 shard (0.0 MB), 2 refused" in caplog.text
 
 
-def test_all_kinds_of_pictures_are_packed(tmp_path):
+def test_all_kinds_of_images_are_packed(tmp_path):
     root = tmp_path / "images"
     root.mkdir()
     image = Image.fromarray(pixels((16, 12)))

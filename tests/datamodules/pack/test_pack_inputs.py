@@ -13,7 +13,7 @@ import pytest
 from datamodules.pack import __main__ as pack
 from datamodules.pack import inputs as pack_lmdb
 from datamodules.pack.inputs import find_inputs, role_of
-from tests.datamodules.pictures import save
+from tests.datamodules.image_files import save
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def tar(path, members):
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image(tmp_path):
     return save(tmp_path / "one.png").read_bytes()
 
 
@@ -253,8 +253,8 @@ def test_the_digest_tells_inputs_apart(tmp_path):
 # --------------------------------------------------------------------------------------------- tars
 
 
-def test_tars_keep_keys_and_members(tmp_path, picture):
-    old = {"b.png": picture, "b.cls": b"3", "b.json": b"{}", "a/x.hr.png": picture}
+def test_tars_keep_keys_and_members(tmp_path, image):
+    old = {"b.png": image, "b.cls": b"3", "b.json": b"{}", "a/x.hr.png": image}
     tar(tmp_path / "old.tar", {**old, "a/x.pyd": b"evil"})
     out = tmp_path / "out"
     assert pack.main([str(tmp_path / "old.tar"), str(out), "--keep-duplicates"]) == 0
@@ -262,18 +262,18 @@ def test_tars_keep_keys_and_members(tmp_path, picture):
         assert {name: file.extractfile(name).read() for name in file.getnames()} == old
 
 
-def test_tars_that_count_from_zero(tmp_path, picture, caplog):
+def test_tars_that_count_from_zero(tmp_path, image, caplog):
     for number in range(2):
-        tar(tmp_path / f"t{number}.tar", {"0.png": picture, "1.png": picture + bytes(number)})
+        tar(tmp_path / f"t{number}.tar", {"0.png": image, "1.png": image + bytes(number)})
     pattern = str(tmp_path / "t{0..1}.tar")
     assert pack.main([pattern, str(tmp_path / "out")]) == 2
     assert "--shard-in-key" in caplog.text
     assert keys(pattern, shard_in_key=True) == ["t0/0", "t0/1", "t1/0", "t1/1"]
 
 
-def test_tars_whose_samples_lie_apart(tmp_path, picture, caplog):
+def test_tars_whose_samples_lie_apart(tmp_path, image, caplog):
     kinds = {"lr.png": save(tmp_path / "lr.png", (4, 3)).read_bytes(), "txt": b"x", "cls": b"3"}
-    members = {f"{n}.hr.png": picture + bytes(n) for n in range(3)}
+    members = {f"{n}.hr.png": image + bytes(n) for n in range(3)}
     members |= {f"{n}.{kind}": data for kind, data in kinds.items() for n in range(3)}
     tar(tmp_path / "old.tar", members)
     assert pack.main([str(tmp_path / "old.tar"), str(tmp_path / "out"), "--scale", "2"]) == 0
@@ -284,11 +284,11 @@ def test_tars_whose_samples_lie_apart(tmp_path, picture, caplog):
         assert {name: file.extractfile(name).read() for name in file.getnames()} == members
 
 
-def test_advice_about_tars_of_one_key_helps(tmp_path, picture, caplog):
+def test_advice_about_tars_of_one_key_helps(tmp_path, image, caplog):
     one, other = (tmp_path / name / "0.tar" for name in ("x", "y"))
     for path in (one, other):
         path.parent.mkdir()
-        tar(path, {"a.png": picture})
+        tar(path, {"a.png": image})
     for options in ([], ["--shard-in-key"]):
         assert pack.main([f"{tmp_path}/{{x,y}}/0.tar", str(tmp_path / "out"), *options]) == 2
         assert "both tars are called 0.tar: rename one, and set --shard-in-key" in caplog.text
@@ -301,14 +301,14 @@ def test_advice_about_tars_of_one_key_helps(tmp_path, picture, caplog):
 
 
 @pytest.mark.parametrize("name", ["../evil.png", "/etc/evil.png", "a/../../evil.png"])
-def test_tars_that_lead_out_of_the_folder(tmp_path, picture, name, caplog):
-    tar(tmp_path / "old.tar", {name: picture})
+def test_tars_that_lead_out_of_the_folder(tmp_path, image, name, caplog):
+    tar(tmp_path / "old.tar", {name: image})
     assert pack.main([str(tmp_path / "old.tar"), str(tmp_path / "out")]) == 2
     assert "leads out of its folder" in caplog.text
 
 
-def test_broken_tars(tmp_path, picture, caplog):
-    whole = tar(tmp_path / "old.tar", {"a.png": picture, "b.png": picture}).read_bytes()
+def test_broken_tars(tmp_path, image, caplog):
+    whole = tar(tmp_path / "old.tar", {"a.png": image, "b.png": image}).read_bytes()
     (tmp_path / "old.tar").write_bytes(whole[:700])
     assert pack.main([str(tmp_path / "old.tar"), str(tmp_path / "out")]) == 2
     assert "truncated" in caplog.text
@@ -316,15 +316,15 @@ def test_broken_tars(tmp_path, picture, caplog):
     assert "matches no tar" in caplog.text
 
 
-def test_samples_that_are_no_pictures(tmp_path, picture, caplog):
-    members = {"a.txt": b"1", "b.png": picture, "b.jpg": picture, "c.png": picture}
+def test_samples_that_are_no_images(tmp_path, image, caplog):
+    members = {"a.txt": b"1", "b.png": image, "b.jpg": image, "c.png": image}
     tar(tmp_path / "old.tar", members)
     assert pack.main([str(tmp_path / "old.tar"), str(tmp_path / "out")]) == 1
     assert "refused by reason: 1 no image, 1 several images" in caplog.text
 
 
-def test_sources_are_never_overwritten(tmp_path, picture, caplog):
-    old = tar(tmp_path / "shard-000000.tar", {"a.png": picture})
+def test_sources_are_never_overwritten(tmp_path, image, caplog):
+    old = tar(tmp_path / "shard-000000.tar", {"a.png": image})
     before = old.read_bytes()
     assert pack.main([str(old), str(tmp_path), "--overwrite"]) == 2
     assert "would be replaced" in caplog.text
@@ -345,50 +345,50 @@ def database(path, records, meta=None):
     return path
 
 
-def test_basicsr(tmp_path, picture):
+def test_basicsr(tmp_path, image):
     meta = "b_s001.png (6,8,3) 1\na.png (6,8,3) 1\n"
-    records = {b"a": picture, b"b_s001": picture + b"1", b"not in it": picture + b"2"}
+    records = {b"a": image, b"b_s001": image + b"1", b"not in it": image + b"2"}
     path = database(tmp_path / "x.lmdb", records, meta)
     out = tmp_path / "out"
     assert pack.main([str(path), str(out)]) == 0
     with tarfile.open(out / "shard-000000.tar") as file:
         assert file.getnames() == ["b_s001.png", "a.png"]
-        assert file.extractfile("a.png").read() == picture
+        assert file.extractfile("a.png").read() == image
 
 
-def test_a_list_with_a_byte_order_mark(tmp_path, picture):
-    path = database(tmp_path / "x.lmdb", {b"a": picture}, "\ufeffa.png (6,8,3) 1\r\n")
+def test_a_list_with_a_byte_order_mark(tmp_path, image):
+    path = database(tmp_path / "x.lmdb", {b"a": image}, "\ufeffa.png (6,8,3) 1\r\n")
     found = find_inputs(str(path))
     assert [entry.key for entry in found.entries] == ["a"]
 
 
-def test_plain_keys(tmp_path, picture):
+def test_plain_keys(tmp_path, image):
     jpeg = save(tmp_path / "x.jpg").read_bytes()
-    records = {b"sub/b.JPG": jpeg, b"a": picture, b"__len__": b"2", b"v1.0": picture + b"1"}
+    records = {b"sub/b.JPG": jpeg, b"a": image, b"__len__": b"2", b"v1.0": image + b"1"}
     out = tmp_path / "out"
     assert pack.main([str(database(tmp_path / "plain", records)), str(out)]) == 0
     with tarfile.open(out / "shard-000000.tar") as file:
         assert file.getnames() == ["a.png", "sub/b.jpg", "v1_0.png"]
 
 
-def test_bad_records(tmp_path, picture, caplog):
-    records = {b"../x": picture, b"\xff": picture, b"text": b"no image", b"good": picture}
+def test_bad_records(tmp_path, image, caplog):
+    records = {b"../x": image, b"\xff": image, b"text": b"no image", b"good": image}
     assert pack.main([str(database(tmp_path / "bad", records)), str(tmp_path / "out")]) == 1
     assert "refused by reason: 2 unsafe name, 1 not an image" in caplog.text
-    database(tmp_path / "meta", {b"a": picture}, "a.png (6,8,3) 1\ngone.png (6,8,3) 1\n")
+    database(tmp_path / "meta", {b"a": image}, "a.png (6,8,3) 1\ngone.png (6,8,3) 1\n")
     assert pack.main([str(tmp_path / "meta"), str(tmp_path / "other")]) == 1
     assert "gone: meta_info.txt has it, but the database does not" in caplog.text
-    database(tmp_path / "line", {b"a": picture}, "a.png\n")
+    database(tmp_path / "line", {b"a": image}, "a.png\n")
     with pytest.raises(ValueError, match=r"meta_info.txt, line 1: 'a.png'; expected"):
         find_inputs(str(tmp_path / "line"))
 
 
-def test_broken_databases(tmp_path, picture):
+def test_broken_databases(tmp_path, image):
     (tmp_path / "noise").mkdir()
     (tmp_path / "noise" / "data.mdb").write_bytes(bytes(range(256)) * 100)
     (tmp_path / "zero").mkdir()
     (tmp_path / "zero" / "data.mdb").touch()
-    cut = database(tmp_path / "cut", {b"%d" % n: picture * 50 for n in range(40)}) / "data.mdb"
+    cut = database(tmp_path / "cut", {b"%d" % n: image * 50 for n in range(40)}) / "data.mdb"
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     for name in ("noise", "zero", "cut"):
         with pytest.raises(ValueError, match="not a readable LMDB"):
@@ -407,8 +407,8 @@ def test_pairs_of_databases(tmp_path):
         assert file.getnames() == ["a.hr.png", "a.lr.png"]
 
 
-def test_without_the_package(tmp_path, picture, monkeypatch):
-    path = database(tmp_path / "x", {b"a": picture})
+def test_without_the_package(tmp_path, image, monkeypatch):
+    path = database(tmp_path / "x", {b"a": image})
     monkeypatch.setitem(sys.modules, "lmdb", None)
     pack_lmdb._opened.cache_clear()
     with pytest.raises(ValueError, match=r"pip install -c constraints.txt -e '\.\[lmdb\]'"):
@@ -435,8 +435,8 @@ def test_partners_are_missing(tmp_path):
         find_inputs(str(tmp_path / "hr"), str(tmp_path / "lr"))
 
 
-def test_tars_are_no_partners(tmp_path, picture):
+def test_tars_are_no_partners(tmp_path, image):
     save(tmp_path / "hr" / "a.png")
-    tar(tmp_path / "lr.tar", {"a.png": picture})
+    tar(tmp_path / "lr.tar", {"a.png": image})
     with pytest.raises(ValueError, match="without --lr"):
         find_inputs(str(tmp_path / "hr"), str(tmp_path / "lr.tar"))

@@ -21,7 +21,7 @@ from datamodules.pack.journal import Journal
 from datamodules.shards import writer as shard_writer
 from datamodules.shards.index import build_index
 from tests.conftest import REPO
-from tests.datamodules.pictures import save
+from tests.datamodules.image_files import save
 
 OPTIONS = ["--samples-per-shard", "3", "--crop", "8", "--step", "8", "--encode", "png"]
 
@@ -197,7 +197,7 @@ def test_finished_inputs_are_not_read_again(images, tmp_path, monkeypatch):
     assert content(out) == content(tmp_path / "whole")
 
 
-def test_a_picture_that_changed_halfway(images, tmp_path, monkeypatch, caplog):
+def test_an_image_that_changed_halfway(images, tmp_path, monkeypatch, caplog):
     out = tmp_path / "out"
     _stop_after(monkeypatch, 3)
     with pytest.raises(_Stopped):

@@ -28,9 +28,9 @@ from datamodules.shards import remote as retry
 from datamodules.shards.cache import DiskCache, ReadAhead, Wanted
 from datamodules.shards.remote import Patience, RemoteError
 from datamodules.shards.shards import Shards
-from tests.datamodules.pictures import pixels
+from tests.datamodules.image_files import pixels
 from tests.datamodules.server import serving
-from tests.datamodules.shards.test_shards import indexed, picture, write
+from tests.datamodules.shards.test_shards import image_bytes, indexed, write
 
 HASTE = Patience(retries=2, deadline=60.0, stall=20.0)  # longer than any test waits
 SIZE = 100_000
@@ -575,7 +575,7 @@ def source(server, tmp_path):
     sizes = []
     for number in range(6):
         path = write(
-            server.root / f"t-{number}.tar", [(f"k{number}.png", picture(tmp_path, number))]
+            server.root / f"t-{number}.tar", [(f"k{number}.png", image_bytes(tmp_path, number))]
         )
         sizes.append(indexed(path).stat().st_size)
     made = Shards(
@@ -608,16 +608,14 @@ def test_workers_that_start_while_shards_are_fetched(source, server):
     source.upcoming([0, 1])
     until(lambda: server.got("t-0.tar"))
 
-    class Pictures:
+    class Images:
         def __len__(self):
             return 6
 
         def __getitem__(self, index):
             return source.read(index)["hr"]
 
-    loader = DataLoader(
-        Pictures(), None, num_workers=2, multiprocessing_context="fork", timeout=300
-    )
+    loader = DataLoader(Images(), None, num_workers=2, multiprocessing_context="fork", timeout=300)
     for index, hr in enumerate(loader):
         np.testing.assert_array_equal(hr, pixels(seed=index))
 

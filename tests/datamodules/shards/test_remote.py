@@ -30,9 +30,9 @@ from datamodules.shards.remote import (
     shown,
 )
 from datamodules.shards.shards import Shards
-from tests.datamodules.pictures import pixels
+from tests.datamodules.image_files import pixels
 from tests.datamodules.server import serving
-from tests.datamodules.shards.test_shards import indexed, picture, write
+from tests.datamodules.shards.test_shards import image_bytes, indexed, write
 
 HASTE = Patience(retries=3, deadline=60.0, stall=20.0)  # longer than any test waits
 SHORT = Patience(retries=3, deadline=60.0, stall=0.5)  # for connections that stall
@@ -56,7 +56,7 @@ def server(tmp_path):
 def two(server, tmp_path):
     """Two tars with their indices, of 3 and 2 images."""
     for shard, numbers in enumerate([(0, 1, 2), (3, 4)]):
-        members = [(f"k{n}.png", picture(tmp_path, n)) for n in numbers]
+        members = [(f"k{n}.png", image_bytes(tmp_path, n)) for n in numbers]
         indexed(write(server.root / f"t-{shard:03d}.tar", members))
     return server
 
@@ -332,7 +332,7 @@ def test_index_beside_it_is_no_use(two, prepared, fault):
 
 def test_shard_that_changes_between_two_runs(two, prepared, tmp_path):
     check(prepared(f"{two.url}/t-{{000..001}}.tar"))
-    indexed(write(two.root / "t-001.tar", [("n3.png", picture(tmp_path, 3))]))
+    indexed(write(two.root / "t-001.tar", [("n3.png", image_bytes(tmp_path, 3))]))
     source = prepared(f"{two.url}/t-{{000..001}}.tar")
     assert source.keys == ["k0", "k1", "k2", "n3"]
     check(source, 4)
@@ -406,14 +406,14 @@ def test_workers_read_remote_shards(two, prepared):
     source = prepared(f"{two.url}/t-{{000..001}}.tar")
     source.read(0)  # so that fsspec's thread runs before the fork
 
-    class Pictures:
+    class Images:
         def __len__(self):
             return 5
 
         def __getitem__(self, index):
             return source.read(index)["hr"]
 
-    loader = DataLoader(Pictures(), None, num_workers=2, multiprocessing_context="fork")
+    loader = DataLoader(Images(), None, num_workers=2, multiprocessing_context="fork")
     for index, hr in enumerate(loader):
         np.testing.assert_array_equal(hr, pixels(seed=index))
     assert two.got("t-000.tar") == two.got("t-001.tar") == 1
@@ -447,7 +447,9 @@ echo ended >> {log}
 def test_pipes_and_the_size_of_the_cache(server, prepared, tmp_path):
     """The size is unknown: few are downloaded at a time, and room is made afterwards."""
     for number in range(8):
-        path = write(server.root / f"t-{number}.tar", [(f"k{number}.png", picture(tmp_path, 0))])
+        path = write(
+            server.root / f"t-{number}.tar", [(f"k{number}.png", image_bytes(tmp_path, 0))]
+        )
     limit, log, script = 2 * path.stat().st_size, tmp_path / "log", tmp_path / "script"
     script.write_text(SCRIPT.format(log=log, few=remote_index.FEW, tars=server.root))
     source = prepared(f"pipe:sh {script} {{0..7}}", allow_pipes=True, cache_size=limit)

@@ -28,14 +28,14 @@ from datamodules.shards.index import (
 )
 from datamodules.shards.shards import Shards
 from files import owned
-from tests.datamodules.pictures import pixels
-from tests.datamodules.shards.test_shards import indexed, picture, write
+from tests.datamodules.image_files import pixels
+from tests.datamodules.shards.test_shards import image_bytes, indexed, write
 
 
 @pytest.fixture
 def shard(tmp_path):
-    """A tar of three pictures, one with a caption."""
-    members = [(f"k{n}.png", picture(tmp_path, n)) for n in range(3)]
+    """A tar of three images, one with a caption."""
+    members = [(f"k{n}.png", image_bytes(tmp_path, n)) for n in range(3)]
     return write(tmp_path / "t.tar", [*members, ("k2.txt", b"two")])
 
 
@@ -103,7 +103,7 @@ def test_index_that_travelled_is_compared_once(shard, tmp_path, monkeypatch):
 
 def test_index_of_another_tar_of_the_same_size(shard, tmp_path, caplog):
     indexed(shard)
-    members = [(f"j{n}.png", picture(tmp_path, n)) for n in range(3)]
+    members = [(f"j{n}.png", image_bytes(tmp_path, n)) for n in range(3)]
     write(shard, [*members, ("j2.txt", b"two")])
     os.utime(shard, ns=(5, 5))
     assert load_index(shard, tmp_path / "cache").keys == ["j0", "j1", "j2"]
@@ -143,7 +143,7 @@ LIES = {
     "too many": {"png": [512, 10, None, 1, 1, 1]},
     "checksum": {"png": [512, 10, "xyz"]},
     "checksum of another kind": {"png": [512, 10, 77]},
-    "size of a picture": {"png": [512, 10, None, -3, 5]},
+    "size of an image": {"png": [512, 10, None, -3, 5]},
     "no members": 7,
 }
 
@@ -295,11 +295,11 @@ def little_memory():
 
 @pytest.mark.parametrize("checksums", [False, True])
 def test_mutated_tars(tmp_path, checksums, little_memory):
-    """Of 250: no crash, no hang; with checksums, no pixel that is not one of the pictures.
+    """Of 250: no crash, no hang; with checksums, no pixel that is not one of the images.
 
     Bitmaps, because nothing in their files would tell.
     """
-    members = [(f"k{n}.bmp", picture(tmp_path, n, "bmp")) for n in range(3)]
+    members = [(f"k{n}.bmp", image_bytes(tmp_path, n, "bmp")) for n in range(3)]
     shard = write(tmp_path / "t.tar", members)
     good = {n: pixels(seed=n).tobytes() for n in range(3)}
     indexed(shard)

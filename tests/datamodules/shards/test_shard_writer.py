@@ -9,7 +9,7 @@ import xxhash
 
 from datamodules.shards.index import load_index
 from datamodules.shards.writer import ShardWriter, find_shards
-from tests.datamodules.pictures import save
+from tests.datamodules.image_files import save
 
 
 @pytest.fixture
@@ -74,14 +74,14 @@ def no_shard(part, path):
 
 
 def test_index_has_checksums_and_sizes(writer, tmp_path):
-    picture = save(tmp_path / "p.png", (7, 5)).read_bytes()
-    writer.add("a", {"png": picture, "txt": b"words"})
+    image = save(tmp_path / "p.png", (7, 5)).read_bytes()
+    writer.add("a", {"png": image, "txt": b"words"})
     path = writer.finish()
     index = load_index(path, tmp_path / "nowhere")
     assert index.checksum == xxhash.xxh3_128_hexdigest(path.read_bytes())
     member = index.members[0]["png"]
-    assert path.read_bytes()[member.offset : member.offset + member.size] == picture
-    assert member.checksum == xxhash.xxh3_64_intdigest(picture)
+    assert path.read_bytes()[member.offset : member.offset + member.size] == image
+    assert member.checksum == xxhash.xxh3_64_intdigest(image)
     assert (member.height, member.width) == (5, 7)
     assert not (tmp_path / "nowhere").exists()
 

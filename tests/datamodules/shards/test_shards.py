@@ -22,7 +22,7 @@ import webdataset
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from datamodules.files.decode import UnreadableImage, read_picture
+from datamodules.files.decode import UnreadableImage, read_image
 from datamodules.shards import index as shard_index
 from datamodules.shards import reader as shard_reader
 from datamodules.shards import shards
@@ -38,11 +38,11 @@ from datamodules.shards.index import (
     split_name,
 )
 from datamodules.shards.shards import Shards
-from tests.datamodules.pictures import pixels, save
+from tests.datamodules.image_files import pixels, save
 from tests.datamodules.profiles import rgb_profile
 
 
-def picture(folder, seed, extension="png", size=(8, 6)):
+def image_bytes(folder, seed, extension="png", size=(8, 6)):
     return save(folder / "source" / f"{seed}.{extension}", size, seed).read_bytes()
 
 
@@ -60,7 +60,7 @@ def write(path, members):
 def two(tmp_path):
     """Two tars of 3 and 2 images."""
     for shard, numbers in enumerate([(0, 1, 2), (3, 4)]):
-        members = [(f"k{n}.png", picture(tmp_path, n)) for n in numbers]
+        members = [(f"k{n}.png", image_bytes(tmp_path, n)) for n in numbers]
         write(tmp_path / f"t-{shard:03d}.tar", members)
     return tmp_path
 
@@ -218,13 +218,13 @@ def test_keys_as_webdataset_has_them(name, expected):
 
 def test_long_names(tmp_path):
     key = "/".join(["folder" * 10] * 5) + "/ü"
-    source = prepared(write(tmp_path / "t.tar", [(f"{key}.png", picture(tmp_path, 1))]))
+    source = prepared(write(tmp_path / "t.tar", [(f"{key}.png", image_bytes(tmp_path, 1))]))
     assert source.keys == [key]
     np.testing.assert_array_equal(source.read(0)["hr"], pixels(seed=1))
 
 
 def test_captions_that_some_lack(tmp_path, caplog):
-    image = picture(tmp_path, 0)
+    image = image_bytes(tmp_path, 0)
     path = write(tmp_path / "t.tar", [("a.png", image), ("b.png", image), ("b.txt", b" a cat\n")])
     source = prepared(path)
     assert [source.read(0)["text"], source.read(1)["text"]] == ["", "a cat"]
@@ -235,14 +235,14 @@ def test_workers_read_the_same(two):
     source = prepared(two / "t-*.tar")
     source.read(0)  # so that a file is open before the fork
 
-    class Pictures:
+    class Images:
         def __len__(self):
             return 5
 
         def __getitem__(self, index):
             return source.read(index)["hr"]
 
-    loader = DataLoader(Pictures(), None, num_workers=2, multiprocessing_context="fork")
+    loader = DataLoader(Images(), None, num_workers=2, multiprocessing_context="fork")
     for index, hr in enumerate(loader):
         np.testing.assert_array_equal(hr, pixels(seed=index))
 
@@ -258,7 +258,7 @@ def test_survives_pickling(two):
 @pytest.fixture
 def seven(tmp_path):
     """Seven tars of one image."""
-    image = picture(tmp_path, 0)
+    image = image_bytes(tmp_path, 0)
     for number in range(7):
         write(tmp_path / f"t-{number:03d}.tar", [(f"k{number}.png", image)])
     return tmp_path
@@ -326,7 +326,7 @@ def test_index_is_made_again(two, change):
     kept.write_text(json.dumps(content))
     if change == "content":
         state = path.stat()
-        write(path, [(f"n{n}.png", picture(two, n)) for n in range(20)])
+        write(path, [(f"n{n}.png", image_bytes(two, n)) for n in range(20)])
         os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
     elif change == "time":
         os.utime(path, ns=(1, 1))
@@ -498,7 +498,7 @@ def test_advice_about_one_key_in_two_shards_helps(two, shard_in_key):
 
 
 def test_one_member_twice(two):
-    image = picture(two, 0)
+    image = image_bytes(two, 0)
     path = write(two / "d.tar", [("a.png", image), ("a.PNG", image)])
     message = (
         r"ending in one sample: 'a\.png' at byte 512 and 'a\.PNG' at byte \d+; remove or rename"
@@ -513,8 +513,8 @@ def apart(tmp_path):
     The members of a sample are an HR and an LR image, a caption and JSON.
     """
     kinds = {
-        "hr.png": lambda n: picture(tmp_path, n),
-        "lr.png": lambda n: picture(tmp_path, 100 + n, size=(4, 3)),
+        "hr.png": lambda n: image_bytes(tmp_path, n),
+        "lr.png": lambda n: image_bytes(tmp_path, 100 + n, size=(4, 3)),
         "txt": lambda n: f"number {n}".encode(),
         "json": lambda n: json.dumps({"n": n}).encode(),
     }
@@ -567,20 +567,20 @@ def test_checksums_of_members_that_lie_apart(tmp_path):
 
 def test_a_member_twice_after_others(tmp_path):
     """As ``tar -r`` appends a newer file."""
-    image = picture(tmp_path, 0)
+    image = image_bytes(tmp_path, 0)
     path = write(tmp_path / "d.tar", [("a.png", image), ("b.png", image), ("./a.png", image)])
     with pytest.raises(ValueError, match=r"'a\.png' at byte 512 and '\./a\.png' at byte \d+"):
         prepared(path)
 
 
-def test_several_pictures_in_a_sample(two):
-    image = picture(two, 0)
+def test_several_images_in_a_sample(two):
+    image = image_bytes(two, 0)
     with pytest.raises(ValueError, match=r"'a' has several hr images: \['jpg', 'png'\]"):
         prepared(write(two / "d.tar", [("a.jpg", image), ("a.png", image)]))
 
 
 def test_lr_that_some_lack(two):
-    image = picture(two, 0)
+    image = image_bytes(two, 0)
     path = write(two / "d.tar", [("a.hr.png", image), ("a.lr.png", image), ("b.hr.png", image)])
     with pytest.raises(ValueError, match=r"1 of 2 samples have no lr\.<ext>, such as 'b'"):
         prepared(path)
@@ -592,9 +592,9 @@ def test_names_that_lead_out(two, name):
         prepared(write(two / "d.tar", [(name, b"x")]))
 
 
-def test_samples_without_a_picture_are_counted(two, caplog):
+def test_samples_without_an_image_are_counted(two, caplog):
     path = write(
-        two / "d.tar", [("README.txt", b"x"), ("a.png", picture(two, 0)), ("LICENSE", b"x")]
+        two / "d.tar", [("README.txt", b"x"), ("a.png", image_bytes(two, 0)), ("LICENSE", b"x")]
     )
     assert prepared(path).keys == ["a"]
     assert "left out 1 samples without an image" in caplog.text
@@ -604,7 +604,7 @@ def test_samples_without_a_picture_are_counted(two, caplog):
 
 
 def test_broken_sample_is_named(two):
-    image = picture(two, 0)
+    image = image_bytes(two, 0)
     members = [("a.png", image[:60]), ("b.png", image), ("b.txt", b"\xff")]
     source = prepared(write(two / "d.tar", members))
     with pytest.raises(UnreadableImage, match=r"d\.tar: a: .*runcated"):
@@ -615,7 +615,7 @@ def test_broken_sample_is_named(two):
 
 def test_shard_replaced_while_in_use(two):
     source = prepared(two / "t-*.tar")
-    write(two / "t-001.tar", [("k3.png", picture(two, 9))])
+    write(two / "t-001.tar", [("k3.png", image_bytes(two, 9))])
     with pytest.raises(ValueError, match=r"t-001\.tar was replaced while it was in use"):
         source.read(3)
 
@@ -652,9 +652,11 @@ def flip(path, offset):
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
 
 
-def test_changed_bytes_are_not_taken_for_a_picture(two):
+def test_changed_bytes_are_not_taken_for_an_image(two):
     """Even if they would decode: a bitmap has no checksums."""
-    path = write(two / "b.tar", [("a.bmp", picture(two, 0, "bmp")), ("b.png", picture(two, 1))])
+    path = write(
+        two / "b.tar", [("a.bmp", image_bytes(two, 0, "bmp")), ("b.png", image_bytes(two, 1))]
+    )
     source = prepared(indexed(path))
     flip(path, load_index(path, two).members[0]["bmp"].offset + 100)
     with pytest.raises(UnreadableImage, match=r"b\.tar: a: .*by their checksum") as caught:
@@ -673,12 +675,12 @@ def test_shard_written_over_while_in_use(two):
         source.read(1)
 
 
-def test_sizes_are_those_of_the_pictures(two):
+def test_sizes_are_those_of_the_images(two):
     rotated = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(pixels((8, 6), 0)).save(rotated, "JPEG", exif=exif)
-    members = [("a.png", picture(two, 0)), ("b.jpg", rotated.getvalue()), ("c.png", b"broken")]
+    members = [("a.png", image_bytes(two, 0)), ("b.jpg", rotated.getvalue()), ("c.png", b"broken")]
     source = prepared(indexed(write(two / "s.tar", members)))
     assert [source.size(index) for index in range(3)] == [
         source.read(0)["hr"].shape[:2],
@@ -689,7 +691,7 @@ def test_sizes_are_those_of_the_pictures(two):
 
 
 def test_size_of_a_pair_is_not_told(two):
-    image = picture(two, 0)
+    image = image_bytes(two, 0)
     path = write(two / "p.tar", [("a.hr.png", image), ("a.lr.png", image)])
     assert prepared(indexed(path)).size(0) is None
 
@@ -706,7 +708,7 @@ def test_crop_by_restart_markers(two, name):
     data = encode_jpeg(pixels((90, 120), 5), 90)
     marks = restart_offsets(data).astype("<u4").tobytes()
     first, second = name.format("a", "a").split()
-    members = [(first, data), (second, marks), ("a.txt", b"a cat"), ("b.png", picture(two, 1))]
+    members = [(first, data), (second, marks), ("a.txt", b"a cat"), ("b.png", image_bytes(two, 1))]
     source = prepared(indexed(write(two / "r.tar", members)))
     whole = source.read(0)["hr"]
     part = source.read_crop(0, 17, 40, 31, 29)
@@ -798,7 +800,7 @@ def test_a_sample_takes_at_most_64_bytes(tmp_path):
 def kept(two, monkeypatch):
     """A set whose table is stored, like that of a large set."""
     monkeypatch.setattr(shards, "LARGE", 1)
-    members = [("k9.png", picture(two, 9)), ("k9.txt", b"nine"), ("other.cls", b"1")]
+    members = [("k9.png", image_bytes(two, 9)), ("k9.txt", b"nine"), ("other.cls", b"1")]
     indexed(write(two / "u.tar", members))
     return {"urls": [f"{two}/t-*.tar", f"{two}/u.tar"], "index_cache": f"{two}/cache"}
 
@@ -823,7 +825,7 @@ def test_table_is_made_again(two, kept, change):
     prepared(**kept)
     (table,) = (two / "cache").glob("*.table.npz")
     if change == "a shard":
-        write(two / "u.tar", [("new.png", picture(two, 9))])
+        write(two / "u.tar", [("new.png", image_bytes(two, 9))])
     elif change == "an index":
         place = two / "u.tar.idx.json"
         place.write_text(place.read_text().replace('"k9"', '"new"'))
@@ -854,12 +856,12 @@ def test_members_beyond_four_gigabytes_are_refused():
         shard_table.table_of("x.tar", index)
 
 
-def test_huge_pictures_keep_their_sizes():
+def test_huge_images_keep_their_sizes():
     index = ShardIndex(1 << 40, 0, ["a"], [{"png": Member(512, 9, None, 70_000, 3)}])
     assert shard_table.table_of("x.tar", index).sides.tolist() == [[70_000, 3]]
 
 
 def test_pixels_are_those_of_the_file(two):
     np.testing.assert_array_equal(
-        prepared(two / "t-000.tar").read(1)["hr"], read_picture(two / "source" / "1.png").rgb
+        prepared(two / "t-000.tar").read(1)["hr"], read_image(two / "source" / "1.png").rgb
     )

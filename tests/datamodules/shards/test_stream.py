@@ -27,10 +27,10 @@ from datamodules.shards.shards import Shards
 from datamodules.shards.stream import Stream, decoded, raw_of, samples_of
 from datamodules.sources.crops import Crops
 from datamodules.sources.mix import Mix
+from tests.datamodules.image_files import pixels
 from tests.datamodules.memory import Memory, noisy, with_crops
-from tests.datamodules.pictures import pixels
 from tests.datamodules.server import serving
-from tests.datamodules.shards.test_shards import picture, write
+from tests.datamodules.shards.test_shards import image_bytes, write
 from tests.datamodules.test_lightning import fit
 
 SHARDS = 7
@@ -43,7 +43,7 @@ def tars(tmp_path_factory):
     number = itertools.count()
     for shard in range(SHARDS):
         members = [
-            (f"k{n}.png", picture(root, n, size=(20, 18)))
+            (f"k{n}.png", image_bytes(root, n, size=(20, 18)))
             for n in itertools.islice(number, shard + 2)
         ]
         if shard == 4:
@@ -62,7 +62,8 @@ def even(tmp_path_factory):
     root = tmp_path_factory.mktemp("even")
     for shard in range(8):
         members = [
-            (f"e{n}.png", picture(root, n, size=(20, 18))) for n in range(4 * shard, 4 * shard + 4)
+            (f"e{n}.png", image_bytes(root, n, size=(20, 18)))
+            for n in range(4 * shard, 4 * shard + 4)
         ]
         write(root / f"{shard}.tar", members)
     return root
@@ -230,7 +231,7 @@ def test_it_is_pickled_while_it_is_read(tars):
 
 
 def test_shuffles_within_a_tar(tmp_path):
-    image = picture(tmp_path, 0, size=(8, 8))
+    image = image_bytes(tmp_path, 0, size=(8, 8))
     write(tmp_path / "one.tar", [(f"{n}.png", image) for n in range(100)])
     for shuffle, ordered in ((0, True), (50, False)):
         made = Stream(100, f"{tmp_path}/one.tar", shuffle=shuffle)
@@ -302,7 +303,7 @@ ODD = [  # members of each sample, and the key that all three give it
 
 @pytest.mark.parametrize("style", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
 def test_odd_names_as_shards_and_webdataset_read_them(tmp_path, style):
-    image = picture(tmp_path, 1)
+    image = image_bytes(tmp_path, 1)
     contents = {"json": b"{}", "caption": b"cat", "txt": b"dog", "rst": b"", "gz": b"x"}
     members = [name for names, _ in ODD for name in names]
     members += ["__meta__/x.png", "__info__", ".hidden.png", "noextension", "folder/noextension"]
@@ -341,7 +342,7 @@ def test_where_webdatasets_rule_is_not_followed(tmp_path):
 
     webdataset gives the keys ./a and b/, and refuses the third tar.
     """
-    image = picture(tmp_path, 1)
+    image = image_bytes(tmp_path, 1)
     for name, members, keys in (
         ("dots", ["./a.png", "./a.txt", "./b/c.png"], ["a", "b/c"]),
         ("hidden", ["b/c.png", "b/._c.png", "b/.png", "b/d.png"], ["b/c", "b/d"]),
@@ -383,7 +384,9 @@ class Evil:
 
 def test_pickles_are_passed_over(tmp_path):
     evil = pickle.dumps(Evil())
-    write(tmp_path / "a.tar", [("a.pyd", evil), ("a.png", picture(tmp_path, 0)), ("a.pkl", evil)])
+    write(
+        tmp_path / "a.tar", [("a.pyd", evil), ("a.png", image_bytes(tmp_path, 0)), ("a.pkl", evil)]
+    )
     ((raw,), _) = read(tmp_path / "a.tar")
     assert set(raw.fields) == {"hr"}
 
@@ -408,7 +411,7 @@ def test_in_webdatasets_secure_mode(even, monkeypatch):
         (["a.txt", "b.png", "a.png"], r"lie apart: 'a\.png' comes after other samples"),
         (["a.png", "b.png", "./a.png"], r"lie apart: '\./a\.png' comes"),
         (["a.hr.png", "b.hr.png", "a.lr.png"], "lie apart: .* tar --sort=name -cf .*sorted-a"),
-        (["a.png", "a.jpg"], "'a' has several hr pictures"),
+        (["a.png", "a.jpg"], "'a' has several hr images"),
     ],
 )
 def test_names_that_are_refused(tmp_path, names, message):
@@ -421,7 +424,7 @@ def test_the_command_of_the_refusal_sorts_the_tar(tmp_path):
     folder = tmp_path / "it's here"
     folder.mkdir()
     members = [
-        (f"{key}.{kind}.png", picture(tmp_path, n, size=(8, 8) if kind == "hr" else (4, 4)))
+        (f"{key}.{kind}.png", image_bytes(tmp_path, n, size=(8, 8) if kind == "hr" else (4, 4)))
         for kind in ("lr", "hr")
         for n, key in enumerate(["b", "a-b", "a", "c/d"])
     ]
@@ -476,20 +479,20 @@ def test_links_are_never_followed(tmp_path):
 
 
 def test_an_unreadable_image_is_replaced_by_the_next_one(tmp_path):
-    image = picture(tmp_path, 0, size=(20, 20))
+    image = image_bytes(tmp_path, 0, size=(20, 20))
     members = [(f"{n}.png", image[:100] if n in (2, 3) else image) for n in range(8)]
     write(tmp_path / "a.tar", members)
     data = module(Stream(6, f"{tmp_path}/a.tar", shuffle=0), batch_size=1, streams=1)
     assert keys_of(batches(data, [(0, 0)])) == [f"train/{n}" for n in (0, 1, 4, 5, 6, 7)]
     assert data.tally.reasons == {"truncated": 2}
     assert data.tally.failed == 1  # of six places: the other image was to replace one
-    assert any("a.tar: 2" in message for message in data.tally.pictures.values())
+    assert any("a.tar: 2" in message for message in data.tally.images.values())
 
 
 def test_the_sample_after_a_broken_tar_tells_of_it(tars):
     data = module(source(tars, samples=32, shuffle=0), batch_size=1, streams=1)
     batches(data, [(0, 0)])
-    assert any("t6.tar is truncated at byte" in m for m in data.tally.pictures.values())
+    assert any("t6.tar is truncated at byte" in m for m in data.tally.images.values())
 
 
 def test_too_many_stop_the_run(tars):
@@ -499,7 +502,7 @@ def test_too_many_stop_the_run(tars):
 
 
 def test_small_images_are_skipped(tmp_path):
-    members = [(f"{n}.png", picture(tmp_path, n, size=(9 + n, 20))) for n in range(14)]
+    members = [(f"{n}.png", image_bytes(tmp_path, n, size=(9 + n, 20))) for n in range(14)]
     write(tmp_path / "a.tar", members)
     made = Stream(14, f"{tmp_path}/a.tar", shuffle=0)
     data = module(made, batch_size=2, streams=1, small="skip")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from datamodules.sources.paired import Benchmark
-from tests.datamodules.pictures import save
+from tests.datamodules.image_files import save
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from datamodules.sources.clips import Clips, ClipShards, MovingCrops, in_order
 from datamodules.sources.photos import Photos
 from datamodules.sources.prompts import Prompts, Seeds
 from tests.contracts.arguments import check_arguments
-from tests.datamodules.memory import Memory, evaluation, picture, training, with_crops
+from tests.datamodules.memory import Memory, evaluation, random_image, training, with_crops
 
 SIDE = 20
 
@@ -238,7 +238,7 @@ def test_all_frames_are_augmented_alike(root: Path) -> None:
     assert torch.equal(steps.min(1).values, steps.max(1).values)
 
 
-def test_other_scales_are_for_pictures(root: Path) -> None:
+def test_other_scales_are_for_images(root: Path) -> None:
     scales = Scales(fixed=2, probability=0.5, lr_sides=[4])
     with pytest.raises(ValueError, match="comes with its own frames, which has one size"):
         list(training(module(Clips(str(root), frames=4), scales=scales, scale=2.0)))
@@ -329,7 +329,7 @@ def test_a_clip_in_two_shards(tmp_path: Path) -> None:
         prepared(ClipShards([paths[0], pack(tmp_path / "2.tar", {"a.0.png": png(0)})], frames=2))
 
 
-def test_shards_of_single_pictures(tmp_path: Path) -> None:
+def test_shards_of_single_images(tmp_path: Path) -> None:
     """They would all become frames of one nameless clip."""
     path = pack(tmp_path / "x.tar", {f"{name}.png": png(1) for name in "abc"})
     with pytest.raises(ValueError, match=r"'a' is an image that belongs to no clip; expected fra"):
@@ -371,7 +371,7 @@ def test_a_window_moves_evenly_and_stays_inside() -> None:
 
 
 def test_an_evaluation_has_the_same_windows() -> None:
-    one, two = moving(per_picture=2), moving(per_picture=2)
+    one, two = moving(per_image=2), moving(per_image=2)
     assert list(one.keys) == ["p/0", "p/1"]
     assert np.array_equal(one.read(1)["clip"], two.read(1)["clip"])
     assert not np.array_equal(one.read(0)["clip"], one.read(1)["clip"])
@@ -388,7 +388,7 @@ def test_windows_are_made_smaller_by_means() -> None:
 
 
 def test_windows_in_photographs_of_16_bits() -> None:
-    deep = Memory({"p": {"hr": picture(12, 12, dtype=np.uint16)}})
+    deep = Memory({"p": {"hr": random_image(12, 12, dtype=np.uint16)}})
     clip = prepared(MovingCrops(deep, 12, frames=2)).read(0)["clip"]
     expected = np.round(deep.samples["p"]["hr"] / 257)  # type: ignore[index]
     assert np.array_equal(clip[0], expected)

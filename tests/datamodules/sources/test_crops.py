@@ -43,18 +43,18 @@ def corners(crops):
     return [tuple(crops.read(i)["hr"][0, 0].tolist()) for i in range(len(crops.keys))]
 
 
-def test_squares_lie_within_their_pictures():
-    crops = crops_of(Numbered(), size=32, per_picture=50)
+def test_squares_lie_within_their_images():
+    crops = crops_of(Numbered(), size=32, per_image=50)
     assert len(crops.keys) == len(set(crops.keys)) == 100
     assert crops.groups == [50, 50]
-    for index, (picture, top, left) in enumerate(corners(crops)):
+    for index, (image, top, left) in enumerate(corners(crops)):
         sample = crops.read(index)
-        assert picture == index // 50
-        assert sample["text"] == str(picture)
+        assert image == index // 50
+        assert sample["text"] == str(image)
         rows, columns = np.indices((32, 32))
         np.testing.assert_array_equal(sample["hr"][..., 1], rows + top)
         np.testing.assert_array_equal(sample["hr"][..., 2], columns + left)
-    tops = {top for picture, top, _ in corners(crops) if picture == 0}
+    tops = {top for image, top, _ in corners(crops) if image == 0}
     assert min(tops) == 0  # every position is possible
     assert max(tops) == 40 - 32
 
@@ -68,7 +68,7 @@ def test_a_place_follows_from_the_name_alone():
     assert len(set(places.values())) > 5
 
 
-def test_a_picture_is_read_once_for_all_its_squares():
+def test_an_image_is_read_once_for_all_its_squares():
     source = Numbered()
     corners(crops_of(source, 16, 4))
     assert source.reads == [0, 1]
@@ -116,6 +116,6 @@ def test_what_cannot_be_cut():
         crops_of(Numbered(), size=48).read(0)
     with pytest.raises(ValueError, match="p0 is a pair"):
         Crops(Numbered(pairs=True), size=16).read(0)
-    for arguments in ({"size": 0}, {"per_picture": 0}):
+    for arguments in ({"size": 0}, {"per_image": 0}):
         with pytest.raises(ValueError, match="must be at least 1"):
             Crops(Numbered(), **arguments)

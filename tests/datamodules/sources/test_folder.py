@@ -12,7 +12,7 @@ import pytest
 from datamodules.files.decode import UnreadableImage
 from datamodules.sources.folder import Folder
 from files.paths import expand_path, list_images
-from tests.datamodules.pictures import pixels, save
+from tests.datamodules.image_files import pixels, save
 
 
 def prepared(*arguments, **options):
@@ -29,7 +29,7 @@ def tree(tmp_path):
     return tmp_path
 
 
-def test_finds_pictures_below_the_root_in_order(tree):
+def test_finds_images_below_the_root_in_order(tree):
     source = prepared(str(tree))
     assert source.keys == ["a", "b", "deep/a", "deep/er/c"]
     np.testing.assert_array_equal(source.read(1)["hr"], pixels(seed=0))
@@ -112,9 +112,9 @@ def test_keys_of_linked_folders_do_not_depend_on_the_disks_order(tree, monkeypat
 
 
 def test_environment_variables(tree, monkeypatch):
-    monkeypatch.setenv("MY_PICTURES", str(tree))
-    assert len(prepared("$MY_PICTURES/deep").keys) == 2
-    assert len(prepared(files=["${MY_PICTURES}/*.png"]).keys) == 1
+    monkeypatch.setenv("MY_IMAGES", str(tree))
+    assert len(prepared("$MY_IMAGES/deep").keys) == 2
+    assert len(prepared(files=["${MY_IMAGES}/*.png"]).keys) == 1
 
 
 def test_survives_pickling(tree):
@@ -216,7 +216,7 @@ def test_nothing_given():
         prepared("")
 
 
-def test_broken_picture_is_named(tree):
+def test_broken_image_is_named(tree):
     (tree / "b.png").write_text("this is no image")
     with pytest.raises(UnreadableImage, match=r"b\.png: not an image"):
         prepared(str(tree)).read(1)

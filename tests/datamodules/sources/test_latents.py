@@ -46,7 +46,7 @@ def test_a_batch_of_latents(tmp_path: Path) -> None:
     assert list(source.keys) == ["a/0", "a/1"]
     assert source.groups == [2]
     dataset = TrainingLatents(source, "train", 2.0, 96, True)
-    items = [Item(picture=i, seed=i, epoch=0, position=i) for i in (1, 0)]
+    items = [Item(image=i, seed=i, epoch=0, position=i) for i in (1, 0)]
     batch = collate(dataset.__getitems__(items))
     add_latents(batch, source)
     assert batch["key"] == ["train/a/1", "train/a/0"]
@@ -76,7 +76,7 @@ def test_members_that_lie_apart_are_joined(tmp_path: Path) -> None:
         again.prepare(2.0)
 
 
-def test_latents_of_whole_pictures_may_not_fit_together() -> None:
+def test_latents_of_whole_images_may_not_fit_together() -> None:
     shapes = ((1, 2, 2), (1, 2, 3))
     samples = [{"key": "a", "seed": 0, "latent": np.zeros(shape, np.float32)} for shape in shapes]
     with pytest.raises(ValueError, match=r"latents of different sizes .* with --encode\.crop"):
@@ -92,7 +92,7 @@ def test_what_is_no_latent(tmp_path: Path) -> None:
     source.prepare(2.0)
     with pytest.raises(UnreadableImage, match="allow_pickle"):  # no code in a shard is executed
         source.read(0)
-    source = Latents(write(tmp_path / "pictures", {"txt": b"the sea"}))
+    source = Latents(write(tmp_path / "images", {"txt": b"the sea"}))
     with pytest.raises(ValueError, match=r"has no latents: main\.py encode writes"):
         source.prepare(2.0)
 

@@ -12,7 +12,14 @@ from datamodules.sources.clips import MovingCrops
 from datamodules.sources.crops import Crops, OneLR
 from datamodules.sources.mix import Mix
 from degradations.bicubic import Bicubic
-from tests.datamodules.memory import Memory, evaluation, noisy, picture, pictures, training
+from tests.datamodules.memory import (
+    Memory,
+    evaluation,
+    noisy,
+    random_image,
+    random_images,
+    training,
+)
 from tests.datamodules.test_base import data_of
 
 
@@ -20,7 +27,9 @@ class Sharded(Memory):
     """Groups of five; records announced groups."""
 
     def __init__(self, count, seed=0):
-        super().__init__({f"s{i:02d}": {"hr": picture(16, 20, seed + i)} for i in range(count)})
+        super().__init__(
+            {f"s{i:02d}": {"hr": random_image(16, 20, seed + i)} for i in range(count)}
+        )
         self.told = []
 
     @property
@@ -59,7 +68,7 @@ class TestTraining:
         data = data_of(mixed(), batch_size=5, per_image=3)
         assert len(list(training(data))) == 30
 
-    def test_by_default_each_picture_comes_equally_often(self):
+    def test_by_default_each_image_comes_equally_often(self):
         data = data_of(mixed(weights=None, samples=500), batch_size=4)
         each = Counter(key for batch in training(data) for key in batch["key"])
         assert len(each) == 50
@@ -81,7 +90,7 @@ class TestTraining:
         [
             (lambda mix: Crops(mix, 16, 3), 3),
             (lambda mix: OneLR(mix, 16), 1),
-            (lambda mix: MovingCrops(mix, 8, 2, per_picture=2), 2),
+            (lambda mix: MovingCrops(mix, 8, 2, per_image=2), 2),
         ],
     )
     def test_shares_are_kept_by_what_is_around(self, around, times):
@@ -90,7 +99,7 @@ class TestTraining:
         plan = new_plan(source, 0, 16, 4, 1)
         assert len(plan) == 2 * times
         items = [item for epoch in range(8) for b in plan.batches(epoch, 0, 0, 1) for item in b]
-        each = Counter(source.keys[item.picture].split("/")[0] for item in items)
+        each = Counter(source.keys[item.image].split("/")[0] for item in items)
         assert each == {"photos": 192 * times, "faces": 64 * times}
 
     @pytest.mark.parametrize("workers", [0, 2])
@@ -134,7 +143,7 @@ class TestTraining:
 
 
 class TestEvaluation:
-    def test_every_picture_once(self):
+    def test_every_image_once(self):
         data = SRDataModule(2, val={"both": mixed()}, degradation=noisy(), workers=0)
         keys = [key for batch in evaluation(data, "val") for key in batch["key"]]
         assert keys == [f"both/photos/s{i:02d}" for i in range(40)] + [
@@ -154,8 +163,8 @@ class TestWhatCannotBeMixed:
         ("settings", "message"),
         [
             ({"sources": {}}, r"Mix\.sources is empty"),
-            ({"sources": {"a/b": pictures(1)}}, r"the name 'a/b'.* a word without /"),
-            ({"sources": {"..": pictures(1)}}, r"the name '\.\.'"),
+            ({"sources": {"a/b": random_images(1)}}, r"the name 'a/b'.* a word without /"),
+            ({"sources": {"..": random_images(1)}}, r"the name '\.\.'"),
             ({"weights": {"photos": 1}}, r"weights has photos, and Mix\.sources has photos, faces"),
             ({"weights": {"photos": 1, "faces": 0}}, r"Mix\.weights\.faces is 0; .* above 0"),
             ({"weights": {"photos": 1, "faces": float("nan")}}, r"weights\.faces is nan"),
@@ -163,35 +172,44 @@ class TestWhatCannotBeMixed:
         ],
     )
     def test_settings(self, settings, message):
-        defaults = {"sources": {"photos": pictures(1), "faces": pictures(1)}}
+        defaults = {"sources": {"photos": random_images(1), "faces": random_images(1)}}
         with pytest.raises(ValueError, match=message):
             Mix(**defaults | settings)
 
     @pytest.mark.parametrize(
         ("source", "message"),
         [
-            (Memory(pictures(1).samples, scale=3), "'b' has scale 3, but the mixture is used at 2"),
-            (Memory(pictures(1).samples, degradation=Bicubic(2)), "'b' has its own degradation"),
+            (
+                Memory(random_images(1).samples, scale=3),
+                "'b' has scale 3, but the mixture is used at 2",
+            ),
+            (
+                Memory(random_images(1).samples, degradation=Bicubic(2)),
+                "'b' has its own degradation",
+            ),
             (Memory({}), r"'b' \(Memory\) has 0 images"),
         ],
     )
     def test_sources(self, source, message):
-        mix = Mix({"a": pictures(1), "b": source})
+        mix = Mix({"a": random_images(1), "b": source})
         with pytest.raises(ValueError, match=message):
             mix.prepare(2.0)
 
     @pytest.mark.parametrize("name", ["text", "lr"])
     def test_kinds(self, name):
-        value = {"text": "the sea", "lr": picture(16, 20)}[name]
+        value = {"text": "the sea", "lr": random_image(16, 20)}[name]
         mix = Mix(
-            {"plain": pictures(4), "rich": Memory({"a": {"hr": picture(32, 40), name: value}})}
+            {
+                "plain": random_images(4),
+                "rich": Memory({"a": {"hr": random_image(32, 40), name: value}}),
+            }
         )
         message = rf"'rich' gives '{name}' and 'plain' does not; .* mix sources of one kind"
         with pytest.raises(ValueError, match=message):
             list(training(data_of(mix, batch_size=1, degradation=noisy())))
 
     def test_too_many_parts(self):
-        inner = [Mix({f"{n}": pictures(1) for n in range(129)}) for _ in range(2)]
+        inner = [Mix({f"{n}": random_images(1) for n in range(129)}) for _ in range(2)]
         with pytest.raises(ValueError, match=r"has 258 sources; expected 256 at most"):
             Mix({"a": inner[0], "b": inner[1]}).prepare(2.0)
 
@@ -201,6 +219,6 @@ class TestWhatCannotBeMixed:
             def keys(self):
                 return ["x", "x"]
 
-        mix = Mix({"a": pictures(2), "b": Twins({})})
+        mix = Mix({"a": random_images(2), "b": Twins({})})
         with pytest.raises(ValueError, match="2 images with the key 'train/b/x'"):
             data_of(mix, batch_size=2).setup("fit")

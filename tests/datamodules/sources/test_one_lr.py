@@ -10,7 +10,7 @@ from skimage import data as photographs
 
 from datamodules.base import SRDataModule
 from datamodules.sources.crops import OneLR
-from tests.datamodules.memory import Memory, evaluation, picture
+from tests.datamodules.memory import Memory, evaluation, random_image
 
 FACES = {5.3125: 85, 7: 112, 10: 160, 10.6875: 171, 12: 192}
 FACE = photographs.astronaut()[:256, 100:356]
@@ -34,7 +34,7 @@ def test_faces_at_all_their_scales():
     assert len({int(b["seed"]) for b in batches}) == 1  # else stages would not be shared
 
 
-def test_pictures_that_are_no_squares():
+def test_images_that_are_no_squares():
     lr = OneLR(Memory({"a": {"hr": FACE[:171]}}), (24, 36), scale=2.7)
     lr.prepare(2.7)
     sample = lr.read(0)
@@ -45,11 +45,23 @@ def test_pictures_that_are_no_squares():
 @pytest.mark.parametrize(
     ("sample", "lr_side", "message"),
     [
-        ({"hr": picture(32, 32), "lr": picture(16, 16)}, 8, "a is already a pair of HR and LR"),
-        ({"hr": picture(32, 32, dtype=np.uint16)}, 8, "a has 16 bits"),
-        ({"hr": picture(31, 40)}, (8, 10), r"a is 40x31 pixels, smaller than the HR of 40x32"),
-        ({"hr": picture(40, 60)}, 8, r"a is 60x40 pixels, and OneLR\.lr_side 8x8 would distort"),
-        ({"hr": picture(60, 60)}, (8, 12), r"a is 60x60 pixels, and OneLR\.lr_side 12x8 would"),
+        (
+            {"hr": random_image(32, 32), "lr": random_image(16, 16)},
+            8,
+            "a is already a pair of HR and LR",
+        ),
+        ({"hr": random_image(32, 32, dtype=np.uint16)}, 8, "a has 16 bits"),
+        ({"hr": random_image(31, 40)}, (8, 10), r"a is 40x31 pixels, smaller than the HR of 40x32"),
+        (
+            {"hr": random_image(40, 60)},
+            8,
+            r"a is 60x40 pixels, and OneLR\.lr_side 8x8 would distort",
+        ),
+        (
+            {"hr": random_image(60, 60)},
+            (8, 12),
+            r"a is 60x60 pixels, and OneLR\.lr_side 12x8 would",
+        ),
     ],
 )
 def test_what_cannot_be(sample, lr_side, message):
@@ -59,7 +71,7 @@ def test_what_cannot_be(sample, lr_side, message):
         source.read(0)
 
 
-def test_keys_are_not_asked_for_with_each_picture():
+def test_keys_are_not_asked_for_with_each_image():
     """A source may make all keys again: 0.3 s for a hundred thousand."""
 
     class Counted(Memory):

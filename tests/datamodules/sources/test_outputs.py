@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.sources.folder import Folder, Outputs
-from tests.datamodules.pictures import save
+from tests.datamodules.image_files import save
 
 
 @pytest.fixture

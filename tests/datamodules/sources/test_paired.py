@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from datamodules.sources.paired import Paired
-from tests.datamodules.pictures import pixels, save
+from tests.datamodules.image_files import pixels, save
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_sizes_that_do_not_fit(tmp_path, lr):
         prepared(tmp_path)
 
 
-def test_sizes_of_pictures_that_lie_on_their_side(root):
+def test_sizes_of_images_that_lie_on_their_side(root):
     tags = Image.Exif()
     tags[0x0112] = 6
     Image.fromarray(pixels((8, 12))).save(root / "hr" / "a.png", exif=tags)

@@ -82,7 +82,7 @@ def test_crops_follow_from_the_seed(tmp_path: Path) -> None:
     assert not torch.equal(one, other)
 
 
-def test_evaluations_have_whole_pictures(tmp_path: Path) -> None:
+def test_evaluations_have_whole_images(tmp_path: Path) -> None:
     batches = list(evaluation(module(write(tmp_path / "set")), "val"))
     assert [batch["ref"].shape for batch in batches] == [(2, 3, SIDE, SIDE)] * 3
     assert batches[0]["ref"].max() <= 1

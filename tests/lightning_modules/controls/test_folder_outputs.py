@@ -13,13 +13,13 @@ from callbacks.metrics.pixels import PSNR
 from datamodules.base import SRDataModule
 from degradations.bicubic import Bicubic
 from lightning_modules.controls.simple import FolderOutputs
-from tests.datamodules.memory import Memory, picture, trainer
+from tests.datamodules.memory import Memory, random_image, trainer
 
 KEYS = ("baby", "bird", "sub/head")
 
 
 def source() -> Memory:
-    return Memory({key: {"hr": picture(24, 31, seed)} for seed, key in enumerate(KEYS)})
+    return Memory({key: {"hr": random_image(24, 31, seed)} for seed, key in enumerate(KEYS)})
 
 
 def data() -> SRDataModule:
@@ -93,7 +93,7 @@ class TestResult:
         assert FolderOutputs(2, "$OUTPUTS/out").root == root
 
     def test_grey_and_transparent_files(self, tmp_path):
-        pixels = picture(4, 6)
+        pixels = random_image(4, 6)
         for mode in ("L", "LA", "RGBA", "P", "1"):
             Image.fromarray(pixels).convert(mode).save(tmp_path / "a.png")
             batch = {"key": ["x/a"], "size": (4, 6), "lr": torch.zeros(1, 3, 2, 3), "seed": [0]}
@@ -121,7 +121,7 @@ class TestBadInput:
 
     def test_many_are_counted(self, tmp_path):
         (tmp_path / "out").mkdir()
-        many = {"set": Memory({f"{i:03d}": {"hr": picture(4, 4)} for i in range(40)})}
+        many = {"set": Memory({f"{i:03d}": {"hr": random_image(4, 4)} for i in range(40)})}
         module = SRDataModule(2, test=many, degradation=Bicubic(2), workers=0)
         with pytest.raises(ValueError, match=r"lacks 40 of 40 .*004\.png and 35 more$"):
             trainer(tmp_path).test(FolderOutputs(2, str(tmp_path / "out")), datamodule=module)
@@ -140,7 +140,7 @@ class TestBadInput:
         assert not caplog.records
 
     def test_another_size(self, root, tmp_path):
-        Image.fromarray(picture(24, 31)).save(root / "bird.png")
+        Image.fromarray(random_image(24, 31)).save(root / "bird.png")
         message = r"bird\.png is 31x24 pixels, but the HR image is 30x24: .*data\.init_args\.scale"
         with pytest.raises(ValueError, match=message):
             measured(root, tmp_path)

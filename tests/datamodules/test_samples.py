@@ -17,11 +17,11 @@ from datamodules.batches import collate
 from datamodules.files.decode import UnreadableImage
 from datamodules.files.restart import encode_jpeg, restart_offsets
 from datamodules.order.plan import Item, Plan
-from datamodules.samples import SampleDraws, TrainingPictures, continued, turned
+from datamodules.samples import SampleDraws, TrainingImages, continued, turned
 from datamodules.shards.index import build_index, index_places, save_index
 from datamodules.shards.shards import Shards
 from degradations.draws import Draws
-from tests.datamodules.memory import Memory, picture, training
+from tests.datamodules.memory import Memory, random_image, training
 from tests.datamodules.test_base import data_of, located, repeated
 
 
@@ -55,21 +55,25 @@ class Told(Memory):
 
 
 SAMPLES = {
-    f"p{i}": {"hr": picture(20 + 3 * i, 40 - 2 * i, i), "text": f"{i}", "meta": {"path": str(i)}}
+    f"p{i}": {
+        "hr": random_image(20 + 3 * i, 40 - 2 * i, i),
+        "text": f"{i}",
+        "meta": {"path": str(i)},
+    }
     for i in range(6)
 }
 
 
 def crops(source, count=40, **settings):
     settings = {"scale": 2.0, "crop_size": 12, "flips": True} | settings
-    dataset = TrainingPictures(source, "train", **settings)
+    dataset = TrainingImages(source, "train", **settings)
     return [dataset[Item(i % len(source.samples), 7919 * i, 0, i)] for i in range(count)]
 
 
 class TestCropsAlone:
     @pytest.mark.parametrize("source", [Sized, Told])
     @pytest.mark.parametrize("flips", [True, False])
-    def test_pixels_are_those_of_the_whole_picture(self, source, flips):
+    def test_pixels_are_those_of_the_whole_image(self, source, flips):
         whole, alone = crops(Memory(SAMPLES), flips=flips), crops(source(SAMPLES), flips=flips)
         for a, b in zip(whole, alone, strict=True):
             np.testing.assert_array_equal(a.pop("hr"), b.pop("hr"))
@@ -89,7 +93,7 @@ class TestCropsAlone:
             assert torch.equal(a["hr"], b["hr"])
 
     def test_16_bits(self):
-        samples = {"a": {"hr": picture(30, 30, dtype=np.uint16)}}
+        samples = {"a": {"hr": random_image(30, 30, dtype=np.uint16)}}
         for a, b in zip(crops(Memory(samples)), crops(Sized(samples)), strict=True):
             np.testing.assert_array_equal(a["hr"], b["hr"])
 
@@ -103,7 +107,7 @@ class TestCropsAlone:
             crops(Wrong(SAMPLES))
 
     def test_a_pair_has_no_size(self):
-        samples = {"a": {"hr": picture(40, 40), "lr": picture(20, 20)}}
+        samples = {"a": {"hr": random_image(40, 40), "lr": random_image(20, 20)}}
         with pytest.raises(ValueError, match="and an LR for a crop of 12"):
             crops(Told(samples))
 
@@ -118,7 +122,7 @@ SMALL = {
 PLAN = Plan((5,), 0, 1, 1, repeats=8)
 
 
-class TestSmallPictures:
+class TestSmallImages:
     @pytest.mark.parametrize("source", [Memory, Sized])
     def test_error(self, source):
         message = (
@@ -175,14 +179,14 @@ class TestSmallPictures:
             assert source.reads == []  # sizes are known, so skipped images are not read
 
     def test_a_replacement_keeps_the_seed_of_the_place(self):
-        dataset = TrainingPictures(Memory(SMALL), "train", 2.0, 12, True, small="skip", plan=PLAN)
+        dataset = TrainingImages(Memory(SMALL), "train", 2.0, 12, True, small="skip", plan=PLAN)
         replaced = dataset[Item(0, 5, 0, 3)]
         index = list(SMALL).index(replaced["key"].removeprefix("train/"))
-        alone = TrainingPictures(Memory(SMALL), "train", 2.0, 12, True)[Item(index, 5)]
+        alone = TrainingImages(Memory(SMALL), "train", 2.0, 12, True)[Item(index, 5)]
         np.testing.assert_array_equal(replaced["hr"], alone["hr"])
         assert replaced["seed"] == 5
 
-    def test_a_picture_is_tried_once_for_a_place(self):
+    def test_an_image_is_tried_once_for_a_place(self):
         source = Sized({f"{i}": f"{i}.jpg: empty" for i in range(5)})
         message = r"5 images of .* in a row could not be used \(damaged 5\); the first: 0\.jpg"
         with pytest.raises(ValueError, match=message):
@@ -198,7 +202,7 @@ class TestTurns:
     @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
     @pytest.mark.parametrize("turn", range(8))
     def test_as_by_numpy(self, turn, dtype):
-        whole = picture(20, 30, dtype=dtype)
+        whole = random_image(20, 30, dtype=dtype)
         for cut in (whole, whole[3:8, 5:25], whole[::-1, ::2], whole[:1, :1]):
             before = cut.copy()
             expected = cut[:, ::-1] if turn & 1 else cut
@@ -210,15 +214,15 @@ class TestTurns:
             got[...] = 0  # a copy
             np.testing.assert_array_equal(cut, before)
 
-    def test_a_picture_that_must_not_be_written_to(self):
-        whole = picture(8, 8)
+    def test_an_image_that_must_not_be_written_to(self):
+        whole = random_image(8, 8)
         whole.flags.writeable = False
         assert turned(whole, 0).flags.writeable
 
     @given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 20), st.integers(0, 20))
     @settings(max_examples=60, deadline=None)
     def test_continued(self, height, width, down, right):
-        whole = picture(height, width)
+        whole = random_image(height, width)
         got = continued(whole, height + down, width + right)
         rows = [min(i % (2 * height), 2 * height - 1 - i % (2 * height)) for i in range(len(got))]
         columns = [
@@ -242,17 +246,17 @@ class TestSampleDraws:
 
 class TestCollate:
     def test_colours_stay_last_in_memory(self):
-        pictures = [picture(5, 7, i) for i in range(3)]
-        samples = [{"key": str(i), "seed": i, "hr": hr} for i, hr in enumerate(pictures)]
+        images = [random_image(5, 7, i) for i in range(3)]
+        samples = [{"key": str(i), "seed": i, "hr": hr} for i, hr in enumerate(images)]
         batch = collate(samples)["hr"]
         assert batch.shape == (3, 3, 5, 7)
         assert batch.is_contiguous(memory_format=torch.channels_last)
-        for image, hr in zip(batch, pictures, strict=True):
+        for image, hr in zip(batch, images, strict=True):
             np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), hr)
 
     @pytest.mark.filterwarnings("error")
-    def test_pictures_that_must_not_be_written_to(self):
-        hr = picture(5, 7)
+    def test_images_that_must_not_be_written_to(self):
+        hr = random_image(5, 7)
         hr.flags.writeable = False
         assert collate([{"key": "a", "seed": 0, "hr": hr}])["hr"].shape == (1, 3, 5, 7)
         assert collate([{"key": "a", "seed": 0, "hr": hr[::-1]}])["hr"].shape == (1, 3, 5, 7)
@@ -274,7 +278,7 @@ class TestShards:
     def members(self) -> dict[str, bytes]:
         members = {}
         for number in range(4):
-            coarse = Image.fromarray(picture(9, 12, number))  # smooth, as photographs are
+            coarse = Image.fromarray(random_image(9, 12, number))  # smooth, as photographs are
             rgb = np.asarray(coarse.resize((190 + 7 * number, 150), Image.Resampling.BICUBIC))
             data = encode_jpeg(rgb, 90, blocks=2)
             members[f"{number}.jpg"] = data
@@ -284,12 +288,12 @@ class TestShards:
     def crops(self, path: Path, **settings: object) -> list[dict]:
         source = Shards(str(path))
         source.prepare(2.0)
-        dataset = TrainingPictures(
+        dataset = TrainingImages(
             source, "train", 2.0, **{"crop_size": 48, "flips": True} | settings
         )
         return [dataset[Item(i % 4, 7919 * i)] for i in range(40)]
 
-    def test_crops_are_those_of_the_whole_picture(self, tmp_path, members, monkeypatch):
+    def test_crops_are_those_of_the_whole_image(self, tmp_path, members, monkeypatch):
         pack(tmp_path / "a.tar", members, sizes=False)
         pack(tmp_path / "b.tar", members, sizes=True)
         whole = self.crops(tmp_path / "a.tar")

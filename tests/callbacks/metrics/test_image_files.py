@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from callbacks.metrics.sets import find_pictures, read_picture
+from callbacks.metrics.sets import find_images, read_image
 from datamodules.files.decode import decode
 from tests.datamodules.profiles import grey_profile, rgb_profile
 
@@ -24,9 +24,9 @@ def test_grey_of_16_bits_keeps_its_levels(tmp_path: Path, kind: str) -> None:
     else:
         tifffile.imwrite(path, LEVELS, byteorder=">" if "big" in kind else "<")
     expected = np.arange(256, dtype=np.float32).reshape(16, 16) / 255
-    picture = read_picture(path)
-    assert picture.shape == (1, 3, 16, 16)
-    for channel in picture[0].numpy():
+    image = read_image(path)
+    assert image.shape == (1, 3, 16, 16)
+    for channel in image[0].numpy():
         np.testing.assert_array_equal(channel, expected)
 
 
@@ -34,10 +34,10 @@ def test_16_bits_are_turned_as_exif_says(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[274] = 6  # a quarter turn
     Image.fromarray(LEVELS[:8]).save(tmp_path / "a.png", exif=exif)
-    picture = read_picture(tmp_path / "a.png")
-    assert picture.shape == (1, 3, 16, 8)
+    image = read_image(tmp_path / "a.png")
+    assert image.shape == (1, 3, 16, 8)
     expected = np.rot90(np.arange(128, dtype=np.float32).reshape(8, 16) / 255, -1)
-    np.testing.assert_array_equal(picture[0, 0].numpy(), expected)
+    np.testing.assert_array_equal(image[0, 0].numpy(), expected)
 
 
 RGB = np.random.default_rng(0).integers(0, 256, (8, 16, 3), np.uint8)
@@ -63,7 +63,7 @@ def test_a_image_is_read_as_evaluation_reads_it(tmp_path: Path, kind: str, what:
     path = tmp_path / "a"
     Image.fromarray(pixels).save(path, kind, **options)
     expected = decode(path.read_bytes(), "a", srgb=True).rgb
-    found = (read_picture(path)[0].permute(1, 2, 0) * 255).numpy()
+    found = (read_image(path)[0].permute(1, 2, 0) * 255).numpy()
     np.testing.assert_array_equal(found, expected)
 
 
@@ -74,7 +74,7 @@ def test_images_are_found_as_training_finds_them(tmp_path: Path) -> None:
     for name in (there / "a.png", elsewhere / "b.gif", there / "._a.png", there / "a.txt"):
         name.write_bytes(b"")
     (there / "link").symlink_to(elsewhere)
-    assert find_pictures([there]) == [there / "a.png", there / "link" / "b.gif"]
-    assert find_pictures([there, there / "a.txt"])[1] == there / "a.txt"
+    assert find_images([there]) == [there / "a.png", there / "link" / "b.gif"]
+    assert find_images([there, there / "a.txt"])[1] == there / "a.txt"
     with pytest.raises(ValueError, match="neither a file nor a folder"):
-        find_pictures([tmp_path / "none"])
+        find_images([tmp_path / "none"])

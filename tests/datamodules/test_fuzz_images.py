@@ -154,14 +154,14 @@ MUTATIONS = (
 # ------------------------------------------------------------------------------------- the process
 
 
-def picture_or_reason(data):
+def image_or_reason(data):
     try:
         return decode(data, "a")
     except UnreadableImage as error:
         return error.reason if str(error).startswith("a: ") else f"no name in {error}"
 
 
-def mutated_pictures(rounds):
+def mutated_images(rounds):
     outcomes = Counter()
     for kind, data in files().items():
         whole = decode(data, "a").rgb
@@ -169,7 +169,7 @@ def mutated_pictures(rounds):
             mutate = MUTATIONS[number % len(MUTATIONS)]
             changed = mutate(data, random.Random(f"{kind} {number}"))
             print(kind, mutate.__name__, number, file=sys.stderr, flush=True)
-            result = picture_or_reason(changed)
+            result = image_or_reason(changed)
             if isinstance(result, str):
                 assert result in REASONS, (kind, number, result)
                 outcomes[result] += 1
@@ -225,14 +225,14 @@ def limited(run, rounds):
 @pytest.mark.parametrize(
     ("run", "rounds", "seen"),
     [
-        ("mutated_pictures", 27, {"truncated", "damaged", "empty", "not an image", "too large"}),
+        ("mutated_images", 27, {"truncated", "damaged", "empty", "not an image", "too large"}),
         ("mutated_crops", 300, {"truncated", "damaged"}),
     ],
 )
 def test_mutated_files(run, rounds, seen):
     code = (
         "import sys; sys.path[:0] = ['.', 'tests/datamodules']; "
-        f"import test_fuzz_pictures as fuzz; fuzz.limited(fuzz.{run}, {rounds})"
+        f"import test_fuzz_images as fuzz; fuzz.limited(fuzz.{run}, {rounds})"
     )
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],

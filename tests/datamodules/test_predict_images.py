@@ -1,4 +1,4 @@
-"""PredictPictures: the data for the model, and for the writer."""
+"""PredictImages: the data for the model, and for the writer."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from PIL.ExifTags import Base
 
 from datamodules.base import SRDataModule
 from datamodules.order.plan import Item
-from datamodules.samples import PredictPictures
-from tests.datamodules.memory import Memory, picture
+from datamodules.samples import PredictImages
+from tests.datamodules.memory import Memory, random_image
 from tests.datamodules.profiles import rgb_profile, srgb_of_rgb
 
 
@@ -19,7 +19,7 @@ def test_hidden_colours_and_stale_exif_do_not_reach_the_model():
     tags[Base.Orientation], tags[Base.Make] = 6, "Maker"
     meta = {"alpha": alpha, "exif": tags.tobytes(), "mode": "RGBA"}
     rgb = np.array([[[255, 0, 255], [1, 2, 3]]], np.uint8)
-    sample = PredictPictures(Memory({"a": {"hr": rgb, "meta": meta}}), "predict", 2)[Item(0, 0)]
+    sample = PredictImages(Memory({"a": {"hr": rgb, "meta": meta}}), "predict", 2)[Item(0, 0)]
     assert sample["lr"].tolist() == [[[1, 2, 3], [1, 2, 3]]]
     kept = Image.Exif()
     kept.load(sample["meta"]["exif"])
@@ -27,7 +27,7 @@ def test_hidden_colours_and_stale_exif_do_not_reach_the_model():
 
 
 def test_profiles_are_converted_where_that_is_asked_for(tmp_path):
-    levels = picture(8, 8)
+    levels = random_image(8, 8)
     Image.fromarray(levels).save(tmp_path / "a.png", icc_profile=rgb_profile())
     data = SRDataModule(2, predict=str(tmp_path), workers=0)
     data.setup("predict")

@@ -18,7 +18,7 @@ from datamodules.files.restart import decode_crop
 from datamodules.pack.images import Encoding, Grid, Recipe, bounded, parse_encoding, places, process
 from datamodules.pack.inputs import Entry, File, role_of
 from tests.datamodules.files.test_decode import chunk, png_16
-from tests.datamodules.pictures import pixels, save
+from tests.datamodules.image_files import pixels, save
 from tests.datamodules.profiles import grey_profile
 
 PNG, WEBP, JPEG = Encoding("png"), Encoding("webp"), Encoding("jpeg", 95)
@@ -38,7 +38,7 @@ def only(found):
     return key, members
 
 
-def picture(members, role=""):
+def image(members, role=""):
     [data] = [data for suffix, data in members.items() if role_of(suffix) == role]
     return decode(data, "packed")
 
@@ -107,7 +107,7 @@ def test_profiles_of_ink_are_applied_when_they_cannot_be_kept(tmp_path):
     image.save(tmp_path / "a.png", icc_profile=profile)  # an unsuitable profile is ignored
     _, members = only(outcome(tmp_path / "a.png", Recipe(crop=7, step=7, thresh=9)))
     expected = decode((tmp_path / "a.png").read_bytes(), "").rgb[:7, :7]
-    np.testing.assert_array_equal(picture(members).rgb, expected)
+    np.testing.assert_array_equal(image(members).rgb, expected)
 
 
 def test_sixteen_bits(tmp_path):
@@ -117,11 +117,11 @@ def test_sixteen_bits(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), deep)
     cv2.imwrite(str(tmp_path / "b.tiff"), deep)
     _, members = only(outcome(tmp_path / "b.tiff", Recipe(encoding=PNG)))
-    np.testing.assert_array_equal(picture(members).rgb, deep[..., ::-1])
+    np.testing.assert_array_equal(image(members).rgb, deep[..., ::-1])
     _, members = only(outcome(tmp_path / "a.png", Recipe(crop=30, step=30, thresh=99)))
-    np.testing.assert_array_equal(picture(members).rgb, deep[:30, :, ::-1])
+    np.testing.assert_array_equal(image(members).rgb, deep[:30, :, ::-1])
     _, members = only(outcome(tmp_path / "a.png", Recipe(long_side=20)))
-    small = picture(members).rgb
+    small = image(members).rgb
     assert (small.dtype, small.shape) == (np.uint16, (20, 15, 3))
     assert abs(float(small.mean()) - deep.mean()) < 600
     for encoding in (WEBP, JPEG):
@@ -134,7 +134,7 @@ def test_what_is_of_the_kind_already_is_kept(tmp_path):
     webp = save(tmp_path / "a.webp")  # lossy
     assert only(outcome(webp, Recipe(encoding=WEBP)))[1] == {"webp": webp.read_bytes()}
     _, members = only(outcome(webp, Recipe(encoding=PNG)))
-    np.testing.assert_array_equal(picture(members).rgb, decode(webp.read_bytes(), "").rgb)
+    np.testing.assert_array_equal(image(members).rgb, decode(webp.read_bytes(), "").rgb)
 
 
 def test_jpeg_has_the_quality_and_srgb(tmp_path):
@@ -185,7 +185,7 @@ def test_crops_can_be_read_from_new_jpegs(tmp_path):
     assert list(members) == ["jpg", "rst"]
     offsets = np.frombuffer(members["rst"], "<u4")
     crop = decode_crop(members["jpg"], offsets, 50, 60, 64, 96)
-    np.testing.assert_array_equal(crop, picture(members).rgb[50:114, 60:156])
+    np.testing.assert_array_equal(crop, image(members).rgb[50:114, 60:156])
 
 
 def test_jpegs_without_jpegtran_are_kept_and_counted(tmp_path, monkeypatch):
@@ -210,12 +210,12 @@ def test_jpegs_that_have_markers_need_no_jpegtran(tmp_path, monkeypatch):
 def test_jpegs_are_transcoded_without_loss(tmp_path):
     path = save(tmp_path / "a.jpg", (200, 100))
     _, members = only(outcome(path, Recipe(restart_markers=True)))
-    np.testing.assert_array_equal(picture(members).rgb, decode(path.read_bytes(), "").rgb)
+    np.testing.assert_array_equal(image(members).rgb, decode(path.read_bytes(), "").rgb)
     crop = decode_crop(members["jpg"], np.frombuffer(members["rst"], "<u4"), 10, 20, 40, 50)
-    np.testing.assert_array_equal(crop, picture(members).rgb[10:50, 20:70])
+    np.testing.assert_array_equal(crop, image(members).rgb[10:50, 20:70])
 
 
-def test_offsets_of_a_kept_picture_are_kept(tmp_path):
+def test_offsets_of_a_kept_image_are_kept(tmp_path):
     files = {"hr.jpg": save(tmp_path / "a.jpg"), "hr.rst": tmp_path / "a.rst"}
     files["hr.rst"].write_bytes(b"12345678")
     entry = Entry("a", {suffix: File(str(path)) for suffix, path in files.items()})
@@ -256,7 +256,7 @@ def test_squares(tmp_path):
     corners = [(top, left) for top in (0, 3) for left in (0, 3, 6)]
     assert [key for key, _ in found.samples] == [f"a_s00{n}" for n in range(1, 7)]
     for (top, left), (_, members) in zip(corners, found.samples, strict=True):
-        np.testing.assert_array_equal(picture(members).rgb, whole[top : top + 4, left : left + 4])
+        np.testing.assert_array_equal(image(members).rgb, whole[top : top + 4, left : left + 4])
     assert outcome(path, Recipe(crop=8, step=8)).reason == "too small"
 
 
@@ -270,10 +270,10 @@ def test_pairs_are_cut_alike(tmp_path, size):
         row, column = divmod(number, 3)
         assert list(members) == ["hr.jpg", "lr.png"]  # an LR is lossless
         expected = pixels((6, 4), 2)[2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
-        np.testing.assert_array_equal(picture(members, "lr.").rgb, expected)
+        np.testing.assert_array_equal(image(members, "lr.").rgb, expected)
     lossless = Recipe(scale=2.0, crop=4, step=4)
     _, members = outcome(hr, lossless, lr).samples[5]
-    np.testing.assert_array_equal(picture(members, "hr.").rgb, pixels(size, 1)[4:8, 8:12])
+    np.testing.assert_array_equal(image(members, "hr.").rgb, pixels(size, 1)[4:8, 8:12])
 
 
 def test_pairs_of_other_sizes(tmp_path):
@@ -293,7 +293,7 @@ def test_bounds():
     assert bounded((1000, 1), 10, None) == (10, 1)
 
 
-def test_only_large_pictures_are_shrunk(tmp_path):
+def test_only_large_images_are_shrunk(tmp_path):
     small = save(tmp_path / "small.jpg", (30, 20))
     assert only(outcome(small, Recipe(long_side=30)))[1] == {"jpg": small.read_bytes()}
     large = save(tmp_path / "large.jpg", (60, 40))
@@ -303,7 +303,7 @@ def test_only_large_pictures_are_shrunk(tmp_path):
     expected = Image.fromarray(decode(large.read_bytes(), "").rgb)
     expected = np.asarray(expected.resize((30, 20), Image.Resampling.LANCZOS))
     assert list(members) == ["png"]
-    np.testing.assert_array_equal(picture(members).rgb, expected)
+    np.testing.assert_array_equal(image(members).rgb, expected)
 
 
 def test_the_minimum_is_about_what_is_written(tmp_path):
@@ -365,14 +365,14 @@ def test_broken_sidecars(tmp_path, name, content, reason):
     assert str(path) in found.message
 
 
-def test_further_pictures_of_a_sample(tmp_path):
+def test_further_images_of_a_sample(tmp_path):
     path, mask = save(tmp_path / "a.png"), save(tmp_path / "mask.png")
     entry = Entry("a", {"png": File(str(path)), "mask.png": File(str(mask))})
     assert list(only(process(Recipe(), entry))[1]) == ["png", "mask.png"]
     assert process(Recipe(crop=4, step=4), entry).reason == "further images"
 
 
-def test_equal_pictures_have_equal_digests(tmp_path):
+def test_equal_images_have_equal_digests(tmp_path):
     one = outcome(save(tmp_path / "a.png"))
     (tmp_path / "a.txt").write_text("with words")
     assert outcome(tmp_path / "a.png", Recipe(encoding=WEBP)).digest == one.digest
@@ -382,7 +382,7 @@ def test_equal_pictures_have_equal_digests(tmp_path):
 
 
 @pytest.mark.parametrize("cut", [0, 1, 30, 100, -1])
-def test_broken_pictures(tmp_path, cut):
+def test_broken_images(tmp_path, cut):
     path = save(tmp_path / "a.jpg", (64, 48))
     path.write_bytes(path.read_bytes()[:cut])
     for recipe in (Recipe(), Recipe(encoding=WEBP), Recipe(encoding=JPEG, restart_markers=True)):
