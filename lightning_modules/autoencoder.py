@@ -1,8 +1,8 @@
 """Autoencoders of images, trained for methods in latents.
 
 Rombach et al., CVPR 2022 (arXiv 2112.10752), section 3.1: losses of pixels, a perceptual distance
-and a patch discriminator, and either the divergence of a normal posterior or a codebook. The losses
-of a codebook are those of van den Oord et al., NeurIPS 2017 (arXiv 1711.00937).
+and a patch discriminator, and either the divergence of a normal posterior or a codebook, whose loss
+is that of diffusers' VQModel.
 
 z     latent of an image, standardised for a denoiser       D(z)    decoded image
 

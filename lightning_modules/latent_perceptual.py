@@ -118,7 +118,7 @@ class LatentPerceptual(InLatents):
         self.log("val/2afc", chosen.mean(), batch_size=count, prog_bar=True, sync_dist=True)
 
     def on_validation_end(self) -> None:
-        """Say it."""
+        """Log the forced choice of each validation set."""
         super().on_validation_end()
         trainer = self.trainer
         when = f"step {trainer.global_step}, " if trainer.state.fn == "fit" else ""

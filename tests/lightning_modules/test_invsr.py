@@ -20,6 +20,7 @@ from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import Taef2Space
 from lightning_modules.controls.simple import LatentRegression
+from lightning_modules.diffusion import Diffusion
 from lightning_modules.invsr import (
     STARTS,
     InvSR,
@@ -416,6 +417,17 @@ def test_a_base_that_was_trained_on_fewer_timesteps() -> None:
     method.denoiser.trained_timesteps = [0, 299]
     with pytest.raises(ValueError, match=r"timestep 300 \(latents of LR are 0\.8 .* 0 to 298 .*"):
         check_reach(method)
+
+
+def test_the_trained_timesteps_are_in_the_base_s_checkpoint(tmp_path: Path) -> None:
+    trained = Diffusion(1.0, UNet2D.from_config(UNET), timesteps=(0, 300))
+    checkpoint: Any = {"state_dict": trained.state_dict(), "pytorch-lightning_version": "2"}
+    trained.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, tmp_path / "base.ckpt")
+    denoiser = base()
+    assert denoiser.trained_timesteps is None
+    denoiser.load(tmp_path / "base.ckpt")
+    assert denoiser.trained_timesteps == [0, 300]
 
 
 # ------------------------------------------------------------------------------------- captions

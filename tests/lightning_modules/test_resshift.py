@@ -289,7 +289,7 @@ def test_an_autoencoder_s_file_without_a_tensor(tmp_path):
     official = official_vq()
     del official["quant_conv.weight"]
     torch.save(official, tmp_path / "vq.pth")
-    problem = r"vq\.pth do not fit the network: 1 missing \(quant_conv\.weight\)\. "
+    problem = r"vq\.pth do not fit the network: 1 missing \(vae\.quant_conv\.weight\)\. "
     with pytest.raises(ValueError, match=problem):
         small_vq().load_official(tmp_path / "vq.pth")
 
