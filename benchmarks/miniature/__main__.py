@@ -2,7 +2,8 @@
 
 Writes CIFAR-10's automobiles into a folder, trains what the table asks for (`main.py fit`), tests
 each row (`main.py test`), and writes `benchmarks/results/cars.json`, `cars.png` and the tables of
-`docs/cars.md`, with a summary in `README.md`. What is done is not done again: a second call goes on where the first one ended.
+`docs/cars.md`, with a summary in `README.md`. What is done is not done again: a second call goes on
+where the first one ended.
 
 With `--steps` or `--only`, everything is written into the folder of the runs instead.
 """

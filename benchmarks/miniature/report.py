@@ -108,10 +108,9 @@ def summary(report: dict[str, Any]) -> str:
     Args:
         report: As the JSON file holds it.
     """
-    return (
-        "![The same cars, a line a row](benchmarks/results/cars.png)\n\n"
-        f"Claims: of {len(report['results']['claims'])}, {_verdicts(report['results']['claims'])}.\n"
-    )
+    claims = report["results"]["claims"]
+    image = "![The same cars, a line a row](benchmarks/results/cars.png)"
+    return f"{image}\n\nClaims: of {len(claims)}, {_verdicts(claims)}.\n"
 
 
 def _table(rows: dict[str, Any]) -> str:
@@ -133,8 +132,8 @@ def _cell(numbers: dict[str, Any], key: str) -> str:
 
 def _count(claims: list[dict[str, Any]]) -> str:
     return (
-        f"Of {len(claims)}, {_verdicts(claims)}. A claim holds where the 95 % interval of the difference, "
-        "less the margin, lies on its side of 0; intervals are over images."
+        f"Of {len(claims)}, {_verdicts(claims)}. A claim holds where the 95 % interval of the "
+        "difference, less the margin, lies on its side of 0; intervals are over images."
     )
 
 
