@@ -2,7 +2,8 @@
 
 Writes CIFAR-10's automobiles into a folder, trains what the table asks for (`main.py fit`), tests
 each row (`main.py test`), and writes `benchmarks/results/cars.json`, `cars.png` and the tables of
-`docs/cars.md`. What is done is not done again: a second call goes on where the first one ended.
+`docs/cars.md`, with a summary in `README.md`. What is done is not done again: a second call goes on
+where the first one ended.
 
 With `--steps` or `--only`, everything is written into the folder of the runs instead.
 """
@@ -30,7 +31,6 @@ from benchmarks.miniature.table import Plan, load
 from callbacks.files import commit
 from files.owned import write_whole
 
-PAGE = REPOSITORY / "docs" / "cars.md"
 MARKS = ("<!-- cars -->", "<!-- end of cars -->")
 
 
@@ -95,7 +95,9 @@ def write(plan: Plan, data: str, words: Sequence[str]) -> None:
     sheet.draw(plan, folder / "cars.png")
     text = tables.markdown(found)
     if whole:
-        write_whole(PAGE, report.placed(PAGE.read_text(encoding="utf-8"), text, MARKS))
+        for page, part in (("docs/cars.md", text), ("README.md", tables.summary(found))):
+            content = (REPOSITORY / page).read_text(encoding="utf-8")
+            write_whole(REPOSITORY / page, report.placed(content, part, MARKS))
     sys.stdout.write(f"{text}\n{folder / 'cars.json'}\n{folder / 'cars.png'}\n")
 
 

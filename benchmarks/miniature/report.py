@@ -102,6 +102,17 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def summary(report: dict[str, Any]) -> str:
+    """Return the README's part: the image, and how many claims hold.
+
+    Args:
+        report: As the JSON file holds it.
+    """
+    claims = report["results"]["claims"]
+    image = "![The same cars, a line a row](benchmarks/results/cars.png)"
+    return f"{image}\n\nClaims: of {len(claims)}, {_verdicts(claims)}.\n"
+
+
 def _table(rows: dict[str, Any]) -> str:
     shown = [key for key in COLUMNS if any(key in row["numbers"] for row in rows.values())]
     lines = [["", *(COLUMNS[key][0] for key in shown)], ["---", *["---:"] * len(shown)]]
@@ -120,12 +131,15 @@ def _cell(numbers: dict[str, Any], key: str) -> str:
 
 
 def _count(claims: list[dict[str, Any]]) -> str:
-    verdicts = [claim["verdict"] for claim in claims]
-    counted = ", ".join(f"{kind}: {verdicts.count(kind)}" for kind in (HOLDS, FAILS, OPEN))
     return (
-        f"Of {len(claims)}, {counted}. A claim holds where the 95 % interval of the difference, "
-        "less the margin, lies on its side of 0; intervals are over images."
+        f"Of {len(claims)}, {_verdicts(claims)}. A claim holds where the 95 % interval of the "
+        "difference, less the margin, lies on its side of 0; intervals are over images."
     )
+
+
+def _verdicts(claims: list[dict[str, Any]]) -> str:
+    verdicts = [claim["verdict"] for claim in claims]
+    return ", ".join(f"{kind}: {verdicts.count(kind)}" for kind in (HOLDS, FAILS, OPEN))
 
 
 def _claims(results: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from benchmarks.miniature import measure, sheet
 from benchmarks.miniature.jobs import Note
-from benchmarks.miniature.report import collect, markdown
+from benchmarks.miniature.report import collect, markdown, summary
 from benchmarks.miniature.table import Claim, Plan, Row, Table, Task
 from tests.benchmarks.miniature.cars import COUNT, write_run
 
@@ -57,6 +57,7 @@ def test_a_report(plan: Plan) -> None:
     assert len(claims) == 4
     assert all("**holds**" in line for line in claims)
     assert "than | metric" in text
+    assert "of 4, holds: 4, does not hold: 0, not decided: 0" in summary(found)
     assert "| bicubic +0.5 | PSNR-Y | +7.50 (+7.50 to +7.50) |" in claims[-1]
 
 
