@@ -14,7 +14,7 @@ from lightning_modules.backbone.condition import Classes
 from lightning_modules.infinity import Infinity
 from lightning_modules.networks.bsq import quantized, scales_of
 from lightning_modules.networks.infinity import Text
-from lightning_modules.networks.transformation import Branch, Transformation
+from lightning_modules.networks.transformation import Branch, LatentEstimate, Transformation
 from lightning_modules.next_scale import Bitwise
 from lightning_modules.nsarm import NSARM
 from tests.lightning_modules.networks.test_transformation import official as released
@@ -26,6 +26,15 @@ def method(second=True, **settings):
     found = NSARM(2, space(), mapper(), transformer() if second else None, **settings)
     found.logged = {}
     found.log = lambda name, value, **_: found.logged.update({name: float(value.detach())})
+    return found
+
+
+def estimating(network=None, enlarge_lr=False, **settings):
+    torch.manual_seed(0)
+    size = (4, 4) if enlarge_lr else (2, 2)
+    estimate = LatentEstimate(BITS, size, GRIDS[:2], (4, 4), width=8, blocks=1)
+    found = NSARM(2, space(), estimate, network, enlarge_lr=enlarge_lr, **settings)
+    found.log = lambda *_, **__: None
     return found
 
 
@@ -162,6 +171,71 @@ class TestStageTwo:
         expected = [scale.code for scale in scales_of(f - said, GRIDS[2:])]
         right = (flat(codes[2:]) == flat(expected)).float().mean()
         assert right > 0.95
+
+
+class TestChoicesThatAreNotThePapers:
+    """A mapper that corrects its own codes, an enlarged LR, and a rate of the mapper's own."""
+
+    def test_targets_are_the_mappers_choice(self):
+        model, given = estimating(), batch()
+        loss = model.training_step(given, 0)
+        f, y = model.space.encode(given["hr"]), model.space.encode(given["lr"])
+        off = model.mapper.estimate(y) - f
+        parts = [functional.interpolate(off, grid, mode="area") for grid in GRIDS[:2]]
+        torch.testing.assert_close(loss, flat(parts).square().mean())
+        loss.backward()
+        assert all(p.grad.abs().sum() > 0 for p in model.mapper.parameters())
+
+    def test_it_also_leads_to_stage_two(self):
+        model, given = estimating(transformer()), batch()
+        model.training_step(given, 0).backward()
+        assert sum(float(p.grad.abs().sum()) for p in model.mapper.parameters()) > 0
+        assert model.eval().enlarge(given)["sr"].shape == given["hr"].shape
+
+    def test_lr_is_enlarged_before_it_is_encoded(self):
+        model, given = estimating(enlarge_lr=True), batch()
+        large = functional.interpolate(given["lr"], (32, 32), mode="bicubic")
+        f, y = model.latents(given)
+        torch.testing.assert_close(y, model.space.encode(large))
+        assert f.shape == y.shape == (2, BITS, 4, 4)
+        torch.testing.assert_close(model.enlarged(given["lr"], (32, 32)), large)
+        codes = model.eval().bits_of(given)
+        assert torch.equal(codes[0], quantized(model.mapper(y)[0]))
+
+    @pytest.mark.parametrize("size", [(16, 16), (7, 30), (37, 20)])
+    def test_an_enlarged_lr_of_any_size(self, size):
+        model = estimating(enlarge_lr=True).eval()
+        assert (model.tile, model.tile_multiple) == (16, 4)  # of latents of 8 pixels of HR
+        given = batch(1, *size)
+        assert model.enlarge(given)["sr"].shape[-2:] == (2 * size[0], 2 * size[1])
+        assert (model.tiles > 1) == (max(size) > 16)
+
+    def test_the_mapper_has_a_rate_of_its_own(self):
+        model = method(mapper_lr=1e-7, optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-3))
+        rates = {
+            id(p): g["lr"] for g in model.configure_optimizers().param_groups for p in g["params"]
+        }
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                assert rates[id(parameter)] == (1e-7 if name.startswith("mapper.") else 1e-3)
+        plain = method().optimized()
+        decayed = {id(p) for g in plain for p in g["params"] if "weight_decay" not in g}
+        own = {id(p) for g in model.optimized() for p in g["params"] if "weight_decay" not in g}
+        assert len(decayed) == len(own)
+        assert len(rates) == sum(len(g["params"]) for g in plain)
+
+    @pytest.mark.parametrize(
+        ("settings", "warned"),
+        [({}, True), ({"mapper_lr": 1e-7}, False), ({"train_mapper": False}, False)],
+    )
+    def test_equal_rates_are_warned_about(self, settings, warned, caplog):
+        model = method(**settings)
+        model.mapper.source = "test"
+        model.setup("fit")
+        assert ("mapper trains at the transformer's learning rate" in caplog.text) == warned
+        method(False).setup("fit")
+        model.setup("test")
+        assert len(caplog.records) == warned
 
 
 class TestLatents:
@@ -425,6 +499,19 @@ class TestWeights:
             ),
             "none left for the transformer",
         ),
+        (
+            lambda: NSARM(2, space(), LatentEstimate(BITS, (2, 2), GRIDS[:2], (3, 3))),
+            r"mapper\.init_args\.full is \(3, 3\); HR's latent is \(4, 4\)",
+        ),
+        (
+            lambda: NSARM(
+                *(3, space(), LatentEstimate(BITS, (4, 4), GRIDS[:2], (4, 4))), enlarge_lr=True
+            ),
+            "scale 3 and HR of 32 pixels; LR must have whole sides",
+        ),
+        (lambda: method(mapper_lr=0.0), "mapper_lr is 0; it must be above 0"),
+        (lambda: method(False, mapper_lr=1e-5), "mapper_lr is 1e-05; .* is for stage 2"),
+        (lambda: method(train_mapper=False, mapper_lr=1e-5), "set it to null"),
         (lambda: method(text_dropout=-1), "text_dropout is -1"),
         (lambda: method(prompt="a cat"), "prompt is 'a cat', and an encoder is missing"),
         (lambda: method(prompt=" ", encoder=Classes(["a"])), "prompt is ' ', and it is empty"),

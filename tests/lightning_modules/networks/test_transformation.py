@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_modules.networks.bsq import quantized, scales_of
 from lightning_modules.networks.transformation import (
     RELEASED,
     Branch,
+    LatentEstimate,
     Transformation,
     from_official,
 )
@@ -97,6 +99,54 @@ def test_rows_are_read_as_they_lie_in_memory() -> None:
         assert not torch.equal(found, row.transpose(1, 2).reshape(found.shape))
 
 
+def test_rows_as_positions() -> None:
+    network, z = small(layout="positions"), torch.randn(2, 3, 6, 8)
+    rows: list[Tensor] = []
+    for branch in network.branches:
+        branch.register_forward_hook(lambda module, given, found: rows.append(found))
+    for found, row, (_, w) in zip(network(z), rows, network.grids, strict=True):
+        for p in range(row.shape[1]):
+            assert torch.equal(found[:, :, p // w, p % w], row[:, p])
+    assert network.state_dict().keys() == small().state_dict().keys()
+
+
+def estimating(**options: object) -> LatentEstimate:
+    torch.manual_seed(0)
+    arguments = {"bits": 3, "size": (3, 4), "grids": [(2, 3), (4, 6)], "full": (6, 8)}
+    arguments |= {"width": 8, "blocks": 1}
+    return LatentEstimate(**{**arguments, **options})  # type: ignore[arg-type]
+
+
+def test_each_output_is_what_its_own_codes_leave_of_the_estimate() -> None:
+    network, z = estimating(), torch.randn(2, 3, 3, 4)
+    estimate, total = network.estimate(z), torch.zeros(2, 3, 6, 8)
+    assert estimate.shape == total.shape
+    for output, grid in zip(network(z), network.grids, strict=True):
+        left = functional.interpolate(estimate - total, grid, mode="area")
+        torch.testing.assert_close(output, left)
+        total = total + functional.interpolate(quantized(left), (6, 8), mode="bilinear")
+
+
+def test_targets_correct_the_codes_of_the_network() -> None:
+    """Those of the paper do not: they are the residuals after HR's own codes."""
+    network, z, f = estimating(), torch.randn(2, 3, 3, 4), torch.randn(2, 3, 6, 8)
+    outputs, sizes = network(z), [(2, 3), (4, 6), (6, 8)]
+    found = network.targets(f, sizes, outputs)
+    code = functional.interpolate(quantized(outputs[0]), (6, 8), mode="bilinear")
+    torch.testing.assert_close(found[1], functional.interpolate(f - code, (4, 6), mode="area"))
+    own = [scale.residual for scale in scales_of(f, sizes)]
+    assert torch.equal(found[0], own[0])
+    assert not torch.equal(found[1], own[1])
+    for target, residual in zip(small().targets(f, sizes, outputs), own[:2], strict=True):
+        assert torch.equal(target, residual)
+    # So the error of an output is that of the estimate, at its scale.
+    off = network.estimate(z) - f
+    for output, target, grid in zip(outputs, found, network.grids, strict=True):
+        torch.testing.assert_close(
+            output - target, functional.interpolate(off, grid, mode="area"), rtol=1e-4, atol=1e-5
+        )
+
+
 def test_layers_are_those_of_the_release() -> None:
     """By hand: norms over whole maps, transformers that normalise afterwards."""
     network, z = small(), torch.randn(1, 3, 6, 8)
@@ -139,3 +189,9 @@ def test_what_does_not_fit() -> None:
         small(branches=SMALL[:1])
     with pytest.raises(ValueError, match="10 wide with 4 heads"):
         small(branches=[SMALL[0], (10, 1, 4)])
+    with pytest.raises(ValueError, match="layout is 'rows'; expected memory or positions"):
+        small(layout="rows")
+    with pytest.raises(ValueError, match="width is 8 and blocks 0; expected 1 or more"):
+        estimating(blocks=0)
+    with pytest.raises(ValueError, match="3 x 6 x 8; expected 3 x 3 x 4, the one size"):
+        estimating()(torch.zeros(1, 3, 6, 8))
