@@ -24,7 +24,7 @@ from benchmarks.miniature.jobs import REPOSITORY
 from benchmarks.miniature.rows import METHODS
 from benchmarks.report import RESULTS, placed, write_report
 from callbacks.metrics.pixels import psnr, to_pixels
-from callbacks.metrics.sets import read_picture
+from callbacks.metrics.sets import read_image
 
 OCTAVES = 4  # from the finest, 1/4 to 1/2 cycle a pixel
 SUFFIX = "_anatomy"  # of a JSON's name
@@ -98,7 +98,7 @@ def anatomy(folder: Path, datasets: dict[str, float]) -> dict[str, Any]:
         psnrs, power = [], torch.zeros(3, OCTAVES, dtype=torch.float64)
         for key in own:
             hr, *samples = (
-                to_pixels(read_picture(place / key), "y", math.ceil(scale))
+                to_pixels(read_image(place / key), "y", math.ceil(scale))
                 for place in (folder / OUTPUTS / HR, *seeds)
             )
             psnrs.append(of_mean(torch.cat(samples), hr))

@@ -26,7 +26,7 @@ from benchmarks.miniature.numbers import SEED, SWD_DRAWS, Difference, middle
 from benchmarks.miniature.swd import Numbers
 from callbacks.metrics.consistency import Repetition, nearest
 from callbacks.metrics.fid import KIDThumb
-from callbacks.metrics.sets import find_pictures, read_picture
+from callbacks.metrics.sets import find_images, read_image
 from callbacks.metrics.swd import SWD
 from callbacks.results.compare import FEWEST
 from datamodules.sources.clips import ClipSource
@@ -189,9 +189,9 @@ def folder_of(run: Path, part: str) -> Path:
 
 def kept(folder: Path, count: int | None = None) -> tuple[Tensor, list[str]]:
     """Pictures of a folder, (N, 3, H, W) in [0, 1], and their names; the first so many."""
-    files = find_pictures([folder])[:count]
+    files = find_images([folder])[:count]
     names = [file.relative_to(folder).with_suffix("").as_posix() for file in files]
-    return torch.cat([read_picture(file) for file in files]), names
+    return torch.cat([read_image(file) for file in files]), names
 
 
 def trained_on(data: Path) -> Tensor:

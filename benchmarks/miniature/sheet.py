@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from benchmarks.miniature.generators import WATCHED, validations
 from benchmarks.miniature.plan import Plan
 from benchmarks.miniature.samples import folder_of, real_of
-from callbacks.metrics.sets import find_pictures
+from callbacks.metrics.sets import find_images
 
 COUNT, CLIPS = 14, 2  # samples a line
 ZOOM, GAP, LABEL, FONT_SIZE = 3, 4, 170, 13  # pixels
@@ -40,7 +40,7 @@ def draw(plan: Plan, path: Path) -> Path | None:
     lines.append(("real pictures", real_of(plan.run_of(plan.rows[0].name))))
     frames = getattr(plan.method, "frames", 1)
     count = COUNT if frames == 1 else CLIPS * frames
-    sheet([(label, find_pictures([folder])[:count]) for label, folder in lines]).save(path)
+    sheet([(label, find_images([folder])[:count]) for label, folder in lines]).save(path)
     found = validations(plan)
     if any(found.values()):
         panels = [

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from callbacks.metrics.sets import read_picture
+from callbacks.metrics.sets import read_image
 from callbacks.metrics.swd import SWD
 from degradations.draws import seed_of
 
@@ -35,7 +35,7 @@ def features(folder: Path, keys: Sequence[str]) -> Tensor:
     """
     metric = SWD(levels=1)
     found = [
-        metric.finite_features(read_picture(folder / f"{key}.png"), {"key": [key]}) for key in keys
+        metric.finite_features(read_image(folder / f"{key}.png"), {"key": [key]}) for key in keys
     ]
     return torch.cat(found).double()
 

@@ -62,7 +62,7 @@ def crops(path: Path) -> Path:
         "class_path": "datamodules.Crops",
         "init_args": {
             "source": {"class_path": PHOTOS, "init_args": {"names": ["coffee", "chelsea"]}},
-            **{"size": 64, "per_picture": 3, "scale": 2},
+            **{"size": 64, "per_image": 3, "scale": 2},
         },
     }
     content = {
