@@ -53,7 +53,7 @@ class EncodeOptions:
             ``seed_everything`` and the image's key; by default whole images.
         crops_per_image: Squares of each image.
         flips: Flip and transpose the squares at random; ``horizontal``: only flip left and right.
-        images: Also write HR, for methods that need it in training.
+        hr: Also write HR, for methods that need it in training.
         pairs: Also write LR, made by the run's ``degradation`` once for each square, and the latent
             of its enlargement, for methods such as ResShift.
         texts: Also write the features of each caption by ``model.init_args.encoder``, so that
@@ -68,7 +68,7 @@ class EncodeOptions:
     crop: int | None = None
     crops_per_image: int = 1
     flips: Flips = False
-    images: bool = False
+    hr: bool = False
     pairs: bool = False
     texts: bool = False
     dtype: Literal["float16", "float32"] = "float16"
@@ -340,7 +340,7 @@ class Encoding:
         hr = pixels.permute(0, 3, 1, 2).to(self.model.device).float() / 255
         seeds = torch.tensor([item["seed"] for item in batch], dtype=torch.int64)
         found: list[Members] = [{"latent.npy": _npy(z, self.options.dtype)} for z in self._raw(hr)]
-        if self.options.images:
+        if self.options.hr:
             for members, item in zip(found, batch, strict=True):
                 members["png"] = _png(item["hr"])
         if self.degradation is not None:

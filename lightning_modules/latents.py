@@ -74,7 +74,7 @@ def latent_pair(space: Space, batch: Batch, noise: Noise | None = None) -> tuple
     if "lr" not in batch:
         raise ValueError(
             "data.init_args.train has only latents, and this method also needs LR images: "
-            "encode with --encode.pairs true, or with --encode.images true"
+            "encode with --encode.pairs true, or with --encode.hr true"
         )
     if "lr_latent" in batch:
         return z, space.standardised(batch["lr_latent"])

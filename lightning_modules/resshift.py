@@ -144,7 +144,7 @@ class ResShift(SuperResolver):
             if on_hr and "hr" not in batch:
                 raise ValueError(
                     "model.init_args.perceptual_target is hr, and data.init_args.train has "
-                    "latents without HR: encode with --encode.images true, or set round_trip"
+                    "latents without HR: encode with --encode.hr true, or set round_trip"
                 )
             target = batch["hr"] if on_hr else self.space.decode(z).clamp(0, 1)
         distance = cast(nn.Module, self.perceptual)(images, target).mean()

@@ -99,7 +99,7 @@ def read_image(path: Path) -> Tensor:
     return (image_files.read_image(path) * 255).round() / 255
 
 
-VERSION = 1
+VERSION = 2
 HEADER = "enlarger reference"
 SETTLED = 2 * 10**9  # nanoseconds: the coarsest time resolution of a disk, that of FAT
 
@@ -110,14 +110,14 @@ class Reference(NamedTuple):
     features: (N, ...) float32, one entry per image.
     name: Name of the set, for readers.
     content: Hash of the images' names and bytes.
-    images: How they were prepared: ``as they are``, or cropped.
+    prepared: How the images were read: ``as they are``, or cropped.
     protocol: What the features depend on.
     """
 
     features: NDArray[np.float32]
     name: str
     content: str
-    images: str
+    prepared: str
     protocol: MetricProtocol
 
 
@@ -127,7 +127,7 @@ def save_reference(path: Path, reference: Reference) -> None:
         "kind": HEADER,
         "version": VERSION,
         "digest": _digest(reference.features),
-        **{key: getattr(reference, key) for key in ("name", "content", "images", "protocol")},
+        **{key: getattr(reference, key) for key in ("name", "content", "prepared", "protocol")},
     }
     with whole_file(path) as file:
         np.savez(file, features=reference.features, about=np.array(json.dumps(about)))
@@ -145,7 +145,7 @@ def load_reference(path: Path) -> Reference:
             features, about = content["features"], json.loads(str(content["about"]))
         if (about["kind"], about["version"]) != (HEADER, VERSION):
             raise ValueError(f"it is {about['kind']!r} of version {about['version']}")
-        fields = {key: about[key] for key in ("name", "content", "images", "protocol")}
+        fields = {key: about[key] for key in ("name", "content", "prepared", "protocol")}
         if _digest(features) != about["digest"]:
             raise ValueError("its features are not those that were written")
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
@@ -356,9 +356,9 @@ def compute(metric: SetMetric, images: dict[str, Path], side: int | None) -> Any
 
     def flush() -> None:
         if batch and not broken:
-            names, pixels = [name for name, _ in batch], torch.cat([x for _, x in batch])
+            names, stacked = [name for name, _ in batch], torch.cat([x for _, x in batch])
             try:
-                features = metric.finite_features(pixels.to(device_of(metric)), {"key": names})
+                features = metric.finite_features(stacked.to(device_of(metric)), {"key": names})
             except TooSmall as error:  # a set quoted by name and count must be complete
                 broken.extend(f"{images[name]}: {error}; remove it" for name in names)
             else:
@@ -447,7 +447,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.error("error: %s", error)
         return 2
     count, kind = len(reference.features), options.metric
-    log.info("%d images (%s) for %s: %s", count, reference.images, kind, path)
+    log.info("%d images (%s) for %s: %s", count, reference.prepared, kind, path)
     log.info("in trainer.callbacks: {class_path: %s, init_args: {reference: %s}}", kind, path)
     return 0
 
@@ -631,7 +631,7 @@ class SetMetric(Metric):
         record = super().record(dataset, value, n, name)
         if self._reference is not None:
             known = self._reference
-            record["protocol"]["reference"] = f"{known.name}, {known.images}, {known.content}"
+            record["protocol"]["reference"] = f"{known.name}, {known.prepared}, {known.content}"
             record["protocol"]["reference_n"] = len(known.features)
             n = min(n, len(known.features))
         if n < self.enough:

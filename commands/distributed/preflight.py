@@ -26,6 +26,7 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from torch.distributed.rendezvous import rendezvous
 
 from commands.errors import TemporaryError
+from commands.run.saved_config import flat
 
 POLL = 0.5  # seconds between two checks for missing processes
 Facts = dict[str, Any]
@@ -162,7 +163,7 @@ def start_facts(config: dict[str, Any], world: int) -> Facts:
         "libraries": versions(),
         "code": _hash_of(_own_files()),
         "plugins": _hash_of(_plugin_files(config)),
-        "config": _flat(config),
+        "config": {key: _plain(value) for key, value in flat(config).items()},
     }
 
 
@@ -230,13 +231,8 @@ def _difference(here: Any, there: Any, host: str) -> str:
     return f"{here} there, {there} on rank 0 (on {host})"
 
 
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(config, dict) and config:
-        flat: dict[str, Any] = {}
-        for key, value in config.items():
-            flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-        return flat
-    return {prefix: json.loads(json.dumps(config, default=str))}
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=str))
 
 
 def _own_files() -> Iterator[tuple[str, Path]]:

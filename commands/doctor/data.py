@@ -14,7 +14,7 @@ from commands.doctor.machine import MEGABYTE, format_bytes
 if TYPE_CHECKING:
     from callbacks.weights import Entry
     from datamodules.shards.index import ShardIndex
-    from datamodules.shards.remote import Patience
+    from datamodules.shards.remote import RetryPolicy
 
 NAME = "shards"
 MOST_LINES = 10  # about single tars
@@ -42,13 +42,13 @@ def shards(options: Options) -> Iterator[Line]:
         return
     from tqdm import tqdm
 
-    from datamodules.shards.remote import Patience
+    from datamodules.shards.remote import RetryPolicy
     from datamodules.shards.urls import is_remote, list_shards
 
-    patience = Patience(retries=2, deadline=20.0, stall=5.0)
-    names = list_shards(list(options.shards), allow_pipes=False, patience=patience)
+    policy = RetryPolicy(retries=2, deadline=20.0, stall=5.0, settable=False)
+    names = list_shards(list(options.shards), allow_pipes=False, policy=policy)
     far = [name for name in names if is_remote(name)]
-    yield from _remote(far, patience)
+    yield from _remote(far, policy)
     near = [Path(name) for name in names if name not in far]
     lines: list[Line] = []
     readable: list[ReadableTar] = []
@@ -149,13 +149,13 @@ def _compare(path: Path, index: ShardIndex, found: ShardIndex) -> None:
         raise ValueError(f"{path} has changed since packing, by its checksum: {AGAIN}")
 
 
-def _remote(names: list[str], patience: Patience) -> Iterator[Line]:
+def _remote(names: list[str], policy: RetryPolicy) -> Iterator[Line]:
     from datamodules.shards.remote import RemoteError, shown
     from datamodules.shards.shards import wanted_of
 
     for name in names:
         try:
-            wanted_of(name, patience)
+            wanted_of(name, policy)
         except (RemoteError, ValueError, OSError) as error:
             yield broken(NAME, f"{shown(name)}: {error_text(error)}")
             return  # the others are probably on the same server

@@ -28,7 +28,7 @@ from commands.run.files import (
     newest_whole,
     remove_unfinished,
 )
-from commands.run.saved_config import without_placeholders
+from commands.run.saved_config import flat, without_placeholders
 from files.owned import move_aside, remove_file
 from files.paths import expand_path
 
@@ -294,7 +294,7 @@ class RunDirectory:
                 raise
             log.warning("--run.change: resuming although %s", error)
             return
-        now = _flat(config)
+        now = flat(config)
         differences = []
         for key in sorted(then.keys() | now.keys()):
             old, new = then.get(key, "unset"), now.get(key, "unset")
@@ -406,16 +406,7 @@ class RunDirectory:
                 f"{self.config_file}, the configuration of the run, is damaged: restore it, or "
                 f"{fix}"
             )
-        return _flat(without_placeholders(content))
-
-
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(config, dict) and config:
-        flat: dict[str, Any] = {}
-        for key, value in config.items():
-            flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-        return flat
-    return {prefix: config}
+        return flat(without_placeholders(content))
 
 
 def _is_free(key: str) -> bool:

@@ -43,6 +43,16 @@ set_dumper("yaml", as_yaml)
 dump_containers_by_parts()
 
 
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the values of a nested configuration by their dotted keys."""
+    if isinstance(config, dict) and config:
+        found: dict[str, Any] = {}
+        for key, value in config.items():
+            found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+        return found
+    return {prefix: config}
+
+
 def is_mere_default(value: Any, default: Any, hint: Any) -> bool:
     """Return whether a value is a default that cannot be read again from text.
 

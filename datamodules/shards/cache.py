@@ -34,8 +34,8 @@ from datamodules.shards.index import checksum_of
 from datamodules.shards.remote import (
     FULL,
     Attempts,
-    Patience,
     RemoteError,
+    RetryPolicy,
     WrongContent,
     download,
     shown,
@@ -154,12 +154,12 @@ class DiskCache:
     Args:
         folder: The folder; created if missing.
         limit: Total size in bytes.
-        patience: When to give up on a download.
+        policy: When to give up on a download.
         downloads: Number of files fetched ahead at a time; 0 for none.
     """
 
-    def __init__(self, folder: Path, limit: int, patience: Patience, downloads: int = 2) -> None:
-        self.folder, self.limit, self.patience, self.downloads = folder, limit, patience, downloads
+    def __init__(self, folder: Path, limit: int, policy: RetryPolicy, downloads: int = 2) -> None:
+        self.folder, self.limit, self.policy, self.downloads = folder, limit, policy, downloads
         for place in (folder, folder / "locks", folder / "claims"):
             place.mkdir(parents=True, exist_ok=True)
         self._forget()
@@ -179,7 +179,7 @@ class DiskCache:
         self._said: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        keep = ("folder", "limit", "patience", "downloads")
+        keep = ("folder", "limit", "policy", "downloads")
         return {name: getattr(self, name) for name in keep}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -238,10 +238,10 @@ class DiskCache:
         if not self._make_room(wanted.size or 0, part, anyway=unknown):
             self._warn_no_room(wanted)
             return False
-        attempts = Attempts(wanted.url, self.patience)
+        attempts = Attempts(wanted.url, self.policy)
         while not stopped():
             try:
-                download(wanted.url, part, wanted.size, self.patience, stopped)
+                download(wanted.url, part, wanted.size, self.policy, stopped)
                 if stopped():
                     break
                 _verify(part, wanted)

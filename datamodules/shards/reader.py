@@ -141,7 +141,7 @@ class Reader:
         if tar.wanted is None or self.cache is None:
             raise ValueError(f"shard {tar.name} cannot be opened")
         try:
-            data = read_range(tar.wanted.url, offset, size, self.cache.patience)
+            data = read_range(tar.wanted.url, offset, size, self.cache.policy)
         except RemoteError as error:
             if error.kind != "content":
                 raise

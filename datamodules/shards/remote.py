@@ -56,18 +56,32 @@ class WrongContent(ValueError):  # noqa: N818  (names the state)
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """When to give up on a remote read.
 
     Args:
         retries: Further attempts after one that failed without progress.
         deadline: Seconds without progress after which no further attempt is made.
         stall: Seconds without a byte after which a connection counts as failed.
+        owner: Class whose keys messages name.
+        settable: Whether ``retries`` and ``deadline`` are keys of that class.
     """
 
     retries: int = 8
     deadline: float = 300.0
     stall: float = 30.0
+    owner: str = "Shards"
+    settable: bool = True
+
+    @property
+    def advice(self) -> str:
+        """Return the end of a message about a read that failed too often."""
+        if not self.settable:
+            return ""
+        return (
+            f", or raise {self.owner}.retries ({self.retries}) or {self.owner}.deadline "
+            f"({self.deadline:g} s)"
+        )
 
 
 class Attempts:
@@ -75,11 +89,11 @@ class Attempts:
 
     Args:
         url: Address of the file.
-        patience: When to give up.
+        policy: When to give up.
     """
 
-    def __init__(self, url: str, patience: Patience) -> None:
-        self.url, self.patience = url, patience
+    def __init__(self, url: str, policy: RetryPolicy) -> None:
+        self.url, self.policy = url, policy
         self.progress()
 
     def progress(self) -> None:
@@ -99,18 +113,17 @@ class Attempts:
         if isinstance(error, RemoteError) or getattr(error, "errno", None) in FULL:
             raise error
         self.count += 1
-        _raise_permanent(error, self.url)
+        _raise_permanent(error, self.url, self.policy.owner)
         waited = time.monotonic() - self._began
         pause = min(FIRST_PAUSE * 2 ** (self.count - 1), LONGEST_PAUSE)
         # Jitter, so that processes that failed together do not retry together.
         pause *= (1 + seed_of(self.url, self.count, os.getpid()) / 2**63) / 2
-        if self.count > self.patience.retries or waited + pause > self.patience.deadline:
+        if self.count > self.policy.retries or waited + pause > self.policy.deadline:
             wrong = isinstance(error, WrongContent)
             fix = "get or pack the file again" if wrong else "check the address and the network"
             raise RemoteError(
                 f"{shown(self.url)} could not be read: {self.count} attempts in {waited:.0f} s, "
-                f"the last ended with {_cause(error)}; {fix}, or raise Shards.retries "
-                f"({self.patience.retries}) or Shards.deadline ({self.patience.deadline:g} s)",
+                f"the last ended with {_cause(error)}; {fix}{self.policy.advice}",
                 "content" if wrong else "unreachable",
             ) from error
         log.warning(
@@ -123,13 +136,13 @@ class Attempts:
         time.sleep(pause)
 
 
-def persistently(action: Callable[[], T], url: str, patience: Patience) -> T:
+def persistently(action: Callable[[], T], url: str, policy: RetryPolicy) -> T:
     """Call ``action`` until it succeeds, and return its result.
 
     Raises:
         RemoteError: If no attempt succeeds.
     """
-    attempts = Attempts(url, patience)
+    attempts = Attempts(url, policy)
     while True:
         try:
             return action()
@@ -145,7 +158,7 @@ def shown(url: str) -> str:
     return re.sub(r"//[^/@]+@", "//", address) + ("?..." if query else "")
 
 
-def _raise_permanent(error: Exception, url: str) -> None:
+def _raise_permanent(error: Exception, url: str, owner: str) -> None:
     """Raise an error that a retry cannot fix."""
     scheme = url.partition(":")[0].lower()
     true = _root_cause(error)
@@ -168,12 +181,12 @@ def _raise_permanent(error: Exception, url: str) -> None:
         ) from error
     if isinstance(true, FileNotFoundError) or status in (404, 410):
         raise RemoteError(
-            f"{shown(url)} does not exist ({_cause(true)}): correct Shards.urls, or upload it",
+            f"{shown(url)} does not exist ({_cause(true)}): correct {owner}.urls, or upload it",
             "missing",
         ) from error
     if status is not None and 400 <= status < 500 and status not in PASSING:
         raise RemoteError(
-            f"{shown(url)} is refused ({_cause(true)}): correct Shards.urls"
+            f"{shown(url)} is refused ({_cause(true)}): correct {owner}.urls"
         ) from error
 
 
@@ -226,7 +239,7 @@ def scheme_of(url: str) -> str:
     return scheme.lower() if colon and known else ""
 
 
-def look_up(url: str, patience: Patience) -> RemoteState:
+def look_up(url: str, policy: RetryPolicy) -> RemoteState:
     """Return the size and version of a file.
 
     Raises:
@@ -237,14 +250,14 @@ def look_up(url: str, patience: Patience) -> RemoteState:
 
     def ask() -> RemoteState:
         system, path = _system(url)
-        info = system.info(path, **_limited(system, patience))
+        info = system.info(path, **_limited(system, policy))
         version = next((str(info[name]) for name in STATES if info.get(name)), "")
         return RemoteState(info.get("size"), version)
 
-    return persistently(ask, url, patience)
+    return persistently(ask, url, policy)
 
 
-def list_urls(pattern: str, patience: Patience) -> list[str]:
+def list_urls(pattern: str, policy: RetryPolicy) -> list[str]:
     """Return the sorted addresses that match a pattern with ``*``.
 
     Raises:
@@ -253,13 +266,13 @@ def list_urls(pattern: str, patience: Patience) -> list[str]:
 
     def ask() -> list[str]:
         system, path = _system(pattern)
-        found = system.glob(path, **_limited(system, patience))
+        found = system.glob(path, **_limited(system, policy))
         return sorted(system.unstrip_protocol(name) for name in found)
 
-    return persistently(ask, pattern, patience)
+    return persistently(ask, pattern, policy)
 
 
-def read_small(url: str, patience: Patience) -> bytes | None:
+def read_small(url: str, policy: RetryPolicy) -> bytes | None:
     """Return a whole file of moderate size; None if it does not exist.
 
     Raises:
@@ -268,7 +281,7 @@ def read_small(url: str, patience: Patience) -> bytes | None:
 
     def ask() -> bytes:
         content = bytearray()
-        for block in blocks_from(url, 0, patience):
+        for block in blocks_from(url, 0, policy):
             content += block
             if len(content) > LARGEST_INDEX:
                 raise RemoteError(
@@ -277,7 +290,7 @@ def read_small(url: str, patience: Patience) -> bytes | None:
         return bytes(content)
 
     try:
-        return persistently(ask, url, patience)
+        return persistently(ask, url, policy)
     except RemoteError as error:
         # Object stores answer "forbidden" for a missing file if listing is not allowed.
         if error.kind in ("missing", "denied"):
@@ -285,7 +298,7 @@ def read_small(url: str, patience: Patience) -> bytes | None:
         raise
 
 
-def read_range(url: str, offset: int, size: int, patience: Patience) -> bytes:
+def read_range(url: str, offset: int, size: int, policy: RetryPolicy) -> bytes:
     """Return some bytes of a file.
 
     Raises:
@@ -299,15 +312,15 @@ def read_range(url: str, offset: int, size: int, patience: Patience) -> bytes:
         system, path = _system(url)
         try:
             if scheme_of(url) in HTTP:
-                return b"".join(_http_blocks(system, path, offset, offset + size, patience))
-            limits = _limited(system, patience)
+                return b"".join(_http_blocks(system, path, offset, offset + size, policy))
+            limits = _limited(system, policy)
             return cast(bytes, system.cat_file(path, start=offset, end=offset + size, **limits))
         except Exception as error:
             if isinstance(error, WrongContent) or "not satisfiable" in str(error):
                 return b""
             raise
 
-    data = persistently(ask, url, patience) if size else b""
+    data = persistently(ask, url, policy) if size else b""
     if len(data) != size:
         raise RemoteError(
             f"{shown(url)} sent {len(data)} of the {size} bytes from {offset} on: get or pack it "
@@ -321,7 +334,7 @@ def download(
     url: str,
     part: Path,
     size: int | None,
-    patience: Patience,
+    policy: RetryPolicy,
     stopped: Callable[[], bool] = lambda: False,
 ) -> None:
     """Download a remote file to ``part``, continuing where an earlier attempt ended.
@@ -330,19 +343,19 @@ def download(
         url: The file's address.
         part: The target; existing content must be the file's beginning.
         size: Expected size in bytes, if known.
-        patience: When to give up, counted from the last progress.
+        policy: When to give up, counted from the last progress.
         stopped: Called after each block; the download ends early if it returns True.
 
     Raises:
         RemoteError: If the download fails; of the kind ``content`` if the file has another size.
         OSError: If ``part`` cannot be written.
     """
-    attempts, best = Attempts(url, patience), -1
+    attempts, best = Attempts(url, policy), -1
     with part.open("ab") as file:
         while True:
             have = file.tell()
             try:
-                for block in blocks_from(url, have, patience) if have != size else ():
+                for block in blocks_from(url, have, policy) if have != size else ():
                     file.write(block)
                     if stopped():
                         return
@@ -372,26 +385,26 @@ def _system(url: str) -> tuple[Any, str]:
     return fsspec.core.url_to_fs(url)
 
 
-def _limited(system: Any, patience: Patience) -> dict[str, float]:
-    return {"timeout": patience.stall} if _takes_timeout(system) else {}
+def _limited(system: Any, policy: RetryPolicy) -> dict[str, float]:
+    return {"timeout": policy.stall} if _takes_timeout(system) else {}
 
 
 def _takes_timeout(system: Any) -> bool:
     return isinstance(system, AsyncFileSystem)  # its methods go through `sync`, which has a limit
 
 
-def blocks_from(url: str, start: int, patience: Patience) -> Iterator[bytes]:
+def blocks_from(url: str, start: int, policy: RetryPolicy) -> Iterator[bytes]:
     """Iterate over the bytes of a file from ``start`` on."""
     if scheme_of(url) == "pipe":
         return _skipping(_pipe_blocks(url.removeprefix("pipe:")), start)
     system, path = _system(url)
     if scheme_of(url) in HTTP:
-        return _http_blocks(system, path, start, None, patience)
-    return _object_blocks(system, path, start, patience)
+        return _http_blocks(system, path, start, None, policy)
+    return _object_blocks(system, path, start, policy)
 
 
-def _object_blocks(system: Any, path: str, start: int, patience: Patience) -> Iterator[bytes]:
-    limits = _limited(system, patience)
+def _object_blocks(system: Any, path: str, start: int, policy: RetryPolicy) -> Iterator[bytes]:
+    limits = _limited(system, policy)
     system.invalidate_cache()  # which holds old sizes
     size = system.info(path, **limits)["size"]
     for first in range(start, size, OBJECT_CHUNK):
@@ -400,14 +413,14 @@ def _object_blocks(system: Any, path: str, start: int, patience: Patience) -> It
 
 
 def _http_blocks(
-    system: Any, url: str, start: int, end: int | None, patience: Patience
+    system: Any, url: str, start: int, end: int | None, policy: RetryPolicy
 ) -> Iterator[bytes]:
     import aiohttp  # here, as its import takes 0.2 s and most sets are local
 
     headers = {"Accept-Encoding": "identity"}
     if start or end is not None:
         headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
-    limit = aiohttp.ClientTimeout(total=None, sock_connect=patience.stall, sock_read=patience.stall)
+    limit = aiohttp.ClientTimeout(total=None, sock_connect=policy.stall, sock_read=policy.stall)
     options = {**system.kwargs, "headers": headers, "timeout": limit}
     loop = system.loop
     try:

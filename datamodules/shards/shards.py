@@ -38,7 +38,14 @@ from datamodules.shards.index import (
     save_index,
 )
 from datamodules.shards.reader import Reader, Tar, WrongBytes
-from datamodules.shards.remote import Patience, RemoteState, look_up, read_small, scheme_of, shown
+from datamodules.shards.remote import (
+    RemoteState,
+    RetryPolicy,
+    look_up,
+    read_small,
+    scheme_of,
+    shown,
+)
 from datamodules.shards.table import (
     VERSION,
     Column,
@@ -58,13 +65,13 @@ FEW = 4  # shards of unknown size fetched at a time: no room can be reserved for
 _TURNS = BoundedSemaphore(FEW)
 
 
-def wanted_of(url: str, patience: Patience) -> Wanted:
+def wanted_of(url: str, policy: RetryPolicy) -> Wanted:
     """Return the current state of a remote shard.
 
     Raises:
         RemoteError: If it does not exist, or cannot be reached.
     """
-    state: RemoteState = look_up(url, patience)
+    state: RemoteState = look_up(url, policy)
     return Wanted(url, state.version, state.size)
 
 
@@ -84,7 +91,7 @@ def load_remote_index(wanted: Wanted, folder: Path, cache: DiskCache) -> ShardIn
     index = read_index(place)
     if index is not None and wanted.size in (None, index.size):
         return index
-    index = _beside(wanted, cache.patience)
+    index = _beside(wanted, cache.policy)
     if index is None:
         with _TURNS if wanted.size is None else nullcontext():
             index = _made(wanted, cache)
@@ -95,11 +102,11 @@ def load_remote_index(wanted: Wanted, folder: Path, cache: DiskCache) -> ShardIn
     return index
 
 
-def _beside(wanted: Wanted, patience: Patience) -> ShardIndex | None:
+def _beside(wanted: Wanted, policy: RetryPolicy) -> ShardIndex | None:
     if scheme_of(wanted.url) == "pipe":
         return None
     address, question, query = wanted.url.partition("?")
-    data = read_small(f"{address}.idx.json{question}{query}", patience)
+    data = read_small(f"{address}.idx.json{question}{query}", policy)
     if data is None:
         return None
     try:
@@ -190,7 +197,7 @@ class Shards(Source):
                 f"Shards.read_ahead is {read_ahead}, retries {retries}, deadline {deadline:g}; "
                 "expected at least 0, 0, and more than 0"
             )
-        self.patience = Patience(retries, deadline, stall=min(30.0, deadline / 4))
+        self.policy = RetryPolicy(retries, deadline, stall=min(30.0, deadline / 4))
         self._reader = Reader()
         self._tars: list[Tar] = []
         self._table = joined([])
@@ -204,7 +211,7 @@ class Shards(Source):
             RemoteError: If a server cannot be reached, or refuses.
         """
         folder = Path(expand_path(self.index_cache, "Shards.index_cache"))
-        names = list_shards(self.urls, self.allow_pipes, self.patience)
+        names = list_shards(self.urls, self.allow_pipes, self.policy)
         cache = self._cache() if any(map(is_remote, names)) else None
         with _parallel_map(cache is not None) as apply:
             tars = list(apply(self._tar, names))
@@ -228,11 +235,11 @@ class Shards(Source):
 
     def _cache(self) -> DiskCache:
         folder = Path(expand_path(self.cache_dir, "Shards.cache_dir"))
-        return DiskCache(folder, self.cache_size, self.patience, self.read_ahead)
+        return DiskCache(folder, self.cache_size, self.policy, self.read_ahead)
 
     def _tar(self, name: str) -> Tar:
         if is_remote(name):
-            wanted = wanted_of(name, self.patience)
+            wanted = wanted_of(name, self.policy)
             return Tar(name, wanted.size or 0, wanted=wanted)
         state = os.stat(name)
         return Tar(name, state.st_size, state.st_mtime_ns)
@@ -273,7 +280,7 @@ class Shards(Source):
         return table
 
     def _refuse_duplicate(self, key: str, table: Table, parts: list[Table]) -> None:
-        names = list_shards(self.urls, self.allow_pipes, self.patience)
+        names = list_shards(self.urls, self.allow_pipes, self.policy)
         count = sum(name == key for name in table.keys)
         where = [name for name, part in zip(names, parts, strict=True) if key in part.keys]
         raise ValueError(

@@ -39,7 +39,7 @@ from datamodules.order.plan import Item, Plan
 from datamodules.order.shuffle import Ahead, Integers
 from datamodules.samples import Skipped, TrainingImages
 from datamodules.shards.index import BLOCK, array_of, check_name, sort_command, split_name
-from datamodules.shards.remote import Patience, RemoteError, scheme_of, shown
+from datamodules.shards.remote import RetryPolicy, scheme_of, shown
 from datamodules.shards.table import RULE, roles_of
 from datamodules.shards.urls import list_shards
 from datamodules.source import Pixels, Sample, Source
@@ -182,8 +182,8 @@ class Stream(Source):
             ValueError: If there are none, or some of a kind that is not read.
         """
         if self.urls is not None:
-            with _own_messages():
-                self._shards = list_shards(self.urls, self.allow_pipes, Patience())
+            policy = RetryPolicy(owner="Stream", settable=False)
+            self._shards = list_shards(self.urls, self.allow_pipes, policy)
 
     def plan(self, seed: int, batch_size: int, streams: int, repeats: int) -> StreamPlan:
         """Return the lengths and seeds of the epochs. Args as of ``Plan``.
@@ -651,14 +651,3 @@ def _refused() -> ValueError:
         "data.init_args.train itself, and no source of val, test, predict, Mix or Crops: use "
         "datamodules.Shards there"
     )
-
-
-@contextmanager
-def _own_messages() -> Iterator[None]:
-    """Name ``Stream`` in messages of what ``Shards`` uses too."""
-    try:
-        yield
-    except RemoteError as error:
-        raise RemoteError(str(error).replace("Shards.", "Stream."), error.kind) from error
-    except ValueError as error:
-        raise ValueError(str(error).replace("Shards.", "Stream.")) from error

@@ -54,7 +54,7 @@ class Latents(Shards):
             ValueError: If there is no shard, a broken one, or the set is incomplete; or its LR has
                 another scale.
         """
-        names = list_shards(self.urls, False, self.patience)
+        names = list_shards(self.urls, False, self.policy)
         far = [name for name in names if is_remote(name)]
         if far:
             raise ValueError(f"Latents.urls: {far[0]} is remote; copy the shards to this host")

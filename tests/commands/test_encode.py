@@ -38,7 +38,7 @@ init_args:
 """
 ENCODE = ("encode", "--config", "tiny.yaml", "--model", "model.yaml", "--encode.out", "out")
 CROPS = ("--encode.crop", 32, "--encode.crops_per_image", 2, "--encode.samples_per_shard", 6)
-PAIRS = ("--encode.pairs", "true", "--encode.images", "true", "--encode.flips", "true")
+PAIRS = ("--encode.pairs", "true", "--encode.hr", "true", "--encode.flips", "true")
 LATENTS = ("--data.init_args.train", "datamodules.Latents")
 
 
@@ -186,7 +186,7 @@ def test_squares_are_changed_by_augment_and_flipped_by_axis(work: Path, enlarger
 
 
 def test_latents_of_another_autoencoder(work: Path, enlarger: Enlarger, refusal: Refusal) -> None:
-    enlarger(*ENCODE, "--encode.images", "true")  # whole images: 48x40
+    enlarger(*ENCODE, "--encode.hr", "true")  # whole images: 48x40
     source = Latents("out/*.tar")
     source.prepare(2.0)
     assert source.read(0)["latent"].shape == (32, 5, 6)

@@ -182,7 +182,7 @@ class MetricContract:
         return metric
 
     @staticmethod
-    def random_images(count: int = 3) -> Tensor:
+    def images(count: int = 3) -> Tensor:
         """(count, 3, H, W): parts of a photograph, since some metrics know what those look like."""
         photograph = torch.from_numpy(astronaut()).permute(2, 0, 1) / 255
         parts = [photograph[:, n : n + SIDES[0], n : n + SIDES[1]] for n in range(0, 296, 90)]

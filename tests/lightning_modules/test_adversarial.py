@@ -202,9 +202,7 @@ class Share(Judged):
 
     def train_dataloader(self) -> DataLoader[Any]:
         own = list(range(self.trainer.global_rank, 12, self.trainer.world_size))
-        return DataLoader(
-            Images(12), 6 // self.trainer.world_size, sampler=own, collate_fn=collate
-        )
+        return DataLoader(Images(12), 6 // self.trainer.world_size, sampler=own, collate_fn=collate)
 
 
 class Save(Callback):

@@ -48,7 +48,7 @@ RGB = np.random.default_rng(0).integers(0, 256, (8, 16, 3), np.uint8)
     [(k, w) for k in ("PNG", "TIFF", "WEBP") for w in ("orientation", "profile", "grey profile")]
     + [("PNG", "broken exif"), ("WEBP", "broken exif")],  # a TIFF's is its own directory
 )
-def test_a_image_is_read_as_evaluation_reads_it(tmp_path: Path, kind: str, what: str) -> None:
+def test_an_image_is_read_as_evaluation_reads_it(tmp_path: Path, kind: str, what: str) -> None:
     exif = Image.Exif()
     exif[274] = 6
     options = {

@@ -46,7 +46,7 @@ def test_crops_belong_to_the_image_and_are_not_resized() -> None:
     assert torch.equal(metric.features((images * 255).round() / 255, batch), found)
 
 
-def test_a_image_of_one_crop(inception: Path) -> None:
+def test_an_image_of_one_crop(inception: Path) -> None:
     images = random_images(2, 299, 299)
     metric, whole = PatchFID(crops=1), FID("torch-fidelity")
     for each in (metric, whole):

@@ -41,7 +41,7 @@ def test_the_formula() -> None:
     assert float(found[1, 1]) == pytest.approx(expected)
 
 
-def test_quarters_of_a_image_repeat_it() -> None:
+def test_quarters_of_an_image_repeat_it() -> None:
     whole = scenes(20, 0)
     once = number(whole)
     four = functional.avg_pool2d(whole, 2).tile(1, 1, 2, 2)

@@ -261,7 +261,7 @@ def test_options_are_what_changes_an_output() -> None:
     }
 
 
-def test_options_of_a_source_are_what_changes_a_image() -> None:
+def test_options_of_a_source_are_what_changes_an_image() -> None:
     def options(**init_args: Any) -> dict[str, Any]:
         source = {"class_path": "datamodules.Seeds", "init_args": init_args}
         return options_of({"data": {"init_args": {"predict": source}}})

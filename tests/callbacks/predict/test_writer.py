@@ -350,7 +350,7 @@ def test_values_out_of_range_do_not_wrap_around(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 12])  # the last image, and one in the middle
-def test_a_image_that_cannot_be_encoded_does_not_end_the_run(tmp_path: Path, count: int) -> None:
+def test_an_image_that_cannot_be_encoded_does_not_end_the_run(tmp_path: Path, count: int) -> None:
     broken = batch_of(exif=b"Exif\0\0no tags at all")  # a plug-in's Source may give anything
     data = Data({"a": broken} | {str(number): batch_of() for number in range(count - 1)})
     writer = Writer()
@@ -531,7 +531,7 @@ def test_other_weights_are_seen(tmp_path: Path) -> None:
         trainer(tmp_path, Writer()).predict(model, Data({"a": batch_of()}))
 
 
-def test_a_image_of_which_nobody_knows_how_it_was_made(tmp_path: Path) -> None:
+def test_an_image_of_which_nobody_knows_how_it_was_made(tmp_path: Path) -> None:
     there = tmp_path / "predict/a.png"
     there.parent.mkdir()
     there.write_bytes(b"precious")
@@ -540,7 +540,7 @@ def test_a_image_of_which_nobody_knows_how_it_was_made(tmp_path: Path) -> None:
     assert there.read_bytes() == b"precious"
 
 
-def test_a_image_is_never_below_the_line_of_another(
+def test_an_image_is_never_below_the_line_of_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a kill between the line and the image, the next run writes the image."""

@@ -122,7 +122,7 @@ def test_hr_is_the_third_choice(page: Browser) -> None:
     assert text(page, pressed) == "LR, bicubic"
 
 
-def test_a_image_is_not_compared_with_itself(page: Browser) -> None:
+def test_an_image_is_not_compared_with_itself(page: Browser) -> None:
     page.click(f"{FIRST} .tile:nth-child(1) .pick")
     assert (text(page, f"{FIRST} .tag.left"), text(page, f"{FIRST} .tag.right")) == (
         "output",

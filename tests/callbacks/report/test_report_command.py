@@ -52,7 +52,7 @@ def test_a_row_a_run_and_bicubic_once(tmp_path: Path) -> None:
     assert [row["weights"] for row in rows] == ["bicubic", "level-0.25.ckpt", "level-0.75.ckpt"]
 
 
-def test_all_outputs_of_a_image_stand_together(tmp_path: Path) -> None:
+def test_all_outputs_of_an_image_stand_together(tmp_path: Path) -> None:
     page = compared(tmp_path, *(run_of(tmp_path / str(v), v / 100) for v in (25, 75)), limit=2)
     shown = tiles(page)
     assert list(shown) == ["tiny/00", "tiny/01"]
@@ -145,7 +145,7 @@ def test_a_step_that_was_logged_twice_counts_as_the_later(tmp_path: Path) -> Non
     assert (curve.steps, curve.values, curve.left_out) == ([0, 10], [1.0, 20.0], 1)
 
 
-def test_a_image_that_was_removed_is_said(tmp_path: Path) -> None:
+def test_an_image_that_was_removed_is_said(tmp_path: Path) -> None:
     run = run_of(tmp_path / "run", 0.5)
     index = load_index(run)
     assert index is not None
@@ -156,7 +156,7 @@ def test_a_image_that_was_removed_is_said(tmp_path: Path) -> None:
     assert list(tiles(page))[1:] == [f"tiny/{i:02d}" for i in range(2, 7)]
 
 
-def test_a_image_that_one_run_lacks_is_taken_from_another(tmp_path: Path) -> None:
+def test_an_image_that_one_run_lacks_is_taken_from_another(tmp_path: Path) -> None:
     runs = [run_of(tmp_path / name, 0.5) for name in ("a", "b")]
     index = load_index(runs[0])
     assert index is not None

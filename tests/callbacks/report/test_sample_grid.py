@@ -52,7 +52,7 @@ def test_without_hr_or_lr() -> None:
     assert [label.split()[0] for label in panels(SampleGrid(), lr=None)] == ["ours", "HR"]
 
 
-def test_a_image_smaller_than_its_border_or_window() -> None:
+def test_an_image_smaller_than_its_border_or_window() -> None:
     tiny = torch.rand(1, 3, 4, 4)
     assert len(SampleGrid(crop=96)._panels(tiny, tiny[..., ::4, ::4], tiny, 4.0)) == 4
 

@@ -14,7 +14,7 @@ from datamodules.pack import __main__ as pack
 from datamodules.pack.images import Recipe, process
 from datamodules.pack.inputs import Entry, File
 from datamodules.shards import stream
-from datamodules.shards.remote import Patience
+from datamodules.shards.remote import RetryPolicy
 from datamodules.shards.shards import Shards
 from datamodules.shards.stream import Stream, decoded, raw_of, samples_of
 from datamodules.shards.urls import list_shards
@@ -174,7 +174,7 @@ def test_a_folder_stands_for_its_tars(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "deeper.tar").mkdir()
     expected = [str(tmp_path / "a.tar"), str(tmp_path / "b.tar")]
-    assert list_shards(str(tmp_path), False, Patience()) == expected
+    assert list_shards(str(tmp_path), False, RetryPolicy()) == expected
 
 
 def test_keys_with_dots(tmp_path, caplog, monkeypatch):

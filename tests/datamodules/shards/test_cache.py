@@ -26,13 +26,13 @@ from datamodules.shards import cache as read_ahead
 from datamodules.shards import reader as shard_reader
 from datamodules.shards import remote as retry
 from datamodules.shards.cache import DiskCache, ReadAhead, Wanted
-from datamodules.shards.remote import Patience, RemoteError
+from datamodules.shards.remote import RemoteError, RetryPolicy
 from datamodules.shards.shards import Shards
 from tests.datamodules.image_files import pixels
 from tests.datamodules.server import serving
 from tests.datamodules.shards.test_shards import image_bytes, indexed, write
 
-HASTE = Patience(retries=2, deadline=60.0, stall=20.0)  # longer than any test waits
+HASTE = RetryPolicy(retries=2, deadline=60.0, stall=20.0)  # longer than any test waits
 SIZE = 100_000
 FIFTH = ("GET", "/t-5.tar")
 FORK = multiprocessing.get_context("fork")
@@ -338,7 +338,7 @@ def test_a_killed_download_is_continued(server, tmp_path):
     (server.root / "f0").write_bytes(data)
     file = wanted(server, 0, 4_000_000)
     server.faults = ["stall"]
-    patient = DiskCache(tmp_path / "cache", 10**8, Patience(0, 60.0, 60.0), 0)
+    patient = DiskCache(tmp_path / "cache", 10**8, RetryPolicy(0, 60.0, 60.0), 0)
     process = FORK.Process(target=patient.fetch, args=(file,))
     process.start()
     try:
@@ -455,7 +455,7 @@ def test_errors_ahead_are_left_to_the_reader(server, tmp_path, caplog):
 def test_ends_while_it_fetches(server, tmp_path):
     """Even without close: the threads do not keep the cache alive."""
     server.always = "stall"
-    cache = DiskCache(tmp_path / "cache", 10**8, Patience(9, 60.0, 0.3), 1)
+    cache = DiskCache(tmp_path / "cache", 10**8, RetryPolicy(9, 60.0, 0.3), 1)
     cache.read_ahead([wanted(server, 0)])
     until(lambda: server.got("f0"))
     thread = cache._ahead._threads[0]
@@ -469,9 +469,9 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 from datamodules.shards.cache import DiskCache, Wanted
-from datamodules.shards.remote import Patience
+from datamodules.shards.remote import RetryPolicy
 folder = Path(sys.argv[1])
-cache = DiskCache(folder, 10**8, Patience(9, 60.0, 60.0), 2)
+cache = DiskCache(folder, 10**8, RetryPolicy(9, 60.0, 60.0), 2)
 cache.read_ahead([Wanted(sys.argv[2], "v1", 100_000)])
 while not list(folder.glob("*.part")):
     time.sleep(0.01)

@@ -20,8 +20,8 @@ from datamodules.shards import remote
 from datamodules.shards import remote as retry
 from datamodules.shards import shards as remote_index
 from datamodules.shards.remote import (
-    Patience,
     RemoteError,
+    RetryPolicy,
     download,
     look_up,
     read_range,
@@ -34,8 +34,8 @@ from tests.datamodules.image_files import pixels
 from tests.datamodules.server import serving
 from tests.datamodules.shards.test_shards import image_bytes, indexed, write
 
-HASTE = Patience(retries=3, deadline=60.0, stall=20.0)  # longer than any test waits
-SHORT = Patience(retries=3, deadline=60.0, stall=0.5)  # for connections that stall
+HASTE = RetryPolicy(retries=3, deadline=60.0, stall=20.0)  # longer than any test waits
+SHORT = RetryPolicy(retries=3, deadline=60.0, stall=0.5)  # for connections that stall
 CONTENT = bytes(range(256)) * 20_000  # 5 MB
 
 
@@ -110,8 +110,8 @@ def test_secrets_are_not_shown():
 @pytest.mark.parametrize("faults", [[], [503, 500], ["cut", "cut"], ["stall"], [429, "cut", 503]])
 def test_download_survives(server, tmp_path, faults):
     server.faults = faults
-    patience = SHORT if "stall" in faults else HASTE
-    download(f"{server.url}/f.bin", tmp_path / "part", len(CONTENT), patience)
+    policy = SHORT if "stall" in faults else HASTE
+    download(f"{server.url}/f.bin", tmp_path / "part", len(CONTENT), policy)
     assert (tmp_path / "part").read_bytes() == CONTENT
 
 
@@ -134,7 +134,7 @@ def test_progress_is_not_counted_as_failure(server, tmp_path, size):
     """A bad connection: each attempt gets up to half of the rest; no two in a row get nothing."""
     (server.root / "f.bin").write_bytes(CONTENT[:size])
     server.faults = ["cut"] * 4
-    download(f"{server.url}/f.bin", tmp_path / "part", size, Patience(1, 60.0, 20.0))
+    download(f"{server.url}/f.bin", tmp_path / "part", size, RetryPolicy(1, 60.0, 20.0))
     assert (tmp_path / "part").read_bytes() == CONTENT[:size]
     assert server.got("f.bin") == 5
 
@@ -215,7 +215,7 @@ def test_deadline_ends_before_the_retries(server, monkeypatch):
     monkeypatch.setattr(retry, "time", Clock())
     server.always = 503
     with pytest.raises(RemoteError, match=r"2 attempts .*HTTP status 503.*Shards\.deadline"):
-        read_range(f"{server.url}/f.bin", 0, 5, Patience(100, 1.25, 20.0))
+        read_range(f"{server.url}/f.bin", 0, 5, RetryPolicy(100, 1.25, 20.0))
 
 
 def test_what_is_not_there(server):

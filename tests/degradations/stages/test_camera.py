@@ -213,7 +213,7 @@ def test_raw_values_are_whole_numbers():
 # ---------------------------------------------------------------------------------------- canvas
 
 
-def test_the_edge_of_a_image_on_a_canvas():
+def test_the_edge_of_an_image_on_a_canvas():
     sizes = [(20, 18), (13, 18), (20, 9), (1, 5)]
     pixels = torch.rand(4, 3, 20, 18, generator=torch.Generator().manual_seed(3))
     params = applied(4)
