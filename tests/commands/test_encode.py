@@ -166,7 +166,7 @@ data:
 
 def test_squares_are_changed_by_augment_and_flipped_by_axis(work: Path, enlarger: Enlarger) -> None:
     Path("invert.yaml").write_text(INVERT)
-    options = (*CROPS, "--encode.images", "true")
+    options = (*CROPS, "--encode.hr", "true")
     enlarger(*ENCODE, *options)
     enlarger(*ENCODE[:-1], "inverted", *options, "--config", "invert.yaml")
     enlarger(*ENCODE[:-1], "flipped", *options, "--encode.flips", "horizontal")

@@ -243,7 +243,7 @@ def test_a_perceptual_part_of_hr_wants_hr():
     method, _ = perceptual(Distance(), perceptual_target="hr")
     given = batch() | {"latent": torch.zeros(2, 3, 16, 16), "space": method.space.identity}
     del given["hr"]
-    with pytest.raises(ValueError, match=r"latents without HR: encode with --encode\.images"):
+    with pytest.raises(ValueError, match=r"latents without HR: encode with --encode\.hr"):
         method.training_step(given, 0)
 
 
