@@ -1,0 +1,134 @@
+"""NSARM memorises four images: tokenizer, both stages, then sampling, all as they are."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from skimage.data import astronaut
+from torch import Tensor
+
+from datamodules.base import SRDataModule
+from degradations.bicubic import Bicubic, resize
+from lightning_modules.backbone.bitwise import BitwiseSpace
+from lightning_modules.base import ImageModel
+from lightning_modules.networks.autoencoders import BitwiseVAE
+from lightning_modules.networks.infinity import InfinityTransformer
+from lightning_modules.networks.transformation import LatentEstimate
+from lightning_modules.next_scale import Bitwise
+from lightning_modules.nsarm import NSARM
+from lightning_modules.tokenizer import Tokenizer
+from tests.datamodules.memory import Memory, trainer, with_crops
+
+SIDE, SCALE, BITS = 32, 4.0, 16
+GRIDS = [(1, 1), (2, 2), (4, 4), (8, 8)]
+
+
+@functools.cache
+def photographs() -> Tensor:
+    """(4, 3, 32, 32) in [0, 1]: parts of a photograph, in levels of 1/255."""
+    image = torch.from_numpy(astronaut()).permute(2, 0, 1)[None] / 255
+    corners = [(0, 150), (60, 200), (200, 100), (300, 300)]
+    parts = torch.cat([image[..., y : y + 192, x : x + 192] for y, x in corners])
+    return (resize(parts, (SIDE, SIDE)) * 255).round() / 255
+
+
+def batch_of(scale: float) -> dict[str, Any]:
+    hr, side = photographs(), round(SIDE / scale)
+    lr = (resize(hr, (side, side)) * 255).round() / 255
+    keys = {"key": [f"p{n}" for n in range(len(hr))], "seed": torch.arange(len(hr))}
+    return {**keys, "size": (SIDE, SIDE), "hr": hr, "lr": lr}
+
+
+def learn(model: ImageModel, steps: int, root: Any) -> None:
+    pixels = (photographs() * 255).byte().permute(0, 2, 3, 1).numpy()
+    data = SRDataModule(
+        model.scale,
+        train=Memory({f"p{n}": {"hr": image} for n, image in enumerate(pixels)}),
+        **{"batch_size": 8, "crop_size": SIDE, "workers": 0},
+        **with_crops({"per_image": 64, "flips": False}),
+        degradation=Bicubic(model.scale),
+    )
+    torch.manual_seed(0)
+    run = trainer(root, max_steps=steps, max_epochs=-1)
+    run.fit(model, datamodule=data)
+    model.eval()
+
+
+def psnr(sr: Tensor, hr: Tensor) -> float:
+    return -10 * (sr - hr).square().flatten(1).mean(1).log10().mean().item()
+
+
+def adam(rate: float) -> Any:
+    return functools.partial(torch.optim.Adam, lr=rate)
+
+
+def vae() -> BitwiseVAE:
+    return BitwiseVAE(BITS, (16, 32, 64), 1, groups=0)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory) -> Tokenizer:
+    torch.manual_seed(0)
+    weights = {"pixel_weight": 20.0, "entropy_weight": 0.1, "commitment_weight": 0.1}
+    drops = {"drop_scales": 0.0, "partial_share": 0.3, "partial_least": 2}
+    model = Tokenizer(
+        *(1.0, vae(), GRIDS, "l2"), **weights, **drops, clip=1.0, optimizer=adam(2e-3)
+    )
+    learn(model, 350, tmp_path_factory.mktemp("tokenizer"))
+    return model
+
+
+@pytest.fixture
+def space(tokenizer) -> BitwiseSpace:
+    found = BitwiseSpace(vae(), GRIDS, 1)
+    found.vae.load_state_dict(tokenizer.vae.state_dict())
+    found.source = "the tokenizer above"
+    return found
+
+
+@pytest.fixture(scope="module")
+def ceiling(tokenizer) -> float:
+    """PSNR of the tokenizer's own decoding, dB."""
+    batch = batch_of(1)
+    return psnr(tokenizer.test_step(batch, 0)["sr"], batch["hr"])
+
+
+def mapper() -> LatentEstimate:
+    return LatentEstimate(BITS, (8, 8), GRIDS[:2], (8, 8), width=32, blocks=1)
+
+
+def transformer() -> InfinityTransformer:
+    return InfinityTransformer(BITS, 2, 64, 2, 128, 1, drop_path=0.0)
+
+
+@pytest.mark.slow
+def test_tokenizer(ceiling):
+    batch = batch_of(SCALE)
+    bicubic = psnr(resize(batch["lr"], batch["size"]), batch["hr"])
+    assert ceiling > bicubic + 6, (ceiling, bicubic)
+
+
+@pytest.mark.slow
+def test_both_stages(space, ceiling, tmp_path):
+    torch.manual_seed(0)
+    settings = {"enlarge_lr": True, "color_fix": "none"}
+    first = NSARM(SCALE, space, mapper(), **settings, optimizer=adam(2e-3))
+    learn(first, 150, tmp_path / "1")
+    batch = batch_of(SCALE)
+    codes, own = first.bits_of(batch), space.coded(space.encode(batch["hr"]))
+    right = [(code == o.code).float().mean().item() for code, o in zip(codes, own, strict=True)]
+    assert min(right[:2]) > 0.95, right
+    second = NSARM(
+        *(SCALE, space, mapper(), transformer()),
+        **settings,
+        mapper_lr=2e-5,
+        bits=Bitwise(0.5),
+        optimizer=adam(2e-3),
+    )
+    second.mapper.load_state_dict(first.mapper.state_dict())
+    learn(second, 300, tmp_path / "2")
+    found = psnr(second.test_step(batch, 0)["sr"], batch["hr"])
+    assert found > ceiling - 0.1, (found, ceiling)
