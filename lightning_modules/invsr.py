@@ -590,7 +590,8 @@ class InvSR(InLatents, Adversarial):
             return known, self.prompt.unconditional(count) if self.prompt else nothing
         if self.prompt is None:
             return Condition(), Condition()
-        return self.prompt.condition(count), self.prompt.unconditional(count)
+        known = self.prompt.condition(count)
+        return known, known if self.guidance == 1 else self.prompt.unconditional(count)
 
     def color_reference(self, batch: Batch) -> Tensor:
         """Return the LR image, mirrored with ``color_misaligned``."""

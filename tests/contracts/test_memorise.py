@@ -16,6 +16,7 @@ from torch import Tensor
 
 from datamodules.base import SRDataModule
 from degradations.bicubic import Bicubic, resize
+from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.schedule import Schedule
@@ -38,7 +39,7 @@ from lightning_modules.resshift import ResShift, ResShiftControl
 from lightning_modules.sampling.solvers import Sampler
 from lightning_modules.self_cascade import SelfCascade
 from lightning_modules.tokenizer import Tokenizer
-from tests.contracts import discovery
+from tests.contracts import discovery, test_memorise_invsr, test_memorise_nsarm
 from tests.datamodules.memory import Memory, trainer, with_crops
 
 SIDE = 32
@@ -180,6 +181,10 @@ MEMORISES = {
     Diffusion: test_diffusion,
     ResShift: test_resshift,
     SelfCascade: test_self_cascade,
+    Autoencoder: test_memorise_invsr.test_autoencoder,
+    InvSR: test_memorise_invsr.test_invsr,
+    Tokenizer: test_memorise_nsarm.test_tokenizer,
+    NSARM: test_memorise_nsarm.test_both_stages,
 }
 OTHERS = {
     **dict.fromkeys([simple.Bicubic, simple.FolderOutputs, simple.RoundTrip], "it trains nothing"),
@@ -187,7 +192,7 @@ OTHERS = {
     LatentPerceptual: "it makes no images",
     **dict.fromkeys([direct.Direct, sd.SDSR, sd.SDUpscale], "it trains nothing"),
     **dict.fromkeys([finetune.FineTune, finetune.LoRA], "it has the loss of Diffusion"),
-    **dict.fromkeys([Infinity, InvSR, NSARM, Tokenizer], "its test is still missing"),
+    Infinity: "it is the base that NSARM's test trains",
 }
 
 
