@@ -283,8 +283,8 @@ class InfinityTransformer(nn.Module):
         checkpointing: Recompute each block in the backward pass, to save memory.
 
     Raises:
-        ValueError: If the width is not a multiple of four times the heads, a rate is outside [0, 1),
-            or the text features are too narrow.
+        ValueError: If the width is not a multiple of four times the heads, ``drop_path`` is outside
+            [0, 1), or the text features are too narrow.
     """
 
     called = ("encode_text", "without_text")  # entry points besides `forward`, for sharding
