@@ -369,7 +369,7 @@ class NSARM(NextScale, SuperResolver):
             self.weights_source = ", ".join(given)
 
     def _read(self, name: str, path: Path) -> Weights:
-        # Check that a network was trained with the same tokenizer and encoder.
+        # Raise if a network was trained with another tokenizer or encoder.
         found = read_weights(path)
         beside = {"space": ("tokenizer", "space_weights")}
         if name == "transformer":
@@ -380,7 +380,7 @@ class NSARM(NextScale, SuperResolver):
             if theirs and ours and not either and not same_weights(theirs, ours):
                 raise ValueError(
                     f"model.init_args.{name}_weights were trained with the {what} of {theirs}, and "
-                    f"the one here is {ours}: set the same in model.init_args.{key}"
+                    f"this model has {ours}: set the same in model.init_args.{key}"
                 )
         return found
 

@@ -60,7 +60,7 @@ class BitwiseSpace(Space):
 
     @property
     def bits(self) -> int:
-        """Of a token."""
+        """Number of bits of a token."""
         return self.channels * self.patch**2
 
     @property

@@ -1,4 +1,4 @@
-"""Binary spherical quantisation, of one scale and of residuals at many: latents as bits.
+"""Binary spherical quantisation (BSQ) of one scale, and of residuals at many scales.
 
 Zhao et al., BSQ (arXiv 2406.07548); Han et al., Infinity (arXiv 2412.04431), section 3.2. A latent
 of d channels is projected to the unit sphere, and each channel keeps only its sign: d bits per
@@ -215,7 +215,7 @@ def commitment(scale: Scale) -> Tensor:
 
 
 def _entropy(logit: Tensor) -> Tensor:
-    # Of a Bernoulli variable from its logit, without the logarithm of a zero probability.
+    # The entropy of a Bernoulli variable from its logit, without log(0).
     return functional.softplus(-logit) + torch.sigmoid(-logit) * logit
 
 

@@ -3,8 +3,8 @@
 Han et al., CVPR 2025 (arXiv 2412.04431). Tokens of one scale are predicted at once; they attend to
 each other and to all coarser ones. NSARM (arXiv 2510.00820) fine-tunes the 8B model.
 
-Queries and keys have unit length and a rotary embedding
-of the position in the image; texts shift and scale the input of each part.
+Queries and keys have unit length and a rotary embedding of the position in the image. Texts shift
+and scale the input of each part.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ def _rotation(grids: tuple[Size, ...], full: Size, width: int, device: torch.dev
         theta = 10000.0 ** (-torch.arange(0, width // 2, 2, **real) / (width // 2))
         angles = []
         for h, w in grids:
-            # Half to even, as in the released code.
+            # Halves are rounded to even, as in the released code.
             y = (torch.arange(h, **real) * (full[0] / h)).round().repeat_interleave(w)
             x = (torch.arange(w, **real) * (full[1] / w)).round().repeat(h)
             angles.append(torch.cat([torch.outer(y, theta), torch.outer(x, theta)], 1))
@@ -284,8 +284,8 @@ class InfinityTransformer(nn.Module):
         checkpointing: Recompute each block in the backward pass, to save memory.
 
     Raises:
-        ValueError: If the width is no multiple of four times the heads, a rate is outside [0, 1),
-            or the text features are too narrow.
+        ValueError: If the width is not a multiple of four times the heads, ``drop_path`` is outside
+            [0, 1), or the text features are too narrow.
     """
 
     called = ("encode_text", "without_text")  # entry points besides `forward`, for sharding

@@ -1,8 +1,7 @@
 """The grids of a next-scale autoregressive model: from one token to the whole image.
 
-Han et al., Infinity (arXiv 2412.04431): thirteen grids for each aspect ratio; a pixel budget
-uses the first ones. A token is 16 pixels wide. NSARM (arXiv 2510.00820) uses the square
-grids.
+Infinity (Han et al., arXiv 2412.04431) has thirteen grids for each aspect ratio; a pixel budget
+uses the first ones. A token is 16 pixels wide. NSARM (arXiv 2510.00820) uses the square grids.
 """
 
 from __future__ import annotations

@@ -103,8 +103,9 @@ class TestPaper:
         assert [millions(block) for block in blocks] == [205.6] * 40
         assert not any(parameter.requires_grad for parameter in model.space.parameters())
         optimizer = model.configure_optimizers()
-        assert [group["weight_decay"] for group in optimizer.param_groups] == [0.005, 0.0]
-        assert {group["lr"] for group in optimizer.param_groups} == {1e-5}
+        assert [group["weight_decay"] for group in optimizer.param_groups] == [0.005, 0.0] * 2
+        rates = [group["lr"] for group in optimizer.param_groups]
+        assert rates == [1e-5, 1e-5, 1e-7, 1e-7]  # of the transformer; of the mapper
 
     @pytest.mark.parametrize("verb", quick(["predict", "test"], "predict"))
     def test_inference(self, tmp_path, enlarger, monkeypatch, verb):

@@ -116,7 +116,7 @@ class TestLosses:
         model, hr = method(), batch()["hr"]
         model.generator_loss(batch())
         f = model.vae.encode(hr)
-        norm = float(f.square().sum(1).sqrt().mean())
+        norm = f.square().sum(1).sqrt().mean().item()
         assert model.logged["train/latent_norm"] == pytest.approx(norm, rel=1e-5)
         for number, scale in enumerate(scales_of(f, GRIDS), 1):
             each = scale.bits.movedim(1, 0).flatten(1).tolist()
