@@ -35,7 +35,7 @@ def test_a_file_stands_in_place_of_the_experiment_s(parsed: Any) -> None:
     experiment = CONFIGS / "experiment/self_cascade_sd21.yaml"
     model, metrics = (
         CONFIGS / "model/direct.yaml",
-        REPO / "benchmarks/configs/callbacks/mini_generator.yaml",
+        REPO / "benchmarks/configs/cars/samples.yaml",
     )
     alone = parsed("test", "--model", model, "--trainer.callbacks", metrics)
     over = parsed("test", "--config", experiment, "--model", model, "--trainer.callbacks", metrics)

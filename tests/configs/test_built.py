@@ -29,11 +29,8 @@ BUILT_ELSEWHERE = BUILT_ALONE | {
     *("mini/casarbi/base", "mini/casarbi/cascade", "mini/invsr", "mini/invsr/base"),
     *("mini/invsr/latents", "mini/resshift/taef2", "mini/self_cascade/direct"),
 }
-# Benchmarks' own, which differ little from users' files, and the same model on other data.
-ALIKE = {
-    *(name for name in NAMES if "benchmarks" in PATHS[f"experiment/{name}.yaml"].parts),
-    *("casarbi_lsun_tower", "casarbi_lsun_tower_base", "self_cascade_3072x1536"),
-}
+# The same model on other data.
+ALIKE = {"casarbi_lsun_tower", "casarbi_lsun_tower_base", "self_cascade_3072x1536"}
 ON_ONE = (
     *("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.num_nodes", "1"),
     *("--trainer.strategy", "auto", "--trainer.precision", "32", "--trainer.logger", "false"),

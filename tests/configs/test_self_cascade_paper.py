@@ -202,7 +202,7 @@ def test_what_it_is_compared_with(home: Path, bases: Path, enlarger: Any) -> Non
     free = ("--model.init_args.upsampler", "null", "--run.name", "free")
     found = {}
     for name, asked in {"free": (*free, *small), "direct": (*direct, *small)}.items():
-        levels = ("--trainer.callbacks", REPO / "benchmarks/configs/callbacks/mini_generator.yaml")
+        levels = ("--trainer.callbacks", REPO / "benchmarks/configs/cars/samples.yaml")
         enlarger(*test, *asked, *levels, "--run.name", name)
         results = json.loads(Path(f"runs/{name}/results.json").read_text())["results"]
         found[name] = {entry["metric"]: entry["value"] for entry in results}
