@@ -25,7 +25,7 @@ from tests.quick import quick
 Enlarger = Callable[..., None]
 CONFIGS = REPO / "configs"
 EXPERIMENTS = CONFIGS / "experiment"
-TRAINED = ("tokenizer", "base", "stage1", "stage2", "control")
+TRAINED = ("tokenizer", "base", "stage1", "stage2")
 SECOND = ("transformer", "transformer_weights", "mapper_weights")
 
 
@@ -154,7 +154,7 @@ def test_the_miniature_as_a_newcomer_types_it(
         *("--trainer.limit_val_batches", "1", "--trainer.num_sanity_val_steps", "0"),
         *("--trainer.val_check_interval", "2", "--data.init_args.eval_batch_size", "2"),
     )
-    for name in ("tokenizer", "latents", "base", "stage1", "stage2", "control"):
+    for name in ("tokenizer", "latents", "base", "stage1", "stage2"):
         words = command(name)
         few = ("--encode.crops_per_image", "1") if name == "latents" else fit
         enlarger(*words, *run, *few)
@@ -169,7 +169,7 @@ def test_the_miniature_as_a_newcomer_types_it(
     enlarger("predict", *generator)
     assert len(list(Path("runs/mini_nsarm_base/predict").glob("*.png"))) == 16
     Image.new("RGB", (20, 30), (200, 90, 30)).save("small.png")
-    for name, scale in (("tokenizer", 1), ("stage1", 4), ("stage2", 4), ("control", 4)):
+    for name, scale in (("tokenizer", 1), ("stage1", 4), ("stage2", 4)):
         words = ("--config", str(at(name)), *run)
         enlarger("test", *words, "--trainer.limit_test_batches", "1")
         results = json.loads(Path(f"runs/mini_nsarm_{name}/results.json").read_text())

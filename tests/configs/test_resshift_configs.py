@@ -10,11 +10,10 @@ import torch
 
 from lightning_modules.networks.autoencoders import taef2_decoder, taef2_encoder
 from tests.configs.shipped import PATHS, content
-from tests.configs.test_casarbi_configs import differences
 from tests.quick import quick
 
 Enlarger = Callable[..., None]
-NAMES = ("pixel", "pixel_control", "taef2", "taef2_control")
+NAMES = ("pixel", "taef2")
 RUN = (
     *("--trainer.accelerator", "cpu", "--trainer.logger", "false", "--trainer.max_steps", 2),
     *("--trainer.val_check_interval", 2, "--trainer.limit_val_batches", 1),
@@ -27,15 +26,6 @@ WINDOW = ("--model.init_args.network.init_args.window", 2)
 
 def mini(name: str) -> str:
     return f"experiment/mini/resshift/{name}.yaml"
-
-
-@pytest.mark.parametrize("name", ["pixel", "taef2"])
-def test_the_control_lacks_the_diffusion_alone(name: str) -> None:
-    found = differences(content(mini(name)), content(mini(f"{name}_control")))
-    assert found == {
-        *("model.class_path", "model.init_args.process", "model.init_args.sampler"),
-        "model.init_args.prediction",
-    }
 
 
 def test_schedules_end_with_the_run() -> None:
