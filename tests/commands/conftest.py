@@ -77,7 +77,7 @@ class Read(Exception):  # noqa: N818  (no error)
 
 @pytest.fixture
 def configured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Namespace]:
-    """Read the configuration of a command as it would be run, and return it."""
+    """Do what a command does before it builds anything, and return its configuration."""
     from commands.cli import EnlargerCLI
 
     def run(*args: object) -> Namespace:
@@ -87,18 +87,17 @@ def configured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Namespace]:
             found.append(cli.config[cli.subcommand])
             raise Read
 
-        with monkeypatch.context() as patch, pytest.raises(Read):
-            patch.setattr(EnlargerCLI, "before_instantiate_classes", read)
-            main.main([str(arg) for arg in args])
+        with monkeypatch.context() as patch:
+            patch.setattr(EnlargerCLI, "instantiate_classes", read)
+            with pytest.raises(Read):
+                main.main([str(arg) for arg in args])
         return found[0]
 
     return run
 
 
 @pytest.fixture(scope="session")
-def _fitted(
-    tmp_path_factory: pytest.TempPathFactory, photo_folder: Path
-) -> Callable[..., Path]:
+def _fitted(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Callable[..., Path]:
     text = (REPO / "tests" / "tiny.yaml").read_text().replace("PHOTOS", str(photo_folder))
 
     @functools.cache

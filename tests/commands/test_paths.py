@@ -137,9 +137,7 @@ def test_the_name_of_a_shard_is_no_command(other: Path, refusal: Refusal) -> Non
 
 
 @pytest.mark.parametrize("name", [*(n for n in ODD if n != "[hd]"), "Null", "cost$", "trail "])
-def test_any_name_is_taken_as_it_is_typed(
-    other: Path, configured: Configured, name: str
-) -> None:
+def test_any_name_is_taken_as_it_is_typed(other: Path, configured: Configured, name: str) -> None:
     found = configured(*PREDICT, f"--data.init_args.predict={name}", f"--writer.folder={name}")
     assert (found.data.init_args.predict, found.writer.folder) == (name, name)
     found = configured(*PREDICT, f"--data.predict={name}/a.png", f"--writer.folder={name}/out")

@@ -68,7 +68,6 @@ def test_a_second_fit_of_a_run_is_refused(
         assert before == {path: path.read_bytes() for path in before}
         waits = [r for r in caplog.records if "waiting for it to end" in r.getMessage()]
         assert len(waits) == 2
-        enlarger("test", "--config", "tiny.yaml")
         enlarger("check", "--config", "tiny.yaml")
         enlarger(*FIT, "--trainer.fast_dev_run", "true")
     enlarger(*FIT, "--trainer.max_steps", 13)
@@ -95,9 +94,7 @@ def test_it_waits_until_the_other_ends(tmp_path: Path) -> None:
     assert not lock_of(run).exists()
 
 
-def test_a_killed_run_frees_it_though_its_workers_live(
-    tmp_path: Path, quick: None
-) -> None:
+def test_a_killed_run_frees_it_though_its_workers_live(tmp_path: Path, quick: None) -> None:
     mine, other = FORK.Pipe()
     process = FORK.Process(target=hold, args=(tmp_path / "run", other))
     process.start()
