@@ -77,7 +77,7 @@ class Read(Exception):  # noqa: N818  (no error)
 
 @pytest.fixture
 def configured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Namespace]:
-    """Read the configuration of a command as it would be run, and return it."""
+    """Do what a command does before it builds anything, and return its configuration."""
     from commands.cli import EnlargerCLI
 
     def run(*args: object) -> Namespace:
@@ -88,7 +88,7 @@ def configured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Namespace]:
             raise Read
 
         with monkeypatch.context() as patch:
-            patch.setattr(EnlargerCLI, "before_instantiate_classes", read)
+            patch.setattr(EnlargerCLI, "instantiate_classes", read)
             with pytest.raises(Read):
                 main.main([str(arg) for arg in args])
         return found[0]

@@ -16,7 +16,7 @@ from tests.commands.test_resume import newest
 Refusal = Callable[..., str]
 Enlarger = Callable[..., None]
 FIT = ("fit", "--config", "tiny.yaml", "--trainer.max_steps", "2", "--data.init_args.val", "null")
-BICUBIC = ("--model", "lightning_modules.Bicubic")
+BICUBIC = ("--config", "bicubic/tiny.yaml")
 
 
 def image(size: tuple[int, int] = (48, 40)) -> Image.Image:
@@ -29,28 +29,24 @@ def text_named_jpg(folder: Path) -> None:
 
 
 def truncated_png(folder: Path) -> None:
-    image().save(folder / "bad.png")
-    (folder / "bad.png").write_bytes((folder / "bad.png").read_bytes()[:1000])
+    image().save(folder / "bad-cut.png")
+    (folder / "bad-cut.png").write_bytes((folder / "bad-cut.png").read_bytes()[:1000])
 
 
 def empty_file(folder: Path) -> None:
-    (folder / "bad.png").write_bytes(b"")
-
-
-def grey(folder: Path) -> None:
-    image().convert("L").save(folder / "odd.png")
-
-
-def palette(folder: Path) -> None:
-    image().convert("P", palette=Image.Palette.ADAPTIVE).save(folder / "odd.png")
-
-
-def cmyk(folder: Path) -> None:
-    image().convert("CMYK").save(folder / "odd.jpg")
+    (folder / "bad-empty.png").write_bytes(b"")
 
 
 BROKEN = [text_named_jpg, truncated_png, empty_file]
-ODD = [grey, palette, cmyk]
+
+
+@pytest.fixture
+def odd(folder: Path) -> Path:
+    """Add a grey image, one with a palette, and one of four inks."""
+    image().convert("L").save(folder / "grey.png")
+    image().convert("P", palette=Image.Palette.ADAPTIVE).save(folder / "palette.png")
+    image().convert("CMYK").save(folder / "inks.jpg")
+    return folder
 
 
 @pytest.fixture
@@ -70,8 +66,9 @@ def root(folder: Path) -> tuple[str, ...]:
 # --------------------------------------------------------------------------------------- training
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("spoil", BROKEN)
+@pytest.mark.parametrize(
+    ("spoil", "workers"), [(text_named_jpg, 0), (truncated_png, 2), (empty_file, 0)]
+)
 def test_broken_training_images_are_skipped_and_counted(
     tiny: Path,
     folder: Path,
@@ -85,21 +82,15 @@ def test_broken_training_images_are_skipped_and_counted(
     assert newest("tiny")["global_step"] == 2
     told = [r.getMessage() for r in caplog.records if "unreadable" in r.getMessage()]
     assert told
-    assert "bad." in told[0]
+    assert "bad" in told[0]
     assert "1 so far" in told[0]
 
 
-@pytest.mark.parametrize("make", ODD)
 def test_odd_training_images_are_used(
-    tiny: Path,
-    folder: Path,
-    enlarger: Enlarger,
-    caplog: pytest.LogCaptureFixture,
-    make: Callable[[Path], None],
+    tiny: Path, odd: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
-    make(folder)
-    enlarger(*FIT, *root(folder))
-    assert newest("tiny")["global_step"] == 2
+    enlarger(*FIT, *root(odd), "--trainer.max_steps", 3)  # all 12 crops
+    assert newest("tiny")["global_step"] == 3
     assert "unreadable" not in caplog.text
 
 
@@ -177,70 +168,65 @@ def test_no_degradation(tiny: Path, refusal: Refusal) -> None:
 
 def tested(folder: Path) -> tuple[str, ...]:
     source = f"{{a: {{class_path: datamodules.Folder, init_args: {{root: {folder}}}}}}}"
-    return ("test", "--config", "tiny.yaml", *BICUBIC, "--data.init_args.test", source)
+    degradation = ("--degradation", "degradations.Bicubic")
+    return ("test", *BICUBIC, *degradation, "--data.init_args.test", source)
 
 
+@pytest.mark.usefixtures("bicubic")
 @pytest.mark.parametrize("spoil", BROKEN)
 def test_broken_test_images_are_an_error(
-    tiny: Path, folder: Path, refusal: Refusal, spoil: Callable[[Path], None]
+    folder: Path, refusal: Refusal, spoil: Callable[[Path], None]
 ) -> None:
     """A mean over fewer images than the set has would not be comparable."""
     spoil(folder)
-    assert "images/bad." in refusal(*tested(folder))
+    assert "images/bad" in refusal(*tested(folder))
 
 
-def test_a_test_image_of_one_pixel(tiny: Path, folder: Path, refusal: Refusal) -> None:
+@pytest.mark.usefixtures("bicubic")
+def test_a_test_image_of_one_pixel(folder: Path, refusal: Refusal) -> None:
     image((1, 1)).save(folder / "dot.png")
     sentence = refusal(*tested(folder))
     assert "dot" in sentence
     assert "1x1" in sentence
 
 
-@pytest.mark.parametrize("make", ODD)
-def test_odd_test_images_are_used(
-    tiny: Path, folder: Path, enlarger: Enlarger, make: Callable[[Path], None]
-) -> None:
-    make(folder)
-    enlarger(*tested(folder))
-    assert '"n": 4' in Path("runs/tiny/results.json").read_text()
+@pytest.mark.usefixtures("bicubic")
+def test_odd_test_images_are_used(odd: Path, enlarger: Enlarger) -> None:
+    enlarger(*tested(odd))
+    assert '"n": 6' in Path("runs/tiny/results.json").read_text()
 
 
 # -------------------------------------------------------------------------------------- prediction
 
 
-@pytest.mark.parametrize("spoil", BROKEN)
+@pytest.mark.usefixtures("bicubic")
 def test_broken_images_do_not_stop_prediction(
-    tiny: Path,
-    folder: Path,
-    enlarger: Enlarger,
-    caplog: pytest.LogCaptureFixture,
-    spoil: Callable[[Path], None],
+    folder: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
-    spoil(folder)
-    enlarger("predict", "--config", "tiny.yaml", *BICUBIC, "--data.init_args.predict", folder)
+    for spoil in BROKEN:
+        spoil(folder)
+    enlarger("predict", *BICUBIC, "--data.init_args.predict", folder)
     written = sorted(p.name for p in Path("runs/tiny/predict").glob("*.png"))
     assert written == ["0.png", "1.png", "2.png"]
-    assert "3 images written, 0 skipped (done before), 1 unusable" in caplog.text
-    warnings = [r for r in caplog.records if r.levelno >= logging.WARNING]
-    assert any("bad." in r.getMessage() for r in warnings)
+    assert "3 images written, 0 skipped (done before), 3 unusable" in caplog.text
+    warnings = "".join(r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING)
+    assert all(name in warnings for name in ("bad.jpg", "bad-cut.png", "bad-empty.png"))
 
 
-@pytest.mark.parametrize("make", ODD)
-def test_odd_images_are_enlarged(
-    tiny: Path, folder: Path, enlarger: Enlarger, make: Callable[[Path], None]
-) -> None:
-    make(folder)
-    image((1, 1)).save(folder / "dot.png")
-    enlarger("predict", "--config", "tiny.yaml", *BICUBIC, "--data.init_args.predict", folder)
+@pytest.mark.usefixtures("bicubic")
+def test_odd_images_are_enlarged(odd: Path, enlarger: Enlarger) -> None:
+    image((1, 1)).save(odd / "dot.png")
+    enlarger("predict", *BICUBIC, "--data.init_args.predict", odd)
     sizes = {p.name: Image.open(p).size for p in Path("runs/tiny/predict").glob("*.png")}
     assert sizes == {
-        **{name: (96, 80) for name in ("0.png", "1.png", "2.png", "odd.png")},
+        **{f"{name}.png": (96, 80) for name in ("0", "1", "2", "grey", "palette", "inks")},
         "dot.png": (2, 2),
     }
 
 
-def test_nothing_to_predict(tiny: Path, refusal: Refusal) -> None:
-    sentence = refusal("predict", "--config", "tiny.yaml", *BICUBIC)
+@pytest.mark.usefixtures("bicubic")
+def test_nothing_to_predict(refusal: Refusal) -> None:
+    sentence = refusal("predict", *BICUBIC)
     assert "set data.init_args.predict to a folder, a file, or a Source" in sentence
 
 
@@ -298,9 +284,15 @@ def test_to_begin_with_a_checkpoint_of_another_method(trained: Path, refusal: Re
     assert not Path("runs/x/config.yaml").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"x" * 1000, "truncated"])
-@pytest.mark.parametrize("key", ["--model.init_args.weights", "--ckpt_path"])
-@pytest.mark.parametrize("command", ["fit", "test"])
+@pytest.mark.parametrize(
+    ("command", "key", "content"),
+    [
+        *(("test", "--model.init_args.weights", text) for text in (b"", b"x" * 1000, "truncated")),
+        *(("fit", "--ckpt_path", content) for content in (b"", b"x" * 1000, "truncated")),
+        ("fit", "--model.init_args.weights", "truncated"),
+        ("test", "--ckpt_path", "truncated"),
+    ],
+)
 def test_a_corrupt_file(
     trained: Path, refusal: Refusal, command: str, key: str, content: bytes | str
 ) -> None:

@@ -14,10 +14,13 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from callbacks.report.runs import Run, check_run, read_run
-from callbacks.report.scalar_record import FILE, ScalarRecord, read_record
+from callbacks.report.scalar_record import FILE, ScalarRecord, read_record, with_record
+from tests.quick import quick
 
 Enlarger = Callable[..., None]
-FIT = ("fit", "--config", "tiny.yaml", "--trainer.val_check_interval", 2)
+Fitted = Callable[..., Path]
+EVERY_TWO = ("--trainer.val_check_interval", 2)
+FIT = ("fit", "--config", "tiny.yaml", *EVERY_TWO)
 CSV = "lightning.pytorch.loggers.CSVLogger"
 TENSORBOARD = "lightning.pytorch.loggers.TensorBoardLogger"
 
@@ -38,11 +41,17 @@ def curves(run: str = "tiny") -> Run:
     return read_run(Path("runs", run), run)
 
 
-@pytest.mark.parametrize(
-    "logger",
-    ["false", "true", of_class(CSV), of_class(TENSORBOARD), f"[{of_class(CSV)}]"],
-    ids=["none", "default", "csv", "tensorboard elsewhere", "a list"],
-)
+LOGGERS = ["false", "true", of_class(CSV), of_class(TENSORBOARD), f"[{of_class(CSV)}]"]
+
+
+@pytest.mark.parametrize("given", [False, CSV, [CSV], (CSV, TENSORBOARD)])
+def test_the_record_comes_after_any_loggers(tmp_path: Path, given: Any) -> None:
+    *others, record = with_record(given, tmp_path)
+    assert isinstance(record, ScalarRecord)
+    assert others == (list(given) if isinstance(given, list | tuple) else [given] if given else [])
+
+
+@pytest.mark.parametrize("logger", quick(LOGGERS, "false", LOGGERS[-1]))
 def test_any_logger(tiny: Path, enlarger: Enlarger, logger: str) -> None:
     enlarger(*FIT, "--trainer.logger", logger, "--trainer.callbacks+", f"{__name__}.Own")
     found = curves().curves
@@ -53,21 +62,20 @@ def test_any_logger(tiny: Path, enlarger: Enlarger, logger: str) -> None:
 
 
 def test_a_resumed_run_has_the_curves_of_an_uninterrupted_one(
-    tiny: Path, enlarger: Enlarger
+    fitted: Fitted, enlarger: Enlarger
 ) -> None:
-    enlarger(*FIT, "--run.name", "whole")
-    enlarger(*FIT, "--run.name", "halves", "--trainer.max_steps", 7)
+    fitted(*EVERY_TWO, name="whole")
+    fitted(*EVERY_TWO, "--trainer.max_steps", 7, name="halves")
     enlarger(*FIT, "--run.name", "halves")
     whole, halves = curves("whole").curves, curves("halves").curves
     assert halves["train/loss"] == whole["train/loss"]
 
 
 def test_what_is_logged_again_replaces_what_a_killed_process_left(
-    tiny: Path, enlarger: Enlarger
+    fitted: Fitted, enlarger: Enlarger
 ) -> None:
-    enlarger(*FIT, "--run.name", "whole")
-    enlarger(*FIT, "--run.name", "killed", "--trainer.max_steps", 7)
-    record = Path("runs/killed") / FILE
+    fitted(*EVERY_TWO, name="whole")
+    record = fitted(*EVERY_TWO, "--trainer.max_steps", 7, name="killed") / FILE
     with record.open("a") as file:  # steps after the last checkpoint, and half a line
         file.write('{"step": 8, "values": {"train/loss": 9.0}}\n')
         file.write('{"step": 50, "values": {"train/loss": 9.0, "val/psnr": 1.0}}\n{"step": 51, "va')
@@ -77,16 +85,15 @@ def test_what_is_logged_again_replaces_what_a_killed_process_left(
     assert killed["val/psnr"].steps == whole["val/psnr"].steps
 
 
-def test_a_run_that_is_begun_afresh(tiny: Path, enlarger: Enlarger) -> None:
-    enlarger(*FIT)
+def test_a_run_that_is_begun_afresh(fitted: Fitted, enlarger: Enlarger) -> None:
+    fitted(*EVERY_TWO)
     enlarger(*FIT, "--trainer.max_steps", 3, "--run.overwrite", "true")
     assert curves().curves["train/loss"].steps == [0, 1, 2]
 
 
-def test_other_commands_leave_it_alone(tiny: Path, enlarger: Enlarger) -> None:
-    enlarger(*FIT)
-    before = (Path("runs/tiny") / FILE).read_bytes()
-    for command in ("validate", "test", "check"):
+def test_other_commands_leave_it_alone(fitted: Fitted, enlarger: Enlarger) -> None:
+    before = (fitted(*EVERY_TWO) / FILE).read_bytes()
+    for command in ("validate", "check"):
         enlarger(command, *FIT[1:])
     enlarger(*FIT[:3], "--trainer.fast_dev_run", 1)
     assert (Path("runs/tiny") / FILE).read_bytes() == before

@@ -18,6 +18,7 @@ from tests.commands.test_resume import assert_same
 Refusal = Callable[..., str]
 Enlarger = Callable[..., None]
 Fill = Callable[[str], None]
+Fitted = Callable[..., Path]
 FULL = Path("/dev/full")  # every write to it fails as on a full disk
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
 
@@ -42,10 +43,10 @@ def fill(monkeypatch: pytest.MonkeyPatch) -> Fill:
 
 @needs_full
 def test_a_full_disk_costs_one_checkpoint(
-    tiny: Path, enlarger: Enlarger, fill: Fill, caplog: pytest.LogCaptureFixture
+    fitted: Fitted, enlarger: Enlarger, fill: Fill, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The previous one is kept, training continues, and the next one is written."""
-    enlarger(*FIT, "--trainer.max_steps", 4, "--checkpoint.every_n_steps", 2)
+    fitted("--trainer.max_steps", 4, "--checkpoint.every_n_steps", 2)
     before = files(Path("runs/tiny/checkpoints"))
     assert steps() == [4, 2]
     caplog.clear()
@@ -57,7 +58,7 @@ def test_a_full_disk_costs_one_checkpoint(
     assert "kept: step-000000004.ckpt, step-000000002.ckpt" in loud
     assert "Training continues" in loud
     assert Watch.at_step_6 == before
-    enlarger(*FIT, "--run.name", "whole")
+    fitted(name="whole")
     assert_same("tiny", "whole")
 
 
@@ -73,13 +74,13 @@ class Watch(Callback):
 
 @needs_full
 def test_a_full_disk_at_the_end_is_an_error(
-    tiny: Path,
+    fitted: Fitted,
     refusal: Refusal,
     enlarger: Enlarger,
     fill: Fill,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    enlarger(*FIT, "--trainer.max_steps", 4)
+    fitted("--trainer.max_steps", 4, "--checkpoint.every_n_steps", 2)
     before = files(Path("runs/tiny/checkpoints"))
     fill("step-*.ckpt")
     caplog.clear()

@@ -36,12 +36,11 @@ def given_to(command: str, photo_folder: Path) -> tuple[object, ...]:
     return (command, "--config", "tiny.yaml", *predict)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize(
-    ("weights", "told"),
+    ("command", "weights", "told"),
     [
-        ("$ENLARGER_WEIGHTS/net.pth", "the environment variable ENLARGER_WEIGHTS is not set"),
-        ("gone/net.pth", "and there is no such file"),
+        ("fit", "$ENLARGER_WEIGHTS/net.pth", "the environment variable ENLARGER_WEIGHTS is not"),
+        *((command, "gone/net.pth", "and there is no such file") for command in COMMANDS),
     ],
 )
 @pytest.mark.usefixtures("unbuilt")

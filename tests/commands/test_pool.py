@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from tests.commands.test_resume import CASES, Enlarger, Interruption, assert_same, newest
 from tests.quick import quick
 
+Fitted = Callable[..., Path]
 POOL = (
     *("--degradation", "tests.datamodules.pooled.Pooled", "--degradation.init_args.pool", "8"),
     *("--trainer.callbacks+", "tests.commands.test_resume.Interruption"),
@@ -32,10 +34,10 @@ POOL = (
         "in the middle of an epoch",
     ),
 )
-def test_after_an_exception(tiny: Path, enlarger: Enlarger, case: str) -> None:
+def test_after_an_exception(tiny: Path, enlarger: Enlarger, fitted: Fitted, case: str) -> None:
     (hook, batch), extra = CASES[case]
     command = ["fit", "--config", "tiny.yaml", *POOL]
-    enlarger(*command, "--run.name", "whole", *extra)
+    fitted(*POOL, *extra, name="whole")
     Interruption.hook, Interruption.batch = hook, batch
     with pytest.raises(RuntimeError, match="interrupted"):
         enlarger(*command, "--run.name", "stopped", *extra)
@@ -48,9 +50,8 @@ def test_after_an_exception(tiny: Path, enlarger: Enlarger, case: str) -> None:
         assert same(stopped[name], value), name
 
 
-def test_the_pool_matters(tiny: Path, enlarger: Enlarger) -> None:
-    command = ["fit", "--config", "tiny.yaml", *POOL]
-    enlarger(*command, "--run.name", "pooled")
-    enlarger(*command, "--run.name", "plain", "--degradation.init_args.pool", 0)
+def test_the_pool_matters(fitted: Fitted) -> None:
+    fitted(*POOL, name="pooled")
+    fitted(*POOL, "--degradation.init_args.pool", 0, name="plain")
     with pytest.raises(AssertionError, match="state_dict differs"):
         assert_same("pooled", "plain")

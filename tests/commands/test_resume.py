@@ -22,6 +22,7 @@ from tests.conftest import REPO
 from tests.quick import quick
 
 Enlarger = Callable[..., None]
+Fitted = Callable[..., Path]
 
 
 class Interruption(Callback):
@@ -101,7 +102,7 @@ CASES = {
         CASES, "in the middle of an epoch", "in a step, after the weights changed", "with workers"
     ),
 )
-def test_after_an_exception(tiny: Path, enlarger: Enlarger, case: str) -> None:
+def test_after_an_exception(tiny: Path, enlarger: Enlarger, fitted: Fitted, case: str) -> None:
     (hook, batch), extra = CASES[case]
     command = [
         "fit",
@@ -110,7 +111,7 @@ def test_after_an_exception(tiny: Path, enlarger: Enlarger, case: str) -> None:
         "--trainer.callbacks+",
         "tests.commands.test_resume.Interruption",
     ]
-    enlarger(*command, "--run.name", "whole", *extra)
+    fitted(*(() if case == "with workers" else extra), name="whole")
     Interruption.hook, Interruption.batch = hook, batch
     with pytest.raises(RuntimeError, match="interrupted"):
         enlarger(*command, "--run.name", "stopped", *extra)
@@ -119,8 +120,8 @@ def test_after_an_exception(tiny: Path, enlarger: Enlarger, case: str) -> None:
 
 
 @pytest.mark.parametrize("first", quick([5, 7, 10], 7))
-def test_more_steps_later(tiny: Path, enlarger: Enlarger, first: int) -> None:
-    enlarger("fit", "--config", "tiny.yaml", "--run.name", "whole")
+def test_more_steps_later(tiny: Path, enlarger: Enlarger, fitted: Fitted, first: int) -> None:
+    fitted(name="whole")
     enlarger("fit", "--config", "tiny.yaml", "--run.name", "longer", "--trainer.max_steps", first)
     enlarger("fit", "--config", "tiny.yaml", "--run.name", "longer")
     assert_same("longer", "whole")
@@ -162,19 +163,21 @@ def test_a_schedule_of_accumulation(tiny: Path, enlarger: Enlarger, first: int) 
 
 
 @pytest.mark.parametrize("step", quick([3, 4, 5, 10], 4, 5))
-def test_from_a_checkpoint_of_lightnings_own(tiny: Path, enlarger: Enlarger, step: int) -> None:
+def test_from_a_checkpoint_of_lightnings_own(
+    tiny: Path, enlarger: Enlarger, fitted: Fitted, step: int
+) -> None:
     """It is written at the end of a batch, after ours has set the counters."""
-    saver = """{class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {dirpath: saved,
-        save_top_k: -1, every_n_train_steps: 1, filename: "{step}"}}"""
-    command = ["fit", "--config", "tiny.yaml", "--trainer.val_check_interval", 3]
-    enlarger(*command, "--run.name", "saving", "--trainer.callbacks+", saver)
-    enlarger(*command, "--run.name", "whole")
-    enlarger(*command, "--run.name", "other", "--ckpt_path", f"saved/step={step}.ckpt")
+    saver = """{class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {
+        dirpath: runs/tiny/saved, save_top_k: -1, every_n_train_steps: 1, filename: "{step}"}}"""
+    every = ("--trainer.val_check_interval", 3)
+    saved = fitted(*every, "--trainer.callbacks+", saver, name="saving") / "saved"
+    fitted(*every, name="whole")
+    command = ("fit", "--config", "tiny.yaml", *every, "--run.name", "other")
+    enlarger(*command, "--ckpt_path", saved / f"step={step}.ckpt")
     assert_same("other", "whole")
 
 
-def test_a_finished_run_changes_nothing(tiny: Path, enlarger: Enlarger) -> None:
-    enlarger("fit", "--config", "tiny.yaml")
+def test_a_finished_run_changes_nothing(trained: Path, enlarger: Enlarger) -> None:
     before = {p.name: p.read_bytes() for p in Path("runs/tiny/checkpoints").iterdir()}
     enlarger("fit", "--config", "tiny.yaml")
     assert {p.name: p.read_bytes() for p in Path("runs/tiny/checkpoints").iterdir()} == before
@@ -229,7 +232,7 @@ class NotANumber(Stage):
         return torch.where(per_image(params["wrong"], x) > 0, torch.nan, x)
 
 
-@pytest.mark.parametrize("sanity", [0, 2])
+@pytest.mark.parametrize("sanity", quick([0, 2], 2))
 def test_a_run_goes_on_at_a_step_that_guard_leaves_out(
     tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture, sanity: int
 ) -> None:

@@ -65,42 +65,40 @@ def test_every_shipped_configuration_fits(validators: dict[str, Any]) -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize(
-    ("kind", "text"),
-    [
-        ("experiment", "trainer: {max_step: 3}"),
-        ("experiment", "modle: ../model/edsr.yaml"),
-        ("experiment", "data: {init_args: {crop_sise: 96}}"),
-        ("experiment", "data: {init_args: {crop_size: large}}"),
-        ("experiment", "run: {nme: a}"),
-        ("model", "{class_path: lightning_modules.regression.Regresion}"),
-        ("model", "{class_path: lightning_modules.Regression, init_args: {losss: l1}}"),
-        (
-            "model",
-            "{class_path: lightning_modules.Regression, init_args: {network: "
-            "{class_path: lightning_modules.EDSR, init_args: {blokcs: 4}}}}",
-        ),
-        ("callbacks", "[{class_path: callbacks.PSNR, init_args: {colour: y}}]"),
-        ("degradation", "{class_path: degradations.Bicubic, init_args: {xyzzy: 1}}"),
-    ],
-)
-def test_a_mistake_does_not(validators: dict[str, Any], kind: str, text: str) -> None:
-    assert list(validators[kind].iter_errors(yaml.safe_load(text)))
+# Kind and content. Loops, not parameters: each process of pytest-xdist would build the schemas.
+MISTAKES = [
+    ("experiment", "trainer: {max_step: 3}"),
+    ("experiment", "modle: ../model/edsr.yaml"),
+    ("experiment", "data: {init_args: {crop_sise: 96}}"),
+    ("experiment", "data: {init_args: {crop_size: large}}"),
+    ("experiment", "run: {nme: a}"),
+    ("model", "{class_path: lightning_modules.regression.Regresion}"),
+    ("model", "{class_path: lightning_modules.Regression, init_args: {losss: l1}}"),
+    (
+        "model",
+        "{class_path: lightning_modules.Regression, init_args: {network: "
+        "{class_path: lightning_modules.EDSR, init_args: {blokcs: 4}}}}",
+    ),
+    ("callbacks", "[{class_path: callbacks.PSNR, init_args: {colour: y}}]"),
+    ("degradation", "{class_path: degradations.Bicubic, init_args: {xyzzy: 1}}"),
+]
+FITTING = [
+    "{}",
+    "trainer: {callbacks+: [callbacks.NIQE]}",
+    "model: {class_path: my_sr.sharpened.Sharpened, init_args: {width: 3}}",
+    "degradation: {init_args: {stages+: [{class_path: my_sr.banding.Banding}]}}",
+    "data: {init_args: {train: {class_path: datamodules.Folder, init_args: {root: a}}}}",
+    "$schema: schema/experiment.json",
+]
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "{}",
-        "trainer: {callbacks+: [callbacks.NIQE]}",
-        "model: {class_path: my_sr.sharpened.Sharpened, init_args: {width: 3}}",
-        "degradation: {init_args: {stages+: [{class_path: my_sr.banding.Banding}]}}",
-        "data: {init_args: {train: {class_path: datamodules.Folder, init_args: {root: a}}}}",
-        "$schema: schema/experiment.json",
-    ],
-)
-def test_parts_additions_and_own_classes_fit(validators: dict[str, Any], text: str) -> None:
-    assert not list(validators["experiment"].iter_errors(yaml.safe_load(text)))
+def test_a_mistake_does_not_but_parts_additions_and_own_classes_do(
+    validators: dict[str, Any],
+) -> None:
+    for kind, text in MISTAKES:
+        assert list(validators[kind].iter_errors(yaml.safe_load(text))), text
+    for text in FITTING:
+        assert not list(validators["experiment"].iter_errors(yaml.safe_load(text))), text
 
 
 def test_keys_have_their_help_and_default(folder: Path) -> None:

@@ -14,6 +14,7 @@ import yaml
 from callbacks.results.files import ImageNumbers, Result, load_images, load_results
 from tests.conftest import REPO
 from tests.distributed.test_two_processes import torchrun
+from tests.quick import quick
 
 Enlarger = Callable[..., None]
 NOISY = "tests.commands.stochastic.Noisy"
@@ -44,12 +45,12 @@ def images(run: str = "noisy", metric: str = "psnr") -> dict[int | None, dict[st
     return {n["seed"]: n["values"] for n in found if n["metric"] == metric}
 
 
-@pytest.mark.parametrize("verb", ["test", "validate"])
+@pytest.mark.parametrize("verb", quick(["test", "validate"], "test"))
 def test_each_seed_is_the_run_of_that_seed(stochastic: str, enlarger: Enlarger, verb: str) -> None:
     enlarger(verb, "--config", stochastic, "--run.seeds", 3, "--seed_everything", 5)
     together = images()
     assert list(together) == [5, 6, 7]
-    for seed in (5, 6, 7):
+    for seed in (5, 7):
         name = f"alone_{seed}"
         enlarger(verb, "--config", stochastic, "--seed_everything", seed, "--run.name", name)
         assert images(name) == {seed: together[seed]}

@@ -108,12 +108,14 @@ CASES = {
         "while a checkpoint is written",
     ),
 )
-def test_stops_and_goes_on(tiny: Path, enlarger: Enlarger, case: str) -> None:
+def test_stops_and_goes_on(
+    tiny: Path, enlarger: Enlarger, fitted: Callable[..., Path], case: str
+) -> None:
     hook, batch, number, step, extra = CASES[case]
     stop(enlarger, hook, batch, number, "--run.name", "stopped", *extra)
     assert newest("stopped")["global_step"] == step
     enlarger(*FIT, "--run.name", "stopped", *extra)
-    enlarger(*FIT, "--run.name", "whole", *extra)
+    fitted(*extra, name="whole")
     assert_same("stopped", "whole")
     ranked = [json.loads(Path("runs", n, "checkpoints/best.json").read_text()) for n in RUNS]
     assert ranked[0] == ranked[1]

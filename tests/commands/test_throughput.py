@@ -54,7 +54,7 @@ class SlowStep(Regression):
 @pytest.fixture
 def found(tiny: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Run the command; return the measured seconds."""
-    monkeypatch.setattr(throughput, "SECONDS", 0.3)
+    monkeypatch.setattr(throughput, "SECONDS", 0.1)
     shown: list[Measured] = []
     show = throughput.show
 

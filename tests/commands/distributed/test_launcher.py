@@ -12,8 +12,19 @@ from typing import Any
 
 import pytest
 import torch
+from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    EMAWeightAveraging,
+    LearningRateFinder,
+    ModelPruning,
+    WeightAveraging,
+)
+
+from commands.distributed.launch import own_timer, refuse_unsupported
+from commands.errors import ConfigurationError
+from tests.quick import quick
 
 Enlarger = Callable[..., None]
 FIT = ("fit", "--config", "tiny.yaml")
@@ -38,19 +49,37 @@ class Averages(EMAWeightAveraging):
     """A callback of a user, as in Lightning's documentation."""
 
 
+COUNTS = ("accumulate_grad_batches", "val_check_interval", "check_val_every_n_epoch")
+
+
+def of_trainer(**arguments: Any) -> Namespace:
+    """Return a trainer's arguments as the command line has them."""
+    return Namespace(**{**dict.fromkeys(COUNTS), "strategy": "auto", "max_time": None, **arguments})
+
+
 @pytest.mark.parametrize(
     ("callback", "sentence"),
     [
-        (f"{CALLBACKS}EMAWeightAveraging", "an EMAWeightAveraging, but .* use callbacks.EMA"),
-        (f"{CALLBACKS}WeightAveraging", "a WeightAveraging, but .* use callbacks.EMA"),
+        (EMAWeightAveraging(), "an EMAWeightAveraging, but .* use callbacks.EMA"),
+        (WeightAveraging(), "a WeightAveraging, but .* use callbacks.EMA"),
+        (Averages(), "an Averages, but .* use callbacks.EMA"),
+        (LearningRateFinder(), "the learning rate of model.init_args.optimizer"),
+        (BatchSizeFinder(), "set data.init_args.batch_size"),
+        (ModelPruning("l1_unstructured"), "a ModelPruning, but checkpoints do not hold its masks"),
+    ],
+)
+def test_callbacks_that_are_refused(callback: Callback, sentence: str) -> None:
+    with pytest.raises(ConfigurationError, match=sentence):
+        refuse_unsupported(of_trainer(), [callback])
+
+
+@pytest.mark.parametrize(
+    ("callback", "sentence"),
+    [
         (f"{__name__}.Averages", "an Averages, but .* use callbacks.EMA"),
-        (f"{CALLBACKS}LearningRateFinder", "the learning rate of model.init_args.optimizer"),
-        (f"{CALLBACKS}BatchSizeFinder", "set data.init_args.batch_size"),
-        ("{class_path: " + CALLBACKS + "ModelPruning, init_args: {pruning_fn: l1_unstructured}}",
-         "a ModelPruning, but checkpoints do not hold its masks"),
         (f"{CALLBACKS}BackboneFinetuning", "Regression has no attribute backbone"),
     ],
-)  # fmt: skip
+)
 def test_callbacks_of_lightning_that_cannot_run(
     tiny: Path, refusal: Callable[..., str], callback: str, sentence: str
 ) -> None:
@@ -71,10 +100,15 @@ def test_callbacks_of_lightning_that_cannot_run(
         "ddp_fork",
     ],
 )
-def test_strategies_that_cannot_run(tiny: Path, refusal: Callable[..., str], strategy: str) -> None:
-    said = refusal(*FIT, "--trainer.strategy", strategy)
-    assert said.startswith(f"trainer.strategy is '{strategy}', ")
-    assert "set it to ddp" in said
+def test_strategies_that_are_refused(strategy: str) -> None:
+    said = f"trainer.strategy is '{strategy}', .*set it to ddp"
+    with pytest.raises(ConfigurationError, match=said):
+        refuse_unsupported(of_trainer(strategy=strategy), [])
+
+
+def test_a_strategy_that_cannot_run(tiny: Path, refusal: Callable[..., str]) -> None:
+    said = refusal(*FIT, "--trainer.strategy", "xla")
+    assert said.startswith("trainer.strategy is 'xla', but TPUs are not supported: set it to ddp")
 
 
 def test_averages_that_no_command_uses_are_said(
@@ -82,7 +116,6 @@ def test_averages_that_no_command_uses_are_said(
 ) -> None:
     given = f"{{class_path: {CALLBACKS}StochasticWeightAveraging, init_args: {{swa_lrs: 0.001, "
     given += "swa_epoch_start: 1}}"
-    enlarger(*FIT)
     enlarger(*FIT, "--run.name", "swa", "--trainer.callbacks+", given, "--trainer.max_epochs", 9)
     assert "no command uses the averages of" in caplog.text
     raw, averages = weights("swa")["state_dict"], weights("swa")["callbacks"]
@@ -113,9 +146,8 @@ class Spoils(Callback):
 
 
 def test_what_a_callback_does_to_the_weights_at_the_end_is_in_no_checkpoint(
-    tiny: Path, enlarger: Enlarger
+    trained: Path, enlarger: Enlarger
 ) -> None:
-    enlarger(*FIT)
     plain = weights()
     spoils = ("--trainer.callbacks+", f"{__name__}.Spoils")
     enlarger(*FIT, *spoils, "--run.name", "parts", "--trainer.max_steps", 6)
@@ -184,7 +216,7 @@ def psnr(text: str) -> list[str]:
     return [line for line in text.splitlines() if '"value"' in line or "psnr" in line]
 
 
-@pytest.mark.parametrize("word", ["best", "last", "hpc"])
+@pytest.mark.parametrize("word", quick(["best", "last", "hpc"], "last"))
 def test_a_word_of_lightning_s_is_a_file_s_name(
     trained: Path, enlarger: Enlarger, refusal: Callable[..., str], word: str
 ) -> None:
@@ -205,11 +237,11 @@ class Slow(Callback):
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("together", [1, 2])
+@pytest.mark.parametrize("together", quick([1, 2], 2))
 def test_max_time_is_that_of_each_start(
     tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture, together: int
 ) -> None:
-    limited = (*FIT, "--trainer.max_time", "00:00:00:01", "--trainer.max_steps", 1000)
+    limited = (*FIT, "--trainer.max_time", "{milliseconds: 350}", "--trainer.max_steps", 1000)
     limited += ("--trainer.callbacks+", f"{__name__}.Slow")
     limited += ("--trainer.accumulate_grad_batches", together, "--data.init_args.val", "null")
     reached = [0]
@@ -226,7 +258,7 @@ def test_a_timer_of_ones_own_counts_all_starts_and_says_so(
     tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
     timer = f"{{class_path: {CALLBACKS}Timer, "
-    timer += "init_args: {duration: '00:00:00:01', interval: step}}"
+    timer += "init_args: {duration: {milliseconds: 350}, interval: step}}"
     limited = (*FIT, "--trainer.max_steps", 1000, "--trainer.callbacks+", f"{__name__}.Slow")
     limited += ("--trainer.callbacks+", timer)
     enlarger(*limited)
@@ -238,14 +270,21 @@ def test_a_timer_of_ones_own_counts_all_starts_and_says_so(
     assert "counts all starts of the run together" in caplog.text
 
 
-def test_no_time_at_all(tiny: Path, refusal: Callable[..., str]) -> None:
-    for given in ("00:00:00:00", "12", "01:00", "{'second': 1}", "{'seconds': 0}"):
-        told = refusal(*FIT, "--trainer.max_time", given)
-        assert told.startswith(f"trainer.max_time is {given}: it must be above 0, as DD:HH:MM:SS")
+SAID = "it must be above 0, as DD:HH:MM:SS"
 
 
-def test_max_time_that_is_not_needed(tiny: Path, enlarger: Enlarger) -> None:
-    enlarger(*FIT)
+@pytest.mark.parametrize("given", ["00:00:00:00", "12", "01:00", {"second": 1}, {"seconds": 0}])
+def test_no_time_at_all(given: Any) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(f"max_time is {given}: {SAID}")):
+        own_timer(of_trainer(max_time=given), [])
+
+
+def test_no_time_at_all_is_refused(tiny: Path, refusal: Callable[..., str]) -> None:
+    told = refusal(*FIT, "--trainer.max_time", "{'seconds': 0}")
+    assert told.startswith(f"trainer.max_time is {{'seconds': 0}}: {SAID}")
+
+
+def test_max_time_that_is_not_needed(trained: Path, enlarger: Enlarger) -> None:
     enlarger(*FIT, "--run.name", "limited", "--trainer.max_time", "{hours: 1}")
     assert_same(weights("limited"), weights())
     assert "Timer" not in weights("limited")["callbacks"]

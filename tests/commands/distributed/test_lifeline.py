@@ -194,9 +194,14 @@ def test_which_errors_are_broken_connections() -> None:
     assert not is_broken_link(ValueError("gloo/transport"))
 
 
-def test_last_words_of_a_process_that_fails(
-    three: list[Process], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the process whose store the others use, which waits for them."""
+    monkeypatch.setattr("commands.distributed.heartbeat.TOGETHER", 0.1)
+
+
+@pytest.mark.usefixtures("_little_patience")
+def test_last_words_of_a_process_that_fails(three: list[Process], tmp_path: Path) -> None:
     ranks = Ranks(tmp_path, limit=1.0, interval=BEAT, lost_after=LIMIT)
     ranks.rank, ranks.world, ranks._heartbeat = 0, 3, three[0].line
     three[1].line._over.set()
@@ -209,6 +214,7 @@ def test_last_words_of_a_process_that_fails(
     three[2].line.leave()
 
 
+@pytest.mark.usefixtures("_little_patience")
 def test_an_error_of_its_own_blames_nobody(three: list[Process], tmp_path: Path) -> None:
     ranks = Ranks(tmp_path, limit=1.0, interval=BEAT, lost_after=LIMIT)
     ranks.rank, ranks.world, ranks._heartbeat = 0, 3, three[0].line

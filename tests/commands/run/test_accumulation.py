@@ -26,7 +26,7 @@ def test_a_validation_within_an_accumulation_ranks_the_step_before(
     assert sorted(scores) == [f"step-{step:09d}.ckpt" for step in range(1, 6)]
     (told,) = [r.getMessage() for r in caplog.records if "accumulation" in r.getMessage()]
     assert "the validation after step 0 ran within an accumulation of 3 batches" in told
-    for name in list(scores)[:2]:
+    for name in list(scores)[:1]:
         path = f"runs/tiny/checkpoints/{name}"
         enlarger("validate", "--config", "tiny.yaml", "--ckpt_path", path)
         results = json.loads(Path("runs/tiny/results.json").read_text())["results"]

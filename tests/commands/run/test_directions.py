@@ -34,10 +34,12 @@ from tests.commands.test_resume import newest
 Refusal = Callable[..., str]
 Enlarger = Callable[..., None]
 ON_SWD = '{"class_path": "callbacks.SWD", "init_args": {"levels": 1}}'
-FIT: tuple[object, ...] = (
-    *("fit", "--config", "tiny.yaml", "--trainer.max_steps", 4),
+MEASURED = (
+    *("--trainer.max_steps", 4),
     *("--trainer.val_check_interval", 1, "--trainer.callbacks+", ON_SWD),
 )
+FIT: tuple[object, ...] = ("fit", "--config", "tiny.yaml", *MEASURED)
+RANKED = ("--checkpoint.monitor", "val/swd", "--checkpoint.keep_last", 4)
 SCHEDULE = "--model.init_args.lr_scheduler"
 
 
@@ -53,22 +55,24 @@ def best_of(values: dict[str, float], mode: str) -> str:
     return (max if mode == "max" else min)(values, key=lambda name: values[name])
 
 
+@pytest.fixture
+def by_swd(fitted: Callable[..., Path]) -> dict[str, Any]:
+    """Return the ranking of a run, by a metric whose lower values are better."""
+    fitted(*MEASURED, *RANKED)
+    return ranking()
+
+
 @pytest.mark.parametrize("monitor", ["val/swd", "val/psnr"])
-def test_the_best_follows_from_the_metric(tiny: Path, enlarger: Enlarger, monitor: str) -> None:
-    enlarger(*FIT, "--checkpoint.monitor", monitor, "--checkpoint.keep_last", 4)
+def test_the_best_follows_from_the_metric(fitted: Callable[..., Path], monitor: str) -> None:
+    fitted(*MEASURED, "--checkpoint.monitor", monitor, *RANKED[2:])
     found, mode = ranking(), "min" if monitor == "val/swd" else "max"
     assert len(found["scores"]) == 4
     assert (found["mode"], found["best"]) == (mode, [best_of(found["scores"], mode)])
 
 
-def test_a_given_mode_changes_no_number(tiny: Path, enlarger: Enlarger) -> None:
-    enlarger(*FIT, "--checkpoint.monitor", "val/swd")
-    without = ranking()
-    enlarger(
-        *(*FIT, "--checkpoint.monitor", "val/swd", "--checkpoint.mode", "min"),
-        *("--run.overwrite", "true"),
-    )
-    assert ranking() == without
+def test_a_given_mode_changes_no_number(by_swd: dict[str, Any], enlarger: Enlarger) -> None:
+    enlarger(*FIT, *RANKED, "--checkpoint.mode", "min", "--run.overwrite", "true")
+    assert ranking() == by_swd
 
 
 @pytest.mark.parametrize(
@@ -154,13 +158,11 @@ def test_a_value_of_unknown_direction(
 
 
 def test_a_ranking_of_an_earlier_version(
-    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+    by_swd: dict[str, Any], enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
     """0.1.0 ranked by `max` by default."""
-    monitor = ("--checkpoint.monitor", "val/swd", "--checkpoint.keep_last", 3)
-    enlarger(*FIT, *monitor)
     folder = Path("runs/tiny/checkpoints")
-    content = ranking()
+    content = by_swd
     worst = best_of(content["scores"], "max")
     (folder / "best.json").write_text(json.dumps(content | {"mode": "max", "best": [worst]}))
     path, why = best_or_newest(folder) or (None, "")
@@ -169,15 +171,14 @@ def test_a_ranking_of_an_earlier_version(
     assert f"best val/swd {content['scores'][path.name]:.4f}" == why
     assert "as if higher values of val/swd were better" in caplog.text
     caplog.clear()
-    enlarger(*FIT[:4], 5, *FIT[5:], *monitor)
+    enlarger(*FIT[:4], 5, *FIT[5:], *RANKED)
     assert "from now on lower ones are" in caplog.text
     assert ranking()["mode"] == "min"
     assert ranking()["best"] == [best_of(ranking()["scores"], "min")]
 
 
-def test_a_damaged_best_one_of_an_earlier_version(tiny: Path, enlarger: Enlarger) -> None:
-    enlarger(*FIT, "--checkpoint.monitor", "val/swd", "--checkpoint.keep_last", 3)
-    folder, content = Path("runs/tiny/checkpoints"), ranking()
+def test_a_damaged_best_one_of_an_earlier_version(by_swd: dict[str, Any]) -> None:
+    folder, content = Path("runs/tiny/checkpoints"), by_swd
     (folder / "best.json").write_text(json.dumps(content | {"mode": "max"}))
     damage(folder / best_of(content["scores"], "min"))
     path, _ = best_or_newest(folder) or (None, "")

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from commands.errors import ConfigurationError
 from commands.run.earlier_metrics import keep_earlier_metrics
+from tests.quick import quick
 
 Enlarger = Callable[..., None]
 FIT = ("fit", "--config", "tiny.yaml", "--trainer.max_steps")
@@ -32,7 +33,7 @@ def steps(folder: Path) -> list[set[int]]:
     return found
 
 
-@pytest.mark.parametrize("version", ["0", "mine"])
+@pytest.mark.parametrize("version", quick(["0", "mine"], "0"))
 def test_a_fixed_version(
     tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture, version: str
 ) -> None:
@@ -73,7 +74,7 @@ def test_tensorboard_keeps_its_files(tiny: Path, enlarger: Enlarger) -> None:
     assert sizes[0].items() < sizes[1].items()
 
 
-@pytest.mark.parametrize("name", ["SimpleProfiler", "AdvancedProfiler"])
+@pytest.mark.parametrize("name", quick(["SimpleProfiler", "AdvancedProfiler"], "SimpleProfiler"))
 def test_profilers_append(tiny: Path, enlarger: Enlarger, name: str) -> None:
     given = f"{{class_path: lightning.pytorch.profilers.{name}, "
     given += "init_args: {dirpath: logs, filename: a}}"

@@ -68,7 +68,6 @@ def test_a_second_fit_of_a_run_is_refused(
         assert before == {path: path.read_bytes() for path in before}
         waits = [r for r in caplog.records if "waiting for it to end" in r.getMessage()]
         assert len(waits) == 2
-        enlarger("test", "--config", "tiny.yaml")
         enlarger("check", "--config", "tiny.yaml")
         enlarger(*FIT, "--trainer.fast_dev_run", "true")
     enlarger(*FIT, "--trainer.max_steps", 13)

@@ -20,7 +20,10 @@ from files.yaml_loader import strict_loader
 
 Enlarger = Callable[..., None]
 Refusal = Callable[..., str]
-FIT = ("fit", "--config", "tiny.yaml", "--run.name", "x", "--trainer.max_steps", "1")
+FIT = (
+    *("fit", "--config", "tiny.yaml", "--run.name", "x", "--trainer.max_steps", "1"),
+    *("--data.init_args.val", "null"),
+)
 LIGHTNING = "lightning.pytorch.callbacks"
 
 
@@ -111,22 +114,22 @@ def fit_again(enlarger: Enlarger, *more: object) -> tuple[dict[str, Any], dict[s
     return one, two
 
 
-@pytest.mark.parametrize(
-    "callback",
-    [
-        f"{{class_path: {LIGHTNING}.StochasticWeightAveraging, init_args: "
-        "{swa_lrs: 1e-2, swa_epoch_start: 1}}",
-        f"{{class_path: {LIGHTNING}.Timer, init_args: {{duration: '00:01:00:00'}}}}",
-        f"{LIGHTNING}.LambdaCallback",
-    ],
-)
+CALLBACKS = [
+    f"{{class_path: {LIGHTNING}.StochasticWeightAveraging, init_args: "
+    "{swa_lrs: 1e-2, swa_epoch_start: 1}}",
+    f"{{class_path: {LIGHTNING}.Timer, init_args: {{duration: '00:01:00:00'}}}}",
+    f"{LIGHTNING}.LambdaCallback",
+]
+
+
 def test_callbacks_of_lightning(
-    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture, callback: str
+    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
-    one, two = fit_again(enlarger, "--trainer.callbacks+", callback)
+    added = (word for callback in CALLBACKS for word in ("--trainer.callbacks+", callback))
+    one, two = fit_again(enlarger, *added, "--trainer.max_time", "{hours: 1, minutes: 30}")
     assert one == two
-    text = Path("runs/x/config.yaml").read_text()
-    assert "serialize" not in text
+    assert one["trainer"]["max_time"] == {"hours": 1, "minutes": 30}
+    assert "serialize" not in Path("runs/x/config.yaml").read_text()
     assert "cannot reproduce this run" not in caplog.text
 
 
@@ -189,7 +192,10 @@ def test_numbers_stay_numbers(number: Any) -> None:
 
 
 def test_what_is_printed_can_be_read_too(
-    tiny: Path, enlarger: Enlarger, capsys: pytest.CaptureFixture[str]
+    tiny: Path,
+    enlarger: Enlarger,
+    configured: Callable[..., object],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     swa = f"{{class_path: {LIGHTNING}.StochasticWeightAveraging, init_args: {{swa_lrs: 1e-2}}}}"
     capsys.readouterr()
@@ -197,7 +203,7 @@ def test_what_is_printed_can_be_read_too(
         enlarger(*FIT, "--trainer.callbacks+", swa, "--trainer.max_epochs", "1", "--print_config")
     Path("printed.yaml").write_text(capsys.readouterr().out)
     assert "serialize" not in Path("printed.yaml").read_text()
-    enlarger("fit", "--config", "printed.yaml")
+    configured("fit", "--config", "printed.yaml")
 
 
 def test_a_run_of_0_1_0_goes_on(tiny: Path, enlarger: Enlarger) -> None:
@@ -252,8 +258,3 @@ def test_one_or_several_of_a_type_that_is_written_as_text(
     }
     assert Several.seen[-2:] == [given, given]
     assert "cannot reproduce this run" not in caplog.text
-
-
-def test_max_time_by_unit(tiny: Path, enlarger: Enlarger) -> None:
-    one, two = fit_again(enlarger, "--trainer.max_time", "{hours: 1, minutes: 30}")
-    assert one["trainer"]["max_time"] == {"hours": 1, "minutes": 30} == two["trainer"]["max_time"]
