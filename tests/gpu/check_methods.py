@@ -29,7 +29,7 @@ LIMITS = {"CasArbi": Limit(0, 2)}  # two stages, each reads sigma_r
 
 
 def small_infinity(scale: float, folder: Path) -> Infinity:
-    return Infinity(1, next_scale_parts.transformer(), next_scale_parts.space())
+    return Infinity(1, next_scale_parts.space(), next_scale_parts.transformer())
 
 
 def small_tokenizer(scale: float, folder: Path) -> Tokenizer:
