@@ -17,7 +17,14 @@ CARS = load()
 JOBS = Plan(CARS, RUNS, steps=0.01).jobs()
 
 
-@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+@pytest.mark.parametrize(
+    "job",
+    [
+        pytest.param(job, marks=() if job.name.startswith("fit ") else pytest.mark.slow)
+        for job in JOBS
+    ],
+    ids=lambda job: job.name,
+)
 def test_every_command_is_one(job: Job) -> None:
     assert parsed(["main.py", *job.arguments], REPO, {"ENLARGER_CARS": "cars"}) == "ok"
 
