@@ -17,13 +17,11 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lightning_modules.backbone.bitwise import BitwiseSpace
-from lightning_modules.backbone.condition import Texts
 from lightning_modules.base import Generator
 from lightning_modules.device import to_device
 from lightning_modules.networks.bsq import total_after
 from lightning_modules.networks.infinity import InfinityTransformer, from_official
 from lightning_modules.next_scale import (
-    Bitwise,
     NextScale,
     adamw,
     bit_losses,
@@ -46,16 +44,8 @@ class Infinity(NextScale, Generator):
         scale: Unused, since the output size is requested; set by ``data.init_args.scale``.
         space: The frozen tokenizer, with its scales.
         transformer: The network to train.
-        space_weights: Its weights: a run of ``Tokenizer``, a released file, or a name of
-            ``configs/weights.yaml``.
-        encoder: Encodes captions, or names of classes; without it, and without cached features,
-            there is no text.
-        prompt: A caption for all images, instead of their own.
-        text_dropout: Share of captions to drop in training, for guidance.
         flip_strength: Largest share of bits that are flipped in training.
         flip_scales: Number of first scales in which bits are flipped.
-        reweight: Whether tokens of fine scales count less, by the square root of their number.
-        bits: How bits are drawn.
         optimizer: Makes the optimiser of the trainable parameters.
 
     Raises:
@@ -67,22 +57,14 @@ class Infinity(NextScale, Generator):
         scale: float,
         space: BitwiseSpace,
         transformer: InfinityTransformer,
-        space_weights: str | None = None,
-        encoder: Texts | None = None,
-        prompt: str | None = None,
-        text_dropout: float = 0.1,
         flip_strength: float = 0.3,
         flip_scales: int = 13,
-        reweight: bool = True,
-        bits: Bitwise | None = None,
         optimizer: OptimizerCallable = adamw,
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, optimizer=optimizer, **kwargs)
-        self.space, self.transformer, self.space_weights = space, transformer, space_weights
-        self.encoder, self.prompt, self.text_dropout = encoder, prompt, text_dropout
+        self.space, self.transformer = space, transformer
         self.flip_strength, self.flip_scales = flip_strength, flip_scales
-        self.reweight, self.bits = reweight, bits or Bitwise()
         self.check_parts()
         if not 0 <= flip_strength <= 1:
             raise ValueError(f"model.init_args.flip_strength is {flip_strength}; expected 0 to 1")

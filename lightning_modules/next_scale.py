@@ -292,15 +292,37 @@ def adamw(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
 
 
 class NextScale(ImageModel):
-    """A method whose transformer predicts the bits of a frozen tokenizer, scale by scale."""
+    """A method whose transformer predicts the bits of a frozen tokenizer, scale by scale.
+
+    Args:
+        scale: Set by ``data.init_args.scale``.
+        space_weights: Weights of the tokenizer: a run of ``Tokenizer``, a released file, or a name
+            of ``configs/weights.yaml``.
+        encoder: Encodes captions, or names of classes; without it, and without cached features,
+            there is no text.
+        prompt: A caption for all images, instead of their own.
+        text_dropout: Share of captions to drop in training, for guidance.
+        reweight: Whether tokens of fine scales count less, by the square root of their number.
+        bits: How bits are drawn.
+    """
 
     space: BitwiseSpace
-    space_weights: str | None
     transformer: InfinityTransformer | None
-    encoder: Texts | None
-    prompt: str | None
-    text_dropout: float
-    bits: Bitwise
+
+    def __init__(
+        self,
+        scale: float,
+        space_weights: str | None = None,
+        encoder: Texts | None = None,
+        prompt: str | None = None,
+        text_dropout: float = 0.1,
+        reweight: bool = True,
+        bits: Bitwise | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(scale, **kwargs)
+        self.space_weights, self.encoder, self.prompt = space_weights, encoder, prompt
+        self.text_dropout, self.reweight, self.bits = text_dropout, reweight, bits or Bitwise()
 
     def check_parts(self) -> None:
         """Raise if the parts do not fit together.

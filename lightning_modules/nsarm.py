@@ -34,7 +34,6 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from lightning_modules.backbone.bitwise import BitwiseSpace
-from lightning_modules.backbone.condition import Texts
 from lightning_modules.base import SuperResolver
 from lightning_modules.device import to_device
 from lightning_modules.latents import enlarged
@@ -44,7 +43,6 @@ from lightning_modules.networks.infinity import InfinityTransformer, decay_group
 from lightning_modules.networks.scales import Scales
 from lightning_modules.networks.transformation import Mapper
 from lightning_modules.next_scale import (
-    Bitwise,
     NextScale,
     adamw,
     bit_losses,
@@ -84,8 +82,6 @@ class NSARM(NextScale, SuperResolver):
         mapper: The network that predicts the first scales, for LR of one size: ``Transformation``,
             as in the paper, or ``LatentEstimate``.
         transformer: Predicts the other scales; none for stage 1.
-        space_weights: Weights of the tokenizer: a run of ``Tokenizer``, a released file, or a name
-            of ``configs/weights.yaml``.
         mapper_weights: Initial weights for stage 2: the run of stage 1.
         transformer_weights: Initial weights for stage 2: a run of ``Infinity``, or a released file.
         train_mapper: Whether stage 2 also trains the mapper.
@@ -94,13 +90,8 @@ class NSARM(NextScale, SuperResolver):
             predict. A hundredth of the optimiser's rate is safe.
         enlarge_lr: Whether LR is enlarged to HR's size, bicubic, before it is encoded; then
             ``mapper.size`` is the size of HR's latent. As released, LR is encoded as it is.
-        encoder: Encodes captions; without it, and without cached features, there is no text.
-        prompt: A caption for all images, instead of their own.
-        text_dropout: Share of captions to drop in training.
-        reweight: Whether tokens of fine scales count less, by the square root of their number.
         next_input_mode: How C_k is downscaled in sampling: ``trilinear`` as in training, or
             ``area`` as in the released code with the released weights.
-        bits: How bits are drawn.
         optimizer: Makes the optimiser of the trainable parameters.
         color_fix: How outputs get the colours of LR; see ``lightning_modules.sampling.color``.
 
@@ -114,30 +105,22 @@ class NSARM(NextScale, SuperResolver):
         space: BitwiseSpace,
         mapper: Mapper,
         transformer: InfinityTransformer | None = None,
-        space_weights: str | None = None,
         mapper_weights: str | None = None,
         transformer_weights: str | None = None,
         train_mapper: bool = True,
         mapper_lr: float | None = None,
         enlarge_lr: bool = False,
-        encoder: Texts | None = None,
-        prompt: str | None = None,
-        text_dropout: float = 0.1,
-        reweight: bool = True,
         next_input_mode: Down = "trilinear",
-        bits: Bitwise | None = None,
         optimizer: OptimizerCallable = adamw,
         color_fix: ColorFix = "adain_wavelet",
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, optimizer=optimizer, color_fix=color_fix, **kwargs)
         self.space, self.mapper, self.transformer = space, mapper, transformer
-        self.space_weights, self.mapper_weights = space_weights, mapper_weights
+        self.mapper_weights = mapper_weights
         self.transformer_weights = transformer_weights
         self.train_mapper = train_mapper or transformer is None
         self.mapper_lr, self.enlarge_lr = mapper_lr, enlarge_lr
-        self.encoder, self.prompt, self.text_dropout = encoder, prompt, text_dropout
-        self.reweight, self.bits = reweight, bits or Bitwise()
         self.next_input_mode: Down = next_input_mode
         self._check()
         # A frozen network needs evaluation mode, without dropout; Lightning does not set it.
