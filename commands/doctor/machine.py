@@ -35,8 +35,6 @@ CPU_FLAGS = Path("/proc/cpuinfo")
 
 def cores(options: Options) -> Iterator[Line]:
     """Count the cores, and those that a container may use."""
-    from datamodules.pack.journal import usable_cores  # doctor starts without the other rooms
-
     count, share = usable_cores(), _quota()
     if share is not None and share < count:
         yield look(
@@ -147,6 +145,14 @@ def format_bytes(count: float) -> str:
     if count >= GIGABYTE:
         return f"{count / GIGABYTE:.1f} GB"
     return f"{count / MEGABYTE:.0f} MB" if count >= MEGABYTE else f"{count / 1024:.0f} kB"
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may run on."""
+    try:  # not the packer's function: its module needs torch, which may be missing here
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        return os.cpu_count() or 1
 
 
 def memory_of_machine() -> tuple[int, int]:

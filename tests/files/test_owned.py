@@ -31,7 +31,7 @@ CODE += ("degradations", "files")
 DELETES = {"rmtree", "removedirs", "unlink", "rmdir", "rename", "renames"}
 OF_OS = {"remove", "replace"}
 # No file of a user can be there.
-EXCEPTIONS = {("benchmarks/speed/metrics_weights.py", "rename")}  # within its own temporary folder
+EXCEPTIONS = {("benchmarks/speed/metrics.py", "rename")}  # within its own temporary folder
 
 
 def found_in(path: Path) -> Iterator[tuple[str, str, int]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.speed.tiling_seams import seam
+from benchmarks.speed.tiling import seam
 from degradations.bicubic import resize
 from lightning_modules.base import SuperResolver
 from lightning_modules.controls.simple import Bicubic

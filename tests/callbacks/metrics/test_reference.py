@@ -80,7 +80,7 @@ def test_features_of_each_image_by_name(folder: Path, cache: Path) -> None:
     metric = Color()
     path, found = cached_reference([folder], metric)
     assert path.parent == cache
-    assert (found.name, found.images) == ("real", "as they are")
+    assert (found.name, found.prepared) == ("real", "as they are")
     files = sorted(folder.rglob("*.png"), key=lambda p: p.relative_to(folder).as_posix())
     means = [np.asarray(Image.open(p)).mean((0, 1)) / 255 for p in files]
     assert np.allclose(found.features, means, atol=1e-6)

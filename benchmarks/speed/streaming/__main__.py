@@ -26,8 +26,8 @@ import torch
 from tqdm import tqdm
 
 from benchmarks import report
-from benchmarks.speed import streaming_crops, streaming_start
-from benchmarks.speed.streaming_loaders import BATCH, CROP, Runner, Turn, available, packages
+from benchmarks.speed.streaming import crops, start
+from benchmarks.speed.streaming.loaders import BATCH, CROP, Runner, Turn, available, packages
 
 SEED = 0
 WORKERS = 2
@@ -110,10 +110,10 @@ def main() -> None:
             "batch": f"{BATCH} crops of {CROP} px",
             "packages": packages(),
             **loaders(arguments.photographs, place, arguments.turns, arguments.device),
-            "crops without the whole image": streaming_crops.compare(
+            "crops without the whole image": crops.compare(
                 arguments.large, place / "large", arguments.turns
             ),
-            "start, a million samples": streaming_start.measure(place / "start"),
+            "start, a million samples": start.measure(place / "start"),
         }
     report.write_report("streaming", results, SEED, device=arguments.device)
 

@@ -1,4 +1,4 @@
-"""Training loaders that `benchmarks/speed/streaming.py` compares: the limit, ours, and the peers'.
+"""Training loaders that `benchmarks.speed.streaming` compares: the limit, ours, and the peers'.
 
 Each gives batches of random crops out of the same JPEG files. All but the stock one decode with the
 same decoder and turn a crop into a tensor in the same way, so that what differs is the loader. Each

@@ -51,7 +51,7 @@ def measure(folder: Path) -> dict[str, Any]:
         RuntimeError: That process failed; its last words are in the message.
     """
     make_up(folder)
-    command = [sys.executable, "-m", "benchmarks.speed.streaming_start", str(folder)]
+    command = [sys.executable, "-m", "benchmarks.speed.streaming.start", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])

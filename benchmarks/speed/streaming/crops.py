@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from benchmarks.speed.streaming_loaders import decode
+from benchmarks.speed.streaming.loaders import decode
 from datamodules.base import CropSettings, SRDataModule
 from datamodules.files.restart import decode_crop
 from datamodules.pack import __main__ as pack

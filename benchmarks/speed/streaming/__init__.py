@@ -1,0 +1,1 @@
+"""Reading images from shards: ours, the limit, and other loaders."""
