@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
+import sys
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
@@ -68,6 +70,17 @@ def _no_waiting_for_the_disk() -> Generator[None]:
     """A run of a second writes twenty files; what asks for the disk to be full patches this."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _knowing_what_is_installed() -> Generator[None]:
+    """Each trainer would look through all installed packages for callbacks."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "lightning.pytorch" in sys.modules:
+            from lightning.fabric.utilities import registry
+
+            patch.setattr(registry, "entry_points", functools.cache(registry.entry_points))
         yield
 
 

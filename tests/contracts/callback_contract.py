@@ -38,6 +38,7 @@ from tests.contracts.degradation_contract import global_generators_untouched
 from tests.datamodules.memory import random_images, trainer
 from tests.lightning_modules.tiny import Convolution
 
+METRICS: dict[tuple[type, type], ImageMetric] = {}
 SIDES = (208, 216)  # five scales of MS-SSIM fit, and four blocks of NIQE
 
 
@@ -128,7 +129,7 @@ class CallbackContract:
         with global_generators_untouched():
             whole, model = fit(tmp_path / "whole", make())
         assert_equal_weights(model, plain)
-        half, _ = fit(tmp_path / "half", make(), max_epochs=1)
+        half, _ = fit(tmp_path / "half", make(), max_epochs=1, num_sanity_val_steps=0)
         half.save_checkpoint(tmp_path / "half.ckpt")
         resumed, other = fit(tmp_path / "half", make(), ckpt_path=tmp_path / "half.ckpt")
         assert_equal_weights(other, plain)
@@ -157,7 +158,7 @@ class CallbackContract:
     def test_it_can_be_used_again(self, make, tmp_path):
         callback = make()
         for _ in range(2):
-            run = trainer(tmp_path, callbacks=[callback], max_epochs=1)
+            run = trainer(tmp_path, callbacks=[callback], max_epochs=1, num_sanity_val_steps=0)
             run.fit(Regression(2, Convolution), datamodule=data())
         run = trainer(tmp_path, callbacks=[callback])
         run.test(Regression(2, Convolution), datamodule=data(), verbose=False)
@@ -172,9 +173,14 @@ class MetricContract:
 
     @pytest.fixture
     def metric(self, make, tmp_path) -> ImageMetric:
+        """One for all tests of a class: none of them may leave a trace in it."""
         metric = make()
-        run = trainer(tmp_path, callbacks=[metric])  # moves its networks, sets its scale
-        run.test(Regression(2, Convolution), datamodule=data(), verbose=False)
+        key = type(self), type(metric)
+        if key not in METRICS:
+            run = trainer(tmp_path, callbacks=[metric])  # moves its networks, sets its scale
+            run.test(Regression(2, Convolution), datamodule=data(), verbose=False)
+            METRICS[key] = metric
+        metric = METRICS[key]
         if metric.absent():
             pytest.skip(metric.absent())
         if metric.target != "hr":

@@ -495,7 +495,7 @@ def test_each_stage_is_the_same_by_both_executors(recipe: Callable[..., Pipeline
     internally: a value near a half that is rounded differently changes a whole block of JPEG.
     """
     rounded = False
-    for name, alone, chain in each_stage(recipe(4.0), make_images(6, (160, 144)), np.arange(6)):
+    for name, alone, chain in each_stage(recipe(4.0), make_images(6, (96, 80)), np.arange(6)):
         composed = name in ("final", "shuffled")
         assert (alone > 1.02).float().mean() <= (0.03 if composed else 1e-3), name
         first = name == ROUNDS.get(recipe.__name__, "jpeg")
@@ -513,7 +513,7 @@ def test_both_executors(recipe: Callable[..., Degradation], scale: float) -> Non
 
     A wrong stage would differ in most values.
     """
-    hr, seeds = make_images(6, (160, 144)), torch.arange(6)
+    hr, seeds = make_images(6, (96, 80)), torch.arange(6)
     images, canvas = recipe(scale, executor="images"), recipe(scale, executor="canvas")
     params = images.params_of(seeds, hr.shape)
     with hashed_fields():

@@ -28,7 +28,10 @@ from tests.docs.stand_in import asks
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
-    ["commands.cli", "callbacks.metrics.pixels", "torch.distributed.run"]
+    [
+        *("commands.cli", "callbacks.metrics.pixels", "torch.distributed.run"),
+        *("benchmarks.miniature.rows", "benchmarks.speed.invsr"),  # each a second
+    ]
 )
 NOT_PRINTED = {"config", "debug", "help", "print_config"}  # options of `main.py` that are no keys
 FOR_THE_READER = re.compile(r"|[a-z]|[\w/]*[A-Z]{2,}(\.\w+)?")  # values: NAME, MODEL.yaml, n
