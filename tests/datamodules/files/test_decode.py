@@ -110,32 +110,32 @@ def test_one_bit():
 
 def test_palette():
     image = Image.fromarray(RGB).quantize(256)
-    image = decode(encoded(image), "a")
-    np.testing.assert_array_equal(image.rgb, np.asarray(image.convert("RGB")))
-    assert (image.mode, image.alpha) == ("P", None)
+    found = decode(encoded(image), "a")
+    np.testing.assert_array_equal(found.rgb, np.asarray(image.convert("RGB")))
+    assert (found.mode, found.alpha) == ("P", None)
 
 
 @pytest.mark.parametrize("transparency", [3, bytes(range(0, 200, 10))])
 def test_palette_with_transparency(transparency):
     image = Image.fromarray(RGB).quantize(20)
-    image = decode(encoded(image, transparency=transparency), "a")
+    found = decode(encoded(image, transparency=transparency), "a")
     entry = np.asarray(image)
     table = np.full(256, 255)
     if isinstance(transparency, int):
         table[transparency] = 0
     else:
         table[: len(transparency)] = list(transparency)
-    np.testing.assert_array_equal(image.rgb, np.asarray(image.convert("RGB")))
-    np.testing.assert_array_equal(image.alpha, table[entry])
+    np.testing.assert_array_equal(found.rgb, np.asarray(image.convert("RGB")))
+    np.testing.assert_array_equal(found.alpha, table[entry])
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_alpha_is_kept_apart(mode):
     image = Image.fromarray(np.dstack([RGB, RGB[..., 1]])).convert(mode)
-    image = decode(encoded(image), "a")
-    np.testing.assert_array_equal(image.rgb, np.asarray(image.convert("RGB")))
-    np.testing.assert_array_equal(image.alpha, RGB[..., 1])
-    assert image.alpha.dtype == np.uint8
+    found = decode(encoded(image), "a")
+    np.testing.assert_array_equal(found.rgb, np.asarray(image.convert("RGB")))
+    np.testing.assert_array_equal(found.alpha, RGB[..., 1])
+    assert found.alpha.dtype == np.uint8
 
 
 def test_transparent_colour_of_rgb_png():

@@ -102,9 +102,9 @@ def test_profiles_of_16_bit_grey_are_applied(tmp_path):
 
 
 def test_profiles_of_ink_are_applied_when_they_cannot_be_kept(tmp_path):
-    image = Image.fromarray(pixels((9, 7))).convert("L")
+    grey = Image.fromarray(pixels((9, 7))).convert("L")
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-    image.save(tmp_path / "a.png", icc_profile=profile)  # an unsuitable profile is ignored
+    grey.save(tmp_path / "a.png", icc_profile=profile)  # an unsuitable profile is ignored
     _, members = only(outcome(tmp_path / "a.png", Recipe(crop=7, step=7, thresh=9)))
     expected = decode((tmp_path / "a.png").read_bytes(), "").rgb[:7, :7]
     np.testing.assert_array_equal(image(members).rgb, expected)
