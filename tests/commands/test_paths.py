@@ -184,8 +184,8 @@ NAMES = ["#2", "- dash", "Trip: Rome", "[hd]", "null", "2024"]
 def test_a_source_and_a_run_have_the_names_that_are_typed(
     other: Path, configured: Configured, name: str
 ) -> None:
-    Path(name).mkdir()
-    Path(name, "a").touch()
+    (other / name).mkdir()
+    (other / name / "a").touch()
     source = ("--data.init_args.train", "datamodules.Folder")
     run = (f"--run.root={name}/runs", f"--run.name={name}")
     weights = ("--model", "lightning_modules.Regression", f"--model.init_args.weights={name}/a")
