@@ -45,6 +45,17 @@ def _parser_is_built_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _what_is_saved_is_read_again_in_one_file(request: pytest.FixtureRequest) -> Iterator[None]:
+    """It only warns, and takes a fifth of the time of a short run; see `test_saved_config.py`."""
+    from commands.cli import EnlargerCLI
+
+    with pytest.MonkeyPatch.context() as patch:
+        if not request.module.__name__.endswith("test_saved_config"):
+            patch.setattr(EnlargerCLI, "_check_saved", lambda cli: None)
+        yield
+
+
 @pytest.fixture
 def bicubic(tiny: Path) -> str:
     """Return the name of a file like `tiny.yaml` without what training needs; it is read sooner."""

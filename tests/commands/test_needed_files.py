@@ -68,7 +68,7 @@ def test_all_of_them_at_once(tiny: Path, refusal: Refusal, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("argument", ["encoder", "decoder"])
 @pytest.mark.usefixtures("unbuilt")
-def test_of_a_frozen_part(tiny: Path, refusal: Refusal, argument: str) -> None:
+def test_of_a_frozen_part(bicubic: str, refusal: Refusal, argument: str) -> None:
     space = {
         "class_path": "lightning_modules.Taef2Space",
         "init_args": {"encoder": __file__, "decoder": __file__, argument: "$HOME/none.pth"},
@@ -78,7 +78,7 @@ def test_of_a_frozen_part(tiny: Path, refusal: Refusal, argument: str) -> None:
         "init_args": {"space": space},
     }
     Path("model.yaml").write_text(json.dumps(model))
-    said = refusal("test", "--config", "tiny.yaml", "--model", "model.yaml")
+    said = refusal("test", "--config", bicubic, "--model", "model.yaml")
     assert f"model.init_args.space.init_args.{argument} is '" in said
     assert said.endswith("none.pth', and there is no such file or folder")
 
@@ -94,9 +94,9 @@ def test_of_a_frozen_part(tiny: Path, refusal: Refusal, argument: str) -> None:
     ],
 )
 @pytest.mark.usefixtures("unbuilt")
-def test_of_a_metric(tiny: Path, refusal: Refusal, name: str, arguments: dict[str, Any]) -> None:
+def test_of_a_metric(bicubic: str, refusal: Refusal, name: str, arguments: dict[str, Any]) -> None:
     metric = json.dumps({"class_path": f"callbacks.{name}", "init_args": arguments})
-    said = refusal("test", "--config", "tiny.yaml", "--trainer.callbacks", f"[{metric}]")
+    said = refusal("test", "--config", bicubic, "--trainer.callbacks", f"[{metric}]")
     assert name in said
     assert any(str(value).rpartition("/")[2] in said for value in arguments.values())
 

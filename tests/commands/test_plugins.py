@@ -15,6 +15,7 @@ import yaml
 
 from tests.commands.test_resume import newest
 from tests.conftest import REPO
+from tests.quick import quick
 
 Enlarger = Callable[..., None]
 FIT = ("fit", "--config", "tiny.yaml", "--trainer.max_steps", "2")
@@ -182,7 +183,7 @@ def test_a_dataset(outside: Path, enlarger: Enlarger) -> None:
     assert order["groups"] == [4]
 
 
-@pytest.mark.parametrize("config", ["piped.yaml", "bare.yaml"])
+@pytest.mark.parametrize("config", quick(["piped.yaml", "bare.yaml"], "piped.yaml"))
 def test_a_pipeline_of_webdataset(
     outside: Path, photo_folder: Path, enlarger: Enlarger, config: str
 ) -> None:

@@ -75,7 +75,7 @@ def test_a_folder_in_files_out(folder: Path, enlarger: Enlarger) -> None:
 STALE = "was made of"
 
 
-@pytest.mark.parametrize("more", [(), ("--writer.suffix", "_x2"), ("--writer.format", "webp")])
+@pytest.mark.parametrize("more", [(), ("--writer.suffix", "_x2", "--writer.format", "webp")])
 def test_an_output_that_looks_like_that_of_another_file_is_named(
     folder: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture, more: tuple[str, ...]
 ) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from PIL import Image
 
 import callbacks
@@ -26,7 +27,9 @@ from callbacks.metrics.pixels import PSNR
 from callbacks.metrics.swd import SWD
 from callbacks.metrics.torchmetric import TorchMetric
 from callbacks.metrics.video import Flicker
-from commands.run.directions import KNOWN, direction_of
+from commands.errors import ConfigurationError
+from commands.run.checkpoints import Checkpoints
+from commands.run.directions import KNOWN, check_directions, direction_of
 from commands.run.files import best_or_newest
 from tests.commands.run.test_checkpoints import damage, ranking
 from tests.commands.test_resume import newest
@@ -79,32 +82,41 @@ def test_a_given_mode_changes_no_number(by_swd: dict[str, Any], enlarger: Enlarg
     ("monitor", "mode"),
     [("val/swd", "max"), ("val/psnr", "min"), ("train/loss", "max"), ("val/loss", "max")],
 )
-def test_a_mode_against_the_metric(tiny: Path, refusal: Refusal, monitor: str, mode: str) -> None:
-    told = refusal(*FIT, "--checkpoint.monitor", monitor, "--checkpoint.mode", mode)
+def test_a_mode_against_the_metric(monitor: str, mode: Any) -> None:
+    told = refused(Checkpoints(monitor=monitor, mode=mode))
     better = "lower" if mode == "max" else "higher"
     assert told == (
         f"checkpoint monitors {monitor} with mode {mode}, but {better} values of {monitor} are "
         "better: remove checkpoint.mode"
     )
+
+
+def test_it_is_refused_before_the_run(tiny: Path, refusal: Refusal) -> None:
+    told = refusal(*FIT, *RANKED, "--checkpoint.mode", "max")
+    assert told == refused(Checkpoints(monitor="val/swd", mode="max"))
     assert not Path("runs/tiny/checkpoints").exists()
 
 
+def refused(callback: Callback) -> str:
+    """Return the reason why training with a callback and the metrics of `FIT` is refused."""
+    trainer = Trainer(accelerator="cpu", logger=False, callbacks=[PSNR(), SWD(levels=1), callback])
+    with pytest.raises(ConfigurationError) as raised:
+        check_directions(trainer)
+    return str(raised.value)
+
+
 @pytest.mark.parametrize(
-    ("class_path", "arguments"),
+    ("callback", "right"),
     [
-        ("lightning.pytorch.callbacks.EarlyStopping", {"monitor": "val/psnr"}),
-        ("lightning.pytorch.callbacks.EarlyStopping", {"monitor": "val/swd", "mode": "max"}),
-        ("lightning.pytorch.callbacks.ModelCheckpoint", {"monitor": "val/psnr", "dirpath": "own"}),
+        (EarlyStopping(monitor="val/psnr"), "max"),
+        (EarlyStopping(monitor="val/swd", mode="max"), "min"),
+        (ModelCheckpoint(monitor="val/psnr", dirpath="own"), "max"),
     ],
 )
-def test_other_callbacks(
-    tiny: Path, refusal: Refusal, class_path: str, arguments: dict[str, Any]
-) -> None:
-    given = json.dumps({"class_path": class_path, "init_args": arguments})
-    told = refusal(*FIT, "--trainer.callbacks+", given)
-    right = "max" if arguments["monitor"] == "val/psnr" else "min"
-    name = class_path.rpartition(".")[2]
-    assert told.startswith(f"{name} in trainer.callbacks monitors {arguments['monitor']} with mode")
+def test_other_callbacks(callback: Any, right: str) -> None:
+    told = refused(callback)
+    name = type(callback).__name__
+    assert told.startswith(f"{name} in trainer.callbacks monitors {callback.monitor} with mode")
     assert told.endswith(f"set its mode to {right}")
 
 

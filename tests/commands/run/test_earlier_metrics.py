@@ -52,6 +52,7 @@ def test_a_fixed_version(
     assert second in steps(folder)
 
 
+@pytest.mark.slow
 def test_without_a_version_each_start_has_its_folder(tiny: Path, enlarger: Enlarger) -> None:
     for number in (2, 4):
         enlarger(*FIT, number, *logger("CSVLogger", "null"))
@@ -65,6 +66,7 @@ def test_a_check_moves_nothing(tiny: Path, enlarger: Enlarger) -> None:
     assert len(steps(Path("logs/a/version_0"))) == 1
 
 
+@pytest.mark.slow
 def test_tensorboard_keeps_its_files(tiny: Path, enlarger: Enlarger) -> None:
     sizes = []
     for number in (2, 4):
