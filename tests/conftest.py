@@ -139,10 +139,12 @@ def tiny(tmp_path: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def enlarger() -> Callable[..., None]:
+def enlarger() -> Generator[Callable[..., None]]:
     """`main.py` in this process: `enlarger("fit", "--config", ...)`."""
+    path = list(sys.path)  # a command adds its folder, in which later imports would look, too
 
     def run(*args: object) -> None:
         main.main([str(arg) for arg in args])
 
-    return run
+    yield run
+    sys.path[:] = path

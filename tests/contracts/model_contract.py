@@ -29,7 +29,7 @@ from tests.contracts.arguments import check_arguments
 from tests.contracts.degradation_contract import global_generators_untouched
 
 SCALE = 2.0
-COUNT = 4
+COUNT = 3
 SIZES = [(16, 16), (13, 21), (24, 7)]  # of LR
 
 
@@ -119,7 +119,7 @@ class ModelContract:
     def test_the_same_batch_gives_the_same_bits(self, model):
         assert torch.equal(self.images(model, batch_of()), self.images(model, batch_of()))
 
-    @pytest.mark.parametrize("count", [1, 3])
+    @pytest.mark.parametrize("count", [1, 2])
     def test_an_image_does_not_depend_on_its_batch(self, model, count):
         batch = batch_of()
         whole = self.images(model, batch)

@@ -113,8 +113,10 @@ def test_frames_know_of_each_other():
     assert (made - without).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["shared", "bottleneck", "gated"])
-@pytest.mark.parametrize("attach", ["skip", "block_out"])
+@pytest.mark.parametrize(
+    ("name", "attach"),
+    [("shared", "skip"), ("bottleneck", "block_out"), ("gated", "skip"), ("gated", "block_out")],
+)
 @torch.no_grad()
 def test_untrained_it_is_the_tuning_free_variant(name, attach):
     kinds = {"shared": Shared, "bottleneck": partial(Bottleneck, rank=2)}
