@@ -17,12 +17,12 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 
-from benchmarks.miniature.jobs import REPOSITORY, missing
+from benchmarks.miniature.jobs import REPOSITORY
 
 BSDS, KODAK = "$ENLARGER_DATA/bsds400", "$ENLARGER_DATA/kodak24"
 PEERS = ("$ENLARGER_PEERS/BasicSR", "$ENLARGER_PEERS/Real-ESRGAN")
@@ -33,6 +33,11 @@ _BASE = f"{_ROOT}/self_cascade_64_base"
 _TUNED = f"{_ROOT}/self_cascade_64_tuned"
 _ON_BASE = f"--model.init_args.denoiser_weights {_BASE} --run.root {_ROOT}"
 _BEDROOMS = "$ENLARGER_DATA/lsun_bedroom_128"
+
+
+def missing(needs: Iterable[str]) -> list[str]:
+    """Return the paths that do not exist, after filling in variables of the environment."""
+    return [name for name in needs if not (REPOSITORY / os.path.expandvars(name)).exists()]
 
 
 class Command(NamedTuple):

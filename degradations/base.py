@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from degradations.device import copy_to
 from degradations.draws import Draws, Params, Seeds, split_params, to_device
 
 
@@ -505,9 +506,7 @@ def each_on_host(
     params, sizes = fetched(params), canvas.sizes.to("cpu", non_blocking=True)
     pixels = canvas.pixels.cpu()  # waits for this copy, and so for those queued before it
     pixels = each_alone(Canvas(pixels, sizes, canvas.hr_size), params, function).pixels
-    if canvas.pixels.is_cuda:
-        pixels = pixels.pin_memory()
-    return canvas.with_pixels(pixels.to(canvas.pixels.device, non_blocking=True))
+    return canvas.with_pixels(copy_to(pixels, canvas.pixels.device))
 
 
 def quantize_8bit(x: Tensor) -> Tensor:

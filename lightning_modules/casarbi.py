@@ -23,7 +23,6 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
@@ -400,16 +399,9 @@ class CasArbi(SuperResolver):
 
     @torch.no_grad()
     def _measured(self) -> Tensor:
-        # Over all ranks; the position of the data module does not change.
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        listener, data.listener = data.listener, None
-        errors = []
-        for batch in islice(data.train_dataloader(), MEASURED):
-            kept = {k: v for k, v in batch.items() if k not in ("skipped", "seconds")}
-            moved = data.transfer_batch_to_device(kept, self.device, 0)
-            pairs = data.on_after_batch_transfer(moved, 0)
-            errors.append(self._errors(pairs["hr"], pairs["lr"]))
-        data.listener = listener
+        # Over all ranks.
+        batches = self.first_batches(MEASURED)
+        errors = [self._errors(batch["hr"], batch["lr"]) for batch in batches]
         everyones = cast(Tensor, self.all_gather(torch.stack(errors).mean(0)))
         of_base, of_bicubic = everyones.view(-1, 2).mean(0).sqrt().tolist()
         if not of_base < WORSE * of_bicubic:

@@ -16,9 +16,9 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from degradations.device import copy_to
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.base import Generator
-from lightning_modules.device import to_device
 from lightning_modules.networks.bsq import total_after
 from lightning_modules.networks.infinity import InfinityTransformer, from_official
 from lightning_modules.next_scale import (
@@ -77,7 +77,7 @@ class Infinity(NextScale, Generator):
         scales = self.space.scales((f.shape[-2], f.shape[-1]))
         given = forced(f, scales, self_correction(self.flip_strength, self.flip_scales))
         logits = self.predicted(batch, given.inputs, scales)
-        weights = to_device(scale_weights(scales, 0, self.reweight), f.device)
+        weights = copy_to(scale_weights(scales, 0, self.reweight), f.device)
         losses = bit_losses(logits, given.bits)
         loss = (losses * weights).sum(1).mean()
         self.log("train/loss", loss, prog_bar=True)

@@ -406,6 +406,7 @@ class InvSR(InLatents, Adversarial):
         if self.starts:
             self.plan(self._start)  # raises if sampling is impossible
 
+    _choices: Tensor | None = None  # `trained`, on the device; made once a training
     distance: Tensor  # of LR's latents from HR's, with `training.starts: auto`; 0 before measured
     training_only = ("discriminator.", "perceptual.")
     enlarged = staticmethod(enlarged)  # as `main.py encode` makes pairs
@@ -433,6 +434,7 @@ class InvSR(InLatents, Adversarial):
             ValueError: If the base was not trained at the timesteps that are to be used.
         """
         super().on_fit_start()
+        self._choices = None
         if self.losses.starts == "auto" and not self.distance:
             self.distance.copy_(self._measured())
             self.plan(self._start)
@@ -460,7 +462,9 @@ class InvSR(InLatents, Adversarial):
         """
         noise = None if self.deterministic else Noise(batch["seed"], self.device)
         z, y = latent_pair(self.space, batch, noise)
-        choices = torch.tensor(self.trained, device=z.device)
+        if self._choices is None:
+            self._choices = torch.tensor(self.trained, device=z.device)
+        choices = self._choices
         t = choices[torch.randint(len(choices), (len(z),), device=z.device)]
         known = self._conditions(batch)
         x0 = self.predicted(batch["lr"], y if self.starting else z, t, known)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -23,7 +22,7 @@ from torch.nn import functional
 
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.backbone.condition import Texts, text_of
-from lightning_modules.base import ImageModel
+from lightning_modules.latents import InLatents
 from lightning_modules.networks.bsq import (
     Down,
     enlarged,
@@ -291,13 +290,11 @@ def adamw(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=6e-5, betas=(0.9, 0.97), weight_decay=0.005, fused=True)
 
 
-class NextScale(ImageModel):
+class NextScale(InLatents):
     """A method whose transformer predicts the bits of a frozen tokenizer, scale by scale.
 
     Args:
         scale: Set by ``data.init_args.scale``.
-        space_weights: Weights of the tokenizer: a run of ``Tokenizer``, a released file, or a name
-            of ``configs/weights.yaml``.
         encoder: Encodes captions, or names of classes; without it, and without cached features,
             there is no text.
         prompt: A caption for all images, instead of their own.
@@ -312,7 +309,6 @@ class NextScale(ImageModel):
     def __init__(
         self,
         scale: float,
-        space_weights: str | None = None,
         encoder: Texts | None = None,
         prompt: str | None = None,
         text_dropout: float = 0.1,
@@ -321,7 +317,7 @@ class NextScale(ImageModel):
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, **kwargs)
-        self.space_weights, self.encoder, self.prompt = space_weights, encoder, prompt
+        self.encoder, self.prompt = encoder, prompt
         self.text_dropout, self.reweight, self.bits = text_dropout, reweight, bits or Bitwise()
 
     def check_parts(self) -> None:
@@ -456,29 +452,11 @@ class NextScale(ImageModel):
 
     # -------------------------------------------------------------------------------------- weights
 
-    def load_parts(self, find: Callable[[str, str], Path]) -> None:
-        """Load the tokenizer's weights."""
-        if self.space_weights is not None:
-            self.space.load_official(find("space_weights", self.space_weights))
-
     @property
     def unchecked(self) -> tuple[str, ...]:
         """Prefixes of parts that may differ, with the encoder if none reads captions."""
         reads = self.encoder is not None and self.encoder.reads
         return (*self.training_only, *(() if reads else ("encoder.",)))
-
-    def setup(self, stage: str) -> None:
-        """Raise if the tokenizer has random weights.
-
-        Raises:
-            ValueError: If so.
-        """
-        super().setup(stage)
-        if not self.space.source:
-            raise ValueError(
-                "the tokenizer of model.init_args.space has random weights: set "
-                "model.init_args.space_weights to the run that trained it, or to a released file"
-            )
 
 
 def _text_or_none(

@@ -15,8 +15,8 @@ residuals count equally in stage 1; in stage 2 scales are weighted as in Infinit
 trains, and no bits are flipped. In sampling, the released code downscales C_k by area, while
 Infinity, and all training code, downscales it without smoothing (trilinear): ``next_input_mode``.
 
-Defaults follow the paper and the released weights. Three other choices, not of the paper, train
-better at small sizes: ``LatentEstimate`` as mapper, ``enlarge_lr``, and a low ``mapper_lr``.
+Defaults follow the paper and the released weights. Three other choices, not of the paper, are
+for small trainings: ``LatentEstimate`` as mapper, ``enlarge_lr``, and a low ``mapper_lr``.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
+from degradations.device import copy_to
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.base import SuperResolver
-from lightning_modules.device import to_device
 from lightning_modules.latents import enlarged
 from lightning_modules.networks import infinity, transformation
 from lightning_modules.networks.bsq import Down, quantized, total_after
@@ -165,7 +165,7 @@ class NSARM(NextScale, SuperResolver):
         start = self.scales.spans[first].start
         logits, bits = logits[:, start:], given.bits[:, start:]
         losses = bit_losses(logits, bits)
-        weights = to_device(scale_weights(self.scales, first, self.reweight), f.device)
+        weights = copy_to(scale_weights(self.scales, first, self.reweight), f.device)
         self.log_scales(self.scales, losses, logits, bits, first)
         return (losses * weights).sum(1).mean()
 

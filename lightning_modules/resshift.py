@@ -12,8 +12,7 @@ code; the text has nearest neighbour. LPIPS compares with the autoencoder's roun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
@@ -24,7 +23,7 @@ from torch.nn import functional
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import SuperResolver
-from lightning_modules.latents import check_space, enlarged, latent_pair, whole_lr
+from lightning_modules.latents import InLatents, enlarged, latent_pair, whole_lr
 from lightning_modules.networks.swin_unet import from_official
 from lightning_modules.noise import Noise
 from lightning_modules.optimisation import adamw
@@ -37,15 +36,13 @@ if TYPE_CHECKING:
 PerceptualTarget = Literal["round_trip", "hr"]
 
 
-class ResShift(SuperResolver):
+class ResShift(InLatents, SuperResolver):
     """Diffusion by residual shifting, in pixels or latents.
 
     Args:
         scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
         network: Predicts from the scaled latent, the timestep and the LR image in [-1, 1].
         space: Space of the diffusion.
-        space_weights: Weights of the space's autoencoder, as its authors released them: a file, or
-            a name of ``configs/weights.yaml``.
         process: The shift and its noise; that of the conference paper by default.
         timesteps: Timesteps of sampling, from the last one down, such as [14, 9, 4, 0]; all by
             default.
@@ -75,7 +72,6 @@ class ResShift(SuperResolver):
         scale: float,
         network: nn.Module,
         space: Space,
-        space_weights: str | None = None,
         process: ResidualShift | None = None,
         timesteps: Sequence[int] | None = None,
         sampler: ShiftSolver | float = "posterior",
@@ -94,7 +90,7 @@ class ResShift(SuperResolver):
                 f"model.init_args.perceptual_weight is {perceptual_weight:g} and perceptual_target "
                 f"{perceptual_target!r}; expected 0 or more, and round_trip or hr"
             )
-        self.network, self.space, self.space_weights = network, space, space_weights
+        self.network, self.space = network, space
         if channels_last:  # activations follow
             self.network.to(memory_format=torch.channels_last)
         self.process = process or ResidualShift()
@@ -192,11 +188,6 @@ class ResShift(SuperResolver):
 
     # -------------------------------------------------------------------------------- frozen parts
 
-    def load_parts(self, find: Callable[[str, str], Path]) -> None:
-        """Load the autoencoder's weights."""
-        if self.space_weights is not None:
-            self.space.load_official(find("space_weights", self.space_weights))
-
     def setup(self, stage: str) -> None:
         """Raise if the autoencoder has random weights; load parts that only training needs.
 
@@ -204,7 +195,7 @@ class ResShift(SuperResolver):
             ValueError: If the autoencoder has random weights.
             FileNotFoundError: If the weights of the perceptual distance are missing.
         """
-        check_space(self.space, "space_weights")
+        super().setup(stage)
         if stage == "fit" and hasattr(self.perceptual, "load"):
             cast(Any, self.perceptual).load()
 

@@ -141,7 +141,8 @@ class Tokenizer(Adversarial):
         self.commitment_weight, self.drop_scales = commitment_weight, drop_scales
         self.partial_share, self.partial_least = partial_share, partial_least
         self.smaller = list(smaller)
-        self._silent: Tensor | None = None  # scales without live bits, in the last batch
+        self._live: Tensor | None = None  # live bits of each scale, in the last batch
+        self._enough: list[bool] = []  # whether each scale had enough codes to conclude from them
         self.perceptual = None if perceptual is None else perceptual.requires_grad_(False)
         self.perceptual_weight = perceptual_weight
         self.discriminator_weight = discriminator_weight
@@ -205,9 +206,11 @@ class Tokenizer(Adversarial):
         for number, count in enumerate(live, 1):
             self.log(f"train/live_bits_scale_{number}{name}", count.float())
         if not name:
+            self._live = live  # stays on the device: the host would wait
             # Few codes may agree by chance.
-            enough = [scale.code.numel() // scale.code.shape[1] >= _ENOUGH for scale in scales]
-            self._silent = (live == 0) & torch.tensor(enough, device=live.device)
+            self._enough = [
+                scale.code.numel() // scale.code.shape[1] >= _ENOUGH for scale in scales
+            ]
 
     def on_validation_start(self) -> None:
         """Warn about scales without information."""
@@ -220,13 +223,14 @@ class Tokenizer(Adversarial):
         self._warn_about_silence()
 
     def _warn_about_silence(self) -> None:
-        if self._silent is None or not self._silent.any():
+        live = [] if self._live is None else self._live.tolist()
+        silent = [n for n, count in enumerate(live, 1) if self._enough[n - 1] and count == 0]
+        if not silent:
             return
-        numbers = ", ".join(str(n) for n, silent in enumerate(self._silent.tolist(), 1) if silent)
         log.warning(
             "no bit of scale %s differed between images in the last training batch, so it carries "
             "no information: set a higher model.init_args.entropy_weight, or fewer grids",
-            numbers,
+            ", ".join(map(str, silent)),
         )
 
     def _shrunk(self, hr: Tensor, factor: int) -> Tensor:

@@ -9,7 +9,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,15 +22,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 LOOKS = 0.5  # seconds from one look at what runs to the next
 PATIENCE = 120.0  # seconds that a command has to end by itself: a training writes a checkpoint
 LAST_LINES = 5  # of a failed command's output
-
-
-def missing(needs: Iterable[str]) -> list[str]:
-    """Files and folders that are not there.
-
-    Args:
-        needs: Their paths, with variables of the environment.
-    """
-    return [name for name in needs if not (REPOSITORY / os.path.expandvars(name)).exists()]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from degradations.base import Canvas, Stage, check_range
 from degradations.compose import check_probabilities
+from degradations.device import copy_to
 from degradations.draws import Draws, Integers, Params
 from degradations.images import Bytes, from_bytes, to_bytes
 
@@ -223,9 +224,7 @@ def _cached_constants(device: torch.device) -> tuple[Tensor, Tensor]:
     signs = 1.0 - 2.0 * (torch.arange(8) % 2).double().unsqueeze(1)
     dct = torch.cat([left, signs * left.flip(1)], 1)
     base = torch.tensor([_LUMA, _CHROMA]).transpose(-1, -2).contiguous()
-    if device.type == "cuda":  # pinned, so that the host does not wait for the copy
-        dct, base = dct.pin_memory(), base.pin_memory()
-    return dct.to(device, non_blocking=True), base.to(device, non_blocking=True)
+    return copy_to(dct, device), copy_to(base, device)
 
 
 def _to_blocks(planes: Tensor) -> Tensor:

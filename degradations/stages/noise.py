@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from degradations.base import Canvas, Stage, check_probability, check_range
+from degradations.device import copy_to
 from degradations.draws import GAMMA, MULTIPLIERS, SHIFTS, Draws, Params, per_image, split_params
 
 _NORMAL_BITS = 15  # of the indices of normal quantiles
@@ -108,8 +109,7 @@ def _normal_quantiles_on(device: str) -> Tensor:
     middles = (torch.arange(1 << _NORMAL_BITS, dtype=torch.float64) + 0.5) / (1 << _NORMAL_BITS)
     quantiles = torch.special.ndtri(middles)
     table = (quantiles / quantiles.square().mean().sqrt()).float()
-    # Pinned, so that the host does not wait for the copy.
-    return table if device == "cpu" else table.pin_memory().to(device, non_blocking=True)
+    return copy_to(table, torch.device(device))
 
 
 def hashed_randn(shape: torch.Size, seeds: Tensor) -> Tensor:
@@ -529,5 +529,4 @@ def _poisson_tables(device: str) -> Tensor:
 def _all_poisson_tables(device: str) -> Tensor:
     """Return (9 * 256 << _BITS,) int16, the tables of all powers on one device, 9 MB."""
     tables = torch.cat([_poisson_table(power) for power in range(_POWERS)])
-    # Pinned, so that the host does not wait for the copy.
-    return tables if device == "cpu" else tables.pin_memory().to(device, non_blocking=True)
+    return copy_to(tables, torch.device(device))

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from degradations.device import copy_to
 from files.paths import expand_path
 from lightning_modules.backbone.space import named
-from lightning_modules.device import to_device
 from lightning_modules.networks.infinity import Text
 from lightning_modules.weights import fingerprint, read_file
 
@@ -332,7 +332,7 @@ class SDXLTextEncoder(TextEncoder):
         text = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
         pooled = second.text_embeds
         if self.empty == "zero":
-            kept = to_device(torch.tensor([bool(one) for one in texts]), text.device)
+            kept = copy_to(torch.tensor([bool(one) for one in texts]), text.device)
             text, pooled = text * kept.view(-1, 1, 1), pooled * kept.view(-1, 1)
         return Condition(text=text, pooled=pooled)
 
@@ -468,7 +468,7 @@ class Classes(Texts):
                 f"{', '.join(self.names[:8])}"
             )
         device = self.table.weight.device
-        numbers = to_device(torch.tensor([self.names.index(text) for text in texts]), device)
+        numbers = copy_to(torch.tensor([self.names.index(text) for text in texts]), device)
         return Text(self.table(numbers)[:, None], torch.ones_like(numbers))
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from lightning_modules.device import Table
+from degradations.device import Table
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 Betas = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]

@@ -14,8 +14,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from degradations.device import Table
 from lightning_modules.backbone.schedule import CLEAN, Level, explicit
-from lightning_modules.device import Table
 
 Target = Literal["sample", "epsilon", "scaled_epsilon", "residual"]
 Form = Literal["released", "paper"]
@@ -129,7 +129,7 @@ class ResidualShift:
         return self.etas[t].item() if t >= 0 else 0.0
 
     def level(self, t: int) -> Level:
-        """Return signal and noise of x_t - y, of which x0 - y is the signal; t as in ``eta``."""
+        """Return the signal and noise levels of x_t - y, whose signal is x0 - y; t as ``eta``."""
         if t < 0:
             return CLEAN
         return Level(1 - self.eta(t), self.kappa * math.sqrt(self.eta(t)))

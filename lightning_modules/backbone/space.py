@@ -48,7 +48,6 @@ class Space(nn.Module, ABC):
         channels: Channels of a latent.
         factor: Pixels of an image per position of a latent, along a side.
         source: Source of the weights, with a hash; empty if there are none.
-        draws: Whether the encoder gives a distribution to draw from.
     """
 
     channels: int
@@ -56,7 +55,6 @@ class Space(nn.Module, ABC):
     source: str = ""
     mean: Tensor
     deviation: Tensor
-    draws: bool = False  # whether the encoder has a distribution
     _trains: bool = False
     _known: str = ""  # identity of latents that were found to match
 
@@ -249,8 +247,6 @@ class KLSpace(Space):
         ValueError: If its weights do not fit.
     """
 
-    draws = True
-
     def __init__(
         self,
         vae: str | dict[str, Any] | nn.Module,
@@ -431,29 +427,14 @@ class Taef2Space(Space):
 class PCASpace(Space):
     """Latents of an autoencoder that ``lightning_modules.Autoencoder`` trained in minutes.
 
-    See ``networks.autoencoders.PCAAutoencoder``. Latents are standardised by the autoencoder.
-
-    Args:
-        latent: Channels of a latent, at most 3 factor^2.
-        factor: Pixels per position of a latent, along a side; a power of two.
-        kernel: Side of the encoder's convolution in pixels: the factor, or more by an even number.
-        widths: Channels of the residual decoder's levels, coarse to fine; one level more than
-            doublings of the sides.
-
-    Raises:
-        ValueError: If an argument is out of range, or the number of widths does not fit.
+    Arguments and errors are those of ``networks.autoencoders.PCAAutoencoder``, which also
+    standardises the latents.
     """
 
-    def __init__(
-        self,
-        latent: int = 12,
-        factor: int = 4,
-        kernel: int = 8,
-        widths: Sequence[int] = (64, 32, 24),
-    ) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__()
-        self.vae = PCAAutoencoder(latent, factor, kernel, widths)
-        self.channels, self.factor = latent, factor
+        self.vae = PCAAutoencoder(**kwargs)
+        self.channels, self.factor = self.vae.latent, self.vae.factor
         self._freeze()
 
     def begin(self, images: Tensor) -> None:

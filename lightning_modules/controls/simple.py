@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from degradations.bicubic import resize
+from degradations.device import copy_to
 from files.paths import expand_path, walk
 from files.png_text import open_image
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import SuperResolver
-from lightning_modules.device import to_device
 from lightning_modules.latents import InLatents, enlarged, latent_pair
 from lightning_modules.networks.noise_predictor import NoisePredictor
 from lightning_modules.noise import Noise
@@ -134,7 +134,7 @@ class FolderOutputs(SuperResolver):
             ValueError: If a file is broken, of another size, or not 8-bit.
         """
         images = [_read(self.path(key), batch["size"]) for key in batch["key"]]
-        return to_device(torch.stack(images), batch["lr"].device)
+        return copy_to(torch.stack(images), batch["lr"].device)
 
 
 def _read(path: Path, size: tuple[int, int]) -> Tensor:

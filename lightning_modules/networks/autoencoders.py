@@ -152,6 +152,7 @@ def _conv(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 # The published files wrap each layer in another, except the convolution of a resampling.
+_LEAST_VARIANCE = 1e-6  # of a component; that of a constant patch is 0
 _INNER = re.compile(r"(?<!sample)\.(conv|norm)(?=\.(weight|bias)$)")
 _MASK = re.compile(r"^quantizer?e?\.lfq\.mask$")  # powers of two, for codes as integers
 
@@ -379,6 +380,3 @@ class PCAAutoencoder(nn.Module):
         """
         images: Tensor = self.shuffle(self.linear(z)) + self.residual(z)
         return images
-
-
-_LEAST_VARIANCE = 1e-6  # of a component; that of a constant patch is 0

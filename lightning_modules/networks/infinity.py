@@ -22,7 +22,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
-from lightning_modules.device import to_device
+from degradations.device import copy_to
 from lightning_modules.networks.scales import Scales, Size
 
 EPS = 1e-6
@@ -481,7 +481,7 @@ class InfinityTransformer(nn.Module):
             )
         x = torch.cat([part.to(self.tokens_in.weight.dtype) for part in parts], 1)
         sizes = torch.tensor([h * w for h, w in scales.grids[first:last]])
-        sizes = to_device(sizes, x.device)
+        sizes = copy_to(sizes, x.device)
         levels = torch.arange(first, last, device=x.device).repeat_interleave(
             sizes, output_size=x.shape[1]
         )

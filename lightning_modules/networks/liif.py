@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from degradations.bicubic import resize
-from lightning_modules.device import tensor_like
+from degradations.device import tensor_like
 from lightning_modules.networks.edsr import Trunk
 
 NUDGE = 1e-6  # decides ties, and keeps points inside the border

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_modules.device import to_device
+from degradations.device import copy_to
 
 Mask = Literal["correct", "released"]
 _APART = -100.0  # added to the logits of pairs of positions that are masked
@@ -210,7 +210,7 @@ def _mask(
     dtype: torch.dtype,
 ) -> Tensor:
     with torch.inference_mode(False):  # a later training step may get it, too
-        return to_device(make(h, w, window, shift), device, dtype)
+        return copy_to(make(h, w, window, shift), device, dtype)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from degradations.device import copy_to
 from lightning_modules.backbone.condition import Condition, TextEncoder
 from lightning_modules.backbone.denoiser import Denoiser
-from lightning_modules.device import to_device
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -79,7 +79,7 @@ def size_ids(size: tuple[int, int], count: int, device: torch.device) -> Tensor:
         device: Device of the result.
     """
     H, W = size
-    return to_device(torch.tensor([[H, W, 0, 0, H, W]]), device).expand(count, -1)
+    return copy_to(torch.tensor([[H, W, 0, 0, H, W]]), device).expand(count, -1)
 
 
 def check_captions(encoder: TextEncoder | None, guidance: float, dropout: float = 0.0) -> None:

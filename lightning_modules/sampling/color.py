@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from degradations.bicubic import resize
-from lightning_modules.device import tensor_like
+from degradations.device import tensor_like
 
 ColorFix = Literal["none", "wavelet", "adain", "ycbcr", "blend", "adain_wavelet"]
 KINDS: tuple[ColorFix, ...] = get_args(ColorFix)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lightning_modules.device import to_device
+from degradations.device import copy_to
 from lightning_modules.noise import Noise, PlacedNoise, Size, Span, Tile, length_of
 
 if TYPE_CHECKING:
@@ -257,7 +257,7 @@ def blend(
                 total = parts.new_zeros((*parts.shape[1:3], *size), dtype=torch.float32)
             for tile, part in zip(group, parts, strict=True):
                 window = tile.rows.window[:, None] * tile.columns.window
-                window = to_device(window, total.device, total.dtype)
+                window = copy_to(window, total.device, total.dtype)
                 total[..., tile.rows.out, tile.columns.out] += part.float() * window
             done.update(len(group))
     return cast(Tensor, total)

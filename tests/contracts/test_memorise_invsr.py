@@ -7,11 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from skimage.data import astronaut
-from torch import Tensor
 
-from datamodules.base import SRDataModule
-from degradations.bicubic import Bicubic, resize
 from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.library import Flags
@@ -20,23 +16,14 @@ from lightning_modules.base import ImageModel
 from lightning_modules.diffusion import Diffusion
 from lightning_modules.invsr import InvSR, Sampling, Training
 from lightning_modules.networks.noise_predictor import NoisePredictor
-from tests.datamodules.memory import Memory, trainer, with_crops
+from tests.contracts import memorising
+from tests.contracts.memorising import batch_of, photographs, psnr
 
-SIDE = 32
 UNET = {
     **{"in_channels": 12, "out_channels": 12, "block_out_channels": [32], "layers_per_block": 1},
     **{"down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"]},
     **{"mid_block_type": None, "norm_num_groups": 8, "cross_attention_dim": 8},
 }
-
-
-@functools.cache
-def photographs() -> Tensor:
-    """(4, 3, 32, 32) in [0, 1]: parts of a photograph, in levels of 1/255."""
-    image = torch.from_numpy(astronaut()).permute(2, 0, 1)[None] / 255
-    corners = [(0, 150), (60, 200), (200, 100), (300, 300)]
-    parts = torch.cat([image[..., y : y + 192, x : x + 192] for y, x in corners])
-    return (resize(parts, (SIDE, SIDE)) * 255).round() / 255
 
 
 def learn(model: ImageModel, steps: int, root: Any, rate: float) -> None:
@@ -45,27 +32,13 @@ def learn(model: ImageModel, steps: int, root: Any, rate: float) -> None:
     model.lr_scheduler = functools.partial(
         torch.optim.lr_scheduler.OneCycleLR, max_lr=rate, total_steps=steps
     )
-    pixels = (photographs() * 255).byte().permute(0, 2, 3, 1).numpy()
-    data = SRDataModule(
-        model.scale,
-        train=Memory({f"p{n}": {"hr": image} for n, image in enumerate(pixels)}),
-        **{"batch_size": 16, "crop_size": SIDE, "workers": 0},
-        **with_crops({"per_image": 64, "flips": False}),
-        degradation=Bicubic(model.scale),
-    )
-    torch.manual_seed(0)
-    trainer(root, max_steps=steps, max_epochs=-1).fit(model, datamodule=data)
-    model.eval()
+    memorising.learn(model, steps, root)
 
 
 def decibels(model: ImageModel) -> float:
     """The mean PSNR of what a test would measure."""
-    hr = photographs()
-    side = round(SIDE / model.scale)
-    lr = (resize(hr, (side, side)) * 255).round() / 255
-    keys = {"key": [f"p{n}" for n in range(len(hr))], "seed": torch.arange(len(hr))}
-    sr = model.test_step({**keys, "size": (SIDE, SIDE), "hr": hr, "lr": lr}, 0)["sr"]
-    return -10 * (sr - hr).square().flatten(1).mean(1).log10().mean().item()
+    batch = batch_of(model.scale)
+    return psnr(model.test_step(batch, 0)["sr"], batch["hr"])
 
 
 @pytest.fixture(scope="module")

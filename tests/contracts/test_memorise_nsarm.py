@@ -7,58 +7,22 @@ from typing import Any
 
 import pytest
 import torch
-from skimage.data import astronaut
-from torch import Tensor
 
-from datamodules.base import SRDataModule
-from degradations.bicubic import Bicubic, resize
+from degradations.bicubic import resize
 from lightning_modules.backbone.bitwise import BitwiseSpace
-from lightning_modules.base import ImageModel
 from lightning_modules.networks.autoencoders import BitwiseVAE
 from lightning_modules.networks.infinity import InfinityTransformer
 from lightning_modules.networks.transformation import LatentEstimate
 from lightning_modules.next_scale import Bitwise
 from lightning_modules.nsarm import NSARM
 from lightning_modules.tokenizer import Tokenizer
-from tests.datamodules.memory import Memory, trainer, with_crops
+from tests.contracts import memorising
+from tests.contracts.memorising import batch_of, psnr
 
-SIDE, SCALE, BITS = 32, 4.0, 16
+SCALE, BITS = 4.0, 16
 GRIDS = [(1, 1), (2, 2), (4, 4), (8, 8)]
 
-
-@functools.cache
-def photographs() -> Tensor:
-    """(4, 3, 32, 32) in [0, 1]: parts of a photograph, in levels of 1/255."""
-    image = torch.from_numpy(astronaut()).permute(2, 0, 1)[None] / 255
-    corners = [(0, 150), (60, 200), (200, 100), (300, 300)]
-    parts = torch.cat([image[..., y : y + 192, x : x + 192] for y, x in corners])
-    return (resize(parts, (SIDE, SIDE)) * 255).round() / 255
-
-
-def batch_of(scale: float) -> dict[str, Any]:
-    hr, side = photographs(), round(SIDE / scale)
-    lr = (resize(hr, (side, side)) * 255).round() / 255
-    keys = {"key": [f"p{n}" for n in range(len(hr))], "seed": torch.arange(len(hr))}
-    return {**keys, "size": (SIDE, SIDE), "hr": hr, "lr": lr}
-
-
-def learn(model: ImageModel, steps: int, root: Any) -> None:
-    pixels = (photographs() * 255).byte().permute(0, 2, 3, 1).numpy()
-    data = SRDataModule(
-        model.scale,
-        train=Memory({f"p{n}": {"hr": image} for n, image in enumerate(pixels)}),
-        **{"batch_size": 8, "crop_size": SIDE, "workers": 0},
-        **with_crops({"per_image": 64, "flips": False}),
-        degradation=Bicubic(model.scale),
-    )
-    torch.manual_seed(0)
-    run = trainer(root, max_steps=steps, max_epochs=-1)
-    run.fit(model, datamodule=data)
-    model.eval()
-
-
-def psnr(sr: Tensor, hr: Tensor) -> float:
-    return -10 * (sr - hr).square().flatten(1).mean(1).log10().mean().item()
+learn = functools.partial(memorising.learn, batch_size=8)
 
 
 def adam(rate: float) -> Any:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lightning_modules.adversarial import Adversarial
 from lightning_modules.infinity import Infinity
 from lightning_modules.tokenizer import Tokenizer
 from tests.contracts.model_contract import SCALE, batch_of
@@ -77,6 +78,11 @@ def test_a_training_step_and_a_batch_of_outputs(
                     optimizer.step()
                 if not first:
                     assert step.total() <= limit.step, f"a step waits:\n{step}"
+        elif isinstance(model.train(), Adversarial):  # it steps its optimisers itself
+            for _ in range(2):
+                with counted() as step:
+                    model.generator_loss(batch)[0].backward()
+            assert step.total() <= limit.step, f"a generator's step waits:\n{step}"
         with torch.no_grad():  # under inference mode, no dispatch would be seen
             model.eval().test_step(batch, 0)
             with counted() as output:

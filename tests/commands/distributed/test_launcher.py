@@ -279,8 +279,8 @@ def test_no_time_at_all(given: Any) -> None:
 
 
 def test_no_time_at_all_is_refused(tiny: Path, refusal: Callable[..., str]) -> None:
-    told = refusal(*FIT, "--trainer.max_time", "{'seconds': 0}")
-    assert told.startswith(f"trainer.max_time is {{'seconds': 0}}: {SAID}")
+    message = refusal(*FIT, "--trainer.max_time", "{'seconds': 0}")
+    assert message.startswith(f"trainer.max_time is {{'seconds': 0}}: {SAID}")
 
 
 def test_max_time_that_is_not_needed(trained: Path, enlarger: Enlarger) -> None:

@@ -37,10 +37,10 @@ def write_steps(folder: Path, first: int, said: Connection[Any, Any]) -> None:
 
 
 def test_killed_at_any_moment(tmp_path: Path) -> None:
-    chance, told = random.Random(3), -1
+    chance, reported = random.Random(3), -1
     for _ in range(12):
         heard, said = FORK.Pipe(duplex=False)
-        process = FORK.Process(target=write_steps, args=(tmp_path, told + 1, said))
+        process = FORK.Process(target=write_steps, args=(tmp_path, reported + 1, said))
         process.start()
         said.close()
         last = heard.recv()
@@ -56,7 +56,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
         assert step in (last, last + 1)  # killed after the rename, before it was reported
         assert found.read_bytes() == step.to_bytes(8, "little") * 40000
         assert found == list_checkpoints(tmp_path)[0]  # a named file is always complete
-        told = step
+        reported = step
 
 
 def test_two_processes_write_the_same_name(tmp_path: Path) -> None:

@@ -83,17 +83,17 @@ def test_a_given_mode_changes_no_number(by_swd: dict[str, Any], enlarger: Enlarg
     [("val/swd", "max"), ("val/psnr", "min"), ("train/loss", "max"), ("val/loss", "max")],
 )
 def test_a_mode_against_the_metric(monitor: str, mode: Any) -> None:
-    told = refused(Checkpoints(monitor=monitor, mode=mode))
+    message = refused(Checkpoints(monitor=monitor, mode=mode))
     better = "lower" if mode == "max" else "higher"
-    assert told == (
+    assert message == (
         f"checkpoint monitors {monitor} with mode {mode}, but {better} values of {monitor} are "
         "better: remove checkpoint.mode"
     )
 
 
 def test_it_is_refused_before_the_run(tiny: Path, refusal: Refusal) -> None:
-    told = refusal(*FIT, *RANKED, "--checkpoint.mode", "max")
-    assert told == refused(Checkpoints(monitor="val/swd", mode="max"))
+    message = refusal(*FIT, *RANKED, "--checkpoint.mode", "max")
+    assert message == refused(Checkpoints(monitor="val/swd", mode="max"))
     assert not Path("runs/tiny/checkpoints").exists()
 
 
@@ -114,18 +114,18 @@ def refused(callback: Callback) -> str:
     ],
 )
 def test_other_callbacks(callback: Any, right: str) -> None:
-    told = refused(callback)
+    message = refused(callback)
     name = type(callback).__name__
-    assert told.startswith(f"{name} in trainer.callbacks monitors {callback.monitor} with mode")
-    assert told.endswith(f"set its mode to {right}")
+    assert message.startswith(f"{name} in trainer.callbacks monitors {callback.monitor} with mode")
+    assert message.endswith(f"set its mode to {right}")
 
 
 def test_a_schedule(tiny: Path, refusal: Refusal) -> None:
     plateau = (
         "{class_path: lightning.pytorch.cli.ReduceLROnPlateau, init_args: {monitor: val/psnr}}"
     )
-    told = refusal(*FIT, SCHEDULE, plateau)
-    assert told == (
+    message = refusal(*FIT, SCHEDULE, plateau)
+    assert message == (
         "model.init_args.lr_scheduler monitors val/psnr with mode min, but higher values of "
         "val/psnr are better: set its mode to max"
     )
@@ -161,8 +161,8 @@ def test_a_value_of_unknown_direction(
     score = ("--trainer.callbacks+", f"{__name__}.Score", "--checkpoint.monitor", "val/score")
     enlarger(*FIT, *score)
     assert [name[5:14] for name in ranking()["best"]] == ["000000002"]
-    told = [r for r in caplog.records if "set checkpoint.mode to max or min" in r.getMessage()]
-    assert len(told) == 1
+    message = [r for r in caplog.records if "set checkpoint.mode to max or min" in r.getMessage()]
+    assert len(message) == 1
     caplog.clear()
     enlarger(*FIT, *score, "--checkpoint.mode", "min", "--run.overwrite", "true")
     assert [name[5:14] for name in ranking()["best"]] == ["000000003"]
@@ -220,10 +220,10 @@ def test_one_black_image(black: Path, enlarger: Enlarger, caplog: pytest.LogCapt
     assert newest("tiny")["global_step"] == 4
     assert all(math.isfinite(value) for value in scores.values())
     assert ranking()["best"] == [best_of(scores, "max")]
-    told = (
+    message = (
         "psnr is not finite for 1 of 2 images of photos, and the mean is of the other 1: photos/1"
     )
-    assert caplog.text.count(told) == 1  # of five validations
+    assert caplog.text.count(message) == 1  # of five validations
 
     enlarger("validate", "--config", "tiny.yaml")
     results = json.loads(Path("runs/tiny/results.json").read_text())["results"]

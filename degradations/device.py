@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-def to_device(x: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+def copy_to(x: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     """Copy a host tensor to a device without waiting.
 
     Args:
@@ -27,7 +27,7 @@ def to_device(x: Tensor, device: torch.device, dtype: torch.dtype | None = None)
 
 def tensor_like(values: Sequence[float], like: Tensor) -> Tensor:
     """Return a tensor of Python numbers on the device and in the type of ``like``."""
-    return to_device(torch.tensor(values, dtype=like.dtype), like.device)
+    return copy_to(torch.tensor(values, dtype=like.dtype), like.device)
 
 
 class Table:
@@ -46,7 +46,7 @@ class Table:
         place = x.device, x.dtype
         if place not in self._copies:
             with torch.inference_mode(False):  # a later training step needs them, too
-                self._copies[place] = to_device(self.values, *place)
+                self._copies[place] = copy_to(self.values, *place)
         return self._copies[place]
 
     def __getstate__(self) -> dict[str, object]:
