@@ -17,7 +17,12 @@ import torch.distributed as dist
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import Checkpoint, OnExceptionCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import (
+    Checkpoint,
+    EarlyStopping,
+    OnExceptionCheckpoint,
+    ProgressBar,
+)
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
@@ -373,7 +378,9 @@ class EnlargerCLI(CommandsCLI):
                 self.model.load_weights(find_weights(given, self.model.scale))
             # Last: a refused start must not move the run.
             overwrites = self._keeps_config() and self.config[self.subcommand].run.overwrite
-            if overwrites and self.world.is_first:
+            if overwrites and self.world.is_first and self.run.path.exists():
+                if isinstance(self.datamodule, SRDataModule):
+                    self.datamodule.setup("fit")  # refuses images that are missing
                 self.run.move_aside()
         else:
             ckpt_path = self.config[self.subcommand].ckpt_path
@@ -450,7 +457,11 @@ class EnlargerCLI(CommandsCLI):
         return self._needed.get(key) or find_weights(name, self.model.scale, key)
 
     def after_fit(self) -> None:
-        """Log where the curves are."""
+        """Log why training ended early, and where the curves are."""
+        for callback in all_callbacks(self.trainer):
+            # Lightning logs it only with `verbose`, which also logs each improvement.
+            if isinstance(callback, EarlyStopping) and self.trainer.should_stop:
+                log.warning("training ended early: %s", callback.stopping_reason_message)
         if isinstance(self.trainer.logger, TensorBoardLogger):
             log.info("curves and images: tensorboard --logdir %s", self.run.path)
 

@@ -279,7 +279,11 @@ class Writer(Callback):
             self._submit(key, pixels, meta, common, finite)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Wait for the last files and log a summary."""
+        """Wait for the last files and log a summary.
+
+        Raises:
+            ValueError: If there are inputs, and no process has an output of any of them.
+        """
         if stage != "predict" or self._pool is None:
             return
         while self._pending:
@@ -296,6 +300,14 @@ class Writer(Callback):
             *(self.written, self.skipped, self.unusable),
             *(f", {self.failed} failed" if self.failed else "", NAME),
         )
+        counts = torch.tensor([self.written + self.skipped, self.unusable + self.failed])
+        strategy = trainer.strategy
+        outputs, faults = strategy.reduce(counts.to(strategy.root_device), reduce_op="sum").tolist()
+        if faults and not outputs:
+            raise ValueError(
+                f"none of the {faults} inputs could be enlarged: {self._root / NAME} has the "
+                "reason for each"
+            )
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

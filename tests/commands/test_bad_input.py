@@ -214,6 +214,23 @@ def test_broken_images_do_not_stop_prediction(
 
 
 @pytest.mark.usefixtures("bicubic")
+def test_prediction_fails_if_no_input_is_an_image(
+    folder: Path, enlarger: Enlarger, refusal: Refusal, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Again, too: a fault is not an output that is there. With one output, it is a warning."""
+    for place in folder.iterdir():
+        place.write_bytes(b"no image")
+    command = ("predict", *BICUBIC, "--data.init_args.predict", folder)
+    for _ in range(2):
+        sentence = refusal(*command)
+        assert sentence.startswith("none of the 3 inputs could be enlarged: ")
+        assert sentence.endswith("/runs/tiny/predict/predictions.jsonl has the reason for each")
+    image((24, 20)).save(folder / "0.png")
+    enlarger(*command)
+    assert "1 images written, 0 skipped (done before), 2 unusable" in caplog.text
+
+
+@pytest.mark.usefixtures("bicubic")
 def test_odd_images_are_enlarged(odd: Path, enlarger: Enlarger) -> None:
     image((1, 1)).save(odd / "dot.png")
     enlarger("predict", *BICUBIC, "--data.init_args.predict", odd)

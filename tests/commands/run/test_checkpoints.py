@@ -373,6 +373,26 @@ def test_others_may_wait_for_the_monitored_value(
     assert "did not log" not in caplog.text  # the previous validation logged it
 
 
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ("stopping_threshold: 0", "Stopping threshold reached: val/psnr = "),
+        ("stopping_threshold: 999", None),
+    ],
+)
+def test_the_reason_of_early_stopping_is_logged(
+    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture, more: str, reason: str | None
+) -> None:
+    callbacks = f"""[callbacks.PSNR, {{class_path: lightning.pytorch.callbacks.EarlyStopping,
+        init_args: {{monitor: val/psnr, mode: max, {more}}}}}]"""
+    extra = ("--trainer.val_check_interval", 2, "--trainer.max_steps", 4)
+    enlarger(*FIT, "--trainer.callbacks", callbacks, *extra)
+    logged = [r.getMessage() for r in caplog.records if "training ended early" in r.getMessage()]
+    assert [line.startswith(f"training ended early: {reason}") for line in logged] == [True] * bool(
+        reason
+    )
+
+
 def test_a_misspelt_monitor_is_told(
     tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:

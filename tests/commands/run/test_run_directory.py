@@ -314,6 +314,7 @@ def test_overwrite_moves_the_old_run_aside(
         ("--trainer.default_root_dir", "elsewhere"),
         ("--checkpoint.mode", "min"),
         ("--model.init_args.network.init_args.blocks", "-1"),
+        ("--data.init_args.train.init_args.root", "missing"),
     ],
 )
 def test_a_refused_start_leaves_the_old_run_where_it_is(
