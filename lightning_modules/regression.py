@@ -31,12 +31,14 @@ def built(network: NetworkCallable, scale: float) -> nn.Module:
     """Build the network for a scale.
 
     Args:
-        network: Factory from the configuration.
+        network: Factory from the configuration, or a network, which is returned.
         scale: Factor by which it enlarges.
 
     Raises:
         ValueError: If the first argument of its class is not the scale.
     """
+    if isinstance(network, nn.Module):
+        return network
     try:
         return network(scale)
     except TypeError as error:

@@ -1,4 +1,4 @@
-"""Commands that build on one another, a few at a time; what is done already is not done again."""
+"""Runs commands that depend on one another, a few at a time, and skips finished ones."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ LAST_LINES = 5  # of a failed command's output
 class Job:
     """One command of ``main.py``.
 
-    name: For the line of progress, and for those that need it; unique.
-    arguments: Of ``main.py``.
-    place: Of its note (what was done) and of its output, without suffix; not in the run's folder,
-        which may be moved aside.
-    needs: Jobs that come before it.
-    inputs: Says what else its result depends on; asked when those it needs are done.
-    made: A folder of what it makes, moved aside before it runs: numbers of other weights stay in
-        a run's results.
+    name: Unique name, for the line of progress and for ``needs`` of other jobs.
+    arguments: Arguments of ``main.py``.
+    place: Path without suffix of its note and its output. It is not in the run's folder, which may
+        be moved aside.
+    needs: Names of the jobs that must finish first.
+    inputs: Returns what else the result depends on; called when ``needs`` are done.
+    made: The folder that it fills. It is moved aside first, because a run's results keep numbers of
+        earlier weights.
     minutes: Expected time, for the estimate of what is left.
     """
 
@@ -49,37 +49,37 @@ class Job:
 
     @property
     def output(self) -> Path:
-        """What the command printed."""
+        """The file with what the command printed."""
         return self.place.with_suffix(".log")
 
     def note(self) -> Note:
-        """What is known of the latest time it was run."""
+        """Return the note of its latest run; an empty one if there is none."""
         try:
             return Note(**json.loads(self.place.with_suffix(".json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return Note()
 
     def keep(self, note: Note) -> None:
-        """Write it down."""
+        """Write its note."""
         write_whole(self.place.with_suffix(".json"), json.dumps(asdict(note), indent=2) + "\n")
 
     def done(self) -> bool:
-        """Whether this very command was done, with these inputs."""
+        """Whether this command has finished with the present inputs."""
         note = self.note()
         return note.whole and note.arguments == [*self.arguments] and note.inputs == self.inputs()
 
 
 @dataclass(frozen=True)
 class Note:
-    """What was done of a job.
+    """A record of a job's latest run.
 
-    whole: Whether it came to its end.
-    arguments: Of ``main.py``.
-    inputs: What else it depended on.
-    seconds: All the time it took; of a training that was interrupted, with that before.
-    commit: The commit of the code at its end.
-    cpu_seconds: Those of its process and of all that this started: what runs beside it changes
-        them far less than ``seconds``. None where they were not noted.
+    whole: Whether it finished.
+    arguments: Arguments of ``main.py``.
+    inputs: What else the result depended on.
+    seconds: Wall-clock seconds, including those before an interruption.
+    commit: Commit of the code at its end.
+    cpu_seconds: CPU seconds of its process and the processes that it started, which other load
+        changes far less than ``seconds``. None if unknown.
     """
 
     whole: bool = False
@@ -90,7 +90,7 @@ class Note:
     cpu_seconds: float | None = None
 
     def cost(self) -> dict[str, Any]:
-        """What a report says of it."""
+        """Return what a report contains."""
         return {
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,
@@ -104,17 +104,17 @@ def run_jobs(
     show: Callable[[str], None],
     environment: Mapping[str, str] | None = None,
 ) -> None:
-    """Run those that are not done, each after what it needs.
+    """Run unfinished jobs, each after those that it needs.
 
     Args:
-        jobs: All, each after those that it needs.
-        at_once: How many beside one another, each with one thread or what OMP_NUM_THREADS says.
-        show: Receives one line about what is done, what runs, and the time that is left.
-        environment: Further variables for the commands.
+        jobs: All jobs, in an order in which each follows its ``needs``.
+        at_once: Number of jobs in parallel, each with one thread unless OMP_NUM_THREADS is set.
+        show: Receives one line about finished jobs, running jobs and the time left.
+        environment: Further environment variables of the commands.
 
     Raises:
-        ValueError: A job comes before one that it needs, or that is not there.
-        RuntimeError: A command failed; those that run beside it are ended.
+        ValueError: If a job needs a job that does not precede it.
+        RuntimeError: If a command failed; the other running commands are stopped.
     """
     for number, job in enumerate(jobs):
         if missing := set(job.needs) - {before.name for before in jobs[:number]}:
@@ -144,7 +144,7 @@ def run_jobs(
 def _minutes_left(
     jobs: Sequence[Job], waiting: list[Job], running: list[_Running], finished: set[str]
 ) -> float:
-    """Return the expected minutes that are left, corrected by what finished jobs have taken."""
+    """Return the expected minutes left, scaled by the time that finished jobs took."""
     done = [job for job in jobs if job.name in finished]
     expected = sum(job.minutes for job in done)
     pace = sum(job.note().seconds for job in done) / 60 / expected if expected else 1.0
@@ -174,17 +174,17 @@ def _start(
 
 
 class _Running:
-    """A job's process.
+    """A running job.
 
     Args:
-        job: What runs.
-        environment: Further variables.
+        job: The job.
+        environment: Further environment variables.
     """
 
     def __init__(self, job: Job, environment: Mapping[str, str]) -> None:
         self.job, self.begun, self.inputs = job, time.monotonic(), job.inputs()
         self.before, self.cpu_seconds = job.note(), 0.0
-        # A run goes on by itself where it stands, which is wrong on another base or other settings.
+        # A run resumes by itself, which is wrong with another base or other settings.
         changed = self.before.inputs not in (None, self.inputs)
         changed = changed or self.before.arguments not in (None, [*job.arguments])
         self.resumes = job.arguments[0] == "fit" and not changed
@@ -198,20 +198,20 @@ class _Running:
                 cwd=REPOSITORY,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                # By the number of threads sums are in another order, and numbers others.
+                # The number of threads changes the order of sums, and so the numbers.
                 env={"OMP_NUM_THREADS": "1", **os.environ, **environment},
             )
 
     def ended(self) -> bool:
-        """Whether it runs no more."""
+        """Whether it has ended."""
         with self._counted():
             return self.process.poll() is not None
 
     def conclude(self) -> None:
-        """Note that it is done.
+        """Write its note.
 
         Raises:
-            RuntimeError: It failed.
+            RuntimeError: If it failed.
         """
         self._keep(whole=self.process.returncode == 0)
         if self.process.returncode:
@@ -221,12 +221,12 @@ class _Running:
                 .splitlines()[-LAST_LINES:]
             )
             raise RuntimeError(
-                f"{self.job.name} ended with status {self.process.returncode}; all it said is in "
-                f"{self.job.output}, the end of which is:\n" + "\n".join(last)
+                f"{self.job.name} ended with status {self.process.returncode}; its output is in "
+                f"{self.job.output}, which ends with:\n" + "\n".join(last)
             )
 
     def end(self) -> None:
-        """End it; what it was trained is kept."""
+        """Stop it; a training keeps its progress."""
         with self._counted():
             self.process.terminate()
             try:
@@ -238,7 +238,7 @@ class _Running:
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        # A process's time becomes that of ended children when it is waited for, and not before.
+        # The time of a process is added to that of ended children when it is waited for.
         before = _of_children()
         try:
             yield
@@ -248,7 +248,7 @@ class _Running:
     def _keep(self, whole: bool) -> None:
         before = self.before.seconds if self.resumes else 0.0
         seconds = round(before + time.monotonic() - self.begun, 1)
-        # Of a training that began before they were noted, a part is not known.
+        # A resumed training whose first part was not measured has no total.
         cpu = self.before.cpu_seconds if before else 0.0
         cpu = None if cpu is None else round(cpu + self.cpu_seconds, 1)
         done = Note(whole, list(self.job.arguments), self.inputs, seconds, commit(), cpu)
@@ -256,6 +256,6 @@ class _Running:
 
 
 def _of_children() -> float:
-    """CPU seconds of this process's ended children, and of theirs."""
+    """Return the CPU seconds of ended children, including their own."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime

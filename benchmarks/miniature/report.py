@@ -82,16 +82,20 @@ def markdown(report: dict[str, Any]) -> str:
         report: As the JSON file holds it.
     """
     results, machine = report["results"], report["machine"]
-    minutes = [
-        sum(cost["cpu_seconds"] or cost["seconds"] for cost in results[what].values()) / 60
+    minutes = {
+        what: {
+            name: (cost["cpu_seconds"] or cost["seconds"]) / 60
+            for name, cost in results[what].items()
+        }
         for what in ("trainings", "evaluations")
-    ]
-    longest = sorted(results["trainings"].items(), key=lambda item: -item[1]["seconds"])[:5]
-    named = ", ".join(f"{name} {cost['seconds'] / 60:.0f}" for name, cost in longest)
+    }
+    longest = sorted(minutes["trainings"].items(), key=lambda item: -item[1])[:5]
+    named = ", ".join(f"{name} {count:.0f}" for name, count in longest)
+    training, evaluation = (sum(part.values()) for part in minutes.values())
     made = (
         f"`{report['command']}` ([JSON](../benchmarks/results/cars.json)), commit "
-        f"{report['commit'][:7]}, {machine['cpu']} ({machine['cores']} cores): {minutes[0]:.0f} "
-        f"CPU minutes of training (the longest: {named}) and {minutes[1]:.0f} of evaluation. "
+        f"{report['commit'][:7]}, {machine['cpu']} ({machine['cores']} cores): {training:.0f} "
+        f"CPU minutes of training (the longest: {named}) and {evaluation:.0f} of evaluation. "
         f"{results['images']} test images of {results['data']}; means over "
         f"{len(results['seeds'])} sampling seeds. {results['note']}"
     )

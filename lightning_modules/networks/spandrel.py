@@ -58,6 +58,20 @@ class Spandrel(nn.Module):
         return torch.cat([self.descriptor(image) for image in torch.split(lr, 1)])
 
 
+def scale_of_file(path: str) -> float:
+    """Return the factor by which the network of a file enlarges.
+
+    Args:
+        path: As of ``Spandrel``.
+
+    Raises:
+        FileNotFoundError: As ``Spandrel``; likewise the others.
+        ImportError: If the package spandrel is not installed.
+        ValueError: If the file is no such network.
+    """
+    return float(_descriptor(_existing(path)).scale)
+
+
 def _existing(path: str) -> Path:
     """Return the file at `path`, with environment variables and ~ expanded."""
     key = "model.init_args.network.init_args.path"

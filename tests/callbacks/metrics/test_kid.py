@@ -34,14 +34,22 @@ def test_the_estimate_is_the_papers(n: int, m: int) -> None:
     assert polynomial_mmd(a, b) == pytest.approx(by_hand(a, b), rel=1e-10)
 
 
-def test_it_is_unbiased() -> None:
+@pytest.mark.parametrize("paired", [False, True])
+def test_it_is_unbiased(paired: bool) -> None:
     """The mean over 60 pairs of small samples of one distribution is near 0."""
     whole = gaussian(1200, 3, 3, 7)
     parts = whole.unflatten(0, (120, 10))
     pairs = zip(parts[::2], parts[1::2], strict=True)
-    values = torch.tensor([polynomial_mmd(a, b) for a, b in pairs])
+    values = torch.tensor([polynomial_mmd(a, b, paired) for a, b in pairs])
     assert values.min() < 0 < values.max()
     assert abs(values.mean()) < 3 * values.std() / len(values) ** 0.5
+
+
+@pytest.mark.parametrize("size", [10, 5])
+def test_outputs_like_their_own_hr_are_not_below_0(size: int) -> None:
+    x = gaussian(10, 3, 3, 7)
+    assert kernel_distance(x, x, 4, size)[0] < -0.1
+    assert kernel_distance(x, x, 4, size, paired=True)[0] == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize("n", [30, 5001])

@@ -1,0 +1,474 @@
+"""The Python interface: degrade, enlarge and measure images that are in memory.
+
+    import enlarger
+
+    lr = enlarger.degrade(image, "real_esrgan", scale=4, seed=0)
+    model = enlarger.load("runs/quickstart")
+    sr = model.enlarge(lr)
+    enlarger.measure("outputs", "references", ["psnr", "ssim", "niqe"])
+
+An image is a Pillow image; a NumPy array (H, W), (H, W, 3) or (H, W, 4) of uint8, uint16 or floats
+in [0, 1]; or a tensor (3, H, W) of floats in [0, 1]. The result is of the same kind. Four channels,
+and Pillow's RGBA, have alpha. For training, give what ``data`` returns and a class of
+``lightning_modules`` to Lightning's Trainer; none of them needs a configuration file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
+
+import numpy as np
+import torch
+import yaml
+from lightning.pytorch import Trainer
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+import callbacks
+import datamodules
+from callbacks.metrics.base import Metric, Record
+from callbacks.predict.files import luma, to_pixels
+from commands.errors import ConfigurationError, did_you_mean
+from commands.parser import Parser
+from commands.run.directory import RunDirectory
+from commands.run.weights import EXPORT, find_weights, load_trained, manifest
+from datamodules import SRDataModule
+from degradations.base import Degradation
+from degradations.bicubic import resize
+from degradations.draws import seed_of
+from degradations.tools.configure import degradation_of
+from files.paths import list_images, read_text
+from files.yaml_loader import strict_loader
+from lightning_modules.base import ImageModel, SuperResolver
+from lightning_modules.noise import Noise
+from lightning_modules.sampling.tiling import Tiling
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+    from datamodules.source import Sample
+
+CONFIGS = Path(__file__).resolve().parent / "configs"
+CONFIG = "config.yaml"  # of a run or an exported folder
+
+Picture = TypeVar("Picture", Image.Image, NDArray[Any], Tensor)
+
+
+class Measured(TypedDict):
+    """A number of ``measure``.
+
+    value: Mean over the images, or the number of the whole set.
+    n: Number of images.
+    protocol: How it was computed.
+    images: The number of each image by its name; empty for a number of the whole set.
+    """
+
+    value: float
+    n: int
+    protocol: Mapping[str, Any]
+    images: dict[str, float]
+
+
+# ---------------------------------------------------------------------------------- degradations
+def degrade(
+    image: Picture,
+    recipe: str | Path | Degradation = "real_esrgan",
+    *,
+    scale: float = 4,
+    seed: int = 0,
+) -> Picture:
+    """Make the low-resolution image of a high-resolution one.
+
+    Args:
+        image: The image, see above; alpha is dropped.
+        recipe: A name of ``configs/degradation/``, a YAML file, or a degradation.
+        scale: How many times smaller the result is. A degradation has its own.
+        seed: The only source of randomness.
+
+    Returns:
+        The degraded image.
+
+    Raises:
+        ValueError: If the image or the recipe is invalid.
+    """
+    degradation = recipe if isinstance(recipe, Degradation) else _recipe(recipe, scale)
+    hr, back = _tensor(image)
+    seeds = torch.tensor([seed_of("enlarger.degrade", seed)], dtype=torch.int64)
+    return cast(Picture, back(degradation(hr[:, :3].cpu(), seeds)[0]))
+
+
+def _recipe(name: str | Path, scale: float) -> Degradation:
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        known = {file.stem: file for file in sorted((CONFIGS / "degradation").glob("*.yaml"))}
+        if str(name) not in known:
+            raise ValueError(
+                f"there is no degradation {str(name)!r}"
+                f"{did_you_mean(str(name), known) or ': expected ' + ', '.join(known)}"
+            )
+        path = known[str(name)]
+    return degradation_of([path], scale)
+
+
+def data(
+    train: str | Path,
+    *,
+    scale: float,
+    degradation: str | Path | Degradation = "bicubic",
+    val: str | Path | None = None,
+    **settings: Any,
+) -> SRDataModule:
+    """Return images to train on, for Lightning's Trainer.
+
+    Args:
+        train: A folder of images, or a pattern of WebDataset tars, such as ``shards/*.tar``.
+        scale: Factor of enlargement.
+        degradation: As ``recipe`` of ``degrade``.
+        val: Images to validate on, likewise.
+        settings: Further arguments of ``datamodules.SRDataModule``, such as ``crop_size``.
+
+    Raises:
+        ValueError: If the degradation or a setting is invalid.
+    """
+    recipe = degradation if isinstance(degradation, Degradation) else _recipe(degradation, scale)
+    validated = {} if val is None else {"val": _source(val)}
+    return SRDataModule(scale, _source(train), validated, degradation=recipe, **settings)
+
+
+def _source(place: str | Path) -> datamodules.Source:
+    tars = str(place).endswith(".tar")
+    return datamodules.Shards(str(place)) if tars else datamodules.Folder(str(place))
+
+
+# ---------------------------------------------------------------------------------------- models
+class Enlarger:
+    """A method with its weights; made by ``load``, or from a method that you built.
+
+    Args:
+        module: The method; set to evaluation and moved to the device.
+        device: Where it runs; by default the first GPU, if there is one.
+    """
+
+    def __init__(self, module: SuperResolver, device: str | torch.device | None = None) -> None:
+        best = "cuda" if torch.cuda.is_available() else "cpu"
+        self.module = module.to(torch.device(device or best)).eval()
+
+    @property
+    def scale(self) -> float:
+        """The factor by which it enlarges by default."""
+        return self.module.scale
+
+    def enlarge(
+        self,
+        image: Picture,
+        *,
+        scale: float | None = None,
+        size: tuple[int, int] | None = None,
+        seed: int = 0,
+        tiling: Tiling | None = None,
+    ) -> Picture:
+        """Enlarge an image, as ``main.py predict`` does.
+
+        Args:
+            image: The image, see above. Alpha is enlarged by bicubic; grey stays grey.
+            scale: Factor, for a method of any scale; by default ``self.scale``.
+            size: (H, W) of the result, instead of ``scale``.
+            seed: The only source of randomness.
+            tiling: How large images are cut into tiles; by default only if they are large.
+
+        Returns:
+            The enlarged image.
+
+        Raises:
+            ValueError: If the image is invalid, or the method has another scale.
+        """
+        x, back = _tensor(image)
+        factor = self.scale if scale is None else scale
+        height, width = size or (round(x.shape[-2] * factor), round(x.shape[-1] * factor))
+        self.module.noise_seed, self.module.tiling = seed, tiling or Tiling()
+        batch: Batch = {
+            "key": ["image"],
+            "seed": torch.tensor([seed_of("enlarger.enlarge")], dtype=torch.int64),
+            "size": (height, width),
+            "lr": x[:, :3].to(self.module.device),
+        }
+        sr = self.module.enlarge(batch, tiled=True)["sr"]
+        if x.shape[1] == 4:
+            alpha = resize(x[:, 3:], (height, width)).clamp(0, 1)
+            sr = torch.cat([sr, alpha.to(sr.device)], 1)
+        return cast(Picture, back(sr[0]))
+
+
+def load(
+    source: str | Path,
+    *,
+    scale: float | None = None,
+    device: str | torch.device | None = None,
+    **arguments: Any,
+) -> Enlarger:
+    """Load a method with trained weights.
+
+    Args:
+        source: A run's folder, which gives its best weights; an exported folder; published weights,
+            such as ``imdn-x4``; a name of ``configs/model/``; a YAML file of a model; or a
+            checkpoint that spandrel reads.
+        scale: Factor of enlargement; by default that of the run or the file.
+        device: Where it runs; by default the first GPU, if there is one.
+        arguments: Other values of the method's arguments, such as ``sampler="dpm_solver_2m"``.
+
+    Returns:
+        The method, ready to enlarge images.
+
+    Raises:
+        ValueError: If there is no such thing, or it does not enlarge images.
+    """
+    try:
+        module = _load(str(source), scale, arguments)
+    except ConfigurationError as error:  # a message for users of the command line
+        raise ValueError(str(error)) from error
+    if not isinstance(module, SuperResolver):
+        raise ValueError(f"{source} is a {type(module).__name__}, which does not enlarge images")
+    return Enlarger(module, device)
+
+
+def _load(source: str, scale: float | None, arguments: dict[str, Any]) -> ImageModel:
+    path = Path(source).expanduser()
+    if (path / CONFIG).is_file():
+        content = yaml.load(read_text(path / CONFIG), strict_loader())
+        own = content["data"]["init_args"]["scale"]
+        run = RunDirectory(path)
+        if (path / EXPORT).is_file():
+            arguments = {**arguments, "weights": str(path / EXPORT)}
+        return _built(content["model"], own if scale is None else scale, arguments, run)
+    if path.is_file() and path.suffix not in (".yaml", ".yml"):
+        from lightning_modules.networks.spandrel import scale_of_file
+
+        network = {"class_path": "lightning_modules.Spandrel", "init_args": {"path": str(path)}}
+        found = scale_of_file(str(path)) if scale is None else scale
+        return _built({"class_path": "lightning_modules.Regression"}, found, {"network": network})
+    models = {file.stem: file for file in sorted((CONFIGS / "model").glob("*.yaml"))}
+    published = _published(models.values())
+    if source in published:
+        file, own = published[source]
+        return _built(str(file), own if scale is None else scale, arguments)
+    if not path.is_file() and source not in models:
+        known = [*published, *models]
+        raise ValueError(
+            f"{source!r} is neither a trained run, an export nor a file, and not one of the names "
+            f"{', '.join(known)}{did_you_mean(source, known)}"
+        )
+    if scale is None:
+        raise ValueError(f"{source} describes a model for any scale: give its scale")
+    return _built(str(path if path.is_file() else models[source]), scale, arguments)
+
+
+def _published(models: Iterable[Path]) -> dict[str, tuple[Path, float]]:
+    """Return the file of the model and the scale of published weights, by name."""
+    found: dict[str, tuple[Path, float]] = {}
+    for file in models:
+        content = yaml.load(read_text(file), strict_loader())
+        name = str((content.get("init_args") or {}).get("weights"))
+        for scale in (1, 2, 3, 4, 8):
+            found.setdefault(name.replace("{scale}", str(scale)), (file, float(scale)))
+    return {name: place for name, place in found.items() if name in manifest()}
+
+
+def _built(
+    model: Any, scale: float, arguments: Mapping[str, Any], run: RunDirectory | None = None
+) -> ImageModel:
+    parser = Parser(exit_on_error=True)
+    parser.add_subclass_arguments(ImageModel, "model")
+    if isinstance(model, str):
+        config = parser.parse_args([f"--model={model}", f"--model.init_args.scale={scale:g}"])
+        model = yaml.safe_load(parser.dump(config, skip_unset=False))["model"]
+    given = {**(model.get("init_args") or {}), "scale": scale, **arguments}
+    config = parser.parse_object({"model": {**model, "init_args": given}})
+    module = cast(ImageModel, parser.instantiate_classes(config)["model"])
+    module.load_parts(
+        lambda name, value: find_weights(value, module.scale, f"model.init_args.{name}")
+    )
+    load_trained(module, run or RunDirectory(Path("no run")), "load", None)
+    return module
+
+
+# --------------------------------------------------------------------------------------- metrics
+Images = str | Path | Sequence[Any] | Mapping[str, Any]
+
+
+def measure(
+    outputs: Images,
+    references: Images | None = None,
+    metrics: Sequence[str | Metric] = ("psnr", "ssim"),
+    *,
+    scale: float = 1,
+    device: str = "auto",
+) -> dict[str, Measured]:
+    """Measure outputs as ``main.py test`` does.
+
+    Args:
+        outputs: A folder; a list of images or files; or images by name.
+        references: The HR images, in the same form: files of a folder have the same names, lists
+            the same order. None for metrics that need none, such as NIQE.
+        metrics: Names, such as ``psnr``, ``lpips`` or ``fid``, or metrics of ``callbacks``.
+        scale: Factor by which the outputs were enlarged: the border that is left out by PSNR and
+            SSIM in the protocol of most papers.
+        device: Accelerator of Lightning's Trainer.
+
+    Returns:
+        The number of each metric, by its name.
+
+    Raises:
+        ValueError: If images are missing or differ in size, or a metric is unknown.
+        FileNotFoundError: If the weights of a metric are missing.
+    """
+    chosen = [_metric(metric) for metric in metrics]
+    given = _named(outputs)
+    if references is None and (needed := [m.name for m in chosen if m.needs_hr]):
+        raise ValueError(f"{', '.join(needed)} needs references")
+    truth = given if references is None else _named(references)
+    if given.keys() != truth.keys():
+        names = sorted(given.keys() ^ truth.keys())
+        raise ValueError(f"outputs and references differ in {len(names)} names, such as {names[0]}")
+    if not given:
+        raise ValueError("there are no outputs")
+    images = SRDataModule(
+        scale, test={"images": _Given(truth)}, degradation=_recipe("bicubic", scale), workers=0
+    )
+    trainer = Trainer(
+        accelerator=device,
+        devices=1,
+        callbacks=[*chosen],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.test(_Outputs(scale, given), images, verbose=False)
+    found: dict[str, Measured] = {}
+    for metric in chosen:
+        of_images = metric.images.get("images", {})
+        each = {key.partition("/")[2]: value for key, value in of_images.items()}
+        for record in metric.records:
+            found[record["metric"]] = _measured(record, each)
+    return found
+
+
+def _measured(record: Record, images: dict[str, float]) -> Measured:
+    named = {"value": record["value"], "n": record["n"], "protocol": record["protocol"]}
+    return cast(Measured, {**named, "images": images})
+
+
+def _metric(given: str | Metric) -> Metric:
+    if isinstance(given, str):
+        names = {name.lower(): name for name in dir(callbacks)}
+        kind = getattr(callbacks, names.get(given.replace("_", "").lower(), ""), None)
+        if not (isinstance(kind, type) and issubclass(kind, Metric)):
+            raise ValueError(
+                f"there is no metric {given!r}{did_you_mean(given.lower(), names)}; "
+                "docs/metrics.md lists them"
+            )
+        given = kind()
+    given.strict_weights = True
+    return given
+
+
+def _named(images: Images) -> dict[str, Any]:
+    if isinstance(images, Mapping):
+        return dict(images)
+    if isinstance(images, str | Path):
+        root = Path(images)
+        if not root.is_dir():
+            raise ValueError(f"{root} is not a folder of images")
+        return {
+            path.relative_to(root).with_suffix("").as_posix(): path for path in list_images(root)
+        }
+    return {f"{number:06}": image for number, image in enumerate(images)}
+
+
+class _Given(datamodules.Source):
+    """Images in memory or files, by name."""
+
+    def __init__(self, images: dict[str, Any]) -> None:
+        super().__init__()
+        self.images = images
+
+    @property
+    def keys(self) -> Sequence[str]:
+        return list(self.images)
+
+    def read(self, index: int) -> Sample:
+        return {"hr": _levels(self.images[self.keys[index]])}
+
+
+class _Outputs(SuperResolver):
+    """Outputs that are given."""
+
+    def __init__(self, scale: float, images: dict[str, Any]) -> None:
+        super().__init__(scale)
+        self.images = images
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        raise ValueError("these are outputs, with nothing to train")
+
+    def restore(self, batch: Batch, noise: Noise) -> Tensor:
+        names = [key.partition("/")[2] for key in batch["key"]]
+        (height, width), given = batch["size"], [_levels(self.images[name]) for name in names]
+        cut = [torch.from_numpy(image[:height, :width]) for image in given]
+        return torch.stack(cut).movedim(-1, 1).to(batch["lr"].device) / 255
+
+
+def _levels(image: Any) -> NDArray[np.uint8]:
+    """Return an image or a file as (H, W, 3) uint8."""
+    if isinstance(image, str | Path):
+        with Image.open(image) as file:
+            image = ImageOps.exif_transpose(file).convert("RGB")
+    return cast(NDArray[np.uint8], to_pixels(_tensor(image)[0][0, :3], 8))
+
+
+# ---------------------------------------------------------------------------------------- images
+Back = Callable[[Tensor], Any]
+
+
+def _tensor(image: Any) -> tuple[Tensor, Back]:
+    """Return an image as (1, 3 or 4, h, w) in [0, 1], and the way back from (3 or 4, H, W).
+
+    Raises:
+        ValueError: If it is no image.
+    """
+    if isinstance(image, Image.Image):
+        image = ImageOps.exif_transpose(image)
+        has_alpha = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
+        grey = image.mode in ("1", "L", "I;16")
+        mode = "RGBA" if has_alpha else "L" if grey else "RGB"
+        x, back = _tensor(np.asarray(image if image.mode == "I;16" else image.convert(mode)))
+        return x, lambda made: Image.fromarray(back(made))
+    if isinstance(image, Tensor):
+        if image.ndim != 3 or len(image) != 3 or not image.is_floating_point():
+            raise ValueError(f"the tensor is {_shape(image)}; expected (3, H, W) floats in [0, 1]")
+        return image[None].float().clamp(0, 1), lambda made: made.to(image)
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"{type(image).__name__} is not an image; see help(enlarger)")
+    most = {"uint8": 255, "uint16": 65535}.get(image.dtype.name, 1)
+    sound = image.ndim == 2 or (image.ndim == 3 and image.shape[-1] in (3, 4))
+    if not sound or (most == 1 and image.dtype.kind != "f"):
+        raise ValueError(
+            f"the array is {_shape(image)}; expected (H, W), (H, W, 3) or (H, W, 4) of uint8, "
+            "uint16 or floats in [0, 1]"
+        )
+    x = torch.from_numpy(image.astype(np.float32) / most).clamp(0, 1)
+    x = x.expand(3, *x.shape) if x.ndim == 2 else x.movedim(-1, 0)
+
+    def to_array(made: Tensor) -> NDArray[Any]:
+        made = luma(made[:3]) if image.ndim == 2 else made
+        if most > 1:
+            array: NDArray[Any] = to_pixels(made, 8 * image.dtype.itemsize)
+        else:
+            array = made.movedim(0, -1).cpu().numpy().astype(image.dtype)
+        return array[..., 0] if image.ndim == 2 else array
+
+    return x[None].contiguous(), to_array
+
+
+def _shape(image: Any) -> str:
+    return f"{'x'.join(map(str, image.shape))} of {str(image.dtype).removeprefix('torch.')}"

@@ -1,0 +1,236 @@
+"""The Python interface: images of each kind, trained weights, numbers as by `main.py`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from PIL import Image
+
+import enlarger
+from callbacks import PSNR
+from degradations.bicubic import resize
+from degradations.tools.configure import degradation_of
+from lightning_modules import EDSR, Bicubic, Regression
+from tests.conftest import REPO
+
+Command = Callable[..., None]
+DRAWS = np.random.default_rng(0)
+RGB = DRAWS.integers(0, 256, (24, 20, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def command(request: pytest.FixtureRequest) -> Command:
+    found: Command = request.getfixturevalue("enlarger")
+    return found
+
+
+@pytest.fixture(scope="module")
+def bicubic() -> enlarger.Enlarger:
+    return enlarger.Enlarger(Bicubic(2), "cpu")
+
+
+KINDS: dict[str, Callable[[], Any]] = {
+    "RGB": lambda: Image.fromarray(RGB),
+    "L": lambda: Image.fromarray(RGB[..., 0]),
+    "RGBA": lambda: Image.fromarray(np.dstack([RGB, RGB[..., :1]])),
+    "I;16": lambda: Image.fromarray(RGB[..., 0].astype(np.uint16) * 257),
+    "uint8": lambda: RGB,
+    "grey uint8": lambda: RGB[..., 0],
+    "uint16": lambda: RGB.astype(np.uint16) * 257,
+    "float64": lambda: RGB / 255,
+    "alpha uint8": lambda: np.dstack([RGB, RGB[..., :1]]),
+    "tensor": lambda: torch.from_numpy(RGB / np.float32(255)).movedim(-1, 0),
+}
+
+
+def as_floats(image: Any) -> np.ndarray:
+    """Return (H, W, C) in [0, 1]."""
+    if isinstance(image, torch.Tensor):
+        return image.movedim(0, -1).numpy()
+    array = np.atleast_3d(np.asarray(image))
+    most = 1 if array.dtype.kind == "f" else np.iinfo(array.dtype).max
+    return array / most
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_image_is_enlarged_to_its_own_kind(bicubic: enlarger.Enlarger, kind: str) -> None:
+    """Of each channel, alpha too, it is the bicubic interpolation."""
+    image = KINDS[kind]()
+    made = bicubic.enlarge(image)
+    assert type(made) is type(image)
+    if isinstance(image, Image.Image):
+        assert (made.mode, made.size) == (image.mode, (40, 48))
+    else:
+        assert made.dtype == image.dtype
+    given = torch.from_numpy(as_floats(image)).movedim(-1, 0)[None].float()
+    expected = resize(given, (48, 40)).clamp(0, 1)[0].movedim(0, -1).numpy()
+    tolerance = {"uint16": 1e-4, "I;16": 1e-4, "float64": 1e-6, "tensor": 1e-6}.get(kind, 4e-3)
+    assert np.abs(as_floats(made) - expected).max() < tolerance
+
+
+def test_a_photograph_that_lies_on_its_side_is_turned(bicubic: enlarger.Enlarger) -> None:
+    image = Image.fromarray(RGB)
+    image.getexif()[0x0112] = 6
+    assert bicubic.enlarge(image).size == (48, 40)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ("a.png", "str is not an image"),
+        (np.zeros((4, 4, 2), np.uint8), "4x4x2 of uint8; expected"),
+        (np.zeros((4, 4, 3), np.int64), "4x4x3 of int64; expected"),
+        (torch.zeros(1, 3, 4, 4), "1x3x4x4 of float32; expected"),
+        (torch.zeros(3, 4, 4, dtype=torch.uint8), "3x4x4 of uint8; expected"),
+    ],
+)
+def test_what_is_no_image(bicubic: enlarger.Enlarger, image: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        bicubic.enlarge(image)
+
+
+def test_degrade_is_the_recipe_of_the_command_line() -> None:
+    image = Image.fromarray(RGB)
+    first, again, other = (
+        np.asarray(enlarger.degrade(image, "real_esrgan", scale=4, seed=seed)) for seed in (1, 1, 2)
+    )
+    assert first.shape == (6, 5, 3)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    recipe = degradation_of([REPO / "configs/degradation/bicubic.yaml"], 2)
+    hr = torch.from_numpy(RGB).movedim(-1, 0)[None] / 255
+    expected = (recipe(hr, torch.zeros(1, dtype=torch.int64)) * 255).round()[0].movedim(0, -1)
+    assert np.array_equal(enlarger.degrade(RGB, "bicubic", scale=2), expected.byte().numpy())
+    assert np.array_equal(enlarger.degrade(RGB, recipe), expected.byte().numpy())
+    with pytest.raises(ValueError, match="no degradation 'bsrgn'; did you mean 'bsrgan'"):
+        enlarger.degrade(RGB, "bsrgn")
+
+
+# ---------------------------------------------------------------------------------------- weights
+
+
+def test_a_run_is_loaded_as_predict_does(trained: Path, command: Command) -> None:
+    """Also its export, alone in another folder; with another argument it is another model."""
+    source = Path("photo.png")
+    Image.fromarray(RGB).save(source)
+    command("predict", "--config", "tiny.yaml", "--data.init_args.predict", source)
+    predicted = np.asarray(Image.open(trained / "predict/photo.png"))
+    model = enlarger.load(trained, device="cpu")
+    assert np.array_equal(model.enlarge(RGB), predicted)
+    command("export", trained, "--export.out", "shared")
+    assert np.array_equal(enlarger.load("shared", device="cpu").enlarge(RGB), predicted)
+    other = enlarger.load(trained, device="cpu", color_fix="adain")
+    assert not np.array_equal(other.enlarge(RGB), predicted)
+
+
+def test_what_cannot_be_loaded(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"'imdn-x5' is neither .* did you mean 'imdn-x"):
+        enlarger.load("imdn-x5")
+    with pytest.raises(ValueError, match="describes a model for any scale: give its scale"):
+        enlarger.load("bicubic")
+    with pytest.raises(ValueError, match="needs trained weights"):
+        enlarger.load(REPO / "configs/model/edsr_small.yaml", scale=2)
+    with pytest.raises(ValueError, match=r"Regression .* no argument .*color"):
+        enlarger.load(REPO / "configs/model/edsr_small.yaml", scale=2, colour_fix="none")
+
+
+def test_a_model_of_a_file() -> None:
+    for source in ("bicubic", REPO / "configs/model/bicubic.yaml"):
+        model = enlarger.load(source, scale=3, device="cpu")
+        assert model.enlarge(RGB).shape == (72, 60, 3)
+    assert model.enlarge(RGB, size=(30, 30)).shape == (30, 30, 3)
+
+
+# ---------------------------------------------------------------------------------------- numbers
+
+
+def test_numbers_are_those_of_the_metric(tmp_path: Path, bicubic: enlarger.Enlarger) -> None:
+    outputs = [bicubic.enlarge(RGB), RGB.repeat(2, 0).repeat(2, 1)]
+    hr = DRAWS.integers(0, 256, (2, 48, 40, 3), dtype=np.uint8)
+    found = enlarger.measure(outputs, list(hr), ["psnr", PSNR(color="rgb", label="rgb")], scale=2)
+    assert found["psnr"]["n"] == 2
+    assert found["psnr"]["protocol"]["color"] == "y"
+    assert list(found["rgb"]["images"]) == ["000000", "000001"]
+    inner = (slice(2, -2), slice(2, -2))
+    expected = [
+        10 * np.log10(255**2 / np.mean((sr[inner] / 1.0 - truth[inner]) ** 2))
+        for sr, truth in zip(outputs, hr, strict=True)
+    ]
+    assert list(found["rgb"]["images"].values()) == pytest.approx(expected, rel=1e-5)
+    for folder, images in (("sr", outputs), ("hr", hr)):
+        (tmp_path / folder).mkdir()
+        for name, image in zip("ab", images, strict=True):
+            Image.fromarray(image).save(tmp_path / folder / f"{name}.png")
+    again = enlarger.measure(tmp_path / "sr", tmp_path / "hr", ["psnr"], scale=2)
+    assert again["psnr"]["value"] == found["psnr"]["value"]
+    assert list(again["psnr"]["images"]) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "references", "metrics", "message"),
+    [
+        ([RGB], [RGB], ["pnsr"], "no metric 'pnsr'; did you mean 'psnr'"),
+        ([RGB], None, ["psnr"], "psnr needs references"),
+        ({"a": RGB}, {"b": RGB}, ["psnr"], "differ in 2 names, such as a"),
+        ([RGB], [RGB, RGB], ["psnr"], "differ in 1 names, such as 000001"),
+        ([RGB[:9]], [RGB], ["psnr"], "expected equal sizes|made .* expected"),
+        ([], [], ["psnr"], "there are no outputs"),
+        ("nowhere", "nowhere", ["psnr"], "nowhere is not a folder"),
+    ],
+)
+def test_what_cannot_be_measured(
+    outputs: Any, references: Any, metrics: list[str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        enlarger.measure(outputs, references, metrics)
+
+
+def test_a_metric_without_weights_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ENLARGER_WEIGHTS", "HOME", "TORCH_HOME", "HF_HOME"):
+        monkeypatch.setenv(name, "nowhere")
+    with pytest.raises(FileNotFoundError, match="lpips"):
+        enlarger.measure([RGB], [RGB], ["lpips"])
+
+
+# ----------------------------------------------------------------------------------------- the page
+
+
+def test_the_examples_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "photos").mkdir()
+    photo = Image.fromarray(RGB.repeat(4, 0).repeat(4, 1))
+    for place in ("photo.png", *(f"photos/{number}.png" for number in range(4))):
+        photo.save(tmp_path / place)
+    monkeypatch.chdir(tmp_path)
+    page = (REPO / "docs/python.md").read_text()
+    use, training = re.findall(r"^```python\n# \w+\.py\n(.*?)^```$", page, re.M | re.S)
+    names: dict[str, Any] = {}
+    exec(use, names)
+    assert names["lr"].size == (20, 24)
+    assert names["sr"].size == (80, 96)
+    assert 5 < names["numbers"]["psnr"]["value"] < 60
+    exec(training, names := {})
+    assert names["sr"].size == (160, 192)
+
+
+# --------------------------------------------------------------------------------------- training
+
+
+def test_plain_lightning_trains_on_data(tmp_path: Path) -> None:
+    for number in range(4):
+        Image.fromarray(RGB.repeat(2, 0)).save(tmp_path / f"{number}.png")
+    images = enlarger.data(tmp_path, scale=2, val=tmp_path, crop_size=16, batch_size=2, workers=0)
+    module = Regression(2, network=EDSR(2, blocks=1, channels=4))
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(max_steps=2, accelerator="cpu", callbacks=[PSNR()], **quiet)
+    trainer.fit(module, images)
+    assert any(not torch.equal(before[name], value) for name, value in module.state_dict().items())
+    assert np.isfinite(float(trainer.callback_metrics["val/psnr"]))
+    assert enlarger.Enlarger(module, "cpu").enlarge(RGB).shape == (48, 40, 3)
