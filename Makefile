@@ -1,3 +1,4 @@
+# make install   the environment in .venv; make install TORCH=cpu takes torch without CUDA, a fraction of the size (needs uv)
 # make demo   train, test and use a small model on photographs that come with the environment (minutes on a CPU)
 # make test   everything that CI checks
 # make docs   the documentation site in site/, without a broken link
@@ -30,7 +31,7 @@ install: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt
 	@if command -v uv >/dev/null; then \
 	  ([ -x $(BIN)/python ] || uv venv --seed --python '>=3.11' .venv) && \
-	  uv pip install --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[$(EXTRAS)]'; \
+	  uv pip install --compile-bytecode $(if $(TORCH),--torch-backend $(TORCH)) --python $(BIN)/python -c constraints.txt -e '.[$(EXTRAS)]'; \
 	else \
 	  $(PYTHON) -c 'import sys; sys.exit("Enlarger needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ...") if sys.version_info < (3, 11) else 0' && \
 	  ([ -x $(BIN)/pip ] || $(PYTHON) -m venv --clear .venv) && \

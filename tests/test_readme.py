@@ -102,7 +102,7 @@ def test_the_degraded_quickstart_is_what_was_measured() -> None:
     ahead = rows["psnr", False]["value"] - rows["psnr", True]["value"]
     said = written("(", " dB above it on ", " squares of three photographs")
     assert_rounded(said, ahead, rows["psnr", False]["n"])
-    minutes = written(" in ", " minutes on two cores and says")
+    minutes = written(" trains in ", " minutes on two cores")
     assert_rounded(minutes, results["seconds of fit"] / 60)
 
 
