@@ -18,12 +18,13 @@ def _set_paths() -> None:
     sys.path[:] = [first, *(p for p in sys.path if p not in (first, "")), last]
 
 
-def _refuse_other_ranks() -> None:
+def _check(words: Sequence[str]) -> None:
     # Before the import of Lightning, which reads the launchers' variables as numbers.
-    from commands.errors import ConfigurationError
+    from commands.errors import ConfigurationError, refuse_typos
     from commands.world import claimed
 
     try:
+        refuse_typos(words)
         claimed()
     except ConfigurationError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -45,8 +46,8 @@ def main(args: Sequence[str] | None = None) -> None:
     from commands.process import ignore_broken_pipe
 
     ignore_broken_pipe()
-    _refuse_other_ranks()
     words = list(sys.argv[1:] if args is None else args)
+    _check(words)
     if next((word for word in words if not word.startswith("-")), None) == "doctor":
         from commands.doctor import doctor  # imports none of the packages that it checks
 

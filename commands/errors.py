@@ -85,6 +85,46 @@ class TemporaryError(Exception):
         self.status = status
 
 
+# First parts of the commands' options.
+TOP = (
+    *("config", "print_config", "help", "debug", "seed_everything", "ckpt_path"),
+    *("weights_only", "verbose", "return_predictions"),
+    *("model", "data", "degradation", "trainer", "run", "tiling", "checkpoint", "writer"),
+    *("encode", "export"),
+)
+
+
+def refuse_typos(args: Sequence[str]) -> None:
+    """Raise for a misspelt command, option or file, before torch is imported, which takes seconds.
+
+    What needs more than this module to judge is left to the parser.
+
+    Args:
+        args: Arguments as typed after ``main.py``.
+
+    Raises:
+        ConfigurationError: With the sentence that the parser's error would become.
+    """
+    if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+        message = f"argument subcommand: invalid choice: {args[0]!r}"
+        raise ConfigurationError(readable(message, [], args))
+    for number, word in enumerate(args):
+        option, equals, value = word.partition("=")
+        if not option.startswith("--"):
+            continue
+        first, _, rest = option[2:].rstrip("+").partition(".")
+        near = difflib.get_close_matches(first, TOP, n=1, cutoff=0.75)
+        # Of one part, it may be another program's name for a key, which the parser knows.
+        if first not in TOP and near and (rest or near == ["config"]):
+            meant = ".".join(filter(None, (near[0], rest)))
+            raise ConfigurationError(f"unknown key {option[2:]!r}; did you mean {meant!r}?")
+        value = value if equals else args[number + 1] if number + 1 < len(args) else ""
+        if first == "config" and not rest and not {*"$~:{\n"} & {*value}:
+            path = os.path.abspath(value)
+            if value.endswith((".yaml", ".yml", ".json")) and not os.path.exists(path):
+                raise ConfigurationError(_no_file(f"File does not exist: {path!r}", first, []))
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Return the nearest choice as half a sentence, or an empty text."""
     choices = list(choices)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from commands.errors import did_you_mean
+from commands.errors import TOP, did_you_mean, refuse_typos
 from tests.commands import plugins_with_bugs
 from tests.conftest import REPO
 
@@ -555,3 +558,44 @@ def test_a_wrong_use_of_lightning_keeps_its_traceback(tiny: Path, enlarger: Enla
 def test_did_you_mean(word: str, near: str) -> None:
     choices = ["trainer.max_steps", "trainer.logger", "seed_everything", "trainer"]
     assert did_you_mean(word, choices) == (f"; did you mean {near!r}?" if near else "")
+
+
+# ------------------------------------------------------------------------- before torch is imported
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        ("fti", "unknown command 'fti'; did you mean 'fit'?"),
+        ("fit --trainr.max_steps 3", "unknown key 'trainr.max_steps'; did you mean 'trainer.max"),
+        ("fit --confg=a.yaml", "unknown key 'confg'; did you mean 'config'?"),
+        ("fit --config gone.yaml", "gone.yaml, and there is no such file"),
+        ("fit --config=gone.yaml", "gone.yaml, and there is no such file"),
+    ],
+)
+def test_a_typo_is_answered_without_torch(typed: str, sentence: str) -> None:
+    code = f"""
+import sys, main
+try:
+    main.main({typed.split()!r})
+finally:
+    assert "torch" not in sys.modules and "lightning" not in sys.modules
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2
+    assert sentence in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["--help", "fit --config {a: 1}", "fit --config $HOME/a.yaml", "fit --lr 1", "fit --gpus 2"],
+)
+def test_what_the_parser_judges_better(typed: str) -> None:
+    refuse_typos(typed.split())
+
+
+@pytest.mark.parametrize("command", ["fit", "test", "predict", "encode"])
+def test_all_options_are_known(tiny: Path, configured: Callable[..., Any], command: str) -> None:
+    assert vars(configured(command, "--config", "tiny.yaml")).keys() <= {*TOP}
