@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from lightning_modules.adversarial import Adversarial
-from lightning_modules.infinity import Infinity
-from lightning_modules.tokenizer import Tokenizer
-from tests.contracts.model_contract import SCALE, batch_of
+from lightning_modules.latent_perceptual import LatentPerceptual
+from tests.contracts.model_contract import SCALE
 from tests.contracts.test_models import EXAMPLES
 from tests.gpu.device import GPU, counted, moved, pretended_gpu
-from tests.lightning_modules import next_scale_parts
+from tests.lightning_modules.others import OTHERS, batch_for
 
 
 class Limit(NamedTuple):
@@ -29,17 +28,7 @@ class Limit(NamedTuple):
 LIMITS = {"CasArbi": Limit(0, 2)}  # two stages, each reads sigma_r
 
 
-def small_infinity(scale: float, folder: Path) -> Infinity:
-    return Infinity(1, next_scale_parts.space(), next_scale_parts.transformer())
-
-
-def small_tokenizer(scale: float, folder: Path) -> Tokenizer:
-    return Tokenizer(1, next_scale_parts.vae(), next_scale_parts.GRIDS)
-
-
-# SDUpscale, a pipeline of diffusers as it is, waits as often as diffusers makes it wait.
-MORE = {Infinity: {"": small_infinity}, Tokenizer: {"": small_tokenizer}}
-ALL = {**EXAMPLES, **MORE}
+ALL = {**EXAMPLES, **OTHERS}
 CASES = [
     pytest.param(cls.__name__, make, id=f"{cls.__name__} {name}".strip())
     for cls, examples in ALL.items()
@@ -65,9 +54,7 @@ def test_a_training_step_and_a_batch_of_outputs(
     model = make(SCALE, tmp_path)
     with pretended_gpu():
         moved(model)
-        batch = on_device(batch_of())
-        if type(model) in MORE:
-            batch["lr"], batch["size"] = batch["hr"], tuple(batch["hr"].shape[-2:])
+        batch = on_device(batch_for(model))
         if model.automatic_optimization and any(p.requires_grad for p in model.parameters()):
             found = model.train().configure_optimizers()
             optimizer = found["optimizer"] if isinstance(found, dict) else found
@@ -83,6 +70,8 @@ def test_a_training_step_and_a_batch_of_outputs(
                 with counted() as step:
                     model.generator_loss(batch)[0].backward()
             assert step.total() <= limit.step, f"a generator's step waits:\n{step}"
+        if isinstance(model, LatentPerceptual):  # it has no outputs
+            return
         with torch.no_grad():  # under inference mode, no dispatch would be seen
             model.eval().test_step(batch, 0)
             with counted() as output:

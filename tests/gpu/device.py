@@ -36,6 +36,7 @@ _BACKEND = torch.device("privateuseone", 0)  # where torch's own bookkeeping has
 _READS = {
     *("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "bincount"),
     *("_unique2", "unique_dim", "unique_consecutive", "_linalg_eigh", "_linalg_svd"),
+    *("linalg_pinv", "_linalg_check_errors"),
 }
 _INDEXING = {"index", "_unsafe_index", "index_put", "index_put_", "_index_put_impl_"}
 _FACTORIES = (torch.tensor, torch.as_tensor, torch.asarray)
