@@ -246,7 +246,7 @@ def _on_host(measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if not tensors:
         return []
     flat = torch.cat([as_float64(x).flatten() for x in tensors]).cpu()
-    parts = iter(flat.split([x.numel() for x in tensors]))
+    parts = iter(torch.split(flat, [x.numel() for x in tensors]))
     found = []
     for each in measured:
         values = {
