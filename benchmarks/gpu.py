@@ -7,28 +7,39 @@ folder with checkouts of BasicSR and Real-ESRGAN, ``ENLARGER_DATA`` the images,
 ``ENLARGER_WEIGHTS`` the weights. A command that needs a folder or file which is not there is passed
 over, and said to be; one that fails does not stop the others. Results of a CPU are kept: a GPU's
 are in files of their own, ``*_cuda.json``, and its runs in folders of their own.
+
+A command gets ten minutes. One that takes longer is stopped by SIGTERM, upon which a training
+writes a checkpoint, and continues at the next call. ``runs/cuda/done.json`` has those that ended
+well at this commit, which are not repeated. ``--pretend`` runs each command that can be small on
+the device of ``tests/gpu``, to find faults in these scripts where there is no GPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from benchmarks.miniature.jobs import REPOSITORY
+from benchmarks.report import machine
+from callbacks.files import commit
 
 BSDS, KODAK = "$ENLARGER_DATA/bsds400", "$ENLARGER_DATA/kodak24"
 PEERS = ("$ENLARGER_PEERS/BasicSR", "$ENLARGER_PEERS/Real-ESRGAN")
 CARS = "$ENLARGER_DATA/cifar10"
 _SMALL = "configs/experiment/self_cascade_64"
 _ROOT = "runs/cuda"
+DONE = REPOSITORY / _ROOT / "done.json"
+LIMIT = 600.0  # seconds
 _BASE = f"{_ROOT}/self_cascade_64_base"
 _TUNED = f"{_ROOT}/self_cascade_64_tuned"
 _ON_BASE = f"--model.init_args.denoiser_weights {_BASE} --run.root {_ROOT}"
@@ -46,35 +57,59 @@ class Command(NamedTuple):
     what: Is found out by it.
     words: Behind ``python``; ``$NAME`` stands for a variable of the environment.
     needs: Folders and files without which it is passed over.
+    small: Its arguments on the pretended device, behind the module's name; None if it cannot be so
+        small, or needs data.
+    why: The reason for None.
     """
 
     what: str
     words: str
     needs: tuple[str, ...] = ()
+    small: str | None = None
+    why: str = "it needs its data"
 
 
 COMMANDS = (
-    Command("what can only be tested on a GPU", "-m pytest -q -m gpu"),
+    Command(
+        "what can only be tested on a GPU",
+        "-m pytest -q -m gpu",
+        why="tests/test_pretended_gpu.py runs what the pretended device can tell",
+    ),
     Command(
         "degradation against Real-ESRGAN's code, launches, torch.compile, CUDA graphs, memory",
         "-m benchmarks.speed.degradation $ENLARGER_PEERS --device cuda",
         PEERS,
+        "$ENLARGER_PEERS --device cuda --draws 2 --usm-draws 1",
     ),
     Command(
         "sampling against plain loops, torch.compile, CUDA graphs, memory",
         "-m benchmarks.speed.sampling --device cuda --repeats 50",
+        small="--device cuda --repeats 1 --side 48",
     ),
     Command(
         "reading against the limit and other loaders",
         f"-m benchmarks.speed.streaming {BSDS} {KODAK} --device cuda",
         (BSDS, KODAK),
     ),
-    Command("the training loop against Lightning's", "-m benchmarks.speed.loop --device cuda"),
-    Command("InvSR at its full size: time and memory, part by part", "-m benchmarks.speed.invsr"),
-    Command("NSARM at its full size: cache, prefill, memory", "-m benchmarks.speed.nsarm"),
+    Command(
+        "the training loop against Lightning's",
+        "-m benchmarks.speed.loop --device cuda",
+        small="--device cuda --steps 1 --turns 1",
+    ),
+    Command(
+        "InvSR at its full size: time and memory, part by part",
+        "-m benchmarks.speed.invsr",
+        small="--width 0.01 --side 32 --repeats 1",
+    ),
+    Command(
+        "NSARM at its full size: cache, prefill, memory",
+        "-m benchmarks.speed.nsarm",
+        why="its 10,521 tokens are too many for a CPU",
+    ),
     Command(
         "Self-Cascade's calls at SD 2.1's size: time and memory",
         "-m benchmarks.speed.self_cascade --device cuda",
+        why="the U-Net of SD 2.1 has one size",
     ),
     Command(
         "a larger training of Self-Cascade: its base",
@@ -119,32 +154,99 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.gpu", description="Measure all that wants a GPU."
     )
     parser.add_argument("--only", default="", metavar="WORD", help="commands with this word")
-    wanted = parser.parse_args(arguments).only
-    chosen = [command for command in COMMANDS if wanted in command.words]
+    parser.add_argument("--pretend", action="store_true", help="small, on a device of the tests")
+    parser.add_argument("--again", action="store_true", help="also those that are done")
+    options = parser.parse_args(arguments)
+    chosen = [command for command in COMMANDS if options.only in command.words]
+    if options.pretend:
+        return 1 if sum(failed_pretending(command) for command in chosen) else 0
     if not torch.cuda.is_available():
         sys.stdout.write("There is no GPU here. With one, this would run:\n")
         for command in chosen:
             needs = f"; needs {', '.join(command.needs)}" if command.needs else ""
             sys.stdout.write(f"\n# {command.what}{needs}\npython {command.words}\n")
         return 0
-    return 1 if sum(failed(command) for command in chosen) else 0
+    done = {} if options.again else read_done()
+    return 1 if sum(failed(command, done) for command in chosen) else 0
 
 
-def failed(command: Command) -> bool:
-    """Run a command, unless something that it needs is not there; say how that went.
+def read_done() -> dict[str, Any]:
+    """Return what ended well at this commit, by its words; see ``failed``."""
+    if not DONE.is_file():
+        return {}
+    found = json.loads(DONE.read_text(encoding="utf-8"))
+    return {words: row for words, row in found.items() if row["commit"] == commit()}
+
+
+def failed(command: Command, done: dict[str, Any], limit: float = LIMIT) -> bool:
+    """Run a command, unless it is done or something that it needs is missing; say how that went.
+
+    Args:
+        command: What is run.
+        done: Those that are; this one is added, and all are written to ``DONE``.
+        limit: Seconds after which it is stopped, to be continued.
+
+    Returns:
+        Whether it has to be run again.
+    """
+    if _passed_over(command):
+        return False
+    if command.words in done:
+        sys.stdout.write(f"{command.what}: done before, in {done[command.words]['seconds']} s\n")
+        return False
+    begun = time.monotonic()
+    words = [os.path.expandvars(word) for word in shlex.split(command.words)]
+    status = _within(limit, [sys.executable, *words])
+    seconds = round(time.monotonic() - begun)
+    if status is None:
+        sys.stdout.write(f"{command.what}: stopped after {limit:g} s; it continues next time\n")
+        return True
+    sys.stdout.write(f"{command.what}: status {status}, {seconds} s\n")
+    if status == 0:
+        done[command.words] = {"commit": commit(), "seconds": seconds, **machine()}
+        DONE.parent.mkdir(parents=True, exist_ok=True)
+        DONE.write_text(json.dumps(done, indent=2) + "\n", encoding="utf-8")
+    return status != 0
+
+
+def failed_pretending(command: Command) -> bool:
+    """Run a command with small arguments on the pretended device; say how that went.
 
     Args:
         command: What is run.
     """
-    if absent := missing(command.needs):
-        sys.stdout.write(f"{command.what}: passed over, for there is no {', '.join(absent)}\n")
+    if command.small is None:
+        sys.stdout.write(f"{command.what}: skipped, because {command.why}\n")
         return False
-    begun = time.monotonic()
-    words = [os.path.expandvars(word) for word in shlex.split(command.words)]
-    status = subprocess.run([sys.executable, *words], cwd=REPOSITORY, check=False).returncode
-    seconds = time.monotonic() - begun
-    sys.stdout.write(f"{command.what}: status {status}, {seconds:.0f} s\n")
+    if _passed_over(command):
+        return False
+    module = shlex.split(command.words)[1]
+    words = [os.path.expandvars(word) for word in shlex.split(command.small)]
+    pretended = [sys.executable, "-m", "tests.gpu.pretended", module, *words]
+    status = subprocess.run(pretended, cwd=REPOSITORY, check=False).returncode
+    sys.stdout.write(f"{command.what}: status {status} on the pretended device\n")
     return status != 0
+
+
+def _passed_over(command: Command) -> bool:
+    absent = missing(command.needs)
+    if absent:
+        sys.stdout.write(f"{command.what}: passed over, for there is no {', '.join(absent)}\n")
+    return bool(absent)
+
+
+def _within(limit: float, words: Sequence[str]) -> int | None:
+    # The status; None if it took too long. All that it started is stopped with it.
+    process = subprocess.Popen(words, cwd=REPOSITORY, start_new_session=True)
+    try:
+        return process.wait(limit)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+        return None
+    except BaseException:  # Ctrl-C reaches this process alone
+        os.killpg(process.pid, signal.SIGTERM)
+        raise
 
 
 if __name__ == "__main__":

@@ -87,6 +87,10 @@ class ImageModel(LightningModule, ABC):
     # Prefixes of parts that only training needs, such as a discriminator. Weights and checkpoints
     # with such parts also load into a model without them.
     training_only: tuple[str, ...] = ()
+    # Whether outputs can be computed with all weights in half precision, and whether these can be
+    # trained: rounding would lose most of each step, except with an optimiser that keeps the rest.
+    half_outputs = True
+    half_training = False
 
     def __init__(
         self,
@@ -156,6 +160,29 @@ class ImageModel(LightningModule, ABC):
                 yield data.on_after_batch_transfer(moved, 0)
         finally:
             data.listener = listener
+
+    def setup(self, stage: str) -> None:
+        """Raise if weights are in half precision where they cannot be. Subclasses call super().
+
+        Raises:
+            ValueError: If ``trainer.precision`` is bf16-true or 16-true, and this method cannot
+                train, or compute outputs, in it.
+        """
+        super().setup(stage)
+        precision = getattr(self._trainer, "precision", None)
+        if precision not in ("bf16-true", "16-true"):
+            return
+        trains = stage == "fit"
+        if not (self.half_training if trains else self.half_outputs):
+            reason = (
+                "trained weights would lose most of each step by rounding"
+                if trains
+                else f"{type(self).__name__} does not convert its images"
+            )
+            raise ValueError(
+                f"trainer.precision is {precision}, which converts all weights, and {reason}: set "
+                f"it to {precision.removesuffix('true')}mixed"
+            )
 
     # -------------------------------------------------------------------------------- optimisation
 

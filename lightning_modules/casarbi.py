@@ -184,6 +184,8 @@ class CasArbi(SuperResolver):
         ValueError: If an argument is out of range or unknown, or the base has a single factor.
     """
 
+    half_outputs = False
+
     sigma_r: Tensor
 
     def __init__(

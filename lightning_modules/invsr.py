@@ -409,6 +409,7 @@ class InvSR(InLatents, Adversarial):
     _choices: Tensor | None = None  # `trained`, on the device; made once a training
     distance: Tensor  # of LR's latents from HR's, with `training.starts: auto`; 0 before measured
     training_only = ("discriminator.", "perceptual.")
+    half_outputs = False
     enlarged = staticmethod(enlarged)  # as `main.py encode` makes pairs
 
     # --------------------------------------------------------------------------------------- starts

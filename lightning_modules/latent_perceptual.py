@@ -58,6 +58,8 @@ class LatentPerceptual(InLatents):
         optimizer: Makes the optimiser of the trainable parameters.
     """
 
+    half_outputs = False
+
     def __init__(
         self,
         scale: float,

@@ -72,6 +72,7 @@ class Regression(SuperResolver):
     """
 
     one_pass = True
+    half_outputs = False
 
     def __init__(
         self,

@@ -67,6 +67,8 @@ class ResShift(InLatents, SuperResolver):
             negative, the target or the sampler is unknown, or the process is relative.
     """
 
+    half_outputs = False
+
     def __init__(
         self,
         scale: float,

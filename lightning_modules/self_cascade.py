@@ -380,6 +380,7 @@ class SelfCascade(FromBase):
         embedding = self.denoiser.unet.time_embedding.linear_2.out_features
         found = Places(self.attachment.widths, embedding)
         self.upsampler = None if upsampler is None else upsampler(found)
+        self.half_outputs = upsampler is None
         self.trained_ratio: float | None = None  # of sides, in the stage that was trained
         self._name_weights()
 

@@ -362,7 +362,8 @@ class Metric(EvaluationCallback):
         if not self.control or "lr" not in batch:
             return
         # If LR is HR, as for a tokenizer, bicubic is no control.
-        if not (self.needs_hr and torch.equal(batch["lr"], hr)):
+        same = batch["lr"].shape == hr.shape and torch.equal(batch["lr"], hr)
+        if not (self.needs_hr and same):
             bicubic = resize(batch["lr"], hr.shape[-2:])
             truth = hr if own else hr.clone()
             measured = self.measure_control(bicubic, truth, batch)

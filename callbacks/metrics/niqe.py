@@ -32,6 +32,7 @@ from callbacks.metrics.base import ImageMetric, TooSmall
 from callbacks.metrics.pixels import to_pixels
 from callbacks.metrics.sets import find_images, read_image
 from callbacks.tensorboard import MetricProtocol
+from degradations.device import copy_to, tensor_like
 from files.paths import expand_path
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ def distance(mean: Tensor, covariance: Tensor, features: Tensor) -> Tensor:
     pooled = (covariance + covariances) / 2
     sound = pooled.isfinite().all(2).all(1) & means.isfinite().all(1)
     # One bad image would make the decomposition fail for its whole batch.
-    pooled = torch.where(sound.view(-1, 1, 1), pooled, torch.eye(len(mean)).to(pooled))
+    unit = torch.eye(len(mean), dtype=pooled.dtype, device=pooled.device)
+    pooled = torch.where(sound.view(-1, 1, 1), pooled, unit)
     difference = (mean - means).unsqueeze(1)
     inverse = torch.linalg.pinv(pooled, hermitian=True)
     squared = (difference @ inverse @ difference.mT).flatten()
@@ -406,7 +408,7 @@ class NIQE(ImageMetric):
             raise TooSmall(sr, WINDOW)
         whole = sr[..., border : border + rows * BLOCK, border : border + columns * BLOCK]
         luma = self._luma(whole)
-        mean, covariance = (x.to(luma.device) for x in self.pristine)
+        mean, covariance = (copy_to(x, luma.device) for x in self.pristine)
         return distance(mean, covariance, block_features(luma)[0])
 
     def _luma(self, image: Tensor) -> Tensor:
@@ -414,7 +416,7 @@ class NIQE(ImageMetric):
         if self.color == "y":
             return to_pixels(image, "y", round_8bit=self.round_8bit)[:, 0].round()
         pixels = to_pixels(image, "rgb", round_8bit=self.round_8bit)
-        return (pixels * pixels.new_tensor(YIQ).view(3, 1, 1)).sum(1).round()
+        return (pixels * tensor_like(YIQ, pixels).view(3, 1, 1)).sum(1).round()
 
 
 def _path(model: str) -> Path:

@@ -697,10 +697,9 @@ class SetMetric(Metric):
         device = images.device
         with torch.no_grad(), torch.autocast(device.type, enabled=False), ieee_float32(device):
             features = self.features(images.float(), batch)
-        finite = are_finite(images)
-        if not finite.all():
-            features[~finite] = math.nan
-        return features.detach().cpu()
+        finite = are_finite(images).to(features.device)
+        finite = finite.view(-1, *[1] * (features.ndim - 1))
+        return torch.where(finite, features, math.nan).detach().cpu()
 
     def _remembered(self, images: Tensor, batch: Batch) -> Tensor:
         """Return the features, cached by pixels and key."""

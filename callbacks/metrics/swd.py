@@ -18,6 +18,7 @@ from callbacks.metrics.base import TooSmall
 from callbacks.metrics.pixels import to_pixels
 from callbacks.metrics.sets import SetMetric
 from callbacks.tensorboard import MetricProtocol
+from degradations.device import copy_to, tensor_like
 from degradations.draws import seed_of
 
 if TYPE_CHECKING:
@@ -116,17 +117,17 @@ class SWD(SetMetric):
 
     def _cut(self, bands: Tensor, keys: list[str], level: int) -> Tensor:
         """Return (B, patches, D) at places that depend on each image's key only."""
-        height, width = bands.shape[-2:]
-        within = torch.arange(SIDE, device=bands.device)
-        cut = []
-        for band, key in zip(bands, keys, strict=True):
+        most = [side - SIDE + 1 for side in bands.shape[-2:]]
+        starts = []
+        for key in keys:
             draws = np.random.default_rng(seed_of("swd", key, level))
-            top = torch.from_numpy(draws.integers(height - SIDE + 1, size=self.patches))
-            left = torch.from_numpy(draws.integers(width - SIDE + 1, size=self.patches))
-            rows = top.to(bands.device)[:, None, None] + within[:, None]
-            columns = left.to(bands.device)[:, None, None] + within
-            cut.append(band[:, rows, columns].movedim(0, 1).flatten(1))
-        return torch.stack(cut)
+            starts.append([draws.integers(n, size=self.patches) for n in most])
+        tops, lefts = copy_to(torch.from_numpy(np.array(starts)), bands.device).unbind(1)
+        within = torch.arange(SIDE, device=bands.device)
+        image = torch.arange(len(bands), device=bands.device).view(-1, 1, 1, 1)
+        rows = tops[..., None, None] + within[:, None]
+        columns = lefts[..., None, None] + within
+        return bands[image, :, rows, columns].movedim(-1, 2).flatten(2)
 
     def _by_level(self, sr: Tensor, hr: Tensor) -> list[float]:
         draws = np.random.default_rng(seed_of("swd", "directions"))
@@ -168,7 +169,7 @@ def wasserstein(a: Tensor, b: Tensor) -> Tensor:
 
 def blur(x: Tensor) -> Tensor:
     """Blur (B, C, H, W) by the 5x5 binomial kernel, mirrored at the border."""
-    taps = x.new_tensor(BINOMIAL).repeat(x.shape[1], 1, 1, 1)
+    taps = tensor_like(BINOMIAL, x).repeat(x.shape[1], 1, 1, 1)
     x = functional.pad(x, (2, 2, 2, 2), mode="reflect")
     x = functional.conv2d(x, taps, groups=x.shape[1])
     return functional.conv2d(x, taps.mT, groups=x.shape[1])

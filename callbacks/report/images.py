@@ -205,9 +205,14 @@ def _psnr_y(image: Tensor, hr: Tensor, scale: float) -> float:
 
 def zoomed_levels(image: Tensor, zoom: int) -> NDArray[np.uint8]:
     """Return (H zoom, W zoom, 3) of (1, 3, H, W) in about [0, 1]: each pixel a square."""
-    rounded = (image[0].float().clamp(0, 1) * 255).round().to(torch.uint8)
-    squares = rounded.repeat_interleave(zoom, dim=1).repeat_interleave(zoom, dim=2)
-    return squares.permute(1, 2, 0).cpu().numpy()
+    return zoomed(image, zoom)[0].cpu().numpy()
+
+
+def zoomed(images: Tensor, zoom: int) -> Tensor:
+    """Return (B, H zoom, W zoom, 3) uint8 of (B, 3, H, W) in about [0, 1], on their device."""
+    rounded = (images.float().clamp(0, 1) * 255).round().to(torch.uint8)
+    squares = rounded.repeat_interleave(zoom, dim=2).repeat_interleave(zoom, dim=3)
+    return squares.permute(0, 2, 3, 1)
 
 
 VERSION = 1

@@ -23,9 +23,10 @@ from callbacks.evaluation import (
     gather,
     steps_done,
 )
+from callbacks.metrics.base import as_float64
 from callbacks.metrics.pixels import psnr, to_pixels
 from callbacks.predict.files import Extras, write_image
-from callbacks.report.images import Panel, compose, zoomed_levels
+from callbacks.report.images import Panel, compose, zoomed
 from files.owned import write_whole
 
 if TYPE_CHECKING:
@@ -106,6 +107,8 @@ class ScaleReport(EvaluationCallback):
         if not self._active:
             return
         model = cast(BitwiseModel, pl_module)
+        measured, panels = list[dict[str, Any]](), dict[str, Tensor]()
+        labels: list[str] = []
         for n, key in enumerate(batch["key"]):
             if key not in self._wanted:
                 continue
@@ -118,17 +121,17 @@ class ScaleReport(EvaluationCallback):
                 images = [
                     model.decoded(total).float().clamp(0, 1) for total in cumulative_sums(codes)
                 ]
-            self._found.append(
-                (self._names[dataloader_idx], _measured(codes, images, f, one.get("hr")))
-            )
+            measured.append(_measured(codes, images, f, one.get("hr")))
             if key in self._drawn:
                 labels = [f"{code.shape[-2]}x{code.shape[-1]}" for code in codes]
-                panels = [
-                    (label, zoomed_levels(image, self.zoom))
-                    for label, image in zip(labels, images, strict=True)
-                ]
-                hr = [("HR", zoomed_levels(one["hr"], self.zoom))] if "hr" in one else []
-                self._strips[key] = [*panels, *hr]
+                row = torch.cat([*images, one["hr"]] if "hr" in one else images)
+                panels[key] = zoomed(row, self.zoom)
+        # Two copies for the whole batch, for each of which the host waits.
+        self._found += [(self._names[dataloader_idx], each) for each in _on_host(measured)]
+        if panels:
+            rows = torch.stack(list(panels.values())).cpu().numpy()
+            for key, row in zip(panels, rows, strict=True):
+                self._strips[key] = list(zip([*labels, "HR"], row, strict=False))
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         if not self._active:
@@ -214,13 +217,13 @@ def summarise_scales(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _measured(
     codes: list[Tensor], images: list[Tensor], f: Tensor | None, hr: Tensor | None
 ) -> dict[str, Any]:
-    # For one image, in plain numbers and small tensors that processes can exchange.
+    # For one image, in tensors on its device; see `_on_host`.
     signs = [code > 0 for code in codes]
     found: dict[str, Any] = {
         "sizes": [[code.shape[-2], code.shape[-1]] for code in codes],
-        "said": [bool((code != 0).any()) for code in codes],
         "places": [code.shape[-2] * code.shape[-1] for code in codes],
-        "ones": [sign[0].flatten(1).sum(1).double().cpu() for sign in signs],
+        "said": torch.stack([(code != 0).any() for code in codes]),
+        "ones": torch.stack([sign[0].flatten(1).sum(1) for sign in signs]),
     }
     if f is None or hr is None:
         return found
@@ -230,9 +233,31 @@ def _measured(
         functional.interpolate(f - total, code.shape[-2:], mode="area")
         for total, code in zip(before, codes, strict=True)
     ]
-    found["right"] = [int(((r > 0) == s).sum()) for r, s in zip(left, signs, strict=True)]
+    found["right"] = torch.stack([((r > 0) == s).sum() for r, s in zip(left, signs, strict=True)])
     y = to_pixels(hr, "y")
-    found["psnr"] = [float(psnr(to_pixels(image, "y"), y)) for image in images]
+    found["psnr"] = torch.cat([psnr(to_pixels(image, "y"), y) for image in images])
+    return found
+
+
+def _on_host(measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    # Plain numbers and small tensors that processes can exchange, copied at once: counts are exact
+    # in any type of floating-point numbers.
+    tensors = [x for each in measured for x in each.values() if isinstance(x, Tensor)]
+    if not tensors:
+        return []
+    flat = torch.cat([as_float64(x).flatten() for x in tensors]).cpu()
+    parts = iter(torch.split(flat, [x.numel() for x in tensors]))
+    found = []
+    for each in measured:
+        values = {
+            k: next(parts).view(v.shape) if isinstance(v, Tensor) else v for k, v in each.items()
+        }
+        values["said"] = values["said"].bool().tolist()
+        values["ones"] = list(values["ones"])
+        for name, kind in (("right", int), ("psnr", float)):
+            if name in values:
+                values[name] = [kind(x) for x in values[name].tolist()]
+        found.append(values)
     return found
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
 
 from torch import Tensor
 
@@ -40,6 +39,8 @@ class BitwiseSpace(Space):
     Raises:
         ValueError: If there are no grids, or they become smaller.
     """
+
+    fp16_overflows = True
 
     def __init__(
         self,
@@ -109,7 +110,7 @@ class BitwiseSpace(Space):
         Returns:
             (B, 3, h factor, w factor), about [0, 1], not clamped.
         """
-        return self.vae.decode(total)
+        return self.in_range(self.vae.decode, total)
 
     def load_official(self, path: str | Path) -> None:
         """Load a released file, or a run of ``Tokenizer``."""
@@ -117,18 +118,8 @@ class BitwiseSpace(Space):
         fit_part(self.vae, found, _TRAINED, bitwise_vae_from_official)
         self.source = f"{found.name} {fingerprint(self.vae.state_dict())}"
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # These weights stay in float32 also with bf16-true: codes are signs, which rounding flips
-        # near zero.
-        def moved(tensor: Tensor) -> Tensor:
-            found = fn(tensor)
-            return found if found.dtype == tensor.dtype else tensor.to(found.device)
-
-        found: Self = super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
-        return found
-
     def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
         return self.vae.encode(image)
 
     def _decode(self, z: Tensor) -> Tensor:
-        return self.vae.decode(self.coded(z)[-1].total)
+        return self.images(self.coded(z)[-1].total)

@@ -2,16 +2,16 @@
 
 A space maps images in [0, 1] to the denoiser's inputs and back. Autoencoders are frozen and stay in
 evaluation mode, except in ``lightning_modules.Autoencoder``, which trains them; gradients pass
-through them to their input.
+through them to their input. Their weights stay in float32 at any ``trainer.precision``.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,8 @@ from lightning_modules.weights import fingerprint, fit, fit_part, read_file, rea
 if TYPE_CHECKING:
     from diffusers import VQModel
 
+T = TypeVar("T")
+
 
 class Space(nn.Module, ABC):
     """Base class of the spaces.
@@ -53,6 +55,7 @@ class Space(nn.Module, ABC):
     channels: int
     factor: int
     source: str = ""
+    fp16_overflows: bool = False  # whether activations may exceed 65,504, the largest of fp16
     mean: Tensor
     deviation: Tensor
     _trains: bool = False
@@ -197,6 +200,20 @@ class Space(nn.Module, ABC):
         """
         return z.new_zeros(())
 
+    def in_range(self, network: Callable[[Tensor], T], x: Tensor) -> T:
+        """Apply a part of the autoencoder: in float32 under fp16 autocast, if fp16 overflows.
+
+        Args:
+            network: Its encoder or decoder.
+            x: The input.
+        """
+        kind = x.device.type
+        fp16 = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+        if not (fp16 and self.fp16_overflows):
+            return network(x)
+        with torch.autocast(kind, enabled=False):
+            return network(x.float())
+
     @property
     def identity(self) -> str:
         """Kind of space and hash of its weights; latents with the same identity are compatible."""
@@ -218,6 +235,16 @@ class Space(nn.Module, ABC):
         """Stay in evaluation mode unless the autoencoder trains."""
         super().train(mode and self._trains)
         return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # With bf16-true and 16-true, rounding would flip codes, which are signs near zero, and
+        # decoders would add an error that no denoiser corrects. Images are float32 anyway.
+        def moved(tensor: Tensor) -> Tensor:
+            found = fn(tensor)
+            return found if found.dtype == tensor.dtype else tensor.to(found.device)
+
+        found: Self = super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
+        return found
 
 
 class PixelSpace(Space):
@@ -259,6 +286,7 @@ class KLSpace(Space):
         self.vae, self.source = made, source
         self.channels = config.latent_channels
         self.factor = 2 ** (len(config.block_out_channels) - 1)
+        self.fp16_overflows = config.force_upcast  # true in SDXL, and where nothing was said
         self._freeze()
 
     @classmethod
@@ -270,7 +298,7 @@ class KLSpace(Space):
 
     def distribution(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """As ``Space.distribution``."""
-        posterior = self.vae.encode(image * 2 - 1).latent_dist
+        posterior = self.in_range(self.vae.encode, image * 2 - 1).latent_dist
         return self.standardised(posterior.mean), posterior.std / self.deviation
 
     def official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -278,13 +306,13 @@ class KLSpace(Space):
         return {f"vae.{name}": tensor for name, tensor in tensors.items()}
 
     def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
-        posterior = self.vae.encode(image * 2 - 1).latent_dist
+        posterior = self.in_range(self.vae.encode, image * 2 - 1).latent_dist
         if noise is None:
             return posterior.mean
         return posterior.mean + posterior.std * noise.normal(posterior.mean.shape)
 
     def _decode(self, z: Tensor) -> Tensor:
-        return (self.vae.decode(z).sample + 1) / 2
+        return (self.in_range(self.vae.decode, z).sample + 1) / 2
 
 
 class TinySpace(Space):

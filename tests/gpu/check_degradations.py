@@ -1,4 +1,4 @@
-"""Each stage and recipe on the pretended GPU: the values of the CPU, and no undeclared wait."""
+"""Stages, recipes and the pair pool on the pretended GPU: the CPU's values, no undeclared wait."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from degradations.base import Canvas, Degradation, Stage
 from degradations.draws import to_device
+from degradations.pool import PairPool, Pairs
 from degradations.stages.noise import hashed_fields
 from tests.contracts import discovery
 from tests.contracts.degradation_contract import (
@@ -21,6 +22,7 @@ from tests.contracts.degradation_contract import (
     make_images,
 )
 from tests.contracts.test_degradations import DEGRADATIONS, STAGES
+from tests.degradations import test_pool
 from tests.gpu.device import GPU, counted, pretended_gpu
 
 # Recipes with codecs, which work on the CPU: most waits of a batch. May only fall.
@@ -65,3 +67,27 @@ def test_a_recipe(cls: Any) -> None:
         expected = degradation(hr, SEEDS[:4])
     # By images, some roundings to 8 bits differ in the last bit, and JPEG amplifies them.
     assert (found - expected).abs().mean() < 0.005
+
+
+def test_the_pair_pool() -> None:
+    """The pairs of the CPU, also from a checkpoint; no batch but the first waits."""
+
+    def on_device(number: int) -> Pairs:
+        pairs = test_pool.batch(number)
+        return Pairs(pairs.hr.to(GPU), pairs.lr.to(GPU), pairs.notes)
+
+    expected = test_pool.run(PairPool(test_pool.SIZE), range(6))
+    pool, found = PairPool(test_pool.SIZE), []
+    with pretended_gpu():
+        for number in range(6):
+            if number == 4:
+                states, pool = pool.states(), PairPool(test_pool.SIZE)
+                pool.load(states, 0, 1)
+            pairs, seeds = on_device(number), test_pool.seeds(number)
+            with counted() as waits:
+                taken = pool.exchange(pairs, seeds)
+            # The first checks that 8 bits suffice; one moves the pool of a checkpoint.
+            assert number in (0, 4) or not waits, f"a batch waits:\n{waits}"
+            assert taken.hr.device == taken.lr.device == GPU
+            found.append(test_pool.names(Pairs(taken.hr.cpu(), taken.lr.cpu(), taken.notes)))
+    assert found == expected

@@ -1,4 +1,4 @@
-"""Each method on the pretended GPU: waits of a training step and of a batch of outputs."""
+"""Methods on the pretended GPU: waits of a training step, outputs, tiles, colours and clips."""
 
 from __future__ import annotations
 
@@ -10,12 +10,19 @@ import torch
 from torch import Tensor
 
 from lightning_modules.adversarial import Adversarial
-from lightning_modules.infinity import Infinity
-from lightning_modules.tokenizer import Tokenizer
+from lightning_modules.backbone.space import KLSpace
+from lightning_modules.invsr import InvSR
+from lightning_modules.latent_perceptual import LatentPerceptual
+from lightning_modules.networks.feature_upsampler import Shared
+from lightning_modules.sampling.color import KINDS, fix_colors
+from lightning_modules.sampling.solvers import Sampler
+from lightning_modules.sampling.tiling import Tiling
 from tests.contracts.model_contract import SCALE, batch_of
 from tests.contracts.test_models import EXAMPLES
 from tests.gpu.device import GPU, counted, moved, pretended_gpu
-from tests.lightning_modules import next_scale_parts
+from tests.lightning_modules import test_self_cascade_video
+from tests.lightning_modules.backbone.unets import small_kl
+from tests.lightning_modules.others import OTHERS, batch_for
 
 
 class Limit(NamedTuple):
@@ -26,20 +33,13 @@ class Limit(NamedTuple):
 
 
 # May only fall. A method that is not listed must not wait at all.
-LIMITS = {"CasArbi": Limit(0, 2)}  # two stages, each reads sigma_r
+LIMITS = {
+    "CasArbi": Limit(0, 2),  # two stages, each reads sigma_r
+    "SDUpscale": Limit(0, 17),  # a pipeline of diffusers as it is, of two steps
+}
 
 
-def small_infinity(scale: float, folder: Path) -> Infinity:
-    return Infinity(1, next_scale_parts.space(), next_scale_parts.transformer())
-
-
-def small_tokenizer(scale: float, folder: Path) -> Tokenizer:
-    return Tokenizer(1, next_scale_parts.vae(), next_scale_parts.GRIDS)
-
-
-# SDUpscale, a pipeline of diffusers as it is, waits as often as diffusers makes it wait.
-MORE = {Infinity: {"": small_infinity}, Tokenizer: {"": small_tokenizer}}
-ALL = {**EXAMPLES, **MORE}
+ALL = {**EXAMPLES, **OTHERS}
 CASES = [
     pytest.param(cls.__name__, make, id=f"{cls.__name__} {name}".strip())
     for cls, examples in ALL.items()
@@ -65,9 +65,7 @@ def test_a_training_step_and_a_batch_of_outputs(
     model = make(SCALE, tmp_path)
     with pretended_gpu():
         moved(model)
-        batch = on_device(batch_of())
-        if type(model) in MORE:
-            batch["lr"], batch["size"] = batch["hr"], tuple(batch["hr"].shape[-2:])
+        batch = on_device(batch_for(model))
         if model.automatic_optimization and any(p.requires_grad for p in model.parameters()):
             found = model.train().configure_optimizers()
             optimizer = found["optimizer"] if isinstance(found, dict) else found
@@ -83,9 +81,58 @@ def test_a_training_step_and_a_batch_of_outputs(
                 with counted() as step:
                     model.generator_loss(batch)[0].backward()
             assert step.total() <= limit.step, f"a generator's step waits:\n{step}"
+        if isinstance(model, LatentPerceptual):  # it has no outputs
+            return
         with torch.no_grad():  # under inference mode, no dispatch would be seen
             model.eval().test_step(batch, 0)
             with counted() as output:
                 sr = model.test_step(batch, 0)["sr"]
         assert sr.device == GPU
         assert output.total() <= limit.output, f"an output waits:\n{output}"
+
+
+@pytest.mark.parametrize("where", ["pixels", "latent"])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_tiles(where: Any, batch: int, tmp_path: Path) -> None:
+    """Nine and more tiles wait no more than one."""
+    model: Any = EXAMPLES[InvSR]["averaged pixels"](SCALE, tmp_path)
+    model.tiling = Tiling(size=16, overlap=8, where=where, batch=batch)
+    with pretended_gpu():
+        given = on_device(batch_of((33, 40), 1))
+        moved(model.eval()).predict_step(given, 0)
+        with counted() as waits:
+            sr = model.predict_step(given, 0)["sr"]
+        assert sr.device == GPU
+        assert where == "latent" or model.tiles >= 9
+    assert not waits, f"tiles wait:\n{waits}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_colour_fix(kind: Any) -> None:
+    given = batch_of()
+    expected = fix_colors(given["hr"], given["lr"], kind)
+    with pretended_gpu():
+        there = on_device(given)
+        for _ in range(2):
+            with counted() as waits:
+                sr = fix_colors(there["hr"], there["lr"], kind)
+        assert not waits, f"colours wait:\n{waits}"
+        torch.testing.assert_close(sr.cpu(), expected, rtol=0, atol=1e-5)
+
+
+def test_clips() -> None:
+    """Self-Cascade of video, in latents: a training step, and the clips of a batch."""
+    four = test_self_cascade_video.base(in_channels=4, out_channels=4)
+    space = {"space": KLSpace(small_kl()), "pivot_space": "rgb", "upsampler": Shared}
+    model = test_self_cascade_video.cascade(denoiser=four, sampler=Sampler(steps=2), **space)
+    with pretended_gpu():
+        moved(model)
+        given = on_device(test_self_cascade_video.batch(1))
+        for _ in range(2):
+            with counted() as waits:
+                model.train().training_step(given, 0).backward()
+                with torch.no_grad():
+                    sr = model.eval().test_step(given, 0)["sr"]
+        assert sr.shape == given["clip"].shape
+        assert sr.device == GPU
+    assert not waits, f"clips wait:\n{waits}"

@@ -14,6 +14,7 @@ A process that registered the device must not train anything else: run it in a p
 from __future__ import annotations
 
 import os
+import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ _BACKEND = torch.device("privateuseone", 0)  # where torch's own bookkeeping has
 _READS = {
     *("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "bincount"),
     *("_unique2", "unique_dim", "unique_consecutive", "_linalg_eigh", "_linalg_svd"),
+    *("linalg_pinv", "_linalg_check_errors"),
 }
 _INDEXING = {"index", "_unsafe_index", "index_put", "index_put_", "_index_put_impl_"}
 _FACTORIES = (torch.tensor, torch.as_tensor, torch.asarray)
@@ -300,6 +302,34 @@ _ANSWERS: dict[str, Any] = {
     ),
     **dict.fromkeys(("get_rng_state", "set_rng_state", "empty_cache", "set_device")),
 }
+
+
+class _Event:
+    """An event, which is over at once: what is queued is done when it is queued."""
+
+    def __init__(self, **_: Any) -> None:
+        self.time = 0.0
+
+    def record(self, stream: Any = None) -> None:
+        self.time = time.perf_counter()
+
+    def synchronize(self) -> None:
+        _wait("event")
+
+    def query(self) -> bool:
+        return True
+
+    def elapsed_time(self, end: _Event) -> float:
+        return 1000 * (end.time - self.time)
+
+
+class _Stream:
+    def record_event(self, event: _Event | None = None) -> _Event:
+        event = event or _Event()
+        event.record()
+        return event
+
+
 _registered = False
 _plain_to = nn.Module.to
 
@@ -325,6 +355,8 @@ def pretended_gpu() -> Iterator[None]:
             stack.enter_context(
                 mock.patch.object(torch.cuda, name, lambda *a, _answer=answer, **k: _answer)
             )
+        stack.enter_context(mock.patch.object(torch.cuda, "Event", _Event))
+        stack.enter_context(mock.patch.object(torch.cuda, "current_stream", return_value=_Stream()))
         stack.enter_context(mock.patch.object(nn.Module, "to", _module_to))
         stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))

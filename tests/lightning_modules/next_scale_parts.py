@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from lightning_modules.backbone.bitwise import BitwiseSpace
@@ -39,9 +41,9 @@ def transformer(seed: int = 0, drop_path: float = 0.0) -> InfinityTransformer:
     return found
 
 
-def mapper(seed: int = 0) -> Transformation:
+def mapper(seed: int = 0, **settings: Any) -> Transformation:
     """Of the first two scales, without dropout."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         branches = [Branch(16, 1, 2), Branch(16, 1, 2)]
-        return Transformation(BITS, (2, 2), GRIDS[:2], branches, (8, 8), dropout=0.0)
+        return Transformation(BITS, (2, 2), GRIDS[:2], branches, (8, 8), dropout=0.0, **settings)

@@ -17,10 +17,9 @@ from lightning_modules.backbone.space import KLSpace, PCASpace, PixelSpace, ResS
 from lightning_modules.diffusion import Diffusion
 from lightning_modules.networks.autoencoders import PCAAutoencoder
 from lightning_modules.networks.discriminator import PatchGAN
+from tests.lightning_modules.others import KL
 from tests.lightning_modules.test_invsr import UNET
 
-KL = {"block_out_channels": [8, 8], "norm_num_groups": 4, "latent_channels": 4}
-KL |= {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
 SPACES = {
     "pca": PCASpace,
     "kl": lambda: KLSpace(KL),

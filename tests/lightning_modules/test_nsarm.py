@@ -427,6 +427,26 @@ class TestWeights:
             model.load_parts(lambda name, _: files[name])
             assert model.needs_weights == needs
 
+    def test_released_weights_in_the_other_layout(self, tmp_path):
+        torch.save(released(mapper()), tmp_path / "mapper.pth")
+        rows = mapper(layout="positions")
+        for load in (
+            lambda: NSARM(2, space(), rows).load_weights(tmp_path / "mapper.pth"),
+            lambda: NSARM(2, space(), rows, mapper_weights="a").load_parts(
+                lambda *_: tmp_path / "mapper.pth"
+            ),
+        ):
+            with pytest.raises(ValueError, match=r"is positions, and .*mapper\.pth.* memory"):
+                load()
+
+    def test_a_run_in_the_other_layout(self, tmp_path):
+        first = NSARM(2, space(), mapper(layout="positions"))
+        checkpoint = {"state_dict": first.state_dict()}
+        first.on_save_checkpoint(checkpoint)
+        NSARM(2, space(), mapper(layout="positions")).on_load_checkpoint(checkpoint)
+        with pytest.raises(ValueError, match="layout is memory, and the checkpoint was trained"):
+            NSARM(2, space(), mapper()).on_load_checkpoint(checkpoint)
+
     def test_a_base_of_another_size(self, tmp_path):
         path = tmp_path / "infinity_2b_reg.pth"
         torch.save(random_weights(128, 3, 1, BITS, 128, 8), path)

@@ -9,54 +9,20 @@ import torch
 
 pytest.importorskip("transformers")
 
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    DDPMScheduler,
-    StableDiffusionUpscalePipeline,
-    UNet2DConditionModel,
-)
-from transformers import CLIPTextModel, CLIPTokenizer
+from diffusers import StableDiffusionUpscalePipeline
 
 from degradations.draws import seed_of
 from lightning_modules.controls.sd import SDUpscale
 from lightning_modules.noise import Noise, PlacedNoise
 from lightning_modules.sampling.tiling import padded, whole
-from tests.lightning_modules.backbone.texts import save_text_encoder
+from tests.lightning_modules.others import save_upscaler
 
 FEW: dict[str, Any] = {"steps": 2, "guidance": 3.0}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The released layout, as small as can be."""
-    place = tmp_path_factory.mktemp("upscaler")
-    save_text_encoder(place)
-    torch.manual_seed(0)
-    unet = UNet2DConditionModel(
-        **{"in_channels": 7, "out_channels": 4, "block_out_channels": (8, 16)},
-        **{"layers_per_block": 1, "norm_num_groups": 4, "attention_head_dim": 2},
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        **{"cross_attention_dim": 8, "num_class_embeds": 1000},
-    )
-    vae = AutoencoderKL(
-        **{"latent_channels": 4, "norm_num_groups": 4, "block_out_channels": (8, 8, 8)},
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        scaling_factor=0.08333,
-    )
-    pipeline = StableDiffusionUpscalePipeline(
-        vae=vae,
-        unet=unet,
-        text_encoder=CLIPTextModel.from_pretrained(place, subfolder="text_encoder"),
-        tokenizer=CLIPTokenizer.from_pretrained(place, subfolder="tokenizer"),
-        low_res_scheduler=DDPMScheduler(beta_schedule="scaled_linear"),
-        scheduler=DDIMScheduler(beta_schedule="scaled_linear", prediction_type="v_prediction"),
-    )
-    saved = place / "saved"
-    pipeline.save_pretrained(saved)
-    return str(saved)
+    return save_upscaler(tmp_path_factory.mktemp("upscaler"))
 
 
 def batch(count: int = 2, **more: Any) -> Any:

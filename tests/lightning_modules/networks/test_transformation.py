@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from lightning_modules.networks.transformation import (
     Transformation,
     from_official,
 )
+from lightning_modules.weights import fit
 
 SMALL = [Branch(8, 1, 2), Branch(12, 2, 3)]
 
@@ -107,7 +110,17 @@ def test_rows_as_positions() -> None:
     for found, row, (_, w) in zip(network(z), rows, network.grids, strict=True):
         for p in range(row.shape[1]):
             assert torch.equal(found[:, :, p // w, p % w], row[:, p])
-    assert network.state_dict().keys() == small().state_dict().keys()
+
+
+@pytest.mark.parametrize("trained", ["memory", "positions"])
+def test_weights_of_the_other_layout_are_refused(trained: Any) -> None:
+    other: Any = {"memory": "positions", "positions": "memory"}[trained]
+    tensors = small(layout=trained).state_dict()
+    fit(small(layout=trained), tensors, "a.ckpt")
+    with pytest.raises(
+        ValueError, match=f"layout is {other}, and a.ckpt was trained with {trained}"
+    ):
+        fit(small(layout=other), tensors, "a.ckpt")
 
 
 def estimating(**options: object) -> LatentEstimate:

@@ -1,0 +1,158 @@
+"""Metrics and the report of scales on the pretended GPU: waits of a batch of an evaluation."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchvision import models
+
+from callbacks import weights
+from callbacks.metrics.base import Metric
+from callbacks.metrics.consistency import SelfSSIM
+from callbacks.metrics.fid import InceptionMetric
+from callbacks.metrics.iqa import IQA
+from callbacks.metrics.niqe import FEATURES, NIQE
+from callbacks.metrics.perceptual import DISTS, LPIPS, NETS
+from callbacks.metrics.sets import SetMetric
+from callbacks.metrics.video import FVD, KVD, Flicker, FrameKIDThumb, FrameSWD
+from callbacks.report.scales import ScaleReport
+from lightning_modules.nsarm import NSARM
+from tests.callbacks.tiny import Images, collate, trainer
+from tests.contracts import discovery
+from tests.contracts.arguments import build
+from tests.contracts.test_callbacks import EXAMPLES as IMAGES
+from tests.contracts.test_set_metrics import EXAMPLES as SETS
+from tests.gpu.device import GPU, Waits, counted, pretended_gpu
+from tests.lightning_modules import next_scale_parts
+
+# Most waits of a batch. May only fall; an image's metric that is not listed must not wait at all.
+# Features of sets are kept on the host, where those of HR are looked up by its pixels.
+OF_SETS = 3
+LIMITS = {"NIQE": 1, "TorchMetric": 2, "Flicker": 5}  # the flow is computed on the host
+CLIPS = (Flicker, FrameKIDThumb, FrameSWD)
+SKIPPED = (FVD, KVD, IQA)  # their networks are files of the user, or of a package not tested here
+
+
+class Clips(Images):
+    """Clips of three frames in the place of images."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = super().__getitem__(index)
+        return sample | {"clip": torch.stack([sample["hr"]] * 3)}
+
+
+def together(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    batch = collate(samples)
+    return batch | {k: torch.stack([s[k] for s in samples]) for k in ("clip",) if k in samples[0]}
+
+
+class Echo(LightningModule):
+    """Its outputs are a darker HR, or clip."""
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        assert batch["hr"].device == GPU
+        return {"sr": batch.get("clip", batch["hr"]) * 0.9}
+
+
+class Few(nn.Module):
+    """Stands in for a large network: a few features of images, or distances of two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, *images: Tensor) -> Tensor:
+        features = [self.conv(image / 255).mean((2, 3)) for image in images]
+        return features[0] if len(images) == 1 else (features[0] - features[1]).norm(dim=1)
+
+
+class Opens(Callback):
+    """First of the callbacks: begins to count."""
+
+    def __init__(self) -> None:
+        self.waits = Waits()
+        self.context: AbstractContextManager[Waits] = counted()
+
+    def on_test_batch_start(self, trainer: Any, model: Any, batch: Any, *_: Any) -> None:
+        batch["seed"] = batch["seed"].cpu()  # as the data module has it
+
+    def on_test_batch_end(self, *_: Any) -> None:
+        self.context = counted()
+        self.waits = self.context.__enter__()
+
+
+class Closes(Callback):
+    """Last of the callbacks."""
+
+    def __init__(self, opens: Opens) -> None:
+        self.opens = opens
+
+    def on_test_batch_end(self, *_: Any) -> None:
+        self.opens.context.__exit__(None, None, None)
+
+
+def waits_of_a_batch(
+    folder: Path, callback: Callback, model: LightningModule, data: Images
+) -> Waits:
+    """Those of the last of three batches, when tables are on the device."""
+    opens = Opens()
+    with pretended_gpu():
+        # Under inference mode, the device would not see the operations.
+        settings: Any = {"accelerator": "gpu", "inference_mode": False}
+        run = trainer(folder, opens, callback, Closes(opens), **settings)
+        run.test(model, DataLoader(data, 2, collate_fn=together), verbose=False)
+    return opens.waits
+
+
+@pytest.fixture
+def _stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random or small networks in the place of published ones."""
+
+    def few(metric: Any) -> None:
+        metric.net = metric.network = Few().requires_grad_(False)
+
+    def pristine(metric: Any) -> None:
+        metric.pristine = torch.zeros(FEATURES).double(), torch.eye(FEATURES).double()
+
+    for cls, load in ((InceptionMetric, few), (DISTS, few), (NIQE, pristine)):
+        monkeypatch.setattr(cls, "load", load)
+        monkeypatch.setattr(cls, "absent", lambda metric: "")
+    state = {f"features.{k}": v for k, v in models.squeezenet1_1().features.state_dict().items()}
+    torch.save(state, file := tmp_path / "squeezenet.pth")
+    for name in ("find", "obtain"):
+        monkeypatch.setattr(weights, name, {NETS["squeeze"]: file}.get)
+
+
+@pytest.mark.usefixtures("_stand_ins")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    "cls",
+    [c for c in discovery.concrete_subclasses(Metric, "callbacks") if c not in SKIPPED],
+    ids=lambda cls: cls.__name__,
+)
+def test_a_metric(cls: Any, tmp_path: Path) -> None:
+    examples = {LPIPS: lambda: LPIPS("squeeze"), **IMAGES, **SETS}
+    metric = build(cls, examples, "")
+    default = OF_SETS if issubclass(cls, SetMetric) else 0
+    data = (Clips if cls in CLIPS else Images)(6, side=304 if "Patch" in cls.__name__ else 208)
+    waits = waits_of_a_batch(tmp_path, metric, Echo(), data)
+    # The similarity to itself needs datasets of two scales.
+    assert metric.records or cls is SelfSSIM, "it measured nothing"
+    assert all(record["value"] == record["value"] for record in metric.records)
+    assert waits.total() <= LIMITS.get(cls.__name__, default), f"a batch waits:\n{waits}"
+
+
+def test_the_report_of_scales(tmp_path: Path) -> None:
+    """One copy of all numbers, and one of all images in the strip."""
+    parts = next_scale_parts.space(), next_scale_parts.mapper(), next_scale_parts.transformer()
+    report = ScaleReport(shown=6)
+    waits = waits_of_a_batch(tmp_path, report, NSARM(2.0, *parts), Images(6, side=32))
+    assert (tmp_path / "samples" / "scales-test.json").is_file()
+    assert waits.total() <= 2, f"a batch waits:\n{waits}"
