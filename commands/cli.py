@@ -255,7 +255,8 @@ class EnlargerCLI(CommandsCLI):
         parser = self.command_parsers[str(self.subcommand)]
         config = self.config[self.subcommand].clone()
         config.run.change = config.run.overwrite = False  # for one start, not a property of the run
-        text = parser.dump(config, skip_unset=False, format="yaml")
+        # What was parsed is valid; checking it again would take longer than dumping it.
+        text = parser.dump(config, skip_unset=False, skip_validation=True, format="yaml")
         dumped: dict[str, Any] = plain_yaml(text)
         dumped.pop("config", None)
         return dumped
