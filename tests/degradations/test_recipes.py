@@ -509,7 +509,7 @@ def test_each_stage_is_the_same_by_both_executors(recipe: Callable[..., Pipeline
 @pytest.mark.parametrize(
     ("recipe", "scale"),
     [*((recipe, 4.0) for recipe in ALL), (mixed, 3.7)],
-    ids=lambda value: "" if isinstance(value, float) else name_of(value),
+    ids=lambda value: f"x{value:g}" if isinstance(value, float) else name_of(value),
 )
 def test_both_executors(recipe: Callable[..., Degradation], scale: float) -> None:
     """After two to four codecs, each of which increases the difference of blocks.
