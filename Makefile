@@ -19,6 +19,8 @@ EXTRAS := dev,docs,lmdb,onnx,s3,spandrel,video
 SOAK ?= --hours 2
 DEMO := configs/experiment/quickstart.yaml
 export NO_ALBUMENTATIONS_UPDATE := 1
+# Where it is set, as in many containers, each process of the tests would compile all tests again.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: install demo docs docs-commands test test-slow test-faults test-minimum test-python test-iqa coverage soak bench-gpu
 .PHONY: lint types pytest clean

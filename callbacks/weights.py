@@ -24,10 +24,10 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TypedDict
 
-import yaml
 from filelock import FileLock
 
 from files.paths import expand_path
+from files.yaml_loader import plain_yaml
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class UnavailableError(OSError):
 
 def manifest(path: Path | None = None) -> dict[str, Entry]:
     """Return all weights that the project knows, by name."""
-    entries: dict[str, Entry] = yaml.safe_load((path or MANIFEST).read_text(encoding="utf-8"))
+    entries: dict[str, Entry] = plain_yaml((path or MANIFEST).read_text(encoding="utf-8"))
     return entries
 
 

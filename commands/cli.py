@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch.distributed as dist
-import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
@@ -62,6 +61,7 @@ from datamodules.base import SRDataModule
 from datamodules.sources.folder import Outputs
 from degradations.base import Degradation
 from files.paths import expand_path
+from files.yaml_loader import plain_yaml
 from lightning_modules.base import ImageModel, SuperResolver
 from lightning_modules.sampling.tiling import Tiling
 
@@ -260,8 +260,9 @@ class EnlargerCLI(CommandsCLI):
         parser = self.command_parsers[str(self.subcommand)]
         config = self.config[self.subcommand].clone()
         config.run.change = config.run.overwrite = False  # for one start, not a property of the run
-        text = parser.dump(config, skip_unset=False, format="yaml")
-        dumped: dict[str, Any] = yaml.safe_load(text)
+        # What was parsed is valid; checking it again would take longer than dumping it.
+        text = parser.dump(config, skip_unset=False, skip_validation=True, format="yaml")
+        dumped: dict[str, Any] = plain_yaml(text)
         dumped.pop("config", None)
         return dumped
 

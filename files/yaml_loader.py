@@ -48,6 +48,11 @@ def open_configurations_alone() -> None:
     Path.__init__ = __init__  # type: ignore[method-assign]
 
 
+def plain_yaml(text: str) -> Any:
+    """Read YAML as ``yaml.safe_load`` does, ten times as fast where PyYAML has libyaml."""
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
 class StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """The loader of configurations: refuses repeated keys, and aliases that contain themselves.
 

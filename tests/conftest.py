@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,11 +20,13 @@ from tests import runs
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test fetches weights, also where there is a network
 
 REPO = Path(__file__).resolve().parents[1]
+LONGEST = "test_pretended_gpu.py"  # half a minute, for which the others would wait at the end
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let a busy machine fail a test of the marker `timing` twice; the summary names it."""
+    """Let a busy machine fail a test of the marker `timing` twice; begin with the longest test."""
+    items.sort(key=lambda item: item.path.name != LONGEST)
     if config.pluginmanager.hasplugin("rerunfailures"):
         for item in items:
             if item.get_closest_marker("timing"):
@@ -95,6 +98,48 @@ def _noting_what_was_run() -> Generator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(main, "main", noted)
+        yield
+
+
+BUILT: dict[str | None, dict[str, Any]] = {}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _parser_is_built_once() -> Generator[None]:
+    """Building the parser of a command takes longer than finding a misspelt key with it."""
+    if "commands.cli" not in sys.modules:
+        yield
+        return
+    from commands.cli import EnlargerCLI
+
+    build = EnlargerCLI.setup_parser
+
+    def setup_parser(cli: EnlargerCLI, *args: Any) -> None:
+        if cli.command not in BUILT:
+            before = set(vars(cli))
+            build(cli, *args)
+            BUILT[cli.command] = {k: v for k, v in vars(cli).items() if k not in before}
+            for parser in cli.command_parsers.values():
+                parser.all_callback_keys = list(parser.callback_keys)
+        vars(cli).update(BUILT[cli.command])
+        for parser in cli.command_parsers.values():  # a run takes some of them away
+            parser.callback_keys = list(parser.all_callback_keys)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EnlargerCLI, "setup_parser", setup_parser)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_is_saved_is_read_again_in_one_file(request: pytest.FixtureRequest) -> Generator[None]:
+    """It only warns, and takes a fifth of the time of a short run; see `test_saved_config.py`."""
+    if "commands.cli" not in sys.modules or request.module.__name__.endswith("test_saved_config"):
+        yield
+        return
+    from commands.cli import EnlargerCLI
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EnlargerCLI, "_check_saved", lambda cli: None)
         yield
 
 

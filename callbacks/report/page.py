@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -502,16 +503,21 @@ def page(runs: Sequence[Run], limits: Limits) -> str:
     )
 
 
-def render(template: str, **values: Any) -> str:
-    """Fill a template that lies beside this file; all text in it is escaped."""
-    environment = Environment(
+@cache
+def _environment() -> Environment:
+    # Kept, with the compiled templates: compiling takes longer than filling them.
+    return Environment(
         loader=FileSystemLoader(BESIDE),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    text = environment.get_template(template).render(values)
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill a template that lies beside this file; all text in it is escaped."""
+    text = _environment().get_template(template).render(values)
     # A file name that is not UTF-8, which no page can hold, is spelt out.
     return text.strip().encode("utf-8", "backslashreplace").decode() + "\n"
 

@@ -31,6 +31,7 @@ from commands.run.files import (
 from commands.run.saved_config import flat, without_placeholders
 from files.owned import move_aside, remove_file
 from files.paths import expand_path
+from files.yaml_loader import plain_yaml
 
 log = logging.getLogger(__name__)
 LOCK_SECONDS = 60.0  # what a killed run has started may end a little later than the run
@@ -317,7 +318,7 @@ class RunDirectory:
 
     def _refuse_other_config(self) -> None:
         try:
-            content = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+            content = plain_yaml(self.config_file.read_text(encoding="utf-8"))
         except (ValueError, RecursionError, yaml.YAMLError):
             content = {}
         if content is not None and not (isinstance(content, dict) and content.keys() >= WRITTEN):
@@ -398,7 +399,7 @@ class RunDirectory:
         # The file may hold anything after a full disk or another program: no YAML, no text, or
         # YAML without keys, compared with which all keys would seem new.
         try:
-            content = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+            content = plain_yaml(self.config_file.read_text(encoding="utf-8"))
         except (IsADirectoryError, ValueError, RecursionError, yaml.YAMLError):
             content = None
         if not isinstance(content, dict) or not content:

@@ -23,7 +23,7 @@ READ_AGAIN = (os.PathLike, timedelta, Enum)
 PLACEHOLDER = "Unable to serialize instance "  # in files of 0.1.0
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
     """Quote text that the parser would read as a number, such as 1e4."""
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch_fidelity import feature_extractor_inceptionv3 as library
 
 from callbacks import weights
+from callbacks.metrics import fid
 
 NAME = "weights-inception-2015-12-05-6726825d.pth"
 
@@ -66,3 +67,10 @@ def inception(
     monkeypatch.setattr(weights, "MANIFEST", MADE["manifest"])
     monkeypatch.setenv("ENLARGER_WEIGHTS", str(inception_file.parent))
     return inception_file
+
+
+@pytest.fixture
+def small_inception(inception: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same network sees an eighth of the pixels, in an eighth of the time."""
+    monkeypatch.setattr(fid, "SIDE", 107)
+    return inception

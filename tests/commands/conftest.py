@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from jsonargparse import Namespace
@@ -19,41 +18,6 @@ model: lightning_modules.Bicubic
 data: {class_path: datamodules.SRDataModule, init_args: {scale: 2, workers: 0}}
 trainer: {accelerator: cpu, logger: false, enable_progress_bar: false, callbacks: [callbacks.PSNR]}
 """
-BUILT: dict[str | None, dict[str, Any]] = {}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _parser_is_built_once() -> Iterator[None]:
-    """Building the parser of a command takes longer than finding a misspelt key with it."""
-    from commands.cli import EnlargerCLI
-
-    build = EnlargerCLI.setup_parser
-
-    def setup_parser(cli: EnlargerCLI, *args: Any) -> None:
-        if cli.command not in BUILT:
-            before = set(vars(cli))
-            build(cli, *args)
-            BUILT[cli.command] = {k: v for k, v in vars(cli).items() if k not in before}
-            for parser in cli.command_parsers.values():
-                parser.all_callback_keys = list(parser.callback_keys)
-        vars(cli).update(BUILT[cli.command])
-        for parser in cli.command_parsers.values():  # a run takes some of them away
-            parser.callback_keys = list(parser.all_callback_keys)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(EnlargerCLI, "setup_parser", setup_parser)
-        yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _what_is_saved_is_read_again_in_one_file(request: pytest.FixtureRequest) -> Iterator[None]:
-    """It only warns, and takes a fifth of the time of a short run; see `test_saved_config.py`."""
-    from commands.cli import EnlargerCLI
-
-    with pytest.MonkeyPatch.context() as patch:
-        if not request.module.__name__.endswith("test_saved_config"):
-            patch.setattr(EnlargerCLI, "_check_saved", lambda cli: None)
-        yield
 
 
 @pytest.fixture

@@ -73,7 +73,6 @@ def build(path: Path, enlarger: Enlarger, *more: str) -> EnlargerCLI:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EnlargerCLI, "after_instantiate_classes", stop)
         patch.setattr("commands.cli.needed_files", lambda *_: {})  # published files, read later
-        patch.setattr(EnlargerCLI, "_check_saved", lambda _: None)  # would parse it twice, and warn
         with pytest.raises(SystemExit) as stopped:
             enlarger(verb, "--config", path, *ON_ONE, *more)
     assert stopped.value.code == 0

@@ -151,6 +151,17 @@ def check_images(canvas: Canvas, expected: list[Tensor]) -> None:
     assert off <= 1e-3 * total, f"{off} of {total} values are off by more than 1e-4"
 
 
+HOSTILE = {
+    "black": torch.zeros(2, 3, 24, 24),
+    "white": torch.ones(2, 3, 24, 24),
+    "grey": torch.full((2, 3, 24, 24), 0.3),
+    "one pixel wide": make_images(2, (24, 1)),
+    "one pixel": make_images(2, (1, 1)),
+    "two pixels wide": make_images(2, (24, 2)),  # whose LR is one pixel wide
+    "four pixels": make_images(2, (2, 2)),
+}
+
+
 class StageContract:
     """Subclass this and override the fixture `stage`."""
 
@@ -176,39 +187,29 @@ class StageContract:
     def test_has_no_scale(self, stage):
         assert "scale" not in inspect.signature(type(stage)).parameters
 
-    @pytest.mark.parametrize("size", SIZES)
-    def test_shape_dtype_and_values(self, stage, size):
-        y = self.run(stage, make_images(3, size))
-        assert y.dtype == torch.float32
-        assert y.ndim == 4
-        assert len(y) == 3
-        assert y.isfinite().all()
+    def test_shape_dtype_and_values(self, stage):
+        for size in SIZES:
+            y = self.run(stage, make_images(3, size))
+            assert y.dtype == torch.float32
+            assert y.ndim == 4
+            assert len(y) == 3
+            assert y.isfinite().all(), f"of {size}"
 
-    @pytest.mark.parametrize(
-        "x",
-        [
-            pytest.param(torch.zeros(2, 3, 24, 24), id="black"),
-            pytest.param(torch.ones(2, 3, 24, 24), id="white"),
-            pytest.param(torch.full((2, 3, 24, 24), 0.3), id="grey"),
-            pytest.param(make_images(2, (24, 1)), id="one pixel wide"),
-            pytest.param(make_images(2, (1, 1)), id="one pixel"),
-        ],
-    )
-    def test_hostile_images_give_finite_ones(self, stage, x):
-        y = self.run(stage, x)
-        assert len(y) == len(x)
-        assert y.isfinite().all()
+    def test_hostile_images_give_finite_ones(self, stage):
+        for name, x in HOSTILE.items():
+            y = self.run(stage, x)
+            assert len(y) == len(x), name
+            assert y.isfinite().all(), name
 
     def test_same_seeds_give_the_same_bits(self, stage):
         x = make_images(4, (32, 32))
         assert torch.equal(self.run(stage, x), self.run(stage, x))
 
-    @pytest.mark.parametrize("batch", [1, 3])
-    def test_an_image_does_not_depend_on_its_batch(self, stage, batch):
+    def test_an_image_does_not_depend_on_its_batch(self, stage):
         x = make_images(16, (32, 32))
         whole_params, whole = self.draw(stage, SEEDS, (32, 32)), self.run(stage, x)
-        for start in range(0, 16, batch):
-            part = slice(start, start + batch)
+        for start in range(0, 16, 3):  # the last one is alone
+            part = slice(start, start + 3)
             params = self.draw(stage, SEEDS[part], (32, 32))
             assert_bit_equal(params, whole_params, part)
             y = self.apply(stage, x[part], params)
@@ -265,16 +266,16 @@ class StageContract:
         for path, value in once.items():
             assert same(twice[path], value), f"the second prepare changed {path}"
 
-    @pytest.mark.parametrize("size", SIZES)
-    def test_a_canvas_gives_what_forward_gives(self, stage, size):
+    def test_a_canvas_gives_what_forward_gives(self, stage):
         """Images fill their canvas; the first size is common for training crops."""
-        x = make_images(4, size)
-        with hashed_fields():
-            params = stage.prepare(to_device(self.draw(stage, SEEDS[:4], size), 4, CPU))
-            canvas = stage.on_canvas(Canvas.of(x), params)
-            expected = each(stage, x, params)
-        assert canvas.sizes.dtype == torch.int64
-        check_images(canvas, expected)
+        for size in SIZES:
+            x = make_images(4, size)
+            with hashed_fields():
+                params = stage.prepare(to_device(self.draw(stage, SEEDS[:4], size), 4, CPU))
+                canvas = stage.on_canvas(Canvas.of(x), params)
+                expected = each(stage, x, params)
+            assert canvas.sizes.dtype == torch.int64
+            check_images(canvas, expected)
 
     def test_images_of_differing_sizes_on_a_canvas(self, stage):
         """Each image as by `forward` alone, as on a GPU after a stage that resizes."""
@@ -336,8 +337,9 @@ class DegradationContract:
     def degradation(self, make) -> Degradation:
         return make(2.0)
 
-    @pytest.mark.parametrize("scale", [1.0, 2.0, 3.0, 3.7])
-    @pytest.mark.parametrize("size", SIZES)
+    @pytest.mark.parametrize(
+        ("scale", "size"), [(1.0, SIZES[1]), (2.0, SIZES[2]), (3.0, SIZES[0]), (3.7, SIZES[1])]
+    )
     def test_shape_dtype_and_range(self, make, scale, size):
         degradation = make(scale)
         lr = degradation(make_images(3, size), SEEDS[:3])
@@ -347,30 +349,21 @@ class DegradationContract:
         assert lr.min() >= 0
         assert lr.max() <= 1
 
-    @pytest.mark.parametrize(
-        "hr",
-        [
-            pytest.param(torch.zeros(2, 3, 24, 24), id="black"),
-            pytest.param(torch.ones(2, 3, 24, 24), id="white"),
-            pytest.param(make_images(2, (24, 2)), id="LR one pixel wide"),
-            pytest.param(make_images(2, (2, 2)), id="LR one pixel"),
-        ],
-    )
-    def test_hostile_images_give_images(self, degradation, hr):
-        lr = degradation(hr, SEEDS[:2])
-        assert lr.min() >= 0  # NaN fails both
-        assert lr.max() <= 1
+    def test_hostile_images_give_images(self, degradation):
+        for name in ("black", "white", "two pixels wide", "four pixels"):
+            lr = degradation(HOSTILE[name], SEEDS[:2])
+            assert lr.min() >= 0, name  # NaN fails both
+            assert lr.max() <= 1, name
 
     def test_same_seeds_give_the_same_bits(self, make):
         hr = make_images(4, (32, 32))
         assert torch.equal(make(2.0)(hr, SEEDS[:4]), make(2.0)(hr, SEEDS[:4]))
 
-    @pytest.mark.parametrize("batch", [1, 3])
-    def test_an_image_does_not_depend_on_its_batch(self, degradation, batch):
+    def test_an_image_does_not_depend_on_its_batch(self, degradation):
         hr = make_images(16, (32, 32))
         whole_params, whole = degradation.params_of(SEEDS, hr.shape), degradation(hr, SEEDS)
-        for start in range(0, 16, batch):
-            part = slice(start, start + batch)
+        for start in range(0, 16, 3):  # the last one is alone
+            part = slice(start, start + 3)
             params = degradation.params_of(SEEDS[part], hr[part].shape)
             assert_bit_equal(params, whole_params, part)
             lr = degradation(hr[part], SEEDS[part])
@@ -404,10 +397,10 @@ class DegradationContract:
         copy = pickle.loads(pickle.dumps(degradation))
         assert torch.equal(copy(hr, SEEDS[:2]), degradation(hr, SEEDS[:2]))
 
-    @pytest.mark.parametrize("scale", [None, 0.0, -2.0, float("nan"), float("inf"), "4"])
-    def test_refuses_a_scale_that_is_no_positive_number(self, make, scale):
-        with pytest.raises(ValueError, match=r"scale is .*data\.init_args\.scale"):
-            make(scale)
+    def test_refuses_a_scale_that_is_no_positive_number(self, make):
+        for scale in (None, 0.0, -2.0, float("nan"), float("inf"), "4"):
+            with pytest.raises(ValueError, match=r"scale is .*data\.init_args\.scale"):
+                make(scale)
 
     def test_at_another_scale(self, make):
         degradation, hr = make(2.0), make_images(2, (32, 32))

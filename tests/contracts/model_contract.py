@@ -91,15 +91,15 @@ class ModelContract:
     def test_arguments_are_typed_and_explained(self, model):
         check_arguments(type(model))
 
-    @pytest.mark.parametrize("scale", [None, 0.5, -2.0, float("nan"), float("inf"), "4"])
-    def test_refuses_a_scale_that_is_none(self, make, scale):
-        with pytest.raises(ValueError, match=r"data\.init_args\.scale"):
-            make(scale)
+    def test_refuses_a_scale_that_is_none(self, make):
+        for scale in (None, 0.5, -2.0, float("nan"), float("inf"), "4"):
+            with pytest.raises(ValueError, match=r"data\.init_args\.scale"):
+                make(scale)
 
     @pytest.mark.parametrize(
         ("step", "size"),
         [
-            *(("test_step", size) for size in SIZES),
+            *(("test_step", size) for size in SIZES[1:]),  # all other tests have the first
             *((step, SIZES[1]) for step in ("validation_step", "predict_step")),
         ],
     )
@@ -119,12 +119,10 @@ class ModelContract:
     def test_the_same_batch_gives_the_same_bits(self, model):
         assert torch.equal(self.images(model, batch_of()), self.images(model, batch_of()))
 
-    @pytest.mark.parametrize("count", [1, 2])
-    def test_an_image_does_not_depend_on_its_batch(self, model, count):
+    def test_an_image_does_not_depend_on_its_batch(self, model):
         batch = batch_of()
         whole = self.images(model, batch)
-        for start in range(0, COUNT, count):
-            part = slice(start, start + count)
+        for part in (slice(0, 2), slice(2, 3)):  # several, and one alone
             sr = self.images(model, part_of(batch, part))
             torch.testing.assert_close(sr, whole[part], rtol=0, atol=1e-5)
 
@@ -143,6 +141,7 @@ class ModelContract:
     def test_without_hr(self, model):
         batch = batch_of()
         expected = self.images(model, batch)
+        assert expected.shape == batch["hr"].shape
         del batch["hr"]
         assert torch.equal(self.images(model, batch), expected), "it looked at the answer"
 

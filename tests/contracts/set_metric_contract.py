@@ -23,10 +23,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from callbacks.metrics import fid
 from callbacks.metrics.sets import SetMetric
 from tests.contracts.degradation_contract import global_generators_untouched
 
-SIDE = 304  # a crop of Inception's fits
 FEATURES: dict[tuple[type, type, float], Tensor] = {}
 
 
@@ -49,7 +49,8 @@ class SetMetricContract:
 
     @staticmethod
     def images(count: int = 4) -> Tensor:
-        y, x = torch.linspace(0, 30, SIDE).view(-1, 1), torch.linspace(0, 30, SIDE)
+        x = torch.linspace(0, 30, fid.SIDE + 5)  # a crop of Inception's fits
+        y = x.view(-1, 1)
         phase = torch.arange(count * 3.0).view(count, 3, 1, 1)
         return 0.5 + 0.4 * torch.sin(x + 2 * y + phase)
 

@@ -103,15 +103,14 @@ class NoNumberAnImage(Plain):
 
 
 CHECK = StageContract()
-GREY = torch.full((2, 3, 24, 24), 0.3)
 NOT_PICKLED = (AttributeError, pickle.PicklingError)
 
 
 @pytest.mark.parametrize(
     ("stage", "check", "error"),
     [
-        (SharedDraw, lambda s: CHECK.test_an_image_does_not_depend_on_its_batch(s, 3), None),
-        (BatchStatistics, lambda s: CHECK.test_an_image_does_not_depend_on_its_batch(s, 1), None),
+        (SharedDraw, CHECK.test_an_image_does_not_depend_on_its_batch, None),
+        (BatchStatistics, CHECK.test_an_image_does_not_depend_on_its_batch, None),
         (InPlace, CHECK.test_forward_is_pure, None),
         (Counting, CHECK.test_forward_is_pure, None),
         (Counting, CHECK.test_same_seeds_give_the_same_bits, None),
@@ -119,8 +118,8 @@ NOT_PICKLED = (AttributeError, pickle.PicklingError)
         (GlobalTorch, CHECK.test_no_global_generator_is_used, None),
         (GlobalNumpy, CHECK.test_no_global_generator_is_used, None),
         (Seeding, CHECK.test_no_global_generator_is_used, None),
-        (Half, lambda s: CHECK.test_shape_dtype_and_values(s, (32, 32)), None),
-        (DividesByContrast, lambda s: CHECK.test_hostile_images_give_finite_ones(s, GREY), None),
+        (Half, CHECK.test_shape_dtype_and_values, None),
+        (DividesByContrast, CHECK.test_hostile_images_give_finite_ones, None),
         (Unrecordable, CHECK.test_params_survive_json, TypeError),
         (NoNumberAnImage, CHECK.test_same_seeds_give_the_same_bits, TypeError),
         (Unpicklable, CHECK.test_pickles, NOT_PICKLED),
@@ -209,10 +208,10 @@ LR = DegradationContract()
 @pytest.mark.parametrize(
     ("cls", "check"),
     [
-        (SeesTheBatch, lambda c: LR.test_an_image_does_not_depend_on_its_batch(c(2.0), 3)),
+        (SeesTheBatch, lambda c: LR.test_an_image_does_not_depend_on_its_batch(c(2.0))),
         (ChangesHR, lambda c: LR.test_hr_is_left_alone(c(2.0))),
         (KeepsDraws, lambda c: LR.test_recorded_params_replay(c(2.0))),
-        (OwnScale, lambda c: LR.test_refuses_a_scale_that_is_no_positive_number(c, None)),
+        (OwnScale, LR.test_refuses_a_scale_that_is_no_positive_number),
         (OwnScale, lambda c: LR.test_shape_dtype_and_range(c, 3.0, (32, 32))),
         (OwnForward, lambda c: LR.test_refuses_what_is_no_float_image(c(2.0))),
         (OwnForward, lambda c: LR.test_refuses_another_number_of_seeds(c(2.0))),
@@ -228,4 +227,4 @@ def test_sound_ones_pass():
     CHECK.test_forward_is_pure(GaussianNoise())
     LR.test_hr_is_left_alone(Corner(2.0))
     LR.test_shape_dtype_and_range(Corner, 3.0, (32, 32))
-    LR.test_an_image_does_not_depend_on_its_batch(Corner(2.0), 3)
+    LR.test_an_image_does_not_depend_on_its_batch(Corner(2.0))

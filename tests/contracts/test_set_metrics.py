@@ -11,19 +11,19 @@ from callbacks.metrics.base import Metric
 from callbacks.metrics.consistency import Memorised, Repetition
 from callbacks.metrics.fid import PatchFID, PatchKID
 from callbacks.metrics.sets import SetMetric
-from tests.callbacks.random_inception import inception, inception_file
+from tests.callbacks.random_inception import inception, inception_file, small_inception
 from tests.contracts import discovery
 from tests.contracts.arguments import build
 from tests.contracts.set_metric_contract import SetMetricContract
 from tests.contracts.test_callbacks import images
 
-__all__ = ["inception", "inception_file"]
+__all__ = ["inception", "inception_file", "small_inception"]
 
 # A line for each class of ours that cannot be made without arguments: a function that makes one.
 EXAMPLES: dict[type, object] = {
     Memorised: lambda: Memorised(images()),
     Repetition: lambda: Repetition(40),  # at which the contract's images do not repeat
-    # One crop of 299 pixels an image, not three: these were a third of all contracts' time.
+    # One crop an image, not three.
     PatchFID: lambda: PatchFID(crops=1),
     PatchKID: lambda: PatchKID(crops=1),
 }
@@ -33,7 +33,7 @@ def pytest_generate_tests(metafunc):
     discovery.parametrize(metafunc, "set_metric_class", SetMetric, "callbacks")
 
 
-@pytest.mark.usefixtures("inception")
+@pytest.mark.usefixtures("small_inception")
 class TestSetMetrics(SetMetricContract):
     @pytest.fixture
     def make(self, set_metric_class):

@@ -21,13 +21,13 @@ from callbacks.metrics.sets import SetMetric
 from callbacks.metrics.torchmetric import TorchMetric
 from callbacks.results.files import load_results
 from callbacks.results.results import Results
-from tests.callbacks.random_inception import inception, inception_file
+from tests.callbacks.random_inception import inception, inception_file, small_inception
 from tests.callbacks.tiny import Images, loader, trainer
 from tests.contracts import discovery
 from tests.contracts.arguments import build
 from tests.contracts.test_set_metrics import EXAMPLES as OF_SETS
 
-__all__ = ["inception", "inception_file"]
+__all__ = ["inception", "inception_file", "small_inception"]
 
 EXAMPLES = {
     **OF_SETS,
@@ -96,13 +96,19 @@ def evaluated(folder: Path, metric: Metric, small: int, *others: Any) -> list[An
 @pytest.mark.usefixtures("inception")
 @pytest.mark.parametrize("small", [2, 24])
 def test_a_small_image(
-    metric_class: type[Metric], small: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    metric_class: type[Metric],
+    small: int,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    request: pytest.FixtureRequest,
 ) -> None:
     make = functools.partial(build, metric_class, EXAMPLES, f"EXAMPLES in {__name__}")
     if metric_class.target != "hr":
         pytest.skip("it is of clips: see test_flicker.py")
     if issubclass(metric_class, InceptionMetric) and small != 2:
         pytest.skip("once will do: the network takes its time")
+    if not issubclass(metric_class, PatchMetric):  # no image is as large as one of its crops
+        request.getfixturevalue("small_inception")
     psnr = PSNR(label="other", border=0)
     with caplog.at_level(logging.WARNING):
         records = evaluated(tmp_path / "one", make(), small, psnr, Results())

@@ -372,7 +372,7 @@ def numbers(params: dict[str, Any], path: str = "") -> dict[str, Any]:
     return found
 
 
-def dependent(recipe: Degradation, batches: int = 300) -> set[str]:
+def dependent(recipe: Degradation, batches: int = 150) -> set[str]:
     """Return parameters in which the first two images of a batch are dependent."""
     seeds = np.arange(batches * 3).reshape(batches, 3)
     shape = torch.Size((3, 3, 96, 96))
@@ -415,7 +415,7 @@ def test_faithful_draws_once_a_batch_what_upstream_does(recipe: Callable[..., An
 def test_faithful_changes_no_distribution() -> None:
     shape = torch.Size((2, 3, SIDE, SIDE))
     recipe = ResShift(4.0, faithful=True)
-    drawn = [recipe.params_of(np.array([n, n + 7]), shape) for n in range(0, 4000, 4)]
+    drawn = [recipe.params_of(np.array([n, n + 7]), shape) for n in range(0, 4000, 8)]
     for path, p in (("resize2.applied", 0.5), ("blur2.applied", 0.4), ("final.jpeg_last", 0.5)):
         is_chance(np.array([at(params, path)[0] for params in drawn]), p)
     factor = np.array([params["resize"]["factor"][0] for params in drawn])
@@ -506,8 +506,11 @@ def test_each_stage_is_the_same_by_both_executors(recipe: Callable[..., Pipeline
     assert rounded
 
 
-@pytest.mark.parametrize("scale", [4.0, 3.7])
-@pytest.mark.parametrize("recipe", [*ALL, mixed], ids=name_of)
+@pytest.mark.parametrize(
+    ("recipe", "scale"),
+    [*((recipe, 4.0) for recipe in ALL), (mixed, 3.7)],
+    ids=lambda value: f"x{value:g}" if isinstance(value, float) else name_of(value),
+)
 def test_both_executors(recipe: Callable[..., Degradation], scale: float) -> None:
     """After two to four codecs, each of which increases the difference of blocks.
 
@@ -522,18 +525,7 @@ def test_both_executors(recipe: Callable[..., Degradation], scale: float) -> Non
     assert (off > 1.02).float().mean() <= 0.12
 
 
-@pytest.mark.parametrize("recipe", [*ALL, mixed], ids=name_of)
-def test_the_same_lr_in_any_batch(recipe: Callable[..., Degradation]) -> None:
-    hr, seeds = make_images(16, (40, 36)), torch.arange(16) + 5
-    degrade = recipe(3.0)
-    whole = degrade(hr, seeds)
-    for batch in (1, 3):
-        parts = [degrade(*pair) for pair in zip(hr.split(batch), seeds.split(batch), strict=True)]
-        torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("scale", [2.0, 3.0, 3.7])
-@pytest.mark.parametrize("executor", ["images", "canvas"])
+@pytest.mark.parametrize(("executor", "scale"), [("images", 3.7), ("canvas", 2.0)])
 @pytest.mark.parametrize("recipe", [*ALL, mixed], ids=name_of)
 def test_hostile_images(recipe: Callable[..., Degradation], executor: str, scale: float) -> None:
     degrade = recipe(scale, executor=executor)

@@ -1,1 +1,1 @@
-"""Tests on a pretended GPU, each file in a process of its own."""
+"""Tests on a pretended GPU, in a process of their own."""

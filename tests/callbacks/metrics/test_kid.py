@@ -12,10 +12,10 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from callbacks.metrics.fid import FID, KID, Inception, kernel_distance, polynomial_mmd
 from tests.callbacks.metrics.test_fid import Tensors, gaussian, two_sets
-from tests.callbacks.random_inception import inception, inception_file
+from tests.callbacks.random_inception import inception, inception_file, small_inception
 from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
-__all__ = ["inception", "inception_file"]
+__all__ = ["inception", "inception_file", "small_inception"]
 
 
 def by_hand(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -62,7 +62,7 @@ def test_kernels_of_all_pairs_or_of_each_subset(n: int) -> None:
     assert abs(mean - polynomial_mmd(a, b)) < 4 * deviation
 
 
-def test_few_images_are_one_subset(inception: Path, tmp_path: Path) -> None:
+def test_few_images_are_one_subset(small_inception: Path, tmp_path: Path) -> None:
     metric = KID()
     trainer(tmp_path, metric).validate(Tiny(), loader(Images(3)), verbose=False)
     assert [r["metric"] for r in metric.records] == ["kid"]
@@ -118,7 +118,7 @@ def test_numbers_out_of_range(key: str, value: int) -> None:
 
 
 def test_fid_and_kid_of_a_preset_are_the_work_of_one(
-    inception: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_inception: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls, forward = [], Inception.forward
 

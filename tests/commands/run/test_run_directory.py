@@ -307,11 +307,9 @@ def test_overwrite_moves_the_old_run_aside(
 @pytest.mark.parametrize(
     "refused",
     [
-        ("--trainer.callbacks+", "lightning.pytorch.callbacks.LearningRateFinder"),
-        ("--trainer.callbacks+", "lightning.pytorch.callbacks.BackboneFinetuning"),
+        # By the trainer, one of its callbacks, a check of all together, and the model.
         ("--trainer.strategy", "ddp_spawn"),
-        ("--trainer.max_time", "00:00:00:00"),
-        ("--trainer.default_root_dir", "elsewhere"),
+        ("--trainer.callbacks+", "lightning.pytorch.callbacks.BackboneFinetuning"),
         ("--checkpoint.mode", "min"),
         ("--model.init_args.network.init_args.blocks", "-1"),
         ("--data.init_args.train.init_args.root", "missing"),

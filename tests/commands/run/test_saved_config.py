@@ -8,15 +8,18 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 import yaml
 from lightning.pytorch import Callback
 
+import main
+from commands import cli
 from commands.run.saved_config import as_yaml
 from files.yaml_loader import strict_loader
+from tests.conftest import REPO
 
 Enlarger = Callable[..., None]
 Refusal = Callable[..., str]
@@ -104,67 +107,94 @@ class Several(Callback):
         Several.seen.append({"paths": paths, "by_name": by_name, "wait": wait})
 
 
-def fit_again(enlarger: Enlarger, *more: object) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Fit, then fit with the saved configuration under another name; return both."""
-    enlarger(*FIT, *more)
-    enlarger("fit", "--config", "runs/x/config.yaml", "--run.name", "y")
-    one, two = (yaml.safe_load(Path(f"runs/{name}/config.yaml").read_text()) for name in ("x", "y"))
-    assert two["run"].pop("name") == "y"
-    assert one["run"].pop("name") == "x"
-    return one, two
-
-
 CALLBACKS = [
     f"{{class_path: {LIGHTNING}.StochasticWeightAveraging, init_args: "
     "{swa_lrs: 1e-2, swa_epoch_start: 1}}",
     f"{{class_path: {LIGHTNING}.Timer, init_args: {{duration: '00:01:00:00'}}}}",
     f"{LIGHTNING}.LambdaCallback",
 ]
+GIVEN = (
+    f"policy: {{class_path: {__name__}.Policy, init_args: {{times: 9}}}}, wait: '0:10:00', "
+    "mode: FAST, function: math.cos, options: {count: 7}, number_as_text: '1e5', infinite: -.inf"
+)
+SEVERAL = "{paths: [a, b], by_name: {c: d}, wait: {hours: 1}}"
 
 
-def test_callbacks_of_lightning(
-    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
-) -> None:
-    added = (word for callback in CALLBACKS for word in ("--trainer.callbacks+", callback))
-    one, two = fit_again(enlarger, *added, "--trainer.max_time", "{hours: 1, minutes: 30}")
-    assert one == two
-    assert one["trainer"]["max_time"] == {"hours": 1, "minutes": 30}
-    assert "serialize" not in Path("runs/x/config.yaml").read_text()
-    assert "cannot reproduce this run" not in caplog.text
+class Again(NamedTuple):
+    """A run, and the run that its saved configuration makes.
+
+    one: Its configuration.
+    two: That of the other run.
+    text: The file of the first.
+    said: Warnings of both.
+    """
+
+    one: dict[str, Any]
+    two: dict[str, Any]
+    text: str
+    said: list[str]
 
 
-def test_defaults_of_every_kind(
-    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.fixture(scope="module")
+def again(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Again:
+    """Fit with callbacks of all kinds, then with the saved configuration under another name."""
+    folder = tmp_path_factory.mktemp("again")
+    text = (REPO / "tests" / "tiny.yaml").read_text().replace("PHOTOS", str(photo_folder))
+    (folder / "tiny.yaml").write_text(text)
+    own = (f"{__name__}.Odd", f"{{class_path: {__name__}.Odd, init_args: {{{GIVEN}}}}}")
+    own += (f"{{class_path: {__name__}.Several, init_args: {SEVERAL}}}",)
+    added = (word for one in (*CALLBACKS, *own) for word in ("--trainer.callbacks+", one))
+    said: list[str] = []
     Odd.seen.clear()
-    one, two = fit_again(enlarger, "--trainer.callbacks+", f"{__name__}.Odd")
-    assert one == two
-    assert "cannot reproduce this run" not in caplog.text
-    first, second = Odd.seen
+    Several.seen.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(cli.log, "warning", lambda text, *values: said.append(text % values))
+        main.main([*FIT, *added, "--trainer.max_time", "{hours: 1, minutes: 30}"])
+        main.main(["fit", "--config", "runs/x/config.yaml", "--run.name", "y"])
+    files = [folder / f"runs/{name}/config.yaml" for name in ("x", "y")]
+    one, two = (yaml.safe_load(file.read_text()) for file in files)
+    assert two["run"].pop("name") == "y"
+    assert one["run"].pop("name") == "x"
+    return Again(one, two, files[0].read_text(), said)
+
+
+def test_it_is_read_again_as_it_was(again: Again) -> None:
+    assert again.one == again.two
+    assert again.one["trainer"]["max_time"] == {"hours": 1, "minutes": 30}
+    assert "serialize" not in again.text
+    assert not any("cannot reproduce this run" in said for said in again.said)
+
+
+def test_defaults_of_every_kind(again: Again) -> None:
+    first, _, second, _ = Odd.seen
     for name in ("device", "policy", "anonymous", "tensor", "layer", "day", "word", "untyped"):
         assert first[name] is second[name], name
     same = first.keys() - {"tensor"}
     assert {name: first[name] for name in same} == {name: second[name] for name in same}
-    saved = one["trainer"]["callbacks"][-1]["init_args"]
+    saved = again.one["trainer"]["callbacks"][-3]["init_args"]
     assert saved["number_as_text"] == "1e-4"
     assert saved["variable"] == "$HOME/x"
     assert saved["text"] == "Ünïcode ✓\n #2: ~"
     assert not {"device", "policy", "anonymous", "tensor", "layer"} & saved.keys()
 
 
-def test_values_that_are_given(tiny: Path, enlarger: Enlarger) -> None:
-    given = "policy: {class_path: %s.Policy, init_args: {times: 9}}, wait: '0:10:00', mode: FAST, "
-    given += "function: math.cos, options: {count: 7}, number_as_text: '1e5', infinite: -.inf"
-    Odd.seen.clear()
-    callback = "{class_path: %s.Odd, init_args: {" + given + "}}"
-    one, two = fit_again(enlarger, "--trainer.callbacks+", callback.replace("%s", __name__))
-    assert one == two
-    for seen in Odd.seen:
+def test_values_that_are_given(again: Again) -> None:
+    for seen in Odd.seen[1::2]:
         assert seen["policy"].times == 9
         assert seen["wait"] == datetime.timedelta(minutes=10)
         assert (seen["mode"], seen["function"]) == (Mode.FAST, math.cos)
         assert (seen["options"], seen["number_as_text"]) == (Options(7), "1e5")
         assert seen["infinite"] == -math.inf
+
+
+def test_one_or_several_of_a_type_that_is_written_as_text(again: Again) -> None:
+    given = {
+        "paths": [Path("a"), Path("b")],
+        "by_name": {"c": Path("d")},
+        "wait": {"hours": 1},
+    }
+    assert Several.seen == [given, given]
 
 
 def test_names_that_look_like_numbers(tiny: Path, enlarger: Enlarger) -> None:
@@ -242,19 +272,3 @@ def test_a_config_of_the_user_in_the_place_of_a_run_stays(tiny: Path, refusal: R
     sentence = refusal("fit", "--config", "mine/config.yaml", *place)
     assert "config.yaml was not written by fit, which would replace it" in sentence
     assert Path("mine/config.yaml").read_text() == text
-
-
-def test_one_or_several_of_a_type_that_is_written_as_text(
-    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
-) -> None:
-    values = "{paths: [a, b], by_name: {c: d}, wait: {hours: 1}}"
-    callback = f"{{class_path: {__name__}.Several, init_args: {values}}}"
-    one, two = fit_again(enlarger, "--trainer.callbacks+", callback)
-    assert one["trainer"]["callbacks"] == two["trainer"]["callbacks"]
-    given = {
-        "paths": [Path("a"), Path("b")],
-        "by_name": {"c": Path("d")},
-        "wait": {"hours": 1},
-    }
-    assert Several.seen[-2:] == [given, given]
-    assert "cannot reproduce this run" not in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
 import pickle
@@ -315,21 +316,22 @@ def inserted(data, chunks, late=False):
     return data[:at] + chunks + data[at:]
 
 
+@functools.cache
 def bomb(size):
     return zlib.compress(bytes(1000) * (size // 1000), 9)
 
 
-TEXTS = {
-    "workflow of ComfyUI": chunk(b"zTXt", b"workflow\0\0" + bomb(1_200_000)),
-    "compressed": chunk(b"iTXt", b"history\0\1\0\0\0" + bomb(70_000_000)),
-    "plain": chunk(b"tEXt", b"history\0" + bytes(70_000_000)),
-    "plain, international": chunk(b"iTXt", b"history\0\0\0\0\0" + bytes(70_000_000)),
-    "many": chunk(b"zTXt", b"history\0\0" + bomb(1_000_000)) * 80,
-    "XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + bomb(70_000_000)),
-    "many of XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + bomb(10_000_000)) * 20,
-    "EXIF": chunk(b"zTXt", b"Raw profile type exif\0\0" + bomb(70_000_000)),
-    "damaged": chunk(b"zTXt", b"history\0\0" + bomb(9_000_000)[:-9])[:-4] + b"1234",
-    "profile": chunk(b"iCCP", b"icc\0\0" + bomb(70_000_000)),
+TEXTS = {  # made where they are used: all processes collect these tests
+    "workflow of ComfyUI": lambda: chunk(b"zTXt", b"workflow\0\0" + bomb(1_200_000)),
+    "compressed": lambda: chunk(b"iTXt", b"history\0\1\0\0\0" + bomb(70_000_000)),
+    "plain": lambda: chunk(b"tEXt", b"history\0" + bytes(70_000_000)),
+    "plain, international": lambda: chunk(b"iTXt", b"history\0\0\0\0\0" + bytes(70_000_000)),
+    "many": lambda: chunk(b"zTXt", b"history\0\0" + bomb(1_000_000)) * 80,
+    "XMP": lambda: chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + bomb(70_000_000)),
+    "many of XMP": lambda: chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + bomb(10_000_000)) * 20,
+    "EXIF": lambda: chunk(b"zTXt", b"Raw profile type exif\0\0" + bomb(70_000_000)),
+    "damaged": lambda: chunk(b"zTXt", b"history\0\0" + bomb(9_000_000)[:-9])[:-4] + b"1234",
+    "profile": lambda: chunk(b"iCCP", b"icc\0\0" + bomb(70_000_000)),
 }
 
 
@@ -338,7 +340,7 @@ TEXTS = {
 def test_texts_of_a_png_have_no_say_in_its_pixels(kind, deep, late, tmp_path):
     """Pillow refuses more than 1 MB of text in a chunk, and 64 MB in all."""
     whole = png_16(RGB_16, 2) if deep else encoded(Image.fromarray(RGB))
-    data = inserted(whole, TEXTS[kind], late)
+    data = inserted(whole, TEXTS[kind](), late)
     tracemalloc.start()
     image = decode(data, "a", srgb=True)
     peak = tracemalloc.get_traced_memory()[1]
@@ -357,7 +359,9 @@ def test_texts_of_a_png_have_no_say_in_its_pixels(kind, deep, late, tmp_path):
 @pytest.mark.parametrize("kind", ["workflow of ComfyUI", "plain"])
 def test_a_png_beside_large_texts_lies_on_its_side(kind, tmp_path):
     for late in (False, True):
-        data = inserted(encoded(Image.fromarray(RGB)), TEXTS[kind] + orienting_chunk("eXIf"), late)
+        data = inserted(
+            encoded(Image.fromarray(RGB)), TEXTS[kind]() + orienting_chunk("eXIf"), late
+        )
         np.testing.assert_array_equal(decode(data, "a").rgb, np.rot90(RGB, -1))
         assert read_size(io.BytesIO(data)) == (5, 7)
 
