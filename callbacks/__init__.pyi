@@ -24,6 +24,7 @@ from .metrics.pixels import MSSSIM as MSSSIM
 from .metrics.pixels import PSNR as PSNR
 from .metrics.pixels import SSIM as SSIM
 from .metrics.pixels import PixelMetric as PixelMetric
+from .metrics.robustness import Robustness as Robustness
 from .metrics.sets import SetMetric as SetMetric
 from .metrics.swd import SWD as SWD
 from .metrics.torchmetric import TorchMetric as TorchMetric

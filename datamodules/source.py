@@ -105,6 +105,8 @@ class Source(ABC):
         scale: Scale of this source alone, in an evaluation over several scales; by default
             ``data.init_args.scale``.
         degradation: Makes the LR of this source alone; by default the run's ``degradation``.
+        shares_seeds: Give an image the seed that it has in other such sources of the evaluation, so
+            that degradations of several strengths draw the same noise, and a method does.
     """
 
     scale: float | None = None
@@ -118,9 +120,16 @@ class Source(ABC):
     """Whether images with the same key in several such sources of an evaluation share their seed,
     so that a method's noise is the same at several scales."""
 
-    def __init__(self, scale: float | None = None, degradation: Degradation | None = None) -> None:
+    def __init__(
+        self,
+        scale: float | None = None,
+        degradation: Degradation | None = None,
+        shares_seeds: bool | None = None,
+    ) -> None:
         self.scale = scale
         self.degradation = degradation
+        if shares_seeds is not None:
+            self.shares_seeds = shares_seeds
 
     def prepare(self, scale: float) -> None:  # noqa: B027  (optional to override)
         """Find the images; called once in each process before anything else.

@@ -32,7 +32,7 @@ KNOWN: dict[str, Direction] = {
         (
             *("lpips", "dists", "niqe", "pi", "fid", "kid", "pfid", "pkid", "fvd", "kvd"),
             *("kid_thumb", "frame_kid_thumb", "swd", "frame_swd", "flicker", "repetition"),
-            *("lattice", "loss", "mse", "perceptual", "pixel"),
+            *("lattice", "robustness", "loss", "mse", "perceptual", "pixel"),
         ),
         "min",
     ),

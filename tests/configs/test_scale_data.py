@@ -116,3 +116,18 @@ def test_training_and_validation(name: str, build: Any) -> None:
     (first, *_) = evaluation(data, "val")
     scale = {"casarbi_ffhq": 8, "casarbi_df2k": 4, "mini_bsds": 4}.get(name, 16)
     assert first["size"][0] == scale * first["lr"].shape[-2]
+
+
+def test_strengths_differ_in_strength_alone(build: Any) -> None:
+    """The same squares with the same noise: a stronger set is further from the clean one."""
+    first: dict[str, Any] = {}
+    for batch in evaluation(build("strengths"), "test"):
+        first.setdefault(batch["key"][0].partition("/")[0], batch)
+    assert list(first) == ["clean", "light", "medium", "strong"]
+    clean, *others = first.values()
+    for batch in others:
+        assert [k.split("/")[1:] for k in batch["key"]] == [k.split("/")[1:] for k in clean["key"]]
+        assert batch["seed"].tolist() == clean["seed"].tolist()
+        assert batch["hr"].equal(clean["hr"])
+    distances = [(batch["lr"] - clean["lr"]).square().mean().sqrt() for batch in others]
+    assert 0.01 < distances[0] < 0.7 * distances[1] < 0.5 * distances[2]

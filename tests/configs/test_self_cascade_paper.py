@@ -249,6 +249,38 @@ def test_video(home: Path, bases: Path, enlarger: Any) -> None:
     assert any("flicker" in entry["metric"] for entry in results)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("experiment", "model", "base"),
+    [
+        *(("self_cascade_sd21", "finetune", "sd21"), ("self_cascade_sd21", "lora", "sd21")),
+        ("self_cascade_video", "finetune_video", "video"),
+        ("self_cascade_video", "lora_video", "video"),
+    ],
+)
+def test_what_is_fine_tuned(
+    experiment: str, model: str, base: str, home: Path, bases: Path, enlarger: Any
+) -> None:
+    """As the pages have it: the experiment of Self-Cascade with another model."""
+    small = (*RUN, *base_of(bases, base), "--model.init_args.base_size", "64")
+    if base == "video":
+        members = {f"{name}.{n}.png": (n, 128) for name in "ab" for n in range(5)}
+        shard(home / "clips/train-0.tar", {**members, "a.txt": "a", "b.txt": "b"})
+        few = (("frames", "3"), ("stride", "2"), ("side", "128"))
+        small += tuple(w for k, v in few for w in (f"--data.init_args.train.init_args.{k}", v))
+    else:
+        captioned(home, "train-0", 128)
+    enlarger(
+        *("fit", "--config", EXPERIMENTS / f"{experiment}.yaml"),
+        *("--model", REPO / f"configs/model/{model}.yaml", *small, *FIT),
+        *("--data.init_args.crop_size", "128", "--data.init_args.val", "null"),
+        *("--checkpoint.monitor", "null", "--run.name", model),
+    )
+    stored = torch.load(f"runs/{model}/checkpoints/step-000000002.ckpt", weights_only=True)
+    low_rank = [".lora_" in name for name in stored["state_dict"] if name != "factor"]
+    assert low_rank == [model.startswith("lora")] * len(low_rank) != []
+
+
 @pytest.mark.parametrize(
     ("model", "base"), [("self_cascade_sdxl", "sdxl"), ("scalecrafter_sdxl", "sdxl")]
 )

@@ -1,0 +1,253 @@
+"""Robustness: variance, shares beyond thresholds, scores, a sweep of strengths, and errors."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from callbacks.metrics.base import ImageMetric
+from callbacks.metrics.robustness import Robustness
+from callbacks.report.report import Report
+from callbacks.results.results import Results
+from commands.run.directions import direction_of
+from tests.callbacks.metrics.test_sets import OneThread
+from tests.callbacks.tiny import Images, Tiny, collate, loader, trainer
+
+VALUES = (30.0, 20.0, 10.0, 40.0, 25.0, 5.0, 32.0)  # of the seven images of `Images`
+
+
+class Given(ImageMetric):
+    """The number of an image follows from its name, so that all is known beforehand."""
+
+    name = "given"
+    values: tuple[float, ...] = VALUES
+    factor = 1.0
+
+    def protocol(self) -> dict[str, Any]:
+        return {"implementation": f"given {self.factor:g}"}
+
+    def compute(self, sr: Tensor, hr: Tensor, batch: Any) -> Tensor:
+        strength = {"strong": 0.5}.get(batch["key"][0].split("/")[0], 1.0)
+        of = [self.values[int(key.split("/")[1])] for key in batch["key"]]
+        return torch.tensor(of, dtype=torch.float64) * self.factor * strength
+
+    def measure_control(self, sr: Tensor, hr: Tensor, batch: Any) -> Tensor:
+        return self.measure(sr, hr, batch) * 0.5  # bicubic is worse
+
+
+class Lower(Given):
+    name = "lower"
+    higher_is_better = False
+    factor = 2.0
+
+
+class Broken(Given):
+    name = "broken"
+    values = (*VALUES[:5], math.nan, math.inf)
+
+
+def records_of(folder: Path, *callbacks: Any, sets: Any = None) -> dict[tuple[str, str], Any]:
+    run = trainer(folder, *callbacks)
+    run.test(Tiny(), sets or loader(), verbose=False)
+    robust = next(c for c in callbacks if isinstance(c, Robustness))
+    return {(r["dataset"], r["metric"]): r for r in robust.records}
+
+
+def values_of(found: dict[tuple[str, str], Any]) -> dict[str, float]:
+    return {metric: record["value"] for (_, metric), record in found.items()}
+
+
+def test_variance_of_every_metric_without_any_setting(tmp_path: Path) -> None:
+    found = records_of(tmp_path, Given(), Lower(), Robustness())
+    assert values_of(found) == {
+        "robustness_given_variance": pytest.approx(np.var(VALUES)),
+        "robustness_lower_variance": pytest.approx(4 * np.var(VALUES)),
+    }
+    record = found["tiny", "robustness_lower_variance"]
+    assert record["n"] == 7
+    assert record["protocol"] == {
+        "implementation": "given 2",
+        "statistic": "variance over images, divided by n",
+    }
+
+
+def test_shares_on_the_worse_side_of_thresholds(tmp_path: Path) -> None:
+    limits = {"deficient": 30.0, "poor": 20.0, "collapse": 10.0, "none": 5.0}
+    robust = Robustness({"given": limits, "lower": {"high": 60.0}}, label="even")
+    found = records_of(tmp_path, Given(), Lower(), robust)
+    values = values_of(found)
+    assert values["even_given_deficient"] == pytest.approx(4 / 7)  # 30 itself is not below
+    assert values["even_given_poor"] == pytest.approx(2 / 7)
+    assert values["even_given_collapse"] == pytest.approx(1 / 7)
+    assert values["even_given_none"] == 0
+    assert values["even_lower_high"] == pytest.approx(2 / 7)  # 80 and 64 are above 60
+    told = {m: r["protocol"]["statistic"] for (_, m), r in found.items()}
+    assert told["even_given_poor"] == "share of images below 20"
+    assert told["even_lower_high"] == "share of images above 60"
+
+
+def test_a_score_is_a_weighted_sum_for_each_image(tmp_path: Path) -> None:
+    robust = Robustness({"mixed": {"poor": 0.0}}, {"mixed": {"given": 1, "lower": -0.25}})
+    found = records_of(tmp_path, Given(), Lower(), robust)
+    values = values_of(found)
+    assert values["robustness_mixed"] == pytest.approx(0.5 * np.mean(VALUES))
+    assert values["robustness_mixed_variance"] == pytest.approx(0.25 * np.var(VALUES))
+    assert values["robustness_mixed_poor"] == 0
+    assert found["tiny", "robustness_mixed"]["protocol"] == {
+        "implementation": "enlarger robustness 1",
+        "1 given": "implementation given 1",
+        "-0.25 lower": "implementation given 2",
+    }
+
+
+def test_directions(tmp_path: Path) -> None:
+    robust = Robustness(scores={"mixed": {"given": 1}})
+    assert robust.is_higher_better("robustness_mixed") is True
+    assert robust.is_higher_better("robustness_mixed_variance") is False
+    # Not that of the metric whose name it holds.
+    assert direction_of("val/robustness_given_variance", [Given(), robust]) == "min"
+    assert direction_of("val/set5/robustness_mixed", [Given(), robust]) == "max"
+
+
+def test_numbers_that_are_not_finite(tmp_path: Path) -> None:
+    robust = Robustness({"broken": {"collapse": 15.0}}, {"sum": {"broken": 1, "given": 1}})
+    found = records_of(tmp_path, Given(), Broken(), robust)
+    variance = found["tiny", "robustness_broken_variance"]
+    assert math.isnan(variance["value"])
+    assert variance["not_finite"] == 2
+    assert math.isnan(found["tiny", "robustness_sum"]["value"])
+    # NaN is a collapse; infinity is not.
+    assert found["tiny", "robustness_broken_collapse"]["value"] == pytest.approx(2 / 7)
+    Infinite = type("Infinite", (Given,), {"values": (*VALUES[:6], math.inf)})
+    variance = records_of(tmp_path, Infinite(), Robustness())["tiny", "robustness_given_variance"]
+    assert variance["value"] == pytest.approx(np.var(VALUES[:6]))
+    assert variance["not_finite"] == 1
+    Endless = type("Endless", (Given,), {"values": (math.inf,) * 7})
+    variance = records_of(tmp_path, Endless(), Robustness())["tiny", "robustness_given_variance"]
+    assert math.isnan(variance["value"])
+
+
+def test_fewer_images_have_a_protocol_of_their_own(tmp_path: Path) -> None:
+    few = Given(limit=3)
+    robust = Robustness(scores={"both": {"given": 1, "lower": -0.1}})
+    found = records_of(tmp_path, few, Lower(), robust)
+    assert found["tiny", "robustness_given_variance"]["value"] == pytest.approx(np.var(VALUES[:3]))
+    assert found["tiny", "robustness_given_variance"]["protocol"]["images"] == 3
+    assert found["tiny", "robustness_both"]["n"] == 3  # those that both measured
+    assert "images" not in found["tiny", "robustness_lower_variance"]["protocol"]
+
+
+def test_a_metric_that_is_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Off(Lower):
+        def absent(self) -> str:
+            return "no weights"
+
+    robust = Robustness({"lower": {"poor": 1.0}}, {"both": {"given": 1, "lower": -0.1}})
+    with caplog.at_level(logging.WARNING):
+        found = records_of(tmp_path, Given(), Off(), robust)
+    assert list(values_of(found)) == ["robustness_given_variance"]
+    assert "no robustness_both of tiny: there is no number of lower" in caplog.text
+
+
+def test_a_sweep_in_results_and_on_the_page(tmp_path: Path) -> None:
+    """A dataset a strength; and bicubic's numbers, where the metric has it as a control."""
+    robust = Robustness({"given": {"poor": 18.0}})
+    sets = [loader(Images(name=name)) for name in ("clean", "strong")]
+    callbacks = Given(control=True), robust, Results(), Report(limit=0)
+    records_of(tmp_path, *callbacks, sets=sets)
+    stored = json.loads((tmp_path / "results.json").read_text())["results"]
+    shares = {
+        (r["dataset"], r["checkpoint"]): (r["value"], r["higher_is_better"])
+        for r in stored
+        if r["metric"] == "robustness_given_poor"
+    }
+    below = [sum(v * factor < 18 for v in VALUES) / 7 for factor in (1, 0.5, 0.25)]
+    assert shares == {
+        ("clean", None): (pytest.approx(below[0]), False),
+        ("strong", None): (pytest.approx(below[1]), False),
+        ("clean", "bicubic"): (pytest.approx(below[1]), False),
+        ("strong", "bicubic"): (pytest.approx(below[2]), False),
+    }
+    page = (tmp_path / "report.html").read_text()
+    assert "robustness_given_poor" in page
+    for name, share in (("clean", below[0]), ("strong", below[1])):
+        of_the_model = rf">{name}</th>(?:(?!</tr>|bicubic).)*>{share:.4f}</td>"
+        assert re.search(of_the_model, page, re.DOTALL)
+
+
+def test_in_fit_only_where_a_metric_was_due(tmp_path: Path) -> None:
+    logged = []
+
+    class Seen(Robustness):
+        def _finish(self, *args: Any) -> None:
+            super()._finish(*args)
+            logged.append(len(self.records))
+
+    robust = Seen()
+    run = trainer(tmp_path, Given(every_n=2), robust, max_epochs=3)
+    run.fit(Tiny(), loader(), loader())
+    assert logged == [1, 0, 1]
+    assert run.callback_metrics["val/robustness_given_variance"] == pytest.approx(np.var(VALUES))
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "message"),
+    [
+        ([Robustness(), Given()], "reads the numbers of given, which stands after it"),
+        ([Given(), Robustness({"give": {"poor": 1}})], "names 'give'; .*: given; scores: none"),
+        ([Robustness({"give": {"poor": 1}})], "number for each image: none"),
+        ([Given(), Robustness(scores={"s": {"x": 1}})], "`scores.s` of Robustness names 'x'"),
+        ([Given(), Robustness(scores={"given": {"given": 1}})], "a metric has this name already"),
+        ([Given(), Robustness(scores={"s": {"given": -1}})], "weight -1 for given, .* higher is"),
+        ([Lower(), Robustness(scores={"s": {"lower": 1}})], "weight 1 for lower, .* lower is"),
+    ],
+)
+def test_refused(tmp_path: Path, callbacks: list[Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        trainer(tmp_path, *callbacks).test(Tiny(), loader(), verbose=False)
+
+
+def test_a_score_of_nothing() -> None:
+    with pytest.raises(ValueError, match=r"`scores.s` of Robustness is empty"):
+        Robustness(scores={"s": {}})
+
+
+class Sharded(Tiny):
+    """Tests every world-th of the images."""
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        own = range(self.trainer.global_rank, 7, self.trainer.world_size)
+        return DataLoader(Images(), 1, sampler=list(own), collate_fn=collate)
+
+
+class Save(Results):
+    """Write each process's records."""
+
+    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
+        robust = next(c for c in trainer.callbacks if isinstance(c, Robustness))
+        where = Path(trainer.default_root_dir, f"{trainer.global_rank}.json")
+        where.write_text(json.dumps(robust.records))
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_are_as_one(tmp_path: Path, processes: int) -> None:
+    limits = {"given": {"poor": 18.0}, "score": {"poor": 5.0}}
+    scores = {"score": {"given": 0.5, "lower": -0.1}}
+    callbacks = [OneThread(), Given(), Lower(), Robustness(limits, scores), Save()]
+    run = trainer(tmp_path, *callbacks, devices=processes, strategy="ddp_fork")
+    run.test(Sharded(), verbose=False)
+    alone = Robustness(limits, scores)
+    records_of(tmp_path / "alone", Given(), Lower(), alone)
+    for rank in range(processes):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == alone.records

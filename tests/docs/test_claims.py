@@ -1,0 +1,32 @@
+"""docs/claims.md: what it refers to in the miniature's table exists there."""
+
+from __future__ import annotations
+
+import re
+
+from benchmarks.miniature import table
+from tests.conftest import REPO
+
+CLAIMS = (REPO / "docs/claims.md").read_text()
+VERDICTS = ("**Cars**", "**shown in Cars**", "**holds**", "not tested", "not testable here")
+
+
+def lines() -> list[list[str]]:
+    rows = re.findall(r"^\| (.+) \|$", CLAIMS.split("\n## ", 1)[1], re.MULTILINE)
+    return [row.split(" | ") for row in rows if row != "claim | judged"]
+
+
+def test_every_claim_has_a_verdict() -> None:
+    assert len(lines()) > 50
+    for claim, judged in lines():
+        verdict = ("does not hold", *VERDICTS)
+        assert judged.startswith(verdict), claim
+        if judged.startswith("not testable here"):
+            assert ": " in judged, claim  # because of what
+
+
+def test_claims_of_the_miniature_are_in_its_table() -> None:
+    named = set(re.findall(r"(?<!\*)\*([^*\n]+)\*(?!\*)", CLAIMS))
+    known = {claim.text for claim in table.load().all_claims()}
+    assert len(named) > 8
+    assert named <= known
