@@ -22,6 +22,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
@@ -48,56 +49,68 @@ Size = tuple[int, int]
 _TOLERANCE = 1e-9
 
 
-def stage_sizes(
-    size: Size,
-    target: Size,
-    fixed: float,
-    order: Order = "remainder_last",
-    least_remainder: float = 1.0,
-) -> list[Size]:
-    """Return the sizes after each stage; the last one is exactly the target.
-
-    If the smaller of the two ratios of target to size holds k fixed factors, the remainder is the
-    rest of each ratio. Intermediate sizes are rounded, halves up, from the first size.
+@dataclass(frozen=True)
+class Stages:
+    """How an enlargement is divided into stages.
 
     Args:
-        size: (h, w) of the input.
-        target: (H, W) of the output.
-        fixed: The factor of a full stage, above 1.
+        fixed: Factor of a full stage, above 1; larger than every scale for a single stage.
         order: ``remainder_last`` (the paper's): fixed factors, then the remainder;
             ``remainder_first``; ``uniform``: as many stages, of one factor.
         least_remainder: A remainder below this is merged into the last full stage.
 
-    Returns:
-        One size per stage; empty if the target is the input's size.
-
     Raises:
-        ValueError: If the target is smaller than the input, or an argument is out of range.
+        ValueError: If an argument is out of range.
     """
-    if order not in get_args(Order):
-        raise ValueError(f"order is {order!r}; expected one of {', '.join(get_args(Order))}")
-    if not 1 < fixed < math.inf:
-        raise ValueError(f"the fixed factor is {fixed}; expected a number above 1")
-    if least_remainder < 1:
-        raise ValueError(f"least_remainder is {least_remainder}; expected 1 or more")
-    if min(*size, *target) < 1 or target[0] < size[0] or target[1] < size[1]:
-        raise ValueError(
-            f"the target of {target[0]}x{target[1]} px is smaller than the input of "
-            f"{size[0]}x{size[1]}: choose a data.init_args.scale of at least 1"
-        )
-    if target == size:
-        return []
-    ratios = target[0] / size[0], target[1] / size[1]
-    factors = _factors(ratios, fixed, order, least_remainder)
-    sizes, grown = [], (1.0, 1.0)
-    for factor in factors[:-1]:
-        grown = grown[0] * factor[0], grown[1] * factor[1]
-        between = tuple(
-            min(max(math.floor(n * by + 0.5), n), end)
-            for n, by, end in zip(size, grown, target, strict=True)
-        )
-        sizes.append((between[0], between[1]))
-    return [*sizes, target]
+
+    fixed: float = 2.0
+    order: Order = "remainder_last"
+    least_remainder: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.order not in get_args(Order):
+            raise ValueError(
+                f"order is {self.order!r}; expected one of {', '.join(get_args(Order))}"
+            )
+        if not 1 < self.fixed < math.inf:
+            raise ValueError(f"the fixed factor is {self.fixed}; expected a number above 1")
+        if self.least_remainder < 1:
+            raise ValueError(f"least_remainder is {self.least_remainder}; expected 1 or more")
+
+    def sizes(self, size: Size, target: Size) -> list[Size]:
+        """Return the sizes after each stage; the last one is exactly the target.
+
+        If the smaller of the two ratios of target to size holds k fixed factors, the remainder is
+        the rest of each ratio. Intermediate sizes are rounded, halves up, from the first size.
+
+        Args:
+            size: (h, w) of the input.
+            target: (H, W) of the output.
+
+        Returns:
+            One size per stage; empty if the target is the input's size.
+
+        Raises:
+            ValueError: If the target is smaller than the input.
+        """
+        if min(*size, *target) < 1 or target[0] < size[0] or target[1] < size[1]:
+            raise ValueError(
+                f"the target of {target[0]}x{target[1]} px is smaller than the input of "
+                f"{size[0]}x{size[1]}: choose a data.init_args.scale of at least 1"
+            )
+        if target == size:
+            return []
+        ratios = target[0] / size[0], target[1] / size[1]
+        factors = _factors(ratios, self.fixed, self.order, self.least_remainder)
+        sizes, grown = [], (1.0, 1.0)
+        for factor in factors[:-1]:
+            grown = grown[0] * factor[0], grown[1] * factor[1]
+            between = tuple(
+                min(max(math.floor(n * by + 0.5), n), end)
+                for n, by, end in zip(size, grown, target, strict=True)
+            )
+            sizes.append((between[0], between[1]))
+        return [*sizes, target]
 
 
 def _factors(
@@ -158,10 +171,7 @@ class CasArbi(SuperResolver):
             the paper's tables.
         process: The shift and its noise, for values in [-1, 1] or, with ``relative``, in units of
             sigma_r; that of ResShift's 15 steps by default.
-        fixed: Factor of a full stage; larger than every scale for a single stage.
-        order: Position of the smaller stage: ``remainder_last``, as in the paper, or
-            ``remainder_first``; ``uniform`` for equal stages.
-        least_remainder: A stage below this factor is merged into the one before it.
+        stages: How the factor is divided: ``fixed``, ``order`` and ``least_remainder``.
         domain: ``residual`` as in the paper, or ``image``: the same process from HR to b, and a
             network that predicts the image.
         noise_probability: Share of training inputs with added noise, so that later stages handle
@@ -195,9 +205,7 @@ class CasArbi(SuperResolver):
         base_weights: str | None = None,
         network: nn.Module | None = None,
         process: ResidualShift | None = None,
-        fixed: float = 2.0,
-        order: Order = "remainder_last",
-        least_remainder: float = 1.0,
+        stages: Stages = Stages(),
         domain: Domain = "residual",
         noise_probability: float = 0.5,
         noise_level: float = 0.1,
@@ -217,7 +225,6 @@ class CasArbi(SuperResolver):
             raise ValueError(f"later_noise is {later_noise}; expected a deviation of at least 0")
         if not 0 <= guidance <= 1:
             raise ValueError(f"guidance is {guidance}; expected a share from 0 to 1")
-        stage_sizes((1, 1), (1, 1), fixed, order, least_remainder)  # raises if one is invalid
         if residual_deviation is not None and not 0 < residual_deviation < math.inf:
             raise ValueError(
                 f"residual_deviation is {residual_deviation}; expected a number above 0, or leave "
@@ -235,7 +242,7 @@ class CasArbi(SuperResolver):
         self.process = process or ResidualShift()
         self.sampled = self.process if timesteps is None else self.process.respaced(timesteps)
         self.sampler = ShiftSampler(self.sampled, sampler)
-        self.fixed, self.order, self.least_remainder = fixed, order, least_remainder
+        self.division = stages
         self.domain, self.guidance = domain, guidance
         self.noise_probability, self.noise_level = noise_probability, noise_level
         self.later_noise, self.timesteps = later_noise, timesteps
@@ -246,13 +253,13 @@ class CasArbi(SuperResolver):
     def options(self) -> dict[str, str | int | float]:
         """Settings of stages and sampling that are not defaults."""
         own: dict[str, str | int | float] = {
-            **{"fixed": self.fixed, "order": self.order, "guidance": self.guidance},
-            **{"least_remainder": self.least_remainder, "later_noise": self.later_noise},
+            **asdict(self.division),
+            **{"guidance": self.guidance, "later_noise": self.later_noise},
             "timesteps": " ".join(map(str, self.timesteps or ())),
             "network": "none" if self.network is None else "",
         }
-        usual = {"fixed": 2.0, "order": "remainder_last", "guidance": 0.0, "least_remainder": 1.0}
-        usual |= {"later_noise": 0.0, "timesteps": "", "network": ""}
+        usual = asdict(Stages()) | {"guidance": 0.0, "later_noise": 0.0}
+        usual |= {"timesteps": "", "network": ""}
         changed = {k: v for k, v in own.items() if v != usual[k]}
         return {**super().options, **changed, **self.sampler.options}
 
@@ -288,7 +295,7 @@ class CasArbi(SuperResolver):
     def stages(self, lr: Tensor, size: Size) -> list[Size]:
         """Return the sizes after each stage from ``lr`` (B, 3, h, w) to ``size``."""
         own = (lr.shape[-2], lr.shape[-1])
-        return stage_sizes(own, size, self.fixed, self.order, self.least_remainder)
+        return self.division.sizes(own, size)
 
     def stage(self, y: Tensor, size: Size, noise: Noise, first: bool = True) -> Tensor:
         """Run one stage.

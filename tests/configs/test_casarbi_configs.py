@@ -160,7 +160,14 @@ def test_a_run_of_the_paper(
             *data,
         ),
         *("--model.init_args.base_weights", f"runs/casarbi_{name}_base"),
-        *("--model.init_args.fixed", fixed, *RUN, *SMALL_NETWORK, *small_liif("base"), *step),
+        *(
+            "--model.init_args.stages.fixed",
+            fixed,
+            *RUN,
+            *SMALL_NETWORK,
+            *small_liif("base"),
+            *step,
+        ),
         *("--model.init_args.network.init_args.features", 8),
     )
     stored = trained(f"casarbi_{name}", 1)

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from degradations.bicubic import resize
 from lightning_modules.backbone.shifting import ResidualShift
-from lightning_modules.casarbi import CasArbi
+from lightning_modules.casarbi import CasArbi, Stages
 from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.sft_unet import SFTUNet
@@ -331,8 +331,6 @@ def test_a_base_of_one_factor_is_refused():
     ("settings", "message"),
     [
         ({"domain": "pixels"}, "domain is 'pixels'"),
-        ({"fixed": 1.0}, "the fixed factor is 1.0"),
-        ({"order": "first"}, "order is 'first'"),
         ({"noise_level": -0.1}, "noise_level is -0.1"),
         ({"noise_probability": 1.5}, "noise_probability is 1.5"),
         ({"guidance": math.nan}, "guidance is nan"),
@@ -382,7 +380,7 @@ def test_a_target_that_is_smaller():
 def test_results_name_what_is_not_usual():
     base = lambda scale: LIIF(scale, blocks=1, channels=8, hidden=(16,))  # noqa: E731
     assert CasArbi(2.0, base).options == {"network": "none"}
-    found = CasArbi(2.0, base, order="uniform", guidance=1.0, timesteps=[14, 4, 0], fixed=4.0)
+    found = CasArbi(2.0, base, guidance=1.0, timesteps=[14, 4, 0], stages=Stages(4.0, "uniform"))
     expected = {"fixed": 4.0, "order": "uniform", "guidance": 1.0, "timesteps": "14 4 0"}
     assert found.options == {**expected, "network": "none"}
     assert CasArbi(2.0, base, color_fix="wavelet").options["color_fix"] == "wavelet"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_modules.casarbi import stage_sizes
+from lightning_modules.casarbi import Stages
 
 ORDERS = ["remainder_last", "remainder_first", "uniform"]
 
@@ -17,7 +17,7 @@ ORDERS = ["remainder_last", "remainder_first", "uniform"]
 def sides(n, scale, fixed, order="remainder_last", **options):
     """Of a square input."""
     target = math.floor(n * scale + 0.5)
-    return [h for h, _ in stage_sizes((n, n), (target, target), fixed, order, **options)]
+    return [h for h, _ in Stages(fixed, order, **options).sizes((n, n), (target, target))]
 
 
 @pytest.mark.parametrize(
@@ -56,9 +56,9 @@ def test_a_small_remainder_may_join_the_last_full_stage():
 
 
 def test_sides_of_differing_ratios():
-    assert stage_sizes((10, 10), (20, 80), 2) == [(20, 20), (20, 40), (20, 80)]
-    assert stage_sizes((10, 20), (35, 50), 2) == [(20, 40), (35, 50)]
-    assert stage_sizes((10, 20), (10, 30), 2) == [(10, 30)]
+    assert Stages(2).sizes((10, 10), (20, 80)) == [(20, 20), (20, 40), (20, 80)]
+    assert Stages(2).sizes((10, 20), (35, 50)) == [(20, 40), (35, 50)]
+    assert Stages(2).sizes((10, 20), (10, 30)) == [(10, 30)]
 
 
 @given(
@@ -69,7 +69,7 @@ def test_sides_of_differing_ratios():
 )
 def test_any_plan(size, scales, fixed, order):
     target = tuple(math.floor(n * s + 0.5) for n, s in zip(size, scales, strict=True))
-    plan = stage_sizes(size, target, fixed, order)
+    plan = Stages(fixed, order).sizes(size, target)
     assert (plan == []) == (target == size)
     if plan:
         assert plan[-1] == target
@@ -93,4 +93,4 @@ def test_any_plan(size, scales, fixed, order):
 )
 def test_what_cannot_be(arguments, message):
     with pytest.raises(ValueError, match=message):
-        stage_sizes(*arguments)
+        Stages(*arguments[2:]).sizes(*arguments[:2])
