@@ -94,11 +94,11 @@ def test_weights_are_named_with_their_terms() -> None:
             rows[-1] = (f"{rows[-1][0]} {names}".strip(), rows[-1][1] + terms)
         else:
             rows.append((names, terms))
-    told = {name: terms for names, terms in rows for name in names.split(", ")}
+    got = {name: terms for names, terms in rows for name in names.split(", ")}
     for name, entry in WEIGHTS.items():
         licence = re.split(r" \((?!non-commercial)|;", entry["licence"])[0]
-        assert name in told, f"NOTICE does not say what {name} demands: {entry['licence']}"
-        assert licence in told[name], f"NOTICE has other terms of {name} than configs/weights.yaml"
+        assert name in got, f"NOTICE does not say what {name} demands: {entry['licence']}"
+        assert licence in got[name], f"NOTICE has other terms of {name} than configs/weights.yaml"
 
 
 DATA = [path for name, path in PATHS.items() if name.startswith("data/")]
@@ -117,7 +117,7 @@ def test_named_configurations_of_data_exist() -> None:
         assert any(fnmatch(path.stem, name) for path in DATA), name
 
 
-def test_terms_of_all_configurations_of_data_are_told() -> None:
+def test_terms_of_all_configurations_of_data_are_reported() -> None:
     for path in DATA:
         assert any(fnmatch(path.stem, name) for name in configurations()), path.name
 

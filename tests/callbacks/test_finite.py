@@ -175,8 +175,8 @@ def test_the_command_ends_with_one_sentence(
         assert stopped.value.code == 2
     else:
         enlarger(*command)
-    told = capsys.readouterr().err
-    assert told.count("error: outputs with pixels that are NaN or infinite: 2 of the 2") == strict
-    assert "Traceback" not in told
+    got = capsys.readouterr().err
+    assert got.count("error: outputs with pixels that are NaN or infinite: 2 of the 2") == strict
+    assert "Traceback" not in got
     assert json.loads(Path("runs/broken/results.json").read_text())["results"][0]["value"] == "nan"
     assert Path("runs/broken/report.html").exists()

@@ -44,27 +44,27 @@ def member(rank: int, folder: str, where: str) -> None:
     torch.set_num_threads(1)  # a forked process has no pool of threads
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     try:
-        told = str(on_all(dist.get_rank) if where == "nowhere" else set_up(Fails(where)))
+        got = str(on_all(dist.get_rank) if where == "nowhere" else set_up(Fails(where)))
     except Exception as error:
-        told = f"{type(error).__name__}: {error}"
-    Path(folder, f"{rank}.txt").write_text(told)
+        got = f"{type(error).__name__}: {error}"
+    Path(folder, f"{rank}.txt").write_text(got)
     dist.destroy_process_group()
 
 
-def told(folder: Path, where: str) -> list[str]:
+def got(folder: Path, where: str) -> list[str]:
     mp.start_processes(member, (str(folder), where), nprocs=2, start_method="fork")  # type: ignore[no-untyped-call]
     return [(folder / f"{rank}.txt").read_text() for rank in range(2)]
 
 
 @pytest.mark.distributed
 def test_what_each_process_gives(tmp_path: Path) -> None:
-    assert told(tmp_path, "nowhere") == ["[0, 1]", "[0, 1]"]
+    assert got(tmp_path, "nowhere") == ["[0, 1]", "[0, 1]"]
 
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("where", ["absent", "load"])
 def test_an_error_on_one_process_is_raised_on_all(tmp_path: Path, where: str) -> None:
-    assert told(tmp_path, where) == [
+    assert got(tmp_path, where) == [
         "RuntimeError: process 1 failed: ArithmeticError: a damaged file",
         "ArithmeticError: a damaged file",
     ]

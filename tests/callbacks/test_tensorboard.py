@@ -56,8 +56,8 @@ def test_a_full_disk_is_reported_without_a_traceback(tmp_path, monkeypatch, capl
     def fail(writer, data):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    told = []
-    monkeypatch.setattr("threading.excepthook", told.append)
+    got = []
+    monkeypatch.setattr("threading.excepthook", got.append)
     logger = DescribedLogger(str(tmp_path))
     logger.log_metrics({"train/loss": 0.5}, step=10)
     logger.experiment.flush()
@@ -66,11 +66,11 @@ def test_a_full_disk_is_reported_without_a_traceback(tmp_path, monkeypatch, capl
         logger.log_metrics({"train/loss": 0.4}, step=step)
         logger.experiment.flush()
     assert "could not be written" in caplog.text
-    assert told == []
+    assert got == []
     other = threading.Thread(target=lambda: fail(None, None))
     other.start()
     other.join()
-    assert len(told) == 1
+    assert len(got) == 1
 
 
 def test_a_full_disk_costs_curves_and_no_run(tmp_path, monkeypatch, caplog):

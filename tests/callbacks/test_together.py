@@ -81,6 +81,6 @@ def test_a_disk_without_locks(
     with caplog.at_level(logging.WARNING):
         for dataset in ("a", "b"):
             evaluate(tmp_path, dataset)
-    (told,) = (r.getMessage() for r in caplog.records if "cannot be locked" in r.getMessage())
-    assert "No locks available" in told
+    (got,) = (r.getMessage() for r in caplog.records if "cannot be locked" in r.getMessage())
+    assert "No locks available" in got
     assert len(load_results(tmp_path / "results.json")["results"]) == 2

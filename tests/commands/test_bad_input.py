@@ -80,10 +80,10 @@ def test_broken_training_images_are_skipped_and_counted(
     spoil(folder)
     enlarger(*FIT, *root(folder), "--data.init_args.workers", workers)
     assert newest("tiny")["global_step"] == 2
-    told = [r.getMessage() for r in caplog.records if "unreadable" in r.getMessage()]
-    assert told
-    assert "bad" in told[0]
-    assert "1 so far" in told[0]
+    got = [r.getMessage() for r in caplog.records if "unreadable" in r.getMessage()]
+    assert got
+    assert "bad" in got[0]
+    assert "1 so far" in got[0]
 
 
 def test_odd_training_images_are_used(

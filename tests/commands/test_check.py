@@ -31,9 +31,9 @@ def test_tells_what_was_found_and_leaves_nothing(
     before = files(tiny)
     with caplog.at_level(logging.INFO):
         enlarger(*CHECK)
-    told = capsys.readouterr().out
-    assert "16x16" in told
-    assert "8x8" in told
+    got = capsys.readouterr().out
+    assert "16x16" in got
+    assert "8x8" in got
     assert "all is well" in caplog.text
     assert files(tiny) == before
 

@@ -218,6 +218,6 @@ def test_two_images_of_one_name_in_the_shards(
         Image.new("RGB", (64, 64)).save(folder / f"{name}.png")
     source = ("--data.init_args.train", "datamodules.Folder")
     place = ("--data.init_args.train.init_args.root", folder)
-    told = refusal(*ENCODE, *CROPS, *source, *place)
-    assert f"{first} and {second} would have the same name in the shards, a_b_c: rename" in told
+    got = refusal(*ENCODE, *CROPS, *source, *place)
+    assert f"{first} and {second} would have the same name in the shards, a_b_c: rename" in got
     assert not list(Path().glob("out/*.tar"))

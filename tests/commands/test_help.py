@@ -86,7 +86,7 @@ json.dump({{"import": imported - started, "answers": answers, "heavy": heavy}}, 
 
 
 @pytest.fixture(scope="module")
-def told() -> dict[str, Any]:
+def got() -> dict[str, Any]:
     """Return all answers of `ASKED`, from a process of its own."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
@@ -100,20 +100,20 @@ def told() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("asked", ASKED)
-def test_says(told: dict[str, Any], asked: str) -> None:
-    answer = told["answers"][asked]
+def test_says(got: dict[str, Any], asked: str) -> None:
+    answer = got["answers"][asked]
     assert answer["status"] == 0
     text = " ".join(answer["text"].split())
     assert [part for part in ASKED[asked] if part not in text] == []
 
 
-def test_imports_nothing_heavy(told: dict[str, Any]) -> None:
-    assert told["heavy"] == []
+def test_imports_nothing_heavy(got: dict[str, Any]) -> None:
+    assert got["heavy"] == []
 
 
-def test_is_as_quick_as_the_import_of_lightning(told: dict[str, Any]) -> None:
-    first = told["answers"]["--help"]["seconds"]  # with all that we import
-    assert told["import"] + first < 1.2 * told["import"]
+def test_is_as_quick_as_the_import_of_lightning(got: dict[str, Any]) -> None:
+    first = got["answers"]["--help"]["seconds"]  # with all that we import
+    assert got["import"] + first < 1.2 * got["import"]
 
 
 # ------------------------------------------------------------------------------------ every class

@@ -65,7 +65,7 @@ def test_an_optimiser_that_is_not_named(tiny: Path, refusal: Refusal) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "word", "told"),
+    ("command", "word", "got"),
     [
         ("predict", "my/photos", "--data.init_args.predict my/photos"),
         ("predict", "my photos", "--data.init_args.predict my photos"),
@@ -91,7 +91,7 @@ def test_an_optimiser_that_is_not_named(tiny: Path, refusal: Refusal) -> None:
 )
 def test_a_word_without_an_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal, command: str, word: str,
-    told: str,
+    got: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     for folder in ("photos", "run"):
@@ -99,7 +99,7 @@ def test_a_word_without_an_option(
     Path("run/config.yaml").touch()
     said = refusal(command, word)
     assert said.startswith(f"{word!r} is not an option: ")
-    assert told in said
+    assert got in said
 
 
 @pytest.mark.parametrize(
@@ -129,9 +129,9 @@ def test_a_file_that_another_one_names(tiny: Path, refusal: Refusal) -> None:
     whole = Path("tiny.yaml").read_text()
     start, end = whole.index("model:"), whole.index("data:")
     Path("tiny.yaml").write_text(f"{whole[:start]}model: parts/model.yaml\n{whole[end:]}")
-    told = "parts/model.yaml, line 3: unknown key 'model.init_args.netwrk'"
-    assert refusal("fit", "--config", "tiny.yaml").startswith(told)
-    assert refusal("fit", "--config=tiny.yaml", "--model=parts/model.yaml").startswith(told)
+    got = "parts/model.yaml, line 3: unknown key 'model.init_args.netwrk'"
+    assert refusal("fit", "--config", "tiny.yaml").startswith(got)
+    assert refusal("fit", "--config=tiny.yaml", "--model=parts/model.yaml").startswith(got)
 
 
 def test_a_typed_key_is_in_no_file() -> None:
@@ -160,22 +160,22 @@ def test_an_experiment_that_has_variants(tiny: Path, refusal: Refusal) -> None:
 @pytest.mark.parametrize("scale", [3, 4])
 def test_the_scale_of_weights(tiny: Path, refusal: Refusal, trained: Path, scale: int) -> None:
     shutil.copy(next(trained.glob("checkpoints/*.ckpt")), "x2.ckpt")
-    told = refusal(
+    got = refusal(
         *("test", "--config", "tiny.yaml", "--run.name", "other"),
         *("--model.init_args.weights", "x2.ckpt", "--data.init_args.scale", scale),
     )
-    assert told.startswith("the tensors of x2.ckpt do not fit the model: 2 ")
-    assert told.endswith(
+    assert got.startswith("the tensors of x2.ckpt do not fit the model: 2 ")
+    assert got.endswith(
         f"They are weights for x2, and data.init_args.scale is {scale}: set it to 2, or name "
         f"weights for x{scale}"
     )
 
 
 def test_weights_of_another_size_have_no_scale(tiny: Path, refusal: Refusal, trained: Path) -> None:
-    told = refusal(
+    got = refusal(
         *("test", "--config", "tiny.yaml", "--model.init_args.network.init_args.channels", 16)
     )
-    assert told.endswith("Is it another network, size or scale? See model.init_args and "
+    assert got.endswith("Is it another network, size or scale? See model.init_args and "
                          "data.init_args.scale")  # fmt: skip
 
 

@@ -37,7 +37,7 @@ def given_to(command: str, photo_folder: Path) -> tuple[object, ...]:
 
 
 @pytest.mark.parametrize(
-    ("command", "weights", "told"),
+    ("command", "weights", "got"),
     [
         ("fit", "$ENLARGER_WEIGHTS/net.pth", "the environment variable ENLARGER_WEIGHTS is not"),
         *((command, "gone/net.pth", "and there is no such file") for command in COMMANDS),
@@ -45,11 +45,11 @@ def given_to(command: str, photo_folder: Path) -> tuple[object, ...]:
 )
 @pytest.mark.usefixtures("unbuilt")
 def test_the_model_s_own(
-    tiny: Path, refusal: Refusal, photo_folder: Path, command: str, weights: str, told: str
+    tiny: Path, refusal: Refusal, photo_folder: Path, command: str, weights: str, got: str
 ) -> None:
     said = refusal(*given_to(command, photo_folder), WEIGHTS, weights)
     assert f"model.init_args.weights is {weights!r}" in said
-    assert told in said
+    assert got in said
     assert not Path("runs/tiny").exists()
 
 

@@ -23,9 +23,9 @@ def parsed(
     def run(*arguments: object) -> Any:
         with pytest.raises(SystemExit) as ended:
             enlarger(*arguments, "--print_config")
-        told = capsys.readouterr()
-        assert ended.value.code in (None, 0), told.err
-        return yaml.safe_load(told.out)
+        got = capsys.readouterr()
+        assert ended.value.code in (None, 0), got.err
+        return yaml.safe_load(got.out)
 
     return run
 

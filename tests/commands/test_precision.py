@@ -16,7 +16,7 @@ from tests.lightning_modules.tiny import Model
 MODEL = Model()
 
 
-def told(precision: str, model: Any = MODEL) -> Any:
+def got(precision: str, model: Any = MODEL) -> Any:
     return explained_precision(cast(Any, SimpleNamespace(precision=precision)), model)
 
 
@@ -29,7 +29,7 @@ def test_a_method_that_cannot(tiny: Path, refusal: Callable[..., str], command: 
 
 def test_a_part_of_ones_own_that_cannot() -> None:
     message = "mat1 and mat2 must have the same dtype, but got Float and BFloat16"
-    with pytest.raises(ConfigurationError, match=r"set it to bf16-mixed"), told("bf16-true"):
+    with pytest.raises(ConfigurationError, match=r"set it to bf16-mixed"), got("bf16-true"):
         raise RuntimeError(message)
 
 
@@ -44,5 +44,5 @@ def test_a_part_of_ones_own_that_cannot() -> None:
     ],
 )
 def test_other_errors_pass(precision: str, message: str) -> None:
-    with pytest.raises(RuntimeError, match=message), told(precision):
+    with pytest.raises(RuntimeError, match=message), got(precision):
         raise RuntimeError(message)

@@ -77,8 +77,8 @@ def test_progress_says_which_seed(
     stochastic: str, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
     enlarger("test", "--config", stochastic, "--run.seeds", 2, "--seed_everything", 3)
-    told = [r.getMessage() for r in caplog.records if r.name == "commands.cli"]
-    assert told == ["seed 3 (1 of 2)", "seed 4 (2 of 2)"]
+    got = [r.getMessage() for r in caplog.records if r.name == "commands.cli"]
+    assert got == ["seed 3 (1 of 2)", "seed 4 (2 of 2)"]
 
 
 def test_one_seed_replaces_several(stochastic: str, enlarger: Enlarger) -> None:
@@ -94,9 +94,9 @@ def test_without_noise_once_is_enough(
 ) -> None:
     model = ("--model", "lightning_modules.Bicubic")
     enlarger("test", "--config", "tiny.yaml", *model, "--run.seeds", 4)
-    told = [r.getMessage() for r in caplog.records if r.name == "commands.cli"]
-    assert told[0] == "seed 0 (1 of 4)"
-    assert told[1:] == [
+    got = [r.getMessage() for r in caplog.records if r.name == "commands.cli"]
+    assert got[0] == "seed 0 (1 of 4)"
+    assert got[1:] == [
         "run.seeds is 4, but Bicubic drew no noise: all seeds give the same result, so it was "
         "evaluated once"
     ]

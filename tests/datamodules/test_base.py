@@ -423,9 +423,9 @@ class TestUnreadable:
         assert len(images) == len(keys) == 48
         assert not any("bad" in key for key in keys)
         assert count >= 16  # replacements may be broken, too
-        told = [record.getMessage() for record in caplog.records]
-        assert told[0].startswith("skipped an unreadable training image (1 so far): /photos/bad")
-        assert len(told) == min(count, 20)
+        got = [record.getMessage() for record in caplog.records]
+        assert got[0].startswith("skipped an unreadable training image (1 so far): /photos/bad")
+        assert len(got) == min(count, 20)
 
     def test_the_replacement_does_not_depend_on_the_workers(self):
         (count_0, keys_0, images_0), (count_2, keys_2, images_2) = self.run(0), self.run(2)

@@ -68,11 +68,11 @@ class TestTally:
         with caplog.at_level(logging.WARNING, "datamodules.samples"):
             for number in range(2100):
                 tally.add(1, [broken(number), broken(number, "small")])
-        told = [record.getMessage() for record in caplog.records]
-        unreadable = [message for message in told if "unreadable" in message]
-        assert len(unreadable) == len(told) - len(unreadable) == 22
+        got = [record.getMessage() for record in caplog.records]
+        unreadable = [message for message in got if "unreadable" in message]
+        assert len(unreadable) == len(got) - len(unreadable) == 22
         assert unreadable[20].startswith("skipped an unreadable training image (1000 so far): /p")
-        assert "too small (2000 so far)" in told[-1]
+        assert "too small (2000 so far)" in got[-1]
 
 
 def one_in(count: int, reason: str = "truncated") -> Memory:

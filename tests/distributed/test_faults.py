@@ -72,7 +72,7 @@ class Rounds:
 
     def __init__(self, net: Network) -> None:
         self.net, self.random = net, random.Random(SEED)
-        self.told: list[dict[str, Any]] = []
+        self.got: list[dict[str, Any]] = []
         self.cache = net.folder / "caches"
 
     def start(self, run: str, tars: Path | None = None) -> list[Process]:
@@ -81,7 +81,7 @@ class Rounds:
             "TARS": str((tars or self.cache / "tars") / "{node}"),
             "INDICES": str(self.cache / "indices" / "{node}"),
         }
-        return self.net.train("fit", *config, log=f"{run}-{len(self.told)}", **places)
+        return self.net.train("fit", *config, log=f"{run}-{len(self.got)}", **places)
 
     def begun(self, processes: list[Process]) -> None:
         """Wait until both have done some more steps of `harmed`."""
@@ -107,8 +107,8 @@ class Rounds:
             assert statuses[-1] == wanted, f"{fault}: {process.said()[-3000:]}"
         checkpoints = self.net.folder / "runs" / "harmed" / "checkpoints"
         at = newest(checkpoints.parent)["global_step"] if checkpoints.is_dir() else 0
-        self.told.append({"fault": fault, "statuses": statuses, "continues at step": at})
-        print(self.told[-1], flush=True)
+        self.got.append({"fault": fault, "statuses": statuses, "continues at step": at})
+        print(self.got[-1], flush=True)
 
     # ---------------------------------------------------------------------------------- the faults
 
@@ -189,7 +189,7 @@ def test_twenty_losses_of_power_and_all_other_faults(net: Network) -> None:
         "steps done by the first process, repeated ones included": done,
         "bit-equal to the undisturbed run": True,
         "global batches equal": True,
-        "rounds": rounds.told,
+        "rounds": rounds.got,
         "last words": words,
         "minutes": round((time.monotonic() - began) / 60, 1),
     }

@@ -550,7 +550,7 @@ class TestLoadWeights:
 
 
 class Fixed(Model):
-    """Gives what it is told to."""
+    """Returns what it is given."""
 
     def __init__(self, output: torch.Tensor, scale: float = 2.0) -> None:
         super().__init__(scale)

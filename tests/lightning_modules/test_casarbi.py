@@ -23,17 +23,17 @@ TINY = partial(LIIF, blocks=1, channels=8, hidden=(16,), global_skip=True)
 
 
 class Oracle(nn.Module):
-    """Knows the clean sample, and notes what it was told."""
+    """Knows the clean sample, and notes what it was given."""
 
     def __init__(self, answer):
         super().__init__()
         self.answer = answer
         self.weight = nn.Parameter(torch.zeros(()))
-        self.told = []
+        self.got = []
 
     def forward(self, x, t, base, features, lr_size, noise_level):
-        self.told.append({"t": t.tolist(), "size": tuple(x.shape[-2:]), "lr": lr_size})
-        self.told[-1] |= {"x": x, "level": noise_level}
+        self.got.append({"t": t.tolist(), "size": tuple(x.shape[-2:]), "lr": lr_size})
+        self.got[-1] |= {"x": x, "level": noise_level}
         return self.answer(base) if callable(self.answer) else self.answer
 
 
@@ -65,7 +65,7 @@ def test_an_oracle_is_believed(domain):
     made.network.answer = lambda b: hr if domain == "image" else (hr - b) / 0.1
     found = made.restore(given, Noise(given["seed"]))
     torch.testing.assert_close(found, given["hr"], rtol=0, atol=1e-5)
-    assert [told["t"][0] for told in made.network.told] == list(range(14, -1, -1))
+    assert [got["t"][0] for got in made.network.got] == list(range(14, -1, -1))
 
 
 def test_both_domains_are_one_process():
@@ -121,12 +121,12 @@ def test_the_loss_is_in_units_of_sigma_r():
     assert made.training_step(given, 0) < 1e-8
 
 
-def test_noise_augmentation_is_told_to_the_network():
+def test_noise_augmentation_reaches_the_network():
     given = batch(count=64)
     made = method(noise_probability=0.5, noise_level=0.2)
     torch.manual_seed(3)
     made.training_step(given, 0)
-    level = made.network.told[0]["level"]
+    level = made.network.got[0]["level"]
     assert 0.3 < (level > 0).float().mean() < 0.7
     assert 0.1 < level.max() <= 0.2
 
@@ -139,7 +139,7 @@ def test_the_base_sees_the_noise():
     made.base.encode = lambda lr: (seen.append(lr), encode(lr))[1]
     made.training_step(given, 0)
     difference = (seen[0] - given["lr"]).flatten(1).std(1) * 2  # in [-1, 1]
-    torch.testing.assert_close(difference, made.network.told[0]["level"], rtol=0.2, atol=0)
+    torch.testing.assert_close(difference, made.network.got[0]["level"], rtol=0.2, atol=0)
 
 
 # ---------------------------------------------------------------------------------------- cascade
@@ -153,28 +153,28 @@ def test_stages(size, sizes):
     made = method()
     found = made.restore(given, Noise(given["seed"]))
     assert found.shape == (2, 3, *size)
-    assert [told["size"][0] for told in made.network.told[::15]] == sizes
-    assert [told["lr"] for told in made.network.told[::15]] == [(n, n) for n in [16, *sizes]][:-1]
+    assert [got["size"][0] for got in made.network.got[::15]] == sizes
+    assert [got["lr"] for got in made.network.got[::15]] == [(n, n) for n in [16, *sizes]][:-1]
     if not sizes:
         assert torch.equal(found, given["lr"])
 
 
 def test_targets_share_their_first_stages():
     """x5.3 and x7 are the same up to x4, bit for bit."""
-    told = {}
+    got = {}
     for side in (85, 112):
         given = batch(16, 16, (side, side))
         made = method(0.2)
         made.restore(given, Noise(given["seed"]))
-        told[side] = [call["x"] for call in made.network.told]
-    assert all(torch.equal(a, b) for a, b in zip(told[85][:30], told[112][:30], strict=True))
-    assert told[85][30].shape != told[112][30].shape
+        got[side] = [call["x"] for call in made.network.got]
+    assert all(torch.equal(a, b) for a, b in zip(got[85][:30], got[112][:30], strict=True))
+    assert got[85][30].shape != got[112][30].shape
 
 
 def test_noise_belongs_to_the_image():
     given = batch(8, 8, (32, 32))
     made = method(0.5, timesteps=[14, 3])
-    made.network.answer = lambda b: made.network.told[-1]["x"]
+    made.network.answer = lambda b: made.network.got[-1]["x"]
     both = made.restore(given, Noise(given["seed"]))
     alone = {**given, "lr": given["lr"][1:], "seed": given["seed"][1:]}
     one = made.restore(alone, Noise(alone["seed"]))
@@ -187,7 +187,7 @@ def test_later_noise_comes_from_the_second_stage_on():
     given = batch(8, 8, (32, 32))
     made = method(later_noise=0.05)
     made.restore(given, Noise(given["seed"]))
-    levels = [call["level"][0].item() for call in made.network.told[::15]]
+    levels = [call["level"][0].item() for call in made.network.got[::15]]
     assert levels == pytest.approx([0.0, 0.05])
 
 
@@ -221,7 +221,7 @@ def test_few_steps_of_the_same_training():
     made = method(timesteps=[14, 9, 4, 0])
     given = batch()
     made.restore(given, Noise(given["seed"]))
-    assert [told["t"][0] for told in made.network.told] == [14, 9, 4, 0]
+    assert [got["t"][0] for got in made.network.got] == [14, 9, 4, 0]
 
 
 def test_it_learns_a_residual():

@@ -24,7 +24,7 @@ PREDICTIONS = pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", 
 
 
 class Oracle(Denoiser):
-    """Knows the clean sample and the schedule, and notes what it was told."""
+    """Knows the clean sample and the schedule, and notes what it was given."""
 
     channels = 3
 
@@ -32,10 +32,10 @@ class Oracle(Denoiser):
         super().__init__()
         self.x0, self.schedule = x0, schedule or Schedule()
         self.weight = nn.Parameter(torch.zeros(()))
-        self.told, self.texts = [], []
+        self.got, self.texts = [], []
 
     def forward(self, z_t, t, condition=None, residuals=None):
-        self.told.append(t)
+        self.got.append(t)
         self.texts.append(condition.text)
         x0 = self.x0.repeat(len(z_t) // len(self.x0), 1, 1, 1)
         alpha, sigma = (
@@ -107,9 +107,9 @@ def test_timesteps_that_are_trained_on(timesteps):
     method = oracle(given=given, timesteps=timesteps)
     method.training_step(given, 0)
     first, end = timesteps or (0, 1000)
-    (told,) = method.denoiser.told
-    assert first <= told.min() < first + 0.01 * (end - first) + 1
-    assert end - 0.01 * (end - first) - 1 <= told.max() < end
+    (got,) = method.denoiser.got
+    assert first <= got.min() < first + 0.01 * (end - first) + 1
+    assert end - 0.01 * (end - first) - 1 <= got.max() < end
 
 
 @PREDICTIONS
@@ -203,7 +203,7 @@ def test_captions_are_left_out_at_random(share, expected):
     assert abs(dropped.float().mean() - expected) < 0.03
 
 
-def test_a_network_without_a_null_text_is_told_an_empty_caption():
+def test_a_network_without_a_null_text_gets_an_empty_caption():
     """As Stable Diffusion was trained; its U-Net has no token of its own for it."""
     method = oracle(encoder=Words(), caption_dropout=1.0)
     method.denoiser.null_text = lambda *_: None
@@ -245,9 +245,9 @@ def test_an_oracle_is_believed(prediction, eta):
     method = oracle(prediction, steps=7, eta=eta)
     found = method.generate(given, Noise(given["seed"]))
     torch.testing.assert_close(found, given["hr"], rtol=0, atol=2e-4)
-    told = [t.unique().tolist() for t in method.denoiser.told]
-    assert told == [[t] for t in method.sampled]
-    assert (len(told), told[0]) == (7, [999])
+    got = [t.unique().tolist() for t in method.denoiser.got]
+    assert got == [[t] for t in method.sampled]
+    assert (len(got), got[0]) == (7, [999])
 
 
 def test_an_exploding_process():

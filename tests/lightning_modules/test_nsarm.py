@@ -102,8 +102,8 @@ class TestStageTwo:
         tokens = torch.cat([x.flatten(2).mT for x in inputs], 1)
         net = model.transformer
         nothing = net.no_text[:1].expand(2, 1, -1)
-        told = net.encode_text(Text(nothing, torch.ones(2)))
-        logits = net(tokens, model.scales, told)[:, 5:]
+        got = net.encode_text(Text(nothing, torch.ones(2)))
+        logits = net(tokens, model.scales, got)[:, 5:]
         losses = functional.cross_entropy(
             logits.flatten(0, 2), bits.long().flatten(), reduction="none"
         )
@@ -135,20 +135,20 @@ class TestStageTwo:
     def test_captions(self):
         """As cached features of the same captions; and they matter."""
         encoder = Classes(["a", "b"])
-        told = method(encoder=encoder, text_dropout=0.0)
+        got = method(encoder=encoder, text_dropout=0.0)
         cached = encoder(["b", "a"])
         features = {"text_features": cached.features, "text_lengths": cached.lengths}
         losses = [
-            told.training_step(batch() | {"text": ["b", "a"]}, 0),
+            got.training_step(batch() | {"text": ["b", "a"]}, 0),
             method(text_dropout=0.0).training_step(batch() | features, 0),
-            told.training_step(batch() | {"text": ["a", "b"]}, 0),
+            got.training_step(batch() | {"text": ["a", "b"]}, 0),
         ]
         assert torch.equal(losses[0], losses[1])
         assert losses[0] != losses[2]
         losses[0].backward()
         assert encoder.table.weight.grad.any()
         made = [
-            told.eval().enlarge(batch() | {"text": ["b", "a"]})["sr"],
+            got.eval().enlarge(batch() | {"text": ["b", "a"]})["sr"],
             method().eval().enlarge(batch() | features)["sr"],
             method().eval().enlarge(batch())["sr"],
         ]
@@ -330,8 +330,8 @@ class TestImages:
         assert method(False).options == {"color_fix": "adain_wavelet"}
         found = method(bits=Bitwise(0.7), next_input_mode="area", color_fix="none").options
         assert found == {"tau": 0.7, "next_input_mode": "area"}
-        told = method(color_fix="none", encoder=Classes(["a", "b"]), prompt="b").options
-        assert told == {"encoder": "Classes", "prompt": "b"}
+        got = method(color_fix="none", encoder=Classes(["a", "b"]), prompt="b").options
+        assert got == {"encoder": "Classes", "prompt": "b"}
 
 
 class TestWeights:
@@ -451,17 +451,17 @@ class TestWeights:
         path = tmp_path / "infinity_2b_reg.pth"
         torch.save(random_weights(128, 3, 1, BITS, 128, 8), path)
         model = method(transformer_weights=str(path))
-        with pytest.raises(ValueError, match=r"network: .* unexpected .* of another shape") as told:
+        with pytest.raises(ValueError, match=r"network: .* unexpected .* of another shape") as got:
             model.load_parts(lambda *_: path)
-        assert "infinity_2b_reg.pth (model.init_args.transformer_weights)" in str(told.value)
-        assert "one of another size" in str(told.value)
+        assert "infinity_2b_reg.pth (model.init_args.transformer_weights)" in str(got.value)
+        assert "one of another size" in str(got.value)
 
     def test_a_file_without_a_mapper(self, tmp_path):
         path = tmp_path / "infinity.pth"
         torch.save(random_weights(64, 2, 1, BITS, 128, 8), path)
-        with pytest.raises(ValueError, match=r"\d+ missing \(mapper\.trunk") as told:
+        with pytest.raises(ValueError, match=r"\d+ missing \(mapper\.trunk") as got:
             method().load_weights(path)
-        assert "unexpected" not in str(told.value)
+        assert "unexpected" not in str(got.value)
         model = method(mapper_weights=str(path))
         with pytest.raises(ValueError, match=r"mapper_weights\) do not fit .* \d+ missing \(trunk"):
             model.load_parts(lambda *_: path)

@@ -25,16 +25,16 @@ def small_vq():
 
 
 class Oracle(nn.Module):
-    """Knows the answer, and notes what it was told."""
+    """Knows the answer, and notes what it was given."""
 
     def __init__(self, answer):
         super().__init__()
         self.answer = answer
         self.weight = nn.Parameter(torch.zeros(()))
-        self.told = []
+        self.got = []
 
     def forward(self, x, t, lr):
-        self.told.append(t.tolist())
+        self.got.append(t.tolist())
         return functional.pad(self.answer, (0, x.shape[-1] - self.answer.shape[-1]))[: len(x)]
 
 
@@ -61,16 +61,16 @@ class Echo(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("timesteps", "told"), [(None, list(range(14, -1, -1))), ([14, 9, 4, 0], [14, 9, 4, 0])]
+    ("timesteps", "got"), [(None, list(range(14, -1, -1))), ([14, 9, 4, 0], [14, 9, 4, 0])]
 )
-def test_an_oracle_is_believed(timesteps, told):
+def test_an_oracle_is_believed(timesteps, got):
     """The last step gives what the network says, whatever noise there was on the way."""
     given = batch()
     oracle = Oracle(given["hr"] * 2 - 1)
     method = ResShift(4.0, oracle, PixelSpace(), timesteps=timesteps)
     found = method.restore(given, Noise(given["seed"]))
     torch.testing.assert_close(found, given["hr"], rtol=0, atol=1e-6)
-    assert oracle.told == [[t, t] for t in told]
+    assert oracle.got == [[t, t] for t in got]
 
 
 def test_the_loss_is_that_of_what_was_mixed():
@@ -335,7 +335,7 @@ def test_the_control_answers_at_once(prediction):
     assert method.training_step(given, 0) < 1e-10
     noise = Noise(given["seed"])
     torch.testing.assert_close(method.restore(given, noise), given["hr"], rtol=0, atol=1e-6)
-    assert network.told == [[0, 0], [0, 0]]
+    assert network.got == [[0, 0], [0, 0]]
     assert noise.calls == 0
 
 

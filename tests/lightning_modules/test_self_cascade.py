@@ -90,10 +90,10 @@ def noted(method: Any) -> list[SimpleNamespace]:
     calls: list[SimpleNamespace] = []
     for kind in ("forward", "features"):
 
-        def note(z: Any, t: Any, told: Any = None, *more: Any, kind: Any = kind, own: Any) -> Any:
-            call = SimpleNamespace(kind=kind, z=z, t=t, told=told, more=more)
+        def note(z: Any, t: Any, got: Any = None, *more: Any, kind: Any = kind, own: Any) -> Any:
+            call = SimpleNamespace(kind=kind, z=z, t=t, got=got, more=more)
             calls.append(call)
-            return own(z, t, told, *more)
+            return own(z, t, got, *more)
 
         setattr(method.denoiser, kind, partial(note, own=getattr(method.denoiser, kind)))
     return calls
@@ -201,7 +201,7 @@ def test_k_has_the_papers_signal_to_noise_ratio(schedule, k):
 
 @pytest.mark.parametrize("strength", [0.7, 0.1])
 def test_the_noise_of_equation_6(strength):
-    """Its standard deviation is sqrt(1 - abar), at the timestep that the base is told first."""
+    """Its standard deviation is sqrt(1 - abar), at the timestep that the base gets first."""
     method = cascade(pivot_strength=strength, sampler=Sampler())
     generator = torch.Generator().manual_seed(3)
     pivot = torch.randn(2, 3, 64, 64, generator=generator)
@@ -422,7 +422,7 @@ def test_guidance_has_features_of_its_own_for_each_branch():
     given = batch()
     method.generate(given, Noise(given["seed"]))
     (read,) = (call for call in calls if call.kind == "features")
-    texts = read.told.text
+    texts = read.got.text
     assert len(texts) == len(read.z) == 4
     assert torch.equal(read.z[:2], read.z[2:])
     assert torch.equal(texts[:2], method.denoiser.null_text(2, texts.shape[1]))
@@ -431,25 +431,25 @@ def test_guidance_has_features_of_its_own_for_each_branch():
     known = {"without": slice(0, 2), "with": slice(2, 4)}
     raw = {}
     for branch, part in known.items():
-        told = Condition(text=texts[part])
-        features = method._features(read.z[part], call.t[part], told)
-        raw[branch] = method._adapted(method.upsampler, call.z[part], call.t[part], told, features)
-    both = method.denoiser(call.z, call.t, call.told, *call.more)
+        got = Condition(text=texts[part])
+        features = method._features(read.z[part], call.t[part], got)
+        raw[branch] = method._adapted(method.upsampler, call.z[part], call.t[part], got, features)
+    both = method.denoiser(call.z, call.t, call.got, *call.more)
     torch.testing.assert_close(both, torch.cat([raw["without"], raw["with"]]), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("stage", [8, 16]), ("base", [8, 8])])
 @torch.no_grad()
-def test_sdxl_is_told_sizes(kind, expected):
+def test_sdxl_gets_sizes(kind, expected):
     settings = {"encoder": Pooled(), "guidance": 2.0, "upsampler": Full}
     method = tuned(cascade(denoiser=base(**SDXL), size_condition=kind, **settings))
     calls = noted(method)
     given = batch()
     method.generate(given, Noise(given["seed"]))
     for call in calls:
-        assert call.told.sizes.shape == (4, 6)
-        assert call.told.pooled.shape == (4, 5)
-    sides = [call.told.sizes[0].tolist() for call in (calls[0], calls[-1])]
+        assert call.got.sizes.shape == (4, 6)
+        assert call.got.pooled.shape == (4, 5)
+    sides = [call.got.sizes[0].tolist() for call in (calls[0], calls[-1])]
     assert sides == [[side, side, 0, 0, side, side] for side in expected]
 
 
@@ -462,10 +462,10 @@ def test_the_networks_embedding_is_what_its_blocks_get():
         lambda _, __, more: seen.append(more["temb"]), with_kwargs=True
     )
     z, t = torch.randn(2, 3, 8, 8), torch.tensor([600, 3])
-    told = Condition(torch.randn(2, 3, 6), torch.randn(2, 5), torch.rand(2, 6))
-    denoiser(z, t, told)
+    got = Condition(torch.randn(2, 3, 6), torch.randn(2, 5), torch.rand(2, 6))
+    denoiser(z, t, got)
     hook.remove()
-    assert torch.equal(time_embedding(denoiser.unet, t, told), seen[0])
+    assert torch.equal(time_embedding(denoiser.unet, t, got), seen[0])
 
 
 # ------------------------------------------------------------------------------------- training
@@ -509,7 +509,7 @@ def test_the_loss_is_that_of_what_the_base_predicts(prediction):
     x0 = given["hr"] * 2 - 1
     eps = torch.randn_like(x0)
     torch.testing.assert_close(call.z, method.schedule.add_noise(x0, eps, call.t))
-    raw = method.denoiser(call.z, call.t, call.told)
+    raw = method.denoiser(call.z, call.t, call.got)
     wanted = method.schedule.target(x0, eps, call.t)
     torch.testing.assert_close(loss, (raw - wanted).square().mean())
 
@@ -546,7 +546,7 @@ def test_captions_are_left_out_for_guidance():
     method = cascade(upsampler=Shared, encoder=Words(), caption_dropout=1.0)
     calls = noted(method)
     method.training_step(batch(), 0)
-    texts = [call.told.text for call in calls]
+    texts = [call.got.text for call in calls]
     null = method.denoiser.null_text(2, texts[0].shape[1])
     assert all(torch.equal(text, null) for text in texts)
 

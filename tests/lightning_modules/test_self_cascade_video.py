@@ -1,4 +1,4 @@
-"""Self-Cascade of clips: as of images where frames are independent, and what is told apart."""
+"""Self-Cascade of clips: as of images where frames are independent, and what is distinguished."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.miniature import jobs as miniature_jobs
 from benchmarks.miniature.jobs import Job, run_jobs
 
-# A stand-in for the command line: notes its arguments, and fails where it is told to.
+# A stand-in for the command line: notes its arguments, and fails where it should.
 PROGRAM = """
 import pathlib, sys
 with pathlib.Path("said").open("a") as said:

@@ -229,8 +229,8 @@ def test_values_that_are_not_finite_are_named(
         trainer(tmp_path, metric).validate(Tiny(), loader(), verbose=False)
     (record,) = metric.records
     assert (record["value"], record["n"], record["not_finite"]) == (1.0, 7, 1)
-    told = "not finite for 1 of 7 images of tiny, and the mean is of the other 6: tiny/03 (nan)"
-    assert caplog.text.count(told) == 1
+    got = "not finite for 1 of 7 images of tiny, and the mean is of the other 6: tiny/03 (nan)"
+    assert caplog.text.count(got) == 1
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])

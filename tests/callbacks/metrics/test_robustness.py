@@ -91,9 +91,9 @@ def test_shares_on_the_worse_side_of_thresholds(tmp_path: Path) -> None:
     assert values["even_given_collapse"] == pytest.approx(1 / 7)
     assert values["even_given_none"] == 0
     assert values["even_lower_high"] == pytest.approx(2 / 7)  # 80 and 64 are above 60
-    told = {m: r["protocol"]["statistic"] for (_, m), r in found.items()}
-    assert told["even_given_poor"] == "share of images below 20"
-    assert told["even_lower_high"] == "share of images above 60"
+    got = {m: r["protocol"]["statistic"] for (_, m), r in found.items()}
+    assert got["even_given_poor"] == "share of images below 20"
+    assert got["even_lower_high"] == "share of images above 60"
 
 
 def test_a_score_is_a_weighted_sum_for_each_image(tmp_path: Path) -> None:

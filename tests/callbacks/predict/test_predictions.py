@@ -67,11 +67,11 @@ def test_errors_are_reported_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("again", [False, True])
 def test_an_error_that_comes_back_after_a_success_is_reported(tmp_path: Path, again: bool) -> None:
     predictions = Predictions(tmp_path, made())
-    for told in (line(error="cut off"), line(), line(error="cut off")):
-        predictions.add(told)
+    for got in (line(error="cut off"), line(), line(error="cut off")):
+        predictions.add(got)
         if again:  # in the next run
             predictions = Predictions(tmp_path, made())
-    assert ["error" in told for told in stored(tmp_path)] == [True, False, True]
+    assert ["error" in got for got in stored(tmp_path)] == [True, False, True]
 
 
 def write_many(folder: Path, name: str, count: int) -> None:

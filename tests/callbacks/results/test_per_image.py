@@ -122,9 +122,9 @@ def test_numbers_of_other_images_are_replaced_with_a_line(
     update_images(
         tmp_path, [numbers(metric=m, values={"set5/head": 1.0}) for m in ("psnr", "ssim")]
     )
-    (told,) = [record.getMessage() for record in caplog.records]
-    assert "set5 x2 replace those of other images" in told
-    assert "of 2 (set5/baby, ...) before, of 1 (set5/head, ...) now" in told
+    (got,) = [record.getMessage() for record in caplog.records]
+    assert "set5 x2 replace those of other images" in got
+    assert "of 2 (set5/baby, ...) before, of 1 (set5/head, ...) now" in got
 
 
 def test_seeds_of_an_earlier_evaluation_do_not_stay() -> None:

@@ -452,9 +452,9 @@ def test_a_run_ends_with_one_sentence_and_its_last_good_checkpoint(
     with pytest.raises(SystemExit) as stopped:
         enlarger(*command)
     assert stopped.value.code == 2
-    told = capsys.readouterr().err
-    assert told.count("error: stopped after step 4, whose weights are still good") == 1
-    assert "Traceback" not in told
+    got = capsys.readouterr().err
+    assert got.count("error: stopped after step 4, whose weights are still good") == 1
+    assert "Traceback" not in got
     enlarger("fit", "--config", "tiny.yaml", "--run.name", "b", "--trainer.max_steps", 4)
     saved, plain = newest("a"), newest("b")
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):

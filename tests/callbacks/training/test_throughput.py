@@ -227,11 +227,11 @@ class Dozing(Source):
 @pytest.mark.timing
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_tell_what_a_batch_cost(tmp_path: Path, workers: int) -> None:
-    told: list[list[Seconds]] = []
+    got: list[list[Seconds]] = []
 
     class Listener:
         def arrived(self, seconds: list[Seconds]) -> None:
-            told.append(seconds)
+            got.append(seconds)
 
         def degraded(self) -> None:
             pass
@@ -246,8 +246,8 @@ def test_workers_tell_what_a_batch_cost(tmp_path: Path, workers: int) -> None:
     )
     data.listener = Listener()
     trainer(tmp_path).fit(Tiny(), datamodule=data)
-    assert [len(seconds) for seconds in told] == [1, 1]
-    for [seconds] in told:
+    assert [len(seconds) for seconds in got] == [1, 1]
+    for [seconds] in got:
         assert seconds.reading >= 4 * 0.02
         assert seconds.decoding == 0
         assert 0 < seconds.cropping < seconds.reading

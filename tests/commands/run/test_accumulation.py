@@ -24,8 +24,8 @@ def test_a_validation_within_an_accumulation_ranks_the_step_before(
     scores = json.loads(Path("runs/tiny/checkpoints/best.json").read_text())["scores"]
     # After batches 2 and 4 of each epoch, or 2, 4, 6, ... 14 of the run.
     assert sorted(scores) == [f"step-{step:09d}.ckpt" for step in range(1, 6)]
-    (told,) = [r.getMessage() for r in caplog.records if "accumulation" in r.getMessage()]
-    assert "the validation after step 0 ran within an accumulation of 3 batches" in told
+    (got,) = [r.getMessage() for r in caplog.records if "accumulation" in r.getMessage()]
+    assert "the validation after step 0 ran within an accumulation of 3 batches" in got
     for name in list(scores)[:1]:
         path = f"runs/tiny/checkpoints/{name}"
         enlarger("validate", "--config", "tiny.yaml", "--ckpt_path", path)

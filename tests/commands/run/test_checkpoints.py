@@ -393,10 +393,10 @@ def test_the_reason_of_early_stopping_is_logged(
     )
 
 
-def test_a_misspelt_monitor_is_told(
+def test_a_misspelt_monitor_is_reported(
     tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
     enlarger(*FIT, "--checkpoint.monitor", "val/pnsr", "--trainer.max_steps", 5)
-    (told,) = [r.getMessage() for r in caplog.records if "checkpoint.monitor" in r.getMessage()]
-    assert "'val/pnsr'" in told
-    assert "did you mean 'val/psnr'?" in told
+    (got,) = [r.getMessage() for r in caplog.records if "checkpoint.monitor" in r.getMessage()]
+    assert "'val/pnsr'" in got
+    assert "did you mean 'val/psnr'?" in got

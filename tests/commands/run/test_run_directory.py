@@ -168,9 +168,9 @@ def test_free_changes_are_accepted_and_told(
         "trainer.max_steps": "13",
     }
     enlarger(*FIT, *(word for key, value in free.items() for word in (f"--{key}", value)))
-    told = [r.getMessage() for r in caplog.records if "changed on resume" in r.getMessage()]
-    assert sorted(line.split(": ")[1] for line in told) == sorted(free)
-    assert "changed on resume: trainer.max_steps: 12 -> 13" in told
+    got = [r.getMessage() for r in caplog.records if "changed on resume" in r.getMessage()]
+    assert sorted(line.split(": ")[1] for line in got) == sorted(free)
+    assert "changed on resume: trainer.max_steps: 12 -> 13" in got
     assert newest("tiny")["global_step"] == 13
     assert yaml.safe_load((trained / "config.yaml").read_text())["checkpoint"]["keep_last"] == 3
 
@@ -253,7 +253,7 @@ SAID = "runs/tiny/config.yaml, the configuration of the run, is damaged: restore
 
 
 @pytest.mark.parametrize("content", DAMAGED, ids=lambda content: repr(content[:20]))
-def test_a_damaged_configuration_is_told(trained: Path, content: bytes) -> None:
+def test_a_damaged_configuration_is_reported(trained: Path, content: bytes) -> None:
     """Compared with an empty one, all keys would be changed."""
     (trained / "config.yaml").write_bytes(content)
     run = RunDirectory(trained)

@@ -38,7 +38,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def hold(run: Path, end: Connection[Any, Any]) -> None:
-    """Hold a run's lock, with a child that leaves it and lives until it is told to end."""
+    """Hold a run's lock, with a child that leaves it and lives until it is asked to end."""
     with alone_in(run):
         child = os.fork() == 0
         if not child:

@@ -372,50 +372,50 @@ class TestAnnouncements:
         world = data.draw(st.sampled_from(divisors(plan.streams)))
         rank = data.draw(st.integers(0, world - 1))
         start = data.draw(st.integers(0, max(0, len(plan) - 1)))
-        told: list[list[int]] = []
-        sampler = PlanSampler(plan, rank, world, lambda: (epoch, start), told.append)
+        got: list[list[int]] = []
+        sampler = PlanSampler(plan, rank, world, lambda: (epoch, start), got.append)
         ends = np.cumsum(plan.groups)
         for batch in sampler:
             groups = np.searchsorted(ends, [item.image for item in batch], "right")
-            assert set(groups.tolist()) <= set(told[-1])
-        assert all(len(set(groups)) == len(groups) for groups in told)
-        assert all(type(group) is int for groups in told for group in groups)
+            assert set(groups.tolist()) <= set(got[-1])
+        assert all(len(set(groups)) == len(groups) for groups in got)
+        assert all(type(group) is int for groups in got for group in groups)
 
     def plan(self) -> Plan:
         return Plan((20,) * 64, 3, 8, 4, window=4)  # a stream: 16 groups, 4 windows, or parts of 5
 
-    def told(self, world: int = 1, epochs: int = 1) -> list[tuple[int, int, list[int]]]:
-        plan, told = self.plan(), []
+    def got(self, world: int = 1, epochs: int = 1) -> list[tuple[int, int, list[int]]]:
+        plan, got = self.plan(), []
         now = [0, 0]
         sampler = PlanSampler(
-            plan, 0, world, lambda: (now[0], 0), lambda groups: told.append((*now, groups))
+            plan, 0, world, lambda: (now[0], 0), lambda groups: got.append((*now, groups))
         )
         for now[0] in range(epochs):
             for now[1], _ in enumerate(sampler, 1):
                 pass
-        return told
+        return got
 
     def test_about_two_windows_a_stream(self):
         for world in (1, 2, 4):
-            for _, _, groups in self.told(world):
+            for _, _, groups in self.got(world):
                 assert len(groups) <= (4 // world) * 12
-            assert len(self.told(world)[0][2]) >= (4 // world) * 4
+            assert len(self.got(world)[0][2]) >= (4 // world) * 4
 
     def test_only_when_there_is_something_new(self):
-        assert 4 <= len(self.told()) <= 4 * 5
+        assert 4 <= len(self.got()) <= 4 * 5
 
     def test_soonest_first(self):
         plan = self.plan()
         batches = epoch_of(plan, 0, 0, 0, 4)
         groups = list(dict.fromkeys(item.image // 20 for batch in batches for item in batch))
-        first = self.told(4)[0][2]
+        first = self.got(4)[0][2]
         assert first[:4] == groups[:4]  # by first use, and then the next window's
         assert set(first[4:]) <= set(groups[4:9])
 
     def test_the_next_epoch_is_announced_before_it_begins(self):
-        told = self.told(world=4, epochs=2)
-        last = next(groups for epoch, _, groups in reversed(told) if epoch == 0)
-        first = next(groups for epoch, _, groups in told if epoch == 1)
+        got = self.got(world=4, epochs=2)
+        last = next(groups for epoch, _, groups in reversed(got) if epoch == 0)
+        first = next(groups for epoch, _, groups in got if epoch == 1)
         assert set(first[:4]) & set(last)
 
 

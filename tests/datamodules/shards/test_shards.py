@@ -690,7 +690,7 @@ def test_sizes_are_those_of_the_images(two):
     assert prepared(two / "t-000.tar").size(0) is None  # a foreign tar
 
 
-def test_size_of_a_pair_is_not_told(two):
+def test_size_of_a_pair_is_not_reported(two):
     image = image_bytes(two, 0)
     path = write(two / "p.tar", [("a.hr.png", image), ("a.lr.png", image)])
     assert prepared(indexed(path)).size(0) is None

@@ -30,7 +30,7 @@ class Sharded(Memory):
         super().__init__(
             {f"s{i:02d}": {"hr": random_image(16, 20, seed + i)} for i in range(count)}
         )
-        self.told = []
+        self.got = []
 
     @property
     def groups(self):
@@ -40,7 +40,7 @@ class Sharded(Memory):
         return 16, 20
 
     def upcoming(self, groups):
-        self.told.append(list(groups))
+        self.got.append(list(groups))
 
 
 def mixed(**settings):
@@ -117,8 +117,8 @@ class TestTraining:
         data = data_of(mixed(), batch_size=4, streams=2)
         list(training(data))
         for source in data.train.sources.values():
-            assert source.told
-            assert {g for groups in source.told for g in groups} == set(range(len(source.groups)))
+            assert source.got
+            assert {g for groups in source.got for g in groups} == set(range(len(source.groups)))
 
     def test_the_state_knows_the_shares(self):
         def state(**settings):

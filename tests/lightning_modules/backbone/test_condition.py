@@ -1,4 +1,4 @@
-"""What a denoiser is told: put together, cached, and led by."""
+"""What a denoiser gets: put together, cached, and led by."""
 
 from __future__ import annotations
 

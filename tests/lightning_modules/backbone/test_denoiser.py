@@ -39,8 +39,8 @@ def test_what_is_known_besides():
         "projection_class_embeddings_input_dim": 2 * 4 + 5,
     }
     sizes, pooled = torch.tensor([[64.0, 32], [16, 8]]), torch.randn(2, 5)
-    told = {"text_embeds": pooled, "time_ids": sizes}
-    expected = bare(**added)(z, t, text, added_cond_kwargs=told).sample
+    got = {"text_embeds": pooled, "time_ids": sizes}
+    expected = bare(**added)(z, t, text, added_cond_kwargs=got).sample
     condition = Condition(text=text, sizes=sizes, pooled=pooled)
     assert torch.equal(wrapped(**added)(z, t, condition), expected)
 

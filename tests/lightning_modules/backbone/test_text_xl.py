@@ -60,7 +60,7 @@ def test_it_is_what_the_pipeline_encodes(folder):
 
 
 @torch.no_grad()
-def test_what_a_denoiser_is_told_of_captions_and_of_none(folder):
+def test_what_a_denoiser_gets_of_captions_and_of_none(folder):
     given = {"key": ["0", "1"], "text": TEXTS[:2]}
     denoiser = base(**SDXL | {"cross_attention_dim": 16})
     sizes = torch.tensor([[8, 8, 0, 0, 8, 8]] * 2)

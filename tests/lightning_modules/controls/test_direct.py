@@ -62,12 +62,12 @@ def test_in_latents_with_captions():
 
 @pytest.mark.parametrize(("kind", "expected"), [("stage", 16), ("base", 8)])
 @torch.no_grad()
-def test_sdxl_is_told_sizes(kind, expected):
+def test_sdxl_gets_sizes(kind, expected):
     method = direct(denoiser=base(**SDXL), size_condition=kind, encoder=Pooled())
     calls = noted(method)
     given = batch()
     method.generate(given, Noise(given["seed"]))
-    assert calls[0].told.sizes.tolist() == [[expected, expected, 0, 0, expected, expected]] * 2
+    assert calls[0].got.sizes.tolist() == [[expected, expected, 0, 0, expected, expected]] * 2
 
 
 def test_nothing_is_trained():

@@ -174,15 +174,15 @@ def test_a_fit_may_start_from_the_weights_of_another(tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("stage", 16), ("base", 8)])
-def test_sdxl_is_told_sizes_in_training(kind, expected):
+def test_sdxl_gets_sizes_in_training(kind, expected):
     denoiser = wrapped(null="learned", **SDXL)
     denoiser.begun = "base.ckpt"
     settings = {"size_condition": kind, "encoder": Pooled(), "caption_dropout": 0.0}
     method = made(FineTune, denoiser=denoiser, **settings)
     calls = noted(method)
     method.training_step(batch(), 0).backward()
-    assert calls[0].told.sizes.tolist() == [[expected, expected, 0, 0, expected, expected]] * 2
-    assert calls[0].told.text[:, 0, 0].tolist() == [1.0, 2.0]  # lengths of the captions
+    assert calls[0].got.sizes.tolist() == [[expected, expected, 0, 0, expected, expected]] * 2
+    assert calls[0].got.text[:, 0, 0].tolist() == [1.0, 2.0]  # lengths of the captions
 
 
 @pytest.mark.parametrize("dropout", [0.0, 1.0])
@@ -191,7 +191,7 @@ def test_captions_are_left_out_in_training(dropout):
     calls = noted(method)
     method.training_step(batch(), 0)
     null = method.denoiser.null_text(2, 3)
-    assert torch.equal(calls[0].told.text, null) == bool(dropout)
+    assert torch.equal(calls[0].got.text, null) == bool(dropout)
 
 
 @pytest.mark.parametrize("kind", [FineTune, LoRA])

@@ -126,7 +126,7 @@ class TestBadInput:
         with pytest.raises(ValueError, match=r"lacks 40 of 40 .*004\.png and 35 more$"):
             trainer(tmp_path).test(FolderOutputs(2, str(tmp_path / "out")), datamodule=module)
 
-    def test_extra_ones_are_told(self, root, tmp_path, caplog):
+    def test_extra_ones_are_reported(self, root, tmp_path, caplog):
         write(root, keys=["bird"], suffix="_old.png")
         write(root, keys=["bird"], suffix=".jpg")
         with caplog.at_level(logging.WARNING, "lightning_modules.controls.simple"):
@@ -134,7 +134,7 @@ class TestBadInput:
         (record,) = caplog.records
         assert record.getMessage() == f"{root} has 1 extra images: {root / 'bird_old.png'}"
 
-    def test_none_too_many_is_not_told(self, root, tmp_path, caplog):
+    def test_none_too_many_is_not_reported(self, root, tmp_path, caplog):
         with caplog.at_level(logging.WARNING, "lightning_modules.controls.simple"):
             measured(root, tmp_path)
         assert not caplog.records

@@ -1,4 +1,4 @@
-"""Infinity as a method: what it trains on, what it is told, and what it makes."""
+"""Infinity as a method: what it trains on, what it is given, and what it makes."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class TestTraining:
         scales = model.space.scales((4, 4))
         given = forced(f, scales)
         none = model.transformer.no_text[:1].expand(2, 1, -1)
-        told = model.transformer.encode_text(Text(none, torch.ones(2)))
-        odds = model.transformer(given.inputs, scales, told).diff(dim=-1)[..., 0]
+        got = model.transformer.encode_text(Text(none, torch.ones(2)))
+        odds = model.transformer(given.inputs, scales, got).diff(dim=-1)[..., 0]
         each = torch.nn.functional.softplus(torch.where(given.bits > 0, -odds, odds)).mean(-1)
         torch.testing.assert_close(loss, (each * scale_weights(scales)).sum(1).mean())
         assert model.logged["train/loss"] == pytest.approx(float(loss.detach()))
@@ -65,8 +65,8 @@ class TestTraining:
         change = self_correction(1.0, 2)
         given = forced(model.space.encode(batch()["hr"]), scales, change)
         none = model.transformer.no_text[:1].expand(2, 1, -1)
-        told = model.transformer.encode_text(Text(none, torch.ones(2)))
-        logits = model.transformer(given.inputs, scales, told)
+        got = model.transformer.encode_text(Text(none, torch.ones(2)))
+        logits = model.transformer(given.inputs, scales, got)
         torch.testing.assert_close(loss, bit_losses(logits, given.bits).mean())
         plain = method(flip_strength=0.0, reweight=False).training_step(batch(), 0)
         none_of_it = method(flip_strength=1.0, flip_scales=0, reweight=False)
@@ -237,9 +237,9 @@ class TestWeights:
         other.load_state_dict(loaded["state_dict"])
         made = [each.eval().sample(wanted(batch()))["sr"] for each in (model, other)]
         assert torch.equal(*made)
-        told = {**loaded, "frozen": {**loaded["frozen"], "encoder": "t5 0123456789abcdef"}}
+        got = {**loaded, "frozen": {**loaded["frozen"], "encoder": "t5 0123456789abcdef"}}
         path = tmp_path / "a.ckpt"
-        torch.save({**told, "pytorch-lightning_version": "2.6"}, path)
+        torch.save({**got, "pytorch-lightning_version": "2.6"}, path)
         other.load_weights(path)  # where nothing reads captions, no encoder is needed
         with pytest.raises(ValueError, match="trained with encoder from t5"):
             method(encoder=Classes(["a"])).load_weights(path)

@@ -1,4 +1,4 @@
-"""Captions: what a denoiser is told of them, and of none."""
+"""Captions: what a denoiser gets of them, and of none."""
 
 from __future__ import annotations
 

@@ -20,10 +20,10 @@ def start():
 @pytest.mark.parametrize("variance", ["preserving", "exploding"])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_an_oracle_is_believed(solver, variance):
-    told = []
+    got = []
 
     def clean(z, t):
-        told.append(t)
+        got.append(t)
         return CLEAN
 
     sampler, schedule = Sampler(5, solver=solver), Schedule(variance=variance)
@@ -33,7 +33,7 @@ def test_an_oracle_is_believed(solver, variance):
     found = sampler.denoise(start(), steps, clean, schedule, noise)
     torch.testing.assert_close(found, CLEAN, rtol=0, atol=1e-5)
     twice = [801, 601, 601, 401, 401, 201, 201, 1, 1]
-    assert told == (twice if solver == "heun" else steps)
+    assert got == (twice if solver == "heun" else steps)
     assert noise.drew == (solver == "euler_ancestral")
 
 

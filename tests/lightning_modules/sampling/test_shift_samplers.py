@@ -64,7 +64,7 @@ def test_the_last_step_gives_what_the_network_predicts(sampler, timesteps):
     hr = given["hr"] * 2 - 1
     made = casarbi(lambda b: (hr - b) / 0.1, timesteps=timesteps, **sampler)
     torch.testing.assert_close(restored(made), given["hr"], rtol=0, atol=1e-5)
-    assert [told["t"][0] for told in made.network.told] == (timesteps or [*range(14, -1, -1)])
+    assert [got["t"][0] for got in made.network.got] == (timesteps or [*range(14, -1, -1)])
     given = test_resshift.batch()
     oracle = test_resshift.Oracle(given["hr"] * 2 - 1)
     found = restored(ResShift(4.0, oracle, PixelSpace(), timesteps=timesteps, **sampler))
