@@ -42,6 +42,7 @@ from commands.export.export import ExportOptions, Origin, export, model_alone, o
 from commands.lightning_internals import CommandsCLI, load_only_given_checkpoint
 from commands.parser import DESCRIPTIONS, LINKS, Parser, check_own_options, parser_settings
 from commands.process import keep_freed_memory, prepare_output, raise_limit
+from commands.run.arithmetic import arithmetic
 from commands.run.checkpoints import Checkpoints, is_foreign_checkpoint_callback
 from commands.run.directions import check_directions
 from commands.run.directory import RunDirectory, RunOptions, experiment_name, run_folder
@@ -422,7 +423,12 @@ class EnlargerCLI(CommandsCLI):
 
     def run_command(self, command: str) -> None:
         """Run a command; other processes learn of its failure."""
-        with self._together(), explained_precision(self.trainer, self.model):
+        config = self.config[command]
+        with (
+            self._together(),
+            explained_precision(self.trainer, self.model),
+            arithmetic(config.run, config.trainer, self.trainer, command),
+        ):
             keep_earlier_metrics(self.trainer)
             if command == "export":
                 origin = Origin(self.run.path, self._dump(), self.weights_file)
