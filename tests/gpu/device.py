@@ -346,6 +346,7 @@ def pretended_gpu() -> Iterator[None]:
                 mock.patch.object(torch.cuda, name, lambda *a, _answer=answer, **k: _answer)
             )
         stack.enter_context(mock.patch.object(nn.Module, "to", _module_to))
+        stack.enter_context(mock.patch.object(torch, "compile", lambda function, **_: function))
         stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))
         stack.enter_context(_Calls())
