@@ -34,7 +34,12 @@ from callbacks.training.progress import Progress
 from commands.check import Check, Checked
 from commands.distributed.callbacks import Start, Stops
 from commands.distributed.heartbeat import Ranks
-from commands.distributed.launch import own_plugins, own_timer, refuse_unsupported
+from commands.distributed.launch import (
+    own_plugins,
+    own_strategy,
+    own_timer,
+    refuse_unsupported,
+)
 from commands.distributed.preflight import start_facts
 from commands.encode import Encode, EncodeOptions
 from commands.errors import ConfigurationError, RepeatedError, TemporaryError
@@ -293,10 +298,7 @@ class EnlargerCLI(CommandsCLI):
         trainer.devices, trainer.num_nodes = self.world.devices, self.world.num_nodes
         if trainer.strategy == "auto":  # otherwise an object or a name
             trainer.strategy = self.world.strategy
-        if trainer.strategy == "fsdp":
-            from commands.distributed.launch import FullySharded  # its import takes half a second
-
-            trainer.strategy = FullySharded()
+        trainer.strategy = own_strategy(trainer.strategy, trainer.accelerator)
         given = trainer.callbacks or []
         given = list(given) if isinstance(given, list | tuple) else [given]
         refuse_unsupported(trainer, given)
