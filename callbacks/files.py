@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypedDict
 
+import torch
+
 PACKAGES = ("torch", "lightning", "torchmetrics", "numpy")
 
 
@@ -19,16 +21,27 @@ class Provenance(TypedDict):
     command: As it was typed.
     commit: The commit of the code, ``-dirty`` with local changes; None outside of git.
     versions: Versions of Python and of the packages that numbers depend on.
+    arithmetic: Precision of float32 matrix products, and torch's other switches.
     """
 
     command: str
     commit: str | None
     versions: dict[str, str]
+    arithmetic: dict[str, str | bool]
 
 
 def provenance() -> Provenance:
     """Return the provenance of this process."""
-    return {"command": shlex.join(sys.argv), "commit": commit(), "versions": versions()}
+    return {
+        "command": shlex.join(sys.argv),
+        "commit": commit(),
+        "versions": versions(),
+        "arithmetic": {
+            "matmul_precision": torch.get_float32_matmul_precision(),
+            "cudnn_benchmark": torch.backends.cudnn.benchmark,
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+        },
+    }
 
 
 def commit() -> str | None:

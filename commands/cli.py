@@ -38,7 +38,12 @@ from callbacks.training.progress import Progress
 from commands.check import Check, Checked
 from commands.distributed.callbacks import Start, Stops
 from commands.distributed.heartbeat import Ranks
-from commands.distributed.launch import own_plugins, own_timer, refuse_unsupported
+from commands.distributed.launch import (
+    own_plugins,
+    own_strategy,
+    own_timer,
+    refuse_unsupported,
+)
 from commands.distributed.preflight import start_facts
 from commands.encode import Encode, EncodeOptions
 from commands.errors import ConfigurationError, RepeatedError, TemporaryError
@@ -46,6 +51,7 @@ from commands.export.export import ExportOptions, Origin, export, model_alone, o
 from commands.lightning_internals import CommandsCLI, load_only_given_checkpoint
 from commands.parser import DESCRIPTIONS, LINKS, Parser, check_own_options, parser_settings
 from commands.process import keep_freed_memory, prepare_output, raise_limit
+from commands.run.arithmetic import arithmetic
 from commands.run.checkpoints import Checkpoints, is_foreign_checkpoint_callback
 from commands.run.directions import check_directions
 from commands.run.directory import RunDirectory, RunOptions, experiment_name, run_folder
@@ -298,10 +304,7 @@ class EnlargerCLI(CommandsCLI):
         trainer.devices, trainer.num_nodes = self.world.devices, self.world.num_nodes
         if trainer.strategy == "auto":  # otherwise an object or a name
             trainer.strategy = self.world.strategy
-        if trainer.strategy == "fsdp":
-            from commands.distributed.launch import FullySharded  # its import takes half a second
-
-            trainer.strategy = FullySharded()
+        trainer.strategy = own_strategy(trainer.strategy, trainer.accelerator)
         given = trainer.callbacks or []
         given = list(given) if isinstance(given, list | tuple) else [given]
         refuse_unsupported(trainer, given)
@@ -430,7 +433,12 @@ class EnlargerCLI(CommandsCLI):
 
     def run_command(self, command: str) -> None:
         """Run a command; other processes learn of its failure."""
-        with self._together(), explained_precision(self.trainer, self.model):
+        config = self.config[command]
+        with (
+            self._together(),
+            explained_precision(self.trainer, self.model),
+            arithmetic(config.run, config.trainer, self.trainer, command),
+        ):
             keep_earlier_metrics(self.trainer)
             if command == "export":
                 origin = Origin(self.run.path, self._dump(), self.weights_file)

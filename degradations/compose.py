@@ -246,8 +246,9 @@ Recipes = list[RecipeCallable] | dict[str, RecipeCallable]
 class Mixture(Degradation):
     """Degrade each image by one of several recipes of the same scale.
 
-    Each recipe runs once, on its own images only. If any of them is compiled (for one batch size),
-    all run on the whole batch instead, and each image is selected from its recipe.
+    Each recipe runs once, on its own images only. If any of them has ``compile: true`` (for one
+    batch size), all run on the whole batch instead, and each image is selected from its recipe. By
+    default none is compiled, because the numbers of images differ.
 
     Each recipe draws from a stream of its name, or of its number in a list. Record, replay and pair
     pool apply to whole batches, so they go around a mixture, not into it.
@@ -293,7 +294,10 @@ class Mixture(Degradation):
                 raise ValueError(f"a recipe is named {name!r}; choose another name, without a dot")
         self.recipes = nn.ModuleDict(made)
         self.p = _probabilities(weights, len(made))
-        self.compiled = any(getattr(recipe, "compile_canvas", False) for recipe in made.values())
+        pipelines: list[Any] = [r for r in made.values() if hasattr(r, "compile_canvas")]
+        self.compiled = any(recipe.compile_canvas for recipe in pipelines)
+        for recipe in pipelines:
+            recipe.compile_canvas = bool(recipe.compile_canvas)
 
     def _named(self) -> list[tuple[str, Degradation]]:
         recipes = cast("Iterable[Degradation]", self.recipes.values())

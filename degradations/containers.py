@@ -52,7 +52,7 @@ class RandomDegradation(IntensityAugmentationBase2D):
         super().__init__(p=p, same_on_batch=same_on_batch, p_batch=1.0, keepdim=keepdim)
         if not isinstance(degradation, Degradation):
             stages = degradation if isinstance(degradation, list | dict) else [degradation]
-            degradation = Pipeline(1.0, stages, quantize=False)
+            degradation = Pipeline(1.0, stages, quantize=False, compile=False)
         if p < 1.0 and degradation.scale != 1.0:
             raise ValueError(
                 f"p is {p:g}, and the degradation makes images {degradation.scale:g} times "

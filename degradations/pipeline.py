@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, cast
 
@@ -15,6 +17,7 @@ from degradations.draws import Draws, Params, split_params
 from degradations.stages.noise import hashed_fields
 from degradations.stages.resize import shrink_canvas
 
+log = logging.getLogger(__name__)
 Executor = Literal["auto", "images", "canvas"]
 _MOST_KINDS = 4  # batch shapes that are compiled; torch stops compiling after 8
 
@@ -36,9 +39,10 @@ class Pipeline(Degradation):
         executor: How stages run: ``images`` one image after the other, ``canvas`` all at once on
             one padded canvas without waiting for the device; ``auto`` is the faster one:
             ``images`` on a CPU, ``canvas`` elsewhere.
-        compile: Compile the canvas executor with torch.compile: takes about a minute for each of
+        compile: Compile the canvas executor with torch.compile: takes a minute or more for each of
             the first four batch shapes, and a fraction of the launches from then on; further
-            shapes, such as those of whole images in validation, are not compiled.
+            shapes, such as those of whole images in validation, are not compiled. By default
+            training batches on a CUDA device are compiled, unless that fails.
 
     Raises:
         TypeError: An entry of `stages` is not a stage.
@@ -51,20 +55,22 @@ class Pipeline(Degradation):
         stages: Stages,
         quantize: bool = True,
         executor: Executor = "auto",
-        compile: bool = False,
+        compile: bool | None = None,
     ) -> None:
         super().__init__(scale)
         self.stages = nn.ModuleDict(name_stages(stages))
         self.quantize = quantize
         if executor not in ("auto", "images", "canvas"):
             raise ValueError(f"executor is {executor!r}; expected auto, images or canvas")
-        if compile:
-            self._check_compiles()
+        if compile and (reason := self._why_not_compiled()):
+            raise ValueError(f"compile is true, but {reason}, or set compile to false")
         self.executor, self.compile_canvas = executor, compile
         self._compiled: Callable[..., Tensor] | None = None
+        self._by_default = False  # whether training batches are compiled without being asked
         self._kinds: set[tuple[torch.Size, bool]] = set()
 
-    def _check_compiles(self) -> None:
+    def _why_not_compiled(self) -> str:
+        """Return why the stages cannot be compiled, with the fix; empty if they can."""
         filled, waiting, alone = True, [], []
         for name, stage in self.named_stages():
             if stage.waits:
@@ -73,16 +79,16 @@ class Pipeline(Degradation):
                 alone.append(name)
             filled = stage.unites or (filled and not stage.resizes)
         if waiting:
-            raise ValueError(
-                f"compile is true, but {', '.join(waiting)} always work on the CPU and cannot be "
-                "compiled: remove them, or set compile to false"
+            return (
+                f"{', '.join(waiting)} always work on the CPU and cannot be compiled: remove them"
             )
         if alone:
-            raise ValueError(
-                f"compile is true, but {', '.join(alone)} get images of differing sizes one by one "
-                "and cannot be compiled: set `pixelwise = True` in a class whose pixels do not "
-                "depend on others, write its on_canvas, or set compile to false"
+            return (
+                f"{', '.join(alone)} get images of differing sizes one by one and cannot be "
+                "compiled: set `pixelwise = True` in a class whose pixels do not depend on others, "
+                "write its on_canvas"
             )
+        return ""
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw one entry per stage, under the name of its stream."""
@@ -96,15 +102,46 @@ class Pipeline(Degradation):
         if not on_canvas:
             return self._by_images(hr, params)
         with hashed_fields():  # on a CPU, too: their values do not depend on the canvas
-            if not self.compile_canvas:
-                return self._on_canvas(hr, params)
+            if self.compile_canvas is None and hr.device.type == "cuda":
+                self._decide()
             kind = (hr.shape, torch.is_grad_enabled())  # each is compiled separately
+            # By default only training's: whole images of validation have too many shapes.
+            if not (self.compile_canvas or (self._by_default and torch.is_grad_enabled())):
+                return self._on_canvas(hr, params)
             if kind not in self._kinds and len(self._kinds) == _MOST_KINDS:
                 return self._on_canvas(hr, params)
-            self._kinds.add(kind)
             if self._compiled is None:
                 self._compiled = torch.compile(self._on_canvas, fullgraph=True, dynamic=False)
-            return self._compiled(hr, params)
+            new = kind not in self._kinds
+            self._kinds.add(kind)
+            return self._compile_now(hr, params) if new else self._compiled(hr, params)
+
+    def _decide(self) -> None:
+        """Compile by default from now on, or log why not."""
+        self.compile_canvas = False
+        reason = self._why_not_compiled()
+        self._by_default = not reason
+        if reason:
+            log.info("%s is not compiled: %s", type(self).__name__, reason)
+
+    def _compile_now(self, hr: Tensor, params: Params) -> Tensor:
+        """Compile by the first batch of its shape; by default, go on without if that fails."""
+        name, began = type(self).__name__, time.perf_counter()
+        if not self._checked:
+            self._on_canvas(hr, params)  # names the stage whose output is wrong
+        log.info("compiling %s for batches of %s", name, tuple(hr.shape))
+        try:
+            lr = cast("Callable[..., Tensor]", self._compiled)(hr, params)
+        except Exception as error:
+            if not self._by_default:
+                raise
+            self._by_default = False
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            log.warning("%s is not compiled, so it takes more launches: %s", name, reason)
+            return self._on_canvas(hr, params)
+        seconds = time.perf_counter() - began
+        log.info("compiled %s in %.0f s; its compile: false does without", name, seconds)
+        return lr
 
     def named_stages(self) -> list[tuple[str, Stage]]:
         """Return the stages with the names of their streams, first to last."""

@@ -272,8 +272,8 @@ def variants(draws: int, device: torch.device) -> dict[str, Any]:
     sides = np.sort(generator.integers(192 // 4, 320 // 4 + 1, BATCH) * 4)
     others = [photographs(BATCH, int(side))[i : i + 1].to(device) for i, side in enumerate(sides)]
     pixels = sum(x.shape[-1] ** 2 for x in others) / (BATCH * SIDE**2)
-    plain = RealESRGAN(SCALE, usm=False)
-    light = RealESRGANLight(SCALE, usm=False)
+    plain = RealESRGAN(SCALE, usm=False, compile=False)
+    light = RealESRGANLight(SCALE, usm=False, compile=False)
     mixture = Mixture(
         SCALE,
         [
@@ -294,9 +294,8 @@ def variants(draws: int, device: torch.device) -> dict[str, Any]:
         return run
 
     with tempfile.TemporaryDirectory() as place:
-        record = Record(
-            SCALE, lambda scale: RealESRGAN(scale, usm=False), str(Path(place) / "params.jsonl")
-        )
+        path = str(Path(place) / "params.jsonl")
+        record = Record(SCALE, lambda scale: RealESRGAN(scale, usm=False, compile=False), path)
         times = in_turns(
             {
                 "plain": partial(batch, plain),

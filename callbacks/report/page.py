@@ -532,14 +532,18 @@ def _policy(script: str) -> str:
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
-    """Return commands with their commit and versions; those of the images only if they differ."""
+    """Return commands, commits, versions, arithmetic; those of the images only if they differ."""
     found: list[tuple[str, str]] = []
     known: list[Provenance] = []
     for what, source in run.sources.items():
         if source not in known:
-            versions = ", ".join(f"{name} {v}" for name, v in source["versions"].items())
+            versions, arithmetic = (
+                ", ".join(f"{name} {value}" for name, value in source[key].items())
+                for key in ("versions", "arithmetic")
+            )
             found.append((f"command ({what})" if known else "command", source["command"]))
             found += [("commit", source["commit"] or "none"), ("versions", versions)]
+            found += [("arithmetic", arithmetic)] if arithmetic else []
             known.append(source)
     return found
 

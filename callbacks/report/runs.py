@@ -145,6 +145,7 @@ def _read_results(run: Run) -> None:
             "command": content.get("command", ""),
             "commit": content.get("commit"),
             "versions": content.get("versions", {}),
+            "arithmetic": content.get("arithmetic", {}),
         }
 
 
@@ -155,6 +156,7 @@ def _read_images(run: Run) -> None:
             "command": index["command"],
             "commit": index["commit"],
             "versions": index["versions"],
+            "arithmetic": index.get("arithmetic", {}),
         }
 
 

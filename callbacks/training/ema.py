@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from callbacks.evaluation import steps_done
+from callbacks.training.guard import when_judged
 
 
 class EMA(Callback):
@@ -87,6 +88,9 @@ class EMA(Callback):
         batch_idx: int,
     ) -> None:
         """Update if the batch completed a step; with accumulation not every batch does."""
+        when_judged(trainer, partial(self._follow, trainer, pl_module))
+
+    def _follow(self, trainer: Trainer, pl_module: LightningModule) -> None:
         step = steps_done(trainer, pl_module)
         if step != self._step:
             self._step = step

@@ -3,29 +3,37 @@
 A step is judged when its gradients exist and, with several processes, are averaged: by the sum of
 its losses and the squared norm of the gradient, which are not finite if any part of them is not.
 Their sum over all processes is the same on each, and so is the decision. It costs one pass over the
-gradients, one all-reduce of eight bytes, and the host waits for the device once a step, at the end
-of the backward pass, when only the short optimiser step is left in the queue.
+gradients and one all-reduce of eight bytes.
 
-A step is skipped by removing its gradients: no optimiser changes a parameter without one. All other
-changes of the step are reverted, so that the run continues as if the batch had not existed.
+The device judges, and a fused optimiser skips its own update by that. The host goes on as if the
+step were good, and reads the verdict when the next batch is on the device: by then the optimiser's
+step and the next batch's degradation are queued, so the device has work while the host reads. If
+the step was bad, what the host changed in between is undone: counts, schedules and buffers.
+
+All other steps are judged by the host before the optimiser's step, once a step. They are skipped by
+removing the gradients: no optimiser changes a parameter without one.
+
+Either way the run continues as if the batch had not existed.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from callbacks.evaluation import gather, several, steps_done
+from callbacks.evaluation import all_callbacks, gather, several, steps_done
 
 
 class Loss(NamedTuple):
@@ -75,10 +83,8 @@ def _alike(one: Tensor | None, other: Tensor | None) -> bool:
     return one.shape == other.shape
 
 
-def reduce_loss_and_norm(
-    losses: list[Loss], optimizer: Any, trainer: Trainer
-) -> tuple[float, float]:
-    """Return the sum of all losses of a step and the gradient's norm, of all processes together."""
+def reduce_loss_and_square(losses: list[Loss], optimizer: Any, trainer: Trainer) -> Tensor:
+    """Return the sum of a step's losses and of its squared gradient, over all processes (2,)."""
     device = trainer.strategy.root_device
     gradients = [
         local_part(parameter.grad)
@@ -92,9 +98,12 @@ def reduce_loss_and_norm(
     both = torch.stack([loss, norm.square()])
     if several():
         dist.all_reduce(both)
-    total, square = both.tolist()  # the one place where the host waits
-    copies = 1 if is_sharded(trainer) else trainer.world_size
-    return total, math.sqrt(square / copies)
+    return both
+
+
+def copies(trainer: Trainer) -> int:
+    """Return how many processes have the whole gradient, and so add its square."""
+    return 1 if is_sharded(trainer) else trainer.world_size
 
 
 def local_part(tensor: Tensor) -> Tensor:
@@ -108,7 +117,74 @@ def is_sharded(trainer: Trainer) -> bool:
     return isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
 
 
+class OpenStep:
+    """A step that the device skips if it is bad, before the host has read which it is.
+
+    Args:
+        trainer: The trainer, before the optimiser's step.
+        optimizer: A fused optimiser.
+        both: Sum of the losses and of the squared gradient (2,), on the device.
+        bad: Whether the step must be skipped, a scalar on the device.
+        losses: The losses, for the warning.
+        step: Steps taken before this one.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        optimizer: Any,
+        both: Tensor,
+        bad: Tensor,
+        losses: list[Loss],
+        step: int,
+    ) -> None:
+        self.losses, self.step = losses, step
+        self._both, self._event = both, None
+        if both.device.type == "cuda":
+            self._both = torch.empty(2, pin_memory=True).copy_(both, non_blocking=True)
+            self._event = torch.cuda.current_stream(both.device).record_event()
+        loop: Any = trainer.fit_loop.epoch_loop
+        progress = loop.automatic_optimization.optim_progress.optimizer.step
+        self._counts = [
+            (count, count.ready - 1, count.completed)  # Lightning has begun to count this step
+            for count in (progress.total, progress.current)
+        ]
+        self._scheduler_progress = loop.scheduler_progress
+        self._scheduled = deepcopy(loop.scheduler_progress.state_dict())
+        self._schedules = [
+            (config.scheduler, deepcopy(config.scheduler.state_dict()))
+            for config in trainer.lr_scheduler_configs
+            if config.interval == "step"
+        ]
+        self._optimizer = optimizer
+        groups = optimizer.param_groups
+        self._groups = [{k: v for k, v in group.items() if k != "params"} for group in groups]
+        self._new = [p for group in groups for p in group["params"] if p not in optimizer.state]
+        optimizer.grad_scale, optimizer.found_inf = None, bad.float()
+
+    def close(self) -> tuple[float, float]:
+        """Return the loss and the squared gradient; the optimiser's next step is its own again."""
+        if self._event is not None:
+            self._event.synchronize()
+        del self._optimizer.grad_scale, self._optimizer.found_inf
+        loss, square = self._both.tolist()
+        return loss, square
+
+    def undo(self) -> None:
+        """Revert counts, schedules, and the optimiser's state of parameters that had none."""
+        for count, ready, completed in self._counts:
+            count.ready, count.completed = ready, completed
+        self._scheduler_progress.load_state_dict(self._scheduled)
+        for schedule, state in self._schedules:
+            schedule.load_state_dict(state)
+        for group, values in zip(self._optimizer.param_groups, self._groups, strict=True):
+            group.update(values)
+        for parameter in self._new:
+            self._optimizer.state.pop(parameter, None)
+
+
 log = logging.getLogger(__name__)
+FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad)
 LEAST = 1000  # steps: a share of fewer would be too random
 WARNED, RARE = 20, 1000  # this many warnings, then one in this many
 SHOWN = 8  # images in a warning
@@ -133,6 +209,11 @@ class Guard(Callback):
     the model itself must hold back its own schedules and counts, and steps that bypass Lightning's
     optimiser cannot be seen, which a warning reports.
 
+    On a GPU the host does not wait for the verdict with Adam, AdamW, SGD or Adagrad where
+    ``fused=True``. It waits once a step, at the end of the backward pass, with other optimisers, a
+    learning rate that is a tensor, ``precision: 16-mixed``, manual optimisation, sharded
+    strategies, and Lightning's ``ModelCheckpoint``, which may save at once.
+
     Args:
         limit: Stop the run if more than this share of its steps was skipped. Below 1,000 steps
             it is this share of 1,000: at 0.01, the eleventh stops the run; at 0, the first.
@@ -142,7 +223,8 @@ class Guard(Callback):
 
     Raises:
         ValueError: If an argument is out of its range; the strategy or the optimiser cannot be
-            guarded; a limit is passed; weights that are to be saved are not finite.
+            guarded; a limit is passed; weights that are to be saved are not finite, or belong to a
+            step that must be skipped.
     """
 
     # Not dispatched, see `callbacks/training/progress.py`.
@@ -168,22 +250,32 @@ class Guard(Callback):
         self._statistics = Statistics(nn.Module())
         self._held: list[Any] = []  # schedules
         self._verdict = ""
+        self._open: OpenStep | None = None  # the last step, until its verdict is read
+        self._actions: list[Callable[[], None]] = []  # to run then
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Become the first callback: no other one may see a step whose verdict is not read."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks.remove(self)
+        callbacks.insert(0, self)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Store the running statistics."""
         _check_guardable(trainer, self.norm_factor)
         self._losses, self._held, self._verdict = [], [], ""
+        self._open, self._actions = None, []
         self._statistics = Statistics(pl_module)
         self._log(trainer, steps_done(trainer, pl_module))
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Stop here, when the last step is complete, if it passed a limit.
+        """Read the last step's verdict; stop here if it passed a limit.
 
         Raises:
             ValueError: If a limit was passed.
         """
+        self._close(trainer)
         for schedule in self._held:
             schedule.interval = "step"
         self._held.clear()
@@ -212,7 +304,14 @@ class Guard(Callback):
     ) -> None:
         """Judge the step, and skip it if necessary."""
         losses, self._losses = self._losses, []
-        loss, norm = reduce_loss_and_norm(losses, optimizer, trainer)
+        both = reduce_loss_and_square(losses, optimizer, trainer)
+        step = steps_done(trainer, pl_module)
+        if _skips_itself(trainer, pl_module, optimizer) and not _read_at_once(trainer):
+            bad = self._bad(both, copies(trainer))
+            self._open = OpenStep(trainer, optimizer, both, bad, losses, step)
+            return
+        loss, square = both.tolist()  # the host waits here
+        norm = math.sqrt(square / copies(trainer))
         wrong = self._wrong(loss, norm)
         if not wrong:
             if _counts(pl_module, optimizer):
@@ -220,33 +319,85 @@ class Guard(Callback):
             else:
                 self._statistics.keep()
             return
-        step = steps_done(trainer, pl_module)
         self._leave_out(trainer, pl_module, optimizer)
         if math.isfinite(loss) and not math.isfinite(norm) and _seeks_its_scale(trainer):
             self._statistics.keep()  # the forward pass was finite
             return
-        self._statistics.restore()
         counted = int(_counts(pl_module, optimizer))
-        self.steps, self.skipped, self.row = (
-            self.steps + counted,
-            self.skipped + 1,
-            self.row + counted,
-        )
-        self._tell(trainer, step, wrong, losses, everywhere=math.isfinite(loss))
-        self._verdict = self._judged(step)
-        self._log(trainer, step)
+        self._skip(trainer, step, wrong, losses, everywhere=math.isfinite(loss), counted=counted)
+
+    # ----------------------------------------------------------------- a verdict that is read late
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the last step's verdict."""
+        self._close(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the last step's verdict."""
+        self._close(trainer)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Read the last step's verdict."""
+        self._close(trainer)
+
+    def _close(self, trainer: Trainer) -> bool:
+        """Read the last step's verdict, if it is open; return whether the step was skipped."""
+        step, self._open = self._open, None
+        if step is None:
+            return False
+        loss, square = step.close()
+        norm = math.sqrt(square / copies(trainer))
+        wrong = self._wrong(loss, norm)
+        if wrong:
+            step.undo()
+            self._skip(trainer, step.step, wrong, step.losses, everywhere=math.isfinite(loss))
+        else:
+            self._taken(norm)
+        actions, self._actions = self._actions, []
+        for action in actions:
+            action()
+        return bool(wrong)
+
+    def _bad(self, both: Tensor, copies: int) -> Tensor:
+        # As `_wrong`, on the device and with the same rounding.
+        bad = both.isfinite().all().logical_not()
+        if (most := self._most()) is not None:
+            bad = bad | ((both[1].double() / copies).sqrt() > most)
+        return bad
 
     # ------------------------------------------------------------------------------ taken, left out
+
+    def _most(self) -> float | None:
+        """Return the largest norm that is accepted; None for any."""
+        learnt = self.norm_factor is not None and self.steps - self.skipped >= LEARNT
+        return (self.norm_factor or 1.0) * self.norm if learnt else None
 
     def _wrong(self, loss: float, norm: float) -> str:
         if not math.isfinite(loss):
             return "the loss is not finite"
         if not math.isfinite(norm):
             return "the gradient is not finite"
-        learnt = self.norm_factor is not None and self.steps - self.skipped >= LEARNT
-        if learnt and norm > (self.norm_factor or 1.0) * self.norm:
+        if (most := self._most()) is not None and norm > most:
             return f"the gradient's norm is {norm:.3g}, its mean {self.norm:.3g}"
         return ""
+
+    def _skip(
+        self,
+        trainer: Trainer,
+        step: int,
+        wrong: str,
+        losses: list[Loss],
+        everywhere: bool,
+        counted: int = 1,
+    ) -> None:
+        self._statistics.restore()
+        self.steps, self.skipped = self.steps + counted, self.skipped + 1
+        self.row += counted
+        self._tell(trainer, step, wrong, losses, everywhere)
+        self._verdict = self._judged(step)
+        self._log(trainer, step)
 
     def _taken(self, norm: float) -> None:
         self.steps, self.row = self.steps + 1, 0
@@ -318,8 +469,15 @@ class Guard(Callback):
         """Refuse to save weights that are not finite: a finite step may be too large.
 
         Raises:
-            ValueError: If a weight is not finite.
+            ValueError: If a weight is not finite, or a callback saves within a step that is
+                skipped.
         """
+        if self._close(trainer):  # its counts and schedules are in the checkpoint already
+            raise ValueError(
+                "a checkpoint was asked for at the end of a batch whose step Guard leaves out, so "
+                "it is not saved: save it in on_train_batch_start of your callback, or drop Guard "
+                "from trainer.callbacks"
+            )
         trained = [local_part(p.detach()) for p in pl_module.parameters() if p.requires_grad]
         finite = math.isfinite(float(get_total_norm(trained)))
         if is_sharded(trainer):
@@ -344,6 +502,43 @@ class Guard(Callback):
         """Restore the counts."""
         self.steps, self.skipped = state_dict["steps"], state_dict["skipped"]
         self.row, self.norm = state_dict["row"], state_dict["norm"]
+
+
+def when_judged(trainer: Trainer, action: Callable[[], None]) -> None:
+    """Run an action that depends on the count of steps: now, or when the verdict is read.
+
+    Args:
+        trainer: The trainer, at the end of a batch.
+        action: The action; it runs before the next batch, a validation, and the end of training.
+    """
+    for callback in all_callbacks(trainer):
+        if isinstance(callback, Guard) and callback._open is not None:
+            callback._actions.append(action)
+            return
+    action()
+
+
+def _skips_itself(trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> bool:
+    # A fused optimiser skips its update where `found_inf` is 1, as a scaler has it do.
+    return (
+        pl_module.automatic_optimization
+        and _scaler(trainer) is None
+        and not is_sharded(trainer)
+        and type(optimizer) in FUSED
+        and trainer.strategy.root_device.type in ("cpu", "cuda")  # others have no float64
+        and all(g.get("fused") and not isinstance(g["lr"], Tensor) for g in optimizer.param_groups)
+    )
+
+
+def _read_at_once(trainer: Trainer) -> bool:
+    # Where the count of steps decides what happens at the end of this batch.
+    most = trainer.max_steps
+    return (
+        trainer.is_last_batch
+        or trainer.should_stop
+        or (most != -1 and trainer.global_step + 1 >= most)
+        or any(isinstance(callback, ModelCheckpoint) for callback in all_callbacks(trainer))
+    )
 
 
 def _counts(pl_module: LightningModule, optimizer: Any) -> bool:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.evaluation import steps_done
+from callbacks.training.guard import when_judged
 
 if TYPE_CHECKING:
     from datamodules.clock import Seconds
@@ -197,8 +199,7 @@ class Throughput(Callback):
             self._budget = Budget(getattr(trainer.train_dataloader, "num_workers", 0))
             self._step, self._images = step, 0
         elif step - self._step >= max(every_n, 1):
-            self._report(trainer, self._line, step)
-            self._step, self._images = step, 0
+            when_judged(trainer, partial(self._report, trainer, pl_module, max(every_n, 1)))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Mark the begin of validation."""
@@ -247,8 +248,11 @@ class Throughput(Callback):
         if self._line is not None:
             self._line.mark(part)
 
-    def _report(self, trainer: Trainer, line: Timeline, step: int) -> None:
-        spent = line.read()
+    def _report(self, trainer: Trainer, pl_module: LightningModule, every_n: int) -> None:
+        step = steps_done(trainer, pl_module)
+        if self._line is None or step - self._step < every_n:
+            return  # Guard left the last step out
+        spent = self._line.read()
         self._budget.add(spent)
         seconds = sum(spent.values()) - spent.get("validating", 0.0)
         values = {
@@ -257,6 +261,7 @@ class Throughput(Callback):
             "throughput/seconds_per_step": seconds / (step - self._step),
         }
         self._log(trainer, {**values, **self._shares()}, step)
+        self._step, self._images = step, 0
 
     def _shares(self) -> dict[str, float]:
         shares = self._budget.shares()

@@ -28,7 +28,7 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -271,6 +271,26 @@ def own_plugins(plugins: Any, strategy: Any, world: World) -> Any:
     return [*given, ExternalEnvironment(world)]
 
 
+# Tensors on the CPU and Python objects go by gloo, so that exchanging them, and a barrier, make no
+# process wait for its GPU, nor choose one. Lightning's own is NCCL alone.
+BACKENDS = "cpu:gloo,cuda:nccl"
+
+
+def own_strategy(strategy: Any, accelerator: Any) -> Any:
+    """Return ``trainer.strategy``, where it is ``ddp`` or ``fsdp`` with our own settings.
+
+    Args:
+        strategy: Strategy of the configuration; objects and other names are kept.
+        accelerator: Accelerator of the configuration.
+    """
+    cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    if strategy == "fsdp":
+        return FullySharded(BACKENDS if cuda else None)
+    if strategy == "ddp" and cuda:
+        return DDPStrategy(process_group_backend=BACKENDS)
+    return strategy
+
+
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -281,10 +301,17 @@ class FullySharded(ModelParallelStrategy):
     network's attribute ``called`` may be called: others would see parameters that are not gathered.
     Networks that are completely frozen, such as autoencoders and text encoders, are not
     sharded.
+
+    Args:
+        backend: Backend of the process group; by default Lightning's for the device.
     """
 
-    def __init__(self) -> None:
-        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
+    def __init__(self, backend: str | None = None) -> None:
+        super().__init__(
+            tensor_parallel_size=1,
+            save_distributed_checkpoint=False,
+            process_group_backend=backend,
+        )
         self._before: dict[str, torch.Tensor] = {}  # layouts of the unsharded parameters
 
     @property

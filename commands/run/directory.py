@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from zipfile import is_zipfile
 
 import yaml
@@ -147,6 +147,12 @@ class RunOptions:
         heartbeat_seconds: Seconds between two heartbeats of each of several processes.
         lost_after_seconds: Seconds without a heartbeat after which a process is lost, and the
             others end with status 75, to be started again.
+        matmul_precision: Precision of float32 matrix products. By default ``high`` (TF32) where
+            ``fit`` trains on a GPU of compute capability 8.0 or more, ``highest`` with
+            ``trainer.deterministic``, and torch's own otherwise.
+        cudnn_benchmark: Whether cuDNN chooses algorithms by their time. By default true where
+            ``matmul_precision`` is ``high`` by default, false with ``trainer.deterministic``, and
+            torch's own otherwise.
 
     Raises:
         ValueError: If a value is out of range, or the times do not fit together.
@@ -160,6 +166,8 @@ class RunOptions:
     preflight_minutes: float = 10.0
     heartbeat_seconds: float = 10.0
     lost_after_seconds: float = 60.0
+    matmul_precision: Literal["highest", "high", "medium"] | None = None
+    cudnn_benchmark: bool | None = None
 
     def __post_init__(self) -> None:
         if self.seeds < 1:

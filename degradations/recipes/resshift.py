@@ -57,7 +57,7 @@ class ResShift(SecondOrder):
         pool: int = 0,
         quantize: bool = True,
         executor: Executor = "auto",
-        compile: bool = False,
+        compile: bool | None = None,
     ) -> None:
         super().__init__(
             scale,
@@ -118,7 +118,7 @@ class ImageNetTest(SecondOrder):
         final_kernel_size: tuple[int, int] = (3, 5),
         quantize: bool = True,
         executor: Executor = "auto",
-        compile: bool = False,
+        compile: bool | None = None,
     ) -> None:
         super().__init__(
             scale,

@@ -420,7 +420,7 @@ class RealESRGANLight(SecondOrder):
         pool: int = 0,
         quantize: bool = True,
         executor: Executor = "auto",
-        compile: bool = False,
+        compile: bool | None = None,
     ) -> None:
         super().__init__(
             scale,

@@ -434,6 +434,7 @@ class DegradationContract:
         assert torch.equal(in_a_container(degradation, hr), degradation(hr, SEEDS[:3]))
 
     @pytest.mark.gpu
+    @torch.no_grad()  # compiled by default in training alone, which takes a minute
     def test_runs_on_cuda_with_the_same_params(self, degradation):
         hr = make_images(3, (32, 32))
         lr = degradation(hr.cuda(), SEEDS[:3])

@@ -190,7 +190,7 @@ class TestDegradation:
     def test_no_synchronisation_after_the_first_batch(self):
         from degradations.stages.noise import GaussianNoise
 
-        degradation, hr = Pipeline(2.0, [GaussianNoise()]), HR.cuda()
+        degradation, hr = Pipeline(2.0, [GaussianNoise()], compile=False), HR.cuda()
         degradation(hr, SEEDS)
         torch.cuda.set_sync_debug_mode("error")
         try:

@@ -186,6 +186,29 @@ def test_many_sizes_do_not_end_a_compiled_run(monkeypatch):
     assert compiled == [20, 22, 20, 24, 26, 20]
 
 
+def test_on_a_cpu_nothing_is_compiled_by_default(monkeypatch):
+    def refused(function, **settings):
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr(torch, "compile", refused)
+    Pipeline(2.0, [Gain()])(HR, SEEDS)
+    Pipeline(2.0, [Gain()], executor="canvas")(HR, SEEDS)
+    with pytest.raises(AssertionError, match="compiled"):
+        Pipeline(2.0, [Gain()], executor="canvas", compile=True)(HR, SEEDS)
+
+
+def test_a_compiler_that_fails_ends_a_run_that_asked_for_it(monkeypatch):
+    def compile(function, **settings):
+        return failing
+
+    def failing(hr, params):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", compile)
+    with pytest.raises(RuntimeError, match="no compiler"):
+        Pipeline(2.0, [Gain()], executor="canvas", compile=True)(HR, SEEDS)
+
+
 # --------------------------------------------------- stages of differing sizes, on a CPU and a GPU
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import functools
+import logging
 from typing import Any
 
 import pytest
+import torch
 
 from degradations.base import Canvas, Degradation, Stage
+from degradations.compose import Mixture
 from degradations.draws import to_device
+from degradations.pipeline import Pipeline
 from degradations.pool import PairPool, Pairs
-from degradations.stages.noise import hashed_fields
+from degradations.stages.codec import WebP
+from degradations.stages.noise import GaussianNoise, hashed_fields
 from tests.contracts import discovery
 from tests.contracts.degradation_contract import (
     CPU,
@@ -25,6 +30,7 @@ from tests.contracts.test_degradations import DEGRADATIONS, STAGES
 from tests.degradations import test_pool
 from tests.gpu.device import GPU, counted, pretended_gpu
 
+HR, LOG = make_images(3, (32, 32)), "degradations.pipeline"
 # Recipes with codecs, which work on the CPU: most waits of a batch. May only fall.
 LIMITS = {"Web": 4, "Photograph": 1, "Mixture": 1}
 
@@ -91,3 +97,71 @@ def test_the_pair_pool() -> None:
             assert taken.hr.device == taken.lr.device == GPU
             found.append(test_pool.names(Pairs(taken.hr.cpu(), taken.lr.cpu(), taken.notes)))
     assert found == expected
+
+
+# ----------------------------------------------------------------------------- compiled by default
+
+
+class Compiler:
+    """Stands for ``torch.compile``; counts the batches that go through it."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.fails, self.batches = fails, 0
+
+    def __call__(self, function: Any, **settings: Any) -> Any:
+        def run(*args: Any) -> Any:
+            self.batches += 1
+            if self.fails:
+                raise RuntimeError("no compiler found\nin a long text")
+            return function(*args)
+
+        return run
+
+
+def test_training_batches_are_compiled(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = Pipeline(2.0, [GaussianNoise()])
+    with pretended_gpu(), caplog.at_level(logging.INFO, LOG):
+        monkeypatch.setattr(torch, "compile", compiler := Compiler())
+        with torch.no_grad():  # as in the sanity check
+            recipe(HR.to(GPU), SEEDS[:3])
+        assert compiler.batches == 0
+        for _ in range(2):
+            recipe(HR.to(GPU), SEEDS[:3])
+        assert compiler.batches == 2
+        Pipeline(2.0, [GaussianNoise()], compile=False)(HR.to(GPU), SEEDS[:3])
+        Mixture(2.0, [functools.partial(Pipeline, stages=[GaussianNoise()])])(HR.to(GPU), SEEDS[:3])
+        assert compiler.batches == 2
+    assert [r.getMessage() for r in caplog.records] == [
+        "compiling Pipeline for batches of (3, 3, 32, 32)",
+        "compiled Pipeline in 0 s; its compile: false does without",
+    ]
+
+
+def test_a_compiler_that_fails_is_done_without(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = Pipeline(2.0, [GaussianNoise()])
+    with pretended_gpu(), caplog.at_level(logging.WARNING, LOG):
+        monkeypatch.setattr(torch, "compile", compiler := Compiler(fails=True))
+        found = [recipe(HR.to(GPU), SEEDS[:3]).cpu() for _ in range(2)]
+    assert compiler.batches == 1
+    said = ["Pipeline is not compiled, so it takes more launches: no compiler found"]
+    assert [r.getMessage() for r in caplog.records] == said
+    with hashed_fields():
+        expected = Pipeline(2.0, [GaussianNoise()], executor="canvas")(HR, SEEDS[:3])
+    assert all(torch.equal(lr, expected) for lr in found)
+
+
+def test_what_cannot_be_compiled_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = Pipeline(2.0, {"codec": WebP()})
+    with pretended_gpu(), caplog.at_level(logging.INFO, LOG):
+        monkeypatch.setattr(torch, "compile", compiler := Compiler())
+        for _ in range(2):
+            recipe(HR.to(GPU), SEEDS[:3])
+    assert compiler.batches == 0
+    (record,) = caplog.records
+    assert record.getMessage().startswith("Pipeline is not compiled: codec always work on the CPU")

@@ -2,8 +2,8 @@
 
 Everything that depends on values runs. What a GPU refuses is refused: two devices in one operation,
 NumPy of a device tensor, a CPU generator for a device tensor. What makes the host wait for the
-device is counted by line: values read back, sizes that depend on values, and copies that are not
-from pinned memory or block.
+device is counted by line: values read back, sizes that depend on values, copies that are not from
+pinned memory or block, and events that are waited for with no operation queued behind them.
 
 It does not see autocast to other kernels, torch.compile, tensor cores, collectives, streams, memory
 limits, or how long anything takes. Only the tests marked ``gpu`` on a real device do.
@@ -62,6 +62,7 @@ class Waits(Counter[tuple[str, str]]):
 
 
 _counting: Waits | None = None
+_queued = 0  # operations on the device so far
 
 
 @contextmanager
@@ -191,6 +192,7 @@ def _check_devices(name: str, args: Any, tensors: list[Tensor]) -> None:
 
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    global _queued
     name = func._schema.name.split("::")[1]
     tensors = [x for x in _pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
     with_device = any(isinstance(x, DeviceTensor) for x in tensors)
@@ -215,6 +217,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if name == "_to_copy" and not to_meta:
         return _copy_to(func, args, on_host, to_device if device is not None else with_device)
     if with_device:
+        _queued += 1
         if name == "copy_":
             return _copy_into(args, kwargs)
         _check_devices(name, args, tensors)
@@ -282,10 +285,27 @@ class _Module(backend_registration._DummyBackendModule):
         return False
 
 
+class _Event:
+    """A place in the queue; the device is idle after a wait for it if it is the last one."""
+
+    def __init__(self) -> None:
+        self._queued = _queued
+
+    def synchronize(self) -> None:
+        if self._queued == _queued:
+            _wait("event with nothing behind it")
+
+
+class _Stream:
+    def record_event(self) -> _Event:
+        return _Event()
+
+
 _ANSWERS: dict[str, Any] = {
     "is_available": True,
     "is_initialized": True,
     "current_device": 0,
+    "current_stream": _Stream(),
     "_exchange_device": 0,
     "_maybe_exchange_device": 0,
     "device_count": 1,
@@ -358,6 +378,7 @@ def pretended_gpu() -> Iterator[None]:
         stack.enter_context(mock.patch.object(torch.cuda, "Event", _Event))
         stack.enter_context(mock.patch.object(torch.cuda, "current_stream", return_value=_Stream()))
         stack.enter_context(mock.patch.object(nn.Module, "to", _module_to))
+        stack.enter_context(mock.patch.object(torch, "compile", lambda function, **_: function))
         stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))
         stack.enter_context(_Calls())

@@ -49,7 +49,7 @@ def evaluated(root: Path, source: str | None = "a.ckpt", verb: str = "test") -> 
 def test_numbers_with_protocol_and_weights(tmp_path: Path, verb: str) -> None:
     evaluated(tmp_path, verb=verb)
     content = load_results(tmp_path / "results.json")
-    assert set(content) == {"results", "command", "commit", "versions"}
+    assert set(content) == {"results", "command", "commit", "versions", "arithmetic"}
     assert content["versions"]["torch"] == torch.__version__.partition("+")[0] or (
         content["versions"]["torch"] == torch.__version__
     )

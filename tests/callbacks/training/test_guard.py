@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import DeepSpeedStrategy
@@ -67,20 +68,140 @@ def assert_equal(one: dict[str, Any], other: dict[str, Any], *parts: str) -> Non
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("settings", [{}, {"gradient_clip_val": 0.05}, {"precision": "bf16-mixed"}])
+@pytest.mark.parametrize("fused", [False, True], ids=["host", "device"])
 def test_a_left_out_step_leaves_nothing_behind(
-    tmp_path: Path, fault: str, settings: dict[str, Any]
+    tmp_path: Path, fault: str, settings: dict[str, Any], fused: bool
 ) -> None:
     """Weights, statistics, Adam's moments, EMA, schedule and count are those of the other steps."""
-    guard, model = Guard(), Poisoned(fault, (key(0), key(5), key(6)))  # the batches 0, 2 and 3
+    bad = (key(0), key(5), key(6))  # the batches 0, 2 and 3
+    guard, model = Guard(), Poisoned(fault, bad, fused)
     # The guard comes last: its effect must not depend on the order.
     guarded = fit(tmp_path / "a", model, batches([0, 1, 2, 3, 4, 5]), EMA(), guard, **settings)
-    plain = fit(tmp_path / "b", Poisoned(), batches([1, 4, 5]), EMA(), **settings)
+    plain = fit(tmp_path / "b", Poisoned(fused=fused), batches([1, 4, 5]), EMA(), **settings)
     assert_equal(guarded, plain)
     torch.testing.assert_close(
         guarded["callbacks"]["EMA"], plain["callbacks"]["EMA"], rtol=0, atol=0
     )
     assert (guard.steps, guard.skipped, guard.row) == (6, 3, 0)
     assert guarded["global_step"] == 3
+
+
+@pytest.mark.parametrize("settings", [{}, {"accumulate_grad_batches": 2}, {"max_steps": 7}])
+def test_a_late_verdict_has_the_same_effect(
+    tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole checkpoint, what each batch starts from, and what is logged."""
+    starts: list[Any] = []
+    logged: list[Any] = []
+
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer: Trainer, module: Any, *args: Any) -> None:
+            lr = trainer.optimizers[0].param_groups[0]["lr"]
+            starts.append((trainer.global_step, lr, module.norm.running_mean.tolist()))
+
+    class Memory(DummyLogger):
+        def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+            logged.append((sorted(metrics.items()), step))  # a verdict follows its step's values
+
+    class Logs(Poisoned):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            loss = super().training_step(batch, batch_idx)
+            self.log("loss", loss.detach().nan_to_num(7.0))
+            return loss
+
+    def run(name: str) -> dict[str, Any]:
+        starts.clear()
+        logged.clear()
+        return fit(
+            *(tmp_path / name, Logs("inf gradient", (key(0), key(5), key(6)), fused=True)),
+            *(batches([0, 1, 2, 3, 4, 5]), Watch(), EMA(), Guard(limit=1)),
+            **{"max_epochs": 3, "logger": Memory(), "log_every_n_steps": 2, **settings},
+        )
+
+    late, seen = run("late"), (list(starts), sorted(logged))
+    monkeypatch.setattr(module, "_read_at_once", lambda trainer: True)
+    at_once = run("at once")
+    assert seen == (starts, sorted(logged))
+    assert_equal(late, at_once, "epoch")
+    for part in ("loops", "callbacks"):
+        assert str(late[part]) == str(at_once[part])
+
+
+@pytest.mark.parametrize("optimizer", ["AdamW", "SGD", "Adagrad"])
+def test_other_optimisers_skip_by_themselves(tmp_path: Path, optimizer: str) -> None:
+    class Other(Poisoned):
+        def configure_optimizers(self) -> Any:
+            arguments = {"momentum": 0.9, "weight_decay": 0.1} if optimizer == "SGD" else {}
+            trained = [p for p in self.parameters() if p.requires_grad]
+            return getattr(torch.optim, optimizer)(trained, lr=0.01, fused=True, **arguments)
+
+    numbers = [0, 1, 2, 3, 4, 5]
+    guarded = fit(tmp_path / "a", Other("nan loss", (key(0), key(5))), batches(numbers), Guard())
+    assert_equal(guarded, fit(tmp_path / "b", Other(), batches([1, 3, 4, 5])))
+
+
+def test_the_host_judges_what_cannot_skip_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = 0
+
+    class Counted(module.OpenStep):
+        def __init__(self, *args: Any) -> None:
+            nonlocal late
+            late += 1
+            super().__init__(*args)
+
+    class Rate(Poisoned):
+        def configure_optimizers(self) -> Any:
+            trained = [p for p in self.parameters() if p.requires_grad]
+            return torch.optim.Adam(trained, lr=torch.tensor(0.01), fused=True)
+
+    monkeypatch.setattr(module, "OpenStep", Counted)
+    numbers, saves = [0, 1, 2], {"enable_checkpointing": True}
+    for name, model, callbacks, settings, expected in (
+        ("plain", Poisoned(), (), {}, 0),
+        ("rate", Rate(), (), {}, 0),
+        ("saves", Poisoned(fused=True), (ModelCheckpoint(tmp_path),), saves, 0),
+        ("scaler", Poisoned(fused=True), (), scaled(16.0), 0),
+        ("fused", Poisoned(fused=True), (), {}, 2),  # not in the last batch
+        ("steps", Poisoned(fused=True), (), {"max_steps": 2}, 1),
+    ):
+        late = 0
+        fit(tmp_path / name, model, batches(numbers), Guard(), *callbacks, **settings)
+        assert late == expected, name
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_end", "on_validation_start", "stop"])
+def test_a_checkpoint_holds_no_unread_verdict(tmp_path: Path, hook: str) -> None:
+    """A validation and a stop read it; at the end of a batch a bad step is refused."""
+
+    class Saves(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+            if hook == "stop":
+                trainer.should_stop = True
+            elif hook == "on_train_batch_end":
+                trainer.save_checkpoint(tmp_path / "now.ckpt")
+
+        def on_validation_start(self, trainer: Trainer, *args: Any) -> None:
+            if hook == "on_validation_start":
+                trainer.save_checkpoint(tmp_path / "now.ckpt")
+
+    settings = {"val_check_interval": 1, "limit_val_batches": 1, "max_epochs": 1}
+    model = Poisoned("nan loss", (key(0),), fused=True)
+    run = trainer(tmp_path, Saves(), EMA(), Guard(), num_sanity_val_steps=0, **settings)
+    refused = pytest.raises(ValueError, match="whose step Guard leaves out, so it is not saved")
+    with refused if hook == "on_train_batch_end" else nullcontext():
+        run.fit(model, batches([0, 1, 2]), batches([0]))
+    if hook == "on_train_batch_end":
+        assert not (tmp_path / "now.ckpt").exists()
+        return
+    if hook == "stop":
+        run.save_checkpoint(tmp_path / "now.ckpt")
+        assert run.global_step == 0
+    saved = torch.load(tmp_path / "now.ckpt", weights_only=True)
+    taken = saved["global_step"]
+    assert saved["callbacks"]["EMA"]["updates"] == taken == (0 if hook == "stop" else 2)
+    assert saved["callbacks"]["Guard"]["skipped"] == 1
 
 
 def test_without_it_a_nan_spreads(tmp_path: Path) -> None:
@@ -200,8 +321,15 @@ def test_arguments() -> None:
 # ------------------------------------------------------------- norms, scaler, manual optimisation
 
 
-def test_a_gradient_far_above_the_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Spikes(Tiny):
+@pytest.mark.parametrize("fused", [False, True], ids=["host", "device"])
+def test_a_gradient_far_above_the_mean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fused: bool
+) -> None:
+    class Fused(Tiny):
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.net.parameters(), lr=0.5, fused=fused)
+
+    class Spikes(Fused):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             return super().training_step(batch, batch_idx) * (50.0 if batch_idx == 8 else 1.0)
 
@@ -209,7 +337,7 @@ def test_a_gradient_far_above_the_mean(tmp_path: Path, monkeypatch: pytest.Monke
     numbers = [0, 1, 2, 3, 4, 5, 0, 1, 2, 3]
     guard = Guard(norm_factor=10.0)
     guarded = fit(tmp_path / "a", Spikes(), batches(numbers), guard)
-    plain = fit(tmp_path / "b", Tiny(), batches([*numbers[:8], 3]))
+    plain = fit(tmp_path / "b", Fused(), batches([*numbers[:8], 3]))
     assert guard.skipped == 1
     assert_equal(guarded, plain)
     every = Guard()

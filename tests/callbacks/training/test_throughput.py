@@ -334,7 +334,12 @@ def test_every_process_counts(still: Clock) -> None:
     logger = SimpleNamespace(log_metrics=lambda values, step: logged.append(values))
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     run: Any = SimpleNamespace(
-        world_size=4, loggers=[logger], strategy=strategy, global_step=0, log_every_n_steps=1
+        world_size=4,
+        callbacks=[],
+        loggers=[logger],
+        strategy=strategy,
+        global_step=0,
+        log_every_n_steps=1,
     )
     run.train_dataloader = None
     callback, model = Throughput(), Tiny()

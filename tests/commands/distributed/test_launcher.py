@@ -21,8 +21,14 @@ from lightning.pytorch.callbacks import (
     ModelPruning,
     WeightAveraging,
 )
+from lightning.pytorch.strategies import DDPStrategy
 
-from commands.distributed.launch import own_timer, refuse_unsupported
+from commands.distributed.launch import (
+    FullySharded,
+    own_strategy,
+    own_timer,
+    refuse_unsupported,
+)
 from commands.errors import ConfigurationError
 from tests.quick import quick
 
@@ -287,3 +293,20 @@ def test_max_time_that_is_not_needed(trained: Path, enlarger: Enlarger) -> None:
     enlarger(*FIT, "--run.name", "limited", "--trainer.max_time", "{hours: 1}")
     assert_same(weights("limited"), weights())
     assert "Timer" not in weights("limited")["callbacks"]
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_tensors_of_the_cpu_go_by_gloo(monkeypatch: pytest.MonkeyPatch, gpu: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert own_strategy("ddp", "cpu") == "ddp"  # gloo, by Lightning
+    assert own_strategy("auto", "auto") == "auto"
+    given = DDPStrategy()
+    assert own_strategy(given, "auto") is given
+    for accelerator in ("auto", "gpu", "cuda"):
+        ddp, fsdp = (own_strategy(name, accelerator) for name in ("ddp", "fsdp"))
+        assert isinstance(fsdp, FullySharded)
+        if not gpu:
+            assert (ddp, fsdp.process_group_backend) == ("ddp", None)
+            continue
+        assert isinstance(ddp, DDPStrategy)
+        assert ddp.process_group_backend == fsdp.process_group_backend == "cpu:gloo,cuda:nccl"

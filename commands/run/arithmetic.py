@@ -1,0 +1,80 @@
+"""How a run computes: precision of float32 matrix products, and cuDNN's choice of algorithms."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch import Trainer
+
+from commands.errors import ConfigurationError
+from commands.run.directory import RunOptions
+
+log = logging.getLogger(__name__)
+TRAINING = ("fit", "check", "throughput")
+TENSOR_CORES = (8, 0)  # compute capability from which float32 has them, Ampere's
+
+
+@contextmanager
+def arithmetic(
+    options: RunOptions, asked: Namespace, trainer: Trainer, command: str
+) -> Iterator[None]:
+    """Set torch's switches for the commands within, and log them if they change.
+
+    Args:
+        options: ``run`` of the configuration.
+        asked: ``trainer`` of the configuration.
+        trainer: The trainer, which knows its device.
+        command: The command.
+
+    Raises:
+        ConfigurationError: If keys of ``run`` and ``trainer`` contradict each other.
+    """
+    _check(options, asked)
+    exact = bool(asked.deterministic)
+    device = trainer.strategy.root_device
+    fast = (
+        not exact
+        and command in TRAINING
+        and device.type == "cuda"
+        and torch.cuda.get_device_capability(device) >= TENSOR_CORES
+    )
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
+    precision, benchmark = options.matmul_precision, options.cudnn_benchmark
+    if precision is None:
+        precision = "highest" if exact else "high" if fast else before[0]  # type: ignore[assignment]
+    if benchmark is None:
+        benchmark = before[1] if asked.benchmark is not None else not exact and (fast or before[1])
+    try:
+        _set(precision, benchmark)
+        if (precision, benchmark) != before or exact:
+            log.info(
+                "arithmetic: run.matmul_precision %s, run.cudnn_benchmark %s, on %s",
+                *(precision, str(benchmark).lower(), device),
+            )
+        yield
+    finally:
+        _set(*before)
+
+
+def _check(options: RunOptions, asked: Namespace) -> None:
+    benchmark = options.cudnn_benchmark
+    if benchmark and asked.deterministic:
+        raise ConfigurationError(
+            "run.cudnn_benchmark is true, which chooses algorithms by their time, and "
+            f"trainer.deterministic is {asked.deterministic}: leave one of them out"
+        )
+    if benchmark is not None and asked.benchmark not in (None, benchmark):
+        raise ConfigurationError(
+            f"run.cudnn_benchmark is {benchmark} and trainer.benchmark is {asked.benchmark}: leave "
+            "one of them out"
+        )
+
+
+def _set(precision: Any, benchmark: bool) -> None:
+    torch.set_float32_matmul_precision(precision)
+    torch.backends.cudnn.benchmark = benchmark
