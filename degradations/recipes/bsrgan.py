@@ -256,6 +256,8 @@ class BSRGAN(Pipeline):
         jpeg: Probability of the shuffled JPEG.
         jpeg_quality: Range of the quality of both JPEGs.
         camera: Probability of the camera.
+        compile: As in `Pipeline`, but not by default: the graph has four times the operators of
+            Real-ESRGAN's, and compiling it takes many minutes.
 
     Source: Zhang et al., "Designing a Practical Degradation Model for Deep Blind Image
     Super-Resolution" (ICCV 2021; arXiv 2103.14006).
@@ -270,6 +272,7 @@ class BSRGAN(Pipeline):
         jpeg: float = 0.9,
         jpeg_quality: tuple[int, int] = (30, 95),
         camera: float = 0.25,
+        compile: bool | None = False,
         **kwargs: Any,
     ) -> None:
         s = check_scale(scale)
@@ -299,7 +302,7 @@ class BSRGAN(Pipeline):
         }
         if s != 4.0:
             del stages["halve"]
-        super().__init__(scale, stages, **kwargs)
+        super().__init__(scale, stages, compile=compile, **kwargs)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw one entry per stage; halved images have the ranges of x2."""
