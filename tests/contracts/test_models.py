@@ -18,7 +18,7 @@ from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import PixelSpace, Taef2Space
 from lightning_modules.base import ImageModel
-from lightning_modules.casarbi import CasArbi
+from lightning_modules.casarbi import CasArbi, Stages
 from lightning_modules.controls.direct import Direct
 from lightning_modules.controls.finetune import FineTune, LoRA
 from lightning_modules.controls.sd import SDSR, SDUpscale
@@ -69,7 +69,7 @@ def casarbi(adapter):
             base = LIIF(2.0, blocks=1, channels=8, hidden=(16,), global_skip=True)
         network = SFTUNet(8, 8, (1, 2), 1, attention=False, adapter=adapter, patch=2)
         process = ResidualShift(steps=3)
-        settings = {"fixed": 1.5, "residual_deviation": 0.1}
+        settings = {"stages": Stages(1.5), "residual_deviation": 0.1}
         return CasArbi(scale, lambda scale: base, network=network, process=process, **settings)
 
     return make

@@ -78,7 +78,7 @@ class Writes(Spread):
 
 class InOrder(Spread):
     def distance(self, sr, hr):
-        return float((sr - hr).norm())
+        return float((sr[0] - hr[1]).norm())
 
 
 class Closer(Spread):

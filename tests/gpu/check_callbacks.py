@@ -20,6 +20,7 @@ from callbacks.metrics.fid import InceptionMetric
 from callbacks.metrics.iqa import IQA
 from callbacks.metrics.niqe import FEATURES, NIQE
 from callbacks.metrics.perceptual import DISTS, LPIPS, NETS
+from callbacks.metrics.robustness import Robustness
 from callbacks.metrics.sets import SetMetric
 from callbacks.metrics.video import FVD, KVD, Flicker, FrameKIDThumb, FrameSWD
 from callbacks.report.scales import ScaleReport
@@ -37,7 +38,8 @@ from tests.lightning_modules import next_scale_parts
 OF_SETS = 3
 LIMITS = {"NIQE": 1, "TorchMetric": 2, "Flicker": 5}  # the flow is computed on the host
 CLIPS = (Flicker, FrameKIDThumb, FrameSWD)
-SKIPPED = (FVD, KVD, IQA)  # their networks are files of the user, or of a package not tested here
+# Networks that are files of the user, or of a package not tested here; numbers of other metrics.
+SKIPPED = (FVD, KVD, IQA, Robustness)
 
 
 class Clips(Images):

@@ -286,19 +286,30 @@ class _Module(backend_registration._DummyBackendModule):
 
 
 class _Event:
-    """A place in the queue; the device is idle after a wait for it if it is the last one."""
+    """An event. Waiting for it counts if no operation is queued behind it."""
 
-    def __init__(self) -> None:
-        self._queued = _queued
+    def __init__(self, **_: Any) -> None:
+        self.record()
+
+    def record(self, stream: Any = None) -> None:
+        self.time, self._queued = time.perf_counter(), _queued
 
     def synchronize(self) -> None:
         if self._queued == _queued:
             _wait("event with nothing behind it")
 
+    def query(self) -> bool:
+        return True
+
+    def elapsed_time(self, end: _Event) -> float:
+        return 1000 * (end.time - self.time)
+
 
 class _Stream:
-    def record_event(self) -> _Event:
-        return _Event()
+    def record_event(self, event: _Event | None = None) -> _Event:
+        event = event or _Event()
+        event.record()
+        return event
 
 
 _ANSWERS: dict[str, Any] = {
@@ -322,32 +333,6 @@ _ANSWERS: dict[str, Any] = {
     ),
     **dict.fromkeys(("get_rng_state", "set_rng_state", "empty_cache", "set_device")),
 }
-
-
-class _Event:
-    """An event, which is over at once: what is queued is done when it is queued."""
-
-    def __init__(self, **_: Any) -> None:
-        self.time = 0.0
-
-    def record(self, stream: Any = None) -> None:
-        self.time = time.perf_counter()
-
-    def synchronize(self) -> None:
-        _wait("event")
-
-    def query(self) -> bool:
-        return True
-
-    def elapsed_time(self, end: _Event) -> float:
-        return 1000 * (end.time - self.time)
-
-
-class _Stream:
-    def record_event(self, event: _Event | None = None) -> _Event:
-        event = event or _Event()
-        event.record()
-        return event
 
 
 _registered = False

@@ -48,7 +48,7 @@ def test_a_report(plan: Plan) -> None:
         "results": json.loads(json.dumps({**results, **notes}, allow_nan=False)),
     }
     text = markdown(found)
-    assert "1 CPU minutes of training (the longest: top 2) and 5 of evaluation" in text
+    assert "1 CPU minutes of training (the longest: top 1) and 5 of evaluation" in text
     assert f"{COUNT} test images of the tars; means over 2 sampling seeds. Read this." in text
     rows = [line for line in text.splitlines() if line.startswith("| ours |")]
     assert len(rows) == 1
