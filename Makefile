@@ -1,4 +1,4 @@
-# make install   the environment in .venv; make install TORCH=cpu takes torch without CUDA, a fraction of the size (needs uv)
+# make install   the environment in .venv; make install TORCH=cpu takes torch without CUDA (needs uv)
 # make demo   train, test and use a small model on photographs that come with the environment (minutes on a CPU)
 # make test   everything that CI checks
 # make docs   the documentation site in site/, without a broken link

@@ -30,6 +30,7 @@ from torch import Tensor
 import callbacks
 import datamodules
 from callbacks.metrics.base import Metric, Record
+from callbacks.metrics.sets import images_by_name, read_image
 from callbacks.predict.files import luma, to_pixels
 from commands.errors import ConfigurationError, did_you_mean
 from commands.parser import Parser
@@ -40,7 +41,7 @@ from degradations.base import Degradation
 from degradations.bicubic import resize
 from degradations.draws import seed_of
 from degradations.tools.configure import degradation_of
-from files.paths import list_images, read_text
+from files.paths import read_text
 from files.yaml_loader import strict_loader
 from lightning_modules.base import ImageModel, SuperResolver
 from lightning_modules.noise import Noise
@@ -237,11 +238,16 @@ def _load(source: str, scale: float | None, arguments: dict[str, Any]) -> ImageM
     path = Path(source).expanduser()
     if (path / CONFIG).is_file():
         content = yaml.load(read_text(path / CONFIG), strict_loader())
-        own = content["data"]["init_args"]["scale"]
-        run = RunDirectory(path)
+        try:
+            model, own = content["model"], content["data"]["init_args"]["scale"]
+        except (KeyError, TypeError):
+            raise ValueError(
+                f"{path / CONFIG} is not of a run or an export: it lacks model, or "
+                "data.init_args.scale"
+            ) from None
         if (path / EXPORT).is_file():
             arguments = {**arguments, "weights": str(path / EXPORT)}
-        return _built(content["model"], own if scale is None else scale, arguments, run)
+        return _built(model, own if scale is None else scale, arguments, RunDirectory(path))
     if path.is_file() and path.suffix not in (".yaml", ".yml"):
         from lightning_modules.networks.spandrel import scale_of_file
 
@@ -289,7 +295,12 @@ def _built(
     module.load_parts(
         lambda name, value: find_weights(value, module.scale, f"model.init_args.{name}")
     )
-    load_trained(module, run or RunDirectory(Path("no run")), "load", None)
+    if run is not None:
+        load_trained(module, run, "load", None)
+    elif module.weights is not None:
+        module.load_weights(find_weights(module.weights, module.scale))
+    elif module.needs_weights:
+        raise ValueError(f"{type(module).__name__} needs trained weights: give weights=FILE")
     return module
 
 
@@ -377,12 +388,9 @@ def _named(images: Images) -> dict[str, Any]:
     if isinstance(images, Mapping):
         return dict(images)
     if isinstance(images, str | Path):
-        root = Path(images)
-        if not root.is_dir():
-            raise ValueError(f"{root} is not a folder of images")
-        return {
-            path.relative_to(root).with_suffix("").as_posix(): path for path in list_images(root)
-        }
+        if not Path(images).is_dir():
+            raise ValueError(f"{images} is not a folder of images")
+        return dict(images_by_name([images]))
     return {f"{number:06}": image for number, image in enumerate(images)}
 
 
@@ -391,14 +399,14 @@ class _Given(datamodules.Source):
 
     def __init__(self, images: dict[str, Any]) -> None:
         super().__init__()
-        self.images = images
+        self.images, self._keys = images, list(images)
 
     @property
     def keys(self) -> Sequence[str]:
-        return list(self.images)
+        return self._keys
 
     def read(self, index: int) -> Sample:
-        return {"hr": _levels(self.images[self.keys[index]])}
+        return {"hr": _levels(self.images[self._keys[index]])}
 
 
 class _Outputs(SuperResolver):
@@ -413,17 +421,19 @@ class _Outputs(SuperResolver):
 
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
         names = [key.partition("/")[2] for key in batch["key"]]
-        (height, width), given = batch["size"], [_levels(self.images[name]) for name in names]
-        cut = [torch.from_numpy(image[:height, :width]) for image in given]
-        return torch.stack(cut).movedim(-1, 1).to(batch["lr"].device) / 255
+        images = torch.stack([torch.from_numpy(_levels(self.images[name])) for name in names])
+        images, size = images.movedim(-1, 1), batch["size"]
+        # HR is cut to a multiple of the scale. Any other size is refused by the caller.
+        if all(0 <= n - m < self.scale for n, m in zip(images.shape[-2:], size, strict=True)):
+            images = images[..., : size[0], : size[1]]
+        return images.to(batch["lr"].device) / 255
 
 
 def _levels(image: Any) -> NDArray[np.uint8]:
     """Return an image or a file as (H, W, 3) uint8."""
-    if isinstance(image, str | Path):
-        with Image.open(image) as file:
-            image = ImageOps.exif_transpose(file).convert("RGB")
-    return cast(NDArray[np.uint8], to_pixels(_tensor(image)[0][0, :3], 8))
+    of_file = isinstance(image, str | Path)
+    pixels = read_image(Path(image)) if of_file else _tensor(image)[0]
+    return cast(NDArray[np.uint8], to_pixels(pixels[0, :3], 8))
 
 
 # ---------------------------------------------------------------------------------------- images

@@ -126,7 +126,7 @@ class ScaleReport(EvaluationCallback):
                 labels = [f"{code.shape[-2]}x{code.shape[-1]}" for code in codes]
                 row = torch.cat([*images, one["hr"]] if "hr" in one else images)
                 panels[key] = zoomed(row, self.zoom)
-        # Two copies for the whole batch, for each of which the host waits.
+        # Two copies for the whole batch: the host waits for each.
         self._found += [(self._names[dataloader_idx], each) for each in _on_host(measured)]
         if panels:
             rows = torch.stack(list(panels.values())).cpu().numpy()

@@ -141,6 +141,21 @@ def test_what_cannot_be_loaded(tmp_path: Path) -> None:
         enlarger.load(REPO / "configs/model/edsr_small.yaml", scale=2, colour_fix="none")
 
 
+def test_a_folder_with_another_programs_config(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("train: {lr: 1}\n")
+    with pytest.raises(ValueError, match=r"config\.yaml is not of a run or an export"):
+        enlarger.load(tmp_path)
+
+
+def test_a_border_that_hr_loses_to_the_scale_is_cut_off(bicubic: enlarger.Enlarger) -> None:
+    whole, odd = bicubic.enlarge(RGB), DRAWS.integers(0, 256, (49, 41, 3), dtype=np.uint8)
+    padded = np.pad(whole, ((0, 1), (0, 1), (0, 0)))
+    numbers = [
+        enlarger.measure([sr], [odd], ["psnr"], scale=2)["psnr"]["value"] for sr in (whole, padded)
+    ]
+    assert numbers[0] == numbers[1]
+
+
 def test_a_model_of_a_file() -> None:
     for source in ("bicubic", REPO / "configs/model/bicubic.yaml"):
         model = enlarger.load(source, scale=3, device="cpu")
@@ -181,6 +196,7 @@ def test_numbers_are_those_of_the_metric(tmp_path: Path, bicubic: enlarger.Enlar
         ({"a": RGB}, {"b": RGB}, ["psnr"], "differ in 2 names, such as a"),
         ([RGB], [RGB, RGB], ["psnr"], "differ in 1 names, such as 000001"),
         ([RGB[:9]], [RGB], ["psnr"], "expected equal sizes|made .* expected"),
+        ([RGB.repeat(2, 1)], [RGB], ["psnr"], "made .* expected"),
         ([], [], ["psnr"], "there are no outputs"),
         ("nowhere", "nowhere", ["psnr"], "nowhere is not a folder"),
     ],
