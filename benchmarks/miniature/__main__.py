@@ -1,9 +1,9 @@
 """Every method on small cars, beside its controls: `python -m benchmarks.miniature cars`.
 
 Writes CIFAR-10's automobiles into a folder, trains what the table asks for (`main.py fit`), tests
-each row (`main.py test`), and writes `benchmarks/results/cars.json`, `cars.png` and the tables of
-`docs/cars.md`, with a summary in `README.md`. What is done is not done again: a second call goes on
-where the first one ended.
+each row (`main.py test`), and writes `cars.json`, `cars.webp` and `cars_front.webp` into
+`benchmarks/results/`, the tables into `docs/cars.md`, and a summary into `README.md`. What is done
+is not done again: a second call goes on where the first one ended.
 
 With `--steps` or `--only`, everything is written into the folder of the runs instead.
 """
@@ -92,13 +92,13 @@ def write(plan: Plan, data: str, words: Sequence[str]) -> None:
         "results": tables.collect(plan, data),
     }
     write_whole(folder / "cars.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
-    sheet.draw(plan, folder / "cars.png")
+    sheet.draw(plan, folder / "cars.webp", folder / "cars_front.webp")
     text = tables.markdown(found)
     if whole:
         for page, part in (("docs/cars.md", text), ("README.md", tables.summary(found))):
             content = (REPOSITORY / page).read_text(encoding="utf-8")
             write_whole(REPOSITORY / page, report.placed(content, part, MARKS))
-    sys.stdout.write(f"{text}\n{folder / 'cars.json'}\n{folder / 'cars.png'}\n")
+    sys.stdout.write(f"{text}\n{folder / 'cars.json'}\n{folder / 'cars.webp'}\n")
 
 
 def _options(words: Sequence[str]) -> argparse.Namespace:

@@ -99,7 +99,7 @@ def markdown(report: dict[str, Any]) -> str:
         f"{results['images']} test images of {results['data']}; means over "
         f"{len(results['seeds'])} sampling seeds. {results['note']}"
     )
-    parts = [made.rstrip(), "![The same cars, a line a row](../benchmarks/results/cars.png)"]
+    parts = [made.rstrip(), "![The same cars, a line a row](../benchmarks/results/cars.webp)"]
     for task in results["tasks"].values():
         parts += [f"### {task['title']}", _table(task["rows"])]
     parts += ["### Claims", _count(results["claims"]), _claims(results)]
@@ -113,7 +113,7 @@ def summary(report: dict[str, Any]) -> str:
         report: As the JSON file holds it.
     """
     claims = report["results"]["claims"]
-    image = "![The same cars, a line a row](benchmarks/results/cars.png)"
+    image = "![The same cars, a line a row](benchmarks/results/cars_front.webp)"
     return f"{image}\n\nClaims: of {len(claims)}, {_verdicts(claims)}.\n"
 
 

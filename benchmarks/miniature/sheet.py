@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -12,38 +11,36 @@ from benchmarks.miniature.callbacks import OUTPUTS
 from benchmarks.miniature.table import Plan
 
 SIDE, GAP, LABEL, HEAD, FONT = 96, 2, 190, 24, 13  # pixels
-MOST = 10  # images a line
-LARGEST = 300_000  # bytes
+COUNT = 8  # images a line
 Line = tuple[str, list[Path]]
 
 
-def draw(plan: Plan, path: Path) -> None:
-    """Draw LR, the shown rows and HR of each task, for the first images by index.
-
-    As many images stand in a line as the file may have bytes for.
+def draw(plan: Plan, whole: Path, front: Path) -> None:
+    """Draw LR, rows and HR of each task, for the first images by index, as lossless WebP.
 
     Args:
         plan: Its commands are done.
-        path: The file.
+        whole: The file with all shown rows.
+        front: The file with the table's ``front`` rows, which is not written if one was not asked
+            for.
     """
-    groups = lines(plan)
-    for count in range(MOST, 0, -1):
-        content = io.BytesIO()
-        sheet(groups, count).save(content, "PNG", optimize=True)
-        if content.tell() <= LARGEST or count == 1:
-            path.write_bytes(content.getvalue())
-            return
+    shown = {row.name for row in plan.rows if row.shown}
+    sheet(lines(plan, shown)).save(whole, lossless=True)
+    of_front = set(plan.table.front)
+    if of_front and of_front.issubset(row.name for row in plan.rows):
+        sheet(lines(plan, of_front)).save(front, lossless=True)
 
 
-def lines(plan: Plan) -> list[tuple[str, list[Line]]]:
+def lines(plan: Plan, names: Collection[str]) -> list[tuple[str, list[Line]]]:
     """Return the title of each task, with the label and files of each of its lines.
 
     Args:
         plan: Its commands are done.
+        names: The rows.
     """
     found = []
     for name, task in plan.table.tasks.items():
-        rows = [row for row in plan.rows if row.task == name and row.shown]
+        rows = [row for row in plan.rows if row.task == name and row.name in names]
         if not rows:
             continue
         first = plan.run_of(rows[0].name) / OUTPUTS
@@ -53,22 +50,21 @@ def lines(plan: Plan) -> list[tuple[str, list[Line]]]:
     return found
 
 
-def sheet(groups: Sequence[tuple[str, Sequence[Line]]], count: int) -> Image.Image:
+def sheet(groups: Sequence[tuple[str, Sequence[Line]]]) -> Image.Image:
     """Return groups of lines below one another.
 
     Args:
         groups: Titles, and labels and files of their lines.
-        count: Images a line.
     """
     height = sum(HEAD + len(of) * (SIDE + GAP) for _, of in groups)
-    paper = Image.new("RGB", (LABEL + count * (SIDE + GAP), height), "white")
+    paper = Image.new("RGB", (LABEL + COUNT * (SIDE + GAP), height), "white")
     pen, font, top = ImageDraw.Draw(paper), ImageFont.load_default(FONT), 0
     for title, of_group in groups:
         pen.text((2, top + 4), title, "black", font)
         top += HEAD
         for label, files in of_group:
             pen.text((2, top + (SIDE - FONT) // 2), label, "black", font)
-            for column, file in enumerate(files[:count]):
+            for column, file in enumerate(files):
                 with Image.open(file) as image:
                     large = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST)
                 paper.paste(large, (LABEL + column * (SIDE + GAP), top))
@@ -77,4 +73,4 @@ def sheet(groups: Sequence[tuple[str, Sequence[Line]]], count: int) -> Image.Ima
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(folder.rglob("*.png"))[:MOST]
+    return sorted(folder.rglob("*.png"))[:COUNT]

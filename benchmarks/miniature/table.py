@@ -123,6 +123,7 @@ class Table:
     trainings: All trainings; each comes after those that it needs.
     rows: All rows, in the order of the page.
     claims: Claims beside those that every generative row has.
+    front: Rows in the README's image.
     note: What a reader has to know.
     """
 
@@ -130,6 +131,7 @@ class Table:
     trainings: tuple[Training, ...]
     rows: tuple[Row, ...]
     claims: tuple[Claim, ...] = ()
+    front: tuple[str, ...] = ()
     note: str = ""
 
     def __post_init__(self) -> None:
@@ -149,6 +151,7 @@ class Table:
             _check([*([row.of] if row.of else []), *marks(row.options)], trainings, row.name)
         for name, task in self.tasks.items():
             _check(filter(None, (task.bicubic, task.regression)), rows, f"task {name!r}")
+        _check(self.front, rows, "`front`")
         for claim in self.claims:
             others = [claim.than] if isinstance(claim.than, str) else []
             _check([claim.row, *others], rows, f"claim {claim.text!r}")

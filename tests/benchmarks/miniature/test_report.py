@@ -23,7 +23,8 @@ TABLE = Table(
         Row("hidden", "hidden", "x2", shown=False),
     ),
     (Claim("half a decibel more", "ours", "psnr", "bicubic", 0.5),),
-    "Read this.",
+    front=("ours",),
+    note="Read this.",
 )
 
 
@@ -62,29 +63,25 @@ def test_a_report(plan: Plan) -> None:
 
 
 def test_lines_of_the_sheet(plan: Plan) -> None:
-    ((title, found),) = sheet.lines(plan)
+    ((title, found),) = sheet.lines(plan, ["bicubic", "ours"])
     assert title == "x2, from 16 px"
     assert [label for label, _ in found] == ["LR", "bicubic", "ours", "HR"]
     assert [path.name for path in found[1][1]][:2] == ["0000.png", "0001.png"]
 
 
 def test_the_sheet_shows_pixels_as_they_are(plan: Plan, tmp_path: Path) -> None:
-    sheet.draw(plan, tmp_path / "sheet.png")
-    assert (tmp_path / "sheet.png").stat().st_size <= sheet.LARGEST
-    with Image.open(tmp_path / "sheet.png") as paper:
-        top = sheet.HEAD + 3 * (sheet.SIDE + sheet.GAP)
-        shown = paper.crop((sheet.LABEL, top, sheet.LABEL + sheet.SIDE, top + sheet.SIDE))
-        small = shown.resize((32, 32), Image.Resampling.NEAREST)
-    with Image.open(plan.run_of("ours") / "outputs/hr/cars/0000.png") as hr:
-        assert small.tobytes() == hr.tobytes()
+    whole, front = tmp_path / "whole.webp", tmp_path / "front.webp"
+    sheet.draw(plan, whole, front)
+    for path, line in ((whole, 3), (front, 2)):
+        with Image.open(path) as paper:
+            top = sheet.HEAD + line * (sheet.SIDE + sheet.GAP)
+            assert paper.height == top + sheet.SIDE + sheet.GAP  # a hidden row has no line
+            shown = paper.crop((sheet.LABEL, top, sheet.LABEL + sheet.SIDE, top + sheet.SIDE))
+            small = shown.resize((32, 32), Image.Resampling.NEAREST)
+        with Image.open(plan.run_of("ours") / "outputs/hr/cars/0000.png") as hr:
+            assert small.tobytes() == hr.tobytes()
 
 
-def test_a_sheet_that_would_be_too_large_has_fewer_columns(
-    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sheet.draw(plan, tmp_path / "wide.png")
-    monkeypatch.setattr(sheet, "LARGEST", 40_000)
-    sheet.draw(plan, tmp_path / "narrow.png")
-    with Image.open(tmp_path / "wide.png") as wide, Image.open(tmp_path / "narrow.png") as narrow:
-        assert narrow.width < wide.width
-        assert narrow.height == wide.height
+def test_no_front_image_without_all_of_its_rows(plan: Plan, tmp_path: Path) -> None:
+    sheet.draw(plan._replace(only=("bicubic",)), tmp_path / "whole.webp", tmp_path / "front.webp")
+    assert [path.name for path in tmp_path.glob("*.webp")] == ["whole.webp"]

@@ -25,11 +25,11 @@ from tests.callbacks.tiny import Images, Tiny, loader, trainer
 @given(n=st.integers(1, 30), m=st.integers(1, 30), seed=st.integers(0, 99))
 def test_the_distance_is_scipys_for_any_two_sizes(n: int, m: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    a, b = (torch.randn(k, 3, generator=generator).double().sort(0).values for k in (n, m))
+    a, b = (torch.randn(3, k, generator=generator).double().sort(1).values for k in (n, m))
     ours = wasserstein(a, b)
-    for column in range(3):
-        theirs = wasserstein_distance(a[:, column], b[:, column])
-        assert ours[column].item() == pytest.approx(theirs, rel=1e-9, abs=1e-12)
+    for row in range(3):
+        theirs = wasserstein_distance(a[row], b[row])
+        assert ours[row].item() == pytest.approx(theirs, rel=1e-9, abs=1e-12)
 
 
 def test_the_blur_is_binomial_and_mirrors() -> None:
