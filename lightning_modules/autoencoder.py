@@ -13,15 +13,15 @@ tolerates the errors of a diffusion; a constant weight of the adversarial loss; 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from lightning_modules.adversarial import Adversarial, hinge_discriminator, hinge_generator
 from lightning_modules.backbone.space import Space
 from lightning_modules.noise import Noise
+from lightning_modules.reconstruction import Reconstruction, not_negative
 from lightning_modules.sampling.tiling import padded
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 BEGIN = 64  # batches from which an autoencoder starts
 
 
-class Autoencoder(Adversarial):
+class Autoencoder(Reconstruction):
     """Train the autoencoder of a space, for ``space_weights`` of methods in latents.
 
     It does not enlarge: ``data.init_args.scale`` is 1, and the output is a reconstruction of LR.
@@ -48,18 +48,10 @@ class Autoencoder(Adversarial):
         commitment_weight: Weight of the loss of quantisation; for spaces with a codebook.
         latent_noise: Greatest standard deviation of noise on standardised latents; each image's is
             drawn uniformly from 0 to it.
-        perceptual: Distance of two batches of images in [0, 1], (B,), such as
-            ``callbacks.Perceptual``; frozen, only for training.
-        perceptual_weight: Its weight.
-        adversarial_weight: Weight of the adversarial loss.
-        adversarial_start: Steps without the adversarial loss, in which the discriminator is already
-            trained.
 
     Raises:
         ValueError: If the scale is not 1, a weight is negative, or the space has nothing to train.
     """
-
-    training_only = ("discriminator.", "perceptual.")
 
     def __init__(
         self,
@@ -70,30 +62,16 @@ class Autoencoder(Adversarial):
         kl_weight: float = 1e-6,
         commitment_weight: float = 1.0,
         latent_noise: float = 0.0,
-        perceptual: nn.Module | None = None,
-        perceptual_weight: float = 1.0,
-        adversarial_weight: float = 0.1,
-        adversarial_start: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, **kwargs)
-        if scale != 1:
-            raise ValueError(
-                f"an autoencoder does not enlarge, and scale is {scale:g}: set "
-                "data.init_args.scale to 1"
-            )
-        numbers = {
-            "l1_weight": l1_weight,
-            "l2_weight": l2_weight,
-            "kl_weight": kl_weight,
-            "commitment_weight": commitment_weight,
-            "latent_noise": latent_noise,
-            "perceptual_weight": perceptual_weight,
-            "adversarial_weight": adversarial_weight,
-        }
-        for name, value in numbers.items():
-            if not value >= 0:
-                raise ValueError(f"model.init_args.{name} is {value}; expected 0 or more")
+        not_negative(
+            l1_weight=l1_weight,
+            l2_weight=l2_weight,
+            kl_weight=kl_weight,
+            commitment_weight=commitment_weight,
+            latent_noise=latent_noise,
+        )
         if space.source or not any(True for _ in space.parameters()):
             raise ValueError(
                 f"model.init_args.space, {type(space).__name__}, has "
@@ -105,9 +83,6 @@ class Autoencoder(Adversarial):
         self.l1_weight, self.l2_weight = l1_weight, l2_weight
         self.kl_weight, self.commitment_weight = kl_weight, commitment_weight
         self.latent_noise = latent_noise
-        self.perceptual = None if perceptual is None else perceptual.requires_grad_(False)
-        self.perceptual_weight, self.adversarial_weight = perceptual_weight, adversarial_weight
-        self.adversarial_start = adversarial_start
 
     # ------------------------------------------------------------------------------------- training
 
@@ -122,13 +97,8 @@ class Autoencoder(Adversarial):
         losses["l2"] = self.l2_weight * functional.mse_loss(made, hr)
         if deviation is not None:
             losses["kl"] = self.kl_weight * self._divergence(mean, deviation) / hr[0].numel()
-        if self.perceptual is not None:
-            losses["perceptual"] = self.perceptual_weight * self.perceptual(made, hr).mean()
-        if self.discriminator is not None and self.global_step >= self.adversarial_start:
-            losses["adversarial"] = self.adversarial_weight * hinge_generator(
-                self.discriminator(made)
-            )
         loss = torch.stack(list(losses.values())).sum()
+        loss = loss + self.perceptual_loss(made, hr) + self.adversarial_loss(made)
         for name, value in losses.items():
             self.log(f"train/{name}", value)
         self.log("train/latent_deviation", z.std())
@@ -148,13 +118,6 @@ class Autoencoder(Adversarial):
         terms = mean.square() + deviation.square() - 1 - 2 * deviation.clamp(min=1e-10).log()
         return terms.sum() / 2 / len(mean)
 
-    def discriminator_loss(self, made: Any) -> Tensor:
-        """Return the hinge loss of real and decoded images."""
-        real, fake = (cast(nn.Module, self.discriminator)(images) for images in made)
-        loss = hinge_discriminator(real, fake)
-        self.log("train/discriminator", loss)
-        return loss
-
     # ------------------------------------------------------------------------------------------ use
 
     @torch.no_grad()
@@ -164,18 +127,10 @@ class Autoencoder(Adversarial):
         return mirrored.crop(self.space.decode(self.space.encode(mirrored.lr)), batch["size"])
 
     def setup(self, stage: str) -> None:
-        """Load parts that only training needs, and start a new training from its first images.
-
-        Raises:
-            FileNotFoundError: If the weights of the perceptual distance are missing.
-        """
+        """Also start a new training from its first images."""
         super().setup(stage)
-        if stage != "fit":
-            return
-        if hasattr(self.perceptual, "load"):
-            cast(Any, self.perceptual).load()
         # Before DDP copies the weights of rank 0, and EMA and the optimiser read them.
-        if self.trainer.ckpt_path is None and self.weights_source is None:
+        if stage == "fit" and self.trainer.ckpt_path is None and self.weights_source is None:
             self.space.begin(torch.cat([batch["hr"] for batch in self.first_batches(BEGIN)]))
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from lightning_modules.adversarial import Adversarial, hinge_discriminator, hinge_generator
 from lightning_modules.networks.autoencoders import BitwiseVAE, bitwise_vae_from_official
 from lightning_modules.networks.bsq import (
     Scale,
@@ -29,6 +28,7 @@ from lightning_modules.networks.bsq import (
 )
 from lightning_modules.networks.scales import Size, proportional
 from lightning_modules.noise import Noise
+from lightning_modules.reconstruction import Reconstruction, not_negative
 from lightning_modules.sampling.tiling import padded
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _ENOUGH = 8  # codes of a scale in a batch, to conclude that it carries no infor
 _DISTANCES = {"l1": functional.l1_loss, "l2": functional.mse_loss}
 
 
-class Tokenizer(Adversarial):
+class Tokenizer(Reconstruction):
     """Train an autoencoder whose latents are bits.
 
     It does not enlarge: ``data.init_args.scale`` is 1, and the output is a reconstruction of LR.
@@ -55,9 +55,6 @@ class Tokenizer(Adversarial):
         pixel_distance: ``l1``, as released, or ``l2``, the mean square, which learns rare strong
             colours in fewer steps.
         pixel_weight: Its weight; 2 for L1 in [0, 1] equals the release's 1 in [-1, 1].
-        perceptual: Distance of two batches of images in [0, 1], (B,), such as
-            ``callbacks.Perceptual``; frozen, only for training.
-        perceptual_weight: Its weight.
         entropy_weight: Weight of the penalty for certain bits, with 0 and 1 equally frequent.
         commitment_weight: Weight of the distance of residuals, on the sphere, to their codes.
         drop_scales: Probability that a scale, except the last one, is dropped for a batch.
@@ -69,16 +66,13 @@ class Tokenizer(Adversarial):
         smaller: Factors by which the images of a batch are also downscaled, by area, and learned;
             all sizes count equally. For tokenizers that encode other sizes than a training crop,
             such as NSARM's for LR: norms over a whole image depend on its size.
-        discriminator_weight: Weight of the adversarial loss.
-        discriminator_start: Steps before the adversarial loss is added.
+        adversarial_weight: Weight of the adversarial loss.
 
     Raises:
         ValueError: If the scale is not 1, there is no grid, the distance is unknown, a weight is
             negative, ``drop_scales`` or ``partial_share`` is out of range, ``partial_least`` is not
             below the number of scales, or a factor is below 2.
     """
-
-    training_only = ("discriminator.", "perceptual.")
 
     def __init__(
         self,
@@ -87,34 +81,21 @@ class Tokenizer(Adversarial):
         grids: Sequence[Size],
         pixel_distance: Distance = "l1",
         pixel_weight: float = 2.0,
-        perceptual: nn.Module | None = None,
-        perceptual_weight: float = 1.0,
         entropy_weight: float = 0.4,
         commitment_weight: float = 1.0,
         drop_scales: float = 0.5,
         partial_share: float = 0.0,
         partial_least: int = 1,
         smaller: Sequence[int] = (),
-        discriminator_weight: float = 0.3,
-        discriminator_start: int = 0,
+        adversarial_weight: float = 0.3,
         **kwargs: Any,
     ) -> None:
-        super().__init__(scale, color_fix="none", **kwargs)
-        if scale != 1:
-            raise ValueError(
-                f"a tokenizer does not enlarge, and scale is {scale:g}: set data.init_args.scale "
-                "to 1"
-            )
-        weighed = {
-            "pixel_weight": pixel_weight,
-            "perceptual_weight": perceptual_weight,
-            "entropy_weight": entropy_weight,
-            "commitment_weight": commitment_weight,
-            "discriminator_weight": discriminator_weight,
-        }
-        for name, value in weighed.items():
-            if not value >= 0:
-                raise ValueError(f"model.init_args.{name} is {value}; expected 0 or more")
+        super().__init__(scale, adversarial_weight=adversarial_weight, color_fix="none", **kwargs)
+        not_negative(
+            pixel_weight=pixel_weight,
+            entropy_weight=entropy_weight,
+            commitment_weight=commitment_weight,
+        )
         if pixel_distance not in _DISTANCES:
             raise ValueError(
                 f"model.init_args.pixel_distance is {pixel_distance!r}; expected l1 or l2"
@@ -143,10 +124,6 @@ class Tokenizer(Adversarial):
         self.smaller = list(smaller)
         self._live: Tensor | None = None  # live bits of each scale, in the last batch
         self._enough: list[bool] = []  # whether each scale had enough codes to conclude from them
-        self.perceptual = None if perceptual is None else perceptual.requires_grad_(False)
-        self.perceptual_weight = perceptual_weight
-        self.discriminator_weight = discriminator_weight
-        self.discriminator_start = discriminator_start
 
     # ------------------------------------------------------------------------------------- training
 
@@ -156,11 +133,7 @@ class Tokenizer(Adversarial):
         loss, made = self._coding_loss(hr)
         for factor in self.smaller:
             loss = loss + self._coding_loss(self._shrunk(hr, factor), f"_{factor}")[0]
-        loss = loss / (1 + len(self.smaller))
-        if self._judged:
-            judgement = hinge_generator(cast(nn.Module, self.discriminator)(made))
-            self.log("train/judgement", judgement)
-            loss = loss + self.discriminator_weight * judgement
+        loss = loss / (1 + len(self.smaller)) + self.adversarial_loss(made)
         self.log("train/loss", loss)
         return loss, (hr, made.detach())
 
@@ -184,11 +157,7 @@ class Tokenizer(Adversarial):
         self.log(f"train/entropy{name}", entropy)
         self.log(f"train/commitment{name}", distance)
         self._log_bits(f, scales, name)
-        if self.perceptual is not None:
-            perceived = self.perceptual(made, hr).mean()
-            self.log(f"train/perceptual{name}", perceived)
-            loss = loss + self.perceptual_weight * perceived
-        return loss, made
+        return loss + self.perceptual_loss(made, hr, name), made
 
     def _dropped(self) -> Tensor:
         """Return which scales of a batch are not decoded, (K,): at random, and the last ones."""
@@ -243,17 +212,6 @@ class Tokenizer(Adversarial):
             )
         return functional.avg_pool2d(hr, factor)
 
-    @property
-    def _judged(self) -> bool:
-        return self.discriminator is not None and self.global_step >= self.discriminator_start
-
-    def discriminator_loss(self, made: Any) -> Tensor:
-        """Return the hinge loss of real and decoded images."""
-        real, fake = (cast(nn.Module, self.discriminator)(images) for images in made)
-        loss = hinge_discriminator(real, fake)
-        self.log("train/discriminator", loss)
-        return loss
-
     # ------------------------------------------------------------------------------------------ use
 
     def coded(self, images: Tensor) -> list[Scale]:
@@ -293,16 +251,6 @@ class Tokenizer(Adversarial):
         return self.vae.encode(images)
 
     # -------------------------------------------------------------------------------------- weights
-
-    def setup(self, stage: str) -> None:
-        """Load parts that only training needs.
-
-        Raises:
-            FileNotFoundError: If the weights of the perceptual distance are missing.
-        """
-        super().setup(stage)
-        if stage == "fit" and hasattr(self.perceptual, "load"):
-            cast(Any, self.perceptual).load()
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map a released file, which has only the autoencoder."""

@@ -367,7 +367,7 @@ def _counts(arguments: dict[str, Any], above: str) -> Iterator[tuple[str, int]]:
         name = f"{above}.{key}"
         if isinstance(value, dict):
             yield from _counts(value, name)
-        elif key in ("adversarial_start", "discriminator_start") or (
+        elif key == "adversarial_start" or (
             "lr_scheduler.init_args" in above and key in ("T_max", "steps", "warm_up")
         ):
             yield name, value

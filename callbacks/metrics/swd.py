@@ -148,7 +148,7 @@ def sliced_wasserstein(a: Tensor, b: Tensor, lines: Tensor) -> float:
         lines: (D, L) float64 directions of length 1.
     """
     total = 0.0
-    for few in lines.split(16, dim=1):  # a few at a time, because of the memory
+    for few in torch.split(lines, 16, 1):  # a few at a time, because of the memory
         total += float(wasserstein(_sorted_rows(a @ few), _sorted_rows(b @ few)).sum())
     return total / lines.shape[1]
 

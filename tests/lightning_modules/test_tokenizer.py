@@ -163,7 +163,7 @@ class TestLosses:
             perceptual=Distance(),
             perceptual_weight=0.3,
             discriminator=judge,
-            discriminator_weight=5,
+            adversarial_weight=5,
         )
         loss, _ = model.generator_loss(given)
         distance = 2 * (made - given["hr"]).square().mean()
@@ -195,9 +195,9 @@ class TestLosses:
         assert not any(name.startswith("perceptual") for name in model.checkpoint_keys())
 
     def test_judgement_may_begin_later(self):
-        model = method(discriminator=PatchGAN(8, 2), discriminator_start=5)
+        model = method(discriminator=PatchGAN(8, 2), adversarial_start=5)
         model.generator_loss(batch())
-        assert "train/judgement" not in model.logged
+        assert "train/adversarial" not in model.logged
         loss = model.discriminator_loss((batch()["hr"], batch()["hr"] * 0.5))
         assert float(loss.detach()) == pytest.approx(1, abs=0.2)  # of an untrained one
 

@@ -1,0 +1,110 @@
+"""What trainings of autoencoders share: images against their reconstructions.
+
+Perceptual and adversarial losses as in Esser et al., "Taming Transformers" (CVPR 2021; arXiv
+2012.09841), section 3.1, with a constant weight of the adversarial loss and the hinge losses of
+``adversarial.py``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from lightning_modules.adversarial import Adversarial, hinge_discriminator, hinge_generator
+
+
+class Reconstruction(Adversarial):
+    """A method that learns to reconstruct images, and does not enlarge.
+
+    Args:
+        scale: 1; set by ``data.init_args.scale``.
+        perceptual: Distance of two batches of images in [0, 1], (B,), such as
+            ``callbacks.Perceptual``; frozen, only for training.
+        perceptual_weight: Its weight.
+        adversarial_weight: Weight of the adversarial loss.
+        adversarial_start: Steps without the adversarial loss, in which the discriminator is already
+            trained.
+
+    Raises:
+        ValueError: If the scale is not 1, or a weight is negative.
+    """
+
+    training_only = ("discriminator.", "perceptual.")
+
+    def __init__(
+        self,
+        scale: float,
+        perceptual: nn.Module | None = None,
+        perceptual_weight: float = 1.0,
+        adversarial_weight: float = 0.1,
+        adversarial_start: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(scale, **kwargs)
+        if scale != 1:
+            raise ValueError(
+                f"{type(self).__name__} does not enlarge, and scale is {scale:g}: set "
+                "data.init_args.scale to 1"
+            )
+        not_negative(perceptual_weight=perceptual_weight, adversarial_weight=adversarial_weight)
+        self.perceptual = None if perceptual is None else perceptual.requires_grad_(False)
+        self.perceptual_weight, self.adversarial_weight = perceptual_weight, adversarial_weight
+        self.adversarial_start = adversarial_start
+
+    def setup(self, stage: str) -> None:
+        """Load parts that only training needs.
+
+        Raises:
+            FileNotFoundError: If the weights of the perceptual distance are missing.
+        """
+        super().setup(stage)
+        if stage == "fit" and hasattr(self.perceptual, "load"):
+            cast(Any, self.perceptual).load()
+
+    def perceptual_loss(self, made: Tensor, hr: Tensor, name: str = "") -> Tensor:
+        """Return the mean perceptual distance times its weight, and log it; 0 without a distance.
+
+        Args:
+            made: (B, 3, H, W) in [0, 1].
+            hr: (B, 3, H, W) in [0, 1].
+            name: Suffix of the logged name.
+        """
+        if self.perceptual is None:
+            return made.new_zeros(())
+        loss = self.perceptual_weight * cast(Tensor, self.perceptual(made, hr)).mean()
+        self.log(f"train/perceptual{name}", loss)
+        return loss
+
+    def adversarial_loss(self, made: Tensor) -> Tensor:
+        """Return the hinge loss of reconstructions times its weight, and log it; 0 before its start.
+
+        Args:
+            made: (B, 3, H, W) in [0, 1].
+        """
+        if self.discriminator is None or self.global_step < self.adversarial_start:
+            return made.new_zeros(())
+        loss = self.adversarial_weight * hinge_generator(self.discriminator(made))
+        self.log("train/adversarial", loss)
+        return loss
+
+    def discriminator_loss(self, made: Any) -> Tensor:
+        """Return the hinge loss of real and decoded images."""
+        real, fake = (cast(nn.Module, self.discriminator)(images) for images in made)
+        loss = hinge_discriminator(real, fake)
+        self.log("train/discriminator", loss)
+        return loss
+
+
+def not_negative(**weights: float) -> None:
+    """Check the weights of losses.
+
+    Args:
+        **weights: By the name of the argument.
+
+    Raises:
+        ValueError: If one is negative.
+    """
+    for name, value in weights.items():
+        if not value >= 0:
+            raise ValueError(f"model.init_args.{name} is {value}; expected 0 or more")
