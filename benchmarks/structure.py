@@ -139,8 +139,9 @@ def largest_constructor() -> tuple[int, str]:
             continue
         for cls in vars(import_module(name)).values():
             if inspect.isclass(cls) and cls.__module__ == name and "__init__" in vars(cls):
-                count = len(inspect.signature(cls.__init__).parameters) - 1
-                counts.append((count, f"{name}.{cls.__qualname__}"))
+                given = inspect.signature(cls.__init__).parameters.values()
+                named = [p for p in given if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+                counts.append((len(named) - 1, f"{name}.{cls.__qualname__}"))
     return max(counts)
 
 
