@@ -77,7 +77,7 @@ class Reconstruction(Adversarial):
         return loss
 
     def adversarial_loss(self, made: Tensor) -> Tensor:
-        """Return the hinge loss of reconstructions times its weight, and log it; 0 before its start.
+        """Return the weighted hinge loss of reconstructions, and log it; 0 before its start.
 
         Args:
             made: (B, 3, H, W) in [0, 1].

@@ -151,6 +151,25 @@ def _licences_of_file(path: Path) -> dict[str, str]:
     return {name: entry["licence"] for name, entry in known if entry["sha256"] == digest}
 
 
+PYTHON_USE = """
+
+```python
+import enlarger
+
+sr = enlarger.load("FOLDER").enlarge(lr)  # Pillow, NumPy or torch
+```"""
+ONNX_USE = """With ONNX Runtime, and without Enlarger:
+
+```python
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+session = onnxruntime.InferenceSession("FOLDER/model.onnx")
+lr = np.asarray(Image.open("photo.png").convert("RGB"), np.float32) / 255
+(sr,) = session.run(None, {"lr": lr.transpose(2, 0, 1)[None]})
+Image.fromarray((sr[0].transpose(1, 2, 0) * 255).round().astype(np.uint8)).save("sr.png")
+```"""
 TRAINING = ("optimizer", "lr_scheduler")  # arguments that do not describe the model
 
 
@@ -168,6 +187,7 @@ def card(model: ImageModel, about: About, run: Path, files: Sequence[Path]) -> s
         f"# {about['run']}",
         _what(model, about),
         _use(model),
+        *([ONNX_USE] if any(file.suffix == ".onnx" for file in files) else []),
         "## Files\n\n" + "\n".join(f"- `{file.name}`: {_file(file)}" for file in files),
         _numbers(model, run),
         _origin(about),
@@ -206,6 +226,7 @@ def _use(model: ImageModel) -> str:
         "## Use\n\nIn a checkout of Enlarger, where `FOLDER` is this one:\n\n```bash\n"
         f"python main.py predict --config FOLDER/config.yaml \\\n"
         f"  --model.init_args.weights FOLDER/{EXPORT} --data.init_args.predict {source}\n```"
+        f"{PYTHON_USE if isinstance(model, SuperResolver) else ''}"
     )
 
 
@@ -215,7 +236,7 @@ def _file(path: Path) -> str:
     return {
         EXPORT: "the weights; its metadata holds the facts below, too",
         "config.yaml": "the model's configuration",
-        "model.onnx": "from `lr`, (1, 3, h, w) in [0, 1] of any size, to `sr`; for ONNX Runtime",
+        "model.onnx": "from `lr`, (batch, 3, height, width) in [0, 1], to `sr`; for ONNX Runtime",
     }[path.name]
 
 

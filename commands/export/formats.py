@@ -1,7 +1,7 @@
 """Export formats: safetensors, diffusers, ONNX.
 
-The graph takes ``lr`` (1, 3, h, w) in [0, 1] of any height and width, and returns ``sr``
-(1, 3, scale h, scale w), clamped to [0, 1].
+The graph takes ``lr`` (batch, 3, height, width) in [0, 1], with all three axes free, and returns
+``sr`` (batch, 3, scale height, scale width), clamped to [0, 1].
 """
 
 from __future__ import annotations
@@ -153,7 +153,8 @@ def _save(network: Any, folder: Path) -> None:
 
 
 TOLERANCE = 1e-4  # of values in [0, 1]: a fortieth of an 8-bit level
-SIZES = ((48, 64), (37, 51))  # the first one is traced, too
+SHAPES = ((2, 48, 64), (1, 37, 51))  # images, height, width; the first one is traced, too
+AXES = {0: "batch", 2: "height", 3: "width"}
 
 
 class OnePass(nn.Module):
@@ -168,7 +169,7 @@ class OnePass(nn.Module):
         self.model, self.factor = model, int(model.scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Return (1, 3, scale h, scale w) for lr (1, 3, h, w)."""
+        """Return (B, 3, scale h, scale w) for lr (B, 3, h, w)."""
         size = (lr.shape[-2] * self.factor, lr.shape[-1] * self.factor)
         batch = cast("Batch", {"lr": lr, "size": size})
         return self.model.restore(batch, cast(Any, None)).clamp(0, 1)  # it draws no noise
@@ -224,10 +225,10 @@ def write_onnx(model: ImageModel, path: Path, about: About) -> str:
     network = OnePass(cast(SuperResolver, model)).eval()
     _traced(network, path, about)
     try:
-        difference = max(_difference(network, path, size) for size in SIZES)
+        difference = max(_difference(network, path, shape) for shape in SHAPES)
     except Exception as error:  # errors of onnxruntime have no common base
         raise ConfigurationError(_untraced(model, error)) from error
-    sizes = ", ".join(f"{h}x{w}" for h, w in SIZES)
+    sizes = ", ".join(f"{h}x{w}" for _, h, w in SHAPES)
     if not difference <= TOLERANCE:
         raise ConfigurationError(
             f"{path.name} differs from torch by up to {difference:.1e}, where {TOLERANCE:g} is "
@@ -237,17 +238,17 @@ def write_onnx(model: ImageModel, path: Path, about: About) -> str:
 
 
 def _traced(network: OnePass, path: Path, about: About) -> None:
-    free = torch.export.Dim.DYNAMIC
-    shapes = ({2: free, 3: free},)
+    axes = {axis: torch.export.Dim(name) for axis, name in AXES.items()}
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # of torch, about itself
             # Traced separately: after a failure, torch.onnx.export tries other ways for minutes.
-            traced = torch.export.export(network, (_photo(SIZES[0]),), dynamic_shapes=shapes)
+            traced = torch.export.export(network, (_photos(SHAPES[0]),), dynamic_shapes=(axes,))
             program = torch.onnx.export(
                 traced,
                 input_names=["lr"],
                 output_names=["sr"],
+                dynamic_shapes=(axes,),
                 dynamo=True,
                 external_data=False,
                 verbose=False,
@@ -260,10 +261,10 @@ def _traced(network: OnePass, path: Path, about: About) -> None:
     program.save(path)
 
 
-def _difference(network: OnePass, path: Path, size: tuple[int, int]) -> float:
+def _difference(network: OnePass, path: Path, shape: tuple[int, int, int]) -> float:
     import onnxruntime
 
-    lr = _photo(size)
+    lr = _photos(shape)
     with torch.no_grad():
         expected = network(lr)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -271,13 +272,13 @@ def _difference(network: OnePass, path: Path, size: tuple[int, int]) -> float:
     return float((found - expected).abs().max()) if found.shape == expected.shape else float("inf")
 
 
-def _photo(size: tuple[int, int]) -> Tensor:
+def _photos(shape: tuple[int, int, int]) -> Tensor:
     from skimage import data
 
-    height, width = size
-    photo = cast(Any, data).astronaut()
-    pixels = torch.from_numpy(photo[100 : 100 + height, 200 : 200 + width].copy())
-    return pixels.permute(2, 0, 1)[None] / 255
+    count, height, width = shape
+    photo = torch.from_numpy(cast(Any, data).astronaut())
+    squares = [photo[100 : 100 + height, 200 + n : 200 + n + width] for n in range(count)]
+    return torch.stack(squares).movedim(-1, 1) / 255
 
 
 def _untraced(model: ImageModel, error: Exception) -> str:

@@ -12,9 +12,11 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import save_file
 
 import commands.run.weights
@@ -293,13 +295,30 @@ def test_onnx_gives_the_same_images(network: Any, tmp_path: Path) -> None:
     out = written(model, tmp_path, onnx=True)
     session = runtime.InferenceSession(out / "model.onnx")
     assert session.get_modelmeta().custom_metadata_map["model"] == TRAINED_WITH
-    for size in ((24, 40), (37, 29)):  # other sizes than the command checks
-        lr = torch.rand(1, 3, *size)
+    assert session.get_inputs()[0].shape == ["batch", 3, "height", "width"]
+    for count, *size in ((1, 24, 40), (3, 37, 29)):  # other sizes than the command checks
+        lr = torch.rand(count, 3, *size)
         (found,) = session.run(None, {"lr": lr.numpy()})
-        batch: Any = {"lr": lr, "size": (2 * size[0], 2 * size[1]), "key": ["a"]}
-        expected = model.enlarge({**batch, "seed": torch.tensor([0])})["sr"]
+        batch: Any = {"lr": lr, "size": (2 * size[0], 2 * size[1]), "key": ["a"] * count}
+        expected = model.enlarge({**batch, "seed": torch.zeros(count, dtype=torch.int64)})["sr"]
         assert expected.std() > 0.01  # not all white
         torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=0)
+
+
+def test_the_code_of_the_card_runs(trained: Path, enlarger: Enlarger) -> None:
+    for package in ("onnxruntime", "onnxscript"):
+        pytest.importorskip(package)
+    enlarger("export", trained, "--export.onnx", "true")
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8))
+    photo.save("photo.png")
+    card = (OUT / "README.md").read_text().replace("FOLDER", str(OUT))
+    here, elsewhere = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    names: dict[str, Any] = {"lr": photo}
+    exec(here, names)
+    exec(elsewhere, {})
+    with Image.open("sr.png") as by_onnx:
+        apart = np.asarray(by_onnx, np.int16) - np.asarray(names["sr"], np.int16)
+    assert np.abs(apart).max() <= 1
 
 
 @pytest.mark.slow
