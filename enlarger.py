@@ -9,8 +9,8 @@
 
 An image is a Pillow image; a NumPy array (H, W), (H, W, 3) or (H, W, 4) of uint8, uint16 or floats
 in [0, 1]; or a tensor (3, H, W) of floats in [0, 1]. The result is of the same kind. Four channels,
-and Pillow's RGBA, have alpha. For training, give what ``data`` returns and a class of
-``lightning_modules`` to Lightning's Trainer; none of them needs a configuration file.
+and Pillow's RGBA, have alpha. ``data`` and ``fit`` train; all classes also work with Lightning's
+own Trainer, without a configuration file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 import numpy as np
 import torch
 import yaml
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -34,7 +34,9 @@ from callbacks.metrics.sets import images_by_name, read_image
 from callbacks.predict.files import luma, to_pixels
 from commands.errors import ConfigurationError, did_you_mean
 from commands.parser import Parser
+from commands.run.checkpoints import Checkpoints, SavesLast
 from commands.run.directory import RunDirectory
+from commands.run.files import FOLDER, newest_whole
 from commands.run.weights import EXPORT, find_weights, load_trained, manifest
 from datamodules import SRDataModule
 from degradations.base import Degradation
@@ -141,6 +143,43 @@ def data(
 def _source(place: str | Path) -> datamodules.Source:
     tars = str(place).endswith(".tar")
     return datamodules.Shards(str(place)) if tars else datamodules.Folder(str(place))
+
+
+def fit(
+    model: Enlarger | SuperResolver,
+    data: SRDataModule,
+    *,
+    run: str | Path | None = None,
+    callbacks: Sequence[Callback] = (),
+    **trainer: Any,
+) -> Enlarger:
+    """Train a method by Lightning's Trainer; the same call goes on where it was stopped.
+
+    Args:
+        model: A method, or what ``load`` returned, whose weights it starts from.
+        data: What ``data`` returned, or a data module of your own.
+        run: Name of the folder in ``runs/``, or a path, with logs and the newest checkpoint. If it
+            has one, training continues from it. Without it, nothing is kept but the result.
+        callbacks: Such as ``callbacks.PSNR()``.
+        trainer: Further arguments of Lightning's Trainer, such as ``max_steps``.
+
+    Returns:
+        The trained method.
+    """
+    module = model.module if isinstance(model, Enlarger) else model
+    kept: list[Callback] = [*callbacks]
+    newest: Path | None = None
+    if run is None:
+        trainer = {"logger": False, "enable_checkpointing": False, **trainer}
+    else:
+        folder = Path(run) if len(Path(run).parts) > 1 else Path("runs", run)
+        trainer = {"default_root_dir": folder, **trainer}
+        kept = [SavesLast(), *kept, Checkpoints()]
+        newest = newest_whole(folder / FOLDER)
+    Trainer(callbacks=kept, **trainer).fit(
+        module.train(), data, ckpt_path=newest, weights_only=True
+    )
+    return Enlarger(module)
 
 
 # ---------------------------------------------------------------------------------------- models

@@ -17,7 +17,7 @@ from torch import nn
 from callbacks.evaluation import all_callbacks
 from callbacks.report.scalar_record import ScalarRecord
 from commands.distributed.preflight import Facts, room
-from commands.run.checkpoints import Checkpoints, batches_done, gradients_pending
+from commands.run.checkpoints import Checkpoints, SavesLast, checkpoints_of, gradients_pending
 from commands.run.directions import check_directions, correct_restored
 from commands.run.files import list_checkpoints
 from commands.signals import Stopped
@@ -146,7 +146,7 @@ class Agreement:
         return int(self._number)
 
 
-class Stops(Callback):
+class Stops(SavesLast):
     """Stop after a signal: between two steps, or before the next image of a validation.
 
     A signal is exchanged at the end of a step and known to all processes one step later. The
@@ -195,18 +195,9 @@ class Stops(Callback):
             self._agreed = self.ranks.signals.received
         if not self._agreed or gradients_pending(trainer):
             return
-        for checkpoints in _checkpoints(trainer):
+        for checkpoints in checkpoints_of(trainer):
             checkpoints.save_between(trainer, pl_module)
         raise Stopped(self._agreed, f"after step {trainer.global_step}")
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save if training ends within an epoch, which a continued run does not end here."""
-        if batches_done(trainer) < trainer.num_training_batches:
-            self._save_last(trainer)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save before other callbacks change the weights, as averages do."""
-        self._save_last(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn if a timer left nothing to do."""
@@ -218,10 +209,6 @@ class Stops(Callback):
                     "run together, and its time is over; raise it, or use trainer.max_time, which "
                     "counts each start separately"
                 )
-
-    def _save_last(self, trainer: Trainer) -> None:
-        for checkpoints in _checkpoints(trainer):
-            checkpoints.save_last(trainer)
 
     # ----------------------------------------------------------------------------------- evaluation
 
@@ -265,7 +252,3 @@ class Stops(Callback):
         if agreed:
             at = f"in the validation after step {trainer.global_step}"
             raise Stopped(agreed, at if fitting else "before its end", in_validation=fitting)
-
-
-def _checkpoints(trainer: Trainer) -> list[Checkpoints]:
-    return [c for c in trainer.checkpoint_callbacks if isinstance(c, Checkpoints)]

@@ -484,6 +484,31 @@ class Checkpoints(Checkpoint):
             remove_file(checksum_of(self.folder / old))
 
 
+class SavesLast(Callback):
+    """Let ``Checkpoints`` save at the end, before other callbacks change the weights.
+
+    It stands first, while Lightning puts those that save last.
+    """
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save if training ends within an epoch, which a continued run does not end here."""
+        if batches_done(trainer) < trainer.num_training_batches:
+            self._save_last(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save before other callbacks change the weights, as averages do."""
+        self._save_last(trainer)
+
+    def _save_last(self, trainer: Trainer) -> None:
+        for checkpoints in checkpoints_of(trainer):
+            checkpoints.save_last(trainer)
+
+
+def checkpoints_of(trainer: Trainer) -> list[Checkpoints]:
+    """Return the trainer's ``Checkpoints``, of which there is one at most."""
+    return [c for c in trainer.checkpoint_callbacks if isinstance(c, Checkpoints)]
+
+
 def is_foreign_checkpoint_callback(callback: Callback) -> bool:
     """Return whether a callback saves by itself; it must follow ours, which sets the counters."""
     return isinstance(callback, Checkpoint) and not isinstance(callback, Checkpoints)

@@ -15,6 +15,7 @@ from PIL import Image
 
 import enlarger
 from callbacks import PSNR
+from commands.run.files import newest_whole
 from degradations.bicubic import resize
 from degradations.tools.configure import degradation_of
 from lightning_modules import EDSR, Bicubic, Regression
@@ -250,3 +251,27 @@ def test_plain_lightning_trains_on_data(tmp_path: Path) -> None:
     assert any(not torch.equal(before[name], value) for name, value in module.state_dict().items())
     assert np.isfinite(float(trainer.callback_metrics["val/psnr"]))
     assert enlarger.Enlarger(module, "cpu").enlarge(RGB).shape == (48, 40, 3)
+
+
+def test_fit_continues_a_run_as_if_it_had_not_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(4):
+        Image.fromarray(RGB.repeat(2, 0)).save(photos / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+
+    def fit(steps: int, run: str | None) -> enlarger.Enlarger:
+        torch.manual_seed(0)
+        images = enlarger.data(photos, scale=2, crop_size=16, batch_size=2, workers=0)
+        model = Regression(2, network=EDSR(2, blocks=1, channels=4))
+        quiet = {"accelerator": "cpu", "enable_progress_bar": False, "logger": False}
+        return enlarger.fit(model, images, max_steps=steps, run=run, **quiet)
+
+    whole = fit(4, None).module.state_dict()
+    fit(3, "x")
+    resumed = fit(4, "x").module.state_dict()
+    assert newest_whole(tmp_path / "runs/x/checkpoints").name == "step-000000004.ckpt"
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+    assert not any(path.name == "checkpoints" for path in tmp_path.iterdir())
