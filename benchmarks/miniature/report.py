@@ -14,7 +14,7 @@ COLUMNS = {  # heading, digits and factor of each metric
     "lpips": ("LPIPS", 3, 1),
     "swd": ("SWD", 2, 1),
     "swd_2": ("SWD, halved", 2, 1),
-    "kid_thumb": ("KID-thumb x 1000", 1, 1000),
+    "kid_thumb": ("KID-thumb x 1e6", 0, 1e6),
     "lr_psnr": ("LR, dB", 1, 1),
     "repetition": ("repetition", 3, 1),
     "calls": ("calls", 0, 1),
@@ -147,8 +147,8 @@ def _verdicts(claims: list[dict[str, Any]]) -> str:
 
 
 def _claims(results: dict[str, Any]) -> str:
-    labels = {
-        name: f"{row['label']}, {task['title'].partition(',')[0]}"
+    rows = {
+        name: (row["label"], task["title"].partition(",")[0])
         for task in results["tasks"].values()
         for name, row in task["rows"].items()
     }
@@ -157,7 +157,7 @@ def _claims(results: dict[str, Any]) -> str:
     for claim in results["claims"]:
         heading, digits, factor = COLUMNS[claim["metric"]]
         than = claim["than"]
-        than = labels[than].partition(",")[0] if isinstance(than, str) else f"{factor * than:g}"
+        than = rows[than][0] if isinstance(than, str) else f"{factor * than:g}"
         if claim["margin"]:
             than += f" {factor * claim['margin']:+g}"
         number = f"{factor * claim['difference']:+.{digits}f}"
@@ -167,7 +167,7 @@ def _claims(results: dict[str, Any]) -> str:
         first = "" if claim["text"] == text else claim["text"]
         text = claim["text"]
         verdict = f"**{claim['verdict']}**"
-        lines.append([first, labels[claim["row"]], than, heading, number, verdict])
+        lines.append([first, ", ".join(rows[claim["row"]]), than, heading, number, verdict])
     return _grid(lines)
 
 

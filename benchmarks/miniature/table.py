@@ -157,18 +157,16 @@ class Table:
             _check([claim.row, *others], rows, f"claim {claim.text!r}")
 
     def all_claims(self) -> list[Claim]:
-        """Return the claims, those of every generative row first."""
-        found = []
-        for row in self.rows:
-            task = self.tasks[row.task]
-            if not row.generative:
-                continue
-            for metric in ("swd", "swd_2"):
-                text = "generative rows are nearer to HR than bicubic"
-                found.append(Claim(text, row.name, metric, task.bicubic))
-            text = "generative rows have finer detail than a regression"
-            found.append(Claim(text, row.name, "swd", task.regression))
-        return [*found, *self.claims]
+        """Return the claims, those that every generative row has last."""
+        generative = [row for row in self.rows if row.generative]
+        nearer = "generative rows are nearer to HR than bicubic"
+        finer = "generative rows have finer detail than a regression"
+        return [
+            *self.claims,
+            *(Claim(nearer, r.name, "swd", self.tasks[r.task].bicubic) for r in generative),
+            *(Claim(nearer, r.name, "swd_2", self.tasks[r.task].bicubic) for r in generative),
+            *(Claim(finer, r.name, "swd", self.tasks[r.task].regression) for r in generative),
+        ]
 
 
 def marks(options: Iterable[str]) -> list[str]:

@@ -59,7 +59,7 @@ def test_a_report(plan: Plan) -> None:
     assert all("**holds**" in line for line in claims)
     assert "than | metric" in text
     assert "of 4, holds: 4, does not hold: 0, not decided: 0" in summary(found)
-    assert "| bicubic +0.5 | PSNR-Y | +7.50 (+7.50 to +7.50) |" in claims[-1]
+    assert "| bicubic +0.5 | PSNR-Y | +7.50 (+7.50 to +7.50) |" in claims[0]
 
 
 def test_lines_of_the_sheet(plan: Plan) -> None:
