@@ -91,8 +91,7 @@ def test_a_training_step_and_a_batch_of_outputs(
         assert output.total() <= limit.output, f"an output waits:\n{output}"
 
 
-@pytest.mark.parametrize("where", ["pixels", "latent"])
-@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize(("where", "batch"), [("pixels", 4), ("latent", 1)])
 def test_tiles(where: Any, batch: int, tmp_path: Path) -> None:
     """Nine and more tiles wait no more than one."""
     model: Any = EXAMPLES[InvSR]["averaged pixels"](SCALE, tmp_path)
