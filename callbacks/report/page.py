@@ -1,22 +1,18 @@
-"""The page of a report: its template, tables, curves and figures."""
+"""The page of a report: its tables, curves and figures."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from callbacks.files import Provenance
+from callbacks.pages.render import Figure, Tile, embedded, render_page
 from callbacks.report.images import Evaluation, ReportImage
 from callbacks.report.runs import Curve, Run
 from callbacks.results.files import Result, column_of, columns, counts_of, describe, shown_value
@@ -214,41 +210,6 @@ class Scene:
     shown: list[Shown] = field(default_factory=list)
 
 
-class Tile(NamedTuple):
-    """One method's image.
-
-    label: Name of the method.
-    data: The bytes of its WebP file.
-    caption: Its numbers.
-    """
-
-    label: str
-    data: bytes
-    caption: str
-
-    @property
-    def uri(self) -> str:
-        """The file inside a page."""
-        return "data:image/webp;base64," + base64.b64encode(self.data).decode()
-
-
-class Figure(NamedTuple):
-    """A scene on the page.
-
-    about: Size of the window and of the whole image.
-    left: Number of the tile that the slider shows on its left at first.
-    right: The same for its right.
-    """
-
-    key: str
-    about: str
-    width: int
-    height: int
-    tiles: list[Tile]
-    left: int
-    right: int
-
-
 def scenes(runs: Sequence[Run]) -> list[Scene]:
     """Return the images of all runs by dataset, those that most runs have first."""
     found: dict[str, Scene] = {}
@@ -278,7 +239,7 @@ def tiles(scene: Scene) -> list[Tile]:
             values = {metric: numbers[metric] for metric in numbers if metric in comparable}
             caption = ", ".join(f"{metric} {value:.4g}" for metric, value in values.items())
             label = TITLES.get(kind) or (shown.run.name if scene.named else "output")
-            found.append(Tile(label, _file(shown, kind).read_bytes(), caption))
+            found.append(Tile(label, embedded(_file(shown, kind).read_bytes()), caption))
     return found
 
 
@@ -442,7 +403,7 @@ def _seeds_note(results: list[Result]) -> str:
 
 
 MEGABYTE = 1_000_000
-BESIDE = Path(__file__).parent  # the templates, the style sheet and the script
+TEMPLATE = Path(__file__).parent / "report.html.j2"
 LEFT_OUT = ("epoch", "hp_metric")  # scalars that are no measurement
 ORDER = ("train", "val", "throughput")  # of curves, by the first part of their names
 
@@ -476,18 +437,12 @@ def page(runs: Sequence[Run], limits: Limits) -> str:
         runs: One or more.
         limits: How many of their images it holds.
     """
-    style, script = (
-        (BESIDE / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js")
-    )
     charts, single, drawn = _curves(runs)
     datasets, notes = _datasets(runs, limits)
-    return render(
-        "report.html.j2",
+    return render_page(
+        TEMPLATE,
         title=f"{len(runs)} runs" if len(runs) > 1 else runs[0].name,
         several=len(runs) > 1,
-        style=Markup(style),
-        script=Markup(script),
-        policy=_policy(script),
         colors=COLORS,
         runs=runs,
         facts=[_facts(run) for run in runs],
@@ -500,34 +455,6 @@ def page(runs: Sequence[Run], limits: Limits) -> str:
         shares=shares(runs),
         datasets=datasets,
         notes=notes,
-    )
-
-
-@cache
-def _environment() -> Environment:
-    # Kept, with the compiled templates: compiling takes longer than filling them.
-    return Environment(
-        loader=FileSystemLoader(BESIDE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def render(template: str, **values: Any) -> str:
-    """Fill a template that lies beside this file; all text in it is escaped."""
-    text = _environment().get_template(template).render(values)
-    # A file name that is not UTF-8, which no page can hold, is spelt out.
-    return text.strip().encode("utf-8", "backslashreplace").decode() + "\n"
-
-
-def _policy(script: str) -> str:
-    # The browser itself refuses to load anything, and to run any script but ours.
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'"
     )
 
 
@@ -609,7 +536,7 @@ def _within_limits(
         if not (shown := tiles(found[index])):
             missing += 1
             continue
-        budget -= sum(len(tile.data) for tile in shown) * 4 / 3  # as base64
+        budget -= sum(len(tile.uri) for tile in shown)
         if budget < 0:
             break
         kept[index] = shown
