@@ -19,6 +19,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
     Checkpoint,
     EarlyStopping,
+    LearningRateMonitor,
     OnExceptionCheckpoint,
     ProgressBar,
 )
@@ -351,6 +352,8 @@ class EnlargerCLI(CommandsCLI):
         if self.subcommand not in ("predict", *DRY_RUN_COMMANDS):
             given = [type(callback) for callback in trainer.callbacks]
             kinds: tuple[type[Callback], ...] = (FiniteOutputs, Results, Report)
+            if self.subcommand == "fit" and not trainer.barebones:  # which has no logger
+                kinds = (*kinds, LearningRateMonitor)
             own += [kind() for kind in kinds if not any(issubclass(g, kind) for g in given)]
         return own
 

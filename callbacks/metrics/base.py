@@ -378,8 +378,7 @@ class Metric(EvaluationCallback):
         self.records, self.control_records = on_first(lambda: self._summaries(small))
         self._measured, self._small = Measurements(), []
         for record in self.records:
-            middle = f"{record['dataset']}/" if len(self._datasets) > 1 else ""
-            tag = f"{stage}/{middle}{record['metric']}"
+            tag = self.tag(stage, record)
             for logger in trainer.loggers:
                 if isinstance(logger, DescribedLogger):
                     logger.describe(tag, record["protocol"])
@@ -390,6 +389,11 @@ class Metric(EvaluationCallback):
                 batch_size=1,
                 sync_dist=False,  # all processes have the same number by now
             )
+
+    def tag(self, stage: Stage, record: Record) -> str:
+        """Return the name of a number of the latest evaluation in the logs."""
+        middle = f"{record['dataset']}/" if len(self._datasets) > 1 else ""
+        return f"{stage}/{middle}{record['metric']}"
 
     def _summaries(self, small: list[list[Measured]]) -> tuple[list[Record], ...]:
         """Return the records of the output and of bicubic, for all datasets."""

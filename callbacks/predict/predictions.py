@@ -9,7 +9,7 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict
 
@@ -326,6 +326,22 @@ def outputs_in(folder: Path) -> set[str]:
         ValueError: If the path of the file is a folder.
     """
     return {line["output"] for line in _lines(folder / NAME) if "error" not in line}
+
+
+def last_lines(folder: Path, outputs: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Return the last line of each of these outputs, and of all that could not be made.
+
+    Args:
+        folder: The folder of the outputs.
+        outputs: Names of some outputs; a large folder's lines would fill the memory.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for line in _lines(folder / NAME):
+        if line["output"] in outputs or "error" in line:
+            found[line["output"]] = line
+        else:
+            found.pop(line["output"], None)  # made after an error
+    return found
 
 
 def refusal(folder: Path, there: int, others: dict[str, list[str]]) -> str:

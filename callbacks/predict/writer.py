@@ -43,6 +43,7 @@ from callbacks.predict.files import (
     write_clip,
     write_image,
 )
+from callbacks.predict.page import PAGE, write_predict_page
 from callbacks.predict.places import OutputPlaces
 from callbacks.predict.predictions import (
     NAME,
@@ -154,6 +155,7 @@ class Writer(Callback):
             (``no_place``); or ``drop`` all.
         video: Also write a video of a clip: ``mp4`` (H.264; needs the extra ``video``) or ``gif``.
         fps: Frames per second of the video; a GIF counts in hundredths of a second.
+        page: Write ``<folder>/predict.html``: each output beside bicubic, with a slider.
 
     Raises:
         ValueError: If a setting is out of range, or an output in the place of an input.
@@ -171,6 +173,7 @@ class Writer(Callback):
         exif: ExifPart = "keep",
         video: Video | None = None,
         fps: float = 8.0,
+        page: bool = True,
     ) -> None:
         super().__init__()
         if "/" in suffix or os.sep in suffix:
@@ -185,6 +188,7 @@ class Writer(Callback):
         self.folder, self.suffix, self.format = folder, suffix, format
         self.overwrite, self.quality, self.changed = overwrite, quality, changed
         self.profile, self.exif, self.video, self.fps = profile, exif, video, fps
+        self.page = page
         self.config: Mapping[str, Any] = {}  # of the command; see commands/cli.py
         # For this process and run.
         self.written, self.skipped, self.unusable, self.failed = 0, 0, 0, 0
@@ -308,6 +312,12 @@ class Writer(Callback):
                 f"none of the {faults} inputs could be enlarged: {self._root / NAME} has the "
                 "reason for each"
             )
+        # After `reduce`, for which all processes have written their images.
+        if self.page and trainer.is_global_zero:
+            try:
+                write_predict_page(self._root, pl_module.device)
+            except Exception as error:  # must not fail a finished run
+                log.warning("%s was not written: %r", self._root / PAGE, error)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

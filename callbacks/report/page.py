@@ -1,23 +1,19 @@
-"""The page of a report: its template, tables, curves and figures."""
+"""The page of a report: its tables, curves and figures."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from callbacks.files import Provenance
-from callbacks.report.images import Evaluation, ReportImage
+from callbacks.pages.render import Figure, Tile, embedded, render_page
+from callbacks.report.images import BICUBIC, Evaluation, ReportImage
 from callbacks.report.runs import Curve, Run
 from callbacks.results.files import Result, column_of, columns, counts_of, describe, shown_value
 from callbacks.tensorboard import MetricProtocol
@@ -28,6 +24,7 @@ POINTS = 200  # of a line; more values are averaged
 COLORS = 8  # classes `series-0` ... of report.css
 LOGARITHMIC = 20.0  # a positive range with at least this ratio has a logarithmic axis
 Places = list[tuple[float, float]]  # x and y in the drawing
+Levels = Sequence[tuple[str, float]]
 
 
 class Line(NamedTuple):
@@ -83,6 +80,7 @@ class Chart(NamedTuple):
     latest: The last value of each run.
     summary: The last values with their steps, for screen readers.
     note: What the drawing leaves out or averages; may be empty.
+    levels: Names and values of horizontal lines.
     """
 
     title: str
@@ -92,22 +90,25 @@ class Chart(NamedTuple):
     y: Axis
     series: list[Series]
     note: str
+    levels: Levels
 
 
-def chart(title: str, curves: Mapping[int, Curve]) -> Chart:
+def chart(title: str, curves: Mapping[int, Curve], levels: Levels = ()) -> Chart:
     """Lay out the drawing of one scalar.
 
     Args:
         title: Name of the scalar.
         curves: By the run's number, which chooses the colour; each has at least one value.
+        levels: Names and values of horizontal lines.
     """
     lines = {number: averaged(curve) for number, curve in curves.items()}
-    x, y = _axes(list(lines.values()))
+    x, y = _axes(list(lines.values()), [value for _, value in levels])
     summary = "; ".join(f"{c.values[-1]:.4g} at step {c.steps[-1]}" for c in curves.values())
     series = [
         _series(number, line, x, y, with_band=len(lines) == 1) for number, line in lines.items()
     ]
-    return Chart(title, latest(curves), summary, x, y, series, _note(curves, y.log))
+    summary += "".join(f"; {name} {value:.4g}" for name, value in levels)
+    return Chart(title, latest(curves), summary, x, y, series, _note(curves, y.log), levels)
 
 
 def latest(curves: Mapping[int, Curve]) -> str:
@@ -158,10 +159,11 @@ def short(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _axes(lines: Sequence[Line]) -> tuple[Axis, Axis]:
+def _axes(lines: Sequence[Line], levels: Sequence[float]) -> tuple[Axis, Axis]:
     first = min(line.steps[0] for line in lines)
     last = max(line.steps[-1] for line in lines)
-    low, high = min(min(line.lows) for line in lines), max(max(line.highs) for line in lines)
+    low = min(*levels, *(min(line.lows) for line in lines), math.inf)
+    high = max(*levels, *(max(line.highs) for line in lines), -math.inf)
     log = low > 0 and high / low >= LOGARITHMIC
     if not log:
         # A constant gets a range, too, and no line lies on the frame.
@@ -214,41 +216,6 @@ class Scene:
     shown: list[Shown] = field(default_factory=list)
 
 
-class Tile(NamedTuple):
-    """One method's image.
-
-    label: Name of the method.
-    data: The bytes of its WebP file.
-    caption: Its numbers.
-    """
-
-    label: str
-    data: bytes
-    caption: str
-
-    @property
-    def uri(self) -> str:
-        """The file inside a page."""
-        return "data:image/webp;base64," + base64.b64encode(self.data).decode()
-
-
-class Figure(NamedTuple):
-    """A scene on the page.
-
-    about: Size of the window and of the whole image.
-    left: Number of the tile that the slider shows on its left at first.
-    right: The same for its right.
-    """
-
-    key: str
-    about: str
-    width: int
-    height: int
-    tiles: list[Tile]
-    left: int
-    right: int
-
-
 def scenes(runs: Sequence[Run]) -> list[Scene]:
     """Return the images of all runs by dataset, those that most runs have first."""
     found: dict[str, Scene] = {}
@@ -278,7 +245,7 @@ def tiles(scene: Scene) -> list[Tile]:
             values = {metric: numbers[metric] for metric in numbers if metric in comparable}
             caption = ", ".join(f"{metric} {value:.4g}" for metric, value in values.items())
             label = TITLES.get(kind) or (shown.run.name if scene.named else "output")
-            found.append(Tile(label, _file(shown, kind).read_bytes(), caption))
+            found.append(Tile(label, embedded(_file(shown, kind).read_bytes()), caption))
     return found
 
 
@@ -442,9 +409,9 @@ def _seeds_note(results: list[Result]) -> str:
 
 
 MEGABYTE = 1_000_000
-BESIDE = Path(__file__).parent  # the templates, the style sheet and the script
+TEMPLATE = Path(__file__).parent / "report.html.j2"
 LEFT_OUT = ("epoch", "hp_metric")  # scalars that are no measurement
-ORDER = ("train", "val", "throughput")  # of curves, by the first part of their names
+ORDER = ("train", "val", "lr", "throughput")  # of curves, by the first part of their names
 
 
 class Limits(NamedTuple):
@@ -476,18 +443,19 @@ def page(runs: Sequence[Run], limits: Limits) -> str:
         runs: One or more.
         limits: How many of their images it holds.
     """
-    style, script = (
-        (BESIDE / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js")
-    )
     charts, single, drawn = _curves(runs)
     datasets, notes = _datasets(runs, limits)
-    return render(
-        "report.html.j2",
+    parts = {
+        "Images": True,
+        "Results": True,
+        "Curves": charts or single,
+        "Shares of time": (bars := shares(runs)),
+        "Configuration": any(run.config for run in runs),
+    }
+    return render_page(
+        TEMPLATE,
         title=f"{len(runs)} runs" if len(runs) > 1 else runs[0].name,
         several=len(runs) > 1,
-        style=Markup(style),
-        script=Markup(script),
-        policy=_policy(script),
         colors=COLORS,
         runs=runs,
         facts=[_facts(run) for run in runs],
@@ -497,37 +465,10 @@ def page(runs: Sequence[Run], limits: Limits) -> str:
         single=single,
         width=WIDTH,
         height=HEIGHT,
-        shares=shares(runs),
+        shares=bars,
+        contents=[name for name, present in parts.items() if present],
         datasets=datasets,
         notes=notes,
-    )
-
-
-@cache
-def _environment() -> Environment:
-    # Kept, with the compiled templates: compiling takes longer than filling them.
-    return Environment(
-        loader=FileSystemLoader(BESIDE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def render(template: str, **values: Any) -> str:
-    """Fill a template that lies beside this file; all text in it is escaped."""
-    text = _environment().get_template(template).render(values)
-    # A file name that is not UTF-8, which no page can hold, is spelt out.
-    return text.strip().encode("utf-8", "backslashreplace").decode() + "\n"
-
-
-def _policy(script: str) -> str:
-    # The browser itself refuses to load anything, and to run any script but ours.
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'"
     )
 
 
@@ -560,16 +501,23 @@ def _curves(runs: Sequence[Run]) -> tuple[list[Chart], list[tuple[str, str]], li
     lines = [tag for tag in tags if any(len(curve.steps) > 1 for curve in found[tag].values())]
     single = [(tag, latest(found[tag])) for tag in tags if tag not in lines]
     drawn = sorted({number for tag in lines for number in found[tag]})
-    return [chart(tag, found[tag]) for tag in lines], single, drawn
+    return [chart(tag, found[tag], _levels(runs, tag)) for tag in lines], single, drawn
+
+
+def _levels(runs: Sequence[Run], tag: str) -> Levels:
+    """Return bicubic's numbers, which differ between runs on other images only."""
+    curves = [run.curves[of] for run in runs if (of := BICUBIC + tag) in run.curves]
+    values = dict.fromkeys(round(curve.values[-1], 4) for curve in curves if curve.values)
+    return [(CONTROL, value) for value in values]
 
 
 def _is_drawn(tag: str) -> bool:
-    # The numbers of a test are in the table, and shares are bars.
-    return tag not in LEFT_OUT and not tag.startswith(("test/", SHARE))
+    # The numbers of a test are in the table, shares are bars, and bicubic's are in their charts.
+    return tag not in LEFT_OUT and not tag.startswith(("test/", SHARE, BICUBIC))
 
 
 def _place(tag: str) -> int:
-    first = tag.partition("/")[0]
+    first = tag.partition("/")[0].partition("-")[0]  # lr-Adam, as Lightning's monitor has it
     return ORDER.index(first) if first in ORDER else len(ORDER)
 
 
@@ -609,7 +557,7 @@ def _within_limits(
         if not (shown := tiles(found[index])):
             missing += 1
             continue
-        budget -= sum(len(tile.data) for tile in shown) * 4 / 3  # as base64
+        budget -= sum(len(tile.uri) for tile in shown)
         if budget < 0:
             break
         kept[index] = shown

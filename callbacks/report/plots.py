@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from callbacks.report.page import Axis, render
+from callbacks.pages.render import render
+from callbacks.report.page import Axis
 from callbacks.results.compare import CONTROL, RunNumbers, load_run
 from callbacks.results.files import Result, column_of, columns, describe, load_results
 from files.owned import write_whole
@@ -86,7 +87,7 @@ def scatter(points: Sequence[Point], x: Quantity, y: Quantity, notes: Sequence[s
     lines = [[p for p in points if p.series == number] for number in series]
     known = x.higher_is_better is not None and y.higher_is_better is not None
     return render(
-        "scatter.svg.j2",
+        Path(__file__).parent / "scatter.svg.j2",
         width=WIDTH,
         height=HEIGHT,
         points=points,

@@ -29,8 +29,9 @@ from callbacks.evaluation import (
     steps_done,
 )
 from callbacks.files import Provenance, provenance
-from callbacks.metrics.base import ImageMetric
-from callbacks.report.images import Evaluation, ImageStore, ReportImage, write_index
+from callbacks.metrics.base import ImageMetric, Metric
+from callbacks.metrics.pixels import PixelMetric
+from callbacks.report.images import BICUBIC, Evaluation, ImageStore, ReportImage, write_index
 from callbacks.report.page import MEGABYTE, Limits, page
 from callbacks.report.runs import read_run, read_runs
 from callbacks.results.files import made_by, one_writer
@@ -47,7 +48,8 @@ class Report(EvaluationCallback):
     """Keep images of each evaluation, and write ``report.html`` at the end of each command.
 
     Bicubic, output and HR of each dataset's first images are kept in ``report/images`` of the
-    run's directory, lossless; in ``fit`` those of the latest validation. Errors never end a run:
+    run's directory, lossless; in ``fit`` those of the latest validation. The first validation also
+    measures bicubic by PSNR, SSIM and the like, for a line in their curves. Errors never end a run:
     they are warnings.
 
     Args:
@@ -73,6 +75,10 @@ class Report(EvaluationCallback):
         self._kept: list[dict[str, ReportImage]] = []
         self._source: Provenance | None = None
         self._has_news = False  # whether there is anything new to show
+        self._lent: list[PixelMetric] = []  # metrics that measure bicubic for us, once
+        self._measured: set[str] = set()  # their names, the same on all processes
+        self._bicubic: dict[str, float] = {}  # its numbers in validations, by tag
+        self._bicubic_images: dict[str, dict[str, dict[str, float]]] = {}  # by metric and dataset
 
     # ------------------------------------------------------------------------- Lightning's hooks
 
@@ -99,6 +105,16 @@ class Report(EvaluationCallback):
     # ---------------------------------------------------------------------------------- the work
 
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._lent = [
+                metric
+                for metric in all_callbacks(trainer)
+                if isinstance(metric, PixelMetric)
+                and not metric.control
+                and metric.name not in self._measured
+            ]
+            for metric in self._lent:
+                metric.control = True
         self._datasets, self._kept = [], []
         if trainer.sanity_checking or _trial(trainer) or not self.limit:
             return
@@ -136,9 +152,26 @@ class Report(EvaluationCallback):
     def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """Do nothing: metrics do not have their numbers yet."""
 
+    def _log_bicubic(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log bicubic's numbers at each validation, for a line in its curve."""
+        for lent in self._lent:
+            lent.control = False
+            if lent.records:  # else it was not its turn
+                self._measured.add(lent.name)
+        self._lent = []
+        for metric in all_callbacks(trainer):
+            if isinstance(metric, Metric) and metric.control_records:
+                self._bicubic_images[metric.name] = metric.control_images
+                for record in metric.control_records:
+                    self._bicubic[BICUBIC + metric.tag("val", record)] = record["value"]
+        for logger in trainer.loggers if self._bicubic else ():
+            logger.log_metrics(self._bicubic, steps_done(trainer, pl_module))
+
     def _bring_together(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.sanity_checking:
             return
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._log_bicubic(trainer, pl_module)
         self._has_news |= trainer.state.fn != TrainerFn.FITTING
         if not self._datasets:
             return
@@ -170,7 +203,8 @@ class Report(EvaluationCallback):
         kept = [found[key] for key in self._wanted[index] if key in found]
         metrics = [c for c in all_callbacks(trainer) if isinstance(c, ImageMetric)]
         for metric in metrics:
-            for kind, images in (("sr", metric.images), ("bicubic", metric.control_images)):
+            bicubic = metric.control_images or self._bicubic_images.get(metric.name, {})
+            for kind, images in (("sr", metric.images), ("bicubic", bicubic)):
                 values = images.get(dataset.name, {})
                 for image in kept:
                     if image["key"] in values:

@@ -58,6 +58,8 @@ def test_any_logger(tiny: Path, enlarger: Enlarger, logger: str) -> None:
     assert found["train/loss"].steps == list(range(12))
     assert found["val/psnr"].steps == [1, 3, 6, 8, 11]
     assert found["own/value"].values[-1] == 24.0
+    assert found["lr-Adam"].steps == list(range(12))
+    assert found["bicubic/val/psnr"].values == [found["bicubic/val/psnr"].values[0]] * 5
     assert "train/loss" in Path("runs/tiny/report.html").read_text()
 
 

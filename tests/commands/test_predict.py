@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 from PIL.ExifTags import IFD, Base
 
+from callbacks.predict.page import PAGE
 from callbacks.predict.predictions import NAME
 from degradations.bicubic import resize
 from lightning_modules.controls.simple import Bicubic
@@ -52,9 +53,10 @@ def predict(enlarger: Enlarger, folder: Path, *more: object) -> None:
 
 
 def written(root: Path = OUT) -> list[str]:
-    """Return the images in a folder and below, without predictions.jsonl."""
-    files = (p for p in root.rglob("*") if p.is_file() and p.name != NAME)
-    return sorted(p.relative_to(root).as_posix() for p in files)
+    """Return the images in a folder and below, without predictions.jsonl and the page."""
+    files = (p for p in root.rglob("*") if p.is_file() and p.name not in (NAME, PAGE))
+    shown = (p.relative_to(root).as_posix() for p in files)
+    return sorted(name for name in shown if not name.startswith("."))
 
 
 def lines(root: Path = OUT) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from callbacks.predict import files as image_file
 from callbacks.predict.files import LARGEST_EXIF, Extras, encode, holds_profile
+from callbacks.predict.page import PAGE
 from callbacks.predict.predictions import NAME
 from callbacks.predict.writer import Writer
 from degradations.bicubic import resize
@@ -33,6 +34,7 @@ from files.png_text import open_image
 from tests.callbacks.tiny import Tiny, trainer
 from tests.datamodules.profiles import grey_profile
 
+HIDDEN = ".predict_html"  # previews of the page
 RGB_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
@@ -106,7 +108,7 @@ def one(root: Path, sample: dict[str, Any], format: Any = "png", **settings: Any
 
 
 def images_in(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir() if p.name != NAME)
+    return sorted(p.name for p in folder.iterdir() if p.name not in (NAME, PAGE, HIDDEN))
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -658,6 +660,23 @@ def test_a_full_disk_stops_the_run_and_leaves_no_half_file(
     assert list((tmp_path / "predict").iterdir()) == []
 
 
+def test_a_page_shows_the_outputs_and_never_fails_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    predict(tmp_path, Writer(page=False), Data({"a": batch_of()}))
+    page = tmp_path / "predict" / PAGE
+    assert not page.exists()
+    predict(tmp_path, Writer(), Data({"a": batch_of()}))  # of what was done before
+    assert '<img src="a.png"' in page.read_text()
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no page")
+
+    monkeypatch.setattr("callbacks.predict.writer.write_predict_page", fail)
+    predict(tmp_path, Writer(), Data({"b": batch_of()}))
+    assert "predict.html was not written: RuntimeError('no page')" in caplog.text
+
+
 def test_few_images_wait_and_threads_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate, most = threading.Event(), 0
 
@@ -717,7 +736,7 @@ def test_temporary_files_are_hidden_and_no_images_by_name(
         original(source, target)
 
     monkeypatch.setattr("os.replace", note)
-    one(tmp_path, batch_of())
+    one(tmp_path, batch_of(), page=False)
     assert len(seen) == 1
     assert seen[0].startswith(".")
     assert seen[0].endswith(".tmp")
@@ -739,7 +758,7 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(
 
     monkeypatch.setattr("os.fsync", synced)
     monkeypatch.setattr("os.replace", replaced)
-    assert seen == [one(tmp_path, batch_of()).stat().st_size]
+    assert seen == [one(tmp_path, batch_of(), page=False).stat().st_size]
 
 
 @pytest.mark.parametrize(

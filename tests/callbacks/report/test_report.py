@@ -62,7 +62,7 @@ def test_numbers_stand_with_their_protocols(tmp_path: Path) -> None:
     rows = table(page)
     assert [row["psnr ↑"] for row in rows] == [f"{r['value']:.4f}" for r in results[::-1]]
     assert [row["weights"] for row in rows] == ["bicubic", "none"]
-    assert "color y, border scale" in page.all("details")[0].text
+    assert "color y, border scale" in page.all("details")[1].text
     metric = PSNR()
     trainer(tmp_path, metric).test(Tiny(), loader(), verbose=False)
     captions = [tile.all("span", "muted")[0].text for tile in page.all("div", "tile")]
@@ -101,6 +101,57 @@ def test_fit_shows_the_latest_validation_and_the_curves(tmp_path: Path) -> None:
     assert shares["stepping"].endswith("%")
     # Files of the first validation that the second one replaced are removed.
     assert len(list((tmp_path / "report/images").iterdir())) == 3
+
+
+def test_images_come_first_and_each_part_is_linked(tmp_path: Path) -> None:
+    page = page_of(run_of(tmp_path))
+    assert [section.one("h2").text for section in page.all("section")] == ["Images", "Results"]
+    links = [link.attributes["href"] for link in page.one("nav").all("a")]
+    assert links == [f"#{section.attributes['id']}" for section in page.all("section")]
+
+
+@pytest.mark.parametrize("control", [False, True])
+def test_bicubic_is_a_line_in_the_curves_of_validations(tmp_path: Path, control: bool) -> None:
+    metric, logger = PSNR(control=control), TensorBoardLogger(tmp_path, name="", version="logs")
+    settings = {"max_epochs": 3, "num_sanity_val_steps": 1, "logger": logger}
+    calls = []
+
+    class Counts(Report):
+        def on_validation_end(self, *arguments: Any) -> None:
+            calls.append(bool(metric.control_records))
+            super().on_validation_end(*arguments)
+
+    run = trainer(tmp_path, metric, Results(), Counts(limit=1), **settings)
+    run.fit(Tiny(), loader(), loader())
+    assert calls == [False, True, control, control], "once, not in the sanity check"
+    assert metric.control is control
+    plain = PSNR(control=True)
+    trainer(tmp_path / "other", plain).test(Tiny(), loader(), verbose=False)
+    value = plain.control_records[0]["value"]
+    page = page_of(tmp_path)
+    (chart,) = page.all("figure", "chart")
+    assert chart.one("span", "name").text == "val/psnr"
+    assert f"bicubic {value:.4g}" in chart.text
+    start, end = (chart.one("line", "level").attributes[name] for name in ("y1", "y2"))
+    assert start == end
+    assert (chart.one("svg").attributes["aria-label"] or "").endswith(f"bicubic {value:.4g}")
+    shown = page.all("figure", "viewer")[0].all("div", "tile")[0].one("span", "muted").text
+    assert shown == f"psnr {plain.control_images['tiny']['tiny/00']:.4g}"
+
+
+def test_a_metric_that_waits_its_turn_measures_bicubic_then(tmp_path: Path) -> None:
+    metric, found = PSNR(every_n=2), []
+
+    class Notes(Report):
+        def on_validation_end(self, *arguments: Any) -> None:
+            super().on_validation_end(*arguments)
+            found.append((len(metric.control_records), dict(self._bicubic)))
+
+    metric._validations = 1
+    run = trainer(tmp_path, metric, Notes(), max_epochs=2, num_sanity_val_steps=0)
+    run.fit(Tiny(), loader(), loader())
+    assert [count for count, _ in found] == [0, 1]
+    assert list(found[1][1]) == ["bicubic/val/psnr"]
 
 
 def test_the_sanity_check_leaves_nothing(tmp_path: Path) -> None:
@@ -209,7 +260,7 @@ def test_the_page_needs_no_network(tmp_path: Path) -> None:
     page = parse(text)
     for node in page.all("*"):
         for name in ("src", "href", "data", "action"):
-            assert (node.attributes.get(name) or "data:").startswith("data:")
+            assert (node.attributes.get(name) or "data:").startswith(("data:", "#"))
     assert not page.all("link")
     policy = page.all("meta")[2].attributes["content"]
     assert policy is not None

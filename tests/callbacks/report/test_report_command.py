@@ -120,7 +120,7 @@ def test_scalars_of_one_value_are_no_curves(tmp_path: Path) -> None:
     assert main([str(tmp_path / "a")]) == 0
     page = parse((tmp_path / "a/report.html").read_text())
     assert not page.all("figure", "chart")
-    assert [node.text for node in page.all("section")[1].all("dt")] == ["guard/skipped"]
+    assert [node.text for node in page.all("section")[2].all("dt")] == ["guard/skipped"]
 
 
 def test_curves_lie_over_one_another(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-// What moves on report.html: the slider between two images, their linked zoom, values of curves.
+// What moves on a page: the slider between two images, their linked zoom, values of curves.
 "use strict";
 
 // Screen pixels for each pixel of an image; whole, so that all squares are of one size.

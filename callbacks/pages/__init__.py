@@ -1,0 +1,1 @@
+"""What HTML pages share: their frame, the slider between images, and pages of image files."""

@@ -1,0 +1,238 @@
+"""A page of image files: those of one scene with the slider between them, and NIQE.
+
+    predict.html      the page; it shows files of its folder where a browser can
+    .predict_html     what else it shows: bicubic, and previews of large files; `numbers.json`
+
+Hidden, so that no command takes the previews for images.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import re
+import urllib.parse
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import xxhash
+from torch import Tensor
+
+from callbacks import weights
+from callbacks.metrics.base import TooSmall
+from callbacks.metrics.niqe import NIQE, PRISTINE
+from callbacks.metrics.sets import read_image
+from callbacks.pages.render import Figure, Tile, render_page
+from degradations.bicubic import resize
+from degradations.images import as_image
+from files.image_profiles import orientation_of
+from files.owned import remove_file, whole_file, write_whole
+from files.png_text import open_image
+
+log = logging.getLogger(__name__)
+TEMPLATE = Path(__file__).parent / "images.html.j2"
+MOST = 200  # scenes with images; the others are links
+LISTED = 2_000  # links
+SIDE = 2_000  # pixels; larger images are shown by a preview
+SHOWN = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".bmp")  # by browsers
+PREVIEW = re.compile(r"[0-9a-f]{16}\.jpg")
+NUMBERS = "numbers.json"
+JPEG: dict[str, Any] = {"format": "JPEG", "quality": 92, "subsampling": 0}
+Size = tuple[int, int]  # height, width
+
+
+class Part(NamedTuple):
+    """One image of a scene.
+
+    label: Name of the method.
+    file: The image.
+    enlarged: Whether it is enlarged to the scene's size, by bicubic.
+    """
+
+    label: str
+    file: Path
+    enlarged: bool = False
+
+
+class Scene(NamedTuple):
+    """Images to compare; the last one gives the size.
+
+    key: Its name.
+    parts: At least one.
+    """
+
+    key: str
+    parts: Sequence[Part]
+
+
+@dataclass
+class Content:
+    """What a page says besides its images.
+
+    facts: Names and values.
+    links: Names and files of what is not shown.
+    notes: What the reader should know.
+    """
+
+    title: str
+    facts: list[tuple[str, str]] = field(default_factory=list)
+    links: list[tuple[str, Path]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def write_images_page(
+    page: Path, scenes: Iterable[Scene], content: Content, device: torch.device | None = None
+) -> None:
+    """Write a page, with previews in a hidden folder beside it; those of an earlier page are used.
+
+    Args:
+        page: The file.
+        scenes: Those after the first ``MOST`` become links, as do unreadable ones.
+        content: What else it says; links and notes are added to it.
+        device: Where NIQE is computed.
+    """
+    maker = _Maker(page, device)
+    figures: list[Figure] = []
+    for scene in scenes:
+        if len(figures) < MOST:
+            try:
+                figures.append(maker.figure(scene))
+                continue
+            except (OSError, ValueError) as error:
+                content.notes.append(f"{scene.key} is not shown: {error}")
+        content.links.append((scene.key, scene.parts[-1].file))
+    maker.finish()
+    more = len(content.links) - LISTED
+    text = render_page(
+        TEMPLATE,
+        files=True,
+        content=content,
+        figures=figures,
+        links=[(name, maker.address(file)) for name, file in content.links[:LISTED]],
+        more=max(more, 0),
+        niqe=maker.niqe is not None,
+    )
+    write_whole(page, text)
+    log.info("before and after: %s", page)
+
+
+class _Maker:
+    """Make the tiles of one page."""
+
+    def __init__(self, page: Path, device: torch.device | None) -> None:
+        self.page, self.folder = page, page.with_name(f".{page.stem}_html")
+        # float64, which some devices do not have.
+        self.device = device if device is not None and device.type == "cuda" else "cpu"
+        self.niqe = _niqe()
+        self.used: set[str] = set()  # previews
+        self.numbers: dict[str, float | None] = {}  # NIQE by digest
+        try:
+            self.known: dict[str, Any] = json.loads((self.folder / NUMBERS).read_text("utf-8"))
+        except (OSError, ValueError):  # none yet, or damaged
+            self.known = {}
+
+    def figure(self, scene: Scene) -> Figure:
+        """Return the figure of a scene, writing the previews it needs.
+
+        Raises:
+            OSError: If a file is missing.
+            ValueError: If it is damaged.
+        """
+        sizes = [size_of(part.file) for part in scene.parts]
+        size = sizes[-1]
+        shown = _reduced(size)
+        tiles = [self._tile(part, size, shown) for part in scene.parts]
+        whole = f"{size[1]}x{size[0]} pixels"
+        others = {f"{w}x{h}": None for h, w in sizes if (h, w) != size}
+        about = f"{', '.join(others)} → {whole}" if others else whole
+        if shown != size:
+            about += f", shown at {shown[1]}x{shown[0]}"
+        return Figure(scene.key, about, shown[1], shown[0], tiles, 0, min(1, len(tiles) - 1))
+
+    def _tile(self, part: Part, size: Size, shown: Size) -> Tile:
+        found = os.stat(part.file)
+        state = [os.fspath(part.file.absolute()), found.st_size, found.st_mtime_ns]
+        wanted = size if part.enlarged else None
+        digest = xxhash.xxh3_64_hexdigest(repr([*state, wanted, shown]).encode(errors="replace"))
+        pixels = functools.cache(lambda: _read(part, size))
+        direct = not part.enlarged and shown == size and part.file.suffix.lower() in SHOWN
+        address = self.address(part.file)
+        if not direct:
+            preview = self.folder / f"{digest}.jpg"
+            self.used.add(preview.name)
+            if not preview.exists():
+                _save(preview, resize(pixels(), shown) if shown != size else pixels())
+        caption = ""
+        if self.niqe is not None and shown == size:
+            value = self.known[digest] if digest in self.known else self._measured(pixels())
+            self.numbers[digest] = value
+            caption = "" if value is None else f"NIQE {value:.2f}"
+        link = "" if direct or part.enlarged else address
+        return Tile(part.label, address if direct else self.address(preview), caption, link)
+
+    def _measured(self, image: Tensor) -> float | None:
+        assert self.niqe is not None
+        image = image.to(self.device)
+        try:
+            return float(self.niqe.compute(image, image, {}))
+        except TooSmall:
+            return None
+
+    def finish(self) -> None:
+        """Keep the numbers, and remove previews that are used no more."""
+        if not self.folder.is_dir() and not self.numbers:
+            return
+        write_whole(self.folder / NUMBERS, json.dumps(self.numbers, indent=1) + "\n")
+        for path in self.folder.iterdir():
+            if PREVIEW.fullmatch(path.name) and path.name not in self.used:
+                remove_file(path)
+
+    def address(self, file: Path) -> str:
+        """Return the address of a file, relative to the page."""
+        below = os.path.relpath(os.path.abspath(file), os.path.abspath(self.page.parent))
+        return urllib.parse.quote(os.fsencode(below))
+
+
+def size_of(file: Path) -> Size:
+    """Return the size of an image, upright.
+
+    Raises:
+        OSError: If it is missing, or no image.
+    """
+    with open_image(file) as image:
+        width, height = image.size
+        return (width, height) if orientation_of(image) >= 5 else (height, width)
+
+
+def _reduced(size: Size) -> Size:
+    factor = min(1, SIDE / max(size))
+    height, width = (max(1, round(side * factor)) for side in size)
+    return height, width
+
+
+def _read(part: Part, size: Size) -> Tensor:
+    image = read_image(part.file)
+    return resize(image, size) if part.enlarged else image
+
+
+def _save(path: Path, image: Tensor) -> None:
+    with whole_file(path) as file:
+        as_image(image).save(file, **JPEG)
+
+
+def _niqe() -> NIQE | None:
+    """Return the metric if its model is on this machine; nothing is fetched for a page."""
+    try:
+        if weights.find(PRISTINE) is None:
+            return None
+        metric = NIQE()
+        metric.load()
+    except (OSError, ValueError) as error:
+        log.warning("the page has no NIQE: %s", error)
+        return None
+    return metric

@@ -1,0 +1,66 @@
+"""``predict.html``: the images of a folder of ``predict``, before and after."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from callbacks.pages.images import MOST, Content, Part, Scene, write_images_page
+from callbacks.predict.predictions import last_lines, outputs_in
+
+PAGE = "predict.html"
+ERRORS = 20  # that are named
+
+
+def write_predict_page(folder: Path, device: torch.device | None = None) -> None:
+    """Write the page of all outputs in a folder that have a line and exist, of this run or earlier.
+
+    Args:
+        folder: The folder of outputs.
+        device: Where NIQE is computed.
+    """
+    names = sorted(outputs_in(folder))
+    there = [name for name in names if (folder / name).exists()]
+    lines = last_lines(folder, {*there[:MOST]})
+    errors = [line for name, line in lines.items() if not (folder / name).exists()]
+    content = Content(f"{folder.name}: before and after", _facts(lines, len(there)))
+    content.notes += [
+        f"Not enlarged: {line.get('input') or line['key']}: {line['error']}"
+        for line in errors[:ERRORS]
+    ]
+    if len(errors) > ERRORS:
+        content.notes.append(f"{len(errors) - ERRORS} more could not be enlarged.")
+    if there or errors:
+        write_images_page(folder / PAGE, _scenes(folder, there, lines), content, device)
+
+
+def _scenes(folder: Path, names: list[str], lines: dict[str, dict[str, Any]]) -> Iterator[Scene]:
+    for name in names:
+        line = lines.get(name, {})
+        output, source = folder / name, line.get("input")
+        if output.is_dir():  # of a clip
+            yield Scene(name, [Part("first frame", min(output.iterdir(), default=output))])
+            continue
+        parts = [Part("output", output)]
+        # An input may be gone, or lie in a shard.
+        if isinstance(source, str) and os.path.isfile(source):
+            parts.insert(0, Part("bicubic", Path(source), enlarged=True))
+        yield Scene(name, parts)
+
+
+def _facts(lines: dict[str, dict[str, Any]], count: int) -> list[tuple[str, str]]:
+    ways: dict[str, None] = {}
+    for line in lines.values():
+        if "error" not in line:
+            method, scale, file = line["model"], line.get("scale"), line["weights"]
+            words = [
+                str(method).rpartition(".")[2],
+                f"x{scale:g}" if scale else "",
+                Path(str(file)).name if file else "",
+            ]
+            ways[", ".join(filter(None, words))] = None
+    return [*(("method", way) for way in ways), ("images", str(count))]

@@ -1,0 +1,205 @@
+"""predict.html: what it shows, what it makes, and what it leaves alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.parse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from callbacks.metrics import niqe
+from callbacks.metrics.sets import read_image
+from callbacks.pages import images
+from callbacks.predict.page import PAGE, write_predict_page
+from callbacks.predict.predictions import NAME
+from tests.callbacks.parsed_page import Node, parse
+
+HIDDEN = Path(".predict_html")
+
+
+@pytest.fixture(autouse=True)
+def no_niqe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images.weights, "find", lambda name: None)
+
+
+def smooth(size: tuple[int, int], seed: int = 0) -> Image.Image:
+    levels = np.random.default_rng(seed).integers(0, 256, (5, 4, 3), np.uint8)
+    return Image.fromarray(levels).resize(size, Image.Resampling.BICUBIC)
+
+
+def made(root: Path, names: Sequence[str] = ("a",), size: tuple[int, int] = (12, 10)) -> Path:
+    """Return a folder as `predict` leaves it, of photographs in `in`, enlarged twice."""
+    (root / "in").mkdir(exist_ok=True)
+    (root / "out").mkdir(exist_ok=True)
+    for seed, name in enumerate(names):
+        source, output = root / "in" / f"{name}.png", f"{name}_x2.png"
+        smooth(size, seed).save(source)
+        smooth((2 * size[0], 2 * size[1]), seed).save(root / "out" / output)
+        write_line(root / "out", key=name, input=str(source), output=output)
+    return root / "out"
+
+
+def write_line(folder: Path, **line: Any) -> None:
+    common = {"model": "my.methods.Sharp", "weights": "w/best.ckpt", "weights_digest": "0"}
+    with (folder / NAME).open("a") as file:
+        file.write(json.dumps({**common, "options": {}, "scale": 2.0, **line}) + "\n")
+
+
+def page_of(folder: Path) -> Node:
+    write_predict_page(folder)
+    return parse((folder / PAGE).read_text())
+
+
+def sources(page: Node) -> list[str]:
+    return [str(tile.one("img").attributes["src"]) for tile in page.all("div", "tile")]
+
+
+def test_the_output_stands_beside_bicubic(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    page = page_of(folder)
+    (figure,) = page.all("figure", "viewer")
+    assert [tile.one("button").text for tile in figure.all("div", "tile")] == ["bicubic", "output"]
+    assert figure.one("figcaption").text == "a_x2.png 12x10 → 24x20 pixels"
+    bicubic, output = sources(page)
+    assert output == "a_x2.png"
+    assert bicubic.startswith(".predict_html/")
+    expected = smooth((12, 10)).resize((24, 20), Image.Resampling.BICUBIC)
+    difference = np.asarray(Image.open(folder / bicubic), int) - np.asarray(expected, int)
+    assert np.abs(difference).mean() < 4, "more than JPEG's"
+    assert "method Sharp, x2, best.ckpt" in " ".join(page.one("header").text.split())
+    assert "NIQE" not in page.text
+
+
+def test_large_outputs_are_shown_by_previews(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "SIDE", 12)
+    folder = made(tmp_path)
+    page = page_of(folder)
+    assert all(source.startswith(".predict_html/") for source in sources(page))
+    assert [Image.open(folder / source).size for source in sources(page)] == [(12, 10)] * 2
+    assert [link.attributes["href"] for link in page.all("a")] == ["a_x2.png"]
+    assert "shown at 12x10" in page.one("figcaption").text
+
+
+def test_files_that_browsers_do_not_show_have_previews(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    Image.open(folder / "a_x2.png").rotate(90, expand=True).save(folder / "b.tiff")
+    write_line(folder, key="b", input=None, output="b.tiff")
+    page = page_of(folder)
+    assert Image.open(folder / sources(page)[-1]).size == (20, 24)
+
+
+def test_many_images_become_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MOST", 2)
+    monkeypatch.setattr("callbacks.predict.page.MOST", 2)
+    monkeypatch.setattr(images, "LISTED", 2)
+    folder = made(tmp_path, "abcde")
+    page = page_of(folder)
+    assert len(page.all("figure", "viewer")) == 2
+    links = [link.attributes["href"] for link in page.one("ul").all("a")]
+    assert links == ["c_x2.png", "d_x2.png"]
+    assert "and 1 more." in page.text
+
+
+def test_the_second_page_uses_the_previews_of_the_first(tmp_path: Path) -> None:
+    folder = made(tmp_path, "ab")
+    page_of(folder)
+    previews = {path: path.stat().st_mtime_ns for path in (folder / HIDDEN).glob("*.jpg")}
+    assert len(previews) == 2
+    mine = folder / HIDDEN / "mine.jpg"
+    mine.write_bytes(b"mine")
+    page_of(folder)
+    assert {path: path.stat().st_mtime_ns for path in previews} == previews
+    (folder / "a_x2.png").unlink()  # what shows it no longer belongs to the page
+    smooth((12, 10), seed=9).save(tmp_path / "in/b.png")
+    page = page_of(folder)
+    assert [figure.one("b").text for figure in page.all("figure")] == ["b_x2.png"]
+    left = {path.name for path in (folder / HIDDEN).glob("*.jpg")}
+    assert left == {mine.name, Path(sources(page)[0]).name}
+    assert not left & {path.name for path in previews}
+    assert mine.read_bytes() == b"mine"
+
+
+def test_niqe_of_both_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tmp_path / "niqe.npz"
+    covariance = torch.eye(niqe.FEATURES, dtype=torch.float64)
+    niqe.save_model(model, torch.zeros(niqe.FEATURES, dtype=torch.float64), covariance)
+    monkeypatch.setattr(images.weights, "find", lambda name: model)
+    folder = made(tmp_path, size=(100, 60))
+    captions = [tile.one("span", "muted").text for tile in page_of(folder).all("div", "tile")]
+    metric = niqe.NIQE()
+    metric.load()
+    output = read_image(folder / "a_x2.png")
+    assert captions[1] == f"NIQE {float(metric.compute(output, output, {})):.2f}"  # type: ignore[typeddict-item]
+    assert captions[0].startswith("NIQE ")
+
+    def fail(*_: Any) -> None:
+        raise AssertionError("it was measured again")
+
+    monkeypatch.setattr(niqe.NIQE, "compute", fail)
+    again = [tile.one("span", "muted").text for tile in page_of(folder).all("div", "tile")]
+    assert again == captions
+
+
+def test_images_too_small_for_niqe_have_no_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "niqe.npz"
+    eye = torch.eye(niqe.FEATURES, dtype=torch.float64)
+    niqe.save_model(model, eye[0], eye)
+    monkeypatch.setattr(images.weights, "find", lambda name: model)
+    page = page_of(made(tmp_path))
+    assert [tile.one("span", "muted").text for tile in page.all("div", "tile")] == ["", ""]
+
+
+def test_without_its_input_an_output_stands_alone(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    os.unlink(tmp_path / "in/a.png")
+    page = page_of(folder)
+    assert sources(page) == ["a_x2.png"]
+    assert not page.all("div", "comparison")
+
+
+def test_what_cannot_be_shown_is_named(tmp_path: Path) -> None:
+    folder = made(tmp_path, "ab")
+    (folder / "a_x2.png").write_bytes(b"edited badly")
+    write_line(folder, key="c", input="in/c.jpg", output="c_x2.png", error="it is truncated")
+    page = page_of(folder)
+    assert [figure.one("b").text for figure in page.all("figure")] == ["b_x2.png"]
+    assert "a_x2.png is not shown: " in page.text
+    assert "Not enlarged: in/c.jpg: it is truncated" in page.text
+    assert [link.text for link in page.one("ul").all("a")] == ["a_x2.png"]
+    write_line(folder, key="c", input=None, output="c_x2.png")  # made after all
+    smooth((4, 4)).save(folder / "c_x2.png")
+    assert "Not enlarged" not in page_of(folder).text
+
+
+def test_a_clip_is_shown_by_its_first_frame(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    (folder / "clip").mkdir()
+    for number in (1, 2):
+        smooth((8, 6), number).save(folder / "clip" / f"{number:04}.png")
+    write_line(folder, key="clip", input=None, output="clip", frames=2)
+    assert sources(page_of(folder))[-1] == "clip/0001.png"
+
+
+@pytest.mark.parametrize("name", ["50% off #1?", "é & <b>", 'it\'s "q"'])
+def test_any_name(tmp_path: Path, name: str) -> None:
+    folder = made(tmp_path, [name])
+    page = page_of(folder)
+    assert urllib.parse.unquote(sources(page)[1]) == f"{name}_x2.png"
+    assert "?" not in sources(page)[1]
+    assert page.one("figure").one("b").text == f"{name}_x2.png"
+
+
+def test_a_folder_without_outputs_has_no_page(tmp_path: Path) -> None:
+    write_predict_page(tmp_path)
+    assert list(tmp_path.iterdir()) == []
