@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -44,6 +45,18 @@ _BASE = f"{_ROOT}/self_cascade_64_base"
 _TUNED = f"{_ROOT}/self_cascade_64_tuned"
 _ON_BASE = f"--model.init_args.denoiser_weights {_BASE} --run.root {_ROOT}"
 _BEDROOMS = "$ENLARGER_DATA/lsun_bedroom_128"
+_PRETENDED = "runs/pretended"
+_TARS = f"{CARS}/test-automobile-000.tar"
+_SETS = f"'{{cars: {{class_path: datamodules.Shards, init_args: {{urls: {_TARS}}}}}}}'"
+_FEW = (
+    f"--run.root {_PRETENDED} --run.overwrite true --trainer.accelerator gpu --trainer.devices 1 "
+    "--trainer.precision 32 --trainer.logger false --trainer.max_steps 1 "
+    "--trainer.limit_val_batches 1 --trainer.limit_test_batches 1 "
+    f"--data.train datamodules.Shards --data.train.urls {_TARS} --data.val {_SETS} "
+    f"--data.test {_SETS} --data.batch_size 1 --data.crop_size 32 --data.workers 0 "
+    "--data.eval_batch_size 2"
+)
+_PRETENDED_BASE = f"--model.denoiser_weights {_PRETENDED}/base"
 
 
 def missing(needs: Iterable[str]) -> list[str]:
@@ -90,6 +103,7 @@ COMMANDS = (
         "reading against the limit and other loaders",
         f"-m benchmarks.speed.streaming {BSDS} {KODAK} --device cuda",
         (BSDS, KODAK),
+        f"{BSDS} {KODAK} --device cuda --turns 1",
     ),
     Command(
         "the training loop against Lightning's",
@@ -104,39 +118,46 @@ COMMANDS = (
     Command(
         "NSARM at its full size: cache, prefill, memory",
         "-m benchmarks.speed.nsarm",
-        why="its 10,521 tokens are too many for a CPU",
+        small="--width 0.0357 --depth 0.05 --repeats 1",
     ),
     Command(
         "Self-Cascade's calls at SD 2.1's size: time and memory",
         "-m benchmarks.speed.self_cascade --device cuda",
-        why="the U-Net of SD 2.1 has one size",
+        small="--device cuda --side 16 --rounds 1",
     ),
     Command(
         "a larger training of Self-Cascade: its base",
         f"main.py fit --config {_SMALL}/base.yaml --run.root {_ROOT} "
         "--run.name self_cascade_64_base",
         (_BEDROOMS,),
+        f"fit --config {_SMALL}/base.yaml {_FEW} --run.name base",
     ),
     Command(
         "tuned",
         f"main.py fit --config {_SMALL}/tuned.yaml {_ON_BASE} --run.name self_cascade_64_tuned",
         (_BEDROOMS, _BASE),
+        f"fit --config {_SMALL}/tuned.yaml {_FEW} {_PRETENDED_BASE} --run.name tuned",
     ),
     Command(
         "compared: tuned",
         f"main.py test --config {_SMALL}/tuned.yaml {_ON_BASE} --trainer.limit_test_batches 40 "
         f"--model.init_args.weights {_TUNED} --run.name self_cascade_64_tuned_test",
         (_BEDROOMS, _BASE, _TUNED),
+        f"test --config {_SMALL}/tuned.yaml {_FEW} {_PRETENDED_BASE} --run.name tuned_test "
+        f"--model.weights {_PRETENDED}/tuned --model.sampler.steps 4",
     ),
     Command(
         "and without tuning",
         f"main.py test --config {_SMALL}/tf.yaml {_ON_BASE} --run.name self_cascade_64_tf_test",
         (_BEDROOMS, _BASE),
+        f"test --config {_SMALL}/tf.yaml {_FEW} {_PRETENDED_BASE} --run.name tf_test "
+        "--model.sampler.steps 4",
     ),
     Command(
         "the miniature on cars, trained ten times as long",
         "-m benchmarks.miniature cars --jobs 1 --steps 10",
         (CARS,),
+        why="it starts commands of main.py, as those above, and tests/gpu has all methods",
     ),
 )
 
@@ -189,7 +210,7 @@ def failed(command: Command, done: dict[str, Any], limit: float = LIMIT) -> bool
     Returns:
         Whether it has to be run again.
     """
-    if _passed_over(command):
+    if _passed_over(command.what, command.needs):
         return False
     if command.words in done:
         sys.stdout.write(f"{command.what}: done before, in {done[command.words]['seconds']} s\n")
@@ -218,9 +239,9 @@ def failed_pretending(command: Command) -> bool:
     if command.small is None:
         sys.stdout.write(f"{command.what}: skipped, because {command.why}\n")
         return False
-    if _passed_over(command):
+    if _passed_over(command.what, set(re.findall(r"\$ENLARGER_[\w/.-]+", command.small))):
         return False
-    module = shlex.split(command.words)[1]
+    module = command.words.removeprefix("-m ").split()[0].removesuffix(".py")
     words = [os.path.expandvars(word) for word in shlex.split(command.small)]
     pretended = [sys.executable, "-m", "tests.gpu.pretended", module, *words]
     status = subprocess.run(pretended, cwd=REPOSITORY, check=False).returncode
@@ -228,10 +249,10 @@ def failed_pretending(command: Command) -> bool:
     return status != 0
 
 
-def _passed_over(command: Command) -> bool:
-    absent = missing(command.needs)
+def _passed_over(what: str, needs: Iterable[str]) -> bool:
+    absent = missing(needs)
     if absent:
-        sys.stdout.write(f"{command.what}: passed over, for there is no {', '.join(absent)}\n")
+        sys.stdout.write(f"{what}: passed over, for there is no {', '.join(absent)}\n")
     return bool(absent)
 
 

@@ -68,7 +68,7 @@ def counted() -> dict[str, dict[str, int]]:
         calls: Counter[str] = Counter()
         for part, own in (("whole", "forward"), ("way down", "features")):
             setattr(denoiser, own, _noting(getattr(denoiser, own), part, calls))
-        method: Any = kind(2.0, denoiser, **settings)
+        method: Any = kind(2.0, denoiser=denoiser, **settings)
         seeds = torch.zeros(1, dtype=torch.int64)
         method.generate({"key": ["0"], "seed": seeds, "size": (16, 16)}, Noise(seeds))
         found[name] = dict(calls)

@@ -107,9 +107,10 @@ class Schedule:
                 "use 'preserving'"
             )
         self.prediction, self.variance = prediction, variance
-        kept = torch.cumprod(1 - _betas(steps, beta_start, beta_end, betas), 0)
-        if zero_snr:
-            kept = _down_to_zero(kept)
+        with torch.device("cpu"):  # numbers, also while a model is built on the meta device
+            kept = torch.cumprod(1 - _betas(steps, beta_start, beta_end, betas), 0)
+            if zero_snr:
+                kept = _down_to_zero(kept)
         self._alphas, self._sigmas = kept.sqrt(), (1 - kept).sqrt()  # variance preserving
         self._tables = Table(self._alphas), Table(self._sigmas)
 

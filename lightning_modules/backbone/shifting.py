@@ -85,7 +85,8 @@ class ResidualShift:
                 f"min_noise is {min_noise} with kappa {kappa}, so eta would begin at {first**2:g}, "
                 f"above its end of {last**2:g}: lower min_noise"
             )
-        place = torch.arange(steps, dtype=torch.float64) / (steps - 1)
+        # On the CPU also while a model is built on the meta device: its values are read.
+        place = torch.arange(steps, dtype=torch.float64, device="cpu") / (steps - 1)
         roots = first * (last / first) ** place.pow(power)
         roots[-1] = last  # exactly
         self._set_etas(roots.square())

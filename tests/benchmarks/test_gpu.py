@@ -82,13 +82,14 @@ def test_what_takes_too_long_is_stopped(
 def test_a_dry_run_names_what_it_skips(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delenv("ENLARGER_PEERS", raising=False)
+    for name in ("ENLARGER_PEERS", "ENLARGER_DATA"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(gpu.subprocess, "run", lambda words, **_: CompletedProcess(words, 0))
     assert main(["--pretend"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(COMMANDS)
     ran = [line for line in lines if line.endswith("status 0 on the pretended device")]
-    assert len(ran) == 3
+    assert len(ran) == 5
     assert all("skipped, because" in x or "passed over" in x for x in lines if x not in ran)
     monkeypatch.setattr(gpu.subprocess, "run", lambda words, **_: CompletedProcess(words, 1))
     assert main(["--pretend"]) == 1

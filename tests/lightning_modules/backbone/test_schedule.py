@@ -156,3 +156,9 @@ def test_one_timestep_for_all(prediction, variance):
     many = torch.full((3,), 321)
     torch.testing.assert_close(schedule.to_x0(raw, x, 321), schedule.to_x0(raw, x, many))
     torch.testing.assert_close(schedule.scale_input(x, 321), schedule.scale_input(x, many))
+
+
+def test_its_numbers_are_the_same_where_a_model_is_built_on_the_meta_device() -> None:
+    with torch.device("meta"):
+        built = Schedule()
+    assert built.level(500).alpha == Schedule().level(500).alpha

@@ -125,3 +125,9 @@ def test_fewer_steps_keep_their_numbers():
 def test_what_cannot_be(arguments, message):
     with pytest.raises(ValueError, match=message):
         ResidualShift(**arguments)
+
+
+def test_its_numbers_are_the_same_where_a_model_is_built_on_the_meta_device() -> None:
+    with torch.device("meta"):
+        built = ResidualShift()
+    assert built.eta(7) == ResidualShift().eta(7)
