@@ -107,6 +107,15 @@ class TestPaper:
         rates = [group["lr"] for group in optimizer.param_groups]
         assert rates == [1e-5, 1e-5, 1e-7, 1e-7]  # of the transformer; of the mapper
 
+        # The page's table: float32 weights, gradients and two states; what the forward pass keeps.
+        trained = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
+        gathered = 2 * 2 * sum(p.numel() for p in blocks[0].parameters())
+        kept = 2 * 2 * len(blocks) * model.scales.tokens * model.transformer.width
+        page = (REPO / "docs/methods/nsarm.md").read_text()
+        for gpus in (8, 16, 32):
+            row = (16 * trained / gpus / 1e9, gathered / 1e9, kept / 1e9)
+            assert f"| {gpus} | {' | '.join(f'{number:.1f}' for number in row)} |" in page
+
     @pytest.mark.parametrize("verb", quick(["predict", "test"], "predict"))
     def test_inference(self, tmp_path, enlarger, monkeypatch, verb):
         monkeypatch.chdir(tmp_path)
