@@ -97,7 +97,7 @@ COMMANDS = (
     Command(
         "sampling against plain loops, torch.compile, CUDA graphs, memory",
         "-m benchmarks.speed.sampling --device cuda --repeats 50",
-        small="--device cuda --repeats 1 --side 48",
+        small="--device cuda --repeats 1 --side 64",
     ),
     Command(
         "reading against the limit and other loaders",

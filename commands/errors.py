@@ -15,14 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from commands.names import BY_GROUP
 from files.paths import IMAGE_EXTENSIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = ROOT / "configs" / "experiment"
-COMMANDS = [
-    *("fit", "validate", "test", "predict"),
-    *("check", "throughput", "encode", "export", "doctor"),
-]
+COMMANDS = [name for group in BY_GROUP.values() for name in group]
 _RATE = "model.init_args.optimizer.init_args"
 
 # Keys by their names in other programs.

@@ -31,6 +31,7 @@ from commands.jsonargparse_internals import (
     keep_final_text,
 )
 from commands.layers import ConfigFile, replace_typed
+from commands.names import BY_GROUP, TOOLS
 from commands.run.saved_config import is_mere_default
 from files import paths
 from files.yaml_loader import (
@@ -52,15 +53,7 @@ LINKS = {
 }
 GROUPS = ("trainer", "run", "tiling", "checkpoint", "writer", "encode", "export")
 DESCRIPTIONS = {
-    "fit": "Train a model; the same command again continues the run.",
-    "validate": "Measure the run's best weights on the validation images.",
-    "test": "Measure the run's best weights on the test images.",
-    "predict": "Enlarge a folder of images with the run's best weights.",
-    "check": "Do what fit does up to its first step, on all processes, and print a summary.",
-    "throughput": "Measure the seconds of each part of a batch, and name the largest.",
-    "encode": "Write latents of the training images into shards, so that fit need not encode.",
-    "export": "Write a run's best weights for other programs: export RUN, or export --config ...",
-    "doctor": "Report what works on this machine and what does not, one line each, with the fix.",
+    name: about for group in BY_GROUP.values() for name, about in group.items() if name not in TOOLS
 }
 
 

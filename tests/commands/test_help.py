@@ -26,7 +26,7 @@ HEAVY = ("diffusers", "kornia", "albumentations", "lpips")
 # Typed words, and parts of the answer.
 ASKED: dict[str, tuple[str, ...]] = {
     "--help": (
-        "Enlarger: train, compare and run image super-resolution methods.",
+        "Train, compare and run image super-resolution.",
         "Train a model; the same command again continues the run.",
         "Measure the run's best weights on the validation images.",
         "Measure the run's best weights on the test images.",
@@ -111,9 +111,8 @@ def test_imports_nothing_heavy(got: dict[str, Any]) -> None:
     assert got["heavy"] == []
 
 
-def test_is_as_quick_as_the_import_of_lightning(got: dict[str, Any]) -> None:
-    first = got["answers"]["--help"]["seconds"]  # with all that we import
-    assert got["import"] + first < 1.2 * got["import"]
+def test_the_overview_takes_no_time(got: dict[str, Any]) -> None:
+    assert got["answers"]["--help"]["seconds"] < 0.1 * got["import"]
 
 
 # ------------------------------------------------------------------------------------ every class

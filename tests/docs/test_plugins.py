@@ -96,7 +96,7 @@ def test_the_metric_measures(folder: Path, enlarger: Callable[..., None]) -> Non
 
 def test_the_degradation_is_looked_at(folder: Path) -> None:
     make_images(folder / "my", ["photo.png"], (256, 256))
-    assert preview.main(typed("degradation", "python -m degradations.tools.preview")) == 0
+    assert preview.main(typed("degradation", "python main.py preview")) == 0
     assert (folder / "preview.png").is_file()
 
 

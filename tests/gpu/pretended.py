@@ -29,7 +29,7 @@ _said: set[str] = set()
 
 def _skipped(what: str) -> None:
     if what not in _said:
-        sys.stdout.write(f"skipped: {what}, which the pretended device does not have\n")
+        sys.stderr.write(f"skipped: {what}, which the pretended device does not have\n")
     _said.add(what)
 
 

@@ -1,0 +1,88 @@
+"""`main.py list`, the overview of all commands, and commands that start without Lightning."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import main
+from commands import listing
+from commands.cli import EnlargerCLI
+from commands.errors import ConfigurationError
+from commands.names import BY_GROUP, TOOLS, overview
+from tests.conftest import REPO
+
+
+def test_all_commands_are_in_the_overview(capsys: pytest.CaptureFixture[str]) -> None:
+    named = [name for group in BY_GROUP.values() for name in group]
+    assert len(set(named)) == len(named)
+    assert {*EnlargerCLI.subcommands(), *TOOLS, "doctor"} == {*named}
+    for words in (["--help"], ["-h"]):
+        with pytest.raises(SystemExit) as ended:
+            main.main(words)
+        assert ended.value.code == 0
+        assert capsys.readouterr().out == overview()
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_a_tool_is_the_main_of_its_module(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert callable(import_module(TOOLS[name]).main)
+    if name != "list":
+        with pytest.raises(SystemExit) as ended:
+            main.main([name, "--help"])
+        assert ended.value.code == 0
+        assert "usage:" in capsys.readouterr().out
+
+
+def test_what_needs_no_torch_imports_none() -> None:
+    code = (
+        "import sys, main\n"
+        "for words in (['--help'], ['list', 'methods'], ['lst']):\n"
+        "    try: main.main(words)\n"
+        "    except SystemExit: pass\n"
+        "raise SystemExit('torch' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, check=False)
+    assert run.returncode == 0
+
+
+def test_each_public_name_is_listed_once() -> None:
+    kinds = ("methods", "networks", "degradations", "datasets", "metrics")
+    found = [entry.name for kind in kinds for entry in listing.entries(kind)]
+    exported = [f"{room}.{name}" for room in listing.ROOMS for name in import_module(room).__all__]
+    assert sorted(found) == sorted(exported)
+    methods = {entry.name: entry.about for entry in listing.entries("methods")}
+    assert methods["lightning_modules.InvSR"] == "Diffusion inversion with a predicted start"
+    assert "lightning_modules.Autoencoder" in methods  # through a class that is not public
+    assert "lightning_modules.EDSR" not in methods
+
+
+def test_experiments_and_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    files = {entry.name for entry in listing.entries("experiments")}
+    assert all((REPO / "configs/experiment" / name).exists() for name in files)
+    assert "quickstart.yaml" in files
+    assert listing.main(["weights"]) == 0
+    assert "imdn-x2" in capsys.readouterr().out
+    assert listing.main([]) == 0
+    assert capsys.readouterr().out.count("main.py list ") == len(listing.HINTS)
+    with pytest.raises(ConfigurationError, match=r"not 'method'; did you mean 'methods'\?"):
+        listing.main(["method"])
+
+
+def test_a_user_s_classes_are_listed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_sr").mkdir()
+    (tmp_path / "my_sr/stripes.py").write_text(
+        'import degradations\nclass Stripes(degradations.Stage):\n    """Paint stripes. Often."""\n'
+    )
+    (tmp_path / "broken.py").write_text("class (")
+    assert listing.yours("degradations") == [("my_sr.stripes.Stripes", "Paint stripes")]
+    assert listing.yours("methods") == []
+    assert listing.main(["degradations"]) == 0
+    assert "\nyours\nmy_sr.stripes.Stripes  Paint stripes\n" in capsys.readouterr().out
