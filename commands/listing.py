@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import functools
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from commands.errors import EXPERIMENTS, ROOT, ConfigurationError, did_you_mean
+from files.paths import walk
 
 WEIGHTS = ROOT / "configs" / "weights.yaml"
 ROOMS = ("lightning_modules", "datamodules", "degradations", "callbacks")
@@ -134,7 +134,7 @@ def _kind_of(room: str, name: str, bases: dict[str, tuple[str, ...]]) -> str:
 def _bases() -> dict[str, tuple[str, ...]]:
     """Return the base classes of all that methods are made of, public or not."""
     found = dict[str, tuple[str, ...]]()
-    for path in sorted((ROOT / ROOMS[0]).rglob("*.py")):
+    for path in sorted(_python_files(ROOT / ROOMS[0])):
         classes = _classes(ast.parse(path.read_text(encoding="utf-8")))
         found.update({name: own.bases for name, own in classes.items()})
     return found
@@ -157,10 +157,10 @@ def _first_sentence(text: str) -> str:
 
 
 def _python_files(folder: Path) -> Iterator[Path]:
-    for place, inner, files in os.walk(folder):
-        depth = len(Path(place).relative_to(folder).parts)
+    for place, inner, files in walk(folder):
+        depth = len(place.relative_to(folder).parts)
         inner[:] = [d for d in inner if not d.startswith((".", "_")) and depth < _DEEP]
-        yield from (Path(place, file) for file in files if file.endswith(".py"))
+        yield from (place / file for file in files if file.endswith(".py"))
 
 
 def _experiments() -> Iterator[Entry]:

@@ -120,7 +120,7 @@ def test_comparisons_that_train_differ_in_nothing_else() -> None:
     tuned = content(TUNED)
     assert differences(four["model"]["init_args"], many["model"]["init_args"]) == {"rank"}
     rate = {"optimizer.init_args.lr", "lr_scheduler.init_args.final"}
-    other = {"rank", "upsampler", "denoiser.init_args.flags.frozen", *rate}
+    other = {"rank", "upsampler", "pivot_strength", "denoiser.init_args.flags.frozen", *rate}
     for experiment in (whole, four, many):
         changed = differences(tuned["model"]["init_args"], experiment["model"]["init_args"])
         assert changed <= other
@@ -135,7 +135,7 @@ def test_comparisons_that_train_differ_in_nothing_else() -> None:
 @pytest.mark.parametrize("name", quick(UNTRAINED, "direct"))
 def test_comparisons_without_training(name: str, mini: Path, enlarger: Any) -> None:
     config = MINI / f"self_cascade/{name}.yaml"
-    expected = set() if name == "direct" else {"patch"}
+    expected = {"pivot_strength"} if name == "direct" else {"pivot_strength", "patch"}
     free, other = (content(path) for path in (FREE, config))
     changed = differences(free["model"]["init_args"], other["model"]["init_args"])
     assert {key.partition(".")[0] for key in changed} == expected
@@ -151,7 +151,7 @@ def test_the_sample_enlarged(mini: Path, enlarger: Any, capsys: pytest.CaptureFi
     config, upscaler = (MINI / f"self_cascade/{name}.yaml" for name in ("sd_sr", "sr"))
     free, other = (content(path) for path in (FREE, config))
     assert differences(free["model"]["init_args"], other["model"]["init_args"]) <= {
-        *("upscaler", "upscaler_weights")
+        *("upscaler", "upscaler_weights", "pivot_strength")
     }
     assert {**free, "model": 0} == {**other, "model": 0}
     trained = content(REPO / "configs/model/edsr_small.yaml")["init_args"]["network"]
