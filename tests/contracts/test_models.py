@@ -19,6 +19,7 @@ from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import PixelSpace, Taef2Space
 from lightning_modules.base import ImageModel
 from lightning_modules.casarbi import CasArbi, Stages
+from lightning_modules.chain import Chain
 from lightning_modules.controls.direct import Direct
 from lightning_modules.controls.finetune import FineTune, LoRA
 from lightning_modules.controls.sd import SDSR, SDUpscale
@@ -144,6 +145,11 @@ def nsarm(second):
 # folder. Several for one class are all tested.
 EXAMPLES = {
     CasArbi: {f"adapter {kind}": casarbi(kind) for kind in ("fourier", "mlp", "none")},
+    Chain: {
+        "of two": lambda scale, folder: Chain(
+            scale, [ResShift(scale, Denoiser(), PixelSpace()), Bicubic(1)]
+        )
+    },
     Diffusion: {"pixels": diffusion},
     Direct: {"pixels": from_base(Direct)},
     FineTune: {"pixels": trained_on},
