@@ -2,7 +2,8 @@
 
 IMDN's published weights on the 24 photographs of Kodak, reduced by bicubic; needs $ENLARGER_DATA
 and $ENLARGER_WEIGHTS. Writes benchmarks/results/chain.json: each metric of both, and the 95 %
-interval of its difference.
+interval of its difference; and docs/chain.png: bicubic, both, and HR of a photograph in
+scikit-image.
 """
 
 from __future__ import annotations
@@ -13,6 +14,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import skimage.data
+from PIL import Image
+
+import enlarger
 from benchmarks.miniature.jobs import REPOSITORY
 from benchmarks.report import without_options, write_report
 from callbacks.results.compare import RunNumbers, compare, load_run
@@ -32,6 +38,14 @@ def main() -> None:
             subprocess.run([sys.executable, "main.py", *words], cwd=REPOSITORY, check=True)
         whole, twice = (load_run(str(Path(folder, model))) for model in MODELS)
         write_report("chain", {"kodak x4": _rows(whole, twice)}, seed=0)
+    _draw(REPOSITORY / "docs" / "chain.png")
+
+
+def _draw(path: Path) -> None:
+    hr = skimage.data.coffee()[60:316, 180:436]
+    lr = enlarger.degrade(hr, "bicubic", scale=4)
+    models = [enlarger.load(name, scale=4) for name in ("bicubic", *MODELS)]
+    Image.fromarray(np.concatenate([*(model.enlarge(lr) for model in models), hr], 1)).save(path)
 
 
 def _rows(whole: RunNumbers, twice: RunNumbers) -> dict[str, Any]:

@@ -199,6 +199,7 @@ def pytest_generate_tests(metafunc):
     found.remove(Autoencoder)  # enlarges nothing: see test_autoencoder.py
     found.remove(Tokenizer)  # enlarges nothing: see test_tokenizer.py
     found.remove(SDUpscale)  # comes with a whole pipeline, of factor 4: see test_sd_upscale.py
+    found = [cls for cls in found if (cls in DISCRETE) == (metafunc.cls is TestDiscreteModels)]
     examples = [
         pytest.param((cls, variant), id=" ".join(filter(None, (discovery.full_name(cls), variant))))
         for cls in found
@@ -215,9 +216,15 @@ class TestModels(ModelContract):
             return lambda scale: EXAMPLES[cls][variant](scale, tmp_path)
         return lambda scale: build(cls, {}, f"EXAMPLES in {__name__}", scale)
 
+
+class TestDiscreteModels(TestModels):
+    """Those that draw bits, which need images of a size that they have scales for."""
+
+    size = (16, 16)
+
     @pytest.fixture
-    def discrete(self, example):
-        return example[0] in DISCRETE
+    def discrete(self):
+        return True
 
 
 def test_all_of_ours_are_found():
