@@ -23,7 +23,7 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: install demo docs docs-commands test test-slow test-faults test-minimum test-python test-iqa coverage soak bench-gpu
-.PHONY: lint types pytest clean
+.PHONY: checks lint types pytest clean
 
 install: .venv/.installed
 
@@ -47,7 +47,11 @@ demo: install
 	$(BIN)/python main.py predict --config $(DEMO) --data.init_args.predict "$$($(BIN)/python -c 'import importlib.util as u; print(u.find_spec("sklearn").submodule_search_locations[0])')/datasets/images"
 	$(BIN)/python main.py test --config $(DEMO)
 
-test: install lint types docs pytest
+# What runs on one core goes beside the tests, which run on two.
+test: install
+	@$(MAKE) --no-print-directory -j 2 --output-sync=line checks pytest
+
+checks: lint types docs
 
 lint: install
 	$(BIN)/ruff check .

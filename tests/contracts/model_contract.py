@@ -33,7 +33,7 @@ COUNT = 3
 SIZES = [(8, 8), (9, 13), (14, 6)]  # of LR
 
 
-def batch_of(size: tuple[int, int] = SIZES[0], count: int = COUNT) -> dict[str, Any]:
+def batch_of(size: tuple[int, int] = (16, 16), count: int = COUNT) -> dict[str, Any]:
     """A batch as the data module makes them; its keys are `16x16/0`, `16x16/1`, ..."""
     h, w = size
     keys = [f"{h}x{w}/{i}" for i in range(count)]
