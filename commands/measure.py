@@ -13,6 +13,7 @@ from pathlib import Path
 
 import enlarger
 from commands.errors import ConfigurationError
+from commands.process import prepare_output
 from files.owned import write_whole
 
 
@@ -29,6 +30,7 @@ def main(words: Sequence[str] | None = None) -> int:
         ConfigurationError: If images or weights are missing, or a metric is unknown.
     """
     options = _parser().parse_args(words)
+    prepare_output()
     metrics = options.metric or (["psnr", "ssim"] if options.reference else ["niqe"])
     try:
         found = enlarger.measure(
