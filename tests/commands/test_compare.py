@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import enlarger
 from callbacks import LPIPS, NIQE
+from callbacks.metrics import niqe
 from callbacks.results.compare import mean_interval
 from callbacks.results.files import write_images, write_results
 from commands import compare
@@ -158,6 +160,28 @@ def test_few_images_have_no_interval(folders: Path) -> None:
     made = page("sharp", "soft", "--reference", "hr")
     assert rows(made.all("table")[1])[1][1] == "no interval"
     assert "psnr on images x1: 4 images are too few: an interval takes 5 or more" in made.text
+
+
+def test_niqe_is_measured_where_its_model_is(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = torch.eye(niqe.FEATURES, dtype=torch.float64)
+    niqe.save_model(folders / "niqe.npz", model[0], model)
+    here = {niqe.PRISTINE: folders / "niqe.npz"}
+    for look_up in ("find", "obtain"):
+        monkeypatch.setattr(compare.weights, look_up, here.get)
+    for name in NAMES:  # all but one are as large as its window
+        for method in FILTERS:
+            (file,) = Path(method).glob(f"{name}.*")
+            image = Image.open(file).resize((200, 192)) if name != "a" else Image.open(file)
+            save(image, f"large/{method}/{name}.png")
+    made = page("large/sharp", "large/soft")
+    total, difference = made.all("table")
+    assert [row[::2] for row in rows(total)] == [["method", "n"], ["sharp", "5"], ["soft", "5"]]
+    assert "interval" not in rows(difference)[1][1]
+    figures = made.all("figure", "viewer")
+    assert ["niqe" in tile.text for tile in figures[1].all("div", "tile")] == [True, True]
+    assert "niqe" not in figures[0].text
 
 
 def test_the_weights_looked_for_are_those_of_the_metrics() -> None:
