@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import enlarger
 from commands.errors import ConfigurationError
+from commands.process import prepare_output
 from files.owned import write_whole
 
 
@@ -29,6 +31,8 @@ def main(words: Sequence[str] | None = None) -> int:
         ConfigurationError: If images or weights are missing, or a metric is unknown.
     """
     options = _parser().parse_args(words)
+    prepare_output()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     metrics = options.metric or (["psnr", "ssim"] if options.reference else ["niqe"])
     try:
         found = enlarger.measure(
