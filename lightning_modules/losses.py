@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -158,7 +158,8 @@ class FocalFrequency(Loss):
                 f"FocalFrequency has {n} patches along a side, and images are "
                 f"{x.shape[-2]}x{x.shape[-1]}: set patches to a divisor of data.init_args.crop_size"
             )
-        return x.unflatten(-2, (n, -1)).unflatten(-1, (n, -1)).transpose(-3, -2)
+        *images, H, W = x.shape
+        return x.reshape(*images, n, H // n, n, W // n).transpose(-3, -2)
 
 
 class LDL(Loss):
@@ -240,7 +241,8 @@ class VGG19Features(nn.Module):
                     break
                 name = f"conv{stage}_{number}"
                 # Without random numbers: the weights are loaded.
-                found[name] = nn.utils.skip_init(nn.Conv2d, inputs, width, 3, padding=1)
+                empty: Any = nn.utils.skip_init
+                found[name] = empty(nn.Conv2d, inputs, width, 3, padding=1)
                 self.places[name], inputs, place = place, width, place + 2
             place += 1
         self.convolutions = found

@@ -56,7 +56,8 @@ class RealESRGAN(Adversarial, OnePass):
         scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
         network: The network: a class whose first argument is the scale, such as
             ``lightning_modules.RRDBNet``.
-        losses: Terms of the loss, by names that are logged; ``lightning_modules.L1`` by default.
+        losses: Terms of the loss, by names that are logged; null leaves one out. By default
+            ``lightning_modules.L1`` alone.
         gan: The adversarial loss; only with a discriminator.
         sharpen: Compare outputs with HR sharpened by an unsharp mask. The discriminator always sees
             HR itself.
@@ -75,7 +76,7 @@ class RealESRGAN(Adversarial, OnePass):
         self,
         scale: float,
         network: NetworkCallable,
-        losses: dict[str, Loss] | None = None,
+        losses: dict[str, Loss | None] | None = None,
         gan: GAN = RELEASED,
         sharpen: bool = True,
         discriminator_weights: str | None = None,
@@ -90,8 +91,8 @@ class RealESRGAN(Adversarial, OnePass):
             optimizer=optimizer,
             **kwargs,
         )
-        # Keys of a second configuration merge with those of the first; null leaves a term out.
-        terms = {name: loss for name, loss in (losses or {"l1": L1()}).items() if loss is not None}
+        given: dict[str, Loss | None] = {"l1": L1()} if losses is None else losses
+        terms = {name: loss for name, loss in given.items() if loss is not None}
         self.losses = nn.ModuleDict(terms)
         self.gan, self.discriminator_weights = gan, discriminator_weights
         self.usm = USM() if sharpen else None
