@@ -12,8 +12,9 @@ loss of the network         sum of weight x term(x, usm(y)), and gan.weight x ga
 loss of the discriminator   gan(D(y), D(x)): it sees HR that is not sharpened, as released
 
 Any network and discriminator are arguments, and so are the terms: ``losses.py`` has them.
-Differs from the released code in: only the network's learning rate has a schedule. The degradation
-is a part of the data: ``degradations.RealESRGAN``.
+Differs from the released code in: only the network's learning rate has a schedule; the power
+iterations of the spectral norms run in the discriminator's update alone. The degradation is a part
+of the data: ``degradations.RealESRGAN``.
 """
 
 from __future__ import annotations
@@ -118,12 +119,22 @@ class RealESRGAN(Adversarial, OnePass):
         target = self.sharpened(hr)
         found = {name: loss.weight * loss(sr, target, averaged) for name, loss in terms.items()}
         if self.discriminator is not None and step >= self.gan.start:
-            found["adversarial"] = self.gan.weight * self.gan.generator(self.discriminator(sr))
+            found["adversarial"] = self.gan.weight * self.gan.generator(self._judged(sr))
         for name, value in found.items():
             self.log(f"train/{name}", value)
         loss = torch.stack(list(found.values())).sum()
         self.log("train/loss", loss, prog_bar=True)
         return loss, (hr, sr.detach())
+
+    def _judged(self, sr: Tensor) -> list[Tensor]:
+        # In evaluation, so that only the discriminator's own update changes its spectral norms: a
+        # run that stops before that resumes exactly.
+        judge = cast(nn.Module, self.discriminator).eval()
+        try:
+            logits: list[Tensor] = judge(sr)
+        finally:
+            judge.train()
+        return logits
 
     def discriminator_loss(self, made: Any) -> Tensor:
         """Return the discriminator's loss of HR and outputs, with R1 if it is set."""
