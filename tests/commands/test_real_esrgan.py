@@ -26,7 +26,9 @@ Refusal = Callable[..., str]
 MODEL = """
 class_path: lightning_modules.RealESRGAN
 init_args:
-  network: {class_path: lightning_modules.SRVGGNetCompact, init_args: {channels: 8, convolutions: 1}}
+  network:
+    class_path: lightning_modules.SRVGGNetCompact
+    init_args: {channels: 8, convolutions: 1}
   losses:
     l1: lightning_modules.L1
     frequency: {class_path: lightning_modules.FocalFrequency, init_args: {weight: 0.1, patches: 2}}
