@@ -105,6 +105,9 @@ def test_real_esrgan(tmp_path):
         sharpen=False,
         discriminator=UNetDiscriminator(8),
         optimizer=adam(4e-3),
+        lr_scheduler=functools.partial(
+            torch.optim.lr_scheduler.OneCycleLR, max_lr=4e-3, total_steps=150
+        ),
     )
     memorising.learn(model, 150, tmp_path)
     assert decibels_above_bicubic(model, batch_of(4.0)) >= 6
