@@ -1,7 +1,7 @@
 """Scatter plots: perception against distortion.
 
-    python -m callbacks.report.plots runs/a runs/b --x psnr --y lpips --out trade.svg
-    python -m callbacks.report.plots runs/steps_* --label model.init_args.steps
+    python main.py plot runs/a runs/b --x psnr --y lpips --out trade.svg
+    python main.py plot runs/steps_* --label model.init_args.steps
 
 A point is a checkpoint of a run, with bars for the deviation over seeds; a line joins the
 checkpoints of one run. With `--label` all runs are one method at several settings: a line joins
@@ -281,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, or 2 if nothing could be drawn.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m callbacks.report.plots",
+        prog="main.py plot",
         description="Plot two metrics of runs against each other.",
     )
     parser.add_argument(

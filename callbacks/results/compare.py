@@ -1,8 +1,8 @@
-"""Compare runs image by image: ``python -m callbacks.results.compare``.
+"""Compare runs image by image: ``python main.py compare``.
 
-    python -m callbacks.results.compare runs/a runs/b          # the second against the first
-    python -m callbacks.results.compare runs/a runs/a@bicubic  # against a metric's control
-    python -m callbacks.results.compare runs/a runs/b runs/c --metric psnr --dataset set5
+    python main.py compare runs/a runs/b          # the second against the first
+    python main.py compare runs/a runs/a@bicubic  # against a metric's control
+    python main.py compare runs/a runs/b runs/c --metric psnr --dataset set5
 
 The difference of two runs' means over the same images has an interval, from resampling the images
 (`mean_interval`); for a stochastic method, each image's mean over the seeds comes first. A run is
@@ -431,7 +431,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, or 2 if nothing could be compared.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m callbacks.results.compare",
+        prog="main.py compare",
         description="Compare runs by their numbers on the same images; all with the first.",
     )
     parser.add_argument(

@@ -19,6 +19,7 @@ from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import PixelSpace, Taef2Space
 from lightning_modules.base import ImageModel
 from lightning_modules.casarbi import CasArbi, Stages
+from lightning_modules.chain import Chain
 from lightning_modules.controls.direct import Direct
 from lightning_modules.controls.finetune import FineTune, LoRA
 from lightning_modules.controls.sd import SDSR, SDUpscale
@@ -156,6 +157,11 @@ def nsarm(second):
 # folder. Several for one class are all tested.
 EXAMPLES = {
     CasArbi: {f"adapter {kind}": casarbi(kind) for kind in ("fourier", "mlp", "none")},
+    Chain: {
+        "of two": lambda scale, folder: Chain(
+            scale, [ResShift(scale, Denoiser(), PixelSpace()), Bicubic(1)]
+        )
+    },
     Diffusion: {"pixels": diffusion},
     Direct: {"pixels": from_base(Direct)},
     FineTune: {"pixels": trained_on},
@@ -209,6 +215,7 @@ def pytest_generate_tests(metafunc):
     found.remove(Autoencoder)  # enlarges nothing: see test_autoencoder.py
     found.remove(Tokenizer)  # enlarges nothing: see test_tokenizer.py
     found.remove(SDUpscale)  # comes with a whole pipeline, of factor 4: see test_sd_upscale.py
+    found = [cls for cls in found if (cls in DISCRETE) == (metafunc.cls is TestDiscreteModels)]
     examples = [
         pytest.param((cls, variant), id=" ".join(filter(None, (discovery.full_name(cls), variant))))
         for cls in found
@@ -225,9 +232,15 @@ class TestModels(ModelContract):
             return lambda scale: EXAMPLES[cls][variant](scale, tmp_path)
         return lambda scale: build(cls, {}, f"EXAMPLES in {__name__}", scale)
 
+
+class TestDiscreteModels(TestModels):
+    """Those that draw bits, which need images of a size that they have scales for."""
+
+    size = (16, 16)
+
     @pytest.fixture
-    def discrete(self, example):
-        return example[0] in DISCRETE
+    def discrete(self):
+        return True
 
 
 def test_all_of_ours_are_found():
