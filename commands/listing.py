@@ -105,7 +105,8 @@ def to_derive_from(kind: str) -> set[str]:
     if kind in ("experiments", "weights"):
         return set()
     room = _room(kind)
-    return {f"{room}.{n}" for n in public(room) if _missing(n, _classes_of(room))}
+    names = (entry.name.rpartition(".")[2] for entry in entries(kind))
+    return {f"{room}.{n}" for n in names if _missing(n, _classes_of(room))}
 
 
 def yours(kind: str) -> list[Entry]:
