@@ -8,17 +8,28 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from callbacks.training.ema import EMA
 from callbacks.training.guard import Guard
 from degradations.stages.sharpen import USM
-from lightning_modules.losses import GAN, L1, LDL, Charbonnier, Loss, VGG19Perceptual
+from lightning_modules.losses import (
+    GAN,
+    L1,
+    LDL,
+    Charbonnier,
+    FocalFrequency,
+    Loss,
+    VGG19Perceptual,
+)
 from lightning_modules.networks.compact import SRVGGNetCompact
 from lightning_modules.networks.discriminator import PatchGAN, UNetDiscriminator
 from lightning_modules.real_esrgan import RealESRGAN
+from tests.callbacks.tiny import Images, collate, trainer
 from tests.lightning_modules.networks.test_unet_discriminator import released
-from tests.lightning_modules.test_adversarial import batches, fit, tensors
+from tests.lightning_modules.test_adversarial import Save, batches, fit, tensors
 from tests.lightning_modules.vgg19 import save_vgg19
 
 RATES: dict[str, Any] = {
@@ -206,6 +217,57 @@ def test_what_is_not_finite_moves_neither(tmp_path: Path) -> None:
     fit(tmp_path, method, batches(1), guard)
     assert guard.skipped == 1
     assert "network" not in moved(before, method)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_all_terms_in_mixed_precision(precision: str, tmp_path: Path) -> None:
+    """Near the terms of float32; R1, spectra and variances are computed in float32 anyway."""
+    losses = {"l1": L1(), "frequency": FocalFrequency(), "ldl": LDL(10.0)}
+    given: dict[str, Any] = {"losses": losses, "gan": GAN(r1=1.0)}
+    plugin = MixedPrecision(precision, "cpu")  # type: ignore[arg-type]
+    logged = []
+    for plugins in ([plugin], []):
+        torch.manual_seed(0)
+        method = model(UNetDiscriminator(4), **given)
+        fit(tmp_path, method, batches(1), EMA(), plugins=plugins)
+        assert all(value.isfinite().all() for value in tensors(method).values())
+        logged.append(method.trainer.logged_metrics)
+    assert logged[0].keys() >= {"train/r1", "train/ldl", "train/frequency", "train/adversarial"}
+    for name, value in logged[1].items():
+        assert float(logged[0][name]) == pytest.approx(float(value), rel=0.02, abs=0.005), name
+
+
+class Share(RealESRGAN):
+    """Each process has its half of every batch."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        own = list(range(self.trainer.global_rank, 12, self.trainer.world_size))
+        return DataLoader(Images(12), 6 // self.trainer.world_size, sampler=own, collate_fn=collate)
+
+    def configure_model(self) -> None:
+        torch.manual_seed(1)
+        self.discriminator = UNetDiscriminator(4)  # spectral norms cannot be sent to a process
+
+
+def shared() -> Share:
+    torch.manual_seed(0)
+    network = partial(SRVGGNetCompact, channels=4, convolutions=1)
+    settings: dict[str, Any] = {"losses": {"l1": L1()}, "gan": GAN(r1=1.0), **RATES}
+    return Share(2.0, network=network, discriminator=nn.Identity(), **settings)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_two_processes_train_as_one_with_their_batches(tmp_path: Path) -> None:
+    """The power iterations follow from the weights alone, so they are the same on both."""
+    two = trainer(tmp_path, Save(tmp_path), devices=2, strategy="ddp_spawn")
+    two.fit(shared())
+    trainer(tmp_path, Save(tmp_path)).fit(shared())
+    files = [torch.load(tmp_path / f"{name}.pt") for name in ("2-0", "2-1", "1-0")]
+    assert [file["steps"] for file in files] == [2, 2, 2]
+    for name, value in files[0]["state"].items():
+        assert torch.equal(value, files[1]["state"][name])
+        torch.testing.assert_close(value, files[2]["state"][name], rtol=0, atol=1e-3)
 
 
 # ------------------------------------------------------------------------------------------ weights
