@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 
 RELEASED = GAN()
+LOGGED = ("loss", "adversarial", "discriminator", "logits_real", "logits_fake", "r1")
 
 
 def adam(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
@@ -68,7 +69,8 @@ class RealESRGAN(Adversarial, OnePass):
         optimizer: Makes the network's optimiser.
 
     Raises:
-        ValueError: If no term counts from the first step.
+        ValueError: If no term counts from the first step, or one has the name of another value that
+            is logged.
     """
 
     training_only = ("discriminator.", "losses.")
@@ -94,6 +96,11 @@ class RealESRGAN(Adversarial, OnePass):
         )
         given: dict[str, Loss | None] = {"l1": L1()} if losses is None else losses
         terms = {name: loss for name, loss in given.items() if loss is not None}
+        if taken := [name for name in terms if name in LOGGED]:
+            raise ValueError(
+                f"model.init_args.losses.{taken[0]}: the name is logged for something else; give "
+                "the term another one"
+            )
         self.losses = nn.ModuleDict(terms)
         self.gan, self.discriminator_weights = gan, discriminator_weights
         self.usm = USM() if sharpen else None
