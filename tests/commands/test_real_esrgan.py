@@ -11,6 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+import enlarger as api
 from lightning_modules.networks.compact import SRVGGNetCompact
 from lightning_modules.networks.rrdb import RRDBNet
 from lightning_modules.real_esrgan import RealESRGAN
@@ -123,6 +124,30 @@ def test_released_files_are_fine_tuned_and_exported(gan: str, enlarger: Enlarger
     assert "`network.safetensors`: the network alone" in card
     enlarger("export", "runs/gan", "--export.overwrite", "true")
     assert not Path("runs/gan/export/network.safetensors").exists()
+
+
+def test_a_file_of_spandrel_is_fine_tuned(tiny: Path, enlarger: Enlarger) -> None:
+    """By the loss of pixels alone; what comes out is a file of spandrel again."""
+    pytest.importorskip("spandrel", reason="needs the optional package spandrel")
+    begun = random(released_compact(2, 8, 1))
+    torch.save({"params": begun}, "x2.pth")
+    network = "{class_path: lightning_modules.Spandrel, init_args: {path: x2.pth, train: true}}"
+    command = ("fit", "--config", "tiny.yaml", "--trainer.max_steps", 2)
+    enlarger(*command, "--model.init_args.network", network)
+    enlarger("export", "runs/tiny", "--export.community", "true")
+    found = load_file("runs/tiny/export/network.safetensors")
+    trained = newest("tiny")["callbacks"]["EMA"]["weights"]
+    assert found.keys() == begun.keys()
+    for name, tensor in found.items():
+        assert torch.equal(tensor, trained[f"network.model.{name}"])
+        assert not torch.equal(tensor, begun[name])
+
+
+def test_a_trained_run_enlarges_in_python(gan: str, enlarger: Enlarger) -> None:
+    enlarger("fit", "--config", gan, "--trainer.max_steps", 1)
+    assert Path("vgg19.pth").rename("elsewhere.pth")  # only training needs it
+    lr = torch.rand(3, 10, 12)
+    assert api.load("runs/gan").enlarge(lr).shape == (3, 20, 24)
 
 
 @pytest.mark.parametrize("scale", [2, 4])
