@@ -22,6 +22,7 @@ from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.base import ImageModel
 from lightning_modules.casarbi import CasArbi
+from lightning_modules.chain import Chain
 from lightning_modules.controls import direct, finetune, sd, simple
 from lightning_modules.diffusion import Diffusion
 from lightning_modules.infinity import Infinity
@@ -170,8 +171,9 @@ MEMORISES = {
     Tokenizer: test_memorise_nsarm.test_tokenizer,
     NSARM: test_memorise_nsarm.test_both_stages,
 }
+NOTHING_TRAINED = [Chain, simple.Bicubic, simple.FolderOutputs, simple.RoundTrip]
 OTHERS = {
-    **dict.fromkeys([simple.Bicubic, simple.FolderOutputs, simple.RoundTrip], "it trains nothing"),
+    **dict.fromkeys(NOTHING_TRAINED, "it trains nothing"),
     **dict.fromkeys([Regression, ResShiftControl, simple.LatentRegression], "it does not sample"),
     LatentPerceptual: "it makes no images",
     **dict.fromkeys([direct.Direct, sd.SDSR, sd.SDUpscale], "it trains nothing"),
