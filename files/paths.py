@@ -44,8 +44,8 @@ FORMATS = {
 }
 IMAGE_EXTENSIONS = frozenset(ending for endings in FORMATS.values() for ending in endings)
 VIDEO_EXTENSIONS = frozenset(
-    (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv")
-    + (".flv", ".ogv", ".3gp", ".y4m")
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv"}
+    | {".flv", ".ogv", ".3gp", ".y4m"}
 )
 SHOWN_ENDINGS = 8  # endings that are named for skipped files
 

@@ -63,6 +63,7 @@ class VideoFrame(NamedTuple):
     pts: When it is shown, in units of ``time_base``.
     duration: For how long.
     time_base: Seconds.
+    rate: Frames a second, on average.
     last: Whether it is the last one.
     colours: How its levels stand for colours.
     aspect: Width of a pixel by its height.
@@ -74,6 +75,7 @@ class VideoFrame(NamedTuple):
     pts: int
     duration: int
     time_base: Fraction
+    rate: Fraction
     last: bool
     colours: Colours
     aspect: Fraction
@@ -133,13 +135,13 @@ def colours_of(frame: Any) -> Colours:
     return Colours(matrix, full, 8 if depth <= 8 else 10, *tags)
 
 
-def frame_to_rgb(frame: Any, colours: Colours) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def frame_to_rgb(frame: Any, colours: Colours) -> NDArray[Any]:
     """Return the RGB levels (H, W, 3) of PyAV's frame: uint8, or uint16 of more than 8 bits."""
     import cv2
 
     deep = colours.bits == 16
     if _is_rgb(frame):
-        rgb: NDArray[np.uint8] = frame.to_ndarray(format="rgb48le" if deep else "rgb24")
+        rgb: NDArray[Any] = frame.to_ndarray(format="rgb48le" if deep else "rgb24")
         return rgb
     depth = max(component.bits for component in frame.format.components)
     depth = 8 if depth <= 8 else min(max(depth, 10), 12) // 2 * 2
@@ -154,7 +156,7 @@ def frame_to_rgb(frame: Any, colours: Colours) -> NDArray[np.uint8] | NDArray[np
     return _rounded(result, colours.bits)
 
 
-def rgb_to_frame(rgb: NDArray[np.uint8] | NDArray[np.uint16], colours: Colours) -> Any:
+def rgb_to_frame(rgb: NDArray[Any], colours: Colours) -> Any:
     """Return PyAV's frame, 4:2:0, of RGB levels (H, W, 3); sides that are odd get one pixel more.
 
     Args:
@@ -166,7 +168,7 @@ def rgb_to_frame(rgb: NDArray[np.uint8] | NDArray[np.uint16], colours: Colours) 
     av = load_av("writing a video")
     height, width = rgb.shape[:2]
     if height % 2 or width % 2:
-        rgb = np.pad(rgb, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        rgb = cv2.copyMakeBorder(rgb, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
     to_yuv, offset = _to_yuv(colours, colours.depth)
     affine = np.concatenate([to_yuv / (2**colours.bits - 1), offset[:, None]], axis=1)
     result = cv2.transform(rgb.astype(np.float32), affine.astype(np.float32))

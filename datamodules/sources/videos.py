@@ -18,6 +18,8 @@ from degradations.draws import seed_of
 from files.paths import size_and_time
 from files.video import VideoFrame, colours_of, frame_to_rgb, open_video
 
+USUAL_RATE, LARGEST_RATE = Fraction(25), Fraction(1000)  # frames a second
+
 
 class Videos(Source):
     """Videos to enlarge; each is one key, and many frames.
@@ -65,6 +67,8 @@ class Videos(Source):
                     raise UnreadableImage(f"{path}: it has no video stream", "not an image")
                 stream = container.streams.video[0]
                 aspect = Fraction(stream.sample_aspect_ratio or 1)
+                rate = Fraction(stream.average_rate or USUAL_RATE)
+                rate = min(rate, LARGEST_RATE).limit_denominator(1001)
                 decoded = _decoded(container, stream)
                 ahead = next(decoded, None)
                 colours = None if ahead is None else colours_of(ahead[0])
@@ -75,7 +79,7 @@ class Videos(Source):
                         continue
                     duration = (frame.duration or 1) if ahead is None else ahead[1] - pts
                     base, last = Fraction(frame.time_base), ahead is None
-                    times = (pts, duration, base, last)
+                    times = (pts, duration, base, rate, last)
                     own = (self.keys[index], number, *times, colours, aspect, _matrix(frame))
                     about = {"bit_depth": colours.bits, "frame": VideoFrame(*own)}
                     yield {"hr": frame_to_rgb(frame, colours), "meta": {**meta, **about}}
@@ -118,6 +122,14 @@ class VideoFrames(PredictImages, IterableDataset[dict[str, Any]]):
     def abandon(self, key: str) -> None:
         """Give no more frames of a video; at most those that were read ahead still come."""
         self._abandoned[list(self.source.keys).index(key)] = True
+
+    def __len__(self) -> int:
+        """Raise, so that Lightning takes all frames; their number is known at the end.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError("the number of a video's frames is not known before they are decoded")
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Iterate over the frames of all videos of this process."""
