@@ -225,6 +225,7 @@ class _Segment:
         self._durations: deque[int] = deque()
         self._file = io.BytesIO()
         av = load_av("writing a video")
+        os.environ.setdefault("SVT_LOG", "1")  # else the encoder of AV1 prints its settings
         self._container = av.open(self._file, "w", format="mp4")
         options = {"crf": str(settings.crf), **QUIET.get(settings.codec, {})}
         stream = self._container.add_stream(
@@ -275,6 +276,7 @@ def _join(parts: Path, source: str, file: Any, frame: VideoFrame, how: VideoSett
         options = {"movie_timescale": str(max(sample.time_base.denominator, 1000))}
         with av.open(file, "w", format="mp4", options=options) as output:
             video = output.add_stream_from_template(sample, opaque=True)
+            video.codec_context.sample_aspect_ratio = frame.aspect  # AV1 itself does not hold it
             if how.codec == "hevc":
                 video.codec_context.codec_tag = "hvc1"  # else QuickTime does not play it
             if frame.matrix is not None:

@@ -59,7 +59,7 @@ class Videos(Source):
         Raises:
             UnreadableImage: If it is no video, or damaged anywhere.
         """
-        path, number = self.path(index), 0
+        path, number, duration = self.path(index), 0, 1
         meta = {"path": path, "read": size_and_time(path), "mode": "RGB"}
         try:
             with open_video(path) as container:
@@ -75,9 +75,12 @@ class Videos(Source):
                 while ahead is not None and colours is not None:
                     (frame, pts), ahead = ahead, next(decoded, None)
                     number += 1
+                    if ahead is None:  # some files do not say how long the last one is shown
+                        duration = frame.duration or duration
+                    else:
+                        duration = ahead[1] - pts
                     if number <= done and ahead is not None:
                         continue
-                    duration = (frame.duration or 1) if ahead is None else ahead[1] - pts
                     base, last = Fraction(frame.time_base), ahead is None
                     times = (pts, duration, base, rate, last)
                     own = (self.keys[index], number, *times, colours, aspect, _matrix(frame))
