@@ -42,13 +42,15 @@ def make_video(
         size: Width and height.
         colours: Range, matrix, primaries and transfer, as FFmpeg counts them.
         audio: Codec of a sound as long as the frames.
-        own: ``pixels``, the format; ``rotation``, in degrees; ``aspect`` of a pixel; ``tags``.
+        own: ``codec``; ``pixels``, the format; ``rotation``, in degrees; ``aspect`` of a pixel; ``tags``.
     """
-    base, pixels = Fraction(1, 1000), own.get("pixels", "yuv420p")
+    base, pixels = own.get("base", Fraction(1, 1000)), own.get("pixels", "yuv420p")
     deep = pixels.endswith("10le")
     with av.open(str(path), "w") as container:
         container.metadata.update(own.get("tags", {}))
-        stream: Any = container.add_stream("libx264", rate=25, options={"crf": "5"})
+        codec = own.get("codec", "libx264")
+        options = {"crf": "5"} if codec == "libx264" else {}
+        stream: Any = container.add_stream(codec, rate=25, options=options)
         stream.width, stream.height, stream.pix_fmt = *size, pixels
         context = stream.codec_context
         context.time_base = stream.time_base = base

@@ -19,6 +19,9 @@ from files.paths import size_and_time
 from files.video import VideoFrame, colours_of, frame_to_rgb, open_video
 
 USUAL_RATE, LARGEST_RATE = Fraction(25), Fraction(1000)  # frames a second
+MICROSECONDS = 1_000_000  # of a second; FFmpeg's unit for containers
+STATING = ("mov", "matroska")  # containers that state how long they are
+SHORT = Fraction(1)  # seconds that may be missing at the end
 
 
 class Videos(Source):
@@ -164,14 +167,16 @@ def _decoded(container: Any, stream: Any) -> Iterator[tuple[Any, int]]:
     Raises:
         ValueError: If a part is missing or damaged, or the size changes.
     """
-    stream.thread_type = "AUTO"
-    last, size = None, None
+    stream.thread_type = "SLICE"  # threads of frames lose the errors of the last ones
+    last, size, end = None, None, Fraction(0)
     rate = stream.average_rate
     usual = max(round(1 / (rate * stream.time_base)), 1) if rate else 1
-    for packet in container.demux(stream):
+    for packet in container.demux():
         if packet.is_corrupt:
             raise ValueError("the file is truncated")
-        for frame in packet.decode():
+        if packet.pts is not None:
+            end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
+        for frame in packet.decode() if packet.stream == stream else ():
             size = size or (frame.width, frame.height)
             if frame.is_corrupt:
                 raise ValueError("the next frame is damaged")
@@ -181,6 +186,12 @@ def _decoded(container: Any, stream: Any) -> Iterator[tuple[Any, int]]:
             pts = expected if frame.pts is None else frame.pts  # None in some AVI files
             last = pts if last is None else max(pts, last + 1)
             yield frame, last
+    stated = Fraction(container.duration or 0, MICROSECONDS)
+    if container.format.name.startswith(STATING) and end < stated - SHORT:
+        raise ValueError(
+            f"the file is truncated: it should last {float(stated):.1f} seconds and ends at "
+            f"{float(end):.1f}"
+        )
 
 
 def _matrix(frame: Any) -> tuple[int, ...] | None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import weakref
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from PIL import Image
 from torch import Tensor
 
 from callbacks.predict import videos
-from callbacks.predict.predictions import NAME
+from callbacks.predict.predictions import NAME, outputs_in
 from callbacks.predict.videos import SEGMENT, WAITING, VideoSettings, VideoWriter
 from callbacks.predict.writer import Writer
 from datamodules.base import SRDataModule
+from datamodules.sources.folder import Outputs
 from files.owned import parts_folder
 from files.video import BT601, BT709, Colours, VideoFrame, frame_to_rgb, rgb_to_frame
 from lightning_modules.controls.simple import Bicubic
@@ -59,6 +61,7 @@ def predict(
 ) -> Counted:
     workers, scale = settings.pop("workers", 0), settings.pop("scale", 2.0)
     data = SRDataModule(scale, predict=str(source), workers=workers)
+    data.outputs = Outputs(out, partial(outputs_in, out))  # as the command does
     model = Counted(scale)
     model.stop_at, model.how = stop_at, how
     writer = Writer(folder=str(out), suffix="_x2", page=False, **settings)
@@ -128,11 +131,11 @@ def test_levels_are_those_of_the_standards(matrix: int, luma: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "audio"), [("a.mkv", "libopus"), ("a.mov", "pcm_s16le"), ("a.avi", "mp3")]
+    ("name", "codec", "audio"),
+    [("a.mkv", "libx264", "libopus"), ("a.mov", "libx264", "pcm_s16le"), ("a.avi", "mpeg4", "ac3")],
 )
-def test_other_containers(tmp_path: Path, name: str, audio: str) -> None:
-    audio = {"mp3": "libmp3lame"}.get(audio, audio)
-    source = make_video(tmp_path / name, EVEN, audio=audio)
+def test_other_containers(tmp_path: Path, name: str, codec: str, audio: str) -> None:
+    source = make_video(tmp_path / name, EVEN, audio=audio, codec=codec)
     predict(source, tmp_path / "out")
     then, now = read_video(source), read_video(tmp_path / "out/a_x2.mp4")
     first = then.times[0]
