@@ -42,9 +42,10 @@ def make_video(
         size: Width and height.
         colours: Range, matrix, primaries and transfer, as FFmpeg counts them.
         audio: Codec of a sound as long as the frames.
-        own: ``codec``; ``pixels``, the format; ``rotation``, in degrees; ``aspect`` of a pixel; ``tags``.
+        own: ``codec``; ``pixels``, the format; ``rotation``, in degrees; ``aspect`` of a pixel;
+            ``tags``.
     """
-    base, pixels = own.get("base", Fraction(1, 1000)), own.get("pixels", "yuv420p")
+    base, pixels = Fraction(1, 1000), own.get("pixels", "yuv420p")
     deep = pixels.endswith("10le")
     with av.open(str(path), "w") as container:
         container.metadata.update(own.get("tags", {}))

@@ -78,10 +78,9 @@ class Videos(Source):
                 while ahead is not None and colours is not None:
                     (frame, pts), ahead = ahead, next(decoded, None)
                     number += 1
-                    if ahead is None:  # some files do not say how long the last one is shown
-                        duration = frame.duration or duration
-                    else:
-                        duration = ahead[1] - pts
+                    # Some files do not say how long the last one is shown.
+                    stated = frame.duration or duration
+                    duration = stated if ahead is None else ahead[1] - pts
                     if number <= done and ahead is not None:
                         continue
                     base, last = Fraction(frame.time_base), ahead is None
