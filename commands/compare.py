@@ -40,7 +40,7 @@ from files.paths import IMAGE_EXTENSIONS, walk
 
 log = logging.getLogger(__name__)
 PAGE = "compare.html"
-HR, BICUBIC = "HR", "LR, bicubic"
+HR = "HR"
 DATASET = "images"
 FULL_REFERENCE = ("psnr", "ssim")
 WEIGHTS = {"lpips": "alexnet", "niqe": PRISTINE}  # metrics that are measured if these are here
@@ -64,6 +64,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if not _asks_for_folders(options):
         return runs.compare_runs(options)
     prepare_output()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it repeats itself
     try:
         _compare_folders(options)
     except (OSError, ValueError) as error:
@@ -72,12 +73,14 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = runs.parser()
-    parser.usage = "main.py compare RUN RUN ... | FOLDER FOLDER ... [--reference HR] [--input LR]"
-    parser.description = (
-        "Compare runs by their numbers on the same images, or folders of images of the same "
-        f"names: side by side in {PAGE}, with numbers. All are compared with the first."
+    parser = argparse.ArgumentParser(
+        prog="main.py compare",
+        description="Compare runs by their numbers on the same images, or folders of images of "
+        f"the same names: side by side in {PAGE}, with numbers. All are compared with the first.",
+        allow_abbrev=False,
     )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help=f"{runs.RUN}; or a folder of images")
+    runs.add_arguments(parser)
     group = parser.add_argument_group("folders of images")
     group.add_argument("--reference", metavar="FOLDER", help="the HR images: PSNR, SSIM, LPIPS")
     group.add_argument("--input", metavar="FOLDER", help="the LR images: bicubic beside")
@@ -139,6 +142,7 @@ class Folders:
     ) -> None:
         labels = unique_names(outputs)
         self.outputs = [_read(*each) for each in zip(labels, outputs, strict=True)]
+        self.bicubic = "bicubic of LR" if "bicubic" in labels else "bicubic"  # its label
         self.reference = None if reference is None else _read(HR, reference)
         self.input = None if input is None else _read("LR", input)
         self.all = [*self.outputs, *filter(None, (self.reference, self.input))]
@@ -149,7 +153,8 @@ class Folders:
         ]
         if not self.names:
             some = ", ".join(f"{folder.path} has {next(iter(folder.files))}" for folder in self.all)
-            raise ValueError(f"no name is in all folders ({some}): give partners the same name")
+            names = ", ".join(folder.label for folder in self.all)
+            raise ValueError(f"{names} have no image of the same name ({some}): rename partners")
         first, *others = self.outputs
         self.sizes = {name: size_of(first.files[name]) for name in self.names}
         for other in others:
@@ -178,7 +183,7 @@ class Folders:
             own = size_of(file)
             if not all(0 <= n - m < max(scale, 1) for n, m in zip(own, size, strict=True)):
                 raise ValueError(
-                    f"{file} is {_shown(own)}, but {self.outputs[0].files[name]} is "
+                    f"{file} has {_shown(own)} pixels and {self.outputs[0].files[name]} "
                     f"{_shown(size)}: a reference must be as large as the outputs"
                     + (f", or by less than the scale {scale:g} larger" if scale > 1 else "")
                 )
@@ -223,8 +228,8 @@ def _read(label: str, path: Path) -> Folder:
 def _check_equal(file: Path, size: Size, other: Path) -> None:
     if (own := size_of(other)) != size:
         raise ValueError(
-            f"{other} is {_shown(own)}, but {file} is {_shown(size)}: images of one name must "
-            "have one size"
+            f"{other} has {_shown(own)} pixels and {file} {_shown(size)}: images of one name must "
+            "have one size; leave them out, or resize one"
         )
 
 
@@ -292,7 +297,7 @@ def _enlarged(folders: Folders, into: Path) -> Folder:
         files[name] = into / f"{number}.png"
         lr = read_image(cast(Folder, folders.input).files[name])
         as_image(resize(lr, size)).save(files[name], compress_level=1)
-    return Folder(BICUBIC, into, files)
+    return Folder(folders.bicubic, into, files)
 
 
 # ---------------------------------------------------------------------------------------- the page
@@ -314,10 +319,10 @@ def _compare_folders(options: argparse.Namespace) -> None:
     content = Content(title, _facts(folders, scale))
     content.notes += remarks
     if alone := folders.alone():
-        title = f"names without a partner, which are left out: {len(alone)}"
         more = f" and {len(alone) - NAMED} more" if len(alone) > NAMED else ""
-        log.warning("%s: %s%s", title, ", ".join(alone[:NAMED]), more)
-        content.lists.append((title[0].upper() + title[1:], alone))
+        line = f"{len(alone)} images are not in all folders: {', '.join(alone[:NAMED])}{more}"
+        print(line)
+        content.lists.append((line, alone))
     numbers: list[runs.RunNumbers] = []
     if metrics:
         with tempfile.TemporaryDirectory() as into:
@@ -369,7 +374,7 @@ def _differences(numbers: Sequence[runs.RunNumbers], asked: runs.Selection) -> I
         compared, left_out = runs.compare(first, other, asked)
         for line in left_out:
             log.warning("%s", line)
-        runs.show(runs.table(first.name, other.name, compared))
+        runs.print_table(first.name, other.name, compared)
         rows = []
         for each in compared:
             *cells, verdict = runs.cells(each)
@@ -397,7 +402,8 @@ def _scenes(folders: Folders, numbers: Sequence[runs.RunNumbers]) -> Iterator[Sc
         ]
         if folders.input is not None:
             file = folders.input.files[name]
-            parts.insert(0, Part(BICUBIC, file, enlarged=True, caption=caption(BICUBIC)))
+            numbers_of = caption(folders.bicubic)
+            parts.insert(0, Part(folders.bicubic, file, enlarged=True, caption=numbers_of))
         if folders.reference is not None:
             parts.append(Part(HR, folders.reference.files[name], cut=True, caption=""))
         # The first two methods; of one, bicubic before it, or HR after it.

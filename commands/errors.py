@@ -17,7 +17,7 @@ from typing import Any
 
 from commands.names import ABOUT
 from commands.options import SOURCES, options
-from files.paths import IMAGE_EXTENSIONS
+from files.paths import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = ROOT / "configs" / "experiment"
@@ -326,7 +326,7 @@ def _no_option(leaf: str, typed: Sequence[str]) -> str | None:
     word = max(words, key=len, default=rest.split()[0])
     command = next((word for word in typed if word in COMMANDS), "")
     path, several = Path(word), rest != word
-    image = path.suffix.lower() in IMAGE_EXTENSIONS
+    image = path.suffix.lower() in IMAGE_EXTENSIONS | VIDEO_EXTENSIONS
     options = {word.partition("=")[0].replace(".init_args.", ".") for word in typed}
     given = "--data.predict" in options
     if image and (several or given or command != "predict"):  # the shell has expanded a pattern

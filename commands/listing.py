@@ -15,10 +15,11 @@ from files.paths import walk
 
 WEIGHTS = ROOT / "configs" / "weights.yaml"
 ROOMS = ("lightning_modules", "datamodules", "degradations", "callbacks")
-MODEL = "ImageModel"  # what methods derive from
+BASES = {"ImageModel": "methods", "Loss": "losses"}  # what classes of a kind derive from
 HINTS = {
     "methods": "python main.py fit --model.help NAME",
     "networks": "python main.py fit --model lightning_modules.Regression --model.network.help NAME",
+    "losses": "model.losses of lightning_modules.RealESRGAN; docs/methods/real_esrgan.md",
     "degradations": "python main.py fit --degradation.help NAME",
     "datasets": "python main.py fit --data.train.help NAME",
     "metrics": "python main.py fit --trainer.callbacks.help NAME",
@@ -104,7 +105,8 @@ def to_derive_from(kind: str) -> set[str]:
     if kind in ("experiments", "weights"):
         return set()
     room = _room(kind)
-    return {f"{room}.{n}" for n in public(room) if _missing(n, _classes_of(room))}
+    names = (entry.name.rpartition(".")[2] for entry in entries(kind))
+    return {f"{room}.{n}" for n in names if _missing(n, _classes_of(room))}
 
 
 def yours(kind: str) -> list[Entry]:
@@ -140,8 +142,8 @@ def _kind_of(room: str, name: str, known: dict[str, _Class]) -> str:
     above, seen = [name], set[str]()
     while above:
         one = above.pop()
-        if one == MODEL:
-            return "methods"
+        if one in BASES:
+            return BASES[one]
         if one not in seen and one in known:
             seen.add(one)
             above += known[one].bases

@@ -15,7 +15,7 @@ BY_GROUP = {
         "list": "List methods, networks, degradations, datasets, metrics, experiments or weights.",
         "report": "Write the page of one or several runs.",
         "plot": "Plot two metrics of runs against each other.",
-        "compare": "Compare runs, or folders of images: which differences are more than chance.",
+        "compare": "Tell which differences between runs, or folders, are more than chance.",
         "measure": "Measure a folder of images, such as another program's outputs.",
         "protocols": "Show what the presets of metrics measure, and how they differ.",
         "preview": "Show what a degradation does to an image.",

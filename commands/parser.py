@@ -202,7 +202,8 @@ def _is_no_yaml(value: str) -> bool:
 
 def _is_path(value: str) -> bool:
     # Also a missing image: no class has such a name.
-    return os.path.lexists(value) or paths.is_image(pathlib.PurePath(value))
+    path = pathlib.PurePath(value)
+    return os.path.lexists(value) or paths.is_image(path) or paths.is_video(path)
 
 
 def _meaning(value: str) -> Any:

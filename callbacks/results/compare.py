@@ -443,33 +443,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0, or 2 if nothing could be compared.
     """
-    return compare_runs(parser().parse_args(arguments))
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the options for runs."""
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="main.py compare",
         description="Compare runs by their numbers on the same images; all with the first.",
     )
-    made.add_argument(
-        "runs",
-        nargs="+",
-        metavar="RUN",
-        help="a run's directory; RUN@PART: of the checkpoint whose name has PART in it",
-    )
-    made.add_argument("--metric", action="append", default=[], help="only this; may be repeated")
-    made.add_argument("--dataset", action="append", default=[], help="only this; may be repeated")
-    made.add_argument("--draws", type=int, default=10_000, help="resamples (default 10000)")
-    made.add_argument("--seed", type=int, default=0, help="of the resamples (default 0)")
-    return made
+    parser.add_argument("runs", nargs="+", metavar="RUN", help=RUN)
+    add_arguments(parser)
+    return compare_runs(parser.parse_args(arguments))
+
+
+RUN = "a run's directory; RUN@PART: of the checkpoint whose name has PART in it"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what is compared."""
+    parser.add_argument("--metric", action="append", default=[], help="only this; may be repeated")
+    parser.add_argument("--dataset", action="append", default=[], help="only this; may be repeated")
+    parser.add_argument("--draws", type=int, default=10_000, help="resamples (default 10000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the resamples (default 0)")
 
 
 def compare_runs(options: argparse.Namespace) -> int:
-    """Print the comparisons of runs.
-
-    Args:
-        options: Those of ``parser``.
+    """Print the comparisons of ``options.runs``.
 
     Returns:
         0, or 2 if nothing could be compared.
@@ -494,15 +489,15 @@ def _show(a: RunNumbers, b: RunNumbers, asked: Selection) -> None:
         log.warning("%s", line)
     if not comparisons:
         raise ValueError(f"nothing of {a.name} and {b.name} is comparable")
-    show(table(a.name, b.name, comparisons))
+    print_table(a.name, b.name, comparisons)
 
 
-def show(shown: Table) -> None:
-    """Print a table."""
+def print_table(a: str, b: str, comparisons: Sequence[Comparison]) -> None:
+    """Print ``table``."""
     console = Console()
     if not console.is_terminal:  # a file can have any width, and unbroken rows are easier to find
         console = Console(width=160)
-    console.print(shown)
+    console.print(table(a, b, comparisons))
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def test_what_needs_no_torch_imports_none() -> None:
 
 
 def test_each_public_name_is_listed_once() -> None:
-    kinds = ("methods", "networks", "degradations", "datasets", "metrics")
+    kinds = ("methods", "networks", "losses", "degradations", "datasets", "metrics")
     found = [entry.name for kind in kinds for entry in listing.entries(kind)]
     exported = [f"{room}.{name}" for room in listing.ROOMS for name in import_module(room).__all__]
     assert sorted(found) == sorted(exported)
@@ -62,10 +62,12 @@ def test_each_public_name_is_listed_once() -> None:
     assert methods["lightning_modules.InvSR"] == "Diffusion inversion with a predicted start"
     assert "lightning_modules.Autoencoder" in methods  # through a class that is not public
     assert "lightning_modules.EDSR" not in methods
+    losses = {entry.name for entry in listing.entries("losses")}
+    assert {"lightning_modules.L1", "lightning_modules.LDL"} <= losses
 
 
 def test_what_is_to_be_derived_from() -> None:
-    for kind in ("methods", "networks", "degradations", "datasets", "metrics"):
+    for kind in ("methods", "networks", "losses", "degradations", "datasets", "metrics"):
         named = {entry.name.partition(".")[::2] for entry in listing.entries(kind)}
         made = {(room, name): getattr(import_module(room), name) for room, name in named}
         bases = {".".join(key) for key, found in made.items() if inspect.isabstract(found)}

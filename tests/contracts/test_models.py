@@ -28,13 +28,17 @@ from lightning_modules.diffusion import Diffusion
 from lightning_modules.infinity import Infinity
 from lightning_modules.invsr import InvSR, Sampling
 from lightning_modules.latent_perceptual import LatentPerceptual
+from lightning_modules.networks.compact import SRVGGNetCompact
+from lightning_modules.networks.discriminator import UNetDiscriminator
 from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.feature_upsampler import Shared
 from lightning_modules.networks.imdn import IMDN
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.noise_predictor import NoisePredictor
+from lightning_modules.networks.rrdb import RRDBNet
 from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.nsarm import NSARM
+from lightning_modules.real_esrgan import RealESRGAN
 from lightning_modules.regression import Regression
 from lightning_modules.resshift import ResShift, ResShiftControl
 from lightning_modules.sampling.solvers import Sampler
@@ -61,6 +65,14 @@ def folder_outputs(scale, folder):
 
 def regression(network, **settings):
     return lambda scale, folder: Regression(scale, functools.partial(network, **settings))
+
+
+def real_esrgan(network, discriminator=None, **settings):
+    return lambda scale, folder: RealESRGAN(
+        scale,
+        network=functools.partial(network, **settings),
+        discriminator=None if discriminator is None else discriminator(4),
+    )
 
 
 def casarbi(adapter):
@@ -166,6 +178,10 @@ EXAMPLES = {
     },
     LoRA: {"pixels": low_rank},
     NSARM: {"stage 1": nsarm(False), "stage 2": nsarm(True)},
+    RealESRGAN: {
+        "RRDBNet": real_esrgan(RRDBNet, UNetDiscriminator, channels=8, blocks=1, growth=4),
+        "compact, alone": real_esrgan(SRVGGNetCompact, channels=8, convolutions=2),
+    },
     Regression: {
         "EDSR": regression(EDSR, blocks=1, channels=8),
         "EDSR with a skip": regression(EDSR, blocks=1, channels=8, global_skip=True),
