@@ -97,7 +97,7 @@ def test_tiles(where: Any, batch: int, tmp_path: Path) -> None:
     model: Any = EXAMPLES[InvSR]["averaged pixels"](SCALE, tmp_path)
     model.tiling = Tiling(size=16, overlap=8, where=where, batch=batch)
     with pretended_gpu():
-        given = on_device(batch_of((33, 40), 1))
+        given = on_device(batch_of((25, 26), 1))
         moved(model.eval()).predict_step(given, 0)
         with counted() as waits:
             sr = model.predict_step(given, 0)["sr"]
