@@ -49,7 +49,7 @@ demo: install
 
 # What runs on one core goes beside the tests, which run on two.
 test: install
-	@$(MAKE) --no-print-directory -j 2 --output-sync=line checks pytest
+	@$(MAKE) --no-print-directory -j 2 checks pytest
 
 checks: lint types docs
 

@@ -389,6 +389,7 @@ class EnlargerCLI(CommandsCLI):
             if overwrites and self.world.is_first and self.run.path.exists():
                 if isinstance(self.datamodule, SRDataModule):
                     self.datamodule.setup("fit")  # refuses images that are missing
+                    self.datamodule.keep_open("fit")
                 self.run.move_aside()
         else:
             ckpt_path = self.config[self.subcommand].ckpt_path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import functools
-import gc
 import multiprocessing
 import multiprocessing.util
 import os
@@ -90,6 +89,7 @@ def loader_of(
         dataset,
         batch_sampler=sampler,
         num_workers=workers,
+        multiprocessing_context=None if dataset.forks or not workers else "spawn",
         collate_fn=collate,
         pin_memory=pin_memory,
         persistent_workers=persistent and workers > 0,
@@ -145,9 +145,6 @@ def start_worker(worker: int) -> None:
         worker: Its number.
     """
     leave_signals_to_the_owner()
-    # What the owner left to its garbage collector is not freed here: a video's decoder would wait
-    # forever for its threads, which are not forked.
-    gc.freeze()
     # One thread per worker: else OpenCV starts one per core in each worker.
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(0)

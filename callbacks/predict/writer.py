@@ -140,6 +140,10 @@ Profile = Literal["keep", "convert"]
 ExifPart = Literal["keep", "no_place", "drop"]
 
 
+def _no_more(key: str) -> None:
+    """Where frames come from no data module of ours."""
+
+
 class Writer(Callback):
     """Write the enlarged images of ``predict``, skipping outputs of earlier runs.
 
@@ -220,7 +224,7 @@ class Writer(Callback):
         self._videos: set[str] = set()  # keys
         self._video: VideoWriter | None = None  # the one whose frames come now
         self._seconds: list[float] = []  # of its frames
-        self._abandon: Callable[[str], None] = lambda key: None  # ask for no more of its frames
+        self._abandon: Callable[[str], None] = _no_more  # ask for no more of its frames
         self._abandoned: set[str] = set()
 
     # ------------------------------------------------------------------------- Lightning's hooks

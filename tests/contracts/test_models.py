@@ -53,8 +53,7 @@ from tests.lightning_modules.averaged import Averaged
 
 def folder_outputs(scale, folder):
     """Other images than HR, so that one who copied that would be caught."""
-    for size in SIZES:
-        batch = batch_of(size)
+    for batch in (batch_of(), *map(batch_of, SIZES)):
         for key, hr in zip(batch["key"], batch["hr"], strict=True):
             path = folder / f"{key}.png"
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -104,7 +104,10 @@ def test_a_file_that_is_fine_tuned(file):
 SMALL = {
     "ESRGAN": {"num_filters": 8, "num_blocks": 1},
     "Compact": {"num_feat": 8, "num_conv": 2},
-    "SwinIR": {"embed_dim": 8, "depths": [2], "num_heads": [2], "window_size": 8},
+    "SwinIR": {
+        **{"embed_dim": 8, "depths": [2], "num_heads": [2], "window_size": 8},
+        "upsampler": "pixelshuffledirect",  # without one it restores at x1
+    },
     "SPAN": {"num_in_ch": 3, "num_out_ch": 3, "feature_channels": 8},
     "RealPLKSR": {"dim": 16, "n_blocks": 1},
     "SAFMN": {"dim": 8, "n_blocks": 1},
