@@ -29,7 +29,7 @@ from commands.check import Checked
 from commands.errors import ConfigurationError
 from datamodules.base import degradation_of
 from datamodules.files.decode import UnreadableImage
-from datamodules.loading import end_workers_at_exit, start_worker
+from datamodules.loading import expect_workers, start_worker
 from datamodules.order.keys import digest_of
 from datamodules.pack.journal import Journal, Stage, own_shards
 from datamodules.samples import Flips, Images, SampleDraws, draw_turn, turned
@@ -310,7 +310,7 @@ class Encoding:
     def _batches(self, start: int) -> Iterator[list[dict[str, Any]]]:
         """Yield squares in order, batched if they have one size."""
         if self.workers:
-            end_workers_at_exit()
+            expect_workers()
         loader: Any = DataLoader(
             self.squares,
             sampler=range(start // self.options.crops_per_image, len(self.squares)),
