@@ -31,7 +31,14 @@ from datamodules.pack.parts import Blocks, parts_without, read_about
 from datamodules.pack.report import Summary, write_report
 from datamodules.shards.index import index_places, read_index
 from datamodules.shards.writer import ShardWriter
-from files.owned import NotOursError, put_in_place, remove_file, remove_folder, sync_folder
+from files.owned import (
+    NotOursError,
+    put_in_place,
+    remove_file,
+    remove_folder,
+    remove_leftovers,
+    sync_folder,
+)
 
 log = logging.getLogger(__name__)
 SHOWN = 10  # commands of missing parts
@@ -71,8 +78,10 @@ def finish(out: Path, name: str) -> Summary:
         else:
             _Joining(journal, blocks, inputs, settings).run()
         summary = write_report(journal, inputs, out, name)
+    remove_leftovers(at, blocks.known)
     try:
-        remove_folder(at, blocks.known)
+        if at.exists():
+            remove_folder(at, blocks.known)
     except NotOursError as error:
         log.warning("%s stays: %s", at, error)
     return summary
@@ -82,7 +91,13 @@ def _check_parts(
     blocks: Blocks, parts: int, described: dict[str, object], journal: Journal
 ) -> None:
     last = journal.finished[-1].next if journal.finished else (0, 0)
-    missing = (block for block in range(len(blocks)) if not blocks.is_whole(block, last))
+    # Of the block that an earlier command was joining, some shards have their final place.
+    begun = last[0] // blocks.size if journal.job else None
+    missing = (
+        block
+        for block in range(len(blocks))
+        if not (blocks.stages(block) if block == begun else blocks.is_whole(block, last))
+    )
     gone = parts_without(blocks, parts, missing)
     if gone:
         commands = [command_of(described, str(blocks.out), (n, parts)) for n in gone[:SHOWN]]
