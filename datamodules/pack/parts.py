@@ -25,7 +25,7 @@ from datamodules.pack.journal import Journal, Stage, in_order, read_journal
 from datamodules.pack.options import Settings
 from datamodules.pack.packing import Known, Packing, Progress, differences, writing
 from datamodules.shards.writer import ShardWriter, find_shards
-from files.owned import remove_file, write_whole
+from files.owned import UNFINISHED, remove_file, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,8 @@ class Blocks:
 
     def known(self, path: str) -> bool:
         """Return whether a path below the folder is a file of this program."""
-        return path == self.about.name or path.startswith(f"{self.name}-")
+        ours = path == self.about.name or path.startswith(f"{self.name}-")
+        return ours or UNFINISHED.fullmatch(path) is not None
 
 
 def _has(path: Path, size: int) -> bool:
