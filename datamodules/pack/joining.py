@@ -108,85 +108,46 @@ def _check_parts(
         )
 
 
-class _Joining:
-    """Rename or write the shards of all blocks, one after the other.
+class Adopting:
+    """Give the shards of blocks their final names, one block after the other.
 
     Args:
         journal: The journal of the finished shards.
         blocks: The blocks.
-        inputs: All inputs.
-        settings: Settings of the command that made the blocks.
     """
 
-    def __init__(
-        self, journal: Journal, blocks: Blocks, inputs: Inputs, settings: Settings
-    ) -> None:
-        self.journal, self.blocks, self.inputs = journal, blocks, inputs
-        self.settings, self.keep = settings, settings.keep_duplicates
+    def __init__(self, journal: Journal, blocks: Blocks) -> None:
+        self.journal, self.blocks = journal, blocks
         self.had = journal.finished  # by an earlier command
         self.number = 0  # shards so far
         self.stage = Stage()  # of blocks without a shard, noted with the next one
 
-    def run(self) -> None:
-        """Join them all.
+    def join(self, stages: list[Stage]) -> None:
+        """Adopt the shards of a block.
 
         Raises:
-            ValueError: If a shard is missing, or cannot be written.
+            ValueError: If one is missing.
+            OSError: If it cannot be renamed.
         """
-        count = self.blocks.count
-        try:
-            with Progress(count) as progress:
-                duplicates = _by_block(
-                    find_duplicates(self._hashes(), self.blocks.folder), self.blocks.size
-                )
-                due = next(duplicates, None)
-                for block in range(len(self.blocks)):
-                    equal: dict[int, Duplicate] = {}
-                    if due is not None and due[0] == block:
-                        equal, due = due[1], next(duplicates, None)
-                    self._join(block, equal)
-                    progress.step(len(self.blocks.numbers(block)))
-        except OSError as error:
-            raise ValueError(
-                f"cannot write to {self.blocks.out}: {error.strerror or error}. Make room, or fix "
-                "it otherwise, and give the same command to go on"
-            ) from error
-        self.stage.next = (count, 0)
+        for stage in stages:
+            self.note(stage)
+            if stage.shard:
+                self.adopt(stage)
+
+    def end(self) -> None:
+        """Finish the journal."""
+        self.stage.next = (self.blocks.count, 0)
         self.journal.append(self.stage)
 
-    def _hashes(self) -> Iterator[tuple[int, str]]:
-        for block in range(len(self.blocks)):
-            for stage in self.blocks.stages(block) or []:
-                yield from stage.kept
-                if not self.keep:
-                    yield from ((number, digest) for number, _, digest in stage.duplicates)
-
-    def _join(self, block: int, equal: dict[int, Duplicate]) -> None:
-        stages = self.blocks.stages(block) or []
-        kept = {number for stage in stages for number, _ in stage.kept}
-        if equal.keys() & kept and not self.keep:
-            self._write_again(block, stages, equal)
-            return
-        for stage in stages:
-            self._note(stage, equal)
-            if stage.shard:
-                self._adopt(stage)
-
-    def _note(self, stage: Stage, equal: dict[int, Duplicate]) -> None:
+    def note(self, stage: Stage) -> None:
         """Add the inputs of a block's stage to those of the next shard."""
-        hashes = {**dict(stage.kept), **{number: h for number, _, h in stage.duplicates}}
-        found = [(n, equal[n].first, hashes[n]) for n in sorted(equal.keys() & hashes.keys())]
         self.stage.kept += stage.kept
         self.stage.refused += stage.refused
-        self.stage.duplicates += found
         for what, numbers in stage.notes.items():
             if what != LOST:
                 self.stage.notes.setdefault(what, []).extend(numbers)
-        for number, _, digest in found if not self.keep else ():
-            if equal[number].differs and ":" in digest:
-                self.stage.note(LOST, number)
 
-    def _adopt(self, stage: Stage) -> None:
+    def adopt(self, stage: Stage) -> None:
         """Give a shard its final name."""
         blocks = self.blocks
         source = blocks.folder / stage.shard
@@ -208,8 +169,78 @@ class _Joining:
         self.stage = Stage()
         self.number += 1
 
+
+class _Joining(Adopting):
+    """Rename or write the shards of all blocks, without later equal images.
+
+    Args:
+        journal: The journal of the finished shards.
+        blocks: The blocks.
+        inputs: All inputs.
+        settings: Settings of the command that made the blocks.
+    """
+
+    def __init__(
+        self, journal: Journal, blocks: Blocks, inputs: Inputs, settings: Settings
+    ) -> None:
+        super().__init__(journal, blocks)
+        self.inputs, self.settings, self.keep = inputs, settings, settings.keep_duplicates
+        self.equal: dict[int, Duplicate] = {}  # of the block
+
+    def run(self) -> None:
+        """Join them all.
+
+        Raises:
+            ValueError: If a shard is missing, or cannot be written.
+        """
+        count = self.blocks.count
+        try:
+            with Progress(count) as progress:
+                duplicates = _by_block(
+                    find_duplicates(self._hashes(), self.blocks.folder), self.blocks.size
+                )
+                due = next(duplicates, None)
+                for block in range(len(self.blocks)):
+                    self.equal = {}
+                    if due is not None and due[0] == block:
+                        self.equal, due = due[1], next(duplicates, None)
+                    self._join_block(block)
+                    progress.step(len(self.blocks.numbers(block)))
+        except OSError as error:
+            raise ValueError(
+                f"cannot write to {self.blocks.out}: {error.strerror or error}. Make room, or fix "
+                "it otherwise, and give the same command to go on"
+            ) from error
+        self.end()
+
+    def _hashes(self) -> Iterator[tuple[int, str]]:
+        for block in range(len(self.blocks)):
+            for stage in self.blocks.stages(block) or []:
+                yield from stage.kept
+                if not self.keep:
+                    yield from ((number, digest) for number, _, digest in stage.duplicates)
+
+    def _join_block(self, block: int) -> None:
+        stages = self.blocks.stages(block) or []
+        kept = {number for stage in stages for number, _ in stage.kept}
+        if self.equal.keys() & kept and not self.keep:
+            self._write_again(block, stages)
+        else:
+            self.join(stages)
+
+    def note(self, stage: Stage) -> None:
+        """As for any shard; the first of equal images may be in an earlier block."""
+        super().note(stage)
+        equal = self.equal
+        hashes = {**dict(stage.kept), **{number: h for number, _, h in stage.duplicates}}
+        found = [(n, equal[n].first, hashes[n]) for n in sorted(equal.keys() & hashes.keys())]
+        self.stage.duplicates += found
+        for number, _, digest in found if not self.keep else ():
+            if equal[number].differs and ":" in digest:
+                self.stage.note(LOST, number)
+
     # ------------------------------------------------------------------------------- written again
-    def _write_again(self, block: int, stages: list[Stage], equal: dict[int, Duplicate]) -> None:
+    def _write_again(self, block: int, stages: list[Stage]) -> None:
         """Write the shards of a block without images that equal those of earlier blocks."""
         blocks, stop = self.blocks, (self.blocks.numbers(block).stop, 0)
         before = [stage for stage in self.had[self.number :] if stage.next <= stop]
@@ -221,7 +252,12 @@ class _Joining:
                 *(blocks.out, blocks.name, self.settings.samples, self.settings.size, self.number)
             )
             packing = Packing(
-                self.journal, writer, self.inputs.entries, self.settings, stop[0], _Found(equal)
+                self.journal,
+                writer,
+                self.inputs.entries,
+                self.settings,
+                stop[0],
+                _Found(self.equal),
             )
             packing.stage = self.stage
             with writing(blocks.out, writer):

@@ -51,9 +51,7 @@ class Blocks:
     @classmethod
     def of(cls, job: dict[str, Any], out: Path, name: str, size: int) -> Blocks:
         """Return the blocks of a job."""
-        text = json.dumps(job, sort_keys=True).encode()
-        digest = hashlib.blake2b(text, digest_size=8).hexdigest()
-        return cls(out, name, job["inputs"]["count"], size, digest)
+        return cls(out, name, job["inputs"]["count"], size, digest_of(job))
 
     @property
     def folder(self) -> Path:
@@ -109,10 +107,21 @@ class Blocks:
             _has(self.folder / stage.shard, stage.size) for stage in stages if stage.shard
         )
 
+    def clear(self, block: int) -> None:
+        """Remove the shards of a block."""
+        for path in find_shards(self.folder, self.shards_name(block), parts=True):
+            remove_file(path)
+
     def known(self, path: str) -> bool:
         """Return whether a path below the folder is a file of this program."""
         ours = path == self.about.name or path.startswith(f"{self.name}-")
         return ours or UNFINISHED.fullmatch(path) is not None
+
+
+def digest_of(job: dict[str, Any]) -> str:
+    """Return the hash of what shards depend on."""
+    text = json.dumps(job, sort_keys=True).encode()
+    return hashlib.blake2b(text, digest_size=8).hexdigest()
 
 
 def _has(path: Path, size: int) -> bool:
@@ -230,7 +239,7 @@ def _pack(
                 if blocks.is_whole(block, joined):  # another process was quicker
                     progress.step(sum(1 for _ in islice(outcomes, len(span))))
                     continue
-                _remove(blocks, block)
+                blocks.clear(block)
                 journal.begin(blocks.job(block))
                 name = blocks.shards_name(block)
                 writer = ShardWriter(blocks.folder, name, settings.samples, settings.size)
@@ -244,11 +253,6 @@ def _pack(
                     packing.end()
                 refused += sum(len(stage.refused) for stage in journal.stages)
     return refused
-
-
-def _remove(blocks: Blocks, block: int) -> None:
-    for path in find_shards(blocks.folder, blocks.shards_name(block), parts=True):
-        remove_file(path)
 
 
 def parts_without(blocks: Blocks, parts: int, missing: Iterator[int]) -> list[int]:
