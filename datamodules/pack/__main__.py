@@ -11,11 +11,13 @@ from pathlib import Path
 
 from datamodules.files.decode import UnreadableImage, read_size
 from datamodules.pack import joining, parts
-from datamodules.pack.inputs import Entry, Inputs, Place, Stretch, find_inputs, role_of
+from datamodules.pack.inputs import Inputs, role_of
 from datamodules.pack.journal import Journal
-from datamodules.pack.options import check, job_of, parse, parse_size, settings_of, suffix_of
+from datamodules.pack.options import check, inputs_of, job_of, parse, parse_size, settings_of
 from datamodules.pack.packing import LOST, begin, pack
+from datamodules.pack.places import Entry, Place, Stretch
 from datamodules.pack.report import Summary, write_report
+from datamodules.pack.web import Rows
 from datamodules.shards.writer import find_shards
 from datamodules.sources.paired import misfit
 from files.paths import expand_path
@@ -77,16 +79,16 @@ def _end(summary: Summary, out: Path, name: str) -> int:
 
 
 def _inputs(options: argparse.Namespace, out: Path) -> Inputs:
-    inputs = find_inputs(
-        *(options.source, options.lr, suffix_of(options), options.shard_in_key, options.root)
-    )
+    inputs = inputs_of(options)
+    if isinstance(inputs.entries, Rows):
+        return inputs
     _check_apart(inputs.entries, out, options.name)
     if options.scale is not None:
         _check_scale(inputs.entries, options.scale)
     return inputs
 
 
-def _check_apart(entries: list[Entry], out: Path, name: str) -> None:
+def _check_apart(entries: Sequence[Entry], out: Path, name: str) -> None:
     """Raise if a tar to read would be overwritten."""
     ours = {path.resolve() for path in find_shards(out, name)}
     read = {p.path for entry in entries for p in entry.members.values() if isinstance(p, Stretch)}
@@ -104,7 +106,7 @@ def _pair(entry: Entry) -> list[Place]:
     return [large, by_role["lr."]] if large is not None and "lr." in by_role else []
 
 
-def _check_scale(entries: list[Entry], scale: float) -> None:
+def _check_scale(entries: Sequence[Entry], scale: float) -> None:
     """Raise early if the scale is wrong: if none of the first pairs fits, none will."""
     problems = []
     for entry in [entry for entry in entries if _pair(entry)][:FIRST]:

@@ -15,16 +15,16 @@ from pathlib import Path
 
 from datamodules.pack.duplicates import Duplicate, find_duplicates
 from datamodules.pack.images import Members, Outcome
-from datamodules.pack.inputs import Inputs, find_inputs
+from datamodules.pack.inputs import Inputs
 from datamodules.pack.journal import Journal, Stage, counted, read_journal
 from datamodules.pack.options import (
     Settings,
     arguments_of,
     command_of,
+    inputs_of,
     job_of,
     parse,
     settings_of,
-    suffix_of,
 )
 from datamodules.pack.packing import LOST, Packing, Progress, begin, differences, writing
 from datamodules.pack.parts import Blocks, parts_without, read_about
@@ -67,9 +67,7 @@ def finish(out: Path, name: str) -> Summary:
     with Journal(path) as journal:
         if not journal.done:
             _check_parts(blocks, about["parts"], job["options"], journal)
-        inputs = find_inputs(
-            *(options.source, options.lr, suffix_of(options), options.shard_in_key, options.root)
-        )
+        inputs = inputs_of(options)
         if found := differences(job, job_of(options, inputs)):
             raise ValueError(f"{at} was made of other inputs: {'; '.join(found)}")
         begin(journal, job, out, name, overwrite=False)

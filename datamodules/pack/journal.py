@@ -261,6 +261,8 @@ def counted(number: int, what: str) -> str:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Prepare = Callable[[list[Item]], list[Item]]
+PREPARED = 64  # inputs that a worker prepares at once
 CHUNK = 4  # inputs sent to a worker at once: a message costs as much as a tiny image
 AHEAD = 3  # chunks queued or finished per worker; more would only take memory
 FEW = 16  # so few inputs do not justify starting processes
@@ -279,6 +281,7 @@ def in_order(
     items: Iterable[Item],
     workers: int,
     count: int | None = None,
+    prepare: Prepare[Item] | None = None,
 ) -> Generator[Result, None, None]:
     """``map(function, items)`` in several processes, which end with this one, however it ends.
 
@@ -287,6 +290,7 @@ def in_order(
         items: Its arguments; a few are processed in this process.
         workers: Largest number of processes; with 1, everything runs in this process.
         count: Number of items, if they have no length.
+        prepare: Prepares some items at once, where they are processed, such as by downloads.
 
     Raises:
         ValueError: If a worker died.
@@ -294,7 +298,8 @@ def in_order(
     count = len(items) if isinstance(items, Sized) else count
     workers = min(workers, -(-(count or 0) // FEW))
     if workers <= 1:
-        yield from map(function, items)
+        for some in _chunks(items, prepare):
+            yield from _each(function, some, prepare)
         return
     # Not a fork of this process, which has threads (of the progress bar), and whose open pipe ends
     # would keep orphans waiting.
@@ -302,7 +307,7 @@ def in_order(
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     pool = ProcessPoolExecutor(workers, context, initializer=_start)
     try:
-        yield from _ordered(pool, function, items, workers)
+        yield from _ordered(pool, function, items, workers, prepare)
     except BrokenProcessPool as error:
         raise ValueError(
             "a worker process died, perhaps out of memory: run the same command with fewer "
@@ -318,20 +323,26 @@ def _ordered(
     function: Callable[[Item], Result],
     items: Iterable[Item],
     workers: int,
+    prepare: Prepare[Item] | None,
 ) -> Iterator[Result]:
-    source = iter(items)
-    chunks = iter(lambda: list(islice(source, CHUNK)), [])
     waiting: deque[Future[list[Result]]] = deque()
-    for chunk in chunks:
-        waiting.append(pool.submit(_each, function, chunk))
+    for chunk in _chunks(items, prepare):
+        waiting.append(pool.submit(_each, function, chunk, prepare))
         if len(waiting) >= AHEAD * workers:
             yield from waiting.popleft().result()
     while waiting:
         yield from waiting.popleft().result()
 
 
-def _each(function: Callable[[Item], Result], items: list[Item]) -> list[Result]:
-    return [function(item) for item in items]
+def _chunks(items: Iterable[Item], prepare: Prepare[Item] | None) -> Iterator[list[Item]]:
+    source, size = iter(items), CHUNK if prepare is None else PREPARED
+    return iter(lambda: list(islice(source, size)), [])
+
+
+def _each(
+    function: Callable[[Item], Result], items: list[Item], prepare: Prepare[Item] | None
+) -> list[Result]:
+    return [function(item) for item in (items if prepare is None else prepare(items))]
 
 
 def _start() -> None:

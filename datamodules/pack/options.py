@@ -7,13 +7,15 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from datamodules.files.paths import parse_bytes
 from datamodules.pack.images import KEEP, MAX_PIXELS, Recipe, parse_encoding
-from datamodules.pack.inputs import Inputs, is_tars
+from datamodules.pack.inputs import Inputs, find_inputs, is_tars
 from datamodules.pack.journal import usable_cores
+from datamodules.pack.places import Entry
+from datamodules.pack.web import Fetch, Rows, fetching
 from datamodules.sources.paired import with_scale
 from files.paths import expand_path
 
@@ -151,11 +153,12 @@ def _parser() -> argparse.ArgumentParser:
         "source",
         metavar="SOURCE",
         help="a folder (with its subfolders), a pattern of images, a text file with a path on "
-        "each line (also BasicSR's and Real-ESRGAN's meta_info, with sizes or pairs), an LMDB, or "
-        "tars: 'old/train-{000..099}.tar'",
+        "each line (also BasicSR's and Real-ESRGAN's meta_info, with sizes or pairs), an LMDB, "
+        "tars: 'old/train-{000..099}.tar', or a text, CSV or parquet file of addresses",
     )
     made.add_argument("out", metavar="OUT", help="folder to write the shards to")
     _add_inputs(made.add_argument_group("inputs"))
+    _add_addresses(made.add_argument_group("lists of addresses: http(s)://, s3://, gs://"))
     _add_images(made.add_argument_group("processing of an image, in this order"))
     _add_shards(made.add_argument_group("shards"))
     _add_parts(made.add_argument_group("on several machines"))
@@ -181,8 +184,9 @@ def _add_inputs(group: Any) -> None:
     group.add_argument(
         "--captions",
         metavar="KEY",
-        help="take the caption from this key of the JSON beside an image. By default the text "
-        "file a.txt is the caption of a.jpg. a.json goes into the shard unchanged",
+        help="take the caption from this key of the JSON beside an image, or from this column of a "
+        "table. By default the text file a.txt is the caption of a.jpg. a.json goes into the shard "
+        "unchanged",
     )
     group.add_argument(
         "--no-sidecars", action="store_true", help="ignore text and JSON beside images"
@@ -208,6 +212,54 @@ def _add_inputs(group: Any) -> None:
         default=MAX_PIXELS,
         metavar="N",
         help="refuse images with more pixels, e.g. 400M, before decoding (default: 179M)",
+    )
+
+
+def _add_addresses(group: Any) -> None:
+    usual = Fetch()
+    group.add_argument(
+        "--url-column", default="url", metavar="NAME", help="column of a table (default: url)"
+    )
+    group.add_argument(
+        "--max-bytes",
+        type=parse_size,
+        default=usual.max_bytes,
+        metavar="SIZE",
+        help="refuse larger files (default: 100M)",
+    )
+    group.add_argument(
+        "--ignore-robots",
+        action="store_true",
+        help="also take images whose server forbids it by X-Robots-Tag: noai, noindex and so on",
+    )
+    group.add_argument(
+        "--timeout",
+        type=_positive,
+        default=round(usual.timeout),
+        metavar="SECONDS",
+        help="limit of one attempt (default: %(default)s)",
+    )
+    group.add_argument(
+        "--retries",
+        type=_natural,
+        default=usual.retries,
+        metavar="N",
+        help="further attempts, with growing pauses, if the server fails (default: %(default)s)",
+    )
+    group.add_argument(
+        "--stop-after",
+        type=_positive,
+        default=100,
+        metavar="N",
+        help="stop if so many addresses in a row fail at server or network, which then is down; "
+        "the same command goes on (default: %(default)s)",
+    )
+    group.add_argument(
+        "--connections",
+        type=_positive,
+        default=16,
+        metavar="N",
+        help="downloads at a time, of each worker (default: %(default)s)",
     )
 
 
@@ -399,6 +451,8 @@ class Settings(NamedTuple):
         size: Maximum bytes of a shard, or None.
         keep_duplicates: Whether equal images are kept.
         workers: Number of processes.
+        connections: Downloads at a time, of each process.
+        stop_after: Number of addresses in a row that fail when the network is down.
     """
 
     recipe: Recipe
@@ -407,6 +461,12 @@ class Settings(NamedTuple):
     size: int | None
     keep_duplicates: bool
     workers: int
+    connections: int = 1
+    stop_after: int = 100
+
+    def prepare(self, entries: Sequence[Entry]) -> Callable[[list[Entry]], list[Entry]] | None:
+        """Return what fetches some inputs at once, for inputs that have to be fetched."""
+        return fetching(self.connections) if isinstance(entries, Rows) else None
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
@@ -418,18 +478,40 @@ def settings_of(options: argparse.Namespace) -> Settings:
         options.shard_size,
         options.keep_duplicates,
         options.workers,
+        options.connections,
+        options.stop_after,
+    )
+
+
+def inputs_of(options: argparse.Namespace) -> Inputs:
+    """Return the inputs of a command line.
+
+    Raises:
+        ValueError: As ``find_inputs``.
+    """
+    fetch = Fetch(options.max_bytes, options.timeout, options.retries, not options.ignore_robots)
+    columns = (options.url_column, options.captions)
+    return find_inputs(
+        *(options.source, options.lr, suffix_of(options), options.shard_in_key, options.root),
+        *(columns, fetch),
     )
 
 
 # On these the shards do not depend, or `described` names them otherwise.
-ELSEWHERE = ("finish", "overwrite", "part", "workers", "out", "source", "lr")
+ELSEWHERE = (
+    *("finish", "overwrite", "part", "workers", "out", "source", "lr"),
+    *("connections", "retries", "stop_after", "timeout"),
+)
 
 
 def described(options: argparse.Namespace) -> dict[str, Any]:
     """Return the options that the shards depend on, by their command-line names."""
     names = {name: value for name, value in vars(options).items() if name not in ELSEWHERE}
-    if names["root"] is None:  # as in journals from before this option
-        del names["root"]
+    # As in journals from before these options.
+    usual = {"root": None, "url_column": "url", "max_bytes": Fetch().max_bytes}
+    for name, value in {**usual, "ignore_robots": False}.items():
+        if names[name] == value:
+            del names[name]
     names["encode"] = str(names["encode"])
     source = os.path.abspath(expand_path(options.source, "SOURCE"))
     lr = None if options.lr is None else os.path.abspath(expand_path(options.lr, "--lr"))

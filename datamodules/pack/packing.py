@@ -18,10 +18,11 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from datamodules.pack.images import Outcome, process
-from datamodules.pack.inputs import Entry
 from datamodules.pack.journal import Journal, Stage, counted, in_order, own_shards
 from datamodules.pack.options import Settings
+from datamodules.pack.places import Entry
 from datamodules.pack.report import Files
+from datamodules.pack.web import OUTAGES
 from datamodules.shards.writer import ShardWriter, find_shards
 from files.owned import remove_file
 
@@ -110,13 +111,37 @@ def pack(journal: Journal, entries: Sequence[Entry], out: Path, settings: Settin
     work = partial(process, settings.recipe)
     with (
         Progress(len(entries), start) as progress,
-        closing(in_order(work, entries[start:], settings.workers)) as outcomes,
+        closing(
+            in_order(*(work, entries[start:], settings.workers), prepare=settings.prepare(entries))
+        ) as outcomes,
         writing(out, writer),
     ):
-        for number, outcome in enumerate(outcomes, start):
+        for number, outcome in enumerate(watched(outcomes, settings.stop_after), start):
             packing.take(number, outcome)
             progress.step()
         packing.end()
+
+
+def watched(outcomes: Iterator[Outcome], most: int) -> Iterator[Outcome]:
+    """Yield outcomes while servers answer.
+
+    Args:
+        outcomes: The outcomes.
+        most: Number of inputs in a row whose servers may fail.
+
+    Raises:
+        ValueError: If so many failed.
+    """
+    failed = 0
+    for outcome in outcomes:
+        failed = failed + 1 if outcome.reason in OUTAGES else 0
+        if failed >= most:
+            raise ValueError(
+                f"the last {failed} addresses failed, so a server or the network is down "
+                f"({outcome.message}). What is finished stays: the same command goes on when it is "
+                "back (--stop-after sets the number)"
+            )
+        yield outcome
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from datamodules.pack.images import process
 from datamodules.pack.inputs import Inputs
 from datamodules.pack.journal import Journal, Stage, in_order, read_journal
 from datamodules.pack.options import Settings
-from datamodules.pack.packing import Known, Packing, Progress, differences, writing
+from datamodules.pack.packing import Known, Packing, Progress, differences, watched, writing
 from datamodules.shards.writer import ShardWriter, find_shards
 from files.owned import UNFINISHED, remove_file, write_whole
 
@@ -232,8 +232,12 @@ def _pack(
     spans = [blocks.numbers(block) for block in todo]
     count, refused = sum(map(len, spans)), 0
     entries = chain.from_iterable(inputs.entries[span.start : span.stop] for span in spans)
-    outcomes = in_order(partial(process, settings.recipe), entries, settings.workers, count)
-    with Progress(count) as progress, closing(outcomes):
+    made = in_order(
+        *(partial(process, settings.recipe), entries, settings.workers, count),
+        prepare=settings.prepare(inputs.entries),
+    )
+    outcomes = watched(made, settings.stop_after)
+    with Progress(count) as progress, closing(made):
         for block, span in zip(todo, spans, strict=True):
             with Journal(blocks.journal(block)) as journal:
                 if blocks.is_whole(block, joined):  # another process was quicker

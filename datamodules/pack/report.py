@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.pack.inputs import Entry, Inputs, Refused
+from datamodules.pack.inputs import Inputs
 from datamodules.pack.journal import Journal, Stage, counted
+from datamodules.pack.places import Entry, Refused
 from files.owned import whole_file
 
 log = logging.getLogger(__name__)

@@ -25,6 +25,7 @@ class Server:
         self.always: int | str | None = None
         self.ranges = True
         self.index_page = True
+        self.headers: dict[str, dict[str, str]] = {}  # further ones, by the file's name
         self.requests: list[tuple[str, str, str]] = []  # method, path, range
         self.stalled = threading.Event()  # set: those that stall end
         self.url = ""
@@ -93,7 +94,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _file(self, data: bytes, asked: str, fault: object) -> None:
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", asked)
         if not match:
-            self._body(200, data, fault, {"ETag": f'"{hash(data)}"'})
+            more = self.state.headers.get(self.path.partition("?")[0].lstrip("/"), {})
+            self._body(200, data, fault, {"ETag": f'"{hash(data)}"', **more})
             return
         first, last = int(match[1]), min(int(match[2] or len(data)), len(data) - 1)
         if first >= len(data):

@@ -13,7 +13,7 @@ from datamodules.files.decode import UnreadableImage
 from datamodules.pack import __main__ as pack
 from datamodules.pack import packing
 from datamodules.pack.images import Recipe, process
-from datamodules.pack.inputs import Entry, File
+from datamodules.pack.places import Entry, File
 from datamodules.shards import stream
 from datamodules.shards.remote import RetryPolicy
 from datamodules.shards.shards import Shards
