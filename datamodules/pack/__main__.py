@@ -1,4 +1,4 @@
-"""Pack images into shards: ``python -m datamodules.pack``."""
+"""Pack images into shards: ``python main.py pack``."""
 
 from __future__ import annotations
 

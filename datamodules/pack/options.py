@@ -28,16 +28,16 @@ paths."""
 EXAMPLES = """\
 examples:
   a folder with its files unchanged, in shards of at most 300 MB:
-    python -m datamodules.pack my/photos my/shards --shard-size 300M
+    python main.py pack my/photos my/shards --shard-size 300M
   2K images from which training decodes crops only:
-    python -m datamodules.pack DIV2K_train_HR shards --encode jpeg:97 --restart-markers
+    python main.py pack DIV2K_train_HR shards --encode jpeg:97 --restart-markers
   sub-images of pairs, as BasicSR cuts them:
-    python -m datamodules.pack DIV2K_train_HR shards --lr DIV2K_train_LR_bicubic/X2 \\
+    python main.py pack DIV2K_train_HR shards --lr DIV2K_train_LR_bicubic/X2 \\
       --lr-suffix x2 --scale 2 --crop 480 --step 240 --encode webp
 
   on many machines, one part of a hundred each, and then one index over all of them:
-    python -m datamodules.pack my/photos my/shards --part 7/100
-    python -m datamodules.pack --finish my/shards
+    python main.py pack my/photos my/shards --part 7/100
+    python main.py pack --finish my/shards
 
 A command that was killed, or stopped at a full disk, continues when it is run again. The same input
 and options give the same bytes, for any number of workers, parts and interruptions.
@@ -130,7 +130,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _finish_parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
-        prog="python -m datamodules.pack",
+        prog="main.py pack",
         usage="%(prog)s --finish OUT [--name NAME]",
         description="Join the parts that --part I/N has made. All other options are theirs.",
         allow_abbrev=False,
@@ -142,7 +142,7 @@ def _finish_parser() -> argparse.ArgumentParser:
 
 def _parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
-        prog="python -m datamodules.pack",
+        prog="main.py pack",
         usage="%(prog)s SOURCE OUT [options]\n       %(prog)s --finish OUT [--name NAME]",
         description=DESCRIPTION,
         epilog=EXAMPLES,
