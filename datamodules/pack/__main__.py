@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,8 +60,9 @@ def _run(options: argparse.Namespace) -> int:
         raise ValueError(f"OUT {str(out)!r} is a file; expected a folder")
     inputs = _inputs(options, out)
     job = job_of(options, inputs)
-    if options.part is not None:
-        parts.pack_part(options.part, job, inputs, out, settings)
+    part = parts.part_of_task(os.environ) if options.engine == "slurm" else options.part
+    if part is not None:
+        parts.pack_part(part, job, inputs, out, settings)
         return 0
     with Journal(out / f"{name}.journal.jsonl") as journal:
         begin(journal, job, out, name, options.overwrite)

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 from datamodules.files.paths import parse_bytes
 from datamodules.pack.images import KEEP, MAX_PIXELS, Recipe, parse_encoding
-from datamodules.pack.inputs import Inputs, find_inputs, is_tars
+from datamodules.pack.inputs import REMOTE, Inputs, find_inputs, is_tars
 from datamodules.pack.journal import usable_cores
 from datamodules.pack.places import Entry
 from datamodules.pack.web import Fetch, Rows, fetching
 from datamodules.sources.paired import with_scale
 from files.paths import expand_path
 
+ENGINES = ("local", "slurm")
 BOUNDARIES = "blocks"  # of shards: after so many inputs, a new one begins
 DECIMAL = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 DESCRIPTION = """\
@@ -355,6 +356,13 @@ def _add_parts(group: Any) -> None:
         help="make part I of N only; the others can be made anywhere, at any time, as often as "
         "needed. OUT must be a folder that all machines share",
     )
+    group.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="local",
+        help="local: this process and its workers (default); slurm: the part of this SLURM task, "
+        "of an array, of srun or of both",
+    )
     # Parsed by another parser; here for --help.
     group.add_argument("--finish", metavar="OUT", help="join the parts into the shards of OUT")
 
@@ -365,9 +373,11 @@ def check(options: argparse.Namespace) -> None:
     Raises:
         ValueError: If they contradict each other.
     """
-    if options.part is not None and options.overwrite:
+    if options.part is not None and options.engine != "local":
+        raise ValueError(f"--engine {options.engine} chooses the part itself: drop --part")
+    if options.overwrite and (options.part is not None or options.engine != "local"):
         raise ValueError(
-            "--overwrite with --part would remove what other parts have made: give another OUT or "
+            "--overwrite with parts would remove what other parts have made: give another OUT or "
             "--name, or remove the earlier output yourself"
         )
     if options.lr is not None and options.scale is None:
@@ -491,15 +501,25 @@ def inputs_of(options: argparse.Namespace) -> Inputs:
     """
     fetch = Fetch(options.max_bytes, options.timeout, options.retries, not options.ignore_robots)
     columns = (options.url_column, options.captions)
+    root = None if options.root is None else _absolute(options.root, "--root")
     return find_inputs(
-        *(options.source, options.lr, suffix_of(options), options.shard_in_key, options.root),
-        *(columns, fetch),
+        *(*_sources(options), suffix_of(options), options.shard_in_key, root, columns, fetch),
     )
+
+
+def _sources(options: argparse.Namespace) -> tuple[str, str | None]:
+    """Return SOURCE and --lr; absolute, as parts are made and joined in different folders."""
+    lr = None if options.lr is None else _absolute(options.lr, "--lr")
+    return _absolute(options.source, "SOURCE"), lr
+
+
+def _absolute(path: str, name: str) -> str:
+    return path if REMOTE.match(path) else os.path.abspath(expand_path(path, name))
 
 
 # On these the shards do not depend, or `described` names them otherwise.
 ELSEWHERE = (
-    *("finish", "overwrite", "part", "workers", "out", "source", "lr"),
+    *("engine", "finish", "overwrite", "part", "workers", "out", "source", "lr"),
     *("connections", "retries", "stop_after", "timeout"),
 )
 
@@ -513,8 +533,9 @@ def described(options: argparse.Namespace) -> dict[str, Any]:
         if names[name] == value:
             del names[name]
     names["encode"] = str(names["encode"])
-    source = os.path.abspath(expand_path(options.source, "SOURCE"))
-    lr = None if options.lr is None else os.path.abspath(expand_path(options.lr, "--lr"))
+    source, lr = _sources(options)
+    if options.root is not None:
+        names["root"] = _absolute(options.root, "--root")
     named = {f"--{name.replace('_', '-')}": value for name, value in sorted(names.items())}
     return {"SOURCE": source, "--lr": lr, **named}
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -188,6 +188,29 @@ def pack_part(
         log.info("%s: continuing with %d of %d blocks", label, len(todo), len(mine))
     refused = _pack(blocks, todo, joined, inputs, settings)
     log.info("%s is packed, %d refused; main.py pack --finish joins all parts", label, refused)
+
+
+def part_of_task(environment: Mapping[str, str]) -> tuple[int, int]:
+    """Return the part of a SLURM task: of an array, of those that srun starts, or of both.
+
+    Args:
+        environment: Variables of the environment.
+
+    Raises:
+        ValueError: If SLURM did not start this process, or its array has gaps.
+    """
+    names = ("ARRAY_TASK_ID", "ARRAY_TASK_MIN", "ARRAY_TASK_MAX", "ARRAY_TASK_COUNT")
+    task, first, last, count = (int(environment.get(f"SLURM_{name}", 0)) for name in names)
+    rank, ranks = (int(environment.get(f"SLURM_{name}", -1)) for name in ("PROCID", "NTASKS"))
+    if not count and rank < 0:
+        raise ValueError(
+            "--engine slurm takes the part from SLURM, which did not start this process: use "
+            "sbatch docs/pack.sbatch, or srun, or give --part I/N"
+        )
+    if count and last - first + 1 != count:
+        raise ValueError(f"an array with gaps ({count} tasks from {first} to {last}): give --part")
+    rank, ranks = max(rank, 0), max(ranks, 1)
+    return (task - first) * ranks + rank + 1, max(count, 1) * ranks
 
 
 def _is_finished(blocks: Blocks, job: dict[str, Any]) -> bool:

@@ -150,6 +150,36 @@ def test_a_shard_of_a_part_that_is_lost(images, tmp_path, caplog):
     assert compared(content(out)) == compared(whole)
 
 
+def test_parts_are_joined_in_another_folder(images, tmp_path, monkeypatch):
+    whole = made(images, tmp_path / "whole", *WHOLE)
+    monkeypatch.chdir(tmp_path)
+    assert pack.main([images.name, "out", *WHOLE, "--part", "1/2"]) == 0
+    monkeypatch.chdir(images)
+    assert pack.main(["../images", "../out", *WHOLE, "--part", "2/2"]) == 0
+    assert pack.main(["--finish", "../out"]) == 1
+    assert compared(content(tmp_path / "out")) == compared(whole)
+
+
+def test_the_part_of_a_slurm_task(images, tmp_path, monkeypatch, caplog):
+    whole = made(images, tmp_path / "whole", *WHOLE)
+    command = [str(images), str(tmp_path / "out"), *WHOLE, "--engine", "slurm"]
+    assert pack.main(command) == 2
+    assert "--engine slurm takes the part from SLURM, which did not start this" in caplog.text
+    for task in range(5, 8):
+        slurm = {"ARRAY_TASK_ID": task, "ARRAY_TASK_MIN": 5, "ARRAY_TASK_MAX": 7}
+        for name, value in {**slurm, "ARRAY_TASK_COUNT": 3, "NTASKS": 2}.items():
+            monkeypatch.setenv(f"SLURM_{name}", str(value))
+        for process in "01":
+            monkeypatch.setenv("SLURM_PROCID", process)
+            assert pack.main(command) == 0
+    assert "part 6/6 is packed" in caplog.text
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
+    assert pack.main(command) == 2
+    assert "an array with gaps (2 tasks from 5 to 7): give --part" in caplog.text
+    assert pack.main(["--finish", str(tmp_path / "out")]) == 1
+    assert compared(content(tmp_path / "out")) == compared(whole)
+
+
 # -------------------------------------------------------------------------------------------- kills
 EVERY_STEP = """
 import os, signal, sys, tarfile
@@ -265,12 +295,12 @@ def test_parts_of_other_options_or_inputs(images, tmp_path, caplog):
 
 def test_parts_beside_other_shards(images, tmp_path, caplog):
     out = tmp_path / "out"
-    assert pack.main([str(images), str(out)]) == 1
+    assert pack.main([str(images), str(out), "--workers", "1"]) == 1
     assert pack.main([str(images), str(out), *WHOLE, "--part", "1/2"]) == 2
     assert "already has shards named shard-*.tar (made otherwise" in caplog.text
     assert pack.main([str(images), str(out), *WHOLE, "--part", "1/2", "--name", "b"]) == 0
     assert pack.main([str(images), str(out), *WHOLE, "--part", "1/2", "--overwrite"]) == 2
-    assert "--overwrite with --part would remove what other parts have made" in caplog.text
+    assert "--overwrite with parts would remove what other parts have made" in caplog.text
 
 
 def test_two_processes_of_one_part(images, tmp_path, caplog):
