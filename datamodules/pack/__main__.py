@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules.files.decode import UnreadableImage, read_size
+from datamodules.files.pairs import misfit
 from datamodules.pack import joining, parts
 from datamodules.pack.inputs import Inputs, role_of
 from datamodules.pack.journal import Journal
@@ -20,7 +21,6 @@ from datamodules.pack.places import Entry, Place, Stretch
 from datamodules.pack.report import Summary, write_report
 from datamodules.pack.web import Rows
 from datamodules.shards.writer import find_shards
-from datamodules.sources.paired import misfit
 from files.paths import expand_path
 
 __all__ = ["LOST", "main", "parse_size"]

@@ -20,9 +20,9 @@ from PIL import Image
 
 from datamodules.files.captions import caption_of
 from datamodules.files.decode import FORMATS, DecodedImage, UnreadableImage, decode
+from datamodules.files.pairs import misfit
 from datamodules.pack.inputs import role_of
 from datamodules.pack.places import Entry, FetchError, File, Place
-from datamodules.sources.paired import misfit
 from files.paths import read_bytes
 from files.png_text import open_image
 

@@ -11,11 +11,11 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from datamodules.files.pairs import match
 from datamodules.files.paths import braced, by_key, image_key, images_of
 from datamodules.pack.places import Entry, File, Place, Refused, Stretch
 from datamodules.pack.web import Fetch, Rows, is_table, is_url_list
 from datamodules.shards.index import METADATA, build_index, same_key_in_tars, split_name
-from datamodules.sources.paired import match
 from files.paths import (
     IMAGE_EXTENSIONS,
     expand_path,

@@ -10,13 +10,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from datamodules.files.pairs import with_scale
 from datamodules.files.paths import parse_bytes
 from datamodules.pack.images import KEEP, MAX_PIXELS, Recipe, parse_encoding
 from datamodules.pack.inputs import REMOTE, Inputs, find_inputs, is_tars
 from datamodules.pack.journal import usable_cores
 from datamodules.pack.places import Entry
 from datamodules.pack.web import Fetch, Rows, fetching
-from datamodules.sources.paired import with_scale
 from files.paths import expand_path
 
 ENGINES = ("local", "slurm")
