@@ -7,7 +7,7 @@ Differs from the paper in: `attention_slice`, see ``NoisePredictor``; other size
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from lightning_modules.networks.running import Running
 from lightning_modules.weights import bare_names
 
 _GROUPS, _EPS = 32, 1e-6  # of all normalisations
@@ -41,7 +42,7 @@ class Gaussian(NamedTuple):
         return self.mean + (self.logvar / 2).exp() * eps
 
 
-class NoisePredictor(nn.Module):
+class NoisePredictor(Running):
     """Predict the distribution of the initial noise from the LR image and a timestep.
 
     Args:
@@ -71,8 +72,9 @@ class NoisePredictor(nn.Module):
         head_width: int = 64,
         halvings: int = 1,
         attention_slice: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(**kwargs)
         if not 0 <= halvings <= len(widths):
             raise ValueError(
                 f"halvings is {halvings} with {len(widths)} widths; expected 0 to {len(widths)}, "
@@ -91,6 +93,7 @@ class NoisePredictor(nn.Module):
             for module in self.encoder.modules():
                 if set_processor := getattr(module, "set_processor", None):
                     set_processor(SlicedAttention(attention_slice))
+        self.prepare_to_run()
 
     def forward(self, lr: Tensor, t: Tensor | float) -> Gaussian:
         """Return the distribution of the noise.
@@ -111,7 +114,7 @@ class NoisePredictor(nn.Module):
                 f"the LR image is {h}x{w}; {type(self).__name__} needs sides divisible by "
                 f"{self.divisor}: pad it"
             )
-        mean, logvar = self.encoder(lr * 2 - 1, t).chunk(2, dim=1)
+        mean, logvar = self.encoder(lr * 2 - 1, t, self.run_block).chunk(2, dim=1)
         return Gaussian(mean, logvar.clamp(_LOWEST, _HIGHEST))
 
 
@@ -169,16 +172,22 @@ class Encoder(nn.Module):
         self.conv_norm_out = nn.GroupNorm(_GROUPS, widths[-1], eps=_EPS)
         self.conv_out = nn.Conv2d(widths[-1], outputs, 3, padding=1)
 
-    def forward(self, x: Tensor, t: Tensor | float) -> Tensor:
-        """Map (B, inputs, h, w) and timesteps to (B, outputs, h / 2^halvings, ...)."""
+    def forward(self, x: Tensor, t: Tensor | float, run: Callable[..., Any]) -> Tensor:
+        """Map (B, inputs, h, w) and timesteps to (B, outputs, h / 2^halvings, ...).
+
+        Args:
+            x: The images.
+            t: Their timesteps.
+            run: Calls a block.
+        """
         timesteps = (t if isinstance(t, Tensor) else torch.full((), t, device=x.device)).expand(
             len(x)
         )
         embedded = self.time_embedding(self.time_proj(timesteps).to(x.dtype))
         x = self.conv_in(x)
         for block in self.down_blocks:
-            x = block(x, embedded)[0]
-        x = self.mid_block(x, embedded)
+            x = run(block, x, embedded)[0]
+        x = run(self.mid_block, x, embedded)
         return self.conv_out(functional.silu(self.conv_norm_out(x)))
 
 

@@ -68,6 +68,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "data": (*MODEL, "--data", "{}"),
     "degradation": (*MODEL, *DATA, "--degradation", "{}"),
     "experiment": ("--config", "{}"),
+    "logger": (*MODEL, *DATA, "--trainer.logger", "{}"),
     "model": (*DATA, "--model", "{}"),
     "trainer": (*MODEL, *DATA, "--trainer", "{}"),
 }
