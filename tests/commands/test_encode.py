@@ -300,9 +300,10 @@ from datamodules.shards.writer import ShardWriter
 finish, finished = ShardWriter.finish, []
 
 def stops(writer):
-    if os.environ["RANK"] == "1" and finished:
-        if os.environ["FAULT"] == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
+    fault = os.environ["FAULT"] if os.environ["RANK"] == "1" else ""
+    if fault == "kill" and finished:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if fault == "disk":  # at once: one shard may be all that is left to it
         raise OSError(28, "No space left on device")
     finished.append(writer)
     return finish(writer)
@@ -318,7 +319,7 @@ def torchrun(script: str, *args: object, processes: int = 2) -> tuple[int, str]:
     place = ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
     script = str(REPO / script) if script == "main.py" else script
     command = [*launcher, *place, script, *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
     error = [line for line in done.stderr.splitlines() if "error: " in line]
     print(done.stderr[-6000:])
     return done.returncode, error[-1] if error else ""
