@@ -36,7 +36,7 @@ from commands.check import Checked
 from commands.errors import ConfigurationError
 from datamodules.base import degradation_of
 from datamodules.files.decode import UnreadableImage
-from datamodules.loading import end_workers_at_exit, start_worker
+from datamodules.loading import expect_workers, start_worker
 from datamodules.order.keys import digest_of
 from datamodules.pack.joining import Adopting
 from datamodules.pack.journal import Journal, Stage, own_shards
@@ -415,7 +415,7 @@ class Encoding:
     def _read(self, spans: Sequence[range]) -> Iterator[Iterator[dict[str, Any]]]:
         """Yield the squares of each span of numbers, in order."""
         if self.workers:
-            end_workers_at_exit()
+            expect_workers()
         count = self.options.crops_per_image
         images = [range(span.start // count, -(-span.stop // count)) for span in spans]
         loader: Any = DataLoader(

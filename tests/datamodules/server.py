@@ -57,6 +57,8 @@ def serving(root: Path) -> Iterator[Server]:
 
 
 class _Quiet(ThreadingHTTPServer):
+    request_queue_size = 128  # or some of many connections at once are refused
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exception(), ConnectionError):  # who asked has gone
             super().handle_error(request, client_address)

@@ -300,11 +300,10 @@ def test_bsrgans_schedule_contains_every_order() -> None:
     assert (place == 7).all()
 
 
-@pytest.mark.parametrize(("scale", "size"), [(4.0, (64, 48)), (3.0, (37, 50))])
-def test_bsrgans_schedule_changes_no_bit(scale: float, size: tuple[int, int]) -> None:
+def test_bsrgans_schedule_changes_no_bit() -> None:
     """Each image as if every stage ran at every place of its order."""
-    recipe, hr, seeds = BSRGAN(scale, executor="canvas"), make_images(12, size), torch.arange(12)
-    params = to_device(recipe.params_of(seeds, hr.shape), 12, CPU)
+    recipe, hr = BSRGAN(3.0, executor="canvas"), make_images(8, (29, 38))
+    params = to_device(recipe.params_of(torch.arange(8), hr.shape), 8, CPU)
 
     def by_place(canvas: Canvas, own: Any) -> Canvas:
         for place in range(7):
