@@ -17,7 +17,7 @@ from typing import IO, Any, TypeVar, cast
 import fsspec
 from fsspec.asyn import AsyncFileSystem, sync
 
-from degradations.draws import seed_of
+from degradations.seeds import seed_of
 
 log = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds
