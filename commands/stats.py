@@ -168,10 +168,12 @@ def _sections(summary: Summary, images: Images, paths: list[str]) -> list[Sectio
 
 
 def _shown(name: str, paths: list[str]) -> str:
+    """Return a path below the folder that was given; of several folders with the folder's name."""
     for path in paths:
         folder = path.rstrip("/") + "/"
         if name.startswith(folder):
-            return name.removeprefix(folder)
+            below = name.removeprefix(folder)
+            return f"{Path(path).name}/{below}" if len(paths) > 1 else below
     return name
 
 

@@ -13,6 +13,7 @@ from files.owned import write_whole
 TEMPLATE = Path(__file__).parent / "stats.html.j2"
 WIDTH, HEIGHT = 360, 150
 LEFT, RIGHT, TOP, BOTTOM = 8, 8, 8, 22  # margins
+NAMED = 4  # paths in the title
 MESSAGES = 20  # of unreadable images
 STEPS = ((1,), (1, 3), (1, 2, 5))  # ticks in each power of ten, the fewest that suffice
 TICKS = 3
@@ -90,8 +91,8 @@ def write_stats_page(
     drawn = [histogram(titles[name], q) for name, q in found.items() if q["measured"]]
     text = render_page(
         TEMPLATE,
-        title=", ".join(map(str, numbers["paths"])),
-        facts=facts_of(numbers),
+        title=_title(numbers["paths"]),
+        facts=[*facts_of(numbers), ("paths", ", ".join(numbers["paths"]))],
         shares=[
             (name, [(kind, count, count / numbers["readable"]) for kind, count in counts.items()])
             for name, counts in (("Formats", numbers["formats"]), ("Pixels", numbers["modes"]))
@@ -110,13 +111,19 @@ def write_stats_page(
     write_whole(page, text)
 
 
+def _title(paths: Sequence[str]) -> str:
+    names = [Path(path).name or path for path in paths]
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
 def facts_of(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what a reader wants to know first, as names and values."""
     equal, near = numbers["duplicates"], numbers["near_duplicates"]
     facts = [
         ("images", f"{numbers['images']:,}"),
         ("unreadable", f"{numbers['unreadable']['images']:,}"),
-        ("size", f"{short(numbers['bytes'])}B, {short(numbers['pixels'])} pixels"),
+        ("size", f"{short(numbers['bytes'], ' ')}B, {short(numbers['pixels'], ' ')} pixels"),
         ("equal", f"{equal['could_go']:,} copies of {equal['groups']:,} images"),
         ("similar", f"{near['images']:,} images in {near['groups']:,} groups"),
         ("grey", f"{numbers['grey']:,}"),
@@ -175,9 +182,14 @@ def _ticks(low: float, high: float) -> list[float]:
     return found[::every] if len(found) > 1 else [low, high]
 
 
-def short(value: float) -> str:
-    """Format a number: 1234567 is ``1.23M``."""
+def short(value: float, space: str = "") -> str:
+    """Format a number: 1234567 is ``1.23M``.
+
+    Args:
+        value: The number.
+        space: What stands before the letter.
+    """
     for size, letter in UNITS:
         if abs(value) >= size:
-            return f"{value / size:.3g}{letter}" if value < 1000 * size else f"{value:.3g}"
-    return f"{value:.3g}"
+            return f"{value / size:.3g}{space}{letter}"
+    return f"{value:.3g}{space}"

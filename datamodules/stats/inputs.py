@@ -20,8 +20,8 @@ from datamodules.shards.table import table_of
 from datamodules.shards.urls import is_remote, list_shards
 from degradations.seeds import CODING
 from files.paths import (
-    expand_path,
     existing_part,
+    expand_path,
     fixed_part,
     glob_paths,
     has_wildcard,

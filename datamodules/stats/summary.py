@@ -329,9 +329,7 @@ class _Range:
             "mean": _rounded(self.sum / self.count),
             "least": _rounded(self.low),
             "greatest": _rounded(self.high),
-            "quantiles": {
-                f"{q:g}": _rounded(v) for q, v in zip(QUANTILES, quantiles, strict=True)
-            },
+            "quantiles": {f"{q:g}": _rounded(v) for q, v in zip(QUANTILES, quantiles, strict=True)},
             "edges": [_rounded(edge) for edge in edges[:: FINE // BINS]],
             "counts": fine.reshape(BINS, -1).sum(1).tolist(),
         }
