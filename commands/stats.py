@@ -161,7 +161,7 @@ def _sections(summary: Summary, images: Images, paths: list[str]) -> list[Sectio
         (summary.similar, "Similar", "{2}x{3}"),
     ):
         some = groups.largest[:GROUPS]
-        about = f"{len(some)} of {groups.groups:,} groups; stats.json lists more."
+        about = "The largest groups; stats.json lists more." if groups.groups > len(some) else ""
         found_groups = [shots(group.numbers[:IN_GROUP], caption, False) for group in some]
         sections.insert(len(sections) - 2, Section(title, about, [g for g in found_groups if g]))
     return sections

@@ -24,10 +24,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from degradations.seeds import CODING as CODING
 from degradations.seeds import GAMMA as GAMMA
 from degradations.seeds import MULTIPLIERS as MULTIPLIERS
 from degradations.seeds import SHIFTS as SHIFTS
-from degradations.seeds import Words, mix
+from degradations.seeds import Words as Words
+from degradations.seeds import mix as mix
 from degradations.seeds import seed_of as seed_of
 
 Floats: TypeAlias = npt.NDArray[np.float64]

@@ -124,14 +124,21 @@ def facts_of(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("images", f"{numbers['images']:,}"),
         ("unreadable", f"{numbers['unreadable']['images']:,}"),
         ("size", f"{short(numbers['bytes'], ' ')}B, {short(numbers['pixels'], ' ')} pixels"),
-        ("equal", f"{equal['could_go']:,} copies of {equal['groups']:,} images"),
-        ("similar", f"{near['images']:,} images in {near['groups']:,} groups"),
+        ("equal", _grouped(equal)),
+        ("similar", _grouped(near)),
         ("grey", f"{numbers['grey']:,}"),
         ("flat", f"{numbers['flat']:,}"),
     ]
     if numbers["unreadable_tars"]:
         facts.insert(2, ("unreadable tars", f"{len(numbers['unreadable_tars']):,}"))
     return facts
+
+
+def _grouped(found: Mapping[str, Any]) -> str:
+    if not found["groups"]:
+        return "none"
+    groups = f"{found['groups']:,} group" + ("s" if found["groups"] > 1 else "")
+    return f"{found['images']:,} images in {groups}"
 
 
 def histogram(title: str, quantity: Mapping[str, Any]) -> Histogram:

@@ -36,12 +36,12 @@ HASH = np.dtype([("phash", "<u8"), ("number", "<i8")])
 class Group(NamedTuple):
     """Images that are equal or similar.
 
-    count: How many.
+    images: How many.
     numbers: Of the first ``SHOWN``, ascending.
     distance: Most bits in which two of them were found to differ.
     """
 
-    count: int
+    images: int
     numbers: list[int]
     distance: int = 0
 
@@ -66,10 +66,10 @@ class Groups(NamedTuple):
         def counted() -> Iterator[Group]:
             nonlocal groups, images
             for group in found:
-                groups, images = groups + 1, images + group.count
+                groups, images = groups + 1, images + group.images
                 yield group
 
-        largest = heapq.nsmallest(LISTED, counted(), key=lambda g: (-g.count, g.numbers))
+        largest = heapq.nsmallest(LISTED, counted(), key=lambda g: (-g.images, g.numbers))
         return cls(groups, images, largest)
 
 

@@ -185,7 +185,7 @@ def is_grey(rgb: NDArray[Any]) -> bool:
 def digest_of(rgb: NDArray[Any]) -> tuple[int, int]:
     """Return the xxh3_128 of size, type and pixels, as two words."""
     whole = xxhash.xxh3_128(f"{rgb.shape} {rgb.dtype}".encode())
-    whole.update(np.ascontiguousarray(rgb))
+    whole.update(np.ascontiguousarray(rgb).data)
     number = whole.intdigest()
     return number >> 64, number & ((1 << 64) - 1)
 

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 
 from datamodules.files.decode import REASONS
 from datamodules.stats.duplicates import IMAGE, Group, Groups, find_duplicates
-from datamodules.stats.inputs import places_of
+from datamodules.stats.inputs import Place, places_of
 from datamodules.stats.measure import NAMES, Row
 from datamodules.stats.parts import Block, Parts
-from datamodules.stats.workers import Place
 
 FINE = 4096  # bins from which quantiles are taken
 BINS = 32  # bins that are told
@@ -220,7 +219,7 @@ def _told(groups: Groups, images: Images, about: str, count: int) -> dict[str, A
 
 def _group(group: Group, images: Images) -> dict[str, Any]:
     names = [images.name(number) for number in group.numbers]
-    return {"count": group.count, "distance": group.distance, "names": names}
+    return {"images": group.images, "distance": group.distance, "names": names}
 
 
 class _Counts:
