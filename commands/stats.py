@@ -154,7 +154,8 @@ def _sections(summary: Summary, images: Images, paths: list[str]) -> list[Sectio
     sections = []
     for kind, title, caption, cut in LOOKED_AT:
         found = shots(summary.examples[kind], caption, cut)
-        about = "The middle of each image, unscaled." if cut else "Some of them."
+        more = not cut and summary.numbers[kind] > len(summary.examples[kind])
+        about = "The middle of each image, unscaled." if cut else "The first of them." * more
         sections.append(Section(title, about, [found] if found else []))
     for groups, title, caption in (
         (summary.equal, "Equal", "{2}x{3}"),
