@@ -455,8 +455,8 @@ class InvSR(InLatents, Adversarial):
             self.distance.copy_(self._measured())
             if not self.distance:
                 raise ValueError(
-                    "LR and HR of the first training batches are the same, so there is nothing to "
-                    "restore: at scale 1 set a degradation, such as configs/degradation/denoise.yaml"
+                    "LR and HR of the first training batches are the same: nothing to restore; "
+                    "at scale 1 set a degradation, such as configs/degradation/denoise.yaml"
                 )
             self.plan(self._start)
             log.info(

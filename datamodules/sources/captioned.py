@@ -131,5 +131,7 @@ class Captioned(Source):
         if path is None:
             return None
         image = Path(path)
-        names = [name for end in CAPTIONS for name in (image.with_suffix(end), Path(f"{path}{end}"))]
+        names = [
+            name for end in CAPTIONS for name in (image.with_suffix(end), Path(f"{path}{end}"))
+        ]
         return next((name for name in names if name.is_file()), None)
