@@ -404,9 +404,8 @@ class InvSR(InLatents, Adversarial):
         self.middle = _frozen(sampling.middle)
         self.deterministic = sampling.deterministic
         self.losses, self.starting = training, training.starting  # torch has `training`
-        self.wanted = training.starts
-        if training.starts is None:
-            self.wanted = STARTS if scale == SCALE else "auto"
+        by_scale: Sequence[int] | Literal["auto"] = STARTS if scale == SCALE else "auto"
+        self.wanted = by_scale if training.starts is None else training.starts
         self.perceptual = _frozen(training.perceptual)
         self._find_perceptual: Callable[[], Path] | None = None
         self.discriminator_weights = discriminator_weights
@@ -434,7 +433,7 @@ class InvSR(InLatents, Adversarial):
     def starts(self) -> tuple[int, ...]:
         """The trained starts, counted from 1; with ``auto`` empty until they are measured."""
         if self.wanted != "auto":
-            return tuple(cast("Sequence[int]", self.wanted))
+            return tuple(self.wanted)
         distance = float(self.distance)
         return starts_beyond(self.schedule, distance) if distance else ()
 

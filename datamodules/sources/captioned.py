@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from datamodules.files.captions import CAPTIONS, caption_of
 from datamodules.files.decode import UnreadableImage
-from datamodules.order.plan import Mixture
+from datamodules.order.shuffle import Mixture
 from datamodules.source import Sample, Source, prepare_within
 
 

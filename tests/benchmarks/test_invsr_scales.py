@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,9 @@ def test_each_scale_has_its_regression_and_both_starts() -> None:
 def test_the_distance_is_in_the_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="has no checkpoint: remove it"):
         distance_of(tmp_path)
-    (tmp_path / "checkpoints").mkdir()
-    state = {"state_dict": {"distance": torch.tensor(0.65)}}
-    torch.save(state, tmp_path / "checkpoints" / "step-000000600.ckpt")
+    path = tmp_path / "checkpoints" / "step-000000600.ckpt"
+    path.parent.mkdir()
+    torch.save({"state_dict": {"distance": torch.tensor(0.65)}}, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.with_name(f"{path.name}.sha256").write_text(f"{digest}  {path.name}\n")
     assert starts_of(distance_of(tmp_path)) == (250, 200, 150, 100)

@@ -489,7 +489,7 @@ def test_the_residual_is_an_equivalent_noise_level(monkeypatch: pytest.MonkeyPat
 
 
 def test_nothing_to_restore(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"are the same, .*: at scale 1 set a degradation"):
+    with pytest.raises(ValueError, match=r"are the same: .*at scale 1 set a degradation"):
         begun(invsr(1.0), [batch(16, 16, scale=1)], monkeypatch)
 
 
