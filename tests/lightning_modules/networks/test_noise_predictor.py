@@ -195,7 +195,7 @@ def test_at_scale_4_nothing_is_between_the_image_and_the_released_layers():
     model = seeded()
     model.fit_to(4, 8)
     lr = torch.rand(1, 3, 8, 8)
-    assert torch.equal(model(lr, 3).mean, model.encoder(lr * 2 - 1, 3)[:, :4])
+    assert torch.equal(model(lr, 3).mean, model.encoder(lr * 2 - 1, 3, model.run_block)[:, :4])
     torch.manual_seed(0)  # also with random weights of the same seed
     set_ = NoisePredictor(**SMALL, halvings=1).eval()
     assert torch.equal(set_(lr, 3).mean, model(lr, 3).mean)
