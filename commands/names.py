@@ -16,6 +16,7 @@ BY_GROUP = {
         "report": "Write the page of one or several runs.",
         "compare": "Tell which differences between runs are more than chance.",
         "preview": "Show what a degradation does to an image.",
+        "app": "Enlarge photographs in the browser: app RUN.",
         "doctor": "Report what works on this machine and what does not, with the fix.",
     },
     "data": {
@@ -30,6 +31,7 @@ BY_GROUP = {
 }
 # Modules with a `main(arguments)`; `python -m MODULE` is the same.
 TOOLS = {
+    "app": "commands.app",
     "list": "commands.listing",
     "report": "callbacks.report.__main__",
     "compare": "callbacks.results.compare",

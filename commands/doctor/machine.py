@@ -228,6 +228,7 @@ EXTRAS = {
     "video": "H.264 as a degradation, and predictions as mp4",
     "iqa": "MUSIQ, MANIQA, CLIP-IQA, TOPIQ and PI",
     "onnx": "export to ONNX",
+    "app": "main.py app, in the browser",
 }
 MOST_NAMED = 5
 
