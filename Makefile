@@ -23,7 +23,7 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: install demo docs docs-commands test test-slow test-faults test-minimum test-python test-iqa coverage soak bench-gpu
-.PHONY: lint types pytest clean
+.PHONY: checks lint types pytest clean
 
 install: .venv/.installed
 
@@ -47,7 +47,11 @@ demo: install
 	$(BIN)/python main.py predict --config $(DEMO) --data.init_args.predict "$$($(BIN)/python -c 'import importlib.util as u; print(u.find_spec("sklearn").submodule_search_locations[0])')/datasets/images"
 	$(BIN)/python main.py test --config $(DEMO)
 
-test: install lint types docs pytest
+# What runs on one core goes beside the tests, which run on two.
+test: install
+	@$(MAKE) --no-print-directory -j 2 checks pytest
+
+checks: lint types docs
 
 lint: install
 	$(BIN)/ruff check .
@@ -61,7 +65,7 @@ types: install
 # Not --quiet, which takes broken links for right. The same commit gives the same bytes; a source archive has none.
 # Material would say at each build that it will end in 2027 (docs/decisions.md).
 docs: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m commands.schema
+	OMP_NUM_THREADS=1 $(BIN)/python main.py schema
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 docs-commands: install

@@ -16,6 +16,7 @@ own Trainer, without a configuration file.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -49,6 +50,7 @@ from degradations.tools.configure import degradation_of
 from files.paths import read_text
 from files.yaml_loader import plain_yaml, strict_loader
 from lightning_modules.base import ImageModel, SuperResolver
+from lightning_modules.chain import Chain
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.tiling import Tiling
 
@@ -69,12 +71,14 @@ class Measured(TypedDict):
     value: Mean over the images, or the number of the whole set.
     n: Number of images.
     protocol: How it was computed.
+    higher_is_better: The metric's direction.
     images: The number of each image by its name; empty for a number of the whole set.
     """
 
     value: float
     n: int
     protocol: Mapping[str, Any]
+    higher_is_better: bool
     images: dict[str, float]
 
 
@@ -278,6 +282,19 @@ def load(
     return Enlarger(module, device)
 
 
+def chain(*parts: Enlarger) -> Enlarger:
+    """Return a method that enlarges by several, one after the other.
+
+    Args:
+        parts: What ``load`` returned, in their order. The scale is the product of theirs.
+
+    Raises:
+        ValueError: If there are no parts.
+    """
+    scale = math.prod(part.scale for part in parts)
+    return Enlarger(Chain(scale, [part.module for part in parts]))
+
+
 def _load(source: str, scale: float | None, arguments: dict[str, Any]) -> ImageModel:
     path = Path(source).expanduser()
     if (path / CONFIG).is_file():
@@ -438,13 +455,13 @@ def measure(
         of_images = metric.images.get("images", {})
         each = {key.partition("/")[2]: value for key, value in of_images.items()}
         for record in metric.records:
-            found[record["metric"]] = _measured(record, each)
+            found[record["metric"]] = _measured(record, metric.higher_is_better, each)
     return found
 
 
-def _measured(record: Record, images: dict[str, float]) -> Measured:
+def _measured(record: Record, higher: bool, images: dict[str, float]) -> Measured:
     named = {"value": record["value"], "n": record["n"], "protocol": record["protocol"]}
-    return cast(Measured, {**named, "images": images})
+    return cast(Measured, {**named, "higher_is_better": higher, "images": images})
 
 
 def _metric(given: str | Metric) -> Metric:

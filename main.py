@@ -31,20 +31,19 @@ def _check(words: Sequence[str]) -> None:
         raise SystemExit(2) from None
 
 
-def _run_tool(words: Sequence[str]) -> int | None:
+def _run_alone(words: Sequence[str]) -> int | None:
     # The status of a command without Lightning, or of --help; None for all others.
-    from commands.names import TOOLS, overview
-
-    if words and words[0] in ("-h", "--help"):
-        sys.stdout.write(overview())
-        return 0
-    if not words or words[0] not in TOOLS:
-        return None
     from importlib import import_module
 
     from commands.errors import ConfigurationError
+    from commands.help import answered
+    from commands.names import TOOLS
 
     try:
+        if answered(words):
+            return 0
+        if not words or words[0] not in TOOLS:
+            return None
         status: int = import_module(TOOLS[words[0]]).main(words[1:])
     except ConfigurationError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -60,24 +59,17 @@ def main(args: Sequence[str] | None = None) -> None:
 
     Raises:
         SystemExit: With the status of a command without Lightning, such as ``pack``; 2 after a
-            configuration error, which is printed as one sentence; 1 if ``doctor`` finds something
-            broken; 130 after a Ctrl-C during the imports, which take
-            seconds.
+            configuration error, which is printed as one sentence; 130 after a Ctrl-C during the
+            imports, which take seconds.
     """
     _set_paths()
     from commands.process import ignore_broken_pipe
 
     ignore_broken_pipe()
     words = list(sys.argv[1:] if args is None else args)
-    if (status := _run_tool(words)) is not None:
+    if (status := _run_alone(words)) is not None:
         raise SystemExit(status)
     _check(words)
-    if next((word for word in words if not word.startswith("-")), None) == "doctor":
-        from commands.doctor import doctor  # imports none of the packages that it checks
-
-        words.remove("doctor")
-        doctor.run(words)
-        return
     try:
         from commands.cli import run
     except KeyboardInterrupt:

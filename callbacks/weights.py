@@ -1,8 +1,8 @@
 """Find or fetch weights by their name in ``configs/weights.yaml``.
 
-    python -m callbacks.weights                     list found and missing files
-    python -m callbacks.weights --fetch             fetch all missing files
-    python -m callbacks.weights --fetch alexnet     fetch only these
+    python main.py weights                     list found and missing files
+    python main.py weights --fetch             fetch all missing files
+    python main.py weights --fetch alexnet     fetch only these
 
 Files are searched in ``$ENLARGER_WEIGHTS``, then in the caches of torch and of Hugging Face, and
 used only if their SHA-256 is the published one. With ``HF_HUB_OFFLINE=1`` nothing is fetched.
@@ -310,7 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 1 if a file could not be fetched or is not the published one; 2 for an unknown name.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m callbacks.weights",
+        prog="main.py weights",
         description="List the weights that the project knows by name, and fetch those missing.",
     )
     parser.add_argument("names", nargs="*", help="only these; all by default")

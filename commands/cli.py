@@ -175,8 +175,7 @@ class EnlargerCLI(CommandsCLI):
     def subcommands() -> dict[str, set[str]]:
         """Return the commands, each with the trainer arguments that are not options."""
         commands: dict[str, set[str]] = CommandsCLI.subcommands()
-        # main.py runs `doctor` by itself; here it is only listed by --help.
-        return {**commands, **{name: commands["fit"] for name in LIKE_FIT}, "doctor": set()}
+        return {**commands, **{name: commands["fit"] for name in LIKE_FIT}}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line, and keep it for messages."""

@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from commands.names import BY_GROUP
-from files.paths import IMAGE_EXTENSIONS
+from commands.names import ABOUT
+from commands.options import SOURCES, options
+from files.paths import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = ROOT / "configs" / "experiment"
-COMMANDS = [name for group in BY_GROUP.values() for name in group]
+COMMANDS = list(ABOUT)
 _RATE = "model.init_args.optimizer.init_args"
 
 # Keys by their names in other programs.
@@ -116,11 +117,21 @@ def refuse_typos(args: Sequence[str]) -> None:
         if first not in TOP and near and (rest or near == ["config"]):
             meant = ".".join(filter(None, (near[0], rest)))
             raise ConfigurationError(f"unknown key {option[2:]!r}; did you mean {meant!r}?")
+        _refuse_unknown(first, rest)
         value = value if equals else args[number + 1] if number + 1 < len(args) else ""
         if first == "config" and not rest and not {*"$~:{\n"} & {*value}:
             path = os.path.abspath(value)
             if value.endswith((".yaml", ".yml", ".json")) and not os.path.exists(path):
                 raise ConfigurationError(_no_file(f"File does not exist: {path!r}", first, []))
+
+
+def _refuse_unknown(group: str, rest: str) -> None:
+    # Keys of a class that a configuration names are left to the parser.
+    known = options(group) if group in SOURCES and group != "data" and rest else {}
+    key, name = f"{group}.{rest}", rest.partition(".")[0]
+    if known and name not in (*known, "help"):
+        near = did_you_mean(key, [f"{group}.{each}" for each in known])
+        raise ConfigurationError(f"unknown key {key!r}{_meant(key, [*TOP], ()) or near}")
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
@@ -315,7 +326,7 @@ def _no_option(leaf: str, typed: Sequence[str]) -> str | None:
     word = max(words, key=len, default=rest.split()[0])
     command = next((word for word in typed if word in COMMANDS), "")
     path, several = Path(word), rest != word
-    image = path.suffix.lower() in IMAGE_EXTENSIONS
+    image = path.suffix.lower() in IMAGE_EXTENSIONS | VIDEO_EXTENSIONS
     options = {word.partition("=")[0].replace(".init_args.", ".") for word in typed}
     given = "--data.predict" in options
     if image and (several or given or command != "predict"):  # the shell has expanded a pattern

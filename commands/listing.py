@@ -15,10 +15,11 @@ from files.paths import walk
 
 WEIGHTS = ROOT / "configs" / "weights.yaml"
 ROOMS = ("lightning_modules", "datamodules", "degradations", "callbacks")
-MODEL = "ImageModel"  # what methods derive from
+BASES = {"ImageModel": "methods", "Loss": "losses"}  # what classes of a kind derive from
 HINTS = {
     "methods": "python main.py fit --model.help NAME",
     "networks": "python main.py fit --model lightning_modules.Regression --model.network.help NAME",
+    "losses": "model.losses of lightning_modules.RealESRGAN; docs/methods/real_esrgan.md",
     "degradations": "python main.py fit --degradation.help NAME",
     "datasets": "python main.py fit --data.train.help NAME",
     "metrics": "python main.py fit --trainer.callbacks.help NAME",
@@ -37,7 +38,12 @@ class Entry(NamedTuple):
 
 class _Class(NamedTuple):
     about: str
-    bases: tuple[str, ...]
+    bases: tuple[str, ...] = ()
+    missing: frozenset[str] = frozenset()  # its abstract members
+    has: frozenset[str] = frozenset()  # its other members
+
+
+KIND_OF_ROOM = {"datamodules": "datasets", "degradations": "degradations", "callbacks": "metrics"}
 
 
 def main(words: Sequence[str]) -> int:
@@ -59,10 +65,15 @@ def main(words: Sequence[str]) -> int:
             sys.stdout.write(f"{kind:<14}{len(entries(kind)):>4}   python main.py list {kind}\n")
         return 0
     (kind,) = words
-    _write(entries(kind))
-    if found := yours(kind):
-        sys.stdout.write("\nyours\n")
-        _write(found)
+    found, bases = entries(kind), to_derive_from(kind)
+    _write([entry for entry in found if entry.name not in bases])
+    for title, others in (
+        ("to derive from", [entry for entry in found if entry.name in bases]),
+        ("yours", yours(kind)),
+    ):
+        if others:
+            sys.stdout.write(f"\n{title}\n")
+            _write(others)
     sys.stdout.write(f"\n{HINTS[kind]}\n")
     return 0
 
@@ -77,29 +88,38 @@ def entries(kind: str) -> list[Entry]:
         return list(_experiments())
     if kind == "weights":
         return list(_weights())
+    room = _room(kind)
     return sorted(
         Entry(f"{room}.{name}", found.about)
-        for room in ROOMS
         for name, found in public(room).items()
-        if _kind_of(room, name, _bases()) == kind
+        if _kind_of(room, name, _classes_of(room)) == kind
     )
+
+
+def to_derive_from(kind: str) -> set[str]:
+    """Return the names of a kind whose classes are abstract.
+
+    Args:
+        kind: A key of ``HINTS``.
+    """
+    if kind in ("experiments", "weights"):
+        return set()
+    room = _room(kind)
+    names = (entry.name.rpartition(".")[2] for entry in entries(kind))
+    return {f"{room}.{n}" for n in names if _missing(n, _classes_of(room))}
 
 
 def yours(kind: str) -> list[Entry]:
     """Return classes of a kind in the working directory, where it is not Enlarger's own."""
-    here = Path.cwd()
+    here, room = Path.cwd(), _room(kind)
     if here == ROOT:
         return []
-    known, found = _bases(), list[Entry]()
+    found = list[Entry]()
     for path in sorted(_python_files(here)):
-        try:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-        except (OSError, SyntaxError, ValueError):
-            continue
         module = ".".join(path.relative_to(here).with_suffix("").parts)
-        for name, own in _classes(tree).items():
-            room = next((r for r in ROOMS for base in own.bases if base in public(r)), None)
-            if room and _kind_of(room, name, {**known, name: own.bases}) == kind:
+        for name, own in _classes_in(path).items():
+            derived = any(base in public(room) for base in own.bases)
+            if derived and _kind_of(room, name, {**_classes_of(room), name: own}) == kind:
                 found.append(Entry(f"{module}.{name}", own.about))
     return found
 
@@ -107,48 +127,70 @@ def yours(kind: str) -> list[Entry]:
 @functools.cache
 def public(room: str) -> dict[str, _Class]:
     """Return the public classes and functions of a room, which its stub file names."""
-    stub, found = ROOT / room / "__init__.pyi", dict[str, _Class]()
-    for node in ast.parse(stub.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ImportFrom):
-            file = ROOT / room / f"{(node.module or '').replace('.', '/')}.py"
-            own = _classes(ast.parse(file.read_text(encoding="utf-8")))
-            found.update({alias.name: own[alias.name] for alias in node.names})
-    return found
+    stub = ast.parse((ROOT / room / "__init__.pyi").read_text(encoding="utf-8"))
+    names = [a.name for n in stub.body if isinstance(n, ast.ImportFrom) for a in n.names]
+    return {name: _classes_of(room)[name] for name in names}
 
 
-def _kind_of(room: str, name: str, bases: dict[str, tuple[str, ...]]) -> str:
-    if room != "lightning_modules":
-        return {"datamodules": "datasets", "degradations": "degradations"}.get(room, "metrics")
+def _room(kind: str) -> str:
+    return next((r for r, of in KIND_OF_ROOM.items() if of == kind), ROOMS[0])
+
+
+def _kind_of(room: str, name: str, known: dict[str, _Class]) -> str:
+    if room in KIND_OF_ROOM:
+        return KIND_OF_ROOM[room]
     above, seen = [name], set[str]()
     while above:
         one = above.pop()
-        if one == MODEL:
-            return "methods"
-        if one not in seen:
+        if one in BASES:
+            return BASES[one]
+        if one not in seen and one in known:
             seen.add(one)
-            above += bases.get(one, ())
+            above += known[one].bases
     return "networks"
 
 
+def _missing(name: str, known: dict[str, _Class]) -> frozenset[str]:
+    # Abstract members that neither the class nor one of its bases defines.
+    if name not in known:
+        return frozenset()
+    own = known[name]
+    inherited = [_missing(base, known) for base in own.bases if base != name]
+    defined = [known[base].has for base in own.bases if base in known]
+    return frozenset().union(*inherited).difference(own.has, *defined) | own.missing
+
+
 @functools.cache
-def _bases() -> dict[str, tuple[str, ...]]:
-    """Return the base classes of all that methods are made of, public or not."""
-    found = dict[str, tuple[str, ...]]()
-    for path in sorted(_python_files(ROOT / ROOMS[0])):
-        classes = _classes(ast.parse(path.read_text(encoding="utf-8")))
-        found.update({name: own.bases for name, own in classes.items()})
-    return found
+def _classes_of(room: str) -> dict[str, _Class]:
+    files = sorted(_python_files(ROOT / room))
+    return {name: own for path in files for name, own in _classes_in(path).items()}
 
 
-def _classes(tree: ast.Module) -> dict[str, _Class]:
-    return {
-        node.name: _Class(
-            _first_sentence(ast.get_docstring(node) or ""),
-            tuple(ast.unparse(base).rpartition(".")[2] for base in getattr(node, "bases", ())),
-        )
-        for node in tree.body
-        if isinstance(node, ast.ClassDef | ast.FunctionDef)
+def _classes_in(path: Path) -> dict[str, _Class]:
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):  # a user's file
+        return {}
+    return {n.name: _read(n) for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef)}
+
+
+def _read(node: ast.ClassDef | ast.FunctionDef) -> _Class:
+    about = _first_sentence(ast.get_docstring(node) or "")
+    if isinstance(node, ast.FunctionDef):
+        return _Class(about)
+    bases = (ast.unparse(base) for base in node.bases)
+    members = [n for n in node.body if isinstance(n, ast.FunctionDef)]
+    missing = {n.name for n in members if "abstractmethod" in map(ast.unparse, n.decorator_list)}
+    fields = {
+        t.id
+        for n in node.body
+        if isinstance(n, ast.Assign)
+        for t in n.targets
+        if isinstance(t, ast.Name)
     }
+    has = {n.name for n in members} - missing | fields
+    names = (base.partition("[")[0].rpartition(".")[2] for base in bases)
+    return _Class(about, tuple(names), frozenset(missing), frozenset(has))
 
 
 def _first_sentence(text: str) -> str:

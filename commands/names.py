@@ -14,42 +14,48 @@ BY_GROUP = {
     "look": {
         "list": "List methods, networks, degradations, datasets, metrics, experiments or weights.",
         "report": "Write the page of one or several runs.",
-        "compare": "Tell which differences between runs are more than chance.",
+        "plot": "Plot two metrics of runs against each other.",
+        "compare": "Tell which differences between runs, or folders, are more than chance.",
+        "measure": "Measure a folder of images, such as another program's outputs.",
+        "protocols": "Show what the presets of metrics measure, and how they differ.",
         "preview": "Show what a degradation does to an image.",
         "app": "Enlarge photographs in the browser: app RUN.",
+        "stats": "Print what a degradation draws: means and quantiles of its parameters.",
         "doctor": "Report what works on this machine and what does not, with the fix.",
     },
     "data": {
         "pack": "Pack images into WebDataset tars.",
         "encode": "Write latents of the training images into shards, so that fit need not encode.",
         "freeze": "Write degraded images into files, for other programs.",
+        "reference": "Compute the features of reference images, for FID and its family.",
+        "niqe": "Make a model of good photographs, for NIQE.",
+        "prompt": "Write the embeddings of one prompt to a file, in place of a text encoder.",
         "weights": "List published weights, and download them.",
+        "schema": "Write JSON Schemas of configurations, with which editors complete keys.",
     },
     "share": {
         "export": "Write the best weights of a run for other programs: export RUN.",
     },
 }
-# Modules with a `main(arguments)`; `python -m MODULE` is the same.
+ABOUT = {name: about for group in BY_GROUP.values() for name, about in group.items()}
+
+# Modules with a `main(words)`, which returns the exit status; `python -m MODULE` is the same.
 TOOLS = {
     "app": "commands.app",
     "list": "commands.listing",
     "report": "callbacks.report.__main__",
-    "compare": "callbacks.results.compare",
+    "plot": "callbacks.report.plots",
+    "compare": "commands.compare",
+    "measure": "commands.measure",
+    "protocols": "callbacks.metrics.protocols",
     "preview": "degradations.tools.preview",
+    "stats": "degradations.tools.stats",
+    "doctor": "commands.doctor.doctor",
     "pack": "datamodules.pack.__main__",
     "freeze": "degradations.tools.freeze",
+    "reference": "callbacks.metrics.sets",
+    "niqe": "callbacks.metrics.niqe",
+    "prompt": "lightning_modules.backbone.prompt",
     "weights": "callbacks.weights",
+    "schema": "commands.schema",
 }
-
-
-def overview() -> str:
-    """Return the help of ``main.py``: all commands, in groups."""
-    lines = ["usage: main.py COMMAND ...", "", "Train, compare and run image super-resolution."]
-    for group, commands in BY_GROUP.items():
-        lines += ["", f"{group}:", *(f"  {name:<11} {about}" for name, about in commands.items())]
-    lines += [
-        "",
-        "main.py COMMAND --help explains a command. Most take --config FILE.yaml; main.py list",
-        "experiments names files to start from.",
-    ]
-    return "\n".join(lines) + "\n"

@@ -31,7 +31,7 @@ from commands.jsonargparse_internals import (
     keep_final_text,
 )
 from commands.layers import ConfigFile, replace_typed
-from commands.names import BY_GROUP, TOOLS
+from commands.names import ABOUT, TOOLS
 from commands.run.saved_config import is_mere_default
 from files import paths
 from files.yaml_loader import (
@@ -52,9 +52,7 @@ LINKS = {
     "data.init_args.seed": "seed_everything",
 }
 GROUPS = ("trainer", "run", "tiling", "checkpoint", "writer", "encode", "export")
-DESCRIPTIONS = {
-    name: about for group in BY_GROUP.values() for name, about in group.items() if name not in TOOLS
-}
+DESCRIPTIONS = {name: about for name, about in ABOUT.items() if name not in TOOLS}
 
 
 def parser_settings() -> dict[str, Any]:
@@ -204,7 +202,8 @@ def _is_no_yaml(value: str) -> bool:
 
 def _is_path(value: str) -> bool:
     # Also a missing image: no class has such a name.
-    return os.path.lexists(value) or paths.is_image(pathlib.PurePath(value))
+    path = pathlib.PurePath(value)
+    return os.path.lexists(value) or paths.is_image(path) or paths.is_video(path)
 
 
 def _meaning(value: str) -> Any:

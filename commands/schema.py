@@ -1,4 +1,4 @@
-"""``python -m commands.schema``: JSON Schemas of configurations, with which editors complete keys.
+"""``python main.py schema``: JSON Schemas of configurations, with which editors complete keys.
 
 Built from the signatures and docstrings of all classes of this checkout: ``experiment.json``, and a
 small file that points into it for each other kind of file in ``configs/``. docs/configuration.md
@@ -180,7 +180,7 @@ def main(args: Sequence[str] | None = None) -> int:
         0.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m commands.schema",
+        prog="main.py schema",
         description="Write JSON Schemas of configurations, with which editors complete keys.",
     )
     parser.add_argument(

@@ -32,9 +32,10 @@ from datamodules.scales import Scales
 from datamodules.shards.stream import Stream, StreamImages
 from datamodules.source import Augmentation, Batch, Pixels, Sample, Source
 from datamodules.sources.clips import ClipImages, ClipSource, TrainingClips
-from datamodules.sources.folder import Outputs, source_to_enlarge
+from datamodules.sources.folder import Folder, Outputs, source_to_enlarge
 from datamodules.sources.latents import Latents, TrainingLatents, add_latents
 from datamodules.sources.triplets import TrainingTriplets, TripletImages, Triplets
+from datamodules.sources.videos import VideoFrames, Videos
 from degradations.base import Degradation
 from degradations.pool import PairPool, Pairs
 
@@ -400,7 +401,7 @@ class SRDataModule(LightningDataModule):
         train: Images to train on.
         val: Sources to validate on, by name.
         test: Sources to test on, by name.
-        predict: Images to enlarge: a folder, a file, a list of both, or a Source.
+        predict: Images and videos to enlarge: a folder, a file, a list of both, or a Source.
         batch_size: Training crops in one micro-batch, summed over all processes.
         crop_size: Side of the training crops in HR pixels; a multiple of an integer scale. With
             ``crops.scales``, at least the largest HR side that may be drawn.
@@ -464,6 +465,7 @@ class SRDataModule(LightningDataModule):
         self._fingerprint = ""  # of the training images' keys
         self._datasets: dict[str, list[Images]] = {}
         self._left_out: set[str] = set()
+        self._begun: dict[str, int] = {}  # finished frames of videos
         self._pool: PairPool | None = None
         self._plan: Plan | None = None
 
@@ -494,7 +496,7 @@ class SRDataModule(LightningDataModule):
                     f"{verb} needs images: set data.init_args.{part} to a dict of name: Source"
                 )
         if stage == "predict":
-            self._datasets["predict"] = [self._predict_images()]
+            self._datasets["predict"] = self._predict_images()
 
     def _prepared(self, name: str, source: Source) -> Images:
         scale = self._scale_of(source)
@@ -518,23 +520,38 @@ class SRDataModule(LightningDataModule):
         self._plan = images.plan
         return images
 
-    def _predict_images(self) -> PredictImages:
+    def _predict_images(self) -> list[Images]:
         source = source_to_enlarge(self.predict, self.outputs)
         scale = self._scale_of(source)
         source.srgb = False
         source.prepare(scale)
-        return PredictImages(source, "predict", scale, self.size)
+        settings = ("predict", scale, self.size)
+        videos = source.videos if isinstance(source, Folder) else {}
+        found: list[Images] = []
+        if source.keys or not videos:
+            found.append(PredictImages(source, *settings))
+        if videos:
+            found.append(VideoFrames(Videos(videos), *settings))
+        return found
 
     @property
     def predict_keys(self) -> list[str]:
-        """Keys of all images that ``predict`` enlarges, without the source's name."""
-        return list(self._datasets["predict"][0].source.keys)
+        """Keys of all images and videos that ``predict`` enlarges, without the source's name."""
+        return [key for dataset in self._datasets["predict"] for key in dataset.source.keys]
 
     @property
     def predict_paths(self) -> list[str | None]:
         """Files of these images in the same order; None for an image without a file."""
-        source = self._datasets["predict"][0].source
-        return [source.path(index) for index in range(len(source.keys))]
+        sources = [dataset.source for dataset in self._datasets["predict"]]
+        return [source.path(index) for source in sources for index in range(len(source.keys))]
+
+    @property
+    def predict_videos(self) -> list[str]:
+        """Keys of the videos among them."""
+        return [key for dataset in self._videos() for key in dataset.source.keys]
+
+    def _videos(self) -> list[VideoFrames]:
+        return [one for one in self._datasets["predict"] if isinstance(one, VideoFrames)]
 
     @property
     def predict_frames(self) -> int | None:
@@ -548,6 +565,19 @@ class SRDataModule(LightningDataModule):
             keys: Keys as in ``predict_keys``.
         """
         self._left_out = keys
+
+    def continue_in_predict(self, begun: dict[str, int]) -> None:
+        """Leave out the first frames of videos.
+
+        Args:
+            begun: Number of frames by key.
+        """
+        self._begun = begun
+
+    def abandon_in_predict(self, key: str) -> None:
+        """Give no more frames of a video."""
+        for dataset in self._videos():
+            dataset.abandon(key)
 
     def convert_in_predict(self) -> None:
         """Convert the images of ``predict`` from their colour profiles to sRGB."""
@@ -595,11 +625,16 @@ class SRDataModule(LightningDataModule):
 
     def _evaluation(self, part: str, batch_size: int) -> list[Loader]:
         left_out = self._left_out if part == "predict" else set()
-        order = (left_out, self.degradation_seed, batch_size, self._ranks())
-        return [
-            loader_of(x, evaluation_sampler(x, *order), self.workers, self._on_cuda())
-            for x in self._datasets[part]
-        ]
+        seed, ranks, loaders = self.degradation_seed, self._ranks(), []
+        for x in self._datasets[part]:
+            sampler, workers = None, self.workers
+            if isinstance(x, VideoFrames):
+                x.start(left_out, self._begun, seed, ranks)
+                workers = min(workers, 1)  # frames come in order
+            else:
+                sampler = evaluation_sampler(x, left_out, seed, batch_size, ranks)
+            loaders.append(loader_of(x, sampler, workers, self._on_cuda()))
+        return loaders
 
     def val_dataloader(self) -> list[Loader]:
         """Return one loader for each source of ``val``, in the configuration's order."""
@@ -610,7 +645,7 @@ class SRDataModule(LightningDataModule):
         return self._evaluation("test", self.eval_batch_size)
 
     def predict_dataloader(self) -> list[Loader]:
-        """Return one loader over the images to enlarge, one image per batch."""
+        """Return loaders of the images and of the videos to enlarge, one image per batch."""
         return self._evaluation("predict", 1)
 
     # ---------------------------------------------------------------------------------- on device
@@ -655,7 +690,7 @@ class SRDataModule(LightningDataModule):
             ValueError: If no degradation makes LR, or it makes LR for another scale.
         """
         if "error" in batch:
-            return {"key": batch["key"], "error": batch["error"]}
+            return cast(Batch, {k: batch[k] for k in ("key", "error", "meta") if k in batch})
         part = self._part()
         dataset = self._datasets[part][dataloader_idx]
         pool = self._pool if part == "train" and "lr" not in batch else None

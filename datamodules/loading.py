@@ -89,6 +89,7 @@ def loader_of(
         dataset,
         batch_sampler=sampler,
         num_workers=workers,
+        multiprocessing_context=None if dataset.forks or not workers else "spawn",
         collate_fn=collate,
         pin_memory=pin_memory,
         persistent_workers=persistent and workers > 0,

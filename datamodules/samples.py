@@ -211,6 +211,8 @@ class Images(Dataset[dict[str, Any]]):
         scale: The scale at which the images are used.
     """
 
+    forks = True  # whether readers may be forked from the process that owns them
+
     def __init__(self, source: Source, name: str, scale: float) -> None:
         self.source, self.name, self.scale = source, name, scale
         self.checked = False  # whether a batch was checked against the contract
@@ -483,6 +485,18 @@ class PredictImages(Images):
         """Return (H, W) of the output for an image of (h, w)."""
         return super().output_size(lr) if self.size is None else self.size
 
+    def too_large(self, name: str, lr: Sequence[int]) -> str | None:
+        """Return why an image of (h, w) is too large for ``size``, or None."""
+        h, w = lr
+        height, width = self.output_size((h, w))
+        if height >= h and width >= w:
+            return None
+        return (
+            f"{name} is {w}x{h} pixels, larger than the {width}x{height} of "
+            f"data.init_args.size [{height}, {width}]: predict does not shrink images, so "
+            "raise size"
+        )
+
     def __getitem__(self, item: Item) -> dict[str, Any]:
         """Return one image as ``lr``, or its ``error``.
 
@@ -505,14 +519,7 @@ class PredictImages(Images):
             sample["lr"] = sample.pop("hr")
         if "meta" in sample:
             _prepare(sample)
-        h, w = sample["lr"].shape[:2]
-        height, width = self.output_size((h, w))
-        if height < h or width < w:
-            error = (
-                f"{key} is {w}x{h} pixels, larger than the {width}x{height} of "
-                f"data.init_args.size [{height}, {width}]: predict does not shrink images, so "
-                "raise size"
-            )
+        if error := self.too_large(key, sample["lr"].shape[:2]):
             return {"key": key, "seed": item.seed, "error": error}
         return {**sample, "key": key, "seed": item.seed}
 

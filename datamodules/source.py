@@ -27,7 +27,8 @@ class Sample(TypedDict, total=False):
     frames: Number of frames of a clip to generate; only with ``size``.
     clip: (T, H, W, 3) uint8, only from clip sources, which have no ``hr``.
     meta: Data for the writer (path, alpha, icc, bit_depth, mode, exif; ``read``, size in bytes and
-        time in nanoseconds of the file when it was read).
+        time in nanoseconds of the file when it was read; ``frame``, the ``VideoFrame`` of a
+        video's frame).
     latent: (C, h, w) floats of HR, from ``Latents`` only.
     lr_latent: (C, h, w) floats of the enlarged LR, from ``Latents`` only.
     ref: (H, W, 3), from ``Triplets`` only, which have no ``hr``; likewise the next three.
@@ -73,8 +74,8 @@ class Batch(TypedDict, total=False):
     ref: (B, 3, H, W) float32 in [0, 1], from ``Triplets`` only; likewise ``p0`` and ``p1``, of the
         same size. ``hr``, ``lr`` and ``size`` are then absent.
     judge: (B,) float32 in [0, 1]: share of people who found ``p1`` nearer to ``ref``.
-    error: ``predict`` only: why the batch's one image cannot be enlarged; the only other field is
-        ``key``.
+    error: ``predict`` only: why the batch's one image cannot be enlarged; the only other fields are
+        ``key`` and, of a video, ``meta``.
     """
 
     key: list[str]

@@ -60,7 +60,7 @@ def on_files(files: Files, config: Any) -> Files:
     from mkdocs.structure.files import File
 
     if not (SCHEMA / "experiment.json").is_file():
-        raise PluginError("there is no configs/schema: python -m commands.schema writes it")
+        raise PluginError("there is no configs/schema: python main.py schema writes it")
     whole = json.loads((SCHEMA / "experiment.json").read_text(encoding="utf-8"))
     pages = {f"reference/keys/{name}.md": keys_page(name, whole) for name in PAGES}
     for room in ROOMS:

@@ -42,6 +42,14 @@ def hidden(path: Path) -> Path:
     return path.with_name(f".{_short(path)}.{uuid.uuid4().hex[:8]}.tmp")
 
 
+def parts_folder(path: Path) -> Path:
+    """Return the hidden folder beside a path for parts of a file that takes long to write.
+
+    It is always the same, so that a later process continues.
+    """
+    return path.with_name(f".{_short(path)}.parts")
+
+
 def leftovers(path: Path) -> list[Path]:
     """Return the hidden files of a path that killed processes left behind."""
     found = path.parent.glob(f".{_short(path)}.*.tmp")

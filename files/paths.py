@@ -43,6 +43,10 @@ FORMATS = {
     "AVIF": (".avif", ".avifs"),
 }
 IMAGE_EXTENSIONS = frozenset(ending for endings in FORMATS.values() for ending in endings)
+VIDEO_EXTENSIONS = frozenset(
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv"}
+    | {".flv", ".ogv", ".3gp", ".y4m"}
+)
 SHOWN_ENDINGS = 8  # endings that are named for skipped files
 
 _OTHER_KINDS = (
@@ -147,12 +151,18 @@ def is_image(path: PurePath) -> bool:
     return path.suffix.lower() in IMAGE_EXTENSIONS and not path.name.startswith(".")
 
 
-def list_images(root: Path, recursive: bool = True) -> list[Path]:
+def is_video(path: PurePath) -> bool:
+    """Return whether a name is that of a video; hidden files are not."""
+    return path.suffix.lower() in VIDEO_EXTENSIONS and not path.name.startswith(".")
+
+
+def list_images(root: Path, recursive: bool = True, videos: bool = False) -> list[Path]:
     """List the image files below a folder, sorted; the log counts other files by ending.
 
     Args:
         root: An existing folder.
         recursive: Include subfolders.
+        videos: Include videos.
 
     Raises:
         ValueError: A folder cannot be listed.
@@ -162,20 +172,23 @@ def list_images(root: Path, recursive: bool = True) -> list[Path]:
         if not recursive:
             below.clear()
         found += [folder / name for name in names]
-    kept = images_among(found, str(root))
+    kept = images_among(found, str(root), videos)
     return sorted(kept, key=lambda path: path.relative_to(root).as_posix())
 
 
-def images_among(paths: Sequence[Path], where: str) -> list[Path]:
+def images_among(paths: Sequence[Path], where: str, videos: bool = False) -> list[Path]:
     """Return the images among some files by their names; the log counts skipped files.
 
     Args:
         paths: The files.
         where: Their place, for the log.
+        videos: Include videos.
     """
-    kept = [path for path in paths if is_image(path)]
+    wanted = [is_image(path) or (videos and is_video(path)) for path in paths]
+    kept = [path for path, is_wanted in zip(paths, wanted, strict=True) if is_wanted]
     if len(kept) < len(paths):
-        left_out = count_by_ending(path for path in paths if not is_image(path))
+        others = (path for path, is_wanted in zip(paths, wanted, strict=True) if not is_wanted)
+        left_out = count_by_ending(others)
         log.info("%s: not images by their names: %s", where, left_out)
     return kept
 

@@ -25,6 +25,7 @@ from .base import Generator as Generator
 from .base import ImageModel as ImageModel
 from .base import SuperResolver as SuperResolver
 from .casarbi import CasArbi as CasArbi
+from .chain import Chain as Chain
 from .controls.direct import AttnSF as AttnSF
 from .controls.direct import Direct as Direct
 from .controls.finetune import FineTune as FineTune
@@ -42,10 +43,19 @@ from .infinity import Infinity as Infinity
 from .invsr import InvSR as InvSR
 from .latent_perceptual import LatentPerceptual as LatentPerceptual
 from .latent_perceptual import Ranking as Ranking
+from .losses import GAN as GAN
+from .losses import L1 as L1
+from .losses import LDL as LDL
+from .losses import Charbonnier as Charbonnier
+from .losses import FocalFrequency as FocalFrequency
+from .losses import Loss as Loss
+from .losses import VGG19Perceptual as VGG19Perceptual
 from .networks.any_size import AnySize as AnySize
 from .networks.autoencoders import BitwiseVAE as BitwiseVAE
+from .networks.compact import SRVGGNetCompact as SRVGGNetCompact
 from .networks.discriminator import LatentDiscriminator as LatentDiscriminator
 from .networks.discriminator import PatchGAN as PatchGAN
+from .networks.discriminator import UNetDiscriminator as UNetDiscriminator
 from .networks.edsr import EDSR as EDSR
 from .networks.feature_upsampler import Bottleneck as Bottleneck
 from .networks.feature_upsampler import Shared as Shared
@@ -54,6 +64,7 @@ from .networks.infinity import InfinityTransformer as InfinityTransformer
 from .networks.latent_lpips import LatentLPIPS as LatentLPIPS
 from .networks.liif import LIIF as LIIF
 from .networks.noise_predictor import NoisePredictor as NoisePredictor
+from .networks.rrdb import RRDBNet as RRDBNet
 from .networks.sft_unet import SFTUNet as SFTUNet
 from .networks.spandrel import Spandrel as Spandrel
 from .networks.swin_unet import SwinUNet as SwinUNet
@@ -62,8 +73,10 @@ from .networks.transformation import Mapper as Mapper
 from .networks.transformation import Transformation as Transformation
 from .next_scale import NextScale as NextScale
 from .nsarm import NSARM as NSARM
+from .one_pass import OnePass as OnePass
 from .optimisation import WarmUp as WarmUp
 from .optimisation import WarmUpCosine as WarmUpCosine
+from .real_esrgan import RealESRGAN as RealESRGAN
 from .regression import Regression as Regression
 from .resshift import ResShift as ResShift
 from .resshift import ResShiftControl as ResShiftControl

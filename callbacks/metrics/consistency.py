@@ -310,7 +310,7 @@ class Memorised(SetMetric):
 
     Args:
         training: The training images: a folder (``tar -xf`` extracts shards to one), or a file made
-            by ``python -m callbacks.metrics.sets IMAGES
+            by ``python main.py reference IMAGES
             --metric callbacks.Memorised --set training=none``.
         side: Pixels of a thumbnail's side.
 

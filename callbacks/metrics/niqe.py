@@ -1,6 +1,6 @@
 """NIQE: features, model and metric.
 
-    python -m callbacks.metrics.niqe fit IMAGES --out mine.npz     a model of your own photographs
+    python main.py niqe fit IMAGES --out mine.npz     a model of your own photographs
 
 Source: Mittal, Soundararajan, Bovik, "Making a completely blind image quality analyzer", IEEE
 Signal Processing Letters 2013; the fit of the asymmetric generalised Gaussian by moments after
@@ -327,7 +327,7 @@ class NIQE(ImageMetric):
         border: Pixels cut off at each side first; ``scale`` cuts as many as the scale, rounded up.
         round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
         model: Statistics of good photographs: ``niqe-pristine``, those of the authors, or a file
-            made by ``python -m callbacks.metrics.niqe fit``.
+            made by ``python main.py niqe fit``.
         strict_weights: Stop the run if the model is missing; otherwise the metric is off.
 
     Raises:
@@ -355,7 +355,7 @@ class NIQE(ImageMetric):
         if model != PRISTINE and not _path(model).is_file():
             raise ValueError(
                 f"`model` of NIQE is {model!r}, and there is no such file; expected {PRISTINE!r}, "
-                "or a file made by `python -m callbacks.metrics.niqe fit IMAGES --out FILE`"
+                "or a file made by `python main.py niqe fit IMAGES --out FILE`"
             )
         self.color, self.border, self.round_8bit, self.model = color, border, round_8bit, model
         self.strict_weights = strict_weights
@@ -432,9 +432,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0, or 2 after an error.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m callbacks.metrics.niqe", description="NIQE's models."
-    )
+    parser = argparse.ArgumentParser(prog="main.py niqe", description="NIQE's models.")
     verbs = parser.add_subparsers(required=True, metavar="fit")
     about = (
         "Make a model of good photographs: the statistics of their sharp blocks of 96x96 pixels."

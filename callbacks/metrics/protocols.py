@@ -1,8 +1,8 @@
 """Presets: the metrics of a paper or a library, with its protocol.
 
-    python -m callbacks.metrics.protocols                          show all presets
-    python -m callbacks.metrics.protocols liif-div2k               show its metrics and protocols
-    python -m callbacks.metrics.protocols liif-div2k resshift  show the differences by metric
+    python main.py protocols                          show all presets
+    python main.py protocols liif-div2k               show its metrics and protocols
+    python main.py protocols liif-div2k resshift  show the differences by metric
 
 A preset is a file in configs/callbacks/: name it under `trainer.callbacks`. Numbers of two presets
 are comparable only if this command finds no difference.
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, or 2 for an unknown name.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m callbacks.metrics.protocols",
+        prog="main.py protocols",
         description="Show what the presets in configs/callbacks/ measure and how they differ.",
     )
     parser.add_argument(

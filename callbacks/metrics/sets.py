@@ -16,10 +16,10 @@ To add a metric, write one small class:
 
 The command writes reference features:
 
-    python -m callbacks.metrics.sets IMAGES                              for FID and KID, clean-fid
-    python -m callbacks.metrics.sets IMAGES --set preset=torch-fidelity
-    python -m callbacks.metrics.sets IMAGES --side 1024 --out real.npz     cropped, to be shared
-    python -m callbacks.metrics.sets IMAGES --metric callbacks.SWD
+    python main.py reference IMAGES                              for FID and KID, clean-fid
+    python main.py reference IMAGES --set preset=torch-fidelity
+    python main.py reference IMAGES --side 1024 --out real.npz     cropped, to be shared
+    python main.py reference IMAGES --metric callbacks.SWD
 
 The file is for a metric's argument ``reference``; a folder given there is computed likewise. It is
 kept under the hash of the images' content, and refused by a metric of another protocol. Images are
@@ -139,7 +139,7 @@ def load_reference(path: Path) -> Reference:
     Raises:
         ValueError: If it is damaged, or not such a file.
     """
-    fix = "make it again by `python -m callbacks.metrics.sets IMAGES`"
+    fix = "make it again by `python main.py reference IMAGES`"
     try:
         with np.load(path, allow_pickle=False) as content:
             features, about = content["features"], json.loads(str(content["about"]))
@@ -167,7 +167,7 @@ def check_protocol(path: Path, reference: Reference, wanted: Mapping[str, Any]) 
         raise ValueError(
             f"{path} was made under another protocol: it has {there}; the metric here has {here}. "
             "Numbers of both must not be compared: make the reference again by "
-            "`python -m callbacks.metrics.sets`, or set the metric's arguments as they were"
+            "`python main.py reference`, or set the metric's arguments as they were"
         )
 
 
@@ -258,7 +258,7 @@ def find_reference(metric: SetMetric, place: str, key: str = "reference") -> Ref
     if not path.is_file():
         raise ValueError(
             f"`{key}` of {type(metric).__name__} is {place!r}, where there is neither a folder "
-            "of images nor a file of `python -m callbacks.metrics.sets`"
+            "of images nor a file of `python main.py reference`"
         )
     reference = load_reference(path)
     check_protocol(path, reference, metric.features_protocol())
@@ -321,7 +321,7 @@ def _check_waiting(metric: SetMetric, place: str, key: str, count: int) -> None:
     raise ValueError(
         f"`{key}` of {kind.__name__} is {place!r}, {count} images whose features are not there "
         "yet: all other processes would wait for the first one until they give up. Compute them "
-        f"before, by `python -m callbacks.metrics.sets {place} --metric "
+        f"before, by `python main.py reference {place} --metric "
         f"{class_path(kind)}{needed}` on the first node, with --set NAME=VALUE for each other "
         "argument of the metric that is set here, and start again"
     )
@@ -454,7 +454,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m callbacks.metrics.sets",
+        prog="main.py reference",
         description="Compute the features of reference images, which FID and its family compare "
         "outputs with.",
         epilog="The result is kept in "
@@ -524,7 +524,7 @@ class SetMetric(Metric):
 
     Args:
         reference: Compare the outputs with these instead of their HR images: a folder of
-            images, or a file made by ``python -m callbacks.metrics.sets``.
+            images, or a file made by ``python main.py reference``.
     """
 
     higher_is_better = False

@@ -14,6 +14,7 @@ from callbacks.predict.predictions import last_lines, outputs_in
 
 PAGE = "predict.html"
 ERRORS = 20  # that are named
+VIDEO = ".mp4"  # is a link
 
 
 def write_predict_page(folder: Path, device: torch.device | None = None) -> None:
@@ -34,7 +35,9 @@ def write_predict_page(folder: Path, device: torch.device | None = None) -> None
     ]
     if len(errors) > ERRORS:
         content.notes.append(f"{len(errors) - ERRORS} more could not be enlarged.")
-    if there or errors:
+    content.links += [(name, folder / name) for name in there if name.endswith(VIDEO)]
+    there = [name for name in there if not name.endswith(VIDEO)]
+    if content.links or there or errors:
         write_images_page(folder / PAGE, _scenes(folder, there, lines), content, device)
 
 

@@ -75,13 +75,13 @@ class Line(TypedDict, total=False):
     size: Height and width of the output.
     scale: The requested factor.
     seconds: From the image on the device to integer levels on the host, without reading and
-        encoding, which run concurrently.
+        encoding, which run concurrently. Of a video the mean over frames of the run that ended it.
     peak_memory: Bytes: on a GPU the peak of all tensors; on a CPU the peak of the whole process;
         None if unknown.
     device: Name of the device.
     tiles: Number of tiles, 1 for a whole image; None if the method does not report it.
     seed: Seed of a stochastic method's noise; None if it drew none.
-    frames: Number of frames of a clip.
+    frames: Number of frames of a clip or a video.
     video: Format of the video beside a clip's frames; None for none.
     input_bytes: Size of the input's file when it was read.
     input_modified: Its modification time then, in nanoseconds since 1970.
@@ -147,12 +147,13 @@ class Predictions:
         for line in _lines(self.path):
             self._keep(line)
 
-    def differences(self, output: str, source: str | None) -> list[str]:
+    def differences(self, output: str, source: str | None, own: Options | None = None) -> list[str]:
         """Return the differences of an existing output from one that this run would make.
 
         Args:
             output: Its file below the folder.
             source: File of the input, if it has one.
+            own: Options of this output alone.
 
         Returns:
             One entry per difference; empty if it can be kept.
@@ -160,7 +161,7 @@ class Predictions:
         known = self._known.get(output)
         if known is None:
             return [f"no line of {NAME} describes it"]
-        then, now = self._ways[known.made], self._now
+        then, now = self._ways[known.made], self.way(own)
         found = [
             f"{key}: {_shown(then.get(key))} -> {_shown(now.get(key))}"
             for key in sorted(then.keys() | now.keys())
@@ -217,8 +218,13 @@ class Predictions:
         folder = self.path.parent
         return {name: of for name, of in found.items() if (folder / name).exists()}
 
-    def add(self, line: Line) -> None:
-        """Write a line; it is in the disk's cache when this returns."""
+    def add(self, line: Line, own: Options | None = None) -> None:
+        """Write a line; it is in the disk's cache when this returns.
+
+        Args:
+            line: The image.
+            own: Options of this output alone.
+        """
         with self._lock:
             if "error" in line:
                 if self._errors.get(line["output"]) == line["error"]:
@@ -227,7 +233,16 @@ class Predictions:
                 self._append(dict(line))
             else:
                 self._errors.pop(line["output"], None)  # the same error is reported again later
-                self._append({**line, **self.made})
+                options = {**self.made["options"], **(own or {})}
+                self._append({**line, **self.made, "options": options})
+
+    def way(self, own: Options | None = None) -> Options:
+        """Return all that must be equal, so that two outputs of an input are.
+
+        Args:
+            own: Options of this output alone.
+        """
+        return {**self._now, **(own or {})}
 
     def _keep(self, line: dict[str, Any]) -> None:
         output = line["output"]
@@ -304,7 +319,7 @@ def input_facts(source: str | None, read: Sequence[int] | None = None) -> Line:
     if source is None:
         return {}
     try:
-        digest: str | None = xxhash.xxh3_64_hexdigest(Path(source).read_bytes())
+        digest: str | None = _digest(source)
         found = os.stat(source)  # after the bytes, to notice changes between the two
         now = [found.st_size, found.st_mtime_ns]
     except OSError:  # the image has been read; later changes of the file do not matter
@@ -317,6 +332,14 @@ def input_facts(source: str | None, read: Sequence[int] | None = None) -> Line:
         "input_modified": then[1],
         "input_digest": digest if now == then else None,
     }
+
+
+def _digest(source: str) -> str:
+    hashed = xxhash.xxh3_64()
+    with open(source, "rb") as file:
+        while part := file.read(1 << 20):  # videos are large
+            hashed.update(part)
+    return hashed.hexdigest()
 
 
 def outputs_in(folder: Path) -> set[str]:

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, get_args
@@ -56,9 +56,18 @@ from callbacks.predict.predictions import (
     options_of,
     refusal,
 )
+from callbacks.predict.videos import (
+    Codec,
+    VideoSettings,
+    VideoWriter,
+    check_codec,
+    finished_frames,
+    remove_parts,
+)
 from files.class_path import class_path
 from files.owned import foreign, remove_file
-from files.paths import expand_path
+from files.paths import expand_path, size_and_time
+from files.video import VideoFrame
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 FORGET_PEAK = "5"  # written to Linux's clear_refs
@@ -131,6 +140,10 @@ Profile = Literal["keep", "convert"]
 ExifPart = Literal["keep", "no_place", "drop"]
 
 
+def _no_more(key: str) -> None:
+    """Where frames come from no data module of ours."""
+
+
 class Writer(Callback):
     """Write the enlarged images of ``predict``, skipping outputs of earlier runs.
 
@@ -139,7 +152,9 @@ class Writer(Callback):
     kept. An image that cannot be read or written is reported and counted. Files are written
     atomically, so an interrupted run can be started again. Encoding runs in threads beside the
     model. Each image has a line in ``<folder>/predictions.jsonl``. A clip is a folder,
-    ``<folder>/<key><suffix>``, of frames ``0001.<format>`` and so on, written atomically, too.
+    ``<folder>/<key><suffix>``, of frames ``0001.<format>`` and so on, written atomically, too. A
+    video becomes ``<folder>/<key><suffix>.mp4`` with the times, colours, rotation and audio of its
+    input; a stopped run continues it.
 
     Args:
         folder: Where to write; by default ``predict`` in the run's directory.
@@ -156,6 +171,9 @@ class Writer(Callback):
         video: Also write a video of a clip: ``mp4`` (H.264; needs the extra ``video``) or ``gif``.
         fps: Frames per second of the video; a GIF counts in hundredths of a second.
         page: Write ``<folder>/predict.html``: each output beside bicubic, with a slider.
+        codec: Codec of enlarged videos.
+        crf: Quality of enlarged videos by the codec's own scale: from 0, the best, to 51 (``av1``:
+            63).
 
     Raises:
         ValueError: If a setting is out of range, or an output in the place of an input.
@@ -174,6 +192,8 @@ class Writer(Callback):
         video: Video | None = None,
         fps: float = 8.0,
         page: bool = True,
+        codec: Codec = "h264",
+        crf: int = 18,
     ) -> None:
         super().__init__()
         if "/" in suffix or os.sep in suffix:
@@ -185,10 +205,12 @@ class Writer(Callback):
             if value not in get_args(choices):
                 raise ValueError(f"writer.{name} is {value!r}; expected {choices_text(choices)}")
         check_video(video, fps)
+        check_codec(codec, crf)
         self.folder, self.suffix, self.format = folder, suffix, format
         self.overwrite, self.quality, self.changed = overwrite, quality, changed
         self.profile, self.exif, self.video, self.fps = profile, exif, video, fps
         self.page = page
+        self._settings = VideoSettings(codec, crf, exif)
         self.config: Mapping[str, Any] = {}  # of the command; see commands/cli.py
         # For this process and run.
         self.written, self.skipped, self.unusable, self.failed = 0, 0, 0, 0
@@ -199,6 +221,11 @@ class Writer(Callback):
         self._meter = Meter()
         self._pool: ThreadPoolExecutor | None = None
         self._pending: deque[tuple[Future[bool], Line]] = deque()
+        self._videos: set[str] = set()  # keys
+        self._video: VideoWriter | None = None  # the one whose frames come now
+        self._seconds: list[float] = []  # of its frames
+        self._abandon: Callable[[str], None] = _no_more  # ask for no more of its frames
+        self._abandoned: set[str] = set()
 
     # ------------------------------------------------------------------------- Lightning's hooks
 
@@ -214,6 +241,7 @@ class Writer(Callback):
         self.written, self.skipped, self.unusable, self.failed = 0, 0, 0, 0
         self._lost.clear()
         self._sources.clear()
+        self._abandoned.clear()
         self._root = self.output_folder(trainer)
         check_folder(self._root)
         datamodule: Any = getattr(trainer, "datamodule", None)
@@ -229,6 +257,7 @@ class Writer(Callback):
         keys = datamodule.predict_keys
         paths = getattr(datamodule, "predict_paths", [None] * len(keys))
         self._sources = dict(zip(keys, paths, strict=True))
+        self._videos = set(getattr(datamodule, "predict_videos", []))
         targets = {key: self._target(key) for key in keys}
         places = OutputPlaces(self._root, (path for path in paths if path is not None))
         places.check_all(targets, self._of_clips)
@@ -240,6 +269,9 @@ class Writer(Callback):
         self.skipped = len(done)
         check_folder(self._root, to_write=len(done) < len(keys))
         datamodule.skip_in_predict(done)
+        if self._videos:
+            self._abandon = datamodule.abandon_in_predict
+            datamodule.continue_in_predict(self._begun(targets, done, trainer.is_global_zero))
 
     def on_predict_batch_start(
         self,
@@ -266,12 +298,14 @@ class Writer(Callback):
         keys = [key.removeprefix(f"{getattr(dataset, 'name', '')}/") for key in batch["key"]]
         if "error" in batch:
             for key, reason in zip(keys, batch["error"], strict=True):
+                if key in self._videos:
+                    self._drop_video()
                 self.unusable += 1
                 log.warning("unusable, left out: %s", reason)
                 self._note_error(key, self._sources.get(key), reason)
             return
         metas = batch.get("meta") or [{} for _ in keys]
-        metas = [self._fitting(meta) for meta in metas]
+        metas = [meta if "frame" in meta else self._fitting(meta) for meta in metas]
         images = list(output_image(outputs))
         sound = [bool(image.isfinite().all()) for image in images]
         self._of_clips = output_image(outputs).ndim == 5
@@ -280,7 +314,10 @@ class Writer(Callback):
         common = self._common(pl_module, batch, Usage(used.seconds / len(keys), used.peak_memory))
         common["scale"] = getattr(dataset, "scale", None)
         for key, pixels, meta, finite in zip(keys, levels, metas, sound, strict=True):
-            self._submit(key, pixels, meta, common, finite)
+            if "frame" in meta:
+                self._add_frame(pixels, meta, common, finite)
+            else:
+                self._submit(key, pixels, meta, common, finite)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Wait for the last files and log a summary.
@@ -353,6 +390,8 @@ class Writer(Callback):
         return Predictions(self._root, made, int(getattr(pl_module, "noise_seed", 0)))
 
     def _name(self, key: str) -> str:
+        if key in self._videos:
+            return f"{key}{self.suffix}.mp4"
         return f"{key}{self.suffix}" + ("" if self._of_clips else f".{self.format}")
 
     def _target(self, key: str) -> Path:
@@ -395,13 +434,90 @@ class Writer(Callback):
         if self.changed == "keep":
             return there
         found = {
-            key: self._lines.differences(self._name(key), self._sources.get(key))
+            key: self._lines.differences(self._name(key), self._sources.get(key), self._own(key))
             for key in sorted(there)
         }
         others = {key: differences for key, differences in found.items() if differences}
         if others and self.changed == "refuse":
             raise ValueError(refusal(self._root, len(there), others))
         return there - others.keys()
+
+    # ------------------------------------------------------------------------------ the videos
+
+    def _own(self, key: str) -> dict[str, Any]:
+        """Return the options that an output has besides those of the run."""
+        if key not in self._videos:
+            return {}
+        return {"writer.codec": self._settings.codec, "writer.crf": self._settings.crf}
+
+    def _made(self, key: str) -> dict[str, Any]:
+        """Return what must be equal, so that a later run continues a video."""
+        if self._lines is None:
+            raise RuntimeError("Writer got a video before `setup`")
+        read = size_and_time(self._sources[key] or "")
+        return {"way": self._lines.way(self._own(key)), "seed": self._lines.seed, "input": read}
+
+    def _begun(self, targets: Mapping[str, Path], done: set[str], first: bool) -> dict[str, int]:
+        """Return the frames of videos that an earlier run finished; remove what is not needed."""
+        for key in self._videos & done if first else ():
+            remove_parts(targets[key])
+        begun = {}
+        for key in sorted(self._videos - done):
+            count = 0 if self.overwrite else finished_frames(targets[key], self._made(key))
+            if count:
+                log.info("%s: continues after frame %d", self._sources[key], count)
+                begun[key] = count
+        return begun
+
+    def _add_frame(self, pixels: Pixels, meta: dict[str, Any], common: Line, finite: bool) -> None:
+        frame: VideoFrame = meta["frame"]
+        key, source = frame.video, meta["path"]
+        target = self._target(key)
+        if key in self._abandoned:
+            return
+        try:
+            if not finite:
+                raise ValueError(f"frame {frame.number} has pixels that are not finite")
+            if self._video is None:
+                self._seconds = []
+                begun = frame.number - 1
+                self._video = VideoWriter(target, source, self._settings, self._made(key), begun)
+            self._video.add(pixels, frame)
+            self._seconds.append(common["seconds"])
+            if frame.last:
+                self._finish_video(self._video, meta, list(pixels.shape[:2]), common)
+                self._video = None
+        except OSError:  # a disk error, which other videos will have, too
+            raise
+        except Exception as error:  # whatever encoders raise
+            self._drop_video()
+            self._abandon(key)
+            self._abandoned.add(key)
+            self._fail(key, source, f"it cannot be written as a video: {error}")
+
+    def _finish_video(
+        self, video: VideoWriter, meta: dict[str, Any], size: list[int], common: Line
+    ) -> None:
+        frame: VideoFrame = meta["frame"]
+        facts = input_facts(meta["path"], meta["read"])
+        seconds = round(sum(self._seconds) / len(self._seconds), 6)
+        named = Line(key=frame.video, input=meta["path"], output=self._name(frame.video))
+        own = Line(size=size, frames=frame.number, seconds=seconds)
+        line = Line(**{**named, **common, **own, **facts})
+
+        def note() -> None:  # in the same order as for an image
+            remove_file(video.target)
+            if self._lines is not None:
+                self._lines.add(line, self._own(frame.video))
+
+        for lost in video.finish(note):
+            log.warning("%s: left out its %s", video.target, lost)
+        self.written += 1
+
+    def _drop_video(self) -> None:
+        if self._video is not None:
+            self._video.drop()
+        self._video = None
 
     # ------------------------------------------------------------------------------ the images
 
@@ -522,6 +638,9 @@ class Writer(Callback):
         return count, {kind for kind in get_args(Video) if kind in (video, self.video)}
 
     def _close(self) -> None:
+        if self._video is not None:
+            self._video.close()
+        self._video = None
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
         self._pool = None

@@ -1,4 +1,4 @@
-"""Write one page about runs: ``python -m callbacks.report RUNS``."""
+"""Write one page about runs: ``python main.py report RUNS``."""
 
 from __future__ import annotations
 

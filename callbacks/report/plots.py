@@ -1,7 +1,7 @@
 """Scatter plots: perception against distortion.
 
-    python -m callbacks.report.plots runs/a runs/b --x psnr --y lpips --out trade.svg
-    python -m callbacks.report.plots runs/steps_* --label model.init_args.steps
+    python main.py plot runs/a runs/b --x psnr --y lpips --out trade.svg
+    python main.py plot runs/steps_* --label model.steps
 
 A point is a checkpoint of a run, with bars for the deviation over seeds; a line joins the
 checkpoints of one run. With `--label` all runs are one method at several settings: a line joins
@@ -172,7 +172,7 @@ def setting_of(run: Path, key: str) -> str:
 
     Args:
         run: The run's directory.
-        key: E.g. ``model.init_args.steps``.
+        key: E.g. ``model.steps``, or ``model.init_args.steps``, which is the same.
 
     Raises:
         ValueError: If neither has it.
@@ -180,18 +180,24 @@ def setting_of(run: Path, key: str) -> str:
     words = shlex.split(load_results(run / "results.json").get("command", ""))
     for position in reversed(range(len(words))):
         flag, equals, value = words[position].partition("=")
-        if flag == f"--{key}" and (equals or position + 1 < len(words)):
+        if short(flag) == f"--{short(key)}" and (equals or position + 1 < len(words)):
             return value if equals else words[position + 1]
     path = run / "config.yaml"
     found: Any = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-    for part in key.split("."):
-        found = found.get(part) if isinstance(found, dict) else None
+    for part in short(key).split("."):
+        inside = found if isinstance(found, dict) else {}
+        found = inside.get(part, (inside.get("init_args") or {}).get(part))
     if found is None:
         raise ValueError(
             f"{key} is neither in the command of {run / 'results.json'} nor in {path}: give it "
             f"to test as --{key} VALUE, or leave --label out"
         )
     return str(found)
+
+
+def short(key: str) -> str:
+    """Return a key as it may be typed, without ``init_args``."""
+    return key.replace(".init_args.", ".")
 
 
 def _column(results: list[Result], name: str) -> str:
@@ -281,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, or 2 if nothing could be drawn.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m callbacks.report.plots",
+        prog="main.py plot",
         description="Plot two metrics of runs against each other.",
     )
     parser.add_argument(

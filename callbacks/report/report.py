@@ -1,8 +1,8 @@
 """The page of a run, `report.html`: numbers with protocols, curves, images to compare.
 
-    python -m callbacks.report runs/a                  write the page of one run again
-    python -m callbacks.report runs/a runs/b           several side by side, in ./report.html
-    python -m callbacks.report runs/* --out all.html --limit 4
+    python main.py report runs/a                  write the page of one run again
+    python main.py report runs/a runs/b           several side by side, in ./report.html
+    python main.py report runs/* --out all.html --limit 4
 
 A page is one file that needs no network. docs/report.md shows one.
 """
@@ -262,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m callbacks.report",
+        prog="main.py report",
         description="Write one page about one run, or about several side by side.",
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="directory of a run, runs/NAME")

@@ -1,8 +1,8 @@
-"""Compare runs image by image: ``python -m callbacks.results.compare``.
+"""Compare runs image by image: ``python main.py compare``.
 
-    python -m callbacks.results.compare runs/a runs/b          # the second against the first
-    python -m callbacks.results.compare runs/a runs/a@bicubic  # against a metric's control
-    python -m callbacks.results.compare runs/a runs/b runs/c --metric psnr --dataset set5
+    python main.py compare runs/a runs/b          # the second against the first
+    python main.py compare runs/a runs/a@bicubic  # against a metric's control
+    python main.py compare runs/a runs/b runs/c --metric psnr --dataset set5
 
 The difference of two runs' means over the same images has an interval, from resampling the images
 (`mean_interval`); for a stochastic method, each image's mean over the seeds comes first. A run is
@@ -431,20 +431,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, or 2 if nothing could be compared.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m callbacks.results.compare",
+        prog="main.py compare",
         description="Compare runs by their numbers on the same images; all with the first.",
     )
-    parser.add_argument(
-        "runs",
-        nargs="+",
-        metavar="RUN",
-        help="a run's directory; RUN@PART: of the checkpoint whose name has PART in it",
-    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help=RUN)
+    add_arguments(parser)
+    return compare_runs(parser.parse_args(arguments))
+
+
+RUN = "a run's directory; RUN@PART: of the checkpoint whose name has PART in it"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what is compared."""
     parser.add_argument("--metric", action="append", default=[], help="only this; may be repeated")
     parser.add_argument("--dataset", action="append", default=[], help="only this; may be repeated")
     parser.add_argument("--draws", type=int, default=10_000, help="resamples (default 10000)")
     parser.add_argument("--seed", type=int, default=0, help="of the resamples (default 0)")
-    options = parser.parse_args(arguments)
+
+
+def compare_runs(options: argparse.Namespace) -> int:
+    """Print the comparisons of ``options.runs``.
+
+    Returns:
+        0, or 2 if nothing could be compared.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         if len(options.runs) < 2:
@@ -465,10 +476,15 @@ def _show(a: RunNumbers, b: RunNumbers, asked: Selection) -> None:
         log.warning("%s", line)
     if not comparisons:
         raise ValueError(f"nothing of {a.name} and {b.name} is comparable")
+    print_table(a.name, b.name, comparisons)
+
+
+def print_table(a: str, b: str, comparisons: Sequence[Comparison]) -> None:
+    """Print ``table``."""
     console = Console()
     if not console.is_terminal:  # a file can have any width, and unbroken rows are easier to find
         console = Console(width=160)
-    console.print(table(a.name, b.name, comparisons))
+    console.print(table(a, b, comparisons))
 
 
 if __name__ == "__main__":

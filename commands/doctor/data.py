@@ -204,7 +204,7 @@ def missing_weights(options: Options) -> Iterator[Line]:
     entries = manifest()
     absent = [name for name, entry in entries.items() if place_of(entry) is None]
     place = " or ".join(map(str, folders()))
-    fix = f"python -m callbacks.weights --fetch NAME, or put the file into {place}"
+    fix = f"python main.py weights --fetch NAME, or put the file into {place}"
     for folder, what in (("callbacks.", "metrics"), ("lightning_modules.", "methods")):
         names = [name for name in absent if folder in entries[name]["used_by"]]
         if names:

@@ -17,6 +17,7 @@ from dataclasses import fields
 from commands.doctor.data import SHARD_CHECKS, WEIGHTS_CHECKS
 from commands.doctor.lines import BROKEN, LOOK, OK, Check, Line, Options, colored, guarded
 from commands.doctor.machine import CODEC_CHECKS, MACHINE_CHECKS, TORCH_CHECKS, VERSION_CHECKS
+from commands.world import claimed
 
 CHECKS: dict[str, Check] = {
     **VERSION_CHECKS,
@@ -41,17 +42,21 @@ examples:
 """
 
 
-def run(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> int:
     """Run the command.
 
     Args:
         arguments: As typed after ``main.py doctor``.
 
+    Returns:
+        0; 1 if something is broken; 130 after a Ctrl-C.
+
     Raises:
-        SystemExit: With status 1 if something is broken, 2 for an unknown option, 130 after a
-            Ctrl-C.
+        ConfigurationError: If a launcher's variables are no numbers, or contradict each other.
+        SystemExit: With status 2 for an unknown option.
     """
     given = _parse(arguments)
+    claimed()
     options = Options(**{field.name: getattr(given, field.name) for field in fields(Options)})
     lines = []
     try:
@@ -59,10 +64,9 @@ def run(arguments: Sequence[str]) -> None:
             lines.append(line)
             _print(f"{colored(line.verdict)}  {line.name:<{WIDTH}}  {line.text}")
     except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        return 130
     _print(summary(lines))
-    if any(line.verdict == BROKEN for line in lines):
-        raise SystemExit(1)
+    return int(any(line.verdict == BROKEN for line in lines))
 
 
 def summary(lines: Sequence[Line]) -> str:

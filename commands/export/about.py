@@ -236,6 +236,7 @@ def _file(path: Path) -> str:
     return {
         EXPORT: "the weights; its metadata holds the facts below, too",
         "config.yaml": "the model's configuration",
+        "network.safetensors": "the network alone, for programs that use spandrel",
         "model.onnx": "from `lr`, (batch, 3, height, width) in [0, 1], to `sr`; for ONNX Runtime",
     }[path.name]
 

@@ -20,9 +20,11 @@ from commands.errors import ConfigurationError
 from commands.export.about import card, describe_export
 from commands.export.formats import (
     backbones,
+    check_community,
     check_one_pass,
     exported_tensors,
     write_backbones,
+    write_community,
     write_onnx,
     write_tensors,
 )
@@ -93,6 +95,7 @@ log = logging.getLogger(__name__)
 CONFIG = "config.yaml"
 CARD = "README.md"
 ONNX = "model.onnx"
+COMMUNITY = "network.safetensors"
 BACKBONE = re.compile(r"[^/]+/(config\.json|diffusion_pytorch_model[\w.-]*\.(safetensors|json))")
 
 # Trainer arguments that work on any machine, not only the one that trained the run.
@@ -113,6 +116,8 @@ class ExportOptions:
             extra ``onnx``.
         diffusers: Also write diffusion networks and autoencoders, a folder each, in diffusers'
             layout.
+        community: Also write ``network.safetensors``: the network alone, by the names that spandrel
+            and programs based on it know; requires the extra ``spandrel``.
         overwrite: Replace the folder of an earlier export.
         push: Upload the folder to this repository on the Hugging Face hub, ``USER/NAME``.
         private: Whether a newly created repository is private.
@@ -121,6 +126,7 @@ class ExportOptions:
     out: str | None = None
     onnx: bool = False
     diffusers: bool = False
+    community: bool = False
     overwrite: bool = False
     push: str | None = None
     private: bool = True
@@ -210,6 +216,8 @@ def _check(model: ImageModel, options: ExportOptions, out: Path) -> None:
         check_hub(options.push)
     if options.onnx:
         check_one_pass(model)
+    if options.community:
+        check_community(model)
     if options.diffusers and not backbones(model):
         raise ConfigurationError(
             f"{type(model).__name__} has no network of diffusers: remove --export.diffusers"
@@ -238,6 +246,8 @@ def _is_export(folder: Path) -> bool:
 def _write(model: ImageModel, options: ExportOptions, origin: Origin, folder: Path) -> list[str]:
     about = describe_export(model, origin)
     lines = [write_tensors(model, folder / EXPORT, about)]
+    if options.community:
+        lines.append(write_community(model, folder / COMMUNITY))
     if options.diffusers:
         lines += write_backbones(model, folder)
     if options.onnx:
@@ -269,4 +279,4 @@ def _remove(out: Path) -> None:
 
 
 def _written_here(name: str) -> bool:
-    return name in (EXPORT, CONFIG, CARD, ONNX) or BACKBONE.fullmatch(name) is not None
+    return name in (EXPORT, CONFIG, CARD, ONNX, COMMUNITY) or BACKBONE.fullmatch(name) is not None

@@ -1,4 +1,4 @@
-"""Export formats: safetensors, diffusers, ONNX.
+"""Export formats: safetensors, spandrel, diffusers, ONNX.
 
 The graph takes ``lr`` (batch, 3, height, width) in [0, 1], with all three axes free, and returns
 ``sr`` (batch, 3, scale height, scale width), clamped to [0, 1].
@@ -92,6 +92,58 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     )
 
 
+def check_community(model: ImageModel) -> None:
+    """Raise for a network that has no names in spandrel, before anything is written.
+
+    Args:
+        model: The model.
+
+    Raises:
+        ConfigurationError: If so.
+    """
+    network = getattr(model, "network", None)
+    if not hasattr(network, "community"):
+        what = type(network or model).__name__
+        raise ConfigurationError(
+            f"{what} is no network that spandrel reads (RRDBNet, SRVGGNetCompact, Spandrel): "
+            "remove --export.community"
+        )
+
+
+def write_community(model: ImageModel, path: Path) -> str:
+    """Write the network alone, and compare its output with what spandrel reads and computes.
+
+    Args:
+        model: A model that ``check_community`` accepts.
+        path: The file.
+
+    Returns:
+        A line for the user.
+
+    Raises:
+        ConfigurationError: If spandrel is not installed, or its output differs.
+    """
+    from lightning_modules.networks.spandrel import Spandrel
+
+    network = cast(Any, model).network
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in network.community().items()}
+    save_file(tensors, path, {"format": "pt"})
+    try:
+        again = Spandrel(model.scale, str(path)).eval()
+    except (ImportError, ValueError) as error:
+        raise ConfigurationError(f"{error}; or remove --export.community") from error
+    lr = _photos((1, 48, 64))
+    with torch.no_grad():
+        difference = float((again(lr) - network(lr).clamp(0, 1)).abs().max())
+    if not difference <= TOLERANCE:
+        raise ConfigurationError(
+            f"spandrel's network differs from the model's by up to {difference:.1e}, where "
+            f"{TOLERANCE:g} is allowed: remove --export.community"
+        )
+    name = again.descriptor.architecture.name
+    return f"{path.name}: {name}, read again by spandrel, at most {difference:.1e} away"
+
+
 def backbones(model: ImageModel) -> dict[str, Any]:
     """Return the diffusers networks of a model, by the folder of each: ``unet``, ``vae``.
 
@@ -157,7 +209,7 @@ SHAPES = ((2, 48, 64), (1, 37, 51))  # images, height, width; the first one is t
 AXES = {0: "batch", 2: "height", 3: "width"}
 
 
-class OnePass(nn.Module):
+class Graph(nn.Module):
     """A method from LR to the clamped output, for ONNX.
 
     Args:
@@ -222,7 +274,7 @@ def write_onnx(model: ImageModel, path: Path, about: About) -> str:
     Raises:
         ConfigurationError: If the network cannot be traced for all sizes, or outputs differ.
     """
-    network = OnePass(cast(SuperResolver, model)).eval()
+    network = Graph(cast(SuperResolver, model)).eval()
     _traced(network, path, about)
     try:
         difference = max(_difference(network, path, shape) for shape in SHAPES)
@@ -237,7 +289,7 @@ def write_onnx(model: ImageModel, path: Path, about: About) -> str:
     return f"{path.name}: on photographs of {sizes} at most {difference:.1e} from torch"
 
 
-def _traced(network: OnePass, path: Path, about: About) -> None:
+def _traced(network: Graph, path: Path, about: About) -> None:
     axes = {axis: torch.export.Dim(name) for axis, name in AXES.items()}
     try:
         with warnings.catch_warnings(), torch.no_grad():
@@ -261,7 +313,7 @@ def _traced(network: OnePass, path: Path, about: About) -> None:
     program.save(path)
 
 
-def _difference(network: OnePass, path: Path, shape: tuple[int, int, int]) -> float:
+def _difference(network: Graph, path: Path, shape: tuple[int, int, int]) -> float:
     import onnxruntime
 
     lr = _photos(shape)

@@ -111,7 +111,9 @@ def needed_files(config: Namespace, command: str, own: bool) -> dict[str, Path]:
     found: dict[str, Path] = {}
     problems: dict[str, None] = {}
     for name in _SOURCES.get(command, ()):
-        for key, value, owner in _texts(config.data.init_args.get(name), f"data.init_args.{name}"):
+        for key, value, owner, _ in _texts(
+            config.data.init_args.get(name), f"data.init_args.{name}"
+        ):
             try:  # other values, such as a folder to enlarge, are checked elsewhere
                 if owner:
                     argument = key.rpartition(".")[2]
@@ -122,13 +124,13 @@ def needed_files(config: Namespace, command: str, own: bool) -> dict[str, Path]:
     # Names last: a download may take an hour, and is pointless if another file is missing.
     entries = manifest()
     texts = sorted(_texts(config.model, "model"), key=lambda text: text[1] in entries)
-    for key, value, owner in texts:
+    for key, value, owner, own_scale in texts:
         if (key == "model.init_args.weights" and not own) or (
             key.endswith("perceptual_weights") and "train" not in _SOURCES.get(command, ())
         ):
             continue
         try:
-            if path := _needed(key, value, owner, scale, not problems):
+            if path := _needed(key, value, owner, own_scale or scale, not problems):
                 found[key] = path
         except ConfigurationError as error:
             problems[str(error)] = None
@@ -140,9 +142,7 @@ def needed_files(config: Namespace, command: str, own: bool) -> dict[str, Path]:
 
 def _needed(key: str, value: str, owner: str, scale: float, fetches: bool) -> Path | None:
     ours, last = owner.startswith("lightning_modules."), key.rpartition(".")[2]
-    if key == "model.init_args.weights" or (
-        ours and (last.endswith("_weights") or last == "vgg16")
-    ):
+    if key == "model.init_args.weights" or (ours and (last.endswith("weights") or last == "vgg16")):
         return find_weights(value, scale, key, fetches)
     if last in _TEXTS and not value.endswith(_SUFFIXES):
         return None
@@ -202,19 +202,21 @@ def _refuse_missing(key: str, path: Path, make: str = "") -> None:
         )
 
 
-def _texts(value: Any, key: str, owner: str = "") -> Iterator[tuple[str, str, str]]:
-    # Each text of a configuration, its key, and the class that takes it.
+def _texts(
+    value: Any, key: str, owner: str = "", scale: float | None = None
+) -> Iterator[tuple[str, str, str, float | None]]:
+    # Each text of a configuration, its key, the class that takes it, and that class's scale.
     if isinstance(value, Namespace | dict):
         items = dict(vars(value)) if isinstance(value, Namespace) else value
-        owner = str(items.get("class_path") or owner)
+        owner, scale = str(items.get("class_path") or owner), items.get("scale") or scale
         for name, inner in items.items():
             if name != "class_path":
-                yield from _texts(inner, f"{key}.{name}", owner)
+                yield from _texts(inner, f"{key}.{name}", owner, scale)
     elif isinstance(value, list | tuple):
         for number, inner in enumerate(value):
-            yield from _texts(inner, f"{key}[{number}]", owner)
+            yield from _texts(inner, f"{key}[{number}]", owner, scale)
     elif isinstance(value, str | Path):
-        yield key, str(value), owner
+        yield key, str(value), owner, scale
 
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,9 @@ def image_key(path: Path, root: Path) -> str:
     return path.relative_to(root).with_suffix("").as_posix()
 
 
-def images_of(pattern: str, recursive: bool = True, root: str = "") -> Iterator[tuple[str, Path]]:
+def images_of(
+    pattern: str, recursive: bool = True, root: str = "", videos: bool = False
+) -> Iterator[tuple[str, Path]]:
     """Iterate over keys and paths of the images of a path, whose variables are expanded already.
 
     Args:
@@ -25,20 +27,22 @@ def images_of(pattern: str, recursive: bool = True, root: str = "") -> Iterator[
             ``* ? [ ]`` and ``**`` (keys are relative to the part before the first of these).
         recursive: Whether a folder is searched below its first level.
         root: Start of a relative pattern; ``*`` and the like in it are literal.
+        videos: Whether to include videos.
 
     Raises:
         ValueError: If a folder cannot be listed.
     """
     path = Path(root, pattern)
     if path.is_dir():
-        yield from ((image_key(found, path), found) for found in list_images(path, recursive))
+        listed = list_images(path, recursive, videos)
+        yield from ((image_key(found, path), found) for found in listed)
     elif path.exists():
         yield path.stem, path
     else:
         start = Path(root, fixed_part(pattern, root))
         matches = [Path(root, match) for match in glob_paths(pattern, root)]
         files = [match for match in matches if not match.is_dir()]
-        yield from ((image_key(f, start), f) for f in images_among(files, str(path)))
+        yield from ((image_key(f, start), f) for f in images_among(files, str(path), videos))
 
 
 def searched_folder(pattern: str, root: str = "") -> Path | None:

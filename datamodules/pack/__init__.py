@@ -1,1 +1,1 @@
-"""Pack images into shards: `python -m datamodules.pack`."""
+"""Pack images into shards: `python main.py pack`."""

@@ -1,4 +1,4 @@
-"""Pack images into shards: ``python -m datamodules.pack``."""
+"""Pack images into shards: ``python main.py pack``."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ paths."""
 EXAMPLES = """\
 examples:
   a folder with its files unchanged, in shards of at most 300 MB:
-    python -m datamodules.pack my/photos my/shards --shard-size 300M
+    python main.py pack my/photos my/shards --shard-size 300M
   2K images from which training decodes crops only:
-    python -m datamodules.pack DIV2K_train_HR shards --encode jpeg:97 --restart-markers
+    python main.py pack DIV2K_train_HR shards --encode jpeg:97 --restart-markers
   sub-images of pairs, as BasicSR cuts them:
-    python -m datamodules.pack DIV2K_train_HR shards --lr DIV2K_train_LR_bicubic/X2 \\
+    python main.py pack DIV2K_train_HR shards --lr DIV2K_train_LR_bicubic/X2 \\
       --lr-suffix x2 --scale 2 --crop 480 --step 240 --encode webp
 
 A command that was killed, or stopped at a full disk, continues when it is run again. The same input
@@ -131,7 +131,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
-        prog="python -m datamodules.pack",
+        prog="main.py pack",
         usage="%(prog)s SOURCE OUT [options]",
         description=DESCRIPTION,
         epilog=EXAMPLES,

@@ -12,7 +12,8 @@ from datamodules.files.decode import FORMATS, read_image
 from datamodules.files.paths import by_key, image_key, images_of, searched_folder
 from datamodules.order.keys import Names
 from datamodules.source import Sample, Source
-from files.paths import expand_path, has_wildcard, size_and_time
+from files.paths import expand_path, has_wildcard, is_video, size_and_time
+from files.video import load_av
 
 log = logging.getLogger(__name__)
 Listed = list[tuple[str, Path]]
@@ -100,13 +101,14 @@ class Folder(Source):
         self.outputs: Outputs | None = None  # predict's own outputs, which are not inputs
         self._distinct = False  # whether keys have the extension if only that differs
         self._keys, self._paths = Names.of([]), Names.of([])
+        self.videos: dict[str, str] = {}  # files of predict's videos, which are no images, by key
 
     @classmethod
     def of(cls, paths: str | list[str]) -> Folder:
-        """Return the images of a folder, a file, a pattern, or a list of these.
+        """Return the images and videos of a folder, a file, a pattern, or a list of these.
 
         Files that differ only by their extension, ``a.jpg`` and ``a.png``, have it in their keys,
-        and so has ``a.jpg.png`` beside them.
+        and so has ``a.jpg.png`` beside them. Of an image and a video, only the video has it.
 
         Args:
             paths: As ``files``.
@@ -118,9 +120,23 @@ class Folder(Source):
     def prepare(self, scale: float) -> None:
         """List the files. Args and Raises as ``Source.prepare``."""
         what = "Folder.files" if self.root is None else "Folder.root"
-        listed = _with_distinct_keys(self._list()) if self._distinct else self._list()
-        found = by_key(listed, what)
-        self._keys, self._paths = Names.of(found), Names.of(map(str, found.values()))
+        listed = list(self._list())
+        if self._distinct:
+            found = [one for one in listed if is_video(one[1])]
+            listed = _with_distinct_keys(one for one in listed if not is_video(one[1]))
+            videos = _with_distinct_keys(found, {key for key, _ in listed})
+            by_key([*listed, *videos], what)
+            self.videos = {key: str(path) for key, path in by_key(videos, what).items()}
+        if self.videos:
+            try:
+                load_av(f"{what}: {next(iter(self.videos.values()))!r} is a video, which")
+            except ValueError as missing:
+                if not listed:
+                    raise
+                log.warning("%d videos left out: %s", len(self.videos), missing)
+                self.videos = {}
+        images = by_key(listed, what)
+        self._keys, self._paths = Names.of(images), Names.of(map(str, images.values()))
 
     def _list(self) -> Iterator[tuple[str, Path]]:
         if self.root is None:
@@ -146,7 +162,7 @@ class Folder(Source):
                 yield image_key(path, Path(root)), path
 
     def _found(self, pattern: str, what: str, root: str = "") -> list[tuple[str, Path]]:
-        images = _images_or_error(pattern, self.recursive, what, root)
+        images = _images_or_error(pattern, self.recursive, what, root, self._distinct)
         searched = searched_folder(pattern, root)
         if self.outputs is None or searched is None:
             return images
@@ -189,8 +205,10 @@ def source_to_enlarge(given: Source | list[str] | str | None, outputs: Outputs |
     return source
 
 
-def _with_distinct_keys(images: Iterable[tuple[str, Path]]) -> list[tuple[str, Path]]:
-    """Add the extension to keys that files would share, until all keys differ."""
+def _with_distinct_keys(
+    images: Iterable[tuple[str, Path]], taken: Collection[str] = ()
+) -> list[tuple[str, Path]]:
+    """Add the extension to keys that are taken or that files would share, until all differ."""
     listed = list(images)
     keys = [key for key, _ in listed]
     while True:
@@ -198,7 +216,7 @@ def _with_distinct_keys(images: Iterable[tuple[str, Path]]) -> list[tuple[str, P
         for key, (stem, path) in zip(keys, listed, strict=True):
             users.setdefault(key, set()).add((stem, path.suffix))
         longer = [
-            f"{stem}{path.suffix}" if len(users[key]) > 1 else key
+            f"{stem}{path.suffix}" if len(users[key]) > 1 or key in taken else key
             for key, (stem, path) in zip(keys, listed, strict=True)
         ]
         if longer == keys:
@@ -206,8 +224,10 @@ def _with_distinct_keys(images: Iterable[tuple[str, Path]]) -> list[tuple[str, P
         keys = longer
 
 
-def _images_or_error(pattern: str, recursive: bool, what: str, root: str) -> list[tuple[str, Path]]:
-    images = list(images_of(pattern, recursive, root))
+def _images_or_error(
+    pattern: str, recursive: bool, what: str, root: str, videos: bool
+) -> list[tuple[str, Path]]:
+    images = list(images_of(pattern, recursive, root, videos))
     if not images:
         path = Path(root, pattern)
         problem = "has no images" if path.exists() else "does not exist"

@@ -1,4 +1,4 @@
-"""Freeze a validation set: ``python -m degradations.tools.freeze --config FILE --out DIR IMAGES``.
+"""Freeze a validation set: ``python main.py freeze --config FILE --out DIR IMAGES``.
 
 Each image is degraded once, with the seed that validation would give it. HR, LR and parameters are
 written to WebDataset shards. The result does not depend on batches, order, or the seed of a run.
@@ -263,12 +263,12 @@ def _version() -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m degradations.tools.freeze",
+        prog="main.py freeze",
         description="Freeze a validation set: degrade each image of a folder with the seed that "
         "validation would give it, and write HR, LR and the drawn parameters to WebDataset "
         "shards, which datamodules.Shards reads. The same images give the same shards, "
         "byte for byte.",
-        epilog="example: python -m degradations.tools.freeze --config configs/degradation/"
+        epilog="example: python main.py freeze --config configs/degradation/"
         "real_esrgan.yaml --scale 4 --name kodak24 --out frozen $ENLARGER_DATA/kodak24",
     )
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Show what a degradation does to images: ``python -m degradations.tools.preview``."""
+"""Show what a degradation does to images: ``python main.py preview``."""
 
 from __future__ import annotations
 
@@ -516,11 +516,11 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m degradations.tools.preview",
+        prog="main.py preview",
         description="Show what a degradation does to an image: the output of each stage with its "
         "drawn parameters, and a grid of draws. Writes a PNG, and an HTML page on which the mouse "
         "enlarges the same place in all images.",
-        epilog="example: python -m degradations.tools.preview "
+        epilog="example: python main.py preview "
         "--config configs/degradation/real_esrgan.yaml photo.png --rows 3",
     )
     parser.add_argument("image", metavar="IMAGE", type=Path, help="an HR image")

@@ -119,10 +119,7 @@ class FixedPrompt(nn.Module):
 
     prompt: Tensor
     negative: Tensor
-    how_to_make = (
-        "make it, with transformers installed, by python -m lightning_modules.backbone.prompt "
-        "--out {path}"
-    )
+    how_to_make = "make it, with transformers installed, by python main.py prompt --out {path}"
 
     def __init__(self, path: str | Path) -> None:
         super().__init__()
@@ -136,7 +133,7 @@ class FixedPrompt(nn.Module):
         if "prompt" not in tensors or tensors["prompt"].ndim != 2:
             raise ValueError(
                 f"{path} holds {', '.join(tensors) or 'nothing'}; expected a tensor 'prompt' of "
-                "(tokens, channels), as python -m lightning_modules.backbone.prompt makes it"
+                "(tokens, channels), as python main.py prompt makes it"
             )
         for name in ("prompt", "negative"):
             value = tensors.get(name, torch.zeros_like(tensors["prompt"]))
@@ -410,7 +407,7 @@ class FixedText(Texts):
     """Features of one text for all images, from a file; no encoder runs.
 
     Args:
-        path: The safetensors file of ``python -m lightning_modules.backbone.prompt --t5``;
+        path: The safetensors file of ``python main.py prompt --t5``;
             environment variables are expanded.
 
     Raises:
@@ -424,8 +421,8 @@ class FixedText(Texts):
         super().__init__()
         if not Path(expand_path(str(path), "FixedText.path")).is_file():
             raise FileNotFoundError(
-                f"model.init_args.encoder: no features of a text at {path}; make them by python -m "
-                f"lightning_modules.backbone.prompt --t5 --model google/flan-t5-xl --out {path}"
+                f"model.init_args.encoder: no features of a text at {path}; make them by "
+                f"python main.py prompt --t5 --model google/flan-t5-xl --out {path}"
             )
         self.prompt = FixedPrompt(path)
         self.width, self.source = self.prompt.prompt.shape[-1], self.prompt.source

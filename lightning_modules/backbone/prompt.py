@@ -1,9 +1,9 @@
 """Write the file of a fixed prompt, so that training and sampling need no text encoder.
 
-    ENLARGER_WEIGHTS=my/weights python -m lightning_modules.backbone.prompt
-    python -m lightning_modules.backbone.prompt --model my/sd-turbo --out prompts/invsr.safetensors
-    python -m lightning_modules.backbone.prompt --prompt 'a photograph' --negative '' --out ...
-    python -m lightning_modules.backbone.prompt --t5 --model google/flan-t5-xl --prompt .. --out ..
+    ENLARGER_WEIGHTS=my/weights python main.py prompt
+    python main.py prompt --model my/sd-turbo --out prompts/invsr.safetensors
+    python main.py prompt --prompt 'a photograph' --negative '' --out ...
+    python main.py prompt --t5 --model google/flan-t5-xl --prompt .. --out ..
 
 Without --prompt and --negative the texts are InvSR's, without --model the encoder is SD-Turbo's.
 Only this command needs transformers.
@@ -82,7 +82,7 @@ def _place(given: str, overwrite: bool) -> Path:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m lightning_modules.backbone.prompt",
+        prog="main.py prompt",
         description="Write the embeddings of one prompt and of its negative to a file, for "
         "lightning_modules.FixedPrompt. Needs transformers.",
     )

@@ -7,18 +7,21 @@ in the released file. Only for training. Differs from the paper in: text is opti
 
 Patches: Isola et al., CVPR 2017 (arXiv 1611.07004), with 70x70 pixels by default, as for VQGAN and
 its successors. Group norms replace batch norms, so images of a batch are independent.
+
+Pixels: Wang et al., Real-ESRGAN, ICCVW 2021 (arXiv 2107.10833), section 3.4.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.parametrizations import spectral_norm
 from torch.utils.checkpoint import checkpoint
 
 from lightning_modules.networks.noise_predictor import from_official
@@ -269,3 +272,80 @@ class PatchGAN(nn.Module):
         """
         logits: Tensor = self.network(2 * images - 1)
         return [logits]
+
+
+class UNetDiscriminator(nn.Module):
+    """A U-Net with spectral normalisation, which judges each pixel.
+
+    Real-ESRGAN (Wang et al., ICCVW 2021; arXiv 2107.10833), section 3.4. 4.4 million parameters
+    with the default width.
+
+    Args:
+        width: Channels of the first layer; they double three times.
+        skips: Whether the way up gets the features of the way down.
+
+    Raises:
+        ValueError: If the width is below 1.
+    """
+
+    def __init__(self, width: int = 64, skips: bool = True) -> None:
+        super().__init__()
+        if width < 1:
+            raise ValueError(f"width of UNetDiscriminator is {width}; expected 1 or more")
+        self.skips = skips
+        self.conv0 = nn.Conv2d(3, width, 3, padding=1)
+        for number, (inputs, outputs) in enumerate(pairwise((1, 2, 4, 8, 4, 2, 1, 1, 1)), 1):
+            down = number <= 3
+            size, stride = (4, 2) if down else (3, 1)
+            convolution = nn.Conv2d(
+                inputs * width, outputs * width, size, stride, padding=1, bias=False
+            )
+            self.add_module(f"conv{number}", spectral_norm(convolution))
+        self.conv9 = nn.Conv2d(width, 1, 3, padding=1)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the logits.
+
+        Args:
+            images: (B, 3, H, W), about [0, 1].
+
+        Returns:
+            One map, (B, 1, H, W).
+
+        Raises:
+            ValueError: If a side is not divisible by 8.
+        """
+        h, w = images.shape[-2:]
+        if h % 8 or w % 8:
+            raise ValueError(
+                f"images are {h}x{w}; UNetDiscriminator needs sides divisible by 8: choose "
+                "data.init_args.crop_size accordingly"
+            )
+        x, passed = self._layer(0, images), []
+        for number in (1, 2, 3):
+            passed.append(x)
+            x = self._layer(number, x)
+        for number in (4, 5, 6):
+            larger = functional.interpolate(x, scale_factor=2, mode="bilinear")
+            x, beside = self._layer(number, larger), passed.pop()
+            if self.skips:
+                x = x + beside
+        logits: Tensor = self.conv9(self._layer(8, self._layer(7, x)))
+        return [logits]
+
+    def _layer(self, number: int, x: Tensor) -> Tensor:
+        return functional.leaky_relu(self.get_submodule(f"conv{number}")(x), 0.2)
+
+    @staticmethod
+    def official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rename the tensors of a released file to ours.
+
+        Args:
+            tensors: Flat state dict; the authors' code has torch's older spectral normalisation.
+        """
+        new = {"weight_orig": "original", "weight_u": "0._u", "weight_v": "0._v"}
+        return {
+            f"{layer}.parametrizations.weight.{new[kind]}" if kind in new else name: tensor
+            for name, tensor in tensors.items()
+            for layer, _, kind in [name.rpartition(".")]
+        }

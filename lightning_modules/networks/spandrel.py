@@ -1,15 +1,21 @@
-"""Any community checkpoint that the package spandrel supports (ESRGAN, SwinIR, HAT, ...).
+"""Any network that the package spandrel knows (ESRGAN, SwinIR, HAT, ...), and its checkpoints.
 
-For testing and prediction only: spandrel runs its models without gradients.
+A published file as it is, a file that is fine-tuned, or an architecture that is trained from
+scratch. What was trained is read again by spandrel, and so by programs that use it.
 """
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from files.paths import expand_path
 from lightning_modules.weights import read_file
@@ -17,32 +23,65 @@ from lightning_modules.weights import read_file
 if TYPE_CHECKING:
     from spandrel import ImageModelDescriptor
 
+KEY = "model.init_args.network.init_args"
+# What spandrel's classes call their factor of enlargement.
+FACTORS = ("scale", "upscale", "up_scale", "upscale_factor", "upscaling_factor")
+
 
 class Spandrel(nn.Module):
-    """A published network with its weights; architecture and sizes follow from the file.
+    """A network of spandrel: published weights, also to fine-tune, or an architecture to train.
 
     Args:
         scale: Factor of enlargement, which must be the file's (linked from data.init_args.scale).
         path: File of weights: .safetensors, or .pth, .pt or .ckpt with plain tensors. Environment
-            variables are expanded. No code in it is run.
+            variables are expanded. No code in it is run. Architecture and sizes follow from it.
+        train: Train the network. False: frozen, for testing and prediction, one image at a time,
+            as spandrel runs it.
+        architecture: Instead of a path, a class of spandrel to train from scratch, such as
+            ``SwinIR``, ``HAT`` or ``SPAN``.
+        arguments: Arguments of that class; the factor of enlargement is added.
 
     Raises:
         FileNotFoundError: If there is no file at `path`.
         ImportError: If the package spandrel is not installed.
         ValueError: If the file is corrupt or would run code, has an architecture that spandrel
-            does not support, has another scale, or does not map RGB to RGB.
+            does not support, has another scale, or does not map RGB to RGB; if the class is
+            unknown or refuses its arguments; or if arguments contradict each other.
     """
 
-    def __init__(self, scale: float, path: str) -> None:
+    def __init__(
+        self,
+        scale: float,
+        path: str | None = None,
+        train: bool = False,
+        architecture: str | None = None,
+        arguments: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__()
-        file = _existing(path)
-        self.descriptor = _descriptor(file)
-        _check(self.descriptor, scale, file)
-        # Registered, so that it moves between devices; the descriptor refers to the same object.
-        self.model = self.descriptor.model.requires_grad_(False)
+        if (path is None) == (architecture is None):
+            raise ValueError(f"{KEY} needs either path or architecture")
+        self.trains = train
+        # Reported by the method as the source of its weights; None for random ones.
+        self.weights_source: str | None = None
+        model: nn.Module | None = None
+        if path is not None:
+            if arguments:
+                raise ValueError(f"{KEY}.arguments are for an architecture; with path remove them")
+            file = _existing(path)
+            self.descriptor, where = _descriptor(file), str(file)
+            self.weights_source = where
+        else:
+            if not train:
+                raise ValueError(f"{KEY}.architecture has random weights: set train to true, too")
+            model = _made(str(architecture), scale, arguments or {})
+            where = f"{KEY}.architecture {architecture}"
+            self.descriptor = _described(model.state_dict(), where)
+        _check(self.descriptor, scale, where)
+        # Registered, so that it moves between devices; without `architecture` the descriptor refers
+        # to the same object.
+        self.model = model or self.descriptor.model
+        self.model.requires_grad_(train)
         self.scale = self.descriptor.scale
-        # Reported by the method as the source of its weights, which are not random.
-        self.weights_source = str(file)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Enlarge.
@@ -51,11 +90,35 @@ class Spandrel(nn.Module):
             lr: (B, 3, h, w) in [0, 1]; padded if the architecture needs certain sizes.
 
         Returns:
-            (B, 3, scale * h, scale * w) in [0, 1].
+            (B, 3, scale * h, scale * w) in [0, 1]; with `train` not clamped.
         """
-        # One image at a time, as spandrel requires. cat leaves spandrel's inference mode, so that
-        # the result may be changed in place.
-        return torch.cat([self.descriptor(image) for image in torch.split(lr, 1)])
+        if not self.trains:
+            # One image at a time, as spandrel requires. cat leaves spandrel's inference mode, so
+            # that the result may be changed in place.
+            return torch.cat([self.descriptor(image) for image in torch.split(lr, 1)])
+        h, w = lr.shape[-2:]
+        right, bottom = self.descriptor.size_requirements.get_padding(w, h)
+        # Mirrored as far as there are pixels, then repeated.
+        inner = (0, min(right, w - 1), 0, min(bottom, h - 1))
+        outer = (0, right - inner[1], 0, bottom - inner[3])
+        x = functional.pad(functional.pad(lr, inner, mode="reflect"), outer, mode="replicate")
+        # The descriptor's own call computes without gradients. Some networks give several outputs,
+        # or another range, which this function knows.
+        sr: Tensor = self.descriptor._call_fn(self.model, x)
+        return sr[..., : self.scale * h, : self.scale * w]
+
+    def official(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of a published file by this network's names.
+
+        Args:
+            tensors: Flat state dict, by any names that spandrel knows for the architecture.
+        """
+        own = _described(tensors, "the file of model.init_args.weights").model.state_dict()
+        return {f"model.{name}": tensor for name, tensor in own.items()}
+
+    def community(self) -> dict[str, Tensor]:
+        """Return the tensors by names that spandrel knows."""
+        return dict(self.model.state_dict())
 
 
 def scale_of_file(path: str) -> float:
@@ -74,15 +137,14 @@ def scale_of_file(path: str) -> float:
 
 def _existing(path: str) -> Path:
     """Return the file at `path`, with environment variables and ~ expanded."""
-    key = "model.init_args.network.init_args.path"
+    key = f"{KEY}.path"
     file = Path(expand_path(path, key))
     if not file.is_file():
         raise FileNotFoundError(f"no file at {file}, given as {key}")
     return file
 
 
-def _descriptor(file: Path) -> ImageModelDescriptor[Any]:
-    """Return the model of a file with spandrel's description."""
+def _spandrel() -> Any:
     try:
         import spandrel
     except ImportError as error:
@@ -90,31 +152,72 @@ def _descriptor(file: Path) -> ImageModelDescriptor[Any]:
             "the network Spandrel needs the package spandrel, which is optional: "
             "pip install -c constraints.txt -e '.[spandrel]'"
         ) from error
+    return spandrel
+
+
+def _descriptor(file: Path) -> ImageModelDescriptor[Any]:
+    """Return the model of a file with spandrel's description."""
+    _spandrel()
     # Read by us, not by spandrel: torch's weights-only reader, and no TorchScript.
-    state = spandrel.canonicalize_state_dict(read_file(file))
+    return _described(read_file(file), str(file))
+
+
+def _described(tensors: Mapping[str, Any], where: str) -> ImageModelDescriptor[Any]:
+    """Return the model of tensors with spandrel's description."""
+    spandrel = _spandrel()
+    state = dict(spandrel.canonicalize_state_dict(dict(tensors)))  # some networks' readers pop
     try:
-        descriptor = spandrel.ModelLoader().load_from_state_dict(state)
+        descriptor: Any = spandrel.ModelLoader().load_from_state_dict(state)
     except spandrel.UnsupportedModelError as error:
         raise ValueError(
-            f"{file} is of no architecture that spandrel {spandrel.__version__} knows; set "
-            "model.init_args.network.init_args.path to another file"
+            f"{where} is of no architecture that spandrel {spandrel.__version__} knows; set "
+            f"{KEY}.path to another file"
         ) from error
     if not isinstance(descriptor, spandrel.ImageModelDescriptor):
         raise ValueError(
-            f"{file} is a {descriptor.architecture.name} for inpainting, expected a model that "
-            "takes an image alone; set model.init_args.network.init_args.path to another file"
+            f"{where} is a {descriptor.architecture.name} for inpainting, expected a model that "
+            f"takes an image alone; set {KEY}.path to another file"
         )
     return descriptor
 
 
-def _check(descriptor: ImageModelDescriptor[Any], scale: float, file: Path) -> None:
+def architectures() -> dict[str, type[nn.Module]]:
+    """Return the networks of spandrel, by the names of their classes.
+
+    Raises:
+        ImportError: If the package spandrel is not installed.
+    """
+    folder = _spandrel().architectures
+    found: dict[str, type[nn.Module]] = {}
+    for info in pkgutil.iter_modules(folder.__path__):
+        if not info.name.startswith("_"):
+            module = importlib.import_module(f"{folder.__name__}.{info.name}")
+            own = {name: getattr(module, name) for name in module.__all__}
+            found |= {k: v for k, v in own.items() if issubclass(v, nn.Module)}
+    return found
+
+
+def _made(name: str, scale: float, arguments: dict[str, Any]) -> nn.Module:
+    """Return a network with random weights."""
+    known = architectures()
+    if name not in known:
+        raise ValueError(f"{KEY}.architecture is {name!r}; spandrel has {', '.join(sorted(known))}")
+    names = inspect.signature(known[name]).parameters
+    factors = {factor: int(scale) for factor in FACTORS if factor in names}
+    try:
+        return known[name](**{**factors, **arguments})
+    except TypeError as error:
+        raise ValueError(f"{KEY}.arguments of {name}: {error}") from error
+
+
+def _check(descriptor: ImageModelDescriptor[Any], scale: float, file: str) -> None:
     """Raise if a model does not map RGB to RGB, or has another scale."""
     name = descriptor.architecture.name
     channels = (descriptor.input_channels, descriptor.output_channels)
     if channels != (3, 3):
         raise ValueError(
             f"{file} ({name}) goes from {channels[0]} to {channels[1]} channels, expected RGB, 3 "
-            "to 3; set model.init_args.network.init_args.path to another file"
+            f"to 3; set {KEY}.path to another file"
         )
     if descriptor.scale != scale:
         raise ValueError(

@@ -143,6 +143,6 @@ def test_its_end_is_no_exception_of_a_run(off: bool, caplog: pytest.LogCaptureFi
 
 def test_help(enlarger: Enlarger, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        enlarger("check", "--help")
+        enlarger("check", "--help", "all")
     assert ended.value.code == 0
     assert "--data.help" in capsys.readouterr().out

@@ -568,6 +568,13 @@ def test_did_you_mean(word: str, near: str) -> None:
     [
         ("fti", "unknown command 'fti'; did you mean 'fit'?"),
         ("fit --trainr.max_steps 3", "unknown key 'trainr.max_steps'; did you mean 'trainer.max"),
+        (
+            "fit --trainer.max_stepz 3",
+            "did you mean 'trainer.max_steps'?",
+        ),
+        ("test --run.nam=x", "unknown key 'run.nam'; did you mean 'run.name'?"),
+        ("fit --trainer.lr 3", "did you mean 'model.init_args.optimizer.init_args.lr'?"),
+        ("predict --tiling.sise 3", "did you mean 'tiling.size'?"),
         ("fit --confg=a.yaml", "unknown key 'confg'; did you mean 'config'?"),
         ("fit --config gone.yaml", "gone.yaml, and there is no such file"),
         ("fit --config=gone.yaml", "gone.yaml, and there is no such file"),

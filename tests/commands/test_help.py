@@ -7,16 +7,26 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import docstring_parser
 import pytest
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from torch import nn
 
+from callbacks.predict.writer import Writer
+from commands.encode import EncodeOptions
+from commands.export.export import ExportOptions
+from commands.help import SHOWN, short_help
+from commands.options import SOURCES, options
+from commands.run.checkpoints import Checkpoints
+from commands.run.directory import RunOptions
 from datamodules.base import Augmentation, Source, SRDataModule
 from degradations.base import Degradation, Stage
 from lightning_modules.base import ImageModel
+from lightning_modules.sampling.tiling import Tiling
 from tests.conftest import REPO
 from tests.contracts import discovery
 
@@ -34,6 +44,14 @@ ASKED: dict[str, tuple[str, ...]] = {
     ),
     "fit --help": (
         "Train a model; the same command again continues the run.",
+        "--data.batch_size training crops in one micro-batch, summed over all processes",
+        "--run.overwrite start a new run",
+        "main.py fit --help all lists all",
+    ),
+    "fit --model.help": ("lightning_modules.InvSR Diffusion inversion", "to derive from"),
+    "fit --trainer.callbacks.help --debug": ("callbacks.PSNR",),
+    "fit --help all": (
+        "Train a model; the same command again continues the run.",
         "--config",
         "--seed_everything",
         "--trainer.max_steps",
@@ -45,7 +63,7 @@ ASKED: dict[str, tuple[str, ...]] = {
         "Resume although the configuration differs",
         "--checkpoint.every_n_steps EVERY_N_STEPS Steps between two checkpoints; 0 for none by",
     ),
-    "predict --help": (
+    "predict --help all": (
         "Enlarge a folder of images with the run's best weights.",
         "--writer.suffix SUFFIX Added to each name, e.g. ``_x2``.",
     ),
@@ -111,8 +129,45 @@ def test_imports_nothing_heavy(got: dict[str, Any]) -> None:
     assert got["heavy"] == []
 
 
-def test_the_overview_takes_no_time(got: dict[str, Any]) -> None:
-    assert got["answers"]["--help"]["seconds"] < 0.1 * got["import"]
+@pytest.mark.parametrize("asked", ["--help", "fit --help"])
+def test_short_help_takes_no_time(got: dict[str, Any], asked: str) -> None:
+    assert got["answers"][asked]["seconds"] < 0.1 * got["import"]
+
+
+@pytest.mark.parametrize("command", SHOWN)
+def test_the_short_help_names_options_that_there_are(
+    tiny: Path, configured: Callable[..., Any], command: str
+) -> None:
+    keys = [key for key in SHOWN[command] if key not in ("RUN", "debug", "print_config")]
+    assert len(keys) == len({*keys})
+    assert 5 < len(keys) < 30
+    found = configured(command, "--config", "tiny.yaml")
+    inside = {"data": inspect.signature(SRDataModule), "model": inspect.signature(ImageModel)}
+    for key in keys:
+        group, _, name = key.partition(".")
+        if name and group in inside:
+            assert name.partition(".")[0] in inside[group].parameters, key
+        else:
+            assert key in found, key
+    assert all(f"--{key} " in short_help(command) for key in keys)
+
+
+@pytest.mark.parametrize("group", SOURCES)
+def test_options_are_those_of_the_class(group: str) -> None:
+    classes = {
+        "data": SRDataModule,
+        "run": RunOptions,
+        "tiling": Tiling,
+        "checkpoint": Checkpoints,
+        "writer": Writer,
+        "encode": EncodeOptions,
+        "export": ExportOptions,
+        "trainer": Trainer,
+    }
+    named = inspect.signature(classes[group]).parameters
+    assert options(group).keys() == named.keys()
+    if group != "trainer":
+        assert all(option.about for option in options(group).values())
 
 
 # ------------------------------------------------------------------------------------ every class

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from importlib import import_module
@@ -13,14 +14,15 @@ import main
 from commands import listing
 from commands.cli import EnlargerCLI
 from commands.errors import ConfigurationError
-from commands.names import BY_GROUP, TOOLS, overview
+from commands.help import overview
+from commands.names import BY_GROUP, TOOLS
 from tests.conftest import REPO
 
 
 def test_all_commands_are_in_the_overview(capsys: pytest.CaptureFixture[str]) -> None:
     named = [name for group in BY_GROUP.values() for name in group]
     assert len(set(named)) == len(named)
-    assert {*EnlargerCLI.subcommands(), *TOOLS, "doctor"} == {*named}
+    assert {*EnlargerCLI.subcommands(), *TOOLS} == {*named}
     for words in (["--help"], ["-h"]):
         with pytest.raises(SystemExit) as ended:
             main.main(words)
@@ -35,13 +37,14 @@ def test_a_tool_is_the_main_of_its_module(name: str, capsys: pytest.CaptureFixtu
         with pytest.raises(SystemExit) as ended:
             main.main([name, "--help"])
         assert ended.value.code == 0
-        assert "usage:" in capsys.readouterr().out
+        assert capsys.readouterr().out.startswith(f"usage: main.py {name} ")
 
 
 def test_what_needs_no_torch_imports_none() -> None:
     code = (
         "import sys, main\n"
-        "for words in (['--help'], ['list', 'methods'], ['lst']):\n"
+        "for words in (['--help'], ['fit', '--help'], ['list', 'methods'], ['lst'],\n"
+        "    ['fit', '--model.help'], ['fit', '--trainer.max_stepz', '3']):\n"
         "    try: main.main(words)\n"
         "    except SystemExit: pass\n"
         "raise SystemExit('torch' in sys.modules)"
@@ -51,7 +54,7 @@ def test_what_needs_no_torch_imports_none() -> None:
 
 
 def test_each_public_name_is_listed_once() -> None:
-    kinds = ("methods", "networks", "degradations", "datasets", "metrics")
+    kinds = ("methods", "networks", "losses", "degradations", "datasets", "metrics")
     found = [entry.name for kind in kinds for entry in listing.entries(kind)]
     exported = [f"{room}.{name}" for room in listing.ROOMS for name in import_module(room).__all__]
     assert sorted(found) == sorted(exported)
@@ -59,6 +62,16 @@ def test_each_public_name_is_listed_once() -> None:
     assert methods["lightning_modules.InvSR"] == "Diffusion inversion with a predicted start"
     assert "lightning_modules.Autoencoder" in methods  # through a class that is not public
     assert "lightning_modules.EDSR" not in methods
+    losses = {entry.name for entry in listing.entries("losses")}
+    assert {"lightning_modules.L1", "lightning_modules.LDL"} <= losses
+
+
+def test_what_is_to_be_derived_from() -> None:
+    for kind in ("methods", "networks", "losses", "degradations", "datasets", "metrics"):
+        named = {entry.name.partition(".")[::2] for entry in listing.entries(kind)}
+        made = {(room, name): getattr(import_module(room), name) for room, name in named}
+        bases = {".".join(key) for key, found in made.items() if inspect.isabstract(found)}
+        assert listing.to_derive_from(kind) == bases
 
 
 def test_experiments_and_weights(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from commands.run.files import newest_whole
 from degradations.bicubic import resize
 from degradations.tools.configure import degradation_of
 from lightning_modules import EDSR, Bicubic, Regression
+from main import main
 from tests.conftest import REPO
 
 Command = Callable[..., None]
@@ -187,6 +189,30 @@ def test_numbers_are_those_of_the_metric(tmp_path: Path, bicubic: enlarger.Enlar
     again = enlarger.measure(tmp_path / "sr", tmp_path / "hr", ["psnr"], scale=2)
     assert again["psnr"]["value"] == found["psnr"]["value"]
     assert list(again["psnr"]["images"]) == ["a", "b"]
+
+
+def test_the_command_prints_and_writes_the_same_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, seed in (("sr", 1), ("hr", 2)):
+        (tmp_path / folder).mkdir()
+        image = np.random.default_rng(seed).integers(0, 256, (24, 20, 3), dtype=np.uint8)
+        Image.fromarray(image).save(tmp_path / folder / "a.png")
+    sr, hr = tmp_path / "sr", tmp_path / "hr"
+    with pytest.raises(SystemExit) as ended:
+        main(
+            ["measure", str(sr), "--reference", str(hr), "--scale=2", f"--json={tmp_path}/out.json"]
+        )
+    assert ended.value.code == 0
+    found = enlarger.measure(sr, hr, scale=2)
+    assert json.loads((tmp_path / "out.json").read_text()) == found
+    printed = capsys.readouterr().out
+    for name in ("psnr", "ssim"):
+        assert f"{name:<12} {found[name]['value']:<10.5g} of 1 images" in printed
+    with pytest.raises(SystemExit) as ended:
+        main(["measure", str(sr), "--metric", "psnr"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: psnr needs references\n"
 
 
 @pytest.mark.parametrize(

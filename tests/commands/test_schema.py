@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from commands import schema
+from commands.names import TOOLS
 from tests.configs.shipped import PATHS
 from tests.conftest import REPO
 from tests.docs.blocks import blocks
@@ -26,8 +27,8 @@ FILES = {name: path for name, path in PATHS.items() if name != "weights.yaml"}
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("schemas")
     (typed,) = [b.text for b in blocks(REPO / "docs" / "configuration.md") if b.how == "test"]
-    program, m, module, *words = shlex.split(typed)
-    assert (program, m, module) == ("python", "-m", schema.__name__)
+    program, main, command, *words = shlex.split(typed)
+    assert (program, main, TOOLS[command]) == ("python", "main.py", schema.__name__)
     # A training that went before in this process leaves classes that cannot be imported.
     place = {"__module__": "lightning.pytorch.core.optimizer", "__qualname__": "LightningAdam"}
     made = type("LightningAdam", (torch.optim.Adam,), place)

@@ -226,6 +226,6 @@ def test_what_is_no_number_is_said_before_lightning_reads_it(
 ) -> None:
     monkeypatch.setenv("JSM_NAMESPACE_RANK", "x")
     with pytest.raises(SystemExit) as ended:
-        main.main(["fit", "--help"])
+        main.main(["fit", "--help", "all"])
     assert ended.value.code == 2
     assert "error: the environment variable JSM_NAMESPACE_RANK is 'x'" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from datamodules.sources.photos import PHOTOS
 from tests.configs.blurred import save
 from tests.configs.shipped import PATHS, content
 from tests.conftest import REPO
+from tests.lightning_modules.vgg19 import save_vgg19
 from tests.reference.vqgan import VQGAN
 from tests.stand_ins import stand_in
 
@@ -78,7 +79,28 @@ RESSHIFT = (
     *("--data.init_args.val.photos.init_args.size", "32"),
 )
 # Small enough for seconds on a CPU; what each is for stays as it is shipped.
+FEW_LAYERS = (  # of VGG19, from a file of them alone
+    *("--model.init_args.losses.perceptual.init_args.layers", '{"conv1_2": 0.1, "conv2_2": 0.1}'),
+    *(
+        "--model.init_args.losses.perceptual.init_args.perceptual_weights",
+        "$ENLARGER_WEIGHTS/vgg19.pth",
+    ),
+    *("--model.init_args.discriminator.init_args.width", "4"),
+)
+RRDB = ("--model.init_args.network.channels", "8", "--model.init_args.network.blocks", "1")
 SMALL: dict[str, tuple[str, ...]] = {
+    "compact": (
+        *("--model.init_args.network.channels", "8", "--model.init_args.network.convolutions", "2"),
+        *FEW_LAYERS,
+    ),
+    "realesrnet": RRDB,
+    "realesrgan": (*RRDB, *FEW_LAYERS, "--model.init_args.weights", "null"),
+    "swinir": (
+        *FEW_LAYERS,
+        "--model.init_args.network.init_args.arguments",
+        '{"window_size": 8, "embed_dim": 8, "depths": [2], "num_heads": [2], '
+        '"upsampler": "nearest+conv"}',
+    ),
     "edsr": ("--model.init_args.network.blocks", "1", "--model.init_args.network.channels", "8"),
     "quickstart": (
         *("--model.init_args.network.init_args.blocks", "1"),
@@ -275,6 +297,10 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     state = {f"body.{n}.weight": torch.full(shape, 0.01) for n, shape in shapes.items()}
     state |= {f"body.{n}.bias": torch.zeros(shapes[n][0]) for n in (0, 2, 4)}
     torch.save({"params": state}, root / "spandrel.pth")
+    for name in ("DIV2K_train_HR", "Flickr2K/Flickr2K_HR", "OST"):
+        save(root / name / "photo.png", (48, 40))
+    layers = save_vgg19(root, ("conv1_1", "conv1_2", "conv2_1", "conv2_2"))
+    layers.rename(root / "vgg19.pth")
     autoencoder = VQGAN((32, 32, 32), 16, 3).state_dict()
     torch.save({"state_dict": autoencoder}, root / "autoencoder_vq_f4.pth")
     return root

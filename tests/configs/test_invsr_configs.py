@@ -253,7 +253,7 @@ def test_each_thing_that_is_missing_is_one_sentence(
     command = (*fit(), "--run.name", "other")
     prompt = (
         f"model.init_args.prompt.init_args.path is '{paper}/invsr_prompt.safetensors'",
-        "python -m lightning_modules.backbone.prompt",
+        "python main.py prompt",
     )
     perceptual = (
         "model.init_args.training.perceptual_weights is 'latent-lpips-sd-turbo': "

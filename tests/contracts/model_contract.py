@@ -30,10 +30,10 @@ from tests.contracts.degradation_contract import global_generators_untouched
 
 SCALE = 2.0
 COUNT = 3
-SIZES = [(16, 16), (13, 21), (24, 7)]  # of LR
+SIZES = [(8, 8), (9, 13), (14, 6)]  # of LR
 
 
-def batch_of(size: tuple[int, int] = SIZES[0], count: int = COUNT) -> dict[str, Any]:
+def batch_of(size: tuple[int, int] = (16, 16), count: int = COUNT) -> dict[str, Any]:
     """A batch as the data module makes them; its keys are `16x16/0`, `16x16/1`, ..."""
     h, w = size
     keys = [f"{h}x{w}/{i}" for i in range(count)]
@@ -61,6 +61,8 @@ def copy_of(batch: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log:UserWarning")
 class ModelContract:
     """Subclass it and override the fixture `make`: a function from the scale to a model."""
+
+    size = SIZES[0]  # of the images of most tests; small, for the sake of time
 
     @pytest.fixture
     def make(self) -> Callable[[Any], ImageModel]:
@@ -117,10 +119,12 @@ class ModelContract:
         assert model.predict_step({"key": ["a"], "error": ["a.png: empty"]}, 0) is None
 
     def test_the_same_batch_gives_the_same_bits(self, model):
-        assert torch.equal(self.images(model, batch_of()), self.images(model, batch_of()))
+        assert torch.equal(
+            self.images(model, batch_of(self.size)), self.images(model, batch_of(self.size))
+        )
 
     def test_an_image_does_not_depend_on_its_batch(self, model):
-        batch = batch_of()
+        batch = batch_of(self.size)
         whole = self.images(model, batch)
         for part in (slice(0, 2), slice(2, 3)):  # several, and one alone
             sr = self.images(model, part_of(batch, part))
@@ -128,10 +132,10 @@ class ModelContract:
 
     def test_it_draws_from_the_noise_alone(self, model):
         with global_generators_untouched():
-            self.images(model, batch_of())
+            self.images(model, batch_of(self.size))
 
     def test_a_batch_is_left_as_it_was(self, model):
-        batch = batch_of()
+        batch = batch_of(self.size)
         before = copy_of(batch)
         self.images(model, batch)
         assert batch.keys() == before.keys(), "the batch has other entries now"
@@ -139,18 +143,18 @@ class ModelContract:
             assert torch.equal(batch[name], before[name]), f"batch[{name!r}] was changed"
 
     def test_without_hr(self, model):
-        batch = batch_of()
+        batch = batch_of(self.size)
         expected = self.images(model, batch)
         assert expected.shape == batch["hr"].shape
         del batch["hr"]
         assert torch.equal(self.images(model, batch), expected), "it looked at the answer"
 
     def test_as_lightning_runs_it(self, model, discrete):
-        expected = self.images(model, batch_of())
+        expected = self.images(model, batch_of(self.size))
         with torch.inference_mode():
-            assert torch.equal(self.images(model, batch_of()), expected)
+            assert torch.equal(self.images(model, batch_of(self.size)), expected)
         with torch.autocast("cpu", torch.bfloat16):
-            sr = self.images(model, batch_of())
+            sr = self.images(model, batch_of(self.size))
         assert sr.dtype == torch.float32
         if discrete:
             assert (sr - expected).abs().mean() < 0.1
@@ -160,13 +164,16 @@ class ModelContract:
     def test_nothing_to_train_is_said(self, model):
         if any(p.requires_grad for p in model.parameters()):
             pytest.skip("it can be trained")
-        for call in (lambda: model.training_step(batch_of(), 0), model.configure_optimizers):
+        for call in (
+            lambda: model.training_step(batch_of(self.size), 0),
+            model.configure_optimizers,
+        ):
             with pytest.raises(ValueError, match=type(model).__name__):
                 call()
 
     def test_a_training_step(self, trained):
-        trained.on_train_batch_start(batch_of(), 0)
-        loss = trained.training_step(batch_of(), 0)
+        trained.on_train_batch_start(batch_of(self.size), 0)
+        loss = trained.training_step(batch_of(self.size), 0)
         assert loss.shape == ()
         assert loss.isfinite()
         loss.backward()
@@ -179,12 +186,12 @@ class ModelContract:
         losses = []
         for disturbance in (1, 7):
             torch.rand(disturbance)
-            trained.on_train_batch_start(batch_of(), 0)
-            losses.append(trained.training_step(batch_of(), 0))
+            trained.on_train_batch_start(batch_of(self.size), 0)
+            losses.append(trained.training_step(batch_of(self.size), 0))
         assert torch.equal(*losses)
 
     def test_training_leaves_its_batch_as_it_was(self, trained):
-        batch = batch_of()
+        batch = batch_of(self.size)
         before = copy_of(batch)
         trained.training_step(batch, 0)
         for name in ("seed", "lr", "hr"):
@@ -201,7 +208,7 @@ class ModelContract:
             for parameter in trained.parameters():
                 if parameter.requires_grad:
                     parameter += 0.01 * torch.randn_like(parameter)
-        trained.train().training_step(batch_of(), 0)  # running statistics move
+        trained.train().training_step(batch_of(self.size), 0)  # running statistics move
         checkpoint: dict[str, Any] = {"state_dict": trained.state_dict()}
         trained.on_save_checkpoint(checkpoint)
         stored = checkpoint["state_dict"]
@@ -216,8 +223,10 @@ class ModelContract:
         other = make(SCALE)
         other.on_load_checkpoint(loaded)
         other.load_state_dict(loaded["state_dict"])
-        expected = self.images(trained, batch_of())
-        assert torch.equal(self.images(other, batch_of()), expected), "the checkpoint lacks a part"
+        expected = self.images(trained, batch_of(self.size))
+        assert torch.equal(self.images(other, batch_of(self.size)), expected), (
+            "the checkpoint lacks a part"
+        )
 
     def test_another_methods_checkpoint_is_refused(self, model):
         with pytest.raises(ValueError, match=r"trained with other\.Method"):
@@ -225,7 +234,7 @@ class ModelContract:
 
     @pytest.mark.gpu
     def test_on_a_gpu(self, model):
-        batch = batch_of()
+        batch = batch_of(self.size)
         expected = self.images(model, batch)
         moved = {k: v.cuda() if k in ("lr", "hr") else v for k, v in batch.items()}
         sr = self.images(model.cuda(), moved)

@@ -22,16 +22,21 @@ from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.base import ImageModel
 from lightning_modules.casarbi import CasArbi
+from lightning_modules.chain import Chain
 from lightning_modules.controls import direct, finetune, sd, simple
 from lightning_modules.diffusion import Diffusion
 from lightning_modules.infinity import Infinity
 from lightning_modules.invsr import InvSR
 from lightning_modules.latent_perceptual import LatentPerceptual
+from lightning_modules.losses import GAN, Charbonnier
+from lightning_modules.networks.compact import SRVGGNetCompact
+from lightning_modules.networks.discriminator import UNetDiscriminator
 from lightning_modules.networks.feature_upsampler import Full
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.networks.swin_unet import SwinUNet
 from lightning_modules.nsarm import NSARM
+from lightning_modules.real_esrgan import RealESRGAN
 from lightning_modules.regression import Regression
 from lightning_modules.resshift import ResShift, ResShiftControl
 from lightning_modules.sampling.solvers import Sampler
@@ -89,6 +94,26 @@ def test_casarbi(tmp_path):
     assert decibels_above_bicubic(model, batch_of(2.0)) >= 6
 
 
+@pytest.mark.slow
+def test_real_esrgan(tmp_path):
+    """Against a discriminator from the first step; HR is not sharpened, so that PSNR says it."""
+    torch.manual_seed(0)
+    model = RealESRGAN(
+        4.0,
+        network=functools.partial(SRVGGNetCompact, channels=48, convolutions=5),
+        losses={"pixel": Charbonnier()},
+        gan=GAN(weight=0.005),
+        sharpen=False,
+        discriminator=UNetDiscriminator(8),
+        optimizer=adam(4e-3),
+        lr_scheduler=functools.partial(
+            torch.optim.lr_scheduler.OneCycleLR, max_lr=4e-3, total_steps=150
+        ),
+    )
+    memorising.learn(model, 150, tmp_path)
+    assert decibels_above_bicubic(model, batch_of(4.0)) >= 6
+
+
 UNET = {
     **{"in_channels": 3, "out_channels": 3, "block_out_channels": [32, 64], "layers_per_block": 1},
     "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
@@ -138,6 +163,7 @@ def test_self_cascade(diffusion, tmp_path):
 MEMORISES = {
     CasArbi: test_casarbi,
     Diffusion: test_diffusion,
+    RealESRGAN: test_real_esrgan,
     ResShift: test_resshift,
     SelfCascade: test_self_cascade,
     Autoencoder: test_memorise_invsr.test_autoencoder,
@@ -145,8 +171,9 @@ MEMORISES = {
     Tokenizer: test_memorise_nsarm.test_tokenizer,
     NSARM: test_memorise_nsarm.test_both_stages,
 }
+NOTHING_TRAINED = [Chain, simple.Bicubic, simple.FolderOutputs, simple.RoundTrip]
 OTHERS = {
-    **dict.fromkeys([simple.Bicubic, simple.FolderOutputs, simple.RoundTrip], "it trains nothing"),
+    **dict.fromkeys(NOTHING_TRAINED, "it trains nothing"),
     **dict.fromkeys([Regression, ResShiftControl, simple.LatentRegression], "it does not sample"),
     LatentPerceptual: "it makes no images",
     **dict.fromkeys([direct.Direct, sd.SDSR, sd.SDUpscale], "it trains nothing"),

@@ -19,6 +19,7 @@ from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import PixelSpace, Taef2Space
 from lightning_modules.base import ImageModel
 from lightning_modules.casarbi import CasArbi, Stages
+from lightning_modules.chain import Chain
 from lightning_modules.controls.direct import Direct
 from lightning_modules.controls.finetune import FineTune, LoRA
 from lightning_modules.controls.sd import SDSR, SDUpscale
@@ -27,13 +28,17 @@ from lightning_modules.diffusion import Diffusion
 from lightning_modules.infinity import Infinity
 from lightning_modules.invsr import InvSR, Sampling
 from lightning_modules.latent_perceptual import LatentPerceptual
+from lightning_modules.networks.compact import SRVGGNetCompact
+from lightning_modules.networks.discriminator import UNetDiscriminator
 from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.feature_upsampler import Shared
 from lightning_modules.networks.imdn import IMDN
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.noise_predictor import NoisePredictor
+from lightning_modules.networks.rrdb import RRDBNet
 from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.nsarm import NSARM
+from lightning_modules.real_esrgan import RealESRGAN
 from lightning_modules.regression import Regression
 from lightning_modules.resshift import ResShift, ResShiftControl
 from lightning_modules.sampling.solvers import Sampler
@@ -48,8 +53,7 @@ from tests.lightning_modules.averaged import Averaged
 
 def folder_outputs(scale, folder):
     """Other images than HR, so that one who copied that would be caught."""
-    for size in SIZES:
-        batch = batch_of(size)
+    for batch in (batch_of(), *map(batch_of, SIZES)):
         for key, hr in zip(batch["key"], batch["hr"], strict=True):
             path = folder / f"{key}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,6 +64,14 @@ def folder_outputs(scale, folder):
 
 def regression(network, **settings):
     return lambda scale, folder: Regression(scale, functools.partial(network, **settings))
+
+
+def real_esrgan(network, discriminator=None, **settings):
+    return lambda scale, folder: RealESRGAN(
+        scale,
+        network=functools.partial(network, **settings),
+        discriminator=None if discriminator is None else discriminator(4),
+    )
 
 
 def casarbi(adapter):
@@ -144,6 +156,11 @@ def nsarm(second):
 # folder. Several for one class are all tested.
 EXAMPLES = {
     CasArbi: {f"adapter {kind}": casarbi(kind) for kind in ("fourier", "mlp", "none")},
+    Chain: {
+        "of two": lambda scale, folder: Chain(
+            scale, [ResShift(scale, Denoiser(), PixelSpace()), Bicubic(1)]
+        )
+    },
     Diffusion: {"pixels": diffusion},
     Direct: {"pixels": from_base(Direct)},
     FineTune: {"pixels": trained_on},
@@ -160,6 +177,10 @@ EXAMPLES = {
     },
     LoRA: {"pixels": low_rank},
     NSARM: {"stage 1": nsarm(False), "stage 2": nsarm(True)},
+    RealESRGAN: {
+        "RRDBNet": real_esrgan(RRDBNet, UNetDiscriminator, channels=8, blocks=1, growth=4),
+        "compact, alone": real_esrgan(SRVGGNetCompact, channels=8, convolutions=2),
+    },
     Regression: {
         "EDSR": regression(EDSR, blocks=1, channels=8),
         "EDSR with a skip": regression(EDSR, blocks=1, channels=8, global_skip=True),
@@ -193,6 +214,7 @@ def pytest_generate_tests(metafunc):
     found.remove(Autoencoder)  # enlarges nothing: see test_autoencoder.py
     found.remove(Tokenizer)  # enlarges nothing: see test_tokenizer.py
     found.remove(SDUpscale)  # comes with a whole pipeline, of factor 4: see test_sd_upscale.py
+    found = [cls for cls in found if (cls in DISCRETE) == (metafunc.cls is TestDiscreteModels)]
     examples = [
         pytest.param((cls, variant), id=" ".join(filter(None, (discovery.full_name(cls), variant))))
         for cls in found
@@ -209,9 +231,15 @@ class TestModels(ModelContract):
             return lambda scale: EXAMPLES[cls][variant](scale, tmp_path)
         return lambda scale: build(cls, {}, f"EXAMPLES in {__name__}", scale)
 
+
+class TestDiscreteModels(TestModels):
+    """Those that draw bits, which need images of a size that they have scales for."""
+
+    size = (16, 16)
+
     @pytest.fixture
-    def discrete(self, example):
-        return example[0] in DISCRETE
+    def discrete(self):
+        return True
 
 
 def test_all_of_ours_are_found():

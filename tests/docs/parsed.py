@@ -24,6 +24,7 @@ from typing import Any
 import yaml
 
 import main
+from commands.names import TOOLS
 from tests.docs.stand_in import asks
 
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -107,9 +108,9 @@ def _parse(words: list[str], added: list[str], names: list[str], printed: io.Str
         _only_parse(names)
         sys.argv = [words[1], *words[2:], *added]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-    if words[1] == "doctor":
+    if words[1] in TOOLS:
         _only_parse(names)
-    if words[1] == "doctor" or asks(words):
+    if words[1] in TOOLS or asks(words):
         main.main([*words[1:], *added])
         return
     try:

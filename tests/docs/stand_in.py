@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import runpy
 import subprocess
 import sys
 import tomllib
@@ -19,8 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
-# Of the file, because this one also runs as a script, which finds no package of the repository.
-TOOLS: dict[str, str] = runpy.run_path(str(REPO / "commands" / "names.py"))["TOOLS"]
 FOLDER = ".programs"  # where the stand-ins lie, first in PATH
 ELSEWHERE = ("torchrun", "srun", "sbatch")  # start processes that are not on this machine
 PROGRAMS = ("python", *ELSEWHERE, "make", "pip", "pytest", "tensorboard", "hf", "ffmpeg")
@@ -42,7 +39,6 @@ MADE_SMALL = {
     "test": (*CPU, "--trainer.limit_test_batches", "1"),
     "predict": (*CPU, "--data.init_args.workers", "0", "--trainer.limit_predict_batches", "2"),
     "export": (),
-    "doctor": (),
 }
 
 
@@ -61,9 +57,6 @@ def parsed_words(program: str, args: Sequence[str]) -> list[str]:
     start = next((n for n, word in enumerate(args) if Path(word).name == "main.py"), None)
     if start is not None and program in ("python", *ELSEWHERE):
         launcher = [program, *args[:start]] if program == "torchrun" else []
-        rest = list(args[start + 1 :])
-        if rest and rest[0] in TOOLS:
-            return ["-m", TOOLS[rest[0]].removesuffix(".__main__"), *rest[1:]]
         return [*launcher, "main.py", *args[start + 1 :]]
     return list(args) if program == "python" and args[0] == "-m" else []
 

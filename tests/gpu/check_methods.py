@@ -95,9 +95,9 @@ def test_a_training_step_and_a_batch_of_outputs(
 def test_tiles(where: Any, batch: int, tmp_path: Path) -> None:
     """Nine and more tiles wait no more than one."""
     model: Any = EXAMPLES[InvSR]["averaged pixels"](SCALE, tmp_path)
-    model.tiling = Tiling(size=16, overlap=8, where=where, batch=batch)
+    model.tiling = Tiling(size=12, overlap=6, where=where, batch=batch)
     with pretended_gpu():
-        given = on_device(batch_of((33, 40), 1))
+        given = on_device(batch_of((22, 24), 1))
         moved(model.eval()).predict_step(given, 0)
         with counted() as waits:
             sr = model.predict_step(given, 0)["sr"]

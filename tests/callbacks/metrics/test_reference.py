@@ -165,7 +165,7 @@ def test_others_do_not_wait_for_many_images(folder: Path, monkeypatch: pytest.Mo
     metric = KIDThumb(reference=str(folder))
     with pytest.raises(ValueError, match=r"`reference` of KIDThumb is .* 11 images") as refused:
         waited_for(metric, folder, "reference", monkeypatch)
-    [command] = re.findall(r"`python -m callbacks.metrics.sets (.*?)`", str(refused.value))
+    [command] = re.findall(r"`python main.py reference (.*?)`", str(refused.value))
     assert main(command.split()) == 0
     assert len(waited_for(metric, folder, "reference", monkeypatch).features) == 11
 
@@ -177,7 +177,7 @@ def test_others_do_not_wait_for_training_images(
     metric = Memorised(str(folder))
     with pytest.raises(ValueError, match=r"`training` of Memorised is .*start again") as refused:
         waited_for(metric, folder, "training", monkeypatch)
-    [command] = re.findall(r"`python -m callbacks.metrics.sets (.*?)`", str(refused.value))
+    [command] = re.findall(r"`python main.py reference (.*?)`", str(refused.value))
     assert command.endswith("--metric callbacks.Memorised --set training=none")
     assert main(command.split()) == 0
     assert len(waited_for(metric, folder, "training", monkeypatch).features) == 11

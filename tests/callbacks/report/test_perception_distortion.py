@@ -184,6 +184,7 @@ def test_labelled_runs_are_one_method(tmp_path: Path) -> None:
     [
         ("main.py test --config a.yaml --model.init_args.steps 4", "4"),
         ("main.py test --model.init_args.steps=4 --run.seeds 3", "4"),
+        ("main.py test --model.steps 4", "4"),
         ("main.py test --model.init_args.steps 4 --model.init_args.steps 8", "8"),
         ("main.py test --model.init_args.steps_left 4", "15"),
         ("main.py test --model.init_args.steps", "15"),
@@ -195,7 +196,8 @@ def test_the_command_beats_the_configuration(tmp_path: Path, command: str, value
     words = text.partition('"command": ')[2].partition(",\n")[0]
     (tmp_path / "results.json").write_text(text.replace(words, f'"{command}"'))
     (tmp_path / "config.yaml").write_text("model: {init_args: {steps: 15}}")
-    assert setting_of(tmp_path, "model.init_args.steps") == value
+    for key in ("model.init_args.steps", "model.steps"):
+        assert setting_of(tmp_path, key) == value
 
 
 def test_what_is_left_out_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""`python -m callbacks.report`: several runs side by side, and paths that are not runs."""
+"""`python main.py report`: several runs side by side, and paths that are not runs."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from commands.doctor import doctor
 from commands.doctor.doctor import CHECKS, summary
 from commands.doctor.lines import Line, Options, broken, guarded, look, ok
 from commands.doctor.machine import CODEC_CHECKS, TORCH_CHECKS, VERSION_CHECKS
-from commands.parser import DESCRIPTIONS
+from commands.names import ABOUT
 from tests.commands.torchvisions import fake_torchvision
 from tests.conftest import REPO
 
@@ -58,7 +58,9 @@ def test_all_is_well(
     monkeypatch.chdir(tmp_path)
     small: dict[str, Any] = {"here": lambda options: [ok("here", "fine")], **CODEC_CHECKS}
     monkeypatch.setattr(doctor, "CHECKS", small)
-    enlarger("doctor")  # status 0
+    with pytest.raises(SystemExit) as ended:
+        enlarger("doctor")
+    assert ended.value.code == 0
     out = capsys.readouterr().out
     assert list(verdicts(out)) == list(small)
     assert set(verdicts(out).values()) == {"ok"}
@@ -140,7 +142,7 @@ def test_the_list_of_commands_has_it(
 ) -> None:
     with pytest.raises(SystemExit):
         enlarger("--help")
-    assert DESCRIPTIONS["doctor"] in " ".join(capsys.readouterr().out.split())
+    assert ABOUT["doctor"] in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_near_name_is_proposed(refusal: Callable[..., str]) -> None:

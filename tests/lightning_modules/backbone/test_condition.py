@@ -102,7 +102,7 @@ def test_a_fixed_prompt_comes_from_a_file(tmp_path):
 def test_files_that_hold_no_prompt(tmp_path):
     with pytest.raises(
         FileNotFoundError,
-        match=r"init_args\.prompt: no embedding .*none\.saf.*backbone\.prompt --out .*none\.safet",
+        match=r"init_args\.prompt: no embedding .*none\.saf.*main\.py prompt --out .*none\.safet",
     ):
         FixedPrompt(tmp_path / "none.safetensors")
     save_file({"embedding": field(5, 4)}, tmp_path / "other.safetensors")

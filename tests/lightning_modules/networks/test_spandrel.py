@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from lightning_modules.networks.spandrel import Spandrel
+from lightning_modules.networks.spandrel import Spandrel, architectures
 
 spandrel = pytest.importorskip("spandrel", reason="needs the optional package spandrel")
 
@@ -84,6 +84,98 @@ def test_networks_of_the_community(tmp_path, make):
     with torch.no_grad():
         torch.testing.assert_close(found, network(lr).clamp(0, 1), atol=1e-5, rtol=0)
     assert Spandrel(4, str(tmp_path / "x4.pth"))(lr[..., 1:, 3:]).shape == (2, 3, 60, 84)
+
+
+# ---------------------------------------------------------------------------------------- training
+
+
+def test_a_file_that_is_fine_tuned(file):
+    """Whole batches, with gradients also where the output is beyond [0, 1]."""
+    net = Spandrel(2, str(file), train=True)
+    lr = 3 * torch.rand(3, 3, 6, 5, generator=torch.Generator().manual_seed(1))
+    found = net(lr)
+    torch.testing.assert_close(found, computed(compact(), lr, 2), atol=1e-5, rtol=0)
+    assert found.max() > 1
+    found.sum().backward()
+    assert all(p.requires_grad and p.grad.abs().sum() > 0 for p in net.parameters())
+    assert net.weights_source == str(file)
+
+
+SMALL = {
+    "ESRGAN": {"num_filters": 8, "num_blocks": 1},
+    "Compact": {"num_feat": 8, "num_conv": 2},
+    "SwinIR": {
+        **{"embed_dim": 8, "depths": [2], "num_heads": [2], "window_size": 8},
+        "upsampler": "pixelshuffledirect",  # without one it restores at x1
+    },
+    "SPAN": {"num_in_ch": 3, "num_out_ch": 3, "feature_channels": 8},
+    "RealPLKSR": {"dim": 16, "n_blocks": 1},
+    "SAFMN": {"dim": 8, "n_blocks": 1},
+    "OmniSR": {"num_feat": 8, "res_num": 1, "window_size": 8},
+}
+
+
+@pytest.mark.parametrize("architecture", SMALL)
+def test_an_architecture_trained_from_scratch(architecture, tmp_path):
+    """At a size that needs padding; what is trained is read again by spandrel, and is the same."""
+    torch.manual_seed(0)
+    net = Spandrel(2, train=True, architecture=architecture, arguments=SMALL[architecture])
+    assert net.weights_source is None
+    lr = torch.rand(2, 3, 17, 21)
+    net.train()(lr).square().sum().backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter += 0.01 * torch.randn_like(parameter)
+    save_file(
+        {k: v.contiguous().clone() for k, v in net.community().items()}, tmp_path / "a.safetensors"
+    )
+    again = Spandrel(2, str(tmp_path / "a.safetensors"))
+    with torch.no_grad():
+        expected = net.eval()(lr).clamp(0, 1)
+    assert expected.shape == (2, 3, 34, 42)
+    torch.testing.assert_close(again(lr), expected, atol=1e-5, rtol=0)
+
+
+def test_published_files_into_an_architecture(tmp_path):
+    """ESRGAN's newer names become the older ones that spandrel has."""
+    from tests.lightning_modules.networks.test_rrdb import random, released_rrdb
+
+    released = random(released_rrdb(4, 8, 1))
+    torch.save({"params_ema": released}, tmp_path / "x4.pth")
+    net = Spandrel(4, train=True, architecture="ESRGAN", arguments=SMALL["ESRGAN"])
+    net.load_state_dict(net.official(released))
+    lr = torch.rand(1, 3, 6, 5)
+    with torch.no_grad():
+        found = net(lr).clamp(0, 1)
+    torch.testing.assert_close(found, Spandrel(4, str(tmp_path / "x4.pth"))(lr))
+
+
+def test_architectures_by_name():
+    assert {"ESRGAN", "SwinIR", "HAT", "SPAN", "DAT", "RealPLKSR"} <= architectures().keys()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, r"network\.init_args needs either path or architecture"),
+        ({"path": "a", "architecture": "SPAN"}, "needs either path or architecture"),
+        ({"path": "a", "arguments": {"a": 1}}, "arguments are for an architecture"),
+        ({"architecture": "SPAN"}, "has random weights: set train to true"),
+        ({"architecture": "Swin", "train": True}, "is 'Swin'; spandrel has ATD, .*SwinIR"),
+        (
+            {"architecture": "SPAN", "train": True, "arguments": {"x": 1}},
+            "arguments of SPAN: .*'x'",
+        ),
+        (
+            {"architecture": "Compact", "train": True, "arguments": {"upscale": 3}},
+            r"enlarges by 3, but data\.init_args\.scale is 2",
+        ),
+    ],
+)
+def test_arguments_that_contradict_each_other(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Spandrel(2, **settings)
 
 
 def test_safetensors(tmp_path):

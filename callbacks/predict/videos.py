@@ -1,0 +1,374 @@
+"""VideoWriter: an enlarged video, written in segments, so that a stopped run continues.
+
+    clip_x2.mp4                  the video, once it is complete
+    .<hash>.parts/made.json      how its segments are made: those of another run are not continued
+    .<hash>.parts/000002.64.mp4  the frames 65 to 96; the first is shown at 64 units of time
+
+The segments are joined by copying their packets, beside those of the input's audio.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import heapq
+import io
+import itertools
+import json
+import logging
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from callbacks.predict.files import Pixels, long_name_errors
+from files.owned import (
+    UNFINISHED,
+    NotOursError,
+    parts_folder,
+    remove_file,
+    remove_folder,
+    whole_file,
+    write_whole,
+)
+from files.video import VideoFrame, load_av, open_video, rgb_to_frame
+
+log = logging.getLogger(__name__)
+Codec = Literal["h264", "hevc", "av1"]
+ENCODERS: dict[Codec, str] = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1"}
+QUIET: dict[Codec, dict[str, str]] = {"hevc": {"x265-params": "log-level=error"}}
+LARGEST_CRF: dict[Codec, int] = {"h264": 51, "hevc": 51, "av1": 63}
+SEGMENT = 32  # frames: what a stopped run loses at most
+WAITING = 2  # frames that wait to be encoded
+MADE = "made.json"
+NAME = re.compile(r"([0-9]{6,})\.(-?[0-9]+)\.mp4")  # number and first time of a segment
+MICROSECONDS = 1_000_000  # of a second; FFmpeg's unit for containers
+PLACES = ("location", "gps")  # in names of metadata
+
+
+class _Part(NamedTuple):
+    path: Path
+    first: int  # when its first frame is shown
+
+
+class VideoSettings(NamedTuple):
+    """How videos are written.
+
+    codec: The codec.
+    crf: Its constant rate factor.
+    metadata: Whether to keep title, date and the like: ``keep``, ``no_place`` or ``drop``.
+    """
+
+    codec: Codec
+    crf: int
+    metadata: str
+
+
+def check_codec(codec: Codec, crf: int) -> None:
+    """Raise if the settings are invalid.
+
+    Raises:
+        ValueError: Names the key to change.
+    """
+    if codec not in ENCODERS:
+        raise ValueError(f"writer.codec is {codec!r}; expected {', '.join(ENCODERS)}")
+    if not 0 <= crf <= LARGEST_CRF[codec]:
+        raise ValueError(f"writer.crf is {crf}; expected 0 to {LARGEST_CRF[codec]} for {codec}")
+
+
+def finished_frames(target: Path, made: Mapping[str, Any]) -> int:
+    """Return the number of frames in finished segments that this run can continue.
+
+    Args:
+        target: The video.
+        made: How this run makes it.
+    """
+    parts = parts_folder(target)
+    try:
+        same = (parts / MADE).read_text("utf-8") == _text(made)
+    except (OSError, UnicodeError):
+        return 0
+    # The last one may have fewer, but then it is the end of the video.
+    return SEGMENT * len(_segments(parts)) if same else 0
+
+
+def remove_parts(target: Path) -> None:
+    """Remove the segments of a video, unless other files lie among them."""
+    if (parts := parts_folder(target)).is_dir():
+        with contextlib.suppress(NotOursError):
+            remove_folder(parts, _is_part)
+
+
+class VideoWriter:
+    """Write one video; frames are encoded in a thread, and at most ``WAITING`` of them wait.
+
+    Args:
+        target: The file.
+        source: The input, whose audio and metadata are copied.
+        settings: Codec and quality.
+        made: How it is made, in plain types; segments that were made otherwise are removed.
+        begun: Number of frames before the first one that will be added; if it is 0, all segments
+            are removed.
+
+    Raises:
+        ValueError: If another process writes this video, or segments of these frames are missing.
+    """
+
+    def __init__(
+        self,
+        target: Path,
+        source: str,
+        settings: VideoSettings,
+        made: Mapping[str, Any],
+        begun: int = 0,
+    ) -> None:
+        self.target, self.source, self.settings = target, source, settings
+        self._parts = parts_folder(target)
+        with long_name_errors():
+            self._parts.mkdir(parents=True, exist_ok=True)
+        self._lock: int | None = _locked(self._parts, target)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="video")
+        self._pending: deque[Future[None]] = deque()
+        self._done = finished_frames(target, made) if begun else 0
+        if self._done < begun:
+            self.close()
+            raise ValueError(f"{self._parts} has changed meanwhile: run the command again")
+        if not begun:
+            for path in self._parts.iterdir():
+                if _is_part(path.name):
+                    remove_file(path)
+            write_whole(self._parts / MADE, _text(made))
+        self._segment: _Segment | None = None
+        self._last: VideoFrame | None = None  # that was added
+
+    def add(self, pixels: Pixels, frame: VideoFrame) -> None:
+        """Add the next frame.
+
+        Args:
+            pixels: (H, W, 3), of the bits of ``frame.colours``.
+            frame: What is known of the input's frame.
+
+        Raises:
+            Exception: Whatever the encoder raises, for an earlier frame.
+        """
+        if frame.number > self._done:
+            self._pending.append(self._pool.submit(self._encode, pixels, frame))
+        while len(self._pending) > WAITING:
+            self._pending.popleft().result()
+        self._last = frame
+
+    def finish(self, before: Callable[[], None]) -> list[str]:
+        """Join the segments.
+
+        Args:
+            before: Called when the video is on the disk, before it appears in its place.
+
+        Returns:
+            The input's streams that were left out.
+
+        Raises:
+            RuntimeError: If no frame was added.
+        """
+        if self._last is None:
+            raise RuntimeError("VideoWriter.finish is called after the last frame")
+        while self._pending:
+            self._pending.popleft().result()
+        self._end_segment()
+        with whole_file(self.target, before) as file:
+            lost = _join(self._parts, self.source, file, self._last, self.settings)
+        remove_parts(self.target)
+        self.close()
+        return lost
+
+    def drop(self) -> None:
+        """Stop, and remove all segments."""
+        self._pool.shutdown(cancel_futures=True)
+        remove_parts(self.target)
+        self.close()
+
+    def close(self) -> None:
+        """Stop; finished segments stay."""
+        self._pool.shutdown(cancel_futures=True)
+        self._pending.clear()
+        if self._lock is not None:
+            with contextlib.suppress(OSError):  # explicitly: a forked child may have it open, too
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
+            os.close(self._lock)
+            self._lock = None
+
+    def _encode(self, pixels: Pixels, frame: VideoFrame) -> None:
+        if self._segment is None:
+            number = (frame.number - 1) // SEGMENT
+            path = self._parts / f"{number:06}.{frame.pts}.mp4"
+            self._segment = _Segment(path, pixels.shape[:2], frame, self.settings)
+        self._segment.add(pixels, frame)
+        if not frame.number % SEGMENT:
+            self._end_segment()
+
+    def _end_segment(self) -> None:
+        if self._segment is not None:
+            self._segment.finish()
+        self._segment = None
+
+
+class _Segment:
+    """Encode a few frames to a file; its times begin at 0, because MP4 rounds the first one."""
+
+    def __init__(
+        self, path: Path, size: tuple[int, ...], frame: VideoFrame, settings: VideoSettings
+    ) -> None:
+        self._path, self._colours, self._first = path, frame.colours, frame.pts
+        self._durations: deque[int] = deque()
+        self._file = io.BytesIO()
+        av = load_av("writing a video")
+        os.environ.setdefault("SVT_LOG", "1")  # else the encoder of AV1 prints its settings
+        self._container = av.open(self._file, "w", format="mp4")
+        options = {"crf": str(settings.crf), **QUIET.get(settings.codec, {})}
+        stream = self._container.add_stream(
+            ENCODERS[settings.codec], rate=frame.rate, options=options
+        )
+        context = stream.codec_context
+        context.height, context.width = (side + side % 2 for side in size)
+        context.pix_fmt = "yuv420p" if frame.colours.depth == 8 else "yuv420p10le"
+        context.time_base = stream.time_base = frame.time_base
+        context.sample_aspect_ratio = frame.aspect
+        context.gop_size = SEGMENT
+        # Without frames that are encoded before earlier ones, any times can be kept, and segments
+        # joined.
+        context.max_b_frames = 0
+        context.color_range = 2 if frame.colours.full else 1
+        context.colorspace = frame.colours.matrix
+        context.color_primaries = frame.colours.primaries
+        context.color_trc = frame.colours.transfer
+        if frame.matrix is not None:
+            stream.set_display_matrix(frame.matrix)
+        self._stream = stream
+
+    def add(self, pixels: Pixels, frame: VideoFrame) -> None:
+        image = rgb_to_frame(pixels, self._colours)
+        image.pts, image.time_base = frame.pts - self._first, frame.time_base
+        image.duration = frame.duration
+        self._durations.append(frame.duration)
+        self._write(self._stream.encode(image))
+
+    def finish(self) -> None:
+        self._write(self._stream.encode(None))
+        self._container.close()
+        write_whole(self._path, self._file.getvalue())
+
+    def _write(self, packets: list[Any]) -> None:
+        for packet in packets:
+            packet.dts, packet.duration = packet.pts, self._durations.popleft()
+            self._container.mux(packet)
+
+
+def _join(parts: Path, source: str, file: Any, frame: VideoFrame, how: VideoSettings) -> list[str]:
+    av = load_av("writing a video")
+    segments = _segments(parts)
+    with open_video(source) as original, av.open(os.fspath(segments[0].path)) as first:
+        sample = first.streams.video[0]
+        header = sample.codec_context.extradata
+        # In this unit MP4 says when a stream begins.
+        options = {"movie_timescale": str(max(sample.time_base.denominator, 1000))}
+        with av.open(file, "w", format="mp4", options=options) as output:
+            video = output.add_stream_from_template(sample, opaque=True)
+            video.codec_context.sample_aspect_ratio = frame.aspect  # AV1 itself does not hold it
+            if how.codec == "hevc":
+                video.codec_context.codec_tag = "hvc1"  # else QuickTime does not play it
+            if frame.matrix is not None:
+                video.set_display_matrix(frame.matrix)
+            copies, lost = _copied_streams(original, output)
+            if how.metadata != "drop":
+                output.metadata.update(_metadata(original.metadata, how.metadata))
+            # A broadcast's clock does not begin at 0.
+            shift = max(Fraction(original.start_time or 0, MICROSECONDS), Fraction(0))
+            packets = [_video_packets(segments, header, frame.time_base, shift)]
+            if copies:
+                packets.append(_audio_packets(original, list(copies), shift))
+            for packet in heapq.merge(*packets, key=lambda packet: packet.dts * packet.time_base):
+                packet.stream = copies.get(packet.stream, video)
+                output.mux(packet)
+    return lost
+
+
+def _copied_streams(original: Any, output: Any) -> tuple[dict[Any, Any], list[str]]:
+    """Return the output's stream of each audio stream, and what MP4 or we cannot copy."""
+    copies: dict[Any, Any] = {}
+    lost = []
+    for stream in original.streams:
+        if stream == original.streams.video[0]:
+            continue
+        try:
+            if stream.type != "audio":
+                raise ValueError
+            copies[stream] = output.add_stream_from_template(stream, opaque=True)
+            copies[stream].metadata.update(stream.metadata)
+        except ValueError:
+            lost.append(f"{stream.type} stream {stream.index}")
+    return copies, lost
+
+
+def _video_packets(
+    segments: list[_Part], header: bytes | None, base: Fraction, shift: Fraction
+) -> Iterator[Any]:
+    av = load_av("writing a video")
+    for segment in segments:
+        with av.open(os.fspath(segment.path)) as container:
+            if container.streams.video[0].codec_context.extradata != header:
+                raise ValueError(f"{segment.path} was encoded otherwise than the first segment")
+            for packet in container.demux(video=0):
+                if packet.pts is not None:
+                    start = segment.first * base - shift
+                    packet.pts += round(start / packet.time_base)
+                    packet.dts = packet.pts
+                    yield packet
+
+
+def _audio_packets(original: Any, streams: list[Any], shift: Fraction) -> Iterator[Any]:
+    for packet in original.demux(streams):
+        if packet.size:
+            ticks = round(shift / packet.time_base)
+            pts = packet.dts if packet.pts is None else packet.pts
+            packet.dts = (pts if packet.dts is None else packet.dts) - ticks
+            packet.pts = pts - ticks
+            yield packet
+
+
+def _metadata(given: Mapping[str, str], how: str) -> dict[str, str]:
+    own = ("major_brand", "minor_version", "compatible_brands", "encoder")  # of the file itself
+    left_out = own + (PLACES if how == "no_place" else ())
+    return {k: v for k, v in given.items() if not any(part in k.lower() for part in left_out)}
+
+
+def _segments(parts: Path) -> list[_Part]:
+    """Return the finished segments in order, up to the first one that is missing."""
+    found: dict[int, _Part] = {}
+    for path in parts.iterdir():
+        if match := NAME.fullmatch(path.name):
+            found[int(match[1])] = _Part(path, int(match[2]))
+    return [found[number] for number in itertools.takewhile(found.__contains__, itertools.count())]
+
+
+def _text(made: Mapping[str, Any]) -> str:
+    versions = load_av("writing a video").library_versions  # one encoder for all segments
+    return json.dumps({**made, "versions": versions}, indent=1, sort_keys=True)
+
+
+def _is_part(name: str) -> bool:
+    return name == MADE or any(kind.fullmatch(name) for kind in (NAME, UNFINISHED))
+
+
+def _locked(folder: Path, target: Path) -> int:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise ValueError(f"another process is writing {target}") from error
+    except OSError:  # a disk without locks
+        pass
+    return descriptor

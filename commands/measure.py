@@ -1,0 +1,82 @@
+"""``main.py measure``: numbers of a folder of images, such as another program's outputs.
+
+python main.py measure outputs --reference my/hr --scale 4
+python main.py measure outputs --metric niqe --json numbers.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import enlarger
+from commands.errors import ConfigurationError
+from commands.process import prepare_output
+from files.owned import write_whole
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        words: Command-line arguments; those of this process by default.
+
+    Returns:
+        0.
+
+    Raises:
+        ConfigurationError: If images or weights are missing, or a metric is unknown.
+    """
+    options = _parser().parse_args(words)
+    prepare_output()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    metrics = options.metric or (["psnr", "ssim"] if options.reference else ["niqe"])
+    try:
+        found = enlarger.measure(
+            options.outputs,
+            options.reference,
+            metrics,
+            scale=options.scale,
+            device=options.device,
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(str(error)) from error
+    for name, measured in found.items():
+        protocol = ", ".join(f"{key} {value}" for key, value in measured["protocol"].items())
+        print(f"{name:<12} {measured['value']:<10.5g} of {measured['n']} images  ({protocol})")
+    if options.json is not None:
+        write_whole(options.json, json.dumps(found, indent=1).encode())
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="main.py measure",
+        description="Measure images as main.py test does; each number is printed with its "
+        "protocol.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("outputs", metavar="OUTPUTS", help="folder of the images")
+    parser.add_argument("--reference", metavar="FOLDER", help="the HR images, under the same names")
+    parser.add_argument(
+        "--metric",
+        action="append",
+        help="psnr, ssim, lpips, niqe, fid, ...; may be repeated (default: psnr and ssim with "
+        "--reference, niqe without)",
+    )
+    parser.add_argument(
+        "--scale",
+        type=float,
+        default=1,
+        help="factor by which they were enlarged: the border that PSNR and SSIM leave out",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers there")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

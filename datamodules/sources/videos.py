@@ -1,0 +1,201 @@
+"""Frames of videos for ``predict``, decoded one after the other by a single worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset
+
+from datamodules.files.decode import UnreadableImage
+from datamodules.order.keys import Names
+from datamodules.samples import PredictImages
+from datamodules.source import Sample, Source
+from degradations.draws import seed_of
+from files.paths import size_and_time
+from files.video import VideoFrame, colours_of, frame_to_rgb, open_video
+
+USUAL_RATE, LARGEST_RATE = Fraction(25), Fraction(1000)  # frames a second
+MICROSECONDS = 1_000_000  # of a second; FFmpeg's unit for containers
+STATING = ("mov", "matroska")  # containers that state how long they are
+SHORT = Fraction(1)  # seconds that may be missing at the end
+
+
+class Videos(Source):
+    """Videos to enlarge; each is one key, and many frames.
+
+    Args:
+        paths: Files by key.
+    """
+
+    def __init__(self, paths: Mapping[str, str]) -> None:
+        super().__init__()
+        self._keys, self._paths = Names.of(paths), Names.of(paths.values())
+
+    @property
+    def keys(self) -> Names:
+        """Path of each video below its root."""
+        return self._keys
+
+    def path(self, index: int) -> str:
+        """Return the file of the video ``keys[index]``."""
+        return self._paths[index]
+
+    def read(self, index: int) -> Sample:
+        """Return the first frame of ``keys[index]``. Raises as ``decode``."""
+        return next(self.decode(index))
+
+    def decode(self, index: int, done: int = 0) -> Iterator[Sample]:
+        """Decode a video.
+
+        Args:
+            index: Number of the video.
+            done: Leave out so many frames, but never the last one.
+
+        Yields:
+            ``hr``, (H, W, 3), in the orientation that is stored, and ``meta`` with a ``VideoFrame``
+            as ``frame``.
+
+        Raises:
+            UnreadableImage: If it is no video, or damaged anywhere.
+        """
+        path, number, duration = self.path(index), 0, 1
+        meta = {"path": path, "read": size_and_time(path), "mode": "RGB"}
+        try:
+            with open_video(path) as container:
+                if not container.streams.video:
+                    raise UnreadableImage(f"{path}: it has no video stream", "not an image")
+                stream = container.streams.video[0]
+                aspect = Fraction(stream.sample_aspect_ratio or 1)
+                rate = Fraction(stream.average_rate or USUAL_RATE)
+                rate = min(rate, LARGEST_RATE).limit_denominator(1001)
+                decoded = _decoded(container, stream)
+                ahead = next(decoded, None)
+                colours = None if ahead is None else colours_of(ahead[0])
+                while ahead is not None and colours is not None:
+                    (frame, pts), ahead = ahead, next(decoded, None)
+                    number += 1
+                    # Some files do not say how long the last one is shown.
+                    stated = frame.duration or duration
+                    duration = stated if ahead is None else ahead[1] - pts
+                    if number <= done and ahead is not None:
+                        continue
+                    base, last = Fraction(frame.time_base), ahead is None
+                    times = (pts, duration, base, rate, last)
+                    own = (self.keys[index], number, *times, colours, aspect, _matrix(frame))
+                    about = {"bit_depth": colours.bits, "frame": VideoFrame(*own)}
+                    yield {"hr": frame_to_rgb(frame, colours), "meta": {**meta, **about}}
+        except UnreadableImage:
+            raise
+        except Exception as error:  # whatever FFmpeg raises
+            reason = getattr(error, "strerror", None) or error
+            after = f", after frame {number}" if number else ""
+            raise UnreadableImage(f"{path}: {reason}{after}") from error
+        if not number:
+            raise UnreadableImage(f"{path}: it has no frames", "empty")
+
+
+class VideoFrames(PredictImages, IterableDataset[dict[str, Any]]):
+    """Dataset of the frames of videos, in order; a broken video ends with its error.
+
+    Its videos are shared out among processes. ``start`` says where to begin.
+    """
+
+    source: Videos
+    # A decoder or encoder of the owner would wait forever for its threads, which are not forked,
+    # when the worker frees it.
+    forks = False
+
+    def start(
+        self, done: set[str], begun: Mapping[str, int], seed: int, ranks: tuple[int, int]
+    ) -> None:
+        """Choose the frames.
+
+        Args:
+            done: Keys of videos to leave out.
+            begun: How many frames to leave out of other videos, by key.
+            seed: ``data.init_args.degradation_seed``.
+            ranks: Rank of this process, and number of processes.
+        """
+        rank, world = ranks
+        left = [index for index, key in enumerate(self.source.keys) if key not in done]
+        self._own, self._begun, self._seed = left[rank::world], begun, seed
+        # Shared with the worker.
+        flags: Any = torch.zeros(len(self.source.keys), dtype=torch.bool)
+        self._abandoned = flags.share_memory_()
+
+    def abandon(self, key: str) -> None:
+        """Give no more frames of a video; at most those that were read ahead still come."""
+        self._abandoned[list(self.source.keys).index(key)] = True
+
+    def __len__(self) -> int:
+        """Raise, so that Lightning takes all frames; their number is known at the end.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError("the number of a video's frames is not known before they are decoded")
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Iterate over the frames of all videos of this process."""
+        for index in self._own:
+            yield from self._frames(index)
+
+    def _frames(self, index: int) -> Iterator[dict[str, Any]]:
+        key, path = self.source.keys[index], self.source.path(index)
+        failed = {"key": self.keys[index], "seed": 0, "meta": {"path": path, "frame": None}}
+        try:
+            for given in self.source.decode(index, self._begun.get(key, 0)):
+                if self._abandoned[index]:
+                    return
+                sample: Any = self._checked(given, index)
+                sample["lr"] = sample.pop("hr")
+                if error := self.too_large(path, sample["lr"].shape[:2]):
+                    yield {**failed, "error": error}
+                    return
+                # As an image of that name in a folder of that name.
+                name = f"{self.keys[index]}/{sample['meta']['frame'].number:06}"
+                yield {**sample, "key": name, "seed": seed_of(self._seed, name)}
+        except UnreadableImage as unreadable:
+            yield {**failed, "error": str(unreadable)}
+
+
+def _decoded(container: Any, stream: Any) -> Iterator[tuple[Any, int]]:
+    """Yield the frames, with times that increase.
+
+    Raises:
+        ValueError: If a part is missing or damaged, or the size changes.
+    """
+    stream.thread_type = "SLICE"  # threads of frames lose the errors of the last ones
+    last, size, end = None, None, Fraction(0)
+    rate = stream.average_rate
+    usual = max(round(1 / (rate * stream.time_base)), 1) if rate else 1
+    for packet in container.demux():
+        if packet.is_corrupt:
+            raise ValueError("the file is truncated")
+        if packet.pts is not None:
+            end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
+        for frame in packet.decode() if packet.stream == stream else ():
+            size = size or (frame.width, frame.height)
+            if frame.is_corrupt:
+                raise ValueError("the next frame is damaged")
+            if (frame.width, frame.height) != size:
+                raise ValueError("the next frame has another size")
+            expected = 0 if last is None else last + usual
+            pts = expected if frame.pts is None else frame.pts  # None in some AVI files
+            last = pts if last is None else max(pts, last + 1)
+            yield frame, last
+    stated = Fraction(container.duration or 0, MICROSECONDS)
+    if container.format.name.startswith(STATING) and end < stated - SHORT:
+        raise ValueError(
+            f"the file is truncated: it should last {float(stated):.1f} seconds and ends at "
+            f"{float(end):.1f}"
+        )
+
+
+def _matrix(frame: Any) -> tuple[int, ...] | None:
+    found = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
+    return None if found is None else tuple(np.frombuffer(found, np.int32).tolist())

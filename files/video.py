@@ -1,0 +1,219 @@
+"""Videos by PyAV: open them strictly, and convert the colours of their frames.
+
+PyAV is optional (the extra ``video``), so it is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from files.paths import open_regular
+
+# Playlists, whose demuxers open other files and addresses, are not among them.
+DEMUXERS = "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg,yuv4mpegpipe"
+
+RGB, BT709, UNSPECIFIED, BT601_625, BT601 = 0, 1, 2, 5, 6  # FFmpeg's numbers of matrices
+# Shares of red and blue in luma (ITU-T H.273, table 4).
+LUMA = {
+    BT709: (0.2126, 0.0722),
+    4: (0.30, 0.11),  # FCC
+    BT601_625: (0.299, 0.114),
+    BT601: (0.299, 0.114),
+    7: (0.212, 0.087),  # SMPTE 240M
+    9: (0.2627, 0.0593),  # BT.2020
+}
+STANDARD_LINES = 576  # of standard definition, whose untagged videos have the matrix of BT.601
+FULL = 2  # FFmpeg's number of the full range
+
+
+class Colours(NamedTuple):
+    """How the levels of a video's frames stand for colours; FFmpeg's numbers.
+
+    matrix: Luma and chroma of RGB; never unspecified.
+    full: Whether levels have the full range, not 16 to 235 (of 8 bits).
+    depth: Bits of a level of the output: 8 or 10.
+    primaries: Of red, green and blue; tagged only.
+    transfer: Curve of the levels; tagged only.
+    """
+
+    matrix: int
+    full: bool
+    depth: int
+    primaries: int
+    transfer: int
+
+    @property
+    def bits(self) -> int:
+        """Bits of a level in RGB arrays: 8 or 16."""
+        return 8 if self.depth == 8 else 16
+
+
+class VideoFrame(NamedTuple):
+    """A frame of a video and what its file says about it, in plain types that workers send.
+
+    video: Key of the video.
+    number: Number of the frame, from 1.
+    pts: When it is shown, in units of ``time_base``.
+    duration: For how long.
+    time_base: Seconds.
+    rate: Frames a second, on average.
+    last: Whether it is the last one.
+    colours: How its levels stand for colours.
+    aspect: Width of a pixel by its height.
+    matrix: The nine numbers of the display matrix (rotation and flips); None without one.
+    """
+
+    video: str
+    number: int
+    pts: int
+    duration: int
+    time_base: Fraction
+    rate: Fraction
+    last: bool
+    colours: Colours
+    aspect: Fraction
+    matrix: tuple[int, ...] | None
+
+
+def load_av(what: str) -> Any:
+    """Import PyAV.
+
+    Args:
+        what: What needs it, for the message.
+
+    Raises:
+        ValueError: If it is not installed.
+    """
+    try:
+        import av
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{what} needs the package av (PyAV), which is optional: pip install "
+            "-c constraints.txt -e '.[video]'"
+        ) from error
+    return av
+
+
+@contextlib.contextmanager
+def open_video(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """Open a video for reading; it cannot make FFmpeg open anything else.
+
+    Raises:
+        ValueError: If PyAV is not installed.
+        OSError: If it is not a regular file.
+        av.FFmpegError: If it is no video, or its header is broken.
+    """
+    av = load_av("reading a video")
+    options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "file"}
+    with open_regular(path) as file, av.open(file, options=options) as container:
+        yield container
+
+
+def colours_of(frame: Any) -> Colours:
+    """Return the colours of PyAV's frame; of an untagged one, as players guess them.
+
+    Raises:
+        ValueError: If its matrix is not supported.
+    """
+    depth = max(component.bits for component in frame.format.components)
+    matrix, full = int(frame.colorspace), int(frame.color_range) == FULL
+    if _is_rgb(frame):
+        matrix, full = BT709, False
+    elif matrix in (UNSPECIFIED, RGB):
+        matrix = BT709 if frame.height > STANDARD_LINES else BT601
+    if matrix not in LUMA:
+        raise ValueError(f"unsupported colour matrix ({matrix} in FFmpeg)")
+    full |= frame.format.name.startswith("yuvj")
+    tags = int(frame.color_primaries), int(frame.color_trc)
+    return Colours(matrix, full, 8 if depth <= 8 else 10, *tags)
+
+
+def frame_to_rgb(frame: Any, colours: Colours) -> NDArray[Any]:
+    """Return the RGB levels (H, W, 3) of PyAV's frame: uint8, or uint16 of more than 8 bits."""
+    import cv2
+
+    deep = colours.bits == 16
+    if _is_rgb(frame):
+        rgb: NDArray[Any] = frame.to_ndarray(format="rgb48le" if deep else "rgb24")
+        return rgb
+    depth = max(component.bits for component in frame.format.components)
+    depth = 8 if depth <= 8 else min(max(depth, 10), 12) // 2 * 2
+    # FFmpeg only enlarges chroma: its own conversion to RGB is up to 2 levels off, and 10 bits are
+    # darkened by half a level.
+    planes = _scaled(frame, "yuv444p" + ("" if depth == 8 else f"{depth}le"), colours).planes
+    yuv = np.stack([_levels(plane, depth)[:, : frame.width] for plane in planes], axis=2)
+    to_yuv, offset = _to_yuv(colours, depth)
+    to_rgb = np.linalg.inv(to_yuv)
+    affine = np.concatenate([to_rgb, -to_rgb @ offset[:, None]], axis=1) * (2**colours.bits - 1)
+    result = cv2.transform(yuv.astype(np.float32), affine.astype(np.float32))
+    return _rounded(result, colours.bits)
+
+
+def rgb_to_frame(rgb: NDArray[Any], colours: Colours) -> Any:
+    """Return PyAV's frame, 4:2:0, of RGB levels (H, W, 3); sides that are odd get one pixel more.
+
+    Args:
+        rgb: Of as many bits as ``colours`` says.
+        colours: How the frame's levels stand for colours.
+    """
+    import cv2
+
+    av = load_av("writing a video")
+    height, width = rgb.shape[:2]
+    if height % 2 or width % 2:
+        rgb = cv2.copyMakeBorder(rgb, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+    to_yuv, offset = _to_yuv(colours, colours.depth)
+    affine = np.concatenate([to_yuv / (2**colours.bits - 1), offset[:, None]], axis=1)
+    result = cv2.transform(rgb.astype(np.float32), affine.astype(np.float32))
+    yuv = _rounded(result, colours.depth)
+    deep = "" if colours.depth == 8 else f"{colours.depth}le"
+    frame = av.VideoFrame(*rgb.shape[1::-1], f"yuv444p{deep}")
+    for number, plane in enumerate(frame.planes):
+        row = np.zeros((plane.height, plane.line_size // yuv.itemsize), yuv.dtype)
+        row[:, : rgb.shape[1]] = yuv[..., number]
+        plane.update(row.data)
+    return _scaled(frame, f"yuv420p{deep}", colours)
+
+
+def _is_rgb(frame: Any) -> bool:
+    return bool(frame.format.is_rgb or frame.format.has_palette)
+
+
+def _scaled(frame: Any, format: str, colours: Colours) -> Any:
+    from av.video.reformatter import ColorRange, Interpolation
+
+    kind = ColorRange.JPEG if colours.full else ColorRange.MPEG  # the same, so levels stay
+    how = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
+    return frame.reformat(
+        format=format, src_color_range=kind, dst_color_range=kind, interpolation=how
+    )
+
+
+def _levels(plane: Any, depth: int) -> NDArray[Any]:
+    kind = np.uint8 if depth == 8 else np.uint16
+    return np.frombuffer(plane, kind).reshape(plane.height, -1)
+
+
+def _rounded(levels: NDArray[Any], depth: int) -> NDArray[Any]:
+    kept = np.rint(levels.clip(0, 2**depth - 1))
+    return kept.astype(np.uint8 if depth == 8 else np.uint16)
+
+
+def _to_yuv(colours: Colours, depth: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return matrix (3, 3) and offset (3,) from RGB in [0, 1] to levels of so many bits."""
+    red, blue = LUMA[colours.matrix]
+    luma = np.array([red, 1 - red - blue, blue])
+    b = (np.array([0, 0, 1]) - luma) / (2 * (1 - blue))
+    r = (np.array([1, 0, 0]) - luma) / (2 * (1 - red))
+    unit = 2.0 ** (depth - 8)
+    full = colours.full
+    size = np.array([2**depth - 1] * 3) if full else unit * np.array([219, 224, 224])
+    offset = unit * np.array([0 if full else 16, 128, 128])
+    return np.stack([luma, b, r]) * size[:, None], offset

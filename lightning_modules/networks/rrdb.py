@@ -1,0 +1,136 @@
+"""RRDBNet: the network of ESRGAN and Real-ESRGAN.
+
+Wang et al., ESRGAN, ECCVW 2018 (arXiv 1809.00219), section 3.1; Real-ESRGAN, ICCVW 2021 (arXiv
+2107.10833), section 3.4, which shuffles pixels into channels for x2 and x1.
+
+Blocks of three dense blocks, no normalisation, every residual scaled by 0.2. Tensor names are those
+of the released files. 16.7 million parameters with the default sizes.
+Differs from the papers in: sides that do not fit the shuffle are mirrored up and the output is
+cropped.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+SLOPE = 0.2  # of every leaky ReLU
+RESIDUAL = 0.2  # factor of every residual
+SHUFFLES = {4: 1, 2: 2, 1: 4}  # side of the squares of pixels that become channels, by scale
+
+
+class DenseBlock(nn.Module):
+    """Five convolutions, each of the input and all outputs before.
+
+    Args:
+        channels: Width of input and output.
+        growth: Width of the outputs in between.
+    """
+
+    def __init__(self, channels: int, growth: int) -> None:
+        super().__init__()
+        for number in range(1, 6):
+            outputs = channels if number == 5 else growth
+            convolution = nn.Conv2d(channels + (number - 1) * growth, outputs, 3, padding=1)
+            nn.init.kaiming_normal_(convolution.weight)
+            nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]  # torch: always optional
+            with torch.no_grad():
+                convolution.weight.mul_(0.1)  # small residuals at first, as released
+            self.add_module(f"conv{number}", convolution)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Refine features x (B, C, H, W)."""
+        known = x
+        for number in range(1, 5):
+            y = functional.leaky_relu(self.get_submodule(f"conv{number}")(known), SLOPE)
+            known = torch.cat([known, y], 1)
+        return torch.add(x, self.get_submodule("conv5")(known), alpha=RESIDUAL)
+
+
+class RRDB(nn.Module):
+    """Residual in residual: three dense blocks, added to their input.
+
+    Args:
+        channels: Width of input and output.
+        growth: Width within the dense blocks.
+    """
+
+    def __init__(self, channels: int, growth: int) -> None:
+        super().__init__()
+        self.rdb1 = DenseBlock(channels, growth)
+        self.rdb2 = DenseBlock(channels, growth)
+        self.rdb3 = DenseBlock(channels, growth)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Refine features x (B, C, H, W)."""
+        return torch.add(x, self.rdb3(self.rdb2(self.rdb1(x))), alpha=RESIDUAL)
+
+
+class RRDBNet(nn.Module):
+    """ESRGAN's and Real-ESRGAN's network, for x4, x2 and x1.
+
+    Args:
+        scale: Factor of enlargement: 1, 2 or 4 (linked from data.init_args.scale).
+        channels: Width of all features.
+        blocks: Number of RRDBs: 23 in both papers, 6 in the released network for anime.
+        growth: Width within the dense blocks.
+
+    Raises:
+        ValueError: If ``scale`` is another factor, or a size is below 1.
+    """
+
+    def __init__(
+        self, scale: float, channels: int = 64, blocks: int = 23, growth: int = 32
+    ) -> None:
+        super().__init__()
+        if scale not in SHUFFLES:
+            raise ValueError(
+                f"data.init_args.scale is {scale:g}, but RRDBNet enlarges by 1, 2 or 4; it and "
+                "AnySize enlarge by any factor"
+            )
+        if min(channels, blocks, growth) < 1:
+            raise ValueError(
+                f"RRDBNet has channels {channels}, blocks {blocks} and growth {growth}; expected 1 "
+                "or more"
+            )
+        self.scale, self.shuffle = int(scale), SHUFFLES[int(scale)]
+        self.conv_first = nn.Conv2d(3 * self.shuffle**2, channels, 3, padding=1)
+        self.body = nn.Sequential(*(RRDB(channels, growth) for _ in range(blocks)))
+        self.conv_body = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv_up1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv_up2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv_hr = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv_last = nn.Conv2d(channels, 3, 3, padding=1)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """Enlarge.
+
+        Args:
+            lr: (B, 3, h, w) in [0, 1].
+
+        Returns:
+            (B, 3, scale * h, scale * w), about [0, 1]; not clamped.
+        """
+        h, w = lr.shape[-2:]
+        x = self.conv_first(self._shuffled(lr))
+        x = x + self.conv_body(self.body(x))
+        for convolution in (self.conv_up1, self.conv_up2):
+            larger = functional.interpolate(x, scale_factor=2, mode="nearest")
+            x = functional.leaky_relu(convolution(larger), SLOPE)
+        sr: Tensor = self.conv_last(functional.leaky_relu(self.conv_hr(x), SLOPE))
+        return sr if self.shuffle == 1 else sr[..., : self.scale * h, : self.scale * w]
+
+    def _shuffled(self, lr: Tensor) -> Tensor:
+        if self.shuffle == 1:
+            return lr
+        bottom, right = (-side % self.shuffle for side in lr.shape[-2:])
+        if bottom or right:
+            # Mirrored; a side of one or two pixels, which has no mirror image, is repeated.
+            mode = "reflect" if min(lr.shape[-2:]) > max(bottom, right) else "replicate"
+            lr = functional.pad(lr, (0, right, 0, bottom), mode=mode)
+        return functional.pixel_unshuffle(lr, self.shuffle)
+
+    def community(self) -> dict[str, Tensor]:
+        """Return the tensors by the names of the released files, which are the network's own."""
+        return dict(self.state_dict())

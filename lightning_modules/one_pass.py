@@ -1,0 +1,140 @@
+"""Methods whose output is one pass of a network: how it is built, run and loaded."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.base import SuperResolver
+from lightning_modules.noise import Noise
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+NetworkCallable = Callable[[float], nn.Module]
+SCALES = (2.0, 3.0, 4.0, 8.0, 1.0, 6.0, 16.0)  # of published or trained weights
+
+
+def built(network: NetworkCallable, scale: float) -> nn.Module:
+    """Build the network for a scale.
+
+    Args:
+        network: Factory from the configuration, or a network, which is returned.
+        scale: Factor by which it enlarges.
+
+    Raises:
+        ValueError: If the first argument of its class is not the scale.
+    """
+    if isinstance(network, nn.Module):
+        return network
+    try:
+        return network(scale)
+    except TypeError as error:
+        # Only errors of the parser's call: those within the network's code keep their traceback.
+        *_, last = traceback.extract_tb(error.__traceback__)
+        by_parser = "jsonargparse" in last.filename
+        if not by_parser or not re.search(r"__init__\(\) takes .* given", str(error)):
+            raise
+        raise ValueError(
+            f"model.init_args.network: {error}. The first argument of a network is the scale: "
+            "def __init__(self, scale: float, ...), as docs/plugins/network.md shows"
+        ) from error
+
+
+class OnePass(SuperResolver):
+    """A method that enlarges by one pass of a network, without noise.
+
+    Args:
+        scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
+        network: The network: a class whose first argument is the scale, and whose ``forward(lr)``
+            or ``forward(lr, size)`` returns the enlarged image.
+        channels_last: Keep images and weights in the memory layout in which convolutions are
+            fastest.
+    """
+
+    one_pass = True
+    half_outputs = False
+
+    def __init__(
+        self,
+        scale: float,
+        network: NetworkCallable,
+        channels_last: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(scale, **kwargs)
+        self.network = built(network, self.scale)
+        self._make = network
+        # A network with its own weights, such as spandrel's, names their source.
+        self.weights_source = getattr(self.network, "weights_source", None)
+        if channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.takes_size = "size" in inspect.signature(self.network.forward).parameters
+
+    def forward(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
+        """Enlarge.
+
+        Args:
+            lr: (B, 3, h, w) in [0, 1].
+            size: (H, W) of the output.
+
+        Returns:
+            (B, 3, H, W), unclamped.
+        """
+        lr = lr.contiguous(memory_format=self.memory_format)
+        sr: Tensor = self.network(lr, size) if self.takes_size else self.network(lr)
+        return sr
+
+    def enlarged_for(self, lr: Tensor, hr: Tensor, size: tuple[int, int]) -> Tensor:
+        """Enlarge LR in training, and check the output's size.
+
+        Args:
+            lr: (B, 3, h, w) in [0, 1].
+            hr: (B, 3, H, W), which the output is compared with.
+            size: (H, W) of the output.
+
+        Raises:
+            ValueError: If the network returns another size.
+        """
+        sr = self(lr, size)
+        if sr.shape != hr.shape:  # some shapes would be broadcast silently
+            raise ValueError(
+                f"{type(self.network).__name__} made {tuple(sr.shape)} of "
+                f"{tuple(lr.shape)}, expected {tuple(hr.shape)}: does it enlarge by "
+                f"data.init_args.scale, {self.scale:g}?"
+            )
+        return sr
+
+    @torch.no_grad()
+    def restore(self, batch: Batch, noise: Noise) -> Tensor:
+        """One forward pass; deterministic."""
+        sr: Tensor = self(batch["lr"], batch["size"])
+        return sr
+
+    def scale_of(self, tensors: dict[str, Tensor]) -> float | None:
+        """Return the scale at which the network has these tensors; None if unknown."""
+        found = {k: v.shape for k, v in tensors.items() if not k.startswith(self.training_only)}
+        for scale in SCALES:
+            try:
+                with torch.device("meta"):
+                    network = built(self._make, scale)
+            except Exception:  # a user's class may raise anything for a scale it does not support
+                continue
+            own = {f"network.{name}": value.shape for name, value in network.state_dict().items()}
+            if own == found:
+                return scale
+        return None
+
+    def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Map the authors' tensors by the network's ``official``, if it has one."""
+        official = getattr(self.network, "official", dict)
+        own = self.state_dict().items()
+        kept = {k: v for k, v in own if k.startswith(self.training_only)}
+        return {**kept, **{f"network.{name}": t for name, t in official(tensors).items()}}

@@ -1,0 +1,248 @@
+"""Real-ESRGAN: a network trained against a discriminator that judges pixels.
+
+Wang et al., ICCVW 2021 (arXiv 2107.10833), section 3.4. Two stages, which are two runs:
+
+Real-ESRNet    L1 alone: this method without a discriminator
+Real-ESRGAN    from its weights: L1, perceptual and adversarial loss, weighted 1, 1 and 0.1
+
+y      HR image                              usm(y)   sharpened by an unsharp mask
+x      network(LR), the output               D        discriminator, logits for each pixel
+
+loss of the network         sum of weight x term(x, usm(y)), and gan.weight x gan(D(x))
+loss of the discriminator   gan(D(y), D(x)): it sees HR that is not sharpened, as released
+
+Any network and discriminator are arguments, and so are the terms: ``losses.py`` has them.
+Differs from the released code in: only the network's learning rate has a schedule; the power
+iterations of the spectral norms run in the discriminator's update alone. The degradation is a part
+of the data: ``degradations.RealESRGAN``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from degradations.base import ieee_float32
+from degradations.stages.sharpen import USM
+from lightning_modules.adversarial import Adversarial
+from lightning_modules.losses import GAN, L1, Loss
+from lightning_modules.one_pass import NetworkCallable, OnePass
+from lightning_modules.weights import fit_part, part_of, read_weights
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+
+RELEASED = GAN()
+LOGGED = ("loss", "adversarial", "discriminator", "logits_real", "logits_fake", "r1")
+
+
+def adam(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+    """Adam with a learning rate of 1e-4 and momenta of 0.9 and 0.99, as released."""
+    return torch.optim.Adam(parameters, lr=1e-4, betas=(0.9, 0.99), fused=True)
+
+
+class RealESRGAN(Adversarial, OnePass):
+    """Train a network by a sum of losses, against a discriminator.
+
+    ``weights`` may be as released, and so may ``discriminator_weights``.
+
+    Args:
+        scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
+        network: The network: a class whose first argument is the scale, such as
+            ``lightning_modules.RRDBNet``.
+        losses: Terms of the loss, by names that are logged; null leaves one out. By default
+            ``lightning_modules.L1`` alone.
+        gan: The adversarial loss; only with a discriminator.
+        sharpen: Compare outputs with HR sharpened by an unsharp mask. The discriminator always sees
+            HR itself.
+        discriminator_weights: Initial weights of the discriminator: a run that trained it, or a
+            released file.
+        discriminator_optimizer: Makes the discriminator's optimiser.
+        optimizer: Makes the network's optimiser.
+
+    Raises:
+        ValueError: If no term counts from the first step, or one has the name of another value that
+            is logged.
+    """
+
+    training_only = ("discriminator.", "losses.")
+
+    def __init__(
+        self,
+        scale: float,
+        network: NetworkCallable,
+        losses: dict[str, Loss | None] | None = None,
+        gan: GAN = RELEASED,
+        sharpen: bool = True,
+        discriminator_weights: str | None = None,
+        discriminator_optimizer: OptimizerCallable = adam,
+        optimizer: OptimizerCallable = adam,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            scale,
+            network=network,
+            discriminator_optimizer=discriminator_optimizer,
+            optimizer=optimizer,
+            **kwargs,
+        )
+        given: dict[str, Loss | None] = {"l1": L1()} if losses is None else losses
+        terms = {name: loss for name, loss in given.items() if loss is not None}
+        if taken := [name for name in terms if name in LOGGED]:
+            raise ValueError(
+                f"model.init_args.losses.{taken[0]}: the name is logged for something else; give "
+                "the term another one"
+            )
+        self.losses = nn.ModuleDict(terms)
+        self.gan, self.discriminator_weights = gan, discriminator_weights
+        self.usm = USM() if sharpen else None
+        self._files: dict[str, Callable[[], Path]] = {}  # of losses, which only training loads
+        starts = [loss.start for loss in terms.values()]
+        starts += [gan.start] if self.discriminator is not None else []
+        if min(starts, default=1):
+            raise ValueError(
+                "no term of model.init_args.losses counts from the first step: set start of one of "
+                "them to 0"
+            )
+
+    # ------------------------------------------------------------------------------------- training
+
+    def generator_loss(self, batch: Batch) -> tuple[Tensor, Any]:
+        """Return the weighted sum of all terms that count already."""
+        lr, hr, step = batch["lr"], batch["hr"], self.global_step
+        terms = {name: loss for name, loss in self._terms.items() if step >= loss.start}
+        averaged = None
+        if any(loss.compares_average for loss in terms.values()):
+            averaged = self._averaged(lr, batch["size"])
+        sr = self.enlarged_for(lr, hr, batch["size"])
+        target = self.sharpened(hr)
+        found = {name: loss.weight * loss(sr, target, averaged) for name, loss in terms.items()}
+        if self.discriminator is not None and step >= self.gan.start:
+            found["adversarial"] = self.gan.weight * self.gan.generator(self._judged(sr))
+        for name, value in found.items():
+            self.log(f"train/{name}", value)
+        loss = torch.stack(list(found.values())).sum()
+        self.log("train/loss", loss, prog_bar=True)
+        return loss, (hr, sr.detach())
+
+    def _judged(self, sr: Tensor) -> list[Tensor]:
+        # In evaluation, so that only the discriminator's own update changes its spectral norms: a
+        # run that stops before that resumes exactly.
+        judge = cast(nn.Module, self.discriminator).eval()
+        try:
+            logits: list[Tensor] = judge(sr)
+        finally:
+            judge.train()
+        return logits
+
+    def discriminator_loss(self, made: Any) -> Tensor:
+        """Return the discriminator's loss of HR and outputs, with R1 if it is set."""
+        (hr, sr), judge = made, cast(nn.Module, self.discriminator)
+        if not self.gan.r1:
+            real, penalty = judge(hr), None
+        else:
+            hr = hr.detach().requires_grad_()
+            # In fp16, gradients of gradients would vanish.
+            with torch.autocast(hr.device.type, enabled=False):
+                real = judge(hr)
+                penalty = self.gan.penalty(real, hr)
+        fake = judge(sr)
+        loss = self.gan.discriminator(real, fake)
+        self.log("train/discriminator", loss)
+        for name, maps in (("real", real), ("fake", fake)):
+            self.log(f"train/logits_{name}", torch.stack([x.float().mean() for x in maps]).mean())
+        if penalty is None:
+            return loss
+        self.log("train/r1", penalty)
+        return loss + penalty
+
+    @property
+    def _terms(self) -> Mapping[str, Loss]:
+        return cast("Mapping[str, Loss]", self.losses)
+
+    @torch.no_grad()
+    def sharpened(self, hr: Tensor) -> Tensor:
+        """Return usm(y) of HR (B, 3, H, W) in [0, 1]; HR itself without ``sharpen``."""
+        if self.usm is None:
+            return hr
+        with torch.autocast(hr.device.type, enabled=False), ieee_float32(hr.device):
+            sharp: Tensor = self.usm(hr, {})
+        return sharp
+
+    # ----------------------------------------------------------------------------- averaged weights
+
+    @torch.no_grad()
+    def _averaged(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
+        (average,) = self._averages()
+        weights = part_of(average.state_dict()["weights"], "network")
+        lr = lr.contiguous(memory_format=self.memory_format)
+        trains = self.network.training
+        self.network.eval()
+        try:
+            sr: Tensor = functional_call(
+                self.network, weights, (lr, size) if self.takes_size else (lr,)
+            )
+        finally:
+            self.network.train(trains)
+        return sr
+
+    def _averages(self) -> list[Any]:
+        # `callbacks.EMA`, which this room may not import.
+        found = [c for c in cast(Any, self.trainer).callbacks if c.state_key == "EMA"]
+        return found[:1]
+
+    def on_train_start(self) -> None:
+        """Raise if a term needs averaged weights, and there are none.
+
+        Raises:
+            ValueError: If so.
+        """
+        super().on_train_start()
+        compares = [name for name, loss in self._terms.items() if loss.compares_average]
+        if compares and not self._averages():
+            raise ValueError(
+                f"model.init_args.losses.{compares[0]} compares outputs with those of the averaged "
+                "weights, and there are none: add callbacks.EMA to trainer.callbacks"
+            )
+
+    # -------------------------------------------------------------------------------------- weights
+
+    def load_parts(self, find: Callable[[str, str], Path]) -> None:
+        """Load the discriminator. Only ``setup`` for training loads what losses need."""
+        super().load_parts(find)
+        for name, loss in self._terms.items():
+            if loss.file is not None:
+                key = f"losses.{name}.init_args.perceptual_weights"
+                self._files[name] = partial(find, key, loss.file)
+        if self.discriminator is not None and self.discriminator_weights is not None:
+            key = "discriminator_weights"
+            found = read_weights(find(key, self.discriminator_weights))
+            official = getattr(self.discriminator, "official", dict)
+            fit_part(self.discriminator, found, "discriminator", official, key)
+
+    def setup(self, stage: str) -> None:
+        """Load what losses need.
+
+        Raises:
+            FileNotFoundError: If a file is missing.
+            ValueError: If the model was made without the command line, and a loss is not loaded.
+        """
+        super().setup(stage)
+        if stage != "fit":
+            return
+        for name, loss in self._terms.items():
+            if name in self._files:
+                loss.load(self._files.pop(name)())
+            elif loss.file is not None and not getattr(loss, "source", ""):
+                raise ValueError(
+                    f"model.init_args.losses.{name} has random weights: call its load with the "
+                    f"file of {loss.file}"
+                )

@@ -1,0 +1,376 @@
+"""Videos through predict: times, colours, sound, rotation; stopped, broken and finished ones."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import subprocess
+import sys
+import weakref
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from callbacks.predict import videos
+from callbacks.predict.predictions import NAME, outputs_in
+from callbacks.predict.videos import SEGMENT, WAITING, VideoSettings, VideoWriter
+from callbacks.predict.writer import Writer
+from datamodules.base import SRDataModule
+from datamodules.sources.folder import Outputs
+from files.owned import parts_folder
+from files.video import BT601, BT709, Colours, VideoFrame, frame_to_rgb, rgb_to_frame
+from lightning_modules.controls.simple import Bicubic
+from tests.callbacks.tiny import trainer
+from tests.conftest import REPO
+from tests.video_files import make_video, read_video
+
+EVEN = [40 * n for n in range(12)]
+UNEVEN = [0, 40, 73, 106, 300, 301, 350, 1000]
+LONG = [40 * n for n in range(2 * SEGMENT + 6)]
+
+
+class Counted(Bicubic):
+    """Counts its frames, and stops in a way of its own."""
+
+    made, stop_at, how = 0, -1, "error"
+
+    def predict_step(self, batch: Any, *indices: int) -> Any:
+        if "error" not in batch:
+            self.made += 1
+            self.seeds = [*getattr(self, "seeds", []), int(batch["seed"])]
+        if self.made == self.stop_at:
+            if self.how == "kill":
+                os._exit(9)
+            if self.how == "error":
+                raise KeyError("stopped")
+            return {"sr": torch.full((1, 3, *batch["size"]), float("nan"))}
+        return super().predict_step(batch, *indices)
+
+
+def predict(
+    source: Path, out: Path, stop_at: int = -1, how: str = "error", **settings: Any
+) -> Counted:
+    workers, scale = settings.pop("workers", 0), settings.pop("scale", 2.0)
+    data = SRDataModule(scale, predict=str(source), workers=workers)
+    data.outputs = Outputs(out, partial(outputs_in, out))  # as the command does
+    model = Counted(scale)
+    model.stop_at, model.how = stop_at, how
+    writer = Writer(folder=str(out), suffix="_x2", page=False, **settings)
+    trainer(out.parent, writer).predict(model, data, return_predictions=False)
+    return model
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(text) for text in (out / NAME).read_text().splitlines()]
+
+
+def files(out: Path) -> list[str]:
+    return sorted(path.name for path in out.iterdir() if path.name != NAME)
+
+
+# ---------------------------------------------------------------------------------- what is kept
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc", "av1"])
+def test_what_a_file_says_about_its_frames_is_kept(tmp_path: Path, codec: Any) -> None:
+    about: Any = {"rotation": 90, "aspect": Fraction(4, 3), "tags": {"title": "Hut"}}
+    source = make_video(tmp_path / "clip.mp4", UNEVEN, audio="aac", **about)
+    predict(source, tmp_path / "out", codec=codec)
+    assert files(tmp_path / "out") == ["clip_x2.mp4"]
+    then, now = read_video(source), read_video(tmp_path / "out/clip_x2.mp4")
+    assert now.times == then.times == [Fraction(time, 1000) for time in UNEVEN]
+    assert now.end == then.end
+    assert now.size == (64, 48)
+    assert now.audio == then.audio
+    assert len(now.audio) > 40
+    assert (now.rotation, now.aspect) == (then.rotation, then.aspect) == (90, Fraction(4, 3))
+    assert now.tags["title"] == "Hut"
+    assert np.abs(now.means - then.means).max() < 1
+    (line,) = lines(tmp_path / "out")
+    assert (line["key"], line["output"]) == ("clip", "clip_x2.mp4")
+    assert (line["frames"], line["size"], line["lr_size"]) == (len(UNEVEN), [48, 64], [24, 32])
+    assert line["options"]["writer.codec"] == codec
+
+
+@pytest.mark.parametrize("matrix", [1, 5, 6, 9])
+@pytest.mark.parametrize("range", [1, 2])
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuv420p10le"])
+def test_colours_are_kept(tmp_path: Path, matrix: int, range: int, pixels: str) -> None:
+    colours = (range, matrix, 9, 16)
+    source = make_video(tmp_path / "a.mp4", EVEN[:3], colours=colours, pixels=pixels)
+    predict(source, tmp_path / "out")
+    then, now = read_video(source), read_video(tmp_path / "out/a_x2.mp4")
+    assert now.colours == then.colours == colours
+    assert now.format.removeprefix("yuvj") == then.format.removeprefix("yuvj")
+    assert np.abs(now.means - then.means).max() < (1 if pixels == "yuv420p" else 2)
+
+
+def test_an_untagged_video_is_tagged_as_players_see_it(tmp_path: Path) -> None:
+    source = make_video(tmp_path / "a.mp4", EVEN[:2], colours=(0, 2, 2, 2))
+    predict(source, tmp_path / "out")
+    assert read_video(tmp_path / "out/a_x2.mp4").colours == (1, BT601, 2, 2)
+
+
+@pytest.mark.parametrize(("matrix", "luma"), [(BT601, 81.5), (BT709, 62.6)])
+def test_levels_are_those_of_the_standards(matrix: int, luma: float) -> None:
+    red = np.zeros((16, 16, 3), np.uint8)
+    red[..., 0] = 255
+    frame = rgb_to_frame(red, Colours(matrix, False, 8, 2, 2))
+    assert abs(np.frombuffer(frame.planes[0], np.uint8)[0] - luma) <= 0.5
+    assert np.frombuffer(frame.planes[2], np.uint8)[0] == 240
+    assert np.abs(frame_to_rgb(frame, Colours(matrix, False, 8, 2, 2)).astype(int) - red).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "audio"),
+    [("a.mkv", "libx264", "libopus"), ("a.mov", "libx264", "pcm_s16le"), ("a.avi", "mpeg4", "ac3")],
+)
+def test_other_containers(tmp_path: Path, name: str, codec: str, audio: str) -> None:
+    source = make_video(tmp_path / name, EVEN, audio=audio, codec=codec)
+    predict(source, tmp_path / "out")
+    then, now = read_video(source), read_video(tmp_path / "out/a_x2.mp4")
+    first = then.times[0]
+    assert [time - first for time in now.times] == [time - first for time in then.times]
+    assert now.audio == then.audio
+
+
+def test_odd_sides_get_a_pixel(tmp_path: Path) -> None:
+    source = make_video(tmp_path / "a.mp4", EVEN[:2], size=(34, 22))
+    predict(source, tmp_path / "out", scale=1.5)
+    assert read_video(tmp_path / "out/a_x2.mp4").size == (52, 34)
+    assert lines(tmp_path / "out")[0]["size"] == [33, 51]
+
+
+def test_places_in_metadata_can_be_dropped(tmp_path: Path) -> None:
+    tags = {"location": "+46.6+008.0/", "title": "Hut"}
+    source = make_video(tmp_path / "a.mp4", EVEN[:2], tags=tags)
+    for exif, kept in (("keep", 2), ("no_place", 1), ("drop", 0)):
+        predict(source, tmp_path / exif, exif=exif)
+        now = read_video(tmp_path / exif / "a_x2.mp4").tags
+        assert len(tags.keys() & now.keys()) == kept
+
+
+# ----------------------------------------------------------------------- folders, what is finished
+
+
+def test_videos_beside_images(tmp_path: Path) -> None:
+    (tmp_path / "in/b").mkdir(parents=True)
+    Image.new("RGB", (8, 6)).save(tmp_path / "in/a.png")
+    make_video(tmp_path / "in/a.mp4", EVEN[:3])
+    make_video(tmp_path / "in/b/c.mp4", EVEN[:4])
+    model = predict(tmp_path / "in", tmp_path / "out", workers=2)
+    assert files(tmp_path / "out") == ["a.mp4_x2.mp4", "a_x2.png", "b"]
+    assert (tmp_path / "out/b/c_x2.mp4").is_file()
+    assert model.made == 1 + 3 + 4
+    assert len(set(model.seeds)) == 8
+    predict(tmp_path / "in/b/*.mp4", tmp_path / "other")
+    assert files(tmp_path / "other") == ["c_x2.mp4"]
+
+
+def test_the_seed_of_a_frame_is_that_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "frames/clip").mkdir(parents=True)
+    for number in (1, 2, 3):
+        Image.new("RGB", (8, 6)).save(tmp_path / f"frames/clip/{number:06}.png")
+    source = make_video(tmp_path / "clip.mp4", EVEN[:3])
+    of_images = predict(tmp_path / "frames", tmp_path / "a").seeds
+    assert predict(source, tmp_path / "b").seeds == of_images
+
+
+def test_what_is_done_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = make_video(tmp_path / "a.mp4", EVEN)
+    out = tmp_path / "out"
+    assert predict(source, out).made == 12
+    assert predict(source, out).made == 0
+    with pytest.raises(ValueError, match=r"writer\.crf: 18 -> 30"):
+        predict(source, out, crf=30)
+    before = (out / "a_x2.mp4").stat().st_size
+    assert predict(source, out, crf=40, changed="renew").made == 12
+    assert (out / "a_x2.mp4").stat().st_size < before
+    make_video(source, EVEN[:5])
+    assert predict(source, out, crf=40, changed="renew").made == 5
+
+
+def test_outputs_are_not_inputs(tmp_path: Path) -> None:
+    make_video(tmp_path / "a.mp4", EVEN[:2])
+    predict(tmp_path, tmp_path / "out")
+    assert predict(tmp_path, tmp_path / "out").made == 0
+    with pytest.raises(ValueError, match="are outputs"):
+        predict(tmp_path / "out", tmp_path / "out")
+
+
+def test_codec_and_crf_are_checked() -> None:
+    with pytest.raises(ValueError, match=r"writer.crf is 60; expected 0 to 51 for h264"):
+        Writer(crf=60)
+    with pytest.raises(ValueError, match=r"writer.codec is 'vp9'"):
+        Writer(codec="vp9")  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------------------------- stopped runs
+
+
+def killed(root: str) -> None:
+    """Called in a process of its own."""
+    predict(Path(root, "a.mp4"), Path(root, "out"), stop_at=2 * SEGMENT + 3, how="kill")
+
+
+@pytest.mark.parametrize("how", ["error", "kill"])
+def test_a_stopped_run_continues(tmp_path: Path, how: str) -> None:
+    source, out = make_video(tmp_path / "a.mp4", LONG, audio="aac"), tmp_path / "out"
+    if how == "error":
+        with pytest.raises(KeyError, match="stopped"):
+            predict(source, out, stop_at=2 * SEGMENT + 3)
+    else:
+        code = f"from {__name__} import killed; killed({str(tmp_path)!r})"
+        done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True)
+        assert done.returncode == 9, done.stderr
+    parts = parts_folder(out / "a_x2.mp4")
+    assert len(list(parts.glob("*.mp4"))) == 2
+    assert not (out / "a_x2.mp4").exists()
+    assert predict(source, out).made == len(LONG) - 2 * SEGMENT
+    assert files(out) == ["a_x2.mp4"]  # no parts
+    assert predict(source, tmp_path / "whole").made == len(LONG)
+    assert (out / "a_x2.mp4").read_bytes() == (tmp_path / "whole/a_x2.mp4").read_bytes()
+    assert read_video(out / "a_x2.mp4").times == [Fraction(time, 1000) for time in LONG]
+
+
+@pytest.mark.parametrize("change", [{"crf": 20}, {"overwrite": True}, "input"])
+def test_segments_that_were_made_otherwise_are_not_continued(tmp_path: Path, change: Any) -> None:
+    source, out = make_video(tmp_path / "a.mp4", LONG), tmp_path / "out"
+    with pytest.raises(KeyError):
+        predict(source, out, stop_at=SEGMENT + 3)
+    if change == "input":
+        make_video(source, [time + 2 for time in LONG])
+    assert predict(source, out, **({} if change == "input" else change)).made == len(LONG)
+    assert files(out) == ["a_x2.mp4"]
+
+
+@pytest.mark.parametrize("count", [2 * SEGMENT, 2 * SEGMENT + 6])
+def test_a_run_that_stopped_before_joining(
+    tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = make_video(tmp_path / "a.mp4", LONG[:count]), tmp_path / "out"
+
+    def full(*arguments: Any) -> list[str]:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(videos, "_join", full)
+        with pytest.raises(OSError, match="No space"):
+            predict(source, out)
+    assert predict(source, out).made == 1  # the last frame tells the end
+    assert len(read_video(out / "a_x2.mp4").times) == count
+
+
+def test_another_process_is_left_alone(tmp_path: Path) -> None:
+    source = make_video(tmp_path / "a.mp4", EVEN)
+    target, how = tmp_path / "out/a_x2.mp4", VideoSettings("h264", 18, "keep")
+    other = VideoWriter(target, str(source), how, {})
+    with pytest.raises(ValueError, match="another process is writing"):
+        VideoWriter(target, str(source), how, {})
+    with pytest.raises(ValueError, match="none of the 1 inputs"):
+        predict(source, tmp_path / "out")
+    assert "another process" in lines(tmp_path / "out")[0]["error"]
+    assert parts_folder(target).is_dir()
+    other.drop()
+    assert predict(source, tmp_path / "out").made == 12
+
+
+# ---------------------------------------------------------------------------------- broken videos
+
+
+def broken(folder: Path, how: str) -> Path:
+    source = make_video(folder / "broken.mkv", LONG, size=(128, 96))
+    data = bytearray(source.read_bytes())
+    if how == "truncated":
+        data = data[: len(data) // 2]
+    elif how == "damaged":
+        middle = len(data) // 2
+        data[middle : middle + 400] = bytes(reversed(range(200))) * 2
+    elif how == "text":
+        data = bytearray(b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n")
+    else:
+        data = bytearray()
+    source.write_bytes(data)
+    return source
+
+
+@pytest.mark.parametrize("how", ["truncated", "damaged", "text", "empty"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_video_is_counted(
+    tmp_path: Path, how: str, workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = broken(tmp_path, how)
+    make_video(tmp_path / "sound.mp4", EVEN)
+    with caplog.at_level(logging.INFO):
+        predict(tmp_path, tmp_path / "out", workers=workers)
+    assert files(tmp_path / "out") == ["sound_x2.mp4"]  # no parts either
+    assert f"unusable, left out: {source}: " in caplog.text
+    assert "1 images written, 0 skipped (done before), 1 unusable" in caplog.text
+    assert predict(tmp_path, tmp_path / "out").made < len(LONG)  # tried again, by the same rules
+    assert [line["key"] for line in lines(tmp_path / "out")] == ["broken", "sound"]
+
+
+def test_a_video_that_cannot_be_written_ends_early(tmp_path: Path) -> None:
+    make_video(tmp_path / "a.mp4", LONG)
+    make_video(tmp_path / "b.mp4", EVEN)
+    model = predict(tmp_path, tmp_path / "out", stop_at=5, how="nan", workers=1)
+    assert model.made <= 5 + 12 + 5  # the frames that were read ahead
+    assert files(tmp_path / "out") == ["b_x2.mp4"]
+    assert "not finite" in lines(tmp_path / "out")[0]["error"]
+
+
+# ------------------------------------------------------------------------------------ memory
+
+
+def test_few_frames_wait(tmp_path: Path) -> None:
+    source = make_video(tmp_path / "a.mp4", LONG)
+    writer = VideoWriter(tmp_path / "b.mp4", str(source), VideoSettings("h264", 18, "keep"), {})
+    colours, alive, most = Colours(BT709, False, 8, 2, 2), 0, 0
+
+    def gone() -> None:
+        nonlocal alive
+        alive -= 1
+
+    for number in range(1, 100):
+        pixels = np.zeros((240, 320, 3), np.uint8)
+        weakref.finalize(pixels, gone)
+        alive += 1
+        times = (40 * number, 40, Fraction(1, 1000), Fraction(25))
+        writer.add(pixels, VideoFrame("a", number, *times, False, colours, Fraction(1), None))
+        del pixels
+        gc.collect()
+        most = max(most, alive)
+    writer.drop()
+    assert 1 <= most <= WAITING + 2  # one is encoded, and one is done but not collected
+
+
+def test_frames_are_read_as_they_are_taken(tmp_path: Path, monkeypatch: Any) -> None:
+    from datamodules.sources import videos as reading
+
+    count = 0
+    convert = reading.frame_to_rgb
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal count
+        count += 1
+        return convert(*arguments)
+
+    monkeypatch.setattr(reading, "frame_to_rgb", counted)
+    data = SRDataModule(2.0, predict=str(make_video(tmp_path / "a.mp4", LONG)), workers=0)
+    data.setup("predict")
+    (loader,) = data.predict_dataloader()
+    frames = iter(loader)
+    for taken in range(1, 5):
+        batch = next(frames)
+        assert isinstance(batch["lr"], Tensor)
+        assert count == taken
+    assert batch["key"] == ["predict/a/000004"]

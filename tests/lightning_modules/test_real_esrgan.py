@@ -1,0 +1,344 @@
+"""Real-ESRGAN's step against a plain loop, its targets, weights and averages."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from callbacks.training.ema import EMA
+from callbacks.training.guard import Guard
+from degradations.stages.sharpen import USM
+from lightning_modules.losses import (
+    GAN,
+    L1,
+    LDL,
+    Charbonnier,
+    FocalFrequency,
+    Loss,
+    VGG19Perceptual,
+)
+from lightning_modules.networks.compact import SRVGGNetCompact
+from lightning_modules.networks.discriminator import PatchGAN, UNetDiscriminator
+from lightning_modules.real_esrgan import RealESRGAN
+from tests.callbacks.tiny import Images, collate, trainer
+from tests.lightning_modules.networks.test_unet_discriminator import released
+from tests.lightning_modules.test_adversarial import Save, batches, fit, tensors
+from tests.lightning_modules.vgg19 import save_vgg19
+
+RATES: dict[str, Any] = {
+    "optimizer": partial(torch.optim.Adam, lr=0.01),
+    "discriminator_optimizer": partial(torch.optim.Adam, lr=0.02),
+}
+
+
+class Sees(nn.Module):
+    """Judges by one convolution, and keeps what it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.seen = nn.Conv2d(3, 1, 3), list[Tensor]()
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        self.seen.append(images.detach())
+        return [self.conv(images)]
+
+
+class Kept(Loss):
+    """L1 that keeps its arguments."""
+
+    compares_average = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[Tensor, Tensor, Tensor | None]] = []
+
+    def forward(self, sr: Tensor, hr: Tensor, averaged: Tensor | None = None) -> Tensor:
+        self.seen.append((sr.detach(), hr, averaged))
+        return (sr - hr).abs().mean()
+
+
+def model(discriminator: nn.Module | None = None, **settings: Any) -> RealESRGAN:
+    torch.manual_seed(0)
+    made: dict[str, Any] = {"losses": {"l1": L1()}, **RATES, **settings}
+    network = partial(SRVGGNetCompact, channels=4, convolutions=1)
+    return RealESRGAN(2.0, network=network, discriminator=discriminator or Sees(), **made)
+
+
+def moved(before: dict[str, Tensor], method: RealESRGAN) -> set[str]:
+    """The parts whose tensors changed."""
+    now = tensors(method)
+    return {name.partition(".")[0] for name in now if not now[name].equal(before[name])}
+
+
+@pytest.mark.parametrize("kind", ["vanilla", "hinge", "lsgan"])
+@pytest.mark.parametrize("r1", [0.0, 2.0])
+def test_it_trains_as_a_plain_loop_does(kind: Any, r1: float, tmp_path: Path) -> None:
+    """Bit for bit, with the released order: generator first, then HR, then its old output."""
+    settings: dict[str, Any] = {"gan": GAN(kind=kind, r1=r1), "losses": {"c": Charbonnier(0.5)}}
+    method, data = model(**settings), batches(4)
+    fit(tmp_path, method, data)
+    other = model(**settings)
+    net, judge, usm = other.network, other.discriminator, USM()
+    assert judge is not None
+    main = torch.optim.Adam(net.parameters(), lr=0.01)
+    second = torch.optim.Adam(judge.parameters(), lr=0.02)
+    charbonnier, gan = Charbonnier(), GAN(kind=kind, r1=r1)
+    for batch in data:
+        sr, hr = net(batch["lr"].contiguous(memory_format=torch.channels_last)), batch["hr"]
+        terms = [0.5 * charbonnier(sr, usm(hr, {})), 0.1 * gan.generator(judge(sr))]
+        torch.stack(terms).sum().backward()  # type: ignore[no-untyped-call]
+        main.step()
+        main.zero_grad()
+        second.zero_grad()
+        hr = hr.clone().requires_grad_(bool(r1))
+        real = judge(hr)
+        penalty = gan.penalty(real, hr) if r1 else 0
+        (gan.discriminator(real, judge(sr.detach())) + penalty).backward()
+        second.step()
+        second.zero_grad()
+    expected = tensors(other)
+    assert all(value.equal(expected[name]) for name, value in tensors(method).items())
+
+
+def test_a_step_updates_both_networks(tmp_path: Path) -> None:
+    """With the U-Net; its spectral norms move, too."""
+    method = model(UNetDiscriminator(4))
+    before = tensors(method)
+    fit(tmp_path, method, batches(1))
+    now = tensors(method)
+    assert moved(before, method) == {"network", "discriminator"}
+    names = [name for name in now if name.endswith("._u")]
+    assert len(names) == 8
+    assert all(not now[name].equal(before[name]) for name in names)
+
+
+def test_the_losses_see_sharpened_hr_and_the_discriminator_does_not(tmp_path: Path) -> None:
+    judge, kept = Sees(), Kept()
+    fit(tmp_path, model(judge, losses={"kept": kept}), data := batches(1), EMA())
+    hr = next(iter(data))["hr"]
+    ((sr, target, _),) = kept.seen
+    sharp = USM()(hr, {})
+    assert not sharp.equal(hr)
+    assert target.equal(sharp)
+    assert judge.seen[0].equal(sr)
+    assert judge.seen[1].equal(hr)
+    assert judge.seen[2].equal(sr)
+    kept.seen.clear()
+    fit(tmp_path, model(judge, losses={"kept": kept}, sharpen=False), data, EMA())
+    assert kept.seen[0][1].equal(hr)
+
+
+def test_real_esrnet_has_one_optimiser(tmp_path: Path) -> None:
+    method = model()
+    method.discriminator = None
+    before = tensors(method)
+    run = fit(tmp_path, method, batches(2))
+    assert len(run.optimizers) == 1
+    assert moved(before, method) == {"network"}
+    assert set(run.logged_metrics) >= {"train/l1", "train/loss"}
+    assert "train/adversarial" not in run.logged_metrics
+
+
+def test_terms_count_from_their_step(tmp_path: Path) -> None:
+    late = {"l1": L1(), "late": L1(3.0, start=2)}
+    expected = [{"l1"}, {"l1", "adversarial"}, {"l1", "late", "adversarial"}]
+    for count, names in enumerate(expected, 1):
+        run = fit(tmp_path / str(count), model(losses=late, gan=GAN(start=1)), batches(count))
+        logged = {name.removeprefix("train/") for name in run.logged_metrics}
+        known = {"loss", "discriminator", "logits_real", "logits_fake"}
+        assert logged - known == names
+    values = {name: float(value) for name, value in run.logged_metrics.items()}
+    assert values["train/late"] == pytest.approx(3 * values["train/l1"])
+    parts = sum(values[f"train/{name}"] for name in expected[-1])
+    assert values["train/loss"] == pytest.approx(parts)
+    with pytest.raises(ValueError, match=r"no term of model\.init_args\.losses counts from the f"):
+        model(losses={"late": L1(start=2)}, gan=GAN(start=1))
+    with pytest.raises(ValueError, match=r"losses\.adversarial: the name is logged for something"):
+        model(losses={"l1": L1(), "adversarial": L1()})
+    assert not model(losses={"l1": L1(), "other": None}).losses.keys() - {"l1"}
+
+
+def test_the_averages_are_those_of_ema(tmp_path: Path) -> None:
+    """Their outputs come without gradients, and training goes on with the raw weights."""
+    kept, ema = Kept(), EMA(decay=0.5, first=None)
+    method = model(losses={"kept": kept})
+    torch.manual_seed(0)
+    states: list[dict[str, Tensor]] = []
+    step = method.on_train_batch_start
+
+    def note(batch: Any, batch_idx: int) -> None:
+        average = ema.state_dict()["weights"]
+        states.append({k.removeprefix("network."): v.clone() for k, v in average.items()})
+        step(batch, batch_idx)
+
+    method.on_train_batch_start = note  # type: ignore[method-assign]
+    fit(tmp_path, method, data := batches(3), ema)
+    network = SRVGGNetCompact(2, 4, 1)
+    for batch, state, (_, _, averaged) in zip(data, states, kept.seen, strict=True):
+        network.load_state_dict(state)
+        assert averaged is not None
+        assert not averaged.requires_grad
+        with torch.no_grad():
+            torch.testing.assert_close(averaged, network(batch["lr"]))
+    last, _, averaged = kept.seen[-1]
+    assert averaged is not None
+    assert not last.equal(averaged)
+    without = model(losses={"l1": L1(weight=1.0)})
+    plain = Kept()
+    plain.compares_average = False
+    fit(tmp_path / "plain", without, data)
+    same = model(losses={"kept": plain})
+    fit(tmp_path / "same", same, data)
+    assert all(v.equal(tensors(without)[k]) for k, v in tensors(same).items())
+    assert all(v.equal(tensors(same)[k]) for k, v in tensors(method).items())
+
+
+def test_ldl_without_averages_is_refused(tmp_path: Path) -> None:
+    method = model(losses={"l1": L1(0.01), "ldl": LDL()})
+    with pytest.raises(ValueError, match=r"losses\.ldl compares .* add callbacks\.EMA"):
+        fit(tmp_path, method, batches(1))
+    run = fit(tmp_path, method, batches(2), EMA())
+    assert run.logged_metrics["train/ldl"] > 0
+
+
+def test_what_is_not_finite_moves_neither(tmp_path: Path) -> None:
+    """Guard leaves the step out, with both networks and the power iterations as they were."""
+
+    class Spoils(L1):
+        def forward(self, sr: Tensor, hr: Tensor, averaged: Tensor | None = None) -> Tensor:
+            return super().forward(sr, hr) * float("nan")
+
+    method, guard = model(losses={"nan": Spoils()}), Guard()
+    before = tensors(method)
+    fit(tmp_path, method, batches(1), guard)
+    assert guard.skipped == 1
+    assert "network" not in moved(before, method)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_all_terms_in_mixed_precision(precision: str, tmp_path: Path) -> None:
+    """Near the terms of float32; R1, spectra and variances are computed in float32 anyway."""
+    losses = {"l1": L1(), "frequency": FocalFrequency(), "ldl": LDL(10.0)}
+    given: dict[str, Any] = {"losses": losses, "gan": GAN(r1=1.0)}
+    plugin = MixedPrecision(precision, "cpu")  # type: ignore[arg-type]
+    logged = []
+    for plugins in ([plugin], []):
+        torch.manual_seed(0)
+        method = model(UNetDiscriminator(4), **given)
+        fit(tmp_path, method, batches(1), EMA(), plugins=plugins)
+        assert all(value.isfinite().all() for value in tensors(method).values())
+        logged.append(method.trainer.logged_metrics)
+    assert logged[0].keys() >= {"train/r1", "train/ldl", "train/frequency", "train/adversarial"}
+    for name, value in logged[1].items():
+        assert float(logged[0][name]) == pytest.approx(float(value), rel=0.02, abs=0.005), name
+
+
+class Share(RealESRGAN):
+    """Each process has its half of every batch."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        own = list(range(self.trainer.global_rank, 12, self.trainer.world_size))
+        return DataLoader(Images(12), 6 // self.trainer.world_size, sampler=own, collate_fn=collate)
+
+    def configure_model(self) -> None:
+        torch.manual_seed(1)
+        self.discriminator = UNetDiscriminator(4)  # spectral norms cannot be sent to a process
+
+
+def shared() -> Share:
+    torch.manual_seed(0)
+    network = partial(SRVGGNetCompact, channels=4, convolutions=1)
+    settings: dict[str, Any] = {"losses": {"l1": L1()}, "gan": GAN(r1=1.0), **RATES}
+    return Share(2.0, network=network, discriminator=nn.Identity(), **settings)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_two_processes_train_as_one_with_their_batches(tmp_path: Path) -> None:
+    """The power iterations follow from the weights alone, so they are the same on both."""
+    two = trainer(tmp_path, Save(tmp_path), devices=2, strategy="ddp_spawn")
+    two.fit(shared())
+    trainer(tmp_path, Save(tmp_path)).fit(shared())
+    files = [torch.load(tmp_path / f"{name}.pt") for name in ("2-0", "2-1", "1-0")]
+    assert [file["steps"] for file in files] == [2, 2, 2]
+    for name, value in files[0]["state"].items():
+        assert torch.equal(value, files[1]["state"][name])
+        torch.testing.assert_close(value, files[2]["state"][name], rtol=0, atol=1e-3)
+
+
+# ------------------------------------------------------------------------------------------ weights
+
+
+def found_at(places: dict[str, Path]) -> Any:
+    return lambda key, value: places[value]
+
+
+def test_vgg19_is_loaded_for_training_alone_and_is_in_no_checkpoint(tmp_path: Path) -> None:
+    def make() -> RealESRGAN:
+        losses = {"perceptual": VGG19Perceptual(layers={"conv1_2": 1.0})}
+        method = model(losses=losses)
+        method.load_parts(found_at({"vgg19": save_vgg19(tmp_path, ("conv1_1", "conv1_2"))}))
+        return method
+
+    method = make()
+    method.setup("test")
+    assert not any(name.startswith("losses") for name in method.state_dict())
+    run = fit(tmp_path, method, batches(2))
+    assert any(name.startswith("losses.perceptual.network") for name in method.state_dict())
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    saved = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    assert {name.partition(".")[0] for name in saved["state_dict"]} == {"network", "discriminator"}
+    assert saved["frozen"].keys() == {"losses.perceptual"}
+    again = make()
+    again.load_weights(tmp_path / "a.ckpt")
+    for name, value in tensors(again).items():
+        assert value.equal(saved["state_dict"][name])
+
+
+def test_vgg19_that_nobody_loaded(tmp_path: Path) -> None:
+    method = model(losses={"perceptual": VGG19Perceptual()})
+    with pytest.raises(ValueError, match=r"losses\.perceptual has random weights"):
+        fit(tmp_path, method, batches(1))
+
+
+def test_stage_2_begins_with_the_weights_of_stage_1(tmp_path: Path) -> None:
+    first = model()
+    first.discriminator = None
+    fit(tmp_path, first, batches(2)).save_checkpoint(tmp_path / "net.ckpt")
+    second = model(UNetDiscriminator(4))
+    before = tensors(second)
+    second.load_weights(tmp_path / "net.ckpt")
+    assert moved(before, second) == {"network"}
+    for name, value in tensors(first).items():
+        assert value.equal(tensors(second)[name])
+
+
+def test_a_released_discriminator(tmp_path: Path) -> None:
+    torch.save({"params": released(4)}, tmp_path / "netD.pth")
+    method = model(UNetDiscriminator(4), discriminator_weights="netD")
+    before = tensors(method)
+    method.load_parts(found_at({"netD": tmp_path / "netD.pth"}))
+    assert moved(before, method) == {"discriminator"}
+    expected = UNetDiscriminator.official(released(4))
+    for name, value in expected.items():
+        assert value.equal(method.state_dict()[f"discriminator.{name}"])
+
+
+def test_other_discriminators_fit(tmp_path: Path) -> None:
+    method = model(PatchGAN(8, 1))
+    before = tensors(method)
+    fit(tmp_path, method, batches(1))
+    assert moved(before, method) == {"network", "discriminator"}
+
+
+def test_images_of_another_size_are_refused(tmp_path: Path) -> None:
+    method = RealESRGAN(2.0, network=lambda scale: SRVGGNetCompact(4, 4, 1))
+    with pytest.raises(ValueError, match=r"SRVGGNetCompact made .* expected"):
+        fit(tmp_path, method, batches(1))

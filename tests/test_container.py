@@ -1,0 +1,43 @@
+"""The Dockerfile and the development container name files, targets and options that there are."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import tomllib
+
+from tests.conftest import REPO
+
+DOCKERFILE = (REPO / "Dockerfile").read_text()
+PAGE = (REPO / "docs/jobs/container.md").read_text()
+
+
+def test_it_installs_extras_that_there_are_by_make() -> None:
+    extras = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+    installs = re.findall(r"^RUN (make install.*)$", DOCKERFILE, re.MULTILINE)
+    assert len(installs) == 2
+    for command in installs:
+        (named,) = re.findall(r"EXTRAS=(\S+)", command)
+        assert {*named.split(",")} <= {*extras["optional-dependencies"]}
+        shown = subprocess.run(
+            [*command.split(), "--dry-run", "--always-make"],
+            cwd=REPO, capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+        assert f"-e '.[{named}]'" in shown
+        assert ("--torch-backend cpu" in shown) == ("TORCH=cpu" in command)
+
+
+def test_targets_are_those_of_the_page_and_of_the_development_container() -> None:
+    stages = set(re.findall(r"^FROM \S+ AS (\w+)$", DOCKERFILE, re.MULTILINE))
+    assert stages == {"common", "cpu", "cuda"}
+    assert set(re.findall(r"--target (\w+)", PAGE)) == {"cpu", "cuda"}
+    found = json.loads((REPO / ".devcontainer/devcontainer.json").read_text())
+    assert found["build"]["target"] in stages
+    assert (REPO / ".devcontainer" / found["build"]["dockerfile"]).resolve() == REPO / "Dockerfile"
+
+
+def test_what_is_run_is_there() -> None:
+    named = re.findall(r'"/enlarger/(\S+?)"', DOCKERFILE) + re.findall(r" /enlarger/(\S+)", PAGE)
+    assert "main.py" in named
+    assert all((REPO / name).is_file() for name in named)

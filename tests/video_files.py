@@ -1,0 +1,114 @@
+"""Small videos for tests, and what is in one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+
+
+class Content(NamedTuple):
+    """What tests compare of a video."""
+
+    times: list[Fraction]
+    end: Fraction
+    means: np.ndarray[Any, Any]  # (frames, 3) of Y, U and V
+    format: str
+    size: tuple[int, int]  # width and height
+    rotation: int
+    aspect: Fraction
+    colours: tuple[int, int, int, int]  # range, matrix, primaries, transfer
+    audio: list[bytes]
+    tags: dict[str, str]
+
+
+def make_video(
+    path: Path,
+    times: Sequence[int],
+    size: tuple[int, int] = (32, 24),
+    colours: tuple[int, int, int, int] = (1, 1, 1, 1),
+    audio: str | None = None,
+    **own: Any,
+) -> Path:
+    """Write a video whose frames have one colour each.
+
+    Args:
+        path: The file.
+        times: Of the frames, in milliseconds.
+        size: Width and height.
+        colours: Range, matrix, primaries and transfer, as FFmpeg counts them.
+        audio: Codec of a sound as long as the frames.
+        own: ``codec``; ``pixels``, the format; ``rotation``, in degrees; ``aspect`` of a pixel;
+            ``tags``.
+    """
+    base, pixels = Fraction(1, 1000), own.get("pixels", "yuv420p")
+    deep = pixels.endswith("10le")
+    with av.open(str(path), "w") as container:
+        container.metadata.update(own.get("tags", {}))
+        codec = own.get("codec", "libx264")
+        options = {"crf": "5"} if codec == "libx264" else {}
+        stream: Any = container.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = *size, pixels
+        context = stream.codec_context
+        context.time_base = stream.time_base = base
+        context.sample_aspect_ratio = own.get("aspect", Fraction(1))
+        context.color_range, context.colorspace = colours[:2]
+        context.color_primaries, context.color_trc = colours[2:]
+        if "rotation" in own:
+            stream.set_display_rotation(own["rotation"])
+        sound: Any = container.add_stream(audio, rate=48000) if audio else None
+        packets = []
+        for number, time in enumerate(times):
+            frame = av.VideoFrame(*size, pixels)
+            for plane, level in zip(frame.planes, (80 + number % 100, 118, 140), strict=True):
+                width = plane.line_size // (2 if deep else 1)
+                kind = np.uint16 if deep else np.uint8
+                values = np.full((plane.height, width), level * (4 if deep else 1), kind)
+                plane.update(values.tobytes())
+            frame.pts, frame.time_base, frame.duration = time, base, 40
+            packets += stream.encode(frame)
+        packets += stream.encode(None)
+        for start in range(0, 48 * (times[-1] + 40), 1024) if sound else ():
+            wave = np.sin(np.arange(start, start + 1024) / 20)
+            data = np.stack([wave, wave]).astype(np.float32)
+            if sound.codec_context.format.name == "s16":
+                data = (data.T.reshape(1, -1) * 20000).astype(np.int16)
+            frame_of_sound = av.AudioFrame.from_ndarray(
+                data, format=sound.codec_context.format.name, layout="stereo"
+            )
+            frame_of_sound.sample_rate, frame_of_sound.pts = 48000, start
+            packets += sound.encode(frame_of_sound)
+        packets += sound.encode(None) if sound else []
+        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
+            container.mux(packet)
+    return path
+
+
+def read_video(path: Path) -> Content:
+    """Return what is in a video."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        frames = list(container.decode(stream))
+        first, last = frames[0], frames[-1]
+        sizes = (int(first.color_range), int(first.colorspace))
+        tags = (int(first.color_primaries), int(first.color_trc))
+        times = [Fraction(frame.pts) * frame.time_base for frame in frames]
+        end = times[-1] + last.duration * last.time_base
+        about = (first.format.name, (first.width, first.height), first.rotation)
+        aspect = Fraction(stream.sample_aspect_ratio or 1)
+        means = np.array([_means(frame) for frame in frames])
+        own = dict(container.metadata)
+    with av.open(str(path)) as container:
+        sound = container.demux(container.streams.audio) if container.streams.audio else ()
+        audio = [bytes(packet) for packet in sound if packet.size]
+    return Content(times, end, means, *about, aspect, (*sizes, *tags), audio, own)
+
+
+def _means(frame: Any) -> list[float]:
+    kind = np.uint16 if "10" in frame.format.name else np.uint8
+    planes = [np.frombuffer(p, kind).reshape(p.height, -1)[:, : p.width] for p in frame.planes]
+    return [float(plane.mean()) for plane in planes]
