@@ -22,7 +22,7 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 # Where it is set, as in many containers, each process of the tests would compile all tests again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: install demo docs docs-commands test test-slow test-faults test-minimum test-python test-iqa coverage soak bench-gpu
+.PHONY: install demo docs docs-commands test test-slow test-faults test-minimum test-python test-iqa test-app coverage soak bench-gpu
 .PHONY: checks lint types pytest clean
 
 install: .venv/.installed
@@ -110,6 +110,16 @@ test-python: .venv-$(VERSION)/.installed
 
 test-iqa: .venv-iqa/.installed
 	OMP_NUM_THREADS=1 .venv-iqa/bin/python -m pytest -q tests/callbacks/metrics/test_iqa.py
+
+# Gradio takes no Pillow 13, which constraints.txt names.
+.venv-app/.installed: pyproject.toml constraints.txt
+	uv venv --clear --python '>=3.11' .venv-app
+	grep -v '^pillow==' constraints.txt > .venv-app/constraints.txt
+	uv pip install --compile-bytecode --python .venv-app/bin/python -c .venv-app/constraints.txt -e '.[$(EXTRAS),app]'
+	@touch $@
+
+test-app: .venv-app/.installed
+	OMP_NUM_THREADS=1 .venv-app/bin/python -m pytest -q tests/commands/test_app.py
 
 # Workers of loaders, and commands that tests start, count too.
 coverage: install

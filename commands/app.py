@@ -53,20 +53,24 @@ def main(words: Sequence[str] | None = None) -> int:
             f"app cannot listen on {options.host}:{options.port} ({error}): set --host to an "
             "address of this machine, and --port to a free port"
         ) from error
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder is removed
-    with listening, tempfile.TemporaryDirectory(prefix="enlarger-app-") as folder:
-        # Gradio reads them when it is imported.
-        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
-        import uvicorn
+    from commands.process import prepare_output
 
-        from commands.process import prepare_output
+    prepare_output()
+    with listening:
+        models = _models(options)
+        with tempfile.TemporaryDirectory(prefix="enlarger-app-") as folder:
+            # Gradio reads them when it is imported.
+            os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
+            import uvicorn
 
-        prepare_output()
-        page = application(_models(options), options.megapixels)
-        print(f"http://{options.host}:{listening.getsockname()[1]} (Ctrl-C ends it)", flush=True)
-        settings = uvicorn.Config(page, log_level="warning", timeout_graceful_shutdown=1)
-        with suppress(KeyboardInterrupt):
-            uvicorn.Server(settings).run([listening])
+            page = application(models, options.megapixels)
+            print(
+                f"http://{options.host}:{listening.getsockname()[1]} (Ctrl-C ends it)", flush=True
+            )
+            settings = uvicorn.Config(page, log_level="warning", timeout_graceful_shutdown=1)
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder is removed
+            with suppress(KeyboardInterrupt):
+                uvicorn.Server(settings).run([listening])
     return 0
 
 
@@ -117,7 +121,7 @@ class Models:
 
     def __init__(self, sources: list[str], device: str | None = None) -> None:
         self.sources, self.device = sources, device
-        self._loaded: tuple[str, int | None, Enlarger] | None = None
+        self._loaded: tuple[tuple[str, int | None], Enlarger] | None = None
         self._own: dict[str, int | None] = {}  # steps by default
 
     def load(self, source: str, steps: int | None = None) -> Enlarger:
@@ -134,17 +138,17 @@ class Models:
 
         if source not in self.sources:
             raise ValueError(f"{source!r} is not offered here")
-        steps = steps or self._own.get(source)
-        if self._loaded is None or self._loaded[:2] != (source, steps):
+        wanted = source, steps or self._own.get(source)
+        if self._loaded is None or self._loaded[0] != wanted:
             self._loaded = None  # frees its memory first
             model = enlarger.load(source, device=self.device)
             self._own[source] = own = steps_of(model.module)
-            if steps is not None and steps != own:
-                changed = steps_arguments(model.module, steps)
+            if steps and own and steps != own:
+                changed = with_steps(model.module, steps)
                 del model
                 model = enlarger.load(source, device=self.device, **changed)
-            self._loaded = source, steps or own, model
-        return self._loaded[2]
+            self._loaded = (source, steps or own), model
+        return self._loaded[1]
 
 
 def steps_of(method: Any) -> int | None:
@@ -154,20 +158,17 @@ def steps_of(method: Any) -> int | None:
     return getattr(getattr(method, "sampling", method), "steps", None)
 
 
-def steps_arguments(method: Any, steps: int) -> dict[str, Any]:
-    """Return the arguments of ``enlarger.load`` for a number of sampling steps.
+def with_steps(method: Any, steps: int) -> dict[str, Any]:
+    """Return the arguments of ``enlarger.load`` for another number of sampling steps.
 
     Raises:
         ValueError: If the method cannot take so many.
     """
-    name = type(method).__name__
-    if steps_of(method) is None:
-        raise ValueError(f"{name} has no sampling steps: leave them empty")
     if not hasattr(method, "sampled"):
         return {"sampling": {"steps": steps}} if hasattr(method, "sampling") else {"steps": steps}
     last = method.process.steps - 1
     if not 2 <= steps <= last + 1:
-        raise ValueError(f"{name} takes 2 to {last + 1} steps, not {steps}")
+        raise ValueError(f"{type(method).__name__} takes 2 to {last + 1} steps, not {steps}")
     return {"timesteps": [last - last * n // (steps - 1) for n in range(steps)]}
 
 
@@ -278,10 +279,10 @@ def application(models: Models, megapixels: float = 50) -> Any:
                 photo = gr.File(label="Photograph", file_types=sorted(IMAGE_EXTENSIONS), height=140)
                 source = gr.Dropdown(models.sources, value=models.sources[0], label="Model")
                 with gr.Row():
-                    scale = gr.Number(label="Scale", min_width=80)
-                    steps = gr.Number(label="Steps", precision=0, visible=False, min_width=80)
-                    tile = gr.Number(0, label="Tile (0: auto)", precision=0, min_width=80)
-                    seed = gr.Number(0, label="Seed", precision=0, min_width=80)
+                    scale = gr.Number(label="Scale", min_width=130)
+                    steps = gr.Number(label="Steps", precision=0, visible=False, min_width=130)
+                    tile = gr.Number(0, label="Tile (0: auto)", precision=0, min_width=130)
+                    seed = gr.Number(0, label="Seed", precision=0, min_width=130)
                 button = gr.Button("Enlarge", variant="primary")
             with gr.Column(scale=2, min_width=300):
                 slider = gr.ImageSlider(
