@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import enlarger
-from commands.app import Models, application
+from commands.app import Models, application, steps_of
 from datamodules.files.decode import decode
 from lightning_modules import EDSR, SwinUNet
 from lightning_modules.sampling.tiling import Tiling
@@ -84,10 +84,10 @@ class Page:
     def __init__(self, runs: Path) -> None:
         import uvicorn
 
-        self.edsr, self.noisy, self.resshift = sorted(map(str, runs.iterdir()))
+        self.edsr, self.noisy = sorted(map(str, runs.iterdir()))
         listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        app = application(Models([self.edsr, self.noisy, self.resshift], "cpu"), megapixels=0.02)
+        app = application(Models([self.edsr, self.noisy], "cpu"), megapixels=0.02)
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
         self._thread = threading.Thread(target=self._server.run, args=([listening],))
         self._thread.start()
@@ -127,8 +127,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
         patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
         patch.setattr("commands.app.LARGEST_UPLOAD", "300kb")
         export(folder / "runs/edsr", "Regression", EDSR(2, blocks=1, channels=4))
-        network = SwinUNet(**SMALL, condition_factor=0.5)  # type: ignore[arg-type]
-        export(folder / "runs/resshift", "ResShift", network)
         in_steps = {"sampling": {"steps": 4, "level": 0.2}}
         configure(folder / "runs/noisy", "tests.commands.stochastic.InSteps", in_steps)
         page = Page(folder / "runs")
@@ -181,13 +179,25 @@ def test_two_visitors_at_once_get_their_own(page: Page, photo: Path, tmp_path: P
     other.parent.mkdir()
     Image.fromarray(RGB[:, ::-1]).save(other)
     edsr = enlarger.load(page.edsr, device="cpu").enlarge(RGB)
-    model = enlarger.load(page.resshift, device="cpu", timesteps=[3, 0])
-    resshift = model.enlarge(RGB[:, ::-1].copy(), seed=3)
+    model = enlarger.load(page.noisy, device="cpu", sampling={"steps": 2})
+    noisy = model.enlarge(RGB[:, ::-1].copy(), seed=3)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(page.press, photo, page.edsr, None, None, 0, 0, page.visitor)
-        second = pool.submit(page.press, other, page.resshift, 2, 2, 0, 3, page.visit())
+        second = pool.submit(page.press, other, page.noisy, 2, 2, 0, 3, page.visit())
         assert np.array_equal(np.asarray(Image.open(first.result())), edsr)
-        assert np.array_equal(np.asarray(Image.open(second.result())), resshift)
+        assert np.array_equal(np.asarray(Image.open(second.result())), noisy)
+
+
+def test_steps_of_residual_shifting_are_spread(tmp_path: Path) -> None:
+    network = SwinUNet(**SMALL, condition_factor=0.5)  # type: ignore[arg-type]
+    export(tmp_path / "runs", "ResShift", network)
+    models = Models([str(tmp_path / "runs")], "cpu")
+    for steps, expected in ((None, [0, 1, 2, 3]), (4, [0, 1, 2, 3]), (3, [0, 2, 3])):
+        method: Any = models.load(models.sources[0], steps).module
+        assert steps_of(method) == len(expected)
+        assert [*method.sampled.timesteps] == expected
+    with pytest.raises(ValueError, match=r"^ResShift takes 2 to 4 steps, not 5$"):
+        models.load(models.sources[0], 5)
 
 
 def test_what_is_wrong_is_said_on_the_page(page: Page, photo: Path, tmp_path: Path) -> None:
@@ -208,7 +218,6 @@ def test_what_is_wrong_is_said_on_the_page(page: Page, photo: Path, tmp_path: Pa
     assert "at most 0.02 megapixels (main.py app --megapixels)" in large
     assert "the scale must be at least 1" in said(photo, page.edsr, 0.5)
     assert f"{page.edsr} was made for scale 2." in said(photo, page.edsr, 3)
-    assert said(photo, page.resshift, 2, 99) == "ResShift takes 2 to 4 steps, not 99"
     assert "tiling.size" in said(photo, page.edsr, 2, None, -5)
     assert "/etc" in said(photo, "/etc")  # none of those that are offered
 
