@@ -8,6 +8,7 @@
 # make test-faults   two nodes that lose power, cables and disks, again and again (half an hour; needs root)
 # make test-minimum   the quick tests with the oldest versions that pyproject.toml allows, in .venv-minimum (needs uv)
 # make test-python VERSION=3.13   the quick tests with that Python, in .venv-3.13 (needs uv)
+# make test-app   the page of main.py app, in .venv-app (needs uv)
 # make test-iqa   the metrics of the extra iqa against pyiqa itself, in .venv-iqa (needs uv; pyiqa is for noncommercial purposes only)
 # make coverage   which part of the code the quick tests run
 # make soak   hours of training while something goes wrong every few minutes, compared with an undisturbed run
@@ -112,10 +113,9 @@ test-iqa: .venv-iqa/.installed
 	OMP_NUM_THREADS=1 .venv-iqa/bin/python -m pytest -q tests/callbacks/metrics/test_iqa.py
 
 # Gradio takes no Pillow 13, which constraints.txt names.
-.venv-app/.installed: pyproject.toml constraints.txt
+.venv-app/.installed: pyproject.toml constraints-app.txt
 	uv venv --clear --python '>=3.11' .venv-app
-	grep -v '^pillow==' constraints.txt > .venv-app/constraints.txt
-	uv pip install --compile-bytecode --python .venv-app/bin/python -c .venv-app/constraints.txt -e '.[$(EXTRAS),app]'
+	uv pip install --compile-bytecode --python .venv-app/bin/python -c constraints-app.txt -e '.[$(EXTRAS),app]'
 	@touch $@
 
 test-app: .venv-app/.installed

@@ -304,8 +304,8 @@ def extras(options: Options) -> Iterator[Line]:
     optional = _project()["optional-dependencies"]
     for extra, purpose in EXTRAS.items():
         # Gradio takes no Pillow 13, which constraints.txt names.
-        tested = "" if extra == "app" else "-c constraints.txt "
-        name, fix = f"extra {extra}", f"pip install {tested}-e '.[{extra}]'"
+        tested = "constraints-app.txt" if extra == "app" else "constraints.txt"
+        name, fix = f"extra {extra}", f"pip install -c {tested} -e '.[{extra}]'"
         for requirement in _requirements(optional[extra]):
             found = _installed(requirement.name)
             if found is None:

@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import enlarger
-from commands.app import Models, application, steps_of
+from commands.app.models import Models, steps_of
 from datamodules.files.decode import decode
 from lightning_modules import EDSR, SwinUNet
 from lightning_modules.sampling.tiling import Tiling
@@ -84,6 +84,8 @@ class Page:
     def __init__(self, runs: Path) -> None:
         import uvicorn
 
+        from commands.app.page import application
+
         self.edsr, self.noisy = sorted(map(str, runs.iterdir()))
         listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
@@ -125,7 +127,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder / "gradio"))
         patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
-        patch.setattr("commands.app.LARGEST_UPLOAD", "300kb")
+        patch.setattr("commands.app.page.LARGEST_UPLOAD", "300kb")
         export(folder / "runs/edsr", "Regression", EDSR(2, blocks=1, channels=4))
         in_steps = {"sampling": {"steps": 4, "level": 0.2}}
         configure(folder / "runs/noisy", "tests.commands.stochastic.InSteps", in_steps)
@@ -289,7 +291,7 @@ def test_what_is_missing_is_one_sentence(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("enlarger.place_of", lambda entry: None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert refusal("app") == "app needs Gradio, which is optional: pip install -e '.[app]'"
+    assert refusal("app") == "app needs Gradio, which is optional: pip install -c constraints-app.txt -e '.[app]'"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     monkeypatch.setattr("os.environ", os.environ.copy())
     assert "app found no trained run or export in runs" in refusal("app", "--port", 0)
