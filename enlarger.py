@@ -71,14 +71,14 @@ class Measured(TypedDict):
     value: Mean over the images, or the number of the whole set.
     n: Number of images.
     protocol: How it was computed.
-    higher_is_better: The metric's direction.
+    higher_is_better: The metric's direction; None if it has none.
     images: The number of each image by its name; empty for a number of the whole set.
     """
 
     value: float
     n: int
     protocol: Mapping[str, Any]
-    higher_is_better: bool
+    higher_is_better: bool | None
     images: dict[str, float]
 
 
@@ -455,13 +455,18 @@ def measure(
         of_images = metric.images.get("images", {})
         each = {key.partition("/")[2]: value for key, value in of_images.items()}
         for record in metric.records:
-            found[record["metric"]] = _measured(record, metric.higher_is_better, each)
+            found[record["metric"]] = _measured(metric, record, each)
     return found
 
 
-def _measured(record: Record, higher: bool, images: dict[str, float]) -> Measured:
-    named = {"value": record["value"], "n": record["n"], "protocol": record["protocol"]}
-    return cast(Measured, {**named, "higher_is_better": higher, "images": images})
+def _measured(metric: Metric, record: Record, images: dict[str, float]) -> Measured:
+    return {
+        "value": record["value"],
+        "n": record["n"],
+        "protocol": record["protocol"],
+        "higher_is_better": metric.is_higher_better(record["metric"]),
+        "images": images,
+    }
 
 
 def _metric(given: str | Metric) -> Metric:

@@ -58,6 +58,7 @@ from commands.run.directions import check_directions
 from commands.run.directory import RunDirectory, RunOptions, experiment_name, run_folder
 from commands.run.earlier_metrics import keep_earlier_metrics
 from commands.run.files import fingerprint, why_unseen
+from commands.run.loggers import name_loggers
 from commands.run.saved_config import as_yaml, differences
 from commands.run.weights import find_weights, freezes, load_trained, needed_files, weights_are_read
 from commands.signals import Stopped
@@ -233,6 +234,7 @@ class EnlargerCLI(CommandsCLI):
         begins = options.overwrite or not self.run.config_file.exists()
         if self._keeps_config() and self.world.is_first and begins:
             self._check_saved()
+        name_loggers(config.trainer.logger, options.name)
         if config.ckpt_path is not None:
             config.ckpt_path = expand_path(config.ckpt_path, "ckpt_path")
         self.ranks = Ranks(
@@ -387,6 +389,7 @@ class EnlargerCLI(CommandsCLI):
             if overwrites and self.world.is_first and self.run.path.exists():
                 if isinstance(self.datamodule, SRDataModule):
                     self.datamodule.setup("fit")  # refuses images that are missing
+                    self.datamodule.keep_open("fit")
                 self.run.move_aside()
         else:
             ckpt_path = self.config[self.subcommand].ckpt_path

@@ -2,36 +2,48 @@
 
 It is set up as ``fit`` and ends before the first step. ``datamodules.Latents`` reads the
 shards. A stopped command continues after its last complete shard.
+
+After every ``samples_per_shard`` squares, a **block**, a new shard and a new batch begin. So
+several processes write the bytes of one: each encodes some blocks, in a folder beside the shards,
+and the first process gives the shards their names.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
 import logging
 import tarfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from commands.check import Checked
 from commands.errors import ConfigurationError
 from datamodules.base import degradation_of
 from datamodules.files.decode import UnreadableImage
-from datamodules.loading import end_workers_at_exit, start_worker
+from datamodules.loading import expect_workers, start_worker
 from datamodules.order.keys import digest_of
+from datamodules.pack.joining import Adopting
 from datamodules.pack.journal import Journal, Stage, own_shards
+from datamodules.pack.options import BOUNDARIES
+from datamodules.pack.packing import Progress
+from datamodules.pack.parts import Blocks
+from datamodules.pack.parts import digest_of as digest_of_job
 from datamodules.samples import Flips, Images, SampleDraws, draw_turn, turned
 from datamodules.shards.index import split_name
 from datamodules.shards.writer import Members, ShardWriter, find_shards
@@ -39,7 +51,7 @@ from datamodules.source import Augmentation
 from datamodules.sources.latents import ABOUT, Latents
 from datamodules.sources.triplets import Triplets
 from degradations.draws import seed_of
-from files.owned import remove_file, write_whole
+from files.owned import remove_file, remove_folder, remove_leftovers, write_whole
 from files.paths import expand_path
 
 
@@ -190,7 +202,6 @@ def _copy(part: NDArray[np.uint8], turn: int) -> NDArray[np.uint8]:
 log = logging.getLogger(__name__)
 NAME = "latents"  # prefix of the shards' names
 VERSION = 1  # of encode.json
-SILENCE = 60  # seconds between two lines of a log without a progress bar
 
 
 def unit_of(model: Any) -> int:
@@ -231,12 +242,66 @@ class Encoding:
         self.squares = Squares(self.source, options, unit_of(model), self.seed, self.augment)
         self.count = len(self.squares) * options.crops_per_image
 
-    def run(self, journal: Journal) -> None:
-        """Continue where the journal ends."""
-        self._begin(journal)
-        if not journal.done:
-            self._write(journal)
-        self._finish()
+    @property
+    def journal(self) -> Path:
+        """Path of the journal."""
+        return self.out / f"{NAME}.journal.jsonl"
+
+    @property
+    def _all_of_job(self) -> dict[str, Any]:
+        job: dict[str, Any] = json.loads(json.dumps(self._job()))
+        return {**job, "boundaries": BOUNDARIES}
+
+    @property
+    def _blocks(self) -> Blocks:
+        digest = digest_of_job(self._all_of_job)
+        return Blocks(self.out, NAME, self.count, self.options.samples_per_shard, digest)
+
+    def run(self) -> None:
+        """Continue where the journal ends, in one process."""
+        with Journal(self.journal) as journal:
+            todo = self._begin(journal)
+            if self._blocks.folder.exists():  # an earlier command had several processes
+                self._write_blocks(todo)
+                self._join(journal)
+            elif not journal.done:
+                self._write(journal)
+            self._finish()
+
+    def run_together(self, ranks: Together) -> None:
+        """Continue where the journal ends, in all processes.
+
+        Raises:
+            ConfigurationError: If one of them fails; the others finish their blocks before.
+        """
+        with contextlib.ExitStack() as opened:
+            journal, todo, failure = None, None, ""
+            if ranks.rank == 0:
+                try:
+                    journal = opened.enter_context(Journal(self.journal))
+                    todo = self._begin(journal)
+                except (OSError, ValueError) as error:
+                    failure = str(error)
+            todo = ranks.gather((todo, failure))[0]
+            if todo[1]:
+                raise ConfigurationError(todo[1])
+            try:
+                self._write_blocks(todo[0][ranks.rank :: ranks.size])
+            except (OSError, ValueError) as error:
+                failure = f"process {ranks.rank}: {error}"
+            if failed := [text for text in ranks.gather(failure) if text]:
+                raise ConfigurationError(
+                    f"{'; '.join(failed)}. What the other processes have encoded stays: give the "
+                    "same command to go on"
+                )
+            if journal is not None:
+                try:
+                    self._join(journal)
+                    self._finish()
+                except (OSError, ValueError) as error:
+                    failure = str(error)
+            if failure := ranks.gather(failure)[0]:
+                raise ConfigurationError(failure)
 
     def _job(self) -> dict[str, Any]:
         settings = {k: v for k, v in asdict(self.options).items() if k not in ("out", "overwrite")}
@@ -251,10 +316,13 @@ class Encoding:
             made["augment"] = repr(self.augment)
         return {**settings, **made, "images_of": images, "degradation": lr}
 
-    def _begin(self, journal: Journal) -> None:
-        job = json.loads(json.dumps(self._job()))
+    def _begin(self, journal: Journal) -> list[int]:
+        """Compare with earlier output, and return the blocks that are not encoded yet."""
+        job, folder = self._all_of_job, self._blocks.folder
         if journal.job and not self.options.overwrite:
-            changed = [k for k in job if job[k] != journal.job.get(k)]
+            # Finished shards may have been written before there were blocks.
+            skipped = ("boundaries",) if journal.done else ()
+            changed = [k for k in job if job[k] != journal.job.get(k) and k not in skipped]
             if changed:
                 raise ConfigurationError(
                     f"{self.out} holds latents with other settings ({', '.join(changed)}): give "
@@ -263,68 +331,113 @@ class Encoding:
             for path in find_shards(self.out, NAME, parts=True):
                 if path.suffix == ".part":
                     remove_file(path)
-            return
+            if journal.done:
+                return []
+            last = journal.finished[-1].next if journal.finished else (0, 0)
+            return [n for n in range(len(self._blocks)) if not self._blocks.is_whole(n, last)]
         if find_shards(self.out, NAME) and not self.options.overwrite:
             raise ConfigurationError(
                 f"{self.out} holds unknown shards {NAME}-*.tar: give another --encode.out"
             )
         for path in own_shards(self.out, NAME, journal, [self.out / ABOUT]):
             remove_file(path)
+        if folder.exists():
+            remove_folder(folder, self._blocks.known)
         journal.begin(job)
+        return list(range(len(self._blocks)))
 
     def _write(self, journal: Journal) -> None:
-        from tqdm import tqdm
-
         start = journal.finished[-1].next[0] if journal.finished else 0
         if start:
             log.info("continuing after %d complete shards", len(journal.finished))
         most = self.options.samples_per_shard
         writer = ShardWriter(self.out, NAME, most, first=len(journal.finished))
-        stage = Stage()
-        bar = tqdm(total=self.count, initial=start, unit=" images", disable=None)
-        logged = time.time()
+        span = range(start, self.count)
+        with Progress(self.count, start) as progress:
+            for squares in self._read([span]):
+                self._fill(journal, writer, squares, span.stop, progress)
+        _warn(journal)
+
+    def _write_blocks(self, todo: Sequence[int]) -> None:
+        """Encode some blocks into shards of their own."""
+        blocks = self._blocks
+        spans = [blocks.numbers(block) for block in todo]
+        with Progress(sum(map(len, spans)), 0) as progress:
+            for block, span, squares in zip(todo, spans, self._read(spans), strict=True):
+                with Journal(blocks.journal(block)) as journal:
+                    blocks.clear(block)
+                    journal.begin(blocks.job(block))
+                    writer = ShardWriter(blocks.folder, blocks.shards_name(block), len(span))
+                    self._fill(journal, writer, squares, span.stop, progress)
+
+    def _fill(
+        self,
+        journal: Journal,
+        writer: ShardWriter,
+        squares: Iterator[dict[str, Any]],
+        stop: int,
+        progress: Progress,
+    ) -> None:
+        """Encode squares, and end the journal."""
+        most, stage = self.options.samples_per_shard, Stage()
         try:
-            with bar:
-                for batch in self._batches(start):
-                    for item, sample in zip(batch, self._encoded(batch), strict=True):
-                        if writer.samples == most:
-                            stage = _next_shard(journal, writer, stage, item["number"])
-                        if sample is None:
-                            stage.refused.append((item["number"], "unreadable", item["error"]))
-                        else:
-                            writer.add(item["key"], sample)
-                        bar.update()
-                    if bar.disable and time.time() - logged > SILENCE:
-                        logged = time.time()
-                        log.info("%d of %d images", batch[-1]["number"] + 1, self.count)
-                if writer.samples:
-                    stage = _next_shard(journal, writer, stage, self.count)
-            stage.next = (self.count, 0)
+            for batch in self._batches(squares):
+                if batch[0]["number"] % most == 0 and writer.samples:
+                    journal.append(stage.finished(writer, (batch[0]["number"], 0)))
+                    stage = Stage()
+                for item, sample in zip(batch, self._encoded(batch), strict=True):
+                    if sample is None:
+                        stage.refused.append((item["number"], "unreadable", item["error"]))
+                    else:
+                        writer.add(item["key"], sample)
+                    progress.step()
+            if writer.samples:
+                journal.append(stage.finished(writer, (stop, 0)))
+                stage = Stage()
+            stage.next = (stop, 0)
             journal.append(stage)
         finally:
             writer.abandon()
-        refused = sum(len(stage.refused) for stage in journal.stages)
-        if refused:
-            log.warning("%d squares were skipped; see %s for the reasons", refused, journal.path)
 
-    def _batches(self, start: int) -> Iterator[list[dict[str, Any]]]:
-        """Yield squares in order, batched if they have one size."""
+    def _join(self, journal: Journal) -> None:
+        """Give the shards of all blocks their names."""
+        blocks = self._blocks
+        if not journal.done:
+            adopting = Adopting(journal, blocks)
+            for block in range(len(blocks)):
+                adopting.join(blocks.stages(block) or [])
+            adopting.end()
+            _warn(journal)
+        remove_leftovers(blocks.folder, blocks.known)
+        if blocks.folder.exists():
+            remove_folder(blocks.folder, blocks.known)
+
+    def _read(self, spans: Sequence[range]) -> Iterator[Iterator[dict[str, Any]]]:
+        """Yield the squares of each span of numbers, in order."""
         if self.workers:
-            end_workers_at_exit()
+            expect_workers()
+        count = self.options.crops_per_image
+        images = [range(span.start // count, -(-span.stop // count)) for span in spans]
         loader: Any = DataLoader(
             self.squares,
-            sampler=range(start // self.options.crops_per_image, len(self.squares)),
+            sampler=_Chained(images),
             batch_size=None,
             num_workers=self.workers,
             collate_fn=_identity,
             worker_init_fn=start_worker,
             generator=torch.Generator(),  # or a seed is drawn from the global generator
         )
+        found = iter(loader)
+        for span, numbers in zip(spans, images, strict=True):
+            some = itertools.chain.from_iterable(itertools.islice(found, len(numbers)))
+            yield (square for square in some if square["number"] in span)
+
+    def _batches(self, squares: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+        """Yield squares in order, batched if they have one size and are of one block."""
         batch: list[dict[str, Any]] = []
-        for square in itertools.chain.from_iterable(loader):
-            if square["number"] < start:
-                continue
+        for square in squares:
             full = len(batch) == self.options.batch_size
+            full = full or square["number"] % self.options.samples_per_shard == 0
             if batch and (full or _shape(batch[-1]) != _shape(square)):
                 yield batch
                 batch = []
@@ -417,12 +530,27 @@ def _latents(shard: Path) -> Iterator[NDArray[np.float64]]:
                 yield np.load(io.BytesIO(content)).astype(np.float64)
 
 
-def _next_shard(journal: Journal, writer: ShardWriter, stage: Stage, number: int) -> Stage:
-    stage.next, stage.samples = (number, 0), writer.samples
-    path = writer.finish()
-    stage.shard, stage.size = path.name, path.stat().st_size
-    journal.append(stage)
-    return Stage()
+def _warn(journal: Journal) -> None:
+    refused = sum(len(stage.refused) for stage in journal.stages)
+    if refused:
+        log.warning("%d squares were skipped; see %s for the reasons", refused, journal.path)
+
+
+class _Chained(Sampler[int]):
+    """Numbers of several ranges, one after the other.
+
+    Args:
+        ranges: The ranges.
+    """
+
+    def __init__(self, ranges: Sequence[range]) -> None:
+        self.ranges = ranges
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.chain.from_iterable(self.ranges)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.ranges))
 
 
 def _shape(item: dict[str, Any]) -> Any:
@@ -445,6 +573,24 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
+class Together:
+    """The processes of the command, which wait for one another without a limit.
+
+    Args:
+        trainer: The trainer, with more than one process.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.rank, self.size = trainer.global_rank, trainer.world_size
+        self._group: Any = dist.new_group(backend="gloo", timeout=timedelta(days=30))
+
+    def gather(self, own: Any) -> list[Any]:
+        """Return what each process gives, on all of them."""
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, own, group=self._group)
+        return found
+
+
 class Encode(Callback):
     """Encode before the first step, then end.
 
@@ -464,8 +610,10 @@ class Encode(Callback):
         """
         _check(self.options, trainer, pl_module)
         encoding = Encoding(self.options, trainer, pl_module)
-        with Journal(encoding.out / f"{NAME}.journal.jsonl") as journal:
-            encoding.run(journal)
+        if trainer.world_size > 1:
+            encoding.run_together(Together(trainer))
+        else:
+            encoding.run()
         raise Checked
 
 
@@ -482,10 +630,10 @@ def _check(options: EncodeOptions, trainer: Trainer, model: Any) -> None:
         )
     if not options.out:
         raise ConfigurationError("encode requires an output folder: give --encode.out FOLDER")
-    if trainer.world_size > 1:
+    if trainer.world_size > 1 and not isinstance(trainer.strategy, DDPStrategy):
         raise ConfigurationError(
-            f"encode runs in one process, but there are {trainer.world_size}: give "
-            "--trainer.devices 1"
+            f"encode on several processes needs a whole model on each, but the strategy is "
+            f"{type(trainer.strategy).__name__}: give --trainer.strategy ddp"
         )
     least = min(options.crops_per_image, options.batch_size, options.samples_per_shard)
     unit, crop = unit_of(model), options.crop

@@ -42,6 +42,7 @@ KINDS = {
     "degradation": "#/properties/degradation",
     "trainer": "#/$defs/trainer",
     "callbacks": "#/$defs/trainer/properties/callbacks",
+    "logger": "#/$defs/trainer/properties/logger",
     "backbone": "#/$defs/Space",
     "augment": "#/$defs/Augmentation",
 }

@@ -464,6 +464,7 @@ class SRDataModule(LightningDataModule):
         self.outputs: Outputs | None = None  # where predict writes; see commands/cli.py
         self._fingerprint = ""  # of the training images' keys
         self._datasets: dict[str, list[Images]] = {}
+        self._kept = ""  # stage whose next `setup` opens nothing
         self._left_out: set[str] = set()
         self._begun: dict[str, int] = {}  # finished frames of videos
         self._pool: PairPool | None = None
@@ -480,12 +481,26 @@ class SRDataModule(LightningDataModule):
         Raises:
             ValueError: If a source is missing, empty or unusable.
         """
+        if stage != self._kept:
+            self._open(stage)
+        self._kept = ""
         if stage == "fit":
-            self._datasets["train"] = [self._training_images()]
             degradation = self._datasets["train"][0].source.degradation or self.degradation
             if self.crops.scales is not None:
                 check_any_scale(degradation)
             self._pool = new_pool(degradation, self.batch_size, self._ranks()[1])
+
+    def keep_open(self, stage: str) -> None:
+        """Keep the sources of a ``setup`` that came early: the next one does not open them again.
+
+        Args:
+            stage: As in ``setup``.
+        """
+        self._kept = stage
+
+    def _open(self, stage: str) -> None:
+        if stage == "fit":
+            self._datasets["train"] = [self._training_images()]
         if stage in ("fit", "validate"):
             self._datasets["val"] = [self._prepared(*named) for named in self.val.items()]
         if stage == "test":

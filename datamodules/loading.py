@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import gc
 import multiprocessing
 import multiprocessing.util
 import os
@@ -41,12 +42,16 @@ def leave_signals_to_the_owner() -> None:
 
 
 @functools.cache  # once per process
-def end_workers_at_exit() -> None:
-    """End the workers with their owner, even after an error.
+def expect_workers() -> None:
+    """Prepare a process to own workers.
 
-    Python sends them one SIGTERM, which they survive, and then waits for them. This runs before.
+    They end with their owner, even after an error: Python sends them one SIGTERM, which they
+    survive, and then waits for them; ours comes before. And they do not collect what they inherit:
+    to free a video's decoder, FFmpeg waits for its threads, of which a fork has none.
     """
     atexit.register(_end_workers)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=gc.freeze)
 
 
 def _end_workers() -> None:
@@ -84,12 +89,11 @@ def loader_of(
         persistent: Whether to keep the workers from epoch to epoch.
     """
     if workers:
-        end_workers_at_exit()
+        expect_workers()
     return DataLoader(
         dataset,
         batch_sampler=sampler,
         num_workers=workers,
-        multiprocessing_context=None if dataset.forks or not workers else "spawn",
         collate_fn=collate,
         pin_memory=pin_memory,
         persistent_workers=persistent and workers > 0,

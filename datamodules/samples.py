@@ -211,8 +211,6 @@ class Images(Dataset[dict[str, Any]]):
         scale: The scale at which the images are used.
     """
 
-    forks = True  # whether readers may be forked from the process that owns them
-
     def __init__(self, source: Source, name: str, scale: float) -> None:
         self.source, self.name, self.scale = source, name, scale
         self.checked = False  # whether a batch was checked against the contract

@@ -137,7 +137,7 @@ class OneOf(_Several):
 class Shuffled(_Several):
     """Apply stages in an order drawn per image.
 
-    On a canvas every stage runs once for every place in the order, so the cost is quadratic in the
+    On a canvas stages run in a sequence that contains every order, so the cost is quadratic in the
     number of stages; image by image the order costs nothing.
 
     Args:
@@ -176,14 +176,23 @@ class Shuffled(_Several):
         return x
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
-        """Apply every stage at every place of the order, and select one for each image."""
-        for place in range(len(self.stages)):
-            result = canvas
-            for number, (name, stage) in enumerate(self._named()):
-                here = params["order"][:, place] == number
-                result = select(here, stage.run_on_canvas(canvas, params[name]), result)
-            canvas = result
+        """Apply the stages of `schedule`, each to the images whose next stage it is."""
+        order, named_stages = params["order"], self._named()
+        order = torch.nn.functional.pad(order, (0, 1), value=-1)  # after the last: none
+        place = torch.zeros_like(order[:, :1])
+        for number in self.schedule():
+            name, stage = named_stages[number]
+            here = (order.gather(1, place) == number)[:, 0]
+            canvas = select(here, stage.run_on_canvas(canvas, params[name]), canvas)
+            place = place + here.unsqueeze(1)
         return canvas
+
+    def schedule(self) -> Sequence[int]:
+        """Return the indices of stages in a sequence of which every order is a subsequence."""
+        # An order goes on to a next round wherever its indices fall: to the last one only if all
+        # fall, and then for the first stage.
+        count = len(self.stages)
+        return [*range(count)] * (count - 1) + [0]
 
 
 def name_stages(

@@ -1,4 +1,4 @@
-"""A page of image files: those of one scene with the slider between them, and NIQE.
+"""A page of image files: those of one scene with the slider between them, and numbers.
 
     predict.html      the page; it shows files of its folder where a browser can
     .predict_html     what else it shows: bicubic, and previews of large files; `numbers.json`
@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import urllib.parse
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,22 +52,48 @@ class Part(NamedTuple):
     label: Name of the method.
     file: The image.
     enlarged: Whether it is enlarged to the scene's size, by bicubic.
+    cut: Whether only its upper left part of the scene's size is shown.
+    caption: Its numbers; None for NIQE.
     """
 
     label: str
     file: Path
     enlarged: bool = False
+    cut: bool = False
+    caption: str | None = None
 
 
 class Scene(NamedTuple):
-    """Images to compare; the last one gives the size.
+    """Images to compare.
 
     key: Its name.
     parts: At least one.
+    whole: Number of the part that gives the size.
+    left: Number of the part that is on the left of the slider at first.
+    right: The same for its right.
     """
 
     key: str
     parts: Sequence[Part]
+    whole: int = -1
+    left: int = 0
+    right: int = 1
+
+
+class PageTable(NamedTuple):
+    """A table above the images.
+
+    headings: Of the columns.
+    rows: Text of the cells; the first of each row names it.
+    notes: Lines below the table.
+    texts: Headings of further columns of text; all others are numbers.
+    """
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+    texts: Sequence[str] = ()
 
 
 @dataclass
@@ -77,12 +103,16 @@ class Content:
     facts: Names and values.
     links: Names and files of what is not shown.
     notes: What the reader should know.
+    tables: Numbers of all images.
+    lists: Headings and lines of lists that open with a click.
     """
 
     title: str
     facts: list[tuple[str, str]] = field(default_factory=list)
     links: list[tuple[str, Path]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    tables: list[PageTable] = field(default_factory=list)
+    lists: list[tuple[str, Sequence[str]]] = field(default_factory=list)
 
 
 def write_images_page(
@@ -115,10 +145,10 @@ def write_images_page(
         figures=figures,
         links=[(name, maker.address(file)) for name, file in content.links[:LISTED]],
         more=max(more, 0),
-        niqe=maker.niqe is not None,
+        niqe=maker.shows_niqe,
+        listed=LISTED,
     )
     write_whole(page, text)
-    log.info("before and after: %s", page)
 
 
 class _Maker:
@@ -128,7 +158,7 @@ class _Maker:
         self.page, self.folder = page, page.with_name(f".{page.stem}_html")
         # float64, which some devices do not have.
         self.device = device if device is not None and device.type == "cuda" else "cpu"
-        self.niqe = _niqe()
+        self.shows_niqe = False
         self.used: set[str] = set()  # previews
         self.numbers: dict[str, float | None] = {}  # NIQE by digest
         try:
@@ -144,44 +174,64 @@ class _Maker:
             ValueError: If it is damaged.
         """
         sizes = [size_of(part.file) for part in scene.parts]
-        size = sizes[-1]
+        size = sizes[scene.whole]
         shown = _reduced(size)
-        tiles = [self._tile(part, size, shown) for part in scene.parts]
+        cut = [part.cut and own != size for part, own in zip(scene.parts, sizes, strict=True)]
+        parts = [part._replace(cut=cuts) for part, cuts in zip(scene.parts, cut, strict=True)]
+        tiles = [self._tile(part, size, shown) for part in parts]
         whole = f"{size[1]}x{size[0]} pixels"
         others = {f"{w}x{h}": None for h, w in sizes if (h, w) != size}
         about = f"{', '.join(others)} → {whole}" if others else whole
         if shown != size:
             about += f", shown at {shown[1]}x{shown[0]}"
-        return Figure(scene.key, about, shown[1], shown[0], tiles, 0, min(1, len(tiles) - 1))
+        right = min(scene.right, len(tiles) - 1)
+        return Figure(scene.key, about, shown[1], shown[0], tiles, scene.left, right)
 
     def _tile(self, part: Part, size: Size, shown: Size) -> Tile:
         found = os.stat(part.file)
         state = [os.fspath(part.file.absolute()), found.st_size, found.st_mtime_ns]
-        wanted = size if part.enlarged else None
+        wanted = size if part.enlarged else ("cut", size) if part.cut else None
         digest = xxhash.xxh3_64_hexdigest(repr([*state, wanted, shown]).encode(errors="replace"))
         pixels = functools.cache(lambda: _read(part, size))
-        direct = not part.enlarged and shown == size and part.file.suffix.lower() in SHOWN
+        as_it_is = not part.enlarged and not part.cut
+        direct = as_it_is and shown == size and part.file.suffix.lower() in SHOWN
         address = self.address(part.file)
         if not direct:
             preview = self.folder / f"{digest}.jpg"
             self.used.add(preview.name)
             if not preview.exists():
                 _save(preview, resize(pixels(), shown) if shown != size else pixels())
-        caption = ""
-        if self.niqe is not None and shown == size:
-            value = self.known[digest] if digest in self.known else self._measured(pixels())
-            self.numbers[digest] = value
-            caption = "" if value is None else f"NIQE {value:.2f}"
+        caption = part.caption
+        if caption is None:
+            caption = self._niqe_of(digest, pixels) if shown == size else ""
         link = "" if direct or part.enlarged else address
         return Tile(part.label, address if direct else self.address(preview), caption, link)
 
-    def _measured(self, image: Tensor) -> float | None:
-        assert self.niqe is not None
-        image = image.to(self.device)
+    def _niqe_of(self, digest: str, pixels: Callable[[], Tensor]) -> str:
+        if self.niqe is None:
+            return ""
+        self.shows_niqe = True
+        if digest not in self.known:
+            image = pixels().to(self.device)
+            try:
+                self.known[digest] = float(self.niqe.compute(image, image, {}))
+            except TooSmall:
+                self.known[digest] = None
+        self.numbers[digest] = value = self.known[digest]
+        return "" if value is None else f"NIQE {value:.2f}"
+
+    @functools.cached_property
+    def niqe(self) -> NIQE | None:
+        """The metric, if its model is on this machine; nothing is fetched for a page."""
         try:
-            return float(self.niqe.compute(image, image, {}))
-        except TooSmall:
+            if weights.find(PRISTINE) is None:
+                return None
+            metric = NIQE()
+            metric.load()
+        except (OSError, ValueError) as error:
+            log.warning("the page has no NIQE: %s", error)
             return None
+        return metric
 
     def finish(self) -> None:
         """Keep the numbers, and remove previews that are used no more."""
@@ -217,22 +267,11 @@ def _reduced(size: Size) -> Size:
 
 def _read(part: Part, size: Size) -> Tensor:
     image = read_image(part.file)
+    if part.cut:
+        return image[..., : size[0], : size[1]]
     return resize(image, size) if part.enlarged else image
 
 
 def _save(path: Path, image: Tensor) -> None:
     with whole_file(path) as file:
         as_image(image).save(file, **JPEG)
-
-
-def _niqe() -> NIQE | None:
-    """Return the metric if its model is on this machine; nothing is fetched for a page."""
-    try:
-        if weights.find(PRISTINE) is None:
-            return None
-        metric = NIQE()
-        metric.load()
-    except (OSError, ValueError) as error:
-        log.warning("the page has no NIQE: %s", error)
-        return None
-    return metric

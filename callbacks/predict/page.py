@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from callbacks.pages.images import MOST, Content, Part, Scene, write_images_page
 from callbacks.predict.predictions import last_lines, outputs_in
 
+log = logging.getLogger(__name__)
 PAGE = "predict.html"
 ERRORS = 20  # that are named
 VIDEO = ".mp4"  # is a link
@@ -39,6 +41,7 @@ def write_predict_page(folder: Path, device: torch.device | None = None) -> None
     there = [name for name in there if not name.endswith(VIDEO)]
     if content.links or there or errors:
         write_images_page(folder / PAGE, _scenes(folder, there, lines), content, device)
+        log.info("before and after: %s", folder / PAGE)
 
 
 def _scenes(folder: Path, names: list[str], lines: dict[str, dict[str, Any]]) -> Iterator[Scene]:

@@ -332,24 +332,26 @@ class Writer(Callback):
         self._close()
         for what, count in self._lost.items():
             log.warning("%d images lost their %s: %s cannot hold it", count, what, self.format)
-        idle = self.skipped and not (self.written or self.unusable or self.failed)
-        log.log(
-            logging.WARNING if self.unusable or self.failed else logging.INFO,
-            "%s%s: %d images written, %d skipped (done before), %d unusable%s; a line for each "
-            "in %s",
-            *("nothing to do, all outputs are there: " if idle else "", self._root),
-            *(self.written, self.skipped, self.unusable),
-            *(f", {self.failed} failed" if self.failed else "", NAME),
-        )
-        counts = torch.tensor([self.written + self.skipped, self.unusable + self.failed])
+        # A sum over all processes, so each has written its images when this is done.
+        own = torch.tensor([self.written, self.unusable, self.failed])
         strategy = trainer.strategy
-        outputs, faults = strategy.reduce(counts.to(strategy.root_device), reduce_op="sum").tolist()
-        if faults and not outputs:
-            raise ValueError(
-                f"none of the {faults} inputs could be enlarged: {self._root / NAME} has the "
-                "reason for each"
+        counts = strategy.reduce(own.to(strategy.root_device), reduce_op="sum")
+        written, unusable, failed = counts.tolist()
+        idle = self.skipped and not counts.any()
+        if trainer.is_global_zero:
+            log.log(
+                logging.WARNING if unusable or failed else logging.INFO,
+                "%s%s: %d images written, %d skipped (done before), %d unusable%s; a line for each "
+                "in %s",
+                *("nothing to do, all outputs are there: " if idle else "", self._root),
+                *(written, self.skipped, unusable),
+                *(f", {failed} failed" if failed else "", NAME),
             )
-        # After `reduce`, for which all processes have written their images.
+        if counts.any() and not written and not self.skipped:
+            raise ValueError(
+                f"none of the {unusable + failed} inputs could be enlarged: {self._root / NAME} "
+                "has the reason for each"
+            )
         if self.page and trainer.is_global_zero:
             try:
                 write_predict_page(self._root, pl_module.device)

@@ -107,21 +107,23 @@ class RunNumbers(NamedTuple):
     name: The run as given by the user.
     folder: The run's directory.
     results: Numbers of whole datasets.
+    measured: Numbers of single images; None for those in the run's directory.
     """
 
     name: str
     folder: Path
     results: list[Result]
+    measured: list[ImageNumbers] | None = None
 
     def images(self) -> dict[str, list[ImageNumbers]]:
-        """Read the numbers of single images, one entry per seed, by ``identity`` of their result.
+        """Return the numbers of single images, one entry per seed, by ``identity`` of their result.
 
         Raises:
             FileNotFoundError: If the run has none.
             ValueError: If their file is damaged.
         """
         found: dict[str, list[ImageNumbers]] = {}
-        for numbers in load_images(self.folder):
+        for numbers in load_images(self.folder) if self.measured is None else self.measured:
             found.setdefault(identity(numbers), []).append(numbers)
         return found
 
@@ -397,24 +399,35 @@ def table(a: str, b: str, comparisons: Sequence[Comparison]) -> Table:
         b: Name of the second one.
         comparisons: At least one.
     """
-    protocols: dict[str, None] = {}
-    notes: list[str] = []
     shown = Table(title=Text(f"A: {a}\nB: {b}"), title_justify="left", caption_justify="left")
     for name in ("dataset", "scale", "metric", "n", "A", "B", "A - B", "95 % interval", ""):
         shown.add_column(name, justify="left" if name in ("dataset", "metric", "") else "right")
-    for of_a, of_b, interval, said, remarks in comparisons:
-        difference = of_a["value"] - of_b["value"]
-        between = "-" if interval is None else f"{_signed(interval[0])} to {_signed(interval[1])}"
-        counts = dict.fromkeys((str(of_a["n"]), str(of_b["n"])))
-        shown.add_row(
-            *(escape(of_a["dataset"]), f"x{of_a['scale']:g}", escape(of_a["metric"])),
-            *("/".join(counts), shown_value(of_a), shown_value(of_b)),
-            *("-" if math.isnan(difference) else _signed(difference), between, said),
-        )
-        protocols[f"{of_a['metric']}: {describe(_protocol(of_a, False))}"] = None
-        notes += [f"{_place(of_a)}: {remark}" for remark in remarks]
-    shown.caption = Text("\n".join([*protocols, *notes]))
+    for each in comparisons:
+        place = each.a["dataset"], f"x{each.a['scale']:g}", each.a["metric"]
+        shown.add_row(*map(escape, place), *cells(each))
+    shown.caption = Text("\n".join([*protocols(comparisons), *notes(comparisons)]))
     return shown
+
+
+def cells(compared: Comparison) -> list[str]:
+    """Return a comparison's text: n, A, B, A - B, the interval, and the verdict."""
+    a, b, interval = compared.a, compared.b, compared.interval
+    difference = a["value"] - b["value"]
+    between = "-" if interval is None else f"{_signed(interval[0])} to {_signed(interval[1])}"
+    counts = dict.fromkeys((str(a["n"]), str(b["n"])))
+    shown = "-" if math.isnan(difference) else _signed(difference)
+    return ["/".join(counts), shown_value(a), shown_value(b), shown, between, compared.verdict]
+
+
+def protocols(comparisons: Sequence[Comparison]) -> list[str]:
+    """Return a line for each metric and protocol of comparisons."""
+    lines = (f"{each.a['metric']}: {describe(_protocol(each.a, False))}" for each in comparisons)
+    return list(dict.fromkeys(lines))
+
+
+def notes(comparisons: Sequence[Comparison]) -> list[str]:
+    """Return all notes of comparisons, with the number that each belongs to."""
+    return [f"{_place(each.a)}: {note}" for each in comparisons for note in each.notes]
 
 
 def _signed(value: float) -> str:
@@ -422,7 +435,7 @@ def _signed(value: float) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command.
+    """Run the command on runs; ``main.py compare`` takes folders of images, too.
 
     Args:
         arguments: Command-line arguments; those of this process by default.

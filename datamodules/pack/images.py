@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datamodules.files.captions import caption_of
+from datamodules.files.captions import CAPTIONS, caption_of
 from datamodules.files.decode import FORMATS, DecodedImage, UnreadableImage, decode
-from datamodules.pack.inputs import Entry, File, Place, role_of
-from datamodules.sources.paired import misfit
+from datamodules.files.pairs import misfit
+from datamodules.pack.inputs import role_of
+from datamodules.pack.places import Entry, FetchError, File, Place
 from files.paths import read_bytes
 from files.png_text import open_image
 
@@ -339,7 +340,7 @@ def _cut(plane: Pixels, top: int, left: int, size: int, factor: int) -> Pixels:
 MAX_PIXELS = 2 * 89_478_485  # where Pillow reports a decompression bomb
 
 # Reading a pickle executes its code: our readers never do, and others should not.
-SIDECARS = {"txt": (".txt", ".TXT", ".caption"), "json": (".json", ".JSON")}
+SIDECARS = {"txt": CAPTIONS, "json": (".json", ".JSON")}
 PICKLES = frozenset({"pyd", "pkl", "pickle", "pt", "pth"})
 Members = dict[str, bytes]  # suffix: content
 
@@ -429,6 +430,8 @@ def process(recipe: Recipe, entry: Entry) -> Outcome:
     except Refusal as error:
         return Outcome([], reason=error.reason, message=str(error))
     except UnreadableImage as error:
+        return Outcome([], reason=error.reason, message=str(error))
+    except FetchError as error:
         return Outcome([], reason=error.reason, message=str(error))
     except FileNotFoundError as error:
         message = f"{error.filename}: no such file" if error.filename else str(error)

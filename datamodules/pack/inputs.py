@@ -6,14 +6,16 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
+from datamodules.files.pairs import match
 from datamodules.files.paths import braced, by_key, image_key, images_of
+from datamodules.pack.places import Entry, File, Place, Refused, Stretch
+from datamodules.pack.web import Fetch, Rows, is_table, is_url_list
 from datamodules.shards.index import METADATA, build_index, same_key_in_tars, split_name
-from datamodules.sources.paired import match
 from files.paths import (
     IMAGE_EXTENSIONS,
     expand_path,
@@ -21,7 +23,6 @@ from files.paths import (
     has_wildcard,
     is_image,
     open_regular,
-    read_bytes,
     read_text,
 )
 
@@ -181,91 +182,16 @@ SIZED = re.compile(r"(.+?)\s+\(\d+(?:\s*,\s*\d+){1,2}\)(?:\s+\d+)?")  # BasicSR'
 TEXT = 4096  # bytes of a list that are checked before it is read
 
 
-class Place(Protocol):
-    """A place with the bytes of one member."""
-
-    @property
-    def where(self) -> str:
-        """Its name in messages."""
-
-    def read(self) -> bytes:
-        """Return the bytes.
-
-        Raises:
-            OSError: If they cannot be read.
-        """
-
-
-class File(NamedTuple):
-    """A file."""
-
-    path: str
-
-    @property
-    def where(self) -> str:
-        """Its path."""
-        return self.path
-
-    def read(self) -> bytes:
-        """Return the whole file."""
-        return read_bytes(self.path)
-
-
-class Stretch(NamedTuple):
-    """A member of a tar."""
-
-    path: str
-    name: str
-    offset: int
-    size: int
-
-    @property
-    def where(self) -> str:
-        """The tar and the member's name."""
-        return f"{self.path}: {self.name}"
-
-    def read(self) -> bytes:
-        """Return the member's bytes.
-
-        Raises:
-            OSError: If the tar ends before them.
-        """
-        with open_regular(self.path) as file:
-            file.seek(self.offset)
-            data = file.read(self.size)
-        if len(data) != self.size:
-            raise OSError(f"{self.where}: the tar was truncated after it was listed")
-        return data
-
-
-class Entry(NamedTuple):
-    """One input: its key, and its members by suffix (``png``, ``hr.png``, ``txt``).
-
-    A suffix that ends with a role alone (empty, ``hr.``, ``lr.``) is an image whose format is known
-    from its bytes only.
-    """
-
-    key: str
-    members: dict[str, Place]
-
-
-class Refused(NamedTuple):
-    """A refused input: its key, its place, the reason in a word or two, and a message."""
-
-    key: str
-    path: str
-    reason: str
-    message: str
-
-
 class Inputs(NamedTuple):
     """The inputs in the order of packing, and those that were refused by name."""
 
-    entries: list[Entry]
+    entries: Sequence[Entry]
     refused: list[Refused]
 
     def digest(self) -> str:
-        """Return the hash of the keys and of their members' places."""
+        """Return the hash of the keys and of their members' places, or of the list of addresses."""
+        if isinstance(self.entries, Rows):
+            return self.entries.digest()
         whole = hashlib.blake2b(digest_size=16)
         for entry in self.entries:
             names = [entry.key, *(f"{suffix}={p.where}" for suffix, p in entry.members.items())]
@@ -287,6 +213,8 @@ def find_inputs(
     lr_suffix: str = "",
     shard_in_key: bool = False,
     root: str | None = None,
+    columns: tuple[str, str | None] = ("url", None),
+    fetch: Fetch | None = None,
 ) -> Inputs:
     """List what to pack. Only names are read.
 
@@ -296,6 +224,8 @@ def find_inputs(
         lr_suffix: Suffix of an LR key after the HR's key.
         shard_in_key: Prefix keys with their tar's name.
         root: Folder to which the paths in a text file are relative; its own folder by default.
+        columns: In a table of addresses, their column, and that of the captions.
+        fetch: How addresses are fetched.
 
     Raises:
         ValueError: If there are no images, they cannot be read, keys are not unique, or HR and LR
@@ -304,6 +234,11 @@ def find_inputs(
     for one in (source, lr or ""):
         if REMOTE.match(one) and not os.path.lexists(one):
             raise ValueError(f"{one} is remote: download it first, and pack the files")
+    path = Path(expand_path(source, "SOURCE"))
+    if is_table(path) or (not is_tars(source) and _is_list(path) and is_url_list(path)):
+        if lr is not None:
+            raise ValueError(f"SOURCE {source!r} is a list of addresses, which have no --lr")
+        return Inputs(Rows(path, *columns, fetch or Fetch()), [])
     refused: list[Refused] = []
     if lr is None:
         entries = _entries_of(Source(source, root), refused, shard_in_key)

@@ -1,4 +1,4 @@
-"""The packer's journal, report and worker processes.
+"""The packer's journal, and its worker processes.
 
 The first line has the inputs and options. Each finished shard adds a line, written when the shard
 has its final name: the inputs in it, by their hashes, and the inputs that were refused or left out
@@ -14,19 +14,18 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
-from datamodules.pack.inputs import Entry, Inputs, Refused
-from datamodules.shards.writer import find_shards
-from files.owned import remove_file, write_whole
+from datamodules.shards.writer import ShardWriter, find_shards
+from files.owned import remove_file
 
 try:
     import fcntl
@@ -46,20 +45,46 @@ class Stage:
         shard: Name of the shard; "" in the last line.
         size: Size of the shard in bytes.
         samples: Number of samples in it.
+        checksum: xxh3_128 of the shard, hexadecimal.
         kept: Number and hash of each input that begins in it.
         refused: Number, reason and message of each refused input.
-        duplicates: Number of each duplicate, and number of the input it equals.
-        notes: Counted events.
+        duplicates: Number of each duplicate, number of the input it equals, and its hash.
+        notes: Numbers of the inputs with each event.
     """
 
     next: tuple[int, int] = (0, 0)
     shard: str = ""
     size: int = 0
     samples: int = 0
+    checksum: str = ""
     kept: list[tuple[int, str]] = field(default_factory=list)
     refused: list[tuple[int, str, str]] = field(default_factory=list)
-    duplicates: list[tuple[int, int]] = field(default_factory=list)
-    notes: Counter[str] = field(default_factory=Counter)
+    duplicates: list[tuple[int, int, str]] = field(default_factory=list)
+    notes: dict[str, list[int]] = field(default_factory=dict)
+
+    def note(self, what: str, number: int) -> None:
+        """Note an event of an input."""
+        self.notes.setdefault(what, []).append(number)
+
+    def finished(self, writer: ShardWriter, next_: tuple[int, int]) -> Stage:
+        """Complete the writer's shard, and this stage with it.
+
+        Args:
+            writer: It has at least one sample.
+            next_: The input, and the sample of it, with which the next shard begins.
+
+        Raises:
+            OSError: If the shard cannot be written.
+        """
+        self.next, self.samples = next_, writer.samples
+        path = writer.finish()
+        self.shard, self.size, self.checksum = path.name, path.stat().st_size, writer.checksum
+        return self
+
+    @property
+    def short(self) -> Stage:
+        """Return the stage without its inputs."""
+        return Stage(self.next, self.shard, self.size, self.samples, self.checksum)
 
 
 class Journal:
@@ -78,7 +103,7 @@ class Journal:
         self._file = path.open("a+b")
         self._lock()
         self.job: dict[str, Any] = {}
-        self.stages: list[Stage] = []
+        self._short: list[Stage] = []  # millions of inputs would not fit into memory
         self._read()
 
     def __enter__(self) -> Journal:
@@ -99,12 +124,17 @@ class Journal:
     @property
     def done(self) -> bool:
         """Whether everything is packed."""
-        return bool(self.stages) and not self.stages[-1].shard
+        return bool(self._short) and not self._short[-1].shard
 
     @property
     def finished(self) -> list[Stage]:
-        """The stages that ended with a shard."""
-        return [stage for stage in self.stages if stage.shard]
+        """The stages that ended with a shard, without their inputs."""
+        return [stage for stage in self._short if stage.shard]
+
+    @property
+    def stages(self) -> Iterator[Stage]:
+        """All stages with their inputs, read from the file one by one."""
+        return read_journal(self.path)[1]
 
     def begin(self, job: dict[str, Any]) -> None:
         """Clear the journal, and write its first line.
@@ -113,13 +143,13 @@ class Journal:
             job: Inputs and options, in types that JSON keeps.
         """
         self._file.truncate(0)
-        self.job, self.stages = job, []
+        self.job, self._short = job, []
         self._write({"journal": VERSION, "job": job})
 
     def append(self, stage: Stage) -> None:
         """Append a stage; it is on the disk when this returns."""
         self._write(vars(stage))
-        self.stages.append(stage)
+        self._short.append(stage.short)
 
     def _write(self, content: dict[str, Any]) -> None:
         self._file.write(json.dumps(content, separators=(",", ":")).encode() + b"\n")
@@ -143,25 +173,55 @@ class Journal:
 
     def _read(self) -> None:
         self._file.seek(0)
-        lines = self._file.read().splitlines(keepends=True)
-        first = _parsed(lines[0]) if lines else None
-        if lines and not lines[0].startswith(BEGINNING[: len(lines[0])]):
+        first = self._file.readline()
+        if first and not first.startswith(BEGINNING[: len(first)]):
             self._file.close()
             raise ValueError(
                 f"{self.path} is another program's file and would be replaced: move it away, or "
                 "give another folder or name"
             )
-        if first is None or first.get("journal") != VERSION:
+        job = _job(first)
+        if job is None:
             return
-        self.job, good = first["job"], len(lines[0])
-        for line in lines[1:]:
-            # A line that a kill or a full disk cut off does not count.
-            stage = _stage(_parsed(line) or {})
-            if stage is None:
-                break
-            self.stages.append(stage)
-            good += len(line)
+        self.job, good = job, len(first)
+        for length, stage in _stages(self._file):
+            self._short.append(stage.short)
+            good += length
         self._file.truncate(good)
+
+
+def read_journal(path: Path) -> tuple[dict[str, Any], Iterator[Stage]]:
+    """Return job and stages of a journal that another process may be writing.
+
+    Args:
+        path: Its path; a missing one is empty.
+    """
+    if not path.is_file():
+        return {}, iter(())
+    with path.open("rb") as file:
+        job = _job(file.readline())
+    return job or {}, _stages_of(path) if job is not None else iter(())
+
+
+def _stages_of(path: Path) -> Iterator[Stage]:
+    with path.open("rb") as file:
+        file.readline()
+        for _, stage in _stages(file):
+            yield stage
+
+
+def _job(line: bytes) -> dict[str, Any] | None:
+    first = _parsed(line) if line.startswith(BEGINNING) else None
+    return first["job"] if first is not None and first.get("journal") == VERSION else None
+
+
+def _stages(file: IO[bytes]) -> Iterator[tuple[int, Stage]]:
+    for line in file:
+        # A line that a kill or a full disk cut off does not count.
+        stage = _stage(_parsed(line) or {})
+        if stage is None:
+            return
+        yield len(line), stage
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
@@ -180,103 +240,18 @@ def _stage(content: dict[str, Any]) -> Stage | None:
             shard=content["shard"],
             size=content["size"],
             samples=content["samples"],
+            checksum=content.get("checksum", ""),
             kept=[(number, digest) for number, digest in content["kept"]],
             refused=[(number, reason, message) for number, reason, message in content["refused"]],
-            duplicates=[(number, other) for number, other in content["duplicates"]],
-            notes=Counter(content["notes"]),
+            duplicates=[(one[0], one[1], (*one, "")[2]) for one in content["duplicates"]],
+            # A journal of 0.1.0 has counts.
+            notes={
+                what: [-1] * numbers if isinstance(numbers, int) else list(numbers)
+                for what, numbers in content["notes"].items()
+            },
         )
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         return None
-
-
-SHOWN = 5  # refused inputs on the screen; all are in the file
-
-
-def make_report(journal: Journal, inputs: Inputs) -> dict[str, Any]:
-    """Return the report of a finished packing.
-
-    Args:
-        journal: Its journal.
-        inputs: Its inputs.
-    """
-    refused = list(inputs.refused)
-    duplicates, notes = [], Counter[str]()
-    for stage in journal.stages:
-        for number, reason, message in stage.refused:
-            entry = inputs.entries[number]
-            refused.append(Refused(entry.key, _path(entry), reason, message))
-        for number, other in stage.duplicates:
-            entry, first = inputs.entries[number], inputs.entries[other]
-            duplicates.append({"key": entry.key, "path": _path(entry), "same_as": first.key})
-        notes.update(stage.notes)
-    finished = journal.finished
-    return {
-        "options": journal.job["options"],
-        "counts": {
-            "inputs": len(inputs.entries) + len(inputs.refused),
-            "packed": sum(len(stage.kept) for stage in finished),
-            "samples": sum(stage.samples for stage in finished),
-            "shards": len(finished),
-            "bytes": sum(stage.size for stage in finished),
-            "refused": len(refused),
-            "duplicates": len(duplicates),
-            "refused_by_reason": dict(Counter(r.reason for r in refused).most_common()),
-            "notes": dict(sorted(notes.items())),
-        },
-        "refused": [one._asdict() for one in refused],
-        "duplicates": duplicates,
-        "shards": [stage.shard for stage in finished],
-    }
-
-
-def _path(entry: Entry) -> str:
-    return next(iter(entry.members.values())).where
-
-
-def save_report(report: dict[str, Any], path: Path) -> None:
-    """Write the report atomically.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
-    write_whole(path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-
-
-def print_report(report: dict[str, Any], path: Path) -> None:
-    """Log a summary of the report.
-
-    Args:
-        report: The result of ``make_report``.
-        path: File of the whole report.
-    """
-    counts, refused, duplicates = report["counts"], report["refused"], report["duplicates"]
-    for one in refused[:SHOWN]:
-        log.error("refused (%s): %s", one["reason"], one["message"])
-    if refused:
-        reasons = ", ".join(f"{n} {reason}" for reason, n in counts["refused_by_reason"].items())
-        log.error("refused by reason: %s; all are listed in %s", reasons, path)
-    if duplicates:
-        one = duplicates[0]
-        log.info(
-            "%s: the same bytes as an earlier one, and %s, such as %s, which is %s",
-            counted(len(duplicates), "image"),
-            "kept" if report["options"]["--keep-duplicates"] else "left out",
-            one["key"],
-            one["same_as"],
-        )
-    for note, count in counts["notes"].items():
-        log.info("%s: %d", note, count)
-    samples = ""
-    if counts["samples"] != counts["packed"]:
-        samples = f" as {counted(counts['samples'], 'sample')}"
-    log.info(
-        "%s packed%s into %s (%.1f MB), %d refused",
-        counted(counts["packed"], "image"),
-        samples,
-        counted(counts["shards"], "shard"),
-        counts["bytes"] / 1e6,
-        counts["refused"],
-    )
 
 
 def counted(number: int, what: str) -> str:
@@ -286,6 +261,8 @@ def counted(number: int, what: str) -> str:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Prepare = Callable[[list[Item]], list[Item]]
+PREPARED = 64  # inputs that a worker prepares at once
 CHUNK = 4  # inputs sent to a worker at once: a message costs as much as a tiny image
 AHEAD = 3  # chunks queued or finished per worker; more would only take memory
 FEW = 16  # so few inputs do not justify starting processes
@@ -300,7 +277,11 @@ def usable_cores() -> int:
 
 
 def in_order(
-    function: Callable[[Item], Result], items: Sequence[Item], workers: int
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int,
+    count: int | None = None,
+    prepare: Prepare[Item] | None = None,
 ) -> Generator[Result, None, None]:
     """``map(function, items)`` in several processes, which end with this one, however it ends.
 
@@ -308,13 +289,17 @@ def in_order(
         function: A picklable function that depends only on its argument.
         items: Its arguments; a few are processed in this process.
         workers: Largest number of processes; with 1, everything runs in this process.
+        count: Number of items, if they have no length.
+        prepare: Prepares some items at once, where they are processed, such as by downloads.
 
     Raises:
         ValueError: If a worker died.
     """
-    workers = min(workers, -(-len(items) // FEW))
+    count = len(items) if isinstance(items, Sized) else count
+    workers = min(workers, -(-(count or 0) // FEW))
     if workers <= 1:
-        yield from map(function, items)
+        for some in _chunks(items, prepare):
+            yield from _each(function, some, prepare)
         return
     # Not a fork of this process, which has threads (of the progress bar), and whose open pipe ends
     # would keep orphans waiting.
@@ -322,7 +307,7 @@ def in_order(
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     pool = ProcessPoolExecutor(workers, context, initializer=_start)
     try:
-        yield from _ordered(pool, function, items, workers)
+        yield from _ordered(pool, function, items, workers, prepare)
     except BrokenProcessPool as error:
         raise ValueError(
             "a worker process died, perhaps out of memory: run the same command with fewer "
@@ -336,22 +321,28 @@ def in_order(
 def _ordered(
     pool: ProcessPoolExecutor,
     function: Callable[[Item], Result],
-    items: Sequence[Item],
+    items: Iterable[Item],
     workers: int,
+    prepare: Prepare[Item] | None,
 ) -> Iterator[Result]:
-    source = iter(items)
-    chunks = iter(lambda: list(islice(source, CHUNK)), [])
     waiting: deque[Future[list[Result]]] = deque()
-    for chunk in chunks:
-        waiting.append(pool.submit(_each, function, chunk))
+    for chunk in _chunks(items, prepare):
+        waiting.append(pool.submit(_each, function, chunk, prepare))
         if len(waiting) >= AHEAD * workers:
             yield from waiting.popleft().result()
     while waiting:
         yield from waiting.popleft().result()
 
 
-def _each(function: Callable[[Item], Result], items: list[Item]) -> list[Result]:
-    return [function(item) for item in items]
+def _chunks(items: Iterable[Item], prepare: Prepare[Item] | None) -> Iterator[list[Item]]:
+    source, size = iter(items), CHUNK if prepare is None else PREPARED
+    return iter(lambda: list(islice(source, size)), [])
+
+
+def _each(
+    function: Callable[[Item], Result], items: list[Item], prepare: Prepare[Item] | None
+) -> list[Result]:
+    return [function(item) for item in (items if prepare is None else prepare(items))]
 
 
 def _start() -> None:

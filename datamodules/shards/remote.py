@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import random
 import re
 import subprocess
 import time
@@ -16,8 +17,6 @@ from typing import IO, Any, TypeVar, cast
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem, sync
-
-from degradations.draws import seed_of
 
 log = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds
@@ -117,7 +116,7 @@ class Attempts:
         waited = time.monotonic() - self._began
         pause = min(FIRST_PAUSE * 2 ** (self.count - 1), LONGEST_PAUSE)
         # Jitter, so that processes that failed together do not retry together.
-        pause *= (1 + seed_of(self.url, self.count, os.getpid()) / 2**63) / 2
+        pause *= random.Random(f"{self.url} {self.count} {os.getpid()}").uniform(0.5, 1)
         if self.count > self.policy.retries or waited + pause > self.policy.deadline:
             wrong = isinstance(error, WrongContent)
             fix = "get or pack the file again" if wrong else "check the address and the network"

@@ -37,6 +37,7 @@ class ShardWriter:
     ) -> None:
         self.out, self.name, self.most, self.size, self.number = out, name, most, size, first
         self.samples = 0
+        self.checksum = ""  # xxh3_128 of the last complete shard
         self._bytes = 0
         self._file: IO[bytes] | None = None
         self._tar: TarWriter | None = None
@@ -94,7 +95,9 @@ class ShardWriter:
         # The index first: without its shard, it is never read.
         place = index_places(path, path)[0]
         remove_leftovers(place)
-        save_index(build_index(self._part, checksums=True, sizes=True), place)
+        index = build_index(self._part, checksums=True, sizes=True)
+        self.checksum = index.checksum or ""
+        save_index(index, place)
         put_in_place(self._part, path)
         sync_folder(self.out)
         self._tar = self._file = None

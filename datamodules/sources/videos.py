@@ -105,9 +105,6 @@ class VideoFrames(PredictImages, IterableDataset[dict[str, Any]]):
     """
 
     source: Videos
-    # A decoder or encoder of the owner would wait forever for its threads, which are not forked,
-    # when the worker frees it.
-    forks = False
 
     def start(
         self, done: set[str], begun: Mapping[str, int], seed: int, ranks: tuple[int, int]

@@ -40,8 +40,6 @@ class BitwiseSpace(Space):
         ValueError: If there are no grids, or they become smaller.
     """
 
-    fp16_overflows = True
-
     def __init__(
         self,
         vae: BitwiseVAE | None = None,
@@ -110,7 +108,7 @@ class BitwiseSpace(Space):
         Returns:
             (B, 3, h factor, w factor), about [0, 1], not clamped.
         """
-        return self.in_range(self.vae.decode, total)
+        return self.vae.decode(total)
 
     def load_official(self, path: str | Path) -> None:
         """Load a released file, or a run of ``Tokenizer``."""

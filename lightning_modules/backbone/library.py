@@ -17,9 +17,9 @@ import torch
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from files.paths import expand_path
+from lightning_modules.networks.running import recomputed, to_channels_last
 from lightning_modules.weights import refuse
 
 
@@ -154,9 +154,7 @@ def run_as(network: Any, flags: Flags) -> None:
     if network.dtype != dtype:
         nn.Module.to(network, dtype)  # diffusers' own method warns about absent modules
     if flags.channels_last:
-        for parameter in network.parameters():  # not `to`, which refuses 3-D convolutions
-            if parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        to_channels_last(network)
     if flags.gradient_checkpointing:
         if network._supports_gradient_checkpointing:
             network.enable_gradient_checkpointing()
@@ -169,13 +167,7 @@ def run_as(network: Any, flags: Flags) -> None:
 def _compute_again(network: Any) -> None:
     """Add gradient checkpointing to U-Nets for which diffusers has none, such as for video."""
     for block in (*network.down_blocks, network.mid_block, *network.up_blocks):
-        block.forward = partial(_checkpointed, block.forward)
-
-
-def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    if torch.is_grad_enabled():
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-    return forward(*args, **kwargs)
+        block.forward = partial(recomputed, block.forward)
 
 
 PIXELS = 1024 * 1024  # of frames per call of an autoencoder

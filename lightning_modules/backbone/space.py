@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from lightning_modules.networks.autoencoders import (
     taef2_encoder,
     vq_from_official,
 )
+from lightning_modules.networks.precision import Float32, without_fp16
 from lightning_modules.noise import Noise
 from lightning_modules.weights import fingerprint, fit, fit_part, read_file, read_weights
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Space(nn.Module, ABC):
+class Space(Float32, ABC):
     """Base class of the spaces.
 
     Args:
@@ -207,12 +208,7 @@ class Space(nn.Module, ABC):
             network: Its encoder or decoder.
             x: The input.
         """
-        kind = x.device.type
-        fp16 = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
-        if not (fp16 and self.fp16_overflows):
-            return network(x)
-        with torch.autocast(kind, enabled=False):
-            return network(x.float())
+        return without_fp16(network, x) if self.fp16_overflows else network(x)
 
     @property
     def identity(self) -> str:
@@ -235,16 +231,6 @@ class Space(nn.Module, ABC):
         """Stay in evaluation mode unless the autoencoder trains."""
         super().train(mode and self._trains)
         return self
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # With bf16-true and 16-true, rounding would flip codes, which are signs near zero, and
-        # decoders would add an error that no denoiser corrects. Images are float32 anyway.
-        def moved(tensor: Tensor) -> Tensor:
-            found = fn(tensor)
-            return found if found.dtype == tensor.dtype else tensor.to(found.device)
-
-        found: Self = super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
-        return found
 
 
 class PixelSpace(Space):

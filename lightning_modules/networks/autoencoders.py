@@ -25,6 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_modules.networks.precision import Float32, without_fp16
+
 if TYPE_CHECKING:
     from diffusers import VQModel
 
@@ -157,8 +159,8 @@ _INNER = re.compile(r"(?<!sample)\.(conv|norm)(?=\.(weight|bias)$)")
 _MASK = re.compile(r"^quantizer?e?\.lfq\.mask$")  # powers of two, for codes as integers
 
 
-class BitwiseVAE(nn.Module):
-    """Autoencoder with latents of d channels.
+class BitwiseVAE(Float32):
+    """Autoencoder with latents of d channels; its weights stay in float32.
 
     The default is that of NSARM and Infinity-8B: 8 pixels per position, 14 bits, 81.62 M
     parameters. With five widths, 128 256 512 512 512, and 16 to 64 bits it is that of Infinity-2B,
@@ -222,12 +224,8 @@ class BitwiseVAE(nn.Module):
         """Pixels per position of the latent, along a side."""
         return 2 ** (len(self.encoder.down_blocks) - 1)
 
-    @property
-    def _dtype(self) -> torch.dtype:
-        return self.encoder.conv_in.weight.dtype
-
     def encode(self, images: Tensor) -> Tensor:
-        """Encode, without quantising; in the weights' type at any precision, since signs count.
+        """Encode, without quantising; in float32 at any precision, since signs count.
 
         Args:
             images: (B, 3, H, W) in [0, 1], sides multiples of ``factor``.
@@ -242,11 +240,11 @@ class BitwiseVAE(nn.Module):
         if h % self.factor or w % self.factor:
             raise ValueError(f"images are {h}x{w}; expected multiples of {self.factor}")
         with torch.autocast(images.device.type, enabled=False):
-            f: Tensor = self.encoder((2 * images.float() - 1).to(self._dtype))
-        return f.float()
+            f: Tensor = self.encoder(2 * images.float() - 1)
+        return f
 
     def decode(self, total: Tensor) -> Tensor:
-        """Decode to images.
+        """Decode to images; in float32 under fp16 autocast, whose range activations exceed.
 
         Args:
             total: (B, d, h, w), the sum of all scales' codes.
@@ -254,7 +252,7 @@ class BitwiseVAE(nn.Module):
         Returns:
             (B, 3, h factor, w factor), about [0, 1]; not clamped, for training.
         """
-        images: Tensor = self.decoder(total.to(self._dtype))
+        images = without_fp16(self.decoder, total.float())
         return (images + 1) / 2
 
 

@@ -13,7 +13,6 @@ Pixels: Wang et al., Real-ESRGAN, ICCVW 2021 (arXiv 2107.10833), section 3.4.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -22,15 +21,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
-from torch.utils.checkpoint import checkpoint
 
 from lightning_modules.networks.noise_predictor import from_official
+from lightning_modules.networks.running import Running
 
 __all__ = ["LatentDiscriminator", "from_official"]  # the same mapping for both files
 _GROUPS, _EPS = 32, 1e-5  # of all normalisations except those within transformers
 
 
-class LatentDiscriminator(nn.Module):
+class LatentDiscriminator(Running):
     """A U-Net with the latent as input, and logits as output, at every size.
 
     Args:
@@ -43,8 +42,6 @@ class LatentDiscriminator(nn.Module):
         heads: Heads of all attentions.
         text_width: Channels of the text; null for no text and no cross-attention.
         text_heads: Attention heads that pool the text to one vector.
-        checkpointing: Recompute the blocks in the backward pass instead of storing their
-            activations: less memory, a third more time.
 
     Raises:
         ValueError: If arguments do not fit together.
@@ -61,15 +58,15 @@ class LatentDiscriminator(nn.Module):
         heads: int = 16,
         text_width: int | None = 1024,
         text_heads: int = 64,
-        checkpointing: bool = False,
+        **kwargs: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(**kwargs)
         _check(widths, layers, beside, heads, text_width, text_heads)
         # Imported late, as it takes seconds and the help does not need it.
         from diffusers.models.embeddings import TextTimeEmbedding, TimestepEmbedding, Timesteps
 
         embedding = 4 * widths[0]
-        self.checkpointing, self.divisor = checkpointing, 2 ** (len(widths) - 1)
+        self.divisor = 2 ** (len(widths) - 1)
         self.counts = [count + 1 for count in reversed(layers)]  # of skips, level by level
         self.time_proj = Timesteps(widths[0], flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(widths[0], embedding)
@@ -83,6 +80,7 @@ class LatentDiscriminator(nn.Module):
         )
         judged = [widths[-1], *reversed(widths)]
         self.out_blocks = nn.ModuleList(_judge(width) for width in judged)
+        self.prepare_to_run()
 
     def forward(self, z: Tensor, t: Tensor | float, text: Tensor | None = None) -> list[Tensor]:
         """Return logits of being real for each position, at every size.
@@ -142,11 +140,7 @@ class LatentDiscriminator(nn.Module):
 
     def _through(self, block: Any, text: Tensor | None, *inputs: Any) -> Any:
         known = {"encoder_hidden_states": text} if hasattr(block, "attentions") else {}
-        if self.checkpointing and torch.is_grad_enabled():
-            run = functools.partial(block, **known)
-            # Blocks draw no random numbers, so generator states need not be restored.
-            return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=False)
-        return block(*inputs, **known)
+        return self.run_block(block, *inputs, **known)
 
 
 def _check(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
@@ -19,10 +20,10 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
 from degradations.device import copy_to
+from lightning_modules.networks.running import Running
 from lightning_modules.networks.scales import Scales, Size
 
 EPS = 1e-6
@@ -269,8 +270,11 @@ class Mixture(NamedTuple):
     weight: float
 
 
-class InfinityTransformer(nn.Module):
+class InfinityTransformer(Running):
     """The transformer; by default the 8B model, 8,375.8 M parameters.
+
+    It has no convolutions, so it takes no ``channels_last``. ``compile`` is for training: when
+    sampling, each scale has another number of tokens, for which it would be compiled again.
 
     Args:
         bits: Bits per token.
@@ -281,7 +285,6 @@ class InfinityTransformer(nn.Module):
         text_length: Rows of the table for "no text".
         levels: Number of scales with an embedding.
         drop_path: Share of samples that skip the last block in training; less for earlier blocks.
-        checkpointing: Recompute each block in the backward pass, to save memory.
 
     Raises:
         ValueError: If the width is not a multiple of four times the heads, ``drop_path`` is outside
@@ -289,6 +292,7 @@ class InfinityTransformer(nn.Module):
     """
 
     called = ("encode_text", "without_text")  # entry points besides `forward`, for sharding
+    draws = True  # drop path
 
     def __init__(
         self,
@@ -300,9 +304,9 @@ class InfinityTransformer(nn.Module):
         text_length: int = 512,
         levels: int = 15,
         drop_path: float = 0.1,
-        checkpointing: bool = False,
+        **kwargs: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(channels_last=False, **kwargs)
         if width < 64 or width % (4 * heads):
             raise ValueError(
                 f"width is {width} with {heads} heads; expected a multiple of four times the "
@@ -317,7 +321,6 @@ class InfinityTransformer(nn.Module):
                 "channels; expected at least 128, and heads that divide the channels"
             )
         self.bits, self.width, self.heads, self.levels = bits, width, heads, levels
-        self.checkpointing = checkpointing
         self.no_text = nn.Parameter(torch.empty(text_length, text_width))
         self.text_norm = nn.RMSNorm(text_width, EPS)
         self.pool = _Pool(text_width, width, pool_heads)
@@ -333,6 +336,12 @@ class InfinityTransformer(nn.Module):
         self.head_norm = nn.Linear(width, 2 * width)
         self.head = nn.Linear(width, 2 * bits)
         self._initialise()
+        self.prepare_to_run()
+
+    def compile_in_place(self) -> None:
+        """Compile block by block: all are alike, and share what is compiled."""
+        for block in self.blocks:
+            block.compile()
 
     def _initialise(self) -> None:
         # As in Infinity's training from scratch: blocks start close to the identity.
@@ -447,15 +456,19 @@ class InfinityTransformer(nn.Module):
         for number, block in enumerate(self.blocks):
             if mixture is not None and number == mixture.after:
                 x = _mixed(x, mixture.weight)
-            if self.checkpointing and self.training and cache is None:
-                x = checkpoint(block, x, encoded, spans, turn, use_reentrant=False)
+            if cache is None:
+                x = self.run_block(block, x, encoded, spans, turn)
             else:
-                x = block(x, encoded, spans, turn, cache, number)
+                with self._uncompiled():
+                    x = block(x, encoded, spans, turn, cache, number)
         if mixture is not None and mixture.after == len(self.blocks):
             x = _mixed(x, mixture.weight)
         if cache is not None:
             cache.length = scales.spans[last - 1].stop
         return self._logits(x, encoded)
+
+    def _uncompiled(self) -> AbstractContextManager[Any]:
+        return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
 
     def _sequence(
         self, inputs: Tensor | None, scales: Scales, encoded: EncodedText, first: int

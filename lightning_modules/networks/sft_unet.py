@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_modules.networks.running import Running
 from lightning_modules.networks.swin_unet import sinusoids, zeroed
 
 AdapterKind = Literal["fourier", "mlp", "none"]
@@ -30,7 +31,7 @@ _SCALE_UNIT, _NOISE_UNIT = 100.0, 1000.0
 _REDUCED = 16  # channels of the LR features beside the image
 
 
-class SFTUNet(nn.Module):
+class SFTUNet(Running):
     """Predict a clean residual from a noisy one, the base's image and LR features.
 
     Args:
@@ -50,6 +51,8 @@ class SFTUNet(nn.Module):
         ValueError: If the adapter is unknown, there is no level, or ``patch`` is below 1.
     """
 
+    draws = True  # dropout
+
     def __init__(
         self,
         features: int = 64,
@@ -61,8 +64,9 @@ class SFTUNet(nn.Module):
         bands: int = 4,
         dropout: float = 0.0,
         patch: int = 1,
+        **kwargs: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(**kwargs)
         if adapter not in get_args(AdapterKind):
             raise ValueError(f"adapter is {adapter!r}; expected fourier, mlp or none")
         if not multipliers:
@@ -115,6 +119,7 @@ class SFTUNet(nn.Module):
             now = below
         to_pixels = zeroed(nn.Conv2d(now, 3 * patch**2, 3, padding=1))
         self.last = nn.Sequential(_norm(now), nn.SiLU(), to_pixels)
+        self.prepare_to_run()
 
     def forward(
         self,
@@ -154,17 +159,19 @@ class SFTUNet(nn.Module):
         for blocks, modulate, halve, place in zip(
             self.down, self.modulate_down, self.halve, maps, strict=True
         ):
-            x = modulate(_through(blocks, x, embedded), place)
+            x = self.run_block(modulate, self._through(blocks, x, embedded), place)
             skips.append(x)
             x = halve(x)
-        x = self.middle[1](self.attention(self.middle[0](x, embedded)), embedded)
+        x = self.run_block(self.middle[0], x, embedded)
+        x = self.run_block(self.middle[1], self.run_block(self.attention, x), embedded)
         for blocks, modulate, grow, place in zip(
             self.up, self.modulate_up, self.grow, reversed(maps), strict=True
         ):
             skip = skips.pop()
             if x.shape[-2:] != skip.shape[-2:]:
                 x = functional.interpolate(x, skip.shape[-2:], mode="nearest-exact")
-            x = grow(modulate(_through(blocks, torch.cat([x, skip], 1), embedded), place))
+            x = self._through(blocks, torch.cat([x, skip], 1), embedded)
+            x = grow(self.run_block(modulate, x, place))
         return functional.pixel_shuffle(self.last(x), self.patch)[..., : size[0], : size[1]]
 
     def _embedded(
@@ -183,6 +190,11 @@ class SFTUNet(nn.Module):
         ]
         embedded: Tensor = self.mix(torch.stack(parts).sum(0))
         return embedded
+
+    def _through(self, blocks: nn.Module, x: Tensor, embedded: Tensor) -> Tensor:
+        for block in blocks.children():
+            x = self.run_block(block, x, embedded)
+        return x
 
     def _maps(self, size: Size, lr_size: Size, embedded: Tensor, x: Tensor) -> list[Tensor | None]:
         if self.adapter is None:
@@ -350,12 +362,6 @@ def _as_patches(x: Tensor, patch: int) -> Tensor:
     if below or right:
         x = functional.pad(x, (0, right, 0, below), mode="replicate")
     return functional.pixel_unshuffle(x, patch)
-
-
-def _through(blocks: nn.Module, x: Tensor, embedded: Tensor) -> Tensor:
-    for block in blocks.children():
-        x = block(x, embedded)
-    return x
 
 
 def _norm(channels: int) -> nn.GroupNorm:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from degradations.device import copy_to
+from lightning_modules.networks.running import Running
 
 Mask = Literal["correct", "released"]
 _APART = -100.0  # added to the logits of pairs of positions that are masked
@@ -199,8 +200,13 @@ def released_mask(h: int, w: int, window: int, shift: int) -> Tensor:
     return mask
 
 
+@torch.compiler.assume_constant_result  # else compiled code would make and copy it each time
+def _mask(make: Callable[[int, int, int, int], Tensor], *key: Any) -> Tensor:
+    return _cached_mask(make, *key)
+
+
 @functools.lru_cache(maxsize=8)  # few, since masks of large images are large
-def _mask(
+def _cached_mask(
     make: Callable[[int, int, int, int], Tensor],
     h: int,
     w: int,
@@ -225,8 +231,10 @@ _PLACES = ".relative_position_index"  # in released files; follows from sizes
 _MARK = "released_mask"  # a tensor in weights that need the released mask
 
 
-class SwinUNet(nn.Module):
+class SwinUNet(Running):
     """Predict from a noisy latent, its timestep and the LR image.
+
+    Its memory layout is an argument of the method, ``channels_last``.
 
     Args:
         channels: Channels of the latent, for input and output.
@@ -265,8 +273,9 @@ class SwinUNet(nn.Module):
         condition_factor: float = 1,
         mask: Mask | None = None,
         patch: int = 1,
+        **kwargs: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(channels_last=False, **kwargs)
         if patch < 1:
             raise ValueError(f"patch is {patch}; expected at least 1 pixel")
         if mask not in (None, *get_args(Mask)):
@@ -323,6 +332,7 @@ class SwinUNet(nn.Module):
         self.mask_asked = mask
         self._use(mask or "correct")
         self.register_load_state_dict_pre_hook(_before_loading)  # type: ignore[no-untyped-call]
+        self.prepare_to_run()
 
     def _use(self, mask: Mask) -> None:
         for module in self.modules():
@@ -392,11 +402,11 @@ class SwinUNet(nn.Module):
         x = functional.pixel_unshuffle(torch.cat([x, beside], dim=1), self.patch)
         skips = []
         for block in self.input_blocks:
-            x = block(x, embedded)
+            x = self.run_block(block, x, embedded)
             skips.append(x)
-        x = self.middle_block(x, embedded)
+        x = self.run_block(self.middle_block, x, embedded)
         for block in self.output_blocks:
-            x = block(torch.cat([x, skips.pop()], dim=1), embedded)
+            x = self.run_block(block, torch.cat([x, skips.pop()], dim=1), embedded)
         return functional.pixel_shuffle(self.out(x), self.patch)
 
 

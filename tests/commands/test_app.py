@@ -291,8 +291,10 @@ def test_what_is_missing_is_one_sentence(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("enlarger.place_of", lambda entry: None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    install = "pip install -c constraints-app.txt -e '.[app]'"
-    assert refusal("app") == f"app needs Gradio, which is optional: {install}"
+    assert (
+        refusal("app")
+        == "app needs Gradio, which is optional: pip install -c constraints-app.txt -e '.[app]'"
+    )
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     monkeypatch.setattr("os.environ", os.environ.copy())
     assert "app found no trained run or export in runs" in refusal("app", "--port", 0)

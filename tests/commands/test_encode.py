@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +25,8 @@ from lightning_modules.backbone.space import Taef2Space
 from lightning_modules.latents import enlarged, latent_pair
 from lightning_modules.networks.autoencoders import taef2_decoder, taef2_encoder
 from lightning_modules.resshift import ResShift
+from tests.conftest import REPO
+from tests.distributed.test_two_processes import free_port
 
 Enlarger = Callable[..., None]
 Refusal = Callable[..., str]
@@ -140,17 +145,17 @@ def test_a_stopped_command_goes_on(
     assert len(list(Path("out").glob("*.tar"))) == 2
     assert not list(Path("out").glob("*.part"))
     sentence = refusal(*fit())
-    assert "there is no out/encode.json" in sentence
-    assert "made otherwise (flips)" in refusal(*ENCODE, *CROPS, "--encode.flips", "true")
+    assert "out/encode.json, which main.py encode writes at its end, is missing" in sentence
+    assert "other settings (flips)" in refusal(*ENCODE, *CROPS, "--encode.flips", "true")
     enlarger(*ENCODE, *CROPS)
     assert {path.name: path.read_bytes() for path in Path("out").glob("*.tar")} == whole
     about = [json.loads(Path(f, "encode.json").read_text()) for f in ("out", "whole")]
     assert about[0] == about[1]
     assert about[0]["scale"] is None
 
-    assert "this method wants LR images too" in refusal(*fit())
+    assert "this method also needs LR images" in refusal(*fit())
     save_halves(1)
-    assert "made otherwise (space)" in refusal(*ENCODE, *CROPS)
+    assert "other settings (space)" in refusal(*ENCODE, *CROPS)
 
 
 INVERT = """
@@ -221,3 +226,100 @@ def test_two_images_of_one_name_in_the_shards(
     got = refusal(*ENCODE, *CROPS, *source, *place)
     assert f"{first} and {second} would have the same name in the shards, a_b_c: rename" in got
     assert not list(Path().glob("out/*.tar"))
+
+
+def small(root: Path, count: int) -> tuple[str, ...]:
+    """A folder of images, some of which are broken or too small."""
+    for number in range(count):
+        generator = np.random.default_rng(number)
+        image = generator.integers(0, 256, (40, 24 if number == 6 else 48, 3), dtype=np.uint8)
+        root.mkdir(exist_ok=True)
+        Image.fromarray(image).save(root / f"{number:02d}.png")
+    for number in (3, 8, 9):  # the last ones are a block
+        (root / f"{number:02d}.png").write_bytes(b"")
+    place = ("--data.init_args.train.init_args.root", str(root))
+    return ("--data.init_args.train", "datamodules.Folder", *place)
+
+
+SPLIT = ("--encode.crop", 32, "--encode.crops_per_image", 3, "--encode.samples_per_shard", 4)
+
+
+def output(folder: str) -> dict[str, object]:
+    found: dict[str, object] = {p.name: p.read_bytes() for p in Path(folder).glob("*.tar")}
+    found["about"] = Path(folder, "encode.json").read_text()
+    found["journal"] = Path(folder, "latents.journal.jsonl").read_text()
+    assert not Path(folder, "latents.parts").exists()
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_several_processes_give_the_bytes_of_one(
+    work: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where they are stopped, and go on in another number, or in one."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    more = (*SPLIT, *PAIRS, *small(work / "images", 12))
+    enlarger(*ENCODE[:-1], "whole", *more)
+    whole = output("whole")
+    assert len(whole) == 8 + 2  # of 9 blocks, one of which has no square
+    assert torchrun("main.py", *ENCODE, *more) == (0, "")
+    assert output("out") == whole
+
+    Path("stops.py").write_text(STOPS)
+    stopped = (*ENCODE[:-1], "stopped", *more)
+    monkeypatch.setenv("FAULT", "kill")
+    assert torchrun("stops.py", *stopped)[0] != 0
+    assert not Path("stopped/latents-000000.tar").exists()
+    done = set(Path("stopped/latents.parts").glob("*.tar"))
+    assert done
+    monkeypatch.setenv("FAULT", "disk")
+    status, said = torchrun("stops.py", *stopped)
+    assert status != 0
+    assert "process 1: [Errno 28] No space left on device" in said
+    assert "What the other processes have encoded stays" in said
+    kept = {path: path.stat().st_mtime_ns for path in Path("stopped/latents.parts").glob("*.tar")}
+    assert kept.keys() >= done
+    assert len(kept) >= 4  # all of the first process
+    shutil.copytree("stopped", "alone", copy_function=shutil.copy2)
+    assert torchrun("main.py", *stopped, processes=3)[0] == 0
+    assert output("stopped") == whole
+    enlarger(*ENCODE[:-1], "alone", *more)
+    assert output("alone") == whole
+    assert torchrun("main.py", *stopped) == (0, "")  # nothing is left to do
+    assert output("stopped") == whole
+
+
+STOPS = f"""
+import os, signal, sys
+sys.path.insert(0, {str(REPO)!r})
+import main
+from datamodules.shards.writer import ShardWriter
+
+finish, finished = ShardWriter.finish, []
+
+def stops(writer):
+    fault = os.environ["FAULT"] if os.environ["RANK"] == "1" else ""
+    if fault == "kill" and finished:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if fault == "disk":  # at once: one shard may be all that is left to it
+        raise OSError(28, "No space left on device")
+    finished.append(writer)
+    return finish(writer)
+
+ShardWriter.finish = stops
+main.main(sys.argv[1:])
+"""
+
+
+def torchrun(script: str, *args: object, processes: int = 2) -> tuple[int, str]:
+    """Return the status, and the last error in one sentence."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+    place = ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
+    script = str(REPO / script) if script == "main.py" else script
+    command = [*launcher, *place, script, *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    error = [line for line in done.stderr.splitlines() if "error: " in line]
+    print(done.stderr[-6000:])
+    return done.returncode, error[-1] if error else ""

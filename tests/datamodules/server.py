@@ -25,6 +25,7 @@ class Server:
         self.always: int | str | None = None
         self.ranges = True
         self.index_page = True
+        self.headers: dict[str, dict[str, str]] = {}  # further ones, by the file's name
         self.requests: list[tuple[str, str, str]] = []  # method, path, range
         self.stalled = threading.Event()  # set: those that stall end
         self.url = ""
@@ -56,6 +57,8 @@ def serving(root: Path) -> Iterator[Server]:
 
 
 class _Quiet(ThreadingHTTPServer):
+    request_queue_size = 128  # or some of many connections at once are refused
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exception(), ConnectionError):  # who asked has gone
             super().handle_error(request, client_address)
@@ -93,7 +96,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _file(self, data: bytes, asked: str, fault: object) -> None:
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", asked)
         if not match:
-            self._body(200, data, fault, {"ETag": f'"{hash(data)}"'})
+            more = self.state.headers.get(self.path.partition("?")[0].lstrip("/"), {})
+            self._body(200, data, fault, {"ETag": f'"{hash(data)}"', **more})
             return
         first, last = int(match[1]), min(int(match[2] or len(data)), len(data) - 1)
         if first >= len(data):

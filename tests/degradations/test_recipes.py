@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import torch
 import yaml
 from scipy import stats
 
-from degradations.base import Canvas, Degradation, Stage
+from degradations.base import Canvas, Degradation, Stage, select
 from degradations.bicubic import Bicubic
 from degradations.compose import Mixture
 from degradations.draws import Draws, split_params, to_device
@@ -285,6 +286,38 @@ def test_bsrgan() -> None:
     is_chance(shuffled["camera"]["applied"], 0.25)
     is_any_of(params["final_jpeg"]["quality"], range(30, 96))
     assert set(shuffled["to_lr"]["height"]) == {SIDE // 4}
+
+
+def test_bsrgans_schedule_contains_every_order() -> None:
+    shuffled: Any = BSRGAN(4.0).stages["shuffled"]
+    orders = np.array(list(itertools.permutations(range(7))))
+    before = np.argmax(orders == shuffled.first, 1) < np.argmax(orders == shuffled.second, 1)
+    orders = np.pad(orders[before], ((0, 0), (0, 1)), constant_values=-1)
+    place = np.zeros(len(orders), np.int64)
+    for number in shuffled.schedule():
+        place += orders[np.arange(len(orders)), place] == number
+    assert len(orders) == 2520
+    assert (place == 7).all()
+
+
+def test_bsrgans_schedule_changes_no_bit() -> None:
+    """Each image as if every stage ran at every place of its order."""
+    recipe, hr = BSRGAN(3.0, executor="canvas"), make_images(8, (29, 38))
+    params = to_device(recipe.params_of(torch.arange(8), hr.shape), 8, CPU)
+
+    def by_place(canvas: Canvas, own: Any) -> Canvas:
+        for place in range(7):
+            result = canvas
+            for number, (name, stage) in enumerate(shuffled._named()):
+                here = own["order"][:, place] == number
+                result = select(here, stage.run_on_canvas(canvas, own[name]), result)
+            canvas = result
+        return canvas
+
+    found = recipe.degrade(hr, params)
+    shuffled: Any = recipe.stages["shuffled"]
+    shuffled.on_canvas = by_place
+    assert torch.equal(found, recipe.degrade(hr, params))
 
 
 def test_bsrgan_shuffles_but_shrinks_before_the_lr() -> None:

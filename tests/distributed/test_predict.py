@@ -15,7 +15,11 @@ from tests.distributed.test_two_processes import torchrun
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_write_one_file_of_lines(
-    tiny: Path, photo_folder: Path, enlarger: Callable[..., None], caplog: pytest.LogCaptureFixture
+    tiny: Path,
+    photo_folder: Path,
+    enlarger: Callable[..., None],
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     command = [
         "predict",
@@ -26,6 +30,7 @@ def test_two_processes_write_one_file_of_lines(
     ]
     command += ["--data.init_args.predict", str(photo_folder), "--writer.folder", "out"]
     torchrun(*command)
+    assert capfd.readouterr().err.count("10 images written, 0 skipped") == 1  # of all processes
     lines = [json.loads(text) for text in Path("out", NAME).read_text().splitlines()]
     assert sorted(line["output"] for line in lines) == [f"{number}.png" for number in range(10)]
     enlarger(*command)  # on one process, which finds nothing to do

@@ -53,7 +53,9 @@ def parsed_words(program: str, args: Sequence[str]) -> list[str]:
         `main.py ...` or `-m MODULE ...`, after `torchrun ...` where that starts it.
     """
     if program == "sbatch":
-        return ["main.py", "fit", "--config", *args[1:]]  # as docs/train.sbatch does
+        # As docs/pack.sbatch and docs/train.sbatch do.
+        starts = ["pack"] if Path(args[0]).stem == "pack" else ["fit", "--config"]
+        return ["main.py", *starts, *args[1:]]
     start = next((n for n, word in enumerate(args) if Path(word).name == "main.py"), None)
     if start is not None and program in ("python", *ELSEWHERE):
         launcher = [program, *args[:start]] if program == "torchrun" else []

@@ -145,6 +145,7 @@ def test_what_is_run(typed: str, parse: bool, how: str, run: str) -> None:
             "sbatch docs/train.sbatch a.yaml --run.name b",
             "main.py fit --config a.yaml --run.name b",
         ),
+        ("sbatch docs/pack.sbatch a b --name c", "main.py pack a b --name c"),
         ("python -m datamodules.pack a b", "-m datamodules.pack a b"),
         ("python docs/make_degradations.py", ""),
         ("make test", ""),

@@ -13,6 +13,7 @@ A process that registered the device must not train anything else: run it in a p
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 import traceback
@@ -26,7 +27,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree, backend_registration
+from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,8 +137,28 @@ def _values(x: Any) -> Any:
     return x.inner if isinstance(x, DeviceTensor) else x
 
 
-def _on_device(x: Any) -> Any:
-    return DeviceTensor(x) if isinstance(x, Tensor) and not isinstance(x, DeviceTensor) else x
+# Arguments and results of an operation hold tensors in lists and tuples, and nothing else does:
+# torch's own functions for trees would take half of the time of these tests.
+def _plain(x: Any, tensors: list[Tensor]) -> Any:
+    # The values, and in `tensors` the tensors.
+    if isinstance(x, Tensor):
+        tensors.append(x)
+        return x.inner if isinstance(x, DeviceTensor) else x
+    if isinstance(x, tuple | list) and x and not isinstance(x[0], int):  # else a size
+        return type(x)([_plain(part, tensors) for part in x])
+    return x
+
+
+def _wrapped(x: Any) -> Any:
+    if isinstance(x, Tensor):
+        return x if isinstance(x, DeviceTensor) else DeviceTensor(x)
+    return type(x)(map(_wrapped, x)) if isinstance(x, tuple | list) else x
+
+
+@functools.cache
+def _name_of(func: Any) -> str:
+    name: str = func._schema.name
+    return name.split("::")[1]
 
 
 def _count_copy(source: Tensor, to_device: bool, non_blocking: bool) -> None:
@@ -151,10 +172,10 @@ def _count_copy(source: Tensor, to_device: bool, non_blocking: bool) -> None:
             _wait("host to device, not pinned")
 
 
-def _copy_to(func: Any, args: Any, kwargs: dict[str, Any], to_device: bool) -> Any:
+def _copy_to(func: Any, args: Any, kwargs: dict[str, Any], to_device: bool, plain: Any) -> Any:
     # Tensor.to: a copy to another device, dtype or layout.
     _count_copy(args[0], to_device, bool(kwargs.pop("non_blocking", False)))
-    out = func(*_pytree.tree_map(_values, args), **kwargs)
+    out = func(*plain, **kwargs)
     return DeviceTensor(out) if to_device else out
 
 
@@ -193,8 +214,10 @@ def _check_devices(name: str, args: Any, tensors: list[Tensor]) -> None:
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     global _queued
-    name = func._schema.name.split("::")[1]
-    tensors = [x for x in _pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    name = _name_of(func)
+    tensors: list[Tensor] = []
+    plain = [_plain(value, tensors) for value in args]
+    named = {key: _plain(value, tensors) for key, value in kwargs.items()}
     with_device = any(isinstance(x, DeviceTensor) for x in tensors)
     device = None if kwargs.get("device") is None else torch.device(kwargs["device"])
     to_device = device is not None and device.type in ("cuda", "privateuseone", "pretended")
@@ -207,7 +230,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return bool(getattr(tensors[0], "_pinned", False))
     if name == "_fused_sdp_choice":
         return 0  # attention in plain operations
-    on_host = dict(kwargs)
+    on_host = dict(named)
     pin = bool(on_host.get("pin_memory"))
     if pin:
         on_host["pin_memory"] = False
@@ -215,7 +238,8 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if device is not None and not to_meta:
         on_host["device"] = torch.device("cpu")
     if name == "_to_copy" and not to_meta:
-        return _copy_to(func, args, on_host, to_device if device is not None else with_device)
+        there = to_device if device is not None else with_device
+        return _copy_to(func, args, on_host, there, plain)
     if with_device:
         _queued += 1
         if name == "copy_":
@@ -225,9 +249,9 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     elif not to_device:
         out = func(*args, **on_host)
         return _pinned(out) if pin else out
-    out = func(*_pytree.tree_map(_values, args), **_pytree.tree_map(_values, on_host))
+    out = func(*plain, **on_host)
     if to_device or device is None:
-        out = _pytree.tree_map(_on_device, out)
+        out = _wrapped(out)
     if with_device and device is None:
         return return_and_correct_aliasing(func, args, kwargs, out)
     return out

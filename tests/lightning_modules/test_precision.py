@@ -21,6 +21,7 @@ from lightning_modules.chain import Chain
 from lightning_modules.controls.finetune import FineTune
 from lightning_modules.controls.simple import FolderOutputs
 from lightning_modules.regression import Regression
+from lightning_modules.tokenizer import Tokenizer
 from tests.conftest import REPO
 from tests.contracts.model_contract import SCALE
 from tests.contracts.test_models import EXAMPLES
@@ -211,6 +212,22 @@ class TestAutoencodersUnderFp16:
         expected = space.images(total)
         with torch.autocast("cpu", torch.float16):
             assert torch.equal(space.images(total), expected)
+
+    @pytest.mark.parametrize("precision", ["16-mixed", "16-true", "bf16-true"])
+    def test_a_method_that_trains_the_tokenizer(self, precision: str) -> None:
+        """Outputs, and decoded codes; in 16-mixed also a step."""
+        model = Tokenizer(1, next_scale_parts.vae(), next_scale_parts.GRIDS)
+        with torch.no_grad():
+            model.vae.encoder.conv_in.weight *= 1e6
+            model.vae.decoder.conv_in.weight *= 1e6
+        model.log = lambda *_, **__: None  # type: ignore[method-assign, assignment]
+        total = torch.rand(1, 4, 4, 4)
+        exact, decoded = measured(deepcopy(model), "32-true"), model.decoded(total)
+        found = measured(model, precision, trains=precision in MIXED)
+        assert torch.equal(found.output, exact.output)
+        assert apart(found.gradient, exact.gradient) < 1e-3
+        with torch.autocast("cpu", torch.float16, enabled=precision in MIXED):
+            assert torch.equal(model.decoded(total), decoded)
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_weights_stay(self, space: KLSpace, dtype: torch.dtype) -> None:

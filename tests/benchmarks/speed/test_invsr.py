@@ -52,9 +52,16 @@ def test_times_belong_to_their_parts() -> None:
     assert parts.seconds == {"encode": 1, "predictor": 4, "unet": 16, "decode": 2}
 
 
-@pytest.mark.parametrize(
-    "case", [c for c in (*CASES, *ON_GPU) if not c.compiled], ids=lambda case: case.name
-)
+def _rows() -> list[Any]:
+    cases = [case for case in (*CASES, *ON_GPU) if not case.compiled]
+    first, *others = [pytest.param(case, id=case.name) for case in cases]
+    return [
+        first,
+        *(pytest.param(*case.values, id=case.id, marks=pytest.mark.slow) for case in others),
+    ]
+
+
+@pytest.mark.parametrize("case", _rows())
 def test_a_row(case: Case) -> None:
     found = measure(case, 0.0, side=32, repeats=1)
     assert 0 < found["outside_networks"] < 1
@@ -64,6 +71,7 @@ def test_a_row(case: Case) -> None:
     assert found["peak_mb"] >= found["start_mb"] > 0
 
 
+@pytest.mark.slow
 def test_what_changes_no_image() -> None:
     batch: Any = {"lr": torch.rand(1, 3, 32, 32), "size": (128, 128), "key": ["a"]}
     batch["seed"] = torch.tensor([0])

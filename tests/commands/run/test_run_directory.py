@@ -304,6 +304,32 @@ def test_overwrite_moves_the_old_run_aside(
     assert yaml.safe_load((trained / "config.yaml").read_text())["run"]["overwrite"] is False
 
 
+COUNTED = """
+from datamodules.sources.folder import Folder
+
+
+class Counted(Folder):
+    def prepare(self, scale):
+        with open("prepared", "a") as file:
+            file.write(f"{self.root}\\n")
+        super().prepare(scale)
+"""
+
+
+def test_overwrite_opens_each_source_once(trained: Path, enlarger: Enlarger) -> None:
+    """Before the old run is moved aside, and not again when training starts."""
+    Path("counted_folder.py").write_text(COUNTED)
+    val = next(iter(yaml.safe_load(Path("tiny.yaml").read_text())["data"]["init_args"]["val"]))
+    for overwrite in ("true", "false"):
+        Path("prepared").unlink(missing_ok=True)
+        enlarger(
+            *(*FIT, "--run.overwrite", overwrite, "--trainer.max_steps", 2),
+            *("--data.init_args.train.class_path", "counted_folder.Counted"),
+            *(f"--data.init_args.val.{val}.class_path", "counted_folder.Counted"),
+        )
+        assert len(Path("prepared").read_text().splitlines()) == 2
+
+
 @pytest.mark.parametrize(
     "refused",
     [

@@ -11,8 +11,9 @@ import pytest
 from datamodules.files.captions import caption_of
 from datamodules.files.decode import UnreadableImage
 from datamodules.pack import __main__ as pack
+from datamodules.pack import packing
 from datamodules.pack.images import Recipe, process
-from datamodules.pack.inputs import Entry, File
+from datamodules.pack.places import Entry, File
 from datamodules.shards import stream
 from datamodules.shards.remote import RetryPolicy
 from datamodules.shards.shards import Shards
@@ -148,7 +149,7 @@ def test_captions_are_counted_after_a_start_anew(tmp_path, monkeypatch, caplog):
         save(tmp_path / "in" / f"{name}.png", seed=0 if name in "ad" else ord(name))
         (tmp_path / "in" / f"{name}.txt").write_text(name)
     command = [str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "1"]
-    take = pack._Packing.take
+    take = packing.Packing.take
 
     def stopped(self, number, outcome):
         if number == 3:
@@ -156,7 +157,7 @@ def test_captions_are_counted_after_a_start_anew(tmp_path, monkeypatch, caplog):
         take(self, number, outcome)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pack._Packing, "take", stopped)
+        patch.setattr(packing.Packing, "take", stopped)
         assert pack.main([*command, "--samples-per-shard", "1"]) == 130
     assert pack.main([*command, "--samples-per-shard", "1"]) == 0
     assert f"{pack.LOST}: 1" in caplog.text

@@ -300,6 +300,7 @@ def test_earlier_shards_are_not_mixed_in(images, tmp_path, caplog):
         "mine.png",
         "shard-000000.tar",
         "shard-000000.tar.idx.json",
+        "shard.index.jsonl",
         "shard.journal.jsonl",
         "shard.report.json",
     ]

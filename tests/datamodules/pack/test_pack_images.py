@@ -16,7 +16,8 @@ from PIL import Image, ImageCms
 from datamodules.files.decode import decode
 from datamodules.files.restart import decode_crop
 from datamodules.pack.images import Encoding, Grid, Recipe, bounded, parse_encoding, places, process
-from datamodules.pack.inputs import Entry, File, role_of
+from datamodules.pack.inputs import role_of
+from datamodules.pack.places import Entry, File
 from tests.datamodules.files.test_decode import chunk, png_16
 from tests.datamodules.image_files import pixels, save
 from tests.datamodules.profiles import grey_profile

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.pack import __main__ as pack
+from datamodules.pack import packing
 from datamodules.pack.journal import Journal
 from datamodules.shards import writer as shard_writer
 from datamodules.shards.index import build_index
@@ -245,7 +246,7 @@ def test_once_more_does_nothing(images, tmp_path, monkeypatch, caplog):
     assert run(images, tmp_path / "out") == 1
     before = content(tmp_path / "out")
     caplog.clear()
-    monkeypatch.setattr(pack, "process", None)
+    monkeypatch.setattr(packing, "process", None)
     assert run(images, tmp_path / "out") == 1
     assert "everything was packed already" in caplog.text
     assert "refused by reason: 1 truncated, 1 empty" in caplog.text

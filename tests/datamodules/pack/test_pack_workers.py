@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from contextlib import closing
 
 import pytest
 
 from datamodules.pack.journal import in_order, usable_cores
+from tests.conftest import REPO
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -41,3 +44,9 @@ def test_it_can_be_left():
 
 def test_cores():
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)
+
+
+def test_workers_start_without_torch():
+    """Its import takes seconds, and 200 MB in each of them."""
+    code = "import sys, datamodules.pack.__main__; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=REPO, check=True)

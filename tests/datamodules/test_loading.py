@@ -1,14 +1,18 @@
-"""Workers end with their owner."""
+"""Workers end with their owner, and leave it what is its own."""
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from datamodules.loading import expect_workers
 from tests.conftest import REPO
 
 PROGRAM = """
@@ -70,3 +74,30 @@ def test_a_command_ends_although_a_worker_lives() -> None:
     )
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1] == "ValueError: an error"
+
+
+class Decoder:
+    """In a cycle, as a video's stream and container are: freed by the garbage collector alone."""
+
+    def __init__(self, freed: Path) -> None:
+        self.freed, self.itself = freed, self
+
+    def __del__(self) -> None:
+        self.freed.touch()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that fork")
+def test_a_worker_does_not_free_what_it_inherits(tmp_path: Path) -> None:
+    expect_workers()
+    gc.disable()
+    try:
+        Decoder(tmp_path / "freed")
+        worker = multiprocessing.get_context("fork").Process(target=gc.collect)
+        worker.start()
+        worker.join()
+        assert worker.exitcode == 0
+        assert not (tmp_path / "freed").exists()
+    finally:
+        gc.enable()
+        gc.collect()
+    assert (tmp_path / "freed").exists()

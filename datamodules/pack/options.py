@@ -1,0 +1,573 @@
+"""Options of ``main.py pack``: their parser, their checks, and what shards depend on."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from datamodules.files.pairs import with_scale
+from datamodules.files.paths import parse_bytes
+from datamodules.pack.images import KEEP, MAX_PIXELS, Recipe, parse_encoding
+from datamodules.pack.inputs import REMOTE, Inputs, find_inputs, is_tars
+from datamodules.pack.journal import usable_cores
+from datamodules.pack.places import Entry
+from datamodules.pack.web import Fetch, Rows, fetching
+from files.paths import expand_path
+
+ENGINES = ("local", "slurm")
+BOUNDARIES = "blocks"  # of shards: after so many inputs, a new one begins
+DECIMAL = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+DESCRIPTION = """\
+Pack images into WebDataset shards (tars), each with its index. Every image is decoded once, and
+broken ones are refused and listed. By default the files are kept unchanged, in the order of their
+paths."""
+EXAMPLES = """\
+examples:
+  a folder with its files unchanged, in shards of at most 300 MB:
+    python main.py pack my/photos my/shards --shard-size 300M
+  2K images from which training decodes crops only:
+    python main.py pack DIV2K_train_HR shards --encode jpeg:97 --restart-markers
+  sub-images of pairs, as BasicSR cuts them:
+    python main.py pack DIV2K_train_HR shards --lr DIV2K_train_LR_bicubic/X2 \\
+      --lr-suffix x2 --scale 2 --crop 480 --step 240 --encode webp
+
+  on many machines, one part of a hundred each, and then one index over all of them:
+    python main.py pack my/photos my/shards --part 7/100
+    python main.py pack --finish my/shards
+
+A command that was killed, or stopped at a full disk, continues when it is run again. The same input
+and options give the same bytes, for any number of workers, parts and interruptions.
+
+exit status: 0 all packed, 1 some inputs were refused, 2 an error stopped it, 130 Ctrl-C
+"""
+
+
+def parse_size(text: str) -> int:
+    """Parse a size in bytes such as ``300M``.
+
+    Raises:
+        ArgumentTypeError: If ``text`` is not such a number.
+    """
+    try:
+        size = parse_bytes(text, "it")
+    except ValueError:
+        size = 0
+    if size == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; expected e.g. 300M or 2G")
+    return size
+
+
+def _pixels(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)", text.strip(), re.IGNORECASE)
+    if match is None or float(match[1]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels; expected e.g. 200M")
+    return int(float(match[1]) * DECIMAL[match[2].upper()])
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _natural(text: str) -> int:
+    return 0 if text == "0" else _positive(text)
+
+
+def _scale(text: str) -> float:
+    try:
+        scale = float(text)
+    except ValueError:
+        scale = 0.0
+    if not 1 <= scale < float("inf"):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a scale; expected a number of at least 1"
+        )
+    return scale
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"\w[\w.-]*", text, re.ASCII):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a valid name of shards; expected letters, digits, and _ . - within"
+        )
+    return text
+
+
+def _part(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a part; expected I/N with I from 1 to N, such as 3/7"
+        )
+    return int(match[1]), int(match[2])
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse a command line; exit with a message if it is wrong.
+
+    Args:
+        arguments: Command-line arguments; by default those of this process.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if any(word.partition("=")[0] == "--finish" for word in words):
+        return _finish_parser().parse_args(words)
+    made = _parser()
+    options, more = made.parse_known_args(words)
+    if more and not any(one.startswith("-") for one in more):
+        made.error(
+            f"{len(more) + 2} paths where SOURCE and OUT were expected: quote a pattern, so that "
+            "the shell does not expand it, as in 'photos/*.jpg'"
+        )
+    if more:
+        made.error(f"unknown arguments: {' '.join(more)}")
+    return options
+
+
+def _finish_parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="main.py pack",
+        usage="%(prog)s --finish OUT [--name NAME]",
+        description="Join the parts that --part I/N has made. All other options are theirs.",
+        allow_abbrev=False,
+    )
+    made.add_argument("--finish", metavar="OUT", required=True, help="the folder of the parts")
+    made.add_argument("--name", type=_name, default="shard", help="the --name of the parts")
+    return made
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="main.py pack",
+        usage="%(prog)s SOURCE OUT [options]\n       %(prog)s --finish OUT [--name NAME]",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a folder (with its subfolders), a pattern of images, a text file with a path on "
+        "each line (also BasicSR's and Real-ESRGAN's meta_info, with sizes or pairs), an LMDB, "
+        "tars: 'old/train-{000..099}.tar', or a text, CSV or parquet file of addresses",
+    )
+    made.add_argument("out", metavar="OUT", help="folder to write the shards to")
+    _add_inputs(made.add_argument_group("inputs"))
+    _add_addresses(made.add_argument_group("lists of addresses: http(s)://, s3://, gs://"))
+    _add_images(made.add_argument_group("processing of an image, in this order"))
+    _add_shards(made.add_argument_group("shards"))
+    _add_parts(made.add_argument_group("on several machines"))
+    return made
+
+
+def _add_inputs(group: Any) -> None:
+    group.add_argument(
+        "--lr", metavar="SOURCE", help="the LR images, with the same names; needs --scale"
+    )
+    group.add_argument(
+        "--scale",
+        type=_scale,
+        metavar="N",
+        help="how many times larger than their LR images are; pairs of other sizes are refused",
+    )
+    group.add_argument(
+        "--lr-suffix",
+        default="",
+        metavar="TEXT",
+        help="what an LR name has after the HR's, such as x2 or x{scale}",
+    )
+    group.add_argument(
+        "--captions",
+        metavar="KEY",
+        help="take the caption from this key of the JSON beside an image, or from this column of a "
+        "table. By default the text file a.txt is the caption of a.jpg. a.json goes into the shard "
+        "unchanged",
+    )
+    group.add_argument(
+        "--no-sidecars", action="store_true", help="ignore text and JSON beside images"
+    )
+    group.add_argument(
+        "--keep-duplicates",
+        action="store_true",
+        help="keep images whose file equals an earlier one; by default they are left out",
+    )
+    group.add_argument(
+        "--root",
+        metavar="FOLDER",
+        help="folder to which the paths in a text file are relative (default: the file's own)",
+    )
+    group.add_argument(
+        "--shard-in-key",
+        action="store_true",
+        help="prefix keys with their tar's name, for tars that all count from 0",
+    )
+    group.add_argument(
+        "--max-pixels",
+        type=_pixels,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="refuse images with more pixels, e.g. 400M, before decoding (default: 179M)",
+    )
+
+
+def _add_addresses(group: Any) -> None:
+    usual = Fetch()
+    group.add_argument(
+        "--url-column", default="url", metavar="NAME", help="column of a table (default: url)"
+    )
+    group.add_argument(
+        "--max-bytes",
+        type=parse_size,
+        default=usual.max_bytes,
+        metavar="SIZE",
+        help="refuse larger files (default: 100M)",
+    )
+    group.add_argument(
+        "--ignore-robots",
+        action="store_true",
+        help="also take images whose server forbids it by X-Robots-Tag: noai, noindex and so on",
+    )
+    group.add_argument(
+        "--timeout",
+        type=_positive,
+        default=round(usual.timeout),
+        metavar="SECONDS",
+        help="limit of one attempt (default: %(default)s)",
+    )
+    group.add_argument(
+        "--retries",
+        type=_natural,
+        default=usual.retries,
+        metavar="N",
+        help="further attempts, with growing pauses, if the server fails (default: %(default)s)",
+    )
+    group.add_argument(
+        "--stop-after",
+        type=_positive,
+        default=100,
+        metavar="N",
+        help="stop if so many addresses in a row fail at server or network, which then is down; "
+        "the same command goes on (default: %(default)s)",
+    )
+    group.add_argument(
+        "--connections",
+        type=_positive,
+        default=16,
+        metavar="N",
+        help="downloads at a time, of each worker (default: %(default)s)",
+    )
+
+
+def _add_images(group: Any) -> None:
+    group.add_argument(
+        "--max-long-side",
+        type=_positive,
+        metavar="N",
+        help="shrink images with a longer long side, by Lanczos",
+    )
+    group.add_argument(
+        "--max-short-side", type=_positive, metavar="N", help="the same for the short side"
+    )
+    group.add_argument(
+        "--min-side",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="refuse images whose short side is then below this",
+    )
+    group.add_argument(
+        "--crop",
+        type=_positive,
+        metavar="N",
+        help="cut images into squares of this side, as BasicSR's extract_subimages: a_s001, ...",
+    )
+    group.add_argument(
+        "--step", type=_positive, metavar="N", help="distance between squares (default: --crop)"
+    )
+    group.add_argument(
+        "--thresh",
+        type=_natural,
+        default=0,
+        metavar="N",
+        help="pixels that may remain at the border; if more remain, another square ends there "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--encode",
+        type=parse_encoding,
+        default=KEEP,
+        metavar="HOW",
+        help="keep: unchanged files, and PNG for shrunk or cut images (default); webp: lossless; "
+        "png; jpeg:QUALITY, for HR only: LR is always lossless",
+    )
+    group.add_argument(
+        "--restart-markers",
+        action="store_true",
+        help="give JPEGs restart markers, so that crops are read without the rest: JPEG files are "
+        "converted without loss (by jpegtran, else they are kept), others are encoded by --encode "
+        "jpeg:QUALITY",
+    )
+
+
+def _add_shards(group: Any) -> None:
+    group.add_argument(
+        "--samples-per-shard",
+        type=_positive,
+        default=1000,
+        metavar="N",
+        help="samples in each shard, at most; after as many inputs a new shard begins (default: "
+        "%(default)s)",
+    )
+    group.add_argument(
+        "--shard-size",
+        type=parse_size,
+        metavar="SIZE",
+        help="bytes in each shard, at most, e.g. 300M",
+    )
+    group.add_argument(
+        "--name",
+        type=_name,
+        default="shard",
+        help="shards are named NAME-000000.tar (default: %(default)s)",
+    )
+    group.add_argument(
+        "--overwrite", action="store_true", help="start again, and replace shards of this name"
+    )
+    group.add_argument(
+        "--workers",
+        type=_positive,
+        default=usable_cores(),
+        metavar="N",
+        help="processes (default: one per core, here %(default)s)",
+    )
+
+
+def _add_parts(group: Any) -> None:
+    group.add_argument(
+        "--part",
+        type=_part,
+        metavar="I/N",
+        help="make part I of N only; the others can be made anywhere, at any time, as often as "
+        "needed. OUT must be a folder that all machines share",
+    )
+    group.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="local",
+        help="local: this process and its workers (default); slurm: the part of this SLURM task, "
+        "of an array, of srun or of both",
+    )
+    # Parsed by another parser; here for --help.
+    group.add_argument("--finish", metavar="OUT", help="join the parts into the shards of OUT")
+
+
+def check(options: argparse.Namespace) -> None:
+    """Check that options fit together.
+
+    Raises:
+        ValueError: If they contradict each other.
+    """
+    if options.part is not None and options.engine != "local":
+        raise ValueError(f"--engine {options.engine} chooses the part itself: drop --part")
+    if options.overwrite and (options.part is not None or options.engine != "local"):
+        raise ValueError(
+            "--overwrite with parts would remove what other parts have made: give another OUT or "
+            "--name, or remove the earlier output yourself"
+        )
+    if options.lr is not None and options.scale is None:
+        raise ValueError("--lr needs --scale, to check the sizes of the pairs")
+    if options.lr is None and options.lr_suffix:
+        raise ValueError("--lr-suffix applies to --lr, which is not given")
+    shrunk = options.max_long_side is not None or options.max_short_side is not None
+    if options.lr is not None and shrunk:
+        raise ValueError(
+            "--max-long-side and --max-short-side would misalign HR and --lr: drop them"
+        )
+    if options.crop is None and (options.step is not None or options.thresh):
+        raise ValueError("--step and --thresh apply to --crop, which is not given")
+    if options.crop is not None and options.lr is not None:
+        _check_grid(options)
+    kind = options.encode.kind
+    if options.restart_markers and kind in ("webp", "png"):
+        raise ValueError(f"--restart-markers requires JPEG, but --encode is {kind}: drop one")
+    if options.restart_markers and kind == "keep" and (shrunk or options.crop is not None):
+        raise ValueError(
+            "--restart-markers with --crop or a bounded side writes new JPEGs: set their quality, "
+            "--encode jpeg:97"
+        )
+    for name in ("max_long_side", "max_short_side"):
+        most = getattr(options, name)
+        if most is not None and most < options.min_side:
+            raise ValueError(
+                f"--min-side {options.min_side} refuses what --{name.replace('_', '-')} {most} has "
+                "shrunk: it applies to the result"
+            )
+    if options.captions is not None and options.no_sidecars and not is_tars(options.source):
+        raise ValueError("--captions reads the JSON beside images: drop --no-sidecars")
+    if options.root is not None and is_tars(options.source):
+        raise ValueError("--root applies to the paths in a text file, but SOURCE is tars: drop it")
+    if options.shard_in_key and not is_tars(options.source):
+        raise ValueError("--shard-in-key applies to tars, but SOURCE is not one: drop it")
+
+
+def _check_grid(options: argparse.Namespace) -> None:
+    if options.scale != round(options.scale):
+        raise ValueError(f"--crop of pairs needs a whole number as --scale, not {options.scale:g}")
+    unit = round(options.scale)
+    for name, value in (("--crop", options.crop), ("--step", options.step)):
+        if value is not None and value % unit:
+            raise ValueError(
+                f"{name} is {value}, not a multiple of the scale {unit}, so the LR would be cut "
+                f"between pixels: give {value - value % unit or unit} or {value + -value % unit}"
+            )
+
+
+def recipe_of(options: argparse.Namespace) -> Recipe:
+    """Return the processing of an image."""
+    return Recipe(
+        scale=options.scale,
+        crop=options.crop,
+        step=options.step or options.crop or 0,
+        thresh=options.thresh,
+        long_side=options.max_long_side,
+        short_side=options.max_short_side,
+        min_side=options.min_side,
+        max_pixels=options.max_pixels,
+        encoding=options.encode,
+        restart_markers=options.restart_markers,
+        captions=options.captions,
+        sidecars=not options.no_sidecars,
+    )
+
+
+def suffix_of(options: argparse.Namespace) -> str:
+    """Return the suffix of an LR name after the HR's."""
+    return with_scale(options.lr_suffix, options.scale) if options.lr_suffix else ""
+
+
+class Settings(NamedTuple):
+    """How inputs become shards.
+
+    Attributes:
+        recipe: Processing of an image.
+        name: Prefix of the shards' names.
+        samples: Maximum number of samples in a shard, and number of inputs of a block.
+        size: Maximum bytes of a shard, or None.
+        keep_duplicates: Whether equal images are kept.
+        workers: Number of processes.
+        connections: Downloads at a time, of each process.
+        stop_after: Number of addresses in a row that fail when the network is down.
+    """
+
+    recipe: Recipe
+    name: str
+    samples: int
+    size: int | None
+    keep_duplicates: bool
+    workers: int
+    connections: int = 1
+    stop_after: int = 100
+
+    def prepare(self, entries: Sequence[Entry]) -> Callable[[list[Entry]], list[Entry]] | None:
+        """Return what fetches some inputs at once, for inputs that have to be fetched."""
+        return fetching(self.connections) if isinstance(entries, Rows) else None
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """Return the settings of a command line."""
+    return Settings(
+        recipe_of(options),
+        options.name,
+        options.samples_per_shard,
+        options.shard_size,
+        options.keep_duplicates,
+        options.workers,
+        options.connections,
+        options.stop_after,
+    )
+
+
+def inputs_of(options: argparse.Namespace) -> Inputs:
+    """Return the inputs of a command line.
+
+    Raises:
+        ValueError: As ``find_inputs``.
+    """
+    fetch = Fetch(options.max_bytes, options.timeout, options.retries, not options.ignore_robots)
+    columns = (options.url_column, options.captions)
+    root = None if options.root is None else _absolute(options.root, "--root")
+    return find_inputs(
+        *(*_sources(options), suffix_of(options), options.shard_in_key, root, columns, fetch),
+    )
+
+
+def _sources(options: argparse.Namespace) -> tuple[str, str | None]:
+    """Return SOURCE and --lr; absolute, as parts are made and joined in different folders."""
+    lr = None if options.lr is None else _absolute(options.lr, "--lr")
+    return _absolute(options.source, "SOURCE"), lr
+
+
+def _absolute(path: str, name: str) -> str:
+    return path if REMOTE.match(path) else os.path.abspath(expand_path(path, name))
+
+
+# On these the shards do not depend, or `described` names them otherwise.
+ELSEWHERE = (
+    *("engine", "finish", "overwrite", "part", "workers", "out", "source", "lr"),
+    *("connections", "retries", "stop_after", "timeout"),
+)
+
+
+def described(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that the shards depend on, by their command-line names."""
+    names = {name: value for name, value in vars(options).items() if name not in ELSEWHERE}
+    # As in journals from before these options.
+    usual = {"root": None, "url_column": "url", "max_bytes": Fetch().max_bytes}
+    for name, value in {**usual, "ignore_robots": False}.items():
+        if names[name] == value:
+            del names[name]
+    names["encode"] = str(names["encode"])
+    source, lr = _sources(options)
+    if options.root is not None:
+        names["root"] = _absolute(options.root, "--root")
+    named = {f"--{name.replace('_', '-')}": value for name, value in sorted(names.items())}
+    return {"SOURCE": source, "--lr": lr, **named}
+
+
+def job_of(options: argparse.Namespace, inputs: Inputs) -> dict[str, Any]:
+    """Return what the shards depend on: the first line of a journal."""
+    return {
+        "options": described(options),
+        "inputs": {"count": len(inputs.entries), "digest": inputs.digest()},
+        "boundaries": BOUNDARIES,
+    }
+
+
+def arguments_of(described: Mapping[str, Any], out: str) -> list[str]:
+    """Return a command line with given options, without those that have their default.
+
+    Args:
+        described: The result of ``described``.
+        out: The folder of the shards.
+    """
+    words = [described["SOURCE"], out]
+    usual = {f"--{name.replace('_', '-')}": value for name, value in vars(parse(words)).items()}
+    for name, value in described.items():
+        if name == "SOURCE" or value is None or value is False or value == usual.get(name):
+            continue
+        if name == "--encode" and value == str(KEEP):
+            continue
+        words += [name] if value is True else [f"{name}={value}"]
+    return words
+
+
+def command_of(described: Mapping[str, Any], out: str, part: tuple[int, int]) -> str:
+    """Return the command that makes a part, for a shell."""
+    words = ["python", "main.py", "pack", *arguments_of(described, out)]
+    return shlex.join([*words, "--part", f"{part[0]}/{part[1]}"])

@@ -1,0 +1,300 @@
+"""Pack a part of the inputs: some of their blocks, each with a journal of its own.
+
+Blocks lie in ``OUT/NAME.parts`` until ``--finish`` joins them. A block is done when its journal
+ends; until then it is packed again from its beginning. Which part packed it is not recorded, so the
+number of parts may change at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from datamodules.pack.images import process
+from datamodules.pack.inputs import Inputs
+from datamodules.pack.journal import Journal, Stage, in_order, read_journal
+from datamodules.pack.options import Settings
+from datamodules.pack.packing import Known, Packing, Progress, differences, watched, writing
+from datamodules.shards.writer import ShardWriter, find_shards
+from files.owned import UNFINISHED, remove_file, write_whole
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of a list of inputs.
+
+    Attributes:
+        out: Folder of the finished shards.
+        name: Prefix of their names.
+        count: Number of inputs.
+        size: Number of inputs in each block but the last.
+        digest: Hash of what the shards depend on.
+    """
+
+    out: Path
+    name: str
+    count: int
+    size: int
+    digest: str
+
+    @classmethod
+    def of(cls, job: dict[str, Any], out: Path, name: str, size: int) -> Blocks:
+        """Return the blocks of a job."""
+        return cls(out, name, job["inputs"]["count"], size, digest_of(job))
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the blocks."""
+        return self.out / f"{self.name}.parts"
+
+    @property
+    def about(self) -> Path:
+        """File with what the blocks depend on."""
+        return self.folder / "parts.json"
+
+    def __len__(self) -> int:
+        """Return the number of blocks."""
+        return -(-self.count // self.size)
+
+    def numbers(self, block: int) -> range:
+        """Return the inputs of a block."""
+        return range(block * self.size, min((block + 1) * self.size, self.count))
+
+    def of_part(self, part: int, parts: int) -> range:
+        """Return the blocks of part 1, 2, ... of some."""
+        return range(len(self) * (part - 1) // parts, len(self) * part // parts)
+
+    def shards_name(self, block: int) -> str:
+        """Return the prefix of a block's shards."""
+        return f"{self.name}-{block:06d}"
+
+    def journal(self, block: int) -> Path:
+        """Return the path of a block's journal."""
+        return self.folder / f"{self.shards_name(block)}.journal.jsonl"
+
+    def stages(self, block: int) -> list[Stage] | None:
+        """Return the stages of a block that is done, or None."""
+        job, found = read_journal(self.journal(block))
+        stages = list(found) if job == self.job(block) else []
+        return stages if stages and not stages[-1].shard else None
+
+    def job(self, block: int) -> dict[str, Any]:
+        """Return the first line of a block's journal."""
+        return {"block": block, "of": self.digest}
+
+    def is_whole(self, block: int, joined: tuple[int, int]) -> bool:
+        """Return whether a block is done, with all its shards.
+
+        Args:
+            block: The block.
+            joined: The input, and the sample of it, up to which shards are in ``out`` already.
+        """
+        stages = self.stages(block)
+        if stages is None:
+            return False
+        return joined >= (self.numbers(block).stop, 0) or all(
+            _has(self.folder / stage.shard, stage.size) for stage in stages if stage.shard
+        )
+
+    def clear(self, block: int) -> None:
+        """Remove the shards of a block."""
+        for path in find_shards(self.folder, self.shards_name(block), parts=True):
+            remove_file(path)
+
+    def known(self, path: str) -> bool:
+        """Return whether a path below the folder is a file of this program."""
+        ours = path == self.about.name or path.startswith(f"{self.name}-")
+        return ours or UNFINISHED.fullmatch(path) is not None
+
+
+def digest_of(job: dict[str, Any]) -> str:
+    """Return the hash of what shards depend on."""
+    text = json.dumps(job, sort_keys=True).encode()
+    return hashlib.blake2b(text, digest_size=8).hexdigest()
+
+
+def _has(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+def joined_until(journal: Path) -> tuple[int, int]:
+    """Return the input, and the sample of it, up to which shards were joined already."""
+    last = (0, 0)
+    for stage in read_journal(journal)[1]:
+        last = stage.next if stage.shard else last
+    return last
+
+
+# -------------------------------------------------------------------------------------------- parts
+def read_about(blocks: Blocks) -> dict[str, Any]:
+    """Return job and number of parts of blocks; empty if there are none.
+
+    Raises:
+        ValueError: If the file is another program's.
+    """
+    try:
+        content = json.loads(blocks.about.read_bytes())
+        return {"job": dict(content["job"]), "parts": int(content["parts"])}
+    except FileNotFoundError:
+        return {}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{blocks.about} is another program's file: move it away, or give another OUT or --name"
+        ) from error
+
+
+def pack_part(
+    part: tuple[int, int], job: dict[str, Any], inputs: Inputs, out: Path, settings: Settings
+) -> None:
+    """Pack the blocks of one part that are not done yet.
+
+    Args:
+        part: Its number, and the number of all parts.
+        job: What the shards depend on.
+        inputs: All inputs.
+        out: Folder of the finished shards.
+        settings: Settings of the command.
+
+    Raises:
+        ValueError: If other shards are there, or they cannot be written.
+    """
+    blocks = Blocks.of(job, out, settings.name, settings.samples)
+    label = f"part {part[0]}/{part[1]}"
+    if _is_finished(blocks, job):
+        log.info("%s: everything was packed already", label)
+        return
+    _begin(blocks, job, part[1])
+    joined = joined_until(out / f"{settings.name}.journal.jsonl")
+    if joined > (0, 0):  # --finish has begun: raise if it still runs
+        with Journal(out / f"{settings.name}.journal.jsonl"):
+            pass
+    mine = blocks.of_part(*part)
+    todo = [block for block in mine if not blocks.is_whole(block, joined)]
+    if not todo:
+        log.info("%s was packed already", label)
+        return
+    if len(todo) < len(mine):
+        log.info("%s: continuing with %d of %d blocks", label, len(todo), len(mine))
+    refused = _pack(blocks, todo, joined, inputs, settings)
+    log.info("%s is packed, %d refused; main.py pack --finish joins all parts", label, refused)
+
+
+def part_of_task(environment: Mapping[str, str]) -> tuple[int, int]:
+    """Return the part of a SLURM task: of an array, of those that srun starts, or of both.
+
+    Args:
+        environment: Variables of the environment.
+
+    Raises:
+        ValueError: If SLURM did not start this process, or its array has gaps.
+    """
+    names = ("ARRAY_TASK_ID", "ARRAY_TASK_MIN", "ARRAY_TASK_MAX", "ARRAY_TASK_COUNT")
+    task, first, last, count = (int(environment.get(f"SLURM_{name}", 0)) for name in names)
+    rank, ranks = (int(environment.get(f"SLURM_{name}", -1)) for name in ("PROCID", "NTASKS"))
+    if not count and rank < 0:
+        raise ValueError(
+            "--engine slurm takes the part from SLURM, which did not start this process: use "
+            "sbatch docs/pack.sbatch, or srun, or give --part I/N"
+        )
+    if count and last - first + 1 != count:
+        raise ValueError(f"an array with gaps ({count} tasks from {first} to {last}): give --part")
+    rank, ranks = max(rank, 0), max(ranks, 1)
+    return (task - first) * ranks + rank + 1, max(count, 1) * ranks
+
+
+def _is_finished(blocks: Blocks, job: dict[str, Any]) -> bool:
+    """Return whether the parts were joined.
+
+    Raises:
+        ValueError: If other shards are there.
+    """
+    path = blocks.out / f"{blocks.name}.journal.jsonl"
+    then, stages = read_journal(path)
+    last = next(iter(deque(stages, 1)), None)
+    found = differences(then, job) if then else []
+    if found or (not then and find_shards(blocks.out, blocks.name)):
+        how = f" (made otherwise: {'; '.join(found)})" if found else ""
+        raise ValueError(
+            f"{blocks.out} already has shards named {blocks.name}-*.tar{how}: give another OUT or "
+            "--name"
+        )
+    return last is not None and not last.shard
+
+
+def _begin(blocks: Blocks, job: dict[str, Any], parts: int) -> None:
+    """Note what all parts depend on, or compare with it.
+
+    Raises:
+        ValueError: If earlier parts differ.
+    """
+    about, then = {"job": job, "parts": parts}, read_about(blocks)
+    if found := differences(then["job"], job) if then else []:
+        raise ValueError(
+            f"{blocks.folder} has parts that were made otherwise ({'; '.join(found)}): give the "
+            "options of the other parts, or another OUT or --name"
+        )
+    if then != about:
+        write_whole(blocks.about, json.dumps(about) + "\n")
+
+
+def _pack(
+    blocks: Blocks, todo: list[int], joined: tuple[int, int], inputs: Inputs, settings: Settings
+) -> int:
+    """Pack blocks, and return the number of refused inputs."""
+    spans = [blocks.numbers(block) for block in todo]
+    count, refused = sum(map(len, spans)), 0
+    entries = chain.from_iterable(inputs.entries[span.start : span.stop] for span in spans)
+    made = in_order(
+        *(partial(process, settings.recipe), entries, settings.workers, count),
+        prepare=settings.prepare(inputs.entries),
+    )
+    outcomes = watched(made, settings.stop_after)
+    with Progress(count) as progress, closing(made):
+        for block, span in zip(todo, spans, strict=True):
+            with Journal(blocks.journal(block)) as journal:
+                if blocks.is_whole(block, joined):  # another process was quicker
+                    progress.step(sum(1 for _ in islice(outcomes, len(span))))
+                    continue
+                blocks.clear(block)
+                journal.begin(blocks.job(block))
+                name = blocks.shards_name(block)
+                writer = ShardWriter(blocks.folder, name, settings.samples, settings.size)
+                packing = Packing(
+                    *(journal, writer, inputs.entries, settings, span.stop, Known(journal))
+                )
+                with writing(blocks.folder, writer):
+                    for number in span:
+                        packing.take(number, next(outcomes))
+                        progress.step()
+                    packing.end()
+                refused += sum(len(stage.refused) for stage in journal.stages)
+    return refused
+
+
+def parts_without(blocks: Blocks, parts: int, missing: Iterator[int]) -> list[int]:
+    """Return the parts that have a missing block.
+
+    Args:
+        blocks: The blocks.
+        parts: Number of parts.
+        missing: The missing blocks, in order.
+    """
+    found: list[int] = []
+    part = 1
+    for block in missing:
+        while block >= blocks.of_part(part, parts).stop:
+            part += 1
+        if not found or found[-1] != part:
+            found.append(part)
+    return found

@@ -1,0 +1,87 @@
+"""How a network runs: memory layout, activations computed again, compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+
+class Running(nn.Module):
+    """Base class of networks that take how they run; no setting changes outputs.
+
+    A subclass passes its ``**kwargs`` here, calls its blocks by ``run_block``, and ends its
+    constructor with ``prepare_to_run``. It fixes a setting that does not help, as
+    ``channels_last=False`` without convolutions, so that the command line does not offer it.
+
+    Args:
+        channels_last: Keep weights in the memory layout in which convolutions are fastest on a GPU;
+            activations follow.
+        checkpointing: Recompute the blocks in the backward pass instead of storing their
+            activations: less memory, a third more time.
+        compile: Compile with ``torch.compile`` at the first call.
+    """
+
+    # Whether blocks draw random numbers, such as dropout; a recomputed block has to draw the same.
+    draws: ClassVar[bool] = False
+
+    def __init__(
+        self, channels_last: bool = False, checkpointing: bool = False, compile: bool = False
+    ) -> None:
+        super().__init__()
+        self.channels_last, self.checkpointing, self.compiled = (
+            channels_last,
+            checkpointing,
+            compile,
+        )
+
+    def prepare_to_run(self) -> None:
+        """Set the memory layout and compile, once all layers exist."""
+        if self.channels_last:
+            to_channels_last(self)
+        if self.compiled:
+            self.compile_in_place()
+
+    def compile_in_place(self) -> None:
+        """Compile; names of tensors stay."""
+        self.compile()
+
+    def run_block(self, block: Callable[..., Any], *inputs: Any, **more: Any) -> Any:
+        """Call a block; with ``checkpointing``, the backward pass calls it again.
+
+        Args:
+            block: The block.
+            *inputs: Its arguments.
+            **more: Its arguments by name.
+        """
+        if self.checkpointing:
+            return recomputed(block, *inputs, draws=self.draws, **more)
+        return block(*inputs, **more)
+
+
+def to_channels_last(network: nn.Module) -> None:
+    """Keep the weights of two-dimensional convolutions in channels-last layout.
+
+    Args:
+        network: The network; changed in place.
+    """
+    for parameter in network.parameters():  # not `to`, which refuses 3-D convolutions
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
+def recomputed(block: Callable[..., Any], *inputs: Any, draws: bool = True, **more: Any) -> Any:
+    """Call a block without storing its activations; the backward pass calls it again.
+
+    Args:
+        block: The block.
+        *inputs: Its arguments.
+        draws: Whether it draws random numbers, which have to be the same again.
+        **more: Its arguments by name.
+    """
+    if not torch.is_grad_enabled():
+        return block(*inputs, **more)
+    return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=draws, **more)

@@ -1,0 +1,344 @@
+"""Parts of a packing, made in any number and order, give the bytes of one process."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from datamodules.pack import __main__ as pack
+from datamodules.pack import parts
+from datamodules.pack.duplicates import Duplicate, find_duplicates
+from datamodules.pack.journal import Journal
+from datamodules.pack.options import arguments_of, described, parse
+from datamodules.shards.shards import Shards
+from tests.conftest import REPO
+from tests.datamodules.image_files import save
+from tests.datamodules.pack.test_pack_resume import content
+
+# Blocks of 4 inputs; of up to three squares each, so that a block has several shards.
+CROPS = ["--samples-per-shard", "4", "--crop", "8", "--encode", "png", "--workers", "1"]
+WHOLE = ["--samples-per-shard", "6", "--shard-size", "5K", "--workers", "1"]
+
+
+@pytest.fixture(autouse=True)
+def _log(caplog):
+    caplog.set_level(logging.INFO)
+
+
+@pytest.fixture
+def images(tmp_path):
+    """60 images: broken ones, a block of broken ones alone, and equal ones near and far."""
+    folder = tmp_path / "images"
+    for number in range(60):
+        save(folder / f"{number:02d}.png", (8 * (1 + number % 3), 8), seed=number)
+        (folder / f"{number:02d}.txt").write_text(f"caption {number % 7}")
+    for number in (5, 24, 25, 26, 27, 58, 59):
+        broken = folder / f"{number:02d}.png"
+        broken.write_bytes(broken.read_bytes()[:60] if number % 2 else b"")
+    # Of a first one in the same block, of the one before, and far away; first ones are first.
+    for number, first in ((2, 0), (3, 0), (7, 0), (22, 21), (40, 1), (43, 1), (44, 40), (57, 56)):
+        shutil.copy(folder / f"{first:02d}.png", folder / f"{number:02d}.png")
+    return folder
+
+
+def made(images, out, *options):
+    assert pack.main([str(images), str(out), *options]) == 1
+    return content(out)
+
+
+def compared(found):
+    """Output without the journal, in which only the order of notes may differ."""
+    return {name: value for name, value in found.items() if "journal" not in name}
+
+
+@pytest.mark.parametrize("options", [CROPS, WHOLE, [*WHOLE, "--keep-duplicates"]])
+def test_any_number_of_parts_gives_the_same(images, tmp_path, options):
+    whole = made(images, tmp_path / "whole", *options)
+    for count in (1, 3, 7, 40):
+        out = tmp_path / str(count)
+        for part in sorted(range(1, count + 1), key=lambda n: n * 5 % (count + 1)):
+            assert pack.main([str(images), str(out), *options, "--part", f"{part}/{count}"]) == 0
+        assert not list(out.glob("*.tar"))
+        assert pack.main(["--finish", str(out)]) == 1
+        assert compared(content(out)) == compared(whole)
+    counts = json.loads(whole["shard.report.json"])["counts"]
+    assert (counts["refused"], counts["duplicates"]) == (7, 8)
+    if "--keep-duplicates" not in options:
+        assert (
+            counts["notes"][
+                "other captions of images that were left out as equal "
+                "(--keep-duplicates keeps them)"
+            ]
+            == 6
+        )
+    shards = [json.loads(line) for line in whole["shard.index.jsonl"].splitlines()]
+    assert sum(shard["samples"] for shard in shards) == counts["samples"]
+    assert {len(shard["checksum"]) for shard in shards} == {32}
+    source = Shards(str(out / "*.tar"))
+    source.prepare(2.0)
+    assert len(source.keys) == counts["samples"]
+
+
+def test_plain_and_parts_go_on_with_one_another(images, tmp_path, caplog):
+    whole = made(images, tmp_path / "whole", *WHOLE)
+    out = tmp_path / "out"
+    for part in ("1/3", "2/3", "5/7", "3/3"):
+        assert pack.main([str(images), str(out), *WHOLE, "--part", part]) == 0
+    assert "part 5/7: continuing with 1 of 2 blocks" in caplog.text  # 2/3 has the other
+    assert pack.main(["--finish", str(out)]) == 1
+    for again in ([str(images), str(out), *WHOLE, "--part", "2/7"], ["--finish", str(out)]):
+        caplog.clear()
+        assert pack.main(again) in (0, 1)
+        assert "already" in caplog.text
+    caplog.clear()
+    assert made(images, out, *WHOLE) == content(out)
+    assert "everything was packed already" in caplog.text
+    assert compared(content(out)) == compared(whole)
+    assert sorted(path.name for path in out.iterdir()) == sorted(whole)
+    assert pack.main([str(images), str(out), *WHOLE, "--overwrite"]) == 1
+
+
+def test_a_part_that_is_done_is_skipped(images, tmp_path, monkeypatch, caplog):
+    command = [str(images), str(tmp_path / "out"), *WHOLE, "--part", "2/3"]
+    assert pack.main(command) == 0
+    monkeypatch.setattr(parts, "process", None)
+    caplog.clear()
+    assert pack.main(command) == 0
+    said = [one.getMessage() for one in caplog.records if one.name.startswith("datamodules")]
+    assert said == ["part 2/3 was packed already"]
+
+
+def test_missing_parts_are_named_with_their_commands(images, tmp_path, caplog):
+    whole = made(images, tmp_path / "whole", *CROPS)
+    out = tmp_path / "out"
+    assert pack.main(["--finish", str(out)]) == 2
+    assert "has no parts" in caplog.text
+    for part in ("1/5", "4/5"):
+        assert pack.main([str(images), str(out), *CROPS, "--part", part]) == 0
+    caplog.clear()
+    assert pack.main(["--finish", str(out)]) == 2
+    assert "3 parts of 5 are not there yet (2, 3, 5); run:" in caplog.text
+    for line in caplog.text.splitlines():
+        words = shlex.split(line)
+        if words[:3] == ["python", "main.py", "pack"]:
+            assert pack.main(words[3:]) == 0
+    assert pack.main(["--finish", str(out)]) == 1
+    assert compared(content(out)) == compared(whole)
+
+
+def test_a_shard_of_a_part_that_is_lost(images, tmp_path, caplog):
+    whole = made(images, tmp_path / "whole", *WHOLE)
+    out = tmp_path / "out"
+    command = [str(images), str(out), *WHOLE, "--part", "1/1"]
+    assert pack.main(command) == 0
+    next((out / "shard.parts").glob("*.tar")).write_bytes(b"short")
+    assert pack.main(["--finish", str(out)]) == 2
+    assert "1 part of 1 are not there yet (1)" in caplog.text
+    assert pack.main(command) == 0
+    assert "part 1/1: continuing with 1 of 10 blocks" in caplog.text
+    assert pack.main(["--finish", str(out)]) == 1
+    assert compared(content(out)) == compared(whole)
+
+
+def test_parts_are_joined_in_another_folder(images, tmp_path, monkeypatch):
+    whole = made(images, tmp_path / "whole", *WHOLE)
+    monkeypatch.chdir(tmp_path)
+    assert pack.main([images.name, "out", *WHOLE, "--part", "1/2"]) == 0
+    monkeypatch.chdir(images)
+    assert pack.main(["../images", "../out", *WHOLE, "--part", "2/2"]) == 0
+    assert pack.main(["--finish", "../out"]) == 1
+    assert compared(content(tmp_path / "out")) == compared(whole)
+
+
+def test_the_part_of_a_slurm_task(images, tmp_path, monkeypatch, caplog):
+    whole = made(images, tmp_path / "whole", *WHOLE)
+    command = [str(images), str(tmp_path / "out"), *WHOLE, "--engine", "slurm"]
+    assert pack.main(command) == 2
+    assert "--engine slurm takes the part from SLURM, which did not start this" in caplog.text
+    for task in range(5, 8):
+        slurm = {"ARRAY_TASK_ID": task, "ARRAY_TASK_MIN": 5, "ARRAY_TASK_MAX": 7}
+        for name, value in {**slurm, "ARRAY_TASK_COUNT": 3, "NTASKS": 2}.items():
+            monkeypatch.setenv(f"SLURM_{name}", str(value))
+        for process in "01":
+            monkeypatch.setenv("SLURM_PROCID", process)
+            assert pack.main(command) == 0
+    assert "part 6/6 is packed" in caplog.text
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
+    assert pack.main(command) == 2
+    assert "an array with gaps (2 tasks from 5 to 7): give --part" in caplog.text
+    assert pack.main(["--finish", str(tmp_path / "out")]) == 1
+    assert compared(content(tmp_path / "out")) == compared(whole)
+
+
+# -------------------------------------------------------------------------------------------- kills
+EVERY_STEP = """
+import os, signal, sys, tarfile
+from datamodules.pack import __main__ as pack
+
+def step(function):
+    def wrapped(*arguments, **options):
+        global left
+        for _ in "before", "after":
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = function(*arguments, **options) if _ == "before" else result
+        return result
+    return wrapped
+
+os.fsync, os.replace, os.rename = map(step, (os.fsync, os.replace, os.rename))
+os.unlink = step(os.unlink)
+tarfile.TarFile.addfile = step(tarfile.TarFile.addfile)
+first, stride, *words = sys.argv[1:]
+kills = 0
+while True:
+    pid = os.fork()
+    if not pid:
+        left = int(first) + int(stride) * kills
+        sys.stderr = open(os.devnull, "w")
+        os._exit(pack.main(words))
+    status = os.waitpid(pid, 0)[1]
+    kills += 1
+    if not os.WIFSIGNALED(status):
+        print(kills, os.waitstatus_to_exitcode(status))
+        break
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "stride"), [(10, 40), pytest.param(1, 7, marks=pytest.mark.slow)]
+)
+def test_kills_at_every_step(images, tmp_path, first, stride):
+    """Parts and their joining are killed before and after each write, flush, rename and removal."""
+    whole = made(images, tmp_path / "whole", *CROPS)
+    out = tmp_path / "out"
+    for words in (
+        *([str(images), str(out), *CROPS, "--part", part] for part in ("2/2", "1/2")),
+        ["--finish", str(out)],
+    ):
+        command = [sys.executable, "-c", EVERY_STEP, str(first), str(stride), *words]
+        done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
+        kills, status = map(int, done.stdout.split())
+        assert (kills > 4, status) == (True, int("--finish" in words))
+    assert compared(content(out)) == compared(whole)
+    assert not (out / "shard.parts").exists()
+
+
+@pytest.mark.slow
+def test_sigkill_in_the_middle_of_a_part_with_workers(tmp_path):
+    for number in range(40):
+        save(tmp_path / "images" / f"{number:02d}.png", (300, 200), seed=number % 36)
+    options = ["--samples-per-shard", "5", "--encode", "webp", "--workers", "2"]
+    images, out = tmp_path / "images", tmp_path / "out"
+    arguments = [str(images), str(out), *options, "--part", "2/2"]
+    command = [sys.executable, "-m", "datamodules.pack", *arguments]
+    process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(out.glob("shard.parts/shard-000005-*.tar")):
+        time.sleep(0.001)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    again = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
+    assert "part 2/2: continuing with" in again.stderr
+    assert pack.main([*arguments[:-1], "1/2"]) == 0
+    assert pack.main(["--finish", str(out)]) == 0
+    assert pack.main([str(images), str(tmp_path / "whole"), *options]) == 0
+    assert compared(content(out)) == compared(content(tmp_path / "whole"))
+
+
+def test_a_full_disk_stops_one_part(images, tmp_path):
+    whole = made(images, tmp_path / "whole", *CROPS)
+    arguments = [str(images), str(tmp_path / "out"), *CROPS, "--part"]
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
+
+    stopped = subprocess.run(
+        [sys.executable, "-m", "datamodules.pack", *arguments, "1/3"],
+        cwd=REPO,
+        env={name: value for name, value in os.environ.items() if not name.startswith("COV")},
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=limit,
+    )
+    assert stopped.returncode == 2
+    assert "shard.parts: File too large. What is finished stays" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    for part in ("2/3", "3/3", "1/3"):
+        assert pack.main([*arguments, part]) == 0
+    assert pack.main(["--finish", str(tmp_path / "out")]) == 1
+    assert compared(content(tmp_path / "out")) == compared(whole)
+
+
+# ------------------------------------------------------------------------------ what is refused
+def test_parts_of_other_options_or_inputs(images, tmp_path, caplog):
+    out = tmp_path / "out"
+    assert pack.main([str(images), str(out), *WHOLE, "--part", "1/2"]) == 0
+    assert pack.main([str(images), str(out), *WHOLE, "--min-side", "9", "--part", "2/2"]) == 2
+    assert "made otherwise (--min-side was 1, now it is 9)" in caplog.text
+    assert pack.main([str(images), str(out), *WHOLE, "--part", "2/2"]) == 0
+    (images / "10.png").unlink()
+    assert pack.main([str(images), str(out), *WHOLE, "--part", "2/2"]) == 2
+    assert "SOURCE had 60 images, now it has 59" in caplog.text
+    assert pack.main(["--finish", str(out)]) == 2
+    assert "was made of other inputs" in caplog.text
+
+
+def test_parts_beside_other_shards(images, tmp_path, caplog):
+    out = tmp_path / "out"
+    assert pack.main([str(images), str(out), "--workers", "1"]) == 1
+    assert pack.main([str(images), str(out), *WHOLE, "--part", "1/2"]) == 2
+    assert "already has shards named shard-*.tar (made otherwise" in caplog.text
+    assert pack.main([str(images), str(out), *WHOLE, "--part", "1/2", "--name", "b"]) == 0
+    assert pack.main([str(images), str(out), *WHOLE, "--part", "1/2", "--overwrite"]) == 2
+    assert "--overwrite with parts would remove what other parts have made" in caplog.text
+
+
+def test_two_processes_of_one_part(images, tmp_path, caplog):
+    out = tmp_path / "out"
+    with Journal(out / "shard.parts" / "shard-000003.journal.jsonl"):
+        assert pack.main([str(images), str(out), *WHOLE, "--part", "1/2"]) == 2
+        assert "another process packs these shards" in caplog.text
+        assert pack.main([str(images), str(out), *WHOLE, "--part", "2/2"]) == 0
+    assert pack.main([str(images), str(out), *WHOLE, "--part", "1/2"]) == 0
+
+
+@pytest.mark.parametrize("part", ["0/3", "4/3", "3", "a/b", "1/0"])
+def test_what_is_no_part(images, tmp_path, part, capsys):
+    with pytest.raises(SystemExit):
+        pack.main([str(images), str(tmp_path / "out"), "--part", part])
+    assert "expected I/N with I from 1 to N" in capsys.readouterr().err
+
+
+def test_a_command_from_what_a_journal_says(images, tmp_path):
+    words = [str(images), "out", "--crop", "16", "--encode", "jpeg:97", "--restart-markers"]
+    words += ["--shard-size", "300M", "--name", "b", "--captions", "a key"]
+    options = parse(words)
+    again = parse(arguments_of(described(options), "out"))
+    assert described(again) == described(options)
+
+
+def test_duplicates_by_sorting_on_the_disk(tmp_path):
+    """As a dictionary finds them, with runs of a few records and several merges."""
+    hashes = [
+        (n, f"{n * n % 97:032x}" + (f":{n % 3 + 1:016x}" if n % 5 else "")) for n in range(400)
+    ]
+    first: dict[str, tuple[int, str]] = {}
+    expected = []
+    for number, digest in hashes:
+        image, _, caption = digest.partition(":")
+        number_of_first, other = first.setdefault(image, (number, caption))
+        if number_of_first != number:
+            expected.append(Duplicate(number, number_of_first, caption != other))
+    for run in (3, 50, 1000):
+        assert list(find_duplicates(reversed(hashes), tmp_path, run)) == expected
+    assert not list(tmp_path.iterdir())

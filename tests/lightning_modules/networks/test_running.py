@@ -1,0 +1,185 @@
+"""How networks run: the same outputs and gradients in any layout, recomputed, and compiled."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+from lightning_modules.networks.discriminator import LatentDiscriminator
+from lightning_modules.networks.infinity import Cache, InfinityTransformer, Text
+from lightning_modules.networks.noise_predictor import NoisePredictor
+from lightning_modules.networks.running import Running
+from lightning_modules.networks.scales import Scales
+from lightning_modules.networks.sft_unet import SFTUNet
+from lightning_modules.networks.swin_unet import SwinUNet
+from tests.contracts import discovery
+from tests.lightning_modules.next_scale_parts import BITS, GRIDS
+from tests.quick import quick
+
+SWIN = {"width": 8, "multipliers": (1, 2), "size": 32, "blocks": 1, "swin_width": 16, "heads": 2}
+SFT = {"features": 8, "width": 8, "multipliers": (1, 2), "blocks": 1, "dropout": 0.3}
+MAKERS: dict[type[Running], Callable[..., Any]] = {
+    SwinUNet: functools.partial(SwinUNet, **SWIN),
+    SFTUNet: functools.partial(SFTUNet, **SFT),
+    NoisePredictor: functools.partial(NoisePredictor, widths=(32, 64), layers=1, head_width=16),
+    InfinityTransformer: functools.partial(
+        InfinityTransformer, BITS, 3, 64, 2, 128, 8, drop_path=0.5
+    ),
+    LatentDiscriminator: functools.partial(
+        LatentDiscriminator, widths=(32, 64), layers=(1, 1), heads=4, text_width=None
+    ),
+}
+EACH = pytest.mark.parametrize("kind", MAKERS, ids=lambda kind: kind.__name__)
+CONVOLVES = [kind for kind in MAKERS if kind not in (SwinUNet, InfinityTransformer)]
+
+
+def test_all_of_them_are_here() -> None:
+    assert set(discovery.concrete_subclasses(Running, "lightning_modules")) == set(MAKERS)
+
+
+def made(kind: type[Running], **settings: Any) -> Any:
+    """Random numbers also in layers that begin as zeros."""
+    model = MAKERS[kind](**settings)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def image(seed: int, channels: int, side: int = 16) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(2, channels, side, side, generator=generator)
+
+
+def outputs(model: Any, x: Tensor | None = None) -> list[Tensor]:
+    """Of one input, or of x in its place; dropped parts are those of one seed."""
+    torch.manual_seed(5)
+    t = torch.tensor([1, 9])
+    if isinstance(model, SwinUNet):
+        found = model(image(0, 3) if x is None else x, t, image(1, 3))
+    elif isinstance(model, SFTUNet):
+        found = model(image(0, 3) if x is None else x, t, image(1, 3), image(2, 8, 8), (8, 8))
+    elif isinstance(model, NoisePredictor):
+        found = model(image(0, 3) if x is None else x, t)
+    elif isinstance(model, LatentDiscriminator):
+        found = model(image(0, 4) if x is None else x, t)
+    else:
+        text = Text(image(0, 1, 128)[:, 0, :4] if x is None else x, torch.tensor([4, 2]))
+        tokens = torch.cat([image(n, BITS, h).flatten(2).mT for n, (h, _) in enumerate(GRIDS)], 1)
+        found = model(tokens[:, 1:], Scales(GRIDS, 1), model.encode_text(text))
+    return [leaf for leaf in _pytree.tree_leaves(found) if isinstance(leaf, Tensor)]
+
+
+def shape_of_input(kind: type[Running]) -> Tensor:
+    if kind is InfinityTransformer:
+        return image(0, 1, 128)[:, 0, :4]
+    return image(0, 4 if kind is LatentDiscriminator else 3)
+
+
+@EACH
+@pytest.mark.parametrize("frozen", [False, True])
+def test_recomputed_blocks_give_the_same_bits(kind: type[Running], frozen: bool) -> None:
+    """Outputs and gradients, also in evaluation mode and of a network that does not train."""
+    found = []
+    for checkpointing in (False, True):
+        model = made(kind, checkpointing=checkpointing).requires_grad_(not frozen).train(not frozen)
+        x = shape_of_input(kind).requires_grad_()
+        results = outputs(model, x)
+        sum(result.square().mean() for result in results).backward()
+        found.append([*results, x.grad, *(p.grad for p in model.parameters() if not frozen)])
+    assert x.grad.abs().max() > 0
+    assert all((a is None) == (b is None) for a, b in zip(*found, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True) if a is not None)
+
+
+@EACH
+def test_less_is_kept_where_blocks_are_recomputed(kind: type[Running]) -> None:
+    kept = []
+    for checkpointing in (False, True):
+        model = made(kind, checkpointing=checkpointing).requires_grad_(False)
+        count = kept.append(0) or len(kept) - 1  # type: ignore[func-returns-value]
+
+        def keep(tensor: Tensor, count: int = count) -> Tensor:
+            kept[count] += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            outputs(model, shape_of_input(kind).requires_grad_())
+    assert kept[1] < 0.75 * kept[0]
+
+
+@pytest.mark.parametrize("kind", CONVOLVES, ids=lambda kind: kind.__name__)
+@torch.no_grad()
+def test_channels_last(kind: type[Running]) -> None:
+    plain, other = (made(kind, channels_last=last).eval() for last in (False, True))
+    weights = [p for p in other.parameters() if p.ndim == 4 and min(p.shape[1:3]) > 1]
+    assert weights
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
+    for expected, found in zip(outputs(plain), outputs(other), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """Let graphs run as they are, without the compiler's minutes; return them."""
+    graphs: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    yield graphs
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("kind", quick(MAKERS, SFTUNet))  # tracing takes seconds
+def test_compiled(kind: type[Running], compiled: list[Any]) -> None:
+    """With the names, copies and gradients of an uncompiled network, and recomputed blocks."""
+    plain = made(kind)
+    other = made(kind, checkpointing=True, compile=True)
+    assert other.state_dict().keys() == plain.state_dict().keys()
+    assert copy.deepcopy(other).state_dict().keys() == plain.state_dict().keys()
+    for model in (plain, other):
+        model.eval()  # the compiler's own draws are others
+        sum(result.square().mean() for result in outputs(model)).backward()
+    assert compiled
+    for expected, found in zip(plain.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, expected.grad, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_the_transformer_is_compiled_for_training_alone(compiled: list[Any]) -> None:
+    """One graph for all blocks; none for the scales of an image, of other lengths each."""
+    model = made(InfinityTransformer, compile=True).eval()
+    expected = outputs(model)[0]
+    blocks = len(compiled)
+    assert 0 < blocks < len(model.blocks)
+    text = Text(image(0, 1, 128)[:, 0, :4], torch.tensor([4, 2]))
+    scales, cache, start, found = Scales(GRIDS, 1), Cache(30), 0, []
+    encoded = model.encode_text(text)
+    for number, (h, w) in enumerate(GRIDS):
+        tokens = image(number, BITS, h).flatten(2).mT if number else None
+        found.append(model(tokens, scales, encoded, number, cache))
+        start += h * w
+    torch.testing.assert_close(torch.cat(found, 1), expected, rtol=1e-5, atol=1e-5)
+    assert len(compiled) == blocks
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [(SwinUNet, {"channels_last": True}), (InfinityTransformer, {"channels_last": True})],
+)
+def test_a_setting_that_does_not_help(kind: type[Running], settings: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match="channels_last"):
+        MAKERS[kind](**settings)
