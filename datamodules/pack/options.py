@@ -19,7 +19,7 @@ from datamodules.pack.places import Entry
 from datamodules.pack.web import Fetch, Rows, fetching
 from files.paths import expand_path
 
-ENGINES = ("local", "slurm")
+ENGINES = ("local", "slurm", "ray")
 BOUNDARIES = "blocks"  # of shards: after so many inputs, a new one begins
 DECIMAL = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 DESCRIPTION = """\
@@ -361,7 +361,8 @@ def _add_parts(group: Any) -> None:
         choices=ENGINES,
         default="local",
         help="local: this process and its workers (default); slurm: the part of this SLURM task, "
-        "of an array, of srun or of both",
+        "of an array, of srun or of both; ray: tasks on the cluster of RAY_ADDRESS, or on as many "
+        "cores of this machine as --workers (extra ray)",
     )
     # Parsed by another parser; here for --help.
     group.add_argument("--finish", metavar="OUT", help="join the parts into the shards of OUT")

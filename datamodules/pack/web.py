@@ -287,6 +287,9 @@ class Rows(Sequence[Entry]):
             "column by --url-column, and the captions' by --captions"
         )
 
+    def __reduce__(self) -> tuple[type[Rows], tuple[Any, ...]]:
+        return Rows, (self.path, self.column, self.caption, self.fetch)
+
     def __len__(self) -> int:
         """Return the number of rows."""
         return self._ends[-1] if self._ends else 0
