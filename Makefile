@@ -16,7 +16,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := dev,docs,lmdb,onnx,s3,spandrel,video
+EXTRAS := dev,docs,lmdb,onnx,parquet,ray,s3,spandrel,video
 SOAK ?= --hours 2
 DEMO := configs/experiment/quickstart.yaml
 export NO_ALBUMENTATIONS_UPDATE := 1

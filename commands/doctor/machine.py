@@ -225,6 +225,8 @@ EXTRAS = {
     "s3": "shards in s3://",
     "gs": "shards in gs://",
     "lmdb": "packing BasicSR's databases",
+    "parquet": "packing parquet lists of addresses",
+    "ray": "packing on a cluster, by pack --engine ray",
     "video": "H.264 as a degradation, and predictions as mp4",
     "iqa": "MUSIQ, MANIQA, CLIP-IQA, TOPIQ and PI",
     "onnx": "export to ONNX",

@@ -14,16 +14,14 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from datamodules.pack.images import process
 from datamodules.pack.inputs import Inputs
-from datamodules.pack.journal import Journal, Stage, in_order, read_journal
+from datamodules.pack.journal import Journal, Stage, read_journal
 from datamodules.pack.options import Settings
-from datamodules.pack.packing import Known, Packing, Progress, differences, watched, writing
+from datamodules.pack.packing import Known, Packing, Progress, differences, processed, writing
 from datamodules.shards.writer import ShardWriter, find_shards
 from files.owned import UNFINISHED, remove_file, write_whole
 
@@ -171,14 +169,10 @@ def pack_part(
     """
     blocks = Blocks.of(job, out, settings.name, settings.samples)
     label = f"part {part[0]}/{part[1]}"
-    if _is_finished(blocks, job):
+    if is_finished(blocks, job):
         log.info("%s: everything was packed already", label)
         return
-    _begin(blocks, job, part[1])
-    joined = joined_until(out / f"{settings.name}.journal.jsonl")
-    if joined > (0, 0):  # --finish has begun: raise if it still runs
-        with Journal(out / f"{settings.name}.journal.jsonl"):
-            pass
+    joined = begin_part(blocks, job, part[1])
     mine = blocks.of_part(*part)
     todo = [block for block in mine if not blocks.is_whole(block, joined)]
     if not todo:
@@ -213,7 +207,37 @@ def part_of_task(environment: Mapping[str, str]) -> tuple[int, int]:
     return (task - first) * ranks + rank + 1, max(count, 1) * ranks
 
 
-def _is_finished(blocks: Blocks, job: dict[str, Any]) -> bool:
+def begin_part(blocks: Blocks, job: dict[str, Any], parts: int) -> tuple[int, int]:
+    """Note what all parts depend on, or compare with it.
+
+    Args:
+        blocks: The blocks.
+        job: What the shards depend on.
+        parts: Number of all parts.
+
+    Returns:
+        The input, and the sample of it, up to which shards were joined already.
+
+    Raises:
+        ValueError: If earlier parts differ, or parts are being joined.
+    """
+    about, then = {"job": job, "parts": parts}, read_about(blocks)
+    if found := differences(then["job"], job) if then else []:
+        raise ValueError(
+            f"{blocks.folder} has parts that were made otherwise ({'; '.join(found)}): give the "
+            "options of the other parts, or another OUT or --name"
+        )
+    if then != about:
+        write_whole(blocks.about, json.dumps(about) + "\n")
+    path = blocks.out / f"{blocks.name}.journal.jsonl"
+    joined = joined_until(path)
+    if joined > (0, 0):  # --finish has begun: raise if it still runs
+        with Journal(path):
+            pass
+    return joined
+
+
+def is_finished(blocks: Blocks, job: dict[str, Any]) -> bool:
     """Return whether the parts were joined.
 
     Raises:
@@ -232,35 +256,16 @@ def _is_finished(blocks: Blocks, job: dict[str, Any]) -> bool:
     return last is not None and not last.shard
 
 
-def _begin(blocks: Blocks, job: dict[str, Any], parts: int) -> None:
-    """Note what all parts depend on, or compare with it.
-
-    Raises:
-        ValueError: If earlier parts differ.
-    """
-    about, then = {"job": job, "parts": parts}, read_about(blocks)
-    if found := differences(then["job"], job) if then else []:
-        raise ValueError(
-            f"{blocks.folder} has parts that were made otherwise ({'; '.join(found)}): give the "
-            "options of the other parts, or another OUT or --name"
-        )
-    if then != about:
-        write_whole(blocks.about, json.dumps(about) + "\n")
-
-
 def _pack(
     blocks: Blocks, todo: list[int], joined: tuple[int, int], inputs: Inputs, settings: Settings
 ) -> int:
     """Pack blocks, and return the number of refused inputs."""
     spans = [blocks.numbers(block) for block in todo]
-    count, refused = sum(map(len, spans)), 0
-    entries = chain.from_iterable(inputs.entries[span.start : span.stop] for span in spans)
-    made = in_order(
-        *(partial(process, settings.recipe), entries, settings.workers, count),
-        prepare=settings.prepare(inputs.entries),
-    )
-    outcomes = watched(made, settings.stop_after)
-    with Progress(count) as progress, closing(made):
+    refused = 0
+    with (
+        Progress(sum(map(len, spans))) as progress,
+        closing(processed(inputs.entries, spans, settings)) as outcomes,
+    ):
         for block, span in zip(todo, spans, strict=True):
             with Journal(blocks.journal(block)) as journal:
                 if blocks.is_whole(block, joined):  # another process was quicker
