@@ -231,6 +231,7 @@ EXTRAS = {
     "iqa": "MUSIQ, MANIQA, CLIP-IQA, TOPIQ and PI",
     "onnx": "export to ONNX",
     "app": "main.py app, in the browser",
+    "wandb": "logging to Weights & Biases",
 }
 MOST_NAMED = 5
 
