@@ -1,4 +1,4 @@
-"""The page: what is on it, and what its events do. Gradio is imported here alone."""
+"""The page: what is on it, and what its events do. Gradio is optional, so it is imported where it is used."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import fastapi
-import gradio as gr
 import numpy as np
 from PIL import Image
 
@@ -49,6 +47,7 @@ def preview(pixels: Any) -> Image.Image:
 
 def in_page(function: Event) -> Event:
     """Return an event whose errors are sentences on the page."""
+    import gradio as gr
 
     @functools.wraps(function)
     def told(*values: Any) -> Iterator[Any]:
@@ -68,6 +67,8 @@ def application(models: Models, megapixels: float = 50) -> Any:
         models: The methods, at least one.
         megapixels: Largest output.
     """
+    import fastapi
+    import gradio as gr
 
     @in_page
     def choose(source: str) -> Iterator[Any]:
