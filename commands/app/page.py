@@ -1,4 +1,4 @@
-"""The page: what is on it, and what its events do. Gradio is optional, so it is imported where it is used."""
+"""The page: what is on it, and its events. Gradio is optional: imported where it is used."""
 
 from __future__ import annotations
 
