@@ -69,7 +69,7 @@ def read_about(path: Path, fix: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
         return {"job": dict(content["job"]), "parts": int(content["parts"])}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(

@@ -185,9 +185,10 @@ def _check_apart(paths: Sequence[str], tars: Sequence[str]) -> None:
             if outer is None:
                 outer = (folders if is_folder else seen).setdefault(real, number)
             if outer != number:
+                how = "lies in" if Path(paths[outer]).is_dir() else "has images of"
                 raise ValueError(
-                    f"PATH {path!r} lies in {paths[outer]!r} or has images of it, which would be "
-                    "counted twice: give one of them"
+                    f"PATH {path!r} {how} {paths[outer]!r}, so its images would be counted twice: "
+                    "give one of them"
                 )
     real_tars = [tar if is_remote(tar) else os.path.realpath(tar) for tar in tars]
     if len(set(real_tars)) < len(tars):

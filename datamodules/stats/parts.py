@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -179,7 +178,7 @@ def measure_part(parts: Parts, inputs: Inputs, part: tuple[int, int], workers: i
     places, found = _Places(inputs, todo), list[Measured]()
     work = in_order(
         *(measure_place, iter(places), workers, len(todo) * BLOCK),
-        start=partial(cv2.setNumThreads, 1),  # a process a core
+        start=_use_one_core,
     )
     with tqdm(unit=" images", disable=None) as bar, closing(work):
         for result in work:
@@ -213,6 +212,10 @@ def measure_place(place: Place | None) -> Measured | None:
     except OSError as error:
         return unreadable("missing"), f"{place.name}: {error.strerror or error}"
     return measured(data, place.name)
+
+
+def _use_one_core() -> None:
+    cv2.setNumThreads(1)  # a process a core
 
 
 class _Places:
