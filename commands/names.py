@@ -20,6 +20,7 @@ BY_GROUP = {
         "protocols": "Show what the presets of metrics measure, and how they differ.",
         "preview": "Show what a degradation does to an image.",
         "draws": "Print what a degradation draws: means and quantiles of its parameters.",
+        "app": "Enlarge photographs in the browser: app RUN.",
         "doctor": "Report what works on this machine and what does not, with the fix.",
     },
     "data": {
@@ -41,6 +42,7 @@ ABOUT = {name: about for group in BY_GROUP.values() for name, about in group.ite
 
 # Modules with a `main(words)`, which returns the exit status; `python -m MODULE` is the same.
 TOOLS = {
+    "app": "commands.app.app",
     "list": "commands.listing",
     "report": "callbacks.report.__main__",
     "plot": "callbacks.report.plots",

@@ -10,13 +10,13 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Prepare = Callable[[list[Item]], list[Item]]
-PREPARED = 64  # inputs that a worker prepares at once
+Prepare = Callable[[list[Item]], Iterable[Item]]
 CHUNK = 4  # inputs sent to a worker at once: a message costs as much as a tiny image
 AHEAD = 3  # chunks queued or finished per worker; more would only take memory
 FEW = 16  # so few inputs do not justify starting processes
@@ -36,6 +36,7 @@ def in_order(
     workers: int,
     count: int | None = None,
     prepare: Prepare[Item] | None = None,
+    chunk: int = CHUNK,
     start: Callable[[], object] | None = None,
 ) -> Generator[Result, None, None]:
     """``map(function, items)`` in several processes, which end with this one, however it ends.
@@ -45,7 +46,8 @@ def in_order(
         items: Its arguments; a few are processed in this process.
         workers: Largest number of processes; with 1, everything runs in this process.
         count: About how many items there are, if they have no length.
-        prepare: Prepares some items at once, where they are processed, such as by downloads.
+        prepare: Prepares some items, where they are processed, such as by downloads.
+        chunk: Number of items that are sent to a process at once.
         start: Called once in each worker.
 
     Raises:
@@ -54,8 +56,8 @@ def in_order(
     count = len(items) if isinstance(items, Sized) else count
     workers = min(workers, -(-(count or 0) // FEW))
     if workers <= 1:
-        for some in _chunks(items, prepare):
-            yield from _each(function, some, prepare)
+        for some in _chunks(items, chunk):
+            yield from map(function, some if prepare is None else prepare(some))
         return
     # Not a fork of this process, which has threads (of the progress bar), and whose open pipe ends
     # would keep orphans waiting.
@@ -63,7 +65,7 @@ def in_order(
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(start,))
     try:
-        yield from _ordered(pool, function, items, workers, prepare)
+        yield from _ordered(pool, partial(_each, function, prepare), _chunks(items, chunk), workers)
     except BrokenProcessPool as error:
         raise ValueError(
             "a worker process died, perhaps out of memory: run the same command with fewer "
@@ -76,27 +78,26 @@ def in_order(
 
 def _ordered(
     pool: ProcessPoolExecutor,
-    function: Callable[[Item], Result],
-    items: Iterable[Item],
+    function: Callable[[list[Item]], list[Result]],
+    chunks: Iterable[list[Item]],
     workers: int,
-    prepare: Prepare[Item] | None,
 ) -> Iterator[Result]:
     waiting: deque[Future[list[Result]]] = deque()
-    for chunk in _chunks(items, prepare):
-        waiting.append(pool.submit(_each, function, chunk, prepare))
+    for chunk in chunks:
+        waiting.append(pool.submit(function, chunk))
         if len(waiting) >= AHEAD * workers:
             yield from waiting.popleft().result()
     while waiting:
         yield from waiting.popleft().result()
 
 
-def _chunks(items: Iterable[Item], prepare: Prepare[Item] | None) -> Iterator[list[Item]]:
-    source, size = iter(items), CHUNK if prepare is None else PREPARED
+def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    source = iter(items)
     return iter(lambda: list(islice(source, size)), [])
 
 
 def _each(
-    function: Callable[[Item], Result], items: list[Item], prepare: Prepare[Item] | None
+    function: Callable[[Item], Result], prepare: Prepare[Item] | None, items: list[Item]
 ) -> list[Result]:
     return [function(item) for item in (items if prepare is None else prepare(items))]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from datamodules.files.decode import UnreadableImage, read_size
 from datamodules.files.pairs import misfit
-from datamodules.pack import joining, parts
+from datamodules.pack import cluster, joining, parts
 from datamodules.pack.inputs import Inputs, role_of
 from datamodules.pack.journal import Journal
 from datamodules.pack.options import check, inputs_of, job_of, parse, parse_size, settings_of
@@ -64,6 +64,9 @@ def _run(options: argparse.Namespace) -> int:
     if part is not None:
         parts.pack_part(part, job, inputs, out, settings)
         return 0
+    if options.engine == "ray":
+        cluster.pack_parts(job, inputs, Path(os.path.abspath(out)), settings)
+        return _end(joining.finish(out, name), out, name)
     with Journal(out / f"{name}.journal.jsonl") as journal:
         begin(journal, job, out, name, options.overwrite)
         if journal.done:

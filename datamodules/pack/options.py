@@ -6,20 +6,19 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from datamodules.files.pairs import with_scale
 from datamodules.files.paths import parse_bytes
 from datamodules.pack.images import KEEP, MAX_PIXELS, Recipe, parse_encoding
 from datamodules.pack.inputs import REMOTE, Inputs, find_inputs, is_tars
-from datamodules.pack.places import Entry
-from datamodules.pack.web import Fetch, Rows, fetching
+from datamodules.pack.web import Fetch
 from datamodules.parts import parse_part, parse_positive
 from datamodules.workers import usable_cores
 from files.paths import expand_path
 
-ENGINES = ("local", "slurm")
+ENGINES = ("local", "slurm", "ray")
 BOUNDARIES = "blocks"  # of shards: after so many inputs, a new one begins
 DECIMAL = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 DESCRIPTION = """\
@@ -349,7 +348,8 @@ def _add_parts(group: Any) -> None:
         choices=ENGINES,
         default="local",
         help="local: this process and its workers (default); slurm: the part of this SLURM task, "
-        "of an array, of srun or of both",
+        "of an array, of srun or of both; ray: tasks on the cluster of RAY_ADDRESS, or on as many "
+        "cores of this machine as --workers (extra ray)",
     )
     # Parsed by another parser; here for --help.
     group.add_argument("--finish", metavar="OUT", help="join the parts into the shards of OUT")
@@ -461,10 +461,6 @@ class Settings(NamedTuple):
     workers: int
     connections: int = 1
     stop_after: int = 100
-
-    def prepare(self, entries: Sequence[Entry]) -> Callable[[list[Entry]], list[Entry]] | None:
-        """Return what fetches some inputs at once, for inputs that have to be fetched."""
-        return fetching(self.connections) if isinstance(entries, Rows) else None
 
 
 def settings_of(options: argparse.Namespace) -> Settings:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,12 +23,13 @@ from datamodules.pack.journal import Journal, Stage, counted, own_shards
 from datamodules.pack.options import Settings
 from datamodules.pack.places import Entry
 from datamodules.pack.report import Files
-from datamodules.pack.web import OUTAGES
+from datamodules.pack.web import OUTAGES, Rows, fetch_all
 from datamodules.shards.writer import ShardWriter, find_shards
 from datamodules.workers import in_order
 from files.owned import remove_file
 
 log = logging.getLogger(__name__)
+FETCHED = 4  # addresses for each connection that a worker fetches before it gets others
 SILENCE = 60  # seconds between log lines if there is no progress bar
 LOST = "other captions of images that were left out as equal (--keep-duplicates keeps them)"
 
@@ -109,40 +111,48 @@ def pack(journal: Journal, entries: Sequence[Entry], out: Path, settings: Settin
     start = journal.finished[-1].next[0] if journal.finished else 0
     writer = ShardWriter(out, settings.name, settings.samples, settings.size, len(journal.finished))
     packing = Packing(journal, writer, entries, settings, len(entries), Known(journal))
-    work = partial(process, settings.recipe)
     with (
         Progress(len(entries), start) as progress,
-        closing(
-            in_order(*(work, entries[start:], settings.workers), prepare=settings.prepare(entries))
-        ) as outcomes,
+        closing(processed(entries, [range(start, len(entries))], settings)) as outcomes,
         writing(out, writer),
     ):
-        for number, outcome in enumerate(watched(outcomes, settings.stop_after), start):
+        for number, outcome in enumerate(outcomes, start):
             packing.take(number, outcome)
             progress.step()
         packing.end()
 
 
-def watched(outcomes: Iterator[Outcome], most: int) -> Iterator[Outcome]:
-    """Yield outcomes while servers answer.
+def processed(
+    entries: Sequence[Entry], spans: Sequence[range], settings: Settings
+) -> Generator[Outcome, None, None]:
+    """Yield what becomes of inputs; those of a list of addresses are fetched before.
 
     Args:
-        outcomes: The outcomes.
-        most: Number of inputs in a row whose servers may fail.
+        entries: All inputs.
+        spans: Those to process.
+        settings: Settings of the command.
 
     Raises:
-        ValueError: If so many failed.
+        ValueError: If so many addresses in a row fail that a server or the network is down, or a
+            worker died.
     """
+    some = chain.from_iterable(entries[span.start : span.stop] for span in spans)
+    work = partial(process, settings.recipe)
+    how: dict[str, Any] = {}
+    if isinstance(entries, Rows):
+        fetch = partial(fetch_all, settings.connections)
+        how = {"prepare": fetch, "chunk": FETCHED * settings.connections}
     failed = 0
-    for outcome in outcomes:
-        failed = failed + 1 if outcome.reason in OUTAGES else 0
-        if failed >= most:
-            raise ValueError(
-                f"the last {failed} addresses failed, so a server or the network is down "
-                f"({outcome.message}). What is finished stays: the same command goes on when it is "
-                "back (--stop-after sets the number)"
-            )
-        yield outcome
+    with closing(in_order(work, some, settings.workers, sum(map(len, spans)), **how)) as made:
+        for outcome in made:
+            failed = failed + 1 if outcome.reason in OUTAGES else 0
+            if failed >= settings.stop_after:
+                raise ValueError(
+                    f"the last {failed} addresses failed, so a server or the network is down "
+                    f"({outcome.message}). What is finished stays: the same command goes on when "
+                    "it is back (--stop-after sets the number)"
+                )
+            yield outcome
 
 
 @contextmanager

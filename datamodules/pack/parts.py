@@ -13,19 +13,16 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from datamodules.pack.images import process
 from datamodules.pack.inputs import Inputs
 from datamodules.pack.journal import Journal, Stage, read_journal
 from datamodules.pack.options import Settings
-from datamodules.pack.packing import Known, Packing, Progress, differences, watched, writing
+from datamodules.pack.packing import Known, Packing, Progress, differences, processed, writing
 from datamodules.parts import blocks_of, digest_of, read_about, write_about
 from datamodules.shards.writer import ShardWriter, find_shards
-from datamodules.workers import in_order
 from files.owned import UNFINISHED, remove_file
 
 log = logging.getLogger(__name__)
@@ -256,14 +253,11 @@ def _pack(
 ) -> int:
     """Pack blocks, and return the number of refused inputs."""
     spans = [blocks.numbers(block) for block in todo]
-    count, refused = sum(map(len, spans)), 0
-    entries = chain.from_iterable(inputs.entries[span.start : span.stop] for span in spans)
-    made = in_order(
-        *(partial(process, settings.recipe), entries, settings.workers, count),
-        prepare=settings.prepare(inputs.entries),
-    )
-    outcomes = watched(made, settings.stop_after)
-    with Progress(count) as progress, closing(made):
+    refused = 0
+    with (
+        Progress(sum(map(len, spans))) as progress,
+        closing(processed(inputs.entries, spans, settings)) as outcomes,
+    ):
         for block, span in zip(todo, spans, strict=True):
             with Journal(blocks.journal(block)) as journal:
                 if blocks.is_whole(block, joined):  # another process was quicker

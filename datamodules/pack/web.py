@@ -18,7 +18,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from email.message import Message
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -60,7 +60,7 @@ class Fetch(NamedTuple):
     """
 
     max_bytes: int = 100 << 20
-    timeout: float = 30.0
+    timeout: float = 10.0
     retries: int = 3
     robots: bool = True
 
@@ -104,15 +104,15 @@ class Fetched(NamedTuple):
         return self.result
 
 
-def fetch_all(threads: int, entries: list[Entry]) -> list[Entry]:
-    """Fetch the addresses of some inputs at the same time.
+def fetch_all(threads: int, entries: list[Entry]) -> Iterator[Entry]:
+    """Fetch the addresses of some inputs at the same time, and yield them in order.
 
     Args:
         threads: Number of connections.
         entries: The inputs.
     """
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(_fetched, entries))
+        yield from pool.map(_fetched, entries)
 
 
 def _fetched(entry: Entry) -> Entry:
@@ -287,6 +287,9 @@ class Rows(Sequence[Entry]):
             "column by --url-column, and the captions' by --captions"
         )
 
+    def __reduce__(self) -> tuple[type[Rows], tuple[Any, ...]]:
+        return Rows, (self.path, self.column, self.caption, self.fetch)
+
     def __len__(self) -> int:
         """Return the number of rows."""
         return self._ends[-1] if self._ends else 0
@@ -428,8 +431,3 @@ class _Parquet:
         """Return some columns of a row group."""
         table = self._file.read_row_group(chunk, columns=list(dict.fromkeys(columns)))
         return [table.column(name).to_pylist() for name in columns]
-
-
-def fetching(threads: int) -> partial[list[Entry]]:
-    """Return ``fetch_all`` with a number of connections, for another process."""
-    return partial(fetch_all, threads)

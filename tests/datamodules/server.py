@@ -16,7 +16,8 @@ class Server:
     """What it serves, what it was asked for, and how it fails.
 
     `faults` are used up one a request (of the method GET): a status such as 503, "cut" (the
-    connection ends in the middle), "stall" (no byte comes any more), None (none).
+    connection ends in the middle), "stall" (no byte comes any more), "huge" (10 GB are announced),
+    "endless" (bytes come until the connection is closed), "drip" (a byte at a time), None (none).
     """
 
     def __init__(self, root: Path) -> None:
@@ -114,6 +115,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _body(self, status: int, data: bytes, fault: object, headers: dict[str, str]) -> None:
+        if fault in ("huge", "endless", "drip"):
+            self._without_end(fault)
+            return
         self._head(status, len(data), headers)
         if self.command == "HEAD":
             return
@@ -124,3 +128,14 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "stall":
             self.state.stalled.wait(120)
         self.close_connection = broken
+
+    def _without_end(self, fault: object) -> None:
+        self.send_response(200)
+        if fault == "huge":
+            self.send_header("Content-Length", str(10**10))
+        self.end_headers()
+        self.close_connection = True
+        with suppress(ConnectionError):  # who asked has gone
+            while not self.state.stalled.wait(0.1 if fault == "drip" else 0):
+                self.wfile.write(b"a" if fault == "drip" else bytes(1 << 16))
+                self.wfile.flush()

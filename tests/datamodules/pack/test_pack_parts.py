@@ -16,7 +16,7 @@ import time
 import pytest
 
 from datamodules.pack import __main__ as pack
-from datamodules.pack import joining, parts
+from datamodules.pack import joining, packing
 from datamodules.pack.duplicates import Duplicate, find_duplicates
 from datamodules.pack.journal import Journal, read_journal
 from datamodules.pack.options import arguments_of, described, parse
@@ -111,7 +111,7 @@ def test_plain_and_parts_go_on_with_one_another(images, tmp_path, caplog):
 def test_a_part_that_is_done_is_skipped(images, tmp_path, monkeypatch, caplog):
     command = [str(images), str(tmp_path / "out"), *WHOLE, "--part", "2/3"]
     assert pack.main(command) == 0
-    monkeypatch.setattr(parts, "process", None)
+    monkeypatch.setattr(packing, "process", None)
     caplog.clear()
     assert pack.main(command) == 0
     said = [one.getMessage() for one in caplog.records if one.name.startswith("datamodules")]
@@ -183,7 +183,11 @@ def test_the_part_of_a_slurm_task(images, tmp_path, monkeypatch, caplog):
 # -------------------------------------------------------------------------------------------- kills
 EVERY_STEP = """
 import os, signal, sys, tarfile
+import webdataset
+from PIL import Image
 from datamodules.pack import __main__ as pack
+
+Image.init(), webdataset.TarWriter  # else each fork would import them
 
 def step(function):
     def wrapped(*arguments, **options):
@@ -253,6 +257,50 @@ def test_sigkill_in_the_middle_of_a_part_with_workers(tmp_path):
     assert pack.main(["--finish", str(out)]) == 0
     assert pack.main([str(images), str(tmp_path / "whole"), *options]) == 0
     assert compared(content(out)) == compared(content(tmp_path / "whole"))
+
+
+RANDOM = """
+import os, random, signal, sys, time
+from datamodules.pack import __main__ as pack
+
+draws, kills, waiting, running = random.Random(0), 0, [1, 2, 3, 4], {}
+while waiting or running:
+    for part in waiting:
+        pid = os.fork()
+        if not pid:
+            sys.stderr = open(os.devnull, "w")
+            os._exit(pack.main([*sys.argv[1:], "--part", f"{part}/4"]))
+        running[pid] = part
+    waiting = []
+    time.sleep(draws.uniform(0, 0.08))
+    if kills < 20:
+        kills += 1
+        os.kill(draws.choice(list(running)), signal.SIGKILL)
+    for pid in list(running):
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            part = running.pop(pid)
+            if os.WIFSIGNALED(status):
+                waiting.append(part)
+            elif status:
+                sys.exit(status)
+print(kills)
+"""
+
+
+@pytest.mark.slow
+def test_twenty_random_kills_of_four_parts(tmp_path):
+    """At any moment, also while another part works: nothing is lost or packed twice."""
+    for number in range(120):
+        save(tmp_path / "images" / f"{number:03d}.png", (300, 200), seed=number % 100)
+    options = ["--samples-per-shard", "2", "--encode", "webp", "--workers", "1"]
+    images, out = str(tmp_path / "images"), str(tmp_path / "out")
+    command = [sys.executable, "-c", RANDOM, images, out, *options]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == 20
+    assert pack.main(["--finish", out]) == 0
+    assert pack.main([images, str(tmp_path / "whole"), *options]) == 0
+    assert compared(content(tmp_path / "out")) == compared(content(tmp_path / "whole"))
 
 
 def test_a_full_disk_stops_one_part(images, tmp_path):

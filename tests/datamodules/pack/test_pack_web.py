@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import struct
 import tarfile
+import zlib
 from email.message import Message
 
 import pytest
@@ -88,6 +90,7 @@ def test_a_table_of_addresses(tmp_path, server, caplog):
     assert "robots" not in report(tmp_path / "all")["counts"]["refused_by_reason"]
 
 
+@pytest.mark.slow
 def test_a_text_file_with_workers(tmp_path, server):
     lines = ["# photographs", *(f"{server.url}/{n % 20}.png?n={n}" for n in range(150))]
     (tmp_path / "list.txt").write_text("\r\n".join(lines))
@@ -116,6 +119,23 @@ def test_a_server_that_stalls(tmp_path, server):
     command = [str(tmp_path / "list.txt"), str(tmp_path / "out"), *QUICK, "--timeout", "1"]
     assert pack.main([*command, "--connections", "1"]) == 1
     assert report(tmp_path / "out")["counts"]["refused_by_reason"] == {"timeout": 1}
+
+
+def test_what_has_no_end(tmp_path, server):
+    """Bombs are refused before they are there, or decoded, and the others are packed."""
+    small = bytearray((tmp_path / "files" / "1.png").read_bytes())
+    small[16:24] = struct.pack(">II", 200_000, 200_000)  # 40 gigapixels, by the header
+    small[29:33] = struct.pack(">I", zlib.crc32(small[12:29]))
+    (tmp_path / "files" / "bomb.png").write_bytes(small)
+    names = ("0", "1", "2", "bomb", "5")
+    (tmp_path / "list.txt").write_text("".join(f"{server.url}/{n}.png\n" for n in names))
+    server.faults = ["huge", "endless", "drip"]
+    command = [str(tmp_path / "list.txt"), str(tmp_path / "out"), *QUICK, "--timeout", "1"]
+    assert pack.main([*command, "--connections", "1", "--max-bytes", "1M"]) == 1
+    found = {one["key"]: one["reason"] for one in report(tmp_path / "out")["refused"]}
+    reasons = ("too many bytes", "too many bytes", "timeout", "too large")
+    assert found == {f"{n:09d}": reason for n, reason in enumerate(reasons)}
+    assert server.got("5.png") == 1
 
 
 def test_a_store_that_is_down_for_a_while(tmp_path, server, caplog):

@@ -1,0 +1,98 @@
+"""Photographs a second that `pack` takes: `ENLARGER_DATA=... python -m benchmarks.speed.pack`.
+
+300 photographs of BSDS as PNG: two parts at once against one, and tasks of Ray against workers, on
+two cores. Each number is the best of the rounds of three minutes, in which all take turns, from the
+start of the command to its end; Ray's cluster runs before.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.report import without_options, write_report
+
+IMAGES, CORES, SECONDS, SEED = 300, 2, 180, 0
+OPTIONS = ("--encode", "png", "--samples-per-shard", "10")
+CLUSTER = f"""
+import sys
+import ray
+found = ray.init("local", num_cpus={CORES}, include_dashboard=False, _node_ip_address="127.0.0.1")
+print(found.address_info["address"], flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def cluster() -> Iterator[dict[str, str]]:
+    """Start a cluster of this machine's cores; the environment of its commands."""
+    environment = {
+        **{**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"},
+        **{"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)},
+    }
+    command = [sys.executable, "-c", CLUSTER]
+    with subprocess.Popen(
+        command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        yield {**environment, "RAY_ADDRESS": process.stdout.readline().strip()}
+        process.communicate("")
+
+
+def rate(images: Path, environment: dict[str, str], *commands: tuple[str, ...]) -> float:
+    """Images a second of some commands at the same time."""
+    with tempfile.TemporaryDirectory() as out:
+        begun = time.perf_counter()
+        started = [
+            subprocess.Popen(
+                [sys.executable, "main.py", "pack", str(images), out, *OPTIONS, *command],
+                env=environment,
+                stderr=subprocess.DEVNULL,
+            )
+            for command in commands
+        ]
+        if any([process.wait() for process in started]):
+            sys.exit(f"pack failed: {commands}")
+        return IMAGES / (time.perf_counter() - begun)
+
+
+def main() -> None:
+    """Measure and write the result."""
+    root = os.environ.get("ENLARGER_DATA")
+    if root is None:
+        sys.exit("set ENLARGER_DATA to the folder that holds bsds400")
+    one, two = ("--part", "1/1", "--workers", "1"), ("--workers", "1", "--part")
+    ways: dict[str, list[tuple[str, ...]]] = {
+        "one_part": [one],
+        "two_parts": [(*two, "1/2"), (*two, "2/2")],
+        "local": [("--workers", str(CORES))],
+        "ray": [("--engine", "ray")],
+    }
+    best, rounds, end = dict.fromkeys(ways, 0.0), 0, time.perf_counter() + SECONDS
+    with tempfile.TemporaryDirectory() as folder, cluster() as environment:
+        for path in sorted(Path(root, "bsds400").glob("*.jpg"))[:IMAGES]:
+            shutil.copy(path, folder)
+        while time.perf_counter() < end:
+            rounds += 1
+            for name, commands in ways.items():
+                best[name] = max(best[name], rate(Path(folder), environment, *commands))
+    results = {
+        **{"rounds": rounds, "load_average_of_5_minutes": round(os.getloadavg()[1], 1)},
+        "images_a_second": {name: round(value, 2) for name, value in best.items()},
+        "two_parts_against_one": round(best["two_parts"] / best["one_part"], 2),
+        "ray_against_local": round(best["ray"] / best["local"], 2),
+    }
+    write_report("pack", results, SEED)
+
+
+if __name__ == "__main__":
+    without_options(__doc__)
+    main()

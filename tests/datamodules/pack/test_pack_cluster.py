@@ -1,0 +1,139 @@
+"""Parts as tasks of Ray: the bytes of one process, also where tasks are killed or fail."""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from datamodules.pack import __main__ as pack
+from datamodules.pack.journal import Journal
+from tests.conftest import REPO
+from tests.datamodules.image_files import save
+from tests.datamodules.pack.test_pack_resume import content
+
+OPTIONS = ["--samples-per-shard", "4", "--crop", "8", "--encode", "png", "--workers", "1"]
+CLUSTER = """
+import sys
+import ray
+found = ray.init(
+    "local", num_cpus=2, include_dashboard=False, logging_level=40, _node_ip_address="127.0.0.1"
+)
+print(found.address_info["address"], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[dict[str, str]]:
+    """The environment of a cluster with two cores, on this machine, with a token of its own."""
+    pytest.importorskip("ray", reason="needs the extra ray")
+    environment = {
+        **{**os.environ, "PYTHONPATH": str(REPO), "RAY_USAGE_STATS_ENABLED": "0"},
+        **{"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)},
+        "RAY_worker_niceness": "0",
+    }
+    with subprocess.Popen(
+        [sys.executable, "-c", CLUSTER],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        yield {**environment, "RAY_ADDRESS": process.stdout.readline().strip()}
+        process.communicate("")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    for number in range(60):
+        # Equal ones in one block, in the next one and far away.
+        seed = {3: 2, 8: 2, 50: 2}.get(number, number)
+        save(tmp_path / "images" / f"{number:02d}.png", (8 * (1 + seed % 3), 8), seed=seed)
+    (tmp_path / "images" / "13.png").write_bytes(b"")
+    return tmp_path / "images"
+
+
+def ray(environment: dict[str, str], *words: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "datamodules.pack", *map(str, words), "--engine", "ray"],
+        cwd=REPO,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def compared(out: Path) -> dict[str, object]:
+    return {name: value for name, value in content(out).items() if "journal" not in name}
+
+
+@pytest.mark.slow
+def test_the_bytes_of_local(images: Path, tmp_path: Path, cluster: dict[str, str]) -> None:
+    out, words = tmp_path / "out", [images, tmp_path / "out", *OPTIONS]
+    assert pack.main([str(images), str(tmp_path / "whole"), *OPTIONS]) == 1
+    assert pack.main([*map(str, words), "--part", "2/8"]) == 0
+    with Journal(out / "shard.parts" / "shard-000009.journal.jsonl"):
+        failing = ray(cluster, *words)
+        said = failing.communicate(timeout=120)[1]
+    assert failing.returncode == 2
+    assert "1 of 8 parts were packed already" in said
+    assert "error: 1 of the parts failed (part 6/8: " in said
+    assert "another process packs these shards" in said
+    # Without the two blocks with images that equal one of an earlier block.
+    made = {
+        path.stat().st_mtime_ns
+        for path in out.glob("shard.parts/*.tar")
+        if path.name.split("-")[1] not in ("000002", "000012")
+    }
+    assert len(made) >= 13
+    again = ray(cluster, *words)
+    said = again.communicate(timeout=120)[1]
+    assert again.returncode == 1
+    assert "7 of 8 parts were packed already" in said
+    assert compared(out) == compared(tmp_path / "whole")
+    assert made < {path.stat().st_mtime_ns for path in out.glob("*.tar")}
+
+
+@pytest.mark.slow
+def test_processes_that_are_killed(tmp_path: Path, cluster: dict[str, str]) -> None:
+    """Both those of Ray, and the command itself."""
+    for number in range(40):
+        save(tmp_path / "images" / f"{number:02d}.png", (300, 200), seed=number % 36)
+    options = ["--samples-per-shard", "2", "--encode", "webp", "--workers", "1"]
+    out, draws = tmp_path / "out", random.Random(0)
+    assert pack.main([str(tmp_path / "images"), str(tmp_path / "whole"), *options]) == 0
+    killed, status = 0, None
+    while status is None:
+        command = ray(cluster, tmp_path / "images", out, *options)
+        while command.poll() is None and killed < 6:
+            time.sleep(draws.uniform(0.05, 0.5))
+            tasks = [p for p in psutil.process_iter(["name"]) if p.info["name"] == "ray::pack_part"]
+            if tasks and list(out.glob("shard.parts/*.tar")):
+                killed += 1
+                (command if killed == 3 else draws.choice(tasks)).kill()
+        said = command.communicate(timeout=120)[1]
+        status = command.returncode if command.returncode in (0, 1) else None
+    assert (killed, status) == (6, 0), said
+    assert compared(out) == compared(tmp_path / "whole")
+
+
+def test_ray_is_missing(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert pack.main([str(images), str(tmp_path / "out"), "--engine", "ray"]) == 2
+    assert "--engine ray needs the package ray, which is not installed: pip install" in caplog.text
+    assert not (tmp_path / "out").exists()
+    command = [str(images), str(tmp_path / "out"), "--engine", "ray", "--part", "1/2"]
+    assert pack.main(command) == 2
+    assert "--engine ray chooses the part itself: drop --part" in caplog.text
