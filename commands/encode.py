@@ -43,7 +43,7 @@ from datamodules.pack.journal import Journal, Stage, own_shards
 from datamodules.pack.options import BOUNDARIES
 from datamodules.pack.packing import Progress
 from datamodules.pack.parts import Blocks
-from datamodules.pack.parts import digest_of as digest_of_job
+from datamodules.parts import digest_of as digest_of_job
 from datamodules.samples import Flips, Images, SampleDraws, draw_turn, turned
 from datamodules.shards.index import split_name
 from datamodules.shards.writer import Members, ShardWriter, find_shards
@@ -405,7 +405,7 @@ class Encoding:
         if not journal.done:
             adopting = Adopting(journal, blocks)
             for block in range(len(blocks)):
-                adopting.join(blocks.stages(block) or [])
+                adopting.join(blocks.done(block))
             adopting.end()
             _warn(journal)
         remove_leftovers(blocks.folder, blocks.known)

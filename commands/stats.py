@@ -10,15 +10,15 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import re
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from commands.errors import ConfigurationError
+from datamodules.parts import check_whole, parse_part, parse_positive
+from datamodules.workers import usable_cores
 from files.owned import write_whole
 from files.paths import expand_path
 
@@ -84,7 +84,12 @@ def _run(options: argparse.Namespace) -> None:
 
     if options.finish is not None:
         parts = Parts(Path(expand_path(options.finish, "--finish")))
-        _check_whole(parts)
+        if not parts.job:
+            raise ValueError(
+                f"--finish {str(parts.out)!r} has no measurements: give the --out of the parts"
+            )
+        command = ["stats", *parts.job["paths"], "--out", str(parts.out)]
+        check_whole(parts.missing(), parts.job["blocks"], parts.parts, lambda: command)
         _finish(parts, options.near)
         return
     parts = Parts(Path(expand_path(options.out, "--out")))
@@ -100,32 +105,12 @@ def _run(options: argparse.Namespace) -> None:
         log.info("part %d/%d is measured; main.py stats --finish joins all parts", *part)
 
 
-def _check_whole(parts: Parts) -> None:
-    from datamodules.stats.parts import span
-
-    about = parts.about()
-    if not about:
-        raise ValueError(
-            f"--finish {str(parts.out)!r} has no measurements: give the --out of the parts"
-        )
-    missing = parts.missing()
-    if not missing:
-        return
-    count = about["parts"]
-    number = next(n for n in range(1, count + 1) if missing[0] in span(about["blocks"], (n, count)))
-    command = ["main.py", "stats", *about["job"]["paths"], "--out", str(parts.out)]
-    raise ValueError(
-        f"--finish: {len(missing)} of {about['blocks']} blocks of {parts.out} are not measured "
-        f"yet; run {shlex.join([*command, '--part', f'{number}/{count}'])}"
-    )
-
-
 def _finish(parts: Parts, near: int) -> None:
     from callbacks.pages.stats import facts_of, write_stats_page
     from datamodules.stats.summary import QUANTITIES, summarise
 
     summary, images = summarise(parts, near)
-    paths = parts.about()["job"]["paths"]
+    paths = parts.job["paths"]
     numbers = {"paths": paths, **summary.numbers}
     path, page = parts.out / "stats.json", parts.out / "stats.html"
     write_whole(path, json.dumps(numbers, indent=1) + "\n")
@@ -226,15 +211,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--part",
-        type=_part,
+        type=parse_part,
         metavar="I/N",
         help="measure part I of N only; the others can be measured anywhere, at any time",
     )
     parser.add_argument("--finish", metavar="FOLDER", help="join the parts in this --out")
     parser.add_argument(
         "--workers",
-        type=_positive,
-        default=_usable_cores(),
+        type=parse_positive,
+        default=usable_cores(),
         metavar="N",
         help="processes (default: one per core, here %(default)s)",
     )
@@ -242,32 +227,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _part(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a part; expected I/N with I from 1 to N, such as 3/7"
-        )
-    return int(match[1]), int(match[2])
-
-
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
 def _near(text: str) -> int:
     if not re.fullmatch("[0-6]", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 6")
     return int(text)
-
-
-def _usable_cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        return os.cpu_count() or 1
 
 
 if __name__ == "__main__":

@@ -1,21 +1,19 @@
-"""Find equal images among any number of inputs, in little memory: by sorting on the disk."""
+"""Find equal images among any number of inputs, in bounded memory."""
 
 from __future__ import annotations
 
-import heapq
-import struct
-import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import NamedTuple
 
-RUN = 500_000  # records that are sorted in memory
-MERGED = 64  # files that are merged at once
-CHUNK = 1 << 16  # bytes that are read of each, about
-# Big-endian, so that bytes sort as numbers do.
-HASHED = struct.Struct(">16sQ8s")  # hash of the images, number, hash of the caption
-FOUND = struct.Struct(">QQ?")  # number, first number, whether captions differ
+import numpy as np
+
+from datamodules.buckets import ROOM, Buckets, starts_of_runs
+
+PIECE = 1 << 12  # hashes that are parsed at once
+HASHED = np.dtype([("image", "<u8", 2), ("number", "<u8"), ("caption", "<u8")])
+FOUND = np.dtype([("number", "<u8"), ("first", "<u8"), ("differs", "?")])
 
 
 class Duplicate(NamedTuple):
@@ -32,86 +30,41 @@ class Duplicate(NamedTuple):
     differs: bool
 
 
-class Sorter:
-    """Sort records of one size by their bytes, in files without names.
-
-    Args:
-        size: Bytes of a record.
-        folder: Folder of the files.
-        run: Records in memory, at most.
-    """
-
-    def __init__(self, size: int, folder: Path, run: int = RUN) -> None:
-        self.size, self.folder, self.run = size, folder, run
-        self._open = ExitStack()
-        self._records: list[bytes] = []
-        self._files: list[IO[bytes]] = []
-
-    def __enter__(self) -> Sorter:
-        """Itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Delete the files."""
-        self._open.close()
-
-    def add(self, record: bytes) -> None:
-        """Add a record.
-
-        Raises:
-            OSError: If the disk is full.
-        """
-        self._records.append(record)
-        if len(self._records) >= self.run:
-            self._records.sort()
-            self._write(self._records)
-            self._records = []
-
-    def __iter__(self) -> Iterator[bytes]:
-        """Iterate over all records in order."""
-        while len(self._files) > MERGED:
-            some, self._files = self._files[:MERGED], self._files[MERGED:]
-            self._write(heapq.merge(*map(self._read, some)))
-            for file in some:
-                file.close()
-        yield from heapq.merge(sorted(self._records), *map(self._read, self._files))
-
-    def _write(self, records: Iterable[bytes]) -> None:
-        file: Any = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115  (closed by the stack)
-        self._files.append(self._open.enter_context(file))
-        file.writelines(records)
-
-    def _read(self, file: IO[bytes]) -> Iterator[bytes]:
-        file.seek(0)
-        while chunk := file.read(self.size * (CHUNK // self.size)):
-            for start in range(0, len(chunk), self.size):
-                yield chunk[start : start + self.size]
-
-
 def find_duplicates(
-    hashes: Iterable[tuple[int, str]], folder: Path, run: int = RUN
+    hashes: Iterable[tuple[int, str]], count: int, folder: Path, room: int = ROOM
 ) -> Iterator[Duplicate]:
     """Yield all inputs that equal an earlier one, by their numbers.
 
     Args:
         hashes: Number and hash of each input, in any order.
+        count: Number of all inputs.
         folder: Folder for files while this runs; they need 50 bytes for each input.
-        run: Inputs in memory, at most.
+        room: Inputs in memory, at most.
 
     Raises:
         OSError: If the disk is full.
     """
-    with Sorter(FOUND.size, folder, run) as found:
-        with Sorter(HASHED.size, folder, run) as hashed:
-            for number, digest in hashes:
-                image, _, caption = digest.partition(":")
-                caption_bytes = bytes.fromhex(caption)
-                hashed.add(HASHED.pack(bytes.fromhex(image), number, caption_bytes))
-            records = (HASHED.unpack(record) for record in hashed)
-            image_before, first, caption_before = b"", 0, b""
-            for image_bytes, number, caption_bytes in records:
-                if image_bytes == image_before:
-                    found.add(FOUND.pack(number, first, caption_bytes != caption_before))
-                else:
-                    image_before, first, caption_before = image_bytes, number, caption_bytes
-        yield from (Duplicate(*FOUND.unpack(record)) for record in found)
+    hashed = Buckets(folder, HASHED, count, room)
+    source = iter(hashes)
+    while piece := [_record(*one) for one in islice(source, PIECE)]:
+        records = np.array(piece, HASHED)
+        hashed.add(records["image"][:, 0], records)
+    found = Buckets(folder, FOUND, count, room, top=count)
+    for records in hashed:
+        image = records["image"]
+        records = records[np.lexsort((records["number"], image[:, 1], image[:, 0]))]
+        image = records["image"]
+        starts = starts_of_runs((image[1:] != image[:-1]).any(1))
+        first = records[np.repeat(starts, np.diff([*starts, len(records)]))]
+        later = first["number"] != records["number"]
+        some = np.zeros(later.sum(), FOUND)
+        some["number"], some["first"] = records["number"][later], first["number"][later]
+        some["differs"] = (first["caption"] != records["caption"])[later]
+        found.add(some["number"], some)
+    for records in found:
+        yield from (Duplicate(*record) for record in np.sort(records, order="number").tolist())
+
+
+def _record(number: int, digest: str) -> tuple[tuple[int, int], int, int]:
+    image, _, caption = digest.partition(":")
+    return (int(image[:16], 16), int(image[16:], 16)), number, int(caption or "0", 16)

@@ -16,19 +16,19 @@ from pathlib import Path
 from datamodules.pack.duplicates import Duplicate, find_duplicates
 from datamodules.pack.images import Members, Outcome
 from datamodules.pack.inputs import Inputs
-from datamodules.pack.journal import Journal, Stage, counted, read_journal
+from datamodules.pack.journal import Journal, Stage, read_journal
 from datamodules.pack.options import (
     Settings,
     arguments_of,
-    command_of,
     inputs_of,
     job_of,
     parse,
     settings_of,
 )
 from datamodules.pack.packing import LOST, Packing, Progress, begin, differences, writing
-from datamodules.pack.parts import Blocks, parts_without, read_about
+from datamodules.pack.parts import Blocks
 from datamodules.pack.report import Summary, write_report
+from datamodules.parts import check_whole, read_about
 from datamodules.shards.index import index_places, read_index
 from datamodules.shards.writer import ShardWriter
 from files.owned import (
@@ -41,7 +41,6 @@ from files.owned import (
 )
 
 log = logging.getLogger(__name__)
-SHOWN = 10  # commands of missing parts
 
 
 def finish(out: Path, name: str) -> Summary:
@@ -57,7 +56,10 @@ def finish(out: Path, name: str) -> Summary:
     """
     at = out / f"{name}.parts"
     path = out / f"{name}.journal.jsonl"
-    about = read_about(Blocks(out, name, 0, 1, "")) or {"job": read_journal(path)[0], "parts": 1}
+    about = read_about(Blocks(out, name, 0, 1, "").about, "OUT or --name") or {
+        "job": read_journal(path)[0],
+        "parts": 1,
+    }
     job = about["job"]
     if not job:
         raise ValueError(f"{at} has no parts: pack SOURCE {out} --part 1/N to N/N makes them")
@@ -96,14 +98,10 @@ def _check_parts(
         for block in range(len(blocks))
         if not (blocks.stages(block) if block == begun else blocks.is_whole(block, last))
     )
-    gone = parts_without(blocks, parts, missing)
-    if gone:
-        commands = [command_of(described, str(blocks.out), (n, parts)) for n in gone[:SHOWN]]
-        more = f"\n  and {len(gone) - SHOWN} more" if len(gone) > SHOWN else ""
-        raise ValueError(
-            f"{counted(len(gone), 'part')} of {parts} are not there yet "
-            f"({', '.join(map(str, gone))}); run:\n  " + "\n  ".join(commands) + more
-        )
+    check_whole(
+        *(missing, len(blocks), parts),
+        lambda: ["pack", *arguments_of(described, str(blocks.out))],
+    )
 
 
 class Adopting:
@@ -195,7 +193,7 @@ class _Joining(Adopting):
         try:
             with Progress(count) as progress:
                 duplicates = _by_block(
-                    find_duplicates(self._hashes(), self.blocks.folder), self.blocks.size
+                    find_duplicates(self._hashes(), count, self.blocks.folder), self.blocks.size
                 )
                 due = next(duplicates, None)
                 for block in range(len(self.blocks)):
@@ -213,13 +211,13 @@ class _Joining(Adopting):
 
     def _hashes(self) -> Iterator[tuple[int, str]]:
         for block in range(len(self.blocks)):
-            for stage in self.blocks.stages(block) or []:
+            for stage in self.blocks.done(block):
                 yield from stage.kept
                 if not self.keep:
                     yield from ((number, digest) for number, _, digest in stage.duplicates)
 
     def _join_block(self, block: int) -> None:
-        stages = self.blocks.stages(block) or []
+        stages = self.blocks.done(block)
         kept = {number for stage in stages for number, _ in stage.kept}
         if self.equal.keys() & kept and not self.keep:
             self._write_again(block, stages)
@@ -283,23 +281,23 @@ class _Joining(Adopting):
             for number, digest in hashes:
                 image, _, caption = digest.partition(":")
                 found[number] = Outcome([], image, caption, notes=tuple(notes.get(number, ())))
-        kept = [number for stage in stages for number, _ in stage.kept]
-        samples = self._samples(stages, kept)
+        kept = {number for stage in stages for number, _ in stage.kept}
+        samples = self._samples(stages, sorted(kept))
         for number in sorted(found):
-            content = next(samples) if kept and number == kept[0] else []
-            kept = kept[1:] if content else kept
+            content = next(samples) if number in kept else []
             yield number, found[number]._replace(samples=content)
 
     def _samples(self, stages: list[Stage], kept: list[int]) -> Iterator[list[tuple[str, Members]]]:
         """Yield the samples of each kept input; of its squares, the first has the number 1."""
-        keys = [self.inputs.entries[number].key for number in kept[1:]]
-        firsts = iter([{key, f"{key}_s001"} for key in keys])
+        # With --crop, each name has the number of its square: a_s002 alone may be an input, too.
+        first = "" if self.settings.recipe.crop is None else "_s001"
+        keys = (self.inputs.entries[number].key + first for number in kept[1:])
+        due = next(keys, None)
         samples: list[tuple[str, Members]] = []
-        first = next(firsts, None)
         for key, members in self._read(stages):
-            if first is not None and key in first:
+            if key == due:
                 yield samples
-                first, samples = next(firsts, None), []
+                due, samples = next(keys, None), []
             samples.append((key, members))
         yield samples
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,8 +13,9 @@ from datamodules.files.pairs import with_scale
 from datamodules.files.paths import parse_bytes
 from datamodules.pack.images import KEEP, MAX_PIXELS, Recipe, parse_encoding
 from datamodules.pack.inputs import REMOTE, Inputs, find_inputs, is_tars
-from datamodules.pack.journal import usable_cores
 from datamodules.pack.web import Fetch
+from datamodules.parts import parse_part, parse_positive
+from datamodules.workers import usable_cores
 from files.paths import expand_path
 
 ENGINES = ("local", "slurm", "ray")
@@ -68,14 +68,8 @@ def _pixels(text: str) -> int:
     return int(float(match[1]) * DECIMAL[match[2].upper()])
 
 
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
 def _natural(text: str) -> int:
-    return 0 if text == "0" else _positive(text)
+    return 0 if text == "0" else parse_positive(text)
 
 
 def _scale(text: str) -> float:
@@ -96,15 +90,6 @@ def _name(text: str) -> str:
             f"{text!r} is not a valid name of shards; expected letters, digits, and _ . - within"
         )
     return text
-
-
-def _part(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a part; expected I/N with I from 1 to N, such as 3/7"
-        )
-    return int(match[1]), int(match[2])
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -234,7 +219,7 @@ def _add_addresses(group: Any) -> None:
     )
     group.add_argument(
         "--timeout",
-        type=_positive,
+        type=parse_positive,
         default=round(usual.timeout),
         metavar="SECONDS",
         help="limit of one attempt (default: %(default)s)",
@@ -248,7 +233,7 @@ def _add_addresses(group: Any) -> None:
     )
     group.add_argument(
         "--stop-after",
-        type=_positive,
+        type=parse_positive,
         default=100,
         metavar="N",
         help="stop if so many addresses in a row fail at server or network, which then is down; "
@@ -256,7 +241,7 @@ def _add_addresses(group: Any) -> None:
     )
     group.add_argument(
         "--connections",
-        type=_positive,
+        type=parse_positive,
         default=16,
         metavar="N",
         help="downloads at a time, of each worker (default: %(default)s)",
@@ -266,28 +251,31 @@ def _add_addresses(group: Any) -> None:
 def _add_images(group: Any) -> None:
     group.add_argument(
         "--max-long-side",
-        type=_positive,
+        type=parse_positive,
         metavar="N",
         help="shrink images with a longer long side, by Lanczos",
     )
     group.add_argument(
-        "--max-short-side", type=_positive, metavar="N", help="the same for the short side"
+        "--max-short-side", type=parse_positive, metavar="N", help="the same for the short side"
     )
     group.add_argument(
         "--min-side",
-        type=_positive,
+        type=parse_positive,
         default=1,
         metavar="N",
         help="refuse images whose short side is then below this",
     )
     group.add_argument(
         "--crop",
-        type=_positive,
+        type=parse_positive,
         metavar="N",
         help="cut images into squares of this side, as BasicSR's extract_subimages: a_s001, ...",
     )
     group.add_argument(
-        "--step", type=_positive, metavar="N", help="distance between squares (default: --crop)"
+        "--step",
+        type=parse_positive,
+        metavar="N",
+        help="distance between squares (default: --crop)",
     )
     group.add_argument(
         "--thresh",
@@ -317,7 +305,7 @@ def _add_images(group: Any) -> None:
 def _add_shards(group: Any) -> None:
     group.add_argument(
         "--samples-per-shard",
-        type=_positive,
+        type=parse_positive,
         default=1000,
         metavar="N",
         help="samples in each shard, at most; after as many inputs a new shard begins (default: "
@@ -340,7 +328,7 @@ def _add_shards(group: Any) -> None:
     )
     group.add_argument(
         "--workers",
-        type=_positive,
+        type=parse_positive,
         default=usable_cores(),
         metavar="N",
         help="processes (default: one per core, here %(default)s)",
@@ -350,7 +338,7 @@ def _add_shards(group: Any) -> None:
 def _add_parts(group: Any) -> None:
     group.add_argument(
         "--part",
-        type=_part,
+        type=parse_part,
         metavar="I/N",
         help="make part I of N only; the others can be made anywhere, at any time, as often as "
         "needed. OUT must be a folder that all machines share",
@@ -561,9 +549,3 @@ def arguments_of(described: Mapping[str, Any], out: str) -> list[str]:
             continue
         words += [name] if value is True else [f"{name}={value}"]
     return words
-
-
-def command_of(described: Mapping[str, Any], out: str, part: tuple[int, int]) -> str:
-    """Return the command that makes a part, for a shell."""
-    words = ["python", "main.py", "pack", *arguments_of(described, out)]
-    return shlex.join([*words, "--part", f"{part[0]}/{part[1]}"])

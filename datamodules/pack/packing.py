@@ -19,12 +19,13 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from datamodules.pack.images import Outcome, process
-from datamodules.pack.journal import Journal, Stage, counted, in_order, own_shards
+from datamodules.pack.journal import Journal, Stage, counted, own_shards
 from datamodules.pack.options import Settings
 from datamodules.pack.places import Entry
 from datamodules.pack.report import Files
 from datamodules.pack.web import OUTAGES, Rows, fetch_all
 from datamodules.shards.writer import ShardWriter, find_shards
+from datamodules.workers import in_order
 from files.owned import remove_file
 
 log = logging.getLogger(__name__)

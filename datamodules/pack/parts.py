@@ -7,11 +7,10 @@ number of parts may change at any time.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
+import re
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -22,8 +21,9 @@ from datamodules.pack.inputs import Inputs
 from datamodules.pack.journal import Journal, Stage, read_journal
 from datamodules.pack.options import Settings
 from datamodules.pack.packing import Known, Packing, Progress, differences, processed, writing
+from datamodules.parts import blocks_of, digest_of, read_about, write_about
 from datamodules.shards.writer import ShardWriter, find_shards
-from files.owned import UNFINISHED, remove_file, write_whole
+from files.owned import UNFINISHED, remove_file
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Blocks:
 
     def of_part(self, part: int, parts: int) -> range:
         """Return the blocks of part 1, 2, ... of some."""
-        return range(len(self) * (part - 1) // parts, len(self) * part // parts)
+        return blocks_of(part, parts, len(self))
 
     def shards_name(self, block: int) -> str:
         """Return the prefix of a block's shards."""
@@ -86,6 +86,20 @@ class Blocks:
         job, found = read_journal(self.journal(block))
         stages = list(found) if job == self.job(block) else []
         return stages if stages and not stages[-1].shard else None
+
+    def done(self, block: int) -> list[Stage]:
+        """Return the stages of a block.
+
+        Raises:
+            ValueError: If another process has begun it again since all blocks were there.
+        """
+        stages = self.stages(block)
+        if stages is None:
+            raise ValueError(
+                f"{self.journal(block)} was begun again while the parts were joined: wait for "
+                "that process, or stop it, and run this command again"
+            )
+        return stages
 
     def job(self, block: int) -> dict[str, Any]:
         """Return the first line of a block's journal."""
@@ -112,14 +126,10 @@ class Blocks:
 
     def known(self, path: str) -> bool:
         """Return whether a path below the folder is a file of this program."""
-        ours = path == self.about.name or path.startswith(f"{self.name}-")
+        tar = r"-\d{6,}\.tar(\.part|\.idx\.json)?"
+        block = rf"{re.escape(self.name)}-\d{{6,}}(\.journal\.jsonl|{tar})"
+        ours = path == self.about.name or re.fullmatch(block, path, re.ASCII) is not None
         return ours or UNFINISHED.fullmatch(path) is not None
-
-
-def digest_of(job: dict[str, Any]) -> str:
-    """Return the hash of what shards depend on."""
-    text = json.dumps(job, sort_keys=True).encode()
-    return hashlib.blake2b(text, digest_size=8).hexdigest()
 
 
 def _has(path: Path, size: int) -> bool:
@@ -135,23 +145,6 @@ def joined_until(journal: Path) -> tuple[int, int]:
 
 
 # -------------------------------------------------------------------------------------------- parts
-def read_about(blocks: Blocks) -> dict[str, Any]:
-    """Return job and number of parts of blocks; empty if there are none.
-
-    Raises:
-        ValueError: If the file is another program's.
-    """
-    try:
-        content = json.loads(blocks.about.read_bytes())
-        return {"job": dict(content["job"]), "parts": int(content["parts"])}
-    except FileNotFoundError:
-        return {}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{blocks.about} is another program's file: move it away, or give another OUT or --name"
-        ) from error
-
-
 def pack_part(
     part: tuple[int, int], job: dict[str, Any], inputs: Inputs, out: Path, settings: Settings
 ) -> None:
@@ -221,14 +214,13 @@ def begin_part(blocks: Blocks, job: dict[str, Any], parts: int) -> tuple[int, in
     Raises:
         ValueError: If earlier parts differ, or parts are being joined.
     """
-    about, then = {"job": job, "parts": parts}, read_about(blocks)
+    then = read_about(blocks.about, "OUT or --name")
     if found := differences(then["job"], job) if then else []:
         raise ValueError(
             f"{blocks.folder} has parts that were made otherwise ({'; '.join(found)}): give the "
             "options of the other parts, or another OUT or --name"
         )
-    if then != about:
-        write_whole(blocks.about, json.dumps(about) + "\n")
+    write_about(blocks.about, job, parts, then)
     path = blocks.out / f"{blocks.name}.journal.jsonl"
     joined = joined_until(path)
     if joined > (0, 0):  # --finish has begun: raise if it still runs
@@ -285,21 +277,3 @@ def _pack(
                     packing.end()
                 refused += sum(len(stage.refused) for stage in journal.stages)
     return refused
-
-
-def parts_without(blocks: Blocks, parts: int, missing: Iterator[int]) -> list[int]:
-    """Return the parts that have a missing block.
-
-    Args:
-        blocks: The blocks.
-        parts: Number of parts.
-        missing: The missing blocks, in order.
-    """
-    found: list[int] = []
-    part = 1
-    for block in missing:
-        while block >= blocks.of_part(part, parts).stop:
-            part += 1
-        if not found or found[-1] != part:
-            found.append(part)
-    return found

@@ -355,38 +355,50 @@ class _Lines:
         self.counts: list[int] = []
         self._starts: list[int] = []
         self.names: list[str] = []
-        for number, (start, text) in enumerate(self._rows(0)):
+        for number, (start, values) in enumerate(self._rows(0)):
             if number == 0 and self.delimiter:
-                self.names = self._split(text)
+                self.names = values
             elif not self.counts or self.counts[-1] == ROWS:
                 self.counts.append(1)
                 self._starts.append(start)
             else:
                 self.counts[-1] += 1
 
-    def _rows(self, start: int) -> Iterator[tuple[int, str]]:
+    def _rows(self, start: int) -> Iterator[tuple[int, list[str]]]:
+        """Yield the start of each row in bytes, and its values."""
         with self.path.open("rb") as file:
             file.seek(start)
-            while line := file.readline():
-                # In a CSV, a text between quotes may have several lines.
-                while self.delimiter and line.count(b'"') % 2 and (more := file.readline()):
-                    line += more
-                text = line.decode("utf-8-sig" if start == 0 else "utf-8", errors="replace")
-                if text.strip() and (self.delimiter or not text.lstrip().startswith("#")):
-                    yield start, text
-                start = file.tell()
-
-    def _split(self, text: str) -> list[str]:
-        return next(csv.reader([text], delimiter=self.delimiter or ","), [])
+            if self.delimiter is None:
+                for line in iter(file.readline, b""):
+                    text = _decoded(line, start).strip()
+                    if text and not text.startswith("#"):
+                        yield start, [text]
+                    start = file.tell()
+                return
+            lines = (_decoded(line, start) for line in iter(file.readline, b""))
+            try:
+                for values in csv.reader(lines, delimiter=self.delimiter):
+                    if len(values) > 1 or "".join(values).strip():
+                        yield start, values
+                    start = file.tell()
+            except csv.Error as error:
+                raise ValueError(
+                    f"{self.path} is no readable table after byte {start} ({error}): a value with "
+                    "a quotation mark at its start needs another one at its end"
+                ) from error
 
     def read(self, chunk: int, columns: list[str]) -> list[list[Any]]:
         """Return some columns of a chunk of rows."""
         rows = self._rows(self._starts[chunk])
-        texts = [text for _, (_, text) in zip(range(self.counts[chunk]), rows, strict=False)]
+        some = [values for _, (_, values) in zip(range(self.counts[chunk]), rows, strict=False)]
         if not self.delimiter:
-            return [[text.strip() for text in texts], *([None] * len(texts) for _ in columns[1:])]
-        found = [dict(zip(self.names, self._split(text), strict=False)) for text in texts]
+            return [[values[0] for values in some], *([None] * len(some) for _ in columns[1:])]
+        found = [dict(zip(self.names, values, strict=False)) for values in some]
         return [[row.get(name) for row in found] for name in columns]
+
+
+def _decoded(line: bytes, start: int) -> str:
+    return line.decode("utf-8-sig" if start == 0 else "utf-8", errors="replace")
 
 
 class _Parquet:

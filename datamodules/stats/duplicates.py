@@ -1,6 +1,6 @@
 """Find equal and similar images among any number, in bounded memory.
 
-Records are spread over files by the hash of what must be equal, until each file fits into memory.
+Records are spread over buckets by the hash of what must be equal, so that each fits into memory.
 Equal images have one digest. Similar ones differ in few bits of their perceptual hashes: 64 bits
 are cut into more bands than may differ, so that some bands of a pair are equal, and only hashes
 that share these bands are compared. Manku, Jain and Das Sarma, "Detecting near-duplicates for web
@@ -11,24 +11,18 @@ from __future__ import annotations
 
 import heapq
 import math
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from degradations.seeds import mix
-from files.owned import remove_file
+from datamodules.buckets import ROOM, Buckets, Records, starts_of_runs
 
-ROOM = 1 << 20  # records in memory
 WINDOW = 512  # hashes with equal bands after one that it is compared with
 LISTED = 1000  # groups that are listed
 SHOWN = 100  # images of a group that are listed
-Records = NDArray[Any]
-Integers = NDArray[np.int64]
 IMAGE = np.dtype([("digest", "<u8", 2), ("phash", "<u8"), ("flat", "?"), ("number", "<i8")])
 HASH = np.dtype([("phash", "<u8"), ("number", "<i8")])
 
@@ -73,54 +67,6 @@ class Groups(NamedTuple):
         return cls(groups, images, largest)
 
 
-class Buckets:
-    """Records in files, so that those with equal keys are in one file.
-
-    Args:
-        folder: Folder of the files.
-        kind: Type of the records.
-        expected: About how many there will be.
-        room: How many may be in memory.
-    """
-
-    def __init__(self, folder: Path, kind: np.dtype[Any], expected: int, room: int = ROOM) -> None:
-        self.bits = max(0, math.ceil(math.log2(max(1, expected) / room)))
-        self.folder = Path(tempfile.mkdtemp(dir=folder))
-        self.kind, self.room = kind, room
-        self._held: list[tuple[NDArray[np.uint64], Records]] = []
-        self._count = 0
-
-    def add(self, keys: NDArray[np.uint64], records: Records) -> None:
-        """Add records by their keys."""
-        self._held.append((keys, records))
-        self._count += len(keys)
-        if self._count >= self.room:
-            self._flush()
-
-    def _flush(self) -> None:
-        if not self._held:
-            return
-        keys = np.concatenate([keys for keys, _ in self._held])
-        records = np.concatenate([records for _, records in self._held])
-        self._held, self._count = [], 0
-        which = (mix(keys) >> np.uint64(64 - self.bits)).astype(np.int64) if self.bits else keys * 0
-        order = np.argsort(which, kind="stable")
-        ends = np.searchsorted(which[order], np.arange(1 << self.bits), side="right")
-        for number, part in enumerate(np.split(records[order], ends[:-1])):
-            if len(part):
-                with (self.folder / str(number)).open("ab") as file:
-                    file.write(part.tobytes())
-
-    def __iter__(self) -> Iterator[Records]:
-        """Yield the records of each file, once."""
-        self._flush()
-        for number in range(1 << self.bits):
-            path = self.folder / str(number)
-            if path.exists():
-                yield np.fromfile(path, self.kind)
-                remove_file(path)
-
-
 def find_duplicates(
     images: Iterable[Records], count: int, distance: int, folder: Path, room: int = ROOM
 ) -> tuple[Groups, Groups]:
@@ -132,7 +78,7 @@ def find_duplicates(
         images: Of ``IMAGE``, in any pieces.
         count: About how many there are.
         distance: Most bits in which similar images differ.
-        folder: A folder for temporary files, which the caller removes.
+        folder: A folder for temporary files, which have no names.
         room: Records in memory.
     """
     by_digest = Buckets(folder, IMAGE, count, room)
@@ -148,7 +94,7 @@ def _equal(by_digest: Buckets, by_hash: Buckets) -> Iterator[Group]:
         digest = records["digest"]
         records = records[np.lexsort((records["number"], digest[:, 1], digest[:, 0]))]
         digest = records["digest"]
-        starts = _starts((digest[1:] != digest[:-1]).any(1))
+        starts = starts_of_runs((digest[1:] != digest[:-1]).any(1))
         counts = np.diff([*starts, len(records)])
         firsts = records[starts]
         firsts = firsts[~firsts["flat"]]
@@ -160,22 +106,18 @@ def _equal(by_digest: Buckets, by_hash: Buckets) -> Iterator[Group]:
 def _similar(
     by_hash: Buckets, count: int, distance: int, folder: Path, room: int
 ) -> Iterator[Group]:
-    groups = _Groups()
-    pieces: list[Path] = []
+    groups, hashes = _Groups(), Buckets(folder, HASH, count, room)
     for records in by_hash:
         records = records[np.lexsort((records["number"], records["phash"]))]
-        starts = _starts(records["phash"][1:] != records["phash"][:-1])
+        starts = starts_of_runs(records["phash"][1:] != records["phash"][:-1])
         counts = np.diff([*starts, len(records)])
         firsts = records[starts]
         for start, n in zip(starts[counts > 1].tolist(), counts[counts > 1].tolist(), strict=True):
             groups.hold(records["number"][start : start + min(n, SHOWN)].tolist(), n)
-        pieces.append(folder / f"hashes-{len(pieces)}")
-        firsts.tofile(pieces[-1])
-    masks = masks_of(distance, count)
-    for mask in masks if distance else []:
+        hashes.add(firsts["phash"], firsts)
+    for mask in masks_of(distance, count) if distance else []:
         by_band = Buckets(folder, HASH, count, room)
-        for piece in pieces:
-            firsts = np.fromfile(piece, HASH)
+        for firsts in hashes:
             by_band.add(firsts["phash"] & mask, firsts)
         for records in by_band:
             for pair in _pairs(records, mask, distance):
@@ -214,15 +156,6 @@ def _pairs(records: Records, mask: np.uint64, distance: int) -> Iterator[tuple[i
         near = bits <= distance
         columns = (numbers[at[near]], numbers[at[near] + shift], bits[near])
         yield from zip(*(column.tolist() for column in columns), strict=True)
-
-
-def _starts(differs: NDArray[np.bool_]) -> Integers:
-    """Return where runs of equal values start, by whether each value differs from the one before.
-
-    Args:
-        differs: One less than values; there is at least one value.
-    """
-    return np.concatenate([np.zeros(1, np.int64), np.flatnonzero(differs) + 1])
 
 
 def _hashes(images: Records) -> Records:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,7 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from datamodules.shards.cache import DiskCache
 from datamodules.shards.index import load_index
@@ -22,7 +26,6 @@ from degradations.seeds import CODING
 from files.paths import (
     existing_part,
     expand_path,
-    fixed_part,
     glob_paths,
     has_wildcard,
     is_image,
@@ -30,6 +33,7 @@ from files.paths import (
     walk,
 )
 
+log = logging.getLogger(__name__)
 BLOCK = 1000  # files
 POLICY = RetryPolicy(owner="PATH", settable=False)
 INDICES = "~/.cache/enlarger/shards"  # as of `datamodules.Shards`
@@ -73,32 +77,41 @@ class Inputs:
         files: Number of images in them.
         tars: Paths and addresses of tars.
         digest: Hash of all names in order.
+        sums: Hash of the names in each block of files.
     """
 
     paths: tuple[str, ...]
     files: int
     tars: tuple[str, ...]
     digest: str
+    sums: NDArray[np.uint64]
 
     def __len__(self) -> int:
         """Return the number of blocks."""
-        return -(-self.files // BLOCK) + len(self.tars)
+        return len(self.sums) + len(self.tars)
 
     def blocks(self, numbers: Sequence[int]) -> Iterator[tuple[int, str | list[str]]]:
         """Yield blocks: the number of each, and its tar, or the paths of its files.
 
         Args:
             numbers: The wanted ones, ascending.
+
+        Raises:
+            ValueError: If files were added, removed or renamed since they were listed.
         """
-        of_files = -(-self.files // BLOCK)
-        found, at = _files(self.paths), 0
+        found, at = _pieces(_files(self.paths)), 0
         for number in numbers:
-            if number >= of_files:
-                yield number, self.tars[number - of_files]
+            if number >= len(self.sums):
+                yield number, self.tars[number - len(self.sums)]
                 continue
-            first = number * BLOCK
-            yield number, list(islice(found, first - at, first - at + BLOCK))
-            at = first + BLOCK
+            names = next(islice(found, number - at, None), [])
+            if _sum(names) != self.sums[number]:
+                raise ValueError(
+                    f"files below {', '.join(self.paths)} were added, removed or renamed while "
+                    "they were measured: measure them again when they no longer change"
+                )
+            yield number, names
+            at = number + 1
 
 
 def find_inputs(given: Sequence[str]) -> Inputs:
@@ -116,24 +129,33 @@ def find_inputs(given: Sequence[str]) -> Inputs:
     for path in given:
         if _is_tars(path):
             tars += _tars(path)
-        else:
-            paths.append(expand_path(path, "PATH"))
-    names, files, kept = xxhash.xxh3_128(), 0, list[str]()
-    for path in paths:
-        count = 0
-        for name in _files([path]):
-            names.update(name.encode(*CODING) + b"\n")
-            count += 1
-        if count:
-            kept.append(path)
-        elif Path(path).is_dir() and _has_tars(path):
-            tars += _tars(path)
-        else:
+            continue
+        path = expand_path(path, "PATH")
+        has_images = next(_files([path]), None) is not None
+        if Path(path).is_dir() and _has_tars(path):
+            if not has_images:
+                tars += _tars(path)
+                continue
+            log.warning("%s: its tars are left out, as it has images: give them as '*.tar'", path)
+        if not has_images:
             raise ValueError(f"PATH {path!r} {_problem(path)}; {EXPECTED}")
-        files += count
-    _check_apart(kept, tars)
-    names.update("\n".join(tars).encode(*CODING))
-    return Inputs(tuple(kept), files, tuple(tars), names.hexdigest())
+        paths.append(path)
+    _check_apart(paths, tars)
+    whole, sums, files = xxhash.xxh3_128(), array("Q"), 0
+    for names in _pieces(_files(paths)):
+        sums.append(_sum(names))
+        whole.update(sums[-1].to_bytes(8, "little"))
+        files += len(names)
+    whole.update("\n".join(tars).encode(*CODING))
+    return Inputs(tuple(paths), files, tuple(tars), whole.hexdigest(), np.array(sums, np.uint64))
+
+
+def _pieces(names: Iterator[str]) -> Iterator[list[str]]:
+    return iter(lambda: list(islice(names, BLOCK)), [])
+
+
+def _sum(names: Sequence[str]) -> int:
+    return xxhash.xxh3_64_intdigest("\0".join(names).encode(*CODING))
 
 
 EXPECTED = "expected a folder of images or tars, an image, a pattern in quotation marks, or tars"
@@ -147,23 +169,31 @@ def _problem(path: str) -> str:
 
 def _check_apart(paths: Sequence[str], tars: Sequence[str]) -> None:
     """Raise if an image would be counted twice, and be its own duplicate."""
-    real = [(os.path.realpath(_searched(path)), path) for path in paths]
-    for number, (one, path) in enumerate(real):
-        for other, outer in real[:number] + real[number + 1 :]:
-            if one == other and path != outer and not Path(path).is_dir():
-                continue  # two patterns of one folder, or two of its images
-            if one == other or one.startswith(other.rstrip(os.sep) + os.sep):
+    folders: dict[str, int] = {}
+    for number, path in enumerate(paths):
+        if Path(path).is_dir():
+            folders.setdefault(os.path.realpath(path), number)
+    seen: dict[str, int] = {}  # of images and patterns, whose matches are in memory anyway
+    for number, path in enumerate(paths):
+        is_folder = Path(path).is_dir()
+        for name in [path] if is_folder else _files([path]):
+            # A link to an image is an image of its own, as in a folder.
+            parent, last = os.path.split(os.path.abspath(name))
+            real = os.path.realpath(path) if is_folder else f"{os.path.realpath(parent)}/{last}"
+            above = (str(one) for one in Path(real).parents)
+            outer = next((folders[one] for one in above if one in folders), None)
+            if outer is None:
+                outer = (folders if is_folder else seen).setdefault(real, number)
+            if outer != number:
+                how = "lies in" if Path(paths[outer]).is_dir() else "has images of"
                 raise ValueError(
-                    f"PATH {path!r} lies in {outer!r}, so its images would be counted twice: give "
-                    "one of them"
+                    f"PATH {path!r} {how} {paths[outer]!r}, so its images would be counted twice: "
+                    "give one of them"
                 )
-    if len(set(tars)) < len(tars):
-        twice = next(tar for number, tar in enumerate(tars) if tar in tars[:number])
+    real_tars = [tar if is_remote(tar) else os.path.realpath(tar) for tar in tars]
+    if len(set(real_tars)) < len(tars):
+        twice = next(tar for n, tar in enumerate(tars) if real_tars[n] in real_tars[:n])
         raise ValueError(f"the tar {twice!r} is given twice: give it once")
-
-
-def _searched(path: str) -> str:
-    return path if Path(path).exists() else str(fixed_part(path))
 
 
 def _files(paths: Iterable[str]) -> Iterator[str]:

@@ -10,26 +10,31 @@ import json
 import logging
 import re
 import zipfile
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from datamodules.order.keys import Names
+from datamodules.parts import blocks_of, digest_of, read_about, write_about
+from datamodules.shards.reader import WrongBytes
 from datamodules.shards.remote import RemoteError
-from datamodules.stats.inputs import Inputs, Place, places_of
-from datamodules.stats.measure import ROW
-from datamodules.stats.workers import Measured, in_order
-from files.owned import UNFINISHED, remove_folder, whole_file, write_whole
+from datamodules.stats.inputs import BLOCK, Inputs, Place, places_of
+from datamodules.stats.measure import ROW, Row, measured, unreadable
+from datamodules.workers import in_order
+from files.owned import UNFINISHED, remove_folder, whole_file
 
 log = logging.getLogger(__name__)
-VERSION = 1  # of the blocks
-CHUNK = 16  # images that a worker gets at once
-OURS = re.compile(r"block-\d{6,}\.npz|parts\.json")
+VERSION = 2  # of the blocks
+Measured: TypeAlias = tuple[Row, str]
+OURS = re.compile(r"block-\d{6,}-[0-9a-f]{16}\.npz|parts\.json")
 
 
 class Block(NamedTuple):
@@ -49,37 +54,37 @@ class Block(NamedTuple):
     failed: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Parts:
-    """The blocks of a set in a folder."""
+    """The blocks of a set in a folder.
+
+    Attributes:
+        out: Folder of the results.
+        job: The set, with the number of its ``blocks``; empty if there is none.
+        parts: Number of parts.
+    """
 
     out: Path
+    job: dict[str, Any] = field(init=False)
+    parts: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        about = read_about(self.about, "--out")
+        self.job, self.parts = about.get("job", {}), about.get("parts", 0)
 
     @property
     def folder(self) -> Path:
         """Folder of the blocks."""
         return self.out / "stats.parts"
 
+    @property
+    def about(self) -> Path:
+        """File with what the blocks depend on."""
+        return self.folder / "parts.json"
+
     def path(self, number: int) -> Path:
-        """Return the file of a block."""
-        return self.folder / f"block-{number:06d}.npz"
-
-    def about(self) -> dict[str, Any]:
-        """Return the set (``job``), and the number of ``blocks`` and of ``parts``; empty if new.
-
-        Raises:
-            ValueError: If the file is another program's.
-        """
-        path = self.folder / "parts.json"
-        try:
-            about = json.loads(path.read_bytes())
-            return {"job": dict(about["job"])} | {k: int(about[k]) for k in ("blocks", "parts")}
-        except FileNotFoundError:
-            return {}
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path} is not of this program: move it away, or give another --out"
-            ) from error
+        """Return the file of a block; those of another set have other names."""
+        return self.folder / f"block-{number:06d}-{digest_of(self.job)}.npz"
 
     def begin(self, inputs: Inputs, given: list[str], parts: int, overwrite: bool) -> None:
         """Note what is measured, or compare with it.
@@ -93,24 +98,22 @@ class Parts:
         Raises:
             ValueError: If the blocks are those of another set.
         """
-        job = {"version": VERSION, "paths": given, "digest": inputs.digest}
+        job = {"version": VERSION, "paths": given, "digest": inputs.digest, "blocks": len(inputs)}
         job |= {"files": inputs.files, "tars": len(inputs.tars)}
-        then = self.about()
-        if then and overwrite:
+        if self.job and overwrite:
             remove_folder(self.folder, _is_ours)
-            then = {}
-        if then and then["job"] != job:
+            self.job = {}
+        if self.job and self.job != job:
             raise ValueError(
-                f"{self.folder} has measurements of another set ({_said(then['job'])}; now "
-                f"{_said(job)}): give another --out, or --overwrite to replace them"
+                f"{self.folder} has measurements of another set ({_shown(self.job)}; now "
+                f"{_shown(job)}): give another --out, or --overwrite to replace them"
             )
-        about = {"job": job, "blocks": len(inputs), "parts": parts}
-        if then != about:
-            write_whole(self.folder / "parts.json", json.dumps(about) + "\n")
+        write_about(self.about, job, parts, {"job": self.job, "parts": self.parts})
+        self.job, self.parts = job, parts
 
     def missing(self) -> list[int]:
         """Return the numbers of the blocks that are not measured yet."""
-        return [n for n in range(self.about().get("blocks", 0)) if not self.path(n).is_file()]
+        return [n for n in range(self.job["blocks"]) if not self.path(n).is_file()]
 
     def read(self, number: int) -> Block:
         """Return a block.
@@ -148,19 +151,8 @@ class Parts:
 
     def blocks(self) -> Iterator[Block]:
         """Yield all blocks in order."""
-        for number in range(self.about()["blocks"]):
+        for number in range(self.job["blocks"]):
             yield self.read(number)
-
-
-def span(blocks: int, part: tuple[int, int]) -> range:
-    """Return the blocks of part 1, 2, ... of some.
-
-    Args:
-        blocks: Number of all blocks.
-        part: Its number, and the number of all parts.
-    """
-    number, parts = part
-    return range(blocks * (number - 1) // parts, blocks * number // parts)
 
 
 def measure_part(parts: Parts, inputs: Inputs, part: tuple[int, int], workers: int) -> None:
@@ -176,37 +168,64 @@ def measure_part(parts: Parts, inputs: Inputs, part: tuple[int, int], workers: i
         ValueError: If a worker died, or a tar was changed.
         OSError: If a block cannot be written, or a server not be reached.
     """
-    mine = span(len(inputs), part)
+    mine = blocks_of(*part, len(inputs))
     todo = [number for number in mine if not parts.path(number).is_file()]
-    if todo and len(todo) < len(mine):
+    if not todo:
+        log.info("all of it was measured already (--overwrite measures it again)")
+        return
+    if len(todo) < len(mine):
         log.info("continuing with %d of %d blocks", len(todo), len(mine))
     places, found = _Places(inputs, todo), list[Measured]()
-    with tqdm(unit=" images", disable=None) as bar:
-        for chunk, results in in_order(iter(places), workers):
-            found += results
-            bar.update(len(results))
-            if chunk.last:
-                number = chunk.block
-                parts.save(number, _joined(found, *places.about.pop(number)))
-                found = []
+    work = in_order(
+        *(measure_place, iter(places), workers, len(todo) * BLOCK),
+        start=_use_one_core,
+    )
+    with tqdm(unit=" images", disable=None) as bar, closing(work):
+        for result in work:
+            if result is not None:
+                found.append(result)
+                bar.update()
+                continue
+            number, *about = places.about.popleft()
+            parts.save(number, _joined(found, *about))
+            found = []
 
 
-class Chunk(NamedTuple):
-    """Images for a worker: some of a block's, and whether they are the last."""
+def measure_place(place: Place | None) -> Measured | None:
+    """Read and measure an image; return what was measured, and why it cannot be read.
 
-    block: int
-    last: bool
-    places: list[Place]
+    Args:
+        place: The image, or None at the end of a block.
+
+    Raises:
+        ValueError: If a tar was changed.
+        RemoteError: If a server cannot be reached.
+    """
+    if place is None:
+        return None
+    try:
+        data = place.read()
+    except WrongBytes as error:
+        return unreadable(error.reason), f"{place.name}: {error}"
+    except RemoteError:
+        raise
+    except OSError as error:
+        return unreadable("missing"), f"{place.name}: {error.strerror or error}"
+    return measured(data, place.name)
+
+
+def _use_one_core() -> None:
+    cv2.setNumThreads(1)  # a process a core
 
 
 class _Places:
-    """Iterates over the chunks of blocks, and remembers what is not in them."""
+    """Iterates over the images of blocks, with None after each block, and remembers the rest."""
 
     def __init__(self, inputs: Inputs, numbers: list[int]) -> None:
         self.inputs, self.numbers = inputs, numbers
-        self.about: dict[int, tuple[Names, str, str]] = {}  # names, tar, failed; by block
+        self.about: deque[tuple[int, Names, str, str]] = deque()  # number, names, tar, failed
 
-    def __iter__(self) -> Iterator[Chunk]:
+    def __iter__(self) -> Iterator[Place | None]:
         for number, block in self.inputs.blocks(self.numbers):
             places, failed = list[Place](), ""
             try:
@@ -218,10 +237,9 @@ class _Places:
             except ValueError as error:  # a broken tar: the others go on
                 failed = str(error)
             tar = block if isinstance(block, str) else ""
-            self.about[number] = (Names.of(place.name for place in places), tar, failed)
-            for first in range(0, max(1, len(places)), CHUNK):
-                last = first + CHUNK >= len(places)
-                yield Chunk(number, last, places[first : first + CHUNK])
+            self.about.append((number, Names.of(place.name for place in places), tar, failed))
+            yield from places
+            yield None
 
 
 def _joined(found: list[Measured], names: Names, tar: str, failed: str) -> Block:
@@ -234,6 +252,6 @@ def _is_ours(path: str) -> bool:
     return OURS.fullmatch(path) is not None or UNFINISHED.fullmatch(path) is not None
 
 
-def _said(job: dict[str, Any]) -> str:
+def _shown(job: dict[str, Any]) -> str:
     paths = ", ".join(map(str, job.get("paths", [])))
     return f"{job.get('files')} files and {job.get('tars')} tars of {paths}"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -166,9 +164,8 @@ def summarise(parts: Parts, distance: int) -> tuple[Summary, Images]:
         for name, quantity in QUANTITIES.items():
             histograms[name] += ranges[name].histogram(quantity.of(good), quantity.least)
     parts.folder.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".", dir=parts.folder) as folder:
-        records = (_images(first, block.rows) for first, block in _numbered(parts))
-        equal, similar = find_duplicates(records, len(images), distance, Path(folder))
+    records = (_images(first, block.rows) for first, block in _numbered(parts))
+    equal, similar = find_duplicates(records, len(images), distance, parts.folder)
     numbers = counts.told() | {
         "quantities": {
             name: ranges[name].told(histograms[name], quantity)

@@ -18,8 +18,9 @@ from PIL import Image
 
 from commands import stats
 from commands.errors import ConfigurationError
+from datamodules.parts import blocks_of
 from datamodules.stats import inputs
-from datamodules.stats.parts import Parts, span
+from datamodules.stats.parts import Parts, measure_part
 from tests.callbacks.parsed_page import parse
 from tests.conftest import REPO
 
@@ -93,10 +94,10 @@ def test_numbers_and_page(folder, tmp_path):
 def test_parts_in_any_order_are_one(folder, tmp_path):
     run(folder, "--out", tmp_path / "one")
     out = tmp_path / "parts"
-    for part, missing in (("3/3", "1/3"), ("1/3", "2/3"), ("2/3", "")):
+    for part, missing in (("3/3", "1"), ("1/3", "2"), ("2/3", "")):
         run(folder, "--out", out, "--part", part)
         if missing:
-            with pytest.raises(ConfigurationError, match=rf"not measured yet; .* --part {missing}"):
+            with pytest.raises(ConfigurationError, match=rf"not complete.*\n.* --part {missing}/3"):
                 stats.main(["--finish", str(out)])
     run("--finish", tmp_path / "parts")
     assert results(tmp_path / "parts") == results(tmp_path / "one")
@@ -200,6 +201,8 @@ def test_names_are_escaped(tmp_path):
         (["set/*.bmp"], r"PATH 'set/\*.bmp' matches no images"),
         (["set", "set/00.png"], r"PATH 'set/00.png' lies in 'set', so its images would be counted"),
         (["set", "set"], r"PATH 'set' lies in 'set'"),
+        (["set/*.png", "set/0*.png"], r"PATH 'set/0\*.png' has images of 'set/\*.png'"),
+        (["set/*.png", "set/00.png"], r"PATH 'set/00.png' has images of 'set/\*.png'"),
         (["no.tar"], r"PATH 'no.tar': 1 of 1 do not exist"),
         (["set", "--out", "set/00.png"], r"--out 'set/00.png' is a file; expected a folder"),
         (["--finish", "empty"], r"--finish 'empty' has no measurements: give the --out"),
@@ -238,7 +241,47 @@ def test_another_set_needs_another_folder(folder, tmp_path):
     assert (out / "stats.parts" / "mine.txt").exists()
 
 
+def test_blocks_of_another_set_do_not_count(folder, tmp_path):
+    """Two parts of different sets, begun at once: each finds no parts.json, and writes its own."""
+    out, other = tmp_path / "out", tmp_path / "other"
+    shutil.copytree(folder, other)
+    first = Parts(out)
+    run(other, "--out", out, "--part", "1/2")
+    found = inputs.find_inputs([str(folder)])
+    first.begin(found, [str(folder)], 2, False)
+    measure_part(first, found, (2, 2), 1)
+    with pytest.raises(ConfigurationError, match=r"1 of 2 parts is not complete \(1\)"):
+        stats.main(["--finish", str(out)])
+
+
+def test_files_that_come_while_they_are_measured(folder, tmp_path):
+    """Each later block would lose its last image to the next one, and the last one the set's."""
+    found, parts = inputs.find_inputs([str(folder)]), Parts(tmp_path / "out")
+    parts.begin(found, [str(folder)], 1, False)
+    picture(30).save(folder / "02b.png")
+    with pytest.raises(ValueError, match="added, removed or renamed while they were measured"):
+        measure_part(parts, found, (1, 1), 1)
+    assert len(parts.missing()) == 4
+
+
+DUPLICATES_KILLED = """
+import os, signal, sys
+from commands import stats
+from datamodules import buckets
+buckets.Buckets.__iter__ = lambda self: self._flush() or os.kill(os.getpid(), signal.SIGKILL)
+stats.main(sys.argv[1:])
+"""
+
+
+def test_a_kill_among_duplicates_leaves_nothing(folder, tmp_path):
+    words = [str(folder), "--out", str(tmp_path / "out"), "--workers", "1"]
+    done = subprocess.run([sys.executable, "-c", DUPLICATES_KILLED, *words], cwd=REPO, check=False)
+    assert done.returncode == -signal.SIGKILL
+    run(*words[:3], "--overwrite")
+    assert json.loads((tmp_path / "out" / "stats.json").read_text())["images"] == 14
+
+
 @pytest.mark.parametrize(("blocks", "parts"), [(10, 3), (2, 5), (1, 1), (0, 2)])
 def test_parts_share_all_blocks(blocks, parts):
-    shares = [span(blocks, (number, parts)) for number in range(1, parts + 1)]
+    shares = [blocks_of(number, parts, blocks) for number in range(1, parts + 1)]
     assert [block for share in shares for block in share] == list(range(blocks))

@@ -16,9 +16,9 @@ import time
 import pytest
 
 from datamodules.pack import __main__ as pack
-from datamodules.pack import packing
+from datamodules.pack import joining, packing
 from datamodules.pack.duplicates import Duplicate, find_duplicates
-from datamodules.pack.journal import Journal
+from datamodules.pack.journal import Journal, read_journal
 from datamodules.pack.options import arguments_of, described, parse
 from datamodules.shards.shards import Shards
 from tests.conftest import REPO
@@ -127,7 +127,7 @@ def test_missing_parts_are_named_with_their_commands(images, tmp_path, caplog):
         assert pack.main([str(images), str(out), *CROPS, "--part", part]) == 0
     caplog.clear()
     assert pack.main(["--finish", str(out)]) == 2
-    assert "3 parts of 5 are not there yet (2, 3, 5); run:" in caplog.text
+    assert "3 of 5 parts are not complete (2, 3, 5); run:" in caplog.text
     for line in caplog.text.splitlines():
         words = shlex.split(line)
         if words[:3] == ["python", "main.py", "pack"]:
@@ -143,7 +143,7 @@ def test_a_shard_of_a_part_that_is_lost(images, tmp_path, caplog):
     assert pack.main(command) == 0
     next((out / "shard.parts").glob("*.tar")).write_bytes(b"short")
     assert pack.main(["--finish", str(out)]) == 2
-    assert "1 part of 1 are not there yet (1)" in caplog.text
+    assert "1 of 1 part is not complete (1)" in caplog.text
     assert pack.main(command) == 0
     assert "part 1/1: continuing with 1 of 10 blocks" in caplog.text
     assert pack.main(["--finish", str(out)]) == 1
@@ -351,6 +351,67 @@ def test_parts_beside_other_shards(images, tmp_path, caplog):
     assert "--overwrite with parts would remove what other parts have made" in caplog.text
 
 
+def test_an_input_named_like_a_square_of_another(tmp_path):
+    """Blocks that are written again keep the squares that are named as a later input is."""
+    images, whole = tmp_path / "images", tmp_path / "whole"
+    for name, width, seed in (("0", 8, 1), ("1", 8, 2), ("a", 24, 3), ("a_s002", 8, 1)):
+        save(images / f"{name}.png", (width, 8), seed=seed)
+    options = ["--samples-per-shard", "2", "--crop", "8", "--encode", "png", "--workers", "1"]
+    assert pack.main([str(images), str(whole), *options]) == 0
+    out = tmp_path / "out"
+    assert pack.main([str(images), str(out), *options, "--part", "1/1"]) == 0
+    assert pack.main(["--finish", str(out)]) == 0
+    assert compared(content(out)) == compared(content(whole))
+    assert json.loads((out / "shard.report.json").read_text())["counts"]["samples"] == 5
+
+
+def test_a_block_that_is_begun_again_while_parts_are_joined(images, tmp_path, monkeypatch, caplog):
+    """The block's images must not be left out; the part and --finish again give them all."""
+    whole, out = made(images, tmp_path / "whole", *WHOLE), tmp_path / "out"
+    part = [str(images), str(out), *WHOLE, "--part", "1/1"]
+    assert pack.main(part) == 0
+    find = joining.find_duplicates
+
+    def meanwhile(*arguments):
+        found = list(find(*arguments))
+        with Journal(out / "shard.parts" / "shard-000002.journal.jsonl") as journal:
+            journal.begin(journal.job)
+        return iter(found)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(joining, "find_duplicates", meanwhile)
+        assert pack.main(["--finish", str(out)]) == 2
+    assert "shard-000002.journal.jsonl was begun again while the parts were joined" in caplog.text
+    assert pack.main(part) == 0
+    assert pack.main(["--finish", str(out)]) == 1
+    assert compared(content(out)) == compared(whole)
+
+
+def test_a_file_of_the_user_among_the_parts_stays(images, tmp_path, caplog):
+    out = tmp_path / "out"
+    assert pack.main([str(images), str(out), *WHOLE, "--part", "1/1"]) == 0
+    mine = out / "shard.parts" / "shard-notes.txt"
+    mine.write_text("kept")
+    assert pack.main(["--finish", str(out)]) == 1
+    assert mine.read_text() == "kept"
+    assert "shard-notes.txt, which Enlarger did not write" in caplog.text
+
+
+def test_a_journal_that_is_removed_before_it_is_locked(tmp_path, monkeypatch):
+    """As by a process that gave up before its first line: nobody would find what comes next."""
+    path, lock = tmp_path / "a.journal.jsonl", Journal._lock
+
+    def late(journal):
+        monkeypatch.setattr(Journal, "_lock", lock)
+        path.unlink()
+        lock(journal)
+
+    monkeypatch.setattr(Journal, "_lock", late)
+    with Journal(path) as journal:
+        journal.begin({"a": 1})
+    assert read_journal(path)[0] == {"a": 1}
+
+
 def test_two_processes_of_one_part(images, tmp_path, caplog):
     out = tmp_path / "out"
     with Journal(out / "shard.parts" / "shard-000003.journal.jsonl"):
@@ -376,7 +437,7 @@ def test_a_command_from_what_a_journal_says(images, tmp_path):
 
 
 def test_duplicates_by_sorting_on_the_disk(tmp_path):
-    """As a dictionary finds them, with runs of a few records and several merges."""
+    """As a dictionary finds them, with a few records in memory and many buckets."""
     hashes = [
         (n, f"{n * n % 97:032x}" + (f":{n % 3 + 1:016x}" if n % 5 else "")) for n in range(400)
     ]
@@ -387,6 +448,6 @@ def test_duplicates_by_sorting_on_the_disk(tmp_path):
         number_of_first, other = first.setdefault(image, (number, caption))
         if number_of_first != number:
             expected.append(Duplicate(number, number_of_first, caption != other))
-    for run in (3, 50, 1000):
-        assert list(find_duplicates(reversed(hashes), tmp_path, run)) == expected
+    for room in (3, 50, 1000):
+        assert list(find_duplicates(reversed(hashes), 400, tmp_path, room)) == expected
     assert not list(tmp_path.iterdir())

@@ -215,3 +215,15 @@ def test_addresses_and_lr(tmp_path, server, caplog):
     (tmp_path / "empty.csv").write_text("url\n")
     assert pack.main([str(tmp_path / "empty.csv"), str(tmp_path / "out")]) == 2
     assert "is an empty list" in caplog.text
+
+
+def test_quotation_marks_within_the_values_of_a_table(tmp_path):
+    """A mark in the middle of a value opens nothing; one at its start may enclose line ends."""
+    path = tmp_path / "list.csv"
+    path.write_text('url,text\nhttp://a,a 5" disk\nhttp://b,plain\nhttp://c,"two\nlines"\n')
+    rows = Rows(path, "url", "text", Fetch())
+    texts = [json.loads(row.members["json"].read())["text"] for row in rows]
+    assert texts == ['a 5" disk', "plain", "two\nlines"]
+    path.write_text('url,text\nhttp://a,"never closed\n' + "x" * 200_000)
+    with pytest.raises(ValueError, match="a quotation mark at its start needs another"):
+        Rows(path, "url", "text", Fetch())

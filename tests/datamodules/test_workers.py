@@ -9,7 +9,7 @@ from contextlib import closing
 
 import pytest
 
-from datamodules.pack.journal import in_order, usable_cores
+from datamodules.workers import in_order, usable_cores
 from tests.conftest import REPO
 
 

@@ -1,0 +1,123 @@
+"""Parts of a job that many processes share: ``--part I/N``, and what ``--finish`` misses.
+
+The work is cut into blocks. What a block holds depends on the job alone, so that parts may be made
+in any order, and their number may change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from files.owned import write_whole
+
+SHOWN = 10  # commands of missing parts
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """Parse a part such as ``3/7``.
+
+    Raises:
+        ArgumentTypeError: If ``text`` is none.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a part; expected I/N with I from 1 to N, such as 3/7"
+        )
+    return int(match[1]), int(match[2])
+
+
+def parse_positive(text: str) -> int:
+    """Parse a whole number above 0.
+
+    Raises:
+        ArgumentTypeError: If ``text`` is none.
+    """
+    if not (text.isascii() and text.isdigit()) or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def blocks_of(part: int, parts: int, blocks: int) -> range:
+    """Return the blocks of part 1, 2, ... of some."""
+    return range(blocks * (part - 1) // parts, blocks * part // parts)
+
+
+def digest_of(job: dict[str, Any]) -> str:
+    """Return the hash of what the blocks depend on, 16 hexadecimal digits."""
+    text = json.dumps(job, sort_keys=True).encode()
+    return hashlib.blake2b(text, digest_size=8).hexdigest()
+
+
+def read_about(path: Path, fix: str) -> dict[str, Any]:
+    """Return ``job`` and number of ``parts`` from a file; empty if it is missing.
+
+    Args:
+        path: The file.
+        fix: Which option to change, for the message.
+
+    Raises:
+        ValueError: If the file is another program's.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+        return {"job": dict(content["job"]), "parts": int(content["parts"])}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is another program's file: move it away, or give another {fix}"
+        ) from error
+
+
+def write_about(path: Path, job: dict[str, Any], parts: int, then: dict[str, Any]) -> None:
+    """Write what ``read_about`` returns, unless the file has it already.
+
+    Args:
+        path: The file.
+        job: What the blocks depend on.
+        parts: Number of parts.
+        then: Its content.
+    """
+    about = {"job": job, "parts": parts}
+    if then != about:
+        write_whole(path, json.dumps(about) + "\n")
+
+
+def check_whole(
+    missing: Iterable[int], blocks: int, parts: int, command: Callable[[], list[str]]
+) -> None:
+    """Raise if blocks are missing, with the commands that make them.
+
+    Args:
+        missing: The missing blocks, in order.
+        blocks: Number of all blocks.
+        parts: Number of all parts.
+        command: Returns the words of the command without its part.
+
+    Raises:
+        ValueError: If there are any.
+    """
+    gone: list[int] = []
+    part = 1
+    for block in missing:
+        while block >= blocks_of(part, parts, blocks).stop:
+            part += 1
+        if not gone or gone[-1] != part:
+            gone.append(part)
+    if not gone:
+        return
+    words = shlex.join(["python", "main.py", *command()])
+    lines = [f"{words} --part {number}/{parts}" for number in gone[:SHOWN]]
+    lines += [f"and {len(gone) - SHOWN} more"] if len(gone) > SHOWN else []
+    raise ValueError(
+        f"{len(gone)} of {parts} part{'s' * (parts > 1)} {'are' if len(gone) > 1 else 'is'} not "
+        f"complete ({', '.join(map(str, gone))}); run:\n  " + "\n  ".join(lines)
+    )
