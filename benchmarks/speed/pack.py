@@ -3,7 +3,7 @@
 300 photographs of BSDS as lossless WebP: two parts at once against one, and tasks of Ray against
 workers, on two cores. Each number is the best of the rounds that begin in three minutes, in which
 all take turns, from the start of the command to its end; Ray's cluster runs before. On a machine
-that others use, the time on its cores is the better measure: that of one part twice, by that of two.
+that others use, time on cores is the better measure: twice that of one part, by that of two.
 """
 
 from __future__ import annotations
