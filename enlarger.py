@@ -15,8 +15,10 @@ own Trainer, without a configuration file.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 
@@ -33,11 +35,12 @@ import datamodules
 from callbacks.metrics.base import Metric, Record
 from callbacks.metrics.sets import images_by_name, read_image
 from callbacks.predict.files import luma, to_pixels
+from callbacks.weights import place_of
 from commands.errors import ConfigurationError, did_you_mean
 from commands.parser import Parser
 from commands.run.checkpoints import Checkpoints, SavesLast
 from commands.run.directory import RunDirectory
-from commands.run.files import FOLDER, newest_whole
+from commands.run.files import FOLDER, list_checkpoints, newest_whole
 from commands.run.weights import EXPORT, find_weights, load_trained, manifest
 from datamodules import SRDataModule
 from degradations.base import Degradation
@@ -45,7 +48,7 @@ from degradations.bicubic import resize
 from degradations.draws import seed_of
 from degradations.tools.configure import degradation_of
 from files.paths import read_text
-from files.yaml_loader import strict_loader
+from files.yaml_loader import plain_yaml, strict_loader
 from lightning_modules.base import ImageModel, SuperResolver
 from lightning_modules.chain import Chain
 from lightning_modules.noise import Noise
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
     from datamodules.base import Batch
     from datamodules.source import Sample
 
+log = logging.getLogger(__name__)
 CONFIGS = Path(__file__).resolve().parent / "configs"
 CONFIG = "config.yaml"  # of a run or an exported folder
 
@@ -260,7 +264,8 @@ def load(
             checkpoint that spandrel reads.
         scale: Factor of enlargement; by default that of the run or the file.
         device: Where it runs; by default the first GPU, if there is one.
-        arguments: Other values of the method's arguments, such as ``sampler="dpm_solver_2m"``.
+        arguments: Other values of the method's arguments, such as ``sampler="dpm_solver_2m"``; of a
+            group some keys are enough: ``sampling={"steps": 3}``.
 
     Returns:
         The method, ready to enlarge images.
@@ -345,7 +350,8 @@ def _built(
     if isinstance(model, str):
         config = parser.parse_args([f"--model={model}", f"--model.init_args.scale={scale:g}"])
         model = yaml.safe_load(parser.dump(config, skip_unset=False))["model"]
-    given = {**(model.get("init_args") or {}), "scale": scale, **arguments}
+    given = {**(model.get("init_args") or {}), "scale": scale}
+    given |= {name: _changed(given.get(name), value) for name, value in arguments.items()}
     config = parser.parse_object({"model": {**model, "init_args": given}})
     module = cast(ImageModel, parser.instantiate_classes(config)["model"])
     module.load_parts(
@@ -358,6 +364,38 @@ def _built(
     elif module.needs_weights:
         raise ValueError(f"{type(module).__name__} needs trained weights: give weights=FILE")
     return module
+
+
+def _changed(before: Any, value: Any) -> Any:
+    """Return an argument with the keys of a group that are given; all else is replaced."""
+    groups = isinstance(before, dict) and isinstance(value, Mapping) and "class_path" not in value
+    return {**before, **value} if groups else value
+
+
+def sources(runs: str | Path = "runs") -> list[str]:
+    """Return what ``load`` can take on this machine, without downloading anything.
+
+    Args:
+        runs: A folder of runs and exported folders. Those without weights are left out, and those
+            whose method does not enlarge images.
+
+    Returns:
+        Their paths, then names of published weights.
+    """
+    found = [str(path.parent) for path in sorted(Path(runs).glob(f"*/{CONFIG}")) if _enlarges(path)]
+    models = sorted((CONFIGS / "model").glob("*.yaml"))
+    return found + [name for name in _published(models) if place_of(manifest()[name]) is not None]
+
+
+def _enlarges(config: Path) -> bool:
+    if not (config.with_name(EXPORT).is_file() or list_checkpoints(config.parent / FOLDER)):
+        return False
+    try:
+        module, _, name = plain_yaml(read_text(config))["model"]["class_path"].rpartition(".")
+        return issubclass(getattr(import_module(module), name), SuperResolver)
+    except Exception as error:  # another program's file; a class of yours may raise anything
+        log.debug("%s is left out: %r", config, error)
+        return False
 
 
 # --------------------------------------------------------------------------------------- metrics

@@ -19,11 +19,13 @@ BY_GROUP = {
         "measure": "Measure a folder of images, such as another program's outputs.",
         "protocols": "Show what the presets of metrics measure, and how they differ.",
         "preview": "Show what a degradation does to an image.",
-        "stats": "Print what a degradation draws: means and quantiles of its parameters.",
+        "draws": "Print what a degradation draws: means and quantiles of its parameters.",
+        "app": "Enlarge photographs in the browser: app RUN.",
         "doctor": "Report what works on this machine and what does not, with the fix.",
     },
     "data": {
         "pack": "Pack images into WebDataset tars.",
+        "stats": "Measure a set of images: sizes, blur, noise, duplicates, broken files; a page.",
         "encode": "Write latents of the training images into shards, so that fit need not encode.",
         "freeze": "Write degraded images into files, for other programs.",
         "reference": "Compute the features of reference images, for FID and its family.",
@@ -40,6 +42,7 @@ ABOUT = {name: about for group in BY_GROUP.values() for name, about in group.ite
 
 # Modules with a `main(words)`, which returns the exit status; `python -m MODULE` is the same.
 TOOLS = {
+    "app": "commands.app.app",
     "list": "commands.listing",
     "report": "callbacks.report.__main__",
     "plot": "callbacks.report.plots",
@@ -47,9 +50,10 @@ TOOLS = {
     "measure": "commands.measure",
     "protocols": "callbacks.metrics.protocols",
     "preview": "degradations.tools.preview",
-    "stats": "degradations.tools.stats",
+    "draws": "degradations.tools.draws",
     "doctor": "commands.doctor.doctor",
     "pack": "datamodules.pack.__main__",
+    "stats": "commands.stats",
     "freeze": "degradations.tools.freeze",
     "reference": "callbacks.metrics.sets",
     "niqe": "callbacks.metrics.niqe",

@@ -4,6 +4,7 @@ from .files.decode import UnreadableImage as UnreadableImage
 from .shards.shards import Shards as Shards
 from .shards.stream import Stream as Stream
 from .source import Source as Source
+from .sources.captioned import Captioned as Captioned
 from .sources.clips import Clips as Clips
 from .sources.clips import ClipShards as ClipShards
 from .sources.clips import ClipSource as ClipSource

@@ -4,9 +4,6 @@ All draws for a sample follow from its 64-bit seed, so they are the same in any 
 and after any resume, without generator states to save. The n-th call of a stream is
 `mix(state + n * GAMMA)`, the splitmix64 generator, for all images at once.
 
-Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators" (OOPSLA 2014); the
-constants of `mix` are David Stafford's variant 13, as in Java's SplittableRandom.
-
 `Params` is a dict with one entry per parameter, and a nested dict for each stage.
 
 - Drawn and recorded parameters are NumPy arrays of float, int or bool whose first dimension is the
@@ -19,7 +16,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import operator
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -28,49 +24,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-GAMMA = 0x9E3779B97F4A7C15
-CODING = ("utf-8", "surrogatepass")  # names in tars and on disks may not be UTF-8
-MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-SHIFTS = (30, 27, 31)
-Words: TypeAlias = npt.NDArray[np.uint64]
+from degradations.seeds import CODING as CODING
+from degradations.seeds import GAMMA as GAMMA
+from degradations.seeds import MULTIPLIERS as MULTIPLIERS
+from degradations.seeds import SHIFTS as SHIFTS
+from degradations.seeds import Words as Words
+from degradations.seeds import mix as mix
+from degradations.seeds import seed_of as seed_of
+
 Floats: TypeAlias = npt.NDArray[np.float64]
 Integers: TypeAlias = npt.NDArray[np.int64]
 Booleans: TypeAlias = npt.NDArray[np.bool_]
 Seeds: TypeAlias = Tensor | Integers
 Number: TypeAlias = float | Floats | Integers  # one for all images, or (B,)
 _AHEAD = 4  # calls computed together
-_M1, _M2 = (np.uint64(multiplier) for multiplier in MULTIPLIERS)
-_S1, _S2, _S3 = (np.uint64(shift) for shift in SHIFTS)
 _ELEVEN, _ONE = np.uint64(11), np.uint64(1)
-
-
-def mix(words: Words) -> Words:
-    """Scramble each 64-bit word bijectively (the finaliser of splitmix64)."""
-    words = (words ^ (words >> _S1)) * _M1
-    words = (words ^ (words >> _S2)) * _M2
-    return words ^ (words >> _S3)
-
-
-def seed_of(*parts: int | str | bytes) -> int:
-    """Hash parts to a seed in [0, 2**63), the same on every machine and in every Python.
-
-    Args:
-        parts: Identity of the seed, e.g. `seed_of(run_seed, epoch, position)`. Order, borders and
-            types matter: `("ab", "c")`, `("a", "bc")`, `(1,)`, `("1",)` and `(b"1",)` all differ.
-
-    Raises:
-        TypeError: A part is not an integer, a string or bytes.
-    """
-    digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        if isinstance(part, bytes):
-            tag = b"b" + part
-        elif isinstance(part, str):
-            tag = b"s" + part.encode(*CODING)
-        else:
-            tag = b"i%d" % operator.index(part)
-        digest.update(len(tag).to_bytes(8, "little") + tag)
-    return int.from_bytes(digest.digest(), "little") >> 1
 
 
 @functools.cache

@@ -40,7 +40,12 @@ from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.schedule import Schedule, explicit
 from lightning_modules.backbone.space import Space
 from lightning_modules.latents import InLatents, enlarged, latent_pair, whole_lr
-from lightning_modules.networks.noise_predictor import Gaussian, NoisePredictor, from_official
+from lightning_modules.networks.noise_predictor import (
+    Gaussian,
+    NoisePredictor,
+    from_official,
+    lr_side,
+)
 from lightning_modules.noise import Noise
 from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.captions import encode_captions
@@ -51,6 +56,7 @@ from lightning_modules.weights import fingerprint, fit_part, read_weights, same_
 if TYPE_CHECKING:
     from datamodules.base import Batch
 
+SCALE = 4  # of the release
 STARTS = (250, 200, 150, 100)  # section 3.2: enough of the signal is left
 LADDER = (*STARTS, 50)
 
@@ -102,8 +108,9 @@ class Training:
     Args:
         starts: Timesteps that are trained for, the first one first. ``auto``: the least whole
             twentieth of all timesteps whose noise exceeds the distance between the latents of LR
-            and HR, and up to three below it; measured on the first training pairs, and kept in
-            checkpoints. The rule is ours.
+            and HR, and up to three below it; whole hundredths where the first twentieth exceeds it.
+            Measured on the first training pairs, and kept in checkpoints. The rule is ours. By
+            default the paper's at scale 4, and ``auto`` at others.
         starting: Train the predictor for the start. False: for noise between the steps, which is
             put on the latent of HR, at all of ``starts`` but the first.
         perceptual: Distance of two batches of latents, (B,), such as
@@ -116,7 +123,7 @@ class Training:
             trained.
     """
 
-    starts: Sequence[int] | Literal["auto"] = STARTS
+    starts: Sequence[int] | Literal["auto"] | None = None
     starting: bool = True
     perceptual: nn.Module | None = None
     perceptual_weights: str | None = None
@@ -164,7 +171,9 @@ def start_for(lr: Tensor, starts: Sequence[int] = STARTS) -> int:
 def starts_beyond(schedule: Schedule, distance: float) -> tuple[int, ...]:
     """Return starts whose noise hides a distance: the least one, and up to three below it.
 
-    Starts are whole twentieths of all timesteps, as the release's 250, 200, 150, 100 are.
+    The distance is a noise level: it is that of equal power. Starts are whole twentieths of all
+    timesteps, as the release's 250, 200, 150, 100 are; whole hundredths for a distance that the
+    first twentieth hides, as of a light task at scale 1, which more noise would only cost detail.
 
     Args:
         schedule: The process.
@@ -174,8 +183,9 @@ def starts_beyond(schedule: Schedule, distance: float) -> tuple[int, ...]:
         ValueError: If no timestep has so much noise.
     """
     unit = max(schedule.steps // 20, 1)
-    choices = range(unit, schedule.steps + 1, unit)
-    for first in choices:
+    if schedule.level(unit - 1).sigma > distance:
+        unit = max(schedule.steps // 100, 1)
+    for first in range(unit, schedule.steps + 1, unit):
         if schedule.level(first - 1).sigma > distance:
             return tuple(first - n * unit for n in range(len(STARTS)) if first > n * unit)
     raise ValueError(
@@ -193,7 +203,7 @@ def check_reach(method: InvSR) -> None:
     known = method.denoiser.trained_timesteps
     first = max(method.starts)
     if known is not None and not first - 1 < known[1]:
-        auto = method.losses.starts == "auto"
+        auto = method.wanted == "auto"
         why = f" (latents of LR are {float(method.distance):.3g} from HR's)" if auto else ""
         raise ValueError(
             f"model.init_args.training.starts has timestep {first}{why}, and the base of "
@@ -232,7 +242,7 @@ def check_arguments(method: InvSR) -> None:
             "negative it leads away from, is missing: set model.init_args.prompt or encoder, or "
             "guidance to 1"
         )
-    starts = method.losses.starts
+    starts = method.wanted
     known = starts == "auto" or (
         not isinstance(starts, str)
         and starts
@@ -293,13 +303,14 @@ def check_weights(method: InvSR, trains: bool) -> None:
 
 
 def _check_predictor(method: InvSR, predictor: NoisePredictor) -> None:
+    predictor.fit_to(method.scale, method.space.factor)
     made_for = method.space.factor / predictor.divisor
     if method.scale != made_for:
         raise ValueError(
             f"InvSR got scale {method.scale:g}, and its predictor halves the LR image's sides "
             f"to 1/{predictor.divisor} where latents have 1/{method.space.factor} of the "
-            f"output's: that is only scale {made_for:g}. Set data.init_args.scale to it; "
-            "another scale needs a predictor with other halvings, trained for it"
+            f"output's: that is only scale {made_for:g}. Set data.init_args.scale to it, or do not "
+            "set the predictor's halvings, and train it"
         )
     if predictor.latent != method.space.channels:
         raise ValueError(
@@ -337,8 +348,9 @@ class InvSR(InLatents, Adversarial):
     ``color_fix`` is ``wavelet`` for the paper's ImageNet-Test and RealSR, ``none`` for RealSet80.
 
     Args:
-        scale: Factor by which images are enlarged; set by ``data.init_args.scale``. The predictor's
-            halvings and the space's factor fix it: 4 for the released weights.
+        scale: Factor by which images are enlarged; set by ``data.init_args.scale``: the space's
+            factor, or a half, a quarter, ... of it, by the predictor's halvings; 4 for the released
+            weights, 1 to restore images at their own size.
         predictor: Predicts the noise to start with; ``null`` for unpredicted noise, the comparison
             of the paper's figure 2, for which nothing is trained.
         denoiser: The frozen diffusion model.
@@ -352,7 +364,8 @@ class InvSR(InLatents, Adversarial):
         sampling: Timesteps, solver and other settings of sampling.
         training: What the predictor is trained for, and the losses.
         patch: Side in LR pixels that it was trained for. Smaller images are mirrored up to it;
-            larger ones go through tiles of that size, also in validation and test.
+            larger ones go through tiles of that size, also in validation and test. By default that
+            of 512 pixels of the output, 128 at scale 4.
         discriminator_weights: Weights from which the discriminator starts, as released.
         discriminator_optimizer: Makes the discriminator's optimiser.
         optimizer: Makes the predictor's optimiser.
@@ -374,7 +387,7 @@ class InvSR(InLatents, Adversarial):
         encoder: TextEncoder | None = None,
         sampling: Sampling = Sampling(),
         training: Training = Training(),
-        patch: int = 128,
+        patch: int | None = None,
         discriminator_weights: str | None = None,
         discriminator_optimizer: OptimizerCallable = adam_l2,
         optimizer: OptimizerCallable = adamw,
@@ -384,20 +397,22 @@ class InvSR(InLatents, Adversarial):
             scale, discriminator_optimizer=discriminator_optimizer, optimizer=optimizer, **kwargs
         )
         self.predictor, self.denoiser, self.space = predictor, denoiser, space
-        self.denoiser_weights, self.patch = denoiser_weights, patch
+        self.denoiser_weights, self.patch = denoiser_weights, lr_side(patch, scale)
         self.prompt, self.encoder = prompt, encoder
         self.schedule = schedule or Schedule(variance="exploding")
         self.sampling, self.guidance = sampling, sampling.guidance
         self.middle = _frozen(sampling.middle)
         self.deterministic = sampling.deterministic
         self.losses, self.starting = training, training.starting  # torch has `training`
+        by_scale: Sequence[int] | Literal["auto"] = STARTS if scale == SCALE else "auto"
+        self.wanted = by_scale if training.starts is None else training.starts
         self.perceptual = _frozen(training.perceptual)
         self._find_perceptual: Callable[[], Path] | None = None
         self.discriminator_weights = discriminator_weights
-        self.tile, self.tile_overlap, self.tile_window = patch, patch // 2, "gaussian"
-        self.tile_least = patch
+        self.tile, self.tile_overlap, self.tile_window = self.patch, self.patch // 2, "gaussian"
+        self.tile_least = self.patch
         self.tile_always = self.tiles_latents = True
-        if training.starts == "auto":
+        if self.wanted == "auto":
             self.register_buffer("distance", torch.tensor(0.0))
         check_arguments(self)
         self.tile_multiple = self.multiple
@@ -417,9 +432,8 @@ class InvSR(InLatents, Adversarial):
     @property
     def starts(self) -> tuple[int, ...]:
         """The trained starts, counted from 1; with ``auto`` empty until they are measured."""
-        chosen = self.losses.starts
-        if chosen != "auto":
-            return tuple(chosen)
+        if self.wanted != "auto":
+            return tuple(self.wanted)
         distance = float(self.distance)
         return starts_beyond(self.schedule, distance) if distance else ()
 
@@ -436,8 +450,13 @@ class InvSR(InLatents, Adversarial):
         """
         super().on_fit_start()
         self._choices = None
-        if self.losses.starts == "auto" and not self.distance:
+        if self.wanted == "auto" and not self.distance:
             self.distance.copy_(self._measured())
+            if not self.distance:
+                raise ValueError(
+                    "LR and HR of the first training batches are the same: nothing to restore; "
+                    "at scale 1 set a degradation, such as configs/degradation/denoise.yaml"
+                )
             self.plan(self._start)
             log.info(
                 "latents of LR are %.3f from those of HR: training starts at timesteps %s",
@@ -659,6 +678,8 @@ class InvSR(InLatents, Adversarial):
             options["middle"] = getattr(self.middle, "source", "").rpartition(" ")[2]
         if self.predictor is None:
             options["denoiser (unpredicted noise)"] = self.denoiser.source.rpartition(" ")[2]
+        if self.encoder is not None:
+            options["text"] = "captions"
         if self.guidance != 1:
             options["guidance"] = self.guidance
         if self.deterministic:

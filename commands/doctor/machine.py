@@ -230,6 +230,8 @@ EXTRAS = {
     "video": "H.264 as a degradation, and predictions as mp4",
     "iqa": "MUSIQ, MANIQA, CLIP-IQA, TOPIQ and PI",
     "onnx": "export to ONNX",
+    "app": "main.py app, in the browser",
+    "wandb": "logging to Weights & Biases",
 }
 MOST_NAMED = 5
 
@@ -304,7 +306,9 @@ def extras(options: Options) -> Iterator[Line]:
     """Check the optional packages, and name their purpose."""
     optional = _project()["optional-dependencies"]
     for extra, purpose in EXTRAS.items():
-        name, fix = f"extra {extra}", f"pip install -c constraints.txt -e '.[{extra}]'"
+        # Gradio takes no Pillow 13, which constraints.txt names.
+        tested = "constraints-app.txt" if extra == "app" else "constraints.txt"
+        name, fix = f"extra {extra}", f"pip install -c {tested} -e '.[{extra}]'"
         for requirement in _requirements(optional[extra]):
             found = _installed(requirement.name)
             if found is None:

@@ -13,7 +13,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from degradations.draws import CODING
+from degradations.seeds import CODING
 
 
 class Names(Sequence[str]):

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.order.shuffle import Ahead, Integers, Interleave, Mixture, Shuffle
-from degradations.draws import mix, seed_of
+from degradations.seeds import mix, seed_of
 
 MAX_STREAMS = 64
 AHEAD = 4096  # samples of a process that are computed together

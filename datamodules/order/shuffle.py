@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from degradations.draws import GAMMA, mix, seed_of
+from degradations.seeds import GAMMA, mix, seed_of
 
 Integers = NDArray[np.signedinteger[Any]]
 

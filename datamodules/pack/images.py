@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datamodules.files.captions import caption_of
+from datamodules.files.captions import CAPTIONS, caption_of
 from datamodules.files.decode import FORMATS, DecodedImage, UnreadableImage, decode
 from datamodules.files.pairs import misfit
 from datamodules.pack.inputs import role_of
@@ -340,7 +340,7 @@ def _cut(plane: Pixels, top: int, left: int, size: int, factor: int) -> Pixels:
 MAX_PIXELS = 2 * 89_478_485  # where Pillow reports a decompression bomb
 
 # Reading a pickle executes its code: our readers never do, and others should not.
-SIDECARS = {"txt": (".txt", ".TXT", ".caption"), "json": (".json", ".JSON")}
+SIDECARS = {"txt": CAPTIONS, "json": (".json", ".JSON")}
 PICKLES = frozenset({"pyd", "pkl", "pickle", "pt", "pth"})
 Members = dict[str, bytes]  # suffix: content
 

@@ -57,7 +57,7 @@ from datamodules.shards.table import (
 )
 from datamodules.shards.urls import is_remote, list_shards
 from datamodules.source import Pixels, Sample, Source
-from degradations.draws import seed_of
+from degradations.seeds import seed_of
 from files.paths import expand_path
 
 log = logging.getLogger(__name__)

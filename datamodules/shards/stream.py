@@ -44,7 +44,7 @@ from datamodules.shards.table import RULE, roles_of
 from datamodules.shards.urls import list_shards
 from datamodules.source import Pixels, Sample, Source
 from degradations.base import Degradation
-from degradations.draws import seed_of
+from degradations.seeds import seed_of
 
 log = logging.getLogger(__name__)
 CHUNK = 1 << 20  # bytes that are read at a time

@@ -493,7 +493,7 @@ def scale_of(options: argparse.Namespace) -> float:
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that `degradations.tools.stats` has, too."""
+    """Add the arguments that `degradations.tools.draws` has, too."""
     parser.add_argument(
         "--config",
         action="append",

@@ -23,7 +23,7 @@ from files.png_text import open_image
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import SuperResolver
 from lightning_modules.latents import InLatents, enlarged, latent_pair
-from lightning_modules.networks.noise_predictor import NoisePredictor
+from lightning_modules.networks.noise_predictor import NoisePredictor, lr_side
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.tiling import padded
 
@@ -245,11 +245,12 @@ class LatentRegression(InLatents, SuperResolver):
         scale: float,
         predictor: NoisePredictor,
         space: Space,
-        patch: int = 128,
+        patch: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, **kwargs)
-        self.predictor, self.space, self.patch = predictor, space, patch
+        predictor.fit_to(scale, space.factor)
+        self.predictor, self.space, self.patch = predictor, space, lr_side(patch, scale)
         if (scale, predictor.latent) != (space.factor / predictor.divisor, space.channels):
             raise ValueError(
                 f"LatentRegression got scale {self.scale:g} and a predictor for {predictor.latent} "
@@ -257,8 +258,8 @@ class LatentRegression(InLatents, SuperResolver):
                 f"{space.factor / predictor.divisor:g} of {space.channels} channels: set "
                 "data.init_args.scale, or the predictor's latent and halvings"
             )
-        self.tile, self.tile_overlap, self.tile_window = patch, patch // 2, "gaussian"
-        self.tile_least = patch
+        self.tile, self.tile_overlap, self.tile_window = self.patch, self.patch // 2, "gaussian"
+        self.tile_least = self.patch
         self.tile_always = True
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -2,11 +2,12 @@
 
 Yue et al., CVPR 2025 (arXiv 2412.09013), section 3. 33,837,576 parameters in 164 tensors with the
 sizes of the release; built of diffusers' blocks, with names as in the released file.
-Differs from the paper in: `attention_slice`, see ``NoisePredictor``; other sizes.
+Differs from the paper in: `attention_slice`, see ``NoisePredictor``; other sizes; scales but 4.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from lightning_modules.networks.running import Running
 from lightning_modules.weights import bare_names
 
 _GROUPS, _EPS = 32, 1e-6  # of all normalisations
+OUTPUT = 512  # side in pixels of the output that Stable Diffusion and the release are trained for
 _LOWEST, _HIGHEST = -30.0, 20.0  # of the logarithm of the variance
 
 
@@ -51,8 +53,11 @@ class NoisePredictor(Running):
         widths: Channels of the levels, multiples of 32 and of ``head_width``.
         layers: Residual blocks per level, each with self-attention over all pixels.
         head_width: Channels of one attention head.
-        halvings: Halvings of the LR image's sides to the latent's, one per level: 1 at scale 4 with
-            a factor of 8, where the latent has half of them; 0 at scale 8, where they are equal.
+        halvings: Halvings of the LR image's sides to the latent's: 1 at scale 4 with a factor of 8,
+            where the latent has half of them; 0 at scale 8, where they are equal. By default as the
+            scale asks (``fit_to``), with all but one folded; 1 before it is known.
+        folded: How many of them fold squares of 2x2 pixels into channels before the first layer.
+            The others are those of levels, one each. By default 0, if ``halvings`` is set.
         attention_slice: Compute attention for so many pixels at a time. Useful only without a
             memory-efficient kernel of torch: it bounds the memory, which otherwise grows with the
             fourth power of a side, and changes only rounding.
@@ -62,6 +67,7 @@ class NoisePredictor(Running):
     """
 
     divisor: int  # of the sides of the LR image
+    encoder: Encoder
 
     def __init__(
         self,
@@ -70,15 +76,22 @@ class NoisePredictor(Running):
         widths: Sequence[int] = (256, 512),
         layers: int = 3,
         head_width: int = 64,
-        halvings: int = 1,
+        halvings: int | None = None,
         attention_slice: int | None = None,
+        folded: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not 0 <= halvings <= len(widths):
+        by_levels = 0 if halvings is None else halvings - folded
+        if not 0 <= by_levels <= len(widths) or folded < 0:
             raise ValueError(
                 f"halvings is {halvings} with {len(widths)} widths; expected 0 to {len(widths)}, "
-                "since a level halves the sides once: set more widths"
+                f"and folded, which is {folded}, more, since a level halves the sides once: set "
+                "more widths, or folded"
+            )
+        if halvings is None and folded:
+            raise ValueError(
+                f"folded is {folded}, and halvings, of which it is a part, is missing: set both"
             )
         if wrong := [width for width in widths if width % _GROUPS or width % head_width]:
             raise ValueError(
@@ -87,13 +100,46 @@ class NoisePredictor(Running):
             )
         if attention_slice is not None and attention_slice < 1:
             raise ValueError(f"attention_slice is {attention_slice}; expected 1 or more, or null")
-        self.latent, self.divisor = latent, 2**halvings
-        self.encoder = Encoder(channels, 2 * latent, widths, layers, head_width, halvings)
-        if attention_slice is not None:
+        self.latent, self.channels, self.halvings = latent, channels, halvings
+        self._sizes = (widths, layers, head_width)
+        self.attention_slice = attention_slice
+        self._build(*((1, 0) if halvings is None else (halvings, folded)))
+
+    def _build(self, halvings: int, folded: int) -> None:
+        self.divisor, self.fold = 2**halvings, 2**folded
+        channels = self.channels * self.fold**2
+        self.encoder = Encoder(channels, 2 * self.latent, *self._sizes, halvings - folded)
+        if self.attention_slice is not None:
             for module in self.encoder.modules():
                 if set_processor := getattr(module, "set_processor", None):
-                    set_processor(SlicedAttention(attention_slice))
+                    set_processor(SlicedAttention(self.attention_slice))
         self.prepare_to_run()
+
+    def fit_to(self, scale: float, factor: int) -> None:
+        """Take the halvings that a scale needs, with new random weights, if they are others.
+
+        All but one are folded, so that the levels see as many pixels as at scale 4, and cost the
+        same for an output of the same size. If ``halvings`` was set, nothing changes.
+
+        Args:
+            scale: Factor by which images are enlarged.
+            factor: The latents have so many times smaller sides than the output.
+
+        Raises:
+            ValueError: If no number of halvings leads from LR to the latents.
+        """
+        if self.halvings is not None:
+            return
+        needed = math.log2(factor / scale)
+        if scale < 1 or needed < 0 or not needed.is_integer():
+            scales = [f"{factor / 2**n:g}" for n in range(int(math.log2(factor)), -1, -1)]
+            raise ValueError(
+                f"{type(self).__name__} cannot be for scale {scale:g}: it halves the LR image's "
+                f"sides some number of times to the latents', which are 1/{factor} of the "
+                f"output's. Set data.init_args.scale to one of {', '.join(scales)}"
+            )
+        if self.divisor != 2**needed:
+            self._build(int(needed), max(int(needed) - 1, 0))
 
     def forward(self, lr: Tensor, t: Tensor | float) -> Gaussian:
         """Return the distribution of the noise.
@@ -114,7 +160,8 @@ class NoisePredictor(Running):
                 f"the LR image is {h}x{w}; {type(self).__name__} needs sides divisible by "
                 f"{self.divisor}: pad it"
             )
-        mean, logvar = self.encoder(lr * 2 - 1, t, self.run_block).chunk(2, dim=1)
+        pixels = functional.pixel_unshuffle(lr * 2 - 1, self.fold)
+        mean, logvar = self.encoder(pixels, t, self.run_block).chunk(2, dim=1)
         return Gaussian(mean, logvar.clamp(_LOWEST, _HIGHEST))
 
 
@@ -227,6 +274,16 @@ class SlicedAttention:
             return function(q, k, v)
         # Otherwise the matrices of all slices would be kept for the gradient.
         return checkpoint(function, q, k, v, use_reentrant=False, preserve_rng_state=False)
+
+
+def lr_side(patch: int | None, scale: float) -> int:
+    """Return the side in LR pixels that a predictor is trained for.
+
+    Args:
+        patch: As set; None for 512 pixels of the output, as released: 128 at scale 4.
+        scale: Factor by which images are enlarged.
+    """
+    return round(OUTPUT / scale) if patch is None else patch
 
 
 def from_official(tensors: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -12,9 +12,7 @@ from benchmarks import gpu, report
 from benchmarks.gpu import COMMANDS, Command, failed, main, read_done
 from tests.conftest import REPO
 from tests.docs.parsed import parsed
-from tests.quick import quick
 
-QUICK = "benchmarks.speed.loop"
 OWN = [command for command in COMMANDS if "pytest" not in command.words]
 
 
@@ -95,9 +93,10 @@ def test_a_dry_run_names_what_it_skips(
     assert main(["--pretend"]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module",
-    quick([f"benchmarks.speed.{name}" for name in ("loop", "sampling", "invsr")], QUICK),
+    [f"benchmarks.speed.{name}" for name in ("loop", "sampling", "invsr")],
 )
 def test_a_dry_run(module: str, capfd: pytest.CaptureFixture[str]) -> None:
     """The script whole, on the pretended device; the committed numbers stay."""

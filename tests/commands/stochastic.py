@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch import Callback
@@ -21,6 +22,28 @@ class Noisy(SuperResolver):
     def restore(self, batch: Any, noise: Any) -> Tensor:
         sr = functional.interpolate(batch["lr"], batch["size"], mode="nearest")
         return sr + 0.1 * noise.normal(sr.shape)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """A group of arguments."""
+
+    steps: int = 1
+    level: float = 0.1
+
+
+class InSteps(Noisy):
+    """Add noise several times."""
+
+    def __init__(self, scale: float, sampling: Sampling = Sampling()) -> None:
+        super().__init__(scale)
+        self.sampling = sampling
+
+    def restore(self, batch: Any, noise: Any) -> Tensor:
+        sr = functional.interpolate(batch["lr"], batch["size"], mode="nearest")
+        for _ in range(self.sampling.steps):
+            sr = sr + self.sampling.level * noise.normal(sr.shape)
+        return sr
 
 
 class Input(ImageMetric):

@@ -144,6 +144,14 @@ def test_what_cannot_be_loaded(tmp_path: Path) -> None:
         enlarger.load(REPO / "configs/model/edsr_small.yaml", scale=2, colour_fix="none")
 
 
+def test_a_key_of_a_group_leaves_the_others(tmp_path: Path) -> None:
+    name = "tests.commands.stochastic.InSteps"
+    model = {"class_path": name, "init_args": {"sampling": {"steps": 4, "level": 0.2}}}
+    (tmp_path / "model.yaml").write_text(json.dumps(model))
+    found = enlarger.load(tmp_path / "model.yaml", scale=2, sampling={"steps": 3}).module
+    assert vars(found.sampling) == {"steps": 3, "level": 0.2}
+
+
 def test_a_folder_with_another_programs_config(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("train: {lr: 1}\n")
     with pytest.raises(ValueError, match=r"config\.yaml is not of a run or an export"):

@@ -53,8 +53,9 @@ TRAINED = [n for n in EXPERIMENTS if n not in OWN_TESTS and CONFIGS / n != BENCH
 # data; built by slow tests.
 ALIKE = {
     *(n for n in OWN_TESTS if "benchmarks" in PATHS[n].parts),
-    *(f"experiment/casarbi_lsun_tower{end}.yaml" for end in ("", "_base")),
-    *(f"experiment/{n}.yaml" for n in ("self_cascade_3072x1536", "mini/self_cascade/lora_r4")),
+    *(f"experiment/mini/self_cascade/{n}.yaml" for n in ("attn_sf", "lora_r4", "lora_r32", "tf")),
+    *(f"experiment/mini/self_cascade_video/{n}.yaml" for n in ("scalecrafter", "tf")),
+    *(f"experiment/{n}.yaml" for n in ("mini/nsarm/stage1", "self_cascade_64/tf")),
 }
 
 # A file of a group in its place; `{}` is the file, the rest comes from other shipped files.

@@ -26,7 +26,7 @@ from lightning_modules.controls.sd import SDSR, SDUpscale
 from lightning_modules.controls.simple import Bicubic, FolderOutputs, LatentRegression, RoundTrip
 from lightning_modules.diffusion import Diffusion
 from lightning_modules.infinity import Infinity
-from lightning_modules.invsr import InvSR, Sampling
+from lightning_modules.invsr import STARTS, InvSR, Sampling, Training
 from lightning_modules.latent_perceptual import LatentPerceptual
 from lightning_modules.networks.compact import SRVGGNetCompact
 from lightning_modules.networks.discriminator import UNetDiscriminator
@@ -167,7 +167,10 @@ EXAMPLES = {
     FolderOutputs: {"files": folder_outputs},
     InvSR: {
         "averaged pixels": lambda scale, folder: InvSR(
-            scale, predictor(), frozen_denoiser(), Averaged(4), sampling=Sampling(steps=2), patch=8
+            *(scale, predictor(), frozen_denoiser(), Averaged(4)),
+            sampling=Sampling(steps=2),
+            training=Training(starts=STARTS),
+            patch=8,
         )
     },
     LatentRegression: {

@@ -13,6 +13,7 @@ from PIL import Image
 from datamodules.shards.shards import Shards
 from datamodules.shards.stream import Stream
 from datamodules.source import Source
+from datamodules.sources.captioned import Captioned
 from datamodules.sources.clips import Clips, ClipShards, ClipSource, MovingCrops
 from datamodules.sources.crops import Crops, OneLR
 from datamodules.sources.folder import Folder, Inputs
@@ -123,6 +124,13 @@ def one_lr(tmp_path):
     return SourceExample(*(lambda make=make: OneLR(make(), (8, 10)) for make in whole))
 
 
+def captioned(tmp_path):
+    for name, damaged in (("good", False), ("bad", True)):
+        write(tmp_path / name / "cars", damaged=damaged)
+    whole = (lambda name=name: Folder(f"{tmp_path}/{name}") for name in ("good", "bad", "none"))
+    return SourceExample(*(lambda make=make: Captioned(make()) for make in whole))
+
+
 def torchvision(tmp_path):
     for name, damaged in (("good", False), ("bad", True)):
         write(tmp_path / name / "cars", damaged=damaged)
@@ -137,6 +145,7 @@ def torchvision(tmp_path):
 # A line for each class of ours: how to make one in an empty folder.
 EXAMPLES = {
     Benchmark: benchmark,
+    Captioned: captioned,
     Crops: crops,
     Folder: folder,
     Inputs: inputs,
@@ -185,6 +194,7 @@ CLIP = ("frames", "stride", "side", "short")
         ),
         (Benchmark, ("root", "scale")),
         (Crops, ("source", "size", "per_image", *BOTH)),
+        (Captioned, ("source", "by", "names", "template", *BOTH)),
         (OneLR, ("source", "lr_side", "scale")),
         (Mix, ("sources", "weights", "samples", *BOTH)),
         (Seeds, ("count", "size", "frames", "scale")),

@@ -88,13 +88,13 @@ def judge() -> LatentDiscriminator:
     return judge_of(3)
 
 
-def batch(h: int = 16, w: int = 16, count: int = 2) -> Any:
+def batch(h: int = 16, w: int = 16, count: int = 2, scale: int = 4) -> Any:
     generator = torch.Generator().manual_seed(0)
-    hr = torch.rand(count, 3, 4 * h, 4 * w, generator=generator)
+    hr = torch.rand(count, 3, scale * h, scale * w, generator=generator)
     return {
         "hr": hr,
-        "lr": functional.avg_pool2d(hr, 4),
-        "size": (4 * h, 4 * w),
+        "lr": functional.avg_pool2d(hr, scale),
+        "size": (scale * h, scale * w),
         "key": [f"a/{i}" for i in range(count)],
         "seed": torch.arange(count),
     }
@@ -372,7 +372,10 @@ def test_auto_start_is_chosen_for_each_image() -> None:
 @pytest.mark.parametrize(
     ("distance", "expected"),
     [
-        (0.1, (50,)),  # sigma of 49 is 0.223
+        (0.05, (10,)),  # sigma of 9 is 0.092: hundredths, as the first twentieth hides it
+        (0.1, (20, 10)),  # of 19 0.135
+        (0.2, (50, 40, 30, 20)),  # of 39 0.197, of 49 0.223
+        (0.3, (100, 50)),  # of 99 0.342
         (0.65, (250, 200, 150, 100)),  # sigma of 249 is 0.693
         (0.82, (300, 250, 200, 150)),  # of 299 0.830
         (0.8299, (350, 300, 250, 200)),
@@ -430,6 +433,84 @@ def test_the_trained_timesteps_are_in_the_base_s_checkpoint(tmp_path: Path) -> N
     assert denoiser.trained_timesteps == [0, 300]
 
 
+# --------------------------------------------------------------------------------- other scales
+
+
+def begun(method: Any, given: list[Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The method at the start of training on these batches."""
+    monkeypatch.setattr(method, "first_batches", lambda count: given[:count])
+    monkeypatch.setattr(method, "all_gather", lambda value: value)
+    monkeypatch.setattr(Adversarial, "on_fit_start", lambda _: None)
+    method.on_fit_start()
+    return method
+
+
+@pytest.mark.parametrize("scale", [1, 2, 8])
+def test_another_scale_by_its_key_alone(scale: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Predictor, patch and starts follow; it trains, and enlarges images of any size."""
+    side = 64 // scale
+    method, given = invsr(float(scale), patch=None), batch(side, side, scale=scale)
+    given["lr"] = given["lr"].roll(1, -1)  # at scale 1 HR itself would be LR
+    assert (method.patch, method.wanted, method.starts) == (512 // scale, "auto", ())
+    assert method.multiple % method.predictor.divisor == 0
+    method = begun(invsr(float(scale), patch=side), [given], monkeypatch)
+    assert method.starts == starts_beyond(method.schedule, float(method.distance))
+    method.generator_loss(given)[0].backward()
+    assert all(p.grad is not None for p in method.predictor.parameters())
+    method._trainer = None
+    for h, w in ((side, side), (side + 1, 2 * side - 1)):
+        one = batch(h, w, 1, scale)
+        sr = method.eval().enlarge(one)["sr"]
+        assert sr.shape == (1, 3, scale * h, scale * w)
+        assert sr.isfinite().all()
+
+
+def test_the_residual_is_an_equivalent_noise_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At scale 1, white noise in LR: its deviation in latents decides where training starts.
+
+    Means over squares of 8 in [-1, 1] have 2 / 8 of a pixel's deviation in [0, 1].
+    """
+    found = {}
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(8, 3, 128, 128, generator=generator)
+    for pixels in (0.3, 0.7, 1.1, 2.0):
+        given = batch(128, 128, 8, scale=1)
+        given["lr"] = given["lr"] + pixels * noise
+        method = begun(invsr(1.0), [given], monkeypatch)
+        torch.testing.assert_close(float(method.distance), pixels / 4, rtol=0.05, atol=0)
+        assert pixels / 4 < method.schedule.level(method.starts[0] - 1).sigma
+        found[pixels] = method.starts
+    assert found == {
+        0.3: (10,),
+        0.7: (40, 30, 20, 10),
+        1.1: (100, 50),
+        2.0: (200, 150, 100, 50),
+    }
+
+
+def test_nothing_to_restore(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"are the same: .*at scale 1 set a degradation"):
+        begun(invsr(1.0), [batch(16, 16, scale=1)], monkeypatch)
+
+
+def test_the_release_s_scale_is_as_before() -> None:
+    """Layers, starts and patch of scale 4 as they were, so its weights load and give the same."""
+    default, fixed = invsr(patch=None), invsr(predictor=predictor(halvings=1))
+    assert (default.patch, default.starts) == (128, STARTS)
+    method = invsr()
+    assert method.state_dict().keys() == default.state_dict().keys()
+    fixed.load_state_dict(method.state_dict(), strict=True)
+    given = batch()
+    outputs = [m.eval().enlarge(given)["sr"] for m in (method, fixed)]
+    assert torch.equal(outputs[0], outputs[1])
+
+
+def test_weights_of_another_scale_are_refused(tmp_path: Path) -> None:
+    torch.save(predictor().state_dict(), tmp_path / "x4.pth")
+    with pytest.raises(ValueError, match=r"conv_in\.weight"):
+        invsr(1.0).load_weights(tmp_path / "x4.pth")
+
+
 # ------------------------------------------------------------------------------------- captions
 
 
@@ -460,6 +541,19 @@ def test_captions_are_a_condition_of_their_own_image(guidance: float) -> None:
     first, second = made.values()
     assert (first[0] - second[0]).abs().max() > 1e-4
     torch.testing.assert_close(first[1], second[1], rtol=0, atol=1e-6)
+
+
+def test_without_the_encoder_captions_change_nothing() -> None:
+    """How with and without are compared: the weights are the same, and results tell them apart."""
+    method = reading(deterministic=True)
+    without = invsr(denoiser=method.denoiser, deterministic=True).eval()
+    without.load_state_dict(method.state_dict(), strict=True)
+    given, outputs = batch(), []
+    for text in ("", "a longer caption"):
+        outputs.append(without.enlarge({**given, "text": [text] * 2})["sr"])
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.equal(method.enlarge({**given, "text": [text] * 2})["sr"], outputs[0])
+    assert (method.options["text"], without.options.get("text")) == ("captions", None)
 
 
 def test_captions_follow_their_image_through_tiles() -> None:
@@ -643,7 +737,13 @@ def test_the_distance_is_looked_for_in_training_alone(tmp_path: Path) -> None:
         ({"timesteps": [100, 0]}, r"falling list of numbers from 1000 to 1$"),
         ({"timesteps": [1001]}, r"falling list of numbers from 1000 to 1$"),
         ({"starts": [1001]}, r"starts is \[1001\]; expected timesteps from 1 to 1000"),
-        ({"scale": 2.0}, r"scale 2, .* that is only scale 4\. Set data\.init_args\.scale"),
+        (
+            {"scale": 2.0, "predictor": predictor(halvings=1)},
+            r"scale 2, .* that is only scale 4\. Set data\.init_args\.scale",
+        ),
+        ({"scale": 3.0}, r"NoisePredictor cannot be for scale 3: .*scale to one of 1, 2, 4, 8$"),
+        ({"scale": 16.0}, r"cannot be for scale 16: .*scale to one of 1, 2, 4, 8$"),
+        ({"starts": "some"}, r"starts is 'some'; expected timesteps from 1 to 1000, or auto"),
         ({"solver": "predicted"}, r"predicted with a middle"),
         ({"schedule": Schedule()}, r"must have variance exploding"),
         ({"starts": []}, r"starts is \[\]; expected timesteps from 1 to 1000"),
@@ -681,7 +781,7 @@ def test_results_name_what_sampling_depends_on() -> None:
 
 def test_a_regression_that_does_not_fit() -> None:
     with pytest.raises(ValueError, match=r"LatentRegression got scale 2 .* makes scale 4 of 3"):
-        LatentRegression(2.0, predictor(), Averaged())
+        LatentRegression(2.0, predictor(halvings=1), Averaged())
 
 
 def test_a_regression_in_random_latents() -> None:

@@ -183,7 +183,11 @@ def test_the_part_of_a_slurm_task(images, tmp_path, monkeypatch, caplog):
 # -------------------------------------------------------------------------------------------- kills
 EVERY_STEP = """
 import os, signal, sys, tarfile
+import webdataset
+from PIL import Image
 from datamodules.pack import __main__ as pack
+
+Image.init(), webdataset.TarWriter  # else each fork would import them
 
 def step(function):
     def wrapped(*arguments, **options):

@@ -74,8 +74,12 @@ def test_any_number_of_workers_gives_the_same(tmp_path):
 
 EVERY_STEP = """
 import os, pathlib, signal, sys, tarfile
+import webdataset
+from PIL import Image
 from datamodules.pack import __main__ as pack
 from datamodules.shards.index import build_index
+
+Image.init(), webdataset.TarWriter  # else each fork would import them
 
 def step(function):
     def wrapped(*arguments, **options):

@@ -154,6 +154,53 @@ def test_other_spaces_and_scales(halvings, side):
     assert found.mean.shape == found.logvar.shape == expected
 
 
+@pytest.mark.parametrize(("scale", "halvings"), [(8, 0), (4, 1), (2, 2), (1, 3)])
+def test_the_halvings_of_a_scale(scale, halvings):
+    """Fitted to it, the levels see as many pixels as at scale 4, for an output of one size."""
+    model = seeded()
+    before = model.encoder
+    model.fit_to(scale, 8)
+    assert (model.encoder is before) == (scale == 4)
+    assert (model.divisor, model.fold) == (2**halvings, 2 ** max(halvings - 1, 0))
+    seen = []
+    model.encoder.down_blocks[0].attentions[0].register_forward_pre_hook(
+        lambda _, given: seen.append(given[0].shape[-1])
+    )
+    found = model.eval()(torch.rand(1, 3, 64 // scale, 64 // scale), 100)
+    assert found.mean.shape == (1, 4, 8, 8)
+    assert seen == [8 if scale == 8 else 16]
+    alike = seeded(halvings=halvings, folded=max(halvings - 1, 0))
+    alike.fit_to(4, 8)  # what was set stays
+    assert alike.divisor == model.divisor
+    shapes = [{n: t.shape for n, t in m.state_dict().items()} for m in (alike, model)]
+    assert shapes[0] == shapes[1]
+
+
+def test_folding_keeps_every_pixel_in_its_place():
+    """A change of one LR pixel first changes the folded pixel that holds it."""
+    model, first = seeded(halvings=3, folded=2), []
+    model.encoder.conv_in.register_forward_pre_hook(lambda _, given: first.append(given[0]))
+    lr = torch.rand(1, 3, 16, 16)
+    other = lr.clone()
+    other[0, 1, 6, 9] += 0.5
+    for image in (lr, other):
+        model(image, 100)
+    changed = (first[1] - first[0]).nonzero().tolist()
+    assert changed == [[0, 16 + 4 * 2 + 1, 1, 2]]
+    assert first[0].shape == (1, 48, 4, 4)
+    assert torch.equal(first[0].flatten().sort().values, (lr * 2 - 1).flatten().sort().values)
+
+
+def test_at_scale_4_nothing_is_between_the_image_and_the_released_layers():
+    model = seeded()
+    model.fit_to(4, 8)
+    lr = torch.rand(1, 3, 8, 8)
+    assert torch.equal(model(lr, 3).mean, model.encoder(lr * 2 - 1, 3, model.run_block)[:, :4])
+    torch.manual_seed(0)  # also with random weights of the same seed
+    set_ = NoisePredictor(**SMALL, halvings=1).eval()
+    assert torch.equal(set_(lr, 3).mean, model(lr, 3).mean)
+
+
 def test_a_draw():
     mean, logvar = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
     assert torch.equal(Gaussian(mean, logvar).sample(torch.zeros(2, 4, 3, 3)), mean)
@@ -244,6 +291,13 @@ def test_what_is_kept_for_the_gradient_is_not_of_all_pairs():
 def test_what_cannot_be():
     with pytest.raises(ValueError, match=r"halvings is 3 with 2 widths; expected 0 to 2"):
         NoisePredictor(**SMALL, halvings=3)
+    with pytest.raises(ValueError, match=r"halvings is 1 .*and folded, which is 2, more"):
+        NoisePredictor(**SMALL, halvings=1, folded=2)
+    with pytest.raises(ValueError, match=r"folded is 1, and halvings, .*: set both"):
+        NoisePredictor(**SMALL, folded=1)
+    for scale in (3, 16, 0.5, 2.5):
+        with pytest.raises(ValueError, match=rf"for scale {scale}: .* one of 1, 2, 4, 8$"):
+            NoisePredictor(**SMALL).fit_to(scale, 8)
     with pytest.raises(ValueError, match="widths has 48; expected multiples of 32 and of head_w"):
         NoisePredictor(widths=(32, 48), head_width=16)
     with pytest.raises(ValueError, match=r"widths has 96; .* head_width, 64"):

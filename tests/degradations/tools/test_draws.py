@@ -11,7 +11,7 @@ from degradations.base import Stage
 from degradations.compose import OneOf, Sometimes
 from degradations.pipeline import Pipeline
 from degradations.stages.noise import GaussianNoise
-from degradations.tools import stats
+from degradations.tools import draws as tool
 
 
 class Various(Stage):
@@ -31,7 +31,7 @@ class Various(Stage):
 
 def test_values_are_those_that_the_degradation_draws():
     degradation = Pipeline(2.0, [GaussianNoise((2.0, 3.0))])
-    found = stats.drawn(degradation, 600, 32, seed=5)  # more than a chunk
+    found = tool.drawn(degradation, 600, 32, seed=5)  # more than a chunk
     params = degradation.params_of(torch.arange(5, 605), torch.Size((600, 3, 32, 32)))
     assert list(found) == ["GaussianNoise / levels", "GaussianNoise / grey"]
     for name, values in found.items():
@@ -40,7 +40,7 @@ def test_values_are_those_that_the_degradation_draws():
 
 
 def test_one_number_per_image():
-    found = stats.drawn(Pipeline(2.0, [Various()]), 300, 32)
+    found = tool.drawn(Pipeline(2.0, [Various()]), 300, 32)
     assert list(found) == ["Various / size", "Various / shared"]
     assert set(found["Various / size"]) == {3, 4, 5}
     np.testing.assert_array_equal(found["Various / shared"], np.full(300, 4.0))
@@ -49,7 +49,7 @@ def test_one_number_per_image():
 def test_choices_have_their_probabilities():
     noise = {"a": GaussianNoise(), "b": GaussianNoise()}
     stages = [Sometimes(GaussianNoise(), 0.25), OneOf(noise, (0.9, 0.1))]
-    found = stats.drawn(Pipeline(2.0, stages), 2000, 32)
+    found = tool.drawn(Pipeline(2.0, stages), 2000, 32)
     assert found["Sometimes / applied"].mean() == pytest.approx(0.25, abs=0.04)
     assert found["OneOf / which"].mean() == pytest.approx(0.1, abs=0.03)
     assert "OneOf / a / levels" in found
@@ -62,13 +62,13 @@ def test_one_draw_a_batch_is_drawn_in_batches_of_one():
         def draw(self, draws, shape):
             return super().draw(draws.shared(), shape)
 
-    found = stats.drawn(Faithful(2.0, [GaussianNoise()]), 40, 32)
+    found = tool.drawn(Faithful(2.0, [GaussianNoise()]), 40, 32)
     assert len(set(found["GaussianNoise / levels"])) == 40
 
 
 def test_table():
     values = {"a / b": np.arange(101.0), "c": np.full(101, 0.25)}
-    assert [line.split() for line in stats.table(values).splitlines()] == [
+    assert [line.split() for line in tool.table(values).splitlines()] == [
         ["parameter", "mean", "min", "5%", "25%", "50%", "75%", "95%", "max"],
         ["a", "/", "b", "50", "0", "5", "25", "50", "75", "95", "100"],
         ["c", *["0.25"] * 8],
@@ -87,7 +87,7 @@ def recipe(tmp_path, monkeypatch):
 
 
 def run(*arguments):
-    return stats.main(["--config", "recipe.yaml", "--draws", "300", *arguments])
+    return tool.main(["--config", "recipe.yaml", "--draws", "300", *arguments])
 
 
 @pytest.mark.usefixtures("recipe")

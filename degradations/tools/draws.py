@@ -1,4 +1,4 @@
-"""Table of what a degradation draws: ``python main.py stats --config FILE``."""
+"""Table of what a degradation draws: ``python main.py draws --config FILE``."""
 
 from __future__ import annotations
 
@@ -86,10 +86,10 @@ def table(values: Mapping[str, npt.NDArray[np.float64]]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="main.py stats",
+        prog="main.py draws",
         description="Draw the parameters of many images and print a table of their means and "
         "quantiles.",
-        epilog="example: python main.py stats --config configs/degradation/bsrgan.yaml",
+        epilog="example: python main.py draws --config configs/degradation/bsrgan.yaml",
     )
     add_common_arguments(parser)
     parser.add_argument(

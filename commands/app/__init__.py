@@ -1,0 +1,1 @@
+"""`main.py app`: a page in the browser that enlarges photographs."""

@@ -1,0 +1,109 @@
+"""``main.py app``: a page in the browser that enlarges photographs; needs the extra ``app``.
+
+python main.py app                   all runs, exports and published weights on this machine
+python main.py app runs/quickstart   begins with this one
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+
+from commands.app.models import Models
+from commands.errors import ConfigurationError
+
+INSTALL = "pip install -c constraints-app.txt -e '.[app]'"
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Serve the page until Ctrl-C or SIGTERM.
+
+    Args:
+        words: Command-line arguments; those of this process by default.
+
+    Returns:
+        0.
+
+    Raises:
+        ConfigurationError: If Gradio is missing, there is nothing to enlarge with, or the address
+            cannot be used.
+    """
+    options = _parser().parse_args(words)
+    if importlib.util.find_spec("gradio") is None:
+        raise ConfigurationError(f"app needs Gradio, which is optional: {INSTALL}")
+    try:
+        listening = socket.create_server((options.host, options.port))
+    except (OSError, OverflowError) as error:
+        raise ConfigurationError(
+            f"app cannot listen on {options.host}:{options.port} ({error}): set --host to an "
+            "address of this machine, and --port to a free port"
+        ) from error
+    from commands.process import prepare_output
+
+    prepare_output()
+    with listening:
+        models = _models(options)
+        with tempfile.TemporaryDirectory(prefix="enlarger-app-") as folder:
+            # Gradio reads them when it is imported.
+            os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
+            import uvicorn
+
+            from commands.app.page import application
+
+            page = application(models, options.megapixels)
+            print(
+                f"http://{options.host}:{listening.getsockname()[1]} (Ctrl-C ends it)", flush=True
+            )
+            settings = uvicorn.Config(page, log_level="warning", timeout_graceful_shutdown=1)
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder is removed
+            with suppress(KeyboardInterrupt):
+                uvicorn.Server(settings).run([listening])
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="main.py app", description="Enlarge photographs in the browser.", allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("sources", nargs="*", metavar="RUN", help="run, export, weights or file to offer first")
+    add("--runs", default="runs", help="folder of further runs and exports (default: runs)")
+    add("--device", help="such as cpu or cuda:1 (default: the first GPU, if any)")
+    add("--megapixels", type=float, default=50, help="largest output (default: 50)")
+    add("--port", type=int, default=7860, help="port (default: 7860)")
+    add(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default: 127.0.0.1, for this machine alone; with 0.0.0.0 all "
+        "that reach this machine can use it: there is no password)",
+    )
+    return parser
+
+
+def _models(options: argparse.Namespace) -> Models:
+    import enlarger
+
+    found = dict.fromkeys([*options.sources, *enlarger.sources(options.runs)])
+    if not found:
+        raise ConfigurationError(
+            f"app found no trained run or export in {options.runs}, and no published weights on "
+            "this machine: train a run (main.py fit), or get weights (main.py weights)"
+        )
+    models = Models([*found], options.device)
+    try:
+        for source in reversed(options.sources):  # the first one stays in memory
+            models.load(source)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(str(error)) from error
+    return models
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,69 @@
+"""The methods that the page offers, one in memory at a time; imports torch when it loads one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from enlarger import Enlarger
+
+
+class Models:
+    """The methods that the page offers; one is in memory at a time.
+
+    Args:
+        sources: What ``enlarger.load`` takes.
+        device: Where they run; by default the first GPU, if there is one.
+    """
+
+    def __init__(self, sources: list[str], device: str | None = None) -> None:
+        self.sources, self.device = sources, device
+        self._loaded: tuple[tuple[str, int | None], Enlarger] | None = None
+        self._own: dict[str, int | None] = {}  # steps by default
+
+    def load(self, source: str, steps: int | None = None) -> Enlarger:
+        """Return a method, from memory if it was the last one.
+
+        Args:
+            source: One of ``sources``.
+            steps: Sampling steps; by default the method's own.
+
+        Raises:
+            ValueError: If it is not offered, cannot be loaded, or cannot take so many steps.
+        """
+        import enlarger
+
+        if source not in self.sources:
+            raise ValueError(f"{source!r} is not offered here")
+        wanted = source, steps or self._own.get(source)
+        if self._loaded is None or self._loaded[0] != wanted:
+            self._loaded = None  # frees its memory first
+            model = enlarger.load(source, device=self.device)
+            self._own[source] = own = steps_of(model.module)
+            if steps and own and steps != own:
+                changed = with_steps(model.module, steps)
+                del model
+                model = enlarger.load(source, device=self.device, **changed)
+            self._loaded = (source, steps or own), model
+        return self._loaded[1]
+
+
+def steps_of(method: Any) -> int | None:
+    """Return a method's number of sampling steps; None if it has none."""
+    if hasattr(method, "sampled"):  # residual shifting; CasArbi may have no network, and no steps
+        return None if method.network is None else int(method.sampled.steps)
+    return getattr(getattr(method, "sampling", method), "steps", None)
+
+
+def with_steps(method: Any, steps: int) -> dict[str, Any]:
+    """Return the arguments of ``enlarger.load`` for another number of sampling steps.
+
+    Raises:
+        ValueError: If the method cannot take so many.
+    """
+    if not hasattr(method, "sampled"):
+        return {"sampling": {"steps": steps}} if hasattr(method, "sampling") else {"steps": steps}
+    last = method.process.steps - 1
+    if not 2 <= steps <= last + 1:
+        raise ValueError(f"{type(method).__name__} takes 2 to {last + 1} steps, not {steps}")
+    return {"timesteps": [last - last * n // (steps - 1) for n in range(steps)]}

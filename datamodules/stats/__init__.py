@@ -1,0 +1,1 @@
+"""Measure sets of images, part by part, and find their duplicates; imports no torch."""

@@ -1,0 +1,315 @@
+"""`main.py app`: what the page returns, by its own client; needs the extra `app`."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image, ImageCms
+from safetensors.torch import save_file
+from torch import nn
+
+import enlarger
+from commands.app.models import Models, steps_of
+from datamodules.files.decode import decode
+from lightning_modules import EDSR, SwinUNet
+from lightning_modules.sampling.tiling import Tiling
+from main import main
+from tests.conftest import REPO
+
+Refusal = Callable[..., str]
+DRAWS = np.random.default_rng(0)
+RGB = DRAWS.integers(0, 256, (24, 44, 3), dtype=np.uint8)
+SMALL = {"width": 8, "multipliers": [1], "blocks": 1, "size": 32, "swin_width": 8, "heads": 2}
+INIT = {
+    "Regression": {
+        "network": {
+            "class_path": "lightning_modules.EDSR",
+            "init_args": {"blocks": 1, "channels": 4},
+        }
+    },
+    "ResShift": {
+        "network": {
+            "class_path": "lightning_modules.SwinUNet",
+            "init_args": {**SMALL, "condition_factor": 0.5},
+        },
+        "space": "lightning_modules.PixelSpace",
+        "process": {"class_path": "lightning_modules.ResidualShift", "init_args": {"steps": 4}},
+    },
+}
+
+
+def configure(folder: Path, class_path: str, init_args: dict[str, Any]) -> None:
+    """Write the configuration of a run or an export."""
+    folder.mkdir(parents=True)
+    model = {"class_path": class_path, "init_args": init_args}
+    data = {"class_path": "datamodules.SRDataModule", "init_args": {"scale": 2}}
+    (folder / "config.yaml").write_text(yaml.safe_dump({"model": model, "data": data}))
+
+
+def export(folder: Path, name: str, network: nn.Module) -> None:
+    """Write a method as `export` does."""
+    configure(folder, f"lightning_modules.{name}", INIT[name])
+    tensors = {
+        f"network.{key}": 0.1 * torch.randn_like(value) if value.is_floating_point() else value
+        for key, value in network.state_dict().items()
+    }
+    save_file(tensors, folder / "model.safetensors")
+
+
+class Page:
+    """The page, served in a thread, and a visitor.
+
+    Args:
+        runs: A folder of exports.
+    """
+
+    def __init__(self, runs: Path) -> None:
+        import uvicorn
+
+        from commands.app.page import application
+
+        self.edsr, self.noisy = sorted(map(str, runs.iterdir()))
+        listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        app = application(Models([self.edsr, self.noisy], "cpu"), megapixels=0.02)
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+        self._thread = threading.Thread(target=self._server.run, args=([listening],))
+        self._thread.start()
+        self._downloads = runs.with_name("downloads")
+        self._downloads.mkdir()
+        self.visitor = self.visit()
+
+    def visit(self) -> Any:
+        from gradio_client import Client
+
+        folder = self._downloads / str(len([*self._downloads.iterdir()]))
+        folder.mkdir()
+        return Client(self.url, download_files=folder, verbose=False, analytics_enabled=False)
+
+    def press(self, photo: Path, source: str, *settings: Any) -> Path:
+        """Enlarge; return the PNG. The settings are scale, steps, tile, seed and the visitor."""
+        from gradio_client import handle_file
+
+        *given, visitor = [*settings, *[None] * (5 - len(settings))]
+        visitor = visitor or self.visitor
+        _, _, png = visitor.predict(handle_file(photo), source, *given, api_name="/enlarge")
+        return Path(png["value"])
+
+    def close(self) -> None:
+        self._server.should_exit = True
+        self._server.force_exit = True
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    pytest.importorskip("gradio", reason="the extra 'app' is not installed")
+    folder = tmp_path_factory.mktemp("app")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(folder / "gradio"))
+        patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+        patch.setattr("commands.app.page.LARGEST_UPLOAD", "300kb")
+        export(folder / "runs/edsr", "Regression", EDSR(2, blocks=1, channels=4))
+        in_steps = {"sampling": {"steps": 4, "level": 0.2}}
+        configure(folder / "runs/noisy", "tests.commands.stochastic.InSteps", in_steps)
+        page = Page(folder / "runs")
+        yield page
+        page.close()
+
+
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photos") / "photo.png"
+    Image.fromarray(RGB).save(path, icc_profile=PROFILE)
+    return path
+
+
+def test_the_file_is_what_python_gives(page: Page, photo: Path, tmp_path: Path) -> None:
+    """Bit for bit, with the profile; also with alpha, and of 16 bits."""
+    model = enlarger.load(page.edsr, device="cpu")
+    made = page.press(photo, page.edsr)
+    assert made.name == "photo_x2.png"
+    assert decode(made.read_bytes(), "made").icc == PROFILE
+    assert np.array_equal(np.asarray(Image.open(made)), model.enlarge(RGB))
+    clear, deep = np.dstack([RGB, RGB[..., 0]]), RGB.astype(np.uint16) * 200
+    Image.fromarray(clear).save(tmp_path / "clear.png")
+    made = page.press(tmp_path / "clear.png", page.edsr)
+    assert np.array_equal(np.asarray(Image.open(made)), model.enlarge(clear))
+    cv2.imwrite(str(tmp_path / "deep.png"), deep[..., ::-1])
+    made = page.press(tmp_path / "deep.png", page.edsr)
+    assert np.array_equal(decode(made.read_bytes(), "made").rgb, model.enlarge(deep))
+
+
+def test_steps_tiles_and_seed_are_those_of_python(page: Page, photo: Path) -> None:
+    """Without steps they are the method's own, whatever the visitor before has set."""
+    own = enlarger.load(page.noisy, device="cpu")
+    few = enlarger.load(page.noisy, device="cpu", sampling={"steps": 2})
+    tiled = {"seed": 5, "tiling": Tiling(size=40)}
+    expected = [few.enlarge(RGB, **tiled), own.enlarge(RGB, **tiled), own.enlarge(RGB)]
+    assert not any(np.array_equal(a, b) for a, b in pairwise(expected))
+    settings = [(2, 2, 40, 5), (None, None, 40, 5), ()]
+    for pixels, typed in zip(expected, settings, strict=True):
+        made = page.press(photo, page.noisy, *typed)
+        assert np.array_equal(np.asarray(Image.open(made)), pixels)
+
+
+def test_two_visitors_at_once_get_their_own(page: Page, photo: Path, tmp_path: Path) -> None:
+    """Of one name of a file, too, and with other models, steps and seeds."""
+    other = tmp_path / "other/photo.png"
+    other.parent.mkdir()
+    Image.fromarray(RGB[:, ::-1]).save(other)
+    edsr = enlarger.load(page.edsr, device="cpu").enlarge(RGB)
+    model = enlarger.load(page.noisy, device="cpu", sampling={"steps": 2})
+    noisy = model.enlarge(RGB[:, ::-1].copy(), seed=3)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(page.press, photo, page.edsr, None, None, 0, 0, page.visitor)
+        second = pool.submit(page.press, other, page.noisy, 2, 2, 0, 3, page.visit())
+        assert np.array_equal(np.asarray(Image.open(first.result())), edsr)
+        assert np.array_equal(np.asarray(Image.open(second.result())), noisy)
+
+
+def test_steps_of_residual_shifting_are_spread(tmp_path: Path) -> None:
+    network = SwinUNet(**SMALL, condition_factor=0.5)  # type: ignore[arg-type]
+    export(tmp_path / "runs", "ResShift", network)
+    models = Models([str(tmp_path / "runs")], "cpu")
+    for steps, expected in ((None, [0, 1, 2, 3]), (4, [0, 1, 2, 3]), (3, [0, 2, 3])):
+        method: Any = models.load(models.sources[0], steps).module
+        assert steps_of(method) == len(expected)
+        assert [*method.sampled.timesteps] == expected
+    with pytest.raises(ValueError, match=r"^ResShift takes 2 to 4 steps, not 5$"):
+        models.load(models.sources[0], 5)
+
+
+def test_what_is_wrong_is_said_on_the_page(page: Page, photo: Path, tmp_path: Path) -> None:
+    from gradio_client.exceptions import AppError
+
+    def said(photo: Path, source: str, *settings: Any) -> str:
+        with pytest.raises(AppError) as raised:
+            page.press(photo, source, *settings)
+        return str(raised.value)
+
+    broken, cut = tmp_path / "words.png", tmp_path / "cut.png"
+    broken.write_text("no image")
+    cut.write_bytes(photo.read_bytes()[:2000])
+    assert said(broken, page.edsr).startswith("words.png: not an image")
+    assert "cut.png: the file is truncated" in said(cut, page.edsr)
+    large = said(photo, page.edsr, 1000)
+    assert "44 x 24 to 44000 x 24000 pixels" in large
+    assert "at most 0.02 megapixels (main.py app --megapixels)" in large
+    assert "the scale must be at least 1" in said(photo, page.edsr, 0.5)
+    assert f"{page.edsr} was made for scale 2." in said(photo, page.edsr, 3)
+    assert "tiling.size" in said(photo, page.edsr, 2, None, -5)
+    assert "/etc" in said(photo, "/etc")  # none of those that are offered
+
+
+def test_a_large_file_is_refused(page: Page) -> None:
+    import httpx
+
+    files = {"files": ("large.png", bytes(400_000))}
+    reply = httpx.post(f"{page.url}/gradio_api/upload", files=files)
+    assert reply.status_code == 413
+    assert "exceeded maximum allowed size of 307200 bytes" in reply.text
+
+
+def test_the_page_asks_no_other_server(page: Page) -> None:
+    """The marks that sites which link to it would show are not fetched."""
+    with urllib.request.urlopen(page.url) as reply:
+        text = reply.read().decode()
+    fetched = re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=\"([^\"]+)", text)
+    assert fetched
+    config = page.visitor.config
+    for address in [*fetched, *config["stylesheets"]]:
+        assert not address.startswith(("http", "//")) or address.startswith(page.url)
+    assert not config["analytics_enabled"]
+
+
+def test_only_runs_that_enlarge_are_offered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(tmp_path / "edsr", "Regression", EDSR(2, blocks=1, channels=4))
+    for name in ("Diffusion", "NoSuchClass", "Regression"):
+        configure(tmp_path / name, f"lightning_modules.{name}", {})
+        if name != "Regression":  # which has no weights
+            (tmp_path / name / "model.safetensors").touch()
+    monkeypatch.setattr("enlarger.place_of", lambda entry: "x3" in entry["file"] or None)
+    assert enlarger.sources(tmp_path) == [str(tmp_path / "edsr"), "imdn-x3"]
+
+
+def test_sigterm_ends_it_and_leaves_nothing(
+    page: Page, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("os.environ", os.environ.copy())
+    before = signal.getsignal(signal.SIGTERM)
+    found: list[Any] = []
+
+    def visit() -> None:
+        while not (printed := capsys.readouterr().out).startswith("http"):
+            time.sleep(0.05)
+        found.append(urllib.request.urlopen(printed.split()[0]).status)
+        found.append([path.name[:13] for path in tmp_path.iterdir()])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    visitor = threading.Thread(target=visit)
+    visitor.start()
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main(["app", page.edsr, "--runs", "none", "--port", "0", "--device", "cpu"])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    visitor.join()
+    assert ended.value.code == 0
+    assert found == [200, ["enlarger-app-"]]
+    assert not [*tmp_path.iterdir()]
+
+
+def test_what_is_missing_is_one_sentence(
+    refusal: Refusal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("enlarger.place_of", lambda entry: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert (
+        refusal("app")
+        == "app needs Gradio, which is optional: pip install -c constraints-app.txt -e '.[app]'"
+    )
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr("os.environ", os.environ.copy())
+    assert "app found no trained run or export in runs" in refusal("app", "--port", 0)
+    assert "is neither a trained run" in refusal("app", "no/run", "--port", 0)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"cannot listen on 127.0.0.1:{port}" in refusal("app", "--port", port)
+
+
+def test_help_imports_neither_torch_nor_gradio() -> None:
+    code = (
+        "import sys, main\ntry: main.main(['app', '--help'])\n"
+        "finally: print([m for m in ('torch', 'gradio', 'numpy') if m in sys.modules])"
+    )
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=REPO, capture_output=True, text=True, check=True)
+    assert "usage: main.py app" in done.stdout
+    assert done.stdout.endswith("[]\n")

@@ -1,0 +1,81 @@
+"""Captions of a source's images: from folders, from files beside them, from the source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datamodules import Captioned, Folder, UnreadableImage
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two folders of one image each, with texts beside them."""
+    for seed, name in enumerate(("cars/a.png", "cats/b.jpg")):
+        path = tmp_path / name
+        path.parent.mkdir()
+        pixels = np.random.default_rng(seed).integers(0, 256, (8, 9, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    (tmp_path / "cars/a.txt").write_bytes("a red {car}\r\n".encode("utf-16"))
+    (tmp_path / "cats/b.jpg.txt").write_text("a cat\n")
+    return tmp_path
+
+
+def texts(source: Captioned) -> list[str]:
+    source.prepare(1.0)
+    found = [source.read(i)["text"] for i in range(len(source.keys))]
+    assert found == [source.read_crop(i, 1, 2, 4, 5)["text"] for i in range(len(source.keys))]
+    return found
+
+
+def test_the_first_folder_is_the_class(photos: Path) -> None:
+    assert texts(Captioned(Folder(str(photos)))) == ["cars", "cats"]
+    named = Captioned(Folder(str(photos)), names={"cars": "sports car"}, template="a {}, sharp")
+    assert texts(named) == ["a sports car, sharp", "a cats, sharp"]
+
+
+def test_texts_beside_the_files(photos: Path) -> None:
+    source = Captioned(Folder(str(photos)), by="file")
+    assert texts(source) == ["a red {car}", "a cat"]
+    assert texts(Captioned(source, by="source", template="{}!")) == ["a red {car}!", "a cat!"]
+
+
+def test_pixels_and_keys_are_those_of_the_source(photos: Path) -> None:
+    inner, source = Folder(str(photos)), Captioned(Folder(str(photos)))
+    for one in (inner, source):
+        one.prepare(2.0)
+    assert list(source.keys) == list(inner.keys) == ["cars/a", "cats/b"]
+    assert (source.path(1), source.size(1)) == (inner.path(1), inner.size(1))
+    crop = source.read_crop(0, 1, 2, 4, 5)["hr"]
+    assert np.array_equal(crop, inner.read(0)["hr"][1:5, 2:7])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"template": "a car"}, r"Captioned\.template is 'a car'; expected one \{\}"),
+        ({"by": "file", "names": {"a": "b"}}, r"names stand for folders, and by is file"),
+    ],
+)
+def test_arguments_that_do_not_fit(options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Captioned(Folder("."), **options)
+
+
+def test_what_is_missing_is_named(photos: Path) -> None:
+    with pytest.raises(ValueError, match=r"a lies in no folder .*set Captioned\.by to file or"):
+        Captioned(Folder(str(photos / "cars"))).prepare(1.0)
+    with pytest.raises(ValueError, match=r"has no caption: set Captioned\.by to folder or file"):
+        texts(Captioned(Folder(str(photos)), by="source"))
+    (photos / "cars/a.txt").unlink()
+    with pytest.raises(ValueError, match=r"a\.png has no caption beside it: write it into a file"):
+        Captioned(Folder(str(photos)), by="file").prepare(1.0)
+    (photos / "cars/a.txt").write_bytes(b"\xff\xfa")
+    source = Captioned(Folder(str(photos)), by="file")
+    source.prepare(1.0)
+    with pytest.raises(UnreadableImage, match=r"cars/a: its caption is not UTF-8 text"):
+        source.read(0)
