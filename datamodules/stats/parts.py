@@ -186,8 +186,8 @@ def measure_part(parts: Parts, inputs: Inputs, part: tuple[int, int], workers: i
                 found.append(result)
                 bar.update()
                 continue
-            number, *about = places.about.popleft()
-            parts.save(number, _joined(found, *about))
+            number, names, tar, failed = places.about.popleft()
+            parts.save(number, _joined(found, names, tar, failed))
             found = []
 
 
