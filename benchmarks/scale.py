@@ -1,7 +1,7 @@
 """What a billion images cost, from small measurements: ``python -m benchmarks.scale``.
 
-Two sizes give the cost of one more sample, tar or image: of made-up indices, on a web server of this
-host, of noise to pack. The plan is whole. Writes benchmarks/results/scale.json; see docs/scale.md.
+Two sizes give the cost of one more sample, tar or image: made-up indices, a web server of this
+host, noise to pack. The plan is whole. Writes benchmarks/results/scale.json; see docs/scale.md.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.report import without_options, write_report
 from benchmarks.speed.streaming.start import make_up, resident
 from datamodules.order.keys import digest_of
-from datamodules.order.plan import Plan, PlanSampler
+from datamodules.order.plan import Plan
 from datamodules.pack.__main__ import main as pack
 from datamodules.shards import shards, table
 from tests.datamodules.server import serving
@@ -38,7 +38,7 @@ def plan(folder: Path) -> dict[str, float]:
     """The plan of all tars, on a rank with one of 1,024 streams, half-way through an epoch."""
     before = resident()
     made = Plan(tuple(np.full(IMAGES // TAR, TAR).tolist()), 0, 16 * RANKS, RANKS)
-    batches = iter(PlanSampler(made, 7, RANKS, lambda: (3, len(made) // 2)))
+    batches = made.batches(3, len(made) // 2, 7, RANKS)
     return {"first_batch_s": fastest(partial(next, batches), 1), "bytes": resident() - before}
 
 
@@ -89,7 +89,7 @@ def packing(folder: Path) -> dict[str, float]:
     for count in (100, 500):
         made = noise(folder / f"{count}", count)
         words = [made, f"{made}-out", "--workers", "1", "--overwrite"]
-        took.append(fastest(partial(pack, words)))
+        took.append(fastest(partial(pack, words), 3))
         tracemalloc.start()
         pack(words)
         peaks.append(tracemalloc.get_traced_memory()[1])
@@ -100,19 +100,19 @@ def packing(folder: Path) -> dict[str, float]:
 def main() -> None:
     """Measure, extrapolate, and write JSON."""
     table.MAPPED, shards.LARGE = 0, 1  # as for a set that is large
-    found, tars = dict[str, dict[str, float]](), IMAGES // TAR
+    found, tars = {}, IMAGES // TAR
     for part in (plan, index, requests, packing):
         with tempfile.TemporaryDirectory() as folder:
             found[part.__name__] = part(Path(folder))
-    at, packed, asked = found["index"], found["packing"], found["requests"]
+    at, asked = found["index"], found["requests"]
     extrapolated = {
         "index_GB": (at["bytes_a_sample"] + 4) * IMAGES / 1e9,  # starts of keys beyond 4 GiB
         "table_hours": at["seconds_a_sample_at_first"] * IMAGES / 3600,
         "opening_s": at["seconds_a_sample"] * IMAGES + at["seconds_a_tar"] * tars,
         "requests_of_a_start": asked["later_start"] * tars * RANKS,
         "requests_a_second_at_100_images_a_rank": asked["reading"] * 100 * RANKS / TAR,
-        "packing_core_hours": packed["seconds_an_image"] * IMAGES / 3600,
-        "packing_list_GB": packed["bytes"] * IMAGES / 1e9,
+        "packing_core_hours": found["packing"]["seconds_an_image"] * IMAGES / 3600,
+        "packing_list_GB": found["packing"]["bytes"] * IMAGES / 1e9,
     }
     text = json.dumps({"measured": found, "extrapolated": extrapolated})
     write_report("scale", json.loads(text, parse_float=lambda x: float(f"{float(x):.3g}")), seed=0)
