@@ -1,7 +1,6 @@
 """What a billion images cost, from small measurements: ``python -m benchmarks.scale``.
 
-Two sizes give the cost of one more sample, tar or image: made-up indices, a web server of this
-host, noise to pack. The plan is whole. Writes benchmarks/results/scale.json; see docs/scale.md.
+Two sizes give the cost of one more sample, tar or image; writes benchmarks/results/scale.json.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import tempfile
 import time
 import timeit
 import tracemalloc
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +27,7 @@ from tests.datamodules.server import serving
 IMAGES, TAR, RANKS = 10**9, 1000, 1024
 
 
-def fastest(function: Callable[[], object], times: int = 5) -> float:
+def fastest(function: partial[object], times: int = 5) -> float:
     """Core seconds of the fastest of some calls."""
     return min(timeit.repeat(function, time.process_time, repeat=times, number=1))
 
@@ -74,12 +72,11 @@ def requests(folder: Path) -> dict[str, float]:
     pack([noise(folder / "a", 24), str(folder / "b"), "--samples-per-shard", "4"])
     found = {}
     with serving(folder / "b") as server:
-        tars = f"{server.url}/shard-{{000000..000005}}.tar"
-        source = shards.Shards(tars, index_cache=f"{folder}/i", cache_dir=f"{folder}/c")
+        tars = f"{server.url}/shard-00000{{0..5}}.tar"
+        source = shards.Shards(tars, False, f"{folder}/i", f"{folder}/c")
         for name in ("first_start", "later_start", "reading"):
             [source.read(n) for n in range(24)] if name == "reading" else source.prepare(4)
-            found[name] = len(server.requests) / 6
-            server.requests.clear()
+            found[name], server.requests = len(server.requests) / 6, []
     return found
 
 
@@ -104,15 +101,15 @@ def main() -> None:
     for part in (plan, index, requests, packing):
         with tempfile.TemporaryDirectory() as folder:
             found[part.__name__] = part(Path(folder))
-    at, asked = found["index"], found["requests"]
+    at, asked, packed = (found[name] for name in ("index", "requests", "packing"))
     extrapolated = {
         "index_GB": (at["bytes_a_sample"] + 4) * IMAGES / 1e9,  # starts of keys beyond 4 GiB
         "table_hours": at["seconds_a_sample_at_first"] * IMAGES / 3600,
         "opening_s": at["seconds_a_sample"] * IMAGES + at["seconds_a_tar"] * tars,
         "requests_of_a_start": asked["later_start"] * tars * RANKS,
         "requests_a_second_at_100_images_a_rank": asked["reading"] * 100 * RANKS / TAR,
-        "packing_core_hours": found["packing"]["seconds_an_image"] * IMAGES / 3600,
-        "packing_list_GB": found["packing"]["bytes"] * IMAGES / 1e9,
+        "packing_core_hours": packed["seconds_an_image"] * IMAGES / 3600,
+        "packing_list_GB": packed["bytes"] * IMAGES / 1e9,
     }
     text = json.dumps({"measured": found, "extrapolated": extrapolated})
     write_report("scale", json.loads(text, parse_float=lambda x: float(f"{float(x):.3g}")), seed=0)
