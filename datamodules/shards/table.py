@@ -1,7 +1,8 @@
 """Places of all samples of a set, in a few arrays that forked processes share.
 
 A sample of one image takes 24 bytes beside its key; see ``Column``. The arrays of a large set are
-kept in one file, as reading a thousand indices takes seconds.
+kept in one file, as reading a thousand indices takes seconds. A very large file is mapped, so that
+the processes of a host share its pages.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import os
 import re
+import struct
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -34,6 +37,7 @@ OTHERS = ("txt", "json", "latent.npy", "lr_latent.npy", "text_features.npy")
 VERSION = 3  # of the file; until 2, members apart in a tar were not joined
 LISTS = ("counts", "sizes", "checksums", "notes")
 KEPT = 16  # files of tables in a folder
+MAPPED = 1 << 28  # bytes of a file that is mapped; below, its checksums are verified
 OWN_NAME = re.compile(r"[0-9a-f]{32}\.table\.npz")  # the names that `Shards` gives them
 
 
@@ -252,26 +256,48 @@ def save_table(table: Table, place: Path) -> None:
 def load_table(place: Path) -> Table | None:
     """Load a table; return None if it is missing, of another version, or damaged."""
     try:
-        with np.load(place, allow_pickle=False) as arrays:
-            about = json.loads(arrays["about"].tobytes())
-            if about["version"] != VERSION:
-                return None
-            names = set(arrays.files)
-            columns = {
-                field: Column(
-                    arrays[f"{field}.offsets"],
-                    arrays[f"{field}.sizes"],
-                    arrays[f"{field}.checksums"] if f"{field}.checksums" in names else None,
-                )
-                for field in FIELDS
-                if f"{field}.offsets" in names
-            }
-            keys = Names(arrays["keys.blob"], arrays["keys.starts"])
-            sides = arrays["sides"] if "sides" in names else None
+        arrays = _mapped(place) if place.stat().st_size >= MAPPED else _read(place)
+        about = json.loads(arrays["about"].tobytes())
+        if about["version"] != VERSION:
+            return None
+        columns = {
+            field: Column(
+                arrays[f"{field}.offsets"],
+                arrays[f"{field}.sizes"],
+                arrays.get(f"{field}.checksums"),
+            )
+            for field in FIELDS
+            if f"{field}.offsets" in arrays
+        }
+        keys = Names(arrays["keys.blob"], arrays["keys.starts"])
         lists = {name: about[name] for name in LISTS}
-        return Table(keys=keys, columns=columns, sides=sides, **lists)
+        return Table(keys=keys, columns=columns, sides=arrays.get("sides"), **lists)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, struct.error, zipfile.BadZipFile) as error:
         log.warning("the table %s is damaged (%s): making a new one", place, error)
         return None
+
+
+def _read(place: Path) -> dict[str, NDArray[Any]]:
+    with np.load(place, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _mapped(place: Path) -> dict[str, NDArray[Any]]:
+    """Return the arrays of an uncompressed ``npz``, which NumPy cannot map."""
+    found = {}
+    with zipfile.ZipFile(place) as archive, place.open("rb") as file:
+        for member in archive.infolist():
+            file.seek(member.header_offset + 26)  # lengths of a name and of extra fields
+            file.seek(sum(struct.unpack("<HH", file.read(4))), os.SEEK_CUR)
+            np.lib.format.read_magic(file)
+            shape, _, kind = np.lib.format.read_array_header_1_0(file)
+            name = member.filename.removesuffix(".npy")
+            mapped = (
+                np.memmap(place, kind, "r", file.tell(), shape)
+                if shape[0]
+                else np.zeros(shape, kind)
+            )
+            found[name] = np.asarray(mapped)
+    return found

@@ -20,24 +20,24 @@ from typing import Any
 SHARDS, SAMPLES, IMAGE = 1000, 1000, 73_000  # bytes an image, as those of 481x321 have
 
 
-def make_up(folder: Path) -> None:
+def make_up(folder: Path, shards: int = SHARDS, samples: int = SAMPLES) -> None:
     """Write indices, and the names of tars."""
     from datamodules.shards.index import Member, ShardIndex, index_places, save_index
 
     folder.mkdir(parents=True)
     block = -(-(512 + IMAGE) // 512) * 512
     chance = random.Random(0)
-    for shard in range(SHARDS):
+    for shard in range(shards):
         path = folder / f"made-up-{shard:06d}.tar"
         path.touch()
-        os.truncate(path, block * SAMPLES + 1024)
+        os.truncate(path, block * samples + 1024)
         index = ShardIndex(
-            size=block * SAMPLES + 1024,
+            size=block * samples + 1024,
             mtime_ns=path.stat().st_mtime_ns,
-            keys=[f"{shard:04d}/{number:07d}" for number in range(SAMPLES)],
+            keys=[f"{shard:04d}/{number:07d}" for number in range(samples)],
             members=[
                 {"jpg": Member(512 + n * block, IMAGE, chance.getrandbits(64), 321, 481)}
-                for n in range(SAMPLES)
+                for n in range(samples)
             ],
             checksum=f"{chance.getrandbits(128):032x}",
         )

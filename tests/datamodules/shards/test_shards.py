@@ -22,6 +22,7 @@ import webdataset
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from benchmarks.speed.streaming.start import own
 from datamodules.files.decode import UnreadableImage, read_image
 from datamodules.shards import index as shard_index
 from datamodules.shards import reader as shard_reader
@@ -805,8 +806,10 @@ def kept(two, monkeypatch):
     return {"urls": [f"{two}/t-*.tar", f"{two}/u.tar"], "index_cache": f"{two}/cache"}
 
 
-def test_table_is_the_same_as_the_indices(kept, monkeypatch, caplog):
+@pytest.mark.parametrize("mapped", [False, True])
+def test_table_is_the_same_as_the_indices(kept, monkeypatch, caplog, mapped):
     first = prepared(**kept)
+    monkeypatch.setattr(shard_table, "MAPPED", 0 if mapped else 1 << 28)
     monkeypatch.setattr(shards, "load_index", None)  # fails if an index is read
     caplog.clear()
     again = prepared(**kept)
@@ -820,8 +823,10 @@ def test_table_is_the_same_as_the_indices(kept, monkeypatch, caplog):
     assert [again.read(index)["text"] for index in (0, 5)] == ["", "nine"]
 
 
+@pytest.mark.parametrize("mapped", [False, True])
 @pytest.mark.parametrize("change", ["a shard", "an index", "a setting", "the table", "the shards"])
-def test_table_is_made_again(two, kept, change):
+def test_table_is_made_again(two, kept, change, mapped, monkeypatch):
+    monkeypatch.setattr(shard_table, "MAPPED", 0 if mapped else 1 << 28)
     prepared(**kept)
     (table,) = (two / "cache").glob("*.table.npz")
     if change == "a shard":
@@ -837,6 +842,26 @@ def test_table_is_made_again(two, kept, change):
         kept["urls"].pop()
     last = {"a setting": "u/k9", "the table": "k9", "the shards": "k4"}.get(change, "new")
     assert prepared(**kept).keys[-1] == last
+
+
+def test_a_mapped_table_takes_no_memory_of_its_own(tmp_path, monkeypatch):
+    members = [{"png": Member(512, 9, n, 7, 5)} for n in range(1, 1001)]
+    one = shard_table.table_of(
+        "a.tar", ShardIndex(1 << 40, 0, [f"{n:09d}" for n in range(1000)], members)
+    )
+    table = shard_table.joined([one] * 400)
+    shard_table.save_table(table, tmp_path / "x.table.npz")
+    monkeypatch.setattr(shard_table, "MAPPED", 0)
+    before = own()
+    mapped = shard_table.load_table(tmp_path / "x.table.npz")
+    assert own() - before < table.nbytes / 4  # read, it is all of it
+    assert mapped.nbytes == table.nbytes
+    assert mapped.keys == table.keys
+    assert mapped.keys.digest() == table.keys.digest()
+    for name, array in table.columns["hr"].arrays.items():
+        np.testing.assert_array_equal(mapped.columns["hr"].arrays[name], array)
+    np.testing.assert_array_equal(mapped.sides, table.sides)
+    assert not mapped.sides.flags.writeable
 
 
 def test_old_tables_are_removed(two, kept, monkeypatch):
