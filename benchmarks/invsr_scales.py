@@ -103,7 +103,7 @@ def distance_of(run: Path) -> float:
     found = best_or_newest(run / FOLDER)
     if found is None:
         raise FileNotFoundError(f"{run} has no checkpoint: remove it and start again")
-    state: dict[str, Any] = torch.load(found[0], weights_only=False)["state_dict"]
+    state: dict[str, Any] = torch.load(found[0], weights_only=True)["state_dict"]
     return float(state["distance"])
 
 

@@ -46,8 +46,8 @@ def expect_workers() -> None:
     """Prepare a process to own workers.
 
     They end with their owner, even after an error: Python sends them one SIGTERM, which they
-    survive, and then waits for them; ours comes before. And they do not collect what they inherit:
-    to free a video's decoder, FFmpeg waits for its threads, of which a fork has none.
+    survive, and then waits for them; this runs earlier. They do not free what they inherit either:
+    FFmpeg frees a decoder once its threads have ended, and those threads do not exist in a fork.
     """
     atexit.register(_end_workers)
     if hasattr(os, "register_at_fork"):

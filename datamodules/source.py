@@ -204,6 +204,39 @@ class Source(ABC):
         """
 
 
+class Wrapper(Source):
+    """Base class of sources that give the images of another one, each in another form.
+
+    Attributes:
+        source: The other source.
+    """
+
+    source: Source
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """The source's keys."""
+        return self.source.keys
+
+    @property
+    def groups(self) -> list[int]:
+        """The source's groups."""
+        return self.source.groups
+
+    @property
+    def mixture(self) -> Mixture | None:
+        """The source's mixture."""
+        return self.source.mixture
+
+    def upcoming(self, groups: Sequence[int]) -> None:
+        """Notify the source. Args as ``Source.upcoming``."""
+        self.source.upcoming(groups)
+
+    def path(self, index: int) -> str | None:
+        """Return the file of the image ``keys[index]``, if it has one."""
+        return self.source.path(index)
+
+
 def prepare_within(source: Source, around: Source, scale: float) -> None:
     """Prepare a source within another source.
 

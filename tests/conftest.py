@@ -20,7 +20,7 @@ from tests import runs
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test fetches weights, also where there is a network
 
 REPO = Path(__file__).resolve().parents[1]
-LONGEST = "test_pretended_gpu.py"  # half a minute, for which the others would wait at the end
+LONGEST = "test_pretended_gpu.py"  # a minute, for which the others would wait at the end
 
 
 @pytest.hookimpl(tryfirst=True)

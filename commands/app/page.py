@@ -50,14 +50,14 @@ def in_page(function: Event) -> Event:
     import gradio as gr
 
     @functools.wraps(function)
-    def told(*values: Any) -> Iterator[Any]:
+    def wrapped(*values: Any) -> Iterator[Any]:
         try:
             yield from function(*values)
         except (ValueError, OSError) as error:
             text = html.escape(str(error), quote=False)
             raise gr.Error(text, duration=None, print_exception=False) from None
 
-    return told
+    return wrapped
 
 
 def application(models: Models, megapixels: float = 50) -> Any:

@@ -149,7 +149,7 @@ def format_bytes(count: float) -> str:
 
 def usable_cores() -> int:
     """Return the number of cores that this process may run on."""
-    try:  # not the packer's function: its module needs torch, which may be missing here
+    try:  # not datamodules.workers: the doctor also answers where no package is installed
         return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS
         return os.cpu_count() or 1

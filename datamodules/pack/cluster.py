@@ -61,7 +61,7 @@ def _connected(cores: int) -> Any:
     address = os.environ.get("RAY_ADDRESS") or "local"
     local: dict[str, Any] = {}
     if address == "local":
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray's makers are told nothing
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # sends no usage statistics
         os.environ.setdefault("RAY_worker_niceness", "0")  # as that of workers without Ray; not 15
         local = {"num_cpus": cores, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     try:

@@ -96,7 +96,7 @@ class Journal:
         while True:
             self._file = path.open("a+b")
             self._lock()
-            # Another process may have removed it before the lock: then nobody would find this one.
+            # Another process may have removed the file before it was locked here.
             if path.exists() and os.path.samestat(os.fstat(self._file.fileno()), path.stat()):
                 break
             self._file.close()

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.files.captions import CAPTIONS, caption_of
 from datamodules.files.decode import UnreadableImage
-from datamodules.order.shuffle import Mixture
-from datamodules.source import Sample, Source, prepare_within
+from datamodules.source import Sample, Source, Wrapper, prepare_within
 
 
-class Captioned(Source):
+class Captioned(Wrapper):
     """Images of another source, with a caption each: ``batch["text"]``.
 
     Args:
@@ -59,29 +58,6 @@ class Captioned(Source):
                         f"{self.path(index) or key} has no caption beside it: write it into a file "
                         f"of this name that ends with {CAPTIONS[0]}, or set Captioned.by"
                     )
-
-    @property
-    def keys(self) -> Sequence[str]:
-        """The source's keys."""
-        return self.source.keys
-
-    @property
-    def groups(self) -> list[int]:
-        """The source's groups."""
-        return self.source.groups
-
-    @property
-    def mixture(self) -> Mixture | None:
-        """The source's mixture."""
-        return self.source.mixture
-
-    def upcoming(self, groups: Sequence[int]) -> None:
-        """Notify the source. Args as ``Source.upcoming``."""
-        self.source.upcoming(groups)
-
-    def path(self, index: int) -> str | None:
-        """Return the file of the image ``keys[index]``, if it has one."""
-        return self.source.path(index)
 
     def size(self, index: int) -> tuple[int, int] | None:
         """Return (H, W) of the image ``keys[index]``, if the source knows it."""

@@ -10,7 +10,7 @@ from PIL import Image
 
 from datamodules.order.keys import Names
 from datamodules.order.shuffle import Mixture
-from datamodules.source import Pixels, Sample, Source, prepare_within
+from datamodules.source import Pixels, Sample, Source, Wrapper, prepare_within
 from degradations.draws import Draws, seed_of
 
 
@@ -102,7 +102,7 @@ class Crops(Source):
         return cut
 
 
-class OneLR(Source):
+class OneLR(Wrapper):
     """Images of another source as pairs whose LR has the same size at every scale.
 
     LR is the image downsampled to ``lr_side`` by Pillow's bicubic, and HR the image downsampled to
@@ -139,29 +139,6 @@ class OneLR(Source):
         h, w = self.lr_size
         self.hr_size = round(h * scale), round(w * scale)
         prepare_within(self.source, self, scale)
-
-    @property
-    def keys(self) -> Sequence[str]:
-        """The source's keys, the same at all scales."""
-        return self.source.keys
-
-    @property
-    def groups(self) -> list[int]:
-        """The source's groups."""
-        return self.source.groups
-
-    @property
-    def mixture(self) -> Mixture | None:
-        """The source's mixture."""
-        return self.source.mixture
-
-    def upcoming(self, groups: Sequence[int]) -> None:
-        """Notify the source. Args as ``Source.upcoming``."""
-        self.source.upcoming(groups)
-
-    def path(self, index: int) -> str | None:
-        """Return the file of the image ``keys[index]``, if it has one."""
-        return self.source.path(index)
 
     def read(self, index: int) -> Sample:
         """Return the pair ``keys[index]``.

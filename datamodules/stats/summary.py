@@ -20,7 +20,7 @@ from datamodules.stats.measure import NAMES, Row
 from datamodules.stats.parts import Block, Parts
 
 FINE = 4096  # bins from which quantiles are taken
-BINS = 32  # bins that are told
+BINS = 32  # bins of the page
 SHOWN = 12  # extremes
 LISTED = 1000  # unreadable images that are named
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -166,9 +166,9 @@ def summarise(parts: Parts, distance: int) -> tuple[Summary, Images]:
     parts.folder.mkdir(exist_ok=True)
     records = (_images(first, block.rows) for first, block in _numbered(parts))
     equal, similar = find_duplicates(records, len(images), distance, parts.folder)
-    numbers = counts.told() | {
+    numbers = counts.as_json() | {
         "quantities": {
-            name: ranges[name].told(histograms[name], quantity)
+            name: ranges[name].as_json(histograms[name], quantity)
             for name, quantity in QUANTITIES.items()
         },
         "duplicates": _told(equal, images, "the same pixels, in any format", equal.images),
@@ -259,7 +259,7 @@ class _Counts:
                 one = {"name": block.names[number], "reason": reason, "message": said}
                 self.broken.append(one)
 
-    def told(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """Return all counts."""
         keys = ("images", "readable", "bytes", "pixels", "grey", "flat")
         return {key: self.total[key] for key in keys} | {
@@ -313,15 +313,15 @@ class _Range:
         at = np.searchsorted(edges, values, side="right") - 1
         return np.bincount(np.clip(at, 0, FINE - 1), minlength=FINE)
 
-    def told(self, fine: NDArray[np.int64], quantity: Quantity) -> dict[str, Any]:
+    def as_json(self, fine: NDArray[np.int64], quantity: Quantity) -> dict[str, Any]:
         """Return the numbers and ``BINS`` bins."""
-        told = {"unit": quantity.unit, "about": quantity.about, "measured": self.count}
+        found = {"unit": quantity.unit, "about": quantity.about, "measured": self.count}
         if not self.count:
-            return told
+            return found
         edges, below = self._edges(FINE), np.concatenate([[0], np.cumsum(fine)])
         at = np.interp([q * self.count for q in QUANTILES], below, np.arange(FINE + 1))
         quantiles = np.clip(np.interp(at, np.arange(FINE + 1), edges), self.low, self.high)
-        return told | {
+        return found | {
             "mean": _rounded(self.sum / self.count),
             "least": _rounded(self.low),
             "greatest": _rounded(self.high),

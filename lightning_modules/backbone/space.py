@@ -27,7 +27,7 @@ from lightning_modules.networks.autoencoders import (
     taef2_encoder,
     vq_from_official,
 )
-from lightning_modules.networks.precision import Float32, without_fp16
+from lightning_modules.networks.running import Float32, without_fp16
 from lightning_modules.noise import Noise
 from lightning_modules.weights import fingerprint, fit, fit_part, read_file, read_weights
 

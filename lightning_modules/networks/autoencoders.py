@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_modules.networks.precision import Float32, without_fp16
+from lightning_modules.networks.running import Float32, without_fp16
 
 if TYPE_CHECKING:
     from diffusers import VQModel

@@ -1,13 +1,15 @@
-"""How a network runs: memory layout, activations computed again, compiled."""
+"""How a network runs: memory layout, activations computed again, compiled, in float32."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+T = TypeVar("T")
 
 
 class Running(nn.Module):
@@ -32,11 +34,8 @@ class Running(nn.Module):
         self, channels_last: bool = False, checkpointing: bool = False, compile: bool = False
     ) -> None:
         super().__init__()
-        self.channels_last, self.checkpointing, self.compiled = (
-            channels_last,
-            checkpointing,
-            compile,
-        )
+        self.channels_last, self.checkpointing = channels_last, checkpointing
+        self.compiled = compile
 
     def prepare_to_run(self) -> None:
         """Set the memory layout and compile, once all layers exist."""
@@ -85,3 +84,31 @@ def recomputed(block: Callable[..., Any], *inputs: Any, draws: bool = True, **mo
     if not torch.is_grad_enabled():
         return block(*inputs, **more)
     return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=draws, **more)
+
+
+class Float32(nn.Module):
+    """Base class of autoencoders, whose weights stay in float32 in bf16-true and 16-true."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # Otherwise rounding would flip codes, which are signs near zero, and decoders would add an
+        # error that no denoiser corrects. Images are float32 anyway.
+        def moved(tensor: Tensor) -> Tensor:
+            found = fn(tensor)
+            return found if found.dtype == tensor.dtype else tensor.to(found.device)
+
+        found: Self = super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
+        return found
+
+
+def without_fp16(network: Callable[[Tensor], T], x: Tensor) -> T:
+    """Apply a network, in float32 under fp16 autocast, whose largest number is 65,504.
+
+    Args:
+        network: The network, with float32 weights.
+        x: The input.
+    """
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind) or torch.get_autocast_dtype(kind) != torch.float16:
+        return network(x)
+    with torch.autocast(kind, enabled=False):
+        return network(x.float())

@@ -23,6 +23,7 @@ from datamodules.pack.options import arguments_of, described, parse
 from datamodules.shards.shards import Shards
 from tests.conftest import REPO
 from tests.datamodules.image_files import save
+from tests.datamodules.pack.killed import STEP
 from tests.datamodules.pack.test_pack_resume import content
 
 # Blocks of 4 inputs; of up to three squares each, so that a block has several shards.
@@ -181,25 +182,7 @@ def test_the_part_of_a_slurm_task(images, tmp_path, monkeypatch, caplog):
 
 
 # -------------------------------------------------------------------------------------------- kills
-EVERY_STEP = """
-import os, signal, sys, tarfile
-import webdataset
-from PIL import Image
-from datamodules.pack import __main__ as pack
-
-Image.init(), webdataset.TarWriter  # else each fork would import them
-
-def step(function):
-    def wrapped(*arguments, **options):
-        global left
-        for _ in "before", "after":
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            result = function(*arguments, **options) if _ == "before" else result
-        return result
-    return wrapped
-
+EVERY_STEP = f"""{STEP}
 os.fsync, os.replace, os.rename = map(step, (os.fsync, os.replace, os.rename))
 os.unlink = step(os.unlink)
 tarfile.TarFile.addfile = step(tarfile.TarFile.addfile)

@@ -23,6 +23,7 @@ from datamodules.shards import writer as shard_writer
 from datamodules.shards.index import build_index
 from tests.conftest import REPO
 from tests.datamodules.image_files import save
+from tests.datamodules.pack.killed import STEP
 
 OPTIONS = ["--samples-per-shard", "3", "--crop", "8", "--step", "8", "--encode", "png"]
 
@@ -72,25 +73,8 @@ def test_any_number_of_workers_gives_the_same(tmp_path):
 
 # -------------------------------------------------------------------------------------------- kills
 
-EVERY_STEP = """
-import os, pathlib, signal, sys, tarfile
-import webdataset
-from PIL import Image
-from datamodules.pack import __main__ as pack
+EVERY_STEP = f"""{STEP}
 from datamodules.shards.index import build_index
-
-Image.init(), webdataset.TarWriter  # else each fork would import them
-
-def step(function):
-    def wrapped(*arguments, **options):
-        global left
-        for _ in "before", "after":
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            result = function(*arguments, **options) if _ == "before" else result
-        return result
-    return wrapped
 
 os.fsync = step(os.fsync)
 pathlib.Path.replace = step(pathlib.Path.replace)
