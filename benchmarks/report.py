@@ -31,7 +31,7 @@ def write_report(
         device: Where it was measured; of a GPU the file is ``<name>_cuda.json``, beside the CPU's.
     """
     report = {
-        "command": shlex.join([*settings(), "python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
+        "command": shlex.join([*settings(), "python", "-m", module(name), *sys.argv[1:]]),
         "commit": commit(),
         "machine": machine(),
         "seed": seed,
@@ -43,6 +43,17 @@ def write_report(
     path.write_text(f"{text}\n", encoding="utf-8")
     sys.stdout.write(f"{text}\n{path}\n")
     return path
+
+
+def module(name: str) -> str:
+    """Return the module that ``python -m`` runs now.
+
+    Args:
+        name: Of the benchmark, if it was started otherwise, as by a test.
+    """
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    found = "" if spec is None else spec.name.removesuffix(".__main__")
+    return found if found.startswith("benchmarks.") else f"benchmarks.{name}"
 
 
 def device() -> str:
@@ -57,7 +68,7 @@ def without_options(what: str | None) -> None:
         what: The docstring of its file.
     """
     argparse.ArgumentParser(
-        prog=f"python -m benchmarks.{Path(sys.argv[0]).stem}",
+        prog=f"python -m {module(Path(sys.argv[0]).stem)}",
         description=what,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     ).parse_args()
