@@ -183,6 +183,14 @@ class EnlargerCLI(CommandsCLI):
         for each in (parser, *self.command_parsers.values()):
             if isinstance(each, Parser):
                 each.typed = args
+        # The parser of all commands checks each value a second time; it knows how to say what is
+        # wrong, and how to print.
+        if args and args[0] == self.command and not any(a.startswith("--print_") for a in args):
+            with contextlib.suppress(ConfigurationError):
+                config = self.command_parsers[args[0]].parse_args(args[1:])
+                self.config = Namespace(subcommand=args[0])
+                self.config[args[0]] = config
+                return
         super().parse_arguments(parser, args)
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

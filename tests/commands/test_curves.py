@@ -63,6 +63,7 @@ def test_any_logger(tiny: Path, enlarger: Enlarger, logger: str) -> None:
     assert "train/loss" in Path("runs/tiny/report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_curves_of_an_uninterrupted_one(
     fitted: Fitted, enlarger: Enlarger
 ) -> None:

@@ -169,6 +169,7 @@ data:
 """
 
 
+@pytest.mark.slow
 def test_squares_are_changed_by_augment_and_flipped_by_axis(work: Path, enlarger: Enlarger) -> None:
     Path("invert.yaml").write_text(INVERT)
     options = (*CROPS, "--encode.hr", "true")
@@ -190,6 +191,7 @@ def test_squares_are_changed_by_augment_and_flipped_by_axis(work: Path, enlarger
     assert 0 < turned < len(images)
 
 
+@pytest.mark.slow
 def test_latents_of_another_autoencoder(work: Path, enlarger: Enlarger, refusal: Refusal) -> None:
     enlarger(*ENCODE, "--encode.hr", "true")  # whole images: 48x40
     source = Latents("out/*.tar")

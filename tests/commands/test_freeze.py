@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import yaml
 
 from degradations.tools import freeze
@@ -16,6 +17,7 @@ NOISY = {
 }
 
 
+@pytest.mark.slow
 def test_they_are_measured_as_the_images_are(
     tiny: Path, photo_folder: Path, enlarger: Callable[..., None]
 ) -> None:

@@ -150,6 +150,7 @@ class Interruption(Callback):
 
 
 # 20 pairs of latents in batches of 2, of which 2 make a step: 5 steps an epoch, 8 in all.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "batch"),
     quick(
@@ -290,6 +291,7 @@ def test_what_does_not_fit(work: Path, refusal: Refusal) -> None:
             assert part in sentence
 
 
+@pytest.mark.slow
 def test_weights_that_are_no_good(work: Path, refusal: Refusal) -> None:
     """Files as released: only the predictor."""
     tensors = newest("whole")["state_dict"].items()

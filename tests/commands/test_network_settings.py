@@ -36,6 +36,7 @@ def test_a_typo_gets_one_sentence(
     assert "\n" not in sentence
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_with_them(tiny: Path, enlarger: Callable[..., None]) -> None:
     Path("swin.yaml").write_text(NETWORK.format(more="checkpointing: true"))
     enlarger("fit", "--config", "tiny.yaml", "--config", "swin.yaml", "--trainer.max_steps", 1)

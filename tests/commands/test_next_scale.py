@@ -84,6 +84,7 @@ def report(folder: str, name: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_the_whole_way(work: Path, enlarger: Enlarger) -> None:
     scales = ("--trainer.callbacks+", "callbacks.ScaleReport")
     enlarger(*of("tokenizer"), "--data.init_args.scale", 1, *scales)

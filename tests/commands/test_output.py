@@ -67,6 +67,7 @@ def test_an_output_that_a_full_disk_does_not_take_is_an_error() -> None:
     assert "No space left on device" in said
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_packages_are_imported() -> None:
     assert program(INTERRUPTED, subprocess.DEVNULL) == (130, "stopped by SIGINT\n")
 

@@ -19,6 +19,7 @@ POOL = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     quick(

@@ -65,6 +65,7 @@ CASES: dict[str, tuple[tuple[str, int], tuple[Any, ...]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", quick(CASES, "in the middle of an epoch"))
 def test_it_resumes_bit_for_bit(gan: str, enlarger: Enlarger, case: str) -> None:
     """Both networks and optimisers, the power iterations, the averages that LDL compares with."""

@@ -54,6 +54,7 @@ def in_checkpoint(run: str) -> Any:
     return torch.load(last, weights_only=True)["state_dict"]
 
 
+@pytest.mark.slow
 def test_the_mask_of_released_weights_is_kept(
     resshift: Path, enlarger: Enlarger, refusal: Refusal, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -98,9 +98,7 @@ CASES = {
 
 @pytest.mark.parametrize(
     "case",
-    quick(
-        CASES, "in the middle of an epoch", "in a step, after the weights changed", "with workers"
-    ),
+    quick(CASES, "in a step, after the weights changed"),
 )
 def test_after_an_exception(tiny: Path, enlarger: Enlarger, fitted: Fitted, case: str) -> None:
     (hook, batch), extra = CASES[case]
@@ -127,6 +125,7 @@ def test_more_steps_later(tiny: Path, enlarger: Enlarger, fitted: Fitted, first:
     assert_same("longer", "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", quick([4, 7, 9], 9))
 def test_values_that_are_waited_for(tiny: Path, enlarger: Enlarger, first: int) -> None:
     """With epochs of 5 steps, at whose end early stopping reads a value of another process."""
@@ -150,6 +149,7 @@ def test_values_that_are_waited_for(tiny: Path, enlarger: Enlarger, first: int) 
     assert newest("whole")["callbacks"]["Checkpoints"]["awaited"].keys() == {"val/psnr"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", quick([6, 7, 8], 6))
 def test_a_schedule_of_accumulation(tiny: Path, enlarger: Enlarger, first: int) -> None:
     """5 steps in the first epoch, then 3, of 2, 2 and 1 batches."""
@@ -232,6 +232,7 @@ class NotANumber(Stage):
         return torch.where(per_image(params["wrong"], x) > 0, torch.nan, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sanity", quick([0, 2], 2))
 def test_a_run_goes_on_at_a_step_that_guard_leaves_out(
     tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture, sanity: int

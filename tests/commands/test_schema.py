@@ -54,6 +54,7 @@ def validators(folder: Path) -> dict[str, Any]:
     return {**made, "ablation": made["experiment"]}
 
 
+@pytest.mark.slow
 def test_every_shipped_configuration_fits(validators: dict[str, Any]) -> None:
     assert len(FILES) > 100
     wrong = {

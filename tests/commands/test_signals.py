@@ -102,10 +102,7 @@ CASES = {
     "case",
     quick(
         CASES,
-        "in a step",
-        "in a validation",
         "in an accumulation with a validation",
-        "while a checkpoint is written",
     ),
 )
 def test_stops_and_goes_on(

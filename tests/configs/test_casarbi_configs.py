@@ -71,6 +71,7 @@ def test_every_cascade_stands_on_a_base_that_is_shipped() -> None:
             assert f"{name.rpartition('/')[0]}/{base}.yaml" in PATHS, name
 
 
+@pytest.mark.slow
 @pytest.mark.runs("mini/casarbi/base", "mini/casarbi/cascade")
 def test_a_miniature_runs(enlarger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On its base, which is trained first."""

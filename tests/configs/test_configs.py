@@ -19,6 +19,7 @@ from tests.configs.blurred import save
 from tests.configs.shipped import PATHS, content
 from tests.conftest import REPO
 from tests.lightning_modules.vgg19 import save_vgg19
+from tests.quick import quick
 from tests.reference.vqgan import VQGAN
 from tests.stand_ins import stand_in
 
@@ -379,7 +380,7 @@ def preset(data: str, callbacks: str) -> tuple[Any, ...]:
     return ("--data", CONFIGS / f"data/{data}.yaml", "--trainer.callbacks", file)
 
 
-@pytest.mark.parametrize(("data", "callbacks"), PAPERS)
+@pytest.mark.parametrize(("data", "callbacks"), quick(PAPERS, *NO_HR, "drealsr"))
 def test_a_test_set_of_a_paper(
     data: str, callbacks: str, enlarger: Enlarger, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

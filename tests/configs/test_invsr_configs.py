@@ -92,6 +92,7 @@ def typed(path: Path, *more: str) -> None:
     main.main([str(REPO / word) if word.endswith(".yaml") else word for word in words] + [*more])
 
 
+@pytest.mark.slow
 @pytest.mark.runs("mini/invsr", "mini/invsr/latents", "mini/invsr/base")
 def test_a_miniature_runs(mini: Path) -> None:
     typed(at("invsr"), *RUN, *FIT)

@@ -86,6 +86,7 @@ class TestPaper:
         assert model.scales.latents[:7] == model.mapper.grids
         assert model.tile == 256
 
+    @pytest.mark.slow
     def test_stage_two_and_its_shards(self, tmp_path, enlarger, monkeypatch):
         monkeypatch.chdir(tmp_path)
         name = "experiment/nsarm_8b_stage2.yaml"

@@ -49,6 +49,7 @@ def test_the_average_of_the_papers_runs_has_no_warm_up(name: str) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.runs("mini/resshift/{name}")
 @pytest.mark.parametrize("name", quick(NAMES, "taef2"))
 def test_a_miniature_runs(

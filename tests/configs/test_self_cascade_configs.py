@@ -131,6 +131,7 @@ def test_comparisons_that_train_differ_in_nothing_else() -> None:
     assert [part["flags"]["frozen"] for part in network] == [True, False, True]
 
 
+@pytest.mark.slow
 @pytest.mark.runs("mini/self_cascade/{name}")
 @pytest.mark.parametrize("name", quick(UNTRAINED, "direct"))
 def test_comparisons_without_training(name: str, mini: Path, enlarger: Any) -> None:

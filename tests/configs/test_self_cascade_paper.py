@@ -281,6 +281,7 @@ def test_what_is_fine_tuned(
     assert low_rank == [model.startswith("lora")] * len(low_rank) != []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "base"), [("self_cascade_sdxl", "sdxl"), ("scalecrafter_sdxl", "sdxl")]
 )

@@ -75,6 +75,7 @@ def test_named_files_exist():
     assert [name for name in re.findall(r"`(\w+\.py)`", TEXT) if name not in files] == []
 
 
+@pytest.mark.slow
 def test_counts_of_calls():
     """Of 4 images of 64 px at x4; they depend little on torch, and not on the number of images."""
     said = dict(re.findall(r"^\| `(\w+)` \| ([\d,]+) \|", TEXT, re.MULTILINE))

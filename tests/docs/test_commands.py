@@ -211,6 +211,7 @@ def test_an_extra_that_is_not_there() -> None:
         stand_in.command("pip", ["install", "-e", ".[s4]"], False)
 
 
+@pytest.mark.slow
 def test_a_block_is_run_in_a_folder_like_a_checkout(tmp_path: Path) -> None:
     page = REPO / "docs" / "plugins" / "degradation.md"
     make_folder(tmp_path, page)

@@ -224,6 +224,7 @@ def test_few_steps_of_the_same_training():
     assert [got["t"][0] for got in made.network.got] == [14, 9, 4, 0]
 
 
+@pytest.mark.slow
 def test_it_learns_a_residual():
     """Images that lack a constant: the network finds it."""
     torch.manual_seed(0)

@@ -220,6 +220,7 @@ def test_images_without_captions():
         method.training_step(given, 0)
 
 
+@pytest.mark.slow
 def test_it_learns_one_image():
     torch.manual_seed(0)
     given = {**batch(), "hr": torch.full((4, 3, 8, 8), 0.8)}

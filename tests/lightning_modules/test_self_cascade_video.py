@@ -86,6 +86,7 @@ class Given(Noise):
         return self.of.normal((B, C, FRAMES, h, w))[:, :, self.frame]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("upsampler", [None, partial(Full, gated=True)])
 @torch.no_grad()
 def test_without_temporal_layers_it_is_that_of_images(upsampler):
@@ -175,6 +176,7 @@ def test_in_latents_a_clip_is_its_own():
     torch.testing.assert_close(method.sample(one)["sr"], both[1:], rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_training():
     """Gradients reach phi; what is learned makes the loss smaller."""
     method = cascade(upsampler=partial(Bottleneck, rank=4))

@@ -54,6 +54,7 @@ def test_a_row(monkeypatch):
     assert found["parameters"]["mapper"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux says it")
 def test_what_keys_and_values_take_is_measured():
     torch.manual_seed(0)

@@ -100,6 +100,7 @@ def test_a_bad_pixel_at_the_edge_is_seen_too() -> None:
     assert not compute(Lattice(), x)[0].isfinite()
 
 
+@pytest.mark.slow
 def test_the_values_of_kodak(data_root: Path) -> None:
     """The numbers of docs/metrics.md."""
     found: list[list[float]] = []

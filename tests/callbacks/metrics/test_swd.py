@@ -122,6 +122,7 @@ def test_the_value_of_bicubic_on_set5(
     assert (found[0], min(found), max(found)) == pytest.approx((value, least, most), abs=0.01)
 
 
+@pytest.mark.slow
 def test_the_value_of_imdn_on_set5(data_root: Path, weights_root: Path) -> None:
     net = IMDN(2.0)
     state = torch.load(weights_root / "imdn-x2.pth", map_location="cpu", weights_only=True)

@@ -445,6 +445,7 @@ def on(world: int, place: Path, model: Tiny, *metrics: Metric) -> list[Any]:
     return [record for record in everyones[0][0] if record["metric"] != "last"]
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_one_two_and_three_processes_agree_with_the_library(tmp_path: Path) -> None:
     sr, hr = outputs()

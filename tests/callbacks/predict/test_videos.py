@@ -30,6 +30,7 @@ from files.video import BT601, BT709, Colours, VideoFrame, frame_to_rgb, rgb_to_
 from lightning_modules.controls.simple import Bicubic
 from tests.callbacks.tiny import trainer
 from tests.conftest import REPO
+from tests.quick import quick
 from tests.video_files import make_video, read_video
 
 EVEN = [40 * n for n in range(12)]
@@ -221,7 +222,7 @@ def killed(root: str) -> None:
     predict(Path(root, "a.mp4"), Path(root, "out"), stop_at=2 * SEGMENT + 3, how="kill")
 
 
-@pytest.mark.parametrize("how", ["error", "kill"])
+@pytest.mark.parametrize("how", quick(["error", "kill"], "error"))
 def test_a_stopped_run_continues(tmp_path: Path, how: str) -> None:
     source, out = make_video(tmp_path / "a.mp4", LONG, audio="aac"), tmp_path / "out"
     if how == "error":

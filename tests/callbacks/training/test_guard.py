@@ -591,6 +591,7 @@ def test_a_run_ends_with_one_sentence_and_its_last_good_checkpoint(
     assert saved["callbacks"]["Guard"] == {"steps": 5, "skipped": 1, "row": 1, "norm": 0.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "hook", quick(["batch_start", "backward", "batch_end", "validation"], "batch_end")
 )

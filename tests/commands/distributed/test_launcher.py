@@ -151,6 +151,7 @@ class Spoils(Callback):
                 parameter.mul_(0.5)
 
 
+@pytest.mark.slow
 def test_what_a_callback_does_to_the_weights_at_the_end_is_in_no_checkpoint(
     trained: Path, enlarger: Enlarger
 ) -> None:

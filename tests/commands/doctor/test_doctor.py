@@ -98,6 +98,7 @@ def test_all_other_lines_are_printed_without_torch(fakes: Callable[[str, str], N
     assert "OSError: libcudart.so.13: cannot open shared object file" in out
 
 
+@pytest.mark.slow
 def test_a_torchvision_of_another_torch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fakes: Callable[[str, str], None]
 ) -> None:

@@ -305,6 +305,7 @@ def test_onnx_gives_the_same_images(network: Any, tmp_path: Path) -> None:
         torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_code_of_the_card_runs(trained: Path, enlarger: Enlarger) -> None:
     for package in ("onnxruntime", "onnxscript"):
         pytest.importorskip(package)

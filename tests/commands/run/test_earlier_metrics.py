@@ -59,6 +59,7 @@ def test_without_a_version_each_start_has_its_folder(tiny: Path, enlarger: Enlar
     assert [len(steps(Path(f"logs/a/version_{n}"))) for n in (0, 1)] == [1, 1]
 
 
+@pytest.mark.slow
 def test_a_check_moves_nothing(tiny: Path, enlarger: Enlarger) -> None:
     enlarger(*FIT, 2, *logger("CSVLogger"))
     for more in (("check",), ("fit", "--trainer.fast_dev_run", "true")):

@@ -60,6 +60,7 @@ def test_is_named_by_hand(tiny: Path, enlarger: Enlarger) -> None:
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_variables_are_filled_in(
     tiny: Path,
     enlarger: Enlarger,
@@ -461,6 +462,7 @@ def test_a_checkpoint_on_the_command_line_wins_over_the_runs(
     assert results()[0]["checkpoint"].startswith("mine.ckpt")
 
 
+@pytest.mark.slow
 def test_weights_that_training_started_from_do_not(
     trained: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:

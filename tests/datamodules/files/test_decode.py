@@ -30,6 +30,7 @@ from tests.datamodules.profiles import (
     srgb_of_inks,
     srgb_of_rgb,
 )
+from tests.quick import quick
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
 RGB_16 = np.random.default_rng(1).integers(0, 65536, (5, 7, 3)).astype(np.uint16)
@@ -335,7 +336,9 @@ TEXTS = {  # made where they are used: all processes collect these tests
 }
 
 
-@pytest.mark.parametrize(("deep", "late"), [(False, False), (False, True), (True, False)])
+@pytest.mark.parametrize(
+    ("deep", "late"), quick([(False, False), (False, True), (True, False)], True)
+)
 @pytest.mark.parametrize("kind", TEXTS)
 def test_texts_of_a_png_have_no_say_in_its_pixels(kind, deep, late, tmp_path):
     """Pillow refuses more than 1 MB of text in a chunk, and 64 MB in all."""

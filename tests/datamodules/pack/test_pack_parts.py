@@ -202,9 +202,8 @@ while True:
 """
 
 
-@pytest.mark.parametrize(
-    ("first", "stride"), [(10, 40), pytest.param(1, 7, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "stride"), [(10, 40), (1, 7)])
 def test_kills_at_every_step(images, tmp_path, first, stride):
     """Parts and their joining are killed before and after each write, flush, rename and removal."""
     whole = made(images, tmp_path / "whole", *CROPS)
@@ -286,6 +285,7 @@ def test_twenty_random_kills_of_four_parts(tmp_path):
     assert compared(content(tmp_path / "out")) == compared(content(tmp_path / "whole"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_one_part(images, tmp_path):
     whole = made(images, tmp_path / "whole", *CROPS)
     arguments = [str(images), str(tmp_path / "out"), *CROPS, "--part"]

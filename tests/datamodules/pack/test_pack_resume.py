@@ -99,6 +99,7 @@ for first in FIRST:
 """
 
 
+@pytest.mark.slow
 def test_kills_at_every_step(images, tmp_path):
     """Kill before and after each write, flush and rename, one step later each time."""
     assert run(images, tmp_path / "whole") == 1
@@ -256,6 +257,7 @@ def test_duplicates_across_a_kill(images, tmp_path, monkeypatch):
 # ------------------------------------------------------------------------------------------- disks
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full(images, tmp_path):
     """A limit on file size simulates it: it stops a shard in the middle, too."""
     assert run(images, tmp_path / "whole") == 1

@@ -32,6 +32,7 @@ from tests.datamodules.memory import Memory, noisy, with_crops
 from tests.datamodules.server import serving
 from tests.datamodules.shards.test_shards import image_bytes, write
 from tests.datamodules.test_lightning import fit
+from tests.quick import quick
 
 SHARDS = 7
 
@@ -155,7 +156,7 @@ def test_what_is_broken_is_counted(uninterrupted):
 
 
 @pytest.mark.parametrize(("world", "workers"), [(1, 0), (1, 2), (2, 0), (2, 2), (4, 2)])
-@pytest.mark.parametrize("shuffle", [0, 5, 100])
+@pytest.mark.parametrize("shuffle", quick([0, 5, 100], 5))
 def test_every_sample_once_an_epoch(even, monkeypatch, world, workers, shuffle):
     epochs = [[] for _ in range(3)]
     for rank in range(world):

@@ -175,6 +175,7 @@ def test_images_on_a_larger_canvas():
         assert_convolved(y[i : i + 1, :, :h, :w], x, psf(5, i)[0])
 
 
+@pytest.mark.slow
 def test_compiles_as_one_graph():
     def blurred(pixels, sigma, cutoff):
         squared = kernels.squared_distance(sigma, sigma, sigma, 6)

@@ -229,6 +229,7 @@ def test_nothing_is_read_back_on_a_canvas():
     assert not [name for name in operators.names if name.startswith(waiting)]
 
 
+@pytest.mark.slow
 def test_compiles_as_one_graph():
     x = torch.rand(2, 3, 24, 40)
     stage = JPEG(subsampling=ALL)

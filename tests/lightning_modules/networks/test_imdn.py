@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from lightning_modules.networks.imdn import IMDN, ContrastAttention
+from tests.quick import quick
 
 # What the published x2, x3 and x4 files hold, and their PSNR-Y on Set5 (border = scale, 8 bits),
 # measured with another program; the paper prints 38.00, 34.36 and 32.21.
@@ -20,7 +21,7 @@ def psnr_y(sr, hr, border):
     return 10 * math.log10(255**2 / np.square(difference).mean())
 
 
-@pytest.mark.parametrize(("scale", "parameters", "psnr"), PUBLISHED)
+@pytest.mark.parametrize(("scale", "parameters", "psnr"), quick(PUBLISHED, 4))
 def test_published_weights_give_published_psnr(scale, parameters, psnr, weights_root, data_root):
     net = IMDN(float(scale))
     path = weights_root / f"imdn-x{scale}.pth"

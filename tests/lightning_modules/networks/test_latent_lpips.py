@@ -78,6 +78,7 @@ def test_the_released_size_and_names(package):
     assert from_official(package.state_dict()).keys() == shapes.keys()
 
 
+@pytest.mark.slow
 def test_a_released_file_gives_the_packages_number(package, tmp_path):
     state = {f"module.{name}": tensor for name, tensor in package.state_dict().items()}
     torch.save({"state_dict": state}, tmp_path / "vgg16_sdturbo_lpips.pth")

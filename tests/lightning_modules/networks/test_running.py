@@ -142,6 +142,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", quick(MAKERS, SFTUNet))  # tracing takes seconds
 def test_compiled(kind: type[Running], compiled: list[Any]) -> None:
     """With the names, copies and gradients of an uncompiled network, and recomputed blocks."""
