@@ -188,8 +188,8 @@ class EnlargerCLI(CommandsCLI):
         if args and args[0] == self.command and not any(a.startswith("--print_") for a in args):
             with contextlib.suppress(ConfigurationError):
                 config = self.command_parsers[args[0]].parse_args(args[1:])
-                self.config = Namespace(subcommand=args[0])
-                self.config[args[0]] = config
+                whole = {"subcommand": args[0], args[0]: config}
+                self.config = Namespace(whole)  # type: ignore[no-untyped-call]
                 return
         super().parse_arguments(parser, args)
 

@@ -22,7 +22,6 @@ from PIL import Image
 import main
 from tests.commands.test_resume import assert_same, newest
 from tests.conftest import REPO
-from tests.quick import quick
 from tests.small_sd import save_sd
 
 Enlarger = Callable[..., None]
@@ -153,15 +152,12 @@ class Interruption(Callback):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "batch"),
-    quick(
-        [
-            ("before the batch", 12),  # within an accumulation, in the second epoch
-            ("before the step", 8),  # the discriminator trains by now
-            ("between the optimisers", 8),  # one of them has stepped, the other has not
-            ("after the batch", 10),  # the last one of an epoch
-        ],
-        "between the optimisers",
-    ),
+    [
+        ("before the batch", 12),  # within an accumulation, in the second epoch
+        ("before the step", 8),  # the discriminator trains by now
+        ("between the optimisers", 8),  # one of them has stepped, the other has not
+        ("after the batch", 10),  # the last one of an epoch
+    ],
 )
 def test_a_run_that_was_stopped(place: str, batch: int, work: Path, enlarger: Enlarger) -> None:
     """Both networks, both optimisers, the schedule and the averages, bit for bit."""

@@ -20,7 +20,6 @@ from tests.commands.test_resume import Interruption, assert_same, newest
 from tests.lightning_modules.networks.test_rrdb import random, released_compact
 from tests.lightning_modules.networks.test_unet_discriminator import released
 from tests.lightning_modules.vgg19 import save_vgg19
-from tests.quick import quick
 
 Enlarger = Callable[..., None]
 Refusal = Callable[..., str]
@@ -66,7 +65,7 @@ CASES: dict[str, tuple[tuple[str, int], tuple[Any, ...]]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", quick(CASES, "in the middle of an epoch"))
+@pytest.mark.parametrize("case", CASES)
 def test_it_resumes_bit_for_bit(gan: str, enlarger: Enlarger, case: str) -> None:
     """Both networks and optimisers, the power iterations, the averages that LDL compares with."""
     (hook, batch), extra = CASES[case]

@@ -24,11 +24,6 @@ Enlarger = Callable[..., None]
 NAMES = [name.removeprefix("experiment/").removesuffix(".yaml") for name in OWN_TESTS]
 # By test_nsarm_configs.py; 8,376 M parameters would take 34 GB, so that none runs them.
 BUILT_ALONE = {f"nsarm_8b_{name}" for name in ("stage1", "stage2", "inference")}
-# What other quick tests build; a test below holds those that are run against their markers.
-BUILT_ELSEWHERE = BUILT_ALONE | {
-    *("mini/casarbi/base", "mini/casarbi/cascade", "mini/invsr", "mini/invsr/base"),
-    *("mini/invsr/latents", "mini/resshift/taef2", "mini/self_cascade/direct"),
-}
 ON_ONE = (
     *("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.num_nodes", "1"),
     *("--trainer.strategy", "auto", "--trainer.precision", "32", "--trainer.logger", "false"),
@@ -84,7 +79,7 @@ def build(path: Path, enlarger: Enlarger, *more: str) -> EnlargerCLI:
     [
         pytest.param(name, marks=pytest.mark.slow if f"experiment/{name}.yaml" in ALIKE else ())
         for name in NAMES
-        if name not in BUILT_ELSEWHERE
+        if name not in BUILT_ALONE
     ],
 )
 def test_is_built(
@@ -113,8 +108,6 @@ def test_each_is_run_by_a_test(request: pytest.FixtureRequest) -> None:
     items = collected(request.session, files)
     found = set().union(*map(named, items))
     assert found == set(NAMES) - BUILT_ALONE, "a file under configs/experiment/ that no test runs?"
-    quick = set().union(*(named(item) for item in items if not item.get_closest_marker("slow")))
-    assert quick >= BUILT_ELSEWHERE - BUILT_ALONE
 
 
 def test_a_mistake_that_parses_would_be_seen(

@@ -10,7 +10,6 @@ import torch
 
 from lightning_modules.networks.autoencoders import taef2_decoder, taef2_encoder
 from tests.configs.shipped import PATHS, content
-from tests.quick import quick
 
 Enlarger = Callable[..., None]
 NAMES = ("pixel", "taef2")
@@ -51,7 +50,7 @@ def test_the_average_of_the_papers_runs_has_no_warm_up(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.runs("mini/resshift/{name}")
-@pytest.mark.parametrize("name", quick(NAMES, "taef2"))
+@pytest.mark.parametrize("name", NAMES)
 def test_a_miniature_runs(
     name: str, enlarger: Enlarger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

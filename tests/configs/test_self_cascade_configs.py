@@ -17,7 +17,6 @@ from datamodules.pack import __main__ as pack
 from tests.configs.shipped import content
 from tests.configs.test_casarbi_configs import differences
 from tests.conftest import REPO
-from tests.quick import quick
 
 MINI = REPO / "configs/experiment/mini"
 BASE, FREE, TUNED = (
@@ -133,7 +132,7 @@ def test_comparisons_that_train_differ_in_nothing_else() -> None:
 
 @pytest.mark.slow
 @pytest.mark.runs("mini/self_cascade/{name}")
-@pytest.mark.parametrize("name", quick(UNTRAINED, "direct"))
+@pytest.mark.parametrize("name", UNTRAINED)
 def test_comparisons_without_training(name: str, mini: Path, enlarger: Any) -> None:
     config = MINI / f"self_cascade/{name}.yaml"
     expected = {"pivot_strength"} if name == "direct" else {"pivot_strength", "patch"}

@@ -21,7 +21,6 @@ from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.networks.swin_unet import SwinUNet
 from tests.contracts import discovery
 from tests.lightning_modules.next_scale_parts import BITS, GRIDS
-from tests.quick import quick
 
 SWIN = {"width": 8, "multipliers": (1, 2), "size": 32, "blocks": 1, "swin_width": 16, "heads": 2}
 SFT = {"features": 8, "width": 8, "multipliers": (1, 2), "blocks": 1, "dropout": 0.3}
@@ -143,7 +142,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", quick(MAKERS, SFTUNet))  # tracing takes seconds
+@pytest.mark.parametrize("kind", MAKERS)  # tracing takes seconds
 def test_compiled(kind: type[Running], compiled: list[Any]) -> None:
     """With the names, copies and gradients of an uncompiled network, and recomputed blocks."""
     plain = made(kind)
