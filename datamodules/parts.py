@@ -45,6 +45,15 @@ def parse_positive(text: str) -> int:
     return int(text)
 
 
+def parse_natural(text: str) -> int:
+    """Parse a whole number of at least 0.
+
+    Raises:
+        ArgumentTypeError: If ``text`` is none.
+    """
+    return 0 if text == "0" else parse_positive(text)
+
+
 def blocks_of(part: int, parts: int, blocks: int) -> range:
     """Return the blocks of part 1, 2, ... of some."""
     return range(blocks * (part - 1) // parts, blocks * part // parts)

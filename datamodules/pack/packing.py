@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from datamodules.pack.images import Outcome, process
+from datamodules.pack.images import Outcome, lost, process
 from datamodules.pack.journal import Journal, Stage, counted, own_shards
 from datamodules.pack.options import Settings
 from datamodules.pack.places import Entry
@@ -138,12 +138,12 @@ def processed(
     """
     some = chain.from_iterable(entries[span.start : span.stop] for span in spans)
     work = partial(process, settings.recipe)
-    how: dict[str, Any] = {}
+    how: dict[str, Any] = {"lost": partial(lost, settings.recipe)}
     if isinstance(entries, Rows):
         fetch = partial(fetch_all, settings.connections)
-        how = {"prepare": fetch, "chunk": FETCHED * settings.connections}
+        how |= {"prepare": fetch, "chunk": FETCHED * settings.connections}
     failed = 0
-    with closing(in_order(work, some, settings.workers, sum(map(len, spans)), **how)) as made:
+    with closing(in_order(work, some, settings.workers, count=sum(map(len, spans)), **how)) as made:
         for outcome in made:
             failed = failed + 1 if outcome.reason in OUTAGES else 0
             if failed >= settings.stop_after:

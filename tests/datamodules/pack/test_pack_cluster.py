@@ -20,7 +20,7 @@ from tests.conftest import REPO
 from tests.datamodules.image_files import save
 from tests.datamodules.pack.test_pack_resume import content
 
-OPTIONS = ["--samples-per-shard", "4", "--crop", "8", "--encode", "png", "--workers", "1"]
+OPTIONS = ["--samples-per-shard", "4", "--crop", "8", "--encode", "png", "--workers", "0"]
 CLUSTER = """
 import sys
 import ray
@@ -109,7 +109,7 @@ def test_processes_that_are_killed(tmp_path: Path, cluster: dict[str, str]) -> N
     """Both those of Ray, and the command itself."""
     for number in range(40):
         save(tmp_path / "images" / f"{number:02d}.png", (300, 200), seed=number % 36)
-    options = ["--samples-per-shard", "2", "--encode", "webp", "--workers", "1"]
+    options = ["--samples-per-shard", "2", "--encode", "webp", "--workers", "0"]
     out, draws = tmp_path / "out", random.Random(0)
     assert pack.main([str(tmp_path / "images"), str(tmp_path / "whole"), *options]) == 0
     killed, status = 0, None
