@@ -85,8 +85,8 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
         if before.get(name) != value
     ]
     if not found and then.get("inputs") != now["inputs"]:
-        counts = [job.get("inputs", {}).get("count") for job in (then, now)]
-        found.append(f"SOURCE had {counts[0]} images, now it has {counts[1]} others")
+        had, has = (job.get("inputs", {}).get("count") for job in (then, now))
+        found.append(f"SOURCE had {had} images, now it has {has}, of other names or sizes")
     return found
 
 

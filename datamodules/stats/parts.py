@@ -33,7 +33,7 @@ from datamodules.workers import TIME_LIMIT, in_order, lost_in_decoding, time_lim
 from files.owned import UNFINISHED, remove_folder, whole_file
 
 log = logging.getLogger(__name__)
-VERSION = 2  # of the blocks
+VERSION = 3  # of the blocks
 Measured: TypeAlias = tuple[Row, str]
 OURS = re.compile(r"block-\d{6,}-[0-9a-f]{16}\.npz|parts\.json")
 
@@ -107,7 +107,7 @@ class Parts:
         if self.job and self.job != job:
             raise ValueError(
                 f"{self.folder} has measurements of another set ({_shown(self.job)}; now "
-                f"{_shown(job)}): give another --out, or --overwrite to replace them"
+                f"{_shown(job)}, of other names or sizes): give another --out, or --overwrite to replace them"
             )
         write_about(self.about, job, parts, {"job": self.job, "parts": self.parts})
         self.job, self.parts = job, parts

@@ -256,12 +256,19 @@ def test_blocks_of_another_set_do_not_count(folder, tmp_path):
         stats.main(["--finish", str(out)])
 
 
-def test_files_that_come_while_they_are_measured(folder, tmp_path):
-    """Each later block would lose its last image to the next one, and the last one the set's."""
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: picture(30).save(folder / "02b.png"),
+        lambda folder: picture(30, (90, 80)).save(folder / "00.png"),
+    ],
+)
+def test_files_that_change_while_they_are_measured(folder, tmp_path, change):
+    """If one comes, each later block would lose its last image to the next one."""
     found, parts = inputs.find_inputs([str(folder)]), Parts(tmp_path / "out")
     parts.begin(found, [str(folder)], 1, False)
-    picture(30).save(folder / "02b.png")
-    with pytest.raises(ValueError, match="added, removed or renamed while they were measured"):
+    change(folder)
+    with pytest.raises(ValueError, match="renamed or replaced while they were measured"):
         measure_part(parts, found, (1, 1), 0)
     assert len(parts.missing()) == 4
 
