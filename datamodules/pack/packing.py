@@ -136,7 +136,7 @@ def processed(
         ValueError: If so many addresses in a row fail that a server or the network is down, or a
             worker died.
     """
-    some = chain.from_iterable(entries[span.start : span.stop] for span in spans)
+    some = map(entries.__getitem__, chain.from_iterable(spans))
     work = partial(process, settings.recipe)
     how: dict[str, Any] = {"lost": partial(lost, settings.recipe)}
     if isinstance(entries, Rows):

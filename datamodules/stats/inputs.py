@@ -108,8 +108,8 @@ class Inputs:
             names = next(islice(found, number - at, None), [])
             if _sum(names) != self.sums[number]:
                 raise ValueError(
-                    f"files below {', '.join(self.paths)} were added, removed, renamed or "
-                    "replaced while they were measured: measure them again when they no longer change"
+                    f"files below {', '.join(self.paths)} were added, removed, renamed or replaced "
+                    "while they were measured: measure them again when they no longer change"
                 )
             yield number, names
             at = number + 1

@@ -107,7 +107,8 @@ class Parts:
         if self.job and self.job != job:
             raise ValueError(
                 f"{self.folder} has measurements of another set ({_shown(self.job)}; now "
-                f"{_shown(job)}, of other names or sizes): give another --out, or --overwrite to replace them"
+                f"{_shown(job)}, of other names or sizes): give another --out, or --overwrite to "
+                "replace them"
             )
         write_about(self.about, job, parts, {"job": self.job, "parts": self.parts})
         self.job, self.parts = job, parts
