@@ -86,7 +86,7 @@ def packing(folder: Path) -> dict[str, float]:
     took, peaks = [], []
     for count in (100, 500):
         made = noise(folder / f"{count}", count)
-        words = [made, f"{made}-out", "--workers", "1", "--overwrite"]
+        words = [made, f"{made}-out", "--workers", "0", "--overwrite"]
         took.append(fastest(partial(pack, words), 3))
         tracemalloc.start()
         pack(words)

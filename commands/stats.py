@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from commands.errors import ConfigurationError
-from datamodules.parts import check_whole, parse_part, parse_positive
-from datamodules.workers import usable_cores
+from datamodules.parts import check_whole, parse_natural, parse_part, parse_positive
+from datamodules.workers import TIME_LIMIT, usable_cores
 from files.owned import write_whole
 from files.paths import expand_path
 
@@ -98,7 +98,7 @@ def _run(options: argparse.Namespace) -> None:
     inputs = find_inputs(options.paths)
     part = options.part or (1, 1)
     parts.begin(inputs, options.paths, part[1], options.overwrite)
-    measure_part(parts, inputs, part, options.workers)
+    measure_part(parts, inputs, part, options.workers, options.decode_timeout)
     if options.part is None:
         _finish(parts, options.near)
     else:
@@ -218,10 +218,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--finish", metavar="FOLDER", help="join the parts in this --out")
     parser.add_argument(
         "--workers",
-        type=parse_positive,
+        type=parse_natural,
         default=usable_cores(),
         metavar="N",
-        help="processes (default: one per core, here %(default)s)",
+        help="processes (default: one per core, here %(default)s); with 0, images are measured in "
+        "this one, without --decode-timeout",
+    )
+    parser.add_argument(
+        "--decode-timeout",
+        type=parse_positive,
+        default=TIME_LIMIT,
+        metavar="SECONDS",
+        help="an image that takes longer, twice, counts as unreadable (default: %(default)g)",
     )
     parser.add_argument("--overwrite", action="store_true", help="measure everything again")
     return parser

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from files.owned import write_whole
+from files.paths import size_and_time
 
 SHOWN = 10  # commands of missing parts
 
@@ -45,6 +46,15 @@ def parse_positive(text: str) -> int:
     return int(text)
 
 
+def parse_natural(text: str) -> int:
+    """Parse a whole number of at least 0.
+
+    Raises:
+        ArgumentTypeError: If ``text`` is none.
+    """
+    return 0 if text == "0" else parse_positive(text)
+
+
 def blocks_of(part: int, parts: int, blocks: int) -> range:
     """Return the blocks of part 1, 2, ... of some."""
     return range(blocks * (part - 1) // parts, blocks * part // parts)
@@ -54,6 +64,15 @@ def digest_of(job: dict[str, Any]) -> str:
     """Return the hash of what the blocks depend on, 16 hexadecimal digits."""
     text = json.dumps(job, sort_keys=True).encode()
     return hashlib.blake2b(text, digest_size=8).hexdigest()
+
+
+def sized(path: str) -> str:
+    """Return a path with its file's size, which tells most files that were replaced.
+
+    The time of modification would, too, but the copies of a set do not share it.
+    """
+    found = size_and_time(path)
+    return path if found is None else f"{path}\0{found[0]}"
 
 
 def read_about(path: Path, fix: str) -> dict[str, Any]:

@@ -42,6 +42,7 @@ from datamodules.files.deep import (
     to_srgb_16,
 )
 from datamodules.files.exif import tiff_exif
+from datamodules.workers import CRASH, TOO_SLOW
 from files.image_profiles import image_of, orientation_of, space_of, to_srgb, upright
 from files.paths import FORMATS as KNOWN
 from files.paths import open_regular, read_bytes
@@ -109,6 +110,8 @@ REASONS = (
     "unsupported",  # whole, but of a kind that has no RGB form here
     "checksum",  # not the bytes in the shard's index
     "missing",  # cannot be opened
+    TOO_SLOW,  # for the limit of `pack` and `stats`
+    CRASH,  # of the decoder, with its process
 )
 
 # Pillow's names of the metadata that hold an image's orientation.

@@ -63,7 +63,11 @@ def _connected(cores: int) -> Any:
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # sends no usage statistics
         os.environ.setdefault("RAY_worker_niceness", "0")  # as that of workers without Ray; not 15
-        local = {"num_cpus": cores, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        local = {
+            "num_cpus": max(1, cores),
+            "include_dashboard": False,
+            "_node_ip_address": "127.0.0.1",
+        }
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **local)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:

@@ -23,6 +23,7 @@ from datamodules.files.decode import FORMATS, DecodedImage, UnreadableImage, dec
 from datamodules.files.pairs import misfit
 from datamodules.pack.inputs import role_of
 from datamodules.pack.places import Entry, FetchError, File, Place
+from datamodules.workers import TIME_LIMIT, lost_in_decoding, time_limit
 from files.paths import read_bytes
 from files.png_text import open_image
 
@@ -359,6 +360,7 @@ class Recipe:
         short_side: Largest short side; longer ones are shrunk.
         min_side: Images whose short side is then below this are refused.
         max_pixels: Images with more pixels are refused before decoding.
+        seconds: Inputs whose decoding takes longer are refused.
         encoding: Encoding of images.
         restart_markers: Write JPEG with restart markers and their offsets.
         captions: Key of a caption in the JSON, or None to use the text file.
@@ -373,6 +375,7 @@ class Recipe:
     short_side: int | None = None
     min_side: int = 1
     max_pixels: int = MAX_PIXELS
+    seconds: float = TIME_LIMIT
     encoding: Encoding = KEEP
     restart_markers: bool = False
     captions: str | None = None
@@ -424,7 +427,8 @@ def process(recipe: Recipe, entry: Entry) -> Outcome:
     notes: list[str] = []
     try:
         content = {suffix: place.read() for suffix, place in entry.members.items()}
-        shots = dict(_decoded(entry, content, recipe))
+        with time_limit(recipe.seconds):
+            shots = dict(_decoded(entry, content, recipe))
         others = _others(entry, content, recipe, notes)
         samples = list(_samples(entry.key, shots, others, recipe, notes))
     except Refusal as error:
@@ -442,6 +446,12 @@ def process(recipe: Recipe, entry: Entry) -> Outcome:
     caption = others.get("txt")
     digest = hashlib.blake2b(caption, digest_size=8).hexdigest() if caption else ""
     return Outcome(samples, _digest(shots), caption=digest, notes=tuple(notes))
+
+
+def lost(recipe: Recipe, entry: Entry, reason: str) -> Outcome:
+    """Return what becomes of an input that ended its worker; arguments as of ``in_order``."""
+    where = next(iter(entry.members.values())).where
+    return Outcome([], reason=reason, message=lost_in_decoding(where, reason, recipe.seconds))
 
 
 def _digest(shots: dict[str, _Shot]) -> str:

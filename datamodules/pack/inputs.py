@@ -15,6 +15,7 @@ from datamodules.files.pairs import match
 from datamodules.files.paths import braced, by_key, image_key, images_of
 from datamodules.pack.places import Entry, File, Place, Refused, Stretch
 from datamodules.pack.web import Fetch, Rows, is_table, is_url_list
+from datamodules.parts import sized
 from datamodules.shards.index import METADATA, build_index, same_key_in_tars, split_name
 from files.paths import (
     IMAGE_EXTENSIONS,
@@ -189,14 +190,20 @@ class Inputs(NamedTuple):
     refused: list[Refused]
 
     def digest(self) -> str:
-        """Return the hash of the keys and of their members' places, or of the list of addresses."""
+        """Return the hash of the keys and of their members' places and sizes, or of the list."""
         if isinstance(self.entries, Rows):
             return self.entries.digest()
         whole = hashlib.blake2b(digest_size=16)
         for entry in self.entries:
-            names = [entry.key, *(f"{suffix}={p.where}" for suffix, p in entry.members.items())]
+            names = [entry.key, *(f"{suffix}={_sized(p)}" for suffix, p in entry.members.items())]
             whole.update("\0".join(names).encode(errors="surrogateescape") + b"\n")
         return whole.hexdigest()
+
+
+def _sized(place: Place) -> str:
+    if isinstance(place, Stretch):
+        return f"{place.where}\0{place.offset}\0{place.size}"
+    return sized(place.path) if isinstance(place, File) else place.where
 
 
 def role_of(suffix: str) -> str | None:
@@ -216,7 +223,7 @@ def find_inputs(
     columns: tuple[str, str | None] = ("url", None),
     fetch: Fetch | None = None,
 ) -> Inputs:
-    """List what to pack. Only names are read.
+    """List what to pack. Only names and sizes are read.
 
     Args:
         source: A folder, a pattern of images, a text file of paths, an LMDB, or tars.

@@ -14,8 +14,8 @@ from datamodules.files.paths import parse_bytes
 from datamodules.pack.images import KEEP, MAX_PIXELS, Recipe, parse_encoding
 from datamodules.pack.inputs import REMOTE, Inputs, find_inputs, is_tars
 from datamodules.pack.web import Fetch
-from datamodules.parts import parse_part, parse_positive
-from datamodules.workers import usable_cores
+from datamodules.parts import parse_natural, parse_part, parse_positive
+from datamodules.workers import TIME_LIMIT, usable_cores
 from files.paths import expand_path
 
 ENGINES = ("local", "slurm", "ray")
@@ -66,10 +66,6 @@ def _pixels(text: str) -> int:
     if match is None or float(match[1]) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels; expected e.g. 200M")
     return int(float(match[1]) * DECIMAL[match[2].upper()])
-
-
-def _natural(text: str) -> int:
-    return 0 if text == "0" else parse_positive(text)
 
 
 def _scale(text: str) -> float:
@@ -198,6 +194,13 @@ def _add_inputs(group: Any) -> None:
         metavar="N",
         help="refuse images with more pixels, e.g. 400M, before decoding (default: 179M)",
     )
+    group.add_argument(
+        "--decode-timeout",
+        type=parse_positive,
+        default=TIME_LIMIT,
+        metavar="SECONDS",
+        help="refuse images whose decoding takes longer, twice (default: %(default)g)",
+    )
 
 
 def _add_addresses(group: Any) -> None:
@@ -226,7 +229,7 @@ def _add_addresses(group: Any) -> None:
     )
     group.add_argument(
         "--retries",
-        type=_natural,
+        type=parse_natural,
         default=usual.retries,
         metavar="N",
         help="further attempts, with growing pauses, if the server fails (default: %(default)s)",
@@ -279,7 +282,7 @@ def _add_images(group: Any) -> None:
     )
     group.add_argument(
         "--thresh",
-        type=_natural,
+        type=parse_natural,
         default=0,
         metavar="N",
         help="pixels that may remain at the border; if more remain, another square ends there "
@@ -328,10 +331,11 @@ def _add_shards(group: Any) -> None:
     )
     group.add_argument(
         "--workers",
-        type=parse_positive,
+        type=parse_natural,
         default=usable_cores(),
         metavar="N",
-        help="processes (default: one per core, here %(default)s)",
+        help="processes (default: one per core, here %(default)s); with 0, images are decoded in "
+        "this one, without --decode-timeout",
     )
 
 
@@ -427,6 +431,7 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
         short_side=options.max_short_side,
         min_side=options.min_side,
         max_pixels=options.max_pixels,
+        seconds=options.decode_timeout,
         encoding=options.encode,
         restart_markers=options.restart_markers,
         captions=options.captions,
@@ -504,7 +509,7 @@ def _absolute(path: str, name: str) -> str:
 # On these the shards do not depend, or `described` names them otherwise.
 ELSEWHERE = (
     *("engine", "finish", "overwrite", "part", "workers", "out", "source", "lr"),
-    *("connections", "retries", "stop_after", "timeout"),
+    *("connections", "decode_timeout", "retries", "stop_after", "timeout"),
 )
 
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from datamodules.pack.images import Outcome, process
+from datamodules.pack.images import Outcome, lost, process
 from datamodules.pack.journal import Journal, Stage, counted, own_shards
 from datamodules.pack.options import Settings
 from datamodules.pack.places import Entry
@@ -85,8 +85,8 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
         if before.get(name) != value
     ]
     if not found and then.get("inputs") != now["inputs"]:
-        counts = [job.get("inputs", {}).get("count") for job in (then, now)]
-        found.append(f"SOURCE had {counts[0]} images, now it has {counts[1]} others")
+        had, has = (job.get("inputs", {}).get("count") for job in (then, now))
+        found.append(f"SOURCE had {had} images, now it has {has}, of other names or sizes")
     return found
 
 
@@ -136,14 +136,14 @@ def processed(
         ValueError: If so many addresses in a row fail that a server or the network is down, or a
             worker died.
     """
-    some = chain.from_iterable(entries[span.start : span.stop] for span in spans)
+    some = map(entries.__getitem__, chain.from_iterable(spans))
     work = partial(process, settings.recipe)
-    how: dict[str, Any] = {}
+    how: dict[str, Any] = {"lost": partial(lost, settings.recipe)}
     if isinstance(entries, Rows):
         fetch = partial(fetch_all, settings.connections)
-        how = {"prepare": fetch, "chunk": FETCHED * settings.connections}
+        how |= {"prepare": fetch, "chunk": FETCHED * settings.connections}
     failed = 0
-    with closing(in_order(work, some, settings.workers, sum(map(len, spans)), **how)) as made:
+    with closing(in_order(work, some, settings.workers, count=sum(map(len, spans)), **how)) as made:
         for outcome in made:
             failed = failed + 1 if outcome.reason in OUTAGES else 0
             if failed >= settings.stop_after:

@@ -299,9 +299,9 @@ class Rows(Sequence[Entry]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[Entry]: ...
     def __getitem__(self, index: int | slice) -> Entry | Sequence[Entry]:
-        """Return the input of a row, or those of some, which are read one after the other."""
+        """Return the input of a row, or those of some."""
         if isinstance(index, slice):
-            return _Some(self, range(len(self))[index])
+            return [self[number] for number in range(len(self))[index]]
         index = range(len(self))[index]
         chunk = bisect_right(self._ends, index)
         start = self._ends[chunk - 1] if chunk else 0
@@ -325,20 +325,6 @@ class Rows(Sequence[Entry]):
             (str(url or "").strip(), caption if isinstance(caption, str) else None)
             for url, caption in zip(columns[0], captions, strict=True)
         ]
-
-
-class _Some(Sequence[Entry]):
-    """Some consecutive inputs of a list."""
-
-    def __init__(self, rows: Rows, numbers: range) -> None:
-        self.rows, self.numbers = rows, numbers
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, index: Any) -> Any:
-        numbers = self.numbers[index]
-        return _Some(self.rows, numbers) if isinstance(index, slice) else self.rows[numbers]
 
 
 class _Lines:

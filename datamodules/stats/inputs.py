@@ -16,6 +16,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from datamodules.parts import sized
 from datamodules.shards.cache import DiskCache
 from datamodules.shards.index import load_index
 from datamodules.shards.reader import Reader, Tar
@@ -76,8 +77,8 @@ class Inputs:
         paths: Folders, files and patterns of images, expanded.
         files: Number of images in them.
         tars: Paths and addresses of tars.
-        digest: Hash of all names in order.
-        sums: Hash of the names in each block of files.
+        digest: Hash of all names and sizes in order.
+        sums: Hash of the names and sizes in each block of files.
     """
 
     paths: tuple[str, ...]
@@ -97,7 +98,7 @@ class Inputs:
             numbers: The wanted ones, ascending.
 
         Raises:
-            ValueError: If files were added, removed or renamed since they were listed.
+            ValueError: If files were added, removed, renamed or replaced since they were listed.
         """
         found, at = _pieces(_files(self.paths)), 0
         for number in numbers:
@@ -107,8 +108,8 @@ class Inputs:
             names = next(islice(found, number - at, None), [])
             if _sum(names) != self.sums[number]:
                 raise ValueError(
-                    f"files below {', '.join(self.paths)} were added, removed or renamed while "
-                    "they were measured: measure them again when they no longer change"
+                    f"files below {', '.join(self.paths)} were added, removed, renamed or replaced "
+                    "while they were measured: measure them again when they no longer change"
                 )
             yield number, names
             at = number + 1
@@ -146,7 +147,7 @@ def find_inputs(given: Sequence[str]) -> Inputs:
         sums.append(_sum(names))
         whole.update(sums[-1].to_bytes(8, "little"))
         files += len(names)
-    whole.update("\n".join(tars).encode(*CODING))
+    whole.update("\n".join(map(sized, tars)).encode(*CODING))
     return Inputs(tuple(paths), files, tuple(tars), whole.hexdigest(), np.array(sums, np.uint64))
 
 
@@ -155,7 +156,7 @@ def _pieces(names: Iterator[str]) -> Iterator[list[str]]:
 
 
 def _sum(names: Sequence[str]) -> int:
-    return xxhash.xxh3_64_intdigest("\0".join(names).encode(*CODING))
+    return xxhash.xxh3_64_intdigest("\0".join(map(sized, names)).encode(*CODING))
 
 
 EXPECTED = "expected a folder of images or tars, an image, a pattern in quotation marks, or tars"

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -28,11 +29,11 @@ from datamodules.shards.reader import WrongBytes
 from datamodules.shards.remote import RemoteError
 from datamodules.stats.inputs import BLOCK, Inputs, Place, places_of
 from datamodules.stats.measure import ROW, Row, measured, unreadable
-from datamodules.workers import in_order
+from datamodules.workers import TIME_LIMIT, in_order, lost_in_decoding, time_limit
 from files.owned import UNFINISHED, remove_folder, whole_file
 
 log = logging.getLogger(__name__)
-VERSION = 2  # of the blocks
+VERSION = 3  # of the blocks
 Measured: TypeAlias = tuple[Row, str]
 OURS = re.compile(r"block-\d{6,}-[0-9a-f]{16}\.npz|parts\.json")
 
@@ -106,7 +107,8 @@ class Parts:
         if self.job and self.job != job:
             raise ValueError(
                 f"{self.folder} has measurements of another set ({_shown(self.job)}; now "
-                f"{_shown(job)}): give another --out, or --overwrite to replace them"
+                f"{_shown(job)}, of other names or sizes): give another --out, or --overwrite to "
+                "replace them"
             )
         write_about(self.about, job, parts, {"job": self.job, "parts": self.parts})
         self.job, self.parts = job, parts
@@ -155,7 +157,13 @@ class Parts:
             yield self.read(number)
 
 
-def measure_part(parts: Parts, inputs: Inputs, part: tuple[int, int], workers: int) -> None:
+def measure_part(
+    parts: Parts,
+    inputs: Inputs,
+    part: tuple[int, int],
+    workers: int,
+    seconds: float = TIME_LIMIT,
+) -> None:
     """Measure the blocks of one part that are not measured yet.
 
     Args:
@@ -163,9 +171,10 @@ def measure_part(parts: Parts, inputs: Inputs, part: tuple[int, int], workers: i
         inputs: The set.
         part: Number of the part, and of all parts.
         workers: Number of processes.
+        seconds: Images that take longer are not measured.
 
     Raises:
-        ValueError: If a worker died, or a tar was changed.
+        ValueError: If a worker was killed, or a tar was changed.
         OSError: If a block cannot be written, or a server not be reached.
     """
     mine = blocks_of(*part, len(inputs))
@@ -177,7 +186,8 @@ def measure_part(parts: Parts, inputs: Inputs, part: tuple[int, int], workers: i
         log.info("continuing with %d of %d blocks", len(todo), len(mine))
     places, found = _Places(inputs, todo), list[Measured]()
     work = in_order(
-        *(measure_place, iter(places), workers, len(todo) * BLOCK),
+        partial(measure_place, seconds),
+        *(iter(places), workers, partial(_lost, seconds), len(todo) * BLOCK),
         start=_use_one_core,
     )
     with tqdm(unit=" images", disable=None) as bar, closing(work):
@@ -191,10 +201,11 @@ def measure_part(parts: Parts, inputs: Inputs, part: tuple[int, int], workers: i
             found = []
 
 
-def measure_place(place: Place | None) -> Measured | None:
+def measure_place(seconds: float, place: Place | None) -> Measured | None:
     """Read and measure an image; return what was measured, and why it cannot be read.
 
     Args:
+        seconds: Time limit of a worker.
         place: The image, or None at the end of a block.
 
     Raises:
@@ -211,7 +222,13 @@ def measure_place(place: Place | None) -> Measured | None:
         raise
     except OSError as error:
         return unreadable("missing"), f"{place.name}: {error.strerror or error}"
-    return measured(data, place.name)
+    with time_limit(seconds):
+        return measured(data, place.name)
+
+
+def _lost(seconds: float, place: Place | None, reason: str) -> Measured:
+    name = place.name if place is not None else ""
+    return unreadable(reason), lost_in_decoding(name, reason, seconds)
 
 
 def _use_one_core() -> None:

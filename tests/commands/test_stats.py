@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from datamodules.stats import inputs
 from datamodules.stats.parts import Parts, measure_part
 from tests.callbacks.parsed_page import parse
 from tests.conftest import REPO
+from tests.datamodules.poison import REASONS, poisoned
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +55,7 @@ def folder(tmp_path):
 
 
 def run(*words):
-    assert stats.main([str(word) for word in [*words, "--workers", "1"]]) == 0
+    assert stats.main([str(word) for word in [*words, "--workers", "0"]]) == 0
 
 
 def results(out):
@@ -129,7 +131,7 @@ stats.main(sys.argv[1:])
 
 def test_a_killed_run_continues(folder, tmp_path, monkeypatch):
     run(folder, "--out", tmp_path / "one")
-    words = [str(folder), "--out", str(tmp_path / "killed"), "--workers", "1"]
+    words = [str(folder), "--out", str(tmp_path / "killed"), "--workers", "0"]
     done = subprocess.run(
         [sys.executable, "-c", KILLED, *words], cwd=REPO, env={**os.environ}, check=False
     )
@@ -254,14 +256,31 @@ def test_blocks_of_another_set_do_not_count(folder, tmp_path):
         stats.main(["--finish", str(out)])
 
 
-def test_files_that_come_while_they_are_measured(folder, tmp_path):
-    """Each later block would lose its last image to the next one, and the last one the set's."""
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: picture(30).save(folder / "02b.png"),
+        lambda folder: picture(30, (90, 80)).save(folder / "00.png"),
+    ],
+)
+def test_files_that_change_while_they_are_measured(folder, tmp_path, change):
+    """If one comes, each later block would lose its last image to the next one."""
     found, parts = inputs.find_inputs([str(folder)]), Parts(tmp_path / "out")
     parts.begin(found, [str(folder)], 1, False)
-    picture(30).save(folder / "02b.png")
-    with pytest.raises(ValueError, match="added, removed or renamed while they were measured"):
-        measure_part(parts, found, (1, 1), 1)
+    change(folder)
+    with pytest.raises(ValueError, match="renamed or replaced while they were measured"):
+        measure_part(parts, found, (1, 1), 0)
     assert len(parts.missing()) == 4
+
+
+@pytest.mark.slow
+def test_poisoned_images_are_unreadable(tmp_path):
+    words = [str(poisoned(tmp_path / "set")), "--out", str(tmp_path / "out"), "--workers", "2"]
+    assert stats.main([*words, "--decode-timeout", "1"]) == 0
+    found = json.loads((tmp_path / "out" / "stats.json").read_text())
+    assert (found["images"], found["readable"]) == (11, 6)
+    reasons = Counter("missing" if why == "unreadable" else why for why in REASONS.values())
+    assert found["unreadable"]["by_reason"] == reasons
 
 
 DUPLICATES_KILLED = """
@@ -274,7 +293,7 @@ stats.main(sys.argv[1:])
 
 
 def test_a_kill_among_duplicates_leaves_nothing(folder, tmp_path):
-    words = [str(folder), "--out", str(tmp_path / "out"), "--workers", "1"]
+    words = [str(folder), "--out", str(tmp_path / "out"), "--workers", "0"]
     done = subprocess.run([sys.executable, "-c", DUPLICATES_KILLED, *words], cwd=REPO, check=False)
     assert done.returncode == -signal.SIGKILL
     run(*words[:3], "--overwrite")

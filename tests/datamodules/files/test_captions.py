@@ -90,7 +90,7 @@ def test_all_readers_give_the_same(tmp_path, suffix):
 def test_beside_an_image(tmp_path, name):
     save(tmp_path / "in" / "a.png")
     (tmp_path / "in" / name).write_bytes(GOOD["mark"])
-    assert pack.main([str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "1"]) == 0
+    assert pack.main([str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "0"]) == 0
     with tarfile.open(tmp_path / "out" / "shard-000000.tar") as tar:
         assert tar.getnames() == ["a.png", "a.txt"]
         assert tar.extractfile("a.txt").read() == TEXT.encode()
@@ -101,7 +101,7 @@ def test_several_beside_an_image_are_counted(tmp_path, caplog):
     save(tmp_path / "in" / "a.png")
     (tmp_path / "in" / "a.txt").write_text("one")
     (tmp_path / "in" / "a.caption").write_text("two")
-    assert pack.main([str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "1"]) == 0
+    assert pack.main([str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "0"]) == 0
     assert "further txt files beside an image, left out: 1" in caplog.text
 
 
@@ -134,7 +134,7 @@ def test_captions_that_go_with_equal_images_are_counted(tmp_path, captions, lost
         if name in captions:
             (tmp_path / "in" / f"{name}.txt").write_text(captions[name])
     more = ["--keep-duplicates"] if keep else []
-    assert pack.main([str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "1", *more]) == 0
+    assert pack.main([str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "0", *more]) == 0
     with tarfile.open(tmp_path / "out" / "shard-000000.tar") as tar:
         images = [name[0] for name in tar.getnames() if name.endswith("png")]
     assert images == (["a", "b", "c"] if keep else ["a"])
@@ -148,7 +148,7 @@ def test_captions_are_counted_after_a_start_anew(tmp_path, monkeypatch, caplog):
     for name in "abcd":
         save(tmp_path / "in" / f"{name}.png", seed=0 if name in "ad" else ord(name))
         (tmp_path / "in" / f"{name}.txt").write_text(name)
-    command = [str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "1"]
+    command = [str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "0"]
     take = packing.Packing.take
 
     def stopped(self, number, outcome):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import secrets
@@ -9,18 +10,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
 from datamodules.pack import __main__ as pack
-from datamodules.pack.journal import Journal
+from datamodules.pack.journal import Journal, read_journal
 from tests.conftest import REPO
 from tests.datamodules.image_files import save
 from tests.datamodules.pack.test_pack_resume import content
+from tests.datamodules.poison import REASONS, poisoned
 
-OPTIONS = ["--samples-per-shard", "4", "--crop", "8", "--encode", "png", "--workers", "1"]
+KILLS = 20
+OPTIONS = ["--samples-per-shard", "4", "--crop", "8", "--encode", "png", "--workers", "0"]
 CLUSTER = """
 import sys
 import ray
@@ -106,25 +110,54 @@ def test_the_bytes_of_local(images: Path, tmp_path: Path, cluster: dict[str, str
 
 @pytest.mark.slow
 def test_processes_that_are_killed(tmp_path: Path, cluster: dict[str, str]) -> None:
-    """Both those of Ray, and the command itself."""
-    for number in range(40):
-        save(tmp_path / "images" / f"{number:02d}.png", (300, 200), seed=number % 36)
-    options = ["--samples-per-shard", "2", "--encode", "webp", "--workers", "1"]
+    """Those of Ray, their workers and the command itself; nothing is packed twice."""
+    for number in range(160):
+        save(tmp_path / "images" / f"{number:03d}.png", (300, 200), seed=number % 156)
+    options = ["--samples-per-shard", "2", "--encode", "webp", "--workers", "0"]
     out, draws = tmp_path / "out", random.Random(0)
     assert pack.main([str(tmp_path / "images"), str(tmp_path / "whole"), *options]) == 0
+    made: set[int] = set()
     killed, status = 0, None
     while status is None:
         command = ray(cluster, tmp_path / "images", out, *options)
-        while command.poll() is None and killed < 6:
-            time.sleep(draws.uniform(0.05, 0.5))
+        while command.poll() is None and killed < KILLS:
+            time.sleep(draws.uniform(0.02, 0.3))
             tasks = [p for p in psutil.process_iter(["name"]) if p.info["name"] == "ray::pack_part"]
-            if tasks and list(out.glob("shard.parts/*.tar")):
-                killed += 1
-                (command if killed == 3 else draws.choice(tasks)).kill()
+            with suppress(psutil.NoSuchProcess, FileNotFoundError):  # it has just ended
+                if tasks and not packed(out) <= made:  # each kill gets at least one block further
+                    task = draws.choice(tasks)
+                    below = task.children(recursive=True)
+                    (command if killed % 7 == 3 else draws.choice([task, *below])).kill()
+                    killed += 1
+                    made |= packed(out)
         said = command.communicate(timeout=120)[1]
         status = command.returncode if command.returncode in (0, 1) else None
-    assert (killed, status) == (6, 0), said
+    assert (killed, status) == (KILLS, 0), said
     assert compared(out) == compared(tmp_path / "whole")
+    assert len(made) >= KILLS
+    assert made <= {path.stat().st_mtime_ns for path in out.glob("*.tar")}
+
+
+def packed(out: Path) -> set[int]:
+    """When the shards of the blocks that are done were written, but for those written again."""
+    stages = [list(read_journal(path)[1]) for path in out.glob("shard.parts/*.jsonl")]
+    done = [one[0].shard for one in stages if one and not one[-1].shard]
+    last = ("shard-000078", "shard-000079")  # their images equal earlier ones
+    return {
+        (out / "shard.parts" / name).stat().st_mtime_ns
+        for name in done
+        if name and not name.startswith(last)
+    }
+
+
+@pytest.mark.slow
+def test_a_poisoned_image(tmp_path: Path, cluster: dict[str, str]) -> None:
+    options = ["--samples-per-shard", "3", "--decode-timeout", "1"]
+    command = ray(cluster, poisoned(tmp_path / "images"), tmp_path / "out", *options)
+    said = command.communicate(timeout=120)[1]
+    assert command.returncode == 1, said
+    report = json.loads((tmp_path / "out" / "shard.report.json").read_text())
+    assert {one["key"]: one["reason"] for one in report["refused"]} == REASONS
 
 
 def test_ray_is_missing(

@@ -18,7 +18,7 @@ from tests.datamodules.image_files import save
 from tests.datamodules.pack.test_pack_resume import content
 from tests.datamodules.server import serving
 
-QUICK = ["--samples-per-shard", "5", "--workers", "1", "--retries", "0"]
+QUICK = ["--samples-per-shard", "5", "--workers", "0", "--retries", "0"]
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +95,7 @@ def test_a_text_file_with_workers(tmp_path, server):
     lines = ["# photographs", *(f"{server.url}/{n % 20}.png?n={n}" for n in range(150))]
     (tmp_path / "list.txt").write_text("\r\n".join(lines))
     found = []
-    for workers in ("1", "2"):
+    for workers in ("0", "2"):
         command = [str(tmp_path / "list.txt"), str(tmp_path / workers), "--workers", workers]
         assert pack.main([*command, "--samples-per-shard", "8"]) == 1
         counts = report(tmp_path / workers)["counts"]
@@ -107,7 +107,7 @@ def test_a_text_file_with_workers(tmp_path, server):
 def test_what_passes_is_tried_again(tmp_path, server, caplog):
     (tmp_path / "list.txt").write_text(f"{server.url}/0.png\n")
     server.faults = [503, "cut", 429]
-    arguments = [str(tmp_path / "list.txt"), str(tmp_path / "out"), "--workers", "1"]
+    arguments = [str(tmp_path / "list.txt"), str(tmp_path / "out"), "--workers", "0"]
     assert pack.main(arguments) == 0
     assert server.got("0.png") == 4
 
