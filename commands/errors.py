@@ -138,7 +138,8 @@ def refuse_typos(args: Sequence[str]) -> None:
             if value.endswith((".yaml", ".yml", ".json")) and not os.path.exists(path):
                 raise ConfigurationError(_no_file(f"File does not exist: {path!r}", first, []))
         _refuse_unknown_class(option[2:].rstrip("+"), value)
-        if shipped and option[2:].replace(".init_args.", ".") in _IMAGES:
+        is_image = option[2:].replace(".init_args.", ".") in _IMAGES
+        if shipped and is_image and not re.fullmatch(r"(\w+\.)+[A-Z]\w*", value):  # a source
             _refuse_missing(option[2:], value)
 
 

@@ -612,6 +612,7 @@ finally:
         *("fit --gpus 2", "predict --data.predict *.gone", "predict --data.predict [docs,README.md]"),
         "fit --config tests/tiny.yaml --data.train.root gone",  # a user's source may make it
         "fit --data.train datamodules.Torchvision --data.train.root gone",
+        "predict --data.predict datamodules.Seeds --data.predict.count 8",
     ],
 )
 def test_what_the_parser_judges_better(typed: str) -> None:
