@@ -218,10 +218,7 @@ def _what(model: ImageModel, about: About) -> str:
 def _use(model: ImageModel) -> str:
     source = "my/photos"
     if not isinstance(model, SuperResolver):
-        source = (
-            "datamodules.Seeds --data.predict.count 8 \\\n"
-            "  --data.predict.size SIDE"
-        )
+        source = "datamodules.Seeds --data.predict.count 8 \\\n  --data.predict.size SIDE"
     return (
         "## Use\n\nIn a checkout of Enlarger, where `FOLDER` is this one:\n\n```bash\n"
         f"python main.py predict --config FOLDER/config.yaml \\\n"

@@ -609,7 +609,11 @@ finally:
     "typed",
     [
         *("--help", "fit --config {a: 1}", "fit --config $HOME/a.yaml", "fit --lr 1"),
-        *("fit --gpus 2", "predict --data.predict *.gone", "predict --data.predict [docs,README.md]"),
+        *(
+            "fit --gpus 2",
+            "predict --data.predict *.gone",
+            "predict --data.predict [docs,README.md]",
+        ),
         "fit --config tests/tiny.yaml --data.train.root gone",  # a user's source may make it
         "fit --data.train datamodules.Torchvision --data.train.root gone",
         "predict --data.predict datamodules.Seeds --data.predict.count 8",
