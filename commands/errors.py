@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from commands.names import ABOUT
-from commands.options import SOURCES, options
+from commands.options import SOURCES, options, public_names
 from files.paths import CONFIGURATIONS, IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -179,13 +179,12 @@ def _shipped(args: Sequence[str]) -> bool:
     values = [value if equals else word for word, equals, value in pairs]
     files = [value for value in values if value.endswith(CONFIGURATIONS)]
     typed = {word.replace(".init_args.", ".").rstrip("+") for word, _, _ in pairs}
-    return "--data.train" not in typed and all(CONFIGS in Path(f).resolve().parents for f in files)
+    ours = bool(files) and all(CONFIGS in Path(file).resolve().parents for file in files)
+    return ours and "--data.train" not in typed
 
 
 def _refuse_unknown_class(key: str, value: str) -> None:
     # One of a room's public names, which its stub lists; other classes are left to the parser.
-    from commands.listing import public_names
-
     match = _CLASS.fullmatch(value)
     if match and value not in (known := public_names(match[1])):
         near = did_you_mean(value, known)
@@ -595,8 +594,6 @@ def hidden(module: str) -> str:
 
 def _class_named(name: str) -> str:
     # Files are searched as text: a mistyped word imports nothing.
-    from commands.listing import public_names
-
     known: dict[str, str] = {}
     for room in ("lightning_modules", "datamodules", "callbacks", "degradations"):
         for file in sorted((ROOT / room).rglob("*.py")):

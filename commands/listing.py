@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from commands.errors import EXPERIMENTS, ROOT, ConfigurationError, did_you_mean
+from commands.options import stub
 from files.paths import walk
 
 WEIGHTS = ROOT / "configs" / "weights.yaml"
@@ -129,24 +130,11 @@ def yours(kind: str) -> list[Entry]:
 def public(room: str) -> dict[str, _Class]:
     """Return the public classes and functions of a room, which its stub file names."""
     found = dict[str, _Class]()
-    for name, module in _stub(room).items():
+    for name, module in stub(room).items():  # another file may have a class of the same name
         file = ROOT / room / f"{module.replace('.', '/')}.py"
         file = file if file.is_file() else file.with_suffix("") / "__init__.py"
         found[name] = _classes_in(file)[name]
     return found
-
-
-def public_names(room: str) -> list[str]:
-    """Return what users name of a room, such as ``callbacks.PSNR``; reads its stub file alone."""
-    return [f"{room}.{name}" for name in _stub(room)]
-
-
-@functools.cache
-def _stub(room: str) -> dict[str, str]:
-    # Public names with their modules: another file may have a class of the same name.
-    tree = ast.parse((ROOT / room / "__init__.pyi").read_text(encoding="utf-8"))
-    lines = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
-    return {name.name: node.module or "" for node in lines for name in node.names}
 
 
 def _room(kind: str) -> str:

@@ -148,8 +148,8 @@ def load_run(asked: str, control: bool = False) -> RunNumbers:
     path = folder / "results.json"
     if not path.exists():
         raise FileNotFoundError(
-            f"there is no {path}: measure the run first, main.py validate --config "
-            f"{folder / 'config.yaml'}"
+            f"there is no {path}: name the directory of a run, and measure it first: main.py "
+            f"validate --config {folder / 'config.yaml'}"
         )
     everything = load_results(path)["results"]
     return RunNumbers(asked, folder, _chosen(everything, part, path, control))

@@ -19,6 +19,7 @@ Enlarger = Callable[..., None]
 FIT = ("fit", "--config", "tiny.yaml")
 PLUGINS = plugins_with_bugs.__name__
 BENCHMARK = REPO / "configs/experiment/benchmark.yaml"
+FOLDER = BENCHMARK.with_name("edsr_folder.yaml")
 
 REAL = ("--degradation", "degradations.RealESRGAN")
 
@@ -167,8 +168,8 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("model:", "'NoSuchClass' is not a class", "folder.file.Class"),
     ),
     "a folder of images as the source": (
-        ("--data.init_args.train", "."),
-        ("'.' is a path, not a class: give it as --data.train.root ., or as '{class_path",),
+        ("--data.init_args.train", "/tmp"),
+        ("'/tmp' is a path, not a class: give it as --data.train.root /tmp, or as '{class_path",),
     ),
     "a class of another kind": (
         ("--model", "lightning_modules.EDSR"),
@@ -584,8 +585,8 @@ def test_did_you_mean(word: str, near: str) -> None:
         ("fit --config=gone.yaml", "gone.yaml, and there is no such file"),
         ("fit", "missing data, model: name an experiment"),
         ("fit --model lightning_modules.EDRS", "did you mean 'lightning_modules.EDSR'?"),
-        ("predict --data.predict dosc", "dosc', which does not exist; did you mean 'docs'?"),
-        ("fit --data.init_args.train.init_args.root=dosc", "did you mean 'docs'?"),
+        (f"predict --config {BENCHMARK} --data.predict dosc", "'dosc', which does not exist; did"),
+        (f"fit --config={FOLDER} --data.init_args.train.init_args.root=dosc", "mean 'docs'?"),
         ("report", "report needs a run, such as runs/NAME"),
         ("compare docs@bicubic dosc", "compare is 'dosc', which does not exist; did you mean"),
     ],
