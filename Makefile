@@ -45,7 +45,7 @@ install: .venv/.installed
 
 demo: install
 	$(BIN)/python main.py fit --config $(DEMO)
-	$(BIN)/python main.py predict --config $(DEMO) --data.init_args.predict "$$($(BIN)/python -c 'import importlib.util as u; print(u.find_spec("sklearn").submodule_search_locations[0])')/datasets/images"
+	$(BIN)/python main.py predict --config $(DEMO) --data.predict "$$($(BIN)/python -c 'import importlib.util as u; print(u.find_spec("sklearn").submodule_search_locations[0])')/datasets/images"
 	$(BIN)/python main.py test --config $(DEMO)
 
 # What runs on one core goes beside the tests, which run on two.

@@ -35,7 +35,7 @@ def _run_alone(words: Sequence[str]) -> int | None:
     # The status of a command without Lightning, or of --help; None for all others.
     from importlib import import_module
 
-    from commands.errors import ConfigurationError
+    from commands.errors import ConfigurationError, refuse_missing_run
     from commands.help import answered
     from commands.names import TOOLS
 
@@ -44,6 +44,7 @@ def _run_alone(words: Sequence[str]) -> int | None:
             return 0
         if not words or words[0] not in TOOLS:
             return None
+        refuse_missing_run(words)
         status: int = import_module(TOOLS[words[0]]).main(words[1:])
     except ConfigurationError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -104,7 +104,7 @@ def _print(everyone: list[Facts]) -> None:
     table.add_column("rank", justify="right")
     names = ["host", *(name for name in everyone[0] if name != "host")]
     for name in names:
-        table.add_column(name)
+        table.add_column(name, overflow="fold")  # a key is never cut
     for rank, facts in enumerate(everyone):
         table.add_row(str(rank), *(str(facts[name]) for name in names))
     Console().print(table)

@@ -260,7 +260,7 @@ def _why_not(metric: str) -> str:
             return ""
     except ValueError as error:  # a file of that name, which is another one
         return f"{metric} is not measured: {error}"
-    return f"{metric} is not measured: python main.py weights {name} --fetch downloads its weights"
+    return f"{metric} is not measured: python main.py weights --fetch {name} downloads its weights"
 
 
 def _measured(

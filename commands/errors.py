@@ -7,6 +7,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import itertools
 import os
 import pkgutil
 import re
@@ -16,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from commands.names import ABOUT
-from commands.options import SOURCES, options
-from files.paths import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+from commands.options import SOURCES, options, public_names
+from files.paths import CONFIGURATIONS, IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 
 ROOT = Path(__file__).resolve().parents[1]
-EXPERIMENTS = ROOT / "configs" / "experiment"
+CONFIGS = ROOT / "configs"
+EXPERIMENTS = CONFIGS / "experiment"
 COMMANDS = list(ABOUT)
 _RATE = "model.init_args.optimizer.init_args"
 
@@ -84,6 +86,12 @@ class TemporaryError(Exception):
         self.status = status
 
 
+# Keys of images that have to be there, and commands whose first words are runs or folders.
+_IMAGES = ("data.predict", "data.train.root")
+_ON_RUNS = ("report", "plot", "compare", "measure")
+_SPECIAL = {*"$~*?[]{},:"}  # characters of patterns, lists and addresses
+_CLASS = re.compile(r"(lightning_modules|datamodules|degradations|callbacks)\.([A-Z]\w*)")
+
 # First parts of the commands' options.
 TOP = (
     *("config", "print_config", "help", "debug", "seed_everything", "ckpt_path"),
@@ -104,9 +112,15 @@ def refuse_typos(args: Sequence[str]) -> None:
     Raises:
         ConfigurationError: With the sentence that the parser's error would become.
     """
-    if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+    if not args:
+        raise ConfigurationError(readable('expected "subcommand" to be one of', []))
+    if not args[0].startswith("-") and args[0] not in COMMANDS:
         message = f"argument subcommand: invalid choice: {args[0]!r}"
         raise ConfigurationError(readable(message, [], args))
+    if len(args) == 1 and args[0] in COMMANDS:
+        missing = f"{args[0]}.data, {args[0]}.model"
+        raise ConfigurationError(readable(f"the following arguments are required: {missing}", []))
+    shipped = _shipped(args)
     for number, word in enumerate(args):
         option, equals, value = word.partition("=")
         if not option.startswith("--"):
@@ -123,6 +137,58 @@ def refuse_typos(args: Sequence[str]) -> None:
             path = os.path.abspath(value)
             if value.endswith((".yaml", ".yml", ".json")) and not os.path.exists(path):
                 raise ConfigurationError(_no_file(f"File does not exist: {path!r}", first, []))
+        _refuse_unknown_class(option[2:].rstrip("+"), value)
+        is_image = option[2:].replace(".init_args.", ".") in _IMAGES
+        if shipped and is_image and not re.fullmatch(r"(\w+\.)+[A-Z]\w*", value):  # a source
+            _refuse_missing(option[2:], value)
+
+
+def refuse_missing_run(words: Sequence[str]) -> None:
+    """Raise if a command about runs, such as ``report``, names none or one that does not exist.
+
+    Args:
+        words: As typed after ``main.py``.
+
+    Raises:
+        ConfigurationError: If so.
+    """
+    if words[:1] == ["compare"] and len(words) == 1:
+        raise ConfigurationError("name two runs, or folders of images: compare runs/A runs/B")
+    if len(words) == 1 and words[0] in _ON_RUNS:
+        what = "a folder of images" if words[0] == "measure" else "a run, such as runs/NAME"
+        raise ConfigurationError(f"{words[0]} needs {what}")
+    names = itertools.takewhile(lambda word: not word.startswith("-"), words[1:])
+    for name in names if words[0] in _ON_RUNS else ():
+        if not os.path.exists(name):
+            _refuse_missing(words[0], name.partition("@")[0])  # runs/a@step-1000
+
+
+def _refuse_missing(key: str, path: str) -> None:
+    if not path or path == "null" or _SPECIAL & {*path} or os.path.lexists(path):
+        return
+    folder, name = os.path.split(os.path.normpath(path))
+    beside = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+    near = difflib.get_close_matches(name, beside, n=1)
+    meant = f"; did you mean {os.path.join(folder, near[0])!r}?" if near else ""
+    raise ConfigurationError(f"{key} is {path!r}, which does not exist{meant}")
+
+
+def _shipped(args: Sequence[str]) -> bool:
+    # Whether all files are ours: a user's own source may take a root that it makes itself.
+    pairs = [word.partition("=") for word in args]
+    values = [value if equals else word for word, equals, value in pairs]
+    files = [value for value in values if value.endswith(CONFIGURATIONS)]
+    typed = {word.replace(".init_args.", ".").rstrip("+") for word, _, _ in pairs}
+    ours = bool(files) and all(CONFIGS in Path(file).resolve().parents for file in files)
+    return ours and "--data.train" not in typed
+
+
+def _refuse_unknown_class(key: str, value: str) -> None:
+    # One of a room's public names, which its stub lists; other classes are left to the parser.
+    match = _CLASS.fullmatch(value)
+    if match and value not in (known := public_names(match[1])):
+        near = did_you_mean(value, known)
+        raise ConfigurationError(f"{key}: {match[1]} has no {match[2]!r}{near}")
 
 
 def _refuse_unknown(group: str, rest: str) -> None:
@@ -139,6 +205,11 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     choices = list(choices)
     near = [choice for choice in choices if choice.startswith(f"{word}_")]  # a short name
     near = near or difflib.get_close_matches(word, choices, n=1)
+    first, dot, rest = word.partition(".")
+    heads = {choice.partition(".")[0] for choice in choices}
+    if not near and dot and first not in heads:  # a misspelt group, with a key below it
+        alike = difflib.get_close_matches(first, heads, n=1, cutoff=0.75)
+        near = [f"{group}.{rest}" for group in alike]
     if not near:  # a long dotted key may differ in its last part only
         tail = word.rpartition(".")[2]
         tails = {choice.rpartition(".")[2]: choice for choice in choices}
@@ -251,8 +322,8 @@ def _no_mapping(content: str, keys: list[str]) -> str:
 def _command(leaf: str) -> str | None:
     if leaf.startswith("argument subcommand: invalid choice: '"):
         word = _quoted(leaf)[0]
-        near = did_you_mean(word, COMMANDS)
-        return f"unknown command {word!r}{near}; the commands are {', '.join(COMMANDS)}"
+        listed = f"; the commands are {', '.join(COMMANDS)}"
+        return f"unknown command {word!r}{did_you_mean(word, COMMANDS) or listed}"
     if leaf.startswith('expected "subcommand" to be one of'):
         return f"name a command first: {', '.join(COMMANDS)} (--help explains them)"
     return None
@@ -383,6 +454,11 @@ def _place_of(key: str, typed: Sequence[str]) -> str:
     return place
 
 
+def _short(key: str) -> str:
+    # A key as it may be typed.
+    return ".".join(_bare(key.split(".")))
+
+
 def _bare(parts: Iterable[str]) -> list[str]:
     # A key without its optional parts.
     return [part for part in parts if part != "init_args"]
@@ -444,6 +520,11 @@ def _unknown_class(leaf: str, where: str, class_path: str | None, lines: list[st
     if leaf.startswith("No module named '"):
         return _no_module(quoted[0], leaf, where, class_path)
     word = _after(leaf, "Expected a dot import path string: ")
+    if word is not None and os.path.exists(word):
+        return (
+            f"{where}: {word!r} is a path, not a class: give it as --{_short(where)}.root {word}, "
+            f"or as '{_FOLDER % word}'"
+        )
     if word is not None:
         return (
             f"{where}: {word!r} is not a class; name it as folder.file.Class, "
@@ -519,7 +600,9 @@ def _class_named(name: str) -> str:
             module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
             classes = re.findall(r"^class ([A-Za-z]\w*)", file.read_text(encoding="utf-8"), re.M)
             for found in classes:
-                known.setdefault(found.lower(), f"{module}.{found}")
+                public = f"{room}.{found}" in public_names(room)
+                full = f"{room}.{found}" if public else f"{module}.{found}"
+                known.setdefault(found.lower(), full)
     near = difflib.get_close_matches(name.rpartition(".")[2].lower(), known, n=1, cutoff=0.8)
     return f"here {known[near[0]]}" if near else ""
 

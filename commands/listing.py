@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from commands.errors import EXPERIMENTS, ROOT, ConfigurationError, did_you_mean
+from commands.options import stub
 from files.paths import walk
 
 WEIGHTS = ROOT / "configs" / "weights.yaml"
@@ -26,6 +27,7 @@ HINTS = {
     "experiments": "python main.py fit --config configs/experiment/NAME",
     "weights": "--model.weights NAME; python main.py weights --fetch NAME downloads it",
 }
+_LONGEST = 90  # characters of a sentence that is shown as a whole
 _DEEP = 2  # folders below the working directory that are searched for a user's classes
 
 
@@ -127,9 +129,12 @@ def yours(kind: str) -> list[Entry]:
 @functools.cache
 def public(room: str) -> dict[str, _Class]:
     """Return the public classes and functions of a room, which its stub file names."""
-    stub = ast.parse((ROOT / room / "__init__.pyi").read_text(encoding="utf-8"))
-    names = [a.name for n in stub.body if isinstance(n, ast.ImportFrom) for a in n.names]
-    return {name: _classes_of(room)[name] for name in names}
+    found = dict[str, _Class]()
+    for name, module in stub(room).items():  # another file may have a class of the same name
+        file = ROOT / room / f"{module.replace('.', '/')}.py"
+        file = file if file.is_file() else file.with_suffix("") / "__init__.py"
+        found[name] = _classes_in(file)[name]
+    return found
 
 
 def _room(kind: str) -> str:
@@ -194,8 +199,12 @@ def _read(node: ast.ClassDef | ast.FunctionDef) -> _Class:
 
 
 def _first_sentence(text: str) -> str:
+    # Of a long one, the part before its colon.
     paragraph = " ".join(text.partition("\n\n")[0].split())
-    return re.split(r"(?<=[.:;])\s", paragraph, maxsplit=1)[0].rstrip(".:;")
+    sentence = re.split(r"(?<!i\.e\.)(?<!e\.g\.)(?<=\.)\s", paragraph, maxsplit=1)[0]
+    if len(sentence) > _LONGEST:
+        sentence = re.split(r"[:;]\s", sentence, maxsplit=1)[0]
+    return sentence.rstrip(".:;")
 
 
 def _python_files(folder: Path) -> Iterator[Path]:

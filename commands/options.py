@@ -1,4 +1,4 @@
-"""Options of the groups of ``main.py``, read from their sources: importing those takes seconds."""
+"""Options of the groups of ``main.py``, and public names, read from sources: importing is slow."""
 
 from __future__ import annotations
 
@@ -73,3 +73,20 @@ def _explained(docstring: str) -> dict[str, str]:
     texts = (" ".join(text.split()) for text in parts[1::2])
     first = (re.split(r"[.;](?:\s|$)", text, maxsplit=1)[0].replace("``", "") for text in texts)
     return dict(zip(parts[::2], first, strict=True))
+
+
+@functools.cache
+def stub(room: str) -> dict[str, str]:
+    """Return the public names of a room with their modules below it, from its stub file.
+
+    Args:
+        room: Name of the folder, such as ``callbacks``.
+    """
+    tree = ast.parse((ROOT / room / "__init__.pyi").read_text(encoding="utf-8"))
+    lines = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    return {name.name: node.module or "" for node in lines for name in node.names}
+
+
+def public_names(room: str) -> list[str]:
+    """Return what users write for the public names of a room, such as ``callbacks.PSNR``."""
+    return [f"{room}.{name}" for name in stub(room)]

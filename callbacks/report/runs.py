@@ -75,7 +75,8 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     for path in paths:
         check_run(path)
     names = unique_names(paths)
-    bar = tqdm(list(zip(paths, names, strict=True)), desc="runs", delay=PATIENCE, leave=False)
+    pairs = list(zip(paths, names, strict=True))
+    bar = tqdm(pairs, desc="runs", delay=PATIENCE, leave=False, disable=None)
     return [read_run(path, name) for path, name in bar]
 
 

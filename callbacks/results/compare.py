@@ -148,7 +148,8 @@ def load_run(asked: str, control: bool = False) -> RunNumbers:
     path = folder / "results.json"
     if not path.exists():
         raise FileNotFoundError(
-            f"there is no {path}: name the directory of a run that test or validate has measured"
+            f"there is no {path}: name the directory of a run, and measure it first: main.py "
+            f"validate --config {folder / 'config.yaml'}"
         )
     everything = load_results(path)["results"]
     return RunNumbers(asked, folder, _chosen(everything, part, path, control))

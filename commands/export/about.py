@@ -218,14 +218,11 @@ def _what(model: ImageModel, about: About) -> str:
 def _use(model: ImageModel) -> str:
     source = "my/photos"
     if not isinstance(model, SuperResolver):
-        source = (
-            "datamodules.Seeds --data.init_args.predict.init_args.count 8 \\\n"
-            "  --data.init_args.predict.init_args.size SIDE"
-        )
+        source = "datamodules.Seeds --data.predict.count 8 \\\n  --data.predict.size SIDE"
     return (
         "## Use\n\nIn a checkout of Enlarger, where `FOLDER` is this one:\n\n```bash\n"
         f"python main.py predict --config FOLDER/config.yaml \\\n"
-        f"  --model.init_args.weights FOLDER/{EXPORT} --data.init_args.predict {source}\n```"
+        f"  --model.weights FOLDER/{EXPORT} --data.predict {source}\n```"
         f"{PYTHON_USE if isinstance(model, SuperResolver) else ''}"
     )
 

@@ -284,7 +284,16 @@ def load_trained(
         )
     else:
         return None
-    model.load_weights(path)
+    try:
+        model.load_weights(path)
+    except ValueError as error:
+        settings = run.config_file
+        if trained is None or not settings.is_file():
+            raise
+        raise ConfigurationError(
+            f"{error}. The run was trained with the settings in {settings}: repeat its options, or "
+            f"use --config {settings}"
+        ) from error
     return path
 
 

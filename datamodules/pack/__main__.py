@@ -6,6 +6,7 @@ import argparse
 import io
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,8 +79,9 @@ def _run(options: argparse.Namespace) -> int:
 
 def _end(summary: Summary, out: Path, name: str) -> int:
     if summary.counts["shards"]:
-        log.info("to read them: class_path: datamodules.Shards")
-        log.info('              init_args: {urls: "%s"}', out.resolve() / f"{name}-*.tar")
+        shards = shlex.quote(str(out.resolve() / f"{name}-*.tar"))
+        experiment = "--config configs/experiment/edsr_shards.yaml"
+        log.info("to train on them: main.py fit %s --data.train.urls %s", experiment, shards)
     return 1 if summary.refused else 0
 
 

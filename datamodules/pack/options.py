@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import re
 import sys
@@ -105,7 +106,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             "the shell does not expand it, as in 'photos/*.jpg'"
         )
     if more:
-        made.error(f"unknown arguments: {' '.join(more)}")
+        known = [option for action in made._actions for option in action.option_strings]
+        near = difflib.get_close_matches(more[0].partition("=")[0], known, n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        made.error(f"unknown arguments: {' '.join(more)}{meant}")
     return options
 
 

@@ -19,6 +19,7 @@ Enlarger = Callable[..., None]
 FIT = ("fit", "--config", "tiny.yaml")
 PLUGINS = plugins_with_bugs.__name__
 BENCHMARK = REPO / "configs/experiment/benchmark.yaml"
+FOLDER = BENCHMARK.with_name("edsr_folder.yaml")
 
 REAL = ("--degradation", "degradations.RealESRGAN")
 
@@ -165,6 +166,10 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "a class without its file": (
         ("--model", "NoSuchClass"),
         ("model:", "'NoSuchClass' is not a class", "folder.file.Class"),
+    ),
+    "a folder of images as the source": (
+        ("--data.init_args.train", "/tmp"),
+        ("'/tmp' is a path, not a class: give it as --data.train.root /tmp, or as '{class_path",),
     ),
     "a class of another kind": (
         ("--model", "lightning_modules.EDSR"),
@@ -578,6 +583,12 @@ def test_did_you_mean(word: str, near: str) -> None:
         ("fit --confg=a.yaml", "unknown key 'confg'; did you mean 'config'?"),
         ("fit --config gone.yaml", "gone.yaml, and there is no such file"),
         ("fit --config=gone.yaml", "gone.yaml, and there is no such file"),
+        ("fit", "missing data, model: name an experiment"),
+        ("fit --model lightning_modules.EDRS", "did you mean 'lightning_modules.EDSR'?"),
+        (f"predict --config {BENCHMARK} --data.predict dosc", "'dosc', which does not exist; did"),
+        (f"fit --config={FOLDER} --data.init_args.train.init_args.root=dosc", "mean 'docs'?"),
+        ("report", "report needs a run, such as runs/NAME"),
+        ("compare docs@bicubic dosc", "compare is 'dosc', which does not exist; did you mean"),
     ],
 )
 def test_a_typo_is_answered_without_torch(typed: str, sentence: str) -> None:
@@ -597,7 +608,17 @@ finally:
 
 @pytest.mark.parametrize(
     "typed",
-    ["--help", "fit --config {a: 1}", "fit --config $HOME/a.yaml", "fit --lr 1", "fit --gpus 2"],
+    [
+        *("--help", "fit --config {a: 1}", "fit --config $HOME/a.yaml", "fit --lr 1"),
+        *(
+            "fit --gpus 2",
+            "predict --data.predict *.gone",
+            "predict --data.predict [docs,README.md]",
+        ),
+        "fit --config tests/tiny.yaml --data.train.root gone",  # a user's source may make it
+        "fit --data.train datamodules.Torchvision --data.train.root gone",
+        "predict --data.predict datamodules.Seeds --data.predict.count 8",
+    ],
 )
 def test_what_the_parser_judges_better(typed: str) -> None:
     refuse_typos(typed.split())

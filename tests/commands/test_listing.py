@@ -62,6 +62,11 @@ def test_each_public_name_is_listed_once() -> None:
     assert methods["lightning_modules.InvSR"] == "Diffusion inversion with a predicted start"
     assert "lightning_modules.Autoencoder" in methods  # through a class that is not public
     assert "lightning_modules.EDSR" not in methods
+    # Another file of the room has a class of this name.
+    datasets = {entry.name: entry.about for entry in listing.entries("datasets")}
+    assert datasets["datamodules.Inputs"].startswith("A folder of LR images without HR references")
+    degradations = {entry.name: entry.about for entry in listing.entries("degradations")}
+    assert degradations["degradations.KorniaAugmentation"].endswith("does not move pixels")
     losses = {entry.name for entry in listing.entries("losses")}
     assert {"lightning_modules.L1", "lightning_modules.LDL"} <= losses
 
