@@ -94,6 +94,7 @@ def test_a_run_that_is_begun_afresh(fitted: Fitted, enlarger: Enlarger) -> None:
     assert curves().curves["train/loss"].steps == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_other_commands_leave_it_alone(fitted: Fitted, enlarger: Enlarger) -> None:
     before = (fitted(*EVERY_TWO) / FILE).read_bytes()
     for command in ("validate", "check"):

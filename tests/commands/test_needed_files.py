@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule
 
 from commands.run.weights import needed_files
 from tests.conftest import REPO
+from tests.quick import quick
 
 Refusal = Callable[..., str]
 Enlarger = Callable[..., None]
@@ -38,10 +39,17 @@ def given_to(command: str, photo_folder: Path) -> tuple[object, ...]:
 
 @pytest.mark.parametrize(
     ("command", "weights", "got"),
-    [
-        ("fit", "$ENLARGER_WEIGHTS/net.pth", "the environment variable ENLARGER_WEIGHTS is not"),
-        *((command, "gone/net.pth", "and there is no such file") for command in COMMANDS),
-    ],
+    quick(
+        [
+            (
+                "fit",
+                "$ENLARGER_WEIGHTS/net.pth",
+                "environment variable ENLARGER_WEIGHTS is not",
+            ),
+            *((command, "gone/net.pth", "and there is no such file") for command in COMMANDS),
+        ],
+        *("fit", "predict"),
+    ),
 )
 @pytest.mark.usefixtures("unbuilt")
 def test_the_model_s_own(

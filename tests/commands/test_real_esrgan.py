@@ -104,6 +104,7 @@ def test_bad_input_is_one_sentence(gan: str, refusal: Refusal) -> None:
     assert "add callbacks.EMA to trainer.callbacks" in sentence
 
 
+@pytest.mark.slow
 def test_released_files_are_fine_tuned_and_exported(gan: str, enlarger: Enlarger) -> None:
     """Both networks; spandrel reads what comes out, and it is not what went in."""
     pytest.importorskip("spandrel", reason="needs the optional package spandrel")

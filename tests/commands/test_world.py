@@ -15,6 +15,7 @@ from commands import world
 from commands.distributed.launch import ExternalEnvironment, own_plugins
 from commands.errors import ConfigurationError
 from commands.world import OTHERS, PLAIN, SLURM, TORCHRUN, agree, claimed
+from tests.quick import quick
 
 Enlarger = Callable[..., None]
 PLACE = {"MASTER_ADDR": "node0", "MASTER_PORT": "29500"}
@@ -162,7 +163,7 @@ OTHER = ("validate", "test", "predict", "check", "throughput", "encode", "export
 
 @pytest.mark.parametrize(
     ("command", "left_over"),
-    [("fit", {"RANK": "none"}), *((name, {"RANK": "1"}) for name in ("fit", *OTHER))],
+    quick([("fit", {"RANK": "none"}), *((name, {"RANK": "1"}) for name in ("fit", *OTHER))], "fit"),
 )
 def test_no_command_goes_by_what_is_left_over(
     tiny: Path,

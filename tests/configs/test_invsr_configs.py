@@ -18,7 +18,7 @@ from lightning_modules.networks.autoencoders import taef2_decoder, taef2_encoder
 from tests.configs.blurred import save
 from tests.configs.shipped import PATHS, content
 from tests.configs.test_casarbi_configs import differences
-from tests.configs.test_configs import prints
+from tests.configs.test_configs import reads
 from tests.conftest import REPO
 from tests.small_sd import options, save_sd, training
 from tests.stand_ins import stand_in
@@ -287,4 +287,4 @@ def test_parts_of_the_cars_parse(
     monkeypatch.chdir(tmp_path)
     file = REPO / f"benchmarks/configs/cars/{name}.yaml"
     data = str(CONFIGS / "data/photos.yaml")
-    prints(enlarger, tmp_path, "--config", str(file), "--data", data)
+    reads(enlarger, tmp_path, "--config", str(file), "--data", data)

@@ -24,6 +24,7 @@ from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
 from lightning_modules.self_cascade import SelfCascade, time_embedding
 from tests.lightning_modules.backbone.unets import small_kl, wrapped
+from tests.quick import quick
 
 FEW = Sampler(steps=4)
 SDXL = {
@@ -199,7 +200,7 @@ def test_k_has_the_papers_signal_to_noise_ratio(schedule, k):
     assert 0.7 * shared.schedule.steps == shared.K
 
 
-@pytest.mark.parametrize("strength", [0.7, 0.1])
+@pytest.mark.parametrize("strength", quick([0.7, 0.1], 0.7))
 def test_the_noise_of_equation_6(strength):
     """Its standard deviation is sqrt(1 - abar), at the timestep that the base gets first."""
     method = cascade(pivot_strength=strength, sampler=Sampler())
@@ -471,7 +472,7 @@ def test_the_networks_embedding_is_what_its_blocks_get():
 # ------------------------------------------------------------------------------------- training
 
 
-@pytest.mark.parametrize("attach", ["skip", "block_out"])
+@pytest.mark.parametrize("attach", quick(["skip", "block_out"], "skip"))
 def test_training_lowers_the_loss_and_changes_the_upsamplers_alone(attach):
     method = cascade(upsampler=Bottleneck, attach=attach).train()
     before = {name: p.clone() for name, p in method.named_parameters()}

@@ -19,6 +19,7 @@ from lightning_modules.sampling.solvers import Sampler
 from lightning_modules.self_cascade import SelfCascade
 from tests.lightning_modules.backbone.unets import small_kl, wrapped
 from tests.lightning_modules.test_self_cascade import noted, oracle, tuned
+from tests.quick import quick
 
 FRAMES = 3
 TEMPORAL = ("transformer_in", "temp_convs", "temp_attentions")  # of the network
@@ -116,7 +117,7 @@ def test_frames_know_of_each_other():
 
 @pytest.mark.parametrize(
     ("name", "attach"),
-    [("shared", "skip"), ("gated", "block_out")],
+    quick([("shared", "skip"), ("gated", "block_out")], "shared"),
 )
 @torch.no_grad()
 def test_untrained_it_is_the_tuning_free_variant(name, attach):

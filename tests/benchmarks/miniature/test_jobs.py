@@ -135,6 +135,7 @@ subprocess.run([sys.executable, "-c", burn], check=True)
 """
 
 
+@pytest.mark.slow
 def test_cpu_seconds_are_those_of_all_it_started(folder: Path) -> None:
     (folder / "main.py").write_text(WORK)
     fit, test = job(folder, "f", "fit"), job(folder, "t", "test")

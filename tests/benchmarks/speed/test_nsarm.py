@@ -44,6 +44,7 @@ def test_what_the_numbers_of_tokens_predict():
     assert predicted(published(1.0, "1M", 2))["linear"] == round(sums / 10_521, 3)
 
 
+@pytest.mark.slow
 def test_a_row(monkeypatch):
     monkeypatch.setattr(nsarm, "published", lambda *_: SMALL)
     found = measure("one pass", 1 / 28, 1 / 40, 1, "cpu")

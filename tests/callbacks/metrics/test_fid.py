@@ -28,6 +28,7 @@ from callbacks.results.files import load_results
 from callbacks.results.results import Results
 from tests.callbacks.random_inception import NAME, inception, inception_file
 from tests.callbacks.tiny import Images, Tiny, loader, trainer
+from tests.quick import quick
 
 __all__ = ["inception", "inception_file"]
 pytestmark = pytest.mark.filterwarnings("ignore:Matrix is singular")  # as tested here
@@ -156,7 +157,7 @@ def test_the_network_is_torch_fidelitys(inception: Path) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("antialias", quick([True, False], True))
 def test_the_features_are_torchmetrics(inception: Path, antialias: bool) -> None:
     images = pixels(n=3)
     theirs = NoTrainInceptionV3("theirs", ["2048"], str(inception), antialias)(images)

@@ -14,6 +14,7 @@ from callbacks.metrics.fid import FID, KID, Inception, kernel_distance, polynomi
 from tests.callbacks.metrics.test_fid import Tensors, gaussian, two_sets
 from tests.callbacks.random_inception import inception, inception_file, small_inception
 from tests.callbacks.tiny import Images, Tiny, loader, trainer
+from tests.quick import quick
 
 __all__ = ["inception", "inception_file", "small_inception"]
 
@@ -52,7 +53,7 @@ def test_outputs_like_their_own_hr_are_not_below_0(size: int) -> None:
     assert kernel_distance(x, x, 4, size, paired=True)[0] == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.parametrize("n", [30, 5001])
+@pytest.mark.parametrize("n", quick([30, 5001], 30))
 def test_kernels_of_all_pairs_or_of_each_subset(n: int) -> None:
     a, b = gaussian(n, 4, 4, 0), gaussian(30, 4, 4, 1)
     mean, deviation = kernel_distance(a, b, subsets=5, size=10)

@@ -76,7 +76,7 @@ def compute(metric: LPIPS, sr: Tensor, hr: Tensor) -> Tensor:
 # ---------------------------------------------------------------------------- the reference library
 
 
-@pytest.mark.parametrize("size", [(64, 80), (33, 45)])
+@pytest.mark.parametrize("size", [pytest.param((64, 80), marks=pytest.mark.slow), (33, 45)])
 def test_as_the_package(monkeypatch: pytest.MonkeyPatch, net: Any, size: tuple[int, int]) -> None:
     sr, hr = pair(2, size)
     with torch.no_grad():

@@ -304,7 +304,7 @@ def broken(folder: Path, how: str) -> Path:
 
 
 @pytest.mark.parametrize("how", ["truncated", "damaged", "text", "empty"])
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", quick([0, 1], 0))
 def test_a_broken_video_is_counted(
     tmp_path: Path, how: str, workers: int, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -162,6 +162,7 @@ def test_what_a_callback_does_to_the_weights_at_the_end_is_in_no_checkpoint(
     assert_same(weights("parts"), plain)
 
 
+@pytest.mark.slow
 def test_an_epoch_that_a_run_is_stopped_in_has_no_end(tiny: Path, enlarger: Enlarger) -> None:
     """A callback that changes the weights after each epoch (of 5 steps) does so three times."""
     spoils = (

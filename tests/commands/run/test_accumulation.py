@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.quick import quick
+
 Enlarger = Callable[..., None]
 FIT = ("fit", "--config", "tiny.yaml")
 
 
-@pytest.mark.parametrize("each", ["epoch", "run"])
+@pytest.mark.parametrize("each", quick(["epoch", "run"], "run"))
 def test_a_validation_within_an_accumulation_ranks_the_step_before(
     tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture, each: str
 ) -> None:

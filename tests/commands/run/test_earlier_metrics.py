@@ -33,7 +33,8 @@ def steps(folder: Path) -> list[set[int]]:
     return found
 
 
-@pytest.mark.parametrize("version", quick(["0", "mine"], "0"))
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["0", "mine"])
 def test_a_fixed_version(
     tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture, version: str
 ) -> None:

@@ -197,6 +197,7 @@ def test_one_or_several_of_a_type_that_is_written_as_text(again: Again) -> None:
     assert Several.seen == [given, given]
 
 
+@pytest.mark.slow
 def test_names_that_look_like_numbers(tiny: Path, enlarger: Enlarger) -> None:
     enlarger(*FIT, "--run.name", "1e4", "--writer.suffix", "1e-4", "--writer.folder", "$HOME/é")
     enlarger("fit", "--config", "runs/1e4/config.yaml", "--trainer.max_steps", "2")

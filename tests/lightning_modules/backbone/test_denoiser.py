@@ -210,6 +210,7 @@ def test_channels_last(kind):
     torch.testing.assert_close(denoiser(z, t, Condition(text=text)), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_files_fit_with_other_flags():
     """A file of a compiled network in channels-last layout fits a plain one, and the reverse."""
