@@ -92,19 +92,22 @@ def draw(model: CasArbi, batch: Batch, hr: Tensor, candidates: list[Candidate]) 
         hr: Patches of its HR.
         candidates: Plans and seeds; as many seeds each.
     """
-    psnr, lr = PSNR(border=0), LRConsistency()
-    rows = []
+    near, consistent = PSNR(border=0), LRConsistency()
+    psnr, lr, own, patches = [], [], [], []
     for model.division, seeds in candidates:
-        row = []
         for model.noise_seed in seeds:
             sr = model.enlarge(batch)["sr"]
-            patches = SWD_OF.features(sr, batch).double()
-            own = [-SWD_OF.distance(a[None], b[None]) for a, b in zip(patches, hr, strict=True)]
-            near = [metric.compute(sr, batch["hr"], batch) for metric in (psnr, lr)]
-            row.append((*near, torch.tensor(own), patches))
-        rows.append([torch.stack(part) for part in zip(*row, strict=True)])
-    of_pixels = [torch.stack(part) for part in zip(*rows, strict=True)]
-    return Draws(*(part.numpy() for part in of_pixels[:3]), of_pixels[3])
+            psnr.append(near.compute(sr, batch["hr"], batch))
+            lr.append(consistent.compute(sr, batch["hr"], batch))
+            patches.append(SWD_OF.features(sr, batch).double())
+            pairs = zip(patches[-1], hr, strict=True)
+            own.append(torch.tensor([-SWD_OF.distance(a[None], b[None]) for a, b in pairs]))
+
+    def of_candidates(found: list[Tensor]) -> Tensor:
+        return torch.stack(found).unflatten(0, (len(candidates), -1))
+
+    scores = [of_candidates(found).numpy() for found in (psnr, lr, own)]
+    return Draws(scores[0], scores[1], scores[2], of_candidates(patches))
 
 
 def bound(model: CasArbi, scale: float) -> dict[str, Any]:
