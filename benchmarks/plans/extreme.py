@@ -1,7 +1,8 @@
-"""A cascade far beyond its factor: x16, x24 and x32 from 16 px, its error after each stage.
+"""x16, x24 and x32 from 16 px, and the error of each stage: `python -m benchmarks.plans.extreme`.
 
-x16 is the fourth stage of x32, and x24 a stage of 1.5 after it, since stages that two scales share
-have the same noise.
+With stages of x2, x16 is the fourth stage of x32, and x24 a stage of 1.5 after it: stages that two
+scales share have the same noise. The cascade is that of `benchmarks.plans`, which is trained first
+if it is not there. Writes `plans_extreme.json` and `plans_extreme.webp` into benchmarks/results.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from benchmarks.miniature.measure import short
 from benchmarks.plans.photos import squares
+from benchmarks.plans.trained import of_photographs
+from benchmarks.report import RESULTS, without_options, write_report
 from callbacks.metrics.consistency import LRConsistency
 from callbacks.metrics.pixels import PSNR, to_pixels
 from callbacks.metrics.swd import SWD
@@ -165,3 +168,16 @@ def sheet(shown: dict[str, Tensor]) -> Image.Image:
             tile = Image.fromarray(levels).resize((TILE, TILE), kind, box)
             paper.paste(tile, (column * (TILE + 2), HEAD + line * (TILE + 2)))
     return paper
+
+
+def main() -> None:
+    """Train, measure, and write JSON and image."""
+    plan, _, model = of_photographs()
+    found, shown = extreme(model)
+    write_report("plans_extreme", {"note": plan.table.note, "errors": found}, seed=0)
+    sheet(shown).save(RESULTS / "plans_extreme.webp", lossless=True)
+
+
+if __name__ == "__main__":
+    without_options(__doc__)
+    main()

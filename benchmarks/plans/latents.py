@@ -1,4 +1,9 @@
-"""CasArbi in the latents of an autoencoder: stages stay images, residuals are of latents."""
+"""CasArbi in latents beside pixels, of equal time, on cars: `python -m benchmarks.plans.latents`.
+
+Stages stay images; residuals are of an autoencoder's latents. Trains for about 20 CPU minutes, in
+runs/plans, and writes `plans_latents.json` and `plans_latents.webp` into benchmarks/results. Images
+as for `benchmarks.miniature`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
+from benchmarks.miniature import report as tables
+from benchmarks.miniature import sheet
+from benchmarks.miniature.table import load
+from benchmarks.plans.trained import TABLE, done
+from benchmarks.report import RESULTS, without_options, write_report
 from lightning_modules.backbone.space import Space
 from lightning_modules.casarbi import CasArbi
 from lightning_modules.latents import InLatents
@@ -39,3 +49,17 @@ class LatentCasArbi(InLatents, CasArbi):
     def decoded(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """Return images (B, 3, *size) in [0, 1] of latents."""
         return self.space.decode(x)[..., : size[0], : size[1]].clamp(0, 1)
+
+
+def main() -> None:
+    """Train, test, and write JSON and image."""
+    rows = [row for row in load(TABLE).rows if row.task != "photos"]
+    plan, data = done([row.name for row in rows])
+    write_report("plans_latents", tables.collect(plan, data), seed=0)
+    shown = [row.name for row in rows if row.shown]
+    sheet.sheet(sheet.lines(plan, shown)).save(RESULTS / "plans_latents.webp", lossless=True)
+
+
+if __name__ == "__main__":
+    without_options(__doc__)
+    main()

@@ -11,10 +11,10 @@ import torch
 
 from benchmarks.miniature.table import Plan, load
 from benchmarks.plans import extreme
-from benchmarks.plans.__main__ import RUNS, SEEDS, TABLE
 from benchmarks.plans.bound import others, picked, plans
 from benchmarks.plans.extreme import octaves
 from benchmarks.plans.latents import LatentCasArbi
+from benchmarks.plans.trained import RUNS, SEEDS, TABLE
 from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.casarbi import CasArbi, Stages
 from lightning_modules.networks.liif import LIIF
