@@ -1,7 +1,7 @@
 """What the best plan of each image gains in CasArbi's cascade: `python -m benchmarks.plans`.
 
-Trains a cascade on photographs for about 15 CPU minutes, in runs/plans, and divides x3.3, x4 and x6
-by every order and fixed factor. Writes `plans.json` into benchmarks/results. It needs BSDS400 and
+Trains a cascade on photographs for about 15 CPU minutes, in runs/plans, and divides x3.3 and x4 by
+every order and fixed factor. Writes `plans.json` into benchmarks/results. It needs BSDS400 and
 Kodak's photographs in $ENLARGER_DATA, and the images of `benchmarks.miniature`.
 """
 
@@ -12,7 +12,7 @@ from benchmarks.plans.bound import bound
 from benchmarks.plans.trained import of_photographs
 from benchmarks.report import without_options, write_report
 
-SCALES = (3.3, 4, 6)
+SCALES = (3.3, 4)
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from datamodules.base import Batch
 
 FIXED = (1.5, 2.0, 3.0)
-LR_SIDE, SQUARE, PER_PHOTO, SEEDS = 16, 192, 2, 3
+LR_SIDE, SQUARE, PER_PHOTO, SEEDS = 16, 192, 1, 3
 SWD_OF = SWD(levels=1, patches=64, directions=64)
 Numbers = NDArray[np.float64]
 Candidate = tuple[Stages, range]

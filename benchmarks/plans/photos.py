@@ -47,27 +47,29 @@ def write_photos(folder: Path) -> None:
     note.touch()
 
 
-def squares(side: int, lr_side: int, scale: float, per_photo: int) -> Batch:
-    """Return squares of all of Kodak's photographs, as one batch.
+def squares(side: int, lr_side: int, scale: float, per_photo: int, every: int = 1) -> Batch:
+    """Return squares of Kodak's photographs, as one batch.
 
     Args:
         side: Side of the squares in the photographs, in pixels.
         lr_side: Side that LR is shrunk to.
         scale: HR is shrunk to so many times that, rounded; at most ``side``.
         per_photo: Squares of each photograph, which follow one another.
+        every: Take every so many-th square.
 
     Returns:
         ``key``, ``seed``, ``size``, and ``hr`` and ``lr`` (B, 3, ., .) in [0, 1].
     """
     source = OneLR(Crops(Folder(KODAK), side, per_photo), lr_side)
     source.prepare(scale)
-    samples = [source.read(index) for index in range(len(source.keys))]
+    keys = list(source.keys)[::every]
+    samples = [source.read(index) for index in range(0, len(source.keys), every)]
     hr, lr = (
         torch.from_numpy(np.stack([sample[name] for sample in samples])).movedim(-1, 1) / 255
         for name in ("hr", "lr")
     )
     return {
-        "key": list(source.keys),
+        "key": keys,
         "seed": torch.arange(len(samples)),
         "size": (hr.shape[-2], hr.shape[-1]),
         "hr": hr,
