@@ -130,6 +130,8 @@ def bound(model: CasArbi, scale: float) -> dict[str, Any]:
         seeds = [range(SEEDS + number, SEEDS + number + 1) for number in range(len(every))]
         repeats[plan] = draw(model, batch, hr, [(every[names[plan]], seed) for seed in seeds])
     return {
+        "photographs": len(hr),
+        "draws": SEEDS,
         "plans": {
             name: {"fixed": stages.fixed, "order": stages.order, **row}
             for (name, stages), row in zip(every.items(), table, strict=True)
