@@ -268,7 +268,7 @@ class CasArbi(SuperResolver):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the error of the predicted residual at a random timestep, in units of sigma_r."""
         network = self._network()
-        hr, lr = batch["hr"] * 2 - 1, batch["lr"]
+        hr, lr = self.encoded(batch["hr"]), batch["lr"]
         y, level = augmented(lr, self.noise_probability, self.noise_level)
         b, features = self.based(y, batch["size"])
         x_0 = hr if self.domain == "image" else hr - b
@@ -316,7 +316,7 @@ class CasArbi(SuperResolver):
         b, features = self.based(y, size)
         network = self.network
         if network is None:
-            return (b + 1) / 2
+            return self.decoded(b, size)
         process, lr_size = self.sampled, (y.shape[-2], y.shape[-1])
         # All in units of sigma_r, as the network's output. In Lightning's sanity check before
         # training, it is not measured yet.
@@ -332,14 +332,22 @@ class CasArbi(SuperResolver):
         anchor = self._anchor(b)
         x = process.prior(anchor, noise_unit * noise.normal(b.shape)) / unit
         x = self.sampler.denoise(x, anchor / unit, clean, noise, unit / noise_unit)
-        return (self._image(x, b, unit).clamp(-1, 1) + 1) / 2
+        return self.decoded(self._image(x, b, unit), size)
+
+    def encoded(self, image: Tensor) -> Tensor:
+        """Return images (B, 3, H, W) in [0, 1] as the diffusion's values: here, in [-1, 1]."""
+        return image * 2 - 1
+
+    def decoded(self, x: Tensor, size: Size) -> Tensor:
+        """Return images (B, 3, *size) in [0, 1] of the diffusion's values."""
+        return (x.clamp(-1, 1) + 1) / 2
 
     def based(self, y: Tensor, size: Size) -> tuple[Tensor, Tensor]:
-        """Return the base's b (B, 3, *size) in [-1, 1] and its features of y (B, 3, h, w)."""
+        """Return the base's b (B, 3, *size), encoded, and its features of y (B, 3, h, w)."""
         base = cast(Base, self.base)
         with torch.no_grad():
             features = base.encode(y)
-            b = base.render(features, y, size).clamp(0, 1) * 2 - 1
+            b = self.encoded(base.render(features, y, size).clamp(0, 1))
         return b, features
 
     def _guided(self, x_0: Tensor, b: Tensor, y: Tensor, unit: float) -> Tensor:
@@ -422,11 +430,11 @@ class CasArbi(SuperResolver):
         return torch.tensor(of_base)
 
     def _errors(self, hr: Tensor, lr: Tensor) -> Tensor:
-        # (2,) mean squared errors of the base and of bicubic, for values in [-1, 1].
+        # (2,) mean squared errors of the base and of bicubic, for encoded values.
         size = (hr.shape[-2], hr.shape[-1])
         b, _ = self.based(lr, size)
-        images = (b, resize(lr, size) * 2 - 1)
-        return torch.stack([(hr * 2 - 1 - image).square().mean() for image in images])
+        images = (b, self.encoded(resize(lr, size)))
+        return torch.stack([(self.encoded(hr) - image).square().mean() for image in images])
 
     def _network(self) -> nn.Module:
         if self.network is None:

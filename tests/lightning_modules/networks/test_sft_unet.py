@@ -47,6 +47,12 @@ def test_patches(size, lr_size):
     assert model.first.in_channels == 4 * 6 + 16
 
 
+def test_latents_have_their_channels():
+    model = awake(SFTUNet(**SMALL, channels=12))
+    x, base = torch.randn(2, 2, 12, 6, 5).unbind(0)  # of a factor of 4, so LR has more positions
+    assert model(**{**given(), "x": x, "base": base}).shape == (2, 12, 6, 5)
+
+
 @pytest.mark.parametrize("adapter", ["fourier", "mlp", "none"])
 def test_all_of_it_learns(adapter):
     model = awake(SFTUNet(**SMALL, adapter=adapter))

@@ -1,0 +1,1 @@
+"""Which plan suits a cascade: `python -m benchmarks.plans`."""
