@@ -93,7 +93,7 @@ def split(option: str) -> tuple[list[str], list[str]]:
     for part in re.split(r" (?=--\w)", option) if option else []:
         name, _, value = part.partition(" ")
         if FOR_THE_READER.fullmatch(value):
-            names.append(name.removeprefix("--").rstrip(".").removesuffix(".help"))
+            names.append(name.removeprefix("--").rstrip(".+").removesuffix(".help"))
         else:
             words += [name, *shlex.split(value)]
     return words, names
