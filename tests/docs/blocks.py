@@ -33,7 +33,8 @@ NOT_OURS = ("--node_rank", "--max-restarts", "--signal", "--requeue")  # torchru
 CODE = re.compile(
     rf"(?<!`)`((?:\w+=\S*\s+)*(?:{'|'.join(PROGRAMS)}|main\.py)\s[^`]+|--\w[^`]*)`(?!`)"
 )
-SESSION = re.compile(r"^\$ ((?:.*\\\n)*.*)$", re.MULTILINE)
+# Not one that shows an error.
+SESSION = re.compile(r"^\$ ((?:.*\\\n)*.*)$(?!\nerror: )", re.MULTILINE)
 
 
 class Block(NamedTuple):

@@ -68,7 +68,9 @@ def _child(
 ) -> None:
     os.chdir(folder)
     os.environ.update(environment)
-    errors._refuse_missing = lambda key, path: None  # type: ignore[assignment]  # the reader has it
+    # The reader has the files.
+    errors._refuse_missing = lambda key, path: None  # type: ignore[assignment]
+    errors.refuse_missing_run = lambda words: None  # type: ignore[assignment]
     printed, said = io.StringIO(), io.StringIO()
     failed: object = None
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(said):
@@ -92,7 +94,9 @@ def split(option: str) -> tuple[list[str], list[str]]:
     names = []
     for part in re.split(r" (?=--\w)", option) if option else []:
         name, _, value = part.partition(" ")
-        if FOR_THE_READER.fullmatch(value):
+        if "=" in name:
+            words += shlex.split(part)
+        elif FOR_THE_READER.fullmatch(value):
             names.append(name.removeprefix("--").rstrip(".+").removesuffix(".help"))
         else:
             words += [name, *shlex.split(value)]
