@@ -38,11 +38,17 @@ def usable_cores() -> int:
         return os.cpu_count() or 1
 
 
+def expend() -> None:
+    """Let ``time_limit`` end this process, as its work is done again by another one."""
+    global _is_worker
+    _is_worker = True
+
+
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
     """End this worker if the block takes longer, even in a decoder that never returns to Python.
 
-    There is no limit outside of workers, and on Windows.
+    There is no limit in processes that are not expendable, nor on Windows.
 
     Args:
         seconds: The limit.
@@ -243,8 +249,7 @@ def _serve(
     start: Callable[[], object] | None,
 ) -> None:
     """Answer items by results, or by an error, until the parent ends."""
-    global _is_worker
-    _is_worker = True
+    expend()
     # The terminal sends Ctrl-C to all processes of the command; the main one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

@@ -1,12 +1,13 @@
 """Pack all parts as tasks of Ray, on a cluster or on this machine: ``--engine ray``.
 
-Ray starts a task when a core is free, and again if its process or machine was lost.
+Ray starts a task when a core is free. It is submitted again if its process or machine was lost.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from datamodules.pack.inputs import Inputs
 from datamodules.pack.options import Settings
 from datamodules.pack.packing import Progress
 from datamodules.pack.parts import Blocks, begin_part, is_finished, pack_part
+from datamodules.workers import expend
 
 log = logging.getLogger(__name__)
 TASKS = 4  # for each core: so many that all cores end at about the same time
-RETRIES = 3  # of a task whose process was lost; an image may kill its decoder each time
+RETRIES = 3  # of a task whose process was lost
 SHOWN = 3  # failed parts
 
 
@@ -40,7 +42,7 @@ def pack_parts(job: dict[str, Any], inputs: Inputs, out: Path, settings: Setting
         return
     ray = _connected(settings.workers)
     try:
-        failed = _run(ray, blocks, (job, inputs, out, settings._replace(workers=1)))
+        failed = _run(ray, blocks, (job, inputs, out), settings)
     finally:
         ray.shutdown()
     if failed:
@@ -75,7 +77,15 @@ def _connected(cores: int) -> Any:
     return ray
 
 
-def _run(ray: Any, blocks: Blocks, arguments: tuple[Any, ...]) -> list[str]:
+def pack_once(
+    part: tuple[int, int], job: dict[str, Any], inputs: Inputs, out: Path, settings: Settings
+) -> None:
+    """Pack a part in a process that an image may end; arguments as of ``pack_part``."""
+    expend()
+    pack_part(part, job, inputs, out, settings)
+
+
+def _run(ray: Any, blocks: Blocks, arguments: tuple[Any, ...], settings: Settings) -> list[str]:
     """Run the tasks, and return what happened to those that failed."""
     count = min(len(blocks), TASKS * int(ray.cluster_resources().get("CPU", 1)))
     joined = begin_part(blocks, arguments[0], count)
@@ -84,9 +94,12 @@ def _run(ray: Any, blocks: Blocks, arguments: tuple[Any, ...]) -> list[str]:
     if whole:
         log.info("%d of %d parts were packed already", len(whole), count)
     shared = [ray.put(one) for one in arguments]
-    task = ray.remote(num_cpus=1, max_retries=RETRIES)(pack_part)
-    tasks = {task.remote((n, count), *shared): n for n in parts if n not in whole}
-    failed = []
+    # The process of a task decodes by itself. If it was lost, the next one has a worker, and so
+    # finds out whether it was by an image.
+    first, again = (ray.put(settings._replace(workers=workers)) for workers in (0, 1))
+    task = ray.remote(num_cpus=1, max_retries=0)(pack_once)
+    tasks = {task.remote((n, count), *shared, first): n for n in parts if n not in whole}
+    failed, lost = [], Counter[int]()
     with Progress(blocks.count) as progress:
         progress.step(sum(_length(blocks, parts[n]) for n in whole))
         while tasks:
@@ -95,6 +108,11 @@ def _run(ray: Any, blocks: Blocks, arguments: tuple[Any, ...]) -> list[str]:
                 try:
                     ray.get(done)
                 except ray.exceptions.RayError as error:
+                    task_failed = isinstance(error, ray.exceptions.RayTaskError)
+                    if not task_failed and lost[number] < RETRIES:
+                        lost[number] += 1
+                        tasks[task.remote((number, count), *shared, again)] = number
+                        continue
                     said = getattr(error, "cause", None) or str(error).strip().partition("\n")[0]
                     failed.append(f"part {number}/{count}: {said}")
                 progress.step(_length(blocks, parts[number]))

@@ -122,7 +122,7 @@ def test_processes_that_are_killed(tmp_path: Path, cluster: dict[str, str]) -> N
         command = ray(cluster, tmp_path / "images", out, *options)
         while command.poll() is None and killed < KILLS:
             time.sleep(draws.uniform(0.02, 0.3))
-            tasks = [p for p in psutil.process_iter(["name"]) if p.info["name"] == "ray::pack_part"]
+            tasks = [p for p in psutil.process_iter(["name"]) if p.info["name"] == "ray::pack_once"]
             with suppress(psutil.NoSuchProcess, FileNotFoundError):  # it has just ended
                 if tasks and not packed(out) <= made:  # each kill gets at least one block further
                     task = draws.choice(tasks)
