@@ -368,7 +368,7 @@ def predictions(
     starts = starts_of(len(scales), len(known), passes)
     codes, inputs, fields = list(known), list[Tensor](), list[Tensor | None]()
     shape = len(noise.seeds), network.bits // scales.patch**2, *scales.latents[-1]
-    total = torch.zeros(shape, device=noise.device)
+    total = torch.zeros(shape, dtype=torch.float32, device=noise.device)
     first = added = 0
     for number in range(len(scales)):
         for code in codes[added:number]:
