@@ -110,7 +110,8 @@ class NSARM(NextScale, SuperResolver):
         passes: Number of scales that each pass of the transformer predicts, after the mapper's;
             by default 1 each.
         teacher_weights: A run of stage 2 to distil. Mapper, which is then frozen, and transformer
-            start from it, and the transformer learns to predict in ``passes`` what it draws.
+            start from it, and the transformer learns to predict in ``passes`` what it draws. If the
+            teacher's mapper was frozen, ``mapper_weights`` names its run.
         optimizer: Makes the optimiser of the trainable parameters.
         color_fix: How outputs get the colours of LR; see ``lightning_modules.sampling.color``.
 
@@ -401,12 +402,10 @@ class NSARM(NextScale, SuperResolver):
             )
         if self.teacher_weights is None:
             return
-        starts = self.mapper_weights, self.transformer_weights
-        if self.transformer is None or not passes or starts != (None, None):
+        if self.transformer is None or not passes or self.transformer_weights is not None:
             raise ValueError(
                 "model.init_args.teacher_weights is for a model with a transformer and passes, "
-                "which starts from the teacher: set passes, and set mapper_weights and "
-                "transformer_weights to null"
+                "which starts from the teacher: set passes, and transformer_weights to null"
             )
         if self.bits.guidance != 1:
             raise ValueError(
@@ -422,7 +421,7 @@ class NSARM(NextScale, SuperResolver):
         """
         super().load_parts(find)
         if self.teacher_weights is not None:
-            self._start_from_teacher(find("teacher_weights", self.teacher_weights))
+            self._start_from_teacher(find, self.teacher_weights)
             return
         given, knows = [], True
         if self.mapper_weights is not None:
@@ -440,19 +439,40 @@ class NSARM(NextScale, SuperResolver):
         if knows and len(given) == (1 if self.transformer is None else 2):
             self.weights_source = ", ".join(given)
 
-    def _start_from_teacher(self, path: Path) -> None:
-        # Also in sampling: the mapper is not in a student's checkpoints.
-        network, found = self._network, self._read("teacher", path)
+    def _start_from_teacher(self, find: Callable[[str, str], Path], teacher_weights: str) -> None:
+        # Also in sampling: the mapper is not in a student's checkpoints, nor a frozen one in a
+        # teacher's.
+        network, found = (
+            self._network,
+            self._read("teacher", find("teacher_weights", teacher_weights)),
+        )
         official = partial(_base, rows=len(network.no_text))
-        fit_part(self.mapper, found, "mapper", transformation.from_official, "teacher_weights")
         fit_part(network, found, "transformer", official, "teacher_weights")
-        self._name_mapper(found.name)
+        first, key = found, "teacher_weights"
+        if self.mapper_weights is not None:
+            key = "mapper_weights"
+            first = self._read("mapper", find(key, self.mapper_weights))
+        elif "mapper" in found.frozen:
+            raise ValueError(
+                "the mapper of model.init_args.teacher_weights was frozen, and is not in it: set "
+                f"model.init_args.mapper_weights to {found.frozen['mapper']}"
+            )
+        fit_part(self.mapper, first, "mapper", transformation.from_official, key)
+        self._name_mapper(first.name)
+        theirs = found.frozen.get("mapper", self.mapper.source)
+        if not same_weights(theirs, self.mapper.source):
+            raise ValueError(
+                f"model.init_args.teacher_weights were trained with the mapper of {theirs}, and "
+                f"this model has {self.mapper.source}: set the same in "
+                "model.init_args.mapper_weights"
+            )
         if self.encoder is not None and not self.encoder.source:
             self._fill_encoder(found)
             self.encoder.requires_grad_(False)  # the teacher reads it, too
             self.encoder.source = f"{found.name} {fingerprint(self.encoder.state_dict())}"
-        self.teacher = copy.deepcopy(network).requires_grad_(False).eval()
-        self.teacher.source = f"{found.name} {fingerprint(self.teacher.state_dict())}"
+        teacher: Any = copy.deepcopy(network).requires_grad_(False).eval()
+        teacher.source = f"{found.name} {fingerprint(teacher.state_dict())}"
+        self.teacher = teacher
 
     def _read(self, name: str, path: Path) -> Weights:
         # Raise if a network was trained with another tokenizer or encoder.

@@ -197,7 +197,7 @@ def test_stages_are_of_one_network() -> None:
     assert second["transformer"] == content(at("base"))["transformer"]
     assert second["transformer_weights"] == "runs/mini_nsarm_base"
     student = content(at("student"))
-    for name in ("space", "space_weights", "mapper"):
+    for name in ("space", "space_weights", "mapper", "mapper_weights"):
         assert student[name] == second[name]
     network = dict(student["transformer"]["init_args"])
     assert network.pop("reads_noise")

@@ -258,6 +258,32 @@ class TestDistillation:
         with pytest.raises(ValueError, match=r"trained with teacher from .*teacher\.ckpt"):
             student(tmp_path / "other.ckpt").on_load_checkpoint(dict(checkpoint))
 
+    def test_a_teacher_whose_mapper_was_frozen(self, tmp_path):
+        first = method(False)
+        with torch.no_grad():
+            first.mapper.trunk[0].weight.fill_(0.5)
+        save(first, tmp_path / "mapper_weights")
+        save(method(False), tmp_path / "other")
+        teacher = method(train_mapper=False, mapper_weights="a", transformer_weights="b")
+        save(method(), tmp_path / "transformer_weights")
+        teacher.load_parts(lambda name, _: tmp_path / name)
+        save(teacher, tmp_path / "teacher_weights")
+        with pytest.raises(ValueError, match=r"mapper_weights to .*mapper_weights"):
+            student(tmp_path / "teacher_weights")
+
+        def begun(mapper_weights):
+            parts = space(), mapper(7), transformer(7, reads_noise=True)
+            found = NSARM(2, *parts, passes=[2], teacher_weights="a", mapper_weights="b")
+            files = {"teacher_weights": tmp_path / "teacher_weights"}
+            found.load_parts(lambda name, _: files.get(name, tmp_path / mapper_weights))
+            return found
+
+        model = begun("mapper_weights")
+        assert torch.equal(model.mapper.trunk[0].weight, first.mapper.trunk[0].weight)
+        assert not model.mapper.trunk[0].weight.requires_grad
+        with pytest.raises(ValueError, match="were trained with the mapper of"):
+            begun("other")
+
     def test_captions_are_its_teachers(self, tmp_path):
         teacher = method(encoder=Classes(["a", "b"]))
         save(teacher, tmp_path / "teacher.ckpt")
@@ -655,8 +681,8 @@ class TestWeights:
         (lambda: method(False, passes=[2]), r"passes is \[2\]"),
         (lambda: method(teacher_weights="a"), "teacher_weights is for a model with .* set passes"),
         (
-            lambda: method(teacher_weights="a", passes=[2], mapper_weights="b"),
-            "set mapper_weights and transformer_weights to null",
+            lambda: method(teacher_weights="a", passes=[2], transformer_weights="b"),
+            "and transformer_weights to null",
         ),
         (
             lambda: method(teacher_weights="a", passes=[2], bits=Bitwise(guidance=2)),
