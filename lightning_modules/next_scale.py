@@ -12,7 +12,7 @@ C_(k-1), so later bits correct earlier ones that were flipped or given.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -89,6 +89,78 @@ def forced(
     return Forced(torch.cat(inputs, 1) if inputs else none, torch.cat(bits, 1))
 
 
+def starts_of(count: int, known: int, passes: Sequence[int] | None = None) -> list[int]:
+    """Return for each scale the number of scales that are known when it is predicted.
+
+    Args:
+        count: Number of scales.
+        known: Number of given scales.
+        passes: Number of scales that each pass of the network predicts; by default 1 each.
+    """
+    starts = list(range(known))
+    for size in passes or [1] * (count - known):
+        starts += [len(starts)] * size
+    return starts
+
+
+def shares_pass(starts: Sequence[int], number: int) -> bool:
+    """Whether the scale after scale ``number`` is predicted in the same pass.
+
+    Args:
+        starts: The result of ``starts_of``.
+        number: Number of a scale.
+    """
+    return number + 1 < len(starts) and starts[number + 1] <= number
+
+
+def inputs_of(
+    codes: Sequence[Tensor], scales: Scales, starts: Sequence[int], mode: Down = "trilinear"
+) -> Tensor:
+    """Return the inputs of all scales, each the sum of the codes known when it is predicted.
+
+    Args:
+        codes: (B, d, h_k, w_k) of each scale.
+        scales: Scales of the images.
+        starts: The result of ``starts_of``.
+        mode: How sums of codes are downscaled.
+
+    Returns:
+        (B, n, bits): n_2 ... n_K, as tokens.
+    """
+    totals = [torch.zeros_like(codes[-1])]
+    for code in codes[:-1]:
+        totals.append(totals[-1] + enlarged(code, scales.latents[-1]))
+    pairs = zip(starts[1:], scales.latents[1:], strict=True)
+    parts = [shrunk(totals[start], size, mode) for start, size in pairs]
+    return torch.cat([to_tokens(part, scales.patch) for part in parts], 1)
+
+
+def heard(
+    fields: Sequence[Tensor | None], scales: Scales, starts: Sequence[int], first: int = 0
+) -> Tensor | None:
+    """Return the noise that the network reads, so that a scale knows what its pass drew before it.
+
+    Args:
+        fields: Normal noise (B, d, h_k, w_k) of consecutive scales; None for known scales.
+        scales: Scales of the images.
+        starts: The result of ``starts_of``.
+        first: Number of the first of these scales.
+
+    Returns:
+        (B, n, bits), with 0 for the last scale of each pass; None if there is nothing to know.
+    """
+    told = [f if shares_pass(starts, n) else None for n, f in enumerate(fields, first)]
+    some = next((f for f in told if f is not None), None)
+    if some is None:
+        return None
+    sizes = scales.latents[first : first + len(told)]
+    parts = [
+        some.new_zeros(*some.shape[:2], *size) if f is None else f
+        for f, size in zip(told, sizes, strict=True)
+    ]
+    return torch.cat([to_tokens(part, scales.patch) for part in parts], 1)
+
+
 def self_correction(strength: float, levels: int) -> Change:
     """Bitwise self-correction: flip a share of the bits of the first scales.
 
@@ -132,7 +204,7 @@ def bit_losses(logits: Tensor, bits: Tensor) -> Tensor:
 
     Args:
         logits: (B, n, bits, 2).
-        bits: (B, n, bits) of 0 and 1, float.
+        bits: (B, n, bits) of 0 and 1, or probabilities of 1, float.
 
     Returns:
         (B, n) in nats.
@@ -178,6 +250,24 @@ class Bitwise:
         return {n: getattr(self, n) for n in names if getattr(self, n) != getattr(default, n)}
 
 
+def chances(logits: Tensor, how: Bitwise) -> Tensor:
+    """Return the probabilities with which bits are 1.
+
+    Args:
+        logits: (B, n, bits, 2).
+        how: Temperature and top-p.
+
+    Returns:
+        (B, n, bits) in [0, 1].
+    """
+    odds = logits[..., 1] - logits[..., 0]
+    if how.tau == 0:
+        return (odds > 0).float()
+    one = torch.sigmoid(odds / how.tau)
+    rare = 1 - how.top_p
+    return torch.where(one <= rare, 0.0, torch.where(one >= 1 - rare, 1.0, one))
+
+
 def drawn(logits: Tensor, uniform: Tensor, how: Bitwise) -> Tensor:
     """Draw bits.
 
@@ -189,21 +279,31 @@ def drawn(logits: Tensor, uniform: Tensor, how: Bitwise) -> Tensor:
     Returns:
         (B, n, bits) of 0 and 1, float.
     """
-    odds = logits[..., 1] - logits[..., 0]
-    if how.tau == 0:
-        return (odds > 0).float()
-    one = torch.sigmoid(odds / how.tau)
-    rare = 1 - how.top_p
-    one = torch.where(one <= rare, 0.0, torch.where(one >= 1 - rare, 1.0, one))
-    return (uniform < one).float()
+    return (uniform < chances(logits, how)).float()
 
 
-def drawn_code(logits: Tensor, noise: Noise, grid: Size, patch: int, how: Bitwise) -> Tensor:
-    """Draw the code of one scale, with noise by the position in the image.
+def field_of(noise: Noise, scales: Scales, number: int, bits: int) -> Tensor:
+    """Draw the noise of one scale, by the position in the image.
+
+    Args:
+        noise: Noise of B images.
+        scales: Scales of the images.
+        number: Number of the scale.
+        bits: Bits of a token.
+
+    Returns:
+        (B, d, h_k, w_k), normal.
+    """
+    shape = len(noise.seeds), bits // scales.patch**2
+    return noise.normal((*shape, *scales.latents[number]))
+
+
+def drawn_code(logits: Tensor, normal: Tensor, grid: Size, patch: int, how: Bitwise) -> Tensor:
+    """Draw the code of one scale.
 
     Args:
         logits: (B, h w, bits, 2).
-        noise: Noise of B images.
+        normal: (B, d, h patch, w patch), normal noise.
         grid: (h, w) in tokens.
         patch: Side of a token.
         how: How bits are drawn.
@@ -211,8 +311,6 @@ def drawn_code(logits: Tensor, noise: Noise, grid: Size, patch: int, how: Bitwis
     Returns:
         (B, d, h patch, w patch).
     """
-    channels, sides = logits.shape[2] // patch**2, [side * patch for side in grid]
-    normal = noise.normal((len(logits), channels, *sides))
     uniform = torch.special.ndtr(normal).clamp(max=1 - 2**-24)  # not 1
     bits = drawn(logits, to_tokens(uniform, patch), how)
     return from_bits(from_tokens(bits, grid, patch))
@@ -227,6 +325,7 @@ def sample(
     known: Sequence[Tensor] = (),
     mode: Down = "trilinear",
     at_once: bool = True,
+    passes: Sequence[int] | None = None,
 ) -> list[Tensor]:
     """Draw the codes of all scales, each given the previous ones.
 
@@ -240,29 +339,61 @@ def sample(
         mode: How sums of codes are downscaled.
         at_once: Whether known scales go through the network in one pass instead of one each; the
             results differ only by rounding.
+        passes: Number of scales that each pass predicts, without the known ones; by default 1 each.
 
     Returns:
         (B, d, h_k, w_k) of each scale.
     """
+    found = predictions(network, scales, text, noise, how, known, mode, at_once, passes)
+    return [*known, *(code for _, code in found)]
+
+
+def predictions(
+    network: InfinityTransformer,
+    scales: Scales,
+    text: Text,
+    noise: Noise,
+    how: Bitwise,
+    known: Sequence[Tensor] = (),
+    mode: Down = "trilinear",
+    at_once: bool = True,
+    passes: Sequence[int] | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the logits (B, n, bits, 2) and the drawn code of each scale that is not known.
+
+    Args as for ``sample``.
+    """
     encoded = network.encode_text(text)
     cache, copies = Cache(scales.tokens), 1 if how.guidance == 1 else 2
-    codes, inputs = list(known), list[Tensor]()
-    total: Tensor | float = 0.0
-    first = 0
-    for number, grid in enumerate(scales.grids):
+    starts = starts_of(len(scales), len(known), passes)
+    codes, inputs, fields = list(known), list[Tensor](), list[Tensor | None]()
+    shape = len(noise.seeds), network.bits // scales.patch**2, *scales.latents[-1]
+    total = torch.zeros(shape, dtype=torch.float32, device=noise.device)
+    first = added = 0
+    for number in range(len(scales)):
+        for code in codes[added:number]:
+            total = total + enlarged(code, scales.latents[-1])
+        added = min(number, len(codes))
         if number:
-            size = scales.latents[-1]
-            total = total + enlarged(codes[number - 1], size)
             below = to_tokens(shrunk(total, scales.latents[number], mode), scales.patch)
             inputs.append(below.repeat(copies, 1, 1))
-        if number < len(known) and at_once:
+        drawn_here = number >= len(known)
+        fields.append(field_of(noise, scales, number, network.bits) if drawn_here else None)
+        if (at_once and not drawn_here) or shares_pass(starts, number):
             continue
-        logits = _logits(network, inputs, scales, encoded, first, cache, how)
-        inputs, first = [], number + 1
-        if number >= len(known):
-            here = logits[:, -grid[0] * grid[1] :]
-            codes.append(drawn_code(here, noise, grid, scales.patch, how))
-    return codes
+        told = heard(fields, scales, starts, first) if network.reads_noise else None
+        if told is not None:
+            told = told.repeat(copies, 1, 1)
+        logits = _logits(network, inputs, scales, encoded, first, cache, how, told)
+        start = scales.spans[first].start
+        for each, field in enumerate(fields, first):
+            if field is not None:
+                span = scales.spans[each]
+                here = logits[:, span.start - start : span.stop - start]
+                code = drawn_code(here, field, scales.grids[each], scales.patch, how)
+                codes.append(code)
+                yield here, code
+        inputs, fields, first = [], [], number + 1
 
 
 def _logits(
@@ -273,12 +404,13 @@ def _logits(
     first: int,
     cache: Cache,
     how: Bitwise,
+    noise: Tensor | None,
 ) -> Tensor:
     tokens = torch.cat(list(inputs), 1) if inputs else None
     mixture = None
     if how.guidance != 1 and how.guidance_after is not None:
         mixture = Mixture(how.guidance_after, how.guidance)
-    logits: Tensor = network(tokens, scales, encoded, first, cache, mixture)
+    logits: Tensor = network(tokens, scales, encoded, first, cache, mixture, noise)
     if how.guidance == 1:
         return logits
     with_it, without = logits.chunk(2)
@@ -375,16 +507,19 @@ class NextScale(InLatents):
         logits: Tensor = network(inputs, scales, encoded)
         return logits
 
-    def sampling(self, batch: Batch) -> tuple[Text, Bitwise]:
+    def sampling(
+        self, batch: Batch, network: InfinityTransformer | None = None
+    ) -> tuple[Text, Bitwise]:
         """Return the text for ``next_scale.sample``, with guidance also the empty one, and bits.
 
         Args:
             batch: Batch with captions.
+            network: Whose table for no text is used; by default the model's own.
 
         Raises:
             ValueError: If there is guidance without text.
         """
-        network, found = self._network, self.text(batch)
+        network, found = network or self._network, self.text(batch)
         known, none = _text_or_none(network, found, len(batch["key"]))
         with_it = network.without_text(known, none)
         if self.bits.guidance == 1:

@@ -42,7 +42,7 @@ from lightning_modules.networks.bsq import enlarged, quantized, shrunk, to_token
 from lightning_modules.networks.infinity import Cache, InfinityTransformer, Text
 from lightning_modules.networks.scales import Scales, published
 from lightning_modules.networks.transformation import RELEASED, Branch, Transformation
-from lightning_modules.next_scale import Bitwise, drawn_code, sample
+from lightning_modules.next_scale import Bitwise, drawn_code, field_of, sample
 from lightning_modules.noise import Noise
 
 ROWS = ("one pass", "seven passes", "no cache")
@@ -103,7 +103,8 @@ def uncached(parts: Parts, known: list[Tensor]) -> list[Tensor]:
         if number >= len(known):
             logits = parts.network(torch.cat(inputs, 1), scales, encoded)
             h, w = scales.grids[number]
-            codes.append(drawn_code(logits[:, -h * w :], noise, (h, w), scales.patch, Bitwise()))
+            field = field_of(noise, scales, number, parts.network.bits)
+            codes.append(drawn_code(logits[:, -h * w :], field, (h, w), scales.patch, Bitwise()))
     return codes
 
 

@@ -57,7 +57,8 @@ ALIKE = {
     *(n for n in OWN_TESTS if "benchmarks" in PATHS[n].parts),
     *(f"experiment/mini/self_cascade/{n}.yaml" for n in ("attn_sf", "lora_r4", "lora_r32", "tf")),
     *(f"experiment/mini/self_cascade_video/{n}.yaml" for n in ("scalecrafter", "tf")),
-    *(f"experiment/{n}.yaml" for n in ("mini/nsarm/stage1", "self_cascade_64/tf")),
+    *(f"experiment/{n}.yaml" for n in ("mini/nsarm/stage1", "mini/nsarm/student")),
+    "experiment/self_cascade_64/tf.yaml",
 }
 
 # A file of a group in its place; `{}` is the file, the rest comes from other shipped files.

@@ -15,12 +15,18 @@ from lightning_modules.next_scale import (
     Bitwise,
     bit_losses,
     drawn,
+    field_of,
     forced,
+    heard,
+    inputs_of,
+    predictions,
     sample,
     scale_weights,
     self_correction,
+    starts_of,
 )
 from lightning_modules.noise import Noise
+from lightning_modules.weights import fit
 from tests.lightning_modules.next_scale_parts import BITS, GRIDS, transformer
 
 SCALES = Scales(GRIDS)
@@ -208,3 +214,87 @@ class TestSample:
         total = bsq.total_after([*codes[:2], torch.zeros(2, BITS, 4, 4)])
         expected = functional.interpolate(total, (3, 3), mode=torchs)
         torch.testing.assert_close(seen[2], expected.flatten(2).mT)
+
+
+class TestPasses:
+    def counted(self, network, passes, known=(), how=None):
+        calls = []
+        hook = network.register_forward_pre_hook(lambda *_: calls.append(1))
+        noise, how = Noise(torch.tensor([3, 4])), how or Bitwise(1.0)
+        with torch.no_grad():
+            codes = sample(network, SCALES, texts(), noise, how, known, passes=passes)
+        hook.remove()
+        return codes, len(calls)
+
+    @pytest.mark.parametrize("count", [0, 2])
+    def test_one_scale_each_is_the_path_without_passes_bit_for_bit(self, count):
+        network = transformer().eval()
+        known = self.counted(network, None)[0][:count]
+        plain, calls = self.counted(network, None, known)
+        found, same = self.counted(network, [1] * (4 - count), known)
+        assert calls == same == 4 - count
+        assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True))
+
+    @pytest.mark.parametrize("passes", [[1, 3], [2, 2], [4], [3, 1]])
+    def test_so_many_calls_as_passes(self, passes):
+        codes, calls = self.counted(transformer().eval(), passes)
+        assert calls == len(passes)
+        assert [tuple(code.shape[-2:]) for code in codes] == GRIDS
+
+    def test_scales_of_a_pass_get_what_was_known_before_it(self):
+        codes = [torch.randn(2, BITS, h, w) for h, w in GRIDS]
+        assert starts_of(4, 1, [2, 1]) == [0, 1, 1, 3]
+        one, _, three = (bsq.enlarged(code, (4, 4)) for code in codes[:3])
+        all_three = one + bsq.enlarged(codes[1], (4, 4)) + three
+        expected = [bsq.shrunk(one, (2, 2), "area"), bsq.shrunk(one, (3, 3), "area"), all_three]
+        found = inputs_of(codes, SCALES, [0, 1, 1, 3], "area")
+        torch.testing.assert_close(found, torch.cat([x.flatten(2).mT for x in expected], 1))
+
+    @torch.no_grad()
+    @pytest.mark.parametrize(("count", "passes"), [(2, [2]), (1, [1, 2]), (0, [2, 2]), (1, None)])
+    def test_what_is_trained_is_what_is_sampled(self, count, passes):
+        """The logits of all scales at once, without a cache, from codes and noise."""
+        network = transformer(reads_noise=True).eval()
+        torch.nn.init.normal_(network.noise_in.weight)
+        known, how = self.counted(network, None)[0][:count], Bitwise(1.0)
+        given = network, SCALES, texts(), Noise(torch.tensor([3, 4])), how, known
+        drawn_codes = list(predictions(*given, passes=passes))
+        again, starts = Noise(torch.tensor([3, 4])), starts_of(4, count, passes)
+        fields = [field_of(again, SCALES, number, BITS) for number in range(count, 4)]
+        read = heard([*[None] * count, *fields], SCALES, starts)
+        codes = [*known, *(code for _, code in drawn_codes)]
+        encoded = network.encode_text(texts())
+        inputs = inputs_of(codes, SCALES, starts)
+        logits = network(inputs, SCALES, encoded, noise=read)[:, SPANS[count].start :]
+        sampled = torch.cat([each for each, _ in drawn_codes], 1)
+        torch.testing.assert_close(logits, sampled, rtol=1e-4, atol=1e-4)
+        assert (read is None) == (passes is None)
+        if passes:
+            deaf = network(inputs, SCALES, encoded)[:, SPANS[count].start :]
+            assert (deaf - logits).abs().max() > 0.1
+
+    def test_the_last_scale_of_a_pass_has_nothing_to_read(self):
+        fields = [torch.ones(2, BITS, h, w) for h, w in GRIDS]
+        found = heard(fields, SCALES, starts_of(4, 0, [1, 2, 1]))
+        for number, span in enumerate(SPANS):
+            assert (found[:, span] == (number == 1)).all()
+
+    @torch.no_grad()
+    def test_weights_of_a_network_that_reads_no_noise_say_the_same(self):
+        plain, network = transformer().eval(), transformer(1, reads_noise=True).eval()
+        fit(network, plain.state_dict(), "a file")
+        for passes in (None, [1, 3]):
+            expected, found = (self.counted(net, passes)[0] for net in (plain, network))
+            assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+
+    @torch.no_grad()
+    def test_guidance(self):
+        network = transformer(reads_noise=True).eval()
+        torch.nn.init.normal_(network.noise_in.weight)
+        same = Text(*(torch.cat([part, part]) for part in texts()))
+        found = sample(
+            *(network, SCALES, same, Noise(torch.tensor([3, 4])), Bitwise(1.0, guidance=5)),
+            passes=[1, 3],
+        )
+        plain = self.counted(network, [1, 3])[0]
+        assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True))
