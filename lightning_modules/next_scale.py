@@ -138,7 +138,9 @@ def inputs_of(
 def heard(
     fields: Sequence[Tensor | None], scales: Scales, starts: Sequence[int], first: int = 0
 ) -> Tensor | None:
-    """Return the noise that the network reads, so that a scale knows what its pass drew before it.
+    """Return the noise that the network reads: of each scale, that of its pass's earlier scales.
+
+    So a scale can know what its pass drew before it. As codes are, fields are enlarged and summed.
 
     Args:
         fields: Normal noise (B, d, h_k, w_k) of consecutive scales; None for known scales.
@@ -147,18 +149,20 @@ def heard(
         first: Number of the first of these scales.
 
     Returns:
-        (B, n, bits), with 0 for the last scale of each pass; None if there is nothing to know.
+        (B, n, bits), with 0 for the first scale of each pass; None if there is nothing to know.
     """
-    told = [f if shares_pass(starts, n) else None for n, f in enumerate(fields, first)]
-    some = next((f for f in told if f is not None), None)
-    if some is None:
+    drawn_here = [field for field in fields if field is not None]
+    numbers = range(first, first + len(fields))
+    if not drawn_here or all(starts[number] == number for number in numbers):
         return None
-    sizes = scales.latents[first : first + len(told)]
-    parts = [
-        some.new_zeros(*some.shape[:2], *size) if f is None else f
-        for f, size in zip(told, sizes, strict=True)
-    ]
-    return torch.cat([to_tokens(part, scales.patch) for part in parts], 1)
+    parts = []
+    for number in numbers:
+        size = scales.latents[number]
+        total = drawn_here[0].new_zeros(*drawn_here[0].shape[:2], *size)
+        for field in fields[starts[number] - first : number - first]:
+            total = total if field is None else total + enlarged(field, size)
+        parts.append(to_tokens(total, scales.patch))
+    return torch.cat(parts, 1)
 
 
 def self_correction(strength: float, levels: int) -> Change:

@@ -285,9 +285,9 @@ class InfinityTransformer(Running):
         text_length: Rows of the table for "no text".
         levels: Number of scales with an embedding.
         drop_path: Share of samples that skip the last block in training; less for earlier blocks.
-        reads_noise: Whether tokens also read the noise that their bits are drawn with, so that
-            later scales of the same pass know what they are. It begins with weights of 0, so that
-            weights of a network without it load, and say the same.
+        reads_noise: Whether tokens also read the noise that earlier scales of the same pass are
+            drawn with, so that they can know these. It begins with weights of 0, so that weights of
+            a network without it load, and say the same.
 
     Raises:
         ValueError: If the width is not a multiple of four times the heads, ``drop_path`` is outside

@@ -273,11 +273,12 @@ class TestPasses:
             deaf = network(inputs, SCALES, encoded)[:, SPANS[count].start :]
             assert (deaf - logits).abs().max() > 0.1
 
-    def test_the_last_scale_of_a_pass_has_nothing_to_read(self):
-        fields = [torch.ones(2, BITS, h, w) for h, w in GRIDS]
-        found = heard(fields, SCALES, starts_of(4, 0, [1, 2, 1]))
-        for number, span in enumerate(SPANS):
-            assert (found[:, span] == (number == 1)).all()
+    def test_scales_read_the_noise_of_those_before_them_in_their_pass(self):
+        fields = [torch.full((2, BITS, h, w), 10.0**n) for n, (h, w) in enumerate(GRIDS)]
+        for passes, expected in (([1, 2, 1], [0, 0, 10, 0]), ([1, 3], [0, 0, 10, 110])):
+            found = heard(fields, SCALES, starts_of(4, 0, passes))
+            assert [float(found[:, span].mean()) for span in SPANS] == expected
+        assert heard(fields, SCALES, starts_of(4, 0)) is None
 
     @torch.no_grad()
     def test_weights_of_a_network_that_reads_no_noise_say_the_same(self):
