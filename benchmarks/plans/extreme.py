@@ -180,7 +180,7 @@ def main() -> None:
         {"note": plan.table.note, "photographs": len(shown["LR"]), "errors": found},
         seed=0,
     )
-    sheet(shown).save(RESULTS / "plans_extreme.webp", lossless=True)
+    sheet(shown).save(RESULTS / "plans_extreme.webp", quality=85)
 
 
 if __name__ == "__main__":
