@@ -104,25 +104,27 @@ def against_img2dataset(images: Path, program: Path) -> dict[str, Any]:
         names = sorted(path.name for path in images.iterdir())
         addresses = [f"{where}/{names[n % len(names)]}?n={n}\n" for n in range(ADDRESSES)]
         (listed := Path(folder, "list.txt")).write_text("".join(addresses), encoding="utf-8")
-        ours = [sys.executable, "main.py", "pack", str(listed), f"{folder}/ours"]
-        ours += ["--workers", str(CORES), "--connections", str(CONNECTIONS), "--keep-duplicates"]
-        theirs = [str(program), f"--url_list={listed}", f"--output_folder={folder}/theirs"]
+        ours = ["--workers", str(CORES), "--connections", str(CONNECTIONS), "--keep-duplicates"]
+        ours = [sys.executable, "main.py", "pack", str(listed), "OUT", *ours]
+        theirs = [str(program), f"--url_list={listed}", "--output_folder=OUT"]
         theirs += [f"--processes_count={CORES}", f"--thread_count={CONNECTIONS}"]
         theirs += ["--input_format=txt", "--output_format=webdataset", "--resize_mode=no"]
         theirs += ["--skip_reencode=True", "--number_sample_per_shard=1000"]
         rates: dict[str, list[float]] = {"ours": [], "theirs": []}
         for _ in range(ROUNDS):
             for name, command in (("ours", ours), ("theirs", theirs)):
-                begun = time.perf_counter()
-                subprocess.run(command, check=True, capture_output=True)
-                rates[name].append(ADDRESSES / (time.perf_counter() - begun))
-                packed = 0
-                for path in Path(folder, name).glob("*.tar"):
-                    with tarfile.open(path) as tar:
-                        packed += sum(member.name.endswith(".jpg") for member in tar)
-                if packed != ADDRESSES:
-                    sys.exit(f"{name} packed {packed} of {ADDRESSES} images")
-                shutil.rmtree(Path(folder, name))
+                with tempfile.TemporaryDirectory(dir=folder) as parent:
+                    out = f"{parent}/out"
+                    words = [word.replace("OUT", out) for word in command]
+                    begun = time.perf_counter()
+                    subprocess.run(words, check=True, capture_output=True)
+                    rates[name].append(ADDRESSES / (time.perf_counter() - begun))
+                    packed = 0
+                    for path in Path(out).glob("*.tar"):
+                        with tarfile.open(path) as tar:
+                            packed += sum(member.name.endswith(".jpg") for member in tar)
+                    if packed != ADDRESSES:
+                        sys.exit(f"{name} packed {packed} of {ADDRESSES} images")
     ratios = [a / b for a, b in zip(rates["ours"], rates["theirs"], strict=True)]
     return {
         "version": _version(program),

@@ -134,7 +134,7 @@ def test_without_references_there_are_images_alone(
     assert len(made.all("figure", "viewer")) == 6
     source = made.all("div", "tile")[0].one("img").attributes["src"]
     assert source == "../sharp/a.webp"
-    assert "niqe is not measured: python main.py weights niqe-pristine --fetch" in caplog.text
+    assert "niqe is not measured: python main.py weights --fetch niqe-pristine" in caplog.text
     assert labels(page("soft", "--input", "lr").all("figure")[0]) == ["bicubic", "soft"]
 
 

@@ -165,7 +165,7 @@ def test_a_wrong_option(
 def test_a_failed_import_points_here(monkeypatch: pytest.MonkeyPatch, enlarger: Enlarger) -> None:
     monkeypatch.setitem(sys.modules, "commands.cli", None)
     with pytest.raises(ImportError) as failed:
-        enlarger("fit")
+        enlarger("fit", "--print_config")
     assert "main.py doctor" in failed.value.__notes__[0]
 
 
