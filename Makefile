@@ -61,7 +61,6 @@ lint: install
 
 types: install
 	$(BIN)/mypy
-	$(BIN)/mypy main.py
 
 # Not --quiet, which takes broken links for right. The same commit gives the same bytes; a source archive has none.
 # Material would say at each build that it will end in 2027 (docs/decisions.md).

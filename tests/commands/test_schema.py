@@ -94,6 +94,7 @@ FITTING = [
 ]
 
 
+@pytest.mark.slow
 def test_a_mistake_does_not_but_parts_additions_and_own_classes_do(
     validators: dict[str, Any],
 ) -> None:

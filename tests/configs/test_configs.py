@@ -51,6 +51,11 @@ OWN_TESTS = [
     if re.search(r"/mini/|casarbi|latent_lpips|sd_turbo|self_cascade|nsarm_8b", n)
 ]
 TRAINED = [n for n in EXPERIMENTS if n not in OWN_TESTS and CONFIGS / n != BENCHMARK]
+# Variants of realesrgan_x4plus.yaml and resshift_v2.yaml, which a quick test trains.
+VARIANTS = {
+    f"experiment/{n}.yaml"
+    for n in ("compact_x2", "realesrnet_x4plus", "resshift_journal", "swinir_real_x4")
+}
 # Of OWN_TESTS, benchmarks' own, which differ little from users' files, and the same model on other
 # data; built by slow tests.
 ALIKE = {
@@ -204,7 +209,14 @@ def test_parses(
     reads(enlarger, tmp_path, *in_place(name))
 
 
-@pytest.mark.parametrize("names", TOGETHER, ids=" ".join)
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(n, marks=pytest.mark.slow if number % 2 else ())
+        for number, n in enumerate(TOGETHER)
+    ],
+    ids=" ".join,
+)
 def test_parts_parse(
     names: tuple[str, ...], enlarger: Enlarger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,11 +371,7 @@ def results(run: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        # Twice as long as resshift_v2.yaml, of which it is a variant.
-        pytest.param(name, marks=pytest.mark.slow if "resshift_journal" in name else ())
-        for name in TRAINED
-    ],
+    [pytest.param(name, marks=pytest.mark.slow if name in VARIANTS else ()) for name in TRAINED],
 )
 def test_trains_and_tests(name: str, enlarger: Enlarger, home: Path) -> None:
     """Two steps and a validation; then one image of each test set."""
