@@ -385,10 +385,10 @@ def predictions(
         fields.append(field_of(noise, scales, number, network.bits) if drawn_here else None)
         if (at_once and not drawn_here) or shares_pass(starts, number):
             continue
-        told = heard(fields, scales, starts, first) if network.reads_noise else None
-        if told is not None:
-            told = told.repeat(copies, 1, 1)
-        logits = _logits(network, inputs, scales, encoded, first, cache, how, told)
+        earlier = heard(fields, scales, starts, first) if network.reads_noise else None
+        if earlier is not None:
+            earlier = earlier.repeat(copies, 1, 1)
+        logits = _logits(network, inputs, scales, encoded, first, cache, how, earlier)
         start = scales.spans[first].start
         for each, field in enumerate(fields, first):
             if field is not None:

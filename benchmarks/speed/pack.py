@@ -5,9 +5,9 @@ workers, on two cores. Each number is the best of the rounds that begin in three
 all take turns, from the start of the command to its end; Ray's cluster runs before. On a machine
 that others use, time on cores is the better measure: twice that of one part, by that of two.
 
-With ``ENLARGER_PEERS``, a folder of peers, of which ``img2dataset`` is a virtual environment with
-that package: 3,000 addresses at a web server on this host, in turns with it. Both keep the files
-that they decode, with 2 processes of 16 connections each; the ratio is the median of the rounds.
+If the folder ``$ENLARGER_PEERS`` has a virtual environment ``img2dataset`` with that package, both
+pack 3,000 images from a web server on this host, in turns. Both keep the files that they decode,
+with 2 processes of 16 connections each; the ratio is the median of the rounds.
 """
 
 from __future__ import annotations

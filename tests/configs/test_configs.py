@@ -16,6 +16,7 @@ from callbacks import weights
 from commands.cli import EnlargerCLI
 from datamodules.pack import __main__ as pack
 from datamodules.sources.photos import PHOTOS
+from tests.commands.conftest import Read
 from tests.configs.blurred import save
 from tests.configs.shipped import PATHS, content
 from tests.conftest import REPO
@@ -184,10 +185,6 @@ TOGETHER = [
 # An experiment is parsed where it is run, below, or built, in test_built.py.
 ALONE = [name for name in FILES if name.partition("/")[0] not in (*GROUPS, "experiment")]
 ALONE.remove("weights.yaml")
-
-
-class Read(Exception):  # noqa: N818  (no error)
-    """Ends a command whose configuration is read."""
 
 
 def reads(enlarger: Enlarger, tmp_path: Path, *words: str) -> None:

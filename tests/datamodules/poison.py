@@ -35,7 +35,7 @@ def poisoned(folder: Path) -> Path:
 
 
 def slow_jpeg(side: int) -> bytes:
-    """Return a valid grey JPEG of 882 scans, each of which visits all blocks.
+    """Return a valid grey JPEG with 882 scans, each over every block.
 
     Each scan holds one bit of one of the 63 frequencies, and says that no block has it. A core
     decodes about 6 megapixels a second.
