@@ -28,7 +28,7 @@ from lightning_modules.networks.bsq import (
 )
 from lightning_modules.networks.scales import Size, proportional
 from lightning_modules.noise import Noise
-from lightning_modules.reconstruction import Reconstruction, not_negative
+from lightning_modules.parts.reconstruction import Reconstruction, not_negative
 from lightning_modules.sampling.tiling import padded
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from lightning_modules.backbone.space import Space
 from lightning_modules.noise import Noise
-from lightning_modules.reconstruction import Reconstruction, not_negative
+from lightning_modules.parts.reconstruction import Reconstruction, not_negative
 from lightning_modules.sampling.tiling import padded
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Parts of methods that are trained by themselves: autoencoders, tokenizers, LPIPS in latents."""
