@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -12,7 +12,7 @@ from torch import Tensor
 Group = TypeVar("Group")
 
 
-class Together:
+class Together(Generic[Group]):
     """Make outputs in turn on all processes, as one process would make them.
 
     It is called for all groups in order, by all processes. In each turn every process makes one,
