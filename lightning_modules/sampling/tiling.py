@@ -162,12 +162,8 @@ def restore_tiled(
         noise = PlacedNoise(part["seed"], places, lr.device)
         return restore(cast("Batch", part), noise)
 
-    def blank(group: Sequence[Tile]) -> Tensor:
-        return lr.new_empty((len(group) * len(lr), 3, *group[0].size), dtype=torch.float32)
-
-    if together:
-        return blend(Together(make, [*_groups(tiles, at_once)], blank), tiles, at_once, bar)
-    return blend(make, tiles, at_once, bar)
+    maker = Together(make, [*_groups(tiles, at_once)], lr) if together else make
+    return blend(maker, tiles, at_once, bar)
 
 
 def halved_when_full(work: Callable[[int], Tensor], side: int, least: int) -> Tensor:

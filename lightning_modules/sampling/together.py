@@ -3,38 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-Group = TypeVar("Group")
+from lightning_modules.noise import Tile
+
+Group = Sequence[Tile]  # of one size, which are made as one batch
 
 
-class Together(Generic[Group]):
-    """Make outputs in turn on all processes, as one process would make them.
+class Together:
+    """Make tiles in turn on all processes, bit for bit as one process would on such a device.
 
-    It is called for all groups in order, by all processes. In each turn every process makes one,
-    then all are sent to all. The outputs are bit for bit those of one process on the same kind of
-    device.
+    All processes call it for all groups in order. In each turn every process makes one group, then
+    all groups are sent to all processes.
 
     Args:
-        make: Makes the output of a group.
-        groups: All groups.
-        blank: Returns an empty tensor of the size, type and device of a group's output.
+        make: Makes the output (n B, 3, H, W) float32 of a group of n tiles.
+        groups: All groups of the image.
+        lr: The images (B, 3, h, w).
     """
 
     def __init__(
-        self,
-        make: Callable[[Group], Tensor],
-        groups: Sequence[Group],
-        blank: Callable[[Group], Tensor],
+        self, make: Callable[[Group], Tensor], groups: Sequence[Group], lr: Tensor
     ) -> None:
-        self._make, self._groups, self._blank = make, groups, blank
+        self._make, self._groups, self._lr = make, groups, lr
         self._rank, self._count = dist.get_rank(), dist.get_world_size()
         self._next = 0
-        self._own: Tensor | None = None
+        self._own: Tensor | None = None  # what this process made in this turn
 
     def __call__(self, group: Group) -> Tensor:
         """Return the output of the next group.
@@ -46,7 +43,10 @@ class Together(Generic[Group]):
         maker = number % self._count
         if maker == 0:
             self._turn(number + self._rank)
-        made = self._blank(group) if maker != self._rank or self._own is None else self._own
+        made = self._own
+        if made is None or maker != self._rank:
+            shape = (len(group) * len(self._lr), 3, *group[0].size)
+            made = self._lr.new_empty(shape, dtype=torch.float32)
         dist.broadcast(made, maker)
         return made
 
@@ -57,7 +57,7 @@ class Together(Generic[Group]):
                 self._own = self._make(self._groups[number]).contiguous()
         except torch.OutOfMemoryError:
             full = True
-        any_full = self._blank(self._groups[0]).new_tensor([float(full)])
+        any_full = self._lr.new_tensor(float(full))
         dist.all_reduce(any_full, dist.ReduceOp.MAX)
         if any_full.item():
             raise torch.OutOfMemoryError(
