@@ -1,9 +1,10 @@
 """Photographs a second that `pack` takes: `ENLARGER_DATA=... python -m benchmarks.speed.pack`.
 
 900 images, each of 300 photographs of BSDS three times, as lossless WebP: two parts at once against
-one, and tasks of Ray against workers, on two cores. Each number is the best of the rounds that begin in three minutes, in which
-all take turns, from the start of the command to its end; Ray's cluster runs before. On a machine
-that others use, time on cores is the better measure: twice that of one part, by that of two.
+one, and tasks of Ray against workers, on two cores. Each number is the best of the rounds that
+begin in three minutes, in which all take turns, from the start of the command to its end; Ray's
+cluster runs before. On a machine that others use, time on cores is the better measure: twice that
+of one part, by that of two.
 
 If the folder ``$ENLARGER_PEERS`` has a virtual environment ``img2dataset`` with that package, both
 pack 3,000 images from a web server on this host, in turns. Both keep the files that they decode,
