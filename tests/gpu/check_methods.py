@@ -39,12 +39,20 @@ LIMITS = {
 }
 
 
-ALL = {**EXAMPLES, **OTHERS}
-CASES = [
-    pytest.param(cls.__name__, make, id=f"{cls.__name__} {name}".strip())
-    for cls, examples in ALL.items()
+# What another case does with other parts, or more of: left to `make test-slow`.
+ALIKE = {
+    *("CasArbi adapter mlp", "CasArbi adapter none", "FineTune pixels", "SelfCascade tuning-free"),
+}
+ALL = {
+    f"{cls.__name__} {name}".strip(): (cls.__name__, make)
+    for cls, examples in {**EXAMPLES, **OTHERS}.items()
     for name, make in examples.items()
+}
+CASES = [
+    pytest.param(*case, id=name, marks=pytest.mark.slow if name in ALIKE else ())
+    for name, case in ALL.items()
 ]
+assert ALL.keys() > ALIKE
 
 
 def on_device(batch: dict[str, Any]) -> dict[str, Any]:
