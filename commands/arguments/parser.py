@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import os
@@ -206,6 +207,7 @@ def _is_path(value: str) -> bool:
     return os.path.lexists(value) or paths.is_image(path) or paths.is_video(path)
 
 
+@functools.lru_cache(1024)  # each value is looked at many times, as its class is parsed again
 def _meaning(value: str) -> Any:
     try:
         return yaml.load(str(value), strict_loader())  # libyaml takes no subclass of str
