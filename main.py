@@ -35,8 +35,8 @@ def _run_alone(words: Sequence[str]) -> int | None:
     # The status of a command without Lightning, or of --help; None for all others.
     from importlib import import_module
 
+    from commands.arguments.help import answered
     from commands.errors import ConfigurationError, refuse_missing_run
-    from commands.help import answered
     from commands.names import TOOLS
 
     try:

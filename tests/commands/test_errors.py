@@ -148,7 +148,7 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "a word too many": (("tiny.yaml",), ("'tiny.yaml' is not an option", "--config tiny.yaml")),
     "a class": (
-        ("--model", "lightning_modules.regression.Regresion"),
+        ("--model", "lightning_modules.one_pass.regression.Regresion"),
         ("model:", "'Regresion'", "did you mean 'Regression'"),
     ),
     "a file": (
