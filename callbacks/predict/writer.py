@@ -502,7 +502,7 @@ class Writer(Callback):
             found = finished_segments(targets[key], self._made(key))
             if found and not self.overwrite:
                 if first:
-                    log.info("%s: continues after %d segments", self._sources[key], len(found))
+                    log.info("%s: %d segments are there", self._sources[key], len(found))
                 begun[key] = found
             elif first:
                 remove_parts(targets[key])
