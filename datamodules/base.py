@@ -618,6 +618,11 @@ class SRDataModule(LightningDataModule):
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
+    def _together(self) -> bool:
+        # Whether all processes enlarge each image together, so that each gets all images.
+        method = self.trainer.lightning_module if self.trainer else None
+        return getattr(getattr(method, "tiling", None), "together", False)
+
     def _position(self) -> tuple[int, int]:
         return position_of(self.trainer)
 
@@ -641,6 +646,8 @@ class SRDataModule(LightningDataModule):
     def _evaluation(self, part: str, batch_size: int) -> list[Loader]:
         left_out = self._left_out if part == "predict" else set()
         seed, ranks, loaders = self.degradation_seed, self._ranks(), []
+        if part == "predict" and self._together():
+            ranks = (0, 1)
         for x in self._datasets[part]:
             sampler, workers = None, self.workers
             if isinstance(x, VideoFrames):

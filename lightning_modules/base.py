@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
@@ -46,6 +47,7 @@ from lightning_modules.sampling.tiling import (
     tiled,
     whole,
 )
+from lightning_modules.sampling.together import check_same
 from lightning_modules.weights import (
     bare_names,
     check_numbers,
@@ -476,6 +478,7 @@ class SuperResolver(ImageModel):
         self.tiling = Tiling()  # the command line's group `tiling`
         self.tiles = 1  # of the latest image
         self._side: int | None = None  # of its tiles, in LR pixels; None for no tiles
+        self._together = False  # whether all processes make them
 
     @abstractmethod
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
@@ -523,7 +526,8 @@ class SuperResolver(ImageModel):
 
         Raises:
             ValueError: If LR is missing, ``restore`` returns another size, the method has no tiles
-                of latents, or the tiles are too small for it.
+                of latents, the tiles are too small for it, or processes that make tiles together
+                have different images.
         """
         if "lr" not in batch:
             raise ValueError(
@@ -531,6 +535,9 @@ class SuperResolver(ImageModel):
                 "images in data.init_args, such as data.init_args.predict FOLDER"
             )
         batch = self._own_seeds(batch)
+        self._together = tiled and self.tiling.together and dist.is_initialized()
+        if self._together:
+            check_same((batch["key"], tuple(batch["lr"].shape), batch["size"]))
         if self.tiling.where == "latent" and not self.tiles_latents:
             raise ValueError(
                 f"tiling.where is latent, and {type(self).__name__} has no tiles of latents: set "
@@ -601,7 +608,8 @@ class SuperResolver(ImageModel):
         bar = trainer is not None and trainer.progress_bar_callback is not None
         first = trainer is None or trainer.is_global_zero
         full = cast("Batch", {**batch, "lr": mirrored.lr, "size": size})
-        sr = restore_tiled(self._restored, full, tiles, self.tiling.batch, bar and first)
+        how = (self.tiling.batch, bar and first, self._together)
+        sr = restore_tiled(self._restored, full, tiles, *how)
         return mirrored.crop(sr, (H, W)).clamp_(0, 1)  # weights add up to 1 except for rounding
 
     @property

@@ -140,6 +140,11 @@ Profile = Literal["keep", "convert"]
 ExifPart = Literal["keep", "no_place", "drop"]
 
 
+def _together(method: LightningModule) -> bool:
+    """Whether all processes make the tiles of each image."""
+    return bool(getattr(getattr(method, "tiling", None), "together", False))
+
+
 def _no_more(key: str) -> None:
     """Where frames come from no data module of ours."""
 
@@ -294,6 +299,8 @@ class Writer(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Submit the images of one batch to the writing threads."""
+        if _together(pl_module) and not trainer.is_global_zero:
+            return  # all processes have this output
         dataset = predicted_dataset(trainer, dataloader_idx)
         keys = [key.removeprefix(f"{getattr(dataset, 'name', '')}/") for key in batch["key"]]
         if "error" in batch:
