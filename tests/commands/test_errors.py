@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from commands.arguments.nested import refuse_nested_typos
 from commands.errors import TOP, ConfigurationError, _parameters, did_you_mean, refuse_typos
-from commands.nested import refuse_nested_typos
 from commands.options import ROOMS, arguments, public_names
 from tests.commands import plugins_with_bugs
 from tests.conftest import REPO
@@ -150,7 +150,7 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "a word too many": (("tiny.yaml",), ("'tiny.yaml' is not an option", "--config tiny.yaml")),
     "a class": (
-        ("--model", "lightning_modules.regression.Regresion"),
+        ("--model", "lightning_modules.one_pass.regression.Regresion"),
         ("model:", "'Regresion'", "did you mean 'Regression'"),
     ),
     "a file": (

@@ -179,7 +179,7 @@ def test_options_whose_value_is_the_readers() -> None:
         (f"main.py fit --config {QUICKSTART}", "--model.network.help CLASS", "ok"),
         (f"main.py fit --config {QUICKSTART}", "--model.nettwork.help CLASS", "no model.nettwork"),
         ("main.py fit --model.help lightning_modules.Regression", "", "ok"),
-        ("main.py fit --model.help lightning_modules.regression.Regresion", "", "Regresion"),
+        ("main.py fit --model.help lightning_modules.resshift.Reshift", "", "Reshift"),
         ("main.py doctor --run.root a", "--doctor.checksums true", "ok"),
         ("main.py doctor --doctor.weight 5", "", "--doctor.weight"),
         ("torchrun --nnodes 2 main.py check --run.name a", "", "ok"),

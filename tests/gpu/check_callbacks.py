@@ -24,7 +24,7 @@ from callbacks.metrics.robustness import Robustness
 from callbacks.metrics.sets import SetMetric
 from callbacks.metrics.video import FVD, KVD, Flicker, FrameKIDThumb, FrameSWD
 from callbacks.report.scales import ScaleReport
-from lightning_modules.nsarm import NSARM
+from lightning_modules.next_scale.nsarm import NSARM
 from tests.callbacks.tiny import Images, collate, trainer
 from tests.contracts import discovery
 from tests.contracts.arguments import build

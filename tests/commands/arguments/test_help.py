@@ -17,9 +17,9 @@ from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 from callbacks.predict.writer import Writer
+from commands.arguments.help import SHOWN, short_help
 from commands.encode import EncodeOptions
 from commands.export.export import ExportOptions
-from commands.help import SHOWN, short_help
 from commands.options import SOURCES, options
 from commands.run.checkpoints import Checkpoints
 from commands.run.directory import RunOptions
