@@ -82,7 +82,8 @@ def command(program: str, args: Sequence[str], parse: bool = False) -> tuple[str
     if program == "sbatch":
         subprocess.run(["bash", "-n", str(REPO / args[0])], check=True)
     if parsed_words(program, args):
-        if parse or program in ELSEWHERE or "--export.push" in args:
+        serves = [*args[1:2]] == ["app"]  # until it is stopped
+        if parse or program in ELSEWHERE or "--export.push" in args or serves:
             return "parsed", []
         return _run_small(list(args))
     if program == "python" and parse:

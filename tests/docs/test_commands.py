@@ -119,6 +119,7 @@ def test_files_that_a_page_shows() -> None:
         ("srun .venv/bin/python main.py doctor", False, "parsed", ""),
         ("sbatch docs/train.sbatch a.yaml --run.name b", True, "parsed", ""),
         ("python main.py pack a b", False, "run", "main.py pack a b"),
+        ("python main.py app runs/a", False, "parsed", ""),
         ("python -m datamodules.pack a b", False, "run", "-m datamodules.pack a b"),
         ("python main.py pack a b --name c", True, "parsed", ""),
         ("python docs/make_degradations.py", True, "compiled", "ast.parse"),
