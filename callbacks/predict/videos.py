@@ -117,10 +117,11 @@ class VideoWriter:
         settings: Codec and quality.
         made: How it is made, in plain types. Segments that were made otherwise must have been
             removed by ``remove_parts``.
+        begun: Finished segments, whose frames need not be added.
         shared: Whether other processes of this command write other segments.
 
     Raises:
-        ValueError: If another command writes this video.
+        ValueError: If another command writes this video, or finished segments are gone.
     """
 
     def __init__(
@@ -129,9 +130,11 @@ class VideoWriter:
         source: str,
         settings: VideoSettings,
         made: Mapping[str, Any],
+        begun: frozenset[int] = frozenset(),
         shared: bool = False,
     ) -> None:
         self.target, self.source, self.settings = target, source, settings
+        self._begun, self._shared = begun, shared
         self._parts = parts_folder(target)
         with long_name_errors():
             self._parts.mkdir(parents=True, exist_ok=True)
@@ -141,10 +144,9 @@ class VideoWriter:
         self._pending: deque[Future[None]] = deque()
         if _made_in(self._parts) is None:
             write_whole(self._parts / MADE, _text(made))
-        if _made_in(self._parts) != _text(made):
+        if not begun <= finished_segments(target, made):
             self.close()
             raise ValueError(f"{self._parts} has changed meanwhile: run the command again")
-        self._done = frozenset(_segments(self._parts))
         self._segment: _Segment | None = None
         self._last: VideoFrame | None = None  # that was added
 
@@ -158,14 +160,14 @@ class VideoWriter:
         Raises:
             Exception: Whatever the encoder raises, for an earlier frame.
         """
-        if frame.segment not in self._done:
+        if frame.segment not in self._begun:
             self._pending.append(self._pool.submit(self._encode, pixels, frame))
         while len(self._pending) > WAITING:
             self._pending.popleft().result()
         self._last = frame
 
     def end(self) -> None:
-        """Wait until all segments of this process are on the disk, and stop.
+        """Wait until all segments of this process are on the disk.
 
         Raises:
             Exception: Whatever the encoder raises.
@@ -174,7 +176,13 @@ class VideoWriter:
             self._pending.popleft().result()
         if self._last is not None and self._last.last:  # else a segment may be incomplete
             self._end_segment()
-        self.close()
+        self._pool.shutdown()
+
+    def is_whole(self) -> bool:
+        """Whether the segments of all processes are there, and no other process writes any."""
+        if self._last is None or len(self._found()) <= self._last.segment:
+            return False
+        return not self._shared or self._lock is None or _only_mine(self._lock)
 
     def join(self, before: Callable[[], None]) -> list[str]:
         """Join the segments of all processes; this one has added the last frame, and has ended.
@@ -186,22 +194,19 @@ class VideoWriter:
             The input's streams that were left out.
 
         Raises:
-            RuntimeError: If no frame was added.
-            ValueError: If segments are missing.
+            RuntimeError: If ``is_whole`` is false.
         """
-        if self._last is None or not self._last.last:
-            raise RuntimeError("VideoWriter.join is called after the last frame")
-        found = _segments(self._parts)
-        if missing := set(range(self._last.segment + 1)) - found.keys():
-            raise ValueError(
-                f"{len(missing)} segments of {SEGMENT} frames are missing in {self._parts}: run "
-                "the command again"
-            )
-        segments = [found[number] for number in range(self._last.segment + 1)]
+        if self._last is None or not self.is_whole():
+            raise RuntimeError("VideoWriter.join is called when all segments are there")
         with whole_file(self.target, before) as file:
-            lost = _join(segments, self.source, file, self._last, self.settings)
+            lost = _join(self._found(), self.source, file, self._last, self.settings)
+        self.close()
         remove_parts(self.target)
         return lost
+
+    def _found(self) -> list[_Part]:
+        last = -1 if self._last is None else self._last.segment
+        return [part for number, part in sorted(_segments(self._parts).items()) if number <= last]
 
     def drop(self) -> None:
         """Stop, and remove all segments."""
@@ -363,9 +368,10 @@ def _metadata(given: Mapping[str, str], how: str) -> dict[str, str]:
 def _segments(parts: Path) -> dict[int, _Part]:
     """Return the finished segments by their numbers."""
     found: dict[int, _Part] = {}
-    for path in parts.iterdir():
-        if match := NAME.fullmatch(path.name):
-            found[int(match[1])] = _Part(path, int(match[2]))
+    with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+        for path in parts.iterdir():
+            if match := NAME.fullmatch(path.name):
+                found[int(match[1])] = _Part(path, int(match[2]))
     return found
 
 
@@ -396,6 +402,19 @@ def _locked(folder: Path, target: Path, kind: int) -> int:
     except OSError:  # a disk without locks
         pass
     return descriptor
+
+
+def _only_mine(lock: int) -> bool:
+    """Turn a shared lock into one that nobody shares, if nobody does."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with contextlib.suppress(OSError):  # the attempt may have lost it
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except OSError:  # a disk without locks
+        pass
+    return True
 
 
 def _unlock(descriptor: int) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.evaluation import gather, output_image, predicted_dataset
+from callbacks.evaluation import gather, output_image, predicted_dataset, together
 from callbacks.files import commit
 from callbacks.predict.files import (
     EIGHT_BIT,
@@ -141,11 +141,6 @@ Profile = Literal["keep", "convert"]
 ExifPart = Literal["keep", "no_place", "drop"]
 
 
-def _together(method: LightningModule) -> bool:
-    """Whether all processes make the tiles of each image."""
-    return bool(getattr(getattr(method, "tiling", None), "together", False))
-
-
 def _no_more(key: str) -> None:
     """Where frames come from no data module of ours."""
 
@@ -164,6 +159,19 @@ class _Video:
     writer: VideoWriter
     seconds: list[float] = field(default_factory=list)
     line: Line | None = None
+
+
+class _Lost(NamedTuple):
+    """A video that is not written.
+
+    reason: Why.
+    broken: Whether the input is broken.
+    ours: Whether this command wrote segments of it.
+    """
+
+    reason: str
+    broken: bool
+    ours: bool
 
 
 class Writer(Callback):
@@ -247,8 +255,8 @@ class Writer(Callback):
         self._video: _Video | None = None  # the one whose frames come now
         self._shared = False  # whether other processes make other segments of each video
         self._to_join: list[_Video] = []  # whose last frame was this process's
-        # Reasons, and whether the input is broken, by key; of this process.
-        self._lost_videos: dict[str, tuple[str, bool]] = {}
+        self._continued: dict[str, frozenset[int]] = {}  # their finished segments, by key
+        self._lost_videos: dict[str, _Lost] = {}  # by key, of this process
         self._abandon: Callable[[str], None] = _no_more  # ask for no more of its frames
         self._abandoned: set[str] = set()
 
@@ -269,7 +277,8 @@ class Writer(Callback):
         self._abandoned.clear()
         self._to_join.clear()
         self._lost_videos.clear()
-        self._shared = trainer.world_size > 1 and not _together(pl_module)
+        self._abandon = _no_more
+        self._shared = trainer.world_size > 1 and not together(pl_module)
         self._root = self.output_folder(trainer)
         check_folder(self._root)
         datamodule: Any = getattr(trainer, "datamodule", None)
@@ -298,8 +307,10 @@ class Writer(Callback):
         check_folder(self._root, to_write=len(done) < len(keys))
         datamodule.skip_in_predict(done)
         if self._videos:
-            self._abandon = datamodule.abandon_in_predict
-            datamodule.continue_in_predict(self._begun(targets, done, trainer.is_global_zero))
+            if not together(pl_module):  # else all processes need the same frames
+                self._abandon = datamodule.abandon_in_predict
+            self._continued = self._begun(targets, done, trainer.is_global_zero)
+            datamodule.continue_in_predict(self._continued)
 
     def on_predict_batch_start(
         self,
@@ -322,7 +333,7 @@ class Writer(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Submit the images of one batch to the writing threads."""
-        if _together(pl_module) and not trainer.is_global_zero:
+        if together(pl_module) and not trainer.is_global_zero:
             return  # all processes have this output
         dataset = predicted_dataset(trainer, dataloader_idx)
         keys = [key.removeprefix(f"{getattr(dataset, 'name', '')}/") for key in batch["key"]]
@@ -360,7 +371,7 @@ class Writer(Callback):
             self._settle(*self._pending.popleft())
         self._leave_video()
         if self._shared:
-            self._join_shared(trainer.is_global_zero)
+            self._end_shared(trainer.is_global_zero)
         self._close()
         for what, count in self._lost.items():
             log.warning("%d images lost their %s: %s cannot hold it", count, what, self.format)
@@ -499,8 +510,10 @@ class Writer(Callback):
             remove_parts(targets[key])
         begun = {}
         for key in sorted(self._videos - done):
-            found = finished_segments(targets[key], self._made(key))
-            if found and not self.overwrite:
+            found: frozenset[int] = frozenset()
+            if not self.overwrite:
+                found = finished_segments(targets[key], self._made(key))
+            if found:
                 if first:
                     log.info("%s: %d segments are there", self._sources[key], len(found))
                 begun[key] = found
@@ -520,7 +533,8 @@ class Writer(Callback):
             if not finite:
                 raise ValueError(f"frame {frame.number} has pixels that are not finite")
             if self._video is None:
-                how = (self._settings, self._made(key), self._shared)
+                begun = self._continued.get(key, frozenset())
+                how = (self._settings, self._made(key), begun, self._shared)
                 writer = VideoWriter(self._target(key), meta["path"], *how)
                 self._video = _Video(key, writer)
             video = self._video
@@ -543,22 +557,38 @@ class Writer(Callback):
         return Line(**{**named, **common, **own, **facts})
 
     def _leave_video(self) -> None:
-        """Finish the frames of the current video, and the video unless others work on it."""
+        """End the current video's frames in this process, and join what is whole."""
         video = self._video
-        if video is None:
+        if video is None or not self._try(video.key, video.writer.end):
             return
-        if self._try(video.key, video.writer.end):
-            self._video = None
-            if video.line and self._shared:
-                self._to_join.append(video)
-            elif video.line:
-                self._join(video, video.line)
+        self._video = None
+        if video.line is None:
+            video.writer.close()
+        else:
+            self._to_join.append(video)
+        self._join_whole(last=not self._shared)
 
-    def _join(self, video: _Video, line: Line) -> None:
+    def _join_whole(self, last: bool) -> None:
+        """Join the videos that have all segments; ``last``: warn of the others."""
+        for video in list(self._to_join):
+            if video.writer.is_whole():
+                self._join(video)
+            elif last:
+                log.warning(
+                    "%s: not all of its segments are there, or another command writes them: run "
+                    "the command again",
+                    video.writer.target,
+                )
+            else:
+                continue
+            video.writer.close()
+            self._to_join.remove(video)
+
+    def _join(self, video: _Video) -> None:
         def note() -> None:  # in the same order as for an image
             remove_file(video.writer.target)
-            if self._lines is not None:
-                self._lines.add(line, self._own(video.key))
+            if self._lines is not None and video.line is not None:
+                self._lines.add(video.line, self._own(video.key))
 
         def join() -> None:
             for lost in video.writer.join(note):
@@ -568,16 +598,20 @@ class Writer(Callback):
         if not self._try(video.key, join):
             video.writer.drop()
 
-    def _join_shared(self, first: bool) -> None:
-        """Join the videos once all processes have ended their segments."""
-        lost = {key: one for some in gather(self._lost_videos) for key, one in some.items()}
+    def _end_shared(self, first: bool) -> None:
+        """Join and report the other videos, once all processes have ended their segments."""
+        found = gather(self._lost_videos)
         self._shared = False
-        for video in self._to_join:
-            if video.key not in lost and video.line:
-                self._join(video, video.line)
-        for key, (reason, broken) in sorted(lost.items()) if first else ():
-            remove_parts(self._target(key))
-            self._lose_video(key, reason, broken)
+        lost = {key: one for some in found for key, one in some.items()}
+        ours = {key for some in found for key, one in some.items() if one.ours}
+        for video in [video for video in self._to_join if video.key in lost]:
+            video.writer.drop()
+            self._to_join.remove(video)
+        self._join_whole(last=True)
+        for key, one in sorted(lost.items()) if first else ():
+            if key in ours:
+                remove_parts(self._target(key))
+            self._lose_video(key, one.reason, one.broken)
 
     def _try(self, key: str, work: Callable[[], None]) -> bool:
         """Return whether a part of a video succeeded; an encoder's error does not end the run."""
@@ -594,11 +628,12 @@ class Writer(Callback):
 
     def _lose_video(self, key: str, reason: str, broken: bool) -> None:
         """Report a video that is not written, and drop it; if it is shared, once all have ended."""
-        if self._video is not None and self._video.key == key:
+        ours = self._video is not None and self._video.key == key
+        if self._video is not None and ours:
             writer, self._video = self._video.writer, None
             (writer.close if self._shared else writer.drop)()
         if self._shared:
-            self._lost_videos[key] = reason, broken
+            self._lost_videos[key] = _Lost(reason, broken, ours)
         elif broken:
             self._report_broken(key, reason)
         else:
@@ -728,8 +763,8 @@ class Writer(Callback):
         return count, {kind for kind in get_args(Video) if kind in (video, self.video)}
 
     def _close(self) -> None:
-        if self._video is not None:
-            self._video.writer.close()
+        for video in [*self._to_join, *([] if self._video is None else [self._video])]:
+            video.writer.close()
         self._video = None
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)

@@ -76,7 +76,8 @@ def predict(
     data.outputs = Outputs(out, partial(outputs_in, out))  # as the command does
     model = Counted(scale)
     model.stop_at, model.how = stop_at, how
-    several = {"devices": 2, "strategy": "ddp_fork"} if settings.pop("several", False) else {}
+    several: dict[str, Any] = {"limit_predict_batches": settings.pop("limit", None)}
+    several |= {"devices": 2, "strategy": "ddp_fork"} if settings.pop("several", False) else {}
     writer = Writer(folder=str(out), suffix="_x2", page=False, **settings)
     run = trainer(out.parent, writer, OneThread(), **several)
     gc.collect()  # a forked process that frees a decoder of PyAV waits for its threads forever
@@ -299,6 +300,13 @@ def test_another_process_is_left_alone(tmp_path: Path) -> None:
     assert predict(source, tmp_path / "out").made == 12
 
 
+def test_segments_that_are_removed_meanwhile(tmp_path: Path) -> None:
+    source = make_video(tmp_path / "a.mp4", EVEN)
+    how = VideoSettings("h264", 18, "keep")
+    with pytest.raises(ValueError, match="has changed meanwhile: run the command again"):
+        VideoWriter(tmp_path / "out/a_x2.mp4", str(source), how, {}, begun=frozenset({0}))
+
+
 # ------------------------------------------------------------------------------ several processes
 
 
@@ -309,9 +317,12 @@ def test_processes_share_the_segments_of_each_video(tmp_path: Path) -> None:
     make_video(inputs / "long.mp4", LONG, audio="aac")
     make_video(inputs / "short.mp4", EVEN)
     broken(inputs, "damaged")
-    with pytest.raises(ProcessRaisedException, match="stopped"):
-        predict(inputs / "long.mp4", out, stop_at=SEGMENT + 2, several=True)
-    assert list(parts_folder(out / "long_x2.mp4").glob("*.mp4"))
+    with pytest.raises(KeyError, match="stopped"):
+        predict(inputs / "long.mp4", out, stop_at=SEGMENT + 3)
+    # The first process makes the last six frames, the second only six of the segment before.
+    predict(inputs / "long.mp4", out, several=True, limit=6)
+    parts = parts_folder(out / "long_x2.mp4")
+    assert [path.name[:6] for path in sorted(parts.glob("*.mp4"))] == ["000000", "000002"]
     predict(inputs, out, several=True)
     predict(inputs, whole)
     assert files(out) == files(whole) == ["long_x2.mp4", "short_x2.mp4"]  # no parts
