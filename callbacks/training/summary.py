@@ -6,7 +6,9 @@ import logging
 from typing import Any
 
 from lightning.pytorch.callbacks import ModelSummary
-from lightning.pytorch.utilities.model_summary import get_human_readable_count as readable
+from lightning.pytorch.utilities.model_summary.model_summary import (
+    get_human_readable_count as readable,
+)
 
 log = logging.getLogger(__name__)
 
