@@ -170,6 +170,7 @@ def _classes_of(room: str) -> dict[str, _Class]:
     return {name: own for path in files for name, own in _classes_in(path).items()}
 
 
+@functools.cache
 def _classes_in(path: Path) -> dict[str, _Class]:
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))

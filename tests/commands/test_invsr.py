@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
 import main
 from tests.commands.test_resume import assert_same, newest
 from tests.conftest import REPO
-from tests.small_sd import save_sd
+from tests.small_sd import VAE
 
 Enlarger = Callable[..., None]
 Refusal = Callable[..., str]
@@ -100,7 +101,8 @@ FIT = ("fit", "--config", "invsr.yaml")
 def _whole(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
     """Return a folder with latents, a trained base and, as the run `whole`, trained InvSR."""
     folder = tmp_path_factory.mktemp("invsr")
-    save_sd(folder / "sd")
+    with torch.random.fork_rng(devices=[]):
+        AutoencoderKL(**VAE).save_pretrained(folder / "sd" / "vae")
     for name, text in (("encode", ENCODE), ("base", BASE), ("invsr", INVSR)):
         (folder / f"{name}.yaml").write_text(text.replace("PHOTOS", str(photo_folder)))
     squares = ("--encode.crop", "32", "--encode.crops_per_image", "2", "--encode.pairs", "true")

@@ -216,6 +216,12 @@ EXAMPLES = {
     },
 }
 
+# What another variant of the class does with other parts: left to `make test-slow`.
+ALIKE = {
+    *((CasArbi, "adapter mlp"), (CasArbi, "adapter none"), (NSARM, "student")),
+    *((RealESRGAN, "compact, alone"), (Regression, "EDSR with a skip")),
+    (SelfCascade, "tuning-free"),
+}
 DISCRETE = {NSARM}
 
 
@@ -231,7 +237,11 @@ def pytest_generate_tests(metafunc):
     found.remove(SDUpscale)  # comes with a whole pipeline, of factor 4: see test_sd_upscale.py
     found = [cls for cls in found if (cls in DISCRETE) == (metafunc.cls is TestDiscreteModels)]
     examples = [
-        pytest.param((cls, variant), id=" ".join(filter(None, (discovery.full_name(cls), variant))))
+        pytest.param(
+            (cls, variant),
+            id=" ".join(filter(None, (discovery.full_name(cls), variant))),
+            marks=pytest.mark.slow if (cls, variant) in ALIKE else (),
+        )
         for cls in found
         for variant in EXAMPLES.get(cls, [""])
     ]
