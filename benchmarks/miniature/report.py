@@ -114,7 +114,10 @@ def summary(report: dict[str, Any]) -> str:
     """
     claims = report["results"]["claims"]
     image = "![The same cars, a line a row](benchmarks/results/cars_front.webp)"
-    return f"{image}\n\n{_verdicts(claims)}.\n"
+    about = (
+        "Held-out cars, enlarged by small versions of the methods that were trained on two cores."
+    )
+    return f"{image}\n\n{about} {_verdicts(claims)}.\n"
 
 
 def _table(rows: dict[str, Any]) -> str:
