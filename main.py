@@ -20,11 +20,13 @@ def _set_paths() -> None:
 
 def _check(words: Sequence[str]) -> None:
     # Before the import of Lightning, which reads the launchers' variables as numbers.
+    from commands.arguments.nested import refuse_nested_typos
     from commands.errors import ConfigurationError, refuse_typos
     from commands.world import claimed
 
     try:
         refuse_typos(words)
+        refuse_nested_typos(words)
         claimed()
     except ConfigurationError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import (
     Checkpoint,
     EarlyStopping,
     LearningRateMonitor,
+    ModelSummary,
     OnExceptionCheckpoint,
     ProgressBar,
 )
@@ -36,6 +37,7 @@ from callbacks.report.scalar_record import with_record
 from callbacks.results.results import Results
 from callbacks.tensorboard import DescribedLogger
 from callbacks.training.progress import Progress
+from callbacks.training.summary import Summary
 from commands.arguments.parser import (
     DESCRIPTIONS,
     LINKS,
@@ -364,6 +366,10 @@ class EnlargerCLI(CommandsCLI):
             isinstance(c, ProgressBar) for c in trainer.callbacks
         ):
             own.append(Progress())
+        if self.fits and trainer.enable_model_summary is not False and not trainer.barebones:
+            if not any(isinstance(c, ModelSummary) for c in trainer.callbacks):
+                own.append(Summary())
+            trainer.enable_model_summary = False  # Lightning's, or its line that there is one
         if self.subcommand not in ("predict", *DRY_RUN_COMMANDS):
             given = [type(callback) for callback in trainer.callbacks]
             kinds: tuple[type[Callback], ...] = (FiniteOutputs, Results, Report)

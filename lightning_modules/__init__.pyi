@@ -1,5 +1,5 @@
 from .adversarial import Adversarial as Adversarial
-from .parts.autoencoder import Autoencoder as Autoencoder
+from .first_stage.autoencoder import Autoencoder as Autoencoder
 from .backbone.bitwise import BitwiseSpace as BitwiseSpace
 from .backbone.condition import T5 as T5
 from .backbone.condition import Classes as Classes
@@ -41,8 +41,8 @@ from .controls.simple import RoundTrip as RoundTrip
 from .diffusion import Diffusion as Diffusion
 from .next_scale.infinity import Infinity as Infinity
 from .invsr import InvSR as InvSR
-from .parts.latent_perceptual import LatentPerceptual as LatentPerceptual
-from .parts.latent_perceptual import Ranking as Ranking
+from .first_stage.latent_perceptual import LatentPerceptual as LatentPerceptual
+from .first_stage.latent_perceptual import Ranking as Ranking
 from .one_pass.losses import GAN as GAN
 from .one_pass.losses import L1 as L1
 from .one_pass.losses import LDL as LDL
@@ -81,4 +81,4 @@ from .one_pass.regression import Regression as Regression
 from .resshift import ResShift as ResShift
 from .resshift import ResShiftControl as ResShiftControl
 from .self_cascade import SelfCascade as SelfCascade
-from .parts.tokenizer import Tokenizer as Tokenizer
+from .first_stage.tokenizer import Tokenizer as Tokenizer

@@ -47,7 +47,7 @@ from lightning_modules.sampling.tiling import (
     tiled,
     whole,
 )
-from lightning_modules.sampling.together import check_same
+from lightning_modules.sampling.together import Together, check_same
 from lightning_modules.weights import (
     bare_names,
     check_numbers,
@@ -526,8 +526,7 @@ class SuperResolver(ImageModel):
 
         Raises:
             ValueError: If LR is missing, ``restore`` returns another size, the method has no tiles
-                of latents, the tiles are too small for it, or processes that make tiles together
-                have different images.
+                of latents, or the tiles are too small for it.
         """
         if "lr" not in batch:
             raise ValueError(
@@ -536,8 +535,6 @@ class SuperResolver(ImageModel):
             )
         batch = self._own_seeds(batch)
         self._together = tiled and self.tiling.together and dist.is_initialized()
-        if self._together:
-            check_same((batch["key"], tuple(batch["lr"].shape), batch["size"]))
         if self.tiling.where == "latent" and not self.tiles_latents:
             raise ValueError(
                 f"tiling.where is latent, and {type(self).__name__} has no tiles of latents: set "
@@ -581,7 +578,13 @@ class SuperResolver(ImageModel):
         h, w = batch["lr"].shape[-2:]
         if side and max(h, w) > side and self.tiling.where == "pixels":
             return self._in_pixel_tiles(batch, side)
-        return self._restored(batch, self.whole_noise(batch))
+        if not self._together:
+            return self._restored(batch, self.whole_noise(batch))
+        tile = whole((h, w), batch["size"])  # made by one process, so that none waits for another
+        make = Together(
+            lambda _: self._restored(batch, self.whole_noise(batch)), [[tile]], batch["lr"]
+        )
+        return make([tile])
 
     def whole_noise(self, batch: Batch) -> Noise:
         """Return the noise of images that are enlarged in one piece.
@@ -667,7 +670,14 @@ class SuperResolver(ImageModel):
     def predict_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Tensor] | None:
-        """Enlarge one image, in tiles if it is large; None if it could not be read."""
+        """Enlarge one image, in tiles if it is large; None if it could not be read.
+
+        Raises:
+            ValueError: As in ``enlarge``; and if the processes are to make tiles together, and have
+                different images.
+        """
+        if self.tiling.together and dist.is_initialized():
+            check_same((batch["key"], "error" in batch))
         return None if "error" in batch else self.enlarge(batch, tiled=True)
 
 

@@ -17,9 +17,9 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
-from files.paths import open_regular
+from files.paths import PREDICTIONS, open_regular
 
-NAME = "predictions.jsonl"
+NAME = PREDICTIONS
 Changed = Literal["refuse", "keep", "renew"]
 
 # Groups of the configuration that do not change outputs, or are stored separately.

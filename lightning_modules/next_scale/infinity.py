@@ -1,8 +1,8 @@
 """Infinity: images from text, scale by scale, bit by bit; the base of NSARM.
 
 Han et al., CVPR 2025 (arXiv 2412.04431). A tokenizer encodes an image as bits at many scales
-(``lightning_modules.parts.tokenizer``); a transformer predicts the bits of each scale from the
-previous ones. Symbols as in ``next_scale.py``.
+(``lightning_modules.Tokenizer``); a transformer predicts the bits of each scale from the previous
+ones. Symbols as in ``next_scale.py``.
 
 Released models use tau 0.5 and guidance 4 (2B), or tau 1 and guidance 3 (8B). Their images are
 truncated to 8 bits; here they are rounded.

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lightning_modules.noise import Tile
+from lightning_modules.noise import Size, Tile
 
 Group = Sequence[Tile]  # of one size, which are made as one batch
 
@@ -31,7 +31,7 @@ class Together:
         self._make, self._groups, self._lr = make, groups, lr
         self._rank, self._count = dist.get_rank(), dist.get_world_size()
         self._next = 0
-        self._own: Tensor | None = None  # what this process made in this turn
+        self._made: list[Tensor] = []  # in this turn, by rank
 
     def __call__(self, group: Group) -> Tensor:
         """Return the output of the next group.
@@ -40,21 +40,23 @@ class Together:
             torch.OutOfMemoryError: In all processes, if the memory of one is full.
         """
         number, self._next = self._next, self._next + 1
-        maker = number % self._count
-        if maker == 0:
-            self._turn(number + self._rank)
-        made = self._own
-        if made is None or maker != self._rank:
-            shape = (len(group) * len(self._lr), 3, *group[0].size)
-            made = self._lr.new_empty(shape, dtype=torch.float32)
-        dist.broadcast(made, maker)
+        if number % self._count == 0:
+            self._made = self._turn(number)
+        made = self._made[number % self._count]
+        dist.broadcast(made, number % self._count)
         return made
 
-    def _turn(self, number: int) -> None:
-        self._own, full = None, False
+    def _turn(self, first: int) -> list[Tensor]:
+        made: list[Tensor] = []
+        full = False
         try:
-            if number < len(self._groups):
-                self._own = self._make(self._groups[number]).contiguous()
+            if first == 0:  # the output, which is to have room beside the tiles
+                ends = [(tile.rows.out.stop, tile.columns.out.stop) for [*_, tile] in self._groups]
+                self._empty(1, (max(y for y, _ in ends), max(x for _, x in ends)))
+            turn = self._groups[first : first + self._count]
+            made = [self._empty(len(group), group[0].size) for group in turn]
+            if self._rank < len(turn):
+                made[self._rank] = self._make(turn[self._rank]).contiguous()
         except torch.OutOfMemoryError:
             full = True
         any_full = self._lr.new_tensor(float(full))
@@ -63,6 +65,10 @@ class Together:
             raise torch.OutOfMemoryError(
                 "tiles do not fit into the memory of all processes: set a smaller tiling.size"
             )
+        return made
+
+    def _empty(self, tiles: int, size: Size) -> Tensor:
+        return self._lr.new_empty((tiles * len(self._lr), 3, *size), dtype=torch.float32)
 
 
 def check_same(what: object) -> None:

@@ -263,7 +263,10 @@ def test_what_does_not_fit(work: Path, refusal: Refusal) -> None:
             "one of 250, 200, 150, 100",
         ),
         ("--model.init_args.sampling.timesteps", "[100,200]"): ("[100, 200]", "a falling list"),
-        ("--data.init_args.scale", 2): ("scale 2", "scale 4 alone", "Set data.init_args.scale"),
+        ("--data.init_args.scale", 2): (
+            "holds LR images of scale 4",
+            "data.init_args.scale is 2",
+        ),
         ("--trainer.gradient_clip_val", 0.5): (
             "trainer.gradient_clip_val is 0.5",
             "set model.init_args.clip instead",

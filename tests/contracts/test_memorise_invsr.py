@@ -13,9 +13,9 @@ from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.space import PCASpace
 from lightning_modules.base import ImageModel
 from lightning_modules.diffusion import Diffusion
+from lightning_modules.first_stage.autoencoder import Autoencoder
 from lightning_modules.invsr import InvSR, Sampling, Training
 from lightning_modules.networks.noise_predictor import NoisePredictor
-from lightning_modules.parts.autoencoder import Autoencoder
 from tests.contracts import memorising
 from tests.contracts.memorising import batch_of, photographs, psnr
 

@@ -24,6 +24,9 @@ from lightning_modules.controls.finetune import FineTune, LoRA
 from lightning_modules.controls.sd import SDSR, SDUpscale
 from lightning_modules.controls.simple import Bicubic, FolderOutputs, LatentRegression, RoundTrip
 from lightning_modules.diffusion import Diffusion
+from lightning_modules.first_stage.autoencoder import Autoencoder
+from lightning_modules.first_stage.latent_perceptual import LatentPerceptual
+from lightning_modules.first_stage.tokenizer import Tokenizer
 from lightning_modules.invsr import STARTS, InvSR, Sampling, Training
 from lightning_modules.networks.compact import SRVGGNetCompact
 from lightning_modules.networks.discriminator import UNetDiscriminator
@@ -38,9 +41,6 @@ from lightning_modules.next_scale.infinity import Infinity
 from lightning_modules.next_scale.nsarm import NSARM
 from lightning_modules.one_pass.real_esrgan import RealESRGAN
 from lightning_modules.one_pass.regression import Regression
-from lightning_modules.parts.autoencoder import Autoencoder
-from lightning_modules.parts.latent_perceptual import LatentPerceptual
-from lightning_modules.parts.tokenizer import Tokenizer
 from lightning_modules.resshift import ResShift, ResShiftControl
 from lightning_modules.sampling.solvers import Sampler
 from lightning_modules.self_cascade import SelfCascade

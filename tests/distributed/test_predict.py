@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,10 +43,11 @@ def test_two_processes_write_one_file_of_lines(
 def test_tiles_of_an_image_on_two_processes(
     tiny: Path, photo_folder: Path, enlarger: Callable[..., None], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    Path(photo_folder, "broken.png").write_bytes(b"no image")
+    shutil.copytree(photo_folder, "photos")
+    Path("photos", "broken.png").write_bytes(b"no image")
     command = ["predict", "--config", "tiny.yaml", "--tiling.size", "16", "--tiling.overlap", "4"]
     command += ["--model", "lightning_modules.Bicubic"]
-    command += ["--data.init_args.predict", str(photo_folder), "--writer.folder"]
+    command += ["--data.init_args.predict", "photos", "--writer.folder"]
     torchrun(*command, "both", "--tiling.together", "true")
     assert capfd.readouterr().err.count("10 images written, 0 skipped (done before), 1 unus") == 1
     enlarger(*command, "alone")

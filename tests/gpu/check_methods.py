@@ -11,9 +11,9 @@ from torch import Tensor
 
 from lightning_modules.adversarial import Adversarial
 from lightning_modules.backbone.space import KLSpace
+from lightning_modules.first_stage.latent_perceptual import LatentPerceptual
 from lightning_modules.invsr import InvSR
 from lightning_modules.networks.feature_upsampler import Shared
-from lightning_modules.parts.latent_perceptual import LatentPerceptual
 from lightning_modules.sampling.color import KINDS, fix_colors
 from lightning_modules.sampling.solvers import Sampler
 from lightning_modules.sampling.tiling import Tiling

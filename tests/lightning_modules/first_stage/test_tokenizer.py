@@ -13,9 +13,9 @@ from callbacks.metrics.perceptual import Perceptual
 from lightning_modules.adversarial import hinge_generator
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.controls.simple import RoundTrip
+from lightning_modules.first_stage.tokenizer import Tokenizer
 from lightning_modules.networks.bsq import entropy_penalty, quantized, scales_of
 from lightning_modules.networks.discriminator import PatchGAN
-from lightning_modules.parts.tokenizer import Tokenizer
 from tests.lightning_modules.next_scale_parts import GRIDS, vae
 
 

@@ -1,1 +1,0 @@
-"""Parts of methods that are trained by themselves: autoencoders, tokenizers, LPIPS in latents."""
