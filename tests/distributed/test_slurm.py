@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -80,7 +81,8 @@ def test_one_that_does_not_come_is_named(tiny: Path) -> None:
     alone = task(0, port(), "fit", "--config", "tiny.yaml", "--run.preflight_minutes", 0.02)
     ((status, said),) = ends([alone])
     assert status == 75, said
-    assert "no heartbeat of rank 1" in said
+    # Whichever notices first.
+    assert re.search("no heartbeat of rank 1|rank 1 did not answer", said), said
     assert not Path("runs/tiny/checkpoints").exists()
 
 
