@@ -8,7 +8,6 @@
 # make test-faults   two nodes that lose power, cables and disks, again and again (half an hour; needs root)
 # make test-minimum   the quick tests with the oldest versions that pyproject.toml allows, in .venv-minimum (needs uv)
 # make test-python VERSION=3.13   the quick tests with that Python, in .venv-3.13 (needs uv)
-# make test-app   the page of main.py app, in .venv-app (needs uv)
 # make test-iqa   the metrics of the extra iqa against pyiqa itself, in .venv-iqa (needs uv; pyiqa is for noncommercial purposes only)
 # make coverage   which part of the code the quick tests run
 # make soak   hours of training while something goes wrong every few minutes, compared with an undisturbed run
@@ -16,14 +15,14 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := dev,docs,lmdb,onnx,parquet,ray,s3,spandrel,video
+EXTRAS := app,dev,docs,lmdb,onnx,parquet,ray,s3,spandrel,video
 SOAK ?= --hours 2
 DEMO := configs/experiment/quickstart.yaml
 export NO_ALBUMENTATIONS_UPDATE := 1
 # Where it is set, as in many containers, each process of the tests would compile all tests again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: install demo docs docs-commands test test-slow test-faults test-minimum test-python test-iqa test-app coverage soak bench-gpu
+.PHONY: install demo docs docs-commands test test-slow test-faults test-minimum test-python test-iqa coverage soak bench-gpu
 .PHONY: checks lint types pytest clean
 
 install: .venv/.installed
@@ -110,15 +109,6 @@ test-python: .venv-$(VERSION)/.installed
 
 test-iqa: .venv-iqa/.installed
 	OMP_NUM_THREADS=1 .venv-iqa/bin/python -m pytest -q tests/callbacks/metrics/test_iqa.py
-
-# Gradio takes no Pillow 13, which constraints.txt names.
-.venv-app/.installed: pyproject.toml constraints-app.txt
-	uv venv --clear --python '>=3.11' .venv-app
-	uv pip install --compile-bytecode --python .venv-app/bin/python -c constraints-app.txt -e '.[$(EXTRAS),app]'
-	@touch $@
-
-test-app: .venv-app/.installed
-	OMP_NUM_THREADS=1 .venv-app/bin/python -m pytest -q tests/commands/test_app.py
 
 # Workers of loaders, and commands that tests start, count too.
 coverage: install

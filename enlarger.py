@@ -36,8 +36,8 @@ from callbacks.metrics.base import Metric, Record
 from callbacks.metrics.sets import images_by_name, read_image
 from callbacks.predict.files import luma, to_pixels
 from callbacks.weights import place_of
+from commands.arguments.parser import Parser
 from commands.errors import ConfigurationError, did_you_mean
-from commands.parser import Parser
 from commands.run.checkpoints import Checkpoints, SavesLast
 from commands.run.directory import RunDirectory
 from commands.run.files import FOLDER, list_checkpoints, newest_whole

@@ -20,11 +20,13 @@ def _set_paths() -> None:
 
 def _check(words: Sequence[str]) -> None:
     # Before the import of Lightning, which reads the launchers' variables as numbers.
+    from commands.arguments.nested import refuse_nested_typos
     from commands.errors import ConfigurationError, refuse_typos
     from commands.world import claimed
 
     try:
         refuse_typos(words)
+        refuse_nested_typos(words)
         claimed()
     except ConfigurationError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -35,8 +37,8 @@ def _run_alone(words: Sequence[str]) -> int | None:
     # The status of a command without Lightning, or of --help; None for all others.
     from importlib import import_module
 
+    from commands.arguments.help import answered
     from commands.errors import ConfigurationError, refuse_missing_run
-    from commands.help import answered
     from commands.names import TOOLS
 
     try:

@@ -27,7 +27,7 @@ from benchmarks.miniature.table import Plan, load
 from benchmarks.report import RESULTS, without_options, write_report
 from lightning_modules.networks.infinity import InfinityTransformer, Text
 from lightning_modules.networks.scales import Scales
-from lightning_modules.next_scale import Bitwise, sample
+from lightning_modules.next_scale.next_scale import Bitwise, sample
 from lightning_modules.noise import Noise
 
 TABLE = REPOSITORY / "benchmarks/configs/nsarm_passes.yaml"

@@ -207,6 +207,11 @@ def accumulated(trainer: Trainer) -> int:
 T = TypeVar("T")
 
 
+def together(method: LightningModule) -> bool:
+    """Return whether all processes enlarge each image of ``predict`` together."""
+    return bool(getattr(getattr(method, "tiling", None), "together", False))
+
+
 def gather(mine: T) -> list[T]:
     """Return the values of all processes, by rank."""
     if not several():

@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import (
     Checkpoint,
     EarlyStopping,
     LearningRateMonitor,
+    ModelSummary,
     OnExceptionCheckpoint,
     ProgressBar,
 )
@@ -36,6 +37,15 @@ from callbacks.report.scalar_record import with_record
 from callbacks.results.results import Results
 from callbacks.tensorboard import DescribedLogger
 from callbacks.training.progress import Progress
+from callbacks.training.summary import Summary
+from commands.arguments.parser import (
+    DESCRIPTIONS,
+    LINKS,
+    Parser,
+    check_own_options,
+    parser_settings,
+)
+from commands.arguments.saved_config import as_yaml, differences
 from commands.check import Check, Checked
 from commands.distributed.callbacks import Start, Stops
 from commands.distributed.heartbeat import Ranks
@@ -50,7 +60,6 @@ from commands.encode import Encode, EncodeOptions
 from commands.errors import ConfigurationError, RepeatedError, TemporaryError
 from commands.export.export import ExportOptions, Origin, export, model_alone, of_run
 from commands.lightning_internals import CommandsCLI, load_only_given_checkpoint
-from commands.parser import DESCRIPTIONS, LINKS, Parser, check_own_options, parser_settings
 from commands.process import keep_freed_memory, prepare_output, raise_limit
 from commands.run.arithmetic import arithmetic
 from commands.run.checkpoints import Checkpoints, is_foreign_checkpoint_callback
@@ -59,7 +68,6 @@ from commands.run.directory import RunDirectory, RunOptions, experiment_name, ru
 from commands.run.earlier_metrics import keep_earlier_metrics
 from commands.run.files import fingerprint, why_unseen
 from commands.run.loggers import name_loggers
-from commands.run.saved_config import as_yaml, differences
 from commands.run.weights import find_weights, freezes, load_trained, needed_files, weights_are_read
 from commands.signals import Stopped
 from commands.throughput import Throughput
@@ -358,6 +366,10 @@ class EnlargerCLI(CommandsCLI):
             isinstance(c, ProgressBar) for c in trainer.callbacks
         ):
             own.append(Progress())
+        if self.fits and trainer.enable_model_summary is not False and not trainer.barebones:
+            if not any(isinstance(c, ModelSummary) for c in trainer.callbacks):
+                own.append(Summary())
+            trainer.enable_model_summary = False  # Lightning's, or its line that there is one
         if self.subcommand not in ("predict", *DRY_RUN_COMMANDS):
             given = [type(callback) for callback in trainer.callbacks]
             kinds: tuple[type[Callback], ...] = (FiniteOutputs, Results, Report)

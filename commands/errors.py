@@ -380,13 +380,25 @@ def _unknown_option(
             f"unknown key {full!r}: the first argument of {of}, {name!r}, is filled in; for a "
             "network it is the scale, from data.init_args.scale"
         )
+    return no_argument(full, of, name, choices, typed)
+
+
+def no_argument(full: str, of: str, name: str, choices: Sequence[str], typed: Sequence[str]) -> str:
+    """Return the sentence about a key of a class that does not have it.
+
+    Args:
+        full: The key, with all groups above it.
+        of: The class.
+        name: Last part of the key.
+        choices: Arguments of the class.
+        typed: The command line.
+    """
+    unknown = f"unknown key {full!r}: {of} has no argument {name!r}"
+    of_method = full == f"model.init_args.{name}" and "optimizer" in choices
+    if of_method and (meant := _meant(full, [*TOP], typed)):
+        return f"{unknown}{meant}"
     listed = f"; it takes: {', '.join(choices)}" if choices else ""
-    if where == "model" and "optimizer" in choices and (meant := _meant(full, keys, typed)):
-        return f"unknown key {full!r}: {of} has no argument {name!r}{meant}"
-    return (
-        f"unknown key {full!r}: {of} has no argument {name!r}"
-        f"{did_you_mean(name, choices) or listed}"
-    )
+    return f"{unknown}{did_you_mean(name, choices) or listed}"
 
 
 def _no_option(leaf: str, typed: Sequence[str]) -> str | None:

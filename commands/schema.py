@@ -21,14 +21,14 @@ from unittest.mock import patch
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import nn
 
-from commands.cli import EnlargerCLI
-from commands.jsonargparse_internals import (
+from commands.arguments.jsonargparse_internals import (
     ParserJsonschema,
     get_all_subclass_paths,
     get_callable_return_type,
     schema_library,
 )
-from commands.parser import DESCRIPTIONS
+from commands.arguments.parser import DESCRIPTIONS
+from commands.cli import EnlargerCLI
 
 log = logging.getLogger(__name__)
 

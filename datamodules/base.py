@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, cast, get_args
 
@@ -466,7 +467,7 @@ class SRDataModule(LightningDataModule):
         self._datasets: dict[str, list[Images]] = {}
         self._kept = ""  # stage whose next `setup` opens nothing
         self._left_out: set[str] = set()
-        self._begun: dict[str, int] = {}  # finished frames of videos
+        self._begun: Mapping[str, Collection[int]] = {}  # finished segments of videos
         self._pool: PairPool | None = None
         self._plan: Plan | None = None
 
@@ -581,11 +582,11 @@ class SRDataModule(LightningDataModule):
         """
         self._left_out = keys
 
-    def continue_in_predict(self, begun: dict[str, int]) -> None:
-        """Leave out the first frames of videos.
+    def continue_in_predict(self, begun: Mapping[str, Collection[int]]) -> None:
+        """Leave out finished segments of videos (``files.video.SEGMENT``).
 
         Args:
-            begun: Number of frames by key.
+            begun: Numbers of segments, by key.
         """
         self._begun = begun
 
@@ -618,6 +619,11 @@ class SRDataModule(LightningDataModule):
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
+    def _together(self) -> bool:
+        # Whether all processes enlarge each image together, so that each gets all images.
+        method = self.trainer.lightning_module if self.trainer else None
+        return getattr(getattr(method, "tiling", None), "together", False)
+
     def _position(self) -> tuple[int, int]:
         return position_of(self.trainer)
 
@@ -641,6 +647,8 @@ class SRDataModule(LightningDataModule):
     def _evaluation(self, part: str, batch_size: int) -> list[Loader]:
         left_out = self._left_out if part == "predict" else set()
         seed, ranks, loaders = self.degradation_seed, self._ranks(), []
+        if part == "predict" and self._together():
+            ranks = (0, 1)
         for x in self._datasets[part]:
             sampler, workers = None, self.workers
             if isinstance(x, VideoFrames):

@@ -30,6 +30,8 @@ VARIABLES = {
 VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)
 WILDCARD = re.compile(r"[*?\[]")
 CONFIGURATIONS = (".yaml", ".yml", ".json")  # endings of configuration files
+# What `predict` writes beside its images: the log does not name them among the skipped files.
+PREDICTIONS, PREDICT_PAGE = "predictions.jsonl", "predict.html"
 
 # Image formats by Pillow's names, with the endings of their files. Other formats are not opened:
 # Pillow runs an external program to read some (EPS).
@@ -177,7 +179,7 @@ def list_images(root: Path, recursive: bool = True, videos: bool = False) -> lis
 
 
 def images_among(paths: Sequence[Path], where: str, videos: bool = False) -> list[Path]:
-    """Return the images among some files by their names; the log counts skipped files.
+    """Return the images among some files by their names; the log counts other files.
 
     Args:
         paths: The files.
@@ -186,10 +188,9 @@ def images_among(paths: Sequence[Path], where: str, videos: bool = False) -> lis
     """
     wanted = [is_image(path) or (videos and is_video(path)) for path in paths]
     kept = [path for path, is_wanted in zip(paths, wanted, strict=True) if is_wanted]
-    if len(kept) < len(paths):
-        others = (path for path, is_wanted in zip(paths, wanted, strict=True) if not is_wanted)
-        left_out = count_by_ending(others)
-        log.info("%s: not images by their names: %s", where, left_out)
+    skipped = [path for path, is_wanted in zip(paths, wanted, strict=True) if not is_wanted]
+    if others := [path for path in skipped if path.name not in (PREDICTIONS, PREDICT_PAGE)]:
+        log.info("%s: not images by their names: %s", where, count_by_ending(others))
     return kept
 
 

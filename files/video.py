@@ -19,6 +19,7 @@ from files.paths import open_regular
 # Playlists, whose demuxers open other files and addresses, are not among them.
 DEMUXERS = "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg,yuv4mpegpipe"
 
+SEGMENT = 32  # frames that are encoded together: what a stopped run loses at most
 RGB, BT709, UNSPECIFIED, BT601_625, BT601 = 0, 1, 2, 5, 6  # FFmpeg's numbers of matrices
 # Shares of red and blue in luma (ITU-T H.273, table 4).
 LUMA = {
@@ -80,6 +81,16 @@ class VideoFrame(NamedTuple):
     colours: Colours
     aspect: Fraction
     matrix: tuple[int, ...] | None
+
+    @property
+    def segment(self) -> int:
+        """Number of its segment of the output, from 0."""
+        return segment_of(self.number)
+
+
+def segment_of(number: int) -> int:
+    """Return the segment, from 0, of a frame, from 1."""
+    return (number - 1) // SEGMENT
 
 
 def load_av(what: str) -> Any:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
@@ -46,6 +47,7 @@ from lightning_modules.sampling.tiling import (
     tiled,
     whole,
 )
+from lightning_modules.sampling.together import Together, check_same
 from lightning_modules.weights import (
     bare_names,
     check_numbers,
@@ -476,6 +478,7 @@ class SuperResolver(ImageModel):
         self.tiling = Tiling()  # the command line's group `tiling`
         self.tiles = 1  # of the latest image
         self._side: int | None = None  # of its tiles, in LR pixels; None for no tiles
+        self._together = False  # whether all processes make them
 
     @abstractmethod
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
@@ -531,6 +534,7 @@ class SuperResolver(ImageModel):
                 "images in data.init_args, such as data.init_args.predict FOLDER"
             )
         batch = self._own_seeds(batch)
+        self._together = tiled and self.tiling.together and dist.is_initialized()
         if self.tiling.where == "latent" and not self.tiles_latents:
             raise ValueError(
                 f"tiling.where is latent, and {type(self).__name__} has no tiles of latents: set "
@@ -574,7 +578,13 @@ class SuperResolver(ImageModel):
         h, w = batch["lr"].shape[-2:]
         if side and max(h, w) > side and self.tiling.where == "pixels":
             return self._in_pixel_tiles(batch, side)
-        return self._restored(batch, self.whole_noise(batch))
+        if not self._together:
+            return self._restored(batch, self.whole_noise(batch))
+        tile = whole((h, w), batch["size"])  # made by one process, so that none waits for another
+        make = Together(
+            lambda _: self._restored(batch, self.whole_noise(batch)), [[tile]], batch["lr"]
+        )
+        return make([tile])
 
     def whole_noise(self, batch: Batch) -> Noise:
         """Return the noise of images that are enlarged in one piece.
@@ -601,7 +611,8 @@ class SuperResolver(ImageModel):
         bar = trainer is not None and trainer.progress_bar_callback is not None
         first = trainer is None or trainer.is_global_zero
         full = cast("Batch", {**batch, "lr": mirrored.lr, "size": size})
-        sr = restore_tiled(self._restored, full, tiles, self.tiling.batch, bar and first)
+        how = (self.tiling.batch, bar and first, self._together)
+        sr = restore_tiled(self._restored, full, tiles, *how)
         return mirrored.crop(sr, (H, W)).clamp_(0, 1)  # weights add up to 1 except for rounding
 
     @property
@@ -659,7 +670,14 @@ class SuperResolver(ImageModel):
     def predict_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Tensor] | None:
-        """Enlarge one image, in tiles if it is large; None if it could not be read."""
+        """Enlarge one image, in tiles if it is large; None if it could not be read.
+
+        Raises:
+            ValueError: As in ``enlarge``; and if the processes are to make tiles together, and have
+                different images.
+        """
+        if self.tiling.together and dist.is_initialized():
+            check_same((batch["key"], "error" in batch))
         return None if "error" in batch else self.enlarge(batch, tiled=True)
 
 

@@ -8,16 +8,16 @@ from fnmatch import fnmatch
 from itertools import takewhile
 
 import pytest
-import yaml
 
+from files.yaml_loader import plain_yaml
 from tests.configs.shipped import PATHS
 from tests.conftest import REPO
 
-CITATION = yaml.safe_load((REPO / "CITATION.cff").read_text())
+CITATION = plain_yaml((REPO / "CITATION.cff").read_text())
 REFERENCES = CITATION["references"]
 NOTICE = (REPO / "NOTICE").read_text().splitlines()
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
-WEIGHTS = yaml.safe_load((REPO / "configs" / "weights.yaml").read_text())
+WEIGHTS = plain_yaml((REPO / "configs" / "weights.yaml").read_text())
 NUMBER = re.compile(r"(?:arXiv\s+|arxiv\.org/abs/)(\d{4}\.\d{4,5})")
 TERMS = 44  # the column of NOTICE's tables where the second one begins
 

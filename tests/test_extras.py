@@ -18,8 +18,6 @@ EXTRAS = sorted(PROJECT["optional-dependencies"])
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_an_extra_goes_with_the_constraints(extra: str) -> None:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run"]
-    # Gradio takes no Pillow 13, which constraints.txt names.
-    constraints = "constraints-app.txt" if extra == "app" else "constraints.txt"
-    asked = ["-c", constraints, "-e", f".[{extra}]"]
+    asked = ["-c", "constraints.txt", "-e", f".[{extra}]"]
     done = subprocess.run([*pip, *asked], cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 from collections.abc import Iterator
@@ -32,12 +33,20 @@ def tracked(pattern: str) -> list[Path]:
     return [path for name in found.stdout.splitlines() if (path := REPO / name).is_file()]
 
 
+@functools.cache
+def read(path: Path) -> tuple[str, list[int]]:
+    """A file's docstring and, of a room's, the lines of `calls_of_text`; parsed once for both."""
+    tree = ast.parse(path.read_text())
+    calls = calls_of_text(tree) if path.relative_to(REPO).parts[0] in ROOMS else ()
+    return ast.get_docstring(tree) or "", [call.lineno for call in calls]
+
+
 def test_python_files_begin_with_what_they_are_for() -> None:
     """One sentence on the first line; a longer story comes after an empty line."""
     files = [path for path in tracked("*.py") if path.stat().st_size]
     assert len(files) > 300
     for path in files:
-        first, _, rest = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")
+        first, _, rest = read(path)[0].partition("\n")
         assert re.fullmatch(r"\S.*\.", first), f"{path}: {first!r} is no sentence"
         assert not rest.strip() or rest.startswith("\n"), f"{path}: its first line goes on"
 
@@ -46,7 +55,7 @@ def test_python_files_begin_with_what_they_are_for() -> None:
 def test_text_is_utf_8_whatever_the_machine_has(room: str) -> None:
     """Where the locale is C, what is read or written without a word is ASCII."""
     for path in sorted((REPO / room).rglob("*.py")):
-        lines = [call.lineno for call in calls_of_text(ast.parse(path.read_text()))]
+        _, lines = read(path)
         assert not lines, f"{path}: no encoding= in lines {lines}"
 
 

@@ -114,7 +114,10 @@ def summary(report: dict[str, Any]) -> str:
     """
     claims = report["results"]["claims"]
     image = "![The same cars, a line a row](benchmarks/results/cars_front.webp)"
-    return f"{image}\n\nClaims: of {len(claims)}, {_verdicts(claims)}.\n"
+    about = (
+        "Held-out cars, enlarged by small versions of the methods that were trained on two cores."
+    )
+    return f"{image}\n\n{about} {_verdicts(claims)}.\n"
 
 
 def _table(rows: dict[str, Any]) -> str:
@@ -136,14 +139,15 @@ def _cell(numbers: dict[str, Any], key: str) -> str:
 
 def _count(claims: list[dict[str, Any]]) -> str:
     return (
-        f"Of {len(claims)}, {_verdicts(claims)}. A claim holds where the 95 % interval of the "
+        f"{_verdicts(claims)}. A claim holds where the 95 % interval of the "
         "difference, less the margin, lies on its side of 0; intervals are over images."
     )
 
 
 def _verdicts(claims: list[dict[str, Any]]) -> str:
     verdicts = [claim["verdict"] for claim in claims]
-    return ", ".join(f"{kind}: {verdicts.count(kind)}" for kind in (HOLDS, FAILS, OPEN))
+    hold, fail, open_ = (verdicts.count(kind) for kind in (HOLDS, FAILS, OPEN))
+    return f"Of {len(claims)} claims {hold} hold, {fail} do not, and {open_} are not decided"
 
 
 def _claims(results: dict[str, Any]) -> str:

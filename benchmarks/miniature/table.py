@@ -15,12 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from benchmarks.miniature.jobs import REPOSITORY, Job
 from commands.run.files import FOLDER, best_or_newest, fingerprint
 from datamodules.sources.latents import ABOUT
+from files.yaml_loader import plain_yaml
 
 CONFIGS = "benchmarks/configs/cars"
 TABLE = REPOSITORY / f"{CONFIGS}.yaml"
@@ -192,7 +192,7 @@ def load(path: Path = TABLE) -> Table:
     Raises:
         ValueError: If a key or name is unknown, a key is missing, or a value has another type.
     """
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = plain_yaml(path.read_text(encoding="utf-8"))
     content.pop("words", None)
     for entry in (*content["trainings"], *content["rows"], *content["tasks"].values()):
         if "options" in entry:
@@ -337,7 +337,7 @@ def read_whole(path: Path) -> Any:
         named = path.parent / value if isinstance(value, str) and value.endswith(".yaml") else None
         return read_whole(named) if named is not None and named.is_file() else value
 
-    return with_files(yaml.safe_load(path.read_text(encoding="utf-8")))
+    return with_files(plain_yaml(path.read_text(encoding="utf-8")))
 
 
 def with_steps(config: dict[str, Any], training: Training, factor: float) -> list[str]:

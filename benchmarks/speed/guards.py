@@ -26,7 +26,7 @@ from datamodules.base import CropSettings, SRDataModule
 from datamodules.clock import Stopwatch
 from degradations.bicubic import Bicubic
 from lightning_modules.networks.edsr import EDSR
-from lightning_modules.regression import Regression
+from lightning_modules.one_pass.regression import Regression
 from tests.datamodules.memory import random_images, trainer
 
 SEED = 0

@@ -42,7 +42,7 @@ from lightning_modules.networks.bsq import enlarged, quantized, shrunk, to_token
 from lightning_modules.networks.infinity import Cache, InfinityTransformer, Text
 from lightning_modules.networks.scales import Scales, published
 from lightning_modules.networks.transformation import RELEASED, Branch, Transformation
-from lightning_modules.next_scale import Bitwise, drawn_code, field_of, sample
+from lightning_modules.next_scale.next_scale import Bitwise, drawn_code, field_of, sample
 from lightning_modules.noise import Noise
 
 ROWS = ("one pass", "seven passes", "no cache")

@@ -31,7 +31,7 @@ from benchmarks.report import write_report
 from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.imdn import IMDN
 from lightning_modules.noise import Span, Tile
-from lightning_modules.regression import Regression
+from lightning_modules.one_pass.regression import Regression
 from lightning_modules.sampling.tiling import Tiling, grid
 
 SEED = 0

@@ -12,9 +12,10 @@ import torch
 
 from callbacks.pages.images import MOST, Content, Part, Scene, write_images_page
 from callbacks.predict.predictions import last_lines, outputs_in
+from files.paths import PREDICT_PAGE
 
 log = logging.getLogger(__name__)
-PAGE = "predict.html"
+PAGE = PREDICT_PAGE
 ERRORS = 20  # that are named
 VIDEO = ".mp4"  # is a link
 

@@ -17,9 +17,9 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
-from files.paths import open_regular
+from files.paths import PREDICTIONS, open_regular
 
-NAME = "predictions.jsonl"
+NAME = PREDICTIONS
 Changed = Literal["refuse", "keep", "renew"]
 
 # Groups of the configuration that do not change outputs, or are stored separately.
@@ -40,7 +40,8 @@ WHERE = frozenset({"count", "samples", "names", "root", "files", "file", "recurs
 
 # Have fields of their own, are linked to another key, or change nothing but the memory.
 APART = frozenset(
-    {"model.class_path", "model.init_args.scale", "model.init_args.weights", "tiling.batch"}
+    {"model.class_path", "model.init_args.scale", "model.init_args.weights"}
+    | {"tiling.batch", "tiling.together"}
 )
 TRAINING = ("model.init_args.optimizer", "model.init_args.lr_scheduler")
 SHOWN = 4  # differences in a refusal

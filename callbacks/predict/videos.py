@@ -1,4 +1,6 @@
-"""VideoWriter: an enlarged video, written in segments, so that a stopped run continues.
+"""VideoWriter: an enlarged video, written in segments, by one process or by several.
+
+A stopped run continues with the segments that are missing.
 
     clip_x2.mp4                  the video, once it is complete
     .<hash>.parts/made.json      how its segments are made: those of another run are not continued
@@ -13,7 +15,6 @@ import contextlib
 import fcntl
 import heapq
 import io
-import itertools
 import json
 import logging
 import os
@@ -35,14 +36,13 @@ from files.owned import (
     whole_file,
     write_whole,
 )
-from files.video import VideoFrame, load_av, open_video, rgb_to_frame
+from files.video import SEGMENT, VideoFrame, load_av, open_video, rgb_to_frame
 
 log = logging.getLogger(__name__)
 Codec = Literal["h264", "hevc", "av1"]
 ENCODERS: dict[Codec, str] = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1"}
 QUIET: dict[Codec, dict[str, str]] = {"hevc": {"x265-params": "log-level=error"}}
 LARGEST_CRF: dict[Codec, int] = {"h264": 51, "hevc": 51, "av1": 63}
-SEGMENT = 32  # frames: what a stopped run loses at most
 WAITING = 2  # frames that wait to be encoded
 MADE = "made.json"
 NAME = re.compile(r"([0-9]{6,})\.(-?[0-9]+)\.mp4")  # number and first time of a segment
@@ -80,27 +80,32 @@ def check_codec(codec: Codec, crf: int) -> None:
         raise ValueError(f"writer.crf is {crf}; expected 0 to {LARGEST_CRF[codec]} for {codec}")
 
 
-def finished_frames(target: Path, made: Mapping[str, Any]) -> int:
-    """Return the number of frames in finished segments that this run can continue.
+def finished_segments(target: Path, made: Mapping[str, Any]) -> frozenset[int]:
+    """Return the numbers of finished segments that this run can use.
 
     Args:
         target: The video.
         made: How this run makes it.
     """
     parts = parts_folder(target)
-    try:
-        same = (parts / MADE).read_text("utf-8") == _text(made)
-    except (OSError, UnicodeError):
-        return 0
-    # The last one may have fewer, but then it is the end of the video.
-    return SEGMENT * len(_segments(parts)) if same else 0
+    return frozenset(_segments(parts)) if _made_in(parts) == _text(made) else frozenset()
 
 
 def remove_parts(target: Path) -> None:
-    """Remove the segments of a video, unless other files lie among them."""
-    if (parts := parts_folder(target)).is_dir():
-        with contextlib.suppress(NotOursError):
-            remove_folder(parts, _is_part)
+    """Remove the segments of a video, unless another command writes them; other files stay."""
+    parts = parts_folder(target)
+    if not parts.is_dir():
+        return
+    try:
+        lock = _locked(parts, target, fcntl.LOCK_EX)
+    except ValueError:
+        return
+    for path in parts.iterdir():
+        if _is_part(path.name):
+            remove_file(path)
+    with contextlib.suppress(NotOursError):
+        remove_folder(parts, _is_part)
+    _unlock(lock)
 
 
 class VideoWriter:
@@ -110,12 +115,13 @@ class VideoWriter:
         target: The file.
         source: The input, whose audio and metadata are copied.
         settings: Codec and quality.
-        made: How it is made, in plain types; segments that were made otherwise are removed.
-        begun: Number of frames before the first one that will be added; if it is 0, all segments
-            are removed.
+        made: How it is made, in plain types. Segments that were made otherwise must have been
+            removed by ``remove_parts``.
+        begun: Finished segments, whose frames need not be added.
+        shared: Whether other processes of this command write other segments.
 
     Raises:
-        ValueError: If another process writes this video, or segments of these frames are missing.
+        ValueError: If another command writes this video, or finished segments are gone.
     """
 
     def __init__(
@@ -124,29 +130,28 @@ class VideoWriter:
         source: str,
         settings: VideoSettings,
         made: Mapping[str, Any],
-        begun: int = 0,
+        begun: frozenset[int] = frozenset(),
+        shared: bool = False,
     ) -> None:
         self.target, self.source, self.settings = target, source, settings
+        self._begun, self._shared = begun, shared
         self._parts = parts_folder(target)
         with long_name_errors():
             self._parts.mkdir(parents=True, exist_ok=True)
-        self._lock: int | None = _locked(self._parts, target)
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        self._lock: int | None = _locked(self._parts, target, kind)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="video")
         self._pending: deque[Future[None]] = deque()
-        self._done = finished_frames(target, made) if begun else 0
-        if self._done < begun:
+        if _made_in(self._parts) is None:
+            write_whole(self._parts / MADE, _text(made))
+        if not begun <= finished_segments(target, made):
             self.close()
             raise ValueError(f"{self._parts} has changed meanwhile: run the command again")
-        if not begun:
-            for path in self._parts.iterdir():
-                if _is_part(path.name):
-                    remove_file(path)
-            write_whole(self._parts / MADE, _text(made))
         self._segment: _Segment | None = None
         self._last: VideoFrame | None = None  # that was added
 
     def add(self, pixels: Pixels, frame: VideoFrame) -> None:
-        """Add the next frame.
+        """Add the next frame of this process; only the last segment may be incomplete.
 
         Args:
             pixels: (H, W, 3), of the bits of ``frame.colours``.
@@ -155,14 +160,32 @@ class VideoWriter:
         Raises:
             Exception: Whatever the encoder raises, for an earlier frame.
         """
-        if frame.number > self._done:
+        if frame.segment not in self._begun:
             self._pending.append(self._pool.submit(self._encode, pixels, frame))
         while len(self._pending) > WAITING:
             self._pending.popleft().result()
         self._last = frame
 
-    def finish(self, before: Callable[[], None]) -> list[str]:
-        """Join the segments.
+    def end(self) -> None:
+        """Wait until all segments of this process are on the disk.
+
+        Raises:
+            Exception: Whatever the encoder raises.
+        """
+        while self._pending:
+            self._pending.popleft().result()
+        if self._last is not None and self._last.last:  # else a segment may be incomplete
+            self._end_segment()
+        self._pool.shutdown()
+
+    def is_whole(self) -> bool:
+        """Whether the segments of all processes are there, and no other process writes any."""
+        if self._last is None or len(self._found()) <= self._last.segment:
+            return False
+        return not self._shared or self._lock is None or _only_mine(self._lock)
+
+    def join(self, before: Callable[[], None]) -> list[str]:
+        """Join the segments of all processes; this one has added the last frame, and has ended.
 
         Args:
             before: Called when the video is on the disk, before it appears in its place.
@@ -171,39 +194,36 @@ class VideoWriter:
             The input's streams that were left out.
 
         Raises:
-            RuntimeError: If no frame was added.
+            RuntimeError: If ``is_whole`` is false.
         """
-        if self._last is None:
-            raise RuntimeError("VideoWriter.finish is called after the last frame")
-        while self._pending:
-            self._pending.popleft().result()
-        self._end_segment()
+        if self._last is None or not self.is_whole():
+            raise RuntimeError("VideoWriter.join is called when all segments are there")
         with whole_file(self.target, before) as file:
-            lost = _join(self._parts, self.source, file, self._last, self.settings)
-        remove_parts(self.target)
+            lost = _join(self._found(), self.source, file, self._last, self.settings)
         self.close()
+        remove_parts(self.target)
         return lost
+
+    def _found(self) -> list[_Part]:
+        last = -1 if self._last is None else self._last.segment
+        return [part for number, part in sorted(_segments(self._parts).items()) if number <= last]
 
     def drop(self) -> None:
         """Stop, and remove all segments."""
-        self._pool.shutdown(cancel_futures=True)
-        remove_parts(self.target)
         self.close()
+        remove_parts(self.target)
 
     def close(self) -> None:
         """Stop; finished segments stay."""
         self._pool.shutdown(cancel_futures=True)
         self._pending.clear()
         if self._lock is not None:
-            with contextlib.suppress(OSError):  # explicitly: a forked child may have it open, too
-                fcntl.flock(self._lock, fcntl.LOCK_UN)
-            os.close(self._lock)
-            self._lock = None
+            _unlock(self._lock)
+        self._lock = None
 
     def _encode(self, pixels: Pixels, frame: VideoFrame) -> None:
         if self._segment is None:
-            number = (frame.number - 1) // SEGMENT
-            path = self._parts / f"{number:06}.{frame.pts}.mp4"
+            path = self._parts / f"{frame.segment:06}.{frame.pts}.mp4"
             self._segment = _Segment(path, pixels.shape[:2], frame, self.settings)
         self._segment.add(pixels, frame)
         if not frame.number % SEGMENT:
@@ -266,9 +286,10 @@ class _Segment:
             self._container.mux(packet)
 
 
-def _join(parts: Path, source: str, file: Any, frame: VideoFrame, how: VideoSettings) -> list[str]:
+def _join(
+    segments: list[_Part], source: str, file: Any, frame: VideoFrame, how: VideoSettings
+) -> list[str]:
     av = load_av("writing a video")
-    segments = _segments(parts)
     with open_video(source) as original, av.open(os.fspath(segments[0].path)) as first:
         sample = first.streams.video[0]
         header = sample.codec_context.extradata
@@ -344,13 +365,22 @@ def _metadata(given: Mapping[str, str], how: str) -> dict[str, str]:
     return {k: v for k, v in given.items() if not any(part in k.lower() for part in left_out)}
 
 
-def _segments(parts: Path) -> list[_Part]:
-    """Return the finished segments in order, up to the first one that is missing."""
+def _segments(parts: Path) -> dict[int, _Part]:
+    """Return the finished segments by their numbers."""
     found: dict[int, _Part] = {}
-    for path in parts.iterdir():
-        if match := NAME.fullmatch(path.name):
-            found[int(match[1])] = _Part(path, int(match[2]))
-    return [found[number] for number in itertools.takewhile(found.__contains__, itertools.count())]
+    with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+        for path in parts.iterdir():
+            if match := NAME.fullmatch(path.name):
+                found[int(match[1])] = _Part(path, int(match[2]))
+    return found
+
+
+def _made_in(parts: Path) -> str | None:
+    """Return how the segments of a folder are made; None if it does not say so."""
+    try:
+        return (parts / MADE).read_text("utf-8")
+    except (OSError, UnicodeError):
+        return None
 
 
 def _text(made: Mapping[str, Any]) -> str:
@@ -362,13 +392,32 @@ def _is_part(name: str) -> bool:
     return name == MADE or any(kind.fullmatch(name) for kind in (NAME, UNFINISHED))
 
 
-def _locked(folder: Path, target: Path) -> int:
+def _locked(folder: Path, target: Path, kind: int) -> int:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
         raise ValueError(f"another process is writing {target}") from error
     except OSError:  # a disk without locks
         pass
     return descriptor
+
+
+def _only_mine(lock: int) -> bool:
+    """Turn a shared lock into one that nobody shares, if nobody does."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with contextlib.suppress(OSError):  # the attempt may have lost it
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except OSError:  # a disk without locks
+        pass
+    return True
+
+
+def _unlock(descriptor: int) -> None:
+    with contextlib.suppress(OSError):  # explicitly: a forked child may have it open, too
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)

@@ -8,6 +8,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.evaluation import output_image, predicted_dataset
+from callbacks.evaluation import gather, output_image, predicted_dataset, together
 from callbacks.files import commit
 from callbacks.predict.files import (
     EIGHT_BIT,
@@ -61,7 +62,7 @@ from callbacks.predict.videos import (
     VideoSettings,
     VideoWriter,
     check_codec,
-    finished_frames,
+    finished_segments,
     remove_parts,
 )
 from files.class_path import class_path
@@ -144,6 +145,35 @@ def _no_more(key: str) -> None:
     """Where frames come from no data module of ours."""
 
 
+@dataclass
+class _Video:
+    """A video that is written.
+
+    key: Its key.
+    writer: Its writer.
+    seconds: Of its frames in this process.
+    line: Its line, once this process had the last frame.
+    """
+
+    key: str
+    writer: VideoWriter
+    seconds: list[float] = field(default_factory=list)
+    line: Line | None = None
+
+
+class _Lost(NamedTuple):
+    """A video that is not written.
+
+    reason: Why.
+    broken: Whether the input is broken.
+    ours: Whether this command wrote segments of it.
+    """
+
+    reason: str
+    broken: bool
+    ours: bool
+
+
 class Writer(Callback):
     """Write the enlarged images of ``predict``, skipping outputs of earlier runs.
 
@@ -222,8 +252,11 @@ class Writer(Callback):
         self._pool: ThreadPoolExecutor | None = None
         self._pending: deque[tuple[Future[bool], Line]] = deque()
         self._videos: set[str] = set()  # keys
-        self._video: VideoWriter | None = None  # the one whose frames come now
-        self._seconds: list[float] = []  # of its frames
+        self._video: _Video | None = None  # the one whose frames come now
+        self._shared = False  # whether other processes make other segments of each video
+        self._to_join: list[_Video] = []  # whose last frame was this process's
+        self._continued: dict[str, frozenset[int]] = {}  # their finished segments, by key
+        self._lost_videos: dict[str, _Lost] = {}  # by key, of this process
         self._abandon: Callable[[str], None] = _no_more  # ask for no more of its frames
         self._abandoned: set[str] = set()
 
@@ -242,6 +275,10 @@ class Writer(Callback):
         self._lost.clear()
         self._sources.clear()
         self._abandoned.clear()
+        self._to_join.clear()
+        self._lost_videos.clear()
+        self._abandon = _no_more
+        self._shared = trainer.world_size > 1 and not together(pl_module)
         self._root = self.output_folder(trainer)
         check_folder(self._root)
         datamodule: Any = getattr(trainer, "datamodule", None)
@@ -270,8 +307,10 @@ class Writer(Callback):
         check_folder(self._root, to_write=len(done) < len(keys))
         datamodule.skip_in_predict(done)
         if self._videos:
-            self._abandon = datamodule.abandon_in_predict
-            datamodule.continue_in_predict(self._begun(targets, done, trainer.is_global_zero))
+            if not together(pl_module):  # else all processes need the same frames
+                self._abandon = datamodule.abandon_in_predict
+            self._continued = self._begun(targets, done, trainer.is_global_zero)
+            datamodule.continue_in_predict(self._continued)
 
     def on_predict_batch_start(
         self,
@@ -294,15 +333,16 @@ class Writer(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Submit the images of one batch to the writing threads."""
+        if together(pl_module) and not trainer.is_global_zero:
+            return  # all processes have this output
         dataset = predicted_dataset(trainer, dataloader_idx)
         keys = [key.removeprefix(f"{getattr(dataset, 'name', '')}/") for key in batch["key"]]
         if "error" in batch:
             for key, reason in zip(keys, batch["error"], strict=True):
                 if key in self._videos:
-                    self._drop_video()
-                self.unusable += 1
-                log.warning("unusable, left out: %s", reason)
-                self._note_error(key, self._sources.get(key), reason)
+                    self._lose_video(key, reason, broken=True)
+                else:
+                    self._report_broken(key, reason)
             return
         metas = batch.get("meta") or [{} for _ in keys]
         metas = [meta if "frame" in meta else self._fitting(meta) for meta in metas]
@@ -329,6 +369,9 @@ class Writer(Callback):
             return
         while self._pending:
             self._settle(*self._pending.popleft())
+        self._leave_video()
+        if self._shared:
+            self._end_shared(trainer.is_global_zero)
         self._close()
         for what, count in self._lost.items():
             log.warning("%d images lost their %s: %s cannot hold it", count, what, self.format)
@@ -459,67 +502,142 @@ class Writer(Callback):
         read = size_and_time(self._sources[key] or "")
         return {"way": self._lines.way(self._own(key)), "seed": self._lines.seed, "input": read}
 
-    def _begun(self, targets: Mapping[str, Path], done: set[str], first: bool) -> dict[str, int]:
-        """Return the frames of videos that an earlier run finished; remove what is not needed."""
+    def _begun(
+        self, targets: Mapping[str, Path], done: set[str], first: bool
+    ) -> dict[str, frozenset[int]]:
+        """Return the segments that an earlier run finished; remove what is not needed."""
         for key in self._videos & done if first else ():
             remove_parts(targets[key])
         begun = {}
         for key in sorted(self._videos - done):
-            count = 0 if self.overwrite else finished_frames(targets[key], self._made(key))
-            if count:
-                log.info("%s: continues after frame %d", self._sources[key], count)
-                begun[key] = count
+            found: frozenset[int] = frozenset()
+            if not self.overwrite:
+                found = finished_segments(targets[key], self._made(key))
+            if found:
+                if first:
+                    log.info("%s: %d segments are there", self._sources[key], len(found))
+                begun[key] = found
+            elif first:
+                remove_parts(targets[key])
         return begun
 
     def _add_frame(self, pixels: Pixels, meta: dict[str, Any], common: Line, finite: bool) -> None:
         frame: VideoFrame = meta["frame"]
-        key, source = frame.video, meta["path"]
-        target = self._target(key)
+        key = frame.video
+        if self._video is not None and self._video.key != key:
+            self._leave_video()  # its last frame is another process's
         if key in self._abandoned:
             return
-        try:
+
+        def add() -> None:
             if not finite:
                 raise ValueError(f"frame {frame.number} has pixels that are not finite")
             if self._video is None:
-                self._seconds = []
-                begun = frame.number - 1
-                self._video = VideoWriter(target, source, self._settings, self._made(key), begun)
-            self._video.add(pixels, frame)
-            self._seconds.append(common["seconds"])
+                begun = self._continued.get(key, frozenset())
+                how = (self._settings, self._made(key), begun, self._shared)
+                writer = VideoWriter(self._target(key), meta["path"], *how)
+                self._video = _Video(key, writer)
+            video = self._video
+            video.writer.add(pixels, frame)
+            video.seconds.append(common["seconds"])
             if frame.last:
-                self._finish_video(self._video, meta, list(pixels.shape[:2]), common)
-                self._video = None
+                video.line = self._video_line(video, meta, list(pixels.shape[:2]), common)
+
+        self._try(key, add)
+        if frame.last:
+            self._leave_video()
+
+    def _video_line(
+        self, video: _Video, meta: dict[str, Any], size: list[int], common: Line
+    ) -> Line:
+        facts = input_facts(meta["path"], meta["read"])
+        named = Line(key=video.key, input=meta["path"], output=self._name(video.key))
+        seconds = round(sum(video.seconds) / len(video.seconds), 6)
+        own = Line(size=size, frames=meta["frame"].number, seconds=seconds)
+        return Line(**{**named, **common, **own, **facts})
+
+    def _leave_video(self) -> None:
+        """End the current video's frames in this process, and join what is whole."""
+        video = self._video
+        if video is None or not self._try(video.key, video.writer.end):
+            return
+        self._video = None
+        if video.line is None:
+            video.writer.close()
+        else:
+            self._to_join.append(video)
+        self._join_whole(last=not self._shared)
+
+    def _join_whole(self, last: bool) -> None:
+        """Join the videos that have all segments; ``last``: warn of the others."""
+        for video in list(self._to_join):
+            if video.writer.is_whole():
+                self._join(video)
+            elif last:
+                log.warning(
+                    "%s: not all of its segments are there, or another command writes them: run "
+                    "the command again",
+                    video.writer.target,
+                )
+            else:
+                continue
+            video.writer.close()
+            self._to_join.remove(video)
+
+    def _join(self, video: _Video) -> None:
+        def note() -> None:  # in the same order as for an image
+            remove_file(video.writer.target)
+            if self._lines is not None and video.line is not None:
+                self._lines.add(video.line, self._own(video.key))
+
+        def join() -> None:
+            for lost in video.writer.join(note):
+                log.warning("%s: left out its %s", video.writer.target, lost)
+            self.written += 1
+
+        if not self._try(video.key, join):
+            video.writer.drop()
+
+    def _end_shared(self, first: bool) -> None:
+        """Join and report the other videos, once all processes have ended their segments."""
+        found = gather(self._lost_videos)
+        self._shared = False
+        lost = {key: one for some in found for key, one in some.items()}
+        ours = {key for some in found for key, one in some.items() if one.ours}
+        for video in [video for video in self._to_join if video.key in lost]:
+            video.writer.drop()
+            self._to_join.remove(video)
+        self._join_whole(last=True)
+        for key, one in sorted(lost.items()) if first else ():
+            if key in ours:
+                remove_parts(self._target(key))
+            self._lose_video(key, one.reason, one.broken)
+
+    def _try(self, key: str, work: Callable[[], None]) -> bool:
+        """Return whether a part of a video succeeded; an encoder's error does not end the run."""
+        try:
+            work()
         except OSError:  # a disk error, which other videos will have, too
             raise
         except Exception as error:  # whatever encoders raise
-            self._drop_video()
             self._abandon(key)
             self._abandoned.add(key)
-            self._fail(key, source, f"it cannot be written as a video: {error}")
+            self._lose_video(key, f"it cannot be written as a video: {error}", broken=False)
+            return False
+        return True
 
-    def _finish_video(
-        self, video: VideoWriter, meta: dict[str, Any], size: list[int], common: Line
-    ) -> None:
-        frame: VideoFrame = meta["frame"]
-        facts = input_facts(meta["path"], meta["read"])
-        seconds = round(sum(self._seconds) / len(self._seconds), 6)
-        named = Line(key=frame.video, input=meta["path"], output=self._name(frame.video))
-        own = Line(size=size, frames=frame.number, seconds=seconds)
-        line = Line(**{**named, **common, **own, **facts})
-
-        def note() -> None:  # in the same order as for an image
-            remove_file(video.target)
-            if self._lines is not None:
-                self._lines.add(line, self._own(frame.video))
-
-        for lost in video.finish(note):
-            log.warning("%s: left out its %s", video.target, lost)
-        self.written += 1
-
-    def _drop_video(self) -> None:
-        if self._video is not None:
-            self._video.drop()
-        self._video = None
+    def _lose_video(self, key: str, reason: str, broken: bool) -> None:
+        """Report a video that is not written, and drop it; if it is shared, once all have ended."""
+        ours = self._video is not None and self._video.key == key
+        if self._video is not None and ours:
+            writer, self._video = self._video.writer, None
+            (writer.close if self._shared else writer.drop)()
+        if self._shared:
+            self._lost_videos[key] = _Lost(reason, broken, ours)
+        elif broken:
+            self._report_broken(key, reason)
+        else:
+            self._fail(key, self._sources.get(key), reason)
 
     # ------------------------------------------------------------------------------ the images
 
@@ -597,6 +715,11 @@ class Writer(Callback):
         log.warning("not written: %s: %s", key, reason)
         self._note_error(key, source, reason)
 
+    def _report_broken(self, key: str, reason: str) -> None:
+        self.unusable += 1
+        log.warning("unusable, left out: %s", reason)
+        self._note_error(key, self._sources.get(key), reason)
+
     def _note_error(self, key: str, source: str | None, reason: str) -> None:
         if self._lines is not None:
             self._lines.add(Line(key=key, input=source, output=self._name(key), error=reason))
@@ -640,8 +763,8 @@ class Writer(Callback):
         return count, {kind for kind in get_args(Video) if kind in (video, self.video)}
 
     def _close(self) -> None:
-        if self._video is not None:
-            self._video.close()
+        for video in [*self._to_join, *([] if self._video is None else [self._video])]:
+            video.writer.close()
         self._video = None
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)

@@ -19,7 +19,7 @@ from contextlib import suppress
 from commands.app.models import Models
 from commands.errors import ConfigurationError
 
-INSTALL = "pip install -c constraints-app.txt -e '.[app]'"
+INSTALL = "pip install -c constraints.txt -e '.[app]'"
 
 
 def main(words: Sequence[str] | None = None) -> int:

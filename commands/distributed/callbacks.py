@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 from torch import nn
 
-from callbacks.evaluation import all_callbacks
+from callbacks.evaluation import all_callbacks, together
 from callbacks.report.scalar_record import ScalarRecord
 from commands.distributed.preflight import Facts, room
 from commands.run.checkpoints import Checkpoints, SavesLast, checkpoints_of, gradients_pending
@@ -236,8 +236,11 @@ class Stops(SavesLast):
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """Leave before the next image; earlier ones are written."""
-        if self.ranks.signals.received:
-            raise Stopped(self.ranks.signals.received, "before its end")
+        received = self.ranks.signals.received
+        if self._agreement is not None and together(pl_module):
+            received = self._agreement.now(received)  # all make this image, or none
+        if received:
+            raise Stopped(received, "before its end")
 
     def _leave(self, trainer: Trainer, begun: bool) -> None:
         fitting = trainer.state.fn == "fit" and not trainer.sanity_checking

@@ -25,8 +25,8 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from torch.distributed.rendezvous import rendezvous
 
+from commands.arguments.saved_config import flat
 from commands.errors import TemporaryError
-from commands.run.saved_config import flat
 
 POLL = 0.5  # seconds between two checks for missing processes
 Facts = dict[str, Any]

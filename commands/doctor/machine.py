@@ -306,9 +306,7 @@ def extras(options: Options) -> Iterator[Line]:
     """Check the optional packages, and name their purpose."""
     optional = _project()["optional-dependencies"]
     for extra, purpose in EXTRAS.items():
-        # Gradio takes no Pillow 13, which constraints.txt names.
-        tested = "constraints-app.txt" if extra == "app" else "constraints.txt"
-        name, fix = f"extra {extra}", f"pip install -c {tested} -e '.[{extra}]'"
+        name, fix = f"extra {extra}", f"pip install -c constraints.txt -e '.[{extra}]'"
         for requirement in _requirements(optional[extra]):
             found = _installed(requirement.name)
             if found is None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
+from commands.arguments.saved_config import as_yaml
 from commands.errors import ConfigurationError
 from commands.export.about import card, describe_export
 from commands.export.formats import (
@@ -28,7 +29,6 @@ from commands.export.formats import (
     write_onnx,
     write_tensors,
 )
-from commands.run.saved_config import as_yaml
 from commands.run.weights import EXPORT
 from files.owned import foreign, remove_folder, whole_folder
 from files.paths import expand_path

@@ -1,1 +1,1 @@
-"""The files of a run: directory, checkpoints, saved configuration."""
+"""The files of a run: directory, checkpoints, weights."""

@@ -26,6 +26,7 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, GradientAccum
 
 from callbacks.evaluation import accumulated, all_callbacks
 from callbacks.training.guard import when_judged
+from commands.arguments.saved_config import as_yaml
 from commands.errors import did_you_mean
 from commands.lightning_internals import (
     dump_checkpoint,
@@ -48,7 +49,6 @@ from commands.run.files import (
     write_atomically,
     write_whole,
 )
-from commands.run.saved_config import as_yaml
 from commands.signals import Stopped
 from files.owned import remove_file
 

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from jsonargparse import Namespace
 
 from callbacks.predict.files import why_no_folder
+from commands.arguments.saved_config import flat, without_placeholders
 from commands.errors import ConfigurationError, TemporaryError
 from commands.run.files import (
     FOLDER,
@@ -28,7 +29,6 @@ from commands.run.files import (
     newest_whole,
     remove_unfinished,
 )
-from commands.run.saved_config import flat, without_placeholders
 from files.owned import move_aside, remove_file
 from files.paths import expand_path
 from files.yaml_loader import plain_yaml

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -16,12 +16,20 @@ from datamodules.samples import PredictImages
 from datamodules.source import Sample, Source
 from degradations.draws import seed_of
 from files.paths import size_and_time
-from files.video import VideoFrame, colours_of, frame_to_rgb, open_video
+from files.video import VideoFrame, colours_of, frame_to_rgb, open_video, segment_of
 
 USUAL_RATE, LARGEST_RATE = Fraction(25), Fraction(1000)  # frames a second
 MICROSECONDS = 1_000_000  # of a second; FFmpeg's unit for containers
 STATING = ("mov", "matroska")  # containers that state how long they are
 SHORT = Fraction(1)  # seconds that may be missing at the end
+
+
+Wanted = Callable[[int, bool], bool]  # of a frame's number and whether it is the last one
+
+
+def every(number: int, last: bool) -> bool:
+    """Want every frame."""
+    return True
 
 
 class Videos(Source):
@@ -48,12 +56,12 @@ class Videos(Source):
         """Return the first frame of ``keys[index]``. Raises as ``decode``."""
         return next(self.decode(index))
 
-    def decode(self, index: int, done: int = 0) -> Iterator[Sample]:
+    def decode(self, index: int, wanted: Wanted = every) -> Iterator[Sample]:
         """Decode a video.
 
         Args:
             index: Number of the video.
-            done: Leave out so many frames, but never the last one.
+            wanted: Which frames to yield.
 
         Yields:
             ``hr``, (H, W, 3), in the orientation that is stored, and ``meta`` with a ``VideoFrame``
@@ -81,9 +89,9 @@ class Videos(Source):
                     # Some files do not say how long the last one is shown.
                     stated = frame.duration or duration
                     duration = stated if ahead is None else ahead[1] - pts
-                    if number <= done and ahead is not None:
-                        continue
                     base, last = Fraction(frame.time_base), ahead is None
+                    if not wanted(number, last):
+                        continue
                     times = (pts, duration, base, rate, last)
                     own = (self.keys[index], number, *times, colours, aspect, _matrix(frame))
                     about = {"bit_depth": colours.bits, "frame": VideoFrame(*own)}
@@ -101,25 +109,29 @@ class Videos(Source):
 class VideoFrames(PredictImages, IterableDataset[dict[str, Any]]):
     """Dataset of the frames of videos, in order; a broken video ends with its error.
 
-    Its videos are shared out among processes. ``start`` says where to begin.
+    Segments of each video are shared out among processes, which all decode the whole video: that
+    finds damage, and takes little time beside the enlarging. ``start`` says what is left.
     """
 
     source: Videos
 
     def start(
-        self, done: set[str], begun: Mapping[str, int], seed: int, ranks: tuple[int, int]
+        self,
+        done: set[str],
+        begun: Mapping[str, Collection[int]],
+        seed: int,
+        ranks: tuple[int, int],
     ) -> None:
         """Choose the frames.
 
         Args:
             done: Keys of videos to leave out.
-            begun: How many frames to leave out of other videos, by key.
+            begun: Segments to leave out of other videos, by key. A video's last frame still comes.
             seed: ``data.init_args.degradation_seed``.
             ranks: Rank of this process, and number of processes.
         """
-        rank, world = ranks
-        left = [index for index, key in enumerate(self.source.keys) if key not in done]
-        self._own, self._begun, self._seed = left[rank::world], begun, seed
+        self._left = [index for index, key in enumerate(self.source.keys) if key not in done]
+        self._begun, self._seed, self._ranks = begun, seed, ranks
         # Shared with the worker.
         flags: Any = torch.zeros(len(self.source.keys), dtype=torch.bool)
         self._abandoned = flags.share_memory_()
@@ -137,15 +149,22 @@ class VideoFrames(PredictImages, IterableDataset[dict[str, Any]]):
         raise TypeError("the number of a video's frames is not known before they are decoded")
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Iterate over the frames of all videos of this process."""
-        for index in self._own:
-            yield from self._frames(index)
+        """Iterate over this process's frames of all videos."""
+        for place, index in enumerate(self._left):
+            yield from self._frames(index, place)
 
-    def _frames(self, index: int) -> Iterator[dict[str, Any]]:
+    def _frames(self, index: int, place: int) -> Iterator[dict[str, Any]]:
         key, path = self.source.keys[index], self.source.path(index)
+        (rank, world), done = self._ranks, self._begun.get(key, ())
+
+        def wanted(number: int, last: bool) -> bool:
+            segment = segment_of(number)
+            own = (place + segment) % world == rank
+            return own and (last or segment not in done)
+
         failed = {"key": self.keys[index], "seed": 0, "meta": {"path": path, "frame": None}}
         try:
-            for given in self.source.decode(index, self._begun.get(key, 0)):
+            for given in self.source.decode(index, wanted):
                 if self._abandoned[index]:
                     return
                 sample: Any = self._checked(given, index)

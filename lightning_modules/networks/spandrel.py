@@ -92,7 +92,7 @@ class Spandrel(nn.Module):
         Returns:
             (B, 3, scale * h, scale * w) in [0, 1]; with `train` not clamped.
         """
-        if not self.trains:
+        if not (self.trains or torch.compiler.is_exporting()):  # a file takes any batch
             # One image at a time, as spandrel requires. cat leaves spandrel's inference mode, so
             # that the result may be changed in place.
             return torch.cat([self.descriptor(image) for image in torch.split(lr, 1)])
@@ -105,7 +105,8 @@ class Spandrel(nn.Module):
         # The descriptor's own call computes without gradients. Some networks give several outputs,
         # or another range, which this function knows.
         sr: Tensor = self.descriptor._call_fn(self.model, x)
-        return sr[..., : self.scale * h, : self.scale * w]
+        sr = sr[..., : self.scale * h, : self.scale * w]
+        return sr if self.trains else sr.clamp(0, 1)
 
     def official(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the tensors of a published file by this network's names.

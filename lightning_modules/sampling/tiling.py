@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from degradations.device import copy_to
 from lightning_modules.noise import Noise, PlacedNoise, Size, Span, Tile, length_of
+from lightning_modules.sampling.together import Together
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 Window = Literal["linear", "gaussian", "flat", "released"]
 Where = Literal["pixels", "latent"]
 log = logging.getLogger(__name__)
+SPEED = ("batch", "together")  # settings that change no output
 FEW = 8  # tiles; up to so many, no bar is shown
 
 
@@ -47,9 +49,12 @@ class Tiling:
         where: ``pixels``: each tile separately, from LR to output. ``latent``, if the method can:
             one latent for the whole image; in each step the networks see tiles of it, so that
             neighbouring tiles agree.
+        together: All processes make the tiles of each image together, and the first one writes it:
+            for images of many tiles. By default each process has its own images.
 
     Raises:
-        ValueError: If a number is out of range, or a word is unknown.
+        ValueError: If a number is out of range, a word is unknown, or latents are to be made
+            together.
     """
 
     size: int | Literal["auto"] = "auto"
@@ -57,6 +62,7 @@ class Tiling:
     window: Window | None = None
     batch: int = 1
     where: Where = "pixels"
+    together: bool = False
 
     def __post_init__(self) -> None:
         least = {"size": 1, "overlap": 0, "batch": 1}
@@ -72,13 +78,18 @@ class Tiling:
                 "tiling.window is released, which is for pixels: set tiling.where to pixels, "
                 "or another window"
             )
+        if self.together and self.where == "latent":
+            raise ValueError(
+                "tiling.together is for tiles of pixels, which do not depend on each other: set "
+                "tiling.where to pixels"
+            )
 
     @property
     def asked(self) -> dict[str, str | int | float]:
         """Settings that differ from the defaults and change outputs, by key."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         own = {field.name: field.default for field in fields(self)}
-        return {f"tiling.{k}": v for k, v in values.items() if v != own[k] and k != "batch"}
+        return {f"tiling.{k}": v for k, v in values.items() if v != own[k] and k not in SPEED}
 
 
 def grid(
@@ -124,6 +135,7 @@ def restore_tiled(
     tiles: Sequence[Tile],
     at_once: int = 1,
     bar: bool = False,
+    together: bool = False,
 ) -> Tensor:
     """Restore an image tile by tile; memory holds ``at_once`` tiles and the output.
 
@@ -135,9 +147,10 @@ def restore_tiled(
         tiles: Result of ``grid`` for these sizes.
         at_once: Tiles that are restored as one batch, of ``at_once`` times B.
         bar: Show a progress bar in a terminal.
+        together: All processes call this for the same image, and each makes some of the tiles.
 
     Returns:
-        (B, 3, H, W) float32.
+        (B, 3, H, W) float32, in all processes.
     """
     lr = batch["lr"]
     rest = {key: batch[key] for key in batch if key not in ("lr", "size", "hr")}  # type: ignore[literal-required]
@@ -149,7 +162,8 @@ def restore_tiled(
         noise = PlacedNoise(part["seed"], places, lr.device)
         return restore(cast("Batch", part), noise)
 
-    return blend(make, tiles, at_once, bar)
+    maker = Together(make, [*_groups(tiles, at_once)], lr) if together else make
+    return blend(maker, tiles, at_once, bar)
 
 
 def halved_when_full(work: Callable[[int], Tensor], side: int, least: int) -> Tensor:

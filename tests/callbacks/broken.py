@@ -9,8 +9,8 @@ from lightning.pytorch.cli import LRSchedulerCallable
 from torch import Tensor, nn
 
 from lightning_modules.controls.simple import Bicubic
-from lightning_modules.one_pass import NetworkCallable
-from lightning_modules.regression import Regression
+from lightning_modules.one_pass.one_pass import NetworkCallable
+from lightning_modules.one_pass.regression import Regression
 from tests.callbacks.tiny import Tiny
 
 

@@ -293,7 +293,7 @@ def test_what_is_missing_is_one_sentence(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert (
         refusal("app")
-        == "app needs Gradio, which is optional: pip install -c constraints-app.txt -e '.[app]'"
+        == "app needs Gradio, which is optional: pip install -c constraints.txt -e '.[app]'"
     )
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     monkeypatch.setattr("os.environ", os.environ.copy())

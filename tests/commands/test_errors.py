@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from commands.errors import TOP, did_you_mean, refuse_typos
+from commands.arguments.nested import refuse_nested_typos
+from commands.errors import TOP, ConfigurationError, _parameters, did_you_mean, refuse_typos
+from commands.options import ROOMS, arguments, public_names
 from tests.commands import plugins_with_bugs
 from tests.conftest import REPO
 
@@ -148,7 +150,7 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "a word too many": (("tiny.yaml",), ("'tiny.yaml' is not an option", "--config tiny.yaml")),
     "a class": (
-        ("--model", "lightning_modules.regression.Regresion"),
+        ("--model", "lightning_modules.one_pass.regression.Regresion"),
         ("model:", "'Regresion'", "did you mean 'Regression'"),
     ),
     "a file": (
@@ -587,6 +589,9 @@ def test_did_you_mean(word: str, near: str) -> None:
         ("fit --model lightning_modules.EDRS", "did you mean 'lightning_modules.EDSR'?"),
         (f"predict --config {BENCHMARK} --data.predict dosc", "'dosc', which does not exist; did"),
         (f"fit --config={FOLDER} --data.init_args.train.init_args.root=dosc", "mean 'docs'?"),
+        (f"fit --config {FOLDER} --model.network.chanels 32", "did you mean 'channels'?"),
+        (f"fit --config {FOLDER} --data.val.photos.nams x", "did you mean 'names'?"),
+        (f"fit --config={FOLDER} --data.scale=abc", "data.init_args.scale is abc; expected float"),
         ("report", "report needs a run, such as runs/NAME"),
         ("compare docs@bicubic dosc", "compare is 'dosc', which does not exist; did you mean"),
     ],
@@ -622,6 +627,54 @@ finally:
 )
 def test_what_the_parser_judges_better(typed: str) -> None:
     refuse_typos(typed.split())
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "--model.init_args.network.init_args.chanels 32",
+        "--model.network lightning_modules.IMDN --model.network.chanels 3",
+        "--model.lr 3",
+        "--data.train.rot x",
+        "--data.crop_size big",
+        "--degradation degradations.RealESRGAN --degradation.jpg 3",
+    ],
+)
+def test_the_parser_would_have_said_it(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from commands.cli import run
+
+    words = ["fit", "--config", str(FOLDER), *typed.split()]
+    with pytest.raises(ConfigurationError) as early:
+        refuse_nested_typos(words)
+    with pytest.raises(SystemExit):
+        run(words)
+    assert capsys.readouterr().err.strip() == f"error: {early.value}"
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "--model.optimizer.no_such 3",
+        "--model.network torch.nn.Identity --model.network.no_such 3",
+        "--model my.Method --model.no_such 3",
+        "--config {model: my.Method} --model.no_such 3",
+        "--data.train datamodules.Photos --data.train.names null",
+        "--trainer.callbacks.no_such 3",
+        "--model.network.scale 3",
+        "--data.size none",
+    ],
+)
+def test_what_the_sources_do_not_tell_is_left_to_the_parser(typed: str) -> None:
+    refuse_nested_typos(["fit", "--config", str(FOLDER), *typed.split()])
+
+
+def test_no_argument_that_a_class_takes_is_refused() -> None:
+    known = 0
+    for name in [name for room in ROOMS for name in public_names(room)]:
+        found = arguments(name)
+        assert found is None or found.keys() >= {*_parameters(name)}, name
+        known += found is not None
+    assert known > 150
 
 
 @pytest.mark.parametrize("command", ["fit", "test", "predict", "encode"])

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from commands import errors
+from commands.arguments.parser import GROUPS
 from commands.errors import readable
-from commands.parser import GROUPS
 from datamodules.base import SRDataModule
 from lightning_modules.sampling.tiling import Tiling
 

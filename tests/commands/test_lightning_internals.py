@@ -12,8 +12,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
 from commands import lightning_internals as internals
+from commands.arguments.parser import DESCRIPTIONS
 from commands.distributed.launch import FullySharded
-from commands.parser import DESCRIPTIONS
 
 STEPS = 4
 

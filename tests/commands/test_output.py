@@ -35,7 +35,7 @@ class Interrupts:
             raise KeyboardInterrupt
 
 sys.meta_path.insert(0, Interrupts())
-main.main(["fit"])
+main.main(["fit", "--config", "configs/experiment/quickstart.yaml"])
 """
 
 

@@ -55,8 +55,8 @@ def predict(enlarger: Enlarger, folder: Path, *more: object) -> None:
 def written(root: Path = OUT) -> list[str]:
     """Return the images in a folder and below, without predictions.jsonl and the page."""
     files = (p for p in root.rglob("*") if p.is_file() and p.name not in (NAME, PAGE))
-    shown = (p.relative_to(root).as_posix() for p in files)
-    return sorted(name for name in shown if not name.startswith("."))
+    shown = (p.relative_to(root) for p in files)
+    return sorted(p.as_posix() for p in shown if not any(s.startswith(".") for s in p.parts))
 
 
 def lines(root: Path = OUT) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import enlarger as api
 from lightning_modules.networks.compact import SRVGGNetCompact
 from lightning_modules.networks.rrdb import RRDBNet
-from lightning_modules.real_esrgan import RealESRGAN
+from lightning_modules.one_pass.real_esrgan import RealESRGAN
 from tests.commands.export.test_export import written
 from tests.commands.test_resume import Interruption, assert_same, newest
 from tests.lightning_modules.networks.test_rrdb import random, released_compact

@@ -74,7 +74,7 @@ MISTAKES = [
     ("experiment", "data: {init_args: {crop_sise: 96}}"),
     ("experiment", "data: {init_args: {crop_size: large}}"),
     ("experiment", "run: {nme: a}"),
-    ("model", "{class_path: lightning_modules.regression.Regresion}"),
+    ("model", "{class_path: lightning_modules.one_pass.regression.Regresion}"),
     ("model", "{class_path: lightning_modules.Regression, init_args: {losss: l1}}"),
     (
         "model",

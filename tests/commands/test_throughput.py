@@ -17,7 +17,7 @@ from commands import throughput
 from commands.throughput import Measured
 from datamodules.clock import DECODING
 from datamodules.source import Sample, Source
-from lightning_modules.regression import Regression
+from lightning_modules.one_pass.regression import Regression
 
 Enlarger = Callable[..., None]
 HERE = "tests.commands.test_throughput"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from files.yaml_loader import plain_yaml
 from tests.conftest import REPO
 
 ROOT = REPO / "configs"
@@ -31,4 +30,4 @@ def content(file: str | Path) -> Any:
             return NAMES.get((path.parent / value).resolve(), value)
         return value
 
-    return named(yaml.safe_load(path.read_text()))
+    return named(plain_yaml(path.read_text()))

@@ -63,8 +63,11 @@ ALIKE = {
     *(n for n in OWN_TESTS if "benchmarks" in PATHS[n].parts),
     *(f"experiment/mini/self_cascade/{n}.yaml" for n in ("attn_sf", "lora_r4", "lora_r32", "tf")),
     *(f"experiment/mini/self_cascade_video/{n}.yaml" for n in ("scalecrafter", "tf")),
-    *(f"experiment/{n}.yaml" for n in ("mini/nsarm/stage1", "mini/nsarm/student")),
-    "experiment/self_cascade_64/tf.yaml",
+    *(f"experiment/mini/self_cascade/{n}.yaml" for n in ("direct", "finetune", "sr")),
+    "experiment/mini/self_cascade_video/direct.yaml",
+    *(f"experiment/mini/nsarm/{n}.yaml" for n in ("latents", "stage1", "student")),
+    *(f"experiment/mini/{n}.yaml" for n in ("casarbi/base", "invsr/latents", "resshift/pixel")),
+    *(f"experiment/self_cascade_{n}.yaml" for n in ("64/base", "64/tf", "prompts")),
 }
 
 # A file of a group in its place; `{}` is the file, the rest comes from other shipped files.

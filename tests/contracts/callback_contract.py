@@ -32,25 +32,32 @@ from torch import Tensor
 from callbacks.metrics.base import ImageMetric
 from datamodules.base import SRDataModule
 from degradations.bicubic import Bicubic, resize
-from lightning_modules.regression import Regression
+from lightning_modules.one_pass.regression import Regression
 from tests.contracts.arguments import check_arguments
 from tests.contracts.degradation_contract import global_generators_untouched
-from tests.datamodules.memory import random_images, trainer
+from tests.datamodules.memory import Memory, random_images, trainer
 from tests.lightning_modules.tiny import Convolution
 
 METRICS: dict[tuple[type, type], ImageMetric] = {}
 SIDES = (208, 216)  # five scales of MS-SSIM fit, and four blocks of NIQE
 
 
-def data() -> SRDataModule:
+@functools.cache
+def sources() -> tuple[Memory, Memory, Memory, Memory]:
     """Two sets to evaluate on, of images that are large enough for every metric's window."""
-    sets = {"a": random_images(3, *SIDES), "b": random_images(2, SIDES[1], SIDES[1])}
+    sets = random_images(3, *SIDES), random_images(2, SIDES[1], SIDES[1])
+    return *sets, random_images(8), random_images(2)
+
+
+def data() -> SRDataModule:
+    a, b, train, predict = sources()
+    sets = {"a": a, "b": b}
     return SRDataModule(
         2,
-        train=random_images(8),
+        train=train,
         val=sets,
         test=sets,
-        predict=random_images(2),
+        predict=predict,
         batch_size=4,
         crop_size=16,
         workers=0,

@@ -14,6 +14,7 @@ are; those that need arguments get the ones of a YAML file that names them. Impo
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -84,6 +85,9 @@ def concrete_subclasses(base: type[T], *names: str) -> list[type[T]]:
     return sorted(found, key=full_name)
 
 
+_of_ours = functools.cache(concrete_subclasses)
+
+
 def full_name(cls: type) -> str:
     """The class path as a YAML file says it: `degradations.GaussianNoise`."""
     return f"{cls.__module__}.{cls.__qualname__}"
@@ -104,7 +108,7 @@ def parametrize(metafunc: pytest.Metafunc, argument: str, base: type, package: s
     """
     if argument not in metafunc.fixturenames:
         return
-    ours = concrete_subclasses(base, package)
+    ours = _of_ours(base, package)
     if not ours:
         raise LookupError(f"no concrete {full_name(base)} in the package {package!r}")
     classes = ours + concrete_subclasses(base, *plugins(metafunc.config))

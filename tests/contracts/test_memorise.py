@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from degradations.bicubic import resize
-from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.schedule import Schedule
@@ -25,23 +24,24 @@ from lightning_modules.casarbi import CasArbi
 from lightning_modules.chain import Chain
 from lightning_modules.controls import direct, finetune, sd, simple
 from lightning_modules.diffusion import Diffusion
-from lightning_modules.infinity import Infinity
+from lightning_modules.first_stage.autoencoder import Autoencoder
+from lightning_modules.first_stage.latent_perceptual import LatentPerceptual
+from lightning_modules.first_stage.tokenizer import Tokenizer
 from lightning_modules.invsr import InvSR
-from lightning_modules.latent_perceptual import LatentPerceptual
-from lightning_modules.losses import GAN, Charbonnier
 from lightning_modules.networks.compact import SRVGGNetCompact
 from lightning_modules.networks.discriminator import UNetDiscriminator
 from lightning_modules.networks.feature_upsampler import Full
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.networks.swin_unet import SwinUNet
-from lightning_modules.nsarm import NSARM
-from lightning_modules.real_esrgan import RealESRGAN
-from lightning_modules.regression import Regression
+from lightning_modules.next_scale.infinity import Infinity
+from lightning_modules.next_scale.nsarm import NSARM
+from lightning_modules.one_pass.losses import GAN, Charbonnier
+from lightning_modules.one_pass.real_esrgan import RealESRGAN
+from lightning_modules.one_pass.regression import Regression
 from lightning_modules.resshift import ResShift, ResShiftControl
 from lightning_modules.sampling.solvers import Sampler
 from lightning_modules.self_cascade import SelfCascade
-from lightning_modules.tokenizer import Tokenizer
 from tests.contracts import discovery, memorising, test_memorise_invsr, test_memorise_nsarm
 from tests.contracts.memorising import SIDE, batch_of, photographs, psnr
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.space import PCASpace
 from lightning_modules.base import ImageModel
 from lightning_modules.diffusion import Diffusion
+from lightning_modules.first_stage.autoencoder import Autoencoder
 from lightning_modules.invsr import InvSR, Sampling, Training
 from lightning_modules.networks.noise_predictor import NoisePredictor
 from tests.contracts import memorising

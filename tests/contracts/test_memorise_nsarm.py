@@ -10,12 +10,12 @@ import torch
 
 from degradations.bicubic import resize
 from lightning_modules.backbone.bitwise import BitwiseSpace
+from lightning_modules.first_stage.tokenizer import Tokenizer
 from lightning_modules.networks.autoencoders import BitwiseVAE
 from lightning_modules.networks.infinity import InfinityTransformer
 from lightning_modules.networks.transformation import LatentEstimate
-from lightning_modules.next_scale import Bitwise
-from lightning_modules.nsarm import NSARM
-from lightning_modules.tokenizer import Tokenizer
+from lightning_modules.next_scale.next_scale import Bitwise
+from lightning_modules.next_scale.nsarm import NSARM
 from tests.contracts import memorising
 from tests.contracts.memorising import batch_of, psnr
 

@@ -11,7 +11,6 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
-from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.schedule import Schedule
@@ -25,9 +24,10 @@ from lightning_modules.controls.finetune import FineTune, LoRA
 from lightning_modules.controls.sd import SDSR, SDUpscale
 from lightning_modules.controls.simple import Bicubic, FolderOutputs, LatentRegression, RoundTrip
 from lightning_modules.diffusion import Diffusion
-from lightning_modules.infinity import Infinity
+from lightning_modules.first_stage.autoencoder import Autoencoder
+from lightning_modules.first_stage.latent_perceptual import LatentPerceptual
+from lightning_modules.first_stage.tokenizer import Tokenizer
 from lightning_modules.invsr import STARTS, InvSR, Sampling, Training
-from lightning_modules.latent_perceptual import LatentPerceptual
 from lightning_modules.networks.compact import SRVGGNetCompact
 from lightning_modules.networks.discriminator import UNetDiscriminator
 from lightning_modules.networks.edsr import EDSR
@@ -37,13 +37,13 @@ from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.noise_predictor import NoisePredictor
 from lightning_modules.networks.rrdb import RRDBNet
 from lightning_modules.networks.sft_unet import SFTUNet
-from lightning_modules.nsarm import NSARM
-from lightning_modules.real_esrgan import RealESRGAN
-from lightning_modules.regression import Regression
+from lightning_modules.next_scale.infinity import Infinity
+from lightning_modules.next_scale.nsarm import NSARM
+from lightning_modules.one_pass.real_esrgan import RealESRGAN
+from lightning_modules.one_pass.regression import Regression
 from lightning_modules.resshift import ResShift, ResShiftControl
 from lightning_modules.sampling.solvers import Sampler
 from lightning_modules.self_cascade import SelfCascade
-from lightning_modules.tokenizer import Tokenizer
 from tests.contracts import discovery
 from tests.contracts.arguments import build
 from tests.contracts.model_contract import SIZES, ModelContract, batch_of
@@ -216,6 +216,12 @@ EXAMPLES = {
     },
 }
 
+# What another variant of the class does with other parts: left to `make test-slow`.
+ALIKE = {
+    *((CasArbi, "adapter mlp"), (CasArbi, "adapter none"), (NSARM, "student")),
+    *((RealESRGAN, "compact, alone"), (Regression, "EDSR with a skip")),
+    (SelfCascade, "tuning-free"),
+}
 DISCRETE = {NSARM}
 
 
@@ -231,7 +237,11 @@ def pytest_generate_tests(metafunc):
     found.remove(SDUpscale)  # comes with a whole pipeline, of factor 4: see test_sd_upscale.py
     found = [cls for cls in found if (cls in DISCRETE) == (metafunc.cls is TestDiscreteModels)]
     examples = [
-        pytest.param((cls, variant), id=" ".join(filter(None, (discovery.full_name(cls), variant))))
+        pytest.param(
+            (cls, variant),
+            id=" ".join(filter(None, (discovery.full_name(cls), variant))),
+            marks=pytest.mark.slow if (cls, variant) in ALIKE else (),
+        )
         for cls in found
         for variant in EXAMPLES.get(cls, [""])
     ]

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 
 from datamodules.base import SRDataModule
 from degradations.record import Record
-from lightning_modules.regression import Regression
+from lightning_modules.one_pass.regression import Regression
 from tests.datamodules.memory import (
     Memory,
     Stage,

@@ -237,7 +237,7 @@ class TestSampleDraws:
         st.text(max_size=8),
         st.lists(st.tuples(st.integers(-50, 50), st.integers(1, 10**6)), max_size=9),
     )
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=100, deadline=None)
     def test_what_draws_gives_for_one_sample(self, seed, name, ranges):
         one, many = SampleDraws(seed, name), Draws(np.array([seed])).fold(name)
         for low, length in ranges:

@@ -14,7 +14,7 @@ from datamodules.base import SRDataModule
 from datamodules.scales import Scales
 from degradations.bicubic import Bicubic
 from degradations.pipeline import Pipeline
-from lightning_modules.regression import Regression
+from lightning_modules.one_pass.regression import Regression
 from tests.datamodules.memory import (
     Memory,
     evaluation,

@@ -7,8 +7,8 @@ above it says otherwise, and why:
     <!-- checked: test tests/docs/test_plugins.py -->   a test runs it
 
 What stands in the text is parsed, too: commands as code, or after a `$ ` in what a block prints,
-and options alone. Programs that are not the project's (docker, ffmpeg) are left to the reader;
-where others follow in a block, a stand-in lets them.
+and options alone. Programs that are not the project's (docker, ffmpeg) are left to the reader, but
+for what `docker run` gives to the image.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ FILE = re.compile(
     r"^```(?:python|yaml)\n# (\S+\.(?:py|yaml))\n(.*?)^```$", re.MULTILINE | re.DOTALL
 )
 NO_PROSE = re.compile(r"^ *```.*?^ *```$|^#[^\n]*$", re.MULTILINE | re.DOTALL)
-NOT_OURS = ("--node_rank", "--max-restarts", "--signal", "--requeue")  # torchrun's and SLURM's
+NOT_OURS = (
+    *("--node_rank", "--max-restarts", "--signal", "--requeue"),  # torchrun's and SLURM's
+    *("--user", "--shm-size", "--gpus all", "--stop-timeout"),  # docker's
+)
 CODE = re.compile(
     rf"(?<!`)`((?:\w+=\S*\s+)*(?:{'|'.join(PROGRAMS)}|main\.py)\s[^`]+|--\w[^`]*)`(?!`)"
 )

@@ -20,7 +20,7 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 FOLDER = ".programs"  # where the stand-ins lie, first in PATH
 ELSEWHERE = ("torchrun", "srun", "sbatch")  # start processes that are not on this machine
-PROGRAMS = ("python", *ELSEWHERE, "make", "pip", "pytest", "tensorboard", "hf", "ffmpeg")
+PROGRAMS = ("python", *ELSEWHERE, "make", "pip", "pytest", "tensorboard", "hf", "ffmpeg", "docker")
 CPU = ("--trainer.accelerator", "cpu", "--trainer.devices", "1")
 # Typed before --config, which may say 0 where nothing can be validated.
 VALIDATED = ("--trainer.limit_val_batches", "1")
@@ -56,6 +56,10 @@ def parsed_words(program: str, args: Sequence[str]) -> list[str]:
         # As docs/pack.sbatch and docs/train.sbatch do.
         starts = ["pack"] if Path(args[0]).stem == "pack" else ["fit", "--config"]
         return ["main.py", *starts, *args[1:]]
+    if program == "docker":  # what the image is given; the repository is in /enlarger there
+        image = next((n for n, word in enumerate(args) if word.startswith("enlarger")), len(args))
+        inside = [word.removeprefix("/enlarger/") for word in args[image + 1 :]]
+        return ["main.py", *inside] if args[0] == "run" and inside else []
     start = next((n for n, word in enumerate(args) if Path(word).name == "main.py"), None)
     if start is not None and program in ("python", *ELSEWHERE):
         launcher = [program, *args[:start]] if program == "torchrun" else []
@@ -78,7 +82,8 @@ def command(program: str, args: Sequence[str], parse: bool = False) -> tuple[str
     if program == "sbatch":
         subprocess.run(["bash", "-n", str(REPO / args[0])], check=True)
     if parsed_words(program, args):
-        if parse or program in ELSEWHERE or "--export.push" in args:
+        serves = [*args[1:2]] == ["app"]  # until it is stopped
+        if parse or program in ELSEWHERE or "--export.push" in args or serves:
             return "parsed", []
         return _run_small(list(args))
     if program == "python" and parse:
@@ -96,7 +101,7 @@ def command(program: str, args: Sequence[str], parse: bool = False) -> tuple[str
         return "--help", [str(Path(here).with_name("hf")), *args, "--help"]
     if program == "tensorboard":
         return "--help", [here, "-m", "tensorboard.main", "--help"]
-    if program == "ffmpeg" and parse:  # not the project's, and often not there
+    if program in ("docker", "ffmpeg") and parse:  # not the project's, and often not there
         return "left to the reader", []
     raise ValueError(f"{program} {' '.join(args)} is nothing that could be checked")
 

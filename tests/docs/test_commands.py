@@ -69,6 +69,7 @@ def test_commands_and_options_in_the_text(tmp_path: Path, monkeypatch: pytest.Mo
         (3, "parse", f"python main.py fit --config {QUICKSTART} --run.name a"),
         (5, "parse", f"python main.py test --config {QUICKSTART} --run.name b"),
         (9, "option", "--run.name NAME"),
+        (9, "parse", "docker run"),
         (9, "parse", "python -m a.b --help"),
         (9, "option", "--x"),
     ]
@@ -118,6 +119,7 @@ def test_files_that_a_page_shows() -> None:
         ("srun .venv/bin/python main.py doctor", False, "parsed", ""),
         ("sbatch docs/train.sbatch a.yaml --run.name b", True, "parsed", ""),
         ("python main.py pack a b", False, "run", "main.py pack a b"),
+        ("python main.py app runs/a", False, "parsed", ""),
         ("python -m datamodules.pack a b", False, "run", "-m datamodules.pack a b"),
         ("python main.py pack a b --name c", True, "parsed", ""),
         ("python docs/make_degradations.py", True, "compiled", "ast.parse"),
@@ -125,6 +127,8 @@ def test_files_that_a_page_shows() -> None:
         ("pip install -e .[s3]", False, "extras are there", "-c"),
         ("hf auth login", True, "--help", "hf auth login --help"),
         ("ffmpeg -i clip.mp4 frames/%06d.png", True, "left to the reader", ""),
+        ("docker build -t enlarger .", True, "left to the reader", ""),
+        ("docker run --rm enlarger doctor", True, "parsed", ""),
     ],
 )
 def test_what_is_run(typed: str, parse: bool, how: str, run: str) -> None:
@@ -146,6 +150,11 @@ def test_what_is_run(typed: str, parse: bool, how: str, run: str) -> None:
             "main.py fit --config a.yaml --run.name b",
         ),
         ("sbatch docs/pack.sbatch a b --name c", "main.py pack a b --name c"),
+        ("docker build -t enlarger .", ""),
+        (
+            "docker run --rm -v a:b enlarger:cuda fit --config /enlarger/configs/a.yaml",
+            "main.py fit --config configs/a.yaml",
+        ),
         ("python -m datamodules.pack a b", "-m datamodules.pack a b"),
         ("python docs/make_degradations.py", ""),
         ("make test", ""),
@@ -179,7 +188,7 @@ def test_options_whose_value_is_the_readers() -> None:
         (f"main.py fit --config {QUICKSTART}", "--model.network.help CLASS", "ok"),
         (f"main.py fit --config {QUICKSTART}", "--model.nettwork.help CLASS", "no model.nettwork"),
         ("main.py fit --model.help lightning_modules.Regression", "", "ok"),
-        ("main.py fit --model.help lightning_modules.regression.Regresion", "", "Regresion"),
+        ("main.py fit --model.help lightning_modules.resshift.Reshift", "", "Reshift"),
         ("main.py doctor --run.root a", "--doctor.checksums true", "ok"),
         ("main.py doctor --doctor.weight 5", "", "--doctor.weight"),
         ("torchrun --nnodes 2 main.py check --run.name a", "", "ok"),

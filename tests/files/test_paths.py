@@ -174,6 +174,17 @@ def test_what_is_left_out_is_named_by_its_ending(
     )
 
 
+def test_files_of_predict_are_not_named(here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.png", "predict.html", "predictions.jsonl"):
+        Path(name).touch()
+    with caplog.at_level(logging.INFO):
+        assert [path.name for path in list_images(Path())] == ["a.png"]
+        assert not caplog.text
+        Path("other.html").touch()
+        list_images(Path())
+    assert "not images by their names: 1 .html" in caplog.text
+
+
 def special(kind: str, path: Path) -> None:
     if kind == "named pipe":
         os.mkfifo(path)

@@ -24,7 +24,7 @@ from callbacks.metrics.robustness import Robustness
 from callbacks.metrics.sets import SetMetric
 from callbacks.metrics.video import FVD, KVD, Flicker, FrameKIDThumb, FrameSWD
 from callbacks.report.scales import ScaleReport
-from lightning_modules.nsarm import NSARM
+from lightning_modules.next_scale.nsarm import NSARM
 from tests.callbacks.tiny import Images, collate, trainer
 from tests.contracts import discovery
 from tests.contracts.arguments import build
@@ -103,7 +103,7 @@ class Closes(Callback):
 def waits_of_a_batch(
     folder: Path, callback: Callback, model: LightningModule, data: Images
 ) -> Waits:
-    """Those of the last of three batches, when tables are on the device."""
+    """Those of the second of two batches, when tables are on the device."""
     opens = Opens()
     with pretended_gpu():
         # Under inference mode, the device would not see the operations.
@@ -143,7 +143,7 @@ def test_a_metric(cls: Any, tmp_path: Path) -> None:
     examples = {LPIPS: lambda: LPIPS("squeeze"), **IMAGES, **SETS}
     metric = build(cls, examples, "")
     default = OF_SETS if issubclass(cls, SetMetric) else 0
-    data = (Clips if cls in CLIPS else Images)(6, side=304 if "Patch" in cls.__name__ else 208)
+    data = (Clips if cls in CLIPS else Images)(4, side=304 if "Patch" in cls.__name__ else 208)
     waits = waits_of_a_batch(tmp_path, metric, Echo(), data)
     # The similarity to itself needs datasets of two scales.
     assert metric.records or cls is SelfSSIM, "it measured nothing"
@@ -155,6 +155,6 @@ def test_the_report_of_scales(tmp_path: Path) -> None:
     """One copy of all numbers, and one of all images in the strip."""
     parts = next_scale_parts.space(), next_scale_parts.mapper(), next_scale_parts.transformer()
     report = ScaleReport(shown=6)
-    waits = waits_of_a_batch(tmp_path, report, NSARM(2.0, *parts), Images(6, side=32))
+    waits = waits_of_a_batch(tmp_path, report, NSARM(2.0, *parts), Images(4, side=32))
     assert (tmp_path / "samples" / "scales-test.json").is_file()
     assert waits.total() <= 2, f"a batch waits:\n{waits}"

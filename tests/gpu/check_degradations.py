@@ -14,6 +14,8 @@ from degradations.compose import Mixture
 from degradations.draws import to_device
 from degradations.pipeline import Pipeline
 from degradations.pool import PairPool, Pairs
+from degradations.recipes.resshift import ImageNetTest
+from degradations.recipes.second_order import RealESRGANLight, SecondOrder
 from degradations.stages.codec import WebP
 from degradations.stages.noise import GaussianNoise, hashed_fields
 from tests.contracts import discovery
@@ -33,6 +35,8 @@ from tests.gpu.device import GPU, counted, pretended_gpu
 HR, LOG = make_images(3, (32, 32)), "degradations.pipeline"
 # Recipes with codecs, which work on the CPU: most waits of a batch. May only fall.
 LIMITS = {"Web": 4, "Photograph": 1, "Mixture": 1}
+# RealESRGAN's and ResShift's with other numbers: left to `make test-slow`.
+ALIKE = (ImageNetTest, RealESRGANLight, SecondOrder)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +60,11 @@ def test_a_stage(cls: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "cls", discovery.concrete_subclasses(Degradation, "degradations"), ids=lambda cls: cls.__name__
+    "cls",
+    [
+        pytest.param(cls, id=cls.__name__, marks=pytest.mark.slow if cls in ALIKE else ())
+        for cls in discovery.concrete_subclasses(Degradation, "degradations")
+    ],
 )
 def test_a_recipe(cls: Any) -> None:
     degradation = (DEGRADATIONS.get(cls) or functools.partial(build, cls))(2.0)

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from lightning_modules.adversarial import Adversarial
 from lightning_modules.backbone.space import KLSpace
+from lightning_modules.first_stage.latent_perceptual import LatentPerceptual
 from lightning_modules.invsr import InvSR
-from lightning_modules.latent_perceptual import LatentPerceptual
 from lightning_modules.networks.feature_upsampler import Shared
 from lightning_modules.sampling.color import KINDS, fix_colors
 from lightning_modules.sampling.solvers import Sampler
 from lightning_modules.sampling.tiling import Tiling
+from tests.contracts import test_models
 from tests.contracts.model_contract import SCALE, batch_of
-from tests.contracts.test_models import EXAMPLES
 from tests.gpu.device import GPU, counted, moved, pretended_gpu
 from tests.lightning_modules import test_self_cascade_video
 from tests.lightning_modules.backbone.unets import small_kl
@@ -39,12 +39,18 @@ LIMITS = {
 }
 
 
-ALL = {**EXAMPLES, **OTHERS}
-CASES = [
-    pytest.param(cls.__name__, make, id=f"{cls.__name__} {name}".strip())
-    for cls, examples in ALL.items()
+# What another case does with other parts, or more of: left to `make test-slow`.
+ALIKE = {"FineTune pixels", *(f"{cls.__name__} {name}" for cls, name in test_models.ALIKE)}
+ALL = {
+    f"{cls.__name__} {name}".strip(): (cls.__name__, make)
+    for cls, examples in {**test_models.EXAMPLES, **OTHERS}.items()
     for name, make in examples.items()
+}
+CASES = [
+    pytest.param(*case, id=name, marks=pytest.mark.slow if name in ALIKE else ())
+    for name, case in ALL.items()
 ]
+assert ALL.keys() > ALIKE
 
 
 def on_device(batch: dict[str, Any]) -> dict[str, Any]:
@@ -94,7 +100,7 @@ def test_a_training_step_and_a_batch_of_outputs(
 @pytest.mark.parametrize(("where", "batch"), [("pixels", 4), ("latent", 1)])
 def test_tiles(where: Any, batch: int, tmp_path: Path) -> None:
     """Nine and more tiles wait no more than one."""
-    model: Any = EXAMPLES[InvSR]["averaged pixels"](SCALE, tmp_path)
+    model: Any = test_models.EXAMPLES[InvSR]["averaged pixels"](SCALE, tmp_path)
     model.tiling = Tiling(size=12, overlap=6, where=where, batch=batch)
     with pretended_gpu():
         given = on_device(batch_of((22, 24), 1))

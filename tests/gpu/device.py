@@ -161,6 +161,12 @@ def _name_of(func: Any) -> str:
     return name.split("::")[1]
 
 
+@functools.cache
+def _returns_its_own(func: Any) -> bool:
+    """Whether results are neither views of arguments nor arguments: nothing is to be corrected."""
+    return all(result.alias_info is None for result in func._schema.returns)
+
+
 def _count_copy(source: Tensor, to_device: bool, non_blocking: bool) -> None:
     from_device = isinstance(source, DeviceTensor)
     if from_device and not to_device and not non_blocking:
@@ -252,7 +258,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     out = func(*plain, **on_host)
     if to_device or device is None:
         out = _wrapped(out)
-    if with_device and device is None:
+    if with_device and device is None and not _returns_its_own(func):
         return return_and_correct_aliasing(func, args, kwargs, out)
     return out
 
@@ -263,6 +269,10 @@ def _pinned(tensor: Tensor) -> Tensor:
 
 
 class _Operations(TorchDispatchMode):
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and the guard costs a tenth of each operation
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _run(func, args, kwargs or {})
 

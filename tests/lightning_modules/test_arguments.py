@@ -12,7 +12,7 @@ from lightning_modules.base import ImageModel, adam
 from lightning_modules.controls.direct import Direct
 from lightning_modules.controls.finetune import LoRA
 from lightning_modules.invsr import InvSR
-from lightning_modules.regression import Regression
+from lightning_modules.one_pass.regression import Regression
 from tests.contracts import discovery
 
 METHODS = discovery.concrete_subclasses(ImageModel, "lightning_modules")

@@ -17,7 +17,7 @@ from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.noise import Noise
-from lightning_modules.regression import Regression
+from lightning_modules.one_pass.regression import Regression
 
 TINY = partial(LIIF, blocks=1, channels=8, hidden=(16,), global_skip=True)
 

@@ -20,8 +20,8 @@ from lightning_modules.base import ImageModel
 from lightning_modules.chain import Chain
 from lightning_modules.controls.finetune import FineTune
 from lightning_modules.controls.simple import FolderOutputs
-from lightning_modules.regression import Regression
-from lightning_modules.tokenizer import Tokenizer
+from lightning_modules.first_stage.tokenizer import Tokenizer
+from lightning_modules.one_pass.regression import Regression
 from tests.conftest import REPO
 from tests.contracts.model_contract import SCALE
 from tests.contracts.test_models import EXAMPLES

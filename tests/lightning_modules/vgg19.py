@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from lightning_modules.losses import VGG19
+from lightning_modules.one_pass.losses import VGG19
 
 NAME = "vgg19-dcbb9e9d.pth"
 

@@ -58,7 +58,7 @@ def test_a_report(plan: Plan) -> None:
     assert len(claims) == 4
     assert all("**holds**" in line for line in claims)
     assert "than | metric" in text
-    assert "of 4, holds: 4, does not hold: 0, not decided: 0" in summary(found)
+    assert "Of 4 claims 4 hold, 0 do not, and 0 are not decided." in summary(found)
     assert "| bicubic +0.5 | PSNR-Y | +7.50 (+7.50 to +7.50) |" in claims[0]
 
 

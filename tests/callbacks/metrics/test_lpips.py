@@ -22,7 +22,11 @@ NAMES = {"alex": "alexnet", "squeeze": "squeezenet", "vgg": "vgg16"}
 PACKAGES: dict[Path, lpips.LPIPS] = {}  # by their files
 
 
-@pytest.fixture(scope="module", params=BUILD)
+# VGG is as large as the others together ten times, and run like them.
+NETS = [pytest.param(net, marks=pytest.mark.slow if net == "vgg" else ()) for net in BUILD]
+
+
+@pytest.fixture(scope="module", params=NETS)
 def net(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A network's name, a file of random weights as torchvision publishes it, and its features."""
     with torch.random.fork_rng(devices=[]):
@@ -76,6 +80,7 @@ def compute(metric: LPIPS, sr: Tensor, hr: Tensor) -> Tensor:
 # ---------------------------------------------------------------------------- the reference library
 
 
+@pytest.mark.parametrize("net", BUILD, indirect=True)
 @pytest.mark.parametrize("size", [pytest.param((64, 80), marks=pytest.mark.slow), (33, 45)])
 def test_as_the_package(monkeypatch: pytest.MonkeyPatch, net: Any, size: tuple[int, int]) -> None:
     sr, hr = pair(2, size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -16,17 +17,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
+from torch.multiprocessing import ProcessRaisedException
 
 from callbacks.predict import videos
 from callbacks.predict.predictions import NAME, outputs_in
-from callbacks.predict.videos import SEGMENT, WAITING, VideoSettings, VideoWriter
+from callbacks.predict.videos import WAITING, VideoSettings, VideoWriter
 from callbacks.predict.writer import Writer
 from datamodules.base import SRDataModule
 from datamodules.sources.folder import Outputs
 from files.owned import parts_folder
-from files.video import BT601, BT709, Colours, VideoFrame, frame_to_rgb, rgb_to_frame
+from files.video import BT601, BT709, SEGMENT, Colours, VideoFrame, frame_to_rgb, rgb_to_frame
 from lightning_modules.controls.simple import Bicubic
 from tests.callbacks.tiny import trainer
 from tests.conftest import REPO
@@ -35,6 +38,7 @@ from tests.video_files import make_video, read_video
 
 EVEN = [40 * n for n in range(12)]
 UNEVEN = [0, 40, 73, 106, 300, 301, 350, 1000]
+SAME = {"input", "output", "error", "lr_size", "size", "scale", "frames", "seed", "input_digest"}
 LONG = [40 * n for n in range(2 * SEGMENT + 6)]
 
 
@@ -56,6 +60,14 @@ class Counted(Bicubic):
         return super().predict_step(batch, *indices)
 
 
+class OneThread(Callback):
+    """A forked process has no pool of threads, and would wait for it forever."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.world_size > 1:
+            torch.set_num_threads(1)
+
+
 def predict(
     source: Path, out: Path, stop_at: int = -1, how: str = "error", **settings: Any
 ) -> Counted:
@@ -64,8 +76,12 @@ def predict(
     data.outputs = Outputs(out, partial(outputs_in, out))  # as the command does
     model = Counted(scale)
     model.stop_at, model.how = stop_at, how
+    several: dict[str, Any] = {"limit_predict_batches": settings.pop("limit", None)}
+    several |= {"devices": 2, "strategy": "ddp_fork"} if settings.pop("several", False) else {}
     writer = Writer(folder=str(out), suffix="_x2", page=False, **settings)
-    trainer(out.parent, writer).predict(model, data, return_predictions=False)
+    run = trainer(out.parent, writer, OneThread(), **several)
+    gc.collect()  # a forked process that frees a decoder of PyAV waits for its threads forever
+    run.predict(model, data, return_predictions=False)
     return model
 
 
@@ -282,6 +298,53 @@ def test_another_process_is_left_alone(tmp_path: Path) -> None:
     assert parts_folder(target).is_dir()
     other.drop()
     assert predict(source, tmp_path / "out").made == 12
+
+
+def test_segments_that_are_removed_meanwhile(tmp_path: Path) -> None:
+    source = make_video(tmp_path / "a.mp4", EVEN)
+    how = VideoSettings("h264", 18, "keep")
+    with pytest.raises(ValueError, match="has changed meanwhile: run the command again"):
+        VideoWriter(tmp_path / "out/a_x2.mp4", str(source), how, {}, begun=frozenset({0}))
+
+
+# ------------------------------------------------------------------------------ several processes
+
+
+@pytest.mark.distributed
+def test_processes_share_the_segments_of_each_video(tmp_path: Path) -> None:
+    inputs, out, whole = tmp_path / "in", tmp_path / "out", tmp_path / "whole"
+    inputs.mkdir()
+    make_video(inputs / "long.mp4", LONG, audio="aac")
+    make_video(inputs / "short.mp4", EVEN)
+    broken(inputs, "damaged")
+    with pytest.raises(KeyError, match="stopped"):
+        predict(inputs / "long.mp4", out, stop_at=SEGMENT + 3)
+    # The first process makes the last six frames, the second only six of the segment before.
+    predict(inputs / "long.mp4", out, several=True, limit=6)
+    parts = parts_folder(out / "long_x2.mp4")
+    assert [path.name[:6] for path in sorted(parts.glob("*.mp4"))] == ["000000", "000002"]
+    predict(inputs, out, several=True)
+    predict(inputs, whole)
+    assert files(out) == files(whole) == ["long_x2.mp4", "short_x2.mp4"]  # no parts
+    for name in files(out):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+    one, both = ({line["key"]: line for line in lines(folder)} for folder in (whole, out))
+    assert len(lines(out)) == 3
+    for key, line in one.items():
+        assert all(both[key][name] == line[name] for name in line if name in SAME), key
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("stop_at", quick([5, SEGMENT + 2], SEGMENT + 2))
+def test_a_video_that_both_or_one_cannot_write_is_counted_once(
+    tmp_path: Path, stop_at: int
+) -> None:
+    make_video(tmp_path / "a.mp4", LONG)
+    with pytest.raises(ProcessRaisedException, match="none of the 1 inputs could be enlarged"):
+        predict(tmp_path, tmp_path / "out", stop_at=stop_at, how="nan", several=True)
+    assert files(tmp_path / "out") == []  # no parts
+    (line,) = lines(tmp_path / "out")
+    assert "not finite" in line["error"]
 
 
 # ---------------------------------------------------------------------------------- broken videos

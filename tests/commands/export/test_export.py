@@ -37,7 +37,7 @@ from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.imdn import IMDN
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.spandrel import Spandrel
-from lightning_modules.regression import Regression
+from lightning_modules.one_pass.regression import Regression
 from lightning_modules.weights import read_metadata, read_weights
 from tests.commands.fake_hub import Hub
 from tests.lightning_modules.backbone.unets import CLASSES, WRAPPERS, inputs, small_kl, wrapped

@@ -318,6 +318,7 @@ def inserted(data, chunks, late=False):
 
 
 @functools.cache
+@functools.cache
 def bomb(size):
     return zlib.compress(bytes(1000) * (size // 1000), 9)
 

@@ -261,7 +261,7 @@ class TestPlan:
         assert (kept.misses, kept.currsize) == (10, 4)
 
     @given(plans() | mixtures(), st.sampled_from([4, 16, 4096]))
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=12, deadline=None)
     def test_nothing_is_computed_again_for_that(self, plan, ahead):
         """Of a mixture, no more than a source's window at the border of two epochs."""
         keep = 2 * plan.streams + 2

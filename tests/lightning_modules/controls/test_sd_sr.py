@@ -13,7 +13,7 @@ from lightning_modules.controls.sd import SDSR
 from lightning_modules.controls.simple import Bicubic
 from lightning_modules.networks.edsr import EDSR
 from lightning_modules.noise import Noise
-from lightning_modules.regression import Regression
+from lightning_modules.one_pass.regression import Regression
 from lightning_modules.sampling.solvers import Sampler
 from tests.lightning_modules.backbone.unets import wrapped
 from tests.lightning_modules.controls.test_direct import direct

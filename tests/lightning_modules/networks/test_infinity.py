@@ -9,9 +9,15 @@ import torch
 
 from files.class_path import class_path
 from lightning_modules.backbone.condition import Classes
-from lightning_modules.infinity import Infinity
 from lightning_modules.networks.infinity import Text
-from lightning_modules.next_scale import Bitwise, bit_losses, forced, scale_weights, self_correction
+from lightning_modules.next_scale.infinity import Infinity
+from lightning_modules.next_scale.next_scale import (
+    Bitwise,
+    bit_losses,
+    forced,
+    scale_weights,
+    self_correction,
+)
 from tests.lightning_modules.next_scale_parts import BITS, space, transformer
 from tests.reference.infinity_official import random_weights
 

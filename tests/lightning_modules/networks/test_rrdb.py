@@ -12,8 +12,8 @@ from torch import nn
 from lightning_modules.networks.compact import SRVGGNetCompact
 from lightning_modules.networks.rrdb import RRDBNet
 from lightning_modules.networks.spandrel import Spandrel
-from lightning_modules.real_esrgan import RealESRGAN
-from lightning_modules.regression import Regression
+from lightning_modules.one_pass.real_esrgan import RealESRGAN
+from lightning_modules.one_pass.regression import Regression
 
 FIRST = {4: 3, 2: 12, 1: 48}  # channels that enter, by scale
 

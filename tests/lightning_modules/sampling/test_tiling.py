@@ -264,7 +264,7 @@ class TestSpans:
         st.sampled_from(["linear", "gaussian", "flat"]),
         st.data(),
     )
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=200, deadline=None)
     def test_cover_everything(self, side, scale, tile, window, data):
         overlap = data.draw(st.integers(0, tile - 1))
         out_side = round(side * scale)
@@ -287,7 +287,7 @@ class TestSpans:
         assert len(found) <= 2 + 2 * side // (tile - overlap)
 
     @given(st.integers(1, 400), st.integers(1, 64), st.integers(1, 16), st.data())
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=100, deadline=None)
     def test_on_one_lattice(self, side, tile, multiple, data):
         rounded = tile + -tile % multiple
         overlap = data.draw(st.integers(0, rounded - multiple))

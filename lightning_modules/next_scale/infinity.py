@@ -1,8 +1,8 @@
 """Infinity: images from text, scale by scale, bit by bit; the base of NSARM.
 
 Han et al., CVPR 2025 (arXiv 2412.04431). A tokenizer encodes an image as bits at many scales
-(``lightning_modules.tokenizer``); a transformer predicts the bits of each scale from the previous
-ones. Symbols as in ``lightning_modules.next_scale``.
+(``lightning_modules.Tokenizer``); a transformer predicts the bits of each scale from the previous
+ones. Symbols as in ``next_scale.py``.
 
 Released models use tau 0.5 and guidance 4 (2B), or tau 1 and guidance 3 (8B). Their images are
 truncated to 8 bits; here they are rounded.
@@ -21,7 +21,7 @@ from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.base import Generator
 from lightning_modules.networks.bsq import total_after
 from lightning_modules.networks.infinity import InfinityTransformer, from_official
-from lightning_modules.next_scale import (
+from lightning_modules.next_scale.next_scale import (
     NextScale,
     adamw,
     bit_losses,

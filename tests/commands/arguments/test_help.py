@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
 import json
 import os
 import subprocess
@@ -17,9 +19,9 @@ from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 from callbacks.predict.writer import Writer
+from commands.arguments.help import SHOWN, short_help
 from commands.encode import EncodeOptions
 from commands.export.export import ExportOptions
-from commands.help import SHOWN, short_help
 from commands.options import SOURCES, options
 from commands.run.checkpoints import Checkpoints
 from commands.run.directory import RunOptions
@@ -81,6 +83,8 @@ ASKED: dict[str, tuple[str, ...]] = {
     ),
     "fit --degradation.help degradations.Bicubic": ("--degradation.scale",),
 }
+# Answered by a process of its own, to see what they import and how long they take.
+ALONE = ("--help", "fit --help", "fit --help all", "fit --model.help lightning_modules.Regression")
 SCRIPT = f"""
 import contextlib, io, json, sys, time
 started = time.process_time()
@@ -89,7 +93,7 @@ imported = time.process_time()
 sys.path.insert(0, {str(REPO)!r})
 import main
 answers = {{}}
-for asked in {list(ASKED)!r}:
+for asked in {ALONE!r}:
     text, begun = io.StringIO(), time.process_time()
     with contextlib.redirect_stdout(text):
         try:
@@ -105,7 +109,7 @@ json.dump({{"import": imported - started, "answers": answers, "heavy": heavy}}, 
 
 @pytest.fixture(scope="module")
 def got() -> dict[str, Any]:
-    """Return all answers of `ASKED`, from a process of its own."""
+    """Return the answers of `ALONE`."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         check=True,
@@ -118,8 +122,13 @@ def got() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("asked", ASKED)
-def test_says(got: dict[str, Any], asked: str) -> None:
-    answer = got["answers"][asked]
+def test_says(asked: str, enlarger: Callable[..., None], request: pytest.FixtureRequest) -> None:
+    if asked in ALONE:
+        answer = request.getfixturevalue("got")["answers"][asked]
+    else:
+        with contextlib.redirect_stdout(io.StringIO()) as out, pytest.raises(SystemExit) as stopped:
+            enlarger(*asked.split())
+        answer = {"status": stopped.value.code, "text": out.getvalue()}
     assert answer["status"] == 0
     text = " ".join(answer["text"].split())
     assert [part for part in ASKED[asked] if part not in text] == []

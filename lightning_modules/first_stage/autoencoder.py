@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_modules.backbone.space import Space
+from lightning_modules.first_stage.reconstruction import Reconstruction, not_negative
 from lightning_modules.noise import Noise
-from lightning_modules.reconstruction import Reconstruction, not_negative
 from lightning_modules.sampling.tiling import padded
 
 if TYPE_CHECKING:

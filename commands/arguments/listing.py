@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from commands.errors import EXPERIMENTS, ROOT, ConfigurationError, did_you_mean
-from commands.options import stub
+from commands.options import ROOMS, stub
 from files.paths import walk
 
 WEIGHTS = ROOT / "configs" / "weights.yaml"
-ROOMS = ("lightning_modules", "datamodules", "degradations", "callbacks")
 BASES = {"ImageModel": "methods", "Loss": "losses"}  # what classes of a kind derive from
 HINTS = {
     "methods": "python main.py fit --model.help NAME",
@@ -171,6 +170,7 @@ def _classes_of(room: str) -> dict[str, _Class]:
     return {name: own for path in files for name, own in _classes_in(path).items()}
 
 
+@functools.cache
 def _classes_in(path: Path) -> dict[str, _Class]:
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -17,7 +17,7 @@ from lightning.pytorch import Callback
 
 import main
 from commands import cli
-from commands.run.saved_config import as_yaml
+from commands.arguments.saved_config import as_yaml
 from files.yaml_loader import strict_loader
 from tests.conftest import REPO
 

@@ -15,14 +15,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lightning_modules.backbone.space import PixelSpace, ResShiftVQ
-from lightning_modules.latent_perceptual import LatentPerceptual, Ranking, agreement
+from lightning_modules.first_stage.latent_perceptual import LatentPerceptual, Ranking, agreement
 from lightning_modules.networks.latent_lpips import VGG16, LatentLPIPS
 from tests.conftest import REPO
 from tests.contracts.arguments import check_arguments
 
 Enlarger = Callable[..., None]
 EXPERIMENT = REPO / "configs/experiment/latent_lpips.yaml"
-HERE = "tests.lightning_modules.test_latent_perceptual"
+HERE = "tests.lightning_modules.first_stage.test_latent_perceptual"
 WIDTHS = (8, 8, 8, 8, 8)
 SMALL = (
     *("--model.init_args.space", "lightning_modules.PixelSpace"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from jsonargparse import _paths
 
-import commands.parser  # noqa: F401  (it changes how the library reads)
+import commands.arguments.parser  # noqa: F401  (it changes how the library reads)
 
 Refusal = Callable[..., str]
 FIT = ("fit", "--config", "tiny.yaml")

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from files.class_path import class_path
-from lightning_modules.autoencoder import Autoencoder
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.space import KLSpace, PCASpace, PixelSpace, ResShiftVQ, Space
 from lightning_modules.diffusion import Diffusion
+from lightning_modules.first_stage.autoencoder import Autoencoder
 from lightning_modules.networks.autoencoders import PCAAutoencoder
 from lightning_modules.networks.discriminator import PatchGAN
 from tests.lightning_modules.others import KL

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_modules.losses import charbonnier
 from lightning_modules.noise import augmented, check_augmentation
-from lightning_modules.one_pass import NetworkCallable, OnePass
+from lightning_modules.one_pass.losses import charbonnier
+from lightning_modules.one_pass.one_pass import NetworkCallable, OnePass
 
 if TYPE_CHECKING:
     from datamodules.base import Batch

@@ -6,7 +6,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
-from commands import listing
+from commands.arguments import listing
 from commands.names import ABOUT, BY_GROUP
 from commands.options import SOURCES, options
 

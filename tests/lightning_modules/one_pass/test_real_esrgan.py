@@ -15,7 +15,9 @@ from torch.utils.data import DataLoader
 from callbacks.training.ema import EMA
 from callbacks.training.guard import Guard
 from degradations.stages.sharpen import USM
-from lightning_modules.losses import (
+from lightning_modules.networks.compact import SRVGGNetCompact
+from lightning_modules.networks.discriminator import PatchGAN, UNetDiscriminator
+from lightning_modules.one_pass.losses import (
     GAN,
     L1,
     LDL,
@@ -24,9 +26,7 @@ from lightning_modules.losses import (
     Loss,
     VGG19Perceptual,
 )
-from lightning_modules.networks.compact import SRVGGNetCompact
-from lightning_modules.networks.discriminator import PatchGAN, UNetDiscriminator
-from lightning_modules.real_esrgan import RealESRGAN
+from lightning_modules.one_pass.real_esrgan import RealESRGAN
 from tests.callbacks.tiny import Images, collate, trainer
 from tests.lightning_modules.networks.test_unet_discriminator import released
 from tests.lightning_modules.test_adversarial import Save, batches, fit, tensors

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lightning_modules.losses import charbonnier
 from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.imdn import IMDN
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.noise import Noise
-from lightning_modules.regression import Regression
+from lightning_modules.one_pass.losses import charbonnier
+from lightning_modules.one_pass.regression import Regression
 from tests.lightning_modules.tiny import Convolution, Resizing, batch_of
 
 NETWORKS = {

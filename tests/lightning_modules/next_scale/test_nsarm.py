@@ -11,12 +11,12 @@ from torch.nn import functional
 
 from files.class_path import class_path
 from lightning_modules.backbone.condition import Classes
-from lightning_modules.infinity import Infinity
 from lightning_modules.networks.bsq import quantized, scales_of
 from lightning_modules.networks.infinity import Text
 from lightning_modules.networks.transformation import Branch, LatentEstimate, Transformation
-from lightning_modules.next_scale import Bitwise
-from lightning_modules.nsarm import NSARM
+from lightning_modules.next_scale.infinity import Infinity
+from lightning_modules.next_scale.next_scale import Bitwise
+from lightning_modules.next_scale.nsarm import NSARM
 from tests.lightning_modules.networks.test_transformation import official as released
 from tests.lightning_modules.next_scale_parts import BITS, GRIDS, mapper, space, transformer
 from tests.reference.infinity_official import random_weights

@@ -20,8 +20,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import BackboneFinetuning
 
 from callbacks.evaluation import all_callbacks
-from commands.errors import ConfigurationError, readable
-from commands.jsonargparse_internals import (
+from commands.arguments.jsonargparse_internals import (
     HookedParser,
     arguments_of,
     expects_class,
@@ -30,9 +29,10 @@ from commands.jsonargparse_internals import (
     intercept_typed_values,
     keep_final_text,
 )
-from commands.layers import ConfigFile, replace_typed
+from commands.arguments.layers import ConfigFile, replace_typed
+from commands.arguments.saved_config import is_mere_default
+from commands.errors import ConfigurationError, readable
 from commands.names import ABOUT, TOOLS
-from commands.run.saved_config import is_mere_default
 from files import paths
 from files.yaml_loader import (
     NO_CONFIGURATION,

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import main
-from commands import listing
+from commands.arguments import listing
+from commands.arguments.help import overview
 from commands.cli import EnlargerCLI
 from commands.errors import ConfigurationError
-from commands.help import overview
 from commands.names import BY_GROUP, TOOLS
 from tests.conftest import REPO
 

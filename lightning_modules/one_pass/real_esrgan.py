@@ -32,8 +32,8 @@ from torch.func import functional_call
 from degradations.base import ieee_float32
 from degradations.stages.sharpen import USM
 from lightning_modules.adversarial import Adversarial
-from lightning_modules.losses import GAN, L1, Loss
-from lightning_modules.one_pass import NetworkCallable, OnePass
+from lightning_modules.one_pass.losses import GAN, L1, Loss
+from lightning_modules.one_pass.one_pass import NetworkCallable, OnePass
 from lightning_modules.weights import fit_part, part_of, read_weights
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace, set_dumper
 
-from commands.jsonargparse_internals import dump_containers_by_parts
+from commands.arguments.jsonargparse_internals import dump_containers_by_parts
 from files.yaml_loader import strict_loader
 
 PLAIN = (type(None), bool, int, float, str)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lightning_modules.first_stage.reconstruction import Reconstruction, not_negative
 from lightning_modules.networks.autoencoders import BitwiseVAE, bitwise_vae_from_official
 from lightning_modules.networks.bsq import (
     Scale,
@@ -28,7 +29,6 @@ from lightning_modules.networks.bsq import (
 )
 from lightning_modules.networks.scales import Size, proportional
 from lightning_modules.noise import Noise
-from lightning_modules.reconstruction import Reconstruction, not_negative
 from lightning_modules.sampling.tiling import padded
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""First stages, trained before a method: autoencoders, tokenizers, LPIPS in latents."""

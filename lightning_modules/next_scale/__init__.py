@@ -1,0 +1,1 @@
+"""Next-scale autoregressive models: images scale by scale, as bits."""
