@@ -2,7 +2,7 @@
 
 Trains on CIFAR-10's automobiles what `benchmarks/configs/invsr_scales.yaml` lists, and tests each
 predictor from the start that its scale's rule gives and from the last one it was trained for.
-Writes `invsr_scales.json` and `invsr_scales.webp` into benchmarks/results. About 30 CPU minutes;
+Writes `invsr_scales.json` and `invsr_scales.webp` into benchmarks/results. About 40 CPU minutes;
 typed again, it goes on where it ended, in runs/invsr_scales. Images as for `benchmarks.miniature`.
 """
 

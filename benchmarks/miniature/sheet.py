@@ -50,27 +50,30 @@ def lines(plan: Plan, names: Collection[str]) -> list[tuple[str, list[Line]]]:
     return found
 
 
-def sheet(groups: Sequence[tuple[str, Sequence[Line]]]) -> Image.Image:
+def sheet(groups: Sequence[tuple[str, Sequence[Line]]], side: int = SIDE) -> Image.Image:
     """Return groups of lines below one another.
 
     Args:
-        groups: Titles, and labels and files of their lines.
+        groups: Titles, and labels and files of their lines, of which the first ``COUNT`` are shown.
+        side: Side of an image in pixels.
     """
-    height = sum(HEAD + len(of) * (SIDE + GAP) for _, of in groups)
-    paper = Image.new("RGB", (LABEL + COUNT * (SIDE + GAP), height), "white")
+    step = side + GAP
+    columns = max(len(files[:COUNT]) for _, of in groups for _, files in of)
+    height = sum(HEAD + len(of) * step for _, of in groups)
+    paper = Image.new("RGB", (LABEL + columns * step, height), "white")
     pen, font, top = ImageDraw.Draw(paper), ImageFont.load_default(FONT), 0
     for title, of_group in groups:
         pen.text((2, top + 4), title, "black", font)
         top += HEAD
         for label, files in of_group:
-            pen.text((2, top + (SIDE - FONT) // 2), label, "black", font)
-            for column, file in enumerate(files):
+            pen.text((2, top + (side - FONT) // 2), label, "black", font)
+            for column, file in enumerate(files[:COUNT]):
                 with Image.open(file) as image:
-                    large = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST)
-                paper.paste(large, (LABEL + column * (SIDE + GAP), top))
-            top += SIDE + GAP
+                    large = image.convert("RGB").resize((side, side), Image.Resampling.NEAREST)
+                paper.paste(large, (LABEL + column * step, top))
+            top += step
     return paper
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(folder.rglob("*.png"))[:COUNT]
+    return sorted(folder.rglob("*.png"))
