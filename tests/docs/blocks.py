@@ -92,7 +92,7 @@ def inline(page: Path) -> Iterator[Block]:
     """Commands and options in the text of a page, each once.
 
     `...` as the configuration is the quickstart's. Any other, and ` | ` between choices, ends what
-    is looked at. A module without arguments is only named.
+    is looked at. A module or command without arguments is only named.
 
     Args:
         page: The page.
@@ -105,7 +105,7 @@ def inline(page: Path) -> Iterator[Block]:
         typed = re.sub(r"^main\.py", "python main.py", typed)
         typed = re.sub(r"(main\.py \w+)(?: --config)? \.\.\.", rf"\1 --config {QUICKSTART}", typed)
         typed = re.split(r" (?:\.\.\.|\|)(?= |$)", typed)[0]
-        typed = re.sub(r"^python -m [\w.]+$", r"\g<0> --help", typed)
+        typed = re.sub(r"^python (?:-m [\w.]+|main\.py \w+)$", r"\g<0> --help", typed)
         if typed not in seen and not typed.startswith(NOT_OURS):
             seen.add(typed)
             line = text.count("\n", 0, found.start()) + 1

@@ -33,7 +33,8 @@ $ python main.py test --config ... \\
   --run.name b
 make this an output
 ```
-`--run.name NAME`, `--signal=USR1` of SLURM, `docker run`, `python -m a.b` and `--x ...`.
+`--run.name NAME`, `--signal=USR1` of SLURM, `docker run`, `python -m a.b`, `main.py compare`
+and `--x ...`.
 """
 ROOMS = "benchmarks|callbacks|commands|datamodules|degradations|lightning_modules"
 A_COMMAND = rf"(?:{'|'.join(stand_in.PROGRAMS)}|main\.py) [\w.~/-]+"
@@ -71,7 +72,8 @@ def test_commands_and_options_in_the_text(tmp_path: Path, monkeypatch: pytest.Mo
         (9, "option", "--run.name NAME"),
         (9, "parse", "docker run"),
         (9, "parse", "python -m a.b --help"),
-        (9, "option", "--x"),
+        (9, "parse", "python main.py compare --help"),
+        (10, "option", "--x"),
     ]
 
 
