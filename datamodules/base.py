@@ -621,7 +621,7 @@ class SRDataModule(LightningDataModule):
 
     def _together(self) -> bool:
         # Whether all processes enlarge each image together, so that each gets all images.
-        method = self.trainer.lightning_module if self.trainer else None
+        method = getattr(self.trainer, "lightning_module", None)
         return getattr(getattr(method, "tiling", None), "together", False)
 
     def _position(self) -> tuple[int, int]:
