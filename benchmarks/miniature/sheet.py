@@ -54,7 +54,8 @@ def sheet(groups: Sequence[tuple[str, Sequence[Line]]], side: int = SIDE) -> Ima
     """Return groups of lines below one another.
 
     Args:
-        groups: Titles, and labels and files of their lines, of which the first ``COUNT`` are shown.
+        groups: The title of each group, and the label and files of each of its lines. The first
+            ``COUNT`` files of a line are shown.
         side: Side of an image in pixels.
     """
     step = side + GAP

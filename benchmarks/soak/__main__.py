@@ -2,7 +2,7 @@
 
 A small network trains on shards that a server on this machine hands out, on others that lie here,
 and on one image that is broken; one crop of 4,000 is NaN. The run is started by one command, and
-while it trains something happens to it every few minutes: see `soak_faults.py`. Wherever it has
+while it trains something happens to it every few minutes: see `faults.py`. Wherever it has
 ended, the same command is typed again. In the end each batch and all that training goes on from
 after it must be, bit for bit, what they are in a run of the same command that nothing happened to.
 """

@@ -121,7 +121,7 @@ class VideoWriter:
         shared: Whether other processes of this command write other segments.
 
     Raises:
-        ValueError: If another command writes this video, or finished segments are gone.
+        ValueError: If another command writes this video, or its segments have changed.
     """
 
     def __init__(
@@ -144,7 +144,8 @@ class VideoWriter:
         self._pending: deque[Future[None]] = deque()
         if _made_in(self._parts) is None:
             write_whole(self._parts / MADE, _text(made))
-        if not begun <= finished_segments(target, made):
+        same = _made_in(self._parts) == _text(made)
+        if not (same and begun <= _segments(self._parts).keys()):
             self.close()
             raise ValueError(f"{self._parts} has changed meanwhile: run the command again")
         self._segment: _Segment | None = None
@@ -179,7 +180,10 @@ class VideoWriter:
         self._pool.shutdown()
 
     def is_whole(self) -> bool:
-        """Whether the segments of all processes are there, and no other process writes any."""
+        """Whether all segments are there and no other process has the video open.
+
+        If so, it stays locked to the others.
+        """
         if self._last is None or len(self._found()) <= self._last.segment:
             return False
         return not self._shared or self._lock is None or _only_mine(self._lock)
@@ -405,7 +409,7 @@ def _locked(folder: Path, target: Path, kind: int) -> int:
 
 
 def _only_mine(lock: int) -> bool:
-    """Turn a shared lock into one that nobody shares, if nobody does."""
+    """Make a shared lock exclusive; return whether no other process shares it."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

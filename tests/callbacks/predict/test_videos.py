@@ -303,8 +303,11 @@ def test_another_process_is_left_alone(tmp_path: Path) -> None:
 def test_segments_that_are_removed_meanwhile(tmp_path: Path) -> None:
     source = make_video(tmp_path / "a.mp4", EVEN)
     how = VideoSettings("h264", 18, "keep")
-    with pytest.raises(ValueError, match="has changed meanwhile: run the command again"):
+    changed = pytest.raises(ValueError, match="has changed meanwhile: run the command again")
+    with changed:
         VideoWriter(tmp_path / "out/a_x2.mp4", str(source), how, {}, begun=frozenset({0}))
+    with changed:  # another command's, by other settings, since this one has begun
+        VideoWriter(tmp_path / "out/a_x2.mp4", str(source), how, {"crf": 20})
 
 
 # ------------------------------------------------------------------------------ several processes
