@@ -4,7 +4,7 @@ Trains on CIFAR-10's automobiles what `benchmarks/configs/nsarm_passes.yaml` lis
 predicts three scales in three passes, and two students that do in one, with and without the noise
 that their bits are drawn with. Tests them beside the teacher, also in one pass, which it was not
 trained for. Writes `nsarm_passes.json` and `nsarm_passes.webp` into benchmarks/results; `times` has
-CPU seconds an image of the teacher's passes and of the student's one, taken in turns. About 20 CPU
+CPU seconds an image of the teacher's passes and of the student's one, taken in turns. About 60 CPU
 minutes; typed again, it goes on where it ended, in runs/nsarm_passes. Images as for
 `benchmarks.miniature`.
 """
@@ -46,7 +46,7 @@ class Shape(NamedTuple):
     heads: int
 
 
-SHAPES = {"of cars": Shape(3, 64, 4), "wider": Shape(3, 256, 4)}
+SHAPES = {"of cars": Shape(4, 96, 4), "wider": Shape(4, 256, 4)}
 
 
 def main() -> None:
