@@ -1,0 +1,117 @@
+"""InvSR with names of classes as captions and without: `python -m benchmarks.invsr_captions`.
+
+Trains at x4, on four classes of CIFAR-10, what `benchmarks/configs/invsr_captions.yaml` lists: a
+base that knows the names of the classes, and two predictors on it, with names and without. Tests
+them, also with wrong names. Writes `invsr_captions.json` and `invsr_captions.webp` into
+benchmarks/results. About 20 CPU minutes; typed again, it goes on where it ended, in
+runs/invsr_captions. Images are those of the folder $ENLARGER_CIFAR10, with `train/CLASS` and
+`test/CLASS`; if it is not set, torchvision downloads them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.miniature import report as tables
+from benchmarks.miniature import sheet
+from benchmarks.miniature.__main__ import Line
+from benchmarks.miniature.jobs import REPOSITORY, run_jobs
+from benchmarks.miniature.table import Plan, load
+from benchmarks.report import RESULTS, without_options, write_report
+from callbacks.predict.files import Extras, write_image
+from datamodules.source import Source
+from datamodules.sources.folder import Folder
+from datamodules.sources.torchvision import Torchvision
+from files.owned import write_whole
+from lightning_modules.backbone.condition import TextEncoder
+
+TABLE = REPOSITORY / "benchmarks/configs/invsr_captions.yaml"
+RUNS = Path("runs/invsr_captions")
+SEEDS = 2  # of sampling
+CLASSES = ("automobile", "frog", "horse", "ship")
+# Of each class: the split of CIFAR-10, and the first and last image.
+PARTS = {"train": ("train", 0, 4500), "val": ("train", 4500, 4564), "test": ("test", 0, 64)}
+FOLDER, VARIABLE = "ENLARGER_CIFAR10", "ENLARGER_CLASSES"
+ORIGIN = "origin.json"
+
+
+class ClassNames(TextEncoder):
+    """Names of classes as one fixed token each, for a network that learns what they mean.
+
+    Args:
+        names: All names.
+        width: Channels of a token.
+    """
+
+    tokens: Tensor
+
+    def __init__(self, names: Sequence[str], width: int) -> None:
+        nn.Module.__init__(self)  # there is no model to load
+        self.numbers = {name: number for number, name in enumerate(names)}
+        tokens = torch.randn(len(names), 1, width, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("tokens", tokens, persistent=False)
+        self.source = f"names of classes {', '.join(names)}"
+
+    def forward(self, texts: Sequence[str]) -> Tensor:
+        """Return tokens (B, 1, width) of B names."""
+        return self.tokens[[self.numbers[text] for text in texts]]
+
+
+def main() -> None:
+    """Train, test, and write JSON and image."""
+    plan, line = Plan(load(TABLE), RUNS, SEEDS), Line()
+    data = write_images(plan.data)
+    run_jobs(plan.jobs(), 1, line.show, {VARIABLE: str(plan.data.resolve())})
+    line.end()
+    write_report("invsr_captions", tables.collect(plan, data), seed=0)
+    ((title, found),) = sheet.lines(plan, [row.name for row in plan.rows])
+    some = [(label, files[:: len(files) // sheet.COUNT]) for label, files in found]
+    sheet.sheet([(title, some)]).save(RESULTS / "invsr_captions.webp", lossless=True)
+
+
+def write_images(folder: Path) -> str:
+    """Write the images of all parts, a folder for each class, unless they are there.
+
+    Args:
+        folder: Where to; it gets a folder for each part.
+
+    Returns:
+        Where the images are from.
+    """
+    note = folder / ORIGIN
+    if note.is_file():
+        return str(json.loads(note.read_text(encoding="utf-8"))["from"])
+    for name in CLASSES:
+        sources = {split: _source(folder, split, name) for split in ("train", "test")}
+        for part, (split, start, stop) in PARTS.items():
+            source = sources[split]
+            order = sorted(range(len(source.keys)), key=source.keys.__getitem__)
+            for number, index in enumerate(order[start:stop]):
+                pixels = source.read(index)["hr"]
+                write_image(folder / part / name / f"{number:04d}.png", pixels, Extras(), "png", 0)
+    found = f"the folder ${FOLDER}" if os.environ.get(FOLDER) else "torchvision's CIFAR10"
+    write_whole(note, json.dumps({"from": found}) + "\n")
+    return found
+
+
+def _source(folder: Path, split: str, name: str) -> Source:
+    own = os.environ.get(FOLDER)
+    source: Source
+    if own:
+        source = Folder(str(Path(own) / split / name))
+    else:
+        root = str(folder / "cifar10")
+        source = Torchvision("CIFAR10", root, [name], train=split == "train", download=True)
+    source.prepare(1.0)
+    return source
+
+
+if __name__ == "__main__":
+    without_options(__doc__)
+    main()
