@@ -102,7 +102,7 @@ def test_a_bad_pixel_at_the_edge_is_seen_too() -> None:
 
 @pytest.mark.slow
 def test_the_values_of_kodak(data_root: Path) -> None:
-    """The numbers of docs/metrics.md."""
+    """The numbers of docs/protocols.md."""
     found: list[list[float]] = []
     for path in sorted((data_root / "kodak24").glob("*.png")):
         image = Image.open(path).convert("RGB")

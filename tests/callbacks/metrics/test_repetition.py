@@ -83,7 +83,7 @@ def test_a_run(tmp_path: Path) -> None:
 
 
 def test_the_values_of_automobiles(data_root: Path) -> None:
-    """The numbers of docs/metrics.md."""
+    """The numbers of docs/protocols.md."""
     path = data_root / "cifar10" / "test-automobile-000.tar"
     if not path.is_file():
         pytest.skip(f"needs {path}")

@@ -113,7 +113,7 @@ def test_numbers_below_one(key: str) -> None:
 def test_the_value_of_bicubic_on_set5(
     data_root: Path, scale: int, value: float, least: float, most: float
 ) -> None:
-    """The numbers of docs/metrics.md: with the keys of a run, and with others."""
+    """The numbers of docs/protocols.md: with the keys of a run, and with others."""
     pairs = {k: (resize(lr, hr.shape[-2:]), hr) for k, (lr, hr) in set5(data_root, scale).items()}
     found = [
         distance({name.replace("set5/", prefix): pair for name, pair in pairs.items()})
