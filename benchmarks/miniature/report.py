@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import groupby
 from typing import Any
 
 from benchmarks.miniature.jobs import Note
@@ -20,6 +22,7 @@ COLUMNS = {  # heading, digits and factor of each metric
     "calls": ("calls", 0, 1),
     "seconds": ("s an image", 3, 1),
 }
+FEW = 4  # claims of one text and metric that have a line each, even if all hold
 
 
 def collect(plan: Plan, data: str) -> dict[str, Any]:
@@ -140,7 +143,8 @@ def _cell(numbers: dict[str, Any], key: str) -> str:
 def _count(claims: list[dict[str, Any]]) -> str:
     return (
         f"{_verdicts(claims)}. A claim holds where the 95 % interval of the "
-        "difference, less the margin, lies on its side of 0; intervals are over images."
+        "difference, less the margin, lies on its side of 0; intervals are over images. "
+        "A line of several claims has their least and greatest difference; the JSON has each."
     )
 
 
@@ -158,21 +162,41 @@ def _claims(results: dict[str, Any]) -> str:
     }
     lines = [["claim", "row", "than", "metric", "difference", ""], ["---"] * 6]
     text = ""
-    for claim in results["claims"]:
-        heading, digits, factor = COLUMNS[claim["metric"]]
-        than = claim["than"]
-        than = rows[than][0] if isinstance(than, str) else f"{factor * than:g}"
-        if claim["margin"]:
-            than += f" {factor * claim['margin']:+g}"
-        number = f"{factor * claim['difference']:+.{digits}f}"
-        if claim["interval"] is not None:
-            ends = [f"{factor * end:+.{digits}f}" for end in claim["interval"]]
-            number += f" ({' to '.join(ends)})"
-        first = "" if claim["text"] == text else claim["text"]
-        text = claim["text"]
-        verdict = f"**{claim['verdict']}**"
-        lines.append([first, ", ".join(rows[claim["row"]]), than, heading, number, verdict])
+    for (said, metric), group in groupby(results["claims"], lambda c: (c["text"], c["metric"])):
+        claims = list(group)
+        one_line = len(claims) > FEW and all(claim["verdict"] == HOLDS for claim in claims)
+        found = [_together(claims, rows)] if one_line else [_claim(one, rows) for one in claims]
+        for line in found:
+            row, than, difference, verdict = line
+            first, text = "" if said == text else said, said
+            lines.append([first, row, than, COLUMNS[metric][0], difference, f"**{verdict}**"])
     return _grid(lines)
+
+
+def _claim(claim: dict[str, Any], rows: dict[str, tuple[str, str]]) -> tuple[str, ...]:
+    """Return the row, what it is compared with, the difference and the verdict of a claim."""
+    _, digits, factor = COLUMNS[claim["metric"]]
+    than = claim["than"]
+    than = rows[than][0] if isinstance(than, str) else f"{factor * than:g}"
+    if claim["margin"]:
+        than += f" {factor * claim['margin']:+g}"
+    number = f"{factor * claim['difference']:+.{digits}f}"
+    if claim["interval"] is not None:
+        number += f" ({_range((factor * end for end in claim['interval']), digits)})"
+    return ", ".join(rows[claim["row"]]), than, number, claim["verdict"]
+
+
+def _together(claims: list[dict[str, Any]], rows: dict[str, tuple[str, str]]) -> tuple[str, ...]:
+    """Return the same of claims that all hold, with the least and the greatest difference."""
+    _, digits, factor = COLUMNS[claims[0]["metric"]]
+    than = dict.fromkeys(_claim(claim, rows)[1] for claim in claims)
+    differences = sorted(factor * claim["difference"] for claim in claims)
+    number = _range((differences[0], differences[-1]), digits)
+    return f"all {len(claims)}", ", ".join(than), number, HOLDS
+
+
+def _range(ends: Iterable[float], digits: int) -> str:
+    return " to ".join(f"{end:+.{digits}f}" for end in ends)
 
 
 def _grid(lines: list[list[str]]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmarks.miniature import measure, sheet
+from benchmarks.miniature import measure, report, sheet
 from benchmarks.miniature.jobs import Note
 from benchmarks.miniature.report import collect, markdown, summary
 from benchmarks.miniature.table import Claim, Plan, Row, Table, Task
@@ -85,3 +85,17 @@ def test_the_sheet_shows_pixels_as_they_are(plan: Plan, tmp_path: Path) -> None:
 def test_no_front_image_without_all_of_its_rows(plan: Plan, tmp_path: Path) -> None:
     sheet.draw(plan._replace(only=("bicubic",)), tmp_path / "whole.webp", tmp_path / "front.webp")
     assert [path.name for path in tmp_path.glob("*.webp")] == ["whole.webp"]
+
+
+def test_many_claims_that_hold_are_one_line() -> None:
+    rows = {"ours": {"label": "ours"}, "bicubic": {"label": "bicubic"}}
+    one = {"text": "nearer", "row": "ours", "metric": "swd", "than": "bicubic", "margin": 0}
+    claims = [
+        {**one, "difference": -n, "interval": [-n, -n], "verdict": measure.HOLDS}
+        for n in range(1, 6)
+    ]
+    results = {"tasks": {"x2": {"title": "x2, from 16 px", "rows": rows}}, "claims": claims}
+    line = "| nearer | all 5 | bicubic | SWD | -5.00 to -1.00 | **holds** |"
+    assert report._claims(results).splitlines()[2:] == [line]
+    claims[0]["verdict"] = measure.FAILS  # which must be seen
+    assert len(report._claims(results).splitlines()) == 2 + 5
