@@ -40,7 +40,9 @@ LIMITS = {
 
 
 # What another case does with other parts, or more of: left to `make test-slow`.
-ALIKE = {"FineTune pixels", *(f"{cls.__name__} {name}" for cls, name in test_models.ALIKE)}
+ALIKE = {"Direct pixels", "FineTune pixels", "InvSR averaged pixels", "LoRA pixels"} | {
+    *(f"{cls.__name__} {name}" for cls, name in test_models.ALIKE)
+}
 ALL = {
     f"{cls.__name__} {name}".strip(): (cls.__name__, make)
     for cls, examples in {**test_models.EXAMPLES, **OTHERS}.items()

@@ -80,7 +80,7 @@ def compute(metric: LPIPS, sr: Tensor, hr: Tensor) -> Tensor:
 # ---------------------------------------------------------------------------- the reference library
 
 
-@pytest.mark.parametrize("net", BUILD, indirect=True)
+@pytest.mark.parametrize("net", NETS, indirect=True)
 @pytest.mark.parametrize("size", [pytest.param((64, 80), marks=pytest.mark.slow), (33, 45)])
 def test_as_the_package(monkeypatch: pytest.MonkeyPatch, net: Any, size: tuple[int, int]) -> None:
     sr, hr = pair(2, size)
