@@ -52,7 +52,7 @@ OWN_TESTS = [
     if re.search(r"/mini/|casarbi|latent_lpips|sd_turbo|self_cascade|nsarm_8b", n)
 ]
 TRAINED = [n for n in EXPERIMENTS if n not in OWN_TESTS and CONFIGS / n != BENCHMARK]
-# Variants of realesrgan_x4plus.yaml and resshift_v2.yaml, which a quick test trains.
+# Larger quickstart_gan.yaml, and variants of resshift_v2.yaml; both are trained by a quick test.
 VARIANTS = {
     *(f"experiment/{n}.yaml" for n in ("compact_x2", "realesrnet_x4plus", "realesrgan_x4plus")),
     *(f"experiment/{n}.yaml" for n in ("resshift_journal", "swinir_real_x4")),
