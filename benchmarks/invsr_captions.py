@@ -23,10 +23,10 @@ import enlarger
 from benchmarks.miniature import report as tables
 from benchmarks.miniature import sheet
 from benchmarks.miniature.__main__ import Line
+from benchmarks.miniature.data import ORIGIN, write_part
 from benchmarks.miniature.jobs import REPOSITORY, run_jobs
 from benchmarks.miniature.table import Plan, load
 from benchmarks.report import RESULTS, without_options, write_report
-from callbacks.predict.files import Extras, write_image
 from datamodules.source import Source
 from datamodules.sources.folder import Folder
 from datamodules.sources.torchvision import Torchvision
@@ -42,7 +42,7 @@ CLASSES = ("automobile", "frog", "horse", "ship")
 # Of each class: the split of CIFAR-10, and the first and last image.
 PARTS = {"train": ("train", 0, 4500), "val": ("train", 4500, 4564), "test": ("test", 0, 64)}
 FOLDER, VARIABLE = "ENLARGER_CIFAR10", "ENLARGER_CLASSES"
-ORIGIN = "origin.json"
+HINT = f"check ${FOLDER}, or unset it to download CIFAR-10"
 
 
 class ClassNames(TextEncoder):
@@ -135,6 +135,9 @@ def write_images(folder: Path) -> str:
 
     Returns:
         Where the images are from.
+
+    Raises:
+        ValueError: If there are too few images.
     """
     note = folder / ORIGIN
     if note.is_file():
@@ -142,11 +145,8 @@ def write_images(folder: Path) -> str:
     for name in CLASSES:
         sources = {split: _source(folder, split, name) for split in ("train", "test")}
         for part, (split, start, stop) in PARTS.items():
-            source = sources[split]
-            order = sorted(range(len(source.keys)), key=source.keys.__getitem__)
-            for number, index in enumerate(order[start:stop]):
-                pixels = source.read(index)["hr"]
-                write_image(folder / part / name / f"{number:04d}.png", pixels, Extras(), "png", 0)
+            what = f"the images of {split}/{name}"
+            write_part(folder / part / name, sources[split], (start, stop), what, HINT)
     found = f"the folder ${FOLDER}" if os.environ.get(FOLDER) else "torchvision's CIFAR10"
     write_whole(note, json.dumps({"from": found}) + "\n")
     return found

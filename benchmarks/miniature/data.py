@@ -50,20 +50,30 @@ def write_images(folder: Path) -> str:
     }
     for source in sources.values():
         source.prepare(1.0)
+    hint = f"check the tars in {tars}, or unset ENLARGER_DATA to download CIFAR-10"
     for part, (origin, start, stop) in PARTS.items():
-        source = sources[origin]
-        if len(source.keys) < stop:
-            raise ValueError(
-                f"the images of {origin} are {len(source.keys)}; expected at least {stop}: check "
-                f"the tars in {tars}, or unset ENLARGER_DATA to download CIFAR-10"
-            )
-        for number, index in enumerate(_sorted(source)[start:stop]):
-            pixels = source.read(index)["hr"]
-            write_image(folder / part / f"{number:04d}.png", pixels, Extras(), "png", 0)
+        write_part(folder / part, sources[origin], (start, stop), f"the images of {origin}", hint)
     found = "the tars in $ENLARGER_DATA/cifar10" if tars.is_dir() else "torchvision's CIFAR10"
     write_whole(note, json.dumps({"from": found}) + "\n")
     return found
 
 
-def _sorted(source: Source) -> list[int]:
-    return sorted(range(len(source.keys)), key=lambda index: source.keys[index])
+def write_part(folder: Path, source: Source, span: tuple[int, int], what: str, hint: str) -> None:
+    """Write some of a source's images, in the order of their keys, as numbered PNG files.
+
+    Args:
+        folder: Where to.
+        source: The source, prepared.
+        span: Number of the first image, and of the one after the last.
+        what: What the source's images are, for the error.
+        hint: How to mend it.
+
+    Raises:
+        ValueError: If there are too few images.
+    """
+    start, stop = span
+    order = sorted(range(len(source.keys)), key=source.keys.__getitem__)
+    if len(order) < stop:
+        raise ValueError(f"{what} are {len(order)}; expected at least {stop}: {hint}")
+    for number, index in enumerate(order[start:stop]):
+        write_image(folder / f"{number:04d}.png", source.read(index)["hr"], Extras(), "png", 0)

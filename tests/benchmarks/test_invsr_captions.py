@@ -52,3 +52,6 @@ def test_images_are_written_once_from_the_folder(
         assert len(list((out / part / "frog").iterdir())) == count
     with Image.open(out / "val" / "ship" / "0000.png") as image:
         assert image.getpixel((0, 0)) == (20, 0, 0)
+    monkeypatch.setattr(invsr_captions, "PARTS", {"val": ("train", 2, 4)})
+    with pytest.raises(ValueError, match=r"train/automobile are 3; expected at least 4: check \$"):
+        write_images(tmp_path / "few")
