@@ -109,12 +109,17 @@ def arguments(class_path: str) -> dict[str, str] | None:
     file = ROOT.joinpath(*module.split(".")).with_suffix(".py")
     if module.partition(".")[0] not in ROOMS or not file.is_file():
         return None
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+    for node in _parsed(file).body:
         if isinstance(node, ast.ImportFrom) and any(alias.name == name for alias in node.names):
             return arguments(f"{node.module}.{name}")
         if isinstance(node, ast.ClassDef) and node.name == name:
             return _arguments_of(node, module)
     return None
+
+
+@functools.cache
+def _parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
 
 
 def _arguments_of(found: ast.ClassDef, module: str) -> dict[str, str] | None:

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from lightning_modules.base import SuperResolver, adam
+from lightning_modules.base import SuperResolver
 from lightning_modules.lightning_internals import uncounted
-from lightning_modules.optimisation import optimizer_of
+from lightning_modules.optimisation import adam, optimizer_of
 
 if TYPE_CHECKING:
     from datamodules.base import Batch

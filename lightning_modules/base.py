@@ -29,6 +29,7 @@ from files.class_path import class_path
 from lightning_modules.lightning_internals import writes_step
 from lightning_modules.noise import Noise, PlacedNoise
 from lightning_modules.optimisation import (
+    adam,
     check_length,
     check_plateaus,
     optimizer_of,
@@ -64,11 +65,6 @@ if TYPE_CHECKING:
     from datamodules.base import Batch
 
 log = logging.getLogger(__name__)
-
-
-def adam(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-    """Adam with a learning rate of 2e-4, as most super-resolution papers use."""
-    return torch.optim.Adam(parameters, lr=2e-4, fused=True)
 
 
 class ImageModel(LightningModule, ABC):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
-import functools
 import re
 import subprocess
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from tests.conftest import REPO
+from tests.syntax import parsed
 
 FORMS = sorted((REPO / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml"))
 ROOMS = (
@@ -33,12 +34,12 @@ def tracked(pattern: str) -> list[Path]:
     return [path for name in found.stdout.splitlines() if (path := REPO / name).is_file()]
 
 
-@functools.cache
-def read(path: Path) -> tuple[str, list[int]]:
-    """A file's docstring and, of a room's, the lines of `calls_of_text`; parsed once for both."""
-    tree = ast.parse(path.read_text())
-    calls = calls_of_text(tree) if path.relative_to(REPO).parts[0] in ROOMS else ()
-    return ast.get_docstring(tree) or "", [call.lineno for call in calls]
+def docstring(path: Path) -> str:
+    """A file's docstring, without reading the rest: there are a thousand files."""
+    with tokenize.open(path) as file:
+        tokens = tokenize.generate_tokens(file.readline)
+        first = next(t for t in tokens if t.type not in (tokenize.COMMENT, tokenize.NL))
+    return str(ast.literal_eval(first.string)) if first.type == tokenize.STRING else ""
 
 
 def test_python_files_begin_with_what_they_are_for() -> None:
@@ -46,7 +47,7 @@ def test_python_files_begin_with_what_they_are_for() -> None:
     files = [path for path in tracked("*.py") if path.stat().st_size]
     assert len(files) > 300
     for path in files:
-        first, _, rest = read(path)[0].partition("\n")
+        first, _, rest = docstring(path).partition("\n")
         assert re.fullmatch(r"\S.*\.", first), f"{path}: {first!r} is no sentence"
         assert not rest.strip() or rest.startswith("\n"), f"{path}: its first line goes on"
 
@@ -55,7 +56,7 @@ def test_python_files_begin_with_what_they_are_for() -> None:
 def test_text_is_utf_8_whatever_the_machine_has(room: str) -> None:
     """Where the locale is C, what is read or written without a word is ASCII."""
     for path in sorted((REPO / room).rglob("*.py")):
-        _, lines = read(path)
+        lines = [call.lineno for call in calls_of_text(parsed(path))]
         assert not lines, f"{path}: no encoding= in lines {lines}"
 
 
@@ -64,11 +65,12 @@ def calls_of_text(tree: ast.AST) -> Iterator[ast.Call]:
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         if any(keyword.arg == "encoding" for keyword in call.keywords):
             continue
-        owner, _, name = ast.unparse(call.func).rpartition(".")
+        name = getattr(call.func, "attr", getattr(call.func, "id", ""))
         places = {"read_text": 0, "write_text": 1}
         if name in places and len(call.args) <= places[name]:
             yield call
         elif name in ("open", "fdopen", "TemporaryFile", "NamedTemporaryFile"):
+            owner = ast.unparse(call.func.value) if isinstance(call.func, ast.Attribute) else ""
             if name == "open" and owner in BINARY:
                 continue
             behind = name == "fdopen" or (name == "open" and not owner)

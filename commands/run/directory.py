@@ -29,6 +29,7 @@ from commands.run.files import (
     newest_whole,
     remove_unfinished,
 )
+from files.class_path import name_the_same
 from files.owned import move_aside, remove_file
 from files.paths import expand_path
 from files.yaml_loader import plain_yaml
@@ -307,7 +308,7 @@ class RunDirectory:
         differences = []
         for key in sorted(then.keys() | now.keys()):
             old, new = then.get(key, "unset"), now.get(key, "unset")
-            if old == new:
+            if old == new or name_the_same(old, new):
                 continue
             line = f"{key}: {old} -> {new}"
             if _is_free(key) or (key in GROWING and _grows(old, new)):

@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 
 from lightning_modules.backbone.denoiser import UNet2D
-from lightning_modules.base import adam
 from lightning_modules.controls.larger import FromBase
 from lightning_modules.controls.scalecrafter import NetworkPatch, Step
 from lightning_modules.noise import Noise
+from lightning_modules.optimisation import adam
 
 if TYPE_CHECKING:
     from datamodules.base import Batch

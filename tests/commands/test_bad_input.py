@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from tests.commands.test_resume import newest
+from tests.quick import quick
 
 Refusal = Callable[..., str]
 Enlarger = Callable[..., None]
@@ -302,14 +303,15 @@ def test_to_begin_with_a_checkpoint_of_another_method(trained: Path, refusal: Re
 
 
 @pytest.mark.parametrize(
-    ("command", "key", "content"),
+    ("command", "key"),
     [
-        *(("test", "--model.init_args.weights", text) for text in (b"", b"x" * 1000, "truncated")),
-        *(("fit", "--ckpt_path", content) for content in (b"", b"x" * 1000, "truncated")),
-        ("fit", "--model.init_args.weights", "truncated"),
-        ("test", "--ckpt_path", "truncated"),
+        ("test", "--model.init_args.weights"),
+        ("fit", "--ckpt_path"),
+        pytest.param("fit", "--model.init_args.weights", marks=pytest.mark.slow),
+        pytest.param("test", "--ckpt_path", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.parametrize("content", quick([b"", b"x" * 1000, "truncated"], b"", "truncated"))
 def test_a_corrupt_file(
     trained: Path, refusal: Refusal, command: str, key: str, content: bytes | str
 ) -> None:

@@ -55,6 +55,7 @@ TRAINED = [n for n in EXPERIMENTS if n not in OWN_TESTS and CONFIGS / n != BENCH
 # Larger quickstart_gan.yaml, and variants of resshift_v2.yaml; both are trained by a quick test.
 VARIANTS = {
     *(f"experiment/{n}.yaml" for n in ("compact_x2", "realesrnet_x4plus", "realesrgan_x4plus")),
+    "experiment/real_esrgan_quickstart.yaml",
     *(f"experiment/{n}.yaml" for n in ("resshift_journal", "swinir_real_x4")),
 }
 # Of OWN_TESTS, benchmarks' own, which differ little from users' files, and the same model on other
@@ -62,12 +63,14 @@ VARIANTS = {
 ALIKE = {
     *(n for n in OWN_TESTS if "benchmarks" in PATHS[n].parts),
     *(f"experiment/mini/self_cascade/{n}.yaml" for n in ("attn_sf", "lora_r4", "lora_r32", "tf")),
-    *(f"experiment/mini/self_cascade_video/{n}.yaml" for n in ("scalecrafter", "tf")),
-    *(f"experiment/mini/self_cascade/{n}.yaml" for n in ("direct", "finetune", "sr")),
+    *(f"experiment/mini/self_cascade_video/{n}.yaml" for n in ("scalecrafter", "tf", "tuned")),
+    *(f"experiment/mini/self_cascade/{n}.yaml" for n in ("direct", "finetune", "sd_sr", "sr")),
+    *(f"experiment/mini/self_cascade/{n}.yaml" for n in ("scalecrafter", "tuned")),
     "experiment/mini/self_cascade_video/direct.yaml",
-    *(f"experiment/mini/nsarm/{n}.yaml" for n in ("latents", "stage1", "student")),
-    *(f"experiment/mini/{n}.yaml" for n in ("casarbi/base", "invsr/latents", "resshift/pixel")),
-    *(f"experiment/self_cascade_{n}.yaml" for n in ("64/base", "64/tf", "prompts")),
+    *(f"experiment/mini/nsarm/{n}.yaml" for n in ("base", "latents", "stage1", "student")),
+    *(f"experiment/mini/{n}.yaml" for n in ("casarbi/base", "invsr/base", "invsr/latents")),
+    *(f"experiment/{n}.yaml" for n in ("casarbi_base", "mini/resshift/pixel")),
+    *(f"experiment/self_cascade_{n}.yaml" for n in ("64/base", "64/tf", "prompts", "sdxl")),
 }
 
 # A file of a group in its place; `{}` is the file, the rest comes from other shipped files.

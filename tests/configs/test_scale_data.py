@@ -14,6 +14,7 @@ from datamodules.pack import __main__ as pack
 from tests.configs.blurred import save
 from tests.conftest import REPO
 from tests.datamodules.memory import evaluation, training
+from tests.quick import quick
 
 Sizes = dict[str, tuple[int, int]]
 
@@ -93,7 +94,9 @@ def build(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return build
 
 
-@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize(
+    "name", quick(SETS, "celeba_hq_scales", "lsun_bedroom", "div2k_scales", "mini_test")
+)
 def test_sets_of_all_scales(name: str, build: Any) -> None:
     data = build(name)
     found = {}

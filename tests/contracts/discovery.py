@@ -18,7 +18,7 @@ import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
@@ -98,10 +98,17 @@ def plugins(config: pytest.Config) -> list[str]:
     return list(config.getoption("plugin", default=None) or [])
 
 
-def parametrize(metafunc: pytest.Metafunc, argument: str, base: type, package: str) -> None:
+def parametrize(
+    metafunc: pytest.Metafunc,
+    argument: str,
+    base: type,
+    package: str,
+    slow: Callable[[type], bool] = lambda _: False,
+) -> None:
     """Run the test once for each class below `base` in `package` and in the plug-ins.
 
-    Does nothing for a test that does not ask for `argument`.
+    Does nothing for a test that does not ask for `argument`. Classes of `package` for which `slow`
+    is true are left to slow tests.
 
     Raises:
         LookupError: `package` holds no such class, so that the test would check nothing.
@@ -111,8 +118,9 @@ def parametrize(metafunc: pytest.Metafunc, argument: str, base: type, package: s
     ours = _of_ours(base, package)
     if not ours:
         raise LookupError(f"no concrete {full_name(base)} in the package {package!r}")
-    classes = ours + concrete_subclasses(base, *plugins(metafunc.config))
-    metafunc.parametrize(argument, classes, ids=full_name)
+    rows = [pytest.param(cls, marks=pytest.mark.slow if slow(cls) else ()) for cls in ours]
+    rows += concrete_subclasses(base, *plugins(metafunc.config))
+    metafunc.parametrize(argument, rows, ids=full_name)
 
 
 def required_arguments(cls: type) -> list[str]:

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 from PIL import Image
 from torchmetrics.image import UniversalImageQualityIndex
 
-from callbacks.metrics.base import ImageMetric
+from callbacks.metrics.base import ImageMetric, Metric
 from callbacks.metrics.consistency import Lattice, Memorised, Repetition
 from callbacks.metrics.iqa import IQA
 from callbacks.metrics.torchmetric import TorchMetric
@@ -38,8 +38,21 @@ EXAMPLES: dict[type, object] = {
 }
 
 
+@functools.cache
+def bases():
+    """A metric of each base: in a run, it does what the others of that base do."""
+    metrics = discovery.concrete_subclasses(Metric, "callbacks")
+    return {cls.__base__: cls for cls in metrics}
+
+
+def measures_alone(cls):
+    """Whether a metric has no hook of its own, and stands for no base."""
+    hooks = {name for name in vars(Callback) if not name.startswith("__")} & vars(cls).keys()
+    return issubclass(cls, Metric) and not hooks and bases()[cls.__base__] is not cls
+
+
 def pytest_generate_tests(metafunc):
-    discovery.parametrize(metafunc, "callback_class", Callback, "callbacks")
+    discovery.parametrize(metafunc, "callback_class", Callback, "callbacks", slow=measures_alone)
     discovery.parametrize(metafunc, "metric_class", ImageMetric, "callbacks")
 
 

@@ -10,6 +10,7 @@ from functools import cache
 import pytest
 
 from tests.conftest import REPO
+from tests.syntax import parsed
 
 ROOMS = ("commands", "datamodules", "lightning_modules", "callbacks", "degradations", "files")
 TEXT = (REPO / "docs" / "troubleshooting.md").read_text()
@@ -20,7 +21,7 @@ HEADINGS = re.findall(r"^### (.+)$", TEXT, re.MULTILINE)
 def messages() -> str:
     """All texts of the code, a line each; `...` where a value is filled in."""
     files = (path for room in ROOMS for path in sorted((REPO / room).rglob("*.py")))
-    return "\n".join(text for path in files for text in texts(ast.parse(path.read_text())))
+    return "\n".join(text for path in files for text in texts(parsed(path)))
 
 
 def texts(tree: ast.AST) -> Iterator[str]:
@@ -31,7 +32,8 @@ def texts(tree: ast.AST) -> Iterator[str]:
             text = "".join(map(str, values))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             text = node.value
-        yield normal(text)
+        if text:
+            yield normal(text)
 
 
 def normal(text: str) -> str:

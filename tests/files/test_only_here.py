@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.conftest import REPO
+from tests.syntax import parsed
 
 ROOMS = ("callbacks", "commands", "datamodules", "degradations", "lightning_modules")
 CALLS = {"expandvars", "expanduser", "walk", "glob", "iglob", "rglob", "scandir"}
@@ -42,7 +43,7 @@ OPENS = {"open", "read_bytes", "read_text", "load"}
 
 
 def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Call):
             name = getattr(node.func, "attr", getattr(node.func, "id", ""))
             yield name, node

@@ -24,6 +24,7 @@ from files.owned import (
     whole_folder,
     write_whole,
 )
+from tests.syntax import parsed
 
 REPO = Path(__file__).parents[2]
 CODE = ("benchmarks", "docs", "commands", "lightning_modules", "datamodules", "callbacks")
@@ -37,7 +38,7 @@ EXCEPTIONS = {("benchmarks/speed/metrics.py", "rename")}  # within its own tempo
 def found_in(path: Path) -> Iterator[tuple[str, str, int]]:
     """Yield calls that delete or replace files: file, function and line."""
     name = path.relative_to(REPO).as_posix()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.ImportFrom) and node.module in ("os", "shutil"):
             for alias in node.names:
                 if alias.name in DELETES | OF_OS | {"move"}:
@@ -59,7 +60,7 @@ def found_in(path: Path) -> Iterator[tuple[str, str, int]]:
 def all_code() -> list[Path]:
     files = [
         REPO / "main.py",
-        *(p for room in ("lightning_modules", *CODE) for p in (REPO / room).rglob("*.py")),
+        *(p for room in CODE for p in (REPO / room).rglob("*.py")),
     ]
     return [path for path in files if path != REPO / "files" / "owned.py"]
 

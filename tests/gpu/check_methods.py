@@ -127,6 +127,7 @@ def test_a_colour_fix(kind: Any) -> None:
         torch.testing.assert_close(sr.cpu(), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_clips() -> None:
     """Self-Cascade of video, in latents: a training step, and the clips of a batch."""
     four = test_self_cascade_video.base(in_channels=4, out_channels=4)

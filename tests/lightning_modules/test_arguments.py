@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from jsonargparse import ArgumentParser
 
-from lightning_modules.base import ImageModel, adam
+from lightning_modules.base import ImageModel
 from lightning_modules.controls.direct import Direct
 from lightning_modules.controls.finetune import LoRA
 from lightning_modules.invsr import InvSR
 from lightning_modules.one_pass.regression import Regression
+from lightning_modules.optimisation import adam
 from tests.contracts import discovery
 
 METHODS = discovery.concrete_subclasses(ImageModel, "lightning_modules")

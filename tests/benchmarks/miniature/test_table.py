@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from benchmarks.miniature.jobs import Job
 from benchmarks.miniature.table import Plan, Table, Training, load, with_steps
-from tests.conftest import REPO
-from tests.docs.parsed import parsed
 
 RUNS = Path("/nowhere/cars")
 CARS = load()
@@ -25,8 +24,13 @@ JOBS = Plan(CARS, RUNS, steps=0.01).jobs()
     ],
     ids=lambda job: job.name,
 )
-def test_every_command_is_one(job: Job) -> None:
-    assert parsed(["main.py", *job.arguments], REPO, {"ENLARGER_CARS": "cars"}) == "ok"
+def test_every_command_is_one(job: Job, accepted: Callable[..., None]) -> None:
+    accepted(*job.arguments)
+
+
+def test_a_mistake_in_one_would_be_seen(accepted: Callable[..., None]) -> None:
+    with pytest.raises(AssertionError):
+        accepted(*JOBS[0].arguments, "--trainer.max_stepz", "3")
 
 
 def test_every_training_is_needed_by_a_row_and_comes_before_it() -> None:

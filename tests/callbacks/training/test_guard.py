@@ -66,7 +66,14 @@ def assert_equal(one: dict[str, Any], other: dict[str, Any], *parts: str) -> Non
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("settings", [{}, {"gradient_clip_val": 0.05}, {"precision": "bf16-mixed"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"gradient_clip_val": 0.05},
+        pytest.param({"precision": "bf16-mixed"}, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("fused", [False, True], ids=["host", "device"])
 def test_a_left_out_step_leaves_nothing_behind(
     tmp_path: Path, fault: str, settings: dict[str, Any], fused: bool

@@ -31,6 +31,7 @@ from lightning_modules.base import ImageModel
 from lightning_modules.sampling.tiling import Tiling
 from tests.conftest import REPO
 from tests.contracts import discovery
+from tests.quick import quick
 
 # Packages that are slow to import, and that no help needs.
 HEAVY = ("diffusers", "kornia", "albumentations", "lpips")
@@ -143,7 +144,7 @@ def test_short_help_takes_no_time(got: dict[str, Any], asked: str) -> None:
     assert got["answers"][asked]["seconds"] < 0.1 * got["import"]
 
 
-@pytest.mark.parametrize("command", SHOWN)
+@pytest.mark.parametrize("command", quick(SHOWN, "fit", "predict", "export"))
 def test_the_short_help_names_options_that_there_are(
     tiny: Path, configured: Callable[..., Any], command: str
 ) -> None:

@@ -208,6 +208,26 @@ def test_a_change_is_accepted_when_told_to(
     configured(*changed)  # from now on it is the run's own
 
 
+@pytest.mark.parametrize(
+    ("path", "accepted"),
+    [
+        ("lightning_modules.base.adam", True),
+        ("lightning_modules.one_pass.real_esrgan.adam", False),
+        ("lightning_modules.gone.adam", False),
+    ],
+)
+def test_another_path_of_the_same_function_is_no_change(
+    trained: Path, path: str, accepted: bool
+) -> None:
+    """As when its file has moved since the run began."""
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    assert config["model"]["init_args"]["optimizer"] == "lightning_modules.optimisation.adam"
+    config["model"]["init_args"]["optimizer"] = path
+    refused = pytest.raises(ConfigurationError, match=f"optimizer: .*adam -> {path}")
+    with contextlib.nullcontext() if accepted else refused:
+        RunDirectory(trained).check(config, change=False)
+
+
 def test_a_change_that_the_data_refuses_leaves_the_run_as_it_was(
     trained: Path, refusal: Refusal
 ) -> None:

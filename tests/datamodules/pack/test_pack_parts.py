@@ -62,7 +62,14 @@ def compared(found):
     return {name: value for name, value in found.items() if "journal" not in name}
 
 
-@pytest.mark.parametrize("options", [CROPS, WHOLE, [*WHOLE, "--keep-duplicates"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        CROPS,
+        pytest.param(WHOLE, marks=pytest.mark.slow),
+        pytest.param([*WHOLE, "--keep-duplicates"], marks=pytest.mark.slow),
+    ],
+)
 def test_any_number_of_parts_gives_the_same(images, tmp_path, options):
     whole = made(images, tmp_path / "whole", *options)
     for count in (1, 3, 7, 40):

@@ -13,6 +13,7 @@ from email.message import Message
 import pytest
 
 from datamodules.pack import __main__ as pack
+from datamodules.pack import web
 from datamodules.pack.web import Fetch, Rows, forbidding
 from tests.datamodules.image_files import save
 from tests.datamodules.pack.test_pack_resume import content
@@ -104,7 +105,8 @@ def test_a_text_file_with_workers(tmp_path, server):
     assert found[0] == found[1]
 
 
-def test_what_passes_is_tried_again(tmp_path, server, caplog):
+def test_what_passes_is_tried_again(tmp_path, server, monkeypatch):
+    monkeypatch.setattr(web, "FIRST_PAUSE", 0.01)
     (tmp_path / "list.txt").write_text(f"{server.url}/0.png\n")
     server.faults = [503, "cut", 429]
     arguments = [str(tmp_path / "list.txt"), str(tmp_path / "out"), "--workers", "0"]

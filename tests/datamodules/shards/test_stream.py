@@ -155,7 +155,9 @@ def test_what_is_broken_is_counted(uninterrupted):
     assert reasons["truncated"] >= 3  # a tar each epoch, and an image
 
 
-@pytest.mark.parametrize(("world", "workers"), [(1, 0), (1, 2), (2, 0), (2, 2), (4, 2)])
+@pytest.mark.parametrize(
+    ("world", "workers"), quick([(1, 0), (1, 2), (2, 0), (2, 2), (4, 2)], 1, 2)
+)
 @pytest.mark.parametrize("shuffle", quick([0, 5, 100], 5))
 def test_every_sample_once_an_epoch(even, monkeypatch, world, workers, shuffle):
     epochs = [[] for _ in range(3)]
