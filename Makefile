@@ -71,7 +71,7 @@ docs-commands: install
 	$(BIN)/python -m tests.docs.commands $(PAGES)
 
 # Two processes of one thread each: the tests are many and small. What torch frees is kept for the next tensor, which glibc
-# would else map anew each time: one processor second in twenty.
+# would otherwise map again each time: one processor second in twenty.
 pytest: install
 	OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=268435456 MALLOC_TRIM_THRESHOLD_=1073741824 $(BIN)/pytest -n 2 --dist worksteal
 

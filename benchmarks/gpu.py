@@ -1,12 +1,12 @@
-"""All that is to be measured on a GPU, one command after another: `make bench-gpu`.
+"""Run all GPU measurements, one command after another: `make bench-gpu`.
 
-Where there is none it prints the commands. Until one was had, `benchmarks/results/degradation.json`
-counts the launches of a batch in the code that the compiler makes, and `sampling.json` the
-operations of an image. Variables of the environment say where things are: ``ENLARGER_PEERS`` a
-folder with checkouts of BasicSR and Real-ESRGAN, ``ENLARGER_DATA`` the images,
-``ENLARGER_WEIGHTS`` the weights. A command that needs a folder or file which is not there is passed
-over, and said to be; one that fails does not stop the others. Results of a CPU are kept: a GPU's
-are in files of their own, ``*_cuda.json``, and its runs in folders of their own.
+Without a GPU it prints the commands. Until there are GPU results, `degradation.json` of
+`benchmarks/results` counts the launches of a batch in the code that the compiler makes, and
+`sampling.json` the operations of an image. Environment variables say where things are:
+``ENLARGER_PEERS`` a folder with checkouts of BasicSR and Real-ESRGAN, ``ENLARGER_DATA`` the images,
+``ENLARGER_WEIGHTS`` the weights. A command whose folder or file is missing is skipped with a
+message; one that fails does not stop the others. CPU results are kept: GPU results have files of
+their own, ``*_cuda.json``, and GPU runs folders of their own.
 
 A command gets ten minutes. One that takes longer is stopped by SIGTERM, upon which a training
 writes a checkpoint, and continues at the next call. ``runs/cuda/done.json`` has those that ended
@@ -65,13 +65,13 @@ def missing(needs: Iterable[str]) -> list[str]:
 
 
 class Command(NamedTuple):
-    """One of them.
+    """A measurement.
 
-    what: Is found out by it.
-    words: Behind ``python``; ``$NAME`` stands for a variable of the environment.
-    needs: Folders and files without which it is passed over.
-    small: Its arguments on the pretended device, behind the module's name; None if it cannot be so
-        small, or needs data.
+    what: What it measures.
+    words: Its words after ``python``; ``$NAME`` stands for an environment variable.
+    needs: Folders and files without which it is skipped.
+    small: Its arguments on the pretended device, after the module's name; None if it cannot be made
+        that small, or needs data.
     why: The reason for None.
     """
 
@@ -172,11 +172,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, or 1 where a command failed.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.gpu", description="Measure all that wants a GPU."
+        prog="python -m benchmarks.gpu", description="Run all GPU measurements."
     )
     parser.add_argument("--only", default="", metavar="WORD", help="commands with this word")
-    parser.add_argument("--pretend", action="store_true", help="small, on a device of the tests")
-    parser.add_argument("--again", action="store_true", help="also those that are done")
+    parser.add_argument("--pretend", action="store_true", help="small, on a pretended device")
+    parser.add_argument("--again", action="store_true", help="also finished commands")
     options = parser.parse_args(arguments)
     chosen = [command for command in COMMANDS if options.only in command.words]
     if options.pretend:
@@ -210,7 +210,7 @@ def failed(command: Command, done: dict[str, Any], limit: float = LIMIT) -> bool
     Returns:
         Whether it has to be run again.
     """
-    if _passed_over(command.what, command.needs):
+    if _skipped(command.what, command.needs):
         return False
     if command.words in done:
         sys.stdout.write(f"{command.what}: done before, in {done[command.words]['seconds']} s\n")
@@ -239,7 +239,7 @@ def failed_pretending(command: Command) -> bool:
     if command.small is None:
         sys.stdout.write(f"{command.what}: skipped, because {command.why}\n")
         return False
-    if _passed_over(command.what, set(re.findall(r"\$ENLARGER_[\w/.-]+", command.small))):
+    if _skipped(command.what, set(re.findall(r"\$ENLARGER_[\w/.-]+", command.small))):
         return False
     module = command.words.removeprefix("-m ").split()[0].removesuffix(".py")
     words = [os.path.expandvars(word) for word in shlex.split(command.small)]
@@ -249,10 +249,10 @@ def failed_pretending(command: Command) -> bool:
     return status != 0
 
 
-def _passed_over(what: str, needs: Iterable[str]) -> bool:
+def _skipped(what: str, needs: Iterable[str]) -> bool:
     absent = missing(needs)
     if absent:
-        sys.stdout.write(f"{what}: passed over, for there is no {', '.join(absent)}\n")
+        sys.stdout.write(f"{what}: skipped, because there is no {', '.join(absent)}\n")
     return bool(absent)
 
 

@@ -127,7 +127,7 @@ def refuse_typos(args: Sequence[str]) -> None:
             continue
         first, _, rest = option[2:].rstrip("+").partition(".")
         near = difflib.get_close_matches(first, TOP, n=1, cutoff=0.75)
-        # Of one part, it may be another program's name for a key, which the parser knows.
+        # A key of a single part may be another program's name for ours, which the parser knows.
         if first not in TOP and near and (rest or near == ["config"]):
             meant = ".".join(filter(None, (near[0], rest)))
             raise ConfigurationError(f"unknown key {option[2:]!r}; did you mean {meant!r}?")

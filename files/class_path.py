@@ -34,4 +34,4 @@ def name_the_same(one: Any, other: Any) -> bool:
 
 def _named(path: Any) -> Any:
     module, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
-    return getattr(sys.modules.get(module), name, None)
+    return vars(sys.modules[module]).get(name) if module in sys.modules else None

@@ -36,7 +36,7 @@ from degradations.bicubic import resize
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.base import SuperResolver
 from lightning_modules.networks.liif import LIIF
-from lightning_modules.noise import Noise, augmented, check_augmentation
+from lightning_modules.noise import Noise, Size, augmented, check_augmentation
 from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import ShiftSampler, ShiftSolver
 from lightning_modules.weights import bare_names, fingerprint, fit, part_of, read_weights
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from datamodules.base import Batch
 
 Order = Literal["remainder_last", "remainder_first", "uniform"]
-Size = tuple[int, int]
 _TOLERANCE = 1e-9
 
 

@@ -173,7 +173,7 @@ def starts_beyond(schedule: Schedule, distance: float) -> tuple[int, ...]:
 
     The distance is a noise level: it is that of equal power. Starts are whole twentieths of all
     timesteps, as the release's 250, 200, 150, 100 are; whole hundredths for a distance that the
-    first twentieth hides, as of a light task at scale 1, which more noise would only cost detail.
+    first twentieth hides, as in a light task at scale 1, where more noise would only cost detail.
 
     Args:
         schedule: The process.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from degradations.draws import seed_of
 
-Size = tuple[int, int]
+Size = tuple[int, int]  # height and width, in pixels or latents
 
 SQUARE = 64  # side of the squares that a placed field is drawn in
 

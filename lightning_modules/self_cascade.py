@@ -35,11 +35,10 @@ from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.denoiser import Features, Residuals, UNet2D
 from lightning_modules.backbone.library import repeated, resized
 from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.casarbi import Size
 from lightning_modules.controls.larger import Aspect, FromBase, Predict, Rule, ladder
 from lightning_modules.latents import check_choice
 from lightning_modules.networks.feature_upsampler import FeatureUpsampler, Places
-from lightning_modules.noise import Noise
+from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.captions import check_captions, drop_captions, frames_of, to_learn
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ BASE = 16  # side of the images that Self-Cascade's base makes
 HIGHER_IS_BETTER = ("psnr", "ssim", "lr_psnr")
 COST = ("calls", "seconds")
 HALVES = 50
-FEWEST = 10  # images: of fewer, halves say nothing
+FEWEST = 10  # images: fewer are too few to halve
 NORMAL = 1.96  # deviations on each side of an interval of 95 %
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided"
 Numbers = NDArray[np.float64]
@@ -156,7 +156,7 @@ def judge(row: Measured, metric: str, than: Measured | float, margin: float) -> 
         row: The row that should be better.
         metric: Name of the metric.
         than: What it is compared with.
-        margin: What is added to that.
+        margin: How much better it must be.
 
     Raises:
         ValueError: If the metric is unknown, or the rows have other images.

@@ -56,15 +56,15 @@ class Peer:
         device: Where it runs.
 
     Raises:
-        FileNotFoundError: one of the checkouts is not there.
+        FileNotFoundError: If a checkout is missing.
     """
 
     def __init__(self, folder: Path, usm: bool, device: torch.device) -> None:
         for part in ("BasicSR/basicsr/utils/diffjpeg.py", "Real-ESRGAN/realesrgan/models"):
             if not (folder / part).exists():
                 raise FileNotFoundError(
-                    f"{folder / part} is not there: give the folder with checkouts of BasicSR and "
-                    "Real-ESRGAN"
+                    f"{folder / part} does not exist: give the folder with checkouts of BasicSR "
+                    "and Real-ESRGAN"
                 )
         _import_without_their_inits(folder)
         model = importlib.import_module("realesrgan.models.realesrnet_model").RealESRNetModel
@@ -82,7 +82,7 @@ class Peer:
         self.random_kernel = importlib.import_module("basicsr.data.degradations")
 
     def batch(self, hr: Tensor) -> dict[str, Tensor]:
-        """What their data loader gives: images, and three kernels each."""
+        """Return a batch as from their data loader: images, and three kernels each."""
         kernels = [[self._kernel(order) for order in (1, 2, 3)] for _ in range(len(hr))]
         stacked = torch.tensor(np.array(kernels), dtype=torch.float32).unbind(1)
         return {"gt": hr, **dict(zip(("kernel1", "kernel2", "sinc_kernel"), stacked, strict=True))}

@@ -45,14 +45,14 @@ class Peer:
         folder: Holds `BasicSR`.
 
     Raises:
-        FileNotFoundError: the checkout is not there.
+        FileNotFoundError: If the checkout is missing.
     """
 
     def __init__(self, folder: Path) -> None:
         self.model = folder / "BasicSR/basicsr/metrics/niqe_pris_params.npz"
         if not self.model.exists():
             raise FileNotFoundError(
-                f"{self.model} is not there: give the folder with a checkout of BasicSR"
+                f"{self.model} does not exist: give the folder with a checkout of BasicSR"
             )
         # Importing their packages imports all networks, some of which no longer import: empty
         # packages in their place let the few modules of the metric be found by themselves.

@@ -31,7 +31,8 @@ ITSELF = frozenset({"trainer.precision"}) | {
     f"data.init_args.{name}" for name in ("scale", "size", "degradation_seed")
 }
 
-# Of a Source to enlarge all but which images it has, where they lie and how they come from there.
+# All settings of a Source but those that say which images it has, where they lie, and how they
+# are read.
 SOURCE = "data.init_args.predict.init_args."
 WHERE = frozenset({"count", "samples", "names", "root", "files", "file", "recursive", "urls"}) | {
     *("shard_in_key", "index_cache", "cache_dir", "cache_size", "read_ahead", "retries"),

@@ -142,7 +142,7 @@ ExifPart = Literal["keep", "no_place", "drop"]
 
 
 def _no_more(key: str) -> None:
-    """Where frames come from no data module of ours."""
+    """Do nothing: the frames do not come from our data module."""
 
 
 @dataclass

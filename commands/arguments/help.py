@@ -10,7 +10,7 @@ from commands.arguments import listing
 from commands.names import ABOUT, BY_GROUP
 from commands.options import SOURCES, options
 
-# What our sources do not say, or not for the command line.
+# Help that is in no docstring, or not in words for the command line.
 SAID = {
     "config": "an experiment (main.py list experiments); of several, later ones win",
     "model": "a method (main.py list methods), or a file of configs/model",

@@ -27,7 +27,7 @@ import torch.distributed as dist
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import ParallelStrategy
-from torch._C._distributed_c10d import Store
+from torch.distributed import Store  # type: ignore[attr-defined]
 
 from commands.distributed.preflight import Facts, differences, gather, open_store
 from commands.errors import ConfigurationError, RepeatedError, TemporaryError

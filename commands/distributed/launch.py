@@ -1,7 +1,7 @@
 """Launchers and strategies: torchrun, SLURM, FSDP.
 
 FSDP 2 through Lightning's ``ModelParallelStrategy``, which lets the model shard itself. Checkpoints
-are single files as of any other run: a run may continue with ``ddp``, on another number of
+are single files, as in any other run: a run may continue with ``ddp``, on another number of
 processes, or on one.
 """
 

@@ -83,7 +83,7 @@ class StreamPlan(Plan):
     ``Item.image`` is the global batch at which the run entered the epoch.
 
     Args:
-        shuffle: As of ``Stream``.
+        shuffle: As in ``Stream``.
     """
 
     shuffle: int = 0

@@ -14,11 +14,10 @@ from lightning_modules.networks.scales import (
     RATIOS,
     Budget,
     Scales,
-    Size,
     proportional,
     published,
 )
-from lightning_modules.noise import Noise
+from lightning_modules.noise import Noise, Size
 from lightning_modules.weights import fingerprint, fit_part, read_weights
 
 _TRAINED = "vae"  # name of the part in a run of `Tokenizer`

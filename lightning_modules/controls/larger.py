@@ -28,10 +28,9 @@ from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import PixelSpace, Space
 from lightning_modules.base import Generator
-from lightning_modules.casarbi import Size
 from lightning_modules.controls.scalecrafter import NetworkPatch, Step
 from lightning_modules.latents import InLatents, check_base, check_choice, check_trained
-from lightning_modules.noise import Noise
+from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.captions import (
     check_captions,
     encode_captions,
@@ -198,7 +197,7 @@ class FromBase(InLatents, Generator):
         clamp: Clamp predicted clean samples to this distance from 0; 1 for pixels, ``null`` for
             latents, which are unbounded.
         patch: Changes the network while it runs: ``lightning_modules.AttnSF`` or
-            ``ScaleCrafter`` of ``lightning_modules.controls.scalecrafter``; none by default.
+            ``lightning_modules.ScaleCrafter``; none by default.
 
     Attributes:
         sampled: All timesteps of the sampler, noisiest first.

@@ -32,7 +32,7 @@ from torch.nn import functional
 
 from lightning_modules.backbone.condition import Condition, guided, joined
 from lightning_modules.backbone.denoiser import UNet2D
-from lightning_modules.casarbi import Size
+from lightning_modules.noise import Size
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,8 @@ from files.paths import expand_path
 from lightning_modules.backbone.library import library_class
 from lightning_modules.backbone.space import named
 from lightning_modules.base import SuperResolver
-from lightning_modules.casarbi import Size
 from lightning_modules.controls.direct import Direct
-from lightning_modules.noise import Noise
+from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.color import ColorFix
 from lightning_modules.sampling.tiling import padded
 

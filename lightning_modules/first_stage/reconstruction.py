@@ -1,4 +1,4 @@
-"""What trainings of autoencoders share: images against their reconstructions.
+"""Training that autoencoders share: images against their reconstructions.
 
 Perceptual and adversarial losses as in Esser et al., "Taming Transformers" (CVPR 2021; arXiv
 2012.09841), section 3.1, with a constant weight of the adversarial loss and the hinge losses of

@@ -27,8 +27,8 @@ from lightning_modules.networks.bsq import (
     quantized,
     scales_of,
 )
-from lightning_modules.networks.scales import Size, proportional
-from lightning_modules.noise import Noise
+from lightning_modules.networks.scales import proportional
+from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.tiling import padded
 
 if TYPE_CHECKING:

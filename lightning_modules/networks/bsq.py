@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_modules.networks.scales import Size
+from lightning_modules.noise import Size
 
 Down = Literal["area", "trilinear"]
 

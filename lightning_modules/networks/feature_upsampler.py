@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_modules.networks.swin_unet import zeroed
+from lightning_modules.noise import Size
 
 Resize = Literal["bilinear", "nearest"]
-Size = tuple[int, int]
 
 
 class Places(NamedTuple):

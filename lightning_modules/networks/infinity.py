@@ -24,7 +24,8 @@ from torchvision.ops import StochasticDepth
 
 from degradations.device import copy_to
 from lightning_modules.networks.running import Running
-from lightning_modules.networks.scales import Scales, Size
+from lightning_modules.networks.scales import Scales
+from lightning_modules.noise import Size
 
 EPS = 1e-6
 Spans = Sequence[tuple[int, int]]  # tokens of each scale, and where it ends in the sequence

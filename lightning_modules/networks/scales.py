@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, get_args
 
+from lightning_modules.noise import Size
+
 Budget = Literal["0.06M", "0.25M", "0.60M", "1M"]
-Size = tuple[int, int]
 
 _COUNT: dict[Budget, int] = {"0.06M": 7, "0.25M": 10, "0.60M": 12, "1M": 13}
 _GRIDS = {  # by height over width; transposed for wider images

@@ -21,9 +21,9 @@ from torch.nn import functional
 
 from lightning_modules.networks.running import Running
 from lightning_modules.networks.swin_unet import sinusoids, zeroed
+from lightning_modules.noise import Size
 
 AdapterKind = Literal["fourier", "mlp", "none"]
-Size = tuple[int, int]
 
 # Factors of continuous numbers, so that numbers that differ by a hundredth of their range have
 # different sinusoids.

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.networks.bsq import enlarged, quantized, scales_of
-from lightning_modules.networks.scales import Size
+from lightning_modules.noise import Size
 
 Layout = Literal["memory", "positions"]
 _MARK = "rows_are_positions"  # buffer of networks with that layout

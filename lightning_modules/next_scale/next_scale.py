@@ -43,8 +43,8 @@ from lightning_modules.networks.infinity import (
     Text,
     decay_groups,
 )
-from lightning_modules.networks.scales import Scales, Size
-from lightning_modules.noise import Noise
+from lightning_modules.networks.scales import Scales
+from lightning_modules.noise import Noise, Size
 
 if TYPE_CHECKING:
     from datamodules.base import Batch

@@ -18,13 +18,13 @@ Infinity, and all training code, downscales it without smoothing (trilinear): ``
 Defaults follow the paper and the released weights. Three other choices, not of the paper, are
 for small trainings: ``LatentEstimate`` as mapper, ``enlarge_lr``, and a low ``mapper_lr``.
 
-Nor is distillation of the paper: a student of the same size learns to predict several scales in one
-pass of the transformer (``passes``, ``teacher_weights``). It sees the sum of codes from before the
-pass, so its scales cannot correct each other's draws, which Distilled Decoding (Liu et al., arXiv
-2412.17153) names as what is lost when autoregressive tokens are drawn together. As there, the noise
-settles it: given LR and noise the teacher's bits are certain, and a scale that reads the noise of
-its pass's earlier scales (the transformer's ``reads_noise``) can know them. Unlike there, bits need
-no flow: each is 1 where the noise is below its probability.
+Distillation is not in the paper, either: a student of the same size learns to predict several
+scales in one pass of the transformer (``passes``, ``teacher_weights``). It sees the sum of codes
+from before the pass, so its scales cannot correct each other's draws, which Distilled Decoding (Liu
+et al., arXiv 2412.17153) names as what is lost when autoregressive tokens are drawn together. As
+there, the noise settles it: given LR and noise the teacher's bits are certain, and a scale that
+reads the noise of its pass's earlier scales (the transformer's ``reads_noise``) can know them.
+Unlike there, bits need no flow: each is 1 where the noise is below its probability.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def test_without_a_gpu_commands_are_printed(capsys: pytest.CaptureFixture[str]) 
     ]
 
 
-def test_a_command_without_its_folder_is_passed_over(
+def test_a_command_without_its_folder_is_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = Command("it", "-c 'raise\tSystemExit(3)'", ("$ENLARGER_DATA/photographs",))
@@ -51,8 +51,8 @@ def test_a_command_without_its_folder_is_passed_over(
     assert not failed(command, {})
     monkeypatch.setenv("ENLARGER_DATA", str(tmp_path))
     assert not failed(command, {})
-    passed_over = "it: passed over, for there is no $ENLARGER_DATA/photographs\n"
-    assert capsys.readouterr().out == 2 * passed_over
+    skipped = "it: skipped, because there is no $ENLARGER_DATA/photographs\n"
+    assert capsys.readouterr().out == 2 * skipped
     (tmp_path / "photographs").mkdir()
     assert failed(command, {})
     assert "it: status 3" in capsys.readouterr().out
@@ -95,7 +95,7 @@ def test_a_dry_run_names_what_it_skips(
     assert len(lines) == len(COMMANDS)
     ran = [line for line in lines if line.endswith("status 0 on the pretended device")]
     assert len(ran) == 5
-    assert all("skipped, because" in x or "passed over" in x for x in lines if x not in ran)
+    assert all("skipped, because" in x for x in lines if x not in ran)
     monkeypatch.setattr(gpu.subprocess, "run", lambda words, **_: CompletedProcess(words, 1))
     assert main(["--pretend"]) == 1
 

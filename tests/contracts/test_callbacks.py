@@ -38,21 +38,32 @@ EXAMPLES: dict[type, object] = {
 }
 
 
+# What metrics override to measure otherwise; it runs within the hooks of their bases.
+MEASURING = {"absent", "compute", "distance", "distances", "features", "load"}
+MEASURING |= {"features_protocol", "protocol"}
+
+
 @functools.cache
-def bases():
-    """A metric of each base: in a run, it does what the others of that base do."""
+def first_of_each_base():
     metrics = discovery.concrete_subclasses(Metric, "callbacks")
-    return {cls.__base__: cls for cls in metrics}
+    return {*{cls.__base__: cls for cls in reversed(metrics)}.values()}
 
 
-def measures_alone(cls):
-    """Whether a metric has no hook of its own, and stands for no base."""
-    hooks = {name for name in vars(Callback) if not name.startswith("__")} & vars(cls).keys()
-    return issubclass(cls, Metric) and not hooks and bases()[cls.__base__] is not cls
+def runs_as_its_base(cls):
+    """Whether a metric is no other callback than its base, for which another metric stands."""
+    if not issubclass(cls, Metric) or cls in first_of_each_base():
+        return False
+    methods = {name: value for name, value in vars(cls).items() if callable(value)}
+    inherited = {name: getattr(cls.__base__, name, None) for name in methods.keys() - MEASURING}
+    return not any(
+        value is not None and not getattr(value, "__isabstractmethod__", False)
+        for name, value in inherited.items()
+        if not name.startswith("__")
+    )
 
 
 def pytest_generate_tests(metafunc):
-    discovery.parametrize(metafunc, "callback_class", Callback, "callbacks", slow=measures_alone)
+    discovery.parametrize(metafunc, "callback_class", Callback, "callbacks", slow=runs_as_its_base)
     discovery.parametrize(metafunc, "metric_class", ImageMetric, "callbacks")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch._C._distributed_c10d import TCPStore
+from torch.distributed import TCPStore
 
 from commands.distributed import preflight as meeting
 from commands.distributed.preflight import CODE, differences, gather, room, start_facts, versions
