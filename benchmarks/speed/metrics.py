@@ -21,18 +21,16 @@ import logging
 import os
 import statistics
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -44,6 +42,7 @@ from benchmarks.report import write_report
 from benchmarks.speed.degradation import SEED, photographs
 from benchmarks.speed.fid import random_file, seconds
 from benchmarks.speed.niqe import Peer
+from benchmarks.speed.validation_clock import ValidationClock
 from callbacks import weights
 from callbacks.metrics.base import Metric
 from callbacks.metrics.fid import FID, frechet_distance, levels
@@ -274,30 +273,6 @@ def against(theirs: list[float], ours: list[float], count: int) -> dict[str, flo
     }
 
 
-class Clock(Callback):
-    """Seconds of training runs, and of their validations."""
-
-    runs: list[SimpleNamespace] = []  # noqa: RUF012  (of all instances: the CLI makes them)
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start."""
-        self.runs.append(SimpleNamespace(begun=time.perf_counter(), validating=0.0, count=0))
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A validation begins."""
-        self.runs[-1].validation = time.perf_counter()
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """It ends."""
-        if not trainer.sanity_checking:
-            self.runs[-1].validating += time.perf_counter() - self.runs[-1].validation
-            self.runs[-1].count += 1
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop."""
-        self.runs[-1].seconds = time.perf_counter() - self.runs[-1].begun
-
-
 def share(steps: int) -> dict[str, Any]:
     """The share of validation in a run of the quickstart on degraded photographs."""
     from main import main as enlarger
@@ -310,10 +285,10 @@ def share(steps: int) -> dict[str, Any]:
                 *("--trainer.max_steps", str(steps)),
                 *("--trainer.val_check_interval", str(min(steps, 250))),
                 *("--trainer.callbacks", str(CONFIGS / "callbacks/measure.yaml")),
-                "--trainer.callbacks+=benchmarks.speed.metrics.Clock",
+                "--trainer.callbacks+=benchmarks.speed.validation_clock.ValidationClock",
             ]
         )
-    run = Clock.runs[-1]
+    run = ValidationClock.runs[-1]
     return {
         "steps": steps,
         "validations": run.count,
