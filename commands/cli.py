@@ -65,9 +65,8 @@ from commands.run.arithmetic import arithmetic
 from commands.run.checkpoints import Checkpoints, is_foreign_checkpoint_callback
 from commands.run.directions import check_directions
 from commands.run.directory import RunDirectory, RunOptions, experiment_name, run_folder
-from commands.run.earlier_metrics import keep_earlier_metrics
 from commands.run.files import fingerprint, why_unseen
-from commands.run.loggers import name_loggers
+from commands.run.loggers import keep_earlier_metrics, name_loggers
 from commands.run.weights import find_weights, freezes, load_trained, needed_files, weights_are_read
 from commands.signals import Stopped
 from commands.throughput import Throughput

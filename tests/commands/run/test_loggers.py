@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
 from commands.errors import ConfigurationError
-from commands.run.earlier_metrics import keep_earlier_metrics
+from commands.run.loggers import keep_earlier_metrics
 from tests.quick import quick
 
 Enlarger = Callable[..., None]
