@@ -108,7 +108,7 @@ class ResShift(InLatents, SuperResolver):
         self.perceptual = None if perceptual is None else perceptual.requires_grad_(False)
         self.perceptual_weight = perceptual_weight
         self.perceptual_target = perceptual_target
-        self.dropped = 0  # steps without perceptual loss, on this rank
+        self.dropped: Tensor | float = 0.0  # steps without perceptual loss, on this rank
 
     enlarged = staticmethod(enlarged)  # as `main.py encode` makes pairs
 
@@ -135,7 +135,9 @@ class ResShift(InLatents, SuperResolver):
         return loss
 
     def _perceptual(self, x0: Tensor, z: Tensor, batch: Batch) -> Tensor:
-        # Gradients go through the distance and the decoder to the prediction.
+        # Gradients go through the distance and the decoder to the prediction. The view has those of
+        # this term alone: the prediction may be the network's output itself.
+        x0 = x0.view_as(x0)
         images = self.space.decode(x0).clamp(0, 1)
         with torch.no_grad():
             on_hr = self.perceptual_target == "hr"
@@ -146,14 +148,16 @@ class ResShift(InLatents, SuperResolver):
                 )
             target = batch["hr"] if on_hr else self.space.decode(z).clamp(0, 1)
         distance = cast(nn.Module, self.perceptual)(images, target).mean()
-        # On the host: a term that is not finite has such gradients, whatever its weight.
-        finite = bool(torch.isfinite(distance))
-        self.dropped += not finite
-        self.log("train/perceptual_dropped", float(self.dropped))
-        if not finite:
-            return torch.zeros_like(distance)
-        self.log("train/perceptual", distance)
-        return self.perceptual_weight * distance
+        # A term that is not finite has such gradients, whatever its weight: the prediction's are
+        # zeroed, too. All on the device, for which the host does not wait.
+        finite = torch.isfinite(distance)
+        if x0.requires_grad:
+            x0.register_hook(lambda gradient: torch.where(finite, gradient, 0))
+        self.dropped = self.dropped + (~finite).float()
+        self.log("train/perceptual_dropped", self.dropped)
+        term = torch.where(finite, distance, 0)
+        self.log("train/perceptual", term)
+        return self.perceptual_weight * term
 
     # ------------------------------------------------------------------------------------- sampling
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -10,17 +11,20 @@ import torch
 from torch import Tensor
 
 from lightning_modules.adversarial import Adversarial
-from lightning_modules.backbone.space import KLSpace
+from lightning_modules.backbone.space import KLSpace, PixelSpace
 from lightning_modules.first_stage.latent_perceptual import LatentPerceptual
-from lightning_modules.invsr import InvSR
+from lightning_modules.invsr import STARTS, InvSR, Training
+from lightning_modules.networks.discriminator import LatentDiscriminator
 from lightning_modules.networks.feature_upsampler import Shared
+from lightning_modules.resshift import ResShift
 from lightning_modules.sampling.color import KINDS, fix_colors
 from lightning_modules.sampling.solvers import Sampler
 from lightning_modules.sampling.tiling import Tiling
 from tests.contracts import test_models
 from tests.contracts.model_contract import SCALE, batch_of
 from tests.gpu.device import GPU, counted, moved, pretended_gpu
-from tests.lightning_modules import test_self_cascade_video
+from tests.lightning_modules import test_resshift, test_self_cascade_video
+from tests.lightning_modules.averaged import Averaged
 from tests.lightning_modules.backbone.unets import small_kl
 from tests.lightning_modules.others import OTHERS, batch_for
 
@@ -39,6 +43,21 @@ LIMITS = {
 }
 
 
+def against_a_discriminator(scale: float, folder: Path) -> InvSR:
+    judge = LatentDiscriminator(3, widths=(32, 32), layers=(1, 1), heads=1, text_width=None)
+    training = Training(starts=STARTS, adversarial_start=0)
+    parts = (test_models.predictor(), test_models.frozen_denoiser(), Averaged(4))
+    model = InvSR(scale, *parts, training=training, patch=8, discriminator=judge)
+    model._trainer = SimpleNamespace(global_step=0, barebones=True)  # type: ignore[assignment]
+    return model
+
+
+def with_a_perceptual_loss(scale: float, folder: Path) -> ResShift:
+    return ResShift(
+        scale, test_models.Denoiser(), PixelSpace(), perceptual=test_resshift.Distance()
+    )
+
+
 # What another case does with other parts, or more of: left to `make test-slow`.
 ALIKE = {"Direct pixels", "FineTune pixels", "InvSR averaged pixels", "LoRA pixels"} | {
     *(f"{cls.__name__} {name}" for cls, name in test_models.ALIKE)
@@ -47,6 +66,10 @@ ALL = {
     f"{cls.__name__} {name}".strip(): (cls.__name__, make)
     for cls, examples in {**test_models.EXAMPLES, **OTHERS}.items()
     for name, make in examples.items()
+}
+ALL |= {
+    "InvSR against a discriminator": ("InvSR", against_a_discriminator),
+    "ResShift with a perceptual loss": ("ResShift", with_a_perceptual_loss),
 }
 CASES = [
     pytest.param(*case, id=name, marks=pytest.mark.slow if name in ALIKE else ())
@@ -87,11 +110,15 @@ def test_a_training_step_and_a_batch_of_outputs(
         elif isinstance(model.train(), Adversarial):  # it steps its optimisers itself
             for _ in range(2):
                 with counted() as step:
-                    model.generator_loss(batch)[0].backward()
-            assert step.total() <= limit.step, f"a generator's step waits:\n{step}"
+                    loss, made = model.generator_loss(batch)
+                    loss.backward()
+                    if model.discriminator is not None:
+                        model.discriminator_loss(made).backward()
+            assert step.total() <= limit.step, f"a step waits:\n{step}"
         if isinstance(model, LatentPerceptual):  # it has no outputs
             return
         with torch.no_grad():  # under inference mode, no dispatch would be seen
+            model._trainer = None
             model.eval().test_step(batch, 0)
             with counted() as output:
                 sr = model.test_step(batch, 0)["sr"]
