@@ -9,7 +9,8 @@ message; one that fails does not stop the others. CPU results are kept: GPU resu
 their own, ``*_cuda.json``, and GPU runs folders of their own.
 
 A command gets ten minutes. One that takes longer is stopped by SIGTERM, upon which a training
-writes a checkpoint, and continues at the next call. ``runs/cuda/done.json`` has those that ended
+writes a checkpoint, and continues at the next call; a measurement of speed begins again,
+with ``--limit`` for more time. ``runs/cuda/done.json`` has those that ended
 well at this commit, which are not repeated. ``--pretend`` runs each command that can be small on
 the device of ``tests/gpu``, to find faults in these scripts where there is no GPU.
 """
@@ -177,6 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", metavar="WORD", help="commands with this word")
     parser.add_argument("--pretend", action="store_true", help="small, on a pretended device")
     parser.add_argument("--again", action="store_true", help="also finished commands")
+    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds that a command gets")
     options = parser.parse_args(arguments)
     chosen = [command for command in COMMANDS if options.only in command.words]
     if options.pretend:
@@ -188,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.write(f"\n# {command.what}{needs}\npython {command.words}\n")
         return 0
     done = {} if options.again else read_done()
-    return 1 if sum(failed(command, done) for command in chosen) else 0
+    return 1 if sum(failed(command, done, options.limit) for command in chosen) else 0
 
 
 def read_done() -> dict[str, Any]:
@@ -220,7 +222,9 @@ def failed(command: Command, done: dict[str, Any], limit: float = LIMIT) -> bool
     status = _within(limit, [sys.executable, *words])
     seconds = round(time.monotonic() - begun)
     if status is None:
-        sys.stdout.write(f"{command.what}: stopped after {limit:g} s; it continues next time\n")
+        sys.stdout.write(
+            f"{command.what}: stopped after {limit:g} s; a training continues next time\n"
+        )
         return True
     sys.stdout.write(f"{command.what}: status {status}, {seconds} s\n")
     if status == 0:

@@ -321,7 +321,9 @@ class EnlargerCLI(CommandsCLI):
         trainer.devices, trainer.num_nodes = self.world.devices, self.world.num_nodes
         if trainer.strategy == "auto":  # otherwise an object or a name
             trainer.strategy = self.world.strategy
-        trainer.strategy = own_strategy(trainer.strategy, trainer.accelerator)
+        trainer.strategy = own_strategy(
+            trainer.strategy, trainer.accelerator, several=self.world.size > 1
+        )
         given = trainer.callbacks or []
         given = list(given) if isinstance(given, list | tuple) else [given]
         refuse_unsupported(trainer, given)

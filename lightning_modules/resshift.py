@@ -152,7 +152,7 @@ class ResShift(InLatents, SuperResolver):
         # zeroed, too. All on the device, for which the host does not wait.
         finite = torch.isfinite(distance)
         if x0.requires_grad:
-            x0.register_hook(lambda gradient: torch.where(finite, gradient, 0))
+            cast(Any, x0).register_hook(lambda gradient: torch.where(finite, gradient, 0))
         self.dropped = self.dropped + (~finite).float()
         self.log("train/perceptual_dropped", self.dropped)
         term = torch.where(finite, distance, 0)

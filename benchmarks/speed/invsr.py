@@ -253,9 +253,9 @@ def measure(
 
 @contextlib.contextmanager
 def _as(case: Case, device: str) -> Iterator[None]:
-    # Lightning's bf16-mixed is this autocast, too.
+    # As Lightning's bf16-mixed, which keeps no copies of weights.
     kernel = sdpa_kernel(SDPBackend.MATH) if case.plain else contextlib.nullcontext()
-    with kernel, torch.autocast(device, torch.bfloat16, enabled=case.bf16):
+    with kernel, torch.autocast(device, torch.bfloat16, case.bf16, cache_enabled=False):
         yield
 
 

@@ -253,7 +253,6 @@ def measure_ddim(side: int, steps: int, repeats: int, device: torch.device = CPU
         clip_sample=True,
     )
     denoiser = cast(UNet2D, model.denoiser)
-    networks = Networks((denoiser.unet, "forward"))
 
     def ours() -> Tensor:
         return model.generate(given, Noise(given["seed"], device)) * 2 - 1
@@ -268,11 +267,13 @@ def measure_ddim(side: int, steps: int, repeats: int, device: torch.device = CPU
             x = scheduler.step(raw, t, x, use_clipped_model_output=True).prev_sample
         return x
 
+    times = compared(ours, plain, repeats)  # before networks are watched, which waits for a GPU
+    networks = Networks((denoiser.unet, "forward"))
     return {
         "sample": [side, side],
         "steps": steps,
         "parameters": parameters(model),
-        **compared(ours, plain, repeats),
+        **times,
         "largest_difference": (ours() - plain()).abs().max().item(),
         "outside_networks": taken(ours, networks, repeats)["outside_networks"],
         "plain_outside_networks": taken(plain, networks, repeats)["outside_networks"],

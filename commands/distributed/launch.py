@@ -271,22 +271,24 @@ def own_plugins(plugins: Any, strategy: Any, world: World) -> Any:
     return [*given, ExternalEnvironment(world)]
 
 
-# Tensors on the CPU and Python objects go by gloo, so that exchanging them, and a barrier, make no
-# process wait for its GPU, nor choose one. Lightning's own is NCCL alone.
+# Tensors on the CPU and Python objects go by gloo: no process waits for its GPU to exchange them.
+# Lightning's own is NCCL alone.
 BACKENDS = "cpu:gloo,cuda:nccl"
 
 
-def own_strategy(strategy: Any, accelerator: Any) -> Any:
+def own_strategy(strategy: Any, accelerator: Any, several: bool) -> Any:
     """Return ``trainer.strategy``, where it is ``ddp`` or ``fsdp`` with our own settings.
 
     Args:
-        strategy: Strategy of the configuration; objects and other names are kept.
+        strategy: Strategy of the configuration; objects and other names are kept. ``auto`` is
+            ``ddp`` for several processes on GPUs, as it is for Lightning.
         accelerator: Accelerator of the configuration.
+        several: Whether there is more than one process.
     """
     cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     if strategy == "fsdp":
         return FullySharded(BACKENDS if cuda else None)
-    if strategy == "ddp" and cuda:
+    if cuda and (strategy == "ddp" or (strategy == "auto" and several)):
         return DDPStrategy(process_group_backend=BACKENDS)
     return strategy
 

@@ -1,4 +1,4 @@
-"""How a run computes: precision of float32 matrix products, and cuDNN's choice of algorithms."""
+"""How a run computes: float32 or TF32, and cuDNN's choice of algorithms."""
 
 from __future__ import annotations
 
@@ -43,18 +43,21 @@ def arithmetic(
         and device.type == "cuda"
         and torch.cuda.get_device_capability(device) >= TENSOR_CORES
     )
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
+    before = _now()
     precision, benchmark = options.matmul_precision, options.cudnn_benchmark
     if precision is None:
         precision = "highest" if exact else "high" if fast else before[0]  # type: ignore[assignment]
     if benchmark is None:
         benchmark = before[1] if asked.benchmark is not None else not exact and (fast or before[1])
+    # Torch has TF32 for convolutions by default, whatever the precision of matrix products.
+    tf32 = before[2] and not exact and options.matmul_precision != "highest"
     try:
-        _set(precision, benchmark)
-        if (precision, benchmark) != before or exact:
+        _set(precision, benchmark, tf32)
+        if _now() != before or exact:
             log.info(
-                "arithmetic: run.matmul_precision %s, run.cudnn_benchmark %s, on %s",
-                *(precision, str(benchmark).lower(), device),
+                "arithmetic: run.matmul_precision %s, run.cudnn_benchmark %s, convolutions in %s, "
+                "on %s",
+                *(precision, str(benchmark).lower(), "TF32" if tf32 else "float32", device),
             )
         yield
     finally:
@@ -75,6 +78,11 @@ def _check(options: RunOptions, asked: Namespace) -> None:
         )
 
 
-def _set(precision: Any, benchmark: bool) -> None:
+def _now() -> tuple[str, bool, bool]:
+    cudnn = torch.backends.cudnn
+    return torch.get_float32_matmul_precision(), cudnn.benchmark, cudnn.allow_tf32
+
+
+def _set(precision: Any, benchmark: bool, tf32: bool) -> None:
     torch.set_float32_matmul_precision(precision)
-    torch.backends.cudnn.benchmark = benchmark
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = benchmark, tf32

@@ -150,7 +150,9 @@ class RunOptions:
             others end with status 75, to be started again.
         matmul_precision: Precision of float32 matrix products. By default ``high`` (TF32) where
             ``fit`` trains on a GPU of compute capability 8.0 or more, ``highest`` with
-            ``trainer.deterministic``, and torch's own otherwise.
+            ``trainer.deterministic``, and torch's own otherwise. On a GPU torch has TF32 for
+            convolutions; with ``highest`` given here, or ``trainer.deterministic``, they are in
+            float32, too.
         cudnn_benchmark: Whether cuDNN chooses algorithms by their time. By default true where
             ``matmul_precision`` is ``high`` by default, false with ``trainer.deterministic``, and
             torch's own otherwise.

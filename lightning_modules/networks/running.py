@@ -20,7 +20,7 @@ class Running(nn.Module):
     ``channels_last=False`` without convolutions, so that the command line does not offer it.
 
     Args:
-        channels_last: Keep weights in the memory layout in which convolutions are fastest on a GPU;
+        channels_last: Keep weights in the memory layout that cuDNN prefers for convolutions;
             activations follow.
         checkpointing: Recompute the blocks in the backward pass instead of storing their
             activations: less memory, a third more time.

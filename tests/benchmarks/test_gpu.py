@@ -80,7 +80,7 @@ def test_what_takes_too_long_is_stopped(
 ) -> None:
     monkeypatch.setattr(gpu, "DONE", tmp_path / "done.json")
     assert failed(Command("it", "-c 'import time; time.sleep(600)'"), {}, 0.2)
-    assert "it: stopped after 0.2 s; it continues next time" in capsys.readouterr().out
+    assert "it: stopped after 0.2 s; a training continues next time" in capsys.readouterr().out
     assert not gpu.DONE.exists()
 
 

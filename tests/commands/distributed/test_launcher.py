@@ -300,15 +300,19 @@ def test_max_time_that_is_not_needed(trained: Path, enlarger: Enlarger) -> None:
 @pytest.mark.parametrize("gpu", [False, True])
 def test_tensors_of_the_cpu_go_by_gloo(monkeypatch: pytest.MonkeyPatch, gpu: bool) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    assert own_strategy("ddp", "cpu") == "ddp"  # gloo, by Lightning
-    assert own_strategy("auto", "auto") == "auto"
+    assert own_strategy("ddp", "cpu", several=True) == "ddp"  # gloo, by Lightning
+    assert own_strategy("auto", "auto", several=False) == "auto"
     given = DDPStrategy()
-    assert own_strategy(given, "auto") is given
+    assert own_strategy(given, "auto", several=True) is given
     for accelerator in ("auto", "gpu", "cuda"):
-        ddp, fsdp = (own_strategy(name, accelerator) for name in ("ddp", "fsdp"))
+        ddp, auto, fsdp = (
+            own_strategy(name, accelerator, several=True) for name in ("ddp", "auto", "fsdp")
+        )
         assert isinstance(fsdp, FullySharded)
         if not gpu:
-            assert (ddp, fsdp.process_group_backend) == ("ddp", None)
+            assert (ddp, auto, fsdp.process_group_backend) == ("ddp", "auto", None)
             continue
         assert isinstance(ddp, DDPStrategy)
+        assert isinstance(auto, DDPStrategy)
+        assert auto.process_group_backend == ddp.process_group_backend
         assert ddp.process_group_backend == fsdp.process_group_backend == "cpu:gloo,cuda:nccl"

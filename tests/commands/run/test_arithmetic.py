@@ -17,11 +17,15 @@ from commands.errors import ConfigurationError
 from commands.run.arithmetic import arithmetic
 from commands.run.directory import RunOptions
 
-OWN = ("highest", False)  # torch's defaults
+OWN = ("highest", False, True)  # torch's defaults: TF32 for convolutions
 
 
-def now() -> tuple[str, bool]:
-    return torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
+EXACT = ("highest", False, False)
+
+
+def now() -> tuple[str, bool, bool]:
+    cudnn = torch.backends.cudnn
+    return torch.get_float32_matmul_precision(), cudnn.benchmark, cudnn.allow_tf32
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +41,7 @@ def within(
     deterministic: Any = None,
     benchmark: bool | None = None,
     **options: Any,
-) -> tuple[str, bool]:
+) -> tuple[str, bool, bool]:
     strategy = SimpleNamespace(root_device=torch.device(device))
     trainer: Any = SimpleNamespace(strategy=strategy)
     asked = Namespace(deterministic=deterministic, benchmark=benchmark)
@@ -48,24 +52,25 @@ def within(
 @pytest.mark.parametrize(
     ("capability", "settings", "expected"),
     [
-        ((8, 0), {}, ("high", True)),
-        ((9, 0), {"command": "throughput"}, ("high", True)),
+        ((8, 0), {}, ("high", True, True)),
+        ((9, 0), {"command": "throughput"}, ("high", True, True)),
         ((7, 5), {}, OWN),
         ((9, 0), {"command": "test"}, OWN),
         ((9, 0), {"device": "cpu"}, OWN),
-        ((9, 0), {"deterministic": True}, OWN),
-        ((9, 0), {"matmul_precision": "highest"}, ("highest", True)),
-        ((9, 0), {"cudnn_benchmark": False}, ("high", False)),
-        ((9, 0), {"benchmark": False}, ("high", False)),  # Lightning has set it
-        ((9, 0), {"command": "test", "matmul_precision": "medium"}, ("medium", False)),
-        ((9, 0), {"deterministic": True, "matmul_precision": "high"}, ("high", False)),
+        ((9, 0), {"deterministic": True}, EXACT),
+        ((9, 0), {"matmul_precision": "highest"}, ("highest", True, False)),
+        ((9, 0), {"command": "test", "matmul_precision": "highest"}, EXACT),
+        ((9, 0), {"cudnn_benchmark": False}, ("high", False, True)),
+        ((9, 0), {"benchmark": False}, ("high", False, True)),  # Lightning has set it
+        ((9, 0), {"command": "test", "matmul_precision": "medium"}, ("medium", False, True)),
+        ((9, 0), {"deterministic": True, "matmul_precision": "high"}, ("high", False, False)),
     ],
 )
 def test_by_the_device(
     monkeypatch: pytest.MonkeyPatch,
     capability: tuple[int, int],
     settings: dict[str, Any],
-    expected: tuple[str, bool],
+    expected: tuple[str, bool, bool],
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert within(**settings) == expected
@@ -75,9 +80,9 @@ def test_exactness_overrules_what_was_set_before() -> None:
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("medium")
     try:
-        assert within("cpu") == ("medium", True)
-        assert within("cpu", deterministic=True) == OWN
-        assert now() == ("medium", True)
+        assert within("cpu") == ("medium", True, True)
+        assert within("cpu", deterministic=True) == EXACT
+        assert now() == ("medium", True, True)
     finally:
         torch.set_float32_matmul_precision("highest")
         torch.backends.cudnn.benchmark = False
@@ -102,7 +107,9 @@ def test_it_is_logged_and_stored(
     with caplog.at_level(logging.INFO, "commands.run.arithmetic"):
         enlarger("test", *own, "--run.matmul_precision", "medium")
     said = [r.getMessage() for r in caplog.records if r.name == "commands.run.arithmetic"]
-    assert said == ["arithmetic: run.matmul_precision medium, run.cudnn_benchmark false, on cpu"]
+    text = "run.matmul_precision medium, run.cudnn_benchmark false, convolutions in TF32, on cpu"
+    assert said == [f"arithmetic: {text}"]
     stored = json.loads((tiny / "runs" / "a" / "results.json").read_text())["arithmetic"]
-    expected = {"matmul_precision": "medium", "cudnn_benchmark": False, "deterministic": False}
+    expected = {"matmul_precision": "medium", "cudnn_benchmark": False, "cudnn_tf32": True}
+    expected["deterministic"] = False
     assert stored == expected
