@@ -247,6 +247,7 @@ class CasArbi(SuperResolver):
         self.later_noise, self.timesteps = later_noise, timesteps
         # A buffer outside the frozen base, so that checkpoints and exported files hold it.
         self.register_buffer("sigma_r", torch.tensor(residual_deviation or 0.0))
+        self._read: tuple[Tensor, int, float] | None = None  # sigma_r, its version, its value
 
     @property
     def options(self) -> dict[str, str | int | float]:
@@ -319,7 +320,9 @@ class CasArbi(SuperResolver):
         process, lr_size = self.sampled, (y.shape[-2], y.shape[-1])
         # All in units of sigma_r, as the network's output. In Lightning's sanity check before
         # training, it is not measured yet.
-        unit, noise_unit = float(self._unit()) or 1.0, float(self._noise_unit()) or 1.0
+        sigma = self._sigma() or 1.0
+        unit = 1.0 if self.domain == "image" else sigma
+        noise_unit = sigma if self.process.relative else 1.0
         # Of plain numbers: the table is on the CPU, and sigma_r may be elsewhere.
         deviations = (self._deviations(process.etas, unit, noise_unit) / unit).tolist()
 
@@ -377,6 +380,15 @@ class CasArbi(SuperResolver):
         # Scale to a deviation of about 1.
         eta, _ = self.process.at(t, x)
         return x / self._deviations(eta, self._unit(), self._noise_unit())
+
+    def _sigma(self) -> float:
+        # Read from the device when it has changed: the host would wait for it in each stage.
+        if self.sigma_r.is_inference():  # which has no version
+            return float(self.sigma_r)
+        now = (self.sigma_r, self.sigma_r._version)
+        if self._read is None or self._read[0] is not now[0] or self._read[1] != now[1]:
+            self._read = (*now, float(self.sigma_r))
+        return self._read[2]
 
     def _deviations(self, eta: Tensor, unit: Tensor | float, noise: Tensor | float) -> Tensor:
         kept = (1 - eta) * unit if self.domain == "residual" else 1.0

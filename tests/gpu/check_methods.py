@@ -38,7 +38,6 @@ class Limit(NamedTuple):
 
 # May only fall. A method that is not listed must not wait at all.
 LIMITS = {
-    "CasArbi": Limit(0, 2),  # two stages, each reads sigma_r
     "SDUpscale": Limit(0, 17),  # a pipeline of diffusers as it is, of two steps
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from functools import partial
 
@@ -350,6 +351,22 @@ def test_the_check_before_training_gives_the_bases_image():
     given = batch()
     expected = made.base(given["lr"], given["size"]).clamp(0, 1)
     torch.testing.assert_close(made.restore(given, Noise(given["seed"])), expected)
+
+
+def test_its_unit_is_the_one_of_now():
+    """Sampling keeps its value; training measures it in place, and weights are loaded over it."""
+    given, made = batch(), method(answer=1.0)
+
+    def restored(model):
+        return model.restore(given, Noise(given["seed"]))
+
+    before = restored(made)
+    made.sigma_r.fill_(0.2)
+    measured = restored(made)
+    assert torch.equal(measured, restored(copy.deepcopy(made)))
+    assert not torch.equal(before, measured)
+    made.load_state_dict(method(answer=1.0).state_dict())
+    assert torch.equal(restored(made), before)
 
 
 @pytest.mark.parametrize("hook", ["on_test_start", "on_predict_start"])
