@@ -16,6 +16,7 @@ from commands.errors import TOP, ConfigurationError, _parameters, did_you_mean, 
 from commands.options import ROOMS, arguments, public_names
 from tests.commands import plugins_with_bugs
 from tests.conftest import REPO
+from tests.quick import quick
 
 Refusal = Callable[..., str]
 Enlarger = Callable[..., None]
@@ -290,7 +291,16 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("case", FLAGS)
+# Left to slow tests: a second case of the same sentence.
+SIBLINGS = {"a trainer's key", "a key of the run", "a checkpoint's key", "no devices", "a network"}
+SIBLINGS |= {"a validation each zeroth epoch", "an argument of the data", "an argument of a source"}
+SIBLINGS |= {"an argument of a callback", "one in braces", "a callback", "one deep within"}
+SIBLINGS |= {"a required argument of a network", "no number, deep within", "a choice that is empty"}
+SIBLINGS |= {"the scale of the degradation", "none of two kinds of choices"}
+assert FLAGS.keys() > SIBLINGS
+
+
+@pytest.mark.parametrize("case", quick(FLAGS, *(FLAGS.keys() - SIBLINGS)))
 def test_flags(tiny: Path, refusal: Refusal, case: str) -> None:
     typed, expected = FLAGS[case]
     sentence = refusal(*FIT, *typed)

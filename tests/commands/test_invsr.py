@@ -173,7 +173,6 @@ def test_a_run_that_was_stopped(place: str, batch: int, work: Path, enlarger: En
     assert_same("stopped", "whole")
 
 
-@pytest.mark.slow
 def test_what_a_checkpoint_of_two_optimisers_holds(work: Path) -> None:
     checkpoint = newest("whole")
     names = {name.partition(".")[0] for name in checkpoint["state_dict"]}

@@ -47,6 +47,7 @@ def test_after_an_exception(tiny: Path, enlarger: Enlarger, fitted: Fitted, case
         assert same(stopped[name], value), name
 
 
+@pytest.mark.slow
 def test_the_pool_matters(fitted: Fitted) -> None:
     fitted(*POOL, name="pooled")
     fitted(*POOL, "--degradation.init_args.pool", 0, name="plain")

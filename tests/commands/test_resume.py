@@ -162,7 +162,7 @@ def test_a_schedule_of_accumulation(tiny: Path, enlarger: Enlarger, first: int) 
     assert_same("halves", "whole")
 
 
-@pytest.mark.parametrize("step", quick([3, 4, 5, 10], 4, 5))
+@pytest.mark.parametrize("step", quick([3, 4, 5, 10], 4))
 def test_from_a_checkpoint_of_lightnings_own(
     tiny: Path, enlarger: Enlarger, fitted: Fitted, step: int
 ) -> None:

@@ -18,6 +18,7 @@ from lightning_modules.controls.simple import Bicubic
 from lightning_modules.one_pass.regression import Regression
 from tests.datamodules.memory import Memory, noisy, random_image, random_images, trainer
 from tests.lightning_modules.tiny import Convolution
+from tests.quick import quick
 
 
 class Seen(Callback):
@@ -93,7 +94,7 @@ class TestFit:
         assert seen.val[1:] == [everything] * (len(seen.val) - 1)
         assert len(seen.val) == 3
 
-    @pytest.mark.parametrize("workers", [0, 2])
+    @pytest.mark.parametrize("workers", quick([0, 2], 2))
     def test_resuming(self, tmp_path, workers):
         _, whole, final = fit(tmp_path, module(workers=workers))
         run, first, _ = fit(tmp_path, module(workers=workers), max_epochs=1)

@@ -445,6 +445,7 @@ def test_faithful_draws_once_a_batch_what_upstream_does(recipe: Callable[..., An
         assert (len(set(values.tolist())) > 1) == (varies and path not in once), path
 
 
+@pytest.mark.slow
 def test_faithful_changes_no_distribution() -> None:
     shape = torch.Size((2, 3, SIDE, SIDE))
     recipe = ResShift(4.0, faithful=True)

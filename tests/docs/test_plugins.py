@@ -94,6 +94,7 @@ def test_the_metric_measures(folder: Path, enlarger: Callable[..., None]) -> Non
     assert number["value"] == control["value"] > 0  # of bicubic, both
 
 
+@pytest.mark.slow
 def test_the_degradation_is_looked_at(folder: Path) -> None:
     make_images(folder / "my", ["photo.png"], (256, 256))
     assert preview.main(typed("degradation", "python main.py preview")) == 0

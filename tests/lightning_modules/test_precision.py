@@ -43,7 +43,7 @@ METHODS = {
     for cls, examples in {**EXAMPLES, **OTHERS}.items()
     if cls not in (Chain, FolderOutputs)  # what its parts do; nothing
 }
-QUICK = ("`Diffusion`", "`InvSR`", "`NSARM`", "`Regression`", "`ResShift`", "`SDSR`")
+QUICK = ("`Diffusion`", "`NSARM`", "`Regression`", "`ResShift`", "`SDSR`")
 
 
 class Found(NamedTuple):
@@ -162,6 +162,7 @@ def test_refused_before_the_first_step(precision: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", quick(CONVERTED, CONVERTED[0]))
+@pytest.mark.slow
 def test_a_step_is_lost_by_rounding(precision: str, tmp_path: Path) -> None:
     """Why training is refused: measured with a method that computes in it."""
 

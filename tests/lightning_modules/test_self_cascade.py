@@ -348,7 +348,8 @@ UPSAMPLERS = {
 
 
 @pytest.mark.parametrize(
-    ("name", "attach"), [("shared", "skip"), ("bottleneck", "block_out"), ("gated", "skip")]
+    ("name", "attach"),
+    quick([("shared", "skip"), ("bottleneck", "block_out"), ("gated", "skip")], "shared"),
 )
 @torch.no_grad()
 def test_untrained_it_is_the_tuning_free_variant(name, attach):
@@ -441,6 +442,7 @@ def test_guidance_has_features_of_its_own_for_each_branch():
 
 @pytest.mark.parametrize(("kind", "expected"), [("stage", [8, 16]), ("base", [8, 8])])
 @torch.no_grad()
+@pytest.mark.slow
 def test_sdxl_gets_sizes(kind, expected):
     settings = {"encoder": Pooled(), "guidance": 2.0, "upsampler": Full}
     method = tuned(cascade(denoiser=base(**SDXL), size_condition=kind, **settings))
@@ -473,6 +475,7 @@ def test_the_networks_embedding_is_what_its_blocks_get():
 
 
 @pytest.mark.parametrize("attach", quick(["skip", "block_out"], "skip"))
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_changes_the_upsamplers_alone(attach):
     method = cascade(upsampler=Bottleneck, attach=attach).train()
     before = {name: p.clone() for name, p in method.named_parameters()}

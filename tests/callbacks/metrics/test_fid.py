@@ -28,7 +28,6 @@ from callbacks.results.files import load_results
 from callbacks.results.results import Results
 from tests.callbacks.random_inception import NAME, inception, inception_file
 from tests.callbacks.tiny import Images, Tiny, loader, trainer
-from tests.quick import quick
 
 __all__ = ["inception", "inception_file"]
 pytestmark = pytest.mark.filterwarnings("ignore:Matrix is singular")  # as tested here
@@ -157,7 +156,8 @@ def test_the_network_is_torch_fidelitys(inception: Path) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("antialias", quick([True, False], True))
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.slow
 def test_the_features_are_torchmetrics(inception: Path, antialias: bool) -> None:
     images = pixels(n=3)
     theirs = NoTrainInceptionV3("theirs", ["2048"], str(inception), antialias)(images)
@@ -216,6 +216,7 @@ def test_pixels_are_rounded_not_cut_off(inception: Path) -> None:
 # -------------------------------------------------------------------------------- in a run
 
 
+@pytest.mark.slow
 def test_a_run_stores_number_and_protocol(inception: Path, tmp_path: Path) -> None:
     metric = FID()
     run = trainer(tmp_path, metric, Results())

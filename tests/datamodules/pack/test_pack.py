@@ -402,6 +402,7 @@ def test_sizes(text, size):
     assert pack.parse_size(text) == size
 
 
+@pytest.mark.slow
 def test_command(images, tmp_path, capsys):
     command = [sys.executable, "-m", "datamodules.pack", str(images), str(tmp_path / "out")]
     run = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)

@@ -182,7 +182,7 @@ def test_processes_that_webdataset_counts_otherwise(even, monkeypatch):
         batches(module(made), rank=1, world=2)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", quick([0, 2], 2))
 def test_resumed_at_the_beginning_of_an_epoch(tars, workers):
     whole = batches(module(source(tars), workers=workers))
     resumed = batches(module(source(tars), workers=workers), [(1, 0), (2, 0)])
@@ -789,7 +789,7 @@ def test_a_checkpoint_of_another_order_is_refused(tars):
 # --------------------------------------------------------------------------------------- Lightning
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", quick([0, 2], 2))
 def test_a_run_that_is_resumed(tars, tmp_path, workers):
     def data():
         return module(source(tars), workers=workers)

@@ -256,6 +256,7 @@ def test_evaluation(root: Path) -> None:
     assert found[0]["clip"][1, :, 0, 0, 0].mul(255).round().tolist() == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_clips_that_are_asked_for(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a cat\na dog")
     for source in (Seeds(2, 16, frames=5), Prompts(str(tmp_path / "prompts.txt"), 16, frames=5)):

@@ -28,6 +28,7 @@ def batches(source, part="test", **settings):
     return list(evaluation(SRDataModule(2.0, **given, **settings), part))
 
 
+@pytest.mark.slow
 def test_a_number_of_seeds():
     found = batches(Seeds(3, [16, 24]))
     assert [batch["key"] for batch in found] == [["own/000000"], ["own/000001"], ["own/000002"]]

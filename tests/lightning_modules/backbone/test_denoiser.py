@@ -14,6 +14,7 @@ from lightning_modules.backbone.denoiser import Residuals, UNet2D, count_skips
 from lightning_modules.backbone.library import Flags
 from lightning_modules.weights import fingerprint
 from tests.lightning_modules.backbone.unets import FLAT, WRAPPERS, bare, inputs, wrapped
+from tests.quick import quick
 
 KINDS = pytest.mark.parametrize("kind", WRAPPERS)
 
@@ -247,6 +248,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(frozen):
 
 
 @pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.slow
 def test_gradient_checkpointing_of_video(frozen):
     """Ours, for diffusers has none: a block is run twice, and gradients are as they were."""
     gradients, calls = [], []
@@ -335,7 +337,9 @@ def test_from_config():
         UNet2D.from_config({**FLAT, "width": 8})
 
 
-@pytest.mark.parametrize("prefix", ["", "_orig_mod.", "module._orig_mod.", "denoiser.unet."])
+@pytest.mark.parametrize(
+    "prefix", quick(["", "_orig_mod.", "module._orig_mod.", "denoiser.unet."], "", "denoiser.unet.")
+)
 def test_a_file_of_its_weights(prefix, tmp_path):
     state = bare(seed=3).state_dict()
     file = {prefix + name: tensor for name, tensor in state.items()}

@@ -126,6 +126,7 @@ def test_results_are_told_apart():
     assert direct(patch=AttnSF()).options == {"steps": 4, "patch": "AttnSF"}
 
 
+@pytest.mark.slow
 def test_bases_that_would_not_notice():
     compiled = base()
     compiled.flags = Flags(frozen=True, compile=True)

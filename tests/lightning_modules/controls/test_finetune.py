@@ -54,6 +54,7 @@ def learned(method: Any) -> Any:
 
 
 @pytest.mark.parametrize(("rank", "expected"), [(4, 1_921_792), (32, 15_374_336)])
+@pytest.mark.slow
 def test_parameters_on_stable_diffusion_2_1(rank, expected):
     import diffusers
 
@@ -174,6 +175,7 @@ def test_a_fit_may_start_from_the_weights_of_another(tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("stage", 16), ("base", 8)])
+@pytest.mark.slow
 def test_sdxl_gets_sizes_in_training(kind, expected):
     denoiser = wrapped(null="learned", **SDXL)
     denoiser.begun = "base.ckpt"
@@ -195,6 +197,7 @@ def test_captions_are_left_out_in_training(dropout):
 
 
 @pytest.mark.parametrize("kind", [FineTune, LoRA])
+@pytest.mark.slow
 def test_clips(kind):
     denoiser = wrapped("video", null="learned", flags=Flags(frozen=kind is LoRA))
     denoiser.begun = denoiser.source = "base.ckpt 0123456789abcdef"

@@ -166,6 +166,7 @@ def test_less_is_kept_where_blocks_are_computed_again():
     assert kept[True] < kept[False] / 2
 
 
+@pytest.mark.slow
 def test_it_learns_to_tell():
     """Real latents and flat ones, by the hinge loss."""
     model = seeded(text_width=None)

@@ -21,6 +21,7 @@ from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.networks.swin_unet import SwinUNet
 from tests.contracts import discovery
 from tests.lightning_modules.next_scale_parts import BITS, GRIDS
+from tests.quick import quick
 
 SWIN = {"width": 8, "multipliers": (1, 2), "size": 32, "blocks": 1, "swin_width": 16, "heads": 2}
 SFT = {"features": 8, "width": 8, "multipliers": (1, 2), "blocks": 1, "dropout": 0.3}
@@ -84,7 +85,7 @@ def shape_of_input(kind: type[Running]) -> Tensor:
 
 
 @EACH
-@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("frozen", quick([False, True], False))
 def test_recomputed_blocks_give_the_same_bits(kind: type[Running], frozen: bool) -> None:
     """Outputs and gradients, also in evaluation mode and of a network that does not train."""
     found = []

@@ -92,6 +92,7 @@ def test_what_a_sample_has_is_repeated():
 # ------------------------------------------------------------------------------------ a base
 
 
+@pytest.mark.slow
 def test_a_base_learns_clips():
     method = base(scale=2.0)
     z = method.latent(clips())

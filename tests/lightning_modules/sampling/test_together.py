@@ -15,6 +15,7 @@ from torch.nn import functional
 from lightning_modules.base import SuperResolver
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.tiling import Tiling
+from tests.quick import quick
 
 SIZES = {"odd": (45, 71), "one_tile": (12, 9), "fewer_tiles_than_processes": (16, 30)}
 FULL = (48, 64)  # an image for which one process has no memory for tiles above 16 pixels
@@ -68,7 +69,7 @@ def member(rank: int, count: int, folder: str) -> None:
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", quick([2, 3], 2))
 def test_processes_together(tmp_path: Path, count: int) -> None:
     mp.start_processes(member, (count, str(tmp_path)), nprocs=count, start_method="fork")  # type: ignore[no-untyped-call]
     alone = {name: enlarged(size, 16, together=False) for name, size in SIZES.items()}
