@@ -474,7 +474,7 @@ def test_the_networks_embedding_is_what_its_blocks_get():
 # ------------------------------------------------------------------------------------- training
 
 
-@pytest.mark.parametrize("attach", quick(["skip", "block_out"], "skip"))
+@pytest.mark.parametrize("attach", ["skip", "block_out"])
 @pytest.mark.slow
 def test_training_lowers_the_loss_and_changes_the_upsamplers_alone(attach):
     method = cascade(upsampler=Bottleneck, attach=attach).train()
