@@ -8,7 +8,7 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 
@@ -32,14 +32,15 @@ class Provenance(TypedDict):
 
 def provenance() -> Provenance:
     """Return the provenance of this process."""
+    cudnn: Any = torch.backends.cudnn
     return {
         "command": shlex.join(sys.argv),
         "commit": commit(),
         "versions": versions(),
         "arithmetic": {
             "matmul_precision": torch.get_float32_matmul_precision(),
-            "cudnn_benchmark": torch.backends.cudnn.benchmark,
-            "cudnn_tf32": torch.backends.cudnn.allow_tf32,
+            "cudnn_benchmark": cudnn.benchmark,
+            "cudnn_tf32": cudnn.conv.fp32_precision == "tf32",
             "deterministic": torch.are_deterministic_algorithms_enabled(),
         },
     }

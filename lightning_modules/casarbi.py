@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast, get_args
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -44,6 +44,7 @@ from lightning_modules.weights import bare_names, fingerprint, fit, part_of, rea
 if TYPE_CHECKING:
     from datamodules.base import Batch
 
+T = TypeVar("T", Tensor, float)
 Order = Literal["remainder_last", "remainder_first", "uniform"]
 _TOLERANCE = 1e-9
 
@@ -273,11 +274,11 @@ class CasArbi(SuperResolver):
         b, features = self.based(y, batch["size"])
         x_0 = hr if self.domain == "image" else hr - b
         t = torch.randint(self.process.steps, (len(hr),), device=hr.device)
-        eps = self._noise_unit() * torch.randn_like(hr)
+        eps = self._noise_unit(self.sigma_r) * torch.randn_like(hr)
         x = self.process.add_noise(x_0, self._anchor(b), eps, t)
         size = (lr.shape[-2], lr.shape[-1])
         raw = network(self._scaled(x, t), t, b, features, size, level)
-        loss = functional.mse_loss(raw, x_0 / self._unit())
+        loss = functional.mse_loss(raw, x_0 / self._unit(self.sigma_r))
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
@@ -321,8 +322,7 @@ class CasArbi(SuperResolver):
         # All in units of sigma_r, as the network's output. In Lightning's sanity check before
         # training, it is not measured yet.
         sigma = self._sigma() or 1.0
-        unit = 1.0 if self.domain == "image" else sigma
-        noise_unit = sigma if self.process.relative else 1.0
+        unit, noise_unit = self._unit(sigma), self._noise_unit(sigma)
         # Of plain numbers: the table is on the CPU, and sigma_r may be elsewhere.
         deviations = (self._deviations(process.etas, unit, noise_unit) / unit).tolist()
 
@@ -368,18 +368,19 @@ class CasArbi(SuperResolver):
     def _image(self, x: Tensor, b: Tensor, unit: float) -> Tensor:
         return x if self.domain == "image" else b + unit * x
 
-    def _unit(self) -> Tensor | float:
+    def _unit(self, sigma: T) -> T | float:
         # Unit of the network's prediction.
-        return 1.0 if self.domain == "image" else self.sigma_r
+        return 1.0 if self.domain == "image" else sigma
 
-    def _noise_unit(self) -> Tensor | float:
+    def _noise_unit(self, sigma: T) -> T | float:
         # Unit of kappa. The shift eta has none, so it is the same for any sigma_r.
-        return self.sigma_r if self.process.relative else 1.0
+        return sigma if self.process.relative else 1.0
 
     def _scaled(self, x: Tensor, t: Tensor) -> Tensor:
         # Scale to a deviation of about 1.
         eta, _ = self.process.at(t, x)
-        return x / self._deviations(eta, self._unit(), self._noise_unit())
+        units = self._unit(self.sigma_r), self._noise_unit(self.sigma_r)
+        return x / self._deviations(eta, *units)
 
     def _sigma(self) -> float:
         # Read from the device when it has changed: the host would wait for it in each stage.

@@ -66,7 +66,7 @@ def write_part(folder: Path, source: Source, span: tuple[int, int], what: str, h
         source: The source, prepared.
         span: Number of the first image, and of the one after the last.
         what: What the source's images are, for the error.
-        hint: How to mend it.
+        hint: How to fix it.
 
     Raises:
         ValueError: If there are too few images.

@@ -79,8 +79,9 @@ def _check(options: RunOptions, asked: Namespace) -> None:
 
 
 def _now() -> tuple[str, bool, bool]:
-    cudnn = torch.backends.cudnn
-    return torch.get_float32_matmul_precision(), cudnn.benchmark, cudnn.allow_tf32
+    cudnn: Any = torch.backends.cudnn
+    tf32 = cudnn.conv.fp32_precision == "tf32"  # allow_tf32 raises where RNNs have another
+    return torch.get_float32_matmul_precision(), cudnn.benchmark, tf32
 
 
 def _set(precision: Any, benchmark: bool, tf32: bool) -> None:

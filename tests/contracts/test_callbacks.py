@@ -53,13 +53,10 @@ def runs_as_its_base(cls):
     """Whether a metric is no other callback than its base, for which another metric stands."""
     if not issubclass(cls, Metric) or cls in first_of_each_base():
         return False
-    methods = {name: value for name, value in vars(cls).items() if callable(value)}
-    inherited = {name: getattr(cls.__base__, name, None) for name in methods.keys() - MEASURING}
-    return not any(
-        value is not None and not getattr(value, "__isabstractmethod__", False)
-        for name, value in inherited.items()
-        if not name.startswith("__")
-    )
+    base = cls.__base__
+    own = {name for name, value in vars(cls).items() if callable(value)} - MEASURING
+    overridden = {name for name in own if hasattr(base, name) and not name.startswith("__")}
+    return overridden <= base.__abstractmethods__
 
 
 def pytest_generate_tests(metafunc):

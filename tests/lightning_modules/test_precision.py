@@ -161,8 +161,8 @@ def test_refused_before_the_first_step(precision: str, tmp_path: Path) -> None:
             model.setup(stage)
 
 
-@pytest.mark.parametrize("precision", CONVERTED)
 @pytest.mark.slow
+@pytest.mark.parametrize("precision", CONVERTED)
 def test_a_step_is_lost_by_rounding(precision: str, tmp_path: Path) -> None:
     """Why training is refused: measured with a method that computes in it."""
 

@@ -440,9 +440,9 @@ def test_guidance_has_features_of_its_own_for_each_branch():
     torch.testing.assert_close(both, torch.cat([raw["without"], raw["with"]]), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "expected"), [("stage", [8, 16]), ("base", [8, 8])])
 @torch.no_grad()
-@pytest.mark.slow
 def test_sdxl_gets_sizes(kind, expected):
     settings = {"encoder": Pooled(), "guidance": 2.0, "upsampler": Full}
     method = tuned(cascade(denoiser=base(**SDXL), size_condition=kind, **settings))
@@ -474,8 +474,8 @@ def test_the_networks_embedding_is_what_its_blocks_get():
 # ------------------------------------------------------------------------------------- training
 
 
-@pytest.mark.parametrize("attach", ["skip", "block_out"])
 @pytest.mark.slow
+@pytest.mark.parametrize("attach", ["skip", "block_out"])
 def test_training_lowers_the_loss_and_changes_the_upsamplers_alone(attach):
     method = cascade(upsampler=Bottleneck, attach=attach).train()
     before = {name: p.clone() for name, p in method.named_parameters()}

@@ -156,8 +156,8 @@ def test_the_network_is_torch_fidelitys(inception: Path) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.slow
+@pytest.mark.parametrize("antialias", [True, False])
 def test_the_features_are_torchmetrics(inception: Path, antialias: bool) -> None:
     images = pixels(n=3)
     theirs = NoTrainInceptionV3("theirs", ["2048"], str(inception), antialias)(images)

@@ -247,8 +247,8 @@ def test_gradient_checkpointing_gives_the_same_gradients(frozen):
         torch.testing.assert_close(again, plain)
 
 
-@pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.slow
+@pytest.mark.parametrize("frozen", [False, True])
 def test_gradient_checkpointing_of_video(frozen):
     """Ours, for diffusers has none: a block is run twice, and gradients are as they were."""
     gradients, calls = [], []

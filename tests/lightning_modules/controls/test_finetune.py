@@ -53,8 +53,8 @@ def learned(method: Any) -> Any:
     return method
 
 
-@pytest.mark.parametrize(("rank", "expected"), [(4, 1_921_792), (32, 15_374_336)])
 @pytest.mark.slow
+@pytest.mark.parametrize(("rank", "expected"), [(4, 1_921_792), (32, 15_374_336)])
 def test_parameters_on_stable_diffusion_2_1(rank, expected):
     import diffusers
 
@@ -174,8 +174,8 @@ def test_a_fit_may_start_from_the_weights_of_another(tmp_path):
     again.setup("fit")
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("stage", 16), ("base", 8)])
 @pytest.mark.slow
+@pytest.mark.parametrize(("kind", "expected"), [("stage", 16), ("base", 8)])
 def test_sdxl_gets_sizes_in_training(kind, expected):
     denoiser = wrapped(null="learned", **SDXL)
     denoiser.begun = "base.ckpt"
@@ -196,8 +196,8 @@ def test_captions_are_left_out_in_training(dropout):
     assert torch.equal(calls[0].got.text, null) == bool(dropout)
 
 
-@pytest.mark.parametrize("kind", [FineTune, LoRA])
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", [FineTune, LoRA])
 def test_clips(kind):
     denoiser = wrapped("video", null="learned", flags=Flags(frozen=kind is LoRA))
     denoiser.begun = denoiser.source = "base.ckpt 0123456789abcdef"
