@@ -624,14 +624,17 @@ class InvSR(InLatents, Adversarial):
 
     def enlarge(self, batch: Batch, tiled: bool = False) -> dict[str, Tensor]:
         """Enlarge as ``SuperResolver``; ``auto`` chooses one start for all tiles of an image."""
-        if self.sampling.start != "auto":
+        if self.sampling.start != "auto" or "lr" not in batch:
             return super().enlarge(batch, tiled)
         made = []
-        for index, lr in enumerate(torch.split(batch["lr"], 1)):
+        # Chosen before any is made, so that the host waits for the device once a batch.
+        on_host = torch.split(batch["lr"].cpu(), 1)
+        starts = [start_for(lr, self.starts) for lr in on_host]
+        for index, start in enumerate(starts):
             one = slice(index, index + 1)
-            own = {**batch, "lr": lr, "key": batch["key"][one], "seed": batch["seed"][one]}
-            own |= {"text": batch["text"][one]} if "text" in batch else {}
-            self._start = start_for(lr, self.starts)
+            own: dict[str, Any] = {**batch}
+            own |= {key: own[key][one] for key in ("key", "seed", "lr", "text") if key in own}
+            self._start = start
             made.append(super().enlarge(cast("Batch", own), tiled)["sr"])
         return {"sr": torch.cat(made)}
 

@@ -366,6 +366,13 @@ def test_auto_start_is_chosen_for_each_image() -> None:
         torch.testing.assert_close(made[index], alone, rtol=0, atol=1e-5)
 
 
+def test_auto_start_without_lr() -> None:
+    given = batch()
+    del given["lr"]
+    with pytest.raises(ValueError, match=r"InvSR enlarges images, and \S+ has no LR: set"):
+        invsr(start="auto").eval().enlarge(given)
+
+
 # --------------------------------------------------------------------------------- starts: auto
 
 
