@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast, get_args
 
@@ -670,6 +671,19 @@ class SRDataModule(LightningDataModule):
     def predict_dataloader(self) -> list[Loader]:
         """Return loaders of the images and of the videos to enlarge, one image per batch."""
         return self._evaluation("predict", 1)
+
+    @contextmanager
+    def apart_from_training(self) -> Iterator[None]:
+        """Let training batches leave no trace here, so that some can be measured before training.
+
+        Neither the listener nor the pair pool gets them.
+        """
+        kept = self.listener, self._pool
+        self.listener = self._pool = None
+        try:
+            yield
+        finally:
+            self.listener, self._pool = kept
 
     # ---------------------------------------------------------------------------------- on device
 

@@ -144,20 +144,17 @@ class ImageModel(LightningModule, ABC):
     def first_batches(self, count: int) -> Iterator[Batch]:
         """Yield the first batches of training, on the model's device, to measure something.
 
-        The position of the data module does not change.
+        The position of the data module, and its pair pool, do not change.
 
         Args:
             count: Maximum number of batches, on each rank.
         """
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        listener, data.listener = data.listener, None
-        try:
+        with data.apart_from_training():
             for batch in islice(data.train_dataloader(), count):
                 kept = {k: v for k, v in batch.items() if k not in ("skipped", "seconds")}
                 moved = data.transfer_batch_to_device(kept, self.device, 0)
                 yield data.on_after_batch_transfer(moved, 0)
-        finally:
-            data.listener = listener
 
     def setup(self, stage: str) -> None:
         """Raise if weights are in half precision where they cannot be. Subclasses call super().

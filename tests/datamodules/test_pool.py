@@ -119,8 +119,17 @@ class Keys(Callback):
         self.keys.append(batch["key"])
 
 
-def fit(root: Any, data: SRDataModule, ckpt_path: Any = None, **settings: Any) -> Any:
-    seen, model = Keys(), Regression(2, Convolution)
+class Measuring(Regression):
+    """Reads the first batches before training, as InvSR and CasArbi do."""
+
+    def on_fit_start(self) -> None:
+        self.measured = [batch["key"] for batch in self.first_batches(5)]
+
+
+def fit(
+    root: Any, data: SRDataModule, ckpt_path: Any = None, method: Any = Regression, **settings: Any
+) -> Any:
+    seen, model = Keys(), method(2, Convolution)
     run = trainer(root, callbacks=[seen], num_sanity_val_steps=0, **settings)
     run.fit(model, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
     return run, seen.keys, model
@@ -140,6 +149,12 @@ def test_resuming(tmp_path, epochs):
 def test_another_fit_of_the_same_objects_begins_with_an_empty_pool(tmp_path):
     data = module()
     assert fit(tmp_path, data, max_epochs=1)[1] == fit(tmp_path, data, max_epochs=1)[1]
+
+
+def test_batches_that_are_measured_before_training_do_not_enter_it(tmp_path):
+    _, keys, model = fit(tmp_path, module(), method=Measuring, max_epochs=1)
+    assert keys == fit(tmp_path, module(), max_epochs=1)[1]
+    assert model.measured[:2] == keys[:2]  # while the pool is being filled
 
 
 def test_resuming_with_another_pool_is_refused(tmp_path):
