@@ -463,7 +463,7 @@ class EnlargerCLI(CommandsCLI):
         with (
             self._together(),
             explained_precision(self.trainer, self.model),
-            arithmetic(config.run, config.trainer, self.trainer, command),
+            arithmetic(config.run, config.trainer, self.trainer, command, self.datamodule),
         ):
             keep_earlier_metrics(self.trainer)
             if command == "export":

@@ -21,7 +21,7 @@ TENSOR_CORES = (8, 0)  # compute capability from which float32 has them, Ampere'
 
 @contextmanager
 def arithmetic(
-    options: RunOptions, asked: Namespace, trainer: Trainer, command: str
+    options: RunOptions, asked: Namespace, trainer: Trainer, command: str, data: Any = None
 ) -> Iterator[None]:
     """Set torch's switches for the commands within, and log them if they change.
 
@@ -30,6 +30,7 @@ def arithmetic(
         asked: ``trainer`` of the configuration.
         trainer: The trainer, which knows its device.
         command: The command.
+        data: The data module, if there is one.
 
     Raises:
         ConfigurationError: If keys of ``run`` and ``trainer`` contradict each other.
@@ -48,7 +49,11 @@ def arithmetic(
     if precision is None:
         precision = "highest" if exact else "high" if fast else before[0]  # type: ignore[assignment]
     if benchmark is None:
-        benchmark = before[1] if asked.benchmark is not None else not exact and (fast or before[1])
+        benchmark = before[1]  # Lightning has set it if trainer.benchmark is given
+        if asked.benchmark is None:
+            crops = getattr(data, "crops", None)
+            one_size = getattr(crops, "scales", None) is None  # cuDNN chooses anew for each size
+            benchmark = not exact and (benchmark or (fast and one_size))
     # Torch has TF32 for convolutions by default, whatever the precision of matrix products.
     tf32 = before[2] and not exact and options.matmul_precision != "highest"
     try:

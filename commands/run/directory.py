@@ -154,8 +154,8 @@ class RunOptions:
             convolutions; with ``highest`` given here, or ``trainer.deterministic``, they are in
             float32, too.
         cudnn_benchmark: Whether cuDNN chooses algorithms by their time. By default true where
-            ``matmul_precision`` is ``high`` by default, false with ``trainer.deterministic``, and
-            torch's own otherwise.
+            ``matmul_precision`` is ``high`` by default, unless ``crops.scales`` gives batches many
+            sizes; false with ``trainer.deterministic``, and torch's own otherwise.
 
     Raises:
         ValueError: If a value is out of range, or the times do not fit together.

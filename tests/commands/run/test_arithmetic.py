@@ -16,6 +16,8 @@ from jsonargparse import Namespace
 from commands.errors import ConfigurationError
 from commands.run.arithmetic import arithmetic
 from commands.run.directory import RunOptions
+from datamodules.base import CropSettings, SRDataModule
+from datamodules.scales import Scales
 
 OWN = ("highest", False, True)  # torch's defaults: TF32 for convolutions
 
@@ -40,12 +42,14 @@ def within(
     command: str = "fit",
     deterministic: Any = None,
     benchmark: bool | None = None,
+    scales: Scales | None = None,
     **options: Any,
 ) -> tuple[str, bool, bool]:
     strategy = SimpleNamespace(root_device=torch.device(device))
     trainer: Any = SimpleNamespace(strategy=strategy)
     asked = Namespace(deterministic=deterministic, benchmark=benchmark)
-    with arithmetic(RunOptions(**options), asked, trainer, command):
+    data = SRDataModule(2, crops=CropSettings(scales=scales), crop_size=96)
+    with arithmetic(RunOptions(**options), asked, trainer, command, data):
         return now()
 
 
@@ -54,6 +58,8 @@ def within(
     [
         ((8, 0), {}, ("high", True, True)),
         ((9, 0), {"command": "throughput"}, ("high", True, True)),
+        ((8, 0), {"scales": Scales()}, ("high", False, True)),
+        ((8, 0), {"scales": Scales(), "cudnn_benchmark": True}, ("high", True, True)),
         ((7, 5), {}, OWN),
         ((9, 0), {"command": "test"}, OWN),
         ((9, 0), {"device": "cpu"}, OWN),
