@@ -36,7 +36,7 @@ class EvaluationCallback(Callback, ABC):
 
     def __init__(self, every_n: int = 1) -> None:
         super().__init__()
-        check_at_least_one(self, every_n=every_n)
+        check_at_least(self, 1, every_n=every_n)
         self.every_n = every_n
         self._validations = 0  # completed so far
 
@@ -129,19 +129,21 @@ class EvaluationCallback(Callback, ABC):
         self._validations = state.get("validations", 0)
 
 
-def check_at_least_one(owner: object, **settings: int | None) -> None:
+def check_at_least(owner: object, least: int, **settings: int | None) -> None:
     """Check counting arguments; None means no limit.
 
     Args:
         owner: The object that has the arguments.
+        least: The smallest allowed value.
         settings: Their values by name.
 
     Raises:
-        ValueError: If one is below 1.
+        ValueError: If one is smaller.
     """
     for key, value in settings.items():
-        if value is not None and value < 1:
-            raise ValueError(f"`{key}` of {type(owner).__name__} is {value}; it must be at least 1")
+        if value is not None and value < least:
+            name = type(owner).__name__
+            raise ValueError(f"`{key}` of {name} is {value}; it must be at least {least}")
 
 
 def evaluated_datasets(trainer: Trainer) -> list[Any]:
