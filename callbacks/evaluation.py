@@ -73,10 +73,6 @@ class EvaluationCallback(Callback, ABC):
         """Start afresh."""
         self._start(trainer, pl_module)
 
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start afresh."""
-        self._start(trainer, pl_module)
-
     def on_validation_batch_end(
         self,
         trainer: Trainer,
@@ -89,17 +85,7 @@ class EvaluationCallback(Callback, ABC):
         """Look at the images of one batch."""
         self._add(trainer, pl_module, outputs, batch, dataloader_idx)
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Look at the images of one batch."""
-        self._add(trainer, pl_module, outputs, batch, dataloader_idx)
+    on_test_epoch_start, on_test_batch_end = on_validation_epoch_start, on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring together what all processes saw."""
