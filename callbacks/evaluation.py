@@ -36,7 +36,7 @@ class EvaluationCallback(Callback, ABC):
 
     def __init__(self, every_n: int = 1) -> None:
         super().__init__()
-        check_at_least_one(self, every_n=every_n)
+        check_at_least(self, 1, every_n=every_n)
         self.every_n = every_n
         self._validations = 0  # completed so far
 
@@ -73,10 +73,6 @@ class EvaluationCallback(Callback, ABC):
         """Start afresh."""
         self._start(trainer, pl_module)
 
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start afresh."""
-        self._start(trainer, pl_module)
-
     def on_validation_batch_end(
         self,
         trainer: Trainer,
@@ -89,17 +85,7 @@ class EvaluationCallback(Callback, ABC):
         """Look at the images of one batch."""
         self._add(trainer, pl_module, outputs, batch, dataloader_idx)
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Look at the images of one batch."""
-        self._add(trainer, pl_module, outputs, batch, dataloader_idx)
+    on_test_epoch_start, on_test_batch_end = on_validation_epoch_start, on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring together what all processes saw."""
@@ -129,19 +115,21 @@ class EvaluationCallback(Callback, ABC):
         self._validations = state.get("validations", 0)
 
 
-def check_at_least_one(owner: object, **settings: int | None) -> None:
+def check_at_least(owner: object, least: int, **settings: int | None) -> None:
     """Check counting arguments; None means no limit.
 
     Args:
         owner: The object that has the arguments.
+        least: The smallest allowed value.
         settings: Their values by name.
 
     Raises:
-        ValueError: If one is below 1.
+        ValueError: If one is smaller.
     """
     for key, value in settings.items():
-        if value is not None and value < 1:
-            raise ValueError(f"`{key}` of {type(owner).__name__} is {value}; it must be at least 1")
+        if value is not None and value < least:
+            name = type(owner).__name__
+            raise ValueError(f"`{key}` of {name} is {value}; it must be at least {least}")
 
 
 def evaluated_datasets(trainer: Trainer) -> list[Any]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datamodules.order.keys import Names
 from datamodules.order.shuffle import Mixture
 from degradations.base import Degradation
 
@@ -235,6 +236,49 @@ class Wrapper(Source):
     def path(self, index: int) -> str | None:
         """Return the file of the image ``keys[index]``, if it has one."""
         return self.source.path(index)
+
+
+class PerImage(Source):
+    """Base class of sources that make several samples from each image of another one.
+
+    Attributes:
+        source: The other source.
+        per_image: Samples per image.
+    """
+
+    source: Source
+    per_image: int
+    _keys = Names.of([])
+
+    def prepare(self, scale: float) -> None:
+        """Find the images. Args as ``Source.prepare``.
+
+        Raises:
+            ValueError: If the source has its own scale or degradation, or as its ``prepare``.
+        """
+        prepare_within(self.source, self, scale)
+        numbers = range(self.per_image)
+        self._keys = Names.of(f"{key}/{number}" for key in self.source.keys for number in numbers)
+
+    @property
+    def keys(self) -> Names:
+        """The image's key and the sample's number, such as ``rocket/0``."""
+        return self._keys
+
+    @property
+    def groups(self) -> list[int]:
+        """The source's groups, in samples."""
+        return [self.per_image * size for size in self.source.groups]
+
+    @property
+    def mixture(self) -> Mixture | None:
+        """The source's mixture, in samples."""
+        mixture = self.source.mixture
+        return None if mixture is None else mixture.times(self.per_image)
+
+    def upcoming(self, groups: Sequence[int]) -> None:
+        """Notify the source. Args as ``Source.upcoming``."""
+        self.source.upcoming(groups)
 
 
 def prepare_within(source: Source, around: Source, scale: float) -> None:

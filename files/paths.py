@@ -194,6 +194,32 @@ def images_among(paths: Sequence[Path], where: str, videos: bool = False) -> lis
     return kept
 
 
+def image_key(path: Path, root: Path) -> str:
+    """Return an image's key: its path below ``root`` without extension, with ``/`` everywhere."""
+    return path.relative_to(root).with_suffix("").as_posix()
+
+
+def by_key(images: Iterable[tuple[str, Path]], what: str) -> dict[str, Path]:
+    """Return images by key, sorted.
+
+    Args:
+        images: Keys and paths; the same file may occur twice.
+        what: The key that named them, for the message.
+
+    Raises:
+        ValueError: If two files have the same key; both are named.
+    """
+    found: dict[str, Path] = {}
+    for key, path in images:
+        other = found.setdefault(key, path)
+        if other != path:
+            raise ValueError(
+                f"{what}: {other} and {path} would both have the key {key!r}, but keys must be "
+                "unique: rename or move one of them"
+            )
+    return dict(sorted(found.items()))
+
+
 def count_by_ending(paths: Iterable[Path]) -> str:
     """Count files by ending, e.g. ``3 .heic, 2 .txt``."""
     counts = Counter(_ending(path) for path in paths).most_common()

@@ -429,6 +429,24 @@ def _around(name: str) -> list[str]:
     return [".".join(parts[:n]) for n in range(len(parts), -1, -1)]
 
 
+class NothingToTrain:
+    """Goes before the base class of a method that is only tested; ``fit`` is refused.
+
+    Attributes:
+        instead: What to do instead, for the message.
+    """
+
+    instead = "use test or predict, or another model.class_path for fit"
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Raise: there is nothing to train.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(f"{type(self).__name__} has nothing to train: {self.instead}")
+
+
 class SuperResolver(ImageModel):
     """A method that enlarges a given image.
 

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from degradations.draws import seed_of
-from lightning_modules.base import SuperResolver
+from lightning_modules.base import NothingToTrain, SuperResolver
 from lightning_modules.noise import Noise
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
 
 
-class Chain(SuperResolver):
+class Chain(NothingToTrain, SuperResolver):
     """Frozen methods that enlarge one after the other. Nothing is trained.
 
     Args:
@@ -36,6 +36,8 @@ class Chain(SuperResolver):
     Raises:
         ValueError: If there are no parts, or their scales do not make up ``scale``.
     """
+
+    instead = "use test or predict, and train each of its parts alone"
 
     def __init__(self, scale: float, parts: list[SuperResolver]) -> None:
         super().__init__(scale)
@@ -54,16 +56,6 @@ class Chain(SuperResolver):
     @property
     def _methods(self) -> list[SuperResolver]:
         return cast("list[SuperResolver]", list(self.parts))
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Raise: there is nothing to train.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError(
-            "Chain has nothing to train: use test or predict, and train each of its parts alone"
-        )
 
     @torch.no_grad()
     def enlarge(self, batch: Batch, tiled: bool = False) -> dict[str, Tensor]:

@@ -10,14 +10,13 @@ nearly fills the memory bus, and with more, a busy neighbour would be measured.
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
 from benchmarks.report import without_options, write_report
+from benchmarks.speed.degradation import seconds
 from callbacks.training.ema import EMA
 
 SEED = 0
@@ -33,17 +32,6 @@ def networks() -> dict[str, nn.Module]:
     unet: Any = UNet2DModel  # untyped
     channels = (128, 256, 256, 512)
     return {"imdn x4": IMDN(4.0), "diffusion unet": unet(block_out_channels=channels)}
-
-
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Time of one call, until the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def measure(module: nn.Module, device: torch.device) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class Parts:
         if row == "no cache":
             return uncached(self, known)
         given = (self.network, self.scales, self.text, self.noise(), Bitwise(), known)
-        return sample(*given, mode="area", at_once=row == "one pass")
+        return sample(*given, mode="area", at_once=row == "one pass").codes
 
 
 def uncached(parts: Parts, known: list[Tensor]) -> list[Tensor]:

@@ -33,7 +33,7 @@ from callbacks.evaluation import (
     Stage,
     all_callbacks,
     are_finite,
-    check_at_least_one,
+    check_at_least,
     evaluated_datasets,
     gather_on_first,
     nan_where_not_finite,
@@ -213,7 +213,7 @@ class Metric(EvaluationCallback):
         control: bool = False,
     ) -> None:
         super().__init__(every_n)
-        check_at_least_one(self, limit=limit)
+        check_at_least(self, 1, limit=limit)
         self.name = label or type(self).name
         if not self.name:
             kind = type(self).__name__

@@ -20,7 +20,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional
 
-from callbacks.evaluation import on_first
+from callbacks.evaluation import check_at_least, on_first
 from callbacks.metrics.base import ImageMetric, Measured, Metric, Record, TooSmall, warn_of_small
 from callbacks.metrics.pixels import psnr, ssim, to_pixels
 from callbacks.metrics.sets import Reference, SetMetric, find_reference
@@ -326,8 +326,7 @@ class Memorised(SetMetric):
 
     def __init__(self, training: str, side: int = 16, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if side < 1:
-            raise ValueError(f"`side` of Memorised is {side}; it must be at least 1")
+        check_at_least(self, 1, side=side)
         self.training, self.side = training, side
         self._trained: Reference | None = None  # on the first process only, which compares
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from callbacks import weights
+from callbacks.evaluation import check_at_least
 from callbacks.metrics.base import TooSmall, as_float64
 from callbacks.metrics.sets import SetMetric
 from callbacks.tensorboard import MetricProtocol
@@ -289,9 +290,8 @@ class KID(InceptionMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(preset, **kwargs)
-        for key, value, least in (("subsets", subsets, 1), ("subset_size", subset_size, 2)):
-            if value < least:
-                raise ValueError(f"`{key}` of KID is {value}; it must be at least {least}")
+        check_at_least(self, 1, subsets=subsets)
+        check_at_least(self, 2, subset_size=subset_size)
         self.subsets, self.subset_size, self.enough = subsets, subset_size, subset_size
 
     def protocol(self) -> MetricProtocol:
@@ -393,10 +393,8 @@ class KIDThumb(SetMetric):
         self, side: int = 8, subsets: int = 100, subset_size: int = 1000, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        arguments = (("side", side, 1), ("subsets", subsets, 1), ("subset_size", subset_size, 2))
-        for key, value, least in arguments:
-            if value < least:
-                raise ValueError(f"`{key}` of KIDThumb is {value}; it must be at least {least}")
+        check_at_least(self, 1, side=side, subsets=subsets)
+        check_at_least(self, 2, subset_size=subset_size)
         self.side, self.subsets, self.subset_size = side, subsets, subset_size
 
     def protocol(self) -> MetricProtocol:
@@ -445,8 +443,7 @@ class PatchMetric(InceptionMetric):
 
     def __init__(self, crops: int = 3, **kwargs: Any) -> None:
         super().__init__(preset="clean-fid", **kwargs)  # crops are not resized: no choice
-        if crops < 1:
-            raise ValueError(f"`crops` of {type(self).__name__} is {crops}; it must be at least 1")
+        check_at_least(self, 1, crops=crops)
         self.crops = crops
 
     def features_protocol(self) -> MetricProtocol:

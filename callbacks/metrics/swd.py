@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from callbacks.evaluation import check_at_least
 from callbacks.metrics.base import TooSmall
 from callbacks.metrics.pixels import to_pixels
 from callbacks.metrics.sets import SetMetric
@@ -65,10 +66,7 @@ class SWD(SetMetric):
         super().__init__(**kwargs)
         if color not in ("y", "rgb"):
             raise ValueError(f"`color` of SWD is {color!r}; expected 'y' or 'rgb'")
-        counts = {"levels": levels, "patches": patches, "directions": directions}
-        for key, value in counts.items():
-            if value < 1:
-                raise ValueError(f"`{key}` of SWD is {value}; it must be at least 1")
+        check_at_least(self, 1, levels=levels, patches=patches, directions=directions)
         self.color: Literal["y", "rgb"] = color
         self.levels, self.patches, self.directions = levels, patches, directions
 

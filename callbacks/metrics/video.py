@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from callbacks import weights as files
+from callbacks.evaluation import check_at_least
 from callbacks.metrics.base import TooSmall
 from callbacks.metrics.fid import KIDThumb, frechet_distance, levels, polynomial_mmd
 from callbacks.metrics.sets import SetMetric
@@ -71,10 +72,7 @@ class VideoMetric(SetMetric):
         label: str | None = None,
     ) -> None:
         super().__init__(every_n=every_n, limit=limit, label=label)
-        if frames < 1:
-            raise ValueError(
-                f"`frames` of {type(self).__name__} is {frames}; it must be at least 1"
-            )
+        check_at_least(self, 1, frames=frames)
         self.weights, self.frames, self.strict_weights = weights, frames, strict_weights
         self.net: nn.Module | None = None
         self.sha256: str | None = None

@@ -35,6 +35,7 @@ from files.owned import (
     write_whole,
 )
 from files.png_text import png_chunk
+from files.video import load_av
 
 Format = Literal["png", "jpg", "webp", "tiff"]
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
@@ -390,7 +391,7 @@ def check_encoder(video: Video | None, of_clips: bool = True) -> None:
             video,
         )
     elif video == "mp4":
-        _av()
+        load_av("unlike gif, writer.video mp4")
 
 
 def output_levels(output: Tensor, meta: dict[str, Any]) -> Pixels:
@@ -517,7 +518,7 @@ def _gif(frames: NDArray[np.uint8], fps: float) -> bytes:
 
 
 def _mp4(frames: NDArray[np.uint8], fps: float) -> bytes:
-    av, buffer = _av(), io.BytesIO()
+    av, buffer = load_av("writer.video mp4"), io.BytesIO()
     height, width = frames.shape[1:3]
     # 4:2:0 needs even sides: the last row or column is repeated.
     even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
@@ -530,14 +531,3 @@ def _mp4(frames: NDArray[np.uint8], fps: float) -> bytes:
             container.mux(stream.encode(image))
         container.mux(stream.encode(None))
     return buffer.getvalue()
-
-
-def _av() -> Any:
-    try:
-        import av
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            "writer.video mp4 needs the package av (PyAV), which is optional: pip install "
-            "-c constraints.txt -e '.[video]', or set writer.video to gif"
-        ) from error
-    return av

@@ -29,7 +29,7 @@ from torch.nn import functional
 from callbacks.evaluation import (
     EvaluationCallback,
     Stage,
-    check_at_least_one,
+    check_at_least,
     evaluated_datasets,
     gather,
     output_image,
@@ -72,7 +72,7 @@ class SampleGrid(EvaluationCallback):
         self, images: int = 4, crop: int | None = 96, zoom: int = 3, every_n: int = 1
     ) -> None:
         super().__init__(every_n)
-        check_at_least_one(self, images=images, crop=crop, zoom=zoom)
+        check_at_least(self, 1, images=images, crop=crop, zoom=zoom)
         self.images, self.crop, self.zoom = images, crop, zoom
         self.path: Path | None = None  # of the last grid
         self._active = False

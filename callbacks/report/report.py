@@ -24,6 +24,7 @@ from callbacks.evaluation import (
     EvaluationCallback,
     Stage,
     all_callbacks,
+    check_at_least,
     evaluated_datasets,
     gather_on_first,
     steps_done,
@@ -63,9 +64,8 @@ class Report(EvaluationCallback):
 
     def __init__(self, limit: int = 8, side: int = 384, megabytes: float = 32.0) -> None:
         super().__init__()
-        for key, value, least in (("limit", limit, 0), ("side", side, 16)):
-            if value < least:
-                raise ValueError(f"`{key}` of Report is {value}; it must be at least {least}")
+        check_at_least(self, 0, limit=limit)
+        check_at_least(self, 16, side=side)
         if not megabytes > 0:
             raise ValueError(f"`megabytes` of Report is {megabytes}; it must be above 0")
         self.limit, self.side, self.megabytes = limit, side, megabytes

@@ -18,7 +18,7 @@ from torch.nn import functional
 from callbacks.evaluation import (
     EvaluationCallback,
     Stage,
-    check_at_least_one,
+    check_at_least,
     evaluated_datasets,
     gather,
     steps_done,
@@ -78,7 +78,7 @@ class ScaleReport(EvaluationCallback):
 
     def __init__(self, images: int = 16, shown: int = 4, zoom: int = 2, every_n: int = 1) -> None:
         super().__init__(every_n)
-        check_at_least_one(self, images=images, shown=shown, zoom=zoom)
+        check_at_least(self, 1, images=images, shown=shown, zoom=zoom)
         self.images, self.shown, self.zoom = images, shown, zoom
         self._active = False
         self._wanted: list[str] = []

@@ -33,7 +33,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from callbacks.evaluation import all_callbacks, gather, several, steps_done
+from callbacks.evaluation import all_callbacks, check_at_least, gather, several, steps_done
 
 
 class Loss(NamedTuple):
@@ -236,8 +236,7 @@ class Guard(Callback):
         super().__init__()
         if not 0 <= limit <= 1:
             raise ValueError(f"`limit` of Guard is {limit}; expected a share in [0, 1]")
-        if in_a_row < 1:
-            raise ValueError(f"`in_a_row` of Guard is {in_a_row}; it must be at least 1")
+        check_at_least(self, 1, in_a_row=in_a_row)
         if norm_factor is not None and not norm_factor > 1:
             raise ValueError(f"`norm_factor` of Guard is {norm_factor}; it must be more than 1")
         self.limit, self.in_a_row, self.norm_factor = limit, in_a_row, norm_factor

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from callbacks.evaluation import steps_done
+from callbacks.evaluation import check_at_least, steps_done
 from callbacks.training.guard import when_judged
 
 if TYPE_CHECKING:
@@ -153,10 +153,7 @@ class Throughput(Callback):
 
     def __init__(self, every_n_steps: int | None = None) -> None:
         super().__init__()
-        if every_n_steps is not None and every_n_steps < 1:
-            raise ValueError(
-                f"`every_n_steps` of Throughput is {every_n_steps}; it must be at least 1"
-            )
+        check_at_least(self, 1, every_n_steps=every_n_steps)
         self.every_n_steps = every_n_steps
         self._line: Timeline | None = None  # None before the end of the first batch
         self._budget = Budget(0)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from braceexpand import braceexpand
 
-from files.paths import existing_part, fixed_part, glob_paths, images_among, list_images
-
-
-def image_key(path: Path, root: Path) -> str:
-    """Return an image's key: its path below ``root`` without extension, with ``/`` everywhere."""
-    return path.relative_to(root).with_suffix("").as_posix()
+from files.paths import (
+    existing_part,
+    fixed_part,
+    glob_paths,
+    image_key,
+    images_among,
+    list_images,
+)
 
 
 def images_of(
@@ -59,27 +61,6 @@ def braced(path: str) -> list[str]:
     if not rest:
         return [head]
     return [os.path.join(head, name) for name in braceexpand(rest, escape=False)]
-
-
-def by_key(images: Iterable[tuple[str, Path]], what: str) -> dict[str, Path]:
-    """Return images by key, sorted.
-
-    Args:
-        images: Keys and paths; the same file may occur twice.
-        what: The key that named them, for the message.
-
-    Raises:
-        ValueError: If two files have the same key; both are named.
-    """
-    found: dict[str, Path] = {}
-    for key, path in images:
-        other = found.setdefault(key, path)
-        if other != path:
-            raise ValueError(
-                f"{what}: {other} and {path} would both have the key {key!r}, but keys must be "
-                "unique: rename or move one of them"
-            )
-    return dict(sorted(found.items()))
 
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}

@@ -12,16 +12,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from datamodules.files.pairs import match
-from datamodules.files.paths import braced, by_key, image_key, images_of
+from datamodules.files.paths import braced, images_of
 from datamodules.pack.places import Entry, File, Place, Refused, Stretch
 from datamodules.pack.web import Fetch, Rows, is_table, is_url_list
 from datamodules.parts import sized
 from datamodules.shards.index import METADATA, build_index, same_key_in_tars, split_name
 from files.paths import (
     IMAGE_EXTENSIONS,
+    by_key,
     expand_path,
     glob_paths,
     has_wildcard,
+    image_key,
     is_image,
     open_regular,
     read_text,

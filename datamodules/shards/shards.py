@@ -258,12 +258,14 @@ class Shards(Source):
         return folder / f"{digest}.table.npz"
 
     def _part(self, tar: Tar, folder: Path, cache: DiskCache | None) -> Table:
-        if tar.wanted is None or cache is None:
-            index = load_index(Path(tar.path), folder)
-        else:
-            index = load_remote_index(tar.wanted, folder, cache)
+        index = self._index(tar, folder, cache)
         name = tar.name.partition("?")[0].rpartition("/")[2].removesuffix(".tar")
         return table_of(tar.name, index, f"{name}/" if self.shard_in_key else "")
+
+    def _index(self, tar: Tar, folder: Path, cache: DiskCache | None) -> ShardIndex:
+        if tar.wanted is None or cache is None:
+            return load_index(Path(tar.path), folder)
+        return load_remote_index(tar.wanted, folder, cache)
 
     def _join(self, parts: list[Table]) -> Table:
         table = joined(parts)

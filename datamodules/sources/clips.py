@@ -27,20 +27,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules.files.decode import UnreadableImage, read_image
-from datamodules.files.paths import image_key
 from datamodules.order.keys import Names
 from datamodules.order.plan import Item
-from datamodules.order.shuffle import Mixture
 from datamodules.samples import Images, SampleDraws, TrainingImages
 from datamodules.shards.cache import DiskCache
-from datamodules.shards.index import Member, ShardIndex, load_index
+from datamodules.shards.index import Member, ShardIndex
 from datamodules.shards.reader import Tar
-from datamodules.shards.shards import Shards, load_remote_index
-from datamodules.shards.table import SUFFIXES, Table, table_of
-from datamodules.source import Pixels, Sample, Source, prepare_within
+from datamodules.shards.shards import Shards
+from datamodules.shards.table import SUFFIXES
+from datamodules.source import PerImage, Pixels, Sample, Source
 from degradations.base import cut_size
 from degradations.draws import seed_of
-from files.paths import expand_path, list_images
+from files.paths import expand_path, image_key, list_images
 
 log = logging.getLogger(__name__)
 Short = Literal["error", "skip"]
@@ -341,7 +339,7 @@ def _square(frame: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 KEPT = 64  # decoded images; 30 MB at 480x320
 
 
-class MovingCrops(ClipSource):
+class MovingCrops(PerImage, ClipSource):
     """A window that pans over each image of another source at constant speed.
 
     The path is drawn from the sample's seed in training and from the key in evaluation: the speed
@@ -377,7 +375,6 @@ class MovingCrops(ClipSource):
             raise ValueError(f"MovingCrops.speed is {speed}; expected a number above 0")
         self.source, self.side, self.reduce = source, side, reduce
         self.speed, self.per_image = speed, per_image
-        self._keys: list[str] = []
         self._decoded: OrderedDict[int, Sample] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -385,34 +382,9 @@ class MovingCrops(ClipSource):
         return {**self.__dict__, "_decoded": OrderedDict()}
 
     def prepare(self, scale: float) -> None:
-        """Find the images. Args as ``Source.prepare``.
-
-        Raises:
-            ValueError: If the source has its own scale or degradation, or as its ``prepare``.
-        """
-        prepare_within(self.source, self, scale)
-        self._keys = [f"{key}/{n}" for key in self.source.keys for n in range(self.per_image)]
+        """As ``PerImage.prepare``."""
+        super().prepare(scale)
         self._decoded.clear()
-
-    @property
-    def keys(self) -> list[str]:
-        """The image's key and the clip's number, such as ``rocket/0``."""
-        return self._keys
-
-    @property
-    def groups(self) -> list[int]:
-        """The source's groups, in clips."""
-        return [self.per_image * size for size in self.source.groups]
-
-    @property
-    def mixture(self) -> Mixture | None:
-        """The source's mixture, in clips."""
-        mixture = self.source.mixture
-        return None if mixture is None else mixture.times(self.per_image)
-
-    def upcoming(self, groups: Sequence[int]) -> None:
-        """Notify the source. Args as ``Source.upcoming``."""
-        self.source.upcoming(groups)
 
     def clip(self, index: int, draws: SampleDraws | None) -> Sample:
         """As ``ClipSource.clip``.
@@ -588,13 +560,8 @@ class ClipShards(RecordedClips):
 class _Frames(Shards):
     """Frames as samples of their own, whose keys are ``clip/frame``."""
 
-    def _part(self, tar: Tar, folder: Path, cache: DiskCache | None) -> Table:
-        if tar.wanted is None or cache is None:
-            index = load_index(Path(tar.path), folder)
-        else:
-            index = load_remote_index(tar.wanted, folder, cache)
-        name = tar.name.partition("?")[0].rpartition("/")[2].removesuffix(".tar")
-        return table_of(tar.name, _by_frame(index), f"{name}/" if self.shard_in_key else "")
+    def _index(self, tar: Tar, folder: Path, cache: DiskCache | None) -> ShardIndex:
+        return _by_frame(super()._index(tar, folder, cache))
 
     def _place(self, tars: Sequence[Tar], folder: Path) -> Path:
         place = super()._place(tars, folder)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from datamodules.order.keys import Names
-from datamodules.order.shuffle import Mixture
-from datamodules.source import Pixels, Sample, Source, Wrapper, prepare_within
+from datamodules.source import PerImage, Pixels, Sample, Source, Wrapper, prepare_within
 from degradations.draws import Draws, seed_of
 
 
-class Crops(Source):
+class Crops(PerImage):
     """Squares from the images of another source, at fixed random positions.
 
     Each square is an image with a degradation of its own. So the mean over a few photographs does
@@ -36,40 +33,9 @@ class Crops(Source):
             if value < 1:
                 raise ValueError(f"{name} of Crops is {value}; it must be at least 1")
         self.source, self.side, self.per_image = source, size, per_image
-        self._keys = Names.of([])
         self._latest: tuple[int, Sample] | None = (
             None  # an image's crops are read one after another
         )
-
-    def prepare(self, scale: float) -> None:
-        """Find the images. Args as ``Source.prepare``.
-
-        Raises:
-            ValueError: If the source has its own scale or degradation, or as its ``prepare``.
-        """
-        prepare_within(self.source, self, scale)
-        numbers = range(self.per_image)
-        self._keys = Names.of(f"{key}/{number}" for key in self.source.keys for number in numbers)
-
-    @property
-    def keys(self) -> Names:
-        """The image's key and the square's number, such as ``rocket/0``."""
-        return self._keys
-
-    @property
-    def groups(self) -> list[int]:
-        """The source's groups, in squares."""
-        return [self.per_image * size for size in self.source.groups]
-
-    @property
-    def mixture(self) -> Mixture | None:
-        """The source's mixture, in squares."""
-        mixture = self.source.mixture
-        return None if mixture is None else mixture.times(self.per_image)
-
-    def upcoming(self, groups: Sequence[int]) -> None:
-        """Notify the source. Args as ``Source.upcoming``."""
-        self.source.upcoming(groups)
 
     def read(self, index: int) -> Sample:
         """Return the square ``keys[index]``; its position depends on its name alone.

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datamodules.files.decode import FORMATS, read_image
-from datamodules.files.paths import by_key, image_key, images_of, searched_folder
+from datamodules.files.paths import images_of, searched_folder
 from datamodules.order.keys import Names
 from datamodules.source import Sample, Source
-from files.paths import expand_path, has_wildcard, is_video, size_and_time
+from files.paths import by_key, expand_path, has_wildcard, image_key, is_video, size_and_time
 from files.video import load_av
 
 log = logging.getLogger(__name__)

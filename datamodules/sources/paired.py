@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 
 from datamodules.files.decode import UnreadableImage, read_image, read_size
 from datamodules.files.pairs import match, misfit, shown, with_scale
-from datamodules.files.paths import by_key, image_key
 from datamodules.source import Sample, Source
-from files.paths import expand_path, list_images
+from files.paths import by_key, expand_path, image_key, list_images
 
 
 class Pair(NamedTuple):

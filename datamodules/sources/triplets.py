@@ -15,10 +15,9 @@ import numpy as np
 
 from datamodules.files.decode import UnreadableImage, read_image
 from datamodules.files.pairs import SHOWN
-from datamodules.files.paths import image_key
 from datamodules.samples import Images, SampleDraws, TrainingImages
 from datamodules.source import Pixels, Sample, Source
-from files.paths import expand_path, list_images, read_bytes, walk
+from files.paths import expand_path, image_key, list_images, read_bytes, walk
 
 PARTS = ("ref", "p0", "p1")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from abc import abstractmethod
 from fractions import Fraction
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from degradations.stages.jpeg import (
     check_subsampling,
     draw_subsampling,
 )
+from files.video import load_av
 
 
 class _Codec(Stage):
@@ -177,7 +177,7 @@ class H264(_Codec):
         if preset not in _PRESETS:
             raise ValueError(f"preset is {preset!r}; expected one of {', '.join(_PRESETS)}")
         self.preset = preset
-        _av()
+        load_av("H264")
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `crf`, (B,) int."""
@@ -187,7 +187,7 @@ class H264(_Codec):
         """Code to packets in memory and decode them."""
         import cv2
 
-        av = _av()
+        av = load_av("H264")
         H, W = pixels.shape[:2]
         even = np.pad(pixels, ((0, H % 2), (0, W % 2), (0, 0)), mode="edge")
         encoder = av.CodecContext.create("libx264", "w")
@@ -238,14 +238,3 @@ def _check_effort(value: int, name: str, high: int) -> int:
     if not 0 <= value <= high:
         raise ValueError(f"{name} is {value}; expected an integer from 0 to {high}")
     return value
-
-
-def _av() -> ModuleType:
-    try:
-        import av  # type: ignore[import-not-found, unused-ignore]
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            "H264 needs the package av (PyAV), which is optional: "
-            "pip install -c constraints.txt -e '.[video]'"
-        ) from error
-    return av

@@ -218,7 +218,7 @@ class GaussianNoise(_Pointwise):
         return _add_noise(x, field.mul_(per_image(params["levels"] / 255, x)), self.clip)
 
 
-class Speckle(_Pointwise):
+class Speckle(GaussianNoise):
     """Add white noise proportional to the signal: x (1 + sigma n).
 
     Args:
@@ -235,17 +235,7 @@ class Speckle(_Pointwise):
     def __init__(
         self, sigma: tuple[float, float] = (2.0, 25.0), grey: float = 0.0, clip: bool = True
     ) -> None:
-        super().__init__()
-        self.sigma = check_range(sigma, "sigma", low=0.0)
-        self.grey, self.clip = check_probability(grey, "grey"), clip
-
-    def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """Draw `levels` in 8-bit levels, `field_seeds` and `grey`, (B,) each."""
-        return {
-            "levels": draws.uniform(*self.sigma),
-            "field_seeds": draws.seeds(),
-            "grey": draws.bernoulli(self.grey),
-        }
+        super().__init__(sigma, grey, clip)
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Multiply each image by its field, (B, C, H, W)."""

@@ -27,9 +27,9 @@ from degradations.draws import seed_of
 from degradations.images import as_image, cropped, find_images, read_image
 from degradations.record import records_of
 from degradations.tools.configure import degradation_of
-from degradations.tools.preview import positive
+from degradations.tools.preview import add_config_argument, positive
 from files.owned import hidden, put_in_place, remove_file
-from files.paths import open_regular
+from files.paths import by_key, image_key, open_regular
 from files.png_text import open_image
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,8 @@ def _run(options: argparse.Namespace) -> None:
     _check_unused(options.out, options.name)
     degradation = degradation_of(options.config, options.scale)
     settings = Settings(degradation, options.name, options.degradation_seed, options.crop)
-    images = images_by_key(options.images)
+    folder = options.images
+    images = by_key(((image_key(path, folder), path) for path in find_images(folder)), str(folder))
     samples = degrade_images(tqdm(images.items(), unit=" images", disable=None), settings)
     shards = write_shards(samples, options.out, options.name, options.samples_per_shard)
     log.info("%d images frozen into %d shards", len(images), len(shards))
@@ -82,24 +83,6 @@ def _run(options: argparse.Namespace) -> None:
     log.info("data: {init_args: {val: {%s: {", options.name)
     log.info("  class_path: datamodules.Shards,")
     log.info('  init_args: {urls: "%s"}}}}}', options.out.resolve() / f"{options.name}-*.tar")
-
-
-def images_by_key(folder: Path) -> dict[str, Path]:
-    """Return the images of a folder by their keys, sorted by key; hidden files are skipped.
-
-    Raises:
-        ValueError: There are no images, or two have the same key.
-    """
-    found: dict[str, Path] = {}
-    for path in find_images(folder):
-        key = path.relative_to(folder).with_suffix("").as_posix()
-        other = found.setdefault(key, path)
-        if other != path:
-            raise ValueError(
-                f"{other} and {path} would both have the key {key!r}, but keys must be unique: "
-                "rename or move one of them"
-            )
-    return dict(sorted(found.items()))
 
 
 def degrade_images(
@@ -274,14 +257,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "images", metavar="IMAGES", type=Path, help="folder of HR images, including subfolders"
     )
-    parser.add_argument(
-        "--config",
-        action="append",
-        required=True,
-        metavar="FILE",
-        help="a degradation (class_path and init_args), or an experiment with the key degradation; "
-        "of several, later ones win, as with main.py",
-    )
+    add_config_argument(parser)
     parser.add_argument(
         "--out", type=Path, required=True, metavar="SHARDS", help="folder for the shards"
     )

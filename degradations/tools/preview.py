@@ -492,8 +492,8 @@ def scale_of(options: argparse.Namespace) -> float:
     return 4.0 if found is None else found
 
 
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that `degradations.tools.draws` has, too."""
+def add_config_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--config`, which all tools have."""
     parser.add_argument(
         "--config",
         action="append",
@@ -502,6 +502,11 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         help="a degradation (class_path and init_args), or an experiment with the key degradation; "
         "of several, later ones win, as with main.py",
     )
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that `degradations.tools.draws` has, too."""
+    add_config_argument(parser)
     parser.add_argument(
         "--scale",
         type=float,

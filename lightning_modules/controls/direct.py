@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.backbone.denoiser import UNet2D
+from lightning_modules.base import NothingToTrain
 from lightning_modules.controls.larger import FromBase
 from lightning_modules.controls.scalecrafter import NetworkPatch, Step
 from lightning_modules.noise import Noise
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from datamodules.base import Batch
 
 
-class Direct(FromBase):
+class Direct(NothingToTrain, FromBase):
     """The frozen base at the target's size. Nothing is trained.
 
     Args:
@@ -45,6 +46,11 @@ class Direct(FromBase):
         ValueError: If a setting is out of range or unknown, or parts do not fit together.
     """
 
+    instead = (
+        "use test or predict; to train the base at the output's size, or an adapter, set another "
+        "model.class_path"
+    )
+
     def __init__(
         self,
         scale: float,
@@ -52,17 +58,6 @@ class Direct(FromBase):
     ) -> None:
         super().__init__(scale, optimizer=adam, lr_scheduler=None, weights=None, **kwargs)
         self._name_weights()
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Raise: there is nothing to train.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError(
-            f"{type(self).__name__} has nothing to train: use test or predict; to train the base "
-            "at the output's size, or an adapter, set another model.class_path"
-        )
 
     @torch.no_grad()
     def generate(self, batch: Batch, noise: Noise) -> Tensor:

@@ -24,7 +24,7 @@ from degradations.bicubic import resize
 from files.paths import expand_path
 from lightning_modules.backbone.library import library_class
 from lightning_modules.backbone.space import named
-from lightning_modules.base import SuperResolver
+from lightning_modules.base import NothingToTrain, SuperResolver
 from lightning_modules.controls.direct import Direct
 from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.color import ColorFix
@@ -128,7 +128,7 @@ class SDSR(Direct):
             )
 
 
-class SDUpscale(SuperResolver):
+class SDUpscale(NothingToTrain, SuperResolver):
     """``StableDiffusionUpscalePipeline`` of diffusers; needs transformers. Nothing is trained.
 
     Args:
@@ -184,16 +184,6 @@ class SDUpscale(SuperResolver):
         """Stay in evaluation mode."""
         super().train(False)
         return self
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Raise: there is nothing to train.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError(
-            "SDUpscale has nothing to train: use test or predict, or another model.class_path"
-        )
 
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:

@@ -21,7 +21,7 @@ from degradations.device import copy_to
 from files.paths import expand_path, walk
 from files.png_text import open_image
 from lightning_modules.backbone.space import Space
-from lightning_modules.base import SuperResolver
+from lightning_modules.base import NothingToTrain, SuperResolver
 from lightning_modules.latents import InLatents, enlarged, latent_pair
 from lightning_modules.networks.noise_predictor import NoisePredictor, lr_side
 from lightning_modules.noise import Noise
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from datamodules.base import Batch
 
 
-class Bicubic(SuperResolver):
+class Bicubic(NothingToTrain, SuperResolver):
     """Enlarge with the cubic kernel of MATLAB and Pillow (a = -0.5).
 
     Args:
@@ -41,16 +41,6 @@ class Bicubic(SuperResolver):
     def __init__(self, scale: float) -> None:
         super().__init__(scale)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Raise: there is nothing to train.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError(
-            "Bicubic has nothing to train: use test or predict, or another model.class_path for fit"
-        )
-
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
         """Interpolate."""
         return resize(batch["lr"], batch["size"])
@@ -59,7 +49,7 @@ class Bicubic(SuperResolver):
 log = logging.getLogger(__name__)
 
 
-class FolderOutputs(SuperResolver):
+class FolderOutputs(NothingToTrain, SuperResolver):
     """Read the enlarged images from a folder.
 
     For the key ``set5/baby`` it reads ``<root>/set5/baby.png`` or ``<root>/baby.png``. ``suffix``
@@ -76,6 +66,8 @@ class FolderOutputs(SuperResolver):
         ValueError: If ``root`` is no folder.
     """
 
+    instead = "use validate or test"
+
     def __init__(self, scale: float, root: str, suffix: str = "", extension: str = ".png") -> None:
         super().__init__(scale)
         self.root = Path(expand_path(root, "model.init_args.root"))
@@ -83,14 +75,6 @@ class FolderOutputs(SuperResolver):
             raise ValueError(f"model.init_args.root {str(self.root)!r} is no folder")
         self.ending = suffix.replace("{scale}", f"{scale:g}") + extension
         self.weights_source = str(self.root)
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Raise: there is nothing to train.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError("FolderOutputs has nothing to train: use validate or test")
 
     def on_validation_start(self) -> None:
         """Check the folder against the validation images."""
@@ -163,7 +147,7 @@ def _some(names: list[str], count: int = 5) -> str:
 Image = Literal["hr", "bicubic"]
 
 
-class RoundTrip(InLatents, SuperResolver):
+class RoundTrip(NothingToTrain, InLatents, SuperResolver):
     """Encode and decode an image; only for tests.
 
     Args:
@@ -176,6 +160,8 @@ class RoundTrip(InLatents, SuperResolver):
     Raises:
         ValueError: If ``of`` is neither.
     """
+
+    instead = "use test, or another model.class_path for fit"
 
     def __init__(
         self,
@@ -194,16 +180,6 @@ class RoundTrip(InLatents, SuperResolver):
         """Load the autoencoder's weights."""
         super().load_parts(find)
         self.weights_source = self.space.source or None
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Raise: there is nothing to train.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError(
-            "RoundTrip has nothing to train: use test, or another model.class_path for fit"
-        )
 
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:

@@ -12,7 +12,7 @@ C_(k-1), so later bits correct earlier ones that were flipped or given.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -320,6 +320,18 @@ def drawn_code(logits: Tensor, normal: Tensor, grid: Size, patch: int, how: Bitw
     return from_bits(from_tokens(bits, grid, patch))
 
 
+class Sampled(NamedTuple):
+    """What was drawn.
+
+    Args:
+        codes: (B, d, h_k, w_k) of each scale.
+        logits: (B, n, bits, 2) of each scale that was not known.
+    """
+
+    codes: list[Tensor]
+    logits: list[Tensor]
+
+
 def sample(
     network: InfinityTransformer,
     scales: Scales,
@@ -330,7 +342,7 @@ def sample(
     mode: Down = "trilinear",
     at_once: bool = True,
     passes: Sequence[int] | None = None,
-) -> list[Tensor]:
+) -> Sampled:
     """Draw the codes of all scales, each given the previous ones.
 
     Args:
@@ -344,40 +356,18 @@ def sample(
         at_once: Whether known scales go through the network in one pass instead of one each; the
             results differ only by rounding.
         passes: Number of scales that each pass predicts, without the known ones; by default 1 each.
-
-    Returns:
-        (B, d, h_k, w_k) of each scale.
-    """
-    found = predictions(network, scales, text, noise, how, known, mode, at_once, passes)
-    return [*known, *(code for _, code in found)]
-
-
-def predictions(
-    network: InfinityTransformer,
-    scales: Scales,
-    text: Text,
-    noise: Noise,
-    how: Bitwise,
-    known: Sequence[Tensor] = (),
-    mode: Down = "trilinear",
-    at_once: bool = True,
-    passes: Sequence[int] | None = None,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the logits (B, n, bits, 2) and the drawn code of each scale that is not known.
-
-    Args as for ``sample``.
     """
     encoded = network.encode_text(text)
     cache, copies = Cache(scales.tokens), 1 if how.guidance == 1 else 2
     starts = starts_of(len(scales), len(known), passes)
-    codes, inputs, fields = list(known), list[Tensor](), list[Tensor | None]()
+    found, inputs, fields = Sampled([*known], []), list[Tensor](), list[Tensor | None]()
     shape = len(noise.seeds), network.bits // scales.patch**2, *scales.latents[-1]
     total = torch.zeros(shape, dtype=torch.float32, device=noise.device)
     first = added = 0
     for number in range(len(scales)):
-        for code in codes[added:number]:
+        for code in found.codes[added:number]:
             total = total + enlarged(code, scales.latents[-1])
-        added = min(number, len(codes))
+        added = min(number, len(found.codes))
         if number:
             below = to_tokens(shrunk(total, scales.latents[number], mode), scales.patch)
             inputs.append(below.repeat(copies, 1, 1))
@@ -394,10 +384,10 @@ def predictions(
             if field is not None:
                 span = scales.spans[each]
                 here = logits[:, span.start - start : span.stop - start]
-                code = drawn_code(here, field, scales.grids[each], scales.patch, how)
-                codes.append(code)
-                yield here, code
+                found.codes.append(drawn_code(here, field, scales.grids[each], scales.patch, how))
+                found.logits.append(here)
         inputs, fields, first = [], [], number + 1
+    return found
 
 
 def _logits(

@@ -60,7 +60,6 @@ from lightning_modules.next_scale.next_scale import (
     forced,
     heard,
     inputs_of,
-    predictions,
     sample,
     scale_weights,
     starts_of,
@@ -210,9 +209,8 @@ class NSARM(NextScale, SuperResolver):
             known, (text, how) = self.preliminary(y), self.sampling(batch, teacher)
             seeds = torch.randint(2**62, (len(y),))
             noise = Noise(seeds, y.device)
-            drawn = list(predictions(teacher, scales, text, noise, how, known, mode))
-            codes = [*known, *(code for _, code in drawn)]
-            expected = torch.cat([chances(logits, how) for logits, _ in drawn], 1)
+            codes, drawn = sample(teacher, scales, text, noise, how, known, mode)
+            expected = torch.cat([chances(logits, how) for logits in drawn], 1)
         network, first, noise = self._network, len(known), Noise(seeds, y.device)
         starts = starts_of(len(scales), first, self.passes)
         inputs, read = inputs_of(codes, scales, starts, mode), None
@@ -335,7 +333,8 @@ class NSARM(NextScale, SuperResolver):
             return [*known, *(y.new_zeros(*shape, *size) for size in left)]
         text, how = self.sampling(batch)
         mode, passes = self.next_input_mode, self.passes
-        return sample(self.transformer, self.scales, text, noise, how, known, mode, passes=passes)
+        given = (self.transformer, self.scales, text, noise, how, known, mode)
+        return sample(*given, passes=passes).codes
 
     @property
     def options(self) -> dict[str, str | int | float]:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from commands import errors
 from tests.conftest import REPO
+from tests.docs.parsed import accept_missing
 
 
 @pytest.fixture
@@ -16,8 +16,7 @@ def accepted(enlarger: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(REPO)
     for name in ("CARS", "DATA"):
         monkeypatch.setenv(f"ENLARGER_{name}", name.lower())
-    monkeypatch.setattr(errors, "_refuse_missing", lambda key, path: None)
-    monkeypatch.setattr(errors, "refuse_missing_run", lambda words: None)
+    accept_missing(monkeypatch.setattr)
 
     def parse(*words: str) -> None:
         with pytest.raises(SystemExit) as stopped:

@@ -15,7 +15,7 @@ import re
 import runpy
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -32,7 +32,7 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
     [
         *("commands.cli", "callbacks.metrics.pixels", "torch.distributed.run"),
-        *("benchmarks.miniature.rows", "benchmarks.speed.invsr"),  # each a second
+        *("benchmarks.miniature.report", "benchmarks.speed.invsr"),  # each a second
     ]
 )
 NOT_PRINTED = {"config", "debug", "help", "print_config"}  # options of `main.py` that are no keys
@@ -63,14 +63,22 @@ def parsed(
         process.join()
 
 
+def accept_missing(patch: Callable[[object, str, object], None] = setattr) -> None:
+    """Let commands of `main.py` name files and runs that do not exist.
+
+    Args:
+        patch: Replaces an attribute; by default for the rest of the process.
+    """
+    patch(errors, "_refuse_missing", lambda key, path: None)
+    patch(errors, "refuse_missing_run", lambda words: None)
+
+
 def _child(
     sends: Connection, words: list[str], option: str, folder: str, environment: dict[str, str]
 ) -> None:
     os.chdir(folder)
     os.environ.update(environment)
-    # The reader has the files.
-    errors._refuse_missing = lambda key, path: None  # type: ignore[assignment]
-    errors.refuse_missing_run = lambda words: None  # type: ignore[assignment]
+    accept_missing()  # the reader has the files
     printed, said = io.StringIO(), io.StringIO()
     failed: object = None
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(said):

@@ -19,7 +19,6 @@ from lightning_modules.next_scale.next_scale import (
     forced,
     heard,
     inputs_of,
-    predictions,
     sample,
     scale_weights,
     self_correction,
@@ -144,7 +143,7 @@ class TestSample:
     @torch.no_grad()
     def test_greedy_bits_are_the_likelier_ones_of_teacher_forced_logits(self):
         """One code path: what was drawn scale by scale is what all scales at once would say."""
-        codes = sample(self.network, SCALES, texts(), self.noise(), Bitwise(tau=0))
+        codes = sample(self.network, SCALES, texts(), self.noise(), Bitwise(tau=0)).codes
         given = forced(bsq.total_after(codes), SCALES, lambda number, residual: codes[number])
         logits = self.network(given.inputs, SCALES, self.network.encode_text(texts()))
         likelier = (logits[..., 1] > logits[..., 0]).float()
@@ -157,12 +156,12 @@ class TestSample:
         whole = texts()
         if how.guidance != 1:
             whole = Text(torch.cat([whole.features] * 2).flip(0), torch.cat([whole.lengths] * 2))
-        known = sample(self.network, SCALES, whole, self.noise(), how)[:2]
+        known = sample(self.network, SCALES, whole, self.noise(), how).codes[:2]
         for at_once in (True, False):
             found = sample(
                 *(self.network, SCALES, whole, self.noise(), how, [-k for k in known]),
                 at_once=at_once,
-            )
+            ).codes
             assert torch.equal(found[1], -known[1])
             if at_once:
                 first = found
@@ -171,21 +170,21 @@ class TestSample:
 
     @torch.no_grad()
     def test_an_image_does_not_depend_on_its_batch(self):
-        both = sample(self.network, SCALES, texts(), self.noise(), Bitwise(1.0))
-        alone = sample(self.network, SCALES, texts(1), self.noise(1), Bitwise(1.0))
+        both = sample(self.network, SCALES, texts(), self.noise(), Bitwise(1.0)).codes
+        alone = sample(self.network, SCALES, texts(1), self.noise(1), Bitwise(1.0)).codes
         assert all(torch.equal(a[:1], b) for a, b in zip(both, alone, strict=True))
 
     @torch.no_grad()
     def test_guidance_leads_away_from_the_second_half(self):
         text, other = texts(), Text(texts().features.flip(0), texts().lengths.flip(0))
         both = Text(*(torch.cat(pair) for pair in zip(text, other, strict=True)))
-        plain = sample(self.network, SCALES, text, self.noise(), Bitwise(1.0))
-        led = sample(self.network, SCALES, both, self.noise(), Bitwise(1.0, guidance=5))
+        plain = sample(self.network, SCALES, text, self.noise(), Bitwise(1.0)).codes
+        led = sample(self.network, SCALES, both, self.noise(), Bitwise(1.0, guidance=5)).codes
         assert any(not torch.equal(a, b) for a, b in zip(plain, led, strict=True))
         same = Text(*(torch.cat([part, part]) for part in text))
         for after in (None, 1, 2):
             how = Bitwise(1.0, guidance=5, guidance_after=after)
-            found = sample(self.network, SCALES, same, self.noise(), how)
+            found = sample(self.network, SCALES, same, self.noise(), how).codes
             assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True))
 
     @torch.no_grad()
@@ -194,7 +193,7 @@ class TestSample:
         text, other = texts(), Text(texts().features.flip(0), texts().lengths.flip(0))
         both = Text(*(torch.cat(pair) for pair in zip(text, other, strict=True)))
         how = Bitwise(tau=0, guidance=3)
-        codes = sample(self.network, SCALES, both, self.noise(), how)
+        codes = sample(self.network, SCALES, both, self.noise(), how).codes
         given = forced(bsq.total_after(codes), SCALES, lambda number, residual: codes[number])
         with_it, without = (
             self.network(given.inputs, SCALES, self.network.encode_text(each))
@@ -210,7 +209,7 @@ class TestSample:
     def test_inputs_are_made_small_as_is_asked(self, mode, torchs):
         network, seen = transformer().eval(), []
         network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-        codes = sample(network, SCALES, texts(), self.noise(), Bitwise(1.0), mode=mode)
+        codes = sample(network, SCALES, texts(), self.noise(), Bitwise(1.0), mode=mode).codes
         total = bsq.total_after([*codes[:2], torch.zeros(2, BITS, 4, 4)])
         expected = functional.interpolate(total, (3, 3), mode=torchs)
         torch.testing.assert_close(seen[2], expected.flatten(2).mT)
@@ -222,7 +221,7 @@ class TestPasses:
         hook = network.register_forward_pre_hook(lambda *_: calls.append(1))
         noise, how = Noise(torch.tensor([3, 4])), how or Bitwise(1.0)
         with torch.no_grad():
-            codes = sample(network, SCALES, texts(), noise, how, known, passes=passes)
+            codes = sample(network, SCALES, texts(), noise, how, known, passes=passes).codes
         hook.remove()
         return codes, len(calls)
 
@@ -258,16 +257,14 @@ class TestPasses:
         torch.nn.init.normal_(network.noise_in.weight)
         known, how = self.counted(network, None)[0][:count], Bitwise(1.0)
         given = network, SCALES, texts(), Noise(torch.tensor([3, 4])), how, known
-        drawn_codes = list(predictions(*given, passes=passes))
+        codes, sampled = sample(*given, passes=passes)
         again, starts = Noise(torch.tensor([3, 4])), starts_of(4, count, passes)
         fields = [field_of(again, SCALES, number, BITS) for number in range(count, 4)]
         read = heard([*[None] * count, *fields], SCALES, starts)
-        codes = [*known, *(code for _, code in drawn_codes)]
         encoded = network.encode_text(texts())
         inputs = inputs_of(codes, SCALES, starts)
         logits = network(inputs, SCALES, encoded, noise=read)[:, SPANS[count].start :]
-        sampled = torch.cat([each for each, _ in drawn_codes], 1)
-        torch.testing.assert_close(logits, sampled, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(logits, torch.cat(sampled, 1), rtol=1e-4, atol=1e-4)
         assert (read is None) == (passes is None)
         if passes:
             deaf = network(inputs, SCALES, encoded)[:, SPANS[count].start :]
@@ -296,6 +293,6 @@ class TestPasses:
         found = sample(
             *(network, SCALES, same, Noise(torch.tensor([3, 4])), Bitwise(1.0, guidance=5)),
             passes=[1, 3],
-        )
+        ).codes
         plain = self.counted(network, [1, 3])[0]
         assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True))
