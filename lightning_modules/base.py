@@ -498,7 +498,7 @@ class SuperResolver(ImageModel):
         if self.color_fix != "none":
             found["color_fix"] = self.color_fix
         if self.tile_always:  # tiles only in prediction change no metric
-            found |= self.tiling.asked
+            found |= self.tiling.options
         return found
 
     def color_reference(self, batch: Batch) -> Tensor:

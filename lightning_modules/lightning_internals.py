@@ -33,7 +33,7 @@ def measured_now(trainer: Any) -> Mapping[str, Tensor]:
     return measured
 
 
-def uncounted(optimizer: Any) -> None:
+def exclude_from_step_count(optimizer: Any) -> None:
     """Let the next step of a ``LightningOptimizer`` not count as a training step.
 
     Lightning resets both hooks in each batch. Held by

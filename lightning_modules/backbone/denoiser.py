@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.library import Flags, pretrained, run_as, untrained
 from lightning_modules.backbone.space import named
-from lightning_modules.weights import bare_names, fingerprint, fit, part_of, read_weights
+from lightning_modules.weights import bare_names, fingerprint, load_strictly, part_of, read_weights
 
 
 class Features(NamedTuple):
@@ -55,7 +55,7 @@ def count_skips(unet: Any) -> int:
     return 1 + sum(len(block.resnets) + len(block.downsamplers or ()) for block in blocks)
 
 
-def read(unet: Any, inputs: Mapping[str, Any], middle: bool) -> Features:
+def run_down_path(unet: Any, inputs: Mapping[str, Any], middle: bool) -> Features:
     """Run only the down path of a U-Net.
 
     Args:
@@ -67,7 +67,7 @@ def read(unet: Any, inputs: Mapping[str, Any], middle: bool) -> Features:
     ends: list[Tensor] = []
 
     def stop(*_: Any) -> None:
-        raise _Enough
+        raise _DownPathDone
 
     first = getattr(unet, "transformer_in", unet.conv_in)  # source of the first skip connection
     hooks = [first.register_forward_hook(lambda _, __, out: skips.append(_tensor_of(out)))]
@@ -78,7 +78,7 @@ def read(unet: Any, inputs: Mapping[str, Any], middle: bool) -> Features:
     end = unet.up_blocks[0] if middle else unet.mid_block
     hooks.append(end.register_forward_pre_hook(stop))
     try:
-        with suppress(_Enough):
+        with suppress(_DownPathDone):
             unet.forward(**inputs)
     finally:
         for hook in hooks:
@@ -86,7 +86,7 @@ def read(unet: Any, inputs: Mapping[str, Any], middle: bool) -> Features:
     return Features(tuple(skips), ends[0] if ends else None)
 
 
-def additions(unet: Any, residuals: Residuals, like: Tensor) -> dict[str, Any]:
+def residual_arguments(unet: Any, residuals: Residuals, like: Tensor) -> dict[str, Any]:
     """Return the arguments of a U-Net's ``forward`` that add residuals.
 
     Args:
@@ -119,7 +119,7 @@ def _tensor_of(output: Any) -> Any:
     return output[0] if isinstance(output, tuple) else output
 
 
-class _Enough(Exception):  # noqa: N818  (no error: it ends the down path)
+class _DownPathDone(Exception):  # noqa: N818  (no error: it ends the down path)
     """All requested features were read."""
 
 
@@ -246,7 +246,7 @@ class UNet2D(Denoiser):
         weights = read_weights(path)
         tensors = bare_names(weights.tensors)
         own = part_of(tensors, "denoiser")
-        fit(self if own else self.unet, own or tensors, weights.name)
+        load_strictly(self if own else self.unet, own or tensors, weights.name)
         self.begun, self.trained_timesteps = weights.name, weights.timesteps
         if self.flags.frozen:
             self.source = f"{weights.name} {fingerprint(own or tensors)}"
@@ -268,7 +268,7 @@ class UNet2D(Denoiser):
         """
         inputs = self._inputs(z_t, t, condition or Condition())
         if residuals is not None:
-            inputs |= additions(self.unet, residuals, inputs["sample"])
+            inputs |= residual_arguments(self.unet, residuals, inputs["sample"])
         raw: Tensor = self.unet(**inputs, return_dict=False)[0]
         return raw.to(z_t.dtype)
 
@@ -289,7 +289,7 @@ class UNet2D(Denoiser):
             ValueError: As in ``forward``.
         """
         inputs = self._inputs(z_t, t, condition or Condition())
-        return read(self.unet, {**inputs, "return_dict": False}, middle)
+        return run_down_path(self.unet, {**inputs, "return_dict": False}, middle)
 
     def null_text(self, count: int, tokens: int = 1) -> Tensor | None:
         """Return the null text; equal tokens, which attention treats as one."""

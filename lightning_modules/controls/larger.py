@@ -80,7 +80,7 @@ def base_of(target: Size, scale: float) -> Size:
     return height, width
 
 
-def ladder(
+def cascade_sizes(
     base: Size,
     target: Size,
     rule: Rule | Sequence[Size] = "geometric",

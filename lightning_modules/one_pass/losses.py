@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_modules.weights import fingerprint, fit, read_weights
+from lightning_modules.weights import fingerprint, load_strictly, read_weights
 
 
 class Loss(nn.Module, ABC):
@@ -322,7 +322,7 @@ class VGG19Perceptual(Loss):
         """
         network, found = VGG19Features(list(self.layers)), read_weights(path)
         own = network.official(found.tensors)
-        fit(network, own, found.name)
+        load_strictly(network, own, found.name)
         self.network = network.requires_grad_(False).eval().to(memory_format=torch.channels_last)
         self.source = f"{found.name} {fingerprint(own)}"
 

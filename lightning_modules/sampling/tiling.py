@@ -85,7 +85,7 @@ class Tiling:
             )
 
     @property
-    def asked(self) -> dict[str, str | int | float]:
+    def options(self) -> dict[str, str | int | float]:
         """Settings that differ from the defaults and change outputs, by key."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         own = {field.name: field.default for field in fields(self)}
