@@ -112,7 +112,7 @@ class InceptionMetric(SetMetric):
         """Return (B, 2048) float32 features of (B, 3, H, W) images in [0, 1]."""
         prepare = PREPARATIONS[self.preset][2]
         what = ("inception", self.preset, self.sha256)
-        return self.once(images, what, lambda: self.embed(prepare(levels(images))))
+        return self.cached(images, what, lambda: self.embed(prepare(levels(images))))
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Return (B, 2048) float32 features of (B, 3, 299, 299) pixels in [0, 255].
@@ -466,7 +466,7 @@ class PatchMetric(InceptionMetric):
             raise TooSmall(images, f"a crop's {SIDE}x{SIDE}")
         keys = tuple(batch["key"])
         what = ("patches", self.crops, keys, self.sha256)
-        return self.once(images, what, lambda: self._embed_crops(images, keys))
+        return self.cached(images, what, lambda: self._embed_crops(images, keys))
 
     def _embed_crops(self, images: Tensor, keys: tuple[str, ...]) -> Tensor:
         limit = np.array(images.shape[-2:]) - SIDE + 1

@@ -127,7 +127,7 @@ class VideoMetric(SetMetric):
                 f"{self.name} of {', '.join(batch['key'])}: got the shape {tuple(images.shape)}; "
                 f"expected clips (B, T, 3, H, W) of at least {self.frames} frames"
             )
-        return self.once(images, ("clips", self.frames, self.sha256), lambda: self._embed(images))
+        return self.cached(images, ("clips", self.frames, self.sha256), lambda: self._embed(images))
 
     def _path(self) -> Path:
         return Path(expand_path(self.weights or "", f"{type(self).__name__}.weights"))
