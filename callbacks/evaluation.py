@@ -167,7 +167,7 @@ def evaluated_datasets(trainer: Trainer) -> list[Any]:
 
 
 def output_image(outputs: Any) -> Tensor:
-    """Return the image that a step returned.
+    """Return what a step returned: images (B, 3, H, W) in [0, 1], or clips (B, F, 3, H, W).
 
     Raises:
         TypeError: If it is not ``{"sr": image}``.

@@ -24,7 +24,7 @@ def writes_step(trainer: Any) -> bool:
 
 
 def measured_now(trainer: Any) -> Mapping[str, Tensor]:
-    """Return the values of this validation alone.
+    """Return the values of this validation alone, scalars by their names in the logs.
 
     ``callback_metrics`` keeps those of earlier ones. Held by
     ``test_what_a_validation_did_not_measure_is_not_looked_at`` in test_plateau.py.

@@ -97,7 +97,7 @@ class Attachment(ABC):
 
     @abstractmethod
     def features(self, read: Features) -> dict[str, Tensor]:
-        """Return the features of a U-Net's down path, by place."""
+        """Return the features of a U-Net's down path by place, in the shapes of ``Features``."""
 
     @abstractmethod
     def predict(
@@ -108,7 +108,15 @@ class Attachment(ABC):
         condition: Condition,
         added: Mapping[str, Tensor],
     ) -> Tensor:
-        """Return the denoiser's raw output, with ``added`` at the places."""
+        """Return the denoiser's raw output, with ``added`` at the places.
+
+        Args:
+            denoiser: The denoiser.
+            z: As in ``Denoiser.forward``.
+            t: As in ``Denoiser.forward``.
+            condition: As in ``Denoiser.forward``.
+            added: By place, in the shapes of ``features``.
+        """
 
     @property
     def widths(self) -> dict[str, int]:

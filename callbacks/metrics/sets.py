@@ -561,7 +561,7 @@ class SetMetric(Metric):
         """
 
     def distances(self, sr: Tensor, hr: Tensor) -> dict[str, float]:
-        """Return the number by its name, and any further ones. Args as above."""
+        """Return the number by its name, and any further ones. Args as for ``distance``."""
         return {self.name: self.distance(sr, hr)}
 
     def features_protocol(self) -> MetricProtocol:
@@ -573,9 +573,9 @@ class SetMetric(Metric):
         """Return features, computed once for all metrics of the run that need them.
 
         Args:
-            images: The batch's images.
+            images: The batch's images, (B, 3, H, W) in [0, 1]; for clips (B, F, 3, H, W).
             what: Identifies the features: network, its weights, preparation.
-            work: Computes them.
+            work: Computes them, (B, ...).
         """
         seen = _SEEN.setdefault(images, {})
         if what not in seen:

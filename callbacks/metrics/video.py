@@ -278,7 +278,7 @@ class Flicker(SetMetric):
     def distances(self, sr: Tensor, hr: Tensor) -> dict[str, float]:
         """Return differences along the flow and of still places, of outputs and of real clips.
 
-        Without still places their difference is absent.
+        Both are (N, 4), results of ``features``. Without still places their difference is absent.
         """
         found = {}
         for end, clips in (("", sr), ("_real", hr)):

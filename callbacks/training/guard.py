@@ -107,7 +107,7 @@ def copies(trainer: Trainer) -> int:
 
 
 def local_part(tensor: Tensor) -> Tensor:
-    """Return this process's part of a sharded tensor."""
+    """Return this process's part of a sharded tensor; any other tensor as it is."""
     part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return part
 
@@ -286,7 +286,7 @@ class Guard(Callback):
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
-        """Keep the loss for later."""
+        """Keep the loss, a scalar, for later."""
         if loss.dtype == torch.float16 and _scaler(trainer) is not None:
             return  # multiplied by the scale, it may exceed 65504; its gradients are checked
         if len(self._losses) >= UNSEEN and not pl_module.automatic_optimization:

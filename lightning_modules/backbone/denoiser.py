@@ -92,7 +92,7 @@ def residual_arguments(unet: Any, residuals: Residuals, like: Tensor) -> dict[st
     Args:
         unet: The U-Net.
         residuals: The residuals.
-        like: A tensor with the device and type.
+        like: A tensor of any shape with the device and type.
 
     Raises:
         ValueError: If the number of a skip connection is unknown.
@@ -133,12 +133,12 @@ class Denoiser(nn.Module, ABC):
     Attributes:
         channels: Channels of the noisy sample.
         source: Source of frozen weights, with a hash; empty if they train.
-        begun: Source of the initial weights, frozen or not; empty for random weights.
+        initial_source: Source of the initial weights, frozen or not; empty for random weights.
     """
 
     channels: int
     source: str = ""
-    begun: str = ""
+    initial_source: str = ""
 
     @abstractmethod
     def forward(
@@ -205,7 +205,7 @@ class UNet2D(Denoiser):
         self._width = text_width(self.unet)
         self._add_null(null_token or ("none" if trained else "learned"))
         self.channels = int(self.unet.config.out_channels)
-        self.begun = str(network) if trained else ""
+        self.initial_source = str(network) if trained else ""
         self.trained_timesteps: Sequence[int] | None = None  # first and end; None for all
         if self.flags.frozen:
             self.requires_grad_(False)
@@ -247,7 +247,7 @@ class UNet2D(Denoiser):
         tensors = bare_names(weights.tensors)
         own = part_of(tensors, "denoiser")
         load_strictly(self if own else self.unet, own or tensors, weights.name)
-        self.begun, self.trained_timesteps = weights.name, weights.timesteps
+        self.initial_source, self.trained_timesteps = weights.name, weights.timesteps
         if self.flags.frozen:
             self.source = f"{weights.name} {fingerprint(own or tensors)}"
 
@@ -280,9 +280,9 @@ class UNet2D(Denoiser):
         A compiled network runs uncompiled here. Gradients are recorded as usual.
 
         Args:
-            z_t: As in ``forward``.
-            t: As in ``forward``.
-            condition: As in ``forward``.
+            z_t: As in ``Denoiser.forward``.
+            t: As in ``Denoiser.forward``.
+            condition: As in ``Denoiser.forward``.
             middle: Whether to run the middle block.
 
         Raises:
@@ -292,7 +292,7 @@ class UNet2D(Denoiser):
         return run_down_path(self.unet, {**inputs, "return_dict": False}, middle)
 
     def null_text(self, count: int, tokens: int = 1) -> Tensor | None:
-        """Return the null text; equal tokens, which attention treats as one."""
+        """As ``Denoiser.null_text``; equal tokens, which attention treats as one."""
         return None if self.null is None else self.null.expand(count, tokens, -1)
 
     def train(self, mode: bool = True) -> UNet2D:

@@ -206,7 +206,7 @@ class Space(Float32, ABC):
 
         Args:
             network: Its encoder or decoder.
-            x: The input.
+            x: (B, 3, H, W) for the encoder, (B, channels, h, w) for the decoder.
         """
         return without_fp16(network, x) if self.fp16_overflows else network(x)
 

@@ -127,7 +127,7 @@ class SoftClamp(nn.Module):
     """3 tanh(x / 3)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Squash values to [-3, 3]."""
+        """Squash values of any shape to [-3, 3]."""
         return (x / _REACH).tanh() * _REACH
 
 

@@ -199,7 +199,7 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 
 
 def norm(x: Tensor) -> Tensor:
-    """Normalise over channels, in float32, without weights."""
+    """Normalise (..., C) over channels, in float32, without weights."""
     return functional.layer_norm(x.float(), x.shape[-1:], eps=EPS)
 
 

@@ -105,7 +105,7 @@ def without_fp16(network: Callable[[Tensor], T], x: Tensor) -> T:
 
     Args:
         network: The network, with float32 weights.
-        x: The input.
+        x: Its input, of any shape.
     """
     kind = x.device.type
     if not torch.is_autocast_enabled(kind) or torch.get_autocast_dtype(kind) != torch.float16:

@@ -105,7 +105,12 @@ class Charbonnier(Loss):
 
 
 def charbonnier(sr: Tensor, hr: Tensor, eps: float = 1e-3) -> Tensor:
-    """Return the mean of sqrt(d^2 + eps^2).
+    """Return the mean of sqrt(d^2 + eps^2), a scalar; d is the difference.
+
+    Args:
+        sr: Any shape.
+        hr: In the shape of ``sr``.
+        eps: Difference below which it is nearly quadratic, in their units.
 
     Source: Charbonnier et al., ICIP 1994; eps of LapSRN (Lai et al., 2017; arXiv 1710.01992).
     """
