@@ -1,4 +1,4 @@
-"""How much memory something takes: on a GPU by torch's own count, else by the system's."""
+"""Peak memory of a block of code: on a GPU by torch's own count, else by the system's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every result says beside its numbers: the command, the commit, the machine, the seed."""
+"""Provenance of every result: the command, the commit, the machine, the seed."""
 
 from __future__ import annotations
 

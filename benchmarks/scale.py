@@ -1,4 +1,4 @@
-"""What a billion images cost, from small measurements: ``python -m benchmarks.scale``.
+"""Cost of a billion images, from small measurements: ``python -m benchmarks.scale``.
 
 Two sizes give the cost of one more sample, tar or image; writes benchmarks/results/scale.json.
 """

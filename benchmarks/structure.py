@@ -1,4 +1,4 @@
-"""How the code is cut: files and lines a room, import circles, and files that a batch passes.
+"""Structure of the code: files and lines a room, import circles, and files that a batch passes.
 
 ``python -m benchmarks.structure`` prints what the table in docs/architecture.md holds. The files of
 a batch are those whose functions are called from the start of one training step to the start of the

@@ -155,7 +155,7 @@ def evaluated_datasets(trainer: Trainer) -> list[Any]:
 
 
 def output_image(outputs: Any) -> Tensor:
-    """Return the image that a step returned.
+    """Return what a step returned: images (B, 3, H, W) in [0, 1], or clips (B, F, 3, H, W).
 
     Raises:
         TypeError: If it is not ``{"sr": image}``.
@@ -202,7 +202,7 @@ def together(method: LightningModule) -> bool:
 
 def gather(mine: T) -> list[T]:
     """Return the values of all processes, by rank."""
-    if not several():
+    if not is_distributed():
         return [mine]
     everyones: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyones, mine)
@@ -211,7 +211,7 @@ def gather(mine: T) -> list[T]:
 
 def gather_on_first(mine: T) -> list[T]:
     """Return the values of all processes, by rank, on the first; an empty list on the others."""
-    if not several():
+    if not is_distributed():
         return [mine]
     first = dist.get_rank() == 0
     everyones: list[Any] | None = [None] * dist.get_world_size() if first else None
@@ -228,7 +228,7 @@ def on_first(work: Callable[[], T]) -> T:
     Raises:
         RuntimeError: If it failed; the first process raises the error itself.
     """
-    if not several():
+    if not is_distributed():
         return work()
     sent: list[Any] = [None, None]
     error: BaseException | None = None
@@ -278,7 +278,7 @@ def sync_states(metric: torchmetrics.Metric) -> None:
     Raises:
         RuntimeError: If the states cannot be reduced; raised on all processes.
     """
-    if not several():
+    if not is_distributed():
         return
     # torchmetrics' own sync needs equal numbers, dimensions and types of tensors, which a process
     # without images cannot know.
@@ -303,7 +303,7 @@ def _moved(state: Any, device: torch.device | str) -> Any:
     return [x.to(device) for x in state] if isinstance(state, list) else state.to(device)
 
 
-def several() -> bool:
+def is_distributed() -> bool:
     """Return whether there is more than one process."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 

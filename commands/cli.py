@@ -28,7 +28,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 
-from callbacks.evaluation import FiniteOutputs, all_callbacks, several
+from callbacks.evaluation import FiniteOutputs, all_callbacks, is_distributed
 from callbacks.predict.predictions import outputs_in
 from callbacks.predict.writer import Writer
 from callbacks.report.images import SampleGrid
@@ -548,19 +548,19 @@ def run(args: list[str]) -> None:
             raise
         sys.stderr.write("stopped by SIGINT\n")
         status = 128 + signal.SIGINT
-        if several():
+        if is_distributed():
             _end(status)
     except RepeatedError as repeated:
         _end(repeated.status)
     except Exception as error:
         sentence = None if debug else sentence_of(error)
-        if sentence is None and not several():
+        if sentence is None and not is_distributed():
             raise
         if sentence is None:
             traceback.print_exc()
         else:
             sys.stderr.write(f"error: {sentence}\n")
-        if several():
+        if is_distributed():
             _end(status_of(error))
         raise SystemExit(status_of(error)) from error
     if dist.is_available() and dist.is_initialized():

@@ -123,22 +123,22 @@ def _finish(parts: Parts, near: int) -> None:
 
 def _sections(summary: Summary, images: Images, paths: list[str]) -> list[Section]:
     """Return the small images of the page."""
-    from callbacks.pages.stats import Section, Shot
+    from callbacks.pages.stats import Section, Thumbnail
     from datamodules.stats.examples import small_image
 
-    def shots(numbers: list[int], caption: str, cut: bool) -> list[Shot]:
+    def thumbnails(numbers: list[int], caption: str, cut: bool) -> list[Thumbnail]:
         found = []
         for number in numbers:
             webp = small_image(images, number, cut)
             if webp is not None:
                 row = images.row(number)
                 said = caption.format(row["blur"], row["noise"], row["width"], row["height"])
-                found.append(Shot(_shown(images.name(number), paths), said, webp))
+                found.append(Thumbnail(_shown(images.name(number), paths), said, webp))
         return found
 
     sections = []
     for kind, title, caption, cut in LOOKED_AT:
-        found = shots(summary.examples[kind], caption, cut)
+        found = thumbnails(summary.examples[kind], caption, cut)
         more = not cut and summary.numbers[kind] > len(summary.examples[kind])
         about = "The middle of each image, unscaled." if cut else "The first of them." * more
         sections.append(Section(title, about, [found] if found else []))
@@ -148,7 +148,7 @@ def _sections(summary: Summary, images: Images, paths: list[str]) -> list[Sectio
     ):
         some = groups.largest[:GROUPS]
         about = "The largest groups; stats.json lists more." if groups.groups > len(some) else ""
-        found_groups = [shots(group.numbers[:IN_GROUP], caption, False) for group in some]
+        found_groups = [thumbnails(group.numbers[:IN_GROUP], caption, False) for group in some]
         sections.insert(len(sections) - 2, Section(title, about, [g for g in found_groups if g]))
     return sections
 

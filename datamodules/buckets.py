@@ -96,6 +96,10 @@ def starts_of_runs(differs: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return where runs of equal values start.
 
     Args:
-        differs: Whether each value but the first differs from the one before; there is a value.
+        differs: (n - 1,), whether each value but the first differs from the one before; n is 1 or
+            more.
+
+    Returns:
+        (runs,) int64, the numbers of the values, from 0.
     """
     return np.concatenate([np.zeros(1, np.int64), np.flatnonzero(differs) + 1])

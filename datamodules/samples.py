@@ -81,7 +81,7 @@ def draw_turn(flips: Flips, draws: SampleDraws) -> int:
     return draws.integer(0, 2 if flips == "horizontal" else 8)
 
 
-def continued(image: Pixels, height: int, width: int) -> Pixels:
+def pad_symmetric(image: Pixels, height: int, width: int) -> Pixels:
     """Pad an image by mirroring it at its lower and right border.
 
     The mirror axis is the border, not the centre of the last pixel, so HR and LR of a pair stay
@@ -441,7 +441,7 @@ class TrainingImages(Images):
         out: Pixels | None = None,
     ) -> Pixels:
         cut = image[top : top + side, left : left + side]
-        return turned(continued(cut, side, side), turn, out)
+        return turned(pad_symmetric(cut, side, side), turn, out)
 
     def _too_small(self, index: int, size: tuple[int, ...]) -> _TooSmallError:
         return _TooSmallError(

@@ -38,7 +38,7 @@ def usable_cores() -> int:
         return os.cpu_count() or 1
 
 
-def expend() -> None:
+def mark_expendable() -> None:
     """Let ``time_limit`` end this process, as its work is done again by another one."""
     global _is_worker
     _is_worker = True
@@ -249,7 +249,7 @@ def _serve(
     start: Callable[[], object] | None,
 ) -> None:
     """Answer items by results, or by an error, until the parent ends."""
-    expend()
+    mark_expendable()
     # The terminal sends Ctrl-C to all processes of the command; the main one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

@@ -94,7 +94,12 @@ class Canvas(NamedTuple):
 
 
 def reflected_index(index: Tensor, n: Tensor | int) -> Tensor:
-    """Mirror integers into [0, n) at both ends as often as needed; the ends are not repeated."""
+    """Mirror integers into [0, n) at both ends as often as needed; the ends are not repeated.
+
+    Args:
+        index: Integers, in any shape.
+        n: Above 0; a tensor is broadcast with ``index``.
+    """
     last = torch.as_tensor(n, device=index.device) - 1 if isinstance(n, int) else n - 1
     folded = index.abs() % (2 * last).clamp_min(1)
     return (last - (last - folded).abs()).clamp_min(0)
@@ -317,7 +322,7 @@ class Degradation(nn.Module, ABC):
         return self.draw(Draws(seeds).fold("degradation"), shape)
 
     def replay(self, hr: Tensor, params: Params) -> Tensor:
-        """Degrade by given parameters, drawn now or recorded; otherwise as `forward`."""
+        """Degrade (B, 3, H, W) by given parameters, drawn or recorded; otherwise as `forward`."""
         check_images(hr)
         size = self.lr_size(hr.shape[-2:])
         if not self._checked:
@@ -338,7 +343,7 @@ class Degradation(nn.Module, ABC):
         return lr.clamp(0.0, 1.0)
 
     def check_output(self, name: str, x: Tensor, batch: int) -> None:
-        """Check the output of the stage `name`; its values on the first batch only.
+        """Check (B, C, h, w), the output of the stage `name`; its values on the first batch only.
 
         Raises:
             TypeError: It is not float32.
@@ -510,7 +515,7 @@ def each_on_host(
 
 
 def quantize_8bit(x: Tensor) -> Tensor:
-    """Clamp to [0, 1] and round to multiples of 1/255, like an 8-bit file."""
+    """Clamp values of any shape to [0, 1] and round to multiples of 1/255, like an 8-bit file."""
     return (x.clamp(0.0, 1.0) * 255.0).round() / 255.0
 
 

@@ -16,7 +16,7 @@ def copy_to(x: Tensor, device: torch.device, dtype: torch.dtype | None = None) -
     """Copy a host tensor to a device without waiting.
 
     Args:
-        x: On the CPU.
+        x: Of any shape, on the CPU.
         device: Where the copy should be; on the CPU, ``x`` itself is returned if the type fits.
         dtype: Type of the copy; that of ``x`` by default.
     """
@@ -26,7 +26,7 @@ def copy_to(x: Tensor, device: torch.device, dtype: torch.dtype | None = None) -
 
 
 def tensor_like(values: Sequence[float], like: Tensor) -> Tensor:
-    """Return a tensor of Python numbers on the device and in the type of ``like``."""
+    """Return a tensor (n,) of n Python numbers on the device and in the type of ``like``."""
     return copy_to(torch.tensor(values, dtype=like.dtype), like.device)
 
 
@@ -34,7 +34,7 @@ class Table:
     """Constants on the CPU that are copied to each device and type once.
 
     Args:
-        values: On the CPU; must not change.
+        values: Of any shape, on the CPU; must not change.
     """
 
     def __init__(self, values: Tensor) -> None:

@@ -23,7 +23,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from lightning_modules.base import SuperResolver
-from lightning_modules.lightning_internals import uncounted
+from lightning_modules.lightning_internals import exclude_from_step_count
 from lightning_modules.optimisation import adam, optimizer_of
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Adversarial(SuperResolver):
         optimizer = cast(Any, optimizers[index] if isinstance(optimizers, list) else optimizers)
         self._average(optimizer.optimizer)
         if index == SECOND:
-            uncounted(optimizer)
+            exclude_from_step_count(optimizer)
         before = self.trainer.global_step
         optimizer.step()
         optimizer.zero_grad()

@@ -513,7 +513,7 @@ class SuperResolver(ImageModel):
         if self.color_fix != "none":
             found["color_fix"] = self.color_fix
         if self.tile_always:  # tiles only in prediction change no metric
-            found |= self.tiling.asked
+            found |= self.tiling.options
         return found
 
     def color_reference(self, batch: Batch) -> Tensor:
@@ -671,17 +671,17 @@ class SuperResolver(ImageModel):
     def validation_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Tensor]:
-        """Restore a validation batch; callbacks measure the output."""
+        """Restore a validation batch, as ``enlarge``; callbacks measure the output."""
         return self.enlarge(batch)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Restore a test batch; callbacks measure the output."""
+        """Restore a test batch, as ``enlarge``; callbacks measure the output."""
         return self.enlarge(batch)
 
     def predict_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Tensor] | None:
-        """Enlarge one image, in tiles if it is large; None if it could not be read.
+        """Enlarge one image as ``enlarge``, in tiles if it is large; None if it could not be read.
 
         Raises:
             ValueError: As in ``enlarge``; and if the processes are to make tiles together, and have
@@ -746,17 +746,17 @@ class Generator(ImageModel):
     def validation_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Tensor]:
-        """Generate for a validation batch; callbacks measure the output."""
+        """Generate for a validation batch, as ``sample``; callbacks measure the output."""
         return self.sample(batch)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Generate for a test batch; callbacks measure the output."""
+        """Generate for a test batch, as ``sample``; callbacks measure the output."""
         return self.sample(batch)
 
     def predict_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Tensor] | None:
-        """Generate the images of a batch; None if it could not be read."""
+        """Generate the images of a batch, as ``sample``; None if it could not be read."""
         return None if "error" in batch else self.sample(batch)
 
 

@@ -39,7 +39,7 @@ from lightning_modules.networks.liif import LIIF
 from lightning_modules.noise import Noise, Size, augmented, check_augmentation
 from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import ShiftSampler, ShiftSolver
-from lightning_modules.weights import bare_names, fingerprint, fit, part_of, read_weights
+from lightning_modules.weights import bare_names, fingerprint, load_strictly, part_of, read_weights
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -271,7 +271,7 @@ class CasArbi(SuperResolver):
         network = self._network()
         hr, lr = self.encoded(batch["hr"]), batch["lr"]
         y, level = augmented(lr, self.noise_probability, self.noise_level)
-        b, features = self.based(y, batch["size"])
+        b, features = self.base_output(y, batch["size"])
         x_0 = hr if self.domain == "image" else hr - b
         t = torch.randint(self.process.steps, (len(hr),), device=hr.device)
         eps = self._noise_unit(self.sigma_r) * torch.randn_like(hr)
@@ -314,7 +314,7 @@ class CasArbi(SuperResolver):
         if self.later_noise and not first:
             level += self.later_noise
             y = y + self.later_noise / 2 * noise.normal(y.shape)
-        b, features = self.based(y, size)
+        b, features = self.base_output(y, size)
         network = self.network
         if network is None:
             return self.decoded(b, size)
@@ -344,7 +344,7 @@ class CasArbi(SuperResolver):
         """Return images (B, 3, *size) in [0, 1] of the diffusion's values."""
         return (x.clamp(-1, 1) + 1) / 2
 
-    def based(self, y: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+    def base_output(self, y: Tensor, size: Size) -> tuple[Tensor, Tensor]:
         """Return the base's b (B, 3, *size), encoded, and its features of y (B, 3, h, w)."""
         base = cast(Base, self.base)
         with torch.no_grad():
@@ -444,7 +444,7 @@ class CasArbi(SuperResolver):
     def _errors(self, hr: Tensor, lr: Tensor) -> Tensor:
         # (2,) mean squared errors of the base and of bicubic, for encoded values.
         size = (hr.shape[-2], hr.shape[-1])
-        b, _ = self.based(lr, size)
+        b, _ = self.base_output(lr, size)
         images = (b, self.encoded(resize(lr, size)))
         return torch.stack([(self.encoded(hr) - image).square().mean() for image in images])
 
@@ -495,7 +495,7 @@ class CasArbi(SuperResolver):
         tensors = bare_names(found.tensors)
         official = getattr(self.base, "official", dict)
         tensors = part_of(tensors, "network") if found.model else official(tensors)
-        fit(self.base, tensors, f"model.init_args.base_weights, {path},")
+        load_strictly(self.base, tensors, f"model.init_args.base_weights, {path},")
         self._name_base(found.name)
 
     def _name_base(self, name: str) -> None:

@@ -32,7 +32,7 @@ from lightning_modules.sampling.captions import (
     encode_captions,
     frames_of,
     sample_shape,
-    to_learn,
+    training_images,
 )
 from lightning_modules.sampling.solvers import ddim
 
@@ -127,7 +127,7 @@ class Diffusion(InLatents, Generator):
         """
         if "latent" in batch:
             return self.space.take(batch["latent"], batch["space"])
-        x = to_learn(batch, self.denoiser)
+        x = training_images(batch, self.denoiser)
         small = (x.shape[-2] // int(self.scale), x.shape[-1] // int(self.scale))
         return self.space.encode(resized(x, small, "area"))
 

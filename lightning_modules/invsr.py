@@ -51,7 +51,7 @@ from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.captions import encode_captions
 from lightning_modules.sampling.solvers import euler, euler_ancestral
 from lightning_modules.sampling.tiling import padded
-from lightning_modules.weights import fingerprint, fit_part, read_weights, same_weights
+from lightning_modules.weights import fingerprint, load_part, read_weights, same_weights
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -498,7 +498,7 @@ class InvSR(InLatents, Adversarial):
             self.discriminator is not None
             and self.trainer.global_step >= self.losses.adversarial_start
         ):
-            adversarial = hinge_generator(self._judged(x0, t, known))
+            adversarial = hinge_generator(self._discriminator_logits(x0, t, known))
             self.log("train/adversarial", adversarial)
             loss = loss + self.losses.adversarial_weight * adversarial
         self.log("train/loss", loss, prog_bar=True)
@@ -507,8 +507,10 @@ class InvSR(InLatents, Adversarial):
     def discriminator_loss(self, made: Any) -> Tensor:
         """Return the hinge loss of latents of HR and predicted ones, at the same timesteps."""
         z, x0, t, known = made
-        judge = cast(nn.Module, self.discriminator)
-        loss = hinge_discriminator(judge(z, t, known[0].text), self._judged(x0, t, known))
+        discriminator = cast(nn.Module, self.discriminator)
+        loss = hinge_discriminator(
+            discriminator(z, t, known[0].text), self._discriminator_logits(x0, t, known)
+        )
         self.log("train/discriminator", loss, prog_bar=True)
         return loss
 
@@ -526,9 +528,9 @@ class InvSR(InLatents, Adversarial):
         z_t = self.schedule.add_noise(y, noise.sample(eps), t)
         return self._clean(z_t, t, known)
 
-    def _judged(self, x0: Tensor, t: Tensor, known: Conditions) -> list[Tensor]:
-        judge = cast(nn.Module, self.discriminator)
-        return cast("list[Tensor]", judge(x0.clamp(-CLAMP, CLAMP), t, known[0].text))
+    def _discriminator_logits(self, x0: Tensor, t: Tensor, known: Conditions) -> list[Tensor]:
+        discriminator = cast(nn.Module, self.discriminator)
+        return cast("list[Tensor]", discriminator(x0.clamp(-CLAMP, CLAMP), t, known[0].text))
 
     # ------------------------------------------------------------------------------------- sampling
 
@@ -720,7 +722,7 @@ class InvSR(InLatents, Adversarial):
             key = "sampling.middle_weights"
             found = read_weights(find(key, self.sampling.middle_weights))
             # In the run that trained it, it was the predictor.
-            own = fit_part(self.middle, found, "predictor", from_official, key)
+            own = load_part(self.middle, found, "predictor", from_official, key)
             # It is frozen, so checkpoints and results name its source.
             cast(Any, self.middle).source = f"{found.name} {fingerprint(own)}"
         weights = self.losses.perceptual_weights
@@ -729,7 +731,7 @@ class InvSR(InLatents, Adversarial):
         if self.discriminator is not None and self.discriminator_weights is not None:
             key = "discriminator_weights"
             found = read_weights(find(key, self.discriminator_weights))
-            fit_part(self.discriminator, found, "discriminator", from_official, key)
+            load_part(self.discriminator, found, "discriminator", from_official, key)
 
     def _load_perceptual(self) -> None:
         if self._find_perceptual is not None:

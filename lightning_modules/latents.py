@@ -132,7 +132,7 @@ def check_trained(denoiser: UNet2D | None, space: Space) -> None:
     Raises:
         ValueError: If the denoiser or the autoencoder has random weights.
     """
-    if denoiser is not None and not (denoiser.source or denoiser.begun):
+    if denoiser is not None and not (denoiser.source or denoiser.initial_source):
         raise ValueError(
             "a trained base is required: set its folder or hub name in model.init_args.denoiser, "
             "or model.init_args.denoiser_weights to the run that trained it"

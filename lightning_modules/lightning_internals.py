@@ -24,7 +24,7 @@ def writes_step(trainer: Any) -> bool:
 
 
 def measured_now(trainer: Any) -> Mapping[str, Tensor]:
-    """Return the values of this validation alone.
+    """Return the values of this validation alone, scalars by their names in the logs.
 
     ``callback_metrics`` keeps those of earlier ones. Held by
     ``test_what_a_validation_did_not_measure_is_not_looked_at`` in test_plateau.py.
@@ -33,7 +33,7 @@ def measured_now(trainer: Any) -> Mapping[str, Tensor]:
     return measured
 
 
-def uncounted(optimizer: Any) -> None:
+def exclude_from_step_count(optimizer: Any) -> None:
     """Let the next step of a ``LightningOptimizer`` not count as a training step.
 
     Lightning resets both hooks in each batch. Held by

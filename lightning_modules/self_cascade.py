@@ -35,11 +35,16 @@ from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.denoiser import Features, Residuals, UNet2D
 from lightning_modules.backbone.library import repeated, resized
 from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.controls.larger import Aspect, FromBase, Predict, Rule, ladder
+from lightning_modules.controls.larger import Aspect, FromBase, Predict, Rule, cascade_sizes
 from lightning_modules.latents import check_choice
 from lightning_modules.networks.feature_upsampler import FeatureUpsampler, Places
 from lightning_modules.noise import Noise, Size
-from lightning_modules.sampling.captions import check_captions, drop_captions, frames_of, to_learn
+from lightning_modules.sampling.captions import (
+    check_captions,
+    drop_captions,
+    frames_of,
+    training_images,
+)
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -92,7 +97,7 @@ class Attachment(ABC):
 
     @abstractmethod
     def features(self, read: Features) -> dict[str, Tensor]:
-        """Return the features of a U-Net's down path, by place."""
+        """Return the features of a U-Net's down path by place, in the shapes of ``Features``."""
 
     @abstractmethod
     def predict(
@@ -103,7 +108,15 @@ class Attachment(ABC):
         condition: Condition,
         added: Mapping[str, Tensor],
     ) -> Tensor:
-        """Return the denoiser's raw output, with ``added`` at the places."""
+        """Return the denoiser's raw output, with ``added`` at the places.
+
+        Args:
+            denoiser: The denoiser.
+            z: As in ``Denoiser.forward``.
+            t: As in ``Denoiser.forward``.
+            condition: As in ``Denoiser.forward``.
+            added: By place, in the shapes of ``features``.
+        """
 
     @property
     def widths(self) -> dict[str, int]:
@@ -406,7 +419,7 @@ class SelfCascade(FromBase):
     @torch.no_grad()
     def _pair(self, batch: Batch) -> tuple[Tensor, Tensor, list[Size]]:
         # z^r and z^(r-1) of the last stage, and all sizes.
-        hr = to_learn(batch, self.denoiser)
+        hr = training_images(batch, self.denoiser)
         sizes = self.sizes((hr.shape[-2], hr.shape[-1]))
         if len(sizes) < 2:
             raise ValueError(
@@ -436,7 +449,7 @@ class SelfCascade(FromBase):
             ValueError: If the target is smaller than the base, or a side is no multiple.
         """
         base = self.trained_size(target)
-        return ladder(base, target, self.rule, self.aspect, self.multiple)
+        return cascade_sizes(base, target, self.rule, self.aspect, self.multiple)
 
     def stage(
         self,

@@ -222,7 +222,7 @@ def recognised(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> 
     return found
 
 
-def fit(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Load tensors strictly: all of them, into all of the module.
 
     Args:
@@ -245,7 +245,7 @@ def fit(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     module.load_state_dict(tensors)
 
 
-def fit_part(
+def load_part(
     module: nn.Module,
     found: Weights,
     part: str,
@@ -265,11 +265,13 @@ def fit_part(
         The loaded tensors, by the module's own names.
 
     Raises:
-        ValueError: As in ``fit``.
+        ValueError: As in ``load_strictly``.
     """
     tensors = bare_names(found.tensors)
     own = part_of(tensors, part) or official(tensors)
-    fit(module, own, found.name if key is None else f"{found.name} (model.init_args.{key})")
+    load_strictly(
+        module, own, found.name if key is None else f"{found.name} (model.init_args.{key})"
+    )
     return own
 
 
@@ -311,12 +313,14 @@ def refuse(
         for what, names in kinds.items()
     )
     if any(len(names) > shown for names in kinds.values()):
-        lines = [f"  {what}: {line}" for what, names in kinds.items() for line in folded(names)]
+        lines = [
+            f"  {what}: {line}" for what, names in kinds.items() for line in abbreviated(names)
+        ]
         log.error("%s:\n%s", message, "\n".join(lines))
     raise ValueError(f"{message}: {problems}. {hint}")
 
 
-def folded(names: Iterable[str]) -> list[str]:
+def abbreviated(names: Iterable[str]) -> list[str]:
     """Abbreviate many tensors' names.
 
     Names that differ only in the number of a block become one: ``blocks.{0-3,7}.weight``. One line
@@ -330,13 +334,13 @@ def folded(names: Iterable[str]) -> list[str]:
     for texts, found in alike.items():
         columns = [sorted(set(column)) for column in zip(*found, strict=True)]
         if math.prod(map(len, columns)) == len(found):
-            lines.append(_woven(texts, map(_ranges, columns)))
+            lines.append(_interleaved(texts, map(_ranges, columns)))
         else:
-            lines += [_woven(texts, map(str, numbers)) for numbers in found]
+            lines += [_interleaved(texts, map(str, numbers)) for numbers in found]
     return lines
 
 
-def _woven(texts: Sequence[str], numbers: Iterable[str]) -> str:
+def _interleaved(texts: Sequence[str], numbers: Iterable[str]) -> str:
     return texts[0] + "".join(n + text for n, text in zip(numbers, texts[1:], strict=True))
 
 

@@ -1,4 +1,4 @@
-"""What the evaluation of a miniature's row needs beside metrics: cost and outputs."""
+"""Callbacks for the evaluation of a miniature's row: its cost, and its outputs as files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the rows of the miniature measured, and whether a claim on two of them holds.
+"""Numbers of the miniature's rows, and whether a claim on two of them holds.
 
 Means over images come from the metrics of ``main.py test``. Numbers of sets (SWD, KID-thumb,
 repetition) are computed here, from the outputs that each row has kept. Intervals of both come from

@@ -1,1 +1,1 @@
-"""Which plan suits a cascade: `python -m benchmarks.plans`."""
+"""Plans of CasArbi's cascade, compared: `python -m benchmarks.plans`."""

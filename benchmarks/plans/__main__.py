@@ -1,4 +1,4 @@
-"""What the best plan of each image gains in CasArbi's cascade: `python -m benchmarks.plans`.
+"""Gain of the best plan of each image in CasArbi's cascade: `python -m benchmarks.plans`.
 
 Trains a cascade on photographs for about 15 CPU minutes, in runs/plans, and divides x3.3 and x4 by
 every order and fixed factor. Writes `plans.json` into benchmarks/results. It needs BSDS400 and

@@ -1,4 +1,4 @@
-"""How much the best plan of each image gains over the best plan of all: an upper bound.
+"""Upper bound of the gain from the best plan of each image over the best plan of all.
 
 Of several noisy draws the best one is above their mean, whatever the plans. So three numbers
 belong together: the gain of picking the best plan of an image; that of picking the best of as many
@@ -69,7 +69,7 @@ def of_photographs(gain: Numbers) -> dict[str, Any]:
 
 
 class Draws(NamedTuple):
-    """What candidates made of the images: (candidates, draws, images), patches of SWD beside.
+    """Numbers of the candidates' outputs: (candidates, draws, images), and patches of SWD.
 
     psnr: PSNR-Y in dB.
     lr: LR-consistency in dB.

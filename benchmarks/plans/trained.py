@@ -1,4 +1,4 @@
-"""What the benchmarks of plans train and test: rows of their table, done once, in runs/plans."""
+"""Training and testing for the benchmarks of plans: rows of their table, once, in runs/plans."""
 
 from __future__ import annotations
 

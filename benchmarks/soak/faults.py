@@ -1,4 +1,4 @@
-"""What happens to a run of `benchmarks.soak`, and how the same command goes on after it."""
+"""Faults of a run of `benchmarks.soak`, and how the same command goes on after each."""
 
 from __future__ import annotations
 

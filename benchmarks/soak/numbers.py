@@ -1,4 +1,4 @@
-"""What `benchmarks.soak` found: equality of two runs, slopes of what they used, and the page."""
+"""Results of `benchmarks.soak`: equality of two runs, slopes of what they used, and the page."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def slopes(
 
 # ------------------------------------------------------------------------------------- its summary
 def by_kind(recorded: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Of each kind of fault: how many, the statuses, and how long it took to train again."""
+    """Count each kind of fault, with the statuses and the time until it trained again."""
     kinds: dict[str, dict[str, Any]] = {}
     for kind in (*KINDS, "nothing"):
         lines = [line for line in recorded if line["kind"] == kind]

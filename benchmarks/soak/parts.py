@@ -1,4 +1,4 @@
-"""What the runs of `benchmarks.soak` have in them: a trace, a clock to shift, bad samples."""
+"""Parts of the runs of `benchmarks.soak`: a trace, a clock to shift, bad samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Guard, Throughput and the clocks in workers cost: `python -m benchmarks.speed.guards`.
+"""Time of Guard, Throughput and the clocks in workers: `python -m benchmarks.speed.guards`.
 
 The hooks of the callbacks are timed inside of a run, beside the whole of each step, in the same
 process: a busy machine slows both. The run is that of the quickstart: 16 crops of 96 pixels, a

@@ -109,7 +109,7 @@ def uncached(parts: Parts, known: list[Tensor]) -> list[Tensor]:
 
 
 def predicted(scales: Scales, known: int = KNOWN) -> dict[str, float]:
-    """By how much more work no cache means, from the numbers of tokens alone.
+    """Ratio of the work without a cache to that with one, from the numbers of tokens alone.
 
     Args:
         scales: Of the image.
@@ -128,7 +128,7 @@ def predicted(scales: Scales, known: int = KNOWN) -> dict[str, float]:
 
 
 def cache_bytes(parts: Parts) -> dict[str, int]:
-    """Of keys and values of all tokens: by how much what is in use grew, and by formula."""
+    """Bytes of the keys and values of all tokens: by growth of what is in use, and by formula."""
     device = parts.lr.device
     shape = (1, parts.scales.tokens - 1, parts.network.bits)
     inputs, encoded = torch.zeros(shape, device=device), parts.network.encode_text(parts.text)

@@ -1,4 +1,4 @@
-"""By how much presets differ: `ENLARGER_DATA=... python -m benchmarks.speed.protocols`.
+"""Differences between presets: `ENLARGER_DATA=... python -m benchmarks.speed.protocols`.
 
 Bicubic on Kodak's 24 photographs, antialiased LR of 8 bits: PSNR and SSIM under the protocols of
 configs/callbacks, and how far apart the presets of FID are in the 299x299 pixels that they give to

@@ -1,4 +1,4 @@
-"""What `report.html` costs a run: `ENLARGER_DATA=... python -m benchmarks.speed.run_page`.
+"""Time that `report.html` takes in a run: `ENLARGER_DATA=... python -m benchmarks.speed.run_page`.
 
 Milliseconds for each kept image, in the first validation and in later ones, on photographs of
 Kodak at x2 whose outputs are all new; and seconds to read logs and to write the page.

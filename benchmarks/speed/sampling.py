@@ -1,4 +1,4 @@
-"""Sampling: what CasArbi and ResShift cost, and how much of it lies outside their networks.
+"""Time of sampling by CasArbi and ResShift, and its share outside their networks.
 
     OMP_NUM_THREADS=1 python -m benchmarks.speed.sampling
 

@@ -1,4 +1,4 @@
-"""What Self-Cascade's sampling costs beside direct inference: calls, operations, time.
+"""Cost of Self-Cascade's sampling beside direct inference: calls, operations, time.
 
     OMP_NUM_THREADS=1 python -m benchmarks.speed.self_cascade --side 128 --rounds 3
 
@@ -146,7 +146,7 @@ def operations() -> dict[str, Any]:
 
 @torch.no_grad()
 def seconds(side: int, rounds: int, seed: int, device: str = "cpu") -> dict[str, Any]:
-    """Of each pass, in turns, and of sampling beside direct inference.
+    """Time each pass, in turns, and compare sampling with direct inference.
 
     Args:
         side: Of the latent.

@@ -1,4 +1,4 @@
-"""What a training step of Self-Cascade keeps for the backward pass, at Stable Diffusion 2.1's size.
+"""Memory that a step of Self-Cascade keeps for its backward pass, at Stable Diffusion 2.1's size.
 
     python -m benchmarks.speed.self_cascade_memory
 

@@ -240,12 +240,17 @@ class Metric(EvaluationCallback):
     def measure(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
         """Measure each image: (B, ...), which must not depend on the rest of the batch.
 
+        Args:
+            sr: (B, 3, H, W) float32 in [0, 1], outputs; clips are (B, F, 3, H, W).
+            hr: As ``sr``, the references; ``sr`` itself if there are none.
+            batch: The rest of the batch: ``key``, ``seed``, ...
+
         Raises:
             TooSmall: If the images are below the metric's window. They are skipped with a warning.
         """
 
     def measure_control(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        """Measure bicubic enlargements in the same way."""
+        """Measure bicubic enlargements ``sr`` in the same way, as ``measure``."""
         return self.measure(sr, hr, batch)
 
     @abstractmethod
@@ -515,7 +520,7 @@ class ImageMetric(Metric):
 
 
 def as_float64(x: Tensor) -> Tensor:
-    """Return ``x`` in float64; on the CPU if the device has no float64 (Apple's)."""
+    """Return ``x``, of any shape, in float64; on the CPU if the device has no float64 (Apple's)."""
     return (x.cpu() if x.device.type == "mps" else x).to(torch.float64)
 
 

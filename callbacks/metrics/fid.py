@@ -113,7 +113,7 @@ class InceptionMetric(SetMetric):
         """Return (B, 2048) float32 features of (B, 3, H, W) images in [0, 1]."""
         prepare = PREPARATIONS[self.preset][2]
         what = ("inception", self.preset, self.sha256)
-        return self.once(images, what, lambda: self.embed(prepare(levels(images))))
+        return self.cached(images, what, lambda: self.embed(prepare(levels(images))))
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Return (B, 2048) float32 features of (B, 3, 299, 299) pixels in [0, 255].
@@ -165,24 +165,34 @@ def _shared(path: Path, sha256: str) -> Inception:
 
 
 def levels(images: Tensor) -> Tensor:
-    """Round images in [0, 1] to whole levels in [0, 255], as in saved files."""
+    """Round images of any shape, in [0, 1], to whole levels in [0, 255], as in saved files."""
     return (images.clamp(0, 1) * 255).round()
 
 
 def bicubic(pixels: Tensor) -> Tensor:
-    """Resize as clean-fid: Pillow's antialiased bicubic per channel in float, then clipped."""
+    """Resize as clean-fid: Pillow's antialiased bicubic per channel in float, then clipped.
+
+    Args:
+        pixels: (B, 3, H, W) in [0, 255].
+
+    Returns:
+        (B, 3, 299, 299) in [0, 255].
+    """
     # In float64 as Pillow's taps: float32 is 5e-3 of 255 away.
     resized = resize(as_float64(pixels), (SIDE, SIDE), clamp=False).clamp(0, 255)
     return resized.to(pixels)
 
 
 def bilinear(pixels: Tensor) -> Tensor:
-    """Resize as torchmetrics: antialiased bilinear."""
+    """Resize as torchmetrics: antialiased bilinear. Shapes as ``bicubic``."""
     return functional.interpolate(pixels, (SIDE, SIDE), mode="bilinear", antialias=True)
 
 
 def tensorflow_bilinear(pixels: Tensor) -> Tensor:
-    """Resize as the original: TensorFlow 1's bilinear, half a pixel off and not antialiased."""
+    """Resize as the original: TensorFlow 1's bilinear, half a pixel off and not antialiased.
+
+    Shapes as ``bicubic``.
+    """
     from torch_fidelity.interpolate_compat_tensorflow import (
         interpolate_bilinear_2d_like_tensorflow1x,
     )
@@ -307,7 +317,10 @@ class KID(InceptionMetric):
         return kernel_distance(sr, hr, self.subsets, self.subset_size)[0]
 
     def distances(self, sr: Tensor, hr: Tensor) -> dict[str, float]:
-        """Return the mean over subsets and, if there are several, their deviation."""
+        """Return the mean over subsets and, if there are several, their deviation.
+
+        Args as for ``distance``.
+        """
         mean, deviation = kernel_distance(sr, hr, self.subsets, self.subset_size)
         one = len(sr) <= self.subset_size and len(hr) <= self.subset_size
         return {self.name: mean} | ({} if one else {f"{self.name}_std": deviation})
@@ -463,7 +476,7 @@ class PatchMetric(InceptionMetric):
             raise TooSmall(images, f"a crop's {SIDE}x{SIDE}")
         keys = tuple(batch["key"])
         what = ("patches", self.crops, keys, self.sha256)
-        return self.once(images, what, lambda: self._embed_crops(images, keys))
+        return self.cached(images, what, lambda: self._embed_crops(images, keys))
 
     def _embed_crops(self, images: Tensor, keys: tuple[str, ...]) -> Tensor:
         limit = np.array(images.shape[-2:]) - SIDE + 1

@@ -297,7 +297,13 @@ def fit_model(paths: Sequence[Path]) -> tuple[Tensor, Tensor, int]:
 
 
 def save_model(path: Path, mean: Tensor, covariance: Tensor) -> None:
-    """Write a model with the names of the authors' release, readable by other programs."""
+    """Write a model with the names of the authors' release, readable by other programs.
+
+    Args:
+        path: The file; its folder is made.
+        mean: (36,), as of ``fit_model``.
+        covariance: (36, 36).
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(
         path,

@@ -56,7 +56,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 from tqdm import tqdm
 
-from callbacks.evaluation import Stage, are_finite, on_first, several
+from callbacks.evaluation import Stage, are_finite, is_distributed, on_first
 from callbacks.metrics.base import Measured, Metric, Record, TooSmall
 from callbacks.tensorboard import MetricProtocol
 from degradations import images as image_files
@@ -253,7 +253,7 @@ def find_reference(metric: SetMetric, place: str, key: str = "reference") -> Ref
     """
     path = Path(expand_path(place, f"`{key}` of {type(metric).__name__}"))
     if path.is_dir():
-        check = partial(_check_waiting, metric, place, key) if several() else None
+        check = partial(_check_waiting, metric, place, key) if is_distributed() else None
         return cached_reference([path], metric, check=check)[1]
     if not path.is_file():
         raise ValueError(
@@ -561,7 +561,7 @@ class SetMetric(Metric):
         """
 
     def distances(self, sr: Tensor, hr: Tensor) -> dict[str, float]:
-        """Return the number by its name, and any further ones. Args as above."""
+        """Return the number by its name, and any further ones. Args as for ``distance``."""
         return {self.name: self.distance(sr, hr)}
 
     def features_protocol(self) -> MetricProtocol:
@@ -569,13 +569,13 @@ class SetMetric(Metric):
         return self.protocol()
 
     @staticmethod
-    def once(images: Tensor, what: object, work: Callable[[], Tensor]) -> Tensor:
+    def cached(images: Tensor, what: object, work: Callable[[], Tensor]) -> Tensor:
         """Return features, computed once for all metrics of the run that need them.
 
         Args:
-            images: The batch's images.
+            images: The batch's images, (B, 3, H, W) in [0, 1]; for clips (B, F, 3, H, W).
             what: Identifies the features: network, its weights, preparation.
-            work: Computes them.
+            work: Computes them, (B, ...).
         """
         seen = _SEEN.setdefault(images, {})
         if what not in seen:
@@ -600,7 +600,7 @@ class SetMetric(Metric):
 
     def measure_control(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
         """Measure bicubic likewise, cached: the next validation has the same pixels."""
-        return self._paired(self._remembered(sr, batch), hr, batch)
+        return self._paired(self._cached_features(sr, batch), hr, batch)
 
     def _are_enough(self, dataset: Any, count: int, small: int) -> bool:
         if not small or count >= self.minimum:
@@ -685,7 +685,7 @@ class SetMetric(Metric):
     def _paired(self, features: Tensor, hr: Tensor, batch: Batch) -> Tensor:
         if self.reference is not None:
             return features[:, None]
-        return torch.stack([features, self._remembered(hr, batch)], 1)
+        return torch.stack([features, self._cached_features(hr, batch)], 1)
 
     def finite_features(self, images: Tensor, batch: Batch) -> Tensor:
         """Return features on the CPU; NaN if pixels are not finite, which rounding would hide.
@@ -701,7 +701,7 @@ class SetMetric(Metric):
         finite = finite.view(-1, *[1] * (features.ndim - 1))
         return torch.where(finite, features, math.nan).detach().cpu()
 
-    def _remembered(self, images: Tensor, batch: Batch) -> Tensor:
+    def _cached_features(self, images: Tensor, batch: Batch) -> Tensor:
         """Return the features, cached by pixels and key."""
         digests = [
             xxhash.xxh3_128_digest(key.encode(*CODING) + pixels.tobytes())

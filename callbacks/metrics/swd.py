@@ -108,7 +108,7 @@ class SWD(SetMetric):
         return self._by_level(sr[:, :1], hr[:, :1])[0]
 
     def distances(self, sr: Tensor, hr: Tensor) -> dict[str, float]:
-        """Return the distance of each level, the finest first."""
+        """Return the distance of each level, the finest first. Args as for ``distance``."""
         values = self._by_level(sr, hr)
         names = [self.name, *(f"{self.name}_{level}" for level in range(2, len(values) + 1))]
         return dict(zip(names, values, strict=True))

@@ -125,7 +125,7 @@ class VideoMetric(SetMetric):
                 f"{self.name} of {', '.join(batch['key'])}: got the shape {tuple(images.shape)}; "
                 f"expected clips (B, T, 3, H, W) of at least {self.frames} frames"
             )
-        return self.once(images, ("clips", self.frames, self.sha256), lambda: self._embed(images))
+        return self.cached(images, ("clips", self.frames, self.sha256), lambda: self._embed(images))
 
     def _path(self) -> Path:
         return Path(expand_path(self.weights or "", f"{type(self).__name__}.weights"))
@@ -276,7 +276,7 @@ class Flicker(SetMetric):
     def distances(self, sr: Tensor, hr: Tensor) -> dict[str, float]:
         """Return differences along the flow and of still places, of outputs and of real clips.
 
-        Without still places their difference is absent.
+        Both are (N, 4), results of ``features``. Without still places their difference is absent.
         """
         found = {}
         for end, clips in (("", sr), ("_real", hr)):

@@ -20,7 +20,7 @@ TICKS = 3
 UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
-class Shot(NamedTuple):
+class Thumbnail(NamedTuple):
     """A small image.
 
     name: Of the image.
@@ -47,7 +47,7 @@ class Section(NamedTuple):
 
     title: str
     about: str
-    groups: Sequence[Sequence[Shot]]
+    groups: Sequence[Sequence[Thumbnail]]
 
 
 class Bar(NamedTuple):

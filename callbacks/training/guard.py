@@ -33,7 +33,13 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from callbacks.evaluation import all_callbacks, check_at_least, gather, several, steps_done
+from callbacks.evaluation import (
+    all_callbacks,
+    check_at_least,
+    gather,
+    is_distributed,
+    steps_done,
+)
 
 
 class Loss(NamedTuple):
@@ -96,7 +102,7 @@ def reduce_loss_and_square(losses: list[Loss], optimizer: Any, trainer: Trainer)
     values = [loss.value.to(device, torch.float32) for loss in losses]
     loss = torch.stack(values).sum() if values else torch.zeros_like(norm)
     both = torch.stack([loss, norm.square()])
-    if several():
+    if is_distributed():
         dist.all_reduce(both)
     return both
 
@@ -107,7 +113,7 @@ def copies(trainer: Trainer) -> int:
 
 
 def local_part(tensor: Tensor) -> Tensor:
-    """Return this process's part of a sharded tensor."""
+    """Return this process's part of a sharded tensor; any other tensor as it is."""
     part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return part
 
@@ -285,7 +291,7 @@ class Guard(Callback):
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
-        """Keep the loss for later."""
+        """Keep the loss, a scalar, for later."""
         if loss.dtype == torch.float16 and _scaler(trainer) is not None:
             return  # multiplied by the scale, it may exceed 65504; its gradients are checked
         if len(self._losses) >= UNSEEN and not pl_module.automatic_optimization:
@@ -306,15 +312,15 @@ class Guard(Callback):
         both = reduce_loss_and_square(losses, optimizer, trainer)
         step = steps_done(trainer, pl_module)
         if _skips_itself(trainer, pl_module, optimizer) and not _read_at_once(trainer):
-            bad = self._bad(both, copies(trainer))
+            bad = self._is_bad(both, copies(trainer))
             self._open = OpenStep(trainer, optimizer, both, bad, losses, step)
             return
         loss, square = both.tolist()  # the host waits here
         norm = math.sqrt(square / copies(trainer))
-        wrong = self._wrong(loss, norm)
+        wrong = self._why_skip(loss, norm)
         if not wrong:
             if _counts(pl_module, optimizer):
-                self._taken(norm)
+                self._accept(norm)
             else:
                 self._statistics.keep()
             return
@@ -348,37 +354,37 @@ class Guard(Callback):
             return False
         loss, square = step.close()
         norm = math.sqrt(square / copies(trainer))
-        wrong = self._wrong(loss, norm)
+        wrong = self._why_skip(loss, norm)
         if wrong:
             step.undo()
             self._skip(trainer, step.step, wrong, step.losses, everywhere=math.isfinite(loss))
         else:
-            self._taken(norm)
+            self._accept(norm)
         actions, self._actions = self._actions, []
         for action in actions:
             action()
         return bool(wrong)
 
-    def _bad(self, both: Tensor, copies: int) -> Tensor:
-        # As `_wrong`, on the device and with the same rounding.
+    def _is_bad(self, both: Tensor, copies: int) -> Tensor:
+        # As `_why_skip`, on the device and with the same rounding.
         bad = both.isfinite().all().logical_not()
-        if (most := self._most()) is not None:
+        if (most := self._largest_norm()) is not None:
             bad = bad | ((both[1].double() / copies).sqrt() > most)
         return bad
 
     # ------------------------------------------------------------------------------ taken, left out
 
-    def _most(self) -> float | None:
+    def _largest_norm(self) -> float | None:
         """Return the largest norm that is accepted; None for any."""
         learnt = self.norm_factor is not None and self.steps - self.skipped >= LEARNT
         return (self.norm_factor or 1.0) * self.norm if learnt else None
 
-    def _wrong(self, loss: float, norm: float) -> str:
+    def _why_skip(self, loss: float, norm: float) -> str:
         if not math.isfinite(loss):
             return "the loss is not finite"
         if not math.isfinite(norm):
             return "the gradient is not finite"
-        if (most := self._most()) is not None and norm > most:
+        if (most := self._largest_norm()) is not None and norm > most:
             return f"the gradient's norm is {norm:.3g}, its mean {self.norm:.3g}"
         return ""
 
@@ -394,11 +400,11 @@ class Guard(Callback):
         self._statistics.restore()
         self.steps, self.skipped = self.steps + counted, self.skipped + 1
         self.row += counted
-        self._tell(trainer, step, wrong, losses, everywhere)
-        self._verdict = self._judged(step)
+        self._warn(trainer, step, wrong, losses, everywhere)
+        self._verdict = self._why_stop(step)
         self._log(trainer, step)
 
-    def _taken(self, norm: float) -> None:
+    def _accept(self, norm: float) -> None:
         self.steps, self.row = self.steps + 1, 0
         if self.norm_factor is not None:
             self.norm += (norm - self.norm) / min(self.steps - self.skipped, LEARNT)
@@ -420,7 +426,7 @@ class Guard(Callback):
                 schedule.interval = HELD
                 self._held.append(schedule)
 
-    def _tell(
+    def _warn(
         self, trainer: Trainer, step: int, wrong: str, losses: list[Loss], everywhere: bool
     ) -> None:
         if everywhere:  # the source of averaged gradients is unknown
@@ -437,7 +443,7 @@ class Guard(Callback):
             *(" and others" if everywhere and trainer.world_size > 1 else "", shown or "no keys"),
         )
 
-    def _judged(self, step: int) -> str:
+    def _why_stop(self, step: int) -> str:
         """Return why the run must stop; empty if it need not."""
         if self.row >= self.in_a_row:
             passed = f"{self.row} steps in a row were left out, as many as `in_a_row` of Guard"

@@ -529,7 +529,7 @@ def jpeg(options: Options) -> Iterator[Line]:
     from datamodules.files.jpeg import AVAILABLE
 
     data = _by_pillow("JPEG", quality=95, subsampling=0)
-    off = _off(decode(data, "doctor.jpg").rgb, _ramps(8))
+    off = _max_error(decode(data, "doctor.jpg").rgb, _ramps(8))
     if off > LOSSY:
         yield broken("JPEG", f"pixels are off by {off} levels: {INSTALL}")
         return
@@ -577,7 +577,7 @@ def avif(options: Options) -> Iterator[Line]:
     """Check lossy AVIF, written by Pillow."""
     from datamodules.files.decode import decode
 
-    off = _off(decode(_by_pillow("AVIF", quality=95), "doctor.avif").rgb, _ramps(8))
+    off = _max_error(decode(_by_pillow("AVIF", quality=95), "doctor.avif").rgb, _ramps(8))
     if off > LOSSY:
         yield broken("AVIF", f"pixels are off by {off} levels: {INSTALL}")
     else:
@@ -593,7 +593,7 @@ def h264(options: Options) -> Iterator[Line]:
         return
     from degradations.stages.codec import H264
 
-    off = _off(H264(crf=(18, 18)).encode_decode(_ramps(8), {"crf": 18}), _ramps(8))
+    off = _max_error(H264(crf=(18, 18)).encode_decode(_ramps(8), {"crf": 18}), _ramps(8))
     if off > 2 * LOSSY:  # its chroma has half the resolution
         yield broken("H.264", f"pixels are off by {off} levels: {INSTALL}")
     else:
@@ -633,12 +633,12 @@ def _exact(name: str, data: bytes, pixels: Any, package: str) -> Line:
     from datamodules.files.decode import decode
 
     found = decode(data, f"doctor: {name}").rgb
-    if found.dtype != pixels.dtype or _off(found, pixels):
+    if found.dtype != pixels.dtype or _max_error(found, pixels):
         return broken(name, f"{_version(package)} changes the pixels: {INSTALL}")
     return ok(name, f"{_version(package)} writes it, and the same pixels are read")
 
 
-def _off(found: Any, pixels: Any) -> int:
+def _max_error(found: Any, pixels: Any) -> int:
     import numpy as np
 
     return int(np.abs(found.astype(np.int64) - pixels.astype(np.int64)).max())

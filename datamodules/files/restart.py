@@ -136,8 +136,8 @@ def restart_offsets(data: bytes) -> NDArray[np.uint32]:
         data: The whole file.
 
     Returns:
-        Offsets of the frame header's marker, of the first coded byte, and of the marker after each
-        segment, row by row.
+        (2 + segments,) offsets of the frame header's marker, of the first coded byte, and of the
+        marker after each segment, row by row.
 
     Raises:
         ValueError: If the file has no restart markers that allow crops.

@@ -141,7 +141,7 @@ class Shuffle:
 
 
 def permutation(n: int, seed: int) -> NDArray[np.int64]:
-    """Return a shuffled range that is the same in every release of NumPy.
+    """Return 0 to n - 1 shuffled, (n,) int64, the same in every release of NumPy.
 
     NumPy's generators may change between releases, and a resumed run must keep its order.
     """

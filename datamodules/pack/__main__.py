@@ -18,7 +18,7 @@ from datamodules.pack.inputs import Inputs, role_of
 from datamodules.pack.journal import Journal
 from datamodules.pack.options import check, inputs_of, job_of, parse, parse_size, settings_of
 from datamodules.pack.packing import LOST, begin, pack
-from datamodules.pack.places import Entry, Place, Stretch
+from datamodules.pack.places import Entry, Place, TarMember
 from datamodules.pack.report import Summary, write_report
 from datamodules.pack.web import Rows
 from datamodules.shards.writer import find_shards
@@ -98,7 +98,7 @@ def _inputs(options: argparse.Namespace, out: Path) -> Inputs:
 def _check_apart(entries: Sequence[Entry], out: Path, name: str) -> None:
     """Raise if a tar to read would be overwritten."""
     ours = {path.resolve() for path in find_shards(out, name)}
-    read = {p.path for entry in entries for p in entry.members.values() if isinstance(p, Stretch)}
+    read = {p.path for entry in entries for p in entry.members.values() if isinstance(p, TarMember)}
     for path in sorted(read):
         if Path(path).resolve() in ours:
             raise ValueError(

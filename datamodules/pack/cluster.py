@@ -15,7 +15,7 @@ from datamodules.pack.inputs import Inputs
 from datamodules.pack.options import Settings
 from datamodules.pack.packing import Progress
 from datamodules.pack.parts import Blocks, begin_part, is_finished, pack_part
-from datamodules.workers import expend
+from datamodules.workers import mark_expendable
 
 log = logging.getLogger(__name__)
 TASKS = 4  # for each core: so many that all cores end at about the same time
@@ -81,7 +81,7 @@ def pack_once(
     part: tuple[int, int], job: dict[str, Any], inputs: Inputs, out: Path, settings: Settings
 ) -> None:
     """Pack a part in a process that an image may end; arguments as of ``pack_part``."""
-    expend()
+    mark_expendable()
     pack_part(part, job, inputs, out, settings)
 
 

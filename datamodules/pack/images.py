@@ -408,7 +408,7 @@ class Outcome(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-class _Shot(NamedTuple):
+class _Original(NamedTuple):
     """One image of an input."""
 
     place: Place
@@ -428,9 +428,9 @@ def process(recipe: Recipe, entry: Entry) -> Outcome:
     try:
         content = {suffix: place.read() for suffix, place in entry.members.items()}
         with time_limit(recipe.seconds):
-            shots = dict(_decoded(entry, content, recipe))
+            originals = dict(_decoded(entry, content, recipe))
         others = _others(entry, content, recipe, notes)
-        samples = list(_samples(entry.key, shots, others, recipe, notes))
+        samples = list(_samples(entry.key, originals, others, recipe, notes))
     except Refusal as error:
         return Outcome([], reason=error.reason, message=str(error))
     except UnreadableImage as error:
@@ -445,7 +445,7 @@ def process(recipe: Recipe, entry: Entry) -> Outcome:
         return Outcome([], reason="unreadable", message=f"{where}{error.strerror or error}")
     caption = others.get("txt")
     digest = hashlib.blake2b(caption, digest_size=8).hexdigest() if caption else ""
-    return Outcome(samples, _digest(shots), caption=digest, notes=tuple(notes))
+    return Outcome(samples, _digest(originals), caption=digest, notes=tuple(notes))
 
 
 def lost(recipe: Recipe, entry: Entry, reason: str) -> Outcome:
@@ -454,19 +454,19 @@ def lost(recipe: Recipe, entry: Entry, reason: str) -> Outcome:
     return Outcome([], reason=reason, message=lost_in_decoding(where, reason, recipe.seconds))
 
 
-def _digest(shots: dict[str, _Shot]) -> str:
+def _digest(originals: dict[str, _Original]) -> str:
     whole = hashlib.blake2b(digest_size=16)
-    for role, shot in sorted(shots.items()):
-        whole.update(f"{role}{len(shot.data)}:".encode() + shot.data)
+    for role, original in sorted(originals.items()):
+        whole.update(f"{role}{len(original.data)}:".encode() + original.data)
     return whole.hexdigest()
 
 
 # -------------------------------------------------------------------------------------------- input
 def _decoded(
     entry: Entry, content: dict[str, bytes], recipe: Recipe
-) -> Iterator[tuple[str, _Shot]]:
+) -> Iterator[tuple[str, _Original]]:
     """Return the checked images by their role."""
-    found: dict[str, _Shot] = {}
+    found: dict[str, _Original] = {}
     for suffix, data in content.items():
         role = role_of(suffix)
         if role is None:
@@ -476,7 +476,7 @@ def _decoded(
             raise Refusal("several images", f"{place.where}: the sample has another {role}image")
         image = _image(data, place.where, recipe, role)
         kind = f"{role}{extension_of(data)}" if suffix == role else suffix
-        found[role] = _Shot(place, kind, data, image)
+        found[role] = _Original(place, kind, data, image)
     if "" in found and "hr." in found:
         raise Refusal("several images", f"{found[''].place.where}: its sample also has an hr image")
     if not found.keys() & {"", "hr."}:
@@ -578,42 +578,44 @@ def _caption(content: Any, key: str, where: str) -> str | None:
 
 # ------------------------------------------------------------------------------------------- output
 def _samples(
-    key: str, shots: dict[str, _Shot], others: Members, recipe: Recipe, notes: list[str]
+    key: str, originals: dict[str, _Original], others: Members, recipe: Recipe, notes: list[str]
 ) -> Iterator[tuple[str, Members]]:
-    hr = "hr." if "hr." in shots else ""
-    image = shots[hr].image
+    hr = "hr." if "hr." in originals else ""
+    image = originals[hr].image
     size = bounded(_size(image), recipe.long_side, recipe.short_side)
     if min(size) < recipe.min_side:
         raise Refusal(
             "too small",
-            f"{shots[hr].place.where}: {size[0]}x{size[1]}; --min-side is {recipe.min_side}",
+            f"{originals[hr].place.where}: {size[0]}x{size[1]}; --min-side is {recipe.min_side}",
         )
     shrunk = size != _size(image)
-    if shrunk and "lr." in shots:
-        raise Refusal("cannot be shrunk", f"{shots[hr].place.where}: its LR would no longer fit")
+    if shrunk and "lr." in originals:
+        raise Refusal(
+            "cannot be shrunk", f"{originals[hr].place.where}: its LR would no longer fit"
+        )
     if recipe.crop is None and not shrunk:
-        yield key, _encoded(shots, None, others, recipe, notes)
+        yield key, _encoded(originals, None, others, recipe, notes)
         return
-    _check_cut(shots[hr], others)
-    whole = {role: _planes(shot.image) for role, shot in shots.items()}
+    _check_cut(originals[hr], others)
+    whole = {role: _planes(original.image) for role, original in originals.items()}
     if shrunk:
         notes.append("images shrunk")
         whole[hr] = [resized(plane, size) for plane in whole[hr]]
     if recipe.crop is None:
-        yield key, _encoded(shots, whole, others, recipe, notes)
+        yield key, _encoded(originals, whole, others, recipe, notes)
         return
-    for number, cut in enumerate(_squares(whole, shots[hr], recipe, recipe.crop), start=1):
+    for number, cut in enumerate(_squares(whole, originals[hr], recipe, recipe.crop), start=1):
         done = notes if number == 1 else []  # counted once per image
-        yield f"{key}_s{number:03d}", _encoded(shots, cut, others, recipe, done)
+        yield f"{key}_s{number:03d}", _encoded(originals, cut, others, recipe, done)
 
 
-def _check_cut(shot: _Shot, others: Members) -> None:
+def _check_cut(original: _Original, others: Members) -> None:
     further = [suffix for suffix in others if role_of(suffix.rpartition(".")[2]) is not None]
     if further:
         raise Refusal(
             "further images",
-            f"{shot.place.where}: its sample has another image {further[0]}, which may or may not "
-            "need the same cut: pack it whole, or without that member",
+            f"{original.place.where}: its sample has another image {further[0]}, which may or may "
+            "not need the same cut: pack it whole, or without that member",
         )
 
 
@@ -622,23 +624,24 @@ def _planes(image: DecodedImage) -> Planes:
 
 
 def _squares(
-    whole: dict[str, Planes], shot: _Shot, recipe: Recipe, crop: int
+    whole: dict[str, Planes], original: _Original, recipe: Recipe, crop: int
 ) -> Iterator[dict[str, Planes]]:
-    unit = _whole_scale(shot, recipe, crop) if "lr." in whole else 1
+    unit = _whole_scale(original, recipe, crop) if "lr." in whole else 1
     factors = {role: 1 if role == "lr." else unit for role in whole}
     grid = Grid(crop // unit, recipe.step // unit, recipe.thresh / unit)
     height, width = next(planes for role, planes in whole.items() if role != "lr.")[0].shape[:2]
     # Limited by the LR, too: HR may have some pixels more.
     if min(height, width) < crop or min(min(p[0].shape[:2]) for p in whole.values()) < grid.size:
-        raise Refusal("too small", f"{shot.place.where}: {width}x{height}; --crop is {crop}")
+        raise Refusal("too small", f"{original.place.where}: {width}x{height}; --crop is {crop}")
     yield from squares(whole, factors, grid)
 
 
-def _whole_scale(shot: _Shot, recipe: Recipe, crop: int) -> int:
+def _whole_scale(original: _Original, recipe: Recipe, crop: int) -> int:
     scale = recipe.scale
     if scale is None or scale != round(scale):
         raise Refusal(
-            "no scale", f"{shot.place.where}: has an LR; to cut it, --scale must be a whole number"
+            "no scale",
+            f"{original.place.where}: has an LR; to cut it, --scale must be a whole number",
         )
     unit = round(scale)
     for name, value in (("--crop", crop), ("--step", recipe.step)):
@@ -648,7 +651,7 @@ def _whole_scale(shot: _Shot, recipe: Recipe, crop: int) -> int:
 
 
 def _encoded(
-    shots: dict[str, _Shot],
+    originals: dict[str, _Original],
     changed: dict[str, Planes] | None,
     others: Members,
     recipe: Recipe,
@@ -657,16 +660,16 @@ def _encoded(
     """Return the members of a sample, images first."""
     members: Members = {}
     companions = dict(others)
-    for role, shot in shots.items():
+    for role, original in originals.items():
         kept_offsets = companions.pop(f"{role}rst", None)
         planes = None if changed is None else changed[role]
         made = encode(
             Job(
-                where=shot.place.where,
-                extension=shot.suffix.removeprefix(role),
-                data=shot.data,
+                where=original.place.where,
+                extension=original.suffix.removeprefix(role),
+                data=original.data,
                 planes=planes,
-                image=shot.image,
+                image=original.image,
                 lossless=role == "lr.",
             ),
             recipe.encoding,
@@ -674,7 +677,9 @@ def _encoded(
         )
         notes += made.notes
         members[f"{role}{made.extension}"] = made.data
-        offsets = kept_offsets if made.data is shot.data and made.offsets is None else made.offsets
+        offsets = (
+            kept_offsets if made.data is original.data and made.offsets is None else made.offsets
+        )
         if offsets is not None:
             members[f"{role}rst"] = offsets
     return {**members, **companions}

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from datamodules.files.pairs import match
 from datamodules.files.paths import braced, images_of
-from datamodules.pack.places import Entry, File, Place, Refused, Stretch
+from datamodules.pack.places import Entry, File, Place, Refused, TarMember
 from datamodules.pack.web import Fetch, Rows, is_table, is_url_list
 from datamodules.parts import sized
 from datamodules.shards.index import METADATA, build_index, same_key_in_tars, split_name
@@ -203,7 +203,7 @@ class Inputs(NamedTuple):
 
 
 def _sized(place: Place) -> str:
-    if isinstance(place, Stretch):
+    if isinstance(place, TarMember):
         return f"{place.where}\0{place.offset}\0{place.size}"
     return sized(place.path) if isinstance(place, File) else place.where
 
@@ -456,7 +456,7 @@ def _from_tars(source: str, shard_in_key: bool) -> Iterator[Entry]:
         prefix = f"{path.stem}/" if shard_in_key else ""
         for key, members in zip(index.keys, index.members, strict=True):
             places: dict[str, Place] = {
-                suffix: Stretch(str(path), f"{key}.{suffix}", member.offset, member.size)
+                suffix: TarMember(str(path), f"{key}.{suffix}", member.offset, member.size)
                 for suffix, member in members.items()
             }
             yield Entry(prefix + key, places)
@@ -498,7 +498,7 @@ def _checked(
             first = next(iter(other.members.values()))
             dots = ", as a key cannot have dots" if other.key != entry.key else ""
             fix = "rename one"
-            if isinstance(first, Stretch) and isinstance(place, Stretch):
+            if isinstance(first, TarMember) and isinstance(place, TarMember):
                 fix = same_key_in_tars(first.path, place.path, "--shard-in-key", shard_in_key)
             raise ValueError(
                 f"two images would have the key {key!r}{dots} ({first.where} and "

@@ -48,7 +48,7 @@ class File(NamedTuple):
         return read_bytes(self.path)
 
 
-class Stretch(NamedTuple):
+class TarMember(NamedTuple):
     """A member of a tar."""
 
     path: str

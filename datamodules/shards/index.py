@@ -527,6 +527,9 @@ def array_of(data: bytes, name: str, dimensions: int) -> NDArray[np.floating[Any
         name: The member's name, for messages.
         dimensions: The expected number of dimensions.
 
+    Returns:
+        float16 or float32, as in the file.
+
     Raises:
         UnreadableImage: If the member is broken, or not floats of that many dimensions.
     """

@@ -119,7 +119,11 @@ def _describe(row: Row, image: DecodedImage) -> None:
 
 
 def luma_of(rgb: NDArray[Any]) -> NDArray[Any]:
-    """Return (H, W) luma (BT.601) in levels of 255: uint8, or float32 of 16-bit pixels."""
+    """Return (H, W) luma (BT.601) in levels of 255: uint8, or float32 of 16-bit pixels.
+
+    Args:
+        rgb: (H, W, 3), uint8 or uint16.
+    """
     luma = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)
     return luma if rgb.dtype == np.uint8 else _levels(luma)
 
@@ -172,7 +176,11 @@ def _levels(values: NDArray[Any]) -> Floats:
 
 
 def is_grey(rgb: NDArray[Any]) -> bool:
-    """Return whether the channels are nowhere more than ``GREY`` levels apart."""
+    """Return whether the channels are nowhere more than ``GREY`` levels of 255 apart.
+
+    Args:
+        rgb: (H, W, 3), uint8 or uint16.
+    """
     most = GREY if rgb.dtype == np.uint8 else GREY * 257
     for part in (rgb[::16, ::16], rgb):  # a coloured image is mostly known from a few pixels
         red, green, blue = (np.ascontiguousarray(part[..., n]) for n in range(3))
@@ -183,7 +191,7 @@ def is_grey(rgb: NDArray[Any]) -> bool:
 
 
 def digest_of(rgb: NDArray[Any]) -> tuple[int, int]:
-    """Return the xxh3_128 of size, type and pixels, as two words."""
+    """Return the xxh3_128 of size, type and pixels (H, W, 3), as two words of 64 bits."""
     whole = xxhash.xxh3_128(f"{rgb.shape} {rgb.dtype}".encode())
     whole.update(np.ascontiguousarray(rgb).data)
     number = whole.intdigest()

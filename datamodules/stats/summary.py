@@ -171,8 +171,8 @@ def summarise(parts: Parts, distance: int) -> tuple[Summary, Images]:
             name: ranges[name].as_json(histograms[name], quantity)
             for name, quantity in QUANTITIES.items()
         },
-        "duplicates": _told(equal, images, "the same pixels, in any format", equal.images),
-        "near_duplicates": _told(
+        "duplicates": _group_report(equal, images, "the same pixels, in any format", equal.images),
+        "near_duplicates": _group_report(
             similar,
             images,
             f"perceptual hashes of 64 bits that differ in {distance} at most, linked; of equal "
@@ -204,7 +204,7 @@ def _images(first: int, rows: Rows) -> NDArray[np.void]:
     return found
 
 
-def _told(groups: Groups, images: Images, about: str, count: int) -> dict[str, Any]:
+def _group_report(groups: Groups, images: Images, about: str, count: int) -> dict[str, Any]:
     return {
         "groups": groups.groups,
         "images": count,

@@ -74,7 +74,7 @@ def drawn(
 
 
 def table(values: Mapping[str, npt.NDArray[np.float64]]) -> str:
-    """Format one line per parameter: its mean and quantiles."""
+    """Format one line per parameter: mean and quantiles of its values (draws,)."""
     width = max(map(len, ["parameter", *values]))
     heads = ("mean", "min", *(f"{q:.0%}" for q in QUANTILES[1:-1]), "max")
     lines = [f"{'parameter':<{width}}" + "".join(f"{head:>10}" for head in heads)]

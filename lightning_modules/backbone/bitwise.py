@@ -18,7 +18,7 @@ from lightning_modules.networks.scales import (
     published,
 )
 from lightning_modules.noise import Noise, Size
-from lightning_modules.weights import fingerprint, fit_part, read_weights
+from lightning_modules.weights import fingerprint, load_part, read_weights
 
 _TRAINED = "vae"  # name of the part in a run of `Tokenizer`
 
@@ -112,7 +112,7 @@ class BitwiseSpace(Space):
     def load_official(self, path: str | Path) -> None:
         """Load a released file, or a run of ``Tokenizer``."""
         found = read_weights(path)
-        fit_part(self.vae, found, _TRAINED, bitwise_vae_from_official)
+        load_part(self.vae, found, _TRAINED, bitwise_vae_from_official)
         self.source = f"{found.name} {fingerprint(self.vae.state_dict())}"
 
     def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.library import Flags, pretrained, run_as, untrained
 from lightning_modules.backbone.space import named
-from lightning_modules.weights import bare_names, fingerprint, fit, part_of, read_weights
+from lightning_modules.weights import bare_names, fingerprint, load_strictly, part_of, read_weights
 
 
 class Features(NamedTuple):
@@ -55,7 +55,7 @@ def count_skips(unet: Any) -> int:
     return 1 + sum(len(block.resnets) + len(block.downsamplers or ()) for block in blocks)
 
 
-def read(unet: Any, inputs: Mapping[str, Any], middle: bool) -> Features:
+def run_down_path(unet: Any, inputs: Mapping[str, Any], middle: bool) -> Features:
     """Run only the down path of a U-Net.
 
     Args:
@@ -67,7 +67,7 @@ def read(unet: Any, inputs: Mapping[str, Any], middle: bool) -> Features:
     ends: list[Tensor] = []
 
     def stop(*_: Any) -> None:
-        raise _Enough
+        raise _DownPathDone
 
     first = getattr(unet, "transformer_in", unet.conv_in)  # source of the first skip connection
     hooks = [first.register_forward_hook(lambda _, __, out: skips.append(_tensor_of(out)))]
@@ -78,7 +78,7 @@ def read(unet: Any, inputs: Mapping[str, Any], middle: bool) -> Features:
     end = unet.up_blocks[0] if middle else unet.mid_block
     hooks.append(end.register_forward_pre_hook(stop))
     try:
-        with suppress(_Enough):
+        with suppress(_DownPathDone):
             unet.forward(**inputs)
     finally:
         for hook in hooks:
@@ -86,13 +86,13 @@ def read(unet: Any, inputs: Mapping[str, Any], middle: bool) -> Features:
     return Features(tuple(skips), ends[0] if ends else None)
 
 
-def additions(unet: Any, residuals: Residuals, like: Tensor) -> dict[str, Any]:
+def residual_arguments(unet: Any, residuals: Residuals, like: Tensor) -> dict[str, Any]:
     """Return the arguments of a U-Net's ``forward`` that add residuals.
 
     Args:
         unet: The U-Net.
         residuals: The residuals.
-        like: A tensor with the device and type.
+        like: A tensor of any shape with the device and type.
 
     Raises:
         ValueError: If the number of a skip connection is unknown.
@@ -119,7 +119,7 @@ def _tensor_of(output: Any) -> Any:
     return output[0] if isinstance(output, tuple) else output
 
 
-class _Enough(Exception):  # noqa: N818  (no error: it ends the down path)
+class _DownPathDone(Exception):  # noqa: N818  (no error: it ends the down path)
     """All requested features were read."""
 
 
@@ -133,12 +133,12 @@ class Denoiser(nn.Module, ABC):
     Attributes:
         channels: Channels of the noisy sample.
         source: Source of frozen weights, with a hash; empty if they train.
-        begun: Source of the initial weights, frozen or not; empty for random weights.
+        initial_source: Source of the initial weights, frozen or not; empty for random weights.
     """
 
     channels: int
     source: str = ""
-    begun: str = ""
+    initial_source: str = ""
 
     @abstractmethod
     def forward(
@@ -205,7 +205,7 @@ class UNet2D(Denoiser):
         self._width = text_width(self.unet)
         self._add_null(null_token or ("none" if trained else "learned"))
         self.channels = int(self.unet.config.out_channels)
-        self.begun = str(network) if trained else ""
+        self.initial_source = str(network) if trained else ""
         self.trained_timesteps: Sequence[int] | None = None  # first and end; None for all
         if self.flags.frozen:
             self.requires_grad_(False)
@@ -246,8 +246,8 @@ class UNet2D(Denoiser):
         weights = read_weights(path)
         tensors = bare_names(weights.tensors)
         own = part_of(tensors, "denoiser")
-        fit(self if own else self.unet, own or tensors, weights.name)
-        self.begun, self.trained_timesteps = weights.name, weights.timesteps
+        load_strictly(self if own else self.unet, own or tensors, weights.name)
+        self.initial_source, self.trained_timesteps = weights.name, weights.timesteps
         if self.flags.frozen:
             self.source = f"{weights.name} {fingerprint(own or tensors)}"
 
@@ -268,7 +268,7 @@ class UNet2D(Denoiser):
         """
         inputs = self._inputs(z_t, t, condition or Condition())
         if residuals is not None:
-            inputs |= additions(self.unet, residuals, inputs["sample"])
+            inputs |= residual_arguments(self.unet, residuals, inputs["sample"])
         raw: Tensor = self.unet(**inputs, return_dict=False)[0]
         return raw.to(z_t.dtype)
 
@@ -280,19 +280,19 @@ class UNet2D(Denoiser):
         A compiled network runs uncompiled here. Gradients are recorded as usual.
 
         Args:
-            z_t: As in ``forward``.
-            t: As in ``forward``.
-            condition: As in ``forward``.
+            z_t: As in ``Denoiser.forward``.
+            t: As in ``Denoiser.forward``.
+            condition: As in ``Denoiser.forward``.
             middle: Whether to run the middle block.
 
         Raises:
             ValueError: As in ``forward``.
         """
         inputs = self._inputs(z_t, t, condition or Condition())
-        return read(self.unet, {**inputs, "return_dict": False}, middle)
+        return run_down_path(self.unet, {**inputs, "return_dict": False}, middle)
 
     def null_text(self, count: int, tokens: int = 1) -> Tensor | None:
-        """Return the null text; equal tokens, which attention treats as one."""
+        """As ``Denoiser.null_text``; equal tokens, which attention treats as one."""
         return None if self.null is None else self.null.expand(count, tokens, -1)
 
     def train(self, mode: bool = True) -> UNet2D:

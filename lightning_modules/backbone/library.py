@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from files.paths import expand_path
-from lightning_modules.networks.running import recomputed, to_channels_last
+from lightning_modules.networks.running import checkpointed, to_channels_last
 from lightning_modules.weights import refuse
 
 
@@ -159,15 +159,15 @@ def run_as(network: Any, flags: Flags) -> None:
         if network._supports_gradient_checkpointing:
             network.enable_gradient_checkpointing()
         else:
-            _compute_again(network)
+            _add_checkpointing(network)
     if flags.compile:
         network.compile()  # in place, so that names of tensors stay
 
 
-def _compute_again(network: Any) -> None:
+def _add_checkpointing(network: Any) -> None:
     """Add gradient checkpointing to U-Nets for which diffusers has none, such as for video."""
     for block in (*network.down_blocks, network.mid_block, *network.up_blocks):
-        block.forward = partial(recomputed, block.forward)
+        block.forward = partial(checkpointed, block.forward)
 
 
 PIXELS = 1024 * 1024  # of frames per call of an autoencoder

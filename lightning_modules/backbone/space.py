@@ -29,7 +29,7 @@ from lightning_modules.networks.autoencoders import (
 )
 from lightning_modules.networks.running import Float32, without_fp16
 from lightning_modules.noise import Noise
-from lightning_modules.weights import fingerprint, fit, fit_part, read_file, read_weights
+from lightning_modules.weights import fingerprint, load_part, load_strictly, read_file, read_weights
 
 if TYPE_CHECKING:
     from diffusers import VQModel
@@ -167,7 +167,7 @@ class Space(Float32, ABC):
                 f"{type(self).__name__} has no weights: unset model.init_args.space_weights"
             )
         found = read_weights(path)
-        fit_part(self, found, "space", self.official)
+        load_part(self, found, "space", self.official)
         # The hash is of the autoencoder's own names, as where it is read from a folder.
         tensors = getattr(self, "vae", self).state_dict()
         self.source = f"{Path(path).name} {fingerprint(tensors)}"
@@ -180,13 +180,13 @@ class Space(Float32, ABC):
         """
         return tensors
 
-    def thaw(self) -> None:
+    def unfreeze(self) -> None:
         """Make the autoencoder trainable."""
         self.requires_grad_(True)
         self._trains = True
         self.train()
 
-    def begin(self, images: Tensor) -> None:
+    def initialise(self, images: Tensor) -> None:
         """Start from training images, if the autoencoder has such a start.
 
         Args:
@@ -206,7 +206,7 @@ class Space(Float32, ABC):
 
         Args:
             network: Its encoder or decoder.
-            x: The input.
+            x: (B, 3, H, W) for the encoder, (B, channels, h, w) for the decoder.
         """
         return without_fp16(network, x) if self.fp16_overflows else network(x)
 
@@ -426,7 +426,7 @@ class Taef2Space(Space):
                 raise FileNotFoundError(
                     f"no weights at {path}: they are in madebyollin/taesd's repository"
                 )
-            fit(half, read_file(path), f"{path}, a half of TAEF2,")
+            load_strictly(half, read_file(path), f"{path}, a half of TAEF2,")
             names.append(f"{path.name} {fingerprint(half.state_dict())}")
         self.source = ", ".join(names)
         self._freeze()
@@ -451,9 +451,9 @@ class PCASpace(Space):
         self.channels, self.factor = self.vae.latent, self.vae.factor
         self._freeze()
 
-    def begin(self, images: Tensor) -> None:
+    def initialise(self, images: Tensor) -> None:
         """Start at the principal components of the images' patches."""
-        self.vae.begin(images)
+        self.vae.initialise(images)
 
     def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
         return self.vae.encode(image)

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from lightning_modules.controls.larger import FromBase
 from lightning_modules.noise import Noise
-from lightning_modules.sampling.captions import check_captions, drop_captions, to_learn
+from lightning_modules.sampling.captions import check_captions, drop_captions, training_images
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -148,7 +148,7 @@ class FineTune(FromBase):
         Raises:
             ValueError: If the batch has no images, or no clips for a video base.
         """
-        x = to_learn(batch, self.denoiser)
+        x = training_images(batch, self.denoiser)
         size = (x.shape[-2], x.shape[-1])
         with torch.no_grad():
             z = self.space.encode(x)

@@ -80,7 +80,7 @@ def base_of(target: Size, scale: float) -> Size:
     return height, width
 
 
-def ladder(
+def cascade_sizes(
     base: Size,
     target: Size,
     rule: Rule | Sequence[Size] = "geometric",
@@ -269,7 +269,7 @@ class FromBase(InLatents, Generator):
         return noise.normal((len(noise.seeds), *self.latent_shape(size, frames)))
 
     def from_noise(self, size: Size, noise: Noise, frames: int | None = None) -> Tensor:
-        """Return the pure noise that sampling starts from. Arguments as in ``eps``."""
+        """Return the pure noise that sampling starts from. Arguments and shape as in ``eps``."""
         first = self.schedule.level(self.sampled[0])
         return self.eps(size, noise, frames) * (first.alpha**2 + first.sigma**2) ** 0.5
 

@@ -27,7 +27,7 @@ from lightning_modules.sampling.tiling import padded
 if TYPE_CHECKING:
     from datamodules.base import Batch
 
-BEGIN = 64  # batches from which an autoencoder starts
+INITIAL_BATCHES = 64  # batches from which an autoencoder starts
 
 
 class Autoencoder(Reconstruction):
@@ -78,7 +78,7 @@ class Autoencoder(Reconstruction):
                 f"{'weights of its own' if space.source else 'no weights'}: set an untrained "
                 "autoencoder, and initial weights in model.init_args.weights"
             )
-        space.thaw()
+        space.unfreeze()
         self.space, self.tile_multiple = space, space.factor
         self.l1_weight, self.l2_weight = l1_weight, l2_weight
         self.kl_weight, self.commitment_weight = kl_weight, commitment_weight
@@ -131,7 +131,9 @@ class Autoencoder(Reconstruction):
         super().setup(stage)
         # Before DDP copies the weights of rank 0, and EMA and the optimiser read them.
         if stage == "fit" and self.trainer.ckpt_path is None and self.weights_source is None:
-            self.space.begin(torch.cat([batch["hr"] for batch in self.first_batches(BEGIN)]))
+            self.space.initialise(
+                torch.cat([batch["hr"] for batch in self.first_batches(INITIAL_BATCHES)])
+            )
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map a released file, which has only the autoencoder."""

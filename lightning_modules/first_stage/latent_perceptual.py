@@ -28,7 +28,7 @@ from torch.nn import functional
 from lightning_modules.backbone.space import Space
 from lightning_modules.latents import InLatents
 from lightning_modules.networks.latent_lpips import VGG16, LatentDistance, from_imagenet
-from lightning_modules.weights import fit
+from lightning_modules.weights import load_strictly
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -135,7 +135,9 @@ class LatentPerceptual(InLatents):
         super().load_parts(find)
         if self.vgg16 is not None:
             path = find("vgg16", self.vgg16)
-            fit(self.network, from_imagenet(path, self.space.channels), f"{path} and of LPIPS")
+            load_strictly(
+                self.network, from_imagenet(path, self.space.channels), f"{path} and of LPIPS"
+            )
 
 
 class Ranking(nn.Module):

@@ -52,7 +52,16 @@ class AnySize(nn.Module):
         return cast(Any, self.network).encode(lr) if self.encodes else lr
 
     def render(self, features: Tensor, lr: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return the output of ``forward`` from the features of ``encode``."""
+        """Return the output of ``forward`` from the features of ``encode``.
+
+        Args:
+            features: (B, C, h, w), the result of ``encode``.
+            lr: (B, 3, h, w) in [0, 1], the LR that they are of.
+            size: (H, W) of the output.
+
+        Returns:
+            (B, 3, H, W), about [0, 1]; not clamped.
+        """
         known = cast(Any, self.network)
         image = known.enlarged(features, lr) if self.encodes else known(lr)
         return resize(image, size, clamp=False)

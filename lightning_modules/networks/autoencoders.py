@@ -123,11 +123,11 @@ class Block(nn.Module):
         return (self.conv(x) + x).relu()
 
 
-class Bend(nn.Module):
+class SoftClamp(nn.Module):
     """3 tanh(x / 3)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Squash values to [-3, 3]."""
+        """Squash values of any shape to [-3, 3]."""
         return (x / _REACH).tanh() * _REACH
 
 
@@ -142,7 +142,7 @@ def taef2_encoder() -> nn.Sequential:
 
 def taef2_decoder() -> nn.Sequential:
     """Create the decoder: (B, 32, h, w) to (B, 3, 8 h, 8 w), about [0, 1]."""
-    layers: list[nn.Module] = [Bend(), _conv(TAEF2_CHANNELS, WIDTH), nn.ReLU()]
+    layers: list[nn.Module] = [SoftClamp(), _conv(TAEF2_CHANNELS, WIDTH), nn.ReLU()]
     for level in range(3):
         layers += [Block(pooled=level == 0) for _ in range(3)]
         layers += [nn.Upsample(scale_factor=2), nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False)]
@@ -328,7 +328,7 @@ class PCAAutoencoder(nn.Module):
             nn.init.zeros_(parameter)
 
     @torch.no_grad()
-    def begin(self, images: Tensor) -> None:
+    def initialise(self, images: Tensor) -> None:
         """Start at the principal components of the images' patches.
 
         Args:

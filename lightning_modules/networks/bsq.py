@@ -169,7 +169,7 @@ def flipped(bits: Tensor, probability: float, generator: torch.Generator | None 
     """Flip each bit with this probability: Infinity's bitwise self-correction.
 
     Args:
-        bits: Bits, 0 or 1.
+        bits: Any shape, 0 or 1.
         probability: In [0, 1].
         generator: Generator on the bits' device; the global one by default.
 
@@ -205,7 +205,7 @@ def entropy_penalty(z: Tensor, tau: float = 100.0, gamma: float = 1.0) -> Tensor
 
 
 def commitment(scale: Scale) -> Tensor:
-    """Return the mean squared distance of a residual, on the sphere, to its code.
+    """Return a scalar: the mean squared distance of a residual, on the sphere, to its code.
 
     Args:
         scale: The scale; its code gets no gradient.

@@ -78,8 +78,8 @@ class LatentDiscriminator(Running):
         self.down_blocks, self.mid_block, self.up_blocks = _blocks(
             widths, layers, beside, heads, text_width, embedding
         )
-        judged = [widths[-1], *reversed(widths)]
-        self.out_blocks = nn.ModuleList(_judge(width) for width in judged)
+        head_widths = [widths[-1], *reversed(widths)]
+        self.out_blocks = nn.ModuleList(_head(width) for width in head_widths)
         self.prepare_to_run()
 
     def forward(self, z: Tensor, t: Tensor | float, text: Tensor | None = None) -> list[Tensor]:
@@ -130,12 +130,12 @@ class LatentDiscriminator(Running):
             skips += outputs
         x = self._through(self.mid_block, text, x, embedded)
         logits = [self.out_blocks[0](x)]
-        for count, block, judge in zip(
+        for count, block, head in zip(
             self.counts, self.up_blocks, self.out_blocks[1:], strict=True
         ):
             skips, taken = skips[:-count], tuple(skips[-count:])
             x = self._through(block, text, x, taken, embedded)
-            logits.append(judge(x))
+            logits.append(head(x))
         return logits
 
     def _through(self, block: Any, text: Tensor | None, *inputs: Any) -> Any:
@@ -214,7 +214,7 @@ def _blocks(
     return down, middle, up
 
 
-def _judge(width: int) -> nn.Sequential:
+def _head(width: int) -> nn.Sequential:
     return nn.Sequential(
         nn.GroupNorm(_GROUPS, width, eps=_EPS),
         nn.SiLU(),

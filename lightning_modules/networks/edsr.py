@@ -170,7 +170,7 @@ class EDSR(Trunk):
         return features
 
     def enlarged(self, features: Tensor, lr: Tensor) -> Tensor:
-        """As `forward`, of features that are known already."""
+        """As `forward` of lr (B, 3, h, w), whose features (B, C, h, w) are known already."""
         y = self.tail(features)
         if self.global_skip:
             # antialias selects the a = -0.5 kernel of MATLAB and Pillow; without it, it is -0.75.

@@ -108,7 +108,7 @@ class Block(nn.Module):
         x: Tensor,
         encoded: EncodedText,
         spans: Spans,
-        turn: Tensor,
+        rotary: Tensor,
         cache: Cache | None = None,
         number: int = 0,
     ) -> Tensor:
@@ -118,13 +118,13 @@ class Block(nn.Module):
             x: (B, n, C).
             encoded: Encoded texts.
             spans: Number of tokens of each scale, and where it ends.
-            turn: Result of ``rotation``.
+            rotary: Result of ``rotary_embedding``.
             cache: Cache of previous scales.
             number: Number of this block, for the cache.
         """
         gate1, gate2, scale1, scale2, shift1, shift2 = (self.own + encoded.shared).unbind(2)
         h = (norm(x) * (1 + scale1) + shift1).to(x.dtype)
-        x = x + self.drop(self.attention(h, spans, turn, cache, number) * gate1).to(x.dtype)
+        x = x + self.drop(self.attention(h, spans, rotary, cache, number) * gate1).to(x.dtype)
         x = x + self.cross(self.cross_norm(x), encoded, cache, number)
         h = (norm(x) * (1 + scale2) + shift2).to(x.dtype)
         return x + self.drop(self.mlp(h) * gate2).to(x.dtype)
@@ -143,7 +143,7 @@ class _SelfAttention(nn.Module):
         self,
         x: Tensor,
         spans: Spans,
-        turn: Tensor,
+        rotary: Tensor,
         cache: Cache | None,
         number: int,
     ) -> Tensor:
@@ -152,8 +152,10 @@ class _SelfAttention(nn.Module):
         q, v = q + self.q_bias.to(q.dtype), v + self.v_bias.to(v.dtype)
         q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
         scale = self.log_scale.float().clamp(max=math.log(100)).exp()
-        q = rotated(functional.normalize(q.float(), dim=-1) * scale, turn).to(v.dtype)
-        k = rotated(functional.normalize(k.float(), dim=-1), turn).to(v.dtype)
+        q = apply_rotary_embedding(functional.normalize(q.float(), dim=-1) * scale, rotary).to(
+            v.dtype
+        )
+        k = apply_rotary_embedding(functional.normalize(k.float(), dim=-1), rotary).to(v.dtype)
         if cache is not None:
             k, v = cache.extended(number, k, v)
         # Each scale attends to itself and previous ones: a block mask, without building it.
@@ -197,11 +199,13 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 
 
 def norm(x: Tensor) -> Tensor:
-    """Normalise over channels, in float32, without weights."""
+    """Normalise (..., C) over channels, in float32, without weights."""
     return functional.layer_norm(x.float(), x.shape[-1:], eps=EPS)
 
 
-def rotation(scales: Scales, first: int, last: int, width: int, device: torch.device) -> Tensor:
+def rotary_embedding(
+    scales: Scales, first: int, last: int, width: int, device: torch.device
+) -> Tensor:
     """Return the rotary embedding, by the position of a token in the finest grid.
 
     Args:
@@ -214,11 +218,15 @@ def rotation(scales: Scales, first: int, last: int, width: int, device: torch.de
     Returns:
         (2, n, D / 2), cosines and sines: of rows, then of columns.
     """
-    return _rotation(tuple(scales.grids[first:last]), cast(Size, scales.full), width, device)
+    return _rotary_embedding(
+        tuple(scales.grids[first:last]), cast(Size, scales.full), width, device
+    )
 
 
 @lru_cache(maxsize=64)  # used at every step, and for every scale of every image
-def _rotation(grids: tuple[Size, ...], full: Size, width: int, device: torch.device) -> Tensor:
+def _rotary_embedding(
+    grids: tuple[Size, ...], full: Size, width: int, device: torch.device
+) -> Tensor:
     real: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
     with torch.inference_mode(False):  # the next caller may be training
         theta = 10000.0 ** (-torch.arange(0, width // 2, 2, **real) / (width // 2))
@@ -232,18 +240,18 @@ def _rotation(grids: tuple[Size, ...], full: Size, width: int, device: torch.dev
         return torch.stack([whole.cos(), whole.sin()])
 
 
-def rotated(x: Tensor, turn: Tensor) -> Tensor:
+def apply_rotary_embedding(x: Tensor, rotary: Tensor) -> Tensor:
     """Rotate neighbouring pairs of channels.
 
     Args:
         x: (B, heads, n, D).
-        turn: (2, n, D / 2), result of ``rotation``.
+        rotary: (2, n, D / 2), result of ``rotary_embedding``.
 
     Returns:
         (B, heads, n, D).
     """
     a, b = x.view(*x.shape[:-1], -1, 2).unbind(-1)
-    cos, sin = turn
+    cos, sin = rotary
     return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
 
 
@@ -477,16 +485,16 @@ class InfinityTransformer(Running):
                 "with the same cache"
             )
         head_width = self.width // self.heads
-        turn = rotation(scales, first, last, head_width, x.device)
+        rotary = rotary_embedding(scales, first, last, head_width, x.device)
         spans = [(s.stop - s.start, s.stop) for s in scales.spans[first:last]]
         for number, block in enumerate(self.blocks):
             if mixture is not None and number == mixture.after:
                 x = _mixed(x, mixture.weight)
             if cache is None:
-                x = self.run_block(block, x, encoded, spans, turn)
+                x = self.run_block(block, x, encoded, spans, rotary)
             else:
                 with self._uncompiled():
-                    x = block(x, encoded, spans, turn, cache, number)
+                    x = block(x, encoded, spans, rotary, cache, number)
         if mixture is not None and mixture.after == len(self.blocks):
             x = _mixed(x, mixture.weight)
         if cache is not None:

@@ -19,7 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.weights import bare_names, fingerprint, fit, part_of, read_file, read_weights
+from lightning_modules.weights import (
+    bare_names,
+    fingerprint,
+    load_strictly,
+    part_of,
+    read_file,
+    read_weights,
+)
 
 VGG16 = (64, 128, 256, 512, 512)  # channels of its stages
 _CONVOLUTIONS = (2, 2, 3, 3, 3)  # in each of them
@@ -114,7 +121,7 @@ class LatentLPIPS(LatentDistance):
         tensors = weights.tensors
         if weights.model:
             tensors = part_of(tensors, "network")
-        fit(self, from_official(tensors), str(path))
+        load_strictly(self, from_official(tensors), str(path))
         self.source = f"{Path(path).name} {fingerprint(self.state_dict())}"
         self.space = weights.frozen.get("space", "")
 

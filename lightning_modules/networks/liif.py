@@ -247,13 +247,14 @@ def nearest(coord: Tensor, n: int, shift: int) -> tuple[Tensor, Tensor]:
     """Return, along one axis, the cell of each point and the point's coordinate relative to it.
 
     Args:
-        coord: Points from -1 to 1.
+        coord: Points from -1 to 1, in any shape.
         n: Number of cells along the axis.
         shift: -1 or 1 for the cell half a cell before or after the point; 0 for the cell of the
             point.
 
     Returns:
-        Index from 0 to n - 1, and the point's offset from the cell's centre in halves of a cell.
+        Index from 0 to n - 1, and the point's offset from the cell's centre in halves of a cell;
+        both in the shape of ``coord``.
     """
     point = coord + (shift / n + NUDGE) if shift else coord
     # At the border both shifts give the same cell, as in the paper's formula.

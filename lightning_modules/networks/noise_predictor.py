@@ -263,12 +263,14 @@ class SlicedAttention:
             layer(pixels).unflatten(2, (attention.heads, -1)).transpose(1, 2)  # (B, heads, h w, D)
             for layer in (attention.to_q, attention.to_k, attention.to_v)
         )
-        seen = torch.cat([self._seen(part, k, v) for part in q.split(self.size, dim=2)], dim=2)
-        y = attention.to_out[0](seen.transpose(1, 2).flatten(2))
+        attended = torch.cat(
+            [self._attend(part, k, v) for part in q.split(self.size, dim=2)], dim=2
+        )
+        y = attention.to_out[0](attended.transpose(1, 2).flatten(2))
         return x + y.transpose(1, 2).reshape(B, C, h, w)
 
     @staticmethod
-    def _seen(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         function = functional.scaled_dot_product_attention
         if not torch.is_grad_enabled():
             return function(q, k, v)

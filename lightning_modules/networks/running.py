@@ -57,7 +57,7 @@ class Running(nn.Module):
             **more: Its arguments by name.
         """
         if self.checkpointing:
-            return recomputed(block, *inputs, draws=self.draws, **more)
+            return checkpointed(block, *inputs, draws=self.draws, **more)
         return block(*inputs, **more)
 
 
@@ -72,7 +72,7 @@ def to_channels_last(network: nn.Module) -> None:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
-def recomputed(block: Callable[..., Any], *inputs: Any, draws: bool = True, **more: Any) -> Any:
+def checkpointed(block: Callable[..., Any], *inputs: Any, draws: bool = True, **more: Any) -> Any:
     """Call a block without storing its activations; the backward pass calls it again.
 
     Args:
@@ -105,7 +105,7 @@ def without_fp16(network: Callable[[Tensor], T], x: Tensor) -> T:
 
     Args:
         network: The network, with float32 weights.
-        x: The input.
+        x: Its input, of any shape.
     """
     kind = x.device.type
     if not torch.is_autocast_enabled(kind) or torch.get_autocast_dtype(kind) != torch.float16:

@@ -277,7 +277,7 @@ class Unmodulated(nn.Module):
     """Replaces a modulation if there is no adapter."""
 
     def forward(self, x: Tensor, place: None) -> Tensor:
-        """Return ``x``."""
+        """Return ``x`` (B, channels, h, w) as it is."""
         return x
 
 

@@ -329,7 +329,7 @@ class SwinUNet(Running):
         self.out = nn.Sequential(
             group_norm(now), nn.SiLU(), zeroed(nn.Conv2d(now, channels * patch**2, 3, padding=1))
         )
-        self.mask_asked = mask
+        self.requested_mask = mask
         self._use(mask or "correct")
         self.register_load_state_dict_pre_hook(_before_loading)  # type: ignore[no-untyped-call]
         self.prepare_to_run()
@@ -359,7 +359,7 @@ class SwinUNet(Running):
         """
         mark = tensors.pop(prefix + _MARK, None)
         trained: Mask | None = None if mark is None else "released" if mark else "correct"
-        asked = self.mask_asked
+        asked = self.requested_mask
         if asked is not None and trained not in (None, asked):
             parts = ["model", *prefix.split(".")[:-1], "mask"] if prefix else ["mask"]
             raise ValueError(

@@ -25,10 +25,10 @@ from lightning_modules.next_scale.next_scale import (
     NextScale,
     adamw,
     bit_losses,
-    forced,
     sample,
     scale_weights,
     self_correction,
+    teacher_forcing,
 )
 from lightning_modules.noise import Noise
 from lightning_modules.weights import bare_names
@@ -75,7 +75,7 @@ class Infinity(NextScale, Generator):
         """Return the cross-entropy of the bits of all scales, with self-correction."""
         f = self.latent(batch)
         scales = self.space.scales((f.shape[-2], f.shape[-1]))
-        given = forced(f, scales, self_correction(self.flip_strength, self.flip_scales))
+        given = teacher_forcing(f, scales, self_correction(self.flip_strength, self.flip_scales))
         logits = self.predicted(batch, given.inputs, scales)
         weights = copy_to(scale_weights(scales, 0, self.reweight), f.device)
         losses = bit_losses(logits, given.bits)

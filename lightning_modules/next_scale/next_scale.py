@@ -53,7 +53,7 @@ Change = Callable[[int, Tensor], Tensor]
 
 
 # ---------------------------------------------------------------------------------------- training
-class Forced(NamedTuple):
+class TeacherForcing(NamedTuple):
     """Inputs and targets of the transformer, for all scales at once.
 
     Args:
@@ -65,9 +65,9 @@ class Forced(NamedTuple):
     bits: Tensor
 
 
-def forced(
+def teacher_forcing(
     f: Tensor, scales: Scales, change: Change | None = None, mode: Down = "trilinear"
-) -> Forced:
+) -> TeacherForcing:
     """Teacher forcing, section 3.3 of Infinity.
 
     Args:
@@ -86,7 +86,7 @@ def forced(
             below = shrunk(scale.total, scales.latents[number + 1], mode)
             inputs.append(to_tokens(below, scales.patch))
     none = bits[0][:, :0]
-    return Forced(torch.cat(inputs, 1) if inputs else none, torch.cat(bits, 1))
+    return TeacherForcing(torch.cat(inputs, 1) if inputs else none, torch.cat(bits, 1))
 
 
 def starts_of(count: int, known: int, passes: Sequence[int] | None = None) -> list[int]:
@@ -135,7 +135,7 @@ def inputs_of(
     return torch.cat([to_tokens(part, scales.patch) for part in parts], 1)
 
 
-def heard(
+def noise_inputs(
     fields: Sequence[Tensor | None], scales: Scales, starts: Sequence[int], first: int = 0
 ) -> Tensor | None:
     """Return the noise that the network reads: of each scale, that of its pass's earlier scales.
@@ -254,7 +254,7 @@ class Bitwise:
         return {n: getattr(self, n) for n in names if getattr(self, n) != getattr(default, n)}
 
 
-def chances(logits: Tensor, how: Bitwise) -> Tensor:
+def bit_probabilities(logits: Tensor, how: Bitwise) -> Tensor:
     """Return the probabilities with which bits are 1.
 
     Args:
@@ -283,7 +283,7 @@ def drawn(logits: Tensor, uniform: Tensor, how: Bitwise) -> Tensor:
     Returns:
         (B, n, bits) of 0 and 1, float.
     """
-    return (uniform < chances(logits, how)).float()
+    return (uniform < bit_probabilities(logits, how)).float()
 
 
 def field_of(noise: Noise, scales: Scales, number: int, bits: int) -> Tensor:
@@ -375,7 +375,7 @@ def sample(
         fields.append(field_of(noise, scales, number, network.bits) if drawn_here else None)
         if (at_once and not drawn_here) or shares_pass(starts, number):
             continue
-        earlier = heard(fields, scales, starts, first) if network.reads_noise else None
+        earlier = noise_inputs(fields, scales, starts, first) if network.reads_noise else None
         if earlier is not None:
             earlier = earlier.repeat(copies, 1, 1)
         logits = _logits(network, inputs, scales, encoded, first, cache, how, earlier)
@@ -491,7 +491,7 @@ class NextScale(InLatents):
 
         Args:
             batch: Batch with captions.
-            inputs: Inputs of ``next_scale.forced``.
+            inputs: Inputs of ``next_scale.teacher_forcing``.
             scales: Scales of the images.
         """
         network, count = self._network, len(inputs)

@@ -55,14 +55,14 @@ from lightning_modules.next_scale.next_scale import (
     NextScale,
     adamw,
     bit_losses,
-    chances,
+    bit_probabilities,
     field_of,
-    forced,
-    heard,
     inputs_of,
+    noise_inputs,
     sample,
     scale_weights,
     starts_of,
+    teacher_forcing,
 )
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.color import ColorFix
@@ -71,8 +71,8 @@ from lightning_modules.weights import (
     Weights,
     bare_names,
     fingerprint,
-    fit,
-    fit_part,
+    load_part,
+    load_strictly,
     part_of,
     read_weights,
     same_weights,
@@ -189,7 +189,7 @@ class NSARM(NextScale, SuperResolver):
         def change(number: int, residual: Tensor) -> Tensor:
             return known[number] if number < len(known) else quantized(residual)
 
-        given, first = forced(f, self.scales, change), len(known)
+        given, first = teacher_forcing(f, self.scales, change), len(known)
         logits = self.predicted(batch, given.inputs, self.scales)
         start = self.scales.spans[first].start
         logits, bits = logits[:, start:], given.bits[:, start:]
@@ -210,14 +210,14 @@ class NSARM(NextScale, SuperResolver):
             seeds = torch.randint(2**62, (len(y),))
             noise = Noise(seeds, y.device)
             codes, drawn = sample(teacher, scales, text, noise, how, known, mode)
-            expected = torch.cat([chances(logits, how) for logits in drawn], 1)
+            expected = torch.cat([bit_probabilities(logits, how) for logits in drawn], 1)
         network, first, noise = self._network, len(known), Noise(seeds, y.device)
         starts = starts_of(len(scales), first, self.passes)
         inputs, read = inputs_of(codes, scales, starts, mode), None
         if network.reads_noise:
             later = range(first, len(scales))
             fields = [field_of(noise, scales, number, network.bits) for number in later]
-            read = heard([*[None] * first, *fields], scales, starts)
+            read = noise_inputs([*[None] * first, *fields], scales, starts)
         encoded = network.encode_text(self.sampling(batch)[0])
         logits = network(inputs, scales, encoded, noise=read)
         logits = logits[:, scales.spans[first].start :]
@@ -425,14 +425,14 @@ class NSARM(NextScale, SuperResolver):
         given, knows = [], True
         if self.mapper_weights is not None:
             found = self._read("mapper", find("mapper_weights", self.mapper_weights))
-            fit_part(self.mapper, found, "mapper", transformation.from_official, "mapper_weights")
+            load_part(self.mapper, found, "mapper", transformation.from_official, "mapper_weights")
             self._name_mapper(found.name)
             given.append(found.name)
         if self.transformer is not None and self.transformer_weights is not None:
             path = find("transformer_weights", self.transformer_weights)
             found = self._read("transformer", path)
             official = partial(_base, rows=len(self.transformer.no_text))
-            fit_part(self.transformer, found, "transformer", official, "transformer_weights")
+            load_part(self.transformer, found, "transformer", official, "transformer_weights")
             knows = self._fill_encoder(found)
             given.append(found.name)
         if knows and len(given) == (1 if self.transformer is None else 2):
@@ -446,7 +446,7 @@ class NSARM(NextScale, SuperResolver):
             self._read("teacher", find("teacher_weights", teacher_weights)),
         )
         official = partial(_base, rows=len(network.no_text))
-        fit_part(network, found, "transformer", official, "teacher_weights")
+        load_part(network, found, "transformer", official, "teacher_weights")
         first, key = found, "teacher_weights"
         if self.mapper_weights is not None:
             key = "mapper_weights"
@@ -456,7 +456,7 @@ class NSARM(NextScale, SuperResolver):
                 "the mapper of model.init_args.teacher_weights was frozen, and is not in it: set "
                 f"model.init_args.mapper_weights to {found.frozen['mapper']}"
             )
-        fit_part(self.mapper, first, "mapper", transformation.from_official, key)
+        load_part(self.mapper, first, "mapper", transformation.from_official, key)
         self._name_mapper(first.name)
         theirs = found.frozen.get("mapper", self.mapper.source)
         if not same_weights(theirs, self.mapper.source):
@@ -496,7 +496,7 @@ class NSARM(NextScale, SuperResolver):
             return True
         tensors = part_of(bare_names(found.tensors), "encoder")
         if tensors:
-            fit(self.encoder, tensors, f"{found.name} (model.init_args.encoder)")
+            load_strictly(self.encoder, tensors, f"{found.name} (model.init_args.encoder)")
         return bool(tensors)
 
     def _name_mapper(self, where: str) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_modules.weights import fingerprint, fit, read_weights
+from lightning_modules.weights import fingerprint, load_strictly, read_weights
 
 
 class Loss(nn.Module, ABC):
@@ -105,7 +105,12 @@ class Charbonnier(Loss):
 
 
 def charbonnier(sr: Tensor, hr: Tensor, eps: float = 1e-3) -> Tensor:
-    """Return the mean of sqrt(d^2 + eps^2).
+    """Return the mean of sqrt(d^2 + eps^2), a scalar; d is the difference.
+
+    Args:
+        sr: Any shape.
+        hr: In the shape of ``sr``.
+        eps: Difference below which it is nearly quadratic, in their units.
 
     Source: Charbonnier et al., ICIP 1994; eps of LapSRN (Lai et al., 2017; arXiv 1710.01992).
     """
@@ -322,7 +327,7 @@ class VGG19Perceptual(Loss):
         """
         network, found = VGG19Features(list(self.layers)), read_weights(path)
         own = network.official(found.tensors)
-        fit(network, own, found.name)
+        load_strictly(network, own, found.name)
         self.network = network.requires_grad_(False).eval().to(memory_format=torch.channels_last)
         self.source = f"{found.name} {fingerprint(own)}"
 

@@ -34,7 +34,7 @@ from degradations.stages.sharpen import USM
 from lightning_modules.adversarial import Adversarial
 from lightning_modules.one_pass.losses import GAN, L1, Loss
 from lightning_modules.one_pass.one_pass import NetworkCallable, OnePass
-from lightning_modules.weights import fit_part, part_of, read_weights
+from lightning_modules.weights import load_part, part_of, read_weights
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -126,35 +126,37 @@ class RealESRGAN(Adversarial, OnePass):
         target = self.sharpened(hr)
         found = {name: loss.weight * loss(sr, target, averaged) for name, loss in terms.items()}
         if self.discriminator is not None and step >= self.gan.start:
-            found["adversarial"] = self.gan.weight * self.gan.generator(self._judged(sr))
+            found["adversarial"] = self.gan.weight * self.gan.generator(
+                self._discriminator_logits(sr)
+            )
         for name, value in found.items():
             self.log(f"train/{name}", value)
         loss = torch.stack(list(found.values())).sum()
         self.log("train/loss", loss, prog_bar=True)
         return loss, (hr, sr.detach())
 
-    def _judged(self, sr: Tensor) -> list[Tensor]:
+    def _discriminator_logits(self, sr: Tensor) -> list[Tensor]:
         # In evaluation, so that only the discriminator's own update changes its spectral norms: a
         # run that stops before that resumes exactly.
-        judge = cast(nn.Module, self.discriminator).eval()
+        discriminator = cast(nn.Module, self.discriminator).eval()
         try:
-            logits: list[Tensor] = judge(sr)
+            logits: list[Tensor] = discriminator(sr)
         finally:
-            judge.train()
+            discriminator.train()
         return logits
 
     def discriminator_loss(self, made: Any) -> Tensor:
         """Return the discriminator's loss of HR and outputs, with R1 if it is set."""
-        (hr, sr), judge = made, cast(nn.Module, self.discriminator)
+        (hr, sr), discriminator = made, cast(nn.Module, self.discriminator)
         if not self.gan.r1:
-            real, penalty = judge(hr), None
+            real, penalty = discriminator(hr), None
         else:
             hr = hr.detach().requires_grad_()
             # In fp16, gradients of gradients would vanish.
             with torch.autocast(hr.device.type, enabled=False):
-                real = judge(hr)
+                real = discriminator(hr)
                 penalty = self.gan.penalty(real, hr)
-        fake = judge(sr)
+        fake = discriminator(sr)
         loss = self.gan.discriminator(real, fake)
         self.log("train/discriminator", loss)
         for name, maps in (("real", real), ("fake", fake)):
@@ -226,7 +228,7 @@ class RealESRGAN(Adversarial, OnePass):
             key = "discriminator_weights"
             found = read_weights(find(key, self.discriminator_weights))
             official = getattr(self.discriminator, "official", dict)
-            fit_part(self.discriminator, found, "discriminator", official, key)
+            load_part(self.discriminator, found, "discriminator", official, key)
 
     def setup(self, stage: str) -> None:
         """Load what losses need.

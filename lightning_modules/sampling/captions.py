@@ -127,7 +127,7 @@ def frames_of(batch: Batch, denoiser: Denoiser) -> int | None:
     return frames
 
 
-def to_learn(batch: Batch, denoiser: Denoiser) -> Tensor:
+def training_images(batch: Batch, denoiser: Denoiser) -> Tensor:
     """Return images (B, 3, H, W) or clips (B, F, 3, H, W) to train on.
 
     Raises:

@@ -85,7 +85,7 @@ class Tiling:
             )
 
     @property
-    def asked(self) -> dict[str, str | int | float]:
+    def options(self) -> dict[str, str | int | float]:
         """Settings that differ from the defaults and change outputs, by key."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         own = {field.name: field.default for field in fields(self)}
@@ -170,7 +170,7 @@ def halved_when_full(work: Callable[[int], Tensor], side: int, least: int) -> Te
     """Work in tiles, and again in tiles of half the side when a GPU runs out of memory.
 
     Args:
-        work: Takes the side of tiles in LR pixels.
+        work: Makes the output (B, 3, H, W), given the side of tiles in LR pixels.
         side: First side to try.
         least: Smallest side.
 
@@ -464,6 +464,6 @@ def padded(lr: Tensor, multiple: int = 1, minimum: int = 1) -> Padded:
 
 
 def mirrored(positions: Tensor, side: int) -> Tensor:
-    """Fold any integers into 0 to ``side`` - 1, as between two mirrors."""
+    """Fold integers, in any shape, into 0 to ``side`` - 1, as between two mirrors."""
     folded = positions.remainder(max(2 * (side - 1), 1))
     return torch.minimum(folded, 2 * (side - 1) - folded)

@@ -34,7 +34,7 @@ class Together:
         self._made: list[Tensor] = []  # in this turn, by rank
 
     def __call__(self, group: Group) -> Tensor:
-        """Return the output of the next group.
+        """Return the output of the next group, (n B, 3, H, W) float32, on all processes.
 
         Raises:
             torch.OutOfMemoryError: In all processes, if the memory of one is full.

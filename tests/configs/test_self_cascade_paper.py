@@ -19,7 +19,7 @@ pytest.importorskip("transformers")
 
 from diffusers import AutoencoderKL, UNet2DConditionModel, UNet3DConditionModel
 
-from lightning_modules.controls.larger import count_stages, ladder
+from lightning_modules.controls.larger import cascade_sizes, count_stages
 from tests.conftest import REPO
 from tests.lightning_modules.backbone.texts import save_text_encoder
 from tests.small_sd import VAE
@@ -170,7 +170,7 @@ def test_other_aspects(size: tuple[int, int], home: Path, bases: Path, enlarger:
     content = yaml.safe_load(config.read_text())
     asked = content["data"]["init_args"]["test"]["prompts"]["init_args"]["size"]
     assert tuple(asked) == ASPECTS[0]
-    assert count_stages((512, 512), size) == len(ladder((512, 512), size)) - 1 == 3
+    assert count_stages((512, 512), size) == len(cascade_sizes((512, 512), size)) - 1 == 3
     (home / "captioned").mkdir()
     (home / "captioned/prompts.txt").write_text("a b\n\nb\n")
     small = (*RUN, *base_of(bases, "sd21"), "--model.init_args.base_size", "64")

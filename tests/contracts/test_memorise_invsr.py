@@ -53,7 +53,7 @@ def autoencoder(tmp_path_factory: Any) -> Autoencoder:
 def test_autoencoder(autoencoder: Autoencoder) -> None:
     torch.manual_seed(0)
     start = Autoencoder(1.0, PCASpace())
-    start.space.begin(photographs())
+    start.space.initialise(photographs())
     before, after = decibels(start.eval()), decibels(autoencoder)
     assert after >= before + 3
 

@@ -139,7 +139,7 @@ def low_rank(scale, folder):
 
 def trained_on(scale, folder):
     denoiser = diffusion(scale, folder).denoiser
-    denoiser.begun = "elsewhere"
+    denoiser.initial_source = "elsewhere"
     sampling = {"schedule": Schedule(prediction="sample"), "sampler": Sampler(steps=2, eta=1.0)}
     return FineTune(scale, denoiser=denoiser, **sampling)
 

@@ -17,7 +17,7 @@ from datamodules.batches import collate
 from datamodules.files.decode import UnreadableImage
 from datamodules.files.restart import encode_jpeg, restart_offsets
 from datamodules.order.plan import Item, Plan
-from datamodules.samples import SampleDraws, TrainingImages, continued, turned
+from datamodules.samples import SampleDraws, TrainingImages, pad_symmetric, turned
 from datamodules.shards.index import build_index, index_places, save_index
 from datamodules.shards.shards import Shards
 from degradations.draws import Draws
@@ -223,7 +223,7 @@ class TestTurns:
     @settings(max_examples=60, deadline=None)
     def test_continued(self, height, width, down, right):
         whole = random_image(height, width)
-        got = continued(whole, height + down, width + right)
+        got = pad_symmetric(whole, height + down, width + right)
         rows = [min(i % (2 * height), 2 * height - 1 - i % (2 * height)) for i in range(len(got))]
         columns = [
             min(i % (2 * width), 2 * width - 1 - i % (2 * width)) for i in range(len(got[0]))

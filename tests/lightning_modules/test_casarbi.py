@@ -114,7 +114,7 @@ def test_the_network_sees_unit_deviation():
 def test_the_loss_is_in_units_of_sigma_r():
     given = batch()
     made = method(noise_probability=0.0)
-    b, _ = made.based(given["lr"], given["size"])
+    b, _ = made.base_output(given["lr"], given["size"])
     r = given["hr"] * 2 - 1 - b
     loss = made.training_step(given, 0)
     torch.testing.assert_close(loss, (r / 0.1).square().mean())

@@ -1,4 +1,4 @@
-"""What a million samples cost before the first batch: seconds, and memory of each process.
+"""Time before the first batch of a million samples, and memory of each process.
 
 A thousand made-up shards of a thousand samples each: indices as the packer writes them, beside tars
 that are holes. Nothing of the tars is read. Memory is measured in a process of its own.

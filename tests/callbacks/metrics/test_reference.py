@@ -155,7 +155,7 @@ def test_a_hash_that_cannot_be_kept_is_no_error(folder: Path, cache: Path) -> No
 
 def waited_for(metric: SetMetric, place: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Find references while other processes wait, which give up after eleven images."""
-    monkeypatch.setattr(module, "several", lambda: True)
+    monkeypatch.setattr(module, "is_distributed", lambda: True)
     monkeypatch.setattr(module, "MANY", 10)
     return find_reference(metric, str(place), key)
 

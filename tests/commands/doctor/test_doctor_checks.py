@@ -282,7 +282,7 @@ def test_a_full_gpu_and_a_failing_gpu(monkeypatch: Patch) -> None:
 
 def test_codecs_that_change_pixels(monkeypatch: Patch) -> None:
     ramps = doctor_codecs._ramps
-    monkeypatch.setattr(doctor_codecs, "_off", lambda found, pixels: 99)
+    monkeypatch.setattr(doctor_codecs, "_max_error", lambda found, pixels: 99)
     for name, check in doctor_codecs.CODEC_CHECKS.items():
         text = said(check)[name]
         assert text.startswith("broken") or "not installed" in text, text

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules.weights import bare_names, check_sources, fit, folded, sources
+from lightning_modules.weights import abbreviated, bare_names, check_sources, load_strictly, sources
 
 
 class Part(nn.Module):
@@ -35,7 +35,7 @@ def test_names_before_wrapping():
 
 def test_tensors_fit_or_are_named():
     layer, state = nn.Linear(2, 3), nn.Linear(2, 3).state_dict()
-    fit(layer, state, "file.pth")
+    load_strictly(layer, state, "file.pth")
     assert torch.equal(layer.weight, state["weight"])
     wrong = {"weight": torch.zeros(3, 4), "extra": torch.zeros(1)}
     with pytest.raises(
@@ -43,21 +43,21 @@ def test_tensors_fit_or_are_named():
         match=r"file\.pth do not fit the network: 1 missing \(bias\); 1 unexpected \(extra\); "
         r"1 of another shape \(weight 3x4 for 3x2\)",
     ):
-        fit(layer, wrong, "file.pth")
+        load_strictly(layer, wrong, "file.pth")
     assert torch.equal(layer.weight, state["weight"])
     with pytest.raises(ValueError, match=r"file\.pth has NaN in 1 of its tensors, such as bias"):
-        fit(layer, {**state, "bias": torch.tensor([1, torch.nan, 0])}, "file.pth")
+        load_strictly(layer, {**state, "bias": torch.tensor([1, torch.nan, 0])}, "file.pth")
 
 
 def test_all_that_do_not_fit_are_logged(caplog):
     blocks = nn.ModuleDict({"blocks": nn.ModuleList(nn.Linear(2, 3) for _ in range(9))})
     state = {k: v for k, v in blocks.state_dict().items() if not k.startswith("blocks.0.")}
     with pytest.raises(ValueError, match=r"2 missing \(blocks\.0\.weight, blocks\.0\.bias\)"):
-        fit(blocks, state, "file.pth")
+        load_strictly(blocks, state, "file.pth")
     assert not caplog.messages  # the sentence has both
     wrong = {k: torch.zeros(2) for k in state if "bias" in k} | {"a.4": torch.zeros(1)}
     with pytest.raises(ValueError, match=r"10 missing .*, \.\.\.\); 1 unex.*; 8 of another shape"):
-        fit(blocks, wrong, "file.pth")
+        load_strictly(blocks, wrong, "file.pth")
     assert caplog.messages == [
         "the tensors of file.pth do not fit the network:\n"
         "  missing: blocks.{0-8}.weight\n"
@@ -69,10 +69,10 @@ def test_all_that_do_not_fit_are_logged(caplog):
 
 def test_names_are_folded_only_where_each_number_goes_with_each():
     every = [f"up.{i}.attn.{j}.w" for i in (0, 2, 3) for j in (0, 1)]
-    assert folded(every) == ["up.{0,2-3}.attn.{0-1}.w"]
-    assert folded(every[:-1]) == every[:-1]
-    assert folded(["odd.{}.1.w", "odd.{}.2.w"]) == ["odd.{}.{1-2}.w"]
-    assert folded(["1.w", "x.01", "x.1"]) == ["1.w", "x.01", "x.1"]
+    assert abbreviated(every) == ["up.{0,2-3}.attn.{0-1}.w"]
+    assert abbreviated(every[:-1]) == every[:-1]
+    assert abbreviated(["odd.{}.1.w", "odd.{}.2.w"]) == ["odd.{}.{1-2}.w"]
+    assert abbreviated(["1.w", "x.01", "x.1"]) == ["1.w", "x.01", "x.1"]
 
 
 def test_frozen_parts_are_named():

@@ -33,7 +33,7 @@ def made(kind: Any, **settings: Any) -> Any:
 
 def whole(**settings: Any) -> Any:
     denoiser = wrapped(null="learned")
-    denoiser.begun = "base.ckpt"
+    denoiser.initial_source = "base.ckpt"
     return made(FineTune, denoiser=denoiser, **settings)
 
 
@@ -178,7 +178,7 @@ def test_a_fit_may_start_from_the_weights_of_another(tmp_path):
 @pytest.mark.parametrize(("kind", "expected"), [("stage", 16), ("base", 8)])
 def test_sdxl_gets_sizes_in_training(kind, expected):
     denoiser = wrapped(null="learned", **SDXL)
-    denoiser.begun = "base.ckpt"
+    denoiser.initial_source = "base.ckpt"
     settings = {"size_condition": kind, "encoder": Pooled(), "caption_dropout": 0.0}
     method = made(FineTune, denoiser=denoiser, **settings)
     calls = noted(method)
@@ -200,7 +200,7 @@ def test_captions_are_left_out_in_training(dropout):
 @pytest.mark.parametrize("kind", [FineTune, LoRA])
 def test_clips(kind):
     denoiser = wrapped("video", null="learned", flags=Flags(frozen=kind is LoRA))
-    denoiser.begun = denoiser.source = "base.ckpt 0123456789abcdef"
+    denoiser.initial_source = denoiser.source = "base.ckpt 0123456789abcdef"
     method = made(kind, denoiser=denoiser, clamp=1.0)
     method.load_parts(lambda *_: pytest.fail("no part has a file"))
     given = clips()
@@ -250,7 +250,7 @@ def test_settings_that_do_not_fit():
     with pytest.raises(ValueError, match="rank is 0"):
         made(LoRA, denoiser=base(), rank=0)
     random = whole()
-    random.denoiser.begun = ""
+    random.denoiser.initial_source = ""
     with pytest.raises(ValueError, match="a trained base is required"):
         random.setup("fit")
     random.setup("test")  # its own checkpoint has all weights

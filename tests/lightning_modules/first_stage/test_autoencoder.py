@@ -102,7 +102,7 @@ def test_the_discriminator_counts_from_its_start() -> None:
 def test_principal_components_are_the_best_linear_autoencoder() -> None:
     x = images(8)
     network = PCAAutoencoder(latent=12).eval()
-    network.begin(x)
+    network.initialise(x)
     patches = functional.unfold(x, 4, stride=4).transpose(1, 2).flatten(0, 1)
     mean = patches.mean(0)
     _, _, vectors = torch.linalg.svd(patches - mean, full_matrices=False)
@@ -116,7 +116,7 @@ def test_principal_components_are_the_best_linear_autoencoder() -> None:
 
 def test_larger_latents_are_standardised_again() -> None:
     network = PCAAutoencoder()
-    network.begin(images(8))
+    network.initialise(images(8))
     z = network.encode(images(8))
     network.encoder.weight.data *= 3
     torch.testing.assert_close(network.encode(images(8)), z, rtol=0, atol=2e-2)

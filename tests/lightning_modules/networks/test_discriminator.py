@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_modules.networks.discriminator import LatentDiscriminator, from_official
-from lightning_modules.weights import fit
+from lightning_modules.weights import load_strictly
 from tests.lightning_modules.networks.invsr_layers import Layers
 
 SMALL = {"widths": (32, 64, 64), "layers": (1, 1, 1), "heads": 4, "text_width": 8, "text_heads": 2}
@@ -103,7 +103,7 @@ def test_the_released_size_and_names():
 def test_a_released_file_loads(around):
     model, other = seeded(), LatentDiscriminator(**SMALL)
     file = {"state_dict": {around.format(name): t for name, t in model.state_dict().items()}}
-    fit(other, from_official(file), "the file")
+    load_strictly(other, from_official(file), "the file")
     for found, expected in zip(other(*inputs()), model(*inputs()), strict=True):
         assert torch.equal(found, expected)
 

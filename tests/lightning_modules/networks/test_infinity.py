@@ -14,9 +14,9 @@ from lightning_modules.next_scale.infinity import Infinity
 from lightning_modules.next_scale.next_scale import (
     Bitwise,
     bit_losses,
-    forced,
     scale_weights,
     self_correction,
+    teacher_forcing,
 )
 from tests.lightning_modules.next_scale_parts import BITS, space, transformer
 from tests.reference.infinity_official import random_weights
@@ -50,7 +50,7 @@ class TestTraining:
         loss = model.training_step(batch(), 0)
         f = model.space.encode(batch()["hr"])
         scales = model.space.scales((4, 4))
-        given = forced(f, scales)
+        given = teacher_forcing(f, scales)
         none = model.transformer.no_text[:1].expand(2, 1, -1)
         got = model.transformer.encode_text(Text(none, torch.ones(2)))
         odds = model.transformer(given.inputs, scales, got).diff(dim=-1)[..., 0]
@@ -69,7 +69,7 @@ class TestTraining:
         scales = model.space.scales((4, 4))
         torch.manual_seed(1)
         change = self_correction(1.0, 2)
-        given = forced(model.space.encode(batch()["hr"]), scales, change)
+        given = teacher_forcing(model.space.encode(batch()["hr"]), scales, change)
         none = model.transformer.no_text[:1].expand(2, 1, -1)
         got = model.transformer.encode_text(Text(none, torch.ones(2)))
         logits = model.transformer(given.inputs, scales, got)

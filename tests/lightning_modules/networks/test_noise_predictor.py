@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_modules.networks.noise_predictor import Gaussian, NoisePredictor, from_official
-from lightning_modules.weights import fit
+from lightning_modules.weights import load_strictly
 from tests.lightning_modules.networks.invsr_layers import Layers
 
 SMALL = {"widths": (32, 64), "layers": 1, "head_width": 16}
@@ -66,7 +66,7 @@ def test_the_released_size_and_names():
 def test_a_released_file_loads(around):
     model, other = seeded(), NoisePredictor(**SMALL)
     file = {"state_dict": {around.format(name): t for name, t in model.state_dict().items()}}
-    fit(other, from_official(file), "the file")
+    load_strictly(other, from_official(file), "the file")
     lr = torch.rand(1, 3, 8, 8)
     assert torch.equal(other(lr, 3).mean, model(lr, 3).mean)
 
@@ -75,7 +75,7 @@ def test_a_file_that_does_not_fit_is_refused():
     tensors = dict(seeded().state_dict())
     tensors["encoder.conv_out.more"] = tensors.pop("encoder.conv_out.bias")
     with pytest.raises(ValueError, match=r"1 missing \(encoder.conv_out.bias\); 1 unexpected"):
-        fit(NoisePredictor(**SMALL), from_official(tensors), "the file")
+        load_strictly(NoisePredictor(**SMALL), from_official(tensors), "the file")
 
 
 def test_it_is_what_the_paper_draws():

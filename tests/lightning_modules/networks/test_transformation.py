@@ -17,7 +17,7 @@ from lightning_modules.networks.transformation import (
     Transformation,
     from_official,
 )
-from lightning_modules.weights import fit
+from lightning_modules.weights import load_strictly
 
 SMALL = [Branch(8, 1, 2), Branch(12, 2, 3)]
 
@@ -116,11 +116,11 @@ def test_rows_as_positions() -> None:
 def test_weights_of_the_other_layout_are_refused(trained: Any) -> None:
     other: Any = {"memory": "positions", "positions": "memory"}[trained]
     tensors = small(layout=trained).state_dict()
-    fit(small(layout=trained), tensors, "a.ckpt")
+    load_strictly(small(layout=trained), tensors, "a.ckpt")
     with pytest.raises(
         ValueError, match=f"layout is {other}, and a.ckpt was trained with {trained}"
     ):
-        fit(small(layout=other), tensors, "a.ckpt")
+        load_strictly(small(layout=other), tensors, "a.ckpt")
 
 
 def estimating(**options: object) -> LatentEstimate:

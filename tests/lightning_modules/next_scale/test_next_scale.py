@@ -16,16 +16,16 @@ from lightning_modules.next_scale.next_scale import (
     bit_losses,
     drawn,
     field_of,
-    forced,
-    heard,
     inputs_of,
+    noise_inputs,
     sample,
     scale_weights,
     self_correction,
     starts_of,
+    teacher_forcing,
 )
 from lightning_modules.noise import Noise
-from lightning_modules.weights import fit
+from lightning_modules.weights import load_strictly
 from tests.lightning_modules.next_scale_parts import BITS, GRIDS, transformer
 
 SCALES = Scales(GRIDS)
@@ -44,7 +44,7 @@ def texts(count=2):
 class TestForced:
     def test_inputs_are_what_was_said_and_bits_what_it_left_out(self):
         f = latent()
-        found, total = forced(f, SCALES), torch.zeros_like(f)
+        found, total = teacher_forcing(f, SCALES), torch.zeros_like(f)
         for number, (h, w) in enumerate(GRIDS):
             left = functional.interpolate(f - total, (h, w), mode="area")
             expected = (left > 0).flatten(2).mT.float()
@@ -58,11 +58,11 @@ class TestForced:
                 torch.testing.assert_close(here, below.flatten(2).mT)
 
     def test_one_scale_has_no_inputs(self):
-        assert forced(latent()[..., :1, :1], Scales([(1, 1)])).inputs.shape == (2, 0, BITS)
+        assert teacher_forcing(latent()[..., :1, :1], Scales([(1, 1)])).inputs.shape == (2, 0, BITS)
 
     def test_tokens_of_two_by_two(self):
         scales = Scales([(1, 1), (2, 2)], patch=2)
-        found = forced(latent(), scales)
+        found = teacher_forcing(latent(), scales)
         assert found.bits.shape == (2, 5, 4 * BITS)
         assert found.inputs.shape == (2, 4, 4 * BITS)
 
@@ -73,7 +73,7 @@ class TestForced:
             bits = bsq.to_bits(residual)
             return bsq.from_bits(1 - bits if number == 1 else bits)
 
-        plain, found = forced(f, SCALES), forced(f, SCALES, change)
+        plain, found = teacher_forcing(f, SCALES), teacher_forcing(f, SCALES, change)
         upto = SPANS[1].stop
         assert torch.equal(found.bits[:, :upto], plain.bits[:, :upto])
         assert not torch.equal(found.bits[:, upto:], plain.bits[:, upto:])
@@ -144,7 +144,9 @@ class TestSample:
     def test_greedy_bits_are_the_likelier_ones_of_teacher_forced_logits(self):
         """One code path: what was drawn scale by scale is what all scales at once would say."""
         codes = sample(self.network, SCALES, texts(), self.noise(), Bitwise(tau=0)).codes
-        given = forced(bsq.total_after(codes), SCALES, lambda number, residual: codes[number])
+        given = teacher_forcing(
+            bsq.total_after(codes), SCALES, lambda number, residual: codes[number]
+        )
         logits = self.network(given.inputs, SCALES, self.network.encode_text(texts()))
         likelier = (logits[..., 1] > logits[..., 0]).float()
         for code, span in zip(codes, SPANS, strict=True):
@@ -194,7 +196,9 @@ class TestSample:
         both = Text(*(torch.cat(pair) for pair in zip(text, other, strict=True)))
         how = Bitwise(tau=0, guidance=3)
         codes = sample(self.network, SCALES, both, self.noise(), how).codes
-        given = forced(bsq.total_after(codes), SCALES, lambda number, residual: codes[number])
+        given = teacher_forcing(
+            bsq.total_after(codes), SCALES, lambda number, residual: codes[number]
+        )
         with_it, without = (
             self.network(given.inputs, SCALES, self.network.encode_text(each))
             for each in (text, other)
@@ -260,7 +264,7 @@ class TestPasses:
         codes, sampled = sample(*given, passes=passes)
         again, starts = Noise(torch.tensor([3, 4])), starts_of(4, count, passes)
         fields = [field_of(again, SCALES, number, BITS) for number in range(count, 4)]
-        read = heard([*[None] * count, *fields], SCALES, starts)
+        read = noise_inputs([*[None] * count, *fields], SCALES, starts)
         encoded = network.encode_text(texts())
         inputs = inputs_of(codes, SCALES, starts)
         logits = network(inputs, SCALES, encoded, noise=read)[:, SPANS[count].start :]
@@ -273,14 +277,14 @@ class TestPasses:
     def test_scales_read_the_noise_of_those_before_them_in_their_pass(self):
         fields = [torch.full((2, BITS, h, w), 10.0**n) for n, (h, w) in enumerate(GRIDS)]
         for passes, expected in (([1, 2, 1], [0, 0, 10, 0]), ([1, 3], [0, 0, 10, 110])):
-            found = heard(fields, SCALES, starts_of(4, 0, passes))
+            found = noise_inputs(fields, SCALES, starts_of(4, 0, passes))
             assert [float(found[:, span].mean()) for span in SPANS] == expected
-        assert heard(fields, SCALES, starts_of(4, 0)) is None
+        assert noise_inputs(fields, SCALES, starts_of(4, 0)) is None
 
     @torch.no_grad()
     def test_weights_of_a_network_that_reads_no_noise_say_the_same(self):
         plain, network = transformer().eval(), transformer(1, reads_noise=True).eval()
-        fit(network, plain.state_dict(), "a file")
+        load_strictly(network, plain.state_dict(), "a file")
         for passes in (None, [1, 3]):
             expected, found = (self.counted(net, passes)[0] for net in (plain, network))
             assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))

@@ -99,9 +99,9 @@ class TestTiling:
         assert (Tiling().size, Tiling().overlap, Tiling().window) == ("auto", None, None)
 
     def test_what_is_asked_for(self):
-        assert Tiling().asked == {}
-        assert Tiling(batch=4).asked == {}  # makes no other image
-        assert Tiling(64, window="flat").asked == {"tiling.size": 64, "tiling.window": "flat"}
+        assert Tiling().options == {}
+        assert Tiling(batch=4).options == {}  # makes no other image
+        assert Tiling(64, window="flat").options == {"tiling.size": 64, "tiling.window": "flat"}
 
     @pytest.mark.parametrize(
         ("wrong", "message"),

@@ -1,4 +1,4 @@
-"""The ladder of sizes: section 3.2 of the paper, and what it leaves open."""
+"""The sizes of a cascade: section 3.2 of the paper, and what it leaves open."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from lightning_modules.controls.larger import count_stages, ladder
+from lightning_modules.controls.larger import cascade_sizes, count_stages
 
 
 def square(side):
@@ -32,7 +32,7 @@ def square(side):
 def test_the_number_of_stages(base, target, stages):
     assert count_stages(base, target) == stages
     if stages:
-        assert len(ladder(base, target)) == stages + 1
+        assert len(cascade_sizes(base, target)) == stages + 1
 
 
 def test_powers_of_four_are_exact():
@@ -42,24 +42,24 @@ def test_powers_of_four_are_exact():
 
 
 def test_between_powers_of_four():
-    assert ladder(square(512), square(2048)) == [square(512), square(1024), square(2048)]
-    assert ladder(square(512), square(1280)) == [square(512), square(808), square(1280)]
-    found = ladder(square(512), square(1280), "x4_then_rest")
+    assert cascade_sizes(square(512), square(2048)) == [square(512), square(1024), square(2048)]
+    assert cascade_sizes(square(512), square(1280)) == [square(512), square(808), square(1280)]
+    found = cascade_sizes(square(512), square(1280), "x4_then_rest")
     assert found == [square(512), square(1024), square(1280)]
-    found = ladder(square(512), square(1280), multiple=64)
+    found = cascade_sizes(square(512), square(1280), multiple=64)
     assert found == [square(512), square(832), square(1280)]
     jump = [square(2048)]
-    assert ladder(square(512), square(2048), jump) == [square(512), *jump]
-    assert ladder(square(16), square(32), multiple=1) == [square(16), square(32)]
+    assert cascade_sizes(square(512), square(2048), jump) == [square(512), *jump]
+    assert cascade_sizes(square(16), square(32), multiple=1) == [square(16), square(32)]
 
 
 def test_another_aspect_ratio():
     """The base runs at the target's with as many pixels, or the first stage changes it."""
     target = (1024, 2048)
-    assert ladder(square(512), target) == [(360, 728), (608, 1216), target]
-    assert ladder(square(512), target, aspect="base") == [square(512), (608, 1216), target]
-    assert ladder(square(512), (256, 1024)) == [(256, 1024)]
-    assert ladder(square(512), (256, 1024), aspect="base") == [square(512), (256, 1024)]
+    assert cascade_sizes(square(512), target) == [(360, 728), (608, 1216), target]
+    assert cascade_sizes(square(512), target, aspect="base") == [square(512), (608, 1216), target]
+    assert cascade_sizes(square(512), (256, 1024)) == [(256, 1024)]
+    assert cascade_sizes(square(512), (256, 1024), aspect="base") == [square(512), (256, 1024)]
 
 
 @pytest.mark.parametrize("rule", ["geometric", "x4_then_rest"])
@@ -68,7 +68,7 @@ def test_another_aspect_ratio():
 def test_whatever_the_sizes(rule, aspect, multiple):
     base = (512, 640)
     for height, width in itertools.product(range(640, 3200, 448), range(512, 4000, 576)):
-        sizes = ladder(base, (height, width), rule, aspect, multiple)
+        sizes = cascade_sizes(base, (height, width), rule, aspect, multiple)
         assert sizes[-1] == (height, width)
         assert all(side % multiple == 0 for size in sizes for side in size)
         areas = [h * w for h, w in sizes]
@@ -94,4 +94,4 @@ def test_whatever_the_sizes(rule, aspect, multiple):
 )
 def test_what_cannot_be(arguments, message):
     with pytest.raises(ValueError, match=message):
-        ladder(*arguments)
+        cascade_sizes(*arguments)
