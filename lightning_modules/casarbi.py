@@ -191,7 +191,8 @@ class CasArbi(SuperResolver):
         optimizer: Makes the optimiser of the trainable parameters.
 
     Raises:
-        ValueError: If an argument is out of range or unknown, or the base has a single factor.
+        ValueError: If an argument is out of range or unknown, the process sets what the network
+            predicts or its input's scale, or the base has a single factor.
     """
 
     half_outputs = False
@@ -240,6 +241,12 @@ class CasArbi(SuperResolver):
         self.base.requires_grad_(False)
         self.network = network
         self.process = process or ResidualShift()
+        if (self.process.prediction, self.process.input_scale) != ("sample", "latent"):
+            raise ValueError(
+                "model.init_args.process.init_args.prediction is "
+                f"{self.process.prediction} and input_scale {self.process.input_scale}, and the "
+                "cascade's network always predicts r_0 from an input of deviation 1: leave them out"
+            )
         self.sampled = self.process if timesteps is None else self.process.respaced(timesteps)
         self.sampler = ShiftSampler(self.sampled, sampler)
         self.division = stages
@@ -310,7 +317,7 @@ class CasArbi(SuperResolver):
         Returns:
             (B, 3, H, W) in [0, 1].
         """
-        level = torch.zeros(len(y), device=y.device)
+        level, clean_y = torch.zeros(len(y), device=y.device), y
         if self.later_noise and not first:
             level += self.later_noise
             y = y + self.later_noise / 2 * noise.normal(y.shape)
@@ -329,7 +336,8 @@ class CasArbi(SuperResolver):
         def clean(x: Tensor, step: int) -> Tensor:
             t = torch.full((len(x),), process.timesteps[step], device=x.device)
             raw = network(x / deviations[step], t, b, features, lr_size, level)
-            return self._guided(raw, b, y, unit)
+            # By the input without `later_noise`, which would come back into the output.
+            return self._guided(raw, b, clean_y, unit)
 
         anchor = self._anchor(b)
         x = process.prior(anchor, noise_unit * noise.normal(b.shape)) / unit

@@ -336,9 +336,11 @@ def coordinates(lr_size: Size, size: Size, device: torch.device) -> Tensor:
     """
     axes = []
     for n, m in zip(lr_size, size, strict=True):
-        centre = (torch.arange(m, device=device, dtype=torch.float32) + 0.5) * (n / m) - 0.5
-        nearest = centre.round().clamp(0, n - 1)
-        axes.append(2 * (centre - nearest))
+        place = (torch.arange(m, device=device, dtype=torch.float32) + 0.5) * (n / m)
+        # As `interpolate` picks the features: also halfway between two LR pixels, as at x1.5, d
+        # belongs to the pixel whose features are there.
+        nearest = place.floor().clamp(0, n - 1)
+        axes.append(2 * (place - 0.5 - nearest))
     (h, w), (H, W) = lr_size, size
     rows, columns = torch.meshgrid(*axes, indexing="ij")
     cells = [torch.full_like(rows, 2 * h / H), torch.full_like(rows, 2 * w / W)]

@@ -204,6 +204,18 @@ def test_guidance_brings_the_output_back_to_its_input():
     assert error(1.0) < 0.1 * error(0.0)
 
 
+def test_guidance_does_not_bring_later_noise_back():
+    """The network removes the base's image, so only guidance brings the input to the output."""
+    given = batch(8, 8, (32, 32))
+
+    def restored(later_noise):
+        made = method(guidance=1.0, later_noise=later_noise, timesteps=[14, 0])
+        made.network.answer = lambda b: (0.5 - b) / 0.1
+        return made.restore(given, Noise(given["seed"]))
+
+    torch.testing.assert_close(restored(0.3), restored(0.0), rtol=0, atol=1e-5)
+
+
 def test_the_base_alone():
     given = batch(8, 8, (28, 28))
     made = CasArbi(3.5, TINY).eval()
@@ -338,6 +350,8 @@ def test_a_base_of_one_factor_is_refused():
         ({"guidance": math.nan}, "guidance is nan"),
         ({"residual_deviation": 0.0}, "residual_deviation is 0.0"),
         ({"timesteps": [0, 4]}, "a falling list"),
+        ({"process": ResidualShift(prediction="epsilon")}, "prediction is epsilon"),
+        ({"process": ResidualShift(input_scale="pixel")}, "input_scale pixel"),
     ],
 )
 def test_bad_arguments(settings, message):

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import interpolate
 
 from lightning_modules.networks.liif import grid, nearest
 from lightning_modules.networks.sft_unet import Attention, SFTUNet, coordinates, fourier
@@ -107,6 +108,16 @@ def test_coordinates_are_those_of_liif(lr_size, size):
         torch.testing.assert_close(found[0, axis].abs(), offset.abs(), rtol=0, atol=1e-5)
         assert torch.allclose(found[0, 2 + axis], torch.tensor(2 * lr_size[axis] / size[axis]))
     assert found[0, :2].abs().max() <= 1 + 1e-6
+
+
+@pytest.mark.parametrize(("n", "m"), [(8, 12), (4, 10), (16, 20), (64, 85), (3, 8)])
+def test_an_offset_is_from_the_pixel_whose_features_are_there(n, m):
+    """Also on ties: at x1.5, the last stage of x12, a third of the pixels along a side lie there."""
+    numbers = torch.arange(n, dtype=torch.float32).view(1, 1, n, 1).expand(1, 1, n, 2)
+    seen = interpolate(numbers, (m, 2), mode="nearest-exact")[0, 0, :, 0]
+    centres = (torch.arange(m) + 0.5) * (n / m) - 0.5
+    found = coordinates((n, 2), (m, 2), torch.device("cpu"))[0, 0, :, 0]
+    torch.testing.assert_close(found, 2 * (centres - seen), rtol=0, atol=1e-4)
 
 
 def test_fourier_features():
