@@ -14,10 +14,12 @@ from torch.nn import functional
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import ImageModel
 from lightning_modules.noise import Noise
+from lightning_modules.weights import same_weights
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
     from lightning_modules.backbone.denoiser import UNet2D
+    from lightning_modules.backbone.schedule import Schedule
 
 
 class InLatents(ImageModel):
@@ -138,6 +140,32 @@ def check_trained(denoiser: UNet2D | None, space: Space) -> None:
             "or model.init_args.denoiser_weights to the run that trained it"
         )
     check_space(space)
+
+
+def check_run(denoiser: UNet2D, space: Space, schedule: Schedule) -> None:
+    """Raise if the run that trained the base had another autoencoder, or another process.
+
+    Args:
+        denoiser: The base, with the weights of ``denoiser_weights``.
+        space: The latents here.
+        schedule: The process here.
+
+    Raises:
+        ValueError: If so; the message names the key to change.
+    """
+    theirs, process = denoiser.trained_space, denoiser.trained_process
+    if theirs and not same_weights(theirs, space.source):
+        raise ValueError(
+            f"model.init_args.denoiser_weights were trained with the autoencoder of {theirs}, and "
+            f"model.init_args.space has {space.source or 'no weights'}: set the same"
+        )
+    if process is not None and not schedule.is_that_of(process):
+        raise ValueError(
+            "model.init_args.denoiser_weights were trained by another process: it has "
+            f"{process['steps']} timesteps and {process['prediction']}, and "
+            f"model.init_args.schedule {schedule.steps} and {schedule.prediction}, or other betas: "
+            "set it to the schedule of that run"
+        )
 
 
 def check_space(space: Space, other_key: str | None = None) -> None:

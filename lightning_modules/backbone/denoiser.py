@@ -207,6 +207,8 @@ class UNet2D(Denoiser):
         self.channels = int(self.unet.config.out_channels)
         self.begun = str(network) if trained else ""
         self.trained_timesteps: Sequence[int] | None = None  # first and end; None for all
+        self.trained_process: Mapping[str, Any] | None = None  # of its run; None if unknown
+        self.trained_space = ""  # source of its run's autoencoder, if it had one
         if self.flags.frozen:
             self.requires_grad_(False)
             # Random weights have no source before `load`.
@@ -248,6 +250,8 @@ class UNet2D(Denoiser):
         own = part_of(tensors, "denoiser")
         fit(self if own else self.unet, own or tensors, weights.name)
         self.begun, self.trained_timesteps = weights.name, weights.timesteps
+        self.trained_process = weights.process
+        self.trained_space = weights.frozen.get("space", "")
         if self.flags.frozen:
             self.source = f"{weights.name} {fingerprint(own or tensors)}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import KLSpace
 from lightning_modules.controls.direct import Direct
 from lightning_modules.controls.larger import FromBase
+from lightning_modules.diffusion import Diffusion
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
 from lightning_modules.self_cascade import SelfCascade
@@ -81,6 +83,55 @@ def test_nothing_is_trained():
     method.denoiser.source = ""
     with pytest.raises(ValueError, match=r"a trained base is required"):
         method.setup("test")
+
+
+def run_of_a_base(path: Path, space: KLSpace | None = None, **settings: Any) -> Path:
+    channels = {"in_channels": 4, "out_channels": 4} if space else {}
+    run = Diffusion(1.0, wrapped(null="learned", **channels), space=space, **settings)
+    checkpoint = {"state_dict": run.state_dict(), "pytorch-lightning_version": "2"}
+    run.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, path / "base.ckpt")
+    return path / "base.ckpt"
+
+
+COSINE: Any = {"betas": "squaredcos_cap_v2", "prediction": "v_prediction"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "here", "message"),
+    [
+        ({}, {}, None),
+        ({"schedule": Schedule(**COSINE)}, {"schedule": Schedule(**COSINE)}, None),
+        ({}, {"schedule": Schedule(variance="exploding")}, None),  # the same process
+        ({"schedule": Schedule(**COSINE)}, {}, "1000 timesteps and v_prediction, and .* epsilon"),
+        ({"schedule": Schedule(beta_end=0.02)}, {}, r"or other betas: set it to the schedule"),
+        ({"timesteps": (0, 300)}, {}, r"timesteps 0 to 299, and sampling runs 751 to 1: train"),
+        ({"timesteps": (100, 1000)}, {}, r"timesteps 100 to 999, and sampling runs 751 to 1"),
+    ],
+)
+def test_a_base_is_used_as_its_run_was(settings, here, message, tmp_path):
+    """Anything else would make noise without a word."""
+    file = run_of_a_base(tmp_path, **settings)
+    method = direct(denoiser_weights="runs/base", **here)
+    if message is None:
+        method.load_parts(lambda *_: file)
+        return
+    with pytest.raises(ValueError, match=message):
+        method.load_parts(lambda *_: file)
+
+
+@pytest.mark.parametrize("ours", ["one 0123456789abcdef", "two fedcba9876543210", ""])
+def test_a_base_of_other_latents_is_refused(ours, tmp_path):
+    spaces = KLSpace(small_kl()), KLSpace(small_kl())
+    spaces[0].source, spaces[1].source = "autoencoder 0123456789abcdef", ours
+    file = run_of_a_base(tmp_path, spaces[0])
+    four = base(in_channels=4, out_channels=4)
+    method = direct(denoiser=four, space=spaces[1], denoiser_weights="runs/base")
+    if ours.startswith("one"):  # the same weights by another name
+        method.load_parts(lambda *_: file)
+        return
+    with pytest.raises(ValueError, match=r"with the autoencoder of autoencoder 0123.*set the same"):
+        method.load_parts(lambda *_: file)
 
 
 def test_results_are_told_apart():
