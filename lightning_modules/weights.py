@@ -81,8 +81,9 @@ def read_weights(path: str | Path) -> Weights:
         ema = content.get("callbacks", {}).get("EMA")
         tensors = {**content["state_dict"], **(ema["weights"] if ema else {})}
         name = f"{path} (EMA)" if ema else str(path)
-        about = [content.get(key) for key in ("timesteps", "process")]
-        return Weights(tensors, content.get("model"), name, content.get("frozen", {}), *about)
+        frozen, timesteps = content.get("frozen", {}), content.get("timesteps")
+        process = content.get("process")
+        return Weights(tensors, content.get("model"), name, frozen, timesteps, process)
     return Weights(_state_dict(content, path), None, str(path))
 
 

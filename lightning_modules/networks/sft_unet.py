@@ -153,8 +153,7 @@ class SFTUNet(Running):
                     f"SFTUNet was made for {self.reduce.in_channels} channels of LR features and "
                     f"got {given}: set its argument features to that"
                 )
-            reduced = self.reduce(features)
-            inputs.append(functional.interpolate(reduced, places, mode="nearest-exact"))
+            inputs.append(_spread(self.reduce(features), size, places, self.patch))
         maps = self._maps(size, lr_size, embedded, x)
         x = self.first(torch.cat(inputs, 1))
         skips = []
@@ -356,6 +355,19 @@ def fourier(place: Tensor, bands: int) -> Tensor:
     """
     angles = [place[:, :2] * (math.pi * 2**band) for band in range(bands)]
     return torch.cat([place, *(wave for a in angles for wave in (a.sin(), a.cos()))], dim=1)
+
+
+def _spread(features: Tensor, size: Size, places: Size, patch: int) -> Tensor:
+    """Return features (B, C, h, w) at ``places``, squares of ``patch`` pixels of ``size``."""
+    if (places[0] * patch, places[1] * patch) == size:
+        return functional.interpolate(features, places, mode="nearest-exact")
+    # The last squares reach beyond the border, up to which `interpolate` would stretch.
+    axes = []
+    for n, m, count in zip(features.shape[-2:], size, places, strict=True):
+        middle = (torch.arange(count, device=features.device) + 0.5) * (patch * n / m)
+        axes.append(middle.long().clamp(0, n - 1))
+    rows, columns = axes
+    return features[:, :, rows[:, None], columns]
 
 
 def _as_patches(x: Tensor, patch: int) -> Tensor:

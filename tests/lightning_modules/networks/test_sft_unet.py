@@ -48,6 +48,18 @@ def test_patches(size, lr_size):
     assert model.first.in_channels == 4 * 6 + 16
 
 
+def test_features_lie_where_they_are_also_beside_a_patch_beyond_the_border():
+    """A position has the features at the middle of its square: none is stretched."""
+    model = awake(SFTUNet(**SMALL, patch=4))
+    seen = []
+    model.first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][:, -16:]))
+    inputs = given((85, 88), (22, 22))
+    model(**inputs)
+    rows = torch.tensor([min(int((4 * n + 2) * 22 / 85), 21) for n in range(22)])
+    assert rows[15] == 16  # where the stretched ones would be of 15
+    assert torch.equal(seen[0], model.reduce(inputs["features"])[:, :, rows])
+
+
 def test_latents_have_their_channels():
     model = awake(SFTUNet(**SMALL, channels=12))
     x, base = torch.randn(2, 2, 12, 6, 5).unbind(0)  # of a factor of 4, so LR has more positions
@@ -112,7 +124,7 @@ def test_coordinates_are_those_of_liif(lr_size, size):
 
 @pytest.mark.parametrize(("n", "m"), [(8, 12), (4, 10), (16, 20), (64, 85), (3, 8)])
 def test_an_offset_is_from_the_pixel_whose_features_are_there(n, m):
-    """Also on ties: at x1.5, the last stage of x12, a third of the pixels along a side lie there."""
+    """Also on ties: at x1.5, the last stage of x12, these are a third of a side's pixels."""
     numbers = torch.arange(n, dtype=torch.float32).view(1, 1, n, 1).expand(1, 1, n, 2)
     seen = interpolate(numbers, (m, 2), mode="nearest-exact")[0, 0, :, 0]
     centres = (torch.arange(m) + 0.5) * (n / m) - 0.5
