@@ -77,7 +77,7 @@ class Stages:
         if self.least_remainder < 1:
             raise ValueError(f"least_remainder is {self.least_remainder}; expected 1 or more")
 
-    def sizes(self, size: Size, target: Size) -> list[Size]:
+    def sizes(self, size: Size, target: Size, image: tuple[Size, Size] | None = None) -> list[Size]:
         """Return the sizes after each stage; the last one is exactly the target.
 
         If the smaller of the two ratios of target to size holds k fixed factors, the remainder is
@@ -86,6 +86,8 @@ class Stages:
         Args:
             size: (h, w) of the input.
             target: (H, W) of the output.
+            image: Sizes of input and output of the image, if this is a tile of it. Sides of tiles
+                are rounded, so their own ratios differ, and tiles would have different stages.
 
         Returns:
             One size per stage; empty if the target is the input's size.
@@ -98,9 +100,10 @@ class Stages:
                 f"the target of {target[0]}x{target[1]} px is smaller than the input of "
                 f"{size[0]}x{size[1]}: choose a data.init_args.scale of at least 1"
             )
-        if target == size:
+        (h, w), (H, W) = image or (size, target)
+        if (h, w) == (H, W):
             return []
-        ratios = target[0] / size[0], target[1] / size[1]
+        ratios = H / h, W / w
         factors = _factors(ratios, self.fixed, self.order, self.least_remainder)
         sizes, grown = [], (1.0, 1.0)
         for factor in factors[:-1]:
@@ -303,7 +306,7 @@ class CasArbi(SuperResolver):
     def stages(self, lr: Tensor, size: Size) -> list[Size]:
         """Return the sizes after each stage from ``lr`` (B, 3, h, w) to ``size``."""
         own = (lr.shape[-2], lr.shape[-1])
-        return self.division.sizes(own, size)
+        return self.division.sizes(own, size, self._whole)
 
     def stage(self, y: Tensor, size: Size, noise: Noise, first: bool = True) -> Tensor:
         """Run one stage.

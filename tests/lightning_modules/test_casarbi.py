@@ -19,6 +19,7 @@ from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.noise import Noise
 from lightning_modules.one_pass.regression import Regression
+from lightning_modules.sampling.tiling import Tiling
 
 TINY = partial(LIIF, blocks=1, channels=8, hidden=(16,), global_skip=True)
 
@@ -170,6 +171,27 @@ def test_targets_share_their_first_stages():
         got[side] = [call["x"] for call in made.network.got]
     assert all(torch.equal(a, b) for a, b in zip(got[85][:30], got[112][:30], strict=True))
     assert got[85][30].shape != got[112][30].shape
+
+
+@pytest.mark.parametrize(("side", "count"), [(481, 3), (480, 2), (120, 0)])
+def test_all_tiles_have_the_stages_of_their_image(side, count):
+    """At 481 for 120, the outputs of some tiles are exactly four times as large, of others more."""
+    given = batch(120, 120, (side, side), count=1)
+    made = CasArbi(side / 120, TINY).eval()
+    made.tiling = Tiling(size=64, overlap=16)
+    found, stages = [], made.stages
+
+    def restore(tile, noise):
+        found.append(len(stages(tile["lr"], tile["size"])))
+        return torch.zeros(len(tile["lr"]), 3, *tile["size"])
+
+    made.restore = restore
+    made.enlarge(given, tiled=True)
+    assert len(found) > 4
+    assert set(found) == {count}
+    assert len(stages(given["lr"], given["size"])) == count  # not those of the last image
+    small = batch(8, 8, (24, 24))
+    assert len(stages(small["lr"], small["size"])) == 2
 
 
 def test_noise_belongs_to_the_image():
