@@ -233,17 +233,12 @@ class RealESRGAN(Adversarial, OnePass):
 
         Raises:
             FileNotFoundError: If a file is missing.
-            ValueError: If the model was made without the command line, and a loss is not loaded; or
-                there are weights of a discriminator, but none to train.
+            ValueError: As in ``Adversarial.setup``; and if the model was made without the command
+                line, and a loss is not loaded.
         """
         super().setup(stage)
         if stage != "fit":
             return
-        if self.discriminator is None and self.discriminator_weights is not None:
-            raise ValueError(
-                "model.init_args.discriminator_weights is set, and there is no discriminator: set "
-                "model.init_args.discriminator, or leave out its weights"
-            )
         for name, loss in self._terms.items():
             if name in self._files:
                 loss.load(self._files.pop(name)())
