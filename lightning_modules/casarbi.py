@@ -258,6 +258,7 @@ class CasArbi(SuperResolver):
         self.later_noise, self.timesteps = later_noise, timesteps
         # A buffer outside the frozen base, so that checkpoints and exported files hold it.
         self.register_buffer("sigma_r", torch.tensor(residual_deviation or 0.0))
+        self.residual_deviation = residual_deviation
         self._read: tuple[Tensor, int, float] | None = None  # sigma_r, its version, its value
 
     @property
@@ -508,6 +509,34 @@ class CasArbi(SuperResolver):
         tensors = part_of(tensors, "network") if found.model else official(tensors)
         fit(self.base, tensors, f"model.init_args.base_weights, {path},")
         self._name_base(found.name)
+
+    def load_weights(self, path: str | Path) -> None:
+        """Load weights, and check sigma_r.
+
+        Raises:
+            ValueError: As in ``ImageModel.load_weights``, or if they were trained with another
+                sigma_r than is set.
+        """
+        super().load_weights(path)
+        self._check_unit(path, self.sigma_r)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check the checkpoint, and sigma_r.
+
+        Raises:
+            ValueError: As in ``ImageModel.on_load_checkpoint``, or if it was trained with another
+                sigma_r than is set.
+        """
+        super().on_load_checkpoint(checkpoint)
+        self._check_unit("the checkpoint", checkpoint["state_dict"]["sigma_r"])
+
+    def _check_unit(self, where: str | Path, trained: Tensor) -> None:
+        here = self.residual_deviation
+        if here is not None and not math.isclose(float(trained), here, rel_tol=0.01):
+            raise ValueError(
+                f"{where} was trained with sigma_r {float(trained):.4g}, and "
+                f"model.init_args.residual_deviation is {here:.4g}: leave it out"
+            )
 
     def _name_base(self, name: str) -> None:
         source = f"{name} {fingerprint(self.base.state_dict())}"

@@ -358,6 +358,27 @@ def test_weights_beside_another_base_are_refused(tmp_path):
         two.load_weights(tmp_path / "cascade.ckpt")
 
 
+def test_another_unit_than_that_of_training_is_refused(tmp_path):
+    """The one of the weights would replace it without a word."""
+    trained_base(tmp_path / "base.ckpt")
+    made = {}
+    for unit in (None, 0.1, 0.2):
+        network = SFTUNet(8, 8, (1,), 1)
+        made[unit] = CasArbi(2.0, TINY, network=network, residual_deviation=unit)
+        made[unit].load_base(tmp_path / "base.ckpt")
+    saved = {"state_dict": made[0.1].state_dict(), "pytorch-lightning_version": "2"}
+    made[0.1].on_save_checkpoint(saved)
+    torch.save(saved, tmp_path / "cascade.ckpt")
+    for unit in (None, 0.1):
+        made[unit].load_weights(tmp_path / "cascade.ckpt")
+        assert made[unit].sigma_r == pytest.approx(0.1)
+        made[unit].on_load_checkpoint(dict(saved))
+    with pytest.raises(ValueError, match=r"with sigma_r 0\.1, and .*residual_deviation is 0\.2"):
+        made[0.2].load_weights(tmp_path / "cascade.ckpt")
+    with pytest.raises(ValueError, match=r"the checkpoint was trained with sigma_r 0\.1"):
+        made[0.2].on_load_checkpoint(dict(saved))
+
+
 def test_a_base_of_one_factor_is_refused():
     with pytest.raises(ValueError, match=r"base is EDSR, which cannot render .*AnySize"):
         CasArbi(2.0, EDSR)
