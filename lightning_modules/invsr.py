@@ -39,7 +39,14 @@ from lightning_modules.backbone.condition import Condition, FixedPrompt, TextEnc
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.schedule import Schedule, explicit
 from lightning_modules.backbone.space import Space
-from lightning_modules.latents import InLatents, check_run, enlarged, latent_pair, whole_lr
+from lightning_modules.latents import (
+    InLatents,
+    check_run,
+    compare_process,
+    enlarged,
+    latent_pair,
+    whole_lr,
+)
 from lightning_modules.networks.noise_predictor import (
     Gaussian,
     NoisePredictor,
@@ -750,13 +757,14 @@ class InvSR(InLatents, Adversarial):
             )
 
     def setup(self, stage: str) -> None:
-        """Raise if a frozen part has no trained weights.
+        """Raise if a frozen part has no trained weights; warn of a schedule unlike the base's.
 
         Raises:
             FileNotFoundError: If the file of the perceptual distance is missing.
             ValueError: If the denoiser, the autoencoder, or another part has random weights.
         """
         super().setup(stage)
+        compare_process(self.denoiser, self.schedule)
         check_weights(self, trains=stage == "fit")
         if stage == "fit":
             self._load_perceptual()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from datamodules.base import Batch
     from lightning_modules.backbone.denoiser import UNet2D
     from lightning_modules.backbone.schedule import Schedule
+
+
+log = logging.getLogger(__name__)
 
 
 class InLatents(ImageModel):
@@ -165,6 +169,24 @@ def check_run(denoiser: UNet2D, space: Space, schedule: Schedule) -> None:
             f"{process['steps']} timesteps and {process['prediction']}, and "
             f"model.init_args.schedule {schedule.steps} and {schedule.prediction}, or other betas: "
             "set it to the schedule of that run"
+        )
+
+
+def compare_process(denoiser: UNet2D, schedule: Schedule) -> None:
+    """Warn if the folder of the base has a scheduler of another process.
+
+    Args:
+        denoiser: The base.
+        schedule: The process here.
+    """
+    process = denoiser.trained_process
+    if process is not None and not schedule.is_that_of(process):
+        log.warning(
+            "the scheduler beside model.init_args.denoiser, %s, has %d timesteps and %s, and "
+            "model.init_args.schedule %d and %s, or other betas: the base was probably trained by "
+            "the first, and would make noise",
+            *(denoiser.begun, process["steps"], process["prediction"]),
+            *(schedule.steps, schedule.prediction),
         )
 
 

@@ -35,6 +35,7 @@ from lightning_modules.latents import (
     check_choice,
     check_run,
     check_trained,
+    compare_process,
 )
 from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.captions import (
@@ -441,12 +442,13 @@ class FromBase(InLatents, Generator):
             )
 
     def setup(self, stage: str) -> None:
-        """Raise if a frozen part has no trained weights.
+        """Raise if a frozen part has no trained weights; warn of a schedule unlike the base's.
 
         Raises:
             ValueError: If the base or the autoencoder has random weights.
         """
         super().setup(stage)
+        compare_process(self.denoiser, self.schedule)
         # If the base itself was trained, a test loads all weights from the run's checkpoint, and a
         # fit may start from those of another run.
         begins = stage == "fit" and self.weights_source is None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import KLSpace
@@ -17,7 +19,7 @@ from lightning_modules.diffusion import Diffusion
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
 from lightning_modules.self_cascade import SelfCascade
-from tests.lightning_modules.backbone.unets import small_kl, wrapped
+from tests.lightning_modules.backbone.unets import bare, small_kl, wrapped
 from tests.lightning_modules.test_self_cascade import FEW, SDXL, Pooled, Words, base, batch, noted
 
 
@@ -118,6 +120,21 @@ def test_a_base_is_used_as_its_run_was(settings, here, message, tmp_path):
         return
     with pytest.raises(ValueError, match=message):
         method.load_parts(lambda *_: file)
+
+
+@pytest.mark.parametrize(("prediction", "warned"), [("epsilon", False), ("v_prediction", True)])
+def test_the_scheduler_beside_a_base_is_compared(prediction, warned, tmp_path, caplog):
+    """As of Stable Diffusion 2.1 of 768 px, which predicts v: its images would be noise."""
+    bare().save_pretrained(tmp_path / "unet")
+    config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    (tmp_path / "scheduler").mkdir()
+    file = tmp_path / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({**config, "prediction_type": prediction}))
+    denoiser = UNet2D(str(tmp_path), null_token="zero", flags=Flags(frozen=True))
+    direct(denoiser=denoiser).setup("test")
+    expected = f"{tmp_path}, has 1000 timesteps and v_prediction, and model.init_args.schedule 1000"
+    assert (expected in caplog.text) == warned
+    assert len(caplog.records) == warned
 
 
 @pytest.mark.parametrize("ours", ["one 0123456789abcdef", "two fedcba9876543210", ""])
