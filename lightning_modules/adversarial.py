@@ -48,6 +48,7 @@ class Adversarial(SuperResolver):
     """
 
     training_only: tuple[str, ...] = ("discriminator.",)
+    discriminator_weights: str | None = None  # initial ones, of methods that take them
 
     def __init__(
         self,
@@ -189,6 +190,20 @@ class Adversarial(SuperResolver):
         self._scaler, self._scaler_state = None, checkpoint.get("discriminator_scaler", {})
 
     # ----------------------------------------------------------------------------------- optimisers
+
+    def setup(self, stage: str) -> None:
+        """Raise if there are weights for a discriminator that is missing.
+
+        Raises:
+            ValueError: If so, in training.
+        """
+        super().setup(stage)
+        missing = self.discriminator is None and self.discriminator_weights is not None
+        if stage == "fit" and missing:
+            raise ValueError(
+                "model.init_args.discriminator_weights is set, and there is no discriminator: set "
+                "model.init_args.discriminator, or leave out its weights"
+            )
 
     def on_fit_start(self) -> None:
         """Raise if gradients cannot be averaged with this strategy.

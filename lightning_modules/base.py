@@ -27,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from degradations.draws import seed_of
 from files.class_path import class_path
 from lightning_modules.lightning_internals import writes_step
-from lightning_modules.noise import Noise, PlacedNoise
+from lightning_modules.noise import Noise, PlacedNoise, Size
 from lightning_modules.optimisation import (
     adam,
     check_length,
@@ -490,6 +490,7 @@ class SuperResolver(ImageModel):
         self.tiles = 1  # of the latest image
         self._side: int | None = None  # of its tiles, in LR pixels; None for no tiles
         self._together = False  # whether all processes make them
+        self._whole: tuple[Size, Size] | None = None  # LR and output of the image that they are of
 
     @abstractmethod
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
@@ -623,7 +624,11 @@ class SuperResolver(ImageModel):
         first = trainer is None or trainer.is_global_zero
         full = cast("Batch", {**batch, "lr": mirrored.lr, "size": size})
         how = (self.tiling.batch, bar and first, self._together)
-        sr = restore_tiled(self._restored, full, tiles, *how)
+        self._whole = (h, w), (H, W)
+        try:
+            sr = restore_tiled(self._restored, full, tiles, *how)
+        finally:
+            self._whole = None
         return mirrored.crop(sr, (H, W)).clamp_(0, 1)  # weights add up to 1 except for rounding
 
     @property

@@ -77,7 +77,7 @@ class Stages:
         if self.least_remainder < 1:
             raise ValueError(f"least_remainder is {self.least_remainder}; expected 1 or more")
 
-    def sizes(self, size: Size, target: Size) -> list[Size]:
+    def sizes(self, size: Size, target: Size, image: tuple[Size, Size] | None = None) -> list[Size]:
         """Return the sizes after each stage; the last one is exactly the target.
 
         If the smaller of the two ratios of target to size holds k fixed factors, the remainder is
@@ -86,6 +86,8 @@ class Stages:
         Args:
             size: (h, w) of the input.
             target: (H, W) of the output.
+            image: Sizes of input and output of the image, if this is a tile of it. Sides of tiles
+                are rounded, so their own ratios differ, and tiles would have different stages.
 
         Returns:
             One size per stage; empty if the target is the input's size.
@@ -98,9 +100,10 @@ class Stages:
                 f"the target of {target[0]}x{target[1]} px is smaller than the input of "
                 f"{size[0]}x{size[1]}: choose a data.init_args.scale of at least 1"
             )
-        if target == size:
+        (h, w), (H, W) = image or (size, target)
+        if (h, w) == (H, W):
             return []
-        ratios = target[0] / size[0], target[1] / size[1]
+        ratios = H / h, W / w
         factors = _factors(ratios, self.fixed, self.order, self.least_remainder)
         sizes, grown = [], (1.0, 1.0)
         for factor in factors[:-1]:
@@ -191,7 +194,8 @@ class CasArbi(SuperResolver):
         optimizer: Makes the optimiser of the trainable parameters.
 
     Raises:
-        ValueError: If an argument is out of range or unknown, or the base has a single factor.
+        ValueError: If an argument is out of range or unknown, the process sets what the network
+            predicts or its input's scale, or the base has a single factor.
     """
 
     half_outputs = False
@@ -240,6 +244,12 @@ class CasArbi(SuperResolver):
         self.base.requires_grad_(False)
         self.network = network
         self.process = process or ResidualShift()
+        if (self.process.prediction, self.process.input_scale) != ("sample", "latent"):
+            raise ValueError(
+                "model.init_args.process.init_args.prediction is "
+                f"{self.process.prediction} and input_scale {self.process.input_scale}, and the "
+                "cascade's network always predicts r_0 from an input of deviation 1: leave them out"
+            )
         self.sampled = self.process if timesteps is None else self.process.respaced(timesteps)
         self.sampler = ShiftSampler(self.sampled, sampler)
         self.division = stages
@@ -248,6 +258,7 @@ class CasArbi(SuperResolver):
         self.later_noise, self.timesteps = later_noise, timesteps
         # A buffer outside the frozen base, so that checkpoints and exported files hold it.
         self.register_buffer("sigma_r", torch.tensor(residual_deviation or 0.0))
+        self.residual_deviation = residual_deviation
         self._read: tuple[Tensor, int, float] | None = None  # sigma_r, its version, its value
 
     @property
@@ -296,7 +307,7 @@ class CasArbi(SuperResolver):
     def stages(self, lr: Tensor, size: Size) -> list[Size]:
         """Return the sizes after each stage from ``lr`` (B, 3, h, w) to ``size``."""
         own = (lr.shape[-2], lr.shape[-1])
-        return self.division.sizes(own, size)
+        return self.division.sizes(own, size, self._whole)
 
     def stage(self, y: Tensor, size: Size, noise: Noise, first: bool = True) -> Tensor:
         """Run one stage.
@@ -310,7 +321,7 @@ class CasArbi(SuperResolver):
         Returns:
             (B, 3, H, W) in [0, 1].
         """
-        level = torch.zeros(len(y), device=y.device)
+        level, clean_y = torch.zeros(len(y), device=y.device), y
         if self.later_noise and not first:
             level += self.later_noise
             y = y + self.later_noise / 2 * noise.normal(y.shape)
@@ -329,7 +340,8 @@ class CasArbi(SuperResolver):
         def clean(x: Tensor, step: int) -> Tensor:
             t = torch.full((len(x),), process.timesteps[step], device=x.device)
             raw = network(x / deviations[step], t, b, features, lr_size, level)
-            return self._guided(raw, b, y, unit)
+            # By the input without `later_noise`, which would come back into the output.
+            return self._guided(raw, b, clean_y, unit)
 
         anchor = self._anchor(b)
         x = process.prior(anchor, noise_unit * noise.normal(b.shape)) / unit
@@ -497,6 +509,34 @@ class CasArbi(SuperResolver):
         tensors = part_of(tensors, "network") if found.model else official(tensors)
         load_strictly(self.base, tensors, f"model.init_args.base_weights, {path},")
         self._name_base(found.name)
+
+    def load_weights(self, path: str | Path) -> None:
+        """Load weights, and check sigma_r.
+
+        Raises:
+            ValueError: As in ``ImageModel.load_weights``, or if they were trained with another
+                sigma_r than is set.
+        """
+        super().load_weights(path)
+        self._check_unit(path, self.sigma_r)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check the checkpoint, and sigma_r.
+
+        Raises:
+            ValueError: As in ``ImageModel.on_load_checkpoint``, or if it was trained with another
+                sigma_r than is set.
+        """
+        super().on_load_checkpoint(checkpoint)
+        self._check_unit("the checkpoint", checkpoint["state_dict"]["sigma_r"])
+
+    def _check_unit(self, where: str | Path, trained: Tensor) -> None:
+        here = self.residual_deviation
+        if here is not None and not math.isclose(float(trained), here, rel_tol=0.01):
+            raise ValueError(
+                f"{where} was trained with sigma_r {float(trained):.4g}, and "
+                f"model.init_args.residual_deviation is {here:.4g}: leave it out"
+            )
 
     def _name_base(self, name: str) -> None:
         source = f"{name} {fingerprint(self.base.state_dict())}"

@@ -39,7 +39,14 @@ from lightning_modules.backbone.condition import Condition, FixedPrompt, TextEnc
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.schedule import Schedule, explicit
 from lightning_modules.backbone.space import Space
-from lightning_modules.latents import InLatents, enlarged, latent_pair, whole_lr
+from lightning_modules.latents import (
+    InLatents,
+    check_run,
+    compare_process,
+    enlarged,
+    latent_pair,
+    whole_lr,
+)
 from lightning_modules.networks.noise_predictor import (
     Gaussian,
     NoisePredictor,
@@ -718,6 +725,7 @@ class InvSR(InLatents, Adversarial):
         super().load_parts(find)
         if self.denoiser_weights is not None:
             self.denoiser.load(find("denoiser_weights", self.denoiser_weights))
+            check_run(self.denoiser, self.space, self.schedule)
         if self.middle is not None and self.sampling.middle_weights is not None:
             key = "sampling.middle_weights"
             found = read_weights(find(key, self.sampling.middle_weights))
@@ -751,13 +759,14 @@ class InvSR(InLatents, Adversarial):
             )
 
     def setup(self, stage: str) -> None:
-        """Raise if a frozen part has no trained weights.
+        """Raise if a frozen part has no trained weights; warn of a schedule unlike the base's.
 
         Raises:
             FileNotFoundError: If the file of the perceptual distance is missing.
             ValueError: If the denoiser, the autoencoder, or another part has random weights.
         """
         super().setup(stage)
+        compare_process(self.denoiser, self.schedule)
         check_weights(self, trains=stage == "fit")
         if stage == "fit":
             self._load_perceptual()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -14,10 +15,15 @@ from torch.nn import functional
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import ImageModel
 from lightning_modules.noise import Noise
+from lightning_modules.weights import same_weights
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
     from lightning_modules.backbone.denoiser import UNet2D
+    from lightning_modules.backbone.schedule import Schedule
+
+
+log = logging.getLogger(__name__)
 
 
 class InLatents(ImageModel):
@@ -138,6 +144,50 @@ def check_trained(denoiser: UNet2D | None, space: Space) -> None:
             "or model.init_args.denoiser_weights to the run that trained it"
         )
     check_space(space)
+
+
+def check_run(denoiser: UNet2D, space: Space, schedule: Schedule) -> None:
+    """Raise if the run that trained the base had another autoencoder, or another process.
+
+    Args:
+        denoiser: The base, with the weights of ``denoiser_weights``.
+        space: The latents here.
+        schedule: The process here.
+
+    Raises:
+        ValueError: If so; the message names the key to change.
+    """
+    theirs, process = denoiser.trained_space, denoiser.trained_process
+    if theirs and not same_weights(theirs, space.source):
+        raise ValueError(
+            f"model.init_args.denoiser_weights were trained with the autoencoder of {theirs}, and "
+            f"model.init_args.space has {space.source or 'no weights'}: set the same"
+        )
+    if process is not None and not schedule.is_that_of(process):
+        raise ValueError(
+            "model.init_args.denoiser_weights were trained by another process: it has "
+            f"{process['steps']} timesteps and {process['prediction']}, and "
+            f"model.init_args.schedule {schedule.steps} and {schedule.prediction}, or other betas: "
+            "set it to the schedule of that run"
+        )
+
+
+def compare_process(denoiser: UNet2D, schedule: Schedule) -> None:
+    """Warn if the folder of the base has a scheduler of another process.
+
+    Args:
+        denoiser: The base.
+        schedule: The process here.
+    """
+    process = denoiser.trained_process
+    if process is not None and not schedule.is_that_of(process):
+        log.warning(
+            "the scheduler beside model.init_args.denoiser, %s, has %d timesteps and %s, and "
+            "model.init_args.schedule %d and %s, or other betas: the base was probably trained by "
+            "the first, and would make noise",
+            *(denoiser.initial_source, process["steps"], process["prediction"]),
+            *(schedule.steps, schedule.prediction),
+        )
 
 
 def check_space(space: Space, other_key: str | None = None) -> None:

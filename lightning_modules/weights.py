@@ -40,6 +40,7 @@ class Weights:
         name: Name in results: the file's path, and whether EMA weights were used.
         frozen: Source of the weights of each frozen part.
         timesteps: Range that a diffusion was trained on, end excluded; None if unknown.
+        process: A diffusion's process, as its schedule describes it; None if unknown.
     """
 
     tensors: dict[str, Tensor]
@@ -47,6 +48,7 @@ class Weights:
     name: str
     frozen: dict[str, str] = field(default_factory=dict)
     timesteps: tuple[int, int] | None = None
+    process: dict[str, Any] | None = None
 
 
 def read_weights(path: str | Path) -> Weights:
@@ -80,7 +82,8 @@ def read_weights(path: str | Path) -> Weights:
         tensors = {**content["state_dict"], **(ema["weights"] if ema else {})}
         name = f"{path} (EMA)" if ema else str(path)
         frozen, timesteps = content.get("frozen", {}), content.get("timesteps")
-        return Weights(tensors, content.get("model"), name, frozen, timesteps)
+        process = content.get("process")
+        return Weights(tensors, content.get("model"), name, frozen, timesteps, process)
     return Weights(_state_dict(content, path), None, str(path))
 
 

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.backbone.condition import Condition
-from lightning_modules.backbone.library import Flags, pretrained, run_as, untrained
+from lightning_modules.backbone.library import Flags, beside, pretrained, run_as, untrained
+from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import named
 from lightning_modules.weights import bare_names, fingerprint, load_strictly, part_of, read_weights
 
@@ -181,6 +182,7 @@ class UNet2D(Denoiser):
     """
 
     unet: Any  # diffusers' annotations are too loose to be of use
+    trained_process: Mapping[str, Any] | None
     null: Tensor | None
     kind: ClassVar[str] = "UNet2DConditionModel"
     dimensions: ClassVar[int] = 4
@@ -207,6 +209,9 @@ class UNet2D(Denoiser):
         self.channels = int(self.unet.config.out_channels)
         self.initial_source = str(network) if trained else ""
         self.trained_timesteps: Sequence[int] | None = None  # first and end; None for all
+        # Of the run, or of the folder's scheduler; None if unknown.
+        self.trained_process = _process_of(network, revision) if isinstance(network, str) else None
+        self.trained_space = ""  # source of its run's autoencoder, if it had one
         if self.flags.frozen:
             self.requires_grad_(False)
             # Random weights have no source before `load`.
@@ -248,6 +253,8 @@ class UNet2D(Denoiser):
         own = part_of(tensors, "denoiser")
         load_strictly(self if own else self.unet, own or tensors, weights.name)
         self.initial_source, self.trained_timesteps = weights.name, weights.timesteps
+        self.trained_process = weights.process
+        self.trained_space = weights.frozen.get("space", "")
         if self.flags.frozen:
             self.source = f"{weights.name} {fingerprint(own or tensors)}"
 
@@ -395,6 +402,14 @@ class UNet3D(UNet2D):
     kind = "UNet3DConditionModel"
     dimensions = 5
     takes = frozenset({"text", "image"})
+
+
+def _process_of(network: str, revision: str | None) -> Mapping[str, Any] | None:
+    file = beside(network, "scheduler/scheduler_config.json", revision)
+    if file is not None:
+        with suppress(ValueError, OSError):  # a process that no Schedule can have
+            return Schedule.from_config(file).description
+    return None
 
 
 def text_width(unet: Any) -> int | None:

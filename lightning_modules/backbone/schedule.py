@@ -24,7 +24,7 @@ Spacing = Literal["leading", "trailing", "linspace"]
 Variance = Literal["preserving", "exploding"]
 
 _LARGEST_BETA = 0.999  # of the cosine schedule
-_EQUAL = 1e-9  # difference of logarithms that rounding explains
+_EQUAL = 1e-9  # difference, also of logarithms, that rounding explains
 
 
 class Level(NamedTuple):
@@ -165,6 +165,20 @@ class Schedule:
         if self.variance == "preserving":
             return Level(alpha, sigma)
         return Level(1.0, sigma / alpha if alpha > 0 else math.inf)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The process in a few plain values, the same in both forms, for checkpoints."""
+        some = (0, self.steps // 2, self.steps - 1)
+        alphas = [self._alphas[t].item() for t in some]
+        return {"prediction": self.prediction, "steps": self.steps, "alphas": alphas}
+
+    def is_that_of(self, description: Mapping[str, Any]) -> bool:
+        """Whether this is the process with this ``description``, from any machine."""
+        own = self.description
+        pairs = zip(own.pop("alphas"), description["alphas"], strict=True)
+        same = all(own[key] == description[key] for key in own)
+        return same and all(math.isclose(a, b, rel_tol=_EQUAL, abs_tol=_EQUAL) for a, b in pairs)
 
     def first_noisier(self, level: Level) -> int:
         """Return the first timestep with more noise, relative to the signal, than ``level``.

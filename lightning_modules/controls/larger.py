@@ -29,7 +29,14 @@ from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import PixelSpace, Space
 from lightning_modules.base import Generator
 from lightning_modules.controls.scalecrafter import NetworkPatch, Step
-from lightning_modules.latents import InLatents, check_base, check_choice, check_trained
+from lightning_modules.latents import (
+    InLatents,
+    check_base,
+    check_choice,
+    check_run,
+    check_trained,
+    compare_process,
+)
 from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.captions import (
     check_captions,
@@ -409,19 +416,39 @@ class FromBase(InLatents, Generator):
             self.weights_source = self.denoiser.source or None
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
-        """Load the autoencoder and the base."""
+        """Load the autoencoder and the base.
+
+        Raises:
+            ValueError: If the base does not fit, or its run had another autoencoder, process or
+                range of timesteps than are used here.
+        """
         super().load_parts(find)
         if self.denoiser_weights is not None:
             self.denoiser.load(find("denoiser_weights", self.denoiser_weights))
+            check_run(self.denoiser, self.space, self.schedule)
+            self._check_timesteps()
             self._name_weights()
 
+    def _check_timesteps(self) -> None:
+        known = self.denoiser.trained_timesteps
+        if not self.base_frozen or known is None:
+            return
+        first, end = known
+        if not first <= self.sampled[-1] <= self.sampled[0] < end:
+            raise ValueError(
+                f"model.init_args.denoiser_weights were trained on timesteps {first} to {end - 1}, "
+                f"and sampling runs {self.sampled[0]} to {self.sampled[-1]}: train a base without "
+                "model.init_args.timesteps"
+            )
+
     def setup(self, stage: str) -> None:
-        """Raise if a frozen part has no trained weights.
+        """Raise if a frozen part has no trained weights; warn of a schedule unlike the base's.
 
         Raises:
             ValueError: If the base or the autoencoder has random weights.
         """
         super().setup(stage)
+        compare_process(self.denoiser, self.schedule)
         # If the base itself was trained, a test loads all weights from the run's checkpoint, and a
         # fit may start from those of another run.
         begins = stage == "fit" and self.weights_source is None

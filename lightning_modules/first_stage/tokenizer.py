@@ -4,7 +4,8 @@ Han et al., Infinity (CVPR 2025; arXiv 2412.04431), section 3.2, and Zhao et al.
 2406.07548): losses of pixels, a perceptual distance, a discriminator with hinge losses, the entropy
 of bits, and the distance of latents to their codes. Infinity's code does not train its tokenizer.
 Losses, weights and dropped scales are those of its authors' BitVAE, which trained the released
-tokenizers (without its LeCam regularisation).
+tokenizers (without its LeCam regularisation). BitVAE trains on all grids from 1x1 to 16x16, here
+training is on those that are used.
 """
 
 from __future__ import annotations

@@ -370,10 +370,10 @@ class InfinityTransformer(Running):
                 if isinstance(module, nn.Linear) and module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.trunc_normal_(self.start, std=std)
-        wide = 1.2 / math.sqrt(self.no_text.shape[1])
-        nn.init.trunc_normal_(self.no_text, std=wide)
+        nn.init.trunc_normal_(self.no_text, std=1.2)  # cut at 2, and then divided
         nn.init.trunc_normal_(self.pool.query, std=std)
         with torch.no_grad():
+            self.no_text.div_(math.sqrt(self.no_text.shape[1]))
             self.head_norm.weight.mul_(1e-3)
             self.head.weight.mul_(0.02)
             for block in cast(Sequence[Block], self.blocks):

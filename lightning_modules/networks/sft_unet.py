@@ -153,8 +153,7 @@ class SFTUNet(Running):
                     f"SFTUNet was made for {self.reduce.in_channels} channels of LR features and "
                     f"got {given}: set its argument features to that"
                 )
-            reduced = self.reduce(features)
-            inputs.append(functional.interpolate(reduced, places, mode="nearest-exact"))
+            inputs.append(_spread(self.reduce(features), size, places, self.patch))
         maps = self._maps(size, lr_size, embedded, x)
         x = self.first(torch.cat(inputs, 1))
         skips = []
@@ -336,9 +335,11 @@ def coordinates(lr_size: Size, size: Size, device: torch.device) -> Tensor:
     """
     axes = []
     for n, m in zip(lr_size, size, strict=True):
-        centre = (torch.arange(m, device=device, dtype=torch.float32) + 0.5) * (n / m) - 0.5
-        nearest = centre.round().clamp(0, n - 1)
-        axes.append(2 * (centre - nearest))
+        place = (torch.arange(m, device=device, dtype=torch.float32) + 0.5) * (n / m)
+        # As `interpolate` picks the features: also halfway between two LR pixels, as at x1.5, d
+        # belongs to the pixel whose features are there.
+        nearest = place.floor().clamp(0, n - 1)
+        axes.append(2 * (place - 0.5 - nearest))
     (h, w), (H, W) = lr_size, size
     rows, columns = torch.meshgrid(*axes, indexing="ij")
     cells = [torch.full_like(rows, 2 * h / H), torch.full_like(rows, 2 * w / W)]
@@ -354,6 +355,19 @@ def fourier(place: Tensor, bands: int) -> Tensor:
     """
     angles = [place[:, :2] * (math.pi * 2**band) for band in range(bands)]
     return torch.cat([place, *(wave for a in angles for wave in (a.sin(), a.cos()))], dim=1)
+
+
+def _spread(features: Tensor, size: Size, places: Size, patch: int) -> Tensor:
+    """Return features (B, C, h, w) at ``places``, squares of ``patch`` pixels of ``size``."""
+    if (places[0] * patch, places[1] * patch) == size:
+        return functional.interpolate(features, places, mode="nearest-exact")
+    # The last squares reach beyond the border, up to which `interpolate` would stretch.
+    axes = []
+    for n, m, count in zip(features.shape[-2:], size, places, strict=True):
+        middle = (torch.arange(count, device=features.device) + 0.5) * (patch * n / m)
+        axes.append(middle.long().clamp(0, n - 1))
+    rows, columns = axes
+    return features[:, :, rows[:, None], columns]
 
 
 def _as_patches(x: Tensor, patch: int) -> Tensor:

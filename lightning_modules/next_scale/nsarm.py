@@ -45,7 +45,7 @@ from torch import Tensor, nn
 from degradations.device import copy_to
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.base import SuperResolver
-from lightning_modules.latents import enlarged
+from lightning_modules.latents import check_choice, enlarged
 from lightning_modules.networks import infinity, transformation
 from lightning_modules.networks.bsq import Down, quantized, total_after
 from lightning_modules.networks.infinity import InfinityTransformer, decay_groups
@@ -350,6 +350,7 @@ class NSARM(NextScale, SuperResolver):
 
     def _check(self) -> None:
         space, mapper = self.space, self.mapper
+        check_choice("next_input_mode", self.next_input_mode, Down)
         if mapper.bits != space.channels or mapper.size[0] != mapper.size[1]:
             raise ValueError(
                 f"model.init_args.mapper is for latents of {mapper.bits} x {mapper.size[0]} x "
@@ -507,9 +508,15 @@ class NSARM(NextScale, SuperResolver):
         """Raise if a frozen part has no trained weights; warn if stage 2 may ruin the mapper.
 
         Raises:
-            ValueError: If the tokenizer, or the frozen mapper, has random weights.
+            ValueError: If the tokenizer, or the frozen mapper, has random weights; or there are
+                weights of a transformer, but none to train.
         """
         super().setup(stage)
+        if stage == "fit" and self.transformer is None and self.transformer_weights is not None:
+            raise ValueError(
+                "model.init_args.transformer_weights is set, and without a transformer stage 1 "
+                "would be trained: set model.init_args.transformer, or leave out its weights"
+            )
         if stage != "fit":
             self.teacher = None
         equal = self.transformer is not None and self.train_mapper and self.mapper_lr is None

@@ -235,7 +235,8 @@ class RealESRGAN(Adversarial, OnePass):
 
         Raises:
             FileNotFoundError: If a file is missing.
-            ValueError: If the model was made without the command line, and a loss is not loaded.
+            ValueError: As in ``Adversarial.setup``; and if the model was made without the command
+                line, and a loss is not loaded.
         """
         super().setup(stage)
         if stage != "fit":

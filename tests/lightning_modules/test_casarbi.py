@@ -19,6 +19,7 @@ from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.noise import Noise
 from lightning_modules.one_pass.regression import Regression
+from lightning_modules.sampling.tiling import Tiling
 
 TINY = partial(LIIF, blocks=1, channels=8, hidden=(16,), global_skip=True)
 
@@ -172,6 +173,27 @@ def test_targets_share_their_first_stages():
     assert got[85][30].shape != got[112][30].shape
 
 
+@pytest.mark.parametrize(("side", "count"), [(481, 3), (480, 2), (120, 0)])
+def test_all_tiles_have_the_stages_of_their_image(side, count):
+    """At 481 for 120, the outputs of some tiles are exactly four times as large, of others more."""
+    given = batch(120, 120, (side, side), count=1)
+    made = CasArbi(side / 120, TINY).eval()
+    made.tiling = Tiling(size=64, overlap=16)
+    found, stages = [], made.stages
+
+    def restore(tile, noise):
+        found.append(len(stages(tile["lr"], tile["size"])))
+        return torch.zeros(len(tile["lr"]), 3, *tile["size"])
+
+    made.restore = restore
+    made.enlarge(given, tiled=True)
+    assert len(found) > 4
+    assert set(found) == {count}
+    assert len(stages(given["lr"], given["size"])) == count  # not those of the last image
+    small = batch(8, 8, (24, 24))
+    assert len(stages(small["lr"], small["size"])) == 2
+
+
 def test_noise_belongs_to_the_image():
     given = batch(8, 8, (32, 32))
     made = method(0.5, timesteps=[14, 3])
@@ -202,6 +224,18 @@ def test_guidance_brings_the_output_back_to_its_input():
         return (resize(found, (16, 16)) - given["lr"]).square().mean().item()
 
     assert error(1.0) < 0.1 * error(0.0)
+
+
+def test_guidance_does_not_bring_later_noise_back():
+    """The network removes the base's image, so only guidance brings the input to the output."""
+    given = batch(8, 8, (32, 32))
+
+    def restored(later_noise):
+        made = method(guidance=1.0, later_noise=later_noise, timesteps=[14, 0])
+        made.network.answer = lambda b: (0.5 - b) / 0.1
+        return made.restore(given, Noise(given["seed"]))
+
+    torch.testing.assert_close(restored(0.3), restored(0.0), rtol=0, atol=1e-5)
 
 
 def test_the_base_alone():
@@ -324,6 +358,27 @@ def test_weights_beside_another_base_are_refused(tmp_path):
         two.load_weights(tmp_path / "cascade.ckpt")
 
 
+def test_another_unit_than_that_of_training_is_refused(tmp_path):
+    """The one of the weights would replace it without a word."""
+    trained_base(tmp_path / "base.ckpt")
+    made = {}
+    for unit in (None, 0.1, 0.2):
+        network = SFTUNet(8, 8, (1,), 1)
+        made[unit] = CasArbi(2.0, TINY, network=network, residual_deviation=unit)
+        made[unit].load_base(tmp_path / "base.ckpt")
+    saved = {"state_dict": made[0.1].state_dict(), "pytorch-lightning_version": "2"}
+    made[0.1].on_save_checkpoint(saved)
+    torch.save(saved, tmp_path / "cascade.ckpt")
+    for unit in (None, 0.1):
+        made[unit].load_weights(tmp_path / "cascade.ckpt")
+        assert made[unit].sigma_r == pytest.approx(0.1)
+        made[unit].on_load_checkpoint(dict(saved))
+    with pytest.raises(ValueError, match=r"with sigma_r 0\.1, and .*residual_deviation is 0\.2"):
+        made[0.2].load_weights(tmp_path / "cascade.ckpt")
+    with pytest.raises(ValueError, match=r"the checkpoint was trained with sigma_r 0\.1"):
+        made[0.2].on_load_checkpoint(dict(saved))
+
+
 def test_a_base_of_one_factor_is_refused():
     with pytest.raises(ValueError, match=r"base is EDSR, which cannot render .*AnySize"):
         CasArbi(2.0, EDSR)
@@ -338,6 +393,8 @@ def test_a_base_of_one_factor_is_refused():
         ({"guidance": math.nan}, "guidance is nan"),
         ({"residual_deviation": 0.0}, "residual_deviation is 0.0"),
         ({"timesteps": [0, 4]}, "a falling list"),
+        ({"process": ResidualShift(prediction="epsilon")}, "prediction is epsilon"),
+        ({"process": ResidualShift(input_scale="pixel")}, "input_scale pixel"),
     ],
 )
 def test_bad_arguments(settings, message):

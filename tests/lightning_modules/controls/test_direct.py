@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import KLSpace
 from lightning_modules.controls.direct import Direct
 from lightning_modules.controls.larger import FromBase
+from lightning_modules.diffusion import Diffusion
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
 from lightning_modules.self_cascade import SelfCascade
-from tests.lightning_modules.backbone.unets import small_kl, wrapped
+from tests.lightning_modules.backbone.unets import bare, small_kl, wrapped
 from tests.lightning_modules.test_self_cascade import FEW, SDXL, Pooled, Words, base, batch, noted
 
 
@@ -81,6 +85,70 @@ def test_nothing_is_trained():
     method.denoiser.source = ""
     with pytest.raises(ValueError, match=r"a trained base is required"):
         method.setup("test")
+
+
+def run_of_a_base(path: Path, space: KLSpace | None = None, **settings: Any) -> Path:
+    channels = {"in_channels": 4, "out_channels": 4} if space else {}
+    run = Diffusion(1.0, wrapped(null="learned", **channels), space=space, **settings)
+    checkpoint = {"state_dict": run.state_dict(), "pytorch-lightning_version": "2"}
+    run.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, path / "base.ckpt")
+    return path / "base.ckpt"
+
+
+COSINE: Any = {"betas": "squaredcos_cap_v2", "prediction": "v_prediction"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "here", "message"),
+    [
+        ({}, {}, None),
+        ({"schedule": Schedule(**COSINE)}, {"schedule": Schedule(**COSINE)}, None),
+        ({}, {"schedule": Schedule(variance="exploding")}, None),  # the same process
+        ({"schedule": Schedule(**COSINE)}, {}, "1000 timesteps and v_prediction, and .* epsilon"),
+        ({"schedule": Schedule(beta_end=0.02)}, {}, r"or other betas: set it to the schedule"),
+        ({"timesteps": (0, 300)}, {}, r"timesteps 0 to 299, and sampling runs 751 to 1: train"),
+        ({"timesteps": (100, 1000)}, {}, r"timesteps 100 to 999, and sampling runs 751 to 1"),
+    ],
+)
+def test_a_base_is_used_as_its_run_was(settings, here, message, tmp_path):
+    """Anything else would make noise without a word."""
+    file = run_of_a_base(tmp_path, **settings)
+    method = direct(denoiser_weights="runs/base", **here)
+    if message is None:
+        method.load_parts(lambda *_: file)
+        return
+    with pytest.raises(ValueError, match=message):
+        method.load_parts(lambda *_: file)
+
+
+@pytest.mark.parametrize(("prediction", "warned"), [("epsilon", False), ("v_prediction", True)])
+def test_the_scheduler_beside_a_base_is_compared(prediction, warned, tmp_path, caplog):
+    """As of Stable Diffusion 2.1 of 768 px, which predicts v: its images would be noise."""
+    bare().save_pretrained(tmp_path / "unet")
+    config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    (tmp_path / "scheduler").mkdir()
+    file = tmp_path / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({**config, "prediction_type": prediction}))
+    denoiser = UNet2D(str(tmp_path), null_token="zero", flags=Flags(frozen=True))
+    direct(denoiser=denoiser).setup("test")
+    expected = f"{tmp_path}, has 1000 timesteps and v_prediction, and model.init_args.schedule 1000"
+    assert (expected in caplog.text) == warned
+    assert len(caplog.records) == warned
+
+
+@pytest.mark.parametrize("ours", ["one 0123456789abcdef", "two fedcba9876543210", ""])
+def test_a_base_of_other_latents_is_refused(ours, tmp_path):
+    spaces = KLSpace(small_kl()), KLSpace(small_kl())
+    spaces[0].source, spaces[1].source = "autoencoder 0123456789abcdef", ours
+    file = run_of_a_base(tmp_path, spaces[0])
+    four = base(in_channels=4, out_channels=4)
+    method = direct(denoiser=four, space=spaces[1], denoiser_weights="runs/base")
+    if ours.startswith("one"):  # the same weights by another name
+        method.load_parts(lambda *_: file)
+        return
+    with pytest.raises(ValueError, match=r"with the autoencoder of autoencoder 0123.*set the same"):
+        method.load_parts(lambda *_: file)
 
 
 def test_results_are_told_apart():

@@ -9,7 +9,7 @@ import torch
 
 from files.class_path import class_path
 from lightning_modules.backbone.condition import Classes
-from lightning_modules.networks.infinity import Text
+from lightning_modules.networks.infinity import InfinityTransformer, Text
 from lightning_modules.next_scale.infinity import Infinity
 from lightning_modules.next_scale.next_scale import (
     Bitwise,
@@ -128,6 +128,14 @@ class TestTraining:
 
 
 class TestTexts:
+    def test_the_table_for_no_text_begins_as_released(self):
+        """Normal numbers of deviation 1.2, none beyond 2, and then divided."""
+        torch.manual_seed(0)
+        table = InfinityTransformer(BITS, 1, 64, 2, text_width=128, text_length=64).no_text
+        numbers = table.detach() * 128**0.5
+        assert numbers.abs().max() <= 2 + 1e-5
+        assert 0.93 < numbers.std() < 0.99  # the deviation of such numbers is 0.955
+
     def test_dropped_captions_are_no_text(self):
         given = batch(text=["a", "b"])
         model = method(encoder=Classes(["a", "b"]), text_dropout=1.0, flip_strength=0.0)

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import interpolate
 
 from lightning_modules.networks.liif import grid, nearest
 from lightning_modules.networks.sft_unet import Attention, SFTUNet, coordinates, fourier
@@ -45,6 +46,18 @@ def test_patches(size, lr_size):
     model = awake(SFTUNet(**SMALL, patch=2))
     assert model(**given(size, lr_size)).shape == (2, 3, *size)
     assert model.first.in_channels == 4 * 6 + 16
+
+
+def test_features_lie_where_they_are_also_beside_a_patch_beyond_the_border():
+    """A position has the features at the middle of its square: none is stretched."""
+    model = awake(SFTUNet(**SMALL, patch=4))
+    seen = []
+    model.first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][:, -16:]))
+    inputs = given((85, 88), (22, 22))
+    model(**inputs)
+    rows = torch.tensor([min(int((4 * n + 2) * 22 / 85), 21) for n in range(22)])
+    assert rows[15] == 16  # where the stretched ones would be of 15
+    assert torch.equal(seen[0], model.reduce(inputs["features"])[:, :, rows])
 
 
 def test_latents_have_their_channels():
@@ -107,6 +120,16 @@ def test_coordinates_are_those_of_liif(lr_size, size):
         torch.testing.assert_close(found[0, axis].abs(), offset.abs(), rtol=0, atol=1e-5)
         assert torch.allclose(found[0, 2 + axis], torch.tensor(2 * lr_size[axis] / size[axis]))
     assert found[0, :2].abs().max() <= 1 + 1e-6
+
+
+@pytest.mark.parametrize(("n", "m"), [(8, 12), (4, 10), (16, 20), (64, 85), (3, 8)])
+def test_an_offset_is_from_the_pixel_whose_features_are_there(n, m):
+    """Also on ties: at x1.5, the last stage of x12, these are a third of a side's pixels."""
+    numbers = torch.arange(n, dtype=torch.float32).view(1, 1, n, 1).expand(1, 1, n, 2)
+    seen = interpolate(numbers, (m, 2), mode="nearest-exact")[0, 0, :, 0]
+    centres = (torch.arange(m) + 0.5) * (n / m) - 0.5
+    found = coordinates((n, 2), (m, 2), torch.device("cpu"))[0, 0, :, 0]
+    torch.testing.assert_close(found, 2 * (centres - seen), rtol=0, atol=1e-4)
 
 
 def test_fourier_features():

@@ -377,6 +377,13 @@ class TestChoicesThatAreNotThePapers:
         model.setup("test")
         assert len(caplog.records) == warned
 
+    def test_weights_of_no_transformer_are_refused(self):
+        """Otherwise stage 1 would be trained without a word; in sampling stage 1 is a control."""
+        model = method(False, transformer_weights="runs/base")
+        with pytest.raises(ValueError, match=r"transformer_weights is set, and without .* stage 1"):
+            model.setup("fit")
+        model.setup("test")
+
 
 class TestLatents:
     @pytest.mark.parametrize("second", [False, True])
@@ -673,6 +680,7 @@ class TestWeights:
         (lambda: method(False, mapper_lr=1e-5), "mapper_lr is 1e-05; .* is for stage 2"),
         (lambda: method(train_mapper=False, mapper_lr=1e-5), "set it to null"),
         (lambda: method(text_dropout=-1), "text_dropout is -1"),
+        (lambda: method(next_input_mode="bilinear"), "next_input_mode is 'bilinear'; .* trilinear"),
         (lambda: method(prompt="a cat"), "prompt is 'a cat', and an encoder is missing"),
         (lambda: method(prompt=" ", encoder=Classes(["a"])), "prompt is ' ', and it is empty"),
         (lambda: method(bits=Bitwise(guidance_after=3)), "guidance_after is 3; .* 0 to 2"),

@@ -331,6 +331,15 @@ def test_a_released_discriminator(tmp_path: Path) -> None:
         assert value.equal(method.state_dict()[f"discriminator.{name}"])
 
 
+def test_weights_of_no_discriminator_are_refused(tmp_path: Path) -> None:
+    """In training, which would be that of the first stage; outputs need no discriminator."""
+    method = model(discriminator_weights="netD")
+    method.discriminator = None
+    method.setup("test")
+    with pytest.raises(ValueError, match="discriminator_weights is set, and there is no discrim"):
+        method.setup("fit")
+
+
 def test_other_discriminators_fit(tmp_path: Path) -> None:
     method = model(PatchGAN(8, 1))
     before = tensors(method)
