@@ -127,7 +127,7 @@ class ResShift(InLatents, SuperResolver):
         eps = torch.randn_like(z)
         x = self.process.add_noise(z, y, eps, t)
         raw = self.network(self.process.scale_input(x, t), t, batch["lr"] * 2 - 1)
-        loss = functional.mse_loss(raw, self.process.target(z, y, eps, t))
+        loss = self.process.loss(raw, z, y, eps, t)
         self.log("train/mse", loss)
         if self.perceptual is not None and self.perceptual_weight > 0:
             loss = loss + self._perceptual(self.process.to_x0(raw, x, t, y), z, batch)

@@ -83,7 +83,7 @@ def test_the_loss_is_that_of_what_was_mixed():
     torch.testing.assert_close(method.training_step(given, 0), expected)
 
 
-@pytest.mark.parametrize("prediction", ["sample", "residual", "epsilon"])
+@pytest.mark.parametrize("prediction", ["sample", "residual", "epsilon", "scaled_epsilon"])
 def test_it_learns_one_image(prediction):
     """In pixels, at the LR's own size: a network of one convolution finds the constant shift."""
 
