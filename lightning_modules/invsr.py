@@ -71,7 +71,8 @@ class Sampling:
     """How InvSR samples.
 
     Args:
-        guidance: Strength of classifier-free guidance; 1 for none, as in the paper.
+        guidance: Strength of classifier-free guidance; 1 for none, as in the paper. Training has
+            none, as released.
         steps: Steps of sampling.
         start: Timestep to start at, one of ``training.starts``, or ``auto`` to choose it by the
             noise in each LR image. By default that of the release for so many steps, or the first
@@ -149,7 +150,7 @@ def timesteps_for(steps: int, start: int | None = None) -> list[int]:
     if start is None:
         start = LADDER[0]
     below, wanted = [t for t in LADDER if t < start], steps - 1
-    if start <= LADDER[0] and wanted <= len(below):
+    if start in LADDER and wanted <= len(below):
         return [start, *(below[-(-n * len(below) // wanted) - 1] for n in range(1, steps))]
     # NumPy's rounding is part of the released lists, e.g. of 30 steps.
     even = np.linspace(start, 0, steps, endpoint=False, dtype=np.int64)
@@ -231,6 +232,16 @@ def check_arguments(method: InvSR) -> None:
             f"{'set' if method.middle else 'missing'}; expected euler, ancestral, or "
             "predicted with a middle"
         )
+    if sampling.middle_weights is not None and method.middle is None:
+        raise ValueError(
+            f"model.init_args.sampling.middle_weights is {sampling.middle_weights}, and middle, "
+            "whose weights they are, is missing: set it beside them, with solver predicted"
+        )
+    if sampling.color_misaligned and method.color_fix == "none":
+        raise ValueError(
+            "model.init_args.sampling.color_misaligned is true, and color_fix, which it changes, "
+            "is none: set model.init_args.color_fix, or leave color_misaligned out"
+        )
     if method.schedule.variance != "exploding" or method.schedule.prediction == "sample":
         raise ValueError(
             "model.init_args.schedule must have variance exploding, and predict epsilon or "
@@ -262,6 +273,12 @@ def check_arguments(method: InvSR) -> None:
             f"model.init_args.sampling.steps is {sampling.steps} and patch {method.patch}; "
             "expected 1 or more"
         )
+    losses = method.losses
+    for name in ("perceptual_weight", "adversarial_weight", "adversarial_start"):
+        if not getattr(losses, name) >= 0:
+            raise ValueError(
+                f"model.init_args.training.{name} is {getattr(losses, name):g}; expected 0 or more"
+            )
     for predictor in (method.predictor, method.middle):
         if predictor is not None:
             _check_predictor(method, predictor)
@@ -286,7 +303,8 @@ def check_weights(method: InvSR, trains: bool) -> None:
         trains: Whether it will be trained.
 
     Raises:
-        ValueError: If the denoiser, the autoencoder, or another part has random weights.
+        ValueError: If the denoiser, the autoencoder, or another part has random weights; or weights
+            are set for a part of training that is missing.
     """
     if not method.denoiser.source:
         raise ValueError(
@@ -298,8 +316,19 @@ def check_weights(method: InvSR, trains: bool) -> None:
         raise ValueError(
             "model.init_args.sampling.middle has random weights: set middle_weights beside it"
         )
-    if trains and method.predictor is None:
+    if not trains:
+        return
+    if method.predictor is None:
         raise ValueError("there is nothing to train: set model.init_args.predictor")
+    for key, weights, part in (
+        ("discriminator", method.discriminator_weights, method.discriminator),
+        ("training.perceptual", method.losses.perceptual_weights, method.perceptual),
+    ):
+        if weights is not None and part is None:
+            raise ValueError(
+                f"model.init_args.{key}_weights is {weights}, and {key}, whose weights they are, "
+                f"is missing: set it beside them, or {key}_weights to null"
+            )
 
 
 def _check_predictor(method: InvSR, predictor: NoisePredictor) -> None:
@@ -554,7 +583,8 @@ class InvSR(InLatents, Adversarial):
         known = self._conditions(batch)
         for now, then in itertools.pairwise([*indices, -1]):
             x0 = self.in_tiles(
-                partial(self._clean, t=now, known=known), z, self._per_lr, 1, self._sides
+                partial(self._clean, t=now, known=known, guidance=self.guidance),
+                *(z, self._per_lr, 1, self._sides),
             )
             levels = self.schedule.level(now), self.schedule.level(then)
             if self.sampling.solver == "euler" or then < 0:
@@ -595,7 +625,9 @@ class InvSR(InLatents, Adversarial):
         gaussian = Gaussian(*found.chunk(2, 1))
         return gaussian.mean if self.deterministic else gaussian.sample(noise.normal(y.shape))
 
-    def _clean(self, z_t: Tensor, t: Tensor | int, known: Conditions) -> Tensor:
+    def _clean(
+        self, z_t: Tensor, t: Tensor | int, known: Conditions, guidance: float = 1.0
+    ) -> Tensor:
         def predict(z: Tensor, t: Tensor, condition: Condition) -> Tensor:
             return cast(Tensor, self.denoiser(z, t, condition))
 
@@ -603,7 +635,7 @@ class InvSR(InLatents, Adversarial):
         steps = torch.full((count,), t, device=z_t.device) if isinstance(t, int) else t
         with_it, without = (_repeated(condition, count) for condition in known)
         z = self.schedule.scale_input(z_t, t)
-        raw = guided(predict, z, steps, with_it, without, self.guidance)
+        raw = guided(predict, z, steps, with_it, without, guidance)
         return self.schedule.to_x0(raw, z_t, t)
 
     @torch.no_grad()
@@ -611,7 +643,9 @@ class InvSR(InLatents, Adversarial):
         count = len(batch["lr"])
         if self.encoder is not None and "text" in batch:
             known, nothing = encode_captions(batch, self.denoiser, self.encoder)
-            return known, self.prompt.unconditional(count) if self.prompt else nothing
+            if self.guidance == 1 or self.prompt is None:
+                return known, nothing
+            return known, self.prompt.unconditional(count)
         if self.prompt is None:
             return Condition(), Condition()
         known = self.prompt.condition(count)

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_modules.adversarial import Adversarial
-from lightning_modules.backbone.condition import Condition
+from lightning_modules.backbone.condition import Condition, FixedPrompt
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.schedule import Schedule
@@ -128,13 +129,15 @@ def test_sigmas_are_those_of_the_release() -> None:
         (4, 100, [100, 75, 50, 25]),
         (5, 450, [450, 360, 270, 180, 90]),
         (3, 300, [300, 200, 100]),
+        (2, 60, [60, 30]),
+        (3, 220, [220, 146, 73]),
     ],
 )
 def test_timesteps_are_those_of_release_and_paper(
     steps: int, start: int | None, expected: list[int]
 ) -> None:
     assert timesteps_for(steps, start) == expected
-    starts = (*STARTS, 300, 450)
+    starts = (*STARTS, 300, 450, 220, 60)
     assert invsr(steps=steps, start=start, starts=starts).plan(start) == expected
 
 
@@ -188,7 +191,7 @@ def test_sampling_starts_at_the_levels_that_were_trained() -> None:
     for start, sigma in released.items():
         method, given = invsr(predictor=None, start=start, deterministic=True).eval(), batch()
         z: list[Tensor] = []
-        method._clean = lambda z_t, t, known, z=z: z.append(z_t) or z_t
+        method._clean = lambda z_t, z=z, **_: z.append(z_t) or z_t
         method.restore(given, Noise(given["seed"]))
         y = method.space.encode(enlarged(given["lr"], given["size"]))
         noise = Noise(given["seed"]).stream("start").normal(y.shape)
@@ -574,6 +577,18 @@ def test_captions_follow_their_image_through_tiles() -> None:
         torch.testing.assert_close(made[one], found, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_captions_need_a_negative_prompt_only_for_guidance(guidance: float, tmp_path: Path) -> None:
+    save_file({"prompt": torch.ones(2, 8)}, tmp_path / "prompt.safetensors")
+    prompt = FixedPrompt(tmp_path / "prompt.safetensors")
+    method, given = reading(prompt=prompt, guidance=guidance), {**batch(), "text": ["a", "other"]}
+    if guidance == 1:
+        assert torch.equal(method.enlarge(given)["sr"], reading().enlarge(given)["sr"])
+        return
+    with pytest.raises(ValueError, match=r"has no negative prompt, as guidance needs"):
+        method.enlarge(given)
+
+
 def test_training_reads_captions() -> None:
     method, given, losses = reading(deterministic=True, starts=[250]), batch(), []
     for texts in (["", ""], ["one", "other"]):
@@ -605,6 +620,16 @@ def test_the_loss_by_hand() -> None:
     expected = torch.autograd.grad(by_hand, weight)[0]
     found = torch.autograd.grad(loss, weight)[0]
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_training_is_not_guided() -> None:
+    """As released: guidance is a setting of sampling."""
+    losses, given = [], {**batch(), "text": ["a", "other"]}
+    for guidance in (1.0, 3.0):
+        method = reading(guidance=guidance, deterministic=True)
+        torch.manual_seed(0)
+        losses.append(method.generator_loss(given)[0].item())
+    assert losses[0] == losses[1]
 
 
 def test_the_parts_of_the_loss_by_their_weights() -> None:
@@ -766,6 +791,10 @@ def test_the_distance_is_looked_for_in_training_alone(tmp_path: Path) -> None:
             r"guidance is 2, and a prompt, .*init_args\.prompt",
         ),
         ({"predictor": predictor(halvings=0)}, r"that is only scale 8"),
+        ({"color_misaligned": True}, r"color_misaligned is true, and color_fix, .* is none"),
+        ({"middle_weights": "a.ckpt"}, r"middle_weights is a\.ckpt, and middle, .* is missing"),
+        ({"perceptual_weight": -1.0}, r"training\.perceptual_weight is -1; expected 0 or more"),
+        ({"adversarial_weight": -0.1}, r"training\.adversarial_weight is -0\.1; expected 0"),
     ],
 )
 def test_arguments_that_do_not_fit(options: dict[str, Any], message: str) -> None:
@@ -807,6 +836,14 @@ def test_nothing_is_made_with_random_weights() -> None:
         invsr(solver="predicted", middle=predictor()).setup("test")
     with pytest.raises(ValueError, match=r"nothing to train: set model\.init_args\.predictor"):
         invsr(predictor=None).setup("fit")
+
+
+@pytest.mark.parametrize("key", ["discriminator_weights", "perceptual_weights"])
+def test_weights_of_a_part_that_is_missing(key: str) -> None:
+    method = invsr(**{key: "a.pth"})
+    method.setup("test")
+    with pytest.raises(ValueError, match=rf"{key} is a\.pth, and .* is missing: set it"):
+        method.setup("fit")
 
 
 # ------------------------------------------------------------------------------------- the control
