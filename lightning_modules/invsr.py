@@ -39,7 +39,13 @@ from lightning_modules.backbone.condition import Condition, FixedPrompt, TextEnc
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.schedule import Schedule, explicit
 from lightning_modules.backbone.space import Space
-from lightning_modules.latents import InLatents, enlarged, latent_pair, whole_lr
+from lightning_modules.latents import (
+    InLatents,
+    check_schedule,
+    enlarged,
+    latent_pair,
+    whole_lr,
+)
 from lightning_modules.networks.noise_predictor import (
     Gaussian,
     NoisePredictor,
@@ -750,6 +756,7 @@ class InvSR(InLatents, Adversarial):
         super().load_parts(find)
         if self.denoiser_weights is not None:
             self.denoiser.load(find("denoiser_weights", self.denoiser_weights))
+            check_schedule(self.denoiser, self.schedule)
         if self.middle is not None and self.sampling.middle_weights is not None:
             key = "sampling.middle_weights"
             found = read_weights(find(key, self.sampling.middle_weights))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import ImageModel
 from lightning_modules.noise import Noise
@@ -119,6 +120,29 @@ def check_base(denoiser: UNet2D, space: Space, frozen: bool = True) -> None:
         raise ValueError(
             f"the denoiser is for {denoiser.channels} channels and the space has {space.channels}: "
             "set model.init_args.denoiser or model.init_args.space"
+        )
+
+
+def check_schedule(denoiser: UNet2D, schedule: Schedule) -> None:
+    """Raise if a base was trained with another schedule, as far as its file names one.
+
+    Args:
+        denoiser: The base, with loaded weights.
+        schedule: The method's schedule.
+
+    Raises:
+        ValueError: If so; the message has what differs.
+    """
+    if denoiser.trained_schedule is None:
+        return
+    arguments = {k: v for k, v in denoiser.trained_schedule.items() if k != "variance"}
+    trained, own = Schedule(**arguments).process, schedule.process
+    if trained != own:
+        apart = [k for k in {**own, **trained} if own.get(k) != trained.get(k)]
+        here, there = (", ".join(f"{k} {of[k]}" for k in apart if k in of) for of in (own, trained))
+        raise ValueError(
+            f"model.init_args.schedule has {here}, and the base of denoiser_weights, "
+            f"{denoiser.begun}, was trained with {there}: set schedule to that"
         )
 
 

@@ -40,6 +40,7 @@ class Weights:
         name: Name in results: the file's path, and whether EMA weights were used.
         frozen: Source of the weights of each frozen part.
         timesteps: Range that a diffusion was trained on, end excluded; None if unknown.
+        schedule: Arguments of the schedule that it was trained with; None if unknown.
     """
 
     tensors: dict[str, Tensor]
@@ -47,6 +48,7 @@ class Weights:
     name: str
     frozen: dict[str, str] = field(default_factory=dict)
     timesteps: tuple[int, int] | None = None
+    schedule: dict[str, Any] | None = None
 
 
 def read_weights(path: str | Path) -> Weights:
@@ -73,14 +75,17 @@ def read_weights(path: str | Path) -> Weights:
         if EXPORTED not in about:
             return Weights(content, None, str(path))
         frozen = json.loads(about.get("frozen", "{}"))
-        timesteps = json.loads(about.get("init_args", "{}")).get("timesteps")
-        return Weights(content, about.get("model"), str(path), frozen, timesteps)
+        arguments = json.loads(about.get("init_args", "{}"))
+        schedule = arguments.get("schedule")
+        own = schedule.get("init_args") if isinstance(schedule, dict) else None
+        known = arguments.get("timesteps"), (own or {}) if "schedule" in arguments else None
+        return Weights(content, about.get("model"), str(path), frozen, *known)
     if "pytorch-lightning_version" in content and isinstance(content.get("state_dict"), dict):
         ema = content.get("callbacks", {}).get("EMA")
         tensors = {**content["state_dict"], **(ema["weights"] if ema else {})}
         name = f"{path} (EMA)" if ema else str(path)
-        frozen, timesteps = content.get("frozen", {}), content.get("timesteps")
-        return Weights(tensors, content.get("model"), name, frozen, timesteps)
+        known = content.get("timesteps"), content.get("schedule")
+        return Weights(tensors, content.get("model"), name, content.get("frozen", {}), *known)
     return Weights(_state_dict(content, path), None, str(path))
 
 

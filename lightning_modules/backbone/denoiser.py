@@ -207,6 +207,7 @@ class UNet2D(Denoiser):
         self.channels = int(self.unet.config.out_channels)
         self.begun = str(network) if trained else ""
         self.trained_timesteps: Sequence[int] | None = None  # first and end; None for all
+        self.trained_schedule: Mapping[str, Any] | None = None  # arguments; None if unknown
         if self.flags.frozen:
             self.requires_grad_(False)
             # Random weights have no source before `load`.
@@ -248,6 +249,7 @@ class UNet2D(Denoiser):
         own = part_of(tensors, "denoiser")
         fit(self if own else self.unet, own or tensors, weights.name)
         self.begun, self.trained_timesteps = weights.name, weights.timesteps
+        self.trained_schedule = weights.schedule
         if self.flags.frozen:
             self.source = f"{weights.name} {fingerprint(own or tensors)}"
 

@@ -107,6 +107,11 @@ class Schedule:
                 "use 'preserving'"
             )
         self.prediction, self.variance = prediction, variance
+        unused = {"beta_start", "beta_end"} if betas == "squaredcos_cap_v2" else set()
+        known: dict[str, Any] = {"steps": steps, "beta_start": beta_start, "beta_end": beta_end}
+        known |= {"betas": betas, "prediction": prediction, "zero_snr": zero_snr}
+        # What a network is trained with. Not the variance: networks see the same in both forms.
+        self.process = {name: value for name, value in known.items() if name not in unused}
         with torch.device("cpu"):  # numbers, also while a model is built on the meta device
             kept = torch.cumprod(1 - _betas(steps, beta_start, beta_end, betas), 0)
             if zero_snr:

@@ -29,7 +29,13 @@ from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import PixelSpace, Space
 from lightning_modules.base import Generator
 from lightning_modules.controls.scalecrafter import NetworkPatch, Step
-from lightning_modules.latents import InLatents, check_base, check_choice, check_trained
+from lightning_modules.latents import (
+    InLatents,
+    check_base,
+    check_choice,
+    check_schedule,
+    check_trained,
+)
 from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.captions import (
     check_captions,
@@ -413,6 +419,7 @@ class FromBase(InLatents, Generator):
         super().load_parts(find)
         if self.denoiser_weights is not None:
             self.denoiser.load(find("denoiser_weights", self.denoiser_weights))
+            check_schedule(self.denoiser, self.schedule)
             self._name_weights()
 
     def setup(self, stage: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +33,7 @@ from lightning_modules.invsr import (
     starts_beyond,
     timesteps_for,
 )
-from lightning_modules.latents import enlarged
+from lightning_modules.latents import check_schedule, enlarged
 from lightning_modules.networks.discriminator import LatentDiscriminator
 from lightning_modules.networks.latent_lpips import LatentDistance, LatentLPIPS
 from lightning_modules.networks.noise_predictor import NoisePredictor
@@ -432,15 +433,55 @@ def test_a_base_that_was_trained_on_fewer_timesteps() -> None:
         check_reach(method)
 
 
+def saved(base: Diffusion, path: Path) -> Path:
+    checkpoint: Any = {"state_dict": base.state_dict(), "pytorch-lightning_version": "2"}
+    base.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, path)
+    return path
+
+
 def test_the_trained_timesteps_are_in_the_base_s_checkpoint(tmp_path: Path) -> None:
     trained = Diffusion(1.0, UNet2D.from_config(UNET), timesteps=(0, 300))
-    checkpoint: Any = {"state_dict": trained.state_dict(), "pytorch-lightning_version": "2"}
-    trained.on_save_checkpoint(checkpoint)
-    torch.save(checkpoint, tmp_path / "base.ckpt")
     denoiser = base()
     assert denoiser.trained_timesteps is None
-    denoiser.load(tmp_path / "base.ckpt")
+    denoiser.load(saved(trained, tmp_path / "base.ckpt"))
     assert denoiser.trained_timesteps == [0, 300]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_base_of_another_schedule_is_refused(named: bool, tmp_path: Path) -> None:
+    """Its predictions would be taken for noise, without a word."""
+    cosine = Schedule(betas="squaredcos_cap_v2", prediction="v_prediction")
+    trained = Diffusion(1.0, UNet2D.from_config(UNET), schedule=cosine)
+    file = saved(trained, tmp_path / "base.ckpt")
+    if not named:  # of an earlier version
+        content = torch.load(file)
+        del content["schedule"]
+        torch.save(content, file)
+    fits = Schedule(betas="squaredcos_cap_v2", prediction="v_prediction", variance="exploding")
+    for schedule in (None, fits):
+        method = invsr(denoiser_weights="base", schedule=schedule)
+        if named and schedule is None:
+            message = (
+                r"schedule has .*betas scaled_linear, prediction epsilon, and .*base\.ckpt, was "
+                r"trained with betas squaredcos_cap_v2, prediction v_prediction: set"
+            )
+            with pytest.raises(ValueError, match=message):
+                method.load_parts(lambda *_: file)
+        else:
+            method.load_parts(lambda *_: file)
+
+
+def test_an_exported_base_names_its_schedule(tmp_path: Path) -> None:
+    for schedule, beta_start in ((None, 0.00085), ({"init_args": {"beta_start": 0.001}}, 0.001)):
+        about = {"enlarger": "0", "init_args": json.dumps({"schedule": schedule})}
+        tensors = {f"denoiser.{name}": tensor for name, tensor in base().state_dict().items()}
+        save_file(tensors, tmp_path / "base.safetensors", about)
+        denoiser = base()
+        denoiser.load(tmp_path / "base.safetensors")
+        check_schedule(denoiser, Schedule(beta_start=beta_start))
+        with pytest.raises(ValueError, match=r"trained with beta_start 0\.00"):
+            check_schedule(denoiser, Schedule(beta_start=0.002))
 
 
 # --------------------------------------------------------------------------------- other scales

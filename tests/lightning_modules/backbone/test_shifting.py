@@ -135,7 +135,7 @@ def test_its_numbers_are_the_same_where_a_model_is_built_on_the_meta_device() ->
 
 @pytest.mark.parametrize("prediction", TARGETS)
 def test_the_loss_is_the_squared_error_and_that_of_scaled_noise_is_scaled_back(prediction):
-    """As released: divided by kappa^2 eta, so that an error of the noise counts equally anywhere."""
+    """As released: divided by kappa^2 eta, so that errors of the noise count equally."""
     process = ResidualShift(4, min_noise=0.2, prediction=prediction)
     x0, anchor, eps, raw = torch.randn(4, 4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     t = torch.arange(4)
