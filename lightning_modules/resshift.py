@@ -7,7 +7,8 @@ eta   how far z has shifted to y             kappa noise after the full shift
 
 Differs from the papers in: the LR image is enlarged by bicubic interpolation, as in the released
 code; the text has nearest neighbour. LPIPS compares with the autoencoder's round trip of HR
-(`perceptual_target`).
+(`perceptual_target`). In pixels predictions are not clamped at each step; the released code would
+do so, but runs only with an autoencoder.
 """
 
 from __future__ import annotations
