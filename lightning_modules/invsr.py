@@ -711,7 +711,7 @@ class InvSR(InLatents, Adversarial):
 
     @property
     def options(self) -> dict[str, str | int | float]:
-        """Settings that change outputs: timesteps, solver and others."""
+        """Settings that change outputs: timesteps, solver, side of tiles and others."""
         options: dict[str, str | int | float] = {"timesteps": f"{self.sampling.steps} from auto"}
         if self.sampling.start != "auto":
             options["timesteps"] = " ".join(map(str, self.plan(self.sampling.start)))
@@ -729,6 +729,8 @@ class InvSR(InLatents, Adversarial):
             options["deterministic"] = "true"
         if self.sampling.color_misaligned:
             options["color_misaligned"] = "true"
+        if self.patch != lr_side(None, self.scale):
+            options["patch"] = self.patch
         return {**super().options, **options}
 
     @property

@@ -849,8 +849,8 @@ def test_what_says_noise_between_steps_starts_nothing() -> None:
 
 
 def test_results_name_what_sampling_depends_on() -> None:
-    assert invsr(steps=3).options == {"timesteps": "200 100 50"}
-    assert invsr(start="auto", steps=2).options == {"timesteps": "2 from auto"}
+    assert invsr(steps=3, patch=None).options == {"timesteps": "200 100 50"}
+    assert invsr(start="auto", steps=2).options == {"timesteps": "2 from auto", "patch": 16}
     unpredicted = invsr(predictor=None, deterministic=True, solver="ancestral").options
     assert unpredicted["denoiser (unpredicted noise)"] == "0123456789abcdef"
     assert (unpredicted["solver"], unpredicted["deterministic"]) == ("ancestral", "true")
