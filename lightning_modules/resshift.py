@@ -13,6 +13,7 @@ do so, but runs only with an autoencoder.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -30,9 +31,12 @@ from lightning_modules.noise import Noise
 from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import ShiftSampler, ShiftSolver
 from lightning_modules.sampling.tiling import padded
+from lightning_modules.weights import Weights
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
+
+log = logging.getLogger(__name__)
 
 PerceptualTarget = Literal["round_trip", "hr"]
 
@@ -205,6 +209,25 @@ class ResShift(InLatents, SuperResolver):
         super().setup(stage)
         if stage == "fit" and hasattr(self.perceptual, "load"):
             cast(Any, self.perceptual).load()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the process, too."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["process"] = self.process.settings
+
+    def compare(self, weights: Weights) -> None:
+        """Warn if the network was trained with another process, as far as the file names one."""
+        if weights.process is None:
+            return
+        trained, own = ResidualShift(**weights.process).settings, self.process.settings
+        apart = [name for name in own if own[name] != trained[name]]
+        if apart:
+            here, there = (", ".join(f"{k} {of[k]}" for k in apart) for of in (own, trained))
+            log.warning(
+                "model.init_args.process has %s, and %s was trained with %s: its outputs are wrong "
+                "here until it has been trained further",
+                *(here, weights.name, there),
+            )
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map a released file, which has only the network; the autoencoder stays."""

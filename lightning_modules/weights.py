@@ -41,6 +41,7 @@ class Weights:
         frozen: Source of the weights of each frozen part.
         timesteps: Range that a diffusion was trained on, end excluded; None if unknown.
         schedule: Arguments of the schedule that it was trained with; None if unknown.
+        process: Arguments of the residual shift that it was trained with; None if unknown.
     """
 
     tensors: dict[str, Tensor]
@@ -49,6 +50,7 @@ class Weights:
     frozen: dict[str, str] = field(default_factory=dict)
     timesteps: tuple[int, int] | None = None
     schedule: dict[str, Any] | None = None
+    process: dict[str, Any] | None = None
 
 
 def read_weights(path: str | Path) -> Weights:
@@ -76,17 +78,22 @@ def read_weights(path: str | Path) -> Weights:
             return Weights(content, None, str(path))
         frozen = json.loads(about.get("frozen", "{}"))
         arguments = json.loads(about.get("init_args", "{}"))
-        schedule = arguments.get("schedule")
-        own = schedule.get("init_args") if isinstance(schedule, dict) else None
-        known = arguments.get("timesteps"), (own or {}) if "schedule" in arguments else None
+        known = arguments.get("timesteps"), *(_of(arguments, n) for n in ("schedule", "process"))
         return Weights(content, about.get("model"), str(path), frozen, *known)
     if "pytorch-lightning_version" in content and isinstance(content.get("state_dict"), dict):
         ema = content.get("callbacks", {}).get("EMA")
         tensors = {**content["state_dict"], **(ema["weights"] if ema else {})}
         name = f"{path} (EMA)" if ema else str(path)
-        known = content.get("timesteps"), content.get("schedule")
+        known = tuple(content.get(name) for name in ("timesteps", "schedule", "process"))
         return Weights(tensors, content.get("model"), name, content.get("frozen", {}), *known)
     return Weights(_state_dict(content, path), None, str(path))
+
+
+def _of(arguments: dict[str, Any], name: str) -> dict[str, Any] | None:
+    # Arguments of a part in those of a model; None if the model has no such part.
+    part = arguments.get(name)
+    own = part.get("init_args") if isinstance(part, dict) else None
+    return (own or {}) if name in arguments else None
 
 
 def read_metadata(path: Path) -> dict[str, str]:

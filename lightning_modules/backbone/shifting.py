@@ -78,6 +78,10 @@ class ResidualShift:
                 raise ValueError(f"{name} is {word!r}; expected one of {', '.join(get_args(kind))}")
         self.kappa, self.prediction, self.input_scale = kappa, prediction, input_scale
         self.relative = relative
+        # What a network is trained with.
+        self.settings: dict[str, Any] = {"steps": steps, "kappa": kappa, "min_noise": min_noise}
+        self.settings |= {"power": power, "prediction": prediction, "form": form}
+        self.settings |= {"input_scale": input_scale, "relative": relative}
         released = form == "released"
         first = min_noise / kappa if released else min(min_noise / kappa, math.sqrt(0.001))
         last = 0.99 if released else math.sqrt(0.999)

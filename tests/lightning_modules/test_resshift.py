@@ -323,6 +323,19 @@ def test_a_checkpoint_of_other_latents(tmp_path):
             load()
 
 
+def test_weights_of_another_process_are_warned_about(tmp_path, caplog):
+    """Their tensors fit, and their outputs would be wrong without a word."""
+    four = ResShift(4.0, SwinUNet(**SMALL), PixelSpace(), ResidualShift(4, min_noise=0.2))
+    checkpoint = {"state_dict": four.state_dict(), "pytorch-lightning_version": "2"}
+    four.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, tmp_path / "a.ckpt")
+    four.load_weights(tmp_path / "a.ckpt")
+    assert "process" not in caplog.text
+    ResShift(4.0, SwinUNet(**SMALL), PixelSpace()).load_weights(tmp_path / "a.ckpt")
+    assert "init_args.process has steps 15, min_noise 0.04, and " in caplog.text
+    assert "a.ckpt was trained with steps 4, min_noise 0.2: its outputs are wrong" in caplog.text
+
+
 # ------------------------------------------------------------------------------------- the control
 
 
