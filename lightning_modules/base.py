@@ -50,6 +50,7 @@ from lightning_modules.sampling.tiling import (
 )
 from lightning_modules.sampling.together import Together, check_same
 from lightning_modules.weights import (
+    Weights,
     bare_names,
     check_numbers,
     check_sources,
@@ -301,6 +302,7 @@ class ImageModel(LightningModule, ABC):
                 f"{path} was trained with {weights.model}, but the model here is "
                 f"{class_path(type(self))}: set model.class_path to that, or name another file"
             )
+        self.compare(weights)
         frozen = weights.frozen.items()
         check_sources(self, {k: v for k, v in frozen if not f"{k}.".startswith(self.unchecked)})
         state = weights.tensors if weights.model else self._named(weights.tensors)
@@ -316,6 +318,13 @@ class ImageModel(LightningModule, ABC):
         self.load_state_dict({**own, **state})
         self.weights_source = weights.name
         log.info("weights: %s", weights.name)
+
+    def compare(self, weights: Weights) -> None:
+        """Warn if weights were trained with settings that tensors do not show.
+
+        Args:
+            weights: The weights that are about to be loaded.
+        """
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map the tensors of the authors' file to this model's names.

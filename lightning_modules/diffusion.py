@@ -183,10 +183,10 @@ class Diffusion(InLatents, Generator):
     # ------------------------------------------------------------------------- checks and weights
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the trained timesteps and the process, too."""
+        """Store the trained timesteps and the schedule, too."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["timesteps"] = list(self.timesteps)
-        checkpoint["process"] = self.schedule.description
+        checkpoint["schedule"] = self.schedule.settings
 
     def _check(self) -> None:
         if self.scale != int(self.scale):

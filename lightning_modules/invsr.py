@@ -42,7 +42,7 @@ from lightning_modules.backbone.space import Space
 from lightning_modules.latents import (
     InLatents,
     check_run,
-    compare_process,
+    compare_schedule,
     enlarged,
     latent_pair,
     whole_lr,
@@ -78,7 +78,8 @@ class Sampling:
     """How InvSR samples.
 
     Args:
-        guidance: Strength of classifier-free guidance; 1 for none, as in the paper.
+        guidance: Strength of classifier-free guidance; 1 for none, as in the paper. Training has
+            none, as released.
         steps: Steps of sampling.
         start: Timestep to start at, one of ``training.starts``, or ``auto`` to choose it by the
             noise in each LR image. By default that of the release for so many steps, or the first
@@ -156,7 +157,7 @@ def timesteps_for(steps: int, start: int | None = None) -> list[int]:
     if start is None:
         start = LADDER[0]
     below, wanted = [t for t in LADDER if t < start], steps - 1
-    if start <= LADDER[0] and wanted <= len(below):
+    if start in LADDER and wanted <= len(below):
         return [start, *(below[-(-n * len(below) // wanted) - 1] for n in range(1, steps))]
     # NumPy's rounding is part of the released lists, e.g. of 30 steps.
     even = np.linspace(start, 0, steps, endpoint=False, dtype=np.int64)
@@ -238,6 +239,16 @@ def check_arguments(method: InvSR) -> None:
             f"{'set' if method.middle else 'missing'}; expected euler, ancestral, or "
             "predicted with a middle"
         )
+    if sampling.middle_weights is not None and method.middle is None:
+        raise ValueError(
+            f"model.init_args.sampling.middle_weights is {sampling.middle_weights}, and middle, "
+            "whose weights they are, is missing: set it beside them, with solver predicted"
+        )
+    if sampling.color_misaligned and method.color_fix == "none":
+        raise ValueError(
+            "model.init_args.sampling.color_misaligned is true, and color_fix, which it changes, "
+            "is none: set model.init_args.color_fix, or leave color_misaligned out"
+        )
     if method.schedule.variance != "exploding" or method.schedule.prediction == "sample":
         raise ValueError(
             "model.init_args.schedule must have variance exploding, and predict epsilon or "
@@ -269,6 +280,12 @@ def check_arguments(method: InvSR) -> None:
             f"model.init_args.sampling.steps is {sampling.steps} and patch {method.patch}; "
             "expected 1 or more"
         )
+    losses = method.losses
+    for name in ("perceptual_weight", "adversarial_weight", "adversarial_start"):
+        if not getattr(losses, name) >= 0:
+            raise ValueError(
+                f"model.init_args.training.{name} is {getattr(losses, name):g}; expected 0 or more"
+            )
     for predictor in (method.predictor, method.middle):
         if predictor is not None:
             _check_predictor(method, predictor)
@@ -293,7 +310,8 @@ def check_weights(method: InvSR, trains: bool) -> None:
         trains: Whether it will be trained.
 
     Raises:
-        ValueError: If the denoiser, the autoencoder, or another part has random weights.
+        ValueError: If the denoiser, the autoencoder, or another part has random weights; or weights
+            are set for a part of training that is missing.
     """
     if not method.denoiser.source:
         raise ValueError(
@@ -305,8 +323,16 @@ def check_weights(method: InvSR, trains: bool) -> None:
         raise ValueError(
             "model.init_args.sampling.middle has random weights: set middle_weights beside it"
         )
-    if trains and method.predictor is None:
+    if not trains:
+        return
+    if method.predictor is None:
         raise ValueError("there is nothing to train: set model.init_args.predictor")
+    if method.losses.perceptual_weights is not None and method.perceptual is None:
+        raise ValueError(
+            "model.init_args.training.perceptual_weights is "
+            f"{method.losses.perceptual_weights}, and perceptual, whose weights they are, is "
+            "missing: set it beside them, or leave them out"
+        )
 
 
 def _check_predictor(method: InvSR, predictor: NoisePredictor) -> None:
@@ -563,7 +589,8 @@ class InvSR(InLatents, Adversarial):
         known = self._conditions(batch)
         for now, then in itertools.pairwise([*indices, -1]):
             x0 = self.in_tiles(
-                partial(self._clean, t=now, known=known), z, self._per_lr, 1, self._sides
+                partial(self._clean, t=now, known=known, guidance=self.guidance),
+                *(z, self._per_lr, 1, self._sides),
             )
             levels = self.schedule.level(now), self.schedule.level(then)
             if self.sampling.solver == "euler" or then < 0:
@@ -604,7 +631,9 @@ class InvSR(InLatents, Adversarial):
         gaussian = Gaussian(*found.chunk(2, 1))
         return gaussian.mean if self.deterministic else gaussian.sample(noise.normal(y.shape))
 
-    def _clean(self, z_t: Tensor, t: Tensor | int, known: Conditions) -> Tensor:
+    def _clean(
+        self, z_t: Tensor, t: Tensor | int, known: Conditions, guidance: float = 1.0
+    ) -> Tensor:
         def predict(z: Tensor, t: Tensor, condition: Condition) -> Tensor:
             return cast(Tensor, self.denoiser(z, t, condition))
 
@@ -612,7 +641,7 @@ class InvSR(InLatents, Adversarial):
         steps = torch.full((count,), t, device=z_t.device) if isinstance(t, int) else t
         with_it, without = (_repeated(condition, count) for condition in known)
         z = self.schedule.scale_input(z_t, t)
-        raw = guided(predict, z, steps, with_it, without, self.guidance)
+        raw = guided(predict, z, steps, with_it, without, guidance)
         return self.schedule.to_x0(raw, z_t, t)
 
     @torch.no_grad()
@@ -620,7 +649,9 @@ class InvSR(InLatents, Adversarial):
         count = len(batch["lr"])
         if self.encoder is not None and "text" in batch:
             known, nothing = encode_captions(batch, self.denoiser, self.encoder)
-            return known, self.prompt.unconditional(count) if self.prompt else nothing
+            if self.guidance == 1 or self.prompt is None:
+                return known, nothing
+            return known, self.prompt.unconditional(count)
         if self.prompt is None:
             return Condition(), Condition()
         known = self.prompt.condition(count)
@@ -680,7 +711,7 @@ class InvSR(InLatents, Adversarial):
 
     @property
     def options(self) -> dict[str, str | int | float]:
-        """Settings that change outputs: timesteps, solver and others."""
+        """Settings that change outputs: timesteps, solver, side of tiles and others."""
         options: dict[str, str | int | float] = {"timesteps": f"{self.sampling.steps} from auto"}
         if self.sampling.start != "auto":
             options["timesteps"] = " ".join(map(str, self.plan(self.sampling.start)))
@@ -698,6 +729,8 @@ class InvSR(InLatents, Adversarial):
             options["deterministic"] = "true"
         if self.sampling.color_misaligned:
             options["color_misaligned"] = "true"
+        if self.patch != lr_side(None, self.scale):
+            options["patch"] = self.patch
         return {**super().options, **options}
 
     @property
@@ -766,7 +799,7 @@ class InvSR(InLatents, Adversarial):
             ValueError: If the denoiser, the autoencoder, or another part has random weights.
         """
         super().setup(stage)
-        compare_process(self.denoiser, self.schedule)
+        compare_schedule(self.denoiser, self.schedule)
         check_weights(self, trains=stage == "fit")
         if stage == "fit":
             self._load_perceptual()

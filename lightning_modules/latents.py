@@ -12,16 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import ImageModel
 from lightning_modules.noise import Noise
-from lightning_modules.weights import same_weights
+from lightning_modules.weights import differences, same_weights
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
     from lightning_modules.backbone.denoiser import UNet2D
-    from lightning_modules.backbone.schedule import Schedule
-
 
 log = logging.getLogger(__name__)
 
@@ -147,47 +146,50 @@ def check_trained(denoiser: UNet2D | None, space: Space) -> None:
 
 
 def check_run(denoiser: UNet2D, space: Space, schedule: Schedule) -> None:
-    """Raise if the run that trained the base had another autoencoder, or another process.
+    """Raise if the run that trained the base had another autoencoder, or another schedule.
 
     Args:
         denoiser: The base, with the weights of ``denoiser_weights``.
         space: The latents here.
-        schedule: The process here.
+        schedule: The schedule here.
 
     Raises:
-        ValueError: If so; the message names the key to change.
+        ValueError: If so; the message has what differs.
     """
-    theirs, process = denoiser.trained_space, denoiser.trained_process
+    theirs = denoiser.trained_space
     if theirs and not same_weights(theirs, space.source):
         raise ValueError(
             f"model.init_args.denoiser_weights were trained with the autoencoder of {theirs}, and "
             f"model.init_args.space has {space.source or 'no weights'}: set the same"
         )
-    if process is not None and not schedule.is_that_of(process):
+    if found := _schedules_apart(denoiser, schedule):
         raise ValueError(
-            "model.init_args.denoiser_weights were trained by another process: it has "
-            f"{process['steps']} timesteps and {process['prediction']}, and "
-            f"model.init_args.schedule {schedule.steps} and {schedule.prediction}, or other betas: "
-            "set it to the schedule of that run"
+            f"model.init_args.schedule has {found[0]}, and the base of denoiser_weights, "
+            f"{denoiser.initial_source}, was trained with {found[1]}: set schedule to that"
         )
 
 
-def compare_process(denoiser: UNet2D, schedule: Schedule) -> None:
-    """Warn if the folder of the base has a scheduler of another process.
+def compare_schedule(denoiser: UNet2D, schedule: Schedule) -> None:
+    """Warn if the scheduler in the folder of the base is another one.
 
     Args:
         denoiser: The base.
-        schedule: The process here.
+        schedule: The schedule here.
     """
-    process = denoiser.trained_process
-    if process is not None and not schedule.is_that_of(process):
+    if found := _schedules_apart(denoiser, schedule):
         log.warning(
-            "the scheduler beside model.init_args.denoiser, %s, has %d timesteps and %s, and "
-            "model.init_args.schedule %d and %s, or other betas: the base was probably trained by "
-            "the first, and would make noise",
-            *(denoiser.initial_source, process["steps"], process["prediction"]),
-            *(schedule.steps, schedule.prediction),
+            "model.init_args.schedule has %s, and the scheduler beside model.init_args.denoiser, "
+            "%s, has %s: if the base was trained with the latter, it makes noise here",
+            *(found[0], denoiser.initial_source, found[1]),
         )
+
+
+def _schedules_apart(denoiser: UNet2D, schedule: Schedule) -> tuple[str, str] | None:
+    if denoiser.trained_schedule is None:
+        return None
+    # The variance is not the network's: it sees the same in both forms.
+    arguments = {k: v for k, v in denoiser.trained_schedule.items() if k != "variance"}
+    return differences(schedule.settings, Schedule(**arguments).settings)
 
 
 def check_space(space: Space, other_key: str | None = None) -> None:

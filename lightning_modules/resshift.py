@@ -7,11 +7,13 @@ eta   how far z has shifted to y             kappa noise after the full shift
 
 Differs from the papers in: the LR image is enlarged by bicubic interpolation, as in the released
 code; the text has nearest neighbour. LPIPS compares with the autoencoder's round trip of HR
-(`perceptual_target`).
+(`perceptual_target`). In pixels predictions are not clamped at each step; the released code would
+do so, but runs only with an autoencoder.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -29,9 +31,12 @@ from lightning_modules.noise import Noise
 from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import ShiftSampler, ShiftSolver
 from lightning_modules.sampling.tiling import padded
+from lightning_modules.weights import Weights, differences
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
+
+log = logging.getLogger(__name__)
 
 PerceptualTarget = Literal["round_trip", "hr"]
 
@@ -127,7 +132,7 @@ class ResShift(InLatents, SuperResolver):
         eps = torch.randn_like(z)
         x = self.process.add_noise(z, y, eps, t)
         raw = self.network(self.process.scale_input(x, t), t, batch["lr"] * 2 - 1)
-        loss = functional.mse_loss(raw, self.process.target(z, y, eps, t))
+        loss = self.process.loss(raw, z, y, eps, t)
         self.log("train/mse", loss)
         if self.perceptual is not None and self.perceptual_weight > 0:
             loss = loss + self._perceptual(self.process.to_x0(raw, x, t, y), z, batch)
@@ -204,6 +209,23 @@ class ResShift(InLatents, SuperResolver):
         super().setup(stage)
         if stage == "fit" and hasattr(self.perceptual, "load"):
             cast(Any, self.perceptual).load()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the process, too."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["process"] = self.process.settings
+
+    def compare(self, weights: Weights) -> None:
+        """Warn if the network was trained with another process, as far as the file names one."""
+        if weights.process is None:
+            return
+        found = differences(self.process.settings, ResidualShift(**weights.process).settings)
+        if found:
+            log.warning(
+                "model.init_args.process has %s, and %s was trained with %s: its outputs are wrong "
+                "here until it has been trained further",
+                *(found[0], weights.name, found[1]),
+            )
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map a released file, which has only the network; the autoencoder stays."""

@@ -40,7 +40,8 @@ class Weights:
         name: Name in results: the file's path, and whether EMA weights were used.
         frozen: Source of the weights of each frozen part.
         timesteps: Range that a diffusion was trained on, end excluded; None if unknown.
-        process: A diffusion's process, as its schedule describes it; None if unknown.
+        schedule: Arguments of the schedule that it was trained with; None if unknown.
+        process: Arguments of the residual shift that it was trained with; None if unknown.
     """
 
     tensors: dict[str, Tensor]
@@ -48,6 +49,7 @@ class Weights:
     name: str
     frozen: dict[str, str] = field(default_factory=dict)
     timesteps: tuple[int, int] | None = None
+    schedule: dict[str, Any] | None = None
     process: dict[str, Any] | None = None
 
 
@@ -75,16 +77,35 @@ def read_weights(path: str | Path) -> Weights:
         if EXPORTED not in about:
             return Weights(content, None, str(path))
         frozen = json.loads(about.get("frozen", "{}"))
-        timesteps = json.loads(about.get("init_args", "{}")).get("timesteps")
-        return Weights(content, about.get("model"), str(path), frozen, timesteps)
+        arguments = json.loads(about.get("init_args", "{}"))
+        known = arguments.get("timesteps"), *(_of(arguments, n) for n in ("schedule", "process"))
+        return Weights(content, about.get("model"), str(path), frozen, *known)
     if "pytorch-lightning_version" in content and isinstance(content.get("state_dict"), dict):
         ema = content.get("callbacks", {}).get("EMA")
         tensors = {**content["state_dict"], **(ema["weights"] if ema else {})}
         name = f"{path} (EMA)" if ema else str(path)
-        frozen, timesteps = content.get("frozen", {}), content.get("timesteps")
-        process = content.get("process")
-        return Weights(tensors, content.get("model"), name, frozen, timesteps, process)
+        known = tuple(content.get(name) for name in ("timesteps", "schedule", "process"))
+        return Weights(tensors, content.get("model"), name, content.get("frozen", {}), *known)
     return Weights(_state_dict(content, path), None, str(path))
+
+
+def _of(arguments: dict[str, Any], name: str) -> dict[str, Any] | None:
+    # Arguments of a part in those of a model; None if the model has no such part.
+    part = arguments.get(name)
+    own = part.get("init_args") if isinstance(part, dict) else None
+    return (own or {}) if name in arguments else None
+
+
+def differences(own: Mapping[str, Any], trained: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return what differs between settings, such as ``("steps 15", "steps 4")``; None if equal.
+
+    Args:
+        own: Settings by name.
+        trained: Those of some weights.
+    """
+    apart = [name for name in {**own, **trained} if own.get(name) != trained.get(name)]
+    here, there = (", ".join(f"{k} {of[k]}" for k in apart if k in of) for of in (own, trained))
+    return (here, there) if apart else None
 
 
 def read_metadata(path: Path) -> dict[str, str]:

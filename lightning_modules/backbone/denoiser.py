@@ -182,7 +182,7 @@ class UNet2D(Denoiser):
     """
 
     unet: Any  # diffusers' annotations are too loose to be of use
-    trained_process: Mapping[str, Any] | None
+    trained_schedule: Mapping[str, Any] | None
     null: Tensor | None
     kind: ClassVar[str] = "UNet2DConditionModel"
     dimensions: ClassVar[int] = 4
@@ -209,8 +209,10 @@ class UNet2D(Denoiser):
         self.channels = int(self.unet.config.out_channels)
         self.initial_source = str(network) if trained else ""
         self.trained_timesteps: Sequence[int] | None = None  # first and end; None for all
-        # Of the run, or of the folder's scheduler; None if unknown.
-        self.trained_process = _process_of(network, revision) if isinstance(network, str) else None
+        # Of the run, or of the scheduler in its folder; None if unknown.
+        self.trained_schedule = (
+            _schedule_of(network, revision) if isinstance(network, str) else None
+        )
         self.trained_space = ""  # source of its run's autoencoder, if it had one
         if self.flags.frozen:
             self.requires_grad_(False)
@@ -253,7 +255,7 @@ class UNet2D(Denoiser):
         own = part_of(tensors, "denoiser")
         load_strictly(self if own else self.unet, own or tensors, weights.name)
         self.initial_source, self.trained_timesteps = weights.name, weights.timesteps
-        self.trained_process = weights.process
+        self.trained_schedule = weights.schedule
         self.trained_space = weights.frozen.get("space", "")
         if self.flags.frozen:
             self.source = f"{weights.name} {fingerprint(own or tensors)}"
@@ -404,11 +406,11 @@ class UNet3D(UNet2D):
     takes = frozenset({"text", "image"})
 
 
-def _process_of(network: str, revision: str | None) -> Mapping[str, Any] | None:
+def _schedule_of(network: str, revision: str | None) -> Mapping[str, Any] | None:
     file = beside(network, "scheduler/scheduler_config.json", revision)
     if file is not None:
         with suppress(ValueError, OSError):  # a process that no Schedule can have
-            return Schedule.from_config(file).description
+            return Schedule.from_config(file).settings
     return None
 
 

@@ -24,7 +24,7 @@ Spacing = Literal["leading", "trailing", "linspace"]
 Variance = Literal["preserving", "exploding"]
 
 _LARGEST_BETA = 0.999  # of the cosine schedule
-_EQUAL = 1e-9  # difference, also of logarithms, that rounding explains
+_EQUAL = 1e-9  # difference of logarithms that rounding explains
 
 
 class Level(NamedTuple):
@@ -107,6 +107,11 @@ class Schedule:
                 "use 'preserving'"
             )
         self.prediction, self.variance = prediction, variance
+        unused = {"beta_start", "beta_end"} if betas == "squaredcos_cap_v2" else set()
+        known: dict[str, Any] = {"steps": steps, "beta_start": beta_start, "beta_end": beta_end}
+        known |= {"betas": betas, "prediction": prediction, "zero_snr": zero_snr}
+        # What a network is trained with. Not the variance: networks see the same in both forms.
+        self.settings = {name: value for name, value in known.items() if name not in unused}
         with torch.device("cpu"):  # numbers, also while a model is built on the meta device
             kept = torch.cumprod(1 - _betas(steps, beta_start, beta_end, betas), 0)
             if zero_snr:
@@ -165,20 +170,6 @@ class Schedule:
         if self.variance == "preserving":
             return Level(alpha, sigma)
         return Level(1.0, sigma / alpha if alpha > 0 else math.inf)
-
-    @property
-    def description(self) -> dict[str, Any]:
-        """The process in a few plain values, the same in both forms, for checkpoints."""
-        some = (0, self.steps // 2, self.steps - 1)
-        alphas = [self._alphas[t].item() for t in some]
-        return {"prediction": self.prediction, "steps": self.steps, "alphas": alphas}
-
-    def is_that_of(self, description: Mapping[str, Any]) -> bool:
-        """Whether this is the process with this ``description``, from any machine."""
-        own = self.description
-        pairs = zip(own.pop("alphas"), description["alphas"], strict=True)
-        same = all(own[key] == description[key] for key in own)
-        return same and all(math.isclose(a, b, rel_tol=_EQUAL, abs_tol=_EQUAL) for a, b in pairs)
 
     def first_noisier(self, level: Level) -> int:
         """Return the first timestep with more noise, relative to the signal, than ``level``.

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from degradations.device import Table
 from lightning_modules.backbone.schedule import CLEAN, Level, explicit
@@ -77,6 +78,10 @@ class ResidualShift:
                 raise ValueError(f"{name} is {word!r}; expected one of {', '.join(get_args(kind))}")
         self.kappa, self.prediction, self.input_scale = kappa, prediction, input_scale
         self.relative = relative
+        # What a network is trained with.
+        self.settings: dict[str, Any] = {"steps": steps, "kappa": kappa, "min_noise": min_noise}
+        self.settings |= {"power": power, "prediction": prediction, "form": form}
+        self.settings |= {"input_scale": input_scale, "relative": relative}
         released = form == "released"
         first = min_noise / kappa if released else min(min_noise / kappa, math.sqrt(0.001))
         last = 0.99 if released else math.sqrt(0.999)
@@ -175,6 +180,23 @@ class ResidualShift:
         if self.prediction == "residual":
             return anchor - x0
         return eps if self.prediction == "epsilon" else self.at(t, x0)[1] * eps
+
+    def loss(self, raw: Tensor, x0: Tensor, anchor: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """Return the mean squared error of the network's output, a scalar.
+
+        The error of ``scaled_epsilon`` is that of the noise before it is scaled, as in the released
+        code: otherwise the first timesteps, whose noise is small, would hardly be trained.
+
+        Args:
+            raw: (B, ...), the network's output.
+            x0: (B, ...), clean.
+            anchor: (B, ...), y.
+            eps: (B, ...), standard normal.
+            t: (B,) int64.
+        """
+        if self.prediction == "scaled_epsilon":
+            return functional.mse_loss(raw / self.at(t, x0)[1], eps)
+        return functional.mse_loss(raw, self.target(x0, anchor, eps, t))
 
     def to_x0(self, raw: Tensor, x: Tensor, t: Tensor | int, anchor: Tensor) -> Tensor:
         """Convert the network's output to the clean sample.

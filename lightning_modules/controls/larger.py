@@ -35,7 +35,7 @@ from lightning_modules.latents import (
     check_choice,
     check_run,
     check_trained,
-    compare_process,
+    compare_schedule,
 )
 from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.captions import (
@@ -448,7 +448,7 @@ class FromBase(InLatents, Generator):
             ValueError: If the base or the autoencoder has random weights.
         """
         super().setup(stage)
-        compare_process(self.denoiser, self.schedule)
+        compare_schedule(self.denoiser, self.schedule)
         # If the base itself was trained, a test loads all weights from the run's checkpoint, and a
         # fit may start from those of another run.
         begins = stage == "fit" and self.weights_source is None

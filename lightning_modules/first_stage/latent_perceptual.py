@@ -8,9 +8,9 @@ x, x_0, x_1   reference and distortions, as latents       h   share of people wh
 d_0, d_1      distances from the reference                G   from both distances to h
 
 Differs from the paper in: latents; the first three poolings, see ``networks.latent_lpips``; the
-learning rate of the shipped configuration falls on a cosine; in the paper it is constant for five
-epochs and falls linearly for five more. Patches of BAPPS have 64 pixels, so 8 positions in a latent
-of factor 8.
+channels' weights begin as those of the released LPIPS; the learning rate of the shipped
+configuration falls on a cosine; in the paper it is constant for five epochs and falls linearly for
+five more. Patches of BAPPS have 64 pixels, so 8 positions in a latent of factor 8.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class Ranking(nn.Module):
     """G: two layers of 32 units, from both distances to the logit of h.
 
     Source: Zhang et al. 2018, section 3; its inputs of differences and ratios are from the released
-    code.
+    code, whose ReLUs are leaky.
     """
 
     def __init__(self) -> None:

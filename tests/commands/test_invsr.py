@@ -218,7 +218,7 @@ def test_the_run_is_tested(work: Path, enlarger: Enlarger) -> None:
     enlarger("test", "--config", "invsr.yaml", "--run.name", "whole")
     (found,) = json.loads(Path("runs/whole/results.json").read_text())["results"]
     assert np.isfinite(found["value"])
-    assert found["checkpoint"].endswith("step-000000008.ckpt (EMA), timesteps 200")
+    assert found["checkpoint"].endswith("step-000000008.ckpt (EMA), timesteps 200, patch 8")
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,15 +11,16 @@ import numpy as np
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_modules.adversarial import Adversarial
-from lightning_modules.backbone.condition import Condition
+from lightning_modules.backbone.condition import Condition, FixedPrompt
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.backbone.space import Taef2Space
+from lightning_modules.backbone.space import PixelSpace, Taef2Space
 from lightning_modules.controls.simple import LatentRegression
 from lightning_modules.diffusion import Diffusion
 from lightning_modules.invsr import (
@@ -31,7 +33,7 @@ from lightning_modules.invsr import (
     starts_beyond,
     timesteps_for,
 )
-from lightning_modules.latents import enlarged
+from lightning_modules.latents import check_run, enlarged
 from lightning_modules.networks.discriminator import LatentDiscriminator
 from lightning_modules.networks.latent_lpips import LatentDistance, LatentLPIPS
 from lightning_modules.networks.noise_predictor import NoisePredictor
@@ -128,13 +130,15 @@ def test_sigmas_are_those_of_the_release() -> None:
         (4, 100, [100, 75, 50, 25]),
         (5, 450, [450, 360, 270, 180, 90]),
         (3, 300, [300, 200, 100]),
+        (2, 60, [60, 30]),
+        (3, 220, [220, 146, 73]),
     ],
 )
 def test_timesteps_are_those_of_release_and_paper(
     steps: int, start: int | None, expected: list[int]
 ) -> None:
     assert timesteps_for(steps, start) == expected
-    starts = (*STARTS, 300, 450)
+    starts = (*STARTS, 300, 450, 220, 60)
     assert invsr(steps=steps, start=start, starts=starts).plan(start) == expected
 
 
@@ -188,7 +192,7 @@ def test_sampling_starts_at_the_levels_that_were_trained() -> None:
     for start, sigma in released.items():
         method, given = invsr(predictor=None, start=start, deterministic=True).eval(), batch()
         z: list[Tensor] = []
-        method._clean = lambda z_t, t, known, z=z: z.append(z_t) or z_t
+        method._clean = lambda z_t, z=z, **_: z.append(z_t) or z_t
         method.restore(given, Noise(given["seed"]))
         y = method.space.encode(enlarged(given["lr"], given["size"]))
         noise = Noise(given["seed"]).stream("start").normal(y.shape)
@@ -429,15 +433,55 @@ def test_a_base_that_was_trained_on_fewer_timesteps() -> None:
         check_reach(method)
 
 
+def saved(base: Diffusion, path: Path) -> Path:
+    checkpoint: Any = {"state_dict": base.state_dict(), "pytorch-lightning_version": "2"}
+    base.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, path)
+    return path
+
+
 def test_the_trained_timesteps_are_in_the_base_s_checkpoint(tmp_path: Path) -> None:
     trained = Diffusion(1.0, UNet2D.from_config(UNET), timesteps=(0, 300))
-    checkpoint: Any = {"state_dict": trained.state_dict(), "pytorch-lightning_version": "2"}
-    trained.on_save_checkpoint(checkpoint)
-    torch.save(checkpoint, tmp_path / "base.ckpt")
     denoiser = base()
     assert denoiser.trained_timesteps is None
-    denoiser.load(tmp_path / "base.ckpt")
+    denoiser.load(saved(trained, tmp_path / "base.ckpt"))
     assert denoiser.trained_timesteps == [0, 300]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_base_of_another_schedule_is_refused(named: bool, tmp_path: Path) -> None:
+    """Its predictions would be taken for noise, without a word."""
+    cosine = Schedule(betas="squaredcos_cap_v2", prediction="v_prediction")
+    trained = Diffusion(1.0, UNet2D.from_config(UNET), schedule=cosine)
+    file = saved(trained, tmp_path / "base.ckpt")
+    if not named:  # of an earlier version
+        content = torch.load(file)
+        del content["schedule"]
+        torch.save(content, file)
+    fits = Schedule(betas="squaredcos_cap_v2", prediction="v_prediction", variance="exploding")
+    for schedule in (None, fits):
+        method = invsr(denoiser_weights="base", schedule=schedule)
+        if named and schedule is None:
+            message = (
+                r"schedule has .*betas scaled_linear, prediction epsilon, and .*base\.ckpt, was "
+                r"trained with betas squaredcos_cap_v2, prediction v_prediction: set"
+            )
+            with pytest.raises(ValueError, match=message):
+                method.load_parts(lambda *_: file)
+        else:
+            method.load_parts(lambda *_: file)
+
+
+def test_an_exported_base_names_its_schedule(tmp_path: Path) -> None:
+    for schedule, beta_start in ((None, 0.00085), ({"init_args": {"beta_start": 0.001}}, 0.001)):
+        about = {"enlarger": "0", "init_args": json.dumps({"schedule": schedule})}
+        tensors = {f"denoiser.{name}": tensor for name, tensor in base().state_dict().items()}
+        save_file(tensors, tmp_path / "base.safetensors", about)
+        denoiser = base()
+        denoiser.load(tmp_path / "base.safetensors")
+        check_run(denoiser, PixelSpace(), Schedule(beta_start=beta_start))
+        with pytest.raises(ValueError, match=r"trained with beta_start 0\.00"):
+            check_run(denoiser, PixelSpace(), Schedule(beta_start=0.002))
 
 
 # --------------------------------------------------------------------------------- other scales
@@ -574,6 +618,18 @@ def test_captions_follow_their_image_through_tiles() -> None:
         torch.testing.assert_close(made[one], found, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_captions_need_a_negative_prompt_only_for_guidance(guidance: float, tmp_path: Path) -> None:
+    save_file({"prompt": torch.ones(2, 8)}, tmp_path / "prompt.safetensors")
+    prompt = FixedPrompt(tmp_path / "prompt.safetensors")
+    method, given = reading(prompt=prompt, guidance=guidance), {**batch(), "text": ["a", "other"]}
+    if guidance == 1:
+        assert torch.equal(method.enlarge(given)["sr"], reading().enlarge(given)["sr"])
+        return
+    with pytest.raises(ValueError, match=r"has no negative prompt, as guidance needs"):
+        method.enlarge(given)
+
+
 def test_training_reads_captions() -> None:
     method, given, losses = reading(deterministic=True, starts=[250]), batch(), []
     for texts in (["", ""], ["one", "other"]):
@@ -605,6 +661,16 @@ def test_the_loss_by_hand() -> None:
     expected = torch.autograd.grad(by_hand, weight)[0]
     found = torch.autograd.grad(loss, weight)[0]
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_training_is_not_guided() -> None:
+    """As released: guidance is a setting of sampling."""
+    losses, given = [], {**batch(), "text": ["a", "other"]}
+    for guidance in (1.0, 3.0):
+        method = reading(guidance=guidance, deterministic=True)
+        torch.manual_seed(0)
+        losses.append(method.generator_loss(given)[0].item())
+    assert losses[0] == losses[1]
 
 
 def test_the_parts_of_the_loss_by_their_weights() -> None:
@@ -766,6 +832,10 @@ def test_the_distance_is_looked_for_in_training_alone(tmp_path: Path) -> None:
             r"guidance is 2, and a prompt, .*init_args\.prompt",
         ),
         ({"predictor": predictor(halvings=0)}, r"that is only scale 8"),
+        ({"color_misaligned": True}, r"color_misaligned is true, and color_fix, .* is none"),
+        ({"middle_weights": "a.ckpt"}, r"middle_weights is a\.ckpt, and middle, .* is missing"),
+        ({"perceptual_weight": -1.0}, r"training\.perceptual_weight is -1; expected 0 or more"),
+        ({"adversarial_weight": -0.1}, r"training\.adversarial_weight is -0\.1; expected 0"),
     ],
 )
 def test_arguments_that_do_not_fit(options: dict[str, Any], message: str) -> None:
@@ -779,8 +849,8 @@ def test_what_says_noise_between_steps_starts_nothing() -> None:
 
 
 def test_results_name_what_sampling_depends_on() -> None:
-    assert invsr(steps=3).options == {"timesteps": "200 100 50"}
-    assert invsr(start="auto", steps=2).options == {"timesteps": "2 from auto"}
+    assert invsr(steps=3, patch=None).options == {"timesteps": "200 100 50"}
+    assert invsr(start="auto", steps=2).options == {"timesteps": "2 from auto", "patch": 16}
     unpredicted = invsr(predictor=None, deterministic=True, solver="ancestral").options
     assert unpredicted["denoiser (unpredicted noise)"] == "0123456789abcdef"
     assert (unpredicted["solver"], unpredicted["deterministic"]) == ("ancestral", "true")
@@ -807,6 +877,15 @@ def test_nothing_is_made_with_random_weights() -> None:
         invsr(solver="predicted", middle=predictor()).setup("test")
     with pytest.raises(ValueError, match=r"nothing to train: set model\.init_args\.predictor"):
         invsr(predictor=None).setup("fit")
+
+
+def test_weights_of_a_perceptual_distance_that_is_missing() -> None:
+    method = invsr(perceptual_weights="a.pth")
+    method.setup("test")
+    with pytest.raises(
+        ValueError, match=r"perceptual_weights is a\.pth, and .* is missing: set it"
+    ):
+        method.setup("fit")
 
 
 # ------------------------------------------------------------------------------------- the control

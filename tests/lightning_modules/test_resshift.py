@@ -83,7 +83,7 @@ def test_the_loss_is_that_of_what_was_mixed():
     torch.testing.assert_close(method.training_step(given, 0), expected)
 
 
-@pytest.mark.parametrize("prediction", ["sample", "residual", "epsilon"])
+@pytest.mark.parametrize("prediction", ["sample", "residual", "epsilon", "scaled_epsilon"])
 def test_it_learns_one_image(prediction):
     """In pixels, at the LR's own size: a network of one convolution finds the constant shift."""
 
@@ -321,6 +321,19 @@ def test_a_checkpoint_of_other_latents(tmp_path):
     ):
         with pytest.raises(ValueError, match=r"trained with space from one\.pth 1+, .*pth 5+"):
             load()
+
+
+def test_weights_of_another_process_are_warned_about(tmp_path, caplog):
+    """Their tensors fit, and their outputs would be wrong without a word."""
+    four = ResShift(4.0, SwinUNet(**SMALL), PixelSpace(), ResidualShift(4, min_noise=0.2))
+    checkpoint = {"state_dict": four.state_dict(), "pytorch-lightning_version": "2"}
+    four.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, tmp_path / "a.ckpt")
+    four.load_weights(tmp_path / "a.ckpt")
+    assert "process" not in caplog.text
+    ResShift(4.0, SwinUNet(**SMALL), PixelSpace()).load_weights(tmp_path / "a.ckpt")
+    assert "init_args.process has steps 15, min_noise 0.04, and " in caplog.text
+    assert "a.ckpt was trained with steps 4, min_noise 0.2: its outputs are wrong" in caplog.text
 
 
 # ------------------------------------------------------------------------------------- the control

@@ -645,6 +645,16 @@ def test_what_needs_weights():
         method.setup("test")
 
 
+def test_a_base_of_another_schedule_is_refused():
+    method = cascade(denoiser_weights="base")
+    method.denoiser.load = lambda _: None
+    method.denoiser.trained_schedule = method.schedule.settings
+    method.load_parts(lambda *_: "base.ckpt")
+    method.denoiser.trained_schedule = Schedule(prediction="v_prediction").settings
+    with pytest.raises(ValueError, match=r"prediction epsilon, .* was trained with prediction v_p"):
+        method.load_parts(lambda *_: "base.ckpt")
+
+
 # ---------------------------------------------------------------------------------------- mistakes
 
 

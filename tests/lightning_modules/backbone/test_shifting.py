@@ -131,3 +131,15 @@ def test_its_numbers_are_the_same_where_a_model_is_built_on_the_meta_device() ->
     with torch.device("meta"):
         built = ResidualShift()
     assert built.eta(7) == ResidualShift().eta(7)
+
+
+@pytest.mark.parametrize("prediction", TARGETS)
+def test_the_loss_is_the_squared_error_and_that_of_scaled_noise_is_scaled_back(prediction):
+    """As released: divided by kappa^2 eta, so that errors of the noise count equally."""
+    process = ResidualShift(4, min_noise=0.2, prediction=prediction)
+    x0, anchor, eps, raw = torch.randn(4, 4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    t = torch.arange(4)
+    errors = (raw - process.target(x0, anchor, eps, t)).square().flatten(1).mean(1)
+    if prediction == "scaled_epsilon":
+        errors = errors / torch.tensor([process.level(int(n)).sigma ** 2 for n in t])
+    torch.testing.assert_close(process.loss(raw, x0, anchor, eps, t), errors.mean())

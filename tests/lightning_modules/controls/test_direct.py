@@ -105,8 +105,16 @@ COSINE: Any = {"betas": "squaredcos_cap_v2", "prediction": "v_prediction"}
         ({}, {}, None),
         ({"schedule": Schedule(**COSINE)}, {"schedule": Schedule(**COSINE)}, None),
         ({}, {"schedule": Schedule(variance="exploding")}, None),  # the same process
-        ({"schedule": Schedule(**COSINE)}, {}, "1000 timesteps and v_prediction, and .* epsilon"),
-        ({"schedule": Schedule(beta_end=0.02)}, {}, r"or other betas: set it to the schedule"),
+        (
+            {"schedule": Schedule(**COSINE)},
+            {},
+            "was trained with betas squared.*, prediction v_pred",
+        ),
+        (
+            {"schedule": Schedule(beta_end=0.02)},
+            {},
+            r"has beta_end 0\.012, .* with beta_end 0\.02: set",
+        ),
         ({"timesteps": (0, 300)}, {}, r"timesteps 0 to 299, and sampling runs 751 to 1: train"),
         ({"timesteps": (100, 1000)}, {}, r"timesteps 100 to 999, and sampling runs 751 to 1"),
     ],
@@ -132,7 +140,7 @@ def test_the_scheduler_beside_a_base_is_compared(prediction, warned, tmp_path, c
     file.write_text(json.dumps({**config, "prediction_type": prediction}))
     denoiser = UNet2D(str(tmp_path), null_token="zero", flags=Flags(frozen=True))
     direct(denoiser=denoiser).setup("test")
-    expected = f"{tmp_path}, has 1000 timesteps and v_prediction, and model.init_args.schedule 1000"
+    expected = f"beside model.init_args.denoiser, {tmp_path}, has prediction v_prediction: if"
     assert (expected in caplog.text) == warned
     assert len(caplog.records) == warned
 
