@@ -54,7 +54,7 @@ def sentence_of(error: BaseException) -> str | None:
     Returns:
         The message, or None for a bug.
     """
-    error = _origin(error)
+    error = origin(error)
     message = str(error).strip()
     if isinstance(error, ConfigurationError | TemporaryError):
         return message
@@ -87,8 +87,8 @@ def status_of(error: BaseException) -> int:
     return 1 if sentence_of(error) is None else 2
 
 
-def _origin(error: BaseException) -> BaseException:
-    # The parser wraps an exception of a constructor, once for each optional type around it.
+def origin(error: BaseException) -> BaseException:
+    """Return an exception of a constructor, which the parser wraps once for each type it tried."""
     while str(error).startswith(
         ("Does not validate against any of the Union subtypes", "Problem with given class_path")
     ):
