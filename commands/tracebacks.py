@@ -58,6 +58,12 @@ def sentence_of(error: BaseException) -> str | None:
     message = str(error).strip()
     if isinstance(error, ConfigurationError | TemporaryError):
         return message
+    # Of the host: Python's, NumPy's, which names the size, and torch's.
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate" in message:
+        return (
+            f"out of memory{f': {message}' if message else ''}; lower what it grows with, such as "
+            "data.init_args.batch_size, crop_size, crops.per_image or workers"
+        )
     frames = [(f.filename, f.line or "") for f in traceback.extract_tb(error.__traceback__)]
     if _WORKER in message:
         frames, message = _in_worker(message)
