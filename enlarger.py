@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 import numpy as np
 import torch
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
@@ -454,6 +455,8 @@ def measure(
         ValueError: If images are missing or differ in size, or a metric is unknown.
         FileNotFoundError: If the weights of a metric are missing.
     """
+    if not (math.isfinite(scale) and scale >= 1):
+        raise ValueError(f"scale is {scale:g}; it must be a number of at least 1")
     chosen = [_metric(m) for m in ([metrics] if isinstance(metrics, str) else metrics)]
     given = _named(outputs, "outputs")
     if references is None and (needed := [m.name for m in chosen if m.needs_hr]):
@@ -467,14 +470,17 @@ def measure(
     images = SRDataModule(
         scale, test={"images": _Given(truth)}, degradation=_recipe("bicubic", scale), workers=0
     )
-    trainer = Trainer(
-        accelerator=device,
-        devices=1,
-        callbacks=[*chosen],
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    try:
+        trainer = Trainer(
+            accelerator=device,
+            devices=1,
+            callbacks=[*chosen],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    except MisconfigurationException as error:
+        raise ValueError(f"device is {device!r}: {error}") from error
     trainer.test(_Outputs(scale, given), images, verbose=False)
     found: dict[str, Measured] = {}
     for metric in chosen:
@@ -556,11 +562,15 @@ class _Outputs(SuperResolver):
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
         names = [key.partition("/")[2] for key in batch["key"]]
         images = torch.stack([torch.from_numpy(_levels(self.images[name])) for name in names])
-        images, size = images.movedim(-1, 1), batch["size"]
-        # HR is cut to a multiple of the scale. Any other size is refused by the caller.
-        if all(0 <= n - m < self.scale for n, m in zip(images.shape[-2:], size, strict=True)):
-            images = images[..., : size[0], : size[1]]
-        return images.to(batch["lr"].device) / 255
+        images, (height, width) = images.movedim(-1, 1), batch["size"]
+        h, w = images.shape[-2:]
+        # HR is cut to a multiple of the scale, and so is its output.
+        if not (0 <= h - height < self.scale and 0 <= w - width < self.scale):
+            raise ValueError(
+                f"the output {names[0]} is {w}x{h} pixels, and its reference {width}x{height}, cut "
+                f"to multiples of the scale {self.scale:g}: expected equal sizes"
+            )
+        return images[..., :height, :width].to(batch["lr"].device) / 255
 
 
 def _levels(image: Any) -> NDArray[np.uint8]:

@@ -51,6 +51,14 @@ def _run_alone(words: Sequence[str]) -> int | None:
     except ConfigurationError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    except Exception as error:
+        from commands.tracebacks import sentence_of, status_of  # loads Lightning
+
+        sentence = sentence_of(error)
+        if sentence is None:
+            raise
+        sys.stderr.write(f"error: {sentence}\n")
+        return status_of(error)
     return status
 
 

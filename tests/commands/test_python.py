@@ -266,6 +266,16 @@ def test_the_command_prints_and_writes_the_same_numbers(
         main(["measure", str(sr), "--metric", "psnr"])
     assert ended.value.code == 2
     assert capsys.readouterr().err == "error: psnr needs references\n"
+    given = ["measure", str(sr), "--reference", str(hr)]
+    for option, sentence in (
+        (f"--json={tmp_path}", f"{tmp_path} is a folder, but a file must be written there"),
+        ("--device=mps", "device is 'mps': `MPSAccelerator` can not run on your system"),
+        ("--scale=0", "scale is 0; it must be a number of at least 1"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main([*given, option])
+        assert ended.value.code == 2
+        assert f"error: {sentence}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -275,8 +285,8 @@ def test_the_command_prints_and_writes_the_same_numbers(
         ([RGB], None, ["psnr"], "psnr needs references"),
         ({"a": RGB}, {"b": RGB}, ["psnr"], "differ in 2 names, such as a"),
         ([RGB], [RGB, RGB], ["psnr"], "differ in 1 names, such as 000001"),
-        ([RGB[:9]], [RGB], ["psnr"], "expected equal sizes|made .* expected"),
-        ([RGB.repeat(2, 1)], [RGB], ["psnr"], "made .* expected"),
+        ([RGB[:9]], [RGB], ["psnr"], "000000 is 20x9 pixels, and its reference 20x24, cut to"),
+        ([RGB.repeat(2, 1)], [RGB], ["psnr"], "is 40x24 pixels, and its .*: expected equal sizes"),
         ([], [], ["psnr"], "there are no outputs"),
         (RGB, RGB, ["psnr"], "outputs is a single ndarray; expected"),
         ([RGB], torch.zeros(3, 24, 20), ["psnr"], "references is a single Tensor; expected"),
