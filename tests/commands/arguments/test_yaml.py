@@ -11,6 +11,7 @@ import pytest
 from jsonargparse import _paths
 
 import commands.arguments.parser  # noqa: F401  (it changes how the library reads)
+from files.yaml_loader import strict_loader
 
 Refusal = Callable[..., str]
 FIT = ("fit", "--config", "tiny.yaml")
@@ -111,3 +112,14 @@ def test_what_is_empty_or_indented_otherwise(
 ) -> None:
     Path("more.yaml").write_text(f"{content}\n")
     assert expected in refusal(*FIT, "--config", "more.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *(("012", "012"), ("1:30:00", "1:30:00"), ("1:30.5", "1:30.5")),  # not 10, 5400 and 90.5
+        *(("12", 12), ("-1_200", -1200), ("0", 0), ("0x1F", 31), ("0b11", 3), ("1e-4", 1e-4)),
+    ],
+)
+def test_numbers_are_those_of_yaml_1_2(text: str, value: object) -> None:
+    assert strict_loader()(text).get_single_data() == value
