@@ -238,7 +238,9 @@ class Enlarger:
         x, back = _tensor(image)
         height, width = _output_size(x, self.scale if scale is None else scale, size)
         if size is not None and scale is not None:
-            raise ValueError(f"both scale {scale:g} and size {size} are given: leave one of them out")
+            raise ValueError(
+                f"both scale {scale:g} and size {size} are given: leave one of them out"
+            )
         self.module.noise_seed, self.module.tiling = seed, tiling or Tiling()
         batch: Batch = {
             "key": ["image"],
@@ -512,7 +514,9 @@ def _metric(given: str | Metric) -> Metric:
             )
         given = kind()
     if not isinstance(given, Metric):
-        raise ValueError(f"{given!r} is not a metric; give a name such as psnr, or callbacks.PSNR()")
+        raise ValueError(
+            f"{given!r} is not a metric; give a name such as psnr, or callbacks.PSNR()"
+        )
     given.strict_weights = True
     return given
 
@@ -595,8 +599,8 @@ def _tensor(image: Any) -> tuple[Tensor, Back]:
         has_alpha = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
         if image.mode in ("I", "F"):  # Pillow would clip them at 255
             raise ValueError(
-                f"the image is of Pillow's mode {image.mode}, whose range is unknown; expected 8 or "
-                "16 bits a channel, or an array of floats in [0, 1]"
+                f"the image is of Pillow's mode {image.mode}, whose range is unknown; expected 8 "
+                "or 16 bits a channel, or an array of floats in [0, 1]"
             )
         deep = image.mode.startswith("I;16")
         mode = "RGBA" if has_alpha else "L" if image.mode in ("1", "L") else "RGB"

@@ -260,14 +260,16 @@ def _sentence(message: str, keys: list[str], typed: Sequence[str]) -> str:
 
 
 def _below_typed_groups(lines: list[str]) -> list[str]:
-    """Leave out that keys typed as one, such as ``{small: x}``, are no file, if one has an error."""
+    """Leave out that a group typed as text, such as ``{small: x}``, is no file.
+
+    The error is that of a key in it.
+    """
     kept = list(lines)
     for number in range(len(lines) - 2, 0, -1):
-        group = _after(lines[number - 1], 'Parser key "')
-        below = f'Parser key "{(group or "").removesuffix(chr(34) + ":")}.'
-        if group and lines[number].startswith("Unable to load config '"):
-            if lines[number + 1].startswith(below):
-                del kept[number - 1 : number + 1]
+        group = (_after(lines[number - 1], 'Parser key "') or "").removesuffix('":')
+        text, below = lines[number : number + 2]
+        if text.startswith("Unable to load config '") and below.startswith(f'Parser key "{group}.'):
+            del kept[number - 1 : number + 1]
     return kept
 
 

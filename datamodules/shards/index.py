@@ -113,8 +113,9 @@ def _check_end(shard: Path, end: int) -> None:
         )
     if joined:
         raise ValueError(
-            f"shard {shard} goes on after its end at byte {end}, as tars joined by cat do, and most "
-            "programs would not read the rest: unpack it with tar --ignore-zeros, and pack it again"
+            f"shard {shard} goes on after its end at byte {end}, as tars joined by cat do, and "
+            "most programs do not read the rest: unpack it with tar --ignore-zeros, and pack it "
+            "again"
         )
 
 

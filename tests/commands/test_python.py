@@ -77,7 +77,8 @@ def test_an_image_is_enlarged_to_its_own_kind(bicubic: enlarger.Enlarger, kind: 
         assert made.dtype == image.dtype
     given = torch.from_numpy(as_floats(image)).movedim(-1, 0)[None].float()
     expected = resize(given, (48, 40)).clamp(0, 1)[0].movedim(0, -1).numpy()
-    tolerance = {"uint16": 1e-4, "I;16": 1e-4, "I;16B": 1e-4, "float64": 1e-6, "tensor": 1e-6}.get(kind, 4e-3)
+    deep = dict.fromkeys(("uint16", "I;16", "I;16B"), 1e-4)
+    tolerance = {**deep, "float64": 1e-6, "tensor": 1e-6}.get(kind, 4e-3)
     assert np.abs(as_floats(made) - expected).max() < tolerance
 
 
@@ -172,7 +173,7 @@ def test_what_cannot_be_loaded(tmp_path: Path) -> None:
         enlarger.load("imdn-x5")
     with pytest.raises(ValueError, match="imdn-x4 are weights for x4, and scale is 3"):
         enlarger.load("imdn-x4", scale=3)
-    with pytest.raises(ValueError, match="^Bicubic got scale 0.5; it must be"):
+    with pytest.raises(ValueError, match=r"^Bicubic got scale 0\.5; it must be"):
         enlarger.load("bicubic", scale=0.5)
     with pytest.raises(ValueError, match="describes a model for any scale: give its scale"):
         enlarger.load("bicubic")
