@@ -14,8 +14,16 @@ ROOT = Path(__file__).resolve().parent
 def _set_paths() -> None:
     # Ours first, so that an installed package of the same name never wins; the working directory
     # last, so that a user's classes are found there and never shadow ours.
-    first, last = str(ROOT), os.getcwd()
+    first, last = str(ROOT), _working_directory()
     sys.path[:] = [first, *(p for p in sys.path if p not in (first, "")), last]
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        sys.stderr.write("error: the working directory was deleted: change to another one\n")
+        raise SystemExit(2) from None
 
 
 def _check(words: Sequence[str]) -> None:

@@ -251,7 +251,10 @@ class RunDirectory:
         Raises:
             ConfigurationError: If the path is not a writable folder.
         """
-        if command in WRITE and (problem := why_no_folder(self.path, to_write=True)):
+        problem = why_no_folder(self.path, to_write=True)
+        if command == "fit":  # which would find it only when the first checkpoint is due
+            problem = problem or why_no_folder(self.checkpoints, to_write=True)
+        if command in WRITE and problem:
             raise ConfigurationError(
                 f"the run cannot be written to {self.path}: {problem}; set another run.root or "
                 "run.name"
