@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 import numpy as np
 import torch
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
@@ -42,6 +43,7 @@ from commands.run.checkpoints import Checkpoints, SavesLast
 from commands.run.directory import RunDirectory
 from commands.run.files import FOLDER, list_checkpoints, newest_whole
 from commands.run.weights import EXPORT, find_weights, load_trained, manifest
+from commands.tracebacks import origin
 from datamodules import SRDataModule
 from degradations.base import Degradation
 from degradations.bicubic import resize
@@ -230,11 +232,15 @@ class Enlarger:
             The enlarged image.
 
         Raises:
-            ValueError: If the image is invalid, or the method has another scale.
+            ValueError: If the image is invalid, the method has another scale, or the result would
+                be smaller than the image.
         """
         x, back = _tensor(image)
-        factor = self.scale if scale is None else scale
-        height, width = size or (round(x.shape[-2] * factor), round(x.shape[-1] * factor))
+        height, width = _output_size(x, self.scale if scale is None else scale, size)
+        if size is not None and scale is not None:
+            raise ValueError(
+                f"both scale {scale:g} and size {size} are given: leave one of them out"
+            )
         self.module.noise_seed, self.module.tiling = seed, tiling or Tiling()
         batch: Batch = {
             "key": ["image"],
@@ -247,6 +253,23 @@ class Enlarger:
             alpha = resize(x[:, 3:], (height, width)).clamp(0, 1)
             sr = torch.cat([sr, alpha.to(sr.device)], 1)
         return cast(Picture, back(sr[0]))
+
+
+def _output_size(x: Tensor, scale: float, size: tuple[int, int] | None) -> tuple[int, int]:
+    h, w = x.shape[-2:]
+    if size is None:
+        if not (math.isfinite(scale) and scale >= 1):
+            raise ValueError(f"scale is {scale:g}; it must be a number of at least 1")
+        return round(h * scale), round(w * scale)
+    if len(size) != 2 or not all(isinstance(side, int | np.integer) for side in size):
+        raise ValueError(f"size is {size}; expected two integers, height and width")
+    height, width = map(int, size)
+    if height < h or width < w:
+        raise ValueError(
+            f"the image is {w}x{h} pixels, larger than the {width}x{height} of size "
+            f"{height, width}: enlarge does not shrink images"
+        )
+    return height, width
 
 
 def load(
@@ -319,6 +342,8 @@ def _load(source: str, scale: float | None, arguments: dict[str, Any]) -> ImageM
     published = _published(models.values())
     if source in published:
         file, own = published[source]
+        if scale is not None and scale != own:
+            raise ValueError(f"{source} are weights for x{own:g}, and scale is {scale:g}")
         return _built(str(file), own if scale is None else scale, arguments)
     if not path.is_file() and source not in models:
         known = [*published, *models]
@@ -353,7 +378,10 @@ def _built(
     given = {**(model.get("init_args") or {}), "scale": scale}
     given |= {name: _changed(given.get(name), value) for name, value in arguments.items()}
     config = parser.parse_object({"model": {**model, "init_args": given}})
-    module = cast(ImageModel, parser.instantiate_classes(config)["model"])
+    try:
+        module = cast(ImageModel, parser.instantiate_classes(config)["model"])
+    except (TypeError, ValueError) as error:
+        raise origin(error) from None
     module.load_parts(
         lambda name, value: find_weights(value, module.scale, f"model.init_args.{name}")
     )
@@ -405,7 +433,7 @@ Images = str | Path | Sequence[Any] | Mapping[str, Any]
 def measure(
     outputs: Images,
     references: Images | None = None,
-    metrics: Sequence[str | Metric] = ("psnr", "ssim"),
+    metrics: str | Sequence[str | Metric] = ("psnr", "ssim"),
     *,
     scale: float = 1,
     device: str = "auto",
@@ -413,7 +441,8 @@ def measure(
     """Measure outputs as ``main.py test`` does.
 
     Args:
-        outputs: A folder; a list of images or files; or images by name.
+        outputs: A folder; a list of images or files; or images by name. A single image is a list
+            of one.
         references: The HR images, in the same form: files of a folder have the same names, lists
             the same order. None for metrics that need none, such as NIQE.
         metrics: Names, such as ``psnr``, ``lpips`` or ``fid``, or metrics of ``callbacks``.
@@ -428,11 +457,13 @@ def measure(
         ValueError: If images are missing or differ in size, or a metric is unknown.
         FileNotFoundError: If the weights of a metric are missing.
     """
-    chosen = [_metric(metric) for metric in metrics]
-    given = _named(outputs)
+    if not (math.isfinite(scale) and scale >= 1):
+        raise ValueError(f"scale is {scale:g}; it must be a number of at least 1")
+    chosen = [_metric(m) for m in ([metrics] if isinstance(metrics, str) else metrics)]
+    given = _named(outputs, "outputs")
     if references is None and (needed := [m.name for m in chosen if m.needs_hr]):
         raise ValueError(f"{', '.join(needed)} needs references")
-    truth = given if references is None else _named(references)
+    truth = given if references is None else _named(references, "references")
     if given.keys() != truth.keys():
         names = sorted(given.keys() ^ truth.keys())
         raise ValueError(f"outputs and references differ in {len(names)} names, such as {names[0]}")
@@ -441,14 +472,17 @@ def measure(
     images = SRDataModule(
         scale, test={"images": _Given(truth)}, degradation=_recipe("bicubic", scale), workers=0
     )
-    trainer = Trainer(
-        accelerator=device,
-        devices=1,
-        callbacks=[*chosen],
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    try:
+        trainer = Trainer(
+            accelerator=device,
+            devices=1,
+            callbacks=[*chosen],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    except MisconfigurationException as error:
+        raise ValueError(f"device is {device!r}: {error}") from error
     trainer.test(_Outputs(scale, given), images, verbose=False)
     found: dict[str, Measured] = {}
     for metric in chosen:
@@ -479,17 +513,28 @@ def _metric(given: str | Metric) -> Metric:
                 "docs/metrics.md lists them"
             )
         given = kind()
+    if not isinstance(given, Metric):
+        raise ValueError(
+            f"{given!r} is not a metric; give a name such as psnr, or callbacks.PSNR()"
+        )
     given.strict_weights = True
     return given
 
 
-def _named(images: Images) -> dict[str, Any]:
+def _named(images: Images, argument: str) -> dict[str, Any]:
     if isinstance(images, Mapping):
-        return dict(images)
+        return {str(name): image for name, image in images.items()}
     if isinstance(images, str | Path):
         if not Path(images).is_dir():
             raise ValueError(f"{images} is not a folder of images")
         return dict(images_by_name([images]))
+    # A single array is iterable, too: its rows would be taken for grey images.
+    alone = isinstance(images, np.ndarray | Tensor) and images.ndim < 4
+    if alone or not isinstance(images, Iterable):
+        kind = type(images).__name__
+        raise ValueError(
+            f"{argument} is a single {kind}; expected a folder, a list of images, or images by name"
+        )
     return {f"{number:06}": image for number, image in enumerate(images)}
 
 
@@ -521,11 +566,15 @@ class _Outputs(SuperResolver):
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
         names = [key.partition("/")[2] for key in batch["key"]]
         images = torch.stack([torch.from_numpy(_levels(self.images[name])) for name in names])
-        images, size = images.movedim(-1, 1), batch["size"]
-        # HR is cut to a multiple of the scale. Any other size is refused by the caller.
-        if all(0 <= n - m < self.scale for n, m in zip(images.shape[-2:], size, strict=True)):
-            images = images[..., : size[0], : size[1]]
-        return images.to(batch["lr"].device) / 255
+        images, (height, width) = images.movedim(-1, 1), batch["size"]
+        h, w = images.shape[-2:]
+        # HR is cut to a multiple of the scale, and so is its output.
+        if not (0 <= h - height < self.scale and 0 <= w - width < self.scale):
+            raise ValueError(
+                f"the output {names[0]} is {w}x{h} pixels, and its reference {width}x{height}, cut "
+                f"to multiples of the scale {self.scale:g}: expected equal sizes"
+            )
+        return images[..., :height, :width].to(batch["lr"].device) / 255
 
 
 def _levels(image: Any) -> NDArray[np.uint8]:
@@ -548,14 +597,19 @@ def _tensor(image: Any) -> tuple[Tensor, Back]:
     if isinstance(image, Image.Image):
         image = ImageOps.exif_transpose(image)
         has_alpha = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
-        grey = image.mode in ("1", "L", "I;16")
-        mode = "RGBA" if has_alpha else "L" if grey else "RGB"
-        x, back = _tensor(np.asarray(image if image.mode == "I;16" else image.convert(mode)))
+        if image.mode in ("I", "F"):  # Pillow would clip them at 255
+            raise ValueError(
+                f"the image is of Pillow's mode {image.mode}, whose range is unknown; expected 8 "
+                "or 16 bits a channel, or an array of floats in [0, 1]"
+            )
+        deep = image.mode.startswith("I;16")
+        mode = "RGBA" if has_alpha else "L" if image.mode in ("1", "L") else "RGB"
+        x, back = _tensor(np.asarray(image if deep else image.convert(mode)))
         return x, lambda made: Image.fromarray(back(made))
     if isinstance(image, Tensor):
         if image.ndim != 3 or len(image) != 3 or not image.is_floating_point():
             raise ValueError(f"the tensor is {_shape(image)}; expected (3, H, W) floats in [0, 1]")
-        return image[None].float().clamp(0, 1), lambda made: made.to(image)
+        return _in_range(image[None].float()), lambda made: made.to(image)
     if not isinstance(image, np.ndarray):
         raise ValueError(f"{type(image).__name__} is not an image; see help(enlarger)")
     most = {"uint8": 255, "uint16": 65535}.get(image.dtype.name, 1)
@@ -565,7 +619,7 @@ def _tensor(image: Any) -> tuple[Tensor, Back]:
             f"the array is {_shape(image)}; expected (H, W), (H, W, 3) or (H, W, 4) of uint8, "
             "uint16 or floats in [0, 1]"
         )
-    x = torch.from_numpy(image.astype(np.float32) / most).clamp(0, 1)
+    x = _in_range(torch.from_numpy(image.astype(np.float32) / most))
     x = x.expand(3, *x.shape) if x.ndim == 2 else x.movedim(-1, 0)
 
     def to_array(made: Tensor) -> NDArray[Any]:
@@ -577,6 +631,18 @@ def _tensor(image: Any) -> tuple[Tensor, Back]:
         return array[..., 0] if image.ndim == 2 else array
 
     return x[None].contiguous(), to_array
+
+
+def _in_range(x: Tensor) -> Tensor:
+    if x.numel() == 0:
+        raise ValueError(f"the image is empty: {_shape(x)}")
+    least, greatest = (bound.item() for bound in x.aminmax())
+    if not (least >= -1e-3 and greatest <= 1 + 1e-3):  # NaN fails both
+        raise ValueError(
+            f"the image lies in [{least:g}, {greatest:g}]; expected floats in [0, 1]: divide 8-bit "
+            "values by 255, or clip what overshoots"
+        )
+    return x.clamp(0, 1)
 
 
 def _shape(image: Any) -> str:

@@ -14,8 +14,16 @@ ROOT = Path(__file__).resolve().parent
 def _set_paths() -> None:
     # Ours first, so that an installed package of the same name never wins; the working directory
     # last, so that a user's classes are found there and never shadow ours.
-    first, last = str(ROOT), os.getcwd()
+    first, last = str(ROOT), _working_directory()
     sys.path[:] = [first, *(p for p in sys.path if p not in (first, "")), last]
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        sys.stderr.write("error: the working directory was deleted: change to another one\n")
+        raise SystemExit(2) from None
 
 
 def _check(words: Sequence[str]) -> None:
@@ -51,6 +59,14 @@ def _run_alone(words: Sequence[str]) -> int | None:
     except ConfigurationError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    except Exception as error:
+        from commands.tracebacks import sentence_of, status_of  # loads Lightning
+
+        sentence = sentence_of(error)
+        if sentence is None:
+            raise
+        sys.stderr.write(f"error: {sentence}\n")
+        return status_of(error)
     return status
 
 

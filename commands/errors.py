@@ -239,6 +239,7 @@ def _sentence(message: str, keys: list[str], typed: Sequence[str]) -> str:
     lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
     if message.startswith("Unexpected config:"):
         return _no_mapping(message.partition(":")[2], keys)
+    lines = _below_typed_groups(lines)
     path, class_path, leaf = _walk(lines)
     where = ".init_args.".join(path)
     if _is_no_yaml(message):
@@ -256,6 +257,20 @@ def _sentence(message: str, keys: list[str], typed: Sequence[str]) -> str:
         or _wrong_value(leaf, where, lines)
         or " ".join([*([f"{where}:"] if where and where not in leaf else []), leaf])
     )
+
+
+def _below_typed_groups(lines: list[str]) -> list[str]:
+    """Leave out that a group typed as text, such as ``{small: x}``, is no file.
+
+    The error is that of a key in it.
+    """
+    kept = list(lines)
+    for number in range(len(lines) - 2, 0, -1):
+        group = (_after(lines[number - 1], 'Parser key "') or "").removesuffix('":')
+        text, below = lines[number : number + 2]
+        if text.startswith("Unable to load config '") and below.startswith(f'Parser key "{group}.'):
+            del kept[number - 1 : number + 1]
+    return kept
 
 
 def _is_no_yaml(message: str) -> bool:
@@ -651,7 +666,8 @@ def _no_file(leaf: str, where: str, keys: list[str]) -> str | None:
         return f"{where} is {file}, and there is no such file{fix}"
     if leaf.startswith("Unable to load config '"):
         below = ", ".join(key for key in keys if key.startswith(f"{where}."))
-        return f"{where} is {_quoted(leaf)[0]!r}, and there is no such file; set its keys: {below}"
+        keys_of = f" set its keys: {below}" if below else " set keys below it"
+        return f"{where} is {_quoted(leaf)[0]!r}, and there is no such file;{keys_of}"
     return None
 
 

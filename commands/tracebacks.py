@@ -54,10 +54,16 @@ def sentence_of(error: BaseException) -> str | None:
     Returns:
         The message, or None for a bug.
     """
-    error = _origin(error)
+    error = origin(error)
     message = str(error).strip()
     if isinstance(error, ConfigurationError | TemporaryError):
         return message
+    # Of the host: Python's, NumPy's, which names the size, and torch's.
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate" in message:
+        return (
+            f"out of memory{f': {message}' if message else ''}; lower what it grows with, such as "
+            "data.init_args.batch_size, crop_size, crops.per_image or workers"
+        )
     frames = [(f.filename, f.line or "") for f in traceback.extract_tb(error.__traceback__)]
     if _WORKER in message:
         frames, message = _in_worker(message)
@@ -87,8 +93,8 @@ def status_of(error: BaseException) -> int:
     return 1 if sentence_of(error) is None else 2
 
 
-def _origin(error: BaseException) -> BaseException:
-    # The parser wraps an exception of a constructor, once for each optional type around it.
+def origin(error: BaseException) -> BaseException:
+    """Return an exception of a constructor, which the parser wraps once for each type it tried."""
     while str(error).startswith(
         ("Does not validate against any of the Union subtypes", "Problem with given class_path")
     ):

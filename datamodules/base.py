@@ -19,6 +19,7 @@ from lightning.pytorch import LightningDataModule
 
 from datamodules.batches import add_size, check_batch, to_floats
 from datamodules.clock import Listener
+from datamodules.files.decode import most_pixels
 from datamodules.loading import Loader, evaluation_sampler, loader_of, position_of
 from datamodules.order.keys import digest_of
 from datamodules.order.plan import Plan, PlanSampler, default_streams
@@ -343,11 +344,16 @@ def check_output_size(size: tuple[int, int] | None) -> None:
 
 
 def check_crop(crop_size: int, scale: float) -> None:
-    """Check that an integer scale divides the crop size.
+    """Check that an integer scale divides the crop size, and that an image can be as large.
 
     Raises:
-        ValueError: If it does not; the message has both keys and the nearest valid sizes.
+        ValueError: If not; the message has the keys and the nearest valid sizes.
     """
+    if crop_size**2 > most_pixels():
+        raise ValueError(
+            f"data.init_args.crop_size is {crop_size}, larger than any image that is read: "
+            f"{most_pixels() / 1e6:.0f} megapixels"
+        )
     step = int(scale)
     if scale == step and crop_size % step:
         below = crop_size // step * step

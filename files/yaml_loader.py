@@ -57,7 +57,8 @@ class StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: igno
     """The loader of configurations: refuses repeated keys, and aliases that contain themselves.
 
     YAML forbids a repeated key, and PyYAML keeps the last one: a second ``data:`` would silently
-    drop the first. As jsonargparse's loader, it reads 1e-4 as a number, and dates as text.
+    drop the first. As jsonargparse's loader, it reads 1e-4 as a number, and dates as text. As YAML
+    1.2, it reads neither 012 as 10 nor 1:30 as 90.
     """
 
     def construct_document(self, node: yaml.Node) -> Any:
@@ -66,10 +67,10 @@ class StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: igno
         return super().construct_document(node)
 
 
-_FLOAT = "tag:yaml.org,2002:float"
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 StrictLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers
-            if tag not in (_FLOAT, "tag:yaml.org,2002:timestamp")]
+            if tag not in (_INT, _FLOAT, "tag:yaml.org,2002:timestamp")]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }  # fmt: skip
 StrictLoader.add_implicit_resolver(
@@ -79,12 +80,16 @@ StrictLoader.add_implicit_resolver(
         [-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?
         |[-+]?(?:[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)
         |\.[0-9_]+(?:[eE][-+][0-9]+)?
-        |[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+\.[0-9_]*
         |[-+]?\.(?:inf|Inf|INF)
         |\.(?:nan|NaN|NAN))$""",
         re.VERBOSE,
     ),
     list("-+0123456789."),
+)
+StrictLoader.add_implicit_resolver(
+    _INT,
+    re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0b[01_]+|0x[0-9a-fA-F_]+)$"),
+    list("-+0123456789"),
 )
 
 

@@ -350,7 +350,7 @@ class ImageModel(LightningModule, ABC):
 
     def _explained(self, tensors: dict[str, Tensor]) -> str:
         scale = self.scale_of(tensors)
-        if scale is None:
+        if scale is None or scale == self.scale:  # the scale is not the reason
             return ""
         return (
             f"They are weights for x{scale:g}, and data.init_args.scale is {self.scale:g}: set it "

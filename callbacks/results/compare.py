@@ -71,6 +71,8 @@ def mean_interval(
         raise ValueError(f"got {n} values, some maybe not finite; expected {FEWEST} finite ones")
     if draws < 100:
         raise ValueError(f"draws is {draws}; expected 100 or more: change --draws")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; expected 0 or more: change --seed")
     generator = np.random.default_rng(seed)
     rows = max(1, _TOGETHER // n)
     means = np.concatenate(

@@ -10,7 +10,7 @@ from argparse import Action
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jsonargparse import Namespace, _completions_jsonschema, _typehints
+from jsonargparse import Namespace, _actions, _completions_jsonschema, _typehints
 from jsonargparse.typing import get_registered_type
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -63,6 +63,11 @@ def arguments_of(parser: Any) -> Iterator[Action]:
 def hint_of(action: Action) -> Any:
     """Return the type of an argument, or None without one."""
     return getattr(action, "_typehint", None)
+
+
+def is_group(action: Action) -> bool:
+    """Return whether an argument is a group of keys, those of a dataclass."""
+    return isinstance(action, _actions._ActionConfigLoad)
 
 
 def expects_class(action: Action) -> bool:

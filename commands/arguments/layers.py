@@ -34,6 +34,7 @@ class ConfigFile(ActionConfigFile):
             for kept in replaced(cfg, content, folder):
                 log.info("%s changes %s, which is set before it", values, kept)
         super().__call__(parser, cfg, values, option_string)  # type: ignore[no-untyped-call]
+        parser.check_groups(cfg)  # here: a key that is typed would replace what is no group
 
 
 def replaced(earlier: Namespace, later: Any, folder: Path, key: str = "") -> Iterator[str]:

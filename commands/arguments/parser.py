@@ -28,6 +28,7 @@ from commands.arguments.jsonargparse_internals import (
     expects_mapping,
     hint_of,
     intercept_typed_values,
+    is_group,
     keep_final_text,
 )
 from commands.arguments.layers import ConfigFile, replace_typed
@@ -270,11 +271,19 @@ class Parser(HookedParser):
     def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
         """Validate a configuration; the library would accept null for any argument.
 
+        It would also accept anything in the place of a group of keys, and fail when it makes it.
+
         Raises:
             TypeError: If a value does not fit its type.
         """
         super().validate(namespace, *args, **kwargs)
         for action in arguments_of(self):
+            found = namespace.get(action.dest, "absent")
+            if is_group(action) and found != "absent" and not isinstance(found, Namespace):
+                given = "null" if found is None else repr(found)
+                raise TypeError(
+                    f'Parser key "{action.dest}": expected keys below it, but it is {given}'
+                )
             # Without a default it may be the target of a link, or is reported as missing.
             set_to = hint_of(action) is not None and action.default is not None
             if set_to and not action.required and namespace.get(action.dest, "absent") is None:
@@ -315,22 +324,31 @@ class Parser(HookedParser):
         """Check what the library would accept silently, such as a value for a linked key."""
         commands = (config[name] for name in DESCRIPTIONS if name in config)
         for part in (config, *(found for found in commands if isinstance(found, Namespace))):
-            _check_groups(part)
+            self.check_groups(part)
             _check_seed(part)
             _check_links(part)
+
+    def check_groups(self, config: Namespace) -> None:
+        """Raise if one of ``GROUPS`` is not a group of keys.
+
+        Args:
+            config: The configuration so far.
+
+        Raises:
+            ConfigurationError: If so; even its defaults would be lost.
+        """
+        for group in GROUPS:
+            if group not in config or isinstance(config[group], Namespace | str):  # str: a file
+                continue
+            if config[group] is None:  # its keys are all commented out
+                raise ConfigurationError(
+                    f"{group} is empty: set a key below it, or remove the line {group}:"
+                )
+            raise ConfigurationError(f"{group} is {config[group]!r}: it takes keys below it")
 
 
 def _shorten(match: re.Match[str]) -> str:
     return match[0] if match[1].count(",") < MOST_LISTED else "any subclass by its class path"
-
-
-def _check_groups(config: Namespace) -> None:
-    # A group whose keys are all commented out would lose even its defaults.
-    for group in GROUPS:
-        if group in config and config[group] is None:
-            raise ConfigurationError(
-                f"{group} is empty: set a key below it, or remove the line {group}:"
-            )
 
 
 def _check_seed(config: Namespace) -> None:

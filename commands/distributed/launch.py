@@ -78,6 +78,7 @@ STRATEGIES = {
 # Trainer arguments that must be positive, and a hint for the message.
 COUNTS = {
     "accumulate_grad_batches": "",
+    "limit_train_batches": " (Lightning would train nothing, without a word)",
     "val_check_interval": " (--trainer.limit_val_batches 0 turns validation off)",
     "check_val_every_n_epoch": " (--trainer.limit_val_batches 0 turns validation off)",
 }
@@ -92,7 +93,7 @@ def refuse_unsupported(trainer: Namespace, callbacks: list[Any]) -> None:
 
     Raises:
         ConfigurationError: If the strategy passes the built run to its processes, a callback
-            changes what the sample order depends on, or a count is not positive.
+            changes what the sample order depends on, a count is not positive, or a limit negative.
     """
     for key in COUNTS:
         if isinstance(trainer[key], int | float) and trainer[key] <= 0:
@@ -100,6 +101,9 @@ def refuse_unsupported(trainer: Namespace, callbacks: list[Any]) -> None:
             raise ConfigurationError(
                 f"trainer.{key} is {trainer[key]}: it must be above 0{COUNTS[key]}"
             )
+    if isinstance(clip := trainer.gradient_clip_val, int | float) and clip < 0:
+        # Lightning would not clip at all.
+        raise ConfigurationError(f"trainer.gradient_clip_val is {clip}: it must be at least 0")
     name = trainer.strategy
     if isinstance(name, str) and any(way in name for way in ("spawn", "fork", "notebook")):
         raise ConfigurationError(

@@ -251,7 +251,10 @@ class RunDirectory:
         Raises:
             ConfigurationError: If the path is not a writable folder.
         """
-        if command in WRITE and (problem := why_no_folder(self.path, to_write=True)):
+        problem = why_no_folder(self.path, to_write=True)
+        if command == "fit":  # which would find it only when the first checkpoint is due
+            problem = problem or why_no_folder(self.checkpoints, to_write=True)
+        if command in WRITE and problem:
             raise ConfigurationError(
                 f"the run cannot be written to {self.path}: {problem}; set another run.root or "
                 "run.name"
@@ -287,17 +290,16 @@ class RunDirectory:
 
         Raises:
             ConfigurationError: With every difference and the options; or if the saved
-                configuration is damaged or was not written by ``fit``.
+                configuration is missing, damaged or was not written by ``fit``.
         """
         if self.config_file.is_dir():  # training would end where it writes that file
             raise ConfigurationError(
                 f"{self.config_file} is a folder, but the run's configuration is written to a file "
                 "of that name: move the folder away"
             )
-        if not self.config_file.exists():
-            return
         if not list_checkpoints(self.checkpoints):
-            self._refuse_other_config()
+            if self.config_file.exists():
+                self._refuse_other_config()
             return
         try:
             then = self._started_with("resume without a comparison (--run.change true)")
@@ -409,13 +411,16 @@ class RunDirectory:
     def _started_with(self, fix: str) -> dict[str, Any]:
         # The file may hold anything after a full disk or another program: no YAML, no text, or
         # YAML without keys, compared with which all keys would seem new.
+        state = "damaged"
         try:
             content = plain_yaml(self.config_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            content, state = None, "missing"
         except (IsADirectoryError, ValueError, RecursionError, yaml.YAMLError):
             content = None
         if not isinstance(content, dict) or not content:
             raise ConfigurationError(
-                f"{self.config_file}, the configuration of the run, is damaged: restore it, or "
+                f"{self.config_file}, the configuration of the run, is {state}: restore it, or "
                 f"{fix}"
             )
         return flat(without_placeholders(content))

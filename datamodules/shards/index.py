@@ -20,6 +20,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, cast
@@ -98,14 +99,23 @@ def _no_tar(shard: Path, error: Exception) -> str:
 
 
 def _check_end(shard: Path, end: int) -> None:
-    # tarfile takes a truncated or damaged header for the end. A whole tar ends with zeros.
+    # tarfile takes a truncated or damaged header for the end. A whole tar ends with zeros alone.
     with shard.open("rb") as file:
         file.seek(end)
         block = file.read(BLOCK)
+        joined = block == bytes(BLOCK) and any(
+            part.strip(b"\0") for part in iter(partial(file.read, CHUNK), b"")
+        )
     if block != bytes(BLOCK):
         what = "damaged" if len(block) == BLOCK else "truncated"
         raise ValueError(
             f"shard {shard} is {what} at byte {end} of {shard.stat().st_size}: get or pack it again"
+        )
+    if joined:
+        raise ValueError(
+            f"shard {shard} goes on after its end at byte {end}, as tars joined by cat do, and "
+            "most programs do not read the rest: unpack it with tar --ignore-zeros, and pack it "
+            "again"
         )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple, cast
 
 import fsspec
 import numpy as np
@@ -28,7 +28,7 @@ from webdataset import (
     split_by_worker,
 )
 from webdataset.gopen import Pipe
-from webdataset.tariterators import group_by_keys, tar_file_expander
+from webdataset.tariterators import group_by_keys
 from webdataset.utils import pytorch_worker_info
 
 from datamodules.batches import Crops
@@ -38,7 +38,7 @@ from datamodules.files.decode import UnreadableImage, decode
 from datamodules.order.plan import Item, Plan
 from datamodules.order.shuffle import Ahead, Integers
 from datamodules.samples import Skipped, TrainingImages
-from datamodules.shards.index import BLOCK, array_of, check_name, sort_command, split_name
+from datamodules.shards.index import BLOCK, array_of, check_member, sort_command, split_name
 from datamodules.shards.remote import RetryPolicy, scheme_of, shown
 from datamodules.shards.table import RULE, roles_of
 from datamodules.shards.urls import list_shards
@@ -407,19 +407,39 @@ def samples_of(sources: Iterable[dict[str, Any]], notes: list[Skipped]) -> Itera
         notes: The skipped tars are added here.
 
     Raises:
-        ValueError: If a name leads out of the folder, or a sample has two members of one suffix, or
-            members that do not lie next to each other.
+        ValueError: If a name leads out of the folder, or a sample has a member that is a link or
+            sparse, two members of one suffix, or members that do not lie next to each other.
     """
     for source in sources:
         tar = _WholeTar(source["url"])
         try:
             with tar.opened():
-                files = tar_file_expander([{"url": tar.url, "stream": tar}])
-                yield from group_by_keys(_checked(files, tar), keys=_split)
+                yield from group_by_keys(_checked(_files(tar), tar), keys=_split)
         except RefusedTarError:
             raise
         except BROKEN as error:
             notes.append(tar.note(error))
+
+
+def _files(tar: _WholeTar) -> Iterator[dict[str, Any]]:
+    """Yield the members of samples as webdataset's ``tar_file_expander``, and its mark of the end.
+
+    That passes over links, whose samples would be lost in silence.
+    """
+    with tarfile.open(fileobj=tar, mode="r|*") as stream:  # type: ignore[call-overload]
+        for member in stream:
+            stream.members.clear()  # tarfile would keep all of them
+            if split_name(member.name) is None or not (
+                member.isreg() or member.issym() or member.islnk()
+            ):
+                continue
+            try:
+                check_member(member, tar.name)
+            except ValueError as error:
+                raise RefusedTarError(str(error)) from error
+            file = cast(IO[bytes], stream.extractfile(member))
+            yield {"fname": member.name, "data": file.read(), "__url__": tar.url}
+    yield {}
 
 
 def _split(name: str) -> tuple[str | None, str | None]:
@@ -427,13 +447,12 @@ def _split(name: str) -> tuple[str | None, str | None]:
 
 
 def _checked(files: Iterator[dict[str, Any]], tar: _WholeTar) -> Iterator[dict[str, Any]]:
-    """Pass on the members of a tar, and check their names, their order and the tar's end."""
+    """Pass on the members of a tar, and check their order and the tar's end."""
     key, names, before = "", dict[str, str](), set[int]()
     for file in files:
         if not file:  # webdataset's mark of the tar's end
             tar.check_end()
         elif (parts := split_name(file["fname"])) is not None:
-            _check_name(file["fname"], tar)
             if parts[0] != key:
                 before.add(hash(key))
                 key, names = parts[0], {}
@@ -447,13 +466,6 @@ def _checked(files: Iterator[dict[str, Any]], tar: _WholeTar) -> Iterator[dict[s
                 )
             names[parts[1]] = file["fname"]
         yield file
-
-
-def _check_name(name: str, tar: _WholeTar) -> None:
-    try:
-        check_name(name, tar.name)
-    except ValueError as error:
-        raise RefusedTarError(str(error)) from error
 
 
 def _apart(url: str, name: str) -> str:

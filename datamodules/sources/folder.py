@@ -84,7 +84,7 @@ class Folder(Source):
         recursive: Search subfolders.
 
     Raises:
-        ValueError: If neither ``root`` nor ``files`` is given.
+        ValueError: If neither ``root`` nor ``files`` is given, or ``files`` is empty.
     """
 
     def __init__(
@@ -97,6 +97,8 @@ class Folder(Source):
         super().__init__(**kwargs)
         if root is None and not files:
             raise ValueError("Folder needs images: set its root to a folder, or files to a list")
+        if files is not None and not files:
+            raise ValueError("Folder.files is an empty list; leave it out for all images of root")
         self.root, self.files, self.recursive = root, files, recursive
         self.outputs: Outputs | None = None  # predict's own outputs, which are not inputs
         self._distinct = False  # whether keys have the extension if only that differs

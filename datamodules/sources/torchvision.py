@@ -33,7 +33,7 @@ class Torchvision(Source):
         options: Further arguments of the dataset's class, such as ``{split: test}``.
 
     Raises:
-        ValueError: If ``start`` or ``stop`` is out of range.
+        ValueError: If ``start`` or ``stop`` is out of range, or ``classes`` is empty.
     """
 
     def __init__(
@@ -53,6 +53,8 @@ class Torchvision(Source):
             raise ValueError(
                 f"Torchvision.start is {start} and stop {stop}; expected 0 <= start < stop"
             )
+        if classes is not None and not classes:
+            raise ValueError("Torchvision.classes is an empty list; leave it out for all classes")
         self.dataset, self.root, self.classes = dataset, root, classes
         self.train, self.download, self.options = train, download, options or {}
         self.start, self.stop = start, stop

@@ -70,7 +70,8 @@ class OnePass(SuperResolver):
     ) -> None:
         super().__init__(scale, **kwargs)
         self.network = built(network, self.scale)
-        self._make = network
+        # A network that is built already would be in the state a second time, as `_make`.
+        self._make = None if isinstance(network, nn.Module) else network
         # A network with its own weights, such as spandrel's, names their source.
         self.weights_source = getattr(self.network, "weights_source", None)
         if channels_last:
@@ -120,6 +121,8 @@ class OnePass(SuperResolver):
 
     def scale_of(self, tensors: dict[str, Tensor]) -> float | None:
         """Return the scale at which the network has these tensors; None if unknown."""
+        if self._make is None:
+            return None
         found = {k: v.shape for k, v in tensors.items() if not k.startswith(self.training_only)}
         for scale in SCALES:
             try:

@@ -59,6 +59,14 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("--trainer.accumulate_grad_batches", "-1"),
         ("trainer.accumulate_grad_batches is -1", "above 0"),
     ),
+    "no training batch": (
+        ("--trainer.limit_train_batches", "0"),
+        ("trainer.limit_train_batches is 0: it must be above 0",),
+    ),
+    "gradients that would not be clipped": (
+        ("--trainer.gradient_clip_val", "-1"),
+        ("trainer.gradient_clip_val is -1: it must be at least 0",),
+    ),
     "a validation each zeroth batch": (
         ("--trainer.val_check_interval", "0"),
         ("trainer.val_check_interval is 0", "--trainer.limit_val_batches 0 turns"),

@@ -12,6 +12,7 @@ import pytest
 from lightning.pytorch import Callback, Trainer
 
 from files import owned
+from main import main
 from tests.commands.run.test_checkpoints import FIT, files, newest_step, ranking, steps
 from tests.commands.test_resume import assert_same
 
@@ -106,14 +107,6 @@ def test_a_full_disk_when_the_ranking_is_written(
     assert steps() == [13, *before]  # nothing is deleted that the ranking still names
 
 
-def test_a_folder_that_cannot_be_written(tiny: Path, refusal: Refusal) -> None:
-    Path("runs/tiny").mkdir(parents=True)
-    Path("runs/tiny/checkpoints").write_text("a file, where the folder should be")
-    sentence = refusal(*FIT, "--trainer.max_steps", 2)
-    assert "step-000000002.ckpt could not be written" in sentence
-    assert "kept: none" in sentence
-
-
 @pytest.mark.parametrize("command", ["fit", "check", "validate", "test"])
 def test_a_file_where_runs_are_to_lie_is_refused_before_any_work(
     tiny: Path, refusal: Refusal, command: str
@@ -122,6 +115,28 @@ def test_a_file_where_runs_are_to_lie_is_refused_before_any_work(
     sentence = refusal(command, "--config", "tiny.yaml", *place)
     assert "the run cannot be written to tiny.yaml/new: tiny.yaml is no folder" in sentence
     assert sentence.endswith("set another run.root or run.name")
+
+
+def test_a_file_in_the_place_of_checkpoints_is_refused_before_any_work(
+    tiny: Path, refusal: Refusal
+) -> None:
+    """Training would end when the first of them is due."""
+    Path("runs/new").mkdir(parents=True)
+    Path("runs/new/checkpoints").touch()
+    sentence = refusal(*FIT, "--run.name", "new")
+    assert "cannot be written to runs/new: runs/new/checkpoints is no folder" in sentence
+
+
+def test_a_deleted_working_directory_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(SystemExit) as ended:
+        main(["list"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: the working directory was deleted")
 
 
 def test_a_trial_of_the_code_needs_no_place(tiny: Path, enlarger: Enlarger) -> None:

@@ -44,6 +44,9 @@ KINDS: dict[str, Callable[[], Any]] = {
     "L": lambda: Image.fromarray(RGB[..., 0]),
     "RGBA": lambda: Image.fromarray(np.dstack([RGB, RGB[..., :1]])),
     "I;16": lambda: Image.fromarray(RGB[..., 0].astype(np.uint16) * 257),
+    "I;16B": lambda: Image.frombytes(
+        "I;16B", (20, 24), (RGB[..., 0].astype(">u2") * 257).tobytes()
+    ),
     "uint8": lambda: RGB,
     "grey uint8": lambda: RGB[..., 0],
     "uint16": lambda: RGB.astype(np.uint16) * 257,
@@ -69,12 +72,13 @@ def test_an_image_is_enlarged_to_its_own_kind(bicubic: enlarger.Enlarger, kind: 
     made = bicubic.enlarge(image)
     assert type(made) is type(image)
     if isinstance(image, Image.Image):
-        assert (made.mode, made.size) == (image.mode, (40, 48))
+        assert (made.mode, made.size) == (image.mode.replace("16B", "16"), (40, 48))
     else:
         assert made.dtype == image.dtype
     given = torch.from_numpy(as_floats(image)).movedim(-1, 0)[None].float()
     expected = resize(given, (48, 40)).clamp(0, 1)[0].movedim(0, -1).numpy()
-    tolerance = {"uint16": 1e-4, "I;16": 1e-4, "float64": 1e-6, "tensor": 1e-6}.get(kind, 4e-3)
+    deep = dict.fromkeys(("uint16", "I;16", "I;16B"), 1e-4)
+    tolerance = {**deep, "float64": 1e-6, "tensor": 1e-6}.get(kind, 4e-3)
     assert np.abs(as_floats(made) - expected).max() < tolerance
 
 
@@ -92,11 +96,42 @@ def test_a_photograph_that_lies_on_its_side_is_turned(bicubic: enlarger.Enlarger
         (np.zeros((4, 4, 3), np.int64), "4x4x3 of int64; expected"),
         (torch.zeros(1, 3, 4, 4), "1x3x4x4 of float32; expected"),
         (torch.zeros(3, 4, 4, dtype=torch.uint8), "3x4x4 of uint8; expected"),
+        (RGB[:0], "the image is empty: 0x20x3"),
+        (RGB.astype(np.float32), r"lies in \[0, 255\]; expected floats in \[0, 1\]"),
+        (RGB / 127.5 - 1, r"lies in \[-1, 1\]; expected"),
+        (torch.full((3, 4, 4), torch.nan), r"lies in \[nan, nan\]; expected"),
+        (Image.fromarray(RGB[..., 0].astype(np.int32) * 257), "mode I, whose range is unknown"),
+        (Image.fromarray(RGB[..., 0] / np.float32(255)), "mode F, whose range is unknown"),
     ],
 )
 def test_what_is_no_image(bicubic: enlarger.Enlarger, image: Any, message: str) -> None:
+    """Nothing is clipped: of values in [0, 255] hardly any but white would be left."""
+    for take in (bicubic.enlarge, enlarger.degrade):
+        with pytest.raises(ValueError, match=message):
+            take(image)
+    if not isinstance(image, str):
+        with pytest.raises(ValueError, match=message):
+            enlarger.measure([image], [image])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scale": 0}, "scale is 0; it must be a number of at least 1"),
+        ({"scale": 0.5}, "scale is 0.5; it must"),
+        ({"scale": float("nan")}, "scale is nan; it must"),
+        ({"size": (0, 0)}, "the image is 20x24 pixels, larger than the 0x0 of size"),
+        ({"size": (48, 10)}, "larger than the 10x48 of size"),
+        ({"size": (48.0, 40.0)}, "expected two integers, height and width"),
+        ({"size": (48, 40, 3)}, "expected two integers, height and width"),
+        ({"size": (48, 40), "scale": 3}, "both scale 3 and size"),
+    ],
+)
+def test_what_is_no_size(
+    bicubic: enlarger.Enlarger, arguments: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
-        bicubic.enlarge(image)
+        bicubic.enlarge(RGB, **arguments)
 
 
 def test_degrade_is_the_recipe_of_the_command_line() -> None:
@@ -136,6 +171,10 @@ def test_a_run_is_loaded_as_predict_does(trained: Path, command: Command) -> Non
 def test_what_cannot_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"'imdn-x5' is neither .* did you mean 'imdn-x"):
         enlarger.load("imdn-x5")
+    with pytest.raises(ValueError, match="imdn-x4 are weights for x4, and scale is 3"):
+        enlarger.load("imdn-x4", scale=3)
+    with pytest.raises(ValueError, match=r"^Bicubic got scale 0\.5; it must be"):
+        enlarger.load("bicubic", scale=0.5)
     with pytest.raises(ValueError, match="describes a model for any scale: give its scale"):
         enlarger.load("bicubic")
     with pytest.raises(ValueError, match="needs trained weights"):
@@ -199,6 +238,13 @@ def test_numbers_are_those_of_the_metric(tmp_path: Path, bicubic: enlarger.Enlar
     assert list(again["psnr"]["images"]) == ["a", "b"]
 
 
+def test_names_are_of_any_type_and_one_metric_needs_no_list() -> None:
+    one, two = (DRAWS.integers(0, 256, (24, 20, 3), dtype=np.uint8) for _ in range(2))
+    found = enlarger.measure({1: one, "b": two}, {"b": one, 1: two}, "psnr")["psnr"]
+    assert list(found["images"]) == ["1", "b"]
+    assert found["n"] == 2
+
+
 def test_the_command_prints_and_writes_the_same_numbers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -221,6 +267,16 @@ def test_the_command_prints_and_writes_the_same_numbers(
         main(["measure", str(sr), "--metric", "psnr"])
     assert ended.value.code == 2
     assert capsys.readouterr().err == "error: psnr needs references\n"
+    given = ["measure", str(sr), "--reference", str(hr)]
+    for option, sentence in (
+        (f"--json={tmp_path}", f"{tmp_path} is a folder, but a file must be written there"),
+        ("--device=mps", "device is 'mps': `MPSAccelerator` can not run on your system"),
+        ("--scale=0", "scale is 0; it must be a number of at least 1"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main([*given, option])
+        assert ended.value.code == 2
+        assert f"error: {sentence}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -230,9 +286,13 @@ def test_the_command_prints_and_writes_the_same_numbers(
         ([RGB], None, ["psnr"], "psnr needs references"),
         ({"a": RGB}, {"b": RGB}, ["psnr"], "differ in 2 names, such as a"),
         ([RGB], [RGB, RGB], ["psnr"], "differ in 1 names, such as 000001"),
-        ([RGB[:9]], [RGB], ["psnr"], "expected equal sizes|made .* expected"),
-        ([RGB.repeat(2, 1)], [RGB], ["psnr"], "made .* expected"),
+        ([RGB[:9]], [RGB], ["psnr"], "000000 is 20x9 pixels, and its reference 20x24, cut to"),
+        ([RGB.repeat(2, 1)], [RGB], ["psnr"], "is 40x24 pixels, and its .*: expected equal sizes"),
         ([], [], ["psnr"], "there are no outputs"),
+        (RGB, RGB, ["psnr"], "outputs is a single ndarray; expected"),
+        ([RGB], torch.zeros(3, 24, 20), ["psnr"], "references is a single Tensor; expected"),
+        (Image.fromarray(RGB), None, ["niqe"], "outputs is a single Image; expected"),
+        ([RGB], [RGB], [PSNR], "PSNR'> is not a metric"),
         ("nowhere", "nowhere", ["psnr"], "nowhere is not a folder"),
     ],
 )

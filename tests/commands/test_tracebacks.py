@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging
@@ -37,6 +39,16 @@ def test_what_a_disk_refuses_is_a_sentence(error: OSError, sentence: str) -> Non
     assert said is not None
     assert said.startswith(sentence)
     assert status_of(error) == 2
+
+
+@pytest.mark.parametrize("empty", [np.empty, torch.empty])
+def test_a_lack_of_memory_is_a_sentence(empty: Callable[[int], object]) -> None:
+    with pytest.raises((MemoryError, RuntimeError)) as raised:
+        empty(1 << 55)
+    said = sentence_of(raised.value)
+    assert said is not None
+    assert re.match(r"out of memory: .* allocate .*; lower .* crops\.per_image", said)
+    assert status_of(raised.value) == 2
 
 
 @pytest.mark.parametrize(

@@ -589,6 +589,12 @@ class TestMessages:
             data.setup("fit")
         check_crop(crop, 4.5)  # a fractional scale need not divide it
 
+    def test_a_crop_larger_than_any_image(self):
+        """Refused before memory for a batch of such crops is taken."""
+        data = data_of(random_images(1), scale=2, crop_size=10**9)
+        with pytest.raises(ValueError, match="crop_size is 1000000000, larger than any image"):
+            data.setup("fit")
+
     def test_the_crop_is_of_training_alone(self):
         data = data_of(random_images(1), scale=3, crop_size=64, predict=random_images(1))
         data.setup("predict")

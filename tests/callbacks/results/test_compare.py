@@ -311,6 +311,7 @@ def test_what_ends_the_command(tmp_path: Path, caplog: pytest.LogCaptureFixture)
         ([a, str(tmp_path / "broken")], "damaged"),
         ([a, a, "--metric", "lpips"], "has nothing that was asked for; it has psnr on set5"),
         ([a, a, "--draws", "3"], "draws is 3; expected 100 or more"),
+        ([a, a, "--seed", "-1"], "seed is -1; expected 0 or more"),
     ):
         caplog.clear()
         assert main(arguments) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from jsonargparse import _paths
 
 import commands.arguments.parser  # noqa: F401  (it changes how the library reads)
+from files.yaml_loader import strict_loader
 
 Refusal = Callable[..., str]
 FIT = ("fit", "--config", "tiny.yaml")
@@ -52,9 +54,35 @@ def test_a_configuration_is_utf_8_whatever_the_machine_writes(
 @pytest.mark.parametrize("group", ["trainer", "run", "tiling", "checkpoint", "writer"])
 def test_a_group_whose_keys_are_all_commented_out(tiny: Path, refusal: Refusal, group: str) -> None:
     Path("more.yaml").write_text(f"seed_everything: 3\n{group}:\n#  name: x\n")
-    assert refusal(*FIT, "--config", "more.yaml") == (
-        f"{group} is empty: set a key below it, or remove the line {group}:"
-    )
+    empty = f"{group} is empty: set a key below it, or remove the line {group}:"
+    assert refusal(*FIT, "--config", "more.yaml") == empty
+    # Keys typed after it would make a group without its defaults.
+    typed = ("--trainer.max_steps", 3, "--run.name", "x", "--tiling.size", 9)
+    assert refusal(*FIT, "--config", "more.yaml", *typed) == empty
+    Path("more.yaml").write_text(f"{group}: [1]\n")
+    sentence = refusal(*FIT, "--config", "more.yaml", *typed)
+    assert sentence == f"{group} is [1]: it takes keys below it"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("data: {init_args: {crops: 3}}", "data.init_args.crops: expected keys below it, but"),
+        ("data: {init_args: {crops: null}}", "data.init_args.crops: .* but it is null"),
+        ("degradation: {init_args: {first: [1]}}", r"degradation.init_args.first: .* is \[1\]"),
+    ],
+)
+def test_what_is_no_group_of_keys(tiny: Path, refusal: Refusal, given: str, expected: str) -> None:
+    Path("more.yaml").write_text(f"{given}\n")
+    degradation = ("--degradation", "degradations.RealESRGAN")
+    assert re.match(expected, refusal(*FIT, *degradation, "--config", "more.yaml"))
+
+
+def test_an_error_within_a_typed_group_is_named(tiny: Path, refusal: Refusal) -> None:
+    """The group is no file that does not exist."""
+    given = "--data.init_args.crops={small: x}"
+    assert refusal(*FIT, given).startswith("data.init_args.crops.small is x; expected 'error', ")
+    assert refusal(*FIT, "--tiling={size: x}") == "tiling.size is x; expected int or 'auto'"
 
 
 @pytest.mark.parametrize(
@@ -84,3 +112,14 @@ def test_what_is_empty_or_indented_otherwise(
 ) -> None:
     Path("more.yaml").write_text(f"{content}\n")
     assert expected in refusal(*FIT, "--config", "more.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *(("012", "012"), ("1:30:00", "1:30:00"), ("1:30.5", "1:30.5")),  # not 10, 5400 and 90.5
+        *(("12", 12), ("-1_200", -1200), ("0", 0), ("0x1F", 31), ("0b11", 3), ("1e-4", 1e-4)),
+    ],
+)
+def test_numbers_are_those_of_yaml_1_2(text: str, value: object) -> None:
+    assert strict_loader()(text).get_single_data() == value

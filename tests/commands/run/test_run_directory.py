@@ -285,6 +285,15 @@ def test_a_damaged_configuration_is_reported(trained: Path, content: bytes) -> N
     run.check({"a": 1}, change=True)
 
 
+def test_a_missing_configuration_is_reported(trained: Path) -> None:
+    """Nothing would be compared, and any other configuration would continue the run."""
+    (trained / "config.yaml").unlink()
+    run = RunDirectory(trained)
+    with pytest.raises(ConfigurationError, match=SAID.replace("damaged", "missing")):
+        run.check({"a": 1}, change=False)
+    run.check({"a": 1}, change=True)
+
+
 def test_a_damaged_configuration_can_be_left_alone(
     trained: Path, enlarger: Enlarger, refusal: Refusal
 ) -> None:

@@ -475,6 +475,16 @@ def test_damaged_header(two):
         prepared(path)
 
 
+def test_joined_tars(two):
+    """`cat a.tar b.tar`: after the end of the first, the second would be lost in silence."""
+    path, data = two / "t-000.tar", (two / "t-000.tar").read_bytes()
+    path.write_bytes(data + bytes(1 << 20) + data)
+    with pytest.raises(ValueError, match=r"t-000\.tar goes on after its end at byte \d+, as tars"):
+        prepared(path)
+    path.write_bytes(data + bytes(1 << 20))  # of `tar --blocking-factor`
+    assert prepared(path)
+
+
 def test_compressed_and_foreign_files(two):
     with gzip.open(two / "z.tar", "wb") as file:
         file.write((two / "t-000.tar").read_bytes())

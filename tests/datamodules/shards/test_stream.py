@@ -468,14 +468,16 @@ def test_a_command_whose_samples_lie_apart(tmp_path):
         read(f"pipe:cat {path}")
 
 
-def test_links_are_never_followed(tmp_path):
-    """webdataset passes them over."""
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+def test_links_are_refused(tmp_path, kind):
+    """webdataset passes over them: their samples would be lost in silence."""
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for kind, name in ((tarfile.SYMTYPE, "a.png"), (tarfile.LNKTYPE, "b.png")):
-            link = tarfile.TarInfo(name)
-            link.type, link.linkname = kind, "/etc/passwd"
-            tar.addfile(link)
-    assert read(tmp_path / "a.tar") == ([], [])
+        for name, of in (("README", kind), ("a.png", tarfile.REGTYPE), ("b.png", kind)):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = of, "/etc/passwd"
+            tar.addfile(member)
+    with pytest.raises(ValueError, match=r"a\.tar has a member 'b\.png' that is a link to '/etc/p"):
+        read(tmp_path / "a.tar")
 
 
 # ------------------------------------------------------------------------------------------- broken

@@ -115,3 +115,5 @@ def test_a_mistake_is_named(cifar: Path, arguments: dict[str, Any], message: str
 def test_an_empty_part_is_refused() -> None:
     with pytest.raises(ValueError, match=r"start is 4 and stop 4; expected 0 <= start < stop"):
         Torchvision("CIFAR10", "cifar", start=4, stop=4)
+    with pytest.raises(ValueError, match=r"Torchvision\.classes is an empty list; leave it out"):
+        Torchvision("CIFAR10", "cifar", classes=[])

@@ -44,6 +44,13 @@ class TestNetworks:
         batch = batch_of(2, side=6, scale=2.5)
         assert Regression(2.5, Resizing).test_step(batch, 0)["sr"].shape == (2, 3, 15, 20)
 
+    def test_a_network_that_is_built_is_in_the_state_once(self):
+        """Weights fit, whether Python or the command line built the network."""
+        built, made = Regression(2, Convolution(2)), Regression(2, Convolution)
+        assert list(built.state_dict()) == list(made.state_dict())
+        built.load_state_dict(made.state_dict())
+        assert built.scale_of(Regression(4, Convolution).state_dict()) is None
+
     def test_the_network_gets_the_scale(self):
         scales = []
 
