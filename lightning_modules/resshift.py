@@ -205,6 +205,17 @@ class ResShift(InLatents, SuperResolver):
         if stage == "fit" and hasattr(self.perceptual, "load"):
             cast(Any, self.perceptual).load()
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the count of steps without perceptual loss, too."""
+        super().on_save_checkpoint(checkpoint)
+        if self.perceptual is not None:
+            checkpoint["perceptual_dropped"] = float(self.dropped)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with that count."""
+        super().on_load_checkpoint(checkpoint)
+        self.dropped = checkpoint.get("perceptual_dropped", 0.0)
+
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map a released file, which has only the network; the autoencoder stays."""
         own = {k: v for k, v in self.state_dict().items() if not k.startswith("network.")}

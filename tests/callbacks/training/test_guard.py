@@ -226,6 +226,17 @@ def test_an_accumulated_step_is_left_out_as_a_whole(tmp_path: Path, fault: str) 
     assert (guard.steps, guard.skipped, guarded["global_step"]) == (3, 1, 2)
 
 
+def test_what_a_model_measures_when_training_starts_outlives_the_first_step(tmp_path: Path) -> None:
+    """As CasArbi does, after callbacks have begun."""
+
+    class Measuring(Poisoned):
+        def on_train_start(self) -> None:
+            self.norm.running_mean.fill_(3.0)
+
+    saved = fit(tmp_path, Measuring("nan input", (key(0),)), batches([0]), Guard())
+    assert saved["state_dict"]["norm.running_mean"].tolist() == [3.0] * 3
+
+
 def test_buffers_that_come_go_and_grow() -> None:
     module = torch.nn.Module()
     for name, value in (("grows", torch.zeros(2)), ("comes", None), ("goes", torch.ones(1))):
