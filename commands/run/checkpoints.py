@@ -181,6 +181,7 @@ class Checkpoints(Checkpoint):
         self.off = False  # True if nothing more is to be written
         self._validation_due = False  # True after an interrupted validation
         self._monitored: dict[str, float] = {}  # values logged before the run was resumed
+        self._limits: tuple[int, int | None] | None = None  # on steps and epochs, while lifted
 
     # -------------------------------------------------------------------------------- when to write
 
@@ -189,6 +190,23 @@ class Checkpoints(Checkpoint):
         self.folder = Path(trainer.default_root_dir) / FOLDER
         self._direction = self.mode or direction_of(self.monitor, all_callbacks(trainer))
         self.off |= bool(vars(trainer)["fast_dev_run"])  # a dry run writes nothing
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lift the limits on steps and epochs for a validation that was interrupted.
+
+        If it was the last one, Lightning would not begin a training that has nothing left to do.
+        """
+        if self._validation_due and not self.off:
+            loop = trainer.fit_loop
+            self._limits = loop.max_steps, loop.max_epochs
+            loop.epoch_loop.max_steps = loop.max_epochs = -1
+
+    def restore_limits(self, trainer: Trainer) -> None:
+        """Restore the limits; ``SavesLast`` calls it before other callbacks read them."""
+        if self._limits is not None:
+            loop = trainer.fit_loop
+            loop.epoch_loop.max_steps, loop.max_epochs = self._limits
+            self._limits = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the configuration, and restore what Lightning does not."""
@@ -208,7 +226,9 @@ class Checkpoints(Checkpoint):
         if self._validation_due and not self.off:
             log.info("the interrupted validation runs first")
             run_validation(trainer, ends_epoch=batches_done(trainer) == 0)
+            self._note(trainer, pl_module)
             self._validation_due = False
+            self._saved_step = -1  # this step's checkpoint has it as due
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -489,6 +509,11 @@ class SavesLast(Callback):
 
     It stands first, while Lightning puts those that save last.
     """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore the limits that were lifted."""
+        for checkpoints in checkpoints_of(trainer):
+            checkpoints.restore_limits(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if training ends within an epoch, which a continued run does not end here."""
