@@ -225,8 +225,12 @@ class Checkpoints(Checkpoint):
         follow_schedule(trainer)
         if self._validation_due and not self.off:
             log.info("the interrupted validation runs first")
-            run_validation(trainer, ends_epoch=batches_done(trainer) == 0)
-            self._note(trainer, pl_module)
+            ends_epoch = batches_done(trainer) == 0
+            run_validation(trainer, ends_epoch)
+            for callback in all_callbacks(trainer) if ends_epoch else ():
+                if isinstance(callback, EarlyStopping):  # by default it waits for the epoch's end
+                    callback.on_train_epoch_end(trainer, pl_module)
+            self.note(trainer, pl_module)
             self._validation_due = False
             self._saved_step = -1  # this step's checkpoint has it as due
 
@@ -234,7 +238,7 @@ class Checkpoints(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Write a due checkpoint: the step before is complete, and the next one has not begun."""
-        self._note(trainer, pl_module)
+        self.note(trainer, pl_module)
         if gradients_pending(trainer):
             return
         if self._due or (self._saved_step != trainer.global_step and validated_within(trainer)):
@@ -246,11 +250,12 @@ class Checkpoints(Checkpoint):
         Raises:
             OSError: If it could not be written.
         """
-        self._note(trainer, pl_module)
+        self.note(trainer, pl_module)
         if self._due or trainer.global_step != self._saved_step:
             self.save(trainer, final=True)
 
-    def _note(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def note(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the position between two steps, and set the step at which callbacks log."""
         self._position = (trainer.current_epoch, batches_done(trainer))
         if pl_module.automatic_optimization or hasattr(pl_module, "counts"):
             # The step axis of the logs.
@@ -343,13 +348,20 @@ class Checkpoints(Checkpoint):
                 "stopped by an exception; other ranks may not have seen it, so no checkpoint is "
                 "written"
             )
-        elif not self._whole or gradients_pending(trainer):
+        elif not self._whole or gradients_pending(trainer) or self._ends_epoch(trainer):
             log.error(
                 "stopped in the middle of a step, which cannot be resumed: the previous checkpoint "
                 "remains"
             )
         else:
+            self._validation_due = bool(trainer.validating)
             self.save(trainer)
+
+    def _ends_epoch(self, trainer: Trainer) -> bool:
+        # Between the last batch, with its validation, and the next epoch: schedules and early
+        # stopping may not have seen the end of this one.
+        begins = self._position is not None and self._position[0] > trainer.current_epoch
+        return begins and not trainer.validating
 
     # ------------------------------------------------------------------------------ what is written
 
@@ -514,6 +526,13 @@ class SavesLast(Callback):
         """Restore the limits that were lifted."""
         for checkpoints in checkpoints_of(trainer):
             checkpoints.restore_limits(trainer)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Set the step before other callbacks log at it; Lightning's may be one off."""
+        for checkpoints in checkpoints_of(trainer):
+            checkpoints.note(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if training ends within an epoch, which a continued run does not end here."""

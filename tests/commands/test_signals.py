@@ -146,6 +146,21 @@ def test_twice_in_a_validation(tiny: Path, enlarger: Enlarger) -> None:
     assert_same("tiny", "whole")
 
 
+@pytest.mark.slow
+def test_early_stopping_sees_a_validation_that_is_done_again(
+    tiny: Path, enlarger: Enlarger
+) -> None:
+    """It waits for the end of the epoch, which the resumed run does not come to."""
+    early = (
+        *("--trainer.callbacks+", "lightning.pytorch.callbacks.EarlyStopping"),
+        *("--trainer.callbacks.monitor", "val/psnr", "--trainer.callbacks.mode", "max"),
+        *("--trainer.callbacks.min_delta", 99, "--trainer.callbacks.patience", 1),
+    )
+    stop(enlarger, "validation", 5, TERM, *early)
+    enlarger(*FIT, *early)
+    assert newest("tiny")["global_step"] == 10
+
+
 class EverySecond(EvaluationCallback):
     """Note the steps of its validations, when they have ended."""
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import DeepSpeedStrategy
@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader
 from callbacks.training import guard as module
 from callbacks.training.ema import EMA
 from callbacks.training.guard import Guard, Statistics
+from commands.run.checkpoints import Checkpoints, SavesLast
 from tests.callbacks.broken import FAULTS, HalfGradient, Poisoned
 from tests.callbacks.tiny import Images, Tiny, collate, trainer
 from tests.commands.test_resume import Interruption, assert_same, newest
@@ -224,6 +225,21 @@ def test_an_accumulated_step_is_left_out_as_a_whole(tmp_path: Path, fault: str) 
     plain = fit(tmp_path / "b", Poisoned(), batches([0, 1, 4, 5]), **settings)
     assert_equal(guarded, plain)
     assert (guard.steps, guard.skipped, guarded["global_step"]) == (3, 1, 2)
+
+
+def test_learning_rates_are_logged_at_the_step_they_belong_to(tmp_path: Path) -> None:
+    """Lightning counts a step that is left out, until ``Checkpoints`` corrects it."""
+    logged: list[int | None] = []
+
+    class Memory(DummyLogger):
+        def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+            logged.extend([step] * ("lr-Adam" in metrics))
+
+    callbacks = SavesLast(), LearningRateMonitor(), Guard(), Checkpoints(0, 0)
+    settings = {"logger": Memory(), "log_every_n_steps": 1, "enable_checkpointing": True}
+    run = trainer(tmp_path, *callbacks, **settings)
+    run.fit(Poisoned("nan loss", (key(0),)), batches([0, 1, 2]))
+    assert logged == [0, 0, 1]
 
 
 def test_what_a_model_measures_when_training_starts_outlives_the_first_step(tmp_path: Path) -> None:
