@@ -107,6 +107,15 @@ def follow_schedule(trainer: Trainer) -> None:
             callback.on_train_epoch_start(trainer)
 
 
+def correct_logged_step(trainer: Trainer, pl_module: LightningModule) -> None:
+    """Let the step at which values are logged be that of the weights, between two steps.
+
+    Lightning's is one ahead after a step that ``Guard`` left out, and after some resumes.
+    """
+    if pl_module.automatic_optimization or hasattr(pl_module, "counts"):
+        set_logged_step(trainer)
+
+
 def monitored_values(trainer: Trainer) -> dict[str, float]:
     """Return the latest of each monitored value, by name; without those not logged yet."""
     names = {config.monitor for config in trainer.lr_scheduler_configs if config.reduce_on_plateau}
@@ -230,7 +239,7 @@ class Checkpoints(Checkpoint):
             for callback in all_callbacks(trainer) if ends_epoch else ():
                 if isinstance(callback, EarlyStopping):  # by default it waits for the epoch's end
                     callback.on_train_epoch_end(trainer, pl_module)
-            self.note(trainer, pl_module)
+            self._note(trainer, pl_module)
             self._validation_due = False
             self._saved_step = -1  # this step's checkpoint has it as due
 
@@ -238,7 +247,7 @@ class Checkpoints(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Write a due checkpoint: the step before is complete, and the next one has not begun."""
-        self.note(trainer, pl_module)
+        self._note(trainer, pl_module)
         if gradients_pending(trainer):
             return
         if self._due or (self._saved_step != trainer.global_step and validated_within(trainer)):
@@ -250,16 +259,13 @@ class Checkpoints(Checkpoint):
         Raises:
             OSError: If it could not be written.
         """
-        self.note(trainer, pl_module)
+        self._note(trainer, pl_module)
         if self._due or trainer.global_step != self._saved_step:
             self.save(trainer, final=True)
 
-    def note(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the position between two steps, and set the step at which callbacks log."""
+    def _note(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._position = (trainer.current_epoch, batches_done(trainer))
-        if pl_module.automatic_optimization or hasattr(pl_module, "counts"):
-            # The step axis of the logs.
-            set_logged_step(trainer)
+        correct_logged_step(trainer, pl_module)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
@@ -527,12 +533,15 @@ class SavesLast(Callback):
         for checkpoints in checkpoints_of(trainer):
             checkpoints.restore_limits(trainer)
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Correct the step before other callbacks log at it."""
+        correct_logged_step(trainer, pl_module)
+
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Set the step before other callbacks log at it; Lightning's may be one off."""
-        for checkpoints in checkpoints_of(trainer):
-            checkpoints.note(trainer, pl_module)
+        """Correct the step before other callbacks log at it."""
+        correct_logged_step(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if training ends within an epoch, which a continued run does not end here."""

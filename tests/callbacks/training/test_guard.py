@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from callbacks.training import guard as module
 from callbacks.training.ema import EMA
 from callbacks.training.guard import Guard, Statistics
-from commands.run.checkpoints import Checkpoints, SavesLast
+from commands.run.checkpoints import SavesLast
 from tests.callbacks.broken import FAULTS, HalfGradient, Poisoned
 from tests.callbacks.tiny import Images, Tiny, collate, trainer
 from tests.commands.test_resume import Interruption, assert_same, newest
@@ -227,19 +227,26 @@ def test_an_accumulated_step_is_left_out_as_a_whole(tmp_path: Path, fault: str) 
     assert (guard.steps, guard.skipped, guarded["global_step"]) == (3, 1, 2)
 
 
-def test_learning_rates_are_logged_at_the_step_they_belong_to(tmp_path: Path) -> None:
-    """Lightning counts a step that is left out, until ``Checkpoints`` corrects it."""
+@pytest.mark.parametrize(("interval", "steps"), [("step", [0, 0, 1, 1, 1, 2]), ("epoch", [0, 1])])
+def test_learning_rates_are_logged_at_the_step_they_belong_to(
+    tmp_path: Path, interval: str, steps: list[int]
+) -> None:
+    """Lightning counts a step that is left out, until ``SavesLast`` corrects it."""
     logged: list[int | None] = []
 
     class Memory(DummyLogger):
         def log_metrics(self, metrics: Any, step: int | None = None) -> None:
             logged.extend([step] * ("lr-Adam" in metrics))
 
-    callbacks = SavesLast(), LearningRateMonitor(), Guard(), Checkpoints(0, 0)
-    settings = {"logger": Memory(), "log_every_n_steps": 1, "enable_checkpointing": True}
-    run = trainer(tmp_path, *callbacks, **settings)
-    run.fit(Poisoned("nan loss", (key(0),)), batches([0, 1, 2]))
-    assert logged == [0, 0, 1]
+    class Scheduled(Poisoned):
+        def configure_optimizers(self) -> Any:
+            made = super().configure_optimizers()
+            return {**made, "lr_scheduler": {**made["lr_scheduler"], "interval": interval}}
+
+    callbacks = SavesLast(), LearningRateMonitor(), Guard()
+    run = trainer(tmp_path, *callbacks, logger=Memory(), log_every_n_steps=1, max_epochs=2)
+    run.fit(Scheduled("nan loss", (key(0), key(4))), batches([0, 1, 2]))
+    assert logged == steps
 
 
 def test_what_a_model_measures_when_training_starts_outlives_the_first_step(tmp_path: Path) -> None:
