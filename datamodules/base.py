@@ -126,13 +126,16 @@ def check_pooled(batch: dict[str, Any]) -> None:
         batch: The batch as it arrives on the device.
 
     Raises:
-        ValueError: If it has 16-bit images, or latents, which the pool would not exchange.
+        ValueError: If it has 16-bit images; or latents, or features of captions, which the pool
+            would not exchange.
     """
-    if "latent" in batch:
-        raise ValueError(
-            "degradation.init_args.pool exchanges images, but data.init_args.train gives latents "
-            "with them: set pool to 0"
-        )
+    beside = {"latent": "latents", "text_features": "features of captions"}
+    for name, what in beside.items():
+        if name in batch:
+            raise ValueError(
+                "degradation.init_args.pool exchanges images, but data.init_args.train gives "
+                f"{what} with them: set pool to 0"
+            )
     if batch["hr"].dtype != torch.uint8:
         raise ValueError(
             "degradation.init_args.pool keeps 8-bit images, but data.init_args.train has 16-bit "
@@ -736,7 +739,7 @@ class SRDataModule(LightningDataModule):
             return cast(Batch, {k: batch[k] for k in ("key", "error", "meta") if k in batch})
         part = self._part()
         dataset = self._datasets[part][dataloader_idx]
-        pool = self._pool if part == "train" and "lr" not in batch else None
+        pool = self._pool if part == "train" and "hr" in batch and "lr" not in batch else None
         if pool is not None:
             check_pooled(batch)
         # A resumed run may begin at any batch, also at one that Guard must skip.

@@ -117,7 +117,8 @@ class PairPool:
                 if not torch.equal(_to_float(kept), image):
                     raise ValueError(
                         f"the pair pool (degradation.init_args.pool) stores 8 bits, but {name} has "
-                        "more: use 8-bit images and a degradation with quantize: true, or pool: 0"
+                        f"{'more' if image.isfinite().all() else 'pixels that are not finite'}: "
+                        "use 8-bit images and a degradation with quantize: true, or pool: 0"
                     )
         return incoming
 

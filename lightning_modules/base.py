@@ -29,6 +29,7 @@ from files.class_path import class_path
 from lightning_modules.lightning_internals import writes_step
 from lightning_modules.noise import Noise, PlacedNoise, Size
 from lightning_modules.optimisation import (
+    VALIDATED,
     adam,
     check_length,
     check_plateaus,
@@ -211,7 +212,10 @@ class ImageModel(LightningModule, ABC):
         check_length(self.trainer)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
-        """Step as Lightning does, with a clear error if the schedule fails."""
+        """Step as Lightning does, by the mean of all processes, with a clear error if it fails."""
+        if metric is not None and not str(getattr(scheduler, "monitor", "")).startswith(VALIDATED):
+            # A process has its own values of training; by these, learning rates would differ.
+            metric = self.trainer.strategy.reduce(torch.as_tensor(metric), reduce_op="mean")
         step_schedule(super().lr_scheduler_step, scheduler, metric)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

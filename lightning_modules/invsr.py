@@ -504,7 +504,8 @@ class InvSR(InLatents, Adversarial):
         for batch in self.first_batches(MEASURED):
             z, y = latent_pair(self.space, batch)
             errors.append((z - y).square().mean())
-        return cast(Tensor, self.all_gather(torch.stack(errors).mean())).mean().sqrt()
+        # Without batches that are not finite, which `callbacks.Guard` leaves out of training.
+        return cast(Tensor, self.all_gather(torch.stack(errors).nanmean())).mean().sqrt()
 
     # ------------------------------------------------------------------------------------- training
 

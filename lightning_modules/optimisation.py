@@ -51,11 +51,20 @@ def check_plateaus(trainer: Trainer) -> None:
         ValueError: If there is no validation.
     """
     for monitor in _watched(trainer):
-        if not sum(trainer.num_val_batches):
+        if not _validates(trainer):
             raise ValueError(
                 f"model.init_args.lr_scheduler monitors {monitor}, but there is no validation: "
                 "set data.init_args.val, or another lr_scheduler"
             )
+
+
+def _validates(trainer: Trainer) -> bool:
+    if trainer.val_dataloaders is None and trainer.enable_validation:
+        # With `check_val_every_n_epoch`, Lightning opens them in the first epoch that validates.
+        trainer.validating = True
+        trainer.fit_loop.epoch_loop.val_loop.setup_data()
+        trainer.training = True
+    return sum(trainer.num_val_batches) > 0
 
 
 def step_plateaus(trainer: Trainer) -> None:

@@ -211,9 +211,16 @@ class ResShift(InLatents, SuperResolver):
             cast(Any, self.perceptual).load()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the process, too."""
+        """Store the process, and the count of steps without perceptual loss, too."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["process"] = self.process.settings
+        if self.perceptual is not None:
+            checkpoint["perceptual_dropped"] = float(self.dropped)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with that count."""
+        super().on_load_checkpoint(checkpoint)
+        self.dropped = checkpoint.get("perceptual_dropped", 0.0)
 
     def compare(self, weights: Weights) -> None:
         """Warn if the network was trained with another process, as far as the file names one."""

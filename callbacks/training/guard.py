@@ -253,6 +253,7 @@ class Guard(Callback):
         self._keys: Sequence[str] = ()  # of the current batch
         self._losses: list[Loss] = []  # of the current step
         self._statistics = Statistics(nn.Module())
+        self._begins = True  # no batch of this training has begun
         self._held: list[Any] = []  # schedules
         self._verdict = ""
         self._open: OpenStep | None = None  # the last step, until its verdict is read
@@ -265,11 +266,11 @@ class Guard(Callback):
         callbacks.insert(0, self)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Store the running statistics."""
+        """Log the count."""
         _check_guardable(trainer, self.norm_factor)
         self._losses, self._held, self._verdict = [], [], ""
         self._open, self._actions = None, []
-        self._statistics = Statistics(pl_module)
+        self._begins = True
         self._log(trainer, steps_done(trainer, pl_module))
 
     def on_train_batch_start(
@@ -280,6 +281,9 @@ class Guard(Callback):
         Raises:
             ValueError: If a limit was passed.
         """
+        if self._begins:
+            # Only now: the model's `on_train_start`, which comes after ours, may measure a buffer.
+            self._statistics, self._begins = Statistics(pl_module), False
         self._close(trainer)
         for schedule in self._held:
             schedule.interval = "step"

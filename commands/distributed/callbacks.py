@@ -191,6 +191,7 @@ class Stops(SavesLast):
         Raises:
             Stopped: If all processes know of a signal.
         """
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         if self._agreement is None:  # a single process
             self._agreed = self.ranks.signals.received
         if not self._agreed or gradients_pending(trainer):

@@ -107,6 +107,15 @@ def follow_schedule(trainer: Trainer) -> None:
             callback.on_train_epoch_start(trainer)
 
 
+def correct_logged_step(trainer: Trainer, pl_module: LightningModule) -> None:
+    """Let the step at which values are logged be that of the weights, between two steps.
+
+    Lightning's is one ahead after a step that ``Guard`` left out, and after some resumes.
+    """
+    if pl_module.automatic_optimization or hasattr(pl_module, "counts"):
+        set_logged_step(trainer)
+
+
 def monitored_values(trainer: Trainer) -> dict[str, float]:
     """Return the latest of each monitored value, by name; without those not logged yet."""
     names = {config.monitor for config in trainer.lr_scheduler_configs if config.reduce_on_plateau}
@@ -181,6 +190,7 @@ class Checkpoints(Checkpoint):
         self.off = False  # True if nothing more is to be written
         self._validation_due = False  # True after an interrupted validation
         self._monitored: dict[str, float] = {}  # values logged before the run was resumed
+        self._limits: tuple[int, int | None] | None = None  # on steps and epochs, while lifted
 
     # -------------------------------------------------------------------------------- when to write
 
@@ -189,6 +199,23 @@ class Checkpoints(Checkpoint):
         self.folder = Path(trainer.default_root_dir) / FOLDER
         self._direction = self.mode or direction_of(self.monitor, all_callbacks(trainer))
         self.off |= bool(vars(trainer)["fast_dev_run"])  # a dry run writes nothing
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lift the limits on steps and epochs for a validation that was interrupted.
+
+        If it was the last one, Lightning would not begin a training that has nothing left to do.
+        """
+        if self._validation_due and not self.off:
+            loop = trainer.fit_loop
+            self._limits = loop.max_steps, loop.max_epochs
+            loop.epoch_loop.max_steps = loop.max_epochs = -1
+
+    def restore_limits(self, trainer: Trainer) -> None:
+        """Restore the limits; ``SavesLast`` calls it before other callbacks read them."""
+        if self._limits is not None:
+            loop = trainer.fit_loop
+            loop.epoch_loop.max_steps, loop.max_epochs = self._limits
+            self._limits = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the configuration, and restore what Lightning does not."""
@@ -207,8 +234,14 @@ class Checkpoints(Checkpoint):
         follow_schedule(trainer)
         if self._validation_due and not self.off:
             log.info("the interrupted validation runs first")
-            run_validation(trainer, ends_epoch=batches_done(trainer) == 0)
+            ends_epoch = batches_done(trainer) == 0
+            run_validation(trainer, ends_epoch)
+            for callback in all_callbacks(trainer) if ends_epoch else ():
+                if isinstance(callback, EarlyStopping):  # by default it waits for the epoch's end
+                    callback.on_train_epoch_end(trainer, pl_module)
+            self._note(trainer, pl_module)
             self._validation_due = False
+            self._saved_step = -1  # this step's checkpoint has it as due
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -232,9 +265,7 @@ class Checkpoints(Checkpoint):
 
     def _note(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._position = (trainer.current_epoch, batches_done(trainer))
-        if pl_module.automatic_optimization or hasattr(pl_module, "counts"):
-            # The step axis of the logs.
-            set_logged_step(trainer)
+        correct_logged_step(trainer, pl_module)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
@@ -323,13 +354,20 @@ class Checkpoints(Checkpoint):
                 "stopped by an exception; other ranks may not have seen it, so no checkpoint is "
                 "written"
             )
-        elif not self._whole or gradients_pending(trainer):
+        elif not self._whole or gradients_pending(trainer) or self._ends_epoch(trainer):
             log.error(
                 "stopped in the middle of a step, which cannot be resumed: the previous checkpoint "
                 "remains"
             )
         else:
+            self._validation_due = bool(trainer.validating)
             self.save(trainer)
+
+    def _ends_epoch(self, trainer: Trainer) -> bool:
+        # Between the last batch, with its validation, and the next epoch: schedules and early
+        # stopping may not have seen the end of this one.
+        begins = self._position is not None and self._position[0] > trainer.current_epoch
+        return begins and not trainer.validating
 
     # ------------------------------------------------------------------------------ what is written
 
@@ -489,6 +527,21 @@ class SavesLast(Callback):
 
     It stands first, while Lightning puts those that save last.
     """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore the limits that were lifted."""
+        for checkpoints in checkpoints_of(trainer):
+            checkpoints.restore_limits(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Correct the step before other callbacks log at it."""
+        correct_logged_step(trainer, pl_module)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Correct the step before other callbacks log at it."""
+        correct_logged_step(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if training ends within an epoch, which a continued run does not end here."""

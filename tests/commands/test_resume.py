@@ -117,6 +117,23 @@ def test_after_an_exception(tiny: Path, enlarger: Enlarger, fitted: Fitted, case
     assert_same("stopped", "whole")
 
 
+STOPS_EARLY = """[callbacks.PSNR, {class_path: lightning.pytorch.callbacks.EarlyStopping,
+    init_args: {monitor: val/psnr, mode: max, min_delta: 99, patience: 1}}]"""
+
+
+@pytest.mark.parametrize("hook", ["validation", pytest.param("epoch_end", marks=pytest.mark.slow)])
+def test_what_an_epochs_end_decides_is_not_lost(tiny: Path, enlarger: Enlarger, hook: str) -> None:
+    """Early stopping sees the epochs of 5 steps: nothing is better at the end of the second."""
+    command: list[object] = ["fit", "--config", "tiny.yaml", "--trainer.callbacks", STOPS_EARLY]
+    command += ["--trainer.callbacks+", f"{__name__}.Interruption"]
+    Interruption.hook, Interruption.batch = hook, 5
+    with pytest.raises(RuntimeError, match="interrupted"):
+        enlarger(*command)
+    assert Path("runs/tiny/checkpoints/step-000000005.ckpt").exists() == (hook == "validation")
+    enlarger(*command)
+    assert newest("tiny")["global_step"] == 10
+
+
 @pytest.mark.parametrize("first", quick([5, 7, 10], 7))
 def test_more_steps_later(tiny: Path, enlarger: Enlarger, fitted: Fitted, first: int) -> None:
     fitted(name="whole")

@@ -73,6 +73,7 @@ def stop(enlarger: Enlarger, hook: str, batch: int, number: int, *args: object) 
 
 ACCUMULATE = ("--trainer.accumulate_grad_batches", 3)
 EVERY_TWO = ("--trainer.val_check_interval", 2)
+TWO_EPOCHS = ("--trainer.max_steps", -1, "--trainer.max_epochs", 2)
 PLATEAU = (
     *("--model.init_args.lr_scheduler", "lightning.pytorch.cli.ReduceLROnPlateau"),
     *("--model.init_args.lr_scheduler.init_args.monitor", "val/psnr"),
@@ -95,6 +96,8 @@ CASES = {
     "in a validation": ("validation", 4, TERM, 4, EVERY_TWO),
     "in a validation that schedules watch": ("validation", 5, TERM, 5, PLATEAU),
     "in the validation at an epoch's end": ("validation", 5, TERM, 5, ()),
+    "in the last validation": ("validation", 12, TERM, 12, EVERY_TWO),
+    "in the validation of the last epoch": ("validation", 10, TERM, 10, TWO_EPOCHS),
 }
 
 
@@ -103,6 +106,7 @@ CASES = {
     quick(
         CASES,
         "in an accumulation with a validation",
+        "in the last validation",
     ),
 )
 def test_stops_and_goes_on(
@@ -140,6 +144,21 @@ def test_twice_in_a_validation(tiny: Path, enlarger: Enlarger) -> None:
     enlarger(*FIT, *EVERY_TWO)
     enlarger(*FIT, *EVERY_TWO, "--run.name", "whole")
     assert_same("tiny", "whole")
+
+
+@pytest.mark.slow
+def test_early_stopping_sees_a_validation_that_is_done_again(
+    tiny: Path, enlarger: Enlarger
+) -> None:
+    """It waits for the end of the epoch, which the resumed run does not come to."""
+    early = (
+        *("--trainer.callbacks+", "lightning.pytorch.callbacks.EarlyStopping"),
+        *("--trainer.callbacks.monitor", "val/psnr", "--trainer.callbacks.mode", "max"),
+        *("--trainer.callbacks.min_delta", 99, "--trainer.callbacks.patience", 1),
+    )
+    stop(enlarger, "validation", 5, TERM, *early)
+    enlarger(*FIT, *early)
+    assert newest("tiny")["global_step"] == 10
 
 
 class EverySecond(EvaluationCallback):

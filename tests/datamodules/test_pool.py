@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
+from PIL import Image
 
 from datamodules.base import SRDataModule
+from datamodules.sources.clips import MovingCrops
+from datamodules.sources.folder import Folder
 from degradations.record import Record
 from lightning_modules.one_pass.regression import Regression
 from tests.datamodules.memory import (
@@ -81,6 +84,16 @@ def test_images_with_an_lr_of_their_own_go_by(caplog):
         [b["key"] for b in training(module(pool, train=Memory(samples)))] for pool in (0, 8)
     )
     assert pooled == plain
+
+
+def test_clips_have_no_lr_and_go_by(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(5):
+        Image.fromarray(rng.integers(0, 256, (24, 24, 3), np.uint8)).save(
+            tmp_path / f"{number}.png"
+        )
+    source = MovingCrops(Folder(str(tmp_path)), 16, frames=2)
+    assert all("lr" not in batch for batch in training(module(train=source)))
 
 
 @pytest.mark.parametrize("pool", [3, 6, 10, -4])

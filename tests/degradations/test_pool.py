@@ -144,11 +144,15 @@ def test_another_number_of_processes_is_refused():
 
 
 @pytest.mark.parametrize("name", ["hr", "lr"])
-def test_more_than_8_bits_are_refused(name):
+@pytest.mark.parametrize(
+    ("added", "what"), [(1e-4, "more"), (torch.nan, "pixels that are not finite")]
+)
+def test_more_than_8_bits_are_refused(name, added, what):
     pool = PairPool(SIZE)
     pool.exchange(batch(0), seeds(0))
-    pairs = batch(1)._replace(**{name: getattr(batch(1), name) + 1e-4})
-    with pytest.raises(ValueError, match=rf"init_args\.pool\) stores 8 bits, but {name} has more"):
+    pairs = batch(1)._replace(**{name: getattr(batch(1), name) + added})
+    message = rf"init_args\.pool\) stores 8 bits, but {name} has {what}: "
+    with pytest.raises(ValueError, match=message):
         pool.exchange(pairs, seeds(1))
 
 

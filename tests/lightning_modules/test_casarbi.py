@@ -112,6 +112,18 @@ def test_the_network_sees_unit_deviation():
     torch.testing.assert_close(deviations, torch.ones(15), rtol=0.03, atol=0)
 
 
+def test_a_batch_that_is_not_finite_is_not_measured(monkeypatch):
+    """``callbacks.Guard`` would leave it out of training."""
+    made, given = method(), [batch(), batch(8, 8, (16, 16))]
+    broken = batch() | {"lr": torch.full((2, 3, 12, 8), torch.nan)}
+    monkeypatch.setattr(made, "all_gather", lambda value: value)
+    measured = []
+    for batches in (given, [broken, *given]):
+        monkeypatch.setattr(made, "first_batches", lambda count, batches=batches: batches)
+        measured.append(made._measured())
+    assert torch.equal(*measured)
+
+
 def test_the_loss_is_in_units_of_sigma_r():
     given = batch()
     made = method(noise_probability=0.0)

@@ -402,11 +402,14 @@ def test_no_start_hides_more_than_all_noise() -> None:
 
 
 def test_the_distance_is_that_of_the_first_batches(monkeypatch: Any) -> None:
+    """Without one that is not finite, which ``callbacks.Guard`` would leave out."""
     method, given = invsr(starts="auto"), [batch(), batch(8, 8)]
+    broken = batch()
+    broken["lr"] *= torch.nan
     assert method.starts == ()
     with pytest.raises(ValueError, match=r"starts is auto, .*use a checkpoint of fit"):
         method.restore(batch(), Noise(torch.arange(2)))
-    monkeypatch.setattr(method, "first_batches", lambda count: given[:count])
+    monkeypatch.setattr(method, "first_batches", lambda count: [broken, *given])
     monkeypatch.setattr(method, "all_gather", lambda value: value)
     monkeypatch.setattr(Adversarial, "on_fit_start", lambda _: None)
     method.on_fit_start()

@@ -49,6 +49,15 @@ def test_patience_counts_validations(tmp_path: Path) -> None:
     assert rates == [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.125]
 
 
+def test_not_every_epoch_has_a_validation(tmp_path: Path) -> None:
+    """Also without a sanity check, which a resumed run never has."""
+    settings: dict[str, Any] = {"max_epochs": 5, "limit_train_batches": 2}
+    rates = fitted(
+        tmp_path, Measure(), check_val_every_n_epoch=2, num_sanity_val_steps=0, **settings
+    )
+    assert rates == [1, 1, 1, 1, 1, 1, 1, 1, 0.5, 0.5]
+
+
 def test_what_a_validation_did_not_measure_is_not_looked_at(tmp_path: Path) -> None:
     rates = fitted(tmp_path, Measure(every=2), val_check_interval=1)
     assert rates == [1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125, 0.0625]

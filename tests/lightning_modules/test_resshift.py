@@ -258,6 +258,12 @@ def test_a_perceptual_part_that_is_not_finite_is_left_out():
         assert logged["train/perceptual_dropped"] == step
         assert logged["train/perceptual"] == 0
     torch.testing.assert_close(method.network.answer.grad, mse.network.answer.grad)
+    checkpoint = {"state_dict": method.state_dict()}
+    method.on_save_checkpoint(checkpoint)
+    resumed, logged = perceptual(Distance(broken=True))
+    resumed.on_load_checkpoint(checkpoint)
+    resumed.training_step(given, 0)
+    assert logged["train/perceptual_dropped"] == 3
 
 
 def test_what_the_perceptual_part_cannot_be():

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import DeepSpeedStrategy
@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader
 from callbacks.training import guard as module
 from callbacks.training.ema import EMA
 from callbacks.training.guard import Guard, Statistics
+from commands.run.checkpoints import SavesLast
 from tests.callbacks.broken import FAULTS, HalfGradient, Poisoned
 from tests.callbacks.tiny import Images, Tiny, collate, trainer
 from tests.commands.test_resume import Interruption, assert_same, newest
@@ -224,6 +225,39 @@ def test_an_accumulated_step_is_left_out_as_a_whole(tmp_path: Path, fault: str) 
     plain = fit(tmp_path / "b", Poisoned(), batches([0, 1, 4, 5]), **settings)
     assert_equal(guarded, plain)
     assert (guard.steps, guard.skipped, guarded["global_step"]) == (3, 1, 2)
+
+
+@pytest.mark.parametrize(("interval", "steps"), [("step", [0, 0, 1, 1, 1, 2]), ("epoch", [0, 1])])
+def test_learning_rates_are_logged_at_the_step_they_belong_to(
+    tmp_path: Path, interval: str, steps: list[int]
+) -> None:
+    """Lightning counts a step that is left out, until ``SavesLast`` corrects it."""
+    logged: list[int | None] = []
+
+    class Memory(DummyLogger):
+        def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+            logged.extend([step] * ("lr-Adam" in metrics))
+
+    class Scheduled(Poisoned):
+        def configure_optimizers(self) -> Any:
+            made = super().configure_optimizers()
+            return {**made, "lr_scheduler": {**made["lr_scheduler"], "interval": interval}}
+
+    callbacks = SavesLast(), LearningRateMonitor(), Guard()
+    run = trainer(tmp_path, *callbacks, logger=Memory(), log_every_n_steps=1, max_epochs=2)
+    run.fit(Scheduled("nan loss", (key(0), key(4))), batches([0, 1, 2]))
+    assert logged == steps
+
+
+def test_what_a_model_measures_when_training_starts_outlives_the_first_step(tmp_path: Path) -> None:
+    """As CasArbi does, after callbacks have begun."""
+
+    class Measuring(Poisoned):
+        def on_train_start(self) -> None:
+            self.norm.running_mean.fill_(3.0)
+
+    saved = fit(tmp_path, Measuring("nan input", (key(0),)), batches([0]), Guard())
+    assert saved["state_dict"]["norm.running_mean"].tolist() == [3.0] * 3
 
 
 def test_buffers_that_come_go_and_grow() -> None:

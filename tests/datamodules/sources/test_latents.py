@@ -119,9 +119,10 @@ def test_no_mixture_of_latents(tmp_path: Path) -> None:
         Mix({"mine": source}).prepare(2.0)
 
 
-def test_no_pool_beside_latents() -> None:
+@pytest.mark.parametrize("name", ["latent", "text_features"])
+def test_no_pool_beside_what_it_would_not_exchange(name: str) -> None:
     with pytest.raises(ValueError, match=r"exchanges images, .* set pool to 0"):
-        check_pooled({"latent": 0})
+        check_pooled({name: 0})
 
 
 def test_features_of_captions_are_filled_up_to_the_longest(tmp_path: Path) -> None:
