@@ -70,7 +70,9 @@ def sentence_of(error: BaseException) -> str | None:
     compiler = sys.modules.get("torch._dynamo.exc")
     if compiler and isinstance(error, compiler.BackendCompilerFailed):
         reason = str(error.inner_exception).partition("\n")[0]
-        return f"torch.compile failed ({reason}): set compile of the network or degradation to false"
+        return (
+            f"torch.compile failed ({reason}): set compile of the network or degradation to false"
+        )
     if not _by_lightning(frames):
         return None
     refused = ValueError | MisconfigurationException | ModuleNotFoundError  # of optional packages

@@ -95,6 +95,7 @@ def test_a_compiler_that_fails_is_a_sentence() -> None:
     said = sentence_of(raised.value)
     assert said is not None
     assert said == (
-        "torch.compile failed (no compiler found): set compile of the network or degradation to false"
+        "torch.compile failed (no compiler found): "
+        "set compile of the network or degradation to false"
     )
     assert status_of(raised.value) == 2
