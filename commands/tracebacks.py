@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sys
 import sysconfig
 import traceback
 from collections.abc import Iterator
@@ -71,6 +72,13 @@ def sentence_of(error: BaseException) -> str | None:
         return message
     if isinstance(error, OSError) and (sentence := _of_disk(error, frames)):
         return sentence
+    # Not imported for this: it takes seconds, and only what compiles has imported it.
+    compiler = sys.modules.get("torch._dynamo.exc")
+    if compiler and isinstance(error, compiler.BackendCompilerFailed):
+        reason = str(error.inner_exception).partition("\n")[0]
+        return (
+            f"torch.compile failed ({reason}): set compile of the network or degradation to false"
+        )
     if not _by_lightning(frames):
         return None
     refused = ValueError | MisconfigurationException | ModuleNotFoundError  # of optional packages

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from degradations.base import Canvas, Degradation, Stage, quantize_8bit
 from degradations.bicubic import resize
+from degradations.compiling import Shapes, allow_kinds
 from degradations.compose import Stages, name_stages
 from degradations.draws import Draws, Params, split_params
 from degradations.stages.noise import hashed_fields
@@ -19,7 +20,6 @@ from degradations.stages.resize import shrink_canvas
 
 log = logging.getLogger(__name__)
 Executor = Literal["auto", "images", "canvas"]
-_MOST_KINDS = 4  # batch shapes that are compiled; torch stops compiling after 8
 
 
 class Pipeline(Degradation):
@@ -40,9 +40,10 @@ class Pipeline(Degradation):
             one padded canvas without waiting for the device; ``auto`` is the faster one:
             ``images`` on a CPU, ``canvas`` elsewhere.
         compile: Compile the canvas executor with torch.compile: takes a minute or more for each of
-            the first four batch shapes, and a fraction of the launches from then on; further
-            shapes, such as those of whole images in validation, are not compiled. By default
-            training batches on a CUDA device are compiled, unless that fails.
+            the first four batch shapes of training, and of validation, and a fraction of the
+            launches from then on; further shapes, such as those of whole images in validation, are
+            not compiled. By default training batches on a CUDA device are compiled, unless that
+            fails.
 
     Raises:
         TypeError: An entry of `stages` is not a stage.
@@ -67,7 +68,7 @@ class Pipeline(Degradation):
         self.executor, self.compile_canvas = executor, compile
         self._compiled: Callable[..., Tensor] | None = None
         self._by_default = False  # whether training batches are compiled without being asked
-        self._kinds: set[tuple[torch.Size, bool]] = set()
+        self._shapes = Shapes()
 
     def _why_not_compiled(self) -> str:
         """Return why the stages cannot be compiled, with the fix; empty if they can."""
@@ -104,16 +105,15 @@ class Pipeline(Degradation):
         with hashed_fields():  # on a CPU, too: their values do not depend on the canvas
             if self.compile_canvas is None and hr.device.type == "cuda":
                 self._decide()
-            kind = (hr.shape, torch.is_grad_enabled())  # each is compiled separately
             # By default only training's: whole images of validation have too many shapes.
             if not (self.compile_canvas or (self._by_default and torch.is_grad_enabled())):
                 return self._on_canvas(hr, params)
-            if kind not in self._kinds and len(self._kinds) == _MOST_KINDS:
+            new = not self._shapes.known(hr)
+            if not self._shapes.take(hr):
                 return self._on_canvas(hr, params)
             if self._compiled is None:
+                allow_kinds()  # of all pipelines together
                 self._compiled = torch.compile(self._on_canvas, fullgraph=True, dynamic=False)
-            new = kind not in self._kinds
-            self._kinds.add(kind)
             return self._compile_now(hr, params) if new else self._compiled(hr, params)
 
     def _decide(self) -> None:
@@ -195,4 +195,4 @@ class Pipeline(Degradation):
 
     def __getstate__(self) -> dict[str, Any]:
         """Drop the compiled form, which cannot be pickled."""
-        return {**self.__dict__, "_compiled": None, "_kinds": set()}
+        return {**self.__dict__, "_compiled": None, "_shapes": Shapes()}

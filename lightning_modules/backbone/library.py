@@ -18,6 +18,7 @@ from huggingface_hub.constants import HF_HUB_OFFLINE
 from torch import Tensor, nn
 from torch.nn import functional
 
+from degradations.compiling import allow_kinds
 from files.paths import expand_path
 from lightning_modules.networks.running import checkpointed, to_channels_last
 from lightning_modules.weights import refuse
@@ -179,6 +180,7 @@ def run_as(network: Any, flags: Flags) -> None:
         else:
             _add_checkpointing(network)
     if flags.compile:
+        allow_kinds()
         network.compile()  # in place, so that names of tensors stay
 
 

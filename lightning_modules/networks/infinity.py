@@ -20,7 +20,6 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import StochasticDepth
 
 from degradations.device import copy_to
 from lightning_modules.networks.running import Running
@@ -86,10 +85,9 @@ class Block(nn.Module):
     Args:
         width: C.
         heads: Heads of both attentions.
-        drop_path: Share of samples that skip the block in training.
     """
 
-    def __init__(self, width: int, heads: int, drop_path: float) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.own = nn.Parameter(torch.randn(1, 1, 6, width) / math.sqrt(width))
         with torch.no_grad():  # gates, scales, shifts, two of each
@@ -101,7 +99,6 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(
             nn.Linear(width, hidden), nn.GELU("tanh"), nn.Linear(hidden, width)
         )
-        self.drop = StochasticDepth(drop_path, "row")
 
     def forward(
         self,
@@ -111,6 +108,7 @@ class Block(nn.Module):
         rotary: Tensor,
         cache: Cache | None = None,
         number: int = 0,
+        kept: Tensor | None = None,
     ) -> Tensor:
         """Process tokens of consecutive scales.
 
@@ -121,13 +119,16 @@ class Block(nn.Module):
             rotary: Result of ``rotary_embedding``.
             cache: Cache of previous scales.
             number: Number of this block, for the cache.
+            kept: (2, B, 1, 1), factors of what self-attention and MLP add, for drop path.
         """
         gate1, gate2, scale1, scale2, shift1, shift2 = (self.own + encoded.shared).unbind(2)
         h = (norm(x) * (1 + scale1) + shift1).to(x.dtype)
-        x = x + self.drop(self.attention(h, spans, rotary, cache, number) * gate1).to(x.dtype)
+        added = self.attention(h, spans, rotary, cache, number) * gate1
+        x = x + (added if kept is None else added * kept[0]).to(x.dtype)
         x = x + self.cross(self.cross_norm(x), encoded, cache, number)
         h = (norm(x) * (1 + scale2) + shift2).to(x.dtype)
-        return x + self.drop(self.mlp(h) * gate2).to(x.dtype)
+        added = self.mlp(h) * gate2
+        return x + (added if kept is None else added * kept[1]).to(x.dtype)
 
 
 class _SelfAttention(nn.Module):
@@ -304,7 +305,6 @@ class InfinityTransformer(Running):
     """
 
     called = ("encode_text", "without_text")  # entry points besides `forward`, for sharding
-    draws = True  # drop path
 
     def __init__(
         self,
@@ -345,8 +345,8 @@ class InfinityTransformer(Running):
         self.start = nn.Parameter(torch.empty(1, 1, width))
         self.tokens_in = nn.Linear(bits, width)
         self.level = nn.Embedding(levels, width)
-        rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
-        self.blocks = nn.ModuleList(Block(width, heads, rate) for rate in rates)
+        self.rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.head_norm = nn.Linear(width, 2 * width)
         self.head = nn.Linear(width, 2 * bits)
         self._initialise()
@@ -491,7 +491,7 @@ class InfinityTransformer(Running):
             if mixture is not None and number == mixture.after:
                 x = _mixed(x, mixture.weight)
             if cache is None:
-                x = self.run_block(block, x, encoded, spans, rotary)
+                x = self.run_block(block, x, encoded, spans, rotary, kept=self._kept(number, x))
             else:
                 with self._uncompiled():
                     x = block(x, encoded, spans, rotary, cache, number)
@@ -500,6 +500,14 @@ class InfinityTransformer(Running):
         if cache is not None:
             cache.length = scales.spans[last - 1].stop
         return self._logits(x, encoded)
+
+    def _kept(self, number: int, x: Tensor) -> Tensor | None:
+        # Drawn outside the blocks, which would be compiled once for each rate.
+        if not self.training or not any(self.rates):
+            return None
+        share = 1 - self.rates[number]
+        drawn = [torch.empty(len(x), 1, 1, device=x.device).bernoulli_(share) for _ in range(2)]
+        return torch.stack(drawn) / share
 
     def _uncompiled(self) -> AbstractContextManager[Any]:
         return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()

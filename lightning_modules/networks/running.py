@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from degradations.compiling import Shapes, allow_kinds
+
 T = TypeVar("T")
 
 
@@ -29,6 +31,8 @@ class Running(nn.Module):
 
     # Whether blocks draw random numbers, such as dropout; a recomputed block has to draw the same.
     draws: ClassVar[bool] = False
+    # Whether one compiled form serves images of all sizes; otherwise the first few sizes have one.
+    any_size: ClassVar[bool] = True
 
     def __init__(
         self, channels_last: bool = False, checkpointing: bool = False, compile: bool = False
@@ -36,17 +40,26 @@ class Running(nn.Module):
         super().__init__()
         self.channels_last, self.checkpointing = channels_last, checkpointing
         self.compiled = compile
+        self._shapes = Shapes()
 
     def prepare_to_run(self) -> None:
         """Set the memory layout and compile, once all layers exist."""
         if self.channels_last:
             to_channels_last(self)
         if self.compiled:
+            allow_kinds()
             self.compile_in_place()
 
     def compile_in_place(self) -> None:
         """Compile; names of tensors stay."""
-        self.compile()
+        self.compile(dynamic=None if self.any_size else False)
+
+    def __call__(self, *inputs: Any, **more: Any) -> Any:
+        """Run the network, uncompiled if it has a compiled form, but none for these sizes."""
+        if not self.compiled or self.any_size or self._shapes.take(*inputs):
+            return super().__call__(*inputs, **more)
+        with torch.compiler.set_stance("force_eager"):
+            return super().__call__(*inputs, **more)
 
     def run_block(self, block: Callable[..., Any], *inputs: Any, **more: Any) -> Any:
         """Call a block; with ``checkpointing``, the backward pass calls it again.

@@ -259,6 +259,8 @@ class SwinUNet(Running):
         ValueError: If an argument is out of range or unknown.
     """
 
+    any_size = False  # windows of unknown sizes take the compiler more than ten minutes
+
     def __init__(
         self,
         channels: int = 3,

@@ -96,3 +96,18 @@ def test_what_a_class_of_lightning_lacks(tiny: Path, refusal: Callable[..., str]
     said = refusal("fit", "--config", "tiny.yaml", *logger)
     assert "wandb" in said
     assert "Problem with given class_path" not in said
+
+
+def test_a_compiler_that_fails_is_a_sentence() -> None:
+    def backend(graph: object, inputs: object) -> Callable[..., object]:
+        raise OSError("no compiler found\nin a long text")
+
+    with pytest.raises(RuntimeError) as raised:
+        torch.compile(lambda x: x + 1, backend=backend)(torch.ones(2))
+    said = sentence_of(raised.value)
+    assert said is not None
+    assert said == (
+        "torch.compile failed (no compiler found): "
+        "set compile of the network or degradation to false"
+    )
+    assert status_of(raised.value) == 2

@@ -1,0 +1,46 @@
+"""Which inputs torch.compile compiles a function for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_MOST_KINDS = 64  # torch's own limit is 8
+_MOST_SHAPES = 4
+
+
+def allow_kinds() -> None:
+    """Let a function be compiled for more kinds of input than torch's eight, in this process.
+
+    Training and outputs, one image and several, sides that are alike: each is a kind of its own,
+    and all instances of a class count together. Beyond the limit torch compiles every part of a
+    network by itself, or raises an error. Sizes are few kinds: from the second one on, torch makes
+    them variables.
+    """
+    torch._dynamo.config.recompile_limit = max(_MOST_KINDS, torch._dynamo.config.recompile_limit)
+
+
+class Shapes:
+    """The shapes for which something is compiled that torch compiles for each one anew.
+
+    The first four with gradients, as in training, and the first four without, so that neither
+    takes the other's places.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[bool, set[tuple[torch.Size, ...]]] = {True: set(), False: set()}
+
+    def known(self, *inputs: Tensor) -> bool:
+        """Whether inputs of these shapes were taken before."""
+        return tuple(x.shape for x in inputs) in self._known[torch.is_grad_enabled()]
+
+    def take(self, *inputs: Tensor) -> bool:
+        """Take the shapes of these inputs, if they are known or a place is free.
+
+        Returns:
+            Whether to compile for them.
+        """
+        known = self._known[torch.is_grad_enabled()]
+        if len(known) < _MOST_SHAPES:
+            known.add(tuple(x.shape for x in inputs))
+        return self.known(*inputs)
