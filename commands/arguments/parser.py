@@ -337,6 +337,8 @@ class Parser(HookedParser):
         Raises:
             ConfigurationError: If so; even its defaults would be lost.
         """
+        if not any(isinstance(action, ConfigFile) for action in arguments_of(self)):
+            return  # of a class, whose arguments may have these names
         for group in GROUPS:
             if group not in config or isinstance(config[group], Namespace | str):  # str: a file
                 continue

@@ -24,6 +24,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.strategies import DDPStrategy
 
 from commands.distributed.launch import (
+    COUNTS,
     FullySharded,
     own_strategy,
     own_timer,
@@ -55,12 +56,10 @@ class Averages(EMAWeightAveraging):
     """A callback of a user, as in Lightning's documentation."""
 
 
-COUNTS = ("accumulate_grad_batches", "val_check_interval", "check_val_every_n_epoch")
-
-
 def of_trainer(**arguments: Any) -> Namespace:
     """Return a trainer's arguments as the command line has them."""
-    return Namespace(**{**dict.fromkeys(COUNTS), "strategy": "auto", "max_time": None, **arguments})
+    unset = dict.fromkeys((*COUNTS, "gradient_clip_val", "max_time"))
+    return Namespace(**{**unset, "strategy": "auto", **arguments})
 
 
 @pytest.mark.parametrize(
