@@ -17,6 +17,7 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
+from callbacks.predict.files import exists
 from files.paths import PREDICTIONS, open_regular
 
 NAME = PREDICTIONS
@@ -218,7 +219,7 @@ class Predictions:
             else:
                 found.pop(line["output"], None)  # of several lines the last one is valid
         folder = self.path.parent
-        return {name: of for name, of in found.items() if (folder / name).exists()}
+        return {name: of for name, of in found.items() if exists(folder / name)}
 
     def add(self, line: Line, own: Options | None = None) -> None:
         """Write a line; it is in the disk's cache when this returns.

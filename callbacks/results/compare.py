@@ -249,7 +249,8 @@ def compare(
         asked: Which numbers.
 
     Returns:
-        The comparisons, and a line for each number that is left out, with the reason.
+        The comparisons, and a line for each number that is left out, or some images of it, with
+        the reason.
 
     Raises:
         FileNotFoundError: If a run has no numbers of single images.
@@ -270,7 +271,15 @@ def compare(
             left_out.append(f"{_place(first)} is left out: {why}")
             continue
         numbers = [of.get(identity(r), []) for of, r in zip(images, (first, second), strict=True)]
-        found.append(_compared(first, second, numbers[0], numbers[1], asked))
+        common, unlike = _common(*numbers)
+        if unlike:
+            left_out.append(
+                f"{_place(first)}: {len(unlike)} of {len(common)} images are left out, because "
+                f"{a.name} and {b.name} have other pixels under their names: {_some(unlike)}"
+            )
+            if unlike == common:
+                continue
+        found.append(_compared(first, second, numbers[0], numbers[1], asked, unlike))
     only_b = {_place(r): None for r in b.results if asked.wants(r) and _place(r) not in seen}
     left_out += [f"{place} is left out: {a.name} does not have it" for place in only_b]
     return found, left_out
@@ -312,8 +321,25 @@ def _protocol(result: Result, whole: bool) -> MetricProtocol:
     return {k: v for k, v in result["protocol"].items() if whole or k != "images"}
 
 
+def _common(a: list[ImageNumbers], b: list[ImageNumbers]) -> tuple[list[str], list[str]]:
+    """Return the names of images that both have, and those of them whose pixels differ."""
+    if not a or not b:
+        return [], []
+    common = sorted(_over_seeds(a).keys() & _over_seeds(b).keys())
+    digests: dict[str, set[str]] = {}
+    for numbers in (*a, *b):
+        for key, digest in numbers.get("digests", {}).items():
+            digests.setdefault(key, set()).add(digest)
+    return common, [key for key in common if len(digests.get(key, ())) > 1]
+
+
 def _compared(
-    a: Result, b: Result, of_a: list[ImageNumbers], of_b: list[ImageNumbers], asked: Selection
+    a: Result,
+    b: Result,
+    of_a: list[ImageNumbers],
+    of_b: list[ImageNumbers],
+    asked: Selection,
+    unlike: Sequence[str],
 ) -> Comparison:
     if not of_a or not of_b:
         note = "a number of the whole set, not of its images"
@@ -324,11 +350,14 @@ def _compared(
             note += f", and of {a['n']} and {b['n']} images: not to be compared"
         return Comparison(a, b, None, NO_INTERVAL, [note])
     first, second = _over_seeds(of_a), _over_seeds(of_b)
-    keys = sorted(first.keys() & second.keys())
+    common = first.keys() & second.keys()
+    keys = sorted(common - {*unlike})
     values = np.array([[first[key], second[key]] for key in keys]).reshape(-1, 2)
-    notes, only = [], (len(first) - len(keys), len(second) - len(keys))
+    notes, only = [], (len(first) - len(common), len(second) - len(common))
     if any(only):
-        notes = [f"on the {len(keys)} images in both; {only[0]} are only in A, {only[1]} only in B"]
+        counts = f"{only[0]} are only in A, {only[1]} only in B"
+        notes = [f"on the {len(common)} images in both; {counts}"]
+    if any(only) or unlike:
         a, b = _on_part(a, values[:, 0]), _on_part(b, values[:, 1])
     finite = np.isfinite(values).all(1)
     bad = [key for key, sound in zip(keys, finite, strict=True) if not sound]

@@ -7,16 +7,21 @@ import io
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+import torch
 from filelock import FileLock, Timeout
+from torch import Tensor
+from torch.nn import functional
 
 from callbacks.files import Provenance, provenance
 from callbacks.metrics.base import ImageMetric, Metric, Record
 from callbacks.tensorboard import MetricProtocol
+from degradations.draws import GAMMA
+from degradations.stages.noise import mixed, signed
 from files.owned import move_aside, write_whole
 
 log = logging.getLogger(__name__)
@@ -219,6 +224,8 @@ class ImageNumbers(TypedDict):
     checkpoint: As in ``results.json``.
     seed: Noise seed of a stochastic method; else None.
     values: The number of each image, by its key.
+    digests: ``digests_of`` the HR of each image, of a clip's frames, or of LR without HR, by its
+        key; absent in files of earlier versions.
     """
 
     dataset: str
@@ -228,10 +235,30 @@ class ImageNumbers(TypedDict):
     checkpoint: str | None
     seed: int | None
     values: dict[str, float]
+    digests: NotRequired[dict[str, str]]
+
+
+def digests_of(images: Tensor) -> Tensor:
+    """Return a hash of each image's 8-bit levels, equal on all devices; nothing waits for them.
+
+    Args:
+        images: (B, ..., W) in [0, 1].
+
+    Returns:
+        (B,) int64 in [0, 2**32).
+    """
+    levels = images.float().mul(255).round_().to(torch.uint8).flatten(1)
+    words = functional.pad(levels, (0, -levels.shape[1] % 8)).view(torch.int64)  # 8 levels each
+    # From W on, so that images of other sides differ, too, where all levels are equal.
+    places = torch.arange(words.shape[1], device=words.device) + images.shape[-1]
+    return mixed(words + places * signed(GAMMA)).sum(1) & 0xFFFFFFFF
 
 
 def image_numbers(
-    metrics: Iterable[Metric], checkpoint: str | None, seed: int | None
+    metrics: Iterable[Metric],
+    checkpoint: str | None,
+    seed: int | None,
+    digests: Mapping[str, Mapping[str, str]],
 ) -> list[ImageNumbers]:
     """Return the numbers of an evaluation, for metrics with a number for each image.
 
@@ -239,6 +266,7 @@ def image_numbers(
         metrics: The trainer's metrics; only those of the first process have the numbers.
         checkpoint: The weights that were evaluated.
         seed: Seed of the method's noise; None for a method without any.
+        digests: Of the images, by dataset and key.
     """
     found: list[ImageNumbers] = []
     for metric in metrics:
@@ -258,6 +286,11 @@ def image_numbers(
                     "checkpoint": weights,
                     "seed": drawn,
                     "values": images[record["dataset"]],
+                    "digests": {
+                        key: digest
+                        for key, digest in digests.get(record["dataset"], {}).items()
+                        if key in images[record["dataset"]]
+                    },
                 }
                 for record in records
                 if record["dataset"] in images
@@ -296,6 +329,8 @@ def load_images(run: str | Path) -> list[ImageNumbers]:
             identity(numbers)
             numbers["seed"] = None if numbers["seed"] is None else int(numbers["seed"])
             numbers["values"] = {key: float(v) for key, v in numbers["values"].items()}
+            if "digests" in numbers:
+                numbers["digests"] = dict(numbers["digests"])
     except (ValueError, KeyError, TypeError, AttributeError, IsADirectoryError) as error:
         raise ValueError(
             f"{path} is damaged ({error!r}): run test (or validate) again, which writes it again"

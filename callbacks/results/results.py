@@ -7,15 +7,21 @@ import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from rich.table import Table
 
-from callbacks.evaluation import all_callbacks, gather, steps_done
-from callbacks.metrics.base import Metric
+from callbacks.evaluation import (
+    all_callbacks,
+    evaluated_datasets,
+    gather,
+    steps_done,
+    sync_states,
+)
+from callbacks.metrics.base import OUTPUT, ImageMetric, Measurements, Metric
 from callbacks.results.files import (
     ImageNumbers,
     Result,
@@ -24,6 +30,7 @@ from callbacks.results.files import (
     columns,
     counts_of,
     describe,
+    digests_of,
     identity,
     image_numbers,
     load_results,
@@ -132,6 +139,31 @@ class Results(Callback):
         self.repeats = 1  # evaluations, one per seed, to be combined; `--run.seeds`
         self.drew_noise = False  # whether the latest evaluation depended on the seed
         self._evaluations: list[Evaluation] = []  # one per seed so far, on the first process
+        self._digests = Measurements()  # of the images that are measured
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start afresh."""
+        self._digests = Measurements()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Hash the images of ``validate`` or ``test`` for ``compare``, once for all metrics."""
+        if trainer.state.fn == TrainerFn.FITTING or not any(
+            isinstance(c, ImageMetric) for c in all_callbacks(trainer)
+        ):
+            return
+        found = [batch[name] for name in ("hr", "clip", "lr") if name in batch]
+        if found:
+            self._digests.update(dataloader_idx, OUTPUT, batch["key"], digests_of(found[0]))
+
+    on_test_epoch_start, on_test_batch_end = on_validation_epoch_start, on_validation_batch_end
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Store and show the numbers of ``validate``; in ``fit``, compare them with bicubic."""
@@ -148,10 +180,12 @@ class Results(Callback):
     def _report(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # On a process without images the method drew nothing.
         self.drew_noise = any(gather(bool(getattr(pl_module, "drew_noise", False))))
+        self._digests.join()
+        sync_states(self._digests)
         if not trainer.is_global_zero:
             return
         seed = int(getattr(pl_module, "noise_seed", 0)) if self.drew_noise else None
-        self._evaluations.append(_evaluation(trainer, pl_module, seed))
+        self._evaluations.append(_evaluation(trainer, pl_module, seed, self._digests))
         results = over_seeds(self._evaluations)
         path = Path(trainer.default_root_dir, self.filename)
         if results:
@@ -169,7 +203,9 @@ class Results(Callback):
             log.info("numbers and protocols: %s", path)
 
 
-def _evaluation(trainer: Trainer, pl_module: LightningModule, seed: int | None) -> Evaluation:
+def _evaluation(
+    trainer: Trainer, pl_module: LightningModule, seed: int | None, digests: Measurements
+) -> Evaluation:
     metrics = [c for c in all_callbacks(trainer) if isinstance(c, Metric)]
     checkpoint = made_by(pl_module)
     results: list[Result] = []
@@ -180,7 +216,11 @@ def _evaluation(trainer: Trainer, pl_module: LightningModule, seed: int | None) 
                 if (higher := metric.is_higher_better(record["metric"])) is not None:
                     more["higher_is_better"] = higher
                 results.append(cast(Result, {**record, **more}))
-    return Evaluation(seed, results, image_numbers(metrics, checkpoint, seed))
+    named = {
+        evaluated_datasets(trainer)[index].name: {k: f"{word:08x}" for k, word in of.items()}
+        for (index, _), of in digests.by_key().items()
+    }
+    return Evaluation(seed, results, image_numbers(metrics, checkpoint, seed, named))
 
 
 def margins(callbacks: list[Callback]) -> list[str]:

@@ -139,8 +139,8 @@ def _hashed_words(seeds: Tensor, C: int, H: int, W: int) -> Tensor:
         torch.arange(n, device=seeds.device) << shift for n, shift in ((C, 48), (H, 24), (W, 0))
     )
     place = channel.view(-1, 1, 1) + row.view(-1, 1) + column
-    starts = _mix(seeds + _signed(GAMMA)).view(-1, 1, 1, 1)
-    return _mix(starts + place * _signed(GAMMA))
+    starts = mixed(seeds + signed(GAMMA)).view(-1, 1, 1, 1)
+    return mixed(starts + place * signed(GAMMA))
 
 
 def _generator_seed(seed: int) -> int:
@@ -156,16 +156,16 @@ def _check_seeds(x: Tensor, seeds: Tensor) -> None:
         )
 
 
-def _signed(word: int) -> int:
+def signed(word: int) -> int:
     """Return the int64 with the bits of a uint64; torch's int64 arithmetic wraps the same way."""
     return word - (1 << 64) if word >> 63 else word
 
 
-def _mix(words: Tensor) -> Tensor:
+def mixed(words: Tensor) -> Tensor:
     """Compute `draws.mix` on int64 tensors."""
     for shift, multiplier in zip(SHIFTS, (*MULTIPLIERS, 1), strict=True):
         # >> copies the sign of an int64: mask it for a logical shift.
-        words = (words ^ ((words >> shift) & ((1 << (64 - shift)) - 1))) * _signed(multiplier)
+        words = (words ^ ((words >> shift) & ((1 << (64 - shift)) - 1))) * signed(multiplier)
     return words
 
 

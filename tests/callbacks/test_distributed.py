@@ -16,6 +16,8 @@ from torch.utils.data import DataLoader
 from callbacks.metrics.base import ImageMetric
 from callbacks.metrics.pixels import PSNR, SSIM
 from callbacks.report.images import SampleGrid
+from callbacks.results.files import load_images
+from callbacks.results.results import Results
 from callbacks.training.ema import EMA
 from tests.callbacks.metrics.test_sets import OneThread
 from tests.callbacks.tiny import Images, Tiny, collate, loader, trainer
@@ -52,6 +54,16 @@ class Save(Callback):
 
 def metrics() -> list[ImageMetric]:
     return [PSNR(), SSIM(), PSNR(limit=4, label="psnr_4")]
+
+
+@pytest.mark.distributed
+def test_digests_of_two_processes(tmp_path: Path) -> None:
+    run = trainer(tmp_path / "two", OneThread(), PSNR(), Results(), devices=2, strategy="ddp_fork")
+    run.validate(Sharded(), verbose=False)
+    trainer(tmp_path / "one", PSNR(), Results()).validate(Tiny(), loader(), verbose=False)
+    (two,), (one,) = (load_images(tmp_path / name) for name in ("two", "one"))
+    assert two["digests"] == one["digests"]
+    assert len(set(two["digests"].values())) == 7
 
 
 @pytest.mark.distributed

@@ -20,10 +20,13 @@ from callbacks.metrics.fid import InceptionMetric
 from callbacks.metrics.iqa import IQA
 from callbacks.metrics.niqe import FEATURES, NIQE
 from callbacks.metrics.perceptual import DISTS, LPIPS, NETS
+from callbacks.metrics.pixels import PSNR
 from callbacks.metrics.robustness import Robustness
 from callbacks.metrics.sets import SetMetric
 from callbacks.metrics.video import FVD, KVD, Flicker, FrameKIDThumb, FrameSWD
 from callbacks.report.scales import ScaleReport
+from callbacks.results.files import digests_of, load_images
+from callbacks.results.results import Results
 from lightning_modules.next_scale.nsarm import NSARM
 from tests.callbacks.tiny import Images, collate, trainer
 from tests.contracts import discovery
@@ -101,14 +104,14 @@ class Closes(Callback):
 
 
 def waits_of_a_batch(
-    folder: Path, callback: Callback, model: LightningModule, data: Images
+    folder: Path, model: LightningModule, data: Images, *callbacks: Callback
 ) -> Waits:
     """Those of the second of two batches, when tables are on the device."""
     opens = Opens()
     with pretended_gpu():
         # Under inference mode, the device would not see the operations.
         settings: Any = {"accelerator": "gpu", "inference_mode": False}
-        run = trainer(folder, opens, callback, Closes(opens), **settings)
+        run = trainer(folder, opens, *callbacks, Closes(opens), **settings)
         run.test(model, DataLoader(data, 2, collate_fn=together), verbose=False)
     return opens.waits
 
@@ -144,17 +147,27 @@ def test_a_metric(cls: Any, tmp_path: Path) -> None:
     metric = build(cls, examples, "")
     default = OF_SETS if issubclass(cls, SetMetric) else 0
     data = (Clips if cls in CLIPS else Images)(4, side=304 if "Patch" in cls.__name__ else 208)
-    waits = waits_of_a_batch(tmp_path, metric, Echo(), data)
+    waits = waits_of_a_batch(tmp_path, Echo(), data, metric)
     # The similarity to itself needs datasets of two scales.
     assert metric.records or cls is SelfSSIM, "it measured nothing"
     assert all(record["value"] == record["value"] for record in metric.records)
     assert waits.total() <= LIMITS.get(cls.__name__, default), f"a batch waits:\n{waits}"
 
 
+def test_results(tmp_path: Path) -> None:
+    """Digests of images cost no wait, and are those of the CPU."""
+    data = Images(4, side=9)
+    waits = waits_of_a_batch(tmp_path, Echo(), data, PSNR(), Results())
+    (found,) = load_images(tmp_path)
+    words = digests_of(torch.stack([data[index]["hr"] for index in range(4)])).tolist()
+    assert found["digests"] == {k: f"{word:08x}" for k, word in zip(data.keys, words, strict=True)}
+    assert not waits, f"a batch waits:\n{waits}"
+
+
 def test_the_report_of_scales(tmp_path: Path) -> None:
     """One copy of all numbers, and one of all images in the strip."""
     parts = next_scale_parts.space(), next_scale_parts.mapper(), next_scale_parts.transformer()
     report = ScaleReport(shown=6)
-    waits = waits_of_a_batch(tmp_path, report, NSARM(2.0, *parts), Images(4, side=32))
+    waits = waits_of_a_batch(tmp_path, NSARM(2.0, *parts), Images(4, side=32), report)
     assert (tmp_path / "samples" / "scales-test.json").is_file()
     assert waits.total() <= 2, f"a batch waits:\n{waits}"

@@ -89,6 +89,14 @@ def test_large_outputs_are_shown_by_previews(
     assert "shown at 12x10" in page.one("figcaption").text
 
 
+def test_a_name_that_is_too_long_for_the_disk_is_among_the_errors(tmp_path: Path) -> None:
+    folder, long = made(tmp_path), "x" * 300
+    write_line(folder, key=long, output=f"{long}.png", error="the name is too long")
+    page = page_of(folder)
+    assert sources(page)[-1] == "a_x2.png"
+    assert f"Not enlarged: {long}: the name is too long" in page.text
+
+
 def test_files_that_browsers_do_not_show_have_previews(tmp_path: Path) -> None:
     folder = made(tmp_path)
     Image.open(folder / "a_x2.png").rotate(90, expand=True).save(folder / "b.tiff")

@@ -9,11 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor
 
+from callbacks.metrics.base import ImageMetric
 from callbacks.results.compare import ALL, Selection, compare, load_run, main, verdict
 from callbacks.results.files import write_images, write_results
+from callbacks.results.results import Results
+from callbacks.tensorboard import MetricProtocol
 from tests.callbacks.results.test_per_image import numbers
 from tests.callbacks.results.test_results import result
+from tests.callbacks.tiny import Double, Images, loader, trainer
 
 KEYS = [f"set5/{i}" for i in range(12)]
 
@@ -36,10 +41,16 @@ def add(folder: Path, measured: list[Any]) -> None:
     for seeds, values, keys, changes in measured:
         several = {"seeds": list(seeds), "std": 0.1} if len(seeds) > 1 else {}
         mean = float(values.mean())
+        digests = {k: changes.pop(k) for k in ("digests",) if k in changes}
         results.append(result(**{"value": mean, "n": len(keys), **several, **changes}))
         identity = {key: results[-1][key] for key in numbers() if key in results[-1]}
         images += [
-            numbers(**identity, seed=seed, values=dict(zip(keys, map(float, row), strict=True)))
+            numbers(
+                **identity,
+                **digests,
+                seed=seed,
+                values=dict(zip(keys, map(float, row), strict=True)),
+            )
             for seed, row in zip(seeds, values, strict=True)
         ]
     write_results(folder / "results.json", results)
@@ -134,6 +145,70 @@ def test_the_same_seed_is_the_same_interval(tmp_path: Path) -> None:
     a, b = run(tmp_path / "a", noise() + 0.3), run(tmp_path / "b", noise(1))
     first, again, other = (compared(a, b, Selection(seed=s))[0][0].interval for s in (1, 1, 2))
     assert first == again != other
+
+
+# ------------------------------------------------------------ other images under the same names
+
+
+def test_images_whose_pixels_differ_are_left_out(tmp_path: Path) -> None:
+    values = noise() + 1.0
+    values[3] = -100.0
+    digests = {key: "00000001" for key in KEYS}
+    a = run(tmp_path / "a", values, digests=digests)
+    b = run(tmp_path / "b", noise(), digests={**digests, "set5/3": "00000002"})
+    ((found,), left_out) = compared(a, b)
+    assert left_out == [
+        f"psnr on set5 x2: 1 of 12 images are left out, because {a} and {b} have other pixels "
+        "under their names: set5/3"
+    ]
+    assert found.interval == pytest.approx((1.0, 1.0))
+    assert (found.a["n"], found.b["n"]) == (11, 11)
+    assert found.a["value"] - found.b["value"] == pytest.approx(1.0)
+
+
+def test_a_number_of_earlier_versions_is_compared_without_digests(tmp_path: Path) -> None:
+    a = run(tmp_path / "a", noise() + 1.0, digests={key: "00000001" for key in KEYS})
+    ((found,), left_out) = compared(a, run(tmp_path / "b", noise()))
+    assert (found.verdict, left_out) == ("A is better", [])
+
+
+@pytest.mark.parametrize("field", ["hr", "lr"])
+def test_runs_on_other_images_are_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, field: str
+) -> None:
+    for name, shift in (("a", 0), ("b", 0), ("c", 1)):
+        images = Replaced(field, shift)
+        batches = loader(images, 2 if name == "a" else 3)
+        trainer(tmp_path / name, Mean(), Results()).test(Double(), batches, verbose=False)
+    a, b, c = (str(tmp_path / name) for name in "abc")
+    assert main([a, b]) == 0
+    assert main([a, c]) == 2
+    assert f"mean on tiny x2: 7 of 7 images are left out, because {a} and {c} have" in caplog.text
+    assert "tiny/00, tiny/01, tiny/02, tiny/03, tiny/04 and 2 more" in caplog.text
+
+
+class Mean(ImageMetric):
+    name, needs_hr = "mean", False
+
+    def protocol(self) -> MetricProtocol:
+        return {"implementation": "test"}
+
+    def compute(self, sr: Tensor, hr: Tensor, batch: Any) -> Tensor:
+        return sr.mean((1, 2, 3))
+
+
+class Replaced(Images):
+    """Images under the names of others if ``shift`` is not 0; LR alone if the field is ``lr``."""
+
+    def __init__(self, field: str, shift: int) -> None:
+        super().__init__()
+        self.field, self.shift = field, shift
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = Images(8)[index + self.shift]
+        if self.field == "lr":
+            del sample["hr"]
+        return sample | {"key": self.keys[index]}
 
 
 # --------------------------------------------------------------------------- what has no interval

@@ -88,7 +88,7 @@ def test_the_hash_is_frozen():
 
 
 def test_the_smallest_word_gives_a_number(monkeypatch):
-    monkeypatch.setattr(fields, "_mix", torch.zeros_like)
+    monkeypatch.setattr(fields, "mixed", torch.zeros_like)
     field = hashed_randn(torch.Size((1, 1, 1, 4)), torch.tensor([0]))
     assert field.isfinite().all()
     assert field.max() < 7
