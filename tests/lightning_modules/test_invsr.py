@@ -797,7 +797,7 @@ def test_a_checkpoint_names_what_its_predictor_is_for(tmp_path: Path) -> None:
     [
         ({"starts": [100]}, None),
         ({"starts": [250, 100], "start": 100}, None),
-        ({}, r"at timesteps \[200\], and it was trained for \[100\]: .* starts to \[100\]"),
+        ({}, r"at timesteps \[200\], and it was trained for \[100\]: .*starts to \[100\]"),
         ({"start": "auto"}, r"at timesteps \[250, 200, 150\]"),
         ({"starts": [250, 100], "starting": False}, None),  # to be trained for another use
         ({"starts": "auto"}, None),  # the weights have the distance, or are refused
