@@ -179,10 +179,10 @@ def _parse(words: list[str]) -> argparse.Namespace:
     unused = [f"--{name.replace('_', '-')}" for name in given if name in MEASURING]
     if options.finish is not None and unused:
         parser.error(
-            f"{', '.join(unused)}: of measuring, and --finish joins what was measured: drop it"
+            f"--finish joins what was measured, without use for {', '.join(unused)}: drop it"
         )
     if options.part is not None and "near" in given:
-        parser.error("--near is of joining, and --part only measures: give it with --finish")
+        parser.error("--near is for joining, and --part only measures: give it with --finish")
     if "decode_timeout" in given and options.workers == 0:
         parser.error(
             "--decode-timeout ends a worker, but --workers is 0: give 1 or more, or drop it"
