@@ -65,6 +65,7 @@ class EncodeOptions:
             ``seed_everything`` and the image's key; by default whole images.
         crops_per_image: Squares of each image.
         flips: Flip and transpose the squares at random; ``horizontal``: only flip left and right.
+            Whole images are not flipped.
         hr: Also write HR, for methods that need it in training.
         pairs: Also write LR, made by the run's ``degradation`` once for each square, and the latent
             of its enlargement, for methods such as ResShift.
@@ -646,6 +647,11 @@ def _check(options: EncodeOptions, trainer: Trainer, model: Any) -> None:
         raise ConfigurationError(
             f"--encode.crops_per_image is {options.crops_per_image} without --encode.crop, which "
             "would write the same whole image several times: give --encode.crop, too"
+        )
+    if options.crop is None and options.flips:
+        raise ConfigurationError(
+            f"--encode.flips is {options.flips} without --encode.crop, and whole images are not "
+            "flipped: give --encode.crop, or drop it"
         )
     encoder: Any = getattr(model, "encoder", None)
     if options.texts and not (getattr(encoder, "reads", False) and encoder.source):

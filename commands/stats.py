@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 NEAR = 4  # bits of 64
+MEASURING = ("out", "part", "workers", "decode_timeout", "overwrite")  # without effect in --finish
 GROUPS, IN_GROUP = 8, 6  # of equal or similar images on the page
 # Kinds of examples: title, caption from blur, noise, width and height, and whether to show a part.
 LOOKED_AT = (
@@ -174,8 +175,18 @@ def _parse(words: list[str]) -> argparse.Namespace:
     options = parser.parse_args(words)
     if (options.finish is None) == (not options.paths):
         parser.error("expected either paths of images, or --finish FOLDER")
-    if options.finish is not None and (options.part or options.overwrite):
-        parser.error("--part and --overwrite measure, and --finish joins what was measured")
+    given = [name for name in vars(options) if getattr(options, name) != parser.get_default(name)]
+    unused = [f"--{name.replace('_', '-')}" for name in given if name in MEASURING]
+    if options.finish is not None and unused:
+        parser.error(
+            f"--finish joins what was measured, without use for {', '.join(unused)}: drop it"
+        )
+    if options.part is not None and "near" in given:
+        parser.error("--near is for joining, and --part only measures: give it with --finish")
+    if "decode_timeout" in given and options.workers == 0:
+        parser.error(
+            "--decode-timeout ends a worker, but --workers is 0: give 1 or more, or drop it"
+        )
     if options.part is not None and options.overwrite:
         parser.error("--overwrite would remove what other parts have measured: give another --out")
     return options

@@ -113,6 +113,7 @@ class ImageModel(LightningModule, ABC):
         self._unlogged: dict[str, tuple[Any, dict[str, Any]]] = {}  # values and arguments, by name
         # The weights that were loaded; None while all are as initialised.
         self.weights_source: str | None = None
+        self.loaded_with: dict[str, Any] = {}  # what is known of their `trained_with`
         self.noise_seed = 0  # the run's seed: selects the output of a stochastic method
         self.drew_noise = False  # whether any output has depended on it so far
 
@@ -320,8 +321,16 @@ class ImageModel(LightningModule, ABC):
         check_tensors(path, own, state, missing, lambda: self._explained(state))
         check_numbers(str(path), state)
         self.load_state_dict({**own, **state})
-        self.weights_source = weights.name
+        self.weights_source, self.loaded_with = weights.name, weights.trained_with
         log.info("weights: %s", weights.name)
+
+    @property
+    def trained_with(self) -> dict[str, Any]:
+        """Settings that weights are trained with and tensors do not show, of plain types.
+
+        They are stored in checkpoints and exported files, for ``compare``.
+        """
+        return {}
 
     def compare(self, weights: Weights) -> None:
         """Warn if weights were trained with settings that tensors do not show.
@@ -413,6 +422,7 @@ class ImageModel(LightningModule, ABC):
         keys = set(self.checkpoint_keys())
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in keys}
         checkpoint["model"], checkpoint["frozen"] = class_path(type(self)), sources(self)
+        checkpoint["trained_with"] = self.trained_with
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check the checkpoint, and add the frozen parts of this model to it.

@@ -182,11 +182,10 @@ class Diffusion(InLatents, Generator):
 
     # ------------------------------------------------------------------------- checks and weights
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the trained timesteps and the schedule, too."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["timesteps"] = list(self.timesteps)
-        checkpoint["schedule"] = self.schedule.settings
+    @property
+    def trained_with(self) -> dict[str, Any]:
+        """The trained timesteps, end excluded, and the schedule."""
+        return {"timesteps": list(self.timesteps), "schedule": self.schedule.settings}
 
     def _check(self) -> None:
         if self.scale != int(self.scale):

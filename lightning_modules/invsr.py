@@ -58,7 +58,7 @@ from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.captions import encode_captions
 from lightning_modules.sampling.solvers import euler, euler_ancestral
 from lightning_modules.sampling.tiling import padded
-from lightning_modules.weights import fingerprint, load_part, read_weights, same_weights
+from lightning_modules.weights import Weights, fingerprint, load_part, read_weights, same_weights
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -765,6 +765,7 @@ class InvSR(InLatents, Adversarial):
             found = read_weights(find(key, self.sampling.middle_weights))
             # In the run that trained it, it was the predictor.
             own = load_part(self.middle, found, "predictor", from_official, key)
+            self._compare_uses(found, between=True)
             # It is frozen, so checkpoints and results name its source.
             cast(Any, self.middle).source = f"{found.name} {fingerprint(own)}"
         weights = self.losses.perceptual_weights
@@ -774,6 +775,45 @@ class InvSR(InLatents, Adversarial):
             key = "discriminator_weights"
             found = read_weights(find(key, self.discriminator_weights))
             load_part(self.discriminator, found, "discriminator", from_official, key)
+
+    @property
+    def trained_with(self) -> dict[str, Any]:
+        """The starts, once they are known, and whether the predictor is for them."""
+        return {"starts": list(self.starts), "starting": self.starting} if self.starts else {}
+
+    def compare(self, weights: Weights) -> None:
+        """Warn if sampling uses the predictor for what it was not trained for."""
+        super().compare(weights)
+        if self.predictor is not None and self.starting:
+            self._compare_uses(weights, between=False)
+
+    def _compare_uses(self, weights: Weights, between: bool) -> None:
+        # Of a predictor, for the noise between the steps or at the start. With `starts: auto` of
+        # weights that are not loaded yet, the plan is unknown; such weights bring their own starts.
+        known = weights.trained_with
+        if "starts" not in known or not self.starts:
+            return
+        if known["starting"] == between:
+            log.warning(
+                "%s was trained with training.starting %s, and it predicts the noise %s here: its "
+                "outputs are wrong until it has been trained further",
+                *(weights.name, str(known["starting"]).lower()),
+                "between the steps" if between else "at the start",
+            )
+            return
+        starts = self.starts if self.sampling.start == "auto" else [self._start]
+        plans = [self.plan(start) for start in starts]
+        used = {t for plan in plans for t in (plan[1:] if between else plan[:1])}
+        trained = known["starts"][1:] if between else known["starts"]
+        if unknown := used.difference(trained):
+            log.warning(
+                "model.init_args.sampling uses %s at timesteps %s, and it was trained for %s: its "
+                "outputs are wrong until it has been trained further, or set %s",
+                *(weights.name, sorted(unknown, reverse=True), trained),
+                "sampling.timesteps that it was trained for"
+                if between
+                else f"training.starts to {trained}",
+            )
 
     def _load_perceptual(self) -> None:
         if self._find_perceptual is not None:

@@ -16,7 +16,7 @@ from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import ImageModel
 from lightning_modules.noise import Noise
-from lightning_modules.weights import differences, same_weights
+from lightning_modules.weights import differences, same_weights, settings_of
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -189,7 +189,8 @@ def _schedules_apart(denoiser: UNet2D, schedule: Schedule) -> tuple[str, str] | 
         return None
     # The variance is not the network's: it sees the same in both forms.
     arguments = {k: v for k, v in denoiser.trained_schedule.items() if k != "variance"}
-    return differences(schedule.settings, Schedule(**arguments).settings)
+    trained = settings_of(Schedule, arguments)
+    return None if trained is None else differences(schedule.settings, trained)
 
 
 def check_space(space: Space, other_key: str | None = None) -> None:

@@ -31,7 +31,7 @@ from lightning_modules.noise import Noise
 from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import ShiftSampler, ShiftSolver
 from lightning_modules.sampling.tiling import padded
-from lightning_modules.weights import Weights, differences
+from lightning_modules.weights import Weights, differences, settings_of
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -211,9 +211,8 @@ class ResShift(InLatents, SuperResolver):
             cast(Any, self.perceptual).load()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the process, and the count of steps without perceptual loss, too."""
+        """Store the count of steps without perceptual loss, too."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["process"] = self.process.settings
         if self.perceptual is not None:
             checkpoint["perceptual_dropped"] = float(self.dropped)
 
@@ -222,12 +221,17 @@ class ResShift(InLatents, SuperResolver):
         super().on_load_checkpoint(checkpoint)
         self.dropped = checkpoint.get("perceptual_dropped", 0.0)
 
+    @property
+    def trained_with(self) -> dict[str, Any]:
+        """The process."""
+        return {"process": self.process.settings}
+
     def compare(self, weights: Weights) -> None:
         """Warn if the network was trained with another process, as far as the file names one."""
-        if weights.process is None:
-            return
-        found = differences(self.process.settings, ResidualShift(**weights.process).settings)
-        if found:
+        super().compare(weights)
+        known = weights.trained_with.get("process")
+        trained = None if known is None else settings_of(ResidualShift, known)
+        if trained is not None and (found := differences(self.process.settings, trained)):
             log.warning(
                 "model.init_args.process has %s, and %s was trained with %s: its outputs are wrong "
                 "here until it has been trained further",

@@ -39,18 +39,16 @@ class Weights:
         model: Class path of the model they belong to, or None for a file that is not ours.
         name: Name in results: the file's path, and whether EMA weights were used.
         frozen: Source of the weights of each frozen part.
-        timesteps: Range that a diffusion was trained on, end excluded; None if unknown.
-        schedule: Arguments of the schedule that it was trained with; None if unknown.
-        process: Arguments of the residual shift that it was trained with; None if unknown.
+        trained_with: What is known of ``ImageModel.trained_with`` when they were trained. Exported
+            files of earlier versions have the arguments of ``schedule`` and ``process`` as
+            configured, without defaults.
     """
 
     tensors: dict[str, Tensor]
     model: str | None
     name: str
     frozen: dict[str, str] = field(default_factory=dict)
-    timesteps: tuple[int, int] | None = None
-    schedule: dict[str, Any] | None = None
-    process: dict[str, Any] | None = None
+    trained_with: dict[str, Any] = field(default_factory=dict)
 
 
 def read_weights(path: str | Path) -> Weights:
@@ -77,23 +75,47 @@ def read_weights(path: str | Path) -> Weights:
         if EXPORTED not in about:
             return Weights(content, None, str(path))
         frozen = json.loads(about.get("frozen", "{}"))
-        arguments = json.loads(about.get("init_args", "{}"))
-        known = arguments.get("timesteps"), *(_of(arguments, n) for n in ("schedule", "process"))
-        return Weights(content, about.get("model"), str(path), frozen, *known)
+        settings = json.loads(about.get("trained_with", "null"))
+        if settings is None:  # of an earlier version
+            settings = _configured(json.loads(about.get("init_args", "{}")))
+        return Weights(content, about.get("model"), str(path), frozen, settings)
     if "pytorch-lightning_version" in content and isinstance(content.get("state_dict"), dict):
         ema = content.get("callbacks", {}).get("EMA")
         tensors = {**content["state_dict"], **(ema["weights"] if ema else {})}
         name = f"{path} (EMA)" if ema else str(path)
-        known = tuple(content.get(name) for name in ("timesteps", "schedule", "process"))
-        return Weights(tensors, content.get("model"), name, content.get("frozen", {}), *known)
+        settings = content.get("trained_with")
+        if settings is None:  # of an earlier version
+            settings = {k: content[k] for k in ("timesteps", "schedule", "process") if k in content}
+        return Weights(tensors, content.get("model"), name, content.get("frozen", {}), settings)
     return Weights(_state_dict(content, path), None, str(path))
 
 
-def _of(arguments: dict[str, Any], name: str) -> dict[str, Any] | None:
-    # Arguments of a part in those of a model; None if the model has no such part.
-    part = arguments.get(name)
-    own = part.get("init_args") if isinstance(part, dict) else None
-    return (own or {}) if name in arguments else None
+def _configured(arguments: dict[str, Any]) -> dict[str, Any]:
+    # What a model's arguments say of `ImageModel.trained_with`.
+    found: dict[str, Any] = {}
+    if arguments.get("timesteps") is not None:
+        found["timesteps"] = arguments["timesteps"]
+    for name in ("schedule", "process"):
+        if name in arguments:
+            part = arguments[name]
+            found[name] = (part.get("init_args") if isinstance(part, dict) else None) or {}
+    training = arguments.get("training")
+    if isinstance(training, dict) and isinstance(training.get("starts"), list):
+        found |= {"starts": training["starts"], "starting": training.get("starting", True)}
+    return found
+
+
+def settings_of(kind: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the ``settings`` of a process, with its defaults; None if they are unknown.
+
+    Args:
+        kind: Its class.
+        arguments: Some of its arguments, from a file. Those of a user's subclass are unknown here.
+    """
+    try:
+        return dict(kind(**arguments).settings)
+    except (TypeError, ValueError):
+        return None
 
 
 def differences(own: Mapping[str, Any], trained: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -48,6 +48,7 @@ class About(TypedDict):
     sha256: SHA-256 of that file; None without a file.
     step: Training steps; None if unknown.
     frozen: Sources of frozen parts that are not among the tensors, by part.
+    trained_with: Settings that the weights were trained with and tensors do not show.
     licences: Licences of published weights that the configuration names, by name.
     """
 
@@ -61,6 +62,7 @@ class About(TypedDict):
     sha256: str | None
     step: int | None
     frozen: dict[str, str]
+    trained_with: dict[str, Any]
     licences: dict[str, str]
 
 
@@ -86,6 +88,8 @@ def describe_export(model: ImageModel, origin: Origin) -> About:
         "sha256": None if origin.file is None else digest_of(origin.file),
         "step": None if origin.file is None else _step(origin.file),
         "frozen": sources(model),
+        # The file's own, where it names them: the configuration may be another one.
+        "trained_with": {**model.trained_with, **model.loaded_with},
         "licences": named,
     }
 

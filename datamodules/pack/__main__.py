@@ -14,11 +14,19 @@ from pathlib import Path
 from datamodules.files.decode import UnreadableImage, read_size
 from datamodules.files.pairs import misfit
 from datamodules.pack import cluster, joining, parts
-from datamodules.pack.inputs import Inputs, role_of
+from datamodules.pack.inputs import Inputs, pair_of
 from datamodules.pack.journal import Journal
-from datamodules.pack.options import check, inputs_of, job_of, parse, parse_size, settings_of
+from datamodules.pack.options import (
+    check,
+    check_used,
+    inputs_of,
+    job_of,
+    parse,
+    parse_size,
+    settings_of,
+)
 from datamodules.pack.packing import LOST, begin, pack
-from datamodules.pack.places import Entry, Place, TarMember
+from datamodules.pack.places import Entry, TarMember
 from datamodules.pack.report import Summary, write_report
 from datamodules.pack.web import Rows
 from datamodules.shards.writer import find_shards
@@ -87,6 +95,7 @@ def _end(summary: Summary, out: Path, name: str) -> int:
 
 def _inputs(options: argparse.Namespace, out: Path) -> Inputs:
     inputs = inputs_of(options)
+    check_used(options, inputs)
     if isinstance(inputs.entries, Rows):
         return inputs
     _check_apart(inputs.entries, out, options.name)
@@ -106,19 +115,12 @@ def _check_apart(entries: Sequence[Entry], out: Path, name: str) -> None:
             )
 
 
-def _pair(entry: Entry) -> list[Place]:
-    """Return the places of HR and LR; empty for an input without LR."""
-    by_role = {role_of(suffix): place for suffix, place in entry.members.items()}
-    large = by_role.get("hr.", by_role.get(""))
-    return [large, by_role["lr."]] if large is not None and "lr." in by_role else []
-
-
 def _check_scale(entries: Sequence[Entry], scale: float) -> None:
     """Raise early if the scale is wrong: if none of the first pairs fits, none will."""
     problems = []
-    for entry in [entry for entry in entries if _pair(entry)][:FIRST]:
+    for entry in [entry for entry in entries if pair_of(entry)][:FIRST]:
         try:
-            large, small = (read_size(io.BytesIO(place.read())) for place in _pair(entry))
+            large, small = (read_size(io.BytesIO(place.read())) for place in pair_of(entry))
         except (UnreadableImage, OSError):
             continue
         problem = misfit(large, small, scale)

@@ -216,6 +216,13 @@ def role_of(suffix: str) -> str | None:
     return role if extension in SUFFIXES or suffix in ROLES else None
 
 
+def pair_of(entry: Entry) -> list[Place]:
+    """Return the places of HR and LR; empty for an input without LR."""
+    by_role = {role_of(suffix): place for suffix, place in entry.members.items()}
+    large = by_role.get("hr.", by_role.get(""))
+    return [large, by_role["lr."]] if large is not None and "lr." in by_role else []
+
+
 def find_inputs(
     source: str,
     lr: str | None = None,
@@ -243,8 +250,8 @@ def find_inputs(
     for one in (source, lr or ""):
         if REMOTE.match(one) and not os.path.lexists(one):
             raise ValueError(f"{one} is remote: download it first, and pack the files")
-    path = Path(expand_path(source, "SOURCE"))
-    if is_table(path) or (not is_tars(source) and _is_list(path) and is_url_list(path)):
+    if kind_of(source) == ADDRESSES:
+        path = Path(expand_path(source, "SOURCE"))
         if lr is not None:
             raise ValueError(f"SOURCE {source!r} is a list of addresses, which have no --lr")
         return Inputs(Rows(path, *columns, fetch or Fetch()), [])
@@ -262,6 +269,25 @@ def find_inputs(
         pairs = match(large, small, (source, lr), lr_suffix).items()
         entries = [Entry(k, {f"hr.{a[0]}": a[1], f"lr.{b[0]}": b[1]}) for k, (a, b) in pairs]
     return _checked(entries, refused, source, shard_in_key)
+
+
+TARS, ADDRESSES, LIST, LMDB, IMAGES = (
+    *("tars", "a list of addresses", "a list of paths", "an LMDB", "a folder or a pattern"),
+)
+
+
+def kind_of(source: str) -> str:
+    """Return the kind of an existing source: ``TARS``, ``ADDRESSES``, and so on."""
+    path = Path(expand_path(source, "SOURCE"))
+    if is_table(path):
+        return ADDRESSES
+    if is_tars(source):
+        return TARS
+    if is_lmdb(path):
+        return LMDB
+    if not _is_list(path):
+        return IMAGES
+    return ADDRESSES if is_url_list(path) else LIST
 
 
 Member = tuple[str, Place]  # extension, or "" if only its bytes show it; place

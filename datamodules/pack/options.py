@@ -13,8 +13,19 @@ from typing import Any, NamedTuple
 from datamodules.files.pairs import with_scale
 from datamodules.files.paths import parse_bytes
 from datamodules.pack.images import KEEP, MAX_PIXELS, Recipe, parse_encoding
-from datamodules.pack.inputs import REMOTE, Inputs, find_inputs, is_tars
-from datamodules.pack.web import Fetch
+from datamodules.pack.inputs import (
+    ADDRESSES,
+    IMAGES,
+    LIST,
+    REMOTE,
+    TARS,
+    Inputs,
+    find_inputs,
+    is_tars,
+    kind_of,
+    pair_of,
+)
+from datamodules.pack.web import Fetch, Rows, is_table
 from datamodules.parts import parse_natural, parse_part, parse_positive
 from datamodules.workers import TIME_LIMIT, usable_cores
 from files.paths import expand_path
@@ -406,10 +417,66 @@ def check(options: argparse.Namespace) -> None:
             )
     if options.captions is not None and options.no_sidecars and not is_tars(options.source):
         raise ValueError("--captions reads the JSON beside images: drop --no-sidecars")
-    if options.root is not None and is_tars(options.source):
-        raise ValueError("--root applies to the paths in a text file, but SOURCE is tars: drop it")
-    if options.shard_in_key and not is_tars(options.source):
-        raise ValueError("--shard-in-key applies to tars, but SOURCE is not one: drop it")
+    # Tasks of Ray are workers themselves.
+    if "decode_timeout" in given_of(options) and options.workers == 0 and options.engine != "ray":
+        raise ValueError(
+            "--decode-timeout ends a worker, but --workers is 0: give 1 or more, or drop it"
+        )
+
+
+BESIDE, FETCHED = (IMAGES, LIST), (ADDRESSES,)
+APPLIES = {  # option: to which kinds of SOURCE, and what that is
+    "root": ((LIST,), "the paths in a text file"),
+    "shard_in_key": ((TARS,), "tars"),
+    "captions": ((*BESIDE, TARS, ADDRESSES), "JSON or a column of a table"),
+    "no_sidecars": (BESIDE, "text and JSON beside images"),
+    "url_column": (FETCHED, "a table of addresses"),
+    "max_bytes": (FETCHED, ADDRESSES),
+    "ignore_robots": (FETCHED, ADDRESSES),
+    "timeout": (FETCHED, ADDRESSES),
+    "retries": (FETCHED, ADDRESSES),
+    "stop_after": (FETCHED, ADDRESSES),
+    "connections": (FETCHED, ADDRESSES),
+}
+
+
+def given_of(options: argparse.Namespace) -> set[str]:
+    """Return the names of the options that differ from their defaults."""
+    usual = vars(parse([options.source, options.out]))
+    return {name for name, value in vars(options).items() if value != usual[name]}
+
+
+def check_used(options: argparse.Namespace, inputs: Inputs) -> None:
+    """Check that each given option applies to the inputs, and so has an effect.
+
+    Args:
+        options: The command line.
+        inputs: What it names.
+
+    Raises:
+        ValueError: If one has none.
+    """
+    kinds = [kind_of(source) for source in (options.source, options.lr) if source is not None]
+    given = given_of(options)
+    for name, (to, what) in APPLIES.items():
+        if name in given and not set(to) & set(kinds if name == "root" else kinds[:1]):
+            raise ValueError(
+                f"--{name.replace('_', '-')} applies to {what}, but SOURCE is {kinds[0]}: drop it"
+            )
+    if isinstance(inputs.entries, Rows):
+        plain = not is_table(inputs.entries.path)
+        if plain and ("captions" in given or "url_column" in given):
+            raise ValueError(
+                "--captions and --url-column name columns of a CSV or parquet file, but SOURCE is "
+                "a text file: drop them"
+            )
+    if options.scale is not None and (
+        isinstance(inputs.entries, Rows) or not any(map(pair_of, inputs.entries))
+    ):
+        raise ValueError(
+            "--scale applies to pairs, but SOURCE has no LR images: give theirs as --lr, or drop "
+            "--scale"
+        )
 
 
 def _check_grid(options: argparse.Namespace) -> None:

@@ -254,8 +254,9 @@ class UNet2D(Denoiser):
         tensors = bare_names(weights.tensors)
         own = part_of(tensors, "denoiser")
         load_strictly(self if own else self.unet, own or tensors, weights.name)
-        self.initial_source, self.trained_timesteps = weights.name, weights.timesteps
-        self.trained_schedule = weights.schedule
+        self.initial_source, known = weights.name, weights.trained_with
+        self.trained_timesteps = known.get("timesteps")
+        self.trained_schedule = known.get("schedule")
         self.trained_space = weights.frozen.get("space", "")
         if self.flags.frozen:
             self.source = f"{weights.name} {fingerprint(own or tensors)}"

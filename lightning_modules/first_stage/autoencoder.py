@@ -13,6 +13,7 @@ tolerates the errors of a diffusion; a constant weight of the adversarial loss; 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -87,8 +88,13 @@ class Autoencoder(Reconstruction):
     # ------------------------------------------------------------------------------------- training
 
     def generator_loss(self, batch: Batch) -> tuple[Tensor, Any]:
-        """Return the sum of pixel, divergence, perceptual and adversarial loss."""
+        """Return the sum of pixel, divergence, perceptual and adversarial loss.
+
+        With ``crops.scales`` sides may be any: images are cut to whole latents.
+        """
         hr = batch["hr"]
+        H, W = (side - side % self.space.factor for side in hr.shape[-2:])
+        hr = hr[..., :H, :W]
         mean, deviation = self.space.distribution(hr)
         z = mean if deviation is None else mean + deviation * torch.randn_like(mean)
         losses = {"commitment": self.commitment_weight * self.space.commitment(z)}
@@ -132,7 +138,7 @@ class Autoencoder(Reconstruction):
         # Before DDP copies the weights of rank 0, and EMA and the optimiser read them.
         if stage == "fit" and self.trainer.ckpt_path is None and self.weights_source is None:
             self.space.initialise(
-                torch.cat([batch["hr"] for batch in self.first_batches(INITIAL_BATCHES)])
+                alike([batch["hr"] for batch in self.first_batches(INITIAL_BATCHES)])
             )
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -141,3 +147,15 @@ class Autoencoder(Reconstruction):
         kept = {name: tensor for name, tensor in own if not name.startswith("space.")}
         found = self.space.official(tensors)
         return {**kept, **{f"space.{name}": tensor for name, tensor in found.items()}}
+
+
+def alike(batches: Sequence[Tensor]) -> Tensor:
+    """Join batches of images, cut to the least height and width, as ``crops.scales`` varies them.
+
+    Each image keeps its weight in statistics of patches.
+
+    Args:
+        batches: Each (B, 3, H, W).
+    """
+    H, W = (min(images.shape[side] for images in batches) for side in (-2, -1))
+    return torch.cat([images[..., :H, :W] for images in batches])

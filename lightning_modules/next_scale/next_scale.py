@@ -228,10 +228,10 @@ class Bitwise:
             1 - ``top_p``.
         guidance: Strength of classifier-free guidance; 1 for none.
         guidance_after: Number of blocks after which the two passes of guidance are mixed; by
-            default their logits are mixed.
+            default their logits are mixed. Only with guidance.
 
     Raises:
-        ValueError: If a number is out of range.
+        ValueError: If a number is out of range, or there is no guidance to mix.
     """
 
     tau: float = 0.5
@@ -244,6 +244,12 @@ class Bitwise:
             raise ValueError(
                 f"model.init_args.bits draws with tau {self.tau}, top_p {self.top_p} and guidance "
                 f"{self.guidance}; expected 0 or more, 0.5 to 1, and 1 or more"
+            )
+        if self.guidance == 1 and self.guidance_after is not None:
+            raise ValueError(
+                f"model.init_args.bits.init_args.guidance_after is {self.guidance_after}, and "
+                "guidance, whose passes it mixes, is 1: set guidance above 1, or leave "
+                "guidance_after out"
             )
 
     @property

@@ -10,6 +10,7 @@ import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ import torch
 from PIL import Image
 
 from commands import encode as encoding
+from commands.errors import ConfigurationError
 from datamodules.shards.writer import ShardWriter
 from datamodules.sources.latents import Latents
 from degradations.bicubic import Bicubic
-from lightning_modules.backbone.space import Taef2Space
+from lightning_modules.backbone.space import PixelSpace, Taef2Space
 from lightning_modules.latents import enlarged, latent_pair
 from lightning_modules.networks.autoencoders import taef2_decoder, taef2_encoder
 from lightning_modules.resshift import ResShift
@@ -201,6 +203,13 @@ def test_latents_of_another_autoencoder(work: Path, enlarger: Enlarger, refusal:
     save_halves(1)
     sentence = refusal(*fit())
     assert sentence.startswith("the latents of data.init_args.train were made by Taef2Space ")
+
+
+def test_whole_images_are_not_flipped() -> None:
+    command = encoding.Encode(encoding.EncodeOptions("out", flips="horizontal"))
+    model: Any = SimpleNamespace(space=PixelSpace(), scale=1)
+    with pytest.raises(ConfigurationError, match=r"flips is horizontal without --encode\.crop"):
+        command.on_fit_start(SimpleNamespace(world_size=1), model)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

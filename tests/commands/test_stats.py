@@ -55,7 +55,8 @@ def folder(tmp_path):
 
 
 def run(*words):
-    assert stats.main([str(word) for word in [*words, "--workers", "0"]]) == 0
+    here = () if "--finish" in words else ("--workers", "0")
+    assert stats.main([str(word) for word in [*words, *here]]) == 0
 
 
 def results(out):
@@ -220,7 +221,15 @@ def test_bad_input_is_said_in_a_sentence(folder, tmp_path, monkeypatch, words, s
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["set", "--part", "4/3"], ["set", "--part", "1/2", "--overwrite"], ["a", "--finish", "b"]],
+    [
+        *([], ["set", "--part", "4/3"], ["set", "--part", "1/2", "--overwrite"]),
+        *(
+            ["a", "--finish", "b"],
+            ["--finish", "b", "--out", "c"],
+            ["--finish", "b", "--workers=99"],
+        ),
+        *(["set", "--part", "1/2", "--near", "2"], ["set", "--workers=0", "--decode-timeout=9"]),
+    ],
 )
 def test_wrong_options_end_with_the_usage(words, capsys):
     with pytest.raises(SystemExit) as ended:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,6 +40,7 @@ from lightning_modules.networks.latent_lpips import LatentDistance, LatentLPIPS
 from lightning_modules.networks.noise_predictor import NoisePredictor
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.tiling import Tiling
+from lightning_modules.weights import Weights, read_weights
 from tests.lightning_modules.averaged import Averaged
 
 SMALL = {"widths": (32, 32), "layers": 1, "head_width": 16}
@@ -436,7 +438,7 @@ def test_a_base_that_was_trained_on_fewer_timesteps() -> None:
         check_reach(method)
 
 
-def saved(base: Diffusion, path: Path) -> Path:
+def saved(base: Any, path: Path) -> Path:
     checkpoint: Any = {"state_dict": base.state_dict(), "pytorch-lightning_version": "2"}
     base.on_save_checkpoint(checkpoint)
     torch.save(checkpoint, path)
@@ -459,7 +461,7 @@ def test_a_base_of_another_schedule_is_refused(named: bool, tmp_path: Path) -> N
     file = saved(trained, tmp_path / "base.ckpt")
     if not named:  # of an earlier version
         content = torch.load(file)
-        del content["schedule"]
+        del content["trained_with"]["schedule"]
         torch.save(content, file)
     fits = Schedule(betas="squaredcos_cap_v2", prediction="v_prediction", variance="exploding")
     for schedule in (None, fits):
@@ -485,6 +487,19 @@ def test_an_exported_base_names_its_schedule(tmp_path: Path) -> None:
         check_run(denoiser, PixelSpace(), Schedule(beta_start=beta_start))
         with pytest.raises(ValueError, match=r"trained with beta_start 0\.00"):
             check_run(denoiser, PixelSpace(), Schedule(beta_start=0.002))
+    denoiser.trained_schedule = {"gamma": 2}  # of a user's class: unknown
+    check_run(denoiser, PixelSpace(), Schedule())
+
+
+def test_checkpoints_and_exports_of_before_name_what_they_named(tmp_path: Path) -> None:
+    content: Any = {"pytorch-lightning_version": "2", "state_dict": {"a": torch.ones(1)}}
+    torch.save({**content, "timesteps": [0, 300]}, tmp_path / "old.ckpt")
+    assert read_weights(tmp_path / "old.ckpt").trained_with == {"timesteps": [0, 300]}
+    arguments = {"training": {"starts": [100]}, "process": None}
+    about = {"enlarger": "0", "init_args": json.dumps(arguments)}
+    save_file(content["state_dict"], tmp_path / "old.safetensors", about)
+    found = read_weights(tmp_path / "old.safetensors").trained_with
+    assert found == {"process": {}, "starts": [100], "starting": True}
 
 
 # --------------------------------------------------------------------------------- other scales
@@ -768,6 +783,45 @@ def test_released_files_of_predictor_and_discriminator(tmp_path: Path) -> None:
     wrong = invsr(discriminator=judge(), discriminator_weights="predictor.pth")
     with pytest.raises(ValueError, match=r"\(model\.init_args\.discriminator_weights\) do not fit"):
         wrong.load_parts(lambda _, name: tmp_path / name)
+
+
+def test_a_checkpoint_names_what_its_predictor_is_for(tmp_path: Path) -> None:
+    method = invsr(starts=[200, 100], starting=False)
+    method.load_weights(saved(method, tmp_path / "a.ckpt"))
+    assert method.loaded_with == {"starts": [200, 100], "starting": False}
+    assert invsr(starts="auto").trained_with == {}  # until they are measured
+
+
+@pytest.mark.parametrize(
+    ("options", "warned"),
+    [
+        ({"starts": [100]}, None),
+        ({"starts": [250, 100], "start": 100}, None),
+        ({}, r"at timesteps \[200\], and it was trained for \[100\]: .*starts to \[100\]"),
+        ({"start": "auto"}, r"at timesteps \[250, 200, 150\]"),
+        ({"starts": [250, 100], "starting": False}, None),  # to be trained for another use
+        ({"starts": "auto"}, None),  # the weights have the distance, or are refused
+    ],
+)
+def test_starts_that_the_weights_were_not_trained_for(
+    options: Any, warned: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    starts = {"starts": [100], "starting": True}
+    invsr(**options).compare(Weights({}, None, "a.ckpt", trained_with=starts))
+    assert bool(caplog.text) == bool(warned)
+    assert re.search(warned or "", caplog.text)
+
+
+def test_a_predictor_in_the_other_s_place(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = saved(invsr(starts=[200, 100], starting=False), tmp_path / "a.ckpt")
+    middle = {"solver": "predicted", "middle": predictor(), "middle_weights": "run"}
+    method = invsr(timesteps=[200, 100], **middle)
+    method.load_parts(lambda *_: path)
+    assert not caplog.text
+    method.compare(read_weights(path))
+    assert "training.starting false, and it predicts the noise at the start" in caplog.text
+    invsr(timesteps=[200, 150, 100], **middle).load_parts(lambda *_: path)
+    assert "at timesteps [150], and it was trained for [100]" in caplog.text
 
 
 def test_the_distance_is_looked_for_in_training_alone(tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
@@ -340,6 +343,18 @@ def test_weights_of_another_process_are_warned_about(tmp_path, caplog):
     ResShift(4.0, SwinUNet(**SMALL), PixelSpace()).load_weights(tmp_path / "a.ckpt")
     assert "init_args.process has steps 15, min_noise 0.04, and " in caplog.text
     assert "a.ckpt was trained with steps 4, min_noise 0.2: its outputs are wrong" in caplog.text
+
+
+def test_a_process_of_a_user_s_class_is_unknown(tmp_path, caplog):
+    about = {
+        **{"enlarger": "0", "model": "lightning_modules.ResShift"},
+        "init_args": json.dumps({"process": {"class_path": "my.Shift", "init_args": {"gamma": 2}}}),
+    }
+    method = ResShift(4.0, SwinUNet(**SMALL), PixelSpace())
+    tensors = {name: tensor.contiguous() for name, tensor in method.state_dict().items()}
+    save_file(tensors, tmp_path / "a.safetensors", about)
+    method.load_weights(tmp_path / "a.safetensors")
+    assert "init_args.process" not in caplog.text
 
 
 # ------------------------------------------------------------------------------------- the control

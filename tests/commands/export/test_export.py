@@ -29,6 +29,7 @@ from commands.run.weights import find_weights
 from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.library import Flags
+from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import KLSpace, PixelSpace
 from lightning_modules.controls.finetune import add_layers
 from lightning_modules.diffusion import Diffusion
@@ -180,6 +181,15 @@ def test_frozen_parts_are_named_where_they_have_a_source() -> None:
     found = exported_tensors(model)
     assert not own & found.keys()
     assert {n for n in found if n.startswith("denoiser.unet.")}
+
+
+def test_exports_name_what_the_weights_were_trained_with(tmp_path: Path) -> None:
+    model = Diffusion(1.0, wrapped("image", in_channels=3, out_channels=3), timesteps=(0, 300))
+    found = read_weights(written(model, tmp_path) / "model.safetensors").trained_with
+    assert found == {"timesteps": [0, 300], "schedule": Schedule().settings}
+    model.loaded_with = {"timesteps": [0, 200]}  # of a file, under another configuration
+    again = read_weights(written(model, tmp_path / "again") / "model.safetensors")
+    assert again.trained_with == {**found, "timesteps": [0, 200]}
 
 
 # ----------------------------------------------------------------------------------------- the card

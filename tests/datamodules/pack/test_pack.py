@@ -203,7 +203,6 @@ def test_nothing_but_refused_images(tmp_path, caplog):
         (["--restart-markers", "--encode", "webp"], "--encode is webp"),
         (["--restart-markers", "--crop", "8"], "--encode jpeg:97"),
         (["--captions", "text", "--no-sidecars"], "drop --no-sidecars"),
-        (["--shard-in-key"], "SOURCE is not one"),
         (["--min-side", "9", "--max-short-side", "8"], "it applies to the result"),
     ],
 )

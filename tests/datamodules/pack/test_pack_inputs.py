@@ -176,8 +176,53 @@ def test_what_does_not_go_with_a_list_of_pairs(tmp_path, caplog):
     (tmp_path / "list.txt").write_text("a.png, a.png")
     with pytest.raises(ValueError, match="lists HR and LR: give it as SOURCE, without --lr"):
         find_inputs(str(tmp_path / "list.txt"), str(tmp_path / "list.txt"))
-    assert pack.main(["a.tar", str(tmp_path / "out"), "--root", "b"]) == 2
-    assert "--root applies to the paths in a text file" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("source", "option", "words"),
+    [
+        (
+            "a.tar",
+            ["--root", "b"],
+            "--root applies to the paths in a text file, but SOURCE is tars",
+        ),
+        ("images", ["--root", "b"], "but SOURCE is a folder or a pattern: drop it"),
+        ("urls.txt", ["--root", "b"], "but SOURCE is a list of addresses: drop it"),
+        ("images", ["--shard-in-key"], "--shard-in-key applies to tars, but SOURCE is a folder"),
+        ("a.tar", ["--no-sidecars"], "--no-sidecars applies to text and JSON beside images, but"),
+        ("images", ["--url-column", "a"], "--url-column applies to a table of addresses, but"),
+        (
+            "list.txt",
+            ["--retries", "2"],
+            "--retries applies to a list of addresses, but SOURCE is a",
+        ),
+        ("urls.txt", ["--captions", "a"], "but SOURCE is a text file: drop them"),
+        (
+            "images",
+            ["--scale", "2"],
+            "SOURCE has no LR images: give theirs as --lr, or drop --scale",
+        ),
+        ("urls.txt", ["--scale", "2"], "SOURCE has no LR images: give theirs as --lr"),
+        ("images", ["--workers", "0", "--decode-timeout", "9"], "--workers is 0: give 1 or more"),
+    ],
+)
+def test_options_without_effect_are_refused(source, option, words, tmp_path, caplog):
+    save(tmp_path / "images" / "a.png")
+    (tmp_path / "list.txt").write_text("images/a.png\n")
+    (tmp_path / "urls.txt").write_text("http://localhost/a.png\n")
+    with tarfile.open(tmp_path / "a.tar", "w") as file:
+        file.add(tmp_path / "images" / "a.png", "a.png")
+    assert pack.main([str(tmp_path / source), str(tmp_path / "out"), *option]) == 2
+    assert words in caplog.text
+    assert not (tmp_path / "out").exists()
+
+
+def test_root_is_that_of_the_list_of_lr(tmp_path):
+    save(tmp_path / "hr" / "a.png", (8, 6))
+    save(tmp_path / "lr" / "a.png", (4, 3))
+    (tmp_path / "lr.txt").write_text("a.png\n")
+    lr = ["--lr", str(tmp_path / "lr.txt"), "--root", str(tmp_path / "lr"), "--scale", "2"]
+    assert pack.main([str(tmp_path / "hr"), str(tmp_path / "out"), *lr]) == 0
 
 
 def test_two_of_a_list_with_one_key(tmp_path):

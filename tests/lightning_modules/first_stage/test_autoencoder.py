@@ -114,6 +114,19 @@ def test_principal_components_are_the_best_linear_autoencoder() -> None:
     torch.testing.assert_close(z.std((0, 2, 3)), torch.ones(12), rtol=0.02, atol=0)
 
 
+def test_it_starts_from_batches_of_several_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with ``crops.scales``, whose sides need not be whole latents."""
+    method, given = autoencoder(), [images(), images(3, 24)[..., :22, :21]]
+    batches = [batch(hr=hr) for hr in given]
+    monkeypatch.setattr(method, "first_batches", lambda count: batches[:count])
+    method._trainer.ckpt_path = None
+    method.setup("fit")
+    z = method.space.encode(torch.cat([given[0], given[1][..., :16, :16]]))
+    assert z.mean((0, 2, 3)).abs().max() < 1e-3
+    for one in batches:
+        method.generator_loss(one)[0].backward()
+
+
 def test_larger_latents_are_standardised_again() -> None:
     network = PCAAutoencoder()
     network.initialise(images(8))

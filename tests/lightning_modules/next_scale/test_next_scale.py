@@ -131,7 +131,12 @@ class TestDrawn:
 
     def test_options_are_what_is_set(self):
         assert Bitwise().options == {}
-        assert Bitwise(tau=0.7, guidance_after=3).options == {"tau": 0.7, "guidance_after": 3}
+        guided = {"guidance": 4, "guidance_after": 3}
+        assert Bitwise(tau=0.7, **guided).options == {"tau": 0.7, **guided}
+
+    def test_without_guidance_there_is_nothing_to_mix(self):
+        with pytest.raises(ValueError, match=r"guidance_after is 3, and guidance, .* is 1: set"):
+            Bitwise(guidance_after=3)
 
 
 class TestSample:

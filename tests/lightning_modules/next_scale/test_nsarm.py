@@ -683,7 +683,10 @@ class TestWeights:
         (lambda: method(next_input_mode="bilinear"), "next_input_mode is 'bilinear'; .* trilinear"),
         (lambda: method(prompt="a cat"), "prompt is 'a cat', and an encoder is missing"),
         (lambda: method(prompt=" ", encoder=Classes(["a"])), "prompt is ' ', and it is empty"),
-        (lambda: method(bits=Bitwise(guidance_after=3)), "guidance_after is 3; .* 0 to 2"),
+        (
+            lambda: method(bits=Bitwise(guidance=2, guidance_after=3)),
+            "guidance_after is 3; .* 0 to 2",
+        ),
         (lambda: method(passes=[1]), r"passes is \[1\]; .* whose sum is 2"),
         (lambda: method(passes=[3, -1]), "numbers of at least 1"),
         (lambda: method(False, passes=[2]), r"passes is \[2\]"),
