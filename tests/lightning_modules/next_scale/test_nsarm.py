@@ -310,7 +310,7 @@ class TestDistillation:
                 optimizer.step()
                 found.append(model.logged["train/loss_scale_4"])
             losses.append(sum(found[-50:]) / 50)
-        assert losses[0] < losses[1] - 0.003, losses  # of the same draws
+        assert losses[0] < 0.99 * losses[1], losses  # of the same draws
 
 
 class TestChoicesThatAreNotThePapers:
