@@ -39,7 +39,15 @@ from lightning_modules.networks.liif import LIIF
 from lightning_modules.noise import Noise, Size, augmented, check_augmentation
 from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import ShiftSampler, ShiftSolver
-from lightning_modules.weights import bare_names, fingerprint, load_strictly, part_of, read_weights
+from lightning_modules.weights import (
+    Weights,
+    bare_names,
+    compare_part,
+    fingerprint,
+    load_strictly,
+    part_of,
+    read_weights,
+)
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -510,6 +518,27 @@ class CasArbi(SuperResolver):
         tensors = part_of(tensors, "network") if found.model else official(tensors)
         load_strictly(self.base, tensors, f"model.init_args.base_weights, {path},")
         self._name_base(found.name)
+
+    @property
+    def trained_with(self) -> dict[str, Any]:
+        """The process and the domain of the network; nothing without one."""
+        if self.network is None:
+            return {}
+        return {"process": self.process.settings, "domain": self.domain}
+
+    def compare(self, weights: Weights) -> None:
+        """Warn if the network was trained with another process, or in another domain."""
+        super().compare(weights)
+        if self.network is None:
+            return
+        compare_part(weights, "process", self.process)
+        domain = weights.trained_with.get("domain", self.domain)
+        if domain != self.domain:
+            log.warning(
+                "model.init_args.domain is %s, and %s was trained with %s: its outputs are wrong "
+                "here until it has been trained further",
+                *(self.domain, weights.name, domain),
+            )
 
     def load_weights(self, path: str | Path) -> None:
         """Load weights, and check sigma_r.

@@ -13,7 +13,6 @@ do so, but runs only with an autoencoder.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -31,12 +30,10 @@ from lightning_modules.noise import Noise
 from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import ShiftSampler, ShiftSolver
 from lightning_modules.sampling.tiling import padded
-from lightning_modules.weights import Weights, differences, settings_of
+from lightning_modules.weights import Weights, compare_part
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
-
-log = logging.getLogger(__name__)
 
 PerceptualTarget = Literal["round_trip", "hr"]
 
@@ -229,14 +226,7 @@ class ResShift(InLatents, SuperResolver):
     def compare(self, weights: Weights) -> None:
         """Warn if the network was trained with another process, as far as the file names one."""
         super().compare(weights)
-        known = weights.trained_with.get("process")
-        trained = None if known is None else settings_of(ResidualShift, known)
-        if trained is not None and (found := differences(self.process.settings, trained)):
-            log.warning(
-                "model.init_args.process has %s, and %s was trained with %s: its outputs are wrong "
-                "here until it has been trained further",
-                *(found[0], weights.name, found[1]),
-            )
+        compare_part(weights, "process", self.process)
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map a released file, which has only the network; the autoencoder stays."""

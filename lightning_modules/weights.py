@@ -130,6 +130,24 @@ def differences(own: Mapping[str, Any], trained: Mapping[str, Any]) -> tuple[str
     return (here, there) if apart else None
 
 
+def compare_part(weights: Weights, name: str, part: Any) -> None:
+    """Warn if weights were trained with another process or schedule, if their file names one.
+
+    Args:
+        weights: The weights.
+        name: The model's argument, as in ``ImageModel.trained_with``.
+        part: Its value here, which has ``settings``.
+    """
+    known = weights.trained_with.get(name)
+    trained = None if known is None else settings_of(type(part), known)
+    if trained is not None and (found := differences(part.settings, trained)):
+        log.warning(
+            "model.init_args.%s has %s, and %s was trained with %s: its outputs are wrong here "
+            "until it has been trained further",
+            *(name, found[0], weights.name, found[1]),
+        )
+
+
 def read_metadata(path: Path) -> dict[str, str]:
     """Return the metadata of a safetensors file; empty if it has none."""
     from safetensors import safe_open

@@ -206,6 +206,20 @@ def test_all_tiles_have_the_stages_of_their_image(side, count):
     assert len(stages(small["lr"], small["size"])) == 2
 
 
+def test_weights_of_another_process_or_domain_are_warned_about(tmp_path, caplog):
+    """Their tensors fit, and their outputs would be wrong without a word."""
+    made = method(domain="image")
+    checkpoint = {"state_dict": made.state_dict(), "pytorch-lightning_version": "2"}
+    made.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, tmp_path / "a.ckpt")
+    made.load_weights(tmp_path / "a.ckpt")
+    assert "init_args" not in caplog.text
+    method(process=ResidualShift(kappa=4)).load_weights(tmp_path / "a.ckpt")
+    assert "init_args.process has kappa 4, and " in caplog.text
+    assert "init_args.domain is residual, and " in caplog.text
+    assert "a.ckpt was trained with image: its outputs are wrong" in caplog.text
+
+
 def test_noise_belongs_to_the_image():
     given = batch(8, 8, (32, 32))
     made = method(0.5, timesteps=[14, 3])
