@@ -452,7 +452,9 @@ class CasArbi(SuperResolver):
         batches = self.first_batches(MEASURED)
         errors = [self._errors(batch["hr"], batch["lr"]) for batch in batches]
         # Without batches that are not finite, which `callbacks.Guard` leaves out of training.
-        everyones = cast(Tensor, self.all_gather(torch.stack(errors).nanmean(0)))
+        found = torch.stack(errors)
+        finite = found.where(found.isfinite(), torch.nan)
+        everyones = cast(Tensor, self.all_gather(finite.nanmean(0)))
         of_base, of_bicubic = everyones.view(-1, 2).mean(0).sqrt().tolist()
         if not of_base < WORSE * of_bicubic:
             raise ValueError(

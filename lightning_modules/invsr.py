@@ -505,7 +505,9 @@ class InvSR(InLatents, Adversarial):
             z, y = latent_pair(self.space, batch)
             errors.append((z - y).square().mean())
         # Without batches that are not finite, which `callbacks.Guard` leaves out of training.
-        return cast(Tensor, self.all_gather(torch.stack(errors).nanmean())).mean().sqrt()
+        found = torch.stack(errors)
+        finite = found.where(found.isfinite(), torch.nan)
+        return cast(Tensor, self.all_gather(finite.nanmean())).mean().sqrt()
 
     # ------------------------------------------------------------------------------------- training
 

@@ -16,7 +16,7 @@ from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import ImageModel
 from lightning_modules.noise import Noise
-from lightning_modules.weights import differences, same_weights, settings_of
+from lightning_modules.weights import apart, same_weights
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -162,7 +162,7 @@ def check_run(denoiser: UNet2D, space: Space, schedule: Schedule) -> None:
             f"model.init_args.denoiser_weights were trained with the autoencoder of {theirs}, and "
             f"model.init_args.space has {space.source or 'no weights'}: set the same"
         )
-    if found := _schedules_apart(denoiser, schedule):
+    if found := apart(schedule, denoiser.trained_schedule):
         raise ValueError(
             f"model.init_args.schedule has {found[0]}, and the base of denoiser_weights, "
             f"{denoiser.initial_source}, was trained with {found[1]}: set schedule to that"
@@ -170,27 +170,18 @@ def check_run(denoiser: UNet2D, space: Space, schedule: Schedule) -> None:
 
 
 def compare_schedule(denoiser: UNet2D, schedule: Schedule) -> None:
-    """Warn if the scheduler in the folder of the base is another one.
+    """Warn if the base was trained with another schedule, or its folder has another scheduler.
 
     Args:
         denoiser: The base.
         schedule: The schedule here.
     """
-    if found := _schedules_apart(denoiser, schedule):
+    if found := apart(schedule, denoiser.trained_schedule):
         log.warning(
-            "model.init_args.schedule has %s, and the scheduler beside model.init_args.denoiser, "
-            "%s, has %s: if the base was trained with the latter, it makes noise here",
+            "model.init_args.schedule has %s, and that of the base, %s, has %s: if the base was "
+            "trained with the latter, it makes noise until it has been trained further",
             *(found[0], denoiser.initial_source, found[1]),
         )
-
-
-def _schedules_apart(denoiser: UNet2D, schedule: Schedule) -> tuple[str, str] | None:
-    if denoiser.trained_schedule is None:
-        return None
-    # The variance is not the network's: it sees the same in both forms.
-    arguments = {k: v for k, v in denoiser.trained_schedule.items() if k != "variance"}
-    trained = settings_of(Schedule, arguments)
-    return None if trained is None else differences(schedule.settings, trained)
 
 
 def check_space(space: Space, other_key: str | None = None) -> None:

@@ -85,7 +85,7 @@ def read_weights(path: str | Path) -> Weights:
         name = f"{path} (EMA)" if ema else str(path)
         settings = content.get("trained_with")
         if settings is None:  # of an earlier version
-            settings = {k: content[k] for k in ("timesteps", "schedule", "process") if k in content}
+            settings = {k: content[k] for k in ("timesteps",) if k in content}
         return Weights(tensors, content.get("model"), name, content.get("frozen", {}), settings)
     return Weights(_state_dict(content, path), None, str(path))
 
@@ -130,6 +130,17 @@ def differences(own: Mapping[str, Any], trained: Mapping[str, Any]) -> tuple[str
     return (here, there) if apart else None
 
 
+def apart(part: Any, known: Mapping[str, Any] | None) -> tuple[str, str] | None:
+    """As ``differences``, of a process or schedule; None also if the other is unknown.
+
+    Args:
+        part: The one here, which has ``settings``.
+        known: Arguments of the one that weights were trained with.
+    """
+    trained = None if known is None else settings_of(type(part), known)
+    return None if trained is None else differences(part.settings, trained)
+
+
 def compare_part(weights: Weights, name: str, part: Any) -> None:
     """Warn if weights were trained with another process or schedule, if their file names one.
 
@@ -138,9 +149,7 @@ def compare_part(weights: Weights, name: str, part: Any) -> None:
         name: The model's argument, as in ``ImageModel.trained_with``.
         part: Its value here, which has ``settings``.
     """
-    known = weights.trained_with.get(name)
-    trained = None if known is None else settings_of(type(part), known)
-    if trained is not None and (found := differences(part.settings, trained)):
+    if found := apart(part, weights.trained_with.get(name)):
         log.warning(
             "model.init_args.%s has %s, and %s was trained with %s: its outputs are wrong here "
             "until it has been trained further",

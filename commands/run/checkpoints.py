@@ -356,8 +356,8 @@ class Checkpoints(Checkpoint):
             )
         elif not self._whole or gradients_pending(trainer) or self._ends_epoch(trainer):
             log.error(
-                "stopped in the middle of a step, which cannot be resumed: the previous checkpoint "
-                "remains"
+                "stopped in the middle of a step, or at an epoch's end, which cannot be resumed "
+                "from there: the previous checkpoint remains"
             )
         else:
             self._validation_due = bool(trainer.validating)

@@ -271,9 +271,8 @@ def find_inputs(
     return _checked(entries, refused, source, shard_in_key)
 
 
-TARS, ADDRESSES, LIST, LMDB, IMAGES = (
-    *("tars", "a list of addresses", "a list of paths", "an LMDB", "a folder or a pattern"),
-)
+TARS, ADDRESSES, LIST = "tars", "a list of addresses", "a list of paths"
+LMDB, IMAGES = "an LMDB", "a folder or a pattern"
 
 
 def kind_of(source: str) -> str:

@@ -410,7 +410,8 @@ class UNet3D(UNet2D):
 def _schedule_of(network: str, revision: str | None) -> Mapping[str, Any] | None:
     file = beside(network, "scheduler/scheduler_config.json", revision)
     if file is not None:
-        with suppress(ValueError, OSError):  # a process that no Schedule can have
+        # A process that no Schedule can have, or no configuration at all.
+        with suppress(ValueError, OSError, TypeError, AttributeError):
             return Schedule.from_config(file).settings
     return None
 

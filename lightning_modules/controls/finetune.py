@@ -24,6 +24,7 @@ from torch.nn import functional
 from lightning_modules.controls.larger import FromBase
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.captions import check_captions, drop_captions, training_images
+from lightning_modules.weights import Weights, compare_part
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -173,6 +174,16 @@ class FineTune(FromBase):
         with merged(self.denoiser.unet):
             z = self.direct(batch, size, self.trained_size(size), noise)
         return self.space.decode(z)
+
+    @property
+    def trained_with(self) -> dict[str, Any]:
+        """The schedule."""
+        return {"schedule": self.schedule.settings}
+
+    def compare(self, weights: Weights) -> None:
+        """Warn if the base was trained with another schedule."""
+        super().compare(weights)
+        compare_part(weights, "schedule", self.schedule)
 
     @property
     def trains(self) -> bool:

@@ -425,13 +425,14 @@ class FromBase(InLatents, Generator):
         super().load_parts(find)
         if self.denoiser_weights is not None:
             self.denoiser.load(find("denoiser_weights", self.denoiser_weights))
-            check_run(self.denoiser, self.space, self.schedule)
-            self._check_timesteps()
+            if self.base_frozen:  # what is trained further may get another process
+                check_run(self.denoiser, self.space, self.schedule)
+                self._check_timesteps()
             self._name_weights()
 
     def _check_timesteps(self) -> None:
         known = self.denoiser.trained_timesteps
-        if not self.base_frozen or known is None:
+        if known is None:
             return
         first, end = known
         if not first <= self.sampled[-1] <= self.sampled[0] < end:
@@ -448,8 +449,9 @@ class FromBase(InLatents, Generator):
             ValueError: If the base or the autoencoder has random weights.
         """
         super().setup(stage)
-        compare_schedule(self.denoiser, self.schedule)
         # If the base itself was trained, a test loads all weights from the run's checkpoint, and a
         # fit may start from those of another run.
         begins = stage == "fit" and self.weights_source is None
+        if self.base_frozen or begins:
+            compare_schedule(self.denoiser, self.schedule)
         check_trained(self.denoiser if self.base_frozen or begins else None, self.space)

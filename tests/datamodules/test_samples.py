@@ -221,7 +221,7 @@ class TestTurns:
 
     @given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 20), st.integers(0, 20))
     @settings(max_examples=60, deadline=None)
-    def test_continued(self, height, width, down, right):
+    def test_pad_symmetric(self, height, width, down, right):
         whole = random_image(height, width)
         got = pad_symmetric(whole, height + down, width + right)
         rows = [min(i % (2 * height), 2 * height - 1 - i % (2 * height)) for i in range(len(got))]

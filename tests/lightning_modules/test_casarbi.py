@@ -112,10 +112,11 @@ def test_the_network_sees_unit_deviation():
     torch.testing.assert_close(deviations, torch.ones(15), rtol=0.03, atol=0)
 
 
-def test_a_batch_that_is_not_finite_is_not_measured(monkeypatch):
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_batch_that_is_not_finite_is_not_measured(bad, monkeypatch):
     """``callbacks.Guard`` would leave it out of training."""
     made, given = method(), [batch(), batch(8, 8, (16, 16))]
-    broken = batch() | {"lr": torch.full((2, 3, 12, 8), torch.nan)}
+    broken = batch() | {"lr": torch.full((2, 3, 12, 8), bad)}
     monkeypatch.setattr(made, "all_gather", lambda value: value)
     measured = []
     for batches in (given, [broken, *given]):

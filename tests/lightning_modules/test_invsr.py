@@ -403,11 +403,12 @@ def test_no_start_hides_more_than_all_noise() -> None:
         starts_beyond(Schedule(variance="exploding"), 1000.0)
 
 
-def test_the_distance_is_that_of_the_first_batches(monkeypatch: Any) -> None:
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_the_distance_is_that_of_the_first_batches(bad: float, monkeypatch: Any) -> None:
     """Without one that is not finite, which ``callbacks.Guard`` would leave out."""
     method, given = invsr(starts="auto"), [batch(), batch(8, 8)]
     broken = batch()
-    broken["lr"] *= torch.nan
+    broken["hr"] = broken["hr"] + bad
     assert method.starts == ()
     with pytest.raises(ValueError, match=r"starts is auto, .*use a checkpoint of fit"):
         method.restore(batch(), Noise(torch.arange(2)))

@@ -67,7 +67,7 @@ def test_all_that_do_not_fit_are_logged(caplog):
     ]
 
 
-def test_names_are_folded_only_where_each_number_goes_with_each():
+def test_names_are_abbreviated_only_where_each_number_goes_with_each():
     every = [f"up.{i}.attn.{j}.w" for i in (0, 2, 3) for j in (0, 1)]
     assert abbreviated(every) == ["up.{0,2-3}.attn.{0-1}.w"]
     assert abbreviated(every[:-1]) == every[:-1]

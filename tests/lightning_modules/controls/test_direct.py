@@ -140,7 +140,7 @@ def test_the_scheduler_beside_a_base_is_compared(prediction, warned, tmp_path, c
     file.write_text(json.dumps({**config, "prediction_type": prediction}))
     denoiser = UNet2D(str(tmp_path), null_token="zero", flags=Flags(frozen=True))
     direct(denoiser=denoiser).setup("test")
-    expected = f"beside model.init_args.denoiser, {tmp_path}, has prediction v_prediction: if"
+    expected = f"that of the base, {tmp_path}, has prediction v_prediction: if"
     assert (expected in caplog.text) == warned
     assert len(caplog.records) == warned
 

@@ -13,6 +13,7 @@ from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.controls.direct import Direct
 from lightning_modules.controls.finetune import FineTune, LoRA, add_layers, merged, targets
+from lightning_modules.diffusion import Diffusion
 from lightning_modules.noise import Noise
 from tests.lightning_modules.backbone.unets import wrapped
 from tests.lightning_modules.sampling.test_clips import clips
@@ -254,3 +255,34 @@ def test_settings_that_do_not_fit():
     with pytest.raises(ValueError, match="a trained base is required"):
         random.setup("fit")
     random.setup("test")  # its own checkpoint has all weights
+
+
+V: Any = {"schedule": Schedule(prediction="v_prediction")}
+
+
+def test_a_base_that_is_trained_further_may_get_another_schedule(tmp_path, caplog):
+    """As for zero terminal SNR; an adapter of a frozen base may not."""
+    run = Diffusion(1.0, wrapped(null="learned"))
+    checkpoint = {"state_dict": run.state_dict(), "pytorch-lightning_version": "2"}
+    run.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, tmp_path / "base.ckpt")
+    method = whole(denoiser_weights="base", **V)
+    method.load_parts(lambda *_: tmp_path / "base.ckpt")
+    method.setup("fit")
+    assert "schedule has prediction v_prediction, and that of the base" in caplog.text
+    with pytest.raises(ValueError, match="was trained with prediction epsilon"):
+        frozen = made(LoRA, denoiser=base(), denoiser_weights="base", **V)
+        frozen.load_parts(lambda *_: tmp_path / "base.ckpt")
+
+
+def test_its_checkpoints_name_the_schedule(tmp_path, caplog):
+    method = whole(**V)
+    checkpoint = {"state_dict": method.state_dict(), "pytorch-lightning_version": "2"}
+    method.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, tmp_path / "a.ckpt")
+    whole(**V).load_weights(tmp_path / "a.ckpt")
+    assert "init_args.schedule" not in caplog.text
+    whole().load_weights(tmp_path / "a.ckpt")
+    assert "init_args.schedule has prediction epsilon, and" in caplog.text
+    with pytest.raises(ValueError, match="was trained with prediction v_prediction: set schedule"):
+        made(Direct, denoiser=base(), denoiser_weights="a").load_parts(lambda *_: tmp_path / "a.ckpt")

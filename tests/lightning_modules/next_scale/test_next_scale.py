@@ -41,7 +41,7 @@ def texts(count=2):
     return Text(features, torch.tensor([3, 1])[:count])
 
 
-class TestForced:
+class TestTeacherForcing:
     def test_inputs_are_what_was_said_and_bits_what_it_left_out(self):
         f = latent()
         found, total = teacher_forcing(f, SCALES), torch.zeros_like(f)
