@@ -270,8 +270,8 @@ def test_a_base_that_is_trained_further_may_get_another_schedule(tmp_path, caplo
     method.load_parts(lambda *_: tmp_path / "base.ckpt")
     method.setup("fit")
     assert "schedule has prediction v_prediction, and that of the base" in caplog.text
+    frozen = made(LoRA, denoiser=base(), denoiser_weights="base", **V)
     with pytest.raises(ValueError, match="was trained with prediction epsilon"):
-        frozen = made(LoRA, denoiser=base(), denoiser_weights="base", **V)
         frozen.load_parts(lambda *_: tmp_path / "base.ckpt")
 
 
@@ -284,5 +284,6 @@ def test_its_checkpoints_name_the_schedule(tmp_path, caplog):
     assert "init_args.schedule" not in caplog.text
     whole().load_weights(tmp_path / "a.ckpt")
     assert "init_args.schedule has prediction epsilon, and" in caplog.text
+    other = made(Direct, denoiser=base(), denoiser_weights="a")
     with pytest.raises(ValueError, match="was trained with prediction v_prediction: set schedule"):
-        made(Direct, denoiser=base(), denoiser_weights="a").load_parts(lambda *_: tmp_path / "a.ckpt")
+        other.load_parts(lambda *_: tmp_path / "a.ckpt")
