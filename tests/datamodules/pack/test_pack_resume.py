@@ -19,8 +19,10 @@ import pytest
 from datamodules.pack import __main__ as pack
 from datamodules.pack import packing
 from datamodules.pack.journal import Journal
+from datamodules.pack.report import Files
 from datamodules.shards import writer as shard_writer
 from datamodules.shards.index import build_index
+from files.owned import hidden
 from tests.conftest import REPO
 from tests.datamodules.image_files import save
 from tests.datamodules.pack.killed import STEP
@@ -97,6 +99,16 @@ for first in FIRST:
             print(kills, os.waitstatus_to_exitcode(status))
             break
 """
+
+
+def test_what_a_kill_left_of_the_report_is_removed(images, tmp_path):
+    assert run(images, tmp_path / "whole") == run(images, tmp_path / "out") == 1
+    files = Files.of(tmp_path / "out", "shard")
+    for path in (files.report, files.index):
+        assert path.is_file()
+        hidden(path).write_bytes(b"{")
+    assert run(images, tmp_path / "out") == 1
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
 @pytest.mark.slow
