@@ -21,7 +21,7 @@ def allow_kinds() -> None:
 
 
 class Shapes:
-    """The shapes for which something is compiled that torch compiles for each one anew.
+    """Decides which input shapes get a compiled form, where torch compiles each one separately.
 
     The first four with gradients, as in training, and the first four without, so that neither
     takes the other's places.

@@ -56,6 +56,7 @@ from lightning_modules.weights import (
     check_numbers,
     check_sources,
     check_tensors,
+    compare_part,
     loaded_apart,
     read_weights,
     recognised,
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from datamodules.base import Batch
 
 log = logging.getLogger(__name__)
+PROCESSES = {"process", "schedule"}  # arguments with `settings`
 
 
 class ImageModel(LightningModule, ABC):
@@ -328,16 +330,19 @@ class ImageModel(LightningModule, ABC):
     def trained_with(self) -> dict[str, Any]:
         """Settings that weights are trained with and tensors do not show, of plain types.
 
-        They are stored in checkpoints and exported files, for ``compare``.
+        They are stored in checkpoints and exported files, for ``compare``. ``process`` and
+        ``schedule`` are the ``settings`` of the attributes of these names.
         """
         return {}
 
     def compare(self, weights: Weights) -> None:
-        """Warn if weights were trained with settings that tensors do not show.
+        """Warn if weights were trained with another process or schedule, which tensors do not show.
 
         Args:
             weights: The weights that are about to be loaded.
         """
+        for name in PROCESSES & self.trained_with.keys():
+            compare_part(weights, name, getattr(self, name))
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map the tensors of the authors' file to this model's names.

@@ -42,7 +42,6 @@ from lightning_modules.sampling.solvers import ShiftSampler, ShiftSolver
 from lightning_modules.weights import (
     Weights,
     bare_names,
-    compare_part,
     fingerprint,
     load_strictly,
     part_of,
@@ -531,11 +530,8 @@ class CasArbi(SuperResolver):
     def compare(self, weights: Weights) -> None:
         """Warn if the network was trained with another process, or in another domain."""
         super().compare(weights)
-        if self.network is None:
-            return
-        compare_part(weights, "process", self.process)
         domain = weights.trained_with.get("domain", self.domain)
-        if domain != self.domain:
+        if self.network is not None and domain != self.domain:
             log.warning(
                 "model.init_args.domain is %s, and %s was trained with %s: its outputs are wrong "
                 "here until it has been trained further",

@@ -35,7 +35,6 @@ from lightning_modules.sampling.captions import (
     training_images,
 )
 from lightning_modules.sampling.solvers import ddim
-from lightning_modules.weights import Weights, compare_part
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -187,11 +186,6 @@ class Diffusion(InLatents, Generator):
     def trained_with(self) -> dict[str, Any]:
         """The trained timesteps, end excluded, and the schedule."""
         return {"timesteps": list(self.timesteps), "schedule": self.schedule.settings}
-
-    def compare(self, weights: Weights) -> None:
-        """Warn if the denoiser was trained with another schedule."""
-        super().compare(weights)
-        compare_part(weights, "schedule", self.schedule)
 
     def _check(self) -> None:
         if self.scale != int(self.scale):

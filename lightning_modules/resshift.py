@@ -30,7 +30,6 @@ from lightning_modules.noise import Noise
 from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import ShiftSampler, ShiftSolver
 from lightning_modules.sampling.tiling import padded
-from lightning_modules.weights import Weights, compare_part
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -222,11 +221,6 @@ class ResShift(InLatents, SuperResolver):
     def trained_with(self) -> dict[str, Any]:
         """The process."""
         return {"process": self.process.settings}
-
-    def compare(self, weights: Weights) -> None:
-        """Warn if the network was trained with another process, as far as the file names one."""
-        super().compare(weights)
-        compare_part(weights, "process", self.process)
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map a released file, which has only the network; the autoencoder stays."""

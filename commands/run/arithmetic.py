@@ -52,7 +52,7 @@ def arithmetic(
         benchmark = before[1]  # Lightning has set it if trainer.benchmark is given
         if asked.benchmark is None:
             crops = getattr(data, "crops", None)
-            one_size = getattr(crops, "scales", None) is None  # cuDNN chooses anew for each size
+            one_size = getattr(crops, "scales", None) is None  # cuDNN times each new size
             benchmark = not exact and (benchmark or (fast and one_size))
     # Torch has TF32 for convolutions by default, whatever the precision of matrix products.
     tf32 = before[2] and not exact and options.matmul_precision != "highest"

@@ -24,7 +24,6 @@ from torch.nn import functional
 from lightning_modules.controls.larger import FromBase
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.captions import check_captions, drop_captions, training_images
-from lightning_modules.weights import Weights, compare_part
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -179,11 +178,6 @@ class FineTune(FromBase):
     def trained_with(self) -> dict[str, Any]:
         """The schedule."""
         return {"schedule": self.schedule.settings}
-
-    def compare(self, weights: Weights) -> None:
-        """Warn if the base was trained with another schedule."""
-        super().compare(weights)
-        compare_part(weights, "schedule", self.schedule)
 
     @property
     def trains(self) -> bool:

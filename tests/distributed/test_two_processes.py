@@ -71,7 +71,7 @@ class NotesRates(Callback):
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_a_schedule_that_monitors_the_loss_is_one_for_both(tiny: Path) -> None:
-    """Each process logs the loss of its own crops, one of which may be a new best."""
+    """Each process logs the loss on its own crops; it may be a new best for one process only."""
     schedule = """{class_path: lightning.pytorch.cli.ReduceLROnPlateau, init_args: {
         monitor: train/loss, patience: 0, threshold: 0.1}}"""
     torchrun(

@@ -159,7 +159,7 @@ def test_compiled(kind: type[Running], compiled: list[Any]) -> None:
 
 
 class OfOneSize(Running):
-    """Compiled for each size anew."""
+    """A network that is compiled separately for each size."""
 
     any_size = False
 
