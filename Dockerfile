@@ -1,5 +1,5 @@
-# docker build --target cpu -t enlarger .           without CUDA, 2 GB
-# docker build --target cuda -t enlarger:cuda .     for NVIDIA GPUs, 9 GB
+# docker build --target cpu -t enlarger --build-arg COMMIT=$(git rev-parse HEAD) .         without CUDA, 2 GB
+# docker build --target cuda -t enlarger:cuda --build-arg COMMIT=$(git rev-parse HEAD) .   for NVIDIA GPUs, 9 GB
 # docs/jobs/container.md shows how to run them.
 FROM python:3.12-slim AS common
 # The versions of Debian's packages are the image's.
@@ -11,17 +11,28 @@ RUN apt-get update \
 ENV UV_LINK_MODE=copy UV_NO_CACHE=1 NO_ALBUMENTATIONS_UPDATE=1
 WORKDIR /enlarger
 
-FROM common AS cpu
+# The packages first: an edit of the code installs none of them again.
+FROM common AS dependencies
+COPY pyproject.toml constraints.txt Makefile README.md ./
+
+FROM dependencies AS cpu
+RUN make install TORCH=cpu EXTRAS=app,lmdb,onnx,s3,spandrel,video
 COPY . .
-RUN make install TORCH=cpu EXTRAS=lmdb,onnx,s3,spandrel,video
+RUN uv pip install --python .venv/bin/python --no-deps -e .
+# For results, because the image has no .git; last, since each commit changes it.
+ARG COMMIT=""
+ENV ENLARGER_COMMIT=$COMMIT
 ENV PATH=/enlarger/.venv/bin:$PATH
 WORKDIR /data
 ENTRYPOINT ["python", "/enlarger/main.py"]
 CMD ["--help"]
 
-FROM common AS cuda
+FROM dependencies AS cuda
+RUN make install EXTRAS=app,lmdb,onnx,s3,spandrel,video
 COPY . .
-RUN make install EXTRAS=lmdb,onnx,s3,spandrel,video
+RUN uv pip install --python .venv/bin/python --no-deps -e .
+ARG COMMIT=""
+ENV ENLARGER_COMMIT=$COMMIT
 ENV PATH=/enlarger/.venv/bin:$PATH
 WORKDIR /data
 ENTRYPOINT ["python", "/enlarger/main.py"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shlex
 import subprocess
@@ -19,7 +20,7 @@ class Provenance(TypedDict):
     """What wrote a file.
 
     command: As it was typed.
-    commit: The commit of the code, ``-dirty`` with local changes; None outside of git.
+    commit: The commit of the code, ``-dirty`` with local changes; None if unknown.
     versions: Versions of Python and of the packages that numbers depend on.
     arithmetic: Precision of float32 matrix products, and torch's other switches.
     """
@@ -47,7 +48,10 @@ def provenance() -> Provenance:
 
 
 def commit() -> str | None:
-    """Return the commit of the code in this folder."""
+    """Return the commit of the code in this folder.
+
+    A copy without git, as in a container, has it in the variable ``ENLARGER_COMMIT``.
+    """
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
@@ -58,7 +62,7 @@ def commit() -> str | None:
             check=True,
         )
     except (OSError, subprocess.SubprocessError):  # no git, or no checkout
-        return None
+        return os.environ.get("ENLARGER_COMMIT") or None
     return described.stdout.strip()
 
 

@@ -92,6 +92,21 @@ _ON_RUNS = ("report", "plot", "compare", "measure")
 _SPECIAL = {*"$~*?[]{},:"}  # characters of patterns, lists and addresses
 _CLASS = re.compile(r"(lightning_modules|datamodules|degradations|callbacks)\.([A-Z]\w*)")
 
+# Keys by the folder of configs/ whose files are their values, and by the room of such a class.
+_PARTS = {
+    "model": "model",
+    "lightning_modules": "model",
+    "data": "data",
+    "datamodules": "data",
+    "degradation": "degradation",
+    "degradations": "degradation",
+    "trainer": "trainer",
+    "callbacks": "trainer.callbacks",
+    "logger": "trainer.logger",
+    "augment": "data.crops.augment",
+    "backbone": "model.space",
+}
+
 # First parts of the commands' options.
 TOP = (
     *("config", "print_config", "help", "debug", "seed_everything", "ckpt_path"),
@@ -137,6 +152,7 @@ def refuse_typos(args: Sequence[str]) -> None:
             path = os.path.abspath(value)
             if value.endswith((".yaml", ".yml", ".json")) and not os.path.exists(path):
                 raise ConfigurationError(_no_file(f"File does not exist: {path!r}", first, []))
+            _refuse_part(value)
         _refuse_unknown_class(option[2:].rstrip("+"), value)
         is_image = option[2:].replace(".init_args.", ".") in _IMAGES
         if shipped and is_image and not re.fullmatch(r"(\w+\.)+[A-Z]\w*", value):  # a source
@@ -171,6 +187,23 @@ def _refuse_missing(key: str, path: str) -> None:
     near = difflib.get_close_matches(name, beside, n=1)
     meant = f"; did you mean {os.path.join(folder, near[0])!r}?" if near else ""
     raise ConfigurationError(f"{key} is {path!r}, which does not exist{meant}")
+
+
+def _refuse_part(file: str) -> None:
+    """Raise if a file holds the value of one key, such as a model, and is no configuration."""
+    path = Path(file)
+    if not path.is_file() or path.suffix not in CONFIGURATIONS:
+        return
+    classes = re.search(
+        r"^(?:- )?class_path: *(\w+)", path.read_text("utf-8", errors="replace"), re.MULTILINE
+    )
+    key = _PARTS.get(path.resolve().parent.name) or (classes and _PARTS.get(classes[1], "model"))
+    in_configs = CONFIGS in path.resolve().parents
+    if classes or (in_configs and key):
+        raise ConfigurationError(
+            f"{file} is the value of one key, not a configuration: give it to its key, as "
+            f"--{key} {file}"
+        )
 
 
 def _shipped(args: Sequence[str]) -> bool:
@@ -684,6 +717,8 @@ def _missing(leaf: str, where: str, class_path: str | None, typed: Sequence[str]
     if found is None:
         return None
     found = found.partition(". Got value: ")[0]
+    if where and not {word.partition("=")[0] for word in typed} & {"--config", "--model"}:
+        found, where, class_path = "model", "", None  # not what the default data module lacks
     if where == "data.init_args.degradation":
         return f"{where} is filled in from the top-level key degradation: write it there"
     # The parser puts the subcommand before a key: fit.data

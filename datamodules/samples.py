@@ -143,9 +143,14 @@ class Tally:
     def __init__(self, limit: float) -> None:
         self.limit = limit
         self.samples = 0  # of this process
-        self.failed = 0  # samples whose planned image was unreadable
-        self.reasons: Counter[str] = Counter()  # of all skipped images
+        self.planned: Counter[str] = Counter()  # of samples whose planned image was unreadable
+        self.reasons: Counter[str] = Counter()  # of all skipped images, replacements included
         self.images: dict[str, str] = {}  # message by key, of the first unreadable images
+
+    @property
+    def failed(self) -> int:
+        """Number of samples whose planned image was unreadable."""
+        return self.planned.total()
 
     @property
     def unreadable(self) -> int:
@@ -169,7 +174,7 @@ class Tally:
                 self._warn("skipped a training image, too small (%d so far): %s", image)
                 continue
             self._warn("skipped an unreadable training image (%d so far): %s", image)
-            self.failed += image.planned
+            self.planned[image.reason] += image.planned
             if len(self.images) < LISTED:
                 self.images.setdefault(image.key, image.message)
         if self.failed > self.limit * max(self.samples, LEAST):
@@ -177,7 +182,7 @@ class Tally:
 
     def summary(self) -> str:
         """Return the counts by reason; empty if there are none."""
-        return ", ".join(f"{reason} {count}" for reason, count in self.reasons.most_common())
+        return _listed(self.reasons)
 
     def _warn(self, message: str, image: Skipped) -> None:
         small = image.reason == SMALL
@@ -189,10 +194,14 @@ class Tally:
         of = max(self.samples, LEAST)
         return (
             f"{self.failed} of the {self.samples} training samples of this process so far could "
-            f"not be read ({self.summary()}), more than the {int(self.limit * of)} that "
+            f"not be read ({_listed(self.planned)}), more than the {int(self.limit * of)} that "
             f"data.init_args.crops.unreadable_limit allows ({self.limit:g} of {of}): fix these "
             "images, leave them out, or raise the limit:\n  " + "\n  ".join(self.images.values())
         )
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in counts.most_common() if count)
 
 
 ATTEMPTS = 300  # replacements tried before the run stops: 9 of 10 images may be too small

@@ -7,6 +7,9 @@ import re
 import subprocess
 import tomllib
 
+import pytest
+
+from callbacks.files import commit
 from tests.conftest import REPO
 
 DOCKERFILE = (REPO / "Dockerfile").read_text()
@@ -30,7 +33,7 @@ def test_it_installs_extras_that_there_are_by_make() -> None:
 
 def test_targets_are_those_of_the_page_and_of_the_development_container() -> None:
     stages = set(re.findall(r"^FROM \S+ AS (\w+)$", DOCKERFILE, re.MULTILINE))
-    assert stages == {"common", "cpu", "cuda"}
+    assert stages == {"common", "dependencies", "cpu", "cuda"}
     assert set(re.findall(r"--target (\w+)", PAGE)) == {"cpu", "cuda"}
     found = json.loads((REPO / ".devcontainer/devcontainer.json").read_text())
     assert found["build"]["target"] in stages
@@ -41,3 +44,11 @@ def test_what_is_run_is_there() -> None:
     named = re.findall(r'"/enlarger/(\S+?)"', DOCKERFILE) + re.findall(r" /enlarger/(\S+)", PAGE)
     assert "main.py" in named
     assert all((REPO / name).is_file() for name in named)
+
+
+def test_results_have_the_commit_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("ENLARGER_COMMIT", "0f1e2d")
+    assert commit() == "0f1e2d"
+    monkeypatch.delenv("ENLARGER_COMMIT")
+    assert commit() is None

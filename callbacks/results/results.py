@@ -237,15 +237,23 @@ def margins(callbacks: list[Callback]) -> list[str]:
             if "not_finite" in record or "not_finite" in control:
                 value, bicubic = _on_shared(metric, record["dataset"], value, bicubic)
             difference = value - bicubic
-            higher, verdict = metric.is_higher_better(record["metric"]), ""
-            if higher is not None:
-                better = (difference > 0) == higher and difference != 0
-                verdict = ", better" if better else ", not better"
+            verdict = ""
+            if (higher := metric.is_higher_better(record["metric"])) is not None:
+                verdict = _verdict(difference, higher)
             lines.append(
                 f"{record['dataset']} x{record['scale']:g}: {record['metric']} "
                 f"{value:.4f}, bicubic {bicubic:.4f}: {difference:+.4f}{verdict}"
             )
     return lines
+
+
+def _verdict(difference: float, higher_is_better: bool) -> str:
+    # Equal as printed is equal; numbers that are not finite are not comparable.
+    if not math.isfinite(difference):
+        return ""
+    if round(difference, 4) == 0:
+        return ", equal"
+    return ", better" if (difference > 0) == higher_is_better else ", worse"
 
 
 def _on_shared(metric: Metric, dataset: str, value: float, bicubic: float) -> tuple[float, float]:

@@ -19,6 +19,7 @@ BASES = {"ImageModel": "methods", "Loss": "losses"}  # what classes of a kind de
 HINTS = {
     "methods": "python main.py fit --model.help NAME",
     "networks": "python main.py fit --model lightning_modules.Regression --model.network.help NAME",
+    "parts": "model.space, model.denoiser, model.encoder, model.lr_scheduler: docs/methods",
     "losses": "model.losses of lightning_modules.RealESRGAN; docs/methods/real_esrgan.md",
     "degradations": "python main.py fit --degradation.help NAME",
     "datasets": "python main.py fit --data.train.help NAME",
@@ -151,7 +152,7 @@ def _kind_of(room: str, name: str, known: dict[str, _Class]) -> str:
         if one not in seen and one in known:
             seen.add(one)
             above += known[one].bases
-    return "networks"
+    return "networks" if stub(room).get(name, "networks").startswith("networks") else "parts"
 
 
 def _missing(name: str, known: dict[str, _Class]) -> frozenset[str]:

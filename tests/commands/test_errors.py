@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +13,14 @@ from typing import Any
 import pytest
 
 from commands.arguments.nested import refuse_nested_typos
-from commands.errors import TOP, ConfigurationError, _parameters, did_you_mean, refuse_typos
+from commands.errors import (
+    CONFIGS,
+    TOP,
+    ConfigurationError,
+    _parameters,
+    did_you_mean,
+    refuse_typos,
+)
 from commands.options import ROOMS, arguments, public_names
 from tests.commands import plugins_with_bugs
 from tests.conftest import REPO
@@ -664,6 +672,31 @@ def test_a_typo_is_answered_without_torch(
 )
 def test_what_the_parser_judges_better(typed: str) -> None:
     refuse_typos(typed.split())
+
+
+PARTS = [
+    *((path, f"--{path.parent.name}") for name in ("model", "data", "degradation", "trainer")
+      for path in sorted((CONFIGS / name).glob("*.yaml"))),
+    *((path, "--trainer.callbacks") for path in sorted((CONFIGS / "callbacks").glob("*.yaml"))),
+    *((path, "--trainer.logger") for path in sorted((CONFIGS / "logger").glob("*.yaml"))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "key"), PARTS, ids=lambda value: getattr(value, "name", value))
+def test_the_file_of_one_key_is_no_configuration(path: Path, key: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{key} {re.escape(str(path))}"):
+        refuse_typos(["fit", "--config", str(path)])
+
+
+@pytest.mark.parametrize("text", ["class_path: mine.Net\n", "# mine\n- class_path: mine.Net\n"])
+def test_the_users_file_of_one_class_is_no_configuration(tmp_path: Path, text: str) -> None:
+    (path := tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigurationError, match="--model"):
+        refuse_typos(["fit", f"--config={path}"])
+
+
+def test_without_a_model_the_model_is_missing(refusal: Refusal, tmp_path: Path) -> None:
+    assert refusal("predict", "--data.predict", tmp_path).startswith("missing model")
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,8 @@ class TestTally:
         tally = Tally(0.01)
         tally.add(10, [broken(n, planned=n < 10) for n in range(500)])
         assert tally.failed == 10
+        with pytest.raises(ValueError, match=r"11 of the 11 .* \(truncated 11\), more than"):
+            tally.add(1, [broken(500)])
 
     def test_small_ones_do_not_count(self):
         tally = Tally(0.0)

@@ -330,21 +330,26 @@ def test_fit_says_how_far_it_is_from_bicubic(tmp_path: Path, caplog: Any) -> Non
     run.fit(Tiny(), loader(), [loader()])
     lines = [r.getMessage() for r in caplog.records if "bicubic" in r.getMessage()]
     ours, bicubic = metric.records[0]["value"], metric.control_records[0]["value"]
-    compared = f"psnr {ours:.4f}, bicubic {bicubic:.4f}: {ours - bicubic:+.4f}, not better"
+    compared = f"psnr {ours:.4f}, bicubic {bicubic:.4f}: {ours - bicubic:+.4f}, worse"
     assert lines[-1] == f"step 2, tiny x2: {compared}"
     assert not (tmp_path / "results.json").exists()
 
 
 @pytest.mark.parametrize(
     ("higher", "value", "word"),
-    [(True, 2.0, "better"), (True, 0.5, "not"), (False, 0.5, "better"), (False, 2.0, "not")],
+    [
+        *((True, 2.0, ", better"), (True, 0.5, ", worse"), (False, 0.5, ", better")),
+        *((False, 2.0, ", worse"), (True, 1.00001, ", equal"), (True, math.nan, "")),
+        *((True, math.inf, ""), (False, 1.0, ", equal")),
+    ],
 )
 def test_better_is_higher_or_lower_by_the_metric(higher: bool, value: float, word: str) -> None:
     metric = PSNR(control=True)
     metric.higher_is_better = higher
     metric.records = [result(value=value)]  # type: ignore[list-item]
     metric.control_records = [result(value=1.0)]  # type: ignore[list-item]
-    assert f", {word}" in margins([metric])[0]
+    (line,) = margins([metric])
+    assert line.endswith(f"{value - 1:+.4f}{word}")
 
 
 def test_a_number_without_direction_is_neither_better_nor_worse() -> None:

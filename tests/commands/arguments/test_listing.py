@@ -53,9 +53,11 @@ def test_what_needs_no_torch_imports_none() -> None:
     assert run.returncode == 0
 
 
+KINDS = ("methods", "networks", "parts", "losses", "degradations", "datasets", "metrics")
+
+
 def test_each_public_name_is_listed_once() -> None:
-    kinds = ("methods", "networks", "losses", "degradations", "datasets", "metrics")
-    found = [entry.name for kind in kinds for entry in listing.entries(kind)]
+    found = [entry.name for kind in KINDS for entry in listing.entries(kind)]
     exported = [f"{room}.{name}" for room in listing.ROOMS for name in import_module(room).__all__]
     assert sorted(found) == sorted(exported)
     methods = {entry.name: entry.about for entry in listing.entries("methods")}
@@ -67,12 +69,15 @@ def test_each_public_name_is_listed_once() -> None:
     assert datasets["datamodules.Inputs"].startswith("A folder of LR images without HR references")
     degradations = {entry.name: entry.about for entry in listing.entries("degradations")}
     assert degradations["degradations.KorniaAugmentation"].endswith("does not move pixels")
+    networks = {entry.name.partition(".")[2] for entry in listing.entries("networks")}
+    assert "EDSR" in networks
+    assert networks.isdisjoint({"Schedule", "T5", "GAN", "WarmUp", "PixelSpace"})
     losses = {entry.name for entry in listing.entries("losses")}
     assert {"lightning_modules.L1", "lightning_modules.LDL"} <= losses
 
 
 def test_what_is_to_be_derived_from() -> None:
-    for kind in ("methods", "networks", "losses", "degradations", "datasets", "metrics"):
+    for kind in KINDS:
         named = {entry.name.partition(".")[::2] for entry in listing.entries(kind)}
         made = {(room, name): getattr(import_module(room), name) for room, name in named}
         bases = {".".join(key) for key, found in made.items() if inspect.isabstract(found)}
