@@ -15,7 +15,7 @@ from fractions import Fraction
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, final
 
 import torch
 import torch.distributed as dist
@@ -26,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from degradations.draws import seed_of
 from files.class_path import class_path
+from files.method import Method
 from lightning_modules.lightning_internals import writes_step
 from lightning_modules.noise import Noise, PlacedNoise, Size
 from lightning_modules.optimisation import (
@@ -71,7 +72,7 @@ log = logging.getLogger(__name__)
 PROCESSES = {"process", "schedule"}  # arguments with `settings`
 
 
-class ImageModel(LightningModule, ABC):
+class ImageModel(Method, LightningModule, ABC):
     """Base of all methods: the command line accepts any subclass.
 
     Args:
@@ -86,9 +87,6 @@ class ImageModel(LightningModule, ABC):
         ValueError: If ``scale`` is not a number of at least 1.
     """
 
-    # Prefixes of parts that only training needs, such as a discriminator. Weights and checkpoints
-    # with such parts also load into a model without them.
-    training_only: tuple[str, ...] = ()
     # Whether outputs can be computed with all weights in half precision, and whether these can be
     # trained: rounding would lose most of each step, except with an optimiser that keeps the rest.
     half_outputs = True
@@ -109,15 +107,12 @@ class ImageModel(LightningModule, ABC):
                 "set data.init_args.scale"
             )
         self.scale = float(scale)
-        self.optimizer, self.lr_scheduler, self.weights = optimizer, lr_scheduler, weights
+        self.initial_weights = weights
+        self._make_optimizer, self._make_schedule = optimizer, lr_scheduler
         self._in_batch = False  # of training
         self._logs_batch = False  # whether this batch's values go to Lightning
         self._unlogged: dict[str, tuple[Any, dict[str, Any]]] = {}  # values and arguments, by name
-        # The weights that were loaded; None while all are as initialised.
-        self.weights_source: str | None = None
         self.loaded_with: dict[str, Any] = {}  # what is known of their `trained_with`
-        self.noise_seed = 0  # the run's seed: selects the output of a stochastic method
-        self.drew_noise = False  # whether any output has depended on it so far
 
     @abstractmethod
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
@@ -130,6 +125,22 @@ class ImageModel(LightningModule, ABC):
         Returns:
             The loss, a scalar.
         """
+
+    @property
+    def default_steps(self) -> int | None:
+        """Sampling steps, which the page of ``app`` lets visitors change; None for none."""
+        return None
+
+    def arguments_for_steps(self, steps: int) -> dict[str, Any]:
+        """Return the constructor's arguments for another number of sampling steps.
+
+        Args:
+            steps: At least 1.
+
+        Raises:
+            ValueError: If the method cannot take so many.
+        """
+        return {"steps": steps}
 
     @property
     def needs_weights(self) -> bool:
@@ -203,10 +214,10 @@ class ImageModel(LightningModule, ABC):
                 f"{class_path(type(self))} has no trainable parameters: use test or predict, "
                 "or another model.class_path for fit"
             )
-        optimizer = optimizer_of(self.optimizer, trainable)
-        if self.lr_scheduler is None:
+        optimizer = optimizer_of(self._make_optimizer, trainable)
+        if self._make_schedule is None:
             return optimizer
-        schedule = schedule_of(self.lr_scheduler, optimizer)
+        schedule = schedule_of(self._make_schedule, optimizer)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_train_start(self) -> None:
@@ -514,8 +525,7 @@ class SuperResolver(ImageModel):
                 f"model.init_args.color_fix is {color_fix!r}; expected {', '.join(KINDS)}"
             )
         self.color_fix: ColorFix = color_fix
-        self.tiling = Tiling()  # the command line's group `tiling`
-        self.tiles = 1  # of the latest image
+        self._tiling, self._tile_count = Tiling(), 1
         self._side: int | None = None  # of its tiles, in LR pixels; None for no tiles
         self._together = False  # whether all processes make them
         self._whole: tuple[Size, Size] | None = None  # LR and output of the image that they are of
@@ -533,7 +543,23 @@ class SuperResolver(ImageModel):
         """
 
     @property
-    def options(self) -> dict[str, str | int | float]:
+    @final
+    def tiling(self) -> Tiling:
+        """How large images are cut into tiles: the command line's group ``tiling``."""
+        return self._tiling
+
+    @final
+    def set_tiling(self, tiling: Tiling) -> None:
+        """Set how large images are cut into tiles."""
+        self._tiling = tiling
+
+    @property
+    def tiles_are_shared(self) -> bool:
+        """Whether all processes make the tiles of each image of ``predict`` together."""
+        return self.tiling.together
+
+    @property
+    def output_settings(self) -> dict[str, str | int | float]:
         """Settings that change outputs of the same weights; they label results.
 
         Subclasses add their own.
@@ -614,7 +640,7 @@ class SuperResolver(ImageModel):
         return tiled(function, x, tile, overlap, *how)
 
     def _at_side(self, batch: Batch, side: int | None) -> Tensor:
-        self.tiles, self._side = 1, side
+        self._tile_count, self._side = 1, side
         h, w = batch["lr"].shape[-2:]
         if side and max(h, w) > side and self.tiling.where == "pixels":
             return self._in_pixel_tiles(batch, side)
@@ -646,7 +672,7 @@ class SuperResolver(ImageModel):
             size = mirrored.lr.shape[-2] * (H // h), mirrored.lr.shape[-1] * (W // w)
         inner = (mirrored.lr.shape[-2], mirrored.lr.shape[-1])
         tiles = grid(inner, size, side, self._overlap, self._window, unit)
-        self.tiles = len(tiles)
+        self._tile_count = len(tiles)
         trainer = self._trainer
         bar = trainer is not None and trainer.progress_bar_callback is not None
         first = trainer is None or trainer.is_global_zero
@@ -690,7 +716,7 @@ class SuperResolver(ImageModel):
 
     def _restored(self, batch: Batch, noise: Noise) -> Tensor:
         sr = self.restore(batch, noise)
-        self.drew_noise |= noise.drew
+        self._drew_noise |= noise.drew
         expected = (len(batch["lr"]), 3, *batch["size"])
         if sr.shape != expected:
             raise ValueError(
@@ -766,7 +792,7 @@ class Generator(ImageModel):
         batch = self._own_seeds(batch)
         noise = Noise(batch["seed"], self.device)
         images = self.generate(batch, noise)
-        self.drew_noise |= noise.drew
+        self._drew_noise |= noise.drew
         frames = (batch["frames"],) if "frames" in batch else ()
         expected = (len(batch["key"]), *frames, 3, *batch["size"])
         if images.shape != expected:

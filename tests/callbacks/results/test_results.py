@@ -7,7 +7,6 @@ import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from torch import Tensor
 from callbacks.metrics.pixels import PSNR, SSIM
 from callbacks.results.files import Result, columns, load_results, made_by, merge, write_results
 from callbacks.results.results import Results, margins, table, transposed_table
+from files.method import Method
 from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
 FILES = ("results.json", "images.json", "results.csv", "results_protocols.csv")
@@ -86,7 +86,11 @@ def test_only_what_is_measured_again_is_replaced(tmp_path: Path) -> None:
 def test_options_are_part_of_what_a_number_stands_for(
     weights: str | None, options: dict[str, Any], expected: str | None
 ) -> None:
-    assert made_by(SimpleNamespace(weights_source=weights, options=options)) == expected
+    class Made(Method):
+        weights_source = weights
+        output_settings = options  # type: ignore[assignment]
+
+    assert made_by(Made()) == expected
 
 
 @pytest.mark.parametrize(
