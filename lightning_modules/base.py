@@ -195,6 +195,9 @@ class ImageModel(Method, LightningModule, ABC):
                 f"it to {precision.removesuffix('true')}mixed"
             )
 
+    def configure_model(self) -> None:
+        """Do nothing: constructors make all parts. Lightning requires the hook to shard them."""
+
     # -------------------------------------------------------------------------------- optimisation
 
     def optimized(self) -> Sequence[Tensor] | Sequence[dict[str, Any]]:

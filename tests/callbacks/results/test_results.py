@@ -39,8 +39,10 @@ def result(**changes: Any) -> Result:
 
 
 def evaluated(root: Path, source: str | None = "a.ckpt", verb: str = "test") -> None:
-    model = Tiny()
-    model.weights_source = source  # type: ignore[assignment]
+    class Trained(Method, Tiny):
+        weights_source = source
+
+    model = Trained()
     run = trainer(root, PSNR(), SSIM(), Results())
     getattr(run, verb)(model, [loader(), loader(Images(3, "other", 4))], verbose=False)
 
