@@ -12,7 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
-from functools import partial
+from functools import partial, wraps
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, final
@@ -153,7 +153,7 @@ class ImageModel(Method, LightningModule, ABC):
         The degradation uses the images' seeds, which are the same in all runs. Another
         ``noise_seed`` therefore changes only what the method draws.
         """
-        seeds = [seed_of(self.noise_seed, "model", int(seed)) for seed in batch["seed"]]
+        seeds = [seed_of(self.noise_seed, "model", seed) for seed in seeds_of(batch).tolist()]
         return cast("Batch", {**batch, "seed": torch.tensor(seeds, dtype=torch.int64)})
 
     @torch.no_grad()
@@ -166,11 +166,26 @@ class ImageModel(Method, LightningModule, ABC):
             count: Maximum number of batches, on each rank.
         """
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not hasattr(data, "apart_from_training"):  # not ours
+            self.trainer.fit_loop.setup_data()
+            with torch.random.fork_rng(devices=[]):  # of which a loader takes its order
+                for batch in islice(self.trainer.train_dataloader, count):
+                    yield self.trainer.strategy.batch_to_device(batch, self.device)
+            return
         with data.apart_from_training():
             for batch in islice(data.train_dataloader(), count):
                 kept = {k: v for k, v in batch.items() if k not in ("skipped", "seconds")}
                 moved = data.transfer_batch_to_device(kept, self.device, 0)
                 yield data.on_after_batch_transfer(moved, 0)
+
+    # Lightning looks through `wraps`, or it would warn of data modules that have this hook, too.
+    @wraps(LightningModule.transfer_batch_to_device, assigned=())
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch of any DataLoader; ``seed`` stays on the host, where it is used."""
+        kept = {"seed": batch["seed"]} if isinstance(batch, dict) and "seed" in batch else {}
+        moving = {k: v for k, v in batch.items() if k not in kept} if kept else batch
+        moved = super().transfer_batch_to_device(moving, device, dataloader_idx)
+        return {**moved, **kept} if kept else moved
 
     def setup(self, stage: str) -> None:
         """Raise if weights are in half precision where they cannot be. Subclasses call super().
@@ -245,7 +260,7 @@ class ImageModel(Method, LightningModule, ABC):
         # With overfit_batches, repeated batches draw new noise in each epoch.
         repeated = getattr(trainer, "overfit_batches", 0)
         again = (self.trainer.current_epoch,) if repeated else ()
-        seed = seed_of("model", batch["seed"].numpy().tobytes(), *again)
+        seed = seed_of("model", seeds_of(batch).numpy().tobytes(), *again)
         # torch.manual_seed records the call stack each time while CUDA is not initialised.
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":
@@ -463,6 +478,24 @@ class ImageModel(Method, LightningModule, ABC):
         missing = [k for k in self.checkpoint_keys() if k not in state]
         check_tensors("the checkpoint", own, state, missing, lambda: self._explained(state))
         checkpoint["state_dict"] = {**own, **state}
+
+
+def seeds_of(batch: Any) -> Tensor:
+    """Return the seeds of a batch's samples, (B,) int64 on the host.
+
+    Args:
+        batch: A batch of any DataLoader.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    if "seed" not in batch:
+        raise ValueError(
+            "the batch has no seed: give each sample an integer, from which all of its noise "
+            "follows, or use datamodules.SRDataModule (docs/plugins/method.md lists what a batch "
+            "has)"
+        )
+    return torch.as_tensor(batch["seed"], dtype=torch.int64).cpu()
 
 
 def _around(name: str) -> list[str]:
