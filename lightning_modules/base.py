@@ -180,7 +180,9 @@ class ImageModel(Method, LightningModule, ABC):
 
     # Lightning looks through `wraps`, or it would warn of data modules that have this hook, too.
     @wraps(LightningModule.transfer_batch_to_device, assigned=())
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
         """Move a batch of any DataLoader; ``seed`` stays on the host, where it is used."""
         kept = {"seed": batch["seed"]} if isinstance(batch, dict) and "seed" in batch else {}
         moving = {k: v for k, v in batch.items() if k not in kept} if kept else batch
