@@ -241,7 +241,8 @@ class Enlarger:
             raise ValueError(
                 f"both scale {scale:g} and size {size} are given: leave one of them out"
             )
-        self.module.noise_seed, self.module.tiling = seed, tiling or Tiling()
+        self.module.set_noise_seed(seed)
+        self.module.set_tiling(tiling or Tiling())
         batch: Batch = {
             "key": ["image"],
             "seed": torch.tensor([seed_of("enlarger.enlarge")], dtype=torch.int64),
@@ -387,8 +388,8 @@ def _built(
     )
     if run is not None:
         load_trained(module, run, "load", None)
-    elif module.weights is not None:
-        module.load_weights(find_weights(module.weights, module.scale))
+    elif module.initial_weights is not None:
+        module.load_weights(find_weights(module.initial_weights, module.scale))
     elif module.needs_weights:
         raise ValueError(f"{type(module).__name__} needs trained weights: give weights=FILE")
     return module

@@ -20,6 +20,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
+from files.method import method_of
+
 Stage = Literal["val", "test"]
 
 
@@ -180,24 +182,13 @@ def predicted_dataset(trainer: Trainer, index: int) -> Any:
     return getattr(loader, "dataset", None)
 
 
-def steps_done(trainer: Trainer, pl_module: LightningModule) -> int:
-    """Return the main optimiser's updates; ``global_step`` also counts those of a second one."""
-    steps = getattr(pl_module, "steps", None)
-    return trainer.global_step if steps is None else int(steps)
-
-
 def accumulated(trainer: Trainer) -> int:
     """Return the batches per step; methods with two optimisers count them themselves."""
-    own = getattr(trainer.lightning_module, "accumulate", None)
-    return trainer.accumulate_grad_batches if own is None else int(own)
+    own = method_of(trainer.lightning_module).batches_per_step
+    return trainer.accumulate_grad_batches if own is None else own
 
 
 T = TypeVar("T")
-
-
-def together(method: LightningModule) -> bool:
-    """Return whether all processes enlarge each image of ``predict`` together."""
-    return bool(getattr(getattr(method, "tiling", None), "together", False))
 
 
 def gather(mine: T) -> list[T]:

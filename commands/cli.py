@@ -103,7 +103,7 @@ def evaluate_seeds(
     for number, seed in enumerate(seeds, start=1):
         if len(seeds) > 1:
             log.info("seed %d (%d of %d)", seed, number, len(seeds))
-        model.noise_seed = seed
+        model.set_noise_seed(seed)
         evaluate()
         if len(seeds) > 1 and not any(keeper.drew_noise for keeper in results):
             log.warning(
@@ -386,9 +386,9 @@ class EnlargerCLI(CommandsCLI):
         if self.fits:
             check_own_options(self.model, self.trainer)
             check_directions(self.trainer)
-        self.model.noise_seed = self.config[self.subcommand].seed_everything
+        self.model.set_noise_seed(self.config[self.subcommand].seed_everything)
         if isinstance(self.model, SuperResolver):
-            self.model.tiling = self.config_init[self.subcommand].tiling
+            self.model.set_tiling(self.config_init[self.subcommand].tiling)
         for callback in all_callbacks(self.trainer):
             if isinstance(callback, Checkpoints):
                 callback.resumed_from = self.resumed_from
@@ -402,7 +402,7 @@ class EnlargerCLI(CommandsCLI):
         if self.fits:
             if self.resumed_from is not None:
                 log.info("resuming the run in %s from %s", self.run.path, self.resumed_from)
-            given, begins = self.model.weights, self.resumed_from is None
+            given, begins = self.model.initial_weights, self.resumed_from is None
             if given is not None and (begins or freezes(self.model)):
                 self.model.load_weights(find_weights(given, self.model.scale))
             # Last: a refused start must not move the run.

@@ -53,6 +53,8 @@ from datamodules.sources.triplets import Triplets
 from degradations.draws import seed_of
 from files.owned import remove_file, remove_folder, remove_leftovers, write_whole
 from files.paths import expand_path
+from lightning_modules.backbone.condition import Texts
+from lightning_modules.latents import InLatents
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,12 @@ NAME = "latents"  # prefix of the shards' names
 VERSION = 1  # of encode.json
 
 
-def unit_of(model: Any) -> int:
+def caption_encoder(model: InLatents) -> Texts | None:
+    """Return the part that encodes captions, if the method has one."""
+    return next((part for part in model.children() if isinstance(part, Texts)), None)
+
+
+def unit_of(model: InLatents) -> int:
     """Return the HR pixels that sides must be a multiple of: whole latents, and whole LR pixels."""
     return int(np.lcm(model.space.factor, int(model.scale) if model.scale % 1 == 0 else 1))
 
@@ -219,8 +226,9 @@ class Encoding:
         model: The model on its device.
     """
 
-    def __init__(self, options: EncodeOptions, trainer: Trainer, model: Any) -> None:
+    def __init__(self, options: EncodeOptions, trainer: Trainer, model: InLatents) -> None:
         self.options, self.model, self.space = options, model, model.space
+        self.encoder = cast(Texts, caption_encoder(model))  # read with `texts` only
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self.source = data.train
         if isinstance(self.source, Latents | Triplets) or not len(self.source.keys):
@@ -312,7 +320,7 @@ class Encoding:
         images = {"count": len(self.source.keys), "digest": digest_of(self.source.keys)}
         lr = None if self.degradation is None else repr(self.degradation)
         if self.options.texts:
-            made["texts"] = self.model.encoder.source
+            made["texts"] = self.encoder.source
         if self.augment is not None:
             made["augment"] = repr(self.augment)
         return {**settings, **made, "images_of": images, "degradation": lr}
@@ -459,12 +467,12 @@ class Encoding:
                 members["png"] = _png(item["hr"])
         if self.degradation is not None:
             lr = (self.degradation(hr, seeds) * 255).round() / 255  # as it is stored
-            enlarged = self._raw(self.model.enlarged(lr, (hr.shape[-2], hr.shape[-1])))
+            enlarged = self._raw(self.model.enlarged_lr(lr, (hr.shape[-2], hr.shape[-1])))
             for members, image, z in zip(found, lr, enlarged, strict=True):
                 small = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()
                 members |= {"lr.png": _png(small), "lr_latent.npy": _npy(z, self.options.dtype)}
         if self.options.texts:
-            encoded: Any = self.model.encoder([item["text"] for item in batch])
+            encoded: Any = self.encoder([item["text"] for item in batch])
             for members, features, length in zip(found, *encoded, strict=True):
                 text = features[: int(length)].float().cpu()
                 members["text_features.npy"] = _npy(text, self.options.dtype)
@@ -609,8 +617,7 @@ class Encode(Callback):
             Checked: When done.
             ConfigurationError: If options, model and source do not fit.
         """
-        _check(self.options, trainer, pl_module)
-        encoding = Encoding(self.options, trainer, pl_module)
+        encoding = Encoding(self.options, trainer, _checked(self.options, trainer, pl_module))
         if trainer.world_size > 1:
             encoding.run_together(Together(trainer))
         else:
@@ -618,12 +625,12 @@ class Encode(Callback):
         raise Checked
 
 
-def _check(options: EncodeOptions, trainer: Trainer, model: Any) -> None:
-    space: Any = getattr(model, "space", None)
-    if not hasattr(space, "identity"):
+def _checked(options: EncodeOptions, trainer: Trainer, model: LightningModule) -> InLatents:
+    if not isinstance(model, InLatents):
         raise ConfigurationError(
             f"{type(model).__name__} has no model.init_args.space to encode with"
         )
+    space = model.space
     if not space.source and any(True for _ in space.parameters()):
         raise ConfigurationError(
             f"the autoencoder of model.init_args.space, {type(space).__name__}, has random "
@@ -653,13 +660,14 @@ def _check(options: EncodeOptions, trainer: Trainer, model: Any) -> None:
             f"--encode.flips is {options.flips} without --encode.crop, and whole images are not "
             "flipped: give --encode.crop, or drop it"
         )
-    encoder: Any = getattr(model, "encoder", None)
-    if options.texts and not (getattr(encoder, "reads", False) and encoder.source):
+    encoder = caption_encoder(model)
+    if options.texts and not (encoder and encoder.reads and encoder.source):
         raise ConfigurationError(
             f"--encode.texts requires a trained caption encoder, but {type(model).__name__} has "
             "none: set model.init_args.encoder to lightning_modules.T5"
         )
-    if options.pairs and not hasattr(model, "enlarged"):
+    if options.pairs and not model.pairs:
         raise ConfigurationError(
             f"{type(model).__name__} does not support --encode.pairs: it does not enlarge LR"
         )
+    return model

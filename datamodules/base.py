@@ -41,6 +41,7 @@ from datamodules.sources.triplets import TrainingTriplets, TripletImages, Triple
 from datamodules.sources.videos import VideoFrames, Videos
 from degradations.base import Degradation
 from degradations.pool import PairPool, Pairs
+from files.method import method_of
 
 
 def degradation_of(
@@ -631,8 +632,8 @@ class SRDataModule(LightningDataModule):
 
     def _together(self) -> bool:
         # Whether all processes enlarge each image together, so that each gets all images.
-        method = getattr(self.trainer, "lightning_module", None)
-        return getattr(getattr(method, "tiling", None), "together", False)
+        method = self.trainer.lightning_module if self.trainer else None
+        return method_of(method).tiles_are_shared
 
     def _position(self) -> tuple[int, int]:
         return position_of(self.trainer)

@@ -126,7 +126,12 @@ class Adversarial(SuperResolver):
         if index == MAIN and schedule is not None and self.trainer.global_step > before:
             self.lr_scheduler_step(schedule, None)
 
-    def counts(self, optimizer: torch.optim.Optimizer) -> bool:
+    @property
+    def batches_per_step(self) -> int:
+        """Batches whose gradients are accumulated."""
+        return self.accumulate
+
+    def is_step(self, optimizer: torch.optim.Optimizer) -> bool:
         """Whether this optimiser's updates are steps: only the main one's."""
         return optimizer is self.trainer.optimizers[MAIN]
 

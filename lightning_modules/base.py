@@ -12,10 +12,10 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
-from functools import partial
+from functools import partial, wraps
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, final
 
 import torch
 import torch.distributed as dist
@@ -26,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from degradations.draws import seed_of
 from files.class_path import class_path
+from files.method import Method
 from lightning_modules.lightning_internals import writes_step
 from lightning_modules.noise import Noise, PlacedNoise, Size
 from lightning_modules.optimisation import (
@@ -71,7 +72,7 @@ log = logging.getLogger(__name__)
 PROCESSES = {"process", "schedule"}  # arguments with `settings`
 
 
-class ImageModel(LightningModule, ABC):
+class ImageModel(Method, LightningModule, ABC):
     """Base of all methods: the command line accepts any subclass.
 
     Args:
@@ -86,9 +87,6 @@ class ImageModel(LightningModule, ABC):
         ValueError: If ``scale`` is not a number of at least 1.
     """
 
-    # Prefixes of parts that only training needs, such as a discriminator. Weights and checkpoints
-    # with such parts also load into a model without them.
-    training_only: tuple[str, ...] = ()
     # Whether outputs can be computed with all weights in half precision, and whether these can be
     # trained: rounding would lose most of each step, except with an optimiser that keeps the rest.
     half_outputs = True
@@ -109,15 +107,12 @@ class ImageModel(LightningModule, ABC):
                 "set data.init_args.scale"
             )
         self.scale = float(scale)
-        self.optimizer, self.lr_scheduler, self.weights = optimizer, lr_scheduler, weights
+        self.initial_weights = weights
+        self._make_optimizer, self._make_schedule = optimizer, lr_scheduler
         self._in_batch = False  # of training
         self._logs_batch = False  # whether this batch's values go to Lightning
         self._unlogged: dict[str, tuple[Any, dict[str, Any]]] = {}  # values and arguments, by name
-        # The weights that were loaded; None while all are as initialised.
-        self.weights_source: str | None = None
         self.loaded_with: dict[str, Any] = {}  # what is known of their `trained_with`
-        self.noise_seed = 0  # the run's seed: selects the output of a stochastic method
-        self.drew_noise = False  # whether any output has depended on it so far
 
     @abstractmethod
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
@@ -132,6 +127,22 @@ class ImageModel(LightningModule, ABC):
         """
 
     @property
+    def default_steps(self) -> int | None:
+        """Sampling steps, which the page of ``app`` lets visitors change; None for none."""
+        return None
+
+    def arguments_for_steps(self, steps: int) -> dict[str, Any]:
+        """Return the constructor's arguments for another number of sampling steps.
+
+        Args:
+            steps: At least 1.
+
+        Raises:
+            ValueError: If the method cannot take so many.
+        """
+        return {"steps": steps}
+
+    @property
     def needs_weights(self) -> bool:
         """Whether all weights are as initialised, so that outputs would be meaningless."""
         return self.weights_source is None and any(True for _ in self.parameters())
@@ -142,7 +153,7 @@ class ImageModel(LightningModule, ABC):
         The degradation uses the images' seeds, which are the same in all runs. Another
         ``noise_seed`` therefore changes only what the method draws.
         """
-        seeds = [seed_of(self.noise_seed, "model", int(seed)) for seed in batch["seed"]]
+        seeds = [seed_of(self.noise_seed, "model", seed) for seed in seeds_of(batch).tolist()]
         return cast("Batch", {**batch, "seed": torch.tensor(seeds, dtype=torch.int64)})
 
     @torch.no_grad()
@@ -155,11 +166,28 @@ class ImageModel(LightningModule, ABC):
             count: Maximum number of batches, on each rank.
         """
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not hasattr(data, "apart_from_training"):  # not ours
+            self.trainer.fit_loop.setup_data()
+            with torch.random.fork_rng(devices=[]):  # of which a loader takes its order
+                for batch in islice(self.trainer.train_dataloader, count):
+                    yield self.trainer.strategy.batch_to_device(batch, self.device)
+            return
         with data.apart_from_training():
             for batch in islice(data.train_dataloader(), count):
                 kept = {k: v for k, v in batch.items() if k not in ("skipped", "seconds")}
                 moved = data.transfer_batch_to_device(kept, self.device, 0)
                 yield data.on_after_batch_transfer(moved, 0)
+
+    # Lightning looks through `wraps`, or it would warn of data modules that have this hook, too.
+    @wraps(LightningModule.transfer_batch_to_device, assigned=())
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Move a batch of any DataLoader; ``seed`` stays on the host, where it is used."""
+        kept = {"seed": batch["seed"]} if isinstance(batch, dict) and "seed" in batch else {}
+        moving = {k: v for k, v in batch.items() if k not in kept} if kept else batch
+        moved = super().transfer_batch_to_device(moving, device, dataloader_idx)
+        return {**moved, **kept} if kept else moved
 
     def setup(self, stage: str) -> None:
         """Raise if weights are in half precision where they cannot be. Subclasses call super().
@@ -184,6 +212,9 @@ class ImageModel(LightningModule, ABC):
                 f"it to {precision.removesuffix('true')}mixed"
             )
 
+    def configure_model(self) -> None:
+        """Do nothing: constructors make all parts. Lightning requires the hook to shard them."""
+
     # -------------------------------------------------------------------------------- optimisation
 
     def optimized(self) -> Sequence[Tensor] | Sequence[dict[str, Any]]:
@@ -203,10 +234,10 @@ class ImageModel(LightningModule, ABC):
                 f"{class_path(type(self))} has no trainable parameters: use test or predict, "
                 "or another model.class_path for fit"
             )
-        optimizer = optimizer_of(self.optimizer, trainable)
-        if self.lr_scheduler is None:
+        optimizer = optimizer_of(self._make_optimizer, trainable)
+        if self._make_schedule is None:
             return optimizer
-        schedule = schedule_of(self.lr_scheduler, optimizer)
+        schedule = schedule_of(self._make_schedule, optimizer)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_train_start(self) -> None:
@@ -231,7 +262,7 @@ class ImageModel(LightningModule, ABC):
         # With overfit_batches, repeated batches draw new noise in each epoch.
         repeated = getattr(trainer, "overfit_batches", 0)
         again = (self.trainer.current_epoch,) if repeated else ()
-        seed = seed_of("model", batch["seed"].numpy().tobytes(), *again)
+        seed = seed_of("model", seeds_of(batch).numpy().tobytes(), *again)
         # torch.manual_seed records the call stack each time while CUDA is not initialised.
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":
@@ -451,6 +482,24 @@ class ImageModel(LightningModule, ABC):
         checkpoint["state_dict"] = {**own, **state}
 
 
+def seeds_of(batch: Any) -> Tensor:
+    """Return the seeds of a batch's samples, (B,) int64 on the host.
+
+    Args:
+        batch: A batch of any DataLoader.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    if "seed" not in batch:
+        raise ValueError(
+            "the batch has no seed: give each sample an integer, from which all of its noise "
+            "follows, or use datamodules.SRDataModule (docs/plugins/method.md lists what a batch "
+            "has)"
+        )
+    return torch.as_tensor(batch["seed"], dtype=torch.int64).cpu()
+
+
 def _around(name: str) -> list[str]:
     """Return the names of the modules around a tensor, from the inside to the root ("")."""
     parts = name.split(".")[:-1]
@@ -514,8 +563,7 @@ class SuperResolver(ImageModel):
                 f"model.init_args.color_fix is {color_fix!r}; expected {', '.join(KINDS)}"
             )
         self.color_fix: ColorFix = color_fix
-        self.tiling = Tiling()  # the command line's group `tiling`
-        self.tiles = 1  # of the latest image
+        self._tiling, self._tile_count = Tiling(), 1
         self._side: int | None = None  # of its tiles, in LR pixels; None for no tiles
         self._together = False  # whether all processes make them
         self._whole: tuple[Size, Size] | None = None  # LR and output of the image that they are of
@@ -533,7 +581,23 @@ class SuperResolver(ImageModel):
         """
 
     @property
-    def options(self) -> dict[str, str | int | float]:
+    @final
+    def tiling(self) -> Tiling:
+        """How large images are cut into tiles: the command line's group ``tiling``."""
+        return self._tiling
+
+    @final
+    def set_tiling(self, tiling: Tiling) -> None:
+        """Set how large images are cut into tiles."""
+        self._tiling = tiling
+
+    @property
+    def tiles_are_shared(self) -> bool:
+        """Whether all processes make the tiles of each image of ``predict`` together."""
+        return self.tiling.together
+
+    @property
+    def output_settings(self) -> dict[str, str | int | float]:
         """Settings that change outputs of the same weights; they label results.
 
         Subclasses add their own.
@@ -614,7 +678,7 @@ class SuperResolver(ImageModel):
         return tiled(function, x, tile, overlap, *how)
 
     def _at_side(self, batch: Batch, side: int | None) -> Tensor:
-        self.tiles, self._side = 1, side
+        self._tile_count, self._side = 1, side
         h, w = batch["lr"].shape[-2:]
         if side and max(h, w) > side and self.tiling.where == "pixels":
             return self._in_pixel_tiles(batch, side)
@@ -646,7 +710,7 @@ class SuperResolver(ImageModel):
             size = mirrored.lr.shape[-2] * (H // h), mirrored.lr.shape[-1] * (W // w)
         inner = (mirrored.lr.shape[-2], mirrored.lr.shape[-1])
         tiles = grid(inner, size, side, self._overlap, self._window, unit)
-        self.tiles = len(tiles)
+        self._tile_count = len(tiles)
         trainer = self._trainer
         bar = trainer is not None and trainer.progress_bar_callback is not None
         first = trainer is None or trainer.is_global_zero
@@ -690,7 +754,7 @@ class SuperResolver(ImageModel):
 
     def _restored(self, batch: Batch, noise: Noise) -> Tensor:
         sr = self.restore(batch, noise)
-        self.drew_noise |= noise.drew
+        self._drew_noise |= noise.drew
         expected = (len(batch["lr"]), 3, *batch["size"])
         if sr.shape != expected:
             raise ValueError(
@@ -766,7 +830,7 @@ class Generator(ImageModel):
         batch = self._own_seeds(batch)
         noise = Noise(batch["seed"], self.device)
         images = self.generate(batch, noise)
-        self.drew_noise |= noise.drew
+        self._drew_noise |= noise.drew
         frames = (batch["frames"],) if "frames" in batch else ()
         expected = (len(batch["key"]), *frames, 3, *batch["size"])
         if images.shape != expected:

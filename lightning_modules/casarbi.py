@@ -269,7 +269,7 @@ class CasArbi(SuperResolver):
         self._read: tuple[Tensor, int, float] | None = None  # sigma_r, its version, its value
 
     @property
-    def options(self) -> dict[str, str | int | float]:
+    def output_settings(self) -> dict[str, str | int | float]:
         """Settings of stages and sampling that are not defaults."""
         own: dict[str, str | int | float] = {
             **asdict(self.division),
@@ -280,7 +280,20 @@ class CasArbi(SuperResolver):
         usual = asdict(Stages()) | {"guidance": 0.0, "later_noise": 0.0}
         usual |= {"timesteps": "", "network": ""}
         changed = {k: v for k, v in own.items() if v != usual[k]}
-        return {**super().options, **changed, **self.sampler.options}
+        return {**super().output_settings, **changed, **self.sampler.options}
+
+    @property
+    def default_steps(self) -> int | None:
+        """Sampling steps; None without a network."""
+        return None if self.network is None else self.sampled.steps
+
+    def arguments_for_steps(self, steps: int) -> dict[str, Any]:
+        """Return timesteps that are spread evenly.
+
+        Raises:
+            ValueError: If the process has fewer.
+        """
+        return {"timesteps": self.process.spread(steps)}
 
     # ------------------------------------------------------------------------------------- training
 

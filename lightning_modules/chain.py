@@ -86,10 +86,11 @@ class Chain(NothingToTrain, SuperResolver):
             size = batch["size"] if last else (round(h * factor), round(w * factor))
             seeds = [seed_of(int(seed), "chain", number) for seed in batch["seed"]]
             given = {**batch, "size": size, "seed": torch.tensor(seeds)}
-            given["lr"], part.tiling = image.to(batch["lr"].dtype), self.tiling
+            given["lr"] = image.to(batch["lr"].dtype)
+            part.set_tiling(self.tiling)
             image = part.enlarge(cast("Batch", given), tiled)["sr"]
-            self.drew_noise |= part.drew_noise
-        self.tiles = max(part.tiles for part in self._methods)
+            self._drew_noise |= part.drew_noise
+        self._tile_count = max(part.tile_count or 1 for part in self._methods)
         return image
 
     @property
@@ -103,14 +104,14 @@ class Chain(NothingToTrain, SuperResolver):
         return any(part.needs_weights for part in self._methods)
 
     @property
-    def options(self) -> dict[str, str | int | float]:
+    def output_settings(self) -> dict[str, str | int | float]:
         """The parts, their weights and their own settings; they label results."""
         found: dict[str, str | int | float] = {}
         for number, part in enumerate(self._methods):
             name = f"{type(part).__name__} x{part.scale:g}"
             found[f"part{number}"] = " ".join(filter(None, (name, part.weights_source)))
-            found |= {f"part{number}.{key}": value for key, value in part.options.items()}
-        return super().options | found
+            found |= {f"part{number}.{key}": value for key, value in part.output_settings.items()}
+        return super().output_settings | found
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
         """Load the frozen parts and the weights of each method."""
@@ -118,8 +119,8 @@ class Chain(NothingToTrain, SuperResolver):
         for number, part in enumerate(self._methods):
             place = f"parts[{number}].init_args"
             part.load_parts(partial(_find_below, find, place))
-            if part.weights is not None:
-                name = part.weights.replace("{scale}", f"{part.scale:g}")
+            if part.initial_weights is not None:
+                name = part.initial_weights.replace("{scale}", f"{part.scale:g}")
                 part.load_weights(find(f"{place}.weights", name))
 
     def setup(self, stage: str) -> None:

@@ -458,7 +458,16 @@ class InvSR(InLatents, Adversarial):
     distance: Tensor  # of LR's latents from HR's, with `training.starts: auto`; 0 before measured
     training_only = ("discriminator.", "perceptual.")
     half_outputs = False
-    enlarged = staticmethod(enlarged)  # as `main.py encode` makes pairs
+    pairs = True
+
+    @property
+    def default_steps(self) -> int:
+        """Sampling steps."""
+        return self.sampling.steps
+
+    def arguments_for_steps(self, steps: int) -> dict[str, Any]:
+        """Return the group that has them."""
+        return {"sampling": {"steps": steps}}
 
     # --------------------------------------------------------------------------------------- starts
 
@@ -713,7 +722,7 @@ class InvSR(InLatents, Adversarial):
         return explicit(self.schedule.steps, found, first=1)
 
     @property
-    def options(self) -> dict[str, str | int | float]:
+    def output_settings(self) -> dict[str, str | int | float]:
         """Settings that change outputs: timesteps, solver, side of tiles and others."""
         options: dict[str, str | int | float] = {"timesteps": f"{self.sampling.steps} from auto"}
         if self.sampling.start != "auto":
@@ -734,7 +743,7 @@ class InvSR(InLatents, Adversarial):
             options["color_misaligned"] = "true"
         if self.patch != lr_side(None, self.scale):
             options["patch"] = self.patch
-        return {**super().options, **options}
+        return {**super().output_settings, **options}
 
     @property
     def multiple(self) -> int:

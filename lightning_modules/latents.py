@@ -35,10 +35,20 @@ class InLatents(ImageModel):
     """
 
     space: Space
+    pairs = False  # whether it trains on latents of HR and of LR, from `encode --encode.pairs`
 
     def __init__(self, scale: float, space_weights: str | None = None, **kwargs: Any) -> None:
         super().__init__(scale, **kwargs)
         self.space_weights = space_weights
+
+    def enlarged_lr(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return the image of the second latent of a pair, (B, 3, H, W).
+
+        Args:
+            lr: (B, 3, h, w) in [0, 1].
+            size: (H, W).
+        """
+        return enlarged(lr, size)
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
         """Load the autoencoder's weights. Subclasses must call super() first."""

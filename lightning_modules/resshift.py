@@ -111,13 +111,26 @@ class ResShift(InLatents, SuperResolver):
         self.perceptual_target = perceptual_target
         self.dropped: Tensor | float = 0.0  # steps without perceptual loss, on this rank
 
-    enlarged = staticmethod(enlarged)  # as `main.py encode` makes pairs
+    pairs = True
 
     @property
-    def options(self) -> dict[str, str | int | float]:
+    def default_steps(self) -> int:
+        """Sampling steps."""
+        return self.sampled.steps
+
+    def arguments_for_steps(self, steps: int) -> dict[str, Any]:
+        """Return timesteps that are spread evenly.
+
+        Raises:
+            ValueError: If the process has fewer.
+        """
+        return {"timesteps": self.process.spread(steps)}
+
+    @property
+    def output_settings(self) -> dict[str, str | int | float]:
         """Settings that change outputs and are not defaults."""
         own = {"timesteps": " ".join(map(str, self.timesteps))} if self.timesteps else {}
-        return {**super().options, **own, **self.sampler.options}
+        return {**super().output_settings, **own, **self.sampler.options}
 
     # ------------------------------------------------------------------------------------- training
 

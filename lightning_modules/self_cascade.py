@@ -567,9 +567,9 @@ class SelfCascade(FromBase):
         return self.upsampler
 
     @property
-    def options(self) -> dict[str, str | int | float]:
+    def output_settings(self) -> dict[str, str | int | float]:
         """Settings that change outputs, with K."""
-        return {"K": self.K, **super().options}
+        return {"K": self.K, **super().output_settings}
 
     def _settings(self) -> tuple[dict[str, Any], dict[str, Any]]:
         own, usual = super()._settings()

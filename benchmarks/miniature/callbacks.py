@@ -16,6 +16,7 @@ from callbacks.evaluation import output_image
 from callbacks.metrics.base import Measured, Metric, Record
 from callbacks.predict.files import Extras, write_image
 from callbacks.tensorboard import MetricProtocol
+from files.method import method_of
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -109,7 +110,7 @@ class KeepOutputs(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Write the images of one batch."""
-        folder, seed = Path(trainer.default_root_dir, OUTPUTS), getattr(pl_module, "noise_seed", 0)
+        folder, seed = Path(trainer.default_root_dir, OUTPUTS), method_of(pl_module).noise_seed
         for name, images in ((str(seed), output_image(outputs)), *((x, batch[x]) for x in INPUTS)):
             levels = (images.clamp(0, 1) * 255).round().to(torch.uint8).movedim(1, -1)
             for key, pixels in zip(batch["key"], levels.cpu().numpy(), strict=True):

@@ -95,7 +95,8 @@ def draw(model: CasArbi, batch: Batch, hr: Tensor, candidates: list[Candidate]) 
     near, consistent = PSNR(border=0), LRConsistency()
     psnr, lr, own, patches = [], [], [], []
     for model.division, seeds in candidates:
-        for model.noise_seed in seeds:
+        for seed in seeds:
+            model.set_noise_seed(seed)
             sr = model.enlarge(batch)["sr"]
             psnr.append(near.compute(sr, batch["hr"], batch))
             lr.append(consistent.compute(sr, batch["hr"], batch))

@@ -100,7 +100,7 @@ def enlarged(side: int, scale: int, size: int | None = None) -> dict[str, float]
     torch.manual_seed(SEED)
     model = Regression(scale, lambda factor: EDSR(factor, **SMALL)).eval()
     if size is not None:
-        model.tiling = Tiling(size=size)
+        model.set_tiling(Tiling(size=size))
     lr = torch.rand(1, 3, side // scale, side // scale)
     batch: Any = {"key": ["a"], "seed": torch.zeros(1, dtype=torch.int64), "size": (side, side)}
     before, begun = _peak_mb(), time.perf_counter()
@@ -110,7 +110,7 @@ def enlarged(side: int, scale: int, size: int | None = None) -> dict[str, float]
         "start_mb": before,
         "peak_mb": _peak_mb(),
         "seconds": round(time.perf_counter() - begun, 2),
-        "tiles": model.tiles,
+        "tiles": model.tile_count or 1,
     }
 
 
@@ -135,7 +135,7 @@ def seams_of(paths: list[Path]) -> dict[str, Any]:
         batch: Any = {"key": [path.stem], "seed": seeds, "size": size, "lr": lr}
         whole = _sr(model.test_step(batch, 0))
         for window in ("linear", "gaussian", "flat"):
-            model.tiling = Tiling(TILE, OVERLAP, window)
+            model.set_tiling(Tiling(TILE, OVERLAP, window))
             sr = _sr(model.predict_step(batch, 0))
             tiles = grid((lr.shape[-2], lr.shape[-1]), size, TILE, OVERLAP, window)
             error = 255 * (sr - whole).abs().max().item()

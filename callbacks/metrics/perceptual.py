@@ -83,17 +83,17 @@ class Network(nn.Module):
         # No download and no random numbers: all weights are replaced below.
         with warnings.catch_warnings(), torch.device("meta"):
             warnings.simplefilter("ignore")  # it calls torchvision in the old way
-            model: Any = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
+            network: Any = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
         backbone = load_features(NETS[net], path).state_dict()
-        state = {f"net.{k}": backbone[k.split(".", 1)[1]] for k in model.net.state_dict()}
+        state = {f"net.{k}": backbone[k.split(".", 1)[1]] for k in network.net.state_dict()}
         with as_file(files("lpips") / "weights" / "v0.1" / f"{net}.pth") as heads:
             linear = torch.load(heads, map_location="cpu", weights_only=True)
         for name, weight in linear.items():  # the package names each layer twice
             state |= {name: weight, f"lins.{name.removeprefix('lin')}": weight}
-        model.scaling_layer = type(model.scaling_layer)()  # its constants, off the meta device
-        state |= {f"scaling_layer.{k}": v for k, v in model.scaling_layer.state_dict().items()}
-        model.load_state_dict(state, strict=True, assign=True)
-        self.model = model.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+        network.scaling_layer = type(network.scaling_layer)()  # its constants, off the meta device
+        state |= {f"scaling_layer.{k}": v for k, v in network.scaling_layer.state_dict().items()}
+        network.load_state_dict(state, strict=True, assign=True)
+        self.model = network.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 
     def train(self, mode: bool = True) -> Network:
         """Stay in evaluation mode even if a model trains: linear layers have dropout."""

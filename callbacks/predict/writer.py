@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.evaluation import gather, output_image, predicted_dataset, together
+from callbacks.evaluation import gather, output_image, predicted_dataset
 from callbacks.files import commit
 from callbacks.predict.files import (
     EIGHT_BIT,
@@ -66,6 +66,7 @@ from callbacks.predict.videos import (
     remove_parts,
 )
 from files.class_path import class_path
+from files.method import method_of
 from files.owned import foreign, remove_file
 from files.paths import expand_path, size_and_time
 from files.video import VideoFrame
@@ -278,7 +279,7 @@ class Writer(Callback):
         self._to_join.clear()
         self._lost_videos.clear()
         self._abandon = _no_more
-        self._shared = trainer.world_size > 1 and not together(pl_module)
+        self._shared = trainer.world_size > 1 and not method_of(pl_module).tiles_are_shared
         self._root = self.output_folder(trainer)
         check_folder(self._root)
         datamodule: Any = getattr(trainer, "datamodule", None)
@@ -307,7 +308,7 @@ class Writer(Callback):
         check_folder(self._root, to_write=len(done) < len(keys))
         datamodule.skip_in_predict(done)
         if self._videos:
-            if not together(pl_module):  # else all processes need the same frames
+            if not method_of(pl_module).tiles_are_shared:  # else all processes need the same frames
                 self._abandon = datamodule.abandon_in_predict
             self._continued = self._begun(targets, done, trainer.is_global_zero)
             datamodule.continue_in_predict(self._continued)
@@ -333,7 +334,7 @@ class Writer(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Submit the images of one batch to the writing threads."""
-        if together(pl_module) and not trainer.is_global_zero:
+        if method_of(pl_module).tiles_are_shared and not trainer.is_global_zero:
             return  # all processes have this output
         dataset = predicted_dataset(trainer, dataloader_idx)
         keys = [key.removeprefix(f"{getattr(dataset, 'name', '')}/") for key in batch["key"]]
@@ -427,12 +428,12 @@ class Writer(Callback):
             own |= {"writer.format": self.format, "writer.fps": self.fps}
         made = RunProperties(
             model=class_path(type(pl_module)),
-            weights=getattr(pl_module, "weights_source", None),
+            weights=method_of(pl_module).weights_source,
             weights_digest=digest_of(pl_module),
             options={**options_of(self.config), **own},
             commit=commit(),
         )
-        return Predictions(self._root, made, int(getattr(pl_module, "noise_seed", 0)))
+        return Predictions(self._root, made, method_of(pl_module).noise_seed)
 
     def _name(self, key: str) -> str:
         if key in self._videos:
@@ -659,8 +660,7 @@ class Writer(Callback):
         return meta
 
     def _common(self, pl_module: LightningModule, batch: Any, used: Usage) -> Line:
-        lr, tiles = batch.get("lr"), getattr(pl_module, "tiles", None)
-        drew = getattr(pl_module, "drew_noise", False)
+        lr, method = batch.get("lr"), method_of(pl_module)
         device = pl_module.device
         cuda = device.type == "cuda"
         return Line(
@@ -668,8 +668,8 @@ class Writer(Callback):
             seconds=round(used.seconds, 6),
             peak_memory=used.peak_memory,
             device=torch.cuda.get_device_name(device) if cuda else device.type,
-            tiles=tiles if isinstance(tiles, int) else None,
-            seed=int(getattr(pl_module, "noise_seed", 0)) if drew else None,
+            tiles=method.tile_count,
+            seed=method.noise_seed if method.drew_noise else None,
         )
 
     def _submit(

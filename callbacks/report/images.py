@@ -33,7 +33,6 @@ from callbacks.evaluation import (
     evaluated_datasets,
     gather,
     output_image,
-    steps_done,
 )
 from callbacks.files import Provenance
 from callbacks.metrics.pixels import psnr, to_pixels
@@ -140,7 +139,7 @@ class SampleGrid(EvaluationCallback):
         rows = {key: rows[key] for key in self._wanted if key in rows}
         if not rows or not trainer.is_global_zero:
             return
-        image, step = compose(rows), steps_done(trainer, pl_module)
+        image, step = compose(rows), trainer.global_step
         name = f"{stage}-{step:08d}" if trainer.state.fn == TrainerFn.FITTING else stage
         path = Path(trainer.default_root_dir, "samples", f"{name}.png")
         try:

@@ -27,7 +27,6 @@ from callbacks.evaluation import (
     check_at_least,
     evaluated_datasets,
     gather_on_first,
-    steps_done,
 )
 from callbacks.files import Provenance, provenance
 from callbacks.metrics.base import ImageMetric, Metric
@@ -36,6 +35,7 @@ from callbacks.report.images import BICUBIC, Evaluation, ImageStore, ReportImage
 from callbacks.report.page import MEGABYTE, Limits, page
 from callbacks.report.runs import read_run, read_runs
 from callbacks.results.files import made_by, one_writer
+from files.method import method_of
 from files.owned import write_whole
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class Report(EvaluationCallback):
                 for record in metric.control_records:
                     self._bicubic[BICUBIC + metric.tag("val", record)] = record["value"]
         for logger in trainer.loggers if self._bicubic else ():
-            logger.log_metrics(self._bicubic, steps_done(trainer, pl_module))
+            logger.log_metrics(self._bicubic, trainer.global_step)
 
     def _bring_together(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.sanity_checking:
@@ -214,8 +214,8 @@ class Report(EvaluationCallback):
             "dataset": dataset.name,
             "scale": float(dataset.scale),
             "stage": stage,
-            "step": steps_done(trainer, pl_module),
-            "checkpoint": made_by(pl_module),
+            "step": trainer.global_step,
+            "checkpoint": made_by(method_of(pl_module)),
             "protocols": {m.name: m.protocol() for m in metrics if dataset.name in m.images},
             "images": kept,
         }

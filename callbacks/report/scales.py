@@ -7,7 +7,7 @@ import logging
 import math
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -21,34 +21,18 @@ from callbacks.evaluation import (
     check_at_least,
     evaluated_datasets,
     gather,
-    steps_done,
 )
 from callbacks.metrics.base import as_float64
 from callbacks.metrics.pixels import psnr, to_pixels
 from callbacks.predict.files import Extras, write_image
 from callbacks.report.images import Panel, compose, zoomed
+from files.method import BitwiseMethod
 from files.owned import write_whole
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
 
 log = logging.getLogger(__name__)
-
-
-class BitwiseModel(Protocol):
-    """The methods that a model needs."""
-
-    def bits_of(self, batch: Batch) -> list[Tensor] | None:
-        """Return (B, d, h_k, w_k) for each scale: the codes of the outputs; 0 without a prediction.
-
-        None for images that are not generated in one piece.
-        """
-
-    def decoded(self, total: Tensor) -> Tensor:
-        """Return (B, 3, H, W) in about [0, 1] of (B, d, h, w), the sum of codes at full size."""
-
-    def encoded(self, images: Tensor) -> Tensor:
-        """Return (B, d, h, w) of (B, 3, H, W), not quantised."""
 
 
 class ScaleReport(EvaluationCallback):
@@ -88,7 +72,7 @@ class ScaleReport(EvaluationCallback):
         self._found: list[tuple[str, dict[str, Any]]] = []  # dataset, and numbers of an image
 
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._active = hasattr(pl_module, "bits_of") and self._due(trainer)
+        self._active = isinstance(pl_module, BitwiseMethod) and self._due(trainer)
         datasets = evaluated_datasets(trainer)
         self._names = [dataset.name for dataset in datasets]
         self._wanted = [key for dataset in datasets for key in dataset.keys[: self.images]]
@@ -106,7 +90,7 @@ class ScaleReport(EvaluationCallback):
     ) -> None:
         if not self._active:
             return
-        model = cast(BitwiseModel, pl_module)
+        model = cast(BitwiseMethod, pl_module)
         measured, panels = list[dict[str, Any]](), dict[str, Tensor]()
         labels: list[str] = []
         for n, key in enumerate(batch["key"]):
@@ -148,7 +132,7 @@ class ScaleReport(EvaluationCallback):
             if each
         }
         if trainer.is_global_zero:
-            step = f"-{steps_done(trainer, pl_module):08d}"
+            step = f"-{trainer.global_step:08d}"
             name = stage + step * (trainer.state.fn == TrainerFn.FITTING)
             rows = {key: strips[key] for key in self._wanted if key in strips}
             try:

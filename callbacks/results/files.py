@@ -22,6 +22,7 @@ from callbacks.metrics.base import ImageMetric, Metric, Record
 from callbacks.tensorboard import MetricProtocol
 from degradations.draws import GAMMA
 from degradations.stages.noise import mixed, signed
+from files.method import Method
 from files.owned import move_aside, write_whole
 
 log = logging.getLogger(__name__)
@@ -56,14 +57,10 @@ class ResultsFile(Provenance):
     results: list[Result]
 
 
-def made_by(model: Any) -> str | None:
-    """Return a model's weights and the options that change its outputs, in one text.
-
-    Args:
-        model: A LightningModule; ours have ``weights_source`` and ``options``.
-    """
-    options: dict[str, Any] = getattr(model, "options", {})
-    parts = [getattr(model, "weights_source", None), *(f"{k} {v}" for k, v in options.items())]
+def made_by(method: Method) -> str | None:
+    """Return a method's weights and the settings that change its outputs, in one text."""
+    settings = method.output_settings.items()
+    parts = [method.weights_source, *(f"{k} {v}" for k, v in settings)]
     return ", ".join(part for part in parts if part) or None
 
 

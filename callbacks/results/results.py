@@ -18,7 +18,6 @@ from callbacks.evaluation import (
     all_callbacks,
     evaluated_datasets,
     gather,
-    steps_done,
     sync_states,
 )
 from callbacks.metrics.base import OUTPUT, ImageMetric, Measurements, Metric
@@ -44,6 +43,7 @@ from callbacks.results.files import (
     write_csv,
     write_results,
 )
+from files.method import Method, method_of
 
 
 class Evaluation(NamedTuple):
@@ -171,21 +171,22 @@ class Results(Callback):
             self._report(trainer, pl_module)
         elif not trainer.sanity_checking and trainer.is_global_zero:
             for line in margins(all_callbacks(trainer)):
-                log.info("step %d, %s", steps_done(trainer, pl_module), line)
+                log.info("step %d, %s", trainer.global_step, line)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Store and show the numbers of ``test``."""
         self._report(trainer, pl_module)
 
     def _report(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        method = method_of(pl_module)
         # On a process without images the method drew nothing.
-        self.drew_noise = any(gather(bool(getattr(pl_module, "drew_noise", False))))
+        self.drew_noise = any(gather(method.drew_noise))
         self._digests.join()
         sync_states(self._digests)
         if not trainer.is_global_zero:
             return
-        seed = int(getattr(pl_module, "noise_seed", 0)) if self.drew_noise else None
-        self._evaluations.append(_evaluation(trainer, pl_module, seed, self._digests))
+        seed = method.noise_seed if self.drew_noise else None
+        self._evaluations.append(_evaluation(trainer, method, seed, self._digests))
         results = over_seeds(self._evaluations)
         path = Path(trainer.default_root_dir, self.filename)
         if results:
@@ -204,10 +205,10 @@ class Results(Callback):
 
 
 def _evaluation(
-    trainer: Trainer, pl_module: LightningModule, seed: int | None, digests: Measurements
+    trainer: Trainer, method: Method, seed: int | None, digests: Measurements
 ) -> Evaluation:
     metrics = [c for c in all_callbacks(trainer) if isinstance(c, Metric)]
-    checkpoint = made_by(pl_module)
+    checkpoint = made_by(method)
     results: list[Result] = []
     for metric in metrics:
         for records, weights in ((metric.records, checkpoint), (metric.control_records, "bicubic")):

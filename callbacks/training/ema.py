@@ -16,8 +16,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from callbacks.evaluation import steps_done
 from callbacks.training.guard import when_judged
+from files.method import method_of
 
 
 class EMA(Callback):
@@ -72,7 +72,7 @@ class EMA(Callback):
             )
         state = self._loaded or self.state_dict()  # a second `fit` of this object continues, too
         self.track(pl_module)
-        self._step = steps_done(trainer, pl_module)
+        self._step = trainer.global_step
         if state:
             self._restore(state)
             if state["step"] != self._step:  # saved after a step, before its update (an exception)
@@ -91,7 +91,7 @@ class EMA(Callback):
         when_judged(trainer, partial(self._follow, trainer, pl_module))
 
     def _follow(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        step = steps_done(trainer, pl_module)
+        step = trainer.global_step
         if step != self._step:
             self._step = step
             self.update()
@@ -101,7 +101,7 @@ class EMA(Callback):
 
         Parts that only training uses, such as discriminators, are left out.
         """
-        left: tuple[str, ...] = getattr(module, "training_only", ())
+        left = method_of(module).training_only
         positions: dict[nn.Parameter, int] = {}
         self._index = {
             name: positions.setdefault(p, len(positions))

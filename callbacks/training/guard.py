@@ -38,8 +38,8 @@ from callbacks.evaluation import (
     check_at_least,
     gather,
     is_distributed,
-    steps_done,
 )
+from files.method import method_of
 
 
 class Loss(NamedTuple):
@@ -271,7 +271,7 @@ class Guard(Callback):
         self._losses, self._held, self._verdict = [], [], ""
         self._open, self._actions = None, []
         self._begins = True
-        self._log(trainer, steps_done(trainer, pl_module))
+        self._log(trainer, trainer.global_step)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -314,7 +314,7 @@ class Guard(Callback):
         """Judge the step, and skip it if necessary."""
         losses, self._losses = self._losses, []
         both = reduce_loss_and_square(losses, optimizer, trainer)
-        step = steps_done(trainer, pl_module)
+        step = trainer.global_step
         if _skips_itself(trainer, pl_module, optimizer) and not _read_at_once(trainer):
             bad = self._is_bad(both, copies(trainer))
             self._open = OpenStep(trainer, optimizer, both, bad, losses, step)
@@ -323,7 +323,7 @@ class Guard(Callback):
         norm = math.sqrt(square / copies(trainer))
         wrong = self._why_skip(loss, norm)
         if not wrong:
-            if _counts(pl_module, optimizer):
+            if method_of(pl_module).is_step(optimizer):
                 self._accept(norm)
             else:
                 self._statistics.keep()
@@ -332,7 +332,7 @@ class Guard(Callback):
         if math.isfinite(loss) and not math.isfinite(norm) and _seeks_its_scale(trainer):
             self._statistics.keep()  # the forward pass was finite
             return
-        counted = int(_counts(pl_module, optimizer))
+        counted = int(method_of(pl_module).is_step(optimizer))
         self._skip(trainer, step, wrong, losses, everywhere=math.isfinite(loss), counted=counted)
 
     # ----------------------------------------------------------------- a verdict that is read late
@@ -421,7 +421,7 @@ class Guard(Callback):
             progress: Any = loop.automatic_optimization.optim_progress.optimizer.step
         else:
             progress = loop.manual_optimization.optim_step_progress
-        if _counts(pl_module, optimizer):
+        if method_of(pl_module).is_step(optimizer):
             for count in (progress.total, progress.current):
                 count.ready -= 1
                 count.completed -= 1  # Lightning is about to add one
@@ -493,7 +493,7 @@ class Guard(Callback):
             finite = all(gather(finite))
         if not finite:
             raise ValueError(
-                f"the weights after step {steps_done(trainer, pl_module)} are not finite, so they "
+                f"the weights after step {trainer.global_step} are not finite, so they "
                 "are not saved and the checkpoint before them stands: lower the learning rate or "
                 "set trainer.gradient_clip_val, and run the same command again"
             )
@@ -548,12 +548,6 @@ def _read_at_once(trainer: Trainer) -> bool:
         or (most != -1 and trainer.global_step + 1 >= most)
         or any(isinstance(callback, ModelCheckpoint) for callback in all_callbacks(trainer))
     )
-
-
-def _counts(pl_module: LightningModule, optimizer: Any) -> bool:
-    # Methods with two optimisers define whose updates are steps; otherwise all are.
-    counts = getattr(pl_module, "counts", None)
-    return counts is None or bool(counts(optimizer))
 
 
 def _scaler(trainer: Trainer) -> Any:

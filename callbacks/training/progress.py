@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
-from callbacks.evaluation import accumulated, steps_done
+from callbacks.evaluation import accumulated
 
 log = logging.getLogger(__name__)
 REFRESH = 0.5  # seconds; reading the values for the bar waits for the device
@@ -56,13 +56,13 @@ class Progress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar at the run's current step."""
-        self._open("fit", _total_steps(trainer), "step", steps_done(trainer, pl_module))
+        self._open("fit", _total_steps(trainer), "step", trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Advance to the run's current step."""
-        self._advance(trainer, steps_done(trainer, pl_module))
+        self._advance(trainer, trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the bar."""

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from callbacks.evaluation import check_at_least, steps_done
+from callbacks.evaluation import check_at_least
 from callbacks.training.guard import when_judged
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ class Throughput(Callback):
         self._budget.count(saved=self._saved)
         self._saved = False
         self._images += len(batch["key"])
-        step = steps_done(trainer, pl_module)
+        step = trainer.global_step
         every_n = self.every_n_steps or trainer.log_every_n_steps  # type: ignore[attr-defined]
         if self._line is None:
             self._line = Timeline(trainer.strategy.root_device)
@@ -217,7 +217,7 @@ class Throughput(Callback):
         if self._line is None:
             return
         self._budget.add(self._line.read())
-        self._log(trainer, self._shares(), steps_done(trainer, pl_module))
+        self._log(trainer, self._shares(), trainer.global_step)
         if trainer.is_global_zero and (sentence := self._budget.sentence()):
             log.info("%s", sentence)
 
@@ -246,7 +246,7 @@ class Throughput(Callback):
             self._line.mark(part)
 
     def _report(self, trainer: Trainer, pl_module: LightningModule, every_n: int) -> None:
-        step = steps_done(trainer, pl_module)
+        step = trainer.global_step
         if self._line is None or step - self._step < every_n:
             return  # Guard left the last step out
         spent = self._line.read()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from enlarger import Enlarger
@@ -39,31 +39,10 @@ class Models:
         if self._loaded is None or self._loaded[0] != wanted:
             self._loaded = None  # frees its memory first
             model = enlarger.load(source, device=self.device)
-            self._own[source] = own = steps_of(model.module)
+            self._own[source] = own = model.module.default_steps
             if steps and own and steps != own:
-                changed = with_steps(model.module, steps)
+                changed = model.module.arguments_for_steps(steps)
                 del model
                 model = enlarger.load(source, device=self.device, **changed)
             self._loaded = (source, steps or own), model
         return self._loaded[1]
-
-
-def steps_of(method: Any) -> int | None:
-    """Return a method's number of sampling steps; None if it has none."""
-    if hasattr(method, "sampled"):  # residual shifting; CasArbi may have no network, and no steps
-        return None if method.network is None else int(method.sampled.steps)
-    return getattr(getattr(method, "sampling", method), "steps", None)
-
-
-def with_steps(method: Any, steps: int) -> dict[str, Any]:
-    """Return the arguments of ``enlarger.load`` for another number of sampling steps.
-
-    Raises:
-        ValueError: If the method cannot take so many.
-    """
-    if not hasattr(method, "sampled"):
-        return {"sampling": {"steps": steps}} if hasattr(method, "sampling") else {"steps": steps}
-    last = method.process.steps - 1
-    if not 2 <= steps <= last + 1:
-        raise ValueError(f"{type(method).__name__} takes 2 to {last + 1} steps, not {steps}")
-    return {"timesteps": [last - last * n // (steps - 1) for n in range(steps)]}

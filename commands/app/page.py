@@ -14,7 +14,7 @@ from PIL import Image
 
 import enlarger
 from callbacks.predict.files import GREY, Extras, encode
-from commands.app.models import Models, steps_of
+from commands.app.models import Models
 from datamodules.files.decode import decode
 from files.paths import IMAGE_EXTENSIONS
 from lightning_modules import Bicubic
@@ -73,7 +73,7 @@ def application(models: Models, megapixels: float = 50) -> Any:
     @in_page
     def choose(source: str) -> Iterator[Any]:
         model = models.load(source)
-        steps = steps_of(model.module)
+        steps = model.module.default_steps
         yield model.scale, gr.Number(steps, visible=steps is not None)
 
     @in_page

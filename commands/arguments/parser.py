@@ -42,6 +42,7 @@ from files.yaml_loader import (
     open_configurations_alone,
     strict_loader,
 )
+from lightning_modules.adversarial import Adversarial
 from lightning_modules.base import ImageModel
 
 MOST_SEED = 2**32 - 1  # of NumPy
@@ -394,7 +395,7 @@ def _keys(parser: Any) -> Iterator[str]:
                 yield from _keys(subparser)
 
 
-# The trainer's option: the method's own, and the trainer's default.
+# The trainer's option: that of an `Adversarial`, and the trainer's default.
 OWN = {"gradient_clip_val": ("clip", None), "accumulate_grad_batches": ("accumulate", 1)}
 
 
@@ -409,18 +410,19 @@ def check_own_options(model: ImageModel, trainer: Trainer) -> None:
         ConfigurationError: If such an option is set; the message names the method's own.
     """
     name = type(model).__name__
-    if not hasattr(model, "backbone") and any(
+    parts = {part for part, _ in model.named_children()}
+    if "backbone" not in parts and any(
         isinstance(callback, BackboneFinetuning) for callback in all_callbacks(trainer)
     ):
         raise ConfigurationError(
             f"trainer.callbacks has a BackboneFinetuning, but {name} has no attribute backbone "
             "that it could freeze: remove it"
         )
-    if model.automatic_optimization:
+    if not isinstance(model, Adversarial):
         return
     for flag, (own, default) in OWN.items():
         value = getattr(trainer, flag)
-        if value not in (default, 0) and hasattr(model, own):
+        if value not in (default, 0):
             raise ConfigurationError(
                 f"trainer.{flag} is {value}, and {name} steps its two optimisers "
                 f"itself: set model.init_args.{own} instead, and remove trainer.{flag}"

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 from torch import nn
 
-from callbacks.evaluation import all_callbacks, together
+from callbacks.evaluation import all_callbacks
 from callbacks.report.scalar_record import ScalarRecord
 from commands.distributed.preflight import Facts, room
 from commands.run.checkpoints import Checkpoints, SavesLast, checkpoints_of, gradients_pending
@@ -22,6 +22,7 @@ from commands.run.directions import check_directions, correct_restored
 from commands.run.files import list_checkpoints
 from commands.signals import Stopped
 from datamodules.base import SRDataModule
+from files.method import method_of
 
 if TYPE_CHECKING:
     from commands.distributed.heartbeat import Ranks
@@ -238,7 +239,7 @@ class Stops(SavesLast):
     ) -> None:
         """Leave before the next image; earlier ones are written."""
         received = self.ranks.signals.received
-        if self._agreement is not None and together(pl_module):
+        if self._agreement is not None and method_of(pl_module).tiles_are_shared:
             received = self._agreement.now(received)  # all make this image, or none
         if received:
             raise Stopped(received, "before its end")

@@ -347,7 +347,6 @@ class FullySharded(ModelParallelStrategy):
             fully_shard(network, mesh=mesh)
             for method in getattr(network, "called", ()):
                 register_fsdp_forward_method(network, method)
-        model.configure_model = _done  # type: ignore[method-assign]  # Lightning requires it
         super().setup(trainer)
 
     def load_checkpoint(
@@ -437,7 +436,3 @@ def _has_parameters(module: nn.Module) -> bool:
 
 def _contiguous(value: Any) -> Any:
     return value.contiguous() if isinstance(value, torch.Tensor) else value
-
-
-def _done() -> None:
-    return

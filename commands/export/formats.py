@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from commands.errors import ConfigurationError
 from lightning_modules.base import ImageModel, SuperResolver
+from lightning_modules.one_pass.one_pass import OnePass
 from lightning_modules.weights import read_weights, sources
 
 if TYPE_CHECKING:
@@ -101,12 +102,11 @@ def check_community(model: ImageModel) -> None:
     Raises:
         ConfigurationError: If so.
     """
-    network = getattr(model, "network", None)
-    if not hasattr(network, "community"):
-        what = type(network or model).__name__
+    part = model.network if isinstance(model, OnePass) else model
+    if not hasattr(part, "community"):
         raise ConfigurationError(
-            f"{what} is no network that spandrel reads (RRDBNet, SRVGGNetCompact, Spandrel): "
-            "remove --export.community"
+            f"{type(part).__name__} is no network that spandrel reads (RRDBNet, SRVGGNetCompact, "
+            "Spandrel): remove --export.community"
         )
 
 
@@ -160,8 +160,8 @@ def backbones(model: ImageModel) -> dict[str, Any]:
     return {last[k] if counts[last[k]] == 1 else k: network for k, network in found.items()}
 
 
-def _of_diffusers(module: nn.Module) -> bool:
-    return type(module).__module__.startswith("diffusers.") and hasattr(module, "save_pretrained")
+def _of_diffusers(part: nn.Module) -> bool:
+    return type(part).__module__.startswith("diffusers.") and hasattr(part, "save_pretrained")
 
 
 def write_backbones(model: ImageModel, folder: Path) -> list[str]:
@@ -334,7 +334,7 @@ def _photos(shape: tuple[int, int, int]) -> Tensor:
 
 
 def _untraced(model: ImageModel, error: Exception) -> str:
-    network = type(getattr(model, "network", model)).__name__
+    network = type(model.network if isinstance(model, OnePass) else model).__name__
     reason = next(iter(str(error).splitlines()), type(error).__name__)
     return (
         f"{network} cannot be traced to ONNX of any height and width ({reason}): remove "

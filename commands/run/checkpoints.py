@@ -50,6 +50,7 @@ from commands.run.files import (
     write_whole,
 )
 from commands.signals import Stopped
+from files.method import method_of
 from files.owned import remove_file
 
 
@@ -112,7 +113,7 @@ def correct_logged_step(trainer: Trainer, pl_module: LightningModule) -> None:
 
     Lightning's is one ahead after a step that ``Guard`` left out, and after some resumes.
     """
-    if pl_module.automatic_optimization or hasattr(pl_module, "counts"):
+    if pl_module.automatic_optimization or method_of(pl_module).batches_per_step is not None:
         set_logged_step(trainer)
 
 

@@ -265,7 +265,7 @@ def load_trained(
     Raises:
         ConfigurationError: If there are no trained weights.
     """
-    given = model.weights
+    given = model.initial_weights
     if given is not None and freezes(model):
         model.load_weights(find_weights(given, model.scale))
     trained = None if ckpt_path is not None or _is_result(given, run) else run.trained_weights()

@@ -121,6 +121,20 @@ class ResidualShift:
         fewer.timesteps = [self.timesteps[t] for t in kept]
         return fewer
 
+    def spread(self, steps: int) -> list[int]:
+        """Return timesteps for ``respaced``, spread evenly.
+
+        Args:
+            steps: Number of timesteps.
+
+        Raises:
+            ValueError: If it is below 2, or there are fewer.
+        """
+        if not 2 <= steps <= self.steps:
+            raise ValueError(f"the process takes 2 to {self.steps} steps, not {steps}")
+        last = self.steps - 1
+        return [last - last * n // (steps - 1) for n in range(steps)]
+
     def _set_etas(self, etas: Tensor) -> None:
         self.etas = etas  # (T,) float64
         self._tables = Table(etas), Table(self.kappa * etas.sqrt())

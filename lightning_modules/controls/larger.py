@@ -388,7 +388,7 @@ class FromBase(InLatents, Generator):
         return False
 
     @property
-    def options(self) -> dict[str, str | int | float]:
+    def output_settings(self) -> dict[str, str | int | float]:
         """Settings that change outputs of the same weights; they label results."""
         own, usual = self._settings()
         apart = {k: v for k, v in own.items() if k not in usual or v != usual[k]}

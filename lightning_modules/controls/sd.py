@@ -98,7 +98,7 @@ class SDSR(Direct):
         weights = self.upscaler.weights_source
         own["upscaler"] = " ".join(filter(None, (type(self.upscaler).__name__, weights)))
         own["upscaler_scale"] = self.upscaler_scale
-        own |= {f"upscaler.{key}": value for key, value in self.upscaler.options.items()}
+        own |= {f"upscaler.{key}": value for key, value in self.upscaler.output_settings.items()}
         return own, {**usual, "upscaler_scale": None}
 
     def train(self, mode: bool = True) -> SDSR:
@@ -204,10 +204,15 @@ class SDUpscale(NothingToTrain, SuperResolver):
         return mirrored.crop(images, batch["size"])
 
     @property
-    def options(self) -> dict[str, str | int | float]:
+    def default_steps(self) -> int:
+        """Sampling steps."""
+        return self.steps
+
+    @property
+    def output_settings(self) -> dict[str, str | int | float]:
         """Settings that change outputs, with the pipeline's."""
         asked = {"guidance": self.guidance, "noise_level": self.noise_level}
-        return {"steps": self.steps, **asked, **super().options}
+        return {"steps": self.steps, **asked, **super().output_settings}
 
 
 def _loaded(path: str, revision: str | None) -> Any:

@@ -214,7 +214,7 @@ class LatentRegression(InLatents, SuperResolver):
 
     half_outputs = False
 
-    enlarged = staticmethod(enlarged)  # as `main.py encode` makes pairs
+    pairs = True
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from files.method import BitwiseMethod
 from lightning_modules.first_stage.reconstruction import Reconstruction, not_negative
 from lightning_modules.networks.autoencoders import BitwiseVAE, bitwise_vae_from_official
 from lightning_modules.networks.bsq import (
@@ -42,7 +43,7 @@ _ENOUGH = 8  # codes of a scale in a batch, to conclude that it carries no infor
 _DISTANCES = {"l1": functional.l1_loss, "l2": functional.mse_loss}
 
 
-class Tokenizer(Reconstruction):
+class Tokenizer(Reconstruction, BitwiseMethod):
     """Train an autoencoder whose latents are bits.
 
     It does not enlarge: ``data.init_args.scale`` is 1, and the output is a reconstruction of LR.

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from files.method import BitwiseMethod
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.backbone.condition import Texts, text_of
 from lightning_modules.latents import InLatents
@@ -422,7 +423,7 @@ def adamw(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=6e-5, betas=(0.9, 0.97), weight_decay=0.005, fused=True)
 
 
-class NextScale(InLatents):
+class NextScale(InLatents, BitwiseMethod):
     """A method whose transformer predicts the bits of a frozen tokenizer, scale by scale.
 
     Args:
@@ -575,10 +576,12 @@ class NextScale(InLatents):
         return self.space.encode(images)
 
     @property
-    def options(self) -> dict[str, str | int | float]:
+    def output_settings(self) -> dict[str, str | int | float]:
         """Settings that change outputs of the same weights: drawing of bits, and text."""
-        found: dict[str, str | int | float] = {**getattr(super(), "options", {})}
-        found |= self.bits.options
+        found: dict[str, str | int | float] = {
+            **super().output_settings,
+            **self.bits.options,
+        }
         if self.encoder is not None:
             found["encoder"] = self.encoder.source or type(self.encoder).__name__
         if self.prompt is not None:

@@ -119,6 +119,7 @@ class NSARM(NextScale, SuperResolver):
     """
 
     training_only = ("teacher.",)
+    pairs = True
 
     def __init__(
         self,
@@ -261,7 +262,7 @@ class NSARM(NextScale, SuperResolver):
             )
         return self._latent_of(batch["lr"])
 
-    def enlarged(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
+    def enlarged_lr(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
         """Return the image that is encoded, also by ``main.py encode``.
 
         Args:
@@ -275,7 +276,9 @@ class NSARM(NextScale, SuperResolver):
 
     def _latent_of(self, lr: Tensor) -> Tensor:
         h, w = lr.shape[-2:]
-        return self.space.encode(self.enlarged(lr, (round(h * self.scale), round(w * self.scale))))
+        return self.space.encode(
+            self.enlarged_lr(lr, (round(h * self.scale), round(w * self.scale)))
+        )
 
     def preliminary(self, y: Tensor) -> list[Tensor]:
         """Return the first scales: o_k, quantised, with straight-through gradients.
@@ -337,9 +340,9 @@ class NSARM(NextScale, SuperResolver):
         return sample(*given, passes=passes).codes
 
     @property
-    def options(self) -> dict[str, str | int | float]:
+    def output_settings(self) -> dict[str, str | int | float]:
         """Settings that change outputs, with those of drawing bits."""
-        found = super().options
+        found = super().output_settings
         if self.transformer is not None and self.next_input_mode != "trilinear":
             found["next_input_mode"] = self.next_input_mode
         if self.passes:

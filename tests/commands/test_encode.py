@@ -24,6 +24,7 @@ from datamodules.shards.writer import ShardWriter
 from datamodules.sources.latents import Latents
 from degradations.bicubic import Bicubic
 from lightning_modules.backbone.space import PixelSpace, Taef2Space
+from lightning_modules.controls.simple import RoundTrip
 from lightning_modules.latents import enlarged, latent_pair
 from lightning_modules.networks.autoencoders import taef2_decoder, taef2_encoder
 from lightning_modules.resshift import ResShift
@@ -207,7 +208,7 @@ def test_latents_of_another_autoencoder(work: Path, enlarger: Enlarger, refusal:
 
 def test_whole_images_are_not_flipped() -> None:
     command = encoding.Encode(encoding.EncodeOptions("out", flips="horizontal"))
-    model: Any = SimpleNamespace(space=PixelSpace(), scale=1)
+    model = RoundTrip(1.0, PixelSpace())
     with pytest.raises(ConfigurationError, match=r"flips is horizontal without --encode\.crop"):
         command.on_fit_start(SimpleNamespace(world_size=1), model)  # type: ignore[arg-type]
 

@@ -15,6 +15,7 @@ test_models.py. A class that cannot be made from the scale alone is tested by a 
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +57,24 @@ def part_of(batch: dict[str, Any], images: slice) -> dict[str, Any]:
 def copy_of(batch: dict[str, Any]) -> dict[str, Any]:
     """The same, in memory of its own."""
     return {k: v.clone() if isinstance(v, Tensor) else v for k, v in batch.items()}
+
+
+def calls_of(sample: Callable[[], Tensor]) -> tuple[Tensor, int]:
+    """What a function returns, and how often it calls a network: rounding errors add up.
+
+    Args:
+        sample: Makes images.
+    """
+    calls = Counter[torch.nn.Module]()
+
+    def count(module: torch.nn.Module, *_: Any) -> None:
+        calls[module] += any(True for _ in module.parameters(recurse=False))
+
+    hook = torch.nn.modules.module.register_module_forward_hook(count)
+    try:
+        return sample(), max(calls.values(), default=1)
+    finally:
+        hook.remove()
 
 
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log:UserWarning")
@@ -125,10 +144,10 @@ class ModelContract:
 
     def test_an_image_does_not_depend_on_its_batch(self, model):
         batch = batch_of(self.size)
-        whole = self.images(model, batch)
+        whole, calls = calls_of(lambda: self.images(model, batch))
         for part in (slice(0, 2), slice(2, 3)):  # several, and one alone
             sr = self.images(model, part_of(batch, part))
-            torch.testing.assert_close(sr, whole[part], rtol=0, atol=1e-5)
+            torch.testing.assert_close(sr, whole[part], rtol=0, atol=1e-5 * calls)
 
     def test_it_draws_from_the_noise_alone(self, model):
         with global_generators_untouched():
@@ -150,16 +169,15 @@ class ModelContract:
         assert torch.equal(self.images(model, batch), expected), "it looked at the answer"
 
     def test_as_lightning_runs_it(self, model, discrete):
-        expected = self.images(model, batch_of(self.size))
+        expected, calls = calls_of(lambda: self.images(model, batch_of(self.size)))
         with torch.inference_mode():
             assert torch.equal(self.images(model, batch_of(self.size)), expected)
         with torch.autocast("cpu", torch.bfloat16):
             sr = self.images(model, batch_of(self.size))
         assert sr.dtype == torch.float32
-        if discrete:
-            assert (sr - expected).abs().mean() < 0.1
-        else:
-            torch.testing.assert_close(sr, expected, rtol=0, atol=0.1)
+        assert (sr - expected).abs().mean() < 0.1
+        if not discrete:
+            torch.testing.assert_close(sr, expected, rtol=0, atol=0.1 * calls)
 
     def test_nothing_to_train_is_said(self, model):
         if any(p.requires_grad for p in model.parameters()):
@@ -235,8 +253,8 @@ class ModelContract:
     @pytest.mark.gpu
     def test_on_a_gpu(self, model):
         batch = batch_of(self.size)
-        expected = self.images(model, batch)
+        expected, calls = calls_of(lambda: self.images(model, batch))
         moved = {k: v.cuda() if k in ("lr", "hr") else v for k, v in batch.items()}
         sr = self.images(model.cuda(), moved)
         assert sr.is_cuda
-        torch.testing.assert_close(sr.cpu(), expected, rtol=0, atol=1e-2)
+        torch.testing.assert_close(sr.cpu(), expected, rtol=0, atol=1e-2 * calls)

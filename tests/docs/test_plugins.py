@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from degradations.tools import preview
+from files.method import Method
 from tests.conftest import REPO
 from tests.docs.blocks import blocks, files
 from tests.docs.folder import make_images
@@ -21,7 +24,7 @@ PAGES = {path.stem: path for path in (REPO / "docs" / "plugins").glob("*.md")}
 NAMES = {
     "degradation": "banding",
     "dataset": "gradients",
-    "method": "sharpened",
+    "method": "sr3",
     "network": "espcn",
     "metric": "gradient_error",
 }
@@ -119,3 +122,21 @@ def test_keep_their_contracts(folder: Path) -> None:
     )
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout
+
+
+def test_a_method_of_the_field_takes_at_most_a_hundred_lines() -> None:
+    text = files(PAGES["method"])["my_sr/sr3.py"]
+    explained: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+            explained |= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    numbered = enumerate(text.splitlines(), start=1)
+    assert len([line for n, line in numbered if line.strip() and n not in explained]) <= 100
+    assert "self.steps = " in text
+
+
+def test_the_page_names_all_that_is_read_of_a_method() -> None:
+    page = PAGES["method"].read_text()
+    declared = [name for name in vars(Method) if not name.startswith("_")]
+    missing = [name for name in declared if not re.search(rf"`{name}[`(]", page)]
+    assert missing == ["set_noise_seed"]  # for commands

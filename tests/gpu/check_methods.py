@@ -137,14 +137,14 @@ def test_a_training_step_and_a_batch_of_outputs(
 def test_tiles(where: Any, batch: int, tmp_path: Path) -> None:
     """Nine and more tiles wait no more than one."""
     model: Any = test_models.EXAMPLES[InvSR]["averaged pixels"](SCALE, tmp_path)
-    model.tiling = Tiling(size=12, overlap=6, where=where, batch=batch)
+    model.set_tiling(Tiling(size=12, overlap=6, where=where, batch=batch))
     with pretended_gpu():
         given = on_device(batch_of((22, 24), 1))
         moved(model.eval()).predict_step(given, 0)
         with counted() as waits:
             sr = model.predict_step(given, 0)["sr"]
         assert sr.device == GPU
-        assert where == "latent" or model.tiles >= 9
+        assert where == "latent" or model.tile_count >= 9
     assert not waits, f"tiles wait:\n{waits}"
 
 

@@ -191,7 +191,7 @@ def test_all_tiles_have_the_stages_of_their_image(side, count):
     """At 481 for 120, the outputs of some tiles are exactly four times as large, of others more."""
     given = batch(120, 120, (side, side), count=1)
     made = CasArbi(side / 120, TINY).eval()
-    made.tiling = Tiling(size=64, overlap=16)
+    made.set_tiling(Tiling(size=64, overlap=16))
     found, stages = [], made.stages
 
     def restore(tile, noise):
@@ -481,8 +481,8 @@ def test_a_target_that_is_smaller():
 
 def test_results_name_what_is_not_usual():
     base = lambda scale: LIIF(scale, blocks=1, channels=8, hidden=(16,))  # noqa: E731
-    assert CasArbi(2.0, base).options == {"network": "none"}
+    assert CasArbi(2.0, base).output_settings == {"network": "none"}
     found = CasArbi(2.0, base, guidance=1.0, timesteps=[14, 4, 0], stages=Stages(4.0, "uniform"))
     expected = {"fixed": 4.0, "order": "uniform", "guidance": 1.0, "timesteps": "14 4 0"}
-    assert found.options == {**expected, "network": "none"}
-    assert CasArbi(2.0, base, color_fix="wavelet").options["color_fix"] == "wavelet"
+    assert found.output_settings == {**expected, "network": "none"}
+    assert CasArbi(2.0, base, color_fix="wavelet").output_settings["color_fix"] == "wavelet"

@@ -60,7 +60,7 @@ def test_each_part_has_its_own_noise_that_follows_from_the_image_s() -> None:
     assert chain.drew_noise
     alone = cast(Any, {k: v if k == "size" else v[1:] for k, v in given.items()})
     assert torch.equal(chain.enlarge(alone)["sr"], sr[1:])
-    chain.noise_seed = 1
+    chain.set_noise_seed(1)
     assert not torch.equal(chain.enlarge(given)["sr"], sr)
     image, seeds = given["lr"], [seed_of(0, "model", int(s)) for s in given["seed"]]
     for number, size in enumerate([(16, 16), (32, 32)]):
@@ -76,13 +76,13 @@ def test_large_images_go_through_tiles_in_each_part() -> None:
         part.tile_overlap = 8
     given = batch(40, 40, 4, 1)
     whole, tiled = chain.enlarge(given)["sr"], chain.enlarge(given, tiled=True)["sr"]
-    assert chain.tiles > 4
+    assert chain.tile_count > 4
     assert torch.allclose(whole, tiled, atol=1e-6)
 
 
 def test_results_name_all_parts() -> None:
     chain = Chain(4, [Grain(2, color_fix="wavelet"), Bicubic(2)])
-    assert chain.options == {
+    assert chain.output_settings == {
         "part0": "Grain x2",
         "part0.color_fix": "wavelet",
         "part1": "Bicubic x2",

@@ -316,7 +316,7 @@ def test_the_same_seed_gives_the_same_image_in_another_batch():
     two = {**given, "key": given["key"][1:3], "seed": given["seed"][1:3]}
     torch.testing.assert_close(method.sample(two)["sr"], four[1:3], rtol=0, atol=1e-5)
     assert method.drew_noise
-    method.noise_seed = 1
+    method.set_noise_seed(1)
     assert (method.sample(given)["sr"] - four).abs().mean() > 0.01
 
 

@@ -102,7 +102,7 @@ class Normalised(Plain):
 
 
 def predicted(model: SuperResolver, given: Any, **settings: Any) -> Tensor:
-    model.tiling = Tiling(**settings)
+    model.set_tiling(Tiling(**settings))
     found = model.eval().predict_step(given, 0)
     assert found is not None
     return found["sr"]
@@ -116,16 +116,16 @@ class TestTheSameInTiles:
     def test_noise_and_all(self, size: int, window: Any) -> None:
         model, batch = Stochastic(), batch_of(2, 90)
         whole = model.eval().test_step(batch, 0)["sr"]
-        assert model.tiles == 1
+        assert model.tile_count == 1
         found = predicted(model, batch, size=size, window=window, batch=3)
-        assert (model.tiles > 1) == (size < 92)
+        assert (model.tile_count > 1) == (size < 92)
         torch.testing.assert_close(found, whole, rtol=0, atol=1e-5)
         assert whole.std() > 0.05  # it is no constant, and not all clamped
 
     def test_where_the_method_says_nothing_else(self) -> None:
         model, batch = Stochastic(), batch_of(1, 90)
         predicted(model, batch)
-        assert model.tiles == 4 * 4  # 20 pixels further each: 0 20 40 58, 60 of 90 and 92
+        assert model.tile_count == 4 * 4  # 20 pixels further each: 0 20 40 58, 60 of 90 and 92
 
     @pytest.mark.parametrize("side", [1, 2, 15])
     def test_what_is_smaller_than_a_tile(self, side: int) -> None:
@@ -155,7 +155,7 @@ class TestACardWithoutMemory:
         with caplog.at_level("WARNING"):
             found = predicted(model, batch)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-        assert (model._side, model.tiles) == (24, tiles)
+        assert (model._side, model.tile_count) == (24, tiles)
         assert [r.args for r in caplog.records] == [(96, 48), (48, 24)]
 
     def test_of_latents(self) -> None:
@@ -198,12 +198,12 @@ class TestLatents:
         model, batch = Latent(), batch_of(1, 96)
         batch["lr"], batch["size"] = batch["lr"][..., :96], (192, 192)
         predicted(model, batch, size=40)
-        assert (model.tiles, model.largest) == (25, 20)
+        assert (model.tile_count, model.largest) == (25, 20)
 
     def test_validation_does_not_cut(self) -> None:
         model, batch = Latent(), batch_of(1, 96)
         batch["lr"], batch["size"] = batch["lr"][..., :96], (192, 192)
-        model.tiling = Tiling(where="latent", size=40)
+        model.set_tiling(Tiling(where="latent", size=40))
         model.eval().test_step(batch, 0)
         assert model.largest == 48
 
@@ -227,7 +227,7 @@ class TestSeams:
         whole = model.eval().test_step(batch, 0)["sr"]
         found = predicted(model, batch, window=window)
         tiles = grid(batch["lr"].shape[-2:], batch["size"], 64, 32, window)
-        assert len(tiles) == model.tiles > 9
+        assert len(tiles) == model.tile_count > 9
         assert (found - whole).abs().max() > 1e-3  # there is something to hide
         assert seam(found, tiles) < 1.05
         assert seam(found, tiles) < 1.01 * seam(whole, tiles)
@@ -287,8 +287,8 @@ class TestColors:
         assert torch.equal(found, fix_colors(plain, batch["lr"], "blend", 0.2))
 
     def test_options_say_it(self) -> None:
-        assert Fixed().options == {}
-        assert Fixed(color_fix="ycbcr").options == {"color_fix": "ycbcr"}
+        assert Fixed().output_settings == {}
+        assert Fixed(color_fix="ycbcr").output_settings == {"color_fix": "ycbcr"}
 
     def test_an_unknown_one(self) -> None:
         with pytest.raises(ValueError, match=r"model\.init_args\.color_fix is 'warm'; expected no"):
@@ -302,12 +302,12 @@ class TestAttributes:
 
         model, batch = Always(), batch_of(1, 60)
         model.eval().test_step(batch, 0)
-        assert model.tiles > 1
-        model.tiling = Tiling(64)
-        assert model.options == {"tiling.size": 64}  # another number
+        assert model.tile_count > 1
+        model.set_tiling(Tiling(64))
+        assert model.output_settings == {"tiling.size": 64}  # another number
         cut_in_prediction = Stochastic()
-        cut_in_prediction.tiling = Tiling(64)
-        assert cut_in_prediction.options == {}
+        cut_in_prediction.set_tiling(Tiling(64))
+        assert cut_in_prediction.output_settings == {}
 
     def test_no_tile_is_smaller_than_the_least(self) -> None:
         class Filling(Full):
@@ -362,7 +362,7 @@ class TestAttributes:
         model = Bicubic(2)
         batch = batch_of(1, 600)
         found = predicted(model, batch)
-        assert model.tiles == 4
+        assert model.tile_count == 4
         torch.testing.assert_close(found, resize(batch["lr"], batch["size"]), rtol=0, atol=1e-5)
 
 

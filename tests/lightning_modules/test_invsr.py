@@ -248,7 +248,7 @@ def test_what_is_drawn_belongs_to_the_image() -> None:
     both = method.enlarge(given)["sr"]
     one = {**given, "lr": given["lr"][1:], "key": given["key"][1:], "seed": given["seed"][1:]}
     torch.testing.assert_close(method.enlarge(one)["sr"], both[1:], rtol=0, atol=1e-5)
-    method.noise_seed = 1
+    method.set_noise_seed(1)
     assert not torch.equal(method.enlarge(given)["sr"], both)
     calm = invsr(steps=2, deterministic=True).eval()
     assert torch.equal(calm.enlarge(given)["sr"], calm.enlarge(given)["sr"])
@@ -299,18 +299,19 @@ def test_in_tiles_it_is_nearly_what_it_is_at_once(where: Any) -> None:
     method, given = invsr(steps=2).eval(), batch(48, 32, 1)
     method._trainer, method.tile = None, 48
     whole = method.enlarge(given)["sr"]
-    method.tiling = Tiling(size=24, overlap=16, where=where)
+    method.set_tiling(Tiling(size=24, overlap=16, where=where))
     found = method.enlarge(given)["sr"]
-    assert (method.tiles > 1) is (where == "pixels")
+    assert (method.tile_count > 1) is (where == "pixels")
     assert 0 < (found - whole).abs().mean() < 0.05
-    method.tiling = Tiling(size=48, where=where)
+    method.set_tiling(Tiling(size=48, where=where))
     assert torch.equal(method.enlarge(given)["sr"], whole)
 
 
 def test_tiles_as_released(monkeypatch: pytest.MonkeyPatch) -> None:
     """LR of 10 x 40 and a patch of 16: mirrored to 16 x 40, cut at 0, 8, 16 and 24, blended."""
     method, given = invsr(deterministic=True).eval(), batch(10, 40, 1)
-    method._trainer, method.tiling = None, Tiling(window="released")
+    method._trainer = None
+    method.set_tiling(Tiling(window="released"))
     seen: list[Tensor] = []
     restore = method.restore
     monkeypatch.setattr(
@@ -318,7 +319,7 @@ def test_tiles_as_released(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     found = method.enlarge(given)["sr"]
     above = functional.pad(given["lr"], (0, 0, 3, 3), mode="reflect")
-    assert len(seen) == method.tiles == 4
+    assert len(seen) == method.tile_count == 4
     sigma = 0.3 * ((64 - 1) / 2 - 1) + 0.8
     one = torch.exp(-(((torch.arange(64) - 31) / sigma) ** 2) / 2)
     total, weights = torch.zeros(1, 3, 64, 160), torch.zeros(160)
@@ -329,18 +330,19 @@ def test_tiles_as_released(monkeypatch: pytest.MonkeyPatch) -> None:
         total[..., place] += restore(part, Noise(given["seed"])).clamp(0, 1) * one
         weights[place] += one
     torch.testing.assert_close(found, (total / weights)[:, :, 12:52], rtol=0, atol=1e-5)
-    assert method.options["tiling.window"] == "released"
+    assert method.output_settings["tiling.window"] == "released"
 
 
 def test_tiles_below_the_patch_are_refused() -> None:
     """Each would be mirrored up to it again; the control's as well."""
     control = LatentRegression(4.0, predictor(), Averaged(), patch=16)
     for method in (invsr().eval(), control):
-        method._trainer, method.tiling = None, Tiling(size=15, overlap=8)
+        method._trainer = None
+        method.set_tiling(Tiling(size=15, overlap=8))
         with pytest.raises(ValueError, match=r"tiling\.size is 15, and .* to 16 pixels: set it"):
             method.enlarge(batch(48, 32, 1))
     method = invsr().eval()
-    method.tiling = Tiling(size=8, overlap=4, where="latent")  # the one latent is filled up once
+    method.set_tiling(Tiling(size=8, overlap=4, where="latent"))  # the one latent is filled up once
     assert method.enlarge(batch(48, 32, 1))["sr"].isfinite().all()
 
 
@@ -357,7 +359,7 @@ def test_colours_lie_where_they_belong_unless_the_released_way_is_asked_for() ->
     assert red[False][:18].all()
     assert not red[False][22:].any()
     assert not torch.equal(red[True], red[False])
-    assert method.options["color_misaligned"] == "true"
+    assert method.output_settings["color_misaligned"] == "true"
 
 
 def test_auto_start_is_chosen_for_each_image() -> None:
@@ -623,12 +625,15 @@ def test_without_the_encoder_captions_change_nothing() -> None:
         outputs.append(without.enlarge({**given, "text": [text] * 2})["sr"])
     assert torch.equal(outputs[0], outputs[1])
     assert not torch.equal(method.enlarge({**given, "text": [text] * 2})["sr"], outputs[0])
-    assert (method.options["text"], without.options.get("text")) == ("captions", None)
+    assert (method.output_settings["text"], without.output_settings.get("text")) == (
+        "captions",
+        None,
+    )
 
 
 def test_captions_follow_their_image_through_tiles() -> None:
     method, given = reading(), {**batch(24, 24), "text": ["a", "much longer"]}
-    method.tiling = Tiling(where="latent", batch=2)
+    method.set_tiling(Tiling(where="latent", batch=2))
     made = method.enlarge(given, tiled=True)["sr"]
     for index in range(2):
         one = slice(index, index + 1)
@@ -907,9 +912,9 @@ def test_what_says_noise_between_steps_starts_nothing() -> None:
 
 
 def test_results_name_what_sampling_depends_on() -> None:
-    assert invsr(steps=3, patch=None).options == {"timesteps": "200 100 50"}
-    assert invsr(start="auto", steps=2).options == {"timesteps": "2 from auto", "patch": 16}
-    unpredicted = invsr(predictor=None, deterministic=True, solver="ancestral").options
+    assert invsr(steps=3, patch=None).output_settings == {"timesteps": "200 100 50"}
+    assert invsr(start="auto", steps=2).output_settings == {"timesteps": "2 from auto", "patch": 16}
+    unpredicted = invsr(predictor=None, deterministic=True, solver="ancestral").output_settings
     assert unpredicted["denoiser (unpredicted noise)"] == "0123456789abcdef"
     assert (unpredicted["solver"], unpredicted["deterministic"]) == ("ancestral", "true")
 

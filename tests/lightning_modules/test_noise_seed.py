@@ -43,9 +43,9 @@ def test_the_seed_changes_what_is_drawn(
 ) -> None:
     model, batch = kind(2.0), batch_of(2, side)
     first = output(model, batch)
-    model.noise_seed = 1
+    model.set_noise_seed(1)
     other = output(model, batch)
-    model.noise_seed = 0
+    model.set_noise_seed(0)
     assert torch.equal(output(model, batch), first)
     for image in range(2):
         assert not torch.equal(other[image], first[image])
@@ -56,7 +56,7 @@ def test_it_is_the_images_own_in_any_batch(
     kind: type[ImageModel], output: Callable[..., Tensor], side: int
 ) -> None:
     model, batch = kind(2.0), batch_of(2, side)
-    model.noise_seed = 1
+    model.set_noise_seed(1)
     alone = output(model, part_of(batch, slice(1, 2)))
     torch.testing.assert_close(alone, output(model, batch)[1:], rtol=0, atol=1e-5)
 
@@ -64,7 +64,7 @@ def test_it_is_the_images_own_in_any_batch(
 def test_the_batch_keeps_the_images_seeds() -> None:
     model, batch = Model(), batch_of()
     before = batch["seed"].clone()
-    model.noise_seed = 3
+    model.set_noise_seed(3)
     whole(model, batch)
     assert torch.equal(batch["seed"], before)
 

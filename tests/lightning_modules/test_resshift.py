@@ -390,6 +390,6 @@ def test_latents_that_come_along_are_taken():
 
 
 def test_results_name_the_timesteps_that_are_not_all():
-    assert ResShift(4.0, Echo(), PixelSpace()).options == {}
+    assert ResShift(4.0, Echo(), PixelSpace()).output_settings == {}
     some = ResShift(4.0, Echo(), PixelSpace(), timesteps=[14, 4, 0], color_fix="adain")
-    assert some.options == {"timesteps": "14 4 0", "color_fix": "adain"}
+    assert some.output_settings == {"timesteps": "14 4 0", "color_fix": "adain"}

@@ -154,7 +154,7 @@ def test_redilated_stages_are_others_and_the_base_stage_is_not():
     alone = cascade(1.0, **settings).generate(batch(8), Noise(given["seed"]))
     expected = cascade(1.0, clamp=1.0).generate(batch(8), Noise(given["seed"]))
     assert torch.equal(alone, expected)
-    assert cascade(**settings).options["patch"] == "ScaleCrafter"
+    assert cascade(**settings).output_settings["patch"] == "ScaleCrafter"
 
 
 def test_a_patch_beside_upsamplers():
@@ -596,11 +596,11 @@ def test_a_checkpoint_refuses_another_base_and_other_places():
 
 
 def test_results_are_told_apart():
-    assert cascade().options == {"K": 700, "steps": 4}
+    assert cascade().output_settings == {"K": 700, "steps": 4}
     settings = {"encoder": Words(), "guidance": 3.0, "pivot_space": "rgb"}
     other = cascade(sampler=Sampler(7, eta=0.5), pivot_strength=0.5, **settings)
     expected = {"K": 500, "steps": 7, "eta": 0.5, "guidance": 3.0, "pivot": "rgb bilinear"}
-    assert other.options == expected
+    assert other.output_settings == expected
 
 
 @pytest.mark.parametrize(
@@ -620,16 +620,16 @@ def test_results_are_told_apart():
     ],
 )
 def test_each_setting_of_sampling_tells_results_apart(setting):
-    assert cascade(**setting).options != cascade().options
+    assert cascade(**setting).output_settings != cascade().output_settings
 
 
 @pytest.mark.parametrize(
     "setting", [{"adapter_t_min": 101}, {"pivot_features": "per_step"}, {"places": [0, 1]}]
 )
 def test_settings_of_upsamplers_count_where_there_are_such(setting):
-    assert cascade(**setting).options == cascade().options
+    assert cascade(**setting).output_settings == cascade().output_settings
     tuned = {"upsampler": Shared}
-    assert cascade(**tuned, **setting).options != cascade(**tuned).options
+    assert cascade(**tuned, **setting).output_settings != cascade(**tuned).output_settings
 
 
 def test_what_needs_weights():

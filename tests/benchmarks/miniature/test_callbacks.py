@@ -13,15 +13,16 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.miniature.callbacks import Cost, KeepOutputs
+from files.method import Method
 from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
 PAUSE = 0.02
 
 
-class Slow(Tiny):
+class Slow(Method, Tiny):
     """Calls its network thrice a batch, takes some time, and has a seed."""
 
-    noise_seed = 5
+    _noise_seed = 5
 
     def test_step(
         self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from callbacks.evaluation import steps_done, sync_states
+from callbacks.evaluation import sync_states
 from callbacks.metrics.base import BICUBIC, OUTPUT, ImageMetric, Measurements
 from callbacks.metrics.pixels import PSNR
 from callbacks.tensorboard import MetricProtocol
@@ -332,13 +332,3 @@ def test_two_metrics_of_one_name(tmp_path: Path) -> None:
     run = trainer(tmp_path, *both)
     run.validate(Tiny(), loader(), verbose=False)
     assert set(run.callback_metrics) == {"val/psnr", "val/psnr_rgb"}
-
-
-def test_steps_are_the_models_own_count_where_it_has_one(tmp_path: Path) -> None:
-    class Counting(Tiny):
-        steps = 42
-
-    run = trainer(tmp_path)
-    run.fit(Tiny(), loader())
-    assert steps_done(run, Tiny()) == 4  # 7 images in batches of 2
-    assert steps_done(run, Counting()) == 42

@@ -78,7 +78,7 @@ def predict(
     model = Counted(scale)
     model.stop_at, model.how = stop_at, how
     if settings.pop("together", False):
-        model.tiling = Tiling(size=16, overlap=4, together=True)
+        model.set_tiling(Tiling(size=16, overlap=4, together=True))
     several: dict[str, Any] = {"limit_predict_batches": settings.pop("limit", None)}
     several |= {"devices": 2, "strategy": "ddp_fork"} if settings.pop("several", False) else {}
     writer = Writer(folder=str(out), suffix="_x2", page=False, **settings)

@@ -30,6 +30,7 @@ from callbacks.predict.page import PAGE
 from callbacks.predict.predictions import NAME
 from callbacks.predict.writer import Writer
 from degradations.bicubic import resize
+from files.method import Method
 from files.png_text import open_image
 from tests.callbacks.tiny import Tiny, trainer
 from tests.datamodules.profiles import grey_profile
@@ -456,12 +457,12 @@ def test_what_is_done_is_skipped_unless_overwritten(
     assert Image.open(done).size == (10, 12)
 
 
-class Stepped(Double):
+class Stepped(Method, Double):
     """A method with noise, an option, and known weights."""
 
     def __init__(self, width: int = 3) -> None:
         super().__init__(width)
-        self.noise_seed, self.drew_noise, self.tiles = 7, True, 6
+        self._noise_seed, self._drew_noise, self._tile_count = 7, True, 6
         self.weights_source = "runs/a/best.ckpt"
 
 

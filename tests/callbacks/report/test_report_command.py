@@ -17,11 +17,12 @@ from callbacks.report.images import load_index
 from callbacks.report.report import Report, main
 from callbacks.report.runs import read_run, unique_names
 from callbacks.results.results import Results
+from files.method import Method
 from tests.callbacks.parsed_page import parse, table, tiles
 from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
 
-class Level(Tiny):
+class Level(Method, Tiny):
     """A method whose output has one level everywhere."""
 
     def __init__(self, level: float) -> None:

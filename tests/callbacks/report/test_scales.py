@@ -12,12 +12,13 @@ from torch.nn import functional
 
 from callbacks.metrics.pixels import psnr, to_pixels
 from callbacks.report.scales import ScaleReport, cumulative_sums, summarise_scales
+from files.method import BitwiseMethod
 from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
 SIZES = [(1, 1), (2, 2), (4, 4)]
 
 
-class Speaking(Tiny):
+class Speaking(Tiny, BitwiseMethod):
     """A model whose bits are 1 if an area is brighter than 0.5; one latent channel per colour."""
 
     said = 3

@@ -25,6 +25,7 @@ from callbacks.results.files import (
     write_images,
 )
 from callbacks.results.results import Evaluation, Results, images_of, over_seeds
+from files.method import Method
 from tests.callbacks.results.test_results import result
 from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
@@ -42,10 +43,10 @@ def numbers(**changes: Any) -> ImageNumbers:
     return base | changes
 
 
-class Stochastic(Tiny):
+class Stochastic(Method, Tiny):
     """A model whose outputs depend on a seed, as of methods with noise."""
 
-    noise_seed, drew_noise = 0, True
+    _drew_noise = True
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         sr = super().test_step(batch, batch_idx)["sr"]
@@ -199,7 +200,7 @@ def test_evaluations_that_belong_together(tmp_path: Path, capsys: Any) -> None:
     keeper.repeats = 3
     single = []
     for seed in (4, 5, 6):
-        model.noise_seed = seed
+        model.set_noise_seed(seed)
         run.test(model, loader(), verbose=False)
         single.append(run.callback_metrics["test/psnr"].item())
         so_far = load_results(tmp_path / "results.json")["results"][0]

@@ -7,7 +7,6 @@ import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from torch import Tensor
 from callbacks.metrics.pixels import PSNR, SSIM
 from callbacks.results.files import Result, columns, load_results, made_by, merge, write_results
 from callbacks.results.results import Results, margins, table, transposed_table
+from files.method import Method
 from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
 FILES = ("results.json", "images.json", "results.csv", "results_protocols.csv")
@@ -39,8 +39,10 @@ def result(**changes: Any) -> Result:
 
 
 def evaluated(root: Path, source: str | None = "a.ckpt", verb: str = "test") -> None:
-    model = Tiny()
-    model.weights_source = source  # type: ignore[assignment]
+    class Trained(Method, Tiny):
+        weights_source = source
+
+    model = Trained()
     run = trainer(root, PSNR(), SSIM(), Results())
     getattr(run, verb)(model, [loader(), loader(Images(3, "other", 4))], verbose=False)
 
@@ -86,7 +88,11 @@ def test_only_what_is_measured_again_is_replaced(tmp_path: Path) -> None:
 def test_options_are_part_of_what_a_number_stands_for(
     weights: str | None, options: dict[str, Any], expected: str | None
 ) -> None:
-    assert made_by(SimpleNamespace(weights_source=weights, options=options)) == expected
+    class Made(Method):
+        weights_source = weights
+        output_settings = options  # type: ignore[assignment]
+
+    assert made_by(Made()) == expected
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_attention_over_frames_and_texts_is_none_of_it():
 
 
 def test_results_are_told_apart():
-    assert direct(patch=AttnSF()).options == {"steps": 4, "patch": "AttnSF"}
+    assert direct(patch=AttnSF()).output_settings == {"steps": 4, "patch": "AttnSF"}
 
 
 @pytest.mark.slow

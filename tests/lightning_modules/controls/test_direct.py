@@ -160,8 +160,8 @@ def test_a_base_of_other_latents_is_refused(ours, tmp_path):
 
 
 def test_results_are_told_apart():
-    assert direct().options == {"steps": 4}
-    assert direct(sampler=Sampler(7, eta=1.0), clamp=1.0, base_size=(8, 16)).options == {
+    assert direct().output_settings == {"steps": 4}
+    assert direct(sampler=Sampler(7, eta=1.0), clamp=1.0, base_size=(8, 16)).output_settings == {
         **{"steps": 7, "eta": 1.0, "clamp": 1.0, "base_size": "8x16"}
     }
 

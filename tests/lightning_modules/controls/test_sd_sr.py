@@ -64,13 +64,13 @@ def test_the_upscaler_makes_its_size_which_is_brought_to_the_outputs(seed):
             return noise.normal((2, 3, *batch["size"])) * 0.1 + 0.5
 
     method = sd_sr(upscaler=Fourfold, upscaler_scale=4.0, base_size=8)
-    method.noise_seed = seed
+    method.set_noise_seed(seed)
     given = batch((16, 16))
     both = method.sample(given)["sr"]
     assert seen == [((2, 3, 8, 8), (32, 32), given["text"])]
     assert method.upscaler.scale == 4.0
     assert both.shape == (2, 3, 16, 16)
-    assert method.options["upscaler_scale"] == 4.0
+    assert method.output_settings["upscaler_scale"] == 4.0
     assert torch.equal(both, method.sample(given)["sr"])
     assert (both[0] - both[1]).abs().max() > 0.01  # each image has noise of its own
 
@@ -92,7 +92,7 @@ def test_a_trained_upscaler(tmp_path):
     method.load_parts(find)
     method.setup("test")
     assert asked == [("upscaler_weights", "runs/sr")]
-    assert method.options["upscaler"].startswith("Regression ")
+    assert method.output_settings["upscaler"].startswith("Regression ")
     method.train()
     assert not method.upscaler.training
     given = batch()

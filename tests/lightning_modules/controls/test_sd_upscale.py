@@ -75,7 +75,7 @@ def test_nothing_is_trained(folder):
     assert not any(parameter.requires_grad for parameter in method.parameters())
     assert not method.train().training
     assert not method.needs_weights
-    assert method.options == {"steps": 75, "guidance": 9.0, "noise_level": 20}
+    assert method.output_settings == {"steps": 75, "guidance": 9.0, "noise_level": 20}
     with pytest.raises(ValueError, match=r"SDUpscale has nothing to train"):
         method.training_step(batch(), 0)
 

@@ -197,8 +197,8 @@ class TestTexts:
         assert torch.equal(seen[0][0, 0], model.transformer.no_text[0])
 
     def test_options_tell_results_apart(self):
-        assert method().options == {}
-        found = method(bits=Bitwise(0.7), encoder=Classes(["a"]), prompt="a").options
+        assert method().output_settings == {}
+        found = method(bits=Bitwise(0.7), encoder=Classes(["a"]), prompt="a").output_settings
         assert found == {"tau": 0.7, "encoder": "Classes", "prompt": "a"}
 
 

@@ -233,7 +233,7 @@ class TestDistillation:
             model.transformer.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
             model.enlarge(batch())
             assert len(calls) == len(passes)
-            assert model.options["passes"] == "+".join(map(str, passes))
+            assert model.output_settings["passes"] == "+".join(map(str, passes))
 
     def test_checkpoints_hold_the_student_and_name_its_teacher(self, path, tmp_path):
         model = student(path)
@@ -348,7 +348,7 @@ class TestChoicesThatAreNotThePapers:
         assert (model.tile, model.tile_multiple) == (16, 4)  # of latents of 8 pixels of HR
         given = batch(1, *size)
         assert model.enlarge(given)["sr"].shape[-2:] == (2 * size[0], 2 * size[1])
-        assert (model.tiles > 1) == (max(size) > 16)
+        assert (model.tile_count > 1) == (max(size) > 16)
 
     def test_the_mapper_has_a_rate_of_its_own(self):
         model = method(mapper_lr=1e-7, optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-3))
@@ -419,13 +419,13 @@ class TestImages:
         model = method().eval()
         given = batch(1, *size)
         assert model.enlarge(given)["sr"].shape[-2:] == (2 * size[0], 2 * size[1])
-        assert (model.tiles > 1) == (max(size) > 16)
+        assert (model.tile_count > 1) == (max(size) > 16)
         assert (model.bits_of(given) is None) == (size != (16, 16))
 
     @pytest.mark.parametrize(("size", "side"), [(24, 24), (30, 30), (8, 16)])
     def test_tiles_of_another_size_are_refused(self, size, side):
         model = method().eval()
-        model.tiling = type(model.tiling)(size=size)
+        model.set_tiling(type(model.tiling)(size=size))
         with pytest.raises(
             ValueError, match=f"size is {size}, .* takes exactly 16 pixels .* set it to 16"
         ):
@@ -469,15 +469,15 @@ class TestImages:
         model, given = method(bits=Bitwise(1.0)).eval(), batch(1)
         first = model.enlarge(given)["sr"]
         assert torch.equal(model.enlarge(given)["sr"], first)
-        model.noise_seed = 1
+        model.set_noise_seed(1)
         assert not torch.equal(model.enlarge(given)["sr"], first)
         assert model.drew_noise
 
     def test_options_tell_results_apart(self):
-        assert method(False).options == {"color_fix": "adain_wavelet"}
-        found = method(bits=Bitwise(0.7), next_input_mode="area", color_fix="none").options
+        assert method(False).output_settings == {"color_fix": "adain_wavelet"}
+        found = method(bits=Bitwise(0.7), next_input_mode="area", color_fix="none").output_settings
         assert found == {"tau": 0.7, "next_input_mode": "area"}
-        got = method(color_fix="none", encoder=Classes(["a", "b"]), prompt="b").options
+        got = method(color_fix="none", encoder=Classes(["a", "b"]), prompt="b").output_settings
         assert got == {"encoder": "Classes", "prompt": "b"}
 
 

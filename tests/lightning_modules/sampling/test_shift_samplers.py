@@ -96,8 +96,8 @@ def test_samplers_differ_and_are_recorded(method):
     found = [restored(model) for model in made]
     for n in range(3):
         assert (found[n] - found[n - 1]).abs().max() > 1e-3
-    assert [model.options.get("sampler") for model in made] == [None, *names[1:]]
-    assert pair(method, sampler=0.5).options["sampler"] == 0.5
+    assert [model.output_settings.get("sampler") for model in made] == [None, *names[1:]]
+    assert pair(method, sampler=0.5).output_settings["sampler"] == 0.5
 
 
 @SAMPLERS

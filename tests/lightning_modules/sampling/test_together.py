@@ -42,10 +42,10 @@ class Noisy(SuperResolver):
 def enlarged(size: tuple[int, int], side: int | str, key: str = "a", together: bool = True) -> Any:
     h, w = size
     model = Noisy(2).eval()
-    model.tiling = Tiling(size=side, batch=2, together=together)  # type: ignore[arg-type]
+    model.set_tiling(Tiling(size=side, batch=2, together=together))  # type: ignore[arg-type]
     lr = torch.rand(1, 3, h, w, generator=torch.Generator().manual_seed(0))
     batch = {"key": [key], "seed": torch.tensor([3]), "lr": lr, "size": (2 * h, 2 * w)}
-    return {**model.predict_step(batch, 0), "tiles": model.tiles}  # type: ignore[dict-item, arg-type]
+    return {**model.predict_step(batch, 0), "tiles": model.tile_count}  # type: ignore[dict-item, arg-type]
 
 
 def member(rank: int, count: int, folder: str) -> None:

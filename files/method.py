@@ -1,0 +1,135 @@
+"""What callbacks and commands may ask of a method: any other LightningModule has the defaults.
+
+``lightning_modules.base.ImageModel`` is a ``Method``. An attribute that is not declared here, or on
+a base class of ``lightning_modules``, is the method's own and means nothing to the rest.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, final
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from datamodules.base import Batch
+
+
+class Method:
+    """The contract, with its defaults.
+
+    Attributes:
+        training_only: Prefixes of parts that only training needs, such as a discriminator. EMA and
+            exports leave them out, and checkpoints with them also load into a model without them.
+        weights_source: The weights that were loaded; None while all are as initialised.
+    """
+
+    training_only: tuple[str, ...] = ()
+    weights_source: str | None = None
+    _noise_seed = 0
+    _drew_noise = False
+    _tile_count: int | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a class attribute that hides a property which the rest reads."""
+        super().__init_subclass__(**kwargs)
+        for name, value in vars(cls).items():
+            bases = (vars(base) for base in cls.__mro__[1:])
+            hidden = next((base[name] for base in bases if name in base), None)
+            if not isinstance(hidden, property):
+                continue
+            if inspect.isfunction(value):
+                raise TypeError(f"{cls.__name__}.{name} must be a property: add @property")
+            if getattr(hidden.fget, "__final__", False):
+                raise TypeError(
+                    f"{cls.__name__}.{name} hides a property that the base class sets: give it "
+                    "another name"
+                )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse an attribute under the name of a property, which torch would hide if a module."""
+        declared = getattr(type(self), name, None)
+        if isinstance(declared, property) and declared.fset is None:
+            raise AttributeError(
+                f"{type(self).__name__}.{name} is a property of its base class: give the attribute "
+                "another name, or override the property"
+            )
+        super().__setattr__(name, value)
+
+    @property
+    @final
+    def noise_seed(self) -> int:
+        """The run's seed, which selects the output of a stochastic method."""
+        return self._noise_seed
+
+    @final
+    def set_noise_seed(self, seed: int) -> None:
+        """Set ``noise_seed``; a command does so before it runs the method."""
+        self._noise_seed = seed
+
+    @property
+    @final
+    def drew_noise(self) -> bool:
+        """Whether any output has depended on ``noise_seed`` so far."""
+        return self._drew_noise
+
+    @property
+    @final
+    def tile_count(self) -> int | None:
+        """Tiles of the latest image; None if the method has no tiles."""
+        return self._tile_count
+
+    @property
+    def tiles_are_shared(self) -> bool:
+        """Whether all processes make the tiles of each image of ``predict`` together."""
+        return False
+
+    @property
+    def output_settings(self) -> dict[str, str | int | float]:
+        """Settings that change outputs of the same weights; they label results."""
+        return {}
+
+    @property
+    def batches_per_step(self) -> int | None:
+        """Batches per step, if the method optimises manually; None for the trainer's number."""
+        return None
+
+    def is_step(self, optimizer: Any) -> bool:
+        """Whether updates of this optimiser count as steps; with a GAN only the main one's do.
+
+        Args:
+            optimizer: One of the trainer's.
+        """
+        return True
+
+
+class BitwiseMethod(ABC):
+    """A method that makes images from bits at several scales, for ``callbacks.ScaleReport``."""
+
+    @abstractmethod
+    def bits_of(self, batch: Batch) -> list[Tensor] | None:
+        """Return (B, d, h_k, w_k) for each scale: the codes of the outputs; 0 without a prediction.
+
+        None for images that are not generated in one piece.
+        """
+
+    @abstractmethod
+    def decoded(self, total: Tensor) -> Tensor:
+        """Return (B, 3, H, W) in about [0, 1] of (B, d, h, w), the sum of codes at full size."""
+
+    @abstractmethod
+    def encoded(self, images: Tensor) -> Tensor:
+        """Return (B, d, h, w) of (B, 3, H, W), not quantised."""
+
+
+_FOREIGN = Method()
+
+
+def method_of(module: object) -> Method:
+    """Return a LightningModule's side of the contract: itself, or the defaults.
+
+    Args:
+        module: A method, or any other LightningModule.
+    """
+    return module if isinstance(module, Method) else _FOREIGN

@@ -1,0 +1,138 @@
+"""What callbacks and commands read of a method is declared, and nothing else has a meaning."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional
+
+from callbacks.training.ema import EMA
+from degradations.bicubic import resize
+from files.method import Method, method_of
+from lightning_modules.base import SuperResolver
+from tests.callbacks.tiny import Tiny, loader, trainer
+from tests.conftest import REPO
+
+METHODS = {"pl_module", "model", "module", "method", "lightning_module"}
+READERS = {"getattr", "hasattr", "setattr", "delattr", "vars", "dir", "getattr_static"}
+FREE = (  # names that a method may give to anything
+    *("steps", "accumulate", "counts", "tiles", "options", "network", "space", "encoder"),
+    *("enlarged", "bits_of", "backbone", "clip", "sampled", "sampling", "weights", "optimizer"),
+    *("lr_scheduler", "seed", "noise", "schedule", "state", "batches", "sampler", "timesteps"),
+)
+
+
+def is_method(node: ast.AST) -> bool:
+    """Whether an expression is a method, by the names that this code gives to one."""
+    if isinstance(node, ast.NamedExpr):
+        return is_method(node.target) or is_method(node.value)
+    name = node.id if isinstance(node, ast.Name) else getattr(node, "attr", None)
+    return isinstance(node, ast.Name | ast.Attribute) and name in METHODS
+
+
+def uses(text: str) -> Iterator[int]:
+    """Lines that ask a method for a name by text, or assign to one of its attributes."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            found = name in READERS and any(map(is_method, node.args[:1]))
+        elif isinstance(node, ast.Attribute):
+            stored = isinstance(node.ctx, ast.Store | ast.Del) or node.attr == "__dict__"
+            found = stored and is_method(node.value)
+        elif isinstance(node, ast.Try):
+            caught = ast.unparse(ast.Module([*node.handlers], []))
+            parts = [part for line in node.body for part in ast.walk(line)]
+            read = [p for p in parts if isinstance(p, ast.Attribute) and is_method(p.value)]
+            found = "AttributeError" in caught and bool(read)
+        else:
+            found = False
+        if found:
+            yield node.lineno  # type: ignore[attr-defined]
+
+
+def test_nothing_is_asked_of_a_method_by_a_name_in_a_text() -> None:
+    disguised = (
+        "hasattr(pl_module, 'a')\ngetattr(x := model, 'a', 0)\nvars(method)['a']\n"
+        "getattr(trainer.lightning_module, 'a')\nself.model.a = 1\n"
+        "try:\n    model.a\nexcept AttributeError:\n    pass\nmodel.__dict__['a']\n"
+    )
+    assert len(list(uses(disguised))) == 7
+    files = [p for room in ("callbacks", "commands") for p in (REPO / room).rglob("*.py")]
+    assert not [f"{path}:{line}" for path in files for line in uses(path.read_text())]
+
+
+class Plain(SuperResolver):
+    """One convolution after bicubic."""
+
+    def __init__(self, scale: float, **kwargs: Any) -> None:
+        super().__init__(scale, **kwargs)
+        self.filter = nn.Conv2d(3, 3, 3, padding=1)
+
+    def restore(self, batch: Any, noise: Any) -> Tensor:
+        return self.filter(resize(batch["lr"], batch["size"]))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return functional.l1_loss(self.restore(batch, None), batch["hr"])
+
+
+def trained(tmp_path: Path, method: SuperResolver) -> EMA:
+    torch.manual_seed(0)
+    for parameter in method.parameters():
+        nn.init.normal_(parameter)
+    ema = EMA(0.5)
+    trainer(tmp_path, ema).fit(method, loader())
+    return ema
+
+
+@pytest.mark.parametrize("value", [20, "a", None])
+def test_a_method_may_name_its_attributes_freely(tmp_path: Path, value: object) -> None:
+    class Named(Plain):
+        def __init__(self, scale: float) -> None:
+            super().__init__(scale)
+            for name in FREE:
+                setattr(self, name, value)
+
+    ours, expected = trained(tmp_path, Named(2.0)), trained(tmp_path, Plain(2.0))
+    assert ours.updates == expected.updates == 4  # 7 images in batches of 2
+    for mine, other in zip(ours._averages, expected._averages, strict=True):
+        assert torch.equal(mine, other)
+
+
+@pytest.mark.parametrize("name", ["noise_seed", "tiling", "tile_count", "output_settings"])
+@pytest.mark.parametrize("value", [3, nn.Identity()], ids=["number", "module"])
+def test_an_attribute_that_hides_a_property_is_refused(name: str, value: Any) -> None:
+    class Hides(Plain):
+        def __init__(self, scale: float) -> None:
+            super().__init__(scale)
+            setattr(self, name, value)
+
+    with pytest.raises(AttributeError, match=rf"Hides\.{name} is a property"):
+        Hides(2.0)
+
+
+@pytest.mark.parametrize("name", ["noise_seed", "drew_noise", "tile_count", "tiling"])
+def test_a_class_attribute_that_hides_what_the_base_sets_is_refused(name: str) -> None:
+    with pytest.raises(TypeError, match=rf"Hides\.{name} hides"):
+        type("Hides", (Plain,), {name: 3})
+
+
+def test_a_function_in_place_of_a_property_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"Hides\.output_settings must be a property"):
+        type("Hides", (Plain,), {"output_settings": lambda self: {}})
+
+
+def test_another_lightning_module_has_the_defaults() -> None:
+    found = method_of(Tiny())
+    assert type(found) is Method
+    assert (found.training_only, found.weights_source, found.tile_count) == ((), None, None)
+    assert (found.noise_seed, found.drew_noise, found.output_settings) == (0, False, {})
+    assert found.batches_per_step is None
+    assert found.is_step(None)
+    assert isinstance(Plain(2.0), LightningModule)
