@@ -68,7 +68,6 @@ from commands.run.directory import RunDirectory, RunOptions, experiment_name, ru
 from commands.run.files import fingerprint, why_unseen
 from commands.run.loggers import keep_earlier_metrics, name_loggers
 from commands.run.weights import find_weights, freezes, load_trained, needed_files, weights_are_read
-from commands.signals import Stopped
 from commands.throughput import Throughput
 from commands.tracebacks import explained_precision, sentence_of, status_of
 from commands.world import agree
@@ -78,6 +77,7 @@ from degradations.base import Degradation
 from files.paths import expand_path
 from files.yaml_loader import plain_yaml
 from lightning_modules.base import ImageModel, SuperResolver
+from lightning_modules.sampling.stopping import Stopped
 from lightning_modules.sampling.tiling import Tiling
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,9 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from callbacks.evaluation import all_callbacks, together
 from callbacks.report.scalar_record import ScalarRecord
@@ -20,8 +22,8 @@ from commands.distributed.preflight import Facts, room
 from commands.run.checkpoints import Checkpoints, SavesLast, checkpoints_of, gradients_pending
 from commands.run.directions import check_directions, correct_restored
 from commands.run.files import list_checkpoints
-from commands.signals import Stopped
 from datamodules.base import SRDataModule
+from lightning_modules.sampling.stopping import Stopped, listen, stop_here
 
 if TYPE_CHECKING:
     from commands.distributed.heartbeat import Ranks
@@ -103,6 +105,10 @@ def _expected_size(module: nn.Module) -> int:
 log = logging.getLogger(__name__)
 
 
+def _before_network(module: nn.Module, inputs: Any) -> None:
+    stop_here()
+
+
 class Agreement:
     """The largest number of all processes, exchanged without waiting.
 
@@ -147,7 +153,9 @@ class Agreement:
 
 
 class Stops(SavesLast):
-    """Stop after a signal: between two steps, or before the next image of a validation.
+    """Stop after a signal: between two steps of training, or within an image of an evaluation.
+
+    An image is left before its next tile, or before the next call of any of the method's networks.
 
     A signal is exchanged at the end of a step and known to all processes one step later. The
     checkpoint is written when the batch after it begins, or after the accumulation. A validation is
@@ -165,6 +173,7 @@ class Stops(SavesLast):
         self.ranks = ranks
         self._agreement: Agreement | None = None
         self._agreed = 0
+        self._hooks: list[RemovableHandle] = []  # before each call of a network
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Create the process group; all processes come here together."""
@@ -237,10 +246,41 @@ class Stops(SavesLast):
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """Leave before the next image; earlier ones are written."""
-        received = self.ranks.signals.received
+        received = self.ranks.received_signal()
         if self._agreement is not None and together(pl_module):
             received = self._agreement.now(received)  # all make this image, or none
         if received:
+            raise Stopped(received, "before its end")
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to leave within images, where no process waits for another in a network."""
+        if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+            return
+        listen(lambda: self._leave_image(trainer))
+        if not together(pl_module):  # else only between tiles, where all processes leave
+            modules = pl_module.modules()
+            self._hooks = [m.register_forward_pre_hook(_before_network) for m in modules]
+
+    on_test_start = on_predict_start = on_validation_start
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop leaving within images."""
+        listen(None)
+        for hook in self._hooks:
+            hook.remove()
+
+    on_test_end = on_predict_end = on_validation_end
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Stop leaving within images."""
+        self.on_validation_end(trainer, pl_module)
+
+    def _leave_image(self, trainer: Trainer) -> None:
+        if not trainer.predicting:
+            self._leave(trainer, begun=True)
+        elif received := self.ranks.received_signal():
             raise Stopped(received, "before its end")
 
     def _leave(self, trainer: Trainer, begun: bool) -> None:

@@ -49,8 +49,8 @@ from commands.run.files import (
     write_atomically,
     write_whole,
 )
-from commands.signals import Stopped
 from files.owned import remove_file
+from lightning_modules.sampling.stopping import Stopped
 
 
 def batches_done(trainer: Trainer) -> int:
