@@ -329,9 +329,10 @@ class EnlargerCLI(CommandsCLI):
         refuse_unsupported(trainer, given)
         if self.subcommand in DRY_RUN_COMMANDS:
             given = without_outputs(trainer, given, own_bar=self.subcommand != "check")
-        if trainer.logger in (None, True):
-            silent = self.subcommand == "predict"
-            trainer.logger = False if silent else DescribedLogger(str(self.run.path))
+        if not self.fits:  # their points would lie at step 0 of the training's curves
+            trainer.logger = False
+        elif trainer.logger in (None, True):
+            trainer.logger = DescribedLogger(str(self.run.path))
         if self.subcommand == "fit" and not trainer.barebones:
             trainer.logger = with_record(trainer.logger, self.run.path)
         given += own_timer(trainer, given)

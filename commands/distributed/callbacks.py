@@ -170,6 +170,7 @@ class Stops(SavesLast):
     on_after_backward = on_before_optimizer_step = None  # type: ignore[assignment]
 
     def __init__(self, ranks: Ranks) -> None:
+        super().__init__()
         self.ranks = ranks
         self._agreement: Agreement | None = None
         self._agreed = 0
@@ -265,17 +266,25 @@ class Stops(SavesLast):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop leaving within images."""
-        listen(None)
-        for hook in self._hooks:
-            hook.remove()
+        super().on_validation_end(trainer, pl_module)
+        self._ignore_signals()
 
-    on_test_end = on_predict_end = on_validation_end
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop leaving within images."""
+        self._ignore_signals()
+
+    on_predict_end = on_test_end
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Stop leaving within images."""
-        self.on_validation_end(trainer, pl_module)
+        self._ignore_signals()
+
+    def _ignore_signals(self) -> None:
+        listen(None)
+        for hook in self._hooks:
+            hook.remove()
 
     def _leave_image(self, trainer: Trainer) -> None:
         if not trainer.predicting:

@@ -85,6 +85,7 @@ PLATEAU = (
     *("--model.init_args.lr_scheduler.init_args.threshold", 99),  # so that nothing is better
     *("--model.init_args.lr_scheduler.init_args.patience", 0),
 )
+NO_VALIDATION = ("--trainer.check_val_every_n_epoch", 100)
 # 20 crops in batches of 4 are 5 batches an epoch, 12 steps are 2.4 epochs. The step after which the
 # run stops is that of the batch in which the signal came.
 CASES = {
@@ -102,6 +103,7 @@ CASES = {
     "in the validation at an epoch's end": ("validation", 5, TERM, 5, ()),
     "in the last validation": ("validation", 12, TERM, 12, EVERY_TWO),
     "in the validation of the last epoch": ("validation", 10, TERM, 10, TWO_EPOCHS),
+    "in the only validation, at the end": ("validation", 12, TERM, 12, NO_VALIDATION),
 }
 
 
