@@ -336,7 +336,11 @@ class EnlargerCLI(CommandsCLI):
         if self.subcommand == "fit" and not trainer.barebones:
             trainer.logger = with_record(trainer.logger, self.run.path)
         given += own_timer(trainer, given)
-        trainer.callbacks = [Start(self.ranks, self._facts), Stops(self.ranks), *given]
+        trainer.callbacks = [
+            Start(self.ranks, self._facts, self.config_dump),
+            Stops(self.ranks),
+            *given,
+        ]
         trainer.callbacks += self._own_callbacks(trainer)
         # Last: it may fail the command after all others have written their results.
         trainer.callbacks.sort(key=lambda callback: isinstance(callback, FiniteOutputs))

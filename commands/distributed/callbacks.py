@@ -22,6 +22,7 @@ from commands.distributed.preflight import Facts, room
 from commands.run.checkpoints import Checkpoints, SavesLast, checkpoints_of, gradients_pending
 from commands.run.directions import check_directions, correct_restored
 from commands.run.files import list_checkpoints
+from commands.run.loggers import log_hyperparameters
 from datamodules.base import SRDataModule
 from lightning_modules.sampling.stopping import Stopped, listen, stop_here
 
@@ -38,10 +39,13 @@ class Start(Callback):
         ranks: The processes of this run.
         facts: Returns the facts to compare first, if processes could not meet before because
             Lightning had not started them yet.
+        config: The configuration of ``fit``; None for other commands.
     """
 
-    def __init__(self, ranks: Ranks, facts: Callable[[], Facts]) -> None:
-        self.ranks, self.facts = ranks, facts
+    def __init__(
+        self, ranks: Ranks, facts: Callable[[], Facts], config: dict[str, Any] | None
+    ) -> None:
+        self.ranks, self.facts, self.config = ranks, facts, config
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Meet after the setup of the data module, before training.
@@ -65,8 +69,10 @@ class Start(Callback):
         check_directions(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Correct restored directions, and begin the record of scalars."""
+        """Correct restored directions, log hyperparameters, and begin the record of scalars."""
         correct_restored(trainer)
+        if self.config is not None:
+            log_hyperparameters(trainer, self.config)
         for logger in trainer.loggers:
             if isinstance(logger, ScalarRecord):
                 logger.begin(trainer.global_step)
