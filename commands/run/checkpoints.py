@@ -532,6 +532,11 @@ class SavesLast(Callback):
     def __init__(self) -> None:
         self._validated = False  # whether this run was, also before it was resumed
 
+    @property
+    def state_key(self) -> str:
+        """Key of the state in a checkpoint."""
+        return "SavesLast"
+
     def state_dict(self) -> dict[str, Any]:
         """Return whether the run was validated."""
         return {"validated": True} if self._validated else {}
