@@ -129,6 +129,17 @@ class DescribedLogger(TensorBoardLogger):
             self._write_described(tag, float(metrics[tag]), step)
         super().log_metrics({k: v for k, v in metrics.items() if k not in new}, step)
 
+    @rank_zero_only
+    def log_hyperparams(self, params: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
+        """Write the hyperparameters for the tab of this name.
+
+        Lightning would log a metric for them, -1 at step 0.
+        """
+        from torch.utils.tensorboard.summary import hparams
+
+        for summary in hparams(dict(params), {}):  # type: ignore[no-untyped-call]
+            self.experiment._get_file_writer().add_summary(summary)
+
     def _write_described(self, tag: str, value: float, step: int | None) -> None:
         # torch's writer has no argument for it. TensorBoard keeps the first value's description.
         from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata

@@ -68,7 +68,6 @@ from commands.run.directory import RunDirectory, RunOptions, experiment_name, ru
 from commands.run.files import fingerprint, why_unseen
 from commands.run.loggers import keep_earlier_metrics, name_loggers
 from commands.run.weights import find_weights, freezes, load_trained, needed_files, weights_are_read
-from commands.signals import Stopped
 from commands.throughput import Throughput
 from commands.tracebacks import explained_precision, sentence_of, status_of
 from commands.world import agree
@@ -78,6 +77,7 @@ from degradations.base import Degradation
 from files.paths import expand_path
 from files.yaml_loader import plain_yaml
 from lightning_modules.base import ImageModel, SuperResolver
+from lightning_modules.sampling.stopping import Stopped
 from lightning_modules.sampling.tiling import Tiling
 
 log = logging.getLogger(__name__)
@@ -329,13 +329,18 @@ class EnlargerCLI(CommandsCLI):
         refuse_unsupported(trainer, given)
         if self.subcommand in DRY_RUN_COMMANDS:
             given = without_outputs(trainer, given, own_bar=self.subcommand != "check")
-        if trainer.logger in (None, True):
-            silent = self.subcommand == "predict"
-            trainer.logger = False if silent else DescribedLogger(str(self.run.path))
+        if not self.fits:  # their points would lie at step 0 of the training's curves
+            trainer.logger = False
+        elif trainer.logger in (None, True):
+            trainer.logger = DescribedLogger(str(self.run.path))
         if self.subcommand == "fit" and not trainer.barebones:
             trainer.logger = with_record(trainer.logger, self.run.path)
         given += own_timer(trainer, given)
-        trainer.callbacks = [Start(self.ranks, self._facts), Stops(self.ranks), *given]
+        trainer.callbacks = [
+            Start(self.ranks, self._facts, self.config_dump),
+            Stops(self.ranks),
+            *given,
+        ]
         trainer.callbacks += self._own_callbacks(trainer)
         # Last: it may fail the command after all others have written their results.
         trainer.callbacks.sort(key=lambda callback: isinstance(callback, FiniteOutputs))

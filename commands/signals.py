@@ -28,21 +28,6 @@ HANDLED = tuple(
 REPEAT_SECONDS = 1.0  # a terminal's Ctrl-C may arrive twice, also through the launcher
 
 
-class Stopped(Exception):  # noqa: N818  (no error)
-    """Raised between two steps after a signal, on all processes at the same step.
-
-    Args:
-        number: The signal.
-        at: Position of the run, for the message.
-        in_validation: Whether a validation was interrupted, which a continued run repeats first.
-    """
-
-    def __init__(self, number: int, at: str, in_validation: bool = False) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name} {at}")
-        self.status = 128 + number
-        self.in_validation = in_validation
-
-
 class Signals:
     """The flag, and the handlers that set it while the trainer runs."""
 

@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lightning_modules.base import SuperResolver
 from lightning_modules.lightning_internals import exclude_from_step_count
-from lightning_modules.optimisation import adam, optimizer_of
+from lightning_modules.optimisation import adam, average_gradients, optimizer_of
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -110,11 +110,12 @@ class Adversarial(SuperResolver):
 
     def _completes(self, batch_idx: int) -> bool:
         done = batch_idx + 1
-        return done % self.accumulate == 0 or done >= self.trainer.num_training_batches
+        return done % self.accumulate == 0 or self.trainer.is_last_batch
 
     def _update(self, index: int) -> None:
         optimizers = self.optimizers()
         optimizer = cast(Any, optimizers[index] if isinstance(optimizers, list) else optimizers)
+        average_gradients(optimizer, self.accumulate, len(self._made))
         self._average(optimizer.optimizer)
         if index == SECOND:
             exclude_from_step_count(optimizer)

@@ -32,6 +32,7 @@ from lightning_modules.noise import Noise, PlacedNoise, Size
 from lightning_modules.optimisation import (
     VALIDATED,
     adam,
+    average_gradients,
     check_length,
     check_plateaus,
     optimizer_of,
@@ -239,6 +240,19 @@ class ImageModel(Method, LightningModule, ABC):
             return optimizer
         schedule = schedule_of(self._make_schedule, optimizer)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
+    ) -> None:
+        """Step by the mean loss, also with the fewer batches that an epoch's end leaves."""
+        planned = self.trainer.accumulate_grad_batches
+
+        def closure() -> Any:
+            loss = optimizer_closure()
+            average_gradients(optimizer, planned, batch_idx % planned + 1)
+            return loss
+
+        super().optimizer_step(epoch, batch_idx, optimizer, closure)
 
     def on_train_start(self) -> None:
         """Raise if the schedule cannot be followed. Subclasses must call super() first."""

@@ -159,6 +159,22 @@ def schedule_of(make: Callable[[Any], Any], optimizer: Any) -> dict[str, Any]:
     return {"scheduler": schedule, "interval": "step"}
 
 
+def average_gradients(optimizer: Any, planned: int, summed: int) -> None:
+    """Make gradients those of the mean loss where an epoch ended within an accumulation.
+
+    Args:
+        optimizer: Its parameters have the gradient of a sum of losses divided by ``planned``.
+        planned: Batches of a whole accumulation.
+        summed: Batches of this one.
+    """
+    if summed == planned:
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                parameter.grad.mul_(planned / summed)
+
+
 def step_schedule(step: Callable[[Any, Any], None], schedule: Any, metric: Any) -> None:
     """Step a schedule; some of torch's schedules reject their arguments only then.
 

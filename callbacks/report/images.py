@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -53,9 +53,9 @@ Panel = tuple[str, NDArray[np.uint8]]  # a label, and (H, W, 3)
 class SampleGrid(EvaluationCallback):
     """Draw the first images of each dataset: LR, bicubic, ours and HR, with PSNR-Y below.
 
-    One PNG for each validation or test, in ``samples`` of the run's directory, and in TensorBoard
-    if that is the logger. It shows the window with the most detail, enlarged; the numbers are of
-    the whole images (Y, 8 bit, border = scale).
+    One PNG for each validation or test, in ``samples`` of the run's directory; that of a validation
+    in ``fit`` also in TensorBoard, W&B or MLflow if that is the logger. It shows the window with
+    the most detail, enlarged; the numbers are of the whole images (Y, 8 bit, border = scale).
 
     Args:
         images: Number of images shown of each dataset, the first ones.
@@ -150,8 +150,17 @@ class SampleGrid(EvaluationCallback):
         self.path = path
         log.info("images side by side: %s", self.path)
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(f"samples/{stage}", image, step, dataformats="HWC")
+            _log_image(logger, f"samples/{stage}", image, step)
+
+
+def _log_image(logger: Any, tag: str, image: NDArray[np.uint8], step: int) -> None:
+    # (H, W, 3); loggers of other kinds take no images.
+    if isinstance(logger, TensorBoardLogger):
+        logger.experiment.add_image(tag, image, step, dataformats="HWC")
+    elif isinstance(logger, WandbLogger):
+        logger.log_image(tag, [image], step)
+    elif isinstance(logger, MLFlowLogger):
+        logger.experiment.log_image(logger.run_id, image, key=tag, step=step)
 
 
 def most_detailed(image: Tensor, size: tuple[int, int], step: int) -> tuple[int, int]:

@@ -12,7 +12,9 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from callbacks.evaluation import all_callbacks
 from callbacks.report.scalar_record import ScalarRecord
@@ -20,9 +22,10 @@ from commands.distributed.preflight import Facts, room
 from commands.run.checkpoints import Checkpoints, SavesLast, checkpoints_of, gradients_pending
 from commands.run.directions import check_directions, correct_restored
 from commands.run.files import list_checkpoints
-from commands.signals import Stopped
+from commands.run.loggers import log_hyperparameters
 from datamodules.base import SRDataModule
 from files.method import method_of
+from lightning_modules.sampling.stopping import Stopped, listen, stop_here
 
 if TYPE_CHECKING:
     from commands.distributed.heartbeat import Ranks
@@ -37,10 +40,13 @@ class Start(Callback):
         ranks: The processes of this run.
         facts: Returns the facts to compare first, if processes could not meet before because
             Lightning had not started them yet.
+        config: The configuration of ``fit``; None for other commands.
     """
 
-    def __init__(self, ranks: Ranks, facts: Callable[[], Facts]) -> None:
-        self.ranks, self.facts = ranks, facts
+    def __init__(
+        self, ranks: Ranks, facts: Callable[[], Facts], config: dict[str, Any] | None
+    ) -> None:
+        self.ranks, self.facts, self.config = ranks, facts, config
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Meet after the setup of the data module, before training.
@@ -64,8 +70,10 @@ class Start(Callback):
         check_directions(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Correct restored directions, and begin the record of scalars."""
+        """Correct restored directions, log hyperparameters, and begin the record of scalars."""
         correct_restored(trainer)
+        if self.config is not None:
+            log_hyperparameters(trainer, self.config)
         for logger in trainer.loggers:
             if isinstance(logger, ScalarRecord):
                 logger.begin(trainer.global_step)
@@ -102,6 +110,10 @@ def _expected_size(module: nn.Module) -> int:
 
 
 log = logging.getLogger(__name__)
+
+
+def _before_network(module: nn.Module, inputs: Any) -> None:
+    stop_here()
 
 
 class Agreement:
@@ -148,7 +160,9 @@ class Agreement:
 
 
 class Stops(SavesLast):
-    """Stop after a signal: between two steps, or before the next image of a validation.
+    """Stop after a signal: between two steps of training, or within an image of an evaluation.
+
+    An image is left before its next tile, or before the next call of any of the method's networks.
 
     A signal is exchanged at the end of a step and known to all processes one step later. The
     checkpoint is written when the batch after it begins, or after the accumulation. A validation is
@@ -163,9 +177,11 @@ class Stops(SavesLast):
     on_after_backward = on_before_optimizer_step = None  # type: ignore[assignment]
 
     def __init__(self, ranks: Ranks) -> None:
+        super().__init__()
         self.ranks = ranks
         self._agreement: Agreement | None = None
         self._agreed = 0
+        self._hooks: list[RemovableHandle] = []  # before each call of a network
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Create the process group; all processes come here together."""
@@ -238,10 +254,49 @@ class Stops(SavesLast):
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """Leave before the next image; earlier ones are written."""
-        received = self.ranks.signals.received
+        received = self.ranks.received_signal()
         if self._agreement is not None and method_of(pl_module).tiles_are_shared:
             received = self._agreement.now(received)  # all make this image, or none
         if received:
+            raise Stopped(received, "before its end")
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to leave within images, where no process waits for another in a network."""
+        if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+            return
+        listen(lambda: self._leave_image(trainer))
+        if not together(pl_module):  # else only between tiles, where all processes leave
+            modules = pl_module.modules()
+            self._hooks = [m.register_forward_pre_hook(_before_network) for m in modules]
+
+    on_test_start = on_predict_start = on_validation_start
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop leaving within images."""
+        super().on_validation_end(trainer, pl_module)
+        self._ignore_signals()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop leaving within images."""
+        self._ignore_signals()
+
+    on_predict_end = on_test_end
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Stop leaving within images."""
+        self._ignore_signals()
+
+    def _ignore_signals(self) -> None:
+        listen(None)
+        for hook in self._hooks:
+            hook.remove()
+
+    def _leave_image(self, trainer: Trainer) -> None:
+        if not trainer.predicting:
+            self._leave(trainer, begun=True)
+        elif received := self.ranks.received_signal():
             raise Stopped(received, "before its end")
 
     def _leave(self, trainer: Trainer, begun: bool) -> None:

@@ -49,9 +49,9 @@ from commands.run.files import (
     write_atomically,
     write_whole,
 )
-from commands.signals import Stopped
 from files.method import method_of
 from files.owned import remove_file
+from lightning_modules.sampling.stopping import Stopped
 
 
 def batches_done(trainer: Trainer) -> int:
@@ -526,8 +526,29 @@ class Checkpoints(Checkpoint):
 class SavesLast(Callback):
     """Let ``Checkpoints`` save at the end, before other callbacks change the weights.
 
-    It stands first, while Lightning puts those that save last.
+    A training that was never validated is validated first. This callback stands first, while
+    Lightning puts those that save last.
     """
+
+    def __init__(self) -> None:
+        self._validated = False  # whether this run was, also before it was resumed
+
+    @property
+    def state_key(self) -> str:
+        """Key of the state in a checkpoint."""
+        return "SavesLast"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return whether the run was validated."""
+        return {"validated": True} if self._validated else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore whether the run was validated."""
+        self._validated = bool(state_dict["validated"])
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note a validation."""
+        self._validated |= trainer.state.fn == "fit" and not trainer.sanity_checking
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the limits that were lifted."""
@@ -547,10 +568,15 @@ class SavesLast(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if training ends within an epoch, which a continued run does not end here."""
         if batches_done(trainer) < trainer.num_training_batches:
+            before, self._validated = self._validated, True  # by on_train_end, if not before
             self._save_last(trainer)
+            self._validated = before
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save before other callbacks change the weights, as averages do."""
+        # The first process decides: another one may have had no image to validate.
+        if trainer.enable_validation and not trainer.strategy.broadcast(self._validated):
+            run_validation(trainer, ends_epoch=False)
         self._save_last(trainer)
 
     def _save_last(self, trainer: Trainer) -> None:

@@ -1,8 +1,9 @@
-"""Loggers of a run: they get its name, and delete no metrics of an earlier start."""
+"""Loggers of a run: its name and hyperparameters; no metrics of an earlier start are deleted."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,23 @@ from lightning.fabric.loggers.csv_logs import CSVLogger
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import Trainer
 
+from commands.arguments.saved_config import flat
 from commands.errors import ConfigurationError
+from datamodules.shards.remote import shown
 from files.owned import move_aside
 
 log = logging.getLogger(__name__)
+Scalar = bool | int | float | str
 FILE = "metrics.csv"  # as Lightning's logger calls it
 # Loggers that show many runs side by side by their names, with their argument for it.
 NAMES = {"WandbLogger": "name", "MLFlowLogger": "run_name"}
+# What determines the training, of the configuration.
+GROUPS = ("model", "data", "degradation", "seed_everything")
+EVALUATED = ("val", "test", "predict")  # of data
+OF_TRAINER = (
+    *("max_steps", "max_epochs", "max_time", "precision", "accumulate_grad_batches"),
+    *("gradient_clip_val", "gradient_clip_algorithm", "devices", "num_nodes"),
+)
 
 
 def name_loggers(given: Any, name: str) -> None:
@@ -62,3 +73,54 @@ def keep_earlier_metrics(trainer: Trainer) -> None:
                 f"{folder}/{FILE} has the metrics of an earlier start, and "
                 f"{type(logger).__name__} would delete them: remove its version, or set another"
             )
+
+
+def hyperparameters(config: Mapping[str, Any]) -> dict[str, Scalar]:
+    """Return what determines a training, by keys as typed in the short form.
+
+    Args:
+        config: The configuration of ``fit``, of plain types.
+
+    Returns:
+        Numbers and texts, such as ``model: lightning_modules.ResShift`` and
+        ``data.batch_size: 16``; without what is null, and without data to evaluate.
+    """
+    groups = {name: _shown(config[name]) for name in GROUPS}
+    groups["trainer"] = {name: config["trainer"][name] for name in OF_TRAINER}
+    found: dict[str, Scalar] = {}
+    for key, value in flat(groups).items():
+        names = [name for name in key.split(".") if name not in ("class_path", "init_args")]
+        evaluated = names[0] == "data" and names[1:2] and names[1] in EVALUATED
+        if value is not None and not evaluated:
+            plain = isinstance(value, bool | int | float | str)
+            found[".".join(names)] = value if plain else str(value)
+    return found
+
+
+def _shown(value: Any) -> Any:
+    # Lists of classes, such as stages, are groups of their numbers; addresses have no secrets.
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        value = {str(number): item for number, item in enumerate(value)}
+    if isinstance(value, dict):
+        return {key: _shown(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_shown(item) for item in value]
+    return shown(value) if isinstance(value, str) and "://" in value else value
+
+
+def log_hyperparameters(trainer: Trainer, config: Mapping[str, Any]) -> None:
+    """Give each logger the hyperparameters of the run.
+
+    Args:
+        trainer: The trainer, with its optimisers.
+        config: As for ``hyperparameters``.
+    """
+    values = hyperparameters(config)
+    rate = trainer.optimizers[0].defaults.get("lr")
+    if isinstance(rate, int | float):  # else a tensor, which is in the configuration
+        values["lr"] = rate
+    for logger in trainer.loggers:
+        try:
+            logger.log_hyperparams(dict(values))
+        except Exception as error:  # MLflow refuses others for a run that it continues
+            log.warning("%s did not take the hyperparameters: %s", type(logger).__name__, error)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from degradations.device import copy_to
 from lightning_modules.noise import Noise, PlacedNoise, Size, Span, Tile, length_of
+from lightning_modules.sampling.stopping import stop_here
 from lightning_modules.sampling.together import Together
 
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ def restore_tiled(
     rest = {key: batch[key] for key in batch if key not in ("lr", "size", "hr")}  # type: ignore[literal-required]
 
     def make(group: Sequence[Tile]) -> Tensor:
+        stop_here()
         part = {key: _repeated(value, len(group)) for key, value in rest.items()}
         part |= {"lr": _cut(lr, group), "size": group[0].size}
         places = [tile for tile in group for _ in range(len(lr))]

@@ -9,8 +9,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lightning_modules.noise import Size, Tile
+from lightning_modules.sampling.stopping import Stopped
 
 Group = Sequence[Tile]  # of one size, which are made as one batch
+FULL = 1000  # an end of a turn, above all numbers of signals
 
 
 class Together:
@@ -38,6 +40,7 @@ class Together:
 
         Raises:
             torch.OutOfMemoryError: In all processes, if the memory of one is full.
+            Stopped: In all processes, if one has received a signal.
         """
         number, self._next = self._next, self._next + 1
         if number % self._count == 0:
@@ -48,7 +51,7 @@ class Together:
 
     def _turn(self, first: int) -> list[Tensor]:
         made: list[Tensor] = []
-        full = False
+        end = 0  # FULL, or the number of a signal
         try:
             if first == 0:  # the output, which is to have room beside the tiles
                 ends = [(tile.rows.out.stop, tile.columns.out.stop) for [*_, tile] in self._groups]
@@ -58,10 +61,15 @@ class Together:
             if self._rank < len(turn):
                 made[self._rank] = self._make(turn[self._rank]).contiguous()
         except torch.OutOfMemoryError:
-            full = True
-        any_full = self._lr.new_tensor(float(full))
-        dist.all_reduce(any_full, dist.ReduceOp.MAX)
-        if any_full.item():
+            end = FULL
+        except Stopped as stopped:
+            end = stopped.number
+        shared = self._lr.new_tensor(float(end))
+        dist.all_reduce(shared, dist.ReduceOp.MAX)
+        end = int(shared)
+        if 0 < end < FULL:
+            raise Stopped(end, "before its end")
+        if end:
             raise torch.OutOfMemoryError(
                 "tiles do not fit into the memory of all processes: set a smaller tiling.size"
             )

@@ -139,3 +139,65 @@ def test_it_costs_next_to_nothing(tmp_path: Path) -> None:
     for step in range(1000):
         record.log_metrics(values, step)
     assert time.perf_counter() - begun < 0.3
+
+
+NEVER = ("--trainer.check_val_every_n_epoch", 100)
+ENDS = {
+    "max_steps": (*NEVER, "--trainer.max_steps", 7),
+    "max_epochs": (*NEVER, "--trainer.max_steps", -1, "--trainer.max_epochs", 1),
+    "max_time": (*NEVER, "--trainer.max_steps", -1, "--trainer.max_time", "00:00:00:01"),
+    "early stopping": (
+        *NEVER,
+        *("--trainer.callbacks+", "lightning.pytorch.callbacks.EarlyStopping"),
+        *("--trainer.callbacks.monitor", "train/loss", "--trainer.callbacks.min_delta", 99),
+        *("--trainer.callbacks.patience", 0, "--trainer.callbacks.mode", "min"),
+    ),
+    "several epochs for a validation": (
+        *("--trainer.check_val_every_n_epoch", "null", "--trainer.val_check_interval", 5000),
+    ),
+    "accumulation": (*NEVER, "--trainer.accumulate_grad_batches", 3, "--trainer.max_steps", 3),
+}
+
+
+@pytest.mark.parametrize("case", quick(ENDS, "max_steps", "early stopping"))
+def test_a_training_without_validation_validates_at_its_end(
+    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture, case: str
+) -> None:
+    """Once, and the checkpoint of that step is ranked; the finished run has nothing to do."""
+    command = ["fit", "--config", "tiny.yaml", *ENDS[case]]
+    enlarger(*command)
+    found = curves().curves["val/psnr"]
+    best = json.loads(Path("runs/tiny/checkpoints/best.json").read_text())
+    assert len(found.steps) == 1
+    assert best["best"] == [f"step-{found.steps[0]:09d}.ckpt"]
+    enlarger(*command)
+    if case != "max_time":
+        assert curves().curves["val/psnr"] == found
+
+
+@pytest.mark.parametrize("more", [EVERY_TWO, (*EVERY_TWO, "--trainer.max_steps", 11), ()])
+def test_a_training_with_a_validation_adds_none(
+    fitted: Fitted, enlarger: Enlarger, more: tuple[object, ...]
+) -> None:
+    steps = {EVERY_TWO: [1, 3, 6, 8, 11], (): [4, 9]}
+    fitted(*more)
+    assert curves().curves["val/psnr"].steps == steps.get(more, [1, 3, 6, 8])
+
+
+def test_a_run_that_was_validated_before_it_was_resumed_adds_none(
+    fitted: Fitted, enlarger: Enlarger
+) -> None:
+    fitted(*EVERY_TWO, "--trainer.max_steps", 3)
+    enlarger(*FIT[:3], *NEVER, "--run.change", "true")
+    assert curves().curves["val/psnr"].steps == [1]
+
+
+@pytest.mark.parametrize("logger", quick(LOGGERS[1:], "true"))
+@pytest.mark.parametrize("verb", ["validate", "test"])
+def test_evaluations_add_no_points(tiny: Path, enlarger: Enlarger, logger: str, verb: str) -> None:
+    more = ("--trainer.logger", logger)
+    enlarger(*FIT, *more)
+    before, files = curves().curves, sorted(Path().rglob("*metrics.csv*"))
+    enlarger(verb, "--config", "tiny.yaml", *more)
+    assert curves().curves == before
+    assert sorted(Path().rglob("*metrics.csv*")) == files

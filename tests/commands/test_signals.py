@@ -14,9 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.nn import functional
 
 from callbacks.evaluation import EvaluationCallback, Stage
+from lightning_modules.base import Generator, SuperResolver
 from tests.commands.test_resume import assert_same, newest
 from tests.conftest import REPO
 from tests.quick import quick
@@ -81,6 +85,7 @@ PLATEAU = (
     *("--model.init_args.lr_scheduler.init_args.threshold", 99),  # so that nothing is better
     *("--model.init_args.lr_scheduler.init_args.patience", 0),
 )
+NO_VALIDATION = ("--trainer.check_val_every_n_epoch", 100)
 # 20 crops in batches of 4 are 5 batches an epoch, 12 steps are 2.4 epochs. The step after which the
 # run stops is that of the batch in which the signal came.
 CASES = {
@@ -98,6 +103,7 @@ CASES = {
     "in the validation at an epoch's end": ("validation", 5, TERM, 5, ()),
     "in the last validation": ("validation", 12, TERM, 12, EVERY_TWO),
     "in the validation of the last epoch": ("validation", 10, TERM, 10, TWO_EPOCHS),
+    "in the only validation, at the end": ("validation", 12, TERM, 12, NO_VALIDATION),
 }
 
 
@@ -226,6 +232,125 @@ class First(Callback):
         os.kill(os.getpid(), TERM)
 
     on_test_batch_end = on_predict_batch_end = on_validation_batch_end
+
+
+class Calls(nn.Module):
+    """A network of a sampler; a signal arrives in its n-th call."""
+
+    made, signal_in = 0, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        Calls.made += 1
+        if Calls.made == Calls.signal_in:
+            os.kill(os.getpid(), TERM)
+        return x
+
+
+class InSteps(SuperResolver):
+    """A sampler of its own: 50 calls of a network for each image or tile."""
+
+    tile_overlap = 4
+    tiles_latents = True
+
+    def __init__(self, scale: float, steps: int = 50) -> None:
+        super().__init__(scale)
+        self.network, self.sampling = Calls(), steps
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        raise NotImplementedError
+
+    def restore(self, batch: Any, noise: Any) -> Tensor:
+        x = functional.interpolate(batch["lr"], batch["size"])
+        for _ in range(self.sampling):
+            x = self.in_tiles(self.network, x, per_lr=self.scale)
+        return x
+
+
+class WithoutNetwork(InSteps):
+    """The same without a module: only tiles are known from outside."""
+
+    def restore(self, batch: Any, noise: Any) -> Tensor:
+        return self.network.forward(functional.interpolate(batch["lr"], batch["size"]))
+
+
+class Creates(Generator):
+    """A method without LR."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__(scale)
+        self.network = Calls()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        raise NotImplementedError
+
+    def generate(self, batch: Any, noise: Any) -> Tensor:
+        x = torch.zeros(len(batch["key"]), 3, *batch["size"])
+        for _ in range(50):
+            x = self.network(x)
+        return x
+
+
+TILES = ("--tiling.size", 16, "--tiling.overlap", 4)
+
+
+@pytest.mark.parametrize(
+    ("verb", "method", "options"),
+    [
+        ("predict", "InSteps", ()),
+        ("predict", "InSteps", TILES),
+        ("predict", "InSteps", (*TILES, "--tiling.where", "latent")),
+        ("predict", "InSteps", (*TILES, "--tiling.batch", 2)),
+        ("predict", "WithoutNetwork", TILES),
+        ("predict", "Creates", ()),
+        ("test", "InSteps", ()),
+        ("validate", "Creates", ()),
+    ],
+)
+def test_an_image_is_left_after_the_step_or_tile_at_hand(
+    tiny: Path,
+    enlarger: Enlarger,
+    photo_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    verb: str,
+    method: str,
+    options: tuple[object, ...],
+) -> None:
+    monkeypatch.setattr(Calls, "made", 0)
+    monkeypatch.setattr(Calls, "signal_in", 3)
+    command = [verb, "--config", "tiny.yaml", "--model", f"{__name__}.{method}", *options]
+    command += ["--data.init_args.predict", photo_folder] if verb == "predict" else []
+    with pytest.raises(SystemExit) as stopped:
+        enlarger(*command)
+    assert (stopped.value.code, Calls.made) == (143, 3)
+    assert not list(Path("runs").rglob("*.png"))
+    enlarger(*command)
+    if verb == "predict":
+        assert len(list(Path("runs").rglob("*.png"))) == 10
+
+
+def test_a_validation_within_training_is_left_within_an_image(
+    tiny: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network is called by training, too, where only whole steps are left."""
+    monkeypatch.setattr(Calls, "made", 0)
+    monkeypatch.setattr(Calls, "signal_in", 2)
+    command = ["fit", "--config", "tiny.yaml", "--model", f"{__name__}.Trains"]
+    command += ["--trainer.num_sanity_val_steps", "0", "--trainer.val_check_interval", "1"]
+    with pytest.raises(SystemExit) as stopped:
+        enlarger(*command)
+    assert (stopped.value.code, Calls.made) == (143, 2)
+    assert newest("tiny")["callbacks"]["Checkpoints"] == {"validation_due": True}
+
+
+class Trains(InSteps):
+    """A method that trains without its sampler."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__(scale)
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return (self.weight * batch["hr"]).mean()
 
 
 def test_a_second_ctrl_c_stops_at_once(

@@ -44,6 +44,17 @@ def fitted(root: Path, *callbacks: Callback, model: Model | None = None, **setti
     return run
 
 
+class Line(ImageModel):
+    """Plain gradient descent of one number by a different loss for each batch."""
+
+    def __init__(self):
+        super().__init__(1, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.5))
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def training_step(self, batch, batch_idx):
+        return (self.weight - batch["hr"].mean()).square()
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of `Model`, after ten steps, with averages."""
@@ -87,6 +98,34 @@ class TestOptimizer:
         run = fitted(tmp_path, model=model, accumulate_grad_batches=2)
         (optimizer,) = run.optimizers
         assert optimizer.param_groups[0]["lr"] == 2e-4 * 0.5**5
+
+    @pytest.mark.parametrize(
+        ("accumulate", "settings"),
+        [
+            (1, {}),
+            (4, {}),
+            (5, {}),
+            (12, {"max_epochs": 3}),
+            (4, {"limit_train_batches": 6, "max_epochs": 2}),
+            (4, {"gradient_clip_val": 0.01}),
+            (4, {"precision": "bf16-mixed"}),
+        ],
+    )
+    def test_an_epochs_end_steps_by_the_mean_of_what_is_left(self, tmp_path, accumulate, settings):
+        settings = {"max_epochs": 1} | settings
+        model, plain = Line(), Line()
+        run = trainer(tmp_path, accumulate_grad_batches=accumulate, **settings)
+        run.fit(model, batches())
+        epoch = list(batches())[: settings.get("limit_train_batches", 10)]
+        optimizer = torch.optim.SGD(plain.parameters(), lr=0.5)
+        for start in [*range(0, len(epoch), accumulate)] * settings["max_epochs"]:
+            optimizer.zero_grad()
+            part = epoch[start : start + accumulate]
+            torch.stack([plain.training_step(batch, 0) for batch in part]).mean().backward()
+            if "gradient_clip_val" in settings:
+                nn.utils.clip_grad_norm_(plain.parameters(), settings["gradient_clip_val"])
+            optimizer.step()
+        torch.testing.assert_close(model.weight, plain.weight)
 
     def test_plateau(self):
         def schedule(optimizer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.nn import functional
 
 from lightning_modules.base import SuperResolver
 from lightning_modules.noise import Noise
+from lightning_modules.sampling.stopping import Stopped
 from lightning_modules.sampling.tiling import Tiling
 from tests.quick import quick
 
@@ -32,6 +34,8 @@ class Noisy(SuperResolver):
         full = 0 if batch["key"][0] == "first" else 1  # the process without memory
         if dist.is_initialized() and dist.get_rank() == full and lr.shape[-1] > 16:
             raise torch.OutOfMemoryError("full")
+        if batch["key"][0] == "stopped" and dist.get_rank() == 1:
+            raise Stopped(signal.SIGTERM, "in one process")
         large: Tensor = functional.interpolate(lr, batch["size"], mode="nearest-exact")
         return large * 0.5 + 0.02 * noise.normal(large.shape)
 
@@ -59,10 +63,11 @@ def member(rank: int, count: int, folder: str) -> None:
     for name, wrong in (
         ("keys", lambda: enlarged(FULL, 16, key=str(rank))),
         ("memory", lambda: enlarged(FULL, 24)),
+        ("stopped", lambda: enlarged(FULL, 16, key="stopped")),
     ):
         try:
             found[name] = wrong()
-        except (ValueError, torch.OutOfMemoryError) as error:
+        except (ValueError, torch.OutOfMemoryError, Stopped) as error:
             found[name] = f"{type(error).__name__}: {error}"
     torch.save(found, Path(folder, f"{rank}.pt"))
     dist.destroy_process_group()
@@ -84,6 +89,7 @@ def test_processes_together(tmp_path: Path, count: int) -> None:
             assert found[name]["tiles"] == one["tiles"], name
         assert found["keys"].startswith("ValueError: tiling.together is true, and the processes")
         assert found["memory"].startswith("OutOfMemoryError: tiles do not fit")
+        assert found["stopped"].startswith("Stopped: stopped by SIGTERM")
 
 
 def test_latents_are_not_made_together() -> None:
