@@ -22,8 +22,6 @@ from webdataset import (
     DataPipeline,
     ResampledShards,
     SimpleShardList,
-    gopen,
-    gopen_schemes,
     shuffle,
     split_by_node,
     split_by_worker,
@@ -53,6 +51,9 @@ log = logging.getLogger(__name__)
 CHUNK = 1 << 20  # bytes that are read at a time
 TAIL = 1 << 17  # more than the zeros at the end of a tar
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
+# Programs that print a file, by scheme. The options let curl send an address as it is.
+CURL = ("curl", "-fsL", "--globoff", "--path-as-is", "--connect-timeout", "30", "--retry", "30")
+CLIENTS = {"http": CURL, "https": CURL, "gs": ("gsutil", "cat")}
 MOST_LEFT_OUT = 10_000  # samples without an image in a row; an endless pipeline may have no others
 BROKEN = (  # what tarfile raises for damaged bytes, and what reading them raises
     *(tarfile.TarError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError),
@@ -531,8 +532,8 @@ class _WholeTar:
             self._file = open(self.url, "rb")  # noqa: SIM115
         elif scheme == "pipe":  # only those of `list_shards`, which refuses them by default
             self._file = Pipe(self.url.removeprefix("pipe:"), mode="r", shell=True)
-        elif scheme in gopen_schemes:
-            self._file = gopen(self.url)
+        elif scheme in CLIENTS:
+            self._file = Pipe([*CLIENTS[scheme], self.url], mode="r")
         else:
             system, path = fsspec.url_to_fs(self.url)
             self._file = system.open(path, "rb")
