@@ -67,7 +67,7 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
         but not contiguous: in memory the channels come last, as they were decoded.
 
     Raises:
-        ValueError: If images differ in size, or only some samples have LR (or text).
+        ValueError: If images differ in size, or only some samples have LR.
     """
     keys = [s["key"] for s in samples]
     batch: dict[str, Any] = {
@@ -78,6 +78,8 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
         values = [s[name] for s in samples if name in s]
         if not values:
             continue
+        if name == "text":  # an image without a caption has an empty one
+            values = [s.get(name, "") for s in samples]
         if len(values) < len(samples):
             raise ValueError(
                 f"only {len(values)} of {len(samples)} samples in one batch ({', '.join(keys[:3])}"

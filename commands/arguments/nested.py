@@ -25,13 +25,16 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 def refuse_nested_typos(args: Sequence[str]) -> None:
     """Raise for a misspelt key of a class that the configuration names, or a word for a number.
 
+    Raise, too, for a list of texts that is typed twice: the second would replace the first.
+
     Args:
         args: Arguments as typed after ``main.py``.
 
     Raises:
         ConfigurationError: With the sentence that the parser's error would become.
     """
-    classes: dict[Key, str] = {}
+    classes: dict[Key, str] = {("data",): "datamodules.SRDataModule"}  # as of the parser
+    lists: set[Key] = set()
     for number, word in enumerate(args):
         option, equals, value = word.partition("=")
         if not option.startswith("--"):
@@ -39,6 +42,7 @@ def refuse_nested_typos(args: Sequence[str]) -> None:
         value = value if equals else args[number + 1] if number + 1 < len(args) else ""
         key = () if option == "--config" else _parts(option[2:])
         _refuse(key, value, classes, args)
+        _refuse_repeated(option, key, classes, lists)
         try:
             inline = yaml.compose(value, _LOADER) if value.startswith("{") else None
             _note(key, inline or yaml.ScalarNode("", value), Path(), classes)
@@ -64,6 +68,19 @@ def _refuse(key: Key, value: str, classes: dict[Key, str], typed: Sequence[str])
             raise ConfigurationError(
                 f"{full} is {value}; expected {types[name].removesuffix(' | None')}"
             )
+
+
+def _refuse_repeated(option: str, key: Key, classes: dict[Key, str], lists: set[Key]) -> None:
+    """Refuse a second list of texts, such as paths, and enter the first."""
+    types = arguments(classes.get(key[:-1], "")) or {}
+    if not key or "list[str]" not in types.get(key[-1], ""):
+        return
+    if key in lists and not option.endswith("+"):
+        raise ConfigurationError(
+            f"{option} is typed twice, and the second value would replace the first: give both as "
+            f"one list, {option} '[A, B]', or the second as {option}+ B"
+        )
+    lists.add(key)
 
 
 def _note(key: Key, node: yaml.Node | None, folder: Path, classes: dict[Key, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,19 +76,30 @@ SHARD_CHECKS: dict[str, Check] = {NAME: shards}
 # ------------------------------------------------------------------------------------------- parts
 def _check_tar(path: Path, checksums: bool) -> tuple[ReadableTar, list[Line]]:
     """Read a tar; return it with the problems that are not fatal."""
-    from datamodules.files.decode import decode
+    from datamodules.files.decode import decode, read_size
+    from datamodules.files.pairs import mixed
     from datamodules.shards.index import build_index, scattered, sort_command
     from datamodules.shards.table import table_of
 
     found = build_index(path, checksums=checksums)
     table = table_of(str(path), found, needed=_needed(found))
+    table.check_lr(str(path))
     if "hr" in table.columns:
         hr = table.columns["hr"]
         with path.open("rb") as file:
-            file.seek(int(hr.offsets[0]))
-            decode(file.read(int(hr.sizes[0])), f"{path}: {table.keys[0]}")
+
+            def image(number: int) -> bytes:
+                file.seek(int(hr.offsets[number]))
+                return file.read(int(hr.sizes[number]))
+
+            decode(image(0), f"{path}: {table.keys[0]}")
+            problem = mixed(table.keys, lambda number: read_size(io.BytesIO(image(number))))
+            if problem is not None:
+                raise ValueError(f"{path}: {problem}")
     index, line = _index(path)
     lines = [look(NAME, note) for note in table.notes]
+    if without := len(table.lacking("txt")):
+        lines.append(look(NAME, f"{path}: {without} of {len(table.keys)} samples have no caption"))
     lines += [line] if line is not None else []
     if apart := scattered(found):
         lines.append(

@@ -103,8 +103,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--doctor.shards",
         dest="shards",
+        action="extend",
         nargs="+",
-        default=(),
+        default=[],
         metavar="TARS",
         help="also check these: paths, patterns ('my/shards/*.tar', {000..099}) or URLs",
     )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import codecs
 
-CAPTIONS = (".txt", ".TXT", ".caption")  # how the file of a caption ends
-
 # Byte order marks; UTF-32's begins with UTF-16's.
 MARKS = {
     codecs.BOM_UTF8: "utf-8",

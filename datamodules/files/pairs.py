@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from itertools import pairwise
 from typing import TypeVar
 
+from datamodules.files.decode import UnreadableImage
+
 SHOWN = 5  # names in a message; the others are counted
+MEASURED = 20  # groups of images that are compared by size
 T = TypeVar("T")
+
+# Words in the names of HR and LR images that the names of their partners lack: 0001x2, lr/0001.
+_WORDS = "hr|lr|hq|lq|gt|high|low|res|large|small|thumb|target|input|bicubic"
+_MARKS = re.compile(
+    rf"(?<![^\W\d_])(?:{_WORDS}|x\d+)(?![^\W\d_])|(?<![^\W_])\d+x(?![^\W_])", re.IGNORECASE
+)
+_BETWEEN = re.compile(r"[\W_]+")
 
 
 def with_scale(text: str, scale: float) -> str:
@@ -67,6 +82,49 @@ def misfit(large: tuple[int, int], small: tuple[int, int], scale: float) -> str 
         f"HR {large[0]}x{large[1]}, LR {small[0]}x{small[1]}, "
         f"expected HR {round(scale * small[0])}x{round(scale * small[1])}"
     )
+
+
+def mixed(keys: Sequence[str], size_of: Callable[[int], tuple[int, int]]) -> str | None:
+    """Return a message if a set of images has HR and LR of one scene as images of their own.
+
+    Their names differ by words such as ``hr``, ``lr`` and ``x2`` alone, and their sizes by a whole
+    factor.
+
+    Args:
+        keys: The images' names.
+        size_of: Returns (W, H) of the image ``keys[index]``; if it raises, the image is skipped, as
+            reading it raises.
+    """
+    # Marks of a folder that all images share separate nothing.
+    start = len(os.path.commonpath([min(keys), max(keys)])) if keys else 0
+    marked = {_scene(key[start:]) for key in keys if _MARKS.search(key, start)}
+    scenes: dict[str, list[int]] = {}
+    for index, key in enumerate(keys if marked else ()):
+        if (scene := _scene(key[start:])) in marked:
+            scenes.setdefault(scene, []).append(index)
+    groups = [group for group in scenes.values() if len(group) > 1]
+    for group in groups[:MEASURED]:
+        sizes = []
+        for index in group:
+            with suppress(UnreadableImage, OSError):
+                sizes.append((size_of(index), keys[index]))
+        sizes.sort()
+        for (small, lr), (large, hr) in pairwise(sizes):
+            factor = round(large[0] / small[0])
+            if factor > 1 and misfit(large, small, factor) is None:
+                return (
+                    f"{len(groups)} images are there in several sizes by their names, such as "
+                    f"{hr!r} ({large[0]}x{large[1]}) and {lr!r} ({small[0]}x{small[1]}): LR images "
+                    "would count as HR. Keep HR and LR in folders of their own (datamodules.Paired,"
+                    " pack --lr), or in a tar as KEY.hr.png and KEY.lr.png"
+                )
+    return None
+
+
+def _scene(key: str) -> str:
+    """Return a name without the words that only HR or LR images have."""
+    text = unicodedata.normalize("NFC", key).casefold()
+    return _BETWEEN.sub(" ", _MARKS.sub(" ", text)).strip()
 
 
 def shown(names: list[str]) -> str:

@@ -11,20 +11,18 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datamodules.files.captions import CAPTIONS, caption_of
+from datamodules.files.captions import caption_of
 from datamodules.files.decode import FORMATS, DecodedImage, UnreadableImage, decode
 from datamodules.files.pairs import misfit
-from datamodules.pack.inputs import role_of
-from datamodules.pack.places import Entry, FetchError, File, Place
+from datamodules.files.roles import Roles, roles_of
+from datamodules.pack.places import Entry, FetchError, Place
 from datamodules.workers import TIME_LIMIT, lost_in_decoding, time_limit
-from files.paths import read_bytes
 from files.png_text import open_image
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
@@ -341,7 +339,6 @@ def _cut(plane: Pixels, top: int, left: int, size: int, factor: int) -> Pixels:
 MAX_PIXELS = 2 * 89_478_485  # where Pillow reports a decompression bomb
 
 # Reading a pickle executes its code: our readers never do, and others should not.
-SIDECARS = {"txt": CAPTIONS, "json": (".json", ".JSON")}
 PICKLES = frozenset({"pyd", "pkl", "pickle", "pt", "pth"})
 Members = dict[str, bytes]  # suffix: content
 
@@ -364,7 +361,6 @@ class Recipe:
         encoding: Encoding of images.
         restart_markers: Write JPEG with restart markers and their offsets.
         captions: Key of a caption in the JSON, or None to use the text file.
-        sidecars: Use text and JSON beside an image.
     """
 
     scale: float | None = None
@@ -379,7 +375,6 @@ class Recipe:
     encoding: Encoding = KEEP
     restart_markers: bool = False
     captions: str | None = None
-    sidecars: bool = True
 
     @property
     def writes(self) -> bool:
@@ -412,7 +407,7 @@ class _Original(NamedTuple):
     """One image of an input."""
 
     place: Place
-    suffix: str
+    extension: str
     data: bytes
     image: DecodedImage
 
@@ -424,12 +419,13 @@ def process(recipe: Recipe, entry: Entry) -> Outcome:
         recipe: Settings of the processing.
         entry: The input.
     """
-    notes: list[str] = []
+    roles = roles_of(tuple(entry.members))
+    notes = [f"members {suffix}: images without a role, kept" for suffix in roles.unused]
     try:
         content = {suffix: place.read() for suffix, place in entry.members.items()}
         with time_limit(recipe.seconds):
-            originals = dict(_decoded(entry, content, recipe))
-        others = _others(entry, content, recipe, notes)
+            originals = dict(_decoded(entry, content, roles, recipe))
+        others = _others(entry, content, roles, recipe, notes)
         samples = list(_samples(entry.key, originals, others, recipe, notes))
     except Refusal as error:
         return Outcome([], reason=error.reason, message=str(error))
@@ -463,25 +459,21 @@ def _digest(originals: dict[str, _Original]) -> str:
 
 # -------------------------------------------------------------------------------------------- input
 def _decoded(
-    entry: Entry, content: dict[str, bytes], recipe: Recipe
+    entry: Entry, content: dict[str, bytes], roles: Roles, recipe: Recipe
 ) -> Iterator[tuple[str, _Original]]:
-    """Return the checked images by their role."""
+    """Return the checked images, by what is before the extension: "", ``hr.`` or ``lr.``."""
     found: dict[str, _Original] = {}
-    for suffix, data in content.items():
-        role = role_of(suffix)
-        if role is None:
-            continue
-        place = entry.members[suffix]
-        if role in found:
-            raise Refusal("several images", f"{place.where}: the sample has another {role}image")
-        image = _image(data, place.where, recipe, role)
-        kind = f"{role}{extension_of(data)}" if suffix == role else suffix
-        found[role] = _Original(place, kind, data, image)
-    if "" in found and "hr." in found:
-        raise Refusal("several images", f"{found[''].place.where}: its sample also has an hr image")
-    if not found.keys() & {"", "hr."}:
+    if "hr" not in roles.members:
         where = next(iter(entry.members.values())).where
         raise Refusal("no image", f"{where}: its sample has no image, nor one named hr.<ext>")
+    for field in ("hr", "lr"):
+        suffix = roles.members.get(field)
+        if suffix is None:
+            continue
+        data, place = content[suffix], entry.members[suffix]
+        role = f"{field}." if suffix.startswith(field) else ""
+        extension = suffix[len(role) :] or extension_of(data)
+        found[role] = _Original(place, extension, data, _image(data, place.where, recipe, role))
     large, small = found.get("hr.") or found[""], found.get("lr.")
     if small is not None and recipe.scale is not None:
         problem = misfit(_size(large.image), _size(small.image), recipe.scale)
@@ -517,22 +509,22 @@ def _size(image: DecodedImage) -> tuple[int, int]:
     return image.rgb.shape[1], image.rgb.shape[0]
 
 
-def _others(entry: Entry, content: dict[str, bytes], recipe: Recipe, notes: list[str]) -> Members:
+def _others(
+    entry: Entry, content: dict[str, bytes], roles: Roles, recipe: Recipe, notes: list[str]
+) -> Members:
     """Return the members beside the image: caption, metadata, and others of a tar."""
-    others = {suffix: data for suffix, data in content.items() if role_of(suffix) is None}
+    images = {roles.members.get("hr"), roles.members.get("lr")}
+    others = {suffix: data for suffix, data in content.items() if suffix not in images}
     for suffix in PICKLES & others.keys():
         notes.append(f"members {suffix} (pickles) left out")
         del others[suffix]
-    place = next(iter(entry.members.values()))
-    where = place.where
-    if recipe.sidecars and isinstance(place, File):
-        others |= _sidecars(Path(place.path), notes)
+    for field in {"txt", "json"} & roles.members.keys():
+        others[field] = others.pop(roles.members[field])
+    where = next(iter(entry.members.values())).where
     if recipe.captions is not None:
         caption = _caption(_json(others, where), recipe.captions, where)
         others.pop("txt", None)
-        if caption is None:
-            notes.append("images without a caption")
-        else:
+        if caption is not None:
             others["txt"] = caption.encode()
     _json(others, where)
     if "txt" in others:
@@ -541,23 +533,6 @@ def _others(entry: Entry, content: dict[str, bytes], recipe: Recipe, notes: list
         except ValueError as error:
             raise Refusal("broken caption", f"{where}: {error}") from error
     return others
-
-
-def _sidecars(image: Path, notes: list[str]) -> Members:
-    """Return the caption and JSON beside an image; several extensions are possible."""
-    found: Members = {}
-    for suffix, endings in SIDECARS.items():
-        for path in [
-            *(image.with_suffix(ending) for ending in endings),
-            Path(f"{image}{endings[0]}"),  # a.jpg.txt
-        ]:
-            try:
-                data = read_bytes(path)
-            except (FileNotFoundError, IsADirectoryError):
-                continue
-            if found.setdefault(suffix, data) != data:
-                notes.append(f"further {suffix} files beside an image, left out")
-    return found
 
 
 def _json(members: Members, where: str) -> Any:
@@ -610,7 +585,7 @@ def _samples(
 
 
 def _check_cut(original: _Original, others: Members) -> None:
-    further = [suffix for suffix in others if role_of(suffix.rpartition(".")[2]) is not None]
+    further = roles_of(tuple(others)).unused
     if further:
         raise Refusal(
             "further images",
@@ -666,7 +641,7 @@ def _encoded(
         made = encode(
             Job(
                 where=original.place.where,
-                extension=original.suffix.removeprefix(role),
+                extension=original.extension,
                 data=original.data,
                 planes=planes,
                 image=original.image,

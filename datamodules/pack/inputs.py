@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import re
@@ -11,8 +12,10 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from datamodules.files.pairs import match
+from datamodules.files.decode import read_size
+from datamodules.files.pairs import match, mixed
 from datamodules.files.paths import braced, images_of
+from datamodules.files.roles import SUFFIXES, roles_of, texts_beside
 from datamodules.pack.places import Entry, File, Place, Refused, TarMember
 from datamodules.pack.web import Fetch, Rows, is_table, is_url_list
 from datamodules.parts import sized
@@ -177,9 +180,7 @@ def _broken(path: Path, error: object) -> str:
 
 
 log = logging.getLogger(__name__)
-SUFFIXES = frozenset(extension.removeprefix(".") for extension in IMAGE_EXTENSIONS)
 EXPECTED = ", ".join(sorted(SUFFIXES))
-ROLES = ("", "hr.", "lr.")  # of an image in a sample, before the extension
 REMOTE = re.compile(r"(pipe:|[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
 SIZED = re.compile(r"(.+?)\s+\(\d+(?:\s*,\s*\d+){1,2}\)(?:\s+\d+)?")  # BasicSR's meta_info
 TEXT = 4096  # bytes of a list that are checked before it is read
@@ -208,19 +209,10 @@ def _sized(place: Place) -> str:
     return sized(place.path) if isinstance(place, File) else place.where
 
 
-def role_of(suffix: str) -> str | None:
-    """Return a member's role: ``""`` or ``hr.`` is the image, ``lr.`` its LR, None no image."""
-    role, extension = suffix[:3], suffix[3:]
-    if role not in ROLES[1:]:
-        role, extension = "", suffix
-    return role if extension in SUFFIXES or suffix in ROLES else None
-
-
 def pair_of(entry: Entry) -> list[Place]:
     """Return the places of HR and LR; empty for an input without LR."""
-    by_role = {role_of(suffix): place for suffix, place in entry.members.items()}
-    large = by_role.get("hr.", by_role.get(""))
-    return [large, by_role["lr."]] if large is not None and "lr." in by_role else []
+    roles = roles_of(tuple(entry.members)).members
+    return [entry.members[roles[name]] for name in ("hr", "lr")] if "lr" in roles else []
 
 
 def find_inputs(
@@ -229,6 +221,7 @@ def find_inputs(
     lr_suffix: str = "",
     shard_in_key: bool = False,
     root: str | None = None,
+    sidecars: bool = True,
     columns: tuple[str, str | None] = ("url", None),
     fetch: Fetch | None = None,
 ) -> Inputs:
@@ -240,6 +233,7 @@ def find_inputs(
         lr_suffix: Suffix of an LR key after the HR's key.
         shard_in_key: Prefix keys with their tar's name.
         root: Folder to which the paths in a text file are relative; its own folder by default.
+        sidecars: Whether the text and JSON beside an image file belong to it.
         columns: In a table of addresses, their column, and that of the captions.
         fetch: How addresses are fetched.
 
@@ -268,7 +262,18 @@ def find_inputs(
         small = {key: member for key, member in small.items() if key not in partners}
         pairs = match(large, small, (source, lr), lr_suffix).items()
         entries = [Entry(k, {f"hr.{a[0]}": a[1], f"lr.{b[0]}": b[1]}) for k, (a, b) in pairs]
+    if sidecars:
+        entries = list(_with_texts(entries))
     return _checked(entries, refused, source, shard_in_key)
+
+
+def _with_texts(entries: list[Entry]) -> Iterator[Entry]:
+    """Yield inputs with the texts beside their HR files as members."""
+    places = [next(iter(entry.members.values())) for entry in entries]
+    beside = texts_beside(Path(place.path if isinstance(place, File) else "") for place in places)
+    for entry, texts in zip(entries, beside, strict=True):
+        found = {suffix: File(path) for suffix, path in texts.items()}
+        yield Entry(entry.key, {**entry.members, **found})
 
 
 TARS, ADDRESSES, LIST = "tars", "a list of addresses", "a list of paths"
@@ -500,7 +505,7 @@ def _tar_files(source: str) -> Iterator[Path]:
 def _checked(
     entries: Iterable[Entry], refused: list[Refused], source: str, shard_in_key: bool
 ) -> Inputs:
-    """Refuse keys that a tar cannot hold, and raise unless the others are unique."""
+    """Refuse what a tar cannot hold or a reader of it would refuse, unless keys are not unique."""
     kept: dict[str, Entry] = {}
     renamed = []
     for entry in entries:
@@ -510,11 +515,7 @@ def _checked(
         problem = _problem(key)
         if problem:
             message = f"{place.where}: its key {key!r} {problem}; rename it"
-            refused.append(
-                Refused(
-                    _printable(key), _printable(place.where), "unsafe name", _printable(message)
-                )
-            )
+            refused.append(_refused(Entry(key, entry.members), "unsafe name", message))
             continue
         if key != entry.key:
             renamed.append(entry.key)
@@ -533,7 +534,44 @@ def _checked(
         log.info("%d keys had dots, which were replaced by _: %s, ...", len(renamed), renamed[0])
     if not kept and not refused:
         raise ValueError(f"SOURCE {source!r} has no images")
-    return Inputs([Entry(key, entry.members) for key, entry in kept.items()], refused)
+    entries = [Entry(key, entry.members) for key, entry in kept.items()]
+    return Inputs(_readable(entries, refused, source), refused)
+
+
+def _readable(entries: list[Entry], refused: list[Refused], source: str) -> list[Entry]:
+    """Refuse inputs whose samples the readers of shards refuse.
+
+    Raises:
+        ValueError: If HR and LR are inputs of their own.
+    """
+    found: list[tuple[Entry, dict[str, str]]] = []
+    for entry in entries:
+        try:
+            found.append((entry, roles_of(tuple(entry.members)).members))
+        except ValueError as error:
+            refused.append(_refused(entry, "unclear roles", f"{_where(entry)}: {error}"))
+    if any("lr" in roles for _, roles in found):
+        message = "it has no LR, but others do: training needs one for all images, or for none"
+        lacking = [entry for entry, roles in found if "hr" in roles and "lr" not in roles]
+        refused += [_refused(one, "no LR", f"{_where(one)}: {message}") for one in lacking]
+        found = [(entry, roles) for entry, roles in found if "lr" in roles or "hr" not in roles]
+    images = [(entry, entry.members[roles["hr"]]) for entry, roles in found if "hr" in roles]
+    problem = mixed(
+        [entry.key for entry, _ in images],
+        lambda index: read_size(io.BytesIO(images[index][1].read())),
+    )
+    if problem is not None:
+        raise ValueError(f"SOURCE {source!r}: {problem}")
+    return [entry for entry, _ in found]
+
+
+def _where(entry: Entry) -> str:
+    return next(iter(entry.members.values())).where
+
+
+def _refused(entry: Entry, reason: str, message: str) -> Refused:
+    names = (entry.key, _where(entry), reason, message)
+    return Refused(*map(_printable, names))
 
 
 def _dotless(key: str) -> str:

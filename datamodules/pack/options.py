@@ -506,7 +506,6 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
         encoding=options.encode,
         restart_markers=options.restart_markers,
         captions=options.captions,
-        sidecars=not options.no_sidecars,
     )
 
 
@@ -563,7 +562,10 @@ def inputs_of(options: argparse.Namespace) -> Inputs:
     columns = (options.url_column, options.captions)
     root = None if options.root is None else _absolute(options.root, "--root")
     return find_inputs(
-        *(*_sources(options), suffix_of(options), options.shard_in_key, root, columns, fetch),
+        *(*_sources(options), suffix_of(options), options.shard_in_key, root),
+        not options.no_sidecars,
+        columns,
+        fetch,
     )
 
 

@@ -97,14 +97,17 @@ def _path(entry: Entry) -> str:
 
 
 def _summary(journal: Journal, inputs: Inputs) -> Summary:
-    packed = refused = duplicates = 0
+    packed = captioned = refused = duplicates = 0
     reasons, notes = Counter(one.reason for one in inputs.refused), Counter[str]()
     for stage in journal.stages:
         packed += len(stage.kept)
+        captioned += sum(":" in digest for _, digest in stage.kept)
         refused += len(stage.refused)
         duplicates += len(stage.duplicates)
         reasons.update(reason for _, reason, _ in stage.refused)
         notes.update({what: len(numbers) for what, numbers in stage.notes.items()})
+    if captioned < packed and (captioned or journal.job["options"].get("--captions")):
+        notes["images without a caption"] = packed - captioned
     finished = journal.finished
     counts = {
         "inputs": len(inputs.entries) + len(inputs.refused),

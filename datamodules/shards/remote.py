@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
+from urllib.parse import quote
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem, sync
@@ -210,6 +211,7 @@ def _cause(error: BaseException) -> str:
 
 HTTP = ("http", "https")
 SCHEMES = (*HTTP, "s3", "gs")
+ADDRESS = re.compile(r"(\w+://)([^/?#]*)(.*)", re.DOTALL)  # scheme, host, and the rest
 CHUNK = 1 << 20
 OBJECT_CHUNK = 8 << 20  # one request to an object store
 LARGEST_INDEX = 1 << 30
@@ -381,7 +383,20 @@ def _check_length(have: int, size: int | None, over: bool) -> None:
 # ------------------------------------------------------------------------------------------ streams
 def _system(url: str) -> tuple[Any, str]:
     # Requested each time: fsspec caches the instances, and makes new ones after a fork.
-    return fsspec.core.url_to_fs(url)
+    if scheme_of(url) not in HTTP:
+        return fsspec.core.url_to_fs(url)
+    # A signature is of the address as it is written, here and in the answer of a server that
+    # redirects. By default yarl and aiohttp quote both again.
+    given = fsspec.config.conf.get(scheme_of(url), {}).get("client_kwargs", {})
+    client = {**given, "requote_redirect_url": False}
+    return fsspec.filesystem(scheme_of(url), encoded=True, client_kwargs=client), _sent(url)
+
+
+def _sent(url: str) -> str:
+    """Return an address with escapes for what no request may hold: spaces and foreign letters."""
+    scheme, host, path = cast("re.Match[str]", ADDRESS.fullmatch(url)).groups()
+    path = re.sub(r"[^!-~]+", lambda found: quote(found[0]), path)
+    return f"{scheme}{host if host.isascii() else host.encode('idna').decode()}{path}"
 
 
 def _limited(system: Any, policy: RetryPolicy) -> dict[str, float]:

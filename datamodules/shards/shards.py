@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import os
@@ -20,8 +21,9 @@ import numpy as np
 import torch.distributed as dist
 
 from datamodules.files.captions import caption_of
-from datamodules.files.decode import UnreadableImage, decode, most_pixels
+from datamodules.files.decode import UnreadableImage, decode, most_pixels, read_size
 from datamodules.files.jpeg import read_rows
+from datamodules.files.pairs import mixed
 from datamodules.files.paths import parse_bytes
 from datamodules.order.keys import Names
 from datamodules.order.shuffle import permutation
@@ -151,9 +153,10 @@ class Shards(Source):
     """Samples of WebDataset tars.
 
     A sample has an image ``hr.<ext>`` or ``<ext>`` (jpg, png, webp, tif, bmp, gif, avif), and may
-    have its LR in ``lr.<ext>``, a caption in ``txt`` or ``caption``, its features from a text
-    encoder in ``text_features.npy``, and any ``json``, which becomes ``meta["json"]``. Other
-    members, such as pickles, are never read. The places of samples are stored in
+    have its LR in ``lr.<ext>``, a caption in ``txt``, ``caption`` or ``<ext>.txt``, its features
+    from a text encoder in ``text_features.npy``, and any ``json``, which becomes ``meta["json"]``.
+    All samples have an LR, or none; a missing caption is empty. Other images are left out with a
+    warning; other members, such as pickles, are never read. The places of samples are stored in
     ``<shard>.idx.json``, which is made again when the shard changes. If that index has checksums,
     every member is verified when it is read.
 
@@ -215,23 +218,28 @@ class Shards(Source):
         cache = self._cache() if any(map(is_remote, names)) else None
         with _parallel_map(cache is not None) as apply:
             tars = list(apply(self._tar, names))
-            table = load_table(self._place(tars, folder))
+            known = load_table(self._place(tars, folder))
+            table = known
             if table is None:
                 order = _shuffled_order(len(tars)) if cache is None else list(range(len(tars)))
                 parts = apply(lambda number: self._part(tars[number], folder, cache), order)
                 made = dict(zip(order, parts, strict=True))
                 table = self._join([made[number] for number in range(len(tars))])
-                _store(table, self._place(tars, folder))  # now with the new indices
             table.keys.assume_distinct()  # else it would not have been kept
         for note in table.notes:
             log.warning(note)
-        if "txt" in table.columns and (without := (table.columns["txt"].offsets == 0).sum()):
+        if without := len(table.lacking("txt")):
             of = f"{without} of {len(table.keys)}"
             log.warning("Shards.urls: %s samples have no txt; their caption is empty", of)
         self._tars = list(map(_completed, tars, table.sizes, table.checksums))
         self._table, self._ends = table, list(accumulate(table.counts))
         self._reader.close()
         self._reader = Reader(cache)
+        if known is None:
+            problem = mixed(table.keys, self._image_size) if "hr" in table.columns else None
+            if problem is not None:
+                raise ValueError(f"Shards.urls: {problem}")
+            _store(table, self._place(tars, folder))  # now with the new indices
 
     def _cache(self) -> DiskCache:
         folder = Path(expand_path(self.cache_dir, "Shards.cache_dir"))
@@ -272,13 +280,7 @@ class Shards(Source):
         key = table.keys.duplicates()
         if key is not None:
             self._refuse_duplicate(key, table, parts)
-        if "lr" in table.columns:
-            absent = table.columns["lr"].offsets == 0
-            if absent.any():
-                raise ValueError(
-                    f"Shards.urls: {absent.sum()} of {len(absent)} samples have no lr.<ext>, such "
-                    f"as {table.keys[int(absent.argmax())]!r}; all must have one, or none"
-                )
+        table.check_lr("Shards.urls")
         return table
 
     def _refuse_duplicate(self, key: str, table: Table, parts: list[Table]) -> None:
@@ -312,6 +314,12 @@ class Shards(Source):
             return None
         height, width = self._table.sides[index].tolist()
         return (height, width) if height and width else None
+
+    def _image_size(self, index: int) -> tuple[int, int]:
+        """Return (W, H) of an HR image from its header, also with LR beside it."""
+        tar = self._tars[bisect_right(self._ends, index)]
+        data = self._bytes(self._table.columns["hr"], tar, index, self._table.keys[index])
+        return read_size(io.BytesIO(data))
 
     def upcoming(self, groups: Sequence[int]) -> None:
         """Fetch remote shards in the background. Args as ``Source.upcoming``."""

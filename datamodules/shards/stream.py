@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import logging
@@ -21,8 +22,6 @@ from webdataset import (
     DataPipeline,
     ResampledShards,
     SimpleShardList,
-    gopen,
-    gopen_schemes,
     shuffle,
     split_by_node,
     split_by_worker,
@@ -34,13 +33,15 @@ from webdataset.utils import pytorch_worker_info
 from datamodules.batches import Crops
 from datamodules.clock import READING
 from datamodules.files.captions import caption_of
-from datamodules.files.decode import UnreadableImage, decode
+from datamodules.files.decode import UnreadableImage, decode, read_size
+from datamodules.files.pairs import mixed
+from datamodules.files.roles import EXPECTED, MissingHR, roles_of
 from datamodules.order.plan import Item, Plan
 from datamodules.order.shuffle import Ahead, Integers
 from datamodules.samples import Skipped, TrainingImages
 from datamodules.shards.index import BLOCK, array_of, check_member, sort_command, split_name
 from datamodules.shards.remote import RetryPolicy, scheme_of, shown
-from datamodules.shards.table import RULE, roles_of
+from datamodules.shards.table import RULE
 from datamodules.shards.urls import list_shards
 from datamodules.source import Pixels, Sample, Source
 from degradations.base import Degradation
@@ -50,12 +51,15 @@ log = logging.getLogger(__name__)
 CHUNK = 1 << 20  # bytes that are read at a time
 TAIL = 1 << 17  # more than the zeros at the end of a tar
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
+# Programs that print a file, by scheme. The options let curl send an address as it is.
+CURL = ("curl", "-fsL", "--globoff", "--path-as-is", "--connect-timeout", "30", "--retry", "30")
+CLIENTS = {"http": CURL, "https": CURL, "gs": ("gsutil", "cat")}
 MOST_LEFT_OUT = 10_000  # samples without an image in a row; an endless pipeline may have no others
 BROKEN = (  # what tarfile raises for damaged bytes, and what reading them raises
     *(tarfile.TarError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError),
     OSError,
 )
-_WARNED: set[str] = set()  # tars with samples without an image
+_WARNED: set[tuple[str, str]] = set()  # messages, and the tars that they are about
 
 
 class RefusedTarError(ValueError):
@@ -259,6 +263,8 @@ class Stream(Source):
         Raises:
             ValueError: If a pass gives no samples, or a tar holds what must not be read.
         """
+        first: Raw | None = None
+        captions = False  # whether the set has some
         for turn in itertools.count():
             count = 0
             if self.pipeline is not None:
@@ -266,6 +272,12 @@ class Stream(Source):
             else:
                 coming = iter(self._pass(plan, (epoch, start, turn), notes))
             for count, raw in enumerate(coming, 1):  # noqa: B007
+                first = first or raw
+                _check_alike(first, raw)
+                captions = captions or "txt" in raw.fields
+                if captions and "txt" not in raw.fields:
+                    _warn_once("%s: samples without a caption get an empty one: %s", *raw[:2])
+                    raw.fields["txt"] = b""
                 yield raw
             if not count:
                 rank, _, worker, _ = pytorch_worker_info()
@@ -408,13 +420,22 @@ def samples_of(sources: Iterable[dict[str, Any]], notes: list[Skipped]) -> Itera
 
     Raises:
         ValueError: If a name leads out of the folder, or a sample has a member that is a link or
-            sparse, two members of one suffix, or members that do not lie next to each other.
+            sparse, two members of one suffix, or members that do not lie next to each other; or a
+            tar has HR and LR as samples of their own.
     """
     for source in sources:
         tar = _WholeTar(source["url"])
         try:
             with tar.opened():
-                yield from group_by_keys(_checked(_files(tar), tar), keys=_split)
+                sizes: dict[str, tuple[int, int]] = {}
+                for sample in group_by_keys(_checked(_files(tar), tar), keys=_split):
+                    yield sample
+                    with suppress(UnreadableImage, KeyError):
+                        image = roles_of(tuple(sample)).members["hr"]
+                        sizes[sample["__key__"]] = read_size(io.BytesIO(sample[image]))
+                problem = mixed(list(sizes), list(sizes.values()).__getitem__)
+                if problem is not None:
+                    raise RefusedTarError(f"shard {tar.name}: {problem}")
         except RefusedTarError:
             raise
         except BROKEN as error:
@@ -469,6 +490,14 @@ def _checked(files: Iterator[dict[str, Any]], tar: _WholeTar) -> Iterator[dict[s
 
 
 def _apart(url: str, name: str) -> str:
+    return (
+        f"shard {shown(url)} has members of one sample that lie apart: {name!r} comes after other "
+        f"samples, and other members of its sample before them. {_adjacent(url)}"
+    )
+
+
+def _adjacent(url: str) -> str:
+    """Return how to get the members of each sample next to each other."""
     tar, sort = url, "sort it by"
     if scheme_of(url) == "pipe":
         tar, sort = "shard.tar", "save it as shard.tar and sort it by"
@@ -476,10 +505,9 @@ def _apart(url: str, name: str) -> str:
         tar = shown(url).partition("?")[0].rpartition("/")[2]
         sort = "download it and sort it by"
     return (
-        f"shard {shown(url)} has members of one sample that lie apart: {name!r} comes after other "
-        "samples, and other members of its sample before them. Stream reads from front to back and "
-        f"needs them next to each other: {sort} `{sort_command(tar)}`, or read it with "
-        "datamodules.Shards, which joins them wherever they lie"
+        f"Stream reads from front to back and needs the members of a sample next to each other: "
+        f"{sort} `{sort_command(tar)}`, or read it with datamodules.Shards, which joins them "
+        "wherever they lie"
     )
 
 
@@ -504,8 +532,8 @@ class _WholeTar:
             self._file = open(self.url, "rb")  # noqa: SIM115
         elif scheme == "pipe":  # only those of `list_shards`, which refuses them by default
             self._file = Pipe(self.url.removeprefix("pipe:"), mode="r", shell=True)
-        elif scheme in gopen_schemes:
-            self._file = gopen(self.url)
+        elif scheme in CLIENTS:
+            self._file = Pipe([*CLIENTS[scheme], self.url], mode="r")
         else:
             system, path = fsspec.url_to_fs(self.url)
             self._file = system.open(path, "rb")
@@ -576,7 +604,7 @@ def raw_of(sample: Any) -> Raw | None:
         sample: ``__key__``, and members by suffix. A pipeline may call them ``hr`` and ``lr``.
 
     Raises:
-        ValueError: If it is no such dict, or has several images of a kind.
+        ValueError: If it is no such dict, or the roles of its members are not clear.
     """
     if not isinstance(sample, dict) or not isinstance(sample.get("__key__"), str):
         raise ValueError(
@@ -586,16 +614,24 @@ def raw_of(sample: Any) -> Raw | None:
         )
     key, shard = sample["__key__"], shown(str(sample.get("__url__", "a pipeline")))
     members = {name: value for name, value in sample.items() if not name.startswith("__")}
-    roles = dict(roles_of(tuple(members)))
-    roles |= {field: [field] for field in ("hr", "lr") if field in members}
-    for field, suffixes in roles.items():
-        if len(suffixes) > 1:
-            raise ValueError(f"shard {shard}: {key!r} has several {field} images: {suffixes}")
-    if "hr" not in roles:
-        _warn_of_none(shard, key, tuple(members))
+    try:
+        roles = roles_of(tuple(members))
+    except MissingHR as error:
+        elsewhere = _adjacent(str(sample.get("__url__", "")))
+        raise ValueError(
+            f"shard {shard}: {key!r}: {error}. If its HR comes later: {elsewhere}"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"shard {shard}: {key!r}: {error}") from error
+    if "hr" not in roles.members:
+        example = f"{key!r} with {', '.join(members)} ({RULE})"
+        _warn_once("%s: left out samples without an image, such as %s", shard, example)
         return None
-    roles.pop("rst", None)
-    return Raw(shard, key, {field: members[found[0]] for field, found in roles.items()})
+    if roles.unused:
+        example = f"{key}.{roles.unused[0]} ({EXPECTED})"
+        _warn_once("%s: left out images without a role, such as %s", shard, example)
+    found = {field: members[name] for field, name in roles.members.items() if field != "rst"}
+    return Raw(shard, key, found)
 
 
 def _copies(raws: Iterable[Raw | None], repeats: int) -> Iterator[Raw]:
@@ -609,11 +645,24 @@ def _copies(raws: Iterable[Raw | None], repeats: int) -> Iterator[Raw]:
             raise ValueError(f"Stream: {left_out} samples in a row have no image ({RULE})")
 
 
-def _warn_of_none(shard: str, key: str, suffixes: tuple[str, ...]) -> None:
-    if shard not in _WARNED:  # once, although each pass reads it
-        _WARNED.add(shard)
-        message = "%s: left out samples without an image, such as %r with %s (%s)"
-        log.warning(message, shard, key, ", ".join(suffixes), RULE)
+def _check_alike(one: Raw, other: Raw) -> None:
+    """Raise if one of two samples has an LR, and the other does not."""
+    if _has_lr(one) != _has_lr(other):
+        names = [f"{raw.shard}: {raw.key}" for raw in sorted((one, other), key=_has_lr)]
+        raise ValueError(
+            f"Stream: {names[1]!r} has an LR, but {names[0]!r} has no lr.<ext>; all must have one, "
+            "or none"
+        )
+
+
+def _has_lr(raw: Raw) -> bool:
+    return "lr" in raw.fields
+
+
+def _warn_once(message: str, shard: str, example: str) -> None:
+    if (message, shard) not in _WARNED:  # once, although each pass reads it
+        _WARNED.add((message, shard))
+        log.warning(message, shard, example)
 
 
 def decoded(raw: Raw, srgb: bool) -> Sample:

@@ -7,7 +7,6 @@ the processes of a host share its pages.
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import os
@@ -22,19 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.files.roles import EXPECTED, FIELDS, SUFFIXES, roles_of
 from datamodules.order.keys import Names
 from datamodules.shards.index import Member, ShardIndex
 from files.owned import remove_file, whole_file
-from files.paths import IMAGE_EXTENSIONS
 
 log = logging.getLogger(__name__)
-SUFFIXES = frozenset(extension.removeprefix(".") for extension in IMAGE_EXTENSIONS)
-FIELDS = ("hr", "lr", "txt", "json", "rst", "latent", "lr_latent", "text_features")
-
-# Suffixes of fields that are not images.
 RULE = "a key ends at the first dot of the file name"
-OTHERS = ("txt", "json", "latent.npy", "lr_latent.npy", "text_features.npy")
-VERSION = 3  # of the file; until 2, members apart in a tar were not joined
+VERSION = 4  # of the file; until 3, members of one role were dropped
 LISTS = ("counts", "sizes", "checksums", "notes")
 KEPT = 16  # files of tables in a folder
 MAPPED = 1 << 28  # bytes of a file that is mapped; below, its checksums are verified
@@ -89,6 +83,23 @@ class Table:
     sides: NDArray[np.unsignedinteger] | None
     notes: list[str]
 
+    def lacking(self, field: str) -> NDArray[np.intp]:
+        """Return the numbers of the samples without a field that others have."""
+        column = self.columns.get(field)
+        return np.flatnonzero([] if column is None else column.offsets == 0)
+
+    def check_lr(self, name: str) -> None:
+        """Raise if only some samples have an LR.
+
+        Args:
+            name: Where the samples are from.
+        """
+        if len(absent := self.lacking("lr")):
+            raise ValueError(
+                f"{name}: {len(absent)} of {len(self.keys)} samples have no lr.<ext>, such as "
+                f"{self.keys[int(absent[0])]!r}; all must have one, or none"
+            )
+
     @property
     def nbytes(self) -> int:
         """Memory of the arrays in bytes."""
@@ -97,7 +108,7 @@ class Table:
 
 
 def table_of(shard: str, index: ShardIndex, prefix: str = "", needed: str = "hr") -> Table:
-    """Return the samples of one shard that have an image; the notes count the others.
+    """Return the samples of one shard that have an image; the notes count what is left out.
 
     Args:
         shard: Its path or address, for messages.
@@ -106,16 +117,20 @@ def table_of(shard: str, index: ShardIndex, prefix: str = "", needed: str = "hr"
         needed: The field that a sample must have: ``hr``, or ``latent`` instead of an image.
 
     Raises:
-        ValueError: If no sample has it, or one has several images of a kind.
+        ValueError: If no sample has it, or the roles of one are not clear.
     """
-    keys, samples, others = [], [], []
+    keys, samples, others, unused = [], [], [], []
     for key, members in zip(index.keys, index.members, strict=True):
-        fields = _fields(shard, key, members)
-        if needed in fields:
+        try:
+            roles = roles_of(tuple(members))
+        except ValueError as error:
+            raise ValueError(f"shard {shard}: {key!r}: {error}") from error
+        if needed in roles.members:
             keys.append(prefix + key)
-            samples.append(fields)
+            samples.append({field: members[suffix] for field, suffix in roles.members.items()})
         else:
             others.append(f"{key!r} with {', '.join(members)}")
+        unused += [f"{key}.{suffix}" for suffix in roles.unused]
     if not samples and needed == "latent":
         raise ValueError(f"shard {shard} has no latents: main.py encode writes shards with them")
     if not samples:
@@ -124,7 +139,15 @@ def table_of(shard: str, index: ShardIndex, prefix: str = "", needed: str = "hr"
             f"{others[0]}); expected a member hr.<ext> or <ext>, with an extension out of "
             f"{', '.join(sorted(SUFFIXES))} ({RULE})"
         )
-    note = f"{shard}: left out {len(others)} samples without an image: {others[:3]} ({RULE})"
+    notes = []
+    if others:
+        notes.append(
+            f"{shard}: left out {len(others)} samples without an image: {others[:3]} ({RULE})"
+        )
+    if unused:
+        notes.append(
+            f"{shard}: left out {len(unused)} images without a role: {unused[:3]} ({EXPECTED})"
+        )
     present = set().union(*samples)
     return Table(
         keys=Names.of(keys),
@@ -133,35 +156,8 @@ def table_of(shard: str, index: ShardIndex, prefix: str = "", needed: str = "hr"
         checksums=[index.checksum],
         columns={f: _column(shard, f, samples) for f in FIELDS if f in present},
         sides=_sides([fields.get("hr", Member(0, 0)) for fields in samples]),
-        notes=[note] if others else [],
+        notes=notes,
     )
-
-
-def _fields(shard: str, key: str, members: dict[str, Member]) -> dict[str, Member]:
-    roles = roles_of(tuple(members))
-    for name, suffixes in roles:
-        if len(suffixes) > 1:
-            raise ValueError(f"shard {shard}: {key!r} has several {name} images: {suffixes}")
-    return {name: members[suffixes[0]] for name, suffixes in roles}
-
-
-@functools.lru_cache
-def roles_of(suffixes: tuple[str, ...]) -> list[tuple[str, list[str]]]:
-    """Return for each field the suffixes of the members that could be it."""
-    roles: dict[str, list[str]] = {name: [] for name in FIELDS}
-    bare = []
-    for suffix in suffixes:
-        name, dot, extension = suffix.partition(".")
-        if not dot and name in SUFFIXES:
-            bare.append(suffix)
-        elif (name in ("hr", "lr") and extension in SUFFIXES) or suffix in OTHERS:
-            roles[name].append(suffix)
-    markers = "hr.rst" if roles["hr"] else "rst"
-    roles["hr"] = roles["hr"] or bare
-    if "caption" in suffixes and not roles["txt"]:
-        roles["txt"] = ["caption"]
-    roles["rst"] = [markers] if markers in suffixes and roles["hr"] else []
-    return [(name, found) for name, found in roles.items() if found]
 
 
 def _column(shard: str, field: str, samples: Sequence[dict[str, Member]]) -> Column:

@@ -75,7 +75,8 @@ def _expanded(url: str, allow_pipes: bool, policy: RetryPolicy) -> list[str]:
 def _remote(url: str, key: str, policy: RetryPolicy) -> list[str]:
     found, missing = [], []
     for name in braceexpand(url, escape=False):
-        matches = list_urls(name, policy) if "*" in name else [name]
+        pattern = "*" in name.partition("?")[0]  # a query may have it, too
+        matches = list_urls(name, policy) if pattern else [name]
         found += matches
         missing += [] if matches else [shown(name)]
     if missing:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from datamodules.files.captions import CAPTIONS, caption_of
+from datamodules.files.captions import caption_of
 from datamodules.files.decode import UnreadableImage
+from datamodules.files.roles import roles_of, texts_beside
+from datamodules.order.keys import Names
 from datamodules.source import Sample, Source, Wrapper, prepare_within
+from files.paths import read_bytes
+
+log = logging.getLogger(__name__)
 
 
 class Captioned(Wrapper):
@@ -41,23 +47,32 @@ class Captioned(Wrapper):
             raise ValueError(f"Captioned.names stand for folders, and by is {by}: unset one")
         self.source, self.by, self.template = source, by, template
         self.names = dict(names or {})
+        self._texts = Names.of([])  # files of the captions
 
     def prepare(self, scale: float) -> None:
         """Find the images. Args as ``Source.prepare``.
 
         Raises:
-            ValueError: If an image has no caption, or as the source's ``prepare``.
+            ValueError: If no image has a caption, or one has two, or as the source's ``prepare``.
         """
         prepare_within(self.source, self, scale)
         if self.by == "folder":
             self._folder(self.keys[0])
         if self.by == "file":
-            for index, key in enumerate(self.keys):
-                if self._text_file(index) is None:
-                    raise ValueError(
-                        f"{self.path(index) or key} has no caption beside it: write it into a file "
-                        f"of this name that ends with {CAPTIONS[0]}, or set Captioned.by"
-                    )
+            texts = list(self._text_files())
+            missing = texts.count("")
+            if missing == len(texts):
+                raise ValueError(
+                    f"{self.path(0) or self.keys[0]} and all other images have no caption beside "
+                    "them: write each into a file of the image's name that ends with .txt, or set "
+                    "Captioned.by"
+                )
+            if missing:
+                log.warning(
+                    "Captioned: %d of %d images have no text beside them; their caption is empty",
+                    *(missing, len(texts)),
+                )
+            self._texts = Names.of(texts)
 
     def size(self, index: int) -> tuple[int, int] | None:
         """Return (H, W) of the image ``keys[index]``, if the source knows it."""
@@ -82,8 +97,9 @@ class Captioned(Wrapper):
             folder = self._folder(key)
             text = self.names.get(folder, folder)
         elif self.by == "file":
+            path = self._texts[index]
             try:
-                text = caption_of(Path(self._text_file(index) or "").read_bytes())
+                text = caption_of(read_bytes(path)) if path else ""
             except (OSError, ValueError) as error:
                 raise UnreadableImage(f"{key}: {error}") from error
         elif text is None:
@@ -102,12 +118,12 @@ class Captioned(Wrapper):
             )
         return folder
 
-    def _text_file(self, index: int) -> Path | None:
-        path = self.source.path(index)
-        if path is None:
-            return None
-        image = Path(path)
-        names = [
-            name for end in CAPTIONS for name in (image.with_suffix(end), Path(f"{path}{end}"))
-        ]
-        return next((name for name in names if name.is_file()), None)
+    def _text_files(self) -> Iterator[str]:
+        """Yield the file of each image's caption, or an empty path."""
+        paths = [Path(self.source.path(index) or "") for index in range(len(self.keys))]
+        for path, texts in zip(paths, texts_beside(paths), strict=True):
+            try:
+                suffix = roles_of(tuple(texts)).members.get("txt")
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
+            yield texts[suffix] if suffix is not None else ""

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules.files.decode import UnreadableImage, read_image
+from datamodules.files.roles import SUFFIXES, role_of
 from datamodules.order.keys import Names
 from datamodules.order.plan import Item
 from datamodules.samples import Images, SampleDraws, TrainingImages
@@ -34,7 +35,6 @@ from datamodules.shards.cache import DiskCache
 from datamodules.shards.index import Member, ShardIndex
 from datamodules.shards.reader import Tar
 from datamodules.shards.shards import Shards
-from datamodules.shards.table import SUFFIXES
 from datamodules.source import PerImage, Pixels, Sample, Source
 from degradations.base import cut_size
 from degradations.draws import seed_of
@@ -579,9 +579,8 @@ def _by_frame(index: ShardIndex) -> ShardIndex:
     keys: list[str] = []
     members: list[dict[str, Member]] = []
     captions = {
-        key: {"txt": sample["txt"] if "txt" in sample else sample["caption"]}
+        key: {suffix: member for suffix, member in sample.items() if role_of(suffix) == "txt"}
         for key, sample in zip(index.keys, index.members, strict=True)
-        if sample.keys() & {"txt", "caption"}
     }
     for key, sample in zip(index.keys, index.members, strict=True):
         text = captions.get(key) or captions.get(key.rpartition("/")[0], {})

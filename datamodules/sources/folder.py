@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.files.decode import FORMATS, read_image
+from datamodules.files.decode import FORMATS, read_image, read_size
+from datamodules.files.pairs import mixed
 from datamodules.files.paths import images_of, searched_folder
 from datamodules.order.keys import Names
 from datamodules.source import Sample, Source
@@ -87,6 +88,8 @@ class Folder(Source):
         ValueError: If neither ``root`` nor ``files`` is given, or ``files`` is empty.
     """
 
+    has_hr = True  # whether its images are HR
+
     def __init__(
         self,
         root: str | None = None,
@@ -139,6 +142,10 @@ class Folder(Source):
                 self.videos = {}
         images = by_key(listed, what)
         self._keys, self._paths = Names.of(images), Names.of(map(str, images.values()))
+        if self.has_hr and not self._distinct:
+            problem = mixed(list(images), lambda index: read_size(self._paths[index]))
+            if problem is not None:
+                raise ValueError(f"{what}: {problem}")
 
     def _list(self) -> Iterator[tuple[str, Path]]:
         if self.root is None:
@@ -247,6 +254,8 @@ class Inputs(Folder):
 
     Metrics that compare with HR give no number on it.
     """
+
+    has_hr = False
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(degradation=None, **kwargs)

@@ -24,6 +24,11 @@ from degradations.images import from_bytes, to_bytes
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would go online
 
 
+PROBE = 512  # pixels of a side of the image that shows whether a transform moves pixels
+POINTS = 64
+TRIES = 16  # draws of the transform's parameters: a flip by p is none in some
+
+
 class Kornia(Stage):
     """Any function of kornia (or another module) that maps images to images of the same size.
 
@@ -85,6 +90,10 @@ class Kornia(Stage):
         if batched and (choices or random):
             raise ValueError(
                 f"{function}: batched excludes choices and random, which need one image per call"
+            )
+        if str(_load_function(function).__module__).startswith("kornia.geometry."):
+            raise ValueError(
+                f"{function} moves pixels, but an LR must show the content of its HR in place"
             )
         _check_call(function, names)
         self._checked = False  # checks that synchronise run at the first call only
@@ -209,7 +218,7 @@ class KorniaAugmentation(Stage):
 
 
 class Albumentations(Stage):
-    """Any transform of albumentations that keeps the size of its images.
+    """Any transform of albumentations that keeps the size of its images and moves no pixels.
 
     It works on the CPU, image by image; for images on a GPU the host waits. Its draws follow from
     the seed of the image alone.
@@ -221,7 +230,8 @@ class Albumentations(Stage):
             [0, 1] without rounding.
 
     Raises:
-        TypeError: ``transform`` is not a transform of albumentations.
+        TypeError: ``transform`` is not a transform of albumentations, moves pixels, or needs more
+            than an image.
         ValueError: ``dtype`` is unknown, or the transform changes the size or type of an image, or
             returns NaN.
     """
@@ -241,6 +251,8 @@ class Albumentations(Stage):
             )
         if dtype not in ("uint8", "float32"):
             raise ValueError(f"dtype is {dtype!r}; expected uint8 or float32")
+        for single in _single_transforms(transform):
+            _check_in_place(single)
         self.transform, self.dtype = transform, dtype
         # The transform keeps these two generators; each image sets their seeds.
         self._generator = np.random.Generator(np.random.Philox(key=0))
@@ -308,6 +320,38 @@ def _check_augmentation(augmentation: Any) -> None:
         raise ValueError(
             f"{name} sets same_on_batch, but every image draws its own parameters here: remove it"
         )
+
+
+def _single_transforms(transform: Any) -> Iterator[Any]:
+    """Yield the transforms of a group of albumentations, and of the groups in it."""
+    if hasattr(transform, "transforms"):
+        for one in transform.transforms:
+            yield from _single_transforms(one)
+    else:
+        yield transform
+
+
+def _check_in_place(transform: Any) -> None:
+    """Raise if a transform of albumentations moves pixels: it then moves keypoints as well."""
+    if "keypoints" not in getattr(transform, "targets", ()):  # those that change colours only
+        return
+    name = type(transform).__name__
+    image = np.zeros((PROBE, PROBE, 3), np.uint8)
+    # x, y, z, angle, scale, and its number, as a transform may remove some.
+    points = np.zeros((POINTS, 6), np.float32)
+    points[:, :2] = np.random.default_rng(0).uniform(0, PROBE, (POINTS, 2))
+    points[:, 5] = np.arange(POINTS)
+    for seed in range(TRIES):
+        transform.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        try:
+            made = transform(image=image, keypoints=points.copy(), force_apply=True)["keypoints"]
+        except Exception as error:  # anything: it needs a mask, boxes, a larger image
+            raise TypeError(f"{name} cannot be applied to an image alone: {error}") from error
+        if not np.allclose(made[:, :2], points[made[:, 5].astype(int), :2], rtol=0, atol=0.01):
+            raise TypeError(
+                f"{name} moves pixels, but an LR must show the content of its HR in place; use it "
+                "as data.init_args.crops.augment, which changes HR before LR is made"
+            )
 
 
 def _check_batched(augmentation: Any) -> None:

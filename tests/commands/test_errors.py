@@ -702,6 +702,33 @@ def test_without_a_model_the_model_is_missing(refusal: Refusal, tmp_path: Path) 
 @pytest.mark.parametrize(
     "typed",
     [
+        "predict --data.predict a.png --data.predict b.png",
+        "predict --data.predict=a.png --data.init_args.predict=b.png",
+        "predict --data.predict+ a.png --data.predict b.png",
+        "fit --data.train datamodules.Shards --data.train.urls a.tar --data.train.urls b.tar",
+        "fit --data.train datamodules.Folder --data.train.files [a] --data.train.files [b]",
+    ],
+)
+def test_a_list_typed_twice_is_refused(typed: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"is typed twice, and the second value"):
+        refuse_nested_typos(typed.split())
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "predict --data.predict a.png --data.predict+ b.png",
+        "fit --data.crop_size 8 --data.crop_size 16",
+        "fit --data.train datamodules.Shards --data.train.urls a.tar --data.val.a.urls b.tar",
+    ],
+)
+def test_what_may_be_typed_twice(typed: str) -> None:
+    refuse_nested_typos(typed.split())
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
         "--model.init_args.network.init_args.chanels 32",
         "--model.network lightning_modules.IMDN --model.network.chanels 3",
         "--model.lr 3",

@@ -28,6 +28,8 @@ class Server:
         self.index_page = True
         self.headers: dict[str, dict[str, str]] = {}  # further ones, by the file's name
         self.requests: list[tuple[str, str, str]] = []  # method, path, range
+        self.signed: dict[str, str] = {}  # files by the only target that gives them; others: 403
+        self.redirects: dict[str, str] = {}  # locations by target
         self.stalled = threading.Event()  # set: those that stall end
         self.url = ""
 
@@ -83,9 +85,14 @@ class _Handler(BaseHTTPRequestHandler):
         name = self.path.partition("?")[0]
         asked = self.headers.get("Range", "")
         self.state.requests.append((self.command, name, asked))
+        name = self.state.signed.get(self.path, name)
         path = self.state.root / name.lstrip("/")
         if isinstance(fault, int):
             self._head(fault, 0)
+        elif self.path in self.state.redirects:
+            self._head(302, 0, {"Location": self.state.redirects[self.path]})
+        elif self.state.signed and self.path not in self.state.signed:
+            self._head(403, 0)
         elif path.is_dir() and self.state.index_page:
             links = "".join(f'<a href="{p.name}">{p.name}</a>' for p in path.iterdir())
             self._body(200, links.encode(), None, {"Content-Type": "text/html"})

@@ -15,8 +15,9 @@ from PIL import Image, ImageCms
 
 from datamodules.files.decode import decode
 from datamodules.files.restart import decode_crop
+from datamodules.files.roles import roles_of
 from datamodules.pack.images import Encoding, Grid, Recipe, bounded, parse_encoding, places, process
-from datamodules.pack.inputs import role_of
+from datamodules.pack.inputs import find_inputs
 from datamodules.pack.places import Entry, File
 from tests.datamodules.files.test_decode import chunk, png_16
 from tests.datamodules.image_files import pixels, save
@@ -40,8 +41,9 @@ def only(found):
 
 
 def image(members, role=""):
-    [data] = [data for suffix, data in members.items() if role_of(suffix) == role]
-    return decode(data, "packed")
+    suffix = roles_of(tuple(members)).members[role.removesuffix(".") or "hr"]
+    assert suffix.startswith(role)
+    return decode(members[suffix], "packed")
 
 
 def encoded(array, kind="PNG", **options):
@@ -332,19 +334,24 @@ def test_a_limit_above_that_of_pillow(tmp_path, monkeypatch):
 # ------------------------------------------------------------------------------ captions, metadata
 
 
-def test_sidecars(tmp_path):
+def with_texts(path, recipe=None):
+    """Pack the only image of a folder, with the texts beside it."""
+    [entry] = find_inputs(str(path.parent)).entries
+    return process(recipe or Recipe(), entry)
+
+
+def test_texts_beside_an_image(tmp_path):
     path = save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("\ufeffa red barn \r\n", encoding="utf-8")
     (tmp_path / "a.json").write_text('{"caption": "a blue barn", "year": 1900}')
-    _, members = only(outcome(path))
+    _, members = only(with_texts(path))
     assert members["txt"] == b"a red barn"
     assert json.loads(members["json"])["year"] == 1900
-    assert only(outcome(path, Recipe(captions="caption")))[1]["txt"] == b"a blue barn"
-    found = outcome(path, Recipe(captions="title"))
-    assert "txt" not in only(found)[1]
-    assert found.notes == ("images without a caption",)
-    assert list(only(outcome(path, Recipe(sidecars=False)))[1]) == ["png"]
-    cut = outcome(path, Recipe(crop=4, step=4)).samples
+    assert only(with_texts(path, Recipe(captions="caption")))[1]["txt"] == b"a blue barn"
+    assert "txt" not in only(with_texts(path, Recipe(captions="title")))[1]
+    [entry] = find_inputs(str(tmp_path), sidecars=False).entries
+    assert list(entry.members) == ["png"]
+    cut = with_texts(path, Recipe(crop=4, step=4)).samples
     assert all(members["txt"] == b"a red barn" for _, members in cut)
 
 
@@ -361,7 +368,7 @@ def test_broken_sidecars(tmp_path, name, content, reason):
     path = save(tmp_path / "a.png")
     (tmp_path / name).write_bytes(content)
     captions = None if name == "a.txt" else "caption"
-    found = outcome(path, Recipe(captions=captions))
+    found = with_texts(path, Recipe(captions=captions))
     assert found.reason == reason
     assert str(path) in found.message
 

@@ -12,7 +12,7 @@ import pytest
 
 from datamodules.pack import __main__ as pack
 from datamodules.pack import inputs as pack_lmdb
-from datamodules.pack.inputs import find_inputs, role_of
+from datamodules.pack.inputs import find_inputs
 from tests.datamodules.image_files import save
 
 
@@ -281,12 +281,6 @@ def test_sources_elsewhere(source):
         find_inputs(source)
 
 
-def test_roles():
-    suffixes = ("png", "hr.jpg", "lr.webp", "txt", "hr.txt", "seg.png", "hr.", "lr.", "", "hr.rst")
-    roles = ["", "hr.", "lr.", None, None, None, "hr.", "lr.", "", None]
-    assert [role_of(suffix) for suffix in suffixes] == roles
-
-
 def test_the_digest_tells_inputs_apart(tmp_path):
     save(tmp_path / "in" / "a.png")
     first = find_inputs(str(tmp_path / "in")).digest()
@@ -365,7 +359,7 @@ def test_samples_that_are_no_images(tmp_path, image, caplog):
     members = {"a.txt": b"1", "b.png": image, "b.jpg": image, "c.png": image}
     tar(tmp_path / "old.tar", members)
     assert pack.main([str(tmp_path / "old.tar"), str(tmp_path / "out")]) == 1
-    assert "refused by reason: 1 no image, 1 several images" in caplog.text
+    assert "refused by reason: 1 unclear roles, 1 no image" in caplog.text
 
 
 def test_sources_are_never_overwritten(tmp_path, image, caplog):

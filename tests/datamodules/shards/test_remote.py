@@ -30,6 +30,7 @@ from datamodules.shards.remote import (
     shown,
 )
 from datamodules.shards.shards import Shards
+from datamodules.shards.stream import Stream
 from tests.datamodules.image_files import pixels
 from tests.datamodules.server import serving
 from tests.datamodules.shards.test_shards import image_bytes, indexed, write
@@ -70,6 +71,48 @@ def prepared(tmp_path):
         return source
 
     return prepare
+
+
+SIGNED = [  # by S3, Google, Azure, CloudFront, and others
+    "/b/t.tar?X-Amz-Credential=AK%2F2026%2Fs3&X-Amz-Signature=0f",
+    "/b/t.tar?GoogleAccessId=a%40b&Signature=a%2Bb%2fc%3D%3D",
+    "/b/t.tar?sv=2026&sig=x+y/z==&se=2026-01-01T00:00:00Z",
+    "/b/t.tar?Policy=eyJ~_-&Signature=a~b-c_&Key-Pair-Id=K",
+    "/b/t.tar?name=UTF-8''t%C3%A4.tar&of=*&to=a::b",
+    "/b%2Fc/~user/%7Eother/t.tar?a='1'&b=(2)&c=%e4;d",
+    "/b//t.tar?x=1?y=2&z",
+    "/b/t+1%20.tar",
+]
+
+
+@pytest.mark.parametrize("target", SIGNED)
+@pytest.mark.parametrize("way", ["directly", "to a path", "to an address"])
+def test_an_address_is_sent_as_it_is_written(server, tmp_path, prepared, target, way):
+    members = [(f"k{n}.png", image_bytes(tmp_path, n)) for n in range(3)]
+    write(server.root / "t.tar", members)
+    server.signed[target] = "t.tar"
+    if way != "directly":
+        place = target if way == "to a path" else f"{server.url}{target}"
+        server.redirects["/here.tar"] = place
+    address = f"{server.url}{target if way == 'directly' else '/here.tar'}"
+    source = prepared([address], retries=0)
+    check(source, 3)
+    assert prepared([address], retries=0, cache_size=0).keys == source.keys
+    assert look_up(address, HASTE).size == (server.root / "t.tar").stat().st_size
+    stream = Stream(1, [address], shuffle=0)
+    stream.prepare(2.0)
+    raws = stream.raws(stream.plan(0, 1, 1, 1), 0, 0, [])
+    assert [next(raws).key for _ in range(3)] == ["k0", "k1", "k2"]
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [("/a b/ü.tar", "/a%20b/%C3%BC.tar"), ("/a.tar?b=c d", "/a.tar?b=c%20d"), ("/100%.tar",) * 2],
+)
+def test_what_no_request_may_hold_is_escaped(server, tmp_path, written, sent):
+    (server.root / "t.tar").write_bytes(b"abc")
+    server.signed[sent] = "t.tar"
+    assert read_small(f"{server.url}{written}", HASTE) == b"abc"
 
 
 def cached(folder):

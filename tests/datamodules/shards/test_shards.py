@@ -595,7 +595,7 @@ def test_a_member_twice_after_others(tmp_path):
 
 def test_several_images_in_a_sample(two):
     image = image_bytes(two, 0)
-    with pytest.raises(ValueError, match=r"'a' has several hr images: \['jpg', 'png'\]"):
+    with pytest.raises(ValueError, match=r"'a': it has several hr members: jpg, png"):
         prepared(write(two / "d.tar", [("a.jpg", image), ("a.png", image)]))
 
 

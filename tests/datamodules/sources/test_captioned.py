@@ -66,14 +66,16 @@ def test_arguments_that_do_not_fit(options: Any, message: str) -> None:
         Captioned(Folder("."), **options)
 
 
-def test_what_is_missing_is_named(photos: Path) -> None:
+def test_what_is_missing_is_named(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ValueError, match=r"a lies in no folder .*set Captioned\.by to file or"):
         Captioned(Folder(str(photos / "cars"))).prepare(1.0)
     with pytest.raises(ValueError, match=r"has no caption: set Captioned\.by to folder or file"):
         texts(Captioned(Folder(str(photos)), by="source"))
     (photos / "cars/a.txt").unlink()
-    with pytest.raises(ValueError, match=r"a\.png has no caption beside it: write it into a file"):
-        Captioned(Folder(str(photos)), by="file").prepare(1.0)
+    assert texts(Captioned(Folder(str(photos)), by="file")) == ["", "a cat"]
+    assert "1 of 2 images have no text beside them" in caplog.text
+    with pytest.raises(ValueError, match=r"a\.png and all other images have no caption"):
+        Captioned(Folder(str(photos / "cars")), by="file").prepare(1.0)
     (photos / "cars/a.txt").write_bytes(b"\xff\xfa")
     source = Captioned(Folder(str(photos)), by="file")
     source.prepare(1.0)

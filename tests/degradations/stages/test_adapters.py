@@ -394,20 +394,74 @@ def test_follows_from_the_image_s_seed_alone(albumentations, x, dtype):
 
 
 def test_images_on_a_canvas_are_cut_out(albumentations, x):
-    stage = Albumentations(albumentations.HorizontalFlip(p=1.0), "float32")
+    dropped = albumentations.XYMasking((1, 1), (0, 0), (4, 4), p=1.0)  # a bar of 4 columns
+    stage = Albumentations(dropped, "float32")
     canvas = stage.on_canvas(
         Canvas(x, torch.tensor([[16, 20], [9, 13], [4, 20]]), (16, 20)), draw(stage)
     )
-    assert torch.equal(canvas.pixels[0], x[0].flip(-1))
-    assert torch.equal(canvas.pixels[1, :, :9, :13], x[1, :, :9, :13].flip(-1))
+    assert (canvas.pixels[0] == 0).all(0).all(0).sum() == 4
+    assert (canvas.pixels[1, :, :9, :13] == 0).all(0).all(0).sum() == 4
     assert torch.equal(canvas.pixels[1, :, 9:], x[1, :, 9:])
 
 
 def test_names_a_transform_that_changes_the_size(albumentations, x):
-    with pytest.raises(ValueError, match=r"RandomCrop returned uint8 \(8, 8, 3\) for uint8 \(16"):
-        run(Albumentations(albumentations.RandomCrop(8, 8)), x)
+    with pytest.raises(ValueError, match=r"PadIfNeeded returned uint8 \(512, 512, 3\) for uint8"):
+        run(Albumentations(albumentations.PadIfNeeded(512, 512)), x)
     with pytest.raises(ValueError, match=r"ToFloat returned float32"):
         run(Albumentations(albumentations.ToFloat(p=1.0)), x)
+
+
+MOVES = {
+    "HorizontalFlip": {},
+    "VerticalFlip": {},
+    "RandomRotate90": {"p": 0.01},
+    "Transpose": {},
+    "D4": {},
+    "Affine": {"translate_px": 1},
+    "Rotate": {"limit": 1},
+    "Perspective": {},
+    "ElasticTransform": {},
+    "GridDistortion": {},
+    "OpticalDistortion": {},
+    "ThinPlateSpline": {},
+    "RandomGridShuffle": {},
+    "RandomCrop": {"height": 8, "width": 8},
+    "RandomResizedCrop": {"size": (16, 20)},
+    "MaskDropout": {},  # needs a mask
+}
+STAYS = {
+    "CoarseDropout": {},
+    "GridDropout": {},
+    "PixelDropout": {},
+    "XYMasking": {"num_masks_x": 1, "num_masks_y": 1, "mask_x_length": 3, "mask_y_length": 3},
+    "Morphological": {},
+    "GlassBlur": {},
+    "RandomFog": {},
+    "GaussNoise": {},
+    "ImageCompression": {},
+    "NoOp": {},
+}
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_refuses_what_moves_pixels(albumentations, name):
+    moves = getattr(albumentations, name)(**MOVES[name])
+    blur = albumentations.Blur()
+    groups = [albumentations.Sequential([moves]), albumentations.OneOf([blur, moves])]
+    for transform in (moves, *groups, albumentations.Compose([blur, groups[1]])):
+        with pytest.raises(TypeError, match=rf"{name} (moves pixels|cannot be applied)"):
+            Albumentations(transform)
+
+
+@pytest.mark.parametrize("name", STAYS)
+def test_takes_what_stays_in_place(albumentations, name, x):
+    stage = Albumentations(albumentations.OneOf([getattr(albumentations, name)(**STAYS[name])]))
+    assert run(stage, x).shape == x.shape
+
+
+def test_refuses_functions_that_move_pixels():
+    with pytest.raises(ValueError, match="hflip moves pixels"):
+        Kornia("kornia.geometry.transform.hflip")
 
 
 def test_refuses_what_is_no_transform(albumentations):

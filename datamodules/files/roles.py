@@ -1,0 +1,107 @@
+"""Which member of a sample is what, by the names of its members: one rule for all readers."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from files.paths import IMAGE_EXTENSIONS
+
+FIELDS = ("hr", "lr", "txt", "json", "rst", "latent", "lr_latent", "text_features")
+SUFFIXES = frozenset(extension.removeprefix(".") for extension in IMAGE_EXTENSIONS)
+ARRAYS = ("latent", "lr_latent", "text_features")  # fields that are .npy files
+EXPECTED = "an image is EXT or hr.EXT, its LR lr.EXT, its caption txt"
+
+_EXT = "|".join(sorted(SUFFIXES))
+# Without an extension, only the bytes show an image's format.
+_IMAGE = re.compile(rf"(?:(hr|lr)(?:\.|$))?(?:{_EXT})?", re.IGNORECASE)
+_TEXT = re.compile(rf"(?:(?:hr\.)?(?:{_EXT})\.)?(txt|caption|json)", re.IGNORECASE)
+
+
+class MissingHR(ValueError):  # noqa: N818  (names the state)
+    """A sample has an LR image, but no HR."""
+
+
+class Roles(NamedTuple):
+    """The roles of the members of one sample.
+
+    Attributes:
+        members: The suffix of the member that is each field, by the names of ``FIELDS``.
+        unused: Suffixes of images without a role, such as ``mask.png``.
+    """
+
+    members: dict[str, str]
+    unused: tuple[str, ...]
+
+
+def role_of(suffix: str) -> str | None:
+    """Return the field that a member is, by its suffix; None if it has no role."""
+    if image := _IMAGE.fullmatch(suffix):
+        return (image[1] or "hr").lower()
+    if text := _TEXT.fullmatch(suffix):
+        return "json" if text[1].lower() == "json" else "txt"
+    name = suffix.removesuffix(".npy")
+    return name if name != suffix and name in ARRAYS else None
+
+
+@functools.lru_cache
+def roles_of(suffixes: tuple[str, ...]) -> Roles:
+    """Return the roles of the members of a sample.
+
+    Args:
+        suffixes: What follows the key and a dot in each member's name: ``png``, ``hr.png``,
+            ``jpg.txt``.
+
+    Raises:
+        ValueError: If a role has several members.
+        MissingHR: If there is an LR image without its HR.
+    """
+    members: dict[str, str] = {}
+    unused = []
+    for suffix in suffixes:
+        role = role_of(suffix)
+        if role in members:
+            raise ValueError(f"it has several {role} members: {members[role]}, {suffix}")
+        if role is not None:
+            members[role] = suffix
+        elif suffix.rpartition(".")[2].lower() in SUFFIXES:
+            unused.append(suffix)
+    if "lr" in members and not members.keys() & {"hr", "latent"}:
+        raise MissingHR(
+            f"it has an LR ({members['lr']}) but no HR; both need the same name, in upper and "
+            "lower case and in the Unicode form of its accents, too"
+        )
+    markers = "hr.rst" if members.get("hr", "").startswith("hr") else "rst"
+    if markers in suffixes and "hr" in members:
+        members["rst"] = markers
+    return Roles(members, tuple(unused))
+
+
+def texts_beside(images: Iterable[Path]) -> Iterator[dict[str, str]]:
+    """Yield for each image file the captions and metadata beside it: paths by suffix.
+
+    ``a.txt`` and ``a.jpg.txt`` are beside ``a.jpg``, and have the suffixes ``txt`` and ``jpg.txt``.
+    """
+    texts_in = functools.cache(_texts_in)
+    for image in images:
+        texts = texts_in(image.parent)
+        names = {name for start in (image.stem, image.name) for name in texts.get(start, ())}
+        yield {n[len(image.stem) + 1 :]: str(image.parent / n) for n in sorted(names)}
+
+
+def _texts_in(folder: Path) -> dict[str, Collection[str]]:
+    """Return the names of the text files of a folder, by what comes before their extension."""
+    found: dict[str, list[str]] = {}
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                start, _, extension = entry.name.rpartition(".")
+                if start and _TEXT.fullmatch(extension) and not entry.is_dir():
+                    found.setdefault(start, []).append(entry.name)
+    except OSError:
+        pass  # reading an image of this folder says why
+    return {start: tuple(names) for start, names in found.items()}

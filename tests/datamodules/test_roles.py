@@ -1,0 +1,233 @@
+"""One rule for folders, tars and the packer: which file is HR, LR or a caption."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from commands.doctor.data import _check_tar
+from datamodules.files.pairs import mixed
+from datamodules.files.roles import roles_of
+from datamodules.pack.__main__ import main as pack
+from datamodules.pack.inputs import find_inputs
+from datamodules.shards.shards import Shards
+from datamodules.shards.stream import Stream
+from datamodules.sources.captioned import Captioned
+from datamodules.sources.folder import Folder, Inputs
+
+Members = Mapping[str, bytes]
+NAMES = [f"{number:04}" for number in range(4)]
+
+
+def png(side: int, seed: int = 0) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def in_tar(folder: Path, members: Members) -> Path:
+    path = folder / "set.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def in_folder(folder: Path, members: Members) -> Path:
+    for name, data in members.items():
+        path = folder / "set" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return folder / "set"
+
+
+def streamed(path: Path) -> list[dict[str, bytes]]:
+    """One pass of ``Stream`` over a tar, in order: members by field, and the key."""
+    source = Stream(1, str(path), shuffle=0)
+    source.prepare(2.0)
+    found, plan = [], source.plan(0, 1, 1, 1)
+    for raw in source.raws(plan, 0, 0, []):
+        if found and raw.key == found[0]["key"]:
+            return found
+        found.append({**raw.fields, "key": raw.key})
+    raise AssertionError
+
+
+def refusals(path: Path, folder: Path) -> list[str]:
+    """What each reader of a tar says against it; "" if it is read."""
+
+    def shards() -> None:
+        Shards(str(path), index_cache=str(folder / "cache")).prepare(2.0)
+
+    said = []
+    for read in (shards, lambda: streamed(path), lambda: _check_tar(path, False)):
+        try:
+            read()
+            said.append("")
+        except ValueError as error:
+            said.append(str(error))
+    return said
+
+
+@pytest.mark.parametrize(
+    ("suffixes", "roles", "unused"),
+    [
+        ("png txt json", "hr txt json", ""),
+        ("hr.png lr.webp caption", "hr lr txt", ""),
+        ("jpg jpg.txt jpg.json", "hr txt json", ""),
+        ("hr.jpg hr.jpg.txt hr.rst", "hr txt rst", ""),
+        ("JPG JPG.TXT", "hr txt", ""),
+        ("jpg rst cls", "hr rst", ""),
+        ("hr.jpg rst", "hr", ""),
+        ("hr.png lq.png", "hr", "lq.png"),
+        ("png mask.png depth.x.tif", "hr", "mask.png depth.x.tif"),
+        ("latent.npy lr.png lr_latent.npy", "latent lr lr_latent", ""),
+        ("txt cls hr.txt", "txt", ""),
+    ],
+)
+def test_roles(suffixes: str, roles: str, unused: str) -> None:
+    found = roles_of(tuple(suffixes.split()))
+    assert list(found.members) == roles.split()
+    assert found.unused == tuple(unused.split())
+
+
+UNCLEAR = {
+    "two images": {"png": png(8), "hr.png": png(8, 1)},
+    "two formats": {"png": png(8), "jpg": png(8)},
+    "two LR": {"hr.png": png(8), "lr.png": png(4), "lr.webp": png(4)},
+    "two captions": {"png": png(8), "txt": b"a", "caption": b"b"},
+    "two captions by the extension": {"png": png(8), "txt": b"a", "png.txt": b"b"},
+    "LR alone": {"lr.png": png(4)},
+}
+
+
+@pytest.mark.parametrize("members", UNCLEAR.values(), ids=UNCLEAR)
+def test_unclear_roles_are_refused_by_all(tmp_path: Path, members: Members) -> None:
+    others = {f"b.{suffix}": data for suffix, data in {"hr.png": png(8), "lr.png": png(4)}.items()}
+    path = in_tar(tmp_path, {**{f"a.{suffix}": d for suffix, d in members.items()}, **others})
+    assert all("'a'" in message for message in refusals(path, tmp_path))
+    [refused] = find_inputs(str(path)).refused
+    assert refused.key == "a"
+
+
+@pytest.mark.parametrize("form", [str.lower, lambda name: unicodedata.normalize("NFD", name)])
+def test_names_that_only_look_equal(tmp_path: Path, form: object) -> None:
+    members = {}
+    for name in ("É0", "É1"):
+        members |= {f"{name}.hr.png": png(8), f"{form(name)}.lr.png": png(4)}  # type: ignore[operator]
+    path = in_tar(tmp_path, members)
+    assert all("LR" in message for message in refusals(path, tmp_path))
+    assert len(find_inputs(str(path)).refused) == 2
+
+
+APART = {
+    "folders": ("hr/{}", "lr/{}"),
+    "DIV2K": ("{}", "{}x2"),
+    "DIV2K with folders": ("DIV2K_train_HR/{}", "DIV2K_train_LR_bicubic/X2/{}x2"),
+    "BasicSR": ("gt/{}", "lq/{}"),
+    "words": ("{}_HR", "{}_LR"),
+    "prefix": ("HR{}", "LR{}"),
+    "upper case": ("A{}", "a{}_lr"),
+    "scale before": ("{}", "{}_2x"),
+    "input and target": ("target/{}", "input/{}"),
+}
+
+
+@pytest.mark.parametrize("names", APART.values(), ids=APART)
+def test_hr_and_lr_as_images_of_their_own_are_refused_by_all(
+    tmp_path: Path, names: tuple[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    members = {f"{names[0].format(name)}.png": png(8, n) for n, name in enumerate(NAMES)}
+    members |= {f"{names[1].format(name)}.png": png(4, n) for n, name in enumerate(NAMES)}
+    path, folder = in_tar(tmp_path, members), in_folder(tmp_path, members)
+    assert all("LR images would count as HR" in said for said in refusals(path, tmp_path))
+    with pytest.raises(ValueError, match="LR images would count as HR"):
+        Folder(str(folder)).prepare(2.0)
+    for source in (path, folder):
+        assert pack([str(source), str(tmp_path / "out"), "--workers", "0"]) == 2
+    assert not list((tmp_path / "out").glob("*.tar"))
+    Folder.of(str(folder)).prepare(2.0)  # predict enlarges all of them
+    Inputs(root=str(folder)).prepare(2.0)
+
+
+def test_hr_and_lr_with_dots_in_a_folder(tmp_path: Path) -> None:
+    members = {f"{n}.hr.png": png(8) for n in NAMES} | {f"{n}.lq.png": png(4) for n in NAMES}
+    with pytest.raises(ValueError, match=r"'0000\.hr' \(8x8\) and '0000\.lq' \(4x4\)"):
+        Folder(str(in_folder(tmp_path, members))).prepare(2.0)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "names"),
+    [
+        ((8, 8), ("hr/{}", "lr/{}")),  # the same size: photographs of two folders
+        ((8, 5), ("{}", "{}x2")),
+        ((8, 4), ("cats/{}", "dogs/{}")),
+        ((8, 4), ("{}", "{}1")),
+        ((8, 4), ("low/{}", "low/{}b")),
+    ],
+)
+def test_other_images_are_not_taken_for_pairs(sizes: tuple[int, int], names: tuple[str, str]):
+    keys = [name.format(number) for name in names for number in NAMES]
+    assert mixed(keys, lambda i: (sizes[i // len(NAMES)],) * 2) is None
+
+
+def test_an_image_without_a_role_is_counted_by_all(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    members = {f"{n}.{s}.png": png(8 if s == "hr" else 4) for n in NAMES for s in ("hr", "lq")}
+    path = in_tar(tmp_path, members)
+    assert refusals(path, tmp_path) == ["", "", ""]
+    assert "left out 4 images without a role: ['0000.lq.png'" in caplog.text
+    assert "left out images without a role, such as 0000.lq.png" in caplog.text
+    _, [line] = _check_tar(path, False)
+    assert "left out 4 images without a role" in line.text
+    with caplog.at_level("INFO"):
+        pack([str(path), str(tmp_path / "out"), "--workers", "0", "--keep-duplicates"])
+    assert "members lq.png: images without a role, kept: 4" in caplog.text
+
+
+def test_pack_makes_what_trains_if_some_lack_an_lr(tmp_path: Path) -> None:
+    members = {"a.hr.png": png(8), "a.lr.png": png(4), "b.hr.png": png(8, 1), "c.png": png(8, 2)}
+    path = in_tar(tmp_path, members)
+    assert all("no lr.<ext>" in said for said in refusals(path, tmp_path))
+    assert pack([str(path), str(tmp_path / "out"), "--workers", "0"]) == 1
+    source = Shards(f"{tmp_path}/out/*.tar")
+    source.prepare(2.0)
+    assert list(source.keys) == ["a"]
+
+
+@pytest.mark.parametrize("suffix", ["txt", "caption", "TXT", "png.txt", "png.caption", "png.TXT"])
+def test_captions_are_the_same_in_all(
+    tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also of the image without one among others."""
+    members = {"a.png": png(8), f"a.{suffix}": b"a cat", "b.png": png(8, 1)}
+    path, folder = in_tar(tmp_path, members), in_folder(tmp_path, members)
+    with caplog.at_level("INFO"):
+        pack([str(folder), str(tmp_path / "out"), "--workers", "0"])
+    assert "images without a caption: 1" in caplog.text
+    captioned = Captioned(Folder(str(folder)), by="file")
+    packed, shards = Shards(f"{tmp_path}/out/*.tar"), Shards(str(path), index_cache=str(tmp_path))
+    for source in (captioned, packed, shards):
+        source.prepare(2.0)
+        assert [source.read(n)["text"] for n in range(2)] == ["a cat", ""]
+    assert [sample["txt"] for sample in streamed(path)] == [b"a cat", b""]
+
+
+def test_two_captions_are_refused_by_all(tmp_path: Path) -> None:
+    members = {"a.png": png(8), "a.txt": b"a cat", "a.caption": b"a dog"}
+    folder = in_folder(tmp_path, members)
+    with pytest.raises(ValueError, match=r"a\.png: it has several txt members"):
+        Captioned(Folder(str(folder)), by="file").prepare(2.0)
+    [refused] = find_inputs(str(folder)).refused
+    assert refused.key == "a"
