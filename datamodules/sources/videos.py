@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from fractions import Fraction
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,21 @@ from datamodules.samples import PredictImages
 from datamodules.source import Sample, Source
 from degradations.draws import seed_of
 from files.paths import size_and_time
-from files.video import VideoFrame, colours_of, frame_to_rgb, open_video, segment_of
+from files.video import (
+    MICROSECONDS,
+    Clock,
+    VideoFrame,
+    colours_of,
+    film_of,
+    frame_to_rgb,
+    open_video,
+    segment_of,
+)
 
 USUAL_RATE, LARGEST_RATE = Fraction(25), Fraction(1000)  # frames a second
-MICROSECONDS = 1_000_000  # of a second; FFmpeg's unit for containers
 STATING = ("mov", "matroska")  # containers that state how long they are
 SHORT = Fraction(1)  # seconds that may be missing at the end
+AROUND = 50  # packets in which a gap belongs to a leap of the clock
 
 
 Wanted = Callable[[int, bool], bool]  # of a frame's number and whether it is the last one
@@ -70,13 +80,12 @@ class Videos(Source):
         Raises:
             UnreadableImage: If it is no video, or damaged anywhere.
         """
-        path, number, duration = self.path(index), 0, 1
+        path, number, duration, interlaced = self.path(index), 0, 1, False
         meta = {"path": path, "read": size_and_time(path), "mode": "RGB"}
         try:
             with open_video(path) as container:
-                if not container.streams.video:
+                if (stream := film_of(container)) is None:
                     raise UnreadableImage(f"{path}: it has no video stream", "not an image")
-                stream = container.streams.video[0]
                 aspect = Fraction(stream.sample_aspect_ratio or 1)
                 rate = Fraction(stream.average_rate or USUAL_RATE)
                 rate = min(rate, LARGEST_RATE).limit_denominator(1001)
@@ -86,6 +95,7 @@ class Videos(Source):
                 while ahead is not None and colours is not None:
                     (frame, pts), ahead = ahead, next(decoded, None)
                     number += 1
+                    interlaced |= frame.interlaced_frame
                     # Some files do not say how long the last one is shown.
                     stated = frame.duration or duration
                     duration = stated if ahead is None else ahead[1] - pts
@@ -94,7 +104,8 @@ class Videos(Source):
                         continue
                     times = (pts, duration, base, rate, last)
                     own = (self.keys[index], number, *times, colours, aspect, _matrix(frame))
-                    about = {"bit_depth": colours.bits, "frame": VideoFrame(*own)}
+                    lost = (interlaced, _is_transparent(frame, stream))
+                    about = {"bit_depth": colours.bits, "frame": VideoFrame(*own, *lost)}
                     yield {"hr": frame_to_rgb(frame, colours), "meta": {**meta, **about}}
         except UnreadableImage:
             raise
@@ -186,30 +197,58 @@ def _decoded(container: Any, stream: Any) -> Iterator[tuple[Any, int]]:
         ValueError: If a part is missing or damaged, or the size changes.
     """
     stream.thread_type = "SLICE"  # threads of frames lose the errors of the last ones
-    last, size, end = None, None, Fraction(0)
+    last, size, delay = None, None, None
     rate = stream.average_rate
     usual = max(round(1 / (rate * stream.time_base)), 1) if rate else 1
-    for packet in container.demux():
-        if packet.is_corrupt:
-            raise ValueError("the file is truncated")
-        if packet.pts is not None:
-            end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
+    for packet in _packets(container):
         for frame in packet.decode() if packet.stream == stream else ():
             size = size or (frame.width, frame.height)
             if frame.is_corrupt:
                 raise ValueError("the next frame is damaged")
             if (frame.width, frame.height) != size:
                 raise ValueError("the next frame has another size")
-            expected = 0 if last is None else last + usual
-            pts = expected if frame.pts is None else frame.pts  # None in some AVI files
+            pts, expected = frame.pts, 0 if last is None else last + usual
+            if container.format.name == "avi":  # has no pts, and FFmpeg's guesses are wrong
+                if delay is None and frame.dts is not None:
+                    delay = frame.dts - expected
+                pts = None if delay is None or frame.dts is None else frame.dts - delay
+            pts = expected if pts is None else pts
             last = pts if last is None else max(pts, last + 1)
             yield frame, last
+
+
+def _packets(container: Any) -> Iterator[Any]:
+    """Yield the packets, by one clock from 0.
+
+    Raises:
+        ValueError: If a part is missing, but not where two recordings were joined.
+    """
+    clock, end = Clock(container), Fraction(0)
+    gap: int | None = None  # number of the packet where data are missing
+    leap = -inf  # where the clock leaps
+    for number, packet in enumerate(container.demux()):
+        if packet.is_corrupt and number > leap + AROUND:
+            gap = number
+        if packet.pts is not None:
+            end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
+        if clock.correct(packet):
+            leap, gap = number, None
+        if gap is not None and number > gap + AROUND:
+            raise ValueError("the file is truncated, or a part is missing")
+        yield packet
+    if gap is not None:
+        raise ValueError("the file is truncated")
     stated = Fraction(container.duration or 0, MICROSECONDS)
     if container.format.name.startswith(STATING) and end < stated - SHORT:
         raise ValueError(
             f"the file is truncated: it should last {float(stated):.1f} seconds and ends at "
             f"{float(end):.1f}"
         )
+
+
+def _is_transparent(frame: Any, stream: Any) -> bool:
+    tagged = stream.metadata.get("alpha_mode") == "1"  # WebM; FFmpeg's own decoder leaves it out
+    return tagged or any(component.is_alpha for component in frame.format.components)
 
 
 def _matrix(frame: Any) -> tuple[int, ...] | None:
