@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from fractions import Fraction
 from math import inf
@@ -197,22 +198,30 @@ def _decoded(container: Any, stream: Any) -> Iterator[tuple[Any, int]]:
         ValueError: If a part is missing or damaged, or the size changes.
     """
     stream.thread_type = "SLICE"  # threads of frames lose the errors of the last ones
-    last, size, delay = None, None, None
+    last, size = None, None
+    # AVI says when frames are stored, in the same steps as they are shown; FFmpeg only guesses.
+    is_avi, stored, most = container.format.name == "avi", deque[int](), 0
     rate = stream.average_rate
     usual = max(round(1 / (rate * stream.time_base)), 1) if rate else 1
     for packet in _packets(container):
-        for frame in packet.decode() if packet.stream == stream else ():
+        if packet.stream != stream:
+            continue
+        if is_avi and packet.size and packet.dts is not None:
+            stored.append(packet.dts)
+        for frame in packet.decode():
             size = size or (frame.width, frame.height)
             if frame.is_corrupt:
                 raise ValueError("the next frame is damaged")
             if (frame.width, frame.height) != size:
                 raise ValueError("the next frame has another size")
-            pts, expected = frame.pts, 0 if last is None else last + usual
-            if container.format.name == "avi":  # has no pts, and FFmpeg's guesses are wrong
-                if delay is None and frame.dts is not None:
-                    delay = frame.dts - expected
-                pts = None if delay is None or frame.dts is None else frame.dts - delay
-            pts = expected if pts is None else pts
+            pts = frame.pts
+            if is_avi:
+                most = most or len(stored)
+                while len(stored) > most:  # of a packet that has no frame
+                    stored.popleft()
+                pts = stored.popleft() if stored else None
+            if pts is None:
+                pts = 0 if last is None else last + usual
             last = pts if last is None else max(pts, last + 1)
             yield frame, last
 
