@@ -282,7 +282,9 @@ def _read(part: Part, size: Size) -> Tensor:
         image = read_image(part.file)
     else:
         levels = read_frame(part.file, part.frame)
-        image = torch.from_numpy(levels / np.float32(np.iinfo(levels.dtype).max)).movedim(2, 0)[None]
+        image = torch.from_numpy(levels / np.float32(np.iinfo(levels.dtype).max)).movedim(2, 0)[
+            None
+        ]
     if part.cut:
         return image[..., : size[0], : size[1]]
     return resize(image, size) if part.enlarged else image

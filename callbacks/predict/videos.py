@@ -180,7 +180,7 @@ class VideoWriter:
         Raises:
             Exception: Whatever the encoder raises.
         """
-        kind = np.uint8 if frame.colours.bits == 8 else np.uint16
+        kind: Any = np.uint8 if frame.colours.bits == 8 else np.uint16
         trial = _Segment(size, frame, self.settings)
         trial.add(np.zeros((*size, 3), kind), frame)
         trial.finish()
@@ -362,9 +362,10 @@ def _copied_streams(source: str) -> tuple[list[int], list[str]]:
     """
     copied, lost = [], []
     with open_video(source) as original:
+        film = film_of(original)
         for stream in original.streams:
             chapters = stream.discard.name == "all"  # MP4 stores them as a stream, too
-            if stream.index == film_of(original).index or chapters:
+            if stream.index == film.index or chapters:
                 continue
             if stream.type == "audio" and _can_copy(source, stream.index):
                 copied.append(stream.index)
@@ -468,7 +469,7 @@ def _made_in(parts: Path) -> str | None:
 
 def _text(made: Mapping[str, Any]) -> str:
     versions = load_av("writing a video").library_versions  # one encoder for all segments
-    own = {"versions": versions, "times": "from 0"}  # segments of before began at the input's time
+    own = {"versions": versions, "times": "from 0"}  # earlier segments had those of the input
     return json.dumps({**made, **own}, indent=1, sort_keys=True)
 
 

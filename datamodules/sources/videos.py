@@ -198,32 +198,52 @@ def _decoded(container: Any, stream: Any) -> Iterator[tuple[Any, int]]:
         ValueError: If a part is missing or damaged, or the size changes.
     """
     stream.thread_type = "SLICE"  # threads of frames lose the errors of the last ones
-    last, size = None, None
-    # AVI says when frames are stored, in the same steps as they are shown; FFmpeg only guesses.
-    is_avi, stored, most = container.format.name == "avi", deque[int](), 0
-    rate = stream.average_rate
-    usual = max(round(1 / (rate * stream.time_base)), 1) if rate else 1
+    size, times = None, _Times(container, stream)
     for packet in _packets(container):
         if packet.stream != stream:
             continue
-        if is_avi and packet.size and packet.dts is not None:
-            stored.append(packet.dts)
+        times.store(packet)
         for frame in packet.decode():
             size = size or (frame.width, frame.height)
             if frame.is_corrupt:
                 raise ValueError("the next frame is damaged")
             if (frame.width, frame.height) != size:
                 raise ValueError("the next frame has another size")
-            pts = frame.pts
-            if is_avi:
-                most = most or len(stored)
-                while len(stored) > most:  # of a packet that has no frame
-                    stored.popleft()
-                pts = stored.popleft() if stored else None
-            if pts is None:
-                pts = 0 if last is None else last + usual
-            last = pts if last is None else max(pts, last + 1)
-            yield frame, last
+            yield frame, times.of(frame)
+
+
+class _Times:
+    """Times of the frames of a stream, which increase.
+
+    AVI says when frames are stored, in the same steps as they are shown; FFmpeg only guesses pts.
+    """
+
+    def __init__(self, container: Any, stream: Any) -> None:
+        rate = stream.average_rate
+        self._usual = max(round(1 / (rate * stream.time_base)), 1) if rate else 1
+        self._is_avi = container.format.name == "avi"
+        self._stored: deque[int] = deque()  # times of the packets whose frames are to come
+        self._most = 0  # of them, since frames are not shown in the order they are stored
+        self._last: int | None = None
+
+    def store(self, packet: Any) -> None:
+        if self._is_avi and packet.size and packet.dts is not None:
+            self._stored.append(packet.dts)
+
+    def of(self, frame: Any) -> int:
+        pts = self._next_stored() if self._is_avi else frame.pts
+        if self._last is None:
+            self._last = 0 if pts is None else pts
+        else:
+            pts = self._last + self._usual if pts is None else pts
+            self._last = max(pts, self._last + 1)
+        return self._last
+
+    def _next_stored(self) -> int | None:
+        self._most = self._most or len(self._stored)
+        while len(self._stored) > self._most:  # a packet without a frame
+            self._stored.popleft()
+        return self._stored.popleft() if self._stored else None
 
 
 def _packets(container: Any) -> Iterator[Any]:
