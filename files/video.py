@@ -19,6 +19,8 @@ from files.paths import open_regular
 
 # Playlists, whose demuxers open other files and addresses, are not among them.
 DEMUXERS = "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg,yuv4mpegpipe"
+# Microseconds and bytes in which streams that are announced may begin; sound may be late.
+PATIENCE = {"analyzeduration": "60000000", "probesize": "50000000"}
 
 SEGMENT = 32  # frames that are encoded together: what a stopped run loses at most
 RGB, BT709, UNSPECIFIED, BT601_625, BT601 = 0, 1, 2, 5, 6  # FFmpeg's numbers of matrices
@@ -130,7 +132,7 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[Any]:
         av.FFmpegError: If it is no video, or its header is broken.
     """
     av = load_av("reading a video")
-    options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "file"}
+    options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "file", **PATIENCE}
     with open_regular(path) as file, av.open(file, options=options) as container:
         yield container
 
@@ -165,10 +167,10 @@ class Clock:
         self._end = Fraction(0)  # of all packets so far
 
     def correct(self, packet: Any) -> bool:
-        """Change the times of the next packet, of any stream; return whether the clock leaps."""
+        """Change the times of the next packet; return whether the clock leaps."""
         ticks = packet.pts if packet.dts is None else packet.dts
-        if ticks is None:
-            return False
+        if ticks is None or packet.stream.type not in ("video", "audio"):
+            return False  # data may have a clock of its own
         time, index = ticks * packet.time_base, packet.stream_index
         number = self._clocks.get(index, 0)
         while number + 1 < len(self._offsets) and self._is_nearer(time, number + 1):
