@@ -172,9 +172,8 @@ class Clock:
         if ticks is None or packet.stream.type not in ("video", "audio"):
             return False  # data may have a clock of its own
         time, index = ticks * packet.time_base, packet.stream_index
-        number = self._clocks.get(index, 0)
-        while number + 1 < len(self._offsets) and self._is_nearer(time, number + 1):
-            number += 1
+        later = range(self._clocks.get(index, 0), len(self._offsets))
+        number = min(later, key=lambda clock: abs(time + self._offsets[clock] - self._end))
         leap = number + 1 == len(self._offsets) and self._has_leapt(index, time)
         if leap:
             self._offsets.append(self._end - time)
@@ -187,10 +186,6 @@ class Clock:
         packet.pts = None if packet.pts is None else packet.pts + shift
         packet.dts = None if packet.dts is None else packet.dts + shift
         return leap
-
-    def _is_nearer(self, time: Fraction, number: int) -> bool:
-        before, after = (time + offset - self._end for offset in self._offsets[number - 1 :][:2])
-        return abs(after) < abs(before)
 
     def _has_leapt(self, index: int, time: Fraction) -> bool:
         if not self._may_leap or index not in self._last:
