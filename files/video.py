@@ -1,4 +1,4 @@
-"""Videos by PyAV: open them strictly, and convert the colours of their frames.
+"""Videos by PyAV: open them strictly, correct their times, and convert the colours of frames.
 
 PyAV is optional (the extra ``video``), so it is imported where it is used.
 """
@@ -6,6 +6,7 @@ PyAV is optional (the extra ``video``), so it is imported where it is used.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 from fractions import Fraction
@@ -18,6 +19,8 @@ from files.paths import open_regular
 
 # Playlists, whose demuxers open other files and addresses, are not among them.
 DEMUXERS = "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg,yuv4mpegpipe"
+# Microseconds and bytes in which streams that are announced may begin; sound may be late.
+PATIENCE = {"analyzeduration": "60000000", "probesize": "50000000"}
 
 SEGMENT = 32  # frames that are encoded together: what a stopped run loses at most
 RGB, BT709, UNSPECIFIED, BT601_625, BT601 = 0, 1, 2, 5, 6  # FFmpeg's numbers of matrices
@@ -32,6 +35,9 @@ LUMA = {
 }
 STANDARD_LINES = 576  # of standard definition, whose untagged videos have the matrix of BT.601
 FULL = 2  # FFmpeg's number of the full range
+MICROSECONDS = 1_000_000  # of a second; FFmpeg's unit for containers
+# Seconds. Streams are written side by side, so that a larger step is another clock's.
+FORWARD, BACKWARD = 10, Fraction(1, 2)
 
 
 class Colours(NamedTuple):
@@ -69,6 +75,8 @@ class VideoFrame(NamedTuple):
     colours: How its levels stand for colours.
     aspect: Width of a pixel by its height.
     matrix: The nine numbers of the display matrix (rotation and flips); None without one.
+    interlaced: Whether this frame or an earlier one has lines of two moments.
+    transparent: Whether the video has an alpha channel, which is not decoded.
     """
 
     video: str
@@ -81,6 +89,8 @@ class VideoFrame(NamedTuple):
     colours: Colours
     aspect: Fraction
     matrix: tuple[int, ...] | None
+    interlaced: bool = False
+    transparent: bool = False
 
     @property
     def segment(self) -> int:
@@ -122,9 +132,66 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[Any]:
         av.FFmpegError: If it is no video, or its header is broken.
     """
     av = load_av("reading a video")
-    options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "file"}
+    options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "file", **PATIENCE}
     with open_regular(path) as file, av.open(file, options=options) as container:
         yield container
+
+
+def film_of(container: Any) -> Any:
+    """Return the stream of PyAV's container that is the film, and no cover; None without one."""
+    from av.stream import Disposition
+
+    films = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    best = container.streams.best("video")  # MKV may hold a cover as an ordinary stream
+    return next((film for film in films if film.index == best.index), next(iter(films), None))
+
+
+class Clock:
+    """Change the times of a file's packets, in the order that they are stored: they begin at 0.
+
+    A broadcast's clock begins anywhere, and leaps where recordings were joined. All streams leap
+    together, so they stay synchronous; around a leap, packets of both clocks are interleaved.
+
+    Args:
+        container: PyAV's.
+    """
+
+    def __init__(self, container: Any) -> None:
+        from av.format import Flags
+
+        self._may_leap = bool(container.format.flags & Flags.ts_discont.value)
+        # Seconds to add, by each clock; the number of each stream's present clock.
+        self._offsets = [-Fraction(container.start_time or 0, MICROSECONDS)]
+        self._clocks: dict[int, int] = {}
+        self._last: dict[int, Fraction] = {}  # time of each stream's last packet
+        self._end = Fraction(0)  # of all packets so far
+
+    def correct(self, packet: Any) -> bool:
+        """Change the times of the next packet; return whether the clock leaps."""
+        ticks = packet.pts if packet.dts is None else packet.dts
+        if ticks is None or packet.stream.type not in ("video", "audio"):
+            return False  # data may have a clock of its own
+        time, index = ticks * packet.time_base, packet.stream_index
+        later = range(self._clocks.get(index, 0), len(self._offsets))
+        number = min(later, key=lambda clock: abs(time + self._offsets[clock] - self._end))
+        leap = number + 1 == len(self._offsets) and self._has_leapt(index, time)
+        if leap:
+            self._offsets.append(self._end - time)
+            number += 1
+        offset = self._offsets[number]
+        self._clocks[index], self._last[index] = number, time + offset
+        duration = (packet.duration or 0) * packet.time_base
+        self._end = max(self._end, time + offset + duration)
+        shift = round(offset / packet.time_base)
+        packet.pts = None if packet.pts is None else packet.pts + shift
+        packet.dts = None if packet.dts is None else packet.dts + shift
+        return leap
+
+    def _has_leapt(self, index: int, time: Fraction) -> bool:
+        if not self._may_leap or index not in self._last:
+            return False
+        at = time + self._offsets[-1]
+        return at > self._end + FORWARD or at < self._last[index] - BACKWARD
 
 
 def colours_of(frame: Any) -> Colours:
@@ -165,6 +232,23 @@ def frame_to_rgb(frame: Any, colours: Colours) -> NDArray[Any]:
     affine = np.concatenate([to_rgb, -to_rgb @ offset[:, None]], axis=1) * (2**colours.bits - 1)
     result = cv2.transform(yuv.astype(np.float32), affine.astype(np.float32))
     return _rounded(result, colours.bits)
+
+
+def read_frame(path: str | os.PathLike[str], number: int) -> NDArray[Any]:
+    """Return the RGB levels (H, W, 3) of a frame of a video, from 1, upright.
+
+    Raises:
+        ValueError: If there is no such frame, or its colours are not supported.
+        OSError: If it is not a regular file.
+        av.FFmpegError: If it is no video, or damaged.
+    """
+    with open_video(path) as container:
+        film = film_of(container)
+        film.thread_type = "AUTO"
+        frame = next(itertools.islice(container.decode(film), number - 1, None), None)
+        if frame is None:
+            raise ValueError(f"{os.fspath(path)} has no frame {number}")
+        return np.rot90(frame_to_rgb(frame, colours_of(frame)), round(frame.rotation / 90))
 
 
 def rgb_to_frame(rgb: NDArray[Any], colours: Colours) -> Any:

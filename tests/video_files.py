@@ -23,6 +23,7 @@ class Content(NamedTuple):
     aspect: Fraction
     colours: tuple[int, int, int, int]  # range, matrix, primaries, transfer
     audio: list[bytes]
+    audio_times: list[Fraction]
     tags: dict[str, str]
 
 
@@ -43,14 +44,17 @@ def make_video(
         colours: Range, matrix, primaries and transfer, as FFmpeg counts them.
         audio: Codec of a sound as long as the frames.
         own: ``codec``; ``pixels``, the format; ``rotation``, in degrees; ``aspect`` of a pixel;
-            ``tags``.
+            ``tags``; ``start`` of the clock, in seconds; ``interlaced``; ``chapters``.
     """
     base, pixels = Fraction(1, 1000), own.get("pixels", "yuv420p")
     deep = pixels.endswith("10le")
-    with av.open(str(path), "w") as container:
+    start = {"output_ts_offset": str(own.get("start", 0))}
+    with av.open(str(path), "w", container_options=start) as container:
         container.metadata.update(own.get("tags", {}))
+        container.set_chapters(own.get("chapters", []))
         codec = own.get("codec", "libx264")
         options = {"crf": "5"} if codec == "libx264" else {}
+        options |= {"x264-params": "tff=1"} if own.get("interlaced") else {}
         stream: Any = container.add_stream(codec, rate=25, options=options)
         stream.width, stream.height, stream.pix_fmt = *size, pixels
         context = stream.codec_context
@@ -62,6 +66,7 @@ def make_video(
             stream.set_display_rotation(own["rotation"])
         sound: Any = container.add_stream(audio, rate=48000) if audio else None
         packets = []
+        resampler = av.AudioResampler(sound.codec_context.format, "stereo") if audio else None
         for number, time in enumerate(times):
             frame = av.VideoFrame(*size, pixels)
             for plane, level in zip(frame.planes, (80 + number % 100, 118, 140), strict=True):
@@ -75,13 +80,10 @@ def make_video(
         for start in range(0, 48 * (times[-1] + 40), 1024) if sound else ():
             wave = np.sin(np.arange(start, start + 1024) / 20)
             data = np.stack([wave, wave]).astype(np.float32)
-            if sound.codec_context.format.name == "s16":
-                data = (data.T.reshape(1, -1) * 20000).astype(np.int16)
-            frame_of_sound = av.AudioFrame.from_ndarray(
-                data, format=sound.codec_context.format.name, layout="stereo"
-            )
+            frame_of_sound = av.AudioFrame.from_ndarray(data, format="fltp", layout="stereo")
             frame_of_sound.sample_rate, frame_of_sound.pts = 48000, start
-            packets += sound.encode(frame_of_sound)
+            for converted in resampler.resample(frame_of_sound):
+                packets += sound.encode(converted)
         packets += sound.encode(None) if sound else []
         for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
             container.mux(packet)
@@ -104,8 +106,10 @@ def read_video(path: Path) -> Content:
         own = dict(container.metadata)
     with av.open(str(path)) as container:
         sound = container.demux(container.streams.audio) if container.streams.audio else ()
-        audio = [bytes(packet) for packet in sound if packet.size]
-    return Content(times, end, means, *about, aspect, (*sizes, *tags), audio, own)
+        packets = [packet for packet in sound if packet.size]
+        audio = [bytes(packet) for packet in packets]
+        audio_times = [packet.pts * packet.time_base for packet in packets]
+    return Content(times, end, means, *about, aspect, (*sizes, *tags), audio, audio_times, own)
 
 
 def _means(frame: Any) -> list[float]:

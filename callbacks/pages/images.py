@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import xxhash
 from torch import Tensor
@@ -33,6 +34,7 @@ from degradations.images import as_image
 from files.image_profiles import orientation_of
 from files.owned import remove_file, whole_file, write_whole
 from files.png_text import open_image
+from files.video import read_frame
 
 log = logging.getLogger(__name__)
 TEMPLATE = Path(__file__).parent / "images.html.j2"
@@ -54,6 +56,7 @@ class Part(NamedTuple):
     enlarged: Whether it is enlarged to the scene's size, by bicubic.
     cut: Whether only its upper left part of the scene's size is shown.
     caption: Its numbers; None for NIQE.
+    frame: Number of the frame, from 1, if the file is a video.
     """
 
     label: str
@@ -61,6 +64,7 @@ class Part(NamedTuple):
     enlarged: bool = False
     cut: bool = False
     caption: str | None = None
+    frame: int | None = None
 
 
 class Scene(NamedTuple):
@@ -173,7 +177,7 @@ class _Maker:
             OSError: If a file is missing.
             ValueError: If it is damaged.
         """
-        sizes = [size_of(part.file) for part in scene.parts]
+        sizes = [_size_of(part) for part in scene.parts]
         size = sizes[scene.whole]
         shown = _reduced(size)
         cut = [part.cut and own != size for part, own in zip(scene.parts, sizes, strict=True)]
@@ -190,6 +194,7 @@ class _Maker:
     def _tile(self, part: Part, size: Size, shown: Size) -> Tile:
         found = os.stat(part.file)
         state = [os.fspath(part.file.absolute()), found.st_size, found.st_mtime_ns]
+        state += [] if part.frame is None else [part.frame]
         wanted = size if part.enlarged else ("cut", size) if part.cut else None
         digest = xxhash.xxh3_64_hexdigest(repr([*state, wanted, shown]).encode(errors="replace"))
         pixels = functools.cache(lambda: _read(part, size))
@@ -259,6 +264,13 @@ def size_of(file: Path) -> Size:
         return (width, height) if orientation_of(image) >= 5 else (height, width)
 
 
+def _size_of(part: Part) -> Size:
+    if part.frame is None:
+        return size_of(part.file)
+    height, width = read_frame(part.file, 1).shape[:2]
+    return height, width
+
+
 def _reduced(size: Size) -> Size:
     factor = min(1, SIDE / max(size))
     height, width = (max(1, round(side * factor)) for side in size)
@@ -266,7 +278,13 @@ def _reduced(size: Size) -> Size:
 
 
 def _read(part: Part, size: Size) -> Tensor:
-    image = read_image(part.file)
+    if part.frame is None:
+        image = read_image(part.file)
+    else:
+        levels = read_frame(part.file, part.frame)
+        image = torch.from_numpy(levels / np.float32(np.iinfo(levels.dtype).max)).movedim(2, 0)[
+            None
+        ]
     if part.cut:
         return image[..., : size[0], : size[1]]
     return resize(image, size) if part.enlarged else image

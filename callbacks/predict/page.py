@@ -18,7 +18,8 @@ from files.paths import PREDICT_PAGE
 log = logging.getLogger(__name__)
 PAGE = PREDICT_PAGE
 ERRORS = 20  # that are named
-VIDEO = ".mp4"  # is a link
+VIDEO = ".mp4"
+MIDDLES = (1, 3, 5)  # sixths: a frame of each third of a video is shown
 
 
 def write_predict_page(folder: Path, device: torch.device | None = None) -> None:
@@ -39,9 +40,7 @@ def write_predict_page(folder: Path, device: torch.device | None = None) -> None
     ]
     if len(errors) > ERRORS:
         content.notes.append(f"{len(errors) - ERRORS} more could not be enlarged.")
-    content.links += [(name, folder / name) for name in there if name.endswith(VIDEO)]
-    there = [name for name in there if not name.endswith(VIDEO)]
-    if content.links or there or errors:
+    if there or errors:
         write_images_page(folder / PAGE, _scenes(folder, there, lines), content, device)
         log.info("before and after: %s", folder / PAGE)
 
@@ -57,7 +56,13 @@ def _scenes(folder: Path, names: list[str], lines: dict[str, dict[str, Any]]) ->
         # An input may be gone, or lie in a shard.
         if isinstance(source, str) and os.path.isfile(source):
             parts.insert(0, Part("bicubic", Path(source), enlarged=True))
-        yield Scene(name, parts)
+        if name.endswith(VIDEO):
+            count = line.get("frames", 1)
+            for number in sorted({count * sixths // 6 + 1 for sixths in MIDDLES}):
+                frames = [part._replace(frame=number) for part in parts]
+                yield Scene(f"{name}, frame {number} of {count}", frames)
+        else:
+            yield Scene(name, parts)
 
 
 def _facts(lines: dict[str, dict[str, Any]], count: int) -> list[tuple[str, str]]:

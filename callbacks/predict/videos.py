@@ -23,8 +23,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
+from math import ceil
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from callbacks.predict.files import Pixels, long_name_errors
 from files.owned import (
@@ -36,7 +39,16 @@ from files.owned import (
     whole_file,
     write_whole,
 )
-from files.video import SEGMENT, VideoFrame, load_av, open_video, rgb_to_frame
+from files.video import (
+    MICROSECONDS,
+    SEGMENT,
+    Clock,
+    VideoFrame,
+    film_of,
+    load_av,
+    open_video,
+    rgb_to_frame,
+)
 
 log = logging.getLogger(__name__)
 Codec = Literal["h264", "hevc", "av1"]
@@ -46,7 +58,6 @@ LARGEST_CRF: dict[Codec, int] = {"h264": 51, "hevc": 51, "av1": 63}
 WAITING = 2  # frames that wait to be encoded
 MADE = "made.json"
 NAME = re.compile(r"([0-9]{6,})\.(-?[0-9]+)\.mp4")  # number and first time of a segment
-MICROSECONDS = 1_000_000  # of a second; FFmpeg's unit for containers
 PLACES = ("location", "gps")  # in names of metadata
 
 
@@ -120,6 +131,9 @@ class VideoWriter:
         begun: Finished segments, whose frames need not be added.
         shared: Whether other processes of this command write other segments.
 
+    Attributes:
+        left_out: The input's streams that cannot be copied.
+
     Raises:
         ValueError: If another command writes this video, or its segments have changed.
     """
@@ -135,6 +149,7 @@ class VideoWriter:
     ) -> None:
         self.target, self.source, self.settings = target, source, settings
         self._begun, self._shared = begun, shared
+        self._copied, self.left_out = _copied_streams(source)
         self._parts = parts_folder(target)
         with long_name_errors():
             self._parts.mkdir(parents=True, exist_ok=True)
@@ -150,6 +165,25 @@ class VideoWriter:
             raise ValueError(f"{self._parts} has changed meanwhile: run the command again")
         self._segment: _Segment | None = None
         self._last: VideoFrame | None = None  # that was added
+
+    def is_first(self, frame: VideoFrame) -> bool:
+        """Whether a frame is in the first segment that is missing, so that one process says so."""
+        return frame.segment == min(set(range(len(self._begun) + 1)) - self._begun)
+
+    def check(self, size: tuple[int, int], frame: VideoFrame) -> None:
+        """Encode one black frame, to memory.
+
+        Args:
+            size: (H, W) of the output.
+            frame: What is known of the input's frame.
+
+        Raises:
+            Exception: Whatever the encoder raises.
+        """
+        kind: Any = np.uint8 if frame.colours.bits == 8 else np.uint16
+        trial = _Segment(size, frame, self.settings)
+        trial.add(np.zeros((*size, 3), kind), frame)
+        trial.finish()
 
     def add(self, pixels: Pixels, frame: VideoFrame) -> None:
         """Add the next frame of this process; only the last segment may be incomplete.
@@ -188,14 +222,11 @@ class VideoWriter:
             return False
         return not self._shared or self._lock is None or _only_mine(self._lock)
 
-    def join(self, before: Callable[[], None]) -> list[str]:
+    def join(self, before: Callable[[], None]) -> None:
         """Join the segments of all processes; this one has added the last frame, and has ended.
 
         Args:
             before: Called when the video is on the disk, before it appears in its place.
-
-        Returns:
-            The input's streams that were left out.
 
         Raises:
             RuntimeError: If ``is_whole`` is false.
@@ -203,10 +234,10 @@ class VideoWriter:
         if self._last is None or not self.is_whole():
             raise RuntimeError("VideoWriter.join is called when all segments are there")
         with whole_file(self.target, before) as file:
-            lost = _join(self._found(), self.source, file, self._last, self.settings)
+            segments = self._found()
+            _join(segments, self.source, self._copied, file, self._last, self.settings)
         self.close()
         remove_parts(self.target)
-        return lost
 
     def _found(self) -> list[_Part]:
         last = -1 if self._last is None else self._last.segment
@@ -227,25 +258,24 @@ class VideoWriter:
 
     def _encode(self, pixels: Pixels, frame: VideoFrame) -> None:
         if self._segment is None:
-            path = self._parts / f"{frame.segment:06}.{frame.pts}.mp4"
-            self._segment = _Segment(path, pixels.shape[:2], frame, self.settings)
+            self._segment = _Segment(pixels.shape[:2], frame, self.settings)
         self._segment.add(pixels, frame)
         if not frame.number % SEGMENT:
             self._end_segment()
 
     def _end_segment(self) -> None:
         if self._segment is not None:
-            self._segment.finish()
+            first = self._segment.first
+            name = f"{first.segment:06}.{first.pts}.mp4"
+            write_whole(self._parts / name, self._segment.finish())
         self._segment = None
 
 
 class _Segment:
-    """Encode a few frames to a file; its times begin at 0, because MP4 rounds the first one."""
+    """Encode a few frames to memory; times begin at 0, because MP4 rounds the first one."""
 
-    def __init__(
-        self, path: Path, size: tuple[int, ...], frame: VideoFrame, settings: VideoSettings
-    ) -> None:
-        self._path, self._colours, self._first = path, frame.colours, frame.pts
+    def __init__(self, size: tuple[int, ...], frame: VideoFrame, settings: VideoSettings) -> None:
+        self.first = frame
         self._durations: deque[int] = deque()
         self._file = io.BytesIO()
         av = load_av("writing a video")
@@ -273,16 +303,16 @@ class _Segment:
         self._stream = stream
 
     def add(self, pixels: Pixels, frame: VideoFrame) -> None:
-        image = rgb_to_frame(pixels, self._colours)
-        image.pts, image.time_base = frame.pts - self._first, frame.time_base
+        image = rgb_to_frame(pixels, self.first.colours)
+        image.pts, image.time_base = frame.pts - self.first.pts, frame.time_base
         image.duration = frame.duration
         self._durations.append(frame.duration)
         self._write(self._stream.encode(image))
 
-    def finish(self) -> None:
+    def finish(self) -> bytes:
         self._write(self._stream.encode(None))
         self._container.close()
-        write_whole(self._path, self._file.getvalue())
+        return self._file.getvalue()
 
     def _write(self, packets: list[Any]) -> None:
         for packet in packets:
@@ -291,8 +321,13 @@ class _Segment:
 
 
 def _join(
-    segments: list[_Part], source: str, file: Any, frame: VideoFrame, how: VideoSettings
-) -> list[str]:
+    segments: list[_Part],
+    source: str,
+    copied: list[int],
+    file: Any,
+    frame: VideoFrame,
+    how: VideoSettings,
+) -> None:
     av = load_av("writing a video")
     with open_video(source) as original, av.open(os.fspath(segments[0].path)) as first:
         sample = first.streams.video[0]
@@ -306,40 +341,66 @@ def _join(
                 video.codec_context.codec_tag = "hvc1"  # else QuickTime does not play it
             if frame.matrix is not None:
                 video.set_display_matrix(frame.matrix)
-            copies, lost = _copied_streams(original, output)
+            streams = [original.streams[index] for index in copied]
+            copies = {stream: _copy(stream, output) for stream in streams}
+            output.set_chapters(_chapters(original))
             if how.metadata != "drop":
                 output.metadata.update(_metadata(original.metadata, how.metadata))
-            # A broadcast's clock does not begin at 0.
-            shift = max(Fraction(original.start_time or 0, MICROSECONDS), Fraction(0))
-            packets = [_video_packets(segments, header, frame.time_base, shift)]
+            packets = [_video_packets(segments, header, frame.time_base)]
             if copies:
-                packets.append(_audio_packets(original, list(copies), shift))
+                packets.append(_audio_packets(original, streams))
             for packet in heapq.merge(*packets, key=lambda packet: packet.dts * packet.time_base):
                 packet.stream = copies.get(packet.stream, video)
                 output.mux(packet)
-    return lost
 
 
-def _copied_streams(original: Any, output: Any) -> tuple[dict[Any, Any], list[str]]:
-    """Return the output's stream of each audio stream, and what MP4 or we cannot copy."""
-    copies: dict[Any, Any] = {}
-    lost = []
-    for stream in original.streams:
-        if stream == original.streams.video[0]:
-            continue
+def _copied_streams(source: str) -> tuple[list[int], list[str]]:
+    """Return the numbers of the streams to copy, and what MP4 or we cannot copy.
+
+    A stream is tried by writing its first packet to memory: what MP4 refuses depends on more than
+    the codec.
+    """
+    copied, lost = [], []
+    with open_video(source) as original:
+        film = film_of(original)
+        for stream in original.streams:
+            chapters = stream.discard.name == "all"  # MP4 stores them as a stream, too
+            if stream.index == film.index or chapters:
+                continue
+            if stream.type == "audio" and _can_copy(source, stream.index):
+                copied.append(stream.index)
+            else:
+                codec = f" ({stream.codec_context.name})" if stream.codec_context else ""
+                lost.append(f"{stream.type} stream {stream.index}{codec}")
+    return copied, lost
+
+
+def _can_copy(source: str, index: int) -> bool:
+    av = load_av("writing a video")
+    with open_video(source) as original:
+        stream = original.streams[index]
         try:
-            if stream.type != "audio":
-                raise ValueError
-            copies[stream] = output.add_stream_from_template(stream, opaque=True)
-            copies[stream].metadata.update(stream.metadata)
-        except ValueError:
-            lost.append(f"{stream.type} stream {stream.index}")
-    return copies, lost
+            with av.open(io.BytesIO(), "w", format="mp4") as output:
+                copy = _copy(stream, output)
+                packet = next(packet for packet in original.demux(stream) if packet.size)
+                packet.stream = copy
+                output.mux(packet)
+        except (StopIteration, ValueError, av.FFmpegError):
+            return False
+    return True
 
 
-def _video_packets(
-    segments: list[_Part], header: bytes | None, base: Fraction, shift: Fraction
-) -> Iterator[Any]:
+def _copy(stream: Any, output: Any) -> Any:
+    """Add a copy of an audio stream to the output; AVI and MKV may leave its layout open."""
+    copy = output.add_stream_from_template(stream, opaque=True)
+    copy.metadata.update(stream.metadata)
+    channels = stream.codec_context.layout.nb_channels
+    if stream.codec_context.layout.name == f"{channels} channels":
+        copy.codec_context.layout = f"{channels}c"  # the usual one
+    return copy
+
+
+def _video_packets(segments: list[_Part], header: bytes | None, base: Fraction) -> Iterator[Any]:
     av = load_av("writing a video")
     for segment in segments:
         with av.open(os.fspath(segment.path)) as container:
@@ -347,20 +408,39 @@ def _video_packets(
                 raise ValueError(f"{segment.path} was encoded otherwise than the first segment")
             for packet in container.demux(video=0):
                 if packet.pts is not None:
-                    start = segment.first * base - shift
-                    packet.pts += round(start / packet.time_base)
+                    packet.pts += round(segment.first * base / packet.time_base)
                     packet.dts = packet.pts
                     yield packet
 
 
-def _audio_packets(original: Any, streams: list[Any], shift: Fraction) -> Iterator[Any]:
-    for packet in original.demux(streams):
-        if packet.size:
-            ticks = round(shift / packet.time_base)
-            pts = packet.dts if packet.pts is None else packet.pts
-            packet.dts = (pts if packet.dts is None else packet.dts) - ticks
-            packet.pts = pts - ticks
-            yield packet
+def _audio_packets(original: Any, streams: list[Any]) -> Iterator[Any]:
+    """Yield the packets with times that increase; those of joined recordings may overlap."""
+    clock = Clock(original)
+    last: dict[int, tuple[int, int]] = {}  # time and duration of each stream's packet before
+    for packet in original.demux():
+        clock.correct(packet)
+        if packet.stream not in streams or not packet.size:
+            continue
+        given = packet.pts if packet.dts is None else packet.dts
+        if packet.stream_index in last:
+            before, usual = last[packet.stream_index]
+            sample = ceil(1 / (packet.stream.codec_context.sample_rate * packet.time_base))
+            time = before + usual if given is None else max(given, before + sample)
+            packet.duration = packet.duration or time - before  # else MP4 ends before this one
+        else:
+            time = given or 0
+        last[packet.stream_index] = time, packet.duration
+        packet.pts = packet.dts = time
+        yield packet
+
+
+def _chapters(original: Any) -> list[dict[str, Any]]:
+    start = Fraction(original.start_time or 0, MICROSECONDS)
+    chapters = original.chapters()
+    for chapter in chapters:
+        for end in ("start", "end"):
+            chapter[end] -= round(start / chapter["time_base"])
+    return chapters
 
 
 def _metadata(given: Mapping[str, str], how: str) -> dict[str, str]:
@@ -389,7 +469,8 @@ def _made_in(parts: Path) -> str | None:
 
 def _text(made: Mapping[str, Any]) -> str:
     versions = load_av("writing a video").library_versions  # one encoder for all segments
-    return json.dumps({**made, "versions": versions}, indent=1, sort_keys=True)
+    own = {"versions": versions, "times": "from 0"}  # earlier segments had those of the input
+    return json.dumps({**made, **own}, indent=1, sort_keys=True)
 
 
 def _is_part(name: str) -> bool:

@@ -146,6 +146,12 @@ def _no_more(key: str) -> None:
     """Do nothing: the frames do not come from our data module."""
 
 
+def _losses(frame: VideoFrame) -> list[str]:
+    """Return what an enlarged video does not keep, as far as a frame tells."""
+    fields = "fields (interlaced, enlarged as progressive: deinterlace first)"
+    return [fields] * frame.interlaced + ["transparency"] * frame.transparent
+
+
 @dataclass
 class _Video:
     """A video that is written.
@@ -247,6 +253,7 @@ class Writer(Callback):
         self.written, self.skipped, self.unusable, self.failed = 0, 0, 0, 0
         self._root, self._of_clips = Path(), False
         self._lost: Counter[str] = Counter()
+        self._video_losses: Counter[str] = Counter()
         self._sources: dict[str, str | None] = {}  # file of each input, by key
         self._lines: Predictions | None = None
         self._meter = Meter()
@@ -274,6 +281,7 @@ class Writer(Callback):
             return
         self.written, self.skipped, self.unusable, self.failed = 0, 0, 0, 0
         self._lost.clear()
+        self._video_losses.clear()
         self._sources.clear()
         self._abandoned.clear()
         self._to_join.clear()
@@ -321,7 +329,12 @@ class Writer(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Measure from here."""
+        """Begin the video of a frame, before it is enlarged; measure from here."""
+        metas = [] if "error" in batch else batch.get("meta") or []
+        if trainer.is_global_zero or not together(pl_module):
+            for meta in metas:
+                if "frame" in meta:
+                    self._begin_frame(meta, batch["size"])
         self._meter.start(pl_module.device)
 
     def on_predict_batch_end(
@@ -376,6 +389,8 @@ class Writer(Callback):
         self._close()
         for what, count in self._lost.items():
             log.warning("%d images lost their %s: %s cannot hold it", count, what, self.format)
+        for what, count in self._video_losses.items():
+            log.warning("%d videos: not kept: %s", count, what)
         # A sum over all processes, so each has written its images when this is done.
         own = torch.tensor([self.written, self.unusable, self.failed])
         strategy = trainer.strategy
@@ -522,23 +537,36 @@ class Writer(Callback):
                 remove_parts(targets[key])
         return begun
 
-    def _add_frame(self, pixels: Pixels, meta: dict[str, Any], common: Line, finite: bool) -> None:
+    def _begin_frame(self, meta: dict[str, Any], size: tuple[int, int]) -> None:
+        """Leave the video before, and open that of a frame; it is not enlarged yet."""
         frame: VideoFrame = meta["frame"]
         key = frame.video
         if self._video is not None and self._video.key != key:
             self._leave_video()  # its last frame is another process's
-        if key in self._abandoned:
+        if self._video is not None or key in self._abandoned:
+            return
+
+        def begin() -> None:
+            begun = self._continued.get(key, frozenset())
+            how = (self._settings, self._made(key), begun, self._shared)
+            writer = VideoWriter(self._target(key), meta["path"], *how)
+            self._video = _Video(key, writer)
+            writer.check(size, frame)
+            losses = writer.left_out + _losses(frame)
+            if losses and writer.is_first(frame):
+                log.warning("%s: not kept: %s", meta["path"], ", ".join(losses))
+
+        self._try(key, begin)
+
+    def _add_frame(self, pixels: Pixels, meta: dict[str, Any], common: Line, finite: bool) -> None:
+        frame: VideoFrame = meta["frame"]
+        key, video = frame.video, self._video
+        if video is None or key in self._abandoned:
             return
 
         def add() -> None:
             if not finite:
                 raise ValueError(f"frame {frame.number} has pixels that are not finite")
-            if self._video is None:
-                begun = self._continued.get(key, frozenset())
-                how = (self._settings, self._made(key), begun, self._shared)
-                writer = VideoWriter(self._target(key), meta["path"], *how)
-                self._video = _Video(key, writer)
-            video = self._video
             video.writer.add(pixels, frame)
             video.seconds.append(common["seconds"])
             if frame.last:
@@ -546,6 +574,7 @@ class Writer(Callback):
 
         self._try(key, add)
         if frame.last:
+            self._video_losses.update(_losses(frame))
             self._leave_video()
 
     def _video_line(
@@ -592,8 +621,7 @@ class Writer(Callback):
                 self._lines.add(video.line, self._own(video.key))
 
         def join() -> None:
-            for lost in video.writer.join(note):
-                log.warning("%s: left out its %s", video.writer.target, lost)
+            video.writer.join(note)
             self.written += 1
 
         if not self._try(video.key, join):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from fractions import Fraction
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -16,12 +18,21 @@ from datamodules.samples import PredictImages
 from datamodules.source import Sample, Source
 from degradations.draws import seed_of
 from files.paths import size_and_time
-from files.video import VideoFrame, colours_of, frame_to_rgb, open_video, segment_of
+from files.video import (
+    MICROSECONDS,
+    Clock,
+    VideoFrame,
+    colours_of,
+    film_of,
+    frame_to_rgb,
+    open_video,
+    segment_of,
+)
 
 USUAL_RATE, LARGEST_RATE = Fraction(25), Fraction(1000)  # frames a second
-MICROSECONDS = 1_000_000  # of a second; FFmpeg's unit for containers
 STATING = ("mov", "matroska")  # containers that state how long they are
 SHORT = Fraction(1)  # seconds that may be missing at the end
+AROUND = 50  # packets in which a gap belongs to a leap of the clock
 
 
 Wanted = Callable[[int, bool], bool]  # of a frame's number and whether it is the last one
@@ -70,13 +81,12 @@ class Videos(Source):
         Raises:
             UnreadableImage: If it is no video, or damaged anywhere.
         """
-        path, number, duration = self.path(index), 0, 1
+        path, number, duration, interlaced = self.path(index), 0, 1, False
         meta = {"path": path, "read": size_and_time(path), "mode": "RGB"}
         try:
             with open_video(path) as container:
-                if not container.streams.video:
+                if (stream := film_of(container)) is None:
                     raise UnreadableImage(f"{path}: it has no video stream", "not an image")
-                stream = container.streams.video[0]
                 aspect = Fraction(stream.sample_aspect_ratio or 1)
                 rate = Fraction(stream.average_rate or USUAL_RATE)
                 rate = min(rate, LARGEST_RATE).limit_denominator(1001)
@@ -86,6 +96,7 @@ class Videos(Source):
                 while ahead is not None and colours is not None:
                     (frame, pts), ahead = ahead, next(decoded, None)
                     number += 1
+                    interlaced |= frame.interlaced_frame
                     # Some files do not say how long the last one is shown.
                     stated = frame.duration or duration
                     duration = stated if ahead is None else ahead[1] - pts
@@ -94,7 +105,8 @@ class Videos(Source):
                         continue
                     times = (pts, duration, base, rate, last)
                     own = (self.keys[index], number, *times, colours, aspect, _matrix(frame))
-                    about = {"bit_depth": colours.bits, "frame": VideoFrame(*own)}
+                    lost = (interlaced, _is_transparent(frame, stream))
+                    about = {"bit_depth": colours.bits, "frame": VideoFrame(*own, *lost)}
                     yield {"hr": frame_to_rgb(frame, colours), "meta": {**meta, **about}}
         except UnreadableImage:
             raise
@@ -186,30 +198,86 @@ def _decoded(container: Any, stream: Any) -> Iterator[tuple[Any, int]]:
         ValueError: If a part is missing or damaged, or the size changes.
     """
     stream.thread_type = "SLICE"  # threads of frames lose the errors of the last ones
-    last, size, end = None, None, Fraction(0)
-    rate = stream.average_rate
-    usual = max(round(1 / (rate * stream.time_base)), 1) if rate else 1
-    for packet in container.demux():
-        if packet.is_corrupt:
-            raise ValueError("the file is truncated")
-        if packet.pts is not None:
-            end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
-        for frame in packet.decode() if packet.stream == stream else ():
+    size, times = None, _Times(container, stream)
+    for packet in _packets(container):
+        if packet.stream != stream:
+            continue
+        times.store(packet)
+        for frame in packet.decode():
             size = size or (frame.width, frame.height)
             if frame.is_corrupt:
                 raise ValueError("the next frame is damaged")
             if (frame.width, frame.height) != size:
                 raise ValueError("the next frame has another size")
-            expected = 0 if last is None else last + usual
-            pts = expected if frame.pts is None else frame.pts  # None in some AVI files
-            last = pts if last is None else max(pts, last + 1)
-            yield frame, last
+            yield frame, times.of(frame)
+
+
+class _Times:
+    """Times of the frames of a stream, which increase.
+
+    AVI says when frames are stored, in the same steps as they are shown; FFmpeg only guesses pts.
+    """
+
+    def __init__(self, container: Any, stream: Any) -> None:
+        rate = stream.average_rate
+        self._usual = max(round(1 / (rate * stream.time_base)), 1) if rate else 1
+        self._is_avi = container.format.name == "avi"
+        self._stored: deque[int] = deque()  # times of the packets whose frames are to come
+        self._most = 0  # of them, since frames are not shown in the order they are stored
+        self._last: int | None = None
+
+    def store(self, packet: Any) -> None:
+        if self._is_avi and packet.size and packet.dts is not None:
+            self._stored.append(packet.dts)
+
+    def of(self, frame: Any) -> int:
+        pts = self._next_stored() if self._is_avi else frame.pts
+        if self._last is None:
+            self._last = 0 if pts is None else pts
+        else:
+            pts = self._last + self._usual if pts is None else pts
+            self._last = max(pts, self._last + 1)
+        return self._last
+
+    def _next_stored(self) -> int | None:
+        self._most = self._most or len(self._stored)
+        while len(self._stored) > self._most:  # a packet without a frame
+            self._stored.popleft()
+        return self._stored.popleft() if self._stored else None
+
+
+def _packets(container: Any) -> Iterator[Any]:
+    """Yield the packets, by one clock from 0.
+
+    Raises:
+        ValueError: If a part is missing, but not where two recordings were joined.
+    """
+    clock, end = Clock(container), Fraction(0)
+    gap: int | None = None  # number of the packet where data are missing
+    leap = -inf  # where the clock leaps
+    for number, packet in enumerate(container.demux()):
+        if packet.is_corrupt and number > leap + AROUND:
+            gap = number
+        if packet.pts is not None:
+            end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
+        if clock.correct(packet):
+            leap, gap = number, None
+        if gap is not None and number > gap + AROUND:
+            raise ValueError("the file is truncated, or a part is missing")
+        yield packet
+    if gap is not None:
+        raise ValueError("the file is truncated")
     stated = Fraction(container.duration or 0, MICROSECONDS)
     if container.format.name.startswith(STATING) and end < stated - SHORT:
         raise ValueError(
             f"the file is truncated: it should last {float(stated):.1f} seconds and ends at "
             f"{float(end):.1f}"
         )
+
+
+def _is_transparent(frame: Any, stream: Any) -> bool:
+    tagged = stream.metadata.get("alpha_mode") == "1"  # WebM; FFmpeg's own decoder leaves it out
+    return tagged or any(component.is_alpha for component in frame.format.components)
 
 
 def _matrix(frame: Any) -> tuple[int, ...] | None:

@@ -199,6 +199,25 @@ def test_a_clip_is_shown_by_its_first_frame(tmp_path: Path) -> None:
     assert sources(page_of(folder))[-1] == "clip/0001.png"
 
 
+def test_a_video_is_shown_by_a_frame_of_each_third(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    from tests.video_files import make_video
+
+    folder, times = made(tmp_path, []), [40 * n for n in range(60)]
+    source = make_video(tmp_path / "in/clip.mkv", times, rotation=90)
+    make_video(folder / "clip_x2.mp4", times, size=(64, 48), rotation=90)
+    line = {"key": "clip", "input": str(source), "output": "clip_x2.mp4"}
+    write_line(folder, **line, frames=60)
+    page = page_of(folder)
+    shown = [caption.text for caption in page.all("figcaption")]
+    numbers, sizes = (11, 31, 51), "24x32 → 48x64 pixels"
+    assert shown == [f"clip_x2.mp4, frame {number} of 60 {sizes}" for number in numbers]
+    levels = [np.asarray(Image.open(folder / name)).mean() for name in sources(page)]
+    before, after = levels[::2], levels[1::2]
+    assert np.abs(np.subtract(before, after)).max() < 2
+    assert np.diff(after).min() > 10  # frames have levels that increase
+
+
 @pytest.mark.parametrize("name", ["50% off #1?", "é & <b>", 'it\'s "q"'])
 def test_any_name(tmp_path: Path, name: str) -> None:
     folder = made(tmp_path, [name])

@@ -14,9 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
+from av.stream import Disposition
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
@@ -151,15 +153,139 @@ def test_levels_are_those_of_the_standards(matrix: int, luma: float) -> None:
 
 @pytest.mark.parametrize(
     ("name", "codec", "audio"),
-    [("a.mkv", "libx264", "libopus"), ("a.mov", "libx264", "pcm_s16le"), ("a.avi", "mpeg4", "ac3")],
+    [
+        ("a.mkv", "libx264", "libopus"),
+        ("a.mov", "libx264", "pcm_s16le"),
+        ("a.avi", "mpeg4", "ac3"),
+        ("a.avi", "libx264", "libmp3lame"),  # without times of frames that are shown later
+        ("a.mkv", "libx264", "pcm_s16le"),  # without a layout of channels
+        ("a.avi", "mpeg4", "pcm_s24le"),
+        ("a.mkv", "libx264", "alac"),  # without a duration
+    ],
 )
 def test_other_containers(tmp_path: Path, name: str, codec: str, audio: str) -> None:
     source = make_video(tmp_path / name, EVEN, audio=audio, codec=codec)
     predict(source, tmp_path / "out")
     then, now = read_video(source), read_video(tmp_path / "out/a_x2.mp4")
-    first = then.times[0]
-    assert [time - first for time in now.times] == [time - first for time in then.times]
-    assert now.audio == then.audio
+    assert from_first(now.times) == [Fraction(time, 1000) for time in EVEN]
+    assert b"".join(now.audio) == b"".join(then.audio)
+
+
+def from_first(times: list[Fraction]) -> list[Fraction]:
+    return [time - times[0] for time in times]
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("a.mts", 2**33 / 90_000 - 2),  # wraps in the middle, and is negative before
+        ("a.mts", 2**33 / 90_000 - 1.5),  # between frames that are stored in another order
+        ("a.mts", 50_000),
+        ("a.mkv", 30),
+    ],
+)
+def test_a_clock_may_begin_anywhere(tmp_path: Path, name: str, start: float) -> None:
+    source = make_video(tmp_path / name, LONG, audio="aac", start=start)
+    predict(source, tmp_path / "out")
+    then, now = read_video(source), read_video(tmp_path / "out/a_x2.mp4")
+    assert from_first(now.times) == [Fraction(time, 1000) for time in LONG]
+    assert len(now.audio) == len(then.audio)
+    lag, lag_then = (video.times[0] - video.audio_times[0] for video in (now, then))
+    assert abs(lag - lag_then) < Fraction(1, 1000)
+    assert 0 <= now.times[0] < Fraction(1, 10)
+
+
+@pytest.mark.parametrize("start", [0, 50_000, 3])
+def test_recordings_that_were_joined(tmp_path: Path, start: float) -> None:
+    parts = [
+        make_video(tmp_path / f"{start}.mts", times, audio="aac", start=start)
+        for start, times in ((5, LONG), (start, EVEN))
+    ]
+    source = tmp_path / "a.mts"
+    source.write_bytes(b"".join(part.read_bytes() for part in parts))
+    predict(source, tmp_path / "out")
+    then, now = [read_video(part) for part in parts], read_video(tmp_path / "out/a_x2.mp4")
+    of_second = len(LONG)
+    assert from_first(now.times[:of_second]) == [Fraction(time, 1000) for time in LONG]
+    assert from_first(now.times[of_second:]) == [Fraction(time, 1000) for time in EVEN]
+    assert 0 < now.times[of_second] - now.times[of_second - 1] < Fraction(1, 4)
+    assert len(now.audio) == sum(len(part.audio) for part in then)
+    assert now.audio_times == sorted(set(now.audio_times))
+    lag, lag_then = (video.times[-1] - video.audio_times[-1] for video in (now, then[1]))
+    assert abs(lag - lag_then) < Fraction(1, 1000)
+
+
+@pytest.mark.parametrize("ending", ["mkv", "mp4"])
+def test_the_film_is_enlarged_and_not_its_cover(tmp_path: Path, ending: str) -> None:
+    film, source = make_video(tmp_path / "film.mp4", EVEN), tmp_path / f"a.{ending}"
+    with av.open(str(film)) as given, av.open(str(source), "w") as container:
+        cover: Any = container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 16, 16, "yuvj420p"
+        if ending == "mp4":
+            cover.disposition = Disposition.attached_pic
+        copy = container.add_stream_from_template(given.streams.video[0])
+        container.mux(cover.encode(av.VideoFrame(16, 16, "yuvj420p")))
+        for packet in given.demux():
+            if packet.dts is not None:
+                packet.stream = copy
+                container.mux(packet)
+    predict(source, tmp_path / "out")
+    now = read_video(tmp_path / "out/a_x2.mp4")
+    assert (now.size, len(now.times)) == ((64, 48), len(EVEN))
+
+
+def test_chapters_are_kept(tmp_path: Path) -> None:
+    chapters = [
+        {"id": n, "start": 200 * n, "end": 200 * n + 200, "time_base": Fraction(1, 1000)}
+        | {"metadata": {"title": title}}
+        for n, title in enumerate(("Hut", "Summit"))
+    ]
+    source = make_video(tmp_path / "a.mkv", EVEN, chapters=chapters)
+    predict(source, tmp_path / "out")
+    with av.open(str(tmp_path / "out/a_x2.mp4")) as container:
+        found = [
+            (chapter["metadata"]["title"], chapter["start"] * chapter["time_base"])
+            for chapter in container.chapters()
+        ]
+    assert found == [("Hut", 0), ("Summit", Fraction(1, 5))]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "audio"), [("a.avi", "mpeg4", "pcm_mulaw"), ("a.mkv", "libx264", "wavpack")]
+)
+def test_what_is_left_out_is_said_before_a_frame_is_enlarged(
+    tmp_path: Path, name: str, codec: str, audio: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = make_video(tmp_path / name, EVEN, codec=codec, audio=audio)
+    with pytest.raises(KeyError, match="stopped"):
+        predict(source, tmp_path / "out", stop_at=1)
+    assert caplog.text.count(f"{source}: not kept: audio stream 1 ({audio})") == 1
+    predict(source, tmp_path / "out")
+    assert len(read_video(tmp_path / "out/a_x2.mp4").times) == len(EVEN)
+
+
+def test_a_size_that_the_encoder_refuses_is_found_at_once(tmp_path: Path) -> None:
+    make_video(tmp_path / "a.mp4", LONG, size=(4, 4))
+    make_video(tmp_path / "b.mp4", EVEN)
+    model = predict(tmp_path, tmp_path / "out", codec="hevc")
+    assert model.made <= 2 + len(EVEN)  # one is read ahead
+    assert files(tmp_path / "out") == ["b_x2.mp4"]
+
+
+def test_interlaced_and_transparent_videos_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_video(tmp_path / "a.mp4", EVEN, interlaced=True)
+    with av.open(str(tmp_path / "b.mov"), "w") as container:
+        stream: Any = container.add_stream("qtrle", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 24, "argb"
+        container.mux(stream.encode(av.VideoFrame(32, 24, "argb")))
+        container.mux(stream.encode(None))
+    make_video(tmp_path / "c.mp4", EVEN)
+    predict(tmp_path, tmp_path / "out")
+    assert "1 videos: not kept: fields" in caplog.text
+    assert "1 videos: not kept: transparency" in caplog.text
+    assert "c.mp4: not kept" not in caplog.text
 
 
 def test_odd_sides_get_a_pixel(tmp_path: Path) -> None:
