@@ -53,7 +53,7 @@ def _srgb(image: Image.Image, icc: bytes) -> NDArray[np.uint8]:
     space, rgb, described = space_of(icc), np.asarray(image.convert("RGB")), None
     if image.mode == "CMYK":
         described = np.asarray(image) if space == "CMYK" else None
-    elif space == "RGB":
+    elif space == "RGB" and image.mode != "LAB":
         described = rgb
     elif space == image.mode[0] == "L":
         described = rgb[..., 0]

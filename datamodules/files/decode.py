@@ -9,7 +9,7 @@ only warns about, such as an image that ends too early, where the others paint t
 reads the files that simplejpeg does not know, and all files on platforms without a wheel of it: the
 same pixels, slower, and without that strictness.
 
-If a file has several frames or pages, the first one is the image.
+If a file has several frames or pages, the first one is the image, but for thumbnails in a TIFF.
 
 Pillow does not check the checksums of the pixels: it decodes a file that ends in zeros to a wrong
 image.
@@ -46,7 +46,7 @@ from datamodules.workers import CRASH, TOO_SLOW
 from files.image_profiles import image_of, orientation_of, space_of, to_srgb, upright
 from files.paths import FORMATS as KNOWN
 from files.paths import open_regular, read_bytes
-from files.png_text import PROFILES, TEXTS, open_image, without_text
+from files.png_text import MORE, PROFILES, TEXTS, open_image, without_text
 
 ANCILLARY = 32  # this bit of a chunk's name marks chunks that decoding does not need
 _chunk = struct.Struct(">I4s").unpack_from
@@ -114,6 +114,8 @@ REASONS = (
     CRASH,  # of the decoder, with its process
 )
 
+CONVERTED = ("CMYK", "LAB")  # modes that become sRGB
+
 # Pillow's names of the metadata that hold an image's orientation.
 ORIENTED = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"})
 
@@ -154,6 +156,9 @@ class DecodedImage:
         grey_icc: The file's colour profile, if it describes one of the three equal channels.
         exif: The file's EXIF, unchanged; for a TIFF, whose tags are its EXIF, the tags that
             describe the image and not the file.
+        cicp: Code points of the colours if no profile can express them, as of HDR: primaries,
+            transfer, matrix and range, a byte each.
+        more: Whether the file has further frames or pages.
     """
 
     rgb: Pixels
@@ -163,6 +168,8 @@ class DecodedImage:
     mode: str
     grey_icc: bytes | None = None
     exif: bytes | None = None
+    cicp: bytes | None = None
+    more: bool = False
 
     def meta(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """Return everything except the colours, for the writer of results.
@@ -177,6 +184,8 @@ class DecodedImage:
             "bit_depth": self.bit_depth,
             "mode": self.mode,
             "exif": self.exif,
+            "cicp": self.cicp,
+            "more": self.more,
         }
 
 
@@ -346,13 +355,15 @@ def _any_image(data: jpeg.Bytes, srgb: bool, name: str) -> DecodedImage:
         mode=image.mode,
         grey_icc=raw.grey_icc,
         exif=tiff_exif(image) if image.format == "TIFF" else image.info.get("exif"),
+        cicp=image.info.get("cicp"),
+        more=image.info.get(MORE, False),
     )
 
 
 def _pixels(image: Image.Image, data: jpeg.Bytes, srgb: bool) -> _Raw:
     icc = image.info.get("icc_profile") or b""
     space = space_of(icc)
-    kept = icc if space == "RGB" and image.mode != "CMYK" else None
+    kept = icc if space == "RGB" and image.mode not in CONVERTED else None
     grey = icc if space == "L" and image.mode[0] in "L1I" else None
     if image.format == "PNG":
         check_png(data)
