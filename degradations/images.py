@@ -50,7 +50,12 @@ def read_image(path: Path) -> Tensor:
 
 def _srgb(image: Image.Image, icc: bytes) -> NDArray[np.uint8]:
     """Return (H, W, 3), converted by the colour profile if that fits the mode of the image."""
-    space, rgb, described = space_of(icc), np.asarray(image.convert("RGB")), None
+    space, described = space_of(icc), None
+    if image.has_transparency_data:  # not at once: Pillow warns of palettes, and refuses La
+        opaque = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        rgb = np.asarray(opaque.convert("RGB"))
+    else:
+        rgb = np.asarray(image.convert("RGB"))
     if image.mode == "CMYK":
         described = np.asarray(image) if space == "CMYK" else None
     elif space == "RGB" and image.mode != "LAB":

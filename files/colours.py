@@ -17,6 +17,7 @@ from PIL import Image
 from files.image_profiles import space_of
 
 START = b"\x89PNG\r\n\x1a\n"
+GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")  # Pillow's modes
 FULL_RANGE = 1
 SRGB, UNSPECIFIED = 1, 2  # code points of ITU-T H.273
 
@@ -56,7 +57,7 @@ def describe(image: Image.Image, code_points: bytes | None) -> None:
         image: As Pillow opened it.
         code_points: Result of ``code_points_of``.
     """
-    info, grey = image.info, image.mode[0] in "L1I"
+    info, grey = image.info, image.mode in GREY
     has_profile = "icc_profile" in info
     if code_points is not None and (image.format == "PNG" or not has_profile):
         info.pop("icc_profile", None)

@@ -24,7 +24,7 @@ from PIL.ExifTags import IFD, Base
 from torch import Tensor
 
 from degradations.bicubic import resize
-from files.colours import fitted
+from files.colours import GREY, fitted
 from files.owned import (
     Known,
     NotOursError,
@@ -321,7 +321,6 @@ def _entries(data: bytes, at: int) -> dict[int, bytes]:
     return {struct.unpack("<H", entry[:2])[0]: entry for entry in entries}
 
 
-GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")  # Pillow's modes
 LUMA = (0.299, 0.587, 0.114)  # BT.601 in full range, as in Pillow's convert("L")
 
 

@@ -43,6 +43,7 @@ from datamodules.files.deep import (
 )
 from datamodules.files.exif import tiff_exif
 from datamodules.workers import CRASH, TOO_SLOW
+from files.colours import GREY, describe
 from files.image_profiles import image_of, orientation_of, space_of, to_srgb, upright
 from files.paths import FORMATS as KNOWN
 from files.paths import open_regular, read_bytes
@@ -170,6 +171,13 @@ class DecodedImage:
     exif: bytes | None = None
     cicp: bytes | None = None
     more: bool = False
+
+    def array(self) -> Pixels:
+        """Return (H, W) grey, or (H, W, 2 to 4): grey with alpha, RGB, RGB with alpha."""
+        colours = [self.rgb[..., 0] if self.mode in GREY else self.rgb]
+        if self.alpha is not None:
+            colours.append(self.alpha)
+        return colours[0] if len(colours) == 1 else np.dstack(colours)
 
     def meta(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """Return everything except the colours, for the writer of results.
@@ -343,10 +351,24 @@ class _Raw(NamedTuple):
     grey_icc: bytes | None = None
 
 
+def from_pillow(image: Image.Image) -> DecodedImage:
+    """Return the upright pixels of an image that Pillow has opened or made, as ``decode`` does.
+
+    Args:
+        image: Of 8 or 16 bits a channel.
+    """
+    copied = image.copy()  # with an `info` of its own
+    describe(copied, None)
+    return _upright(copied, _pixels(copied, None, srgb=False), orientation_of(image))
+
+
 def _any_image(data: jpeg.Bytes, srgb: bool, name: str) -> DecodedImage:
     image = open_image(io.BytesIO(data), FORMATS, name)
     raw = _pixels(image, data, srgb)
-    orientation = orientation_of(image)
+    return _upright(image, raw, orientation_of(image))
+
+
+def _upright(image: Image.Image, raw: _Raw, orientation: int) -> DecodedImage:
     return DecodedImage(
         rgb=upright(raw.rgb, orientation),
         alpha=None if raw.alpha is None else upright(raw.alpha, orientation),
@@ -360,16 +382,18 @@ def _any_image(data: jpeg.Bytes, srgb: bool, name: str) -> DecodedImage:
     )
 
 
-def _pixels(image: Image.Image, data: jpeg.Bytes, srgb: bool) -> _Raw:
+def _pixels(image: Image.Image, data: jpeg.Bytes | None, srgb: bool) -> _Raw:
     icc = image.info.get("icc_profile") or b""
     space = space_of(icc)
     kept = icc if space == "RGB" and image.mode not in CONVERTED else None
-    grey = icc if space == "L" and image.mode[0] in "L1I" else None
-    if image.format == "PNG":
+    grey = icc if space == "L" and image.mode in GREY else None
+    if data is None and image.mode.startswith("I;16"):
+        return _Raw(np.repeat(np.asarray(image, np.uint16)[..., None], 3, 2), None, None, grey)
+    if data is not None and image.format == "PNG":
         check_png(data)
-    if image.format == "PNG" and data[24] == 16:  # the bit depth in the header chunk
-        return _converted_16(_Raw(*png_16(image, without_text(data)), kept, grey), srgb)
-    if image.format == "TIFF" and max(bits_of_tiff(image)) > 8:
+        if data[24] == 16:  # the bit depth in the header chunk
+            return _converted_16(_Raw(*png_16(image, without_text(data)), kept, grey), srgb)
+    if data is not None and image.format == "TIFF" and max(bits_of_tiff(image)) > 8:
         return _converted_16(_Raw(*tiff_16(image, data), kept, grey), srgb)
     if image.mode == "CMYK":
         return _Raw(_from_cmyk(image, data, icc if space == "CMYK" else None))
@@ -387,10 +411,11 @@ def _converted_16(raw: _Raw, srgb: bool) -> _Raw:
 
 
 def _pixels_8(
-    image: Image.Image, data: jpeg.Bytes
+    image: Image.Image, data: jpeg.Bytes | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
     """Return RGB and, if the image has one, alpha."""
     if image.has_transparency_data:
+        image = image.convert("LA") if image.mode == "La" else image  # Pillow's only way
         rgba = np.asarray(image.convert("RGBA"))
         return np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3])
     rgb = _strictly(image, data, "rgb") if image.mode in ("RGB", "L") else None
@@ -399,7 +424,7 @@ def _pixels_8(
     return rgb, None
 
 
-def _from_cmyk(image: Image.Image, data: jpeg.Bytes, icc: bytes | None) -> NDArray[np.uint8]:
+def _from_cmyk(image: Image.Image, data: jpeg.Bytes | None, icc: bytes | None) -> NDArray[np.uint8]:
     ink = _strictly(image, data, "cmyk")
     # CMYK JPEGs usually hold Adobe's inverted values, which Pillow inverts.
     ink = np.asarray(image) if ink is None else 255 - ink
@@ -407,7 +432,8 @@ def _from_cmyk(image: Image.Image, data: jpeg.Bytes, icc: bytes | None) -> NDArr
     return np.asarray(image_of(ink, "CMYK").convert("RGB")) if converted is None else converted
 
 
-def _strictly(image: Image.Image, data: jpeg.Bytes, colors: str) -> NDArray[np.uint8] | None:
+def _strictly(image: Image.Image, data: jpeg.Bytes | None, colors: str) -> NDArray[np.uint8] | None:
     # MPO is Pillow's name for a JPEG with further images after the first.
-    quick = QUICK_JPEG and image.format in ("JPEG", "MPO")
-    return jpeg.read_strictly(data, colors) if quick else None
+    if data is None or not QUICK_JPEG or image.format not in ("JPEG", "MPO"):
+        return None
+    return jpeg.read_strictly(data, colors)
