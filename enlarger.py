@@ -15,9 +15,11 @@ train; all classes also work with Lightning's own Trainer, without a configurati
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
@@ -39,6 +41,7 @@ from callbacks.predict.files import luma, to_pixels
 from callbacks.weights import place_of
 from commands.arguments.parser import Parser
 from commands.errors import ConfigurationError, did_you_mean
+from commands.process import hide_advertising
 from commands.run.checkpoints import Checkpoints, SavesLast
 from commands.run.directory import RunDirectory
 from commands.run.files import FOLDER, list_checkpoints, newest_whole
@@ -189,6 +192,7 @@ def fit(
         trainer = {"default_root_dir": folder, **trainer}
         kept = [SavesLast(), *kept, Checkpoints()]
         newest = newest_whole(folder / FOLDER)
+    hide_advertising()
     Trainer(callbacks=kept, **trainer).fit(
         module.train(), data, ckpt_path=newest, weights_only=True
     )
@@ -484,18 +488,19 @@ def measure(
     images = SRDataModule(
         scale, test={"images": _Given(truth)}, degradation=_recipe("bicubic", scale), workers=0
     )
-    try:
-        trainer = Trainer(
-            accelerator=device,
-            devices=1,
-            callbacks=[*chosen],
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-    except MisconfigurationException as error:
-        raise ValueError(f"device is {device!r}: {error}") from error
-    trainer.test(_Outputs(scale, given), images, verbose=False)
+    with _quiet_lightning():
+        try:
+            trainer = Trainer(
+                accelerator=device,
+                devices=1,
+                callbacks=[*chosen],
+                logger=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+        except MisconfigurationException as error:
+            raise ValueError(f"device is {device!r}: {error}") from error
+        trainer.test(_Outputs(scale, given), images, verbose=False)
     found: dict[str, Measured] = {}
     for metric in chosen:
         of_images = metric.images.get("images", {})
@@ -503,6 +508,19 @@ def measure(
         for record in metric.records:
             found[record["metric"]] = _measured(metric, record, each)
     return found
+
+
+@contextlib.contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _measured(metric: Metric, record: Record, images: dict[str, float]) -> Measured:

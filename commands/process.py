@@ -101,9 +101,14 @@ def prepare_output() -> None:
     level = logging.INFO if claimed().is_first else logging.WARNING
     for name in OWN:
         logging.getLogger(name).setLevel(level)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertising)
+    hide_advertising()
     for message, _why in QUIET:
         warnings.filterwarnings("ignore", message=message)
+
+
+def hide_advertising() -> None:
+    """Leave out Lightning's advertisements of its other packages."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertising)
 
 
 def _no_advertising(record: logging.LogRecord) -> bool:

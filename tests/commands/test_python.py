@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -409,3 +412,15 @@ def test_fit_continues_a_run_as_if_it_had_not_stopped(
     assert newest_whole(tmp_path / "runs/x/checkpoints").name == "step-000000004.ckpt"
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
     assert not any(path.name == "checkpoints" for path in tmp_path.iterdir())
+
+
+def test_nothing_of_lightning_is_printed(tmp_path: Path) -> None:
+    """In a process of its own: here pytest has its handlers and filters."""
+    code = (
+        "import enlarger, numpy as np; a = np.zeros((1, 24, 24, 3)); enlarger.measure(a, a + 0.1)"
+    )
+    environment = {"PYTHONPATH": str(REPO), **os.environ}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
