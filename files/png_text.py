@@ -13,6 +13,7 @@ import logging
 import os
 import struct
 import zlib
+from collections.abc import Iterator
 from typing import IO
 
 from PIL import Image
@@ -88,6 +89,20 @@ def _seek_image(tiff: Image.Image, file: str | os.PathLike[str] | IO[bytes]) -> 
     tiff.info[MORE] = len(found) == 2
     if ICC_PROFILE not in tiff.tag_v2:  # type: ignore[attr-defined]
         tiff.info.pop("icc_profile", None)  # of the thumbnail
+
+
+@contextlib.contextmanager
+def of_any_size() -> Iterator[None]:
+    """Open images of any number of pixels: Enlarger's own outputs, or after a check.
+
+    The limit is the whole process's, as Pillow keeps it.
+    """
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def without_text(data: bytes | bytearray | memoryview) -> bytes | bytearray | memoryview:

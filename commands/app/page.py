@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import html
+import math
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -57,7 +58,7 @@ def in_page(function: Event) -> Event:
     return wrapped
 
 
-def application(models: Models, megapixels: float = 50) -> Any:
+def application(models: Models, megapixels: float = math.inf) -> Any:
     """Return the page, an ASGI application.
 
     Args:
