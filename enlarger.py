@@ -7,17 +7,19 @@
     sr = model.enlarge(lr)
     enlarger.measure("outputs", "references", ["psnr", "ssim", "niqe"])
 
-An image is a Pillow image; a NumPy array (H, W), (H, W, 3) or (H, W, 4) of uint8, uint16 or floats
-in [0, 1]; or a tensor (3, H, W) of floats in [0, 1]. The result is of the same kind. Four channels,
-and Pillow's RGBA, have alpha. ``data`` and ``fit`` train; all classes also work with Lightning's
-own Trainer, without a configuration file.
+An image is a Pillow image; a NumPy array (H, W) or (H, W, 2 to 4) of uint8, uint16 or floats in
+[0, 1]; or a tensor (3, H, W) of floats in [0, 1]. The result is of the same kind. Of two and four
+channels, the last one is alpha. A Pillow image keeps its colour profile. ``data`` and ``fit``
+train; all classes also work with Lightning's own Trainer, without a configuration file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
@@ -28,7 +30,7 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 import callbacks
@@ -39,16 +41,20 @@ from callbacks.predict.files import luma, to_pixels
 from callbacks.weights import place_of
 from commands.arguments.parser import Parser
 from commands.errors import ConfigurationError, did_you_mean
+from commands.process import hide_advertising
 from commands.run.checkpoints import Checkpoints, SavesLast
 from commands.run.directory import RunDirectory
 from commands.run.files import FOLDER, list_checkpoints, newest_whole
 from commands.run.weights import EXPORT, find_weights, load_trained, manifest
 from commands.tracebacks import origin
 from datamodules import SRDataModule
+from datamodules.files.decode import from_pillow
+from datamodules.files.exif import without_hidden_colours
 from degradations.base import Degradation
 from degradations.bicubic import resize
 from degradations.draws import seed_of
 from degradations.tools.configure import degradation_of
+from files.colours import GREY, fitted
 from files.paths import read_text
 from files.yaml_loader import plain_yaml, strict_loader
 from lightning_modules.base import ImageModel, SuperResolver
@@ -186,6 +192,7 @@ def fit(
         trainer = {"default_root_dir": folder, **trainer}
         kept = [SavesLast(), *kept, Checkpoints()]
         newest = newest_whole(folder / FOLDER)
+    hide_advertising()
     Trainer(callbacks=kept, **trainer).fit(
         module.train(), data, ckpt_path=newest, weights_only=True
     )
@@ -247,13 +254,22 @@ class Enlarger:
             "key": ["image"],
             "seed": torch.tensor([seed_of("enlarger.enlarge")], dtype=torch.int64),
             "size": (height, width),
-            "lr": x[:, :3].to(self.module.device),
+            "lr": _visible(x).to(self.module.device),
         }
         sr = self.module.enlarge(batch, tiled=True)["sr"]
         if x.shape[1] == 4:
             alpha = resize(x[:, 3:], (height, width)).clamp(0, 1)
             sr = torch.cat([sr, alpha.to(sr.device)], 1)
         return cast(Picture, back(sr[0]))
+
+
+def _visible(x: Tensor) -> Tensor:
+    """Return RGB, without the colours that alpha hides."""
+    if x.shape[1] == 3:
+        return x
+    pixels = x[0].movedim(0, -1).numpy()
+    rgb = without_hidden_colours(pixels[..., :3], pixels[..., 3])
+    return torch.from_numpy(rgb).movedim(-1, 0)[None].contiguous()
 
 
 def _output_size(x: Tensor, scale: float, size: tuple[int, int] | None) -> tuple[int, int]:
@@ -473,18 +489,19 @@ def measure(
     images = SRDataModule(
         scale, test={"images": _Given(truth)}, degradation=_recipe("bicubic", scale), workers=0
     )
-    try:
-        trainer = Trainer(
-            accelerator=device,
-            devices=1,
-            callbacks=[*chosen],
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-    except MisconfigurationException as error:
-        raise ValueError(f"device is {device!r}: {error}") from error
-    trainer.test(_Outputs(scale, given), images, verbose=False)
+    with _quiet_lightning():
+        try:
+            trainer = Trainer(
+                accelerator=device,
+                devices=1,
+                callbacks=[*chosen],
+                logger=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+        except MisconfigurationException as error:
+            raise ValueError(f"device is {device!r}: {error}") from error
+        trainer.test(_Outputs(scale, given), images, verbose=False)
     found: dict[str, Measured] = {}
     for metric in chosen:
         of_images = metric.images.get("images", {})
@@ -492,6 +509,19 @@ def measure(
         for record in metric.records:
             found[record["metric"]] = _measured(metric, record, each)
     return found
+
+
+@contextlib.contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _measured(metric: Metric, record: Record, images: dict[str, float]) -> Measured:
@@ -596,17 +626,16 @@ def _tensor(image: Any) -> tuple[Tensor, Back]:
         ValueError: If it is no image.
     """
     if isinstance(image, Image.Image):
-        image = ImageOps.exif_transpose(image)
-        has_alpha = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
         if image.mode in ("I", "F"):  # Pillow would clip them at 255
             raise ValueError(
                 f"the image is of Pillow's mode {image.mode}, whose range is unknown; expected 8 "
                 "or 16 bits a channel, or an array of floats in [0, 1]"
             )
-        deep = image.mode.startswith("I;16")
-        mode = "RGBA" if has_alpha else "L" if image.mode in ("1", "L") else "RGB"
-        x, back = _tensor(np.asarray(image if deep else image.convert(mode)))
-        return x, lambda made: Image.fromarray(back(made))
+        if image.mode.startswith("I;16") and image.has_transparency_data:
+            raise ValueError("Pillow has no 16-bit grey with alpha: give an array (H, W, 2)")
+        decoded = from_pillow(image)
+        x, back = _tensor(decoded.array())
+        return x, lambda made: _to_pillow(back(made), decoded.icc or decoded.grey_icc)
     if isinstance(image, Tensor):
         if image.ndim != 3 or len(image) != 3 or not image.is_floating_point():
             raise ValueError(f"the tensor is {_shape(image)}; expected (3, H, W) floats in [0, 1]")
@@ -614,24 +643,33 @@ def _tensor(image: Any) -> tuple[Tensor, Back]:
     if not isinstance(image, np.ndarray):
         raise ValueError(f"{type(image).__name__} is not an image; see help(enlarger)")
     most = {"uint8": 255, "uint16": 65535}.get(image.dtype.name, 1)
-    sound = image.ndim == 2 or (image.ndim == 3 and image.shape[-1] in (3, 4))
+    sound = image.ndim == 2 or (image.ndim == 3 and image.shape[-1] in (2, 3, 4))
     if not sound or (most == 1 and image.dtype.kind != "f"):
         raise ValueError(
-            f"the array is {_shape(image)}; expected (H, W), (H, W, 3) or (H, W, 4) of uint8, "
-            "uint16 or floats in [0, 1]"
+            f"the array is {_shape(image)}; expected (H, W) or (H, W, 2 to 4) of uint8, uint16 or "
+            "floats in [0, 1]"
         )
     x = _in_range(torch.from_numpy(image.astype(np.float32) / most))
-    x = x.expand(3, *x.shape) if x.ndim == 2 else x.movedim(-1, 0)
+    x = (x[..., None] if x.ndim == 2 else x).movedim(-1, 0)
+    grey = len(x) < 3
+    x = torch.cat([x[:1].expand(3, *x.shape[1:]), x[1:]]) if grey else x
 
     def to_array(made: Tensor) -> NDArray[Any]:
-        made = luma(made[:3]) if image.ndim == 2 else made
+        made = torch.cat([luma(made[:3]), made[3:]]) if grey else made
         if most > 1:
             array: NDArray[Any] = to_pixels(made, 8 * image.dtype.itemsize)
         else:
             array = made.movedim(0, -1).cpu().numpy().astype(image.dtype)
-        return array[..., 0] if image.ndim == 2 else array
+        return array[..., 0] if array.shape[-1] == 1 else array
 
     return x[None].contiguous(), to_array
+
+
+def _to_pillow(pixels: NDArray[Any], icc: bytes | None) -> Image.Image:
+    image = Image.fromarray(pixels)
+    if icc and (profile := fitted(icc, image.mode in GREY)):
+        image.info["icc_profile"] = profile
+    return image
 
 
 def _in_range(x: Tensor) -> Tensor:

@@ -64,7 +64,6 @@ def main(words: Sequence[str] | None = None) -> int:
     if not _asks_for_folders(options):
         return runs.compare_runs(options)
     prepare_output()
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it repeats itself
     try:
         _compare_folders(options)
     except (OSError, ValueError) as error:

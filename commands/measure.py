@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,7 +31,6 @@ def main(words: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(words)
     prepare_output()
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     metrics = options.metric or (["psnr", "ssim"] if options.reference else ["niqe"])
     try:
         found = enlarger.measure(

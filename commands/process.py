@@ -89,6 +89,7 @@ QUIET = (
     (".*smaller than the logging interval.*", "steps are logged across epochs"),
     (r".*module\(s\) in eval mode at the start of training.*", "frozen parts stay in eval mode"),
     (".*instantiate_classes.* was deprecated.*", "Lightning's own"),
+    (".*could be decompression bomb.*", "twice as many pixels are the limit"),
     (".*`local_dir_use_symlinks` argument is deprecated.*", "diffusers' own"),
 )
 
@@ -101,9 +102,14 @@ def prepare_output() -> None:
     level = logging.INFO if claimed().is_first else logging.WARNING
     for name in OWN:
         logging.getLogger(name).setLevel(level)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertising)
+    hide_advertising()
     for message, _why in QUIET:
         warnings.filterwarnings("ignore", message=message)
+
+
+def hide_advertising() -> None:
+    """Leave out Lightning's advertisements of its other packages."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertising)
 
 
 def _no_advertising(record: logging.LogRecord) -> bool:

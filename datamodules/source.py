@@ -27,9 +27,8 @@ class Sample(TypedDict, total=False):
     size: (H, W) of an image to generate; only from sources without ``hr`` and ``lr``.
     frames: Number of frames of a clip to generate; only with ``size``.
     clip: (T, H, W, 3) uint8, only from clip sources, which have no ``hr``.
-    meta: Data for the writer (path, alpha, icc, bit_depth, mode, exif; ``read``, size in bytes and
-        time in nanoseconds of the file when it was read; ``frame``, the ``VideoFrame`` of a
-        video's frame).
+    meta: Data for the writer (fields of ``DecodedImage.meta``; ``read``, size in bytes and time in
+        nanoseconds of the file when it was read; ``frame``, the ``VideoFrame`` of a video's frame).
     latent: (C, h, w) floats of HR, from ``Latents`` only.
     lr_latent: (C, h, w) floats of the enlarged LR, from ``Latents`` only.
     ref: (H, W, 3), from ``Triplets`` only, which have no ``hr``; likewise the next three.

@@ -30,30 +30,51 @@ def read_image(path: Path) -> Tensor:
     Raises:
         ValueError: The file is missing, or is not an image.
     """
+    pixels = _read(path)
+    if pixels.dtype == np.uint8:
+        pixels = pixels.astype(np.float32) / 255.0
+    return torch.from_numpy(pixels.clip(0.0, 1.0)).permute(2, 0, 1).unsqueeze(0)
+
+
+def read_levels(path: Path) -> NDArray[np.uint8]:
+    """Read an image as ``read_image`` does, in 8 bits: (H, W, 3); a quarter of the memory.
+
+    Raises:
+        ValueError: The file is missing, or is not an image.
+    """
+    pixels = _read(path)
+    return pixels if pixels.dtype == np.uint8 else (pixels * 255).round().astype(np.uint8)
+
+
+def _read(path: Path) -> NDArray[Any]:
+    """Return (H, W, 3) uint8, or float32 in [0, 1] of 16-bit grey."""
     try:
         with open_image(path) as image:
             if image.mode.startswith("I"):  # 16-bit grey, which convert would clip to 8 bits
                 deep = np.asarray(image, np.float32) / 65535.0
                 pixels = np.repeat(deep[..., None], 3, axis=-1)
             else:
-                icc = image.info.get("icc_profile") or b""
-                pixels = _srgb(image, icc).astype(np.float32) / 255.0
-            pixels = upright(pixels, orientation_of(image))
+                pixels = _srgb(image, image.info.get("icc_profile") or b"")
+            return upright(pixels, orientation_of(image))
     except FileNotFoundError as error:
         raise ValueError(f"the image {path} does not exist") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(
             f"{path} cannot be read as an image ({error}): replace or remove it"
         ) from error
-    return torch.from_numpy(pixels.clip(0.0, 1.0)).permute(2, 0, 1).unsqueeze(0)
 
 
 def _srgb(image: Image.Image, icc: bytes) -> NDArray[np.uint8]:
     """Return (H, W, 3), converted by the colour profile if that fits the mode of the image."""
-    space, rgb, described = space_of(icc), np.asarray(image.convert("RGB")), None
+    space, described = space_of(icc), None
+    if image.has_transparency_data:  # not at once: Pillow warns of palettes, and refuses La
+        opaque = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        rgb = np.asarray(opaque.convert("RGB"))
+    else:
+        rgb = np.asarray(image.convert("RGB"))
     if image.mode == "CMYK":
         described = np.asarray(image) if space == "CMYK" else None
-    elif space == "RGB":
+    elif space == "RGB" and image.mode != "LAB":
         described = rgb
     elif space == image.mode[0] == "L":
         described = rgb[..., 0]

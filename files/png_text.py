@@ -1,4 +1,4 @@
-"""Open images whose PNG text or colour profile is larger than Pillow accepts.
+"""Open images: their colours, and PNGs whose text or profile is larger than Pillow accepts.
 
 Some programs store workflows and editing histories in text chunks of a PNG. Pillow refuses a file
 with a megabyte in one of them, although pixels do not depend on it.
@@ -6,20 +6,23 @@ with a megabyte in one of them, although pixels do not depend on it.
 
 from __future__ import annotations
 
+import contextlib
 import io
+import itertools
 import logging
 import os
 import struct
 import zlib
+from collections.abc import Iterator
 from typing import IO
 
 from PIL import Image
 
+from files.colours import START, code_points_of, describe
 from files.paths import FORMATS, open_regular
 
 log = logging.getLogger(__name__)
 
-START = b"\x89PNG\r\n\x1a\n"
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 PROFILES = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # texts with EXIF or XMP
 EXPANSION = 1032  # largest expansion of a byte by deflate
@@ -27,6 +30,9 @@ MAX_TEXT = 1 << 20  # bytes of text, or of a profile, that Pillow may expand
 MAX_PROFILE = 8_000_000  # bytes of a colour profile that are read, as in libpng
 MAX_METADATA = 1 << 22  # bytes of EXIF or XMP that are read
 MAX_METADATA_CHUNKS = 4
+NEW_SUBFILE_TYPE, ICC_PROFILE = 254, 34675  # tags of TIFF
+NOT_AN_IMAGE = 1 | 4  # bits of the first: of reduced resolution, a mask
+MORE = "more"  # key of `info`: whether frames or pages follow that are images, too
 _head = struct.Struct(">I4s")
 
 
@@ -36,6 +42,9 @@ def open_image(
     name: str = "",
 ) -> Image.Image:
     """Open an image with Pillow, regardless of the size of text in a PNG.
+
+    ``info`` has its colours, as ``files.colours.describe`` sets them, and ``MORE``. Of a TIFF it is
+    the first page that is no thumbnail.
 
     Args:
         file: Path or open file.
@@ -49,17 +58,51 @@ def open_image(
     formats = tuple(FORMATS) if formats is None else formats
     if isinstance(file, str | os.PathLike):
         with open_regular(file) as opened:
-            reduced = _without_large_chunks(opened, name)
+            reduced, code_points = _without_large_chunks(opened, name), code_points_of(opened)
     else:
-        reduced = _without_large_chunks(file, name)
+        reduced, code_points = _without_large_chunks(file, name), code_points_of(file)
         file.seek(0)
-    if reduced is None:
-        return Image.open(file, formats=formats)
-    data, profile = reduced
-    image = Image.open(io.BytesIO(data), formats=formats)
+    data, profile = reduced or (None, None)
+    image = Image.open(file if data is None else io.BytesIO(data), formats=formats)
     if profile is not None:
         image.info["icc_profile"] = profile
+    if image.format == "TIFF" and getattr(image, "is_animated", False):
+        _seek_image(image, file)
+    elif image.format != "MPO":  # photographs with a preview or a gain map
+        image.info[MORE] = getattr(image, "is_animated", False)
+    describe(image, code_points)
     return image
+
+
+def _seek_image(tiff: Image.Image, file: str | os.PathLike[str] | IO[bytes]) -> None:
+    """Go to the first page that is neither a thumbnail nor a mask, if there is one."""
+    found: list[int] = []
+    # In a second object, which may be left in any state by a damaged page.
+    with contextlib.suppress(Exception), Image.open(file, formats=("TIFF",)) as pages:
+        for number in itertools.count():
+            pages.seek(number)
+            if not int(pages.tag_v2.get(NEW_SUBFILE_TYPE, 0)) & NOT_AN_IMAGE:  # type: ignore[attr-defined]
+                found.append(number)
+            if len(found) == 2:
+                break
+    tiff.seek(found[0] if found else 0)
+    tiff.info[MORE] = len(found) == 2
+    if ICC_PROFILE not in tiff.tag_v2:  # type: ignore[attr-defined]
+        tiff.info.pop("icc_profile", None)  # of the thumbnail
+
+
+@contextlib.contextmanager
+def of_any_size() -> Iterator[None]:
+    """Open images of any number of pixels: Enlarger's own outputs, or after a check.
+
+    The limit is the whole process's, as Pillow keeps it.
+    """
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def without_text(data: bytes | bytearray | memoryview) -> bytes | bytearray | memoryview:

@@ -234,7 +234,7 @@ def _digest(features: NDArray[Any]) -> str:
 log = logging.getLogger(__name__)
 CACHE = "~/.cache/enlarger/references"
 BATCH = 8
-READING = 2  # version of image reading: since 2 with colour profiles, in all formats of training
+READING = 3  # version of image reading: since 3 with the colours of all tags of a file
 READERS = 4
 MANY = 5000  # images: more may take a CPU over half an hour, the time that other processes wait
 

@@ -22,30 +22,33 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import xxhash
+from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from callbacks import weights
 from callbacks.metrics.base import TooSmall
 from callbacks.metrics.niqe import NIQE, PRISTINE
-from callbacks.metrics.sets import read_image
 from callbacks.pages.render import Figure, Tile, render_page
-from degradations.bicubic import resize
-from degradations.images import as_image
+from degradations.images import read_levels
 from files.image_profiles import orientation_of
 from files.owned import remove_file, whole_file, write_whole
-from files.png_text import open_image
+from files.png_text import of_any_size, open_image
 from files.video import read_frame
 
 log = logging.getLogger(__name__)
 TEMPLATE = Path(__file__).parent / "images.html.j2"
 MOST = 200  # scenes with images; the others are links
 LISTED = 2_000  # links
-SIDE = 2_000  # pixels; larger images are shown by a preview
+SIDE = 2_000  # pixels; larger images are shown by a preview, and by a part
+PART = 640  # pixels; side of that part
 SHOWN = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".bmp")  # by browsers
 PREVIEW = re.compile(r"[0-9a-f]{16}\.jpg")
 NUMBERS = "numbers.json"
 JPEG: dict[str, Any] = {"format": "JPEG", "quality": 92, "subsampling": 0}
 Size = tuple[int, int]  # height, width
+Window = tuple[int, int, int, int]  # top, left, height, width
+Read = Callable[[Path, int | None], Image.Image]  # a file, a frame of a video
 
 
 class Part(NamedTuple):
@@ -100,6 +103,19 @@ class PageTable(NamedTuple):
     texts: Sequence[str] = ()
 
 
+class _View(NamedTuple):
+    """What a figure shows of the images of a scene.
+
+    size: Of the whole images.
+    window: The part of them that is shown.
+    shown: Size at which it is shown.
+    """
+
+    size: Size
+    window: Window
+    shown: Size
+
+
 @dataclass
 class Content:
     """What a page says besides its images.
@@ -130,12 +146,16 @@ def write_images_page(
         content: What else it says; links and notes are added to it.
         device: Where NIQE is computed.
     """
-    maker = _Maker(page, device)
+    with of_any_size():  # outputs may be larger than inputs can be
+        _write_page(page, scenes, content, _Maker(page, device))
+
+
+def _write_page(page: Path, scenes: Iterable[Scene], content: Content, maker: _Maker) -> None:
     figures: list[Figure] = []
-    for scene in scenes:
-        if len(figures) < MOST:
+    for number, scene in enumerate(scenes):
+        if number < MOST:
             try:
-                figures.append(maker.figure(scene))
+                figures += maker.figures(scene)
                 continue
             except (OSError, ValueError) as error:
                 content.notes.append(f"{scene.key} is not shown: {error}")
@@ -164,14 +184,16 @@ class _Maker:
         self.device = device if device is not None and device.type == "cuda" else "cpu"
         self.shows_niqe = False
         self.used: set[str] = set()  # previews
-        self.numbers: dict[str, float | None] = {}  # NIQE by digest
+        self.numbers: dict[str, Any] = {}  # NIQE by digest; places of parts
         try:
             self.known: dict[str, Any] = json.loads((self.folder / NUMBERS).read_text("utf-8"))
         except (OSError, ValueError):  # none yet, or damaged
             self.known = {}
 
-    def figure(self, scene: Scene) -> Figure:
-        """Return the figure of a scene, writing the previews it needs.
+    def figures(self, scene: Scene) -> list[Figure]:
+        """Return the figures of a scene, writing the previews they need: large images in two.
+
+        The first one is of the whole images, reduced; the second one of the most detailed part.
 
         Raises:
             OSError: If a file is missing.
@@ -179,45 +201,78 @@ class _Maker:
         """
         sizes = [_size_of(part) for part in scene.parts]
         size = sizes[scene.whole]
-        shown = _reduced(size)
         cut = [part.cut and own != size for part, own in zip(scene.parts, sizes, strict=True)]
         parts = [part._replace(cut=cuts) for part, cuts in zip(scene.parts, cut, strict=True)]
-        tiles = [self._tile(part, size, shown) for part in parts]
+        read = functools.cache(_levels)
+        right = min(scene.right, len(parts) - 1)
+
+        def figure(key: str, about: str, view: _View) -> Figure:
+            tiles = [self._tile(part, view, read) for part in parts]
+            (height, width), full = view.shown, view.window[3]
+            return Figure(key, about, width, height, tiles, scene.left, right, full)
+
+        shown = _reduced(size)
         whole = f"{size[1]}x{size[0]} pixels"
         others = {f"{w}x{h}": None for h, w in sizes if (h, w) != size}
         about = f"{', '.join(others)} → {whole}" if others else whole
-        if shown != size:
-            about += f", shown at {shown[1]}x{shown[0]}"
-        right = min(scene.right, len(tiles) - 1)
-        return Figure(scene.key, about, shown[1], shown[0], tiles, scene.left, right)
+        if shown == size:
+            return [figure(scene.key, about, _View(size, (0, 0, *size), size))]
+        view = _View(size, (0, 0, *size), shown)
+        found = [figure(scene.key, f"{about}, shown at {shown[1]}x{shown[0]}", view)]
+        top, left, h, w = window = self._window(parts[0], view, read)
+        about = f"{w}x{h} of {whole}, at column {left} and row {top}"
+        return [*found, figure(f"{scene.key} at 100 %", about, _View(size, window, (h, w)))]
 
-    def _tile(self, part: Part, size: Size, shown: Size) -> Tile:
+    def _window(self, part: Part, view: _View, read: Read) -> Window:
+        """Return the part of a large image that has the most detail when it is reduced."""
+        key = f"{self._digest(part, view)} part"
+        h, w = (min(PART, side) for side in view.size)
+        if key not in self.known:
+            factors = [small / side for small, side in zip(view.shown, view.size, strict=True)]
+            small = [max(1, round(side * f)) for side, f in zip((h, w), factors, strict=True)]
+            grey = np.asarray(_seen(part, view, read).convert("L"), np.float32)
+            place = most_detailed(torch.from_numpy(grey)[None, None], (small[0], small[1]), 1)
+            self.known[key] = [
+                min(round(at / f), side - own)
+                for at, f, side, own in zip(place, factors, view.size, (h, w), strict=True)
+            ]
+        self.numbers[key] = top, left = self.known[key]
+        return top, left, h, w
+
+    def _digest(self, part: Part, view: _View) -> str:
         found = os.stat(part.file)
         state = [os.fspath(part.file.absolute()), found.st_size, found.st_mtime_ns]
         state += [] if part.frame is None else [part.frame]
-        wanted = size if part.enlarged else ("cut", size) if part.cut else None
-        digest = xxhash.xxh3_64_hexdigest(repr([*state, wanted, shown]).encode(errors="replace"))
-        pixels = functools.cache(lambda: _read(part, size))
-        as_it_is = not part.enlarged and not part.cut
-        direct = as_it_is and shown == size and part.file.suffix.lower() in SHOWN
+        described = repr([*state, part.enlarged, part.cut, view])
+        return xxhash.xxh3_64_hexdigest(described.encode(errors="replace"))
+
+    def _tile(self, part: Part, view: _View, read: Read) -> Tile:
+        digest = self._digest(part, view)
+        pixels = functools.cache(lambda: _seen(part, view, read))
+        whole = view.window[2:] == view.size
+        reduced = view.shown != view.window[2:]
+        direct = whole and not (part.enlarged or part.cut or reduced)
+        direct = direct and part.file.suffix.lower() in SHOWN
         address = self.address(part.file)
         if not direct:
             preview = self.folder / f"{digest}.jpg"
             self.used.add(preview.name)
             if not preview.exists():
-                _save(preview, resize(pixels(), shown) if shown != size else pixels())
+                _save(preview, pixels())
         caption = part.caption
         if caption is None:
-            caption = self._niqe_of(digest, pixels) if shown == size else ""
+            caption = "" if reduced else self._niqe_of(digest, pixels)
+            caption += " of this part" if caption and not whole else ""
         link = "" if direct or part.enlarged else address
         return Tile(part.label, address if direct else self.address(preview), caption, link)
 
-    def _niqe_of(self, digest: str, pixels: Callable[[], Tensor]) -> str:
+    def _niqe_of(self, digest: str, pixels: Callable[[], Image.Image]) -> str:
         if self.niqe is None:
             return ""
         self.shows_niqe = True
         if digest not in self.known:
-            image = pixels().to(self.device)
+            levels = torch.from_numpy(np.array(pixels())).movedim(-1, 0)[None]
+            image = levels.to(self.device).float() / 255
             try:
                 self.known[digest] = float(self.niqe.compute(image, image, {}))
             except TooSmall:
@@ -253,6 +308,27 @@ class _Maker:
         return urllib.parse.quote(os.fsencode(below))
 
 
+def most_detailed(image: Tensor, size: tuple[int, int], step: int) -> tuple[int, int]:
+    """Return the position of the window with the strongest gradients.
+
+    Args:
+        image: (1, 3, H, W).
+        size: (h, w) of the window, at most (H, W).
+        step: Round the position down to a multiple of this, so that LR pixels are shown whole.
+
+    Returns:
+        (top, left) of the window.
+    """
+    grey = image[0].cpu().double().mean(0)
+    energy = functional.pad(grey.diff(dim=0).square(), (0, 0, 0, 1))
+    energy += functional.pad(grey.diff(dim=1).square(), (0, 1))
+    sums = functional.pad(energy.cumsum(0).cumsum(1), (1, 0, 1, 0))
+    h, w = size
+    windows = sums[h:, w:] - sums[:-h, w:] - sums[h:, :-w] + sums[:-h, :-w]
+    top, left = divmod(int(windows.argmax()), windows.shape[1])
+    return top // step * step, left // step * step
+
+
 def size_of(file: Path) -> Size:
     """Return the size of an image, upright.
 
@@ -277,19 +353,24 @@ def _reduced(size: Size) -> Size:
     return height, width
 
 
-def _read(part: Part, size: Size) -> Tensor:
-    if part.frame is None:
-        image = read_image(part.file)
-    else:
-        levels = read_frame(part.file, part.frame)
-        image = torch.from_numpy(levels / np.float32(np.iinfo(levels.dtype).max)).movedim(2, 0)[
-            None
-        ]
-    if part.cut:
-        return image[..., : size[0], : size[1]]
-    return resize(image, size) if part.enlarged else image
+def _levels(file: Path, frame: int | None) -> Image.Image:
+    if frame is None:
+        return Image.fromarray(read_levels(file))
+    levels = read_frame(file, frame)
+    return Image.fromarray((levels / (np.iinfo(levels.dtype).max / 255)).round().astype(np.uint8))
 
 
-def _save(path: Path, image: Tensor) -> None:
+def _seen(part: Part, view: _View, read: Read) -> Image.Image:
+    """Return what a view shows of an image."""
+    image = read(part.file, part.frame)
+    top, left, height, width = view.window
+    # An enlarged image is resampled within the window only.
+    y, x = (own / side for own, side in zip(image.size[::-1], view.size, strict=True))
+    y, x = (y, x) if part.enlarged else (1, 1)
+    box = (left * x, top * y, (left + width) * x, (top + height) * y)
+    return image.resize(view.shown[::-1], Image.Resampling.BICUBIC, box)
+
+
+def _save(path: Path, image: Image.Image) -> None:
     with whole_file(path) as file:
-        as_image(image).save(file, **JPEG)
+        image.save(file, **JPEG)

@@ -11,6 +11,8 @@ class Viewer {
   constructor(figure) {
     this.figure = figure;
     this.width = Number(figure.dataset.width);
+    const shown = Number(figure.dataset.shown); // fewer pixels than the image has, if it is large
+    this.ladder = shown < this.width ? [shown / this.width] : LADDER;
     this.stage = figure.querySelector(".stage");
     this.views = [...figure.querySelectorAll(".view")];
     this.tiles = [...figure.querySelectorAll(".tile")];
@@ -83,15 +85,15 @@ class Viewer {
     if (action === "fit") return this.zoomTo(1);
     const view = this.stage;
     const now = this.scale(view);
-    const above = LADDER.find((factor) => factor > now * 1.01) ?? LADDER.at(-1);
-    const below = LADDER.findLast((factor) => factor < now * 0.99) ?? 0;
+    const above = this.ladder.find((factor) => factor > now * 1.01) ?? this.ladder.at(-1);
+    const below = this.ladder.findLast((factor) => factor < now * 0.99) ?? 0;
     const target = action === "in" ? above : below;
     return this.zoomTo((this.zoom * target) / now);
   }
 
   // The point (u, v) of the frame, in shares of its sides, stays where it is.
   zoomTo(zoom, u = 0.5, v = 0.5) {
-    const most = Math.max(1, (LADDER.at(-1) * this.zoom) / this.scale(this.views[0]));
+    const most = Math.max(1, (this.ladder.at(-1) * this.zoom) / this.scale(this.views[0]));
     const next = within(zoom, 1, most);
     this.x += (u - 0.5) * (1 / this.zoom - 1 / next);
     this.y += (v - 0.5) * (1 / this.zoom - 1 / next);

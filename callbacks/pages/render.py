@@ -37,6 +37,7 @@ class Figure(NamedTuple):
     width: Of the images as shown, in pixels.
     left: Number of the tile that the slider shows on its left at first.
     right: The same for its right.
+    full: Width of the images before they were reduced; 0 if they were not.
     """
 
     key: str
@@ -46,6 +47,7 @@ class Figure(NamedTuple):
     tiles: Sequence[Tile]
     left: int
     right: int
+    full: int = 0
 
 
 def embedded(data: bytes) -> str:

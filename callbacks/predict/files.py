@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import logging
+import math
 import os
 import re
 import struct
@@ -23,6 +24,7 @@ from PIL.ExifTags import IFD, Base
 from torch import Tensor
 
 from degradations.bicubic import resize
+from files.colours import GREY, fitted
 from files.owned import (
     Known,
     NotOursError,
@@ -45,7 +47,10 @@ LARGEST: dict[Format, int] = {"jpg": 65500, "webp": 16383}  # pixels of a side; 
 LARGEST_EXIF = 65500  # bytes in a JPEG
 
 # Bytes of a colour profile: readers of PNG ignore larger ones, and JPEG has 255 segments for it.
-LARGEST_PROFILE: dict[Format, int] = {"png": 8_000_000, "jpg": 255 * 65519}
+LARGEST_PROFILE: dict[Format, float] = {
+    **{"png": 8_000_000, "jpg": 255 * 65519},
+    **{"webp": math.inf, "tiff": math.inf},
+}
 CLASSIC_TIFF = b"II*\0"  # its first bytes in little-endian files
 OPTIONS: dict[Format, dict[str, Any]] = {
     "png": {"format": "PNG"},
@@ -60,12 +65,14 @@ EXIF_START = b"Exif\0\0"
 class Extras(NamedTuple):
     """The content of a file besides pixels.
 
-    icc: Colour profile; left out if it is for other pixels.
+    icc: Colour profile.
     exif: In the form that Pillow's ``encode`` takes.
+    cicp: Code points of colours that no profile can express.
     """
 
     icc: bytes | None = None
     exif: bytes | None = None
+    cicp: bytes | None = None
 
 
 @contextlib.contextmanager
@@ -166,10 +173,11 @@ def encode(pixels: Pixels, extras: Extras, format: Format, quality: int) -> byte
         raise ValueError(f"{format} cannot hold {channels} channels of {pixels.dtype}")
     if deep and channels == 2:
         pixels = pixels[..., [0, 0, 0, 1]]  # Pillow cannot read 16-bit grey with alpha
-    icc = fitting_profile(extras.icc, pixels.shape[2])
+    icc = extras.icc
+    if deep and format == "png":
+        return _png_16(pixels, extras)
     if deep:
-        data = _png_16(pixels, icc, extras.exif) if format == "png" else _tiff_16(pixels, icc)
-        return _tiff_with_exif(data, extras.exif)
+        return _tiff_with_exif(_tiff_16(pixels, icc), extras.exif)
     options = dict(OPTIONS[format])
     if format in ("jpg", "webp"):
         options["quality"] = quality
@@ -182,13 +190,27 @@ def encode(pixels: Pixels, extras: Extras, format: Format, quality: int) -> byte
         Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(buffer, **options)
     except OSError as error:  # Pillow's class for encoder errors; no disk is involved
         raise ValueError(f"the encoder of {format} failed: {error}") from error
+    if format == "png":
+        return _with_chunks(buffer.getvalue(), Extras(cicp=extras.cicp))
     return _tiff_with_exif(buffer.getvalue(), extras.exif)
 
 
-def fitting_profile(icc: bytes | None, channels: int) -> bytes | None:
-    """Return ``icc`` if its header's colour space has this many channels."""
-    space = b"RGB " if channels >= 3 else b"GRAY"
-    return icc if icc and icc[16:20] == space else None
+def fitted_extras(extras: Extras, pixels: Pixels, format: Format) -> tuple[Extras, list[str]]:
+    """Return the extras that a file can hold, fitted to its pixels, and names of the others."""
+    channels, lost = pixels.shape[2], []
+    icc, exif, cicp = extras
+    # WebP has no grey, and 16-bit grey with alpha is written as colour.
+    grey = channels < 3 and format != "webp" and (channels, pixels.dtype) != (2, np.uint16)
+    if icc and ((icc := fitted(icc, grey)) is None or len(icc) > LARGEST_PROFILE[format]):
+        icc = None
+        lost.append("colour profile")
+    if exif and format == "jpg" and len(exif) > LARGEST_EXIF:
+        exif = None
+        lost.append("EXIF")
+    if cicp and format != "png":
+        lost.append("colours (cICP code points, as of HDR)")
+        cicp = None
+    return Extras(icc, exif, cicp), lost
 
 
 def unwritable_reason(pixels: Pixels, finite: bool, format: Format) -> str:
@@ -208,16 +230,6 @@ def unwritable_reason(pixels: Pixels, finite: bool, format: Format) -> str:
             "writer.format png"
         )
     return ""
-
-
-def holds_exif(exif: bytes, format: Format) -> bool:
-    """Return whether a file of this format can hold the EXIF."""
-    return format != "jpg" or len(exif) <= LARGEST_EXIF
-
-
-def holds_profile(icc: bytes, format: Format) -> bool:
-    """Return whether a file of this format can hold the colour profile."""
-    return len(icc) <= LARGEST_PROFILE.get(format, len(icc))
 
 
 def fitted_exif(exif: bytes, size: tuple[int, int], place: bool) -> bytes | None:
@@ -240,7 +252,7 @@ def fitted_exif(exif: bytes, size: tuple[int, int], place: bool) -> bytes | None
     return tags.tobytes()
 
 
-def _png_16(pixels: Pixels, icc: bytes | None, exif: bytes | None) -> bytes:
+def _png_16(pixels: Pixels, extras: Extras) -> bytes:
     # Pillow has no 16-bit colour. OpenCV has, but no extras: they are chunks after the header.
     import cv2  # here, because it takes long to import and few images have 16 bits
 
@@ -248,11 +260,18 @@ def _png_16(pixels: Pixels, icc: bytes | None, exif: bytes | None) -> bytes:
     done, encoded = cv2.imencode(".png", pixels[..., order])
     if not done:
         raise ValueError(f"OpenCV cannot encode {pixels.shape} {pixels.dtype} as PNG")
-    data, chunks = encoded.tobytes(), b""
-    if icc:
-        chunks += png_chunk(b"iCCP" + b"icc\0\0" + zlib.compress(icc))
-    if exif:
-        chunks += png_chunk(b"eXIf" + exif.removeprefix(EXIF_START))
+    return _with_chunks(encoded.tobytes(), extras)
+
+
+def _with_chunks(data: bytes, extras: Extras) -> bytes:
+    """Return a PNG with extras after its header."""
+    chunks = b""
+    if extras.cicp:
+        chunks += png_chunk(b"cICP" + extras.cicp)
+    if extras.icc:
+        chunks += png_chunk(b"iCCP" + b"icc\0\0" + zlib.compress(extras.icc))
+    if extras.exif:
+        chunks += png_chunk(b"eXIf" + extras.exif.removeprefix(EXIF_START))
     return data[:PNG_HEADER] + chunks + data[PNG_HEADER:]
 
 
@@ -302,7 +321,6 @@ def _entries(data: bytes, at: int) -> dict[int, bytes]:
     return {struct.unpack("<H", entry[:2])[0]: entry for entry in entries}
 
 
-GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")  # Pillow's modes
 LUMA = (0.299, 0.587, 0.114)  # BT.601 in full range, as in Pillow's convert("L")
 
 

@@ -32,10 +32,9 @@ from callbacks.predict.files import (
     enlarge_alpha,
     exists,
     fitted_exif,
+    fitted_extras,
     foreign_files_message,
     frames_of,
-    holds_exif,
-    holds_profile,
     is_complete,
     output_levels,
     remove,
@@ -254,11 +253,12 @@ class Writer(Callback):
         self._root, self._of_clips = Path(), False
         self._lost: Counter[str] = Counter()
         self._video_losses: Counter[str] = Counter()
+        self._more = 0  # images whose file has further frames or pages
         self._sources: dict[str, str | None] = {}  # file of each input, by key
         self._lines: Predictions | None = None
         self._meter = Meter()
         self._pool: ThreadPoolExecutor | None = None
-        self._pending: deque[tuple[Future[bool], Line]] = deque()
+        self._pending: deque[tuple[Future[list[str]], Line]] = deque()
         self._videos: set[str] = set()  # keys
         self._video: _Video | None = None  # the one whose frames come now
         self._shared = False  # whether other processes make other segments of each video
@@ -282,6 +282,7 @@ class Writer(Callback):
         self.written, self.skipped, self.unusable, self.failed = 0, 0, 0, 0
         self._lost.clear()
         self._video_losses.clear()
+        self._more = 0
         self._sources.clear()
         self._abandoned.clear()
         self._to_join.clear()
@@ -331,7 +332,7 @@ class Writer(Callback):
     ) -> None:
         """Begin the video of a frame, before it is enlarged; measure from here."""
         metas = [] if "error" in batch else batch.get("meta") or []
-        if trainer.is_global_zero or not together(pl_module):
+        if trainer.is_global_zero or not method_of(pl_module).tiles_are_shared:
             for meta in metas:
                 if "frame" in meta:
                     self._begin_frame(meta, batch["size"])
@@ -391,6 +392,8 @@ class Writer(Callback):
             log.warning("%d images lost their %s: %s cannot hold it", count, what, self.format)
         for what, count in self._video_losses.items():
             log.warning("%d videos: not kept: %s", count, what)
+        if self._more:
+            log.warning("%d images have more frames or pages: only the first is used", self._more)
         # A sum over all processes, so each has written its images when this is done.
         own = torch.tensor([self.written, self.unusable, self.failed])
         strategy = trainer.strategy
@@ -679,10 +682,7 @@ class Writer(Callback):
         if meta.get("alpha") is not None and self.format in OPAQUE:
             self._lost["transparency"] += 1
             meta["alpha"] = None
-        icc = meta.get("icc")
-        if icc is not None and not holds_profile(icc, self.format):
-            self._lost["colour profile"] += 1
-            meta["icc"] = None
+        self._more += bool(meta.get("more"))
         if self.exif == "drop":
             meta["exif"] = None
         return meta
@@ -724,10 +724,10 @@ class Writer(Callback):
         while len(self._pending) > 2 * THREADS or (self._pending and self._pending[0][0].done()):
             self._settle(*self._pending.popleft())
 
-    def _settle(self, writing: Future[bool], named: Line) -> None:
+    def _settle(self, writing: Future[list[str]], named: Line) -> None:
         """Wait for an image to be written; an encoder's error does not end the run."""
         try:
-            lost_exif = writing.result()
+            lost = writing.result()
         except OSError:  # a disk error, which other images will have, too
             raise
         except Exception as error:  # whatever encoders raise
@@ -735,8 +735,7 @@ class Writer(Callback):
             self._fail(named["key"], named["input"], reason)
             return
         self.written += 1
-        if lost_exif:
-            self._lost["EXIF"] += 1
+        self._lost.update(lost)
 
     def _fail(self, key: str, source: str | None, reason: str) -> None:
         self.failed += 1
@@ -752,15 +751,14 @@ class Writer(Callback):
         if self._lines is not None:
             self._lines.add(Line(key=key, input=source, output=self._name(key), error=reason))
 
-    def _write(self, target: Path, pixels: Pixels, meta: dict[str, Any], line: Line) -> bool:
-        """Write an image and its line; return whether its EXIF is too large for the format."""
+    def _write(self, target: Path, pixels: Pixels, meta: dict[str, Any], line: Line) -> list[str]:
+        """Write an image and its line; return what the format cannot hold."""
         if meta.get("alpha") is not None:
             alpha = enlarge_alpha(meta["alpha"], pixels)
             pixels = np.concatenate([pixels, alpha], axis=2)
         exif = meta.get("exif")
         if exif is not None:
             exif = fitted_exif(exif, pixels.shape[:2], self.exif == "keep")
-        lost_exif = exif is not None and not holds_exif(exif, self.format)
         facts = input_facts(line["input"], meta.get("read"))
 
         def note() -> None:
@@ -780,10 +778,11 @@ class Writer(Callback):
         if pixels.ndim == 4:
             video = (self.video, self.fps)
             write_clip(target, pixels, self.format, self.quality, video, note)
-            return False
-        extras = Extras(meta.get("icc"), None if lost_exif else exif)
+            return []
+        extras = Extras(meta.get("icc"), exif, meta.get("cicp"))
+        extras, lost = fitted_extras(extras, pixels, self.format)
         write_image(target, pixels, extras, self.format, self.quality, note)
-        return lost_exif
+        return lost
 
     def _written(self, output: str) -> tuple[int | None, set[Video]]:
         """Return the number of frames of an earlier run, and the videos to remove with them."""

@@ -36,6 +36,7 @@ from callbacks.evaluation import (
 )
 from callbacks.files import Provenance
 from callbacks.metrics.pixels import psnr, to_pixels
+from callbacks.pages.images import most_detailed
 from callbacks.predict.files import Extras, write_image
 from callbacks.results.files import storable
 from callbacks.tensorboard import MetricProtocol
@@ -161,27 +162,6 @@ def _log_image(logger: Any, tag: str, image: NDArray[np.uint8], step: int) -> No
         logger.log_image(tag, [image], step)
     elif isinstance(logger, MLFlowLogger):
         logger.experiment.log_image(logger.run_id, image, key=tag, step=step)
-
-
-def most_detailed(image: Tensor, size: tuple[int, int], step: int) -> tuple[int, int]:
-    """Return the position of the window with the strongest gradients.
-
-    Args:
-        image: (1, 3, H, W).
-        size: (h, w) of the window, at most (H, W).
-        step: Round the position down to a multiple of this, so that LR pixels are shown whole.
-
-    Returns:
-        (top, left) of the window.
-    """
-    grey = image[0].cpu().double().mean(0)
-    energy = functional.pad(grey.diff(dim=0).square(), (0, 0, 0, 1))
-    energy += functional.pad(grey.diff(dim=1).square(), (0, 1))
-    sums = functional.pad(energy.cumsum(0).cumsum(1), (1, 0, 1, 0))
-    h, w = size
-    windows = sums[h:, w:] - sums[:-h, w:] - sums[h:, :-w] + sums[:-h, :-w]
-    top, left = divmod(int(windows.argmax()), windows.shape[1])
-    return top // step * step, left // step * step
 
 
 def compose(rows: dict[str, list[Panel]]) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import os
 import signal
 import socket
@@ -76,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     add("sources", nargs="*", metavar="RUN", help="run, export, weights or file to offer first")
     add("--runs", default="runs", help="folder of further runs and exports (default: runs)")
     add("--device", help="such as cpu or cuda:1 (default: the first GPU, if any)")
-    add("--megapixels", type=float, default=50, help="largest output (default: 50)")
+    add("--megapixels", type=float, default=math.inf, help="largest output (default: any)")
     add("--port", type=int, default=7860, help="port (default: 7860)")
     add(
         "--host",

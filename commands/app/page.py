@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import html
+import math
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 import enlarger
-from callbacks.predict.files import GREY, Extras, encode
+from callbacks.predict.files import Extras, encode, fitted_extras
 from commands.app.models import Models
 from datamodules.files.decode import decode
 from files.paths import IMAGE_EXTENSIONS
@@ -25,17 +26,14 @@ LARGEST_UPLOAD = "200mb"
 Event = Callable[..., Iterator[Any]]
 
 
-def read(photo: str) -> tuple[Any, bytes | None]:
-    """Return the pixels of a photograph as ``Enlarger.enlarge`` takes them, and its profile.
+def read(photo: str) -> tuple[Any, Extras]:
+    """Return the pixels of a photograph as ``Enlarger.enlarge`` takes them, and its colours.
 
     Raises:
         ValueError: If the file is no image, or is damaged.
     """
     image = decode(Path(photo).read_bytes(), Path(photo).name)
-    profile = image.icc or image.grey_icc
-    if image.alpha is not None:
-        return np.dstack([image.rgb, image.alpha]), profile
-    return image.rgb[..., 0] if image.mode in GREY else image.rgb, profile
+    return image.array(), Extras(image.icc or image.grey_icc, cicp=image.cicp)
 
 
 def preview(pixels: Any) -> Image.Image:
@@ -60,7 +58,7 @@ def in_page(function: Event) -> Event:
     return wrapped
 
 
-def application(models: Models, megapixels: float = 50) -> Any:
+def application(models: Models, megapixels: float = math.inf) -> Any:
     """Return the page, an ASGI application.
 
     Args:
@@ -90,7 +88,7 @@ def application(models: Models, megapixels: float = 50) -> Any:
     ) -> Iterator[Any]:
         if photo is None:
             raise ValueError("Choose a photograph first.")
-        pixels, profile = read(photo)
+        pixels, colours = read(photo)
         model = models.load(source, steps)
         scale = scale or model.scale
         h, w = pixels.shape[:2]
@@ -110,7 +108,8 @@ def application(models: Models, megapixels: float = 50) -> Any:
         bicubic = enlarger.Enlarger(Bicubic(scale), "cpu").enlarge(pixels)
         with tempfile.TemporaryDirectory() as folder:  # until Gradio has its own copy
             png = Path(folder, f"{Path(photo).stem}_x{scale:g}.png")
-            png.write_bytes(encode(np.atleast_3d(output), Extras(profile), "png", 95))
+            levels = np.atleast_3d(output)
+            png.write_bytes(encode(levels, fitted_extras(colours, levels, "png")[0], "png", 95))
             shown = preview(bicubic), preview(output)
             slider = gr.ImageSlider(shown, label=f"Left: bicubic. Right: {source}")
             yield slider, about, gr.DownloadButton(value=png, interactive=True)

@@ -265,7 +265,8 @@ class Stops(SavesLast):
         if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
             return
         listen(lambda: self._leave_image(trainer))
-        if not method_of(pl_module).tiles_are_shared:  # else only between tiles, where all processes leave
+        # With shared tiles only between tiles, where all processes leave.
+        if not method_of(pl_module).tiles_are_shared:
             modules = pl_module.modules()
             self._hooks = [m.register_forward_pre_hook(_before_network) for m in modules]
 

@@ -9,7 +9,7 @@ only warns about, such as an image that ends too early, where the others paint t
 reads the files that simplejpeg does not know, and all files on platforms without a wheel of it: the
 same pixels, slower, and without that strictness.
 
-If a file has several frames or pages, the first one is the image.
+If a file has several frames or pages, the first one is the image, but for thumbnails in a TIFF.
 
 Pillow does not check the checksums of the pixels: it decodes a file that ends in zeros to a wrong
 image.
@@ -43,10 +43,11 @@ from datamodules.files.deep import (
 )
 from datamodules.files.exif import tiff_exif
 from datamodules.workers import CRASH, TOO_SLOW
+from files.colours import GREY, describe
 from files.image_profiles import image_of, orientation_of, space_of, to_srgb, upright
 from files.paths import FORMATS as KNOWN
 from files.paths import open_regular, read_bytes
-from files.png_text import PROFILES, TEXTS, open_image, without_text
+from files.png_text import MORE, PROFILES, TEXTS, open_image, without_text
 
 ANCILLARY = 32  # this bit of a chunk's name marks chunks that decoding does not need
 _chunk = struct.Struct(">I4s").unpack_from
@@ -114,6 +115,8 @@ REASONS = (
     CRASH,  # of the decoder, with its process
 )
 
+CONVERTED = ("CMYK", "LAB")  # modes that become sRGB
+
 # Pillow's names of the metadata that hold an image's orientation.
 ORIENTED = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"})
 
@@ -154,6 +157,9 @@ class DecodedImage:
         grey_icc: The file's colour profile, if it describes one of the three equal channels.
         exif: The file's EXIF, unchanged; for a TIFF, whose tags are its EXIF, the tags that
             describe the image and not the file.
+        cicp: Code points of the colours if no profile can express them, as of HDR: primaries,
+            transfer, matrix and range, a byte each.
+        more: Whether the file has further frames or pages.
     """
 
     rgb: Pixels
@@ -163,6 +169,15 @@ class DecodedImage:
     mode: str
     grey_icc: bytes | None = None
     exif: bytes | None = None
+    cicp: bytes | None = None
+    more: bool = False
+
+    def array(self) -> Pixels:
+        """Return (H, W) grey, or (H, W, 2 to 4): grey with alpha, RGB, RGB with alpha."""
+        colours = [self.rgb[..., 0] if self.mode in GREY else self.rgb]
+        if self.alpha is not None:
+            colours.append(self.alpha)
+        return colours[0] if len(colours) == 1 else np.dstack(colours)
 
     def meta(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """Return everything except the colours, for the writer of results.
@@ -177,6 +192,8 @@ class DecodedImage:
             "bit_depth": self.bit_depth,
             "mode": self.mode,
             "exif": self.exif,
+            "cicp": self.cicp,
+            "more": self.more,
         }
 
 
@@ -334,10 +351,24 @@ class _Raw(NamedTuple):
     grey_icc: bytes | None = None
 
 
+def from_pillow(image: Image.Image) -> DecodedImage:
+    """Return the upright pixels of an image that Pillow has opened or made, as ``decode`` does.
+
+    Args:
+        image: Of 8 or 16 bits a channel.
+    """
+    copied = image.copy()  # with an `info` of its own
+    describe(copied, None)
+    return _upright(copied, _pixels(copied, None, srgb=False), orientation_of(image))
+
+
 def _any_image(data: jpeg.Bytes, srgb: bool, name: str) -> DecodedImage:
     image = open_image(io.BytesIO(data), FORMATS, name)
     raw = _pixels(image, data, srgb)
-    orientation = orientation_of(image)
+    return _upright(image, raw, orientation_of(image))
+
+
+def _upright(image: Image.Image, raw: _Raw, orientation: int) -> DecodedImage:
     return DecodedImage(
         rgb=upright(raw.rgb, orientation),
         alpha=None if raw.alpha is None else upright(raw.alpha, orientation),
@@ -346,19 +377,23 @@ def _any_image(data: jpeg.Bytes, srgb: bool, name: str) -> DecodedImage:
         mode=image.mode,
         grey_icc=raw.grey_icc,
         exif=tiff_exif(image) if image.format == "TIFF" else image.info.get("exif"),
+        cicp=image.info.get("cicp"),
+        more=image.info.get(MORE, False),
     )
 
 
-def _pixels(image: Image.Image, data: jpeg.Bytes, srgb: bool) -> _Raw:
+def _pixels(image: Image.Image, data: jpeg.Bytes | None, srgb: bool) -> _Raw:
     icc = image.info.get("icc_profile") or b""
     space = space_of(icc)
-    kept = icc if space == "RGB" and image.mode != "CMYK" else None
-    grey = icc if space == "L" and image.mode[0] in "L1I" else None
-    if image.format == "PNG":
+    kept = icc if space == "RGB" and image.mode not in CONVERTED else None
+    grey = icc if space == "L" and image.mode in GREY else None
+    if data is None and image.mode.startswith("I;16"):
+        return _Raw(np.repeat(np.asarray(image, np.uint16)[..., None], 3, 2), None, None, grey)
+    if data is not None and image.format == "PNG":
         check_png(data)
-    if image.format == "PNG" and data[24] == 16:  # the bit depth in the header chunk
-        return _converted_16(_Raw(*png_16(image, without_text(data)), kept, grey), srgb)
-    if image.format == "TIFF" and max(bits_of_tiff(image)) > 8:
+        if data[24] == 16:  # the bit depth in the header chunk
+            return _converted_16(_Raw(*png_16(image, without_text(data)), kept, grey), srgb)
+    if data is not None and image.format == "TIFF" and max(bits_of_tiff(image)) > 8:
         return _converted_16(_Raw(*tiff_16(image, data), kept, grey), srgb)
     if image.mode == "CMYK":
         return _Raw(_from_cmyk(image, data, icc if space == "CMYK" else None))
@@ -376,10 +411,11 @@ def _converted_16(raw: _Raw, srgb: bool) -> _Raw:
 
 
 def _pixels_8(
-    image: Image.Image, data: jpeg.Bytes
+    image: Image.Image, data: jpeg.Bytes | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
     """Return RGB and, if the image has one, alpha."""
     if image.has_transparency_data:
+        image = image.convert("LA") if image.mode == "La" else image  # Pillow's only way
         rgba = np.asarray(image.convert("RGBA"))
         return np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3])
     rgb = _strictly(image, data, "rgb") if image.mode in ("RGB", "L") else None
@@ -388,7 +424,7 @@ def _pixels_8(
     return rgb, None
 
 
-def _from_cmyk(image: Image.Image, data: jpeg.Bytes, icc: bytes | None) -> NDArray[np.uint8]:
+def _from_cmyk(image: Image.Image, data: jpeg.Bytes | None, icc: bytes | None) -> NDArray[np.uint8]:
     ink = _strictly(image, data, "cmyk")
     # CMYK JPEGs usually hold Adobe's inverted values, which Pillow inverts.
     ink = np.asarray(image) if ink is None else 255 - ink
@@ -396,7 +432,8 @@ def _from_cmyk(image: Image.Image, data: jpeg.Bytes, icc: bytes | None) -> NDArr
     return np.asarray(image_of(ink, "CMYK").convert("RGB")) if converted is None else converted
 
 
-def _strictly(image: Image.Image, data: jpeg.Bytes, colors: str) -> NDArray[np.uint8] | None:
+def _strictly(image: Image.Image, data: jpeg.Bytes | None, colors: str) -> NDArray[np.uint8] | None:
     # MPO is Pillow's name for a JPEG with further images after the first.
-    quick = QUICK_JPEG and image.format in ("JPEG", "MPO")
-    return jpeg.read_strictly(data, colors) if quick else None
+    if data is None or not QUICK_JPEG or image.format not in ("JPEG", "MPO"):
+        return None
+    return jpeg.read_strictly(data, colors)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules.files import jpeg
+from files.colours import tags_of
 from files.image_profiles import SAME, space_of
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def to_srgb_16(pixels: NDArray[np.uint16], icc: bytes) -> NDArray[np.uint16] | N
 
 
 def _conversion(icc: bytes) -> Callable[[NDArray[np.uint16]], NDArray[np.uint16]]:
-    tags = _tags(icc)
+    tags = tags_of(icc)
     grey = space_of(icc) == "L"
     if b"A2B0" in tags or icc[20:24] != b"XYZ " or space_of(icc) not in ("RGB", "L"):
         raise ValueError("it has tables in place of a matrix")
@@ -82,14 +83,6 @@ def _conversion(icc: bytes) -> Callable[[NDArray[np.uint16]], NDArray[np.uint16]
         return np.rint(TOP * curved).astype(np.uint16)
 
     return convert
-
-
-def _tags(icc: bytes) -> dict[bytes, bytes]:
-    (count,) = struct.unpack_from(">I", icc, 128)
-    if count > 200:
-        raise ValueError(f"its table has {count} tags")
-    table = [struct.unpack_from(">4sII", icc, 132 + 12 * n) for n in range(count)]
-    return {name: icc[start : start + size] for name, start, size in table}
 
 
 def _fixed(tag: bytes, start: int, count: int) -> Floats:
@@ -186,14 +179,15 @@ def tiff_16(image: Image.Image, data: jpeg.Bytes) -> tuple[Pixels, Pixels | None
     if set(bits) != {16} or set(kinds) != {1} or image.mode[:4] not in ("I;16", "RGB", "RGBA"):
         raise Unsupported(_unsupported(f"mode {image.mode} with {bits} bits a sample"))
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        page = file.pages.first
+        page = cast(Any, file.pages[image.tell()])
         planar, inverted = page.planarconfig == 2, page.photometric == 0
         extra = int(page.extrasamples[0]) if page.extrasamples else ALPHA
         try:
             pixels = page.asarray()
         except ValueError as error:
             # tifffile reads LZW only with a further package; OpenCV reads it, but not planes.
-            read = None if planar or "imagecodecs" not in str(error) else _opencv_16(data)
+            usable = not planar and image.tell() == 0 and "imagecodecs" in str(error)
+            read = _opencv_16(data) if usable else None
             if read is None:
                 raise
             pixels = read

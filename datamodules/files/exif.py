@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,10 +92,10 @@ def _lasting(found: Image.Exif) -> bytes | None:
     return kept.tobytes()
 
 
-Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+Pixels = TypeVar("Pixels", bound=NDArray[Any])
 
 
-def without_hidden_colours(rgb: Pixels, alpha: Pixels) -> Pixels:
+def without_hidden_colours(rgb: Pixels, alpha: NDArray[Any]) -> Pixels:
     """Give each fully transparent pixel the colour of the nearest visible pixel.
 
     Programs leave arbitrary colours there, such as black or erased content. A method looks at the

@@ -23,7 +23,7 @@ from datamodules.files.pairs import misfit
 from datamodules.files.roles import Roles, roles_of
 from datamodules.pack.places import Entry, FetchError, Place
 from datamodules.workers import TIME_LIMIT, lost_in_decoding, time_limit
-from files.png_text import open_image
+from files.png_text import of_any_size, open_image
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 EXTENSIONS = {"JPEG": "jpg", "TIFF": "tif"}  # of Pillow's formats, if not the lower-case name
@@ -157,15 +157,12 @@ def extension_of(data: bytes) -> str:
 
 def pixels_of(data: bytes) -> int | None:
     """Return the number of pixels from an image's header; None if the header is broken."""
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None  # Pillow's refusal would hide the number
     try:
-        with open_image(io.BytesIO(data), FORMATS) as image:
+        # Pillow's refusal would hide the number.
+        with of_any_size(), open_image(io.BytesIO(data), FORMATS) as image:
             return image.width * image.height
     except Exception:  # as in format_of
         return None
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
 
 
 # ---------------------------------------------------------------------------------------- the kinds
@@ -493,16 +490,12 @@ def _image(data: bytes, where: str, recipe: Recipe, role: str) -> DecodedImage:
         )
     # Our JPEGs have no profile, so their pixels must be sRGB.
     jpeg = recipe.encoding.kind == "jpeg" and role != "lr."
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None  # our own limit was just checked, and may be higher
-    try:
+    with of_any_size():  # our own limit was just checked, and may be higher
         image = decode(data, where, srgb=jpeg)
         # Other formats keep the profile, unless it is for CMYK or grey: we write RGB.
         if not jpeg and image.mode[:3] != "RGB" and recipe.writes:
             return decode(data, where, srgb=True)
         return image
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _size(image: DecodedImage) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
@@ -30,7 +31,8 @@ Window = Literal["linear", "gaussian", "flat", "released"]
 Where = Literal["pixels", "latent"]
 log = logging.getLogger(__name__)
 SPEED = ("batch", "together")  # settings that change no output
-FEW = 8  # tiles; up to so many, no bar is shown
+SHORT = 2  # seconds; tiles that take less need no bar
+SILENCE = 10  # seconds between two lines where there is no terminal
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def restore_tiled(
         batch: ``lr`` (B, 3, h, w) in [0, 1], ``size`` (H, W) of the output.
         tiles: Result of ``grid`` for these sizes.
         at_once: Tiles that are restored as one batch, of ``at_once`` times B.
-        bar: Show a progress bar in a terminal.
+        bar: Show progress: a bar in a terminal, else lines.
         together: All processes call this for the same image, and each makes some of the tiles.
 
     Returns:
@@ -249,7 +251,7 @@ def blend(
         make: From n tiles of one size to (n B, C, H', W'), with B outputs per tile in order.
         tiles: Result of ``grid``.
         at_once: Largest n.
-        bar: Show a progress bar in a terminal.
+        bar: Show progress: a bar in a terminal, else lines.
 
     Returns:
         (B, C, H, W) float32.
@@ -258,8 +260,10 @@ def blend(
         ValueError: If the output of a tile has another size than expected.
     """
     total: Tensor | None = None
-    hidden = None if bar and len(tiles) > FEW else True  # None: unless it is no terminal
-    with tqdm(total=len(tiles), desc="tiles", unit="tile", leave=False, disable=hidden) as done:
+    finished, said = 0, time.monotonic()
+    look = {"desc": "tiles", "unit": "tile", "leave": False, "delay": SHORT}
+    # None: unless it is no terminal.
+    with tqdm(total=len(tiles), disable=None if bar else True, **look) as done:
         for group in _groups(tiles, at_once):
             made = make(group)
             parts = made.view(len(group), -1, *made.shape[1:])
@@ -276,6 +280,10 @@ def blend(
                 window = copy_to(window, total.device, total.dtype)
                 total[..., tile.rows.out, tile.columns.out] += part.float() * window
             done.update(len(group))
+            finished += len(group)
+            if bar and done.disable and time.monotonic() - said >= SILENCE:
+                log.info("tiles: %d of %d", finished, len(tiles))
+                said = time.monotonic()
     return cast(Tensor, total)
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from degradations.tools.configure import degradation_of
 from lightning_modules import EDSR, Bicubic, Regression
 from main import main
 from tests.conftest import REPO
+from tests.datamodules.profiles import rgb_profile
 
 Command = Callable[..., None]
 DRAWS = np.random.default_rng(0)
@@ -39,10 +43,12 @@ def bicubic() -> enlarger.Enlarger:
     return enlarger.Enlarger(Bicubic(2), "cpu")
 
 
+SEEN = np.maximum(RGB[..., :1], 1)  # alpha, nowhere 0: hidden colours are replaced
 KINDS: dict[str, Callable[[], Any]] = {
     "RGB": lambda: Image.fromarray(RGB),
     "L": lambda: Image.fromarray(RGB[..., 0]),
-    "RGBA": lambda: Image.fromarray(np.dstack([RGB, RGB[..., :1]])),
+    "LA": lambda: Image.fromarray(np.dstack([RGB[..., 0], SEEN])),
+    "RGBA": lambda: Image.fromarray(np.dstack([RGB, SEEN])),
     "I;16": lambda: Image.fromarray(RGB[..., 0].astype(np.uint16) * 257),
     "I;16B": lambda: Image.frombytes(
         "I;16B", (20, 24), (RGB[..., 0].astype(">u2") * 257).tobytes()
@@ -51,7 +57,8 @@ KINDS: dict[str, Callable[[], Any]] = {
     "grey uint8": lambda: RGB[..., 0],
     "uint16": lambda: RGB.astype(np.uint16) * 257,
     "float64": lambda: RGB / 255,
-    "alpha uint8": lambda: np.dstack([RGB, RGB[..., :1]]),
+    "grey with alpha uint16": lambda: np.dstack([RGB[..., 0], SEEN]).astype(np.uint16) * 257,
+    "alpha uint8": lambda: np.dstack([RGB, SEEN]),
     "tensor": lambda: torch.from_numpy(RGB / np.float32(255)).movedim(-1, 0),
 }
 
@@ -77,9 +84,45 @@ def test_an_image_is_enlarged_to_its_own_kind(bicubic: enlarger.Enlarger, kind: 
         assert made.dtype == image.dtype
     given = torch.from_numpy(as_floats(image)).movedim(-1, 0)[None].float()
     expected = resize(given, (48, 40)).clamp(0, 1)[0].movedim(0, -1).numpy()
-    deep = dict.fromkeys(("uint16", "I;16", "I;16B"), 1e-4)
+    deep = dict.fromkeys(("uint16", "grey with alpha uint16", "I;16", "I;16B"), 1e-4)
     tolerance = {**deep, "float64": 1e-6, "tensor": 1e-6}.get(kind, 4e-3)
     assert np.abs(as_floats(made) - expected).max() < tolerance
+
+
+TRANSPARENT: dict[str, Callable[[], Image.Image]] = {
+    "LA": lambda: Image.fromarray(np.dstack([RGB[..., 0], HIDING])),
+    "L": lambda: Image.fromarray(RGB[..., 0]),  # with tRNS
+    "P": lambda: Image.fromarray(np.dstack([RGB, HIDING])).quantize(16),
+    "RGBA": lambda: Image.fromarray(np.dstack([RGB, HIDING])),
+}
+HIDING = np.where(RGB[..., :1] < 99, 0, RGB[..., 1:2])  # hidden colours would be spread
+
+
+@pytest.mark.parametrize("kind", TRANSPARENT)
+def test_transparency_is_enlarged_as_by_predict(
+    bicubic: enlarger.Enlarger, command: Command, tmp_path: Path, kind: str
+) -> None:
+    image, hidden = TRANSPARENT[kind](), {"transparency": 7} if kind == "L" else {}
+    image.save(tmp_path / "a.png", icc_profile=rgb_profile(), **hidden)
+    folder = ("--writer.folder", tmp_path / "out", "--data.init_args.predict", tmp_path / "a.png")
+    model = ("--model", REPO / "configs/model/bicubic.yaml", "--data", "datamodules.SRDataModule")
+    command("predict", *model, "--data.scale", 2, "--run.root", tmp_path / "runs", *folder)
+    written = Image.open(tmp_path / "out/a.png")
+    made = bicubic.enlarge(Image.open(tmp_path / "a.png"))
+    assert (made.mode, made.info["icc_profile"]) == (written.mode, written.info["icc_profile"])
+    assert np.array_equal(np.asarray(made), np.asarray(written))
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("La", "LA"), ("RGBa", "RGBA")])
+def test_premultiplied_alpha(bicubic: enlarger.Enlarger, kind: str, mode: str) -> None:
+    image = Image.fromarray(np.dstack([RGB[..., : len(mode) - 1], 255 - RGB[..., :1] // 2]))
+    made = bicubic.enlarge(
+        image.convert("P").convert("PA") if kind == "PA" else image.convert(kind)
+    )
+    assert made.mode == mode
+    if kind != "PA":
+        off = np.asarray(made).astype(int) - np.asarray(bicubic.enlarge(image))
+        assert np.abs(off).max() <= 4  # of multiplying by alpha in 8 bits
 
 
 def test_a_photograph_that_lies_on_its_side_is_turned(bicubic: enlarger.Enlarger) -> None:
@@ -92,7 +135,7 @@ def test_a_photograph_that_lies_on_its_side_is_turned(bicubic: enlarger.Enlarger
     ("image", "message"),
     [
         ("a.png", "str is not an image"),
-        (np.zeros((4, 4, 2), np.uint8), "4x4x2 of uint8; expected"),
+        (np.zeros((4, 4, 5), np.uint8), "4x4x5 of uint8; expected"),
         (np.zeros((4, 4, 3), np.int64), "4x4x3 of int64; expected"),
         (torch.zeros(1, 3, 4, 4), "1x3x4x4 of float32; expected"),
         (torch.zeros(3, 4, 4, dtype=torch.uint8), "3x4x4 of uint8; expected"),
@@ -369,3 +412,15 @@ def test_fit_continues_a_run_as_if_it_had_not_stopped(
     assert newest_whole(tmp_path / "runs/x/checkpoints").name == "step-000000004.ckpt"
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
     assert not any(path.name == "checkpoints" for path in tmp_path.iterdir())
+
+
+def test_nothing_of_lightning_is_printed(tmp_path: Path) -> None:
+    """In a process of its own: here pytest has its handlers and filters."""
+    code = (
+        "import enlarger, numpy as np; a = np.zeros((1, 24, 24, 3)); enlarger.measure(a, a + 0.1)"
+    )
+    environment = {"PYTHONPATH": str(REPO), **os.environ}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

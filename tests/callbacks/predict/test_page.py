@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from callbacks.predict.predictions import NAME
 from tests.callbacks.parsed_page import Node, parse
 
 HIDDEN = Path(".predict_html")
+DRAWS = np.random.default_rng(0)
 
 
 @pytest.fixture(autouse=True)
@@ -81,12 +83,42 @@ def test_large_outputs_are_shown_by_previews(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(images, "SIDE", 12)
+    monkeypatch.setattr(images, "PART", 8)
     folder = made(tmp_path)
     page = page_of(folder)
     assert all(source.startswith(".predict_html/") for source in sources(page))
-    assert [Image.open(folder / source).size for source in sources(page)] == [(12, 10)] * 2
-    assert [link.attributes["href"] for link in page.all("a")] == ["a_x2.png"]
-    assert "shown at 12x10" in page.one("figcaption").text
+    sizes = [Image.open(folder / source).size for source in sources(page)]
+    assert sizes == [(12, 10)] * 2 + [(8, 8)] * 2
+    assert [link.attributes["href"] for link in page.all("a")] == ["a_x2.png"] * 2
+    assert "shown at 12x10" in page.all("figcaption")[0].text
+
+
+def test_a_large_output_is_also_shown_at_100_percent_where_its_detail_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bicubic and output show the same place; Pillow's limit is not that of our own outputs."""
+    monkeypatch.setattr(images, "SIDE", 100)
+    monkeypatch.setattr(images, "PART", 40)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    folder, (left, top) = made(tmp_path), (60, 90)
+    small = np.full((80, 90, 3), 128, np.uint8)
+    small[top // 2 :, left // 2 :][:20, :20] = DRAWS.integers(0, 256, (20, 20, 3))
+    source = Image.fromarray(small)
+    source.save(tmp_path / "in/a.png")
+    source.resize((180, 160), Image.Resampling.BICUBIC).save(folder / "a_x2.png")
+    page = page_of(folder)
+    whole, part = page.all("figure", "viewer")
+    assert (whole.attributes["data-width"], whole.attributes["data-shown"]) == ("180", "100")
+    assert (part.attributes["data-width"], part.attributes["data-shown"]) == ("40", "40")
+    numbers = re.search(r"40x40 of 180x160 pixels, at column (\d+) and row (\d+)", part.text)
+    assert numbers is not None
+    x, y = map(int, numbers.groups())
+    assert max(abs(x - left), abs(y - top)) <= 4
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    shown = [np.asarray(Image.open(folder / source), int) for source in sources(page)[2:]]
+    expected = np.asarray(Image.open(folder / "a_x2.png"), int)[y : y + 40, x : x + 40]
+    for view in shown:
+        assert np.abs(view - expected).mean() < 6, "more than JPEG's"
 
 
 def test_a_name_that_is_too_long_for_the_disk_is_among_the_errors(tmp_path: Path) -> None:
@@ -141,13 +173,21 @@ def test_niqe_of_both_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     covariance = torch.eye(niqe.FEATURES, dtype=torch.float64)
     niqe.save_model(model, torch.zeros(niqe.FEATURES, dtype=torch.float64), covariance)
     monkeypatch.setattr(images.weights, "find", lambda name: model)
-    folder = made(tmp_path, size=(100, 60))
+    folder = made(tmp_path, size=(100, 100))
     captions = [tile.one("span", "muted").text for tile in page_of(folder).all("div", "tile")]
     metric = niqe.NIQE()
     metric.load()
     output = read_image(folder / "a_x2.png")
     assert captions[1] == f"NIQE {float(metric.compute(output, output, {})):.2f}"  # type: ignore[typeddict-item]
     assert captions[0].startswith("NIQE ")
+    monkeypatch.setattr(images, "SIDE", 190)
+    monkeypatch.setattr(images, "PART", 195)
+    of_parts = [tile.one("span", "muted").text for tile in page_of(folder).all("div", "tile")]
+    assert of_parts[:2] == ["", ""]
+    assert all(re.fullmatch(r"NIQE [\d.]+ of this part", text) for text in of_parts[2:])
+    monkeypatch.undo()
+    monkeypatch.setattr(images.weights, "find", lambda name: model)
+    page_of(folder)
 
     def fail(*_: Any) -> None:
         raise AssertionError("it was measured again")

@@ -25,15 +25,16 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from callbacks.predict import files as image_file
-from callbacks.predict.files import LARGEST_EXIF, Extras, encode, holds_profile
+from callbacks.predict.files import LARGEST_EXIF, Extras, encode, fitted_extras
 from callbacks.predict.page import PAGE
 from callbacks.predict.predictions import NAME
 from callbacks.predict.writer import Writer
 from degradations.bicubic import resize
+from files.colours import code_points_of
 from files.method import Method
 from files.png_text import open_image
 from tests.callbacks.tiny import Tiny, trainer
-from tests.datamodules.profiles import grey_profile
+from tests.datamodules.profiles import grey_profile, rgb_profile, srgb_of_grey
 
 HIDDEN = ".predict_html"  # previews of the page
 RGB_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -151,11 +152,10 @@ def test_quality(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["L", "1"])
 def test_8_bit_grey(tmp_path: Path, mode: str) -> None:
-    sample = batch_of(mode=mode, icc=RGB_PROFILE)
+    sample = batch_of(mode=mode)
     image = Image.open(one(tmp_path, sample))
     assert image.mode == "L"
     assert np.array_equal(np.asarray(image), doubled(sample)[..., 0])
-    assert "icc_profile" not in image.info  # it described other pixels
 
 
 def test_16_bit_rgb_png_with_profile(tmp_path: Path) -> None:
@@ -175,14 +175,70 @@ def test_16_bit_rgb_tiff_with_profile(tmp_path: Path) -> None:
         assert file.pages[0].iccprofile == RGB_PROFILE
 
 
-@pytest.mark.parametrize("mode", ["L", "LA"])
-@pytest.mark.parametrize("bit_depth", [8, 16])
-def test_grey_profile(tmp_path: Path, mode: str, bit_depth: int) -> None:
-    """It is dropped if grey is written as colour, as Pillow cannot read 16-bit grey with alpha."""
+@pytest.mark.parametrize("given", [grey_profile(), rgb_profile()])
+@pytest.mark.parametrize(
+    ("format", "mode", "bit_depth", "space"),
+    [
+        ("png", "L", 8, "GRAY"),
+        ("png", "LA", 8, "GRAY"),
+        ("png", "I;16", 16, "GRAY"),
+        ("png", "LA", 16, "RGB "),  # Pillow cannot read 16-bit grey with alpha
+        ("tiff", "L", 8, "GRAY"),
+        ("jpg", "L", 8, "GRAY"),
+        ("webp", "L", 8, "RGB "),
+    ],
+)
+def test_a_profile_of_grey_fits_the_file(
+    tmp_path: Path, given: bytes, format: str, mode: str, bit_depth: int, space: str
+) -> None:
+    """Levels look as in the input, whose gamma is 1.8, whether or not the file is grey."""
     alpha = np.full((6, 5), 9, f"uint{bit_depth}") if mode == "LA" else None
-    sample = batch_of(mode=mode, icc=grey_profile(), bit_depth=bit_depth, alpha=alpha)
-    kept = Image.open(one(tmp_path, sample)).info.get("icc_profile")
-    assert kept == (None if (mode, bit_depth) == ("LA", 16) else grey_profile())
+    sample = batch_of(mode=mode, icc=given, bit_depth=bit_depth, alpha=alpha)
+    path = one(tmp_path, sample, format)
+    icc = Image.open(path).info["icc_profile"]
+    assert icc[16:20].decode() == space
+    levels = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+    levels = levels if space == "GRAY" else levels.convert("RGB")
+    transform = ImageCms.buildTransform(
+        io.BytesIO(icc), ImageCms.createProfile("sRGB"), levels.mode, "RGB"
+    )
+    shown = np.asarray(transform.apply(levels))[0]
+    expected = srgb_of_grey(np.arange(256))
+    assert np.abs(shown - expected).max() <= 2
+
+
+def test_a_profile_that_no_file_of_this_kind_can_have_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tables = grey_profile().replace(b"XYZ ", b"Lab ", 1)
+    with caplog.at_level(logging.WARNING):
+        image = Image.open(one(tmp_path, batch_of(mode="L", icc=tables), "webp"))
+    assert "icc_profile" not in image.info
+    assert "1 images lost their colour profile: webp cannot hold it" in caplog.text
+
+
+@pytest.mark.parametrize("bit_depth", [8, 16])
+def test_hdr_is_kept_by_png(tmp_path: Path, bit_depth: int) -> None:
+    path = one(tmp_path, batch_of(cicp=bytes([9, 16, 0, 1]), bit_depth=bit_depth))
+    with path.open("rb") as file:
+        assert code_points_of(file) == bytes([9, 16, 0, 1])
+    with Image.open(path) as image:
+        image.load()  # checks the chunks' sums
+
+
+def test_hdr_is_counted_by_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        one(tmp_path, batch_of(cicp=bytes([9, 16, 0, 1])), "webp")
+    assert "1 images lost their colours (cICP code points" in caplog.text
+
+
+def test_frames_that_are_not_used_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = {"a": batch_of(more=True), "b": batch_of(more=True), "c": batch_of(more=False)}
+    with caplog.at_level(logging.WARNING):
+        predict(tmp_path, Writer(), Data(samples))
+    assert "2 images have more frames or pages: only the first is used" in caplog.text
 
 
 @pytest.mark.parametrize("format", ["png", "tiff"])
@@ -303,9 +359,11 @@ def test_a_colour_profile_that_a_format_cannot_hold_is_counted(
 )
 def test_the_largest_colour_profile_can_be_read(format: Any, most: int | None) -> None:
     icc = a_profile(20_000_000 if most is None else most)
-    assert holds_profile(icc, format)
-    assert most is None or not holds_profile(icc + b"x", format)
-    data = encode(np.zeros((2, 2, 3), np.uint8), Extras(icc=icc), format, 90)
+    pixels = np.zeros((2, 2, 3), np.uint8)
+    assert fitted_extras(Extras(icc), pixels, format) == (Extras(icc), [])
+    beyond, lost = fitted_extras(Extras(icc + b"x"), pixels, format)
+    assert most is None or (beyond.icc is None and lost == ["colour profile"])
+    data = encode(pixels, Extras(icc=icc), format, 90)
     assert open_image(io.BytesIO(data)).info["icc_profile"] == icc
 
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from callbacks.metrics.pixels import PSNR
-from callbacks.report.images import GAP, LINE, SampleGrid, compose, most_detailed
+from callbacks.pages.images import most_detailed
+from callbacks.report.images import GAP, LINE, SampleGrid, compose
 from tests.callbacks.tiny import Images, Tiny, collate, loader, trainer
 
 

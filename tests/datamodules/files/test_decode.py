@@ -833,7 +833,7 @@ def test_a_reason_is_one_of_those_that_are_counted():
 def test_meta_holds_what_a_writer_needs():
     meta = decode(encoded(Image.fromarray(RGB)), "a").meta(Path("b/c.png"))
     expected = {"path": "b/c.png", "alpha": None, "icc": None, "bit_depth": 8, "mode": "RGB"}
-    assert meta == expected | {"exif": None}
+    assert meta == expected | {"exif": None, "cicp": None, "more": False}
     grey = encoded(Image.fromarray(RGB[..., 0]), icc_profile=grey_profile())
     assert decode(grey, "a").meta("a.png")["icc"] == grey_profile()
     tagged = encoded(Image.fromarray(RGB), "JPEG", exif=exif(6))

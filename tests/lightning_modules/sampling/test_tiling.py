@@ -107,6 +107,16 @@ class TestResult:
         torch.testing.assert_close(several, expected, rtol=0, atol=1e-5)
         assert 2 < max(counts) <= 2 * at_once
 
+    def test_progress_is_logged_where_there_is_no_terminal(self, caplog, monkeypatch):
+        monkeypatch.setattr("lightning_modules.sampling.tiling.SILENCE", 0)
+        caplog.set_level("INFO", "lightning_modules")
+        batch = batch_of(20, 100, 2)
+        tiles = grid((20, 100), batch["size"], 40, 16)
+        restore_tiled(enlarge, batch, tiles)
+        assert not caplog.messages
+        restore_tiled(enlarge, batch, tiles, bar=True)
+        assert caplog.messages == [f"tiles: {n} of 4" for n in (1, 2, 3, 4)]
+
     def test_what_it_does_not_cover_shows_near_the_seams_only(self):
         batch = batch_of(70, 61)
         error = (tiled(blur(3), batch, 32, 4) - whole(blur(3), batch)).abs()

@@ -77,19 +77,20 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize(
-    ("side", "is_one", "bar", "shown"),
+    ("seconds", "is_one", "bar", "shown"),
     [
-        (70, True, True, True),
-        (70, False, True, False),
-        (70, True, False, False),
-        (20, True, True, False),  # a few tiles
+        (0, True, True, True),
+        (0, False, True, False),
+        (0, True, False, False),
+        (100, True, True, False),
     ],
 )
-def test_a_bar_over_many_tiles_in_a_terminal(monkeypatch, side, is_one, bar, shown):
+def test_a_bar_over_slow_tiles_in_a_terminal(monkeypatch, seconds, is_one, bar, shown):
     screen = Terminal(is_one)
     monkeypatch.setattr("sys.stderr", screen)
-    batch = batch_of(side, side)
-    tiles = grid((side, side), batch["size"], 16, 4)
+    monkeypatch.setattr("lightning_modules.sampling.tiling.SHORT", seconds)
+    batch = batch_of(70, 70)
+    tiles = grid((70, 70), batch["size"], 16, 4)
     restore_tiled(enlarge, batch, tiles, bar=bar)
     assert (f"/{len(tiles)}" in screen.getvalue()) == shown
 

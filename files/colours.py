@@ -1,0 +1,229 @@
+"""The colours of an image file as one ICC profile, whichever of its tags describe them.
+
+A PNG has them as code points (cICP), profile (iCCP), sRGB, or gamma and primaries (gAMA, cHRM), in
+this order of precedence; an AVIF as profile or code points (nclx). All formats hold a profile, so
+the other tags are expressed as one. No tag means sRGB, as in browsers.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from files.image_profiles import space_of
+
+START = b"\x89PNG\r\n\x1a\n"
+GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")  # Pillow's modes
+FULL_RANGE = 1
+SRGB, UNSPECIFIED = 1, 2  # code points of ITU-T H.273
+
+# White, red, green and blue, as x and y, by code point.
+D65 = (0.3127, 0.3290)
+PRIMARIES = {
+    SRGB: (*D65, 0.640, 0.330, 0.300, 0.600, 0.150, 0.060),
+    UNSPECIFIED: (*D65, 0.640, 0.330, 0.300, 0.600, 0.150, 0.060),
+    4: (0.310, 0.316, 0.670, 0.330, 0.210, 0.710, 0.140, 0.080),  # NTSC of 1953
+    5: (*D65, 0.640, 0.330, 0.290, 0.600, 0.150, 0.060),  # BT.601, 625 lines
+    6: (*D65, 0.630, 0.340, 0.310, 0.595, 0.155, 0.070),  # BT.601, 525 lines
+    7: (*D65, 0.630, 0.340, 0.310, 0.595, 0.155, 0.070),  # SMPTE 240M
+    9: (*D65, 0.708, 0.292, 0.170, 0.797, 0.131, 0.046),  # BT.2020
+    11: (0.314, 0.351, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),  # DCI P3
+    12: (*D65, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),  # Display P3
+    22: (*D65, 0.630, 0.340, 0.295, 0.605, 0.155, 0.077),  # EBU
+}
+# Exponents by code point; None for the curve of sRGB, by which browsers show those of video, too.
+GAMMAS = {
+    **dict.fromkeys((1, UNSPECIFIED, 6, 13, 14, 15)),
+    **{4: 2.2, 5: 2.8, 8: 1.0, 17: 2.6},
+}
+D50 = (0.9642, 1.0, 0.8249)  # XYZ of a profile's white
+BRADFORD = np.array(
+    [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
+)
+CURVES = (b"rTRC", b"gTRC", b"bTRC")
+Floats = NDArray[np.floating]
+
+
+def describe(image: Image.Image, code_points: bytes | None) -> None:
+    """Set ``icc_profile`` in an image's ``info`` from the other tags of its file.
+
+    Code points that no profile can express, such as those of HDR, become ``cicp`` instead.
+
+    Args:
+        image: As Pillow opened it.
+        code_points: Result of ``code_points_of``.
+    """
+    info, grey = image.info, image.mode in GREY
+    has_profile = "icc_profile" in info
+    if code_points is not None and (image.format == "PNG" or not has_profile):
+        info.pop("icc_profile", None)
+        primaries, transfer, matrix, full = code_points
+        known = primaries in PRIMARIES and transfer in GAMMAS
+        if not known or (matrix, full) != (0, FULL_RANGE):
+            info["cicp"] = code_points
+            return
+        made = profile_of(PRIMARIES[primaries], GAMMAS[transfer], grey)
+    elif has_profile or "srgb" in info or not info.keys() & {"gamma", "chromaticity"}:
+        return
+    else:
+        gamma = info.get("gamma", 0)
+        usable = 0.1 < gamma < 10 and abs(2.2 * gamma - 1) > 0.01  # 1 / 2.2 stands for sRGB
+        primaries = info.get("chromaticity", PRIMARIES[SRGB])
+        made = profile_of(primaries, 1 / gamma if usable else None, grey)
+    if made is not None:
+        info["icc_profile"] = made
+
+
+def code_points_of(file: IO[bytes]) -> bytes | None:
+    """Return primaries, transfer, matrix and range of a PNG or AVIF, a byte each; None without.
+
+    Args:
+        file: Its position changes.
+    """
+    file.seek(0)
+    head = file.read(12)
+    if head.startswith(START):
+        at = len(START)
+        while True:
+            file.seek(at)
+            length, name = struct.unpack(">I4s", file.read(8).ljust(8, b"\0"))
+            if name == b"cICP":
+                found = file.read(4)
+                return found if length == len(found) == 4 else None
+            if name in (b"IDAT", b"IEND", bytes(4)):
+                return None
+            at += 12 + length
+    if head[4:8] != b"ftyp":
+        return None
+    data = head + file.read()
+    properties = _box(_box(_box(data, b"meta")[4:], b"iprp"), b"ipco")
+    colours = _box(properties, b"colr", b"nclx")
+    if len(colours) < 10:
+        return None
+    primaries, transfer = struct.unpack_from(">HH", colours, 4)
+    # Decoding undoes matrix and range.
+    return bytes([primaries, transfer, 0, FULL_RANGE]) if max(primaries, transfer) < 256 else None
+
+
+def _box(data: bytes, name: bytes, start: bytes = b"") -> bytes:
+    """Return the content of the first box of this name in an ISO base media file; empty if none."""
+    at = 0
+    while at + 8 <= len(data):
+        size, kind = struct.unpack_from(">I4s", data, at)
+        head = 8
+        if size == 1 and at + 16 <= len(data):
+            size, head = struct.unpack_from(">Q", data, at + 8)[0], 16
+        end = len(data) if size == 0 else at + size
+        content = data[at + head : end] if kind == name else b""
+        if kind == name and content.startswith(start):
+            return content
+        at = max(end, at + head)
+    return b""
+
+
+def fitted(icc: bytes, grey: bool) -> bytes | None:
+    """Return a profile for grey or RGB that shows equal channels as ``icc`` does.
+
+    Args:
+        icc: A profile for grey or RGB.
+        grey: Whether the file that is written is grey.
+
+    Returns:
+        ``icc`` itself if it fits; None if the colours cannot be expressed.
+    """
+    if space_of(icc) == ("L" if grey else "RGB"):
+        return icc
+    try:
+        tags = tags_of(icc)
+    except (ValueError, struct.error):
+        return None
+    names = CURVES if grey else (b"kTRC",)
+    curves = {tags.get(name) for name in names}
+    if len(curves) > 1 or None in curves or b"A2B0" in tags or icc[20:24] != b"XYZ ":
+        return None
+    return _built(PRIMARIES[SRGB], tags[names[0]], grey)
+
+
+def tags_of(icc: bytes) -> dict[bytes, bytes]:
+    """Return the content of a profile's tags by name.
+
+    Raises:
+        ValueError: If it is broken, as ``struct.error`` is.
+    """
+    (count,) = struct.unpack_from(">I", icc, 128)
+    if count > 200:
+        raise ValueError(f"its table has {count} tags")
+    table = [struct.unpack_from(">4sII", icc, 132 + 12 * n) for n in range(count)]
+    return {name: icc[start : start + size] for name, start, size in table}
+
+
+def profile_of(primaries: tuple[float, ...], gamma: float | None, grey: bool) -> bytes | None:
+    """Return a profile; None for sRGB, which needs none, and for impossible primaries.
+
+    Args:
+        primaries: x and y of white, red, green and blue.
+        gamma: Exponent from levels to light; None for the curve of sRGB.
+        grey: Whether the image is grey.
+    """
+    srgb = np.abs(np.subtract(primaries, PRIMARIES[SRGB])).max() < 1e-3
+    if gamma is None and (srgb or grey):
+        return None
+    corners = np.reshape(primaries, (4, 2))
+    red, green, blue = corners[1:]
+    if corners[:, 1].min() <= 0 or abs(np.linalg.det([green - red, blue - red])) < 1e-3:
+        return None
+    if gamma is None:  # type 3 of ICC.1:2022, 10.18
+        numbers = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+        curve = b"para\0\0\0\0\0\3\0\0" + _fixed(numbers)
+    else:
+        curve = b"para\0\0\0\0\0\0\0\0" + _fixed([gamma])
+    return _built(primaries, curve, grey)
+
+
+def _built(primaries: tuple[float, ...], curve: bytes, grey: bool) -> bytes:
+    """Return a profile of version 4.3 with one curve."""
+    corners = np.reshape(primaries, (4, 2))
+    white, *colours = np.array([(x / y, 1, (1 - x - y) / y) for x, y in corners])
+    gains = (BRADFORD @ D50) / (BRADFORD @ white)
+    adapted = np.linalg.inv(BRADFORD) @ np.diag(gains) @ BRADFORD
+    columns = np.stack(colours, axis=1)
+    columns = adapted @ (columns * np.linalg.solve(columns, white))
+    tags = {
+        b"desc": _text("Colours of the original file"),
+        b"cprt": _text("No copyright"),
+        b"wtpt": _xyz(D50),
+        b"chad": b"sf32\0\0\0\0" + _fixed(adapted.ravel()),
+    }
+    if grey:
+        tags[b"kTRC"] = curve
+    else:
+        tags |= zip((b"rXYZ", b"gXYZ", b"bXYZ"), map(_xyz, columns.T), strict=True)
+        tags |= dict.fromkeys(CURVES, curve)
+    body, table = b"", struct.pack(">I", len(tags))
+    first, places = 132 + 12 * len(tags), dict[bytes, int]()
+    for name, content in tags.items():
+        if content not in places:  # the three curves share theirs
+            places[content] = first + len(body)
+            body += content + bytes(-len(content) % 4)
+        table += name + struct.pack(">II", places[content], len(content))
+    head = struct.pack(">I4x4s4s", first + len(body), b"\x04\x30\0\0", b"mntr")
+    head += (b"GRAY" if grey else b"RGB ") + b"XYZ "
+    head += struct.pack(">6H4s28x", 2026, 1, 1, 0, 0, 0, b"acsp") + _fixed(D50)
+    return head.ljust(128, b"\0") + table + body
+
+
+def _fixed(values: Floats | tuple[float, ...] | list[float]) -> bytes:
+    return struct.pack(f">{len(values)}i", *(round(float(value) * 65536) for value in values))
+
+
+def _xyz(values: Floats | tuple[float, ...]) -> bytes:
+    return b"XYZ \0\0\0\0" + _fixed(values)
+
+
+def _text(words: str) -> bytes:
+    letters = words.encode("utf-16-be")
+    return b"mluc\0\0\0\0" + struct.pack(">II4sII", 1, 12, b"enUS", len(letters), 28) + letters
