@@ -3,8 +3,8 @@
 Each process repeatedly writes a number into the shared store and reads those of the others, in
 threads beside the training. If a number does not change for too long, or the store does not answer,
 training hangs in a collective operation until the watchdog of NCCL or gloo ends it, after ten or
-thirty minutes and without naming a process. So the process ends itself, and its launcher can start
-it again.
+thirty minutes and without naming a process. It also hangs if no process returns from the call that
+it is in: each waits for another. So the process ends itself, and its launcher can start it again.
 """
 
 from __future__ import annotations
@@ -29,15 +29,18 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import ParallelStrategy
 from torch.distributed import Store  # type: ignore[attr-defined]
 
+from callbacks.evaluation import FailedElsewhereError
 from commands.distributed.preflight import Facts, differences, gather, open_store
 from commands.errors import ConfigurationError, RepeatedError, TemporaryError
 from commands.process import too_few, too_few_for_torchrun
-from commands.signals import Signals
+from commands.signals import Signals, place
 
 LOST = 75  # exit status after another process was lost: EX_TEMPFAIL, start again
 GRACE = 5.0  # seconds in which a process may still end by itself after another one failed
 TOGETHER = 2.0  # seconds within which processes fail for the same reason
 FOLDER = "lastwords"
+FAILED = "failed"  # key of the first failure in the store
+SHOWN = 8  # ranks in a message
 
 
 class Heartbeat:
@@ -49,8 +52,11 @@ class Heartbeat:
         hosts: Host names of all processes, by rank.
         folder: The run directory, for notes of failures; None if nothing is written.
         interval: Seconds between two heartbeats.
-        limit: Seconds without a heartbeat after which a process is lost.
-        state: Returns (step, number of a received signal or 0) of this process.
+        limit: Seconds without a heartbeat after which a process is lost, and seconds without a
+            return from a call after which a run hangs.
+        state: Returns of this process the ``step``, the number of a received ``signal`` or 0,
+            ``at``, the function it is in, and ``still``, the seconds since which it has not
+            returned from it.
         end: Ends this process; replaced in tests.
     """
 
@@ -62,22 +68,21 @@ class Heartbeat:
         folder: Path | None,
         interval: float,
         limit: float,
-        state: Callable[[], tuple[int, int]],
+        state: Callable[[], dict[str, Any]],
         end: Callable[[int], Any] = os._exit,
     ) -> None:
         self.store, self.rank, self.hosts, self.folder = store, rank, hosts, folder
         self.interval, self.limit = interval, limit
-        self.state, self.end = state, end
+        self.state, self.exit = state, end
         self.signal = 0  # received by another process
         now = time.monotonic()
-        self._beats = 0
         self._last: dict[int, dict[str, Any]] = {r: {} for r in range(len(hosts)) if r != rank}
         self._seen = dict.fromkeys(self._last, now)
         self._answered = self._connected = now
-        self._failed: dict[int, float] = {}  # when it was noticed
+        self.first: tuple[int, str, int] | None = None  # failure: its rank, reason, status
+        self._noticed = 0.0  # when
         self._connection = 0
         self._over = threading.Event()
-        self._lock = threading.Lock()
 
     # ------------------------------------------------------------------------------------- the ends
 
@@ -103,29 +108,28 @@ class Heartbeat:
         thread.start()
         thread.join(GRACE)  # a lost store must not block this process
 
+    def end(self, why: str, status: int) -> None:
+        """End this process beside its main thread, and tell the others.
+
+        Args:
+            why: The reason.
+            status: Exit status of all processes.
+        """
+        write_failure_note(self.folder, self.rank, why)
+        self.leave(why, status)
+        self.exit(status)
+
     def _send_last(self, why: str, status: int) -> None:
-        try:
+        with contextlib.suppress(RuntimeError):  # the store is lost
             store = self.store.clone()
-            self._send(store, why, status)
+            if why != "done":
+                mine = json.dumps([self.rank, why, status])
+                self.first = json.loads(store.compare_set(FAILED, "", mine))
+            self._send(store, why)
             if self.rank == 0:  # the store may end with this process
                 deadline = time.monotonic() + (GRACE if why == "done" else TOGETHER)
                 while time.monotonic() < deadline and not self._all_left(store):
                     time.sleep(0.05)
-        except RuntimeError:  # the store is lost
-            return
-
-    def first_reports(self, why: str) -> bool:
-        """Return whether the first process ends soon for the same reason, which it reports."""
-        deadline = time.monotonic() + TOGETHER
-        try:
-            store = self.store.clone()
-            while time.monotonic() < deadline:
-                if json.loads(store.get(_key(0)))["word"] == why:
-                    return True
-                time.sleep(0.05)
-        except RuntimeError:  # the store is lost
-            pass
-        return False
 
     def _all_left(self, store: Store) -> bool:
         values = store.multi_get([_key(r) for r in self._last])
@@ -140,24 +144,21 @@ class Heartbeat:
         threading.Thread(target=self._exchange, args=(self._connection,), daemon=True).start()
 
     def _exchange(self, connection: int) -> None:
-        try:
+        with contextlib.suppress(RuntimeError):  # the watch opens another connection
             store = self.store.clone()
             while connection == self._connection and not self._over.is_set():
-                known = self.state()[1]
+                known = self.state()["signal"]
                 self._send(store, "here")
                 self._receive(store.multi_get([_key(r) for r in self._last]))
                 for _ in range(max(1, round(self.interval / min(1.0, self.interval)))):
-                    if self._over.wait(min(1.0, self.interval)) or self.state()[1] != known:
+                    if self.first is None and store.check([FAILED]):
+                        self._noticed = time.monotonic()
+                        self.first = json.loads(store.get(FAILED))
+                    if self._over.wait(min(1.0, self.interval)) or self.state()["signal"] != known:
                         break  # a signal is sent at once
-        except RuntimeError:  # the watch opens another connection
-            return
 
-    def _send(self, store: Store, word: str, status: int = 0) -> None:
-        with self._lock:
-            self._beats += 1
-            step, number = self.state()
-            sign = {"beat": self._beats, "step": step, "signal": number, "word": word}
-            sign["status"] = status
+    def _send(self, store: Store, word: str) -> None:
+        sign = {**self.state(), "beat": time.monotonic_ns(), "word": word}
         store.set(_key(self.rank), json.dumps(sign))
 
     def _receive(self, values: list[bytes]) -> None:
@@ -168,8 +169,6 @@ class Heartbeat:
             if sign != self._last[rank]:
                 self._last[rank], self._seen[rank] = sign, now
             self.signal = self.signal or sign["signal"]
-            if sign["word"] not in ("here", "done"):
-                self._failed.setdefault(rank, now)
 
     # ------------------------------------------------------------------------------------- watching
 
@@ -183,9 +182,9 @@ class Heartbeat:
                 self._seen = dict.fromkeys(self._seen, now)
                 self._answered = now
             before = now
-            found = self._judge(now)
+            found = self._judge(now, self.limit, GRACE) or self._hang()
             if found is not None:
-                self._end(*found)
+                self.end(*found)
                 return
             if now - max(self._answered, self._connected) > 2 * self.interval:
                 self._connect()
@@ -206,40 +205,44 @@ class Heartbeat:
             time.sleep(self.interval / 10)
         return None
 
-    def _judge(
-        self, now: float, limit: float | None = None, grace: float | None = None
-    ) -> tuple[str, int] | None:
-        limit, grace = limit or self.limit, GRACE if grace is None else grace
-        for rank, since in self._failed.items():
-            if now - since > grace:
-                last = self._last[rank]
-                return f"{self._name(rank)} stopped ({last['word']})", last["status"]
+    def _judge(self, now: float, limit: float, grace: float) -> tuple[str, int] | None:
+        if self.first is not None:
+            rank, why, status = self.first
+            ended = now - self._noticed > grace
+            return (f"{self._name(rank)} stopped ({why})", status) if ended else None
         silent = now - self._answered
         if silent > limit:
             return (
                 f"no answer from the shared store (on {self.hosts[0]}) for {silent:.0f} s, so no "
                 "heartbeat of any other process"
             ), LOST
-        lost = [
-            rank
-            for rank, seen in self._seen.items()
-            if now - seen > limit and self._last[rank].get("word") != "done"
-        ]
-        if not lost:
+        gone = [rank for rank in self._present() if now - self._seen.get(rank, now) > limit]
+        if not gone:
             return None
-        names = ", ".join(self._name(rank) for rank in lost[:8])
-        more = f" and {len(lost) - 8} more" if len(lost) > 8 else ""
-        oldest = now - min(self._seen[rank] for rank in lost)
-        step = max(self._last[rank].get("step", 0) for rank in lost)
-        return f"no heartbeat of {names}{more} for {oldest:.0f} s, last at step {step}", LOST
+        oldest = now - min(self._seen[rank] for rank in gone)
+        step = max(self._last[rank].get("step", 0) for rank in gone)
+        names = _listed([self._name(rank) for rank in gone])
+        return f"no heartbeat of {names} for {oldest:.0f} s, last at step {step}", LOST
+
+    def _hang(self) -> tuple[str, int] | None:
+        # A process that computes, however long, returns from its calls.
+        signs = self._present()
+        seconds = min(sign.get("still", 0.0) for sign in signs.values())
+        if seconds <= self.limit:
+            return None
+        places = _listed([f"{self._name(r)} in {signs[r]['at']}" for r in sorted(signs)])
+        step = max(sign["step"] for sign in signs.values())
+        return (
+            f"each process waits for another, for {seconds:.0f} s, last at step {step}: {places}; "
+            "if such a call may take longer, raise run.lost_after_seconds"
+        ), LOST
+
+    def _present(self) -> dict[int, dict[str, Any]]:
+        signs = {self.rank: self.state(), **self._last}
+        return {rank: sign for rank, sign in signs.items() if sign.get("word") != "done"}
 
     def _name(self, rank: int) -> str:
         return f"rank {rank} (on {self.hosts[rank]})"
-
-    def _end(self, why: str, status: int) -> None:
-        self._over.set()
-        write_failure_note(self.folder, self.rank, why)
-        self.end(status)
 
 
 def write_failure_note(folder: Path | None, rank: int, why: str) -> None:
@@ -274,6 +277,11 @@ def _key(rank: int) -> str:
     return f"alive/{rank}"
 
 
+def _listed(parts: list[str]) -> str:
+    more = f" and {len(parts) - SHOWN} more" if len(parts) > SHOWN else ""
+    return ", ".join(parts[:SHOWN]) + more
+
+
 log = logging.getLogger(__name__)
 
 
@@ -293,7 +301,7 @@ class Ranks:
     ) -> None:
         self.folder, self.limit = folder, limit
         self.interval, self.lost_after = interval, lost_after
-        self.signals = Signals()
+        self.signals = Signals(self.received_signal, self.end)
         self.step = 0  # kept up to date by `Stops`
         self.rank, self.world = 0, 1
         self.met = False
@@ -349,7 +357,7 @@ class Ranks:
         self._heartbeat = Heartbeat(  # with a connection of its own
             *(self._store.clone(), self.rank, hosts),
             *(self.folder, self.interval, self.lost_after),
-            state=lambda: (self.step, self.signals.received),
+            state=self._state,
         )
         self._heartbeat.start()
         return everyone
@@ -405,7 +413,26 @@ class Ranks:
     def received_signal(self) -> int:
         """Return the number of a signal that any process has received, as far as known; or 0."""
         others = 0 if self._heartbeat is None else self._heartbeat.signal
-        return self.signals.received or others
+        return self.signals.arrived or others
+
+    def _state(self) -> dict[str, Any]:
+        signals = self.signals
+        return {
+            **{"step": self.step, "signal": signals.arrived},
+            **{"still": signals.still(), "at": place()},
+        }
+
+    def end(self, why: str, status: int) -> None:
+        """End this process beside its main thread, which does not return from a call.
+
+        Args:
+            why: The reason.
+            status: Exit status.
+        """
+        if self._heartbeat is not None:
+            self._heartbeat.end(why, status)
+        write_failure_note(None, self.rank, why)
+        os._exit(status)
 
     def leave(self) -> None:
         """Stop the heartbeat at the end of a command that succeeded, or that all stopped."""
@@ -423,22 +450,24 @@ class Ranks:
             The error to raise instead, if another process is the reason.
 
         Raises:
-            RepeatedError: If the first process reports the same for all.
+            RepeatedError: If another process reports the same for all.
         """
         if self.world == 1:
             return None
-        text = _plain(error)
+        text, heartbeat = _plain(error), self._heartbeat
         why, blamed = f"{type(error).__name__}: {text}", None
-        if is_broken_link(error):
-            found = None if self._heartbeat is None else self._heartbeat.explain()
+        elsewhere = isinstance(error, FailedElsewhereError)
+        if elsewhere or is_broken_link(error):
+            found = None if heartbeat is None else heartbeat.explain()
             reason, status = found or ("all other processes still send heartbeats", LOST)
-            why = f"{reason} (a connection broke: {text})"
+            why = text if elsewhere else f"{reason} (a connection broke: {text})"
             blamed = TemporaryError(why, status)
         if self.folder is not None:
             write_failure_note(self.folder, self.rank, f"{why}, last at step {self.step}")
-        if self._heartbeat is not None:
-            self._heartbeat.leave(why, status)
-            if self.folder is None and self.rank > 0 and self._heartbeat.first_reports(why):
+        if heartbeat is not None:
+            heartbeat.leave(why, status)
+            first, reason, _ = heartbeat.first or (self.rank, why, status)
+            if self.folder is None and first != self.rank and reason == why:
                 raise RepeatedError(status) from error
         return blamed
 
