@@ -52,7 +52,7 @@ from commands.distributed.heartbeat import Ranks
 from commands.distributed.launch import (
     own_plugins,
     own_strategy,
-    own_timer,
+    own_timers,
     refuse_unsupported,
 )
 from commands.distributed.preflight import start_facts
@@ -334,7 +334,7 @@ class EnlargerCLI(CommandsCLI):
             trainer.logger = False if silent else DescribedLogger(str(self.run.path))
         if self.subcommand == "fit" and not trainer.barebones:
             trainer.logger = with_record(trainer.logger, self.run.path)
-        given += own_timer(trainer, given)
+        given += own_timers(trainer, given)
         trainer.callbacks = [Start(self.ranks, self._facts), Stops(self.ranks), *given]
         trainer.callbacks += self._own_callbacks(trainer)
         # Last: it may fail the command after all others have written their results.

@@ -73,7 +73,7 @@ class Signals:
         self._known, self._end = known, end
         self._arrived = 0  # as `received`, but set without the main thread
         self._at = 0.0
-        self._asked: float | None = None  # when, if the main thread has not answered yet
+        self._asked = 0  # times, since the main thread last answered
         self._owner = os.getpid()
         self._before: dict[int, Any] = {}
         self._over = threading.Event()
@@ -86,8 +86,7 @@ class Signals:
 
     def still(self) -> float:
         """Return the seconds since which the main thread has not returned from a call."""
-        asked = self._asked
-        return 0.0 if asked is None else time.monotonic() - asked
+        return self._asked * LOOK_SECONDS
 
     def attach(self, trainer: Trainer) -> None:
         """Install our handlers instead of Lightning's when the trainer runs.
@@ -123,28 +122,28 @@ class Signals:
         self._writer.close()
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        self._before, self._asked, self._thread = {}, None, None
+        self._before, self._asked, self._thread = {}, 0, None
 
     def _look(self, reader: socket.socket) -> None:
-        since: float | None = None  # when a signal was known
+        looks = 0  # since a signal
         while not self._over.wait(LOOK_SECONDS):
             with contextlib.suppress(BlockingIOError):
                 arrived = [number for number in reader.recv(1024) if number in HANDLED]
                 self._arrived = self._arrived or next(iter(arrived), 0)
-            if PROBE is not None and self._asked is None:
-                self._asked = time.monotonic()
+            if PROBE is not None:
+                self._asked += 1
                 _thread.interrupt_main(PROBE)
             number = self._known()
             if not number or number == WARNING:
                 continue
-            since = time.monotonic() if since is None else since
-            if min(self.still(), time.monotonic() - since) > STUCK_SECONDS:
+            looks += 1
+            if min(self.still(), looks * LOOK_SECONDS) > STUCK_SECONDS:
                 name = signal.Signals(number).name
                 self._end(f"stopped by {name} in {place()}, which does not return", 128 + number)
         reader.close()
 
     def _answer(self, number: int, frame: FrameType | None) -> None:
-        self._asked = None
+        self._asked = 0
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:  # a DataLoader worker: its owner decides

@@ -1,10 +1,10 @@
 """Ranks that watch each other, so that a lost one ends the run.
 
 Each process repeatedly writes a number into the shared store and reads those of the others, in
-threads beside the training. If a number does not change for too long, or the store does not answer,
-training hangs in a collective operation until the watchdog of NCCL or gloo ends it, after ten or
-thirty minutes and without naming a process. It also hangs if no process returns from the call that
-it is in: each waits for another. So the process ends itself, and its launcher can start it again.
+threads beside the training. Without a lost process, training hangs in a collective operation until
+the watchdog of NCCL or gloo ends it, after ten or thirty minutes and without naming a process. It
+hangs, too, if no process returns from its call. So the process ends itself, and its launcher can
+start it again.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ TOGETHER = 2.0  # seconds within which processes fail for the same reason
 FOLDER = "lastwords"
 FAILED = "failed"  # key of the first failure in the store
 SHOWN = 8  # ranks in a message
+PATIENCE = 20  # limits that a process waits for one that computes; torch's own end is half an hour
 
 
 class Heartbeat:
@@ -50,14 +51,12 @@ class Heartbeat:
         store: A connection of its own to the shared store.
         rank: Rank of this process.
         hosts: Host names of all processes, by rank.
-        folder: The run directory, for notes of failures; None if nothing is written.
         interval: Seconds between two heartbeats.
-        limit: Seconds without a heartbeat after which a process is lost, and seconds without a
-            return from a call after which a run hangs.
+        limit: Seconds without a heartbeat after which a process is lost, and without a return
+            from a call after which a run hangs.
         state: Returns of this process the ``step``, the number of a received ``signal`` or 0,
-            ``at``, the function it is in, and ``still``, the seconds since which it has not
-            returned from it.
-        end: Ends this process; replaced in tests.
+            ``at``, the function it is in, and ``still``, the seconds since it last returned.
+        end: Ends this process, by reason and status.
     """
 
     def __init__(
@@ -65,15 +64,15 @@ class Heartbeat:
         store: Store,
         rank: int,
         hosts: list[str],
-        folder: Path | None,
         interval: float,
         limit: float,
         state: Callable[[], dict[str, Any]],
-        end: Callable[[int], Any] = os._exit,
+        end: Callable[[str, int], Any],
     ) -> None:
-        self.store, self.rank, self.hosts, self.folder = store, rank, hosts, folder
+        self.store, self.rank, self.hosts = store, rank, hosts
         self.interval, self.limit = interval, limit
-        self.state, self.exit = state, end
+        self._tick = min(1.0, interval / 2)
+        self.state, self.end = state, end
         self.signal = 0  # received by another process
         now = time.monotonic()
         self._last: dict[int, dict[str, Any]] = {r: {} for r in range(len(hosts)) if r != rank}
@@ -108,17 +107,6 @@ class Heartbeat:
         thread.start()
         thread.join(GRACE)  # a lost store must not block this process
 
-    def end(self, why: str, status: int) -> None:
-        """End this process beside its main thread, and tell the others.
-
-        Args:
-            why: The reason.
-            status: Exit status of all processes.
-        """
-        write_failure_note(self.folder, self.rank, why)
-        self.leave(why, status)
-        self.exit(status)
-
     def _send_last(self, why: str, status: int) -> None:
         with contextlib.suppress(RuntimeError):  # the store is lost
             store = self.store.clone()
@@ -128,12 +116,11 @@ class Heartbeat:
             self._send(store, why)
             if self.rank == 0:  # the store may end with this process
                 deadline = time.monotonic() + (GRACE if why == "done" else TOGETHER)
-                while time.monotonic() < deadline and not self._all_left(store):
+                keys = [_key(rank) for rank in self._last]
+                while time.monotonic() < deadline and any(
+                    json.loads(sign)["word"] == "here" for sign in store.multi_get(keys)
+                ):
                     time.sleep(0.05)
-
-    def _all_left(self, store: Store) -> bool:
-        values = store.multi_get([_key(r) for r in self._last])
-        return all(json.loads(v)["word"] != "here" for v in values)
 
     # -------------------------------------------------------------------------------------- sending
 
@@ -145,17 +132,15 @@ class Heartbeat:
 
     def _exchange(self, connection: int) -> None:
         with contextlib.suppress(RuntimeError):  # the watch opens another connection
-            store = self.store.clone()
-            while connection == self._connection and not self._over.is_set():
-                known = self.state()["signal"]
-                self._send(store, "here")
-                self._receive(store.multi_get([_key(r) for r in self._last]))
-                for _ in range(max(1, round(self.interval / min(1.0, self.interval)))):
-                    if self.first is None and store.check([FAILED]):
-                        self._noticed = time.monotonic()
-                        self.first = json.loads(store.get(FAILED))
-                    if self._over.wait(min(1.0, self.interval)) or self.state()["signal"] != known:
-                        break  # a signal is sent at once
+            store, due, known = self.store.clone(), 0.0, 0
+            while connection == self._connection and not self._over.wait(self._tick):
+                now, signal = time.monotonic(), self.state()["signal"]
+                if now >= due or signal != known:  # a signal is sent at once
+                    due, known = now + self.interval, signal
+                    self._send(store, "here")
+                    self._receive(store.multi_get([_key(rank) for rank in self._last]))
+                if self.first is None and store.check([FAILED]):
+                    self._noticed, self.first = now, json.loads(store.get(FAILED))
 
     def _send(self, store: Store, word: str) -> None:
         sign = {**self.state(), "beat": time.monotonic_ns(), "word": word}
@@ -173,17 +158,15 @@ class Heartbeat:
     # ------------------------------------------------------------------------------------- watching
 
     def _watch(self) -> None:
-        tick = min(1.0, self.interval / 2)
         before = time.monotonic()
-        while not self._over.wait(tick):
+        while not self._over.wait(self._tick):
             now = time.monotonic()
-            if now - before > tick + self.limit / 2:
+            if now - before > self._tick + self.limit / 2:
                 # This process itself was suspended (a laptop's lid, a debugger): read first.
                 self._seen = dict.fromkeys(self._seen, now)
                 self._answered = now
             before = now
-            found = self._judge(now, self.limit, GRACE) or self._hang()
-            if found is not None:
+            if found := self._judge(now, self.limit, GRACE) or self._hang():
                 self.end(*found)
                 return
             if now - max(self._answered, self._connected) > 2 * self.interval:
@@ -199,8 +182,7 @@ class Heartbeat:
         # read an interval after it was sent, and a busy machine may be late itself.
         deadline = time.monotonic() + 6 * self.interval
         while time.monotonic() < deadline:
-            found = self._judge(time.monotonic(), 3 * self.interval, grace=0.0)
-            if found is not None:
+            if found := self._judge(time.monotonic(), 3 * self.interval, grace=0.0):
                 return found
             time.sleep(self.interval / 10)
         return None
@@ -225,16 +207,15 @@ class Heartbeat:
         return f"no heartbeat of {names} for {oldest:.0f} s, last at step {step}", LOST
 
     def _hang(self) -> tuple[str, int] | None:
-        # A process that computes, however long, returns from its calls.
         signs = self._present()
-        seconds = min(sign.get("still", 0.0) for sign in signs.values())
-        if seconds <= self.limit:
+        still = [sign.get("still", 0.0) for sign in signs.values()]
+        # A process that computes, as the first one does for a metric, returns from its calls.
+        if min(still) <= self.limit and max(still) <= PATIENCE * self.limit:
             return None
-        places = _listed([f"{self._name(r)} in {signs[r]['at']}" for r in sorted(signs)])
-        step = max(sign["step"] for sign in signs.values())
+        places = [f"{self._name(r)} in {signs[r].get('at', 'its start')}" for r in sorted(signs)]
         return (
-            f"each process waits for another, for {seconds:.0f} s, last at step {step}: {places}; "
-            "if such a call may take longer, raise run.lost_after_seconds"
+            f"the processes do not meet, for {max(still):.0f} s after step {self.state()['step']}: "
+            f"{_listed(places)}; if one only takes long, raise run.lost_after_seconds"
         ), LOST
 
     def _present(self) -> dict[int, dict[str, Any]]:
@@ -301,7 +282,7 @@ class Ranks:
     ) -> None:
         self.folder, self.limit = folder, limit
         self.interval, self.lost_after = interval, lost_after
-        self.signals = Signals(self.received_signal, self.end)
+        self.signals = Signals(self.received_signal, self._end)
         self.step = 0  # kept up to date by `Stops`
         self.rank, self.world = 0, 1
         self.met = False
@@ -349,15 +330,14 @@ class Ranks:
         config = json.dumps(facts["config"], sort_keys=True)
         self._store.set(f"config/{self.rank}", config)  # long, and only read if they differ
         facts = {**facts, "config": hashlib.sha256(config.encode()).hexdigest()[:16]}
-        everyone = self._gather("start", facts)
+        everyone = self.gather(facts, "start")
         self.met = True
         # Compared before the heartbeat starts, so that all report it and none ends another.
         self._refuse("start", everyone)
         hosts = [str(theirs["host"]) for theirs in everyone]
         self._heartbeat = Heartbeat(  # with a connection of its own
             *(self._store.clone(), self.rank, hosts),
-            *(self.folder, self.interval, self.lost_after),
-            state=self._state,
+            *(self.interval, self.lost_after, self._state, self._end),
         )
         self._heartbeat.start()
         return everyone
@@ -376,15 +356,12 @@ class Ranks:
             ConfigurationError: If facts differ, or a process refuses to continue.
             TemporaryError: If processes are missing after the time limit.
         """
-        everyone = self._gather(name, facts)
+        everyone = self.gather(facts, name)
         self._refuse(name, everyone)
         return everyone
 
-    def gather(self, facts: Facts) -> list[Facts]:
+    def gather(self, facts: Facts, name: str = "show") -> list[Facts]:
         """Return facts of all processes, by rank, which may differ."""
-        return self._gather("show", facts)
-
-    def _gather(self, name: str, facts: Facts) -> list[Facts]:
         facts = {**facts, "host": socket.gethostname()}
         if self._store is None:
             return [facts]
@@ -416,22 +393,13 @@ class Ranks:
         return self.signals.arrived or others
 
     def _state(self) -> dict[str, Any]:
-        signals = self.signals
-        return {
-            **{"step": self.step, "signal": signals.arrived},
-            **{"still": signals.still(), "at": place()},
-        }
+        now = self.signals
+        return {"step": self.step, "signal": now.arrived, "still": now.still(), "at": place()}
 
-    def end(self, why: str, status: int) -> None:
-        """End this process beside its main thread, which does not return from a call.
-
-        Args:
-            why: The reason.
-            status: Exit status.
-        """
+    def _end(self, why: str, status: int) -> None:
+        write_failure_note(self.folder if self.world > 1 else None, self.rank, why)
         if self._heartbeat is not None:
-            self._heartbeat.end(why, status)
-        write_failure_note(None, self.rank, why)
+            self._heartbeat.leave(why, status)
         os._exit(status)
 
     def leave(self) -> None:
