@@ -140,6 +140,7 @@ class Signals:
             if min(self.still(), looks * LOOK_SECONDS) > STUCK_SECONDS:
                 name = signal.Signals(number).name
                 self._end(f"stopped by {name} in {place()}, which does not return", 128 + number)
+                break
         reader.close()
 
     def _answer(self, number: int, frame: FrameType | None) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 
 from callbacks.evaluation import all_callbacks, together
 from callbacks.report.scalar_record import ScalarRecord
+from callbacks.results.files import made_by
 from commands.distributed.preflight import Facts, room
 from commands.run.checkpoints import Checkpoints, SavesLast, checkpoints_of, gradients_pending
 from commands.run.directions import check_directions, correct_restored
@@ -52,6 +53,7 @@ class Start(Callback):
         if not self.ranks.met and self.ranks.may_meet(trainer):
             self.ranks.meet(trainer, self.facts())
         facts: Facts = {"data": data_facts(trainer), "refusal": None}
+        facts["weights"] = made_by(pl_module)  # the best of a run that still trains may change
         if trainer.is_global_zero and stage == "fit":
             facts["refusal"] = _no_room(trainer, pl_module)
         self.ranks.compare("data", facts)

@@ -103,6 +103,8 @@ class Heartbeat:
         if self._over.is_set():
             return
         self._over.set()
+        if self.first is not None and self.rank > 0:
+            return  # all know, and the store may be lost
         thread = threading.Thread(target=self._send_last, args=(why, status), daemon=True)
         thread.start()
         thread.join(GRACE)  # a lost store must not block this process
@@ -117,9 +119,7 @@ class Heartbeat:
             if self.rank == 0:  # the store may end with this process
                 deadline = time.monotonic() + (GRACE if why == "done" else TOGETHER)
                 keys = [_key(rank) for rank in self._last]
-                while time.monotonic() < deadline and any(
-                    json.loads(sign)["word"] == "here" for sign in store.multi_get(keys)
-                ):
+                while time.monotonic() < deadline and b'"here"' in b"".join(store.multi_get(keys)):
                     time.sleep(0.05)
 
     # -------------------------------------------------------------------------------------- sending
@@ -139,8 +139,9 @@ class Heartbeat:
                     due, known = now + self.interval, signal
                     self._send(store, "here")
                     self._receive(store.multi_get([_key(rank) for rank in self._last]))
-                if self.first is None and store.check([FAILED]):
+                if store.check([FAILED]):
                     self._noticed, self.first = now, json.loads(store.get(FAILED))
+                    return
 
     def _send(self, store: Store, word: str) -> None:
         sign = {**self.state(), "beat": time.monotonic_ns(), "word": word}
@@ -169,7 +170,8 @@ class Heartbeat:
             if found := self._judge(now, self.limit, GRACE) or self._hang():
                 self.end(*found)
                 return
-            if now - max(self._answered, self._connected) > 2 * self.interval:
+            silent = now - max(self._answered, self._connected)
+            if self.first is None and silent > 2 * self.interval:
                 self._connect()
 
     def explain(self) -> tuple[str, int] | None:
