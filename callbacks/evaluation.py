@@ -210,6 +210,10 @@ def gather_on_first(mine: T) -> list[T]:
     return everyones or []
 
 
+class FailedElsewhereError(RuntimeError):
+    """Another process failed, and raises the error itself; the message is the same."""
+
+
 def on_first(work: Callable[[], T]) -> T:
     """Call ``work`` on the first process and return its result on all; errors are raised on all.
 
@@ -217,7 +221,7 @@ def on_first(work: Callable[[], T]) -> T:
         work: Called on the first process only.
 
     Raises:
-        RuntimeError: If it failed; the first process raises the error itself.
+        FailedElsewhereError: If it failed; the first process raises the error itself.
     """
     if not is_distributed():
         return work()
@@ -227,12 +231,12 @@ def on_first(work: Callable[[], T]) -> T:
         try:
             sent[0] = work()
         except Exception as caught:  # whatever it is, the others must not wait forever
-            error, sent[1] = caught, f"{type(caught).__name__} on the first process: {caught}"
+            error, sent[1] = caught, str(caught)
     dist.broadcast_object_list(sent)
     if error is not None:
         raise error
     if sent[1] is not None:
-        raise RuntimeError(sent[1])
+        raise FailedElsewhereError(sent[1])
     return sent[0]
 
 
@@ -243,20 +247,20 @@ def on_all(work: Callable[[], T]) -> list[T]:
         work: Called on every process.
 
     Raises:
-        RuntimeError: If it failed on another process; a failing process raises its own error.
+        FailedElsewhereError: If it failed on another process; a failing one raises its own error.
     """
     error: Exception | None = None
-    mine: tuple[T | None, str] = (None, "")
+    mine: tuple[T | None, str | None] = (None, None)
     try:
-        mine = work(), ""
+        mine = work(), None
     except Exception as caught:  # whatever it is, the others must not wait forever
-        error, mine = caught, (None, f"{type(caught).__name__}: {caught}")
+        error, mine = caught, (None, str(caught))
     everyones = gather(mine)
     if error is not None:
         raise error
-    for rank, (_, problem) in enumerate(everyones):
-        if problem:
-            raise RuntimeError(f"process {rank} failed: {problem}")
+    for _, problem in everyones:
+        if problem is not None:
+            raise FailedElsewhereError(problem)
     return [found for found, _ in everyones]  # type: ignore[misc]  # without an error, no None
 
 

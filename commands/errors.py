@@ -69,7 +69,7 @@ class RepeatedError(Exception):
     """
 
     def __init__(self, status: int) -> None:
-        super().__init__("the first process reports the reason")
+        super().__init__("another process reports the reason")
         self.status = status
 
 

@@ -275,7 +275,14 @@ class TorchMetric(ImageMetric):
         wanted = self._wanted[self._dataset]
         if key not in current.keys and (wanted is None or key in wanted):
             current.keys.add(key)
+            before = _outside_states(current.metric)
             self._update(current.metric, images)
+            after = _outside_states(current.metric)
+            if hidden := [name for name in after if after[name] is not before.get(name)]:
+                raise ValueError(
+                    f"it keeps {', '.join(hidden)} outside its states, so processes cannot "
+                    "combine it: set `per: image`"
+                )
 
     def _update(self, metric: torchmetrics.Metric, images: list[Tensor]) -> None:
         if not self.takes_real:
@@ -367,6 +374,16 @@ def _class_of(metric: Any) -> tuple[type[torchmetrics.Metric], dict[str, Any]]:
         f"`metric` of TorchMetric is {metric!r}; expected a class of torchmetrics, as in "
         "{class_path: torchmetrics.image.PeakSignalNoiseRatio, init_args: {data_range: 1.0}}"
     )
+
+
+def _outside_states(metric: torchmetrics.Metric) -> dict[str, Tensor]:
+    """Return the tensors that `torchmetrics` neither resets nor reduces over processes."""
+    states = metric.metric_state
+    return {
+        name: value
+        for name, value in vars(metric).items()
+        if isinstance(value, Tensor) and name not in states
+    }
 
 
 def _snake_case(name: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from callbacks.evaluation import all_callbacks
 from callbacks.report.scalar_record import ScalarRecord
+from callbacks.results.files import made_by
 from commands.distributed.preflight import Facts, room
 from commands.run.checkpoints import Checkpoints, SavesLast, checkpoints_of, gradients_pending
 from commands.run.directions import check_directions, correct_restored
@@ -57,6 +60,7 @@ class Start(Callback):
         if not self.ranks.met and self.ranks.may_meet(trainer):
             self.ranks.meet(trainer, self.facts())
         facts: Facts = {"data": data_facts(trainer), "refusal": None}
+        facts["weights"] = made_by(pl_module)  # the best of a run that still trains may change
         if trainer.is_global_zero and stage == "fit":
             facts["refusal"] = _no_room(trainer, pl_module)
         self.ranks.compare("data", facts)
@@ -157,6 +161,37 @@ class Agreement:
         self._work.wait()
         self._work = None
         return int(self._number)
+
+
+class TimedValidation(Callback):
+    """``trainer.val_check_interval`` as a time: all processes validate after the same step.
+
+    Args:
+        seconds: Seconds between two validations, by the clock of any process.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self._since = seconds, 0.0
+        self._agreement: Agreement | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Create the process group; all processes come here together."""
+        if trainer.world_size > 1 and self._agreement is None:
+            self._agreement = Agreement()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to count, without a validation until then."""
+        self._since = time.monotonic()
+        trainer.val_check_batch = sys.maxsize
+
+    on_validation_end = on_train_start
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Let Lightning validate after this batch if the time is over, and the step complete."""
+        if not gradients_pending(trainer):
+            late = int(time.monotonic() - self._since >= self.seconds)
+            due = late if self._agreement is None else self._agreement.step(late)
+            trainer.val_check_batch = 1 if due else sys.maxsize
 
 
 class Stops(SavesLast):

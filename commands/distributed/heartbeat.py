@@ -1,10 +1,10 @@
 """Ranks that watch each other, so that a lost one ends the run.
 
 Each process repeatedly writes a number into the shared store and reads those of the others, in
-threads beside the training. If a number does not change for too long, or the store does not answer,
-training hangs in a collective operation until the watchdog of NCCL or gloo ends it, after ten or
-thirty minutes and without naming a process. So the process ends itself, and its launcher can start
-it again.
+threads beside the training. Without a lost process, training hangs in a collective operation until
+the watchdog of NCCL or gloo ends it, after ten or thirty minutes and without naming a process. It
+hangs, too, if no process returns from its call. So the process ends itself, and its launcher can
+start it again.
 """
 
 from __future__ import annotations
@@ -29,15 +29,19 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import ParallelStrategy
 from torch.distributed import Store  # type: ignore[attr-defined]
 
+from callbacks.evaluation import FailedElsewhereError
 from commands.distributed.preflight import Facts, differences, gather, open_store
 from commands.errors import ConfigurationError, RepeatedError, TemporaryError
 from commands.process import too_few, too_few_for_torchrun
-from commands.signals import Signals
+from commands.signals import Signals, place
 
 LOST = 75  # exit status after another process was lost: EX_TEMPFAIL, start again
 GRACE = 5.0  # seconds in which a process may still end by itself after another one failed
 TOGETHER = 2.0  # seconds within which processes fail for the same reason
 FOLDER = "lastwords"
+FAILED = "failed"  # key of the first failure in the store
+SHOWN = 8  # ranks in a message
+PATIENCE = 20  # limits that a process waits for one that computes; torch's own end is half an hour
 
 
 class Heartbeat:
@@ -47,11 +51,12 @@ class Heartbeat:
         store: A connection of its own to the shared store.
         rank: Rank of this process.
         hosts: Host names of all processes, by rank.
-        folder: The run directory, for notes of failures; None if nothing is written.
         interval: Seconds between two heartbeats.
-        limit: Seconds without a heartbeat after which a process is lost.
-        state: Returns (step, number of a received signal or 0) of this process.
-        end: Ends this process; replaced in tests.
+        limit: Seconds without a heartbeat after which a process is lost, and without a return
+            from a call after which a run hangs.
+        state: Returns of this process the ``step``, the number of a received ``signal`` or 0,
+            ``at``, the function it is in, and ``still``, the seconds since it last returned.
+        end: Ends this process, by reason and status.
     """
 
     def __init__(
@@ -59,25 +64,24 @@ class Heartbeat:
         store: Store,
         rank: int,
         hosts: list[str],
-        folder: Path | None,
         interval: float,
         limit: float,
-        state: Callable[[], tuple[int, int]],
-        end: Callable[[int], Any] = os._exit,
+        state: Callable[[], dict[str, Any]],
+        end: Callable[[str, int], Any],
     ) -> None:
-        self.store, self.rank, self.hosts, self.folder = store, rank, hosts, folder
+        self.store, self.rank, self.hosts = store, rank, hosts
         self.interval, self.limit = interval, limit
+        self._tick = min(1.0, interval / 2)
         self.state, self.end = state, end
         self.signal = 0  # received by another process
         now = time.monotonic()
-        self._beats = 0
         self._last: dict[int, dict[str, Any]] = {r: {} for r in range(len(hosts)) if r != rank}
         self._seen = dict.fromkeys(self._last, now)
         self._answered = self._connected = now
-        self._failed: dict[int, float] = {}  # when it was noticed
+        self.first: tuple[int, str, int] | None = None  # failure: its rank, reason, status
+        self._noticed = 0.0  # when
         self._connection = 0
         self._over = threading.Event()
-        self._lock = threading.Lock()
 
     # ------------------------------------------------------------------------------------- the ends
 
@@ -99,37 +103,24 @@ class Heartbeat:
         if self._over.is_set():
             return
         self._over.set()
+        if self.first is not None and self.rank > 0:
+            return  # all know, and the store may be lost
         thread = threading.Thread(target=self._send_last, args=(why, status), daemon=True)
         thread.start()
         thread.join(GRACE)  # a lost store must not block this process
 
     def _send_last(self, why: str, status: int) -> None:
-        try:
+        with contextlib.suppress(RuntimeError):  # the store is lost
             store = self.store.clone()
-            self._send(store, why, status)
+            if why != "done":
+                mine = json.dumps([self.rank, why, status])
+                self.first = json.loads(store.compare_set(FAILED, "", mine))
+            self._send(store, why)
             if self.rank == 0:  # the store may end with this process
                 deadline = time.monotonic() + (GRACE if why == "done" else TOGETHER)
-                while time.monotonic() < deadline and not self._all_left(store):
+                keys = [_key(rank) for rank in self._last]
+                while time.monotonic() < deadline and b'"here"' in b"".join(store.multi_get(keys)):
                     time.sleep(0.05)
-        except RuntimeError:  # the store is lost
-            return
-
-    def first_reports(self, why: str) -> bool:
-        """Return whether the first process ends soon for the same reason, which it reports."""
-        deadline = time.monotonic() + TOGETHER
-        try:
-            store = self.store.clone()
-            while time.monotonic() < deadline:
-                if json.loads(store.get(_key(0)))["word"] == why:
-                    return True
-                time.sleep(0.05)
-        except RuntimeError:  # the store is lost
-            pass
-        return False
-
-    def _all_left(self, store: Store) -> bool:
-        values = store.multi_get([_key(r) for r in self._last])
-        return all(json.loads(v)["word"] != "here" for v in values)
 
     # -------------------------------------------------------------------------------------- sending
 
@@ -140,24 +131,20 @@ class Heartbeat:
         threading.Thread(target=self._exchange, args=(self._connection,), daemon=True).start()
 
     def _exchange(self, connection: int) -> None:
-        try:
-            store = self.store.clone()
-            while connection == self._connection and not self._over.is_set():
-                known = self.state()[1]
-                self._send(store, "here")
-                self._receive(store.multi_get([_key(r) for r in self._last]))
-                for _ in range(max(1, round(self.interval / min(1.0, self.interval)))):
-                    if self._over.wait(min(1.0, self.interval)) or self.state()[1] != known:
-                        break  # a signal is sent at once
-        except RuntimeError:  # the watch opens another connection
-            return
+        with contextlib.suppress(RuntimeError):  # the watch opens another connection
+            store, due, known = self.store.clone(), 0.0, 0
+            while connection == self._connection and not self._over.wait(self._tick):
+                now, signal = time.monotonic(), self.state()["signal"]
+                if now >= due or signal != known:  # a signal is sent at once
+                    due, known = now + self.interval, signal
+                    self._send(store, "here")
+                    self._receive(store.multi_get([_key(rank) for rank in self._last]))
+                if store.check([FAILED]):
+                    self._noticed, self.first = now, json.loads(store.get(FAILED))
+                    return
 
-    def _send(self, store: Store, word: str, status: int = 0) -> None:
-        with self._lock:
-            self._beats += 1
-            step, number = self.state()
-            sign = {"beat": self._beats, "step": step, "signal": number, "word": word}
-            sign["status"] = status
+    def _send(self, store: Store, word: str) -> None:
+        sign = {**self.state(), "beat": time.monotonic_ns(), "word": word}
         store.set(_key(self.rank), json.dumps(sign))
 
     def _receive(self, values: list[bytes]) -> None:
@@ -168,26 +155,23 @@ class Heartbeat:
             if sign != self._last[rank]:
                 self._last[rank], self._seen[rank] = sign, now
             self.signal = self.signal or sign["signal"]
-            if sign["word"] not in ("here", "done"):
-                self._failed.setdefault(rank, now)
 
     # ------------------------------------------------------------------------------------- watching
 
     def _watch(self) -> None:
-        tick = min(1.0, self.interval / 2)
         before = time.monotonic()
-        while not self._over.wait(tick):
+        while not self._over.wait(self._tick):
             now = time.monotonic()
-            if now - before > tick + self.limit / 2:
+            if now - before > self._tick + self.limit / 2:
                 # This process itself was suspended (a laptop's lid, a debugger): read first.
                 self._seen = dict.fromkeys(self._seen, now)
                 self._answered = now
             before = now
-            found = self._judge(now)
-            if found is not None:
-                self._end(*found)
+            if found := self._judge(now, self.limit, GRACE) or self._hang():
+                self.end(*found)
                 return
-            if now - max(self._answered, self._connected) > 2 * self.interval:
+            silent = now - max(self._answered, self._connected)
+            if self.first is None and silent > 2 * self.interval:
                 self._connect()
 
     def explain(self) -> tuple[str, int] | None:
@@ -200,46 +184,48 @@ class Heartbeat:
         # read an interval after it was sent, and a busy machine may be late itself.
         deadline = time.monotonic() + 6 * self.interval
         while time.monotonic() < deadline:
-            found = self._judge(time.monotonic(), 3 * self.interval, grace=0.0)
-            if found is not None:
+            if found := self._judge(time.monotonic(), 3 * self.interval, grace=0.0):
                 return found
             time.sleep(self.interval / 10)
         return None
 
-    def _judge(
-        self, now: float, limit: float | None = None, grace: float | None = None
-    ) -> tuple[str, int] | None:
-        limit, grace = limit or self.limit, GRACE if grace is None else grace
-        for rank, since in self._failed.items():
-            if now - since > grace:
-                last = self._last[rank]
-                return f"{self._name(rank)} stopped ({last['word']})", last["status"]
+    def _judge(self, now: float, limit: float, grace: float) -> tuple[str, int] | None:
+        if self.first is not None:
+            rank, why, status = self.first
+            ended = now - self._noticed > grace
+            return (f"{self._name(rank)} stopped ({why})", status) if ended else None
         silent = now - self._answered
         if silent > limit:
             return (
                 f"no answer from the shared store (on {self.hosts[0]}) for {silent:.0f} s, so no "
                 "heartbeat of any other process"
             ), LOST
-        lost = [
-            rank
-            for rank, seen in self._seen.items()
-            if now - seen > limit and self._last[rank].get("word") != "done"
-        ]
-        if not lost:
+        gone = [rank for rank in self._present() if now - self._seen.get(rank, now) > limit]
+        if not gone:
             return None
-        names = ", ".join(self._name(rank) for rank in lost[:8])
-        more = f" and {len(lost) - 8} more" if len(lost) > 8 else ""
-        oldest = now - min(self._seen[rank] for rank in lost)
-        step = max(self._last[rank].get("step", 0) for rank in lost)
-        return f"no heartbeat of {names}{more} for {oldest:.0f} s, last at step {step}", LOST
+        oldest = now - min(self._seen[rank] for rank in gone)
+        step = max(self._last[rank].get("step", 0) for rank in gone)
+        names = _listed([self._name(rank) for rank in gone])
+        return f"no heartbeat of {names} for {oldest:.0f} s, last at step {step}", LOST
+
+    def _hang(self) -> tuple[str, int] | None:
+        signs = self._present()
+        still = [sign.get("still", 0.0) for sign in signs.values()]
+        # A process that computes, as the first one does for a metric, returns from its calls.
+        if min(still) <= self.limit and max(still) <= PATIENCE * self.limit:
+            return None
+        places = [f"{self._name(r)} in {signs[r].get('at', 'its start')}" for r in sorted(signs)]
+        return (
+            f"the processes do not meet, for {max(still):.0f} s after step {self.state()['step']}: "
+            f"{_listed(places)}; if one only takes long, raise run.lost_after_seconds"
+        ), LOST
+
+    def _present(self) -> dict[int, dict[str, Any]]:
+        signs = {self.rank: self.state(), **self._last}
+        return {rank: sign for rank, sign in signs.items() if sign.get("word") != "done"}
 
     def _name(self, rank: int) -> str:
         return f"rank {rank} (on {self.hosts[rank]})"
-
-    def _end(self, why: str, status: int) -> None:
-        self._over.set()
-        write_failure_note(self.folder, self.rank, why)
-        self.end(status)
 
 
 def write_failure_note(folder: Path | None, rank: int, why: str) -> None:
@@ -274,6 +260,11 @@ def _key(rank: int) -> str:
     return f"alive/{rank}"
 
 
+def _listed(parts: list[str]) -> str:
+    more = f" and {len(parts) - SHOWN} more" if len(parts) > SHOWN else ""
+    return ", ".join(parts[:SHOWN]) + more
+
+
 log = logging.getLogger(__name__)
 
 
@@ -293,7 +284,7 @@ class Ranks:
     ) -> None:
         self.folder, self.limit = folder, limit
         self.interval, self.lost_after = interval, lost_after
-        self.signals = Signals()
+        self.signals = Signals(self.received_signal, self._end)
         self.step = 0  # kept up to date by `Stops`
         self.rank, self.world = 0, 1
         self.met = False
@@ -341,15 +332,14 @@ class Ranks:
         config = json.dumps(facts["config"], sort_keys=True)
         self._store.set(f"config/{self.rank}", config)  # long, and only read if they differ
         facts = {**facts, "config": hashlib.sha256(config.encode()).hexdigest()[:16]}
-        everyone = self._gather("start", facts)
+        everyone = self.gather(facts, "start")
         self.met = True
         # Compared before the heartbeat starts, so that all report it and none ends another.
         self._refuse("start", everyone)
         hosts = [str(theirs["host"]) for theirs in everyone]
         self._heartbeat = Heartbeat(  # with a connection of its own
             *(self._store.clone(), self.rank, hosts),
-            *(self.folder, self.interval, self.lost_after),
-            state=lambda: (self.step, self.signals.received),
+            *(self.interval, self.lost_after, self._state, self._end),
         )
         self._heartbeat.start()
         return everyone
@@ -368,15 +358,12 @@ class Ranks:
             ConfigurationError: If facts differ, or a process refuses to continue.
             TemporaryError: If processes are missing after the time limit.
         """
-        everyone = self._gather(name, facts)
+        everyone = self.gather(facts, name)
         self._refuse(name, everyone)
         return everyone
 
-    def gather(self, facts: Facts) -> list[Facts]:
+    def gather(self, facts: Facts, name: str = "show") -> list[Facts]:
         """Return facts of all processes, by rank, which may differ."""
-        return self._gather("show", facts)
-
-    def _gather(self, name: str, facts: Facts) -> list[Facts]:
         facts = {**facts, "host": socket.gethostname()}
         if self._store is None:
             return [facts]
@@ -405,7 +392,17 @@ class Ranks:
     def received_signal(self) -> int:
         """Return the number of a signal that any process has received, as far as known; or 0."""
         others = 0 if self._heartbeat is None else self._heartbeat.signal
-        return self.signals.received or others
+        return self.signals.arrived or others
+
+    def _state(self) -> dict[str, Any]:
+        now = self.signals
+        return {"step": self.step, "signal": now.arrived, "still": now.still(), "at": place()}
+
+    def _end(self, why: str, status: int) -> None:
+        write_failure_note(self.folder if self.world > 1 else None, self.rank, why)
+        if self._heartbeat is not None:
+            self._heartbeat.leave(why, status)
+        os._exit(status)
 
     def leave(self) -> None:
         """Stop the heartbeat at the end of a command that succeeded, or that all stopped."""
@@ -423,22 +420,24 @@ class Ranks:
             The error to raise instead, if another process is the reason.
 
         Raises:
-            RepeatedError: If the first process reports the same for all.
+            RepeatedError: If another process reports the same for all.
         """
         if self.world == 1:
             return None
-        text = _plain(error)
+        text, heartbeat = _plain(error), self._heartbeat
         why, blamed = f"{type(error).__name__}: {text}", None
-        if is_broken_link(error):
-            found = None if self._heartbeat is None else self._heartbeat.explain()
+        elsewhere = isinstance(error, FailedElsewhereError)
+        if elsewhere or is_broken_link(error):
+            found = None if heartbeat is None else heartbeat.explain()
             reason, status = found or ("all other processes still send heartbeats", LOST)
-            why = f"{reason} (a connection broke: {text})"
+            why = text if elsewhere else f"{reason} (a connection broke: {text})"
             blamed = TemporaryError(why, status)
         if self.folder is not None:
             write_failure_note(self.folder, self.rank, f"{why}, last at step {self.step}")
-        if self._heartbeat is not None:
-            self._heartbeat.leave(why, status)
-            if self.folder is None and self.rank > 0 and self._heartbeat.first_reports(why):
+        if heartbeat is not None:
+            heartbeat.leave(why, status)
+            first, reason, _ = heartbeat.first or (self.rank, why, status)
+            if self.folder is None and first != self.rank and reason == why:
                 raise RepeatedError(status) from error
         return blamed
 

@@ -18,7 +18,7 @@ from jsonargparse import Namespace
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     LearningRateFinder,
@@ -39,6 +39,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 
+from commands.distributed.callbacks import TimedValidation
 from commands.errors import ConfigurationError
 from commands.lightning_internals import set_data_parallel_size
 from commands.run.checkpoints import gradients_pending
@@ -93,7 +94,8 @@ def refuse_unsupported(trainer: Namespace, callbacks: list[Any]) -> None:
 
     Raises:
         ConfigurationError: If the strategy passes the built run to its processes, a callback
-            changes what the sample order depends on, a count is not positive, or a limit negative.
+            changes what the sample order depends on or is there twice, a count is not positive, or
+            a limit negative.
     """
     for key in COUNTS:
         if isinstance(trainer[key], int | float) and trainer[key] <= 0:
@@ -115,7 +117,16 @@ def refuse_unsupported(trainer: Namespace, callbacks: list[Any]) -> None:
         raise ConfigurationError(
             f"trainer.strategy is {made!r}, but {STRATEGIES[other]}: set it to ddp or fsdp"
         )
+    states: set[str] = set()
     for callback in callbacks:
+        if type(callback).state_dict is not Callback.state_dict:
+            if callback.state_key in states:
+                raise ConfigurationError(
+                    f"trainer.callbacks has two {type(callback).__name__}, and a checkpoint holds "
+                    f"the state of one ({callback.state_key}): remove one of them; callbacks+ adds "
+                    "to those of the configuration"
+                )
+            states.add(callback.state_key)
         why = next((why for kind, why in REFUSED.items() if isinstance(callback, kind)), None)
         if why is not None:
             name = type(callback).__name__
@@ -170,29 +181,39 @@ class MaxTime(Timer):
             )
 
 
-def own_timer(trainer: Namespace, callbacks: list[Any]) -> list[Any]:
-    """Return our callback for ``trainer.max_time``, which replaces Lightning's.
+def own_timers(trainer: Namespace, callbacks: list[Any]) -> list[Any]:
+    """Return our callbacks for ``trainer.max_time`` and a timed ``trainer.val_check_interval``.
 
     Args:
-        trainer: The trainer's arguments; ``max_time`` is set to None.
+        trainer: The trainer's arguments; those that the callbacks replace are set to None.
         callbacks: Callbacks of the configuration; a ``Timer`` among them is used instead.
 
     Raises:
-        ConfigurationError: If ``max_time`` is not a positive duration.
+        ConfigurationError: If one of them is not a positive duration.
     """
-    if trainer.max_time is None or any(isinstance(callback, Timer) for callback in callbacks):
-        return []
+    made: list[Any] = []
+    if trainer.max_time is not None and not any(isinstance(c, Timer) for c in callbacks):
+        _seconds("max_time", trainer.max_time)
+        made.append(MaxTime(trainer.max_time))
+        trainer.max_time = None
+    every = trainer.val_check_interval
+    if not (every is None or isinstance(every, int | float) or trainer.fast_dev_run):
+        made.append(TimedValidation(_seconds("val_check_interval", every)))
+        trainer.val_check_interval = None
+    return made
+
+
+def _seconds(key: str, duration: Any) -> float:
     try:
-        made = MaxTime(trainer.max_time)
+        seconds = Timer(duration).time_remaining() or 0.0
     except (MisconfigurationException, TypeError):  # TypeError: a key that is not a unit of time
-        made = None
-    if made is None or (made.time_remaining() or 0.0) <= 0:
+        seconds = 0.0
+    if seconds <= 0:
         raise ConfigurationError(
-            f"trainer.max_time is {trainer.max_time}: it must be above 0, as DD:HH:MM:SS, or by "
+            f"trainer.{key} is {duration}: it must be above 0, as DD:HH:MM:SS, or by "
             "unit, as {hours: 1, minutes: 30}"
         )
-    trainer.max_time = None
-    return [made]
+    return seconds
 
 
 class ExternalEnvironment(ClusterEnvironment):

@@ -144,6 +144,7 @@ NAMES = {
     "libraries": ("the versions of libraries", "install constraints.txt on all nodes"),
     "world": ("the number of processes", "start the same number on each node"),
     "resume": ("the checkpoint", "the run directory must be on a disk shared by all nodes"),
+    "weights": ("the weights", "start again, or name a file with --ckpt_path"),
     "data": ("the training images", "all nodes must see the same files"),
 }
 PRIVATE = ("host", "refusal", "place")  # not compared

@@ -65,7 +65,7 @@ def test_what_each_process_gives(tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", ["absent", "load"])
 def test_an_error_on_one_process_is_raised_on_all(tmp_path: Path, where: str) -> None:
     assert got(tmp_path, where) == [
-        "RuntimeError: process 1 failed: ArithmeticError: a damaged file",
+        "FailedElsewhereError: a damaged file",
         "ArithmeticError: a damaged file",
     ]
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
 
 from tests.conftest import REPO
 
@@ -133,3 +138,81 @@ def test_check_has_one_verdict(tiny: Path) -> None:
     assert (first, second) == (2, 2), one + other
     assert (one + other).count("Folder.root 'none' does not exist") == 1
     assert not Path("runs").exists()
+
+
+class Leaves(Callback):
+    """Let the second process stop taking part before the fourth step.
+
+    Args:
+        way: How.
+    """
+
+    def __init__(self, way: str) -> None:
+        self.way = way
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_rank == 0 or trainer.global_step < 3:
+            return
+        if self.way == "raises":
+            raise ValueError("no more")
+        if self.way == "after SIGTERM":
+            os.kill(os.getpid(), signal.SIGTERM)
+        while self.way == "computes":
+            time.sleep(0.1)
+        time.sleep(LIMIT)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("way", "status", "reason"),
+    [
+        ("sleeps", 75, "the processes do not meet, .* in on_train_batch_start"),
+        ("computes", 75, "the processes do not meet, .* in on_train_batch_start"),
+        ("after SIGTERM", 143, "stopped by SIGTERM in "),
+        ("raises", 2, "no more"),
+    ],
+)
+def test_a_process_that_stops_taking_part(tiny: Path, way: str, status: int, reason: str) -> None:
+    leaves = json.dumps({"class_path": f"{__name__}.Leaves", "init_args": {"way": way}})
+    limits = ("--run.heartbeat_seconds", 0.5, "--run.lost_after_seconds", 2)
+    both = by_hand("fit", "--config", "tiny.yaml", *limits, "--trainer.callbacks+", leaves)
+    for got, said in both:
+        assert got == status, said
+        assert re.search(reason, said), said
+        assert "frame #" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_validations_by_time_are_those_of_both(tiny: Path) -> None:
+    """Each process asks its own clock, and one that validates alone waits for ever."""
+    every = ("--trainer.val_check_interval", "{milliseconds: 20}", "--checkpoint.keep_best", 9)
+    for status, said in by_hand("fit", "--config", "tiny.yaml", *every):
+        assert status == 0, said
+    assert json.loads(Path("runs/tiny/checkpoints/best.json").read_text())["scores"]
+
+
+RASE = {"class_path": "torchmetrics.image.RelativeAverageSpectralError"}
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_an_error_at_the_end_of_an_evaluation_is_one_for_both(
+    tiny: Path, photo_folder: Path, tmp_path: Path
+) -> None:
+    for name, size in (("a", (48, 40)), ("b", (48, 44))):
+        Image.open(photo_folder / "1.png").resize(size).save(tmp_path / f"{name}.png")
+    metric = {"metric": RASE, "per": "set", "label": "rase", "higher_is_better": False}
+    callback = {"class_path": "callbacks.TorchMetric", "init_args": metric}
+    both = by_hand(
+        *("validate", "--config", "tiny.yaml", "--model", "configs/model/bicubic.yaml"),
+        *("--data.init_args.val.photos.init_args", json.dumps({"root": str(tmp_path)})),
+        *("--trainer.callbacks+", json.dumps(callback)),
+    )
+    sentences = set()
+    for status, said in both:
+        assert status == 2, said
+        sentences |= {line for line in said.splitlines() if line.startswith("error: ")}
+    assert len(sentences) == 1
+    assert "rase of photos, 2 images: Sizes of tensors must match" in sentences.pop()

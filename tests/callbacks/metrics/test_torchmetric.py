@@ -22,6 +22,7 @@ from torchmetrics.image import (
     KernelInceptionDistance,
     LearnedPerceptualImagePatchSimilarity,
     PeakSignalNoiseRatio,
+    RootMeanSquaredErrorUsingSlidingWindow,
     SpectralDistortionIndex,
     StructuralSimilarityIndexMeasure,
     TotalVariation,
@@ -518,6 +519,14 @@ def test_images_of_differing_sizes_that_a_metric_keeps(tmp_path: Path, world: in
     metric = TorchMetric(SpectralDistortionIndex, per="set", label="d")
     with pytest.raises(Exception, match=r"d of tiny, 7 images: Sizes of tensors must match"):
         on(world, tmp_path / "one", Wide(), metric)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("world", [1, 2])
+def test_numbers_that_processes_cannot_combine(tmp_path: Path, world: int) -> None:
+    metric = TorchMetric(RootMeanSquaredErrorUsingSlidingWindow, per="set", label="rmse")
+    with pytest.raises(Exception, match="it keeps rmse_map outside its states"):
+        on(world, tmp_path / "one", Sharded(), metric)
 
 
 @pytest.mark.distributed

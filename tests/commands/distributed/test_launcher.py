@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import logging
 import re
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,18 +20,23 @@ from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
+    EarlyStopping,
     EMAWeightAveraging,
     LearningRateFinder,
+    ModelCheckpoint,
     ModelPruning,
+    Timer,
     WeightAveraging,
 )
 from lightning.pytorch.strategies import DDPStrategy
 
+from callbacks.training.ema import EMA
+from callbacks.training.guard import Guard
 from commands.distributed.launch import (
     COUNTS,
     FullySharded,
     own_strategy,
-    own_timer,
+    own_timers,
     refuse_unsupported,
 )
 from commands.errors import ConfigurationError
@@ -58,7 +67,7 @@ class Averages(EMAWeightAveraging):
 
 def of_trainer(**arguments: Any) -> Namespace:
     """Return a trainer's arguments as the command line has them."""
-    unset = dict.fromkeys((*COUNTS, "gradient_clip_val", "max_time"))
+    unset = dict.fromkeys((*COUNTS, "gradient_clip_val", "max_time", "fast_dev_run"))
     return Namespace(**{**unset, "strategy": "auto", **arguments})
 
 
@@ -76,6 +85,23 @@ def of_trainer(**arguments: Any) -> Namespace:
 def test_callbacks_that_are_refused(callback: Callback, sentence: str) -> None:
     with pytest.raises(ConfigurationError, match=sentence):
         refuse_unsupported(of_trainer(), [callback])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: EarlyStopping("val/psnr", mode="max"),
+        *(EMA, Guard, ModelCheckpoint, partial(Timer, {"hours": 1})),
+    ],
+)
+def test_a_callback_that_is_there_twice(make: Callable[[], Callback]) -> None:
+    one, other = make(), make()
+    with pytest.raises(ConfigurationError, match=f"two {type(one).__name__}, .* remove one"):
+        refuse_unsupported(of_trainer(), [one, other])
+
+
+def test_two_callbacks_of_a_class_with_different_states() -> None:
+    refuse_unsupported(of_trainer(), [EarlyStopping("val/psnr"), EarlyStopping("val/ssim")])
 
 
 @pytest.mark.parametrize(
@@ -279,10 +305,23 @@ def test_a_timer_of_ones_own_counts_all_starts_and_says_so(
 SAID = "it must be above 0, as DD:HH:MM:SS"
 
 
+@pytest.mark.parametrize("key", ["max_time", "val_check_interval"])
 @pytest.mark.parametrize("given", ["00:00:00:00", "12", "01:00", {"second": 1}, {"seconds": 0}])
-def test_no_time_at_all(given: Any) -> None:
-    with pytest.raises(ConfigurationError, match=re.escape(f"max_time is {given}: {SAID}")):
-        own_timer(of_trainer(max_time=given), [])
+def test_no_time_at_all(key: str, given: Any) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(f"{key} is {given}: {SAID}")):
+        own_timers(of_trainer(**{key: given}), [])
+
+
+def test_a_validation_by_time(
+    tiny: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second a step: after every third one, as long as no accumulation is unfinished."""
+    clock = SimpleNamespace(monotonic=itertools.count(0.0, 1.0).__next__)
+    monkeypatch.setattr("commands.distributed.callbacks.time", clock)
+    every = ("--trainer.val_check_interval", "00:00:00:02", "--trainer.accumulate_grad_batches", 2)
+    enlarger(*FIT, *every, "--checkpoint.keep_best", 9)
+    scores = json.loads(Path("runs/tiny/checkpoints/best.json").read_text())["scores"]
+    assert list(scores) == [f"step-{step:09d}.ckpt" for step in (2, 4, 6, 8, 10, 12)]
 
 
 def test_no_time_at_all_is_refused(tiny: Path, refusal: Callable[..., str]) -> None:

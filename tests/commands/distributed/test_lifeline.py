@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch.distributed as dist
@@ -28,14 +29,14 @@ pytestmark = pytest.mark.timing
 
 
 class Ends:
-    """Replaces `os._exit`."""
+    """Ends nothing, and keeps why."""
 
     def __init__(self) -> None:
-        self.status: int | None = None
+        self.why, self.status = "", -1
         self.done = threading.Event()
 
-    def __call__(self, status: int) -> None:
-        self.status = status
+    def __call__(self, why: str, status: int) -> None:
+        self.why, self.status = why, status
         self.done.set()
 
 
@@ -49,18 +50,21 @@ def server() -> dist.TCPStore:
 class Process:
     """One of three processes."""
 
-    def __init__(self, server: dist.TCPStore, rank: int, folder: Path) -> None:
+    def __init__(self, server: dist.TCPStore, rank: int) -> None:
         self.ends, self.signal, self.step = Ends(), 0, 10 * (rank + 1)
+        self.still = 0.0
         self.line = Heartbeat(
-            *(server.clone(), rank, ["a", "b", "c"], folder, BEAT, LIMIT),
-            state=lambda: (self.step, self.signal),
-            end=self.ends,
+            *(server.clone(), rank, ["a", "b", "c"], BEAT, LIMIT, self.state), end=self.ends
         )
+
+    def state(self) -> dict[str, Any]:
+        at = f"work{self.line.rank}"
+        return {"step": self.step, "signal": self.signal, "still": self.still, "at": at}
 
 
 @pytest.fixture
-def three(server: dist.TCPStore, tmp_path: Path) -> Iterator[list[Process]]:
-    processes = [Process(server, rank, tmp_path) for rank in range(3)]
+def three(server: dist.TCPStore) -> Iterator[list[Process]]:
+    processes = [Process(server, rank) for rank in range(3)]
     for process in processes:
         process.line.start()
     yield processes
@@ -77,14 +81,13 @@ def test_nobody_ends_who_sees_the_others(three: list[Process]) -> None:
     assert not any(process.ends.done.is_set() for process in three)
 
 
-def test_a_silent_process_ends_the_others(three: list[Process], tmp_path: Path) -> None:
+def test_a_silent_process_ends_the_others(three: list[Process]) -> None:
     three[1].line._over.set()  # as after SIGKILL
     for rank in (0, 2):
         assert three[rank].ends.done.wait(PATIENCE)
         assert three[rank].ends.status == LOST == 75
-        said = words(tmp_path, rank)
-        assert re.search(r"no heartbeat of rank 1 \(on b\) for \d+ s, last at step 20: stop", said)
-    assert "rank 2" not in words(tmp_path, 0).partition("no heartbeat of")[2]
+        said = three[rank].ends.why
+        assert re.fullmatch(r"no heartbeat of rank 1 \(on b\) for \d+ s, last at step 20", said)
 
 
 def test_a_process_that_took_leave_is_not_missed(three: list[Process]) -> None:
@@ -94,12 +97,38 @@ def test_a_process_that_took_leave_is_not_missed(three: list[Process]) -> None:
 
 
 def test_a_process_that_failed_is_named_with_its_error(
-    three: list[Process], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    three: list[Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("commands.distributed.heartbeat.GRACE", 0.1)
-    three[2].line.leave("ValueError: no such thing")
+    three[2].line.leave("ValueError: no such thing", status=2)
     assert three[0].ends.done.wait(PATIENCE)
-    assert "rank 2 (on c) stopped (ValueError: no such thing)" in words(tmp_path, 0)
+    assert three[0].ends.why == "rank 2 (on c) stopped (ValueError: no such thing)"
+    assert three[0].ends.status == 2
+
+
+def test_the_first_failure_is_the_reason_of_those_that_follow(three: list[Process]) -> None:
+    three[2].line.leave("ValueError: no such thing", status=2)
+    three[1].line.leave("RuntimeError: a connection broke", status=75)
+    assert three[1].line.first == [2, "ValueError: no such thing", 2]
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_processes_that_wait_for_each_other_end(three: list[Process], left: bool) -> None:
+    for process in three[:2]:
+        process.still = 2 * LIMIT
+    assert not three[0].ends.done.wait(2 * LIMIT)  # the third one computes
+    if left:
+        three[2].line.leave()
+    three[2].still = 2 * LIMIT
+    for process in three[:2]:
+        assert process.ends.done.wait(PATIENCE)
+        assert process.ends.status == LOST
+        assert "rank 0 (on a) in work0, rank 1 (on b) in work1" in process.ends.why
+
+
+def test_a_process_that_computes_is_not_waited_for_for_ever(three: list[Process]) -> None:
+    three[1].still = 100 * LIMIT
+    assert three[0].ends.done.wait(PATIENCE)
 
 
 def test_a_signal_is_heard_by_all(three: list[Process]) -> None:
@@ -110,7 +139,7 @@ def test_a_signal_is_heard_by_all(three: list[Process]) -> None:
         time.sleep(0.01)
 
 
-def test_a_store_that_is_gone(tmp_path: Path) -> None:
+def test_a_store_that_is_gone() -> None:
     server = dist.TCPStore(
         "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=5)
     )
@@ -118,13 +147,14 @@ def test_a_store_that_is_gone(tmp_path: Path) -> None:
         *("127.0.0.1", server.port), is_master=False, wait_for_workers=False,
         timeout=timedelta(seconds=1),
     )  # fmt: skip
-    process = Process(client, 1, tmp_path)
-    server.set("alive/0", json.dumps({"beat": 1, "step": 3, "signal": 0, "word": "done"}))
-    server.set("alive/2", json.dumps({"beat": 1, "step": 3, "signal": 0, "word": "done"}))
+    process = Process(client, 1)
+    sign = {"beat": 1, "step": 3, "signal": 0, "word": "done"}
+    server.set("alive/0", json.dumps(sign))
+    server.set("alive/2", json.dumps(sign))
     process.line.start()
     del server
     assert process.ends.done.wait(PATIENCE)
-    assert "no answer from the shared store (on a)" in words(tmp_path, 1)
+    assert "no answer from the shared store (on a)" in process.ends.why
 
 
 def test_a_pause_of_the_process_itself_is_not_held_against_the_others(
