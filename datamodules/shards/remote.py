@@ -18,6 +18,8 @@ from typing import IO, Any, TypeVar, cast
 import fsspec
 from fsspec.asyn import AsyncFileSystem, sync
 
+from files.own_modules import own_environment
+
 log = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -459,7 +461,9 @@ async def _request(system: Any, url: str, options: dict[str, Any]) -> tuple[Any,
 
 
 def _pipe_blocks(command: str) -> Iterator[bytes]:
-    with subprocess.Popen(command, shell=True, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command, shell=True, stdout=subprocess.PIPE, env=own_environment()
+    ) as process:
         output = cast(IO[bytes], process.stdout)
         yield from iter(lambda: output.read(CHUNK), b"")
     if process.returncode:
