@@ -9,9 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from files.locks import locked, unlock
-from files.owned import remove_file
+from files.owned import remove_empty, remove_file
 
-HOLDER = ".lock"  # the file in the folder that names the process which holds its lock
+HOLDER = ".enlarger.lock"  # the file in the folder that names the process which holds its lock
 _HELD: set[int] = set()  # descriptors of this process
 
 
@@ -63,7 +63,7 @@ class FolderLock:
             if os.path.samestat(os.fstat(self._descriptor), self._at.stat()):
                 remove_file(self.folder / HOLDER)
                 if self._made:
-                    self.folder.rmdir()  # fails if it holds anything
+                    remove_empty(self.folder)
         self._free()
 
     def holder(self) -> str:

@@ -25,11 +25,10 @@ from commands.run.files import (
     is_whole,
     list_checkpoints,
     newest_whole,
-    remove_unfinished,
 )
 from files.class_path import name_the_same
 from files.folder_lock import HOLDER, FolderLock
-from files.owned import move_aside, remove_file
+from files.owned import NotOursError, move_aside, refuse_foreign, remove_file, remove_unfinished
 from files.paths import expand_path
 from files.yaml_loader import plain_yaml
 
@@ -109,6 +108,10 @@ FREE = (
 # Groups in each config.yaml of a run.
 WRITTEN = {"seed_everything", "trainer", "model", "data", "run", "checkpoint"}
 WRITE = ("fit", "check", "validate", "test")  # commands that need a writable run directory
+FIXED = (  # files that they write there
+    *("report.html", "report/scalars.jsonl", "report/images.json", f"{FOLDER}/best.json"),
+    *("results.json", "results.csv", "results_protocols.csv", "images.json"),
+)
 GROWING = ("trainer.max_steps", "trainer.max_epochs")  # may only become larger
 
 
@@ -231,11 +234,17 @@ class RunDirectory:
             command: Name of the command; some write elsewhere.
 
         Raises:
-            ConfigurationError: If the path is not a writable folder.
+            ConfigurationError: If the path is not a writable folder, or has files of the names of
+                ours that another program wrote.
         """
         problem = why_no_folder(self.path, to_write=True)
         if command == "fit":  # which would find it only when the first checkpoint is due
             problem = problem or why_no_folder(self.checkpoints, to_write=True)
+        for name in FIXED if command in WRITE and not problem else ():
+            try:
+                refuse_foreign(self.path / name)
+            except (NotOursError, OSError) as error:
+                raise ConfigurationError(f"{error}, or set another run.root or run.name") from error
         if command in WRITE and problem:
             raise ConfigurationError(
                 f"the run cannot be written to {self.path}: {problem}; set another run.root or "
@@ -255,7 +264,7 @@ class RunDirectory:
             TemporaryError: If another process trains here.
         """
         with alone_in(self.path) as self._lock:
-            remove_unfinished(self.path)
+            remove_unfinished(self.path, deep=True)
             yield
 
     def move_aside(self) -> None:
