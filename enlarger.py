@@ -20,7 +20,6 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 
@@ -55,6 +54,7 @@ from degradations.bicubic import resize
 from degradations.draws import seed_of
 from degradations.tools.configure import degradation_of
 from files.colours import GREY, fitted
+from files.own_modules import import_own
 from files.paths import read_text
 from files.yaml_loader import plain_yaml, strict_loader
 from lightning_modules.base import ImageModel, SuperResolver
@@ -437,7 +437,7 @@ def _enlarges(config: Path) -> bool:
         return False
     try:
         module, _, name = plain_yaml(read_text(config))["model"]["class_path"].rpartition(".")
-        return issubclass(getattr(import_module(module), name), SuperResolver)
+        return issubclass(getattr(import_own(module), name), SuperResolver)
     except Exception as error:  # another program's file; a class of yours may raise anything
         log.debug("%s is left out: %r", config, error)
         return False

@@ -12,10 +12,18 @@ ROOT = Path(__file__).resolve().parent
 
 
 def _set_paths() -> None:
-    # Ours first, so that an installed package of the same name never wins; the working directory
-    # last, so that a user's classes are found there and never shadow ours.
-    first, last = str(ROOT), _working_directory()
-    sys.path[:] = [first, *(p for p in sys.path if p not in (first, "")), last]
+    # Ours first, so that an installed package of the same name never wins. The working directory
+    # is removed, which Python also adds for an empty part of PYTHONPATH: a user's classes are found
+    # there without it.
+    ours, here = str(ROOT), _working_directory()
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    removed = {ours, "", *([here] if "" in given and here not in given else [])}
+    sys.path[:] = [ours, *(path for path in sys.path if path not in removed)]
+    from files.own_modules import OWN, start_safely
+
+    OWN.folder = here
+    if __name__ == "__main__":
+        start_safely()
 
 
 def _working_directory() -> str:

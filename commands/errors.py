@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import importlib
 import importlib.util
 import inspect
 import itertools
@@ -18,6 +17,7 @@ from typing import Any
 
 from commands.names import ABOUT
 from commands.options import SOURCES, options, public_names
+from files.own_modules import import_own
 from files.paths import CONFIGURATIONS, IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -565,7 +565,7 @@ def _unknown_class(leaf: str, where: str, class_path: str | None, lines: list[st
     if missing is not None and " attribute " in missing:  # of a room's public names
         module, _, name = missing.partition(" attribute ")
         path = class_path or _given(lines) or name
-        public = [f"{module}.{known}" for known in dir(importlib.import_module(module))]
+        public = [f"{module}.{known}" for known in dir(import_own(module))]
         near = did_you_mean(f"{module}.{path.rpartition('.')[2]}", public)
         return f"{where}: {module} has no {name!r}{near}"
     if leaf.startswith("cannot import name '"):
@@ -626,8 +626,8 @@ def _no_module(module: str, leaf: str, where: str, class_path: str | None) -> st
 def hidden(module: str) -> str:
     """Return which module is imported instead of the user's file of the same name.
 
-    The working directory comes last in the search for modules, so that it never replaces a module
-    that Enlarger needs.
+    The working directory is searched last, so that a user's file never replaces a module that
+    Enlarger needs.
 
     Args:
         module: The module, or the path of a class in it.
@@ -791,7 +791,7 @@ def _given(lines: list[str]) -> str:
 def _import(class_path: str) -> object:
     module, _, name = class_path.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), name, None)
+        return getattr(import_own(module), name, None)
     except ImportError:
         return None
 
@@ -836,7 +836,7 @@ def _fields(class_path: str, name: str) -> list[str]:
 def _members(module: str) -> list[str]:
     # Classes of a file, or files of a folder.
     try:
-        found = importlib.import_module(module)
+        found = import_own(module)
     except ImportError:
         return []
     files = [info.name for info in pkgutil.iter_modules(getattr(found, "__path__", []))]

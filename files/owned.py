@@ -6,6 +6,8 @@ rooms and fails if another module does.
 - A file is written under a hidden name beside its path, synced, and moved (``whole_file``).
 - A folder is written the same way (``whole_folder``). Until it is moved it belongs to this process,
   and is deleted with its contents on failure.
+- Both are locked until they are moved. What a killed process left is not locked, and is deleted
+  when the next one first writes to its folder.
 - Any other folder is deleted only if the names of all its files are those of this program
   (``remove_folder``). A single foreign file or link prevents it.
 """
@@ -13,6 +15,7 @@ rooms and fails if another module does.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import os
 import re
@@ -25,7 +28,13 @@ from typing import BinaryIO
 
 import xxhash
 
+from files.locks import locked, unlock
+from files.marks import is_foreign
+
 UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.[0-9a-f]{8}\.tmp")  # names made by `hidden`
+
+ABANDONED = 24 * 3600.0  # seconds without a change, on a disk without locks
+_CLEARED: set[str] = set()  # folders without leftovers of earlier processes
 
 Known = Callable[[str], bool]  # whether a path below a folder is a file of this program
 
@@ -50,12 +59,6 @@ def parts_folder(path: Path) -> Path:
     return path.with_name(f".{_short(path)}.parts")
 
 
-def leftovers(path: Path) -> list[Path]:
-    """Return the hidden files of a path that killed processes left behind."""
-    found = path.parent.glob(f".{_short(path)}.*.tmp")
-    return sorted(left for left in found if UNFINISHED.fullmatch(left.name))
-
-
 def _short(path: Path) -> str:
     # A hash, because the longest valid names leave no room for more characters.
     return xxhash.xxh3_64_hexdigest(os.fsencode(path.name))
@@ -77,21 +80,43 @@ def whole_file(path: Path, before: Callable[[], None] | None = None) -> Iterator
 
     Raises:
         IsADirectoryError: ``path`` is a folder.
+        NotOursError: As for ``refuse_foreign``.
         OSError: The file cannot be written.
     """
     refuse_folder(path)
+    refuse_foreign(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = hidden(path)
+    if str(path.parent) not in _CLEARED:
+        remove_unfinished(path.parent)
+        _CLEARED.add(str(path.parent))
+    with _naming(path):
+        file = _begun(path)
+    beside = Path(file.name)
     try:
-        with _naming(path), beside.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())  # a power cut must not leave the name without the content
-        if before is not None:
-            before()
-        put_in_place(beside, path)
+        with file:
+            with _naming(path):
+                yield file
+                file.flush()
+                os.fsync(file.fileno())  # a power cut must not leave the name without the content
+            if before is not None:
+                before()
+            put_in_place(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _begun(path: Path) -> BinaryIO:
+    while True:
+        file = hidden(path).open("xb")
+        _lock(file.fileno())
+        if os.path.exists(file.name):  # else it was taken for a leftover, before it was locked
+            return file
+        file.close()
+
+
+def _lock(descriptor: int) -> None:
+    with contextlib.suppress(OSError):  # a disk without locks
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -101,12 +126,15 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 @contextlib.contextmanager
-def whole_folder(path: Path, before: Callable[[], None] | None = None) -> Iterator[Path]:
+def whole_folder(
+    path: Path, before: Callable[[], None] | None = None, known: Known = lambda name: False
+) -> Iterator[Path]:
     """Make a folder that appears at ``path`` when complete.
 
     Args:
         path: The folder. At the end it must be missing or empty.
         before: Called when all is written, before it appears at ``path``.
+        known: As in ``foreign``, for what a killed process left.
 
     Yields:
         The temporary folder to write to.
@@ -114,16 +142,37 @@ def whole_folder(path: Path, before: Callable[[], None] | None = None) -> Iterat
     Raises:
         OSError: ``path`` exists and is not an empty folder, or the disk fails.
     """
-    beside = hidden(path)
-    beside.mkdir(parents=True)  # fails if it exists, so it belongs to this process
-    try:
+    with unfinished_folder(path, known) as beside:
         yield beside
         if before is not None:
             before()
         os.replace(beside, path)
+
+
+@contextlib.contextmanager
+def unfinished_folder(path: Path, known: Known) -> Iterator[Path]:
+    """Make a hidden folder beside ``path``, which is deleted at the end.
+
+    Args:
+        path: What it is for.
+        known: As in ``foreign``, for what a killed process left.
+
+    Yields:
+        The folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path, known)
+    beside = hidden(path)
+    beside.mkdir()  # fails if it exists, so it belongs to this process
+    descriptor = os.open(beside, os.O_RDONLY)
+    _lock(descriptor)
+    beside.mkdir(exist_ok=True)  # it was taken for a leftover, before it was locked
+    try:
+        yield beside
     finally:
         if os.path.lexists(beside):
             shutil.rmtree(beside, ignore_errors=True)
+        os.close(descriptor)
 
 
 def put_in_place(part: Path, path: Path) -> None:
@@ -149,6 +198,18 @@ def refuse_folder(path: Path) -> None:
     if path.is_dir():
         raise IsADirectoryError(
             f"{path} is a folder, but a file must be written there: move it away"
+        )
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raise if a file that this program writes under a fixed name exists and is a user's.
+
+    Raises:
+        NotOursError: It is.
+    """
+    if is_foreign(path):
+        raise NotOursError(
+            f"{path} exists, and Enlarger did not write it, but would replace it: move it away"
         )
 
 
@@ -180,10 +241,11 @@ def remove_file(path: Path) -> None:
     """Delete a file that this program wrote, if it exists; a link is deleted, not its target.
 
     Raises:
-        NotOursError: It is a folder.
+        NotOursError: It is a folder, or as for ``refuse_foreign``.
     """
     if path.is_dir() and not path.is_symlink():
         raise NotOursError(f"{path} is a folder, but only a file of that name would be deleted")
+    refuse_foreign(path)
     path.unlink(missing_ok=True)
 
 
@@ -237,19 +299,61 @@ def remove_folder(folder: Path, known: Known) -> None:
     os.rmdir(aside)
 
 
-def remove_leftovers(path: Path, known: Known = lambda name: False) -> None:
-    """Delete unfinished files and folders of killed processes beside a path.
+def remove_unfinished(folder: Path, deep: bool = False) -> None:
+    """Delete the unfinished files that killed processes left in a folder.
 
     Args:
-        path: The file or folder that was being written.
-        known: As in ``foreign``, for a folder.
+        folder: The folder.
+        deep: Also in the folders below.
     """
-    for left in leftovers(path):
-        if left.is_symlink() or not left.is_dir():
-            remove_file(left)
-        else:
-            with contextlib.suppress(NotOursError):  # it contains something else: keep it
-                remove_folder(left, lambda name: known(name) or _is_unfinished(name))
+    for at, below, names in os.walk(folder):
+        for left in (Path(at, name) for name in names if _is_unfinished(name)):
+            if left.is_file() and not left.is_symlink():
+                _remove_abandoned(left, remove_file)
+        if not deep:
+            below.clear()
+
+
+def remove_leftovers(path: Path, known: Known) -> None:
+    """Delete the unfinished folders of a path that killed processes left.
+
+    Args:
+        path: The folder that was being written.
+        known: As in ``foreign``.
+    """
+
+    def remove(left: Path) -> None:
+        with contextlib.suppress(NotOursError):  # it contains something else: keep it
+            remove_folder(left, lambda name: known(name) or _is_unfinished(name))
+
+    for left in sorted(path.parent.glob(f".{_short(path)}.*.tmp")):
+        if _is_unfinished(left.name) and left.is_dir() and not left.is_symlink():
+            _remove_abandoned(left, remove)
+
+
+def _remove_abandoned(path: Path, remove: Callable[[Path], None]) -> None:
+    """Remove an unfinished file or folder to which no process writes; errors keep it."""
+    with contextlib.suppress(OSError):  # it is gone meanwhile, or another user's
+        try:
+            descriptor = locked(path)
+        except OSError:  # a disk without locks
+            if time.time() - path.stat().st_mtime > ABANDONED:
+                remove(path)
+            return
+        if descriptor is not None:
+            try:
+                remove(path)
+            finally:
+                unlock(descriptor)
+
+
+def remove_empty(folder: Path) -> None:
+    """Delete an empty folder that this program made.
+
+    Raises:
+        OSError: It is not empty.
+    """
+    folder.rmdir()
 
 
 def _is_unfinished(name: str) -> bool:

@@ -184,12 +184,10 @@ def tiny(tmp_path: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def enlarger() -> Generator[Callable[..., None]]:
+def enlarger() -> Callable[..., None]:
     """`main.py` in this process: `enlarger("fit", "--config", ...)`."""
-    path = list(sys.path)  # a command adds its folder, in which later imports would look, too
 
     def run(*args: object) -> None:
         main.main([str(arg) for arg in args])
 
-    yield run
-    sys.path[:] = path
+    return run

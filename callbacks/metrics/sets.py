@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
 import json
 import logging
 import math
@@ -64,6 +63,7 @@ from degradations.base import ieee_float32
 from degradations.bicubic import resize
 from degradations.draws import CODING
 from files.class_path import class_path
+from files.own_modules import import_own
 from files.owned import whole_file, write_whole
 from files.paths import expand_path
 
@@ -488,7 +488,7 @@ def _made(class_path: str, settings: Sequence[str]) -> SetMetric:
 
     module, _, name = class_path.rpartition(".")
     try:
-        kind = getattr(importlib.import_module(module), name)
+        kind = getattr(import_own(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
             f"--metric is {class_path!r}, which cannot be imported: {error}"

@@ -31,7 +31,6 @@ from files.owned import (
     foreign,
     remove_file,
     remove_folder,
-    remove_leftovers,
     whole_file,
     whole_folder,
     write_whole,
@@ -504,8 +503,7 @@ def write_clip(
     """
     kind, fps = video
     film = None if kind is None else encode_video(frames, kind, fps)
-    remove_leftovers(folder, frames_of(None))  # by a killed run
-    with whole_folder(folder, before) as beside:
+    with whole_folder(folder, before, frames_of(None)) as beside:
         if kind is not None:  # raise for a name too long before anything is in its place
             with contextlib.suppress(FileNotFoundError):
                 video_of(folder, kind).stat()

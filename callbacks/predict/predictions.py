@@ -18,6 +18,7 @@ import xxhash
 from torch import Tensor, nn
 
 from callbacks.predict.files import exists
+from files.owned import refuse_foreign
 from files.paths import PREDICTIONS, open_regular
 
 NAME = PREDICTIONS
@@ -135,11 +136,12 @@ class Predictions:
         seed: Seed of a stochastic method's noise in this run.
 
     Raises:
-        ValueError: If its path is a folder.
+        ValueError: If its path is a folder, or a file that this program did not write.
     """
 
     def __init__(self, folder: Path, made: RunProperties, seed: int = 0) -> None:
         self.path = folder / NAME
+        refuse_foreign(self.path)
         self.made, self.seed = made, seed
         self._now = _compared(made)
         self._ways: list[Options] = []  # in which the images of the lines were made

@@ -8,6 +8,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, get_args
@@ -65,8 +66,9 @@ from callbacks.predict.videos import (
     remove_parts,
 )
 from files.class_path import class_path
+from files.folder_lock import FolderLock
 from files.method import method_of
-from files.owned import foreign, remove_file
+from files.owned import foreign, refuse_foreign, remove_file
 from files.paths import expand_path, size_and_time
 from files.video import VideoFrame
 
@@ -267,6 +269,7 @@ class Writer(Callback):
         self._lost_videos: dict[str, _Lost] = {}  # by key, of this process
         self._abandon: Callable[[str], None] = _no_more  # ask for no more of its frames
         self._abandoned: set[str] = set()
+        self._lock: FolderLock | None = None  # of the folder
 
     # ------------------------------------------------------------------------- Lightning's hooks
 
@@ -291,6 +294,8 @@ class Writer(Callback):
         self._shared = trainer.world_size > 1 and not method_of(pl_module).tiles_are_shared
         self._root = self.output_folder(trainer)
         check_folder(self._root)
+        if self.page:
+            refuse_foreign(self._root / PAGE)
         datamodule: Any = getattr(trainer, "datamodule", None)
         self._of_clips = getattr(datamodule, "predict_frames", None) is not None
         known = hasattr(datamodule, "predict_keys")  # else a plain DataLoader: each batch has them
@@ -321,6 +326,19 @@ class Writer(Callback):
                 self._abandon = datamodule.abandon_in_predict
             self._continued = self._begun(targets, done, trainer.is_global_zero)
             datamodule.continue_in_predict(self._continued)
+        if trainer.is_global_zero and len(done) < len(keys):
+            self._lock = self._locked()
+
+    def _locked(self) -> FolderLock:
+        """Lock the folder; warn if another command writes to it."""
+        lock = FolderLock(self._root)
+        with suppress(OSError):  # a disk without locks
+            if not lock.acquire():
+                log.warning(
+                    "%s is being written by %s: outputs that both commands make are made twice",
+                    *(self._root, lock.holder()),
+                )
+        return lock
 
     def on_predict_batch_start(
         self,
@@ -797,3 +815,5 @@ class Writer(Callback):
             self._pool.shutdown(cancel_futures=True)
         self._pool = None
         self._pending.clear()
+        if self._lock is not None:
+            self._lock.release()

@@ -18,6 +18,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.results.files import storable
+from files.owned import refuse_foreign
 
 log = logging.getLogger(__name__)
 FILE = Path("report", "scalars.jsonl")
@@ -114,6 +115,7 @@ def _forget_after(step: int, found: dict[str, dict[int, float]]) -> None:
 
 
 def _opened(path: Path) -> TextIOWrapper:
+    refuse_foreign(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a+b")
     # Ends a truncated line.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import os
 import pathlib
@@ -36,6 +35,7 @@ from commands.arguments.saved_config import is_mere_default
 from commands.errors import ConfigurationError, readable
 from commands.names import ABOUT, TOOLS
 from files import paths
+from files.own_modules import import_own
 from files.yaml_loader import (
     NO_CONFIGURATION,
     is_configuration,
@@ -379,7 +379,7 @@ def _default(config: Namespace, key: str) -> Any:
     group, _, name = key.partition(".init_args.")
     module, _, cls = str(config.get(f"{group}.class_path")).rpartition(".")
     try:
-        parameters = inspect.signature(getattr(importlib.import_module(module), cls)).parameters
+        parameters = inspect.signature(getattr(import_own(module), cls)).parameters
     except (ImportError, AttributeError, ValueError):
         return None
     default = parameters[name].default if name in parameters else None

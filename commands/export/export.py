@@ -200,7 +200,7 @@ def export(model: ImageModel, options: ExportOptions, origin: Origin) -> None:
     out = Path(expand_path(given, "export.out")) if given else origin.run / "export"
     model.eval().requires_grad_(False)
     _check(model, options, out)
-    with whole_folder(out, before=partial(_remove, out)) as beside:
+    with whole_folder(out, partial(_remove, out), _written_here) as beside:
         lines = _write(model, options, origin, beside)
     for line in lines:
         log.info("%s", line)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from zipfile import is_zipfile
 
 import yaml
-from filelock import FileLock, Timeout
 from jsonargparse import Namespace
 
 from callbacks.predict.files import why_no_folder
@@ -27,10 +25,10 @@ from commands.run.files import (
     is_whole,
     list_checkpoints,
     newest_whole,
-    remove_unfinished,
 )
 from files.class_path import name_the_same
-from files.owned import move_aside, remove_file
+from files.folder_lock import HOLDER, FolderLock
+from files.owned import NotOursError, move_aside, refuse_foreign, remove_file, remove_unfinished
 from files.paths import expand_path
 from files.yaml_loader import plain_yaml
 
@@ -40,17 +38,11 @@ SILENT_SECONDS = 1.0  # of them, before the log names the holder
 POLL_SECONDS = 0.2
 
 
-def lock_of(run: Path) -> Path:
-    """Return the lock of a run: beside its directory, which ``run.overwrite`` renames."""
-    return run.with_name(f".{run.name}.lock")
-
-
 @contextmanager
-def alone_in(run: Path) -> Iterator[None]:
-    """Hold the lock of a run, which the kernel frees when this process ends, however it ends.
+def alone_in(run: Path) -> Iterator[FolderLock]:
+    """Hold the lock of a run.
 
-    A forked worker does not keep it. On a disk without locks, the run continues without one, after
-    a warning.
+    On a disk without locks, the run continues without one, after a warning.
 
     Args:
         run: The run directory; it need not exist.
@@ -58,49 +50,37 @@ def alone_in(run: Path) -> Iterator[None]:
     Raises:
         TemporaryError: Another process holds the lock.
     """
-    path = lock_of(run)
-    lock = FileLock(path, fallback_to_soft=False)
+    lock = FolderLock(run)
     try:
-        _acquire(lock, run)
-        holder = {"host": socket.gethostname(), "pid": os.getpid()}
-        with suppress(OSError):  # a full disk: the lock holds all the same
-            path.write_text(json.dumps(holder), encoding="utf-8")
+        _acquire(lock)
     except OSError as error:
         log.warning(
             "%s cannot be locked (%s): nothing prevents a second fit of this run from writing to "
             "the same folder",
-            *(path, error),
+            *(run, error),
         )
     try:
-        yield
+        yield lock
     finally:
-        if lock.is_locked:  # false in a forked child
-            remove_file(path)  # while it is held: it cannot be another process's
-            lock.release()
+        lock.release()
 
 
-def _acquire(lock: FileLock, run: Path) -> None:
-    path = Path(lock.lock_file)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(Timeout):
-        lock.acquire(min(SILENT_SECONDS, LOCK_SECONDS), poll_interval=POLL_SECONDS)
-        return
-    log.info("the run in %s is locked by %s; waiting for it to end", run, _holder(path))
-    try:
-        lock.acquire(max(LOCK_SECONDS - SILENT_SECONDS, 0.0), poll_interval=POLL_SECONDS)
-    except Timeout:
-        raise TemporaryError(
-            f"the run in {run} is being trained by {_holder(path)}: wait until it ends or stop it, "
-            "or choose another name (--run.name NAME)"
-        ) from None
-
-
-def _holder(path: Path) -> str:
-    try:
-        holder = json.loads(path.read_text(encoding="utf-8"))
-        return f"process {holder['pid']} on {holder['host']}"
-    except (OSError, ValueError, KeyError, TypeError):  # it is being written
-        return "another process"
+def _acquire(lock: FolderLock) -> None:
+    begun = time.monotonic()
+    said = False
+    while not lock.acquire():
+        waited = time.monotonic() - begun
+        if waited >= LOCK_SECONDS:
+            raise TemporaryError(
+                f"the run in {lock.folder} is being trained by {lock.holder()}: wait until it ends "
+                "or stop it, or choose another name (--run.name NAME)"
+            )
+        if waited >= SILENT_SECONDS and not said:
+            said = True
+            log.info(
+                "the run in %s is locked by %s; waiting for it to end", lock.folder, lock.holder()
+            )
+        time.sleep(POLL_SECONDS)
 
 
 # Keys that may differ when a run is resumed: they change neither weights nor results.
@@ -128,6 +108,10 @@ FREE = (
 # Groups in each config.yaml of a run.
 WRITTEN = {"seed_everything", "trainer", "model", "data", "run", "checkpoint"}
 WRITE = ("fit", "check", "validate", "test")  # commands that need a writable run directory
+FIXED = (  # files that they write there
+    *("report.html", "report/scalars.jsonl", "report/images.json", f"{FOLDER}/best.json"),
+    *("results.json", "results.csv", "results_protocols.csv", "images.json"),
+)
 GROWING = ("trainer.max_steps", "trainer.max_epochs")  # may only become larger
 
 
@@ -241,6 +225,7 @@ class RunDirectory:
         self.path = path
         self.checkpoints = path / FOLDER
         self.config_file = path / "config.yaml"
+        self._lock: FolderLock | None = None
 
     def check_place(self, command: str) -> None:
         """Raise if the run cannot be written, before any work.
@@ -249,11 +234,17 @@ class RunDirectory:
             command: Name of the command; some write elsewhere.
 
         Raises:
-            ConfigurationError: If the path is not a writable folder.
+            ConfigurationError: If the path is not a writable folder, or has files of the names of
+                ours that another program wrote.
         """
         problem = why_no_folder(self.path, to_write=True)
         if command == "fit":  # which would find it only when the first checkpoint is due
             problem = problem or why_no_folder(self.checkpoints, to_write=True)
+        for name in FIXED if command in WRITE and not problem else ():
+            try:
+                refuse_foreign(self.path / name)
+            except (NotOursError, OSError) as error:
+                raise ConfigurationError(f"{error}, or set another run.root or run.name") from error
         if command in WRITE and problem:
             raise ConfigurationError(
                 f"the run cannot be written to {self.path}: {problem}; set another run.root or "
@@ -272,14 +263,18 @@ class RunDirectory:
         Raises:
             TemporaryError: If another process trains here.
         """
-        with alone_in(self.path):
-            remove_unfinished(self.path)
+        with alone_in(self.path) as self._lock:
+            remove_unfinished(self.path, deep=True)
             yield
 
     def move_aside(self) -> None:
         """Rename an existing run, so that nothing is lost."""
-        if self.path.exists():
-            log.warning("the run in %s was moved to %s", self.path, move_aside(self.path))
+        if self.path.exists() and {path.name for path in self.path.iterdir()} - {HOLDER}:
+            aside = move_aside(self.path)
+            log.warning("the run in %s was moved to %s", self.path, aside)
+            if self._lock is not None:
+                remove_file(aside / HOLDER)
+                _acquire(self._lock)  # of the new folder
 
     def check(self, config: dict[str, Any], change: bool) -> None:
         """Raise if the configuration differs from that of the run.

@@ -12,12 +12,11 @@ import logging
 import re
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from commands.run.directions import WORDS, direction_of
-from files.owned import UNFINISHED, leftovers, remove_file, sync_folder, whole_file
+from files.owned import sync_folder, whole_file
 from files.owned import write_whole as write_whole_file
 from files.paths import glob_paths
 
@@ -55,18 +54,6 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     write_whole_file(path, content)
     sync_folder(path.parent)
-
-
-def remove_unfinished(run: Path) -> None:
-    """Remove unfinished files of killed processes, which would fill the disk.
-
-    Args:
-        run: The run directory, locked by this process.
-    """
-    left = [p for p in (run / FOLDER).glob(".*.tmp") if UNFINISHED.fullmatch(p.name)]
-    for path in (*left, *leftovers(run / "config.yaml")):
-        with suppress(OSError):  # of another user
-            remove_file(path)
 
 
 def file_hash(path: Path) -> str:

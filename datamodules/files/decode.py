@@ -17,6 +17,7 @@ image.
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -110,9 +111,11 @@ REASONS = (
     "too large",  # so many pixels that it may be a decompression bomb
     "unsupported",  # whole, but of a kind that has no RGB form here
     "checksum",  # not the bytes in the shard's index
-    "missing",  # cannot be opened
+    "missing",
     TOO_SLOW,  # for the limit of `pack` and `stats`
     CRASH,  # of the decoder, with its process
+    "not a file",  # but a folder, a pipe, a socket or a device
+    "unreadable",  # by this user, or by the disk
 )
 
 CONVERTED = ("CMYK", "LAB")  # modes that become sRGB
@@ -211,8 +214,16 @@ def read_image(path: str | os.PathLike[str], srgb: bool = False) -> DecodedImage
         data = read_bytes(path)
     except OSError as error:
         message = f"{os.fspath(path)}: {error.strerror or error}"
-        raise UnreadableImage(message, "missing") from error
+        raise UnreadableImage(message, reason_of(error)) from error
     return decode(data, os.fspath(path), srgb)
+
+
+def reason_of(error: OSError) -> str:
+    """Return which of ``REASONS`` a file has that ``open_regular`` does not open."""
+    if isinstance(error, FileNotFoundError):
+        return "missing"
+    other_kind = error.errno in (errno.EINVAL, errno.EISDIR) and error.filename is not None
+    return "not a file" if other_kind else "unreadable"
 
 
 def read_size(file: str | os.PathLike[str] | IO[bytes]) -> tuple[int, int]:
@@ -230,7 +241,8 @@ def read_size(file: str | os.PathLike[str] | IO[bytes]) -> tuple[int, int]:
                 return _size(opened)
         return _size(file)
     except Exception as error:  # as in decode
-        reason = "missing" if getattr(error, "errno", None) else "damaged"
+        found = isinstance(error, OSError) and error.errno is not None
+        reason = reason_of(error) if found else "damaged"
         reason = "too large" if isinstance(error, Image.DecompressionBombError) else reason
         name = os.fspath(file) if isinstance(file, str | os.PathLike) else "the image"
         raise UnreadableImage(

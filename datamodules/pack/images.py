@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules.files.captions import caption_of
-from datamodules.files.decode import FORMATS, DecodedImage, UnreadableImage, decode
+from datamodules.files.decode import FORMATS, DecodedImage, UnreadableImage, decode, reason_of
 from datamodules.files.pairs import misfit
 from datamodules.files.roles import Roles, roles_of
 from datamodules.pack.places import Entry, FetchError, Place
@@ -430,12 +430,10 @@ def process(recipe: Recipe, entry: Entry) -> Outcome:
         return Outcome([], reason=error.reason, message=str(error))
     except FetchError as error:
         return Outcome([], reason=error.reason, message=str(error))
-    except FileNotFoundError as error:
-        message = f"{error.filename}: no such file" if error.filename else str(error)
-        return Outcome([], reason="missing", message=message)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return Outcome([], reason="unreadable", message=f"{where}{error.strerror or error}")
+        message = f"{where}{error.strerror or error}"
+        return Outcome([], reason=reason_of(error), message=message)
     caption = others.get("txt")
     digest = hashlib.blake2b(caption, digest_size=8).hexdigest() if caption else ""
     return Outcome(samples, _digest(originals), caption=digest, notes=tuple(notes))

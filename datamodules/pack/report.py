@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from datamodules.pack.inputs import Inputs
 from datamodules.pack.journal import Journal, Stage, counted
 from datamodules.pack.places import Entry, Refused
-from files.owned import remove_leftovers, whole_file
+from files.owned import whole_file
 
 log = logging.getLogger(__name__)
 SHOWN = 5  # refused inputs on the screen; all are in the file
@@ -70,7 +70,6 @@ def write_report(journal: Journal, inputs: Inputs, out: Path, name: str) -> Summ
         (files.index, _index(journal)),
         (files.report, _report(journal, inputs, summary)),
     ):
-        remove_leftovers(path)
         with whole_file(path) as file:
             file.writelines(piece.encode() for piece in pieces)
     _print(summary, files.report)

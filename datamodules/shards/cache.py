@@ -430,8 +430,8 @@ class DiskCache:
             path = lock.with_suffix(".json")
             try:
                 with FileLock(lock, timeout=0):  # no process holds it: its owner is dead
-                    remove_file(path)
-                    remove_file(lock)
+                    for left in (path, path.with_suffix(".new"), lock):
+                        remove_file(left)
             except Timeout:
                 with suppress(OSError, ValueError):
                     claimed.update(json.loads(path.read_text(encoding="utf-8")))

@@ -19,6 +19,8 @@ from urllib.parse import quote
 import fsspec
 from fsspec.asyn import AsyncFileSystem, sync
 
+from files.own_modules import own_environment
+
 log = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -474,7 +476,9 @@ async def _request(system: Any, url: str, options: dict[str, Any]) -> tuple[Any,
 
 
 def _pipe_blocks(command: str) -> Iterator[bytes]:
-    with subprocess.Popen(command, shell=True, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command, shell=True, stdout=subprocess.PIPE, env=own_environment()
+    ) as process:
         output = cast(IO[bytes], process.stdout)
         yield from iter(lambda: output.read(CHUNK), b"")
     if process.returncode:

@@ -46,6 +46,7 @@ from datamodules.shards.urls import list_shards
 from datamodules.source import Pixels, Sample, Source
 from degradations.base import Degradation
 from degradations.seeds import seed_of
+from files.own_modules import own_environment
 
 log = logging.getLogger(__name__)
 CHUNK = 1 << 20  # bytes that are read at a time
@@ -531,7 +532,8 @@ class _WholeTar:
         if not scheme:  # webdataset's secure mode opens no local files
             self._file = open(self.url, "rb")  # noqa: SIM115
         elif scheme == "pipe":  # only those of `list_shards`, which refuses them by default
-            self._file = Pipe(self.url.removeprefix("pipe:"), mode="r", shell=True)
+            command = self.url.removeprefix("pipe:")
+            self._file = Pipe(command, mode="r", shell=True, env=own_environment())
         elif scheme in CLIENTS:
             self._file = Pipe([*CLIENTS[scheme], self.url], mode="r")
         else:

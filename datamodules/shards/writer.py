@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from datamodules.shards.index import BLOCK, build_index, index_places, save_index
-from files.owned import put_in_place, remove_file, remove_leftovers, sync_folder
+from files.owned import put_in_place, remove_file, sync_folder
 
 if TYPE_CHECKING:
     from webdataset import TarWriter
@@ -94,7 +94,6 @@ class ShardWriter:
         path = self.path
         # The index first: without its shard, it is never read.
         place = index_places(path, path)[0]
-        remove_leftovers(place)
         index = build_index(self._part, checksums=True, sizes=True)
         self.checksum = index.checksum or ""
         save_index(index, place)

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from datamodules.files.decode import reason_of
 from datamodules.order.keys import Names
 from datamodules.parts import blocks_of, digest_of, read_about, write_about
 from datamodules.shards.reader import WrongBytes
@@ -221,7 +222,7 @@ def measure_place(seconds: float, place: Place | None) -> Measured | None:
     except RemoteError:
         raise
     except OSError as error:
-        return unreadable("missing"), f"{place.name}: {error.strerror or error}"
+        return unreadable(reason_of(error)), f"{place.name}: {error.strerror or error}"
     with time_limit(seconds):
         return measured(data, place.name)
 

@@ -6,7 +6,6 @@ of which only the key ``degradation`` is used. Of several files, later ones win.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from degradations.base import Degradation
+from files.own_modules import import_own
 from files.paths import CONFIGURATIONS, read_text
 from files.yaml_loader import NO_CONFIGURATION, open_configurations_alone, strict_loader
 
@@ -177,5 +177,5 @@ def _parse_message(message: str) -> tuple[list[str], str | None, str]:
 
 def _arguments(class_path: str) -> list[str]:
     module, _, name = class_path.rpartition(".")
-    found = getattr(importlib.import_module(module), name)
+    found = getattr(import_own(module), name)
     return [name for name in inspect.signature(found).parameters if name != "scale"]

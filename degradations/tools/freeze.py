@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import os
+import re
 import sys
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,7 +29,7 @@ from degradations.images import as_image, cropped, find_images, read_image
 from degradations.record import records_of
 from degradations.tools.configure import degradation_of
 from degradations.tools.preview import add_config_argument, positive
-from files.owned import hidden, put_in_place, remove_file
+from files.owned import put_in_place, unfinished_folder
 from files.paths import by_key, image_key, open_regular
 from files.png_text import open_image
 
@@ -139,18 +140,19 @@ def write_shards(
         most: Largest number of samples per shard.
     """
     out.mkdir(parents=True, exist_ok=True)
-    parts: list[tuple[Path, Path]] = []  # temporary and final path of each shard
-    try:
+    with unfinished_folder(out / name, _is_shard) as beside:
+        shards: list[str] = []
         for number, batch in enumerate(_batches(samples, most)):
-            parts.append((hidden(path := out / f"{name}-{number:06d}.tar"), path))
-            _write_tar(parts[-1][0], batch)
+            shards.append(f"{name}-{number:06d}.tar")
+            _write_tar(beside / shards[-1], batch)
         _check_unused(out, name)  # again, as writing takes a while
-        for part, path in parts:
-            put_in_place(part, path)
-        return [path for _, path in parts]
-    finally:
-        for part, _ in parts:
-            remove_file(part)
+        for shard in shards:
+            put_in_place(beside / shard, out / shard)
+        return [out / shard for shard in shards]
+
+
+def _is_shard(path: str) -> bool:
+    return re.fullmatch(r"[^/]+-\d{6}\.tar", path) is not None
 
 
 def _batches(

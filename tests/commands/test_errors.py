@@ -504,11 +504,8 @@ def test_debug_gives_the_traceback(
 # ------------------------------------------------------------------------ the user's own code
 
 
-def test_a_file_of_ones_own_that_imports_what_is_not_there(
-    tiny: Path, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_of_ones_own_that_imports_what_is_not_there(tiny: Path, refusal: Refusal) -> None:
     Path("importing.py").write_text("import torhc\n")
-    monkeypatch.syspath_prepend(str(Path.cwd()))
     sentence = refusal(*FIT, "--model.init_args.network", "importing.Network")
     assert "importing.Network cannot be imported, because its file imports 'torhc'" in sentence
 

@@ -162,9 +162,7 @@ def outside(tiny: Path) -> Iterator[Path]:
         (tiny / name).parent.mkdir(exist_ok=True)
         (tiny / name).write_text(content)
     assert not tiny.is_relative_to(REPO)
-    path = list(sys.path)
     yield tiny
-    sys.path[:] = path
     for name in [name for name in sys.modules if name.partition(".")[0] == "my_sr"]:
         del sys.modules[name]
 
@@ -225,12 +223,19 @@ def test_a_method(outside: Path, enlarger: Enlarger) -> None:
     assert newest("tiny")["global_step"] == 3
 
 
-def test_ours_come_first_and_the_working_directory_last(outside: Path, enlarger: Enlarger) -> None:
-    with pytest.raises(SystemExit):
-        enlarger("--help")
-    assert sys.path[0] == str(REPO)
-    assert sys.path[-1] == str(outside)
-    assert "" not in sys.path
+@pytest.mark.parametrize("given", ["", f":{REPO}", f"{REPO}::{REPO}"])
+def test_ours_come_first_and_the_working_directory_is_left_out(outside: Path, given: str) -> None:
+    code = f"import sys; sys.path.append({str(REPO)!r}); import main; main._set_paths(); "
+    done = subprocess.run(
+        [sys.executable, "-c", code + "print(*sys.path, sep='\\n')"],
+        env={**os.environ, "PYTHONPATH": given},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    path = done.stdout.split("\n")[:-1]
+    assert path[0] == str(REPO)
+    assert not {"", str(outside)} & {*path}
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -36,10 +35,6 @@ def pytest_configure(config: pytest.Config) -> None:
     missing = [str(file) for file in discovery.FILES if not file.is_file()]
     if missing:
         raise pytest.UsageError(f"--plugin-yaml {missing[0]}: there is no such file")
-    # `python main.py` finds a plug-in in the folder it is started from; so do we.
-    folder = str(config.invocation_params.dir)
-    if config.getoption("plugin", default=None) and folder not in sys.path:
-        sys.path.append(folder)
 
 
 @pytest.hookimpl(trylast=True)

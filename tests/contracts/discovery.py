@@ -28,6 +28,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from degradations.base import Degradation
+from files.own_modules import import_own
 from lightning_modules.base import ImageModel
 
 T = TypeVar("T")
@@ -54,7 +55,7 @@ def import_tree(name: str) -> list[ModuleType]:
         ImportError: whatever the first module that cannot be imported raised; a module that
             nobody can import would otherwise leave its classes untested in silence.
     """
-    root = importlib.import_module(name)
+    root = import_own(name)
     if not hasattr(root, "__path__"):
         return [root]
     below = sorted(found.name for found in pkgutil.walk_packages(root.__path__, prefix=f"{name}."))

@@ -15,7 +15,6 @@ CALLS = {"expandvars", "expanduser", "walk", "glob", "iglob", "rglob", "scandir"
 ALLOWED = {
     ("callbacks/metrics/sets.py", "expanduser"): "the cache's constant path",
     ("callbacks/weights.py", "glob"): "the cache of Hugging Face, whose place it says itself",
-    ("commands/run/files.py", "glob"): "own temporary files of a run",
     ("commands/errors.py", "glob"): "a suggestion in a message",
     ("commands/errors.py", "rglob"): "Enlarger's own code and configurations",
     ("commands/export/export.py", "rglob"): "the folder that it has just written",

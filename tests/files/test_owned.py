@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import ast
 import errno
+import fcntl
+import multiprocessing
 import os
+import signal
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +32,7 @@ from files.owned import (
 from tests.syntax import parsed
 
 REPO = Path(__file__).parents[2]
+FORK = multiprocessing.get_context("fork")
 CODE = ("benchmarks", "docs", "commands", "lightning_modules", "datamodules", "callbacks")
 CODE += ("degradations", "files")
 DELETES = {"rmtree", "removedirs", "unlink", "rmdir", "rename", "renames"}
@@ -215,21 +221,82 @@ def test_a_file_that_comes_meanwhile_survives(
     assert [p.read_text() for p in folder.parent.rglob("mine.txt")] == ["mine"]
 
 
-def test_leftovers_of_one_path_alone(tmp_path: Path) -> None:
+def test_leftover_folders_of_one_path_alone(tmp_path: Path) -> None:
     path = tmp_path / "a"
-    hidden(path).write_text("x")
     clip = hidden(path)
     clip.mkdir()
     (clip / "1.png").write_text("x")
     hidden(clip / "1.png").write_text("x")
     kept = [hidden(tmp_path / "b"), tmp_path / ".a.tmp", hidden(path).with_suffix(".txt")]
     for other in kept:
-        other.write_text("mine")
+        other.mkdir()
     full = hidden(path)
     full.mkdir()
     (full / "mine.txt").write_text("mine")
     remove_leftovers(path, ours)
     assert set(tmp_path.iterdir()) == {*kept, full}
+
+
+def begin(path: Path, end: Connection[Any, Any]) -> None:
+    with whole_file(path) as file, whole_folder(path.with_name("folder")) as beside:
+        file.write(b"half")
+        (beside / "1.png").touch()
+        end.send("begun")
+        signal.pause()
+
+
+@pytest.mark.parametrize("has_locks", [True, False])
+def test_the_next_writer_removes_what_a_kill_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_locks: bool
+) -> None:
+    kept = [tmp_path / name for name in (".a.tmp", f".{'0' * 16}.{'0' * 8}.tmp.txt", "b.tmp")]
+    for other in kept:
+        other.touch()
+    (link := tmp_path / f".{'0' * 16}.{'0' * 8}.tmp").symlink_to(".a.tmp")
+    if not has_locks:
+        monkeypatch.setattr(fcntl, "flock", no_locks)
+    mine, other = FORK.Pipe()
+    process = FORK.Process(target=begin, args=(tmp_path / "a", other))
+    process.start()
+    assert mine.recv() == "begun"
+
+    def write_again() -> None:
+        owned._CLEARED.clear()  # as in a new process
+        write_whole(tmp_path / "b", "x")
+        with whole_folder(tmp_path / "folder", known=ours):
+            pass
+        (tmp_path / "folder").rmdir()
+
+    write_again()
+    assert len({*tmp_path.iterdir()} - {*kept, link, tmp_path / "b"}) == 2  # it is alive
+    process.kill()
+    process.join()
+    write_again()
+    if not has_locks:
+        assert len({*tmp_path.iterdir()} - {*kept, link, tmp_path / "b"}) == 2  # nobody knows
+        monkeypatch.setattr(owned, "ABANDONED", -1.0)
+        write_again()
+    assert {*tmp_path.iterdir()} == {*kept, link, tmp_path / "b"}
+
+
+def no_locks(descriptor: int, operation: int) -> None:
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
+def test_a_file_that_is_taken_for_a_leftover_is_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process clears the folder after it was opened and before it is locked."""
+    flock = fcntl.flock
+
+    def cleared(descriptor: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        owned.remove_unfinished(tmp_path)
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", cleared)
+    write_whole(tmp_path / "a", "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_what_is_moved_aside_replaces_nothing(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from callbacks.predict.predictions import (
     outputs_in,
     refusal,
 )
+from files.owned import NotOursError
 
 
 def made(**changed: Any) -> RunProperties:
@@ -107,14 +108,22 @@ def test_a_line_that_was_cut_off_spoils_no_other(tmp_path: Path) -> None:
 
 NESTED = "[" * 100_000
 ODD = ["[]", "3", '{"output": "a.png"}', '{"key": 1}', "\x00\x01", NESTED]
+OURS = '{"key": "b", "error": "damaged", "output": "b.png"}\n'
 
 
 @pytest.mark.parametrize("text", [*ODD, '{"output": [1], "error": "x"}'], ids=lambda t: t[:30])
 def test_lines_of_another_origin_say_nothing(tmp_path: Path, text: str) -> None:
-    (tmp_path / NAME).write_text(text + "\n")
+    (tmp_path / NAME).write_text(OURS + text + "\n")
     assert Predictions(tmp_path, made()).differences("a.png", None) == [
         f"no line of {NAME} describes it"
     ]
+
+
+@pytest.mark.parametrize("text", ODD, ids=lambda t: t[:30])
+def test_a_file_of_another_origin_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / NAME).write_text(text + "\n" + OURS)
+    with pytest.raises(NotOursError, match="Enlarger did not write it"):
+        Predictions(tmp_path, made())
 
 
 def test_a_folder_in_the_place_of_the_lines(tmp_path: Path) -> None:

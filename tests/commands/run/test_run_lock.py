@@ -8,6 +8,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -22,7 +23,8 @@ import main
 from commands.cli import EnlargerCLI
 from commands.errors import ConfigurationError, TemporaryError
 from commands.run import directory as run_lock
-from commands.run.directory import alone_in, lock_of
+from commands.run.directory import RunDirectory, alone_in
+from files.folder_lock import HOLDER, FolderLock
 
 Enlarger = Callable[..., None]
 FORK = multiprocessing.get_context("fork")  # without the seconds of an import
@@ -71,7 +73,7 @@ def test_a_second_fit_of_a_run_is_refused(
         enlarger("check", "--config", "tiny.yaml")
         enlarger(*FIT, "--trainer.fast_dev_run", "true")
     enlarger(*FIT, "--trainer.max_steps", 13)
-    assert not lock_of(trained).exists()
+    assert not (trained / HOLDER).exists()
 
 
 def test_it_waits_until_the_other_ends(tmp_path: Path) -> None:
@@ -89,9 +91,9 @@ def test_it_waits_until_the_other_ends(tmp_path: Path) -> None:
     begun = time.monotonic()
     with alone_in(run):
         assert time.monotonic() - begun > 0.3
-        assert lock_of(run).exists()
+        assert (run / HOLDER).exists()
     other.join()
-    assert not lock_of(run).exists()
+    assert not run.exists()  # as before
 
 
 def test_a_killed_run_frees_it_though_its_workers_live(tmp_path: Path, quick: None) -> None:
@@ -112,20 +114,72 @@ def test_a_killed_run_frees_it_though_its_workers_live(tmp_path: Path, quick: No
     mine.send("end")
 
 
-def test_a_lock_that_its_holder_removes_is_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def on_files_alone(descriptor: int, operation: int, flock: Any = fcntl.flock) -> None:
+    """Lock as NFS does."""
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        raise OSError(errno.EBADF, "Bad file descriptor")
+    flock(descriptor, operation)
+
+
+@pytest.mark.parametrize("name", ["alias", "links/run", "../runs/run", "by/../../runs/run"])
+@pytest.mark.parametrize("nfs", [False, True])
+def test_a_run_by_any_name(
+    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch, name: str, nfs: bool
 ) -> None:
-    """Opened before the holder ended and locked after it: a new file could be locked, too."""
-    flock, path = fcntl.flock, lock_of(tmp_path / "run")
+    if nfs:
+        monkeypatch.setattr(fcntl, "flock", on_files_alone)
+    runs = tmp_path / "runs"
+    (runs / "by").mkdir(parents=True)
+    (runs / "alias").symlink_to("run")
+    (runs / "links").symlink_to(runs)
+    with alone_in(runs / "run"), pytest.raises(TemporaryError), alone_in(runs / name):
+        pass
+    with alone_in(runs / name):
+        pass
+
+
+def test_a_removed_file_lets_nobody_in(tmp_path: Path, quick: None) -> None:
+    with alone_in(tmp_path / "run"):
+        (tmp_path / "run" / HOLDER).unlink()
+        with pytest.raises(TemporaryError, match="by another process"), alone_in(tmp_path / "run"):
+            pass
+
+
+def test_the_folder_that_replaces_a_run_is_locked_too(tmp_path: Path, quick: None) -> None:
+    run = RunDirectory(tmp_path / "run")
+    with run.alone():
+        run.path.joinpath("config.yaml").touch()
+        run.move_aside()
+        with pytest.raises(TemporaryError), alone_in(tmp_path / "run"):
+            pass
+    (aside,) = tmp_path.iterdir()
+    assert [path.name for path in aside.iterdir()] == ["config.yaml"]
+
+
+def test_a_folder_of_one_s_own_stays(tmp_path: Path) -> None:
+    with alone_in(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("nfs", [False, True])
+def test_a_lock_that_its_holder_removes_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nfs: bool
+) -> None:
+    """Opened before the holder ended and locked after it: a new folder could be locked, too."""
+    flock, run = on_files_alone if nfs else fcntl.flock, tmp_path / "run"
 
     def removed(descriptor: int, operation: int) -> None:
-        monkeypatch.setattr(fcntl, "flock", flock)
-        path.unlink()
+        if os.fstat(descriptor).st_ino != run.stat().st_ino or not nfs:
+            monkeypatch.setattr(fcntl, "flock", flock)
+            (run / HOLDER).unlink(missing_ok=True)
+            run.rmdir()
         flock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", removed)
-    with alone_in(tmp_path / "run"):
-        assert path.exists()
+    with alone_in(run):
+        assert (run / HOLDER).exists()
+        assert not FolderLock(run).acquire()
 
 
 def test_a_disk_without_locks(

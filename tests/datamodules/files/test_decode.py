@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import logging
+import os
 import pickle
 import struct
 import tracemalloc
@@ -810,6 +812,24 @@ def test_missing_file(read):
     with pytest.raises(UnreadableImage, match=r"nowhere\.png: .*No such file") as caught:
         read(Path("nowhere.png"))
     assert caught.value.reason == "missing"
+
+
+@pytest.mark.parametrize("read", [read_image, read_size])
+def test_what_is_there_is_not_called_missing(read, tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    for name in ("pipe.png", "folder.png"):
+        with pytest.raises(UnreadableImage, match="not a file") as caught:
+            read(tmp_path / name)
+        assert caught.value.reason == "not a file"
+    monkeypatch.setattr("files.paths.check_regular", _refuse)
+    with pytest.raises(UnreadableImage, match="Permission denied") as caught:
+        read(tmp_path / "a.png")
+    assert caught.value.reason == "unreadable"
+
+
+def _refuse(path):
+    raise PermissionError(errno.EACCES, "Permission denied", path)
 
 
 @pytest.mark.parametrize(("case", "reason"), [("bomb", "too large"), ("text", "damaged")])

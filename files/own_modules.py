@@ -1,0 +1,91 @@
+"""Import a user's own modules from the working directory, which is not on ``sys.path``.
+
+A library asks for many packages that are not installed. A script that happens to have such a name,
+in the folder where a command is typed, must not run. So that folder is searched only for the module
+of a class path, and for what a module found there imports itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec, PathFinder
+from types import FrameType, ModuleType
+
+# Functions that import what a user named. Private names: the tests of plug-ins fail without them.
+LOOKUPS = {
+    (__name__, "import_own"),
+    ("jsonargparse._util", "import_object"),
+    ("multiprocessing.spawn", "_main"),  # the pickled work of a new process
+}
+SAFE_PATH = ("PYTHONSAFEPATH", "enlarger")  # Python takes any text as yes
+
+
+class OwnModules:
+    """A finder at the end of ``sys.meta_path``, so that it never hides another module.
+
+    Attributes:
+        folder: Where a user's modules are; by default the working directory at each import.
+    """
+
+    def __init__(self) -> None:
+        self.folder = ""
+        self._found: set[str] = set()  # top-level names
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Find a top-level module; those below it are found through its ``__path__``."""
+        if path is not None or not self._is_asked_for(_importer()):
+            return None
+        spec = PathFinder.find_spec(name, [self.folder])
+        if spec is not None:
+            self._found.add(name)
+            if spec.submodule_search_locations is not None:  # a namespace would follow sys.path
+                spec.submodule_search_locations = [*spec.submodule_search_locations]
+        return spec
+
+    def _is_asked_for(self, importer: FrameType | None) -> bool:
+        if importer is None:
+            return False
+        module = _module_of(importer)
+        by_user = module.partition(".")[0] in self._found
+        return by_user or (module, importer.f_code.co_name) in LOOKUPS
+
+
+OWN = OwnModules()
+
+
+def start_safely() -> None:
+    """Keep the working directory off the path of Python processes that this one starts.
+
+    ``multiprocessing`` starts them by ``python -c``, which would import from there.
+    """
+    os.environ.setdefault(*SAFE_PATH)
+
+
+def own_environment() -> dict[str, str]:
+    """Return the environment for a user's own commands: as it was before ``start_safely``."""
+    return dict(os.environ.items() - {SAFE_PATH})
+
+
+def import_own(name: str) -> ModuleType:
+    """Import a module that a user named, also from the working directory.
+
+    Raises:
+        ImportError: If there is no such module, or it cannot be imported.
+    """
+    return importlib.import_module(name)
+
+
+def _importer() -> FrameType | None:
+    frame: FrameType | None = sys._getframe(2)  # of the caller of find_spec
+    while frame is not None and _module_of(frame).partition(".")[0] == "importlib":
+        frame = frame.f_back
+    return frame
+
+
+def _module_of(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__"))

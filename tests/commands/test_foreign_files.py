@@ -1,0 +1,81 @@
+"""A file with a fixed name of ours that another program wrote is refused, and stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from callbacks.predict.predictions import NAME
+from commands.run.directory import FIXED
+from files.marks import MARKS, is_foreign
+from files.owned import NotOursError, remove_file, write_whole
+
+FOREIGN = {
+    ".html": "<!DOCTYPE html>\n<html><head><title>predict</title></head></html>\n",
+    ".jsonl": '{"id": 1, "prompt": "a cat"}\n',
+    ".json": '{"images": [{"id": 1, "file_name": "a.png"}], "annotations": []}\n',
+    ".csv": "a,b\n1,2\n",
+}
+PREDICT = (
+    *("predict", "--config", "tiny.yaml", "--model", "lightning_modules.Bicubic"),
+    *("--data.predict", "in", "--writer.folder", "out", "--run.name", "other"),
+)
+
+
+@pytest.mark.parametrize("name", [*FIXED, "out/predict.html", "out/predictions.jsonl"])
+@pytest.mark.parametrize("text", ["", "\x00", None])
+def test_every_writer_refuses_it(tmp_path: Path, name: str, text: str | None) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = FOREIGN[path.suffix] if text is None else text
+    path.write_text(content)
+    assert is_foreign(path) is (content != "")
+    if content:
+        for change in (lambda: write_whole(path, "ours"), lambda: remove_file(path)):
+            with pytest.raises(NotOursError, match="Enlarger did not write it"):
+                change()
+        assert path.read_text() == content
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_a_run_refuses_it_before_any_work(
+    tiny: Path, refusal: Callable[..., str], name: str
+) -> None:
+    path = Path("runs/tiny", name)
+    path.parent.mkdir(parents=True)
+    path.write_text(FOREIGN[path.suffix])
+    for command in ("fit", "test"):
+        assert f"{path} exists, and Enlarger did not write it" in refusal(
+            command, "--config", "tiny.yaml"
+        )
+    assert [path.name for path in Path("runs").rglob("*") if path.is_file()] == [path.name]
+
+
+@pytest.mark.parametrize("name", ["predict.html", NAME])
+def test_predict_refuses_it(
+    tiny: Path, photo_folder: Path, refusal: Callable[..., str], name: str
+) -> None:
+    Path("in").symlink_to(photo_folder)
+    Path("out").mkdir()
+    (path := Path("out", name)).write_text(FOREIGN[path.suffix])
+    assert f"{name} exists, and Enlarger did not write it" in refusal(*PREDICT)
+    assert [path.name for path in Path("out").iterdir()] == [name]
+
+
+def test_what_the_commands_write_is_ours(
+    tiny: Path, photo_folder: Path, enlarger: Callable[..., None]
+) -> None:
+    Path("in").symlink_to(photo_folder)
+    fit = ("fit", "--config", "tiny.yaml", "--trainer.max_steps", 2, "--trainer.val_check_interval")
+    enlarger(*fit, 2)
+    enlarger("test", "--config", "tiny.yaml")
+    enlarger(*PREDICT)
+    with pytest.raises(SystemExit):
+        enlarger("pack", "in", "packed", "--workers", 0)
+    found = [path for path in Path().rglob("*") if any(n.fullmatch(path.name) for n, _ in MARKS)]
+    names = {path.name for path in found}
+    assert names >= {Path(name).name for name in FIXED} | {"predict.html", NAME}
+    assert names >= {"shard.report.json", "shard.index.jsonl"}
+    assert not [path for path in found if is_foreign(path)]
