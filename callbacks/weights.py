@@ -145,6 +145,8 @@ def local_only(who: str) -> Iterator[None]:
     import torch
     from huggingface_hub import constants
 
+    from files.tensors import read_file
+
     places = folders()
 
     def take(url: str, dst: str, hash_prefix: str | None = None, progress: bool = True) -> None:
@@ -159,7 +161,7 @@ def local_only(who: str) -> Iterator[None]:
                     _verify(path, entry)
         if path is None:
             raise FileNotFoundError(f"{who} lacks weights: {advice}")
-        torch.load(path, map_location="cpu", weights_only=True)  # libraries would run its code
+        read_file(path)  # libraries would run its code
         Path(dst).symlink_to(path.resolve())
 
     hub = torch.hub.download_url_to_file, torch.hub.get_dir

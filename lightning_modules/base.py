@@ -27,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from degradations.draws import seed_of
 from files.class_path import class_path
 from files.method import Method
+from files.tensors import bare_names, check_numbers
 from lightning_modules.lightning_internals import writes_step
 from lightning_modules.noise import Noise, PlacedNoise, Size
 from lightning_modules.optimisation import (
@@ -54,8 +55,6 @@ from lightning_modules.sampling.tiling import (
 from lightning_modules.sampling.together import Together, check_same
 from lightning_modules.weights import (
     Weights,
-    bare_names,
-    check_numbers,
     check_sources,
     check_tensors,
     compare_part,
@@ -346,7 +345,8 @@ class ImageModel(Method, LightningModule, ABC):
         Raises:
             FileNotFoundError: If the file is missing.
             ValueError: If the weights belong to another method or to other frozen weights, or
-                tensors are missing, unexpected, of another shape, or hold NaN.
+                tensors are missing, unexpected, of another shape, or no finite floating-point
+                numbers.
         """
         weights = read_weights(path)
         if weights.model not in (None, class_path(type(self))):
@@ -366,10 +366,10 @@ class ImageModel(Method, LightningModule, ABC):
         if weights.model:  # parts that only training needs may be missing; they start untrained
             missing = [k for k in missing if not k.startswith(self.training_only)]
         check_tensors(path, own, state, missing, lambda: self._explained(state))
-        check_numbers(str(path), state)
+        check_numbers(str(path), state, own)
         self.load_state_dict({**own, **state})
         self.weights_source, self.loaded_with = weights.name, weights.trained_with
-        log.info("weights: %s", weights.name)
+        weights.log()
 
     @property
     def trained_with(self) -> dict[str, Any]:
@@ -493,6 +493,7 @@ class ImageModel(Method, LightningModule, ABC):
         state = self._needed(state, own)
         missing = [k for k in self.checkpoint_keys() if k not in state]
         check_tensors("the checkpoint", own, state, missing, lambda: self._explained(state))
+        check_numbers("the checkpoint", state, own)
         checkpoint["state_dict"] = {**own, **state}
 
 

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from degradations.bicubic import resize
+from files.tensors import bare_names
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.base import SuperResolver
 from lightning_modules.networks.liif import LIIF
@@ -41,7 +42,6 @@ from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import ShiftSampler, ShiftSolver
 from lightning_modules.weights import (
     Weights,
-    bare_names,
     fingerprint,
     load_strictly,
     part_of,

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import math
-import pickle
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,10 +19,8 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-WRAPPERS = (
-    *("params_ema", "params", "state_dict", "model", "sd"),
-    *("trainer", "gpt_ema_fsdp", "gpt_fsdp", "ema", "vae"),
-)
+from files.tensors import bare_names, check_numbers, read_file, read_metadata, unwrapped
+
 INDEX = ".index.json"  # suffix of the index of weights in several files
 
 # Metadata key in files of `main.py export`: the version of this project.
@@ -37,7 +34,9 @@ class Weights:
     Args:
         tensors: Tensors by name.
         model: Class path of the model they belong to, or None for a file that is not ours.
-        name: Name in results: the file's path, and whether EMA weights were used.
+        path: The file.
+        averages: Name of the group in the file that has averages of the weights, which are used;
+            "" for none.
         frozen: Source of the weights of each frozen part.
         trained_with: What is known of ``ImageModel.trained_with`` when they were trained. Exported
             files of earlier versions have the arguments of ``schedule`` and ``process`` as
@@ -46,9 +45,20 @@ class Weights:
 
     tensors: dict[str, Tensor]
     model: str | None
-    name: str
+    path: str
+    averages: str = ""
     frozen: dict[str, str] = field(default_factory=dict)
     trained_with: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Name in results: the file's path, and whether it is the EMA of a run."""
+        return f"{self.path} (EMA)" if self.model and self.averages else self.path
+
+    def log(self) -> None:
+        """Log the file, and whether its averages are used."""
+        averages = f", its averages ({self.averages})" if self.averages else ""
+        log.info("weights: %s%s", self.path, averages)
 
 
 def read_weights(path: str | Path) -> Weights:
@@ -67,27 +77,25 @@ def read_weights(path: str | Path) -> Weights:
         raise FileNotFoundError(
             f"no weights at {path}: set model.init_args.weights to an existing file"
         )
-    if path.name.endswith(INDEX):
-        return Weights(_parts(path), None, str(path))
-    content = read_file(path)
-    if path.suffix == ".safetensors":
-        about = read_metadata(path)
-        if EXPORTED not in about:
-            return Weights(content, None, str(path))
+    content: dict[str, Any] = _parts(path) if path.name.endswith(INDEX) else read_file(path)
+    about = read_metadata(path) if path.suffix == ".safetensors" else {}
+    if EXPORTED in about:
         frozen = json.loads(about.get("frozen", "{}"))
         settings = json.loads(about.get("trained_with", "null"))
         if settings is None:  # of an earlier version
             settings = _configured(json.loads(about.get("init_args", "{}")))
-        return Weights(content, about.get("model"), str(path), frozen, settings)
-    if "pytorch-lightning_version" in content and isinstance(content.get("state_dict"), dict):
-        ema = content.get("callbacks", {}).get("EMA")
-        tensors = {**content["state_dict"], **(ema["weights"] if ema else {})}
-        name = f"{path} (EMA)" if ema else str(path)
+        return Weights(content, about.get("model"), str(path), "", frozen, settings)
+    model, state = content.get("model"), content.get("state_dict")
+    if isinstance(model, str) and isinstance(state, dict):
+        averages = content.get("callbacks", {}).get("EMA", {}).get("weights", {})
+        ema = "EMA" if averages else ""
         settings = content.get("trained_with")
         if settings is None:  # of an earlier version
             settings = {k: content[k] for k in ("timesteps",) if k in content}
-        return Weights(tensors, content.get("model"), name, content.get("frozen", {}), settings)
-    return Weights(_state_dict(content, path), None, str(path))
+        frozen = content.get("frozen", {})
+        return Weights({**state, **averages}, model, str(path), ema, frozen, settings)
+    tensors, group = unwrapped(content, path)
+    return Weights(tensors, None, str(path), group)
 
 
 def _configured(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -157,14 +165,6 @@ def compare_part(weights: Weights, name: str, part: Any) -> None:
         )
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of a safetensors file; empty if it has none."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        return dict(file.metadata() or {})
-
-
 def _parts(index: Path) -> dict[str, Tensor]:
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
@@ -176,56 +176,6 @@ def _parts(index: Path) -> dict[str, Tensor]:
         if not part.is_file():
             raise FileNotFoundError(f"{index} names {name}, which is not beside it: copy it there")
         tensors |= read_file(part)
-    return tensors
-
-
-def read_file(path: Path) -> dict[str, Any]:
-    """Return the content of a weights file or checkpoint: only plain types and tensors.
-
-    Args:
-        path: The file.
-
-    Raises:
-        ValueError: If the file is corrupt, or loading it would run code.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # torch and safetensors raise many types here (UnpicklingError, RuntimeError, EOFError,
-        # SafetensorError, ...), which all mean the same to a user.
-        raise ValueError(f"{path} {_reason(error)}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not tensors by name")
-    return content
-
-
-def _reason(error: Exception) -> str:
-    message = str(error)
-    foreign = re.search(r"GLOBAL (\S+)", message)
-    if isinstance(error, pickle.UnpicklingError) and foreign:
-        # torch's own message advises to load the file anyway.
-        return (
-            f"holds {foreign[1]}, and loading that would run code: only tensors and plain types "
-            "are read; if you trust the file, convert it to safetensors"
-        )
-    # Other errors of unpickling are meaningless ("101"), or repeat torch's advice.
-    if isinstance(error, pickle.UnpicklingError | LookupError) or not message:
-        return "is corrupt or no weights file"
-    return f"is corrupt or no weights file: {message.splitlines()[0]}"
-
-
-def _state_dict(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    # Authors wrap the same flat dict in one of these; Infinity's trainer in two of them.
-    for wrapper in WRAPPERS:
-        if isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
-    if not tensors:
-        raise ValueError(f"{path} holds no tensors by name; its keys are {list(content)[:5]}")
     return tensors
 
 
@@ -241,17 +191,7 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 
 log = logging.getLogger(__name__)
 _HASH = re.compile(r"\b[0-9a-f]{16}\b")  # as of `fingerprint`
-_COMPILED = re.compile(r"(^|(?<=\.))_orig_mod\.")
-_DISTRIBUTED = "module."  # prefix of all names
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")  # of a block, in a tensor's name
-
-
-def bare_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Remove the name prefixes that compiling and DDP add."""
-    return {
-        _COMPILED.sub("", name).removeprefix(_DISTRIBUTED): tensor
-        for name, tensor in tensors.items()
-    }
 
 
 def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
@@ -304,9 +244,9 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], where: str) 
         where: Name of the file, for messages.
 
     Raises:
-        ValueError: If tensors are missing, unexpected, of another shape, or hold NaN.
+        ValueError: If tensors are missing, unexpected, of another shape, or no finite
+            floating-point numbers.
     """
-    check_numbers(where, tensors)
     tensors = recognised(module, tensors, where)
     own = module.state_dict()
     refuse(
@@ -315,6 +255,7 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], where: str) 
         unexpected=[name for name in tensors if name not in own],
         reshaped=_reshaped(own, tensors),
     )
+    check_numbers(where, tensors, own)
     module.load_state_dict(tensors)
 
 
@@ -346,20 +287,6 @@ def load_part(
         module, own, found.name if key is None else f"{found.name} (model.init_args.{key})"
     )
     return own
-
-
-def check_numbers(where: str, tensors: Mapping[str, Tensor]) -> None:
-    """Raise if weights hold NaN.
-
-    Raises:
-        ValueError: If a tensor has NaN; the message names the first one.
-    """
-    spoiled = [name for name, tensor in tensors.items() if tensor.isnan().any()]
-    if spoiled:
-        raise ValueError(
-            f"{where} has NaN in {len(spoiled)} of its tensors, such as {spoiled[0]}: it is "
-            "damaged, or from a training that diverged; set another file"
-        )
 
 
 def refuse(

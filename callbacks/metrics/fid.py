@@ -31,6 +31,7 @@ from callbacks.metrics.sets import SetMetric
 from callbacks.tensorboard import MetricProtocol
 from degradations.bicubic import resize
 from degradations.draws import seed_of
+from files.tensors import check_numbers, read_tensors
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -144,8 +145,9 @@ class Inception(nn.Module):
             FeatureExtractorInceptionV3,
         )
 
-        torch.load(path, weights_only=True)  # the library would run a pickle's code
+        tensors = read_tensors(path)  # the library would run a pickle's code
         net = FeatureExtractorInceptionV3("inception", ["2048"], str(path))
+        check_numbers(str(path), tensors, net.state_dict())
         for block in net.modules():
             if isinstance(block, BasicConv2d):
                 block.conv, block.bn = fuse_conv_bn_eval(block.conv, block.bn), nn.Identity()

@@ -30,6 +30,7 @@ from callbacks.metrics.base import ImageMetric, TooSmall
 from callbacks.metrics.niqe import read_model
 from callbacks.tensorboard import MetricProtocol
 from degradations.base import ieee_float32
+from files.tensors import check_numbers, read_tensors
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -222,10 +223,9 @@ def _build(metric: str, paths: list[Path]) -> nn.Module:
     with _timm_untrained():
         own = {"backbone_pretrain": False} if metric == "topiq_nr" else {}
         network = create(metric, pretrained=False, **own)
-    # Tensors only: pyiqa would run code that a file holds.
-    state = torch.load(paths[0], map_location="cpu", weights_only=True)
-    state = state.get("params", state)
-    network.net.load_state_dict({k.removeprefix("module."): v for k, v in state.items()})
+    state = read_tensors(paths[0])  # pyiqa would run code that a file holds
+    check_numbers(str(paths[0]), state, network.net.state_dict())
+    network.net.load_state_dict(state)
     return network
 
 

@@ -26,6 +26,7 @@ from callbacks import weights
 from callbacks.metrics.base import ImageMetric, TooSmall
 from callbacks.tensorboard import MetricProtocol
 from degradations.base import ieee_float32
+from files.tensors import check_numbers, read_tensors
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -53,8 +54,9 @@ def load_features(name: Backbone, path: Path) -> nn.Sequential:
     with torch.device("meta"):  # random weights would take time and use global random numbers
         features: nn.Sequential = build(weights=None).features
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_tensors(path)
         own = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features")}
+        check_numbers(str(path), own, features.state_dict())
         features.load_state_dict(own, assign=True)
     except Exception as error:  # whatever torch raises for a file that is something else
         raise ValueError(f"{path} has no weights of {name}: {error}") from error
@@ -87,7 +89,7 @@ class Network(nn.Module):
         backbone = load_features(NETS[net], path).state_dict()
         state = {f"net.{k}": backbone[k.split(".", 1)[1]] for k in network.net.state_dict()}
         with as_file(files("lpips") / "weights" / "v0.1" / f"{net}.pth") as heads:
-            linear = torch.load(heads, map_location="cpu", weights_only=True)
+            linear = read_tensors(heads)
         for name, weight in linear.items():  # the package names each layer twice
             state |= {name: weight, f"lins.{name.removeprefix('lin')}": weight}
         network.scaling_layer = type(network.scaling_layer)()  # its constants, off the meta device

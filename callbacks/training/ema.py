@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from callbacks.training.guard import when_judged
 from files.method import method_of
+from files.tensors import check_numbers
 
 
 class EMA(Callback):
@@ -209,6 +210,7 @@ class EMA(Callback):
                 "; resume with the model that wrote it, or start from its weights alone: "
                 "--model.init_args.weights CHECKPOINT"
             )
+        check_numbers("the checkpoint's EMA", weights, own)
         for name, average in own.items():
             average.copy_(weights[name])
         self.updates = state["updates"]

@@ -44,6 +44,7 @@ from commands.errors import ConfigurationError
 from commands.lightning_internals import set_data_parallel_size
 from commands.run.checkpoints import gradients_pending
 from commands.world import SLURM, TORCHRUN, World, knows_address
+from files.tensors import read_file
 
 log = logging.getLogger(__name__)
 
@@ -375,10 +376,7 @@ class FullySharded(ModelParallelStrategy):
     ) -> dict[str, Any]:
         """Return the whole file, on each process."""
         path = Path(self.broadcast(checkpoint_path))
-        loaded: dict[str, Any] = torch.load(
-            path, map_location="cpu", mmap=True, weights_only=weights_only is not False
-        )
-        return loaded
+        return read_file(path, mapped=True)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Load this process's shard of the weights."""

@@ -25,8 +25,9 @@ from callbacks.weights import digest_of
 from commands.run.weights import EXPORT, manifest
 from files.class_path import class_path
 from files.paths import expand_path
+from files.tensors import read_file, read_metadata
 from lightning_modules.base import ImageModel, SuperResolver
-from lightning_modules.weights import EXPORTED, read_file, read_metadata, sources
+from lightning_modules.weights import EXPORTED, sources
 
 if TYPE_CHECKING:
     from commands.export.export import Origin

@@ -32,8 +32,9 @@ from commands.export.formats import (
 from commands.run.weights import EXPORT
 from files.owned import foreign, remove_folder, whole_folder
 from files.paths import expand_path
+from files.tensors import read_metadata
 from lightning_modules.base import ImageModel
-from lightning_modules.weights import EXPORTED, read_metadata
+from lightning_modules.weights import EXPORTED
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 

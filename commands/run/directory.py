@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from zipfile import is_zipfile
 
 import yaml
 from jsonargparse import Namespace
@@ -30,6 +29,7 @@ from files.class_path import name_the_same
 from files.folder_lock import HOLDER, FolderLock
 from files.owned import NotOursError, move_aside, refuse_foreign, remove_file, remove_unfinished
 from files.paths import expand_path
+from files.tensors import read_file
 from files.yaml_loader import plain_yaml
 
 log = logging.getLogger(__name__)
@@ -353,11 +353,12 @@ class RunDirectory:
                 f"all checkpoints in {self.checkpoints} are damaged: start a new run with "
                 "--run.overwrite true"
             )
-        if own is None or given is None:
-            return own or self.begin_from(given)
-        self._refuse_own(given)
-        log.info("the run resumes from its own checkpoints, not from %s", given)
-        return own
+        if own is None:
+            return self.begin_from(given)
+        if given is not None:
+            self._refuse_own(given)
+            log.info("the run resumes from its own checkpoints, not from %s", given)
+        return _readable(own)
 
     def begin_from(self, given: str | None) -> Path | None:
         """Return the checkpoint that a new run begins with, or None.
@@ -374,12 +375,9 @@ class RunDirectory:
         path = Path(given)
         if not path.is_file():
             raise ConfigurationError(f"ckpt_path is {given}, and there is no such file")
-        # Without its checksum, a truncated file can still be detected.
-        if not (is_whole(path) if checksum_of(path).is_file() else is_zipfile(path)):
-            raise ConfigurationError(
-                f"ckpt_path is {given}, which is damaged or not a checkpoint: name another one"
-            )
-        return path
+        if checksum_of(path).is_file() and not is_whole(path):
+            raise ConfigurationError(f"ckpt_path is {given}, which is damaged: name another one")
+        return _readable(path)
 
     def _refuse_own(self, given: str) -> None:
         if Path(given).resolve().parent == self.checkpoints.resolve():
@@ -419,6 +417,20 @@ class RunDirectory:
                 f"{fix}"
             )
         return flat(without_placeholders(content))
+
+
+def _readable(checkpoint: Path) -> Path:
+    """Return a checkpoint that training can continue from; Lightning would give a traceback."""
+    try:
+        content = read_file(checkpoint, mapped=True)
+    except ValueError as error:
+        raise ConfigurationError(f"ckpt_path: {error}") from error
+    if "pytorch-lightning_version" not in content:
+        raise ConfigurationError(
+            f"ckpt_path is {checkpoint}, which is no checkpoint of fit: for weights alone, use "
+            "--model.init_args.weights"
+        )
+    return checkpoint
 
 
 def _is_free(key: str) -> bool:

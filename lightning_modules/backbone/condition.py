@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from degradations.device import copy_to
 from files.paths import expand_path
+from files.tensors import read_file
 from lightning_modules.backbone.space import named
 from lightning_modules.networks.infinity import Text
-from lightning_modules.weights import fingerprint, read_file
+from lightning_modules.weights import fingerprint
 
 if TYPE_CHECKING:
     from datamodules.base import Batch

@@ -18,11 +18,12 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
+from files.tensors import bare_names
 from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.library import Flags, beside, pretrained, run_as, untrained
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import named
-from lightning_modules.weights import bare_names, fingerprint, load_strictly, part_of, read_weights
+from lightning_modules.weights import fingerprint, load_strictly, part_of, read_weights
 
 
 class Features(NamedTuple):

@@ -29,7 +29,7 @@ from lightning_modules.networks.autoencoders import (
 )
 from lightning_modules.networks.running import Float32, without_fp16
 from lightning_modules.noise import Noise
-from lightning_modules.weights import fingerprint, load_part, load_strictly, read_file, read_weights
+from lightning_modules.weights import fingerprint, load_part, load_strictly, read_weights
 
 if TYPE_CHECKING:
     from diffusers import VQModel
@@ -426,7 +426,7 @@ class Taef2Space(Space):
                 raise FileNotFoundError(
                     f"no weights at {path}: they are in madebyollin/taesd's repository"
                 )
-            load_strictly(half, read_file(path), f"{path}, a half of TAEF2,")
+            load_strictly(half, read_weights(path).tensors, f"{path}, a half of TAEF2,")
             names.append(f"{path.name} {fingerprint(half.state_dict())}")
         self.source = ", ".join(names)
         self._freeze()

@@ -19,12 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from files.tensors import bare_names
 from lightning_modules.weights import (
-    bare_names,
     fingerprint,
     load_strictly,
     part_of,
-    read_file,
     read_weights,
 )
 
@@ -183,7 +182,7 @@ def from_imagenet(path: str | Path, channels: int = 4) -> dict[str, Tensor]:
     Raises:
         ValueError: If the file is corrupt, or has another network.
     """
-    published = read_file(Path(path))
+    published = read_weights(path).tensors
     found = {}
     with torch.device("meta"):  # only for the names
         trunk = _trunk(channels, VGG16)
@@ -195,7 +194,7 @@ def from_imagenet(path: str | Path, channels: int = 4) -> dict[str, Tensor]:
     first = "net.slice1.0.weight"
     found[first] = found[first][:, :1].repeat(1, channels, 1, 1)
     with as_file(files("lpips") / "weights" / "v0.1" / "vgg.pth") as heads:
-        return {**found, **read_file(heads)}
+        return {**found, **read_weights(heads).tensors}
 
 
 def _trunk(channels: int, widths: Sequence[int]) -> nn.Sequential:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from files.tensors import bare_names
 from lightning_modules.networks.running import Running
-from lightning_modules.weights import bare_names
 
 _GROUPS, _EPS = 32, 1e-6  # of all normalisations
 OUTPUT = 512  # side in pixels of the output that Stable Diffusion and the release are trained for

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from files.paths import expand_path
-from lightning_modules.weights import read_file
+from files.tensors import check_numbers
+from lightning_modules.weights import read_weights
 
 if TYPE_CHECKING:
     from spandrel import ImageModelDescriptor
@@ -67,9 +67,10 @@ class Spandrel(nn.Module):
         if path is not None:
             if arguments:
                 raise ValueError(f"{KEY}.arguments are for an architecture; with path remove them")
-            file = _existing(path)
-            self.descriptor, where = _descriptor(file), str(file)
-            self.weights_source = where
+            weights = read_weights(_existing(path))
+            self.descriptor, where = _described(weights.tensors, weights.path), weights.path
+            self.weights_source = weights.name
+            weights.log()
         else:
             if not train:
                 raise ValueError(f"{KEY}.architecture has random weights: set train to true, too")
@@ -97,16 +98,29 @@ class Spandrel(nn.Module):
             # that the result may be changed in place.
             return torch.cat([self.descriptor(image) for image in torch.split(lr, 1)])
         h, w = lr.shape[-2:]
-        right, bottom = self.descriptor.size_requirements.get_padding(w, h)
-        # Mirrored as far as there are pixels, then repeated.
-        inner = (0, min(right, w - 1), 0, min(bottom, h - 1))
-        outer = (0, right - inner[1], 0, bottom - inner[3])
-        x = functional.pad(functional.pad(lr, inner, mode="reflect"), outer, mode="replicate")
         # The descriptor's own call computes without gradients. Some networks give several outputs,
         # or another range, which this function knows.
-        sr: Tensor = self.descriptor._call_fn(self.model, x)
+        sr: Tensor = self.descriptor._call_fn(self.model, self._padded(lr))
         sr = sr[..., : self.scale * h, : self.scale * w]
         return sr if self.trains else sr.clamp(0, 1)
+
+    def _padded(self, lr: Tensor) -> Tensor:
+        """Pad to a size that the network takes: mirrored as far as there are pixels, then repeated.
+
+        As plain arithmetic, unlike spandrel's own, it can be traced for any size.
+        """
+        needs, sizes = self.descriptor.size_requirements, lr.shape[-2:]
+        if needs.none:
+            return lr
+        sides = [torch.sym_max(n, needs.minimum) for n in sizes]
+        sides = [-(n // -needs.multiple_of) * needs.multiple_of for n in sides]  # rounded up
+        if needs.square:
+            sides = [torch.sym_max(*sides)] * 2
+        for axis, side, size in zip((-2, -1), sides, sizes, strict=True):
+            at = torch.arange(side, device=lr.device)
+            at = torch.where(at < size, at, (2 * size - 2 - at).clamp(min=0))
+            lr = lr.index_select(axis, at)
+        return lr
 
     def official(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the tensors of a published file by this network's names.
@@ -133,7 +147,8 @@ def scale_of_file(path: str) -> float:
         ImportError: If the package spandrel is not installed.
         ValueError: If the file is no such network.
     """
-    return float(_descriptor(_existing(path)).scale)
+    file = _existing(path)
+    return float(_described(read_weights(file).tensors, str(file)).scale)
 
 
 def _existing(path: str) -> Path:
@@ -156,14 +171,7 @@ def _spandrel() -> Any:
     return spandrel
 
 
-def _descriptor(file: Path) -> ImageModelDescriptor[Any]:
-    """Return the model of a file with spandrel's description."""
-    _spandrel()
-    # Read by us, not by spandrel: torch's weights-only reader, and no TorchScript.
-    return _described(read_file(file), str(file))
-
-
-def _described(tensors: Mapping[str, Any], where: str) -> ImageModelDescriptor[Any]:
+def _described(tensors: Mapping[str, Tensor], where: str) -> ImageModelDescriptor[Any]:
     """Return the model of tensors with spandrel's description."""
     spandrel = _spandrel()
     state = dict(spandrel.canonicalize_state_dict(dict(tensors)))  # some networks' readers pop
@@ -179,6 +187,7 @@ def _described(tensors: Mapping[str, Any], where: str) -> ImageModelDescriptor[A
             f"{where} is a {descriptor.architecture.name} for inpainting, expected a model that "
             f"takes an image alone; set {KEY}.path to another file"
         )
+    check_numbers(where, tensors, descriptor.model.state_dict())
     return descriptor
 
 

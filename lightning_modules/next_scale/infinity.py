@@ -17,6 +17,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from degradations.device import copy_to
+from files.tensors import bare_names
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.base import Generator
 from lightning_modules.networks.bsq import total_after
@@ -31,7 +32,6 @@ from lightning_modules.next_scale.next_scale import (
     teacher_forcing,
 )
 from lightning_modules.noise import Noise
-from lightning_modules.weights import bare_names
 
 if TYPE_CHECKING:
     from datamodules.base import Batch

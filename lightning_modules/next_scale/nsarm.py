@@ -43,6 +43,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from degradations.device import copy_to
+from files.tensors import bare_names
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.base import SuperResolver
 from lightning_modules.latents import check_choice, enlarged
@@ -69,7 +70,6 @@ from lightning_modules.sampling.color import ColorFix
 from lightning_modules.sampling.tiling import padded
 from lightning_modules.weights import (
     Weights,
-    bare_names,
     fingerprint,
     load_part,
     load_strictly,

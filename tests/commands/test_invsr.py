@@ -307,5 +307,5 @@ def test_weights_that_are_no_good(work: Path, refusal: Refusal) -> None:
     sentence = refusal(*command, "short.pth")
     assert f"short.pth do not fit the model: 1 missing (predictor.{first})" in sentence
     sentence = refusal(*command, "nan.pth")
-    assert "nan.pth has NaN in 1 of its tensors" in sentence
+    assert "nan.pth has NaN or infinity in 1 of its tensors" in sentence
     assert "set another file" in sentence

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from lightning_modules.weights import read_file, read_weights
+from files.tensors import read_file
+from lightning_modules.weights import load_strictly, read_weights
 
 TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
 
@@ -35,15 +36,10 @@ class TestKinds:
         [
             pytest.param(TENSORS, id="flat"),
             pytest.param({"params": TENSORS}, id="BasicSR"),
-            pytest.param({"params": {"old": torch.ones(1)}, "params_ema": TENSORS}, id="its EMA"),
             pytest.param({"state_dict": TENSORS, "epoch": 3}, id="state_dict"),
             pytest.param({"model": {"name": "liif", "args": {}, "sd": TENSORS}}, id="LIIF"),
             pytest.param({"model": TENSORS, "optimizer": {}}, id="model"),
             pytest.param({"vae": TENSORS, "discriminator": {}}, id="a tokenizer"),
-            pytest.param(
-                {"trainer": {"gpt_fsdp": {"old": torch.ones(1)}, "gpt_ema_fsdp": TENSORS}},
-                id="Infinity's trainer",
-            ),
             pytest.param({**TENSORS, "epoch": 3, 7: torch.ones(1)}, id="other things beside"),
             pytest.param({k: nn.Parameter(v) for k, v in TENSORS.items()}, id="parameters"),
         ],
@@ -118,6 +114,127 @@ class TestKinds:
         assert_tensors(tmp_path / "w.pth")
 
 
+OLD = {name: torch.zeros_like(value) for name, value in TENSORS.items()}
+MODULE = {f"module.{name}": value for name, value in TENSORS.items()}
+NORM = {"a.running_mean": torch.ones(2), "a.num_batches_tracked": torch.tensor(7)}
+FLAT = {f"model.{name}": value for name, value in OLD.items()}
+LIT = {name.replace(".", ""): value for name, value in TENSORS.items()}  # Lightning's LitEma
+
+
+def beside(prefix: str, averages: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"{prefix}.{name}": value for name, value in averages.items()}
+
+
+class TestAverages:
+    """They are used, whatever their group is called, and the log names the group."""
+
+    @pytest.mark.parametrize(
+        ("content", "group"),
+        [
+            ({"params": OLD, "params_ema": TENSORS}, "params_ema"),
+            ({"params": OLD, "params-ema": TENSORS}, "params-ema"),
+            ({"params-ema": TENSORS}, "params-ema"),
+            ({"model": OLD, "ema": TENSORS, "opt": {"state": {0: {"a": torch.ones(1)}}}}, "ema"),
+            ({"state_dict": OLD, "state_dict_ema": MODULE}, "state_dict_ema"),
+            ({"model": OLD, "model_ema": {"module": TENSORS}}, "model_ema"),
+            ({"net_g": OLD, "net_d": OLD, "net_g_ema": TENSORS}, "net_g_ema"),
+            ({"model": {"sd": OLD}, "ema_0.9999": {"sd": TENSORS}}, "ema_0.9999"),
+            ({"trainer": {"gpt_fsdp": OLD, "gpt_ema_fsdp": TENSORS}}, "gpt_ema_fsdp"),
+            ({"model": OLD, "ema": {"decay": torch.ones(1), "shadow": TENSORS}}, "ema"),
+            ({"model": OLD, "ema": {"shadow_params": [*TENSORS.values()], "decay": 0.9}}, "ema"),
+            ({"swa": {"n_averaged": torch.tensor(3), **MODULE}, "model": OLD}, "swa"),
+            (OLD | beside("model_ema", TENSORS | {"decay": torch.ones(1)}), "model_ema"),
+            (FLAT | beside("model_ema", TENSORS), "model_ema"),
+            ({"state_dict": beside("ema_model", TENSORS) | {"step": torch.ones(1)}}, "ema_model"),
+            (
+                {"pytorch-lightning_version": "2", "state_dict": OLD, "ema_state": TENSORS},
+                "ema_state",
+            ),
+        ],
+    )
+    def test_names(self, tmp_path, caplog, content, group):
+        caplog.set_level("INFO")
+        path = saved(content, tmp_path / "w.pth")
+        assert_tensors(path)
+        read_weights(path).log()
+        assert caplog.messages == [f"weights: {path}, its averages ({group})"]
+
+    def test_buffers_that_are_not_averaged(self, tmp_path):
+        for averages in (TENSORS, [*TENSORS.values()]):
+            content = {"model": OLD | NORM, "ema": averages}
+            assert_tensors(saved(content, tmp_path / "w.pth"), TENSORS | NORM)
+
+    def test_names_without_dots(self, tmp_path):
+        other = {"vae.b": torch.ones(1)}
+        path = saved({"state_dict": FLAT | other | beside("model_ema", LIT)}, tmp_path / "w.pth")
+        assert_tensors(path, {f"model.{k}": v for k, v in TENSORS.items()} | other)
+
+    @pytest.mark.parametrize(
+        "beside_them",
+        [
+            {"params_ema": {}},
+            {"ema": None},
+            {"ema": {"decay": 0.9}},
+            {"ema_losses": [torch.ones(())]},
+        ],
+    )
+    def test_none(self, tmp_path, beside_them):
+        path = saved({"params": TENSORS, **beside_them}, tmp_path / "w.pth")
+        assert_tensors(path)
+        assert read_weights(path).averages == ""
+
+    def test_a_part_of_a_network_with_such_a_name(self, tmp_path):
+        tensors = TENSORS | {"ema.conv.weight": torch.ones(2)}
+        assert_tensors(saved(tensors, tmp_path / "w.pth"), tensors)
+
+    def test_a_list_that_fits_nothing(self, tmp_path):
+        path = saved({"model": TENSORS, "ema": {"shadow_params": [torch.ones(1)]}}, tmp_path / "w")
+        with pytest.raises(ValueError, match=r"w, ema, has 1 averages without names"):
+            read_weights(path)
+
+
+class TestNumbers:
+    @pytest.mark.parametrize(
+        ("weight", "message"),
+        [
+            (
+                torch.tensor([[1.0, torch.nan]]),
+                "NaN or infinity in 1 of its tensors, such as weight",
+            ),
+            (
+                torch.full((1, 2), 70000.0).half(),
+                "NaN or infinity in 1 of its tensors, such as weight",
+            ),
+            (
+                torch.tensor([[0.0, torch.inf]]),
+                "NaN or infinity in 1 of its tensors, such as weight",
+            ),
+            (
+                torch.tensor([[1.0, -torch.inf]]),
+                "NaN or infinity in 1 of its tensors, such as weight",
+            ),
+            (torch.ones(1, 2, dtype=torch.int8), "weight as int8, not as floating-point"),
+            (torch.ones(1, 2, dtype=torch.int64), "weight as int64, not as floating-point"),
+            (torch.ones(1, 2, dtype=torch.bool), "weight as bool, not as floating-point"),
+            (torch.ones(1, 2, dtype=torch.complex64), "weight as complex64, not as floating-point"),
+            (torch.ones(1, 2).to(torch.float8_e4m3fn), "weight as float8_e4m3fn, not as floating"),
+            (torch.ones(1, 2).to_sparse(), "weight as sparse, not as floating-point"),
+        ],
+    )
+    def test_no_weights(self, weight, message):
+        layer = nn.Linear(2, 1)
+        before = layer.weight.clone()
+        with pytest.raises(ValueError, match=rf"w\.pth has {message}"):
+            load_strictly(layer, {**layer.state_dict(), "weight": weight}, "w.pth")
+        assert torch.equal(layer.weight, before)
+
+    def test_buffers_of_other_kinds(self):
+        network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+        network.register_buffer("mask", torch.zeros(2, 2).fill_diagonal_(-torch.inf))
+        network.register_buffer("index", torch.tensor([0, 1]))
+        load_strictly(network, network.half().state_dict(), "w.pth")
+
+
 class Bomb:
     """Writes a file when it is unpickled."""
 
@@ -178,7 +295,7 @@ class TestBadFiles:
             ([torch.ones(1)], r"w\.pth holds a list, not tensors by name"),
             (torch.ones(1), r"w\.pth holds a Tensor, not tensors by name"),
             ({"epoch": 3}, r"holds no tensors by name; its keys are \['epoch'\]"),
-            ({"params": {}}, r"holds no tensors by name; its keys are \[\]"),
+            ({"params": {}}, r"holds no tensors by name; its keys are \['params'\]"),
         ],
     )
     def test_something_else(self, tmp_path, content, message):

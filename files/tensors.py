@@ -1,0 +1,230 @@
+"""Read files of tensors by name: no code in them is run, and averaged weights are preferred."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from zipfile import is_zipfile
+
+import torch
+from torch import Tensor
+
+# Groups in authors' files, beside others such as the optimiser. One may be inside another.
+WRAPPERS = (
+    *("params", "state_dict", "model_state_dict", "model", "net", "sd"),
+    *("trainer", "gpt_fsdp", "vae", "module", "net_g", "generator"),
+)
+# A group or prefix with one of these words has averages: params_ema, params-ema, ema_0.9999.
+AVERAGED = {"ema", "swa", "average", "averaged", "shadow"}
+# Numbers that authors store among the averages.
+COUNTERS = {"decay", "num_updates", "n_averaged", "initted", "step"}
+STATISTICS = ("running_mean", "running_var")  # buffers, which lists of averages leave out
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+_COMPILED = re.compile(r"(^|(?<=\.))_orig_mod\.")
+_DISTRIBUTED = "module."  # prefix of all names
+
+
+def read_file(path: Path, mapped: bool = False) -> dict[str, Any]:
+    """Return the content of a weights file or checkpoint: only plain types and tensors.
+
+    Args:
+        path: The file.
+        mapped: Leave the tensors on the disk until they are used.
+
+    Raises:
+        ValueError: If the file is corrupt, or loading it would run code.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        mapped = mapped and is_zipfile(path)
+        content = torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
+    except Exception as error:
+        # torch and safetensors raise many types here (UnpicklingError, RuntimeError, EOFError,
+        # SafetensorError, ...), which all mean the same to a user.
+        raise ValueError(f"{path} {_reason(error)}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not tensors by name")
+    return content
+
+
+def _reason(error: Exception) -> str:
+    message = str(error)
+    foreign = re.search(r"GLOBAL (\S+)", message)
+    if isinstance(error, pickle.UnpicklingError) and foreign:
+        # torch's own message advises to load the file anyway.
+        return (
+            f"holds {foreign[1]}, and loading that would run code: only tensors and plain types "
+            "are read; if you trust the file, convert it to safetensors"
+        )
+    # Other errors of unpickling are meaningless ("101"), or repeat torch's advice.
+    if isinstance(error, pickle.UnpicklingError | LookupError) or not message:
+        return "is corrupt or no weights file"
+    return f"is corrupt or no weights file: {message.splitlines()[0]}"
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a weights file of any author, by bare names.
+
+    Raises:
+        ValueError: As in ``read_file`` and ``unwrapped``.
+    """
+    return unwrapped(read_file(path), path)[0]
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a safetensors file; empty if it has none."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {})
+
+
+def unwrapped(content: Mapping[str, Any], where: str | Path) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors of a file of any author, by bare names: its averages if it has some.
+
+    Args:
+        content: Content of the file.
+        where: The file, for messages.
+
+    Returns:
+        The tensors, and the name of the averages' group or prefix, or "".
+
+    Raises:
+        ValueError: If there are no tensors by name, or averages that cannot be named.
+    """
+    groups = {k: v for k, v in content.items() if isinstance(v, dict) and _has_tensors(v)}
+    tensors, found = _named(content), ""
+    plain = next((name for name in WRAPPERS if name in groups), None)
+    if plain is None and len(groups) == 1 and not tensors:
+        plain = next(iter(groups))
+    if plain is not None:
+        tensors, found = unwrapped(groups[plain], where)
+    for name in filter(_is_average, content):
+        if name in groups:
+            averages = unwrapped(groups[name], where)[0]
+        elif listed := _listed(content[name]):
+            averages = _paired(listed, tensors, f"{where}, {name},")
+        else:
+            continue
+        # Averages may leave out buffers and frozen parts.
+        return ({**tensors, **averages} if averages.keys() <= tensors.keys() else averages), name
+    if not tensors:
+        raise ValueError(f"{where} holds no tensors by name; its keys are {list(content)[:5]}")
+    return (tensors, found) if plain else _by_prefix(tensors)
+
+
+def bare_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Remove the name prefixes that compiling and DDP add."""
+    return {
+        _COMPILED.sub("", name).removeprefix(_DISTRIBUTED): tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def _named(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    kept = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    return bare_names({name: value for name, value in kept.items() if name not in COUNTERS})
+
+
+def _has_tensors(content: Mapping[Any, Any]) -> bool:
+    inner = (v for k, v in content.items() if isinstance(k, str) and isinstance(v, dict))
+    return bool(_named(content)) or any(map(_has_tensors, inner))
+
+
+def _is_average(name: object) -> bool:
+    return isinstance(name, str) and bool(AVERAGED & {*re.split(r"[^a-z]+", name.lower())})
+
+
+def _listed(group: Any) -> list[Tensor]:
+    """Return averages without names, such as ``shadow_params`` of torch_ema and diffusers."""
+    if isinstance(group, dict):
+        return next(filter(None, map(_listed, group.values())), [])
+    listed = isinstance(group, list | tuple) and all(isinstance(v, Tensor) for v in group)
+    return [*group] if listed and any(v.ndim for v in group) else []
+
+
+def _paired(averages: list[Tensor], tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Name averages of parameters, which are in their order, after the tensors beside them."""
+    own = {k: v for k, v in tensors.items() if v.is_floating_point() and _last(k) not in STATISTICS}
+    if [value.shape for value in averages] != [value.shape for value in own.values()]:
+        raise ValueError(
+            f"{where} has {len(averages)} averages without names, which do not fit the {len(own)} "
+            "parameters beside them: store them by name"
+        )
+    return dict(zip(own, averages, strict=True))
+
+
+def _by_prefix(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Return averages that stand among the others, such as ``model_ema.`` beside ``model.``.
+
+    Some programs remove the dots in the rest of their names.
+    """
+    prefix = next((p for name in tensors if _is_average(p := name.partition(".")[0])), None)
+    if prefix is None:
+        return tensors, ""
+    inner = {name: name.partition(".")[2] for name in tensors}
+    others = {k: v for k, v in tensors.items() if k.partition(".")[0] != prefix}
+    averages = {inner[k]: v for k, v in tensors.items() if k not in others}
+    averages = {k: v for k, v in averages.items() if k not in COUNTERS}
+    if not others:
+        return averages, prefix
+    for whole in (True, False):
+        names = {(k if whole else inner[k]).replace(".", ""): k for k in others}
+        if all(name.replace(".", "") in names for name in averages):
+            found = others | {names[k.replace(".", "")]: v for k, v in averages.items()}
+            alone = not whole and len({k.partition(".")[0] for k in others}) == 1
+            return ({inner[k]: v for k, v in found.items()} if alone else found), prefix
+    return tensors, ""  # a part of the network that is called so
+
+
+# ---------------------------------------------------------------------------------- the numbers
+
+
+def check_numbers(where: str, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Raise if tensors are no weights: not finite, or integers or quantised in place of floats.
+
+    Args:
+        where: Name of the file, for messages.
+        tensors: The tensors to load.
+        own: Those of the network. Only the last parts of names have to agree.
+
+    Raises:
+        ValueError: If so; the message names the first one.
+    """
+    integers = {_last(name) for name, value in own.items() if value.dtype not in FLOATS}
+    floats = {_last(name) for name in own} - integers
+    for name, value in tensors.items():
+        if _last(name) in floats and (value.dtype not in FLOATS or value.is_sparse):
+            kind = "sparse" if value.is_sparse else str(value.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"{where} has {name} as {kind}, not as floating-point numbers: set another file, "
+                "one that is not quantised"
+            )
+    spoiled = [name for name, value in tensors.items() if not _is_sound(value)]
+    if spoiled:
+        raise ValueError(
+            f"{where} has NaN or infinity in {len(spoiled)} of its tensors, such as {spoiled[0]}: "
+            "it is damaged, overflowed in half precision, or is from a training that diverged; "
+            "set another file"
+        )
+
+
+def _is_sound(value: Tensor) -> bool:
+    if value.dtype not in FLOATS or value.is_sparse:
+        return True
+    finite = value.isfinite()
+    if finite.all():
+        return True
+    # An additive mask of attention consists of 0 and -inf.
+    return bool(((value == 0) | (value == -torch.inf)).all())
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
