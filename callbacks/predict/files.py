@@ -199,7 +199,7 @@ def fitted_extras(extras: Extras, pixels: Pixels, format: Format) -> tuple[Extra
     channels, lost = pixels.shape[2], []
     icc, exif, cicp = extras
     # WebP has no grey, and 16-bit grey with alpha is written as colour.
-    grey = channels < 3 and format != "webp" and (channels, pixels.dtype) != (2, np.uint16)
+    grey = channels < 3 and format != "webp" and not (channels == 2 and pixels.itemsize == 2)
     if icc and ((icc := fitted(icc, grey)) is None or len(icc) > LARGEST_PROFILE[format]):
         icc = None
         lost.append("colour profile")

@@ -255,7 +255,7 @@ class Writer(Callback):
         self._root, self._of_clips = Path(), False
         self._lost: Counter[str] = Counter()
         self._video_losses: Counter[str] = Counter()
-        self._more = 0  # images whose file has further frames or pages
+        self._noted: Counter[str] = Counter()  # what else happened to images
         self._sources: dict[str, str | None] = {}  # file of each input, by key
         self._lines: Predictions | None = None
         self._meter = Meter()
@@ -285,7 +285,7 @@ class Writer(Callback):
         self.written, self.skipped, self.unusable, self.failed = 0, 0, 0, 0
         self._lost.clear()
         self._video_losses.clear()
-        self._more = 0
+        self._noted.clear()
         self._sources.clear()
         self._abandoned.clear()
         self._to_join.clear()
@@ -410,8 +410,8 @@ class Writer(Callback):
             log.warning("%d images lost their %s: %s cannot hold it", count, what, self.format)
         for what, count in self._video_losses.items():
             log.warning("%d videos: not kept: %s", count, what)
-        if self._more:
-            log.warning("%d images have more frames or pages: only the first is used", self._more)
+        for what, count in self._noted.items():
+            log.warning("%d images %s", count, what)
         # A sum over all processes, so each has written its images when this is done.
         own = torch.tensor([self.written, self.unusable, self.failed])
         strategy = trainer.strategy
@@ -700,7 +700,10 @@ class Writer(Callback):
         if meta.get("alpha") is not None and self.format in OPAQUE:
             self._lost["transparency"] += 1
             meta["alpha"] = None
-        self._more += bool(meta.get("more"))
+        if meta.get("more"):
+            self._noted["have more frames or pages: only the first is used"] += 1
+        if meta.get("cicp") and self.profile == "convert":
+            self._noted["are not converted: sRGB cannot show HDR"] += 1
         if self.exif == "drop":
             meta["exif"] = None
         return meta

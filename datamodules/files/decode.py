@@ -180,7 +180,7 @@ class DecodedImage:
         colours = [self.rgb[..., 0] if self.mode in GREY else self.rgb]
         if self.alpha is not None:
             colours.append(self.alpha)
-        return colours[0] if len(colours) == 1 else np.dstack(colours)
+        return colours[0] if len(colours) == 1 else cast(Pixels, np.dstack(colours))
 
     def meta(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """Return everything except the colours, for the writer of results.

@@ -261,9 +261,15 @@ def blend(
     """
     total: Tensor | None = None
     finished, said = 0, time.monotonic()
-    look = {"desc": "tiles", "unit": "tile", "leave": False, "delay": SHORT}
-    # None: unless it is no terminal.
-    with tqdm(total=len(tiles), disable=None if bar else True, **look) as done:
+    progress = tqdm(
+        total=len(tiles),
+        desc="tiles",
+        unit="tile",
+        leave=False,
+        delay=SHORT,
+        disable=None if bar else True,  # None: unless it is no terminal
+    )
+    with progress as done:
         for group in _groups(tiles, at_once):
             made = make(group)
             parts = made.view(len(group), -1, *made.shape[1:])

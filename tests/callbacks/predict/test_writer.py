@@ -69,6 +69,8 @@ class Data(LightningDataModule):
     def skip_in_predict(self, keys: set[str]) -> None:
         self.left_out = keys
 
+    def convert_in_predict(self) -> None: ...
+
     def predict_dataloader(self) -> DataLoader[Any]:
         left = {key: s for key, s in self.samples.items() if key not in self.left_out}
         return DataLoader(Inputs(left), batch_size=None)
@@ -230,6 +232,14 @@ def test_hdr_is_counted_by_others(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.WARNING):
         one(tmp_path, batch_of(cicp=bytes([9, 16, 0, 1])), "webp")
     assert "1 images lost their colours (cICP code points" in caplog.text
+
+
+def test_hdr_that_is_not_converted_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        one(tmp_path, batch_of(cicp=bytes([9, 16, 0, 1])), profile="convert")
+    assert "1 images are not converted" in caplog.text
 
 
 def test_frames_that_are_not_used_are_counted(
