@@ -26,7 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datamodules.files.decode import UnreadableImage, read_image
+from datamodules.files.decode import UnreadableImage, read_image, read_size
+from datamodules.files.pairs import mixed
 from datamodules.files.roles import SUFFIXES, role_of
 from datamodules.order.keys import Names
 from datamodules.order.plan import Item
@@ -214,7 +215,7 @@ class Clips(RecordedClips):
         """Find the frames. Args as ``Source.prepare``.
 
         Raises:
-            ValueError: If there are no clips, or some are too short.
+            ValueError: If there are no clips, some are too short, or some are the LR of others.
         """
         root = Path(expand_path(self.root, "Clips.root"))
         if not root.is_dir():
@@ -234,6 +235,9 @@ class Clips(RecordedClips):
             log.warning("Clips left out: %s", note)
         self._keys = sorted(keys)
         self._files = [sorted(found[key], key=in_order) for key in self._keys]
+        problem = mixed(self._keys, lambda index: read_size(self._files[index][0]))
+        if problem is not None:
+            raise ValueError(f"Clips.root: {problem}")
 
     def _clip_of(self, frame: str) -> str | None:
         if self.pattern is None:

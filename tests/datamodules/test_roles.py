@@ -20,6 +20,7 @@ from datamodules.pack.inputs import find_inputs
 from datamodules.shards.shards import Shards
 from datamodules.shards.stream import Stream
 from datamodules.sources.captioned import Captioned
+from datamodules.sources.clips import Clips, ClipShards
 from datamodules.sources.folder import Folder, Inputs
 
 Members = Mapping[str, bytes]
@@ -164,6 +165,16 @@ def test_hr_and_lr_with_dots_in_a_folder(tmp_path: Path) -> None:
     members = {f"{n}.hr.png": png(8) for n in NAMES} | {f"{n}.lq.png": png(4) for n in NAMES}
     with pytest.raises(ValueError, match=r"'0000\.hr' \(8x8\) and '0000\.lq' \(4x4\)"):
         Folder(str(in_folder(tmp_path, members))).prepare(2.0)
+
+
+@pytest.mark.parametrize("lr", ["{}_lr/{}.png", "X4/{}x4/{}.png"])
+def test_clips_and_their_lr_are_refused(tmp_path: Path, lr: str) -> None:
+    members = {f"000/{n}.png": png(8) for n in NAMES}
+    members |= {lr.format("000", n): png(2) for n in NAMES}
+    with pytest.raises(ValueError, match="LR images would count as HR"):
+        Clips(str(in_folder(tmp_path, members)), frames=2).prepare(1.0)
+    with pytest.raises(ValueError, match="LR images would count as HR"):
+        ClipShards(str(in_tar(tmp_path, members)), frames=2, index_cache=str(tmp_path)).prepare(1.0)
 
 
 @pytest.mark.parametrize(
