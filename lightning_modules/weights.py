@@ -20,6 +20,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+EVALUATED = "evaluation_weights"  # in our checkpoint, of an optimiser with `train()` and `eval()`
 WRAPPERS = (
     *("params_ema", "params", "state_dict", "model", "sd"),
     *("trainer", "gpt_ema_fsdp", "gpt_fsdp", "ema", "vae"),
@@ -81,7 +82,8 @@ def read_weights(path: str | Path) -> Weights:
         return Weights(content, about.get("model"), str(path), frozen, settings)
     if "pytorch-lightning_version" in content and isinstance(content.get("state_dict"), dict):
         ema = content.get("callbacks", {}).get("EMA")
-        tensors = {**content["state_dict"], **(ema["weights"] if ema else {})}
+        evaluated = content.get(EVALUATED, {})
+        tensors = {**content["state_dict"], **evaluated, **(ema["weights"] if ema else {})}
         name = f"{path} (EMA)" if ema else str(path)
         settings = content.get("trained_with")
         if settings is None:  # of an earlier version
