@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -53,8 +53,11 @@ from datamodules.sources.triplets import Triplets
 from degradations.draws import seed_of
 from files.owned import remove_file, remove_folder, remove_leftovers, write_whole
 from files.paths import expand_path
-from lightning_modules.backbone.condition import Texts
-from lightning_modules.latents import InLatents
+from lightning_modules.base import ImageModel
+
+if TYPE_CHECKING:
+    from lightning_modules.backbone.condition import Texts
+    from lightning_modules.backbone.space import Space
 
 
 @dataclass(frozen=True)
@@ -207,14 +210,9 @@ NAME = "latents"  # prefix of the shards' names
 VERSION = 1  # of encode.json
 
 
-def caption_encoder(model: InLatents) -> Texts | None:
-    """Return the part that encodes captions, if the method has one."""
-    return next((part for part in model.children() if isinstance(part, Texts)), None)
-
-
-def unit_of(model: InLatents) -> int:
+def unit_of(space: Space, scale: float) -> int:
     """Return the HR pixels that sides must be a multiple of: whole latents, and whole LR pixels."""
-    return int(np.lcm(model.space.factor, int(model.scale) if model.scale % 1 == 0 else 1))
+    return int(np.lcm(space.factor, int(scale) if scale % 1 == 0 else 1))
 
 
 class Encoding:
@@ -226,9 +224,13 @@ class Encoding:
         model: The model on its device.
     """
 
-    def __init__(self, options: EncodeOptions, trainer: Trainer, model: InLatents) -> None:
-        self.options, self.model, self.space = options, model, model.space
-        self.encoder = cast(Texts, caption_encoder(model))  # read with `texts` only
+    def __init__(self, options: EncodeOptions, trainer: Trainer, model: ImageModel) -> None:
+        self.options, self.model = options, model
+        # As checked; the encoder only with `texts`.
+        self.space, self.encoder = (
+            cast("Space", model.latent_space),
+            cast("Texts", model.caption_encoder),
+        )
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self.source = data.train
         if isinstance(self.source, Latents | Triplets) or not len(self.source.keys):
@@ -248,7 +250,9 @@ class Encoding:
             images = Images(self.source, "train", self.model.scale)
             self.degradation = degradation_of(images, data.degradation)
         self.augment = data.crops.augment
-        self.squares = Squares(self.source, options, unit_of(model), self.seed, self.augment)
+        self.squares = Squares(
+            self.source, options, unit_of(self.space, model.scale), self.seed, self.augment
+        )
         self.count = len(self.squares) * options.crops_per_image
 
     @property
@@ -625,12 +629,11 @@ class Encode(Callback):
         raise Checked
 
 
-def _checked(options: EncodeOptions, trainer: Trainer, model: LightningModule) -> InLatents:
-    if not isinstance(model, InLatents):
+def _checked(options: EncodeOptions, trainer: Trainer, model: LightningModule) -> ImageModel:
+    if not isinstance(model, ImageModel) or (space := model.latent_space) is None:
         raise ConfigurationError(
             f"{type(model).__name__} has no model.init_args.space to encode with"
         )
-    space = model.space
     if not space.source and any(True for _ in space.parameters()):
         raise ConfigurationError(
             f"the autoencoder of model.init_args.space, {type(space).__name__}, has random "
@@ -644,7 +647,7 @@ def _checked(options: EncodeOptions, trainer: Trainer, model: LightningModule) -
             f"{type(trainer.strategy).__name__}: give --trainer.strategy ddp"
         )
     least = min(options.crops_per_image, options.batch_size, options.samples_per_shard)
-    unit, crop = unit_of(model), options.crop
+    unit, crop = unit_of(space, model.scale), options.crop
     if least < 1 or (crop is not None and (crop < 1 or crop % unit)):
         raise ConfigurationError(
             f"--encode.crop is {crop}, and the least of crops_per_image, batch_size and "
@@ -660,13 +663,13 @@ def _checked(options: EncodeOptions, trainer: Trainer, model: LightningModule) -
             f"--encode.flips is {options.flips} without --encode.crop, and whole images are not "
             "flipped: give --encode.crop, or drop it"
         )
-    encoder = caption_encoder(model)
+    encoder = model.caption_encoder
     if options.texts and not (encoder and encoder.reads and encoder.source):
         raise ConfigurationError(
             f"--encode.texts requires a trained caption encoder, but {type(model).__name__} has "
             "none: set model.init_args.encoder to lightning_modules.T5"
         )
-    if options.pairs and not model.pairs:
+    if options.pairs and not model.latent_pairs:
         raise ConfigurationError(
             f"{type(model).__name__} does not support --encode.pairs: it does not enlarge LR"
         )

@@ -12,7 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
-from functools import partial, wraps
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, final
@@ -36,10 +36,12 @@ from lightning_modules.optimisation import (
     average_gradients,
     check_length,
     check_plateaus,
+    evaluation_weights,
     optimizer_of,
     schedule_of,
     step_plateaus,
     step_schedule,
+    with_modes,
 )
 from lightning_modules.sampling.color import KINDS, ColorFix, fix_colors
 from lightning_modules.sampling.tiling import (
@@ -54,6 +56,7 @@ from lightning_modules.sampling.tiling import (
 )
 from lightning_modules.sampling.together import Together, check_same
 from lightning_modules.weights import (
+    EVALUATED,
     Weights,
     check_sources,
     check_tensors,
@@ -67,6 +70,8 @@ from lightning_modules.weights import (
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
+    from lightning_modules.backbone.condition import Texts
+    from lightning_modules.backbone.space import Space
 
 log = logging.getLogger(__name__)
 PROCESSES = {"process", "schedule"}  # arguments with `settings`
@@ -91,6 +96,7 @@ class ImageModel(Method, LightningModule, ABC):
     # trained: rounding would lose most of each step, except with an optimiser that keeps the rest.
     half_outputs = True
     half_training = False
+    latent_pairs = False  # whether it trains on pairs of latents (`main.py encode --encode.pairs`)
 
     def __init__(
         self,
@@ -109,6 +115,10 @@ class ImageModel(Method, LightningModule, ABC):
         self.scale = float(scale)
         self.initial_weights = weights
         self._make_optimizer, self._make_schedule = optimizer, lr_scheduler
+        self._has_trained = False
+        # While `fit` validates: weights of an optimiser with `train()` and `eval()`.
+        self._evaluated: list[tuple[Tensor, Tensor]] = []  # parameters, and those for evaluation
+        self._trained: list[Tensor] = []  # those for training
         self._in_batch = False  # of training
         self._logs_batch = False  # whether this batch's values go to Lightning
         self._unlogged: dict[str, tuple[Any, dict[str, Any]]] = {}  # values and arguments, by name
@@ -143,6 +153,25 @@ class ImageModel(Method, LightningModule, ABC):
         return {"steps": steps}
 
     @property
+    def latent_space(self) -> Space | None:
+        """Space of the latents that ``main.py encode`` writes; None if the method has none."""
+        return None
+
+    @property
+    def caption_encoder(self) -> Texts | None:
+        """Encoder of the captions of which ``encode --encode.texts`` writes features, if any."""
+        return None
+
+    def enlarged_lr(self, lr: Tensor, size: Size) -> Tensor:
+        """Return the image of the second latent of a pair, (B, 3, H, W).
+
+        Args:
+            lr: (B, 3, h, w) in [0, 1].
+            size: (H, W).
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not train on pairs of latents")
+
+    @property
     def needs_weights(self) -> bool:
         """Whether all weights are as initialised, so that outputs would be meaningless."""
         return self.weights_source is None and any(True for _ in self.parameters())
@@ -169,7 +198,8 @@ class ImageModel(Method, LightningModule, ABC):
         if not hasattr(data, "apart_from_training"):  # not ours
             self.trainer.fit_loop.setup_data()
             with torch.random.fork_rng(devices=[]):  # of which a loader takes its order
-                for batch in islice(self.trainer.train_dataloader, count):
+                loader: Any = self.trainer.train_dataloader
+                for batch in islice(loader, count):
                     yield self.trainer.strategy.batch_to_device(batch, self.device)
             return
         with data.apart_from_training():
@@ -178,8 +208,6 @@ class ImageModel(Method, LightningModule, ABC):
                 moved = data.transfer_batch_to_device(kept, self.device, 0)
                 yield data.on_after_batch_transfer(moved, 0)
 
-    # Lightning looks through `wraps`, or it would warn of data modules that have this hook, too.
-    @wraps(LightningModule.transfer_batch_to_device, assigned=())
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Any:
@@ -188,6 +216,9 @@ class ImageModel(Method, LightningModule, ABC):
         moving = {k: v for k, v in batch.items() if k not in kept} if kept else batch
         moved = super().transfer_batch_to_device(moving, device, dataloader_idx)
         return {**moved, **kept} if kept else moved
+
+    # Lightning looks through wrappers; otherwise it would warn of data modules with this hook.
+    transfer_batch_to_device.__wrapped__ = LightningModule.transfer_batch_to_device  # type: ignore[attr-defined]
 
     def setup(self, stage: str) -> None:
         """Raise if weights are in half precision where they cannot be. Subclasses call super().
@@ -257,6 +288,33 @@ class ImageModel(Method, LightningModule, ABC):
         """Raise if the schedule cannot be followed. Subclasses must call super() first."""
         check_plateaus(self.trainer)
         check_length(self.trainer)
+        for optimizer in with_modes(self.trainer):
+            optimizer.train()
+        self._has_trained = False
+
+    def on_train_end(self) -> None:
+        """Leave the weights for evaluation, if they are others. Subclasses must call super()."""
+        self._has_trained = True
+        for optimizer in with_modes(self.trainer):
+            optimizer.eval()
+
+    @torch.no_grad()
+    def on_validation_model_eval(self) -> None:
+        """Also use the weights for evaluation in ``fit``. Subclasses must call super()."""
+        super().on_validation_model_eval()
+        if self._fits and not self.trainer.sanity_checking:
+            self._evaluated = evaluation_weights(self.trainer)
+            self._trained = [p.detach().clone() for p, _ in self._evaluated]
+            for parameter, weights in self._evaluated:
+                parameter.copy_(weights)
+
+    @torch.no_grad()
+    def on_validation_model_train(self) -> None:
+        """Restore the weights for training. Subclasses must call super()."""
+        super().on_validation_model_train()
+        for (parameter, _), trained in zip(self._evaluated, self._trained, strict=True):
+            parameter.copy_(trained)
+        self._evaluated, self._trained = [], []
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
         """Step as Lightning does, by the mean of all processes, with a clear error if it fails."""
@@ -473,6 +531,23 @@ class ImageModel(Method, LightningModule, ABC):
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in keys}
         checkpoint["model"], checkpoint["frozen"] = class_path(type(self)), sources(self)
         checkpoint["trained_with"] = self.trained_with
+        if self._fits and not self._has_trained:
+            self._keep_both_weights(checkpoint)
+
+    @property
+    def _fits(self) -> bool:
+        return self._trainer is not None and self._trainer.state.fn == "fit"
+
+    def _keep_both_weights(self, checkpoint: dict[str, Any]) -> None:
+        # A resumed run needs the exact weights for training; all others, those for evaluation.
+        evaluated = self._evaluated or evaluation_weights(self.trainer)
+        names = dict(self.named_parameters(remove_duplicate=False)).items()
+        places = {id(parameter): n for n, (parameter, _) in enumerate(evaluated)}
+        found = {name: places[id(p)] for name, p in names if id(p) in places}
+        if found:
+            checkpoint[EVALUATED] = {name: evaluated[n][1] for name, n in found.items()}
+        if self._trained:  # the checkpoint is written during a validation
+            checkpoint["state_dict"] |= {name: self._trained[n] for name, n in found.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check the checkpoint, and add the frozen parts of this model to it.
@@ -488,7 +563,8 @@ class ImageModel(Method, LightningModule, ABC):
                 f"the model here is {class_path(type(self))}: set model.class_path to that"
             )
         check_sources(self, checkpoint.get("frozen", {}))
-        state = recognised(self, checkpoint["state_dict"], "the checkpoint")
+        evaluated = {} if self._fits else checkpoint.get(EVALUATED, {})
+        state = recognised(self, {**checkpoint["state_dict"], **evaluated}, "the checkpoint")
         own = self.state_dict()
         state = self._needed(state, own)
         missing = [k for k in self.checkpoint_keys() if k not in state]

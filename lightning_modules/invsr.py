@@ -458,7 +458,7 @@ class InvSR(InLatents, Adversarial):
     distance: Tensor  # of LR's latents from HR's, with `training.starts: auto`; 0 before measured
     training_only = ("discriminator.", "perceptual.")
     half_outputs = False
-    pairs = True
+    latent_pairs = True
 
     @property
     def default_steps(self) -> int:

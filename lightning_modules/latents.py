@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lightning_modules.backbone.condition import Texts
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import ImageModel
@@ -35,19 +36,23 @@ class InLatents(ImageModel):
     """
 
     space: Space
-    pairs = False  # whether it trains on latents of HR and of LR, from `encode --encode.pairs`
 
     def __init__(self, scale: float, space_weights: str | None = None, **kwargs: Any) -> None:
         super().__init__(scale, **kwargs)
         self.space_weights = space_weights
 
-    def enlarged_lr(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return the image of the second latent of a pair, (B, 3, H, W).
+    @property
+    def latent_space(self) -> Space:
+        """The space of the latents."""
+        return self.space
 
-        Args:
-            lr: (B, 3, h, w) in [0, 1].
-            size: (H, W).
-        """
+    @property
+    def caption_encoder(self) -> Texts | None:
+        """The part that encodes captions."""
+        return next((part for part in self.children() if isinstance(part, Texts)), None)
+
+    def enlarged_lr(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return the image of the second latent of a pair, (B, 3, H, W)."""
         return enlarged(lr, size)
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:

@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ReduceLROnPlateau
-from torch.optim import Adam, AdamW, Optimizer
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from torch import Tensor
+from torch.optim import LBFGS, Adam, AdamW, Optimizer, SparseAdam
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 from torch.optim.lr_scheduler import ReduceLROnPlateau as TorchReduceLROnPlateau
 
@@ -121,6 +124,12 @@ def adamw(parameters: Iterable[Any], lr: float = 5e-5) -> Optimizer:
     return AdamW(parameters, lr=lr, weight_decay=0.0, fused=True)
 
 
+UNUSABLE = {
+    LBFGS: "asks for the gradient of one batch several times in a step",
+    SparseAdam: "takes only sparse gradients, which no network here has",
+}
+
+
 def optimizer_of(
     make: Callable[[Any], Any], parameters: Iterable[Any], name: str = "optimizer"
 ) -> Any:
@@ -132,14 +141,59 @@ def optimizer_of(
         name: Name of the model's argument, for messages.
 
     Raises:
-        ValueError: If its class refuses its arguments.
+        ValueError: If its class refuses its arguments, or cannot train a method.
     """
     with _naming(name):
         optimizer = make(parameters)
+    for kind, why in UNUSABLE.items():
+        if isinstance(optimizer, kind):
+            raise ValueError(
+                f"model.init_args.{name} is {type(optimizer).__name__}, which {why}: use another, "
+                "such as torch.optim.AdamW"
+            )
     # A fused optimiser unscales AMP gradients itself, and Lightning then refuses to clip them.
     # With this, the scaler does it, at no measurable cost.
     optimizer._step_supports_amp_scaling = False
     return optimizer
+
+
+def with_modes(trainer: Trainer) -> list[Any]:
+    """Return the optimisers with ``train()`` and ``eval()``, such as schedule-free ones.
+
+    Their parameters are those to train in one mode, and those to evaluate in the other.
+
+    Raises:
+        ValueError: If the strategy splits parameters.
+    """
+    found = [o for o in trainer.optimizers if all(hasattr(o, mode) for mode in ("train", "eval"))]
+    if found and isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
+        raise ValueError(
+            f"model.init_args.optimizer is {type(found[0]).__name__}, whose weights for evaluation "
+            "must be whole on each device: set trainer.strategy to ddp"
+        )
+    return found
+
+
+@torch.no_grad()
+def evaluation_weights(trainer: Trainer) -> list[tuple[Tensor, Tensor]]:
+    """Return each parameter of such optimisers, and its weights for evaluation.
+
+    Parameters and optimisers are left in the mode for training, and bit for bit as they were, which
+    ``eval()`` and ``train()`` alone would not: they round.
+
+    Args:
+        trainer: The trainer, while it trains.
+    """
+    found: list[tuple[Tensor, Tensor]] = []
+    for optimizer in with_modes(trainer):
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        trained = [p.detach().clone() for p in parameters]
+        optimizer.eval()
+        found += [(p, p.detach().clone()) for p in parameters]
+        optimizer.train()
+        for parameter, before in zip(parameters, trained, strict=True):
+            parameter.copy_(before)
+    return found
 
 
 def schedule_of(make: Callable[[Any], Any], optimizer: Any) -> dict[str, Any]:

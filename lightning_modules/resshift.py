@@ -111,7 +111,7 @@ class ResShift(InLatents, SuperResolver):
         self.perceptual_target = perceptual_target
         self.dropped: Tensor | float = 0.0  # steps without perceptual loss, on this rank
 
-    pairs = True
+    latent_pairs = True
 
     @property
     def default_steps(self) -> int:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from files.tensors import bare_names, check_numbers, read_file, read_metadata, unwrapped
 
+EVALUATED = "evaluation_weights"  # in our checkpoint, of an optimiser with `train()` and `eval()`
 INDEX = ".index.json"  # suffix of the index of weights in several files
 
 # Metadata key in files of `main.py export`: the version of this project.
@@ -93,7 +94,8 @@ def read_weights(path: str | Path) -> Weights:
         if settings is None:  # of an earlier version
             settings = {k: content[k] for k in ("timesteps",) if k in content}
         frozen = content.get("frozen", {})
-        return Weights({**state, **averages}, model, str(path), ema, frozen, settings)
+        tensors = {**state, **content.get(EVALUATED, {}), **averages}
+        return Weights(tensors, model, str(path), ema, frozen, settings)
     tensors, group = unwrapped(content, path)
     return Weights(tensors, None, str(path), group)
 

@@ -214,7 +214,7 @@ class LatentRegression(InLatents, SuperResolver):
 
     half_outputs = False
 
-    pairs = True
+    latent_pairs = True
 
     def __init__(
         self,

@@ -119,7 +119,7 @@ class NSARM(NextScale, SuperResolver):
     """
 
     training_only = ("teacher.",)
-    pairs = True
+    latent_pairs = True
 
     def __init__(
         self,
