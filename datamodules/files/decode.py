@@ -241,8 +241,9 @@ def read_size(file: str | os.PathLike[str] | IO[bytes]) -> tuple[int, int]:
                 return _size(opened)
         return _size(file)
     except Exception as error:  # as in decode
-        found = isinstance(error, OSError) and error.errno is not None
-        reason = reason_of(error) if found else "damaged"
+        reason = "damaged"
+        if isinstance(error, OSError) and error.errno is not None:
+            reason = reason_of(error)
         reason = "too large" if isinstance(error, Image.DecompressionBombError) else reason
         name = os.fspath(file) if isinstance(file, str | os.PathLike) else "the image"
         raise UnreadableImage(

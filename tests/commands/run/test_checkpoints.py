@@ -283,7 +283,9 @@ def test_what_a_killed_run_left_half_written_confuses_nobody(
     folder = trained / "checkpoints"
     left = [hidden(folder / "step-000000013.ckpt"), hidden(folder / "step-000000007.ckpt")]
     left += [hidden(folder / "best.json"), hidden(trained / "config.yaml")]
-    kept = [folder / "mine.tmp", trained / "mine.tmp", hidden(trained / "results.json")]
+    left += [hidden(trained / "results.json"), hidden(trained / "report" / "images" / "a.webp")]
+    kept = [folder / "mine.tmp", trained / "mine.tmp"]
+    left[-1].parent.mkdir(parents=True, exist_ok=True)
     for path in (*left, *kept):
         path.write_bytes(b"half")
     (folder / "step-000000099.ckpt.sha256").write_text("0  step-000000099.ckpt\n")
