@@ -130,8 +130,8 @@ class RunOptions:
         preflight_minutes: Minutes that each of several processes waits for the others, before it
             reports which are missing.
         heartbeat_seconds: Seconds between two heartbeats of each of several processes.
-        lost_after_seconds: Seconds without a heartbeat after which a process is lost, and the
-            others end with status 75, to be started again.
+        lost_after_seconds: Seconds without a heartbeat after which a process is lost, or in which
+            each process waits for another; all end with status 75, to be started again.
         matmul_precision: Precision of float32 matrix products. By default ``high`` (TF32) where
             ``fit`` trains on a GPU of compute capability 8.0 or more, ``highest`` with
             ``trainer.deterministic``, and torch's own otherwise. On a GPU torch has TF32 for
