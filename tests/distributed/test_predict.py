@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import Tensor, nn
+from torch.nn import functional
 
 from callbacks.predict.predictions import NAME
-from tests.distributed.test_two_processes import torchrun
+from lightning_modules.base import SuperResolver
+from tests.distributed.test_two_processes import by_hand, torchrun
 
 
 @pytest.mark.slow
@@ -58,3 +65,53 @@ def test_tiles_of_an_image_on_two_processes(
     assert all(line["tiles"] > 1 for line in lines if "error" not in line)
     for path in Path("alone").glob("*.png"):
         assert Path("both", path.name).read_bytes() == path.read_bytes()
+
+
+class Slow(nn.Module):
+    """A network whose third call brings a signal to one of two processes."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        Slow.calls += 1
+        if Slow.calls == 3 and os.environ["RANK"] == os.environ["STOPPED"]:
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
+        return x
+
+
+class InSteps(SuperResolver):
+    """A sampler of 1000 calls for each image or tile."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__(scale)
+        self.network = Slow()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        raise NotImplementedError
+
+    def restore(self, batch: Any, noise: Any) -> Tensor:
+        for _ in range(1000 if self.tiling.size == "auto" else 10):
+            self.network(batch["lr"])
+        return functional.interpolate(batch["lr"], batch["size"])
+
+
+TOGETHER = ("--tiling.size", 16, "--tiling.overlap", 4, "--tiling.together", "true")
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize("stopped", ["0", "1"])
+@pytest.mark.parametrize(
+    ("verb", "options"), [("predict", ()), ("predict", TOGETHER), ("test", ()), ("validate", ())]
+)
+def test_a_signal_to_one_process_ends_both_within_an_image(
+    tiny: Path, photo_folder: Path, verb: str, options: tuple[object, ...], stopped: str
+) -> None:
+    command = [verb, "--config", "tiny.yaml", "--model", f"{__name__}.InSteps", *options]
+    if verb == "predict":
+        command += ["--data.init_args.predict", photo_folder, "--writer.folder", "out"]
+    for status, said in by_hand(*command, more={"STOPPED": stopped}):
+        assert status == 128 + signal.SIGTERM, said
+        assert "stopped by SIGTERM before its end; the same command continues" in said
+    assert not list(Path().rglob("out/*.png"))
