@@ -180,7 +180,8 @@ class CasArbi(SuperResolver):
         network: Predicts r_0 / sigma_r; without it the cascade has only the base, the control of
             the paper's tables.
         process: The shift and its noise, for values in [-1, 1] or, with ``relative``, in units of
-            sigma_r; that of ResShift's 15 steps by default.
+            sigma_r; by default that of ResShift's 15 steps, as in the paper. ``configs/experiment``
+            has a relative one, which delivers more of the residual.
         stages: How the factor is divided: ``fixed``, ``order`` and ``least_remainder``.
         domain: ``residual`` as in the paper, or ``image``: the same process from HR to b, and a
             network that predicts the image.
@@ -195,7 +196,8 @@ class CasArbi(SuperResolver):
             default.
         sampler: ``posterior``, as in the paper; ``ddim``, deterministic; a share from 0 to 1 of the
             posterior's fresh noise, between those two; or ``dpm_solver_2m``, which delivers more
-            detail with the same network and number of calls.
+            detail with the same network and number of calls. By the default process, ``posterior``
+            delivers 0.27 of the residual's power at a deviation of 0.05, and 0.40 at 0.2.
         residual_deviation: sigma_r, for values in [-1, 1]; measured on the first training pairs by
             default, and kept in checkpoints.
         optimizer: Makes the optimiser of the trainable parameters.

@@ -107,18 +107,19 @@ class Spandrel(nn.Module):
     def _padded(self, lr: Tensor) -> Tensor:
         """Pad to a size that the network takes: mirrored as far as there are pixels, then repeated.
 
-        As plain arithmetic, unlike spandrel's own, it can be traced for any size.
+        As spandrel does, but as plain arithmetic, which can be traced for any size.
         """
-        needs, sizes = self.descriptor.size_requirements, lr.shape[-2:]
+        needs = self.descriptor.size_requirements
         if needs.none:
             return lr
-        sides = [torch.sym_max(n, needs.minimum) for n in sizes]
-        sides = [-(n // -needs.multiple_of) * needs.multiple_of for n in sides]  # rounded up
+        multiple = needs.multiple_of
+        sides: list[Any] = [torch.sym_max(n, needs.minimum) for n in lr.shape[-2:]]
+        sides = [(n + multiple - 1) // multiple * multiple for n in sides]
         if needs.square:
             sides = [torch.sym_max(*sides)] * 2
-        for axis, side, size in zip((-2, -1), sides, sizes, strict=True):
-            at = torch.arange(side, device=lr.device)
-            at = torch.where(at < size, at, (2 * size - 2 - at).clamp(min=0))
+        for axis, side in zip((-2, -1), sides, strict=True):
+            own, at = lr.shape[axis], torch.arange(side, device=lr.device)
+            at = torch.where(at < own, at, (2 * own - 2 - at).clamp(min=0))
             lr = lr.index_select(axis, at)
         return lr
 

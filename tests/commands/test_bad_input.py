@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -320,6 +321,32 @@ def test_a_corrupt_file(
     sentence = refusal(command, "--config", "tiny.yaml", key, "bad.ckpt", "--run.name", "x")
     assert "bad.ckpt" in sentence
     assert "corrupt" in sentence or "damaged" in sentence
+
+
+class Bomb:
+    """Makes a folder when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, ("ran",)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"pytorch-lightning_version": "2", "x": Bomb()}, "loading that would run code"),
+        ([1, 2], "bad.ckpt holds a list"),
+        ({"params": {"a": torch.ones(1)}}, "no checkpoint of fit: for weights alone, use --model"),
+    ],
+)
+def test_no_checkpoint_to_begin_with(
+    tiny: Path, refusal: Refusal, content: object, expected: str
+) -> None:
+    torch.save(content, "bad.ckpt")
+    sentence = refusal(*FIT, "--ckpt_path", "bad.ckpt")
+    assert expected in sentence
+    assert "weights_only" not in sentence
+    assert not Path("ran").exists()
+    assert not Path("runs/tiny/config.yaml").exists()
 
 
 def test_a_checkpoint_that_is_not_there(tiny: Path, refusal: Refusal) -> None:

@@ -401,6 +401,12 @@ class TestCheckpoint:
         expected = torch.load(checkpoint, weights_only=True)["state_dict"]
         assert all(torch.equal(model.state_dict()[k], v) for k, v in expected.items())
 
+    def test_a_checkpoint_to_resume_with_infinities(self, checkpoint):
+        content = torch.load(checkpoint, weights_only=True)
+        content["state_dict"]["tail.weight"][0] = torch.inf
+        with pytest.raises(ValueError, match=r"the checkpoint has NaN or .* such as tail\.weight"):
+            Model().on_load_checkpoint(content)
+
     def test_another_methods(self, checkpoint):
         content = torch.load(checkpoint, weights_only=True)
         message = r"trained with other\.Method, but the model here is tests\.\S*Model: set model\."

@@ -333,15 +333,24 @@ def test_the_code_of_the_card_runs(trained: Path, enlarger: Enlarger) -> None:
 
 
 @pytest.mark.slow
-def test_onnx_of_a_network_of_spandrel(tmp_path: Path) -> None:
-    for package in ("onnxruntime", "onnxscript", "spandrel"):
+@pytest.mark.parametrize("shuffle", [None, 2, 4])  # x4, and the shuffled networks of x2 and x1
+@torch.no_grad()
+def test_onnx_of_a_network_of_spandrel(shuffle: int | None, tmp_path: Path) -> None:
+    """An ESRGAN, which needs sides of at least 2, or multiples of 4."""
+    runtime = pytest.importorskip("onnxruntime")
+    for package in ("onnxscript", "spandrel"):
         pytest.importorskip(package)
-    from tests.lightning_modules.networks.test_spandrel import compact
+    from spandrel.architectures.ESRGAN import ESRGAN
 
-    torch.save(compact(), tmp_path / "compact.pth")
-    network = Regression(2.0, lambda scale: Spandrel(scale, str(tmp_path / "compact.pth")))
-    out = written(network, tmp_path, onnx=True)  # which compares the outputs
-    assert (out / "model.onnx").is_file()
+    scale = 4 // (shuffle or 1)
+    network = ESRGAN(num_filters=8, num_blocks=1, scale=scale, shuffle_factor=shuffle)
+    torch.save(network.state_dict(), tmp_path / "esrgan.pth")
+    model = Regression(scale, lambda scale: Spandrel(scale, str(tmp_path / "esrgan.pth")))
+    session = runtime.InferenceSession(written(model, tmp_path / "out", onnx=True) / "model.onnx")
+    for size in ((37, 53), (31, 17), (1, 5)):
+        lr = torch.rand(1, 3, *size)
+        (found,) = session.run(None, {"lr": lr.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), model.network(lr), atol=1e-4, rtol=0)
 
 
 @pytest.mark.slow

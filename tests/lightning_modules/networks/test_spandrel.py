@@ -241,6 +241,23 @@ def test_an_unknown_architecture(tmp_path):
         Spandrel(2, str(path))
 
 
+def test_averages_are_preferred(tmp_path):
+    path, old = tmp_path / "w.pth", {k: torch.zeros_like(v) for k, v in compact().items()}
+    torch.save({"params": old, "params-ema": compact()}, path)
+    lr = torch.rand(1, 3, 6, 5)
+    expected = computed(compact(), lr, 2).clamp(0, 1)
+    torch.testing.assert_close(Spandrel(2, str(path))(lr), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.char, lambda value: value / 0])
+def test_no_weights(tmp_path, change):
+    tensors = compact()
+    tensors["body.2.weight"] = change(tensors["body.2.weight"])
+    torch.save(tensors, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"w\.pth has .*body\.2\.weight"):
+        Spandrel(2, str(tmp_path / "w.pth"))
+
+
 class Malicious:
     def __reduce__(self):
         return builtins.exec, ("import sys; sys.was_run = True",)
