@@ -49,7 +49,7 @@ TOOLS = {
     "protocols": "callbacks.metrics.protocols",
     "preview": "degradations.tools.preview",
     "draws": "degradations.tools.draws",
-    "doctor": "commands.doctor.doctor",
+    "doctor": "commands.doctor",
     "pack": "datamodules.pack.__main__",
     "freeze": "degradations.tools.freeze",
     "reference": "callbacks.metrics.sets",
