@@ -1,4 +1,4 @@
-"""Structure of the code: files and lines a room, import circles, and files that a batch passes.
+"""Structure of the code: files, kinds of lines, import circles, and files that a batch passes.
 
 ``python -m benchmarks.structure`` prints what the table in docs/architecture.md holds. The files of
 a batch are those whose functions are called from the start of one training step to the start of the
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -158,6 +158,42 @@ def rooms() -> dict[str, dict[str, Any]]:
     return table
 
 
+def kinds_of_lines(files: Iterable[Path]) -> dict[str, int]:
+    """Lines of code, docstrings, comments and blanks; a line with code is code."""
+    counts = dict.fromkeys(("code", "docstrings", "comments", "blank"), 0)
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        documented = set[int]()
+        for node in ast.walk(ast.parse(text)):
+            body = getattr(node, "body", None)
+            if isinstance(body, list) and body and _is_docstring(body[0]):
+                documented |= {*range(body[0].lineno, body[0].end_lineno + 1)}
+        for number, line in enumerate(text.splitlines(), 1):
+            kind = "comments" if line.lstrip().startswith("#") else "code"
+            kind = "docstrings" if number in documented else kind
+            counts[kind if line.strip() else "blank"] += 1
+    return counts
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def lengths() -> dict[str, int]:
+    """Median and 95th percentile of the lines of a function of the rooms, docstring included."""
+    found = sorted(
+        node.end_lineno - node.lineno + 1
+        for path in modules().values()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno
+    )
+    return {"median": found[len(found) // 2], "95 %": found[len(found) * 95 // 100]}
+
+
 def main() -> None:
     """Print all of it as JSON."""
     argparse.ArgumentParser(
@@ -169,6 +205,14 @@ def main() -> None:
     files = passed()
     result = {
         "rooms": rooms(),
+        "lines": {
+            "rooms, interface, main": kinds_of_lines(
+                [*modules().values(), ROOT / "enlarger.py", ROOT / "main.py"]
+            ),
+            "benchmarks": kinds_of_lines((ROOT / "benchmarks").rglob("*.py")),
+            "tests": kinds_of_lines((ROOT / "tests").rglob("*.py")),
+        },
+        "lines of a function": lengths(),
         "import circles": circles(),
         "constructor with the most arguments": [count, name],
         "files passed": {kind: len(names) for kind, names in files.items()},

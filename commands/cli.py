@@ -68,7 +68,6 @@ from commands.run.directory import RunDirectory, RunOptions, experiment_name, ru
 from commands.run.files import fingerprint, why_unseen
 from commands.run.loggers import keep_earlier_metrics, name_loggers
 from commands.run.weights import find_weights, freezes, load_trained, needed_files, weights_are_read
-from commands.throughput import Throughput
 from commands.tracebacks import explained_precision, sentence_of, status_of
 from commands.world import agree
 from datamodules.base import SRDataModule
@@ -114,7 +113,7 @@ def evaluate_seeds(
             return
 
 
-DRY_RUN_COMMANDS = ("check", "throughput", "encode")  # set up as fit, but leave no run
+DRY_RUN_COMMANDS = ("check", "encode")  # set up as fit, but leave no run
 
 
 def without_outputs(trainer: Namespace, given: list[Any], own_bar: bool) -> list[Any]:
@@ -361,8 +360,6 @@ class EnlargerCLI(CommandsCLI):
         return start_facts(self.config_dump or self._dump(), self.trainer.world_size)
 
     def _own_callbacks(self, trainer: Namespace) -> list[Any]:
-        if self.subcommand == "throughput":
-            return [Throughput()]
         if self.subcommand == "encode":
             return [Encode(self.config_init[self.subcommand].encode)]
         if self.subcommand == "export":

@@ -9,7 +9,6 @@ BY_GROUP = {
         "test": "Measure the run's best weights on the test images.",
         "predict": "Enlarge a folder of images with the run's best weights.",
         "check": "Do what fit does up to its first step, on all processes, and print a summary.",
-        "throughput": "Measure the seconds of each part of a batch, and name the largest.",
     },
     "look": {
         "list": "List methods, networks, degradations, datasets, metrics, experiments or weights.",
@@ -25,7 +24,6 @@ BY_GROUP = {
     },
     "data": {
         "pack": "Pack images into WebDataset tars.",
-        "stats": "Measure a set of images: sizes, blur, noise, duplicates, broken files; a page.",
         "encode": "Write latents of the training images into shards, so that fit need not encode.",
         "freeze": "Write degraded images into files, for other programs.",
         "reference": "Compute the features of reference images, for FID and its family.",
@@ -51,9 +49,8 @@ TOOLS = {
     "protocols": "callbacks.metrics.protocols",
     "preview": "degradations.tools.preview",
     "draws": "degradations.tools.draws",
-    "doctor": "commands.doctor.doctor",
+    "doctor": "commands.doctor",
     "pack": "datamodules.pack.__main__",
-    "stats": "commands.stats",
     "freeze": "degradations.tools.freeze",
     "reference": "callbacks.metrics.sets",
     "niqe": "callbacks.metrics.niqe",

@@ -21,8 +21,6 @@ from .recipes.second_order import SincAndJPEG as SincAndJPEG
 from .recipes.second_order import ToLR as ToLR
 from .recipes.web import Photograph as Photograph
 from .recipes.web import Web as Web
-from .record import Record as Record
-from .record import Replay as Replay
 from .stages.adapters import Albumentations as Albumentations
 from .stages.adapters import Kornia as Kornia
 from .stages.adapters import KorniaAugmentation as KorniaAugmentation

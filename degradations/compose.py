@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from degradations.base import Canvas, Degradation, Stage, check_images, check_probability, select
 from degradations.draws import Draws, Integers, Params, to_device
-from degradations.record import Record, Replay
 
 Stages = list[Stage] | dict[str, Stage]
 
@@ -287,12 +286,6 @@ class Mixture(Degradation):
                 raise TypeError(
                     f"recipes[{name}] made {type(recipe).__name__}; expected a Degradation such as "
                     "degradations.Bicubic (degradation.init_args.recipes)"
-                )
-            if isinstance(recipe, Record | Replay):
-                kind = type(recipe).__name__
-                raise ValueError(
-                    f"recipes[{name}] is a {kind}, which has no effect in a mixture: make the "
-                    f"mixture the recipe of the {kind}"
                 )
             if recipe.pool:
                 raise ValueError(

@@ -19,7 +19,6 @@ import logging
 import random
 import statistics
 import sys
-import tempfile
 import time
 import types
 from collections.abc import Callable
@@ -39,7 +38,6 @@ from commands.process import keep_freed_memory
 from degradations.base import Degradation
 from degradations.compose import Mixture
 from degradations.recipes.second_order import RealESRGAN, RealESRGANLight
-from degradations.record import Record
 from tests.launches import count_launches
 
 SEED = 0
@@ -262,7 +260,7 @@ def seeds(draw: int) -> Tensor:
 
 
 def variants(draws: int, device: torch.device) -> dict[str, Any]:
-    """Our pipeline on images of differing sizes, in a mixture, and recorded, against itself.
+    """Our pipeline on images of differing sizes, and in a mixture, against itself.
 
     Images of differing sizes, 192 to 320 px, go one by one, as evaluation has them; so they are
     compared with images of 256 px that go one by one.
@@ -293,21 +291,17 @@ def variants(draws: int, device: torch.device) -> dict[str, Any]:
 
         return run
 
-    with tempfile.TemporaryDirectory() as place:
-        path = str(Path(place) / "params.jsonl")
-        record = Record(SCALE, lambda scale: RealESRGAN(scale, usm=False, compile=False), path)
-        times = in_turns(
-            {
-                "plain": partial(batch, plain),
-                "one by one": partial(one_by_one, list(hr.chunk(BATCH))),
-                "differing sizes": partial(one_by_one, others),
-                "light": partial(batch, light),
-                "mixture": partial(batch, mixture),
-                "recorded": partial(batch, record),
-            },
-            draws,
-            device,
-        )
+    times = in_turns(
+        {
+            "plain": partial(batch, plain),
+            "one by one": partial(one_by_one, list(hr.chunk(BATCH))),
+            "differing sizes": partial(one_by_one, others),
+            "light": partial(batch, light),
+            "mixture": partial(batch, mixture),
+        },
+        draws,
+        device,
+    )
     mean = {name: statistics.mean(values) for name, values in times.items()}
     return {
         **{name: summary(values) for name, values in times.items()},
@@ -317,7 +311,6 @@ def variants(draws: int, device: torch.device) -> dict[str, Any]:
             mean["one by one"] * pixels / mean["differing sizes"], 3
         ),
         "throughput_of_mixture": round((mean["plain"] + mean["light"]) / 2 / mean["mixture"], 3),
-        "throughput_of_recorded": round(mean["plain"] / mean["recorded"], 3),
         "draws": draws,
     }
 

@@ -27,10 +27,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import report
 from benchmarks.memory import peak_mib
 from benchmarks.speed.sampling import clock
-from benchmarks.speed.self_cascade_memory import SD21, Latents, base
 from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.library import Flags
+from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.controls.direct import Direct
 from lightning_modules.networks.feature_upsampler import Full, Shared
 from lightning_modules.noise import Noise
@@ -43,11 +43,36 @@ SMALL = {
     "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
     "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
 }
+SD21: dict[str, Any] = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "attention_head_dim": [5, 10, 20, 20],
+    "cross_attention_dim": 1024,
+    "use_linear_projection": True,
+}
 EXPECTED: dict[str, dict[str, int]] = {  # side of the latent or pivot, by kind of pass
     "direct": {"whole 16": 50},
     "tuning-free": {"whole 8": 50, "whole 16": 35},
     "tuned": {"whole 8": 50, "whole 16": 35, "way down 8": 1},
 }
+
+
+class Latents(PixelSpace):
+    """Four channels; there are no images here."""
+
+    channels = 4
+
+
+def base(device: str = "cpu") -> UNet2D:
+    """Stable Diffusion 2.1's U-Net, of equal weights."""
+    with torch.device("meta"):  # random weights would take a minute
+        denoiser = UNet2D(SD21, null_token="none", flags=Flags(frozen=True))
+    denoiser.to_empty(device=device)
+    with torch.no_grad():
+        for parameter in denoiser.parameters():
+            parameter.fill_(1e-3)
+    return denoiser
 
 
 def counted() -> dict[str, dict[str, int]]:

@@ -55,7 +55,6 @@ _FIT = (
 SHOWN: dict[str, tuple[str, ...]] = {
     "fit": _FIT,
     "check": _FIT,
-    "throughput": _FIT,
     "validate": _EVALUATE,
     "test": _EVALUATE,
     "predict": (

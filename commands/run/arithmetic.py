@@ -15,7 +15,7 @@ from commands.errors import ConfigurationError
 from commands.run.directory import RunOptions
 
 log = logging.getLogger(__name__)
-TRAINING = ("fit", "check", "throughput")
+TRAINING = ("fit", "check")
 TENSOR_CORES = (8, 0)  # compute capability from which float32 has them, Ampere's
 
 

@@ -90,7 +90,7 @@ _SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".npz", ".bin")
 _PATHS = ("$", "/", "~", "./", "../")
 _SOURCES = {  # keys of data.init_args, by command
     **dict.fromkeys(("fit", "check"), ("train", "val")),
-    **dict.fromkeys(("throughput", "encode"), ("train",)),
+    "encode": ("train",),
     **{"validate": ("val",), "test": ("test",), "predict": ("predict",)},
 }
 _TEXTS = ("prompt", "negative", "negative_prompt", "text")

@@ -17,18 +17,19 @@ import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from degradations.base import Degradation, cut_size
-from degradations.draws import seed_of
+from degradations.draws import Params, seed_of
 from degradations.images import as_image, cropped, find_images, read_image
-from degradations.record import records_of
 from degradations.tools.configure import degradation_of
 from degradations.tools.preview import add_config_argument, positive
+from files.class_path import class_path
 from files.owned import put_in_place, unfinished_folder
 from files.paths import by_key, image_key, open_regular
 from files.png_text import open_image
@@ -116,8 +117,15 @@ def degrade_images(
         degradation = settings.degradation
         params = degradation.params_of(seeds, hr.shape)
         lr = degradation.replay(hr, params)
-        record = records_of(seeds, hr.shape, degradation, params)[0]
-        about = {**record, "key": f"{settings.name}/{key}", "enlarger": version}
+        about = {
+            "seed": int(seeds),
+            "shape": list(hr.shape[1:]),
+            "scale": degradation.scale,
+            "recipe": class_path(type(degradation)),
+            "params": _plain(params),
+            "key": f"{settings.name}/{key}",
+            "enlarger": version,
+        }
         yield (
             in_shard,
             {
@@ -126,6 +134,17 @@ def degrade_images(
                 "json": json.dumps(about, separators=(",", ":")).encode(),
             },
         )
+
+
+def _plain(params: Params) -> dict[str, Any]:
+    # The parameters of a batch of one image, for JSON.
+    plain: dict[str, Any] = {}
+    for name, value in params.items():
+        if isinstance(value, dict):
+            plain[name] = _plain(value)
+        else:  # a number is shared by all batches
+            plain[name] = value.tolist()[0] if isinstance(value, np.ndarray) else value
+    return plain
 
 
 def write_shards(

@@ -18,7 +18,7 @@ from tests.quick import quick
 Refusal = Callable[..., str]
 Enlarger = Callable[..., None]
 WEIGHTS = "--model.init_args.weights"
-COMMANDS = ("fit", "validate", "test", "predict", "export", "throughput", "check", "encode")
+COMMANDS = ("fit", "validate", "test", "predict", "export", "check", "encode")
 
 
 @pytest.fixture

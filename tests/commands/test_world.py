@@ -158,7 +158,7 @@ def test_the_process_group_is_that_of_the_variables(monkeypatch: pytest.MonkeyPa
     assert own_plugins(own, "ddp", found) == [own]
 
 
-OTHER = ("validate", "test", "predict", "check", "throughput", "encode", "export")
+OTHER = ("validate", "test", "predict", "check", "encode", "export")
 
 
 @pytest.mark.parametrize(

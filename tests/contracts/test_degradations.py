@@ -11,12 +11,11 @@ from degradations.bicubic import Bicubic
 from degradations.compose import Mixture, OneOf, Shuffled, Sometimes
 from degradations.pipeline import Pipeline
 from degradations.recipes.second_order import RealESRGANLight
-from degradations.record import Record, Replay
 from degradations.stages.adapters import Albumentations, Kornia, KorniaAugmentation
 from degradations.stages.blur import MeasuredPSF
 from degradations.stages.codec import H264
 from degradations.stages.noise import GaussianNoise
-from tests.contracts import discovery, psfs, records
+from tests.contracts import discovery, psfs
 from tests.contracts.degradation_contract import DegradationContract, StageContract, build
 
 
@@ -47,8 +46,6 @@ STAGES = {
 DEGRADATIONS = {
     Mixture: lambda scale: Mixture(scale, [RealESRGANLight, Bicubic], [0.7, 0.3]),
     Pipeline: lambda scale: Pipeline(scale, [GaussianNoise(), GaussianNoise((5.0, 5.0))]),
-    Record: records.record,
-    Replay: records.replay,
 }
 
 

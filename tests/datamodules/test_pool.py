@@ -13,7 +13,6 @@ from PIL import Image
 from datamodules.base import SRDataModule
 from datamodules.sources.clips import MovingCrops
 from datamodules.sources.folder import Folder
-from degradations.record import Record
 from lightning_modules.one_pass.regression import Regression
 from tests.datamodules.memory import (
     Memory,
@@ -66,14 +65,6 @@ def test_an_evaluation_knows_no_pool():
     )
     assert [keys for keys, _ in pooled] == [[f"v/p{i:02d}"] for i in range(5)]
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(plain, pooled, strict=True))
-
-
-def test_a_wrapped_recipe_keeps_its_pool(tmp_path):
-    record = Record(2, Pooled, str(tmp_path / "p.jsonl"))
-    plain, recorded = (
-        [b["key"] for b in training(module(8, **given))] for given in ({}, {"degradation": record})
-    )
-    assert recorded == plain
 
 
 def test_images_with_an_lr_of_their_own_go_by(caplog):

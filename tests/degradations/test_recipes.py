@@ -23,7 +23,6 @@ from degradations.recipes.bsrgan import BSRGAN, ChannelNoise, GaussianBlur, Samp
 from degradations.recipes.resshift import ImageNetTest, ResShift
 from degradations.recipes.second_order import Order, RealESRGAN, RealESRGANLight, SecondOrder
 from degradations.recipes.web import Photograph, Web
-from degradations.record import Record
 from degradations.stages.noise import hashed_fields
 from degradations.stages.resize import MODES
 from tests.launches import Waits, count_launches
@@ -765,7 +764,6 @@ def test_members_inherit_the_scale() -> None:
         ([Bicubic, Bicubic], [-1.0, 2.0], "weights is"),
         ([Bicubic, Bicubic], [0.0, 0.0], "weights is .*not all 0"),
         ([Bicubic, Bicubic], [float("nan"), 1.0], "weights is"),
-        ([lambda s: Record(s, Bicubic, "never.jsonl")], None, r"recipes\[0\] is a Record"),
         ([lambda s: RealESRGAN(s, pool=180)], None, r"recipes\[0\] has a pool of 180 pairs"),
         ({"a.b": Bicubic}, None, "a recipe is named 'a.b'"),
         ({"which": Bicubic}, None, "a recipe is named 'which'"),

@@ -33,7 +33,6 @@ STEPS = (
 MADE_SMALL = {
     "fit": (*CPU, *STEPS),
     "check": (*CPU, *STEPS),
-    "throughput": CPU,
     "encode": (*CPU, "--encode.crops_per_image", "1"),
     "validate": CPU,
     "test": (*CPU, "--trainer.limit_test_batches", "1"),

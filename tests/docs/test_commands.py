@@ -114,7 +114,7 @@ def test_files_that_a_page_shows() -> None:
         ("python main.py fit --config a.yaml", False, "run small", "--trainer.max_steps 2"),
         ("python main.py fit --config a.yaml", False, "run small", "_batches 1 --config a.yaml"),
         ("python main.py fit --model.help lightning_modules.x.Y", False, "run", ".x.Y"),
-        ("python main.py doctor --run.root a", False, "run", "doctor --run.root a"),
+        ("python main.py doctor", False, "run", "doctor"),
         ("python main.py export runs/a", False, "run", "export runs/a"),
         ("python main.py export runs/a --export.push me/a", False, "parsed", ""),
         ("torchrun --nnodes 2 main.py fit --config a.yaml", False, "parsed", ""),
@@ -191,7 +191,6 @@ def test_options_whose_value_is_the_readers() -> None:
         (f"main.py fit --config {QUICKSTART}", "--model.nettwork.help CLASS", "no model.nettwork"),
         ("main.py fit --model.help lightning_modules.Regression", "", "ok"),
         ("main.py fit --model.help lightning_modules.resshift.Reshift", "", "Reshift"),
-        ("main.py doctor --run.root a", "--doctor.checksums true", "ok"),
         ("main.py doctor --doctor.weight 5", "", "--doctor.weight"),
         ("torchrun --nnodes 2 main.py check --run.name a", "", "ok"),
         ("torchrun --nodes 2 main.py check --run.name a", "", "--nodes"),
@@ -268,7 +267,7 @@ def test_every_module_that_is_named_as_a_command_runs() -> None:
         for line in path.read_text(encoding="utf-8").splitlines():
             if "commit" not in line:
                 named.update(re.findall(rf"python -m ((?:{ROOMS})(?:\.\w+)+)", line))
-    assert len(named) > 20
+    assert len(named) > 10
     for name in named:
         file = REPO / name.replace(".", "/")
         file = file / "__main__.py" if file.is_dir() else file.with_suffix(".py")

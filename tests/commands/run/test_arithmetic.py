@@ -57,7 +57,6 @@ def within(
     ("capability", "settings", "expected"),
     [
         ((8, 0), {}, ("high", True, True)),
-        ((9, 0), {"command": "throughput"}, ("high", True, True)),
         ((8, 0), {"scales": Scales()}, ("high", False, True)),
         ((8, 0), {"scales": Scales(), "cudnn_benchmark": True}, ("high", True, True)),
         ((7, 5), {}, OWN),

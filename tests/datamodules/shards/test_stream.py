@@ -213,7 +213,7 @@ def test_the_same_epoch_again(tars, workers):
 
 
 def test_after_the_loaders_process_has_read_too(tars, uninterrupted):
-    """As in the command throughput: workers inherit open streams, and leave them alone."""
+    """Workers inherit open streams, and leave them alone."""
     data = module(source(tars))
     batches(data, [(0, 0)])
     data.workers = 1

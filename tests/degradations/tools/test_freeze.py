@@ -18,7 +18,6 @@ from datamodules.base import Source, SRDataModule
 from datamodules.shards.shards import Shards
 from datamodules.sources.folder import Folder
 from degradations.draws import seed_of
-from degradations.record import Replay
 from degradations.tools import freeze
 from degradations.tools.configure import degradation_of
 from tests.datamodules.memory import evaluation
@@ -185,17 +184,22 @@ def test_what_is_in_a_shard(run):
 FIELDS = ("hr.png", "lr.png", "json")
 
 
+def batch_of_one(params):
+    return {
+        name: batch_of_one(value) if isinstance(value, dict) else np.array([value])
+        for name, value in params.items()
+    }
+
+
 def test_its_parameters_can_be_replayed(run, tmp_path, config):
     files = members(run("out"))
-    path = tmp_path / "params.jsonl"
-    path.write_bytes(files["a.json"] + b"\n")
+    params = batch_of_one(json.loads(files["a.json"])["params"])
     hr, lr = (
         torch.from_numpy(np.array(Image.open(io.BytesIO(files[f"a.{name}.png"])))).permute(2, 0, 1)
         for name in ("hr", "lr")
     )
-    replay = Replay(2.0, lambda scale: degradation_of([config], scale), str(path))
-    seeds = torch.tensor([seed_of(0, "photos/a")])
-    assert torch.equal(replay(hr[None] / 255, seeds), lr[None] / 255)
+    degradation = degradation_of([config], 2.0)
+    assert torch.equal(degradation.replay(hr[None] / 255, params), lr[None] / 255)
 
 
 def test_a_crop_is_of_the_middle(run, images):

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.nn import functional
 
-from benchmarks.speed.liif import measure_image
 from degradations.bicubic import resize
 from lightning_modules.networks.liif import LIIF, grid, nearest
 from tests.reference import liif_official
@@ -346,9 +345,3 @@ def test_output_without_pixels():
 def test_options_that_cannot_work(options, message):
     with pytest.raises(ValueError, match=message):
         LIIF(2, blocks=1, channels=8, **options)
-
-
-def test_what_is_timed_gives_the_same():
-    torch.manual_seed(0)
-    measured = measure_image(small(4), side=12, scale=4, repeats=1)
-    assert measured["largest_difference"] <= TOLERANCE

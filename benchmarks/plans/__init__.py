@@ -1,1 +1,0 @@
-"""Plans of CasArbi's cascade, compared: `python -m benchmarks.plans`."""

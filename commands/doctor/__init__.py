@@ -1,1 +1,0 @@
-"""`main.py doctor`: what is wrong with a machine and its files."""
