@@ -131,7 +131,7 @@ def test_shards_with_scattered_samples(tars: list[Path]) -> None:
     index_of(tars[0]).unlink()
     with tarfile.open(tars[0], "a") as tar:
         for number in (0, 2):
-            tar.addfile(tarfile.TarInfo(f"{tars[0].stem}-{number}.txt"))
+            tar.addfile(tarfile.TarInfo(f"{tars[0].stem}-{number}.cls"))
     lines = checked(tars[0].parent)
     assert lines[0].startswith(
         f"look: {tars[0]}: the members of 2 samples, such as 'train-0-0', are"
