@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from files.paths import IMAGE_EXTENSIONS
+from files.paths import IMAGE_EXTENSIONS, walk
 
 FIELDS = ("hr", "lr", "txt", "json", "rst", "latent", "lr_latent", "text_features")
 SUFFIXES = frozenset(extension.removeprefix(".") for extension in IMAGE_EXTENSIONS)
@@ -93,15 +92,13 @@ def texts_beside(images: Iterable[Path]) -> Iterator[dict[str, str]]:
         yield {n[len(image.stem) + 1 :]: str(image.parent / n) for n in sorted(names)}
 
 
-def _texts_in(folder: Path) -> dict[str, Collection[str]]:
+def _texts_in(folder: Path) -> dict[str, list[str]]:
     """Return the names of the text files of a folder, by what comes before their extension."""
     found: dict[str, list[str]] = {}
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                start, _, extension = entry.name.rpartition(".")
-                if start and _TEXT.fullmatch(extension) and not entry.is_dir():
-                    found.setdefault(start, []).append(entry.name)
-    except OSError:
-        pass  # reading an image of this folder says why
-    return {start: tuple(names) for start, names in found.items()}
+    # Reading an image of a folder that is missing says so.
+    _, _, names = next(walk(folder)) if folder.is_dir() else (folder, [], [])
+    for name in names:
+        start, _, extension = name.rpartition(".")
+        if start and _TEXT.fullmatch(extension):
+            found.setdefault(start, []).append(name)
+    return found

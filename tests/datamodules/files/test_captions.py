@@ -1,4 +1,4 @@
-"""Captions: every encoding with a mark, in every reader; two captions of one image are kept."""
+"""Captions: every encoding with a mark, in every reader."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from datamodules.files.decode import UnreadableImage
 from datamodules.pack import __main__ as pack
 from datamodules.pack import packing
 from datamodules.pack.images import Recipe, process
-from datamodules.pack.places import Entry, File
+from datamodules.pack.inputs import find_inputs
 from datamodules.shards import stream
 from datamodules.shards.remote import RetryPolicy
 from datamodules.shards.shards import Shards
@@ -63,9 +63,10 @@ def test_what_cannot_be_read_is_said(kind, tmp_path):
     (raw,) = map(raw_of, samples_of([{"url": str(path)}], []))
     with pytest.raises(UnreadableImage, match=f"a.tar: a: .*{message}"):
         decoded(raw, srgb=False)
-    save(tmp_path / "b.png")
-    (tmp_path / "b.txt").write_bytes(data)
-    found = process(Recipe(), Entry("b", {"png": File(str(tmp_path / "b.png"))}))
+    save(tmp_path / "b" / "b.png")
+    (tmp_path / "b" / "b.txt").write_bytes(data)
+    [entry] = find_inputs(str(tmp_path / "b")).entries
+    found = process(Recipe(), entry)
     assert found.reason == "broken caption"
     assert "b.png: its caption " in found.message
 
@@ -96,20 +97,12 @@ def test_beside_an_image(tmp_path, name):
         assert tar.extractfile("a.txt").read() == TEXT.encode()
 
 
-def test_several_beside_an_image_are_counted(tmp_path, caplog):
-    caplog.set_level(logging.INFO)
-    save(tmp_path / "in" / "a.png")
-    (tmp_path / "in" / "a.txt").write_text("one")
-    (tmp_path / "in" / "a.caption").write_text("two")
-    assert pack.main([str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "0"]) == 0
-    assert "further txt files beside an image, left out: 1" in caplog.text
-
-
 @pytest.mark.parametrize("name", ["a.txt", "a.json"])
 def test_a_pipe_in_the_place_of_a_caption_does_not_block(tmp_path, name):
     save(tmp_path / "a.png")
     os.mkfifo(tmp_path / name)
-    found = process(Recipe(), Entry("a", {"png": File(str(tmp_path / "a.png"))}))
+    [entry] = find_inputs(str(tmp_path)).entries
+    found = process(Recipe(), entry)
     assert found.reason == "unreadable"
     assert found.message == f"{tmp_path / name}: a named pipe, not a file"
 
