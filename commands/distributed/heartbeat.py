@@ -338,8 +338,13 @@ class Ranks:
         self._refuse("start", everyone)
         hosts = [str(theirs["host"]) for theirs in everyone]
         self._heartbeat = Heartbeat(  # with a connection of its own
-            *(self._store.clone(), self.rank, hosts),
-            *(self.interval, self.lost_after, self._state, self._end),
+            self._store.clone(),
+            self.rank,
+            hosts,
+            self.interval,
+            self.lost_after,
+            self._state,
+            self._end,
         )
         self._heartbeat.start()
         return everyone
