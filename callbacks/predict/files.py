@@ -39,6 +39,7 @@ from files.png_text import png_chunk
 from files.video import load_av
 
 Format = Literal["png", "jpg", "webp", "tiff"]
+SPELLED: dict[str, Format] = {"jpeg": "jpg", "tif": "tiff"}  # other names of these
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 EIGHT_BIT: tuple[Format, ...] = ("jpg", "webp")  # formats that hold no 16 bits
 OPAQUE: tuple[Format, ...] = ("jpg",)  # formats that hold no alpha

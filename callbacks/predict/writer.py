@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from callbacks.files import commit
 from callbacks.predict.files import (
     EIGHT_BIT,
     OPAQUE,
+    SPELLED,
     Extras,
     Format,
     Pixels,
@@ -197,7 +198,7 @@ class Writer(Callback):
     Args:
         folder: Where to write; by default ``predict`` in the run's directory.
         suffix: Added to each name, e.g. ``_x2``.
-        format: File format.
+        format: File format; ``jpeg`` is ``jpg``, and ``tif`` is ``tiff``.
         overwrite: Write existing outputs again. An input is never overwritten.
         quality: Quality of ``jpg`` and ``webp``, 1 to 100.
         changed: What to do if outputs exist that were made with other weights, options or inputs,
@@ -221,7 +222,7 @@ class Writer(Callback):
         self,
         folder: str | None = None,
         suffix: str = "",
-        format: Format = "png",
+        format: Format | Literal["jpeg", "tif"] = "png",
         overwrite: bool = False,
         quality: int = 95,
         changed: Changed = "refuse",
@@ -244,7 +245,8 @@ class Writer(Callback):
                 raise ValueError(f"writer.{name} is {value!r}; expected {choices_text(choices)}")
         check_video(video, fps)
         check_codec(codec, crf)
-        self.folder, self.suffix, self.format = folder, suffix, format
+        self.folder, self.suffix = folder, suffix
+        self.format: Format = SPELLED.get(format, cast("Format", format))
         self.overwrite, self.quality, self.changed = overwrite, quality, changed
         self.profile, self.exif, self.video, self.fps = profile, exif, video, fps
         self.page = page

@@ -131,6 +131,10 @@ def test_8_bit_rgb_with_profile(tmp_path: Path, format: str) -> None:
     assert image.info["icc_profile"] == RGB_PROFILE
 
 
+def test_formats_by_another_name() -> None:
+    assert [Writer(format=name).format for name in ("jpeg", "tif")] == ["jpg", "tiff"]
+
+
 @pytest.mark.parametrize(("format", "kind"), [("jpg", "JPEG"), ("webp", "WEBP")])
 def test_lossy_formats(tmp_path: Path, format: str, kind: str) -> None:
     smooth = torch.linspace(0, 1, 64).expand(1, 3, 32, 64)
