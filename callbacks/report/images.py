@@ -38,7 +38,7 @@ from callbacks.files import Provenance
 from callbacks.metrics.pixels import psnr, to_pixels
 from callbacks.pages.images import most_detailed
 from callbacks.predict.files import Extras, write_image
-from callbacks.results.files import storable
+from callbacks.results.files import set_aside, storable
 from callbacks.tensorboard import MetricProtocol
 from degradations.bicubic import resize
 from files.owned import remove_file, whole_file, write_whole
@@ -380,8 +380,9 @@ def write_index(run: Path, evaluations: list[Evaluation], source: Provenance) ->
     """
     try:
         found = load_index(run)
-    except ValueError:
-        found = None  # it is unusable, and written again here
+    except ValueError as error:
+        found = None
+        log.warning("%s; it was moved to %s", error, set_aside(run / INDEX))
     old = found["evaluations"] if found else []
     merged = {_identity(e): e for e in old} | {_identity(e): e for e in evaluations}
     index: Index = {**source, "version": VERSION, "evaluations": list(merged.values())}
