@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast, final
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -295,7 +295,7 @@ class ImageModel(Method, LightningModule, ABC):
     def on_train_end(self) -> None:
         """Leave the weights for evaluation, if they are others. Subclasses must call super()."""
         self._has_trained = True
-        for optimizer in with_modes(self.trainer):
+        for optimizer in with_modes(self.trainer) if self._fits else ():
             optimizer.eval()
 
     @torch.no_grad()
@@ -536,7 +536,7 @@ class ImageModel(Method, LightningModule, ABC):
 
     @property
     def _fits(self) -> bool:
-        return self._trainer is not None and self._trainer.state.fn == "fit"
+        return isinstance(self._trainer, Trainer) and self._trainer.state.fn == "fit"
 
     def _keep_both_weights(self, checkpoint: dict[str, Any]) -> None:
         # A resumed run needs the exact weights for training; all others, those for evaluation.

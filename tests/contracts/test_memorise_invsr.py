@@ -28,8 +28,8 @@ UNET = {
 
 def learn(model: ImageModel, steps: int, root: Any, rate: float) -> None:
     """Train on the four photographs, with a fixed seed; the learning rate falls to 0."""
-    model.optimizer = functools.partial(torch.optim.Adam, lr=rate)
-    model.lr_scheduler = functools.partial(
+    model._make_optimizer = functools.partial(torch.optim.Adam, lr=rate)
+    model._make_schedule = functools.partial(
         torch.optim.lr_scheduler.OneCycleLR, max_lr=rate, total_steps=steps
     )
     memorising.learn(model, steps, root)

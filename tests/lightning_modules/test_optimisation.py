@@ -55,7 +55,7 @@ def fit(
     root: Path, schedule: Any, model: Any = None, ckpt_path: Path | None = None, **options: Any
 ) -> Trainer:
     model = model or Model()
-    model.lr_scheduler = schedule
+    model._make_schedule = schedule
     batches = DataLoader([batch_of(2, side=4, name=f"b{i}") for i in range(5)], batch_size=None)
     run = trainer(root, **options)
     run.fit(model, batches, ckpt_path=ckpt_path, weights_only=False)

@@ -338,7 +338,7 @@ class TestChoicesThatAreNotThePapers:
         f, y = model.latents(given)
         torch.testing.assert_close(y, model.space.encode(large))
         assert f.shape == y.shape == (2, BITS, 4, 4)
-        torch.testing.assert_close(model.enlarged(given["lr"], (32, 32)), large)
+        torch.testing.assert_close(model.enlarged_lr(given["lr"], (32, 32)), large)
         codes = model.eval().bits_of(given)
         assert torch.equal(codes[0], quantized(model.mapper(y)[0]))
 
@@ -399,7 +399,7 @@ class TestLatents:
             torch.manual_seed(0)
             found.append(model.training_step(each, 0))
         assert torch.equal(*found)
-        assert model.enlarged(given["lr"], (32, 32)) is given["lr"]
+        assert model.enlarged_lr(given["lr"], (32, 32)) is given["lr"]
 
     def test_latents_without_those_of_lr(self):
         model = method()
