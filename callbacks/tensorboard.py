@@ -130,9 +130,7 @@ class DescribedLogger(TensorBoardLogger):
         super().log_metrics({k: v for k, v in metrics.items() if k not in new}, step)
 
     @rank_zero_only
-    def log_hyperparams(  # type: ignore[override]  # two bases, each with other arguments
-        self, params: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> None:
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Write the hyperparameters for the tab of this name.
 
         Lightning would log a metric for them, -1 at step 0.
