@@ -495,7 +495,7 @@ def test_an_exported_base_names_its_schedule(tmp_path: Path) -> None:
 
 
 def test_checkpoints_and_exports_of_before_name_what_they_named(tmp_path: Path) -> None:
-    content: Any = {"pytorch-lightning_version": "2", "state_dict": {"a": torch.ones(1)}}
+    content: Any = {"model": "my.Model", "state_dict": {"a": torch.ones(1)}}
     torch.save({**content, "timesteps": [0, 300]}, tmp_path / "old.ckpt")
     assert read_weights(tmp_path / "old.ckpt").trained_with == {"timesteps": [0, 300]}
     arguments = {"training": {"starts": [100]}, "process": None}

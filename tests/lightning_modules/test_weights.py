@@ -210,7 +210,7 @@ class TestNumbers:
                 "NaN or infinity in 1 of its tensors, such as weight",
             ),
             (
-                torch.tensor([[1.0, -torch.inf]]),
+                torch.tensor([[0.0, -torch.inf]]),
                 "NaN or infinity in 1 of its tensors, such as weight",
             ),
             (torch.ones(1, 2, dtype=torch.int8), "weight as int8, not as floating-point"),

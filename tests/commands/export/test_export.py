@@ -26,6 +26,7 @@ from commands.export.about import licences
 from commands.export.export import ExportOptions, Origin, export
 from commands.export.formats import exported_tensors
 from commands.run.weights import find_weights
+from files.tensors import read_metadata
 from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.library import Flags
@@ -39,7 +40,7 @@ from lightning_modules.networks.imdn import IMDN
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.spandrel import Spandrel
 from lightning_modules.one_pass.regression import Regression
-from lightning_modules.weights import read_metadata, read_weights
+from lightning_modules.weights import read_weights
 from tests.commands.fake_hub import Hub
 from tests.lightning_modules.backbone.unets import CLASSES, WRAPPERS, inputs, small_kl, wrapped
 from tests.quick import quick
