@@ -337,9 +337,9 @@ class Ranks:
         # Compared before the heartbeat starts, so that all report it and none ends another.
         self._refuse("start", everyone)
         hosts = [str(theirs["host"]) for theirs in everyone]
-        self._heartbeat = Heartbeat(  # with a connection of its own
-            *(self._store.clone(), self.rank, hosts),
-            *(self.interval, self.lost_after, self._state, self._end),
+        store = self._store.clone()  # with a connection of its own
+        self._heartbeat = Heartbeat(
+            *(store, self.rank, hosts), self.interval, self.lost_after, self._state, self._end
         )
         self._heartbeat.start()
         return everyone
