@@ -201,13 +201,13 @@ RASE = {"class_path": "torchmetrics.image.RelativeAverageSpectralError"}
 def test_an_error_at_the_end_of_an_evaluation_is_one_for_both(
     tiny: Path, photo_folder: Path, tmp_path: Path
 ) -> None:
-    for name, size in (("a", (48, 40)), ("b", (48, 44))):
-        Image.open(photo_folder / "1.png").resize(size).save(tmp_path / f"{name}.png")
+    for name, size in (("1.png", (48, 40)), ("2.png", (48, 44))):
+        Image.open(photo_folder / name).resize(size).save(tmp_path / name)
     metric = {"metric": RASE, "per": "set", "label": "rase", "higher_is_better": False}
     callback = {"class_path": "callbacks.TorchMetric", "init_args": metric}
     both = by_hand(
-        *("validate", "--config", "tiny.yaml", "--model", "configs/model/bicubic.yaml"),
-        *("--data.init_args.val.photos.init_args", json.dumps({"root": str(tmp_path)})),
+        *("validate", "--config", "tiny.yaml", "--model", REPO / "configs/model/bicubic.yaml"),
+        *("--data.init_args.val.photos.init_args.root", tmp_path),
         *("--trainer.callbacks+", json.dumps(callback)),
     )
     sentences = set()
