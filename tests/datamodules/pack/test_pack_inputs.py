@@ -64,7 +64,7 @@ def test_what_is_wrong_with_a_list(tmp_path, caplog):
     listing.write_text("a.png\ngone.png\nnotes.doc\n")
     assert pack.main([str(listing), str(tmp_path / "out")]) == 1
     assert "refused (missing): " in caplog.text
-    assert "gone.png: no such file" in caplog.text
+    assert "gone.png: No such file" in caplog.text
     assert "notes.doc: not the name of an image" in caplog.text
     for content, words in [
         (b"", "empty list"),
