@@ -205,11 +205,13 @@ def disks() -> Iterator[Line]:
 
 def folders() -> Iterator[Line]:
     """Check the folders that variables of the environment name."""
+    from files.paths import expand_path
+
     for name, what in (("ENLARGER_DATA", "image sets"), ("ENLARGER_WEIGHTS", "weights")):
         value = os.environ.get(name)
         if not value:
             yield Line("ok", name, f"not set; it may name the folder of {what}")
-        elif Path(value).expanduser().is_dir():
+        elif Path(expand_path(value, name)).is_dir():
             yield Line("ok", name, value)
         else:
             yield Line("broken", name, f"{value} does not exist: export {name}=FOLDER")

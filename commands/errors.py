@@ -194,9 +194,9 @@ def _refuse_part(file: str) -> None:
     path = Path(file)
     if not path.is_file() or path.suffix not in CONFIGURATIONS:
         return
-    classes = re.search(
-        r"^(?:- )?class_path: *(\w+)", path.read_text("utf-8", errors="replace"), re.MULTILINE
-    )
+    text = path.read_text("utf-8", errors="replace")
+    lines = (line for line in text.splitlines() if line.partition("#")[0].strip())
+    classes = re.match(r"(?:- )?class_path: *(\w+)", next(lines, ""))
     key = _PARTS.get(path.resolve().parent.name) or (classes and _PARTS.get(classes[1], "model"))
     in_configs = CONFIGS in path.resolve().parents
     if classes or (in_configs and key):

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from lightning.pytorch import Callback, Trainer
@@ -27,17 +27,20 @@ needs_full = pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
 @pytest.fixture
 def fill(monkeypatch: pytest.MonkeyPatch) -> Fill:
     """Fill the disk for one file of `runs/tiny/checkpoints`; the failure frees it."""
-    own = owned.hidden
+    own = owned._begun
 
     def filled(name: str) -> None:
-        def hidden(path: Path) -> Path:
-            beside = own(path)
-            if fnmatch(path.name, name):
-                beside.symlink_to(FULL)
-                monkeypatch.setattr(owned, "hidden", own)
-            return beside
+        def begun(path: Path) -> BinaryIO:
+            file = own(path)
+            if not fnmatch(path.name, name):
+                return file
+            file.close()
+            Path(file.name).unlink()
+            Path(file.name).symlink_to(FULL)
+            monkeypatch.setattr(owned, "_begun", own)
+            return open(file.name, "wb")
 
-        monkeypatch.setattr(owned, "hidden", hidden)
+        monkeypatch.setattr(owned, "_begun", begun)
 
     return filled
 

@@ -170,7 +170,7 @@ def outside(tiny: Path) -> Iterator[Path]:
 def test_a_degradation(outside: Path, enlarger: Enlarger) -> None:
     enlarger(*FIT, "--config", "banding.yaml")
     made: Any = sys.modules["my_sr.degradations"].Banding.last
-    assert made.shape == (1, 3, 16, 16)  # the last image: a CPU runs them one by one
+    assert made.shape[:2] == (1, 3)  # the last image: a CPU runs them one by one
     for image in made:
         assert 2 <= len(image.unique()) <= 9
 

@@ -125,7 +125,7 @@ class TestPaper:
         model = model_of(name, verb, enlarger, monkeypatch, *more, "--trainer.precision", "32")
         assert (model.next_input_mode, model.color_fix) == ("area", "adain_wavelet")
         assert (model.bits.tau, model.bits.top_p, model.bits.guidance) == (0.5, 0.97, 1.0)
-        assert model.weights.endswith("NSARM.pth")
+        assert model.initial_weights.endswith("NSARM.pth")
 
     @pytest.mark.parametrize(("name", "count"), quick([("2b", 2204.6), ("8b", 8375.8)], "2b"))
     def test_infinity(self, tmp_path, enlarger, monkeypatch, name, count):

@@ -99,6 +99,7 @@ class Stage:
         self.testing = part == "test"
         self.predicting = part == "predict"
         self.global_rank, self.world_size = rank, world
+        self.lightning_module = None
 
 
 def evaluation(data: SRDataModule, part: str, rank: int = 0, world: int = 1) -> Iterator[Batch]:

@@ -730,7 +730,7 @@ def test_a_full_disk_stops_the_run_and_leaves_no_half_file(
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         predict(tmp_path, Writer(), Data({str(i): batch_of() for i in range(count)}))
-    assert list((tmp_path / "predict").iterdir()) == []
+    assert not (tmp_path / "predict").exists()
 
 
 def test_a_page_shows_the_outputs_and_never_fails_a_run(

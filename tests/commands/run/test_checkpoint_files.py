@@ -122,7 +122,7 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
 
 
 def test_small_files_are_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "best.json"
+    path = tmp_path / "last.sha256"
     for content in (b"one", b"two"):
         write_atomically(path, content)
         assert path.read_bytes() == content

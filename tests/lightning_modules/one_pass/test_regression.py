@@ -140,11 +140,11 @@ class TestLoss:
 
 
 class Renaming(Convolution):
-    """Its authors called things otherwise."""
+    """Its authors' names differ; ``module.`` of DDP is removed before."""
 
     @staticmethod
     def official(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {f"conv.{name.removeprefix('module.head.')}": v for name, v in state.items()}
+        return {f"conv.{name.removeprefix('head.')}": v for name, v in state.items()}
 
 
 class Nested(nn.Module):
