@@ -29,25 +29,6 @@ def method(second=True, **settings):
     return found
 
 
-def save(model, path):
-    checkpoint = {"state_dict": model.state_dict(), "pytorch-lightning_version": "2.6"}
-    model.on_save_checkpoint(checkpoint)
-    torch.save(checkpoint, path)
-    return checkpoint
-
-
-def student(path, passes=(2,), **settings):
-    """Of a teacher that is saved in ``path``."""
-    network = transformer(7, reads_noise=True)
-    found = NSARM(
-        *(2, space(), mapper(7), network), passes=passes, teacher_weights=str(path), **settings
-    )
-    found.load_parts(lambda *_: path)
-    found.logged = {}
-    found.log = lambda name, value, **_: found.logged.update({name: float(value.detach())})
-    return found
-
-
 def estimating(network=None, enlarge_lr=False, **settings):
     torch.manual_seed(0)
     size = (4, 4) if enlarge_lr else (2, 2)
@@ -192,127 +173,6 @@ class TestStageTwo:
         assert right > 0.95
 
 
-class TestDistillation:
-    """A student learns to draw in fewer passes what its teacher draws scale by scale."""
-
-    @pytest.fixture
-    def path(self, tmp_path):
-        save(method(), tmp_path / "teacher.ckpt")
-        return tmp_path / "teacher.ckpt"
-
-    def test_it_begins_as_its_teacher(self, path):
-        model, given, teacher = student(path, [1, 1], color_fix="none"), batch(), method()
-        expected = teacher.eval().bits_of(given)
-        assert all(
-            torch.equal(a, b) for a, b in zip(model.eval().bits_of(given), expected, strict=True)
-        )
-        model = student(path, [1, 1], color_fix="none", bits=Bitwise(1.0, 1.0))
-        model.training_step(given, 0).backward()  # a teacher's probabilities cannot be bettered
-        assert max(float(p.grad.abs().max()) for p in model.transformer.parameters()) < 1e-6
-        apart = student(path, [2], bits=Bitwise(1.0, 1.0))
-        apart.training_step(given, 0).backward()
-        assert max(float(p.grad.abs().max()) for p in apart.transformer.parameters()) > 1e-4
-
-    def test_a_step_changes_the_student_alone(self, path):
-        model, given = student(path), batch()
-        del given["hr"]  # which it does not look at
-        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1.0)
-        model.train().training_step(given, 0).backward()
-        optimizer.step()
-        now = model.state_dict()
-        changed = {name for name in now if not torch.equal(now[name], before[name])}
-        assert {name.split(".")[0] for name in changed} == {"transformer"}
-        assert "transformer.noise_in.weight" in changed
-        assert not model.teacher.training
-        assert not model.mapper.training
-
-    def test_sampling_calls_the_transformer_once_a_pass(self, path):
-        for passes in ([2], [1, 1]):
-            model, calls = student(path, passes).eval(), []
-            model.transformer.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
-            model.enlarge(batch())
-            assert len(calls) == len(passes)
-            assert model.output_settings["passes"] == "+".join(map(str, passes))
-
-    def test_checkpoints_hold_the_student_and_name_its_teacher(self, path, tmp_path):
-        model = student(path)
-        with torch.no_grad():
-            model.transformer.noise_in.weight.fill_(0.5)
-        checkpoint = save(model, tmp_path / "student.ckpt")
-        assert {name.split(".")[0] for name in checkpoint["state_dict"]} == {"transformer"}
-        assert {"teacher", "mapper", "space"} <= checkpoint["frozen"].keys()
-        student(path).on_load_checkpoint(dict(checkpoint))  # resumes
-        loaded = student(path)
-        assert loaded.needs_weights
-        loaded.load_weights(tmp_path / "student.ckpt")
-        loaded.setup("test")
-        assert loaded.teacher is None  # so that sampling needs no memory for it
-        assert torch.equal(
-            loaded.eval().enlarge(batch())["sr"], model.eval().enlarge(batch())["sr"]
-        )
-        other = method()
-        with torch.no_grad():
-            other.transformer.head.bias.fill_(1)
-        save(other, tmp_path / "other.ckpt")
-        with pytest.raises(ValueError, match=r"trained with teacher from .*teacher\.ckpt"):
-            student(tmp_path / "other.ckpt").on_load_checkpoint(dict(checkpoint))
-
-    def test_a_teacher_whose_mapper_was_frozen(self, tmp_path):
-        first = method(False)
-        with torch.no_grad():
-            first.mapper.trunk[0].weight.fill_(0.5)
-        save(first, tmp_path / "mapper_weights")
-        save(method(False), tmp_path / "other")
-        teacher = method(train_mapper=False, mapper_weights="a", transformer_weights="b")
-        save(method(), tmp_path / "transformer_weights")
-        teacher.load_parts(lambda name, _: tmp_path / name)
-        save(teacher, tmp_path / "teacher_weights")
-        with pytest.raises(ValueError, match=r"mapper_weights to .*mapper_weights"):
-            student(tmp_path / "teacher_weights")
-
-        def begun(mapper_weights):
-            parts = space(), mapper(7), transformer(7, reads_noise=True)
-            found = NSARM(2, *parts, passes=[2], teacher_weights="a", mapper_weights="b")
-            files = {"teacher_weights": tmp_path / "teacher_weights"}
-            found.load_parts(lambda name, _: files.get(name, tmp_path / mapper_weights))
-            return found
-
-        model = begun("mapper_weights")
-        assert torch.equal(model.mapper.trunk[0].weight, first.mapper.trunk[0].weight)
-        assert not model.mapper.trunk[0].weight.requires_grad
-        with pytest.raises(ValueError, match="were trained with the mapper of"):
-            begun("other")
-
-    def test_captions_are_its_teachers(self, tmp_path):
-        teacher = method(encoder=Classes(["a", "b"]))
-        save(teacher, tmp_path / "teacher.ckpt")
-        model = student(tmp_path / "teacher.ckpt", encoder=Classes(["a", "b"]))
-        assert torch.equal(model.encoder.table.weight, teacher.encoder.table.weight)
-        model.training_step(batch() | {"text": ["b", "a"]}, 0).backward()
-        assert {n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad} == {
-            "transformer"
-        }
-
-    @pytest.mark.slow
-    def test_noise_tells_what_a_pass_has_drawn(self, path):
-        """With it, a student comes nearer to its teacher than it can without."""
-        losses = []
-        for reads in (True, False):
-            torch.manual_seed(0)
-            model, given = student(path, bits=Bitwise(1.0, 1.0)), batch()
-            model.transformer.reads_noise = reads
-            optimizer = torch.optim.Adam(model.transformer.parameters(), 2e-3)
-            found = []
-            for _ in range(300):
-                optimizer.zero_grad()
-                model.training_step(given, 0).backward()
-                optimizer.step()
-                found.append(model.logged["train/loss_scale_4"])
-            losses.append(sum(found[-50:]) / 50)
-        assert losses[0] < 0.99 * losses[1], losses  # of the same draws
-
-
 class TestChoicesThatAreNotThePapers:
     """A mapper that corrects its own codes, an enlarged LR, and a rate of the mapper's own."""
 
@@ -338,7 +198,7 @@ class TestChoicesThatAreNotThePapers:
         f, y = model.latents(given)
         torch.testing.assert_close(y, model.space.encode(large))
         assert f.shape == y.shape == (2, BITS, 4, 4)
-        torch.testing.assert_close(model.enlarged(given["lr"], (32, 32)), large)
+        torch.testing.assert_close(model.enlarged_lr(given["lr"], (32, 32)), large)
         codes = model.eval().bits_of(given)
         assert torch.equal(codes[0], quantized(model.mapper(y)[0]))
 
@@ -399,7 +259,7 @@ class TestLatents:
             torch.manual_seed(0)
             found.append(model.training_step(each, 0))
         assert torch.equal(*found)
-        assert model.enlarged(given["lr"], (32, 32)) is given["lr"]
+        assert model.enlarged_lr(given["lr"], (32, 32)) is given["lr"]
 
     def test_latents_without_those_of_lr(self):
         model = method()
@@ -686,18 +546,6 @@ class TestWeights:
         (
             lambda: method(bits=Bitwise(guidance=2, guidance_after=3)),
             "guidance_after is 3; .* 0 to 2",
-        ),
-        (lambda: method(passes=[1]), r"passes is \[1\]; .* whose sum is 2"),
-        (lambda: method(passes=[3, -1]), "numbers of at least 1"),
-        (lambda: method(False, passes=[2]), r"passes is \[2\]"),
-        (lambda: method(teacher_weights="a"), "teacher_weights is for a model with .* set passes"),
-        (
-            lambda: method(teacher_weights="a", passes=[2], transformer_weights="b"),
-            "and transformer_weights to null",
-        ),
-        (
-            lambda: method(teacher_weights="a", passes=[2], bits=Bitwise(guidance=2)),
-            "guidance is 2, and what is distilled",
         ),
     ],
 )
