@@ -88,8 +88,9 @@ class Parts:
         """Codes of all scales."""
         if row == "no cache":
             return uncached(self, known)
-        given = (self.network, self.scales, self.text, self.noise(), Bitwise(), known)
-        return sample(*given, mode="area", at_once=row == "one pass")
+        how = Bitwise(next_input_mode="area")
+        given = (self.network, self.scales, self.text, self.noise(), how, known)
+        return sample(*given, at_once=row == "one pass")
 
 
 def uncached(parts: Parts, known: list[Tensor]) -> list[Tensor]:

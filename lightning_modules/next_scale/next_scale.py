@@ -145,7 +145,7 @@ def bit_losses(logits: Tensor, bits: Tensor) -> Tensor:
 # ---------------------------------------------------------------------------------------- sampling
 @dataclass(frozen=True)
 class Bitwise:
-    """How bits are drawn.
+    """How sampling draws bits.
 
     Args:
         tau: Temperature; 0 for the likelier value.
@@ -154,6 +154,8 @@ class Bitwise:
         guidance: Strength of classifier-free guidance; 1 for none.
         guidance_after: Number of blocks after which the two passes of guidance are mixed; by
             default their logits are mixed. Only with guidance.
+        next_input_mode: How C_k is downscaled: ``trilinear`` as in training, or ``area`` as in
+            NSARM's released code with the released weights.
 
     Raises:
         ValueError: If a number is out of range, or there is no guidance to mix.
@@ -163,6 +165,7 @@ class Bitwise:
     top_p: float = 0.97
     guidance: float = 1.0
     guidance_after: int | None = None
+    next_input_mode: Down = "trilinear"
 
     def __post_init__(self) -> None:
         if not (self.tau >= 0 and 0.5 <= self.top_p <= 1 and self.guidance >= 1):
@@ -172,7 +175,7 @@ class Bitwise:
             )
         if self.guidance == 1 and self.guidance_after is not None:
             raise ValueError(
-                f"model.init_args.bits.init_args.guidance_after is {self.guidance_after}, and "
+                f"model.init_args.bits.guidance_after is {self.guidance_after}, and "
                 "guidance, whose passes it mixes, is 1: set guidance above 1, or leave "
                 "guidance_after out"
             )
@@ -181,7 +184,7 @@ class Bitwise:
     def options(self) -> dict[str, str | int | float]:
         """Settings that differ from the defaults, for results."""
         default = Bitwise()
-        names = ("tau", "top_p", "guidance", "guidance_after")
+        names = ("tau", "top_p", "guidance", "guidance_after", "next_input_mode")
         return {n: getattr(self, n) for n in names if getattr(self, n) != getattr(default, n)}
 
 
@@ -233,7 +236,6 @@ def sample(
     noise: Noise,
     how: Bitwise,
     known: Sequence[Tensor] = (),
-    mode: Down = "trilinear",
     at_once: bool = True,
 ) -> list[Tensor]:
     """Draw the codes of all scales, each given the previous ones.
@@ -245,7 +247,6 @@ def sample(
         noise: Noise of B images; draws depend on the position in the image.
         how: How bits are drawn.
         known: (B, d, h, w), given codes of the first scales.
-        mode: How sums of codes are downscaled.
         at_once: Whether known scales go through the network in one pass instead of one each; the
             results differ only by rounding.
 
@@ -260,7 +261,7 @@ def sample(
     for number, size in enumerate(scales.latents):
         if number:
             total = total + enlarged(codes[number - 1], scales.latents[-1])
-            below = to_tokens(shrunk(total, size, mode), scales.patch)
+            below = to_tokens(shrunk(total, size, how.next_input_mode), scales.patch)
             inputs.append(below.repeat(copies, 1, 1))
         if at_once and number < len(known):
             continue
@@ -320,12 +321,12 @@ class NextScale(InLatents, BitwiseMethod):
         prompt: str | None = None,
         text_dropout: float = 0.1,
         reweight: bool = True,
-        bits: Bitwise | None = None,
+        bits: Bitwise = Bitwise(),
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, **kwargs)
         self.encoder, self.prompt = encoder, prompt
-        self.text_dropout, self.reweight, self.bits = text_dropout, reweight, bits or Bitwise()
+        self.text_dropout, self.reweight, self.bits = text_dropout, reweight, bits
 
     def check_parts(self) -> None:
         """Raise if the parts do not fit together.
@@ -356,7 +357,7 @@ class NextScale(InLatents, BitwiseMethod):
         after, blocks = self.bits.guidance_after, len(self.transformer.blocks)
         if after is not None and not 0 <= after <= blocks:
             raise ValueError(
-                f"model.init_args.bits.init_args.guidance_after is {after}; expected the number of "
+                f"model.init_args.bits.guidance_after is {after}; expected the number of "
                 f"a block, 0 to {blocks}"
             )
 
@@ -398,7 +399,7 @@ class NextScale(InLatents, BitwiseMethod):
             return with_it, self.bits
         if found is None:
             raise ValueError(
-                f"model.init_args.bits.init_args.guidance is {self.bits.guidance:g}, and there is "
+                f"model.init_args.bits.guidance is {self.bits.guidance:g}, and there is "
                 "no text: set model.init_args.encoder, or guidance to 1"
             )
         without = network.without_text(known, ~none)

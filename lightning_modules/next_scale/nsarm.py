@@ -13,7 +13,7 @@ the first scales are the quantised o_k, and the transformer learns the residual 
 The paper has neither the losses' weights nor learning rates, and its code has no training. So
 residuals count equally in stage 1; in stage 2 scales are weighted as in Infinity, the network also
 trains, and no bits are flipped. In sampling, the released code downscales C_k by area, while
-Infinity, and all training code, downscales it without smoothing (trilinear): ``next_input_mode``.
+Infinity, and all training code, downscales it without smoothing (``bits.next_input_mode``).
 
 Defaults follow the paper and the released weights. Three other choices, not of the paper, are
 for small trainings: ``LatentEstimate`` as mapper, ``enlarge_lr``, and a low ``mapper_lr``.
@@ -24,6 +24,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -37,9 +38,9 @@ from degradations.device import copy_to
 from files.tensors import bare_names
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.base import SuperResolver
-from lightning_modules.latents import check_choice, enlarged
+from lightning_modules.latents import enlarged
 from lightning_modules.networks import infinity, transformation
-from lightning_modules.networks.bsq import Down, quantized, total_after
+from lightning_modules.networks.bsq import quantized, total_after
 from lightning_modules.networks.infinity import InfinityTransformer, decay_groups
 from lightning_modules.networks.scales import Scales
 from lightning_modules.networks.transformation import Mapper
@@ -70,6 +71,30 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class StageTwo:
+    """How stage 2 trains.
+
+    Args:
+        mapper_weights: Initial weights of the mapper: the run of stage 1.
+        transformer_weights: Initial weights of the transformer: a run of ``Infinity``, or a
+            released file.
+        train_mapper: Whether the mapper trains, too.
+        mapper_lr: Learning rate of the mapper; by default that of ``optimizer``, which may ruin the
+            mapper: the loss rewards wrong first scales whose correction is easy to predict. A
+            hundredth of the optimiser's rate is safe.
+        text_dropout: Share of captions to drop, for guidance.
+        reweight: Whether tokens of fine scales count less, by the square root of their number.
+    """
+
+    mapper_weights: str | None = None
+    transformer_weights: str | None = None
+    train_mapper: bool = True
+    mapper_lr: float | None = None
+    text_dropout: float = 0.1
+    reweight: bool = True
+
+
 class NSARM(NextScale, SuperResolver):
     """Super-resolution by next-scale prediction; the paper's stage 2, or stage 1.
 
@@ -82,16 +107,9 @@ class NSARM(NextScale, SuperResolver):
         mapper: The network that predicts the first scales, for LR of one size: ``Transformation``,
             as in the paper, or ``LatentEstimate``.
         transformer: Predicts the other scales; none for stage 1.
-        mapper_weights: Initial weights for stage 2: the run of stage 1.
-        transformer_weights: Initial weights for stage 2: a run of ``Infinity``, or a released file.
-        train_mapper: Whether stage 2 also trains the mapper.
-        mapper_lr: Learning rate of the mapper in stage 2; by default that of ``optimizer``, which
-            may ruin the mapper: the loss rewards wrong first scales whose correction is easy to
-            predict. A hundredth of the optimiser's rate is safe.
+        stage_two: How stage 2 trains, and from which weights.
         enlarge_lr: Whether LR is enlarged to HR's size, bicubic, before it is encoded; then
             ``mapper.size`` is the size of HR's latent. As released, LR is encoded as it is.
-        next_input_mode: How C_k is downscaled in sampling: ``trilinear`` as in training, or
-            ``area`` as in the released code with the released weights.
         optimizer: Makes the optimiser of the trainable parameters.
         color_fix: How outputs get the colours of LR; see ``lightning_modules.sampling.color``.
 
@@ -107,23 +125,23 @@ class NSARM(NextScale, SuperResolver):
         space: BitwiseSpace,
         mapper: Mapper,
         transformer: InfinityTransformer | None = None,
-        mapper_weights: str | None = None,
-        transformer_weights: str | None = None,
-        train_mapper: bool = True,
-        mapper_lr: float | None = None,
+        stage_two: StageTwo = StageTwo(),
         enlarge_lr: bool = False,
-        next_input_mode: Down = "trilinear",
         optimizer: OptimizerCallable = adamw,
         color_fix: ColorFix = "adain_wavelet",
         **kwargs: Any,
     ) -> None:
-        super().__init__(scale, optimizer=optimizer, color_fix=color_fix, **kwargs)
+        super().__init__(
+            scale,
+            text_dropout=stage_two.text_dropout,
+            reweight=stage_two.reweight,
+            optimizer=optimizer,
+            color_fix=color_fix,
+            **kwargs,
+        )
         self.space, self.mapper, self.transformer = space, mapper, transformer
-        self.mapper_weights = mapper_weights
-        self.transformer_weights = transformer_weights
-        self.train_mapper = train_mapper or transformer is None
-        self.mapper_lr, self.enlarge_lr = mapper_lr, enlarge_lr
-        self.next_input_mode: Down = next_input_mode
+        self.stage_two, self.enlarge_lr = stage_two, enlarge_lr
+        self.train_mapper = stage_two.train_mapper or transformer is None
         self._check()
         # A frozen network needs evaluation mode, without dropout; Lightning does not set it.
         mapper.requires_grad_(self.train_mapper).train(self.train_mapper)
@@ -174,11 +192,12 @@ class NSARM(NextScale, SuperResolver):
         return (losses * weights).sum(1).mean()
 
     def optimized(self) -> list[dict[str, Any]]:
-        """Parameter groups, those of the mapper with ``mapper_lr``."""
-        if self.mapper_lr is None:
+        """Parameter groups, those of the mapper with ``stage_two.mapper_lr``."""
+        rate = self.stage_two.mapper_lr
+        if rate is None:
             return super().optimized()
         others = nn.ModuleList(part for part in self.children() if part is not self.mapper)
-        mapper = [{**group, "lr": self.mapper_lr} for group in decay_groups(self.mapper)]
+        mapper = [{**group, "lr": rate} for group in decay_groups(self.mapper)]
         return [*decay_groups(others), *mapper]
 
     @torch.no_grad()
@@ -281,21 +300,12 @@ class NSARM(NextScale, SuperResolver):
             left = self.scales.latents[len(known) :]
             return [*known, *(y.new_zeros(*shape, *size) for size in left)]
         text, how = self.sampling(batch)
-        return sample(self.transformer, self.scales, text, noise, how, known, self.next_input_mode)
-
-    @property
-    def output_settings(self) -> dict[str, str | int | float]:
-        """Settings that change outputs, with those of drawing bits."""
-        found = super().output_settings
-        if self.transformer is not None and self.next_input_mode != "trilinear":
-            found["next_input_mode"] = self.next_input_mode
-        return found
+        return sample(self.transformer, self.scales, text, noise, how, known)
 
     # ------------------------------------------------------------------------- checks and weights
 
     def _check(self) -> None:
         space, mapper = self.space, self.mapper
-        check_choice("next_input_mode", self.next_input_mode, Down)
         if mapper.bits != space.channels or mapper.size[0] != mapper.size[1]:
             raise ValueError(
                 f"model.init_args.mapper is for latents of {mapper.bits} x {mapper.size[0]} x "
@@ -324,10 +334,10 @@ class NSARM(NextScale, SuperResolver):
                 f"model.init_args.mapper.init_args.full is {mapper.full}; HR's latent is "
                 f"{self.scales.latents[-1]}: set it to that"
             )
-        two = self.transformer is not None and self.train_mapper
-        if self.mapper_lr is not None and not (two and self.mapper_lr > 0):
+        two, rate = self.transformer is not None and self.train_mapper, self.stage_two.mapper_lr
+        if rate is not None and not (two and rate > 0):
             raise ValueError(
-                f"model.init_args.mapper_lr is {self.mapper_lr:g}; it must be above 0, and is for "
+                f"model.init_args.stage_two.mapper_lr is {rate:g}; it must be above 0, and is for "
                 "stage 2 with train_mapper true: set it to null"
             )
         self.check_parts()
@@ -345,16 +355,17 @@ class NSARM(NextScale, SuperResolver):
         """
         super().load_parts(find)
         given, knows = [], True
-        if self.mapper_weights is not None:
-            found = self._read("mapper", find("mapper_weights", self.mapper_weights))
-            load_part(self.mapper, found, "mapper", transformation.from_official, "mapper_weights")
+        if self.stage_two.mapper_weights is not None:
+            key = "stage_two.mapper_weights"
+            found = self._read("mapper", find(key, self.stage_two.mapper_weights))
+            load_part(self.mapper, found, "mapper", transformation.from_official, key)
             self._name_mapper(found.name)
             given.append(found.name)
-        if self.transformer is not None and self.transformer_weights is not None:
-            path = find("transformer_weights", self.transformer_weights)
-            found = self._read("transformer", path)
+        if self.transformer is not None and self.stage_two.transformer_weights is not None:
+            key = "stage_two.transformer_weights"
+            found = self._read("transformer", find(key, self.stage_two.transformer_weights))
             official = partial(_base, rows=len(self.transformer.no_text))
-            load_part(self.transformer, found, "transformer", official, "transformer_weights")
+            load_part(self.transformer, found, "transformer", official, key)
             knows = self._fill_encoder(found)
             given.append(found.name)
         if knows and len(given) == (1 if self.transformer is None else 2):
@@ -371,8 +382,8 @@ class NSARM(NextScale, SuperResolver):
             either = f"{part}.".startswith(self.unchecked)
             if theirs and ours and not either and not same_weights(theirs, ours):
                 raise ValueError(
-                    f"model.init_args.{name}_weights were trained with the {what} of {theirs}, and "
-                    f"this model has {ours}: set the same in model.init_args.{key}"
+                    f"model.init_args.stage_two.{name}_weights were trained with the {what} of "
+                    f"{theirs}, and this model has {ours}: set the same in model.init_args.{key}"
                 )
         return found
 
@@ -398,21 +409,22 @@ class NSARM(NextScale, SuperResolver):
                 weights of a transformer, but none to train.
         """
         super().setup(stage)
-        if stage == "fit" and self.transformer is None and self.transformer_weights is not None:
+        two, how = self.transformer is not None, self.stage_two
+        if stage == "fit" and not two and how.transformer_weights is not None:
             raise ValueError(
-                "model.init_args.transformer_weights is set, and without a transformer stage 1 "
-                "would be trained: set model.init_args.transformer, or leave out its weights"
+                "model.init_args.stage_two.transformer_weights is set, and without a transformer "
+                "stage 1 would be trained: set model.init_args.transformer, or leave out its "
+                "weights"
             )
-        equal = self.transformer is not None and self.train_mapper and self.mapper_lr is None
-        if stage == "fit" and equal:
+        if stage == "fit" and two and self.train_mapper and how.mapper_lr is None:
             log.warning(
                 "the mapper trains at the transformer's learning rate, which may ruin it: set "
-                "model.init_args.mapper_lr to a hundredth, or train_mapper to false"
+                "model.init_args.stage_two.mapper_lr to a hundredth, or train_mapper to false"
             )
         if not self.train_mapper and not self.mapper.source:
             raise ValueError(
-                "model.init_args.train_mapper is false, and the mapper has random weights: set "
-                "model.init_args.mapper_weights to the run of stage 1"
+                "model.init_args.stage_two.train_mapper is false, and the mapper has random "
+                "weights: set mapper_weights beside it to the run of stage 1"
             )
 
     def train(self, mode: bool = True) -> NSARM:

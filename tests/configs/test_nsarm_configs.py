@@ -26,7 +26,7 @@ Enlarger = Callable[..., None]
 CONFIGS = REPO / "configs"
 EXPERIMENTS = CONFIGS / "experiment"
 TRAINED = ("tokenizer", "base", "stage1", "stage2")
-SECOND = ("transformer", "transformer_weights", "mapper_weights")
+SECOND = ("transformer", "stage_two")
 
 
 def at(name: str) -> Path:
@@ -123,7 +123,7 @@ class TestPaper:
         name = "experiment/nsarm_8b_inference.yaml"
         more = ("--data.init_args.predict", str(tmp_path)) if verb == "predict" else ()
         model = model_of(name, verb, enlarger, monkeypatch, *more, "--trainer.precision", "32")
-        assert (model.next_input_mode, model.color_fix) == ("area", "adain_wavelet")
+        assert (model.bits.next_input_mode, model.color_fix) == ("area", "adain_wavelet")
         assert (model.bits.tau, model.bits.top_p, model.bits.guidance) == (0.5, 0.97, 1.0)
         assert model.initial_weights.endswith("NSARM.pth")
 
@@ -196,7 +196,7 @@ def test_stages_are_of_one_network() -> None:
     for name in ("space", "space_weights", "mapper"):
         assert latents[name] == first[name] == second[name]
     assert second["transformer"] == content(at("base"))["transformer"]
-    assert second["transformer_weights"] == "runs/mini_nsarm_base"
+    assert second["stage_two"]["transformer_weights"] == "runs/mini_nsarm_base"
     tokenizer = content(at("tokenizer"))
     space = yaml.safe_load((CONFIGS / "backbone/nsarm_mini.yaml").read_text())["init_args"]
     assert tokenizer["vae"] == space["vae"]

@@ -213,7 +213,8 @@ class TestSample:
     def test_inputs_are_made_small_as_is_asked(self, mode, torchs):
         network, seen = transformer().eval(), []
         network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-        codes = sample(network, SCALES, texts(), self.noise(), Bitwise(1.0), mode=mode)
+        how = Bitwise(1.0, next_input_mode=mode)
+        codes = sample(network, SCALES, texts(), self.noise(), how)
         total = bsq.total_after([*codes[:2], torch.zeros(2, BITS, 4, 4)])
         expected = functional.interpolate(total, (3, 3), mode=torchs)
         torch.testing.assert_close(seen[2], expected.flatten(2).mT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import pytest
@@ -16,13 +17,17 @@ from lightning_modules.networks.infinity import Text
 from lightning_modules.networks.transformation import Branch, LatentEstimate, Transformation
 from lightning_modules.next_scale.infinity import Infinity
 from lightning_modules.next_scale.next_scale import Bitwise
-from lightning_modules.next_scale.nsarm import NSARM
+from lightning_modules.next_scale.nsarm import NSARM, StageTwo
 from tests.lightning_modules.networks.test_transformation import official as released
 from tests.lightning_modules.next_scale_parts import BITS, GRIDS, mapper, space, transformer
 from tests.reference.infinity_official import random_weights
 
+STAGE_TWO = {field.name for field in dataclasses.fields(StageTwo)}
+
 
 def method(second=True, **settings):
+    of_two = {name: settings.pop(name) for name in STAGE_TWO & settings.keys()}
+    settings["stage_two"] = StageTwo(**of_two)
     found = NSARM(2, space(), mapper(), transformer() if second else None, **settings)
     found.logged = {}
     found.log = lambda name, value, **_: found.logged.update({name: float(value.detach())})
@@ -124,7 +129,7 @@ class TestStageTwo:
         torch.manual_seed(0)
         dropping = Transformation(BITS, (2, 2), GRIDS[:2], branches, (8, 8), dropout=0.9)
         # Without `train()`, which Lightning does not call either.
-        model = NSARM(2, space(), dropping, transformer(), train_mapper=False)
+        model = NSARM(2, space(), dropping, transformer(), stage_two=StageTwo(train_mapper=False))
         model.log = lambda *_, **__: None
         losses = [model.training_step(batch(), 0) for _ in range(2)]
         assert torch.equal(*losses)
@@ -297,7 +302,7 @@ class TestImages:
 
     @pytest.mark.parametrize(("mode", "torchs"), [("area", "area"), ("trilinear", "bilinear")])
     def test_inputs_are_made_small_as_is_asked(self, mode, torchs):
-        model, seen = method(next_input_mode=mode).eval(), []
+        model, seen = method(bits=Bitwise(next_input_mode=mode)).eval(), []
         model.transformer.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
         codes = model.bits_of(batch())
         total = sum(functional.interpolate(code, (4, 4), mode="bilinear") for code in codes[:2])
@@ -335,7 +340,7 @@ class TestImages:
 
     def test_options_tell_results_apart(self):
         assert method(False).output_settings == {"color_fix": "adain_wavelet"}
-        found = method(bits=Bitwise(0.7), next_input_mode="area", color_fix="none").output_settings
+        found = method(bits=Bitwise(0.7, next_input_mode="area"), color_fix="none").output_settings
         assert found == {"tau": 0.7, "next_input_mode": "area"}
         got = method(color_fix="none", encoder=Classes(["a", "b"]), prompt="b").output_settings
         assert got == {"encoder": "Classes", "prompt": "b"}
@@ -374,22 +379,22 @@ class TestWeights:
             torch.save(checkpoint, files[name])
         model = method(**{name: str(path) for name, path in files.items()})
         assert model.needs_weights
-        model.load_parts(lambda name, _: files[name])
+        model.load_parts(lambda name, _: files[name.removeprefix("stage_two.")])
         assert not model.needs_weights
         assert float(model.mapper.trunk[0].weight.detach().mean()) == 0.5
         for a, b in zip(model.transformer.parameters(), base.transformer.parameters(), strict=True):
             assert torch.equal(a, b)
         frozen = method(train_mapper=False, mapper_weights=str(files["mapper_weights"]))
-        frozen.load_parts(lambda name, _: files[name])
+        frozen.load_parts(lambda name, _: files[name.removeprefix("stage_two.")])
         checkpoint = {"state_dict": frozen.state_dict()}
         frozen.on_save_checkpoint(checkpoint)
         assert "mapper_weights.ckpt" in checkpoint["frozen"]["mapper"]
         frozen.setup("test")
         with pytest.raises(ValueError, match="train_mapper is false, and the mapper has random"):
             method(train_mapper=False).setup("test")
-        elsewhere = NSARM(2, space(8), mapper(), mapper_weights=str(files["mapper_weights"]))
+        elsewhere = NSARM(2, space(8), mapper(), stage_two=StageTwo(str(files["mapper_weights"])))
         with pytest.raises(ValueError, match="mapper_weights were trained with the tokenizer of"):
-            elsewhere.load_parts(lambda name, _: files[name])
+            elsewhere.load_parts(lambda name, _: files[name.removeprefix("stage_two.")])
         swapped = method(mapper_weights=str(files["transformer_weights"]))
         with pytest.raises(ValueError, match="do not fit the network"):
             swapped.load_parts(lambda *_: files["transformer_weights"])
@@ -431,7 +436,7 @@ class TestWeights:
         files = {"mapper_weights": mapped, "transformer_weights": base}
         for encoder, needs in ((None, False), (Classes(["a"]), True)):
             model = method(encoder=encoder, **{name: str(path) for name, path in files.items()})
-            model.load_parts(lambda name, _: files[name])
+            model.load_parts(lambda name, _: files[name.removeprefix("stage_two.")])
             assert model.needs_weights == needs
 
     def test_released_weights_in_the_other_layout(self, tmp_path):
@@ -439,7 +444,7 @@ class TestWeights:
         rows = mapper(layout="positions")
         for load in (
             lambda: NSARM(2, space(), rows).load_weights(tmp_path / "mapper.pth"),
-            lambda: NSARM(2, space(), rows, mapper_weights="a").load_parts(
+            lambda: NSARM(2, space(), rows, stage_two=StageTwo("a")).load_parts(
                 lambda *_: tmp_path / "mapper.pth"
             ),
         ):
@@ -460,7 +465,9 @@ class TestWeights:
         model = method(transformer_weights=str(path))
         with pytest.raises(ValueError, match=r"network: .* unexpected .* of another shape") as got:
             model.load_parts(lambda *_: path)
-        assert "infinity_2b_reg.pth (model.init_args.transformer_weights)" in str(got.value)
+        assert "infinity_2b_reg.pth (model.init_args.stage_two.transformer_weights)" in str(
+            got.value
+        )
         assert "one of another size" in str(got.value)
 
     def test_a_file_without_a_mapper(self, tmp_path):
@@ -540,7 +547,6 @@ class TestWeights:
         (lambda: method(False, mapper_lr=1e-5), "mapper_lr is 1e-05; .* is for stage 2"),
         (lambda: method(train_mapper=False, mapper_lr=1e-5), "set it to null"),
         (lambda: method(text_dropout=-1), "text_dropout is -1"),
-        (lambda: method(next_input_mode="bilinear"), "next_input_mode is 'bilinear'; .* trilinear"),
         (lambda: method(prompt="a cat"), "prompt is 'a cat', and an encoder is missing"),
         (lambda: method(prompt=" ", encoder=Classes(["a"])), "prompt is ' ', and it is empty"),
         (
