@@ -56,7 +56,6 @@ from .networks.discriminator import LatentDiscriminator as LatentDiscriminator
 from .networks.discriminator import PatchGAN as PatchGAN
 from .networks.discriminator import UNetDiscriminator as UNetDiscriminator
 from .networks.edsr import EDSR as EDSR
-from .networks.feature_upsampler import Bottleneck as Bottleneck
 from .networks.feature_upsampler import Shared as Shared
 from .networks.imdn import IMDN as IMDN
 from .networks.infinity import InfinityTransformer as InfinityTransformer
