@@ -47,7 +47,6 @@ from .one_pass.losses import GAN as GAN
 from .one_pass.losses import L1 as L1
 from .one_pass.losses import LDL as LDL
 from .one_pass.losses import Charbonnier as Charbonnier
-from .one_pass.losses import FocalFrequency as FocalFrequency
 from .one_pass.losses import Loss as Loss
 from .one_pass.losses import VGG19Perceptual as VGG19Perceptual
 from .networks.any_size import AnySize as AnySize
@@ -57,7 +56,6 @@ from .networks.discriminator import LatentDiscriminator as LatentDiscriminator
 from .networks.discriminator import PatchGAN as PatchGAN
 from .networks.discriminator import UNetDiscriminator as UNetDiscriminator
 from .networks.edsr import EDSR as EDSR
-from .networks.feature_upsampler import Bottleneck as Bottleneck
 from .networks.feature_upsampler import Shared as Shared
 from .networks.imdn import IMDN as IMDN
 from .networks.infinity import InfinityTransformer as InfinityTransformer

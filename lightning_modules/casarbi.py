@@ -64,7 +64,6 @@ class Stages:
         fixed: Factor of a full stage, above 1; larger than every scale for a single stage.
         order: ``remainder_last`` (the paper's): fixed factors, then the remainder;
             ``remainder_first``; ``uniform``: as many stages, of one factor.
-        least_remainder: A remainder below this is merged into the last full stage.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -72,7 +71,6 @@ class Stages:
 
     fixed: float = 2.0
     order: Order = "remainder_last"
-    least_remainder: float = 1.0
 
     def __post_init__(self) -> None:
         if self.order not in get_args(Order):
@@ -81,8 +79,6 @@ class Stages:
             )
         if not 1 < self.fixed < math.inf:
             raise ValueError(f"the fixed factor is {self.fixed}; expected a number above 1")
-        if self.least_remainder < 1:
-            raise ValueError(f"least_remainder is {self.least_remainder}; expected 1 or more")
 
     def sizes(self, size: Size, target: Size, image: tuple[Size, Size] | None = None) -> list[Size]:
         """Return the sizes after each stage; the last one is exactly the target.
@@ -111,7 +107,7 @@ class Stages:
         if (h, w) == (H, W):
             return []
         ratios = H / h, W / w
-        factors = _factors(ratios, self.fixed, self.order, self.least_remainder)
+        factors = _factors(ratios, self.fixed, self.order)
         sizes, grown = [], (1.0, 1.0)
         for factor in factors[:-1]:
             grown = grown[0] * factor[0], grown[1] * factor[1]
@@ -123,9 +119,7 @@ class Stages:
         return [*sizes, target]
 
 
-def _factors(
-    ratios: tuple[float, float], fixed: float, order: Order, least: float
-) -> list[tuple[float, float]]:
+def _factors(ratios: tuple[float, float], fixed: float, order: Order) -> list[tuple[float, float]]:
     full = 0  # stages with the fixed factor along both sides
     while fixed ** (full + 1) <= min(ratios) * (1 + _TOLERANCE):
         full += 1
@@ -137,11 +131,7 @@ def _factors(
         remainders.append(step)
         rest = rest[0] / step[0], rest[1] / step[1]
     if max(rest) > 1 + _TOLERANCE:
-        if max(rest) < least and (stages or remainders):
-            last = remainders if remainders else stages
-            last[-1] = last[-1][0] * rest[0], last[-1][1] * rest[1]
-        else:
-            remainders.append(rest)
+        remainders.append(rest)
     if order == "uniform":
         count = len(stages) + len(remainders)
         return [(ratios[0] ** (1 / count), ratios[1] ** (1 / count))] * count
@@ -182,14 +172,12 @@ class CasArbi(SuperResolver):
         process: The shift and its noise, for values in [-1, 1] or, with ``relative``, in units of
             sigma_r; by default that of ResShift's 15 steps, as in the paper. ``configs/experiment``
             has a relative one, which delivers more of the residual.
-        stages: How the factor is divided: ``fixed``, ``order`` and ``least_remainder``.
+        stages: How the factor is divided: ``fixed`` and ``order``.
         domain: ``residual`` as in the paper, or ``image``: the same process from HR to b, and a
             network that predicts the image.
         noise_probability: Share of training inputs with added noise, so that later stages handle
             artefacts of earlier ones; the network gets its level.
         noise_level: Greatest standard deviation of that noise, for values in [-1, 1].
-        later_noise: Standard deviation of noise on the inputs of all stages except the first when
-            images are restored.
         guidance: Share of the difference between the stage's input and the downscaled prediction
             that is added to each prediction; 0 for none.
         timesteps: Timesteps of sampling, from the last one down, such as [14, 9, 4, 0]; all by
@@ -222,7 +210,6 @@ class CasArbi(SuperResolver):
         domain: Domain = "residual",
         noise_probability: float = 0.5,
         noise_level: float = 0.1,
-        later_noise: float = 0.0,
         guidance: float = 0.0,
         timesteps: Sequence[int] | None = None,
         sampler: ShiftSolver | float = "posterior",
@@ -234,8 +221,6 @@ class CasArbi(SuperResolver):
         if domain not in get_args(Domain):
             raise ValueError(f"domain is {domain!r}; expected residual or image")
         check_augmentation(noise_probability, noise_level)
-        if not 0 <= later_noise < math.inf:
-            raise ValueError(f"later_noise is {later_noise}; expected a deviation of at least 0")
         if not 0 <= guidance <= 1:
             raise ValueError(f"guidance is {guidance}; expected a share from 0 to 1")
         if residual_deviation is not None and not 0 < residual_deviation < math.inf:
@@ -264,7 +249,7 @@ class CasArbi(SuperResolver):
         self.division = stages
         self.domain, self.guidance = domain, guidance
         self.noise_probability, self.noise_level = noise_probability, noise_level
-        self.later_noise, self.timesteps = later_noise, timesteps
+        self.timesteps = timesteps
         # A buffer outside the frozen base, so that checkpoints and exported files hold it.
         self.register_buffer("sigma_r", torch.tensor(residual_deviation or 0.0))
         self.residual_deviation = residual_deviation
@@ -275,12 +260,11 @@ class CasArbi(SuperResolver):
         """Settings of stages and sampling that are not defaults."""
         own: dict[str, str | int | float] = {
             **asdict(self.division),
-            **{"guidance": self.guidance, "later_noise": self.later_noise},
+            "guidance": self.guidance,
             "timesteps": " ".join(map(str, self.timesteps or ())),
             "network": "none" if self.network is None else "",
         }
-        usual = asdict(Stages()) | {"guidance": 0.0, "later_noise": 0.0}
-        usual |= {"timesteps": "", "network": ""}
+        usual = asdict(Stages()) | {"guidance": 0.0, "timesteps": "", "network": ""}
         changed = {k: v for k, v in own.items() if v != usual[k]}
         return {**super().output_settings, **changed, **self.sampler.options}
 
@@ -323,7 +307,7 @@ class CasArbi(SuperResolver):
         y = batch["lr"]
         for stage, size in enumerate(self.stages(y, batch["size"])):
             # A stage has its own noise, so targets that share a stage share its output.
-            y = self.stage(y, size, noise.stream(stage), first=stage == 0)
+            y = self.stage(y, size, noise.stream(stage))
         return y
 
     def stages(self, lr: Tensor, size: Size) -> list[Size]:
@@ -331,27 +315,23 @@ class CasArbi(SuperResolver):
         own = (lr.shape[-2], lr.shape[-1])
         return self.division.sizes(own, size, self._whole)
 
-    def stage(self, y: Tensor, size: Size, noise: Noise, first: bool = True) -> Tensor:
+    def stage(self, y: Tensor, size: Size, noise: Noise) -> Tensor:
         """Run one stage.
 
         Args:
             y: (B, 3, h, w) in [0, 1].
             size: (H, W) of the output.
             noise: Noise of this stage.
-            first: Whether ``y`` is the input image, not another stage's output.
 
         Returns:
             (B, 3, H, W) in [0, 1].
         """
-        level, clean_y = torch.zeros(len(y), device=y.device), y
-        if self.later_noise and not first:
-            level += self.later_noise
-            y = y + self.later_noise / 2 * noise.normal(y.shape)
         b, features = self.base_output(y, size)
         network = self.network
         if network is None:
             return self.decoded(b, size)
         process, lr_size = self.sampled, (y.shape[-2], y.shape[-1])
+        level = torch.zeros(len(y), device=y.device)
         # All in units of sigma_r, as the network's output. In Lightning's sanity check before
         # training, it is not measured yet.
         sigma = self._sigma() or 1.0
@@ -362,8 +342,7 @@ class CasArbi(SuperResolver):
         def clean(x: Tensor, step: int) -> Tensor:
             t = torch.full((len(x),), process.timesteps[step], device=x.device)
             raw = network(x / deviations[step], t, b, features, lr_size, level)
-            # By the input without `later_noise`, which would come back into the output.
-            return self._guided(raw, b, clean_y, unit)
+            return self._guided(raw, b, y, unit)
 
         anchor = self._anchor(b)
         x = process.prior(anchor, noise_unit * noise.normal(b.shape)) / unit

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -33,9 +33,9 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 
-from degradations.tools.estimate import noise_level
+from degradations.device import copy_to
 from lightning_modules.adversarial import Adversarial, hinge_discriminator, hinge_generator
-from lightning_modules.backbone.condition import Condition, FixedPrompt, TextEncoder, guided
+from lightning_modules.backbone.condition import Condition, FixedPrompt, guided
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.schedule import Schedule, explicit
 from lightning_modules.backbone.space import Space
@@ -55,7 +55,6 @@ from lightning_modules.networks.noise_predictor import (
 )
 from lightning_modules.noise import Noise
 from lightning_modules.optimisation import adamw
-from lightning_modules.sampling.captions import encode_captions
 from lightning_modules.sampling.solvers import euler, euler_ancestral
 from lightning_modules.sampling.tiling import padded
 from lightning_modules.weights import Weights, fingerprint, load_part, read_weights, same_weights
@@ -63,14 +62,16 @@ from lightning_modules.weights import Weights, fingerprint, load_part, read_weig
 if TYPE_CHECKING:
     from datamodules.base import Batch
 
-SCALE = 4  # of the release
 STARTS = (250, 200, 150, 100)  # section 3.2: enough of the signal is left
 LADDER = (*STARTS, 50)
 
 # As released. The paper's ablations also use others.
 RELEASED = {1: [200], 2: [200, 100], 3: [200, 100, 50], 4: [200, 150, 100, 50], 5: [*LADDER]}
-CALM = (4.0, 8.0, 16.0)  # noise in 8-bit levels up to which to start at 100, 150, 200
 Solver = Literal["euler", "ancestral", "predicted"]
+CLAMP = 10.0  # of the discriminator's inputs
+Conditions = tuple[Condition, Condition]  # with the text, and without
+Part = TypeVar("Part", bound=nn.Module)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,9 @@ class Sampling:
         guidance: Strength of classifier-free guidance; 1 for none, as in the paper. Training has
             none, as released.
         steps: Steps of sampling.
-        start: Timestep to start at, one of ``training.starts``, or ``auto`` to choose it by the
-            noise in each LR image. By default that of the release for so many steps, or the first
-            of ``training.starts`` if that is not trained. The steps are spread from the start down.
+        start: Timestep to start at, one of ``training.starts``. By default that of the release for
+            so many steps, or the first of ``training.starts`` if that is not trained. The steps are
+            spread from the start down.
         timesteps: All timesteps, from the first one down, instead of ``steps`` and ``start``;
             counted from 1, as everywhere in these arguments.
         solver: ``euler`` goes from step to step without new noise, as released; ``ancestral`` adds
@@ -100,7 +101,7 @@ class Sampling:
 
     guidance: float = 1.0
     steps: int = 1
-    start: int | Literal["auto"] | None = None
+    start: int | None = None
     timesteps: Sequence[int] | None = None
     solver: Solver = "euler"
     deterministic: bool = False
@@ -114,11 +115,8 @@ class Training:
     """What InvSR's predictor is trained for.
 
     Args:
-        starts: Timesteps that are trained for, the first one first. ``auto``: the least whole
-            twentieth of all timesteps whose noise exceeds the distance between the latents of LR
-            and HR, and up to three below it; whole hundredths where the first twentieth exceeds it.
-            Measured on the first training pairs, and kept in checkpoints. The rule is ours. By
-            default the paper's at scale 4, and ``auto`` at others.
+        starts: Timesteps that are trained for, the first one first. The default is the paper's, for
+            scale 4 in Stable Diffusion's latents.
         starting: Train the predictor for the start. False: for noise between the steps, which is
             put on the latent of HR, at all of ``starts`` but the first.
         perceptual: Distance of two batches of latents, (B,), such as
@@ -131,7 +129,7 @@ class Training:
             trained.
     """
 
-    starts: Sequence[int] | Literal["auto"] | None = None
+    starts: Sequence[int] = STARTS
     starting: bool = True
     perceptual: nn.Module | None = None
     perceptual_weights: str | None = None
@@ -140,238 +138,9 @@ class Training:
     adversarial_start: int = 10_000
 
 
-def timesteps_for(steps: int, start: int | None = None) -> list[int]:
-    """Return timesteps, noisiest first.
-
-    Without a start those of the release; evenly spaced from 250 for more than five steps. With a
-    start those of the paper's table 4 if possible; evenly spaced below a start that the paper does
-    not have, or if there are too few in between.
-
-    Args:
-        steps: Number of timesteps, at least 1.
-        start: The first timestep.
-    """
-    released = RELEASED.get(steps)
-    if released is not None and start in (None, released[0]):
-        return released
-    if start is None:
-        start = LADDER[0]
-    below, wanted = [t for t in LADDER if t < start], steps - 1
-    if start in LADDER and wanted <= len(below):
-        return [start, *(below[-(-n * len(below) // wanted) - 1] for n in range(1, steps))]
-    # NumPy's rounding is part of the released lists, e.g. of 30 steps.
-    even = np.linspace(start, 0, steps, endpoint=False, dtype=np.int64)
-    return [int(t) for t in even]
-
-
-def start_for(lr: Tensor, starts: Sequence[int] = STARTS) -> int:
-    """Choose the start for an image: the noisier, the earlier. The rule is ours.
-
-    Args:
-        lr: (1, 3, h, w) in [0, 1].
-        starts: The choices.
-    """
-    level = noise_level(lr.cpu()) if min(lr.shape[-2:]) > 1 else math.nan
-    rising = sorted(starts)
-    return rising[min(sum(level > limit for limit in CALM), len(rising) - 1)]
-
-
-def starts_beyond(schedule: Schedule, distance: float) -> tuple[int, ...]:
-    """Return starts whose noise hides a distance: the least one, and up to three below it.
-
-    The distance is a noise level: it is that of equal power. Starts are whole twentieths of all
-    timesteps, as the release's 250, 200, 150, 100 are; whole hundredths for a distance that the
-    first twentieth hides, as in a light task at scale 1, where more noise would only cost detail.
-
-    Args:
-        schedule: The process.
-        distance: Root mean square of the difference between latents of LR and HR.
-
-    Raises:
-        ValueError: If no timestep has so much noise.
-    """
-    unit = max(schedule.steps // 20, 1)
-    if schedule.level(unit - 1).sigma > distance:
-        unit = max(schedule.steps // 100, 1)
-    for first in range(unit, schedule.steps + 1, unit):
-        if schedule.level(first - 1).sigma > distance:
-            return tuple(first - n * unit for n in range(len(STARTS)) if first > n * unit)
-    raise ValueError(
-        f"latents of LR are {distance:.3g} from those of HR, beyond the noise of all timesteps: "
-        "set model.init_args.training.starts, and check model.init_args.space"
-    )
-
-
-def check_reach(method: InvSR) -> None:
-    """Raise if the base was not trained at a start.
-
-    Raises:
-        ValueError: If so; with ``training.starts: auto`` the message has the measured distance.
-    """
-    known = method.denoiser.trained_timesteps
-    first = max(method.starts)
-    if known is not None and not first - 1 < known[1]:
-        auto = method.wanted == "auto"
-        why = f" (latents of LR are {float(method.distance):.3g} from HR's)" if auto else ""
-        raise ValueError(
-            f"model.init_args.training.starts has timestep {first}{why}, and the base of "
-            f"denoiser_weights was trained on timesteps {known[0]} to {known[1] - 1} from 0: train "
-            f"it with timesteps [0, {first}] or more, or set lower starts"
-        )
-
-
-def check_arguments(method: InvSR) -> None:
-    """Raise if arguments contradict each other.
-
-    Raises:
-        ValueError: If so; the message names the keys to set.
-    """
-    sampling = method.sampling
-    if sampling.timesteps is not None and (sampling.start is not None or sampling.steps != 1):
-        raise ValueError(
-            "model.init_args.sampling.timesteps already fixes steps and start: set either "
-            "timesteps, or steps and start"
-        )
-    predicted = sampling.solver == "predicted"
-    if sampling.solver not in get_args(Solver) or predicted != bool(method.middle):
-        raise ValueError(
-            f"model.init_args.sampling.solver is {sampling.solver!r} and sampling.middle "
-            f"{'set' if method.middle else 'missing'}; expected euler, ancestral, or "
-            "predicted with a middle"
-        )
-    if sampling.middle_weights is not None and method.middle is None:
-        raise ValueError(
-            f"model.init_args.sampling.middle_weights is {sampling.middle_weights}, and middle, "
-            "whose weights they are, is missing: set it beside them, with solver predicted"
-        )
-    if sampling.color_misaligned and method.color_fix == "none":
-        raise ValueError(
-            "model.init_args.sampling.color_misaligned is true, and color_fix, which it changes, "
-            "is none: set model.init_args.color_fix, or leave color_misaligned out"
-        )
-    if method.schedule.variance != "exploding" or method.schedule.prediction == "sample":
-        raise ValueError(
-            "model.init_args.schedule must have variance exploding, and predict epsilon or "
-            f"v_prediction; it has {method.schedule.variance} and {method.schedule.prediction}"
-        )
-    if method.guidance != 1 and method.prompt is None and method.encoder is None:
-        raise ValueError(
-            f"model.init_args.sampling.guidance is {method.guidance:g}, and a prompt, whose "
-            "negative it leads away from, is missing: set model.init_args.prompt or encoder, or "
-            "guidance to 1"
-        )
-    starts = method.wanted
-    known = starts == "auto" or (
-        not isinstance(starts, str)
-        and starts
-        and all(1 <= t <= method.schedule.steps for t in starts)
-    )
-    if not known:
-        raise ValueError(
-            f"model.init_args.training.starts is {starts!r}; expected timesteps from 1 to "
-            f"{method.schedule.steps}, or auto"
-        )
-    if not method.starting and len(starts) < 2:
-        raise ValueError(
-            "model.init_args.training.starting is false, and starts has only the first one"
-        )
-    if sampling.steps < 1 or method.patch < 1:
-        raise ValueError(
-            f"model.init_args.sampling.steps is {sampling.steps} and patch {method.patch}; "
-            "expected 1 or more"
-        )
-    losses = method.losses
-    for name in ("perceptual_weight", "adversarial_weight", "adversarial_start"):
-        if not getattr(losses, name) >= 0:
-            raise ValueError(
-                f"model.init_args.training.{name} is {getattr(losses, name):g}; expected 0 or more"
-            )
-    for predictor in (method.predictor, method.middle):
-        if predictor is not None:
-            _check_predictor(method, predictor)
-    judged = getattr(getattr(method.discriminator, "conv_in", None), "in_channels", None)
-    if judged not in (None, method.space.channels):
-        raise ValueError(
-            f"the discriminator is for latents of {judged} channels and the space has "
-            f"{method.space.channels}: set the discriminator's latent"
-        )
-    if method.denoiser.channels != method.space.channels:
-        raise ValueError(
-            f"the denoiser is for {method.denoiser.channels} channels and the space has "
-            f"{method.space.channels}: set model.init_args.denoiser or model.init_args.space"
-        )
-
-
-def check_weights(method: InvSR, trains: bool) -> None:
-    """Raise if a part has no trained weights.
-
-    Args:
-        method: The method, with loaded parts.
-        trains: Whether it will be trained.
-
-    Raises:
-        ValueError: If the denoiser, the autoencoder, or another part has random weights; or weights
-            are set for a part of training that is missing.
-    """
-    if not method.denoiser.source:
-        raise ValueError(
-            "InvSR needs a trained denoiser that is frozen: set its folder or hub name in "
-            "model.init_args.denoiser, or set denoiser_weights to the run that trained it, and "
-            "flags.frozen to true"
-        )
-    if method.middle is not None and method.sampling.middle_weights is None:
-        raise ValueError(
-            "model.init_args.sampling.middle has random weights: set middle_weights beside it"
-        )
-    if not trains:
-        return
-    if method.predictor is None:
-        raise ValueError("there is nothing to train: set model.init_args.predictor")
-    if method.losses.perceptual_weights is not None and method.perceptual is None:
-        raise ValueError(
-            "model.init_args.training.perceptual_weights is "
-            f"{method.losses.perceptual_weights}, and perceptual, whose weights they are, is "
-            "missing: set it beside them, or leave them out"
-        )
-
-
-def _check_predictor(method: InvSR, predictor: NoisePredictor) -> None:
-    predictor.fit_to(method.scale, method.space.factor)
-    made_for = method.space.factor / predictor.divisor
-    if method.scale != made_for:
-        raise ValueError(
-            f"InvSR got scale {method.scale:g}, and its predictor halves the LR image's sides "
-            f"to 1/{predictor.divisor} where latents have 1/{method.space.factor} of the "
-            f"output's: that is only scale {made_for:g}. Set data.init_args.scale to it, or do not "
-            "set the predictor's halvings, and train it"
-        )
-    if predictor.latent != method.space.channels:
-        raise ValueError(
-            f"the predictor is for latents of {predictor.latent} channels and the space has "
-            f"{method.space.channels}: set the predictor's latent"
-        )
-
-
-CLAMP = 10.0  # of the discriminator's inputs
-MEASURED = 16  # batches per rank to measure the distance of latents
-Conditions = tuple[Condition, Condition]  # with the text, and without
-Part = TypeVar("Part", bound=nn.Module)
-log = logging.getLogger(__name__)
-
-
 def adam_l2(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
     """Adam with a learning rate of 5e-5 and an L2 penalty, as released for the discriminator."""
     return torch.optim.Adam(parameters, lr=5e-5, weight_decay=1e-3, fused=True)
-
-
-def _frozen(module: Part | None) -> Part | None:
-    return None if module is None else module.requires_grad_(False)
-
-
-def _repeated(condition: Condition, count: int) -> Condition:
-    # For `count` tiles, which are in order of tiles, not of images.
-    parts = condition.used.items()
-    return Condition(**{name: torch.cat([part] * (count // len(part))) for name, part in parts})
 
 
 class InvSR(InLatents, Adversarial):
@@ -392,8 +161,6 @@ class InvSR(InLatents, Adversarial):
             file. Not for a denoiser that is set by its folder.
         schedule: The denoiser's process, with exploding variance; Stable Diffusion's by default.
         prompt: Embedding of the fixed prompt; without it the denoiser's null text.
-        encoder: Encodes the captions of the batch, which then replace the prompt where there are
-            any. Guidance leads away from the prompt's negative, or else from no caption.
         sampling: Timesteps, solver and other settings of sampling.
         training: What the predictor is trained for, and the losses.
         patch: Side in LR pixels that it was trained for. Smaller images are mirrored up to it;
@@ -417,7 +184,6 @@ class InvSR(InLatents, Adversarial):
         denoiser_weights: str | None = None,
         schedule: Schedule | None = None,
         prompt: FixedPrompt | None = None,
-        encoder: TextEncoder | None = None,
         sampling: Sampling = Sampling(),
         training: Training = Training(),
         patch: int | None = None,
@@ -431,31 +197,23 @@ class InvSR(InLatents, Adversarial):
         )
         self.predictor, self.denoiser, self.space = predictor, denoiser, space
         self.denoiser_weights, self.patch = denoiser_weights, lr_side(patch, scale)
-        self.prompt, self.encoder = prompt, encoder
+        self.prompt = prompt
         self.schedule = schedule or Schedule(variance="exploding")
         self.sampling, self.guidance = sampling, sampling.guidance
         self.middle = _frozen(sampling.middle)
         self.deterministic = sampling.deterministic
         self.losses, self.starting = training, training.starting  # torch has `training`
-        by_scale: Sequence[int] | Literal["auto"] = STARTS if scale == SCALE else "auto"
-        self.wanted = by_scale if training.starts is None else training.starts
+        self.starts = tuple(training.starts)
         self.perceptual = _frozen(training.perceptual)
         self._find_perceptual: Callable[[], Path] | None = None
         self.discriminator_weights = discriminator_weights
         self.tile, self.tile_overlap, self.tile_window = self.patch, self.patch // 2, "gaussian"
         self.tile_least = self.patch
         self.tile_always = self.tiles_latents = True
-        if self.wanted == "auto":
-            self.register_buffer("distance", torch.tensor(0.0))
         check_arguments(self)
         self.tile_multiple = self.multiple
-        # Of the current image.
-        self._start = None if sampling.start == "auto" else sampling.start
-        if self.starts:
-            self.plan(self._start)  # raises if sampling is impossible
+        self.plan()  # raises if sampling is impossible
 
-    _choices: Tensor | None = None  # `trained`, on the device; made once a training
-    distance: Tensor  # of LR's latents from HR's, with `training.starts: auto`; 0 before measured
     training_only = ("discriminator.", "perceptual.")
     half_outputs = False
     latent_pairs = True
@@ -469,55 +227,6 @@ class InvSR(InLatents, Adversarial):
         """Return the group that has them."""
         return {"sampling": {"steps": steps}}
 
-    # --------------------------------------------------------------------------------------- starts
-
-    @property
-    def starts(self) -> tuple[int, ...]:
-        """The trained starts, counted from 1; with ``auto`` empty until they are measured."""
-        if self.wanted != "auto":
-            return tuple(self.wanted)
-        distance = float(self.distance)
-        return starts_beyond(self.schedule, distance) if distance else ()
-
-    @property
-    def trained(self) -> list[int]:
-        """The indices, from 0, of the timesteps that are trained for."""
-        return [t - 1 for t in (self.starts if self.starting else self.starts[1:])]
-
-    def on_fit_start(self) -> None:
-        """With ``training.starts: auto``, choose the starts, unless they are known.
-
-        Raises:
-            ValueError: If the base was not trained at the timesteps that are to be used.
-        """
-        super().on_fit_start()
-        self._choices = None
-        if self.wanted == "auto" and not self.distance:
-            self.distance.copy_(self._measured())
-            if not self.distance:
-                raise ValueError(
-                    "LR and HR of the first training batches are the same: nothing to restore; "
-                    "at scale 1 set a degradation, such as configs/degradation/denoise.yaml"
-                )
-            self.plan(self._start)
-            log.info(
-                "latents of LR are %.3f from those of HR: training starts at timesteps %s",
-                float(self.distance),
-                ", ".join(map(str, self.starts)),
-            )
-        check_reach(self)
-
-    @torch.no_grad()
-    def _measured(self) -> Tensor:
-        errors = []
-        for batch in self.first_batches(MEASURED):
-            z, y = latent_pair(self.space, batch)
-            errors.append((z - y).square().mean())
-        # Without batches that are not finite, which `callbacks.Guard` leaves out of training.
-        found = torch.stack(errors)
-        finite = found.where(found.isfinite(), torch.nan)
-        return cast(Tensor, self.all_gather(finite.nanmean())).mean().sqrt()
-
     # ------------------------------------------------------------------------------------- training
 
     def generator_loss(self, batch: Batch) -> tuple[Tensor, Any]:
@@ -527,9 +236,7 @@ class InvSR(InLatents, Adversarial):
         """
         noise = None if self.deterministic else Noise(batch["seed"], self.device)
         z, y = latent_pair(self.space, batch, noise)
-        if self._choices is None:
-            self._choices = torch.tensor(self.trained, device=z.device)
-        choices = self._choices
+        choices = copy_to(torch.tensor(self.trained), z.device)
         t = choices[torch.randint(len(choices), (len(z),), device=z.device)]
         known = self._conditions(batch)
         x0 = self.predicted(batch["lr"], y if self.starting else z, t, known)
@@ -594,7 +301,7 @@ class InvSR(InLatents, Adversarial):
                 "trainer.limit_val_batches to 0"
             )
         mirrored = padded(batch["lr"], self.multiple, self.patch)
-        lr, indices = mirrored.lr, [t - 1 for t in self.plan(self._start)]
+        lr, indices = mirrored.lr, [t - 1 for t in self.plan()]
         y = self._encoded(lr, noise.stream("encoder"))
         sigma = self.schedule.level(indices[0]).sigma
         z = y + sigma * self._noise(self.predictor, lr, y, indices[0], noise.stream("start"))
@@ -659,11 +366,6 @@ class InvSR(InLatents, Adversarial):
     @torch.no_grad()
     def _conditions(self, batch: Batch) -> Conditions:
         count = len(batch["lr"])
-        if self.encoder is not None and "text" in batch:
-            known, nothing = encode_captions(batch, self.denoiser, self.encoder)
-            if self.guidance == 1 or self.prompt is None:
-                return known, nothing
-            return known, self.prompt.unconditional(count)
         if self.prompt is None:
             return Condition(), Condition()
         known = self.prompt.condition(count)
@@ -674,30 +376,15 @@ class InvSR(InLatents, Adversarial):
         lr = batch["lr"]
         return padded(lr, self.multiple, self.patch).lr if self.sampling.color_misaligned else lr
 
-    def enlarge(self, batch: Batch, tiled: bool = False) -> dict[str, Tensor]:
-        """Enlarge as ``SuperResolver``; ``auto`` chooses one start for all tiles of an image."""
-        if self.sampling.start != "auto" or "lr" not in batch:
-            return super().enlarge(batch, tiled)
-        made = []
-        # Chosen before any is made, so that the host waits for the device once a batch.
-        on_host = torch.split(batch["lr"].cpu(), 1)
-        starts = [start_for(lr, self.starts) for lr in on_host]
-        for index, start in enumerate(starts):
-            one = slice(index, index + 1)
-            own: dict[str, Any] = {**batch}
-            own |= {key: own[key][one] for key in ("key", "seed", "lr", "text") if key in own}
-            self._start = start
-            made.append(super().enlarge(cast("Batch", own), tiled)["sr"])
-        return {"sr": torch.cat(made)}
-
     # -------------------------------------------------------------------------------- the plan
 
-    def plan(self, start: int | None = None) -> list[int]:
-        """Return the timesteps of sampling, counted from 1, noisiest first.
+    @property
+    def trained(self) -> list[int]:
+        """The indices, from 0, of the timesteps that are trained for."""
+        return [t - 1 for t in (self.starts if self.starting else self.starts[1:])]
 
-        Args:
-            start: The first timestep; by default the released one for so many steps, or the first
-                of ``starts`` if that is not trained.
+    def plan(self) -> list[int]:
+        """Return the timesteps of sampling, counted from 1, noisiest first.
 
         Raises:
             ValueError: If the timesteps do not fall, or the first is not trained as a start.
@@ -705,15 +392,10 @@ class InvSR(InLatents, Adversarial):
         if self.sampling.timesteps is not None:
             found = explicit(self.schedule.steps, self.sampling.timesteps, first=1)
         else:
-            found = timesteps_for(self.sampling.steps, start)
-            if start is None and self.starts and found[0] not in self.starts:
+            found = timesteps_for(self.sampling.steps, self.sampling.start)
+            if self.sampling.start is None and found[0] not in self.starts:
                 found = timesteps_for(self.sampling.steps, self.starts[0])
         if found[0] not in self.starts:
-            if not self.starts:
-                raise ValueError(
-                    "model.init_args.training.starts is auto, and the distance that it depends on "
-                    "is measured when training starts: use a checkpoint of fit"
-                )
             raise ValueError(
                 f"sampling would start at timestep {found[0]}, for which the predictor was not "
                 "trained: set model.init_args.sampling.start, or the first of sampling.timesteps, "
@@ -724,17 +406,13 @@ class InvSR(InLatents, Adversarial):
     @property
     def output_settings(self) -> dict[str, str | int | float]:
         """Settings that change outputs: timesteps, solver, side of tiles and others."""
-        options: dict[str, str | int | float] = {"timesteps": f"{self.sampling.steps} from auto"}
-        if self.sampling.start != "auto":
-            options["timesteps"] = " ".join(map(str, self.plan(self.sampling.start)))
+        options: dict[str, str | int | float] = {"timesteps": " ".join(map(str, self.plan()))}
         if self.sampling.solver != "euler":
             options["solver"] = self.sampling.solver
         if self.middle is not None:
             options["middle"] = getattr(self.middle, "source", "").rpartition(" ")[2]
         if self.predictor is None:
             options["denoiser (unpredicted noise)"] = self.denoiser.source.rpartition(" ")[2]
-        if self.encoder is not None:
-            options["text"] = "captions"
         if self.guidance != 1:
             options["guidance"] = self.guidance
         if self.deterministic:
@@ -789,8 +467,8 @@ class InvSR(InLatents, Adversarial):
 
     @property
     def trained_with(self) -> dict[str, Any]:
-        """The starts, once they are known, and whether the predictor is for them."""
-        return {"starts": list(self.starts), "starting": self.starting} if self.starts else {}
+        """The starts, and whether the predictor is for them."""
+        return {"starts": list(self.starts), "starting": self.starting}
 
     def compare(self, weights: Weights) -> None:
         """Warn if sampling uses the predictor for what it was not trained for."""
@@ -799,10 +477,9 @@ class InvSR(InLatents, Adversarial):
             self._compare_uses(weights, between=False)
 
     def _compare_uses(self, weights: Weights, between: bool) -> None:
-        # Of a predictor, for the noise between the steps or at the start. With `starts: auto` of
-        # weights that are not loaded yet, the plan is unknown; such weights bring their own starts.
+        # Of a predictor, for the noise between the steps or at the start.
         known = weights.trained_with
-        if "starts" not in known or not self.starts:
+        if "starts" not in known:
             return
         if known["starting"] == between:
             log.warning(
@@ -812,9 +489,7 @@ class InvSR(InLatents, Adversarial):
                 "between the steps" if between else "at the start",
             )
             return
-        starts = self.starts if self.sampling.start == "auto" else [self._start]
-        plans = [self.plan(start) for start in starts]
-        used = {t for plan in plans for t in (plan[1:] if between else plan[:1])}
+        used = set(self.plan()[1:] if between else self.plan()[:1])
         trained = known["starts"][1:] if between else known["starts"]
         if unknown := used.difference(trained):
             log.warning(
@@ -867,3 +542,169 @@ class InvSR(InLatents, Adversarial):
         kept = {k: v for k, v in own if not k.startswith("predictor.")}
         found = {f"predictor.{name}": tensor for name, tensor in from_official(tensors).items()}
         return {**kept, **found}
+
+
+def timesteps_for(steps: int, start: int | None = None) -> list[int]:
+    """Return timesteps, noisiest first.
+
+    Without a start those of the release; evenly spaced from 250 for more than five steps. With a
+    start those of the paper's table 4 if possible; evenly spaced below a start that the paper does
+    not have, or if there are too few in between.
+
+    Args:
+        steps: Number of timesteps, at least 1.
+        start: The first timestep.
+    """
+    released = RELEASED.get(steps)
+    if released is not None and start in (None, released[0]):
+        return released
+    if start is None:
+        start = LADDER[0]
+    below, wanted = [t for t in LADDER if t < start], steps - 1
+    if start in LADDER and wanted <= len(below):
+        return [start, *(below[-(-n * len(below) // wanted) - 1] for n in range(1, steps))]
+    # NumPy's rounding is part of the released lists, e.g. of 30 steps.
+    even = np.linspace(start, 0, steps, endpoint=False, dtype=np.int64)
+    return [int(t) for t in even]
+
+
+def check_arguments(method: InvSR) -> None:
+    """Raise if arguments contradict each other.
+
+    Raises:
+        ValueError: If so; the message names the keys to set.
+    """
+    sampling = method.sampling
+    if sampling.timesteps is not None and (sampling.start is not None or sampling.steps != 1):
+        raise ValueError(
+            "model.init_args.sampling.timesteps already fixes steps and start: set either "
+            "timesteps, or steps and start"
+        )
+    if (sampling.solver == "predicted") != bool(method.middle):
+        raise ValueError(
+            f"model.init_args.sampling.solver is {sampling.solver!r} and sampling.middle "
+            f"{'set' if method.middle else 'missing'}; expected euler, ancestral, or "
+            "predicted with a middle"
+        )
+    if sampling.middle_weights is not None and method.middle is None:
+        raise ValueError(
+            f"model.init_args.sampling.middle_weights is {sampling.middle_weights}, and middle, "
+            "whose weights they are, is missing: set it beside them, with solver predicted"
+        )
+    if sampling.color_misaligned and method.color_fix == "none":
+        raise ValueError(
+            "model.init_args.sampling.color_misaligned is true, and color_fix, which it changes, "
+            "is none: set model.init_args.color_fix, or leave color_misaligned out"
+        )
+    if method.schedule.variance != "exploding" or method.schedule.prediction == "sample":
+        raise ValueError(
+            "model.init_args.schedule must have variance exploding, and predict epsilon or "
+            f"v_prediction; it has {method.schedule.variance} and {method.schedule.prediction}"
+        )
+    if method.guidance != 1 and method.prompt is None:
+        raise ValueError(
+            f"model.init_args.sampling.guidance is {method.guidance:g}, and a prompt, whose "
+            "negative it leads away from, is missing: set model.init_args.prompt, or guidance to 1"
+        )
+    starts = list(method.starts)
+    if not starts or not all(1 <= t <= method.schedule.steps for t in starts):
+        raise ValueError(
+            f"model.init_args.training.starts is {starts}; expected timesteps from 1 to "
+            f"{method.schedule.steps}"
+        )
+    if not method.starting and len(starts) < 2:
+        raise ValueError(
+            "model.init_args.training.starting is false, and starts has only the first one"
+        )
+    if sampling.steps < 1 or method.patch < 1:
+        raise ValueError(
+            f"model.init_args.sampling.steps is {sampling.steps} and patch {method.patch}; "
+            "expected 1 or more"
+        )
+    losses = method.losses
+    for name in ("perceptual_weight", "adversarial_weight", "adversarial_start"):
+        if not getattr(losses, name) >= 0:
+            raise ValueError(
+                f"model.init_args.training.{name} is {getattr(losses, name):g}; expected 0 or more"
+            )
+    for predictor in (method.predictor, method.middle):
+        if predictor is not None:
+            _check_predictor(method, predictor)
+    judged = getattr(getattr(method.discriminator, "conv_in", None), "in_channels", None)
+    if judged not in (None, method.space.channels):
+        raise ValueError(
+            f"the discriminator is for latents of {judged} channels and the space has "
+            f"{method.space.channels}: set the discriminator's latent"
+        )
+    if method.denoiser.channels != method.space.channels:
+        raise ValueError(
+            f"the denoiser is for {method.denoiser.channels} channels and the space has "
+            f"{method.space.channels}: set model.init_args.denoiser or model.init_args.space"
+        )
+
+
+def check_weights(method: InvSR, trains: bool) -> None:
+    """Raise if a part has no trained weights.
+
+    Args:
+        method: The method, with loaded parts.
+        trains: Whether it will be trained.
+
+    Raises:
+        ValueError: If the denoiser, the autoencoder, or another part has random weights; the base
+            was not trained at a start; or weights are set for a part of training that is missing.
+    """
+    if not method.denoiser.source:
+        raise ValueError(
+            "InvSR needs a trained denoiser that is frozen: set its folder or hub name in "
+            "model.init_args.denoiser, or set denoiser_weights to the run that trained it, and "
+            "flags.frozen to true"
+        )
+    if method.middle is not None and method.sampling.middle_weights is None:
+        raise ValueError(
+            "model.init_args.sampling.middle has random weights: set middle_weights beside it"
+        )
+    if not trains:
+        return
+    known, first = method.denoiser.trained_timesteps, max(method.starts)
+    if known is not None and not first - 1 < known[1]:
+        raise ValueError(
+            f"model.init_args.training.starts has timestep {first}, and the base of "
+            f"denoiser_weights was trained on timesteps {known[0]} to {known[1] - 1} from 0: train "
+            f"it with timesteps [0, {first}] or more, or set lower starts"
+        )
+    if method.predictor is None:
+        raise ValueError("there is nothing to train: set model.init_args.predictor")
+    if method.losses.perceptual_weights is not None and method.perceptual is None:
+        raise ValueError(
+            "model.init_args.training.perceptual_weights is "
+            f"{method.losses.perceptual_weights}, and perceptual, whose weights they are, is "
+            "missing: set it beside them, or leave them out"
+        )
+
+
+def _check_predictor(method: InvSR, predictor: NoisePredictor) -> None:
+    predictor.fit_to(method.scale, method.space.factor)
+    made_for = method.space.factor / predictor.divisor
+    if method.scale != made_for:
+        raise ValueError(
+            f"InvSR got scale {method.scale:g}, and its predictor halves the LR image's sides "
+            f"to 1/{predictor.divisor} where latents have 1/{method.space.factor} of the "
+            f"output's: that is only scale {made_for:g}. Set data.init_args.scale to it, or do not "
+            "set the predictor's halvings, and train it"
+        )
+    if predictor.latent != method.space.channels:
+        raise ValueError(
+            f"the predictor is for latents of {predictor.latent} channels and the space has "
+            f"{method.space.channels}: set the predictor's latent"
+        )
+
+
+def _frozen(module: Part | None) -> Part | None:
+    return None if module is None else module.requires_grad_(False)
+
+
+def _repeated(condition: Condition, count: int) -> Condition:
+    # For `count` tiles, which are in order of tiles, not of images.
+    parts = condition.used.items()
+    return Condition(**{name: torch.cat([part] * (count // len(part))) for name, part in parts})

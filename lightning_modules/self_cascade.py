@@ -336,7 +336,7 @@ class SelfCascade(FromBase):
         pivot_space: Enlarge the pivot as a ``latent``, or as an image (``rgb``), which is decoded
             and encoded again.
         pivot_resize: ``bilinear`` interpolation, as in the paper, or ``bicubic``, as released.
-        upsampler: Phi: ``Shared``, ``Bottleneck`` or ``Full`` of
+        upsampler: Phi: ``Shared`` or ``Full`` of
             ``lightning_modules.networks.feature_upsampler``; ``null`` for the tuning-free variant.
         attach: Add features to the ``skip`` connections (equation 8), or to the outputs of blocks
             (``block_out``), as released.

@@ -42,7 +42,7 @@ from lightning_modules.networks.bsq import enlarged, quantized, shrunk, to_token
 from lightning_modules.networks.infinity import Cache, InfinityTransformer, Text
 from lightning_modules.networks.scales import Scales, published
 from lightning_modules.networks.transformation import RELEASED, Branch, Transformation
-from lightning_modules.next_scale.next_scale import Bitwise, drawn_code, field_of, sample
+from lightning_modules.next_scale.next_scale import Bitwise, drawn_code, sample
 from lightning_modules.noise import Noise
 
 ROWS = ("one pass", "seven passes", "no cache")
@@ -88,8 +88,9 @@ class Parts:
         """Codes of all scales."""
         if row == "no cache":
             return uncached(self, known)
-        given = (self.network, self.scales, self.text, self.noise(), Bitwise(), known)
-        return sample(*given, mode="area", at_once=row == "one pass").codes
+        how = Bitwise(next_input_mode="area")
+        given = (self.network, self.scales, self.text, self.noise(), how, known)
+        return sample(*given, at_once=row == "one pass")
 
 
 def uncached(parts: Parts, known: list[Tensor]) -> list[Tensor]:
@@ -103,8 +104,7 @@ def uncached(parts: Parts, known: list[Tensor]) -> list[Tensor]:
         if number >= len(known):
             logits = parts.network(torch.cat(inputs, 1), scales, encoded)
             h, w = scales.grids[number]
-            field = field_of(noise, scales, number, parts.network.bits)
-            codes.append(drawn_code(logits[:, -h * w :], field, (h, w), scales.patch, Bitwise()))
+            codes.append(drawn_code(logits[:, -h * w :], noise, (h, w), scales.patch, Bitwise()))
     return codes
 
 

@@ -33,7 +33,6 @@ class Condition:
         pooled: (B, D'), one embedding of the whole text, for SDXL.
         sizes: (B, n) numbers to embed, such as SDXL's original size, crop and target.
         image: (B, C, h, w), concatenated to the noisy sample, in its size.
-        coordinates: (B, 2, h, w).
         noise_level: (B,) levels of the noise added to ``image``.
     """
 
@@ -41,7 +40,6 @@ class Condition:
     pooled: Tensor | None = None
     sizes: Tensor | None = None
     image: Tensor | None = None
-    coordinates: Tensor | None = None
     noise_level: Tensor | None = None
 
     @property

@@ -111,38 +111,17 @@ class Shared(FeatureUpsampler):
     def __init__(
         self, places: Places, width: int = 4, time_width: int = 40, resize: Resize = "bilinear"
     ) -> None:
-        self.width, self.time_width = _checked(width, time_width)
+        if width < 1 or time_width < 2 or time_width % 2:
+            raise ValueError(
+                f"the upsampler has a width of {width} and a time_width of {time_width}; expected "
+                "1 or more, and an even number"
+            )
+        self.width, self.time_width = width, time_width
         super().__init__(places, resize)
 
     def phi(self, width: int, embedding: int) -> nn.Module:
         """As ``FeatureUpsampler.phi``."""
         return _Shared(self.width, self.time_width)
-
-
-class Bottleneck(FeatureUpsampler):
-    """A bottleneck over all channels of a place; between the other two in size.
-
-    The last layer starts at 0: untrained, nothing is added.
-
-    Args:
-        places: Of the U-Net; given by the method.
-        rank: Channels in between.
-        time_width: Channels of the embedding of the timestep, sines and cosines.
-        resize: How features are enlarged: ``bilinear``, or ``nearest``, as released.
-
-    Raises:
-        ValueError: A width is below 1, or ``resize`` is unknown.
-    """
-
-    def __init__(
-        self, places: Places, rank: int = 8, time_width: int = 40, resize: Resize = "bilinear"
-    ) -> None:
-        self.rank, self.time_width = _checked(rank, time_width)
-        super().__init__(places, resize)
-
-    def phi(self, width: int, embedding: int) -> nn.Module:
-        """As ``FeatureUpsampler.phi``."""
-        return _Bottleneck(width, self.rank, self.time_width)
 
 
 class Full(FeatureUpsampler):
@@ -175,7 +154,7 @@ class _Shared(nn.Module):
     def __init__(self, width: int, time_width: int) -> None:
         super().__init__()
         self.time_width = time_width
-        self.blocks = nn.ModuleList(_EachChannel(1, width, time_width, zero=True) for _ in range(2))
+        self.blocks = nn.ModuleList(_EachChannel(width, time_width) for _ in range(2))
         self.alpha = nn.Parameter(torch.zeros(()))
 
     def forward(self, h: Tensor, resize: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
@@ -185,39 +164,14 @@ class _Shared(nn.Module):
         return self.alpha * x
 
 
-class _Bottleneck(nn.Module):
-    def __init__(self, width: int, rank: int, time_width: int) -> None:
+class _EachChannel(nn.Module):
+    """x + conv2(SiLU(conv1(x) + W tau)), for each channel separately, with shared weights."""
+
+    def __init__(self, width: int, time_width: int) -> None:
         super().__init__()
-        self.time_width = time_width
-        self.inward = nn.Conv2d(width, rank, 1)
-        self.blocks = nn.ModuleList(_Block(rank, rank, time_width) for _ in range(2))
-        self.outward = zeroed(nn.Conv2d(rank, width, 1))
-
-    def forward(self, h: Tensor, resize: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
-        x, tau = resize(self.inward(h)), sinusoid(t, self.time_width)
-        for block in self.blocks:
-            x = block(x, tau)
-        return self.outward(x)
-
-
-class _Block(nn.Module):
-    """x + conv2(SiLU(conv1(x) + W tau))."""
-
-    def __init__(self, channels: int, width: int, time_width: int, zero: bool = False) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, width, 3, padding=1)
+        self.conv1 = nn.Conv2d(1, width, 3, padding=1)
         self.time = nn.Linear(time_width, width)
-        self.conv2 = nn.Conv2d(width, channels, 3, padding=1)
-        if zero:
-            zeroed(self.conv2)
-
-    def forward(self, x: Tensor, tau: Tensor) -> Tensor:
-        y = self.conv1(x) + self.time(tau)[..., None, None]
-        return x + self.conv2(functional.silu(y))
-
-
-class _EachChannel(_Block):
-    """The same for each channel separately, with shared weights."""
+        self.conv2 = zeroed(nn.Conv2d(width, 1, 3, padding=1))
 
     def forward(self, x: Tensor, tau: Tensor) -> Tensor:
         # Depthwise, one inner channel after another: with channels as images of a batch, a CPU
@@ -281,12 +235,3 @@ def sinusoid(t: Tensor, width: int) -> Tensor:
     frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device) / half)
     angles = t.float()[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], 1)
-
-
-def _checked(width: int, time_width: int) -> tuple[int, int]:
-    if width < 1 or time_width < 2 or time_width % 2:
-        raise ValueError(
-            f"the upsampler has a width (or rank) of {width} and a time_width of {time_width}; "
-            "expected 1 or more, and an even number"
-        )
-    return width, time_width

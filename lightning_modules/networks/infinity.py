@@ -295,9 +295,6 @@ class InfinityTransformer(Running):
         text_length: Rows of the table for "no text".
         levels: Number of scales with an embedding.
         drop_path: Share of samples that skip the last block in training; less for earlier blocks.
-        reads_noise: Whether tokens also read the noise that earlier scales of the same pass are
-            drawn with, so that they can know these. It begins with weights of 0, so that weights of
-            a network without it load, and say the same.
 
     Raises:
         ValueError: If the width is not a multiple of four times the heads, ``drop_path`` is outside
@@ -316,7 +313,6 @@ class InfinityTransformer(Running):
         text_length: int = 512,
         levels: int = 15,
         drop_path: float = 0.1,
-        reads_noise: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(channels_last=False, **kwargs)
@@ -334,7 +330,6 @@ class InfinityTransformer(Running):
                 "channels; expected at least 128, and heads that divide the channels"
             )
         self.bits, self.width, self.heads, self.levels = bits, width, heads, levels
-        self.reads_noise = reads_noise
         self.no_text = nn.Parameter(torch.empty(text_length, text_width))
         self.text_norm = nn.RMSNorm(text_width, EPS)
         self.pool = _Pool(text_width, width, pool_heads)
@@ -350,9 +345,6 @@ class InfinityTransformer(Running):
         self.head_norm = nn.Linear(width, 2 * width)
         self.head = nn.Linear(width, 2 * bits)
         self._initialise()
-        if reads_noise:
-            self.noise_in = nn.Linear(bits, width, bias=False)
-            nn.init.zeros_(self.noise_in.weight)
         self.prepare_to_run()
 
     def compile_in_place(self) -> None:
@@ -379,18 +371,6 @@ class InfinityTransformer(Running):
             for block in cast(Sequence[Block], self.blocks):
                 for last in (block.attention.out, block.cross.out, block.mlp[2]):
                     cast(nn.Linear, last).weight.div_(math.sqrt(2 * depth))
-
-    def recognise(self, tensors: dict[str, Tensor], prefix: str, where: str) -> None:
-        """Add weights of 0 for the noise, where a file's network does not read it.
-
-        Args:
-            tensors: Tensors by ``prefix`` and own names; changed in place.
-            prefix: Prefix of the names.
-            where: Name of the file.
-        """
-        if self.reads_noise:
-            zeros = torch.zeros_like(self.noise_in.weight)
-            tensors.setdefault(f"{prefix}noise_in.weight", zeros)
 
     # --------------------------------------------------------------------------------------- texts
 
@@ -450,7 +430,6 @@ class InfinityTransformer(Running):
         first: int = 0,
         cache: Cache | None = None,
         mixture: Mixture | None = None,
-        noise: Tensor | None = None,
     ) -> Tensor:
         """Return logits of the bits of one or more consecutive scales.
 
@@ -465,7 +444,6 @@ class InfinityTransformer(Running):
             first: Number of the first of these scales, from 0.
             cache: Previous scales; required unless ``first`` is 0.
             mixture: Guidance between the batch's halves.
-            noise: (B, n, bits), the noise that tokens read, with ``reads_noise``; 0 by default.
 
         Returns:
             (B, n, bits, 2) in float32, for 0 and 1.
@@ -474,9 +452,6 @@ class InfinityTransformer(Running):
             ValueError: If the tokens are not whole scales, or previous scales are missing.
         """
         x, last = self._sequence(inputs, scales, encoded, first)
-        if self.reads_noise:  # without any, its weights still get gradients, of 0
-            none = x.new_zeros(*x.shape[:2], self.bits)
-            x = x + self.noise_in(none if noise is None else noise.to(x.dtype))
         before = scales.spans[first].start
         if before != (0 if cache is None else cache.length):
             raise ValueError(

@@ -115,7 +115,7 @@ class Infinity(NextScale, Generator):
             raise ValueError(f"images of {H}x{W} were requested; expected multiples of {factor}")
         scales = self.space.scales((H // factor, W // factor))
         text, how = self.sampling(batch)
-        return sample(self._network, scales, text, noise, how).codes
+        return sample(self._network, scales, text, noise, how)
 
     # -------------------------------------------------------------------------------------- weights
 

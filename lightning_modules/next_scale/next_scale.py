@@ -90,82 +90,6 @@ def teacher_forcing(
     return TeacherForcing(torch.cat(inputs, 1) if inputs else none, torch.cat(bits, 1))
 
 
-def starts_of(count: int, known: int, passes: Sequence[int] | None = None) -> list[int]:
-    """Return for each scale the number of scales that are known when it is predicted.
-
-    Args:
-        count: Number of scales.
-        known: Number of given scales.
-        passes: Number of scales that each pass of the network predicts; by default 1 each.
-    """
-    starts = list(range(known))
-    for size in passes or [1] * (count - known):
-        starts += [len(starts)] * size
-    return starts
-
-
-def shares_pass(starts: Sequence[int], number: int) -> bool:
-    """Whether the scale after scale ``number`` is predicted in the same pass.
-
-    Args:
-        starts: The result of ``starts_of``.
-        number: Number of a scale.
-    """
-    return number + 1 < len(starts) and starts[number + 1] <= number
-
-
-def inputs_of(
-    codes: Sequence[Tensor], scales: Scales, starts: Sequence[int], mode: Down = "trilinear"
-) -> Tensor:
-    """Return the inputs of all scales, each the sum of the codes known when it is predicted.
-
-    Args:
-        codes: (B, d, h_k, w_k) of each scale.
-        scales: Scales of the images.
-        starts: The result of ``starts_of``.
-        mode: How sums of codes are downscaled.
-
-    Returns:
-        (B, n, bits): n_2 ... n_K, as tokens.
-    """
-    totals = [torch.zeros_like(codes[-1])]
-    for code in codes[:-1]:
-        totals.append(totals[-1] + enlarged(code, scales.latents[-1]))
-    pairs = zip(starts[1:], scales.latents[1:], strict=True)
-    parts = [shrunk(totals[start], size, mode) for start, size in pairs]
-    return torch.cat([to_tokens(part, scales.patch) for part in parts], 1)
-
-
-def noise_inputs(
-    fields: Sequence[Tensor | None], scales: Scales, starts: Sequence[int], first: int = 0
-) -> Tensor | None:
-    """Return the noise that the network reads: of each scale, that of its pass's earlier scales.
-
-    So a scale can know what its pass drew before it. As codes are, fields are enlarged and summed.
-
-    Args:
-        fields: Normal noise (B, d, h_k, w_k) of consecutive scales; None for known scales.
-        scales: Scales of the images.
-        starts: The result of ``starts_of``.
-        first: Number of the first of these scales.
-
-    Returns:
-        (B, n, bits), with 0 for the first scale of each pass; None if there is nothing to know.
-    """
-    drawn_here = [field for field in fields if field is not None]
-    numbers = range(first, first + len(fields))
-    if not drawn_here or all(starts[number] == number for number in numbers):
-        return None
-    parts = []
-    for number in numbers:
-        size = scales.latents[number]
-        total = drawn_here[0].new_zeros(*drawn_here[0].shape[:2], *size)
-        for field in fields[starts[number] - first : number - first]:
-            total = total if field is None else total + enlarged(field, size)
-        parts.append(to_tokens(total, scales.patch))
-    return torch.cat(parts, 1)
-
-
 def self_correction(strength: float, levels: int) -> Change:
     """Bitwise self-correction: flip a share of the bits of the first scales.
 
@@ -209,7 +133,7 @@ def bit_losses(logits: Tensor, bits: Tensor) -> Tensor:
 
     Args:
         logits: (B, n, bits, 2).
-        bits: (B, n, bits) of 0 and 1, or probabilities of 1, float.
+        bits: (B, n, bits) of 0 and 1, float.
 
     Returns:
         (B, n) in nats.
@@ -221,7 +145,7 @@ def bit_losses(logits: Tensor, bits: Tensor) -> Tensor:
 # ---------------------------------------------------------------------------------------- sampling
 @dataclass(frozen=True)
 class Bitwise:
-    """How bits are drawn.
+    """How sampling draws bits.
 
     Args:
         tau: Temperature; 0 for the likelier value.
@@ -230,6 +154,8 @@ class Bitwise:
         guidance: Strength of classifier-free guidance; 1 for none.
         guidance_after: Number of blocks after which the two passes of guidance are mixed; by
             default their logits are mixed. Only with guidance.
+        next_input_mode: How C_k is downscaled: ``trilinear`` as in training, or ``area`` as in
+            NSARM's released code with the released weights.
 
     Raises:
         ValueError: If a number is out of range, or there is no guidance to mix.
@@ -239,6 +165,7 @@ class Bitwise:
     top_p: float = 0.97
     guidance: float = 1.0
     guidance_after: int | None = None
+    next_input_mode: Down = "trilinear"
 
     def __post_init__(self) -> None:
         if not (self.tau >= 0 and 0.5 <= self.top_p <= 1 and self.guidance >= 1):
@@ -248,7 +175,7 @@ class Bitwise:
             )
         if self.guidance == 1 and self.guidance_after is not None:
             raise ValueError(
-                f"model.init_args.bits.init_args.guidance_after is {self.guidance_after}, and "
+                f"model.init_args.bits.guidance_after is {self.guidance_after}, and "
                 "guidance, whose passes it mixes, is 1: set guidance above 1, or leave "
                 "guidance_after out"
             )
@@ -257,26 +184,8 @@ class Bitwise:
     def options(self) -> dict[str, str | int | float]:
         """Settings that differ from the defaults, for results."""
         default = Bitwise()
-        names = ("tau", "top_p", "guidance", "guidance_after")
+        names = ("tau", "top_p", "guidance", "guidance_after", "next_input_mode")
         return {n: getattr(self, n) for n in names if getattr(self, n) != getattr(default, n)}
-
-
-def bit_probabilities(logits: Tensor, how: Bitwise) -> Tensor:
-    """Return the probabilities with which bits are 1.
-
-    Args:
-        logits: (B, n, bits, 2).
-        how: Temperature and top-p.
-
-    Returns:
-        (B, n, bits) in [0, 1].
-    """
-    odds = logits[..., 1] - logits[..., 0]
-    if how.tau == 0:
-        return (odds > 0).float()
-    one = torch.sigmoid(odds / how.tau)
-    rare = 1 - how.top_p
-    return torch.where(one <= rare, 0.0, torch.where(one >= 1 - rare, 1.0, one))
 
 
 def drawn(logits: Tensor, uniform: Tensor, how: Bitwise) -> Tensor:
@@ -290,31 +199,21 @@ def drawn(logits: Tensor, uniform: Tensor, how: Bitwise) -> Tensor:
     Returns:
         (B, n, bits) of 0 and 1, float.
     """
-    return (uniform < bit_probabilities(logits, how)).float()
+    odds = logits[..., 1] - logits[..., 0]
+    if how.tau == 0:
+        return (odds > 0).float()
+    one = torch.sigmoid(odds / how.tau)
+    rare = 1 - how.top_p
+    one = torch.where(one <= rare, 0.0, torch.where(one >= 1 - rare, 1.0, one))
+    return (uniform < one).float()
 
 
-def field_of(noise: Noise, scales: Scales, number: int, bits: int) -> Tensor:
-    """Draw the noise of one scale, by the position in the image.
-
-    Args:
-        noise: Noise of B images.
-        scales: Scales of the images.
-        number: Number of the scale.
-        bits: Bits of a token.
-
-    Returns:
-        (B, d, h_k, w_k), normal.
-    """
-    shape = len(noise.seeds), bits // scales.patch**2
-    return noise.normal((*shape, *scales.latents[number]))
-
-
-def drawn_code(logits: Tensor, normal: Tensor, grid: Size, patch: int, how: Bitwise) -> Tensor:
-    """Draw the code of one scale.
+def drawn_code(logits: Tensor, noise: Noise, grid: Size, patch: int, how: Bitwise) -> Tensor:
+    """Draw the code of one scale; its noise is that of the position in the image.
 
     Args:
         logits: (B, h w, bits, 2).
-        normal: (B, d, h patch, w patch), normal noise.
+        noise: Noise of B images.
         grid: (h, w) in tokens.
         patch: Side of a token.
         how: How bits are drawn.
@@ -322,21 +221,12 @@ def drawn_code(logits: Tensor, normal: Tensor, grid: Size, patch: int, how: Bitw
     Returns:
         (B, d, h patch, w patch).
     """
+    h, w = grid
+    channels = logits.shape[2] // patch**2
+    normal = noise.normal((len(noise.seeds), channels, h * patch, w * patch))
     uniform = torch.special.ndtr(normal).clamp(max=1 - 2**-24)  # not 1
     bits = drawn(logits, to_tokens(uniform, patch), how)
     return from_bits(from_tokens(bits, grid, patch))
-
-
-class Sampled(NamedTuple):
-    """What was drawn.
-
-    Args:
-        codes: (B, d, h_k, w_k) of each scale.
-        logits: (B, n, bits, 2) of each scale that was not known.
-    """
-
-    codes: list[Tensor]
-    logits: list[Tensor]
 
 
 def sample(
@@ -346,10 +236,8 @@ def sample(
     noise: Noise,
     how: Bitwise,
     known: Sequence[Tensor] = (),
-    mode: Down = "trilinear",
     at_once: bool = True,
-    passes: Sequence[int] | None = None,
-) -> Sampled:
+) -> list[Tensor]:
     """Draw the codes of all scales, each given the previous ones.
 
     Args:
@@ -359,42 +247,30 @@ def sample(
         noise: Noise of B images; draws depend on the position in the image.
         how: How bits are drawn.
         known: (B, d, h, w), given codes of the first scales.
-        mode: How sums of codes are downscaled.
         at_once: Whether known scales go through the network in one pass instead of one each; the
             results differ only by rounding.
-        passes: Number of scales that each pass predicts, without the known ones; by default 1 each.
+
+    Returns:
+        (B, d, h_k, w_k) of each scale.
     """
     encoded = network.encode_text(text)
     cache, copies = Cache(scales.tokens), 1 if how.guidance == 1 else 2
-    starts = starts_of(len(scales), len(known), passes)
-    found, inputs, fields = Sampled([*known], []), list[Tensor](), list[Tensor | None]()
+    codes, inputs, first = [*known], list[Tensor](), 0
     shape = len(noise.seeds), network.bits // scales.patch**2, *scales.latents[-1]
     total = torch.zeros(shape, dtype=torch.float32, device=noise.device)
-    first = added = 0
-    for number in range(len(scales)):
-        for code in found.codes[added:number]:
-            total = total + enlarged(code, scales.latents[-1])
-        added = min(number, len(found.codes))
+    for number, size in enumerate(scales.latents):
         if number:
-            below = to_tokens(shrunk(total, scales.latents[number], mode), scales.patch)
+            total = total + enlarged(codes[number - 1], scales.latents[-1])
+            below = to_tokens(shrunk(total, size, how.next_input_mode), scales.patch)
             inputs.append(below.repeat(copies, 1, 1))
-        drawn_here = number >= len(known)
-        fields.append(field_of(noise, scales, number, network.bits) if drawn_here else None)
-        if (at_once and not drawn_here) or shares_pass(starts, number):
+        if at_once and number < len(known):
             continue
-        earlier = noise_inputs(fields, scales, starts, first) if network.reads_noise else None
-        if earlier is not None:
-            earlier = earlier.repeat(copies, 1, 1)
-        logits = _logits(network, inputs, scales, encoded, first, cache, how, earlier)
-        start = scales.spans[first].start
-        for each, field in enumerate(fields, first):
-            if field is not None:
-                span = scales.spans[each]
-                here = logits[:, span.start - start : span.stop - start]
-                found.codes.append(drawn_code(here, field, scales.grids[each], scales.patch, how))
-                found.logits.append(here)
-        inputs, fields, first = [], [], number + 1
-    return found
+        logits = _logits(network, inputs, scales, encoded, first, cache, how)
+        if number >= len(known):
+            h, w = scales.grids[number]
+            codes.append(drawn_code(logits[:, -h * w :], noise, (h, w), scales.patch, how))
+        inputs, first = [], number + 1
+    return codes
 
 
 def _logits(
@@ -405,13 +281,12 @@ def _logits(
     first: int,
     cache: Cache,
     how: Bitwise,
-    noise: Tensor | None,
 ) -> Tensor:
     tokens = torch.cat(list(inputs), 1) if inputs else None
     mixture = None
     if how.guidance != 1 and how.guidance_after is not None:
         mixture = Mixture(how.guidance_after, how.guidance)
-    logits: Tensor = network(tokens, scales, encoded, first, cache, mixture, noise)
+    logits: Tensor = network(tokens, scales, encoded, first, cache, mixture)
     if how.guidance == 1:
         return logits
     with_it, without = logits.chunk(2)
@@ -446,12 +321,12 @@ class NextScale(InLatents, BitwiseMethod):
         prompt: str | None = None,
         text_dropout: float = 0.1,
         reweight: bool = True,
-        bits: Bitwise | None = None,
+        bits: Bitwise = Bitwise(),
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, **kwargs)
         self.encoder, self.prompt = encoder, prompt
-        self.text_dropout, self.reweight, self.bits = text_dropout, reweight, bits or Bitwise()
+        self.text_dropout, self.reweight, self.bits = text_dropout, reweight, bits
 
     def check_parts(self) -> None:
         """Raise if the parts do not fit together.
@@ -482,7 +357,7 @@ class NextScale(InLatents, BitwiseMethod):
         after, blocks = self.bits.guidance_after, len(self.transformer.blocks)
         if after is not None and not 0 <= after <= blocks:
             raise ValueError(
-                f"model.init_args.bits.init_args.guidance_after is {after}; expected the number of "
+                f"model.init_args.bits.guidance_after is {after}; expected the number of "
                 f"a block, 0 to {blocks}"
             )
 
@@ -508,26 +383,23 @@ class NextScale(InLatents, BitwiseMethod):
         logits: Tensor = network(inputs, scales, encoded)
         return logits
 
-    def sampling(
-        self, batch: Batch, network: InfinityTransformer | None = None
-    ) -> tuple[Text, Bitwise]:
+    def sampling(self, batch: Batch) -> tuple[Text, Bitwise]:
         """Return the text for ``next_scale.sample``, with guidance also the empty one, and bits.
 
         Args:
             batch: Batch with captions.
-            network: Whose table for no text is used; by default the model's own.
 
         Raises:
             ValueError: If there is guidance without text.
         """
-        network, found = network or self._network, self.text(batch)
+        network, found = self._network, self.text(batch)
         known, none = _text_or_none(network, found, len(batch["key"]))
         with_it = network.without_text(known, none)
         if self.bits.guidance == 1:
             return with_it, self.bits
         if found is None:
             raise ValueError(
-                f"model.init_args.bits.init_args.guidance is {self.bits.guidance:g}, and there is "
+                f"model.init_args.bits.guidance is {self.bits.guidance:g}, and there is "
                 "no text: set model.init_args.encoder, or guidance to 1"
             )
         without = network.without_text(known, ~none)

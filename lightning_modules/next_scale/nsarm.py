@@ -13,26 +13,18 @@ the first scales are the quantised o_k, and the transformer learns the residual 
 The paper has neither the losses' weights nor learning rates, and its code has no training. So
 residuals count equally in stage 1; in stage 2 scales are weighted as in Infinity, the network also
 trains, and no bits are flipped. In sampling, the released code downscales C_k by area, while
-Infinity, and all training code, downscales it without smoothing (trilinear): ``next_input_mode``.
+Infinity, and all training code, downscales it without smoothing (``bits.next_input_mode``).
 
 Defaults follow the paper and the released weights. Three other choices, not of the paper, are
 for small trainings: ``LatentEstimate`` as mapper, ``enlarge_lr``, and a low ``mapper_lr``.
-
-Distillation is not in the paper, either: a student of the same size learns to predict several
-scales in one pass of the transformer (``passes``, ``teacher_weights``). It sees the sum of codes
-from before the pass, so its scales cannot correct each other's draws, which Distilled Decoding (Liu
-et al., arXiv 2412.17153) names as what is lost when autoregressive tokens are drawn together. As
-there, the noise settles it: given LR and noise the teacher's bits are certain, and a scale that
-reads the noise of its pass's earlier scales (the transformer's ``reads_noise``) can know them.
-Unlike there, bits need no flow: each is 1 where the noise is below its probability.
 """
 
 from __future__ import annotations
 
-import copy
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -46,9 +38,9 @@ from degradations.device import copy_to
 from files.tensors import bare_names
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.base import SuperResolver
-from lightning_modules.latents import check_choice, enlarged
+from lightning_modules.latents import enlarged
 from lightning_modules.networks import infinity, transformation
-from lightning_modules.networks.bsq import Down, quantized, total_after
+from lightning_modules.networks.bsq import quantized, total_after
 from lightning_modules.networks.infinity import InfinityTransformer, decay_groups
 from lightning_modules.networks.scales import Scales
 from lightning_modules.networks.transformation import Mapper
@@ -56,13 +48,8 @@ from lightning_modules.next_scale.next_scale import (
     NextScale,
     adamw,
     bit_losses,
-    bit_probabilities,
-    field_of,
-    inputs_of,
-    noise_inputs,
     sample,
     scale_weights,
-    starts_of,
     teacher_forcing,
 )
 from lightning_modules.noise import Noise
@@ -84,11 +71,35 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class StageTwo:
+    """How stage 2 trains.
+
+    Args:
+        mapper_weights: Initial weights of the mapper: the run of stage 1.
+        transformer_weights: Initial weights of the transformer: a run of ``Infinity``, or a
+            released file.
+        train_mapper: Whether the mapper trains, too.
+        mapper_lr: Learning rate of the mapper; by default that of ``optimizer``, which may ruin the
+            mapper: the loss rewards wrong first scales whose correction is easy to predict. A
+            hundredth of the optimiser's rate is safe.
+        text_dropout: Share of captions to drop, for guidance.
+        reweight: Whether tokens of fine scales count less, by the square root of their number.
+    """
+
+    mapper_weights: str | None = None
+    transformer_weights: str | None = None
+    train_mapper: bool = True
+    mapper_lr: float | None = None
+    text_dropout: float = 0.1
+    reweight: bool = True
+
+
 class NSARM(NextScale, SuperResolver):
     """Super-resolution by next-scale prediction; the paper's stage 2, or stage 1.
 
     With a transformer it is stage 2. Without one it is stage 1, which restores only the first
-    scales. With the weights of a teacher it is a distillation.
+    scales.
 
     Args:
         scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
@@ -96,21 +107,9 @@ class NSARM(NextScale, SuperResolver):
         mapper: The network that predicts the first scales, for LR of one size: ``Transformation``,
             as in the paper, or ``LatentEstimate``.
         transformer: Predicts the other scales; none for stage 1.
-        mapper_weights: Initial weights for stage 2: the run of stage 1.
-        transformer_weights: Initial weights for stage 2: a run of ``Infinity``, or a released file.
-        train_mapper: Whether stage 2 also trains the mapper.
-        mapper_lr: Learning rate of the mapper in stage 2; by default that of ``optimizer``, which
-            may ruin the mapper: the loss rewards wrong first scales whose correction is easy to
-            predict. A hundredth of the optimiser's rate is safe.
+        stage_two: How stage 2 trains, and from which weights.
         enlarge_lr: Whether LR is enlarged to HR's size, bicubic, before it is encoded; then
             ``mapper.size`` is the size of HR's latent. As released, LR is encoded as it is.
-        next_input_mode: How C_k is downscaled in sampling: ``trilinear`` as in training, or
-            ``area`` as in the released code with the released weights.
-        passes: Number of scales that each pass of the transformer predicts, after the mapper's;
-            by default 1 each.
-        teacher_weights: A run of stage 2 to distil. Mapper, which is then frozen, and transformer
-            start from it, and the transformer learns to predict in ``passes`` what it draws. If the
-            teacher's mapper was frozen, ``mapper_weights`` names its run.
         optimizer: Makes the optimiser of the trainable parameters.
         color_fix: How outputs get the colours of LR; see ``lightning_modules.sampling.color``.
 
@@ -118,7 +117,6 @@ class NSARM(NextScale, SuperResolver):
         ValueError: If parts do not fit each other or the scale, or a share is out of range.
     """
 
-    training_only = ("teacher.",)
     latent_pairs = True
 
     def __init__(
@@ -127,27 +125,23 @@ class NSARM(NextScale, SuperResolver):
         space: BitwiseSpace,
         mapper: Mapper,
         transformer: InfinityTransformer | None = None,
-        mapper_weights: str | None = None,
-        transformer_weights: str | None = None,
-        train_mapper: bool = True,
-        mapper_lr: float | None = None,
+        stage_two: StageTwo = StageTwo(),
         enlarge_lr: bool = False,
-        next_input_mode: Down = "trilinear",
-        passes: Sequence[int] | None = None,
-        teacher_weights: str | None = None,
         optimizer: OptimizerCallable = adamw,
         color_fix: ColorFix = "adain_wavelet",
         **kwargs: Any,
     ) -> None:
-        super().__init__(scale, optimizer=optimizer, color_fix=color_fix, **kwargs)
+        super().__init__(
+            scale,
+            text_dropout=stage_two.text_dropout,
+            reweight=stage_two.reweight,
+            optimizer=optimizer,
+            color_fix=color_fix,
+            **kwargs,
+        )
         self.space, self.mapper, self.transformer = space, mapper, transformer
-        self.mapper_weights = mapper_weights
-        self.transformer_weights = transformer_weights
-        self.passes, self.teacher_weights = passes and list(passes), teacher_weights
-        self.teacher: InfinityTransformer | None = None
-        self.train_mapper = (train_mapper or transformer is None) and teacher_weights is None
-        self.mapper_lr, self.enlarge_lr = mapper_lr, enlarge_lr
-        self.next_input_mode: Down = next_input_mode
+        self.stage_two, self.enlarge_lr = stage_two, enlarge_lr
+        self.train_mapper = stage_two.train_mapper or transformer is None
         self._check()
         # A frozen network needs evaluation mode, without dropout; Lightning does not set it.
         mapper.requires_grad_(self.train_mapper).train(self.train_mapper)
@@ -162,10 +156,8 @@ class NSARM(NextScale, SuperResolver):
     # ------------------------------------------------------------------------------------- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss of stage 1, of stage 2 with a transformer, or of distillation."""
-        if self.teacher is not None:
-            loss = self._distilled(batch, self.teacher)
-        elif self.transformer is None:
+        """Return the loss of stage 1, or with a transformer of stage 2."""
+        if self.transformer is None:
             loss = self._stage_one(*self.latents(batch))
         else:
             loss = self._stage_two(batch, *self.latents(batch))
@@ -199,40 +191,13 @@ class NSARM(NextScale, SuperResolver):
         self.log_scales(self.scales, losses, logits, bits, first)
         return (losses * weights).sum(1).mean()
 
-    def _distilled(self, batch: Batch, teacher: InfinityTransformer) -> Tensor:
-        """Return the cross-entropy of the teacher's probabilities, each given what it drew before.
-
-        It needs no HR.
-        """
-        scales, mode = self.scales, self.next_input_mode
-        with torch.no_grad():
-            y = self._lr_latent(batch)
-            known, (text, how) = self.preliminary(y), self.sampling(batch, teacher)
-            seeds = torch.randint(2**62, (len(y),))
-            noise = Noise(seeds, y.device)
-            codes, drawn = sample(teacher, scales, text, noise, how, known, mode)
-            expected = torch.cat([bit_probabilities(logits, how) for logits in drawn], 1)
-        network, first, noise = self._network, len(known), Noise(seeds, y.device)
-        starts = starts_of(len(scales), first, self.passes)
-        inputs, read = inputs_of(codes, scales, starts, mode), None
-        if network.reads_noise:
-            later = range(first, len(scales))
-            fields = [field_of(noise, scales, number, network.bits) for number in later]
-            read = noise_inputs([*[None] * first, *fields], scales, starts)
-        encoded = network.encode_text(self.sampling(batch)[0])
-        logits = network(inputs, scales, encoded, noise=read)
-        logits = logits[:, scales.spans[first].start :]
-        losses = bit_losses(logits / (how.tau or 1.0), expected)
-        weights = copy_to(scale_weights(scales, first, self.reweight), losses.device)
-        self.log_scales(scales, losses, logits, expected, first)
-        return (losses * weights).sum(1).mean()
-
     def optimized(self) -> list[dict[str, Any]]:
-        """Parameter groups, those of the mapper with ``mapper_lr``."""
-        if self.mapper_lr is None:
+        """Parameter groups, those of the mapper with ``stage_two.mapper_lr``."""
+        rate = self.stage_two.mapper_lr
+        if rate is None:
             return super().optimized()
         others = nn.ModuleList(part for part in self.children() if part is not self.mapper)
-        mapper = [{**group, "lr": self.mapper_lr} for group in decay_groups(self.mapper)]
+        mapper = [{**group, "lr": rate} for group in decay_groups(self.mapper)]
         return [*decay_groups(others), *mapper]
 
     @torch.no_grad()
@@ -335,25 +300,12 @@ class NSARM(NextScale, SuperResolver):
             left = self.scales.latents[len(known) :]
             return [*known, *(y.new_zeros(*shape, *size) for size in left)]
         text, how = self.sampling(batch)
-        mode, passes = self.next_input_mode, self.passes
-        given = (self.transformer, self.scales, text, noise, how, known, mode)
-        return sample(*given, passes=passes).codes
-
-    @property
-    def output_settings(self) -> dict[str, str | int | float]:
-        """Settings that change outputs, with those of drawing bits."""
-        found = super().output_settings
-        if self.transformer is not None and self.next_input_mode != "trilinear":
-            found["next_input_mode"] = self.next_input_mode
-        if self.passes:
-            found["passes"] = "+".join(map(str, self.passes))
-        return found
+        return sample(self.transformer, self.scales, text, noise, how, known)
 
     # ------------------------------------------------------------------------- checks and weights
 
     def _check(self) -> None:
         space, mapper = self.space, self.mapper
-        check_choice("next_input_mode", self.next_input_mode, Down)
         if mapper.bits != space.channels or mapper.size[0] != mapper.size[1]:
             raise ValueError(
                 f"model.init_args.mapper is for latents of {mapper.bits} x {mapper.size[0]} x "
@@ -382,10 +334,10 @@ class NSARM(NextScale, SuperResolver):
                 f"model.init_args.mapper.init_args.full is {mapper.full}; HR's latent is "
                 f"{self.scales.latents[-1]}: set it to that"
             )
-        two = self.transformer is not None and self.train_mapper
-        if self.mapper_lr is not None and not (two and self.mapper_lr > 0):
+        two, rate = self.transformer is not None and self.train_mapper, self.stage_two.mapper_lr
+        if rate is not None and not (two and rate > 0):
             raise ValueError(
-                f"model.init_args.mapper_lr is {self.mapper_lr:g}; it must be above 0, and is for "
+                f"model.init_args.stage_two.mapper_lr is {rate:g}; it must be above 0, and is for "
                 "stage 2 with train_mapper true: set it to null"
             )
         self.check_parts()
@@ -393,27 +345,6 @@ class NSARM(NextScale, SuperResolver):
             raise ValueError(
                 f"model.init_args.mapper makes all {len(self.scales)} scales, so there is none "
                 "left for the transformer: set fewer of model.init_args.mapper.init_args.grids"
-            )
-        self._check_passes(len(self.scales) - len(mapper.grids))
-
-    def _check_passes(self, left: int) -> None:
-        passes = self.passes
-        if passes and (self.transformer is None or min(passes) < 1 or sum(passes) != left):
-            raise ValueError(
-                f"model.init_args.passes is {passes}; expected numbers of at least 1 whose sum is "
-                f"{left}, of the scales that the transformer predicts"
-            )
-        if self.teacher_weights is None:
-            return
-        if self.transformer is None or not passes or self.transformer_weights is not None:
-            raise ValueError(
-                "model.init_args.teacher_weights is for a model with a transformer and passes, "
-                "which starts from the teacher: set passes, and transformer_weights to null"
-            )
-        if self.bits.guidance != 1:
-            raise ValueError(
-                f"model.init_args.bits.init_args.guidance is {self.bits.guidance:g}, and what is "
-                "distilled is one prediction a pass: set it to 1"
             )
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
@@ -423,59 +354,22 @@ class NSARM(NextScale, SuperResolver):
             ValueError: If a part does not fit, or was trained with another tokenizer or encoder.
         """
         super().load_parts(find)
-        if self.teacher_weights is not None:
-            self._start_from_teacher(find, self.teacher_weights)
-            return
         given, knows = [], True
-        if self.mapper_weights is not None:
-            found = self._read("mapper", find("mapper_weights", self.mapper_weights))
-            load_part(self.mapper, found, "mapper", transformation.from_official, "mapper_weights")
+        if self.stage_two.mapper_weights is not None:
+            key = "stage_two.mapper_weights"
+            found = self._read("mapper", find(key, self.stage_two.mapper_weights))
+            load_part(self.mapper, found, "mapper", transformation.from_official, key)
             self._name_mapper(found.name)
             given.append(found.name)
-        if self.transformer is not None and self.transformer_weights is not None:
-            path = find("transformer_weights", self.transformer_weights)
-            found = self._read("transformer", path)
+        if self.transformer is not None and self.stage_two.transformer_weights is not None:
+            key = "stage_two.transformer_weights"
+            found = self._read("transformer", find(key, self.stage_two.transformer_weights))
             official = partial(_base, rows=len(self.transformer.no_text))
-            load_part(self.transformer, found, "transformer", official, "transformer_weights")
+            load_part(self.transformer, found, "transformer", official, key)
             knows = self._fill_encoder(found)
             given.append(found.name)
         if knows and len(given) == (1 if self.transformer is None else 2):
             self.weights_source = ", ".join(given)
-
-    def _start_from_teacher(self, find: Callable[[str, str], Path], teacher_weights: str) -> None:
-        # Also in sampling: the mapper is not in a student's checkpoints, nor a frozen one in a
-        # teacher's.
-        network, found = (
-            self._network,
-            self._read("teacher", find("teacher_weights", teacher_weights)),
-        )
-        official = partial(_base, rows=len(network.no_text))
-        load_part(network, found, "transformer", official, "teacher_weights")
-        first, key = found, "teacher_weights"
-        if self.mapper_weights is not None:
-            key = "mapper_weights"
-            first = self._read("mapper", find(key, self.mapper_weights))
-        elif "mapper" in found.frozen:
-            raise ValueError(
-                "the mapper of model.init_args.teacher_weights was frozen, and is not in it: set "
-                f"model.init_args.mapper_weights to {found.frozen['mapper']}"
-            )
-        load_part(self.mapper, first, "mapper", transformation.from_official, key)
-        self._name_mapper(first.name)
-        theirs = found.frozen.get("mapper", self.mapper.source)
-        if not same_weights(theirs, self.mapper.source):
-            raise ValueError(
-                f"model.init_args.teacher_weights were trained with the mapper of {theirs}, and "
-                f"this model has {self.mapper.source}: set the same in "
-                "model.init_args.mapper_weights"
-            )
-        if self.encoder is not None and not self.encoder.source:
-            self._fill_encoder(found)
-            self.encoder.requires_grad_(False)  # the teacher reads it, too
-            self.encoder.source = f"{found.name} {fingerprint(self.encoder.state_dict())}"
-        teacher: Any = copy.deepcopy(network).requires_grad_(False).eval()
-        teacher.source = f"{found.name} {fingerprint(teacher.state_dict())}"
-        self.teacher = teacher
 
     def _read(self, name: str, path: Path) -> Weights:
         # Raise if a network was trained with another tokenizer or encoder.
@@ -488,8 +382,8 @@ class NSARM(NextScale, SuperResolver):
             either = f"{part}.".startswith(self.unchecked)
             if theirs and ours and not either and not same_weights(theirs, ours):
                 raise ValueError(
-                    f"model.init_args.{name}_weights were trained with the {what} of {theirs}, and "
-                    f"this model has {ours}: set the same in model.init_args.{key}"
+                    f"model.init_args.stage_two.{name}_weights were trained with the {what} of "
+                    f"{theirs}, and this model has {ours}: set the same in model.init_args.{key}"
                 )
         return found
 
@@ -515,31 +409,28 @@ class NSARM(NextScale, SuperResolver):
                 weights of a transformer, but none to train.
         """
         super().setup(stage)
-        if stage == "fit" and self.transformer is None and self.transformer_weights is not None:
+        two, how = self.transformer is not None, self.stage_two
+        if stage == "fit" and not two and how.transformer_weights is not None:
             raise ValueError(
-                "model.init_args.transformer_weights is set, and without a transformer stage 1 "
-                "would be trained: set model.init_args.transformer, or leave out its weights"
+                "model.init_args.stage_two.transformer_weights is set, and without a transformer "
+                "stage 1 would be trained: set model.init_args.transformer, or leave out its "
+                "weights"
             )
-        if stage != "fit":
-            self.teacher = None
-        equal = self.transformer is not None and self.train_mapper and self.mapper_lr is None
-        if stage == "fit" and equal:
+        if stage == "fit" and two and self.train_mapper and how.mapper_lr is None:
             log.warning(
                 "the mapper trains at the transformer's learning rate, which may ruin it: set "
-                "model.init_args.mapper_lr to a hundredth, or train_mapper to false"
+                "model.init_args.stage_two.mapper_lr to a hundredth, or train_mapper to false"
             )
         if not self.train_mapper and not self.mapper.source:
             raise ValueError(
-                "model.init_args.train_mapper is false, and the mapper has random weights: set "
-                "model.init_args.mapper_weights to the run of stage 1"
+                "model.init_args.stage_two.train_mapper is false, and the mapper has random "
+                "weights: set mapper_weights beside it to the run of stage 1"
             )
 
     def train(self, mode: bool = True) -> NSARM:
-        """Set the mode, but keep a frozen mapper, and the teacher, in evaluation mode."""
+        """Set the mode, but keep a frozen mapper in evaluation mode."""
         super().train(mode)
         self.mapper.train(mode and self.train_mapper)
-        if self.teacher is not None:
-            self.teacher.eval()
         return self
 
     def load_weights(self, path: str | Path) -> None:

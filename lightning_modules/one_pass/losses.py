@@ -117,56 +117,6 @@ def charbonnier(sr: Tensor, hr: Tensor, eps: float = 1e-3) -> Tensor:
     return ((sr - hr).square() + eps**2).sqrt().mean()
 
 
-class FocalFrequency(Loss):
-    """Difference of the spectra, in which frequencies that are far off weigh more.
-
-    With the orthonormal DFT F of each channel, d = abs(F(sr) - F(hr)) and w = d^alpha, divided by
-    its largest value in the spectrum and constant in gradients: the mean of w d^2. In float32.
-
-    Args:
-        weight: Factor of the term.
-        start: Step of training from which the term counts; 0 for all steps.
-        alpha: Exponent of w.
-        patches: Patches along each side, which have spectra of their own; 1 for whole images.
-
-    Raises:
-        ValueError: If ``alpha`` is negative, or ``patches`` below 1 or no divisor of the sides.
-
-    Source: Jiang et al., ICCV 2021 (arXiv 2012.12821), section 3.
-    """
-
-    def __init__(
-        self, weight: float = 1.0, start: int = 0, alpha: float = 1.0, patches: int = 1
-    ) -> None:
-        super().__init__(weight, start)
-        if alpha < 0 or patches < 1:
-            raise ValueError(
-                f"FocalFrequency has alpha {alpha:g} and patches {patches}; expected 0 or more, "
-                "and 1 or more"
-            )
-        self.alpha, self.patches = alpha, patches
-
-    def forward(self, sr: Tensor, hr: Tensor, averaged: Tensor | None = None) -> Tensor:
-        """Return the mean of w d^2."""
-        with torch.autocast(sr.device.type, enabled=False):
-            d = torch.fft.fft2(self._split(sr.float() - hr.float()), norm="ortho")
-            power = d.real.square() + d.imag.square()
-            w = power.detach().sqrt() ** self.alpha
-            most = w.amax((-2, -1), keepdim=True)
-            return (torch.where(most > 0, w / most, 0) * power).mean()
-
-    def _split(self, x: Tensor) -> Tensor:
-        # (B, C, n, n, H / n, W / n)
-        n = self.patches
-        if x.shape[-2] % n or x.shape[-1] % n:
-            raise ValueError(
-                f"FocalFrequency has {n} patches along a side, and images are "
-                f"{x.shape[-2]}x{x.shape[-1]}: set patches to a divisor of data.init_args.crop_size"
-            )
-        *images, H, W = x.shape
-        return x.reshape(*images, n, H // n, n, W // n).transpose(-3, -2)
-
-
 class LDL(Loss):
     """L1 where an image looks like an artifact of adversarial training.
 

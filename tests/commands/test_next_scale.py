@@ -53,7 +53,8 @@ MAPPER = """
 """
 STAGE_ONE = f"class_path: lightning_modules.NSARM\ninit_args:{SPACE}{MAPPER}"
 STAGE_TWO = (
-    f"{STAGE_ONE}{TRANSFORMER}  mapper_weights: runs/one\n  transformer_weights: runs/base\n"
+    f"{STAGE_ONE}{TRANSFORMER}"
+    "  stage_two: {mapper_weights: runs/one, transformer_weights: runs/base}\n"
 )
 LATENTS = (
     *("--data.init_args.train", "datamodules.Latents"),

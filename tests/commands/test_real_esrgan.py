@@ -31,7 +31,6 @@ init_args:
     init_args: {channels: 8, convolutions: 1}
   losses:
     l1: lightning_modules.L1
-    frequency: {class_path: lightning_modules.FocalFrequency, init_args: {weight: 0.1, patches: 2}}
     ldl: {class_path: lightning_modules.LDL, init_args: {window: 3}}
     perceptual:
       class_path: lightning_modules.VGG19Perceptual

@@ -68,7 +68,7 @@ ALIKE = {
     *(f"experiment/mini/self_cascade/{n}.yaml" for n in ("direct", "finetune", "sd_sr", "sr")),
     *(f"experiment/mini/self_cascade/{n}.yaml" for n in ("scalecrafter", "tuned")),
     "experiment/mini/self_cascade_video/direct.yaml",
-    *(f"experiment/mini/nsarm/{n}.yaml" for n in ("base", "latents", "stage1", "student")),
+    *(f"experiment/mini/nsarm/{n}.yaml" for n in ("base", "latents", "stage1")),
     *(f"experiment/mini/{n}.yaml" for n in ("casarbi/base", "invsr/base", "invsr/latents")),
     *(f"experiment/{n}.yaml" for n in ("casarbi_base", "mini/resshift/pixel")),
     *(f"experiment/self_cascade_{n}.yaml" for n in ("64/base", "64/tf", "prompts")),

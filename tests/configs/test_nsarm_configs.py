@@ -25,8 +25,8 @@ from tests.quick import quick
 Enlarger = Callable[..., None]
 CONFIGS = REPO / "configs"
 EXPERIMENTS = CONFIGS / "experiment"
-TRAINED = ("tokenizer", "base", "stage1", "stage2", "student")
-SECOND = ("transformer", "transformer_weights", "mapper_weights")
+TRAINED = ("tokenizer", "base", "stage1", "stage2")
+SECOND = ("transformer", "stage_two")
 
 
 def at(name: str) -> Path:
@@ -123,7 +123,7 @@ class TestPaper:
         name = "experiment/nsarm_8b_inference.yaml"
         more = ("--data.init_args.predict", str(tmp_path)) if verb == "predict" else ()
         model = model_of(name, verb, enlarger, monkeypatch, *more, "--trainer.precision", "32")
-        assert (model.next_input_mode, model.color_fix) == ("area", "adain_wavelet")
+        assert (model.bits.next_input_mode, model.color_fix) == ("area", "adain_wavelet")
         assert (model.bits.tau, model.bits.top_p, model.bits.guidance) == (0.5, 0.97, 1.0)
         assert model.initial_weights.endswith("NSARM.pth")
 
@@ -164,7 +164,7 @@ def test_the_miniature_as_a_newcomer_types_it(
         *("--trainer.limit_val_batches", "1", "--trainer.num_sanity_val_steps", "0"),
         *("--trainer.val_check_interval", "2", "--data.init_args.eval_batch_size", "2"),
     )
-    for name in ("tokenizer", "latents", "base", "stage1", "stage2", "student"):
+    for name in ("tokenizer", "latents", "base", "stage1", "stage2"):
         words = command(name)
         few = ("--encode.crops_per_image", "1") if name == "latents" else fit
         enlarger(*words, *run, *few)
@@ -179,7 +179,7 @@ def test_the_miniature_as_a_newcomer_types_it(
     enlarger("predict", *generator)
     assert len(list(Path("runs/mini_nsarm_base/predict").glob("*.png"))) == 16
     Image.new("RGB", (20, 30), (200, 90, 30)).save("small.png")
-    for name, scale in (("tokenizer", 1), ("stage1", 4), ("stage2", 4), ("student", 4)):
+    for name, scale in (("tokenizer", 1), ("stage1", 4), ("stage2", 4)):
         words = ("--config", str(at(name)), *run)
         enlarger("test", *words, "--trainer.limit_test_batches", "1")
         results = json.loads(Path(f"runs/mini_nsarm_{name}/results.json").read_text())
@@ -196,14 +196,7 @@ def test_stages_are_of_one_network() -> None:
     for name in ("space", "space_weights", "mapper"):
         assert latents[name] == first[name] == second[name]
     assert second["transformer"] == content(at("base"))["transformer"]
-    assert second["transformer_weights"] == "runs/mini_nsarm_base"
-    student = content(at("student"))
-    for name in ("space", "space_weights", "mapper", "mapper_weights"):
-        assert student[name] == second[name]
-    network = dict(student["transformer"]["init_args"])
-    assert network.pop("reads_noise")
-    assert network == second["transformer"]["init_args"]
-    assert student["teacher_weights"] == "runs/mini_nsarm_stage2"
+    assert second["stage_two"]["transformer_weights"] == "runs/mini_nsarm_base"
     tokenizer = content(at("tokenizer"))
     space = yaml.safe_load((CONFIGS / "backbone/nsarm_mini.yaml").read_text())["init_args"]
     assert tokenizer["vae"] == space["vae"]

@@ -33,8 +33,13 @@ RUN = (
 FIT = ("--trainer.max_steps", "2", "--trainer.val_check_interval", "2")
 MODEL = "--model.init_args"
 OTHER = (  # settings than those of the files
-    *(f"{MODEL}.upsampler", "lightning_modules.Bottleneck"),
-    *(f"{MODEL}.upsampler.init_args.rank", "3", f"{MODEL}.upsampler.init_args.resize", "nearest"),
+    *(f"{MODEL}.upsampler", "lightning_modules.Full"),
+    *(
+        f"{MODEL}.upsampler.init_args.gated",
+        "true",
+        f"{MODEL}.upsampler.init_args.resize",
+        "nearest",
+    ),
     *(f"{MODEL}.attach", "block_out", f"{MODEL}.places", "[1,3]"),
     *(f"{MODEL}.base_size", "[16,16]", f"{MODEL}.stages", "[[24,24],[32,32]]"),
     *(f"{MODEL}.pivot_space", "rgb", f"{MODEL}.sampler.solver", "dpm_solver_2m"),

@@ -15,7 +15,7 @@ from lightning_modules.networks.autoencoders import BitwiseVAE
 from lightning_modules.networks.infinity import InfinityTransformer
 from lightning_modules.networks.transformation import LatentEstimate
 from lightning_modules.next_scale.next_scale import Bitwise
-from lightning_modules.next_scale.nsarm import NSARM
+from lightning_modules.next_scale.nsarm import NSARM, StageTwo
 from tests.contracts import memorising
 from tests.contracts.memorising import batch_of, psnr
 
@@ -88,7 +88,7 @@ def test_both_stages(space, ceiling, tmp_path):
     second = NSARM(
         *(SCALE, space, mapper(), transformer()),
         **settings,
-        mapper_lr=2e-5,
+        stage_two=StageTwo(mapper_lr=2e-5),
         bits=Bitwise(0.5),
         optimizer=adam(2e-3),
     )

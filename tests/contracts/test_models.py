@@ -152,18 +152,6 @@ def nsarm(second):
     return make
 
 
-def nsarm_student(scale, folder):
-    teacher, path = nsarm(True)(scale, folder), folder / "teacher.ckpt"
-    checkpoint = {"state_dict": teacher.state_dict(), "pytorch-lightning_version": "2"}
-    teacher.on_save_checkpoint(checkpoint)
-    torch.save(checkpoint, path)
-    parts = (next_scale_parts.space(), next_scale_parts.mapper())
-    network = next_scale_parts.transformer(1, reads_noise=True)
-    model = NSARM(scale, *parts, network, passes=[2], teacher_weights=str(path))
-    model.load_parts(lambda *_: path)
-    return model
-
-
 # A line for each class of ours that needs more than the scale: functions of the scale and an empty
 # folder. Several for one class are all tested.
 EXAMPLES = {
@@ -191,7 +179,7 @@ EXAMPLES = {
         )
     },
     LoRA: {"pixels": low_rank},
-    NSARM: {"stage 1": nsarm(False), "stage 2": nsarm(True), "student": nsarm_student},
+    NSARM: {"stage 1": nsarm(False), "stage 2": nsarm(True)},
     RealESRGAN: {
         "RRDBNet": real_esrgan(RRDBNet, UNetDiscriminator, channels=8, blocks=1, growth=4),
         "compact, alone": real_esrgan(SRVGGNetCompact, channels=8, convolutions=2),
@@ -218,7 +206,7 @@ EXAMPLES = {
 
 # What another variant of the class does with other parts: left to `make test-slow`.
 ALIKE = {
-    *((CasArbi, "adapter mlp"), (CasArbi, "adapter none"), (NSARM, "student")),
+    *((CasArbi, "adapter mlp"), (CasArbi, "adapter none")),
     *((RealESRGAN, "compact, alone"), (Regression, "EDSR with a skip")),
     (SelfCascade, "tuning-free"),
 }

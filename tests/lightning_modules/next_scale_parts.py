@@ -29,15 +29,11 @@ def space(seed: int = 3) -> BitwiseSpace:
     return found
 
 
-def transformer(
-    seed: int = 0, drop_path: float = 0.0, reads_noise: bool = False
-) -> InfinityTransformer:
+def transformer(seed: int = 0, drop_path: float = 0.0) -> InfinityTransformer:
     """Of two blocks, whose head says something."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        found = InfinityTransformer(
-            *(BITS, 2, 64, 2, 128, 8), drop_path=drop_path, reads_noise=reads_noise
-        )
+        found = InfinityTransformer(BITS, 2, 64, 2, 128, 8, drop_path=drop_path)
         with torch.no_grad():
             found.head.weight.mul_(200)
             for block in found.blocks:

@@ -233,14 +233,6 @@ def test_noise_belongs_to_the_image():
     assert (other - both).abs().max() > 0.05
 
 
-def test_later_noise_comes_from_the_second_stage_on():
-    given = batch(8, 8, (32, 32))
-    made = method(later_noise=0.05)
-    made.restore(given, Noise(given["seed"]))
-    levels = [call["level"][0].item() for call in made.network.got[::15]]
-    assert levels == pytest.approx([0.0, 0.05])
-
-
 def test_guidance_brings_the_output_back_to_its_input():
     given = batch(16, 16, (32, 32))
     given["lr"] = resize(given["hr"], (16, 16)) * 0.5 + 0.25
@@ -251,18 +243,6 @@ def test_guidance_brings_the_output_back_to_its_input():
         return (resize(found, (16, 16)) - given["lr"]).square().mean().item()
 
     assert error(1.0) < 0.1 * error(0.0)
-
-
-def test_guidance_does_not_bring_later_noise_back():
-    """The network removes the base's image, so only guidance brings the input to the output."""
-    given = batch(8, 8, (32, 32))
-
-    def restored(later_noise):
-        made = method(guidance=1.0, later_noise=later_noise, timesteps=[14, 0])
-        made.network.answer = lambda b: (0.5 - b) / 0.1
-        return made.restore(given, Noise(given["seed"]))
-
-    torch.testing.assert_close(restored(0.3), restored(0.0), rtol=0, atol=1e-5)
 
 
 def test_the_base_alone():

@@ -16,24 +16,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_modules.adversarial import Adversarial
-from lightning_modules.backbone.condition import Condition, FixedPrompt
+from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import PixelSpace, Taef2Space
 from lightning_modules.controls.simple import LatentRegression
 from lightning_modules.diffusion import Diffusion
-from lightning_modules.invsr import (
-    STARTS,
-    InvSR,
-    Sampling,
-    Training,
-    check_reach,
-    start_for,
-    starts_beyond,
-    timesteps_for,
-)
+from lightning_modules.invsr import STARTS, InvSR, Sampling, Training, timesteps_for
 from lightning_modules.latents import check_run, enlarged
 from lightning_modules.networks.discriminator import LatentDiscriminator
 from lightning_modules.networks.latent_lpips import LatentDistance, LatentLPIPS
@@ -78,7 +68,7 @@ def invsr(scale: float = 4.0, **options: Any) -> Any:
     }
     method: Any = InvSR(scale, **{"patch": 16, **groups, **options})
     method.log = lambda *_, **__: None
-    method._trainer = SimpleNamespace(global_step=0)
+    method._trainer = SimpleNamespace(global_step=0, state=SimpleNamespace(fn="test"))
     return method
 
 
@@ -141,7 +131,7 @@ def test_timesteps_are_those_of_release_and_paper(
 ) -> None:
     assert timesteps_for(steps, start) == expected
     starts = (*STARTS, 300, 450, 220, 60)
-    assert invsr(steps=steps, start=start, starts=starts).plan(start) == expected
+    assert invsr(steps=steps, start=start, starts=starts).plan() == expected
 
 
 @pytest.mark.parametrize("start", [250, 100])
@@ -203,14 +193,6 @@ def test_sampling_starts_at_the_levels_that_were_trained() -> None:
 
 def test_any_list_that_starts_where_it_was_trained_to() -> None:
     assert invsr(timesteps=[100, 80, 60, 40, 20]).plan() == [100, 80, 60, 40, 20]
-
-
-def test_noisier_images_start_earlier() -> None:
-    generator = torch.Generator().manual_seed(0)
-    ramp = torch.linspace(0.3, 0.7, 64).expand(1, 3, 64, 64)
-    noise = torch.randn(1, 3, 64, 64, generator=generator) / 255
-    assert [start_for(ramp + level * noise) for level in (1, 6, 12, 30)] == [100, 150, 200, 250]
-    assert start_for(torch.rand(1, 3, 1, 5)) == 100  # too small to tell
 
 
 # ------------------------------------------------------------------------------------- sampling
@@ -362,83 +344,14 @@ def test_colours_lie_where_they_belong_unless_the_released_way_is_asked_for() ->
     assert method.output_settings["color_misaligned"] == "true"
 
 
-def test_auto_start_is_chosen_for_each_image() -> None:
-    method, given = invsr(start="auto").eval(), batch()
-    ramp = torch.linspace(0.3, 0.7, 16).expand(3, 16, 16)
-    given["lr"] = torch.stack([ramp, given["lr"][1]])
-    starts = [start_for(lr) for lr in given["lr"].split(1)]
-    assert starts[0] != starts[1]
-    made = method.enlarge(given)["sr"]
-    for index, start in enumerate(starts):
-        alone = invsr(start=start).eval().enlarge(given)["sr"][index]
-        torch.testing.assert_close(made[index], alone, rtol=0, atol=1e-5)
-
-
-def test_auto_start_without_lr() -> None:
-    given = batch()
-    del given["lr"]
-    with pytest.raises(ValueError, match=r"InvSR enlarges images, and \S+ has no LR: set"):
-        invsr(start="auto").eval().enlarge(given)
-
-
-# --------------------------------------------------------------------------------- starts: auto
-
-
-@pytest.mark.parametrize(
-    ("distance", "expected"),
-    [
-        (0.05, (10,)),  # sigma of 9 is 0.092: hundredths, as the first twentieth hides it
-        (0.1, (20, 10)),  # of 19 0.135
-        (0.2, (50, 40, 30, 20)),  # of 39 0.197, of 49 0.223
-        (0.3, (100, 50)),  # of 99 0.342
-        (0.65, (250, 200, 150, 100)),  # sigma of 249 is 0.693
-        (0.82, (300, 250, 200, 150)),  # of 299 0.830
-        (0.8299, (350, 300, 250, 200)),
-    ],
-)
-def test_starts_are_the_least_that_hide_the_distance(distance: float, expected: Any) -> None:
-    assert starts_beyond(Schedule(variance="exploding"), distance) == expected
-
-
-def test_no_start_hides_more_than_all_noise() -> None:
-    with pytest.raises(ValueError, match=r"LR are 1e\+03 .*set model\.init_args\.training\.starts"):
-        starts_beyond(Schedule(variance="exploding"), 1000.0)
-
-
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_the_distance_is_that_of_the_first_batches(bad: float, monkeypatch: Any) -> None:
-    """Without one that is not finite, which ``callbacks.Guard`` would leave out."""
-    method, given = invsr(starts="auto"), [batch(), batch(8, 8)]
-    broken = batch()
-    broken["hr"] = broken["hr"] + bad
-    assert method.starts == ()
-    with pytest.raises(ValueError, match=r"starts is auto, .*use a checkpoint of fit"):
-        method.restore(batch(), Noise(torch.arange(2)))
-    monkeypatch.setattr(method, "first_batches", lambda count: [broken, *given])
-    monkeypatch.setattr(method, "all_gather", lambda value: value)
-    monkeypatch.setattr(Adversarial, "on_fit_start", lambda _: None)
-    method.on_fit_start()
-    errors = [
-        (method.space.encode(b["hr"]) - method.space.encode(enlarged(b["lr"], b["size"])))
-        for b in given
-    ]
-    expected = (sum(e.square().mean() for e in errors) / 2) ** 0.5
-    torch.testing.assert_close(method.distance, expected)
-    assert method.starts == starts_beyond(method.schedule, float(expected))
-    assert "distance" in method.checkpoint_keys()
-    again = invsr(starts="auto")
-    again.load_state_dict(method.state_dict())
-    assert again.starts == method.starts == tuple(t + 1 for t in again.trained)
-
-
 def test_a_base_that_was_trained_on_fewer_timesteps() -> None:
-    method = invsr(starts="auto")
-    method.distance.fill_(0.8)
+    method = invsr(starts=[300], start=300)
     method.denoiser.trained_timesteps = [0, 300]
-    check_reach(method)
+    method.setup("fit")
     method.denoiser.trained_timesteps = [0, 299]
-    with pytest.raises(ValueError, match=r"timestep 300 \(latents of LR are 0\.8 .* 0 to 298 .*"):
-        check_reach(method)
+    method.setup("test")
+    with pytest.raises(ValueError, match=r"timestep 300, and the base .* 0 to 298 .*"):
+        method.setup("fit")
 
 
 def saved(base: Any, path: Path) -> Path:
@@ -495,7 +408,7 @@ def test_an_exported_base_names_its_schedule(tmp_path: Path) -> None:
 
 
 def test_checkpoints_and_exports_of_before_name_what_they_named(tmp_path: Path) -> None:
-    content: Any = {"model": "my.Model", "state_dict": {"a": torch.ones(1)}}
+    content: Any = {"model": "lightning_modules.Diffusion", "state_dict": {"a": torch.ones(1)}}
     torch.save({**content, "timesteps": [0, 300]}, tmp_path / "old.ckpt")
     assert read_weights(tmp_path / "old.ckpt").trained_with == {"timesteps": [0, 300]}
     arguments = {"training": {"starts": [100]}, "process": None}
@@ -508,25 +421,14 @@ def test_checkpoints_and_exports_of_before_name_what_they_named(tmp_path: Path) 
 # --------------------------------------------------------------------------------- other scales
 
 
-def begun(method: Any, given: list[Any], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The method at the start of training on these batches."""
-    monkeypatch.setattr(method, "first_batches", lambda count: given[:count])
-    monkeypatch.setattr(method, "all_gather", lambda value: value)
-    monkeypatch.setattr(Adversarial, "on_fit_start", lambda _: None)
-    method.on_fit_start()
-    return method
-
-
 @pytest.mark.parametrize("scale", [1, 2, 8])
-def test_another_scale_by_its_key_alone(scale: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Predictor, patch and starts follow; it trains, and enlarges images of any size."""
+def test_another_scale_by_its_key_alone(scale: int) -> None:
+    """Predictor and patch follow; it trains, and enlarges images of any size."""
     side = 64 // scale
     method, given = invsr(float(scale), patch=None), batch(side, side, scale=scale)
-    given["lr"] = given["lr"].roll(1, -1)  # at scale 1 HR itself would be LR
-    assert (method.patch, method.wanted, method.starts) == (512 // scale, "auto", ())
+    assert method.patch == 512 // scale
     assert method.multiple % method.predictor.divisor == 0
-    method = begun(invsr(float(scale), patch=side), [given], monkeypatch)
-    assert method.starts == starts_beyond(method.schedule, float(method.distance))
+    method = invsr(float(scale), patch=side)
     method.generator_loss(given)[0].backward()
     assert all(p.grad is not None for p in method.predictor.parameters())
     method._trainer = None
@@ -535,34 +437,6 @@ def test_another_scale_by_its_key_alone(scale: int, monkeypatch: pytest.MonkeyPa
         sr = method.eval().enlarge(one)["sr"]
         assert sr.shape == (1, 3, scale * h, scale * w)
         assert sr.isfinite().all()
-
-
-def test_the_residual_is_an_equivalent_noise_level(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At scale 1, white noise in LR: its deviation in latents decides where training starts.
-
-    Means over squares of 8 in [-1, 1] have 2 / 8 of a pixel's deviation in [0, 1].
-    """
-    found = {}
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(8, 3, 128, 128, generator=generator)
-    for pixels in (0.3, 0.7, 1.1, 2.0):
-        given = batch(128, 128, 8, scale=1)
-        given["lr"] = given["lr"] + pixels * noise
-        method = begun(invsr(1.0), [given], monkeypatch)
-        torch.testing.assert_close(float(method.distance), pixels / 4, rtol=0.05, atol=0)
-        assert pixels / 4 < method.schedule.level(method.starts[0] - 1).sigma
-        found[pixels] = method.starts
-    assert found == {
-        0.3: (10,),
-        0.7: (40, 30, 20, 10),
-        1.1: (100, 50),
-        2.0: (200, 150, 100, 50),
-    }
-
-
-def test_nothing_to_restore(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"are the same: .*at scale 1 set a degradation"):
-        begun(invsr(1.0), [batch(16, 16, scale=1)], monkeypatch)
 
 
 def test_the_release_s_scale_is_as_before() -> None:
@@ -581,85 +455,6 @@ def test_weights_of_another_scale_are_refused(tmp_path: Path) -> None:
     torch.save(predictor().state_dict(), tmp_path / "x4.pth")
     with pytest.raises(ValueError, match=r"conv_in\.weight"):
         invsr(1.0).load_weights(tmp_path / "x4.pth")
-
-
-# ------------------------------------------------------------------------------------- captions
-
-
-class Lengths(nn.Module):
-    """An encoder of captions: their lengths."""
-
-    def forward(self, texts: list[str]) -> Tensor:
-        lengths = torch.tensor([float(len(text)) for text in texts])
-        return lengths.view(-1, 1, 1).expand(-1, 2, 8)
-
-
-def reading(**options: Any) -> Any:
-    config = {**UNET, "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"]}
-    config["up_block_types"] = ["CrossAttnUpBlock2D", "UpBlock2D"]
-    torch.manual_seed(2)
-    denoiser = UNet2D.from_config(config, flags=Flags(frozen=True))
-    denoiser.source = "base.ckpt 0123456789abcdef"
-    return invsr(denoiser=denoiser, encoder=Lengths(), **options).eval()
-
-
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_captions_are_a_condition_of_their_own_image(guidance: float) -> None:
-    method, given = reading(guidance=guidance), batch()
-    made = {
-        texts: method.enlarge({**given, "text": list(texts)})["sr"]
-        for texts in (("", "long"), ("longer", "long"))
-    }
-    first, second = made.values()
-    assert (first[0] - second[0]).abs().max() > 1e-4
-    torch.testing.assert_close(first[1], second[1], rtol=0, atol=1e-6)
-
-
-def test_without_the_encoder_captions_change_nothing() -> None:
-    """How with and without are compared: the weights are the same, and results tell them apart."""
-    method = reading(deterministic=True)
-    without = invsr(denoiser=method.denoiser, deterministic=True).eval()
-    without.load_state_dict(method.state_dict(), strict=True)
-    given, outputs = batch(), []
-    for text in ("", "a longer caption"):
-        outputs.append(without.enlarge({**given, "text": [text] * 2})["sr"])
-    assert torch.equal(outputs[0], outputs[1])
-    assert not torch.equal(method.enlarge({**given, "text": [text] * 2})["sr"], outputs[0])
-    assert (method.output_settings["text"], without.output_settings.get("text")) == (
-        "captions",
-        None,
-    )
-
-
-def test_captions_follow_their_image_through_tiles() -> None:
-    method, given = reading(), {**batch(24, 24), "text": ["a", "much longer"]}
-    method.set_tiling(Tiling(where="latent", batch=2))
-    made = method.enlarge(given, tiled=True)["sr"]
-    for index in range(2):
-        one = slice(index, index + 1)
-        alone = {k: v if k == "size" else v[one] for k, v in given.items()}
-        found = method.enlarge(alone, tiled=True)["sr"]
-        torch.testing.assert_close(made[one], found, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_captions_need_a_negative_prompt_only_for_guidance(guidance: float, tmp_path: Path) -> None:
-    save_file({"prompt": torch.ones(2, 8)}, tmp_path / "prompt.safetensors")
-    prompt = FixedPrompt(tmp_path / "prompt.safetensors")
-    method, given = reading(prompt=prompt, guidance=guidance), {**batch(), "text": ["a", "other"]}
-    if guidance == 1:
-        assert torch.equal(method.enlarge(given)["sr"], reading().enlarge(given)["sr"])
-        return
-    with pytest.raises(ValueError, match=r"has no negative prompt, as guidance needs"):
-        method.enlarge(given)
-
-
-def test_training_reads_captions() -> None:
-    method, given, losses = reading(deterministic=True, starts=[250]), batch(), []
-    for texts in (["", ""], ["one", "other"]):
-        torch.manual_seed(0)
-        losses.append(method.generator_loss({**given, "text": texts})[0].item())
-    assert losses[0] != losses[1]
 
 
 # ------------------------------------------------------------------------------------- training
@@ -689,9 +484,13 @@ def test_the_loss_by_hand() -> None:
 
 def test_training_is_not_guided() -> None:
     """As released: guidance is a setting of sampling."""
-    losses, given = [], {**batch(), "text": ["a", "other"]}
+    losses, given, text = [], batch(), torch.ones(1, 2, 8)
+    prompt = SimpleNamespace(
+        condition=lambda count: Condition(text.expand(count, -1, -1)),
+        unconditional=lambda count: Condition(0 * text.expand(count, -1, -1)),
+    )
     for guidance in (1.0, 3.0):
-        method = reading(guidance=guidance, deterministic=True)
+        method = invsr(guidance=guidance, prompt=prompt, deterministic=True)
         torch.manual_seed(0)
         losses.append(method.generator_loss(given)[0].item())
     assert losses[0] == losses[1]
@@ -795,7 +594,6 @@ def test_a_checkpoint_names_what_its_predictor_is_for(tmp_path: Path) -> None:
     method = invsr(starts=[200, 100], starting=False)
     method.load_weights(saved(method, tmp_path / "a.ckpt"))
     assert method.loaded_with == {"starts": [200, 100], "starting": False}
-    assert invsr(starts="auto").trained_with == {}  # until they are measured
 
 
 @pytest.mark.parametrize(
@@ -804,9 +602,7 @@ def test_a_checkpoint_names_what_its_predictor_is_for(tmp_path: Path) -> None:
         ({"starts": [100]}, None),
         ({"starts": [250, 100], "start": 100}, None),
         ({}, r"at timesteps \[200\], and it was trained for \[100\]: .*starts to \[100\]"),
-        ({"start": "auto"}, r"at timesteps \[250, 200, 150\]"),
         ({"starts": [250, 100], "starting": False}, None),  # to be trained for another use
-        ({"starts": "auto"}, None),  # the weights have the distance, or are refused
     ],
 )
 def test_starts_that_the_weights_were_not_trained_for(
@@ -879,13 +675,12 @@ def test_the_distance_is_looked_for_in_training_alone(tmp_path: Path) -> None:
         ),
         ({"scale": 3.0}, r"NoisePredictor cannot be for scale 3: .*scale to one of 1, 2, 4, 8$"),
         ({"scale": 16.0}, r"cannot be for scale 16: .*scale to one of 1, 2, 4, 8$"),
-        ({"starts": "some"}, r"starts is 'some'; expected timesteps from 1 to 1000, or auto"),
         ({"solver": "predicted"}, r"predicted with a middle"),
         ({"schedule": Schedule()}, r"must have variance exploding"),
         ({"starts": []}, r"starts is \[\]; expected timesteps from 1 to 1000"),
         ({"starts": [250], "starting": False}, r"starts has only the first one"),
         (
-            {"timesteps": [200, 100], "start": "auto"},
+            {"timesteps": [200, 100], "start": 200},
             r"timesteps already fixes steps and start: set either",
         ),
         ({"discriminator": judge_of(4)}, r"the discriminator is for latents of 4 channels and"),
@@ -913,7 +708,7 @@ def test_what_says_noise_between_steps_starts_nothing() -> None:
 
 def test_results_name_what_sampling_depends_on() -> None:
     assert invsr(steps=3, patch=None).output_settings == {"timesteps": "200 100 50"}
-    assert invsr(start="auto", steps=2).output_settings == {"timesteps": "2 from auto", "patch": 16}
+    assert invsr(start=100, steps=2).output_settings == {"timesteps": "100 50", "patch": 16}
     unpredicted = invsr(predictor=None, deterministic=True, solver="ancestral").output_settings
     assert unpredicted["denoiser (unpredicted noise)"] == "0123456789abcdef"
     assert (unpredicted["solver"], unpredicted["deterministic"]) == ("ancestral", "true")

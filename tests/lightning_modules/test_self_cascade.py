@@ -19,7 +19,7 @@ from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import KLSpace
 from lightning_modules.controls.scalecrafter import NetworkPatch, ScaleCrafter
 from lightning_modules.diffusion import Diffusion
-from lightning_modules.networks.feature_upsampler import Bottleneck, Full, Shared
+from lightning_modules.networks.feature_upsampler import Full, Shared
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
 from lightning_modules.self_cascade import SelfCascade, time_embedding
@@ -342,7 +342,6 @@ def test_sizes():
 
 UPSAMPLERS = {
     "shared": Shared,
-    "bottleneck": partial(Bottleneck, rank=2),
     "gated": partial(Full, gated=True),
 }
 
@@ -392,7 +391,7 @@ def by_hand(unet: Any, z: Any, t: Any, text: Any, skips: Any, blocks: Any, middl
 @pytest.mark.parametrize("attach", ["skip", "block_out"])
 @torch.no_grad()
 def test_features_are_added_where_they_are_said_to_be(attach):
-    method = tuned(cascade(upsampler=Bottleneck, attach=attach))
+    method = tuned(cascade(upsampler=Shared, attach=attach))
     generator = torch.Generator().manual_seed(5)
     z = torch.randn(2, 3, 10, 14, generator=generator)
     pivot, t = torch.randn(2, 3, 5, 7, generator=generator), torch.tensor([600, 3])
@@ -477,7 +476,7 @@ def test_the_networks_embedding_is_what_its_blocks_get():
 @pytest.mark.slow
 @pytest.mark.parametrize("attach", ["skip", "block_out"])
 def test_training_lowers_the_loss_and_changes_the_upsamplers_alone(attach):
-    method = cascade(upsampler=Bottleneck, attach=attach).train()
+    method = cascade(upsampler=Shared, attach=attach).train()
     before = {name: p.clone() for name, p in method.named_parameters()}
     optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], 0.01)
     losses = []

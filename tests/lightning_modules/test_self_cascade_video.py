@@ -13,7 +13,7 @@ from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import KLSpace
 from lightning_modules.controls.direct import Direct
-from lightning_modules.networks.feature_upsampler import Bottleneck, Full, Shared
+from lightning_modules.networks.feature_upsampler import Full, Shared
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
 from lightning_modules.self_cascade import SelfCascade
@@ -180,7 +180,7 @@ def test_in_latents_a_clip_is_its_own():
 @pytest.mark.slow
 def test_training():
     """Gradients reach phi; what is learned makes the loss smaller."""
-    method = cascade(upsampler=partial(Bottleneck, rank=4))
+    method = cascade(upsampler=Shared)
     optimizer, losses = torch.optim.Adam(method.upsampler.parameters(), 0.02), []
     for _ in range(25):
         torch.manual_seed(1)

@@ -49,12 +49,6 @@ def test_targets_share_their_first_stages():
     assert sides(16, 5.3, 2, "remainder_first")[0] != sides(16, 7, 2, "remainder_first")[0]
 
 
-def test_a_small_remainder_may_join_the_last_full_stage():
-    assert sides(48, 17, 4, least_remainder=1.1) == [192, 816]
-    assert sides(48, 17, 4, "remainder_first", least_remainder=1.1) == [192, 816]
-    assert sides(100, 1.04, 2, least_remainder=1.1) == [104]  # the only stage there is
-
-
 def test_sides_of_differing_ratios():
     assert Stages(2).sizes((10, 10), (20, 80)) == [(20, 20), (20, 40), (20, 80)]
     assert Stages(2).sizes((10, 20), (35, 50)) == [(20, 40), (35, 50)]
@@ -88,7 +82,6 @@ def test_any_plan(size, scales, fixed, order):
         (((10, 10), (9, 20), 2), "9x20 px is smaller than the input of 10x10"),
         (((10, 10), (20, 20), 1), "fixed factor is 1; expected a number above 1"),
         (((10, 10), (20, 20), 2, "last"), "order is 'last'; expected one of remainder_last"),
-        (((10, 10), (20, 20), 2, "uniform", 0.5), "least_remainder is 0.5"),
     ],
 )
 def test_what_cannot_be(arguments, message):

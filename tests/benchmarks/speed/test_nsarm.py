@@ -30,8 +30,9 @@ def parts(monkeypatch):
 def test_rows_say_the_same(parts):
     known = parts.known()
     assert [tuple(code.shape[-2:]) for code in known] == SMALL.latents[:7]
-    given = (parts.network, SMALL, parts.text, parts.noise(), Bitwise(), known)
-    expected = sample(*given, mode="area").codes
+    how = Bitwise(next_input_mode="area")
+    given = (parts.network, SMALL, parts.text, parts.noise(), how, known)
+    expected = sample(*given)
     assert torch.equal(uncached(parts, known)[7], expected[7])
     assert all(len(parts.codes(row, known)) == 8 for row in nsarm.ROWS)
 

@@ -366,7 +366,6 @@ def test_a_file_of_its_weights(prefix, tmp_path):
             {"condition": Condition(text=torch.zeros(2, 3, 7))},
             "7 channels and the denoiser takes",
         ),
-        ({"condition": Condition(coordinates=torch.zeros(2, 2, 8, 8))}, "takes no coordinates"),
         (
             {"condition": Condition(text=torch.zeros(2, 3, 6), noise_level=torch.zeros(2))},
             "the condition has noise_level, and the network has no embedding for it",
@@ -378,6 +377,12 @@ def test_mistakes_of_a_call(change, message):
     call = {"z": z, "condition": Condition(text=text)} | change
     with pytest.raises(ValueError, match=message):
         wrapped()(call["z"], t, call["condition"])
+
+
+def test_a_part_that_a_clips_network_cannot_take():
+    z, t, text = inputs("video")
+    with pytest.raises(ValueError, match="takes no noise_level"):
+        wrapped("video")(z, t, Condition(text=text, noise_level=torch.zeros(2)))
 
 
 def test_null_texts_that_cannot_be():

@@ -9,7 +9,6 @@ import torch
 from torch.nn import functional
 
 from lightning_modules.networks.feature_upsampler import (
-    Bottleneck,
     FeatureUpsampler,
     Full,
     Places,
@@ -22,7 +21,6 @@ SDXL = Places({"2": 320, "5": 640, "7": 1280, "8": 1280}, 1280)
 SMALL = Places({"1": 6, "middle": 8}, 16)
 NEUTRAL = {
     "shared": Shared,
-    "bottleneck": partial(Bottleneck, rank=3),
     "full, gated": partial(Full, gated=True),
 }
 
@@ -56,10 +54,6 @@ def test_counts():
     assert count(partial(Full, gated=True), SDXL) == 145_457_280 + 4
     one = [count(Full, Places({"0": width}, 1280)) for width in (320, 640, 1280)]
     assert one == [4_510_080, 16_392_960, 62_277_120]
-    blocks = 2 * (2 * (9 * 4 * 4 + 4) + 4 * 41)
-    ends = sum((width * 4 + 4) + (4 * width + width) for width in SD21.widths.values())
-    assert count(partial(Bottleneck, rank=4), SD21) == 4 * blocks + ends
-    assert count(Bottleneck, SD21) == 71_840
 
 
 @pytest.mark.parametrize("name", NEUTRAL)
@@ -115,7 +109,7 @@ def test_all_parameters_learn(make):
     assert [n for n, p in phi.named_parameters() if torch.equal(p, before[n])] == []
 
 
-@pytest.mark.parametrize("make", [Shared, partial(Bottleneck, rank=3), Full])
+@pytest.mark.parametrize("make", [Shared, Full])
 def test_they_know_the_time(make):
     torch.manual_seed(0)
     phi = make(SMALL)
@@ -169,8 +163,8 @@ def test_sinusoid():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (partial(Shared, width=0), "width .* of 0 .*expected 1 or more"),
-        (partial(Bottleneck, time_width=7), "time_width of 7; .*an even number"),
+        (partial(Shared, width=0), "width of 0 .*expected 1 or more"),
+        (partial(Shared, time_width=7), "time_width of 7; .*an even number"),
         (partial(Full, resize="cubic"), "resize is 'cubic'; expected bilinear or nearest"),
     ],
 )

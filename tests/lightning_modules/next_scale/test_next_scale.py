@@ -15,17 +15,12 @@ from lightning_modules.next_scale.next_scale import (
     Bitwise,
     bit_losses,
     drawn,
-    field_of,
-    inputs_of,
-    noise_inputs,
     sample,
     scale_weights,
     self_correction,
-    starts_of,
     teacher_forcing,
 )
 from lightning_modules.noise import Noise
-from lightning_modules.weights import load_strictly
 from tests.lightning_modules.next_scale_parts import BITS, GRIDS, transformer
 
 SCALES = Scales(GRIDS)
@@ -148,7 +143,7 @@ class TestSample:
     @torch.no_grad()
     def test_greedy_bits_are_the_likelier_ones_of_teacher_forced_logits(self):
         """One code path: what was drawn scale by scale is what all scales at once would say."""
-        codes = sample(self.network, SCALES, texts(), self.noise(), Bitwise(tau=0)).codes
+        codes = sample(self.network, SCALES, texts(), self.noise(), Bitwise(tau=0))
         given = teacher_forcing(
             bsq.total_after(codes), SCALES, lambda number, residual: codes[number]
         )
@@ -163,12 +158,12 @@ class TestSample:
         whole = texts()
         if how.guidance != 1:
             whole = Text(torch.cat([whole.features] * 2).flip(0), torch.cat([whole.lengths] * 2))
-        known = sample(self.network, SCALES, whole, self.noise(), how).codes[:2]
+        known = sample(self.network, SCALES, whole, self.noise(), how)[:2]
         for at_once in (True, False):
             found = sample(
                 *(self.network, SCALES, whole, self.noise(), how, [-k for k in known]),
                 at_once=at_once,
-            ).codes
+            )
             assert torch.equal(found[1], -known[1])
             if at_once:
                 first = found
@@ -177,21 +172,21 @@ class TestSample:
 
     @torch.no_grad()
     def test_an_image_does_not_depend_on_its_batch(self):
-        both = sample(self.network, SCALES, texts(), self.noise(), Bitwise(1.0)).codes
-        alone = sample(self.network, SCALES, texts(1), self.noise(1), Bitwise(1.0)).codes
+        both = sample(self.network, SCALES, texts(), self.noise(), Bitwise(1.0))
+        alone = sample(self.network, SCALES, texts(1), self.noise(1), Bitwise(1.0))
         assert all(torch.equal(a[:1], b) for a, b in zip(both, alone, strict=True))
 
     @torch.no_grad()
     def test_guidance_leads_away_from_the_second_half(self):
         text, other = texts(), Text(texts().features.flip(0), texts().lengths.flip(0))
         both = Text(*(torch.cat(pair) for pair in zip(text, other, strict=True)))
-        plain = sample(self.network, SCALES, text, self.noise(), Bitwise(1.0)).codes
-        led = sample(self.network, SCALES, both, self.noise(), Bitwise(1.0, guidance=5)).codes
+        plain = sample(self.network, SCALES, text, self.noise(), Bitwise(1.0))
+        led = sample(self.network, SCALES, both, self.noise(), Bitwise(1.0, guidance=5))
         assert any(not torch.equal(a, b) for a, b in zip(plain, led, strict=True))
         same = Text(*(torch.cat([part, part]) for part in text))
         for after in (None, 1, 2):
             how = Bitwise(1.0, guidance=5, guidance_after=after)
-            found = sample(self.network, SCALES, same, self.noise(), how).codes
+            found = sample(self.network, SCALES, same, self.noise(), how)
             assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True))
 
     @torch.no_grad()
@@ -200,7 +195,7 @@ class TestSample:
         text, other = texts(), Text(texts().features.flip(0), texts().lengths.flip(0))
         both = Text(*(torch.cat(pair) for pair in zip(text, other, strict=True)))
         how = Bitwise(tau=0, guidance=3)
-        codes = sample(self.network, SCALES, both, self.noise(), how).codes
+        codes = sample(self.network, SCALES, both, self.noise(), how)
         given = teacher_forcing(
             bsq.total_after(codes), SCALES, lambda number, residual: codes[number]
         )
@@ -218,90 +213,8 @@ class TestSample:
     def test_inputs_are_made_small_as_is_asked(self, mode, torchs):
         network, seen = transformer().eval(), []
         network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-        codes = sample(network, SCALES, texts(), self.noise(), Bitwise(1.0), mode=mode).codes
+        how = Bitwise(1.0, next_input_mode=mode)
+        codes = sample(network, SCALES, texts(), self.noise(), how)
         total = bsq.total_after([*codes[:2], torch.zeros(2, BITS, 4, 4)])
         expected = functional.interpolate(total, (3, 3), mode=torchs)
         torch.testing.assert_close(seen[2], expected.flatten(2).mT)
-
-
-class TestPasses:
-    def counted(self, network, passes, known=(), how=None):
-        calls = []
-        hook = network.register_forward_pre_hook(lambda *_: calls.append(1))
-        noise, how = Noise(torch.tensor([3, 4])), how or Bitwise(1.0)
-        with torch.no_grad():
-            codes = sample(network, SCALES, texts(), noise, how, known, passes=passes).codes
-        hook.remove()
-        return codes, len(calls)
-
-    @pytest.mark.parametrize("count", [0, 2])
-    def test_one_scale_each_is_the_path_without_passes_bit_for_bit(self, count):
-        network = transformer().eval()
-        known = self.counted(network, None)[0][:count]
-        plain, calls = self.counted(network, None, known)
-        found, same = self.counted(network, [1] * (4 - count), known)
-        assert calls == same == 4 - count
-        assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True))
-
-    @pytest.mark.parametrize("passes", [[1, 3], [2, 2], [4], [3, 1]])
-    def test_so_many_calls_as_passes(self, passes):
-        codes, calls = self.counted(transformer().eval(), passes)
-        assert calls == len(passes)
-        assert [tuple(code.shape[-2:]) for code in codes] == GRIDS
-
-    def test_scales_of_a_pass_get_what_was_known_before_it(self):
-        codes = [torch.randn(2, BITS, h, w) for h, w in GRIDS]
-        assert starts_of(4, 1, [2, 1]) == [0, 1, 1, 3]
-        one, _, three = (bsq.enlarged(code, (4, 4)) for code in codes[:3])
-        all_three = one + bsq.enlarged(codes[1], (4, 4)) + three
-        expected = [bsq.shrunk(one, (2, 2), "area"), bsq.shrunk(one, (3, 3), "area"), all_three]
-        found = inputs_of(codes, SCALES, [0, 1, 1, 3], "area")
-        torch.testing.assert_close(found, torch.cat([x.flatten(2).mT for x in expected], 1))
-
-    @torch.no_grad()
-    @pytest.mark.parametrize(("count", "passes"), [(2, [2]), (1, [1, 2]), (0, [2, 2]), (1, None)])
-    def test_what_is_trained_is_what_is_sampled(self, count, passes):
-        """The logits of all scales at once, without a cache, from codes and noise."""
-        network = transformer(reads_noise=True).eval()
-        torch.nn.init.normal_(network.noise_in.weight)
-        known, how = self.counted(network, None)[0][:count], Bitwise(1.0)
-        given = network, SCALES, texts(), Noise(torch.tensor([3, 4])), how, known
-        codes, sampled = sample(*given, passes=passes)
-        again, starts = Noise(torch.tensor([3, 4])), starts_of(4, count, passes)
-        fields = [field_of(again, SCALES, number, BITS) for number in range(count, 4)]
-        read = noise_inputs([*[None] * count, *fields], SCALES, starts)
-        encoded = network.encode_text(texts())
-        inputs = inputs_of(codes, SCALES, starts)
-        logits = network(inputs, SCALES, encoded, noise=read)[:, SPANS[count].start :]
-        torch.testing.assert_close(logits, torch.cat(sampled, 1), rtol=1e-4, atol=1e-4)
-        assert (read is None) == (passes is None)
-        if passes:
-            deaf = network(inputs, SCALES, encoded)[:, SPANS[count].start :]
-            assert (deaf - logits).abs().max() > 0.1
-
-    def test_scales_read_the_noise_of_those_before_them_in_their_pass(self):
-        fields = [torch.full((2, BITS, h, w), 10.0**n) for n, (h, w) in enumerate(GRIDS)]
-        for passes, expected in (([1, 2, 1], [0, 0, 10, 0]), ([1, 3], [0, 0, 10, 110])):
-            found = noise_inputs(fields, SCALES, starts_of(4, 0, passes))
-            assert [float(found[:, span].mean()) for span in SPANS] == expected
-        assert noise_inputs(fields, SCALES, starts_of(4, 0)) is None
-
-    @torch.no_grad()
-    def test_weights_of_a_network_that_reads_no_noise_say_the_same(self):
-        plain, network = transformer().eval(), transformer(1, reads_noise=True).eval()
-        load_strictly(network, plain.state_dict(), "a file")
-        for passes in (None, [1, 3]):
-            expected, found = (self.counted(net, passes)[0] for net in (plain, network))
-            assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
-
-    @torch.no_grad()
-    def test_guidance(self):
-        network = transformer(reads_noise=True).eval()
-        torch.nn.init.normal_(network.noise_in.weight)
-        same = Text(*(torch.cat([part, part]) for part in texts()))
-        found = sample(
-            *(network, SCALES, same, Noise(torch.tensor([3, 4])), Bitwise(1.0, guidance=5)),
-            passes=[1, 3],
-        ).codes
-        plain = self.counted(network, [1, 3])[0]
-        assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True))

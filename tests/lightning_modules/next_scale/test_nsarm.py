@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import pytest
@@ -16,33 +17,18 @@ from lightning_modules.networks.infinity import Text
 from lightning_modules.networks.transformation import Branch, LatentEstimate, Transformation
 from lightning_modules.next_scale.infinity import Infinity
 from lightning_modules.next_scale.next_scale import Bitwise
-from lightning_modules.next_scale.nsarm import NSARM
+from lightning_modules.next_scale.nsarm import NSARM, StageTwo
 from tests.lightning_modules.networks.test_transformation import official as released
 from tests.lightning_modules.next_scale_parts import BITS, GRIDS, mapper, space, transformer
 from tests.reference.infinity_official import random_weights
 
+STAGE_TWO = {field.name for field in dataclasses.fields(StageTwo)}
+
 
 def method(second=True, **settings):
+    of_two = {name: settings.pop(name) for name in STAGE_TWO & settings.keys()}
+    settings["stage_two"] = StageTwo(**of_two)
     found = NSARM(2, space(), mapper(), transformer() if second else None, **settings)
-    found.logged = {}
-    found.log = lambda name, value, **_: found.logged.update({name: float(value.detach())})
-    return found
-
-
-def save(model, path):
-    checkpoint = {"state_dict": model.state_dict(), "pytorch-lightning_version": "2.6"}
-    model.on_save_checkpoint(checkpoint)
-    torch.save(checkpoint, path)
-    return checkpoint
-
-
-def student(path, passes=(2,), **settings):
-    """Of a teacher that is saved in ``path``."""
-    network = transformer(7, reads_noise=True)
-    found = NSARM(
-        *(2, space(), mapper(7), network), passes=passes, teacher_weights=str(path), **settings
-    )
-    found.load_parts(lambda *_: path)
     found.logged = {}
     found.log = lambda name, value, **_: found.logged.update({name: float(value.detach())})
     return found
@@ -143,7 +129,7 @@ class TestStageTwo:
         torch.manual_seed(0)
         dropping = Transformation(BITS, (2, 2), GRIDS[:2], branches, (8, 8), dropout=0.9)
         # Without `train()`, which Lightning does not call either.
-        model = NSARM(2, space(), dropping, transformer(), train_mapper=False)
+        model = NSARM(2, space(), dropping, transformer(), stage_two=StageTwo(train_mapper=False))
         model.log = lambda *_, **__: None
         losses = [model.training_step(batch(), 0) for _ in range(2)]
         assert torch.equal(*losses)
@@ -190,127 +176,6 @@ class TestStageTwo:
         expected = [scale.code for scale in scales_of(f - said, GRIDS[2:])]
         right = (flat(codes[2:]) == flat(expected)).float().mean()
         assert right > 0.95
-
-
-class TestDistillation:
-    """A student learns to draw in fewer passes what its teacher draws scale by scale."""
-
-    @pytest.fixture
-    def path(self, tmp_path):
-        save(method(), tmp_path / "teacher.ckpt")
-        return tmp_path / "teacher.ckpt"
-
-    def test_it_begins_as_its_teacher(self, path):
-        model, given, teacher = student(path, [1, 1], color_fix="none"), batch(), method()
-        expected = teacher.eval().bits_of(given)
-        assert all(
-            torch.equal(a, b) for a, b in zip(model.eval().bits_of(given), expected, strict=True)
-        )
-        model = student(path, [1, 1], color_fix="none", bits=Bitwise(1.0, 1.0))
-        model.training_step(given, 0).backward()  # a teacher's probabilities cannot be bettered
-        assert max(float(p.grad.abs().max()) for p in model.transformer.parameters()) < 1e-6
-        apart = student(path, [2], bits=Bitwise(1.0, 1.0))
-        apart.training_step(given, 0).backward()
-        assert max(float(p.grad.abs().max()) for p in apart.transformer.parameters()) > 1e-4
-
-    def test_a_step_changes_the_student_alone(self, path):
-        model, given = student(path), batch()
-        del given["hr"]  # which it does not look at
-        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1.0)
-        model.train().training_step(given, 0).backward()
-        optimizer.step()
-        now = model.state_dict()
-        changed = {name for name in now if not torch.equal(now[name], before[name])}
-        assert {name.split(".")[0] for name in changed} == {"transformer"}
-        assert "transformer.noise_in.weight" in changed
-        assert not model.teacher.training
-        assert not model.mapper.training
-
-    def test_sampling_calls_the_transformer_once_a_pass(self, path):
-        for passes in ([2], [1, 1]):
-            model, calls = student(path, passes).eval(), []
-            model.transformer.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
-            model.enlarge(batch())
-            assert len(calls) == len(passes)
-            assert model.output_settings["passes"] == "+".join(map(str, passes))
-
-    def test_checkpoints_hold_the_student_and_name_its_teacher(self, path, tmp_path):
-        model = student(path)
-        with torch.no_grad():
-            model.transformer.noise_in.weight.fill_(0.5)
-        checkpoint = save(model, tmp_path / "student.ckpt")
-        assert {name.split(".")[0] for name in checkpoint["state_dict"]} == {"transformer"}
-        assert {"teacher", "mapper", "space"} <= checkpoint["frozen"].keys()
-        student(path).on_load_checkpoint(dict(checkpoint))  # resumes
-        loaded = student(path)
-        assert loaded.needs_weights
-        loaded.load_weights(tmp_path / "student.ckpt")
-        loaded.setup("test")
-        assert loaded.teacher is None  # so that sampling needs no memory for it
-        assert torch.equal(
-            loaded.eval().enlarge(batch())["sr"], model.eval().enlarge(batch())["sr"]
-        )
-        other = method()
-        with torch.no_grad():
-            other.transformer.head.bias.fill_(1)
-        save(other, tmp_path / "other.ckpt")
-        with pytest.raises(ValueError, match=r"trained with teacher from .*teacher\.ckpt"):
-            student(tmp_path / "other.ckpt").on_load_checkpoint(dict(checkpoint))
-
-    def test_a_teacher_whose_mapper_was_frozen(self, tmp_path):
-        first = method(False)
-        with torch.no_grad():
-            first.mapper.trunk[0].weight.fill_(0.5)
-        save(first, tmp_path / "mapper_weights")
-        save(method(False), tmp_path / "other")
-        teacher = method(train_mapper=False, mapper_weights="a", transformer_weights="b")
-        save(method(), tmp_path / "transformer_weights")
-        teacher.load_parts(lambda name, _: tmp_path / name)
-        save(teacher, tmp_path / "teacher_weights")
-        with pytest.raises(ValueError, match=r"mapper_weights to .*mapper_weights"):
-            student(tmp_path / "teacher_weights")
-
-        def begun(mapper_weights):
-            parts = space(), mapper(7), transformer(7, reads_noise=True)
-            found = NSARM(2, *parts, passes=[2], teacher_weights="a", mapper_weights="b")
-            files = {"teacher_weights": tmp_path / "teacher_weights"}
-            found.load_parts(lambda name, _: files.get(name, tmp_path / mapper_weights))
-            return found
-
-        model = begun("mapper_weights")
-        assert torch.equal(model.mapper.trunk[0].weight, first.mapper.trunk[0].weight)
-        assert not model.mapper.trunk[0].weight.requires_grad
-        with pytest.raises(ValueError, match="were trained with the mapper of"):
-            begun("other")
-
-    def test_captions_are_its_teachers(self, tmp_path):
-        teacher = method(encoder=Classes(["a", "b"]))
-        save(teacher, tmp_path / "teacher.ckpt")
-        model = student(tmp_path / "teacher.ckpt", encoder=Classes(["a", "b"]))
-        assert torch.equal(model.encoder.table.weight, teacher.encoder.table.weight)
-        model.training_step(batch() | {"text": ["b", "a"]}, 0).backward()
-        assert {n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad} == {
-            "transformer"
-        }
-
-    @pytest.mark.slow
-    def test_noise_tells_what_a_pass_has_drawn(self, path):
-        """With it, a student comes nearer to its teacher than it can without."""
-        losses = []
-        for reads in (True, False):
-            torch.manual_seed(0)
-            model, given = student(path, bits=Bitwise(1.0, 1.0)), batch()
-            model.transformer.reads_noise = reads
-            optimizer = torch.optim.Adam(model.transformer.parameters(), 2e-3)
-            found = []
-            for _ in range(300):
-                optimizer.zero_grad()
-                model.training_step(given, 0).backward()
-                optimizer.step()
-                found.append(model.logged["train/loss_scale_4"])
-            losses.append(sum(found[-50:]) / 50)
-        assert losses[0] < 0.99 * losses[1], losses  # of the same draws
 
 
 class TestChoicesThatAreNotThePapers:
@@ -437,7 +302,7 @@ class TestImages:
 
     @pytest.mark.parametrize(("mode", "torchs"), [("area", "area"), ("trilinear", "bilinear")])
     def test_inputs_are_made_small_as_is_asked(self, mode, torchs):
-        model, seen = method(next_input_mode=mode).eval(), []
+        model, seen = method(bits=Bitwise(next_input_mode=mode)).eval(), []
         model.transformer.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
         codes = model.bits_of(batch())
         total = sum(functional.interpolate(code, (4, 4), mode="bilinear") for code in codes[:2])
@@ -475,7 +340,7 @@ class TestImages:
 
     def test_options_tell_results_apart(self):
         assert method(False).output_settings == {"color_fix": "adain_wavelet"}
-        found = method(bits=Bitwise(0.7), next_input_mode="area", color_fix="none").output_settings
+        found = method(bits=Bitwise(0.7, next_input_mode="area"), color_fix="none").output_settings
         assert found == {"tau": 0.7, "next_input_mode": "area"}
         got = method(color_fix="none", encoder=Classes(["a", "b"]), prompt="b").output_settings
         assert got == {"encoder": "Classes", "prompt": "b"}
@@ -514,22 +379,22 @@ class TestWeights:
             torch.save(checkpoint, files[name])
         model = method(**{name: str(path) for name, path in files.items()})
         assert model.needs_weights
-        model.load_parts(lambda name, _: files[name])
+        model.load_parts(lambda name, _: files[name.removeprefix("stage_two.")])
         assert not model.needs_weights
         assert float(model.mapper.trunk[0].weight.detach().mean()) == 0.5
         for a, b in zip(model.transformer.parameters(), base.transformer.parameters(), strict=True):
             assert torch.equal(a, b)
         frozen = method(train_mapper=False, mapper_weights=str(files["mapper_weights"]))
-        frozen.load_parts(lambda name, _: files[name])
+        frozen.load_parts(lambda name, _: files[name.removeprefix("stage_two.")])
         checkpoint = {"state_dict": frozen.state_dict()}
         frozen.on_save_checkpoint(checkpoint)
         assert "mapper_weights.ckpt" in checkpoint["frozen"]["mapper"]
         frozen.setup("test")
         with pytest.raises(ValueError, match="train_mapper is false, and the mapper has random"):
             method(train_mapper=False).setup("test")
-        elsewhere = NSARM(2, space(8), mapper(), mapper_weights=str(files["mapper_weights"]))
+        elsewhere = NSARM(2, space(8), mapper(), stage_two=StageTwo(str(files["mapper_weights"])))
         with pytest.raises(ValueError, match="mapper_weights were trained with the tokenizer of"):
-            elsewhere.load_parts(lambda name, _: files[name])
+            elsewhere.load_parts(lambda name, _: files[name.removeprefix("stage_two.")])
         swapped = method(mapper_weights=str(files["transformer_weights"]))
         with pytest.raises(ValueError, match="do not fit the network"):
             swapped.load_parts(lambda *_: files["transformer_weights"])
@@ -571,7 +436,7 @@ class TestWeights:
         files = {"mapper_weights": mapped, "transformer_weights": base}
         for encoder, needs in ((None, False), (Classes(["a"]), True)):
             model = method(encoder=encoder, **{name: str(path) for name, path in files.items()})
-            model.load_parts(lambda name, _: files[name])
+            model.load_parts(lambda name, _: files[name.removeprefix("stage_two.")])
             assert model.needs_weights == needs
 
     def test_released_weights_in_the_other_layout(self, tmp_path):
@@ -579,7 +444,7 @@ class TestWeights:
         rows = mapper(layout="positions")
         for load in (
             lambda: NSARM(2, space(), rows).load_weights(tmp_path / "mapper.pth"),
-            lambda: NSARM(2, space(), rows, mapper_weights="a").load_parts(
+            lambda: NSARM(2, space(), rows, stage_two=StageTwo("a")).load_parts(
                 lambda *_: tmp_path / "mapper.pth"
             ),
         ):
@@ -600,7 +465,9 @@ class TestWeights:
         model = method(transformer_weights=str(path))
         with pytest.raises(ValueError, match=r"network: .* unexpected .* of another shape") as got:
             model.load_parts(lambda *_: path)
-        assert "infinity_2b_reg.pth (model.init_args.transformer_weights)" in str(got.value)
+        assert "infinity_2b_reg.pth (model.init_args.stage_two.transformer_weights)" in str(
+            got.value
+        )
         assert "one of another size" in str(got.value)
 
     def test_a_file_without_a_mapper(self, tmp_path):
@@ -680,24 +547,11 @@ class TestWeights:
         (lambda: method(False, mapper_lr=1e-5), "mapper_lr is 1e-05; .* is for stage 2"),
         (lambda: method(train_mapper=False, mapper_lr=1e-5), "set it to null"),
         (lambda: method(text_dropout=-1), "text_dropout is -1"),
-        (lambda: method(next_input_mode="bilinear"), "next_input_mode is 'bilinear'; .* trilinear"),
         (lambda: method(prompt="a cat"), "prompt is 'a cat', and an encoder is missing"),
         (lambda: method(prompt=" ", encoder=Classes(["a"])), "prompt is ' ', and it is empty"),
         (
             lambda: method(bits=Bitwise(guidance=2, guidance_after=3)),
             "guidance_after is 3; .* 0 to 2",
-        ),
-        (lambda: method(passes=[1]), r"passes is \[1\]; .* whose sum is 2"),
-        (lambda: method(passes=[3, -1]), "numbers of at least 1"),
-        (lambda: method(False, passes=[2]), r"passes is \[2\]"),
-        (lambda: method(teacher_weights="a"), "teacher_weights is for a model with .* set passes"),
-        (
-            lambda: method(teacher_weights="a", passes=[2], transformer_weights="b"),
-            "and transformer_weights to null",
-        ),
-        (
-            lambda: method(teacher_weights="a", passes=[2], bits=Bitwise(guidance=2)),
-            "guidance is 2, and what is distilled",
         ),
     ],
 )

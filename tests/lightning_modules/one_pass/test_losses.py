@@ -15,7 +15,6 @@ from lightning_modules.one_pass.losses import (
     LAYERS,
     LDL,
     Charbonnier,
-    FocalFrequency,
     Loss,
     VGG19Features,
     VGG19Perceptual,
@@ -34,46 +33,11 @@ def test_differences_of_pixels() -> None:
     assert Charbonnier(eps=0.1)(sr, hr).item() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("alpha", [0.0, 1.0, 2.0])
-@pytest.mark.parametrize("patches", [1, 3])
-def test_focal_frequency_is_its_formula(alpha: float, patches: int) -> None:
-    sr, hr = images(0), images(1)
-    spectra = []
-    side = 12 // patches
-    for image, other in zip(sr.double().numpy(), hr.double().numpy(), strict=True):
-        for channel in range(3):
-            for y in range(0, 12, side):
-                for x in range(0, 12, side):
-                    cut = (channel, slice(y, y + side), slice(x, x + side))
-                    one = np.fft.fft2(image[cut]) / side
-                    d = np.abs(one - np.fft.fft2(other[cut]) / side)
-                    w = d**alpha / (d**alpha).max()
-                    spectra.append((w * d**2).mean())
-    found = FocalFrequency(alpha=alpha, patches=patches)(sr, hr)
-    assert found.item() == pytest.approx(np.mean(spectra), rel=1e-5)
-
-
-def test_the_spectrum_s_weight_is_constant_in_gradients() -> None:
-    """With alpha 0 the loss is the mean square, and with alpha 1 its gradient has a factor w."""
-    sr, hr = images(0).requires_grad_(), images(1)
-    FocalFrequency()(sr, hr).backward()  # type: ignore[no-untyped-call]
-    d = torch.fft.fft2(sr.detach() - hr, norm="ortho")
-    w = d.abs() / d.abs().amax((-2, -1), keepdim=True)
-    expected = torch.fft.ifft2(w * d, norm="ortho").real * 2 / sr.numel()
-    torch.testing.assert_close(sr.grad, expected, rtol=1e-4, atol=1e-7)
-
-
 def test_equal_images_have_a_gradient_of_0() -> None:
-    for loss in (FocalFrequency(), LDL()):
-        sr = images(0).requires_grad_()
-        loss(sr, images(0), images(1)).backward()
-        assert sr.grad is not None
-        assert not sr.grad.any(), type(loss).__name__
-
-
-def test_focal_frequency_of_sides_that_do_not_fit() -> None:
-    with pytest.raises(ValueError, match=r"5 patches along a side, and images are 12x12: set"):
-        FocalFrequency(patches=5)(images(0), images(1))
+    sr = images(0).requires_grad_()
+    LDL()(sr, images(0), images(1)).backward()  # type: ignore[no-untyped-call]
+    assert sr.grad is not None
+    assert not sr.grad.any()
 
 
 def test_ldl_is_its_definition() -> None:
@@ -217,7 +181,6 @@ def test_r1_has_gradients_for_the_discriminator() -> None:
         (lambda: LDL(start=-5), "LDL has weight 1 and start -5"),
         (lambda: LDL(window=4), "window of LDL is 4; expected an odd number from 3"),
         (lambda: Charbonnier(eps=0.0), "eps of Charbonnier is 0"),
-        (lambda: FocalFrequency(alpha=-1.0), "FocalFrequency has alpha -1"),
         (
             lambda: VGG19Perceptual(layers={"conv6_1": 1.0}),
             "expected weights of layers among conv1",
