@@ -40,7 +40,6 @@ from datamodules.loading import expect_workers, start_worker
 from datamodules.order.keys import digest_of
 from datamodules.pack.joining import Adopting
 from datamodules.pack.journal import Journal, Stage, own_shards
-from datamodules.pack.options import BOUNDARIES
 from datamodules.pack.packing import Progress
 from datamodules.pack.parts import Blocks
 from datamodules.parts import digest_of as digest_of_job
@@ -263,7 +262,7 @@ class Encoding:
     @property
     def _all_of_job(self) -> dict[str, Any]:
         job: dict[str, Any] = json.loads(json.dumps(self._job()))
-        return {**job, "boundaries": BOUNDARIES}
+        return job
 
     @property
     def _blocks(self) -> Blocks:
@@ -333,9 +332,7 @@ class Encoding:
         """Compare with earlier output, and return the blocks that are not encoded yet."""
         job, folder = self._all_of_job, self._blocks.folder
         if journal.job and not self.options.overwrite:
-            # Finished shards may have been written before there were blocks.
-            skipped = ("boundaries",) if journal.done else ()
-            changed = [k for k in job if job[k] != journal.job.get(k) and k not in skipped]
+            changed = [k for k in job if job[k] != journal.job.get(k)]
             if changed:
                 raise ConfigurationError(
                     f"{self.out} holds latents with other settings ({', '.join(changed)}): give "

@@ -21,7 +21,7 @@ from datamodules.files.captions import caption_of
 from datamodules.files.decode import FORMATS, DecodedImage, UnreadableImage, decode, reason_of
 from datamodules.files.pairs import misfit
 from datamodules.files.roles import Roles, roles_of
-from datamodules.pack.places import Entry, FetchError, Place
+from datamodules.pack.places import Entry, Place
 from datamodules.workers import TIME_LIMIT, lost_in_decoding, time_limit
 from files.png_text import of_any_size, open_image
 
@@ -424,11 +424,7 @@ def process(recipe: Recipe, entry: Entry) -> Outcome:
             originals = dict(_decoded(entry, content, roles, recipe))
         others = _others(entry, content, roles, recipe, notes)
         samples = list(_samples(entry.key, originals, others, recipe, notes))
-    except Refusal as error:
-        return Outcome([], reason=error.reason, message=str(error))
-    except UnreadableImage as error:
-        return Outcome([], reason=error.reason, message=str(error))
-    except FetchError as error:
+    except (Refusal, UnreadableImage) as error:
         return Outcome([], reason=error.reason, message=str(error))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
@@ -441,8 +437,8 @@ def process(recipe: Recipe, entry: Entry) -> Outcome:
 
 def lost(recipe: Recipe, entry: Entry, reason: str) -> Outcome:
     """Return what becomes of an input that ended its worker; arguments as of ``in_order``."""
-    where = next(iter(entry.members.values())).where
-    return Outcome([], reason=reason, message=lost_in_decoding(where, reason, recipe.seconds))
+    message = lost_in_decoding(entry.where, reason, recipe.seconds)
+    return Outcome([], reason=reason, message=message)
 
 
 def _digest(originals: dict[str, _Original]) -> str:
@@ -459,8 +455,7 @@ def _decoded(
     """Return the checked images, by what is before the extension: "", ``hr.`` or ``lr.``."""
     found: dict[str, _Original] = {}
     if "hr" not in roles.members:
-        where = next(iter(entry.members.values())).where
-        raise Refusal("no image", f"{where}: its sample has no image, nor one named hr.<ext>")
+        raise Refusal("no image", f"{entry.where}: its sample has no image, nor one named hr.<ext>")
     for field in ("hr", "lr"):
         suffix = roles.members.get(field)
         if suffix is None:
@@ -511,7 +506,7 @@ def _others(
         del others[suffix]
     for field in {"txt", "json"} & roles.members.keys():
         others[field] = others.pop(roles.members[field])
-    where = next(iter(entry.members.values())).where
+    where = entry.where
     if recipe.captions is not None:
         caption = _caption(_json(others, where), recipe.captions, where)
         others.pop("txt", None)
@@ -592,7 +587,7 @@ def _planes(image: DecodedImage) -> Planes:
 def _squares(
     whole: dict[str, Planes], original: _Original, recipe: Recipe, crop: int
 ) -> Iterator[dict[str, Planes]]:
-    unit = _whole_scale(original, recipe, crop) if "lr." in whole else 1
+    unit = _whole_scale(original, recipe) if "lr." in whole else 1
     factors = {role: 1 if role == "lr." else unit for role in whole}
     grid = Grid(crop // unit, recipe.step // unit, recipe.thresh / unit)
     height, width = next(planes for role, planes in whole.items() if role != "lr.")[0].shape[:2]
@@ -602,18 +597,14 @@ def _squares(
     yield from squares(whole, factors, grid)
 
 
-def _whole_scale(original: _Original, recipe: Recipe, crop: int) -> int:
+def _whole_scale(original: _Original, recipe: Recipe) -> int:
     scale = recipe.scale
     if scale is None or scale != round(scale):
         raise Refusal(
             "no scale",
             f"{original.place.where}: has an LR; to cut it, --scale must be a whole number",
         )
-    unit = round(scale)
-    for name, value in (("--crop", crop), ("--step", recipe.step)):
-        if value % unit:
-            raise Refusal("no scale", f"{name} is {value}, not a multiple of the scale {unit}")
-    return unit
+    return round(scale)
 
 
 def _encoded(

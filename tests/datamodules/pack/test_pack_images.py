@@ -16,7 +16,7 @@ from PIL import Image, ImageCms
 from datamodules.files.decode import decode
 from datamodules.files.restart import decode_crop
 from datamodules.files.roles import roles_of
-from datamodules.pack.images import Encoding, Grid, Recipe, bounded, parse_encoding, places, process
+from datamodules.pack.images import Encoding, Grid, Recipe, bounded, places, process
 from datamodules.pack.inputs import find_inputs
 from datamodules.pack.places import Entry, File
 from tests.datamodules.files.test_decode import chunk, png_16
@@ -167,15 +167,6 @@ def test_webp_has_limits(tmp_path):
     path.write_bytes(encoded(np.zeros((2, 16384, 3), np.uint8)))
     assert outcome(path, Recipe(encoding=WEBP)).reason == "too large for WebP"
     assert not outcome(path, Recipe(encoding=PNG)).reason
-
-
-def test_encodings_of_the_command_line():
-    assert parse_encoding("jpeg:90") == Encoding("jpeg", 90)
-    assert str(parse_encoding("jpeg:90")) == "jpeg:90"
-    assert parse_encoding("keep") == Encoding("keep")
-    for text in ("jpeg", "jpeg:0", "jpeg:101", "JPEG:5", "webp:80", ""):
-        with pytest.raises(Exception, match="is not an encoding"):
-            parse_encoding(text)
 
 
 # ---------------------------------------------------------------------------------- restart markers
