@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import logging
 import os
 import shlex
@@ -11,10 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.files.decode import UnreadableImage, read_size
-from datamodules.files.pairs import misfit
 from datamodules.pack import cluster, joining, parts
-from datamodules.pack.inputs import pair_of
 from datamodules.pack.options import check, inputs_of, job_of, parse, parse_size, settings_of
 from datamodules.pack.packing import LOST
 from datamodules.pack.places import Entry, TarMember
@@ -24,7 +20,6 @@ from files.paths import expand_path
 
 __all__ = ["LOST", "main", "parse_size"]
 log = logging.getLogger(__name__)
-FIRST = 20  # pairs whose sizes are checked before anything is packed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,8 +54,6 @@ def _run(options: argparse.Namespace) -> int:
         raise ValueError(f"OUT {str(out)!r} is a file; expected a folder")
     inputs = inputs_of(options)
     _check_apart(inputs.entries, out, options.name)
-    if options.scale is not None:
-        _check_scale(inputs.entries, options.scale)
     job = job_of(options, inputs)
     part = parts.part_of_task(os.environ) if options.engine == "slurm" else options.part
     if part is not None:
@@ -96,25 +89,6 @@ def _check_apart(entries: Sequence[Entry], out: Path, name: str) -> None:
             raise ValueError(
                 f"{path} is an input and would be replaced: give another OUT or --name"
             )
-
-
-def _check_scale(entries: Sequence[Entry], scale: float) -> None:
-    """Raise early if the scale is wrong: if none of the first pairs fits, none will."""
-    problems = []
-    for entry in [entry for entry in entries if pair_of(entry)][:FIRST]:
-        try:
-            large, small = (read_size(io.BytesIO(place.read())) for place in pair_of(entry))
-        except (UnreadableImage, OSError):
-            continue
-        problem = misfit(large, small, scale)
-        if problem is None:
-            return
-        problems.append(f"{entry.key} ({problem})")
-    if problems:
-        raise ValueError(
-            f"pairs of HR and LR do not fit scale {scale:g}: {', '.join(problems[:3])}. Give the "
-            "scale of these folders as --scale"
-        )
 
 
 if __name__ == "__main__":

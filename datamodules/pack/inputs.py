@@ -31,8 +31,7 @@ from files.paths import (
     read_text,
 )
 
-DATA, META = "data.mdb", "meta_info.txt"
-LINE = re.compile(r"(?P<key>.+?)\.(?P<extension>\w+)\s+\(\d+,\s*\d+,\s*\d+\)\s+\d+")
+DATA = "data.mdb"
 
 
 class Record(NamedTuple):
@@ -50,7 +49,6 @@ class Record(NamedTuple):
         """Return the value.
 
         Raises:
-            FileNotFoundError: If the database has no such key.
             OSError: If the database is damaged.
         """
         import lmdb
@@ -60,8 +58,6 @@ class Record(NamedTuple):
                 data = transaction.get(self.key)
         except lmdb.Error as error:
             raise OSError(f"{self.where}: {error}") from error
-        if data is None:
-            raise FileNotFoundError(f"{self.where}: {META} has it, but the database does not")
         return bytes(data)
 
 
@@ -72,27 +68,11 @@ def is_lmdb(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() in (".lmdb", ".mdb")
 
 
-def list_records(path: Path) -> Iterator[tuple[str | None, str, Record]]:
-    """Iterate over the images of an LMDB, in the order of its ``meta_info.txt`` or of its keys.
-
-    Args:
-        path: Its folder, or its file.
-
-    Yields:
-        The key without an extension (None if it is not UTF-8), the extension if known, and the
-        record.
-
-    Raises:
-        ValueError: If it cannot be opened, is truncated or empty, or its ``meta_info.txt`` is
-            broken, or the package ``lmdb`` is missing.
-    """
+def _from_lmdb(path: Path, refused: list[Refused]) -> Iterator[tuple[str, Member]]:
+    """Yield the images of an LMDB in the order of its keys."""
     if path.name == DATA:
         path = path.parent
     environment = _environment(path)
-    meta = path / META
-    if path.is_dir() and meta.is_file():
-        yield from _from_meta(meta, str(path))
-        return
     import lmdb
 
     try:
@@ -102,29 +82,15 @@ def list_records(path: Path) -> Iterator[tuple[str | None, str, Record]]:
                 try:
                     name = record.key.decode()
                 except UnicodeDecodeError:
-                    yield None, "", record
+                    message = f"{record.where}: its key is not UTF-8 text"
+                    refused.append(Refused(repr(record.key), record.where, "unsafe name", message))
                     continue
                 if not METADATA.match(name):  # __len__, __keys__
                     stem, dot, extension = name.rpartition(".")
                     known = dot and f".{extension.lower()}" in IMAGE_EXTENSIONS
-                    yield (stem, extension.lower(), record) if known else (name, "", record)
+                    yield (stem, (extension.lower(), record)) if known else (name, ("", record))
     except lmdb.Error as error:
         raise ValueError(_broken(path, error)) from error
-
-
-def _from_meta(meta: Path, path: str) -> Iterator[tuple[str, str, Record]]:
-    try:
-        lines = read_text(meta).rstrip("\n").split("\n")
-    except ValueError as error:
-        raise ValueError(f"{meta} is not UTF-8 text: {error}") from error
-    for number, line in enumerate(lines, start=1):
-        match = LINE.fullmatch(line.strip())
-        if match is None or f".{match['extension'].lower()}" not in IMAGE_EXTENSIONS:
-            raise ValueError(
-                f"{meta}, line {number}: {line!r}; expected a line of BasicSR such as "
-                "'0001_s001.png (480,480,3) 1'. Move the file away to take all keys of the database"
-            )
-        yield match["key"], match["extension"].lower(), Record(path, match["key"].encode())
 
 
 def _environment(path: Path) -> Any:
@@ -206,12 +172,6 @@ def _sized(place: Place) -> str:
     if isinstance(place, TarMember):
         return f"{place.where}\0{place.offset}\0{place.size}"
     return sized(place.path) if isinstance(place, File) else place.where
-
-
-def pair_of(entry: Entry) -> list[Place]:
-    """Return the places of HR and LR; empty for an input without LR."""
-    roles = roles_of(tuple(entry.members)).members
-    return [entry.members[roles[name]] for name in ("hr", "lr")] if "lr" in roles else []
 
 
 def find_inputs(
@@ -444,16 +404,6 @@ def _lines(path: Path, what: str, folder: Path) -> Iterator[tuple[int, str]]:
     for number, line in lines:
         if line and not (line.startswith("#") and not (folder / line).is_file()):
             yield number, line
-
-
-# --------------------------------------------------------------------------------------- of an LMDB
-def _from_lmdb(path: Path, refused: list[Refused]) -> Iterator[tuple[str, Member]]:
-    for key, extension, record in list_records(path):
-        if key is None:
-            message = f"{record.where}: its key is not UTF-8 text"
-            refused.append(Refused(repr(record.key), record.where, "unsafe name", message))
-        else:
-            yield key, (extension, record)
 
 
 # ------------------------------------------------------------------------------------------ of tars

@@ -8,6 +8,7 @@ since the previous shard. The last line marks the end.
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import logging
 import os
@@ -20,10 +21,6 @@ from typing import IO, Any
 from datamodules.shards.writer import ShardWriter, find_shards
 from files.owned import remove_file
 
-try:
-    import fcntl
-except ImportError:  # on Windows
-    fcntl = None  # type: ignore[assignment]
 log = logging.getLogger(__name__)
 VERSION = 2
 BEGINNING = b'{"journal":'  # of the first line
@@ -145,8 +142,6 @@ class Journal:
         os.fsync(self._file.fileno())
 
     def _lock(self) -> None:
-        if fcntl is None:
-            return
         try:
             fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

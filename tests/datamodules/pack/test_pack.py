@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import tarfile
 
 import numpy as np
@@ -61,15 +60,6 @@ def test_index_is_written_and_fresh(images, tmp_path, monkeypatch):
 
     monkeypatch.setattr(shard_index, "build_index", None)  # fails if it is made again
     assert len(source(tmp_path / "out").keys) == 5
-
-
-def test_same_bytes_again(images, tmp_path):
-    pack.main([str(images), str(tmp_path / "one")])
-    for path in images.rglob("*.*"):
-        os.utime(path, (1, 1))
-    pack.main([str(images), str(tmp_path / "two")])
-    tars = [(tmp_path / run / "shard-000000.tar").read_bytes() for run in ("one", "two")]
-    assert tars[0] == tars[1]
 
 
 def test_size_of_shards(images, tmp_path):
@@ -163,18 +153,6 @@ def test_nothing_but_refused_images(tmp_path, caplog):
     assert "0 images packed into 0 shards (0.0 MB), 1 refused" in caplog.text
     assert "to train on them" not in caplog.text
     assert not list((tmp_path / "out").glob("*.tar*"))
-
-
-def test_pairs(tmp_path):
-    save(tmp_path / "hr" / "a.png", (8, 6), seed=1)
-    save(tmp_path / "lr" / "a.png", (4, 3), seed=2)
-    out = tmp_path / "out"
-    arguments = [str(tmp_path / "hr"), str(out), "--lr", str(tmp_path / "lr")]
-    assert pack.main([*arguments, "--scale", "2"]) == 0
-    assert names(out / "shard-000000.tar") == ["a.hr.png", "a.lr.png"]
-    sample = source(out).read(0)
-    np.testing.assert_array_equal(sample["hr"], pixels((8, 6), 1))
-    np.testing.assert_array_equal(sample["lr"], pixels((4, 3), 2))
 
 
 def test_earlier_shards_are_not_mixed_in(images, tmp_path, caplog):

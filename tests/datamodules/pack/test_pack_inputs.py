@@ -252,24 +252,11 @@ def test_sources_are_never_overwritten(tmp_path, image, caplog):
 lmdb = pytest.importorskip("lmdb", reason="needs the optional package lmdb")
 
 
-def database(path, records, meta=None):
+def database(path, records):
     with lmdb.open(str(path), map_size=2**24) as environment, environment.begin(write=True) as txn:
         for key, value in records.items():
             txn.put(key, value)
-    if meta is not None:
-        (path / "meta_info.txt").write_text(meta)
     return path
-
-
-def test_basicsr(tmp_path, image):
-    meta = "b_s001.png (6,8,3) 1\na.png (6,8,3) 1\n"
-    records = {b"a": image, b"b_s001": image + b"1", b"not in it": image + b"2"}
-    path = database(tmp_path / "x.lmdb", records, meta)
-    out = tmp_path / "out"
-    assert pack.main([str(path), str(out)]) == 0
-    with tarfile.open(out / "shard-000000.tar") as file:
-        assert file.getnames() == ["b_s001.png", "a.png"]
-        assert file.extractfile("a.png").read() == image
 
 
 def test_plain_keys(tmp_path, image):
@@ -285,12 +272,6 @@ def test_bad_records(tmp_path, image, caplog):
     records = {b"../x": image, b"\xff": image, b"text": b"no image", b"good": image}
     assert pack.main([str(database(tmp_path / "bad", records)), str(tmp_path / "out")]) == 1
     assert "refused by reason: 2 unsafe name, 1 not an image" in caplog.text
-    database(tmp_path / "meta", {b"a": image}, "a.png (6,8,3) 1\ngone.png (6,8,3) 1\n")
-    assert pack.main([str(tmp_path / "meta"), str(tmp_path / "other")]) == 1
-    assert "gone: meta_info.txt has it, but the database does not" in caplog.text
-    database(tmp_path / "line", {b"a": image}, "a.png\n")
-    with pytest.raises(ValueError, match=r"meta_info.txt, line 1: 'a.png'; expected"):
-        find_inputs(str(tmp_path / "line"))
 
 
 def test_broken_databases(tmp_path, image):

@@ -6,8 +6,6 @@ import json
 import logging
 import shlex
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -16,7 +14,6 @@ from datamodules.pack import joining
 from datamodules.pack.journal import Journal, read_journal
 from datamodules.pack.options import arguments_of, described, parse
 from datamodules.shards.shards import Shards
-from tests.conftest import REPO
 from tests.datamodules.image_files import save
 from tests.datamodules.pack.killed import kill_at_every_step
 from tests.datamodules.pack.test_pack_resume import content
@@ -188,51 +185,6 @@ def test_kills_at_every_step(images, tmp_path):
     assert not (out / "shard.parts").exists()
 
 
-RANDOM = """
-import os, random, signal, sys, time
-from datamodules.pack import __main__ as pack
-from datamodules.pack import joining
-
-draws, kills, waiting, running = random.Random(0), 0, [1, 2, 3, 4], {}
-while waiting or running:
-    for part in waiting:
-        pid = os.fork()
-        if not pid:
-            sys.stderr = open(os.devnull, "w")
-            os._exit(pack.main([*sys.argv[1:], "--part", f"{part}/4"]))
-        running[pid] = part
-    waiting = []
-    time.sleep(draws.uniform(0, 0.08))
-    if kills < 20:
-        kills += 1
-        os.kill(draws.choice(list(running)), signal.SIGKILL)
-    for pid in list(running):
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            part = running.pop(pid)
-            if os.WIFSIGNALED(status):
-                waiting.append(part)
-            elif status:
-                sys.exit(status)
-print(kills)
-"""
-
-
-@pytest.mark.slow
-def test_twenty_random_kills_of_four_parts(tmp_path):
-    """At any moment, also while another part works: nothing is lost or packed twice."""
-    for number in range(120):
-        save(tmp_path / "images" / f"{number:03d}.png", (300, 200), seed=number % 100)
-    options = ["--samples-per-shard", "2", "--encode", "webp", "--workers", "0"]
-    images, out = str(tmp_path / "images"), str(tmp_path / "out")
-    command = [sys.executable, "-c", RANDOM, images, out, *options]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
-    assert int(done.stdout) == 20
-    assert pack.main(["--finish", out]) == 0
-    assert pack.main([images, str(tmp_path / "whole"), *options]) == 0
-    assert compared(content(tmp_path / "out")) == compared(content(tmp_path / "whole"))
-
-
 # ------------------------------------------------------------------------------ what is refused
 def test_parts_of_other_options_or_inputs(images, tmp_path, caplog):
     out = tmp_path / "out"
@@ -258,8 +210,6 @@ def test_parts_beside_other_shards(images, tmp_path, caplog):
     assert pack.main([str(images), str(out), *WHOLE, "--part", "1/2"]) == 2
     assert "already has shards named shard-*.tar (made otherwise" in caplog.text
     assert pack.main([str(images), str(out), *WHOLE, "--part", "1/2", "--name", "b"]) == 0
-    assert pack.main([str(images), str(out), *WHOLE, "--part", "1/2", "--overwrite"]) == 2
-    assert "--overwrite with parts would remove what other parts have made" in caplog.text
 
 
 def test_an_input_named_like_a_square_of_another(tmp_path):

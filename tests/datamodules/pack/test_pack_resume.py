@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import random
 import resource
 import shutil
 import signal
@@ -14,14 +13,13 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from datamodules.pack import __main__ as pack
 from datamodules.pack import packing
-from datamodules.pack.journal import Journal
 from datamodules.pack.report import Files
 from datamodules.shards import writer as shard_writer
-from datamodules.shards.index import build_index
 from files import owned
 from files.owned import hidden
 from tests.conftest import REPO
@@ -100,6 +98,26 @@ def test_kills_at_every_step(images, tmp_path, first, stride):
     assert content(out) == content(tmp_path / "whole")
 
 
+@pytest.mark.slow
+def test_a_kill_with_workers(tmp_path):
+    """They end with the command, which goes on when it is given again."""
+    for number in range(36):
+        save(tmp_path / "images" / f"{number:02d}.png", (150, 100), seed=number)
+    words = ["--samples-per-shard", "6", "--encode", "webp", "--workers", "2"]
+    images, whole, out = (str(tmp_path / name) for name in ("images", "whole", "out"))
+    command = [sys.executable, "-m", "datamodules.pack", images, out, *words]
+    with subprocess.Popen(command, cwd=REPO, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not list(Path(out).rglob("*.tar")):
+            time.sleep(0.001)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert not psutil.wait_procs(workers, timeout=60)[1]
+    assert pack.main([images, out, *words]) == 0
+    assert pack.main([images, whole, *words]) == 0
+    assert content(Path(out)) == content(Path(whole))
+
+
 def test_finished_blocks_are_not_packed_again(images, tmp_path, monkeypatch):
     assert run(images, tmp_path / "whole") == 1
     out, finish = tmp_path / "out", shard_writer.ShardWriter.finish
@@ -116,62 +134,6 @@ def test_finished_blocks_are_not_packed_again(images, tmp_path, monkeypatch):
         path.write_bytes(bytes(path.stat().st_size))
     assert run(images, out) == 1
     assert content(out) == content(tmp_path / "whole")
-
-
-@pytest.mark.slow
-def test_kills_at_random_with_workers(tmp_path):
-    for number in range(36):
-        save(tmp_path / "images" / f"{number:02d}.png", (150, 100), seed=number)
-    arguments = [str(tmp_path / "images"), "OUT", "--samples-per-shard", "6", "--encode", "webp"]
-    whole, out = tmp_path / "whole", tmp_path / "out"
-    command = [sys.executable, "-m", "datamodules.pack", *arguments, "--workers", "2"]
-    command[command.index("OUT")] = str(out)
-    chance = random.Random(0)
-    killed = 0
-    for _ in range(20):
-        before = len(list(out.rglob("*.tar")))
-        process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.DEVNULL)
-        # Each run gets at least one shard further.
-        while process.poll() is None and len(list(out.rglob("*.tar"))) <= before:
-            time.sleep(0.01)
-        time.sleep(chance.uniform(0, 0.1) if killed else 0.0)
-        family = _descendants(process.pid)
-        process.kill()
-        if process.wait() == -signal.SIGKILL:
-            killed += 1
-            assert _end(family), "workers outlive the command"
-            for shard in out.rglob("*.tar"):
-                build_index(shard)
-        else:
-            break
-    assert killed >= 1
-    assert subprocess.run(command, cwd=REPO, stderr=subprocess.DEVNULL, check=False).returncode == 0
-    arguments[1] = str(whole)
-    assert pack.main([*arguments, "--workers", "0"]) == 0
-    assert content(out) == content(whole)
-
-
-def _descendants(pid):
-    found = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in path.read_text().split():
-            found += [int(child), *_descendants(int(child))]
-    return found
-
-
-def _end(pids):
-    for _ in range(1000):
-        if not any(_runs(pid) for pid in pids):
-            return True
-        time.sleep(0.01)
-    return False
-
-
-def _runs(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_ctrl_c(images, tmp_path, monkeypatch, caplog):
@@ -227,50 +189,7 @@ def test_a_disk_that_is_full(images, tmp_path):
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small disk")
-def test_a_small_disk(tmp_path, caplog):
-    for number in range(40):
-        save(tmp_path / "images" / f"{number}.png", (60, 60), seed=number)
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "none", str(disk)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("may not mount")
-    arguments = [str(tmp_path / "images"), str(disk / "out"), "--samples-per-shard", "5"]
-    try:
-        assert pack.main([*arguments, "--workers", "2"]) == 2
-        assert 1 <= len(list(disk.glob("out/shard.parts/*.tar"))) <= 7
-        assert "No space left on device. What is finished stays" in caplog.text
-        assert not list(disk.rglob("*.part"))
-        subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
-        assert pack.main([*arguments, "--workers", "0"]) == 0
-        arguments[1] = str(tmp_path / "whole")
-        assert pack.main([*arguments, "--workers", "0"]) == 0
-        assert content(disk / "out") == content(tmp_path / "whole")
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
-
-
 # --------------------------------------------------------------------------- another job, or damage
-
-
-def test_other_options_are_refused_by_name(images, tmp_path, caplog):
-    out = tmp_path / "out"
-    run(images, out)
-    before = content(out)
-    assert run(images, out, "--min-side", "9", "--captions", "text") == 2
-    assert "--captions was None, now it is 'text'" in caplog.text
-    assert "--min-side was 1, now it is 9" in caplog.text
-    assert "--overwrite" in caplog.text
-    shutil.copytree(images, tmp_path / "copy")
-    assert run(tmp_path / "copy", out) == 2
-    assert f"SOURCE was '{images}', now it is '{tmp_path / 'copy'}'" in caplog.text
-    (images / "05.png").unlink()
-    assert run(images, out) == 2
-    assert "SOURCE had 13 images, now it has 12, of other names or sizes" in caplog.text
-    assert content(out) == before
-    assert run(images, out, "--name", "other") == 1
-    assert run(images, out, "--overwrite") == 1
 
 
 def test_a_finished_shard_that_is_gone(images, tmp_path, caplog):
@@ -298,11 +217,3 @@ def test_a_line_that_is_cut_off(images, tmp_path, cut):
     journal.write_bytes(journal.read_bytes()[:-cut])
     assert run(images, out) == 1
     assert content(out) == before
-
-
-def test_two_at_once(images, tmp_path, caplog):
-    out = tmp_path / "out"
-    with Journal(out / "shard.journal.jsonl"):
-        assert run(images, out) == 2
-    assert "another process packs these shards" in caplog.text
-    assert run(images, out) == 1
