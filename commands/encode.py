@@ -40,7 +40,6 @@ from datamodules.loading import expect_workers, start_worker
 from datamodules.order.keys import digest_of
 from datamodules.pack.joining import Adopting
 from datamodules.pack.journal import Journal, Stage, own_shards
-from datamodules.pack.options import BOUNDARIES
 from datamodules.pack.packing import Progress
 from datamodules.pack.parts import Blocks
 from datamodules.parts import digest_of as digest_of_job
@@ -263,7 +262,7 @@ class Encoding:
     @property
     def _all_of_job(self) -> dict[str, Any]:
         job: dict[str, Any] = json.loads(json.dumps(self._job()))
-        return {**job, "boundaries": BOUNDARIES}
+        return job
 
     @property
     def _blocks(self) -> Blocks:
@@ -274,11 +273,8 @@ class Encoding:
         """Continue where the journal ends, in one process."""
         with Journal(self.journal) as journal:
             todo = self._begin(journal)
-            if self._blocks.folder.exists():  # an earlier command had several processes
-                self._write_blocks(todo)
-                self._join(journal)
-            elif not journal.done:
-                self._write(journal)
+            self._write_blocks(todo)
+            self._join(journal)
             self._finish()
 
     def run_together(self, ranks: Together) -> None:
@@ -333,17 +329,12 @@ class Encoding:
         """Compare with earlier output, and return the blocks that are not encoded yet."""
         job, folder = self._all_of_job, self._blocks.folder
         if journal.job and not self.options.overwrite:
-            # Finished shards may have been written before there were blocks.
-            skipped = ("boundaries",) if journal.done else ()
-            changed = [k for k in job if job[k] != journal.job.get(k) and k not in skipped]
+            changed = [k for k in job if job[k] != journal.job.get(k)]
             if changed:
                 raise ConfigurationError(
                     f"{self.out} holds latents with other settings ({', '.join(changed)}): give "
                     "another --encode.out, or --encode.overwrite true to replace them"
                 )
-            for path in find_shards(self.out, NAME, parts=True):
-                if path.suffix == ".part":
-                    remove_file(path)
             if journal.done:
                 return []
             last = journal.finished[-1].next if journal.finished else (0, 0)
@@ -358,18 +349,6 @@ class Encoding:
             remove_folder(folder, self._blocks.known)
         journal.begin(job)
         return list(range(len(self._blocks)))
-
-    def _write(self, journal: Journal) -> None:
-        start = journal.finished[-1].next[0] if journal.finished else 0
-        if start:
-            log.info("continuing after %d complete shards", len(journal.finished))
-        most = self.options.samples_per_shard
-        writer = ShardWriter(self.out, NAME, most, first=len(journal.finished))
-        span = range(start, self.count)
-        with Progress(self.count, start) as progress:
-            for squares in self._read([span]):
-                self._fill(journal, writer, squares, span.stop, progress)
-        _warn(journal)
 
     def _write_blocks(self, todo: Sequence[int]) -> None:
         """Encode some blocks into shards of their own."""
@@ -392,12 +371,9 @@ class Encoding:
         progress: Progress,
     ) -> None:
         """Encode squares, and end the journal."""
-        most, stage = self.options.samples_per_shard, Stage()
+        stage = Stage()
         try:
             for batch in self._batches(squares):
-                if batch[0]["number"] % most == 0 and writer.samples:
-                    journal.append(stage.finished(writer, (batch[0]["number"], 0)))
-                    stage = Stage()
                 for item, sample in zip(batch, self._encoded(batch), strict=True):
                     if sample is None:
                         stage.refused.append((item["number"], "unreadable", item["error"]))

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,30 +96,25 @@ def read_about(path: Path, fix: str) -> dict[str, Any]:
         ) from error
 
 
-def write_about(path: Path, job: dict[str, Any], parts: int, then: dict[str, Any]) -> None:
-    """Write what ``read_about`` returns, unless the file has it already.
+def write_about(path: Path, job: dict[str, Any], parts: int) -> None:
+    """Write what ``read_about`` returns.
 
     Args:
         path: The file.
         job: What the blocks depend on.
         parts: Number of parts.
-        then: Its content.
     """
-    about = {"job": job, "parts": parts}
-    if then != about:
-        write_whole(path, json.dumps(about) + "\n")
+    write_whole(path, json.dumps({"job": job, "parts": parts}) + "\n")
 
 
-def check_whole(
-    missing: Iterable[int], blocks: int, parts: int, command: Callable[[], list[str]]
-) -> None:
+def check_whole(missing: Iterable[int], blocks: int, parts: int, command: Sequence[str]) -> None:
     """Raise if blocks are missing, with the commands that make them.
 
     Args:
         missing: The missing blocks, in order.
         blocks: Number of all blocks.
         parts: Number of all parts.
-        command: Returns the words of the command without its part.
+        command: Words of the command, without its part.
 
     Raises:
         ValueError: If there are any.
@@ -133,7 +128,7 @@ def check_whole(
             gone.append(part)
     if not gone:
         return
-    words = shlex.join(["python", "main.py", *command()])
+    words = shlex.join(["python", "main.py", *command])
     lines = [f"{words} --part {number}/{parts}" for number in gone[:SHOWN]]
     lines += [f"and {len(gone) - SHOWN} more"] if len(gone) > SHOWN else []
     raise ValueError(

@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Prepare = Callable[[list[Item]], Iterable[Item]]
 CHUNK = 4  # inputs sent to a worker at once: a message costs as much as a tiny image
 AHEAD = 3  # chunks queued or finished per worker; more would only take memory
 FEW = 16  # inputs that justify starting one more process
@@ -81,9 +80,6 @@ def in_order(
     workers: int,
     lost: Callable[[Item, str], Result],
     count: int | None = None,
-    prepare: Prepare[Item] | None = None,
-    chunk: int = CHUNK,
-    start: Callable[[], object] | None = None,
 ) -> Generator[Result, None, None]:
     """``map(function, items)`` in several processes, which end with this one, however it ends.
 
@@ -94,24 +90,19 @@ def in_order(
         lost: Returns the result of an item that ended two workers, from the item and ``TOO_SLOW``
             or ``CRASH``.
         count: About how many items there are, if they have no length.
-        prepare: Prepares some items, where they are processed, such as by downloads.
-        chunk: Number of items that are sent to a process at once.
-        start: Called once in each worker.
 
     Raises:
         ValueError: If a worker was killed.
     """
     count = len(items) if isinstance(items, Sized) else count
-    chunks = _chunks(items, chunk)
     if not workers:
-        for some in chunks:
-            yield from map(function, some if prepare is None else prepare(some))
+        yield from map(function, items)
         return
     workers = max(1, min(workers, -(-(count or 0) // FEW)))
-    pool = _Pool(workers, (function, prepare, start), lost)
+    pool = _Pool(workers, function, lost)
     try:
         waiting: deque[Future[list[Result]]] = deque()
-        for some in chunks:
+        for some in _chunks(items):
             waiting.append(pool.submit(some))
             if len(waiting) >= AHEAD * workers:
                 yield from waiting.popleft().result()
@@ -121,9 +112,9 @@ def in_order(
         pool.close()
 
 
-def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
     source = iter(items)
-    return iter(lambda: list(islice(source, size)), [])
+    return iter(lambda: list(islice(source, CHUNK)), [])
 
 
 class _Ended(Exception):  # noqa: N818  (names what happened)
@@ -134,10 +125,10 @@ class _Worker:
     """A process that waits for items.
 
     Args:
-        work: What ``_serve`` takes.
+        function: As of ``in_order``.
     """
 
-    def __init__(self, work: tuple[Any, ...]) -> None:
+    def __init__(self, function: Callable[[Any], Any]) -> None:
         # Not a fork of this process, which has threads, and whose open pipe ends would keep orphans
         # waiting.
         methods = multiprocessing.get_all_start_methods()
@@ -146,7 +137,7 @@ class _Worker:
         )
         self._pipe, theirs = context.Pipe()
         self.process: BaseProcess = context.Process(
-            target=_serve, args=(theirs, *work), daemon=True
+            target=_serve, args=(theirs, function), daemon=True
         )
         self.process.start()
         theirs.close()
@@ -174,16 +165,16 @@ class _Pool:
 
     Args:
         workers: Number of processes.
-        work: What ``_serve`` takes.
+        function: As of ``in_order``.
         lost: As of ``in_order``.
     """
 
     def __init__(
-        self, workers: int, work: tuple[Any, ...], lost: Callable[[Any, str], Any]
+        self, workers: int, function: Callable[[Any], Any], lost: Callable[[Any, str], Any]
     ) -> None:
-        self._work, self._lost, self._open = work, lost, True
+        self._function, self._lost, self._open = function, lost, True
         self._lock = threading.Lock()  # two threads must not ask for the end of one process
-        self._workers = [_Worker(work) for _ in range(workers)]
+        self._workers = [_Worker(function) for _ in range(workers)]
         self._idle: queue.SimpleQueue[int] = queue.SimpleQueue()
         for number in range(workers):
             self._idle.put(number)
@@ -238,16 +229,11 @@ class _Pool:
                     f"{item!r:.300}: run the same command with fewer --workers; it continues where "
                     "it stopped"
                 )
-            self._workers[number] = _Worker(self._work)
+            self._workers[number] = _Worker(self._function)
             return reason
 
 
-def _serve(
-    pipe: Any,
-    function: Callable[[Any], Any],
-    prepare: Prepare[Any] | None,
-    start: Callable[[], object] | None,
-) -> None:
+def _serve(pipe: Any, function: Callable[[Any], Any]) -> None:
     """Answer items by results, or by an error, until the parent ends."""
     mark_expendable()
     # The terminal sends Ctrl-C to all processes of the command; the main one ends the others.
@@ -255,13 +241,11 @@ def _serve(
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    if start is not None:
-        start()
     with suppress(EOFError, BrokenPipeError):
         while True:
             items = pipe.recv()
             try:
-                for item in items if prepare is None else prepare(items):
+                for item in items:
                     pipe.send((function(item), None))
             except Exception as error:
                 error.add_note(traceback.format_exc())

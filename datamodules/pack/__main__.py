@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import logging
 import os
 import shlex
@@ -11,30 +10,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.files.decode import UnreadableImage, read_size
-from datamodules.files.pairs import misfit
 from datamodules.pack import cluster, joining, parts
-from datamodules.pack.inputs import Inputs, pair_of
-from datamodules.pack.journal import Journal
-from datamodules.pack.options import (
-    check,
-    check_used,
-    inputs_of,
-    job_of,
-    parse,
-    parse_size,
-    settings_of,
-)
-from datamodules.pack.packing import LOST, begin, pack
+from datamodules.pack.options import check, inputs_of, job_of, parse, parse_size, settings_of
+from datamodules.pack.packing import LOST
 from datamodules.pack.places import Entry, TarMember
-from datamodules.pack.report import Summary, write_report
-from datamodules.pack.web import Rows
+from datamodules.pack.report import Report
 from datamodules.shards.writer import find_shards
 from files.paths import expand_path
 
 __all__ = ["LOST", "main", "parse_size"]
 log = logging.getLogger(__name__)
-FIRST = 20  # pairs whose sizes are checked before anything is packed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,50 +43,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.error("error: %s", error)
         return 2
     except KeyboardInterrupt:
-        log.error("stopped: the same command continues after the last finished shard")
+        log.error("stopped: the same command continues")
         return 130
 
 
 def _run(options: argparse.Namespace) -> int:
     check(options)
-    out, name, settings = Path(expand_path(options.out, "OUT")), options.name, settings_of(options)
+    out, settings = Path(expand_path(options.out, "OUT")), settings_of(options)
     if out.exists() and not out.is_dir():
         raise ValueError(f"OUT {str(out)!r} is a file; expected a folder")
-    inputs = _inputs(options, out)
+    inputs = inputs_of(options)
+    _check_apart(inputs.entries, out, options.name)
     job = job_of(options, inputs)
     part = parts.part_of_task(os.environ) if options.engine == "slurm" else options.part
     if part is not None:
-        parts.pack_part(part, job, inputs, out, settings)
+        refused = parts.pack_part(part, job, inputs, out, settings)
+        done = "was packed already" if refused is None else f"is packed, {refused} refused"
+        log.info("part %d/%d %s; main.py pack --finish joins all parts", *part, done)
         return 0
-    if options.engine == "ray":
+    blocks = parts.Blocks.of(job, out, options.name, options.samples_per_shard)
+    parts.begin(blocks, job, options.overwrite)
+    if parts.is_finished(blocks, job):
+        log.info("everything was packed already")
+    elif options.engine == "ray":
         cluster.pack_parts(job, inputs, Path(os.path.abspath(out)), settings)
-        return _end(joining.finish(out, name), out, name)
-    with Journal(out / f"{name}.journal.jsonl") as journal:
-        begin(journal, job, out, name, options.overwrite)
-        if journal.done:
-            log.info("everything was packed already")
-        else:
-            pack(journal, inputs.entries, out, settings)
-        return _end(write_report(journal, inputs, out, name), out, name)
+    else:
+        parts.pack_part((1, 1), job, inputs, out, settings)
+    return _end(joining.join(job, inputs, out, settings), out, options.name)
 
 
-def _end(summary: Summary, out: Path, name: str) -> int:
-    if summary.counts["shards"]:
+def _end(report: Report, out: Path, name: str) -> int:
+    if report["shards"]:
         shards = shlex.quote(str(out.resolve() / f"{name}-*.tar"))
         experiment = "--config configs/experiment/edsr_shards.yaml"
         log.info("to train on them: main.py fit %s --data.train.urls %s", experiment, shards)
-    return 1 if summary.refused else 0
-
-
-def _inputs(options: argparse.Namespace, out: Path) -> Inputs:
-    inputs = inputs_of(options)
-    check_used(options, inputs)
-    if isinstance(inputs.entries, Rows):
-        return inputs
-    _check_apart(inputs.entries, out, options.name)
-    if options.scale is not None:
-        _check_scale(inputs.entries, options.scale)
-    return inputs
+    return 1 if report["refused"] else 0
 
 
 def _check_apart(entries: Sequence[Entry], out: Path, name: str) -> None:
@@ -113,25 +89,6 @@ def _check_apart(entries: Sequence[Entry], out: Path, name: str) -> None:
             raise ValueError(
                 f"{path} is an input and would be replaced: give another OUT or --name"
             )
-
-
-def _check_scale(entries: Sequence[Entry], scale: float) -> None:
-    """Raise early if the scale is wrong: if none of the first pairs fits, none will."""
-    problems = []
-    for entry in [entry for entry in entries if pair_of(entry)][:FIRST]:
-        try:
-            large, small = (read_size(io.BytesIO(place.read())) for place in pair_of(entry))
-        except (UnreadableImage, OSError):
-            continue
-        problem = misfit(large, small, scale)
-        if problem is None:
-            return
-        problems.append(f"{entry.key} ({problem})")
-    if problems:
-        raise ValueError(
-            f"pairs of HR and LR do not fit scale {scale:g}: {', '.join(problems[:3])}. Give the "
-            "scale of these folders as --scale"
-        )
 
 
 if __name__ == "__main__":

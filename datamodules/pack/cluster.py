@@ -14,7 +14,7 @@ from typing import Any
 from datamodules.pack.inputs import Inputs
 from datamodules.pack.options import Settings
 from datamodules.pack.packing import Progress
-from datamodules.pack.parts import Blocks, begin_part, is_finished, pack_part
+from datamodules.pack.parts import Blocks, begin_part, pack_part
 from datamodules.workers import mark_expendable
 
 log = logging.getLogger(__name__)
@@ -38,8 +38,6 @@ def pack_parts(job: dict[str, Any], inputs: Inputs, out: Path, settings: Setting
             parts failed; the other parts are packed before.
     """
     blocks = Blocks.of(job, out, settings.name, settings.samples)
-    if is_finished(blocks, job):
-        return
     ray = _connected(settings.workers)
     try:
         failed = _run(ray, blocks, (job, inputs, out), settings)

@@ -21,7 +21,7 @@ from datamodules.files.captions import caption_of
 from datamodules.files.decode import FORMATS, DecodedImage, UnreadableImage, decode, reason_of
 from datamodules.files.pairs import misfit
 from datamodules.files.roles import Roles, roles_of
-from datamodules.pack.places import Entry, FetchError, Place
+from datamodules.pack.places import Entry
 from datamodules.workers import TIME_LIMIT, lost_in_decoding, time_limit
 from files.png_text import of_any_size, open_image
 
@@ -72,24 +72,13 @@ def parse_encoding(text: str) -> Encoding:
     return Encoding(match[1]) if match[1] else Encoding("jpeg", int(match[2]))
 
 
-class Job(NamedTuple):
-    """An image to write.
-
-    Attributes:
-        where: Its name in messages.
-        extension: Extension of its file.
-        data: Content of its file.
-        image: The decoded image.
-        planes: Its changed colours, and alpha if present; None if it is unchanged.
-        lossless: Whether to encode without loss, whatever the encoding is.
-    """
+class Original(NamedTuple):
+    """One image of an input: where it is, the extension and content of its file, and decoded."""
 
     where: str
     extension: str
     data: bytes
     image: DecodedImage
-    planes: list[Pixels] | None = None
-    lossless: bool = False
 
 
 class Made(NamedTuple):
@@ -108,36 +97,33 @@ class Made(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def encode(job: Job, encoding: Encoding, restart_markers: bool) -> Made:
+def encode(
+    original: Original, planes: Planes | None, encoding: Encoding, restart_markers: bool
+) -> Made:
     """Encode an image. The file of an unchanged image is kept if it has the wanted format.
 
     Args:
-        job: The image.
+        original: The image.
+        planes: Its changed colours, and alpha if present; None if it is unchanged.
         encoding: The wanted encoding.
         restart_markers: Whether to give a JPEG restart markers.
 
     Raises:
         Refusal: If the encoding cannot hold the image.
     """
-    format_ = format_of(job.data)
-    if job.planes is None:
-        if restart_markers and format_ == "JPEG":
-            return _transcoded(job)
-        same = encoding.kind.upper() == format_ and encoding.kind != "jpeg"
-        if same or encoding.kind == "keep" or (job.lossless and encoding.kind == "jpeg"):
-            notes = ("images kept without restart markers",) if restart_markers else ()
-            return Made(job.extension, job.data, notes=notes)
-    planes = job.planes
+    kind, format_ = encoding.kind, format_of(original.data)
     if planes is None:
-        alpha = job.image.alpha
-        planes = [job.image.rgb] if alpha is None else [job.image.rgb, alpha]
-    kind = encoding.kind
-    if kind == "keep" or (job.lossless and kind == "jpeg"):
-        kind = "png"
+        if restart_markers and format_ == "JPEG":
+            return _transcoded(original)
+        if kind == "keep" or (kind.upper() == format_ and kind != "jpeg"):
+            notes = ("images kept without restart markers",) if restart_markers else ()
+            return Made(original.extension, original.data, notes=notes)
+        planes = _planes(original.image)
     if kind == "jpeg":
-        return _jpeg(job, planes, encoding.quality, restart_markers)
-    data = _png(planes, job.image.icc) if kind == "png" else _webp(job, planes)
-    return Made(kind, data)
+        return _jpeg(original, planes, encoding.quality, restart_markers)
+    if kind == "webp":
+        return Made(kind, _webp(original, planes))
+    return Made("png", _png(planes, original.image.icc))
 
 
 def format_of(data: bytes) -> str:
@@ -166,19 +152,20 @@ def pixels_of(data: bytes) -> int | None:
 
 
 # ---------------------------------------------------------------------------------------- the kinds
-def _transcoded(job: Job) -> Made:
+def _transcoded(original: Original) -> Made:
     from datamodules.files.restart import restart_offsets, transcode_jpeg
 
-    data = transcode_jpeg(job.data)
+    data = transcode_jpeg(original.data) or original.data
     try:
-        offsets = restart_offsets(data if data is not None else job.data)
+        offsets = restart_offsets(data)
     except ValueError:
-        return Made(job.extension, job.data, notes=("images kept without restart markers",))
-    return Made(job.extension, data if data is not None else job.data, _packed(offsets))
+        notes = ("images kept without restart markers",)
+        return Made(original.extension, original.data, notes=notes)
+    return Made(original.extension, data, _packed(offsets))
 
 
-def _jpeg(job: Job, planes: list[Pixels], quality: int, restart_markers: bool) -> Made:
-    _check_depth(job, planes, "JPEG")
+def _jpeg(original: Original, planes: Planes, quality: int, restart_markers: bool) -> Made:
+    _check_depth(original, planes, "JPEG")
     rgb = cast(NDArray[np.uint8], np.ascontiguousarray(planes[0]))
     notes = ("images whose alpha was left out, as JPEG has none",) if len(planes) > 1 else ()
     if not restart_markers:
@@ -193,22 +180,25 @@ def _packed(offsets: NDArray[np.uint32]) -> bytes:
     return offsets.astype("<u4").tobytes()
 
 
-def _webp(job: Job, planes: list[Pixels]) -> bytes:
-    _check_depth(job, planes, "WebP")
-    if max(planes[0].shape) > WEBP_SIDE:
+def _webp(original: Original, planes: Planes) -> bytes:
+    _check_depth(original, planes, "WebP")
+    height, width = planes[0].shape[:2]
+    if max(height, width) > WEBP_SIDE:
         raise Refusal(
             "too large for WebP",
-            f"{job.where}: {planes[0].shape[1]}x{planes[0].shape[0]}, but a WebP's sides have at "
-            f"most {WEBP_SIDE} pixels: use --encode png, --crop or --max-long-side",
+            f"{original.where}: {width}x{height}, but a WebP's sides have at most {WEBP_SIDE} "
+            "pixels: use --encode png, --crop or --max-long-side",
         )
     # exact: training sees the colours of transparent pixels.
-    options = {"lossless": True, "exact": True, "icc_profile": job.image.icc or b""}
+    options = {"lossless": True, "exact": True, "icc_profile": original.image.icc or b""}
     return _saved(_joined(planes), "WEBP", {**options, **WEBP_EFFORT})
 
 
-def _check_depth(job: Job, planes: list[Pixels], kind: str) -> None:
+def _check_depth(original: Original, planes: Planes, kind: str) -> None:
     if planes[0].dtype != np.uint8:
-        raise Refusal("16 bits", f"{job.where}: has 16 bits, but {kind} holds 8: use --encode png")
+        raise Refusal(
+            "16 bits", f"{original.where}: has 16 bits, but {kind} holds 8: use --encode png"
+        )
 
 
 def _png(planes: list[Pixels], icc: bytes | None) -> bytes:
@@ -400,15 +390,6 @@ class Outcome(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-class _Original(NamedTuple):
-    """One image of an input."""
-
-    place: Place
-    extension: str
-    data: bytes
-    image: DecodedImage
-
-
 def process(recipe: Recipe, entry: Entry) -> Outcome:
     """Read an input and make its samples.
 
@@ -424,11 +405,7 @@ def process(recipe: Recipe, entry: Entry) -> Outcome:
             originals = dict(_decoded(entry, content, roles, recipe))
         others = _others(entry, content, roles, recipe, notes)
         samples = list(_samples(entry.key, originals, others, recipe, notes))
-    except Refusal as error:
-        return Outcome([], reason=error.reason, message=str(error))
-    except UnreadableImage as error:
-        return Outcome([], reason=error.reason, message=str(error))
-    except FetchError as error:
+    except (Refusal, UnreadableImage) as error:
         return Outcome([], reason=error.reason, message=str(error))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
@@ -441,11 +418,11 @@ def process(recipe: Recipe, entry: Entry) -> Outcome:
 
 def lost(recipe: Recipe, entry: Entry, reason: str) -> Outcome:
     """Return what becomes of an input that ended its worker; arguments as of ``in_order``."""
-    where = next(iter(entry.members.values())).where
-    return Outcome([], reason=reason, message=lost_in_decoding(where, reason, recipe.seconds))
+    message = lost_in_decoding(entry.where, reason, recipe.seconds)
+    return Outcome([], reason=reason, message=message)
 
 
-def _digest(originals: dict[str, _Original]) -> str:
+def _digest(originals: dict[str, Original]) -> str:
     whole = hashlib.blake2b(digest_size=16)
     for role, original in sorted(originals.items()):
         whole.update(f"{role}{len(original.data)}:".encode() + original.data)
@@ -455,12 +432,11 @@ def _digest(originals: dict[str, _Original]) -> str:
 # -------------------------------------------------------------------------------------------- input
 def _decoded(
     entry: Entry, content: dict[str, bytes], roles: Roles, recipe: Recipe
-) -> Iterator[tuple[str, _Original]]:
+) -> Iterator[tuple[str, Original]]:
     """Return the checked images, by what is before the extension: "", ``hr.`` or ``lr.``."""
-    found: dict[str, _Original] = {}
+    found: dict[str, Original] = {}
     if "hr" not in roles.members:
-        where = next(iter(entry.members.values())).where
-        raise Refusal("no image", f"{where}: its sample has no image, nor one named hr.<ext>")
+        raise Refusal("no image", f"{entry.where}: its sample has no image, nor one named hr.<ext>")
     for field in ("hr", "lr"):
         suffix = roles.members.get(field)
         if suffix is None:
@@ -468,13 +444,14 @@ def _decoded(
         data, place = content[suffix], entry.members[suffix]
         role = f"{field}." if suffix.startswith(field) else ""
         extension = suffix[len(role) :] or extension_of(data)
-        found[role] = _Original(place, extension, data, _image(data, place.where, recipe, role))
+        image = _image(data, place.where, recipe, role)
+        found[role] = Original(place.where, extension, data, image)
     large, small = found.get("hr.") or found[""], found.get("lr.")
     if small is not None and recipe.scale is not None:
         problem = misfit(_size(large.image), _size(small.image), recipe.scale)
         if problem:
             fault = f"does not fit scale {recipe.scale:g}: {problem}"
-            raise Refusal("sizes of the pair", f"{large.place.where}: the pair {fault}")
+            raise Refusal("sizes of the pair", f"{large.where}: the pair {fault}")
     yield from found.items()
 
 
@@ -511,7 +488,7 @@ def _others(
         del others[suffix]
     for field in {"txt", "json"} & roles.members.keys():
         others[field] = others.pop(roles.members[field])
-    where = next(iter(entry.members.values())).where
+    where = entry.where
     if recipe.captions is not None:
         caption = _caption(_json(others, where), recipe.captions, where)
         others.pop("txt", None)
@@ -544,7 +521,7 @@ def _caption(content: Any, key: str, where: str) -> str | None:
 
 # ------------------------------------------------------------------------------------------- output
 def _samples(
-    key: str, originals: dict[str, _Original], others: Members, recipe: Recipe, notes: list[str]
+    key: str, originals: dict[str, Original], others: Members, recipe: Recipe, notes: list[str]
 ) -> Iterator[tuple[str, Members]]:
     hr = "hr." if "hr." in originals else ""
     image = originals[hr].image
@@ -552,13 +529,11 @@ def _samples(
     if min(size) < recipe.min_side:
         raise Refusal(
             "too small",
-            f"{originals[hr].place.where}: {size[0]}x{size[1]}; --min-side is {recipe.min_side}",
+            f"{originals[hr].where}: {size[0]}x{size[1]}; --min-side is {recipe.min_side}",
         )
     shrunk = size != _size(image)
     if shrunk and "lr." in originals:
-        raise Refusal(
-            "cannot be shrunk", f"{originals[hr].place.where}: its LR would no longer fit"
-        )
+        raise Refusal("cannot be shrunk", f"{originals[hr].where}: its LR would no longer fit")
     if recipe.crop is None and not shrunk:
         yield key, _encoded(originals, None, others, recipe, notes)
         return
@@ -575,12 +550,12 @@ def _samples(
         yield f"{key}_s{number:03d}", _encoded(originals, cut, others, recipe, done)
 
 
-def _check_cut(original: _Original, others: Members) -> None:
+def _check_cut(original: Original, others: Members) -> None:
     further = roles_of(tuple(others)).unused
     if further:
         raise Refusal(
             "further images",
-            f"{original.place.where}: its sample has another image {further[0]}, which may or may "
+            f"{original.where}: its sample has another image {further[0]}, which may or may "
             "not need the same cut: pack it whole, or without that member",
         )
 
@@ -590,34 +565,30 @@ def _planes(image: DecodedImage) -> Planes:
 
 
 def _squares(
-    whole: dict[str, Planes], original: _Original, recipe: Recipe, crop: int
+    whole: dict[str, Planes], original: Original, recipe: Recipe, crop: int
 ) -> Iterator[dict[str, Planes]]:
-    unit = _whole_scale(original, recipe, crop) if "lr." in whole else 1
+    unit = _whole_scale(original, recipe) if "lr." in whole else 1
     factors = {role: 1 if role == "lr." else unit for role in whole}
     grid = Grid(crop // unit, recipe.step // unit, recipe.thresh / unit)
     height, width = next(planes for role, planes in whole.items() if role != "lr.")[0].shape[:2]
     # Limited by the LR, too: HR may have some pixels more.
     if min(height, width) < crop or min(min(p[0].shape[:2]) for p in whole.values()) < grid.size:
-        raise Refusal("too small", f"{original.place.where}: {width}x{height}; --crop is {crop}")
+        raise Refusal("too small", f"{original.where}: {width}x{height}; --crop is {crop}")
     yield from squares(whole, factors, grid)
 
 
-def _whole_scale(original: _Original, recipe: Recipe, crop: int) -> int:
+def _whole_scale(original: Original, recipe: Recipe) -> int:
     scale = recipe.scale
     if scale is None or scale != round(scale):
         raise Refusal(
             "no scale",
-            f"{original.place.where}: has an LR; to cut it, --scale must be a whole number",
+            f"{original.where}: has an LR; to cut it, --scale must be a whole number",
         )
-    unit = round(scale)
-    for name, value in (("--crop", crop), ("--step", recipe.step)):
-        if value % unit:
-            raise Refusal("no scale", f"{name} is {value}, not a multiple of the scale {unit}")
-    return unit
+    return round(scale)
 
 
 def _encoded(
-    originals: dict[str, _Original],
+    originals: dict[str, Original],
     changed: dict[str, Planes] | None,
     others: Members,
     recipe: Recipe,
@@ -629,18 +600,10 @@ def _encoded(
     for role, original in originals.items():
         kept_offsets = companions.pop(f"{role}rst", None)
         planes = None if changed is None else changed[role]
-        made = encode(
-            Job(
-                where=original.place.where,
-                extension=original.extension,
-                data=original.data,
-                planes=planes,
-                image=original.image,
-                lossless=role == "lr.",
-            ),
-            recipe.encoding,
-            recipe.restart_markers and role != "lr.",
-        )
+        how, markers = recipe.encoding, recipe.restart_markers
+        if role == "lr.":  # without loss
+            how, markers = KEEP if how.kind == "jpeg" else how, False
+        made = encode(original, planes, how, markers)
         notes += made.notes
         members[f"{role}{made.extension}"] = made.data
         offsets = (

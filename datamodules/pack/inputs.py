@@ -7,7 +7,7 @@ import io
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -17,7 +17,6 @@ from datamodules.files.pairs import match, mixed
 from datamodules.files.paths import braced, images_of
 from datamodules.files.roles import SUFFIXES, roles_of, texts_beside
 from datamodules.pack.places import Entry, File, Place, Refused, TarMember
-from datamodules.pack.web import Fetch, Rows, is_table, is_url_list
 from datamodules.parts import sized
 from datamodules.shards.index import METADATA, build_index, same_key_in_tars, split_name
 from files.paths import (
@@ -32,8 +31,7 @@ from files.paths import (
     read_text,
 )
 
-DATA, META = "data.mdb", "meta_info.txt"
-LINE = re.compile(r"(?P<key>.+?)\.(?P<extension>\w+)\s+\(\d+,\s*\d+,\s*\d+\)\s+\d+")
+DATA = "data.mdb"
 
 
 class Record(NamedTuple):
@@ -51,7 +49,6 @@ class Record(NamedTuple):
         """Return the value.
 
         Raises:
-            FileNotFoundError: If the database has no such key.
             OSError: If the database is damaged.
         """
         import lmdb
@@ -61,8 +58,6 @@ class Record(NamedTuple):
                 data = transaction.get(self.key)
         except lmdb.Error as error:
             raise OSError(f"{self.where}: {error}") from error
-        if data is None:
-            raise FileNotFoundError(f"{self.where}: {META} has it, but the database does not")
         return bytes(data)
 
 
@@ -73,27 +68,11 @@ def is_lmdb(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() in (".lmdb", ".mdb")
 
 
-def list_records(path: Path) -> Iterator[tuple[str | None, str, Record]]:
-    """Iterate over the images of an LMDB, in the order of its ``meta_info.txt`` or of its keys.
-
-    Args:
-        path: Its folder, or its file.
-
-    Yields:
-        The key without an extension (None if it is not UTF-8), the extension if known, and the
-        record.
-
-    Raises:
-        ValueError: If it cannot be opened, is truncated or empty, or its ``meta_info.txt`` is
-            broken, or the package ``lmdb`` is missing.
-    """
+def _from_lmdb(path: Path, refused: list[Refused]) -> Iterator[tuple[str, Member]]:
+    """Yield the images of an LMDB in the order of its keys."""
     if path.name == DATA:
         path = path.parent
     environment = _environment(path)
-    meta = path / META
-    if path.is_dir() and meta.is_file():
-        yield from _from_meta(meta, str(path))
-        return
     import lmdb
 
     try:
@@ -103,29 +82,15 @@ def list_records(path: Path) -> Iterator[tuple[str | None, str, Record]]:
                 try:
                     name = record.key.decode()
                 except UnicodeDecodeError:
-                    yield None, "", record
+                    message = f"{record.where}: its key is not UTF-8 text"
+                    refused.append(Refused(repr(record.key), record.where, "unsafe name", message))
                     continue
                 if not METADATA.match(name):  # __len__, __keys__
                     stem, dot, extension = name.rpartition(".")
                     known = dot and f".{extension.lower()}" in IMAGE_EXTENSIONS
-                    yield (stem, extension.lower(), record) if known else (name, "", record)
+                    yield (stem, (extension.lower(), record)) if known else (name, ("", record))
     except lmdb.Error as error:
         raise ValueError(_broken(path, error)) from error
-
-
-def _from_meta(meta: Path, path: str) -> Iterator[tuple[str, str, Record]]:
-    try:
-        lines = read_text(meta).rstrip("\n").split("\n")
-    except ValueError as error:
-        raise ValueError(f"{meta} is not UTF-8 text: {error}") from error
-    for number, line in enumerate(lines, start=1):
-        match = LINE.fullmatch(line.strip())
-        if match is None or f".{match['extension'].lower()}" not in IMAGE_EXTENSIONS:
-            raise ValueError(
-                f"{meta}, line {number}: {line!r}; expected a line of BasicSR such as "
-                "'0001_s001.png (480,480,3) 1'. Move the file away to take all keys of the database"
-            )
-        yield match["key"], match["extension"].lower(), Record(path, match["key"].encode())
 
 
 def _environment(path: Path) -> Any:
@@ -183,19 +148,19 @@ log = logging.getLogger(__name__)
 EXPECTED = ", ".join(sorted(SUFFIXES))
 REMOTE = re.compile(r"(pipe:|[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
 SIZED = re.compile(r"(.+?)\s+\(\d+(?:\s*,\s*\d+){1,2}\)(?:\s+\d+)?")  # BasicSR's meta_info
+TABLES = (".csv", ".tsv", ".parquet")
+DOWNLOAD = "img2dataset downloads the images of one into shards (docs/shards.md, 'From the web')"
 TEXT = 4096  # bytes of a list that are checked before it is read
 
 
 class Inputs(NamedTuple):
     """The inputs in the order of packing, and those that were refused by name."""
 
-    entries: Sequence[Entry]
+    entries: list[Entry]
     refused: list[Refused]
 
     def digest(self) -> str:
-        """Return the hash of the keys and of their members' places and sizes, or of the list."""
-        if isinstance(self.entries, Rows):
-            return self.entries.digest()
+        """Return the hash of the keys and of their members' places and sizes."""
         whole = hashlib.blake2b(digest_size=16)
         for entry in self.entries:
             names = [entry.key, *(f"{suffix}={_sized(p)}" for suffix, p in entry.members.items())]
@@ -209,12 +174,6 @@ def _sized(place: Place) -> str:
     return sized(place.path) if isinstance(place, File) else place.where
 
 
-def pair_of(entry: Entry) -> list[Place]:
-    """Return the places of HR and LR; empty for an input without LR."""
-    roles = roles_of(tuple(entry.members)).members
-    return [entry.members[roles[name]] for name in ("hr", "lr")] if "lr" in roles else []
-
-
 def find_inputs(
     source: str,
     lr: str | None = None,
@@ -222,8 +181,6 @@ def find_inputs(
     shard_in_key: bool = False,
     root: str | None = None,
     sidecars: bool = True,
-    columns: tuple[str, str | None] = ("url", None),
-    fetch: Fetch | None = None,
 ) -> Inputs:
     """List what to pack. Only names and sizes are read.
 
@@ -234,8 +191,6 @@ def find_inputs(
         shard_in_key: Prefix keys with their tar's name.
         root: Folder to which the paths in a text file are relative; its own folder by default.
         sidecars: Whether the text and JSON beside an image file belong to it.
-        columns: In a table of addresses, their column, and that of the captions.
-        fetch: How addresses are fetched.
 
     Raises:
         ValueError: If there are no images, they cannot be read, keys are not unique, or HR and LR
@@ -244,11 +199,8 @@ def find_inputs(
     for one in (source, lr or ""):
         if REMOTE.match(one) and not os.path.lexists(one):
             raise ValueError(f"{one} is remote: download it first, and pack the files")
-    if kind_of(source) == ADDRESSES:
-        path = Path(expand_path(source, "SOURCE"))
-        if lr is not None:
-            raise ValueError(f"SOURCE {source!r} is a list of addresses, which have no --lr")
-        return Inputs(Rows(path, *columns, fetch or Fetch()), [])
+        if is_table(one):
+            raise ValueError(f"{one} is a table: {DOWNLOAD}")
     refused: list[Refused] = []
     if lr is None:
         entries = _entries_of(Source(source, root), refused, shard_in_key)
@@ -274,24 +226,6 @@ def _with_texts(entries: list[Entry]) -> Iterator[Entry]:
     for entry, texts in zip(entries, beside, strict=True):
         found = {suffix: File(path) for suffix, path in texts.items()}
         yield Entry(entry.key, {**entry.members, **found})
-
-
-TARS, ADDRESSES, LIST = "tars", "a list of addresses", "a list of paths"
-LMDB, IMAGES = "an LMDB", "a folder or a pattern"
-
-
-def kind_of(source: str) -> str:
-    """Return the kind of an existing source: ``TARS``, ``ADDRESSES``, and so on."""
-    path = Path(expand_path(source, "SOURCE"))
-    if is_table(path):
-        return ADDRESSES
-    if is_tars(source):
-        return TARS
-    if is_lmdb(path):
-        return LMDB
-    if not _is_list(path):
-        return IMAGES
-    return ADDRESSES if is_url_list(path) else LIST
 
 
 Member = tuple[str, Place]  # extension, or "" if only its bytes show it; place
@@ -323,6 +257,11 @@ def _entries_of(source: Source, refused: list[Refused], shard_in_key: bool) -> l
         return entries
     images = _images_of(source, "SOURCE", refused)
     return [Entry(key, {extension: place}) for key, (extension, place) in images.items()]
+
+
+def is_table(source: str) -> bool:
+    """Return whether a source is a CSV or parquet file, as img2dataset reads them."""
+    return source.lower().endswith(TABLES) and os.path.isfile(source)
 
 
 def _is_list(path: Path) -> bool:
@@ -387,9 +326,12 @@ def _from_list(path: Path, source: Source, what: str, refused: list[Refused]) ->
     Real-ESRGAN (``gt/a.png, lq/a.png``); all lines are of one kind.
     """
     folder = path.parent if source.root is None else Path(expand_path(source.root, "--root"))
-    read = [_line(text, folder, f"{path}, line {n}") for n, text in _lines(path, what, folder)]
-    if not read:
+    texts = list(_lines(path, what, folder))
+    if not texts:
         raise ValueError(f"{what} {str(path)!r} is an empty list; expected one path per line")
+    if REMOTE.match(texts[0][1]):
+        raise ValueError(f"{what} {str(path)!r} is a list of addresses: {DOWNLOAD}")
+    read = [_line(text, folder, f"{path}, line {n}") for n, text in texts]
     lines = [line for line in read if isinstance(line, Line)]
     refused += [line for line in read if isinstance(line, Refused)]
     root = Path(os.path.abspath(folder))
@@ -462,16 +404,6 @@ def _lines(path: Path, what: str, folder: Path) -> Iterator[tuple[int, str]]:
     for number, line in lines:
         if line and not (line.startswith("#") and not (folder / line).is_file()):
             yield number, line
-
-
-# --------------------------------------------------------------------------------------- of an LMDB
-def _from_lmdb(path: Path, refused: list[Refused]) -> Iterator[tuple[str, Member]]:
-    for key, extension, record in list_records(path):
-        if key is None:
-            message = f"{record.where}: its key is not UTF-8 text"
-            refused.append(Refused(repr(record.key), record.where, "unsafe name", message))
-        else:
-            yield key, (extension, record)
 
 
 # ------------------------------------------------------------------------------------------ of tars
@@ -549,11 +481,11 @@ def _readable(entries: list[Entry], refused: list[Refused], source: str) -> list
         try:
             found.append((entry, roles_of(tuple(entry.members)).members))
         except ValueError as error:
-            refused.append(_refused(entry, "unclear roles", f"{_where(entry)}: {error}"))
+            refused.append(_refused(entry, "unclear roles", f"{entry.where}: {error}"))
     if any("lr" in roles for _, roles in found):
         message = "it has no LR, but others do: training needs one for all images, or for none"
         lacking = [entry for entry, roles in found if "hr" in roles and "lr" not in roles]
-        refused += [_refused(one, "no LR", f"{_where(one)}: {message}") for one in lacking]
+        refused += [_refused(one, "no LR", f"{one.where}: {message}") for one in lacking]
         found = [(entry, roles) for entry, roles in found if "lr" in roles or "hr" not in roles]
     images = [(entry, entry.members[roles["hr"]]) for entry, roles in found if "hr" in roles]
     problem = mixed(
@@ -565,12 +497,8 @@ def _readable(entries: list[Entry], refused: list[Refused], source: str) -> list
     return [entry for entry, _ in found]
 
 
-def _where(entry: Entry) -> str:
-    return next(iter(entry.members.values())).where
-
-
 def _refused(entry: Entry, reason: str, message: str) -> Refused:
-    names = (entry.key, _where(entry), reason, message)
+    names = (entry.key, entry.where, reason, message)
     return Refused(*map(_printable, names))
 
 

@@ -1,36 +1,27 @@
-"""Join the parts of a packing into one set of shards: ``--finish``.
+"""Join blocks into one set of shards; ``--finish`` joins those of all parts.
 
-The result is that of one process, byte for byte. Shards are only renamed, except in blocks with
-images that equal those of an earlier block: these images are left out, so their shards are written
-again, from the shards. A stopped command continues.
+The result is the same for any number of parts, byte for byte. Shards are only renamed, except in
+blocks with images that equal those of an earlier block: these images are left out, so their shards
+are written again, from the shards. A stopped command continues.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
-from itertools import groupby
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from datamodules.pack.duplicates import Duplicate, find_duplicates
 from datamodules.pack.images import Members, Outcome
 from datamodules.pack.inputs import Inputs
-from datamodules.pack.journal import Journal, Stage, read_journal
-from datamodules.pack.options import (
-    Settings,
-    arguments_of,
-    inputs_of,
-    job_of,
-    parse,
-    settings_of,
-)
-from datamodules.pack.packing import LOST, Packing, Progress, begin, differences, writing
-from datamodules.pack.parts import Blocks
-from datamodules.pack.report import Summary, write_report
+from datamodules.pack.journal import Journal, Stage, is_done, read_journal
+from datamodules.pack.options import Settings, arguments_of, inputs_of, job_of, parse, settings_of
+from datamodules.pack.packing import LOST, differences
+from datamodules.pack.parts import Blocks, begin, write_block
+from datamodules.pack.report import Report, write_report
 from datamodules.parts import check_whole, read_about
 from datamodules.shards.index import index_places, read_index
-from datamodules.shards.writer import ShardWriter
 from files.owned import (
     NotOursError,
     put_in_place,
@@ -43,7 +34,7 @@ from files.owned import (
 log = logging.getLogger(__name__)
 
 
-def finish(out: Path, name: str) -> Summary:
+def finish(out: Path, name: str) -> Report:
     """Join all parts of a folder, and write their report.
 
     Args:
@@ -54,54 +45,65 @@ def finish(out: Path, name: str) -> Summary:
         ValueError: If parts are missing, or other shards are there.
         OSError: If the shards cannot be written.
     """
-    at = out / f"{name}.parts"
-    path = out / f"{name}.journal.jsonl"
-    about = read_about(Blocks(out, name, 0, 1, "").about, "OUT or --name") or {
-        "job": read_journal(path)[0],
-        "parts": 1,
-    }
+    blocks = Blocks(out, name, 0, 1, "")
+    then, stages = read_journal(blocks.joined)
+    about = read_about(blocks.about, "OUT or --name") or {"job": then, "parts": 1}
     job = about["job"]
     if not job:
-        raise ValueError(f"{at} has no parts: pack SOURCE {out} --part 1/N to N/N makes them")
+        raise ValueError(
+            f"{blocks.folder} has no parts: pack SOURCE {out} --part 1/N to N/N makes them"
+        )
     options = parse(arguments_of(job["options"], str(out)))
     settings = settings_of(options)
-    blocks = Blocks.of(job, out, name, settings.samples)
-    with Journal(path) as journal:
+    if not is_done(stages):
+        blocks = Blocks.of(job, out, name, settings.samples)
+        # Of the block that an earlier command was joining, some shards have their final place.
+        joined = blocks.joined_until()
+        begun = joined[0] // blocks.size if then else None
+        missing = (
+            block
+            for block in range(len(blocks))
+            if not (blocks.stages(block) if block == begun else blocks.is_whole(block, joined))
+        )
+        command = ["pack", *arguments_of(job["options"], str(out))]
+        check_whole(missing, len(blocks), about["parts"], command)
+    inputs = inputs_of(options)
+    if found := differences(job, job_of(options, inputs)):
+        raise ValueError(f"{blocks.folder} was made of other inputs: {'; '.join(found)}")
+    return join(job, inputs, out, settings)
+
+
+def join(job: dict[str, Any], inputs: Inputs, out: Path, settings: Settings) -> Report:
+    """Join all blocks, and write their report.
+
+    Args:
+        job: What the shards depend on.
+        inputs: All inputs.
+        out: Folder of the finished shards.
+        settings: Settings of the command that made the blocks.
+
+    Raises:
+        ValueError: If other shards are there, or a block is missing.
+        OSError: If the shards cannot be written.
+    """
+    blocks = Blocks.of(job, out, settings.name, settings.samples)
+    begin(blocks, job, overwrite=False)
+    with Journal(blocks.joined) as journal:
         if not journal.done:
-            _check_parts(blocks, about["parts"], job["options"], journal)
-        inputs = inputs_of(options)
-        if found := differences(job, job_of(options, inputs)):
-            raise ValueError(f"{at} was made of other inputs: {'; '.join(found)}")
-        begin(journal, job, out, name, overwrite=False)
-        if journal.done:
-            log.info("the parts were joined already")
-        else:
             _Joining(journal, blocks, inputs, settings).run()
-        summary = write_report(journal, inputs, out, name)
-    remove_leftovers(at, blocks.known)
+        report = write_report(journal, inputs, out, settings.name)
+    remove_blocks(blocks)
+    return report
+
+
+def remove_blocks(blocks: Blocks) -> None:
+    """Remove the folder of blocks that were joined; it stays if there are files of the user."""
+    remove_leftovers(blocks.folder, blocks.known)
     try:
-        if at.exists():
-            remove_folder(at, blocks.known)
+        if blocks.folder.exists():
+            remove_folder(blocks.folder, blocks.known)
     except NotOursError as error:
-        log.warning("%s stays: %s", at, error)
-    return summary
-
-
-def _check_parts(
-    blocks: Blocks, parts: int, described: dict[str, object], journal: Journal
-) -> None:
-    last = journal.finished[-1].next if journal.finished else (0, 0)
-    # Of the block that an earlier command was joining, some shards have their final place.
-    begun = last[0] // blocks.size if journal.job else None
-    missing = (
-        block
-        for block in range(len(blocks))
-        if not (blocks.stages(block) if block == begun else blocks.is_whole(block, last))
-    )
-    check_whole(
-        *(missing, len(blocks), parts),
-        lambda: ["pack", *arguments_of(described, str(blocks.out))],
-    )
+        log.warning("%s stays: %s", blocks.folder, error)
 
 
 class Adopting:
@@ -140,8 +142,7 @@ class Adopting:
         self.stage.kept += stage.kept
         self.stage.refused += stage.refused
         for what, numbers in stage.notes.items():
-            if what != LOST:
-                self.stage.notes.setdefault(what, []).extend(numbers)
+            self.stage.notes.setdefault(what, []).extend(numbers)
 
     def adopt(self, stage: Stage) -> None:
         """Give a shard its final name."""
@@ -180,8 +181,9 @@ class _Joining(Adopting):
         self, journal: Journal, blocks: Blocks, inputs: Inputs, settings: Settings
     ) -> None:
         super().__init__(journal, blocks)
-        self.inputs, self.settings, self.keep = inputs, settings, settings.keep_duplicates
-        self.equal: dict[int, Duplicate] = {}  # of the block
+        self.inputs, self.settings = inputs, settings
+        self.first: dict[str, int] = {}  # by hash of the images
+        self.captions: dict[int, str] = {}  # hashes, of the first inputs
 
     def run(self) -> None:
         """Join them all.
@@ -189,82 +191,53 @@ class _Joining(Adopting):
         Raises:
             ValueError: If a shard is missing, or cannot be written.
         """
-        count = self.blocks.count
         try:
-            with Progress(count) as progress:
-                duplicates = _by_block(
-                    find_duplicates(self._hashes(), count, self.blocks.folder), self.blocks.size
-                )
-                due = next(duplicates, None)
-                for block in range(len(self.blocks)):
-                    self.equal = {}
-                    if due is not None and due[0] == block:
-                        self.equal, due = due[1], next(duplicates, None)
-                    self._join_block(block)
-                    progress.step(len(self.blocks.numbers(block)))
+            for block in range(len(self.blocks)):
+                self._join_block(block)
+            self.end()
         except OSError as error:
             raise ValueError(
                 f"cannot write to {self.blocks.out}: {error.strerror or error}. Make room, or fix "
                 "it otherwise, and give the same command to go on"
             ) from error
-        self.end()
-
-    def _hashes(self) -> Iterator[tuple[int, str]]:
-        for block in range(len(self.blocks)):
-            for stage in self.blocks.done(block):
-                yield from stage.kept
-                if not self.keep:
-                    yield from ((number, digest) for number, _, digest in stage.duplicates)
 
     def _join_block(self, block: int) -> None:
         stages = self.blocks.done(block)
         kept = {number for stage in stages for number, _ in stage.kept}
-        if self.equal.keys() & kept and not self.keep:
-            self._write_again(block, stages)
+        for number, digest in _hashes(stages):
+            image, _, caption = digest.partition(":")
+            if self.first.setdefault(image, number) == number:
+                self.captions[number] = caption
+                kept.discard(number)
+        if kept and not self.settings.keep_duplicates:
+            self.join(self._written_again(block, stages))
+            for stage in stages:
+                if stage.shard:
+                    _remove(self.blocks.folder / stage.shard)
         else:
             self.join(stages)
 
     def note(self, stage: Stage) -> None:
         """As for any shard; the first of equal images may be in an earlier block."""
         super().note(stage)
-        equal = self.equal
-        hashes = {**dict(stage.kept), **{number: h for number, _, h in stage.duplicates}}
-        found = [(n, equal[n].first, hashes[n]) for n in sorted(equal.keys() & hashes.keys())]
-        self.stage.duplicates += found
-        for number, _, digest in found if not self.keep else ():
-            if equal[number].differs and ":" in digest:
+        for number, digest in _hashes([stage]):
+            image, _, caption = digest.partition(":")
+            first = self.first[image]
+            if first == number:
+                continue
+            self.stage.duplicates.append((number, first, digest))
+            if caption not in ("", self.captions[first]) and not self.settings.keep_duplicates:
                 self.stage.note(LOST, number)
 
     # ------------------------------------------------------------------------------- written again
-    def _write_again(self, block: int, stages: list[Stage]) -> None:
+    def _written_again(self, block: int, stages: list[Stage]) -> list[Stage]:
         """Write the shards of a block without images that equal those of earlier blocks."""
-        blocks, stop = self.blocks, (self.blocks.numbers(block).stop, 0)
-        before = [stage for stage in self.had[self.number :] if stage.next <= stop]
-        self.number += len(before)
-        if before:
-            self.stage = Stage()
-        if not before or before[-1].next != stop:
-            writer = ShardWriter(
-                *(blocks.out, blocks.name, self.settings.samples, self.settings.size, self.number)
-            )
-            packing = Packing(
-                self.journal,
-                writer,
-                self.inputs.entries,
-                self.settings,
-                stop[0],
-                _Found(self.equal),
-            )
-            packing.stage = self.stage
-            with writing(blocks.out, writer):
-                for number, outcome in self._outcomes(stages):
-                    if (number + 1, 0) > packing.next:
-                        packing.take(number, outcome)
-                packing.flush()
-            self.number, self.stage = writer.number, packing.stage
-        for stage in stages:
-            if stage.shard:
-                _remove(blocks.folder / stage.shard)
+        path = self.blocks.folder / f"{self.blocks.again_name(block)}.journal.jsonl"
+        with Journal(path) as journal:
+            if not journal.done:
+                outcomes = self._outcomes(stages)
+                write_block(self.blocks, block, journal, outcomes, self.settings, self.first)
+            return journal.stages
 
     def _outcomes(self, stages: list[Stage]) -> Iterator[tuple[int, Outcome]]:
         """Yield what happened to each input of a block, in order, with its samples."""
@@ -272,15 +245,14 @@ class _Joining(Adopting):
         notes: dict[int, list[str]] = {}
         for stage in stages:
             for what, numbers in stage.notes.items():
-                for number in numbers if what != LOST else ():
+                for number in numbers:
                     notes.setdefault(number, []).append(what)
         for stage in stages:
             for number, reason, message in stage.refused:
                 found[number] = Outcome([], reason=reason, message=message)
-            hashes = [*((n, digest) for n, _, digest in stage.duplicates), *stage.kept]
-            for number, digest in hashes:
-                image, _, caption = digest.partition(":")
-                found[number] = Outcome([], image, caption, notes=tuple(notes.get(number, ())))
+        for number, digest in _hashes(stages):
+            image, _, caption = digest.partition(":")
+            found[number] = Outcome([], image, caption, notes=tuple(notes.get(number, ())))
         kept = {number for stage in stages for number, _ in stage.kept}
         samples = self._samples(stages, sorted(kept))
         for number in sorted(found):
@@ -318,25 +290,12 @@ class _Joining(Adopting):
                     yield key, content
 
 
-class _Found:
-    """The first inputs, by what was found on the disk."""
-
-    def __init__(self, equal: dict[int, Duplicate]) -> None:
-        self.equal = equal
-
-    def first(self, number: int, outcome: Outcome) -> tuple[int, bool]:
-        found = self.equal.get(number)
-        return (number, False) if found is None else (found.first, found.differs)
-
-    def has(self, outcome: Outcome) -> bool:
-        return True
-
-
-def _by_block(
-    duplicates: Iterable[Duplicate], size: int
-) -> Iterator[tuple[int, dict[int, Duplicate]]]:
-    for block, found in groupby(duplicates, key=lambda duplicate: duplicate.number // size):
-        yield block, {duplicate.number: duplicate for duplicate in found}
+def _hashes(stages: list[Stage]) -> list[tuple[int, str]]:
+    """Return number and hash of all inputs that were not refused, in their order."""
+    later = [(number, digest) for stage in stages for number, _, digest in stage.duplicates]
+    return sorted(
+        [*later, *((number, digest) for stage in stages for number, digest in stage.kept)]
+    )
 
 
 def _remove(shard: Path) -> None:

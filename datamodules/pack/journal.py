@@ -8,6 +8,7 @@ since the previous shard. The last line marks the end.
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import logging
 import os
@@ -20,12 +21,8 @@ from typing import IO, Any
 from datamodules.shards.writer import ShardWriter, find_shards
 from files.owned import remove_file
 
-try:
-    import fcntl
-except ImportError:  # on Windows
-    fcntl = None  # type: ignore[assignment]
 log = logging.getLogger(__name__)
-VERSION = 1
+VERSION = 2
 BEGINNING = b'{"journal":'  # of the first line
 
 
@@ -74,11 +71,6 @@ class Stage:
         self.shard, self.size, self.checksum = path.name, path.stat().st_size, writer.checksum
         return self
 
-    @property
-    def short(self) -> Stage:
-        """Return the stage without its inputs."""
-        return Stage(self.next, self.shard, self.size, self.samples, self.checksum)
-
 
 class Journal:
     """The journal's file, open for one process.
@@ -101,7 +93,7 @@ class Journal:
                 break
             self._file.close()
         self.job: dict[str, Any] = {}
-        self._short: list[Stage] = []  # millions of inputs would not fit into memory
+        self.stages: list[Stage] = []
         self._read()
 
     def __enter__(self) -> Journal:
@@ -122,17 +114,12 @@ class Journal:
     @property
     def done(self) -> bool:
         """Whether everything is packed."""
-        return bool(self._short) and not self._short[-1].shard
+        return is_done(self.stages)
 
     @property
     def finished(self) -> list[Stage]:
-        """The stages that ended with a shard, without their inputs."""
-        return [stage for stage in self._short if stage.shard]
-
-    @property
-    def stages(self) -> Iterator[Stage]:
-        """All stages with their inputs, read from the file one by one."""
-        return read_journal(self.path)[1]
+        """The stages that ended with a shard."""
+        return [stage for stage in self.stages if stage.shard]
 
     def begin(self, job: dict[str, Any]) -> None:
         """Clear the journal, and write its first line.
@@ -141,13 +128,13 @@ class Journal:
             job: Inputs and options, in types that JSON keeps.
         """
         self._file.truncate(0)
-        self.job, self._short = job, []
+        self.job, self.stages = job, []
         self._write({"journal": VERSION, "job": job})
 
     def append(self, stage: Stage) -> None:
         """Append a stage; it is on the disk when this returns."""
         self._write(vars(stage))
-        self._short.append(stage.short)
+        self.stages.append(stage)
 
     def _write(self, content: dict[str, Any]) -> None:
         self._file.write(json.dumps(content, separators=(",", ":")).encode() + b"\n")
@@ -155,8 +142,6 @@ class Journal:
         os.fsync(self._file.fileno())
 
     def _lock(self) -> None:
-        if fcntl is None:
-            return
         try:
             fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -187,29 +172,27 @@ class Journal:
             return
         self.job, good = job, len(first)
         for length, stage in _stages(self._file):
-            self._short.append(stage.short)
+            self.stages.append(stage)
             good += length
         self._file.truncate(good)
 
 
-def read_journal(path: Path) -> tuple[dict[str, Any], Iterator[Stage]]:
+def is_done(stages: list[Stage]) -> bool:
+    """Return whether a journal with these stages has its last line."""
+    return bool(stages) and not stages[-1].shard
+
+
+def read_journal(path: Path) -> tuple[dict[str, Any], list[Stage]]:
     """Return job and stages of a journal that another process may be writing.
 
     Args:
         path: Its path; a missing one is empty.
     """
     if not path.is_file():
-        return {}, iter(())
+        return {}, []
     with path.open("rb") as file:
         job = _job(file.readline())
-    return job or {}, _stages_of(path) if job is not None else iter(())
-
-
-def _stages_of(path: Path) -> Iterator[Stage]:
-    with path.open("rb") as file:
-        file.readline()
-        for _, stage in _stages(file):
-            yield stage
+        return job or {}, [] if job is None else [stage for _, stage in _stages(file)]
 
 
 def _job(line: bytes) -> dict[str, Any] | None:
@@ -236,29 +219,10 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 def _stage(content: dict[str, Any]) -> Stage | None:
     try:
-        first, second = content["next"]
-        return Stage(
-            next=(first, second),
-            shard=content["shard"],
-            size=content["size"],
-            samples=content["samples"],
-            checksum=content.get("checksum", ""),
-            kept=[(number, digest) for number, digest in content["kept"]],
-            refused=[(number, reason, message) for number, reason, message in content["refused"]],
-            duplicates=[(one[0], one[1], (*one, "")[2]) for one in content["duplicates"]],
-            # A journal of 0.1.0 has counts.
-            notes={
-                what: [-1] * numbers if isinstance(numbers, int) else list(numbers)
-                for what, numbers in content["notes"].items()
-            },
-        )
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        first, second = content.pop("next")
+        return Stage((first, second), **content)
+    except (KeyError, TypeError, ValueError):
         return None
-
-
-def counted(number: int, what: str) -> str:
-    """Return ``1 shard`` or ``2 shards``."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def own_shards(out: Path, name: str, journal: Journal, others: Sequence[Path]) -> list[Path]:

@@ -13,25 +13,12 @@ from typing import Any, NamedTuple
 from datamodules.files.pairs import with_scale
 from datamodules.files.paths import parse_bytes
 from datamodules.pack.images import KEEP, MAX_PIXELS, Recipe, parse_encoding
-from datamodules.pack.inputs import (
-    ADDRESSES,
-    IMAGES,
-    LIST,
-    REMOTE,
-    TARS,
-    Inputs,
-    find_inputs,
-    is_tars,
-    kind_of,
-    pair_of,
-)
-from datamodules.pack.web import Fetch, Rows, is_table
+from datamodules.pack.inputs import REMOTE, Inputs, find_inputs, is_tars
 from datamodules.parts import parse_natural, parse_part, parse_positive
 from datamodules.workers import TIME_LIMIT, usable_cores
 from files.paths import expand_path
 
 ENGINES = ("local", "slurm", "ray")
-BOUNDARIES = "blocks"  # of shards: after so many inputs, a new one begins
 DECIMAL = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 DESCRIPTION = """\
 Pack images into WebDataset shards (tars), each with its index. Every image is decoded once, and
@@ -149,12 +136,11 @@ def _parser() -> argparse.ArgumentParser:
         "source",
         metavar="SOURCE",
         help="a folder (with its subfolders), a pattern of images, a text file with a path on "
-        "each line (also BasicSR's and Real-ESRGAN's meta_info, with sizes or pairs), an LMDB, "
-        "tars: 'old/train-{000..099}.tar', or a text, CSV or parquet file of addresses",
+        "each line (also BasicSR's and Real-ESRGAN's meta_info, with sizes or pairs), an LMDB, or "
+        "tars: 'old/train-{000..099}.tar'",
     )
     made.add_argument("out", metavar="OUT", help="folder to write the shards to")
     _add_inputs(made.add_argument_group("inputs"))
-    _add_addresses(made.add_argument_group("lists of addresses: http(s)://, s3://, gs://"))
     _add_images(made.add_argument_group("processing of an image, in this order"))
     _add_shards(made.add_argument_group("shards"))
     _add_parts(made.add_argument_group("on several machines"))
@@ -180,9 +166,8 @@ def _add_inputs(group: Any) -> None:
     group.add_argument(
         "--captions",
         metavar="KEY",
-        help="take the caption from this key of the JSON beside an image, or from this column of a "
-        "table. By default the text file a.txt is the caption of a.jpg. a.json goes into the shard "
-        "unchanged",
+        help="take the caption from this key of the JSON beside an image. By default the text file "
+        "a.txt is the caption of a.jpg. a.json goes into the shard unchanged",
     )
     group.add_argument(
         "--no-sidecars", action="store_true", help="ignore text and JSON beside images"
@@ -215,54 +200,6 @@ def _add_inputs(group: Any) -> None:
         default=TIME_LIMIT,
         metavar="SECONDS",
         help="refuse images whose decoding takes longer, twice (default: %(default)g)",
-    )
-
-
-def _add_addresses(group: Any) -> None:
-    usual = Fetch()
-    group.add_argument(
-        "--url-column", default="url", metavar="NAME", help="column of a table (default: url)"
-    )
-    group.add_argument(
-        "--max-bytes",
-        type=parse_size,
-        default=usual.max_bytes,
-        metavar="SIZE",
-        help="refuse larger files (default: 100M)",
-    )
-    group.add_argument(
-        "--ignore-robots",
-        action="store_true",
-        help="also take images whose server forbids it by X-Robots-Tag: noai, noindex and so on",
-    )
-    group.add_argument(
-        "--timeout",
-        type=parse_positive,
-        default=round(usual.timeout),
-        metavar="SECONDS",
-        help="limit of one attempt (default: %(default)s)",
-    )
-    group.add_argument(
-        "--retries",
-        type=parse_natural,
-        default=usual.retries,
-        metavar="N",
-        help="further attempts, with growing pauses, if the server fails (default: %(default)s)",
-    )
-    group.add_argument(
-        "--stop-after",
-        type=parse_positive,
-        default=100,
-        metavar="N",
-        help="stop if so many addresses in a row fail at server or network, which then is down; "
-        "the same command goes on (default: %(default)s)",
-    )
-    group.add_argument(
-        "--connections",
-        type=parse_positive,
-        default=16,
-        metavar="N",
-        help="downloads at a time, of each worker (default: %(default)s)",
     )
 
 
@@ -389,8 +326,6 @@ def check(options: argparse.Namespace) -> None:
         )
     if options.lr is not None and options.scale is None:
         raise ValueError("--lr needs --scale, to check the sizes of the pairs")
-    if options.lr is None and options.lr_suffix:
-        raise ValueError("--lr-suffix applies to --lr, which is not given")
     shrunk = options.max_long_side is not None or options.max_short_side is not None
     if options.lr is not None and shrunk:
         raise ValueError(
@@ -398,7 +333,7 @@ def check(options: argparse.Namespace) -> None:
         )
     if options.crop is None and (options.step is not None or options.thresh):
         raise ValueError("--step and --thresh apply to --crop, which is not given")
-    if options.crop is not None and options.lr is not None:
+    if options.crop is not None and options.scale is not None:
         _check_grid(options)
     kind = options.encode.kind
     if options.restart_markers and kind in ("webp", "png"):
@@ -408,75 +343,8 @@ def check(options: argparse.Namespace) -> None:
             "--restart-markers with --crop or a bounded side writes new JPEGs: set their quality, "
             "--encode jpeg:97"
         )
-    for name in ("max_long_side", "max_short_side"):
-        most = getattr(options, name)
-        if most is not None and most < options.min_side:
-            raise ValueError(
-                f"--min-side {options.min_side} refuses what --{name.replace('_', '-')} {most} has "
-                "shrunk: it applies to the result"
-            )
     if options.captions is not None and options.no_sidecars and not is_tars(options.source):
         raise ValueError("--captions reads the JSON beside images: drop --no-sidecars")
-    # Tasks of Ray are workers themselves.
-    if "decode_timeout" in given_of(options) and options.workers == 0 and options.engine != "ray":
-        raise ValueError(
-            "--decode-timeout ends a worker, but --workers is 0: give 1 or more, or drop it"
-        )
-
-
-BESIDE, FETCHED = (IMAGES, LIST), (ADDRESSES,)
-APPLIES = {  # option: to which kinds of SOURCE, and what that is
-    "root": ((LIST,), "the paths in a text file"),
-    "shard_in_key": ((TARS,), "tars"),
-    "captions": ((*BESIDE, TARS, ADDRESSES), "JSON or a column of a table"),
-    "no_sidecars": (BESIDE, "text and JSON beside images"),
-    "url_column": (FETCHED, "a table of addresses"),
-    "max_bytes": (FETCHED, ADDRESSES),
-    "ignore_robots": (FETCHED, ADDRESSES),
-    "timeout": (FETCHED, ADDRESSES),
-    "retries": (FETCHED, ADDRESSES),
-    "stop_after": (FETCHED, ADDRESSES),
-    "connections": (FETCHED, ADDRESSES),
-}
-
-
-def given_of(options: argparse.Namespace) -> set[str]:
-    """Return the names of the options that differ from their defaults."""
-    usual = vars(parse([options.source, options.out]))
-    return {name for name, value in vars(options).items() if value != usual[name]}
-
-
-def check_used(options: argparse.Namespace, inputs: Inputs) -> None:
-    """Check that each given option applies to the inputs, and so has an effect.
-
-    Args:
-        options: The command line.
-        inputs: What it names.
-
-    Raises:
-        ValueError: If one has none.
-    """
-    kinds = [kind_of(source) for source in (options.source, options.lr) if source is not None]
-    given = given_of(options)
-    for name, (to, what) in APPLIES.items():
-        if name in given and not set(to) & set(kinds if name == "root" else kinds[:1]):
-            raise ValueError(
-                f"--{name.replace('_', '-')} applies to {what}, but SOURCE is {kinds[0]}: drop it"
-            )
-    if isinstance(inputs.entries, Rows):
-        plain = not is_table(inputs.entries.path)
-        if plain and ("captions" in given or "url_column" in given):
-            raise ValueError(
-                "--captions and --url-column name columns of a CSV or parquet file, but SOURCE is "
-                "a text file: drop them"
-            )
-    if options.scale is not None and (
-        isinstance(inputs.entries, Rows) or not any(map(pair_of, inputs.entries))
-    ):
-        raise ValueError(
-            "--scale applies to pairs, but SOURCE has no LR images: give theirs as --lr, or drop "
-            "--scale"
-        )
 
 
 def _check_grid(options: argparse.Namespace) -> None:
@@ -524,8 +392,6 @@ class Settings(NamedTuple):
         size: Maximum bytes of a shard, or None.
         keep_duplicates: Whether equal images are kept.
         workers: Number of processes.
-        connections: Downloads at a time, of each process.
-        stop_after: Number of addresses in a row that fail when the network is down.
     """
 
     recipe: Recipe
@@ -534,8 +400,6 @@ class Settings(NamedTuple):
     size: int | None
     keep_duplicates: bool
     workers: int
-    connections: int = 1
-    stop_after: int = 100
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
@@ -547,8 +411,6 @@ def settings_of(options: argparse.Namespace) -> Settings:
         options.shard_size,
         options.keep_duplicates,
         options.workers,
-        options.connections,
-        options.stop_after,
     )
 
 
@@ -558,14 +420,10 @@ def inputs_of(options: argparse.Namespace) -> Inputs:
     Raises:
         ValueError: As ``find_inputs``.
     """
-    fetch = Fetch(options.max_bytes, options.timeout, options.retries, not options.ignore_robots)
-    columns = (options.url_column, options.captions)
     root = None if options.root is None else _absolute(options.root, "--root")
     return find_inputs(
         *(*_sources(options), suffix_of(options), options.shard_in_key, root),
         not options.no_sidecars,
-        columns,
-        fetch,
     )
 
 
@@ -582,18 +440,15 @@ def _absolute(path: str, name: str) -> str:
 # On these the shards do not depend, or `described` names them otherwise.
 ELSEWHERE = (
     *("engine", "finish", "overwrite", "part", "workers", "out", "source", "lr"),
-    *("connections", "decode_timeout", "retries", "stop_after", "timeout"),
+    "decode_timeout",
 )
 
 
 def described(options: argparse.Namespace) -> dict[str, Any]:
     """Return the options that the shards depend on, by their command-line names."""
     names = {name: value for name, value in vars(options).items() if name not in ELSEWHERE}
-    # As in journals from before these options.
-    usual = {"root": None, "url_column": "url", "max_bytes": Fetch().max_bytes}
-    for name, value in {**usual, "ignore_robots": False}.items():
-        if names[name] == value:
-            del names[name]
+    if options.root is None:  # as in journals from before this option
+        del names["root"]
     names["encode"] = str(names["encode"])
     source, lr = _sources(options)
     if options.root is not None:
@@ -607,7 +462,6 @@ def job_of(options: argparse.Namespace, inputs: Inputs) -> dict[str, Any]:
     return {
         "options": described(options),
         "inputs": {"count": len(inputs.entries), "digest": inputs.digest()},
-        "boundaries": BOUNDARIES,
     }
 
 

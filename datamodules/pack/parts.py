@@ -1,8 +1,8 @@
 """Pack a part of the inputs: some of their blocks, each with a journal of its own.
 
-Blocks lie in ``OUT/NAME.parts`` until ``--finish`` joins them. A block is done when its journal
-ends; until then it is packed again from its beginning. Which part packed it is not recorded, so the
-number of parts may change at any time.
+Blocks lie in ``OUT/NAME.parts`` until they are joined. A block is done when its journal ends; until
+then it is packed again from its beginning. Which part packed it is not recorded, so the number of
+parts may change at any time. A command without parts packs part 1 of 1.
 """
 
 from __future__ import annotations
@@ -10,22 +10,24 @@ from __future__ import annotations
 import logging
 import re
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from datamodules.pack.images import Outcome
 from datamodules.pack.inputs import Inputs
-from datamodules.pack.journal import Journal, Stage, read_journal
+from datamodules.pack.journal import Journal, Stage, is_done, own_shards, read_journal
 from datamodules.pack.options import Settings
-from datamodules.pack.packing import Known, Packing, Progress, differences, processed, writing
+from datamodules.pack.packing import Packing, Progress, differences, processed, writing
+from datamodules.pack.report import Files
 from datamodules.parts import blocks_of, digest_of, read_about, write_about
 from datamodules.shards.writer import ShardWriter, find_shards
-from files.owned import UNFINISHED, remove_file
+from files.owned import UNFINISHED, remove_file, remove_folder
 
 log = logging.getLogger(__name__)
+AGAIN = "-again"
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,11 @@ class Blocks:
         return self.out / f"{self.name}.parts"
 
     @property
+    def joined(self) -> Path:
+        """Journal of the finished shards."""
+        return self.out / f"{self.name}.journal.jsonl"
+
+    @property
     def about(self) -> Path:
         """File with what the blocks depend on."""
         return self.folder / "parts.json"
@@ -77,15 +84,18 @@ class Blocks:
         """Return the prefix of a block's shards."""
         return f"{self.name}-{block:06d}"
 
+    def again_name(self, block: int) -> str:
+        """Return the prefix of its shards without what equals an image of an earlier block."""
+        return self.shards_name(block) + AGAIN
+
     def journal(self, block: int) -> Path:
         """Return the path of a block's journal."""
         return self.folder / f"{self.shards_name(block)}.journal.jsonl"
 
     def stages(self, block: int) -> list[Stage] | None:
         """Return the stages of a block that is done, or None."""
-        job, found = read_journal(self.journal(block))
-        stages = list(found) if job == self.job(block) else []
-        return stages if stages and not stages[-1].shard else None
+        job, stages = read_journal(self.journal(block))
+        return stages if job == self.job(block) and is_done(stages) else None
 
     def done(self, block: int) -> list[Stage]:
         """Return the stages of a block.
@@ -105,29 +115,36 @@ class Blocks:
         """Return the first line of a block's journal."""
         return {"block": block, "of": self.digest}
 
+    def joined_until(self) -> tuple[int, int]:
+        """Return the input, and the sample of it, up to which shards were joined already."""
+        stages = read_journal(self.joined)[1]
+        return max((stage.next for stage in stages if stage.shard), default=(0, 0))
+
     def is_whole(self, block: int, joined: tuple[int, int]) -> bool:
-        """Return whether a block is done, with all its shards.
+        """Return whether a block is done, with all its shards that were not joined yet.
 
         Args:
             block: The block.
-            joined: The input, and the sample of it, up to which shards are in ``out`` already.
+            joined: The result of ``joined_until``.
         """
         stages = self.stages(block)
-        if stages is None:
-            return False
-        return joined >= (self.numbers(block).stop, 0) or all(
-            _has(self.folder / stage.shard, stage.size) for stage in stages if stage.shard
+        return stages is not None and all(
+            stage.next <= joined or _has(self.folder / stage.shard, stage.size)
+            for stage in stages
+            if stage.shard
         )
 
     def clear(self, block: int) -> None:
         """Remove the shards of a block."""
-        for path in find_shards(self.folder, self.shards_name(block), parts=True):
-            remove_file(path)
+        for name in (self.shards_name(block), self.again_name(block)):
+            for path in find_shards(self.folder, name, parts=True):
+                remove_file(path)
+        remove_file(self.folder / f"{self.again_name(block)}.journal.jsonl")
 
     def known(self, path: str) -> bool:
         """Return whether a path below the folder is a file of this program."""
         tar = r"-\d{6,}\.tar(\.part|\.idx\.json)?"
-        block = rf"{re.escape(self.name)}-\d{{6,}}(\.journal\.jsonl|{tar})"
+        block = rf"{re.escape(self.name)}-\d{{6,}}({AGAIN})?(\.journal\.jsonl|{tar})"
         ours = path == self.about.name or re.fullmatch(block, path, re.ASCII) is not None
         return ours or UNFINISHED.fullmatch(path) is not None
 
@@ -136,18 +153,63 @@ def _has(path: Path, size: int) -> bool:
     return path.is_file() and path.stat().st_size == size
 
 
-def joined_until(journal: Path) -> tuple[int, int]:
-    """Return the input, and the sample of it, up to which shards were joined already."""
-    last = (0, 0)
-    for stage in read_journal(journal)[1]:
-        last = stage.next if stage.shard else last
-    return last
-
-
 # -------------------------------------------------------------------------------------------- parts
+def begin(blocks: Blocks, job: dict[str, Any], overwrite: bool) -> None:
+    """Begin the journal of the finished shards, or compare with it.
+
+    Args:
+        blocks: The blocks.
+        job: What the shards depend on.
+        overwrite: Whether to remove what an earlier command has made.
+
+    Raises:
+        ValueError: If there are other shards, or a finished one was damaged.
+    """
+    with Journal(blocks.joined) as journal:
+        if not overwrite:
+            is_finished(blocks, job)
+        if journal.job and not overwrite and not differences(journal.job, job):
+            for stage in journal.finished:
+                if not _has(blocks.out / stage.shard, stage.size):
+                    raise ValueError(
+                        f"{blocks.out / stage.shard} was finished but is missing or has another "
+                        "size: restore it, or give --overwrite to start again"
+                    )
+            return
+        files = Files.of(blocks.out, blocks.name)
+        for path in own_shards(blocks.out, blocks.name, journal, [files.report, files.lines]):
+            remove_file(path)
+        if overwrite and blocks.folder.exists():
+            remove_folder(blocks.folder, blocks.known)
+        journal.begin(job)
+
+
+def is_finished(blocks: Blocks, job: dict[str, Any]) -> bool:
+    """Return whether all blocks were joined.
+
+    Raises:
+        ValueError: If shards or parts of another job are there.
+    """
+    then = read_about(blocks.about, "OUT or --name")
+    if found := differences(then["job"], job) if then else []:
+        raise ValueError(
+            f"{blocks.folder} has parts that were made otherwise ({'; '.join(found)}): give the "
+            "options of the other parts, another OUT or --name, or --overwrite without --part"
+        )
+    then, stages = read_journal(blocks.joined)
+    found = differences(then, job) if then else []
+    if (found or not then) and find_shards(blocks.out, blocks.name):
+        how = f" (made otherwise: {'; '.join(found)})" if found else ""
+        raise ValueError(
+            f"{blocks.out} already has shards named {blocks.name}-*.tar{how}: run the same command "
+            "as before to continue, or give another OUT or --name, or --overwrite to replace them"
+        )
+    return is_done(stages) and not found
+
+
 def pack_part(
     part: tuple[int, int], job: dict[str, Any], inputs: Inputs, out: Path, settings: Settings
-) -> None:
+) -> int | None:
     """Pack the blocks of one part that are not done yet.
 
     Args:
@@ -157,24 +219,23 @@ def pack_part(
         out: Folder of the finished shards.
         settings: Settings of the command.
 
+    Returns:
+        The number of inputs that were refused now; None if the part was packed already.
+
     Raises:
         ValueError: If other shards are there, or they cannot be written.
     """
     blocks = Blocks.of(job, out, settings.name, settings.samples)
-    label = f"part {part[0]}/{part[1]}"
     if is_finished(blocks, job):
-        log.info("%s: everything was packed already", label)
-        return
+        return None
     joined = begin_part(blocks, job, part[1])
     mine = blocks.of_part(*part)
     todo = [block for block in mine if not blocks.is_whole(block, joined)]
     if not todo:
-        log.info("%s was packed already", label)
-        return
+        return None
     if len(todo) < len(mine):
-        log.info("%s: continuing with %d of %d blocks", label, len(todo), len(mine))
-    refused = _pack(blocks, todo, joined, inputs, settings)
-    log.info("%s is packed, %d refused; main.py pack --finish joins all parts", label, refused)
+        log.info("continuing with %d of %d blocks", len(todo), len(mine))
+    return _pack(blocks, todo, joined, inputs, settings)
 
 
 def part_of_task(environment: Mapping[str, str]) -> tuple[int, int]:
@@ -201,7 +262,7 @@ def part_of_task(environment: Mapping[str, str]) -> tuple[int, int]:
 
 
 def begin_part(blocks: Blocks, job: dict[str, Any], parts: int) -> tuple[int, int]:
-    """Note what all parts depend on, or compare with it.
+    """Note what all parts depend on.
 
     Args:
         blocks: The blocks.
@@ -212,40 +273,14 @@ def begin_part(blocks: Blocks, job: dict[str, Any], parts: int) -> tuple[int, in
         The input, and the sample of it, up to which shards were joined already.
 
     Raises:
-        ValueError: If earlier parts differ, or parts are being joined.
+        ValueError: If parts are being joined.
     """
-    then = read_about(blocks.about, "OUT or --name")
-    if found := differences(then["job"], job) if then else []:
-        raise ValueError(
-            f"{blocks.folder} has parts that were made otherwise ({'; '.join(found)}): give the "
-            "options of the other parts, or another OUT or --name"
-        )
-    write_about(blocks.about, job, parts, then)
-    path = blocks.out / f"{blocks.name}.journal.jsonl"
-    joined = joined_until(path)
+    write_about(blocks.about, job, parts)
+    joined = blocks.joined_until()
     if joined > (0, 0):  # --finish has begun: raise if it still runs
-        with Journal(path):
+        with Journal(blocks.joined):
             pass
     return joined
-
-
-def is_finished(blocks: Blocks, job: dict[str, Any]) -> bool:
-    """Return whether the parts were joined.
-
-    Raises:
-        ValueError: If other shards are there.
-    """
-    path = blocks.out / f"{blocks.name}.journal.jsonl"
-    then, stages = read_journal(path)
-    last = next(iter(deque(stages, 1)), None)
-    found = differences(then, job) if then else []
-    if found or (not then and find_shards(blocks.out, blocks.name)):
-        how = f" (made otherwise: {'; '.join(found)})" if found else ""
-        raise ValueError(
-            f"{blocks.out} already has shards named {blocks.name}-*.tar{how}: give another OUT or "
-            "--name"
-        )
-    return last is not None and not last.shard
 
 
 def _pack(
@@ -256,24 +291,48 @@ def _pack(
     refused = 0
     with (
         Progress(sum(map(len, spans))) as progress,
-        closing(processed(inputs.entries, spans, settings)) as outcomes,
+        closing(processed(inputs.entries, spans, settings)) as made,
     ):
+        outcomes = progress.counted(made)
         for block, span in zip(todo, spans, strict=True):
             with Journal(blocks.journal(block)) as journal:
+                some = zip(span, outcomes, strict=False)
                 if blocks.is_whole(block, joined):  # another process was quicker
-                    progress.step(sum(1 for _ in islice(outcomes, len(span))))
+                    deque(some, 0)
                     continue
                 blocks.clear(block)
-                journal.begin(blocks.job(block))
-                name = blocks.shards_name(block)
-                writer = ShardWriter(blocks.folder, name, settings.samples, settings.size)
-                packing = Packing(
-                    *(journal, writer, inputs.entries, settings, span.stop, Known(journal))
-                )
-                with writing(blocks.folder, writer):
-                    for number in span:
-                        packing.take(number, next(outcomes))
-                        progress.step()
-                    packing.end()
+                first: dict[str, int] | None = None if settings.keep_duplicates else {}
+                write_block(blocks, block, journal, some, settings, first)
                 refused += sum(len(stage.refused) for stage in journal.stages)
     return refused
+
+
+def write_block(
+    blocks: Blocks,
+    block: int,
+    journal: Journal,
+    outcomes: Iterable[tuple[int, Outcome]],
+    settings: Settings,
+    first: dict[str, int] | None,
+) -> None:
+    """Write a block from its beginning.
+
+    Args:
+        blocks: The blocks.
+        block: Which one.
+        journal: Its journal; the shards are named as it is.
+        outcomes: Number of each of its inputs, and what became of it.
+        settings: Settings of the command.
+        first: As of ``Packing``.
+
+    Raises:
+        ValueError: If a shard cannot be written.
+    """
+    journal.begin(blocks.job(block))
+    name = journal.path.name.removesuffix(".journal.jsonl")
+    writer = ShardWriter(blocks.folder, name, settings.samples, settings.size)
+    packing = Packing(journal, writer, blocks.numbers(block).stop, first)
+    with writing(blocks.folder, writer):
+        for number, outcome in outcomes:
+            packing.take(number, outcome)
+        packing.end()

@@ -7,17 +7,6 @@ from typing import NamedTuple, Protocol
 from files.paths import open_regular, read_bytes
 
 
-class FetchError(OSError):
-    """An address that could not be fetched: the reason in a word or two, and a message."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[type[FetchError], tuple[str, str]]:
-        return FetchError, (self.reason, str(self))
-
-
 class Place(Protocol):
     """A place with the bytes of one member."""
 
@@ -75,17 +64,6 @@ class TarMember(NamedTuple):
         return data
 
 
-class Text(NamedTuple):
-    """A text that is known already, and where it is from."""
-
-    text: str
-    where: str
-
-    def read(self) -> bytes:
-        """Return the text in UTF-8."""
-        return self.text.encode(errors="replace")
-
-
 class Entry(NamedTuple):
     """One input: its key, and its members by suffix (``png``, ``hr.png``, ``txt``).
 
@@ -95,6 +73,11 @@ class Entry(NamedTuple):
 
     key: str
     members: dict[str, Place]
+
+    @property
+    def where(self) -> str:
+        """The place of its first member."""
+        return next(iter(self.members.values())).where
 
 
 class Refused(NamedTuple):

@@ -145,11 +145,13 @@ def test_a_stopped_command_goes_on(
         patch.setattr(ShardWriter, "finish", stops)
         with pytest.raises(RuntimeError, match="killed"):
             enlarger(*ENCODE, *CROPS)
-    assert len(list(Path("out").glob("*.tar"))) == 2
-    assert not list(Path("out").glob("*.part"))
+    assert len(list(Path("out").rglob("*.tar"))) == 2
+    assert not list(Path("out").rglob("*.part"))
+    assert "other settings (flips)" in refusal(*ENCODE, *CROPS, "--encode.flips", "true")
+    enlarger(*ENCODE, *CROPS)
+    Path("out/encode.json").unlink()
     sentence = refusal(*fit())
     assert "out/encode.json, which main.py encode writes at its end, is missing" in sentence
-    assert "other settings (flips)" in refusal(*ENCODE, *CROPS, "--encode.flips", "true")
     enlarger(*ENCODE, *CROPS)
     assert {path.name: path.read_bytes() for path in Path("out").glob("*.tar")} == whole
     about = [json.loads(Path(f, "encode.json").read_text()) for f in ("out", "whole")]

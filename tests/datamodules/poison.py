@@ -10,9 +10,9 @@ from pathlib import Path
 from tests.datamodules.image_files import save
 
 REASONS = {
-    "device": "unreadable",
+    "device": "not a file",
     "header": "too large",
-    "pipe": "unreadable",
+    "pipe": "not a file",
     "slow": "too slow",
     "truncated": "truncated",
 }

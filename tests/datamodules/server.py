@@ -16,8 +16,7 @@ class Server:
     """What it serves, what it was asked for, and how it fails.
 
     `faults` are used up one a request (of the method GET): a status such as 503, "cut" (the
-    connection ends in the middle), "stall" (no byte comes any more), "huge" (10 GB are announced),
-    "endless" (bytes come until the connection is closed), "drip" (a byte at a time), None (none).
+    connection ends in the middle), "stall" (no byte comes any more), None (none).
     """
 
     def __init__(self, root: Path) -> None:
@@ -26,7 +25,6 @@ class Server:
         self.always: int | str | None = None
         self.ranges = True
         self.index_page = True
-        self.headers: dict[str, dict[str, str]] = {}  # further ones, by the file's name
         self.requests: list[tuple[str, str, str]] = []  # method, path, range
         self.signed: dict[str, str] = {}  # files by the only target that gives them; others: 403
         self.redirects: dict[str, str] = {}  # locations by target
@@ -104,8 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _file(self, data: bytes, asked: str, fault: object) -> None:
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", asked)
         if not match:
-            more = self.state.headers.get(self.path.partition("?")[0].lstrip("/"), {})
-            self._body(200, data, fault, {"ETag": f'"{hash(data)}"', **more})
+            self._body(200, data, fault, {"ETag": f'"{hash(data)}"'})
             return
         first, last = int(match[1]), min(int(match[2] or len(data)), len(data) - 1)
         if first >= len(data):
@@ -122,9 +119,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _body(self, status: int, data: bytes, fault: object, headers: dict[str, str]) -> None:
-        if fault in ("huge", "endless", "drip"):
-            self._without_end(fault)
-            return
         self._head(status, len(data), headers)
         if self.command == "HEAD":
             return
@@ -135,14 +129,3 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "stall":
             self.state.stalled.wait(120)
         self.close_connection = broken
-
-    def _without_end(self, fault: object) -> None:
-        self.send_response(200)
-        if fault == "huge":
-            self.send_header("Content-Length", str(10**10))
-        self.end_headers()
-        self.close_connection = True
-        with suppress(ConnectionError):  # who asked has gone
-            while not self.state.stalled.wait(0.1 if fault == "drip" else 0):
-                self.wfile.write(b"a" if fault == "drip" else bytes(1 << 16))
-                self.wfile.flush()

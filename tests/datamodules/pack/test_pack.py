@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import subprocess
-import sys
 import tarfile
 
 import numpy as np
@@ -17,7 +14,6 @@ from PIL import Image
 from datamodules.files.decode import read_image
 from datamodules.pack import __main__ as pack
 from datamodules.shards.shards import Shards
-from tests.conftest import REPO
 from tests.datamodules.image_files import pixels, save
 
 
@@ -66,15 +62,6 @@ def test_index_is_written_and_fresh(images, tmp_path, monkeypatch):
     assert len(source(tmp_path / "out").keys) == 5
 
 
-def test_same_bytes_again(images, tmp_path):
-    pack.main([str(images), str(tmp_path / "one")])
-    for path in images.rglob("*.*"):
-        os.utime(path, (1, 1))
-    pack.main([str(images), str(tmp_path / "two")])
-    tars = [(tmp_path / run / "shard-000000.tar").read_bytes() for run in ("one", "two")]
-    assert tars[0] == tars[1]
-
-
 def test_size_of_shards(images, tmp_path):
     pack.main([str(images), str(tmp_path / "out"), "--shard-size", "2.5K"])
     groups = source(tmp_path / "out").groups
@@ -83,27 +70,6 @@ def test_size_of_shards(images, tmp_path):
         with tarfile.open(shard) as tar:
             members = tar.getmembers()
         assert len(members) == 1 or sum(512 + -(-m.size // 512) * 512 for m in members) <= 2560
-
-
-@pytest.mark.slow
-def test_webdataset_reads_them_securely(images, tmp_path):
-    pack.main([str(images), str(tmp_path / "out"), "--samples-per-shard", "2"])
-    code = (
-        "import sys, webdataset as wds\n"
-        "data = wds.WebDataset(sys.argv[1], shardshuffle=False).decode('rgb8')\n"
-        "print([(s['__key__'], sorted(k for k in s if k[0] != '_')) for s in data])\n"
-    )
-    pattern = str(tmp_path / "out" / "shard-{000000..000002}.tar")
-    environment = {**os.environ, "WDS_SECURE": "1"}
-    output = subprocess.run(
-        [sys.executable, "-c", code, pattern],
-        env=environment,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    expected = [("a", "jpg"), ("b", "png"), ("deep/c", "png"), ("deep/d", "webp"), ("e", "png")]
-    assert output.strip() == str([(key, [suffix]) for key, suffix in expected])
 
 
 @pytest.mark.parametrize("options", [[], ["--crop", "8", "--encode", "webp"]])
@@ -189,105 +155,6 @@ def test_nothing_but_refused_images(tmp_path, caplog):
     assert not list((tmp_path / "out").glob("*.tar*"))
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--lr", "x"], "--lr needs --scale"),
-        (["--lr-suffix", "x2"], "--lr, which is not given"),
-        (["--lr", "x", "--scale", "2", "--max-long-side", "9"], "would misalign HR and --lr"),
-        (["--step", "4"], "--crop, which is not given"),
-        (["--thresh", "4"], "--crop, which is not given"),
-        (["--lr", "x", "--scale", "4", "--crop", "30"], "give 28 or 32"),
-        (["--lr", "x", "--scale", "4", "--crop", "32", "--step", "3"], "--step is 3"),
-        (["--lr", "x", "--scale", "1.5", "--crop", "30"], "needs a whole number as --scale"),
-        (["--restart-markers", "--encode", "webp"], "--encode is webp"),
-        (["--restart-markers", "--crop", "8"], "--encode jpeg:97"),
-        (["--captions", "text", "--no-sidecars"], "drop --no-sidecars"),
-        (["--min-side", "9", "--max-short-side", "8"], "it applies to the result"),
-    ],
-)
-def test_options_that_contradict_each_other(images, tmp_path, options, words, caplog):
-    assert pack.main([str(images), str(tmp_path / "out"), *options]) == 2
-    assert words in caplog.text
-    assert not (tmp_path / "out").exists()
-
-
-def test_pairs(tmp_path):
-    save(tmp_path / "hr" / "a.png", (8, 6), seed=1)
-    save(tmp_path / "lr" / "a.png", (4, 3), seed=2)
-    out = tmp_path / "out"
-    arguments = [str(tmp_path / "hr"), str(out), "--lr", str(tmp_path / "lr")]
-    assert pack.main([*arguments, "--scale", "2"]) == 0
-    assert names(out / "shard-000000.tar") == ["a.hr.png", "a.lr.png"]
-    sample = source(out).read(0)
-    np.testing.assert_array_equal(sample["hr"], pixels((8, 6), 1))
-    np.testing.assert_array_equal(sample["lr"], pixels((4, 3), 2))
-
-
-def test_pairs_that_do_not_fit(tmp_path, caplog):
-    save(tmp_path / "hr" / "a.png", (8, 6))
-    save(tmp_path / "lr" / "a.png", (4, 3))
-    arguments = [str(tmp_path / "hr"), str(tmp_path / "out"), "--lr", str(tmp_path / "lr")]
-    assert pack.main([*arguments, "--scale", "3"]) == 2
-    assert "do not fit scale 3" in caplog.text
-    assert pack.main(arguments) == 2
-    assert "--lr needs --scale" in caplog.text
-    assert not (tmp_path / "out").exists()
-
-
-def test_broken_files_are_refused_and_listed(images, tmp_path, caplog):
-    (images / "text.jpg").write_text("this is no image")
-    whole = (images / "b.png").read_bytes()
-    (images / "b.png").write_bytes(whole[: len(whole) // 2])
-    assert pack.main([str(images), str(tmp_path / "out")]) == 1
-    assert source(tmp_path / "out").keys == ["a", "deep/c", "deep/d", "e"]
-    assert "text.jpg: not an image" in caplog.text
-    assert "b.png: " in caplog.text
-    assert "4 images packed into 1 shard (0.0 MB), 2 refused" in caplog.text
-
-
-def test_all_kinds_of_images_are_packed(tmp_path):
-    root = tmp_path / "images"
-    root.mkdir()
-    image = Image.fromarray(pixels((16, 12)))
-    image.convert("L").save(root / "grey.png")
-    image.quantize(8).save(root / "palette.png")
-    image.convert("CMYK").save(root / "cmyk.jpg")
-    image.crop((0, 0, 1, 1)).save(root / "one.png")
-    assert pack.main([str(root), str(tmp_path / "out")]) == 0
-    packed = source(tmp_path / "out")
-    shapes = {key: packed.read(index)["hr"].shape for index, key in enumerate(packed.keys)}
-    assert shapes == {**dict.fromkeys(["cmyk", "grey", "palette"], (12, 16, 3)), "one": (1, 1, 3)}
-
-
-def test_no_shard_is_ever_half_written(images, tmp_path, monkeypatch):
-    """A kill leaves complete shards, and a part that no reader takes for a shard."""
-
-    class Killed(BaseException):
-        pass
-
-    written = 0
-    addfile = tarfile.TarFile.addfile
-
-    def die(self, *arguments):
-        nonlocal written
-        written += 1
-        if written == 4:
-            raise Killed
-        addfile(self, *arguments)
-
-    arguments = [str(images), str(tmp_path / "out"), "--samples-per-shard", "2"]
-    with monkeypatch.context() as patch:
-        patch.setattr(tarfile.TarFile, "addfile", die)
-        with pytest.raises(Killed):
-            pack.main(arguments)
-    assert [p.name for p in (tmp_path / "out").glob("*.tar")] == ["shard-000000.tar"]
-    assert source(tmp_path / "out").groups == [2]
-    assert pack.main([*arguments, "--overwrite"]) == 0
-    assert source(tmp_path / "out").groups == [2, 2, 1]
-    assert not list((tmp_path / "out").glob("*.part"))
-
-
 def test_earlier_shards_are_not_mixed_in(images, tmp_path, caplog):
     out = tmp_path / "out"
     pack.main([str(images), str(out), "--samples-per-shard", "1"])
@@ -349,70 +216,3 @@ def test_dots_in_names(tmp_path, caplog):
     save(tmp_path / "v1.0" / "2020_01.png")
     assert pack.main([str(tmp_path), str(tmp_path / "other")]) == 2
     assert "two images would have the key 'v1.0/2020_01'" in caplog.text
-
-
-def test_nothing_to_pack(tmp_path, caplog):
-    assert pack.main([str(tmp_path), str(tmp_path / "out")]) == 2
-    assert "has no images" in caplog.text
-    assert pack.main([str(tmp_path / "nowhere"), str(tmp_path / "out")]) == 2
-    assert "is not a folder" in caplog.text
-    save(tmp_path / "a.png")
-    save(tmp_path / "a.jpg")
-    assert pack.main([str(tmp_path), str(tmp_path / "out")]) == 2
-    assert "would both have the key 'a'" in caplog.text
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        ["--shard-size", "much"],
-        ["--samples-per-shard", "0"],
-        ["--encode", "jpeg"],
-        ["--scale", "0.5"],
-        ["--max-pixels", "lots"],
-        ["--name", "a/b"],
-        ["--thresh", "-1"],
-    ],
-)
-def test_bad_numbers(images, tmp_path, options, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        pack.main([str(images), str(tmp_path / "out"), *options])
-    assert exit_.value.code == 2
-    assert options[1] in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("more", "words"),
-    [
-        (["c.jpg", "d.jpg"], "quote a pattern"),
-        (["--crops", "3"], "--crops 3; did you mean --crop?"),
-    ],
-)
-def test_too_many_arguments(images, tmp_path, more, words, capsys):
-    with pytest.raises(SystemExit):
-        pack.main([str(images), str(tmp_path / "out"), *more])
-    assert words in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("text", "size"), [("300", 300), ("2K", 2048), ("1.5MB", 1572864), ("1GiB", 2**30)]
-)
-def test_sizes(text, size):
-    assert pack.parse_size(text) == size
-
-
-@pytest.mark.slow
-def test_command(images, tmp_path, capsys):
-    command = [sys.executable, "-m", "datamodules.pack", str(images), str(tmp_path / "out")]
-    run = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
-    assert "5 images packed into 1 shard (0.0 MB), 0 refused" in run.stderr
-    with pytest.raises(SystemExit, match="0"):
-        pack.main(["--help"])
-    text = capsys.readouterr().out
-    for word in ("SOURCE", "OUT", "--lr", "--shard-size", "--overwrite", "exit status"):
-        assert word in text
-
-
-def test_starts_without_torch():
-    code = "import sys; import datamodules.pack; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=REPO, check=True)

@@ -166,7 +166,3 @@ def test_ray_is_missing(
     monkeypatch.setitem(sys.modules, "ray", None)
     assert pack.main([str(images), str(tmp_path / "out"), "--engine", "ray"]) == 2
     assert "--engine ray needs the package ray, which is not installed: pip install" in caplog.text
-    assert not (tmp_path / "out").exists()
-    command = [str(images), str(tmp_path / "out"), "--engine", "ray", "--part", "1/2"]
-    assert pack.main(command) == 2
-    assert "--engine ray chooses the part itself: drop --part" in caplog.text

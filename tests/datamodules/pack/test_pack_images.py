@@ -16,7 +16,7 @@ from PIL import Image, ImageCms
 from datamodules.files.decode import decode
 from datamodules.files.restart import decode_crop
 from datamodules.files.roles import roles_of
-from datamodules.pack.images import Encoding, Grid, Recipe, bounded, parse_encoding, places, process
+from datamodules.pack.images import Encoding, Grid, Recipe, bounded, places, process
 from datamodules.pack.inputs import find_inputs
 from datamodules.pack.places import Entry, File
 from tests.datamodules.files.test_decode import chunk, png_16
@@ -104,15 +104,6 @@ def test_profiles_of_16_bit_grey_are_applied(tmp_path):
     np.testing.assert_array_equal(decode(members["png"], "", srgb=True).rgb, expected)
 
 
-def test_profiles_of_ink_are_applied_when_they_cannot_be_kept(tmp_path):
-    grey = Image.fromarray(pixels((9, 7))).convert("L")
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-    grey.save(tmp_path / "a.png", icc_profile=profile)  # an unsuitable profile is ignored
-    _, members = only(outcome(tmp_path / "a.png", Recipe(crop=7, step=7, thresh=9)))
-    expected = decode((tmp_path / "a.png").read_bytes(), "").rgb[:7, :7]
-    np.testing.assert_array_equal(image(members).rgb, expected)
-
-
 def test_sixteen_bits(tmp_path):
     import cv2
 
@@ -167,15 +158,6 @@ def test_webp_has_limits(tmp_path):
     path.write_bytes(encoded(np.zeros((2, 16384, 3), np.uint8)))
     assert outcome(path, Recipe(encoding=WEBP)).reason == "too large for WebP"
     assert not outcome(path, Recipe(encoding=PNG)).reason
-
-
-def test_encodings_of_the_command_line():
-    assert parse_encoding("jpeg:90") == Encoding("jpeg", 90)
-    assert str(parse_encoding("jpeg:90")) == "jpeg:90"
-    assert parse_encoding("keep") == Encoding("keep")
-    for text in ("jpeg", "jpeg:0", "jpeg:101", "JPEG:5", "webp:80", ""):
-        with pytest.raises(Exception, match="is not an encoding"):
-            parse_encoding(text)
 
 
 # ---------------------------------------------------------------------------------- restart markers
@@ -387,13 +369,3 @@ def test_equal_images_have_equal_digests(tmp_path):
     assert outcome(save(tmp_path / "b.png", seed=1)).digest != one.digest
     pair = outcome(tmp_path / "a.png", lr=tmp_path / "a.png")
     assert pair.digest != one.digest
-
-
-@pytest.mark.parametrize("cut", [0, 1, 30, 100, -1])
-def test_broken_images(tmp_path, cut):
-    path = save(tmp_path / "a.jpg", (64, 48))
-    path.write_bytes(path.read_bytes()[:cut])
-    for recipe in (Recipe(), Recipe(encoding=WEBP), Recipe(encoding=JPEG, restart_markers=True)):
-        found = outcome(path, recipe)
-        assert found.samples == []
-        assert found.reason in ("empty", "truncated", "damaged", "not an image")

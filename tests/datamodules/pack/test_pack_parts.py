@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import resource
 import shlex
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 
 from datamodules.pack import __main__ as pack
-from datamodules.pack import joining, packing
-from datamodules.pack.duplicates import Duplicate, find_duplicates
+from datamodules.pack import joining
 from datamodules.pack.journal import Journal, read_journal
 from datamodules.pack.options import arguments_of, described, parse
 from datamodules.shards.shards import Shards
-from tests.conftest import REPO
 from tests.datamodules.image_files import save
-from tests.datamodules.pack.killed import STEP
+from tests.datamodules.pack.killed import kill_at_every_step
 from tests.datamodules.pack.test_pack_resume import content
 
 # Blocks of 4 inputs; of up to three squares each, so that a block has several shards.
@@ -102,28 +94,17 @@ def test_plain_and_parts_go_on_with_one_another(images, tmp_path, caplog):
     out = tmp_path / "out"
     for part in ("1/3", "2/3", "5/7", "3/3"):
         assert pack.main([str(images), str(out), *WHOLE, "--part", part]) == 0
-    assert "part 5/7: continuing with 1 of 2 blocks" in caplog.text  # 2/3 has the other
+    assert "continuing with 1 of 2 blocks" in caplog.text  # 2/3 has the other
     assert pack.main(["--finish", str(out)]) == 1
     for again in ([str(images), str(out), *WHOLE, "--part", "2/7"], ["--finish", str(out)]):
         caplog.clear()
         assert pack.main(again) in (0, 1)
-        assert "already" in caplog.text
     caplog.clear()
     assert made(images, out, *WHOLE) == content(out)
     assert "everything was packed already" in caplog.text
     assert compared(content(out)) == compared(whole)
     assert sorted(path.name for path in out.iterdir()) == sorted(whole)
     assert pack.main([str(images), str(out), *WHOLE, "--overwrite"]) == 1
-
-
-def test_a_part_that_is_done_is_skipped(images, tmp_path, monkeypatch, caplog):
-    command = [str(images), str(tmp_path / "out"), *WHOLE, "--part", "2/3"]
-    assert pack.main(command) == 0
-    monkeypatch.setattr(packing, "process", None)
-    caplog.clear()
-    assert pack.main(command) == 0
-    said = [one.getMessage() for one in caplog.records if one.name.startswith("datamodules")]
-    assert said == ["part 2/3 was packed already"]
 
 
 def test_missing_parts_are_named_with_their_commands(images, tmp_path, caplog):
@@ -153,7 +134,7 @@ def test_a_shard_of_a_part_that_is_lost(images, tmp_path, caplog):
     assert pack.main(["--finish", str(out)]) == 2
     assert "1 of 1 part is not complete (1)" in caplog.text
     assert pack.main(command) == 0
-    assert "part 1/1: continuing with 1 of 10 blocks" in caplog.text
+    assert "continuing with 1 of 10 blocks" in caplog.text
     assert pack.main(["--finish", str(out)]) == 1
     assert compared(content(out)) == compared(whole)
 
@@ -189,132 +170,19 @@ def test_the_part_of_a_slurm_task(images, tmp_path, monkeypatch, caplog):
 
 
 # -------------------------------------------------------------------------------------------- kills
-EVERY_STEP = f"""{STEP}
-os.fsync, os.replace, os.rename = map(step, (os.fsync, os.replace, os.rename))
-os.unlink = step(os.unlink)
-tarfile.TarFile.addfile = step(tarfile.TarFile.addfile)
-first, stride, *words = sys.argv[1:]
-kills = 0
-while True:
-    pid = os.fork()
-    if not pid:
-        left = int(first) + int(stride) * kills
-        sys.stderr = open(os.devnull, "w")
-        os._exit(pack.main(words))
-    status = os.waitpid(pid, 0)[1]
-    kills += 1
-    if not os.WIFSIGNALED(status):
-        print(kills, os.waitstatus_to_exitcode(status))
-        break
-"""
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("first", "stride"), [(10, 40), (1, 7)])
-def test_kills_at_every_step(images, tmp_path, first, stride):
+def test_kills_at_every_step(images, tmp_path):
     """Parts and their joining are killed before and after each write, flush, rename and removal."""
     whole = made(images, tmp_path / "whole", *CROPS)
     out = tmp_path / "out"
     for words in (
-        *([str(images), str(out), *CROPS, "--part", part] for part in ("2/2", "1/2")),
-        ["--finish", str(out)],
+        *([images, out, *CROPS, "--part", part] for part in ("2/2", "1/2")),
+        ["--finish", out],
     ):
-        command = [sys.executable, "-c", EVERY_STEP, str(first), str(stride), *words]
-        done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
-        kills, status = map(int, done.stdout.split())
+        kills, status = kill_at_every_step(out, 1, 7, *words)
         assert (kills > 4, status) == (True, int("--finish" in words))
     assert compared(content(out)) == compared(whole)
     assert not (out / "shard.parts").exists()
-
-
-@pytest.mark.slow
-def test_sigkill_in_the_middle_of_a_part_with_workers(tmp_path):
-    for number in range(40):
-        save(tmp_path / "images" / f"{number:02d}.png", (300, 200), seed=number % 36)
-    options = ["--samples-per-shard", "5", "--encode", "webp", "--workers", "2"]
-    images, out = tmp_path / "images", tmp_path / "out"
-    arguments = [str(images), str(out), *options, "--part", "2/2"]
-    command = [sys.executable, "-m", "datamodules.pack", *arguments]
-    process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not list(out.glob("shard.parts/shard-000005-*.tar")):
-        time.sleep(0.001)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    again = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
-    assert "part 2/2: continuing with" in again.stderr
-    assert pack.main([*arguments[:-1], "1/2"]) == 0
-    assert pack.main(["--finish", str(out)]) == 0
-    assert pack.main([str(images), str(tmp_path / "whole"), *options]) == 0
-    assert compared(content(out)) == compared(content(tmp_path / "whole"))
-
-
-RANDOM = """
-import os, random, signal, sys, time
-from datamodules.pack import __main__ as pack
-
-draws, kills, waiting, running = random.Random(0), 0, [1, 2, 3, 4], {}
-while waiting or running:
-    for part in waiting:
-        pid = os.fork()
-        if not pid:
-            sys.stderr = open(os.devnull, "w")
-            os._exit(pack.main([*sys.argv[1:], "--part", f"{part}/4"]))
-        running[pid] = part
-    waiting = []
-    time.sleep(draws.uniform(0, 0.08))
-    if kills < 20:
-        kills += 1
-        os.kill(draws.choice(list(running)), signal.SIGKILL)
-    for pid in list(running):
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            part = running.pop(pid)
-            if os.WIFSIGNALED(status):
-                waiting.append(part)
-            elif status:
-                sys.exit(status)
-print(kills)
-"""
-
-
-@pytest.mark.slow
-def test_twenty_random_kills_of_four_parts(tmp_path):
-    """At any moment, also while another part works: nothing is lost or packed twice."""
-    for number in range(120):
-        save(tmp_path / "images" / f"{number:03d}.png", (300, 200), seed=number % 100)
-    options = ["--samples-per-shard", "2", "--encode", "webp", "--workers", "0"]
-    images, out = str(tmp_path / "images"), str(tmp_path / "out")
-    command = [sys.executable, "-c", RANDOM, images, out, *options]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
-    assert int(done.stdout) == 20
-    assert pack.main(["--finish", out]) == 0
-    assert pack.main([images, str(tmp_path / "whole"), *options]) == 0
-    assert compared(content(tmp_path / "out")) == compared(content(tmp_path / "whole"))
-
-
-@pytest.mark.slow
-def test_a_full_disk_stops_one_part(images, tmp_path):
-    whole = made(images, tmp_path / "whole", *CROPS)
-    arguments = [str(images), str(tmp_path / "out"), *CROPS, "--part"]
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
-
-    stopped = subprocess.run(
-        [sys.executable, "-m", "datamodules.pack", *arguments, "1/3"],
-        cwd=REPO,
-        env={name: value for name, value in os.environ.items() if not name.startswith("COV")},
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=limit,
-    )
-    assert stopped.returncode == 2
-    assert "shard.parts: File too large. What is finished stays" in stopped.stderr
-    assert "Traceback" not in stopped.stderr
-    for part in ("2/3", "3/3", "1/3"):
-        assert pack.main([*arguments, part]) == 0
-    assert pack.main(["--finish", str(tmp_path / "out")]) == 1
-    assert compared(content(tmp_path / "out")) == compared(whole)
 
 
 # ------------------------------------------------------------------------------ what is refused
@@ -342,8 +210,6 @@ def test_parts_beside_other_shards(images, tmp_path, caplog):
     assert pack.main([str(images), str(out), *WHOLE, "--part", "1/2"]) == 2
     assert "already has shards named shard-*.tar (made otherwise" in caplog.text
     assert pack.main([str(images), str(out), *WHOLE, "--part", "1/2", "--name", "b"]) == 0
-    assert pack.main([str(images), str(out), *WHOLE, "--part", "1/2", "--overwrite"]) == 2
-    assert "--overwrite with parts would remove what other parts have made" in caplog.text
 
 
 def test_an_input_named_like_a_square_of_another(tmp_path):
@@ -365,16 +231,15 @@ def test_a_block_that_is_begun_again_while_parts_are_joined(images, tmp_path, mo
     whole, out = made(images, tmp_path / "whole", *WHOLE), tmp_path / "out"
     part = [str(images), str(out), *WHOLE, "--part", "1/1"]
     assert pack.main(part) == 0
-    find = joining.find_duplicates
+    begin = joining.begin
 
-    def meanwhile(*arguments):
-        found = list(find(*arguments))
+    def meanwhile(*arguments, **options):
         with Journal(out / "shard.parts" / "shard-000002.journal.jsonl") as journal:
             journal.begin(journal.job)
-        return iter(found)
+        begin(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(joining, "find_duplicates", meanwhile)
+        patch.setattr(joining, "begin", meanwhile)
         assert pack.main(["--finish", str(out)]) == 2
     assert "shard-000002.journal.jsonl was begun again while the parts were joined" in caplog.text
     assert pack.main(part) == 0
@@ -416,33 +281,9 @@ def test_two_processes_of_one_part(images, tmp_path, caplog):
     assert pack.main([str(images), str(out), *WHOLE, "--part", "1/2"]) == 0
 
 
-@pytest.mark.parametrize("part", ["0/3", "4/3", "3", "a/b", "1/0"])
-def test_what_is_no_part(images, tmp_path, part, capsys):
-    with pytest.raises(SystemExit):
-        pack.main([str(images), str(tmp_path / "out"), "--part", part])
-    assert "expected I/N with I from 1 to N" in capsys.readouterr().err
-
-
 def test_a_command_from_what_a_journal_says(images, tmp_path):
     words = [str(images), "out", "--crop", "16", "--encode", "jpeg:97", "--restart-markers"]
     words += ["--shard-size", "300M", "--name", "b", "--captions", "a key"]
     options = parse(words)
     again = parse(arguments_of(described(options), "out"))
     assert described(again) == described(options)
-
-
-def test_duplicates_by_sorting_on_the_disk(tmp_path):
-    """As a dictionary finds them, with a few records in memory and many buckets."""
-    hashes = [
-        (n, f"{n * n % 97:032x}" + (f":{n % 3 + 1:016x}" if n % 5 else "")) for n in range(400)
-    ]
-    first: dict[str, tuple[int, str]] = {}
-    expected = []
-    for number, digest in hashes:
-        image, _, caption = digest.partition(":")
-        number_of_first, other = first.setdefault(image, (number, caption))
-        if number_of_first != number:
-            expected.append(Duplicate(number, number_of_first, caption != other))
-    for room in (3, 50, 1000):
-        assert list(find_duplicates(reversed(hashes), 400, tmp_path, room)) == expected
-    assert not list(tmp_path.iterdir())

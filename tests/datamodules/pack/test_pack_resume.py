@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import random
 import resource
 import shutil
 import signal
@@ -14,19 +13,18 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from datamodules.pack import __main__ as pack
 from datamodules.pack import packing
-from datamodules.pack.journal import Journal
 from datamodules.pack.report import Files
 from datamodules.shards import writer as shard_writer
-from datamodules.shards.index import build_index
 from files import owned
 from files.owned import hidden
 from tests.conftest import REPO
 from tests.datamodules.image_files import save
-from tests.datamodules.pack.killed import STEP
+from tests.datamodules.pack.killed import kill_at_every_step
 
 OPTIONS = ["--samples-per-shard", "3", "--crop", "8", "--step", "8", "--encode", "png"]
 
@@ -76,161 +74,66 @@ def test_any_number_of_workers_gives_the_same(tmp_path):
 
 # -------------------------------------------------------------------------------------------- kills
 
-EVERY_STEP = f"""{STEP}
-from datamodules.shards.index import build_index
 
-os.fsync = step(os.fsync)
-pathlib.Path.replace = step(pathlib.Path.replace)
-tarfile.TarFile.addfile = step(tarfile.TarFile.addfile)
-source, root, *options = sys.argv[1:]
-for first in FIRST:
-    kills = 0
-    out = pathlib.Path(root, str(first))
-    while True:
-        pid = os.fork()
-        if not pid:
-            left = kills + first
-            sys.stderr = open(os.devnull, "w")
-            os._exit(pack.main([source, str(out), *options]))
-        status = os.waitpid(pid, 0)[1]
-        for path in out.glob("*.tar"):
-            build_index(path)
-        kills += 1
-        if not os.WIFSIGNALED(status):
-            print(kills, os.waitstatus_to_exitcode(status))
-            break
-"""
-
-
-def test_what_a_kill_left_of_the_report_is_removed(images, tmp_path):
+def test_what_a_kill_left_of_the_report_is_removed(images, tmp_path, monkeypatch):
     assert run(images, tmp_path / "whole") == run(images, tmp_path / "out") == 1
     files = Files.of(tmp_path / "out", "shard")
-    for path in (files.report, files.index):
+    for path in (files.report, files.lines):
         assert path.is_file()
         hidden(path).write_bytes(b"{")
-    owned._CLEARED.clear()  # as in a new process
+    monkeypatch.setattr(owned, "_CLEARED", set())  # as in another process
     assert run(images, tmp_path / "out") == 1
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
 @pytest.mark.slow
-def test_kills_at_every_step(images, tmp_path):
-    """Kill before and after each write, flush and rename, one step later each time."""
-    assert run(images, tmp_path / "whole") == 1
-    firsts = (1, 2, 20)  # in one process, since its imports take longer than the kills
-    arguments = [str(images), str(tmp_path / "out"), *OPTIONS, "--workers", "0"]
-    command = [sys.executable, "-c", EVERY_STEP.replace("FIRST", str(firsts)), *arguments]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
-    found = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
-    assert [status for _, status in found] == [1] * len(firsts)
-    assert all(kills > 5 for kills, _ in found)
-    whole = content(tmp_path / "whole")
-    for first in firsts:
-        assert content(tmp_path / "out" / str(first)) == whole
-
-
-@pytest.mark.slow
-def test_kills_at_random_with_workers(tmp_path):
-    for number in range(36):
-        save(tmp_path / "images" / f"{number:02d}.png", (150, 100), seed=number)
-    arguments = [str(tmp_path / "images"), "OUT", "--samples-per-shard", "6", "--encode", "webp"]
-    whole, out = tmp_path / "whole", tmp_path / "out"
-    command = [sys.executable, "-m", "datamodules.pack", *arguments, "--workers", "2"]
-    command[command.index("OUT")] = str(out)
-    chance = random.Random(0)
-    killed = 0
-    for _ in range(20):
-        before = len(list(out.glob("*.tar")))
-        process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.DEVNULL)
-        # Each run gets at least one shard further.
-        while process.poll() is None and len(list(out.glob("*.tar"))) <= before:
-            time.sleep(0.01)
-        time.sleep(chance.uniform(0, 0.1) if killed else 0.0)
-        family = _descendants(process.pid)
-        process.kill()
-        if process.wait() == -signal.SIGKILL:
-            killed += 1
-            assert _end(family), "workers outlive the command"
-            for shard in out.glob("*.tar"):
-                build_index(shard)
-        else:
-            break
-    assert killed >= 1
-    assert subprocess.run(command, cwd=REPO, stderr=subprocess.DEVNULL, check=False).returncode == 0
-    arguments[1] = str(whole)
-    assert pack.main([*arguments, "--workers", "0"]) == 0
-    assert content(out) == content(whole)
-
-
-def _descendants(pid):
-    found = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in path.read_text().split():
-            found += [int(child), *_descendants(int(child))]
-    return found
-
-
-def _end(pids):
-    for _ in range(1000):
-        if not any(_runs(pid) for pid in pids):
-            return True
-        time.sleep(0.01)
-    return False
-
-
-def _runs(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def test_finished_inputs_are_not_read_again(images, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("first", "stride"), [(1, 1), (20, 3)])
+def test_kills_at_every_step(images, tmp_path, first, stride):
+    """Kill before and after each write, flush, rename and removal; some images are equal."""
     assert run(images, tmp_path / "whole") == 1
     out = tmp_path / "out"
-    _stop_after(monkeypatch, 3)
-    with pytest.raises(_Stopped):
-        run(images, out)
-    monkeypatch.undo()
-    journal = (out / "shard.journal.jsonl").read_text().splitlines()
-    last = json.loads(journal[-1])["next"]
-    assert last[1] == 1  # in the middle of an image, which must be read again
-    for path in sorted(images.iterdir())[: last[0]]:
-        path.write_bytes(bytes(path.stat().st_size))
-    assert run(images, out) == 1
+    command = [images, out, *OPTIONS, "--workers", "0"]
+    kills, status = kill_at_every_step(out, first, stride, *command)
+    assert (kills > 5, status) == (True, 1)
     assert content(out) == content(tmp_path / "whole")
 
 
-def test_an_image_that_changed_halfway(images, tmp_path, monkeypatch, caplog):
-    out = tmp_path / "out"
-    _stop_after(monkeypatch, 3)
-    with pytest.raises(_Stopped):
-        run(images, out)
-    monkeypatch.undo()
-    half = sorted(images.iterdir())[4]
-    before = half.read_bytes()
-    for other in (bytes(len(before)), save(tmp_path / "other.png", (16, 8), seed=99).read_bytes()):
-        half.write_bytes(other)
-        assert run(images, out) == 2
-        assert "04.png was changed since a part of it was packed" in caplog.text
-        caplog.clear()
-    half.write_bytes(before)
-    assert run(images, out) == 1
+@pytest.mark.slow
+def test_a_kill_with_workers(tmp_path):
+    """They end with the command, which goes on when it is given again."""
+    for number in range(36):
+        save(tmp_path / "images" / f"{number:02d}.png", (150, 100), seed=number)
+    words = ["--samples-per-shard", "6", "--encode", "webp", "--workers", "2"]
+    images, whole, out = (str(tmp_path / name) for name in ("images", "whole", "out"))
+    command = [sys.executable, "-m", "datamodules.pack", images, out, *words]
+    with subprocess.Popen(command, cwd=REPO, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not list(Path(out).rglob("*.tar")):
+            time.sleep(0.001)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert not psutil.wait_procs(workers, timeout=60)[1]
+    assert pack.main([images, out, *words]) == 0
+    assert pack.main([images, whole, *words]) == 0
+    assert content(Path(out)) == content(Path(whole))
 
 
-class _Stopped(BaseException):
-    pass
-
-
-def _stop_after(monkeypatch, shards):
-    finish = shard_writer.ShardWriter.finish
+def test_finished_blocks_are_not_packed_again(images, tmp_path, monkeypatch):
+    assert run(images, tmp_path / "whole") == 1
+    out, finish = tmp_path / "out", shard_writer.ShardWriter.finish
 
     def stopping(self):
-        if self.number == shards:
-            raise _Stopped
+        if self.name == "shard-000003":
+            raise KeyboardInterrupt
         return finish(self)
 
-    monkeypatch.setattr(shard_writer.ShardWriter, "finish", stopping)
+    with monkeypatch.context() as patch:
+        patch.setattr(shard_writer.ShardWriter, "finish", stopping)
+        assert run(images, out) == 130
+    for path in sorted(images.iterdir())[:9]:
+        path.write_bytes(bytes(path.stat().st_size))
+    assert run(images, out) == 1
+    assert content(out) == content(tmp_path / "whole")
 
 
 def test_ctrl_c(images, tmp_path, monkeypatch, caplog):
@@ -254,18 +157,6 @@ def test_once_more_does_nothing(images, tmp_path, monkeypatch, caplog):
     assert "everything was packed already" in caplog.text
     assert "refused by reason: 1 truncated, 1 empty" in caplog.text
     assert content(tmp_path / "out") == before
-
-
-def test_duplicates_across_a_kill(images, tmp_path, monkeypatch):
-    """09.png equals 00.png, which the first run packed."""
-    _stop_after(monkeypatch, 3)
-    with pytest.raises(_Stopped):
-        run(images, tmp_path / "out")
-    monkeypatch.undo()
-    run(images, tmp_path / "out")
-    report = json.loads((tmp_path / "out" / "shard.report.json").read_text())
-    path = str(images / "09.png")
-    assert report["duplicates"] == [{"key": "09", "path": path, "same_as": "00"}]
 
 
 # ------------------------------------------------------------------------------------------- disks
@@ -298,52 +189,7 @@ def test_a_disk_that_is_full(images, tmp_path):
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small disk")
-def test_a_small_disk(tmp_path, caplog):
-    for number in range(40):
-        save(tmp_path / "images" / f"{number}.png", (60, 60), seed=number)
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "none", str(disk)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("may not mount")
-    arguments = [str(tmp_path / "images"), str(disk / "out"), "--samples-per-shard", "5"]
-    try:
-        assert pack.main([*arguments, "--workers", "2"]) == 2
-        finished = len(list((disk / "out").glob("*.tar")))
-        assert 1 <= finished <= 7
-        shards = f"{finished} shard{'s' * (finished > 1)}"
-        assert f"No space left on device. What is finished stays, {shards}" in caplog.text
-        assert not list((disk / "out").glob("*.part"))
-        subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
-        assert pack.main([*arguments, "--workers", "0"]) == 0
-        arguments[1] = str(tmp_path / "whole")
-        assert pack.main([*arguments, "--workers", "0"]) == 0
-        assert content(disk / "out") == content(tmp_path / "whole")
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
-
-
 # --------------------------------------------------------------------------- another job, or damage
-
-
-def test_other_options_are_refused_by_name(images, tmp_path, caplog):
-    out = tmp_path / "out"
-    run(images, out)
-    before = content(out)
-    assert run(images, out, "--min-side", "9", "--captions", "text") == 2
-    assert "--captions was None, now it is 'text'" in caplog.text
-    assert "--min-side was 1, now it is 9" in caplog.text
-    assert "--overwrite" in caplog.text
-    shutil.copytree(images, tmp_path / "copy")
-    assert run(tmp_path / "copy", out) == 2
-    assert f"SOURCE was '{images}', now it is '{tmp_path / 'copy'}'" in caplog.text
-    (images / "05.png").unlink()
-    assert run(images, out) == 2
-    assert "SOURCE had 13 images, now it has 12, of other names or sizes" in caplog.text
-    assert content(out) == before
-    assert run(images, out, "--name", "other") == 1
-    assert run(images, out, "--overwrite") == 1
 
 
 def test_a_finished_shard_that_is_gone(images, tmp_path, caplog):
@@ -351,10 +197,7 @@ def test_a_finished_shard_that_is_gone(images, tmp_path, caplog):
     run(images, out)
     (out / "shard-000001.tar").write_bytes(b"short")
     assert run(images, out) == 2
-    assert "shard-000001.tar was finished but has 5 bytes" in caplog.text
-    (out / "shard-000001.tar").unlink()
-    assert run(images, out) == 2
-    assert "is missing" in caplog.text
+    assert "shard-000001.tar was finished but is missing or has another size" in caplog.text
 
 
 def test_shards_of_nobody(images, tmp_path, caplog):
@@ -374,17 +217,3 @@ def test_a_line_that_is_cut_off(images, tmp_path, cut):
     journal.write_bytes(journal.read_bytes()[:-cut])
     assert run(images, out) == 1
     assert content(out) == before
-
-
-def test_two_at_once(images, tmp_path, caplog):
-    out = tmp_path / "out"
-    with Journal(out / "shard.journal.jsonl"):
-        assert run(images, out) == 2
-    assert "another process packs these shards" in caplog.text
-    assert run(images, out) == 1
-
-
-def test_a_file_where_the_folder_should_be(images, tmp_path, caplog):
-    (tmp_path / "out").touch()
-    assert run(images, tmp_path / "out") == 2
-    assert "is a file; expected a folder" in caplog.text

@@ -1,0 +1,107 @@
+"""What the packer refuses before it writes anything: an input, and a word of the message."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from datamodules.pack import __main__ as pack
+from tests.datamodules.image_files import save
+
+PAIRS = ["--lr", "lr", "--scale"]
+OPTIONS = [
+    (["--lr", "lr"], "--lr needs --scale"),
+    ([*PAIRS, "2", "--max-long-side", "9"], "would misalign"),
+    ([*PAIRS, "4", "--crop", "30"], "give 28 or 32"),
+    ([*PAIRS, "4", "--crop", "32", "--step", "3"], "--step is 3"),
+    ([*PAIRS, "1.5", "--crop", "30"], "needs a whole number"),
+    ([*PAIRS, "0.5"], "not a scale"),
+    (["--lr", "images/b.png", "--scale", "2"], "single image"),
+    (["--lr", "other", "--scale", "2"], "have no LR: b; 1 of"),
+    (["--lr", "a.tar", "--scale", "2"], "without --lr"),
+    (["--lr", "pairs.txt", "--scale", "2"], "give it as SOURCE, without --lr"),
+    (["--step", "4"], "--crop, which is not given"),
+    (["--restart-markers", "--encode", "webp"], "--encode is webp"),
+    (["--restart-markers", "--crop", "8"], "--encode jpeg:97"),
+    (["--captions", "text", "--no-sidecars"], "drop --no-sidecars"),
+    (["--part", "1/2", "--overwrite"], "would remove what other parts"),
+    (["--part", "1/2", "--engine", "ray"], "chooses the part itself"),
+    (["--part", "4/3"], "I from 1 to N"),
+    (["--part", "0/3"], "I from 1 to N"),
+    (["--encode", "jpeg"], "not an encoding"),
+    (["--encode", "jpeg:101"], "not an encoding"),
+    (["--shard-size", "much"], "not a size"),
+    (["--samples-per-shard", "0"], "above 0"),
+    (["--max-pixels", "lots"], "number of pixels"),
+    (["--name", "a/b"], "not a valid name"),
+    (["--thresh", "-1"], "above 0"),
+    (["c.jpg", "d.jpg"], "quote a pattern"),
+    (["--crops", "3"], "did you mean --crop?"),
+]
+SOURCES = [
+    ("nothing", "does not exist"),
+    ("empty", "has no images"),
+    ("x.lmdb", "no data.mdb"),
+    ("tars", "but tars: give them as"),
+    ("tars/no*.tar", "matches no tar"),
+    ("tars/short.tar", "truncated"),
+    ("images/b.png", "single image"),
+    ("two", "would both have the key 'a'"),
+    ("two.txt", "would both have the key 'two/a'"),
+    ("empty.txt", "empty list"),
+    ("zero.txt", "nor a list of paths"),
+    ("utf.txt", "nor a list of paths"),
+    ("noise.mdb", "not a readable LMDB"),
+    ("urls.txt", "img2dataset"),
+    ("urls.parquet", "img2dataset"),
+    ("http://host/x.tar", "download it first"),
+    ("pipe:cat x.tar", "download it first"),
+]
+TEXTS = {
+    "pairs.txt": b"a.png, a.png",
+    "two.txt": b"two/a.png\ntwo/a.jpg\n",
+    "empty.txt": b"",
+    "zero.txt": b"a\0b",
+    "utf.txt": b"\xff\xfe",
+    "urls.txt": b"# photographs\nhttps://example.org/a.png\n",
+    "urls.parquet": b"PAR1",
+    "noise.mdb": bytes(range(256)) * 100,
+    "tars/short.tar": b"a.png" + bytes(695),
+}
+
+CASES = [("images", options, word) for options, word in OPTIONS]
+CASES += [(source, [], word) for source, word in SOURCES]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("empty", "x.lmdb", "tars"):
+        (tmp_path / name).mkdir()
+    for name, content in TEXTS.items():
+        (tmp_path / name).write_bytes(content)
+    for name in ("images/b.png", "lr/b.png", "other/c.png", "two/a.png", "two/a.jpg"):
+        save(tmp_path / name, (4, 3) if name.startswith("lr") else (8, 6))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refused(words: list[str]) -> bool:
+    try:
+        return pack.main(words) == 2
+    except SystemExit as error:
+        return error.code == 2
+
+
+@pytest.mark.parametrize(("source", "more", "word"), CASES)
+def test_what_is_refused(
+    folder: Path,
+    source: str,
+    more: list[str],
+    word: str,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert refused([source, "out", *more])
+    assert word in caplog.text + capsys.readouterr().err
+    assert not (folder / "out").exists()
