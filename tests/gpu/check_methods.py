@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_modules.adversarial import Adversarial
 from lightning_modules.backbone.space import KLSpace, PixelSpace
 from lightning_modules.first_stage.latent_perceptual import LatentPerceptual
-from lightning_modules.invsr import STARTS, InvSR, Sampling, Training
+from lightning_modules.invsr import STARTS, InvSR, Training
 from lightning_modules.networks.discriminator import LatentDiscriminator
 from lightning_modules.networks.feature_upsampler import Shared
 from lightning_modules.resshift import ResShift
@@ -38,7 +38,6 @@ class Limit(NamedTuple):
 
 # May only fall. A method that is not listed must not wait at all.
 LIMITS = {
-    "InvSR that chooses its start": Limit(0, 1),  # by the noise of the images, on the host
     "SDUpscale": Limit(0, 17),  # a pipeline of diffusers as it is, of two steps
 }
 
@@ -50,12 +49,6 @@ def against_a_discriminator(scale: float, folder: Path) -> InvSR:
     model = InvSR(scale, *parts, training=training, patch=8, discriminator=judge)
     model._trainer = SimpleNamespace(global_step=0, barebones=True)  # type: ignore[assignment]
     return model
-
-
-def chooses_its_start(scale: float, folder: Path) -> InvSR:
-    model: Any = test_models.EXAMPLES[InvSR]["averaged pixels"](scale, folder)
-    model.sampling = Sampling(steps=1, start="auto")
-    return model  # type: ignore[no-any-return]
 
 
 def with_a_perceptual_loss(scale: float, folder: Path) -> ResShift:
@@ -75,7 +68,6 @@ ALL = {
 }
 ALL |= {
     "InvSR against a discriminator": ("InvSR", against_a_discriminator),
-    "InvSR that chooses its start": ("InvSR", chooses_its_start),
     "ResShift with a perceptual loss": ("ResShift", with_a_perceptual_loss),
 }
 CASES = [
