@@ -227,8 +227,8 @@ class Guard(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
     ) -> None:
         """Judge the step; if it is bad, the optimiser changes nothing."""
-        step = self._open = OpenStep(trainer, pl_module, optimizer, self._loss)
-        self._loss = torch.zeros_like(self._loss)
+        loss, self._loss = self._loss, torch.zeros_like(self._loss)
+        step = self._open = OpenStep(trainer, pl_module, optimizer, loss)
         if not step.is_late and not all(step.read()):
             optimizer.zero_grad(set_to_none=True)
             scaler = _scaler(trainer)
