@@ -1,55 +1,44 @@
 """Guard: skip training steps that are not finite.
 
 A step is judged when its gradients exist and, with several processes, are averaged: by the sum of
-its losses and the squared norm of the gradient, which are not finite if any part of them is not.
-Their sum over all processes is the same on each, and so is the decision. It costs one pass over the
-gradients and one all-reduce of eight bytes.
+its losses and the norm of its gradient, which are not finite if any part of them is not. Their sum
+over all processes is the same on each, and so is the decision. It costs one pass over the gradients
+and one all-reduce of eight bytes.
 
-The device judges, and a fused optimiser skips its own update by that. The host goes on as if the
-step were good, and reads the verdict when the next batch is on the device: by then the optimiser's
-step and the next batch's degradation are queued, so the device has work while the host reads. If
-the step was bad, what the host changed in between is undone: counts, schedules and buffers.
-
-All other steps are judged by the host before the optimiser's step, once a step. They are skipped by
-removing the gradients: no optimiser changes a parameter without one.
-
-Either way the run continues as if the batch had not existed.
+A bad step changes no weight: a fused optimiser skips its update by what the device has found, and
+for all other optimisers the host waits, and removes the gradients. Lightning goes on as if the step
+were good. What it has changed by then (counts, schedules, buffers) is undone when the host knows
+the verdict: on a GPU at the start of the next batch, whose degradation is queued by then, so that
+the device has work while the host waits.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from callbacks.evaluation import (
-    all_callbacks,
-    check_at_least,
-    gather,
-    is_distributed,
-)
+from callbacks.evaluation import all_callbacks, check_at_least, gather, is_distributed
 from files.method import method_of
 
+log = logging.getLogger(__name__)
+LEAST = 1000  # steps: a share of fewer would be too random
+WARNED = 20  # warnings; later skipped steps are only counted
+SHOWN = 8  # images in a warning
+FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad)
 
-class Loss(NamedTuple):
-    """A scalar on the device, and its images."""
 
-    keys: Sequence[str]
-    value: Tensor
-
-
-class Statistics:
+class Buffers:
     """The buffers of a model after its last good step; a forward pass changes those of its norms.
 
     Args:
@@ -57,146 +46,86 @@ class Statistics:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        parts = [part._buffers for part in module.modules()]
-        self._places = [(buffers, name) for buffers in parts for name in buffers]
-        self._kept: list[Tensor | None] = []
+        self._places = [part._buffers for part in module.modules() if part._buffers]
         self.keep()
 
     def keep(self) -> None:
         """Store the buffers after a good step."""
-        now = [buffers.get(name) for buffers, name in self._places]
-        if len(self._kept) < len(now) or not all(map(_alike, self._kept, now)):
-            self._kept = [None if buffer is None else buffer.detach().clone() for buffer in now]
-            return
-        kept, there = ([b for b in buffers if b is not None] for buffers in (self._kept, now))
-        if kept:
-            torch._foreach_copy_(kept, there)
+        self._kept = [
+            {name: buffer.clone() for name, buffer in place.items() if buffer is not None}
+            for place in self._places
+        ]
 
     def restore(self) -> None:
         """Restore the stored buffers."""
-        for (buffers, name), kept in zip(self._places, self._kept, strict=True):
-            now = buffers.get(name)
-            if not _alike(now, kept):
-                buffers[name] = None if kept is None else kept.clone()
-            elif now is not None and kept is not None and not torch.equal(now, kept):
-                now.copy_(kept)  # constants are not written: they may be read-only views
-
-
-def _alike(one: Tensor | None, other: Tensor | None) -> bool:
-    # A buffer may appear, disappear, or change its size.
-    if one is None or other is None:
-        return one is other
-    return one.shape == other.shape
-
-
-def reduce_loss_and_square(losses: list[Loss], optimizer: Any, trainer: Trainer) -> Tensor:
-    """Return the sum of a step's losses and of its squared gradient, over all processes (2,)."""
-    device = trainer.strategy.root_device
-    gradients = [
-        local_part(parameter.grad)
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-        if parameter.grad is not None
-    ]
-    norm = get_total_norm(gradients).to(device, torch.float32)
-    values = [loss.value.to(device, torch.float32) for loss in losses]
-    loss = torch.stack(values).sum() if values else torch.zeros_like(norm)
-    both = torch.stack([loss, norm.square()])
-    if is_distributed():
-        dist.all_reduce(both)
-    return both
-
-
-def copies(trainer: Trainer) -> int:
-    """Return how many processes have the whole gradient, and so add its square."""
-    return 1 if is_sharded(trainer) else trainer.world_size
-
-
-def local_part(tensor: Tensor) -> Tensor:
-    """Return this process's part of a sharded tensor; any other tensor as it is."""
-    part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-    return part
-
-
-def is_sharded(trainer: Trainer) -> bool:
-    """Return whether each process holds a part of the parameters only."""
-    return isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
+        for place, kept in zip(self._places, self._kept, strict=True):
+            for name, value in kept.items():
+                now = place[name]
+                if now is not None and not torch.equal(
+                    now, value
+                ):  # constants may be read-only views
+                    now.copy_(value)
 
 
 class OpenStep:
-    """A step that the device skips if it is bad, before the host has read which it is.
+    """A step that goes on as a good one until the host reads its verdict.
 
     Args:
-        trainer: The trainer, before the optimiser's step.
-        optimizer: A fused optimiser.
-        both: Sum of the losses and of the squared gradient (2,), on the device.
-        bad: Whether the step must be skipped, a scalar on the device.
-        losses: The losses, for the warning.
-        step: Steps taken before this one.
+        trainer: The trainer, before the optimiser's update.
+        pl_module: The model.
+        optimizer: The optimiser.
+        loss: Sum of the step's losses on this process, a scalar on the device.
     """
 
     def __init__(
-        self,
-        trainer: Trainer,
-        optimizer: Any,
-        both: Tensor,
-        bad: Tensor,
-        losses: list[Loss],
-        step: int,
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Any, loss: Tensor
     ) -> None:
-        self.losses, self.step = losses, step
+        self.loss, self.number = loss, trainer.global_step
+        self.is_late = _skips_itself(trainer, pl_module, optimizer)
+        self.counted = int(method_of(pl_module).is_step(optimizer))
+        self.seeks_scale = False  # of 16-mixed: an overflow is no fault
+        self._optimizer, self._is_first = optimizer, not optimizer.state
+        self._loop: Any = trainer.fit_loop.epoch_loop
+        self._progress = self._loop.manual_optimization.optim_step_progress
+        if pl_module.automatic_optimization:
+            self._progress = self._loop.automatic_optimization.optim_progress.optimizer.step
+        self._ends_epoch = self._loop._num_ready_batches_reached()
+        schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
+        changing: list[Any] = [self._loop.scheduler_progress, *schedules]
+        self._states = [(part, deepcopy(part.state_dict())) for part in changing]
+        self._settings = [
+            {name: deepcopy(value) for name, value in group.items() if name != "params"}
+            for group in optimizer.param_groups
+        ]
+        both = _loss_and_norm(loss, optimizer)
         self._both, self._event = both, None
-        if both.device.type == "cuda":
+        if both.is_cuda:
             self._both = torch.empty(2, pin_memory=True).copy_(both, non_blocking=True)
             self._event = torch.cuda.current_stream(both.device).record_event()
-        loop: Any = trainer.fit_loop.epoch_loop
-        progress = loop.automatic_optimization.optim_progress.optimizer.step
-        self._counts = [
-            (count, count.ready - 1, count.completed)  # Lightning has begun to count this step
-            for count in (progress.total, progress.current)
-        ]
-        self._scheduler_progress = loop.scheduler_progress
-        self._scheduled = deepcopy(loop.scheduler_progress.state_dict())
-        self._schedules = [
-            (config.scheduler, deepcopy(config.scheduler.state_dict()))
-            for config in trainer.lr_scheduler_configs
-            if config.interval == "step"
-        ]
-        self._optimizer = optimizer
-        groups = optimizer.param_groups
-        self._groups = [{k: v for k, v in group.items() if k != "params"} for group in groups]
-        self._new = [p for group in groups for p in group["params"] if p not in optimizer.state]
-        optimizer.grad_scale, optimizer.found_inf = None, bad.float()
+        if self.is_late:
+            optimizer.found_inf = both.isfinite().all().logical_not().float()
 
-    def close(self) -> tuple[float, float]:
-        """Return the loss and the squared gradient; the optimiser's next step is its own again."""
+    def read(self) -> tuple[bool, bool]:
+        """Return whether the loss and the gradient are finite; waits for the backward pass."""
         if self._event is not None:
             self._event.synchronize()
-        del self._optimizer.grad_scale, self._optimizer.found_inf
-        loss, square = self._both.tolist()
-        return loss, square
+        loss, gradient = self._both.isfinite().tolist()
+        return loss, gradient
 
     def undo(self) -> None:
-        """Revert counts, schedules, and the optimiser's state of parameters that had none."""
-        for count, ready, completed in self._counts:
-            count.ready, count.completed = ready, completed
-        self._scheduler_progress.load_state_dict(self._scheduled)
-        for schedule, state in self._schedules:
-            schedule.load_state_dict(state)
-        for group, values in zip(self._optimizer.param_groups, self._groups, strict=True):
-            group.update(values)
-        for parameter in self._new:
-            self._optimizer.state.pop(parameter, None)
-
-
-log = logging.getLogger(__name__)
-FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad)
-LEAST = 1000  # steps: a share of fewer would be too random
-WARNED, RARE = 20, 1000  # this many warnings, then one in this many
-SHOWN = 8  # images in a warning
-LEARNT = 100  # steps before norms are compared; also the length of their running mean
-UNSEEN = 1000  # backward passes without a step: the steps must be taken elsewhere
-HELD = "held"  # interval of a schedule that pauses in this batch
+        """Revert counts, schedules, and the state of an optimiser that had none."""
+        for part, state in self._states:
+            part.load_state_dict(state)
+        for group, settings in zip(self._optimizer.param_groups, self._settings, strict=True):
+            group.update(settings)
+        if self._is_first:
+            self._optimizer.state.clear()
+        if self._ends_epoch:  # this was reverted, too
+            self._loop.update_lr_schedulers("epoch", update_plateau_schedulers=False)
+        if self.counted:
+            for count in (self._progress.total, self._progress.current):
+                count.ready -= 1
+                count.completed -= 1  # in manual optimisation, Lightning is about to add one
 
 
 class Guard(Callback):
@@ -204,60 +133,50 @@ class Guard(Callback):
 
     A skipped step changes nothing, on any process: weights, the optimiser's state, running
     statistics, EMA, schedules and the count of steps stay as they were, and ``max_steps`` counts
-    only steps that were taken. It is counted as ``guard/skipped`` and logged with the images of the
-    process that had it; with accumulation a step is all of its batches. Beyond a limit the run
-    stops, on all processes. No checkpoint is written with weights that are not finite.
+    only steps that were taken. It is counted as ``guard/skipped`` and logged with the keys of its
+    last batch; with accumulation a step is all of its batches. Beyond a limit the run stops, on all
+    processes. No checkpoint is written with weights that are not finite.
 
     With ``precision: 16-mixed`` the scaler still searches its scale: a gradient that overflows by
     the scale is skipped as above, but counts only once the scale is below 1.
 
     With manual optimisation each step through Lightning's optimiser is judged by its own gradients;
-    the model itself must hold back its own schedules and counts, and steps that bypass Lightning's
-    optimiser cannot be seen, which a warning reports.
+    the model itself must hold back its own schedules and counts. Steps that bypass Lightning's
+    optimiser are not seen.
 
     On a GPU the host does not wait for the verdict with Adam, AdamW, SGD or Adagrad where
-    ``fused=True``. It waits once a step, at the end of the backward pass, with other optimisers, a
-    learning rate that is a tensor, ``precision: 16-mixed``, manual optimisation, sharded
-    strategies, and Lightning's ``ModelCheckpoint``, which may save at once.
+    ``fused=True``. It waits once a step, at the end of the backward pass, with other optimisers,
+    ``precision: 16-mixed``, manual optimisation and sharded strategies, and at the end of the batch
+    with Lightning's ``ModelCheckpoint``, which may save at once.
 
     Args:
         limit: Stop the run if more than this share of its steps was skipped. Below 1,000 steps
             it is this share of 1,000: at 0.01, the eleventh stops the run; at 0, the first.
         in_a_row: Stop the run if this many consecutive steps were skipped.
-        norm_factor: Also skip a step whose gradient has a norm of more than this many times the
-            mean of about the last 100 steps; by default all finite norms are accepted.
 
     Raises:
-        ValueError: If an argument is out of its range; the strategy or the optimiser cannot be
-            guarded; a limit is passed; weights that are to be saved are not finite, or belong to a
-            step that must be skipped.
+        ValueError: If an argument is out of its range; the optimiser is LBFGS; a limit is passed;
+            weights that are to be saved are not finite, or belong to a step that is skipped.
     """
 
     # Not dispatched, see `callbacks/training/progress.py`.
-    on_before_zero_grad = on_after_backward = on_train_batch_end = None  # type: ignore[assignment]
+    on_before_zero_grad = on_after_backward = None  # type: ignore[assignment]
 
-    def __init__(
-        self, limit: float = 0.01, in_a_row: int = 10, norm_factor: float | None = None
-    ) -> None:
+    def __init__(self, limit: float = 0.01, in_a_row: int = 10) -> None:
         super().__init__()
         if not 0 <= limit <= 1:
             raise ValueError(f"`limit` of Guard is {limit}; expected a share in [0, 1]")
         check_at_least(self, 1, in_a_row=in_a_row)
-        if norm_factor is not None and not norm_factor > 1:
-            raise ValueError(f"`norm_factor` of Guard is {norm_factor}; it must be more than 1")
-        self.limit, self.in_a_row, self.norm_factor = limit, in_a_row, norm_factor
+        self.limit, self.in_a_row = limit, in_a_row
         self.steps = 0  # of the whole run, including skipped ones
         self.skipped = 0  # of the whole run
         self.row = 0  # consecutive skipped steps at the end
-        self.norm = 0.0  # mean of the gradient's norm over the steps taken
         self._keys: Sequence[str] = ()  # of the current batch
-        self._losses: list[Loss] = []  # of the current step
-        self._statistics = Statistics(nn.Module())
-        self._begins = True  # no batch of this training has begun
-        self._held: list[Any] = []  # schedules
-        self._verdict = ""
-        self._open: OpenStep | None = None  # the last step, until its verdict is read
-        self._actions: list[Callable[[], None]] = []  # to run then
+        self._loss = torch.zeros(())  # of the current step
+        self._buffers: Buffers | None = None
+        self._open: OpenStep | None = None
+        self._actions: list[Callable[[], None]] = []  # to run once its verdict is read
+        self._passed = ""  # the limit
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Become the first callback: no other one may see a step whose verdict is not read."""
@@ -266,11 +185,18 @@ class Guard(Callback):
         callbacks.insert(0, self)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the count."""
-        _check_guardable(trainer, self.norm_factor)
-        self._losses, self._held, self._verdict = [], [], ""
-        self._open, self._actions = None, []
-        self._begins = True
+        """Log the count.
+
+        Raises:
+            ValueError: If the optimiser is LBFGS.
+        """
+        if any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers):
+            raise ValueError(
+                "Guard cannot leave out a step of LBFGS, which asks for several gradients in one: "
+                "use another model.init_args.optimizer, or drop Guard from trainer.callbacks"
+            )
+        self._loss = torch.zeros((), device=trainer.strategy.root_device)
+        self._buffers, self._open, self._actions, self._passed = None, None, [], ""
         self._log(trainer, trainer.global_step)
 
     def on_train_batch_start(
@@ -281,69 +207,53 @@ class Guard(Callback):
         Raises:
             ValueError: If a limit was passed.
         """
-        if self._begins:
+        if self._buffers is None:
             # Only now: the model's `on_train_start`, which comes after ours, may measure a buffer.
-            self._statistics, self._begins = Statistics(pl_module), False
+            self._buffers = Buffers(pl_module)
         self._close(trainer)
-        for schedule in self._held:
-            schedule.interval = "step"
-        self._held.clear()
-        if self._verdict:
-            raise ValueError(self._verdict)
+        if self._passed:
+            raise ValueError(self._passed)
         self._keys = batch.get("key", ()) if isinstance(batch, Mapping) else ()
 
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
-        """Keep the loss, a scalar, for later."""
+        """Add the loss, a scalar, to those of the step."""
         if loss.dtype == torch.float16 and _scaler(trainer) is not None:
             return  # multiplied by the scale, it may exceed 65504; its gradients are checked
-        if len(self._losses) >= UNSEEN and not pl_module.automatic_optimization:
-            return
-        self._losses.append(Loss(self._keys, loss.detach()))
-        if len(self._losses) == UNSEEN and not pl_module.automatic_optimization:
-            log.warning(
-                "Guard has seen %d backward passes and no step: step with Lightning's optimiser, "
-                "self.optimizers(), or steps that are not finite are not left out",
-                UNSEEN,
-            )
+        self._loss = self._loss + loss.detach()
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
     ) -> None:
-        """Judge the step, and skip it if necessary."""
-        losses, self._losses = self._losses, []
-        both = reduce_loss_and_square(losses, optimizer, trainer)
-        step = trainer.global_step
-        if _skips_itself(trainer, pl_module, optimizer) and not _read_at_once(trainer):
-            bad = self._is_bad(both, copies(trainer))
-            self._open = OpenStep(trainer, optimizer, both, bad, losses, step)
-            return
-        loss, square = both.tolist()  # the host waits here
-        norm = math.sqrt(square / copies(trainer))
-        wrong = self._why_skip(loss, norm)
-        if not wrong:
-            if method_of(pl_module).is_step(optimizer):
-                self._accept(norm)
-            else:
-                self._statistics.keep()
-            return
-        self._leave_out(trainer, pl_module, optimizer)
-        if math.isfinite(loss) and not math.isfinite(norm) and _seeks_its_scale(trainer):
-            self._statistics.keep()  # the forward pass was finite
-            return
-        counted = int(method_of(pl_module).is_step(optimizer))
-        self._skip(trainer, step, wrong, losses, everywhere=math.isfinite(loss), counted=counted)
+        """Judge the step; if it is bad, the optimiser changes nothing."""
+        loss, self._loss = self._loss, torch.zeros_like(self._loss)
+        step = self._open = OpenStep(trainer, pl_module, optimizer, loss)
+        if not step.is_late and not all(step.read()):
+            optimizer.zero_grad(set_to_none=True)
+            scaler = _scaler(trainer)
+            step.seeks_scale = scaler is not None and scaler.get_scale() >= 1
+        if not pl_module.automatic_optimization:  # there may be another step in this batch
+            self._close(trainer)
 
-    # ----------------------------------------------------------------- a verdict that is read late
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Read the verdict if it is known, or if the count decides what happens now."""
+        at_most = trainer.max_steps
+        if (
+            (self._open is not None and not self._open.is_late)
+            or trainer.is_last_batch
+            or (at_most != -1 and trainer.global_step >= at_most)
+            or any(isinstance(callback, ModelCheckpoint) for callback in all_callbacks(trainer))
+        ):
+            self._close(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the last step's verdict."""
         self._close(trainer)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read the last step's verdict."""
-        self._close(trainer)
+    on_train_epoch_end = on_validation_start
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -352,118 +262,48 @@ class Guard(Callback):
         self._close(trainer)
 
     def _close(self, trainer: Trainer) -> bool:
-        """Read the last step's verdict, if it is open; return whether the step was skipped."""
+        """Read the verdict of the open step, if any; return whether the step was skipped."""
         step, self._open = self._open, None
-        if step is None:
+        if step is None or self._buffers is None:
             return False
-        loss, square = step.close()
-        norm = math.sqrt(square / copies(trainer))
-        wrong = self._why_skip(loss, norm)
-        if wrong:
+        loss_is_finite, gradient_is_finite = step.read()
+        skipped = not (loss_is_finite and gradient_is_finite)
+        if skipped:
             step.undo()
-            self._skip(trainer, step.step, wrong, step.losses, everywhere=math.isfinite(loss))
+            self._buffers.restore()
+            if not (loss_is_finite and step.seeks_scale):
+                self._count(trainer, step, "gradient" if loss_is_finite else "loss")
         else:
-            self._accept(norm)
+            self.steps += step.counted
+            self.row = 0 if step.counted else self.row
+            self._buffers.keep()
         actions, self._actions = self._actions, []
         for action in actions:
             action()
-        return bool(wrong)
+        return skipped
 
-    def _is_bad(self, both: Tensor, copies: int) -> Tensor:
-        # As `_why_skip`, on the device and with the same rounding.
-        bad = both.isfinite().all().logical_not()
-        if (most := self._largest_norm()) is not None:
-            bad = bad | ((both[1].double() / copies).sqrt() > most)
-        return bad
-
-    # ------------------------------------------------------------------------------ taken, left out
-
-    def _largest_norm(self) -> float | None:
-        """Return the largest norm that is accepted; None for any."""
-        learnt = self.norm_factor is not None and self.steps - self.skipped >= LEARNT
-        return (self.norm_factor or 1.0) * self.norm if learnt else None
-
-    def _why_skip(self, loss: float, norm: float) -> str:
-        if not math.isfinite(loss):
-            return "the loss is not finite"
-        if not math.isfinite(norm):
-            return "the gradient is not finite"
-        if (most := self._largest_norm()) is not None and norm > most:
-            return f"the gradient's norm is {norm:.3g}, its mean {self.norm:.3g}"
-        return ""
-
-    def _skip(
-        self,
-        trainer: Trainer,
-        step: int,
-        wrong: str,
-        losses: list[Loss],
-        everywhere: bool,
-        counted: int = 1,
-    ) -> None:
-        self._statistics.restore()
-        self.steps, self.skipped = self.steps + counted, self.skipped + 1
-        self.row += counted
-        self._warn(trainer, step, wrong, losses, everywhere)
-        self._verdict = self._why_stop(step)
-        self._log(trainer, step)
-
-    def _accept(self, norm: float) -> None:
-        self.steps, self.row = self.steps + 1, 0
-        if self.norm_factor is not None:
-            self.norm += (norm - self.norm) / min(self.steps - self.skipped, LEARNT)
-        self._statistics.keep()
-
-    def _leave_out(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        loop = trainer.fit_loop.epoch_loop
-        if pl_module.automatic_optimization:
-            progress: Any = loop.automatic_optimization.optim_progress.optimizer.step
-        else:
-            progress = loop.manual_optimization.optim_step_progress
-        if method_of(pl_module).is_step(optimizer):
-            for count in (progress.total, progress.current):
-                count.ready -= 1
-                count.completed -= 1  # Lightning is about to add one
-        for schedule in trainer.lr_scheduler_configs:
-            if schedule.interval == "step":
-                schedule.interval = HELD
-                self._held.append(schedule)
-
-    def _warn(
-        self, trainer: Trainer, step: int, wrong: str, losses: list[Loss], everywhere: bool
-    ) -> None:
-        if everywhere:  # the source of averaged gradients is unknown
-            seen = losses if trainer.is_global_zero else []
-        else:
-            seen = [loss for loss in losses if not bool(loss.value.isfinite())]
-        if not seen or (self.skipped > WARNED and self.skipped % RARE):
-            return
-        keys = list(dict.fromkeys(key for loss in seen for key in loss.keys))
-        shown = ", ".join(keys[:SHOWN]) + (", ..." if len(keys) > SHOWN else "")
-        log.warning(
-            "left out a step after step %d (%d of %d so far): %s (rank %d%s: %s)",
-            *(step, self.skipped, self.steps, wrong, trainer.global_rank),
-            *(" and others" if everywhere and trainer.world_size > 1 else "", shown or "no keys"),
-        )
-
-    def _why_stop(self, step: int) -> str:
-        """Return why the run must stop; empty if it need not."""
-        if self.row >= self.in_a_row:
-            passed = f"{self.row} steps in a row were left out, as many as `in_a_row` of Guard"
-        elif self.skipped > self.limit * max(self.steps, LEAST):
-            passed = (
-                f"{self.skipped} of {self.steps} steps were left out, more than `limit` of Guard, "
-                f"{self.limit:g} of {max(self.steps, LEAST)}"
+    def _count(self, trainer: Trainer, step: OpenStep, what: str) -> None:
+        self.steps, self.row = self.steps + step.counted, self.row + step.counted
+        self.skipped += 1
+        # The source of averaged gradients is unknown.
+        here = trainer.is_global_zero if what == "gradient" else not bool(step.loss.isfinite())
+        if here and self.skipped <= WARNED:
+            log.warning(
+                "left out a step after step %d (%d of %d so far): the %s is not finite "
+                "(rank %d: %s)",
+                *(step.number, self.skipped, self.steps, what, trainer.global_rank),
+                ", ".join(self._keys[:SHOWN]) or "no keys",
             )
-        else:
-            return ""
-        return (
-            f"stopped after step {step}, whose weights are still good: {passed}, because of their "
-            "loss or gradient (warnings above name the images); lower the learning rate, set "
-            "trainer.gradient_clip_val, train in another trainer.precision, or leave these "
-            "images out, and run the same command again"
-        )
+        if self.row >= self.in_a_row or self.skipped > self.limit * max(self.steps, LEAST):
+            self._passed = (
+                f"stopped after step {step.number}, whose weights are still good: {self.skipped} "
+                f"of {self.steps} steps were left out, {self.row} in a row, because of their loss "
+                f"or gradient (warnings above name the images), and Guard allows in_a_row "
+                f"{self.in_a_row} and limit {self.limit:g} of {max(self.steps, LEAST)}; lower the "
+                "learning rate, set trainer.gradient_clip_val, train in another "
+                "trainer.precision, or leave these images out, and run the same command again"
+            )
+        self._log(trainer, step.number)
 
     @rank_zero_only
     def _log(self, trainer: Trainer, step: int) -> None:
@@ -487,9 +327,9 @@ class Guard(Callback):
                 "it is not saved: save it in on_train_batch_start of your callback, or drop Guard "
                 "from trainer.callbacks"
             )
-        trained = [local_part(p.detach()) for p in pl_module.parameters() if p.requires_grad]
-        finite = math.isfinite(float(get_total_norm(trained)))
-        if is_sharded(trainer):
+        trained = [_local(p.detach()) for p in pl_module.parameters() if p.requires_grad]
+        finite = bool(get_total_norm(trained).isfinite())
+        if _is_sharded(trainer):
             finite = all(gather(finite))
         if not finite:
             raise ValueError(
@@ -504,13 +344,13 @@ class Guard(Callback):
         return "Guard"
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the counts and the mean norm."""
-        return {"steps": self.steps, "skipped": self.skipped, "row": self.row, "norm": self.norm}
+        """Return the counts."""
+        return {"steps": self.steps, "skipped": self.skipped, "row": self.row}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the counts."""
         self.steps, self.skipped = state_dict["steps"], state_dict["skipped"]
-        self.row, self.norm = state_dict["row"], state_dict["norm"]
+        self.row = state_dict["row"]
 
 
 def when_judged(trainer: Trainer, action: Callable[[], None]) -> None:
@@ -527,51 +367,36 @@ def when_judged(trainer: Trainer, action: Callable[[], None]) -> None:
     action()
 
 
-def _skips_itself(trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> bool:
-    # A fused optimiser skips its update where `found_inf` is 1, as a scaler has it do.
-    return (
-        pl_module.automatic_optimization
-        and _scaler(trainer) is None
-        and not is_sharded(trainer)
-        and type(optimizer) in FUSED
-        and trainer.strategy.root_device.type in ("cpu", "cuda")  # others have no float64
-        and all(g.get("fused") and not isinstance(g["lr"], Tensor) for g in optimizer.param_groups)
-    )
+def _loss_and_norm(loss: Tensor, optimizer: Any) -> Tensor:
+    # Sums over all processes of the loss and of the gradient's norm (2,).
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = get_total_norm([_local(p.grad) for p in parameters if p.grad is not None])
+    both = torch.stack([loss, norm.to(loss)])
+    if is_distributed():
+        dist.all_reduce(both)
+    return both
 
 
-def _read_at_once(trainer: Trainer) -> bool:
-    # Where the count of steps decides what happens at the end of this batch.
-    most = trainer.max_steps
-    return (
-        trainer.is_last_batch
-        or trainer.should_stop
-        or (most != -1 and trainer.global_step + 1 >= most)
-        or any(isinstance(callback, ModelCheckpoint) for callback in all_callbacks(trainer))
-    )
+def _local(tensor: Tensor) -> Tensor:
+    # This process's part of a sharded tensor; any other tensor as it is.
+    part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return part
+
+
+def _is_sharded(trainer: Trainer) -> bool:
+    return isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
 
 
 def _scaler(trainer: Trainer) -> Any:
     return getattr(trainer.precision_plugin, "scaler", None)
 
 
-def _seeks_its_scale(trainer: Trainer) -> bool:
-    scaler = _scaler(trainer)
-    return scaler is not None and scaler.get_scale() >= 1
-
-
-def _check_guardable(trainer: Trainer, norm_factor: float | None) -> None:
-    if isinstance(trainer.strategy, DeepSpeedStrategy):
-        raise ValueError(
-            "Guard cannot leave out a step of DeepSpeed, which takes it by itself: use "
-            "trainer.strategy ddp or fsdp, or drop Guard from trainer.callbacks"
-        )
-    if any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers):
-        raise ValueError(
-            "Guard cannot leave out a step of LBFGS, which asks for several gradients in one: use "
-            "another model.init_args.optimizer, or drop Guard from trainer.callbacks"
-        )
-    if norm_factor is not None and len(trainer.optimizers) > 1:
-        raise ValueError(
-            f"`norm_factor` of Guard is {norm_factor}, and the model has {len(trainer.optimizers)} "
-            "optimisers, whose gradients have norms of their own: leave it unset"
-        )
+def _skips_itself(trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> bool:
+    # A fused optimiser skips its update where `found_inf` is 1, as a scaler has it do.
+    return (
+        pl_module.automatic_optimization
+        and _scaler(trainer) is None
+        and not _is_sharded(trainer)
+        and type(optimizer) in FUSED
+        and all(group.get("fused") for group in optimizer.param_groups)
+    )

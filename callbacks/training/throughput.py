@@ -7,20 +7,17 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from callbacks.evaluation import check_at_least
-from callbacks.training.guard import when_judged
-
 if TYPE_CHECKING:
     from datamodules.clock import Seconds
 
-OF_TRAINING = ("waiting", "degrading", "stepping", "validating", "saving")  # beside "other"
+log = logging.getLogger(__name__)
+OF_TRAINING = ("waiting", "degrading", "stepping", "validating")  # beside "other"
 OF_WORKERS = ("reading", "decoding", "cropping")
 
 
@@ -73,17 +70,11 @@ class Budget:
         self.workers = workers
         self._spent: defaultdict[str, float] = defaultdict(float)  # by this process, in sequence
         self._prepared: defaultdict[str, float] = defaultdict(float)  # by workers, concurrently
-        self._steps = self._saves = 0  # batches
 
     def add(self, spent: dict[str, float]) -> None:
         """Add the seconds of a timeline."""
         for part, seconds in spent.items():
             self._spent[part] += seconds
-
-    def count(self, saved: bool) -> None:
-        """Count a batch: ``stepping``, or ``saving`` and then stepping."""
-        self._saves += saved
-        self._steps += not saved
 
     def add_prepared(self, batch: Iterable[Seconds]) -> None:
         """Add the seconds that workers spent on a batch."""
@@ -96,12 +87,7 @@ class Budget:
         whole = sum(self._spent.values())
         if not whole:
             return {}
-        spent = {"waiting": 0.0, "stepping": 0.0, "validating": 0.0, "saving": 0.0, **self._spent}
-        # A batch with a checkpoint steps as long as the others; the rest of its time is saving.
-        each = spent["stepping"] / max(self._steps, 1)
-        stepped = min(self._saves * each, spent["saving"])
-        spent["stepping"] += stepped
-        spent["saving"] -= stepped
+        spent = {"waiting": 0.0, "stepping": 0.0, "validating": 0.0, **self._spent}
         if not self.workers:
             spent["waiting"] = max(spent["waiting"] - sum(self._prepared.values()), 0.0)
         prepared = {p: s / max(self.workers, 1) for p, s in self._prepared.items()}
@@ -121,59 +107,46 @@ class Budget:
         return f"time of training: {training}{beside if workers else ''}"
 
 
-log = logging.getLogger(__name__)
-
-
 class Throughput(Callback):
-    """Log images/s over all processes, seconds per step, and the shares of a run's time.
+    """Log images/s over all processes, and the shares of a run's time.
 
-    ``throughput/images_per_second`` and ``throughput/seconds_per_step`` are averages over the steps
-    since the last number, without validation. ``throughput/share_...`` are shares of the first
-    process's time since training began, without its first batch:
+    Once in ``trainer.log_every_n_steps``. ``throughput/images_per_second`` is an average over the
+    steps since the last number, without validation. ``throughput/share_...`` are shares of the
+    first process's time since training began, without its first batch:
 
-    - ``waiting`` for the next batch, ``degrading`` (with the copy to the device), ``stepping``,
-      ``validating`` and ``saving`` checkpoints follow one another; the rest to 1 is the loop around
-      them. On a GPU it is the GPU's time, by events in its queue: while waiting it was idle.
+    - ``waiting`` for the next batch, ``degrading`` (with the copy to the device), ``stepping`` and
+      ``validating`` follow one another; callbacks and checkpoints count as steps, and the rest to 1
+      is the loop around them. On a GPU it is the GPU's time, by events in its queue: while waiting
+      it was idle.
     - ``reading``, ``decoding`` and ``cropping`` are shares of the workers' concurrent time: the
       closer their sum is to 1, the closer the workers are to limiting the speed. Without workers
       they belong to the training process, and do not count as waiting.
 
     The host waits for the device once an interval.
-
-    Args:
-        every_n_steps: Steps between two numbers; ``trainer.log_every_n_steps`` by default.
-
-    Raises:
-        ValueError: If ``every_n_steps`` is below 1.
     """
 
     # Not dispatched, see `callbacks/training/progress.py`.
     on_before_zero_grad = on_before_optimizer_step = None  # type: ignore[assignment]
     on_before_backward = on_after_backward = None  # type: ignore[assignment]
 
-    def __init__(self, every_n_steps: int | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        check_at_least(self, 1, every_n_steps=every_n_steps)
-        self.every_n_steps = every_n_steps
         self._line: Timeline | None = None  # None before the end of the first batch
         self._budget = Budget(0)
         self._step = self._images = 0  # at the interval's start; of this process since then
-        self._saved = False  # whether a checkpoint was written in this batch
-        self._listens = False  # whether the data module reports each batch
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the data module report each batch; the first one only warms up."""
         self._line = None
         data: Any = getattr(trainer, "datamodule", None)
-        self._listens = hasattr(data, "listener")
-        if self._listens:
+        if hasattr(data, "listener"):
             data.listener = self
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Mark the begin of the step."""
-        self._mark("other" if self._listens else "waiting")
+        """Mark the begin of the step; a loader that reports nothing has been waited for."""
+        self._mark("waiting")
 
     def on_train_batch_end(
         self,
@@ -184,19 +157,15 @@ class Throughput(Callback):
         batch_idx: int,
     ) -> None:
         """Count the images; log at the end of an interval."""
-        # The time of writing a checkpoint is unknown, except that it precedes a batch's step.
-        self._mark("saving" if self._saved else "stepping")
-        self._budget.count(saved=self._saved)
-        self._saved = False
+        self._mark("stepping")
         self._images += len(batch["key"])
-        step = trainer.global_step
-        every_n = self.every_n_steps or trainer.log_every_n_steps  # type: ignore[attr-defined]
+        every_n: int = max(vars(trainer)["log_every_n_steps"], 1)
         if self._line is None:
             self._line = Timeline(trainer.strategy.root_device)
             self._budget = Budget(getattr(trainer.train_dataloader, "num_workers", 0))
-            self._step, self._images = step, 0
-        elif step - self._step >= max(every_n, 1):
-            when_judged(trainer, partial(self._report, trainer, pl_module, max(every_n, 1)))
+            self._step, self._images = trainer.global_step, 0
+        elif trainer.global_step - self._step >= every_n:
+            self._report(trainer, self._line.read())
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Mark the begin of validation."""
@@ -206,18 +175,12 @@ class Throughput(Callback):
         """Mark the end of validation."""
         self._mark("validating")
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Note that a checkpoint is written."""
-        self._saved = True
-
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the shares of the whole run."""
         if self._line is None:
             return
         self._budget.add(self._line.read())
-        self._log(trainer, self._shares(), trainer.global_step)
+        self._log(trainer, self._shares())
         if trainer.is_global_zero and (sentence := self._budget.sentence()):
             log.info("%s", sentence)
 
@@ -245,20 +208,13 @@ class Throughput(Callback):
         if self._line is not None:
             self._line.mark(part)
 
-    def _report(self, trainer: Trainer, pl_module: LightningModule, every_n: int) -> None:
-        step = trainer.global_step
-        if self._line is None or step - self._step < every_n:
-            return  # Guard left the last step out
-        spent = self._line.read()
+    def _report(self, trainer: Trainer, spent: dict[str, float]) -> None:
         self._budget.add(spent)
         seconds = sum(spent.values()) - spent.get("validating", 0.0)
-        values = {
-            # All processes have equally many images.
-            "throughput/images_per_second": self._images * trainer.world_size / seconds,
-            "throughput/seconds_per_step": seconds / (step - self._step),
-        }
-        self._log(trainer, {**values, **self._shares()}, step)
-        self._step, self._images = step, 0
+        # All processes have equally many images.
+        speed = self._images * trainer.world_size / seconds
+        self._log(trainer, {"throughput/images_per_second": speed, **self._shares()})
+        self._step, self._images = trainer.global_step, 0
 
     def _shares(self) -> dict[str, float]:
         shares = self._budget.shares()
@@ -266,7 +222,7 @@ class Throughput(Callback):
         return {f"throughput/share_{part}": shares[part] for part in known}
 
     @rank_zero_only
-    def _log(self, trainer: Trainer, values: dict[str, float], step: int) -> None:
+    def _log(self, trainer: Trainer, values: dict[str, float]) -> None:
         # Not with pl_module.log, which would cost time at every step.
         for logger in trainer.loggers:
-            logger.log_metrics(values, step=step)
+            logger.log_metrics(values, step=trainer.global_step)

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor
 
@@ -106,21 +104,7 @@ class Model(Tiny):
         return super().validation_step(batch, batch_idx)
 
 
-class Saves(Callback):
-    """Write a checkpoint of 11 s as ours, at the start of batches 3 and 5."""
-
-    def __init__(self, still: Clock) -> None:
-        self.still = still
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        if batch_idx in (3, 5):
-            trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-            self.still.now += 11
-
-
-def fit(folder: Path, still: Clock, *callbacks: Callback, **settings: Any) -> Memory:
+def fit(folder: Path, still: Clock, **settings: Any) -> Memory:
     """One epoch of 6 batches of 4 images: 4 x 3 + 5 + 7 = 24 s each, without workers."""
     memory = Memory()
     data = SRDataModule(
@@ -132,7 +116,7 @@ def fit(folder: Path, still: Clock, *callbacks: Callback, **settings: Any) -> Me
         workers=0,
         degradation=SlowBicubic(still),
     )
-    run = trainer(folder, *callbacks, logger=memory, **settings)
+    run = trainer(folder, Throughput(), logger=memory, **settings)
     model = Model(still)
     run.fit(model, datamodule=data)
     assert data.listener is None
@@ -140,16 +124,14 @@ def fit(folder: Path, still: Clock, *callbacks: Callback, **settings: Any) -> Me
 
 
 def test_shares_without_workers(tmp_path: Path, still: Clock) -> None:
-    found = fit(tmp_path, still, Throughput(2)).found
+    found = fit(tmp_path, still, log_every_n_steps=2).found
     assert [step for step, _ in found] == [3, 5, 6]  # from the end of step 1; the end
     expected = {
         "images_per_second": 4 / 24,
-        "seconds_per_step": 24,
         "share_waiting": 0,
         "share_degrading": 5 / 24,
         "share_stepping": 7 / 24,
         "share_validating": 0,
-        "share_saving": 0,
         "share_reading": 8 / 24,
         "share_decoding": 4 / 24,
         "share_cropping": 0,
@@ -161,29 +143,21 @@ def test_shares_without_workers(tmp_path: Path, still: Clock) -> None:
 
 
 def test_validation_has_a_share_and_is_in_no_other_number(tmp_path: Path, still: Clock) -> None:
-    found = fit(tmp_path, still, Throughput(2), val_check_interval=2).found
+    found = fit(tmp_path, still, log_every_n_steps=2, val_check_interval=2).found
     assert [step for step, _ in found] == [3, 5, 6]
     for (_, values), validations in zip(found[:2], (1, 2), strict=True):
         whole = 2 * validations * 24 + validations * 40
-        assert values["seconds_per_step"] == pytest.approx(24)
+        assert values["images_per_second"] == pytest.approx(4 / 24)
         assert values["share_validating"] == pytest.approx(validations * 40 / whole)
         assert values["share_stepping"] == pytest.approx(2 * validations * 7 / whole)
     assert found[2][1]["share_validating"] == pytest.approx(3 * 40 / (5 * 24 + 3 * 40))
-
-
-def test_checkpoints_have_a_share_and_are_no_part_of_the_step(tmp_path: Path, still: Clock) -> None:
-    found = fit(tmp_path, still, Throughput(2), Saves(still)).found
-    shares = found[-1][1]
-    whole = 5 * 24 + 2 * 11
-    assert shares["share_saving"] == pytest.approx(22 / whole)
-    assert shares["share_stepping"] == pytest.approx(5 * 7 / whole)
 
 
 def test_it_is_said_in_the_end(
     tmp_path: Path, still: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "callbacks.training.throughput")
-    fit(tmp_path, still, Throughput(2))
+    fit(tmp_path, still)
     said = [r.getMessage() for r in caplog.records if r.name == "callbacks.training.throughput"]
     assert said == [
         "time of training: degrading 20.8%, stepping 29.2%, reading 33.3%, decoding 16.7%"
@@ -197,13 +171,12 @@ def test_nothing_is_said_of_no_time() -> None:
 def test_of_workers() -> None:
     """Two workers, 10 s: each had read for 2 s and decoded for 6."""
     budget = Budget(workers=2)
-    budget.count(saved=False)
     budget.add({"waiting": 1.0, "degrading": 2.0, "stepping": 6.0, "other": 1.0})
     budget.add_prepared([Seconds(1.0, 2.0, 0.5), Seconds(3.0, 10.0, 0.5)])
     assert budget.shares() == pytest.approx(
         {
             **{"waiting": 0.1, "degrading": 0.2, "stepping": 0.6, "other": 0.1},
-            **{"validating": 0, "saving": 0, "reading": 0.2, "decoding": 0.6, "cropping": 0.05},
+            **{"validating": 0, "reading": 0.2, "decoding": 0.6, "cropping": 0.05},
         }
     )
     assert budget.sentence() == (
@@ -302,31 +275,26 @@ def test_a_plain_loader(tmp_path: Path, still: Clock) -> None:
             still.now += 4
             return super().__getitem__(index)
 
-    run = trainer(tmp_path, Throughput(3), logger=memory)
+    run = trainer(tmp_path, Throughput(), logger=memory, log_every_n_steps=3)
     run.fit(Model(still), loader(SlowImages(8), 2))
     [(step, values), _] = memory.found
     assert step == 4
     assert values == pytest.approx(
         {
             "images_per_second": 2 / 15,
-            "seconds_per_step": 15,
             "share_waiting": 8 / 15,
             "share_stepping": 7 / 15,
             "share_validating": 0,
-            "share_saving": 0,
         }
     )
 
 
-def test_the_trainers_interval_is_the_default_and_steps_are_updates(
-    tmp_path: Path, still: Clock
-) -> None:
+def test_steps_are_updates(tmp_path: Path, still: Clock) -> None:
     settings = {"log_every_n_steps": 2, "accumulate_grad_batches": 2, "max_epochs": 2}
-    found = fit(tmp_path, still, Throughput(), **settings).found
+    found = fit(tmp_path, still, **settings).found
     # 3 updates an epoch of 6 batches; the interval begins in the middle of an update, at step 0.
     assert [step for step, _ in found] == [2, 4, 6, 6]
     assert [values["images_per_second"] for _, values in found[:3]] == pytest.approx([4 / 24] * 3)
-    assert [values["seconds_per_step"] for _, values in found[1:3]] == pytest.approx([48] * 2)
 
 
 def test_every_process_counts(still: Clock) -> None:
@@ -353,7 +321,7 @@ def test_every_process_counts(still: Clock) -> None:
 
 
 def test_a_run_of_one_batch_has_no_numbers(tmp_path: Path, still: Clock) -> None:
-    assert fit(tmp_path, still, Throughput(1), max_steps=1).found == []
+    assert fit(tmp_path, still, log_every_n_steps=1, max_steps=1).found == []
 
 
 @pytest.mark.gpu
@@ -371,8 +339,3 @@ def test_on_a_gpu_the_time_is_that_of_its_queue() -> None:
     assert spent["stepping"] > 0.02
     assert spent["other"] < 0.01
     assert not line.read()
-
-
-def test_an_interval_below_one() -> None:
-    with pytest.raises(ValueError, match="`every_n_steps` of Throughput is 0"):
-        Throughput(0)
