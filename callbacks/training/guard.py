@@ -89,7 +89,7 @@ class OpenStep:
         self._progress = self._loop.manual_optimization.optim_step_progress
         if pl_module.automatic_optimization:
             self._progress = self._loop.automatic_optimization.optim_progress.optimizer.step
-        self._ends_epoch = self._loop._num_ready_batches_reached()
+        self._ends_epoch = trainer.is_last_batch
         schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
         changing: list[Any] = [self._loop.scheduler_progress, *schedules]
         self._states = [(part, deepcopy(part.state_dict())) for part in changing]
