@@ -62,7 +62,6 @@ COMMANDS = [
     "check --config tiny.yaml",
     "test --config tiny.yaml --model lightning_modules.Bicubic",
     "pack PHOTOS packed --workers 2",
-    "stats PHOTOS --workers 2",
     "export --help",
     "list methods",
     "doctor",
