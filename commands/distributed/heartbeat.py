@@ -39,7 +39,7 @@ LOST = 75  # exit status after another process was lost: EX_TEMPFAIL, start agai
 GRACE = 5.0  # seconds in which a process may still end by itself after another one failed
 TOGETHER = 2.0  # seconds within which processes fail for the same reason
 FOLDER = "lastwords"
-FAILED = "failed"  # key of the first failure in the store
+FAILED, SIGNAL = "failed", "signal"  # keys of the first failure and of a signal in the store
 SHOWN = 8  # ranks in a message
 PATIENCE = 20  # limits that a process waits for one that computes; torch's own end is half an hour
 
@@ -73,7 +73,7 @@ class Heartbeat:
         self.interval, self.limit = interval, limit
         self._tick = min(1.0, interval / 2)
         self.state, self.end = state, end
-        self.signal = 0  # received by another process
+        self.signal = 0  # received by any process
         now = time.monotonic()
         self._last: dict[int, dict[str, Any]] = {r: {} for r in range(len(hosts)) if r != rank}
         self._seen = dict.fromkeys(self._last, now)
@@ -139,6 +139,9 @@ class Heartbeat:
                     due, known = now + self.interval, signal
                     self._send(store, "here")
                     self._receive(store.multi_get([_key(rank) for rank in self._last]))
+                # Not with the heartbeats: a process that leaves by a signal does not wait for them.
+                if not self.signal and store.check([SIGNAL]):
+                    self.signal = int(store.get(SIGNAL))
                 if store.check([FAILED]):
                     self._noticed, self.first = now, json.loads(store.get(FAILED))
                     return
@@ -146,6 +149,8 @@ class Heartbeat:
     def _send(self, store: Store, word: str) -> None:
         sign = {**self.state(), "beat": time.monotonic_ns(), "word": word}
         store.set(_key(self.rank), json.dumps(sign))
+        if sign["signal"]:
+            store.set(SIGNAL, str(sign["signal"]))
 
     def _receive(self, values: list[bytes]) -> None:
         now = time.monotonic()
@@ -154,7 +159,6 @@ class Heartbeat:
             sign = json.loads(value)
             if sign != self._last[rank]:
                 self._last[rank], self._seen[rank] = sign, now
-            self.signal = self.signal or sign["signal"]
 
     # ------------------------------------------------------------------------------------- watching
 

@@ -45,7 +45,7 @@ def test_a_network_with_other_methods_beside_a_frozen_one(
     enlarger(*of("tokenizer"), "--data.init_args.scale", 1)
     command = [*of("two"), "--trainer.callbacks", "[]", "--data.init_args.val", "null"]
     # Draws belong to a batch, of which each process has half.
-    command += ["--model.init_args.text_dropout", 0]
+    command += ["--model.init_args.stage_two.text_dropout", 0]
     command += ["--model.init_args.mapper.init_args.dropout", 0]
     more = ("--trainer.max_steps", 4, "--trainer.gradient_clip_val", 1)
     enlarger(*command, *more, "--run.name", "alone")
