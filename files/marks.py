@@ -26,7 +26,7 @@ MARKS = [(re.compile(name), re.compile(mark, re.DOTALL)) for name, mark in _MARK
 def is_foreign(path: Path) -> bool:
     """Return whether a file has a name of this program, and a content of another one.
 
-    An empty or a missing file is nobody's.
+    An empty or missing file is not foreign.
 
     Raises:
         OSError: It cannot be read.

@@ -159,7 +159,7 @@ class ImageModel(Method, LightningModule, ABC):
 
     @property
     def caption_encoder(self) -> Texts | None:
-        """Encoder of the captions of which ``encode --encode.texts`` writes features, if any."""
+        """Encoder whose caption features ``encode --encode.texts`` writes, if any."""
         return None
 
     def enlarged_lr(self, lr: Tensor, size: Size) -> Tensor:
@@ -197,7 +197,7 @@ class ImageModel(Method, LightningModule, ABC):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if not hasattr(data, "apart_from_training"):  # not ours
             self.trainer.fit_loop.setup_data()
-            with torch.random.fork_rng(devices=[]):  # of which a loader takes its order
+            with torch.random.fork_rng(devices=[]):  # the order of a loader comes from it
                 loader: Any = self.trainer.train_dataloader
                 for batch in islice(loader, count):
                     yield self.trainer.strategy.batch_to_device(batch, self.device)

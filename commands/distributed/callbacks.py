@@ -60,9 +60,8 @@ class Start(Callback):
         if not self.ranks.met and self.ranks.may_meet(trainer):
             self.ranks.meet(trainer, self.facts())
         facts: Facts = {"data": data_facts(trainer), "refusal": None}
-        facts["weights"] = made_by(
-            method_of(pl_module)
-        )  # the best of a run that still trains may change
+        # The best weights of a run that still trains may change meanwhile.
+        facts["weights"] = made_by(method_of(pl_module))
         if trainer.is_global_zero and stage == "fit":
             facts["refusal"] = _no_room(trainer, pl_module)
         self.ranks.compare("data", facts)

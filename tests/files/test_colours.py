@@ -108,7 +108,7 @@ def as_stored(rgb: NDArray[np.uint8]) -> Floats:
 def test_levels_are_shown_as_the_tags_say(
     data: bytes, expected: Callable[[NDArray[np.uint8]], Floats]
 ) -> None:
-    """In training, in metrics, and to whoever opens the output of `predict` by its profile."""
+    """In training, in metrics, and in a viewer that applies the profile of `predict`'s output."""
     stored = decode(data, "a")
     step = 257 if stored.bit_depth == 16 else 1
     levels = (stored.rgb // step).astype(np.uint8)

@@ -273,7 +273,7 @@ def test_the_next_writer_removes_what_a_kill_left(
     process.join()
     write_again()
     if not has_locks:
-        assert len({*tmp_path.iterdir()} - {*kept, link, tmp_path / "b"}) == 2  # nobody knows
+        assert len({*tmp_path.iterdir()} - {*kept, link, tmp_path / "b"}) == 2  # too new
         monkeypatch.setattr(owned, "ABANDONED", -1.0)
         write_again()
     assert {*tmp_path.iterdir()} == {*kept, link, tmp_path / "b"}
