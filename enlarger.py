@@ -63,8 +63,8 @@ from lightning_modules.noise import Noise
 from lightning_modules.sampling.tiling import Tiling
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
     from datamodules.source import Sample
+    from files.batch import Batch
 
 log = logging.getLogger(__name__)
 CONFIGS = Path(__file__).resolve().parent / "configs"

@@ -18,7 +18,6 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from datamodules.batches import add_size, check_batch, to_floats
-from datamodules.clock import Listener
 from datamodules.files.decode import most_pixels
 from datamodules.loading import Loader, evaluation_sampler, loader_of, position_of
 from datamodules.order.keys import digest_of
@@ -33,7 +32,7 @@ from datamodules.samples import (
 )
 from datamodules.scales import Scales
 from datamodules.shards.stream import Stream, StreamImages
-from datamodules.source import Augmentation, Batch, Pixels, Sample, Source
+from datamodules.source import Augmentation, Pixels, Sample, Source
 from datamodules.sources.clips import ClipImages, ClipSource, TrainingClips
 from datamodules.sources.folder import Folder, Outputs, source_to_enlarge
 from datamodules.sources.latents import Latents, TrainingLatents, add_latents
@@ -41,6 +40,7 @@ from datamodules.sources.triplets import TrainingTriplets, TripletImages, Triple
 from datamodules.sources.videos import VideoFrames, Videos
 from degradations.base import Degradation
 from degradations.pool import PairPool, Pairs
+from files.batch import Batch, Listener
 from files.method import method_of
 
 
@@ -401,7 +401,7 @@ def training_images(
     return images, digest_of(images.keys)
 
 
-__all__ = ["Augmentation", "Batch", "Pixels", "SRDataModule", "Sample", "Source"]
+__all__ = ["Augmentation", "Pixels", "SRDataModule", "Sample", "Source"]
 log = logging.getLogger(__name__)
 
 

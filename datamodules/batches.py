@@ -13,7 +13,8 @@ from torch.nn import functional
 from torch.utils.data import default_collate, get_worker_info
 
 from datamodules.clock import Preparation
-from datamodules.source import Batch, Pixels
+from datamodules.source import Pixels
+from files.batch import Batch
 
 IMAGES = ("hr", "lr", "ref", "p0", "p1")  # of a batch, where present
 CLIP = "clip"

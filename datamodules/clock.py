@@ -9,33 +9,12 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
+
+from files.batch import Seconds
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class Seconds(NamedTuple):
-    """Wall-clock seconds of a worker for one batch; waiting for a disk counts.
-
-    reading: Read bytes from a disk or a server, and all else of a source except decoding.
-    decoding: Decode bytes to pixels.
-    cropping: Crop, flip, augment and collate.
-    """
-
-    reading: float = 0.0
-    decoding: float = 0.0
-    cropping: float = 0.0
-
-
-class Listener(Protocol):
-    """Receiver of events of training batches; see ``SRDataModule.listener``."""
-
-    def arrived(self, seconds: list[Seconds]) -> None:
-        """Called when the loader returns a batch, with an entry for each worker that made it."""
-
-    def degraded(self) -> None:
-        """Called when the LR is made: on a GPU that is queued, not done."""
 
 
 class Stopwatch:

@@ -8,7 +8,6 @@ from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from datamodules.order.keys import Names
 from datamodules.order.shuffle import Mixture
@@ -51,52 +50,6 @@ class Sample(TypedDict, total=False):
     p0: Pixels
     p1: Pixels
     judge: float
-
-
-class Batch(TypedDict, total=False):
-    """The one contract between data, models and callbacks.
-
-    key: B names, unique within the source.
-    seed: (B,) int64, always on the CPU: everything random about a sample is drawn from it.
-    size: (H, W) of the output; authoritative.
-    hr: (B, 3, H, W) float32 in [0, 1]; absent in ``predict``.
-    lr: (B, 3, h, w) float32 in [0, 1].
-    text: B captions, if the source has them.
-    text_features: (B, n, W) floats of the captions, padded to the longest, if shards have them.
-    text_lengths: (B,) int64, the number of valid rows of each; with ``text_features``.
-    clip: (B, T, 3, H, W) float32 in [0, 1], from clip sources only, without ``hr`` and ``lr``.
-    frames: Number of frames of each clip, if clips are given or requested.
-    meta: B dictionaries, if the source has them; not in training.
-    latent: (B, C, h, w) float32, as the autoencoder gives HR, not standardised; in training on
-        ``Latents`` only, where ``hr`` and ``lr`` may be absent.
-    lr_latent: (B, C, h, w) float32 of the enlarged LR, likewise.
-    space: Space of the latents: ``identity`` of a space.
-    ref: (B, 3, H, W) float32 in [0, 1], from ``Triplets`` only; likewise ``p0`` and ``p1``, of the
-        same size. ``hr``, ``lr`` and ``size`` are then absent.
-    judge: (B,) float32 in [0, 1]: share of people who found ``p1`` nearer to ``ref``.
-    error: ``predict`` only: why the batch's one image cannot be enlarged; the only other fields are
-        ``key`` and, of a video, ``meta``.
-    """
-
-    key: list[str]
-    seed: Tensor
-    size: tuple[int, int]
-    hr: Tensor
-    lr: Tensor
-    text: list[str]
-    text_features: Tensor
-    text_lengths: Tensor
-    clip: Tensor
-    frames: int
-    meta: list[dict[str, Any]]
-    latent: Tensor
-    lr_latent: Tensor
-    space: str
-    ref: Tensor
-    p0: Tensor
-    p1: Tensor
-    judge: Tensor
-    error: list[str]
 
 
 class Source(ABC):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, final
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 
 class Method:

@@ -27,7 +27,7 @@ from lightning_modules.lightning_internals import exclude_from_step_count
 from lightning_modules.optimisation import adam, average_gradients, optimizer_of
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 BUCKET = 2**23  # values that are averaged over ranks in one call
 MAIN, SECOND = 0, 1

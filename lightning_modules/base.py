@@ -69,7 +69,7 @@ from lightning_modules.weights import (
 )
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
     from lightning_modules.backbone.condition import Texts
     from lightning_modules.backbone.space import Space
 

@@ -49,7 +49,7 @@ from lightning_modules.weights import (
 )
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 T = TypeVar("T", Tensor, float)
 Order = Literal["remainder_last", "remainder_first", "uniform"]

@@ -23,7 +23,7 @@ from lightning_modules.base import NothingToTrain, SuperResolver
 from lightning_modules.noise import Noise
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 
 class Chain(NothingToTrain, SuperResolver):

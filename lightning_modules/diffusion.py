@@ -37,7 +37,7 @@ from lightning_modules.sampling.captions import (
 from lightning_modules.sampling.solvers import ddim
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 
 class Diffusion(InLatents, Generator):

@@ -60,7 +60,7 @@ from lightning_modules.sampling.tiling import padded
 from lightning_modules.weights import Weights, fingerprint, load_part, read_weights, same_weights
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 STARTS = (250, 200, 150, 100)  # section 3.2: enough of the signal is left
 LADDER = (*STARTS, 50)

@@ -20,7 +20,7 @@ from lightning_modules.noise import Noise
 from lightning_modules.weights import apart, same_weights
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
     from lightning_modules.backbone.denoiser import UNet2D
 
 log = logging.getLogger(__name__)

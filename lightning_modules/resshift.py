@@ -32,7 +32,7 @@ from lightning_modules.sampling.solvers import ShiftSampler, ShiftSolver
 from lightning_modules.sampling.tiling import padded
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 PerceptualTarget = Literal["round_trip", "hr"]
 

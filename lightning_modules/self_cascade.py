@@ -47,7 +47,7 @@ from lightning_modules.sampling.captions import (
 )
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 Attach = Literal["skip", "block_out"]
 LEAST = 4  # places in the paper

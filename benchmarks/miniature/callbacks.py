@@ -19,7 +19,7 @@ from callbacks.tensorboard import MetricProtocol
 from files.method import method_of
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 OUTPUTS = "outputs"  # folder in the row's run, with one a seed
 INPUTS = ("hr", "lr")  # beside the folders of seeds

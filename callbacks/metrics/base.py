@@ -47,7 +47,7 @@ from degradations.bicubic import resize
 from degradations.draws import CODING
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 log = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from callbacks.tensorboard import MetricProtocol
 from degradations.bicubic import resize
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 
 class LRConsistency(ImageMetric):

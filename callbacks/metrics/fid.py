@@ -34,7 +34,7 @@ from degradations.draws import seed_of
 from files.tensors import check_numbers, read_tensors
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 Preset = Literal["clean-fid", "torch-fidelity", "torchmetrics"]
 SIDE = 299

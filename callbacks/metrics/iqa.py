@@ -33,7 +33,7 @@ from degradations.base import ieee_float32
 from files.tensors import check_numbers, read_tensors
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 log = logging.getLogger(__name__)
 

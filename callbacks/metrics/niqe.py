@@ -36,7 +36,7 @@ from degradations.device import copy_to, tensor_like
 from files.paths import expand_path
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 BLOCK = 96  # pixels a side; half as many on the second scale
 FEATURES = 36

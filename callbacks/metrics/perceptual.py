@@ -29,7 +29,7 @@ from degradations.base import ieee_float32
 from files.tensors import check_numbers, read_tensors
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 Backbone = Literal["alexnet", "vgg16", "squeezenet"]  # names in configs/weights.yaml
 

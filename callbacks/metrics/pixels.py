@@ -21,7 +21,7 @@ from callbacks.metrics.base import ImageMetric, TooSmall, as_float64
 from callbacks.tensorboard import MetricProtocol
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 Y_WEIGHTS = (65.481, 128.553, 24.966)  # BT.601 in studio range, as MATLAB's rgb2ycbcr has it
 

@@ -21,7 +21,7 @@ from callbacks.metrics.base import ImageMetric, Measured, Metric, Record
 from callbacks.tensorboard import MetricProtocol
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 log = logging.getLogger(__name__)
 

@@ -68,7 +68,7 @@ from files.owned import whole_file, write_whole
 from files.paths import expand_path
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 
 def find_images(places: Sequence[str | Path]) -> list[Path]:

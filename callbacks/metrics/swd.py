@@ -23,7 +23,7 @@ from degradations.device import copy_to, tensor_like
 from degradations.draws import seed_of
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 SIDE = 7  # of a patch
 BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)

@@ -26,7 +26,7 @@ from callbacks.tensorboard import MetricProtocol
 from degradations.base import ieee_float32
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 log = logging.getLogger(__name__)
 SEED = 2020  # for metrics that draw subsets when they compute, such as KID

@@ -32,7 +32,7 @@ from callbacks.tensorboard import MetricProtocol
 from files.paths import expand_path
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 SIDE = 224
 OPTIONS = {"rescale": False, "resize": False, "return_features": True}

@@ -44,7 +44,7 @@ from degradations.bicubic import resize
 from files.owned import remove_file, whole_file, write_whole
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 log = logging.getLogger(__name__)
 GAP, LINE, FONT_SIZE = 8, 22, 15  # pixels

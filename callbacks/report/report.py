@@ -39,7 +39,7 @@ from files.method import method_of
 from files.owned import write_whole
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 log = logging.getLogger(__name__)
 NAME = "report.html"

@@ -30,7 +30,7 @@ from files.method import BitwiseMethod
 from files.owned import write_whole
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 log = logging.getLogger(__name__)
 

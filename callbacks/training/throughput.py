@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 if TYPE_CHECKING:
-    from datamodules.clock import Seconds
+    from files.batch import Seconds
 
 log = logging.getLogger(__name__)
 OF_TRAINING = ("waiting", "degrading", "stepping", "validating")  # beside "other"

@@ -26,7 +26,7 @@ from lightning_modules.weights import read_weights, sources
 
 if TYPE_CHECKING:
     from commands.export.about import About
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 MEGABYTE = 1e6
 

@@ -21,7 +21,7 @@ from lightning_modules.networks.infinity import Text
 from lightning_modules.weights import fingerprint
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,7 +32,7 @@ from lightning_modules.noise import Noise
 from lightning_modules.optimisation import adam
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 
 class Direct(NothingToTrain, FromBase):

@@ -26,7 +26,7 @@ from lightning_modules.noise import Noise
 from lightning_modules.sampling.captions import check_captions, drop_captions, training_images
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 
 def targets(unet: Any) -> list[str]:

@@ -48,7 +48,7 @@ from lightning_modules.sampling.captions import (
 from lightning_modules.sampling.solvers import Sampler
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 Rule = Literal["geometric", "x4_then_rest"]
 Aspect = Literal["target", "base"]

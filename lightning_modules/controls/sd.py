@@ -31,7 +31,7 @@ from lightning_modules.sampling.color import ColorFix
 from lightning_modules.sampling.tiling import padded
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 UpscalerCallable = Callable[[float], SuperResolver]
 

@@ -28,7 +28,7 @@ from lightning_modules.noise import Noise
 from lightning_modules.sampling.tiling import padded
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 
 class Bicubic(NothingToTrain, SuperResolver):

@@ -31,7 +31,7 @@ from lightning_modules.networks.latent_lpips import VGG16, LatentDistance, from_
 from lightning_modules.weights import load_strictly
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 log = logging.getLogger(__name__)
 

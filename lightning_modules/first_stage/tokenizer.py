@@ -34,7 +34,7 @@ from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.tiling import padded
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 log = logging.getLogger(__name__)
 

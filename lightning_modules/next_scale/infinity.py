@@ -34,7 +34,7 @@ from lightning_modules.next_scale.next_scale import (
 from lightning_modules.noise import Noise
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 
 class Infinity(NextScale, Generator):

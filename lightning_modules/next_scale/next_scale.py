@@ -48,7 +48,7 @@ from lightning_modules.networks.scales import Scales
 from lightning_modules.noise import Noise, Size
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 Change = Callable[[int, Tensor], Tensor]
 

@@ -66,7 +66,7 @@ from lightning_modules.weights import (
 )
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 log = logging.getLogger(__name__)
 

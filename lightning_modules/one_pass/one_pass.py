@@ -15,7 +15,7 @@ from lightning_modules.base import SuperResolver
 from lightning_modules.noise import Noise
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 NetworkCallable = Callable[[float], nn.Module]
 SCALES = (2.0, 3.0, 4.0, 8.0, 1.0, 6.0, 16.0)  # of published or trained weights

@@ -37,7 +37,7 @@ from lightning_modules.one_pass.one_pass import NetworkCallable, OnePass
 from lightning_modules.weights import load_part, part_of, read_weights
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 
 RELEASED = GAN()

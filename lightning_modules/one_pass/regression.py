@@ -19,7 +19,7 @@ from lightning_modules.one_pass.losses import charbonnier
 from lightning_modules.one_pass.one_pass import NetworkCallable, OnePass
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l1": functional.l1_loss,

@@ -13,7 +13,7 @@ from lightning_modules.backbone.condition import Condition, TextEncoder
 from lightning_modules.backbone.denoiser import Denoiser
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 
 @torch.no_grad()

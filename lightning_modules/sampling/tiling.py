@@ -25,7 +25,7 @@ from lightning_modules.sampling.stopping import stop_here
 from lightning_modules.sampling.together import Together
 
 if TYPE_CHECKING:
-    from datamodules.base import Batch
+    from files.batch import Batch
 
 Window = Literal["linear", "gaussian", "flat", "released"]
 Where = Literal["pixels", "latent"]

@@ -11,11 +11,12 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
-from datamodules.base import Batch, CropSettings, Sample, Source, SRDataModule
+from datamodules.base import CropSettings, Sample, Source, SRDataModule
 from datamodules.files.decode import UnreadableImage
 from degradations.base import Degradation
 from degradations.pipeline import Pipeline
 from degradations.stages.noise import GaussianNoise
+from files.batch import Batch
 
 
 class Memory(Source):

@@ -18,8 +18,9 @@ from callbacks.training import throughput as timeline
 from callbacks.training.throughput import Budget, Throughput, Timeline
 from datamodules import clock
 from datamodules.base import Sample, Source, SRDataModule
-from datamodules.clock import DECODING, READING, Preparation, Seconds, Stopwatch
+from datamodules.clock import DECODING, READING, Preparation, Stopwatch
 from degradations.bicubic import Bicubic
+from files.batch import Seconds
 from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
 

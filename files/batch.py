@@ -1,0 +1,76 @@
+"""The batch: the one contract between data, methods and callbacks."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol, TypedDict
+
+from torch import Tensor
+
+
+class Batch(TypedDict, total=False):
+    """What data gives, and methods and callbacks take.
+
+    key: B names, unique within the source.
+    seed: (B,) int64, always on the CPU: everything random about a sample is drawn from it.
+    size: (H, W) of the output; authoritative.
+    hr: (B, 3, H, W) float32 in [0, 1]; absent in ``predict``.
+    lr: (B, 3, h, w) float32 in [0, 1].
+    text: B captions, if the source has them.
+    text_features: (B, n, W) floats of the captions, padded to the longest, if shards have them.
+    text_lengths: (B,) int64, the number of valid rows of each; with ``text_features``.
+    clip: (B, T, 3, H, W) float32 in [0, 1], from clip sources only, without ``hr`` and ``lr``.
+    frames: Number of frames of each clip, if clips are given or requested.
+    meta: B dictionaries, if the source has them; not in training.
+    latent: (B, C, h, w) float32, as the autoencoder gives HR, not standardised; in training on
+        ``Latents`` only, where ``hr`` and ``lr`` may be absent.
+    lr_latent: (B, C, h, w) float32 of the enlarged LR, likewise.
+    space: Space of the latents: ``identity`` of a space.
+    ref: (B, 3, H, W) float32 in [0, 1], from ``Triplets`` only; likewise ``p0`` and ``p1``, of the
+        same size. ``hr``, ``lr`` and ``size`` are then absent.
+    judge: (B,) float32 in [0, 1]: share of people who found ``p1`` nearer to ``ref``.
+    error: ``predict`` only: why the batch's one image cannot be enlarged; the only other fields are
+        ``key`` and, of a video, ``meta``.
+    """
+
+    key: list[str]
+    seed: Tensor
+    size: tuple[int, int]
+    hr: Tensor
+    lr: Tensor
+    text: list[str]
+    text_features: Tensor
+    text_lengths: Tensor
+    clip: Tensor
+    frames: int
+    meta: list[dict[str, Any]]
+    latent: Tensor
+    lr_latent: Tensor
+    space: str
+    ref: Tensor
+    p0: Tensor
+    p1: Tensor
+    judge: Tensor
+    error: list[str]
+
+
+class Seconds(NamedTuple):
+    """Wall-clock seconds of a worker for one batch; waiting for a disk counts.
+
+    reading: Read bytes from a disk or a server, and all else of a source except decoding.
+    decoding: Decode bytes to pixels.
+    cropping: Crop, flip, augment and collate.
+    """
+
+    reading: float = 0.0
+    decoding: float = 0.0
+    cropping: float = 0.0
+
+
+class Listener(Protocol):
+    """Receiver of events of training batches; see ``SRDataModule.listener``."""
+
+    def arrived(self, seconds: list[Seconds]) -> None:
+        """Called when the loader returns a batch, with an entry for each worker that made it."""
+
+    def degraded(self) -> None:
+        """Called when the LR is made: on a GPU that is queued, not done."""
