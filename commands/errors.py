@@ -269,7 +269,7 @@ def readable(message: str, keys: Iterable[str], typed: Sequence[str] = ()) -> st
 
 
 def _sentence(message: str, keys: list[str], typed: Sequence[str]) -> str:
-    lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
+    lines = [_OF_RANGE.sub("", line.strip()) for line in message.splitlines() if line.strip()]
     if message.startswith("Unexpected config:"):
         return _no_mapping(message.partition(":")[2], keys)
     lines = _below_typed_groups(lines)
@@ -321,6 +321,8 @@ def _after(text: str, start: str) -> str | None:
     return text.removeprefix(start) if text.startswith(start) else None
 
 
+# Before a line's message; a type of files/numbers.py says itself what it expects.
+_OF_RANGE = re.compile(r"^(- )?(Not of type \w+: (?=Expected))?")
 # Lines about the types that the parser tried.
 _ATTEMPTS = (
     *("Does not validate", "Subtypes:", "Errors:", "Given value"),

@@ -36,6 +36,7 @@ from callbacks.report.page import MEGABYTE, Limits, page
 from callbacks.report.runs import read_run, read_runs
 from callbacks.results.files import made_by, one_writer
 from files.method import method_of
+from files.numbers import NonNegativeInt, PositiveFloat
 from files.owned import write_whole
 
 if TYPE_CHECKING:
@@ -59,15 +60,14 @@ class Report(EvaluationCallback):
         megabytes: Images that would make the page larger than this are left out of it.
 
     Raises:
-        ValueError: If a setting is out of range.
+        ValueError: If ``side`` is below 16.
     """
 
-    def __init__(self, limit: int = 8, side: int = 384, megabytes: float = 32.0) -> None:
+    def __init__(
+        self, limit: NonNegativeInt = 8, side: int = 384, megabytes: PositiveFloat = 32.0
+    ) -> None:
         super().__init__()
-        check_at_least(self, 0, limit=limit)
         check_at_least(self, 16, side=side)
-        if not megabytes > 0:
-            raise ValueError(f"`megabytes` of Report is {megabytes}; it must be above 0")
         self.limit, self.side, self.megabytes = limit, side, megabytes
         self._store: ImageStore | None = None  # None: nothing is kept of this evaluation
         self._datasets: list[Any] = []

@@ -31,6 +31,7 @@ from commands.arguments.jsonargparse_internals import (
     keep_final_text,
 )
 from commands.arguments.layers import ConfigFile, replace_typed
+from commands.arguments.ranges import register_ranges
 from commands.arguments.saved_config import is_mere_default
 from commands.errors import ConfigurationError, readable
 from commands.names import ABOUT, TOOLS
@@ -60,6 +61,7 @@ DESCRIPTIONS = {name: about for name, about in ABOUT.items() if name not in TOOL
 
 def parser_settings() -> dict[str, Any]:
     """Return the arguments of the parser and, by command, of the command parsers."""
+    register_ranges()
     description = "Enlarger: train, compare and run image super-resolution methods."
     each = {n: {"description": t, "allow_abbrev": False} for n, t in DESCRIPTIONS.items()}
     return {"description": description, "allow_abbrev": False, **each}

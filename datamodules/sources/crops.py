@@ -9,6 +9,7 @@ from PIL import Image
 
 from datamodules.source import PerImage, Pixels, Sample, Source, Wrapper, prepare_within
 from degradations.draws import Draws, seed_of
+from files.numbers import PositiveInt
 
 
 class Crops(PerImage):
@@ -22,16 +23,16 @@ class Crops(PerImage):
         source: Source of the images; HR only.
         size: Side of the squares in HR pixels.
         per_image: Squares per image; they may overlap.
-
-    Raises:
-        ValueError: If ``size`` or ``per_image`` is below 1.
     """
 
-    def __init__(self, source: Source, size: int = 192, per_image: int = 4, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        source: Source,
+        size: PositiveInt = 192,
+        per_image: PositiveInt = 4,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        for name, value in (("size", size), ("per_image", per_image)):
-            if value < 1:
-                raise ValueError(f"{name} of Crops is {value}; it must be at least 1")
         self.source, self.side, self.per_image = source, size, per_image
         self._latest: tuple[int, Sample] | None = (
             None  # an image's crops are read one after another

@@ -116,6 +116,3 @@ def test_what_cannot_be_cut():
         crops_of(Numbered(), size=48).read(0)
     with pytest.raises(ValueError, match="p0 is a pair"):
         Crops(Numbered(pairs=True), size=16).read(0)
-    for arguments in ({"size": 0}, {"per_image": 0}):
-        with pytest.raises(ValueError, match="must be at least 1"):
-            Crops(Numbered(), **arguments)
