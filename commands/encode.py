@@ -34,7 +34,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from commands.check import Checked
 from commands.errors import ConfigurationError
-from datamodules.base import degradation_of
+from datamodules.degrading import degradation_of
 from datamodules.files.decode import UnreadableImage
 from datamodules.loading import expect_workers, start_worker
 from datamodules.order.keys import digest_of

@@ -74,6 +74,10 @@ class Source(ABC):
     """Whether images with the same key in several such sources of an evaluation share their seed,
     so that a method's noise is the same at several scales."""
 
+    evaluation_dataset: Any = None
+    training_dataset: Any = None
+    """Classes of ``samples.py`` for sources that give something else than images."""
+
     def __init__(
         self,
         scale: float | None = None,

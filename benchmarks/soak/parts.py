@@ -104,7 +104,7 @@ class Trace(Callback):
         """Write the line."""
         place = trainer.current_epoch * int(trainer.num_training_batches) + batch_idx + 1
         crops = xxhash.xxh3_64_hexdigest(repr([batch["key"], batch["seed"].tolist()]).encode())
-        replaced = trainer.datamodule.unreadable  # type: ignore[attr-defined]
+        replaced = trainer.datamodule.tally.unreadable  # type: ignore[attr-defined]
         left_out = sum(c.skipped for c in trainer.callbacks if isinstance(c, Guard))  # type: ignore[attr-defined, misc]
         state = state_digest(trainer, pl_module)
         self._file.write(f"{place} {crops} {state} {left_out} {replaced - self._replaced}\n")

@@ -341,7 +341,7 @@ def check_member(member: tarfile.TarInfo, shard: Path) -> None:
 
 def _examined(index: ShardIndex, shard: Path, checksums: bool, sizes: bool) -> ShardIndex:
     """Return the index with checksums and sizes."""
-    examined = []
+    examined: list[dict[str, Member]] = []
     with shard.open("rb") as file:
         for sample in index.members:
             examined.append({})

@@ -69,6 +69,11 @@ class StreamPlan(Plan):
 
     shuffle: int = 0
 
+    @property
+    def state(self) -> dict[str, Any]:
+        """As ``Plan.state``."""
+        return {**super().state, "shuffle": self.shuffle}
+
     def batches(self, epoch: int, start: int, rank: int, world: int) -> Iterator[list[Item]]:
         """Micro-batches of one process. Args as ``Plan.batches``."""
         if start and rank == 0:
@@ -349,6 +354,9 @@ class StreamImages(TrainingImages):
     def key(self) -> str:
         """Key of the sample that was read last."""
         return f"{self.name}/{self._raw.key}"
+
+
+Stream.training_dataset = StreamImages
 
 
 class _CurrentKey(Sequence[str]):

@@ -308,6 +308,9 @@ class TrainingClips(TrainingImages):
             sample["clip"] = np.stack([self.augment(frame, seed) for frame in sample["clip"]])
 
 
+ClipSource.evaluation_dataset, ClipSource.training_dataset = ClipImages, TrainingClips
+
+
 def in_order(name: str) -> list[tuple[int, str]]:
     """Return a sort key that orders names by the numbers in them."""
     return [

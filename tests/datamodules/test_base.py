@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from datamodules.augment import Albumentations
-from datamodules.base import CropSettings, Source, SRDataModule, check_crop
+from datamodules.base import Source, SRDataModule, check_crop
 from datamodules.batches import check_batch, collate
 from datamodules.order.plan import Item
 from datamodules.samples import PredictImages, TrainingImages
@@ -237,10 +237,6 @@ class TestCrops:
         found = {dataset[item]["hr"].tobytes() for item in self.items(30)}
         assert found == {hr.tobytes(), hr[:, ::-1].tobytes()}
 
-    def test_other_flips_are_refused(self):
-        with pytest.raises(ValueError, match=r"flips is 'vertical'; expected true, false or hor"):
-            CropSettings(flips="vertical")
-
     def test_a_crop_as_large_as_the_image(self):
         dataset = TrainingImages(Memory({"a": {"hr": located(8, 8)}}), "train", 2.0, 8, True)
         crops = {dataset[item]["hr"].tobytes() for item in self.items(60)}
@@ -414,7 +410,7 @@ class TestUnreadable:
             self.source(), batch_size=4, per_image=4, workers=workers, unreadable_limit=1.0
         )
         batches = list(training(data))
-        return data.unreadable, [b["key"] for b in batches], by_name(batches, "lr")
+        return data.tally.unreadable, [b["key"] for b in batches], by_name(batches, "lr")
 
     def test_is_replaced_counted_and_told(self, caplog):
         with caplog.at_level(logging.WARNING, "datamodules.samples"):
@@ -531,10 +527,6 @@ class TestPredict:
         data = SRDataModule(2, test={"a": inputs}, size=(40, 30), workers=0)
         assert [b["size"] for b in evaluation(data, "test")] == [(18, 14)]
 
-    def test_a_size_that_is_none(self):
-        with pytest.raises(ValueError, match=r"size is \[0, 8\]; expected \[height, width\]"):
-            SRDataModule(2, size=(0, 8))
-
     def test_nothing_to_enlarge(self):
         with pytest.raises(ValueError, match=r"set data\.init_args\.predict to a folder"):
             SRDataModule(2).setup("predict")
@@ -588,12 +580,6 @@ class TestMessages:
         with pytest.raises(ValueError, match=message):
             data.setup("fit")
         check_crop(crop, 4.5)  # a fractional scale need not divide it
-
-    def test_a_crop_larger_than_any_image(self):
-        """Refused before memory for a batch of such crops is taken."""
-        data = data_of(random_images(1), scale=2, crop_size=10**9)
-        with pytest.raises(ValueError, match="crop_size is 1000000000, larger than any image"):
-            data.setup("fit")
 
     def test_the_crop_is_of_training_alone(self):
         data = data_of(random_images(1), scale=3, crop_size=64, predict=random_images(1))
@@ -669,31 +655,10 @@ class TestMessages:
         with pytest.raises(ValueError, match=rf"{stage} needs images.*data\.init_args\.{key}"):
             SRDataModule(2).setup(stage)
 
-    @pytest.mark.parametrize("scale", [None, 0.5, 0, -2, float("nan"), float("inf"), "2", True])
-    def test_a_scale_that_is_none(self, scale):
-        with pytest.raises(ValueError, match=r"data\.init_args\.scale is .* number of at least 1"):
-            SRDataModule(scale)
-
     def test_a_sources_scale_that_is_none(self):
         data = SRDataModule(2, val={"a": Memory(random_images(1).samples, scale=0.5)})
-        with pytest.raises(ValueError, match=r"a source's scale is 0\.5"):
+        with pytest.raises(ValueError, match=r"scale .* is 0\.5"):
             data.setup("validate")
-
-    @pytest.mark.parametrize(
-        ("name", "value", "least"),
-        [
-            ("batch_size", 0, 1),
-            ("crop_size", 0, 1),
-            ("crops.per_image", 0, 1),
-            ("eval_batch_size", 0, 1),
-            ("streams", 0, 1),
-            ("workers", -1, 0),
-        ],
-    )
-    def test_numbers_out_of_range(self, name, value, least):
-        message = rf"data\.init_args\.{name} is {value}; it must be at least {least}"
-        with pytest.raises(ValueError, match=message):
-            SRDataModule(2, **with_crops({name.removeprefix("crops."): value}))
 
     def test_streams_that_do_not_divide_the_batch(self):
         with pytest.raises(ValueError, match=r"streams is 3, which does not divide .*batch_size 4"):

@@ -106,7 +106,7 @@ def test_the_batch_of_one_process_counts():
 
 def test_16_bits_are_refused():
     samples = {f"p{i}": {"hr": random_image(32, 40, i, np.uint16)} for i in range(12)}
-    with pytest.raises(ValueError, match=r"keeps 8-bit images.*data\.init_args\.train"):
+    with pytest.raises(ValueError, match=r"gives 16-bit images .* set pool to 0"):
         list(training(module(train=Memory(samples))))
 
 

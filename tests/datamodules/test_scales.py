@@ -244,7 +244,7 @@ class TestSameEverywhere:
         broken = {f"bad{i}": f"bad{i}.jpg: truncated" for i in range(6)}
         data = data_of(Memory({**broken, **random_images(6).samples}), unreadable_limit=1)
         batches = list(training(data))
-        assert data.unreadable > 0
+        assert data.tally.unreadable > 0
         assert [sides(b) for b in batches] == [SCALES.sides(0, 0, n) for n in range(9)]
 
 
@@ -280,5 +280,5 @@ class TestMessages:
     def test_a_pair_pool(self):
         degradation = Bicubic(2)
         degradation.pool = 8
-        with pytest.raises(ValueError, match=r"pair pool of Bicubic .* set its pool to 0"):
+        with pytest.raises(ValueError, match=r"Bicubic .* its pool to 0"):
             data_of(degradation=degradation).setup("fit")

@@ -188,7 +188,7 @@ def test_unequal_frames(root: Path, caplog: Any) -> None:
     keys = [key for batch in training(data) for key in batch["key"]]
     assert len(keys) == 9
     assert "train/b" not in keys
-    assert data.unreadable >= 3
+    assert data.tally.unreadable >= 3
     with pytest.raises(ValueError, match=message):
         list(evaluation(SRDataModule(1.0, test={"own": Clips(str(root), frames=4)}), "test"))
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.base import check_pooled
 from datamodules.batches import collate
+from datamodules.degrading import check_pooled
 from datamodules.files.decode import UnreadableImage
 from datamodules.order.plan import Item
 from datamodules.shards.writer import ShardWriter
@@ -121,8 +121,8 @@ def test_no_mixture_of_latents(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["latent", "text_features"])
 def test_no_pool_beside_what_it_would_not_exchange(name: str) -> None:
-    with pytest.raises(ValueError, match=r"exchanges images, .* set pool to 0"):
-        check_pooled({name: 0})
+    with pytest.raises(ValueError, match="exchanges 8-bit images"):
+        check_pooled({name: 0, "key": ["a"], "hr": torch.zeros(1, dtype=torch.uint8)})
 
 
 def test_features_of_captions_are_filled_up_to_the_longest(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from datamodules.base import SRDataModule, new_plan
+from datamodules.base import SRDataModule
+from datamodules.order.plan import new_plan
 from datamodules.sources.clips import MovingCrops
 from datamodules.sources.crops import Crops, OneLR
 from datamodules.sources.mix import Mix
