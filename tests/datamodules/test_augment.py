@@ -131,11 +131,6 @@ def test_images_of_16_bits():
         adapter()(HR.astype(np.uint16), 0)
 
 
-def test_no_transforms():
-    with pytest.raises(ValueError, match="transforms is empty"):
-        Albumentations([])
-
-
 @pytest.mark.filterwarnings(r"ignore:\s+Dump of a value that does not round-trip")  # list for tuple
 def test_class_paths():
     parser = ArgumentParser()

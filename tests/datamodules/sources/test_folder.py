@@ -71,11 +71,6 @@ def test_files_without_a_root(tree):
     assert prepared(files=files).keys == ["a", "b", "er/c"]
 
 
-def test_an_empty_list_of_files_is_not_all_of_them(tree):
-    with pytest.raises(ValueError, match=r"Folder\.files is an empty list; leave it out"):
-        Folder(str(tree), files=[])
-
-
 def test_of_takes_folders_and_files(tree):
     for paths in (str(tree), [str(tree)], [str(tree), str(tree / "b.png")]):
         source = Folder.of(paths)

@@ -90,9 +90,3 @@ def test_keys_are_not_asked_for_with_each_image():
     lr.prepare(4)
     assert lr.read(0)["lr"].shape == (16, 16, 3)
     assert source.asked == 0
-
-
-@pytest.mark.parametrize("lr_side", [0, (4, 0), (4,)])
-def test_no_side(lr_side):
-    with pytest.raises(ValueError, match=r"OneLR\.lr_side is .*expected a side of at least 1"):
-        OneLR(Memory({}), lr_side)

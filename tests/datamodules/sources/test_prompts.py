@@ -107,7 +107,6 @@ def test_it_cannot_be_trained_on(file):
     ("content", "message"),
     [
         (b"\n \n", r"prompts\.txt has no prompts; expected one per line"),
-        (b"a\n\n" + b"b" * 10_001, r"line 3 has 10001 characters; expected 10000 at most"),
         (b"a\n\xff\xfe", r"is not UTF-8 text \(byte 2\)"),
         (None, r"does not exist; expected a text file"),
     ],
@@ -118,22 +117,6 @@ def test_files_that_cannot_be_read(tmp_path, content, message):
         path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
         Prompts(str(path), 32).prepare(1.0)
-
-
-def test_10000_characters_are_taken(tmp_path):
-    (tmp_path / "prompts.txt").write_text("b" * 10_000 + "\n")
-    source = Prompts(str(tmp_path / "prompts.txt"), 32)
-    source.prepare(1.0)
-    assert len(source.keys) == 1
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [((0, 32), "Seeds.count is 0"), ((1, 0), "Seeds.size is 0"), ((1, (8, -1)), r"Seeds.size is")],
-)
-def test_arguments_that_cannot_be(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        Seeds(*arguments)
 
 
 def test_sizes_of_one_batch_agree(file):

@@ -110,10 +110,3 @@ def test_a_mistake_is_named(cifar: Path, arguments: dict[str, Any], message: str
     given: dict[str, Any] = {"dataset": "CIFAR10", "root": str(cifar), "train": True, **arguments}
     with pytest.raises(ValueError, match=message):
         prepared(Torchvision(**given))
-
-
-def test_an_empty_part_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"start is 4 and stop 4; expected 0 <= start < stop"):
-        Torchvision("CIFAR10", "cifar", start=4, stop=4)
-    with pytest.raises(ValueError, match=r"Torchvision\.classes is an empty list; leave it out"):
-        Torchvision("CIFAR10", "cifar", classes=[])
