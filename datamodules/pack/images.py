@@ -430,8 +430,8 @@ def _image(data: bytes, where: str, recipe: Recipe, role: str) -> DecodedImage:
     if pixels is not None and pixels > recipe.max_pixels:
         raise Refusal(
             "too large",
-            f"{where}: {pixels / 1e6:.0f} megapixels, more than --max-pixels "
-            f"{recipe.max_pixels / 1e6:.0f}M: a decompression bomb, or raise it",
+            f"{where}: {pixels} pixels, more than --max-pixels {recipe.max_pixels}: a "
+            "decompression bomb, or raise it",
         )
     # Our JPEGs have no profile, so their pixels must be sRGB.
     jpeg = recipe.encode.kind == "jpeg" and role != "lr."

@@ -148,6 +148,7 @@ log = logging.getLogger(__name__)
 EXPECTED = ", ".join(sorted(SUFFIXES))
 REMOTE = re.compile(r"(pipe:|[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
 SIZED = re.compile(r"(.+?)\s+\(\d+(?:\s*,\s*\d+){1,2}\)(?:\s+\d+)?")  # BasicSR's meta_info
+PAIR = re.compile(rf"(.+?\.(?:{'|'.join(sorted(SUFFIXES))}))\s*,\s*(.+)", re.IGNORECASE)
 TABLES = (".csv", ".tsv", ".parquet")
 DOWNLOAD = "img2dataset downloads the images of one into shards (docs/shards.md, 'From the web')"
 TEXT = 4096  # bytes of a list that are checked before it is read
@@ -345,12 +346,11 @@ def _from_list(path: Path, what: str, refused: list[Refused]) -> list[Listed]:
 
 
 def _line(text: str, folder: Path, where: str) -> Line | Refused:
-    sized = SIZED.fullmatch(text)
-    parts = _pairs_in(text, folder) if sized is None else [(sized[1],)]
-    if len(parts) > 1:
-        message = f"{where}: {text!r} can be read as several pairs: rename the images"
-        return Refused(text, where, "ambiguous line", message)
-    paths = [_path_in(folder, part) for part in parts[0]]
+    sized, pair = SIZED.fullmatch(text), PAIR.fullmatch(text)
+    parts = [sized[1]] if sized else [text]
+    if pair and not sized and not _path_in(folder, text).is_file():
+        parts = [pair[1], pair[2]]
+    paths = [_path_in(folder, part) for part in parts]
     for path in paths:
         if not is_image(path):
             message = (
@@ -359,17 +359,6 @@ def _line(text: str, folder: Path, where: str) -> Line | Refused:
             )
             return Refused(str(path), where, "unsupported", message)
     return Line(where, paths[0], paths[1] if len(paths) > 1 else None)
-
-
-def _pairs_in(text: str, folder: Path) -> list[tuple[str, ...]]:
-    """Return the ways to read a line as two images; the line itself if it is one image."""
-    commas = [at for at, character in enumerate(text) if character == ","]
-    pairs = [(text[:at].strip(), text[at + 1 :].strip()) for at in commas]
-    pairs = [pair for pair in pairs if all(is_image(Path(part)) for part in pair)]
-    if not pairs or _path_in(folder, text).is_file():
-        return [(text,)]
-    there = [pair for pair in pairs if all(_path_in(folder, part).is_file() for part in pair)]
-    return list(there if len(pairs) > 1 and len(there) == 1 else pairs)
 
 
 def _path_in(folder: Path, name: str) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import re
 import sys
@@ -19,7 +18,6 @@ from datamodules.parts import parse_natural, parse_part, parse_positive
 from datamodules.workers import TIME_LIMIT, usable_cores
 from files.paths import expand_path
 
-DECIMAL = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 DESCRIPTION = """\
 Pack images into WebDataset shards (tars), each with its index. Every image is decoded once, and
 broken ones are refused and listed. By default the files are kept unchanged, in the order of their
@@ -60,25 +58,6 @@ def parse_size(text: str) -> int:
     return size
 
 
-def _pixels(text: str) -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)", text.strip(), re.IGNORECASE)
-    if match is None or float(match[1]) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels; expected e.g. 200M")
-    return int(float(match[1]) * DECIMAL[match[2].upper()])
-
-
-def _scale(text: str) -> float:
-    try:
-        scale = float(text)
-    except ValueError:
-        scale = 0.0
-    if not 1 <= scale < float("inf"):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a scale; expected a number of at least 1"
-        )
-    return scale
-
-
 def _name(text: str) -> str:
     if not re.fullmatch(r"\w[\w.-]*", text, re.ASCII):
         raise argparse.ArgumentTypeError(
@@ -98,16 +77,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         return _finish_parser().parse_args(words)
     made = _parser()
     options, more = made.parse_known_args(words)
-    if more and not any(one.startswith("-") for one in more):
-        made.error(
-            f"{len(more) + 2} paths where SOURCE and OUT were expected: quote a pattern, so that "
-            "the shell does not expand it, as in 'photos/*.jpg'"
-        )
     if more:
-        known = [option for action in made._actions for option in action.option_strings]
-        near = difflib.get_close_matches(more[0].partition("=")[0], known, n=1)
-        meant = f"; did you mean {near[0]}?" if near else ""
-        made.error(f"unknown arguments: {' '.join(more)}{meant}")
+        made.error(
+            f"unknown arguments: {' '.join(more)} (quote a pattern of images, as 'photos/*.jpg', "
+            "so that the shell does not expand it)"
+        )
     return options
 
 
@@ -153,7 +127,7 @@ def _add_inputs(group: Any) -> None:
     )
     group.add_argument(
         "--scale",
-        type=_scale,
+        type=float,
         metavar="N",
         help="how many times larger than their LR images are; pairs of other sizes are refused",
     )
@@ -179,10 +153,10 @@ def _add_inputs(group: Any) -> None:
     )
     group.add_argument(
         "--max-pixels",
-        type=_pixels,
+        type=parse_positive,
         default=MAX_PIXELS,
         metavar="N",
-        help="refuse images with more pixels, e.g. 400M, before decoding (default: 179M)",
+        help="refuse images with more pixels before decoding (default: %(default)s)",
     )
     group.add_argument(
         "--decode-timeout",
@@ -303,6 +277,8 @@ def check(options: argparse.Namespace) -> None:
         )
     if options.lr is not None and options.scale is None:
         raise ValueError("--lr needs --scale, to check the sizes of the pairs")
+    if options.scale is not None and not 1 <= options.scale < float("inf"):
+        raise ValueError(f"--scale is {options.scale:g}; expected a number of at least 1")
     shrunk = options.max_long_side is not None
     if options.lr is not None and shrunk:
         raise ValueError("--max-long-side would misalign HR and --lr: drop it")

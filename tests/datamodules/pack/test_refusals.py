@@ -16,7 +16,7 @@ OPTIONS = [
     ([*PAIRS, "4", "--crop", "30"], "give 28 or 32"),
     ([*PAIRS, "4", "--crop", "32", "--step", "3"], "--step is 3"),
     ([*PAIRS, "1.5", "--crop", "30"], "needs a whole number"),
-    ([*PAIRS, "0.5"], "not a scale"),
+    ([*PAIRS, "0.5"], "at least 1"),
     (["--lr", "images/b.png", "--scale", "2"], "single image"),
     (["--lr", "other", "--scale", "2"], "have no LR: b; 1 of"),
     (["--lr", "a.tar", "--scale", "2"], "without --lr"),
@@ -32,11 +32,11 @@ OPTIONS = [
     (["--encode", "jpeg:101"], "not an encoding"),
     (["--shard-size", "much"], "not a size"),
     (["--samples-per-shard", "0"], "above 0"),
-    (["--max-pixels", "lots"], "number of pixels"),
+    (["--max-pixels", "lots"], "above 0"),
     (["--name", "a/b"], "not a valid name"),
     (["--thresh", "-1"], "above 0"),
     (["c.jpg", "d.jpg"], "quote a pattern"),
-    (["--crops", "3"], "did you mean --crop?"),
+    (["--crops", "3"], "unknown arguments: --crops"),
 ]
 SOURCES = [
     ("nothing", "does not exist"),
