@@ -10,19 +10,17 @@
 # make test-python VERSION=3.13   the quick tests with that Python, in .venv-3.13 (needs uv)
 # make test-iqa   the metrics of the extra iqa against pyiqa itself, in .venv-iqa (needs uv; pyiqa is for noncommercial purposes only)
 # make coverage   which part of the code the quick tests run
-# make soak   hours of training while something goes wrong every few minutes, compared with an undisturbed run
 # All first make the environment in .venv, and do nothing about it the second time.
 
 PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS := app,dev,docs,lmdb,onnx,ray,s3,spandrel,video
-SOAK ?= --hours 2
 DEMO := configs/experiment/quickstart.yaml
 export NO_ALBUMENTATIONS_UPDATE := 1
 # Where it is set, as in many containers, each process of the tests would compile all tests again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: install demo docs docs-commands test test-slow test-faults test-minimum test-python test-iqa coverage soak bench-gpu
+.PHONY: install demo docs docs-commands test test-slow test-faults test-minimum test-python test-iqa coverage bench-gpu
 .PHONY: checks lint types pytest clean
 
 install: .venv/.installed
@@ -118,10 +116,6 @@ coverage: install
 
 bench-gpu: install
 	$(BIN)/python -m benchmarks.gpu
-
-# Writes benchmarks/results/soak.json, which docs/soak.md describes. A full disk needs root, for a small one of its own.
-soak: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak $(SOAK)
 
 clean:
 	rm -rf .venv .venv-* build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

@@ -6,13 +6,11 @@ Without a GPU it prints the commands. Until there are GPU results, `degradation.
 ``ENLARGER_PEERS`` a folder with checkouts of BasicSR and Real-ESRGAN, ``ENLARGER_DATA`` the images,
 ``ENLARGER_WEIGHTS`` the weights. A command whose folder or file is missing is skipped with a
 message; one that fails does not stop the others. CPU results are kept: GPU results have files of
-their own, ``*_cuda.json``, and GPU runs folders of their own.
+their own, ``*_cuda.json``.
 
-A command gets ten minutes. One that takes longer is stopped by SIGTERM, upon which a training
-writes a checkpoint, and continues at the next call; a measurement of speed begins again,
-with ``--limit`` for more time. ``runs/cuda/done.json`` has those that ended
-well at this commit, which are not repeated. ``--pretend`` runs each command that can be small on
-the device of ``tests/gpu``, to find faults in these scripts where there is no GPU.
+A command gets ten minutes, or ``--limit``, and is then stopped. ``runs/cuda/done.json`` has those
+that ended well at this commit, which are not repeated. ``--pretend`` runs each command that can be
+small on the device of ``tests/gpu``, to find faults in these scripts where there is no GPU.
 """
 
 from __future__ import annotations
@@ -37,27 +35,9 @@ from callbacks.files import commit
 
 BSDS, KODAK = "$ENLARGER_DATA/bsds400", "$ENLARGER_DATA/kodak24"
 PEERS = ("$ENLARGER_PEERS/BasicSR", "$ENLARGER_PEERS/Real-ESRGAN")
-CARS = "$ENLARGER_DATA/cifar10"
-_SMALL = "configs/experiment/self_cascade_64"
 _ROOT = "runs/cuda"
 DONE = REPOSITORY / _ROOT / "done.json"
 LIMIT = 600.0  # seconds
-_BASE = f"{_ROOT}/self_cascade_64_base"
-_TUNED = f"{_ROOT}/self_cascade_64_tuned"
-_ON_BASE = f"--model.init_args.denoiser_weights {_BASE} --run.root {_ROOT}"
-_BEDROOMS = "$ENLARGER_DATA/lsun_bedroom_128"
-_PRETENDED = "runs/pretended"
-_TARS = f"{CARS}/test-automobile-000.tar"
-_SETS = f"'{{cars: {{class_path: datamodules.Shards, init_args: {{urls: {_TARS}}}}}}}'"
-_FEW = (
-    f"--run.root {_PRETENDED} --run.overwrite true --trainer.accelerator gpu --trainer.devices 1 "
-    "--trainer.precision 32 --trainer.logger false --trainer.max_steps 1 "
-    "--trainer.limit_val_batches 1 --trainer.limit_test_batches 1 "
-    f"--data.train datamodules.Shards --data.train.urls {_TARS} --data.val {_SETS} "
-    f"--data.test {_SETS} --data.batch_size 1 --data.crop_size 32 --data.workers 0 "
-    "--data.eval_batch_size 2"
-)
-_PRETENDED_BASE = f"--model.denoiser_weights {_PRETENDED}/base"
 
 
 def missing(needs: Iterable[str]) -> list[str]:
@@ -107,11 +87,6 @@ COMMANDS = (
         f"{BSDS} {KODAK} --device cuda --turns 1",
     ),
     Command(
-        "the training loop against Lightning's",
-        "-m benchmarks.speed.loop --device cuda",
-        small="--device cuda --steps 1 --turns 1",
-    ),
-    Command(
         "InvSR at its full size: time and memory, part by part",
         "-m benchmarks.speed.invsr",
         small="--width 0.01 --side 32 --repeats 1",
@@ -120,45 +95,6 @@ COMMANDS = (
         "NSARM at its full size: cache, prefill, memory",
         "-m benchmarks.speed.nsarm",
         small="--width 0.0357 --depth 0.05 --repeats 1",
-    ),
-    Command(
-        "Self-Cascade's calls at SD 2.1's size: time and memory",
-        "-m benchmarks.speed.self_cascade --device cuda",
-        small="--device cuda --side 16 --rounds 1",
-    ),
-    Command(
-        "a larger training of Self-Cascade: its base",
-        f"main.py fit --config {_SMALL}/base.yaml --run.root {_ROOT} "
-        "--run.name self_cascade_64_base",
-        (_BEDROOMS,),
-        f"fit --config {_SMALL}/base.yaml {_FEW} --run.name base",
-    ),
-    Command(
-        "tuned",
-        f"main.py fit --config {_SMALL}/tuned.yaml {_ON_BASE} --run.name self_cascade_64_tuned",
-        (_BEDROOMS, _BASE),
-        f"fit --config {_SMALL}/tuned.yaml {_FEW} {_PRETENDED_BASE} --run.name tuned",
-    ),
-    Command(
-        "compared: tuned",
-        f"main.py test --config {_SMALL}/tuned.yaml {_ON_BASE} --trainer.limit_test_batches 40 "
-        f"--model.init_args.weights {_TUNED} --run.name self_cascade_64_tuned_test",
-        (_BEDROOMS, _BASE, _TUNED),
-        f"test --config {_SMALL}/tuned.yaml {_FEW} {_PRETENDED_BASE} --run.name tuned_test "
-        f"--model.weights {_PRETENDED}/tuned --model.sampler.steps 4",
-    ),
-    Command(
-        "and without tuning",
-        f"main.py test --config {_SMALL}/tf.yaml {_ON_BASE} --run.name self_cascade_64_tf_test",
-        (_BEDROOMS, _BASE),
-        f"test --config {_SMALL}/tf.yaml {_FEW} {_PRETENDED_BASE} --run.name tf_test "
-        "--model.sampler.steps 4",
-    ),
-    Command(
-        "the miniature on cars, trained ten times as long",
-        "-m benchmarks.miniature cars --jobs 1 --steps 10",
-        (CARS,),
-        why="it starts commands of main.py, as those above, and tests/gpu has all methods",
     ),
 )
 
@@ -222,9 +158,7 @@ def failed(command: Command, done: dict[str, Any], limit: float = LIMIT) -> bool
     status = _within(limit, [sys.executable, *words])
     seconds = round(time.monotonic() - begun)
     if status is None:
-        sys.stdout.write(
-            f"{command.what}: stopped after {limit:g} s; a training continues next time\n"
-        )
+        sys.stdout.write(f"{command.what}: stopped after {limit:g} s\n")
         return True
     sys.stdout.write(f"{command.what}: status {status}, {seconds} s\n")
     if status == 0:

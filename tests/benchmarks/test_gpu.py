@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -17,13 +16,8 @@ from tests.docs.parsed import parsed
 OWN = [command.words for command in COMMANDS if "pytest" not in command.words]
 
 
-@pytest.mark.parametrize("words", [words for words in OWN if words.startswith("main.py ")])
-def test_every_command_is_one(words: str, accepted: Callable[..., None]) -> None:
-    accepted(*words.split()[1:])
-
-
 @pytest.mark.slow  # the process in which modules are run takes seconds to start
-@pytest.mark.parametrize("words", [words for words in OWN if words.startswith("-m ")])
+@pytest.mark.parametrize("words", OWN)
 def test_every_module_takes_its_options(words: str) -> None:
     """By its own parser."""
     words = words.replace("$ENLARGER_PEERS", "peers").replace("$ENLARGER_DATA", "data")
@@ -80,7 +74,7 @@ def test_what_takes_too_long_is_stopped(
 ) -> None:
     monkeypatch.setattr(gpu, "DONE", tmp_path / "done.json")
     assert failed(Command("it", "-c 'import time; time.sleep(600)'"), {}, 0.2)
-    assert "it: stopped after 0.2 s; a training continues next time" in capsys.readouterr().out
+    assert "it: stopped after 0.2 s" in capsys.readouterr().out
     assert not gpu.DONE.exists()
 
 
@@ -94,7 +88,7 @@ def test_a_dry_run_names_what_it_skips(
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(COMMANDS)
     ran = [line for line in lines if line.endswith("status 0 on the pretended device")]
-    assert len(ran) == 5
+    assert len(ran) == 3
     assert all("skipped, because" in x for x in lines if x not in ran)
     monkeypatch.setattr(gpu.subprocess, "run", lambda words, **_: CompletedProcess(words, 1))
     assert main(["--pretend"]) == 1
@@ -103,7 +97,7 @@ def test_a_dry_run_names_what_it_skips(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "module",
-    [f"benchmarks.speed.{name}" for name in ("loop", "sampling", "invsr")],
+    [f"benchmarks.speed.{name}" for name in ("sampling", "invsr")],
 )
 def test_a_dry_run(module: str, capfd: pytest.CaptureFixture[str]) -> None:
     """The script whole, on the pretended device; the committed numbers stay."""
@@ -120,10 +114,6 @@ def test_a_dry_run(module: str, capfd: pytest.CaptureFixture[str]) -> None:
 def test_what_is_measured_on_a_gpu_overwrites_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Runs of `main.py` are in a folder of their own, numbers in files of their own."""
-    for command in COMMANDS:
-        if command.words.startswith("main.py"):
-            assert "--run.root runs/cuda " in f"{command.words} "
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     written = [report.write_report("loop", {}, 0, device=device) for device in ("cpu", "cuda")]
     assert [path.name for path in written] == ["loop.json", "loop_cuda.json"]
