@@ -267,7 +267,7 @@ def test_every_module_that_is_named_as_a_command_runs() -> None:
         for line in path.read_text(encoding="utf-8").splitlines():
             if "commit" not in line:
                 named.update(re.findall(rf"python -m ((?:{ROOMS})(?:\.\w+)+)", line))
-    assert len(named) > 10
+    assert len(named) > 5
     for name in named:
         file = REPO / name.replace(".", "/")
         file = file / "__main__.py" if file.is_dir() else file.with_suffix(".py")

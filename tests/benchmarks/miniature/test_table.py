@@ -8,24 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.miniature.jobs import Job
 from benchmarks.miniature.table import Plan, Table, Training, load, with_steps
 
 RUNS = Path("/nowhere/cars")
 CARS = load()
 JOBS = Plan(CARS, RUNS, steps=0.01).jobs()
-
-
-@pytest.mark.parametrize(
-    "job",
-    [
-        pytest.param(job, marks=() if job.name.startswith("fit ") else pytest.mark.slow)
-        for job in JOBS
-    ],
-    ids=lambda job: job.name,
-)
-def test_every_command_is_one(job: Job, accepted: Callable[..., None]) -> None:
-    accepted(*job.arguments)
 
 
 def test_a_mistake_in_one_would_be_seen(accepted: Callable[..., None]) -> None:
