@@ -122,16 +122,6 @@ def test_a_shard_of_a_part_that_is_lost(images, tmp_path, caplog):
     assert content(out) == whole
 
 
-def test_parts_are_joined_in_another_folder(images, tmp_path, monkeypatch):
-    whole = made(images, tmp_path / "whole", *WHOLE)
-    monkeypatch.chdir(tmp_path)
-    assert pack.main([images.name, "out", *WHOLE, "--part", "1/2"]) == 0
-    monkeypatch.chdir(images)
-    assert pack.main(["../images", "../out", *WHOLE, "--part", "2/2"]) == 0
-    assert pack.main(["--finish", "../out"]) == 1
-    assert content(tmp_path / "out") == whole
-
-
 # -------------------------------------------------------------------------------------------- kills
 @pytest.mark.slow
 def test_kills_at_every_step(images, tmp_path):
@@ -165,14 +155,6 @@ def test_parts_of_other_options_or_inputs(images, tmp_path, caplog):
         assert f"SOURCE had 60 images, now it has {count}, of other names or sizes" in caplog.text
         assert pack.main(["--finish", str(out)]) == 2
         assert "was made of other inputs" in caplog.text
-
-
-def test_parts_beside_other_shards(images, tmp_path, caplog):
-    out = tmp_path / "out"
-    assert pack.main([str(images), str(out), "--workers", "0"]) == 1
-    assert pack.main([str(images), str(out), *WHOLE, "--part", "1/2"]) == 2
-    assert "already has shards named shard-*.tar (made otherwise" in caplog.text
-    assert pack.main([str(images), str(out), *WHOLE, "--part", "1/2", "--name", "b"]) == 0
 
 
 def test_a_block_that_is_begun_again_while_parts_are_joined(images, tmp_path, monkeypatch, caplog):
