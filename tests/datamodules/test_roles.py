@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from datamodules.shards.stream import Stream
 from datamodules.sources.captioned import Captioned
 from datamodules.sources.clips import Clips, ClipShards
 from datamodules.sources.folder import Folder, Inputs
+from tests.datamodules.image_files import write_tar
 
 Members = Mapping[str, bytes]
 NAMES = [f"{number:04}" for number in range(4)]
@@ -33,13 +33,7 @@ def png(side: int, seed: int = 0) -> bytes:
 
 
 def in_tar(folder: Path, members: Members) -> Path:
-    path = folder / "set.tar"
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
+    return write_tar(folder / "set.tar", members)
 
 
 def in_folder(folder: Path, members: Members) -> Path:

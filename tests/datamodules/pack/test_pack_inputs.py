@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import sys
@@ -14,6 +13,7 @@ from datamodules.pack import __main__ as pack
 from datamodules.pack import inputs as pack_lmdb
 from datamodules.pack.inputs import find_inputs
 from tests.datamodules.image_files import save
+from tests.datamodules.image_files import write_tar as tar
 
 
 @pytest.fixture(autouse=True)
@@ -23,15 +23,6 @@ def _log(caplog):
 
 def keys(*arguments, **options):
     return [entry.key for entry in find_inputs(*map(str, arguments), **options).entries]
-
-
-def tar(path, members):
-    with tarfile.open(path, "w") as file:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            file.addfile(info, io.BytesIO(data))
-    return path
 
 
 @pytest.fixture

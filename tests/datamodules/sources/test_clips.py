@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import pickle
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from datamodules.files.decode import UnreadableImage
 from datamodules.samples import SampleDraws
 from datamodules.scales import Scales
 from datamodules.sources.clips import Clips, ClipShards, MovingCrops
+from tests.datamodules.image_files import write_tar
 from tests.datamodules.memory import Memory, evaluation, training, with_crops
 
 SIDE = 20
@@ -44,12 +44,7 @@ def png(number: int, damaged: bool = False) -> bytes:
 
 
 def pack(path: Path, members: dict[str, bytes]) -> str:
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return str(path)
+    return str(write_tar(path, members))
 
 
 @pytest.fixture
