@@ -58,8 +58,7 @@ def expected():
 class TestTheSampleDecides:
     """All that is random about a sample is drawn from its seed, not its batch, worker or rank."""
 
-    @pytest.mark.parametrize("workers", [0, 2])
-    @pytest.mark.parametrize("batch_size", [1, 3, 16])
+    @pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (3, 2), (16, 0)])
     def test_training_in_any_batches(self, expected, batch_size, workers):
         data = data_of(random_images(12), batch_size=batch_size, per_image=4, workers=workers)
         batches = list(training(data))
@@ -94,16 +93,14 @@ class TestTheSampleDecides:
         *expected, reasons = batches(0)
         assert len(expected) == 24
         assert set(reasons) == {"damaged", "small"}
-        for workers in (1, 2, 5):
-            *got, again = batches(workers)
-            assert again == reasons
-            for a, b in zip(got, expected, strict=True):
-                assert a["key"] == b["key"]
-                for name in ("seed", "hr", "lr"):
-                    assert torch.equal(a[name], b[name])
+        *got, again = batches(3)
+        assert again == reasons
+        for a, b in zip(got, expected, strict=True):
+            assert a["key"] == b["key"]
+            for name in ("seed", "hr", "lr"):
+                assert torch.equal(a[name], b[name])
 
-    @pytest.mark.parametrize("workers", [0, 2])
-    @pytest.mark.parametrize("batch_size", [1, 3, 16])
+    @pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (3, 2), (16, 0)])
     def test_validation_in_any_batches(self, batch_size, workers):
         def run(batch_size, workers):
             data = SRDataModule(
@@ -485,7 +482,7 @@ class TestMessages:
 
     def test_a_sources_scale_that_is_none(self):
         data = SRDataModule(2, val={"a": Memory(random_images(1).samples, scale=0.5)})
-        with pytest.raises(ValueError, match=r"scale .* is 0\.5"):
+        with pytest.raises(ValueError, match=r"a source's scale is 0\.5"):
             data.setup("validate")
 
     def test_streams_that_do_not_divide_the_batch(self):

@@ -6,15 +6,17 @@ import pickle
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules.order.keys import Names
 
+QUICK = settings(max_examples=40)
 TEXTS = st.lists(st.text(max_size=6))  # also "", "\n", emoji
 
 
 @given(TEXTS)
+@QUICK
 def test_is_the_list(texts):
     names = Names.of(iter(texts))
     assert isinstance(names, Sequence)
@@ -28,12 +30,14 @@ def test_is_the_list(texts):
 
 
 @given(st.lists(TEXTS, max_size=5))
+@QUICK
 def test_several_become_one(parts):
     joined = [text for part in parts for text in part]
     assert Names.concatenate([Names.of(part) for part in parts]) == Names.of(joined)
 
 
 @given(TEXTS)
+@QUICK
 def test_first_duplicate(texts):
     expected = next((text for i, text in enumerate(texts) if text in texts[:i]), None)
     assert Names.of(texts).duplicates() == expected

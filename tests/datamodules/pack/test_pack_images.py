@@ -158,15 +158,6 @@ def test_jpegs_without_jpegtran_are_kept_and_counted(tmp_path, monkeypatch):
     assert found.notes == ("images kept without restart markers",)
 
 
-def test_jpegs_that_have_markers_need_no_jpegtran(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    save(tmp_path / "a.png", (64, 48))
-    recipe = Recipe(encode=JPEG, restart_markers=True)
-    _, first = only(outcome(tmp_path / "a.png", recipe))
-    (tmp_path / "b.jpg").write_bytes(first["jpg"])
-    assert only(outcome(tmp_path / "b.jpg", recipe))[1] == first
-
-
 # ------------------------------------------------------------------------------- cutting, shrinking
 
 

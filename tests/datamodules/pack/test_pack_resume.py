@@ -16,7 +16,6 @@ import psutil
 import pytest
 
 from datamodules.pack import __main__ as pack
-from datamodules.pack import packing
 from datamodules.pack.report import Files
 from datamodules.shards import writer as shard_writer
 from files import owned
@@ -127,17 +126,6 @@ def test_ctrl_c(images, tmp_path, monkeypatch, caplog):
     assert run(images, tmp_path / "out") == 1
 
 
-def test_once_more_does_nothing(images, tmp_path, monkeypatch, caplog):
-    assert run(images, tmp_path / "out") == 1
-    before = content(tmp_path / "out")
-    caplog.clear()
-    monkeypatch.setattr(packing, "process", None)
-    assert run(images, tmp_path / "out") == 1
-    assert "everything was packed already" in caplog.text
-    assert "refused by reason: 1 truncated, 1 empty" in caplog.text
-    assert content(tmp_path / "out") == before
-
-
 # ------------------------------------------------------------------------------------------- disks
 
 
@@ -177,14 +165,6 @@ def test_a_finished_shard_that_is_gone(images, tmp_path, caplog):
     (out / "shard-000001.tar").write_bytes(b"short")
     assert run(images, out) == 2
     assert "shard-000001.tar was finished but is missing or has another size" in caplog.text
-
-
-def test_shards_of_nobody(images, tmp_path, caplog):
-    out = tmp_path / "out"
-    run(images, out)
-    (out / "shard.journal.jsonl").unlink()
-    assert run(images, out) == 2
-    assert "already has shards named shard-*.tar: run" in caplog.text
 
 
 @pytest.mark.parametrize("cut", [1, 30])

@@ -363,19 +363,6 @@ def test_errors_ahead_are_left_to_the_reader(server, tmp_path, caplog):
         cache.fetch(wanted(server, 0))
 
 
-def test_ends_while_it_fetches(server, tmp_path):
-    """Even without close: the threads do not keep the cache alive."""
-    server.always = "stall"
-    cache = DiskCache(tmp_path / "cache", 10**8, RetryPolicy(9, 60.0, 0.3), 1)
-    cache.read_ahead([wanted(server, 0)])
-    until(lambda: server.got("f0"))
-    thread = cache._ahead._threads[0]
-    server.always = None
-    del cache
-    thread.join(60)
-    assert not thread.is_alive()
-
-
 SCRIPT = """
 import sys, time
 from pathlib import Path

@@ -38,16 +38,6 @@ def test_texts_beside_the_files(photos: Path) -> None:
     assert texts(Captioned(source, by="source", template="{}!")) == ["a red {car}!", "a cat!"]
 
 
-def test_pixels_and_keys_are_those_of_the_source(photos: Path) -> None:
-    inner, source = Folder(str(photos)), Captioned(Folder(str(photos)))
-    for one in (inner, source):
-        one.prepare(2.0)
-    assert list(source.keys) == list(inner.keys) == ["cars/a", "cats/b"]
-    assert (source.path(1), source.size(1)) == (inner.path(1), inner.size(1))
-    crop = source.read_crop(0, 1, 2, 4, 5)["hr"]
-    assert np.array_equal(crop, inner.read(0)["hr"][1:5, 2:7])
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

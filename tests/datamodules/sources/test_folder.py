@@ -83,19 +83,6 @@ def test_unset_variable_says_what_belongs_there(monkeypatch):
         expand_path("${SOME_FOLDER}/x", "here")
 
 
-def test_predict_tells_files_apart_that_differ_by_their_extension(tree):
-    save(tree / "b.jpg")
-    save(tree / "deep" / "d.webp")
-    folder = Folder.of([str(tree), str(tree / "b.png")])  # one of them twice
-    folder.prepare(1)
-    keys = ["b.jpg", "b.png", "deep/a", "deep/d", "deep/er/c"]
-    assert list(folder.keys) == ["a", *keys]
-    assert [folder.path(n) for n in (1, 2)] == [str(tree / name) for name in keys[:2]]
-    save(tree / "other" / "a.png")
-    with pytest.raises(ValueError, match="the key 'a'"):  # from two folders
-        Folder.of([str(tree / "deep"), str(tree / "other")]).prepare(1)
-
-
 @pytest.mark.parametrize(
     ("names", "keys"),
     [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-import numpy as np
 import pytest
 
 from datamodules.base import SRDataModule
@@ -70,17 +69,6 @@ class TestTraining:
         # 50 of 60 images, three quarters of them; exact to one in each block of 256.
         for name, share in (("mixed/photos", 320), ("mixed/faces", 320 / 3), ("rest", 256 / 3)):
             assert abs(each[f"train/{name}"] - share) <= 1
-
-    @pytest.mark.parametrize("workers", [0, 2])
-    def test_crops_are_those_of_the_source(self, workers):
-        data = data_of(mixed(), batch_size=10, crop_size=16, flips=False, workers=workers)
-        for batch in training(data):
-            for key, image in zip(batch["key"], batch["hr"], strict=True):
-                _, name, own = key.split("/")
-                source = data.train.sources[name]
-                whole = source.samples[own]["hr"]
-                crop = (image.permute(1, 2, 0).double() * 255).round().numpy()
-                assert any(np.array_equal(crop, whole[:, x : x + 16]) for x in range(5))
 
     def test_sources_are_told_their_own_groups(self):
         data = data_of(mixed(), batch_size=4, streams=2)

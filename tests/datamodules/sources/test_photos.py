@@ -32,14 +32,3 @@ def test_missing_package_and_file(monkeypatch):
     monkeypatch.setitem(PHOTOS, "china", PHOTOS["china"]._replace(file="gone.jpg"))
     with pytest.raises(ValueError, match="missing from the installed scikit-learn"):
         photo_path("china")
-
-
-def test_a_photograph_is_decoded_once_and_stays_as_it_was():
-    source = Photos(["camera"])
-    source.prepare(2)
-    first = source.read(0)
-    assert source.read(0)["hr"] is first["hr"]
-    with pytest.raises(ValueError, match="read-only"):
-        first["hr"][0] = 0
-    first["hr"] = None
-    assert source.read(0)["hr"] is not None

@@ -84,13 +84,6 @@ def test_a_size_is_a_pair_again_after_pinned_memory():
     assert found["size"] == (32, 48)
 
 
-def test_it_cannot_be_trained_on(file):
-    data = SRDataModule(2.0, train=Seeds(4, 32), batch_size=2, crop_size=16, workers=0)
-    data.setup("fit")
-    with pytest.raises(ValueError, match="has no HR image, which training needs"):
-        next(iter(data.train_dataloader()))
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [

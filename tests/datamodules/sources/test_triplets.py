@@ -12,7 +12,7 @@ from PIL import Image
 from datamodules.base import SRDataModule
 from datamodules.files.decode import UnreadableImage
 from datamodules.sources.triplets import PARTS, Triplets
-from tests.datamodules.memory import evaluation, training, with_crops
+from tests.datamodules.memory import training, with_crops
 
 SIDE = 20
 
@@ -68,13 +68,6 @@ def test_crops_of_a_triplet_lie_in_one_place(tmp_path: Path, workers: int) -> No
             torch.testing.assert_close(batch[part], batch["ref"] + more / 255)
     places = {tuple(x.flatten().tolist()) for batch in batches for x in batch["ref"]}
     assert len(places) == 6
-
-
-def test_evaluations_have_whole_images(tmp_path: Path) -> None:
-    batches = list(evaluation(module(write(tmp_path / "set")), "val"))
-    assert [batch["ref"].shape for batch in batches] == [(2, 3, SIDE, SIDE)] * 3
-    assert batches[0]["ref"].max() <= 1
-    assert batches[0]["key"] == ["judged/a", "judged/b"]
 
 
 def test_an_augmentation_is_refused(tmp_path: Path) -> None:
