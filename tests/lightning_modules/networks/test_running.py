@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from lightning_modules.networks.discriminator import LatentDiscriminator
-from lightning_modules.networks.infinity import Cache, InfinityTransformer, Text
+from lightning_modules.networks.infinity import InfinityTransformer, Text
 from lightning_modules.networks.noise_predictor import NoisePredictor
 from lightning_modules.networks.running import Running
 from lightning_modules.networks.scales import Scales
@@ -183,74 +183,3 @@ def test_outputs_of_many_sizes_leave_training_compiled(compiled: list[Any]) -> N
         model(torch.ones(20)).sum().backward()
         assert len(compiled) == 5
     assert torch.equal(model.weight.grad, torch.tensor(40.0))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", [SwinUNet, *CONVOLVES], ids=lambda kind: kind.__name__)
-def test_sizes_of_images(kind: type[Running], compiled: list[Any]) -> None:
-    """Any number of them takes few graphs, or none, and training goes on with its own."""
-    torch._dynamo.utils.counters.clear()
-    plain, model = made(kind).eval(), made(kind, compile=True).eval()
-    sum(result.square().mean() for result in outputs(model)).backward()
-    with torch.inference_mode():
-        for h, w in ((16, 16), (16, 32), (32, 16), (32, 48), (48, 32), (48, 48)):
-            x = torch.ones(1, 4 if kind is LatentDiscriminator else 3, h, w)
-            for expected, found in zip(of_size(plain, x), of_size(model, x), strict=True):
-                torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    before = len(compiled)
-    assert 3 <= before <= 8
-    sum(result.square().mean() for result in outputs(model)).backward()
-    assert len(compiled) == before
-    assert not torch._dynamo.utils.counters["unimplemented"]  # such as torch's limit
-
-
-def of_size(model: Any, x: Tensor) -> list[Tensor]:
-    """Outputs for one image of any size."""
-    t, (h, w) = torch.tensor([1]), (x.shape[-2] // 4, x.shape[-1] // 4)
-    if isinstance(model, SwinUNet):
-        found = model(x, t, x)
-    elif isinstance(model, SFTUNet):
-        found = model(x, t, x, torch.ones(1, 8, h, w), (h, w))
-    else:
-        found = model(x, t)
-    return [leaf for leaf in _pytree.tree_leaves(found) if isinstance(leaf, Tensor)]
-
-
-@pytest.mark.slow
-def test_blocks_with_drop_path_share_what_is_compiled(compiled: list[Any]) -> None:
-    """Rates differ from block to block; draws are those of an uncompiled network."""
-    sizes = (BITS, 10, 64, 2, 128, 8)
-    plain, model = (InfinityTransformer(*sizes, drop_path=0.5, compile=c) for c in (False, True))
-    model.load_state_dict(plain.state_dict())
-    with torch.no_grad():
-        found, expected = outputs(model)[0], outputs(plain)[0]
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    assert len(compiled) == 1
-
-
-@pytest.mark.slow
-@torch.no_grad()
-def test_the_transformer_is_compiled_for_training_alone(compiled: list[Any]) -> None:
-    """One graph for all blocks; none for the scales of an image, of other lengths each."""
-    model = made(InfinityTransformer, compile=True).eval()
-    expected = outputs(model)[0]
-    blocks = len(compiled)
-    assert 0 < blocks < len(model.blocks)
-    text = Text(image(0, 1, 128)[:, 0, :4], torch.tensor([4, 2]))
-    scales, cache, start, found = Scales(GRIDS, 1), Cache(30), 0, []
-    encoded = model.encode_text(text)
-    for number, (h, w) in enumerate(GRIDS):
-        tokens = image(number, BITS, h).flatten(2).mT if number else None
-        found.append(model(tokens, scales, encoded, number, cache))
-        start += h * w
-    torch.testing.assert_close(torch.cat(found, 1), expected, rtol=1e-5, atol=1e-5)
-    assert len(compiled) == blocks
-
-
-@pytest.mark.parametrize(
-    ("kind", "settings"),
-    [(SwinUNet, {"channels_last": True}), (InfinityTransformer, {"channels_last": True})],
-)
-def test_a_setting_that_does_not_help(kind: type[Running], settings: dict[str, Any]) -> None:
-    with pytest.raises(TypeError, match="channels_last"):
-        MAKERS[kind](**settings)

@@ -40,14 +40,6 @@ def test_any_size(adapter, size, lr_size):
     assert awake(model)(**given(size, lr_size)).abs().max() > 0
 
 
-@pytest.mark.parametrize(("size", "lr_size"), [((24, 24), (12, 12)), ((85, 37), (64, 33))])
-def test_patches(size, lr_size):
-    """Of any size; what lies beyond the border is not seen in the output."""
-    model = awake(SFTUNet(**SMALL, patch=2))
-    assert model(**given(size, lr_size)).shape == (2, 3, *size)
-    assert model.first.in_channels == 4 * 6 + 16
-
-
 def test_features_lie_where_they_are_also_beside_a_patch_beyond_the_border():
     """A position has the features at the middle of its square: none is stretched."""
     model = awake(SFTUNet(**SMALL, patch=4))
@@ -58,19 +50,6 @@ def test_features_lie_where_they_are_also_beside_a_patch_beyond_the_border():
     rows = torch.tensor([min(int((4 * n + 2) * 22 / 85), 21) for n in range(22)])
     assert rows[15] == 16  # where the stretched ones would be of 15
     assert torch.equal(seen[0], model.reduce(inputs["features"])[:, :, rows])
-
-
-def test_latents_have_their_channels():
-    model = awake(SFTUNet(**SMALL, channels=12))
-    x, base = torch.randn(2, 2, 12, 6, 5).unbind(0)  # of a factor of 4, so LR has more positions
-    assert model(**{**given(), "x": x, "base": base}).shape == (2, 12, 6, 5)
-
-
-@pytest.mark.parametrize("adapter", ["fourier", "mlp", "none"])
-def test_all_of_it_learns(adapter):
-    model = awake(SFTUNet(**SMALL, adapter=adapter))
-    model(**given()).square().mean().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 
 
 def test_what_it_listens_to():
@@ -141,15 +120,6 @@ def test_fourier_features():
             expected += [wave(math.pi * octave * d) for d in (0.25, -0.5)]
     assert found == pytest.approx(expected, abs=1e-6)
     assert fourier(place, 0).shape == (1, 4, 1, 1)
-
-
-def test_what_cannot_be():
-    with pytest.raises(ValueError, match="adapter is 'sft'"):
-        SFTUNet(**SMALL, adapter="sft")
-    with pytest.raises(ValueError, match="multipliers is empty"):
-        SFTUNet(multipliers=())
-    with pytest.raises(ValueError, match="made for 8 channels of LR features and got 0"):
-        SFTUNet(**SMALL)(**{**given(), "features": None})
 
 
 def test_attention_in_memory_that_grows_with_the_pixels():

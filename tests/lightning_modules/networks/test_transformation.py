@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from lightning_modules.networks.bsq import quantized, scales_of
 from lightning_modules.networks.transformation import (
-    RELEASED,
     Branch,
     LatentEstimate,
     Transformation,
@@ -28,21 +27,6 @@ def small(**options: object) -> Transformation:
     return Transformation(**{**arguments, **options}).eval()  # type: ignore[arg-type]
 
 
-def test_counts() -> None:
-    with torch.device("meta"):
-        network = Transformation()
-        widths = (16, 16, 32, 32, 48, 48, 64)
-        narrow = [
-            branch._replace(width=width) for branch, width in zip(RELEASED, widths, strict=True)
-        ]
-        other = Transformation(branches=[b._replace(heads=4) for b in narrow])
-    assert sum(p.numel() for p in network.parameters()) == 385_103_600
-    assert len(network.state_dict()) == 950
-    encoders = [sum(p.numel() for p in b.whole.parameters()) for b in network.branches]
-    assert [round(n / 1e6, 2) for n in encoders] == [0.20, 1.19, 6.32, 17.74, 37.83, 99.23, 201.54]
-    assert sum(p.numel() for p in other.parameters()) == 3_177_840
-
-
 def official(network: Transformation) -> dict[str, Tensor]:
     """Its weights by the names of the release."""
     parts = {"local": "feature_transforms", "whole": "transformers", "out": "output_projs"}
@@ -55,26 +39,6 @@ def official(network: Transformation) -> dict[str, Tensor]:
             words[:3] = [parts[words[2]], words[1]]
         found["map_transformer." + ".".join(words)] = tensor
     return found
-
-
-def test_released_names() -> None:
-    with torch.device("meta"):
-        tensors = official(Transformation())
-    expected = {
-        "feature_extractor.0.weight": (64, 14, 3, 3),
-        "feature_extractor.6.weight": (14, 128, 3, 3),
-        "feature_extractor.7.bias": (14, 32, 32),
-        "feature_transforms.2.0.weight": (128, 14, 3, 3),
-        "feature_transforms.2.4.weight": (256, 32, 32),
-        "transformers.6.layers.15.self_attn.in_proj_weight": (3072, 1024),
-        "transformers.0.layers.3.linear1.weight": (256, 64),
-        "transformers.0.layers.3.norm2.bias": (64,),
-        "output_projs.5.0.weight": (384, 768),
-        "output_projs.5.1.weight": (384,),
-        "output_projs.5.3.weight": (14, 384),
-    }
-    for name, shape in expected.items():
-        assert tensors[f"map_transformer.{name}"].shape == shape
 
 
 @pytest.mark.parametrize("prefix", ["map_transformer.", ""])
@@ -187,24 +151,3 @@ def test_layers_are_those_of_the_release() -> None:
         network(z)[0].flatten(), network.branches[0].out(x).flatten(), rtol=1e-4, atol=1e-5
     )
     assert layer.dropout.p == layer.self_attn.dropout == 0.1
-
-
-def test_a_sample_does_not_depend_on_its_batch() -> None:
-    network, z = small(), torch.randn(3, 3, 6, 8)
-    for whole, alone in zip(network(z), network(z[1:2]), strict=True):
-        torch.testing.assert_close(whole[1:2], alone, rtol=1e-4, atol=1e-5)
-
-
-def test_what_does_not_fit() -> None:
-    with pytest.raises(ValueError, match="3 x 8 x 8; expected 3 x 6 x 8, the one size"):
-        small()(torch.zeros(1, 3, 8, 8))
-    with pytest.raises(ValueError, match="2 grids and 1 branches"):
-        small(branches=SMALL[:1])
-    with pytest.raises(ValueError, match="10 wide with 4 heads"):
-        small(branches=[SMALL[0], (10, 1, 4)])
-    with pytest.raises(ValueError, match="layout is 'rows'; expected memory or positions"):
-        small(layout="rows")
-    with pytest.raises(ValueError, match="width is 8 and blocks 0; expected 1 or more"):
-        estimating(blocks=0)
-    with pytest.raises(ValueError, match="3 x 6 x 8; expected 3 x 3 x 4, the one size"):
-        estimating()(torch.zeros(1, 3, 6, 8))
