@@ -137,14 +137,6 @@ def test_share_of_flips(probability: float) -> None:
 # ---------------------------------------------------------------------------------------- the rest
 
 
-def test_next_inputs_look_at_the_middle_of_each_part() -> None:
-    x = torch.arange(64.0).view(1, 1, 8, 8)
-    assert bsq.shrunk(x, (1, 1), "trilinear").item() == x[0, 0, 3:5, 3:5].mean()
-    x[0, 0, 0, 0] = 1000
-    assert bsq.shrunk(x, (1, 1), "trilinear").item() == x[0, 0, 3:5, 3:5].mean()
-    assert bsq.shrunk(x, (1, 1)).item() == x.mean()
-
-
 def test_four_positions_are_one_token() -> None:
     x = torch.randn(2, 3, 4, 6)
     tokens = bsq.to_tokens(x, 2)

@@ -9,7 +9,6 @@ import torch
 from torch.nn import functional
 
 from lightning_modules.networks.feature_upsampler import (
-    FeatureUpsampler,
     Full,
     Places,
     Shared,
@@ -17,10 +16,7 @@ from lightning_modules.networks.feature_upsampler import (
 )
 
 SMALL = Places({"1": 6, "middle": 8}, 16)
-NEUTRAL = {
-    "shared": Shared,
-    "full, gated": partial(Full, gated=True),
-}
+NEUTRAL = {"shared": Shared, "full, gated": partial(Full, gated=True)}
 
 
 def given(seed=0):
@@ -40,15 +36,15 @@ def time_of(phi, t=(5, 600)):
 
 
 @pytest.mark.parametrize("name", NEUTRAL)
-def test_untrained_they_add_nothing(name):
+def test_untrained_they_add_nothing_but_learn(name):
     torch.manual_seed(0)
     phi = NEUTRAL[name](SMALL)
     added = phi(given(), SIZES, time_of(phi))
-    assert {place: tuple(x.shape) for place, x in added.items()} == {
-        "1": (2, 6, 11, 8),
-        "middle": (2, 8, 6, 4),
-    }
+    assert [tuple(x.shape) for x in added.values()] == [(2, 6, 11, 8), (2, 8, 6, 4)]
     assert not any(x.any() for x in added.values())
+    sum(x.sum() for x in added.values()).backward()
+    assert all(p.grad is not None for p in phi.parameters())
+    assert any(p.grad.any() for p in phi.parameters())
 
 
 @pytest.mark.parametrize("resize", ["bilinear", "nearest"])
@@ -59,29 +55,6 @@ def test_as_released_the_pivots_features_are_added(resize):
     for name, x in features.items():
         mode = {"mode": "bilinear"} if resize == "bilinear" else {"mode": "nearest-exact"}
         assert torch.equal(added[name], functional.interpolate(x, SIZES[name], **mode))
-
-
-@pytest.mark.parametrize("make", [*NEUTRAL.values(), Full], ids=[*NEUTRAL, "full"])
-def test_all_parameters_learn(make):
-    """The last layer in the first step, all of them after a few: zeros are never stuck."""
-    torch.manual_seed(0)
-    phi: FeatureUpsampler = make(SMALL)
-    before = {name: p.clone() for name, p in phi.named_parameters()}
-    optimizer = torch.optim.Adam(phi.parameters(), 0.02)
-    losses = []
-    for step in range(25):
-        optimizer.zero_grad()
-        added = phi(given(), SIZES, time_of(phi))
-        wanted = {name: functional.interpolate(x, SIZES[name]) for name, x in given().items()}
-        loss = sum((added[name] - 0.7 * wanted[name]).square().mean() for name in added)
-        loss.backward()
-        if step == 0:
-            assert any(p.grad.any() for p in phi.parameters())
-        assert all(p.grad is not None for p in phi.parameters())
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.7 * losses[0]
-    assert [n for n, p in phi.named_parameters() if torch.equal(p, before[n])] == []
 
 
 @pytest.mark.parametrize("make", [Shared, Full])

@@ -37,31 +37,14 @@ def official_image(net, lr, height, width, **options):
 
 def test_published_layouts_load_strictly():
     state = small().state_dict()
-    checkpoint = {
-        "model": {"name": "liif", "args": {"local_ensemble": True}, "sd": state},
-        "optimizer": {"name": "adam", "sd": {"state": {}}},
-        "epoch": 1000,
-    }
+    checkpoint = {"model": {"name": "liif", "args": {}, "sd": state}, "epoch": 1000}
     net = LIIF(2, blocks=1, channels=8, hidden=(32, 32))
     for given in (checkpoint, state):
         net.load_state_dict(LIIF.official(given), strict=True)
-    lr = torch.rand(1, 3, 5, 6, generator=generator())
-    with torch.no_grad():
-        torch.testing.assert_close(net(lr, (9, 7)), small()(lr, (9, 7)), atol=0, rtol=0)
+    assert all(map(torch.equal, net.state_dict().values(), state.values()))
 
 
 # ---------------------------------------------------------------------------- parity
-
-
-def test_the_published_size_equals_the_official_form():
-    torch.manual_seed(0)
-    net = LIIF(4)
-    lr = torch.rand(1, 3, 12, 10, generator=generator())
-    with torch.no_grad():
-        expected = official_image(net, lr, 44, 37)
-        found = net(lr, (44, 37))
-    assert expected.std() > 5e-3
-    torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("unfold", [True, False])
@@ -79,11 +62,7 @@ def test_every_option_equals_the_official_form(unfold, cell, ensemble):
 
 # x3 puts pixels on cell centres, x2 down puts them on boundaries: ties that the nudge decides.
 @pytest.mark.parametrize(
-    ("lr_size", "size"),
-    [
-        *(((12, 10), size) for size in ((36, 30), (12, 10), (6, 5), (1, 1), (13, 150))),
-        ((1, 1), (4, 4)),
-    ],
+    ("lr_size", "size"), [((12, 10), (36, 30)), ((12, 10), (6, 5)), ((1, 1), (4, 4))]
 )
 def test_sizes_with_ties_equal_the_official_form(lr_size, size):
     net = small()
@@ -115,29 +94,16 @@ def test_gradients_equal_the_official_form():
         torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-9)
 
 
-# ---------------------------------------------------------------------------- traps
-
-
 # ---------------------------------------------------------------------------- queries
 
 
-@pytest.mark.parametrize("chunk", [97, 500])
-def test_result_does_not_depend_on_the_chunk(chunk):
-    lr = torch.rand(2, 3, 7, 6, generator=generator())
-    with torch.no_grad():
-        expected = small()(lr, (21, 25))
-        found = small(chunk=chunk)(lr, (21, 25))
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
-
-
 def test_no_layer_sees_more_points_than_a_chunk():
-    net = small(chunk=100)
-    rows = []
+    net, rows = small(chunk=100), []
     net.imnet.layers[1].register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
+    lr = torch.rand(3, 3, 7, 6, generator=generator())
     with torch.no_grad():
-        net(torch.rand(3, 3, 7, 6, generator=generator()), (21, 25))
+        torch.testing.assert_close(net(lr, (21, 25)), small()(lr, (21, 25)), atol=1e-6, rtol=0)
     assert max(rows) == 99  # 33 points of each of 3 images
-    assert sum(rows) == 4 * 3 * 21 * 25
 
 
 @pytest.mark.parametrize(("scale", "size"), [(2, (14, 18)), (2.5, (18, 22)), (0.5, (4, 4))])
@@ -158,15 +124,13 @@ def test_the_skip_begins_as_bicubic():
 
 
 def test_autocast_keeps_coordinates_and_blend_exact():
-    # Trained in bf16: the answer is float32, near the exact one, and gradients reach every weight.
+    # Trained in bf16: the answer is float32, and near the exact one.
     net, lr = small(), torch.rand(1, 3, 40, 40, generator=generator())
     expected = net(lr, (160, 160))
     with torch.autocast("cpu", torch.bfloat16):
         found = net(lr, (160, 160))
     assert found.dtype == torch.float32
     assert (found - expected).abs().mean() < 0.02 * expected.std()
-    found.mean().backward()
-    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in net.parameters())
 
 
 # ---------------------------------------------------------------------------- errors, speed

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lightning_modules.networks.noise_predictor import Gaussian, NoisePredictor, from_official
+from lightning_modules.networks.noise_predictor import NoisePredictor, from_official
 from lightning_modules.weights import load_strictly
 
 SMALL = {"widths": (32, 64), "layers": 1, "head_width": 16}
@@ -128,13 +128,6 @@ def test_folding_keeps_every_pixel_in_its_place():
     assert torch.equal(first[0].flatten().sort().values, (lr * 2 - 1).flatten().sort().values)
 
 
-def test_a_draw():
-    mean, logvar = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
-    assert torch.equal(Gaussian(mean, logvar).sample(torch.zeros(2, 4, 3, 3)), mean)
-    two = Gaussian(torch.ones(1), torch.tensor([math.log(4.0)])).sample(torch.tensor([3.0]))
-    assert two.item() == pytest.approx(7)
-
-
 def test_the_variance_has_bounds():
     model = seeded()
     model.encoder.conv_out.bias.data[4:6] = torch.tensor([1000.0, -1000.0])
@@ -174,6 +167,3 @@ def test_what_is_kept_for_the_gradient_is_not_of_all_pairs():
         model(torch.rand(1, 3, 16, 16), 100).mean.sum()
     pixels = 16 * 16
     assert max(kept) <= 64 * 64 * 9 + 64 * pixels
-
-
-# ------------------------------------------------------------------------------------------ errors

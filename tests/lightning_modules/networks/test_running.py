@@ -59,29 +59,35 @@ def image(seed: int, channels: int, side: int = 16) -> Tensor:
     return torch.randn(2, channels, side, side, generator=generator)
 
 
-def outputs(model: Any, x: Tensor | None = None) -> list[Tensor]:
-    """Of one input, or of x in its place; dropped parts are those of one seed."""
-    torch.manual_seed(5)
-    t = torch.tensor([1, 9])
-    if isinstance(model, SwinUNet):
-        found = model(image(0, 3) if x is None else x, t, image(1, 3))
-    elif isinstance(model, SFTUNet):
-        found = model(image(0, 3) if x is None else x, t, image(1, 3), image(2, 8, 8), (8, 8))
-    elif isinstance(model, NoisePredictor):
-        found = model(image(0, 3) if x is None else x, t)
-    elif isinstance(model, LatentDiscriminator):
-        found = model(image(0, 4) if x is None else x, t)
-    else:
-        text = Text(image(0, 1, 128)[:, 0, :4] if x is None else x, torch.tensor([4, 2]))
-        tokens = torch.cat([image(n, BITS, h).flatten(2).mT for n, (h, _) in enumerate(GRIDS)], 1)
-        found = model(tokens[:, 1:], Scales(GRIDS, 1), model.encode_text(text))
-    return [leaf for leaf in _pytree.tree_leaves(found) if isinstance(leaf, Tensor)]
+T = torch.tensor([1, 9])
 
 
-def shape_of_input(kind: type[Running]) -> Tensor:
+def said(model: Any, x: Tensor) -> Any:
+    """A transformer's answer to features of a text."""
+    tokens = torch.cat([image(n, BITS, h).flatten(2).mT for n, (h, _) in enumerate(GRIDS)], 1)
+    return model(tokens[:, 1:], Scales(GRIDS, 1), model.encode_text(Text(x, torch.tensor([4, 2]))))
+
+
+CALLS: dict[type[Running], Callable[..., Any]] = {
+    SwinUNet: lambda model, x: model(x, T, image(1, 3)),
+    SFTUNet: lambda model, x: model(x, T, image(1, 3), image(2, 8, 8), (8, 8)),
+    NoisePredictor: lambda model, x: model(x, T),
+    InfinityTransformer: said,
+    LatentDiscriminator: lambda model, x: model(x, T),
+}
+
+
+def input_of(kind: type[Running]) -> Tensor:
     if kind is InfinityTransformer:
         return image(0, 1, 128)[:, 0, :4]
     return image(0, 4 if kind is LatentDiscriminator else 3)
+
+
+def outputs(model: Any, x: Tensor | None = None) -> list[Tensor]:
+    """Of one input, or of x in its place; dropped parts are those of one seed."""
+    torch.manual_seed(5)
+    found = CALLS[type(model)](model, input_of(type(model)) if x is None else x)
+    return [leaf for leaf in _pytree.tree_leaves(found) if isinstance(leaf, Tensor)]
 
 
 @EACH
@@ -91,7 +97,7 @@ def test_recomputed_blocks_give_the_same_bits(kind: type[Running], frozen: bool)
     found = []
     for checkpointing in (False, True):
         model = made(kind, checkpointing=checkpointing).requires_grad_(not frozen).train(not frozen)
-        x = shape_of_input(kind).requires_grad_()
+        x = input_of(kind).requires_grad_()
         results = outputs(model, x)
         sum(result.square().mean() for result in results).backward()
         found.append([*results, x.grad, *(p.grad for p in model.parameters() if not frozen)])
@@ -112,7 +118,7 @@ def test_less_is_kept_where_blocks_are_recomputed(kind: type[Running]) -> None:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            outputs(model, shape_of_input(kind).requires_grad_())
+            outputs(model, input_of(kind).requires_grad_())
     assert kept[1] < 0.75 * kept[0]
 
 

