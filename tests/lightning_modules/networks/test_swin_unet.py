@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import pytest
@@ -177,9 +176,6 @@ def test_weights_keep_the_mask_that_they_were_trained_with():
     released = SwinUNet(**SMALL, mask="released").state_dict()
     with pytest.raises(ValueError, match=r"mask is correct, and what is loaded was trained"):
         SwinUNet(**SMALL, mask="correct").load_state_dict(released)
-    copied = copy.deepcopy(SwinUNet(**SMALL))
-    copied.load_state_dict(released)
-    assert masks(copied) == {"released"}
 
 
 def test_files_of_other_programs_that_mask_correctly():
