@@ -38,6 +38,7 @@ from commands.process import keep_freed_memory
 from degradations.base import Degradation
 from degradations.compose import Mixture
 from degradations.recipes.second_order import RealESRGAN, RealESRGANLight
+from degradations.tools.configure import degradation_of
 from tests.launches import count_launches
 
 SEED = 0
@@ -260,7 +261,7 @@ def seeds(draw: int) -> Tensor:
 
 
 def variants(draws: int, device: torch.device) -> dict[str, Any]:
-    """Our pipeline on images of differing sizes, and in a mixture, against itself.
+    """Our pipeline on images of differing sizes, in a mixture, and out of kornia's classes.
 
     Images of differing sizes, 192 to 320 px, go one by one, as evaluation has them; so they are
     compared with images of 256 px that go one by one.
@@ -298,6 +299,7 @@ def variants(draws: int, device: torch.device) -> dict[str, Any]:
             "differing sizes": partial(one_by_one, others),
             "light": partial(batch, light),
             "mixture": partial(batch, mixture),
+            "kornia": partial(batch, degradation_of(["configs/degradation/kornia.yaml"], SCALE)),
         },
         draws,
         device,
@@ -311,6 +313,7 @@ def variants(draws: int, device: torch.device) -> dict[str, Any]:
             mean["one by one"] * pixels / mean["differing sizes"], 3
         ),
         "throughput_of_mixture": round((mean["plain"] + mean["light"]) / 2 / mean["mixture"], 3),
+        "kornia_to_plain": round(mean["kornia"] / mean["plain"], 2),
         "draws": draws,
     }
 

@@ -179,7 +179,6 @@ def find_inputs(
     lr: str | None = None,
     lr_suffix: str = "",
     shard_in_key: bool = False,
-    root: str | None = None,
     sidecars: bool = True,
 ) -> Inputs:
     """List what to pack. Only names and sizes are read.
@@ -189,7 +188,6 @@ def find_inputs(
         lr: The LR images of ``source``, in the same forms except tars.
         lr_suffix: Suffix of an LR key after the HR's key.
         shard_in_key: Prefix keys with their tar's name.
-        root: Folder to which the paths in a text file are relative; its own folder by default.
         sidecars: Whether the text and JSON beside an image file belong to it.
 
     Raises:
@@ -203,10 +201,10 @@ def find_inputs(
             raise ValueError(f"{one} is a table: {DOWNLOAD}")
     refused: list[Refused] = []
     if lr is None:
-        entries = _entries_of(Source(source, root), refused, shard_in_key)
+        entries = _entries_of(source, refused, shard_in_key)
     else:
-        large = _images_of(Source(source, root), "SOURCE", refused)
-        small = _images_of(Source(lr, root), "--lr", refused)
+        large = _images_of(source, "SOURCE", refused)
+        small = _images_of(lr, "--lr", refused)
         # A refused image leaves its partner without one, which is not another error.
         gone = {entry.key for entry in refused}
         partners = gone | {key + lr_suffix for key in gone}
@@ -231,23 +229,16 @@ def _with_texts(entries: list[Entry]) -> Iterator[Entry]:
 Member = tuple[str, Place]  # extension, or "" if only its bytes show it; place
 
 
-class Source(NamedTuple):
-    """The values of SOURCE or --lr, and of --root."""
-
-    given: str
-    root: str | None
-
-
 Listed = tuple[str, Path, Path | None]  # key, HR, LR
 
 
-def _entries_of(source: Source, refused: list[Refused], shard_in_key: bool) -> list[Entry]:
-    if is_tars(source.given):
-        return list(_from_tars(source.given, shard_in_key))
-    path = Path(expand_path(source.given, "SOURCE"))
+def _entries_of(source: str, refused: list[Refused], shard_in_key: bool) -> list[Entry]:
+    if is_tars(source):
+        return list(_from_tars(source, shard_in_key))
+    path = Path(expand_path(source, "SOURCE"))
     if _is_list(path):
         entries = []
-        for key, hr, lr in _from_list(path, source, "SOURCE", refused):
+        for key, hr, lr in _from_list(path, "SOURCE", refused):
             extension, place = _member(hr)
             if lr is None:
                 entries.append(Entry(key, {extension: place}))
@@ -268,8 +259,7 @@ def _is_list(path: Path) -> bool:
     return path.is_file() and not is_image(path) and not is_lmdb(path)
 
 
-def _images_of(wanted: Source, what: str, refused: list[Refused]) -> dict[str, Member]:
-    source = wanted.given
+def _images_of(source: str, what: str, refused: list[Refused]) -> dict[str, Member]:
     path = Path(expand_path(source, what))
     if is_tars(source):
         raise ValueError(
@@ -290,7 +280,7 @@ def _images_of(wanted: Source, what: str, refused: list[Refused]) -> dict[str, M
         )
     if is_image(path):
         raise ValueError(f"{what} {source!r} is a single image; expected its folder or a list")
-    listed = _from_list(path, wanted, what, refused)
+    listed = _from_list(path, what, refused)
     if any(lr is not None for _, _, lr in listed):
         raise ValueError(f"{what} {source!r} lists HR and LR: give it as SOURCE, without --lr")
     return {key: _member(hr) for key, hr, _ in listed}
@@ -319,13 +309,13 @@ class Line(NamedTuple):
     lr: Path | None
 
 
-def _from_list(path: Path, source: Source, what: str, refused: list[Refused]) -> list[Listed]:
+def _from_list(path: Path, what: str, refused: list[Refused]) -> list[Listed]:
     """Return the images that a text file names, in its order.
 
     A line is a path, a path and its size as in BasicSR (``a.png (480,480,3)``), or HR and LR as in
     Real-ESRGAN (``gt/a.png, lq/a.png``); all lines are of one kind.
     """
-    folder = path.parent if source.root is None else Path(expand_path(source.root, "--root"))
+    folder = path.parent
     texts = list(_lines(path, what, folder))
     if not texts:
         raise ValueError(f"{what} {str(path)!r} is an empty list; expected one path per line")

@@ -8,7 +8,8 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import fields
+from typing import Any
 
 from datamodules.files.pairs import with_scale
 from datamodules.files.paths import parse_bytes
@@ -18,7 +19,6 @@ from datamodules.parts import parse_natural, parse_part, parse_positive
 from datamodules.workers import TIME_LIMIT, usable_cores
 from files.paths import expand_path
 
-ENGINES = ("local", "slurm", "ray")
 DECIMAL = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 DESCRIPTION = """\
 Pack images into WebDataset shards (tars), each with its index. Every image is decoded once, and
@@ -173,16 +173,6 @@ def _add_inputs(group: Any) -> None:
         "--no-sidecars", action="store_true", help="ignore text and JSON beside images"
     )
     group.add_argument(
-        "--keep-duplicates",
-        action="store_true",
-        help="keep images whose file equals an earlier one; by default they are left out",
-    )
-    group.add_argument(
-        "--root",
-        metavar="FOLDER",
-        help="folder to which the paths in a text file are relative (default: the file's own)",
-    )
-    group.add_argument(
         "--shard-in-key",
         action="store_true",
         help="prefix keys with their tar's name, for tars that all count from 0",
@@ -209,9 +199,6 @@ def _add_images(group: Any) -> None:
         type=parse_positive,
         metavar="N",
         help="shrink images with a longer long side, by Lanczos",
-    )
-    group.add_argument(
-        "--max-short-side", type=parse_positive, metavar="N", help="the same for the short side"
     )
     group.add_argument(
         "--min-side",
@@ -299,14 +286,6 @@ def _add_parts(group: Any) -> None:
         help="make part I of N only; the others can be made anywhere, at any time, as often as "
         "needed. OUT must be a folder that all machines share",
     )
-    group.add_argument(
-        "--engine",
-        choices=ENGINES,
-        default="local",
-        help="local: this process and its workers (default); slurm: the part of this SLURM task, "
-        "of an array, of srun or of both; ray: tasks on the cluster of RAY_ADDRESS, or on as many "
-        "cores of this machine as --workers (extra ray)",
-    )
     # Parsed by another parser; here for --help.
     group.add_argument("--finish", metavar="OUT", help="join the parts into the shards of OUT")
 
@@ -317,20 +296,16 @@ def check(options: argparse.Namespace) -> None:
     Raises:
         ValueError: If they contradict each other.
     """
-    if options.part is not None and options.engine != "local":
-        raise ValueError(f"--engine {options.engine} chooses the part itself: drop --part")
-    if options.overwrite and (options.part is not None or options.engine != "local"):
+    if options.overwrite and options.part is not None:
         raise ValueError(
             "--overwrite with parts would remove what other parts have made: give another OUT or "
             "--name, or remove the earlier output yourself"
         )
     if options.lr is not None and options.scale is None:
         raise ValueError("--lr needs --scale, to check the sizes of the pairs")
-    shrunk = options.max_long_side is not None or options.max_short_side is not None
+    shrunk = options.max_long_side is not None
     if options.lr is not None and shrunk:
-        raise ValueError(
-            "--max-long-side and --max-short-side would misalign HR and --lr: drop them"
-        )
+        raise ValueError("--max-long-side would misalign HR and --lr: drop it")
     if options.crop is None and (options.step is not None or options.thresh):
         raise ValueError("--step and --thresh apply to --crop, which is not given")
     if options.crop is not None and options.scale is not None:
@@ -340,7 +315,7 @@ def check(options: argparse.Namespace) -> None:
         raise ValueError(f"--restart-markers requires JPEG, but --encode is {kind}: drop one")
     if options.restart_markers and kind == "keep" and (shrunk or options.crop is not None):
         raise ValueError(
-            "--restart-markers with --crop or a bounded side writes new JPEGs: set their quality, "
+            "--restart-markers with --crop or --max-long-side writes new JPEGs: set their quality, "
             "--encode jpeg:97"
         )
     if options.captions is not None and options.no_sidecars and not is_tars(options.source):
@@ -361,57 +336,12 @@ def _check_grid(options: argparse.Namespace) -> None:
 
 def recipe_of(options: argparse.Namespace) -> Recipe:
     """Return the processing of an image."""
-    return Recipe(
-        scale=options.scale,
-        crop=options.crop,
-        step=options.step or options.crop or 0,
-        thresh=options.thresh,
-        long_side=options.max_long_side,
-        short_side=options.max_short_side,
-        min_side=options.min_side,
-        max_pixels=options.max_pixels,
-        seconds=options.decode_timeout,
-        encoding=options.encode,
-        restart_markers=options.restart_markers,
-        captions=options.captions,
-    )
+    return Recipe(**{field.name: getattr(options, field.name) for field in fields(Recipe)})
 
 
 def suffix_of(options: argparse.Namespace) -> str:
     """Return the suffix of an LR name after the HR's."""
     return with_scale(options.lr_suffix, options.scale) if options.lr_suffix else ""
-
-
-class Settings(NamedTuple):
-    """How inputs become shards.
-
-    Attributes:
-        recipe: Processing of an image.
-        name: Prefix of the shards' names.
-        samples: Maximum number of samples in a shard, and number of inputs of a block.
-        size: Maximum bytes of a shard, or None.
-        keep_duplicates: Whether equal images are kept.
-        workers: Number of processes.
-    """
-
-    recipe: Recipe
-    name: str
-    samples: int
-    size: int | None
-    keep_duplicates: bool
-    workers: int
-
-
-def settings_of(options: argparse.Namespace) -> Settings:
-    """Return the settings of a command line."""
-    return Settings(
-        recipe_of(options),
-        options.name,
-        options.samples_per_shard,
-        options.shard_size,
-        options.keep_duplicates,
-        options.workers,
-    )
 
 
 def inputs_of(options: argparse.Namespace) -> Inputs:
@@ -420,10 +350,8 @@ def inputs_of(options: argparse.Namespace) -> Inputs:
     Raises:
         ValueError: As ``find_inputs``.
     """
-    root = None if options.root is None else _absolute(options.root, "--root")
     return find_inputs(
-        *(*_sources(options), suffix_of(options), options.shard_in_key, root),
-        not options.no_sidecars,
+        *(*_sources(options), suffix_of(options), options.shard_in_key), not options.no_sidecars
     )
 
 
@@ -439,7 +367,7 @@ def _absolute(path: str, name: str) -> str:
 
 # On these the shards do not depend, or `described` names them otherwise.
 ELSEWHERE = (
-    *("engine", "finish", "overwrite", "part", "workers", "out", "source", "lr"),
+    *("finish", "overwrite", "part", "workers", "out", "source", "lr"),
     "decode_timeout",
 )
 
@@ -447,12 +375,8 @@ ELSEWHERE = (
 def described(options: argparse.Namespace) -> dict[str, Any]:
     """Return the options that the shards depend on, by their command-line names."""
     names = {name: value for name, value in vars(options).items() if name not in ELSEWHERE}
-    if options.root is None:  # as in journals from before this option
-        del names["root"]
     names["encode"] = str(names["encode"])
     source, lr = _sources(options)
-    if options.root is not None:
-        names["root"] = _absolute(options.root, "--root")
     named = {f"--{name.replace('_', '-')}": value for name, value in sorted(names.items())}
     return {"SOURCE": source, "--lr": lr, **named}
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import re
 from abc import abstractmethod
-from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -35,6 +34,7 @@ from datamodules.samples import Images, SampleDraws, TrainingImages
 from datamodules.shards.cache import DiskCache
 from datamodules.shards.index import Member, ShardIndex
 from datamodules.shards.reader import Tar
+from datamodules.shards.sample import add_text
 from datamodules.shards.shards import Shards
 from datamodules.source import PerImage, Pixels, Sample, Source
 from degradations.base import cut_size
@@ -573,8 +573,8 @@ class _Frames(Shards):
 
     def caption(self, index: int) -> str | None:
         """Return the text beside a frame, if the set has texts."""
-        sample, tar = Sample(meta={}), self._tars[bisect_right(self._ends, index)]
-        self._add_text(sample, tar, index, f"{tar.name}: {self.keys[index]}")
+        sample = Sample(meta={})
+        add_text(sample, self._raw(index, ("txt",)))
         return sample.get("text")
 
 

@@ -200,7 +200,7 @@ def test_an_image_without_a_role_is_counted_by_all(
     assert "left out 4 images without a role: ['0000.lq.png'" in caplog.text
     assert "left out images without a role, such as 0000.lq.png" in caplog.text
     with caplog.at_level("INFO"):
-        pack([str(path), str(tmp_path / "out"), "--workers", "0", "--keep-duplicates"])
+        pack([str(path), str(tmp_path / "out"), "--workers", "0"])
     assert "members lq.png: images without a role, kept: 4" in caplog.text
 
 

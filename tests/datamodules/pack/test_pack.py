@@ -54,14 +54,6 @@ def test_keeps_bytes_and_order(images, tmp_path):
         assert tar.extractfile("a.jpg").read() == (images / "a.JPG").read_bytes()
 
 
-def test_index_is_written_and_fresh(images, tmp_path, monkeypatch):
-    pack.main([str(images), str(tmp_path / "out")])
-    from datamodules.shards import index as shard_index
-
-    monkeypatch.setattr(shard_index, "build_index", None)  # fails if it is made again
-    assert len(source(tmp_path / "out").keys) == 5
-
-
 def test_size_of_shards(images, tmp_path):
     pack.main([str(images), str(tmp_path / "out"), "--shard-size", "2.5K"])
     groups = source(tmp_path / "out").groups
@@ -107,24 +99,6 @@ def test_restart_markers_reach_the_reader(tmp_path):
     assert packed.size(0) == (96, 160)
     crop = packed.read_crop(0, 20, 30, 40, 50)["hr"]
     np.testing.assert_array_equal(crop, packed.read(0)["hr"][20:60, 30:80])
-
-
-def test_duplicates(images, tmp_path, caplog):
-    (images / "z.png").write_bytes((images / "b.png").read_bytes())
-    (images / "z.txt").write_text("another caption does not make another image")
-    assert pack.main([str(images), str(tmp_path / "out")]) == 0
-    assert source(tmp_path / "out").keys == ["a", "b", "deep/c", "deep/d", "e"]
-    assert (
-        "1 image: the same bytes as an earlier one, and left out, such as z, which is b"
-        in caplog.text
-    )
-    assert pack.main([str(images), str(tmp_path / "all"), "--keep-duplicates"]) == 0
-    assert source(tmp_path / "all").keys[-1] == "z"
-    for out in ("out", "all"):
-        report = json.loads((tmp_path / out / "shard.report.json").read_text())
-        path = str(images / "z.png")
-        assert report["duplicates"] == [{"key": "z", "path": path, "same_as": "b"}]
-        assert report["counts"]["packed"] == (5 if out == "out" else 6)
 
 
 def test_report(images, tmp_path, caplog):

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -41,7 +40,6 @@ def images(tmp_path):
         save(tmp_path / "images" / f"{number:02d}.png", (16, 8), seed=number)
     broken = tmp_path / "images" / "05.png"
     broken.write_bytes(broken.read_bytes()[:60])
-    shutil.copy(tmp_path / "images" / "00.png", tmp_path / "images" / "09.png")
     (tmp_path / "images" / "zz.png").write_bytes(b"")
     return tmp_path / "images"
 
@@ -61,7 +59,7 @@ def content(out):
 
 def test_any_number_of_workers_gives_the_same(tmp_path):
     for number in range(70):
-        save(tmp_path / "images" / f"{number}.png", (20, 20), seed=number % 60)
+        save(tmp_path / "images" / f"{number}.png", (20, 20), seed=number)
     found = []
     for workers in (0, 1, 3):
         out = tmp_path / str(workers)
@@ -69,7 +67,6 @@ def test_any_number_of_workers_gives_the_same(tmp_path):
         assert pack.main([*arguments, "--samples-per-shard", "9", "--encode", "webp"]) == 0
         found.append(content(out))
     assert found[0] == found[1] == found[-1]
-    assert json.loads(found[0]["shard.report.json"])["counts"]["duplicates"] == 10
 
 
 # -------------------------------------------------------------------------------------------- kills
@@ -89,7 +86,7 @@ def test_what_a_kill_left_of_the_report_is_removed(images, tmp_path, monkeypatch
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "stride"), [(1, 1), (20, 3)])
 def test_kills_at_every_step(images, tmp_path, first, stride):
-    """Kill before and after each write, flush, rename and removal; some images are equal."""
+    """Kill before and after each write, flush, rename and removal."""
     assert run(images, tmp_path / "whole") == 1
     out = tmp_path / "out"
     command = [images, out, *OPTIONS, "--workers", "0"]
