@@ -57,7 +57,7 @@ from commands.distributed.launch import (
 )
 from commands.distributed.preflight import start_facts
 from commands.encode import Encode, EncodeOptions
-from commands.errors import ConfigurationError, RepeatedError, TemporaryError
+from commands.errors import ConfigurationError, RepeatedError, TemporaryError, print_error
 from commands.export.export import ExportOptions, Origin, export, model_alone, of_run
 from commands.lightning_internals import CommandsCLI, load_only_given_checkpoint
 from commands.process import keep_freed_memory, prepare_output, raise_limit
@@ -73,6 +73,7 @@ from commands.world import agree
 from datamodules.base import SRDataModule
 from datamodules.sources.folder import Outputs
 from degradations.base import Degradation
+from files.numbers import NonNegativeInt
 from files.paths import expand_path
 from files.yaml_loader import plain_yaml
 from lightning_modules.base import ImageModel, SuperResolver
@@ -200,10 +201,10 @@ class EnlargerCLI(CommandsCLI):
         super().parse_arguments(parser, args)
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the seed, which must be an integer."""
+        """Add the seed, which must be an integer of at least 0."""
         parser.add_argument(
             "--seed_everything",
-            type=int,
+            type=NonNegativeInt,
             default=0,
             help="Seed of all random numbers: weights, order, crops, degradations, noise.",
         )
@@ -561,7 +562,7 @@ def run(args: list[str]) -> None:
         if sentence is None:
             traceback.print_exc()
         else:
-            sys.stderr.write(f"error: {sentence}\n")
+            print_error(sentence)
         if is_distributed():
             _end(status_of(error))
         raise SystemExit(status_of(error)) from error

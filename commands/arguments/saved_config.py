@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from enum import Enum
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import Namespace, set_dumper
+from jsonargparse.typing import get_registered_type, register_type
 
-from commands.arguments.jsonargparse_internals import dump_containers_by_parts
 from files.yaml_loader import strict_loader
 
 PLAIN = (type(None), bool, int, float, str)
@@ -40,7 +41,22 @@ def as_yaml(config: Any) -> str:
 
 
 set_dumper("yaml", as_yaml)
-dump_containers_by_parts()
+
+
+def _register(kind: type) -> None:
+    # The library writes any value of an argument that may be a path or a list of them as the text
+    # of a path: a list would not be read again as one.
+    def as_text(value: Any) -> str:
+        if not isinstance(value, kind | str):
+            raise TypeError(f"{value!r} is no {kind.__name__}")
+        return str(value)
+
+    known: Any = get_registered_type(kind)
+    register_type(kind, as_text, known.deserializer, type_check=known.type_check)
+
+
+for _kind in (os.PathLike, Path, timedelta):
+    _register(_kind)
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 import main
-from commands import errors
+from commands.arguments import early
 from commands.names import TOOLS
 from tests.docs.stand_in import asks
 
@@ -69,8 +69,8 @@ def accept_missing(patch: Callable[[object, str, object], None] = setattr) -> No
     Args:
         patch: Replaces an attribute; by default for the rest of the process.
     """
-    patch(errors, "_refuse_missing", lambda key, path: None)
-    patch(errors, "refuse_missing_run", lambda words: None)
+    patch(early, "_refuse_missing", lambda key, path: None)
+    patch(early, "refuse_missing_run", lambda words: None)
 
 
 def _child(
