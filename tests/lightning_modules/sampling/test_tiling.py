@@ -169,7 +169,7 @@ class TestSpans:
         st.sampled_from(["linear", "gaussian", "flat"]),
         st.data(),
     )
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=100, deadline=None)
     def test_cover_everything(self, side, scale, tile, window, data):
         overlap = data.draw(st.integers(0, tile - 1))
         out_side = round(side * scale)
