@@ -37,7 +37,8 @@ def in_range(kind: type, value: Any) -> int | float:
     except (TypeError, ValueError):
         number = math.nan
     if not least <= number <= most or (whole and isinstance(value, float)):
-        raise ValueError(f"Expected {kind.__doc__.lower()} Got value: {value}")
+        said = (kind.__doc__ or "").lower()
+        raise ValueError(f"Expected {said} Got value: {value}")
     return number
 
 
