@@ -32,7 +32,7 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
     [
         *("commands.cli", "callbacks.metrics.pixels", "torch.distributed.run"),
-        *("benchmarks.miniature.report", "benchmarks.speed.invsr"),  # each a second
+        *("benchmarks.photographs.page", "benchmarks.speed.invsr"),  # each a second
     ]
 )
 NOT_PRINTED = {"config", "debug", "help", "print_config"}  # options of `main.py` that are no keys
