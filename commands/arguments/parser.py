@@ -31,12 +31,12 @@ from commands.arguments.jsonargparse_internals import (
     keep_final_text,
 )
 from commands.arguments.layers import ConfigFile, replace_typed
-from commands.arguments.ranges import register_ranges
 from commands.arguments.saved_config import is_mere_default
 from commands.errors import ConfigurationError, readable
 from commands.names import ABOUT, TOOLS
 from files import paths
 from files.own_modules import import_own
+from files.ranges import register_ranges
 from files.yaml_loader import (
     NO_CONFIGURATION,
     is_configuration,
