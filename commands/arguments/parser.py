@@ -22,7 +22,6 @@ from commands.arguments.jsonargparse_internals import (
 )
 from commands.arguments.layers import ConfigFile
 from commands.arguments.messages import readable, unknown_key
-from commands.arguments.ranges import register_ranges
 from commands.arguments.saved_config import is_mere_default
 from commands.arguments.values import (
     Typed,
@@ -36,6 +35,7 @@ from commands.arguments.values import (
 from commands.errors import ConfigurationError
 from commands.names import ABOUT, TOOLS
 from files.own_modules import import_own
+from files.ranges import register_ranges
 from files.yaml_loader import open_configurations_alone, strict_loader
 from lightning_modules.adversarial import Adversarial
 from lightning_modules.base import ImageModel
