@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 from collections.abc import Sequence
 
@@ -35,12 +34,6 @@ def test_several_become_one(parts):
 
 
 @given(TEXTS)
-def test_digest_is_that_of_the_joined_texts(texts):
-    expected = hashlib.blake2b("\n".join(texts).encode(), digest_size=8).hexdigest()
-    assert Names.of(texts).digest() == expected
-
-
-@given(TEXTS)
 def test_first_duplicate(texts):
     expected = next((text for i, text in enumerate(texts) if text in texts[:i]), None)
     assert Names.of(texts).duplicates() == expected
@@ -67,15 +60,3 @@ def test_differs():
     with pytest.raises(IndexError):
         names[-3]
     assert repr(names) == "Names('a', 'bc'; 2)"
-
-
-def test_a_name_takes_its_bytes_and_five():
-    names = Names.of(f"{n:012d}" for n in range(10_000))
-    assert names.nbytes <= 10_000 * 17 + 4
-
-
-def test_names_that_were_looked_through_before():
-    names = Names.of(["a", "b", "a"])
-    names.assume_distinct()
-    assert names.duplicates() is None
-    assert pickle.loads(pickle.dumps(names)).duplicates() == "a"

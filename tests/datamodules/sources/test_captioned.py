@@ -32,12 +32,6 @@ def texts(source: Captioned) -> list[str]:
     return found
 
 
-def test_the_first_folder_is_the_class(photos: Path) -> None:
-    assert texts(Captioned(Folder(str(photos)))) == ["cars", "cats"]
-    named = Captioned(Folder(str(photos)), names={"cars": "sports car"}, template="a {}, sharp")
-    assert texts(named) == ["a sports car, sharp", "a cats, sharp"]
-
-
 def test_texts_beside_the_files(photos: Path) -> None:
     source = Captioned(Folder(str(photos)), by="file")
     assert texts(source) == ["a red {car}", "a cat"]
