@@ -268,7 +268,8 @@ def _wrong_value(found: _Found) -> str:
     types = [_type(part) for part in re.split(r" ?-? ?(?=Expected an? )", tried) if part]
     expected = " or ".join(dict.fromkeys(name for name in types if name != "NoneType"))
     named = hidden(value) if re.fullmatch(r"(\w+\.)+\w+", value) else ""
-    return f"{found.where} is {value}; expected {expected}{named}"
+    fix = ": leave it out, or give a value" if value == "null" else named
+    return f"{found.where} is {value}; expected {expected}{fix}"
 
 
 def _type(part: str) -> str:
