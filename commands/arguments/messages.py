@@ -304,8 +304,8 @@ def _no_class(found: _Found) -> str:
         near = did_you_mean(f"{lacking['room']}.{name}", public_names(lacking["room"]))
         return f"{where}: {message}{hidden(lacking['room']) or near}"
     if lacking:
-        name, names = message.split("'")[3], dir(sys.modules.get(lacking["file"]))
-        return f"{where}: {message}{hidden(lacking['file']) or did_you_mean(name, names)}"
+        near = did_you_mean(message.split("'")[3], dir(sys.modules.get(lacking["file"])))
+        return f"{where}: {message}{hidden(lacking['file']) or near}"
     named = re.match(r"(?:No module named|cannot import name '\w+' from) '([\w.]+)'", message)
     if named:
         return f"{where} is {found.class_path or found.given}: {message}{hidden(named[1])}"

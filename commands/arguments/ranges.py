@@ -37,5 +37,5 @@ def in_range(kind: type, value: Any) -> int | float:
     except (TypeError, ValueError):
         number = math.nan
     if not least <= number <= most or (whole and isinstance(value, float)):
-        raise ValueError(f"Expected {kind.__doc__.lower()} Got value: {value}")
+        raise ValueError(f"Expected {str(kind.__doc__).lower()} Got value: {value}")
     return number
