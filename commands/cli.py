@@ -45,7 +45,6 @@ from commands.arguments.parser import (
     check_own_options,
     parser_settings,
 )
-from commands.arguments.saved_config import as_yaml, differences
 from commands.check import Check, Checked
 from commands.distributed.callbacks import Start, Stops
 from commands.distributed.heartbeat import Ranks
@@ -68,7 +67,7 @@ from commands.run.directory import RunDirectory, RunOptions, experiment_name, ru
 from commands.run.files import fingerprint, why_unseen
 from commands.run.loggers import keep_earlier_metrics, name_loggers
 from commands.run.weights import find_weights, freezes, load_trained, needed_files, weights_are_read
-from commands.tracebacks import explained_precision, sentence_of, status_of
+from commands.tracebacks import sentence_of, status_of
 from commands.world import agree
 from datamodules.base import SRDataModule
 from datamodules.sources.folder import Outputs
@@ -246,9 +245,6 @@ class EnlargerCLI(CommandsCLI):
             self.run.check_place(str(self.subcommand))
         self.fits = self.subcommand in ("fit", *DRY_RUN_COMMANDS)
         self.config_dump = self._dump() if self.fits else None  # as given: without derived paths
-        begins = options.overwrite or not self.run.config_file.exists()
-        if self._keeps_config() and self.world.is_first and begins:
-            self._check_saved()
         name_loggers(config.trainer.logger, options.name)
         if config.ckpt_path is not None:
             config.ckpt_path = expand_path(config.ckpt_path, "ckpt_path")
@@ -288,25 +284,6 @@ class EnlargerCLI(CommandsCLI):
         dumped: dict[str, Any] = plain_yaml(text)
         dumped.pop("config", None)
         return dumped
-
-    def _check_saved(self) -> None:
-        """Warn if the saved configuration would be read differently."""
-        parser = self.command_parsers[str(self.subcommand)]
-        config = self.config[self.subcommand].clone(with_meta=False)
-        config.run.change = config.run.overwrite = False
-        config.pop("config", None)
-        try:
-            again = parser.parse_string(as_yaml(self.config_dump)).clone(with_meta=False)
-            again.pop("config", None)
-            found = list(differences(config, again))
-        except ConfigurationError as error:
-            found = [str(error)]
-        if found:
-            log.warning(
-                "%s cannot reproduce this run: %s. Use values that YAML can hold, such as text, "
-                "numbers and classes by their paths",
-                *(self.run.config_file, "; ".join(found)),
-            )
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Build the trainer with the run directory, logger and our callbacks."""
@@ -465,7 +442,6 @@ class EnlargerCLI(CommandsCLI):
         config = self.config[command]
         with (
             self._together(),
-            explained_precision(self.trainer, self.model),
             arithmetic(config.run, config.trainer, self.trainer, command, self.datamodule),
         ):
             keep_earlier_metrics(self.trainer)

@@ -132,10 +132,10 @@ def _refuse_nothing_set(args: Sequence[str]) -> None:
 
 
 def _refuse_group(option: str, key: Key, args: Sequence[str]) -> None:
-    first, rest = key[:1], key[1:]
-    near = difflib.get_close_matches(*first, TOP, n=1, cutoff=0.75) if first else []
+    first, rest = "".join(key[:1]), key[1:]
+    near = difflib.get_close_matches(first, TOP, n=1, cutoff=0.75)
     # A key of a single part may be another program's name for ours, which the parser knows.
-    if near and first[0] not in TOP and (rest or near == ["config"]):
+    if near and first not in TOP and (rest or near == ["config"]):
         meant = ".".join((near[0], *rest))
         raise ConfigurationError(f"unknown key {option[2:]!r}; did you mean {meant!r}?")
 

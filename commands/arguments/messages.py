@@ -268,7 +268,8 @@ def _wrong_value(found: _Found) -> str:
     types = [_type(part) for part in re.split(r" ?-? ?(?=Expected an? )", tried) if part]
     expected = " or ".join(dict.fromkeys(name for name in types if name != "NoneType"))
     named = hidden(value) if re.fullmatch(r"(\w+\.)+\w+", value) else ""
-    return f"{found.where} is {value}; expected {expected}{named}"
+    fix = ": leave it out, or give a value" if value == "null" else named
+    return f"{found.where} is {value}; expected {expected}{fix}"
 
 
 def _type(part: str) -> str:
@@ -303,8 +304,8 @@ def _no_class(found: _Found) -> str:
         near = did_you_mean(f"{lacking['room']}.{name}", public_names(lacking["room"]))
         return f"{where}: {message}{hidden(lacking['room']) or near}"
     if lacking:
-        name, names = message.split("'")[3], dir(sys.modules.get(lacking["file"]))
-        return f"{where}: {message}{hidden(lacking['file']) or did_you_mean(name, names)}"
+        near = did_you_mean(message.split("'")[3], dir(sys.modules.get(lacking["file"])))
+        return f"{where}: {message}{hidden(lacking['file']) or near}"
     named = re.match(r"(?:No module named|cannot import name '\w+' from) '([\w.]+)'", message)
     if named:
         return f"{where} is {found.class_path or found.given}: {message}{hidden(named[1])}"

@@ -116,7 +116,6 @@ def test_files_that_a_page_shows() -> None:
         ("python main.py fit --model.help lightning_modules.x.Y", False, "run", ".x.Y"),
         ("python main.py doctor", False, "run", "doctor"),
         ("python main.py export runs/a", False, "run", "export runs/a"),
-        ("python main.py export runs/a --export.push me/a", False, "parsed", ""),
         ("torchrun --nnodes 2 main.py fit --config a.yaml", False, "parsed", ""),
         ("srun .venv/bin/python main.py doctor", False, "parsed", ""),
         ("sbatch docs/train.sbatch a.yaml --run.name b", True, "parsed", ""),
