@@ -28,8 +28,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.miniature.jobs import REPOSITORY
-from benchmarks.report import machine
+from benchmarks.report import REPOSITORY, machine
 from callbacks.files import commit
 
 BSDS, KODAK = "$ENLARGER_DATA/bsds400", "$ENLARGER_DATA/kodak24"

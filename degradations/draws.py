@@ -48,6 +48,18 @@ def _hash_of_name(name: str) -> np.uint64:
     )
 
 
+def check_probabilities(p: Sequence[float], count: int, name: str = "p") -> tuple[float, ...]:
+    """Check and return `count` probabilities.
+
+    Raises:
+        ValueError: Their number is another, one is negative, or their sum is not 1.
+    """
+    # NaN fails, too.
+    if len(p) != count or not count or not min(p) >= 0.0 or not abs(sum(p) - 1.0) <= 1e-6:
+        raise ValueError(f"{name} is {list(p)}; expected {count}, none negative, with sum 1")
+    return tuple(p)
+
+
 class Draws:
     """Random streams of B images; each draw returns one number per image.
 
@@ -143,13 +155,7 @@ class Draws:
         options = np.asarray(values)
         if p is None:
             return options[self.integers(0, len(options))]
-        edges = np.cumsum(p)
-        # NaN fails, too.
-        if not (len(edges) == len(options) and min(p) >= 0.0 and abs(edges[-1] - 1.0) <= 1e-6):
-            raise ValueError(
-                f"probabilities {list(p)} of {len(options)} values: expected one for each value, "
-                f"none negative, sum 1 (it is {sum(p):g})"
-            )
+        edges = np.cumsum(check_probabilities(p, len(options)))
         # Divided by the last edge: a sum just below 1 must not select a last value of p = 0.
         return options[np.searchsorted(edges / edges[-1], self._unit(), side="right")]
 

@@ -31,7 +31,6 @@ from benchmarks.photographs import page
 from benchmarks.photographs.measure import Measure, Numbers
 from benchmarks.photographs.outputs import OUTPUTS
 from benchmarks.photographs.table import (
-    REPOSITORY,
     ROWS,
     RUNS,
     TRAININGS,
@@ -41,13 +40,14 @@ from benchmarks.photographs.table import (
     load,
     texts,
 )
+from benchmarks.report import REPOSITORY
 from callbacks.files import commit
+from callbacks.results.files import load_results
 from commands.run.files import FOLDER, best_or_newest, fingerprint
 from files.owned import write_whole
 
 NOTES = RUNS / "notes"
 LAST = 5  # lines of a failed command's output
-CONTROLS = ("bicubic + noise", "regression + noise")
 Note = dict[str, Any]
 
 
@@ -117,16 +117,21 @@ def _fill(table: Table, row: Row) -> None:
     for name in table.sets[row.set].tables:
         compared = table.tables[name]
         others = (compared.bicubic, compared.regression) if row.generative else ()
-        made = [note["digest"], *(_note("test", other)["digest"] for other in others)]
+        controls = {
+            f"{label} + noise": other
+            for label, other in zip(("bicubic", "regression"), others, strict=False)
+            if _note("test", other)
+        }
+        made = [note["digest"], *(_note("test", other)["digest"] for other in controls.values())]
         place = NOTES / f"numbers_{row.name}_{name}.json"
         if place.is_file() and json.loads(place.read_text(encoding="utf-8"))["made"] == made:
             continue
-        outputs = ROWS / row.name / OUTPUTS
-        files = sorted((outputs / "sr" / name).rglob("*.png"))
-        keys = [path.relative_to(outputs / "sr").with_suffix("").as_posix() for path in files]
-        folders = [ROWS / other / OUTPUTS for other in others]
-        controls = dict(zip(CONTROLS, folders, strict=False))
-        numbers = Measure(compared.scale).row(outputs, keys, controls)
+        folders = {label: ROWS / other / OUTPUTS for label, other in controls.items()}
+        if compared.bicubic:
+            numbers = Measure(compared.scale).row(ROWS / row.name / OUTPUTS, name, folders)
+        else:
+            results = load_results(ROWS / row.name / "results.json")["results"]
+            numbers = {"row": {result["metric"]: [result["value"]] for result in results}}
         write_whole(place, json.dumps({"made": made, "numbers": numbers}) + "\n")
 
 

@@ -56,22 +56,21 @@ class Measure:
         detail = (self.swd.features(image, batch).double() for image in (sr, hr))
         return found | self.swd.distances(*detail)
 
-    def row(
-        self, outputs: Path, keys: Iterable[str], controls: dict[str, Path]
-    ) -> dict[str, Numbers]:
+    def row(self, outputs: Path, dataset: str, controls: dict[str, Path]) -> dict[str, Numbers]:
         """Return the numbers of a row and of its controls with noise; without controls, of HR.
 
         Args:
             outputs: Folder with ``sr``, ``hr`` and ``lr``.
-            keys: Names of the images in them, without extension.
+            dataset: Name of the dataset, their folder in these.
             controls: Folders of the outputs of the controls, by name.
         """
         found: dict[str, Numbers] = {}
-        for key in keys:
-            sr, hr, lr = (read_image(outputs / part / f"{key}.png") for part in PARTS)
+        for file in sorted((outputs / "sr" / dataset).rglob("*.png")):
+            key = file.relative_to(outputs / "sr").as_posix()
+            sr, hr, lr = (read_image(outputs / part / key) for part in PARTS)
             images = {"row": sr} if controls else {"row": sr, "hr": hr}
             for name, folder in controls.items():
-                smooth = read_image(folder / "sr" / f"{key}.png")
+                smooth = read_image(folder / "sr" / key)
                 target = psnr_y(sr, hr, self.border)
                 images[name] = noisy(smooth, hr, target, self.border, key)
             for name, image in images.items():

@@ -20,7 +20,8 @@ from benchmarks.photographs.measure import (
     verdict,
 )
 from benchmarks.photographs.outputs import OUTPUTS
-from benchmarks.photographs.table import REPOSITORY, ROWS, Claim, Row, Table
+from benchmarks.photographs.table import ROWS, Claim, Row, Table
+from benchmarks.report import REPOSITORY
 from files.owned import write_whole
 
 JSON, IMAGES, PAGE = "photographs.json", "photographs", "docs/photographs.md"
@@ -33,6 +34,7 @@ COLUMNS = {  # heading and digits of each metric
     "swd_2": ("SWD, halved", 2),
     "swd_3": ("SWD, quartered", 3),
     "lr_psnr": ("LR, dB", 1),
+    "kid_thumb": ("KID-thumb", 4),
 }
 SIDE, GAP, HEAD, FONT, QUALITY = 200, 4, 20, 13, 90  # pixels of a crop, between, above; WebP
 UNKNOWN = "not trained yet"
@@ -40,14 +42,21 @@ Tables = dict[str, dict[str, Numbers]]  # by table, then by row or control
 
 
 def means(tables: Tables) -> dict[str, Any]:
-    """Return the mean and half of the interval of all numbers of a row, with six digits."""
+    """Return the mean and half of the interval of all numbers of a row, with six digits.
+
+    A number of a whole set has no interval.
+    """
     return {
         name: {
-            who: {metric: [float(f"{x:.6g}") for x in mean(v)] for metric, v in numbers.items()}
+            who: {metric: _short(values) for metric, values in numbers.items()}
             for who, numbers in parts.items()
         }
         for name, parts in tables.items()
     }
+
+
+def _short(values: list[float]) -> list[float]:
+    return [float(f"{x:.6g}") for x in (mean(values) if len(values) > 1 else values)]
 
 
 def judged(claim: Claim, table: Table, measured: dict[str, Tables]) -> dict[str, Any]:
@@ -109,8 +118,12 @@ def markdown(table: Table, found: dict[str, Any]) -> str:
     parts = ["### Claims", _claims(table, found["results"]["claims"])]
     for name, compared in table.tables.items():
         tested = [row for row in table.rows if name in table.sets[row.set].tables]
-        lines = [line for row in tested for line in _lines(row, rows.get(row.name, {}), name)]
-        parts += [f"### {compared.title}", _grid(["", *(h for h, _ in COLUMNS.values())], lines)]
+        found_here = {
+            row.label: rows[row.name]["tables"][name] for row in tested if row.name in rows
+        }
+        parts += [f"### {compared.title}", *([_numbers(found_here)] if found_here else [])]
+        missing = [row.label for row in tested if row.name not in rows]
+        parts += [f"{', '.join(missing)}: {UNKNOWN}."] if missing else []
         parts += [
             f"{row.label}: {row.about}\n\n![LR, bicubic, regression, {row.label}, HR]"
             f"(../benchmarks/results/{IMAGES}/{row.name}.webp)"
@@ -120,19 +133,20 @@ def markdown(table: Table, found: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _lines(row: Row, found: dict[str, Any], table: str) -> list[list[str]]:
-    if not found:
-        return [[row.label, UNKNOWN, *[""] * (len(COLUMNS) - 1)]]
-    return [
-        [row.label if who == "row" else "HR" if who == "hr" else f"*{who}*", *map(_cell, *cells)]
-        for who, numbers in found["tables"][table].items()
-        if who != "hr" or row.name.startswith("bicubic")
-        for cells in [(COLUMNS.values(), [numbers.get(metric) for metric in COLUMNS])]
-    ]
+def _numbers(tested: dict[str, dict[str, Any]]) -> str:
+    """Return the grid of one table, from the numbers of its rows and their controls by label."""
+    named = {
+        label if who == "row" else {"hr": "HR"}.get(who, f"*{who}, of {label}'s PSNR*"): numbers
+        for label, parts in tested.items()
+        for who, numbers in parts.items()
+    }
+    shown = [metric for metric in COLUMNS if any(metric in numbers for numbers in named.values())]
+    lines = [[label, *(_cell(numbers, m) for m in shown)] for label, numbers in named.items()]
+    return _grid(["", *(COLUMNS[metric][0] for metric in shown)], lines)
 
 
-def _cell(column: tuple[str, int], number: list[float] | None) -> str:
-    return "" if number is None else f"{number[0]:.{column[1]}f} ± {number[1]:.{column[1]}f}"
+def _cell(numbers: dict[str, list[float]], metric: str) -> str:
+    return " ± ".join(f"{x:.{COLUMNS[metric][1]}f}" for x in numbers.get(metric, []))
 
 
 def _claims(table: Table, claims: list[dict[str, Any]]) -> str:

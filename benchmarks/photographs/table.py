@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentError, ArgumentParser
 
+from benchmarks.report import REPOSITORY
 from files.yaml_loader import plain_yaml
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = "benchmarks/configs/photographs"
 TABLE = REPOSITORY / f"{CONFIGS}.yaml"
 RUNS = Path("runs/photographs")
@@ -95,14 +95,15 @@ class Compared:
 
     title: Its heading.
     scale: Factor, rounded up.
-    bicubic: Row that enlarges by bicubic.
+    bicubic: Row that enlarges by bicubic; empty for a table of generated images, whose numbers are
+        those of ``main.py test``.
     regression: Row of one pass.
     """
 
     title: str
-    scale: int
-    bicubic: str
-    regression: str
+    scale: int = 1
+    bicubic: str = ""
+    regression: str = ""
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class Table:
             _check([*filter(None, [row.of]), *runs_in(row.options)], trainings, row.name)
             _check(filter(None, [row.sheet]), self.tables, f"row {row.name!r}")
         for name, table in self.tables.items():
-            _check([table.bicubic, table.regression], rows, f"table {name!r}")
+            _check(filter(None, [table.bicubic, table.regression]), rows, f"table {name!r}")
         for claim in self.claims:
             _check([claim.row, *filter(None, [claim.than])], rows, f"claim {claim.text!r}")
             _check(claim.tables, self.tables, f"claim {claim.text!r}")
@@ -183,7 +184,7 @@ class Table:
         for row in self.rows:
             if row.name in names:
                 for compared in map(self.tables.__getitem__, self.sets[row.set].tables):
-                    names |= {compared.bicubic, compared.regression}
+                    names |= {compared.bicubic, compared.regression} - {""}
         return [row for row in self.rows if row.name in names]
 
     def command(self, row: Row) -> list[str]:

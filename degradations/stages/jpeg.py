@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from degradations.base import Canvas, Stage, check_range
-from degradations.compose import check_probabilities
 from degradations.device import copy_to
-from degradations.draws import Draws, Integers, Params
+from degradations.draws import Draws, Params, check_probabilities
 from degradations.images import Bytes, from_bytes, to_bytes
 
 Rounding: TypeAlias = Callable[[Tensor], Tensor]
+Subsampling: TypeAlias = Literal["4:4:4", "4:2:2", "4:2:0"]
+
+#: Values of the parameter `subsampling`, by index.
+SUBSAMPLINGS: tuple[Subsampling, ...] = get_args(Subsampling)
 
 # One pass of libjpeg's "slow integer" transform (jfdctint.c, jidctint.c; Loeffler, Ligtenberg and
 # Moschytz, 1989) is an integer matrix and one rounding. The matrix is 2**13 sqrt(2) times the
@@ -273,10 +276,6 @@ def _straight_through(rounded: Tensor, x: Tensor) -> Tensor:
     return rounded.detach() + (x - x.detach())
 
 
-#: Values of the parameter `subsampling`, by index.
-SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
-
-
 class JPEG(Stage):
     """Save as baseline JPEG and load again, with quality and chroma subsampling per image.
 
@@ -306,12 +305,13 @@ class JPEG(Stage):
     def __init__(
         self,
         quality: tuple[int, int] = (30, 95),
-        subsampling: dict[str, float] = {"4:2:0": 1.0},  # noqa: B006  (never changed)
+        subsampling: dict[Subsampling, float] = {"4:2:0": 1.0},  # noqa: B006  (never changed)
         differentiable: bool = False,
     ) -> None:
         super().__init__()
-        self.quality = check_quality(quality, 1, 100)
-        self.subsampling = check_subsampling(subsampling)
+        self.quality = check_range(quality, "quality", 1, 100)
+        shares = [subsampling.get(name, 0.0) for name in SUBSAMPLINGS]
+        self.subsampling = check_probabilities(shares, len(SUBSAMPLINGS), "subsampling")
         self.differentiable = differentiable
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
@@ -319,7 +319,7 @@ class JPEG(Stage):
         low, high = self.quality
         return {
             "quality": draws.integers(low, high + 1),
-            "subsampling": draw_subsampling(draws, self.subsampling),
+            "subsampling": draws.choice(np.arange(len(SUBSAMPLINGS)), self.subsampling),
         }
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
@@ -374,38 +374,3 @@ def _decoder() -> Callable[[Bytes], Bytes]:
 
         return decode
     return cast(Callable[[Bytes], Bytes], simplejpeg.decode_jpeg)
-
-
-def check_quality(
-    values: tuple[int, int], low: int, high: int, name: str = "quality"
-) -> tuple[int, int]:
-    """Check and return a range of integers.
-
-    Raises:
-        ValueError: It is reversed, leaves [low, high], or does not consist of integers.
-    """
-    lower, upper = check_range(values, name, low=low, high=high)
-    if lower % 1 or upper % 1:
-        raise ValueError(f"{name} is {[lower, upper]}; expected integers")
-    return int(lower), int(upper)
-
-
-def check_subsampling(probabilities: dict[str, float]) -> tuple[float, ...]:
-    """Return the probability of each of `SUBSAMPLINGS`.
-
-    Raises:
-        ValueError: Another key is given, or they are not probabilities with sum 1.
-    """
-    for name in probabilities:
-        if name not in SUBSAMPLINGS:
-            raise ValueError(
-                f"subsampling has the key {name!r}; expected {', '.join(SUBSAMPLINGS)} (quoted in "
-                'YAML, "4:2:0", which reads 4:2:0 as a number)'
-            )
-    check_probabilities(list(probabilities.values()), len(probabilities), "subsampling")
-    return tuple(probabilities.get(name, 0.0) for name in SUBSAMPLINGS)
-
-
-def draw_subsampling(draws: Draws, probabilities: tuple[float, ...]) -> Integers:
-    """Draw (B,) indices of `SUBSAMPLINGS`."""
-    return draws.choice(np.arange(len(SUBSAMPLINGS)), probabilities).astype(np.int64)

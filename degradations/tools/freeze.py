@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import json
 import logging
 import os
@@ -73,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
+    if "/" in options.name or options.name.startswith("."):
+        raise ValueError(f"--name is {options.name!r}; expected a word such as kodak24")
     _check_unused(options.out, options.name)
     degradation = degradation_of(options.config, options.scale)
     settings = Settings(degradation, options.name, options.degradation_seed, options.crop)
@@ -103,10 +106,10 @@ def degrade_images(
         ValueError: An image cannot be read, has more than 8 bits or too few pixels, or its LR is
             not rounded to 8 bits.
     """
-    version = _version()
     taken: dict[str, str] = {}
     for key, path in images:
-        in_shard = _without_dots(key)
+        folder, slash, name = key.rpartition("/")
+        in_shard = folder + slash + name.replace(".", "_")  # a key in a shard ends at the first dot
         if taken.setdefault(in_shard, key) != key:
             raise ValueError(
                 f"{taken[in_shard]!r} and {key!r} would both have the key {in_shard!r}, because a "
@@ -124,16 +127,10 @@ def degrade_images(
             "recipe": class_path(type(degradation)),
             "params": _plain(params),
             "key": f"{settings.name}/{key}",
-            "enlarger": version,
+            "enlarger": _version(),
         }
-        yield (
-            in_shard,
-            {
-                "hr.png": _png(hr, path),
-                "lr.png": _png(lr, path),
-                "json": json.dumps(about, separators=(",", ":")).encode(),
-            },
-        )
+        members = {"hr.png": _png(hr, path), "lr.png": _png(lr, path)}
+        yield in_shard, {**members, "json": json.dumps(about, separators=(",", ":")).encode()}
 
 
 def _plain(params: Params) -> dict[str, Any]:
@@ -161,8 +158,9 @@ def write_shards(
     out.mkdir(parents=True, exist_ok=True)
     with unfinished_folder(out / name, _is_shard) as beside:
         shards: list[str] = []
-        for number, batch in enumerate(_batches(samples, most)):
-            shards.append(f"{name}-{number:06d}.tar")
+        remaining = iter(samples)
+        while batch := list(itertools.islice(remaining, most)):
+            shards.append(f"{name}-{len(shards):06d}.tar")
             _write_tar(beside / shards[-1], batch)
         _check_unused(out, name)  # again, as writing takes a while
         for shard in shards:
@@ -172,19 +170,6 @@ def write_shards(
 
 def _is_shard(path: str) -> bool:
     return re.fullmatch(r"[^/]+-\d{6}\.tar", path) is not None
-
-
-def _batches(
-    samples: Iterable[tuple[str, Members]], most: int
-) -> Iterator[list[tuple[str, Members]]]:
-    batch: list[tuple[str, Members]] = []
-    for sample in samples:
-        batch.append(sample)
-        if len(batch) == most:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _write_tar(path: Path, samples: list[tuple[str, Members]]) -> None:
@@ -200,8 +185,6 @@ def _write_tar(path: Path, samples: list[tuple[str, Members]]) -> None:
 
 
 def _check_unused(out: Path, name: str) -> None:
-    if "/" in name or name.startswith("."):
-        raise ValueError(f"--name is {name!r}; expected a word such as kodak24")
     old = sorted(out.glob(f"{name}-*.tar"))
     if old:
         raise ValueError(
@@ -210,17 +193,12 @@ def _check_unused(out: Path, name: str) -> None:
         )
 
 
-def _without_dots(key: str) -> str:
-    folder, slash, name = key.rpartition("/")
-    return folder + slash + name.replace(".", "_")  # a key in a shard ends at the first dot
-
-
 def _read_hr(path: Path, settings: Settings) -> Tensor:
     # Cut as in validation: the upper left part with whole LR pixels.
     _check_depth(path)
     hr = read_image(path)
     if settings.crop is not None:
-        hr = cropped(hr, settings.crop, name=str(path))
+        hr = cropped(hr, settings.crop, str(path))
     height, width = cut_size((hr.shape[-2], hr.shape[-1]), settings.degradation.scale)
     if not (height and width):
         raise ValueError(
@@ -281,12 +259,6 @@ def _parser() -> argparse.ArgumentParser:
     add_config_argument(parser)
     parser.add_argument(
         "--out", type=Path, required=True, metavar="SHARDS", help="folder for the shards"
-    )
-    parser.add_argument(
-        "--scale",
-        type=float,
-        metavar="X",
-        help="how many times smaller the LR is (default: data.init_args.scale of the files)",
     )
     parser.add_argument(
         "--name",

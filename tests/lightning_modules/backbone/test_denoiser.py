@@ -213,6 +213,8 @@ def test_from_pretrained(kind, tmp_path):
         denoiser(z, t)
     with pytest.raises(FileNotFoundError, match=r"no config\.json"):
         UNet2D.from_pretrained(str(tmp_path), subfolder="other")
+    with pytest.raises(FileNotFoundError, match="hf download no/such-model"):
+        UNet2D.from_pretrained("no/such-model")
     bare(kind, in_channels=4).save_pretrained(tmp_path / "unet")
     bare(kind).save_config(tmp_path / "unet")
     with pytest.raises(ValueError, match=r"1 of another shape \(conv_in\.weight"):

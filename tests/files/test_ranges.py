@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from jsonargparse import ArgumentError, ArgumentParser
 
-from commands.arguments.ranges import register_ranges
 from files.numbers import (
     NonNegativeFloat,
     NonNegativeInt,
@@ -15,6 +14,7 @@ from files.numbers import (
     PositiveInt,
     UnitInterval,
 )
+from files.ranges import register_ranges
 
 
 class Settings:
