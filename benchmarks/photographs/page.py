@@ -179,13 +179,15 @@ def draw(table: Table, row: Row, folder: Path) -> None:
 
     Args:
         table: The table.
-        row: The row; nothing is drawn if it names no sheet.
+        row: The row; nothing is drawn if it names no sheet. Of its images, those are shown that it
+            was tested on.
         folder: Where to; the image is ``photographs/<row>.webp`` in it.
     """
     if not row.sheet:
         return
     compared = table.tables[row.sheet]
     own = ROWS / row.name / OUTPUTS
+    crops = [c for c in table.crops if (own / "hr" / row.sheet / f"{c[0]}.png").is_file()]
     columns = {
         "LR": own / "lr",
         "bicubic": ROWS / compared.bicubic / OUTPUTS / "sr",
@@ -194,21 +196,17 @@ def draw(table: Table, row: Row, folder: Path) -> None:
         "HR": own / "hr",
     }
     step = SIDE + GAP
-    size = (len(columns) * step - GAP, HEAD + len(table.crops) * step - GAP)
+    size = (len(columns) * step - GAP, HEAD + len(crops) * step - GAP)
     paper = Image.new("RGB", size, "white")
     pen, font = ImageDraw.Draw(paper), ImageFont.load_default(FONT)
     for x, (label, images) in enumerate(columns.items()):
         pen.text((x * step + 2, 2), label, "black", font)
-        for y, (key, left, top) in enumerate(table.crops):
-            file = next((images / row.sheet).rglob(f"{key}*.png"))
-            with Image.open(file) as image, Image.open(_like(file, images, own / "hr")) as whole:
+        for y, (key, left, top) in enumerate(crops):
+            name = f"{row.sheet}/{key}.png"
+            with Image.open(images / name) as image, Image.open(own / "hr" / name) as whole:
                 large = image.convert("RGB").resize(whole.size, Image.Resampling.NEAREST)
             crop = large.crop((left, top, left + SIDE, top + SIDE))
             paper.paste(crop, (x * step, HEAD + y * step))
     target = folder / IMAGES / f"{row.name}.webp"
     target.parent.mkdir(parents=True, exist_ok=True)
     paper.save(target, quality=QUALITY, method=6)
-
-
-def _like(file: Path, images: Path, other: Path) -> Path:
-    return other / file.relative_to(images)
