@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import webdataset
 import yaml
-from commands.arguments.ranges import register_ranges
 from jsonargparse import ArgumentParser
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -37,6 +36,7 @@ from datamodules.shards.index import (
 )
 from datamodules.shards.shards import Shards
 from datamodules.source import Source
+from files.ranges import register_ranges
 from tests.datamodules.image_files import pixels, save
 from tests.datamodules.image_files import write_tar as write
 
