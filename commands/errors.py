@@ -88,7 +88,7 @@ class TemporaryError(Exception):
 
 # Keys of images that have to be there, and commands whose first words are runs or folders.
 _IMAGES = ("data.predict", "data.train.root")
-_ON_RUNS = ("report", "plot", "compare", "measure")
+_ON_RUNS = ("report", "compare", "measure")
 _SPECIAL = {*"$~*?[]{},:"}  # characters of patterns, lists and addresses
 _CLASS = re.compile(r"(lightning_modules|datamodules|degradations|callbacks)\.([A-Z]\w*)")
 

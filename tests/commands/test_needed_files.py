@@ -96,7 +96,6 @@ def test_of_a_frozen_part(bicubic: str, refusal: Refusal, argument: str) -> None
     [
         ("SWD", {"reference": "gone/reals"}),
         ("SWD", {"reference": "$NOWHERE/reals"}),
-        ("Memorised", {"training": "gone.npz"}),
         ("NIQE", {"model": "gone.npz"}),
         ("FVD", {"weights": "gone.pt", "strict_weights": True}),
     ],
