@@ -15,13 +15,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from degradations.device import copy_to
 from degradations.draws import Draws, Params, Seeds, split_params, to_device
+
+N = TypeVar("N", int, float)
 
 
 class Canvas(NamedTuple):
@@ -209,11 +211,9 @@ class Stage(nn.Module, ABC):
                 float32.
         """
         name = type(self).__name__
-        if self.resizes:
-            raise TypeError(f"{name} changes sizes, so it must override on_canvas")
 
-        def kept(x: Tensor, own: Params) -> Tensor:
-            y: Tensor = self(x, own)
+        def kept(x: Tensor, params: Params) -> Tensor:
+            y: Tensor = self(x, params)
             if y.shape[-2:] != x.shape[-2:]:
                 raise TypeError(
                     f"{name} changed the size of its images: set `resizes = True` in the class "
@@ -227,9 +227,7 @@ class Stage(nn.Module, ABC):
             return canvas.with_pixels(kept(canvas.edges_repeated(), params))
         if not canvas.filled:
             return each_alone(canvas, params, kept)
-        images = torch.split(canvas.pixels, 1)
-        own = split_params(params, len(images))
-        return canvas.with_pixels(torch.cat(list(map(kept, images, own))))
+        return canvas.with_pixels(each_image(kept, canvas.pixels, params))
 
     def run_on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Run `on_canvas`, and update whether all images are known to fill their canvas."""
@@ -258,6 +256,9 @@ class Degradation(nn.Module, ABC):
     #: Number of pairs of earlier batches, per process, that training exchanges with its own; 0 for
     #: no pool. A recipe sets it from an argument of this name, and `datamodules.base` applies it.
     pool: int = 0
+
+    #: Whether batches are compiled; None as `Pipeline` decides.
+    compile_canvas: bool | None = False
 
     #: Whether only the size of the LR depends on the scale, as `at` requires.
     any_scale = False
@@ -439,9 +440,9 @@ def check_scale(scale: Any) -> float:
 
 
 def check_range(
-    values: Sequence[float], name: str, low: float = -math.inf, high: float = math.inf
-) -> tuple[float, float]:
-    """Check the range of an argument, and return it as (lower, upper).
+    values: tuple[N, N], name: str, low: float = -math.inf, high: float = math.inf
+) -> tuple[N, N]:
+    """Check the range of an argument, and return it.
 
     Args:
         values: The range; equal ends fix the value.
@@ -450,28 +451,26 @@ def check_range(
         high: Largest valid value.
 
     Raises:
-        ValueError: It is not two numbers, is reversed, or leaves [low, high].
+        ValueError: It is reversed, or leaves [low, high].
     """
-    expected = f"expected [lower, upper] with {low:g} <= lower <= upper <= {high:g}"
-    if len(values) != 2 or not all(math.isfinite(value) for value in values):
-        raise ValueError(f"{name} is {list(values)}; {expected}")
-    lower, upper = float(values[0]), float(values[1])
-    if lower > upper:
-        raise ValueError(f"{name} is {[lower, upper]}, which is reversed; {expected}")
-    if lower < low or upper > high:
-        raise ValueError(f"{name} is {[lower, upper]}; {expected}")
+    lower, upper = values
+    if not low <= lower <= upper <= high:
+        raise ValueError(
+            f"{name} is {list(values)}; expected {low:g} <= lower <= upper <= {high:g}"
+        )
     return lower, upper
 
 
-def check_probability(p: float, name: str) -> float:
-    """Check and return the probability of an argument.
+def each_image(function: Callable[[Tensor, Params], Tensor], x: Tensor, params: Params) -> Tensor:
+    """Apply a function that takes an image (1, C, H, W) to each of (B, C, H, W).
 
-    Raises:
-        ValueError: It is outside [0, 1].
+    Args:
+        function: Maps an image and its parameters to an image.
+        x: The images.
+        params: Their parameters, as tensors.
     """
-    if not 0.0 <= p <= 1.0:
-        raise ValueError(f"{name} is {p}; expected a probability in [0, 1]")
-    return float(p)
+    parts = zip(torch.split(x, 1), split_params(params, len(x)), strict=True)
+    return torch.cat([function(image, part) for image, part in parts])
 
 
 def each_alone(
@@ -485,8 +484,8 @@ def each_alone(
         function: Maps an image (1, C, h, w) and its parameters to an image of the same size.
     """
     pixels = canvas.pixels.clone()
-    own: list[Any] = split_params(params, len(pixels))
-    for i, (part, (h, w)) in enumerate(zip(own, canvas.sizes.tolist(), strict=True)):
+    parts = zip(split_params(params, len(pixels)), canvas.sizes.tolist(), strict=True)
+    for i, (part, (h, w)) in enumerate(parts):
         pixels[i : i + 1, :, :h, :w] = function(
             canvas.pixels[i : i + 1, :, :h, :w].contiguous(), part
         )

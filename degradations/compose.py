@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from degradations.base import Canvas, Degradation, Stage, check_images, check_probability, select
-from degradations.draws import Draws, Integers, Params, to_device
+from degradations.base import Canvas, Degradation, Stage, check_images, each_image, select
+from degradations.draws import Draws, Integers, Params, check_probabilities, to_device
+from files.numbers import NonNegativeFloat, UnitInterval
 
 Stages = list[Stage] | dict[str, Stage]
 
@@ -22,14 +22,11 @@ class Sometimes(Stage):
     Args:
         stage: The stage.
         p: Probability that the stage is applied to an image.
-
-    Raises:
-        ValueError: ``p`` is not a probability.
     """
 
-    def __init__(self, stage: Stage, p: float = 0.5) -> None:
+    def __init__(self, stage: Stage, p: UnitInterval = 0.5) -> None:
         super().__init__()
-        self.stage, self.p = stage, check_probability(p, "p")
+        self.stage, self.p = stage, p
         self.resizes, self.waits = stage.resizes, stage.waits
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
@@ -43,9 +40,9 @@ class Sometimes(Stage):
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Apply the stage to some images of (B, C, H, W)."""
-        if len(x) == 1:
-            return self.stage(x, params["stage"]) if params["applied"].item() else x
-        return torch.where(params["applied"].view(-1, 1, 1, 1), self.stage(x, params["stage"]), x)
+        if len(x) > 1:
+            return each_image(self, x, params)
+        return self.stage(x, params["stage"]) if params["applied"].item() else x
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Apply the stage to all images, then select; `p` of 0 or 1 needs no selection."""
@@ -76,8 +73,7 @@ class _Several(Stage):
         return any(stage.alone for _, stage in self._named())
 
     def _named(self) -> list[tuple[str, Stage]]:
-        stages = cast("Iterable[Stage]", self.stages.values())  # ModuleDict forgets the type
-        return list(zip(self.stages, stages, strict=True))
+        return items_of(self.stages)
 
     def _draw_each(self, draws: Draws, shape: torch.Size) -> Params:
         return {name: stage.draw(draws.fold(name), shape) for name, stage in self._named()}
@@ -112,15 +108,10 @@ class OneOf(_Several):
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Apply to each image of (B, C, H, W) its stage."""
-        named_stages = self._named()
-        if len(x) == 1:
-            name, stage = named_stages[int(params["which"].item())]
-            return stage(x, params[name])
-        y = x
-        for number, (name, stage) in enumerate(named_stages):
-            mask = (params["which"] == number).view(-1, 1, 1, 1)
-            y = torch.where(mask, stage(x, params[name]), y)
-        return y
+        if len(x) > 1:
+            return each_image(self, x, params)
+        name, stage = self._named()[int(params["which"].item())]
+        return stage(x, params[name])
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Apply all stages, and select one for each image."""
@@ -141,17 +132,9 @@ class Shuffled(_Several):
 
     Args:
         stages: The stages, by name (which names their random stream) or in a list.
-
-    Raises:
-        ValueError: There are no stages.
     """
 
     choice = "order"
-
-    def __init__(self, stages: Stages) -> None:
-        super().__init__(stages)
-        if not self.stages:
-            raise ValueError("stages is empty; expected one or more to shuffle")
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `order` (B, K), the indices of the stages, first to last, and their parameters."""
@@ -160,18 +143,12 @@ class Shuffled(_Several):
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Apply the stages to each image of (B, C, H, W) in its own order."""
+        if len(x) > 1:
+            return each_image(self, x, params)
         named_stages = self._named()
-        if len(x) == 1:
-            for number in params["order"][0].tolist():
-                name, stage = named_stages[number]
-                x = stage(x, params[name])
-            return x
-        for place in range(len(named_stages)):
-            y = x
-            for number, (name, stage) in enumerate(named_stages):
-                mask = (params["order"][:, place] == number).view(-1, 1, 1, 1)
-                y = torch.where(mask, stage(x, params[name]), y)
-            x = y
+        for number in params["order"][0].tolist():
+            name, stage = named_stages[number]
+            x = stage(x, params[name])
         return x
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
@@ -194,6 +171,11 @@ class Shuffled(_Several):
         return [*range(count)] * (count - 1) + [0]
 
 
+def items_of(modules: nn.ModuleDict) -> list[Any]:
+    """Return the names and modules of a dictionary, which forgets their types."""
+    return list(modules.items())
+
+
 def name_stages(
     stages: Stages | Sequence[Stage] | Mapping[str, Stage], but: str = ""
 ) -> dict[str, Stage]:
@@ -208,7 +190,6 @@ def name_stages(
 
     Raises:
         ValueError: A name is invalid.
-        TypeError: An entry is not a stage.
     """
     pairs: list[tuple[str, Stage]]
     if isinstance(stages, Mapping):
@@ -219,32 +200,15 @@ def name_stages(
             kind = type(stage).__name__
             earlier = sum(type(other).__name__ == kind for _, other in pairs)
             pairs.append((kind if not earlier else f"{kind}#{earlier + 1}", stage))
-    for position, (name, stage) in enumerate(pairs):
-        if not isinstance(stage, Stage):
-            place = name if isinstance(stages, Mapping) else position
-            raise TypeError(
-                f"stages[{place}] is {type(stage).__name__}; expected a Stage such as "
-                "degradations.GaussianNoise (degradation.init_args.stages)"
-            )
-        if not name or "." in name:
-            raise ValueError(f"a stage is named {name!r}; expected a name without a dot")
-        if name == but or hasattr(nn.ModuleDict, name):  # torch refuses e.g. `values`
-            raise ValueError(f"a stage is named {name!r}, which is taken; choose another name")
+    for name, _ in pairs:
+        _check_name(name, but)
     return dict(pairs)
 
 
-def check_probabilities(p: Sequence[float], count: int, name: str = "p") -> tuple[float, ...]:
-    """Check and return `count` probabilities.
-
-    Raises:
-        ValueError: Their number is another, one is negative, or their sum is not 1.
-    """
-    if count < 1 or len(p) != count or not min(p) >= 0.0 or not abs(sum(p) - 1.0) <= 1e-6:
-        total = f" (it is {sum(p):g})" if p else ""
-        raise ValueError(
-            f"{name} is {list(p)}; expected {count} probabilities, none negative, with sum 1{total}"
-        )
-    return tuple(float(value) for value in p)
+def _check_name(name: str, but: str) -> None:
+    # torch refuses e.g. `values`
+    if not name or "." in name or name == but or hasattr(nn.ModuleDict, name):
+        raise ValueError(f"{name!r} names a stage or recipe; choose another name, without a dot")
 
 
 RecipeCallable = Callable[[float], Degradation]
@@ -254,12 +218,8 @@ Recipes = list[RecipeCallable] | dict[str, RecipeCallable]
 class Mixture(Degradation):
     """Degrade each image by one of several recipes of the same scale.
 
-    Each recipe runs once, on its own images only. If any of them has ``compile: true`` (for one
-    batch size), all run on the whole batch instead, and each image is selected from its recipe. By
-    default none is compiled, because the numbers of images differ.
-
-    Each recipe draws from a stream of its name, or of its number in a list. Record, replay and pair
-    pool apply to whole batches, so they go around a mixture, not into it.
+    Each recipe runs once, on its own images only. It is not compiled, because the numbers of images
+    differ. It draws from a stream of its name, or of its number in a list.
 
     Args:
         scale: How many times smaller the LR is; any positive number. Linked to
@@ -268,12 +228,13 @@ class Mixture(Degradation):
         weights: Relative frequencies of the recipes, in the same order; equal by default.
 
     Raises:
-        TypeError: A recipe does not make a degradation.
-        ValueError: There are no recipes, a name is invalid, a recipe records, replays or has a pair
-            pool, or the weights do not fit.
+        ValueError: There are no recipes, a name is invalid, a recipe has a pair pool, or the
+            weights do not fit.
     """
 
-    def __init__(self, scale: float, recipes: Recipes, weights: list[float] | None = None) -> None:
+    def __init__(
+        self, scale: float, recipes: Recipes, weights: list[NonNegativeFloat] | None = None
+    ) -> None:
         super().__init__(scale)
         items = (
             recipes.items()
@@ -282,28 +243,20 @@ class Mixture(Degradation):
         )
         made = {name: recipe(self.scale) for name, recipe in items}
         for name, recipe in made.items():
-            if not isinstance(recipe, Degradation):
-                raise TypeError(
-                    f"recipes[{name}] made {type(recipe).__name__}; expected a Degradation such as "
-                    "degradations.Bicubic (degradation.init_args.recipes)"
-                )
             if recipe.pool:
                 raise ValueError(
                     f"recipes[{name}] has a pool of {recipe.pool} pairs, which a mixture does not "
                     "support: set its pool to 0"
                 )
-            if not name or "." in name or name == "which" or hasattr(nn.ModuleDict, name):
-                raise ValueError(f"a recipe is named {name!r}; choose another name, without a dot")
+            _check_name(name, "which")
+            recipe.compile_canvas = False
         self.recipes = nn.ModuleDict(made)
-        self.p = _probabilities(weights, len(made))
-        pipelines: list[Any] = [r for r in made.values() if hasattr(r, "compile_canvas")]
-        self.compiled = any(recipe.compile_canvas for recipe in pipelines)
-        for recipe in pipelines:
-            recipe.compile_canvas = bool(recipe.compile_canvas)
+        shares = [1.0] * len(made) if weights is None else weights
+        total = sum(shares) or 1.0
+        self.p = check_probabilities([share / total for share in shares], len(made), "weights")
 
     def _named(self) -> list[tuple[str, Degradation]]:
-        recipes = cast("Iterable[Degradation]", self.recipes.values())
-        return list(zip(self.recipes, recipes, strict=True))
+        return items_of(self.recipes)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `which` (B,), the index of the recipe, and the parameters of all by their names."""
@@ -314,47 +267,23 @@ class Mixture(Degradation):
 
     def replay(self, hr: Tensor, params: Params) -> Tensor:
         """Degrade by given parameters as `Degradation.replay`."""
-        which = params["which"]
-        if self.compiled or isinstance(which, Tensor):  # tensors are not read back
-            lr = super().replay(hr, params)
-            for _, recipe in self._named():
-                recipe._checked = True  # the first batch was checked; a check makes the host wait
-            return lr
         check_images(hr)
-        self.lr_size(hr.shape[-2:])
-        groups = _groups(np.asarray(which), len(hr), len(self.recipes))
+        which = np.asarray(params["which"])
+        groups = [np.flatnonzero(which == number) for number in range(len(self.recipes))]
         # One transfer; the host does not wait.
         places = to_device({"of": np.concatenate(groups)}, len(hr), hr.device)["of"]
         parts = []
         named_rows = zip(self._named(), groups, places.split([*map(len, groups)]), strict=True)
-        for (name, recipe), rows, own in named_rows:
+        for (name, recipe), rows, there in named_rows:
             if len(rows):
-                parts.append(
-                    recipe.replay(hr.index_select(0, own), _select_images(params[name], rows))
-                )
+                images = hr.index_select(0, there)
+                parts.append(recipe.replay(images, _select_images(params[name], rows)))
         lr = torch.cat(parts)
         return torch.empty_like(lr).index_copy_(0, places, lr)
 
     def degrade(self, hr: Tensor, params: Params) -> Tensor:
-        """Apply all recipes to all images, and select one for each: (B, 3, *lr_size((H, W)))."""
-        (first, recipe), *others = self._named()
-        lr = recipe.degrade(hr, params[first])
-        for number, (name, recipe) in enumerate(others, start=1):
-            mask = (params["which"] == number).view(-1, 1, 1, 1)
-            lr = torch.where(mask, recipe.degrade(hr, params[name]), lr)
-        return lr
-
-
-def _groups(which: Integers, batch: int, count: int) -> list[Integers]:
-    """Return the indices of the images of each recipe."""
-    if which.shape != (batch,):
-        raise ValueError(f"the parameter which has the shape {which.shape}; expected ({batch},)")
-    groups = [np.flatnonzero(which == number) for number in range(count)]
-    if sum(map(len, groups)) != batch:
-        raise ValueError(
-            f"the parameter which holds {sorted(set(which.tolist()))} of {count} recipes"
-        )
-    return groups
+        """As `replay`: each recipe has its own images."""
+        return self.replay(hr, params)
 
 
 def _select_images(params: Params, rows: Integers) -> Params:
@@ -366,16 +295,3 @@ def _select_images(params: Params, rows: Integers) -> Params:
         return value[rows] if isinstance(value, np.ndarray) else value
 
     return {name: part(value) for name, value in params.items()}
-
-
-def _probabilities(weights: list[float] | None, count: int) -> list[float]:
-    if not count:
-        raise ValueError("recipes is empty; expected one or more (degradation.init_args.recipes)")
-    values = [1.0] * count if weights is None else [float(weight) for weight in weights]
-    usable = len(values) == count and all(math.isfinite(w) and w >= 0.0 for w in values)
-    if not usable or not sum(values) > 0.0:
-        raise ValueError(
-            f"weights is {weights}; expected {count} numbers, one per recipe, none negative, not "
-            "all 0 (degradation.init_args.weights)"
-        )
-    return [value / sum(values) for value in values]

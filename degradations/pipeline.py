@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from degradations.base import Canvas, Degradation, Stage, quantize_8bit
 from degradations.bicubic import resize
 from degradations.compiling import Shapes, allow_kinds
-from degradations.compose import Stages, name_stages
+from degradations.compose import Stages, items_of, name_stages
 from degradations.draws import Draws, Params, split_params
 from degradations.stages.noise import hashed_fields
 from degradations.stages.resize import shrink_canvas
@@ -46,8 +46,7 @@ class Pipeline(Degradation):
             fails.
 
     Raises:
-        TypeError: An entry of `stages` is not a stage.
-        ValueError: `executor` is unknown, or a stage cannot be compiled.
+        ValueError: ``compile`` is true, and a stage cannot be compiled.
     """
 
     def __init__(
@@ -61,35 +60,24 @@ class Pipeline(Degradation):
         super().__init__(scale)
         self.stages = nn.ModuleDict(name_stages(stages))
         self.quantize = quantize
-        if executor not in ("auto", "images", "canvas"):
-            raise ValueError(f"executor is {executor!r}; expected auto, images or canvas")
-        if compile and (reason := self._why_not_compiled()):
-            raise ValueError(f"compile is true, but {reason}, or set compile to false")
+        if compile and (names := self._not_compiled()):
+            raise ValueError(
+                f"compile is true, but {names} cannot be compiled: they work on the CPU, or get "
+                "images of differing sizes one by one (a `pixelwise` stage, or one with its own "
+                "on_canvas, does not); remove them, or set compile to false"
+            )
         self.executor, self.compile_canvas = executor, compile
         self._compiled: Callable[..., Tensor] | None = None
-        self._by_default = False  # whether training batches are compiled without being asked
         self._shapes = Shapes()
 
-    def _why_not_compiled(self) -> str:
-        """Return why the stages cannot be compiled, with the fix; empty if they can."""
-        filled, waiting, alone = True, [], []
+    def _not_compiled(self) -> str:
+        """Return the names of the stages that cannot be compiled."""
+        filled, names = True, []
         for name, stage in self.named_stages():
-            if stage.waits:
-                waiting.append(name)
-            elif stage.alone and (stage.resizes or not filled):
-                alone.append(name)
+            if stage.waits or (stage.alone and (stage.resizes or not filled)):
+                names.append(name)
             filled = stage.unites or (filled and not stage.resizes)
-        if waiting:
-            return (
-                f"{', '.join(waiting)} always work on the CPU and cannot be compiled: remove them"
-            )
-        if alone:
-            return (
-                f"{', '.join(alone)} get images of differing sizes one by one and cannot be "
-                "compiled: set `pixelwise = True` in a class whose pixels do not depend on others, "
-                "write its on_canvas"
-            )
-        return ""
+        return ", ".join(names)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw one entry per stage, under the name of its stream."""
@@ -103,26 +91,17 @@ class Pipeline(Degradation):
         if not on_canvas:
             return self._by_images(hr, params)
         with hashed_fields():  # on a CPU, too: their values do not depend on the canvas
-            if self.compile_canvas is None and hr.device.type == "cuda":
-                self._decide()
-            # By default only training's: whole images of validation have too many shapes.
-            if not (self.compile_canvas or (self._by_default and torch.is_grad_enabled())):
-                return self._on_canvas(hr, params)
+            wanted = self.compile_canvas
+            if wanted is None:  # only training's: whole images of validation have too many shapes
+                training = hr.device.type == "cuda" and torch.is_grad_enabled()
+                wanted = training and not self._not_compiled()
             new = not self._shapes.known(hr)
-            if not self._shapes.take(hr):
+            if not (wanted and self._shapes.take(hr)):
                 return self._on_canvas(hr, params)
             if self._compiled is None:
                 allow_kinds()  # of all pipelines together
                 self._compiled = torch.compile(self._on_canvas, fullgraph=True, dynamic=False)
             return self._compile_now(hr, params) if new else self._compiled(hr, params)
-
-    def _decide(self) -> None:
-        """Compile by default from now on, or log why not."""
-        self.compile_canvas = False
-        reason = self._why_not_compiled()
-        self._by_default = not reason
-        if reason:
-            log.info("%s is not compiled: %s", type(self).__name__, reason)
 
     def _compile_now(self, hr: Tensor, params: Params) -> Tensor:
         """Compile by the first batch of its shape; by default, go on without if that fails."""
@@ -133,9 +112,9 @@ class Pipeline(Degradation):
         try:
             lr = cast("Callable[..., Tensor]", self._compiled)(hr, params)
         except Exception as error:
-            if not self._by_default:
+            if self.compile_canvas:
                 raise
-            self._by_default = False
+            self.compile_canvas = False
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             log.warning("%s is not compiled, so it takes more launches: %s", name, reason)
             return self._on_canvas(hr, params)
@@ -145,8 +124,7 @@ class Pipeline(Degradation):
 
     def named_stages(self) -> list[tuple[str, Stage]]:
         """Return the stages with the names of their streams, first to last."""
-        stages = cast("Iterable[Stage]", self.stages.values())  # ModuleDict forgets the type
-        return list(zip(self.stages, stages, strict=True))
+        return items_of(self.stages)
 
     def _prepared(self, params: Params) -> Params:
         return {name: stage.prepare(params[name]) for name, stage in self.named_stages()}

@@ -38,6 +38,7 @@ from commands.process import keep_freed_memory
 from degradations.base import Degradation
 from degradations.compose import Mixture
 from degradations.recipes.second_order import RealESRGAN, RealESRGANLight
+from degradations.tools.configure import degradation_of
 from tests.launches import count_launches
 
 SEED = 0
@@ -315,6 +316,16 @@ def variants(draws: int, device: torch.device) -> dict[str, Any]:
     }
 
 
+def beside_kornia(draws: int, device: torch.device) -> dict[str, Any]:
+    """Ours without USM, beside the same order of steps out of kornia's augmentations."""
+    hr = photographs(BATCH, SIDE).to(device)
+    kornia = degradation_of(["configs/degradation/kornia.yaml"], SCALE)
+    ours = RealESRGAN(SCALE, usm=False, compile=False)
+    columns = {"kornia": partial(_batch, kornia, hr), "ours": partial(_batch, ours, hr)}
+    times = in_turns(columns, draws, device)
+    return against(times["kornia"], times["ours"])
+
+
 def launches(device: torch.device) -> dict[str, dict[str, int]]:
     """Kernels and library calls of a batch on the canvas, compiled.
 
@@ -335,7 +346,13 @@ def launches(device: torch.device) -> dict[str, dict[str, int]]:
 def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description="Time degradation against Real-ESRGAN's code.")
-    parser.add_argument("peers", type=Path, help="folder with checkouts of BasicSR and Real-ESRGAN")
+    parser.add_argument(
+        "peers",
+        type=Path,
+        nargs="?",
+        help="folder with checkouts of BasicSR and Real-ESRGAN; without it only kornia's classes "
+        "are timed beside ours, for degradation_kornia.json",
+    )
     parser.add_argument("--draws", type=int, default=150, help="batches of each, without USM")
     parser.add_argument("--usm-draws", type=int, default=30, help="batches of each, with USM")
     parser.add_argument("--device", default=report.device(), help="by default what is there")
@@ -349,8 +366,12 @@ def main() -> None:
     np.random.seed(SEED)
     torch.manual_seed(SEED)
     device = torch.device(arguments.device)
+    if arguments.peers is None:
+        results = beside_kornia(arguments.draws, device)
+        report.write_report("degradation_kornia", results, SEED, device=device.type)
+        return
     compiled = device.type == "cuda"
-    results: dict[str, Any] = {
+    results = {
         "batch": f"{BATCH} images of {SIDE} px to x{SCALE}",
         "without USM": compare(arguments.peers, False, arguments.draws, device, compiled),
         "with USM": compare(arguments.peers, True, arguments.usm_draws, device, compiled),

@@ -9,18 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from degradations.base import Canvas, Stage, check_probability, check_range, check_scale
-from degradations.compose import OneOf, Shuffled, Sometimes, Stages, check_probabilities
-from degradations.draws import Booleans, Draws, Floats, Integers, Params
+from degradations.base import Canvas, Stage, check_range, check_scale
+from degradations.compose import OneOf, Shuffled, Sometimes
+from degradations.draws import Booleans, Draws, Floats, Integers, Params, check_probabilities
 from degradations.pipeline import Pipeline
 from degradations.recipes.second_order import ToLR
 from degradations.stages.blur import KernelStage, check_sizes, normalized, squared_distance
 from degradations.stages.camera import Camera
 from degradations.stages.jpeg import JPEG
 from degradations.stages.noise import seeded_randn_like
-from degradations.stages.resize import Resize, resample, resample_canvas
+from degradations.stages.resize import Modes, Resize, resample, resample_canvas
+from files.numbers import UnitInterval
 
-_MODES = ("area", "bilinear", "bicubic")
+_MODES: Modes = ("area", "bilinear", "bicubic")
 _SIGMA, _VARIANCE, _SAMPLED = 0.1, 0.5, 0.1  # lower ends; the upper ends depend on the scale
 # Contains every order with `shrink` before `to_lr`. Of those that a random search found it has the
 # fewest operators: a resize takes ten times as many as a blur.
@@ -49,13 +50,13 @@ class GaussianBlur(KernelStage):
         kernel_size: tuple[int, int] = (7, 21),
         sigma: tuple[float, float] = (0.1, 2.8),
         variance: tuple[float, float] = (0.5, 8.0),
-        isotropic: float = 0.5,
+        isotropic: UnitInterval = 0.5,
     ) -> None:
         super().__init__()
         self.kernel_size = check_sizes(kernel_size)
         self.sigma = check_range(sigma, "sigma", low=0.01)
         self.variance = check_range(variance, "variance", low=1e-4)
-        self.isotropic = check_probabilities([isotropic, 1 - isotropic], 2, "isotropic")[0]
+        self.isotropic = isotropic
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw size, `isotropic`, `sigma`, `variance_x`, `variance_y`, `rotation`, (B,) each."""
@@ -92,7 +93,7 @@ class Shrink(Resize):
     def __init__(
         self,
         by: tuple[float, float] = (1.0, 8.0),
-        modes: tuple[str, ...] | dict[str, float] = _MODES,
+        modes: Modes = _MODES,
     ) -> None:
         super().__init__(p=(0.0, 1.0, 0.0), modes=modes)
         self.by = check_range(by, "by", low=1.0)
@@ -125,9 +126,7 @@ class SampleGaussian(KernelStage):
     ) -> None:
         super().__init__()
         self.sigma = check_range(sigma, "sigma", low=0.01)
-        if kernel_size < 1 or kernel_size % 2 != 1:
-            raise ValueError(f"kernel_size is {kernel_size}; expected an odd integer")
-        self.kernel_size = kernel_size
+        self.kernel_size, _ = check_sizes((kernel_size, kernel_size))
         self.to_lr = ToLR(divisor, ("nearest",))
         # An even step has no centre pixel: the one to the lower right is taken, so the kernel is
         # shifted by half a pixel to the upper left.
@@ -182,8 +181,7 @@ class ChannelNoise(Stage):
         p: tuple[float, float, float] = (0.4, 0.4, 0.2),
     ) -> None:
         super().__init__()
-        low, high = check_range(sigma, "sigma", low=0.0)
-        self.sigma = int(low), int(high)
+        self.sigma = check_range(sigma, "sigma", low=0.0)
         self.p = check_probabilities(p, 3)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
@@ -211,41 +209,22 @@ class ChannelNoise(Stage):
 
 
 class _ShuffledInOrder(Shuffled):
-    """Apply stages in an order drawn per image, two of them in a fixed order.
-
-    Args:
-        stages: The stages, by name.
-        first: Name of the stage that comes before ``second``.
-        second: Name of the stage that comes after ``first``.
-        schedule: Names in a sequence that contains every such order, for the canvas; with spaces
-            between them.
-
-    Raises:
-        ValueError: No stage has such a name.
-    """
-
-    def __init__(self, stages: Stages, first: str, second: str, schedule: str) -> None:
-        super().__init__(stages)
-        names = list(self.stages)
-        for name in (first, second):
-            if name not in names:
-                raise ValueError(f"no stage is named {name!r}; there are {', '.join(names)}")
-        self.first, self.second = names.index(first), names.index(second)
-        self.numbers = [names.index(name) for name in schedule.split()]
+    """Apply stages in an order drawn per image, with `shrink` before `to_lr`."""
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw as `Shuffled.draw`; the two stages change places if their order is wrong."""
         params = super().draw(draws, shape)
         order: Integers = params["order"]
-        places = [np.argmax(order == number, axis=1) for number in (self.first, self.second)]
+        first, second = (list(self.stages).index(name) for name in ("shrink", "to_lr"))
+        places = [np.argmax(order == number, axis=1) for number in (first, second)]
         images = np.arange(len(order))
-        order[images, np.minimum(*places)] = self.first
-        order[images, np.maximum(*places)] = self.second
+        order[images, np.minimum(*places)] = first
+        order[images, np.maximum(*places)] = second
         return params
 
     def schedule(self) -> Sequence[int]:
-        """Return the given schedule as indices."""
-        return self.numbers
+        """Return the indices of `_SCHEDULE`."""
+        return [list(self.stages).index(name) for name in _SCHEDULE.split()]
 
 
 class BSRGAN(Pipeline):
@@ -281,18 +260,16 @@ class BSRGAN(Pipeline):
     def __init__(
         self,
         scale: float,
-        halve: float = 0.25,
+        halve: UnitInterval = 0.25,
         kernel_size: tuple[int, int] = (7, 21),
         sigma: tuple[int, int] = (1, 25),
-        jpeg: float = 0.9,
+        jpeg: UnitInterval = 0.9,
         jpeg_quality: tuple[int, int] = (30, 95),
-        camera: float = 0.25,
+        camera: UnitInterval = 0.25,
         compile: bool | None = False,
         **kwargs: Any,
     ) -> None:
         s = check_scale(scale)
-        for name, share in (("halve", halve), ("jpeg", jpeg), ("camera", camera)):
-            check_probability(share, name)
         down, p = (0.5, 0.5), (0.0, 1.0, 0.0)
         halves: dict[str, Stage] = {
             "plain": Resize(down=down, p=p, modes=_MODES),
@@ -312,7 +289,7 @@ class BSRGAN(Pipeline):
         }
         stages: dict[str, Stage] = {
             "halve": Sometimes(OneOf(halves), halve),
-            "shuffled": _ShuffledInOrder(shuffled, "shrink", "to_lr", _SCHEDULE),
+            "shuffled": _ShuffledInOrder(shuffled),
             "final_jpeg": JPEG(jpeg_quality),
         }
         if s != 4.0:

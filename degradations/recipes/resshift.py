@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from degradations.pipeline import Executor
+from typing import Any
+
 from degradations.recipes.second_order import SECOND, Order, SecondOrder
+from files.numbers import UnitInterval
 
 
 class ResShift(SecondOrder):
@@ -18,17 +20,8 @@ class ResShift(SecondOrder):
         first: The first order.
         second: The second order.
         second_p: Probability of the second order.
-        modes: Kernels of all resizes, equally likely.
-        jpeg_quality: Range of the quality of the first JPEG; null for no first JPEG.
-        final_jpeg_quality: Range of the quality of the last JPEG.
-        final_sinc: Probability of the last sinc filter.
-        final_kernel_size: Range of the size of that filter; odd sizes are drawn.
-        faithful: Share within a batch the draws that the source shares; as in `SecondOrder`.
-        pool: Number of pairs of earlier batches, per process, that training exchanges with its own
-            (released code: 10 batches); 0 for no pool.
-        quantize: Round the LR to 8 bits, like an 8-bit file.
-        executor: As in `Pipeline`.
-        compile: As in `Pipeline`.
+        final_kernel_size: Range of the size of the last sinc filter; odd sizes are drawn.
+        kwargs: As in `SecondOrder`. The released code has a pool of 10 batches.
 
     Source: ResShift (Yue et al., NeurIPS 2023; arXiv 2307.12348) and InvSR (Yue et al., 2024; arXiv
     2412.09013), training options of their released code, which are the same.
@@ -47,17 +40,9 @@ class ResShift(SecondOrder):
             gaussian_sigma=SECOND.gaussian_sigma,
             poisson_strength=SECOND.poisson_strength,
         ),
-        second_p: float = 0.5,
-        modes: tuple[str, ...] = ("area", "bilinear", "bicubic"),
-        jpeg_quality: tuple[int, int] | None = (30, 95),
-        final_jpeg_quality: tuple[int, int] = (30, 95),
-        final_sinc: float = 0.8,
+        second_p: UnitInterval = 0.5,
         final_kernel_size: tuple[int, int] = (3, 13),
-        faithful: bool = False,
-        pool: int = 0,
-        quantize: bool = True,
-        executor: Executor = "auto",
-        compile: bool | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
             scale,
@@ -65,16 +50,8 @@ class ResShift(SecondOrder):
             first=first,
             second=second,
             second_p=second_p,
-            modes=modes,
-            jpeg_quality=jpeg_quality,
-            final_jpeg_quality=final_jpeg_quality,
-            final_sinc=final_sinc,
             final_kernel_size=final_kernel_size,
-            faithful=faithful,
-            pool=pool,
-            quantize=quantize,
-            executor=executor,
-            compile=compile,
+            **kwargs,
         )
 
 
@@ -85,14 +62,11 @@ class ImageNetTest(SecondOrder):
         scale: How many times smaller the LR is; any positive number. Linked to
             data.init_args.scale.
         first: The only order.
-        modes: Kernels of all resizes, equally likely.
         jpeg_quality: Range of the quality of the first JPEG; null for no first JPEG.
         final_jpeg_quality: Range of the quality of the last JPEG.
         final_sinc: Probability of the last sinc filter.
         final_kernel_size: Range of the size of that filter; odd sizes are drawn.
-        quantize: Round the LR to 8 bits, like an 8-bit file.
-        executor: As in `Pipeline`.
-        compile: As in `Pipeline`.
+        kwargs: As in `SecondOrder`.
 
     Source: the script of InvSR (Yue et al., 2024; arXiv 2412.09013) that made the set, image by
     image. Its second order has probability 0 and is omitted here.
@@ -111,26 +85,23 @@ class ImageNetTest(SecondOrder):
             gaussian_sigma=(1.0, 15.0),
             poisson_strength=(0.05, 0.3),
         ),
-        modes: tuple[str, ...] = ("area", "bilinear", "bicubic"),
         jpeg_quality: tuple[int, int] | None = (70, 95),
         final_jpeg_quality: tuple[int, int] = (80, 100),
-        final_sinc: float = 0.2,
+        final_sinc: UnitInterval = 0.2,
         final_kernel_size: tuple[int, int] = (3, 5),
-        quantize: bool = True,
-        executor: Executor = "auto",
-        compile: bool | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
             scale,
             usm=False,
             first=first,
+            second=SECOND,
             second_p=0.0,
-            modes=modes,
             jpeg_quality=jpeg_quality,
             final_jpeg_quality=final_jpeg_quality,
             final_sinc=final_sinc,
             final_kernel_size=final_kernel_size,
-            quantize=quantize,
-            executor=executor,
-            compile=compile,
+            faithful=False,
+            pool=0,
+            **kwargs,
         )

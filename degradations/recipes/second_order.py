@@ -9,15 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from degradations.base import Canvas, Stage, check_probability, check_range, check_scale, select
+from degradations.base import Canvas, Stage, check_range, check_scale, each_image, select
 from degradations.compose import OneOf, Sometimes
 from degradations.draws import Draws, Params
-from degradations.pipeline import Executor, Pipeline
-from degradations.stages.blur import Blur, Sinc, check_sizes
-from degradations.stages.jpeg import JPEG, check_quality
+from degradations.pipeline import Pipeline
+from degradations.stages.blur import Blur, Families, Sinc
+from degradations.stages.jpeg import JPEG
 from degradations.stages.noise import GaussianNoise, PoissonNoise
-from degradations.stages.resize import Resize
+from degradations.stages.resize import Modes, Resize
 from degradations.stages.sharpen import USM
+from files.numbers import NonNegativeInt, UnitInterval
 
 
 class ToLR(Resize):
@@ -37,7 +38,7 @@ class ToLR(Resize):
     def __init__(
         self,
         divisor: float = 1.0,
-        modes: tuple[str, ...] | dict[str, float] = ("area", "bilinear", "bicubic"),
+        modes: Modes = ("area", "bilinear", "bicubic"),
         antialias: bool | float = False,
     ) -> None:
         super().__init__(p=(0.0, 0.0, 1.0), modes=modes, antialias=antialias, divisor=divisor)
@@ -76,18 +77,18 @@ class SincAndJPEG(Stage):
     def __init__(
         self,
         divisor: float = 1.0,
-        modes: tuple[str, ...] | dict[str, float] = ("area", "bilinear", "bicubic"),
-        sinc: float = 0.8,
+        modes: Modes = ("area", "bilinear", "bicubic"),
+        sinc: UnitInterval = 0.8,
         kernel_size: tuple[int, int] = (7, 21),
         cutoff: tuple[float, float] = (math.pi / 3, math.pi),
         quality: tuple[int, int] = (30, 95),
-        jpeg_last: float = 0.5,
+        jpeg_last: UnitInterval = 0.5,
     ) -> None:
         super().__init__()
         self.resize = ToLR(divisor, modes)
         self.sinc = Sometimes(Sinc(kernel_size, cutoff), sinc)
         self.jpeg = JPEG(quality)
-        self.jpeg_last = check_probability(jpeg_last, "jpeg_last")
+        self.jpeg_last = jpeg_last
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `jpeg_last` (B,) bool, and the parameters of `resize`, `sinc` and `jpeg`."""
@@ -106,18 +107,11 @@ class SincAndJPEG(Stage):
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Return (B, C, h, w) of the LR size, each image in its own order."""
         if len(x) > 1:
-            last = params["jpeg_last"].view(-1, 1, 1, 1)
-            orders = (self._jpeg_last(x, params), self._jpeg_first(x, params))
-            return torch.where(last, *orders)
-        return (self._jpeg_last if params["jpeg_last"].item() else self._jpeg_first)(x, params)
-
-    def _jpeg_last(self, x: Tensor, params: Params) -> Tensor:
+            return each_image(self, x, params)
+        last = params["jpeg_last"].item()
+        x = x if last else self.jpeg(x, params["jpeg"])
         small = self.sinc(self.resize(x, params["resize"]), params["sinc"])
-        return self.jpeg(small, params["jpeg"])
-
-    def _jpeg_first(self, x: Tensor, params: Params) -> Tensor:
-        small = self.resize(self.jpeg(x, params["jpeg"]), params["resize"])
-        return self.sinc(small, params["sinc"])
+        return self.jpeg(small, params["jpeg"]) if last else small
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Apply both orders around one JPEG, and select one for each image."""
@@ -156,22 +150,22 @@ class Order:
         grey: Probability that the noise is the same in all three channels.
     """
 
-    blur: float = 1.0
+    blur: UnitInterval = 1.0
     kernel_size: tuple[int, int] = (7, 21)
-    families: tuple[float, float, float, float, float, float] = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
+    families: Families = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
     sigma: tuple[float, float] = (0.2, 3.0)
     beta_generalized: tuple[float, float] = (0.5, 4.0)
     beta_plateau: tuple[float, float] = (1.0, 2.0)
-    sinc: float = 0.1
+    sinc: UnitInterval = 0.1
     resize: tuple[float, float] = (0.15, 1.5)
     resize_p: tuple[float, float, float] = (0.2, 0.7, 0.1)
-    gaussian: float = 0.5
+    gaussian: UnitInterval = 0.5
     gaussian_sigma: tuple[float, float] = (1.0, 30.0)
     poisson_strength: tuple[float, float] = (0.05, 3.0)
-    grey: float = 0.4
+    grey: UnitInterval = 0.4
 
     def stages(
-        self, name: str, modes: tuple[str, ...], divisor: float = 1.0
+        self, name: str, modes: Modes, divisor: float = 1.0
     ) -> tuple[Sometimes, Resize, OneOf]:
         """Make the stages blur, resize and noise.
 
@@ -184,10 +178,6 @@ class Order:
             ValueError: A range or probability is invalid; the message names it.
         """
         try:
-            for key in ("blur", "sinc", "gaussian", "grey"):
-                check_probability(getattr(self, key), key)
-            for key in ("gaussian_sigma", "poisson_strength"):
-                check_range(getattr(self, key), key, low=0.0)
             low, high = check_range(self.resize, "resize", low=0.0)
             if not low <= 1.0 <= high:
                 raise ValueError(f"resize is {[low, high]}; expected a range around 1")
@@ -278,25 +268,21 @@ class SecondOrder(Pipeline):
         usm: bool = True,
         first: Order = Order(),
         second: Order = SECOND,
-        second_p: float = 1.0,
-        modes: tuple[str, ...] = ("area", "bilinear", "bicubic"),
+        second_p: UnitInterval = 1.0,
+        modes: Modes = ("area", "bilinear", "bicubic"),
         jpeg_quality: tuple[int, int] | None = (30, 95),
         final_jpeg_quality: tuple[int, int] = (30, 95),
-        final_sinc: float = 0.8,
+        final_sinc: UnitInterval = 0.8,
         final_kernel_size: tuple[int, int] = (7, 21),
         faithful: bool = False,
-        pool: int = 0,
+        pool: NonNegativeInt = 0,
         **kwargs: Any,
     ) -> None:
         divisor = check_scale(scale)
-        check_probability(second_p, "second_p")
-        check_probability(final_sinc, "final_sinc")
-        check_sizes(final_kernel_size, "final_kernel_size")
-        check_quality(final_jpeg_quality, 1, 100, "final_jpeg_quality")
         stages: dict[str, Stage] = {"usm": USM()} if usm else {}
         stages["blur"], stages["resize"], stages["noise"] = first.stages("first", modes)
         if jpeg_quality is not None:
-            stages["jpeg"] = JPEG(check_quality(jpeg_quality, 1, 100, "jpeg_quality"))
+            stages["jpeg"] = JPEG(jpeg_quality)
         if second_p > 0.0:
             stages["blur2"], resize, noise = second.stages("second", modes, divisor)
             stages["resize2"] = Sometimes(resize, second_p)
@@ -310,7 +296,7 @@ class SecondOrder(Pipeline):
             quality=final_jpeg_quality,
         )
         super().__init__(scale, stages, **kwargs)
-        self.second_p, self.faithful, self.pool = float(second_p), faithful, check_pool(pool)
+        self.second_p, self.faithful, self.pool = second_p, faithful, pool
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw one entry per stage; the stages of the second order share whether it is applied."""
@@ -325,17 +311,6 @@ class SecondOrder(Pipeline):
             params["blur2"]["applied"] &= second
             params["resize2"]["applied"] = params["noise2"]["applied"] = second
         return params
-
-
-def check_pool(pool: int) -> int:
-    """Check and return the size of a pair pool.
-
-    Raises:
-        ValueError: It is negative.
-    """
-    if pool < 0:
-        raise ValueError(f"pool is {pool}; expected a number of pairs, or 0 for no pool")
-    return pool
 
 
 def _replace(params: dict[str, Any], others: dict[str, Any], path: list[str]) -> None:
@@ -387,17 +362,9 @@ class RealESRGANLight(SecondOrder):
     Args:
         scale: How many times smaller the LR is; any positive number. Linked to
             data.init_args.scale.
-        usm: Make the LR from a sharpened HR, as the source does.
         first: The only order.
-        modes: Kernels of all resizes, equally likely.
         final_jpeg_quality: Range of the quality of the only JPEG.
-        final_sinc: Probability of the last sinc filter.
-        faithful: Share within a batch the draws that the source shares; as in `SecondOrder`.
-        pool: Number of pairs of earlier batches, per process, that training exchanges with its own
-            (as in `SecondOrder`); 0 for no pool.
-        quantize: Round the LR to 8 bits, like an 8-bit file.
-        executor: As in `Pipeline`.
-        compile: As in `Pipeline`.
+        kwargs: As in `SecondOrder`.
 
     Source: NSARM's degradation `realesrgan_light`, from its released code.
     """
@@ -405,7 +372,6 @@ class RealESRGANLight(SecondOrder):
     def __init__(
         self,
         scale: float,
-        usm: bool = True,
         first: Order = Order(
             resize=(0.5, 1.5),
             gaussian=0.3,
@@ -413,27 +379,15 @@ class RealESRGANLight(SecondOrder):
             poisson_strength=(0.05, 2.0),
             grey=0.2,
         ),
-        modes: tuple[str, ...] = ("area", "bilinear", "bicubic"),
         final_jpeg_quality: tuple[int, int] = (60, 95),
-        final_sinc: float = 0.8,
-        faithful: bool = False,
-        pool: int = 0,
-        quantize: bool = True,
-        executor: Executor = "auto",
-        compile: bool | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
             scale,
-            usm=usm,
             first=first,
+            second=SECOND,
             second_p=0.0,
-            modes=modes,
             jpeg_quality=None,
             final_jpeg_quality=final_jpeg_quality,
-            final_sinc=final_sinc,
-            faithful=faithful,
-            pool=pool,
-            quantize=quantize,
-            executor=executor,
-            compile=compile,
+            **kwargs,
         )

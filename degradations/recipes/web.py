@@ -7,17 +7,18 @@ from typing import Any
 
 import torch
 
-from degradations.base import Stage, check_probability, check_range, check_scale
-from degradations.compose import OneOf, Sometimes, check_probabilities
-from degradations.draws import Draws, Params
+from degradations.base import Stage, check_range, check_scale
+from degradations.compose import OneOf, Sometimes
+from degradations.draws import Draws, Params, check_probabilities
 from degradations.pipeline import Pipeline
 from degradations.recipes.second_order import ToLR
 from degradations.stages.blur import Blur, DefocusBlur, MotionBlur
 from degradations.stages.camera import Camera
 from degradations.stages.codec import WebP
-from degradations.stages.jpeg import JPEG
-from degradations.stages.resize import Resize
+from degradations.stages.jpeg import JPEG, Subsampling
+from degradations.stages.resize import Modes, Resize
 from degradations.stages.sharpen import USM
+from files.numbers import NonNegativeFloat, UnitInterval
 
 _UPLOADS = 3
 
@@ -48,7 +49,7 @@ class Web(Pipeline):
         chroma: Probability that a JPEG has chroma of half the resolution (4:2:0).
 
     Raises:
-        ValueError: A range or probability is invalid, or the installed Pillow lacks WebP.
+        ValueError: A range is invalid, or the probabilities do not have sum 1.
     """
 
     def __init__(
@@ -58,10 +59,10 @@ class Web(Pipeline):
         saved_quality: tuple[int, int] = (75, 98),
         sizes: tuple[float, float] = (0.7, 2.0),
         resize_p: tuple[float, float, float] = (0.6, 0.2, 0.2),
-        modes: tuple[str, ...] = ("area", "bilinear", "bicubic", "lanczos"),
+        modes: Modes = ("area", "bilinear", "bicubic", "lanczos"),
         quality: tuple[int, int] = (40, 92),
-        webp: float = 0.25,
-        chroma: float = 0.85,
+        webp: UnitInterval = 0.25,
+        chroma: UnitInterval = 0.85,
         **kwargs: Any,
     ) -> None:
         s = check_scale(scale)
@@ -69,9 +70,7 @@ class Web(Pipeline):
         if not low <= 1.0 <= high:
             raise ValueError(f"sizes is {[low, high]}; expected a range around 1, the LR size")
         probabilities = check_probabilities(uploads, _UPLOADS, "uploads")
-        for name, share in (("webp", webp), ("chroma", chroma)):
-            check_probability(share, name)
-        subsampling = {"4:2:0": chroma, "4:4:4": 1.0 - chroma}
+        subsampling: dict[Subsampling, float] = {"4:2:0": chroma, "4:4:4": 1.0 - chroma}
 
         def codec() -> Stage:
             jpeg = JPEG(quality, subsampling)
@@ -125,7 +124,7 @@ class Photograph(Pipeline):
         chroma: Probability that the JPEG has chroma of half the resolution (4:2:0).
 
     Raises:
-        ValueError: A range or probability is invalid.
+        ValueError: A range is invalid.
 
     Source: Brooks et al., "Unprocessing Images for Learned Raw Denoising" (CVPR 2019; arXiv
     1811.11127), for the sensor and what follows it.
@@ -135,27 +134,22 @@ class Photograph(Pipeline):
         self,
         scale: float,
         lens: tuple[float, float] = (0.2, 0.8),
-        elongated: float = 0.3,
+        elongated: UnitInterval = 0.3,
         defocus: tuple[float, float] = (0.5, 1.5),
-        defocus_p: float = 0.2,
+        defocus_p: UnitInterval = 0.2,
         motion: tuple[float, float] = (0.5, 4.0),
-        motion_p: float = 0.2,
+        motion_p: UnitInterval = 0.2,
         iso: tuple[float, float] = (100.0, 12000.0),
-        sharpening: float = 0.5,
-        sharpening_p: float = 0.5,
+        sharpening: NonNegativeFloat = 0.5,
+        sharpening_p: UnitInterval = 0.5,
         quality: tuple[int, int] = (70, 98),
-        chroma: float = 0.7,
+        chroma: UnitInterval = 0.7,
         **kwargs: Any,
     ) -> None:
         s = check_scale(scale)
         sigma = _times(s, check_range(lens, "lens", low=0.01))
         radius = _times(s, check_range(defocus, "defocus", low=0.01))
         length = _times(s, check_range(motion, "motion", low=0.0))
-        for name, p in (
-            *(("elongated", elongated), ("defocus_p", defocus_p), ("motion_p", motion_p)),
-            *(("sharpening_p", sharpening_p), ("chroma", chroma)),
-        ):
-            check_probability(p, name)
         widest = 2 * math.ceil(3.0 * sigma[1]) + 1
         stages: dict[str, Stage] = {
             "lens": Blur(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from degradations.base import Canvas, Stage, check_probability, check_range
-from degradations.compose import check_probabilities
-from degradations.draws import Draws, Params, split_params
-from files.paths import expand_path, open_regular, read_bytes
+from degradations.base import Canvas, Stage, check_range, each_image
+from degradations.draws import Draws, Params, check_probabilities
+from files.numbers import UnitInterval
+
+Families: TypeAlias = tuple[float, float, float, float, float, float]
 
 _TAIL = 1e-5  # outer rings of a kernel with less mass in total are dropped
 _SEPARABLE = 1e-6  # sum of absolute differences from the product of a column and a row
@@ -70,8 +71,7 @@ def convolve(x: Tensor, params: Params) -> Tensor:
     if x.device.type != "cpu" or x.requires_grad:
         return convolve_canvas(Canvas.of(x), params).pixels
     if len(x) != 1:
-        own = split_params(params, len(x))
-        return torch.cat([convolve(x[i : i + 1], own[i]) for i in range(len(x))])
+        return each_image(convolve, x, params)
     radius, n = int(params["radius"].item()), params["kernels"].shape[-1] // 2
     if radius == 0:
         return x
@@ -377,15 +377,11 @@ class Blur(KernelStage):
     def __init__(
         self,
         kernel_size: tuple[int, int] = (7, 21),
-        families: tuple[float, float, float, float, float, float] = (
-            *(0.45, 0.25),
-            *(0.12, 0.03),
-            *(0.12, 0.03),
-        ),
+        families: Families = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03),
         sigma: tuple[float, float] = (0.2, 3.0),
         beta_generalized: tuple[float, float] = (0.5, 4.0),
         beta_plateau: tuple[float, float] = (1.0, 2.0),
-        sinc: float = 0.1,
+        sinc: UnitInterval = 0.1,
     ) -> None:
         super().__init__()
         self.kernel_size = check_sizes(kernel_size)
@@ -393,7 +389,7 @@ class Blur(KernelStage):
         self.sigma = check_range(sigma, "sigma", low=1e-3)
         self.beta_generalized = _check_beta(beta_generalized, "beta_generalized")
         self.beta_plateau = _check_beta(beta_plateau, "beta_plateau")
-        self.sinc = check_probability(sinc, "sinc")
+        self.sinc = sinc
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw (B,) each: size, family (0 to 5), sigmas, rotation in radians, beta; sinc, cut-off.
@@ -538,58 +534,15 @@ class DefocusBlur(KernelStage):
         return normalized(disk(params["radius"], math.ceil(self.radius[1] - 0.5) or 1))
 
 
-class MeasuredPSF(KernelStage):
-    """Blur each image with a measured kernel from a folder.
-
-    The files are read once, when the stage is made; each kernel is divided by its sum. Recorded
-    parameters hold the file's number in alphabetical order, so a replay requires the same folder.
-
-    Args:
-        folder: A folder with one kernel per file: grey .png of 8 or 16 bits, or two-dimensional
-            .npy; both sides odd. May contain environment variables.
-
-    Raises:
-        FileNotFoundError: The folder is missing or has no kernels.
-        ValueError: A file cannot be read or is not a kernel; the message names it.
-    """
-
-    def __init__(self, folder: str) -> None:
-        super().__init__()
-        self.folder = folder
-        psfs = [_read_psf(path) for path in _psf_files(folder)]
-        n = max(max(psf.shape) for psf in psfs) // 2
-        padded = [np.pad(psf, [(n - side // 2,) * 2 for side in psf.shape]) for psf in psfs]
-        self._psfs = torch.from_numpy(np.stack(padded).astype(np.float32))
-        self._there: dict[torch.device, Tensor] = {}
-
-    def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """Draw `which`, (B,): the number of the file in alphabetical order."""
-        return {"which": draws.integers(0, len(self._psfs))}
-
-    def psf(self, params: Params) -> Tensor:
-        """Return (B, K, K), K being the largest side of all files."""
-        which = params["which"]
-        if which.device not in self._there:  # copied to each device once
-            self._there[which.device] = self._psfs.to(which.device)
-        return self._there[which.device].index_select(0, which)
-
-    def __getstate__(self) -> dict[str, object]:
-        """Drop the copies on devices."""
-        return {**self.__dict__, "_there": {}}
-
-
 def check_sizes(sizes: tuple[int, int], name: str = "kernel_size") -> tuple[int, int]:
     """Check and return a range of kernel sides.
 
     Raises:
         ValueError: It is reversed, or an end is even or below 1.
     """
-    expected = f"{name} is {list(sizes)}; expected [smallest, largest], both odd, such as [7, 21]"
-    if len(sizes) != 2 or any(size != int(size) or size < 1 or size % 2 == 0 for size in sizes):
-        raise ValueError(f"{expected} (a kernel needs a centre)")
-    if sizes[0] > sizes[1]:
-        raise ValueError(f"{expected}: it is reversed")
-    return int(sizes[0]), int(sizes[1])
+    if not all(size % 2 for size in sizes):
+        raise ValueError(f"{name} is {list(sizes)}; expected odd sizes: a kernel needs a centre")
+    return check_range(sizes, name, low=1)
 
 
 def _draw_sizes(draws: Draws, sizes: tuple[int, int]) -> npt.NDArray[np.int64]:
@@ -599,64 +552,5 @@ def _draw_sizes(draws: Draws, sizes: tuple[int, int]) -> npt.NDArray[np.int64]:
 def _check_beta(values: tuple[float, float], name: str) -> tuple[float, float]:
     low, high = check_range(values, name, low=1e-2, high=100.0)
     if not low <= 1.0 <= high:
-        raise ValueError(
-            f"{name} is {[low, high]}; expected a range that contains 1: beta is drawn below 1 and "
-            "above 1 with equal probability ([1, 2] gives 1 itself half of the time)"
-        )
+        raise ValueError(f"{name} is {[low, high]}; expected a range that contains 1")
     return low, high
-
-
-def _psf_files(folder: str) -> list[Path]:
-    root = Path(expand_path(folder, "folder"))
-    if not root.is_dir():
-        raise FileNotFoundError(
-            f"folder is {folder!r}, which is not a folder; expected one of kernels"
-        )
-    paths = sorted(path for path in root.iterdir() if path.suffix.lower() in (".png", ".npy"))
-    if not paths:
-        raise FileNotFoundError(f"folder is {folder!r}, which contains no kernel (.png or .npy)")
-    return paths
-
-
-def _read_psf(path: Path) -> npt.NDArray[np.float64]:
-    """Read the kernel of a file, divided by its sum.
-
-    Raises:
-        ValueError: The file is not a kernel; the message names it.
-    """
-    values = _read_npy(path) if path.suffix.lower() == ".npy" else _read_png(path)
-    if values.ndim != 2 or any(side % 2 == 0 for side in values.shape):
-        raise ValueError(
-            f"{path} has the shape {values.shape}; expected two dimensions, both odd: a kernel "
-            "needs a centre (crop or pad it)"
-        )
-    psf = values.astype(np.float64)
-    if not np.isfinite(psf).all() or psf.sum() <= 0:
-        raise ValueError(f"{path} sums to {psf.sum():g}; expected finite values of positive sum")
-    return psf / psf.sum()
-
-
-def _read_npy(path: Path) -> npt.NDArray[np.generic]:
-    try:
-        with open_regular(path) as file:
-            values = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as a kernel: {error}") from error
-    if values.dtype.kind not in "fiub":
-        raise ValueError(f"{path} holds {values.dtype}; expected real numbers")
-    return values
-
-
-def _read_png(path: Path) -> npt.NDArray[np.generic]:
-    import cv2
-
-    # Through memory, because OpenCV cannot open non-ASCII paths on every system.
-    data = np.frombuffer(read_bytes(path), np.uint8)
-    values = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-    if values is None:
-        raise ValueError(f"{path} cannot be read as a kernel: it is not a PNG")
-    if values.ndim == 3:
-        if (values != values[..., :1]).any():
-            raise ValueError(f"{path} is in colour; expected a grey image of a kernel")
-        values = values[..., 0]
-    return values

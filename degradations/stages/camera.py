@@ -13,6 +13,7 @@ from torch.nn import functional
 from degradations.base import Canvas, Stage, check_range
 from degradations.draws import Draws, Floats, Params, per_image
 from degradations.stages.noise import seeded_randn_like
+from files.numbers import NonNegativeFloat, UnitInterval
 
 # CIE XYZ to camera colours: matrices of four cameras from Adobe's DNG files, as mixed by Brooks et
 # al.; sRGB to XYZ under D65 (IEC 61966-2-1).
@@ -66,7 +67,7 @@ class Camera(Stage):
     def __init__(
         self,
         iso: tuple[float, float] = (100.0, 12000.0),
-        exposure: tuple[float, float] = (0.8, 0.1),
+        exposure: tuple[UnitInterval, NonNegativeFloat] = (0.8, 0.1),
         red_gain: tuple[float, float] = (1.9, 2.4),
         blue_gain: tuple[float, float] = (1.5, 1.9),
         bits: tuple[int, int] = (12, 14),
@@ -75,17 +76,8 @@ class Camera(Stage):
         self.iso = check_range(iso, "iso", low=1.0, high=1e6)
         self.red_gain = check_range(red_gain, "red_gain", low=1.0, high=10.0)
         self.blue_gain = check_range(blue_gain, "blue_gain", low=1.0, high=10.0)
-        lower, upper = check_range(bits, "bits", low=4, high=16)
-        if lower != int(lower) or upper != int(upper):
-            raise ValueError(f"bits is {list(bits)}; expected integers")
-        self.bits = int(lower), int(upper)
-        mean, deviation = exposure
-        if not (0.2 <= mean <= 1.0 and 0.0 <= deviation <= 0.5):
-            raise ValueError(
-                f"exposure is {[mean, deviation]}; expected [mean, standard deviation] with a mean "
-                "in [0.2, 1] and a deviation in [0, 0.5]"
-            )
-        self.exposure = float(mean), float(deviation)
+        self.bits = check_range(bits, "bits", low=4, high=16)
+        self.exposure = exposure
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw (B,) each: `iso`, variances `shot` and `read`, gains, `pattern`, `bits`, seeds.
@@ -115,11 +107,7 @@ class Camera(Stage):
         }
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
-        """Clamp, invert, capture and develop (B, 3, H, W); the output is in [0, 1].
-
-        Raises:
-            ValueError: `x` does not have 3 channels.
-        """
+        """Clamp, invert, capture and develop (B, 3, H, W); the output is in [0, 1]."""
         return _capture(x, params, _mirrored)
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
@@ -207,8 +195,6 @@ def demosaic(mosaic: Tensor, masks: Tensor, mirrored: Callable[[Tensor], Tensor]
 
 
 def _capture(x: Tensor, params: Params, mirrored: Callable[[Tensor], Tensor]) -> Tensor:
-    if x.shape[1] != 3:
-        raise ValueError(f"Camera got {x.shape[1]} channels; expected 3 (RGB)")
     white = torch.stack(
         [params["red_gain"], torch.ones_like(params["red_gain"]), params["blue_gain"]], dim=1
     )

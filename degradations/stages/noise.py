@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from degradations.base import Canvas, Stage, check_probability, check_range
-from degradations.device import copy_to
-from degradations.draws import GAMMA, MULTIPLIERS, SHIFTS, Draws, Params, per_image, split_params
+from degradations.base import Canvas, Stage, check_range, each_image
+from degradations.device import constant
+from degradations.draws import GAMMA, MULTIPLIERS, SHIFTS, Draws, Params, per_image
+from files.numbers import UnitInterval
 
 _NORMAL_BITS = 15  # of the indices of normal quantiles
 _hash_everywhere = False
@@ -42,11 +43,7 @@ def seeded_randn_like(x: Tensor, seeds: Tensor) -> Tensor:
     Args:
         x: (B, C, H, W), floating; values and memory format do not matter.
         seeds: (B,) int64 on x's device, e.g. from `Draws.seeds`.
-
-    Raises:
-        ValueError: `seeds` is not one integer per image.
     """
-    _check_seeds(x, seeds)
     if x.device.type != "cpu" or _hash_everywhere:
         return hashed_randn(x.shape, seeds).to(x.dtype)
     # Always contiguous: a generator fills strided memory in another order.
@@ -64,11 +61,7 @@ def seeded_integers_like(x: Tensor, seeds: Tensor, bits: int) -> Tensor:
         x: (B, C, H, W); values, dtype and memory format do not matter.
         seeds: (B,) int64 on x's device, e.g. from `Draws.seeds`.
         bits: 1 to 15.
-
-    Raises:
-        ValueError: `seeds` is not one integer per image.
     """
-    _check_seeds(x, seeds)
     if x.device.type != "cpu" or _hash_everywhere:
         return hashed_integers(x.shape, seeds, bits)
     size = math.prod(x.shape[1:])
@@ -95,21 +88,14 @@ def quick_randn_like(x: Tensor, seeds: Tensor) -> Tensor:
         float32, of x's shape.
     """
     places = seeded_integers_like(x, seeds, _NORMAL_BITS)
-    return _normal_quantiles(str(x.device)).index_select(0, places.view(-1)).view(places.shape)
+    return _normal_quantiles(x.device).index_select(0, places.view(-1)).view(places.shape)
 
 
-# A constant of the compiled graph, not computed again in every batch.
-@torch.compiler.assume_constant_result
-def _normal_quantiles(device: str) -> Tensor:
-    return _normal_quantiles_on(device)
-
-
-@functools.lru_cache(maxsize=16)  # one per device
-def _normal_quantiles_on(device: str) -> Tensor:
+@constant
+def _normal_quantiles() -> Tensor:
     middles = (torch.arange(1 << _NORMAL_BITS, dtype=torch.float64) + 0.5) / (1 << _NORMAL_BITS)
     quantiles = torch.special.ndtri(middles)
-    table = (quantiles / quantiles.square().mean().sqrt()).float()
-    return copy_to(table, torch.device(device))
+    return (quantiles / quantiles.square().mean().sqrt()).float()
 
 
 def hashed_randn(shape: torch.Size, seeds: Tensor) -> Tensor:
@@ -148,14 +134,6 @@ def _generator_seed(seed: int) -> int:
     return (seed ^ (seed >> 32)) & 0xFFFFFFFF
 
 
-def _check_seeds(x: Tensor, seeds: Tensor) -> None:
-    if seeds.shape != x.shape[:1] or seeds.dtype != torch.int64:
-        raise ValueError(
-            f"field seeds are {seeds.dtype} of shape {tuple(seeds.shape)}; expected torch.int64 of "
-            f"shape ({x.shape[0]},), one per image (Draws.seeds() gives them)"
-        )
-
-
 def signed(word: int) -> int:
     """Return the int64 with the bits of a uint64; torch's int64 arithmetic wraps the same way."""
     return word - (1 << 64) if word >> 63 else word
@@ -172,18 +150,9 @@ def mixed(words: Tensor) -> Tensor:
 _LUMA = (0.2989, 0.587, 0.114)  # of torchvision, which the released code of Real-ESRGAN calls
 _BITS = 11  # of the indices of Poisson quantiles
 _POWERS = 9  # 1, 2, 4, ..., 256 levels
-_COINS = 15  # bits of the random number per pixel of salt and pepper
 
 
-class _Pointwise(Stage):
-    """A stage whose pixels do not depend on neighbours, so that a canvas needs no borders."""
-
-    def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
-        """Apply as `forward`."""
-        return canvas.with_pixels(self(canvas.pixels, params))
-
-
-class GaussianNoise(_Pointwise):
+class GaussianNoise(Stage):
     """Add white noise, with one level per image.
 
     Args:
@@ -192,17 +161,17 @@ class GaussianNoise(_Pointwise):
         clip: Clamp the sum to [0, 1].
 
     Raises:
-        ValueError: The range is reversed or negative, or ``grey`` is not a probability.
+        ValueError: The range is reversed or negative.
 
     Source: Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833), range of its released x4 options.
     """
 
     def __init__(
-        self, sigma: tuple[float, float] = (1.0, 30.0), grey: float = 0.0, clip: bool = True
+        self, sigma: tuple[float, float] = (1.0, 30.0), grey: UnitInterval = 0.0, clip: bool = True
     ) -> None:
         super().__init__()
         self.sigma = check_range(sigma, "sigma", low=0.0)
-        self.grey, self.clip = check_probability(grey, "grey"), clip
+        self.grey, self.clip = grey, clip
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `levels` in 8-bit levels, `field_seeds` and `grey`, (B,) each."""
@@ -217,30 +186,9 @@ class GaussianNoise(_Pointwise):
         field = _field(quick_randn_like, x, params)
         return _add_noise(x, field.mul_(per_image(params["levels"] / 255, x)), self.clip)
 
-
-class Speckle(GaussianNoise):
-    """Add white noise proportional to the signal: x (1 + sigma n).
-
-    Args:
-        sigma: Range of the standard deviation at white, in 8-bit levels.
-        grey: Probability that an image gets the same field in all channels.
-        clip: Clamp the sum to [0, 1].
-
-    Raises:
-        ValueError: The range is reversed or negative, or ``grey`` is not a probability.
-
-    Source: BSRGAN (Zhang et al., 2021; arXiv 2103.14006), range of its released code.
-    """
-
-    def __init__(
-        self, sigma: tuple[float, float] = (2.0, 25.0), grey: float = 0.0, clip: bool = True
-    ) -> None:
-        super().__init__(sigma, grey, clip)
-
-    def forward(self, x: Tensor, params: Params) -> Tensor:
-        """Multiply each image by its field, (B, C, H, W)."""
-        field = _field(quick_randn_like, x, params)
-        return _add_noise(x, field.mul_(per_image(params["levels"] / 255, x)) * x, self.clip)
+    def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
+        """Add to the whole canvas: pixels outside an image have no meaning."""
+        return canvas.with_pixels(self(canvas.pixels, params))
 
 
 class PoissonNoise(Stage):
@@ -263,18 +211,21 @@ class PoissonNoise(Stage):
         clip: Clamp the sum to [0, 1].
 
     Raises:
-        ValueError: The range is reversed or negative, or ``grey`` is not a probability.
+        ValueError: The range is reversed or negative.
 
     Source: the released code of Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833) and BasicSR,
     for N and the weights of the luma.
     """
 
     def __init__(
-        self, strength: tuple[float, float] = (0.05, 3.0), grey: float = 0.0, clip: bool = True
+        self,
+        strength: tuple[float, float] = (0.05, 3.0),
+        grey: UnitInterval = 0.0,
+        clip: bool = True,
     ) -> None:
         super().__init__()
         self.strength = check_range(strength, "strength", low=0.0)
-        self.grey, self.clip = check_probability(grey, "grey"), clip
+        self.grey, self.clip = grey, clip
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `strength`, `field_seeds` and `grey`, (B,) each."""
@@ -289,10 +240,7 @@ class PoissonNoise(Stage):
         if x.device.type != "cpu":
             return self.on_canvas(Canvas.of(x), params).pixels
         if len(x) > 1:
-            own = split_params(params, len(x))
-            return torch.cat(
-                [self(image, p) for image, p in zip(torch.split(x, 1), own, strict=True)]
-            )
+            return each_image(self, x, params)
         source = _luma(x) if params["grey"] else x
         values = source.detach().contiguous().mul(255.0).round_().clamp_(0.0, 255.0)
         # One integer per pixel, in place: value in the upper bits, random bits in the lower.
@@ -319,140 +267,9 @@ class PoissonNoise(Stage):
         power = (count > powers).sum(1).view(-1, 1, 1, 1)
         field = _field(functools.partial(seeded_integers_like, bits=_BITS), x, params)
         places = ((power * 256 + values) << _BITS) + field
-        counts = _poisson_tables(str(x.device))[places] / (1 << power)
+        counts = _poisson_tables(x.device)[places] / (1 << power)
         noise = (counts - rounded / 255.0) * per_image(params["strength"], x)
         return canvas.with_pixels(_add_noise(x, noise, self.clip))
-
-
-class SaltAndPepper(_Pointwise):
-    """Set some pixels to white (salt) and some to black (pepper).
-
-    Args:
-        amount: Range of the share of pixels that are set.
-        salt: Range of the share of these that become white.
-        grey: Probability that the pixels of an image are set in all channels at once; otherwise
-            each channel has its own, which gives saturated colours.
-
-    Raises:
-        ValueError: A range is reversed or leaves [0, 1], or ``grey`` is not a probability.
-
-    Source: Gonzalez and Woods, "Digital Image Processing", impulse noise.
-    """
-
-    def __init__(
-        self,
-        amount: tuple[float, float] = (0.0, 0.02),
-        salt: tuple[float, float] = (0.3, 0.7),
-        grey: float = 1.0,
-    ) -> None:
-        super().__init__()
-        self.amount = check_range(amount, "amount", low=0.0, high=1.0)
-        self.salt = check_range(salt, "salt", low=0.0, high=1.0)
-        self.grey = check_probability(grey, "grey")
-
-    def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """Draw `amount`, `salt`, `field_seeds` and `grey`, (B,) each."""
-        return {
-            "amount": draws.uniform(*self.amount),
-            "salt": draws.uniform(*self.salt),
-            "field_seeds": draws.seeds(),
-            "grey": draws.bernoulli(self.grey),
-        }
-
-    def forward(self, x: Tensor, params: Params) -> Tensor:
-        """Set the drawn pixels, (B, C, H, W)."""
-        field = _field(functools.partial(seeded_integers_like, bits=_COINS), x, params)
-        both = per_image(params["amount"], x) * (1 << _COINS)
-        salt = both * per_image(params["salt"], x)
-        # One number for both: [0, salt) is white, [salt, both) black.
-        kept, white = field >= both.round().int(), field < salt.round().int()
-        return (x * kept).add_(white)
-
-
-class Quantization(_Pointwise):
-    """Round to fewer levels, like a converter of few bits or posterisation.
-
-    Args:
-        bits: Range of the number of bits, both ends included: 2**bits levels from 0 to 1.
-
-    Raises:
-        ValueError: The range is reversed, leaves [1, 16] or does not consist of integers.
-    """
-
-    def __init__(self, bits: tuple[int, int] = (4, 8)) -> None:
-        super().__init__()
-        low, high = check_range(bits, "bits", low=1, high=16)
-        if not (low.is_integer() and high.is_integer()):
-            raise ValueError(f"bits is {list(bits)}; expected integers")
-        self.bits = int(low), int(high)
-
-    def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """Draw `bits` (B,)."""
-        return {"bits": draws.integers(self.bits[0], self.bits[1] + 1)}
-
-    def forward(self, x: Tensor, params: Params) -> Tensor:
-        """Clamp (B, C, H, W) to [0, 1] and round."""
-        steps = per_image((1 << params["bits"]) - 1, x)
-        return (x.clamp(0.0, 1.0) * steps).round() / steps
-
-
-class Banding(_Pointwise):
-    """Add an offset to every row, or to every column.
-
-    The offset is the sum of a random part, as of row amplifiers, and a sine, as of interference.
-
-    Args:
-        sigma: Range of the standard deviation of the random part, in 8-bit levels.
-        amplitude: Range of the amplitude of the sine, in 8-bit levels.
-        period: Range of the period of the sine in pixels; its logarithm is uniform.
-        vertical: Probability that columns have the offsets instead of rows.
-        clip: Clamp the sum to [0, 1].
-
-    Raises:
-        ValueError: A range is reversed or negative, a period is below 2, or ``vertical`` is not a
-            probability.
-    """
-
-    def __init__(
-        self,
-        sigma: tuple[float, float] = (0.0, 3.0),
-        amplitude: tuple[float, float] = (0.0, 3.0),
-        period: tuple[float, float] = (4.0, 64.0),
-        vertical: float = 0.5,
-        clip: bool = True,
-    ) -> None:
-        super().__init__()
-        self.sigma = check_range(sigma, "sigma", low=0.0)
-        self.amplitude = check_range(amplitude, "amplitude", low=0.0)
-        self.period = check_range(period, "period", low=2.0)
-        self.vertical, self.clip = check_probability(vertical, "vertical"), clip
-
-    def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """Draw `levels`, `amplitude`, `period`, `phase`, `vertical`, `field_seeds`, (B,) each."""
-        low, high = (math.log(end) for end in self.period)
-        return {
-            "levels": draws.uniform(*self.sigma),
-            "amplitude": draws.uniform(*self.amplitude),
-            "period": np.exp(draws.uniform(low, high)),
-            "phase": draws.uniform(0.0, 2.0 * math.pi),
-            "vertical": draws.bernoulli(self.vertical),
-            "field_seeds": draws.seeds(),
-        }
-
-    def forward(self, x: Tensor, params: Params) -> Tensor:
-        """Add its offsets to each image, (B, C, H, W)."""
-        B, _, H, W = x.shape
-        levels, amplitude, period, phase = (
-            per_image(params[name], x) for name in ("levels", "amplitude", "period", "phase")
-        )
-        position = torch.arange(max(H, W), device=x.device)
-        sine = torch.sin(position * (2.0 * math.pi / period) + phase)
-        field = quick_randn_like(x.new_empty((B, 1, 1, max(H, W))), params["field_seeds"])
-        line = (field * levels + sine * amplitude) / 255
-        rows, columns = line.transpose(2, 3)[:, :, :H], line[..., :W]
-        return _add_noise(
-            x, torch.where(per_image(params["vertical"], x) > 0, columns, rows), self.clip
-        )
 
 
 def _field(make: Callable[[Tensor, Tensor], Tensor], x: Tensor, params: Params) -> Tensor:
@@ -509,14 +326,7 @@ def _poisson_table(power: int) -> Tensor:
     return torch.from_numpy(counts.astype(np.int16).reshape(-1))
 
 
-# A constant of the compiled graph, not computed again in every batch.
-@torch.compiler.assume_constant_result
-def _poisson_tables(device: str) -> Tensor:
-    return _all_poisson_tables(device)
-
-
-@functools.lru_cache(maxsize=16)  # one per device
-def _all_poisson_tables(device: str) -> Tensor:
-    """Return (9 * 256 << _BITS,) int16, the tables of all powers on one device, 9 MB."""
-    tables = torch.cat([_poisson_table(power) for power in range(_POWERS)])
-    return copy_to(tables, torch.device(device))
+@constant
+def _poisson_tables() -> Tensor:
+    """Return (9 * 256 << _BITS,) int16, the tables of all powers, 9 MB."""
+    return torch.cat([_poisson_table(power) for power in range(_POWERS)])

@@ -11,7 +11,7 @@ import functools
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -19,14 +19,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from degradations.base import Canvas, Stage, check_range
-from degradations.compose import check_probabilities
-from degradations.draws import Draws, Params, split_params
+from degradations.base import Canvas, Stage, check_range, each_image
+from degradations.draws import Draws, Params, check_probabilities
+from files.numbers import PositiveFloat, UnitInterval
 
 Mode: TypeAlias = Literal["area", "bilinear", "bicubic", "nearest", "lanczos"]
 
 #: Modes by the numbers in recorded parameters, independent of the modes of a stage.
 MODES: tuple[Mode, ...] = get_args(Mode)
+Modes: TypeAlias = tuple[Mode, ...] | dict[Mode, float]
 Bags: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 
@@ -48,14 +49,8 @@ def resample(x: Tensor, size: Sequence[int], mode: Mode, antialias: bool = False
     Returns:
         (B, C, h, w); `x` itself if it has that size.
 
-    Raises:
-        ValueError: The mode is unknown, or a side is less than a pixel.
     """
     h, w = size
-    if mode not in MODES or min(h, w) < 1:
-        raise ValueError(
-            f"resample to {h}x{w} by {mode!r}; expected at least 1x1 and one of {', '.join(MODES)}"
-        )
     H, W = x.shape[-2:]
     if (h, w) == (H, W):
         return x
@@ -375,8 +370,7 @@ class Resize(Stage):
             of about the LR size.
 
     Raises:
-        ValueError: A range is reversed or crosses 1, a mode is unknown, or probabilities do not
-            fit.
+        ValueError: A range is reversed or crosses 1, or probabilities do not have sum 1.
 
     Source: Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833), the first resize of its released x4
     options. Its code passes the factor itself to `F.interpolate` there, which then samples at steps
@@ -391,21 +385,17 @@ class Resize(Stage):
         up: tuple[float, float] = (1.0, 1.5),
         down: tuple[float, float] = (0.15, 1.0),
         p: tuple[float, float, float] = (0.2, 0.7, 0.1),
-        modes: tuple[str, ...] | dict[str, float] = ("area", "bilinear", "bicubic"),
-        antialias: bool | float = False,
-        divisor: float = 1.0,
+        modes: Modes = ("area", "bilinear", "bicubic"),
+        antialias: bool | UnitInterval = False,
+        divisor: PositiveFloat = 1.0,
     ) -> None:
         super().__init__()
         self.up = check_range(up, "up", low=1.0)
         self.down = check_range(down, "down", low=0.0, high=1.0)
         self.p = check_probabilities(p, 3)
-        self.modes, self.mode_p = _checked_modes(modes)
-        if not 0.0 <= antialias <= 1.0:
-            raise ValueError(
-                f"antialias is {antialias}; expected true, false or a probability in [0, 1]"
-            )
-        if not (math.isfinite(divisor) and divisor > 0.0):
-            raise ValueError(f"divisor is {divisor}; expected a positive number, e.g. the scale")
+        self.modes = tuple(modes)
+        shares = modes.values() if isinstance(modes, dict) else [1 / len(modes)] * len(modes)
+        self.mode_p = check_probabilities([*shares], len(modes), "modes")
         self.antialias, self.divisor = float(antialias), float(divisor)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
@@ -422,18 +412,9 @@ class Resize(Stage):
         }
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
-        """Resize to (B, C, height, width), equal for all images of the batch.
-
-        Raises:
-            ValueError: The sizes differ.
-        """
+        """Resize to (B, C, height, width), equal for all images of the batch."""
         if len(x) > 1:
-            own = split_params(params, len(x))
-            images = [self(image, part) for image, part in zip(torch.split(x, 1), own, strict=True)]
-            if len({image.shape for image in images}) > 1:
-                sizes = [tuple(image.shape[-2:]) for image in images]
-                raise ValueError(f"one batch cannot hold images of the sizes {sizes}")
-            return torch.cat(images)
+            return each_image(self, x, params)
         size = int(params["height"]), int(params["width"])
         return resample(x, size, MODES[int(params["mode"])], bool(params["antialias"]))
 
@@ -461,14 +442,3 @@ class Resize(Stage):
 
 def _aligned(n: int) -> int:
     return -(-n // _ALIGNMENT) * _ALIGNMENT
-
-
-def _checked_modes(
-    modes: Sequence[str] | Mapping[str, float],
-) -> tuple[tuple[Mode, ...], tuple[float, ...]]:
-    known: dict[str, Mode] = {mode: mode for mode in MODES}
-    unknown = [mode for mode in modes if mode not in known]
-    if unknown or not modes or isinstance(modes, str):
-        raise ValueError(f"modes is {modes!r}; expected some of {', '.join(MODES)}")
-    p = list(modes.values()) if isinstance(modes, Mapping) else [1 / len(modes)] * len(modes)
-    return tuple(known[mode] for mode in modes), check_probabilities(p, len(p), "modes")

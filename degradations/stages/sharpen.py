@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -11,6 +9,7 @@ from torch.nn import functional
 from degradations.base import Canvas, Stage
 from degradations.draws import Draws, Params
 from degradations.stages.blur import mirror
+from files.numbers import NonNegativeFloat, PositiveInt
 
 _LANES = 16  # floats of a vector register; columns are padded to multiples
 
@@ -31,20 +30,17 @@ class USM(Stage):
         radius: Side of the Gaussian in pixels; 1 is added to an even side.
         threshold: Smallest absolute difference that is sharpened, in 8-bit levels.
 
-    Raises:
-        ValueError: An argument is negative, or the radius is below 1.
-
     Source: released code of Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833), with OpenCV's
     standard deviation for a Gaussian of that side: 0.3 ((side - 1) / 2 - 1) + 0.8.
     """
 
-    def __init__(self, weight: float = 0.5, radius: int = 50, threshold: float = 10.0) -> None:
+    def __init__(
+        self,
+        weight: NonNegativeFloat = 0.5,
+        radius: PositiveInt = 50,
+        threshold: NonNegativeFloat = 10.0,
+    ) -> None:
         super().__init__()
-        for name, value in (("weight", weight), ("threshold", threshold)):
-            if not 0.0 <= value < math.inf:
-                raise ValueError(f"{name} is {value}; expected a finite number, at least 0")
-        if radius < 1:
-            raise ValueError(f"radius is {radius}; expected the side of a Gaussian, at least 1")
         self.weight, self.threshold = weight, threshold
         self.taps = gaussian_taps(radius + 1 - radius % 2)
 

@@ -6,7 +6,6 @@ of which only the key ``degradation`` is used. Of several files, later ones win.
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,16 +15,18 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from degradations.base import Degradation
-from files.own_modules import import_own
 from files.paths import CONFIGURATIONS, read_text
+from files.ranges import register_ranges
 from files.yaml_loader import NO_CONFIGURATION, open_configurations_alone, strict_loader
 
-open_configurations_alone()
-
-# Lines of a parser's message without information for the user.
-_NO_COMPLAINT = re.compile(
-    r"Does not validate|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|$"
+# Lines of the parser's messages that say nothing of the mistake.
+_NOISE = re.compile(
+    r"(- )?(Does not validate|Subtypes:|Errors:|Given value|Expected a <class '(NoneType|dict|list)"
+    r"|Subclass types|a (class|dict))"
 )
+
+open_configurations_alone()
+register_ranges()
 
 
 def degradation_of(paths: Sequence[str | Path], scale: float | None = None) -> Degradation:
@@ -39,8 +40,6 @@ def degradation_of(paths: Sequence[str | Path], scale: float | None = None) -> D
     Raises:
         ValueError: A file cannot be read or is invalid; the message names file, key and value.
     """
-    if not paths:
-        raise ValueError("no configuration: name a file, e.g. configs/degradation/bicubic.yaml")
     scale = scale if scale is not None else scale_in(paths)
     if scale is None:
         raise ValueError(f"{_listed(paths)} has no data.init_args.scale: give the scale")
@@ -56,7 +55,7 @@ def degradation_of(paths: Sequence[str | Path], scale: float | None = None) -> D
         config = parser.parse_args([*arguments, "--degradation.init_args.scale", repr(scale)])
         degradation = parser.instantiate(config).degradation
     except (ArgumentError, TypeError, ValueError) as error:
-        raise ValueError(f"{_listed(paths)}: {_short_message(error)}") from error
+        raise ValueError(f"{_listed(paths)}: {_in_short(str(error))}") from error
     if not isinstance(degradation, Degradation):
         raise ValueError(f"{_listed(paths)}: no class_path of a degradation in it")
     return degradation
@@ -134,48 +133,6 @@ def _listed(paths: Sequence[str | Path]) -> str:
     return " with ".join(str(path) for path in paths)
 
 
-def _short_message(error: BaseException) -> str:
-    # The innermost error: the parser wraps it in one of each type that it tried.
-    while str(error).startswith("Does not validate against any of the Union") and error.__cause__:
-        error = error.__cause__
-    keys, class_path, leaf = _parse_message(str(error))
-    where = ".init_args.".join(keys)
-    if match := re.search(r"[Oo]ption '([^']+)'", leaf):
-        name, takes = match[1], ", ".join(_arguments(class_path)) if class_path else ""
-        return (
-            f"unknown key {f'{where}.init_args.{name}'!r}: {class_path} has no argument {name!r}; "
-            f"it takes: {takes or 'none'}"
-        )
-    if match := re.match(r"the following arguments are required: (.+)", leaf):
-        return f"{where}: {class_path} needs {match[1]}"
-    value = re.match(r"Expected an? (?:<class ')?([^'>]+)'?>?\. Got value: (.+)", leaf)
-    if value:
-        return f"{where} is {value[2]}; expected {value[1]}"
-    if leaf.startswith(("Not a valid subclass", "Expected an instantiatable class")):
-        leaf = "no class_path of a degradation in it"
-    return f"{where}: {leaf}" if where else leaf
-
-
-def _parse_message(message: str) -> tuple[list[str], str | None, str]:
-    # The chain of keys, the class tried last, and the first informative line.
-    keys: list[str] = []
-    class_path = None
-    for line in (line.strip().removeprefix("- ") for line in message.splitlines()):
-        if match := re.match(r"Type \S*Callable.* expects a function or a callable class: ", line):
-            inner = re.search(r"class_path='([^']+)'", line)
-            class_path = inner[1] if inner else class_path
-            line = line[match.end() :].partition(". Got value: Namespace")[0]
-        if match := re.match(r'Parser key "([^"]+)":\s*(.*)', line):
-            keys.append(match[1])
-            line = match[2]
-        if match := re.match(r"Problem with given class_path '([^']+)':", line):
-            class_path = match[1]
-        elif not _NO_COMPLAINT.match(line):
-            return keys, class_path, line
-    return keys, class_path, " ".join(message.split())
-
-
-def _arguments(class_path: str) -> list[str]:
-    module, _, name = class_path.rpartition(".")
-    found = getattr(import_own(module), name)
-    return [name for name in inspect.signature(found).parameters if name != "scale"]
+def _in_short(message: str) -> str:
+    lines = (line.strip() for line in message.splitlines())
+    return " ".join(line.removeprefix("- ") for line in lines if not _NOISE.match(line))

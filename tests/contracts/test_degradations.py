@@ -11,11 +11,9 @@ from degradations.bicubic import Bicubic
 from degradations.compose import Mixture, OneOf, Shuffled, Sometimes
 from degradations.pipeline import Pipeline
 from degradations.recipes.second_order import RealESRGANLight
-from degradations.stages.adapters import Albumentations, Kornia, KorniaAugmentation
-from degradations.stages.blur import MeasuredPSF
-from degradations.stages.codec import H264
+from degradations.stages.adapters import Albumentations, KorniaAugmentation
 from degradations.stages.noise import GaussianNoise
-from tests.contracts import discovery, psfs
+from tests.contracts import discovery
 from tests.contracts.degradation_contract import DegradationContract, StageContract, build
 
 
@@ -31,17 +29,13 @@ def jiggle():
     return KorniaAugmentation(ColorJiggle(0.2, 0.2, 0.2, 0.1, p=0.7))
 
 
-BLUR = {"choices": {"kernel_size": [3, 5]}, "fixed": {"border_type": "replicate"}}
 # How to make classes that require arguments (beside the scale).
 STAGES = {
-    H264: lambda: pytest.importorskip("av") and H264(),
-    Kornia: lambda: Kornia("kornia.filters.box_blur", **BLUR),
     KorniaAugmentation: jiggle,
     Albumentations: motion_blur,
     Sometimes: lambda: Sometimes(GaussianNoise()),
     OneOf: lambda: OneOf([GaussianNoise(), GaussianNoise((40.0, 50.0))]),
     Shuffled: lambda: Shuffled([GaussianNoise(), GaussianNoise((40.0, 50.0))]),
-    MeasuredPSF: psfs.measured,
 }
 DEGRADATIONS = {
     Mixture: lambda scale: Mixture(scale, [RealESRGANLight, Bicubic], [0.7, 0.3]),

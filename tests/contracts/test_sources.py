@@ -206,7 +206,7 @@ CLIP = ("frames", "stride", "side", "short")
             Shards,
             (
                 *("urls", "shard_in_key", *REMOTE, *BOTH),
-                *("read_ahead", "retries", "deadline", "allow_pipes"),
+                *("read_ahead", "retries", "deadline", "allow_pipes", "stages"),
             ),
         ),
         (Latents, ("urls", "index_cache")),

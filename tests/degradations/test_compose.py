@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from degradations.base import Canvas, Stage
-from degradations.compose import OneOf, Shuffled, Sometimes, check_probabilities, name_stages
+from degradations.compose import OneOf, Shuffled, Sometimes, name_stages
 from degradations.draws import Draws, split_params, to_device
 from degradations.pipeline import Pipeline
 from degradations.stages.noise import GaussianNoise
@@ -122,12 +122,6 @@ def test_the_probability_changes_nothing_in_the_stage():
     assert np.all(often["applied"] >= rare["applied"])  # one threshold on one number
 
 
-@pytest.mark.parametrize("p", [-0.1, 1.1, float("nan")])
-def test_sometimes_refuses_what_is_no_probability(p):
-    with pytest.raises(ValueError, match=r"p is .*expected a probability in \[0, 1\]"):
-        Sometimes(Square(), p)
-
-
 # ----------------------------------------------------------------------------------------- one of
 
 
@@ -166,7 +160,7 @@ def test_another_stage_changes_nothing_in_the_others():
 
 @pytest.mark.parametrize("p", [(0.5,), (0.5, 0.6), (-0.5, 1.5), (float("nan"), 1.0), ()])
 def test_one_of_refuses_what_are_no_probabilities(p):
-    with pytest.raises(ValueError, match="expected 2 probabilities, none negative, with sum 1"):
+    with pytest.raises(ValueError, match="expected 2, none negative, with sum 1"):
         OneOf([Double(), Square()], p)
 
 
@@ -202,11 +196,6 @@ def test_shuffled_changes_the_size():
     assert all(y.shape[-1] == 3 for y in each)
 
 
-def test_shuffled_nothing():
-    with pytest.raises(ValueError, match="stages is empty"):
-        Shuffled([])
-
-
 # ------------------------------------------------------------------------------------------ names
 
 
@@ -233,24 +222,11 @@ def test_names_in_a_list():
 
 @pytest.mark.parametrize("name", ["", "a.b", "values", "type"])
 def test_names_that_cannot_be(name):
-    with pytest.raises(ValueError, match="a stage is named"):
+    with pytest.raises(ValueError, match="choose another name"):
         Pipeline(2.0, {name: Double()})
 
 
 @pytest.mark.parametrize(("cls", "name"), [(OneOf, "which"), (Shuffled, "order")])
 def test_names_of_their_own_parameters(cls, name):
-    with pytest.raises(ValueError, match=f"a stage is named '{name}', which is taken"):
+    with pytest.raises(ValueError, match=f"'{name}' names a stage"):
         cls({name: Double()})
-
-
-def test_what_is_no_stage():
-    with pytest.raises(TypeError, match=r"stages\[1\] is ReLU; expected a Stage"):
-        OneOf([Double(), torch.nn.ReLU()])
-    with pytest.raises(TypeError, match=r"stages\[act\] is ReLU; expected a Stage"):
-        OneOf({"act": torch.nn.ReLU()})
-
-
-def test_probabilities_are_checked_under_their_name():
-    assert check_probabilities([0.25, 0.75], 2) == (0.25, 0.75)
-    with pytest.raises(ValueError, match=r"families is .* \(it is 0\.9\)"):
-        check_probabilities([0.2, 0.7], 2, "families")

@@ -43,7 +43,7 @@ def stages():
 
 
 def test_every_stage_and_recipe_is_named():
-    assert len(stages()) > 20
+    assert len(stages()) > 15
     assert [name for name in stages() if f"`{name}`" not in TEXT] == []
     recipes = [path.stem for path in (REPO / "configs" / "degradation").glob("*.yaml")]
     assert [name for name in recipes if f"| `{name}` |" not in TEXT] == []
@@ -82,7 +82,7 @@ def test_counts_of_calls():
     found = {}
     for path in (REPO / "configs" / "degradation").glob("*.yaml"):
         recipe = degradation_of([path], 4.0)
-        if path.stem in ("bicubic", "mixture"):  # without stages; as its recipes
+        if path.stem in ("bicubic", "mixture", "kornia"):  # no stages; as its recipes; kornia's own
             continue
         recipe.executor = "canvas"
         recipe.skip_first_batch_checks()
@@ -95,7 +95,7 @@ def test_counts_of_calls():
         assert found[name] == pytest.approx(number, rel=0.05), f"{name}: {found[name]:,}"
 
 
-@pytest.mark.parametrize("name", ["own.yaml", "milder.yaml", "kornia.yaml"])
+@pytest.mark.parametrize("name", ["own.yaml", "milder.yaml", "levels.yaml"])
 def test_examples_make_degradations(tmp_path, name):
     (tmp_path / name).write_text(BLOCKS[name])
     first = [REPO / "configs" / "degradation" / "real_esrgan.yaml"] if name == "milder.yaml" else []

@@ -157,7 +157,7 @@ class TestDistributions:
 
     @pytest.mark.parametrize("p", [[0.5, 0.4], [1.2, -0.2], [1.0], [float("nan"), 1.0]])
     def test_choice_refuses_what_is_no_distribution(self, p):
-        with pytest.raises(ValueError, match="expected one for each value, none negative, sum 1"):
+        with pytest.raises(ValueError, match=r"p is .*none negative, with sum 1"):
             first().choice([1, 2], p)
 
     def test_bernoulli(self):
@@ -259,14 +259,9 @@ class TestSeedsGiven:
 
     @pytest.mark.parametrize("seeds", [np.int64(3), np.zeros((2, 2), int)])
     def test_refuses_other_shapes(self, seeds):
-        with pytest.raises(ValueError, match=r"expected \(B,\), one per image"):
+        with pytest.raises(ValueError, match=r"expected \(B,\)"):
             Draws(seeds)
 
     def test_refuses_seeds_on_another_device(self):
-        with pytest.raises(ValueError, match="seeds are on meta; expected the CPU"):
+        with pytest.raises(TypeError, match="meta"):
             Draws(torch.zeros(3, dtype=torch.int64, device="meta"))
-
-    @pytest.mark.gpu
-    def test_refuses_seeds_on_a_gpu(self):
-        with pytest.raises(ValueError, match="expected the CPU"):
-            Draws(torch.arange(3).cuda())

@@ -72,17 +72,11 @@ def test_no_parameters():
 
 
 @pytest.mark.parametrize(
-    ("value", "kind"), [(np.array(["a"] * 3), "<U1"), ([1, 2, 3], "list"), (None, "NoneType")]
+    "value", [np.array(["a"] * 3), [1, 2, 3], None, np.zeros(()), np.zeros(4), np.zeros((2, 3))]
 )
-def test_refuses_what_cannot_be_recorded(value, kind):
-    with pytest.raises(TypeError, match=rf"the parameter Blur\.sigma is {kind}; expected a NumPy"):
+def test_refuses_what_cannot_be_recorded(value):
+    with pytest.raises(TypeError, match=r"the parameter Blur\.sigma is .*expected a NumPy"):
         to_device({"Blur": {"sigma": value}}, 3, CPU)
-
-
-@pytest.mark.parametrize("shape", [(), (1,), (4,), (2, 3)])
-def test_refuses_another_batch(shape):
-    with pytest.raises(ValueError, match=r"the parameter sigma has the shape .* dimension 3"):
-        to_device({"sigma": np.zeros(shape)}, 3, CPU)
 
 
 def test_unsigned_seeds_are_refused():

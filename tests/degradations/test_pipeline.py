@@ -11,7 +11,6 @@ from degradations.bicubic import Bicubic
 from degradations.compose import OneOf, Shuffled, Sometimes
 from degradations.draws import Draws
 from degradations.pipeline import Pipeline
-from degradations.stages.adapters import Kornia
 from degradations.stages.noise import GaussianNoise, hashed_fields, seeded_randn_like
 from degradations.stages.resize import Resize
 from tests.contracts.discovery import concrete_subclasses
@@ -131,30 +130,19 @@ def test_a_stage_may_change_the_size():
     assert Pipeline(2.0, [Widen()])(HR, SEEDS).shape == (3, 3, 12, 10)
 
 
-@pytest.mark.parametrize("stage", [GaussianNoise, Bicubic(2.0), "degradations.GaussianNoise"])
-def test_refuses_what_is_no_stage(stage):
-    with pytest.raises(TypeError, match=r"stages\[1\] is .*expected a Stage"):
-        Pipeline(2.0, [Gain(), stage])
-
-
 def test_what_works_on_the_cpu_is_not_compiled():
     class Codec(Gain):
         waits = True
 
     Pipeline(2.0, [Codec()], executor="canvas")
     stages = {"Gain": Codec(), "Sometimes": Sometimes(Codec()), "noise": GaussianNoise()}
-    with pytest.raises(ValueError, match="Gain, Sometimes always work on the CPU"):
+    with pytest.raises(ValueError, match="Gain, Sometimes cannot be compiled"):
         Pipeline(2.0, stages, compile=True)
 
 
 @pytest.mark.parametrize("executor", ["auto", "images", "canvas"])
 def test_all_executors_are_run(executor):
     assert Pipeline(2.0, [Gain()], executor=executor)(HR, SEEDS).shape == (3, 3, 12, 10)
-
-
-def test_refuses_an_unknown_executor():
-    with pytest.raises(ValueError, match="executor is 'gpu'; expected auto, images or canvas"):
-        Pipeline(2.0, [], executor="gpu")
 
 
 def test_a_stage_that_changes_sizes_without_saying_so():
@@ -260,16 +248,6 @@ class ReadsItsNumber(Gain):
         return x * params["factor"].item()
 
 
-def vignette(x, strength):
-    """A function for the adapter."""
-    return Vignette()(x, {"factor": torch.as_tensor(strength).to(x)})
-
-
-def adapted(**options):
-    function = f"{__name__}.vignette"
-    return Kornia(function, uniform={"strength": (0.5, 1.0)}, **options)
-
-
 @pytest.mark.parametrize("first", [True, False], ids=["after a resize", "on whole images"])
 @pytest.mark.parametrize(
     "stage",
@@ -279,8 +257,6 @@ def adapted(**options):
         Border(),
         Contrast(),
         ReadsItsNumber(),
-        adapted(),
-        adapted(batched=True),
         Sometimes(Vignette(), 0.5),
         OneOf([Vignette(), RowNoise(), Gain()]),
         Shuffled([Vignette(), Border(), Contrast()]),
@@ -336,11 +312,10 @@ def test_shipped_stages_are_not_cut_out():
 
 
 def test_what_goes_one_by_one_is_not_compiled():
-    message = r"compile is true, but Vignette get images of differing sizes .* `pixelwise = True`"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="Vignette cannot be compiled"):
         Pipeline(2.0, [Resize(), Vignette()], compile=True)
     Pipeline(2.0, [Vignette(), Resize()], compile=True)
-    with pytest.raises(ValueError, match=r"Shuffled get images of differing sizes"):
+    with pytest.raises(ValueError, match="Shuffled cannot be compiled"):
         Pipeline(2.0, [Shuffled([Resize(), Vignette()])], compile=True)
 
 

@@ -38,7 +38,6 @@ CODE += ("degradations", "files")
 DELETES = {"rmtree", "removedirs", "unlink", "rmdir", "rename", "renames"}
 OF_OS = {"remove", "replace"}
 # No file of a user can be there.
-EXCEPTIONS = {("benchmarks/speed/metrics.py", "rename")}  # within its own temporary folder
 
 
 def found_in(path: Path) -> Iterator[tuple[str, str, int]]:
@@ -73,9 +72,7 @@ def all_code() -> list[Path]:
 
 def test_no_other_module_deletes_or_replaces_anything() -> None:
     found = [call for path in all_code() for call in found_in(path)]
-    others = [
-        f"{name}:{line}: {what}" for name, what, line in found if (name, what) not in EXCEPTIONS
-    ]
+    others = [f"{name}:{line}: {what}" for name, what, line in found]
     assert not others, "to go through files/owned.py: " + ", ".join(others)
 
 

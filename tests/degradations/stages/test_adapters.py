@@ -14,41 +14,11 @@ from scipy import stats
 
 from degradations.base import Canvas, Degradation
 from degradations.draws import Draws, split_params, to_device
-from degradations.stages.adapters import Albumentations, Kornia, KorniaAugmentation
+from degradations.stages.adapters import Albumentations, KorniaAugmentation
 from degradations.tools.preview import name_of
 from tests.contracts.degradation_contract import global_generators_untouched
 
 CPU = torch.device("cpu")
-BLUR = "kornia.filters.box_blur"
-
-
-# Functions for the tests, which name them by their path.
-def added(x, amount):
-    return x + amount
-
-
-def noisy(x, level=1.0):
-    return x + level * torch.randn_like(x)
-
-
-def halved(x):
-    return x[..., ::2]
-
-
-def as_double(x):
-    return x.double()
-
-
-def as_list(x):
-    return [x]
-
-
-def blown(x):
-    return x / 0
-
-
-def here(function):
-    return f"{__name__}.{function.__name__}"
 
 
 def draw(stage, count=3, seed=0):
@@ -68,159 +38,6 @@ def x():
 
 # Kornia
 
-
-def test_a_function_of_kornia(x):
-    """box_blur is the mean of a window."""
-    stage = Kornia(BLUR, fixed={"kernel_size": 3, "border_type": "constant"})
-    window = torch.nn.functional.avg_pool2d(x, 3, 1, 1)
-    torch.testing.assert_close(run(stage, x), window, rtol=0, atol=1e-6)
-
-
-def test_every_kind_of_argument(x):
-    stage = Kornia(
-        "kornia.filters.motion_blur",
-        uniform={"angle": (0.0, 360.0), "direction": (-1.0, 1.0)},
-        choices={"kernel_size": [3, 5, 7]},
-        fixed={"border_type": "replicate"},
-    )
-    from kornia.filters import motion_blur
-
-    params = draw(stage)
-    own = params["arguments"]
-    expected = [
-        motion_blur(
-            image,
-            [3, 5, 7][own["kernel_size"][n]],
-            own["angle"][n].item(),
-            own["direction"][n].item(),
-            "replicate",
-        )
-        for n, image in enumerate(x.split(1))
-    ]
-    assert torch.equal(stage(x, params), torch.cat(expected))
-
-
-def test_each_image_has_its_own_value(x):
-    stage = Kornia(here(added), uniform={"amount": (2.0, 3.0)})
-    params = draw(stage)
-    offsets = (stage(x, params) - x).mean((1, 2, 3))
-    torch.testing.assert_close(offsets, params["arguments"]["amount"], rtol=1e-5, atol=0)
-    assert len(set(offsets.tolist())) == 3
-
-
-def test_what_is_drawn():
-    stage = Kornia(
-        "kornia.filters.bilateral_blur",
-        uniform={"sigma_color": (0.1, 0.4)},
-        integers={"kernel_size": (3, 6)},
-        choices={"sigma_space": [[1.0, 1.0], [2.0, 2.0]]},
-    )
-    params = stage.draw(Draws(np.arange(4000)), torch.Size((4000, 3, 8, 8)))["arguments"]
-    assert stats.kstest(params["sigma_color"], stats.uniform(0.1, 0.3).cdf).pvalue > 1e-3
-    assert stats.chisquare(np.bincount(params["kernel_size"])[3:]).pvalue > 1e-3
-    assert set(params["kernel_size"]) == {3, 4, 5, 6}
-    assert stats.chisquare(np.bincount(params["sigma_space"])).pvalue > 1e-3
-
-
-def test_another_argument_leaves_the_draws_as_they_were():
-    few = Kornia(
-        "kornia.filters.motion_blur",
-        uniform={"angle": (0, 9)},
-        fixed={"kernel_size": 3, "direction": 0.0},
-    )
-    more = Kornia(
-        "kornia.filters.motion_blur",
-        choices={"kernel_size": [3, 5]},
-        uniform={"direction": (0, 1), "angle": (0, 9)},
-    )
-    assert torch.equal(draw(few)["arguments"]["angle"], draw(more)["arguments"]["angle"])
-
-
-def test_batched_gives_what_single_calls_give(x):
-    made = {
-        batched: Kornia(
-            "kornia.enhance.adjust_gamma", uniform={"gamma": (0.5, 2.0)}, batched=batched
-        )
-        for batched in (False, True)
-    }
-    params = draw(made[True])
-    assert params["arguments"].keys() == draw(made[False])["arguments"].keys()
-    alone, together = (made[batched](x, params) for batched in (False, True))
-    torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
-    canvas = made[True].on_canvas(Canvas.of(x), params)
-    torch.testing.assert_close(canvas.pixels, alone, rtol=0, atol=1e-6)
-
-
-def test_a_function_that_draws_is_refused_or_seeded(x):
-    with pytest.raises(ValueError, match=r"noisy draws from torch.*`random: true`"):
-        run(Kornia(here(noisy)), x)
-    stage = Kornia(here(noisy), random=True)
-    params = draw(stage)
-    with global_generators_untouched():
-        y = stage(x, params)
-    torch.manual_seed(1)
-    for out, image, own in zip(y, x.split(1), split_params(params, 3), strict=True):
-        assert torch.equal(out, stage(image, own)[0])
-    field = y - x
-    assert field.std().item() == pytest.approx(1.0, abs=0.1)
-    assert not torch.equal(field[0], field[1])
-
-
-def test_no_other_device_is_seeded(x, monkeypatch):
-    """torch.manual_seed would seed all devices, but only one is restored."""
-
-    def refuse(seed):
-        raise AssertionError("all devices are seeded")
-
-    monkeypatch.setattr(torch.cuda, "manual_seed_all", refuse)
-    with pytest.raises(AssertionError, match="all devices"):
-        torch.manual_seed(0)
-    run(Kornia(here(noisy), random=True), x)
-
-
-@pytest.mark.parametrize(
-    ("function", "error", "message"),
-    [
-        (halved, ValueError, r"halved returned the shape \(1, 3, 16, 10\) for \(1, 3, 16, 20\)"),
-        (as_double, TypeError, r"as_double returned torch\.float64; expected torch\.float32"),
-        (as_list, TypeError, "as_list returned list"),
-        (blown, ValueError, "blown returned NaN or infinity"),
-    ],
-)
-def test_names_a_function_that_returns_no_image(x, function, error, message):
-    with pytest.raises(error, match=message):
-        run(Kornia(here(function)), x)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"function": "kornia.filter.box_blur"}, r"no module 'kornia\.filter'"),
-        ({"function": "kornya.filters.box_blur"}, "no module 'kornya'"),
-        ({"function": "kornia.filters.box_blurr"}, "has no function 'box_blurr'.*box_blur"),
-        ({"function": "kornia.filters.BoxBlur"}, "has no function 'BoxBlur'"),
-        ({"function": "box_blur"}, "no module 'box_blur'"),
-        ({"function": BLUR}, "missing a required argument: 'kernel_size'"),
-        ({"function": BLUR, "fixed": {"kernel": 3}}, "kernel"),
-        ({"function": BLUR, "uniform": {"kernel_size": (5, 3)}}, "kernel_size is .*reversed"),
-        ({"function": BLUR, "integers": {"kernel_size": (3, 5.5)}}, "kernel_size is .*integers"),
-        ({"function": BLUR, "choices": {"kernel_size": []}}, r"choices\.kernel_size is empty"),
-        (
-            {"function": BLUR, "fixed": {"kernel_size": 3}, "integers": {"kernel_size": (3, 5)}},
-            "kernel_size is given twice",
-        ),
-        (
-            {"function": BLUR, "choices": {"kernel_size": [3]}, "batched": True},
-            "batched excludes choices and random",
-        ),
-    ],
-)
-def test_refuses_a_call(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        Kornia(**arguments)
-
-
-# Augmentations of kornia
 
 AUGMENTATIONS = {
     "RandomMotionBlur": {"kernel_size": (3, 9), "angle": 90.0, "direction": 1.0},
@@ -320,38 +137,19 @@ def test_augmented_images_on_a_canvas_are_cut_out(batched, x):
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    "make",
     [
-        (lambda: kornia.augmentation.RandomHorizontalFlip(), "moves pixels"),
-        (lambda: kornia.augmentation.RandomAffine(10.0), "moves pixels"),
-        (lambda: kornia.augmentation.RandomCrop((8, 8)), "moves pixels"),
-        (lambda: kornia.augmentation.RandomElasticTransform(), "moves pixels"),
-        (lambda: kornia.augmentation.RandomMixUpV2(), "mixes the images of a batch"),
-        (lambda: kornia.augmentation.RandomEqualize3D(), "is not an augmentation of images"),
-        (lambda: torch.nn.Identity(), "is not an augmentation of images"),
-        (
-            lambda: kornia.augmentation.ImageSequential(kornia.augmentation.RandomInvert()),
-            "ImageSequential, which is a container: make a stage of each",
-        ),
+        lambda: kornia.augmentation.RandomHorizontalFlip(),
+        lambda: kornia.augmentation.RandomCrop((8, 8)),
+        lambda: kornia.augmentation.RandomElasticTransform(),
+        lambda: kornia.augmentation.RandomMixUpV2(),
+        lambda: kornia.augmentation.ImageSequential(kornia.augmentation.RandomInvert()),
+        lambda: torch.nn.Identity(),
     ],
 )
-def test_refuses_an_augmentation(make, message):
-    with pytest.raises(TypeError, match=f"{message}.*expected an intensity augmentation"):
+def test_refuses_what_moves_pixels_mixes_images_or_is_no_augmentation(make):
+    with pytest.raises(TypeError, match="neither moves pixels nor mixes images"):
         KorniaAugmentation(make())
-
-
-def test_refuses_an_augmentation_that_shares_its_draws():
-    with pytest.raises(ValueError, match=r"RandomInvert sets same_on_batch.*remove it"):
-        KorniaAugmentation(augmentation("RandomInvert", same_on_batch=True))
-
-
-def test_names_an_augmentation_that_makes_no_image(x):
-    class Blown(kornia.augmentation.IntensityAugmentationBase2D):
-        def apply_transform(self, input, params, flags, transform=None):
-            return input / 0
-
-    with pytest.raises(ValueError, match="Blown returned NaN or infinity"):
-        run(KorniaAugmentation(Blown(p=1.0)), x)
 
 
 # Albumentations
@@ -459,18 +257,6 @@ def test_takes_what_stays_in_place(albumentations, name, x):
     assert run(stage, x).shape == x.shape
 
 
-def test_refuses_functions_that_move_pixels():
-    with pytest.raises(ValueError, match="hflip moves pixels"):
-        Kornia("kornia.geometry.transform.hflip")
-
-
-def test_refuses_what_is_no_transform(albumentations):
-    with pytest.raises(TypeError, match=r"expected a transform of albumentations"):
-        Albumentations(added)
-    with pytest.raises(ValueError, match="dtype is 'float64'"):
-        Albumentations(albumentations.InvertImg(), "float64")
-
-
 # From YAML
 
 
@@ -482,10 +268,6 @@ def test_all_by_class_path_in_a_list_of_stages(albumentations, x):
           init_args:
             scale: 2.0
             stages:
-            - class_path: degradations.Kornia
-              init_args:
-                function: kornia.filters.box_blur
-                integers: {kernel_size: [3, 7]}
             - class_path: degradations.KorniaAugmentation
               init_args:
                 augmentation:
@@ -506,8 +288,7 @@ def test_all_by_class_path_in_a_list_of_stages(albumentations, x):
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Degradation, "degradation")
     degradation = parser.instantiate(parser.parse_object(config)).degradation
-    function, augmentation, transforms, jpeg = degradation.stages.values()
-    assert function.integers == {"kernel_size": (3, 7)}
+    augmentation, transforms, jpeg = degradation.stages.values()
     assert type(augmentation.augmentation) is kornia.augmentation.RandomMotionBlur
     assert augmentation.augmentation.p == 0.7
     assert [type(t).__name__ for t in transforms.transform.transforms] == [

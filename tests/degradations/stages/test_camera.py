@@ -229,22 +229,7 @@ def test_the_edge_of_an_image_on_a_canvas():
 # ------------------------------------------------------------------------------------- bad input
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"iso": (1600, 100)}, "iso is .* reversed"),
-        ({"iso": (0, 100)}, "iso is"),
-        ({"red_gain": (0.5, 2.0)}, "red_gain is"),
-        ({"bits": (12, 20)}, "bits is"),
-        ({"bits": (12.5, 14)}, "bits is .*integers"),
-        ({"exposure": (2.0, 0.1)}, "exposure is"),
-    ],
-)
-def test_refuses(arguments, message):
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize("arguments", [{"iso": (0, 100)}, {"bits": (12, 20)}])
+def test_refuses(arguments):
+    with pytest.raises(ValueError, match=f"{next(iter(arguments))} is"):
         Camera(**arguments)
-
-
-def test_refuses_grey_images():
-    with pytest.raises(ValueError, match="Camera got 1 channels"):
-        Camera()(torch.rand(1, 1, 8, 8), applied(1))

@@ -104,12 +104,6 @@ def test_memory_format_and_dtype_of_x_do_not_matter():
     assert torch.equal(half, field.half())
 
 
-@pytest.mark.parametrize("seeds", [SEEDS[:3], SEEDS[:2].float(), SEEDS[0]])
-def test_refuses_other_seeds(seeds):
-    with pytest.raises(ValueError, match=r"expected torch.int64 of shape \(2,\)"):
-        seeded_randn_like(torch.zeros(2, 3, 4, 4), seeds)
-
-
 @pytest.mark.gpu
 def test_the_gpu_computes_the_hash_of_the_cpu():
     shape = torch.Size((16, 3, 33, 7))
@@ -152,7 +146,7 @@ def test_hashed_fields_on_request():
 
 
 def test_the_table_is_exact_in_mean_and_variance_and_as_long_as_it_says():
-    table = fields._normal_quantiles("cpu").double()
+    table = fields._normal_quantiles(torch.device("cpu")).double()
     assert table.mean().abs() < 1e-7
     assert abs(table.square().mean() - 1) < 1e-7
     assert stats.kstest(table, "norm").statistic < 1e-4

@@ -112,17 +112,3 @@ def test_compiles_as_one_graph():
         backend="eager",
     )
     torch.testing.assert_close(sharpened(x), USM()(x, {}), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"weight": -0.1}, "weight is -0.1"),
-        ({"threshold": -1.0}, "threshold is -1.0"),
-        ({"threshold": float("nan")}, "threshold is nan"),
-        ({"radius": 0}, "radius is 0"),
-    ],
-)
-def test_refuses(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        USM(**arguments)

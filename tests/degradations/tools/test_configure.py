@@ -141,25 +141,25 @@ def test_recipes_in_a_recipe_take_its_scale(file, both):
     [
         (
             {**BICUBIC, "init_args": {"quantise": True}},
-            r"unknown key 'degradation.init_args.quantise': .*no argument.*it takes: quantize",
+            "Bicubic.*'quantise' is not accepted",
         ),
         (
             pipeline({"class_path": NOISE, "init_args": {"sigm": [1, 2]}}),
-            r"unknown key 'degradation.init_args.stages.init_args.sigm': .*it takes: sigma",
+            "\"stages\": .*GaussianNoise.*Option 'sigm' is not accepted",
         ),
         (
             pipeline({"class_path": NOISE, "init_args": {"sigma": [3, 2]}}),
-            r": sigma is \[3.0, 2.0\], which is reversed",
+            r": sigma is \[3.0, 2.0\]; expected",
         ),
         (
             {**BICUBIC, "init_args": {"quantize": "maybe"}},
-            r"degradation.init_args.quantize is maybe; expected bool",
+            '"quantize": Expected .*bool.* maybe',
         ),
         ({"class_path": "degradations.bicubic.Bicubi"}, "has no attribute 'Bicubi'"),
         (pipeline({"class_path": "torch.nn.ReLU"}), "does not correspond to a subclass of Stage"),
-        ({"class_path": "degradations.Pipeline"}, "Pipeline needs stages"),
-        ({"init_args": {"quantize": True}}, "no class_path of a degradation"),
-        ({"degradation": None}, "no class_path of a degradation"),
+        ({"class_path": "degradations.Pipeline"}, "Pipeline.*are required: stages"),
+        ({"init_args": {"quantize": True}}, "Not a valid subclass of Degradation"),
+        ({"degradation": None}, "Expected an instantiatable class"),
         ({"model": {}}, "has 'model' at its top; expected class_path"),
         ({"degradation": "there.yaml"}, "there.yaml is named in a configuration but is not a file"),
         ("", "holds None; expected keys"),
@@ -186,19 +186,10 @@ def test_a_key_twice_in_a_recipe_in_a_recipe(file, both):
     assert "two.yaml" in str(caught.value)
 
 
-def test_an_unknown_key_of_a_recipe_in_a_recipe(file, both):
-    member = {**BICUBIC, "init_args": {"quantise": True}}
-    path = file({"class_path": both, "init_args": {"members": {"one": member}}})
-    with pytest.raises(ValueError, match=r"unknown key .*quantise.*Bicubic has no argument"):
-        degradation_of([path], 2.0)
-
-
 def test_a_missing_file_and_a_missing_scale(file, tmp_path):
     with pytest.raises(ValueError, match=r"nowhere\.yaml cannot be read: No such file"):
         degradation_of([tmp_path / "nowhere.yaml"], 2.0)
     with pytest.raises(ValueError, match=r"own\.yaml has no data\.init_args\.scale"):
         degradation_of([file(BICUBIC)])
-    with pytest.raises(ValueError, match="name a file"):
-        degradation_of([])
     with pytest.raises(ValueError, match=r"scale is -1\.0"):
         degradation_of([file(BICUBIC)], -1.0)

@@ -1,1 +1,0 @@
-"""Hours of training under faults."""
