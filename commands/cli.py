@@ -31,7 +31,6 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from callbacks.evaluation import FiniteOutputs, all_callbacks, is_distributed
 from callbacks.predict.predictions import outputs_in
 from callbacks.predict.writer import Writer
-from callbacks.report.images import SampleGrid
 from callbacks.report.report import Report
 from callbacks.report.scalar_record import with_record
 from callbacks.results.results import Results
@@ -480,10 +479,7 @@ class EnlargerCLI(CommandsCLI):
             log.info("curves and images: tensorboard --logdir %s", self.run.path)
 
     def after_test(self) -> None:
-        """Log where the images are."""
-        for callback in all_callbacks(self.trainer):
-            if isinstance(callback, SampleGrid) and callback.path is not None:
-                log.info("LR, bicubic, ours and HR side by side: %s", callback.path)
+        """Log where the curves are."""
         self.after_fit()
 
     def command_arguments(self, command: str) -> dict[str, Any]:

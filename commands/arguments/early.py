@@ -29,7 +29,7 @@ TOP = (
     *("model", "data", "degradation", "trainer", "run", "tiling", "checkpoint", "writer"),
     *("encode", "export"),
 )
-ON_RUNS = ("report", "plot", "compare", "measure", "export")  # whose first words are paths
+ON_RUNS = ("report", "compare", "measure", "export")  # whose first words are paths
 NUMBERS = {
     "int": "int",
     "float": "float",

@@ -22,7 +22,7 @@ KNOWN: dict[str, Direction] = {
     **dict.fromkeys(
         (
             *("psnr", "lr_psnr", "ssim", "ms_ssim", "self_ssim", "musiq", "maniqa", "clipiqa"),
-            *("topiq_nr", "memorised", "2afc", "bit_accuracy", "accuracy"),
+            *("topiq_nr", "2afc", "bit_accuracy", "accuracy"),
         ),
         "max",
     ),
@@ -30,7 +30,7 @@ KNOWN: dict[str, Direction] = {
         (
             *("lpips", "dists", "niqe", "pi", "fid", "kid", "pfid", "pkid", "fvd", "kvd"),
             *("kid_thumb", "frame_kid_thumb", "swd", "frame_swd", "flicker", "repetition"),
-            *("lattice", "robustness", "loss", "mse", "perceptual", "pixel"),
+            *("robustness", "loss", "mse", "perceptual", "pixel"),
         ),
         "min",
     ),

@@ -103,14 +103,6 @@ def test_other_commands_leave_it_alone(fitted: Fitted, enlarger: Enlarger) -> No
     assert (Path("runs/tiny") / FILE).read_bytes() == before
 
 
-def test_a_run_of_version_0_1_0_that_goes_on(tiny: Path, enlarger: Enlarger) -> None:
-    """Only TensorBoard's files hold its first half."""
-    enlarger(*FIT, "--trainer.logger", "true", "--trainer.max_steps", 7)
-    (Path("runs/tiny") / FILE).unlink()
-    enlarger(*FIT, "--trainer.logger", "true")
-    assert curves().curves["train/loss"].steps == list(range(12))
-
-
 def test_a_record_alone_is_a_run(tmp_path: Path) -> None:
     record = ScalarRecord(tmp_path)
     record.log_metrics({"val/psnr": torch.tensor(3.0), "text": "a", "many": torch.ones(2)}, 4)

@@ -117,7 +117,6 @@ EXPECTED = {
     "seed_everything": 0,
     "lr": 2e-4,
 }
-GRID = ("--trainer.callbacks+", "callbacks.SampleGrid")
 
 
 def library(monkeypatch: pytest.MonkeyPatch, name: str, **contents: Any) -> None:
@@ -153,7 +152,7 @@ def test_wandb_gets_hyperparameters_and_images(
     library(monkeypatch, "wandb.sdk.lib", RunDisabled=type("RunDisabled", (), {}))
     library(monkeypatch, "wandb.wandb_run", Run=type("Run", (), {}))
     monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", True)
-    command = [*FIT, *GRID, "--trainer.logger", REPO / "configs/logger/wandb.yaml"]
+    command = [*FIT, "--trainer.logger", REPO / "configs/logger/wandb.yaml"]
     enlarger(*command, "--trainer.max_steps", 4)
     assert run.values.items() >= (EXPECTED | {"trainer.max_steps": 4}).items()
     shown = {d["trainer/global_step"]: d["samples/val"] for d in run.logged if "samples/val" in d}
@@ -214,7 +213,7 @@ def test_mlflow_gets_hyperparameters_and_images(
     library(monkeypatch, "mlflow.tracking", MlflowClient=MlflowClient)
     library(monkeypatch, "mlflow.entities", Param=SimpleNamespace, Metric=SimpleNamespace)
     monkeypatch.setattr("lightning.pytorch.loggers.mlflow._MLFLOW_AVAILABLE", True)
-    command = [*FIT, *GRID, "--trainer.logger", REPO / "configs/logger/mlflow.yaml"]
+    command = [*FIT, "--trainer.logger", REPO / "configs/logger/mlflow.yaml"]
     command += ["--trainer.logger.run_id", "mine"]  # the same run in each start
     enlarger(*command, "--trainer.max_steps", 4)
     expected = {key: str(value) for key, value in EXPECTED.items()} | {"trainer.max_steps": "4"}

@@ -69,8 +69,9 @@ def test_mean_and_deviation(stochastic: str, enlarger: Enlarger, capsys: Any) ->
     assert psnr["std"] > 0
     assert results()["input"]["std"] == 0
     assert f"{psnr['value']:.4f} ± {psnr['std']:.4f}" in capsys.readouterr().out
-    (row,) = csv.DictReader(Path("runs/noisy/results.csv").read_text().splitlines())
-    assert (row["seeds"], float(row["psnr_std"])) == ("0 1 2", psnr["std"])
+    rows = csv.DictReader(Path("runs/noisy/results.csv").read_text().splitlines())
+    (row,) = (row for row in rows if row["metric"] == "psnr")
+    assert (row["seeds"], float(row["std"])) == ("0 1 2", psnr["std"])
 
 
 def test_progress_says_which_seed(

@@ -35,7 +35,7 @@ def noisy(tiny: Path) -> str:
 
 def predicted(enlarger: Enlarger, config: str, *more: object) -> tuple[Any, int]:
     """Return the image and its number of tiles."""
-    where = ("--data.init_args.predict", "in", "--writer.overwrite", True)
+    where = ("--data.init_args.predict", "in")
     enlarger("predict", "--config", config, *where, *more)
     line = json.loads((OUT / "predictions.jsonl").read_text().splitlines()[-1])
     with Image.open(OUT / "a.png") as image:

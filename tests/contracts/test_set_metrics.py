@@ -8,20 +8,18 @@ import pytest
 import torch
 
 from callbacks.metrics.base import Metric
-from callbacks.metrics.consistency import Memorised, Repetition
+from callbacks.metrics.consistency import Repetition
 from callbacks.metrics.fid import PatchFID, PatchKID
 from callbacks.metrics.sets import SetMetric
 from tests.callbacks.random_inception import inception, inception_file, small_inception
 from tests.contracts import discovery
 from tests.contracts.arguments import build
 from tests.contracts.set_metric_contract import SetMetricContract
-from tests.contracts.test_callbacks import images
 
 __all__ = ["inception", "inception_file", "small_inception"]
 
 # A line for each class of ours that cannot be made without arguments: a function that makes one.
 EXAMPLES: dict[type, object] = {
-    Memorised: lambda: Memorised(images()),
     Repetition: lambda: Repetition(40),  # at which the contract's images do not repeat
     # One crop an image, not three.
     PatchFID: lambda: PatchFID(crops=1),
