@@ -4,7 +4,7 @@
 # make docs   the documentation site in site/, without a broken link
 # make docs-commands   every command of every page, or one page's: make docs-commands PAGES=docs/data.md (for maintainers; long)
 # make test-slow   what takes longer: runs on several processes, and the like
-# make bench-gpu   all that is measured on a GPU; without one, what that would be
+# make bench-gpu BUDGET=480   what is measured on a GPU, as far as so many seconds go; without one, what that would be
 # make test-faults   two nodes that lose power, cables and disks, again and again (half an hour; needs root)
 # make test-minimum   the quick tests with the oldest versions that pyproject.toml allows, in .venv-minimum (needs uv)
 # make test-python VERSION=3.13   the quick tests with that Python, in .venv-3.13 (needs uv)
@@ -14,7 +14,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := app,dev,docs,lmdb,onnx,ray,s3,spandrel,video
+EXTRAS := app,dev,docs,lmdb,onnx,s3,spandrel,video
+BUDGET ?= 480
 DEMO := configs/experiment/quickstart.yaml
 export NO_ALBUMENTATIONS_UPDATE := 1
 # Where it is set, as in many containers, each process of the tests would compile all tests again.
@@ -115,7 +116,7 @@ coverage: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal --cov --cov-report=term-missing:skip-covered
 
 bench-gpu: install
-	$(BIN)/python -m benchmarks.gpu
+	$(BIN)/python -m benchmarks.gpu --budget $(BUDGET)
 
 clean:
 	rm -rf .venv .venv-* build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

@@ -36,16 +36,15 @@ def _working_directory() -> str:
 
 def _check(words: Sequence[str]) -> None:
     # Before the import of Lightning, which reads the launchers' variables as numbers.
-    from commands.arguments.nested import refuse_nested_typos
-    from commands.errors import ConfigurationError, refuse_typos
+    from commands.arguments.early import refuse_typos
+    from commands.errors import ConfigurationError, print_error
     from commands.world import claimed
 
     try:
         refuse_typos(words)
-        refuse_nested_typos(words)
         claimed()
     except ConfigurationError as error:
-        sys.stderr.write(f"error: {error}\n")
+        print_error(error)
         raise SystemExit(2) from None
 
 
@@ -53,8 +52,9 @@ def _run_alone(words: Sequence[str]) -> int | None:
     # The status of a command without Lightning, or of --help; None for all others.
     from importlib import import_module
 
+    from commands.arguments.early import refuse_missing_run
     from commands.arguments.help import answered
-    from commands.errors import ConfigurationError, refuse_missing_run
+    from commands.errors import ConfigurationError, print_error
     from commands.names import TOOLS
 
     try:
@@ -65,7 +65,7 @@ def _run_alone(words: Sequence[str]) -> int | None:
         refuse_missing_run(words)
         status: int = import_module(TOOLS[words[0]]).main(words[1:])
     except ConfigurationError as error:
-        sys.stderr.write(f"error: {error}\n")
+        print_error(error)
         return 2
     except Exception as error:
         from commands.tracebacks import sentence_of, status_of  # loads Lightning
@@ -73,7 +73,7 @@ def _run_alone(words: Sequence[str]) -> int | None:
         sentence = sentence_of(error)
         if sentence is None:
             raise
-        sys.stderr.write(f"error: {sentence}\n")
+        print_error(sentence)
         return status_of(error)
     return status
 

@@ -1,16 +1,14 @@
-"""Run all GPU measurements, one command after another: `make bench-gpu`.
+"""Measure on a GPU within a budget: `make bench-gpu BUDGET=480`.
 
-Without a GPU it prints the commands. Until there are GPU results, `degradation.json` of
-`benchmarks/results` counts the launches of a batch in the code that the compiler makes, and
-`sampling.json` the operations of an image. Environment variables say where things are:
-``ENLARGER_PEERS`` a folder with checkouts of BasicSR and Real-ESRGAN, ``ENLARGER_DATA`` the images,
-``ENLARGER_WEIGHTS`` the weights. A command whose folder or file is missing is skipped with a
-message; one that fails does not stop the others. CPU results are kept: GPU results have files of
-their own, ``*_cuda.json``.
+Rows run in the order of their value, each in a process of its own with a limit of its own, as long
+as the budget lasts; after each one ``runs/cuda/rows.json`` says how it ended, and a table at the
+end says it for all. Rows that ended well at this commit are not repeated. Numbers are in
+``benchmarks/results/*_cuda.json``, beside those of CPUs. Without a GPU the commands are printed.
 
-A command gets ten minutes, or ``--limit``, and is then stopped. ``runs/cuda/done.json`` has those
-that ended well at this commit, which are not repeated. ``--pretend`` runs each command that can be
-small on the device of ``tests/gpu``, to find faults in these scripts where there is no GPU.
+Environment variables say where things are: ``ENLARGER_PEERS`` a folder with checkouts of BasicSR
+and Real-ESRGAN, ``ENLARGER_DATA`` the images, ``ENLARGER_WEIGHTS`` the weights; a row without them
+is skipped. ``ENLARGER_COMMIT`` names the commit of an unpacked checkout. ``--pretend`` runs each
+row that can be small on the device of ``tests/gpu``, to find faults of these scripts without a GPU.
 """
 
 from __future__ import annotations
@@ -25,19 +23,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.miniature.jobs import REPOSITORY
-from benchmarks.report import machine
+from benchmarks.report import REPOSITORY, machine
 from callbacks.files import commit
 
 BSDS, KODAK = "$ENLARGER_DATA/bsds400", "$ENLARGER_DATA/kodak24"
 PEERS = ("$ENLARGER_PEERS/BasicSR", "$ENLARGER_PEERS/Real-ESRGAN")
-_ROOT = "runs/cuda"
-DONE = REPOSITORY / _ROOT / "done.json"
-LIMIT = 600.0  # seconds
+DONE = REPOSITORY / "runs/cuda/rows.json"
+LEAST = 15.0  # seconds without which no row is begun
+PATIENCE = 8.0  # seconds between SIGTERM and SIGKILL
 
 
 def missing(needs: Iterable[str]) -> list[str]:
@@ -45,56 +43,64 @@ def missing(needs: Iterable[str]) -> list[str]:
     return [name for name in needs if not (REPOSITORY / os.path.expandvars(name)).exists()]
 
 
-class Command(NamedTuple):
+class Row(NamedTuple):
     """A measurement.
 
-    what: What it measures.
+    name: Of the row.
     words: Its words after ``python``; ``$NAME`` stands for an environment variable.
+    limit: Seconds after which it is stopped.
     needs: Folders and files without which it is skipped.
     small: Its arguments on the pretended device, after the module's name; None if it cannot be made
-        that small, or needs data.
-    why: The reason for None.
+        that small.
     """
 
-    what: str
+    name: str
     words: str
+    limit: float = 60.0
     needs: tuple[str, ...] = ()
     small: str | None = None
-    why: str = "it needs its data"
 
 
-COMMANDS = (
-    Command(
-        "what can only be tested on a GPU",
-        "-m pytest -q -m gpu",
-        why="tests/test_pretended_gpu.py runs what the pretended device can tell",
-    ),
-    Command(
-        "degradation against Real-ESRGAN's code, launches, torch.compile, CUDA graphs, memory",
-        "-m benchmarks.speed.degradation $ENLARGER_PEERS --device cuda",
+SPEED = "-m benchmarks.speed"
+ROWS = (
+    Row(
+        "degradation",
+        f"{SPEED}.degradation $ENLARGER_PEERS --device cuda --draws 60 --usm-draws 15",
+        130.0,
         PEERS,
         "$ENLARGER_PEERS --device cuda --draws 2 --usm-draws 1",
     ),
-    Command(
-        "sampling against plain loops, torch.compile, CUDA graphs, memory",
-        "-m benchmarks.speed.sampling --device cuda --repeats 50",
+    Row(
+        "training of ResShift",
+        f"{SPEED}.training --only ResShift --device cuda --profile --limit 110",
+        120.0,
+        ("$ENLARGER_WEIGHTS/taef2_encoder.pth",),
+    ),
+    Row(
+        "tests",
+        "-m pytest -q -m gpu -p no:cacheprovider tests/contracts tests/degradations "
+        "tests/lightning_modules tests/callbacks tests/datamodules",
+        90.0,
+    ),
+    Row("InvSR", f"{SPEED}.invsr", 60.0, small="--width 0.01 --side 32 --repeats 1"),
+    Row(
+        "training of the others",
+        f"{SPEED}.training --only CasArbi Real-ESRGAN --device cuda --profile",
+        130.0,
+    ),
+    Row("NSARM", f"{SPEED}.nsarm", 60.0, small="--width 0.0357 --depth 0.05 --repeats 1"),
+    Row(
+        "sampling",
+        f"{SPEED}.sampling --device cuda --repeats 10",
+        60.0,
         small="--device cuda --repeats 1 --side 64",
     ),
-    Command(
-        "reading against the limit and other loaders",
-        f"-m benchmarks.speed.streaming {BSDS} {KODAK} --device cuda",
+    Row(
+        "reading",
+        f"{SPEED}.streaming {BSDS} {KODAK} --device cuda --turns 1",
+        60.0,
         (BSDS, KODAK),
         f"{BSDS} {KODAK} --device cuda --turns 1",
-    ),
-    Command(
-        "InvSR at its full size: time and memory, part by part",
-        "-m benchmarks.speed.invsr",
-        small="--width 0.01 --side 32 --repeats 1",
-    ),
-    Command(
-        "NSARM at its full size: cache, prefill, memory",
-        "-m benchmarks.speed.nsarm",
-        small="--width 0.0357 --depth 0.05 --repeats 1",
     ),
 )
 
@@ -109,89 +115,85 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, or 1 where a command failed.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.gpu", description="Run all GPU measurements."
+        prog="python -m benchmarks.gpu", description="Measure on a GPU within a budget."
     )
-    parser.add_argument("--only", default="", metavar="WORD", help="commands with this word")
+    parser.add_argument("--budget", type=float, default=480.0, help="seconds in all (480)")
+    parser.add_argument("--only", default="", metavar="WORD", help="rows with this word")
     parser.add_argument("--pretend", action="store_true", help="small, on a pretended device")
-    parser.add_argument("--again", action="store_true", help="also finished commands")
-    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds that a command gets")
+    parser.add_argument("--again", action="store_true", help="also rows that are done")
     options = parser.parse_args(arguments)
-    chosen = [command for command in COMMANDS if options.only in command.words]
+    chosen = [row for row in ROWS if options.only in f"{row.name} {row.words}"]
     if options.pretend:
-        return 1 if sum(failed_pretending(command) for command in chosen) else 0
+        return max(map(pretended, chosen))
     if not torch.cuda.is_available():
         sys.stdout.write("There is no GPU here. With one, this would run:\n")
-        for command in chosen:
-            needs = f"; needs {', '.join(command.needs)}" if command.needs else ""
-            sys.stdout.write(f"\n# {command.what}{needs}\npython {command.words}\n")
+        for row in chosen:
+            needs = f"; needs {', '.join(row.needs)}" if row.needs else ""
+            sys.stdout.write(f"\n# {row.name}: {row.limit:g} s{needs}\npython {row.words}\n")
         return 0
-    done = {} if options.again else read_done()
-    return 1 if sum(failed(command, done, options.limit) for command in chosen) else 0
+    ended = measured(chosen, options.budget, {} if options.again else read_done())
+    for name, how in ended.items():
+        sys.stdout.write(f"{name:24}{how}\n")
+    return 0 if all(how.startswith("done") for how in ended.values()) else 1
 
 
 def read_done() -> dict[str, Any]:
-    """Return what ended well at this commit, by its words; see ``failed``."""
+    """Return the rows that ended well at this commit."""
     if not DONE.is_file():
         return {}
-    found = json.loads(DONE.read_text(encoding="utf-8"))
-    return {words: row for words, row in found.items() if row["commit"] == commit()}
+    rows = json.loads(DONE.read_text(encoding="utf-8"))
+    return {name: row for name, row in rows.items() if row["commit"] == commit()}
 
 
-def failed(command: Command, done: dict[str, Any], limit: float = LIMIT) -> bool:
-    """Run a command, unless it is done or something that it needs is missing; say how that went.
-
-    Args:
-        command: What is run.
-        done: Those that are; this one is added, and all are written to ``DONE``.
-        limit: Seconds after which it is stopped, to be continued.
-
-    Returns:
-        Whether it has to be run again.
-    """
-    if _skipped(command.what, command.needs):
-        return False
-    if command.words in done:
-        sys.stdout.write(f"{command.what}: done before, in {done[command.words]['seconds']} s\n")
-        return False
-    begun = time.monotonic()
-    words = [os.path.expandvars(word) for word in shlex.split(command.words)]
-    status = _within(limit, [sys.executable, *words])
-    seconds = round(time.monotonic() - begun)
-    if status is None:
-        sys.stdout.write(f"{command.what}: stopped after {limit:g} s\n")
-        return True
-    sys.stdout.write(f"{command.what}: status {status}, {seconds} s\n")
-    if status == 0:
-        done[command.words] = {"commit": commit(), "seconds": seconds, **machine()}
-        DONE.parent.mkdir(parents=True, exist_ok=True)
-        DONE.write_text(json.dumps(done, indent=2) + "\n", encoding="utf-8")
-    return status != 0
-
-
-def failed_pretending(command: Command) -> bool:
-    """Run a command with small arguments on the pretended device; say how that went.
+def measured(rows: Sequence[Row], budget: float, done: dict[str, Any]) -> dict[str, str]:
+    """Run rows one after another, and say of each how it ended.
 
     Args:
-        command: What is run.
+        rows: In the order of their value.
+        budget: Seconds for all.
+        done: Rows that are not repeated; those that end well are added, and written to ``DONE``.
     """
-    if command.small is None:
-        sys.stdout.write(f"{command.what}: skipped, because {command.why}\n")
-        return False
-    if _skipped(command.what, set(re.findall(r"\$ENLARGER_[\w/.-]+", command.small))):
-        return False
-    module = command.words.removeprefix("-m ").split()[0].removesuffix(".py")
-    words = [os.path.expandvars(word) for word in shlex.split(command.small)]
-    pretended = [sys.executable, "-m", "tests.gpu.pretended", module, *words]
-    status = subprocess.run(pretended, cwd=REPOSITORY, check=False).returncode
-    sys.stdout.write(f"{command.what}: status {status} on the pretended device\n")
-    return status != 0
+    began, ended = time.monotonic(), {}
+    for row in rows:
+        if row.name in done:
+            ended[row.name] = "done before"
+            continue
+        if absent := missing(row.needs):
+            ended[row.name] = f"skipped: there is no {', '.join(absent)}"
+            continue
+        left = budget - (time.monotonic() - began)
+        if left < LEAST:
+            ended[row.name] = "not begun: the budget is spent"
+            continue
+        begun, limit = time.monotonic(), min(row.limit, left)
+        words = [os.path.expandvars(word) for word in shlex.split(row.words)]
+        status = _within(limit, [sys.executable, *words])
+        seconds = round(time.monotonic() - begun)
+        if status == 0:
+            ended[row.name] = f"done in {seconds} s"
+            done[row.name] = {"commit": commit(), "seconds": seconds, **machine()}
+            DONE.parent.mkdir(parents=True, exist_ok=True)
+            DONE.write_text(json.dumps(done, indent=2) + "\n", encoding="utf-8")
+        else:
+            how = f"stopped after {limit:g} s" if status is None else f"status {status}"
+            ended[row.name] = how
+    return ended
 
 
-def _skipped(what: str, needs: Iterable[str]) -> bool:
-    absent = missing(needs)
-    if absent:
-        sys.stdout.write(f"{what}: skipped, because there is no {', '.join(absent)}\n")
-    return bool(absent)
+def pretended(row: Row) -> int:
+    """Run a row with small arguments on the pretended device; return its status."""
+    if row.small is None:
+        sys.stdout.write(f"{row.name}: skipped, it cannot be made that small\n")
+        return 0
+    if absent := missing(set(re.findall(r"\$ENLARGER_[\w/.-]+", row.small))):
+        sys.stdout.write(f"{row.name}: skipped, there is no {', '.join(absent)}\n")
+        return 0
+    module = row.words.removeprefix("-m ").split()[0]
+    words = [os.path.expandvars(word) for word in shlex.split(row.small)]
+    command = [sys.executable, "-m", "tests.gpu.pretended", module, *words]
+    status = subprocess.run(command, cwd=REPOSITORY, check=False).returncode
+    sys.stdout.write(f"{row.name}: status {status} on the pretended device\n")
+    return status
 
 
 def _within(limit: float, words: Sequence[str]) -> int | None:
@@ -201,11 +203,13 @@ def _within(limit: float, words: Sequence[str]) -> int | None:
         return process.wait(limit)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE)
         return None
-    except BaseException:  # Ctrl-C reaches this process alone
-        os.killpg(process.pid, signal.SIGTERM)
-        raise
+    finally:  # also of Ctrl-C, which reaches this process alone
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 if __name__ == "__main__":

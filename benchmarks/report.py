@@ -15,7 +15,8 @@ import torch
 
 from callbacks.files import commit
 
-RESULTS = Path(__file__).parent / "results"
+REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = REPOSITORY / "benchmarks/results"
 
 
 def write_report(

@@ -45,7 +45,6 @@ from commands.arguments.parser import (
     check_own_options,
     parser_settings,
 )
-from commands.arguments.saved_config import as_yaml, differences
 from commands.check import Check, Checked
 from commands.distributed.callbacks import Start, Stops
 from commands.distributed.heartbeat import Ranks
@@ -57,7 +56,7 @@ from commands.distributed.launch import (
 )
 from commands.distributed.preflight import start_facts
 from commands.encode import Encode, EncodeOptions
-from commands.errors import ConfigurationError, RepeatedError, TemporaryError
+from commands.errors import ConfigurationError, RepeatedError, TemporaryError, print_error
 from commands.export.export import ExportOptions, Origin, export, model_alone, of_run
 from commands.lightning_internals import CommandsCLI, load_only_given_checkpoint
 from commands.process import keep_freed_memory, prepare_output, raise_limit
@@ -68,11 +67,12 @@ from commands.run.directory import RunDirectory, RunOptions, experiment_name, ru
 from commands.run.files import fingerprint, why_unseen
 from commands.run.loggers import keep_earlier_metrics, name_loggers
 from commands.run.weights import find_weights, freezes, load_trained, needed_files, weights_are_read
-from commands.tracebacks import explained_precision, sentence_of, status_of
+from commands.tracebacks import sentence_of, status_of
 from commands.world import agree
 from datamodules.base import SRDataModule
 from datamodules.sources.folder import Outputs
 from degradations.base import Degradation
+from files.numbers import NonNegativeInt
 from files.paths import expand_path
 from files.yaml_loader import plain_yaml
 from lightning_modules.base import ImageModel, SuperResolver
@@ -200,10 +200,10 @@ class EnlargerCLI(CommandsCLI):
         super().parse_arguments(parser, args)
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the seed, which must be an integer."""
+        """Add the seed, which must be an integer of at least 0."""
         parser.add_argument(
             "--seed_everything",
-            type=int,
+            type=NonNegativeInt,
             default=0,
             help="Seed of all random numbers: weights, order, crops, degradations, noise.",
         )
@@ -245,9 +245,6 @@ class EnlargerCLI(CommandsCLI):
             self.run.check_place(str(self.subcommand))
         self.fits = self.subcommand in ("fit", *DRY_RUN_COMMANDS)
         self.config_dump = self._dump() if self.fits else None  # as given: without derived paths
-        begins = options.overwrite or not self.run.config_file.exists()
-        if self._keeps_config() and self.world.is_first and begins:
-            self._check_saved()
         name_loggers(config.trainer.logger, options.name)
         if config.ckpt_path is not None:
             config.ckpt_path = expand_path(config.ckpt_path, "ckpt_path")
@@ -287,25 +284,6 @@ class EnlargerCLI(CommandsCLI):
         dumped: dict[str, Any] = plain_yaml(text)
         dumped.pop("config", None)
         return dumped
-
-    def _check_saved(self) -> None:
-        """Warn if the saved configuration would be read differently."""
-        parser = self.command_parsers[str(self.subcommand)]
-        config = self.config[self.subcommand].clone(with_meta=False)
-        config.run.change = config.run.overwrite = False
-        config.pop("config", None)
-        try:
-            again = parser.parse_string(as_yaml(self.config_dump)).clone(with_meta=False)
-            again.pop("config", None)
-            found = list(differences(config, again))
-        except ConfigurationError as error:
-            found = [str(error)]
-        if found:
-            log.warning(
-                "%s cannot reproduce this run: %s. Use values that YAML can hold, such as text, "
-                "numbers and classes by their paths",
-                *(self.run.config_file, "; ".join(found)),
-            )
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Build the trainer with the run directory, logger and our callbacks."""
@@ -464,7 +442,6 @@ class EnlargerCLI(CommandsCLI):
         config = self.config[command]
         with (
             self._together(),
-            explained_precision(self.trainer, self.model),
             arithmetic(config.run, config.trainer, self.trainer, command, self.datamodule),
         ):
             keep_earlier_metrics(self.trainer)
@@ -561,7 +538,7 @@ def run(args: list[str]) -> None:
         if sentence is None:
             traceback.print_exc()
         else:
-            sys.stderr.write(f"error: {sentence}\n")
+            print_error(sentence)
         if is_distributed():
             _end(status_of(error))
         raise SystemExit(status_of(error)) from error

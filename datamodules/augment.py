@@ -26,16 +26,9 @@ class Albumentations(Augmentation):
     Args:
         transforms: Any transforms that keep the size, by class path, for example
             ``albumentations.HueSaturationValue``, or groups such as ``albumentations.OneOf``.
-
-    Raises:
-        ValueError: If ``transforms`` is empty.
     """
 
     def __init__(self, transforms: list[BasicTransform | BaseCompose]) -> None:
-        if not transforms:
-            raise ValueError(
-                "Albumentations.transforms is empty; leave data.init_args.crops.augment out"
-            )
         self.transforms = transforms
         # All transforms share two generators, which are reset to the start of the transform's own
         # stream before it runs (4 us); new ones, as set_random_seed makes them, take 9 us.

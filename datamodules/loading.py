@@ -138,6 +138,12 @@ def position_of(trainer: Any) -> tuple[int, int]:
     return 0 if trainer.overfit_batches else epoch, done
 
 
+def on_cuda(trainer: Any) -> bool:
+    """Return whether batches go to a GPU: Lightning copies asynchronously from pinned memory."""
+    device = getattr(getattr(trainer, "strategy", None), "root_device", None)
+    return device is not None and device.type == "cuda"
+
+
 def _seed(seed: int, keys: Sequence[str], index: int) -> int:
     return seed_of(seed, keys[index])
 

@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, NamedTuple, cast
 
@@ -20,14 +21,61 @@ from datamodules.files.decode import UnreadableImage
 from datamodules.files.exif import lasting_exif, without_hidden_colours
 from datamodules.order.keys import Keys
 from datamodules.order.plan import Item, Plan
+from datamodules.scales import Scales
 from datamodules.source import Augmentation, Pixels, Sample, Source
 from degradations.base import cut_size
 from degradations.draws import GAMMA, MULTIPLIERS, SHIFTS
+from files.numbers import PositiveInt, UnitInterval
 
+log = logging.getLogger(__name__)
+Flips = bool | Literal["horizontal"]
+Small = Literal["error", "pad", "skip"]
+SMALL = "small"  # the reason of an image that is smaller than the crop
+LEAST = 1000  # samples: a share of fewer would be mostly chance
+WARNINGS = 20  # warnings before they become rare
+LISTED = 50  # images in the error
+ATTEMPTS = 300  # replacements tried before the run stops: 9 of 10 images may be too small
 _WORD = (1 << 64) - 1
 
 
-Flips = bool | Literal["horizontal"]
+@dataclass(frozen=True)
+class CropSettings:
+    """How training crops are taken from images.
+
+    Args:
+        per_image: Crops of each training image per epoch.
+        flips: Flip and transpose the crops at random; ``horizontal``: only flip left and right.
+        augment: A further change of the crops, on the CPU.
+        small: What to do with training images smaller than crop_size: ``error``; ``pad``, mirror
+            them at their lower and right border; or ``skip``, take other images instead.
+        scales: Train at arbitrary scales instead of ``scale``, drawn for each batch.
+        unreadable_limit: Stop the run when more than this share of the training samples of a
+            process had an unreadable image (another one replaces it). Below 1,000 samples it is
+            this share of 1,000: at 0.01, the eleventh stops the run; at 0, the first.
+    """
+
+    per_image: PositiveInt = 1
+    flips: Flips = True
+    augment: Augmentation | None = None
+    small: Small = "error"
+    scales: Scales | None = None
+    unreadable_limit: UnitInterval = 0.01
+
+
+def check_crop(crop_size: int, scale: float) -> None:
+    """Check that an integer scale divides the crop size.
+
+    Raises:
+        ValueError: If not; the message has the keys and the nearest valid sizes.
+    """
+    step = int(scale)
+    if scale == step and crop_size % step:
+        below = crop_size // step * step
+        fits = f"{below} or {below + step}" if below else f"{step}"
+        raise ValueError(
+            f"data.init_args.crop_size is {crop_size}, not a multiple of data.init_args.scale "
+            f"{step}; use {fits}"
+        )
 
 
 class SampleDraws:
@@ -107,14 +155,6 @@ def _mix(word: int) -> int:
     word = (word ^ (word >> SHIFTS[0])) * MULTIPLIERS[0] & _WORD
     word = (word ^ (word >> SHIFTS[1])) * MULTIPLIERS[1] & _WORD
     return word ^ (word >> SHIFTS[2])
-
-
-log = logging.getLogger(__name__)
-Small = Literal["error", "pad", "skip"]
-SMALL = "small"  # the reason of an image that is smaller than the crop
-LEAST = 1000  # samples: a share of fewer would be mostly chance
-WARNINGS = 20  # warnings before they become rare
-LISTED = 50  # images in the error
 
 
 class Skipped(NamedTuple):
@@ -202,9 +242,6 @@ class Tally:
 
 def _listed(counts: Counter[str]) -> str:
     return ", ".join(f"{reason} {count}" for reason, count in counts.most_common() if count)
-
-
-ATTEMPTS = 300  # replacements tried before the run stops: 9 of 10 images may be too small
 
 
 class _TooSmallError(ValueError):

@@ -12,6 +12,7 @@ from datamodules.batches import to_floats
 from degradations.base import quantize_8bit
 from degradations.bicubic import resize
 from degradations.draws import Draws, seed_of
+from files.numbers import PositiveFloat, PositiveInt, UnitInterval
 
 GIVEN = {"lr": "LR", "latent": "latent", "clip": "frames"}  # fields with sides of their own
 
@@ -46,33 +47,24 @@ class Scales:
         whole: Resize the whole crop to the HR side by bicubic, as for faces, instead of cutting it.
 
     Raises:
-        ValueError: If a number is out of range.
+        ValueError: If ``lowest`` is below 1 or above ``fixed``.
 
     Source: CasArbi (arXiv 2506.07813), its mixture of a fixed factor and a smaller arbitrary range.
     """
 
-    fixed: float = 2.0
-    probability: float = 0.8
-    lowest: float = 1.0
-    lr_sides: list[int] = field(default_factory=lambda: [48])
-    hr_side: int | None = None
+    fixed: PositiveFloat = 2.0
+    probability: UnitInterval = 0.8
+    lowest: PositiveFloat = 1.0
+    lr_sides: list[PositiveInt] = field(default_factory=lambda: [48])
+    hr_side: PositiveInt | None = None
     whole: bool = False
 
     def __post_init__(self) -> None:
-        where = "data.init_args.crops.scales"
         if not 1 <= self.lowest <= self.fixed < math.inf:  # NaN fails as well
             raise ValueError(
-                f"{where}: lowest is {self.lowest:g} and fixed {self.fixed:g}; expected "
-                "1 <= lowest <= fixed"
+                f"data.init_args.crops.scales: lowest is {self.lowest:g} and fixed "
+                f"{self.fixed:g}; expected 1 <= lowest <= fixed"
             )
-        if not 0 <= self.probability <= 1:
-            raise ValueError(
-                f"{where}.probability is {self.probability:g}; expected a number in [0, 1]"
-            )
-        if not self.lr_sides or min(self.lr_sides) < 1:
-            raise ValueError(f"{where}.lr_sides is {self.lr_sides}; expected sides of at least 1")
-        if self.hr_side is not None and self.hr_side < 2:
-            raise ValueError(f"{where}.hr_side is {self.hr_side}; expected at least 2, or null")
 
     @property
     def largest(self) -> int:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from datamodules.order.keys import Names
 from datamodules.order.shuffle import Mixture
 from degradations.base import Degradation
+from files.numbers import PositiveFloat
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -74,9 +75,13 @@ class Source(ABC):
     """Whether images with the same key in several such sources of an evaluation share their seed,
     so that a method's noise is the same at several scales."""
 
+    evaluation_dataset: Any = None
+    training_dataset: Any = None
+    """Classes of ``samples.py`` for sources that give something else than images."""
+
     def __init__(
         self,
-        scale: float | None = None,
+        scale: PositiveFloat | None = None,
         degradation: Degradation | None = None,
         shares_seeds: bool | None = None,
     ) -> None:

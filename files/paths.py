@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 # Variables of the shipped configurations; part of the message if one is not set.
 VARIABLES = {
     "ENLARGER_DATA": "the folder of image sets (set5, set14, kodak24, ...)",
-    "ENLARGER_CARS": "the folder of images that `python -m benchmarks.miniature cars` writes",
     "ENLARGER_WEIGHTS": "the folder of published weights (imdn-x2.pth, ...)",
 }
 VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)

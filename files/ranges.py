@@ -17,7 +17,7 @@ def register_ranges() -> None:
     for kind in RANGED:
         register_type(
             kind,
-            serializer=_plain,
+            serializer=int if issubclass(kind, int) else float,
             deserializer=functools.partial(in_range, kind),
             type_check=lambda value, kind: False,  # plain numbers are checked again
         )
@@ -37,9 +37,6 @@ def in_range(kind: type, value: Any) -> int | float:
     except (TypeError, ValueError):
         number = math.nan
     if not least <= number <= most or (whole and isinstance(value, float)):
-        raise ValueError(f"Expected {str(kind.__doc__).lower()} Got value: {value}")
+        said = (kind.__doc__ or "").lower()
+        raise ValueError(f"Expected {said} Got value: {value}")
     return number
-
-
-def _plain(value: int | float) -> int | float:
-    return value

@@ -13,8 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.miniature.jobs import REPOSITORY
-from benchmarks.report import placed, without_options, write_report
+from benchmarks.report import REPOSITORY, placed, without_options, write_report
 from callbacks.results.files import load_results
 from files.owned import write_whole
 

@@ -70,7 +70,7 @@ SHOWN: dict[str, tuple[str, ...]] = {
     ),
     "export": (
         *("RUN", "export.out", "export.onnx", "export.diffusers", "export.overwrite"),
-        *("export.community", "export.push", "export.private", "ckpt_path", "debug"),
+        *("export.community", "ckpt_path", "debug"),
     ),
 }
 

@@ -1,8 +1,4 @@
-"""Private names of jsonargparse, in one file, each with the reason why no public name does.
-
-The library has no hook for the value of an argument: it reads each typed value as YAML, opens each
-existing file that a value names, and imports any dotted text, whatever the argument's type.
-"""
+"""Private names of jsonargparse, in one file, each with the reason why no public name does."""
 
 from __future__ import annotations
 
@@ -11,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from jsonargparse import Namespace, _actions, _completions_jsonschema, _typehints
-from jsonargparse.typing import get_registered_type
 from lightning.pytorch.cli import LightningArgumentParser
 
 ActionTypeHint = _typehints.ActionTypeHint
@@ -80,56 +75,3 @@ def expects_mapping(action: Action) -> bool:
     """Return whether an argument is a dictionary."""
     check: Any = ActionTypeHint.is_mapping_typehint
     return bool(check(hint_of(action)))
-
-
-def intercept_typed_values(handle: Callable[..., None]) -> None:
-    """Pass typed values to a function before the library reads them.
-
-    Args:
-        handle: Called with the argument, its parser, the configuration so far, the value, the
-            option, and a function that continues with a value.
-    """
-    original: Any = ActionTypeHint.__call__
-
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if len(args) != 4:  # the library copies an argument so
-            return original(self, *args, **kwargs)
-        parser, config, value, option = args
-
-        def proceed(given: Any) -> None:
-            original(self, parser, config, given, option, **kwargs)
-
-        return handle(self, parser, config, value, option, proceed)
-
-    ActionTypeHint.__call__ = call  # type: ignore[method-assign]
-
-
-def keep_final_text(is_final: Callable[[Action, str], bool]) -> None:
-    """Do not import text for which a function returns True.
-
-    Args:
-        is_final: Called with the argument and its text.
-    """
-    original: Any = ActionTypeHint.instantiate_classes
-
-    def instantiate_classes(self: Any, value: Any) -> Any:
-        final = isinstance(value, str) and is_final(self, value)
-        return value if final else original(self, value)
-
-    ActionTypeHint.instantiate_classes = instantiate_classes  # type: ignore[method-assign]
-
-
-def dump_containers_by_parts() -> None:
-    """Dump the list of an argument that may be a path or a list as a list.
-
-    The library dumps it as the text of a path, which is not read again as a list.
-    """
-    original: Any = _typehints.adapt_typehints
-
-    def adapt_typehints(val: Any, typehint: Any, *args: Any, **kwargs: Any) -> Any:
-        container = isinstance(val, list | dict | tuple | set)
-        if container and kwargs.get("serialize") and get_registered_type(typehint):
-            raise TypeError(f"{val!r} is not a {typehint}")
-        return original(val, typehint, *args, **kwargs)
-
-    _typehints.adapt_typehints = adapt_typehints

@@ -2,51 +2,44 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-import os
-import pathlib
 import re
-import types
-import typing
 from argparse import Action
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
-import yaml
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
-from jsonargparse.typing import Path
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import BackboneFinetuning
 
 from callbacks.evaluation import all_callbacks
 from commands.arguments.jsonargparse_internals import (
+    ActionTypeHint,
     HookedParser,
     arguments_of,
-    expects_class,
-    expects_mapping,
     hint_of,
-    intercept_typed_values,
     is_group,
-    keep_final_text,
 )
-from commands.arguments.layers import ConfigFile, replace_typed
+from commands.arguments.layers import ConfigFile
+from commands.arguments.messages import readable, unknown_key
 from commands.arguments.saved_config import is_mere_default
-from commands.errors import ConfigurationError, readable
+from commands.arguments.values import (
+    Typed,
+    TypedArgument,
+    is_final,
+    is_text,
+    names_in,
+    plain,
+    refuse_file,
+)
+from commands.errors import ConfigurationError
 from commands.names import ABOUT, TOOLS
-from files import paths
 from files.own_modules import import_own
 from files.ranges import register_ranges
-from files.yaml_loader import (
-    NO_CONFIGURATION,
-    is_configuration,
-    open_configurations_alone,
-    strict_loader,
-)
+from files.yaml_loader import open_configurations_alone, strict_loader
 from lightning_modules.adversarial import Adversarial
 from lightning_modules.base import ImageModel
 
-MOST_SEED = 2**32 - 1  # of NumPy
 MOST_LISTED = 12  # classes named in the help of one argument
 
 # Source of each linked key.
@@ -62,187 +55,11 @@ DESCRIPTIONS = {name: about for name, about in ABOUT.items() if name not in TOOL
 def parser_settings() -> dict[str, Any]:
     """Return the arguments of the parser and, by command, of the command parsers."""
     register_ranges()
+    open_configurations_alone()
+    strict_loader()
     description = "Enlarger: train, compare and run image super-resolution methods."
     each = {n: {"description": t, "allow_abbrev": False} for n, t in DESCRIPTIONS.items()}
     return {"description": description, "allow_abbrev": False, **each}
-
-
-def _read_configurations_as_utf8() -> None:
-    # Some editors write other encodings, and the library does not name a file that it cannot read.
-    # It also reads in the machine's own encoding.
-    whole = Path.read_text
-
-    def read_text(self: Path) -> str:
-        try:
-            if os.path.isfile(self.absolute):  # neither a URL nor standard input
-                return paths.read_text(self.absolute)
-            text: str = whole(self)
-        except UnicodeDecodeError as error:
-            raise ConfigurationError(
-                f"{self} is not UTF-8 text: save it in that encoding"
-            ) from error
-        return text
-
-    Path.read_text = read_text  # type: ignore[method-assign]
-
-
-class Typed(str):
-    """Text from the command line that must reach its argument as typed.
-
-    The library reads a ``str`` as YAML before it finds the argument of a nested class, but not a
-    subclass of ``str``.
-    """
-
-    __slots__ = ()
-
-
-def _take_typed_value(
-    action: Action,
-    parser: Any,
-    config: Namespace,
-    value: Any,
-    option: str | None,
-    proceed: Callable[[Any], None],
-) -> None:
-    """Keep text as typed, and let files and containers replace what was set before."""
-    if isinstance(parser, Parser) and isinstance(value, str) and isinstance(option, str):
-        _refuse_other_encoding(option, value)
-        names = _names(action, value)
-        if option in action.option_strings:
-            _refuse_file(action, value)
-            if names is not None or _is_text(action, value):
-                config.update(str(value) if names is None else names, action.dest)
-                return
-        if option.endswith("+") and names is not None:
-            value = names
-        elif _reaches_in(action, option, value):
-            _replace(action, config, value, option)
-            proceed(Typed(value))
-            config.update(_plain(config[action.dest]), action.dest)
-            return
-    _replace(action, config, value, option)
-    proceed(value)
-
-
-def _replace(action: Action, config: Namespace, value: Any, option: str | None) -> None:
-    # The library would merge a file into earlier values: arguments of an experiment's model or
-    # metrics would stay among those of the file that replaces them.
-    is_file = isinstance(value, str) and value.endswith(paths.CONFIGURATIONS)
-    if is_file and option in action.option_strings and action.dest in config:
-        del config[action.dest]
-    elif isinstance(option, str):
-        replace_typed(config, option)
-
-
-def _refuse_other_encoding(option: str, value: str) -> None:
-    try:
-        value.encode()
-    except UnicodeError as error:
-        raise ConfigurationError(
-            f"{option.lstrip('-')} is {os.fsencode(value)!r}, which is not UTF-8, as YAML "
-            "requires: rename it, or name the folder above it or a pattern"
-        ) from error
-
-
-def _refuse_file(action: Action, value: str) -> None:
-    # `a.jpg` would import a module `a` for its class `jpg`.
-    of_class = expects_class(action)
-    other = os.path.isfile(value) and not is_configuration(value)
-    if of_class and other and not _takes_text(hint_of(action)):
-        raise TypeError(f'Parser key "{action.dest}": {value!r} {NO_CONFIGURATION}')
-
-
-def _reaches_in(action: Action, option: str, value: str) -> bool:
-    # Whether a nested argument, or the list that it is added to, decides how the value is read.
-    name = next((o for o in action.option_strings if option.startswith(f"{o}.")), None)
-    if name is None:
-        return option.endswith("+") and _is_text(action, value)
-    if expects_mapping(action):
-        return "." in option[len(name) + 1 :] or _is_no_yaml(value)
-    return True
-
-
-def _names(action: Action, value: str) -> list[str] | None:
-    # The items of a list of text, `[2024, a.png]`, as typed; None for anything else.
-    kinds = typing.get_args(hint_of(action)) or (hint_of(action),)
-    if list[str] not in (hint_of(action), *kinds) or os.path.lexists(value):
-        return None
-    stripped = value.strip()
-    if stripped[:1] + stripped[-1:] != "[]":
-        return None
-    try:
-        names: list[Any] = yaml.load(stripped, yaml.BaseLoader)
-    except (yaml.YAMLError, UnicodeError):
-        return None
-    return names if all(isinstance(name, str) for name in names) else None
-
-
-def _is_text(action: Action, value: str) -> bool:
-    # Whether the value typed for an argument is plain text, and neither YAML nor a class.
-    return _takes_text(hint_of(action)) and _is_no_yaml(value)
-
-
-def _is_final(action: Action, value: str) -> bool:
-    # Whether text of a file, which was read as YAML, must not be read as YAML again ("null" in
-    # quotes would be null), or be tried as the path of a class.
-    if not _takes_text(hint_of(action)) or is_configuration(value):
-        return False
-    means = _meaning(value)
-    if isinstance(means, str):
-        return _is_path(value)
-    return not isinstance(means, bool | int | float)
-
-
-def _is_no_yaml(value: str) -> bool:
-    if is_configuration(value):
-        return False
-    is_path = _is_path(value)
-    means = _meaning(value)
-    if isinstance(means, bool | int | float) or (isinstance(means, str) and not is_path):
-        return False  # the type of the argument decides
-    stripped = value.strip()
-    inline = stripped[:1] + stripped[-1:] in ("[]", "{}") or stripped.startswith("class_path:")
-    return is_path or not (inline or stripped == "null")
-
-
-def _is_path(value: str) -> bool:
-    # Also a missing image: no class has such a name.
-    path = pathlib.PurePath(value)
-    return os.path.lexists(value) or paths.is_image(path) or paths.is_video(path)
-
-
-@functools.lru_cache(1024)  # each value is looked at many times, as its class is parsed again
-def _meaning(value: str) -> Any:
-    try:
-        return yaml.load(str(value), strict_loader())  # libyaml takes no subclass of str
-    except (yaml.YAMLError, UnicodeError):  # UnicodeError: a name that is not UTF-8
-        return None
-
-
-def _takes_text(hint: Any) -> bool:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return any(map(_takes_text, typing.get_args(hint)))
-    return hint is str
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Typed):
-        return str(value)
-    if isinstance(value, list):
-        return [_plain(part) for part in value]
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, Namespace):
-        for key, part in vars(value).items():
-            value[key] = _plain(part)
-    return value
-
-
-intercept_typed_values(_take_typed_value)
-keep_final_text(lambda action, value: _is_final(action, value))
-_read_configurations_as_utf8()
-open_configurations_alone()
-strict_loader()
 
 
 class Parser(HookedParser):
@@ -263,12 +80,15 @@ class Parser(HookedParser):
         """Add an argument; a later configuration file replaces by the rule of ``layers.py``."""
         if kwargs.get("action") is ActionConfigFile:
             kwargs["action"] = ConfigFile
-        return super().add_argument(*args, **kwargs)
+        action = super().add_argument(*args, **kwargs)
+        if type(action) is ActionTypeHint:
+            action.__class__ = TypedArgument
+        return action
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise a readable error; the library may catch those of nested parsers."""
         if not self.exit_on_error:
-            super().error(message, ex)
+            super().error(unknown_key(message, _keys(self)) or message, ex)
         raise ConfigurationError(readable(message, _keys(self), self.typed)) from ex
 
     def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
@@ -277,9 +97,14 @@ class Parser(HookedParser):
         It would also accept anything in the place of a group of keys, and fail when it makes it.
 
         Raises:
+            KeyError: If a key is unknown.
             TypeError: If a value does not fit its type.
         """
-        super().validate(namespace, *args, **kwargs)
+        try:
+            super().validate(namespace, *args, **kwargs)
+        except KeyError as error:
+            sentence = "" if self.exit_on_error else unknown_key(str(error), _keys(self))
+            raise (type(error)(sentence) if sentence else error) from error
         for action in arguments_of(self):
             found = namespace.get(action.dest, "absent")
             if is_group(action) and found != "absent" and not isinstance(found, Namespace):
@@ -298,13 +123,13 @@ class Parser(HookedParser):
         """Check a value; typed text is not read as YAML, and no file but configurations opened."""
         if hint_of(action) is not None and isinstance(value, str):
             typed = isinstance(value, Typed)  # and has reached its argument
-            names = _names(action, value) if typed else None
+            names = names_in(action, value) if typed else None
             if names is not None:
                 checked = check(names)
                 return checked if append else names
-            if (_is_text if typed else _is_final)(action, value):
-                return _plain(check(Typed(value))) if append else str(value)
-            _refuse_file(action, value)
+            if (is_text if typed else is_final)(action, value):
+                return plain(check(Typed(value))) if append else str(value)
+            refuse_file(action, value)
         return check(str(value) if isinstance(value, Typed) else value)
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
@@ -328,7 +153,6 @@ class Parser(HookedParser):
         commands = (config[name] for name in DESCRIPTIONS if name in config)
         for part in (config, *(found for found in commands if isinstance(found, Namespace))):
             self.check_groups(part)
-            _check_seed(part)
             _check_links(part)
 
     def check_groups(self, config: Namespace) -> None:
@@ -354,13 +178,6 @@ class Parser(HookedParser):
 
 def _shorten(match: re.Match[str]) -> str:
     return match[0] if match[1].count(",") < MOST_LISTED else "any subclass by its class path"
-
-
-def _check_seed(config: Namespace) -> None:
-    # The library refuses it, too, but does not name the key.
-    seed = config.get("seed_everything")
-    if isinstance(seed, int) and not 0 <= seed <= MOST_SEED:
-        raise ConfigurationError(f"seed_everything is {seed}; expected 0 to {MOST_SEED}")
 
 
 def _check_links(config: Namespace) -> None:

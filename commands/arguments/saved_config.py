@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from enum import Enum
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import Namespace, set_dumper
+from jsonargparse.typing import get_registered_type, register_type
 
-from commands.arguments.jsonargparse_internals import dump_containers_by_parts
 from files.yaml_loader import strict_loader
 
 PLAIN = (type(None), bool, int, float, str)
 
 # The library writes these as text and reads them again by the type of the argument.
 READ_AGAIN = (os.PathLike, timedelta, Enum)
-PLACEHOLDER = "Unable to serialize instance "  # in files of 0.1.0
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
@@ -40,7 +40,22 @@ def as_yaml(config: Any) -> str:
 
 
 set_dumper("yaml", as_yaml)
-dump_containers_by_parts()
+
+
+def _register(kind: type) -> None:
+    # The library writes any value of an argument that may be a path or a list of them as the text
+    # of a path: a list would not be read again as one.
+    def as_text(value: Any) -> str:
+        if not isinstance(value, kind | str):
+            raise TypeError(f"{value!r} is no {kind.__name__}")
+        return str(value)
+
+    known: Any = get_registered_type(kind)
+    register_type(kind, as_text, known.deserializer, type_check=known.type_check)
+
+
+for _kind in (os.PathLike, Path, timedelta):
+    _register(_kind)
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -105,41 +120,3 @@ def _has_path(value: Any) -> bool:
         )
     except (AttributeError, KeyError):
         return False
-
-
-def without_placeholders(content: Any) -> Any:
-    """Return a configuration without the placeholders of values that 0.1.0 could not write."""
-    if isinstance(content, dict):
-        pairs = ((key, without_placeholders(value)) for key, value in content.items())
-        return {key: value for key, value in pairs if not _is_placeholder(value)}
-    return (
-        [without_placeholders(value) for value in content] if isinstance(content, list) else content
-    )
-
-
-def _is_placeholder(value: Any) -> bool:
-    return isinstance(value, str) and value.startswith(PLACEHOLDER)
-
-
-def differences(one: Any, other: Any, key: str = "") -> Iterator[str]:
-    """Yield a text for each key in which two parsed configurations differ.
-
-    Args:
-        one: The first configuration.
-        other: The second configuration.
-        key: Key of both.
-    """
-    if isinstance(one, Namespace | dict) and isinstance(other, Namespace | dict):
-        first, second = (vars(v) if isinstance(v, Namespace) else v for v in (one, other))
-        for name in {**first, **second}:
-            below = f"{key}.{name}" if key else str(name)
-            yield from differences(first.get(name), second.get(name), below)
-    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        for number, pair in enumerate(zip(one, other, strict=True)):
-            yield from differences(*pair, f"{key}[{number}]")
-    elif not _same(one, other):
-        yield f"{key}: {one!r} is read as {other!r}"
-
-
-def _same(one: Any, other: Any) -> bool:
-    return one is other or (type(one) is type(other) and repr(one) == repr(other))

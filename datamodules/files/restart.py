@@ -69,8 +69,6 @@ def encode_jpeg(
             Fewer blocks make faster crops and larger files.
         subsampling: Chroma subsampling: ``4:2:0``, ``4:2:2`` or ``4:4:4``.
 
-    Raises:
-        ValueError: If ``blocks`` or ``subsampling`` has another value.
     """
     import cv2  # here, as its import is slow; Pillow's encoder fails on some large noise images
 
@@ -79,8 +77,6 @@ def encode_jpeg(
         "4:2:2": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,
         "4:4:4": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
     }
-    if subsampling not in samplings:
-        raise ValueError(f"subsampling is {subsampling!r}; expected one of {', '.join(samplings)}")
     unit = 8 if subsampling == "4:4:4" else 16
     interval = _segment_blocks(-(-rgb.shape[1] // unit), blocks)
     options = {
@@ -123,8 +119,6 @@ def _segment_blocks(columns: int, wanted: int) -> int:
 
     It is at most four times that number: else crops would be no faster than the whole image.
     """
-    if wanted < 1:
-        raise ValueError(f"blocks is {wanted}; expected at least 1, such as 8")
     fit = [count for count in range(1, min(columns, 4 * wanted) + 1) if columns % count == 0]
     return min(fit, key=lambda count: abs(math.log(count / wanted)))
 

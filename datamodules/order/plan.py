@@ -22,6 +22,16 @@ MAX_STREAMS = 64
 AHEAD = 4096  # samples of a process that are computed together
 NEAR = 256  # places on each side that are searched for a replacement
 ATTEMPTS_NEAR, ATTEMPTS_IN_STREAM = 8, 100
+SHOWN = 100  # characters of a value in a message
+NAMES = {
+    "groups": "the number of images in data.init_args.train",
+    "images": "the hash of the names of the images in data.init_args.train",
+    "crops_per_image": "data.init_args.crops.per_image",
+    "mixture": "the weights and samples of data.init_args.train",
+    "shuffle": "data.init_args.train.init_args.shuffle",
+    "seed": "seed_everything",
+    "pool": "degradation.init_args.pool",
+}
 
 
 class Item(NamedTuple):
@@ -93,6 +103,21 @@ class Plan:
     def stream_length(self) -> int:
         """Number of samples of one stream in an epoch."""
         return len(self) * self.batch_size // self.streams
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What fixes the order, in plain types, for a checkpoint."""
+        mixture: list[Any] | None = None
+        if self.mixture is not None:
+            mixture = [*map(list, self.mixture[:2]), self.mixture.samples]
+        return {
+            "groups": list(self.groups),
+            "mixture": mixture,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "streams": self.streams,
+            "crops_per_image": self.repeats,
+        }
 
     def batches(self, epoch: int, start: int, rank: int, world: int) -> Iterator[list[Item]]:
         """Iterate over the micro-batches of one process, from global batch ``start`` on.
@@ -203,6 +228,48 @@ class Plan:
         if self.mixture is None:
             return Shuffle(self.groups, *arguments, keep=keep)
         return Interleave(self.groups, self.mixture, *arguments, keep=keep)
+
+
+def new_plan(source: Any, seed: int, batch_size: int, streams: int, repeats: int) -> Plan:
+    """Return the plan of a prepared source. Other arguments as ``Plan``.
+
+    Raises:
+        ValueError: If its groups do not sum to its number of images, or are too few for one batch.
+    """
+    groups, count = tuple(source.groups), len(source.keys)
+    if sum(groups) != count:
+        raise ValueError(
+            f"{type(source).__name__}.groups sums to {sum(groups)}, but it has {count} keys"
+        )
+    plan = Plan(groups, seed, batch_size, streams, repeats, mixture=source.mixture)
+    if not len(plan):
+        raise ValueError(
+            f"data.init_args.train has {plan.total // repeats} images (crops.per_image "
+            f"{repeats}), fewer than data.init_args.batch_size {batch_size}: raise crops.per_image "
+            "or lower batch_size"
+        )
+    return plan
+
+
+def check_same_order(then: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to resume a run in another order.
+
+    Args:
+        then: ``Plan.state`` and the images of the checkpoint.
+        now: Those of this run.
+
+    Raises:
+        ValueError: If they differ; the message names the key and both values.
+    """
+    for name, value in now.items():
+        before = then.get(name, value)
+        if before != value:
+            raise ValueError(
+                "the checkpoint was made with another order of samples: "
+                f"{NAMES.get(name, f'data.init_args.{name}')} was {before!s:.{SHOWN}}, now it "
+                f"is {value!s:.{SHOWN}}. Restore it, or start from the weights alone: "
+                "--model.init_args.weights CHECKPOINT --run.name NEW"
+            )
 
 
 def check_world(plan: Plan, world: int) -> None:

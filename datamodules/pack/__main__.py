@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.pack import cluster, joining, parts
-from datamodules.pack.options import check, inputs_of, job_of, parse, parse_size, settings_of
-from datamodules.pack.packing import LOST
+from datamodules.pack import joining, parts
+from datamodules.pack.options import check, inputs_of, job_of, parse, parse_size
 from datamodules.pack.places import Entry, TarMember
 from datamodules.pack.report import Report
 from datamodules.shards.writer import find_shards
 from files.paths import expand_path
 
-__all__ = ["LOST", "main", "parse_size"]
+__all__ = ["main", "parse_size"]
 log = logging.getLogger(__name__)
 
 
@@ -35,9 +33,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        if options.finish is not None:
-            out = Path(expand_path(options.finish, "--finish"))
-            return _end(joining.finish(out, options.name), out, options.name)
         return _run(options)
     except (ValueError, OSError) as error:
         log.error("error: %s", error)
@@ -49,27 +44,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     check(options)
-    out, settings = Path(expand_path(options.out, "OUT")), settings_of(options)
+    out = Path(expand_path(options.out, "OUT"))
     if out.exists() and not out.is_dir():
         raise ValueError(f"OUT {str(out)!r} is a file; expected a folder")
     inputs = inputs_of(options)
     _check_apart(inputs.entries, out, options.name)
     job = job_of(options, inputs)
-    part = parts.part_of_task(os.environ) if options.engine == "slurm" else options.part
-    if part is not None:
-        refused = parts.pack_part(part, job, inputs, out, settings)
-        done = "was packed already" if refused is None else f"is packed, {refused} refused"
-        log.info("part %d/%d %s; main.py pack --finish joins all parts", *part, done)
-        return 0
     blocks = parts.Blocks.of(job, out, options.name, options.samples_per_shard)
-    parts.begin(blocks, job, options.overwrite)
-    if parts.is_finished(blocks, job):
-        log.info("everything was packed already")
-    elif options.engine == "ray":
-        cluster.pack_parts(job, inputs, Path(os.path.abspath(out)), settings)
+    if options.finish:
+        joining.check_complete(blocks, job)
+    elif options.part is not None:
+        refused = parts.pack_part(options.part, blocks, job, inputs, options)
+        done = "was packed already" if refused is None else f"is packed, {refused} refused"
+        log.info("part %d/%d %s; --finish instead joins all parts", *options.part, done)
+        return 0
     else:
-        parts.pack_part((1, 1), job, inputs, out, settings)
-    return _end(joining.join(job, inputs, out, settings), out, options.name)
+        parts.begin(blocks, job, options.overwrite)
+        if parts.is_finished(blocks, job):
+            log.info("everything was packed already")
+        else:
+            parts.pack_part((1, 1), blocks, job, inputs, options)
+    return _end(joining.join(blocks, job, inputs), out, options.name)
 
 
 def _end(report: Report, out: Path, name: str) -> int:

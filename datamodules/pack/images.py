@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
 import json
 import re
@@ -246,23 +245,10 @@ class Grid(NamedTuple):
     thresh: float = 0
 
 
-def bounded(
-    size: tuple[int, int], long_side: int | None, short_side: int | None
-) -> tuple[int, int]:
-    """Return the (W, H) of an image that is shrunk to bounds.
-
-    Args:
-        size: (W, H) before.
-        long_side: Largest long side, or None.
-        short_side: Largest short side, or None.
-    """
-    ratios = [1.0]
-    if long_side is not None:
-        ratios.append(long_side / max(size))
-    if short_side is not None:
-        ratios.append(short_side / min(size))
-    width, height = (max(1, round(side * min(ratios))) for side in size)
-    return width, height
+def bounded(size: tuple[int, int], long_side: int | None) -> tuple[int, int]:
+    """Return the (W, H) of an image whose long side is at most ``long_side``, if that is set."""
+    ratio = min(1.0, (long_side or max(size)) / max(size))
+    return max(1, round(size[0] * ratio)), max(1, round(size[1] * ratio))
 
 
 def resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
@@ -337,37 +323,34 @@ class Recipe:
     Args:
         scale: How many times larger than its LR an image is, if there are LR images.
         crop: Side of the squares that images are cut into, or None to leave them whole.
-        step: Pixels from one square to the next.
+        step: Pixels from one square to the next; None for the square's side.
         thresh: Pixels that may remain at the right and the bottom; if more remain, one more square
             lies at the border.
-        long_side: Largest long side; longer images are shrunk.
-        short_side: Largest short side; longer ones are shrunk.
+        max_long_side: Largest long side; longer images are shrunk.
         min_side: Images whose short side is then below this are refused.
         max_pixels: Images with more pixels are refused before decoding.
-        seconds: Inputs whose decoding takes longer are refused.
-        encoding: Encoding of images.
+        decode_timeout: Inputs whose decoding takes longer are refused.
+        encode: Encoding of images.
         restart_markers: Write JPEG with restart markers and their offsets.
         captions: Key of a caption in the JSON, or None to use the text file.
     """
 
     scale: float | None = None
     crop: int | None = None
-    step: int = 0
+    step: int | None = None
     thresh: int = 0
-    long_side: int | None = None
-    short_side: int | None = None
+    max_long_side: int | None = None
     min_side: int = 1
     max_pixels: int = MAX_PIXELS
-    seconds: float = TIME_LIMIT
-    encoding: Encoding = KEEP
+    decode_timeout: float = TIME_LIMIT
+    encode: Encoding = KEEP
     restart_markers: bool = False
     captions: str | None = None
 
     @property
     def writes(self) -> bool:
         """Whether images may be encoded again, instead of kept unchanged."""
-        changes = (self.crop, self.long_side, self.short_side)
-        return self.encoding != KEEP or any(side is not None for side in changes)
+        return self.encode != KEEP or self.crop is not None or self.max_long_side is not None
 
 
 class Outcome(NamedTuple):
@@ -375,16 +358,12 @@ class Outcome(NamedTuple):
 
     Attributes:
         samples: Keys, and members by suffix; none if it was refused.
-        digest: Hash of the bytes of its images, hexadecimal; empty if it was refused.
-        caption: Hash of its caption, hexadecimal; empty without one.
         reason: Why it was refused, in a word or two, or "".
         message: The reason in a sentence.
         notes: Events to count.
     """
 
     samples: list[tuple[str, Members]]
-    digest: str = ""
-    caption: str = ""
     reason: str = ""
     message: str = ""
     notes: tuple[str, ...] = ()
@@ -401,7 +380,7 @@ def process(recipe: Recipe, entry: Entry) -> Outcome:
     notes = [f"members {suffix}: images without a role, kept" for suffix in roles.unused]
     try:
         content = {suffix: place.read() for suffix, place in entry.members.items()}
-        with time_limit(recipe.seconds):
+        with time_limit(recipe.decode_timeout):
             originals = dict(_decoded(entry, content, roles, recipe))
         others = _others(entry, content, roles, recipe, notes)
         samples = list(_samples(entry.key, originals, others, recipe, notes))
@@ -411,22 +390,13 @@ def process(recipe: Recipe, entry: Entry) -> Outcome:
         where = f"{error.filename}: " if error.filename else ""
         message = f"{where}{error.strerror or error}"
         return Outcome([], reason=reason_of(error), message=message)
-    caption = others.get("txt")
-    digest = hashlib.blake2b(caption, digest_size=8).hexdigest() if caption else ""
-    return Outcome(samples, _digest(originals), caption=digest, notes=tuple(notes))
+    return Outcome(samples, notes=tuple(notes))
 
 
 def lost(recipe: Recipe, entry: Entry, reason: str) -> Outcome:
     """Return what becomes of an input that ended its worker; arguments as of ``in_order``."""
-    message = lost_in_decoding(entry.where, reason, recipe.seconds)
+    message = lost_in_decoding(entry.where, reason, recipe.decode_timeout)
     return Outcome([], reason=reason, message=message)
-
-
-def _digest(originals: dict[str, Original]) -> str:
-    whole = hashlib.blake2b(digest_size=16)
-    for role, original in sorted(originals.items()):
-        whole.update(f"{role}{len(original.data)}:".encode() + original.data)
-    return whole.hexdigest()
 
 
 # -------------------------------------------------------------------------------------------- input
@@ -460,11 +430,11 @@ def _image(data: bytes, where: str, recipe: Recipe, role: str) -> DecodedImage:
     if pixels is not None and pixels > recipe.max_pixels:
         raise Refusal(
             "too large",
-            f"{where}: {pixels / 1e6:.0f} megapixels, more than --max-pixels "
-            f"{recipe.max_pixels / 1e6:.0f}M: a decompression bomb, or raise it",
+            f"{where}: {pixels} pixels, more than --max-pixels {recipe.max_pixels}: a "
+            "decompression bomb, or raise it",
         )
     # Our JPEGs have no profile, so their pixels must be sRGB.
-    jpeg = recipe.encoding.kind == "jpeg" and role != "lr."
+    jpeg = recipe.encode.kind == "jpeg" and role != "lr."
     with of_any_size():  # our own limit was just checked, and may be higher
         image = decode(data, where, srgb=jpeg)
         # Other formats keep the profile, unless it is for CMYK or grey: we write RGB.
@@ -525,7 +495,7 @@ def _samples(
 ) -> Iterator[tuple[str, Members]]:
     hr = "hr." if "hr." in originals else ""
     image = originals[hr].image
-    size = bounded(_size(image), recipe.long_side, recipe.short_side)
+    size = bounded(_size(image), recipe.max_long_side)
     if min(size) < recipe.min_side:
         raise Refusal(
             "too small",
@@ -569,7 +539,7 @@ def _squares(
 ) -> Iterator[dict[str, Planes]]:
     unit = _whole_scale(original, recipe) if "lr." in whole else 1
     factors = {role: 1 if role == "lr." else unit for role in whole}
-    grid = Grid(crop // unit, recipe.step // unit, recipe.thresh / unit)
+    grid = Grid(crop // unit, (recipe.step or crop) // unit, recipe.thresh / unit)
     height, width = next(planes for role, planes in whole.items() if role != "lr.")[0].shape[:2]
     # Limited by the LR, too: HR may have some pixels more.
     if min(height, width) < crop or min(min(p[0].shape[:2]) for p in whole.values()) < grid.size:
@@ -600,7 +570,7 @@ def _encoded(
     for role, original in originals.items():
         kept_offsets = companions.pop(f"{role}rst", None)
         planes = None if changed is None else changed[role]
-        how, markers = recipe.encoding, recipe.restart_markers
+        how, markers = recipe.encode, recipe.restart_markers
         if role == "lr.":  # without loss
             how, markers = KEEP if how.kind == "jpeg" else how, False
         made = encode(original, planes, how, markers)

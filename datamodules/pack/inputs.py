@@ -148,6 +148,7 @@ log = logging.getLogger(__name__)
 EXPECTED = ", ".join(sorted(SUFFIXES))
 REMOTE = re.compile(r"(pipe:|[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
 SIZED = re.compile(r"(.+?)\s+\(\d+(?:\s*,\s*\d+){1,2}\)(?:\s+\d+)?")  # BasicSR's meta_info
+PAIR = re.compile(rf"(.+?\.(?:{'|'.join(sorted(SUFFIXES))}))\s*,\s*(.+)", re.IGNORECASE)
 TABLES = (".csv", ".tsv", ".parquet")
 DOWNLOAD = "img2dataset downloads the images of one into shards (docs/shards.md, 'From the web')"
 TEXT = 4096  # bytes of a list that are checked before it is read
@@ -179,7 +180,6 @@ def find_inputs(
     lr: str | None = None,
     lr_suffix: str = "",
     shard_in_key: bool = False,
-    root: str | None = None,
     sidecars: bool = True,
 ) -> Inputs:
     """List what to pack. Only names and sizes are read.
@@ -189,7 +189,6 @@ def find_inputs(
         lr: The LR images of ``source``, in the same forms except tars.
         lr_suffix: Suffix of an LR key after the HR's key.
         shard_in_key: Prefix keys with their tar's name.
-        root: Folder to which the paths in a text file are relative; its own folder by default.
         sidecars: Whether the text and JSON beside an image file belong to it.
 
     Raises:
@@ -203,10 +202,10 @@ def find_inputs(
             raise ValueError(f"{one} is a table: {DOWNLOAD}")
     refused: list[Refused] = []
     if lr is None:
-        entries = _entries_of(Source(source, root), refused, shard_in_key)
+        entries = _entries_of(source, refused, shard_in_key)
     else:
-        large = _images_of(Source(source, root), "SOURCE", refused)
-        small = _images_of(Source(lr, root), "--lr", refused)
+        large = _images_of(source, "SOURCE", refused)
+        small = _images_of(lr, "--lr", refused)
         # A refused image leaves its partner without one, which is not another error.
         gone = {entry.key for entry in refused}
         partners = gone | {key + lr_suffix for key in gone}
@@ -231,23 +230,16 @@ def _with_texts(entries: list[Entry]) -> Iterator[Entry]:
 Member = tuple[str, Place]  # extension, or "" if only its bytes show it; place
 
 
-class Source(NamedTuple):
-    """The values of SOURCE or --lr, and of --root."""
-
-    given: str
-    root: str | None
-
-
 Listed = tuple[str, Path, Path | None]  # key, HR, LR
 
 
-def _entries_of(source: Source, refused: list[Refused], shard_in_key: bool) -> list[Entry]:
-    if is_tars(source.given):
-        return list(_from_tars(source.given, shard_in_key))
-    path = Path(expand_path(source.given, "SOURCE"))
+def _entries_of(source: str, refused: list[Refused], shard_in_key: bool) -> list[Entry]:
+    if is_tars(source):
+        return list(_from_tars(source, shard_in_key))
+    path = Path(expand_path(source, "SOURCE"))
     if _is_list(path):
         entries = []
-        for key, hr, lr in _from_list(path, source, "SOURCE", refused):
+        for key, hr, lr in _from_list(path, "SOURCE", refused):
             extension, place = _member(hr)
             if lr is None:
                 entries.append(Entry(key, {extension: place}))
@@ -268,8 +260,7 @@ def _is_list(path: Path) -> bool:
     return path.is_file() and not is_image(path) and not is_lmdb(path)
 
 
-def _images_of(wanted: Source, what: str, refused: list[Refused]) -> dict[str, Member]:
-    source = wanted.given
+def _images_of(source: str, what: str, refused: list[Refused]) -> dict[str, Member]:
     path = Path(expand_path(source, what))
     if is_tars(source):
         raise ValueError(
@@ -290,7 +281,7 @@ def _images_of(wanted: Source, what: str, refused: list[Refused]) -> dict[str, M
         )
     if is_image(path):
         raise ValueError(f"{what} {source!r} is a single image; expected its folder or a list")
-    listed = _from_list(path, wanted, what, refused)
+    listed = _from_list(path, what, refused)
     if any(lr is not None for _, _, lr in listed):
         raise ValueError(f"{what} {source!r} lists HR and LR: give it as SOURCE, without --lr")
     return {key: _member(hr) for key, hr, _ in listed}
@@ -319,13 +310,13 @@ class Line(NamedTuple):
     lr: Path | None
 
 
-def _from_list(path: Path, source: Source, what: str, refused: list[Refused]) -> list[Listed]:
+def _from_list(path: Path, what: str, refused: list[Refused]) -> list[Listed]:
     """Return the images that a text file names, in its order.
 
     A line is a path, a path and its size as in BasicSR (``a.png (480,480,3)``), or HR and LR as in
     Real-ESRGAN (``gt/a.png, lq/a.png``); all lines are of one kind.
     """
-    folder = path.parent if source.root is None else Path(expand_path(source.root, "--root"))
+    folder = path.parent
     texts = list(_lines(path, what, folder))
     if not texts:
         raise ValueError(f"{what} {str(path)!r} is an empty list; expected one path per line")
@@ -355,12 +346,11 @@ def _from_list(path: Path, source: Source, what: str, refused: list[Refused]) ->
 
 
 def _line(text: str, folder: Path, where: str) -> Line | Refused:
-    sized = SIZED.fullmatch(text)
-    parts = _pairs_in(text, folder) if sized is None else [(sized[1],)]
-    if len(parts) > 1:
-        message = f"{where}: {text!r} can be read as several pairs: rename the images"
-        return Refused(text, where, "ambiguous line", message)
-    paths = [_path_in(folder, part) for part in parts[0]]
+    sized, pair = SIZED.fullmatch(text), PAIR.fullmatch(text)
+    parts = [sized[1]] if sized else [text]
+    if pair and not sized and not _path_in(folder, text).is_file():
+        parts = [pair[1], pair[2]]
+    paths = [_path_in(folder, part) for part in parts]
     for path in paths:
         if not is_image(path):
             message = (
@@ -369,17 +359,6 @@ def _line(text: str, folder: Path, where: str) -> Line | Refused:
             )
             return Refused(str(path), where, "unsupported", message)
     return Line(where, paths[0], paths[1] if len(paths) > 1 else None)
-
-
-def _pairs_in(text: str, folder: Path) -> list[tuple[str, ...]]:
-    """Return the ways to read a line as two images; the line itself if it is one image."""
-    commas = [at for at, character in enumerate(text) if character == ","]
-    pairs = [(text[:at].strip(), text[at + 1 :].strip()) for at in commas]
-    pairs = [pair for pair in pairs if all(is_image(Path(part)) for part in pair)]
-    if not pairs or _path_in(folder, text).is_file():
-        return [(text,)]
-    there = [pair for pair in pairs if all(_path_in(folder, part).is_file() for part in pair)]
-    return list(there if len(pairs) > 1 and len(there) == 1 else pairs)
 
 
 def _path_in(folder: Path, name: str) -> Path:

@@ -1,8 +1,8 @@
 """The packer's journal.
 
 The first line has the inputs and options. Each finished shard adds a line, written when the shard
-has its final name: the inputs in it, by their hashes, and the inputs that were refused or left out
-since the previous shard. The last line marks the end.
+has its final name, with the inputs that were refused since the previous shard. The last line marks
+the end.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,7 @@ from datamodules.shards.writer import ShardWriter, find_shards
 from files.owned import remove_file
 
 log = logging.getLogger(__name__)
-VERSION = 2
+VERSION = 3
 BEGINNING = b'{"journal":'  # of the first line
 
 
@@ -36,10 +37,9 @@ class Stage:
         size: Size of the shard in bytes.
         samples: Number of samples in it.
         checksum: xxh3_128 of the shard, hexadecimal.
-        kept: Number and hash of each input that begins in it.
+        inputs: Number of inputs that begin in it.
         refused: Number, reason and message of each refused input.
-        duplicates: Number of each duplicate, number of the input it equals, and its hash.
-        notes: Numbers of the inputs with each event.
+        notes: Number of inputs with each event.
     """
 
     next: tuple[int, int] = (0, 0)
@@ -47,14 +47,13 @@ class Stage:
     size: int = 0
     samples: int = 0
     checksum: str = ""
-    kept: list[tuple[int, str]] = field(default_factory=list)
+    inputs: int = 0
     refused: list[tuple[int, str, str]] = field(default_factory=list)
-    duplicates: list[tuple[int, int, str]] = field(default_factory=list)
-    notes: dict[str, list[int]] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)
 
-    def note(self, what: str, number: int) -> None:
-        """Note an event of an input."""
-        self.notes.setdefault(what, []).append(number)
+    def note(self, events: Iterable[str]) -> None:
+        """Count the events of an input."""
+        self.notes = dict(Counter(self.notes) + Counter(events))
 
     def finished(self, writer: ShardWriter, next_: tuple[int, int]) -> Stage:
         """Complete the writer's shard, and this stage with it.

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import re
-import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
 
 from datamodules.files.pairs import with_scale
 from datamodules.files.paths import parse_bytes
@@ -18,8 +17,6 @@ from datamodules.parts import parse_natural, parse_part, parse_positive
 from datamodules.workers import TIME_LIMIT, usable_cores
 from files.paths import expand_path
 
-ENGINES = ("local", "slurm", "ray")
-DECIMAL = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 DESCRIPTION = """\
 Pack images into WebDataset shards (tars), each with its index. Every image is decoded once, and
 broken ones are refused and listed. By default the files are kept unchanged, in the order of their
@@ -36,7 +33,7 @@ examples:
 
   on many machines, one part of a hundred each, and then one index over all of them:
     python main.py pack my/photos my/shards --part 7/100
-    python main.py pack --finish my/shards
+    python main.py pack my/photos my/shards --finish
 
 A command that was killed, or stopped at a full disk, continues when it is run again. The same input
 and options give the same bytes, for any number of workers, parts and interruptions.
@@ -60,25 +57,6 @@ def parse_size(text: str) -> int:
     return size
 
 
-def _pixels(text: str) -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)", text.strip(), re.IGNORECASE)
-    if match is None or float(match[1]) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels; expected e.g. 200M")
-    return int(float(match[1]) * DECIMAL[match[2].upper()])
-
-
-def _scale(text: str) -> float:
-    try:
-        scale = float(text)
-    except ValueError:
-        scale = 0.0
-    if not 1 <= scale < float("inf"):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a scale; expected a number of at least 1"
-        )
-    return scale
-
-
 def _name(text: str) -> str:
     if not re.fullmatch(r"\w[\w.-]*", text, re.ASCII):
         raise argparse.ArgumentTypeError(
@@ -93,40 +71,20 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     Args:
         arguments: Command-line arguments; by default those of this process.
     """
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    if any(word.partition("=")[0] == "--finish" for word in words):
-        return _finish_parser().parse_args(words)
     made = _parser()
-    options, more = made.parse_known_args(words)
-    if more and not any(one.startswith("-") for one in more):
-        made.error(
-            f"{len(more) + 2} paths where SOURCE and OUT were expected: quote a pattern, so that "
-            "the shell does not expand it, as in 'photos/*.jpg'"
-        )
+    options, more = made.parse_known_args(arguments)
     if more:
-        known = [option for action in made._actions for option in action.option_strings]
-        near = difflib.get_close_matches(more[0].partition("=")[0], known, n=1)
-        meant = f"; did you mean {near[0]}?" if near else ""
-        made.error(f"unknown arguments: {' '.join(more)}{meant}")
+        made.error(
+            f"unknown arguments: {' '.join(more)} (quote a pattern of images, as 'photos/*.jpg', "
+            "so that the shell does not expand it)"
+        )
     return options
-
-
-def _finish_parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="main.py pack",
-        usage="%(prog)s --finish OUT [--name NAME]",
-        description="Join the parts that --part I/N has made. All other options are theirs.",
-        allow_abbrev=False,
-    )
-    made.add_argument("--finish", metavar="OUT", required=True, help="the folder of the parts")
-    made.add_argument("--name", type=_name, default="shard", help="the --name of the parts")
-    return made
 
 
 def _parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="main.py pack",
-        usage="%(prog)s SOURCE OUT [options]\n       %(prog)s --finish OUT [--name NAME]",
+        usage="%(prog)s SOURCE OUT [options]",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -153,7 +111,7 @@ def _add_inputs(group: Any) -> None:
     )
     group.add_argument(
         "--scale",
-        type=_scale,
+        type=float,
         metavar="N",
         help="how many times larger than their LR images are; pairs of other sizes are refused",
     )
@@ -173,26 +131,16 @@ def _add_inputs(group: Any) -> None:
         "--no-sidecars", action="store_true", help="ignore text and JSON beside images"
     )
     group.add_argument(
-        "--keep-duplicates",
-        action="store_true",
-        help="keep images whose file equals an earlier one; by default they are left out",
-    )
-    group.add_argument(
-        "--root",
-        metavar="FOLDER",
-        help="folder to which the paths in a text file are relative (default: the file's own)",
-    )
-    group.add_argument(
         "--shard-in-key",
         action="store_true",
         help="prefix keys with their tar's name, for tars that all count from 0",
     )
     group.add_argument(
         "--max-pixels",
-        type=_pixels,
+        type=parse_positive,
         default=MAX_PIXELS,
         metavar="N",
-        help="refuse images with more pixels, e.g. 400M, before decoding (default: 179M)",
+        help="refuse images with more pixels before decoding (default: %(default)s)",
     )
     group.add_argument(
         "--decode-timeout",
@@ -209,9 +157,6 @@ def _add_images(group: Any) -> None:
         type=parse_positive,
         metavar="N",
         help="shrink images with a longer long side, by Lanczos",
-    )
-    group.add_argument(
-        "--max-short-side", type=parse_positive, metavar="N", help="the same for the short side"
     )
     group.add_argument(
         "--min-side",
@@ -300,15 +245,8 @@ def _add_parts(group: Any) -> None:
         "needed. OUT must be a folder that all machines share",
     )
     group.add_argument(
-        "--engine",
-        choices=ENGINES,
-        default="local",
-        help="local: this process and its workers (default); slurm: the part of this SLURM task, "
-        "of an array, of srun or of both; ray: tasks on the cluster of RAY_ADDRESS, or on as many "
-        "cores of this machine as --workers (extra ray)",
+        "--finish", action="store_true", help="join the parts into the shards of OUT"
     )
-    # Parsed by another parser; here for --help.
-    group.add_argument("--finish", metavar="OUT", help="join the parts into the shards of OUT")
 
 
 def check(options: argparse.Namespace) -> None:
@@ -317,20 +255,20 @@ def check(options: argparse.Namespace) -> None:
     Raises:
         ValueError: If they contradict each other.
     """
-    if options.part is not None and options.engine != "local":
-        raise ValueError(f"--engine {options.engine} chooses the part itself: drop --part")
-    if options.overwrite and (options.part is not None or options.engine != "local"):
+    if options.finish and options.part is not None:
+        raise ValueError("--finish joins all parts: drop --part")
+    if options.overwrite and (options.finish or options.part is not None):
         raise ValueError(
             "--overwrite with parts would remove what other parts have made: give another OUT or "
             "--name, or remove the earlier output yourself"
         )
     if options.lr is not None and options.scale is None:
         raise ValueError("--lr needs --scale, to check the sizes of the pairs")
-    shrunk = options.max_long_side is not None or options.max_short_side is not None
+    if options.scale is not None and not 1 <= options.scale < float("inf"):
+        raise ValueError(f"--scale is {options.scale:g}; expected a number of at least 1")
+    shrunk = options.max_long_side is not None
     if options.lr is not None and shrunk:
-        raise ValueError(
-            "--max-long-side and --max-short-side would misalign HR and --lr: drop them"
-        )
+        raise ValueError("--max-long-side would misalign HR and --lr: drop it")
     if options.crop is None and (options.step is not None or options.thresh):
         raise ValueError("--step and --thresh apply to --crop, which is not given")
     if options.crop is not None and options.scale is not None:
@@ -340,7 +278,7 @@ def check(options: argparse.Namespace) -> None:
         raise ValueError(f"--restart-markers requires JPEG, but --encode is {kind}: drop one")
     if options.restart_markers and kind == "keep" and (shrunk or options.crop is not None):
         raise ValueError(
-            "--restart-markers with --crop or a bounded side writes new JPEGs: set their quality, "
+            "--restart-markers with --crop or --max-long-side writes new JPEGs: set their quality, "
             "--encode jpeg:97"
         )
     if options.captions is not None and options.no_sidecars and not is_tars(options.source):
@@ -361,57 +299,12 @@ def _check_grid(options: argparse.Namespace) -> None:
 
 def recipe_of(options: argparse.Namespace) -> Recipe:
     """Return the processing of an image."""
-    return Recipe(
-        scale=options.scale,
-        crop=options.crop,
-        step=options.step or options.crop or 0,
-        thresh=options.thresh,
-        long_side=options.max_long_side,
-        short_side=options.max_short_side,
-        min_side=options.min_side,
-        max_pixels=options.max_pixels,
-        seconds=options.decode_timeout,
-        encoding=options.encode,
-        restart_markers=options.restart_markers,
-        captions=options.captions,
-    )
+    return Recipe(**{field.name: getattr(options, field.name) for field in fields(Recipe)})
 
 
 def suffix_of(options: argparse.Namespace) -> str:
     """Return the suffix of an LR name after the HR's."""
     return with_scale(options.lr_suffix, options.scale) if options.lr_suffix else ""
-
-
-class Settings(NamedTuple):
-    """How inputs become shards.
-
-    Attributes:
-        recipe: Processing of an image.
-        name: Prefix of the shards' names.
-        samples: Maximum number of samples in a shard, and number of inputs of a block.
-        size: Maximum bytes of a shard, or None.
-        keep_duplicates: Whether equal images are kept.
-        workers: Number of processes.
-    """
-
-    recipe: Recipe
-    name: str
-    samples: int
-    size: int | None
-    keep_duplicates: bool
-    workers: int
-
-
-def settings_of(options: argparse.Namespace) -> Settings:
-    """Return the settings of a command line."""
-    return Settings(
-        recipe_of(options),
-        options.name,
-        options.samples_per_shard,
-        options.shard_size,
-        options.keep_duplicates,
-        options.workers,
-    )
 
 
 def inputs_of(options: argparse.Namespace) -> Inputs:
@@ -420,10 +313,8 @@ def inputs_of(options: argparse.Namespace) -> Inputs:
     Raises:
         ValueError: As ``find_inputs``.
     """
-    root = None if options.root is None else _absolute(options.root, "--root")
     return find_inputs(
-        *(*_sources(options), suffix_of(options), options.shard_in_key, root),
-        not options.no_sidecars,
+        *(*_sources(options), suffix_of(options), options.shard_in_key), not options.no_sidecars
     )
 
 
@@ -439,7 +330,7 @@ def _absolute(path: str, name: str) -> str:
 
 # On these the shards do not depend, or `described` names them otherwise.
 ELSEWHERE = (
-    *("engine", "finish", "overwrite", "part", "workers", "out", "source", "lr"),
+    *("finish", "overwrite", "part", "workers", "out", "source", "lr"),
     "decode_timeout",
 )
 
@@ -447,12 +338,8 @@ ELSEWHERE = (
 def described(options: argparse.Namespace) -> dict[str, Any]:
     """Return the options that the shards depend on, by their command-line names."""
     names = {name: value for name, value in vars(options).items() if name not in ELSEWHERE}
-    if options.root is None:  # as in journals from before this option
-        del names["root"]
     names["encode"] = str(names["encode"])
     source, lr = _sources(options)
-    if options.root is not None:
-        names["root"] = _absolute(options.root, "--root")
     named = {f"--{name.replace('_', '-')}": value for name, value in sorted(names.items())}
     return {"SOURCE": source, "--lr": lr, **named}
 
@@ -463,21 +350,3 @@ def job_of(options: argparse.Namespace, inputs: Inputs) -> dict[str, Any]:
         "options": described(options),
         "inputs": {"count": len(inputs.entries), "digest": inputs.digest()},
     }
-
-
-def arguments_of(described: Mapping[str, Any], out: str) -> list[str]:
-    """Return a command line with given options, without those that have their default.
-
-    Args:
-        described: The result of ``described``.
-        out: The folder of the shards.
-    """
-    words = [described["SOURCE"], out]
-    usual = {f"--{name.replace('_', '-')}": value for name, value in vars(parse(words)).items()}
-    for name, value in described.items():
-        if name == "SOURCE" or value is None or value is False or value == usual.get(name):
-            continue
-        if name == "--encode" and value == str(KEEP):
-            continue
-        words += [name] if value is True else [f"{name}={value}"]
-    return words

@@ -1,4 +1,4 @@
-"""Put processed inputs into the shards of a **block**, which is ``Settings.samples`` inputs.
+"""Put processed inputs into the shards of a **block**, which is ``--samples-per-shard`` inputs.
 
 Shards depend on the list of inputs alone: with every block, a new shard begins. So blocks can be
 packed in any order and on any machine, and the inputs that are refused or left out in one do not
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from argparse import Namespace
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -20,7 +21,7 @@ from tqdm import tqdm
 
 from datamodules.pack.images import Outcome, lost, process
 from datamodules.pack.journal import Journal, Stage
-from datamodules.pack.options import Settings
+from datamodules.pack.options import recipe_of
 from datamodules.pack.places import Entry
 from datamodules.shards.writer import ShardWriter
 from datamodules.workers import in_order
@@ -28,12 +29,7 @@ from datamodules.workers import in_order
 Item = TypeVar("Item")
 log = logging.getLogger(__name__)
 SILENCE = 60  # seconds between log lines if there is no progress bar
-LOST = "other captions of images that were left out as equal (--keep-duplicates keeps them)"
-
-
-def hash_of(outcome: Outcome) -> str:
-    """Return the hash of an input as it is in the journal: of its images, and of its caption."""
-    return f"{outcome.digest}:{outcome.caption}" if outcome.caption else outcome.digest
+NO_CAPTION = "images without a caption"
 
 
 def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -51,23 +47,24 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def processed(
-    entries: Sequence[Entry], spans: Sequence[range], settings: Settings
+    entries: Sequence[Entry], spans: Sequence[range], options: Namespace
 ) -> Generator[Outcome, None, None]:
     """Yield what becomes of inputs.
 
     Args:
         entries: All inputs.
         spans: Those to process.
-        settings: Settings of the command.
+        options: Options of the command.
 
     Raises:
         ValueError: If a worker died.
     """
+    recipe = recipe_of(options)
     return in_order(
-        partial(process, settings.recipe),
+        partial(process, recipe),
         map(entries.__getitem__, chain.from_iterable(spans)),
-        settings.workers,
-        partial(lost, settings.recipe),
+        options.workers,
+        partial(lost, recipe),
         count=sum(map(len, spans)),
     )
 
@@ -132,14 +129,10 @@ class Packing:
         journal: The journal of the block, which was begun.
         writer: Writes its shards.
         stop: Number of the input after its last one.
-        first: The first input with each hash of images, as far as it is known. Later ones are left
-            out; None keeps them.
     """
 
-    def __init__(
-        self, journal: Journal, writer: ShardWriter, stop: int, first: dict[str, int] | None
-    ) -> None:
-        self.journal, self.writer, self.stop, self.first = journal, writer, stop, first
+    def __init__(self, journal: Journal, writer: ShardWriter, stop: int) -> None:
+        self.journal, self.writer, self.stop = journal, writer, stop
         self.stage = Stage()
 
     def take(self, number: int, outcome: Outcome) -> None:
@@ -147,18 +140,12 @@ class Packing:
         if outcome.reason:
             self.stage.refused.append((number, outcome.reason, outcome.message))
             return
-        if self.first is not None:
-            first = self.first.setdefault(outcome.digest, number)
-            if first != number:
-                self.stage.duplicates.append((number, first, hash_of(outcome)))
-                return
         for part, (key, members) in enumerate(outcome.samples):
             if not self.writer.has_room(members):
                 self._finish((number, part))
             if part == 0:  # in the stage of its first shard
-                self.stage.kept.append((number, hash_of(outcome)))
-                for what in outcome.notes:
-                    self.stage.note(what, number)
+                self.stage.inputs += 1
+                self.stage.note([*outcome.notes, *([] if members.get("txt") else [NO_CAPTION])])
             self.writer.add(key, members)
 
     def end(self) -> None:

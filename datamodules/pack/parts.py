@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import re
+from argparse import Namespace
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,6 @@ from typing import Any
 from datamodules.pack.images import Outcome
 from datamodules.pack.inputs import Inputs
 from datamodules.pack.journal import Journal, Stage, is_done, own_shards, read_journal
-from datamodules.pack.options import Settings
 from datamodules.pack.packing import Packing, Progress, differences, processed, writing
 from datamodules.pack.report import Files
 from datamodules.parts import blocks_of, digest_of, read_about, write_about
@@ -27,7 +27,6 @@ from datamodules.shards.writer import ShardWriter, find_shards
 from files.owned import UNFINISHED, remove_file, remove_folder
 
 log = logging.getLogger(__name__)
-AGAIN = "-again"
 
 
 @dataclass(frozen=True)
@@ -84,10 +83,6 @@ class Blocks:
         """Return the prefix of a block's shards."""
         return f"{self.name}-{block:06d}"
 
-    def again_name(self, block: int) -> str:
-        """Return the prefix of its shards without what equals an image of an earlier block."""
-        return self.shards_name(block) + AGAIN
-
     def journal(self, block: int) -> Path:
         """Return the path of a block's journal."""
         return self.folder / f"{self.shards_name(block)}.journal.jsonl"
@@ -136,15 +131,13 @@ class Blocks:
 
     def clear(self, block: int) -> None:
         """Remove the shards of a block."""
-        for name in (self.shards_name(block), self.again_name(block)):
-            for path in find_shards(self.folder, name, parts=True):
-                remove_file(path)
-        remove_file(self.folder / f"{self.again_name(block)}.journal.jsonl")
+        for path in find_shards(self.folder, self.shards_name(block), parts=True):
+            remove_file(path)
 
     def known(self, path: str) -> bool:
         """Return whether a path below the folder is a file of this program."""
         tar = r"-\d{6,}\.tar(\.part|\.idx\.json)?"
-        block = rf"{re.escape(self.name)}-\d{{6,}}({AGAIN})?(\.journal\.jsonl|{tar})"
+        block = rf"{re.escape(self.name)}-\d{{6,}}(\.journal\.jsonl|{tar})"
         ours = path == self.about.name or re.fullmatch(block, path, re.ASCII) is not None
         return ours or UNFINISHED.fullmatch(path) is not None
 
@@ -208,16 +201,16 @@ def is_finished(blocks: Blocks, job: dict[str, Any]) -> bool:
 
 
 def pack_part(
-    part: tuple[int, int], job: dict[str, Any], inputs: Inputs, out: Path, settings: Settings
+    part: tuple[int, int], blocks: Blocks, job: dict[str, Any], inputs: Inputs, options: Namespace
 ) -> int | None:
     """Pack the blocks of one part that are not done yet.
 
     Args:
         part: Its number, and the number of all parts.
+        blocks: All blocks.
         job: What the shards depend on.
         inputs: All inputs.
-        out: Folder of the finished shards.
-        settings: Settings of the command.
+        options: Options of the command.
 
     Returns:
         The number of inputs that were refused now; None if the part was packed already.
@@ -225,7 +218,6 @@ def pack_part(
     Raises:
         ValueError: If other shards are there, or they cannot be written.
     """
-    blocks = Blocks.of(job, out, settings.name, settings.samples)
     if is_finished(blocks, job):
         return None
     joined = begin_part(blocks, job, part[1])
@@ -235,30 +227,7 @@ def pack_part(
         return None
     if len(todo) < len(mine):
         log.info("continuing with %d of %d blocks", len(todo), len(mine))
-    return _pack(blocks, todo, joined, inputs, settings)
-
-
-def part_of_task(environment: Mapping[str, str]) -> tuple[int, int]:
-    """Return the part of a SLURM task: of an array, of those that srun starts, or of both.
-
-    Args:
-        environment: Variables of the environment.
-
-    Raises:
-        ValueError: If SLURM did not start this process, or its array has gaps.
-    """
-    names = ("ARRAY_TASK_ID", "ARRAY_TASK_MIN", "ARRAY_TASK_MAX", "ARRAY_TASK_COUNT")
-    task, first, last, count = (int(environment.get(f"SLURM_{name}", 0)) for name in names)
-    rank, ranks = (int(environment.get(f"SLURM_{name}", -1)) for name in ("PROCID", "NTASKS"))
-    if not count and rank < 0:
-        raise ValueError(
-            "--engine slurm takes the part from SLURM, which did not start this process: use "
-            "sbatch docs/pack.sbatch, or srun, or give --part I/N"
-        )
-    if count and last - first + 1 != count:
-        raise ValueError(f"an array with gaps ({count} tasks from {first} to {last}): give --part")
-    rank, ranks = max(rank, 0), max(ranks, 1)
-    return (task - first) * ranks + rank + 1, max(count, 1) * ranks
+    return _pack(blocks, todo, joined, inputs, options)
 
 
 def begin_part(blocks: Blocks, job: dict[str, Any], parts: int) -> tuple[int, int]:
@@ -284,14 +253,14 @@ def begin_part(blocks: Blocks, job: dict[str, Any], parts: int) -> tuple[int, in
 
 
 def _pack(
-    blocks: Blocks, todo: list[int], joined: tuple[int, int], inputs: Inputs, settings: Settings
+    blocks: Blocks, todo: list[int], joined: tuple[int, int], inputs: Inputs, options: Namespace
 ) -> int:
     """Pack blocks, and return the number of refused inputs."""
     spans = [blocks.numbers(block) for block in todo]
     refused = 0
     with (
         Progress(sum(map(len, spans))) as progress,
-        closing(processed(inputs.entries, spans, settings)) as made,
+        closing(processed(inputs.entries, spans, options)) as made,
     ):
         outcomes = progress.counted(made)
         for block, span in zip(todo, spans, strict=True):
@@ -301,8 +270,7 @@ def _pack(
                     deque(some, 0)
                     continue
                 blocks.clear(block)
-                first: dict[str, int] | None = None if settings.keep_duplicates else {}
-                write_block(blocks, block, journal, some, settings, first)
+                write_block(blocks, block, journal, some, options)
                 refused += sum(len(stage.refused) for stage in journal.stages)
     return refused
 
@@ -312,8 +280,7 @@ def write_block(
     block: int,
     journal: Journal,
     outcomes: Iterable[tuple[int, Outcome]],
-    settings: Settings,
-    first: dict[str, int] | None,
+    options: Namespace,
 ) -> None:
     """Write a block from its beginning.
 
@@ -322,16 +289,15 @@ def write_block(
         block: Which one.
         journal: Its journal; the shards are named as it is.
         outcomes: Number of each of its inputs, and what became of it.
-        settings: Settings of the command.
-        first: As of ``Packing``.
+        options: Options of the command.
 
     Raises:
         ValueError: If a shard cannot be written.
     """
     journal.begin(blocks.job(block))
     name = journal.path.name.removesuffix(".journal.jsonl")
-    writer = ShardWriter(blocks.folder, name, settings.samples, settings.size)
-    packing = Packing(journal, writer, blocks.numbers(block).stop, first)
+    writer = ShardWriter(blocks.folder, name, options.samples_per_shard, options.shard_size)
+    packing = Packing(journal, writer, blocks.numbers(block).stop)
     with writing(blocks.folder, writer):
         for number, outcome in outcomes:
             packing.take(number, outcome)

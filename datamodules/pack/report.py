@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from datamodules.pack.inputs import Inputs
 from datamodules.pack.journal import Journal
+from datamodules.pack.packing import NO_CAPTION
 from datamodules.pack.places import Refused
 from files.owned import write_whole
 
@@ -22,7 +23,7 @@ class Files(NamedTuple):
     """The files beside the shards.
 
     Attributes:
-        report: Options, counts, refused inputs and duplicates, as JSON.
+        report: Options, counts and refused inputs, as JSON.
         lines: A line of JSON for each shard: its name, bytes, samples and checksum (xxh3_128).
     """
 
@@ -64,29 +65,22 @@ def write_report(journal: Journal, inputs: Inputs, out: Path, name: str) -> Repo
 def _report(journal: Journal, inputs: Inputs) -> Report:
     entries, stages, finished = inputs.entries, journal.stages, journal.finished
     refused = list(inputs.refused)
-    duplicates: list[dict[str, str]] = []
     notes = Counter[str]()
     for stage in stages:
         for number, reason, message in stage.refused:
             entry = entries[number]
             refused.append(Refused(entry.key, entry.where, reason, message))
-        for number, first, _ in stage.duplicates:
-            entry = entries[number]
-            same_as = entries[first].key
-            duplicates.append({"key": entry.key, "path": entry.where, "same_as": same_as})
-        notes.update({what: len(numbers) for what, numbers in stage.notes.items()})
-    hashes = [digest for stage in stages for _, digest in stage.kept]
-    captioned = sum(":" in digest for digest in hashes)
-    if captioned < len(hashes) and (captioned or journal.job["options"].get("--captions")):
-        notes["images without a caption"] = len(hashes) - captioned
+        notes.update(stage.notes)
+    packed = sum(stage.inputs for stage in stages)
+    if notes[NO_CAPTION] == packed and not journal.job["options"].get("--captions"):
+        del notes[NO_CAPTION]
     counts = {
         "inputs": len(entries) + len(inputs.refused),
-        "packed": len(hashes),
+        "packed": packed,
         "samples": sum(stage.samples for stage in finished),
         "shards": len(finished),
         "bytes": sum(stage.size for stage in finished),
         "refused": len(refused),
-        "duplicates": len(duplicates),
         "refused_by_reason": dict(Counter(one.reason for one in refused).most_common()),
         "notes": dict(sorted(notes.items())),
     }
@@ -94,7 +88,6 @@ def _report(journal: Journal, inputs: Inputs) -> Report:
         "options": journal.job["options"],
         "counts": counts,
         "refused": [one._asdict() for one in refused],
-        "duplicates": duplicates,
         "shards": [stage.shard for stage in finished],
     }
 
@@ -106,14 +99,6 @@ def _print(report: Report, path: Path) -> None:
     if report["refused"]:
         reasons = ", ".join(f"{n} {reason}" for reason, n in counts["refused_by_reason"].items())
         log.error("refused by reason: %s; all are listed in %s", reasons, path)
-    for duplicate in report["duplicates"][:1]:
-        log.info(
-            "%s: the same bytes as an earlier one, and %s, such as %s, which is %s",
-            _counted(counts["duplicates"], "image"),
-            "kept" if report["options"]["--keep-duplicates"] else "left out",
-            duplicate["key"],
-            duplicate["same_as"],
-        )
     for note, count in counts["notes"].items():
         log.info("%s: %d", note, count)
     samples = ""

@@ -15,13 +15,11 @@ import io
 import json
 import logging
 import re
-import shlex
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, cast
 
@@ -289,47 +287,10 @@ def build_index(shard: Path, checksums: bool = False, sizes: bool = False) -> Sh
 
 def _twice(shard: Path, first: int, again: tarfile.TarInfo) -> str:
     earlier = next(one.name for one in tar_headers(shard) if one.offset_data == first)
-    return two_members(shard, (earlier, first), (again.name, again.offset_data))
-
-
-def two_members(shard: Path | str, first: tuple[str, int], again: tuple[str, int]) -> str:
-    """Return the message about a sample with two members of one suffix.
-
-    Args:
-        shard: The tar.
-        first: Name of the first member, and the byte where its content begins.
-        again: Name and byte of the second member.
-    """
     return (
-        f"shard {shard} has two members with the same ending in one sample: {first[0]!r} at byte "
-        f"{first[1]} and {again[0]!r} at byte {again[1]}; remove or rename one of them, and pack "
-        "the tar again"
-    )
-
-
-def scattered(index: ShardIndex) -> list[str]:
-    """Return the keys whose members do not lie next to each other in the tar."""
-    order = sorted(
-        (member.offset, number)
-        for number, sample in enumerate(index.members)
-        for member in sample.values()
-    )
-    runs = Counter(number for number, _ in groupby(number for _, number in order))
-    return [index.keys[number] for number, count in sorted(runs.items()) if count > 1]
-
-
-def sort_command(shard: Path | str) -> str:
-    """Return the shell command that repacks a tar, sorted by sample."""
-    # tar takes `host:name` for a remote file, and `-name` for an option.
-    start = "./" if re.match("-|[^/]*:", str(shard)) else ""
-    path = Path(shard)
-    tar, out, folder = (
-        shlex.quote(f"{start}{path.with_name(name)}")
-        for name in (path.name, f"sorted-{path.name}", f"{path.stem}.unpacked")
-    )
-    # With -k, tar fails if a name occurs twice; without it, the first member would be lost.
-    return (
-        f"mkdir {folder} && tar -xkf {tar} -C {folder} && tar --sort=name -cf {out} -C {folder} ."
+        f"shard {shard} has two members with the same ending in one sample: {earlier!r} at byte "
+        f"{first} and {again.name!r} at byte {again.offset_data}; remove or rename one of them, and"
+        " pack the tar again"
     )
 
 
@@ -352,22 +313,7 @@ def same_key_in_tars(first: str, again: str, option: str, given: bool) -> str:
     return f"if each tar counts from 0, set {option}"
 
 
-def check_name(name: str, shard: Path | str) -> None:
-    """Raise if the name of a member leads out of its folder.
-
-    Args:
-        name: The name.
-        shard: The tar, for the message.
-
-    Raises:
-        ValueError: If it does.
-    """
-    # Keys become names of results, which would be written outside of their folder.
-    if name.startswith("/") or ".." in PurePosixPath(name).parts:
-        raise ValueError(f"shard {shard} has a member {name!r}, which leads out of its folder")
-
-
-def check_member(member: tarfile.TarInfo, shard: Path | str) -> None:
+def check_member(member: tarfile.TarInfo, shard: Path) -> None:
     """Raise if a member of a sample cannot be read, or its name would do harm.
 
     Args:
@@ -378,7 +324,9 @@ def check_member(member: tarfile.TarInfo, shard: Path | str) -> None:
         ValueError: If it is a link or sparse, or its name leads out of the folder.
     """
     name = member.name
-    check_name(name, shard)
+    # Keys become names of results, which would be written outside of their folder.
+    if name.startswith("/") or ".." in PurePosixPath(name).parts:
+        raise ValueError(f"shard {shard} has a member {name!r}, which leads out of its folder")
     if member.issym() or member.islnk():
         raise ValueError(
             f"shard {shard} has a member {name!r} that is a link to {member.linkname!r}; expected "
@@ -392,33 +340,18 @@ def check_member(member: tarfile.TarInfo, shard: Path | str) -> None:
 
 
 def _examined(index: ShardIndex, shard: Path, checksums: bool, sizes: bool) -> ShardIndex:
-    """Return the index with checksums and sizes, from one sequential pass over the bytes."""
-    whole = xxhash.xxh3_128()
-    members = [dict(sample) for sample in index.members]
-    in_order = sorted(  # by offset, since the members of a sample may lie apart
-        (member.offset, number, suffix)
-        for number, sample in enumerate(members)
-        for suffix, member in sample.items()
-    )
+    """Return the index with checksums and sizes."""
+    examined: list[dict[str, Member]] = []
     with shard.open("rb") as file:
-        for offset, number, suffix in in_order:
-            for chunk in _chunks(file, offset - file.tell()):
-                whole.update(chunk)
-            size = members[number][suffix].size
-            data = file.read(size)
-            whole.update(data)
-            checksum = xxhash.xxh3_64_intdigest(data) if checksums else None
-            height, width = _image_size(data, suffix) if sizes else (0, 0)
-            members[number][suffix] = Member(offset, size, checksum, height, width)
-        for chunk in _chunks(file, index.size - file.tell()):
-            whole.update(chunk)
-    return replace(index, members=members, checksum=whole.hexdigest() if checksums else None)
-
-
-def _chunks(file: IO[bytes], count: int) -> Iterator[bytes]:
-    while count > 0 and (data := file.read(min(count, CHUNK))):
-        count -= len(data)
-        yield data
+        for sample in index.members:
+            examined.append({})
+            for suffix, member in sample.items():
+                file.seek(member.offset)
+                data = file.read(member.size)
+                checksum = xxhash.xxh3_64_intdigest(data) if checksums else None
+                height, width = _image_size(data, suffix) if sizes else (0, 0)
+                examined[-1][suffix] = Member(*member[:2], checksum, height, width)
+    return replace(index, members=examined, checksum=checksum_of(shard) if checksums else None)
 
 
 def _image_size(data: bytes, suffix: str) -> tuple[int, int]:

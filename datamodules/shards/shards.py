@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
 import os
 from bisect import bisect_right
@@ -19,8 +18,9 @@ from typing import Any
 
 import numpy as np
 import torch.distributed as dist
+import webdataset
+from webdataset.filters import FilterFunction
 
-from datamodules.files.captions import caption_of
 from datamodules.files.decode import UnreadableImage, decode, most_pixels, read_size
 from datamodules.files.jpeg import read_rows
 from datamodules.files.pairs import mixed
@@ -29,8 +29,8 @@ from datamodules.order.keys import Names
 from datamodules.order.shuffle import permutation
 from datamodules.shards.cache import DiskCache, Wanted
 from datamodules.shards.index import (
+    Member,
     ShardIndex,
-    array_of,
     build_index,
     index_places,
     load_index,
@@ -48,6 +48,7 @@ from datamodules.shards.remote import (
     scheme_of,
     shown,
 )
+from datamodules.shards.sample import Raw, add_text, decoded, raw_of
 from datamodules.shards.table import (
     VERSION,
     Column,
@@ -60,6 +61,7 @@ from datamodules.shards.table import (
 from datamodules.shards.urls import is_remote, list_shards
 from datamodules.source import Pixels, Sample, Source
 from degradations.seeds import seed_of
+from files.numbers import NonNegativeInt, PositiveFloat
 from files.paths import expand_path
 
 log = logging.getLogger(__name__)
@@ -146,6 +148,8 @@ def _made(wanted: Wanted, cache: DiskCache) -> ShardIndex:
 
 LARGE = 50_000  # samples; a smaller set's table is made as fast as it is read
 AT_ONCE = 16  # parallel requests to servers
+INDICES = 64  # shards whose members the stages are given are kept by name
+WHOLE = ("hr", "lr", "txt", "text_features", "json")  # fields that a sample is made of
 MANY = 4  # times the crop's pixels; decoding all of a smaller image is as fast
 
 
@@ -175,6 +179,10 @@ class Shards(Source):
         deadline: Seconds without progress after which a request fails, whatever ``retries`` is.
         allow_pipes: Run urls of the form ``pipe:COMMAND``, and cache their output like a remote
             shard. Commands in a configuration run with your permissions.
+        stages: Your own functions of a webdataset sample, in this order, such as
+            ``my.module.stage``: each gets a dict of ``__key__``, ``__url__`` and all members by
+            suffix, as bytes or as an earlier stage left them, and returns such a dict, or None to
+            leave the sample out. webdataset's filters (``webdataset.decode("rgb8")``) work, too.
     """
 
     def __init__(
@@ -184,27 +192,25 @@ class Shards(Source):
         index_cache: str = "~/.cache/enlarger/shards",
         cache_dir: str = "~/.cache/enlarger/tars",
         cache_size: str | int = "50G",
-        read_ahead: int = 2,
-        retries: int = 8,
-        deadline: float = 300.0,
+        read_ahead: NonNegativeInt = 2,
+        retries: NonNegativeInt = 8,
+        deadline: PositiveFloat = 300.0,
         allow_pipes: bool = False,
+        stages: list[Callable[[dict[str, Any]], Any]] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.urls, self.shard_in_key, self.index_cache = urls, shard_in_key, index_cache
         self.cache_dir, self.allow_pipes = cache_dir, allow_pipes
         self.cache_size = parse_bytes(cache_size, "Shards.cache_size")
-        self.read_ahead = read_ahead
-        if read_ahead < 0 or retries < 0 or deadline <= 0:
-            raise ValueError(
-                f"Shards.read_ahead is {read_ahead}, retries {retries}, deadline {deadline:g}; "
-                "expected at least 0, 0, and more than 0"
-            )
+        self.read_ahead, self.stages = read_ahead, stages or []
         self.policy = RetryPolicy(retries, deadline, stall=min(30.0, deadline / 4))
         self._reader = Reader()
         self._tars: list[Tar] = []
         self._table = joined([])
         self._ends: list[int] = []  # cumulative number of samples at the end of each shard
+        self._folder = Path()  # of the indices
+        self._latest: dict[str, dict[str, dict[str, Member]]] = {}  # members of the latest shards
 
     def prepare(self, scale: float) -> None:
         """Read or make the indices. Args as ``Source.prepare``.
@@ -213,7 +219,7 @@ class Shards(Source):
             ValueError: If there is no shard, a broken one, no image, or two samples with one key.
             RemoteError: If a server cannot be reached, or refuses.
         """
-        folder = Path(expand_path(self.index_cache, "Shards.index_cache"))
+        self._folder = folder = Path(expand_path(self.index_cache, "Shards.index_cache"))
         names = list_shards(self.urls, self.allow_pipes, self.policy)
         cache = self._cache() if any(map(is_remote, names)) else None
         with _parallel_map(cache is not None) as apply:
@@ -267,8 +273,11 @@ class Shards(Source):
 
     def _part(self, tar: Tar, folder: Path, cache: DiskCache | None) -> Table:
         index = self._index(tar, folder, cache)
+        return table_of(tar.name, index, self._prefix(tar))
+
+    def _prefix(self, tar: Tar) -> str:
         name = tar.name.partition("?")[0].rpartition("/")[2].removesuffix(".tar")
-        return table_of(tar.name, index, f"{name}/" if self.shard_in_key else "")
+        return f"{name}/" if self.shard_in_key else ""
 
     def _index(self, tar: Tar, folder: Path, cache: DiskCache | None) -> ShardIndex:
         if tar.wanted is None or cache is None:
@@ -310,7 +319,7 @@ class Shards(Source):
 
     def size(self, index: int) -> tuple[int, int] | None:
         """Return (H, W) of the image, if the index has it."""
-        if self._table.sides is None or "lr" in self._table.columns:
+        if self._table.sides is None or "lr" in self._table.columns or self.stages:
             return None
         height, width = self._table.sides[index].tolist()
         return (height, width) if height and width else None
@@ -331,20 +340,38 @@ class Shards(Source):
         """Return the sample ``keys[index]``.
 
         Raises:
-            UnreadableImage: If an image or a caption is broken, or its checksum differs.
+            UnreadableImage: If an image or a caption is broken, or its checksum differs; or a stage
+                leaves it out.
             ValueError: If a shard changed after it was indexed.
             RemoteError: If a server cannot be reached.
         """
-        tar = self._tars[bisect_right(self._ends, index)]
-        name = f"{tar.name}: {self._table.keys[index]}"
-        columns = self._table.columns
-        hr = decode(self._bytes(columns["hr"], tar, index, name), name, self.srgb)
-        sample = Sample(hr=hr.rgb, meta=hr.meta(tar.name))
-        if "lr" in columns:
-            lr = f"{name} (lr)"
-            sample["lr"] = decode(self._bytes(columns["lr"], tar, index, lr), lr, self.srgb).rgb
-        self._add_text(sample, tar, index, name)
-        return sample
+        raw = self._staged(index) if self.stages else self._raw(index, WHOLE)
+        return decoded(raw, self.srgb)
+
+    def _raw(self, index: int, fields: Sequence[str]) -> Raw:
+        """Return the bytes of some fields of a sample."""
+        tar, key = self._tars[bisect_right(self._ends, index)], self._table.keys[index]
+        columns = {f: self._table.columns[f] for f in fields if f in self._table.columns}
+        members = {}
+        for field, column in columns.items():
+            name = f"{tar.name}: {key}" if field == "hr" else f"{tar.name}: {key} ({field})"
+            members[field] = self._bytes(column, tar, index, name)
+        return Raw(tar.name, key, members)
+
+    def _staged(self, index: int) -> Raw:
+        """Return a sample from webdataset's pipeline of the stages, whose source is the sample."""
+        number, key = bisect_right(self._ends, index), self._table.keys[index]
+        tar = self._tars[number]
+        sample: dict[str, Any] = {"__key__": key, "__url__": tar.path}
+        for suffix, member in self._members(tar)[key].items():
+            place = (member.offset, member.size, member.checksum or 0)
+            sample[suffix] = self._member(tar, *place, f"{tar.name}: {key}.{suffix}")
+        stages = [s if isinstance(s, FilterFunction) else webdataset.map(s) for s in self.stages]
+        given = next(iter(webdataset.DataPipeline([[sample]], *stages)), None)
+        raw = None if given is None else raw_of(given)
+        if raw is None:
+            raise UnreadableImage(f"{tar.name}: {key}: left out by Shards.stages", "left out")
+        return raw
 
     def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> Sample:
         """Return a part of the image, decoding as little as possible.
@@ -355,54 +382,49 @@ class Shards(Source):
         Args and errors as ``Source.read_crop`` and ``read``.
         """
         columns = self._table.columns
-        if "lr" in columns:
+        if "lr" in columns or self.stages:
             return super().read_crop(index, top, left, height, width)
-        tar = self._tars[bisect_right(self._ends, index)]
-        name = f"{tar.name}: {self._table.keys[index]}"
-        hr, rst, size = columns["hr"], columns.get("rst"), self.size(index)
-        data = self._bytes(hr, tar, index, name)
+        raw = self._raw(index, WHOLE)
+        data, hr, rst, size = raw.fields["hr"], columns["hr"], columns.get("rst"), self.size(index)
+        name = f"{raw.shard}: {raw.key}"
         small = size is not None and size[0] * size[1] < MANY * height * width
         if rst is not None and rst.offsets[index] and not small:
             from datamodules.files.restart import decode_crop  # few shards have them
 
-            marks = np.frombuffer(self._bytes(rst, tar, index, name), dtype="<u4")
+            marks = np.frombuffer(self._raw(index, ("rst",)).fields["rst"], dtype="<u4")
             part: Pixels = decode_crop(data, marks, top, left, height, width, self.srgb, name)
         else:
             # Only if the file is known to be intact: damage looks like the rows that are left out.
-            known = hr.checksums is not None and bool(hr.checksums[index])
-            above = read_rows(data, top + height, most_pixels()) if known else None
+            intact = hr.checksums is not None and bool(hr.checksums[index])
+            above = read_rows(data, top + height, most_pixels()) if intact else None
             rows = decode(data, name, self.srgb).rgb if above is None else above
             part = rows[top : top + height, left : left + width]
-        sample = Sample(hr=part, meta={"path": tar.name})
-        self._add_text(sample, tar, index, name)
+        sample = Sample(hr=part, meta={"path": raw.shard})
+        add_text(sample, raw)
         return sample
-
-    def _add_text(self, sample: Sample, tar: Tar, index: int, name: str) -> None:
-        columns = self._table.columns
-        try:
-            if "txt" in columns:
-                sample["text"] = caption_of(self._bytes(columns["txt"], tar, index, name))
-            if "text_features" in columns:
-                features = self._bytes(columns["text_features"], tar, index, name)
-                if features:  # else collate reports that only some have them
-                    sample["text_features"] = array_of(features, f"{name} (text_features)", 2)
-            if "json" in columns:
-                note = self._bytes(columns["json"], tar, index, name)
-                sample["meta"]["json"] = json.loads(note or "null")
-        except UnreadableImage:
-            raise
-        except (ValueError, RecursionError) as error:  # of a caption or JSON
-            raise UnreadableImage(f"{name}: its txt or json is broken: {error}") from error
 
     def _bytes(self, column: Column, tar: Tar, index: int, name: str) -> bytes:
         offset = int(column.offsets[index])
         if not offset:
             return b""
         checksum = 0 if column.checksums is None else int(column.checksums[index])
+        return self._member(tar, offset, int(column.sizes[index]), checksum, name)
+
+    def _member(self, tar: Tar, offset: int, size: int, checksum: int, name: str) -> bytes:
         try:
-            return self._reader.read(tar, offset, int(column.sizes[index]), checksum)
+            return self._reader.read(tar, offset, size, checksum)
         except WrongBytes as error:
             raise UnreadableImage(f"{name}: {error}", error.reason) from error
+
+    def _members(self, tar: Tar) -> dict[str, dict[str, Member]]:
+        """Return the members of each sample of a shard by suffix, also those without a role."""
+        if tar.path not in self._latest:
+            index = self._index(tar, self._folder, self._reader.cache)
+            keys = [f"{self._prefix(tar)}{key}" for key in index.keys]
+            self._latest[tar.path] = dict(zip(keys, index.members, strict=True))
+            if len(self._latest) > INDICES:
+                del self._latest[next(iter(self._latest))]
+        return self._latest[tar.path]
 
 
 @contextmanager

@@ -4,81 +4,57 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
 import logging
 import os
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import IO, Any, NamedTuple, cast
+from typing import Any, cast
 
 import fsspec
 import numpy as np
-from PIL import Image
 from torch.utils.data import get_worker_info
 from webdataset import (
     DataPipeline,
     ResampledShards,
     SimpleShardList,
+    gopen,
     shuffle,
     split_by_node,
     split_by_worker,
 )
 from webdataset.gopen import Pipe
-from webdataset.tariterators import group_by_keys
+from webdataset.tariterators import group_by_keys, tar_file_expander
 from webdataset.utils import pytorch_worker_info
 
 from datamodules.batches import Crops
 from datamodules.clock import READING
-from datamodules.files.captions import caption_of
-from datamodules.files.decode import UnreadableImage, decode, read_size
+from datamodules.files.decode import UnreadableImage, read_size
 from datamodules.files.pairs import mixed
-from datamodules.files.roles import EXPECTED, MissingHR, roles_of
+from datamodules.files.roles import roles_of
 from datamodules.order.plan import Item, Plan
 from datamodules.order.shuffle import Ahead, Integers
 from datamodules.samples import Skipped, TrainingImages
-from datamodules.shards.index import BLOCK, array_of, check_member, sort_command, split_name
+from datamodules.shards.index import BLOCK, split_name
 from datamodules.shards.remote import RetryPolicy, scheme_of, shown
+from datamodules.shards.sample import Raw, decoded, raw_of, warn_once
 from datamodules.shards.table import RULE
 from datamodules.shards.urls import list_shards
 from datamodules.source import Pixels, Sample, Source
 from degradations.base import Degradation
 from degradations.seeds import seed_of
+from files.numbers import NonNegativeInt, PositiveFloat, PositiveInt
 from files.own_modules import own_environment
 
 log = logging.getLogger(__name__)
 CHUNK = 1 << 20  # bytes that are read at a time
-TAIL = 1 << 17  # more than the zeros at the end of a tar
-COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
-# Programs that print a file, by scheme. The options let curl send an address as it is.
-CURL = ("curl", "-fsL", "--globoff", "--path-as-is", "--connect-timeout", "30", "--retry", "30")
-CLIENTS = {"http": CURL, "https": CURL, "gs": ("gsutil", "cat")}
 MOST_LEFT_OUT = 10_000  # samples without an image in a row; an endless pipeline may have no others
 BROKEN = (  # what tarfile raises for damaged bytes, and what reading them raises
     *(tarfile.TarError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError),
-    OSError,
+    *(OSError, AssertionError),
 )
-_WARNED: set[tuple[str, str]] = set()  # messages, and the tars that they are about
-
-
-class RefusedTarError(ValueError):
-    """A tar that is whole, but holds what must not be read."""
-
-
-class Raw(NamedTuple):
-    """A sample before it is decoded.
-
-    shard: Name of its tar in messages.
-    key: The sample's name.
-    fields: ``hr`` and, where they exist, ``lr``, ``txt``, ``text_features`` and ``json``: bytes, or
-        what a pipeline has decoded.
-    """
-
-    shard: str
-    key: str
-    fields: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -92,6 +68,11 @@ class StreamPlan(Plan):
     """
 
     shuffle: int = 0
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """As ``Plan.state``."""
+        return {**super().state, "shuffle": self.shuffle}
 
     def batches(self, epoch: int, start: int, rank: int, world: int) -> Iterator[list[Item]]:
         """Micro-batches of one process. Args as ``Plan.batches``."""
@@ -155,25 +136,21 @@ class Stream(Source):
             your rights.
 
     Raises:
-        ValueError: If a number is too small, or not exactly one of urls and pipeline is set.
+        ValueError: If not exactly one of urls and pipeline is set.
     """
 
     def __init__(
         self,
-        samples: int,
+        samples: PositiveInt,
         urls: str | list[str] | None = None,
         pipeline: DataPipeline | None = None,
-        shuffle: int = 1000,
+        shuffle: NonNegativeInt = 1000,
         resampled: bool = False,
-        scale: float | None = None,
+        scale: PositiveFloat | None = None,
         degradation: Degradation | None = None,
         allow_pipes: bool = False,
     ) -> None:
         super().__init__(scale, degradation)
-        if samples < 1 or shuffle < 0:
-            raise ValueError(
-                f"Stream.samples is {samples}, shuffle {shuffle}; expected at least 1 and 0"
-            )
         if (urls is None) == (pipeline is None):
             raise ValueError("set exactly one of Stream.urls and Stream.pipeline")
         self.samples, self.urls, self.pipeline, self.shuffle = samples, urls, pipeline, shuffle
@@ -277,7 +254,7 @@ class Stream(Source):
                 _check_alike(first, raw)
                 captions = captions or "txt" in raw.fields
                 if captions and "txt" not in raw.fields:
-                    _warn_once("%s: samples without a caption get an empty one: %s", *raw[:2])
+                    warn_once("%s: samples without a caption get an empty one: %s", *raw[:2])
                     raw.fields["txt"] = b""
                 yield raw
             if not count:
@@ -379,6 +356,9 @@ class StreamImages(TrainingImages):
         return f"{self.name}/{self._raw.key}"
 
 
+Stream.training_dataset = StreamImages
+
+
 class _CurrentKey(Sequence[str]):
     """The key of the sample that was read last, whatever its index."""
 
@@ -410,157 +390,81 @@ def _tell_webdataset(rank: int, world: int) -> None:
 
 # ------------------------------------------------------------------------------------------- a tar
 def samples_of(sources: Iterable[dict[str, Any]], notes: list[Skipped]) -> Iterator[dict[str, Any]]:
-    """Yield the samples of tars as webdataset groups them: a stage of a pipeline.
+    """Yield the samples of tars as webdataset reads them: a stage of a pipeline.
 
-    webdataset's own ``tarfile_to_samples`` gives a part of the last sample of a tar that breaks
-    off, and takes a damaged header for the end of the tar. So each tar is checked here.
+    Of a tar that breaks off, webdataset's own ``tarfile_to_samples`` gives half a sample. So each
+    tar has its own, which ends with the error.
 
     Args:
         sources: The addresses of the tars as ``{"url": ...}``.
         notes: The skipped tars are added here.
 
     Raises:
-        ValueError: If a name leads out of the folder, or a sample has a member that is a link or
-            sparse, two members of one suffix, or members that do not lie next to each other; or a
-            tar has HR and LR as samples of their own.
+        ValueError: If a tar has HR and LR as samples of their own.
     """
     for source in sources:
-        tar = _WholeTar(source["url"])
+        url, sizes = source["url"], dict[str, tuple[int, int]]()
         try:
-            with tar.opened():
-                sizes: dict[str, tuple[int, int]] = {}
-                for sample in group_by_keys(_checked(_files(tar), tar), keys=_split):
+            with closing(_Tar(url)) as tar:
+                files = tar_file_expander([{"url": url, "stream": tar}])
+                for sample in group_by_keys(_to_the_end(files, tar), keys=_split):
                     yield sample
-                    with suppress(UnreadableImage, KeyError):
+                    with suppress(UnreadableImage, KeyError, ValueError):
                         image = roles_of(tuple(sample)).members["hr"]
                         sizes[sample["__key__"]] = read_size(io.BytesIO(sample[image]))
-                problem = mixed(list(sizes), list(sizes.values()).__getitem__)
-                if problem is not None:
-                    raise RefusedTarError(f"shard {tar.name}: {problem}")
-        except RefusedTarError:
-            raise
         except BROKEN as error:
-            notes.append(tar.note(error))
-
-
-def _files(tar: _WholeTar) -> Iterator[dict[str, Any]]:
-    """Yield the members of samples as webdataset's ``tar_file_expander``, and its mark of the end.
-
-    That passes over links, whose samples would be lost in silence.
-    """
-    with tarfile.open(fileobj=tar, mode="r|*") as stream:  # type: ignore[call-overload]
-        for member in stream:
-            stream.members.clear()  # tarfile would keep all of them
-            if split_name(member.name) is None or not (
-                member.isreg() or member.issym() or member.islnk()
-            ):
-                continue
-            try:
-                check_member(member, tar.name)
-            except ValueError as error:
-                raise RefusedTarError(str(error)) from error
-            file = cast(IO[bytes], stream.extractfile(member))
-            yield {"fname": member.name, "data": file.read(), "__url__": tar.url}
-    yield {}
+            # Not what webdataset adds: its stream and the address, which may hold a password.
+            why = "it is truncated, damaged or compressed"
+            if isinstance(error, OSError):
+                why = error.strerror or "its command failed"
+            message = f"shard {shown(url)} cannot be read to its end: {why}"
+            notes.append(Skipped(shown(url), "unreadable tar", message, True))
+            continue
+        problem = mixed(list(sizes), list(sizes.values()).__getitem__)
+        if problem is not None:
+            raise ValueError(f"shard {shown(url)}: {problem}")
 
 
 def _split(name: str) -> tuple[str | None, str | None]:
     return split_name(name) or (None, None)
 
 
-def _checked(files: Iterator[dict[str, Any]], tar: _WholeTar) -> Iterator[dict[str, Any]]:
-    """Pass on the members of a tar, and check their order and the tar's end."""
-    key, names, before = "", dict[str, str](), set[int]()
+def _to_the_end(files: Iterable[dict[str, Any]], tar: _Tar) -> Iterator[dict[str, Any]]:
     for file in files:
         if not file:  # webdataset's mark of the tar's end
             tar.check_end()
-        elif (parts := split_name(file["fname"])) is not None:
-            if parts[0] != key:
-                before.add(hash(key))
-                key, names = parts[0], {}
-                if hash(key) in before:
-                    raise RefusedTarError(_apart(tar.url, file["fname"]))
-            if parts[1] in names:
-                raise RefusedTarError(
-                    f"shard {tar.name} has two members with the same ending in one sample: "
-                    f"{names[parts[1]]!r} and {file['fname']!r}; remove or rename one of them, and "
-                    "pack the tar again"
-                )
-            names[parts[1]] = file["fname"]
         yield file
 
 
-def _apart(url: str, name: str) -> str:
-    return (
-        f"shard {shown(url)} has members of one sample that lie apart: {name!r} comes after other "
-        f"samples, and other members of its sample before them. {_adjacent(url)}"
-    )
+class _Tar:
+    """The bytes of a tar. ``tarfile`` takes damage, or a cut, for the tar's end.
 
-
-def _adjacent(url: str) -> str:
-    """Return how to get the members of each sample next to each other."""
-    tar, sort = url, "sort it by"
-    if scheme_of(url) == "pipe":
-        tar, sort = "shard.tar", "save it as shard.tar and sort it by"
-    elif scheme_of(url):
-        tar = shown(url).partition("?")[0].rpartition("/")[2]
-        sort = "download it and sort it by"
-    return (
-        f"Stream reads from front to back and needs the members of a sample next to each other: "
-        f"{sort} `{sort_command(tar)}`, or read it with datamodules.Shards, which joins them "
-        "wherever they lie"
-    )
-
-
-class _WholeTar:
-    """The bytes of a tar for ``tarfile``, which takes damage, or a cut, for the tar's end.
-
-    The last bytes are given out block by block. So the last block given out is the one at which
-    ``tarfile`` stopped. In a whole tar it is zeros, and only zeros follow.
+    A whole tar ends with two blocks of zeros, and only zeros follow. It is given block by block, so
+    that what follows was not read yet.
     """
 
     def __init__(self, url: str) -> None:
-        self.url, self.name, self.position = url, shown(url), 0
-        self._file: Any = None
-        self._data, self._at, self._ended = b"", 0, False
-        self._last = b""
-
-    @contextmanager
-    def opened(self) -> Iterator[None]:
-        """Open the tar, and close it at the end."""
-        scheme = scheme_of(self.url)
+        scheme = scheme_of(url)
+        self._data, self._at, self._last = b"", 0, b""
+        self._file: Any
         if not scheme:  # webdataset's secure mode opens no local files
-            self._file = open(self.url, "rb")  # noqa: SIM115
+            self._file = open(url, "rb")  # noqa: SIM115
         elif scheme == "pipe":  # only those of `list_shards`, which refuses them by default
-            command = self.url.removeprefix("pipe:")
+            command = url.removeprefix("pipe:")
             self._file = Pipe(command, mode="r", shell=True, env=own_environment())
-        elif scheme in CLIENTS:
-            self._file = Pipe([*CLIENTS[scheme], self.url], mode="r")
+        elif scheme == "s3":
+            self._file = fsspec.open(url, "rb").open()
         else:
-            system, path = fsspec.url_to_fs(self.url)
-            self._file = system.open(path, "rb")
-        try:
-            yield
-        finally:
-            with suppress(OSError):  # of a command that was to write more
-                self._file.close()
+            self._file = gopen(url)
 
     def read(self, count: int) -> bytes:
-        """Return the next bytes, at most ``count``."""
-        while not self._ended and len(self._data) - self._at <= TAIL:
-            more = self._file.read(CHUNK)
-            self._data, self._at, self._ended = self._data[self._at :] + more, 0, not more
-            if not self.position and self._data.startswith(COMPRESSED):
-                raise tarfile.ReadError("compressed")
-        stop = self._at + (min(count, BLOCK) if self._ended else count)
-        data = self._data[self._at : stop]
+        """Return the next bytes, at most ``count`` or a block."""
+        if self._at == len(self._data):
+            self._data, self._at = self._file.read(CHUNK), 0
+        data = self._data[self._at : self._at + min(count, BLOCK)]
         self._at += len(data)
-        self.position += len(data)
-        self._last = data[-BLOCK:]
+        self._last = (self._last + data)[-2 * BLOCK :]
         return data
-
-    def close(self) -> None:
-        """Do nothing: ``opened`` closes the file."""
 
     def check_end(self) -> None:
         """Raise if the tar is not whole, or the command that wrote it failed.
@@ -569,73 +473,18 @@ class _WholeTar:
             tarfile.ReadError: If it ends too early, or goes on with something else.
             OSError: If the command failed.
         """
-        whole, position = self._last == bytes(BLOCK), self.position
-        while whole and (data := self.read(CHUNK)):
-            whole = not data.strip(b"\0")
-        if not whole:
-            self.position = position
-            raise tarfile.ReadError("")
+        goes_on = any(data.strip(b"\0") for data in iter(partial(self.read, CHUNK), b""))
         self._file.close()
+        if goes_on or self._last != bytes(2 * BLOCK):
+            raise tarfile.ReadError("truncated, damaged or compressed")
 
-    def note(self, error: Exception) -> Skipped:
-        """Return why the rest of the tar is skipped."""
-        status = getattr(self._file, "status", None)  # of a command
-        if status or isinstance(error, OSError):
-            why = f"its command ended with status {status}" if status else _said(error)
-            message = f"shard {self.name} cannot be read on from byte {self.position}: {why}"
-            return Skipped(self.name, "unreadable tar", message, True)
-        what = "truncated" if self._ended and self._at == len(self._data) else "damaged"
-        fix = "get or pack it again" if self.position > BLOCK else "is it compressed, or no tar?"
-        why = f" ({_said(error)})" if _said(error) else ""
-        message = f"shard {self.name} is {what} at byte {self.position}{why}: {fix}"
-        return Skipped(self.name, what, message, True)
-
-
-def _said(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    # webdataset adds its stream and the address, which may hold a password, to the arguments.
-    return str(error.args[0]).partition(" @ ")[0] if error.args else type(error).__name__
+    def close(self) -> None:
+        """Close the file, or end the command."""
+        with suppress(OSError):  # of a command that was to write more
+            self._file.close()
 
 
 # ---------------------------------------------------------------------------------------- a sample
-def raw_of(sample: Any) -> Raw | None:
-    """Return the fields of one of webdataset's samples; None if it has no image.
-
-    Args:
-        sample: ``__key__``, and members by suffix. A pipeline may call them ``hr`` and ``lr``.
-
-    Raises:
-        ValueError: If it is no such dict, or the roles of its members are not clear.
-    """
-    if not isinstance(sample, dict) or not isinstance(sample.get("__key__"), str):
-        raise ValueError(
-            f"Stream.pipeline gave a {type(sample).__name__} that is no sample of webdataset; "
-            "expected a dict of __key__ and members by suffix: leave out to_tuple, batched and the "
-            "like"
-        )
-    key, shard = sample["__key__"], shown(str(sample.get("__url__", "a pipeline")))
-    members = {name: value for name, value in sample.items() if not name.startswith("__")}
-    try:
-        roles = roles_of(tuple(members))
-    except MissingHR as error:
-        elsewhere = _adjacent(str(sample.get("__url__", "")))
-        raise ValueError(
-            f"shard {shard}: {key!r}: {error}. If its HR comes later: {elsewhere}"
-        ) from error
-    except ValueError as error:
-        raise ValueError(f"shard {shard}: {key!r}: {error}") from error
-    if "hr" not in roles.members:
-        example = f"{key!r} with {', '.join(members)} ({RULE})"
-        _warn_once("%s: left out samples without an image, such as %s", shard, example)
-        return None
-    if roles.unused:
-        example = f"{key}.{roles.unused[0]} ({EXPECTED})"
-        _warn_once("%s: left out images without a role, such as %s", shard, example)
-    found = {field: members[name] for field, name in roles.members.items() if field != "rst"}
-    return Raw(shard, key, found)
-
-
 def _copies(raws: Iterable[Raw | None], repeats: int) -> Iterator[Raw]:
     """Yield each sample that has an image as often as an epoch takes it."""
     left_out = 0
@@ -659,52 +508,6 @@ def _check_alike(one: Raw, other: Raw) -> None:
 
 def _has_lr(raw: Raw) -> bool:
     return "lr" in raw.fields
-
-
-def _warn_once(message: str, shard: str, example: str) -> None:
-    if (message, shard) not in _WARNED:  # once, although each pass reads it
-        _WARNED.add((message, shard))
-        log.warning(message, shard, example)
-
-
-def decoded(raw: Raw, srgb: bool) -> Sample:
-    """Return what a ``Source`` gives for a sample.
-
-    Args:
-        raw: The sample; what is not bytes is taken as it is.
-        srgb: As ``Source.srgb``.
-
-    Raises:
-        UnreadableImage: If an image or a caption is broken.
-    """
-    name, fields = f"{raw.shard}: {raw.key}", raw.fields
-    if isinstance(fields["hr"], bytes):
-        hr = decode(fields["hr"], name, srgb)
-        sample = Sample(hr=hr.rgb, meta=hr.meta(raw.shard))
-    else:
-        sample = Sample(hr=_plain(fields["hr"]), meta={"path": raw.shard})
-    if "lr" in fields:
-        sample["lr"] = _plain(fields["lr"], lambda b: decode(b, f"{name} (lr)", srgb).rgb)
-    try:
-        if "txt" in fields:
-            sample["text"] = _plain(fields["txt"], caption_of)
-        if "text_features" in fields:
-            found = fields["text_features"]
-            sample["text_features"] = _plain(
-                found, lambda b: array_of(b, f"{name} (text_features)", 2)
-            )
-        if "json" in fields:
-            sample["meta"]["json"] = _plain(fields["json"], lambda b: json.loads(b or "null"))
-    except (ValueError, RecursionError) as error:  # of a caption or JSON
-        raise UnreadableImage(f"{name}: its txt or json is broken: {error}") from error
-    return sample
-
-
-def _plain(value: Any, read: Callable[[bytes], Any] | None = None) -> Any:
-    """Return the content of a member, which a pipeline may have decoded."""
-    if isinstance(value, Image.Image):
-        return np.asarray(value.convert("RGB"))
-    return read(value) if read is not None and isinstance(value, bytes) else value
 
 
 # ---------------------------------------------------------------------------------------- refusals

@@ -14,13 +14,12 @@ from __future__ import annotations
 import logging
 import re
 from abc import abstractmethod
-from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,10 +34,12 @@ from datamodules.samples import Images, SampleDraws, TrainingImages
 from datamodules.shards.cache import DiskCache
 from datamodules.shards.index import Member, ShardIndex
 from datamodules.shards.reader import Tar
+from datamodules.shards.sample import add_text
 from datamodules.shards.shards import Shards
 from datamodules.source import PerImage, Pixels, Sample, Source
 from degradations.base import cut_size
 from degradations.draws import seed_of
+from files.numbers import PositiveFloat, PositiveInt
 from files.paths import expand_path, image_key, list_images
 
 log = logging.getLogger(__name__)
@@ -51,21 +52,13 @@ class ClipSource(Source):
     """Base class of clip sources, which give ``clip`` instead of HR and LR.
 
     Args:
-        frames: Frames per clip.
-
-    Raises:
-        ValueError: If there are fewer than two frames.
+        frames: Frames per clip; at least two.
     """
 
     frames: int
 
-    def __init__(self, frames: int = 16) -> None:
+    def __init__(self, frames: PositiveInt = 16) -> None:
         super().__init__()
-        if frames < 2:
-            raise ValueError(
-                f"{type(self).__name__}.frames is {frames}; expected 2 or more: for "
-                "images use another source"
-            )
         self.frames = frames
 
     @abstractmethod
@@ -94,20 +87,16 @@ class RecordedClips(ClipSource):
         side: Resize the frames until their shorter side has this many pixels (bicubic,
             antialiased), and cut the central square; by default they stay as they are.
         short: What to do with a clip that has too few frames: ``error``, or ``skip`` it.
-
-    Raises:
-        ValueError: If a number is out of range, or ``short`` is unknown.
     """
 
     def __init__(
-        self, stride: int = 1, side: int | None = None, short: Short = "error", **kwargs: Any
+        self,
+        stride: PositiveInt = 1,
+        side: PositiveInt | None = None,
+        short: Short = "error",
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        name = type(self).__name__
-        if stride < 1 or (side is not None and side < 1):
-            raise ValueError(f"{name}.stride is {stride} and side {side}; expected 1 or more")
-        if short not in get_args(Short):
-            raise ValueError(f"{name}.short is {short!r}; expected {' or '.join(get_args(Short))}")
         self.stride, self.side, self.short = stride, side, short
 
     @property
@@ -189,8 +178,7 @@ class Clips(RecordedClips):
             ``(?P<clip>.+)_[0-9]+``. Files that do not match are left out.
 
     Raises:
-        ValueError: If a number is out of range, ``short`` is unknown, or ``pattern`` has no such
-            group.
+        ValueError: If ``pattern`` has no such group.
     """
 
     def __init__(self, root: str, pattern: str | None = None, **kwargs: Any) -> None:
@@ -198,18 +186,11 @@ class Clips(RecordedClips):
         self.root, self.pattern = root, pattern
         self._keys: list[str] = []
         self._files: list[list[str]] = []
-        if pattern is not None:
-            try:
-                groups = re.compile(pattern).groupindex
-            except re.error as error:
-                raise ValueError(
-                    f"Clips.pattern {pattern!r} is not a regular expression: {error}"
-                ) from error
-            if "clip" not in groups:
-                raise ValueError(
-                    f"Clips.pattern {pattern!r} has no group named clip: write (?P<clip>...) "
-                    "around the clip's name"
-                )
+        if pattern is not None and "clip" not in re.compile(pattern).groupindex:
+            raise ValueError(
+                f"Clips.pattern {pattern!r} has no group named clip: write (?P<clip>...) around "
+                "the clip's name"
+            )
 
     def prepare(self, scale: float) -> None:
         """Find the frames. Args as ``Source.prepare``.
@@ -308,6 +289,9 @@ class TrainingClips(TrainingImages):
             sample["clip"] = np.stack([self.augment(frame, seed) for frame in sample["clip"]])
 
 
+ClipSource.evaluation_dataset, ClipSource.training_dataset = ClipImages, TrainingClips
+
+
 def in_order(name: str) -> list[tuple[int, str]]:
     """Return a sort key that orders names by the numbers in them."""
     return [
@@ -356,27 +340,18 @@ class MovingCrops(PerImage, ClipSource):
         speed: Largest movement from frame to frame along each axis, in pixels of a frame; smaller
             if the image has no room for it.
         per_image: Clips per image.
-
-    Raises:
-        ValueError: If a number is out of range.
     """
 
     def __init__(
         self,
         source: Source,
-        side: int,
-        reduce: int = 1,
-        speed: float = 1.0,
-        per_image: int = 1,
+        side: PositiveInt,
+        reduce: PositiveInt = 1,
+        speed: PositiveFloat = 1.0,
+        per_image: PositiveInt = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        least = {"side": side, "reduce": reduce, "per_image": per_image}
-        for name, value in least.items():
-            if value < 1:
-                raise ValueError(f"MovingCrops.{name} is {value}; expected 1 or more")
-        if speed <= 0:
-            raise ValueError(f"MovingCrops.speed is {speed}; expected a number above 0")
         self.source, self.side, self.reduce = source, side, reduce
         self.speed, self.per_image = speed, per_image
         self._decoded: OrderedDict[int, Sample] = OrderedDict()
@@ -464,9 +439,6 @@ class ClipShards(RecordedClips):
         index_cache: Folder for the indices of shards in folders that are not writable.
         cache_dir: Cache folder for remote shards; all processes of a node should share it.
         cache_size: Largest size of that cache in bytes, such as ``500M`` or ``50G``.
-
-    Raises:
-        ValueError: If a number is out of range, or ``short`` is unknown.
     """
 
     def __init__(
@@ -573,8 +545,8 @@ class _Frames(Shards):
 
     def caption(self, index: int) -> str | None:
         """Return the text beside a frame, if the set has texts."""
-        sample, tar = Sample(meta={}), self._tars[bisect_right(self._ends, index)]
-        self._add_text(sample, tar, index, f"{tar.name}: {self.keys[index]}")
+        sample = Sample(meta={})
+        add_text(sample, self._raw(index, ("txt",)))
         return sample.get("text")
 
 

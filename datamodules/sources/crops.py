@@ -81,20 +81,16 @@ class OneLR(Wrapper):
         source: Source of the images; HR only, 8 bits, at least as large as the HR.
         lr_side: Side of the LR of square images, or its height and width.
 
-    Raises:
-        ValueError: If ``lr_side`` is below 1.
     """
 
     shares_seeds = True
 
-    def __init__(self, source: Source, lr_side: int | tuple[int, int], **kwargs: Any) -> None:
+    def __init__(
+        self, source: Source, lr_side: PositiveInt | tuple[PositiveInt, PositiveInt], **kwargs: Any
+    ) -> None:
         super().__init__(degradation=None, **kwargs)
-        size = (lr_side, lr_side) if isinstance(lr_side, int) else tuple(lr_side)
-        if len(size) != 2 or min(size) < 1:
-            raise ValueError(
-                f"OneLR.lr_side is {lr_side}; expected a side of at least 1, or [height, width]"
-            )
-        self.source, self.lr_size = source, size
+        self.source = source
+        self.lr_size = (lr_side, lr_side) if isinstance(lr_side, int) else lr_side
         self.hr_size = (0, 0)  # set by prepare, which knows the scale
 
     def prepare(self, scale: float) -> None:

@@ -85,7 +85,7 @@ class Folder(Source):
         recursive: Search subfolders.
 
     Raises:
-        ValueError: If neither ``root`` nor ``files`` is given, or ``files`` is empty.
+        ValueError: If neither ``root`` nor ``files`` is given.
     """
 
     has_hr = True  # whether its images are HR
@@ -100,8 +100,6 @@ class Folder(Source):
         super().__init__(**kwargs)
         if root is None and not files:
             raise ValueError("Folder needs images: set its root to a folder, or files to a list")
-        if files is not None and not files:
-            raise ValueError("Folder.files is an empty list; leave it out for all images of root")
         self.root, self.files, self.recursive = root, files, recursive
         self.outputs: Outputs | None = None  # predict's own outputs, which are not inputs
         self._distinct = False  # whether keys have the extension if only that differs
@@ -154,7 +152,7 @@ class Folder(Source):
                 yield from self._found(path, "Folder.files")
             return
         root = expand_path(self.root, "Folder.root")
-        if self.files:
+        if self.files is not None:
             yield from self._below(root, self.files)
         else:
             yield from self._found(root, "Folder.root")

@@ -118,6 +118,9 @@ class TrainingLatents(TrainingImages):
         return given
 
 
+Latents.training_dataset = TrainingLatents
+
+
 def add_latents(batch: dict[str, Any], source: Any) -> None:
     """Complete a batch of latents: float32, the size of its images, and the latents' space.
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
 from datamodules.order.keys import Keys
-from datamodules.order.shuffle import BLOCK, Mixture
-from datamodules.source import Sample, Source
+from datamodules.order.shuffle import Mixture
+from datamodules.source import Sample, Source, prepare_within
 from datamodules.sources.latents import Latents
+from files.numbers import PositiveFloat, PositiveInt
 
 FIELDS = ("lr", "text", "text_features")  # which all samples of a batch must have, or none
 
@@ -34,22 +34,23 @@ class Mix(Source):
             number of images in all sources.
 
     Raises:
-        ValueError: If a weight is missing or not positive, or ``samples`` is below 1.
+        ValueError: If a weight is missing, or a name is no part of a key.
     """
 
     def __init__(
         self,
         sources: dict[str, Source],
-        weights: dict[str, float] | None = None,
-        samples: int | None = None,
+        weights: dict[str, PositiveFloat] | None = None,
+        samples: PositiveInt | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         _check_names(sources)
-        if weights is not None:
-            _check_weights(weights, sources)
-        if samples is not None and samples < 1:
-            raise ValueError(f"Mix.samples is {samples}; it must be at least 1")
+        if weights is not None and weights.keys() != sources.keys():
+            raise ValueError(
+                f"Mix.weights has {', '.join(weights) or 'nothing'}, and Mix.sources has "
+                f"{', '.join(sources)}; expected one weight for each source"
+            )
         self.sources, self.weights, self.samples = sources, weights, samples
         self._sources = list(sources.values())
         self._keys, self._groups = Keys({}), [[0] for _ in sources]
@@ -67,19 +68,7 @@ class Mix(Source):
                     f"Mix.sources: {name!r} holds latents, which cannot be mixed: list all shards "
                     "in the urls of one Latents"
                 )
-            if source.degradation is not None:
-                raise ValueError(
-                    f"Mix.sources: {name!r} has its own degradation, but a batch is degraded "
-                    "as a whole: give it to the Mix, or to the run as the key degradation"
-                )
-            if source.scale is not None and source.scale != scale:
-                raise ValueError(
-                    f"Mix.sources: {name!r} has scale {source.scale:g}, but the mixture is used at "
-                    f"{scale:g}: a batch has one scale; set it as scale of the Mix"
-                )
-            source.srgb = self.srgb
-            source.prepare(scale)
-        _check_count(sum(len(s.mixture.groups) if s.mixture else 1 for s in self._sources))
+            prepare_within(source, self, scale)
         self._keys = Keys({name: source.keys for name, source in self.sources.items()})
         self._groups = [list(source.groups) for source in self._sources]
         for (name, source), groups in zip(self.sources.items(), self._groups, strict=True):
@@ -168,29 +157,9 @@ class Mix(Source):
 def _check_names(sources: dict[str, Source]) -> None:
     if not sources:
         raise ValueError("Mix.sources is empty; expected a dict of name: Source")
-    _check_count(len(sources))
     for name in sources:
         if not name or "/" in name or name in (".", ".."):
             raise ValueError(
                 f"Mix.sources has the name {name!r}, which becomes the first part of a key; "
                 "expected a word without /"
-            )
-
-
-def _check_count(count: int) -> None:
-    if count > BLOCK:
-        raise ValueError(f"Mix.sources has {count} sources; expected {BLOCK} at most")
-
-
-def _check_weights(weights: dict[str, float], sources: dict[str, Source]) -> None:
-    if weights.keys() != sources.keys():
-        raise ValueError(
-            f"Mix.weights has {', '.join(weights) or 'nothing'}, and Mix.sources has "
-            f"{', '.join(sources)}; expected one weight for each source"
-        )
-    for name, weight in weights.items():
-        if not (math.isfinite(weight) and weight > 0):
-            raise ValueError(
-                f"Mix.weights.{name} is {weight}; it must be above 0 (to use nothing of a source, "
-                "remove it from Mix.sources)"
             )

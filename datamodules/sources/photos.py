@@ -61,13 +61,17 @@ class Photos(Source):
             by default all. The motorcycles are a stereo pair: keep them on one side of a split.
 
     Raises:
-        ValueError: If a name is unknown, or given twice.
+        ValueError: If a name is unknown.
     """
 
     def __init__(self, names: list[str] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.names = list(PHOTOS) if names is None else names
-        check_names(self.names)
+        for name in self.names:
+            if name not in PHOTOS:
+                near = get_close_matches(name, PHOTOS, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"Photos.names has the unknown name {name!r}{hint}")
         self._paths: list[str] = []
         self._decoded: dict[int, Sample] = {}  # 30 MB for all; decoding them for each crop is slow
 
@@ -96,23 +100,6 @@ class Photos(Source):
             image.rgb.setflags(write=False)  # later reads return the same array
             self._decoded[index] = {"hr": image.rgb, "meta": image.meta(self._paths[index])}
         return self._decoded[index].copy()
-
-
-def check_names(names: list[str]) -> None:
-    """Check names of photographs.
-
-    Raises:
-        ValueError: If a name is unknown (the message has the nearest one), or given twice.
-    """
-    if not names:
-        raise ValueError("Photos.names is empty; leave it out for all photographs")
-    for number, name in enumerate(names):
-        if name not in PHOTOS:
-            near = get_close_matches(name, PHOTOS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"expected some of {', '.join(PHOTOS)}"
-            raise ValueError(f"Photos.names has the unknown name {name!r}: {hint}")
-        if name in names[:number]:
-            raise ValueError(f"Photos.names has {name!r} twice")
 
 
 def photo_path(name: str) -> Path:

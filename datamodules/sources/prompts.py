@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.source import Sample, Source
+from files.numbers import PositiveInt
 from files.paths import expand_path, read_text
 
 log = logging.getLogger(__name__)
-LONGEST = 10_000  # characters of a prompt
+Size = PositiveInt | tuple[PositiveInt, PositiveInt]  # a side, or height and width
 
 
 class Seeds(Source):
@@ -24,21 +25,17 @@ class Seeds(Source):
         size: Side of the images, or their height and width.
         frames: Frames per clip, for a video model; ``null`` for images.
 
-    Raises:
-        ValueError: If ``count`` or ``size`` is below 1, or ``frames`` below 2.
     """
 
     def __init__(
         self,
-        count: int,
-        size: int | tuple[int, int],
-        frames: int | None = None,
+        count: PositiveInt,
+        size: Size,
+        frames: PositiveInt | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(degradation=None, **kwargs)
-        if count < 1:
-            raise ValueError(f"Seeds.count is {count}; expected 1 or more")
-        self.frames, self._wanted = frames, _wanted("Seeds", size, frames)
+        self.frames, self._wanted = frames, _wanted(size, frames)
         self._keys = [f"{number:06}" for number in range(count)]
 
     @property
@@ -62,20 +59,18 @@ class Prompts(Source):
         size: Side of the images, or their height and width.
         frames: Frames per clip, for a video model; ``null`` for images.
 
-    Raises:
-        ValueError: If ``size`` is below 1, or ``frames`` below 2.
     """
 
     def __init__(
         self,
         file: str,
-        size: int | tuple[int, int],
-        frames: int | None = None,
+        size: Size,
+        frames: PositiveInt | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(degradation=None, **kwargs)
         self.file, self.frames = file, frames
-        self._wanted = _wanted("Prompts", size, frames)
+        self._wanted = _wanted(size, frames)
         self._texts: dict[str, str] = {}  # by key
         self._keys: list[str] = []
 
@@ -83,16 +78,11 @@ class Prompts(Source):
         """Read the file. Args as ``Source.prepare``.
 
         Raises:
-            ValueError: If it is missing or not text, has no prompts, or one that is too long.
+            ValueError: If it is missing or not text, or has no prompts.
         """
         self._texts, empty = {}, 0
         for number, line in enumerate(_lines(expand_path(self.file, "Prompts.file")), start=1):
             text = line.strip()
-            if len(text) > LONGEST:
-                raise ValueError(
-                    f"Prompts.file {self.file}: line {number} has {len(text)} characters; expected "
-                    f"{LONGEST} at most: shorten it, or is it another kind of file?"
-                )
             digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
             if text:
                 self._texts[f"{number:06}-{digest}"] = text
@@ -126,12 +116,7 @@ def _lines(path: str) -> list[str]:
     return lines if lines[-1] else lines[:-1]  # nothing follows the last line's end
 
 
-def _wanted(name: str, size: int | tuple[int, int], frames: int | None) -> Sample:
+def _wanted(size: Size, frames: int | None) -> Sample:
     height, width = (size, size) if isinstance(size, int) else size
-    if min(height, width) < 1:
-        raise ValueError(f"{name}.size is {size}; expected 1 or more, or [height, width]")
-    if frames is None:
-        return {"size": (height, width)}
-    if frames < 2:
-        raise ValueError(f"{name}.frames is {frames}; expected 2 or more, or null for images")
-    return {"size": (height, width), "frames": frames}
+    wanted = Sample(size=(height, width))
+    return wanted if frames is None else {**wanted, "frames": frames}

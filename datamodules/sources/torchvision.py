@@ -13,6 +13,7 @@ from PIL import Image
 
 from datamodules.files.decode import UnreadableImage
 from datamodules.source import Sample, Source
+from files.numbers import NonNegativeInt, PositiveInt
 from files.paths import expand_path
 
 
@@ -32,8 +33,6 @@ class Torchvision(Source):
         stop: Number after that of the last one; None for all.
         options: Further arguments of the dataset's class, such as ``{split: test}``.
 
-    Raises:
-        ValueError: If ``start`` or ``stop`` is out of range, or ``classes`` is empty.
     """
 
     def __init__(
@@ -43,18 +42,12 @@ class Torchvision(Source):
         classes: list[str] | None = None,
         train: bool | None = None,
         download: bool = False,
-        start: int = 0,
-        stop: int | None = None,
+        start: NonNegativeInt = 0,
+        stop: PositiveInt | None = None,
         options: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if start < 0 or (stop is not None and stop <= start):
-            raise ValueError(
-                f"Torchvision.start is {start} and stop {stop}; expected 0 <= start < stop"
-            )
-        if classes is not None and not classes:
-            raise ValueError("Torchvision.classes is an empty list; leave it out for all classes")
         self.dataset, self.root, self.classes = dataset, root, classes
         self.train, self.download, self.options = train, download, options or {}
         self.start, self.stop = start, stop
@@ -92,8 +85,8 @@ class Torchvision(Source):
         self._keys, self._indices = self._keys[part], self._indices[part]
         if not self._keys:
             raise ValueError(
-                f"Torchvision has no image of {self.dataset} left: lower start ({self.start}), or "
-                "name other classes"
+                f"Torchvision has no image of {self.dataset} left: lower start ({self.start}), "
+                "raise stop, or name other classes"
             )
 
     @property

@@ -115,6 +115,9 @@ class TrainingTriplets(TrainingImages):
         return given.copy()
 
 
+Triplets.evaluation_dataset, Triplets.training_dataset = TripletImages, TrainingTriplets
+
+
 def _triplets_in(folder: Path) -> dict[str, dict[str, Path]]:
     """Return the files of the triplets of one folder, by name."""
     parts = {

@@ -14,7 +14,7 @@ from tests.docs.parsed import accept_missing
 def accepted(enlarger: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Parse the words of a command of `main.py`, which need not find the data and runs it names."""
     monkeypatch.chdir(REPO)
-    for name in ("CARS", "DATA"):
+    for name in ("DATA", "WEIGHTS"):
         monkeypatch.setenv(f"ENLARGER_{name}", name.lower())
     accept_missing(monkeypatch.setattr)
 

@@ -1,26 +1,25 @@
-"""Every command for a GPU is one that can be run; a folder that is not there is no error."""
+"""Rows for a GPU can be run, in the order of their value, and end within their budget."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 import torch
 
 from benchmarks import gpu, report
-from benchmarks.gpu import COMMANDS, Command, failed, main, read_done
+from benchmarks.gpu import ROWS, Row, main, measured
 from tests.conftest import REPO
 from tests.docs.parsed import parsed
 
-OWN = [command.words for command in COMMANDS if "pytest" not in command.words]
-
 
 @pytest.mark.slow  # the process in which modules are run takes seconds to start
-@pytest.mark.parametrize("words", OWN)
-def test_every_module_takes_its_options(words: str) -> None:
+@pytest.mark.parametrize("row", [row for row in ROWS if "pytest" not in row.words], ids=str)
+def test_every_module_takes_its_options(row: Row) -> None:
     """By its own parser."""
-    words = words.replace("$ENLARGER_PEERS", "peers").replace("$ENLARGER_DATA", "data")
+    words = row.words.replace("$ENLARGER_PEERS", "peers").replace("$ENLARGER_DATA", "data")
     assert parsed(words.split(), REPO, {}) == "ok"
 
 
@@ -30,85 +29,65 @@ def test_without_a_gpu_commands_are_printed(capsys: pytest.CaptureFixture[str]) 
     printed = capsys.readouterr().out
     assert "no GPU" in printed
     assert "needs $ENLARGER_DATA/bsds400, $ENLARGER_DATA/kodak24" in printed
-    assert [line for line in printed.splitlines() if line.startswith("python ")] == [
-        "python -m benchmarks.speed.streaming $ENLARGER_DATA/bsds400 $ENLARGER_DATA/kodak24 "
-        "--device cuda"
-    ]
 
 
-def test_a_command_without_its_folder_is_skipped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = Command("it", "-c 'raise\tSystemExit(3)'", ("$ENLARGER_DATA/photographs",))
-    monkeypatch.delenv("ENLARGER_DATA", raising=False)
-    monkeypatch.setattr(gpu, "DONE", tmp_path / "done.json")
-    assert not failed(command, {})
-    monkeypatch.setenv("ENLARGER_DATA", str(tmp_path))
-    assert not failed(command, {})
-    skipped = "it: skipped, because there is no $ENLARGER_DATA/photographs\n"
-    assert capsys.readouterr().out == 2 * skipped
-    (tmp_path / "photographs").mkdir()
-    assert failed(command, {})
-    assert "it: status 3" in capsys.readouterr().out
-    assert not gpu.DONE.exists()
-
-
-def test_what_is_done_is_not_repeated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(gpu, "DONE", tmp_path / "runs" / "done.json")
+@pytest.fixture
+def done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setattr(gpu, "DONE", tmp_path / "rows.json")
     monkeypatch.setattr(gpu, "commit", lambda: "abc")
-    command = Command("it", "-c pass")
-    assert not failed(command, read_done())
-    assert not failed(command, read_done())
-    assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()] == [
-        "it: status 0",
-        "it: done before",
+    monkeypatch.setattr(gpu, "PATIENCE", 0.2)
+    return {}
+
+
+def test_a_row_ends_by_itself_or_is_ended(done: dict[str, Any]) -> None:
+    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"
+    rows = [
+        Row("missing", "-c pass", needs=("$ENLARGER_DATA/nothing",)),
+        Row("whole", "-c pass"),
+        Row("broken", "-c 'raise SystemExit(3)'"),
+        Row("long", f"-c '{deaf}'", limit=1.0),
     ]
+    ended = measured(rows, 100.0, done)
+    assert {name: how.split()[0] for name, how in ended.items()} == {
+        "missing": "skipped:",
+        "whole": "done",
+        "broken": "status",
+        "long": "stopped",
+    }
+    assert list(done) == ["whole"]
+    assert measured(rows[1:2], 100.0, gpu.read_done()) == {"whole": "done before"}
+
+
+def test_no_row_is_begun_without_time(done: dict[str, Any]) -> None:
+    assert measured([Row("late", "-c pass")], 1.0, done)["late"].startswith("not begun")
+
+
+def test_a_row_of_another_commit_is_repeated(
+    done: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured([Row("whole", "-c pass")], 100.0, done)
     monkeypatch.setattr(gpu, "commit", lambda: "another")
-    assert read_done() == {}
+    assert gpu.read_done() == {}
 
 
-def test_what_takes_too_long_is_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("status", [0, 1])
+def test_how_the_pretended_device_ends_is_told(
+    status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu, "DONE", tmp_path / "done.json")
-    assert failed(Command("it", "-c 'import time; time.sleep(600)'"), {}, 0.2)
-    assert "it: stopped after 0.2 s" in capsys.readouterr().out
-    assert not gpu.DONE.exists()
-
-
-def test_a_dry_run_names_what_it_skips(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name in ("ENLARGER_PEERS", "ENLARGER_DATA"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(gpu.subprocess, "run", lambda words, **_: CompletedProcess(words, 0))
-    assert main(["--pretend"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(COMMANDS)
-    ran = [line for line in lines if line.endswith("status 0 on the pretended device")]
-    assert len(ran) == 3
-    assert all("skipped, because" in x for x in lines if x not in ran)
-    monkeypatch.setattr(gpu.subprocess, "run", lambda words, **_: CompletedProcess(words, 1))
-    assert main(["--pretend"]) == 1
+    monkeypatch.setattr(gpu.subprocess, "run", lambda words, **_: CompletedProcess(words, status))
+    assert main(["--pretend"]) == status
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "module",
-    [f"benchmarks.speed.{name}" for name in ("sampling", "invsr")],
-)
-def test_a_dry_run(module: str, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", ["sampling", "InvSR"])
+def test_a_dry_run(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     """The script whole, on the pretended device; the committed numbers stay."""
-    name = module.rpartition(".")[2]
-    kept = report.RESULTS / f"{name}_cuda.json"
-    before = kept.read_bytes() if kept.exists() else None
-    assert main(["--pretend", "--only", f"{module}"]) == 0
+    before = {path: path.read_bytes() for path in report.RESULTS.glob("*.json")}
+    assert main(["--pretend", "--only", name]) == 0
     printed = capfd.readouterr().out
     assert "status 0 on the pretended device" in printed
     assert '"gpu": "pretended"' in printed
-    assert (kept.read_bytes() if kept.exists() else None) == before
+    assert {path: path.read_bytes() for path in report.RESULTS.glob("*.json")} == before
 
 
 def test_what_is_measured_on_a_gpu_overwrites_nothing(

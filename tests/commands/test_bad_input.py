@@ -102,7 +102,7 @@ def test_nothing_but_broken_training_images(tiny: Path, tmp_path: Path, refusal:
     for number in range(4):
         (broken / f"{number}.jpg").write_text("no image")
     sentence = refusal(*FIT, *root(broken))
-    assert "data.init_args.train" in sentence
+    assert "data.train" in sentence
     assert "could not be used" in sentence
 
 
@@ -112,25 +112,25 @@ def test_a_training_image_of_one_pixel(
 ) -> None:
     image((1, 1)).save(folder / "dot.png")
     sentence = refusal(*FIT, *root(folder), "--data.init_args.workers", workers)
-    assert "dot is 1x1 pixels, smaller than data.init_args.crop_size 16" in sentence
+    assert "dot is 1x1 pixels, smaller than data.crop_size 16" in sentence
 
 
 def test_a_crop_larger_than_the_image(tiny: Path, refusal: Refusal) -> None:
     sentence = refusal(*FIT, "--data.init_args.crop_size", 64)
-    assert "48x40 pixels, smaller than data.init_args.crop_size 64" in sentence
+    assert "48x40 pixels, smaller than data.crop_size 64" in sentence
     assert "lower the crop size" in sentence
 
 
 def test_a_scale_that_does_not_divide_the_crop(tiny: Path, refusal: Refusal) -> None:
     sentence = refusal(*FIT, "--data.init_args.scale", 3)
-    assert "data.init_args.crop_size is 16" in sentence
-    assert "data.init_args.scale 3; use 15 or 18" in sentence
+    assert "data.crop_size is 16" in sentence
+    assert "data.scale 3; use 15 or 18" in sentence
 
 
 def test_a_batch_larger_than_the_data(tiny: Path, refusal: Refusal) -> None:
     sentence = refusal(*FIT, "--data.init_args.batch_size", 100)
     assert "10 images" in sentence
-    assert "data.init_args.batch_size 100" in sentence
+    assert "data.batch_size 100" in sentence
 
 
 def test_an_empty_folder(tiny: Path, refusal: Refusal) -> None:
@@ -246,7 +246,7 @@ def test_odd_images_are_enlarged(odd: Path, enlarger: Enlarger) -> None:
 @pytest.mark.usefixtures("bicubic")
 def test_nothing_to_predict(refusal: Refusal) -> None:
     sentence = refusal("predict", *BICUBIC)
-    assert "set data.init_args.predict to a folder, a file, or a Source" in sentence
+    assert "set data.predict to a folder, a file, or a Source" in sentence
 
 
 # ------------------------------------------------------------------------ weights and checkpoints
@@ -254,15 +254,16 @@ def test_nothing_to_predict(refusal: Refusal) -> None:
 
 @pytest.mark.parametrize("command", ["test", "validate", "predict"])
 def test_no_weights(tiny: Path, refusal: Refusal, command: str) -> None:
+    Path("photos").mkdir()
     sentence = refusal(command, "--config", "tiny.yaml", "--data.init_args.predict", "photos")
     assert f"{command} needs trained weights, but runs/tiny/checkpoints has none" in sentence
-    assert "--model.init_args.weights" in sentence
+    assert "--model.weights" in sentence
     assert not Path("runs/tiny/results.json").exists()
 
 
 def test_a_missing_weights_file(tiny: Path, refusal: Refusal) -> None:
     sentence = refusal(*FIT, "--model.init_args.weights", "nowhere/x.pth")
-    assert sentence == "model.init_args.weights is 'nowhere/x.pth', and there is no such file"
+    assert sentence == "model.weights is 'nowhere/x.pth', and there is no such file"
 
 
 @pytest.mark.parametrize("command", ["fit", "test"])

@@ -205,7 +205,7 @@ def test_latents_of_another_autoencoder(work: Path, enlarger: Enlarger, refusal:
     assert source.read(0)["latent"].dtype == np.float16
     save_halves(1)
     sentence = refusal(*fit())
-    assert sentence.startswith("the latents of data.init_args.train were made by Taef2Space ")
+    assert sentence.startswith("the latents of data.train were made by Taef2Space ")
 
 
 def test_whole_images_are_not_flipped() -> None:
@@ -222,7 +222,7 @@ def test_what_cannot_be_encoded(work: Path, refusal: Refusal) -> None:
     assert "nothing could be encoded" in refusal(*ENCODE, "--encode.crop", 64)
     assert "give --encode.out" in refusal(*ENCODE[:5])
     no_space = ("encode", "--config", "tiny.yaml", "--encode.out", "out")
-    assert "Regression has no model.init_args.space" in refusal(*no_space)
+    assert "Regression has no model.space" in refusal(*no_space)
     assert encoding.find_shards(Path("out"), encoding.NAME) == []
 
 

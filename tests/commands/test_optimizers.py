@@ -150,5 +150,5 @@ def test_an_optimiser_that_cannot_work_is_refused(
     tiny: Path, refusal: Callable[..., str], name: str
 ) -> None:
     sentence = refusal(*map(str, FIT), "--model.init_args.optimizer", f"torch.optim.{name}", *PARTS)
-    assert sentence.startswith(f"model.init_args.optimizer is {name}, which ")
+    assert sentence.startswith(f"model.optimizer is {name}, which ")
     assert not list(Path("runs").rglob("*.ckpt"))

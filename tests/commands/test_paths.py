@@ -107,7 +107,7 @@ def test_the_ending_is_in_the_message(other: Path, refusal: Refusal) -> None:
     (other / "a.jpg").write_text(FOLDER)
     for key in ("config", "model", "data.init_args.train"):
         sentence = refusal("fit", "--config", "tiny.yaml", f"--{key}", "a.jpg")
-        assert f"{key}" in sentence
+        assert key.replace(".init_args", "") in sentence
         assert "'a.jpg' is not a configuration: its name must end in .yaml" in sentence
     with pytest.raises(ValueError, match=r"a\.jpg is not a configuration"):
         degradation_of([other / "a.jpg"], 2)
@@ -141,6 +141,8 @@ def test_the_name_of_a_shard_is_no_command(other: Path, refusal: Refusal) -> Non
     "name", quick([*(n for n in ODD if n != "[hd]"), "Null", "cost$", "trail "], "Null", "cost$")
 )
 def test_any_name_is_taken_as_it_is_typed(other: Path, configured: Configured, name: str) -> None:
+    Path(name).mkdir()
+    Path(name, "a.png").touch()
     found = configured(*PREDICT, f"--data.init_args.predict={name}", f"--writer.folder={name}")
     assert (found.data.init_args.predict, found.writer.folder) == (name, name)
     found = configured(*PREDICT, f"--data.predict={name}/a.png", f"--writer.folder={name}/out")
@@ -373,5 +375,5 @@ def test_a_plugin_whose_import_another_module_hides(tiny: Path, refusal: Refusal
     Path("calendar.py").write_text("def helper(): pass\n")
     Path("own_plugin_of_a_test.py").write_text(f"from calendar import helper\n{PLUGIN}")
     sentence = refusal(*PREDICT, "--model", "own_plugin_of_a_test.Mine")
-    assert "cannot import 'helper' from calendar: " in sentence
+    assert "cannot import name 'helper' from 'calendar'" in sentence
     assert f"hides {tiny / 'calendar.py'}" in sentence

@@ -88,18 +88,18 @@ def test_it_resumes_bit_for_bit(gan: str, enlarger: Enlarger, case: str) -> None
 def test_what_the_trainer_would_do_is_the_method_s(gan: str, refusal: Refusal) -> None:
     for flag, own in (("gradient_clip_val", "clip"), ("accumulate_grad_batches", "accumulate")):
         sentence = refusal("fit", "--config", gan, f"--trainer.{flag}", 2)
-        assert f"set model.init_args.{own} instead, and remove trainer.{flag}" in sentence
+        assert f"set model.{own} instead, and remove trainer.{flag}" in sentence
 
 
 def test_bad_input_is_one_sentence(gan: str, refusal: Refusal) -> None:
     Path("vgg19.pth").unlink()
     sentence = refusal("fit", "--config", gan)
-    assert "losses.perceptual.init_args.perceptual_weights is 'vgg19.pth'" in sentence
+    assert "losses.perceptual.perceptual_weights is 'vgg19.pth'" in sentence
     sentence = refusal(
         *("fit", "--config", gan, "--model.init_args.losses.perceptual", "null"),
         *("--trainer.callbacks", "[callbacks.PSNR]"),
     )
-    assert "model.init_args.losses.ldl compares" in sentence
+    assert "model.losses.ldl compares" in sentence
     assert "add callbacks.EMA to trainer.callbacks" in sentence
 
 

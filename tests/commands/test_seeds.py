@@ -116,11 +116,6 @@ def test_an_interrupt_leaves_the_seeds_before_it(stochastic: str, enlarger: Enla
     assert images()[0] == before
 
 
-def test_no_seed_at_all(stochastic: str, refusal: Callable[..., str]) -> None:
-    sentence = refusal("test", "--config", stochastic, "--run.seeds", "0")
-    assert "run.seeds is 0; it must be at least 1" in sentence
-
-
 def test_prediction_has_the_runs_seed_too(
     stochastic: str, enlarger: Enlarger, photo_folder: Path
 ) -> None:

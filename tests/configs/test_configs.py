@@ -49,7 +49,7 @@ BENCHMARK = CONFIGS / "experiment/benchmark.yaml"
 OWN_TESTS = [
     n
     for n in EXPERIMENTS
-    if re.search(r"/mini/|casarbi|latent_lpips|sd_turbo|self_cascade|nsarm_8b", n)
+    if re.search(r"/mini/|casarbi|latent_lpips|natural|sd_turbo|self_cascade|nsarm_8b", n)
 ]
 TRAINED = [n for n in EXPERIMENTS if n not in OWN_TESTS and CONFIGS / n != BENCHMARK]
 # Larger quickstart_gan.yaml, that one's data and degradation with quickstart.yaml's model, and
@@ -71,6 +71,7 @@ ALIKE = {
     *(f"experiment/mini/nsarm/{n}.yaml" for n in ("base", "latents", "stage1")),
     *(f"experiment/mini/{n}.yaml" for n in ("casarbi/base", "invsr/base", "invsr/latents")),
     *(f"experiment/{n}.yaml" for n in ("casarbi_base", "mini/resshift/pixel")),
+    "experiment/resshift_natural.yaml",
     *(f"experiment/self_cascade_{n}.yaml" for n in ("64/base", "64/tf", "prompts")),
 }
 

@@ -18,7 +18,6 @@ from lightning_modules.networks.autoencoders import taef2_decoder, taef2_encoder
 from tests.configs.blurred import save
 from tests.configs.shipped import PATHS, content
 from tests.configs.test_casarbi_configs import differences
-from tests.configs.test_configs import reads
 from tests.conftest import REPO
 from tests.small_sd import options, save_sd, training
 from tests.stand_ins import stand_in
@@ -275,16 +274,3 @@ def test_each_thing_that_is_missing_is_one_sentence(
         assert len(printed.strip().splitlines()) == (3 if len(missing) == 2 else 1)
         for sentence in sentences:
             assert sentence in printed
-
-
-# ---------------------------------------------------------------------------------------- the cars
-
-
-@pytest.mark.parametrize("name", ["autoencoder", "invsr_base", "invsr_x2", "invsr_x4"])
-def test_parts_of_the_cars_parse(
-    name: str, enlarger: Enlarger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    file = REPO / f"benchmarks/configs/cars/{name}.yaml"
-    data = str(CONFIGS / "data/photos.yaml")
-    reads(enlarger, tmp_path, "--config", str(file), "--data", data)

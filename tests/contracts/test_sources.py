@@ -173,7 +173,3 @@ class TestSources(SourceContract):
         if source_class in EXAMPLES:
             return EXAMPLES[source_class](tmp_path)
         return SourceExample(lambda: build(source_class, {}, f"EXAMPLES in {__name__}"))
-
-
-BOTH = ("scale", "degradation")
-CLIP = ("frames", "stride", "side", "short")

@@ -73,7 +73,7 @@ def test_check_and_a_difference(tiny: Path) -> None:
     for status, said in both:
         assert status == 2, said
         assert "rank 1 (on " in said
-        assert "data.init_args.batch_size is 8 there, 4 on rank 0" in said
+        assert "data.batch_size is 8 there, 4 on rank 0" in said
 
 
 @pytest.mark.slow

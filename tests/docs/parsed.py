@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 import main
-from commands import errors
+from commands.arguments import early
 from commands.names import TOOLS
 from tests.docs.stand_in import asks
 
@@ -32,7 +32,7 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
     [
         *("commands.cli", "callbacks.metrics.pixels", "torch.distributed.run"),
-        *("benchmarks.miniature.report", "benchmarks.speed.invsr"),  # each a second
+        *("benchmarks.photographs.page", "benchmarks.speed.invsr"),  # each a second
     ]
 )
 NOT_PRINTED = {"config", "debug", "help", "print_config"}  # options of `main.py` that are no keys
@@ -69,8 +69,8 @@ def accept_missing(patch: Callable[[object, str, object], None] = setattr) -> No
     Args:
         patch: Replaces an attribute; by default for the rest of the process.
     """
-    patch(errors, "_refuse_missing", lambda key, path: None)
-    patch(errors, "refuse_missing_run", lambda words: None)
+    patch(early, "_refuse_missing", lambda key, path: None)
+    patch(early, "refuse_missing_run", lambda words: None)
 
 
 def _child(

@@ -27,7 +27,7 @@ torchrun main.py fit
 """
 TEXT = """# `make` is no command in a heading: `make nothing`
 `make test`, `make test` again, and `SEED=1 python -m
-benchmarks.miniature NAME | OTHER`; and `main.py fit ... --run.name a`.
+benchmarks.photographs --only NAME | OTHER`; and `main.py fit ... --run.name a`.
 ```
 $ python main.py test --config ... \\
   --run.name b
@@ -66,7 +66,7 @@ def test_commands_and_options_in_the_text(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "a.md").write_text(TEXT)
     assert [(block.line, block.how, block.text) for block in inline(tmp_path / "a.md")] == [
         (2, "parse", "make test"),
-        (2, "parse", "SEED=1 python -m benchmarks.miniature NAME"),
+        (2, "parse", "SEED=1 python -m benchmarks.photographs --only NAME"),
         (3, "parse", f"python main.py fit --config {QUICKSTART} --run.name a"),
         (5, "parse", f"python main.py test --config {QUICKSTART} --run.name b"),
         (9, "option", "--run.name NAME"),
@@ -116,7 +116,6 @@ def test_files_that_a_page_shows() -> None:
         ("python main.py fit --model.help lightning_modules.x.Y", False, "run", ".x.Y"),
         ("python main.py doctor", False, "run", "doctor"),
         ("python main.py export runs/a", False, "run", "export runs/a"),
-        ("python main.py export runs/a --export.push me/a", False, "parsed", ""),
         ("torchrun --nnodes 2 main.py fit --config a.yaml", False, "parsed", ""),
         ("srun .venv/bin/python main.py doctor", False, "parsed", ""),
         ("sbatch docs/train.sbatch a.yaml --run.name b", True, "parsed", ""),
@@ -201,8 +200,8 @@ def test_options_whose_value_is_the_readers() -> None:
         ("main.py niqe fit my/photos --out a.npz", "--out", "ok"),
         ("main.py niqe fit my/photos", "", "required: --out"),
         ("-m datamodules.pack a b", "--nome", "there is no nome"),
-        ("-m benchmarks.miniature NAME", "", "ok"),
-        ("-m benchmarks.miniature nome", "", "invalid choice: 'nome'"),
+        ("-m benchmarks.photographs --only NAME", "", "ok"),
+        ("-m benchmarks.photographs --only nome", "", "invalid choice: 'nome'"),
     ],
 )
 def test_parsed(words: str, option: str, said: str) -> None:

@@ -15,8 +15,8 @@ CALLS = {"expandvars", "expanduser", "walk", "glob", "iglob", "rglob", "scandir"
 ALLOWED = {
     ("callbacks/metrics/sets.py", "expanduser"): "the cache's constant path",
     ("callbacks/weights.py", "glob"): "the cache of Hugging Face, whose place it says itself",
-    ("commands/errors.py", "glob"): "a suggestion in a message",
-    ("commands/errors.py", "rglob"): "Enlarger's own code and configurations",
+    ("commands/arguments/early.py", "glob"): "a suggestion in a message",
+    ("commands/arguments/early.py", "rglob"): "Enlarger's own code and configurations",
     ("commands/export/export.py", "rglob"): "the folder that it has just written",
     ("commands/distributed/preflight.py", "rglob"): "Enlarger's own code",
     ("commands/run/weights.py", "glob"): "one file's name in an exported folder, a fixed pattern",

@@ -51,7 +51,7 @@ ASKED: dict[str, tuple[str, ...]] = {
         "--run.overwrite start a new run",
         "main.py fit --help all lists all",
     ),
-    "fit --model.help": ("lightning_modules.InvSR Diffusion inversion", "to derive from"),
+    "fit --model.help": ("lightning_modules.InvSR Diffusion inversion",),
     "fit --trainer.callbacks.help --debug": ("callbacks.PSNR",),
     "fit --help all": (
         "Train a model; the same command again continues the run.",

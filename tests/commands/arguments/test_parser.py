@@ -33,10 +33,7 @@ def parsed(
 def test_a_file_stands_in_place_of_the_experiment_s(parsed: Any) -> None:
     """Nothing of the experiment remains, whether the class is the same or another."""
     experiment = CONFIGS / "experiment/self_cascade_sd21.yaml"
-    model, metrics = (
-        CONFIGS / "model/direct.yaml",
-        REPO / "benchmarks/configs/cars/samples.yaml",
-    )
+    model, metrics = CONFIGS / "model/direct.yaml", CONFIGS / "callbacks/generator.yaml"
     alone = parsed("test", "--model", model, "--trainer.callbacks", metrics)
     over = parsed("test", "--config", experiment, "--model", model, "--trainer.callbacks", metrics)
     for command in (alone, over):

@@ -6,9 +6,7 @@ import hashlib
 import json
 import re
 import shutil
-import threading
-from collections.abc import Callable, Iterator
-from http.server import ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +39,6 @@ from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.spandrel import Spandrel
 from lightning_modules.one_pass.regression import Regression
 from lightning_modules.weights import read_weights
-from tests.commands.fake_hub import Hub
 from tests.lightning_modules.backbone.unets import CLASSES, WRAPPERS, inputs, small_kl, wrapped
 from tests.quick import quick
 
@@ -378,58 +375,4 @@ def test_what_is_no_single_pass_is_refused(tmp_path: Path, monkeypatch: Any) -> 
     monkeypatch.setattr(export_onnx.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match=r"requires onnx, .* -e '\.\[onnx\]'"):
         written(Regression(2.0, edsr), tmp_path, onnx=True)
-    assert not list(tmp_path.iterdir())
-
-
-# ---------------------------------------------------------------------------------------------- hub
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Start a local hub, with a token."""
-    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.asked, server.files, server.refuses = [], {}, False
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    constants = "huggingface_hub.constants"
-    monkeypatch.setattr(f"{constants}.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr(f"{constants}.HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def test_the_folder_is_uploaded(hub: Any, tmp_path: Path) -> None:
-    out = written(Regression(2.0, edsr), tmp_path, push="me/mine")
-    assert hub.files == {path.name: path.read_bytes() for path in out.iterdir()}
-    assert {token for _, token in hub.asked} == {"Bearer hf_secret"}
-    assert hub.created["name"] == "mine"
-    private = hub.created.get("private", hub.created.get("visibility"))
-    assert private in (True, "private")
-
-
-def test_an_upload_that_fails_leaves_the_folder(hub: Any, tmp_path: Path) -> None:
-    hub.refuses = True
-    with pytest.raises(ConfigurationError, match=r"out, but could not be uploaded to me/mine: "):
-        written(Regression(2.0, edsr), tmp_path, push="me/mine")
-    assert (tmp_path / "out" / "model.safetensors").is_file()
-
-
-def test_no_upload_without_network_name_or_token(
-    hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refused(name: str, sentence: str) -> None:
-        with pytest.raises(ConfigurationError, match=sentence):
-            written(Regression(2.0, edsr), tmp_path, push=name)
-
-    refused("mine", r"'mine'; expected USER/NAME")
-    with monkeypatch.context() as patch:
-        patch.setattr("huggingface_hub.get_token", lambda: None)
-        refused("me/mine", r"requires a token .* `hf auth login`")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    refused("me/mine", r"HF_HUB_OFFLINE is set")
-    assert not hub.asked
     assert not list(tmp_path.iterdir())

@@ -14,7 +14,6 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from commands.run.checkpoints import Checkpoints
 from commands.run.files import best_or_newest, is_whole, list_checkpoints
 from files.owned import hidden
 from lightning_modules.networks.edsr import EDSR
@@ -322,18 +321,6 @@ def newest_step() -> int:
 
 
 # --------------------------------------------------------------------------------------- settings
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "least"),
-    [
-        *(("keep_last", 0, 1), ("keep_best", -1, 0), ("every_n_steps", -1, 0)),
-        *(("every_n_minutes", -0.5, 0), ("every_n_minutes", math.nan, 0)),
-    ],
-)
-def test_numbers_out_of_range(key: str, value: float, least: int) -> None:
-    with pytest.raises(ValueError, match=rf"checkpoint\.{key} is .*; it must be at least {least}"):
-        Checkpoints(**{key: value})  # type: ignore[arg-type]
 
 
 def test_never(tiny: Path, enlarger: Enlarger) -> None:

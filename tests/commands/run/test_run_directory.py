@@ -186,8 +186,8 @@ def test_other_changes_are_refused_and_all_listed(trained: Path, refusal: Refusa
     lines = [line.strip() for line in sentence.splitlines()]
     assert lines[0] == "the run in runs/tiny was started with another configuration:"
     assert lines[1:-1] == [
-        "data.init_args.crops.flips: True -> False",
-        "model.init_args.loss: l1 -> charbonnier",
+        "data.crops.flips: True -> False",
+        "model.loss: l1 -> charbonnier",
         "seed_everything: 0 -> 1",
     ]
     for way_out in ("--run.change true", "--run.name NAME", "--run.overwrite true"):

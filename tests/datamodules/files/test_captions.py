@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import tarfile
 
 import pytest
 
 from datamodules.files.captions import caption_of
 from datamodules.files.decode import UnreadableImage
-from datamodules.pack import __main__ as pack
-from datamodules.pack import packing
 from datamodules.pack.images import Recipe, process
 from datamodules.pack.inputs import find_inputs
-from datamodules.shards import stream
-from datamodules.shards.remote import RetryPolicy
+from datamodules.shards import sample
 from datamodules.shards.shards import Shards
 from datamodules.shards.stream import Stream, decoded, raw_of, samples_of
-from datamodules.shards.urls import list_shards
 from datamodules.sources.clips import ClipShards
 from tests.datamodules.image_files import save
 from tests.datamodules.shards.test_shards import image_bytes, write
@@ -87,16 +81,6 @@ def test_all_readers_give_the_same(tmp_path, suffix):
     assert decoded(raw, srgb=False)["text"] == TEXT
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.TXT", "a.caption", "a.png.txt"])
-def test_beside_an_image(tmp_path, name):
-    save(tmp_path / "in" / "a.png")
-    (tmp_path / "in" / name).write_bytes(GOOD["mark"])
-    assert pack.main([str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "0"]) == 0
-    with tarfile.open(tmp_path / "out" / "shard-000000.tar") as tar:
-        assert tar.getnames() == ["a.png", "a.txt"]
-        assert tar.extractfile("a.txt").read() == TEXT.encode()
-
-
 @pytest.mark.parametrize("name", ["a.txt", "a.json"])
 def test_a_pipe_in_the_place_of_a_caption_does_not_block(tmp_path, name):
     save(tmp_path / "a.png")
@@ -107,55 +91,6 @@ def test_a_pipe_in_the_place_of_a_caption_does_not_block(tmp_path, name):
     assert found.message == f"{tmp_path / name}: a named pipe, not a file"
 
 
-@pytest.mark.parametrize(
-    ("captions", "lost"),
-    [
-        ({"a": "one", "b": "two"}, 1),
-        ({"a": "one", "b": "one"}, 0),
-        ({"a": "one", "b": "two", "c": "three"}, 2),
-        ({"a": "one"}, 0),
-        ({"b": "two"}, 1),
-        ({}, 0),
-        ({"a": "one", "b": " "}, 0),
-    ],
-)
-@pytest.mark.parametrize("keep", [False, True])
-def test_captions_that_go_with_equal_images_are_counted(tmp_path, captions, lost, keep, caplog):
-    caplog.set_level(logging.INFO)
-    for name in "abc":
-        save(tmp_path / "in" / f"{name}.png", seed=0)
-        if name in captions:
-            (tmp_path / "in" / f"{name}.txt").write_text(captions[name])
-    more = ["--keep-duplicates"] if keep else []
-    assert pack.main([str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "0", *more]) == 0
-    with tarfile.open(tmp_path / "out" / "shard-000000.tar") as tar:
-        images = [name[0] for name in tar.getnames() if name.endswith("png")]
-    assert images == (["a", "b", "c"] if keep else ["a"])
-    said = f"{pack.LOST}: {lost}"
-    assert (said in caplog.text) == (lost > 0 and not keep)
-
-
-def test_captions_are_counted_after_a_start_anew(tmp_path, monkeypatch, caplog):
-    """The journal has the captions that earlier runs packed."""
-    caplog.set_level(logging.INFO)
-    for name in "abcd":
-        save(tmp_path / "in" / f"{name}.png", seed=0 if name in "ad" else ord(name))
-        (tmp_path / "in" / f"{name}.txt").write_text(name)
-    command = [str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "0"]
-    take = packing.Packing.take
-
-    def stopped(self, number, outcome):
-        if number == 3:
-            raise KeyboardInterrupt
-        take(self, number, outcome)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(packing.Packing, "take", stopped)
-        assert pack.main([*command, "--samples-per-shard", "1"]) == 130
-    assert pack.main([*command, "--samples-per-shard", "1"]) == 0
-    assert f"{pack.LOST}: 1" in caplog.text
-
-
 @pytest.mark.parametrize("kind", [Shards, ClipShards, Stream])
 def test_a_folder_without_tars(tmp_path, kind):
     options = {"samples": 1} if kind is Stream else {}
@@ -163,17 +98,9 @@ def test_a_folder_without_tars(tmp_path, kind):
         kind(urls=str(tmp_path), **options).prepare(2.0)
 
 
-def test_a_folder_stands_for_its_tars(tmp_path):
-    for name in ("b.tar", "a.tar", "a.json", "._a.tar"):  # the last one as macOS writes it
-        (tmp_path / name).touch()
-    (tmp_path / "deeper.tar").mkdir()
-    expected = [str(tmp_path / "a.tar"), str(tmp_path / "b.tar")]
-    assert list_shards(str(tmp_path), False, RetryPolicy()) == expected
-
-
 def test_keys_with_dots(tmp_path, caplog, monkeypatch):
     """The rule is quoted if a name with several dots made an unintended sample."""
-    monkeypatch.setattr(stream, "_WARNED", set())
+    monkeypatch.setattr(sample, "_WARNED", set())
     image = image_bytes(tmp_path, 0)
     path = write(tmp_path / "a.tar", [("trip.2020.png", image), ("b.png", image)])
     Shards(str(path), index_cache=str(tmp_path)).prepare(2.0)

@@ -54,14 +54,6 @@ def test_keeps_bytes_and_order(images, tmp_path):
         assert tar.extractfile("a.jpg").read() == (images / "a.JPG").read_bytes()
 
 
-def test_index_is_written_and_fresh(images, tmp_path, monkeypatch):
-    pack.main([str(images), str(tmp_path / "out")])
-    from datamodules.shards import index as shard_index
-
-    monkeypatch.setattr(shard_index, "build_index", None)  # fails if it is made again
-    assert len(source(tmp_path / "out").keys) == 5
-
-
 def test_size_of_shards(images, tmp_path):
     pack.main([str(images), str(tmp_path / "out"), "--shard-size", "2.5K"])
     groups = source(tmp_path / "out").groups
@@ -109,24 +101,6 @@ def test_restart_markers_reach_the_reader(tmp_path):
     np.testing.assert_array_equal(crop, packed.read(0)["hr"][20:60, 30:80])
 
 
-def test_duplicates(images, tmp_path, caplog):
-    (images / "z.png").write_bytes((images / "b.png").read_bytes())
-    (images / "z.txt").write_text("another caption does not make another image")
-    assert pack.main([str(images), str(tmp_path / "out")]) == 0
-    assert source(tmp_path / "out").keys == ["a", "b", "deep/c", "deep/d", "e"]
-    assert (
-        "1 image: the same bytes as an earlier one, and left out, such as z, which is b"
-        in caplog.text
-    )
-    assert pack.main([str(images), str(tmp_path / "all"), "--keep-duplicates"]) == 0
-    assert source(tmp_path / "all").keys[-1] == "z"
-    for out in ("out", "all"):
-        report = json.loads((tmp_path / out / "shard.report.json").read_text())
-        path = str(images / "z.png")
-        assert report["duplicates"] == [{"key": "z", "path": path, "same_as": "b"}]
-        assert report["counts"]["packed"] == (5 if out == "out" else 6)
-
-
 def test_report(images, tmp_path, caplog):
     for number in range(7):
         (images / f"empty{number}.png").touch()
@@ -144,15 +118,6 @@ def test_report(images, tmp_path, caplog):
     }
     assert report["options"]["--min-side"] == 5
     assert (report["counts"]["packed"], report["shards"]) == (5, ["shard-000000.tar"])
-
-
-def test_nothing_but_refused_images(tmp_path, caplog):
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.png").touch()
-    assert pack.main([str(tmp_path / "images"), str(tmp_path / "out")]) == 1
-    assert "0 images packed into 0 shards (0.0 MB), 1 refused" in caplog.text
-    assert "to train on them" not in caplog.text
-    assert not list((tmp_path / "out").glob("*.tar*"))
 
 
 def test_earlier_shards_are_not_mixed_in(images, tmp_path, caplog):

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +16,6 @@ import psutil
 import pytest
 
 from datamodules.pack import __main__ as pack
-from datamodules.pack import packing
 from datamodules.pack.report import Files
 from datamodules.shards import writer as shard_writer
 from files import owned
@@ -41,7 +39,6 @@ def images(tmp_path):
         save(tmp_path / "images" / f"{number:02d}.png", (16, 8), seed=number)
     broken = tmp_path / "images" / "05.png"
     broken.write_bytes(broken.read_bytes()[:60])
-    shutil.copy(tmp_path / "images" / "00.png", tmp_path / "images" / "09.png")
     (tmp_path / "images" / "zz.png").write_bytes(b"")
     return tmp_path / "images"
 
@@ -60,16 +57,15 @@ def content(out):
 
 
 def test_any_number_of_workers_gives_the_same(tmp_path):
-    for number in range(70):
-        save(tmp_path / "images" / f"{number}.png", (20, 20), seed=number % 60)
+    for number in range(40):
+        save(tmp_path / "images" / f"{number}.png", (20, 20), seed=number)
     found = []
-    for workers in (0, 1, 3):
+    for workers in (0, 3):
         out = tmp_path / str(workers)
         arguments = [str(tmp_path / "images"), str(out), "--workers", str(workers)]
         assert pack.main([*arguments, "--samples-per-shard", "9", "--encode", "webp"]) == 0
         found.append(content(out))
     assert found[0] == found[1] == found[-1]
-    assert json.loads(found[0]["shard.report.json"])["counts"]["duplicates"] == 10
 
 
 # -------------------------------------------------------------------------------------------- kills
@@ -89,7 +85,7 @@ def test_what_a_kill_left_of_the_report_is_removed(images, tmp_path, monkeypatch
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "stride"), [(1, 1), (20, 3)])
 def test_kills_at_every_step(images, tmp_path, first, stride):
-    """Kill before and after each write, flush, rename and removal; some images are equal."""
+    """Kill before and after each write, flush, rename and removal."""
     assert run(images, tmp_path / "whole") == 1
     out = tmp_path / "out"
     command = [images, out, *OPTIONS, "--workers", "0"]
@@ -118,24 +114,6 @@ def test_a_kill_with_workers(tmp_path):
     assert content(Path(out)) == content(Path(whole))
 
 
-def test_finished_blocks_are_not_packed_again(images, tmp_path, monkeypatch):
-    assert run(images, tmp_path / "whole") == 1
-    out, finish = tmp_path / "out", shard_writer.ShardWriter.finish
-
-    def stopping(self):
-        if self.name == "shard-000003":
-            raise KeyboardInterrupt
-        return finish(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(shard_writer.ShardWriter, "finish", stopping)
-        assert run(images, out) == 130
-    for path in sorted(images.iterdir())[:9]:
-        path.write_bytes(bytes(path.stat().st_size))
-    assert run(images, out) == 1
-    assert content(out) == content(tmp_path / "whole")
-
-
 def test_ctrl_c(images, tmp_path, monkeypatch, caplog):
     def interrupt(self):
         raise KeyboardInterrupt
@@ -146,17 +124,6 @@ def test_ctrl_c(images, tmp_path, monkeypatch, caplog):
     assert "the same command continues" in caplog.text
     assert not list((tmp_path / "out").glob("*.part"))
     assert run(images, tmp_path / "out") == 1
-
-
-def test_once_more_does_nothing(images, tmp_path, monkeypatch, caplog):
-    assert run(images, tmp_path / "out") == 1
-    before = content(tmp_path / "out")
-    caplog.clear()
-    monkeypatch.setattr(packing, "process", None)
-    assert run(images, tmp_path / "out") == 1
-    assert "everything was packed already" in caplog.text
-    assert "refused by reason: 1 truncated, 1 empty" in caplog.text
-    assert content(tmp_path / "out") == before
 
 
 # ------------------------------------------------------------------------------------------- disks
@@ -198,14 +165,6 @@ def test_a_finished_shard_that_is_gone(images, tmp_path, caplog):
     (out / "shard-000001.tar").write_bytes(b"short")
     assert run(images, out) == 2
     assert "shard-000001.tar was finished but is missing or has another size" in caplog.text
-
-
-def test_shards_of_nobody(images, tmp_path, caplog):
-    out = tmp_path / "out"
-    run(images, out)
-    (out / "shard.journal.jsonl").unlink()
-    assert run(images, out) == 2
-    assert "already has shards named shard-*.tar: run" in caplog.text
 
 
 @pytest.mark.parametrize("cut", [1, 30])

@@ -6,15 +6,12 @@ import copy
 
 import pytest
 import torch
-from diffusers.models.attention_processor import AttnProcessor2_0
-from safetensors.torch import load_file, save_file
 
 from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.denoiser import Residuals, UNet2D, count_skips
 from lightning_modules.backbone.library import Flags
 from lightning_modules.weights import fingerprint
 from tests.lightning_modules.backbone.unets import FLAT, WRAPPERS, bare, inputs, wrapped
-from tests.quick import quick
 
 KINDS = pytest.mark.parametrize("kind", WRAPPERS)
 
@@ -63,26 +60,6 @@ def test_the_null_text():
     assert torch.equal(learned(z, t), bare()(z, t, learned.null.expand(2, -1, -1)).sample)
     several = learned(z, t, Condition(text=learned.null_text(2, 5)))
     torch.testing.assert_close(several, learned(z, t))
-
-
-def test_a_null_text_is_learned():
-    z, t, _ = inputs()
-    denoiser = wrapped(null="learned")
-    denoiser(z, t).sum().backward()
-    assert denoiser.null.grad.abs().max() > 0
-
-
-@torch.no_grad()
-def test_attention_processors_are_those_of_diffusers():
-    class Uniform(AttnProcessor2_0):
-        def __call__(self, attn, hidden_states, *args, **kwargs):
-            return super().__call__(attn, 0 * hidden_states, *args, **kwargs)
-
-    z, t, text = inputs()
-    denoiser = wrapped()
-    before = denoiser(z, t, Condition(text=text))
-    denoiser.unet.set_attn_processor(Uniform())
-    assert (denoiser(z, t, Condition(text=text)) - before).abs().max() > 1e-3
 
 
 # ---------------------------------------------------------------------------- features, residuals
@@ -138,9 +115,9 @@ def test_residuals_are_added(kind):
     ).sample
     found = denoiser(z, t, condition, Residuals({2: skips[2]}))
     assert torch.equal(found, expected)
-    plain = denoiser(z, t, condition)
-    assert (found - plain).abs().max() > 1e-3
-    assert torch.equal(denoiser(z, t, condition, Residuals()), plain)
+    assert torch.equal(denoiser(z, t, condition, Residuals()), denoiser(z, t, condition))
+    with pytest.raises(ValueError, match=r"skip connections \[4\]"):
+        denoiser(z, t, condition, Residuals({4: skips[3]}))
 
 
 def test_gradients_reach_residuals_of_a_frozen_network():
@@ -153,23 +130,6 @@ def test_gradients_reach_residuals_of_a_frozen_network():
     assert all(parameter.grad is None for parameter in denoiser.parameters())
 
 
-def test_stable_diffusion_has_twelve_skips():
-    four = {
-        "block_out_channels": [4, 4, 8, 8],
-        "layers_per_block": 2,
-        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
-        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-    }
-    denoiser = wrapped(**four)
-    z, t, text = inputs()
-    features = denoiser.features(z, t, Condition(text=text))
-    assert [(s.shape[1], s.shape[-1]) for s in features.skips] == [
-        *[(4, 8)] * 3, *[(4, 4)] * 3, (4, 2), *[(8, 2)] * 2, *[(8, 1)] * 3
-    ]  # fmt: skip
-    with pytest.raises(ValueError, match=r"skip connections \[12\]; expected 0 to 11"):
-        denoiser(z, t, Condition(text=text), Residuals({12: z}))
-
-
 # ------------------------------------------------------------------------------------------- flags
 
 
@@ -177,12 +137,7 @@ def test_frozen():
     denoiser = wrapped(null="learned", flags=Flags(frozen=True)).train()
     assert not any(module.training for module in denoiser.modules())
     assert not any(parameter.requires_grad for parameter in denoiser.parameters())
-    assert denoiser.source == ""  # its weights are of nowhere
     assert wrapped().train().unet.training
-    z, t, _ = inputs()
-    z.requires_grad_()
-    denoiser(z, t).sum().backward()
-    assert z.grad.abs().max() > 0
 
 
 @KINDS
@@ -195,10 +150,8 @@ def test_another_number_type(kind):
     assert found.dtype == torch.float32
     assert {p.dtype for p in denoiser.unet.parameters()} == {torch.bfloat16}
     assert 0 < (found - expected).abs().mean() < 0.05 * expected.abs().mean()
-    with pytest.raises(ValueError, match=r"bfloat16 for a network that trains.*trainer\.precision"):
+    with pytest.raises(ValueError, match=r"trains.*trainer\.precision"):
         Flags(dtype="bfloat16")
-    with pytest.raises(ValueError, match="dtype is 'int8'; expected one of float32"):
-        Flags(frozen=True, dtype="int8")
 
 
 @KINDS
@@ -211,69 +164,24 @@ def test_channels_last(kind):
     torch.testing.assert_close(denoiser(z, t, Condition(text=text)), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.slow
-@torch.no_grad()
-def test_files_fit_with_other_flags():
-    """A file of a compiled network in channels-last layout fits a plain one, and the reverse."""
-    z, t, text = inputs()
-    fast = Flags(channels_last=True, compile=True)
-    for one, other in ((Flags(), fast), (fast, Flags())):
-        first, second = wrapped(flags=one), wrapped(flags=other)
-        for parameter in second.parameters():
-            parameter.zero_()
-        second.load_state_dict(first.state_dict())
-        with torch.compiler.set_stance("force_eager"):  # as the compiler takes a minute
-            found, expected = (d(z, t, Condition(text=text)) for d in (second, first))
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-        layout = second.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
-        assert layout == other.channels_last
-
-
+@KINDS
 @pytest.mark.parametrize("frozen", [False, True])
-def test_gradient_checkpointing_gives_the_same_gradients(frozen):
-    z, t, text = inputs()
-    gradients = []
-    for checkpointing in (False, True):
-        flags = Flags(gradient_checkpointing=checkpointing, frozen=frozen)
-        denoiser = wrapped(flags=flags).train()
-        # diffusers asks for it block by block
-        asked = [getattr(m, "gradient_checkpointing", False) for m in denoiser.unet.down_blocks]
-        assert asked == [checkpointing] * 2
-        x = z.clone().requires_grad_()
-        denoiser(x, t, Condition(text=text)).square().sum().backward()
-        gradients.append([x.grad] + [p.grad for p in denoiser.parameters() if p.requires_grad])
-    assert len(gradients[0]) == (1 if frozen else 1 + len(list(denoiser.parameters())))
-    for plain, again in zip(*gradients, strict=True):
-        torch.testing.assert_close(again, plain)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("frozen", [False, True])
-def test_gradient_checkpointing_of_video(frozen):
-    """Ours, for diffusers has none: a block is run twice, and gradients are as they were."""
+def test_gradient_checkpointing_gives_the_same_gradients(kind, frozen):
+    """Blocks run twice; of videos by our code, for diffusers has none."""
     gradients, calls = [], []
     for checkpointing in (False, True):
-        denoiser = wrapped("video", flags=Flags(frozen, gradient_checkpointing=checkpointing))
+        flags = Flags(frozen, gradient_checkpointing=checkpointing)
+        denoiser = wrapped(kind, flags=flags).train()
         calls.append([])
         first = denoiser.unet.down_blocks[1].resnets[0]
-        first.register_forward_hook(lambda *_, own=calls[-1]: own.append(1))
-        z, t, text = inputs("video")
-        z.requires_grad_()
+        first.register_forward_pre_hook(lambda *_, counted=calls[-1]: counted.append(1))
+        z, t, text = inputs(kind)
         torch.manual_seed(0)  # diffusers drops out a tenth of what is between frames
-        denoiser.train()(z, t, Condition(text=text)).square().sum().backward()
-        own = [] if frozen else [p.grad for p in denoiser.unet.parameters() if p.grad is not None]
-        gradients.append([z.grad, *own])
-    for a, b in zip(*gradients, strict=True):
-        torch.testing.assert_close(a, b)
-    assert [len(made) for made in calls] == [1, 2]
-
-
-@pytest.mark.slow
-def test_compiling_changes_no_name():
-    plain, compiled = wrapped(), wrapped(flags=Flags(compile=True))
-    assert compiled.state_dict().keys() == plain.state_dict().keys()
-    assert compiled.unet._compiled_call_impl is not None
-    assert copy.deepcopy(compiled).state_dict().keys() == plain.state_dict().keys()
+        denoiser(z.requires_grad_(), t, Condition(text=text)).square().sum().backward()
+        gradients.append([z.grad, *(p.grad for p in denoiser.parameters() if p.grad is not None)])
+    assert (len(gradients[0]) == 1) == frozen
+    torch.testing.assert_close(*gradients)
+    assert [len(counted) for counted in calls] == [1, 2]
 
 
 @pytest.mark.slow
@@ -282,6 +190,7 @@ def test_compiled_it_gives_the_same():
     z, t, text = inputs()
     condition = Condition(text=text)
     plain, compiled = wrapped(), wrapped(flags=Flags(compile=True))
+    assert copy.deepcopy(compiled).state_dict().keys() == plain.state_dict().keys()
     torch.testing.assert_close(
         compiled(z, t, condition), plain(z, t, condition), rtol=1e-4, atol=1e-4
     )
@@ -300,33 +209,16 @@ def test_from_pretrained(kind, tmp_path):
     denoiser = WRAPPERS[kind].from_pretrained(str(tmp_path), flags=Flags(frozen=True))
     assert torch.equal(denoiser(z, t, Condition(text=text)), bare(kind)(z, t, text).sample)
     assert denoiser.source == f"{tmp_path} {fingerprint(bare(kind).state_dict())}"
-    with pytest.raises(ValueError, match="no null text: pass a condition with text"):
+    with pytest.raises(ValueError, match="no null text"):
         denoiser(z, t)
-
-
-def test_folders_that_hold_none(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"/unet has no config\.json; .*`subfolder`"):
-        UNet2D.from_pretrained(str(tmp_path))
-    with pytest.raises(
-        FileNotFoundError,
-        match=r"denoiser\.init_args\.network: cannot load no/such.* `hf download no/such-model`",
-    ):
+    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+        UNet2D.from_pretrained(str(tmp_path), subfolder="other")
+    with pytest.raises(FileNotFoundError, match="hf download no/such-model"):
         UNet2D.from_pretrained("no/such-model")
-    with pytest.raises(ValueError, match="environment variable NOWHERE is not set"):
-        UNet2D.from_pretrained("$NOWHERE/a")
-    bare().save_pretrained(tmp_path / "unet")
-    file = tmp_path / "unet/diffusion_pytorch_model.safetensors"
-    state = load_file(file)
-    del state["conv_in.bias"]
-    save_file(state, file, {"format": "pt"})
-    with pytest.raises(
-        ValueError, match=r"unet do not fit .*: 1 missing \(conv_in\.bias\)\. Is it"
-    ):
-        UNet2D.from_pretrained(str(tmp_path))
-    bare(in_channels=4).save_pretrained(tmp_path / "unet")
-    bare().save_config(tmp_path / "unet")
+    bare(kind, in_channels=4).save_pretrained(tmp_path / "unet")
+    bare(kind).save_config(tmp_path / "unet")
     with pytest.raises(ValueError, match=r"1 of another shape \(conv_in\.weight"):
-        UNet2D.from_pretrained(str(tmp_path))
+        WRAPPERS[kind].from_pretrained(str(tmp_path))
 
 
 def test_from_config():
@@ -337,9 +229,7 @@ def test_from_config():
         UNet2D.from_config({**FLAT, "width": 8})
 
 
-@pytest.mark.parametrize(
-    "prefix", quick(["", "_orig_mod.", "module._orig_mod.", "denoiser.unet."], "", "denoiser.unet.")
-)
+@pytest.mark.parametrize("prefix", ["", "denoiser.unet."])
 def test_a_file_of_its_weights(prefix, tmp_path):
     state = bare(seed=3).state_dict()
     file = {prefix + name: tensor for name, tensor in state.items()}
@@ -348,41 +238,26 @@ def test_a_file_of_its_weights(prefix, tmp_path):
     denoiser.load(tmp_path / "trained.ckpt")
     assert all(torch.equal(denoiser.unet.state_dict()[k], v) for k, v in state.items())
     assert denoiser.source.startswith(f"{tmp_path / 'trained.ckpt'} ")
-    del file[f"{prefix}conv_out.bias"]
-    torch.save({"state_dict": file}, tmp_path / "trained.ckpt")
-    with pytest.raises(ValueError, match=r"trained\.ckpt do not .*1 missing \(.*conv_out\.bias\)"):
-        denoiser.load(tmp_path / "trained.ckpt")
 
 
 # ---------------------------------------------------------------------------------------- mistakes
 
+TEXT = torch.zeros(2, 3, 6)
+
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("kind", "channels", "condition", "message"),
     [
-        ({"z": torch.zeros(2, 4, 8, 8)}, r"shape \(2, 4, 8, 8\); expected 4 dimensions and 3"),
-        ({"z": torch.zeros(2, 3, 4, 8, 8)}, "expected 4 dimensions"),
-        (
-            {"condition": Condition(text=torch.zeros(2, 3, 7))},
-            "7 channels and the denoiser takes",
-        ),
-        (
-            {"condition": Condition(text=torch.zeros(2, 3, 6), noise_level=torch.zeros(2))},
-            "the condition has noise_level, and the network has no embedding for it",
-        ),
+        ("image", 4, Condition(text=TEXT), "4 dimensions and 3"),
+        ("image", 3, Condition(text=torch.zeros(2, 3, 7)), "7 channels"),
+        ("image", 3, Condition(text=TEXT, noise_level=torch.zeros(2)), "has noise_level"),
+        ("video", 3, Condition(text=TEXT, noise_level=torch.zeros(2)), "takes no noise_level"),
     ],
 )
-def test_mistakes_of_a_call(change, message):
-    z, t, text = inputs()
-    call = {"z": z, "condition": Condition(text=text)} | change
+def test_mistakes_of_a_call(kind, channels, condition, message):
+    z, t, _ = inputs(kind, channels=channels)
     with pytest.raises(ValueError, match=message):
-        wrapped()(call["z"], t, call["condition"])
-
-
-def test_a_part_that_a_clips_network_cannot_take():
-    z, t, text = inputs("video")
-    with pytest.raises(ValueError, match="takes no noise_level"):
-        wrapped("video")(z, t, Condition(text=text, noise_level=torch.zeros(2)))
+        wrapped(kind)(z, t, condition)
 
 
 def test_null_texts_that_cannot_be():
@@ -393,9 +268,7 @@ def test_null_texts_that_cannot_be():
     }
     z, t, _ = inputs()
     assert wrapped(null="zero", **blind)(z, t).shape == z.shape
-    with pytest.raises(ValueError, match=r"without cross-attention, .*set null_token to zero"):
+    with pytest.raises(ValueError, match="without cross-attention"):
         wrapped(null="learned", **blind)
-    with pytest.raises(ValueError, match="null_token is 'empty'; expected one of learned, zero"):
-        wrapped(null="empty")
-    with pytest.raises(ValueError, match="texts of different widths; set null_token to none"):
+    with pytest.raises(ValueError, match="different widths"):
         wrapped(null="zero", cross_attention_dim=(6, 8))

@@ -39,22 +39,15 @@ def test_tensors_fit_or_are_named():
     load_strictly(layer, state, "file.pth")
     assert torch.equal(layer.weight, state["weight"])
     wrong = {"weight": torch.zeros(3, 4), "extra": torch.zeros(1)}
-    with pytest.raises(
-        ValueError,
-        match=r"file\.pth do not fit the network: 1 missing \(bias\); 1 unexpected \(extra\); "
-        r"1 of another shape \(weight 3x4 for 3x2\)",
-    ):
+    with pytest.raises(ValueError, match=r"\(bias\);.*\(extra\);.*\(weight 3x4 for 3x2\)"):
         load_strictly(layer, wrong, "file.pth")
     assert torch.equal(layer.weight, state["weight"])
 
 
 def test_all_that_do_not_fit_are_logged(caplog):
     blocks = nn.ModuleDict({"blocks": nn.ModuleList(nn.Linear(2, 3) for _ in range(9))})
-    state = {k: v for k, v in blocks.state_dict().items() if not k.startswith("blocks.0.")}
-    with pytest.raises(ValueError, match=r"2 missing \(blocks\.0\.weight, blocks\.0\.bias\)"):
-        load_strictly(blocks, state, "file.pth")
-    assert not caplog.messages  # the sentence has both
-    wrong = {k: torch.zeros(2) for k in state if "bias" in k} | {"a.4": torch.zeros(1)}
+    names = [f"blocks.{number}.bias" for number in range(1, 9)]
+    wrong = {name: torch.zeros(2) for name in names} | {"a.4": torch.zeros(1)}
     with pytest.raises(ValueError, match=r"10 missing .*, \.\.\.\); 1 unex.*; 8 of another shape"):
         load_strictly(blocks, wrong, "file.pth")
     assert caplog.messages == [

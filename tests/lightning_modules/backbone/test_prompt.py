@@ -40,15 +40,6 @@ def test_the_texts_are_those_of_the_release() -> None:
     assert "  " not in PROMPT + NEGATIVE
 
 
-def test_the_help(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["--help"])
-    assert ended.value.code == 0
-    printed = " ".join(capsys.readouterr().out.split()).replace("- ", "-")  # words it has cut
-    for said in ("stabilityai/sd-turbo", "$ENLARGER_WEIGHTS/invsr_prompt.safetensors", "InvSR's"):
-        assert said in printed
-
-
 def test_what_is_refused(
     folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,11 +48,6 @@ def test_what_is_refused(
     assert "set another --out, or --overwrite" in error(caplog, "--out", "there.safetensors")
     monkeypatch.delenv("ENLARGER_WEIGHTS")
     assert "variable ENLARGER_WEIGHTS is not set" in error(caplog)
-
-
-@pytest.mark.skipif(TRANSFORMERS, reason="transformers is installed")
-def test_it_needs_transformers(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert "needs transformers, which is not installed: install it" in error(caplog)
 
 
 @NEEDS

@@ -8,7 +8,7 @@ import diffusers
 import pytest
 import torch
 
-from lightning_modules.backbone.schedule import CLEAN, Level, Schedule, explicit, spaced
+from lightning_modules.backbone.schedule import CLEAN, Schedule, explicit, spaced
 
 KINDS = ["linear", "scaled_linear", "squaredcos_cap_v2"]
 PREDICTIONS = ["epsilon", "v_prediction", "sample"]
@@ -64,22 +64,6 @@ def test_a_perfect_network_gives_back_what_was_mixed(prediction, variance):
     torch.testing.assert_close(schedule.to_x0(raw, x, t), x0, rtol=1e-9, atol=1e-9)
 
 
-def test_both_forms_show_a_network_the_same():
-    preserving, exploding = Schedule(), Schedule(variance="exploding")
-    x0, eps = torch.randn(2, *SHAPE, dtype=torch.float64).unbind(0)
-    t = torch.tensor([0, 500, 999])
-    ours, theirs = (s.scale_input(s.add_noise(x0, eps, t), t) for s in (preserving, exploding))
-    torch.testing.assert_close(ours, theirs)
-    alpha, sigma = preserving.level(500)
-    assert exploding.level(500) == Level(1.0, pytest.approx(sigma / alpha))
-
-
-def test_a_half_stays_a_half():
-    schedule = Schedule(prediction="v_prediction")
-    x = torch.randn(SHAPE, dtype=torch.bfloat16)
-    assert schedule.to_x0(x, x, torch.tensor([1, 2, 3])).dtype == torch.bfloat16
-
-
 @pytest.mark.parametrize("count", [1, 4, 15, 50, 999, 1000])
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 def test_spacings_are_those_of_diffusers(count, spacing):
@@ -104,58 +88,26 @@ def test_from_a_file_of_diffusers(tmp_path):
     assert (schedule.prediction, schedule.steps) == ("v_prediction", 1000)
     assert schedule.level(999).sigma == pytest.approx(scheduler.sigmas[0].item(), rel=1e-4)
     assert Schedule.from_config({}).level(0).sigma ** 2 == pytest.approx(1e-4)
-
-    config = json.loads((tmp_path / "scheduler_config.json").read_text())
-    with pytest.raises(ValueError, match=r"trained_betas"):
-        Schedule.from_config({**config, "trained_betas": [0.1]})
-    (tmp_path / "other.json").write_text(json.dumps({**config, "beta_schedule": "sigmoid"}))
-    with pytest.raises(ValueError, match=r"other\.json: betas is 'sigmoid'; expected one of"):
+    with pytest.raises(ValueError, match="trained_betas"):
+        Schedule.from_config({"trained_betas": [0.1]})
+    (tmp_path / "other.json").write_text(json.dumps({"beta_schedule": "sigmoid"}))
+    with pytest.raises(ValueError, match=r"other\.json: betas is 'sigmoid'"):
         Schedule.from_config(tmp_path / "other.json")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"prediction": "noise"}, "prediction is 'noise'; expected one of epsilon"),
-        ({"variance": "vp"}, "variance is 'vp'"),
-        ({"steps": 0}, "at least 1 timestep"),
-        ({"beta_start": 0.5, "beta_end": 0.1}, "0 < beta_start <= beta_end < 1"),
-        ({"zero_snr": True}, "pure noise"),
-        (
-            {"zero_snr": True, "variance": "exploding", "prediction": "sample"},
-            "would have infinite noise",
-        ),
-    ],
-)
-def test_what_cannot_be(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        Schedule(**arguments)
+def test_what_cannot_be():
+    with pytest.raises(ValueError, match="pure noise"):
+        Schedule(zero_snr=True)
+    with pytest.raises(ValueError, match="infinite noise"):
+        Schedule(zero_snr=True, variance="exploding", prediction="sample")
+    with pytest.raises(ValueError, match="expected 1 to 1000"):
+        spaced(1000, 1001, "leading")
 
 
 @pytest.mark.parametrize("timesteps", [[], [1, 2], [3, 3], [1000], [5, -1]])
 def test_lists_that_do_not_fall(timesteps):
     with pytest.raises(ValueError, match="a falling list of numbers from 999 to 0"):
         explicit(1000, timesteps)
-
-
-def test_too_many_steps_and_no_timestep():
-    with pytest.raises(ValueError, match="expected 1 to 1000"):
-        spaced(1000, 1001, "leading")
-    with pytest.raises(ValueError, match="spacing is 'even'"):
-        spaced(1000, 10, "even")
-    with pytest.raises(ValueError, match="from 0 to 999, or -1"):
-        Schedule().level(1000)
-
-
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize("variance", ["preserving", "exploding"])
-def test_one_timestep_for_all(prediction, variance):
-    """A number instead of a tensor of equal ones, as samplers have it."""
-    schedule = Schedule(prediction=prediction, variance=variance)
-    raw, x = torch.randn(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(0))
-    many = torch.full((3,), 321)
-    torch.testing.assert_close(schedule.to_x0(raw, x, 321), schedule.to_x0(raw, x, many))
-    torch.testing.assert_close(schedule.scale_input(x, 321), schedule.scale_input(x, many))
 
 
 def test_its_numbers_are_the_same_where_a_model_is_built_on_the_meta_device() -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderTiny
-from safetensors.torch import load_file, save_file
 from skimage import data
 
 from lightning_modules.backbone.space import (
@@ -94,14 +93,6 @@ def test_from_pretrained(tmp_path):
         space = kind.from_pretrained(str(tmp_path), subfolder=name)
         torch.testing.assert_close(space.encode(image()), kind(vae).encode(image()))
         assert space.source == f"{tmp_path} {fingerprint(vae.state_dict())}"
-    with pytest.raises(FileNotFoundError, match=r"nothing has no config\.json"):
-        KLSpace(str(tmp_path), "nothing")
-    file = tmp_path / "vae/diffusion_pytorch_model.safetensors"
-    state = load_file(file)
-    del state["encoder.conv_in.bias"]
-    save_file(state, file, {"format": "pt"})
-    with pytest.raises(ValueError, match=r"1 missing \(encoder\.conv_in\.bias\)"):
-        KLSpace(str(tmp_path), "vae")
 
 
 def test_standardised():
@@ -111,22 +102,9 @@ def test_standardised():
     torch.testing.assert_close(space.encode(image()), (plain.encode(image()) - 0.5) / 2)
     z = plain.encode(image())
     torch.testing.assert_close(space.decode((z - 0.5) / 2), plain.decode(z))
-    with pytest.raises(ValueError, match="deviation is"):
-        Taef2Space(deviation=[0.0])
-
-
-def test_a_space_without_a_release():
-    with pytest.raises(ValueError, match=r"PixelSpace has no weights: unset .*space_weights"):
-        PixelSpace().load_official("vq.pth")
 
 
 # --------------------------------------------------------------------------------------------- VQ
-
-
-def test_the_released_size():
-    vae = resshift_vq()
-    assert sum(p.numel() for p in vae.parameters()) == 55_322_782
-    assert len(vae.state_dict()) == 205
 
 
 @torch.no_grad()
@@ -144,20 +122,12 @@ def test_the_released_layout_gives_the_same_numbers(tmp_path):
     assert len(vq_from_official(official.state_dict())) == len(official.state_dict())
 
 
-def test_another_autoencoder_is_refused(tmp_path):
-    torch.save(VQGAN((32, 64), 16, 3).state_dict(), tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=r"other\.pth do not fit the network"):
-        VQSpace(resshift_vq((32, 64, 96), entries=16)).load_official(tmp_path / "other.pth")
-
-
 # ------------------------------------------------------------------------------------------ TAEF2
 
 
 def test_files_that_do_not_fit(tmp_path):
     with pytest.raises(ValueError, match="set both, or none"):
         Taef2Space(encoder=tmp_path / "a.pth")
-    with pytest.raises(FileNotFoundError, match=r"no weights at .*a\.pth"):
-        Taef2Space(tmp_path / "a.pth", tmp_path / "a.pth")
     torch.save(Taef2Space().encoder.state_dict(), tmp_path / "encoder.pth")
     with pytest.raises(ValueError, match=r"encoder\.pth, a half of TAEF2, do not fit"):
         Taef2Space(tmp_path / "encoder.pth", tmp_path / "encoder.pth")

@@ -13,7 +13,6 @@ from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPi
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from lightning_modules.backbone.condition import SDXLTextEncoder
-from lightning_modules.sampling.captions import encode_captions
 from tests.lightning_modules.backbone.texts import save_text_encoder
 from tests.lightning_modules.test_self_cascade import SDXL, base
 
@@ -59,29 +58,11 @@ def test_it_is_what_the_pipeline_encodes(folder):
     assert like_any.text[2].abs().max() > 0
 
 
-@torch.no_grad()
-def test_what_a_denoiser_gets_of_captions_and_of_none(folder):
-    given = {"key": ["0", "1"], "text": TEXTS[:2]}
-    denoiser = base(**SDXL | {"cross_attention_dim": 16})
-    sizes = torch.tensor([[8, 8, 0, 0, 8, 8]] * 2)
-    known, nothing = encode_captions(given, denoiser, SDXLTextEncoder(str(folder)), sizes)
-    assert known.text.shape == nothing.text.shape == (2, 6, 16)
-    assert known.pooled.shape == nothing.pooled.shape == (2, 5)
-    assert not nothing.text.any()
-    z, t = torch.randn(2, 3, 8, 8), torch.tensor([7, 500])
-    assert (denoiser(z, t, known) - denoiser(z, t, nothing)).abs().max() > 1e-4
-
-
 def test_it_is_frozen_and_both_of_its_networks_are_named(folder, tmp_path):
     encoder = SDXLTextEncoder(str(folder)).train()
     assert not any(module.training for module in encoder.modules())
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
-    changed = SDXLTextEncoder(str(folder))
-    assert changed.source == encoder.source
+    assert SDXLTextEncoder(str(folder)).source == encoder.source
     save_text_encoder(tmp_path)
-    with pytest.raises(
-        FileNotFoundError, match=r"with text_encoder_2 and tokenizer_2 in diffusers"
-    ):
+    with pytest.raises(FileNotFoundError, match="text_encoder_2 and tokenizer_2"):
         SDXLTextEncoder(str(tmp_path))
-    with pytest.raises(ValueError, match=r"empty is 'none'; expected zero or encoded"):
-        SDXLTextEncoder(str(folder), empty="none")

@@ -74,7 +74,3 @@ def test_classes_are_learned():
     assert found.table.weight.grad is not None
     with pytest.raises(ValueError, match="expected different ones"):
         Classes(["cat", "cat"])
-
-
-def test_nobody_asks():
-    assert text_of({"key": ["a"], "text": ["a cat"]}, None, "a dog", 8) is None

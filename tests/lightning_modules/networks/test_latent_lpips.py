@@ -14,13 +14,10 @@ from lightning_modules.networks.latent_lpips import (
     LatentDistance,
     LatentLPIPS,
     from_imagenet,
-    from_official,
 )
-from lightning_modules.weights import sources
+from lightning_modules.weights import fingerprint, sources
 
 SMALL = (4, 6, 8, 8, 8)
-LINES = ("0", "2"), ("5", "7"), ("10", "12", "14"), ("17", "19", "21"), ("24", "26", "28")
-WIDTHS = (64, 128, 256, 512, 512)
 
 
 def seeded(kind=LatentDistance, **arguments):
@@ -58,27 +55,6 @@ def package():
 
 
 @pytest.mark.slow
-def test_the_released_size_and_names(package):
-    with torch.device("meta"):
-        model = LatentDistance()
-        taps = model.features(torch.zeros(1, 4, 64, 64))
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    expected, before = {}, 4
-    for stage, (layers, width) in enumerate(zip(LINES, WIDTHS, strict=True)):
-        for layer in layers:
-            name = f"net.slice{stage + 1}.{layer}"
-            expected |= {f"{name}.weight": (width, before, 3, 3), f"{name}.bias": (width,)}
-            before = width
-        expected[f"lin{stage}.model.1.weight"] = (1, width, 1, 1)
-    assert shapes == expected
-    assert sum(p.numel() for p in model.parameters()) == 14_716_736
-    assert [tuple(tap.shape[1:]) for tap in taps] == [
-        (width, side, side) for width, side in zip(WIDTHS, (64, 64, 64, 64, 32), strict=True)
-    ]
-    assert from_official(package.state_dict()).keys() == shapes.keys()
-
-
-@pytest.mark.slow
 def test_a_released_file_gives_the_packages_number(package, tmp_path):
     state = {f"module.{name}": tensor for name, tensor in package.state_dict().items()}
     torch.save({"state_dict": state}, tmp_path / "vgg16_sdturbo_lpips.pth")
@@ -90,13 +66,6 @@ def test_a_released_file_gives_the_packages_number(package, tmp_path):
         expected = package(a, b).flatten()
     assert (expected > 0.01).all()
     torch.testing.assert_close(model(a, b), expected, rtol=1e-4, atol=1e-6)
-
-
-def test_other_latents():
-    a, b = latents(channels=32, side=6)
-    found = seeded(channels=32)(a, b)
-    assert found.shape == (2,)
-    assert (found > 0).all()
 
 
 def test_it_is_a_distance():
@@ -121,19 +90,11 @@ def test_a_gradient_where_nothing_answers():
 
 def test_weights_of_channels_are_raised_to_zero():
     model = seeded()
-    before = model.lin1.model[1].weight.detach().clone()
-    model.lin1.model[1].weight.data[0, 2:4] = -1.0
+    weight = model.lin1.model[1].weight
+    weight.data[0, 2:4] = -1.0
+    expected = weight.detach().clamp(min=0)
     model.keep_positive()
-    after = model.lin1.model[1].weight.detach()
-    assert (after[0, 2:4] == 0).all()
-    assert torch.equal(after[0, :2], before[0, :2])
-
-
-def test_channels_are_dropped_in_training_alone():
-    model, (a, b) = seeded(), latents()
-    assert torch.equal(model(a, b), model(a, b))
-    model.train()
-    assert not torch.equal(model(a, b), model(a, b))
+    assert torch.equal(weight, expected)
 
 
 # ---------------------------------------------------------------------------- as a part of a loss
@@ -155,12 +116,8 @@ def test_it_is_frozen_and_named(tmp_path):
     assert torch.equal(model.train()(a.requires_grad_(), b), trained(a, b))
     model(a, b).sum().backward()
     assert a.grad.abs().sum() > 0
-    source = sources(holder)["perceptual"]
-    assert source.startswith("distance.pth ")
-    trained.lin0.model[1].weight.data *= 2
-    torch.save(trained.state_dict(), tmp_path / "distance.pth")
-    model.load(tmp_path / "distance.pth")
-    assert sources(holder)["perceptual"] != source
+    expected = f"distance.pth {fingerprint(trained.state_dict())}"
+    assert sources(holder)["perceptual"] == expected
 
 
 def test_a_run_of_the_trainer(tmp_path):
@@ -181,19 +138,8 @@ def test_a_run_of_the_trainer(tmp_path):
     model.load(tmp_path / "step.ckpt")
     assert torch.equal(model(a, b), averaged(a, b))
     torch.save({**checkpoint, "model": "some.Other"}, tmp_path / "other.ckpt")
-    with pytest.raises(ValueError, match=r"trained with some\.Other; expected a run of lightning_"):
+    with pytest.raises(ValueError, match=r"trained with some\.Other"):
         model.load(tmp_path / "other.ckpt")
-
-
-def test_a_file_of_something_else(tmp_path):
-    model = LatentLPIPS(widths=SMALL)
-    torch.save(seeded(channels=32).state_dict(), tmp_path / "wide.pth")
-    with pytest.raises(ValueError, match=r"1 of another shape \(net\.slice1\.0\.weight 4x32"):
-        model.load(tmp_path / "wide.pth")
-    with pytest.raises(FileNotFoundError, match=r"no weights at .*none\.pth"):
-        model.load(tmp_path / "none.pth")
-    with pytest.raises(ValueError, match="widths has 2 numbers; expected one for each of 5 stages"):
-        LatentDistance(widths=(4, 4))
 
 
 # ------------------------------------------------------------------------------------ its beginning
@@ -211,16 +157,10 @@ def test_it_begins_as_lpips_of_images(tmp_path):
     found = from_imagenet(tmp_path / "vgg16.pth", channels=32)
     model = LatentDistance(channels=32)
     model.load_state_dict(found)  # all of it
-    for number, width in enumerate(WIDTHS):
-        assert (found[f"lin{number}.model.1.weight"] >= 0).all()
-        assert found[f"lin{number}.model.1.weight"].shape == (1, width, 1, 1)
+    assert all((found[f"lin{number}.model.1.weight"] >= 0).all() for number in range(5))
     plane = torch.randn(1, 1, 6, 6)
     expected = features[:2](torch.cat([plane, torch.zeros(1, 2, 6, 6)], 1))
     for channel in (0, 31):
         latent = torch.zeros(1, 32, 6, 6)
         latent[:, channel] = plane
         torch.testing.assert_close(model.net.slice1[:2](latent), expected)
-    del state["features.28.weight"]
-    torch.save(state, tmp_path / "vgg16.pth")
-    with pytest.raises(ValueError, match=r"has no features\.28\.weight: expected torchvision's"):
-        from_imagenet(tmp_path / "vgg16.pth")

@@ -7,40 +7,11 @@ import math
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_modules.networks.noise_predictor import Gaussian, NoisePredictor, from_official
+from lightning_modules.networks.noise_predictor import NoisePredictor, from_official
 from lightning_modules.weights import load_strictly
-from tests.lightning_modules.networks.invsr_layers import Layers
 
 SMALL = {"widths": (32, 64), "layers": 1, "head_width": 16}
-
-
-def official_shapes():
-    """Names and shapes of the released file, noise_predictor_sd_turbo_v5.pth."""
-    shapes = Layers()
-    layer, residual = shapes.layer, shapes.residual
-
-    def attention(name, width):
-        layer(f"{name}.group_norm", width)
-        for part in ("to_q", "to_k", "to_v", "to_out.0"):
-            layer(f"{name}.{part}", width, width)
-
-    layer("encoder.time_embedding.linear_1", 512, 256)
-    layer("encoder.time_embedding.linear_2", 512, 512)
-    layer("encoder.conv_in", 256, 3, 3, 3)
-    for i in range(3):
-        residual(f"encoder.down_blocks.0.resnets.{i}", 256, 256)
-        attention(f"encoder.down_blocks.0.attentions.{i}", 256)
-        residual(f"encoder.down_blocks.1.resnets.{i}", 512 if i else 256, 512)
-        attention(f"encoder.down_blocks.1.attentions.{i}", 512)
-    layer("encoder.down_blocks.0.downsamplers.0.conv", 256, 256, 3, 3)
-    for i in range(2):
-        residual(f"encoder.mid_block.resnets.{i}", 512, 512)
-    attention("encoder.mid_block.attentions.0", 512)
-    layer("encoder.conv_norm_out", 512)
-    layer("encoder.conv_out", 8, 512, 3, 3)
-    return shapes
 
 
 def seeded(**arguments):
@@ -48,21 +19,7 @@ def seeded(**arguments):
     return NoisePredictor(**{**SMALL, **arguments}).eval()
 
 
-def test_the_released_size_and_names():
-    with torch.device("meta"):
-        model = NoisePredictor()
-    state = model.state_dict()
-    assert sum(p.numel() for p in model.parameters()) == 33_837_576
-    assert len(state) == 164
-    assert {name: tuple(tensor.shape) for name, tensor in state.items()} == official_shapes()
-    first, second = model.encoder.down_blocks
-    assert (first.attentions[0].heads, second.attentions[0].heads) == (4, 8)
-    assert model.encoder.mid_block.attentions[0].heads == 8
-    norms = [m for m in model.modules() if isinstance(m, torch.nn.GroupNorm)]
-    assert {(norm.num_groups, norm.eps) for norm in norms} == {(32, 1e-6)}
-
-
-@pytest.mark.parametrize("around", ["{}", "module.{}", "_orig_mod.{}", "module._orig_mod.{}"])
+@pytest.mark.parametrize("around", ["{}", "module.{}"])
 def test_a_released_file_loads(around):
     model, other = seeded(), NoisePredictor(**SMALL)
     file = {"state_dict": {around.format(name): t for name, t in model.state_dict().items()}}
@@ -71,11 +28,11 @@ def test_a_released_file_loads(around):
     assert torch.equal(other(lr, 3).mean, model(lr, 3).mean)
 
 
-def test_a_file_that_does_not_fit_is_refused():
-    tensors = dict(seeded().state_dict())
-    tensors["encoder.conv_out.more"] = tensors.pop("encoder.conv_out.bias")
-    with pytest.raises(ValueError, match=r"1 missing \(encoder.conv_out.bias\); 1 unexpected"):
-        load_strictly(NoisePredictor(**SMALL), from_official(tensors), "the file")
+def test_heads_are_64_wide():
+    with torch.device("meta"):
+        encoder = NoisePredictor().encoder
+    assert [block.attentions[0].heads for block in encoder.down_blocks] == [4, 8]
+    assert encoder.mid_block.attentions[0].heads == 8
 
 
 def test_it_is_what_the_paper_draws():
@@ -134,26 +91,6 @@ def test_it_is_what_the_paper_draws():
     torch.testing.assert_close(logvar, x[:, 4:], rtol=1e-4, atol=1e-5)
 
 
-def test_timesteps_of_any_kind():
-    model, lr = seeded(), torch.rand(2, 3, 8, 8)
-    expected = model(lr, torch.tensor([200, 200])).mean
-    for t in (200, 200.0, torch.tensor(200), torch.tensor([200.0])):
-        assert torch.equal(model(lr, t).mean, expected)
-    assert not torch.allclose(model(lr, 200.5).mean, expected)
-    apart = model(lr, torch.tensor([200, 100])).mean
-    torch.testing.assert_close(apart[0], expected[0])
-    assert not torch.allclose(apart[1], expected[1])
-
-
-@pytest.mark.parametrize(("halvings", "side"), [(0, 5), (1, 6), (2, 8)])
-def test_other_spaces_and_scales(halvings, side):
-    model = seeded(latent=32, halvings=halvings)
-    assert model.divisor == 2**halvings
-    found = model(torch.rand(1, 3, side, 2 * side), 100)
-    expected = (1, 32, side // 2**halvings, 2 * side // 2**halvings)
-    assert found.mean.shape == found.logvar.shape == expected
-
-
 @pytest.mark.parametrize(("scale", "halvings"), [(8, 0), (4, 1), (2, 2), (1, 3)])
 def test_the_halvings_of_a_scale(scale, halvings):
     """Fitted to it, the levels see as many pixels as at scale 4, for an output of one size."""
@@ -191,23 +128,6 @@ def test_folding_keeps_every_pixel_in_its_place():
     assert torch.equal(first[0].flatten().sort().values, (lr * 2 - 1).flatten().sort().values)
 
 
-def test_at_scale_4_nothing_is_between_the_image_and_the_released_layers():
-    model = seeded()
-    model.fit_to(4, 8)
-    lr = torch.rand(1, 3, 8, 8)
-    assert torch.equal(model(lr, 3).mean, model.encoder(lr * 2 - 1, 3, model.run_block)[:, :4])
-    torch.manual_seed(0)  # also with random weights of the same seed
-    set_ = NoisePredictor(**SMALL, halvings=1).eval()
-    assert torch.equal(set_(lr, 3).mean, model(lr, 3).mean)
-
-
-def test_a_draw():
-    mean, logvar = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
-    assert torch.equal(Gaussian(mean, logvar).sample(torch.zeros(2, 4, 3, 3)), mean)
-    two = Gaussian(torch.ones(1), torch.tensor([math.log(4.0)])).sample(torch.tensor([3.0]))
-    assert two.item() == pytest.approx(7)
-
-
 def test_the_variance_has_bounds():
     model = seeded()
     model.encoder.conv_out.bias.data[4:6] = torch.tensor([1000.0, -1000.0])
@@ -216,30 +136,7 @@ def test_the_variance_has_bounds():
     assert (logvar[:, 1] == -30).all()
 
 
-def test_everything_learns():
-    model = seeded()
-    found = model(torch.rand(2, 3, 8, 8), torch.tensor([249, 99]))
-    found.sample(torch.randn_like(found.mean)).square().sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        # A bias of the keys is the same for all of a softmax.
-        assert parameter.grad.abs().sum() > 0 or name.endswith("to_k.bias"), name
-
-
 # --------------------------------------------------------------------------------------- attention
-
-
-class Largest(TorchDispatchMode):
-    """The number of values of the largest tensor that any operation gave."""
-
-    size = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        found = function(*args, **(kwargs or {}))
-        for tensor in found if isinstance(found, tuple | list) else [found]:
-            if isinstance(tensor, torch.Tensor):
-                self.size = max(self.size, tensor.numel())
-        return found
 
 
 def test_attention_in_slices_gives_the_same():
@@ -253,19 +150,6 @@ def test_attention_in_slices_gives_the_same():
             torch.testing.assert_close(model(lr, 100).mean, mean, rtol=0, atol=1e-5)
     torch.testing.assert_close(sliced(lr, 100).mean, whole(lr, 100).mean, rtol=0, atol=1e-5)
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
-
-
-def test_attention_in_slices_never_has_all_pairs():
-    """Where torch has only the plain kernel: the largest tensor is that of a slice."""
-    lr, sizes = torch.rand(1, 3, 32, 32), {}
-    for size in (None, 16):
-        model = seeded(attention_slice=size)
-        with sdpa_kernel(SDPBackend.MATH), torch.no_grad(), Largest() as largest:
-            model(lr, 100)
-        sizes[size] = largest.size
-    heads, pixels = 2, 32 * 32
-    assert sizes[None] >= heads * pixels**2
-    assert sizes[16] <= max(heads * 16 * pixels, 64 * pixels)
 
 
 def test_what_is_kept_for_the_gradient_is_not_of_all_pairs():
@@ -283,26 +167,3 @@ def test_what_is_kept_for_the_gradient_is_not_of_all_pairs():
         model(torch.rand(1, 3, 16, 16), 100).mean.sum()
     pixels = 16 * 16
     assert max(kept) <= 64 * 64 * 9 + 64 * pixels
-
-
-# ------------------------------------------------------------------------------------------ errors
-
-
-def test_what_cannot_be():
-    with pytest.raises(ValueError, match=r"halvings is 3 with 2 widths; expected 0 to 2"):
-        NoisePredictor(**SMALL, halvings=3)
-    with pytest.raises(ValueError, match=r"halvings is 1 .*and folded, which is 2, more"):
-        NoisePredictor(**SMALL, halvings=1, folded=2)
-    with pytest.raises(ValueError, match=r"folded is 1, and halvings, .*: set both"):
-        NoisePredictor(**SMALL, folded=1)
-    for scale in (3, 16, 0.5, 2.5):
-        with pytest.raises(ValueError, match=rf"for scale {scale}: .* one of 1, 2, 4, 8$"):
-            NoisePredictor(**SMALL).fit_to(scale, 8)
-    with pytest.raises(ValueError, match="widths has 48; expected multiples of 32 and of head_w"):
-        NoisePredictor(widths=(32, 48), head_width=16)
-    with pytest.raises(ValueError, match=r"widths has 96; .* head_width, 64"):
-        NoisePredictor(widths=(64, 96))
-    with pytest.raises(ValueError, match="attention_slice is 0; expected 1 or more, or null"):
-        NoisePredictor(**SMALL, attention_slice=0)
-    with pytest.raises(ValueError, match=r"the LR image is 9x8; NoisePredictor needs .* by 2"):
-        NoisePredictor(**SMALL)(torch.rand(1, 3, 9, 8), 100)

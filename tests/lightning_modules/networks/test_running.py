@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from lightning_modules.networks.discriminator import LatentDiscriminator
-from lightning_modules.networks.infinity import Cache, InfinityTransformer, Text
+from lightning_modules.networks.infinity import InfinityTransformer, Text
 from lightning_modules.networks.noise_predictor import NoisePredictor
 from lightning_modules.networks.running import Running
 from lightning_modules.networks.scales import Scales
@@ -59,29 +59,35 @@ def image(seed: int, channels: int, side: int = 16) -> Tensor:
     return torch.randn(2, channels, side, side, generator=generator)
 
 
-def outputs(model: Any, x: Tensor | None = None) -> list[Tensor]:
-    """Of one input, or of x in its place; dropped parts are those of one seed."""
-    torch.manual_seed(5)
-    t = torch.tensor([1, 9])
-    if isinstance(model, SwinUNet):
-        found = model(image(0, 3) if x is None else x, t, image(1, 3))
-    elif isinstance(model, SFTUNet):
-        found = model(image(0, 3) if x is None else x, t, image(1, 3), image(2, 8, 8), (8, 8))
-    elif isinstance(model, NoisePredictor):
-        found = model(image(0, 3) if x is None else x, t)
-    elif isinstance(model, LatentDiscriminator):
-        found = model(image(0, 4) if x is None else x, t)
-    else:
-        text = Text(image(0, 1, 128)[:, 0, :4] if x is None else x, torch.tensor([4, 2]))
-        tokens = torch.cat([image(n, BITS, h).flatten(2).mT for n, (h, _) in enumerate(GRIDS)], 1)
-        found = model(tokens[:, 1:], Scales(GRIDS, 1), model.encode_text(text))
-    return [leaf for leaf in _pytree.tree_leaves(found) if isinstance(leaf, Tensor)]
+T = torch.tensor([1, 9])
 
 
-def shape_of_input(kind: type[Running]) -> Tensor:
+def said(model: Any, x: Tensor) -> Any:
+    """A transformer's answer to features of a text."""
+    tokens = torch.cat([image(n, BITS, h).flatten(2).mT for n, (h, _) in enumerate(GRIDS)], 1)
+    return model(tokens[:, 1:], Scales(GRIDS, 1), model.encode_text(Text(x, torch.tensor([4, 2]))))
+
+
+CALLS: dict[type[Running], Callable[..., Any]] = {
+    SwinUNet: lambda model, x: model(x, T, image(1, 3)),
+    SFTUNet: lambda model, x: model(x, T, image(1, 3), image(2, 8, 8), (8, 8)),
+    NoisePredictor: lambda model, x: model(x, T),
+    InfinityTransformer: said,
+    LatentDiscriminator: lambda model, x: model(x, T),
+}
+
+
+def input_of(kind: type[Running]) -> Tensor:
     if kind is InfinityTransformer:
         return image(0, 1, 128)[:, 0, :4]
     return image(0, 4 if kind is LatentDiscriminator else 3)
+
+
+def outputs(model: Any, x: Tensor | None = None) -> list[Tensor]:
+    """Of one input, or of x in its place; dropped parts are those of one seed."""
+    torch.manual_seed(5)
+    found = CALLS[type(model)](model, input_of(type(model)) if x is None else x)
+    return [leaf for leaf in _pytree.tree_leaves(found) if isinstance(leaf, Tensor)]
 
 
 @EACH
@@ -91,7 +97,7 @@ def test_recomputed_blocks_give_the_same_bits(kind: type[Running], frozen: bool)
     found = []
     for checkpointing in (False, True):
         model = made(kind, checkpointing=checkpointing).requires_grad_(not frozen).train(not frozen)
-        x = shape_of_input(kind).requires_grad_()
+        x = input_of(kind).requires_grad_()
         results = outputs(model, x)
         sum(result.square().mean() for result in results).backward()
         found.append([*results, x.grad, *(p.grad for p in model.parameters() if not frozen)])
@@ -112,7 +118,7 @@ def test_less_is_kept_where_blocks_are_recomputed(kind: type[Running]) -> None:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            outputs(model, shape_of_input(kind).requires_grad_())
+            outputs(model, input_of(kind).requires_grad_())
     assert kept[1] < 0.75 * kept[0]
 
 
@@ -183,74 +189,3 @@ def test_outputs_of_many_sizes_leave_training_compiled(compiled: list[Any]) -> N
         model(torch.ones(20)).sum().backward()
         assert len(compiled) == 5
     assert torch.equal(model.weight.grad, torch.tensor(40.0))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", [SwinUNet, *CONVOLVES], ids=lambda kind: kind.__name__)
-def test_sizes_of_images(kind: type[Running], compiled: list[Any]) -> None:
-    """Any number of them takes few graphs, or none, and training goes on with its own."""
-    torch._dynamo.utils.counters.clear()
-    plain, model = made(kind).eval(), made(kind, compile=True).eval()
-    sum(result.square().mean() for result in outputs(model)).backward()
-    with torch.inference_mode():
-        for h, w in ((16, 16), (16, 32), (32, 16), (32, 48), (48, 32), (48, 48)):
-            x = torch.ones(1, 4 if kind is LatentDiscriminator else 3, h, w)
-            for expected, found in zip(of_size(plain, x), of_size(model, x), strict=True):
-                torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    before = len(compiled)
-    assert 3 <= before <= 8
-    sum(result.square().mean() for result in outputs(model)).backward()
-    assert len(compiled) == before
-    assert not torch._dynamo.utils.counters["unimplemented"]  # such as torch's limit
-
-
-def of_size(model: Any, x: Tensor) -> list[Tensor]:
-    """Outputs for one image of any size."""
-    t, (h, w) = torch.tensor([1]), (x.shape[-2] // 4, x.shape[-1] // 4)
-    if isinstance(model, SwinUNet):
-        found = model(x, t, x)
-    elif isinstance(model, SFTUNet):
-        found = model(x, t, x, torch.ones(1, 8, h, w), (h, w))
-    else:
-        found = model(x, t)
-    return [leaf for leaf in _pytree.tree_leaves(found) if isinstance(leaf, Tensor)]
-
-
-@pytest.mark.slow
-def test_blocks_with_drop_path_share_what_is_compiled(compiled: list[Any]) -> None:
-    """Rates differ from block to block; draws are those of an uncompiled network."""
-    sizes = (BITS, 10, 64, 2, 128, 8)
-    plain, model = (InfinityTransformer(*sizes, drop_path=0.5, compile=c) for c in (False, True))
-    model.load_state_dict(plain.state_dict())
-    with torch.no_grad():
-        found, expected = outputs(model)[0], outputs(plain)[0]
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    assert len(compiled) == 1
-
-
-@pytest.mark.slow
-@torch.no_grad()
-def test_the_transformer_is_compiled_for_training_alone(compiled: list[Any]) -> None:
-    """One graph for all blocks; none for the scales of an image, of other lengths each."""
-    model = made(InfinityTransformer, compile=True).eval()
-    expected = outputs(model)[0]
-    blocks = len(compiled)
-    assert 0 < blocks < len(model.blocks)
-    text = Text(image(0, 1, 128)[:, 0, :4], torch.tensor([4, 2]))
-    scales, cache, start, found = Scales(GRIDS, 1), Cache(30), 0, []
-    encoded = model.encode_text(text)
-    for number, (h, w) in enumerate(GRIDS):
-        tokens = image(number, BITS, h).flatten(2).mT if number else None
-        found.append(model(tokens, scales, encoded, number, cache))
-        start += h * w
-    torch.testing.assert_close(torch.cat(found, 1), expected, rtol=1e-5, atol=1e-5)
-    assert len(compiled) == blocks
-
-
-@pytest.mark.parametrize(
-    ("kind", "settings"),
-    [(SwinUNet, {"channels_last": True}), (InfinityTransformer, {"channels_last": True})],
-)
-def test_a_setting_that_does_not_help(kind: type[Running], settings: dict[str, Any]) -> None:
-    with pytest.raises(TypeError, match="channels_last"):
-        MAKERS[kind](**settings)

@@ -68,18 +68,3 @@ def test_spans_are_where_the_tokens_are() -> None:
         *([0], [1, 2, 3, 4], [5, 6, 7, 8, 9, 10])
     ]
     assert (scales.tokens, scales.full, scales.latents) == (11, (2, 3), [(1, 1), (2, 2), (2, 3)])
-
-
-@pytest.mark.parametrize(
-    ("grids", "patch"), [([], 1), ([(0, 1)], 1), ([(2, 2), (1, 3)], 1), ([(1, 1)], 0)]
-)
-def test_grids_that_are_none(grids: list[tuple[int, int]], patch: int) -> None:
-    with pytest.raises(ValueError, match="expected"):
-        Scales(grids, patch)
-
-
-def test_what_is_not_published() -> None:
-    with pytest.raises(ValueError, match=r"budget is '2M'; expected one of 0.06M"):
-        published(budget="2M")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="ratio is -1"):
-        published(-1)

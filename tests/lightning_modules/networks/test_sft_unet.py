@@ -9,7 +9,6 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import interpolate
 
-from lightning_modules.networks.liif import grid, nearest
 from lightning_modules.networks.sft_unet import Attention, SFTUNet, coordinates, fourier
 
 SMALL = {"features": 8, "width": 8, "multipliers": (1, 2, 4), "blocks": 1}
@@ -40,14 +39,6 @@ def test_any_size(adapter, size, lr_size):
     assert awake(model)(**given(size, lr_size)).abs().max() > 0
 
 
-@pytest.mark.parametrize(("size", "lr_size"), [((24, 24), (12, 12)), ((85, 37), (64, 33))])
-def test_patches(size, lr_size):
-    """Of any size; what lies beyond the border is not seen in the output."""
-    model = awake(SFTUNet(**SMALL, patch=2))
-    assert model(**given(size, lr_size)).shape == (2, 3, *size)
-    assert model.first.in_channels == 4 * 6 + 16
-
-
 def test_features_lie_where_they_are_also_beside_a_patch_beyond_the_border():
     """A position has the features at the middle of its square: none is stretched."""
     model = awake(SFTUNet(**SMALL, patch=4))
@@ -58,36 +49,6 @@ def test_features_lie_where_they_are_also_beside_a_patch_beyond_the_border():
     rows = torch.tensor([min(int((4 * n + 2) * 22 / 85), 21) for n in range(22)])
     assert rows[15] == 16  # where the stretched ones would be of 15
     assert torch.equal(seen[0], model.reduce(inputs["features"])[:, :, rows])
-
-
-def test_latents_have_their_channels():
-    model = awake(SFTUNet(**SMALL, channels=12))
-    x, base = torch.randn(2, 2, 12, 6, 5).unbind(0)  # of a factor of 4, so LR has more positions
-    assert model(**{**given(), "x": x, "base": base}).shape == (2, 12, 6, 5)
-
-
-@pytest.mark.parametrize("adapter", ["fourier", "mlp", "none"])
-def test_all_of_it_learns(adapter):
-    model = awake(SFTUNet(**SMALL, adapter=adapter))
-    model(**given()).square().mean().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
-
-
-def test_what_it_listens_to():
-    model = awake(SFTUNet(**SMALL))
-    inputs = given()
-    y = model(**inputs)
-    others = {
-        "t": inputs["t"] + 1,
-        "base": inputs["base"] + 0.1,
-        "features": inputs["features"] + 0.1,
-        "noise_level": torch.tensor([0.02, 0.02]),
-    }
-    for name, value in others.items():
-        assert (model(**{**inputs, name: value}) - y).abs().max() > 1e-4, name
-    # one image does not change the other
-    alone = {k: v[1:] if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
-    torch.testing.assert_close(model(**alone), y[1:], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("adapter", "moves"), [("fourier", True), ("mlp", True), ("none", False)])
@@ -106,20 +67,6 @@ def test_the_published_size():
     assert model.first.in_channels == 22
     assert [m.gamma.out_channels for m in model.modulate_down] == [64, 128, 256, 512]
     assert [m.gamma.out_channels for m in model.modulate_up] == [512, 256, 128, 64]
-
-
-@pytest.mark.parametrize(
-    ("lr_size", "size"), [((4, 6), (8, 12)), ((5, 7), (13, 9)), ((3, 3), (3, 3))]
-)
-def test_coordinates_are_those_of_liif(lr_size, size):
-    found = coordinates(lr_size, size, torch.device("cpu"))
-    centres = grid(*size, torch.device("cpu")).view(*size, 2)
-    for axis in range(2):
-        _, offset = nearest(centres[..., axis], lr_size[axis], 0)
-        # on a tie either neighbour is the nearest
-        torch.testing.assert_close(found[0, axis].abs(), offset.abs(), rtol=0, atol=1e-5)
-        assert torch.allclose(found[0, 2 + axis], torch.tensor(2 * lr_size[axis] / size[axis]))
-    assert found[0, :2].abs().max() <= 1 + 1e-6
 
 
 @pytest.mark.parametrize(("n", "m"), [(8, 12), (4, 10), (16, 20), (64, 85), (3, 8)])
@@ -141,15 +88,6 @@ def test_fourier_features():
             expected += [wave(math.pi * octave * d) for d in (0.25, -0.5)]
     assert found == pytest.approx(expected, abs=1e-6)
     assert fourier(place, 0).shape == (1, 4, 1, 1)
-
-
-def test_what_cannot_be():
-    with pytest.raises(ValueError, match="adapter is 'sft'"):
-        SFTUNet(**SMALL, adapter="sft")
-    with pytest.raises(ValueError, match="multipliers is empty"):
-        SFTUNet(multipliers=())
-    with pytest.raises(ValueError, match="made for 8 channels of LR features and got 0"):
-        SFTUNet(**SMALL)(**{**given(), "features": None})
 
 
 def test_attention_in_memory_that_grows_with_the_pixels():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import pytest
@@ -43,36 +42,6 @@ def official_buffers(model):
     return found
 
 
-def test_the_released_size_and_names():
-    with torch.device("meta"):
-        model = SwinUNet()
-    state = model.state_dict()
-    assert sum(p.numel() for p in model.parameters()) == 118_593_583
-    assert len(state) + len(official_buffers(model)) == 564
-    shapes = {
-        "time_embed.0.weight": (640, 160),
-        "input_blocks.0.0.weight": (160, 6, 3, 3),
-        "input_blocks.1.1.blocks.0.attn.relative_position_bias_table": (225, 6),
-        "input_blocks.1.1.blocks.1.attn.qkv.weight": (576, 192),
-        "input_blocks.1.1.blocks.1.mlp.fc1.weight": (768, 192, 1, 1),
-        "input_blocks.3.0.op.weight": (160, 160, 3, 3),
-        "input_blocks.4.0.emb_layers.1.weight": (640, 640),
-        "input_blocks.4.0.skip_connection.weight": (320, 160, 1, 1),
-        "middle_block.1.patch_unembed.proj.weight": (640, 192, 1, 1),
-        "output_blocks.2.1.conv.weight": (640, 640, 3, 3),
-        "output_blocks.9.1.patch_embed.proj.weight": (192, 160, 1, 1),
-        "output_blocks.11.0.out_layers.3.weight": (160, 160, 3, 3),
-        "out.2.weight": (3, 160, 3, 3),
-    }
-    assert {name: tuple(state[name].shape) for name in shapes} == shapes
-    swin = {name.split(".blocks.")[0] for name in state if ".blocks." in name}
-    assert swin == {
-        *(f"input_blocks.{n}.1" for n in (1, 4, 7, 10)),
-        *(f"output_blocks.{n}.1" for n in (0, 3, 6, 9)),
-        "middle_block.1",
-    }
-
-
 def test_a_released_file_loads():
     model = awake(SwinUNet(**SMALL, mask="released"))
     official = {
@@ -109,14 +78,6 @@ def test_it_begins_as_zero_and_learns():
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 
 
-def test_what_is_conditioned_on_matters():
-    model = awake(SwinUNet(**SMALL))
-    x, lr, t = torch.randn(1, 3, 16, 16), torch.randn(1, 3, 16, 16), torch.tensor([3])
-    y = model(x, t, lr)
-    assert not torch.allclose(model(x, t + 1, lr), y)
-    assert not torch.allclose(model(x, t, lr + 0.1), y)
-
-
 @pytest.mark.parametrize(("factor", "inputs"), [(1, 6), (2, 35), (8, 131), (0.25, 6)])
 def test_conditions_of_other_sizes(factor, inputs):
     model = SwinUNet(**SMALL, condition_factor=factor)
@@ -137,21 +98,6 @@ def test_patches_are_positions():
     other[..., 5, 6] += 1
     changed = (model(other, t, lr) - model(x, t, lr)).abs().amax((0, 1))
     assert (changed > 0).float().mean() > 0.9
-    with pytest.raises(ValueError, match="patch is 0; expected at least 1 pixel"):
-        SwinUNet(**SMALL, patch=0)
-
-
-def test_what_cannot_be():
-    with pytest.raises(ValueError, match="condition_factor is 3; expected a power of two"):
-        SwinUNet(**SMALL, condition_factor=3)
-    with pytest.raises(ValueError, match=r"condition_factor is 0; expected a power of two"):
-        SwinUNet(**SMALL, condition_factor=0)
-    with pytest.raises(ValueError, match="mask is 'none'"):
-        SwinUNet(**SMALL, mask="none")
-    with pytest.raises(ValueError, match=r"32x32 beside a latent of 16x16, .* set it to 2$"):
-        SwinUNet(**SMALL)(torch.zeros(1, 3, 16, 16), torch.tensor([0]), torch.zeros(1, 3, 32, 32))
-    with pytest.raises(ValueError, match="24x32; SwinUNet needs sides divisible by 16"):
-        SwinUNet(**SMALL)(torch.zeros(1, 3, 24, 32), torch.tensor([0]), torch.zeros(1, 3, 24, 32))
 
 
 def test_sinusoids():
@@ -230,9 +176,6 @@ def test_weights_keep_the_mask_that_they_were_trained_with():
     released = SwinUNet(**SMALL, mask="released").state_dict()
     with pytest.raises(ValueError, match=r"mask is correct, and what is loaded was trained"):
         SwinUNet(**SMALL, mask="correct").load_state_dict(released)
-    copied = copy.deepcopy(SwinUNet(**SMALL))
-    copied.load_state_dict(released)
-    assert masks(copied) == {"released"}
 
 
 def test_files_of_other_programs_that_mask_correctly():
@@ -245,14 +188,3 @@ def test_files_of_other_programs_that_mask_correctly():
     assert masks(own) == {"correct"}
     with pytest.raises(ValueError, match=r"mask is released, and .* trained with the correct atte"):
         SwinUNet(**SMALL, mask="released").load_state_dict(found)
-
-
-def test_the_masks_differ_where_they_should():
-    torch.manual_seed(0)
-    released = awake(SwinUNet(**SMALL, mask="released"))
-    correct = SwinUNet(**SMALL, mask="correct")
-    correct.load_state_dict(
-        {k: v for k, v in released.state_dict().items() if k != "released_mask"}
-    )
-    x, lr, t = torch.randn(1, 3, 32, 32), torch.randn(1, 3, 32, 32), torch.tensor([3])
-    assert not torch.allclose(released(x, t, lr), correct.eval()(x, t, lr))

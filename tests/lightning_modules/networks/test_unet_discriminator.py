@@ -69,15 +69,6 @@ def test_released_files_load_and_compute_the_figure() -> None:
     torch.testing.assert_close(found, computed(state, x), rtol=1e-9, atol=1e-9)
 
 
-def test_the_layout_of_the_released_file() -> None:
-    with torch.device("meta"):
-        network = UNetDiscriminator()
-        names = network.official(released(64))
-        assert {k: v.shape for k, v in network.state_dict().items()} == {
-            k: v.shape for k, v in names.items()
-        }
-
-
 def test_eight_convolutions_have_a_spectral_norm_of_1() -> None:
     """By the singular values themselves, after some power iterations."""
     torch.manual_seed(0)
@@ -108,5 +99,3 @@ def test_skips_may_be_left_out() -> None:
 def test_what_it_cannot_judge() -> None:
     with pytest.raises(ValueError, match=r"12x16; UNetDiscriminator needs sides divisible by 8"):
         UNetDiscriminator(4)(torch.rand(1, 3, 12, 16))
-    with pytest.raises(ValueError, match="width of UNetDiscriminator is 0"):
-        UNetDiscriminator(0)

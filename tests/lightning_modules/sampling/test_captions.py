@@ -56,31 +56,23 @@ def test_else_an_empty_caption_does():
         assert known.sizes is nothing.sizes
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0.0, 0.0), (1.0, 1.0), (0.25, 0.25)])
-def test_captions_are_left_out_at_random(share, expected):
+@pytest.mark.parametrize("share", [0.0, 1.0, 0.25])
+def test_captions_are_left_out_at_random(share):
     """A caption with all of its parts, or none of them."""
     torch.manual_seed(0)
     known = Condition(torch.ones(4000, 3, 6), torch.ones(4000, 5), torch.full((4000, 6), 7.0))
     nothing = Condition(torch.zeros(4000, 3, 6), torch.zeros(4000, 5), known.sizes)
     found = drop_captions(known, nothing, share)
     left_out = (found.text == 0).all((1, 2))
-    assert torch.equal(left_out, (found.text == 0).any((1, 2)))
-    assert torch.equal(left_out, (found.pooled == 0).all(1))
-    assert torch.equal(left_out, (found.pooled == 0).any(1))
+    assert torch.equal(found.text, (~left_out).float().view(-1, 1, 1).expand(-1, 3, 6))
+    assert torch.equal(found.pooled, found.text[:, :1, :5].squeeze(1))
     assert torch.equal(found.sizes, known.sizes)
-    assert abs(left_out.float().mean() - expected) < 0.03
-
-
-def test_nothing_is_left_out_of_nothing():
-    sizes = Condition(sizes=torch.ones(2, 6))
-    assert drop_captions(sizes, sizes, 0.5) is sizes
+    assert abs(left_out.float().mean() - share) < 0.03
 
 
 def test_what_cannot_be():
-    with pytest.raises(ValueError, match=r"a has no caption, and model\.init_args\.encoder reads"):
+    with pytest.raises(ValueError, match="a has no caption"):
         encode_captions({"key": ["a"]}, wrapped(), Lengths())
-    with pytest.raises(ValueError, match=r"caption_dropout is 1\.5; expected 0 to 1"):
-        check_captions(None, 1.0, 1.5)
-    with pytest.raises(ValueError, match=r"guidance is 2, .*set model\.init_args\.encoder"):
-        check_captions(None, 2.0, 0.1)
-    check_captions(Lengths(), 2.0, 0.1)
+    with pytest.raises(ValueError, match=r"set model\.init_args\.encoder"):
+        check_captions(None, 2.0)
+    check_captions(Lengths(), 2.0)

@@ -9,9 +9,9 @@ import torch
 from torch.nn import functional
 
 from lightning_modules.backbone import library as frames
-from lightning_modules.backbone.library import repeated, resized
+from lightning_modules.backbone.library import resized
 from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.backbone.space import KLSpace, PixelSpace
+from lightning_modules.backbone.space import KLSpace
 from lightning_modules.diffusion import Diffusion
 from lightning_modules.noise import Noise
 from tests.lightning_modules.backbone.unets import small_kl, wrapped
@@ -68,13 +68,6 @@ def test_the_encoder_s_distribution_of_clips():
     torch.testing.assert_close(drawn[1].transpose(0, 1), mean + deviation * eps)
 
 
-def test_pixels_there_and_back():
-    space, clip = PixelSpace(), clips()["clip"]
-    z = space.encode(clip)
-    assert torch.equal(z[:, :, 1], clip[:, 1] * 2 - 1)
-    torch.testing.assert_close(space.decode(z), clip)
-
-
 @pytest.mark.parametrize("mode", ["area", "bilinear", "bicubic", "nearest-exact"])
 def test_frames_are_resized_alone(mode):
     x = torch.randn(2, 5, 3, 8, 6)
@@ -84,30 +77,15 @@ def test_frames_are_resized_alone(mode):
     torch.testing.assert_close(resized(x[:, 2], (4, 12), mode), found[:, 2])
 
 
-def test_what_a_sample_has_is_repeated():
-    assert repeated(torch.tensor([5, 7]), torch.zeros(2, 1, 3, 1, 1)).tolist() == [5] * 3 + [7] * 3
-    assert repeated(torch.tensor([5, 7]), torch.zeros(2, 1, 3, 1)).tolist() == [5, 7]
-
-
 # ------------------------------------------------------------------------------------ a base
 
 
-@pytest.mark.slow
 def test_a_base_learns_clips():
     method = base(scale=2.0)
-    z = method.latent(clips())
-    assert z.shape == (2, 3, 3, 8, 12)
     small = functional.avg_pool2d(clips()["clip"][:, 1], 2) * 2 - 1
-    torch.testing.assert_close(z[:, :, 1], small)
-    optimizer, losses = torch.optim.Adam(method.parameters(), 0.01), []
-    for _ in range(12):
-        torch.manual_seed(0)
-        loss = method.training_step(clips(), 0)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.5 * losses[0]
+    torch.testing.assert_close(method.latent(clips())[:, :, 1], small)
+    method.training_step(clips(), 0).backward()
+    assert all(p.grad is not None for p in method.parameters() if p.requires_grad)
 
 
 def test_clips_from_noise():
@@ -129,11 +107,10 @@ def test_images_and_clips_are_told_apart():
     video, images = base(), Diffusion(1.0, wrapped(null="learned"), steps=2)
     batch: Any = {"key": ["a"], "seed": torch.arange(1), "size": (8, 8)}
     batch["hr"] = torch.rand(1, 3, 8, 8)
-    with pytest.raises(ValueError, match="a UNet3D, makes clips, and a is an image: use"):
-        video.training_step(batch, 0)
-    with pytest.raises(ValueError, match="a UNet3D, makes clips, and a is an image"):
-        video.sample(batch)
-    with pytest.raises(ValueError, match=r"makes images, and 0 is a clip: set it to .*UNet3D"):
+    for call in (lambda: video.training_step(batch, 0), lambda: video.sample(batch)):
+        with pytest.raises(ValueError, match="makes clips, and a is an image"):
+            call()
+    with pytest.raises(ValueError, match="makes images, and 0 is a clip"):
         images.sample(clips())
-    with pytest.raises(ValueError, match="has no images, which are required here"):
+    with pytest.raises(ValueError, match="has no images"):
         images.training_step({"key": ["a"], "seed": torch.arange(1)}, 0)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_modules.sampling.tiling import mirrored, padded
+from lightning_modules.sampling.tiling import padded
 
 
 def image(h: int, w: int) -> Tensor:
@@ -30,7 +30,7 @@ def by_rounds(lr: Tensor, minimum: int, multiple: int) -> tuple[Tensor, int, int
 
 
 @pytest.mark.parametrize("size", [(2, 3), (5, 70), (33, 31), (64, 64), (70, 20), (100, 101)])
-@pytest.mark.parametrize(("minimum", "multiple"), [(9, 8), (64, 1), (64, 16), (37, 8)])
+@pytest.mark.parametrize(("minimum", "multiple"), [(1, 2), (64, 1), (64, 16), (37, 8)])
 def test_as_reflections_in_rounds(size: tuple[int, int], minimum: int, multiple: int) -> None:
     lr = image(*size)
     expected, top, left = by_rounds(lr, minimum, multiple)
@@ -39,8 +39,8 @@ def test_as_reflections_in_rounds(size: tuple[int, int], minimum: int, multiple:
     assert (found.top, found.left) == (top, left)
 
 
-@pytest.mark.parametrize("h", range(1, 17))
-@pytest.mark.parametrize("w", [1, 2, 7, 16, 23])
+@pytest.mark.parametrize("h", [1, 2, 9, 16])
+@pytest.mark.parametrize("w", [1, 7, 23])
 @pytest.mark.parametrize("factor", [1, 3, 4])
 def test_cut_back_exactly(h: int, w: int, factor: int) -> None:
     lr = image(h, w)
@@ -57,23 +57,3 @@ def test_nothing_is_missing() -> None:
     found = padded(lr, 16, 32)
     assert found.lr is lr
     assert found.crop(lr, (32, 48)).shape == lr.shape
-
-
-def test_only_below_and_on_the_right_without_a_minimum() -> None:
-    found = padded(image(5, 9), 8)
-    assert (found.top, found.left) == (0, 0)
-    assert found.lr.shape == (2, 3, 8, 16)
-    assert torch.equal(found.lr[..., :5, :9], image(5, 9))
-
-
-@pytest.mark.parametrize("side", [1, 2, 5])
-def test_between_two_mirrors(side: int) -> None:
-    positions = torch.arange(-20, 21)
-    wave = [*range(side), *range(side - 2, 0, -1)]  # there and back
-    expected = [wave[int(position) % len(wave)] for position in positions]
-    assert mirrored(positions, side).tolist() == expected
-
-
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16])
-def test_any_type(dtype: torch.dtype) -> None:
-    assert padded(image(3, 5).to(dtype), 4).lr.dtype == dtype

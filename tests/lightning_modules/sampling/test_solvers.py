@@ -1,4 +1,4 @@
-"""Solvers: orders of convergence on a Gaussian, exact chains, equality with diffusers."""
+"""Solvers: orders of convergence, exact chains, equality with diffusers, lists of timesteps."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import diffusers
 import pytest
 import torch
 
-from lightning_modules.backbone.schedule import CLEAN, Level, Schedule, spaced
+from lightning_modules.backbone.schedule import Level, Schedule
+from lightning_modules.noise import Noise
 from lightning_modules.sampling import solvers
+from lightning_modules.sampling.solvers import Sampler
 
 MEAN, DEVIATION = 0.7, 0.4  # of the Gaussian that the process starts from
 
@@ -88,26 +90,6 @@ def test_noise_that_is_added_keeps_the_variance(solver):
     assert variance == pytest.approx(deviation_at(path[-1]) ** 2, rel=2e-3)
 
 
-@pytest.mark.parametrize("solver", ["ddim", "euler", "heun", "dpm_solver_2m"])
-def test_all_end_with_x0(solver):
-    x0, x = torch.randn(2, 1, 2, 3, 3).unbind(0)
-    now = Schedule().level(300)
-    more = {"predict": None} if solver == "heun" else {}
-    torch.testing.assert_close(getattr(solvers, solver)(x, x0, now, CLEAN, **more), x0)
-    noise = torch.randn_like(x)
-    torch.testing.assert_close(solvers.euler_ancestral(x, x0, now, CLEAN, noise), x0)
-    torch.testing.assert_close(solvers.residual_shift(x, x0, 0.5, 0.0, 2.0), x0)
-
-
-def test_noise_that_is_wanted():
-    x = torch.zeros(1, 1, 2, 2)
-    now, then = Schedule().level(300), Schedule().level(200)
-    with pytest.raises(ValueError, match="pass `noise`"):
-        solvers.ddim(x, x, now, then, eta=1.0)
-    with pytest.raises(ValueError, match="pass `noise`"):
-        solvers.residual_shift(x, x, 0.5, 0.2, 2.0)
-
-
 # ---------------------------------------------------------------------------------------- diffusers
 
 CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -124,29 +106,6 @@ def theirs(scheduler, x, count):
     for t in scheduler.timesteps:
         raw = network(scheduler.scale_model_input(x, t), float(t))
         x = scheduler.step(raw, t, x).prev_sample
-    return x
-
-
-def ours(solver, x, timesteps, variance):
-    schedule = Schedule(variance=variance)
-    if variance == "exploding":
-        x = x * schedule.level(timesteps[0]).sigma
-    earlier = None
-    for t, following in zip(timesteps, [*timesteps[1:], -1], strict=True):
-        now, then = schedule.level(t), schedule.level(following)
-
-        def predict(y, t=t):
-            which = torch.tensor([t])
-            return schedule.to_x0(network(schedule.scale_input(y, which), float(t)), y, which)
-
-        x0 = predict(x)
-        if solver == "heun":
-            x = solvers.heun(x, x0, now, then, lambda y, t=following: predict(y, t))
-        elif solver == "dpm_solver_2m":
-            x = solvers.dpm_solver_2m(x, x0, now, then, earlier)
-            earlier = x0, now
-        else:
-            x = getattr(solvers, solver)(x, x0, now, then)
     return x
 
 
@@ -167,10 +126,17 @@ def ours(solver, x, timesteps, variance):
 def test_equal_to_diffusers(solver, scheduler, options, variance):
     x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     made = getattr(diffusers, scheduler)(**CONFIG, **options)
-    spacing = options.get("timestep_spacing", "leading")
-    expected = theirs(made, x, 20)
-    found = ours(solver, x, spaced(1000, 20, spacing), variance)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    schedule = Schedule(variance=variance)
+    sampler = Sampler(20, options.get("timestep_spacing", "leading"), 0, solver)
+    steps = sampler.timesteps(1000)
+
+    def clean(z, t):
+        which = torch.full((2,), t)
+        return schedule.to_x0(network(schedule.scale_input(z, which), float(t)), z, which)
+
+    scale = schedule.level(steps[0]).sigma if variance == "exploding" else 1
+    found = sampler.denoise(scale * x, steps, clean, schedule, Noise(torch.arange(2)))
+    torch.testing.assert_close(found, theirs(made, x, 20), rtol=1e-4, atol=1e-4)
 
 
 def test_ancestral_steps_are_those_of_diffusers():
@@ -189,3 +155,64 @@ def test_ancestral_steps_are_those_of_diffusers():
         x0 = x - now.sigma * raw
         found = solvers.euler_ancestral(x, x0, now, then, noise)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+# ------------------------------------------------------------------------- down a list of timesteps
+
+SOLVERS = ["ddim", "euler", "euler_ancestral", "heun", "dpm_solver_2m"]
+X0 = torch.linspace(-1, 1, 12).view(1, 3, 2, 2)
+
+
+def start():
+    return Noise(torch.tensor([3])).normal(X0.shape)
+
+
+@pytest.mark.parametrize("variance", ["preserving", "exploding"])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_an_oracle_is_believed(solver, variance):
+    got = []
+
+    def clean(z, t):
+        got.append(t)
+        return X0
+
+    sampler, schedule = Sampler(5, solver=solver), Schedule(variance=variance)
+    steps = sampler.timesteps(1000)
+    assert steps == [801, 601, 401, 201, 1]
+    noise = Noise(torch.tensor([3]))
+    found = sampler.denoise(start(), steps, clean, schedule, noise)
+    torch.testing.assert_close(found, X0, rtol=0, atol=1e-5)
+    twice = [801, 601, 601, 401, 401, 201, 201, 1, 1]
+    assert got == (twice if solver == "heun" else steps)
+    assert noise.drew == (solver == "euler_ancestral")
+
+
+def test_ddim_draws_where_it_is_asked_to():
+    for eta, drew in ((0.0, False), (1.0, True)):
+        noise = Noise(torch.tensor([3]))
+        sampler = Sampler(3, eta=eta)
+        sampler.denoise(start(), sampler.timesteps(1000), lambda z, t: X0, Schedule(), noise)
+        assert noise.drew == drew
+
+
+def test_it_ends_where_stable_diffusion_does():
+    """At abar of timestep 0, with the noise that is left there."""
+    schedule, sampler = Schedule(), Sampler(3, last=0)
+    steps = sampler.timesteps(1000)
+    found = sampler.denoise(start(), steps, lambda z, t: X0, schedule, Noise(torch.tensor([3])))
+    eps, (alpha, sigma) = start(), schedule.level(steps[0])
+    eps = (eps - alpha * X0) / sigma  # of a deterministic path with one clean sample
+    alpha, sigma = schedule.level(0)
+    torch.testing.assert_close(found, alpha * X0 + sigma * eps, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"eta": 1.0, "solver": "euler"}, "eta"),
+        ({"last": 0, "spacing": "linspace"}, "last is 0"),
+    ],
+)
+def test_settings_that_cannot_be(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Sampler(**settings).timesteps(1000)

@@ -90,8 +90,3 @@ def test_processes_together(tmp_path: Path, count: int) -> None:
         assert found["keys"].startswith("ValueError: tiling.together is true, and the processes")
         assert found["memory"].startswith("OutOfMemoryError: tiles do not fit")
         assert found["stopped"].startswith("Stopped: stopped by SIGTERM")
-
-
-def test_latents_are_not_made_together() -> None:
-    with pytest.raises(ValueError, match=r"tiling\.together is for tiles of pixels"):
-        Tiling(where="latent", together=True)

@@ -1,1 +1,0 @@
-"""Miniatures: each method trained small, with its controls."""

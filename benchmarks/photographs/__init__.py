@@ -1,0 +1,1 @@
+"""Every method trained small on photographs, beside its controls."""

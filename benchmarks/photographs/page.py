@@ -1,0 +1,217 @@
+"""The page's tables, and an image a row: the same four crops at 1:1 beside its controls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from benchmarks import report
+from benchmarks.photographs.measure import (
+    DETAIL,
+    FAILS,
+    HOLDS,
+    OPEN,
+    Difference,
+    Numbers,
+    compare,
+    mean,
+    verdict,
+)
+from benchmarks.photographs.outputs import OUTPUTS
+from benchmarks.photographs.table import ROWS, Claim, Row, Table
+from benchmarks.report import REPOSITORY
+from files.owned import write_whole
+
+JSON, IMAGES, PAGE = "photographs.json", "photographs", "docs/photographs.md"
+MARKS = ("<!-- photographs -->", "<!-- end of photographs -->")
+COLUMNS = {  # heading and digits of each metric
+    "psnr": ("PSNR-Y", 2),
+    "ssim": ("SSIM", 3),
+    "lpips": ("LPIPS", 3),
+    "niqe": ("NIQE", 2),
+    "swd_2": ("SWD, halved", 2),
+    "swd_3": ("SWD, quartered", 3),
+    "lr_psnr": ("LR, dB", 1),
+    "kid_thumb": ("KID-thumb", 4),
+}
+SIDE, GAP, HEAD, FONT, QUALITY = 200, 4, 20, 13, 90  # pixels of a crop, between, above; WebP
+UNKNOWN = "not trained yet"
+Tables = dict[str, dict[str, Numbers]]  # by table, then by row or control
+
+
+def means(tables: Tables) -> dict[str, Any]:
+    """Return the mean and half of the interval of all numbers of a row, with six digits.
+
+    A number of a whole set has no interval.
+    """
+    return {
+        name: {
+            who: {metric: _short(values) for metric, values in numbers.items()}
+            for who, numbers in parts.items()
+        }
+        for name, parts in tables.items()
+    }
+
+
+def _short(values: list[float]) -> list[float]:
+    return [float(f"{x:.6g}") for x in (mean(values) if len(values) > 1 else values)]
+
+
+def judged(claim: Claim, table: Table, measured: dict[str, Tables]) -> dict[str, Any]:
+    """Return a claim with its verdict and the parts that it consists of.
+
+    Args:
+        claim: The claim.
+        table: The table.
+        measured: Numbers of the rows.
+    """
+    parts = []
+    for name in claim.tables:
+        others = [claim.than] if claim.than else [table.tables[name].regression]
+        if any(name not in measured.get(row, {}) for row in (claim.row, *others)):
+            return {"text": claim.text, "verdict": UNKNOWN, "parts": []}
+        row = measured[claim.row][name]
+        against = {other: measured[other][name]["row"] for other in others}
+        if not claim.than:  # its controls with noise
+            against |= {who: numbers for who, numbers in row.items() if who != "row"}
+        for metric in [claim.metric] if claim.than else DETAIL:
+            for other, numbers in against.items():
+                found = compare(row["row"], numbers, metric, claim.margin)
+                parts.append(_part(name, metric, other, found))
+    return {
+        "text": claim.text,
+        "verdict": verdict(part["verdict"] for part in parts),
+        "parts": parts,
+    }
+
+
+def _part(table: str, metric: str, other: str, found: Difference) -> dict[str, Any]:
+    """Return one comparison; ``sure`` is how many half intervals it is on the better side of 0."""
+    value, reach = (float(f"{x:.4g}") for x in found[:2])
+    sure = (1 if found.better else -1) * found.value / max(found.reach, 1e-12)
+    where = {"table": table, "metric": metric, "than": other}
+    return where | {
+        "value": value,
+        "reach": reach,
+        "sure": round(sure, 2),
+        "verdict": found.verdict,
+    }
+
+
+def write(table: Table, found: dict[str, Any]) -> None:
+    """Write the page's part.
+
+    Args:
+        table: The table.
+        found: What the JSON file holds.
+    """
+    place = REPOSITORY / PAGE
+    text = markdown(table, found)
+    write_whole(place, report.placed(place.read_text(encoding="utf-8"), text, MARKS))
+
+
+def markdown(table: Table, found: dict[str, Any]) -> str:
+    """Return the claims, and each table with its images. Args as for ``write``."""
+    rows = found["results"]["rows"]
+    parts = ["### Claims", _claims(table, found["results"]["claims"])]
+    for name, compared in table.tables.items():
+        tested = [row for row in table.rows if name in table.sets[row.set].tables]
+        found_here = {
+            row.label: rows[row.name]["tables"][name] for row in tested if row.name in rows
+        }
+        parts += [f"### {compared.title}", *([_numbers(found_here)] if found_here else [])]
+        missing = [row.label for row in tested if row.name not in rows]
+        parts += [f"{', '.join(missing)}: {UNKNOWN}."] if missing else []
+        parts += [
+            f"{row.label}: {row.about}\n\n![LR, bicubic, regression, {row.label}, HR]"
+            f"(../benchmarks/results/{IMAGES}/{row.name}.webp)"
+            for row in tested
+            if row.sheet == name and row.name in rows
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _numbers(tested: dict[str, dict[str, Any]]) -> str:
+    """Return the grid of one table, from the numbers of its rows and their controls by label."""
+    named = {
+        label if who == "row" else {"hr": "HR"}.get(who, f"*{who}, of {label}'s PSNR*"): numbers
+        for label, parts in tested.items()
+        for who, numbers in parts.items()
+    }
+    shown = [metric for metric in COLUMNS if any(metric in numbers for numbers in named.values())]
+    lines = [[label, *(_cell(numbers, m) for m in shown)] for label, numbers in named.items()]
+    return _grid(["", *(COLUMNS[metric][0] for metric in shown)], lines)
+
+
+def _cell(numbers: dict[str, list[float]], metric: str) -> str:
+    return " ± ".join(f"{x:.{COLUMNS[metric][1]}f}" for x in numbers.get(metric, []))
+
+
+def _claims(table: Table, claims: list[dict[str, Any]]) -> str:
+    lines = []
+    for claim in claims:
+        weakest = min(claim["parts"], key=lambda part: part["sure"], default=None)
+        lines.append([claim["text"], f"**{claim['verdict']}**", _said(table, weakest)])
+    counts = [sum(claim["verdict"] == kind for claim in claims) for kind in (HOLDS, FAILS, OPEN)]
+    said = "Of {} claims {} hold, {} do not, {} are not decided.".format(len(claims), *counts)
+    return f"{said}\n\n{_grid(['claim', '', 'its weakest comparison'], lines)}"
+
+
+def _said(table: Table, part: dict[str, Any] | None) -> str:
+    if part is None:
+        return ""
+    labels = {row.name: row.label for row in table.rows}
+    heading, digits = COLUMNS[part["metric"]]
+    number = f"{part['value']:+.{digits}f} ± {part['reach']:.{digits}f}"
+    than = labels.get(part["than"], part["than"])
+    return f"{heading} at {table.tables[part['table']].title}, than {than}: {number}"
+
+
+def _grid(head: list[str], lines: list[list[str]]) -> str:
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines))
+
+
+def draw(table: Table, row: Row, folder: Path) -> None:
+    """Draw a row's crops beside its controls, and the README's image once it is complete.
+
+    Args:
+        table: The table.
+        row: The row; nothing is drawn if it names no sheet.
+        folder: Where to; the images are ``photographs/<row>.webp`` and ``front.webp`` in it.
+    """
+    labels = {row.name: row.label for row in table.rows}
+    if row.sheet:
+        compared = table.tables[row.sheet]
+        beside = {"bicubic": compared.bicubic, "regression": compared.regression}
+        _sheet(
+            table, row.sheet, beside | {row.label: row.name}, folder / IMAGES / f"{row.name}.webp"
+        )
+    if row.name in table.front and all((ROWS / name / OUTPUTS).is_dir() for name in table.front):
+        dataset = table.sets[row.set].tables[0]
+        shown = {labels[name]: name for name in table.front}
+        _sheet(table, dataset, shown, folder / IMAGES / "front.webp")
+
+
+def _sheet(table: Table, dataset: str, rows: dict[str, str], target: Path) -> None:
+    """Draw crops at 1:1, a line an image that all rows have: LR (nearest), the rows, HR."""
+    *_, last = (ROWS / name / OUTPUTS for name in rows.values())
+    columns = {label: ROWS / name / OUTPUTS / "sr" for label, name in rows.items()}
+    columns = {"LR": last / "lr"} | columns | {"HR": last / "hr"}
+    crops = [crop for crop in table.crops if (last / "hr" / dataset / f"{crop[0]}.png").is_file()]
+    step = SIDE + GAP
+    size = (len(columns) * step - GAP, HEAD + len(crops) * step - GAP)
+    paper = Image.new("RGB", size, "white")
+    pen, font = ImageDraw.Draw(paper), ImageFont.load_default(FONT)
+    for x, (label, images) in enumerate(columns.items()):
+        pen.text((x * step + 2, 2), label, "black", font)
+        for y, (key, left, top) in enumerate(crops):
+            name = f"{dataset}/{key}.png"
+            with Image.open(images / name) as image, Image.open(last / "hr" / name) as whole:
+                large = image.convert("RGB").resize(whole.size, Image.Resampling.NEAREST)
+            crop = large.crop((left, top, left + SIDE, top + SIDE))
+            paper.paste(crop, (x * step, HEAD + y * step))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    paper.save(target, quality=QUALITY, method=6)

@@ -1,0 +1,271 @@
+"""The table of trainings, rows and claims: `benchmarks/configs/photographs.yaml`.
+
+Options in it are those of ``main.py``. A path below ``runs/photographs/trainings`` in options, or
+in a configuration file, is the run of another training, which is then done first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+from benchmarks.report import REPOSITORY
+from files.yaml_loader import plain_yaml
+
+CONFIGS = "benchmarks/configs/photographs"
+TABLE = REPOSITORY / f"{CONFIGS}.yaml"
+RUNS = Path("runs/photographs")
+TRAININGS, ROWS = RUNS / "trainings", RUNS / "rows"
+RUN = re.compile(rf"{TRAININGS.as_posix()}/(\w+)")
+
+
+@dataclass(frozen=True)
+class Training:
+    """A command that trains, or that encodes latents for others.
+
+    name: Name of its run.
+    config: File; that of its name in ``benchmarks/configs/photographs`` by default.
+    options: Options beside the file.
+    verb: ``fit`` or ``encode``.
+    """
+
+    name: str
+    config: str = ""
+    options: tuple[str, ...] = ()
+    verb: Literal["fit", "encode"] = "fit"
+
+    @property
+    def file(self) -> str:
+        """The configuration file."""
+        return self.config or f"{CONFIGS}/{self.name}.yaml"
+
+    @property
+    def command(self) -> list[str]:
+        """Arguments of ``main.py``."""
+        words = [self.verb, "--config", self.file, *self.options]
+        if self.verb == "encode":
+            return [*words, "--encode.out", str(TRAININGS / self.name)]
+        return [*words, "--run.root", str(TRAININGS), "--run.name", self.name]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: a model, tested on one set.
+
+    name: Name of its run.
+    label: Name on the page.
+    set: Name of the set.
+    of: Training whose file and weights it has; empty where it has none.
+    options: Options of ``test``.
+    about: What was seen in its images.
+    generative: Whether it has controls with noise.
+    sheet: Table whose images are shown; none if empty.
+    """
+
+    name: str
+    label: str
+    set: str
+    of: str = ""
+    options: tuple[str, ...] = ()
+    about: str = ""
+    generative: bool = False
+    sheet: str = ""
+
+
+@dataclass(frozen=True)
+class Set:
+    """What rows are tested on.
+
+    tables: Names of its datasets, each of which is a table of the page.
+    options: Options of ``test``.
+    """
+
+    tables: tuple[str, ...]
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A table of the page: all rows that are tested on one dataset.
+
+    title: Its heading.
+    scale: Factor, rounded up.
+    bicubic: Row that enlarges by bicubic; empty for a table of generated images, whose numbers are
+        those of ``main.py test``.
+    regression: Row of one pass.
+    """
+
+    title: str
+    scale: int = 1
+    bicubic: str = ""
+    regression: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence that should hold of a row, on all tables that are named.
+
+    text: The sentence.
+    row: The row.
+    tables: Names of the tables.
+    than: Another row that it is compared with; if empty, the claim is one of detail: better than
+        the regression, and than both controls with noise, at NIQE and SWD halved.
+    metric: The metric of the comparison with another row.
+    margin: What is added to the other row's number.
+    """
+
+    text: str
+    row: str
+    tables: tuple[str, ...]
+    than: str = ""
+    metric: str = ""
+    margin: float = 0.0
+
+
+@dataclass(frozen=True)
+class Table:
+    """All of the table.
+
+    sets: What rows are tested on, by name.
+    tables: Tables of the page, by the name of their dataset.
+    trainings: All trainings; each comes after those that it needs.
+    rows: All rows; each comes after the controls of its tables.
+    claims: All claims.
+    crops: Image and upper left corner of each crop that is shown.
+    front: Rows of one set that the README's image shows.
+    """
+
+    sets: dict[str, Set]
+    tables: dict[str, Compared]
+    trainings: tuple[Training, ...]
+    rows: tuple[Row, ...]
+    claims: tuple[Claim, ...] = ()
+    crops: tuple[tuple[str, int, int], ...] = ()
+    front: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check all names.
+
+        Raises:
+            ValueError: If a name is used twice, or a name that is used is unknown.
+        """
+        trainings, rows = [t.name for t in self.trainings], [row.name for row in self.rows]
+        for names in (trainings, rows):
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"{', '.join(twice)} is there twice: rename one")
+        for number, training in enumerate(self.trainings):
+            _check(runs_in(training.options), trainings[:number], f"training {training.name!r}")
+        for name, tested in self.sets.items():
+            _check(tested.tables, self.tables, f"set {name!r}")
+        for row in self.rows:
+            _check([row.set], self.sets, f"row {row.name!r}")
+            _check([*filter(None, [row.of]), *runs_in(row.options)], trainings, row.name)
+            _check(filter(None, [row.sheet]), self.tables, f"row {row.name!r}")
+        for name, table in self.tables.items():
+            _check(filter(None, [table.bicubic, table.regression]), rows, f"table {name!r}")
+        _check(self.front, rows, "`front`")
+        for claim in self.claims:
+            _check([claim.row, *filter(None, [claim.than])], rows, f"claim {claim.text!r}")
+            _check(claim.tables, self.tables, f"claim {claim.text!r}")
+
+    def training(self, name: str) -> Training:
+        """Return a training by its name."""
+        return next(training for training in self.trainings if training.name == name)
+
+    def wanted(self, only: Collection[str]) -> list[Row]:
+        """Return rows with their controls, in their order.
+
+        Args:
+            only: Names of the rows; all if empty.
+        """
+        names = set(only or [row.name for row in self.rows])
+        for row in self.rows:
+            if row.name in names:
+                for compared in map(self.tables.__getitem__, self.sets[row.set].tables):
+                    names |= {compared.bicubic, compared.regression} - {""}
+        return [row for row in self.rows if row.name in names]
+
+    def command(self, row: Row) -> list[str]:
+        """Return the arguments of ``main.py`` that test a row."""
+        words = ["test"]
+        if row.of:
+            training = self.training(row.of)
+            words += ["--config", training.file, *of_model(training.options)]
+            words += ["--model.init_args.weights", str(TRAININGS / row.of)]
+        words += [*row.options, *self.sets[row.set].options]
+        return [*words, "--run.root", str(ROWS), "--run.name", row.name, "--seed_everything", "0"]
+
+    def needed(self, words: Iterable[str]) -> list[Training]:
+        """Return the trainings that a command needs, in their order.
+
+        Args:
+            words: Its arguments.
+        """
+        names, new = set[str](), runs_in(words)
+        while new:
+            names.update(new)
+            commands = [self.training(name).command for name in new]
+            new = [n for words in commands for n in runs_in(words) if n not in names]
+        return [training for training in self.trainings if training.name in names]
+
+
+def runs_in(words: Iterable[str]) -> list[str]:
+    """Return the trainings whose runs are named in options, or in the files that these name.
+
+    Args:
+        words: Options; the folder and name of the command's own run are apart, and do not count.
+    """
+    return [name for text in texts(words) for name in RUN.findall(text)]
+
+
+def texts(words: Iterable[str]) -> list[str]:
+    """Return options, each file of our configurations as its content."""
+    return [
+        (REPOSITORY / word).read_text(encoding="utf-8")
+        if word.startswith("benchmarks/") and word.endswith(".yaml")
+        else word
+        for word in words
+    ]
+
+
+def of_model(options: Iterable[str]) -> list[str]:
+    """Return the options of the model, with their values."""
+    kept, keep = [], False
+    for word in options:
+        keep = word.startswith("--model.") if word.startswith("--") else keep
+        kept += [word] if keep else []
+    return kept
+
+
+def load(path: Path = TABLE) -> Table:
+    """Read a table. An entry of ``options`` may be several words.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: If a key or name is unknown, a key is missing, or a value has another type.
+    """
+    content = plain_yaml(path.read_text(encoding="utf-8"))
+    content.pop("words", None)  # anchors
+    for entry in (*content["trainings"], *content["rows"], *content["sets"].values()):
+        entry["options"] = " ".join(entry.get("options", [])).split()
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--table", type=Table, required=True)
+    try:
+        found: Any = parser.instantiate(parser.parse_object({"table": content}))
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    table: Table = found.table
+    return table
+
+
+def _check(names: Iterable[str], among: Iterable[str], what: str) -> None:
+    for name in names:
+        if name not in among:
+            raise ValueError(f"{what} names {name!r}; expected one of {', '.join(sorted(among))}")

@@ -1,0 +1,184 @@
+"""Speed of training: `python -m benchmarks.speed.training`, one row for each shipped network.
+
+Each row is `main.py fit` of a configuration, in a process of its own, on the photographs that come
+with the environment: steps a second once it runs, seconds until its first step has ended, TFLOP a
+step (matrix products and convolutions, forward and backward) and, on a GPU, their rate, its share
+of the card's bf16 and memory. A step is counted, too: its operations, views left out, and the
+convolutions whose images are not channels_last. `--profile` adds the ten longest kernels.
+Writes benchmarks/results/training.json, of a GPU training_cuda.json, after each row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.report import device, write_report
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = "ENLARGER_TRAINING"  # variable with the settings of Measured, as JSON
+COUNTED, WARM = 1, 8  # the batch that is counted; the first that is timed
+PEAKS = {"H200": 989.0, "H100": 989.0, "A100": 312.0}  # TFLOP/s of dense bf16
+PHOTOS = (
+    "--data datamodules.SRDataModule --data.train datamodules.Photos --data.val null --data.scale 4"
+)
+# A configuration and what is set beside it: photographs for data, no weights of others.
+ROWS = {
+    "ResShift": f"resshift_natural {PHOTOS} --data.batch_size 64 --data.crop_size 256",
+    "CasArbi": f"casarbi --model.base_weights {{runs}}/casarbi_base {PHOTOS} "
+    "--data.batch_size 16 --data.crop_size 128",
+    "Real-ESRGAN": "realesrgan_x4plus --model.weights null --model.losses "
+    f"'{{l1: lightning_modules.L1}}' {PHOTOS} --data.batch_size 12 --data.crop_size 256",
+}
+# Trained before: a base that is farther from HR than bicubic is refused.
+BASES = {"CasArbi": f"casarbi_base --model.noise_probability 0 --model.optimizer.lr 3e-4 {PHOTOS}"}
+
+
+class Operations(TorchDispatchMode):
+    """Count what torch dispatches but views, and convolutions of images in another layout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all, self.not_channels_last = 0, 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Count it, and do it."""
+        self.all += not func.is_view
+        if func is torch.ops.aten.convolution.default and args[0].dim() == 4:
+            last = args[0].is_contiguous(memory_format=torch.channels_last)
+            self.not_channels_last += not last
+        return func(*args, **(kwargs or {}))
+
+
+class Measured(Callback):
+    """Writes what a training takes; its settings are in the variable ``SETTINGS``."""
+
+    def __init__(self) -> None:
+        self.settings = json.loads(os.environ[SETTINGS])
+        self.found: dict[str, Any] = {}
+        self.modes = (FlopCounterMode(display=False), Operations())
+        self.profile = profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU])
+        self.begun = 0.0
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Count one step, and time all from ``WARM`` on."""
+        if batch_idx == COUNTED:
+            for mode in self.modes:
+                mode.__enter__()
+        if batch_idx == WARM:
+            self.begun = _now()
+            if self.settings["profile"]:
+                self.profile.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """End the count."""
+        if batch_idx == 0:
+            self.found["first_step_s"] = round(time.time() - self.settings["started"], 1)
+        if batch_idx == COUNTED:
+            for mode in reversed(self.modes):
+                mode.__exit__(None, None, None)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the numbers."""
+        rate = (trainer.max_steps - WARM) / (_now() - self.begun)
+        flops, operations = self.modes
+        tera = flops.get_total_flops() / 1e12
+        self.found |= {
+            "parameters": sum(p.numel() for p in pl_module.parameters()),
+            "steps_a_second": round(rate, 3),
+            "tflop_a_step": round(tera, 3),
+            "tflop_a_second": round(tera * rate, 2),
+            "operations": operations.all,
+            "not_channels_last": operations.not_channels_last,
+        }
+        if torch.cuda.is_available():
+            card = torch.cuda.get_device_name()
+            peak = next((peak for name, peak in PEAKS.items() if name in card), None)
+            self.found["share_of_bf16"] = peak and round(tera * rate / peak, 3)
+            self.found["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+        if self.settings["profile"]:
+            self.profile.stop()
+            table = self.profile.key_averages()
+            unit = "device" if torch.cuda.is_available() else "cpu"
+            taken = {row.key: round(getattr(row, f"self_{unit}_time_total")) for row in table}
+            self.found["longest_us"] = dict(sorted(taken.items(), key=lambda kv: -kv[1])[:10])
+        Path(self.settings["out"]).write_text(json.dumps(self.found), encoding="utf-8")
+
+
+def _now() -> float:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Train one row; what went wrong, where it failed or took longer than its limit."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "found.json"
+        settings = {"out": str(out), "profile": options.profile, "started": time.time()}
+        os.environ[SETTINGS] = json.dumps(settings)
+        try:
+            if name in BASES:
+                _fit(BASES[name], folder, options, steps=500, callback="lightning.pytorch.Callback")
+            callback = "benchmarks.speed.training.Measured"
+            _fit(ROWS[name], folder, options, options.steps, callback)
+        except subprocess.SubprocessError as error:
+            return {"failed": str(error).rpartition("]' ")[2]}
+        found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+        return found
+
+
+def _fit(row: str, folder: str, options: argparse.Namespace, steps: int, callback: str) -> None:
+    config, *overrides = shlex.split(row.replace("{runs}", folder))
+    command = [
+        *(sys.executable, "main.py", "fit", "--config", f"configs/experiment/{config}.yaml"),
+        *(*overrides, "--trainer.max_steps", str(steps), "--trainer.limit_val_batches", "0"),
+        *("--trainer.val_check_interval", "null", "--trainer.logger", "false"),
+        *("--trainer.accelerator", "gpu" if options.device == "cuda" else options.device),
+        *("--trainer.devices", "1", "--trainer.precision", options.precision),
+        *("--trainer.callbacks", callback, "--run.root", folder),
+        *("--data.workers", str(options.workers), *shlex.split(options.more)),
+    ]
+    subprocess.run(command, cwd=ROOT, timeout=options.limit, check=True)
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description="Time training steps of the shipped networks.")
+    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), help="these rows")
+    parser.add_argument("--steps", type=int, default=60, help="of each training")
+    parser.add_argument("--precision", default="bf16-mixed", help="of Lightning's trainer")
+    parser.add_argument("--workers", type=int, default=8, help="of the loader")
+    parser.add_argument("--limit", type=float, default=60.0, help="seconds that a row gets")
+    parser.add_argument("--profile", action="store_true", help="the ten longest kernels")
+    parser.add_argument("--device", default=device(), help="cuda or cpu, by default what is there")
+    parser.add_argument("--more", default="", help="further arguments of fit")
+    options = parser.parse_args()
+    rows = {}
+    for name in options.only:
+        rows[name] = measure(name, options)
+        write_report("training", rows, 0, device=options.device)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""Misspelt commands, keys, classes and files, answered before torch is imported, in seconds less.
+
+Classes are read from the configurations, and their arguments from the sources. What they do not
+tell is left to the parser, as are the keys of files.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from pathlib import Path
+
+import yaml
+
+from commands.arguments.messages import missing_keys, unknown_argument, unknown_key
+from commands.errors import CONFIGS, EXPERIMENTS, ConfigurationError, did_you_mean
+from commands.names import ABOUT, TOOLS
+from commands.options import ROOMS, SOURCES, arguments, options, public_names
+from files.numbers import RANGED
+from files.paths import CONFIGURATIONS, read_text
+
+# First parts of the commands' options.
+TOP = (
+    *("config", "print_config", "help", "debug", "seed_everything", "ckpt_path"),
+    *("weights_only", "verbose", "return_predictions"),
+    *("model", "data", "degradation", "trainer", "run", "tiling", "checkpoint", "writer"),
+    *("encode", "export"),
+)
+ON_RUNS = ("report", "plot", "compare", "measure", "export")  # whose first words are paths
+NUMBERS = {
+    "int": "int",
+    "float": "float",
+    **{kind.__name__: (kind.__doc__ or "").rstrip(".").replace("A", "a", 1) for kind in RANGED},
+}
+# Keys by the folder of configs/ whose files are their values, and by the room of such a class.
+PARTS = {
+    **{"model": "model", "lightning_modules": "model", "backbone": "model.space"},
+    **{"data": "data", "datamodules": "data", "augment": "data.crops.augment"},
+    **{"degradation": "degradation", "degradations": "degradation"},
+    **{"trainer": "trainer", "callbacks": "trainer.callbacks", "logger": "trainer.logger"},
+}
+Key = tuple[str, ...]  # the parts of a key without `init_args`
+_SPECIAL = {*"$~*?[]{},:\n"}  # characters of patterns, lists and addresses
+_WORD = re.compile(r"(?!(?i:null|none|true|false|yes|no|on|off|inf|nan)$)[A-Za-z]+")
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def refuse_typos(args: Sequence[str]) -> None:
+    """Raise for a misspelt command, key, class or file, or a word in place of a number.
+
+    Raise, too, for a list of texts that is typed twice: the second would replace the first.
+
+    Args:
+        args: Arguments as typed after ``main.py``.
+
+    Raises:
+        ConfigurationError: With the sentence that the parser's error would become.
+    """
+    if not args:
+        raise ConfigurationError(f"name a command first: {', '.join(ABOUT)} (--help explains them)")
+    if not args[0].startswith("-") and args[0] not in ABOUT:
+        near = did_you_mean(args[0], ABOUT) or f"; the commands are {', '.join(ABOUT)}"
+        raise ConfigurationError(f"unknown command {args[0]!r}{near}")
+    refuse_missing_run(args)
+    classes: dict[Key, str] = {(group,): group for group in SOURCES}
+    classes[("data",)] = "datamodules.SRDataModule"  # as of the parser
+    lists: set[Key] = set()
+    for number, word in enumerate(args):
+        option, equals, value = word.partition("=")
+        if not option.startswith("--"):
+            continue
+        value = value if equals else args[number + 1] if number + 1 < len(args) else ""
+        if not value.isascii() and os.fsencode(value).decode(errors="ignore") != value:
+            raise ConfigurationError(
+                f"{option[2:]} is {os.fsencode(value)!r}, which is not UTF-8, as YAML requires: "
+                "rename it, or name the folder above it or a pattern"
+            )
+        key = () if option == "--config" else _parts(option[2:])
+        _refuse_group(option, key, args)
+        if option == "--config":
+            _refuse_file(value)
+        elif key == ("data", "predict") and args[0] == "predict":
+            _refuse_no_image(option[2:], value, classes)
+        _refuse_class(option, value)
+        _refuse_key(key, value, classes)
+        _refuse_repeated(option, key, classes, lists)
+        try:
+            inline = yaml.compose(value, _LOADER) if value.startswith("{") else None
+            _note(key, inline or yaml.ScalarNode("", value), Path(), classes)
+        except (OSError, ValueError, RecursionError, yaml.YAMLError):  # the parser has a sentence
+            return
+    _refuse_nothing_set(args)
+
+
+def refuse_missing_run(words: Sequence[str]) -> None:
+    """Raise if a command about runs, such as ``report``, names none or one that does not exist.
+
+    Args:
+        words: As typed after ``main.py``.
+
+    Raises:
+        ConfigurationError: If so.
+    """
+    if words[0] not in ON_RUNS:
+        return
+    if len(words) == 1:
+        what = "a folder of images" if words[0] == "measure" else "a run, such as runs/NAME"
+        what = "two runs, or folders of images" if words[0] == "compare" else what
+        raise ConfigurationError(f"{words[0]} needs {what}")
+    for name in takewhile(lambda word: not word.startswith("-"), words[1:]):
+        if not os.path.exists(name):
+            _refuse_missing(words[0], name.partition("@")[0])  # runs/a@step-1000
+
+
+def _refuse_missing(key: str, path: str) -> None:
+    if not path or path == "null" or _SPECIAL & {*path} or os.path.lexists(path):
+        return
+    folder, name = os.path.split(os.path.normpath(path))
+    beside = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+    near = difflib.get_close_matches(name, beside, n=1)
+    meant = f"; did you mean {os.path.join(folder, near[0])!r}?" if near else ""
+    raise ConfigurationError(f"{key} is {path!r}, which does not exist{meant}")
+
+
+def _refuse_nothing_set(args: Sequence[str]) -> None:
+    given = any(word.startswith(("--config", "-c", "--model", "--print")) for word in args)
+    if not given and args[0] not in (*TOOLS, "export") and not any("help" in w for w in args):
+        raise ConfigurationError(missing_keys(["data", "model"]))
+
+
+def _refuse_group(option: str, key: Key, args: Sequence[str]) -> None:
+    first, rest = "".join(key[:1]), key[1:]
+    near = difflib.get_close_matches(first, TOP, n=1, cutoff=0.75)
+    # A key of a single part may be another program's name for ours, which the parser knows.
+    if near and first not in TOP and (rest or near == ["config"]):
+        meant = ".".join((near[0], *rest))
+        raise ConfigurationError(f"unknown key {option[2:]!r}; did you mean {meant!r}?")
+
+
+def _refuse_no_image(key: str, value: str, classes: Mapping[Key, str]) -> None:
+    ours = classes.get(("data",)) == "datamodules.SRDataModule"
+    if ours and not re.fullmatch(r"(\w+\.)+[A-Z]\w*", value):  # a source
+        _refuse_missing(key, value)
+
+
+def _refuse_file(value: str) -> None:
+    if _SPECIAL & {*value} or not value:
+        return
+    path = Path(value)
+    if path.is_file():
+        _refuse_part(path)
+    elif not path.exists():
+        beside = {file.stem: file for file in path.parent.glob("*.y*ml")}
+        files = {file.stem: file for file in EXPERIMENTS.rglob("*.yaml")} | beside
+        near = [files[path.stem]] if path.stem in files else []
+        near = near or [files[stem] for stem in sorted(files) if stem.startswith(f"{path.stem}_")]
+        near = near or [files[s] for s in difflib.get_close_matches(path.stem, files, n=1)]
+        meant = f"; did you mean {' or '.join(map(os.path.relpath, near[:3]))}?" if near else ""
+        raise ConfigurationError(f"config is {value}, and there is no such file{meant}")
+
+
+def _refuse_part(path: Path) -> None:
+    """Raise if a file holds the value of one key, such as a model, and is no configuration."""
+    if path.suffix not in CONFIGURATIONS:
+        return
+    lines = path.read_text("utf-8", errors="replace").splitlines()
+    first = next((line for line in lines if line.partition("#")[0].strip()), "")
+    named = re.match(r"(?:- )?class_path: *(\w+)", first)
+    shipped = CONFIGS in path.resolve().parents
+    key = PARTS.get(path.parent.resolve().name if shipped else "")
+    key = key or (PARTS.get(named[1], "model") if named else None)
+    if key:
+        raise ConfigurationError(
+            f"{path} is the value of one key, not a configuration: give it to its key, as "
+            f"--{key} {path}"
+        )
+
+
+def _refuse_class(option: str, value: str) -> None:
+    # One of a room's public names, which its stub lists; other classes are left to the parser.
+    room, _, name = value.partition(".")
+    if room in ROOMS and re.fullmatch(r"[A-Z]\w*", name) and value not in public_names(room):
+        near = did_you_mean(value, public_names(room))
+        raise ConfigurationError(f"{option[2:].rstrip('+')}: {room} has no {name!r}{near}")
+
+
+def _parts(key: str) -> Key:
+    return tuple(part for part in key.rstrip("+").split(".") if part != "init_args")
+
+
+def _types(of: str) -> Mapping[str, str] | None:
+    """Return the arguments of a class or a group, with their types; None if unknown."""
+    return {name: "" for name in options(of)} or None if of in SOURCES else arguments(of)
+
+
+def _refuse_key(key: Key, value: str, classes: Mapping[Key, str]) -> None:
+    full = ""
+    for depth, name in enumerate(key):
+        of = classes.get(key[:depth], "")
+        types, where = _types(of), full
+        full = f"{full}{'.' if of in SOURCES or not of else '.init_args.'}{name}".removeprefix(".")
+        if types is None or name in ("class_path", "dict_kwargs", "help"):
+            continue
+        if name not in types and of in SOURCES:
+            names = [f"{where}.{each}" for each in types]
+            raise ConfigurationError(unknown_key(f"Option '{full}' is not accepted", names, [full]))
+        if name not in types:
+            sentence = unknown_key(f"Option '{name}' is not accepted", types)
+            raise ConfigurationError(unknown_argument(where, sentence))
+        expected = NUMBERS.get(types[name].removesuffix(" | None"))
+        if depth == len(key) - 1 and expected and _WORD.fullmatch(value):
+            raise ConfigurationError(f"{full} is {value}; expected {expected}")
+
+
+def _refuse_repeated(option: str, key: Key, classes: Mapping[Key, str], lists: set[Key]) -> None:
+    """Refuse a second list of texts, such as paths, and enter the first."""
+    types = arguments(classes.get(key[:-1], "")) or {}
+    if not key or "list[str]" not in types.get(key[-1], ""):
+        return
+    if key in lists and not option.endswith("+"):
+        raise ConfigurationError(
+            f"{option} is typed twice, and the second value would replace the first: give both as "
+            f"one list, {option} '[A, B]', or the second as {option}+ B"
+        )
+    lists.add(key)
+
+
+def _note(key: Key, node: yaml.Node | None, folder: Path, classes: dict[Key, str]) -> None:
+    """Enter the classes that a layer names, in place of those that it replaces."""
+    if isinstance(node, yaml.ScalarNode) and node.value.endswith(CONFIGURATIONS):
+        file = folder / node.value
+        try:
+            node = yaml.compose(read_text(file), _LOADER)
+        except UnicodeDecodeError as error:  # some editors write other encodings
+            raise ConfigurationError(f"{file} is not UTF-8 text: save it so") from error
+        _note(key, node, file.parent, classes)
+    elif isinstance(node, yaml.ScalarNode):
+        key = key[:-1] if key[-1:] == ("class_path",) else key
+        for replaced in [each for each in classes if each[: len(key)] == key]:
+            del classes[replaced]
+        classes[key] = node.value
+    elif isinstance(node, yaml.MappingNode):
+        for name, value in sorted(node.value, key=lambda pair: pair[0].value != "class_path"):
+            _note((*key, *_parts(str(name.value))), value, folder, classes)

@@ -1,0 +1,76 @@
+"""What ``predict`` enlarges, for the callback that writes it: names, files, what is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from datamodules.samples import Images, PredictImages
+from datamodules.source import Source
+from datamodules.sources.folder import Folder
+from datamodules.sources.videos import VideoFrames, Videos
+
+
+def images_to_enlarge(source: Source, scale: float, size: tuple[int, int] | None) -> list[Images]:
+    """Return the datasets of a prepared source: its images, and its videos if there are some."""
+    videos = source.videos if isinstance(source, Folder) else {}
+    datasets: list[Images] = []
+    if source.keys or not videos:
+        datasets.append(PredictImages(source, "predict", scale, size))
+    if videos:
+        datasets.append(VideoFrames(Videos(videos), "predict", scale, size))
+    return datasets
+
+
+class Predicted:
+    """The part of `SRDataModule` that the writer of ``predict`` talks to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._datasets: dict[str, list[Images]] = {}
+        self._left_out: set[str] = set()
+        self._begun: Mapping[str, Collection[int]] = {}  # finished segments of videos
+
+    @property
+    def predict_keys(self) -> list[str]:
+        """Keys of all images and videos that ``predict`` enlarges, without the source's name."""
+        return [key for dataset in self._datasets["predict"] for key in dataset.source.keys]
+
+    @property
+    def predict_paths(self) -> list[str | None]:
+        """Files of these images in the same order; None for an image without a file."""
+        sources = [dataset.source for dataset in self._datasets["predict"]]
+        return [source.path(index) for source in sources for index in range(len(source.keys))]
+
+    @property
+    def predict_videos(self) -> list[str]:
+        """Keys of the videos among them."""
+        return [key for dataset in self._videos() for key in dataset.source.keys]
+
+    @property
+    def predict_frames(self) -> int | None:
+        """Number of frames of the clips that ``predict`` makes; None if it makes images."""
+        return self._datasets["predict"][0].source.frames
+
+    def skip_in_predict(self, keys: set[str]) -> None:
+        """Leave images out of ``predict``, by their ``predict_keys``, for example finished ones."""
+        self._left_out = keys
+
+    def continue_in_predict(self, begun: Mapping[str, Collection[int]]) -> None:
+        """Leave out finished segments of videos (``files.video.SEGMENT``).
+
+        Args:
+            begun: Numbers of segments, by key.
+        """
+        self._begun = begun
+
+    def abandon_in_predict(self, key: str) -> None:
+        """Give no more frames of a video."""
+        for dataset in self._videos():
+            dataset.abandon(key)
+
+    def convert_in_predict(self) -> None:
+        """Convert the images of ``predict`` from their colour profiles to sRGB."""
+        self._datasets["predict"][0].source.srgb = True
+
+    def _videos(self) -> list[VideoFrames]:
+        return [one for one in self._datasets["predict"] if isinstance(one, VideoFrames)]

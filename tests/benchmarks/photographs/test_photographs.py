@@ -1,0 +1,146 @@
+"""The table of photographs: its commands are those of `main.py`, its controls are what they say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.photographs import __main__ as command
+from benchmarks.photographs import page
+from benchmarks.photographs.measure import FAILS, HOLDS, OPEN, compare, noisy, psnr_y, verdict
+from benchmarks.photographs.table import TABLE, Claim, load
+
+PHOTOGRAPHS = load()
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[Tensor, Tensor]:
+    """HR of some structure, and the same blurred."""
+    draws = torch.from_numpy(np.random.default_rng(3).random((1, 3, 25, 25))).float()
+    hr = torch.nn.functional.interpolate(draws, size=(96, 96), mode="bicubic").clamp(0, 1)
+    return torch.nn.functional.avg_pool2d(hr, 5, 1, 2, count_include_pad=False), hr
+
+
+@pytest.mark.parametrize("target", [24.0, 18.0, 12.0])
+def test_noise_lowers_psnr_to_that_asked_for(pair: tuple[Tensor, Tensor], target: float) -> None:
+    smooth, hr = pair
+    assert psnr_y(smooth, hr, 4) > target
+    image = noisy(smooth, hr, target, 4, "kodim01")
+    assert psnr_y(image, hr, 4) == pytest.approx(target, abs=0.05)
+    assert torch.equal(image * 255, (image * 255).round())
+    inside = ((image > 0) & (image < 1)).all(1)[0]
+    red, green, blue = (image - smooth)[0, :, inside]
+    assert torch.allclose(red, green, atol=1.01 / 255)
+    assert torch.allclose(red, blue, atol=1.01 / 255)
+
+
+def test_no_noise_where_psnr_is_lower_already(pair: tuple[Tensor, Tensor]) -> None:
+    smooth, hr = pair
+    assert torch.equal(noisy(smooth, hr, 60.0, 4, "kodim01"), smooth)
+
+
+def test_an_interval_is_that_of_student(pair: tuple[Tensor, Tensor]) -> None:
+    row = {"niqe": [3.0, 4.0, 5.0, 6.0]}
+    found = compare(row, {"niqe": [5.0, 5.0, 7.0, 7.0]}, "niqe")
+    assert found.value == pytest.approx(-1.5)
+    assert found.reach == pytest.approx(3.18245 * (1 / 3) ** 0.5 / 2, rel=1e-4)
+    assert found.verdict == HOLDS
+    assert compare(row, {"niqe": [1.0, 2.0, 3.0, 4.5]}, "niqe").verdict == FAILS
+    assert compare(row, {"niqe": [2.0, 6.0, 2.0, 9.0]}, "niqe").verdict == OPEN
+    assert [verdict(parts) for parts in ([HOLDS, OPEN], [OPEN, FAILS], [HOLDS], [])] == [
+        *(OPEN, FAILS, HOLDS, OPEN)
+    ]
+
+
+def numbers(niqe: float, swd: float) -> dict[str, list[float]]:
+    return {"niqe": [niqe + n / 50 for n in range(8)], "swd_2": [swd + n / 50 for n in range(8)]}
+
+
+@pytest.mark.parametrize(
+    ("row", "noise", "said"),
+    [
+        ((3, 0.3), (9, 0.8), HOLDS),
+        ((9, 0.8), (9, 0.8), FAILS),  # noise itself: finer than the regression, and no photograph
+        ((3, 0.8), (9, 0.3), FAILS),  # noise has the detail as well
+    ],
+)
+def test_a_claim_that_noise_passes_does_not_hold(row: Any, noise: Any, said: str) -> None:
+    claim = Claim("detail", "casarbi", ("x4",))
+    measured = {
+        "regression": {"x4": {"row": numbers(7, 1)}},
+        "casarbi": {"x4": {"row": numbers(*row), "regression + noise": numbers(*noise)}},
+    }
+    found = page.judged(claim, PHOTOGRAPHS, measured)
+    assert found["verdict"] == said
+    assert len(found["parts"]) == 4
+    del measured["regression"]
+    assert page.judged(claim, PHOTOGRAPHS, measured)["verdict"] == page.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("of: casarbi,", "of: casarbo,", "casarbo"),
+        ("regression: regression_real", "regression: regresion", "regresion"),
+        ("tables: [real]}", "tables: [reel]}", "reel"),
+        ("{name: resshift}", "{name: casarbi}", "casarbi is there twice"),
+        ("{name: resshift}", "{nome: resshift}", "nome"),
+    ],
+)
+def test_a_mistake_in_the_table_is_named(tmp_path: Path, old: str, new: str, named: str) -> None:
+    text = TABLE.read_text(encoding="utf-8")
+    assert old in text
+    path = tmp_path / "table.yaml"
+    path.write_text(text.replace(old, new))
+    with pytest.raises(ValueError, match=named):
+        load(path)
+
+
+def test_its_commands_are_those_of_main(accepted: Callable[..., None]) -> None:
+    """Each training, and a row of each set."""
+    commands = command._commands(PHOTOGRAPHS, PHOTOGRAPHS.wanted([]))
+    assert len(commands) == len(PHOTOGRAPHS.trainings) + len(PHOTOGRAPHS.rows)
+    rows = {row.set: PHOTOGRAPHS.command(row) for row in PHOTOGRAPHS.rows}
+    for words in [*commands[: len(PHOTOGRAPHS.trainings)], *rows.values()]:
+        if words[0] != "encode":  # which prints no configuration
+            accepted(*words)
+
+
+def test_only_what_a_row_needs_and_its_controls() -> None:
+    rows = PHOTOGRAPHS.wanted(["resshift"])
+    assert [row.name for row in rows] == ["bicubic_real", "regression_real", "resshift"]
+    words = command._commands(PHOTOGRAPHS, rows)
+    assert [w[w.index("--run.name") + 1] for w in words] == [
+        *("regression_real", "resshift", "bicubic_real", "regression_real", "resshift")
+    ]
+
+
+def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "NOTES", tmp_path)
+    runs = list[list[str]]()
+
+    def run(words: list[str], **_: Any) -> Any:
+        runs.append(words[2:])
+        return type("Done", (), {"returncode": 0})()
+
+    monkeypatch.setattr(command.subprocess, "run", run)
+    monkeypatch.setattr(command, "commit", lambda: "abc")
+    training = PHOTOGRAPHS.training("regression")
+    first = command._run(training.name, training.command, [])
+    assert command._run(training.name, training.command, []) == first
+    changed = replace(training, options=("--seed_everything", "1"))
+    command._run(changed.name, changed.command, [])
+    assert runs == [training.command, [*changed.command, "--run.overwrite", "true"]]
+    assert json.loads((tmp_path / "fit_regression.json").read_text())["digest"] != first["digest"]
+
+
+def test_crops_lie_within_the_squares() -> None:
+    assert all(max(left, top) + page.SIDE <= 384 for _, left, top in PHOTOGRAPHS.crops)
