@@ -13,6 +13,7 @@ from PIL import Image
 from datamodules.base import SRDataModule
 from datamodules.sources.clips import MovingCrops
 from datamodules.sources.folder import Folder
+from lightning_modules.base import first_batches
 from lightning_modules.one_pass.regression import Regression
 from tests.datamodules.memory import (
     Memory,
@@ -127,7 +128,7 @@ class Measuring(Regression):
     """Reads the first batches before training, as InvSR and CasArbi do."""
 
     def on_fit_start(self) -> None:
-        self.measured = [batch["key"] for batch in self.first_batches(5)]
+        self.measured = [batch["key"] for batch in first_batches(self, 5)]
 
 
 def fit(

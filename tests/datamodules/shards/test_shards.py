@@ -21,12 +21,12 @@ import numpy as np
 import pytest
 import webdataset
 import yaml
+from commands.arguments.ranges import register_ranges
 from jsonargparse import ArgumentParser
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from benchmarks.speed.streaming.start import own
-from commands.arguments.ranges import register_ranges
 from datamodules.files.decode import UnreadableImage, read_image
 from datamodules.shards import index as shard_index
 from datamodules.shards import reader as shard_reader
