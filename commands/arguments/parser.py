@@ -248,5 +248,6 @@ def check_own_options(model: ImageModel, trainer: Trainer) -> None:
         if value not in (default, 0):
             raise ConfigurationError(
                 f"trainer.{flag} is {value}, and {name} steps its two optimisers "
-                f"itself: set model.init_args.{own} instead, and remove trainer.{flag}"
+                f"itself: set model.init_args.{model.group}{own} instead, and remove "
+                f"trainer.{flag}"
             )
