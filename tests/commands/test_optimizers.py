@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_modules.weights import read_weights
 from tests.commands.test_resume import Interruption, assert_same, newest
+from tests.quick import quick
 
 Enlarger = Callable[..., None]
 FIT = ("fit", "--config", "tiny.yaml", "--trainer.val_check_interval", 2)
@@ -66,14 +67,6 @@ class ScheduleFree(torch.optim.Optimizer):
         return loss
 
 
-class Averaging(torch.optim.Adam):
-    """A subclass of Adam whose modes change nothing."""
-
-    def train(self) -> None: ...
-
-    def eval(self) -> None: ...
-
-
 class Seen(Callback):
     """The weights that each validation in `fit` measures, and those at the end."""
 
@@ -102,7 +95,7 @@ def evaluated(name: str) -> Tensor:
 
 @pytest.mark.parametrize("callbacks", ["[callbacks.PSNR]", "[callbacks.PSNR, callbacks.EMA]"])
 @pytest.mark.parametrize(
-    ("hook", "batch"), [("backward", 9), ("validation", 9), ("", 0)], ids=["step", "val", "end"]
+    ("hook", "batch"), quick([("backward", 9), ("validation", 9), ("", 0)], "validation")
 )
 def test_a_schedule_free_run_resumes_exactly(
     tiny: Path, enlarger: Enlarger, callbacks: str, hook: str, batch: int
@@ -133,16 +126,6 @@ def test_validations_and_the_end_have_the_weights_for_evaluation(
     name = next(iter(newest("tiny")["evaluation_weights"]))
     assert torch.equal(read_weights(newest_file).tensors[name], Seen.end)
     assert not torch.equal(newest("tiny")["state_dict"][name], Seen.end)
-
-
-@pytest.mark.parametrize("name", ["Averaging", "ScheduleFree"])
-def test_modes_leave_training_as_it_is(tiny: Path, enlarger: Enlarger, name: str) -> None:
-    """Validation and checkpoints at other steps give the same weights for training."""
-    own = ("--model.init_args.optimizer", f"{__name__}.{name}", *PARTS)
-    enlarger(*FIT, *own, "--run.name", "often", "--checkpoint.every_n_steps", 1)
-    enlarger(*FIT[:-1], 12, "--trainer.check_val_every_n_epoch", "null", *own, "--run.name", "once")
-    for part in ("state_dict", "optimizer_states"):
-        torch.testing.assert_close(newest("often")[part], newest("once")[part], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", ["LBFGS", "SparseAdam"])
