@@ -79,7 +79,7 @@ def refuse_typos(args: Sequence[str]) -> None:
                 "rename it, or name the folder above it or a pattern"
             )
         key = () if option == "--config" else _parts(option[2:])
-        _refuse_group(option, key, args)
+        _refuse_group(option, key)
         if option == "--config":
             _refuse_file(value)
         elif key == ("data", "predict") and args[0] == "predict":
@@ -131,7 +131,7 @@ def _refuse_nothing_set(args: Sequence[str]) -> None:
         raise ConfigurationError(missing_keys(["data", "model"]))
 
 
-def _refuse_group(option: str, key: Key, args: Sequence[str]) -> None:
+def _refuse_group(option: str, key: Key) -> None:
     first, rest = "".join(key[:1]), key[1:]
     near = difflib.get_close_matches(first, TOP, n=1, cutoff=0.75)
     # A key of a single part may be another program's name for ours, which the parser knows.

@@ -52,12 +52,14 @@ LINKS = {
 GROUPS = ("trainer", "run", "tiling", "checkpoint", "writer", "encode", "export")
 DESCRIPTIONS = {name: about for name, about in ABOUT.items() if name not in TOOLS}
 
+# For all parsers, also those of Python code.
+register_ranges()
+open_configurations_alone()
+strict_loader()
+
 
 def parser_settings() -> dict[str, Any]:
     """Return the arguments of the parser and, by command, of the command parsers."""
-    register_ranges()
-    open_configurations_alone()
-    strict_loader()
     description = "Enlarger: train, compare and run image super-resolution methods."
     each = {n: {"description": t, "allow_abbrev": False} for n, t in DESCRIPTIONS.items()}
     return {"description": description, "allow_abbrev": False, **each}

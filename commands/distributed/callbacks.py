@@ -75,7 +75,12 @@ class Start(Callback):
         check_directions(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log hyperparameters, and begin the record of scalars."""
+        """Log hyperparameters, and begin the record of scalars.
+
+        Raises:
+            ConfigurationError: If a restored schedule has the wrong direction, as of 0.1.0.
+        """
+        check_directions(trainer)
         if self.config is not None:
             log_hyperparameters(trainer, self.config)
         for logger in trainer.loggers:

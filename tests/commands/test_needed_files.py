@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from lightning.pytorch import LightningModule
 
-from commands.run.weights import needed_files
 from tests.conftest import REPO
 from tests.quick import quick
 
@@ -108,15 +107,3 @@ def test_what_is_not_read_may_be_gone(tiny: Path, enlarger: Enlarger, trained: P
     Path("start.ckpt").unlink()
     enlarger("fit", *command, "--trainer.max_steps", 3)
     enlarger("test", *command)
-
-
-def test_a_plug_in_s_texts_are_its_own() -> None:
-    from jsonargparse import Namespace
-
-    model = Namespace(
-        class_path="mine.Mine",
-        init_args=Namespace(loss_weights="uniform", save_to="/nowhere/yet.pth", prompt="$5, /a"),
-    )
-    data = Namespace(init_args=Namespace(scale=2))
-    config = Namespace(model=model, data=data, trainer=Namespace(callbacks=None))
-    assert needed_files(config, "fit", own=True) == {}

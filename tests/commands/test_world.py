@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from jsonargparse import Namespace
-from lightning_utilities.core.rank_zero import rank_zero_only
 
 import main
 from commands import world
@@ -178,25 +177,6 @@ def test_no_command_goes_by_what_is_left_over(
     assert sorted(tiny.rglob("*")) == before
 
 
-@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"])
-def test_doctor_says_which_variable_is_no_number(
-    refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    for variable, value in {**BY_HAND, **HERE, name: "x"}.items():
-        monkeypatch.setenv(variable, value)
-    assert refusal("doctor").startswith(f"the environment variable {name} is 'x', but must be a")
-
-
-def test_overwriting_moves_nothing_where_the_environment_disagrees(
-    trained: Path, refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    before = sorted(trained.parent.rglob("*"))
-    assert "WORLD_SIZE is 2" in refusal("fit", "--config", "tiny.yaml", "--run.overwrite", "true")
-    assert sorted(trained.parent.rglob("*")) == before
-
-
 def test_a_strategy_that_is_one_process_is_refused(
     tiny: Path, refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,17 +187,6 @@ def test_a_strategy_that_is_one_process_is_refused(
         "{class_path: lightning.pytorch.strategies.SingleDeviceStrategy, init_args: {device: cpu}}",
     )
     assert "this is process 0 of 2, but the trainer, by its strategy SingleDevice" in sentence
-
-
-def test_one_process_of_a_launcher_trains_as_without_it(
-    tiny: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As Kubernetes starts a job of one replica."""
-    for name, value in {"RANK": "0", "WORLD_SIZE": "1", **PLACE}.items():
-        monkeypatch.setenv(name, value)
-    enlarger("fit", "--config", "tiny.yaml", "--trainer.max_steps", 2)
-    assert Path("runs/tiny/checkpoints/step-000000002.ckpt").is_file()
-    assert rank_zero_only.rank == 0  # type: ignore[attr-defined]
 
 
 def test_what_is_no_number_is_said_before_lightning_reads_it(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -11,22 +9,9 @@ import pytest
 
 import main
 from commands.arguments import listing
-from commands.arguments.help import overview
-from commands.cli import EnlargerCLI
 from commands.errors import ConfigurationError
-from commands.names import BY_GROUP, TOOLS
+from commands.names import TOOLS
 from tests.conftest import REPO
-
-
-def test_all_commands_are_in_the_overview(capsys: pytest.CaptureFixture[str]) -> None:
-    named = [name for group in BY_GROUP.values() for name in group]
-    assert len(set(named)) == len(named)
-    assert {*EnlargerCLI.subcommands(), *TOOLS} == {*named}
-    for words in (["--help"], ["-h"]):
-        with pytest.raises(SystemExit) as ended:
-            main.main(words)
-        assert ended.value.code == 0
-        assert capsys.readouterr().out == overview()
 
 
 @pytest.mark.parametrize("name", TOOLS)
@@ -37,19 +22,6 @@ def test_a_tool_is_the_main_of_its_module(name: str, capsys: pytest.CaptureFixtu
             main.main([name, "--help"])
         assert ended.value.code == 0
         assert capsys.readouterr().out.startswith(f"usage: main.py {name} ")
-
-
-def test_what_needs_no_torch_imports_none() -> None:
-    code = (
-        "import sys, main\n"
-        "for words in (['--help'], ['fit', '--help'], ['list', 'methods'], ['lst'],\n"
-        "    ['fit', '--model.help'], ['fit', '--trainer.max_stepz', '3']):\n"
-        "    try: main.main(words)\n"
-        "    except SystemExit: pass\n"
-        "raise SystemExit('torch' in sys.modules)"
-    )
-    run = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, check=False)
-    assert run.returncode == 0
 
 
 KINDS = ("methods", "networks", "parts", "losses", "degradations", "datasets", "metrics")

@@ -191,15 +191,6 @@ def test_one_or_several_of_a_type_that_is_written_as_text(again: Again) -> None:
     assert Several.seen == [given, given]
 
 
-@pytest.mark.slow
-def test_names_that_look_like_numbers(tiny: Path, enlarger: Enlarger) -> None:
-    enlarger(*FIT, "--run.name", "1e4", "--writer.suffix", "1e-4", "--writer.folder", "$HOME/é")
-    enlarger("fit", "--config", "runs/1e4/config.yaml", "--trainer.max_steps", "2")
-    saved = yaml.load(Path("runs/1e4/config.yaml").read_text(), strict_loader())
-    assert saved["run"]["name"] == "1e4"
-    assert (saved["writer"]["suffix"], saved["writer"]["folder"]) == ("1e-4", "$HOME/é")
-
-
 @pytest.mark.parametrize(
     "text",
     ["1e4", "1.5e3", ".5e+1", "1:30.5", "0o17", "0x1f", "yes", "~", "", "2030-01-01", "a\n b", "#"],

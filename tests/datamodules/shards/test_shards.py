@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import webdataset
 import yaml
-from commands.arguments.ranges import register_ranges
 from jsonargparse import ArgumentParser
 from PIL import Image
 from torch.utils.data import DataLoader
