@@ -321,8 +321,9 @@ def beside_kornia(draws: int, device: torch.device) -> dict[str, Any]:
     hr = photographs(BATCH, SIDE).to(device)
     kornia = degradation_of(["configs/degradation/kornia.yaml"], SCALE)
     ours = RealESRGAN(SCALE, usm=False, compile=False)
-    columns = {"kornia": partial(_batch, kornia, hr), "ours": partial(_batch, ours, hr)}
-    times = in_turns(columns, draws, device)
+    times = in_turns(
+        {"kornia": partial(_batch, kornia, hr), "ours": partial(_batch, ours, hr)}, draws, device
+    )
     return against(times["kornia"], times["ours"])
 
 

@@ -188,34 +188,14 @@ def test_names_a_transform_that_changes_the_size(albumentations, x):
 
 MOVES = {
     "HorizontalFlip": {},
-    "VerticalFlip": {},
     "RandomRotate90": {"p": 0.01},
-    "Transpose": {},
-    "D4": {},
     "Affine": {"translate_px": 1},
-    "Rotate": {"limit": 1},
-    "Perspective": {},
     "ElasticTransform": {},
-    "GridDistortion": {},
-    "OpticalDistortion": {},
-    "ThinPlateSpline": {},
     "RandomGridShuffle": {},
     "RandomCrop": {"height": 8, "width": 8},
-    "RandomResizedCrop": {"size": (16, 20)},
     "MaskDropout": {},  # needs a mask
 }
-STAYS = {
-    "CoarseDropout": {},
-    "GridDropout": {},
-    "PixelDropout": {},
-    "XYMasking": {"num_masks_x": 1, "num_masks_y": 1, "mask_x_length": 3, "mask_y_length": 3},
-    "Morphological": {},
-    "GlassBlur": {},
-    "RandomFog": {},
-    "GaussNoise": {},
-    "ImageCompression": {},
-    "NoOp": {},
-}
+STAYS = ("CoarseDropout", "Morphological", "GlassBlur", "ImageCompression")
 
 
 @pytest.mark.parametrize("name", MOVES)
@@ -230,7 +210,7 @@ def test_refuses_what_moves_pixels(albumentations, name):
 
 @pytest.mark.parametrize("name", STAYS)
 def test_takes_what_stays_in_place(albumentations, name, x):
-    stage = Albumentations(albumentations.OneOf([getattr(albumentations, name)(**STAYS[name])]))
+    stage = Albumentations(albumentations.OneOf([getattr(albumentations, name)()]))
     assert run(stage, x).shape == x.shape
 
 
