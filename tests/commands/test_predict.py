@@ -138,7 +138,7 @@ def test_to_a_size_that_is_smaller_than_an_image(
 
 def test_a_scale_that_makes_smaller(folder: Path, refusal: Refusal) -> None:
     sentence = refusal(*PREDICT, "--data.init_args.predict", folder, "--data.init_args.scale", 0.5)
-    assert sentence == "data.init_args.scale is 0.5; it must be a number of at least 1"
+    assert "scale is 0.5; it must be a number of at least 1" in sentence
 
 
 def test_scale_1_gives_the_image(folder: Path, enlarger: Enlarger) -> None:
