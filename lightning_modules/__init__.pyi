@@ -2,7 +2,6 @@ from .adversarial import Adversarial as Adversarial
 from .first_stage.autoencoder import Autoencoder as Autoencoder
 from .backbone.bitwise import BitwiseSpace as BitwiseSpace
 from .backbone.condition import T5 as T5
-from .backbone.condition import Classes as Classes
 from .backbone.condition import FixedPrompt as FixedPrompt
 from .backbone.condition import FixedText as FixedText
 from .backbone.condition import SDXLTextEncoder as SDXLTextEncoder
@@ -19,8 +18,6 @@ from .backbone.space import PixelSpace as PixelSpace
 from .backbone.space import ResShiftVQ as ResShiftVQ
 from .backbone.space import Space as Space
 from .backbone.space import Taef2Space as Taef2Space
-from .backbone.space import TinySpace as TinySpace
-from .backbone.space import VQSpace as VQSpace
 from .base import Generator as Generator
 from .base import ImageModel as ImageModel
 from .base import SuperResolver as SuperResolver
@@ -45,7 +42,6 @@ from .first_stage.latent_perceptual import LatentPerceptual as LatentPerceptual
 from .first_stage.latent_perceptual import Ranking as Ranking
 from .one_pass.losses import GAN as GAN
 from .one_pass.losses import L1 as L1
-from .one_pass.losses import LDL as LDL
 from .one_pass.losses import Charbonnier as Charbonnier
 from .one_pass.losses import Loss as Loss
 from .one_pass.losses import VGG19Perceptual as VGG19Perceptual
@@ -71,6 +67,7 @@ from .networks.transformation import Mapper as Mapper
 from .networks.transformation import Transformation as Transformation
 from .next_scale.next_scale import NextScale as NextScale
 from .next_scale.nsarm import NSARM as NSARM
+from .next_scale.nsarm import NSARMStageOne as NSARMStageOne
 from .one_pass.one_pass import OnePass as OnePass
 from .optimisation import WarmUp as WarmUp
 from .optimisation import WarmUpCosine as WarmUpCosine

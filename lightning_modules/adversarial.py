@@ -2,7 +2,7 @@
 
 In manual optimisation, Lightning counts the updates of all optimisers. Here a step is one update of
 the main optimiser, for ``trainer.max_steps``, schedules, checkpoints and logs. Accumulation,
-clipping, the discriminator's own AMP scaler and gradient averaging over ranks are implemented here:
+clipping and gradient averaging over ranks are implemented here:
 Lightning refuses its flags in manual optimisation, and torch's DDP expects one backward pass per
 batch through all parameters.
 """
@@ -10,7 +10,7 @@ batch through all parameters.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
+from files.numbers import PositiveFloat, PositiveInt
 from lightning_modules.base import SuperResolver
 from lightning_modules.lightning_internals import exclude_from_step_count
 from lightning_modules.optimisation import adam, average_gradients, optimizer_of
@@ -29,7 +30,6 @@ from lightning_modules.optimisation import adam, average_gradients, optimizer_of
 if TYPE_CHECKING:
     from files.batch import Batch
 
-BUCKET = 2**23  # values that are averaged over ranks in one call
 MAIN, SECOND = 0, 1
 
 
@@ -42,36 +42,27 @@ class Adversarial(SuperResolver):
         discriminator_optimizer: Makes the discriminator's optimiser.
         accumulate: Batches per step, whose gradients are accumulated.
         clip: Largest norm of the gradient of a step, for each optimiser; unlimited by default.
-
-    Raises:
-        ValueError: If ``accumulate`` or ``clip`` is out of range.
     """
 
     training_only: tuple[str, ...] = ("discriminator.",)
     discriminator_weights: str | None = None  # initial ones, of methods that take them
+    group = ""  # of the arguments `accumulate` and `clip`, such as "training."
 
     def __init__(
         self,
         scale: float,
         discriminator: nn.Module | None = None,
         discriminator_optimizer: OptimizerCallable = adam,
-        accumulate: int = 1,
-        clip: float | None = None,
+        accumulate: PositiveInt = 1,
+        clip: PositiveFloat | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, **kwargs)
-        if accumulate < 1 or (clip is not None and not clip > 0):
-            raise ValueError(
-                f"model.init_args.accumulate is {accumulate} and clip {clip}; expected 1 or more, "
-                "and a number above 0 or null"
-            )
         self.automatic_optimization = False
         self.discriminator = discriminator
         self.discriminator_optimizer = discriminator_optimizer
         self.accumulate, self.clip = accumulate, clip
         self._made: list[Any] = []  # by the batches of the current step
-        self._scaler: torch.amp.GradScaler | None = None  # the discriminator's
-        self._scaler_state: dict[str, Any] = {}
 
     @abstractmethod
     def generator_loss(self, batch: Batch) -> tuple[Tensor, Any]:
@@ -101,7 +92,7 @@ class Adversarial(SuperResolver):
         if self._completes(batch_idx):
             self._update(MAIN)
             if self.discriminator is not None:
-                with self._scaled(), self._unsynchronised():
+                with self._unsynchronised():
                     for made in self._made:
                         self.manual_backward(self.discriminator_loss(made) / self.accumulate)
                     self._update(SECOND)
@@ -155,45 +146,9 @@ class Adversarial(SuperResolver):
         if self.trainer.world_size == 1:
             return
         gradients = [p.grad for p in _trained(optimizer) if p.grad is not None]
-        for bucket in _buckets(gradients):
-            flat = torch.cat([gradient.flatten() for gradient in bucket])
-            dist.all_reduce(flat)
-            parts = torch.split(flat.div_(self.trainer.world_size), [g.numel() for g in bucket])
-            for gradient, part in zip(bucket, parts, strict=True):
-                gradient.copy_(part.view_as(gradient))
-
-    # ------------------------------------------------------------------------------------ precision
-
-    @contextmanager
-    def _scaled(self) -> Iterator[None]:
-        # A scaler adapts its factor after each update. With a shared one, the discriminator's
-        # gradients would set the generator's factor.
-        plugin: Any = self.trainer.precision_plugin
-        own = getattr(plugin, "scaler", None)
-        if own is None:
-            yield
-            return
-        if self._scaler is None:
-            self._scaler = torch.amp.GradScaler(self.device.type)
-            if self._scaler_state:
-                self._scaler.load_state_dict(self._scaler_state)
-        plugin.scaler = self._scaler
-        try:
-            yield
-        finally:
-            plugin.scaler = own
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the discriminator's scaler, too."""
-        super().on_save_checkpoint(checkpoint)
-        state = self._scaler_state if self._scaler is None else self._scaler.state_dict()
-        if state:  # also if a resumed run stops before the discriminator's first update
-            checkpoint["discriminator_scaler"] = state
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Load the discriminator's scaler, too."""
-        super().on_load_checkpoint(checkpoint)
-        self._scaler, self._scaler_state = None, checkpoint.get("discriminator_scaler", {})
+        flat = nn.utils.parameters_to_vector(gradients)
+        dist.all_reduce(flat)
+        nn.utils.vector_to_parameters(flat.div_(self.trainer.world_size), gradients)
 
     # ----------------------------------------------------------------------------------- optimisers
 
@@ -240,8 +195,7 @@ class Adversarial(SuperResolver):
         """Return the main optimiser with its schedule, and the discriminator's.
 
         Raises:
-            ValueError: If nothing is trainable, the schedule monitors a metric, the discriminator
-                cannot be trained, or a class refuses its arguments.
+            ValueError: If nothing is trainable, or the schedule monitors a metric.
         """
         own = nn.ModuleList() if self.discriminator is None else self.discriminator
         with frozen(own):
@@ -263,8 +217,7 @@ class Adversarial(SuperResolver):
                     "model.init_args.discriminator has no trainable parameters: train it, or leave "
                     "it out"
                 )
-            argument = "discriminator_optimizer"
-            optimizers.append(optimizer_of(self.discriminator_optimizer, judging, argument))
+            optimizers.append(optimizer_of(self.discriminator_optimizer, judging))
         return optimizers, schedules
 
 
@@ -317,17 +270,3 @@ def frozen(module: nn.Module | None) -> Iterator[None]:
 
 def _trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _buckets(gradients: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    # In the order of the parameters, the same on all ranks.
-    bucket: list[Tensor] = []
-    values = 0
-    for gradient in gradients:
-        bucket.append(gradient)
-        values += gradient.numel()
-        if values >= BUCKET:
-            yield bucket
-            bucket, values = [], 0
-    if bucket:
-        yield bucket

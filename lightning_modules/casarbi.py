@@ -22,10 +22,10 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -33,13 +33,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from degradations.bicubic import resize
+from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveFloat, UnitInterval
 from files.tensors import bare_names
 from lightning_modules.backbone.shifting import ResidualShift
-from lightning_modules.base import SuperResolver
+from lightning_modules.base import SuperResolver, first_batches
 from lightning_modules.networks.liif import LIIF
-from lightning_modules.noise import Noise, Size, augmented, check_augmentation
+from lightning_modules.noise import Noise, Size, augmented
 from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import ShiftSampler, ShiftSolver
+from lightning_modules.settings import changed
 from lightning_modules.weights import (
     Weights,
     fingerprint,
@@ -53,7 +55,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", Tensor, float)
 Order = Literal["remainder_last", "remainder_first", "uniform"]
+MEASURED = 16  # batches per rank to measure sigma_r
+WORSE = 2.0  # a base with so many times bicubic's distance from HR is considered wrong
+ADAMW = partial(adamw, lr=1e-4)
 _TOLERANCE = 1e-9
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,18 +72,14 @@ class Stages:
             ``remainder_first``; ``uniform``: as many stages, of one factor.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If ``fixed`` is not above 1.
     """
 
-    fixed: float = 2.0
+    fixed: PositiveFloat = 2.0
     order: Order = "remainder_last"
 
     def __post_init__(self) -> None:
-        if self.order not in get_args(Order):
-            raise ValueError(
-                f"order is {self.order!r}; expected one of {', '.join(get_args(Order))}"
-            )
-        if not 1 < self.fixed < math.inf:
+        if not self.fixed > 1:
             raise ValueError(f"the fixed factor is {self.fixed}; expected a number above 1")
 
     def sizes(self, size: Size, target: Size, image: tuple[Size, Size] | None = None) -> list[Size]:
@@ -94,15 +96,7 @@ class Stages:
 
         Returns:
             One size per stage; empty if the target is the input's size.
-
-        Raises:
-            ValueError: If the target is smaller than the input.
         """
-        if min(*size, *target) < 1 or target[0] < size[0] or target[1] < size[1]:
-            raise ValueError(
-                f"the target of {target[0]}x{target[1]} px is smaller than the input of "
-                f"{size[0]}x{size[1]}: choose a data.init_args.scale of at least 1"
-            )
         (h, w), (H, W) = image or (size, target)
         if (h, w) == (H, W):
             return []
@@ -138,12 +132,6 @@ def _factors(ratios: tuple[float, float], fixed: float, order: Order) -> list[tu
     return stages + remainders if order == "remainder_last" else remainders + stages
 
 
-log = logging.getLogger(__name__)
-Domain = Literal["residual", "image"]
-MEASURED = 16  # batches per rank to measure sigma_r
-WORSE = 2.0  # a base with so many times bicubic's distance from HR is considered wrong
-
-
 class Base(Protocol):
     """A cascade's regression network."""
 
@@ -154,7 +142,24 @@ class Base(Protocol):
         """Return the image (B, 3, *size), about [0, 1]."""
 
 
-ADAMW = partial(adamw, lr=1e-4)
+@dataclass(frozen=True)
+class ShiftSampling:
+    """How a cascade samples each stage.
+
+    Args:
+        timesteps: Timesteps of sampling, from the last one down, such as [14, 9, 4, 0]; all by
+            default.
+        solver: ``posterior``, as in the paper; ``ddim``, deterministic; a share from 0 to 1 of the
+            posterior's fresh noise, between those two; or ``dpm_solver_2m``, which delivers more
+            detail with the same network and number of calls. By the default process, ``posterior``
+            delivers 0.27 of the residual's power at a deviation of 0.05, and 0.40 at 0.2.
+        guidance: Share of the difference between the stage's input and the downscaled prediction
+            that is added to each prediction; 0 for none.
+    """
+
+    timesteps: Sequence[NonNegativeInt] | None = None
+    solver: ShiftSolver | UnitInterval = "posterior"
+    guidance: UnitInterval = 0.0
 
 
 class CasArbi(SuperResolver):
@@ -178,21 +183,15 @@ class CasArbi(SuperResolver):
         noise_probability: Share of training inputs with added noise, so that later stages handle
             artefacts of earlier ones; the network gets its level.
         noise_level: Greatest standard deviation of that noise, for values in [-1, 1].
-        guidance: Share of the difference between the stage's input and the downscaled prediction
-            that is added to each prediction; 0 for none.
-        timesteps: Timesteps of sampling, from the last one down, such as [14, 9, 4, 0]; all by
-            default.
-        sampler: ``posterior``, as in the paper; ``ddim``, deterministic; a share from 0 to 1 of the
-            posterior's fresh noise, between those two; or ``dpm_solver_2m``, which delivers more
-            detail with the same network and number of calls. By the default process, ``posterior``
-            delivers 0.27 of the residual's power at a deviation of 0.05, and 0.40 at 0.2.
-        residual_deviation: sigma_r, for values in [-1, 1]; measured on the first training pairs by
-            default, and kept in checkpoints.
+        sampling: Timesteps, solver and guidance.
         optimizer: Makes the optimiser of the trainable parameters.
 
     Raises:
-        ValueError: If an argument is out of range or unknown, the process sets what the network
-            predicts or its input's scale, or the base has a single factor.
+        ValueError: If the process sets what the network predicts or its input's scale, or the base
+            has a single factor.
+
+    Attributes:
+        sigma_r: Measured on the first training pairs, for values in [-1, 1]; kept in checkpoints.
     """
 
     half_outputs = False
@@ -207,32 +206,19 @@ class CasArbi(SuperResolver):
         network: nn.Module | None = None,
         process: ResidualShift | None = None,
         stages: Stages = Stages(),
-        domain: Domain = "residual",
-        noise_probability: float = 0.5,
-        noise_level: float = 0.1,
-        guidance: float = 0.0,
-        timesteps: Sequence[int] | None = None,
-        sampler: ShiftSolver | float = "posterior",
-        residual_deviation: float | None = None,
+        domain: Literal["residual", "image"] = "residual",
+        noise_probability: UnitInterval = 0.5,
+        noise_level: NonNegativeFloat = 0.1,
+        sampling: ShiftSampling = ShiftSampling(),
         optimizer: OptimizerCallable = ADAMW,
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, optimizer=optimizer, **kwargs)
-        if domain not in get_args(Domain):
-            raise ValueError(f"domain is {domain!r}; expected residual or image")
-        check_augmentation(noise_probability, noise_level)
-        if not 0 <= guidance <= 1:
-            raise ValueError(f"guidance is {guidance}; expected a share from 0 to 1")
-        if residual_deviation is not None and not 0 < residual_deviation < math.inf:
-            raise ValueError(
-                f"residual_deviation is {residual_deviation}; expected a number above 0, or leave "
-                "it out to measure it"
-            )
         self.base, self.base_weights = base(self.scale), base_weights
         if not all(callable(getattr(self.base, name, None)) for name in ("encode", "render")):
             raise ValueError(
-                f"model.init_args.base is {type(self.base).__name__}, which cannot render features "
-                "at any size: set it to lightning_modules.LIIF, or put it into "
+                f"model.init_args.base, a {type(self.base).__name__}, cannot render features at "
+                "any size: set it to lightning_modules.LIIF, or put it into "
                 "lightning_modules.AnySize"
             )
         self.base.requires_grad_(False)
@@ -240,33 +226,23 @@ class CasArbi(SuperResolver):
         self.process = process or ResidualShift()
         if (self.process.prediction, self.process.input_scale) != ("sample", "latent"):
             raise ValueError(
-                "model.init_args.process.init_args.prediction is "
-                f"{self.process.prediction} and input_scale {self.process.input_scale}, and the "
-                "cascade's network always predicts r_0 from an input of deviation 1: leave them out"
+                "the cascade's network predicts r_0 from an input of deviation 1: leave "
+                "prediction and input_scale of model.init_args.process out"
             )
+        timesteps = sampling.timesteps
         self.sampled = self.process if timesteps is None else self.process.respaced(timesteps)
-        self.sampler = ShiftSampler(self.sampled, sampler)
-        self.division = stages
-        self.domain, self.guidance = domain, guidance
+        self.sampler = ShiftSampler(self.sampled, sampling.solver)
+        self.division, self.sampling, self.domain = stages, sampling, domain
         self.noise_probability, self.noise_level = noise_probability, noise_level
-        self.timesteps = timesteps
         # A buffer outside the frozen base, so that checkpoints and exported files hold it.
-        self.register_buffer("sigma_r", torch.tensor(residual_deviation or 0.0))
-        self.residual_deviation = residual_deviation
+        self.register_buffer("sigma_r", torch.tensor(0.0))
         self._read: tuple[Tensor, int, float] | None = None  # sigma_r, its version, its value
 
     @property
     def output_settings(self) -> dict[str, str | int | float]:
         """Settings of stages and sampling that are not defaults."""
-        own: dict[str, str | int | float] = {
-            **asdict(self.division),
-            "guidance": self.guidance,
-            "timesteps": " ".join(map(str, self.timesteps or ())),
-            "network": "none" if self.network is None else "",
-        }
-        usual = asdict(Stages()) | {"guidance": 0.0, "timesteps": "", "network": ""}
-        changed = {k: v for k, v in own.items() if v != usual[k]}
-        return {**super().output_settings, **changed, **self.sampler.options}
+        settings = super().output_settings | changed(self.division) | changed(self.sampling)
+        return settings if self.network is not None else settings | {"network": "none"}
 
     @property
     def default_steps(self) -> int | None:
@@ -279,7 +255,7 @@ class CasArbi(SuperResolver):
         Raises:
             ValueError: If the process has fewer.
         """
-        return {"timesteps": self.process.spread(steps)}
+        return {"sampling": {"timesteps": self.process.spread(steps)}}
 
     # ------------------------------------------------------------------------------------- training
 
@@ -367,11 +343,11 @@ class CasArbi(SuperResolver):
 
     def _guided(self, x_0: Tensor, b: Tensor, y: Tensor, unit: float) -> Tensor:
         # Back-projection: downscaling the output should give the stage's input.
-        if not self.guidance:
+        if not self.sampling.guidance:
             return x_0
         hr = self._image(x_0, b, unit)
         missing = (y * 2 - 1) - resize(hr, y.shape[-2:], clamp=False)
-        return x_0 + self.guidance / unit * resize(missing, b.shape[-2:], clamp=False)
+        return x_0 + self.sampling.guidance / unit * resize(missing, b.shape[-2:], clamp=False)
 
     # --------------------------------------------------------------------------------------- domain
 
@@ -432,7 +408,7 @@ class CasArbi(SuperResolver):
         if self.network is not None and self.sigma_r == 0:
             raise ValueError(
                 "sigma_r, the deviation of HR - base, is missing: it is measured when training "
-                "starts; use a checkpoint of fit, or set model.init_args.residual_deviation"
+                "starts; use a checkpoint of fit"
             )
 
     def on_predict_start(self) -> None:
@@ -442,7 +418,7 @@ class CasArbi(SuperResolver):
     @torch.no_grad()
     def _measured(self) -> Tensor:
         # Over all ranks.
-        batches = self.first_batches(MEASURED)
+        batches = first_batches(self, MEASURED)
         errors = [self._errors(batch["hr"], batch["lr"]) for batch in batches]
         # Without batches that are not finite, which `callbacks.Guard` leaves out of training.
         found = torch.stack(errors)
@@ -451,9 +427,8 @@ class CasArbi(SuperResolver):
         of_base, of_bicubic = everyones.view(-1, 2).mean(0).sqrt().tolist()
         if not of_base < WORSE * of_bicubic:
             raise ValueError(
-                f"the base of model.init_args.base_weights ({self.base_weights}) is {of_base:.3g} "
-                f"away from HR, bicubic {of_bicubic:.3g}: was it trained for another range of "
-                "values or scales? Set another base"
+                f"the base of {self.base_weights} is {of_base:.3g} away from HR, bicubic "
+                f"{of_bicubic:.3g}: was it trained for other values or scales? Set another base"
             )
         return torch.tensor(of_base)
 
@@ -530,34 +505,6 @@ class CasArbi(SuperResolver):
                 "model.init_args.domain is %s, and %s was trained with %s: its outputs are wrong "
                 "here until it has been trained further",
                 *(self.domain, weights.name, domain),
-            )
-
-    def load_weights(self, path: str | Path) -> None:
-        """Load weights, and check sigma_r.
-
-        Raises:
-            ValueError: As in ``ImageModel.load_weights``, or if they were trained with another
-                sigma_r than is set.
-        """
-        super().load_weights(path)
-        self._check_unit(path, self.sigma_r)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check the checkpoint, and sigma_r.
-
-        Raises:
-            ValueError: As in ``ImageModel.on_load_checkpoint``, or if it was trained with another
-                sigma_r than is set.
-        """
-        super().on_load_checkpoint(checkpoint)
-        self._check_unit("the checkpoint", checkpoint["state_dict"]["sigma_r"])
-
-    def _check_unit(self, where: str | Path, trained: Tensor) -> None:
-        here = self.residual_deviation
-        if here is not None and not math.isclose(float(trained), here, rel_tol=0.01):
-            raise ValueError(
-                f"{where} was trained with sigma_r {float(trained):.4g}, and "
-                f"model.init_args.residual_deviation is {here:.4g}: leave it out"
             )
 
     def _name_base(self, name: str) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from degradations.draws import seed_of
 from lightning_modules.base import NothingToTrain, SuperResolver
-from lightning_modules.noise import Noise
+from lightning_modules.noise import Noise, with_noise_seeds
 
 if TYPE_CHECKING:
     from files.batch import Batch
@@ -71,7 +71,7 @@ class Chain(NothingToTrain, SuperResolver):
         Raises:
             ValueError: As in ``SuperResolver.enlarge``, of a part.
         """
-        return {"sr": self._through(self._own_seeds(batch), tiled)}
+        return {"sr": self._through(with_noise_seeds(batch, self.noise_seed), tiled)}
 
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
         """Enlarge by all parts, without tiles."""

@@ -12,32 +12,34 @@ Differs from the papers in: nothing, with their `min_snr` and `guidance`.
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from files.numbers import PositiveFloat, UnitInterval
 from lightning_modules.backbone.condition import Condition, TextEncoder, guided
 from lightning_modules.backbone.denoiser import Denoiser
 from lightning_modules.backbone.library import resized
-from lightning_modules.backbone.schedule import Schedule, Spacing, spaced
+from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import PixelSpace, Space
 from lightning_modules.base import Generator
-from lightning_modules.latents import InLatents
+from lightning_modules.latents import InLatents, check_channels
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.captions import (
-    check_captions,
+    check_guidance,
     drop_captions,
     encode_captions,
     frames_of,
     sample_shape,
     training_images,
 )
-from lightning_modules.sampling.solvers import ddim
+from lightning_modules.sampling.solvers import Sampler
 
 if TYPE_CHECKING:
     from files.batch import Batch
+
+TRAILING = Sampler(spacing="trailing")
 
 
 class Diffusion(InLatents, Generator):
@@ -57,16 +59,11 @@ class Diffusion(InLatents, Generator):
             weights.
         encoder: Encodes captions; without it captions are ignored.
         caption_dropout: Share of captions to drop in training, for guidance.
-        steps: Sampling steps.
-        spacing: Spacing of the timesteps: ``leading``, ``trailing`` or ``linspace``.
-        eta: 0 for deterministic sampling, 1 for DDPM's.
-        guidance: Strength of classifier-free guidance; 1 for none.
-        clamp: Clamp predicted clean samples to this distance from 0; 1 for pixels, ``null`` for
-            latents, which are unbounded.
+        sampler: Timesteps, solver and guidance.
 
     Raises:
-        ValueError: If the scale is not whole, a setting is out of range, the denoiser and the space
-            have different numbers of channels, or there is guidance without an encoder.
+        ValueError: If the scale is not whole, the timesteps are out of range, the denoiser and the
+            space have different numbers of channels, or there is guidance without an encoder.
     """
 
     weight: Tensor
@@ -78,25 +75,20 @@ class Diffusion(InLatents, Generator):
         space: Space | None = None,
         schedule: Schedule | None = None,
         timesteps: tuple[int, int] | None = None,
-        min_snr: float | None = None,
+        min_snr: PositiveFloat | None = None,
         encoder: TextEncoder | None = None,
-        caption_dropout: float = 0.1,
-        steps: int = 50,
-        spacing: Spacing = "trailing",
-        eta: float = 0.0,
-        guidance: float = 1.0,
-        clamp: float | None = None,
+        caption_dropout: UnitInterval = 0.1,
+        sampler: Sampler = TRAILING,
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, **kwargs)
         self.denoiser, self.space, self.encoder = denoiser, space or PixelSpace(), encoder
         self.schedule = schedule or Schedule()
         self.timesteps = timesteps or (0, self.schedule.steps)
-        self.caption_dropout, self.guidance = caption_dropout, guidance
-        self.eta, self.clamp = eta, clamp
+        self.caption_dropout, self.sampler = caption_dropout, sampler
         self.weights_source = denoiser.source or None  # a trained denoiser is enough to sample
         self._check()
-        self.sampled = spaced(self.schedule.steps, steps, spacing)
+        self.sampled = sampler.timesteps(self.schedule.steps)
         self.register_buffer("weight", min_snr_weights(self.schedule, min_snr), persistent=False)
 
     # -------------------------------------------------------------------------------- training
@@ -107,8 +99,8 @@ class Diffusion(InLatents, Generator):
         t = torch.randint(*self.timesteps, (len(z),), device=z.device)
         eps = torch.randn_like(z)
         z_t = self.schedule.add_noise(z, eps, t)
-        known = encode_captions(batch, self.denoiser, self.encoder)
-        condition = drop_captions(*known, self.caption_dropout)
+        conditions = encode_captions(batch, self.denoiser, self.encoder)
+        condition = drop_captions(*conditions, self.caption_dropout)
         raw = self.denoiser(self.schedule.scale_input(z_t, t), t, condition)
         errors = (raw - self.schedule.target(z, eps, t)).square().flatten(1).mean(1)
         loss = (self.weight[t] * errors).mean()
@@ -135,21 +127,20 @@ class Diffusion(InLatents, Generator):
 
     @torch.no_grad()
     def generate(self, batch: Batch, noise: Noise) -> Tensor:
-        """DDIM, equation 12, from noise to the clean sample; one network call per step.
+        """From noise to the clean sample; by default DDIM, equation 12.
 
         Raises:
             ValueError: If it was trained on only some timesteps, or the size is no multiple.
         """
-        known = encode_captions(batch, self.denoiser, self.encoder)
-        z = noise.normal(self._shape(batch)) * self._start()
-        for now, then in itertools.pairwise([*self.sampled, -1]):
+        conditions = encode_captions(batch, self.denoiser, self.encoder)
+
+        def clean(z: Tensor, now: int) -> Tensor:
             t = torch.full((len(z),), now, device=z.device)
-            x0 = self.schedule.to_x0(guided(self._raw, z, t, *known, self.guidance), z, now)
-            if self.clamp is not None:
-                x0 = x0.clamp(-self.clamp, self.clamp)
-            fresh = noise.normal(z.shape) if self.eta and then >= 0 else None
-            levels = self.schedule.level(now), self.schedule.level(then)
-            z = ddim(z, x0, *levels, self.eta, fresh)
+            raw = guided(self._raw, z, t, *conditions, self.sampler.guidance)
+            return self.schedule.to_x0(raw, z, now)
+
+        z = noise.normal(self._shape(batch)) * self._start()
+        z = self.sampler.denoise(z, self.sampled, clean, self.schedule, noise)
         size = (batch["size"][0], batch["size"][1])
         return resized(self.space.decode(z), size, "nearest-exact")
 
@@ -172,9 +163,8 @@ class Diffusion(InLatents, Generator):
             )
         if self.timesteps != (0, self.schedule.steps):
             raise ValueError(
-                f"it was trained on timesteps {self.timesteps[0]} to {self.timesteps[1] - 1} of "
-                f"{self.schedule.steps} and cannot generate from pure noise: set "
-                "data.init_args.val to null, or leave out model.init_args.timesteps"
+                f"it was trained on timesteps {self.timesteps} and cannot generate from pure "
+                "noise: set data.init_args.val to null, or leave out model.init_args.timesteps"
             )
         frames = frames_of(batch, self.denoiser)
         shape = sample_shape(self.denoiser.channels, frames, (H // unit, W // unit))
@@ -193,18 +183,14 @@ class Diffusion(InLatents, Generator):
                 f"Diffusion got scale {self.scale:g}; expected a whole number: set "
                 "data.init_args.scale, 1 to learn images as they are"
             )
-        if self.denoiser.channels != self.space.channels:
-            raise ValueError(
-                f"the denoiser is for {self.denoiser.channels} channels and the space has "
-                f"{self.space.channels}: set model.init_args.denoiser or model.init_args.space"
-            )
+        check_channels(self.denoiser, self.space)
         first, end = self.timesteps
         if not 0 <= first < end <= self.schedule.steps:
             raise ValueError(
                 f"model.init_args.timesteps is {[first, end]}; expected 0 <= first < end <= "
                 f"{self.schedule.steps}"
             )
-        check_captions(self.encoder, self.guidance, self.caption_dropout)
+        check_guidance(self.encoder, self.sampler.guidance)
 
 
 def min_snr_weights(schedule: Schedule, gamma: float | None) -> Tensor:
@@ -217,15 +203,10 @@ def min_snr_weights(schedule: Schedule, gamma: float | None) -> Tensor:
         schedule: The process, and the prediction type.
         gamma: Above 0.
 
-    Raises:
-        ValueError: If gamma is out of range.
-
     Source: Hang et al., 2023 (arXiv 2303.09556), min-SNR-gamma for each target.
     """
     if gamma is None:
         return torch.ones(schedule.steps)
-    if gamma <= 0:
-        raise ValueError(f"model.init_args.min_snr is {gamma}; expected a number above 0, or null")
     levels = [schedule.level(t) for t in range(schedule.steps)]
     snr = torch.tensor([(a / s) ** 2 for a, s in levels], dtype=torch.float64)
     of_clean = {"sample": torch.ones(()), "epsilon": snr, "v_prediction": snr + 1}

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,7 +21,8 @@ from lightning_modules.weights import apart, same_weights
 
 if TYPE_CHECKING:
     from files.batch import Batch
-    from lightning_modules.backbone.denoiser import UNet2D
+    from lightning_modules.backbone.denoiser import Denoiser, UNet2D
+    from lightning_modules.networks.noise_predictor import NoisePredictor
 
 log = logging.getLogger(__name__)
 
@@ -119,45 +120,33 @@ def enlarged(lr: Tensor, size: tuple[int, int]) -> Tensor:
     return functional.interpolate(lr, size, mode="bicubic", align_corners=False)
 
 
-def check_base(denoiser: UNet2D, space: Space, frozen: bool = True) -> None:
-    """Raise if the base is not frozen, or does not fit the space.
-
-    Args:
-        denoiser: The base.
-        space: Its latents.
-        frozen: Whether the base must be frozen.
+def fit_predictor(predictor: NoisePredictor, scale: float, space: Space) -> None:
+    """Fit a noise predictor to a scale and a space.
 
     Raises:
-        ValueError: If so; the message names the key to change.
+        ValueError: If it cannot be.
     """
-    if frozen and not denoiser.flags.frozen:
+    predictor.fit_to(scale, space.factor)
+    made_for = space.factor / predictor.divisor
+    if (scale, space.channels) != (made_for, predictor.latent):
         raise ValueError(
-            "the base is never trained here: set frozen in "
-            "model.init_args.denoiser.init_args.flags to true"
+            f"this predictor and space are for scale {made_for:g} and latents of "
+            f"{predictor.latent} channels, not {scale:g} and {space.channels}: set "
+            "data.init_args.scale, or leave out the predictor's halvings and set its latent"
         )
+
+
+def check_channels(denoiser: Denoiser, space: Space) -> None:
+    """Raise if the denoiser does not fit the space.
+
+    Raises:
+        ValueError: If they have different numbers of channels.
+    """
     if denoiser.channels != space.channels:
         raise ValueError(
             f"the denoiser is for {denoiser.channels} channels and the space has {space.channels}: "
             "set model.init_args.denoiser or model.init_args.space"
         )
-
-
-def check_trained(denoiser: UNet2D | None, space: Space) -> None:
-    """Raise if a frozen part has no trained weights.
-
-    Args:
-        denoiser: The base; None to check only the space.
-        space: Its latents.
-
-    Raises:
-        ValueError: If the denoiser or the autoencoder has random weights.
-    """
-    if denoiser is not None and not (denoiser.source or denoiser.initial_source):
-        raise ValueError(
-            "a trained base is required: set its folder or hub name in model.init_args.denoiser, "
-            "or model.init_args.denoiser_weights to the run that trained it"
-        )
-    check_space(space)
 
 
 def check_run(denoiser: UNet2D, space: Space, schedule: Schedule) -> None:
@@ -215,19 +204,3 @@ def check_space(space: Space, other_key: str | None = None) -> None:
             f"the autoencoder of model.init_args.space, {type(space).__name__}, has random "
             f"weights: set its files{other}"
         )
-
-
-def check_choice(name: str, value: str, kind: Any) -> None:
-    """Raise if the value of an argument is not one of its choices.
-
-    Args:
-        name: Name of the argument.
-        value: The value to check.
-        kind: The type, a ``Literal``.
-
-    Raises:
-        ValueError: If the value is unknown; the message lists the choices.
-    """
-    if value not in get_args(kind):
-        expected = " or ".join(get_args(kind))
-        raise ValueError(f"model.init_args.{name} is {value!r}; expected {expected}")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from degradations.draws import seed_of
+
+if TYPE_CHECKING:
+    from files.batch import Batch
 
 Size = tuple[int, int]  # height and width, in pixels or latents
 
@@ -202,6 +204,37 @@ def _rounded(a: int, b: int) -> int:
     return (2 * a + b) // (2 * b)
 
 
+def seeds_of(batch: Any) -> Tensor:
+    """Return the seeds of a batch's samples, (B,) int64 on the host.
+
+    Args:
+        batch: A batch of any DataLoader.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    if "seed" not in batch:
+        raise ValueError(
+            "the batch has no seed: give each sample an integer, from which all of its noise "
+            "follows (docs/plugins/method.md), or use datamodules.SRDataModule"
+        )
+    return torch.as_tensor(batch["seed"], dtype=torch.int64).cpu()
+
+
+def with_noise_seeds(batch: Batch, noise_seed: int) -> Batch:
+    """Return a batch with seeds for the method's own noise.
+
+    The degradation uses the images' seeds, which are the same in all runs. Another ``noise_seed``
+    therefore changes only what the method draws.
+
+    Args:
+        batch: The batch, with the images' seeds.
+        noise_seed: The run's seed.
+    """
+    seeds = [seed_of(noise_seed, "model", seed) for seed in seeds_of(batch).tolist()]
+    return cast("Batch", {**batch, "seed": torch.tensor(seeds, dtype=torch.int64)})
+
+
 def augmented(lr: Tensor, probability: float, level: float) -> tuple[Tensor, Tensor]:
     """Add noise to some training inputs, for networks that will process another network's output.
 
@@ -219,18 +252,6 @@ def augmented(lr: Tensor, probability: float, level: float) -> tuple[Tensor, Ten
     drawn = torch.rand(2, len(lr), device=lr.device)
     levels = level * drawn[0] * (drawn[1] < probability)
     return lr + levels.view(-1, 1, 1, 1) / 2 * torch.randn_like(lr), levels
-
-
-def check_augmentation(probability: float, level: float) -> None:
-    """Raise if arguments of ``augmented`` are out of range.
-
-    Raises:
-        ValueError: If so; the message names the argument.
-    """
-    if not 0 <= probability <= 1:
-        raise ValueError(f"noise_probability is {probability}; expected a share from 0 to 1")
-    if not 0 <= level < math.inf:
-        raise ValueError(f"noise_level is {level}; expected a deviation of at least 0")
 
 
 def length_of(part: slice) -> int:

@@ -3,45 +3,24 @@
 from __future__ import annotations
 
 import math
-import traceback
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.cli import ReduceLROnPlateau
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
-from torch.optim import LBFGS, Adam, AdamW, Optimizer, SparseAdam
-from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import LBFGS, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.lr_scheduler import ReduceLROnPlateau as TorchReduceLROnPlateau
 
+from files.class_path import class_path
+from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveInt
 from lightning_modules.lightning_internals import measured_now
 
 VALIDATED = "val/"  # prefix of validation metrics
 NEVER = 2**62  # epochs between two steps by Lightning itself
-
-
-def plateau_config(scheduler: Any) -> dict[str, Any]:
-    """Return Lightning's configuration of a schedule that monitors a value.
-
-    Lightning steps it once an epoch. For validation metrics ``step_plateaus`` does it instead, so
-    that ``patience`` counts validations, however long an epoch is.
-
-    Raises:
-        ValueError: If the schedule has no ``monitor``.
-    """
-    if not isinstance(scheduler, ReduceLROnPlateau):
-        raise ValueError(
-            "model.init_args.lr_scheduler is torch's ReduceLROnPlateau, which has no monitor: use "
-            "lightning.pytorch.cli.ReduceLROnPlateau with monitor"
-        )
-    validated = scheduler.monitor.startswith(VALIDATED)
-    return {
-        **{"scheduler": scheduler, "monitor": scheduler.monitor, "interval": "epoch"},
-        "frequency": NEVER if validated else 1,
-    }
 
 
 def check_plateaus(trainer: Trainer) -> None:
@@ -106,9 +85,6 @@ def _watched(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-SCHEDULE = "lr_scheduler"
-
-
 def adam(parameters: Iterable[Any]) -> Optimizer:
     """Adam with a learning rate of 2e-4, as most super-resolution papers use."""
     return Adam(parameters, lr=2e-4, fused=True)
@@ -124,93 +100,54 @@ def adamw(parameters: Iterable[Any], lr: float = 5e-5) -> Optimizer:
     return AdamW(parameters, lr=lr, weight_decay=0.0, fused=True)
 
 
-UNUSABLE = {
-    LBFGS: "asks for the gradient of one batch several times in a step",
-    SparseAdam: "takes only sparse gradients, which no network here has",
-}
-
-
-def optimizer_of(
-    make: Callable[[Any], Any], parameters: Iterable[Any], name: str = "optimizer"
-) -> Any:
+def optimizer_of(make: Callable[[Any], Any], parameters: Iterable[Any]) -> Any:
     """Return an optimiser.
 
     Args:
         make: Factory from the configuration.
         parameters: Parameters, or groups of them.
-        name: Name of the model's argument, for messages.
 
     Raises:
-        ValueError: If its class refuses its arguments, or cannot train a method.
+        ValueError: If it is LBFGS, which asks for the gradient of one batch several times.
     """
-    with _naming(name):
-        optimizer = make(parameters)
-    for kind, why in UNUSABLE.items():
-        if isinstance(optimizer, kind):
-            raise ValueError(
-                f"model.init_args.{name} is {type(optimizer).__name__}, which {why}: use another, "
-                "such as torch.optim.AdamW"
-            )
+    optimizer = make(parameters)
+    if isinstance(optimizer, LBFGS):
+        raise ValueError("LBFGS cannot train on batches: use torch.optim.AdamW or another")
     # A fused optimiser unscales AMP gradients itself, and Lightning then refuses to clip them.
     # With this, the scaler does it, at no measurable cost.
     optimizer._step_supports_amp_scaling = False
     return optimizer
 
 
-def with_modes(trainer: Trainer) -> list[Any]:
-    """Return the optimisers with ``train()`` and ``eval()``, such as schedule-free ones.
-
-    Their parameters are those to train in one mode, and those to evaluate in the other.
-
-    Raises:
-        ValueError: If the strategy splits parameters.
-    """
-    found = [o for o in trainer.optimizers if all(hasattr(o, mode) for mode in ("train", "eval"))]
-    if found and isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
-        raise ValueError(
-            f"model.init_args.optimizer is {type(found[0]).__name__}, whose weights for evaluation "
-            "must be whole on each device: set trainer.strategy to ddp"
-        )
-    return found
-
-
-@torch.no_grad()
-def evaluation_weights(trainer: Trainer) -> list[tuple[Tensor, Tensor]]:
-    """Return each parameter of such optimisers, and its weights for evaluation.
-
-    Parameters and optimisers are left in the mode for training, and bit for bit as they were, which
-    ``eval()`` and ``train()`` alone would not: they round.
-
-    Args:
-        trainer: The trainer, while it trains.
-    """
-    found: list[tuple[Tensor, Tensor]] = []
-    for optimizer in with_modes(trainer):
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        trained = [p.detach().clone() for p in parameters]
-        optimizer.eval()
-        found += [(p, p.detach().clone()) for p in parameters]
-        optimizer.train()
-        for parameter, before in zip(parameters, trained, strict=True):
-            parameter.copy_(before)
-    return found
-
-
 def schedule_of(make: Callable[[Any], Any], optimizer: Any) -> dict[str, Any]:
     """Return Lightning's configuration of a schedule that is stepped once a step.
+
+    Lightning steps one that monitors a value once an epoch. For validation metrics
+    ``step_plateaus`` does it instead, so that ``patience`` counts validations.
 
     Args:
         make: Factory from the configuration.
         optimizer: The optimiser.
 
     Raises:
-        ValueError: If its class refuses its arguments, or it monitors a value without a name.
+        ValueError: If it monitors a value without a name.
     """
-    with _naming(SCHEDULE):
-        schedule = make(optimizer)
-    if isinstance(schedule, TorchReduceLROnPlateau):
-        return plateau_config(schedule)
-    return {"scheduler": schedule, "interval": "step"}
+    schedule = make(optimizer)
+    if not isinstance(schedule, TorchReduceLROnPlateau):
+        return {"scheduler": schedule, "interval": "step"}
+    monitor = getattr(schedule, "monitor", None)
+    if monitor is None:
+        raise ValueError(
+            "model.init_args.lr_scheduler is torch's ReduceLROnPlateau, which has no monitor: use "
+            "lightning.pytorch.cli.ReduceLROnPlateau with monitor"
+        )
+    frequency = NEVER if monitor.startswith(VALIDATED) else 1
+    return {
+        "scheduler": schedule,
+        "monitor": monitor,
+        "interval": "epoch",
+        "frequency": frequency,
+    }
 
 
 def average_gradients(optimizer: Any, planned: int, summed: int) -> None:
@@ -229,63 +166,82 @@ def average_gradients(optimizer: Any, planned: int, summed: int) -> None:
                 parameter.grad.mul_(planned / summed)
 
 
-def step_schedule(step: Callable[[Any, Any], None], schedule: Any, metric: Any) -> None:
-    """Step a schedule; some of torch's schedules reject their arguments only then.
+class Optimised(LightningModule):
+    """Optimiser and schedule of a method, stepped by the mean loss and the mean metric.
 
     Args:
-        step: Lightning's ``lr_scheduler_step``.
-        schedule: The schedule.
-        metric: The monitored value, or None.
-
-    Raises:
-        ValueError: If the schedule cannot be stepped.
+        optimizer: Makes the optimiser of the trainable parameters.
+        lr_scheduler: Makes the learning-rate schedule, stepped once a step (or once a validation
+            where it monitors a validation metric); none by default.
     """
-    with _naming(SCHEDULE):
-        step(schedule, metric)
 
+    def __init__(
+        self, optimizer: OptimizerCallable = adam, lr_scheduler: LRSchedulerCallable | None = None
+    ) -> None:
+        super().__init__()
+        self._make_optimizer, self._make_schedule = optimizer, lr_scheduler
 
-def check_length(trainer: Trainer) -> None:
-    """Raise if OneCycleLR, which has a fixed number of steps, is shorter than the training.
+    def optimized(self) -> Sequence[Tensor] | Sequence[dict[str, Any]]:
+        """Return all trainable parameters, or groups of them with their own settings."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
-    Args:
-        trainer: Trainer that is about to train.
+    def configure_optimizers(self) -> Any:
+        """Return the optimiser, and the schedule that is stepped once a step.
 
-    Raises:
-        ValueError: If the schedule would end before the training.
-    """
-    if trainer.max_epochs != -1:  # epochs of unknown length may end the training first
-        return
-    for config in trainer.lr_scheduler_configs:
-        schedule = config.scheduler
-        if not isinstance(schedule, OneCycleLR) or config.interval != "step":
-            continue
-        if schedule.total_steps < trainer.max_steps:
-            # A resumed run takes the length from its checkpoint.
-            goes_on = "a resumed run keeps its length; start another run from its weights"
+        Raises:
+            ValueError: If nothing is trainable, or the schedule monitors a value without a name.
+        """
+        trainable = self.optimized()
+        if not trainable:
             raise ValueError(
-                f"model.init_args.lr_scheduler, a {type(schedule).__name__}, ends after "
-                f"{schedule.total_steps} steps, and trainer.max_steps is {trainer.max_steps}: "
-                + (goes_on if trainer.ckpt_path else "set its total_steps to that")
+                f"{class_path(type(self))} has no trainable parameters: use test or predict, "
+                "or another model.class_path for fit"
             )
+        optimizer = optimizer_of(self._make_optimizer, trainable)
+        if self._make_schedule is None:
+            return optimizer
+        schedule = schedule_of(self._make_schedule, optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
+    ) -> None:
+        """Step by the mean loss, also with the fewer batches that an epoch's end leaves."""
+        planned = self.trainer.accumulate_grad_batches
 
-@contextmanager
-def _naming(name: str) -> Iterator[None]:
-    # Only deliberate errors and divisions by zero of libraries: errors of our own and plug-in
-    # classes are clear already, and bugs keep their traceback.
-    try:
-        yield
-    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
-        *_, last = traceback.extract_tb(error.__traceback__)
-        divided = isinstance(error, ZeroDivisionError)
-        if "-packages" not in last.filename or not (divided or str(last.line).startswith("raise")):
-            raise
-        why = " ".join(str(error).split())
-        if divided:
-            why += ": one of its arguments is 0 and must be 1 or more"
-        if isinstance(error, NotImplementedError):
-            why = f"{last.name} is missing: its class is abstract, set a subclass of it"
-        raise ValueError(f"model.init_args.{name}: {why}") from error
+        def closure() -> Any:
+            loss = optimizer_closure()
+            average_gradients(optimizer, planned, batch_idx % planned + 1)
+            return loss
+
+        super().optimizer_step(epoch, batch_idx, optimizer, closure)
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
+        """Step as Lightning does, by the mean of all processes."""
+        if metric is not None and not str(getattr(scheduler, "monitor", "")).startswith(VALIDATED):
+            # A process has its own values of training; by these, learning rates would differ.
+            metric = self.trainer.strategy.reduce(torch.as_tensor(metric), reduce_op="mean")
+        super().lr_scheduler_step(scheduler, metric)
+
+    def on_train_start(self) -> None:
+        """Raise if the schedule cannot be followed. Subclasses must call super() first."""
+        check_plateaus(self.trainer)
+
+    def on_validation_start(self) -> None:
+        """Stop synchronising the ranks, which may have different numbers of images."""
+        self._synchronise_buffers(False)
+
+    def on_validation_end(self) -> None:
+        """Synchronise again, and step the schedules that monitor this validation."""
+        self._synchronise_buffers(True)
+        step_plateaus(self.trainer)
+
+    def _synchronise_buffers(self, synchronise: bool) -> None:
+        # In `fit`, validation goes through the DDP wrapper, which broadcasts the buffers before
+        # every forward pass: the other ranks would wait forever for one with fewer images.
+        wrapper = self.trainer.strategy.model
+        if isinstance(wrapper, DistributedDataParallel):
+            wrapper.require_forward_param_sync = synchronise
 
 
 class WarmUp(LambdaLR):
@@ -300,16 +256,13 @@ class WarmUp(LambdaLR):
         optimizer: The optimiser.
         warm_up: Steps until the full rate is reached; 0 for no warm-up.
         released: Warm up as in the released code of ResShift and InvSR.
-
-    Raises:
-        ValueError: If ``warm_up`` is negative.
     """
 
     _settings: tuple[str, ...] = ("base_lrs", "warm_up", "released")
 
-    def __init__(self, optimizer: Optimizer, warm_up: int = 5000, released: bool = False) -> None:
-        if warm_up < 0:
-            raise ValueError(f"warm_up of {type(self).__name__} is {warm_up}; expected 0 or more")
+    def __init__(
+        self, optimizer: Optimizer, warm_up: NonNegativeInt = 5000, released: bool = False
+    ) -> None:
         self.warm_up, self.released = warm_up, released
         super().__init__(optimizer, [self._of(g["lr"]) for g in optimizer.param_groups])
 
@@ -337,8 +290,7 @@ class WarmUpCosine(WarmUp):
         released: Warm up as in the released code of ResShift and InvSR; see ``WarmUp``.
 
     Raises:
-        ValueError: If the warm-up is negative or not below ``steps``, or ``final`` is below 0 or
-            above the optimiser's rate.
+        ValueError: If the warm-up is not below ``steps``, or ``final`` above the optimiser's rate.
     """
 
     _settings = (*WarmUp._settings, "steps", "final")
@@ -346,9 +298,9 @@ class WarmUpCosine(WarmUp):
     def __init__(
         self,
         optimizer: Optimizer,
-        steps: int,
-        warm_up: int = 5000,
-        final: float = 2e-5,
+        steps: PositiveInt,
+        warm_up: NonNegativeInt = 5000,
+        final: NonNegativeFloat = 2e-5,
         released: bool = False,
     ) -> None:
         if steps <= warm_up:
@@ -356,12 +308,8 @@ class WarmUpCosine(WarmUp):
                 f"steps of WarmUpCosine is {steps}, and warm_up takes {warm_up} of them; expected "
                 "more: set it to trainer.max_steps"
             )
-        for group in optimizer.param_groups:
-            if not 0 <= final <= group["lr"]:
-                raise ValueError(
-                    f"final of WarmUpCosine is {final:g}; expected 0 up to the optimiser's lr "
-                    f"{group['lr']:g}"
-                )
+        if final > (lr := min(group["lr"] for group in optimizer.param_groups)):
+            raise ValueError(f"final of WarmUpCosine is {final:g}, above the optimiser's lr {lr:g}")
         self.steps, self.final = steps, final
         super().__init__(optimizer, warm_up, released)
 

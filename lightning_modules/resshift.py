@@ -14,13 +14,14 @@ do so, but runs only with an autoencoder.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 
+from files.numbers import NonNegativeFloat, PositiveInt, UnitInterval
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import SuperResolver
@@ -53,19 +54,17 @@ class ResShift(InLatents, SuperResolver):
         divisor: Sides of latents are padded to a multiple of this; the network's by default.
         perceptual: Distance of two batches of images in [0, 1], (B,), added to the loss on decoded
             images, such as ``callbacks.Perceptual``; frozen. Dropped in steps in
-            which it is not finite; ``train/perceptual_dropped`` counts them.
+            which it is not finite, where ``train/perceptual_dropped`` is 1.
         perceptual_weight: Its weight: 1 in the paper, 10 for faces and inpainting.
         perceptual_target: Target of decoded predictions: ``round_trip``, HR encoded and decoded, or
             ``hr`` itself, as for the released weights. Since an autoencoder shifts colours
             slightly, ``hr`` contradicts the other part of the loss, which has the latent of HR as
             target, and gives outputs a tint that grows with the weight.
-        channels_last: Keep the network's weights in the memory layout in which convolutions are
-            fastest.
         optimizer: Makes the optimiser of the trainable parameters.
 
     Raises:
-        ValueError: If the timesteps do not fall from the last one or are unknown, the weight is
-            negative, the target or the sampler is unknown, or the process is relative.
+        ValueError: If the timesteps do not fall from the last one or are unknown, or the process
+            is relative.
     """
 
     half_outputs = False
@@ -77,25 +76,18 @@ class ResShift(InLatents, SuperResolver):
         space: Space,
         process: ResidualShift | None = None,
         timesteps: Sequence[int] | None = None,
-        sampler: ShiftSolver | float = "posterior",
-        divisor: int | None = None,
+        sampler: ShiftSolver | UnitInterval = "posterior",
+        divisor: PositiveInt | None = None,
         perceptual: nn.Module | None = None,
-        perceptual_weight: float = 1.0,
+        perceptual_weight: NonNegativeFloat = 1.0,
         perceptual_target: PerceptualTarget = "round_trip",
-        channels_last: bool = True,
         optimizer: OptimizerCallable = adamw,
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, optimizer=optimizer, **kwargs)
         self.timesteps = timesteps
-        if perceptual_weight < 0 or perceptual_target not in get_args(PerceptualTarget):
-            raise ValueError(
-                f"model.init_args.perceptual_weight is {perceptual_weight:g} and perceptual_target "
-                f"{perceptual_target!r}; expected 0 or more, and round_trip or hr"
-            )
         self.network, self.space = network, space
-        if channels_last:  # activations follow
-            self.network.to(memory_format=torch.channels_last)
+        self.network.to(memory_format=torch.channels_last)  # activations follow
         self.process = process or ResidualShift()
         if self.process.relative:
             raise ValueError(
@@ -109,7 +101,6 @@ class ResShift(InLatents, SuperResolver):
         self.perceptual = None if perceptual is None else perceptual.requires_grad_(False)
         self.perceptual_weight = perceptual_weight
         self.perceptual_target = perceptual_target
-        self.dropped: Tensor | float = 0.0  # steps without perceptual loss, on this rank
 
     latent_pairs = True
 
@@ -156,10 +147,7 @@ class ResShift(InLatents, SuperResolver):
         with torch.no_grad():
             on_hr = self.perceptual_target == "hr"
             if on_hr and "hr" not in batch:
-                raise ValueError(
-                    "model.init_args.perceptual_target is hr, and data.init_args.train has "
-                    "latents without HR: encode with --encode.hr true, or set round_trip"
-                )
+                raise ValueError("perceptual_target is hr: encode with --encode.hr true")
             target = batch["hr"] if on_hr else self.space.decode(z).clamp(0, 1)
         distance = cast(nn.Module, self.perceptual)(images, target).mean()
         # A term that is not finite has such gradients, whatever its weight: the prediction's are
@@ -167,8 +155,7 @@ class ResShift(InLatents, SuperResolver):
         finite = torch.isfinite(distance)
         if x0.requires_grad:
             cast(Any, x0).register_hook(lambda gradient: torch.where(finite, gradient, 0))
-        self.dropped = self.dropped + (~finite).float()
-        self.log("train/perceptual_dropped", self.dropped)
+        self.log("train/perceptual_dropped", (~finite).float())
         term = torch.where(finite, distance, 0)
         self.log("train/perceptual", term)
         return self.perceptual_weight * term
@@ -219,17 +206,6 @@ class ResShift(InLatents, SuperResolver):
         if stage == "fit" and hasattr(self.perceptual, "load"):
             cast(Any, self.perceptual).load()
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the count of steps without perceptual loss, too."""
-        super().on_save_checkpoint(checkpoint)
-        if self.perceptual is not None:
-            checkpoint["perceptual_dropped"] = float(self.dropped)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with that count."""
-        super().on_load_checkpoint(checkpoint)
-        self.dropped = checkpoint.get("perceptual_dropped", 0.0)
-
     @property
     def trained_with(self) -> dict[str, Any]:
         """The process."""
@@ -267,7 +243,6 @@ class ResShiftControl(ResShift):
             perceptual=None,
             perceptual_weight=1.0,
             perceptual_target="round_trip",
-            channels_last=True,
             **kwargs,
         )
 

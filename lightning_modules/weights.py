@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -21,7 +20,6 @@ from torch import Tensor, nn
 
 from files.tensors import bare_names, check_numbers, read_file, read_metadata, unwrapped
 
-EVALUATED = "evaluation_weights"  # in our checkpoint, of an optimiser with `train()` and `eval()`
 INDEX = ".index.json"  # suffix of the index of weights in several files
 
 # Metadata key in files of `main.py export`: the version of this project.
@@ -39,9 +37,7 @@ class Weights:
         averages: Name of the group in the file that has averages of the weights, which are used;
             "" for none.
         frozen: Source of the weights of each frozen part.
-        trained_with: What is known of ``ImageModel.trained_with`` when they were trained. Exported
-            files of earlier versions have the arguments of ``schedule`` and ``process`` as
-            configured, without defaults.
+        trained_with: What is known of ``ImageModel.trained_with`` when they were trained.
     """
 
     tensors: dict[str, Tensor]
@@ -82,37 +78,16 @@ def read_weights(path: str | Path) -> Weights:
     about = read_metadata(path) if path.suffix == ".safetensors" else {}
     if EXPORTED in about:
         frozen = json.loads(about.get("frozen", "{}"))
-        settings = json.loads(about.get("trained_with", "null"))
-        if settings is None:  # of an earlier version
-            settings = _configured(json.loads(about.get("init_args", "{}")))
+        settings = json.loads(about.get("trained_with", "{}"))
         return Weights(content, about.get("model"), str(path), "", frozen, settings)
     model, state = content.get("model"), content.get("state_dict")
     if isinstance(model, str) and isinstance(state, dict):
         averages = content.get("callbacks", {}).get("EMA", {}).get("weights", {})
         ema = "EMA" if averages else ""
-        settings = content.get("trained_with")
-        if settings is None:  # of an earlier version
-            settings = {k: content[k] for k in ("timesteps",) if k in content}
-        frozen = content.get("frozen", {})
-        tensors = {**state, **content.get(EVALUATED, {}), **averages}
-        return Weights(tensors, model, str(path), ema, frozen, settings)
+        settings, frozen = content.get("trained_with", {}), content.get("frozen", {})
+        return Weights({**state, **averages}, model, str(path), ema, frozen, settings)
     tensors, group = unwrapped(content, path)
     return Weights(tensors, None, str(path), group)
-
-
-def _configured(arguments: dict[str, Any]) -> dict[str, Any]:
-    # What a model's arguments say of `ImageModel.trained_with`.
-    found: dict[str, Any] = {}
-    if arguments.get("timesteps") is not None:
-        found["timesteps"] = arguments["timesteps"]
-    for name in ("schedule", "process"):
-        if name in arguments:
-            part = arguments[name]
-            found[name] = (part.get("init_args") if isinstance(part, dict) else None) or {}
-    training = arguments.get("training")
-    if isinstance(training, dict) and isinstance(training.get("starts"), list):
-        found |= {"starts": training["starts"], "starting": training.get("starting", True)}
-    return found
 
 
 def settings_of(kind: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -193,7 +168,6 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 
 log = logging.getLogger(__name__)
 _HASH = re.compile(r"\b[0-9a-f]{16}\b")  # as of `fingerprint`
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")  # of a block, in a tensor's name
 
 
 def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
@@ -301,8 +275,6 @@ def refuse(
 ) -> None:
     """Raise if tensors of a file do not fit.
 
-    The error names the first ``shown`` tensors of each kind; longer lists are logged before.
-
     Raises:
         ValueError: If one of the lists is not empty.
     """
@@ -314,49 +286,7 @@ def refuse(
         f"{len(names)} {what} ({', '.join(names[:shown])}{', ...' if len(names) > shown else ''})"
         for what, names in kinds.items()
     )
-    if any(len(names) > shown for names in kinds.values()):
-        lines = [
-            f"  {what}: {line}" for what, names in kinds.items() for line in abbreviated(names)
-        ]
-        log.error("%s:\n%s", message, "\n".join(lines))
     raise ValueError(f"{message}: {problems}. {hint}")
-
-
-def abbreviated(names: Iterable[str]) -> list[str]:
-    """Abbreviate many tensors' names.
-
-    Names that differ only in the number of a block become one: ``blocks.{0-3,7}.weight``. One line
-    has several ranges only if it stands for all their combinations.
-    """
-    alike: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
-    for name in names:
-        numbers = tuple(int(number) for number in _NUMBER.findall(name))
-        alike.setdefault(tuple(_NUMBER.split(name)), []).append(numbers)
-    lines = []
-    for texts, found in alike.items():
-        columns = [sorted(set(column)) for column in zip(*found, strict=True)]
-        if math.prod(map(len, columns)) == len(found):
-            lines.append(_interleaved(texts, map(_ranges, columns)))
-        else:
-            lines += [_interleaved(texts, map(str, numbers)) for numbers in found]
-    return lines
-
-
-def _interleaved(texts: Sequence[str], numbers: Iterable[str]) -> str:
-    return texts[0] + "".join(n + text for n, text in zip(numbers, texts[1:], strict=True))
-
-
-def _ranges(numbers: list[int]) -> str:
-    if len(numbers) == 1:
-        return str(numbers[0])
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    texts = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
-    return f"{{{','.join(texts)}}}"
 
 
 def shape_text(shape: Iterable[int]) -> str:
@@ -377,7 +307,6 @@ def check_tensors(
     own: dict[str, Tensor],
     state: dict[str, Tensor],
     missing: list[str],
-    explain: Callable[[], str] = str,
 ) -> None:
     """Raise if tensors do not fit a model.
 
@@ -386,22 +315,16 @@ def check_tensors(
         own: The model's tensors.
         state: The tensors to load.
         missing: Names of missing tensors.
-        explain: Returns an explanation for the message, or an empty text.
 
     Raises:
         ValueError: If tensors are missing, unexpected, or of another shape.
     """
-    unexpected, reshaped = [name for name in state if name not in own], _reshaped(own, state)
-    if not (missing or unexpected or reshaped):
-        return
     refuse(
         f"the tensors of {where} do not fit the model",
         missing,
-        unexpected=unexpected,
-        reshaped=reshaped,
-        hint=explain()
-        or "Is it another network, size or scale? See model.init_args and data.init_args.scale",
-        shown=4,
+        unexpected=[name for name in state if name not in own],
+        reshaped=_reshaped(own, state),
+        hint="Is it another network, size or scale? See model.init_args and data.init_args.scale",
     )
 
 

@@ -57,7 +57,7 @@ def options(folder: Path) -> tuple[str, ...]:
 
 def training(folder: Path) -> tuple[str, ...]:
     """Arguments for what training needs besides."""
-    judge = "--model.init_args.discriminator.init_args"
+    judge = "--model.init_args.training.discriminator.init_args"
     return (
         *("--model.init_args.training.perceptual.init_args.widths", str(list(LPIPS))),
         *("--model.init_args.training.perceptual_weights", str(folder / "lpips.pth")),

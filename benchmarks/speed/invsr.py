@@ -7,11 +7,10 @@ to multiples of 32, the prompt's stays as it is.
 
 Each row is a process of its own that makes one image several times: median seconds of it and of
 its parts (`encode`, `predictor`, `unet`, `decode`), the share of the time in which none of these
-runs, and the most memory that it took, on a CPU with all that was imported. `attention_slice`
-bounds the predictor's attention where torch has no kernel that is lean by itself: so it is measured
-with torch's own choice of a kernel, and with the plain one. With one thread, the default, seconds
-are CPU time. Prints JSON, and writes it to benchmarks/results/invsr.json, of a GPU to
-invsr_cuda.json beside it.
+runs, and the most memory that it took, on a CPU with all that was imported; with torch's own choice
+of a kernel for attention, and with the plain one. With one thread, the default, seconds are CPU
+time. Prints JSON, and writes it to benchmarks/results/invsr.json, of a GPU to invsr_cuda.json
+beside it.
 """
 
 from __future__ import annotations
@@ -39,7 +38,8 @@ from lightning_modules.backbone.condition import FixedPrompt
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.space import KLSpace
-from lightning_modules.invsr import InvSR, Sampling
+from lightning_modules.inversion import Sampling
+from lightning_modules.invsr import InvSR
 from lightning_modules.networks.noise_predictor import NoisePredictor
 
 SIDE = 128  # of the LR image
@@ -48,7 +48,6 @@ TOKENS, TEXT = 77, 1024
 UNET = (320, 640, 1280, 1280)
 VAE = (128, 256, 512, 512)
 PREDICTOR = (256, 512)
-SLICE = 1024  # pixels
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,6 @@ class Case:
     Args:
         name: Of the row.
         steps: Of sampling.
-        attention_slice: Of the predictor.
         plain: Whether attention is computed by torch's plain kernel, which keeps the whole matrix.
         bf16: Whether networks compute in bfloat16, the frozen U-Net's weights among them.
         channels_last: Whether networks have that memory layout.
@@ -67,7 +65,6 @@ class Case:
 
     name: str
     steps: int = 1
-    attention_slice: int | None = None
     plain: bool = False
     bf16: bool = False
     channels_last: bool = False
@@ -77,9 +74,7 @@ class Case:
 CASES = (
     Case("1 step"),
     Case("5 steps", steps=5),
-    Case("attention_slice", attention_slice=SLICE),
     Case("plain attention", plain=True),
-    Case("plain attention, attention_slice", plain=True, attention_slice=SLICE),
 )
 ON_GPU = {
     Case("bf16", bf16=True): "most CPUs emulate bfloat16: its times say nothing of a GPU's",
@@ -125,9 +120,7 @@ def build(case: Case, width: float, patch: int = SIDE) -> InvSR:
         layers_per_block=2,
     )
     widths = [scaled(w, width) for w in PREDICTOR]
-    predictor = NoisePredictor(
-        widths=widths, head_width=min(64, widths[0]), attention_slice=case.attention_slice
-    )
+    predictor = NoisePredictor(widths=widths, head_width=min(64, widths[0]))
     model = InvSR(
         4.0,
         predictor,

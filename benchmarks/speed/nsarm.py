@@ -7,7 +7,6 @@ defaults are 1/16 and 1/20: two blocks of 256 channels.
 Rows, each a process of its own that makes one image several times:
 
 one pass        the seven known scales, and the first unknown one, in one pass of the transformer
-seven passes    a pass for each, as released
 no cache        all tokens so far are computed anew at each scale
 
 `seconds` are those of a whole image, nothing subtracted (the release's own timer leaves out the
@@ -45,7 +44,7 @@ from lightning_modules.networks.transformation import RELEASED, Branch, Transfor
 from lightning_modules.next_scale.next_scale import Bitwise, drawn_code, sample
 from lightning_modules.noise import Noise
 
-ROWS = ("one pass", "seven passes", "no cache")
+ROWS = ("one pass", "no cache")
 SIDE, KNOWN = 256, 7
 WIDTH, DEPTH, HEADS = 3584, 40, 28
 VAE = (128, 256, 512, 512)
@@ -89,8 +88,7 @@ class Parts:
         if row == "no cache":
             return uncached(self, known)
         how = Bitwise(next_input_mode="area")
-        given = (self.network, self.scales, self.text, self.noise(), how, known)
-        return sample(*given, at_once=row == "one pass")
+        return sample(self.network, self.scales, self.text, self.noise(), how, known)
 
 
 def uncached(parts: Parts, known: list[Tensor]) -> list[Tensor]:

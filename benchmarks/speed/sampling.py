@@ -49,6 +49,7 @@ from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.networks.swin_unet import SwinUNet
 from lightning_modules.noise import Noise
 from lightning_modules.resshift import ResShift
+from lightning_modules.sampling.solvers import Sampler
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/experiment/mini"
 CPU = torch.device("cpu")
@@ -184,7 +185,9 @@ def casarbi(scale: float) -> CasArbi:
     found = settings("casarbi/cascade")
     base = partial(LIIF, **found["base"]["init_args"])
     network = SFTUNet(**found["network"]["init_args"])
-    return CasArbi(scale, base, network=network, residual_deviation=0.1).eval()
+    model = CasArbi(scale, base, network=network).eval()
+    model.sigma_r.fill_(0.1)
+    return model
 
 
 def resshift(scale: float, **process: Any) -> ResShift:
@@ -198,8 +201,8 @@ def resshift(scale: float, **process: Any) -> ResShift:
 def diffusion(steps: int) -> Diffusion:
     """An unconditional diffusion of small images."""
     schedule = Schedule(betas=BETAS, prediction=PREDICTION)
-    denoiser = UNet2D.from_config(UNET)
-    return Diffusion(1.0, denoiser, schedule=schedule, steps=steps, clamp=1.0).eval()
+    denoiser, sampler = UNet2D(UNET), Sampler(steps, "trailing", clamp=1.0)
+    return Diffusion(1.0, denoiser, schedule=schedule, sampler=sampler).eval()
 
 
 def batch(scale: float, side: int, device: torch.device) -> Any:

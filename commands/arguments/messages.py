@@ -164,11 +164,19 @@ def unknown_key(message: str, keys: Iterable[str], typed: Sequence[str] = ()) ->
     unknown = next(filter(None, match.groups()[1:]))
     unknown = f"{match['group']}.{unknown}" if match["group"] else unknown
     keys = [key for key in keys if not key.startswith("print_")]
+    unknown = _outermost(unknown, keys)
     alike = [key for key in keys if key.count(".") == unknown.count(".")]
     near = meant(unknown, typed) if typed else ""
     near = near or did_you_mean(unknown, alike) or did_you_mean(unknown, keys)
     listed = f"; it takes {', '.join(alike)}" if 0 < len(alike) <= MOST_LISTED else ""
     return f"{UNKNOWN}{unknown!r}{near or listed}"
+
+
+def _outermost(unknown: str, keys: Sequence[str]) -> str:
+    # Of an unknown group with keys below it, the group.
+    parts = unknown.split(".")
+    groups = (".".join(parts[:count]) for count in range(1, len(parts)))
+    return next((g for g in groups if not any(f"{k}.".startswith(f"{g}.") for k in keys)), unknown)
 
 
 def meant(unknown: str, typed: Sequence[str]) -> str:

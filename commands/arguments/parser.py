@@ -21,7 +21,8 @@ from commands.arguments.jsonargparse_internals import (
     is_group,
 )
 from commands.arguments.layers import ConfigFile
-from commands.arguments.messages import readable, unknown_key
+from commands.arguments.messages import UNKNOWN, readable, unknown_key
+from commands.arguments.places import place_of
 from commands.arguments.saved_config import is_mere_default
 from commands.arguments.values import (
     Typed,
@@ -89,7 +90,10 @@ class Parser(HookedParser):
         """Raise a readable error; the library may catch those of nested parsers."""
         if not self.exit_on_error:
             super().error(unknown_key(message, _keys(self)) or message, ex)
-        raise ConfigurationError(readable(message, _keys(self), self.typed)) from ex
+        sentence = readable(message, _keys(self), self.typed)
+        key = re.match(rf"(?:{UNKNOWN}')?((?:\w+\.)*\w+)", sentence)
+        place = place_of(key[1], self.typed) if key else ""
+        raise ConfigurationError(f"{place}{sentence}") from ex
 
     def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
         """Validate a configuration; the library would accept null for any argument.
@@ -244,5 +248,6 @@ def check_own_options(model: ImageModel, trainer: Trainer) -> None:
         if value not in (default, 0):
             raise ConfigurationError(
                 f"trainer.{flag} is {value}, and {name} steps its two optimisers "
-                f"itself: set model.init_args.{own} instead, and remove trainer.{flag}"
+                f"itself: set model.init_args.{model.group}{own} instead, and remove "
+                f"trainer.{flag}"
             )

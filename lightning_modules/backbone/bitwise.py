@@ -81,8 +81,7 @@ class BitwiseSpace(Space):
             pixels = [f"{h * self.factor}x{w * self.factor}" for h, w in self._known_scales]
             raise ValueError(
                 f"an image of {size[0] * self.factor}x{size[1] * self.factor} pixels has no "
-                f"scales; known sizes are {', '.join(pixels)}: choose one of these, or set "
-                "model.init_args.space.init_args.grids"
+                f"scales: choose one of {', '.join(pixels)}, or set grids of the space"
             )
         return found
 

@@ -8,12 +8,13 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from degradations.device import copy_to
+from files.numbers import PositiveInt
 from files.paths import expand_path
 from files.tensors import read_file
 from lightning_modules.backbone.space import named
@@ -197,15 +198,11 @@ class TextEncoder(nn.Module):
 
     def __init__(self, path: str, revision: str | None = None) -> None:
         super().__init__()
-        self.tokenizer, self.model = text_parts(path, revision)
+        self.tokenizer = loaded("CLIPTokenizer", path, revision, "tokenizer")
+        self.model = loaded("CLIPTextModel", path, revision, "text_encoder")
         self.source = named(path, self.model, revision)
         self.requires_grad_(False)
         self.train(False)
-
-    @classmethod
-    def from_pretrained(cls, path: str, revision: str | None = None) -> TextEncoder:
-        """Load a trained encoder; arguments as in the class."""
-        return cls(path, revision)
 
     def train(self, mode: bool = True) -> TextEncoder:
         """Stay in evaluation mode."""
@@ -225,13 +222,14 @@ class TextEncoder(nn.Module):
         return states
 
 
-def text_parts(path: str, revision: str | None, second: bool = False) -> tuple[Any, Any]:
-    """Load tokenizer and text encoder from a folder in diffusers' layout, or from the hub.
+def loaded(kind: str, path: str, revision: str | None, subfolder: str = "") -> Any:
+    """Load a part of a text encoder from a folder, or from the hub.
 
     Args:
+        kind: Name of transformers' class.
         path: As in ``TextEncoder``.
         revision: Branch, tag or commit on the hub.
-        second: Load SDXL's second ones: ``tokenizer_2`` and ``text_encoder_2``.
+        subfolder: Subfolder of the part.
 
     Raises:
         FileNotFoundError: If the folder is missing, or the hub cannot be reached.
@@ -244,20 +242,14 @@ def text_parts(path: str, revision: str | None, second: bool = False) -> tuple[A
             "a text encoder needs transformers, which is not installed: install it, or use the "
             "cached embedding of a fixed prompt"
         ) from error
-    place, number = expand_path(path, "TextEncoder.path"), "_2" if second else ""
-    kind = library.CLIPTextModelWithProjection if second else library.CLIPTextModel
+    place = expand_path(path, "path")
     try:
-        tokenizer = library.CLIPTokenizer.from_pretrained(
-            place, subfolder=f"tokenizer{number}", revision=revision
-        )
-        model = kind.from_pretrained(place, subfolder=f"text_encoder{number}", revision=revision)
-    except (OSError, TypeError) as error:  # TypeError: transformers 4 opens a missing file
+        return getattr(library, kind).from_pretrained(place, subfolder=subfolder, revision=revision)
+    except (OSError, TypeError, ValueError) as error:  # TypeError: transformers 4, a missing file
         raise FileNotFoundError(
-            f"{place} has no readable text encoder ({str(error).splitlines()[0]}): "
-            f"expected a folder with text_encoder{number} and tokenizer{number} in diffusers' "
-            "layout, or a name on the hub that is cached or can be downloaded"
+            f"{place} has no readable {subfolder or 'text encoder'} of transformers: "
+            "expected a folder, or a name on the hub that is cached or can be downloaded"
         ) from error
-    return tokenizer, model
 
 
 def token_ids(tokenizer: Any, model: Any, texts: Sequence[str]) -> Tensor:
@@ -279,9 +271,6 @@ def token_ids(tokenizer: Any, model: Any, texts: Sequence[str]) -> Tensor:
     return ids.to(next(model.parameters()).device)
 
 
-Empty = Literal["zero", "encoded"]
-
-
 class SDXLTextEncoder(TextEncoder):
     """Both CLIP text encoders of SDXL, frozen; needs transformers.
 
@@ -294,18 +283,22 @@ class SDXLTextEncoder(TextEncoder):
 
     Raises:
         FileNotFoundError: If the folder is missing, or the hub cannot be reached.
-        ValueError: If transformers is not installed, or ``empty`` is unknown.
+        ValueError: If transformers is not installed.
     """
 
     model_2: Any
     tokenizer_2: Any
 
-    def __init__(self, path: str, revision: str | None = None, empty: Empty = "zero") -> None:
+    def __init__(
+        self,
+        path: str,
+        revision: str | None = None,
+        empty: Literal["zero", "encoded"] = "zero",
+    ) -> None:
         super().__init__(path, revision)
-        if empty not in get_args(Empty):
-            raise ValueError(f"SDXLTextEncoder.empty is {empty!r}; expected zero or encoded")
         self.empty = empty
-        self.tokenizer_2, self.model_2 = text_parts(path, revision, second=True)
+        self.tokenizer_2 = loaded("CLIPTokenizer", path, revision, "tokenizer_2")
+        self.model_2 = loaded("CLIPTextModelWithProjection", path, revision, "text_encoder_2")
         self.source = named(path, nn.ModuleList([self.model, self.model_2]), revision)
         self.requires_grad_(False)
         self.train(False)
@@ -339,7 +332,7 @@ class Texts(nn.Module, ABC):
     Attributes:
         width: Channels of a feature.
         reads: Whether it uses captions.
-        source: Source of its weights, with a hash; empty if it trains with the model.
+        source: Source of its weights, with a hash.
     """
 
     width: int
@@ -370,20 +363,19 @@ class T5(Texts):
     """
 
     def __init__(
-        self, path: str = "google/flan-t5-xl", revision: str | None = None, length: int = 512
+        self,
+        path: str = "google/flan-t5-xl",
+        revision: str | None = None,
+        length: PositiveInt = 512,
     ) -> None:
         super().__init__()
         self.length = length
-        self.tokenizer, self.model = _t5(expand_path(path, "T5.path"), revision)
+        self.tokenizer = loaded("AutoTokenizer", path, revision)
+        self.model = loaded("T5EncoderModel", path, revision)
         self.width = self.model.config.d_model
         self.source = named(path, self.model, revision)
         self.requires_grad_(False)
         self.train(False)
-
-    @classmethod
-    def from_pretrained(cls, path: str, revision: str | None = None) -> T5:
-        """Load a trained encoder; arguments as in the class."""
-        return cls(path, revision)
 
     def train(self, mode: bool = True) -> T5:
         """Stay in evaluation mode."""
@@ -433,41 +425,6 @@ class FixedText(Texts):
         return Text(features, lengths)
 
 
-class Classes(Texts):
-    """One learned feature per class, trained with the model; captions are the classes' names.
-
-    Args:
-        names: Names of the classes.
-        width: Channels of a feature.
-
-    Raises:
-        ValueError: If a name occurs twice, or there is none.
-    """
-
-    def __init__(self, names: Sequence[str], width: int = 128) -> None:
-        super().__init__()
-        if not names or len(set(names)) != len(names):
-            raise ValueError(f"names of classes are {list(names)}; expected different ones")
-        self.names, self.width = list(names), width
-        self.table = nn.Embedding(len(names), width)
-
-    def forward(self, texts: Sequence[str]) -> Text:
-        """Return the features of the classes.
-
-        Raises:
-            ValueError: If a caption is no name of a class.
-        """
-        unknown = [text for text in texts if text not in self.names]
-        if unknown:
-            raise ValueError(
-                f"{unknown[0]!r} is no class; model.init_args.encoder.init_args.names has "
-                f"{', '.join(self.names[:8])}"
-            )
-        device = self.table.weight.device
-        numbers = copy_to(torch.tensor([self.names.index(text) for text in texts]), device)
-        return Text(self.table(numbers)[:, None], torch.ones_like(numbers))
-
-
 def text_of(batch: Batch, encoder: Texts | None, prompt: str | None, width: int) -> Text | None:
     """Return the text of a batch; None without encoder and cached features.
 
@@ -481,59 +438,27 @@ def text_of(batch: Batch, encoder: Texts | None, prompt: str | None, width: int)
         ValueError: If a caption is missing or empty, or features have another width.
     """
     count, key = len(batch["key"]), batch["key"][0]
-    if "text_features" in batch and prompt is not None:
-        raise ValueError(
-            f"{key} has features of its own caption, and model.init_args.prompt is for all images: "
-            "unset it, or use shards without text_features.npy"
-        )
     if "text_features" in batch:
-        found = Text(batch["text_features"], batch["text_lengths"])
+        if prompt is not None:
+            raise ValueError(
+                f"{key} has features of its own caption, and model.init_args.prompt is for all "
+                "images: unset it, or use shards without text_features.npy"
+            )
+        text = Text(batch["text_features"], batch["text_lengths"])
     elif encoder is None:
         return None
-    elif prompt is not None:
-        found = encoder([prompt] * count)
-    elif not encoder.reads:
-        found = encoder([""] * count)
+    elif prompt is not None or not encoder.reads:
+        text = encoder([prompt or ""] * count)
     else:
-        found = encoder(_captions(batch))
-    if found.features.shape[-1] != width:
-        raise ValueError(
-            f"the features of {key}'s text have {found.features.shape[-1]} channels and the "
-            f"transformer takes {width}: use the encoder that it was trained with, or set "
-            "model.init_args.transformer.init_args.text_width"
-        )
-    return found
+        text = encoder(_captions(batch))
+    return text
 
 
 def _captions(batch: Batch) -> list[str]:
-    if "text" not in batch:
+    texts = batch.get("text", [""])
+    if not all(text.strip() for text in texts):
         raise ValueError(
-            f"{batch['key'][0]} has no caption, and model.init_args.encoder reads them: use a "
-            "source with text, set model.init_args.prompt, or unset the encoder"
+            f"{batch['key'][0]}, or an image beside it, has no caption: use a source with text, "
+            "set model.init_args.prompt, or unset model.init_args.encoder"
         )
-    for key, text in zip(batch["key"], batch["text"], strict=True):
-        if not text.strip():
-            raise ValueError(
-                f"{key} has an empty caption: write one, set model.init_args.prompt, or unset "
-                "model.init_args.encoder"
-            )
-    return batch["text"]
-
-
-def _t5(place: str, revision: str | None) -> tuple[Any, Any]:
-    try:
-        library = importlib.import_module("transformers")
-    except ImportError as error:
-        raise ValueError(
-            "T5 needs transformers, which is not installed: install it, or use cached features"
-        ) from error
-    try:
-        model = library.T5EncoderModel.from_pretrained(place, revision=revision)
-        tokenizer = library.AutoTokenizer.from_pretrained(place, revision=revision)
-    except (OSError, ValueError) as error:
-        raise FileNotFoundError(
-            f"model.init_args.encoder: {place} has no readable T5 "
-            f"({str(error).splitlines()[0]}): expected a folder in transformers' layout, or a name "
-            "on the hub that is cached or can be downloaded"
-        ) from error
-    return tokenizer, model
+    return texts

@@ -11,9 +11,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,109 +22,14 @@ from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.library import Flags, beside, pretrained, run_as, untrained
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import named
+from lightning_modules.networks.attachments import (
+    Features,
+    Residuals,
+    residual_arguments,
+    run_down_path,
+)
 from lightning_modules.weights import fingerprint, load_strictly, part_of, read_weights
 
-
-class Features(NamedTuple):
-    """Inputs of a U-Net's up path.
-
-    Args:
-        skips: (B, C, h, w) of each skip connection, finest first; for video (B F, C, h, w).
-        middle: (B, C, h, w) of the middle block, if it was run.
-    """
-
-    skips: tuple[Tensor, ...]
-    middle: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Residuals:
-    """Residuals to add to the features.
-
-    Args:
-        skips: By the number of the skip connection, in its shape.
-        middle: In the shape of the middle block's output.
-    """
-
-    skips: Mapping[int, Tensor] = field(default_factory=dict)
-    middle: Tensor | None = None
-
-
-def count_skips(unet: Any) -> int:
-    """Return the number of a U-Net's skip connections."""
-    blocks = unet.down_blocks
-    return 1 + sum(len(block.resnets) + len(block.downsamplers or ()) for block in blocks)
-
-
-def run_down_path(unet: Any, inputs: Mapping[str, Any], middle: bool) -> Features:
-    """Run only the down path of a U-Net.
-
-    Args:
-        unet: The U-Net; if compiled, it runs uncompiled here.
-        inputs: Arguments of its ``forward``.
-        middle: Whether to run the middle block.
-    """
-    skips: list[Tensor] = []
-    ends: list[Tensor] = []
-
-    def stop(*_: Any) -> None:
-        raise _DownPathDone
-
-    first = getattr(unet, "transformer_in", unet.conv_in)  # source of the first skip connection
-    hooks = [first.register_forward_hook(lambda _, __, out: skips.append(_tensor_of(out)))]
-    for block in unet.down_blocks:
-        hooks.append(block.register_forward_hook(lambda _, __, out: skips.extend(out[1])))
-    if middle:
-        hooks.append(unet.mid_block.register_forward_hook(lambda _, __, out: ends.append(out)))
-    end = unet.up_blocks[0] if middle else unet.mid_block
-    hooks.append(end.register_forward_pre_hook(stop))
-    try:
-        with suppress(_DownPathDone):
-            unet.forward(**inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return Features(tuple(skips), ends[0] if ends else None)
-
-
-def residual_arguments(unet: Any, residuals: Residuals, like: Tensor) -> dict[str, Any]:
-    """Return the arguments of a U-Net's ``forward`` that add residuals.
-
-    Args:
-        unet: The U-Net.
-        residuals: The residuals.
-        like: A tensor of any shape with the device and type.
-
-    Raises:
-        ValueError: If the number of a skip connection is unknown.
-    """
-    count = count_skips(unet)
-    unknown = [n for n in residuals.skips if not 0 <= n < count]
-    if unknown:
-        raise ValueError(
-            f"residuals are for the skip connections {unknown}; expected 0 to {count - 1}"
-        )
-    # Missing residuals are zeros, also in the middle: otherwise diffusers interprets the others as
-    # those of a T2I-Adapter, at other places.
-    nothing = torch.zeros((), device=like.device, dtype=like.dtype)
-    middle = nothing if residuals.middle is None else residuals.middle
-    return {
-        "down_block_additional_residuals": tuple(
-            residuals.skips.get(n, nothing).to(like.dtype) for n in range(count)
-        ),
-        "mid_block_additional_residual": middle.to(like.dtype),
-    }
-
-
-def _tensor_of(output: Any) -> Any:
-    return output[0] if isinstance(output, tuple) else output
-
-
-class _DownPathDone(Exception):  # noqa: N818  (no error: it ends the down path)
-    """All requested features were read."""
-
-
-__all__ = ["Denoiser", "Features", "Flags", "Residuals", "UNet2D", "UNet3D"]
 Null = Literal["learned", "zero", "none"]
 
 
@@ -178,8 +82,8 @@ class UNet2D(Denoiser):
 
     Raises:
         FileNotFoundError: If the trained network is missing.
-        ValueError: If weights do not fit, or for a null token of a network without cross-attention
-            or with texts of several widths.
+        ValueError: If weights do not fit, or for a null token of a network with texts of several
+            widths.
     """
 
     unet: Any  # diffusers' annotations are too loose to be of use
@@ -221,25 +125,6 @@ class UNet2D(Denoiser):
             self.source = named(str(network), self.unet, revision) if trained else ""
         run_as(self.unet, self.flags)
         self.train(self.training)
-
-    @classmethod
-    def from_config(
-        cls, config: dict[str, Any], null_token: Null | None = None, flags: Flags | None = None
-    ) -> UNet2D:
-        """Create a network with random weights; arguments as in the class."""
-        return cls(config, null_token=null_token, flags=flags)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        path: str,
-        subfolder: str | None = "unet",
-        revision: str | None = None,
-        null_token: Null | None = None,
-        flags: Flags | None = None,
-    ) -> UNet2D:
-        """Load a trained network; arguments as in the class."""
-        return cls(path, subfolder, revision, null_token, flags)
 
     def load(self, path: str | Path) -> None:
         """Load our checkpoint, or a file of only the U-Net.
@@ -312,8 +197,6 @@ class UNet2D(Denoiser):
         return self
 
     def _add_null(self, null: Null) -> None:
-        if null not in get_args(Null):
-            raise ValueError(f"null_token is {null!r}; expected one of {', '.join(get_args(Null))}")
         if null == "none":
             self.register_buffer("null", None)
             return
@@ -321,12 +204,6 @@ class UNet2D(Denoiser):
             raise ValueError(
                 f"null_token is {null!r} for a network whose blocks take texts of different "
                 "widths; set null_token to none"
-            )
-        crosses = any(name.endswith("attn2") for name, _ in self.unet.named_modules())
-        if null == "learned" and not crosses:
-            raise ValueError(
-                "null_token is 'learned' for a network without cross-attention, which cannot train "
-                "it; set null_token to zero"
             )
         token = torch.zeros(1, 1, self._width)
         if null == "learned":
@@ -339,24 +216,12 @@ class UNet2D(Denoiser):
         if surplus:
             raise ValueError(f"{type(self).__name__} takes no {', '.join(sorted(surplus))}")
         z = z_t if condition.image is None else torch.cat([z_t, condition.image], 1)
-        wanted = self.unet.config.in_channels
-        if z.ndim != self.dimensions or z.shape[1] != wanted:
-            raise ValueError(
-                f"the denoiser got a sample of shape {tuple(z.shape)}; expected {self.dimensions} "
-                f"dimensions and {wanted} channels: does it belong to model.init_args.space (and to"
-                " the condition's image)?"
-            )
         if self.flags.channels_last and z.ndim == 4:
             z = z.contiguous(memory_format=torch.channels_last)
         dtype = next(self.unet.parameters()).dtype  # diffusers' own property walks over all modules
         text = condition.text if condition.text is not None else self.null_text(len(z))
         if text is None:
             raise ValueError(f"{type(self).__name__} has no null text: pass a condition with text")
-        if self._width is not None and text.shape[-1] != self._width:
-            raise ValueError(
-                f"the text has {text.shape[-1]} channels and the denoiser takes {self._width}: is "
-                "it from another model's text encoder?"
-            )
         inputs = {"sample": z.to(dtype), "timestep": t, "encoder_hidden_states": text.to(dtype)}
         return inputs | self._extras(condition)
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from degradations.device import Table
+from files.numbers import PositiveFloat, PositiveInt
 from lightning_modules.backbone.schedule import CLEAN, Level, explicit
 
 Target = Literal["sample", "epsilon", "scaled_epsilon", "residual"]
@@ -47,41 +48,28 @@ class ResidualShift:
             such as 4 and 0.34. Only for ``lightning_modules.CasArbi``, which measures it.
 
     Raises:
-        ValueError: If an argument is out of range or unknown, or there are fewer than two steps.
+        ValueError: If there is a single step, or ``min_noise`` is too large.
     """
 
     def __init__(
         self,
-        steps: int = 15,
-        kappa: float = 2.0,
-        min_noise: float = 0.04,
-        power: float = 0.3,
+        steps: PositiveInt = 15,
+        kappa: PositiveFloat = 2.0,
+        min_noise: PositiveFloat = 0.04,
+        power: PositiveFloat = 0.3,
         prediction: Target = "sample",
         form: Form = "released",
         input_scale: InputScale = "latent",
         relative: bool = False,
     ) -> None:
-        if steps < 2:
-            raise ValueError(
-                f"steps is {steps}; residual shifting needs at least 2, a first and a last: set "
-                "process.steps"
-            )
-        for name, value in (("kappa", kappa), ("min_noise", min_noise), ("power", power)):
-            if not 0 < value < math.inf:
-                raise ValueError(f"{name} is {value}; expected a number above 0")
-        for name, word, kind in (
-            ("prediction", prediction, Target),
-            ("form", form, Form),
-            ("input_scale", input_scale, InputScale),
-        ):
-            if word not in get_args(kind):
-                raise ValueError(f"{name} is {word!r}; expected one of {', '.join(get_args(kind))}")
         self.kappa, self.prediction, self.input_scale = kappa, prediction, input_scale
         self.relative = relative
         # What a network is trained with.
         self.settings: dict[str, Any] = {"steps": steps, "kappa": kappa, "min_noise": min_noise}
         self.settings |= {"power": power, "prediction": prediction, "form": form}
         self.settings |= {"input_scale": input_scale, "relative": relative}
+        if steps < 2:
+            raise ValueError("process.steps is 1; residual shifting needs a first and a last")
         released = form == "released"
         first = min_noise / kappa if released else min(min_noise / kappa, math.sqrt(0.001))
         last = 0.99 if released else math.sqrt(0.999)

@@ -11,11 +11,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from files.numbers import PositiveFloat, PositiveInt
 from files.paths import expand_path
 from lightning_modules.backbone.library import of_clip, pretrained, to_clip, untrained
 from lightning_modules.networks.autoencoders import (
@@ -31,9 +32,6 @@ from lightning_modules.networks.running import Float32, without_fp16
 from lightning_modules.noise import Noise
 from lightning_modules.weights import fingerprint, load_part, load_strictly, read_weights
 
-if TYPE_CHECKING:
-    from diffusers import VQModel
-
 T = TypeVar("T")
 
 
@@ -43,9 +41,6 @@ class Space(Float32, ABC):
     Args:
         mean: (C,) subtracted from latents, one number per channel or one for all.
         deviation: (C,) by which they are then divided.
-
-    Raises:
-        ValueError: If a deviation is not above 0.
 
     Attributes:
         channels: Channels of a latent.
@@ -62,10 +57,10 @@ class Space(Float32, ABC):
     _trains: bool = False
     _known: str = ""  # identity of latents that were found to match
 
-    def __init__(self, mean: Sequence[float] = (0.0,), deviation: Sequence[float] = (1.0,)) -> None:
+    def __init__(
+        self, mean: Sequence[float] = (0.0,), deviation: Sequence[PositiveFloat] = (1.0,)
+    ) -> None:
         super().__init__()
-        if min(deviation) <= 0:
-            raise ValueError(f"deviation is {tuple(deviation)}; expected numbers above 0")
         for name, values in (("mean", mean), ("deviation", deviation)):
             column = torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
             self.register_buffer(name, column, persistent=False)
@@ -275,13 +270,6 @@ class KLSpace(Space):
         self.fp16_overflows = config.force_upcast  # true in SDXL, and where nothing was said
         self._freeze()
 
-    @classmethod
-    def from_pretrained(
-        cls, path: str, subfolder: str | None = None, revision: str | None = None
-    ) -> KLSpace:
-        """The space of a trained autoencoder. Args as of the class."""
-        return cls(path, subfolder, revision)
-
     def distribution(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """As ``Space.distribution``."""
         posterior = self.in_range(self.vae.encode, image * 2 - 1).latent_dist
@@ -301,61 +289,27 @@ class KLSpace(Space):
         return (self.in_range(self.vae.decode, z).sample + 1) / 2
 
 
-class TinySpace(Space):
-    """Latents of a tiny autoencoder (TAESD), which are already scaled for the denoiser.
-
-    Args:
-        vae: Folder, or name on the hub, of the autoencoder in diffusers' layout; in Python also
-            diffusers' autoencoder itself.
-        subfolder: Subfolder of the autoencoder.
-        revision: Branch, tag or commit on the hub.
-
-    Raises:
-        FileNotFoundError: If the autoencoder is missing.
-        ValueError: If its weights do not fit.
-    """
-
-    def __init__(
-        self, vae: str | nn.Module, subfolder: str | None = None, revision: str | None = None
-    ) -> None:
-        super().__init__()
-        self.vae, self.source = _autoencoder("AutoencoderTiny", vae, subfolder, revision)
-        config: Any = self.vae.config
-        self.channels = config.latent_channels
-        self.factor = 2 ** (len(config.encoder_block_out_channels) - 1)
-        self._freeze()
-
-    @classmethod
-    def from_pretrained(
-        cls, path: str, subfolder: str | None = None, revision: str | None = None
-    ) -> TinySpace:
-        """The space of a trained autoencoder. Args as of the class."""
-        return cls(path, subfolder, revision)
-
-    def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
-        return self.vae.encode(image * 2 - 1).latents
-
-    def _decode(self, z: Tensor) -> Tensor:
-        return (self.vae.decode(z).sample + 1) / 2
-
-
-class VQSpace(Space):
-    """Latents of a vector-quantised autoencoder, as in ResShift.
+class ResShiftVQ(Space):
+    """Latents of ResShift's vector-quantised autoencoder; initially with random weights.
 
     The encoder's output is not quantised; the decoder uses the nearest entry of the codebook, with
     a straight-through gradient.
 
     Args:
-        vae: diffusers' autoencoder, e.g. from ``networks.vq.resshift_vq``.
-        source: Source of its weights.
+        channels: Widths of the levels; each except the last one halves the sides.
+        entries: Size of the codebook.
+        latent: Channels of a latent.
     """
 
-    def __init__(self, vae: VQModel, source: str = "") -> None:
-        config: Any = vae.config
+    def __init__(
+        self,
+        channels: Sequence[PositiveInt] = (128, 256, 512),
+        entries: PositiveInt = 8192,
+        latent: PositiveInt = 3,
+    ) -> None:
         super().__init__()
-        self.vae, self.source = vae, source
-        self.channels = config.latent_channels
-        self.factor = 2 ** (len(config.block_out_channels) - 1)
+        self.vae = resshift_vq(channels, entries, latent)
+        self.channels, self.factor = latent, 2 ** (len(channels) - 1)
         self._freeze()
 
     def official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -372,21 +326,6 @@ class VQSpace(Space):
 
     def _decode(self, z: Tensor) -> Tensor:
         return (self.vae.decode(z).sample + 1) / 2
-
-
-class ResShiftVQ(VQSpace):
-    """Latents of ResShift's autoencoder; initially with random weights.
-
-    Args:
-        channels: Widths of the levels; each except the last one halves the sides.
-        entries: Size of the codebook.
-        latent: Channels of a latent.
-    """
-
-    def __init__(
-        self, channels: Sequence[int] = (128, 256, 512), entries: int = 8192, latent: int = 3
-    ) -> None:
-        super().__init__(resshift_vq(channels, entries, latent))
 
 
 class Taef2Space(Space):
@@ -411,7 +350,7 @@ class Taef2Space(Space):
         encoder: str | Path | None = None,
         decoder: str | Path | None = None,
         mean: Sequence[float] = (0.0,),
-        deviation: Sequence[float] = (1.0,),
+        deviation: Sequence[PositiveFloat] = (1.0,),
     ) -> None:
         super().__init__(mean, deviation)
         if (encoder is None) != (decoder is None):
@@ -422,10 +361,6 @@ class Taef2Space(Space):
             if file is None:
                 continue
             path = Path(expand_path(str(file), "TAEF2"))
-            if not path.is_file():
-                raise FileNotFoundError(
-                    f"no weights at {path}: they are in madebyollin/taesd's repository"
-                )
             load_strictly(half, read_weights(path).tensors, f"{path}, a half of TAEF2,")
             names.append(f"{path.name} {fingerprint(half.state_dict())}")
         self.source = ", ".join(names)

@@ -43,7 +43,7 @@ class Direct(NothingToTrain, FromBase):
             ``data.init_args.scale``.
 
     Raises:
-        ValueError: If a setting is out of range or unknown, or parts do not fit together.
+        ValueError: If parts do not fit together.
     """
 
     instead = (
@@ -51,11 +51,7 @@ class Direct(NothingToTrain, FromBase):
         "model.class_path"
     )
 
-    def __init__(
-        self,
-        scale: float,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, scale: float, **kwargs: Any) -> None:
         super().__init__(scale, optimizer=adam, lr_scheduler=None, weights=None, **kwargs)
         self._name_weights()
 
@@ -87,17 +83,12 @@ class AttnSF(NetworkPatch):
         """Raise if the base does not support the patch.
 
         Raises:
-            ValueError: As in ``NetworkPatch.check``, or if no self-attention has a plain query.
+            ValueError: As in ``NetworkPatch.check``, or if self-attention has no plain query.
         """
         super().check(denoiser, guidance)
-        layers = self_attention(denoiser.unet)
-        odd = [n for n, a in layers.items() if a.fused_projections or a.norm_q is not None]
-        if odd or not layers:
-            raise ValueError(
-                f"AttnSF finds {odd[0] if odd else 'no self-attention in the denoiser'}"
-                f"{', whose query is fused or normalised' if odd else ''}: leave model.init_args."
-                "patch out, or use another base"
-            )
+        layers = self_attention(denoiser.unet).values()
+        if not layers or any(a.fused_projections or a.norm_q is not None for a in layers):
+            raise ValueError("AttnSF finds no self-attention with a plain query: use another base")
 
     @contextmanager
     def applied(self, denoiser: UNet2D, step: Step) -> Iterator[None]:
@@ -122,11 +113,8 @@ def temperature(tokens: float, trained: float) -> float:
     Raises:
         ValueError: If a layer was trained on one token, whose logarithm is 0.
     """
-    if trained <= 1 or tokens < 1:
-        raise ValueError(
-            f"AttnSF got a layer with {trained:g} tokens at the training size; expected more than "
-            "1: set model.init_args.base_size to a larger one, or leave out model.init_args.patch"
-        )
+    if trained <= 1:
+        raise ValueError("AttnSF got a layer of one token: set a larger model.init_args.base_size")
     return math.sqrt(math.log(tokens) / math.log(trained))
 
 

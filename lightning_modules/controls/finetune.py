@@ -21,12 +21,15 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 
+from files.numbers import PositiveInt, UnitInterval
 from lightning_modules.controls.larger import FromBase
 from lightning_modules.noise import Noise
-from lightning_modules.sampling.captions import check_captions, drop_captions, training_images
+from lightning_modules.sampling.captions import drop_captions, training_images
 
 if TYPE_CHECKING:
     from files.batch import Batch
+
+log = logging.getLogger(__name__)
 
 
 def targets(unet: Any) -> list[str]:
@@ -49,18 +52,17 @@ def targets(unet: Any) -> list[str]:
     ]
 
 
-def add_layers(unet: Any, rank: int, alpha: int) -> None:
+def add_layers(unet: Any, rank: int) -> None:
     """Add low-rank updates in float32 to the linear layers; untrained, they return 0.
 
     Args:
         unet: The frozen U-Net.
         rank: Rank of the updates.
-        alpha: An update is scaled by ``alpha`` / ``rank``.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
     names = targets(unet)
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=names), unet)
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=names), unet)
     for parameter in unet.parameters():
         if parameter.requires_grad:  # in the base's bfloat16, rounding would lose most steps
             parameter.data = parameter.data.float()
@@ -98,9 +100,6 @@ def merged(unet: Any) -> Iterator[None]:
             layer.merged_adapters.clear()
 
 
-log = logging.getLogger(__name__)
-
-
 def adamw_whole(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
     """AdamW with weight decay 0.01 and a learning rate of 1e-5, usual for whole networks."""
     return torch.optim.AdamW(parameters, lr=1e-5, weight_decay=0.01, fused=True)
@@ -123,7 +122,7 @@ class FineTune(FromBase):
         optimizer: Makes the optimiser.
 
     Raises:
-        ValueError: A setting is out of range or unknown, or parts do not fit one another.
+        ValueError: If parts do not fit together.
     """
 
     base_frozen: ClassVar[bool] = False
@@ -132,14 +131,12 @@ class FineTune(FromBase):
         self,
         scale: float,
         *,
-        caption_dropout: float = 0.1,
+        caption_dropout: UnitInterval = 0.1,
         optimizer: OptimizerCallable = adamw_whole,
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, optimizer=optimizer, patch=None, **kwargs)
         self.caption_dropout = caption_dropout
-        check_captions(self.encoder, self.guidance, caption_dropout)
-        self._check_trainable()
         self._name_weights()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -156,8 +153,8 @@ class FineTune(FromBase):
         eps = torch.randn_like(z)
         z_t = self.schedule.add_noise(z, eps, t)
         base = size if self.size_condition is None else self.trained_size(size)
-        known = drop_captions(*self._conditions(batch, size, base), self.caption_dropout)
-        raw = self.denoiser(self.schedule.scale_input(z_t, t), t, known)
+        condition = drop_captions(*self._conditions(batch, size, base), self.caption_dropout)
+        raw = self.denoiser(self.schedule.scale_input(z_t, t), t, condition)
         loss = functional.mse_loss(raw, self.schedule.target(z, eps, t))
         self.log("train/loss", loss, prog_bar=True)
         return loss
@@ -191,12 +188,11 @@ class FineTune(FromBase):
             count = sum(p.numel() for p in self.denoiser.parameters() if p.requires_grad)
             log.info("%d parameters are trained", count)
 
-    def _check_trainable(self) -> None:
-        if self.denoiser.flags.frozen:
+    def _check_flags(self) -> None:
+        super()._check_flags()
+        if not self.base_frozen and self.denoiser.flags.frozen:
             raise ValueError(
-                "FineTune trains the base itself: set frozen in "
-                "model.init_args.denoiser.init_args.flags to false, or use "
-                "lightning_modules.LoRA"
+                "FineTune trains the base itself: set frozen in its flags to false, or use LoRA"
             )
 
 
@@ -210,11 +206,10 @@ class LoRA(FineTune):
         scale: Factor between the sides of the base's images and of the output; set by
             ``data.init_args.scale``.
         rank: Rank of the updates.
-        alpha: An update is scaled by ``alpha`` / ``rank``; by default 1.
         optimizer: Makes the optimiser of the updates.
 
     Raises:
-        ValueError: A setting is out of range or unknown, or parts do not fit one another.
+        ValueError: If parts do not fit together.
     """
 
     base_frozen: ClassVar[bool] = True
@@ -223,22 +218,12 @@ class LoRA(FineTune):
         self,
         scale: float,
         *,
-        rank: int = 4,
-        alpha: int | None = None,
+        rank: PositiveInt = 4,
         optimizer: OptimizerCallable = adamw_lora,
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, optimizer=optimizer, **kwargs)
-        self.rank, self.alpha = rank, rank if alpha is None else alpha
-        if rank < 1 or not targets(self.denoiser.unet):
-            raise ValueError(
-                f"model.init_args.rank is {rank}, and the denoiser has "
-                f"{len(targets(self.denoiser.unet))} layers to update; expected 1 or more of both"
-            )
-        self.register_buffer("factor", torch.tensor(self.alpha / rank))  # for checkpoints
-        self._added = False
-
-    factor: Tensor
+        self.rank, self._added = rank, False
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
         """Load the base, and add the updates."""
@@ -253,34 +238,5 @@ class LoRA(FineTune):
     def _add(self) -> None:
         # Only after the base was loaded by its own names.
         if not self._added:
-            add_layers(self.denoiser.unet, self.rank, self.alpha)
+            add_layers(self.denoiser.unet, self.rank)
             self._added = True
-
-    def _check_trainable(self) -> None:
-        # Updates are trained whether or not the base is frozen.
-        pass
-
-    def load_weights(self, path: str | Path) -> None:
-        """Load weights, and check ``alpha``.
-
-        Raises:
-            ValueError: As in ``ImageModel.load_weights``, or if ``alpha`` was another.
-        """
-        super().load_weights(path)
-        self._check_factor(path, self.factor)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check the checkpoint, and ``alpha``.
-
-        Raises:
-            ValueError: As in ``ImageModel.on_load_checkpoint``, or if ``alpha`` was another.
-        """
-        super().on_load_checkpoint(checkpoint)
-        self._check_factor("the checkpoint", checkpoint["state_dict"]["factor"])
-
-    def _check_factor(self, where: str | Path, factor: Tensor) -> None:
-        if not torch.isclose(factor.cpu(), torch.tensor(self.alpha / self.rank)):
-            raise ValueError(
-                f"{where} was trained with model.init_args.alpha {self.rank * float(factor):g}, "
-                f"and here it is {self.alpha}: set it to that"
-            )

@@ -15,14 +15,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from files.numbers import PositiveInt
 from lightning_modules.backbone.condition import Condition, TextEncoder, guided
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.schedule import Schedule
@@ -31,27 +31,31 @@ from lightning_modules.base import Generator
 from lightning_modules.controls.scalecrafter import NetworkPatch, Step
 from lightning_modules.latents import (
     InLatents,
-    check_base,
-    check_choice,
+    check_channels,
     check_run,
-    check_trained,
+    check_space,
     compare_schedule,
 )
 from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.captions import (
-    check_captions,
+    check_guidance,
     encode_captions,
     frames_of,
     sample_shape,
     size_ids,
 )
 from lightning_modules.sampling.solvers import Sampler
+from lightning_modules.settings import changed
 
 if TYPE_CHECKING:
     from files.batch import Batch
 
 Rule = Literal["geometric", "x4_then_rest"]
 Aspect = Literal["target", "base"]
+SizeCondition = Literal["stage", "base"]
+DDIM = Sampler()  # Stable Diffusion's
+# From (timestep, z, t, condition) to the base's raw output, or its replacement.
+Predict = Callable[[int, Tensor, Tensor, Condition], Tensor]
 
 
 def count_stages(base: Size, target: Size) -> int:
@@ -110,11 +114,10 @@ def cascade_sizes(
         and different aspect ratios, one stage.
 
     Raises:
-        ValueError: If the target has fewer pixels than the base, a side is no multiple, or an
-            argument is unknown.
+        ValueError: If the target has fewer pixels than the base, or a side is no multiple.
     """
     target = (target[0], target[1])  # on its way to a GPU a tuple becomes a list
-    _check(base, target, rule, aspect, multiple)
+    _check(base, target, rule, multiple)
     stages = count_stages(base, target)
     pixels = base[0] * base[1]
     first = base if aspect == "base" else _of(pixels, target, multiple)
@@ -139,25 +142,13 @@ def _of(pixels: float, target: Size, multiple: int) -> Size:
     return height, width
 
 
-def _check(
-    base: Size, target: Size, rule: Rule | Sequence[Size], aspect: Aspect, multiple: int
-) -> None:
-    if isinstance(rule, str) and rule not in get_args(Rule):
-        raise ValueError(
-            f"stages is {rule!r}; expected {', '.join(get_args(Rule))}, or a list of [height, "
-            "width]"
-        )
-    if aspect not in get_args(Aspect):
-        raise ValueError(f"aspect is {aspect!r}; expected {' or '.join(get_args(Aspect))}")
-    if multiple < 1:
-        raise ValueError(f"multiple is {multiple}; expected 1 or more")
+def _check(base: Size, target: Size, rule: Rule | Sequence[Size], multiple: int) -> None:
     explicit = [] if isinstance(rule, str) else rule
-    for what, size in (("base", base), ("output", target), *(("stage", size) for size in explicit)):
-        if min(size) < 1 or size[0] % multiple or size[1] % multiple:
+    for size in (base, target, *explicit):
+        if size[0] % multiple or size[1] % multiple:
             raise ValueError(
-                f"the {what} of {size[0]}x{size[1]} has a side that is no multiple of {multiple}: "
-                "choose sizes of images, data.init_args.scale, model.init_args.base_size and "
-                "stages accordingly"
+                f"a size of {size[0]}x{size[1]} is no multiple of {multiple}: choose sizes of "
+                "images, data.init_args.scale, model.init_args.base_size and stages accordingly"
             )
     if target[0] * target[1] < base[0] * base[1]:
         raise ValueError(
@@ -171,16 +162,9 @@ def _check_explicit(first: Size, target: Size, sizes: Sequence[Size]) -> None:
     rises = all(before <= after for before, after in itertools.pairwise(areas))
     if not sizes or tuple(sizes[-1]) != target or not rises:
         raise ValueError(
-            f"model.init_args.stages is {[list(size) for size in sizes]}; expected sizes that rise "
-            f"from the base's {first[0]}x{first[1]} to the output's {list(target)}, which is the "
-            "last one"
+            f"model.init_args.cascade.stages is {sizes}; expected sizes that rise from the base's "
+            f"{first} to the output's {target}, the last one"
         )
-
-
-SizeCondition = Literal["stage", "base"]
-
-# From (timestep, z, t, condition) to the base's raw output, or its replacement.
-Predict = Callable[[int, Tensor, Tensor, Condition], Tensor]
 
 
 class FromBase(InLatents, Generator):
@@ -199,10 +183,7 @@ class FromBase(InLatents, Generator):
         size_condition: SDXL's size condition: original and target sizes are those of the current
             ``stage``, or the ``base``'s; without cropping.
         encoder: Encodes captions; without it captions are ignored.
-        guidance: Strength of classifier-free guidance; 1 for none.
-        sampler: Timesteps and solver.
-        clamp: Clamp predicted clean samples to this distance from 0; 1 for pixels, ``null`` for
-            latents, which are unbounded.
+        sampler: Timesteps, solver and guidance.
         patch: Changes the network while it runs: ``lightning_modules.AttnSF`` or
             ``lightning_modules.ScaleCrafter``; none by default.
 
@@ -210,7 +191,7 @@ class FromBase(InLatents, Generator):
         sampled: All timesteps of the sampler, noisiest first.
 
     Raises:
-        ValueError: If a setting is out of range or unknown, or parts do not fit together.
+        ValueError: If parts do not fit together.
     """
 
     base_frozen: ClassVar[bool] = True  # False for methods that train the base itself
@@ -222,12 +203,10 @@ class FromBase(InLatents, Generator):
         space: Space | None = None,
         denoiser_weights: str | None = None,
         schedule: Schedule | None = None,
-        base_size: int | tuple[int, int] | None = None,
+        base_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None,
         size_condition: SizeCondition | None = None,
         encoder: TextEncoder | None = None,
-        guidance: float = 1.0,
-        sampler: Sampler | None = None,
-        clamp: float | None = None,
+        sampler: Sampler = DDIM,
         patch: NetworkPatch | None = None,
         **kwargs: Any,
     ) -> None:
@@ -235,15 +214,13 @@ class FromBase(InLatents, Generator):
         self.denoiser, self.space, self.encoder = denoiser, space or PixelSpace(), encoder
         self.denoiser_weights, self.schedule = denoiser_weights, schedule or Schedule()
         self.base_size = (base_size, base_size) if isinstance(base_size, int) else base_size
-        self.size_condition, self.guidance, self.clamp = size_condition, guidance, clamp
-        self.sampler, self.patch = sampler or Sampler(), patch
+        self.size_condition, self.sampler, self.patch = size_condition, sampler, patch
         self.sampled = self.sampler.timesteps(self.schedule.steps)
-        check_base(denoiser, self.space, self.base_frozen)
-        check_choice("size_condition", size_condition or "stage", SizeCondition)
-        check_captions(encoder, guidance)
-        self._check_size_condition()
+        check_channels(denoiser, self.space)
+        check_guidance(encoder, sampler.guidance)
+        self._check_flags()
         if patch is not None:
-            patch.check(denoiser, guidance)
+            patch.check(denoiser, sampler.guidance)
 
     # ------------------------------------------------------------------------------------- sizes
 
@@ -302,14 +279,14 @@ class FromBase(InLatents, Generator):
                 "choose sizes of images accordingly"
             )
         z = self.from_noise(size, noise, frames_of(batch, self.denoiser))
-        known = self._conditions(batch, size, base)
-        return self.denoise(z, self.sampled, known, noise, base=base)
+        conditions = self._conditions(batch, size, base)
+        return self.denoise(z, self.sampled, conditions, noise, base=base)
 
     def denoise(
         self,
         z: Tensor,
         timesteps: Sequence[int],
-        known: tuple[Condition, Condition],
+        conditions: tuple[Condition, Condition],
         noise: Noise,
         predict: Predict | None = None,
         base: Size | None = None,
@@ -319,7 +296,7 @@ class FromBase(InLatents, Generator):
         Args:
             z: (B, C, h, w) at the first timestep.
             timesteps: Part of ``sampled``, noisiest first.
-            known: Conditions with and without the caption.
+            conditions: With and without the caption.
             noise: Noise for samplers that add some.
             predict: Predicts the raw output; by default the base.
             base: Size in pixels that the base was trained for, to apply the patch.
@@ -332,29 +309,29 @@ class FromBase(InLatents, Generator):
         def clean(z: Tensor, now: int) -> Tensor:
             t = torch.full((len(z),), now, device=z.device)
             if self.patch is None or base is None:
-                raw = guided(partial(predict, now), z, t, *known, self.guidance)
+                raw = guided(partial(predict, now), z, t, *conditions, self.sampler.guidance)
             else:
                 size = (z.shape[-2], z.shape[-1])
-                # `heun` also calls at the timestep where sampling ends, which has no index.
-                number = sum(t > now for t in self.sampled)
-                step = Step(number, len(self.sampled), size, self.latent_size(base))
+                step = Step(
+                    self.sampled.index(now), len(self.sampled), size, self.latent_size(base)
+                )
                 call = partial(predict, now)
-                raw = self.patch.guided(self.denoiser, step, call, z, t, known, self.guidance)
-            x0 = self.schedule.to_x0(raw, z, now)
-            return x0 if self.clamp is None else x0.clamp(-self.clamp, self.clamp)
+                strength = self.sampler.guidance
+                raw = self.patch.guided(self.denoiser, step, call, z, t, conditions, strength)
+            return self.schedule.to_x0(raw, z, now)
 
         return self.sampler.denoise(z, timesteps, clean, self.schedule, noise)
 
-    def predict(self, now: int, z: Tensor, t: Tensor, known: Condition) -> Tensor:
+    def predict(self, now: int, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Return the base's raw output.
 
         Args:
             now: The timestep.
             z: (B, C, h, w) at ``now``.
             t: (B,), all ``now``.
-            known: The condition.
+            condition: The condition.
         """
-        raw: Tensor = self.denoiser(self.schedule.scale_input(z, t), t, known)
+        raw: Tensor = self.denoiser(self.schedule.scale_input(z, t), t, condition)
         return raw
 
     def _conditions(self, batch: Batch, size: Size, base: Size) -> tuple[Condition, Condition]:
@@ -373,12 +350,16 @@ class FromBase(InLatents, Generator):
 
     # ------------------------------------------------------------------------- checks and weights
 
-    def _check_size_condition(self) -> None:
+    def _check_flags(self) -> None:
+        if self.base_frozen and not self.denoiser.flags.frozen:
+            raise ValueError(
+                "the base is never trained here: set frozen in "
+                "model.init_args.denoiser.init_args.flags to true"
+            )
         embeds = self.denoiser.unet.config.get("addition_embed_type") == "text_time"
         if embeds != (self.size_condition is not None):
             raise ValueError(
-                f"model.init_args.size_condition is {self.size_condition}, and the denoiser has "
-                f"{'no' if self.size_condition else 'a'} size condition: set it to stage or base "
+                f"model.init_args.size_condition is {self.size_condition}: set it to stage or base "
                 "for SDXL, and to null for others"
             )
 
@@ -390,20 +371,12 @@ class FromBase(InLatents, Generator):
     @property
     def output_settings(self) -> dict[str, str | int | float]:
         """Settings that change outputs of the same weights; they label results."""
-        own, usual = self._settings()
-        apart = {k: v for k, v in own.items() if k not in usual or v != usual[k]}
-        return {"steps": self.sampler.steps, **apart}
-
-    def _settings(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return settings that change outputs, and their defaults; subclasses add their own."""
-        own = {field.name: getattr(self.sampler, field.name) for field in fields(Sampler)}
-        usual = {field.name: field.default for field in fields(Sampler)}
-        own |= {"guidance": self.guidance, "clamp": self.clamp}
-        own["base_size"] = None if self.base_size is None else "x".join(map(str, self.base_size))
-        own["size_condition"] = self.size_condition
-        own |= {} if self.patch is None else self.patch.options
-        nothing = dict.fromkeys(("clamp", "base_size", "size_condition"))
-        return own, {**usual, "guidance": 1.0, **nothing}
+        settings = {"steps": self.sampler.steps, **changed(self.sampler)}
+        if self.base_size is not None:
+            settings["base_size"] = "x".join(map(str, self.base_size))
+        if self.size_condition is not None:
+            settings["size_condition"] = self.size_condition
+        return settings if self.patch is None else settings | self.patch.options
 
     @property
     def needs_weights(self) -> bool:
@@ -437,9 +410,8 @@ class FromBase(InLatents, Generator):
         first, end = known
         if not first <= self.sampled[-1] <= self.sampled[0] < end:
             raise ValueError(
-                f"model.init_args.denoiser_weights were trained on timesteps {first} to {end - 1}, "
-                f"and sampling runs {self.sampled[0]} to {self.sampled[-1]}: train a base without "
-                "model.init_args.timesteps"
+                f"the base was trained on timesteps {first} to {end - 1}, and sampling runs "
+                f"{self.sampled[0]} to {self.sampled[-1]}: train one without timesteps"
             )
 
     def setup(self, stage: str) -> None:
@@ -454,4 +426,9 @@ class FromBase(InLatents, Generator):
         begins = stage == "fit" and self.weights_source is None
         if self.base_frozen or begins:
             compare_schedule(self.denoiser, self.schedule)
-        check_trained(self.denoiser if self.base_frozen or begins else None, self.space)
+            if not (self.denoiser.source or self.denoiser.initial_source):
+                raise ValueError(
+                    "a trained base is required: set its folder or hub name in "
+                    "model.init_args.denoiser, or model.init_args.denoiser_weights to its run"
+                )
+        check_space(self.space)

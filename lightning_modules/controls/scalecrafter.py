@@ -17,12 +17,11 @@ each call, also after an exception, so that weights, names and checkpoints never
 
 from __future__ import annotations
 
-import difflib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from typing import Any
 
@@ -30,9 +29,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from files.numbers import NonNegativeInt
 from lightning_modules.backbone.condition import Condition, guided, joined
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.noise import Size
+
+_ENDS = ("conv_in", "conv_out")  # never dilated
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class NetworkPatch(ABC):
         predict: Callable[[Tensor, Tensor, Condition], Tensor],
         z: Tensor,
         t: Tensor,
-        known: tuple[Condition, Condition],
+        conditions: tuple[Condition, Condition],
         guidance: float,
     ) -> Tensor:
         """Return the network's raw output with guidance; a patch may have its own rule.
@@ -104,11 +106,11 @@ class NetworkPatch(ABC):
             predict: Calls the network.
             z: (B, C, ...), noisy.
             t: (B,).
-            known: Conditions with and without the caption.
+            conditions: With and without the caption.
             guidance: Strength of classifier-free guidance; 1 for none.
         """
         with self.applied(denoiser, step):
-            return guided(predict, z, t, *known, guidance)
+            return guided(predict, z, t, *conditions, guidance)
 
     @property
     def options(self) -> dict[str, str | int | float]:
@@ -116,33 +118,24 @@ class NetworkPatch(ABC):
         return {"patch": type(self).__name__}
 
 
-_ENDS = ("conv_in", "conv_out")  # never dilated
-
-
 @dataclass(frozen=True)
 class FreeU:
-    """Factors of FreeU (Si et al., CVPR 2024; arXiv 2309.11497).
+    """Factors of FreeU (Si et al., CVPR 2024; arXiv 2309.11497), as in ScaleCrafter's release.
+
+    The first factors are for backbone features with the most channels, the second for those with
+    half as many.
 
     Args:
-        s1: Factor of the skip connections' low frequencies in the deepest blocks.
-        s2: The same in the blocks above.
-        b1: Factor of half of the backbone's channels in the deepest blocks.
-        b2: The same in the blocks above.
-        by_width: Select blocks by the width of their features, as in ScaleCrafter's release: the
-            first factors are for backbone features with the most channels, the second for half as
-            many. Otherwise they are for the first and second up block, as in diffusers.
+        s1: Factor of the skip connections' low frequencies beside the widest features.
+        s2: The same beside features of half that width.
+        b1: Factor of half of the channels of the widest features.
+        b2: The same of features of half that width.
     """
 
     s1: float = 0.9
     s2: float = 0.2
     b1: float = 1.1
     b2: float = 1.2
-    by_width: bool = False
-
-    @property
-    def factors(self) -> dict[str, float]:
-        """By their names."""
-        return {name: getattr(self, name) for name in ("s1", "s2", "b1", "b2")}
 
 
 class ScaleCrafter(NetworkPatch):
@@ -160,26 +153,23 @@ class ScaleCrafter(NetworkPatch):
         freeu: FreeU at all steps, as in the released scripts; ``null`` for none.
 
     Raises:
-        ValueError: If a factor or a number of steps is out of range.
+        ValueError: If a factor is below 1.
     """
 
     def __init__(
         self,
         factors: dict[str, float],
-        tau: int = 20,
+        tau: NonNegativeInt = 20,
         progressive: bool = False,
-        damped_steps: int = 0,
+        damped_steps: NonNegativeInt = 0,
         damped_without: Sequence[str] = ("up_blocks.3",),
         freeu: FreeU | None = None,
     ) -> None:
         self.factors, self.tau, self.progressive = dict(factors), tau, progressive
         self.damped_steps, self.damped_without = damped_steps, tuple(damped_without)
         self.freeu = freeu
-        if not factors or min(factors.values()) < 1 or min(tau, damped_steps) < 0:
-            raise ValueError(
-                f"ScaleCrafter got factors {factors}, tau {tau} and damped_steps {damped_steps}; "
-                "expected factors of 1 and more, and steps of 0 and more"
-            )
+        if min(factors.values(), default=0) < 1:
+            raise ValueError(f"ScaleCrafter got factors {factors}; expected 1 and more")
 
     def check(self, denoiser: UNet2D, guidance: float) -> None:
         """Raise if the base does not support the patch.
@@ -201,7 +191,7 @@ class ScaleCrafter(NetworkPatch):
             )
         if self.damped_steps and guidance == 1:
             raise ValueError(
-                "ScaleCrafter's damped_steps need guidance, and model.init_args.guidance is 1: "
+                "ScaleCrafter's damped_steps need guidance, and sampler.guidance is 1: "
                 "set it higher, or damped_steps to 0"
             )
 
@@ -218,13 +208,13 @@ class ScaleCrafter(NetworkPatch):
         predict: Callable[[Tensor, Tensor, Condition], Tensor],
         z: Tensor,
         t: Tensor,
-        known: tuple[Condition, Condition],
+        conditions: tuple[Condition, Condition],
         guidance: float,
     ) -> Tensor:
         """Return the guided output; noise-damped in the first ``damped_steps``."""
         if step.number >= self.damped_steps:
-            return super().guided(denoiser, step, predict, z, t, known, guidance)
-        text, nothing = known
+            return super().guided(denoiser, step, predict, z, t, conditions, guidance)
+        text, nothing = conditions
         with self._dilated(denoiser, step, self.damped_without):
             weak = predict(z, t, nothing)
         with self._dilated(denoiser, step, ()):
@@ -267,8 +257,7 @@ class ScaleCrafter(NetworkPatch):
         if self.damped_steps:
             own["damped"] = f"{self.damped_steps} {' '.join(self.damped_without)}"
         if self.freeu is not None:
-            words = [f"{value:g}" for value in self.freeu.factors.values()]
-            own["freeu"] = " ".join([*words, *(["by width"] if self.freeu.by_width else [])])
+            own["freeu"] = " ".join(f"{value:g}" for value in astuple(self.freeu))
         return {**super().options, **own}
 
 
@@ -324,22 +313,11 @@ def _resized(x: Tensor, size: list[int]) -> Tensor:
 
 @contextmanager
 def _freeu(unet: Any, factors: FreeU) -> Iterator[None]:
-    if factors.by_width:
-        with ExitStack() as stack:
-            for layer, width, b, s in _by_width(unet, factors):
-                handle = layer.register_forward_pre_hook(partial(_scaled, width, b, s))
-                stack.callback(handle.remove)
-            yield
-        return
-    # diffusers' own `disable_freeu` would lose factors that were set before.
-    names = factors.factors
-    before = [(up, name, getattr(up, name, None)) for up in unet.up_blocks for name in names]
-    try:
-        unet.enable_freeu(**names)
+    with ExitStack() as stack:
+        for layer, width, b, s in _by_width(unet, factors):
+            handle = layer.register_forward_pre_hook(partial(_scaled, width, b, s))
+            stack.callback(handle.remove)
         yield
-    finally:
-        for up, name, value in before:
-            setattr(up, name, value)
 
 
 def _by_width(unet: Any, factors: FreeU) -> Iterator[tuple[nn.Module, int, float, float]]:
@@ -379,10 +357,7 @@ def _within(layer: str, name: str) -> bool:
 def _no_such(name: str, unet: Any) -> str:
     if name in _ENDS:
         return f"ScaleCrafter never dilates {name}: leave it out of its factors"
-    layers = convolutions(unet)
-    there = {".".join(layer.split(".")[:n]) for layer in layers for n in range(1, 5)}
-    close = difflib.get_close_matches(name, sorted(there), 3, 0.5) or sorted(layers)[:3]
     return (
-        f"model.init_args.patch names {name}, and this U-Net has no 3x3 convolution there: did you "
-        f"mean {', '.join(close)}?"
+        f"model.init_args.patch names {name}, and this U-Net has no 3x3 convolution there: it has "
+        f"{', '.join(sorted(convolutions(unet))[:3])}, ..."
     )

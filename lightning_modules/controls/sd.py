@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from degradations.bicubic import resize
+from files.numbers import NonNegativeInt, PositiveFloat, PositiveInt
 from files.paths import expand_path
 from lightning_modules.backbone.library import library_class
 from lightning_modules.backbone.space import named
@@ -50,7 +51,7 @@ class SDSR(Direct):
             bicubic interpolation.
 
     Raises:
-        ValueError: If a setting is out of range or unknown, or parts do not fit together.
+        ValueError: If parts do not fit together.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class SDSR(Direct):
         *,
         upscaler: UpscalerCallable,
         upscaler_weights: str | None = None,
-        upscaler_scale: float | None = None,
+        upscaler_scale: PositiveFloat | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, patch=None, **kwargs)
@@ -84,8 +85,8 @@ class SDSR(Direct):
         base = self.trained_size(size)
         z = self.direct(batch, base, base, noise.stream(0))
         lr = self.space.decode(z).clamp(0, 1).float()
-        given = cast("Batch", {**batch, "lr": lr, "size": self._upscaled(base, size)})
-        return resize(self.upscaler.enlarge(given)["sr"], size)
+        small = cast("Batch", {**batch, "lr": lr, "size": self._upscaled(base, size)})
+        return resize(self.upscaler.enlarge(small)["sr"], size)
 
     def _upscaled(self, base: Size, size: Size) -> Size:
         if self.upscaler_scale is None:
@@ -93,13 +94,16 @@ class SDSR(Direct):
         height, width = (round(side * self.upscaler_scale) for side in base)
         return height, width
 
-    def _settings(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        own, usual = super()._settings()
+    @property
+    def output_settings(self) -> dict[str, str | int | float]:
+        """Settings that change outputs, with the upscaler's."""
         weights = self.upscaler.weights_source
-        own["upscaler"] = " ".join(filter(None, (type(self.upscaler).__name__, weights)))
-        own["upscaler_scale"] = self.upscaler_scale
-        own |= {f"upscaler.{key}": value for key, value in self.upscaler.output_settings.items()}
-        return own, {**usual, "upscaler_scale": None}
+        settings = super().output_settings
+        settings["upscaler"] = " ".join(filter(None, (type(self.upscaler).__name__, weights)))
+        if self.upscaler_scale is not None:
+            settings["upscaler_scale"] = self.upscaler_scale
+        own = self.upscaler.output_settings.items()
+        return settings | {f"upscaler.{key}": value for key, value in own}
 
     def train(self, mode: bool = True) -> SDSR:
         """Set the mode, but keep the upscaler in evaluation mode."""
@@ -145,8 +149,7 @@ class SDUpscale(NothingToTrain, SuperResolver):
 
     Raises:
         FileNotFoundError: If the pipeline is missing.
-        ValueError: If a setting is out of range, the scale is another one, or transformers is not
-            installed.
+        ValueError: If the scale is another one, or transformers is not installed.
     """
 
     def __init__(
@@ -154,9 +157,9 @@ class SDUpscale(NothingToTrain, SuperResolver):
         scale: float,
         path: str,
         revision: str | None = None,
-        steps: int = 75,
+        steps: PositiveInt = 75,
         guidance: float = 9.0,
-        noise_level: int = 20,
+        noise_level: NonNegativeInt = 20,
         color_fix: ColorFix = "none",
     ) -> None:
         super().__init__(scale, color_fix=color_fix)
@@ -164,12 +167,7 @@ class SDUpscale(NothingToTrain, SuperResolver):
         self.pipeline = _loaded(path, revision)
         self.unet, self.vae = self.pipeline.unet, self.pipeline.vae
         self.text_encoder = self.pipeline.text_encoder
-        most, factor = self.pipeline.config.max_noise_level, self.pipeline.vae_scale_factor
-        if steps < 1 or not 0 <= noise_level <= most:
-            raise ValueError(
-                f"SDUpscale got steps {steps} and noise_level {noise_level}; expected 1 or more, "
-                f"and 0 to {most}"
-            )
+        factor = self.pipeline.vae_scale_factor
         if self.scale != factor:
             raise ValueError(
                 f"SDUpscale enlarges by {factor}, and {self.scale:g} is requested: set "
@@ -222,15 +220,10 @@ def _loaded(path: str, revision: str | None) -> Any:
             place, revision=revision, low_cpu_mem_usage=False
         )
     except ImportError as error:
-        raise ValueError(
-            "SDUpscale's text encoder needs transformers, which is not installed: install it, or "
-            "take another upscaler"
-        ) from error
+        raise ValueError("SDUpscale's text encoder needs transformers: install it") from error
     except OSError as error:
         raise FileNotFoundError(
-            f"{place} has no readable upscaler ({str(error).splitlines()[0]}): expected a folder "
-            "of StableDiffusionUpscalePipeline in diffusers' layout, or a name on the hub that is "
-            "cached or can be downloaded"
+            f"{place} has no StableDiffusionUpscalePipeline: {str(error).splitlines()[0]}"
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

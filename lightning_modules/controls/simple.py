@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -18,17 +18,21 @@ from torch.nn import functional
 
 from degradations.bicubic import resize
 from degradations.device import copy_to
+from files.numbers import PositiveInt
 from files.paths import expand_path, walk
 from files.png_text import open_image
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import NothingToTrain, SuperResolver
-from lightning_modules.latents import InLatents, enlarged, latent_pair
+from lightning_modules.latents import InLatents, enlarged, fit_predictor, latent_pair
 from lightning_modules.networks.noise_predictor import NoisePredictor, lr_side
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.tiling import padded
 
 if TYPE_CHECKING:
     from files.batch import Batch
+
+Image = Literal["hr", "bicubic"]
+log = logging.getLogger(__name__)
 
 
 class Bicubic(NothingToTrain, SuperResolver):
@@ -44,9 +48,6 @@ class Bicubic(NothingToTrain, SuperResolver):
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
         """Interpolate."""
         return resize(batch["lr"], batch["size"])
-
-
-log = logging.getLogger(__name__)
 
 
 class FolderOutputs(NothingToTrain, SuperResolver):
@@ -133,8 +134,7 @@ def _read(path: Path, size: tuple[int, int]) -> Tensor:
     if pixels.shape[:2] != tuple(size):
         raise ValueError(
             f"{path} is {pixels.shape[1]}x{pixels.shape[0]} pixels, but the HR image is "
-            f"{size[1]}x{size[0]}: was it made for another data.init_args.scale, or without "
-            "cropping the HR image to a multiple of the scale?"
+            f"{size[1]}x{size[0]}: was it made for another scale, or without cropping HR?"
         )
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float().div_(255)
 
@@ -142,9 +142,6 @@ def _read(path: Path, size: tuple[int, int]) -> Tensor:
 def _some(names: list[str], count: int = 5) -> str:
     rest = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(names[:count]) + rest
-
-
-Image = Literal["hr", "bicubic"]
 
 
 class RoundTrip(NothingToTrain, InLatents, SuperResolver):
@@ -156,9 +153,6 @@ class RoundTrip(NothingToTrain, InLatents, SuperResolver):
         of: Its input: ``hr``, or the ``bicubic`` enlargement of LR.
         space_weights: Weights of the autoencoder, unless ``space`` sets them: a run of
             ``Autoencoder``, its authors' file, or a name of ``configs/weights.yaml``.
-
-    Raises:
-        ValueError: If ``of`` is neither.
     """
 
     instead = "use test, or another model.class_path for fit"
@@ -171,8 +165,6 @@ class RoundTrip(NothingToTrain, InLatents, SuperResolver):
         space_weights: str | None = None,
     ) -> None:
         super().__init__(scale, space_weights=space_weights)
-        if of not in get_args(Image):
-            raise ValueError(f"model.init_args.of is {of!r}; expected hr or bicubic")
         self.space, self.of = space, of
         self.weights_source = space.source or None
 
@@ -221,19 +213,12 @@ class LatentRegression(InLatents, SuperResolver):
         scale: float,
         predictor: NoisePredictor,
         space: Space,
-        patch: int | None = None,
+        patch: PositiveInt | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, **kwargs)
-        predictor.fit_to(scale, space.factor)
+        fit_predictor(predictor, scale, space)
         self.predictor, self.space, self.patch = predictor, space, lr_side(patch, scale)
-        if (scale, predictor.latent) != (space.factor / predictor.divisor, space.channels):
-            raise ValueError(
-                f"LatentRegression got scale {self.scale:g} and a predictor for {predictor.latent} "
-                f"channels that halves to 1/{predictor.divisor}; with this space it makes scale "
-                f"{space.factor / predictor.divisor:g} of {space.channels} channels: set "
-                "data.init_args.scale, or the predictor's latent and halvings"
-            )
         self.tile, self.tile_overlap, self.tile_window = self.patch, self.patch // 2, "gaussian"
         self.tile_least = self.patch
         self.tile_always = True

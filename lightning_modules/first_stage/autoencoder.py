@@ -14,14 +14,17 @@ tolerates the errors of a diffusion; a constant weight of the adversarial loss; 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from files.numbers import NonNegativeFloat
 from lightning_modules.backbone.space import Space
-from lightning_modules.first_stage.reconstruction import Reconstruction, not_negative
+from lightning_modules.base import first_batches
+from lightning_modules.first_stage.reconstruction import Losses, Reconstruction
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.tiling import padded
 
@@ -29,6 +32,24 @@ if TYPE_CHECKING:
     from files.batch import Batch
 
 INITIAL_BATCHES = 64  # batches from which an autoencoder starts
+
+
+@dataclass(frozen=True)
+class AutoencoderLosses(Losses):
+    """Losses of an autoencoder.
+
+    Args:
+        l1_weight: Weight of the mean absolute error.
+        l2_weight: Weight of the mean square error.
+        kl_weight: Weight of the divergence of the posterior from a standard normal one, summed over
+            a latent and divided by the image's values; for spaces with a posterior.
+        commitment_weight: Weight of the loss of quantisation; for spaces with a codebook.
+    """
+
+    l1_weight: NonNegativeFloat = 1.0
+    l2_weight: NonNegativeFloat = 0.0
+    kl_weight: NonNegativeFloat = 1e-6
+    commitment_weight: NonNegativeFloat = 1.0
 
 
 class Autoencoder(Reconstruction):
@@ -42,47 +63,32 @@ class Autoencoder(Reconstruction):
         space: The autoencoder: ``lightning_modules.PCASpace``, which starts at the principal
             components of training patches; ``KLSpace`` with the arguments of diffusers'
             AutoencoderKL; or ``ResShiftVQ``.
-        l1_weight: Weight of the mean absolute error.
-        l2_weight: Weight of the mean square error.
-        kl_weight: Weight of the divergence of the posterior from a standard normal one, summed over
-            a latent and divided by the image's values; for spaces with a posterior.
-        commitment_weight: Weight of the loss of quantisation; for spaces with a codebook.
+        losses: The losses and their weights.
         latent_noise: Greatest standard deviation of noise on standardised latents; each image's is
             drawn uniformly from 0 to it.
 
     Raises:
-        ValueError: If the scale is not 1, a weight is negative, or the space has nothing to train.
+        ValueError: If the scale is not 1, or the space has nothing to train.
     """
+
+    losses: AutoencoderLosses
 
     def __init__(
         self,
         scale: float,
         space: Space,
-        l1_weight: float = 1.0,
-        l2_weight: float = 0.0,
-        kl_weight: float = 1e-6,
-        commitment_weight: float = 1.0,
-        latent_noise: float = 0.0,
+        losses: AutoencoderLosses = AutoencoderLosses(),
+        latent_noise: NonNegativeFloat = 0.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(scale, **kwargs)
-        not_negative(
-            l1_weight=l1_weight,
-            l2_weight=l2_weight,
-            kl_weight=kl_weight,
-            commitment_weight=commitment_weight,
-            latent_noise=latent_noise,
-        )
+        super().__init__(scale, losses, **kwargs)
         if space.source or not any(True for _ in space.parameters()):
             raise ValueError(
-                f"model.init_args.space, {type(space).__name__}, has "
-                f"{'weights of its own' if space.source else 'no weights'}: set an untrained "
-                "autoencoder, and initial weights in model.init_args.weights"
+                f"model.init_args.space, {type(space).__name__}, must have weights that are not "
+                "trained: set initial ones in model.init_args.weights"
             )
         space.unfreeze()
         self.space, self.tile_multiple = space, space.factor
-        self.l1_weight, self.l2_weight = l1_weight, l2_weight
-        self.kl_weight, self.commitment_weight = kl_weight, commitment_weight
         self.latent_noise = latent_noise
 
     # ------------------------------------------------------------------------------------- training
@@ -97,12 +103,13 @@ class Autoencoder(Reconstruction):
         hr = hr[..., :H, :W]
         mean, deviation = self.space.distribution(hr)
         z = mean if deviation is None else mean + deviation * torch.randn_like(mean)
-        losses = {"commitment": self.commitment_weight * self.space.commitment(z)}
+        weights = self.losses
+        losses = {"commitment": weights.commitment_weight * self.space.commitment(z)}
         made = self.space.decode(self._noised(z))
-        losses["l1"] = self.l1_weight * functional.l1_loss(made, hr)
-        losses["l2"] = self.l2_weight * functional.mse_loss(made, hr)
+        losses["l1"] = weights.l1_weight * functional.l1_loss(made, hr)
+        losses["l2"] = weights.l2_weight * functional.mse_loss(made, hr)
         if deviation is not None:
-            losses["kl"] = self.kl_weight * self._divergence(mean, deviation) / hr[0].numel()
+            losses["kl"] = weights.kl_weight * self._divergence(mean, deviation) / hr[0].numel()
         loss = torch.stack(list(losses.values())).sum()
         loss = loss + self.perceptual_loss(made, hr) + self.adversarial_loss(made)
         for name, value in losses.items():
@@ -138,7 +145,7 @@ class Autoencoder(Reconstruction):
         # Before DDP copies the weights of rank 0, and EMA and the optimiser read them.
         if stage == "fit" and self.trainer.ckpt_path is None and self.weights_source is None:
             self.space.initialise(
-                alike([batch["hr"] for batch in self.first_batches(INITIAL_BATCHES)])
+                alike([batch["hr"] for batch in first_batches(self, INITIAL_BATCHES)])
             )
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -15,7 +15,6 @@ five more. Patches of BAPPS have 64 pixels, so 8 positions in a latent of factor
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,8 +31,6 @@ from lightning_modules.weights import load_strictly
 
 if TYPE_CHECKING:
     from files.batch import Batch
-
-log = logging.getLogger(__name__)
 
 _SMALLEST = 0.1  # added to divisors, as in the released LPIPS
 
@@ -118,15 +115,6 @@ class LatentPerceptual(InLatents):
         chosen = agreement(*self.distances(batch), batch["judge"])
         count = len(chosen)
         self.log("val/2afc", chosen.mean(), batch_size=count, prog_bar=True, sync_dist=True)
-
-    def on_validation_end(self) -> None:
-        """Log the forced choice of each validation set."""
-        super().on_validation_end()
-        trainer = self.trainer
-        when = f"step {trainer.global_step}, " if trainer.state.fn == "fit" else ""
-        for name, value in trainer.callback_metrics.items():
-            if name.startswith("val/2afc") and not trainer.sanity_checking:
-                log.info("%s%s: %.4f", when, name, value)
 
     # -------------------------------------------------------------------------------- frozen parts
 

@@ -7,11 +7,32 @@ Perceptual and adversarial losses as in Esser et al., "Taming Transformers" (CVP
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, cast
 
 from torch import Tensor, nn
 
+from files.numbers import NonNegativeFloat, NonNegativeInt
 from lightning_modules.adversarial import Adversarial, hinge_discriminator, hinge_generator
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Losses of images against their reconstructions.
+
+    Args:
+        perceptual: Distance of two batches of images in [0, 1], (B,), such as
+            ``callbacks.Perceptual``; frozen, only for training.
+        perceptual_weight: Its weight.
+        adversarial_weight: Weight of the adversarial loss.
+        adversarial_start: Steps without the adversarial loss, in which the discriminator is already
+            trained.
+    """
+
+    perceptual: nn.Module | None = None
+    perceptual_weight: NonNegativeFloat = 1.0
+    adversarial_weight: NonNegativeFloat = 0.1
+    adversarial_start: NonNegativeInt = 0
 
 
 class Reconstruction(Adversarial):
@@ -19,38 +40,24 @@ class Reconstruction(Adversarial):
 
     Args:
         scale: 1; set by ``data.init_args.scale``.
-        perceptual: Distance of two batches of images in [0, 1], (B,), such as
-            ``callbacks.Perceptual``; frozen, only for training.
-        perceptual_weight: Its weight.
-        adversarial_weight: Weight of the adversarial loss.
-        adversarial_start: Steps without the adversarial loss, in which the discriminator is already
-            trained.
+        losses: The losses and their weights.
 
     Raises:
-        ValueError: If the scale is not 1, or a weight is negative.
+        ValueError: If the scale is not 1.
     """
 
     training_only = ("discriminator.", "perceptual.")
 
-    def __init__(
-        self,
-        scale: float,
-        perceptual: nn.Module | None = None,
-        perceptual_weight: float = 1.0,
-        adversarial_weight: float = 0.1,
-        adversarial_start: int = 0,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, scale: float, losses: Losses, **kwargs: Any) -> None:
         super().__init__(scale, **kwargs)
         if scale != 1:
             raise ValueError(
                 f"{type(self).__name__} does not enlarge, and scale is {scale:g}: set "
                 "data.init_args.scale to 1"
             )
-        not_negative(perceptual_weight=perceptual_weight, adversarial_weight=adversarial_weight)
-        self.perceptual = None if perceptual is None else perceptual.requires_grad_(False)
-        self.perceptual_weight, self.adversarial_weight = perceptual_weight, adversarial_weight
-        self.adversarial_start = adversarial_start
+        distance = losses.perceptual
+        self.perceptual = None if distance is None else distance.requires_grad_(False)
+        self.losses = losses
 
     def setup(self, stage: str) -> None:
         """Load parts that only training needs.
@@ -72,7 +79,7 @@ class Reconstruction(Adversarial):
         """
         if self.perceptual is None:
             return made.new_zeros(())
-        loss = self.perceptual_weight * cast(Tensor, self.perceptual(made, hr)).mean()
+        loss = self.losses.perceptual_weight * cast(Tensor, self.perceptual(made, hr)).mean()
         self.log(f"train/perceptual{name}", loss)
         return loss
 
@@ -82,9 +89,9 @@ class Reconstruction(Adversarial):
         Args:
             made: (B, 3, H, W) in [0, 1].
         """
-        if self.discriminator is None or self.global_step < self.adversarial_start:
+        if self.discriminator is None or self.global_step < self.losses.adversarial_start:
             return made.new_zeros(())
-        loss = self.adversarial_weight * hinge_generator(self.discriminator(made))
+        loss = self.losses.adversarial_weight * hinge_generator(self.discriminator(made))
         self.log("train/adversarial", loss)
         return loss
 
@@ -94,17 +101,3 @@ class Reconstruction(Adversarial):
         loss = hinge_discriminator(real, fake)
         self.log("train/discriminator", loss)
         return loss
-
-
-def not_negative(**weights: float) -> None:
-    """Check the weights of losses.
-
-    Args:
-        **weights: By the name of the argument.
-
-    Raises:
-        ValueError: If one is negative.
-    """
-    for name, value in weights.items():
-        if not value >= 0:
-            raise ValueError(f"model.init_args.{name} is {value}; expected 0 or more")

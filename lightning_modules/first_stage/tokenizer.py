@@ -10,8 +10,8 @@ training is on those that are used.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from files.method import BitwiseMethod
-from lightning_modules.first_stage.reconstruction import Reconstruction, not_negative
+from files.numbers import NonNegativeFloat, PositiveInt, UnitInterval
+from lightning_modules.first_stage.reconstruction import Losses, Reconstruction
 from lightning_modules.networks.autoencoders import BitwiseVAE, bitwise_vae_from_official
 from lightning_modules.networks.bsq import (
     Scale,
@@ -36,11 +37,27 @@ from lightning_modules.sampling.tiling import padded
 if TYPE_CHECKING:
     from files.batch import Batch
 
-log = logging.getLogger(__name__)
-
-Distance = Literal["l1", "l2"]
-_ENOUGH = 8  # codes of a scale in a batch, to conclude that it carries no information
 _DISTANCES = {"l1": functional.l1_loss, "l2": functional.mse_loss}
+
+
+@dataclass(frozen=True)
+class TokenizerLosses(Losses):
+    """Losses of a tokenizer.
+
+    Args:
+        adversarial_weight: Weight of the adversarial loss.
+        pixel_distance: ``l1``, as released, or ``l2``, the mean square, which learns rare strong
+            colours in fewer steps.
+        pixel_weight: Its weight; 2 for L1 in [0, 1] equals the release's 1 in [-1, 1].
+        entropy_weight: Weight of the penalty for certain bits, with 0 and 1 equally frequent.
+        commitment_weight: Weight of the distance of residuals, on the sphere, to their codes.
+    """
+
+    adversarial_weight: NonNegativeFloat = 0.3
+    pixel_distance: Literal["l1", "l2"] = "l1"
+    pixel_weight: NonNegativeFloat = 2.0
+    entropy_weight: NonNegativeFloat = 0.4
+    commitment_weight: NonNegativeFloat = 1.0
 
 
 class Tokenizer(Reconstruction, BitwiseMethod):
@@ -54,11 +71,7 @@ class Tokenizer(Reconstruction, BitwiseMethod):
         vae: The autoencoder.
         grids: (h, w) of the scales in positions of the latent, coarse to fine; the last one is that
             of a training crop. For other image sizes they are proportional.
-        pixel_distance: ``l1``, as released, or ``l2``, the mean square, which learns rare strong
-            colours in fewer steps.
-        pixel_weight: Its weight; 2 for L1 in [0, 1] equals the release's 1 in [-1, 1].
-        entropy_weight: Weight of the penalty for certain bits, with 0 and 1 equally frequent.
-        commitment_weight: Weight of the distance of residuals, on the sphere, to their codes.
+        losses: The losses and their weights.
         drop_scales: Probability that a scale, except the last one, is dropped for a batch.
         partial_share: Share of batches in which only the first scales are decoded, never the last
             one. The first scales then also make good images, which NSARM needs. None by default,
@@ -68,64 +81,36 @@ class Tokenizer(Reconstruction, BitwiseMethod):
         smaller: Factors by which the images of a batch are also downscaled, by area, and learned;
             all sizes count equally. For tokenizers that encode other sizes than a training crop,
             such as NSARM's for LR: norms over a whole image depend on its size.
-        adversarial_weight: Weight of the adversarial loss.
 
     Raises:
-        ValueError: If the scale is not 1, there is no grid, the distance is unknown, a weight is
-            negative, ``drop_scales`` or ``partial_share`` is out of range, ``partial_least`` is not
-            below the number of scales, or a factor is below 2.
+        ValueError: If the scale is not 1, or ``partial_least`` is not below the number of scales.
     """
+
+    losses: TokenizerLosses
 
     def __init__(
         self,
         scale: float,
         vae: BitwiseVAE,
         grids: Sequence[Size],
-        pixel_distance: Distance = "l1",
-        pixel_weight: float = 2.0,
-        entropy_weight: float = 0.4,
-        commitment_weight: float = 1.0,
-        drop_scales: float = 0.5,
-        partial_share: float = 0.0,
-        partial_least: int = 1,
-        smaller: Sequence[int] = (),
-        adversarial_weight: float = 0.3,
+        losses: TokenizerLosses = TokenizerLosses(),
+        drop_scales: UnitInterval = 0.5,
+        partial_share: UnitInterval = 0.0,
+        partial_least: PositiveInt = 1,
+        smaller: Sequence[PositiveInt] = (),
         **kwargs: Any,
     ) -> None:
-        super().__init__(scale, adversarial_weight=adversarial_weight, color_fix="none", **kwargs)
-        not_negative(
-            pixel_weight=pixel_weight,
-            entropy_weight=entropy_weight,
-            commitment_weight=commitment_weight,
-        )
-        if pixel_distance not in _DISTANCES:
+        super().__init__(scale, losses, color_fix="none", **kwargs)
+        if partial_share and partial_least >= len(grids):
             raise ValueError(
-                f"model.init_args.pixel_distance is {pixel_distance!r}; expected l1 or l2"
-            )
-        if not 0 <= drop_scales < 1:
-            raise ValueError(f"model.init_args.drop_scales is {drop_scales}; expected 0 to below 1")
-        if min(smaller, default=2) < 2:
-            raise ValueError(
-                f"model.init_args.smaller is {list(smaller)}; expected factors of 2 or more"
-            )
-        if not grids:
-            raise ValueError("model.init_args.grids is empty; expected at least one, as [[8, 8]]")
-        if not 0 <= partial_share <= 1:
-            raise ValueError(f"model.init_args.partial_share is {partial_share}; expected 0 to 1")
-        if partial_share and not 1 <= partial_least < len(grids):
-            raise ValueError(
-                f"model.init_args.partial_least is {partial_least}; expected 1 to "
-                f"{len(grids) - 1}, less than the number of model.init_args.grids"
+                f"model.init_args.partial_least is {partial_least}; expected less than the number "
+                f"of model.init_args.grids, {len(grids)}"
             )
         self.vae, self.grids = vae, [(int(h), int(w)) for h, w in grids]
         self.tile_multiple = vae.factor
-        self.pixel_distance: Distance = pixel_distance
-        self.pixel_weight, self.entropy_weight = pixel_weight, entropy_weight
-        self.commitment_weight, self.drop_scales = commitment_weight, drop_scales
+        self.drop_scales = drop_scales
         self.partial_share, self.partial_least = partial_share, partial_least
         self.smaller = list(smaller)
-        self._live: Tensor | None = None  # live bits of each scale, in the last batch
-        self._enough: list[bool] = []  # whether each scale had enough codes to conclude from them
 
     # ------------------------------------------------------------------------------------- training
 
@@ -150,11 +135,11 @@ class Tokenizer(Reconstruction, BitwiseMethod):
         scales = list(scales_of(f, self._grids_of(f), change, through=True))
         kept = [scale for scale, drops in zip(scales, dropped, strict=True) if not drops]
         made = self.vae.decode(scales[-1].total)
-        pixel = _DISTANCES[self.pixel_distance](made, hr)
+        pixel = _DISTANCES[self.losses.pixel_distance](made, hr)
         entropy = torch.stack([entropy_penalty(scale.residual) for scale in kept]).mean()
         distance = torch.stack([commitment(scale) for scale in kept]).mean()
-        loss = self.pixel_weight * pixel + self.entropy_weight * entropy
-        loss = loss + self.commitment_weight * distance
+        loss = self.losses.pixel_weight * pixel + self.losses.entropy_weight * entropy
+        loss = loss + self.losses.commitment_weight * distance
         self.log(f"train/pixel{name}", pixel, prog_bar=True)
         self.log(f"train/entropy{name}", entropy)
         self.log(f"train/commitment{name}", distance)
@@ -173,36 +158,8 @@ class Tokenizer(Reconstruction, BitwiseMethod):
     def _log_bits(self, f: Tensor, scales: Sequence[Scale], name: str) -> None:
         # Codes have length 1, so a latent much longer than the number of scales is out of reach.
         self.log(f"train/latent_norm{name}", f.float().norm(dim=1).mean())
-        live = torch.stack([live_bits(scale.bits) for scale in scales])
-        for number, count in enumerate(live, 1):
-            self.log(f"train/live_bits_scale_{number}{name}", count.float())
-        if not name:
-            self._live = live  # stays on the device: the host would wait
-            # Few codes may agree by chance.
-            self._enough = [
-                scale.code.numel() // scale.code.shape[1] >= _ENOUGH for scale in scales
-            ]
-
-    def on_validation_start(self) -> None:
-        """Warn about scales without information."""
-        super().on_validation_start()
-        self._warn_about_silence()
-
-    def on_train_end(self) -> None:
-        """Warn about scales without information."""
-        super().on_train_end()
-        self._warn_about_silence()
-
-    def _warn_about_silence(self) -> None:
-        live = [] if self._live is None else self._live.tolist()
-        silent = [n for n, count in enumerate(live, 1) if self._enough[n - 1] and count == 0]
-        if not silent:
-            return
-        log.warning(
-            "no bit of scale %s differed between images in the last training batch, so it carries "
-            "no information: set a higher model.init_args.entropy_weight, or fewer grids",
-            ", ".join(map(str, silent)),
-        )
+        for number, scale in enumerate(scales, 1):
+            self.log(f"train/live_bits_scale_{number}{name}", live_bits(scale.bits).float())
 
     def _shrunk(self, hr: Tensor, factor: int) -> Tensor:
         unit = factor * self.vae.factor

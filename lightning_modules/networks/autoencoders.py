@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from files.numbers import NonNegativeInt, PositiveInt
 from lightning_modules.networks.running import Float32, without_fp16
 
 if TYPE_CHECKING:
@@ -175,22 +176,17 @@ class BitwiseVAE(Float32):
             not need them, then learn colours in a fraction of the steps.
 
     Raises:
-        ValueError: If a width is not two, three or more times the groups, or a number is too low.
+        ValueError: If a width is not two, three or more times the groups.
     """
 
     def __init__(
         self,
-        bits: int = 14,
-        widths: Sequence[int] = (128, 256, 512, 512),
-        layers: int = 2,
-        groups: int = 32,
+        bits: PositiveInt = 14,
+        widths: Sequence[PositiveInt] = (128, 256, 512, 512),
+        layers: PositiveInt = 2,
+        groups: NonNegativeInt = 32,
     ) -> None:
         super().__init__()
-        if min(bits, layers) < 1 or groups < 0 or not widths:
-            raise ValueError(
-                f"bits is {bits}, layers {layers}, groups {groups} and widths {list(widths)}; "
-                "expected 1 or more, or no groups"
-            )
         if wrong := [width for width in widths if width < 2 * groups or width % (groups or 1)]:
             raise ValueError(
                 f"widths are {list(widths)}; expected twice the {groups} groups of the norms, or "
@@ -237,7 +233,7 @@ class BitwiseVAE(Float32):
             ValueError: If a side is no multiple.
         """
         h, w = images.shape[-2:]
-        if h % self.factor or w % self.factor:
+        if h % self.factor or w % self.factor:  # an odd side would be padded silently
             raise ValueError(f"images are {h}x{w}; expected multiples of {self.factor}")
         with torch.autocast(images.device.type, enabled=False):
             f: Tensor = self.encoder(2 * images.float() - 1)

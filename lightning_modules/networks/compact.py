@@ -10,6 +10,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
+from files.numbers import PositiveInt
+
 
 class SRVGGNetCompact(nn.Module):
     """Light network of plain convolutions, upsampling at its end.
@@ -21,20 +23,17 @@ class SRVGGNetCompact(nn.Module):
             for videos of anime, 32 in the general one.
 
     Raises:
-        ValueError: If ``scale`` is no whole number from 1, or a size is below 1.
+        ValueError: If ``scale`` is no whole number from 1.
     """
 
-    def __init__(self, scale: float, channels: int = 64, convolutions: int = 16) -> None:
+    def __init__(
+        self, scale: float, channels: PositiveInt = 64, convolutions: PositiveInt = 16
+    ) -> None:
         super().__init__()
         if scale != int(scale) or scale < 1:
             raise ValueError(
                 f"data.init_args.scale is {scale:g}, but SRVGGNetCompact enlarges by a whole "
                 "number; within AnySize it enlarges by any factor"
-            )
-        if min(channels, convolutions) < 1:
-            raise ValueError(
-                f"SRVGGNetCompact has channels {channels} and convolutions {convolutions}; "
-                "expected 1 or more"
             )
         self.scale = int(scale)
         layers: list[nn.Module] = []

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
+from files.numbers import PositiveInt
 from lightning_modules.networks.noise_predictor import from_official
 from lightning_modules.networks.running import Running
 
@@ -42,26 +43,22 @@ class LatentDiscriminator(Running):
         heads: Heads of all attentions.
         text_width: Channels of the text; null for no text and no cross-attention.
         text_heads: Attention heads that pool the text to one vector.
-
-    Raises:
-        ValueError: If arguments do not fit together.
     """
 
     divisor: int  # of the sides of the latent
 
     def __init__(
         self,
-        latent: int = 4,
-        widths: Sequence[int] = (128, 256, 512),
-        layers: Sequence[int] = (1, 2, 2),
-        beside: int = 32,
-        heads: int = 16,
-        text_width: int | None = 1024,
-        text_heads: int = 64,
+        latent: PositiveInt = 4,
+        widths: Sequence[PositiveInt] = (128, 256, 512),
+        layers: Sequence[PositiveInt] = (1, 2, 2),
+        beside: PositiveInt = 32,
+        heads: PositiveInt = 16,
+        text_width: PositiveInt | None = 1024,
+        text_heads: PositiveInt = 64,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        _check(widths, layers, beside, heads, text_width, text_heads)
         # Imported late, as it takes seconds and the help does not need it.
         from diffusers.models.embeddings import TextTimeEmbedding, TimestepEmbedding, Timesteps
 
@@ -95,7 +92,7 @@ class LatentDiscriminator(Running):
             each level of the up path except the last.
 
         Raises:
-            ValueError: If a side of the latent is not divisible by ``divisor``, or text is missing.
+            ValueError: If a side of the latent is not divisible by ``divisor``.
         """
         h, w = z.shape[-2:]
         if h % self.divisor or w % self.divisor:
@@ -109,12 +106,8 @@ class LatentDiscriminator(Running):
         embedded = self.time_embedding(self.time_proj(timesteps).to(z.dtype))
         if self.add_embedding is None:
             text = None
-        elif text is None:
-            raise ValueError(
-                f"{type(self).__name__} requires a text and got none: set its text_width to null"
-            )
         else:
-            text = text.to(z.dtype).expand(len(z), -1, -1)
+            text = cast(Tensor, text).to(z.dtype).expand(len(z), -1, -1)
             embedded = embedded + self.add_embedding(text)
         return self._logits(z, embedded, text)
 
@@ -141,29 +134,6 @@ class LatentDiscriminator(Running):
     def _through(self, block: Any, text: Tensor | None, *inputs: Any) -> Any:
         known = {"encoder_hidden_states": text} if hasattr(block, "attentions") else {}
         return self.run_block(block, *inputs, **known)
-
-
-def _check(
-    widths: Sequence[int],
-    layers: Sequence[int],
-    beside: int,
-    heads: int,
-    text_width: int | None,
-    text_heads: int,
-) -> None:
-    if len(widths) != len(layers) or not widths:
-        raise ValueError(
-            f"widths has {len(widths)} numbers and layers has {len(layers)}; expected one of each "
-            "for a level"
-        )
-    if wrong := [width for width in (*widths, beside) if width % _GROUPS or width < _GROUPS]:
-        raise ValueError(f"widths or beside has {wrong[0]}; expected multiples of {_GROUPS}")
-    if wrong := [width for width in widths if width % heads]:
-        raise ValueError(f"widths has {wrong[0]}; expected multiples of heads, {heads}")
-    if text_width is not None and text_width % text_heads:
-        raise ValueError(
-            f"text_width is {text_width}; expected a multiple of text_heads, {text_heads}, or null"
-        )
 
 
 def _blocks(
@@ -231,17 +201,10 @@ class PatchGAN(nn.Module):
     Args:
         width: Channels of the first layer; they double with each layer, up to eight times.
         layers: Layers with a stride of two; three have a receptive field of 70x70 pixels.
-
-    Raises:
-        ValueError: If the width is no multiple of 8, the groups of its norms, or there is no layer.
     """
 
-    def __init__(self, width: int = 64, layers: int = 3) -> None:
+    def __init__(self, width: PositiveInt = 64, layers: PositiveInt = 3) -> None:
         super().__init__()
-        if width < 8 or width % 8 or layers < 1:
-            raise ValueError(
-                f"width is {width} and layers {layers}; expected a multiple of 8, and 1 or more"
-            )
         widths = [3, *(width * min(2**n, 8) for n in range(layers + 1))]
         parts: list[nn.Module] = []
         for n, (inputs, outputs) in enumerate(pairwise(widths)):
@@ -277,15 +240,10 @@ class UNetDiscriminator(nn.Module):
     Args:
         width: Channels of the first layer; they double three times.
         skips: Whether the way up gets the features of the way down.
-
-    Raises:
-        ValueError: If the width is below 1.
     """
 
-    def __init__(self, width: int = 64, skips: bool = True) -> None:
+    def __init__(self, width: PositiveInt = 64, skips: bool = True) -> None:
         super().__init__()
-        if width < 1:
-            raise ValueError(f"width of UNetDiscriminator is {width}; expected 1 or more")
         self.skips = skips
         self.conv0 = nn.Conv2d(3, width, 3, padding=1)
         for number, (inputs, outputs) in enumerate(pairwise((1, 2, 4, 8, 4, 2, 1, 1, 1)), 1):

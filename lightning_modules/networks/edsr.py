@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from files.numbers import NonNegativeInt, PositiveInt
+
 MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K's training images, in RGB
 FACTORS = (2, 3, 4, 8)
 PEAK = 255.0  # released weights work on levels of 0..255
@@ -85,20 +87,12 @@ class Trunk(nn.Module):
         channels: Width of all layers.
         res_scale: Factor on each block's branch; 0.1 keeps wide networks (256) stable.
         peak: Value of white for the mean shifts.
-
-    Raises:
-        ValueError: If `channels` is below 1, or `blocks` below 0.
     """
 
     def __init__(
         self, blocks: int = 16, channels: int = 64, res_scale: float = 1.0, peak: float = PEAK
     ) -> None:
         super().__init__()
-        # torch accepts layers without channels, which learn nothing; 0 blocks leave other layers.
-        for name, value, least in (("blocks", blocks, 0), ("channels", channels, 1)):
-            if value < least:
-                kind = type(self).__name__
-                raise ValueError(f"{name} of {kind} is {value}; expected {least} or more")
         self.sub_mean = MeanShift(-1, peak)
         self.add_mean = MeanShift(1, peak)
         self.head = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1))
@@ -127,15 +121,14 @@ class EDSR(Trunk):
             weights.
 
     Raises:
-        ValueError: If `scale` is not one of the supported factors, `channels` is below 1, or
-            `blocks` below 0.
+        ValueError: If `scale` is not one of the supported factors.
     """
 
     def __init__(
         self,
         scale: float,
-        blocks: int = 16,
-        channels: int = 64,
+        blocks: NonNegativeInt = 16,
+        channels: PositiveInt = 64,
         res_scale: float = 1.0,
         global_skip: bool = False,
     ) -> None:

@@ -12,12 +12,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Literal, NamedTuple, cast, get_args
+from typing import ClassVar, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from files.numbers import PositiveInt
 from lightning_modules.networks.swin_unet import zeroed
 from lightning_modules.noise import Size
 
@@ -42,9 +43,6 @@ class FeatureUpsampler(nn.Module, ABC):
     Args:
         places: Of the U-Net.
         resize: How features are enlarged: ``bilinear``, or ``nearest``, as released.
-
-    Raises:
-        ValueError: ``resize`` is unknown.
     """
 
     from_network: ClassVar[bool] = False
@@ -52,8 +50,6 @@ class FeatureUpsampler(nn.Module, ABC):
 
     def __init__(self, places: Places, resize: Resize) -> None:
         super().__init__()
-        if resize not in get_args(Resize):
-            raise ValueError(f"resize is {resize!r}; expected {' or '.join(get_args(Resize))}")
         self.mode = "nearest-exact" if resize == "nearest" else resize
         self.places = nn.ModuleDict()
         for name, width in places.widths.items():
@@ -103,19 +99,15 @@ class Shared(FeatureUpsampler):
         width: Channels within the blocks.
         time_width: Channels of the embedding of the timestep, sines and cosines.
         resize: How features are enlarged: ``bilinear``, or ``nearest``, as released.
-
-    Raises:
-        ValueError: A width is below 1, or ``resize`` is unknown.
     """
 
     def __init__(
-        self, places: Places, width: int = 4, time_width: int = 40, resize: Resize = "bilinear"
+        self,
+        places: Places,
+        width: PositiveInt = 4,
+        time_width: PositiveInt = 40,
+        resize: Resize = "bilinear",
     ) -> None:
-        if width < 1 or time_width < 2 or time_width % 2:
-            raise ValueError(
-                f"the upsampler has a width of {width} and a time_width of {time_width}; expected "
-                "1 or more, and an even number"
-            )
         self.width, self.time_width = width, time_width
         super().__init__(places, resize)
 
@@ -134,9 +126,6 @@ class Full(FeatureUpsampler):
         places: Of the U-Net; given by the method.
         gated: Multiply by one scalar per place that starts at 0: untrained, nothing is added.
         resize: How features are enlarged: ``bilinear``, or ``nearest``, as released.
-
-    Raises:
-        ValueError: ``resize`` is unknown.
     """
 
     from_network = True

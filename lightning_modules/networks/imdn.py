@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from files.numbers import PositiveInt
+
 SLOPE = 0.05  # of every leaky ReLU
 
 
@@ -84,21 +86,16 @@ class IMDN(nn.Module):
         blocks: Number of distillation blocks.
 
     Raises:
-        ValueError: If `scale` is not a whole number from 2 to 8, `channels` is not a multiple of
-            16, or `blocks` is below 1.
+        ValueError: If `scale` is not a whole number from 2 to 8.
     """
 
-    def __init__(self, scale: float, channels: int = 64, blocks: int = 6) -> None:
+    def __init__(self, scale: float, channels: PositiveInt = 64, blocks: PositiveInt = 6) -> None:
         super().__init__()
         if scale not in range(2, 9):
             raise ValueError(
                 f"data.init_args.scale is {scale}, but IMDN enlarges by a whole number from 2 to "
                 "8; LIIF enlarges by any factor"
             )
-        if channels < 16 or channels % 16:
-            raise ValueError(f"channels of IMDN is {channels}, expected a multiple of 16")
-        if blocks < 1:
-            raise ValueError(f"blocks of IMDN is {blocks}; expected 1 or more")
         self.scale = int(scale)
         self.fea_conv = nn.Conv2d(3, channels, 3, padding=1)
         self.names = [f"IMDB{number}" for number in range(1, blocks + 1)]

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from degradations.device import copy_to
+from files.numbers import UnitInterval
 from lightning_modules.networks.running import Running
 from lightning_modules.networks.scales import Scales
 from lightning_modules.noise import Size
@@ -268,18 +269,6 @@ class Text(NamedTuple):
     lengths: Tensor
 
 
-class Mixture(NamedTuple):
-    """Guidance within the network, for a batch whose second half has another text.
-
-    Args:
-        after: Number of blocks after which the halves are mixed to one.
-        weight: Weight of the first half; the second has one minus that.
-    """
-
-    after: int
-    weight: float
-
-
 class InfinityTransformer(Running):
     """The transformer; by default the 8B model, 8,375.8 M parameters.
 
@@ -297,8 +286,8 @@ class InfinityTransformer(Running):
         drop_path: Share of samples that skip the last block in training; less for earlier blocks.
 
     Raises:
-        ValueError: If the width is not a multiple of four times the heads, ``drop_path`` is outside
-            [0, 1), or the text features are too narrow.
+        ValueError: If the width is not a multiple of four times the heads and of those that pool
+            texts.
     """
 
     called = ("encode_text", "without_text")  # entry points besides `forward`, for sharding
@@ -312,22 +301,15 @@ class InfinityTransformer(Running):
         text_width: int = 2048,
         text_length: int = 512,
         levels: int = 15,
-        drop_path: float = 0.1,
+        drop_path: UnitInterval = 0.1,
         **kwargs: Any,
     ) -> None:
         super().__init__(channels_last=False, **kwargs)
-        if width < 64 or width % (4 * heads):
-            raise ValueError(
-                f"width is {width} with {heads} heads; expected a multiple of four times the "
-                "heads, 64 at least"
-            )
-        if not 0 <= drop_path < 1:
-            raise ValueError(f"drop_path is {drop_path}; expected at least 0 and below 1")
         pool_heads = text_width // (128 if width <= 4096 else 64)
-        if not pool_heads or width % pool_heads:
+        if width < 64 or width % (4 * heads) or not pool_heads or width % pool_heads:
             raise ValueError(
-                f"text_width is {text_width}, for {pool_heads} heads that pool a text into {width} "
-                "channels; expected at least 128, and heads that divide the channels"
+                f"width is {width} with {heads} heads, and {pool_heads} that pool texts of "
+                f"{text_width} channels; expected a multiple of both and of four, 64 at least"
             )
         self.bits, self.width, self.heads, self.levels = bits, width, heads, levels
         self.no_text = nn.Parameter(torch.empty(text_length, text_width))
@@ -387,9 +369,8 @@ class InfinityTransformer(Running):
         n = text.features.shape[1]
         if n > len(self.no_text):
             raise ValueError(
-                f"texts have up to {n} tokens; expected at most {len(self.no_text)}, as many as "
-                "the network has for no text: set text_length in "
-                "model.init_args.transformer.init_args to that, or the encoder's length to less"
+                f"texts have up to {n} tokens; expected at most {len(self.no_text)}: set the "
+                "transformer's text_length, or the encoder's length"
             )
         features = text.features.to(self.no_text.dtype)  # cached features have half precision
         none = self.no_text[:n]
@@ -402,16 +383,7 @@ class InfinityTransformer(Running):
 
         Args:
             text: Texts of the batch.
-
-        Raises:
-            ValueError: If the features have another width.
         """
-        found, expected = text.features.shape[-1], self.no_text.shape[1]
-        if found != expected:
-            raise ValueError(
-                f"features of texts have {found} channels; expected {expected}: use the encoder "
-                "that the network was trained with"
-            )
         mask = torch.arange(text.features.shape[1], device=text.lengths.device)
         mask = (mask < text.lengths.view(-1, 1))[:, None, None]
         with torch.autocast(text.features.device.type, enabled=False):
@@ -429,7 +401,6 @@ class InfinityTransformer(Running):
         encoded: EncodedText,
         first: int = 0,
         cache: Cache | None = None,
-        mixture: Mixture | None = None,
     ) -> Tensor:
         """Return logits of the bits of one or more consecutive scales.
 
@@ -443,35 +414,23 @@ class InfinityTransformer(Running):
             encoded: Encoded texts.
             first: Number of the first of these scales, from 0.
             cache: Previous scales; required unless ``first`` is 0.
-            mixture: Guidance between the batch's halves.
 
         Returns:
             (B, n, bits, 2) in float32, for 0 and 1.
 
         Raises:
-            ValueError: If the tokens are not whole scales, or previous scales are missing.
+            ValueError: If the tokens are not whole scales, or there are more than ``levels``.
         """
         x, last = self._sequence(inputs, scales, encoded, first)
-        before = scales.spans[first].start
-        if before != (0 if cache is None else cache.length):
-            raise ValueError(
-                f"scale {first} follows on {before} tokens, and "
-                f"{0 if cache is None else cache.length} are known: pass scales in order, "
-                "with the same cache"
-            )
         head_width = self.width // self.heads
         rotary = rotary_embedding(scales, first, last, head_width, x.device)
         spans = [(s.stop - s.start, s.stop) for s in scales.spans[first:last]]
         for number, block in enumerate(self.blocks):
-            if mixture is not None and number == mixture.after:
-                x = _mixed(x, mixture.weight)
             if cache is None:
                 x = self.run_block(block, x, encoded, spans, rotary, kept=self._kept(number, x))
             else:
                 with self._uncompiled():
                     x = block(x, encoded, spans, rotary, cache, number)
-        if mixture is not None and mixture.after == len(self.blocks):
-            x = _mixed(x, mixture.weight)
         if cache is not None:
             cache.length = scales.spans[last - 1].stop
         return self._logits(x, encoded)
@@ -543,11 +502,6 @@ class _Pool(nn.Module):
         found = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         out: Tensor = self.out(found.flatten(1))
         return out
-
-
-def _mixed(x: Tensor, weight: float) -> Tensor:
-    one, other = x.chunk(2)
-    return (weight * one + (1 - weight) * other).repeat(2, 1, 1)
 
 
 _UNDECAYED = ("no_text", "start", "own", "log_scale", "query")

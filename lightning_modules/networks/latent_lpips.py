@@ -39,15 +39,10 @@ class LatentDistance(nn.Module):
     Args:
         channels: Channels of the latent.
         widths: Channels of the five stages.
-
-    Raises:
-        ValueError: If there are not five stages.
     """
 
     def __init__(self, channels: int = 4, widths: Sequence[int] = VGG16) -> None:
         super().__init__()
-        if len(widths) != len(_CONVOLUTIONS):
-            raise ValueError(f"widths has {len(widths)} numbers; expected one for each of 5 stages")
         self.net = _trunk(channels, widths)
         self.heads = [f"lin{number}" for number in range(len(widths))]
         for name, width in zip(self.heads, widths, strict=True):
@@ -188,8 +183,6 @@ def from_imagenet(path: str | Path, channels: int = 4) -> dict[str, Tensor]:
         trunk = _trunk(channels, VGG16)
     for name in trunk.state_dict():
         stage, layer = name.split(".", 1)
-        if f"features.{layer}" not in published:
-            raise ValueError(f"{path} has no features.{layer}: expected torchvision's VGG16")
         found[f"net.{stage}.{layer}"] = published[f"features.{layer}"]
     first = "net.slice1.0.weight"
     found[first] = found[first][:, :1].repeat(1, channels, 1, 1)

@@ -13,7 +13,6 @@ and cell are added per query.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from itertools import product
 from typing import Any, cast
@@ -24,6 +23,7 @@ from torch.nn import functional
 
 from degradations.bicubic import resize
 from degradations.device import tensor_like
+from files.numbers import NonNegativeInt, PositiveInt
 from lightning_modules.networks.edsr import Trunk
 
 NUDGE = 1e-6  # decides ties, and keeps points inside the border
@@ -74,30 +74,21 @@ class LIIF(nn.Module):
         global_skip: Let the network learn the residual of bicubic enlargement, starting from
             exactly bicubic; for short trainings from scratch. False, as in the paper, for released
             weights.
-
-    Raises:
-        ValueError: If `scale` is not a positive number, `chunk` is below 1, or `hidden` is empty.
     """
 
     def __init__(
         self,
         scale: float,
-        blocks: int = 16,
-        channels: int = 64,
+        blocks: NonNegativeInt = 16,
+        channels: PositiveInt = 64,
         hidden: tuple[int, ...] = (256, 256, 256, 256),
         unfold: bool = True,
         cell: bool = True,
         ensemble: bool = True,
-        chunk: int | None = None,
+        chunk: PositiveInt | None = None,
         global_skip: bool = False,
     ) -> None:
         super().__init__()
-        if not (math.isfinite(scale) and scale > 0):
-            raise ValueError(f"data.init_args.scale is {scale}, expected a positive number")
-        if chunk is not None and chunk < 1:
-            raise ValueError(f"chunk of LIIF is {chunk}, expected at least 1 point")
-        if not hidden:
-            raise ValueError("hidden of LIIF is empty, expected the width of at least one layer")
         self.scale = scale
         self.kernel = 3 if unfold else 1
         self.cell = cell
@@ -121,9 +112,6 @@ class LIIF(nn.Module):
 
         Returns:
             (B, 3, *size), about [0, 1]; not clamped.
-
-        Raises:
-            ValueError: If a side of the output would be below one pixel.
         """
         h, w = lr.shape[-2:]
         height, width = size or (round(self.scale * h), round(self.scale * w))
@@ -144,16 +132,8 @@ class LIIF(nn.Module):
 
         Returns:
             (B, 3, *size), about [0, 1]; not clamped.
-
-        Raises:
-            ValueError: If a side of the output would be below one pixel.
         """
-        (height, width), (batch, _, h, w) = size, features.shape
-        if min(height, width) < 1:
-            raise ValueError(
-                f"LIIF was asked for {height}x{width} pixels from {h}x{w}: data.init_args.scale "
-                f"is {self.scale}, too small for this image"
-            )
+        (height, width), batch = size, len(features)
         coord = grid(height, width, features.device).expand(batch, -1, 2)
         cell = tensor_like((2 / height, 2 / width), coord).expand(batch, 1, 2)
         points = self.query(features, coord, cell)

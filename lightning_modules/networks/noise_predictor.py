@@ -2,7 +2,7 @@
 
 Yue et al., CVPR 2025 (arXiv 2412.09013), section 3. 33,837,576 parameters in 164 tensors with the
 sizes of the release; built of diffusers' blocks, with names as in the released file.
-Differs from the paper in: `attention_slice`, see ``NoisePredictor``; other sizes; scales but 4.
+Differs from the paper in: other sizes; scales but 4.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
+from files.numbers import NonNegativeInt, PositiveInt
 from files.tensors import bare_names
 from lightning_modules.networks.running import Running
 
@@ -58,12 +58,9 @@ class NoisePredictor(Running):
             scale asks (``fit_to``), with all but one folded; 1 before it is known.
         folded: How many of them fold squares of 2x2 pixels into channels before the first layer.
             The others are those of levels, one each. By default 0, if ``halvings`` is set.
-        attention_slice: Compute attention for so many pixels at a time. Useful only without a
-            memory-efficient kernel of torch: it bounds the memory, which otherwise grows with the
-            fourth power of a side, and changes only rounding.
 
     Raises:
-        ValueError: If arguments do not fit together.
+        ValueError: If there are more halvings than levels and folded ones.
     """
 
     divisor: int  # of the sides of the LR image
@@ -71,48 +68,30 @@ class NoisePredictor(Running):
 
     def __init__(
         self,
-        latent: int = 4,
-        channels: int = 3,
-        widths: Sequence[int] = (256, 512),
-        layers: int = 3,
-        head_width: int = 64,
-        halvings: int | None = None,
-        attention_slice: int | None = None,
-        folded: int = 0,
+        latent: PositiveInt = 4,
+        channels: PositiveInt = 3,
+        widths: Sequence[PositiveInt] = (256, 512),
+        layers: PositiveInt = 3,
+        head_width: PositiveInt = 64,
+        halvings: NonNegativeInt | None = None,
+        folded: NonNegativeInt = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         by_levels = 0 if halvings is None else halvings - folded
-        if not 0 <= by_levels <= len(widths) or folded < 0:
+        if not 0 <= by_levels <= len(widths):
             raise ValueError(
-                f"halvings is {halvings} with {len(widths)} widths; expected 0 to {len(widths)}, "
-                f"and folded, which is {folded}, more, since a level halves the sides once: set "
-                "more widths, or folded"
+                f"halvings is {halvings} with {len(widths)} widths and {folded} folded; a level "
+                "halves the sides once: set more widths, or folded"
             )
-        if halvings is None and folded:
-            raise ValueError(
-                f"folded is {folded}, and halvings, of which it is a part, is missing: set both"
-            )
-        if wrong := [width for width in widths if width % _GROUPS or width % head_width]:
-            raise ValueError(
-                f"widths has {wrong[0]}; expected multiples of {_GROUPS} and of head_width, "
-                f"{head_width}"
-            )
-        if attention_slice is not None and attention_slice < 1:
-            raise ValueError(f"attention_slice is {attention_slice}; expected 1 or more, or null")
         self.latent, self.channels, self.halvings = latent, channels, halvings
         self._sizes = (widths, layers, head_width)
-        self.attention_slice = attention_slice
         self._build(*((1, 0) if halvings is None else (halvings, folded)))
 
     def _build(self, halvings: int, folded: int) -> None:
         self.divisor, self.fold = 2**halvings, 2**folded
         channels = self.channels * self.fold**2
         self.encoder = Encoder(channels, 2 * self.latent, *self._sizes, halvings - folded)
-        if self.attention_slice is not None:
-            for module in self.encoder.modules():
-                if set_processor := getattr(module, "set_processor", None):
-                    set_processor(SlicedAttention(self.attention_slice))
         self.prepare_to_run()
 
     def fit_to(self, scale: float, factor: int) -> None:
@@ -134,9 +113,8 @@ class NoisePredictor(Running):
         if scale < 1 or needed < 0 or not needed.is_integer():
             scales = [f"{factor / 2**n:g}" for n in range(int(math.log2(factor)), -1, -1)]
             raise ValueError(
-                f"{type(self).__name__} cannot be for scale {scale:g}: it halves the LR image's "
-                f"sides some number of times to the latents', which are 1/{factor} of the "
-                f"output's. Set data.init_args.scale to one of {', '.join(scales)}"
+                f"{type(self).__name__} halves sides from LR to latents of 1/{factor} of the "
+                f"output's: set data.init_args.scale to one of {', '.join(scales)}"
             )
         if self.divisor != 2**needed:
             self._build(int(needed), max(int(needed) - 1, 0))
@@ -236,46 +214,6 @@ class Encoder(nn.Module):
             x = run(block, x, embedded)[0]
         x = run(self.mid_block, x, embedded)
         return self.conv_out(functional.silu(self.conv_norm_out(x)))
-
-
-class SlicedAttention:
-    """Processor of diffusers' ``Attention`` for self-attention in slices of the queries.
-
-    Args:
-        size: Queries per slice.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def __call__(
-        self,
-        attention: Any,
-        x: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-    ) -> Tensor:
-        """Map (B, C, h, w) to the same shape, with the residual; other arguments are ignored."""
-        B, C, h, w = x.shape
-        pixels = attention.group_norm(x.flatten(2)).transpose(1, 2)
-        q, k, v = (
-            layer(pixels).unflatten(2, (attention.heads, -1)).transpose(1, 2)  # (B, heads, h w, D)
-            for layer in (attention.to_q, attention.to_k, attention.to_v)
-        )
-        attended = torch.cat(
-            [self._attend(part, k, v) for part in q.split(self.size, dim=2)], dim=2
-        )
-        y = attention.to_out[0](attended.transpose(1, 2).flatten(2))
-        return x + y.transpose(1, 2).reshape(B, C, h, w)
-
-    @staticmethod
-    def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        function = functional.scaled_dot_product_attention
-        if not torch.is_grad_enabled():
-            return function(q, k, v)
-        # Otherwise the matrices of all slices would be kept for the gradient.
-        return checkpoint(function, q, k, v, use_reentrant=False, preserve_rng_state=False)
 
 
 def lr_side(patch: int | None, scale: float) -> int:

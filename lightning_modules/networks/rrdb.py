@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from files.numbers import PositiveInt
+
 SLOPE = 0.2  # of every leaky ReLU
 RESIDUAL = 0.2  # factor of every residual
 SHUFFLES = {4: 1, 2: 2, 1: 4}  # side of the squares of pixels that become channels, by scale
@@ -41,11 +43,11 @@ class DenseBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Refine features x (B, C, H, W)."""
-        known = x
+        features = x
         for number in range(1, 5):
-            y = functional.leaky_relu(self.get_submodule(f"conv{number}")(known), SLOPE)
-            known = torch.cat([known, y], 1)
-        return torch.add(x, self.get_submodule("conv5")(known), alpha=RESIDUAL)
+            y = functional.leaky_relu(self.get_submodule(f"conv{number}")(features), SLOPE)
+            features = torch.cat([features, y], 1)
+        return torch.add(x, self.get_submodule("conv5")(features), alpha=RESIDUAL)
 
 
 class RRDB(nn.Module):
@@ -77,22 +79,21 @@ class RRDBNet(nn.Module):
         growth: Width within the dense blocks.
 
     Raises:
-        ValueError: If ``scale`` is another factor, or a size is below 1.
+        ValueError: If ``scale`` is another factor.
     """
 
     def __init__(
-        self, scale: float, channels: int = 64, blocks: int = 23, growth: int = 32
+        self,
+        scale: float,
+        channels: PositiveInt = 64,
+        blocks: PositiveInt = 23,
+        growth: PositiveInt = 32,
     ) -> None:
         super().__init__()
         if scale not in SHUFFLES:
             raise ValueError(
                 f"data.init_args.scale is {scale:g}, but RRDBNet enlarges by 1, 2 or 4; it and "
                 "AnySize enlarge by any factor"
-            )
-        if min(channels, blocks, growth) < 1:
-            raise ValueError(
-                f"RRDBNet has channels {channels}, blocks {blocks} and growth {growth}; expected 1 "
-                "or more"
             )
         self.scale, self.shuffle = int(scale), SHUFFLES[int(scale)]
         self.conv_first = nn.Conv2d(3 * self.shuffle**2, channels, 3, padding=1)

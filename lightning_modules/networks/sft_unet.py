@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from files.numbers import PositiveInt, UnitInterval
 from lightning_modules.networks.running import Running
 from lightning_modules.networks.swin_unet import sinusoids, zeroed
 from lightning_modules.noise import Size
@@ -47,9 +48,6 @@ class SFTUNet(Running):
         patch: Side of the squares of pixels that become one position, with their values as
             channels. Above 1 for small trainings, which it makes about patch^2 times as fast.
         channels: Channels of the residual and of the base's image; more than 3 in latents.
-
-    Raises:
-        ValueError: If the adapter is unknown, there is no level, or ``patch`` is below 1.
     """
 
     draws = True  # dropout
@@ -63,18 +61,12 @@ class SFTUNet(Running):
         attention: bool = True,
         adapter: AdapterKind = "fourier",
         bands: int = 4,
-        dropout: float = 0.0,
-        patch: int = 1,
-        channels: int = 3,
+        dropout: UnitInterval = 0.0,
+        patch: PositiveInt = 1,
+        channels: PositiveInt = 3,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if adapter not in get_args(AdapterKind):
-            raise ValueError(f"adapter is {adapter!r}; expected fourier, mlp or none")
-        if not multipliers:
-            raise ValueError("multipliers is empty; expected a factor for at least one level")
-        if patch < 1:
-            raise ValueError(f"patch is {patch}; expected at least 1 pixel")
         embedding = 4 * width
         self.width, self.patch = width, patch
         self.embeds = nn.ModuleDict(

@@ -13,13 +13,14 @@ import functools
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from degradations.device import copy_to
+from files.numbers import PositiveFloat, PositiveInt
 from lightning_modules.networks.running import Running
 
 Mask = Literal["correct", "released"]
@@ -256,7 +257,7 @@ class SwinUNet(Running):
             channels. Above 1 for diffusion in pixels, which it makes about patch^2 times as fast.
 
     Raises:
-        ValueError: If an argument is out of range or unknown.
+        ValueError: If ``condition_factor`` is no power of two.
     """
 
     any_size = False  # windows of unknown sizes take the compiler more than ten minutes
@@ -272,17 +273,13 @@ class SwinUNet(Running):
         swin_width: int = 192,
         heads: int = 6,
         window: int = 8,
-        condition_factor: float = 1,
+        condition_factor: PositiveFloat = 1,
         mask: Mask | None = None,
-        patch: int = 1,
+        patch: PositiveInt = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(channels_last=False, **kwargs)
-        if patch < 1:
-            raise ValueError(f"patch is {patch}; expected at least 1 pixel")
-        if mask not in (None, *get_args(Mask)):
-            raise ValueError(f"mask is {mask!r}; expected correct or released")
-        halvings = math.log2(condition_factor) if condition_factor > 0 else math.nan
+        halvings = math.log2(condition_factor)
         if not halvings.is_integer():
             raise ValueError(f"condition_factor is {condition_factor:g}; expected a power of two")
         self.width, self.window, self.condition_factor = width, window, condition_factor
@@ -395,12 +392,6 @@ class SwinUNet(Running):
             )
         embedded = self.time_embed(sinusoids(t, self.width).to(x.dtype))
         beside = self.feature_extractor(lr)
-        if beside.shape[-2:] != x.shape[-2:]:
-            raise ValueError(
-                f"the LR image is {lr.shape[-2]}x{lr.shape[-1]} beside a latent of {h}x{w}, but "
-                f"condition_factor of SwinUNet is {self.condition_factor:g}: set it to "
-                f"{lr.shape[-1] / w:g}"
-            )
         x = functional.pixel_unshuffle(torch.cat([x, beside], dim=1), self.patch)
         skips = []
         for block in self.input_blocks:

@@ -13,11 +13,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import islice
-from typing import Literal, NamedTuple, cast, get_args
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
+from files.numbers import PositiveInt, UnitInterval
 from lightning_modules.networks.bsq import enlarged, quantized, scales_of
 from lightning_modules.noise import Size
 
@@ -71,9 +72,6 @@ class Mapper(nn.Module, ABC):
 
         Args:
             z: (B, d, h, w), the latent of LR, not quantised.
-
-        Raises:
-            ValueError: If the latent has another size or number of channels.
         """
 
     def targets(self, f: Tensor, sizes: Sequence[Size], outputs: Sequence[Tensor]) -> list[Tensor]:
@@ -88,14 +86,6 @@ class Mapper(nn.Module, ABC):
             (B, d, h_k, w_k) of each predicted scale.
         """
         return [scale.residual for scale in islice(scales_of(f, sizes), len(outputs))]
-
-    def _check(self, z: Tensor) -> None:
-        if z.shape[1:] != (self.bits, *self.size):
-            raise ValueError(
-                f"the latent is {' x '.join(str(n) for n in z.shape[1:])}; expected {self.bits} x "
-                f"{self.size[0]} x {self.size[1]}, the one size of this network: train one for "
-                "this size, by model.init_args.mapper.init_args.size"
-            )
 
 
 class Transformation(Mapper):
@@ -117,8 +107,7 @@ class Transformation(Mapper):
             for new trainings.
 
     Raises:
-        ValueError: If the numbers of grids and branches differ, a width is odd or not a multiple
-            of its heads, or the layout is unknown.
+        ValueError: If the numbers of grids and branches differ.
     """
 
     def __init__(
@@ -128,7 +117,7 @@ class Transformation(Mapper):
         grids: Sequence[Size] = ((2, 2), (4, 4), (8, 8), (12, 12), (16, 16), (24, 24), (32, 32)),
         branches: Sequence[Branch] = RELEASED,
         trunk: tuple[int, int] = (64, 128),
-        dropout: float = 0.1,
+        dropout: UnitInterval = 0.1,
         layout: Layout = "memory",
     ) -> None:
         super().__init__(bits, size, grids)
@@ -136,11 +125,6 @@ class Transformation(Mapper):
             raise ValueError(
                 f"there are {len(grids)} grids and {len(branches)} branches: set as many of "
                 "model.init_args.mapper.init_args.branches as of its grids"
-            )
-        if layout not in get_args(Layout):
-            raise ValueError(
-                f"model.init_args.mapper.init_args.layout is {layout!r}; expected memory or "
-                "positions"
             )
         self.layout: Layout = layout
         if layout == "positions":  # in checkpoints and exports, since tensors look alike
@@ -176,7 +160,6 @@ class Transformation(Mapper):
 
     def forward(self, z: Tensor) -> list[Tensor]:
         """Return o_k, (B, d, h_k, w_k) of each scale, not quantised; see ``Mapper``."""
-        self._check(z)
         features = self.trunk(z.to(next(self.parameters()).dtype))
         return [
             self._map(cast(Tensor, branch(features)), grid)
@@ -203,9 +186,6 @@ class LatentEstimate(Mapper):
         full: (H, W) of HR's latent.
         width: Channels of the hidden layers.
         blocks: Number of residual blocks, of two convolutions each.
-
-    Raises:
-        ValueError: If ``width`` or ``blocks`` is below 1.
     """
 
     def __init__(
@@ -214,15 +194,10 @@ class LatentEstimate(Mapper):
         size: Size,
         grids: Sequence[Size],
         full: Size,
-        width: int = 128,
-        blocks: int = 4,
+        width: PositiveInt = 128,
+        blocks: PositiveInt = 4,
     ) -> None:
         super().__init__(bits, size, grids, full)
-        if min(width, blocks) < 1:
-            raise ValueError(
-                f"model.init_args.mapper.init_args.width is {width} and blocks {blocks}; expected "
-                "1 or more"
-            )
         self.inside = nn.Conv2d(bits, width, 3, padding=1)
         self.blocks = nn.ModuleList(
             nn.Sequential(
@@ -241,7 +216,6 @@ class LatentEstimate(Mapper):
         Args:
             z: (B, d, h, w), the latent of LR, not quantised.
         """
-        self._check(z)
         z = enlarged(z.to(self.out.weight.dtype), cast(Size, self.full))
         x: Tensor = self.inside(z)
         for block in self.blocks:
@@ -263,11 +237,6 @@ class _Branch(nn.Module):
     def __init__(self, bits: int, size: Size, grid: Size, sizes: Branch, dropout: float) -> None:
         super().__init__()
         width, layers, heads = sizes
-        if width % 2 or width % heads:
-            raise ValueError(
-                f"a branch is {width} wide with {heads} heads; expected an even multiple of them: "
-                "set model.init_args.mapper.init_args.branches"
-            )
         self.local = nn.Sequential(
             *_convolution(bits, width // 2, size), *_convolution(width // 2, width, size)
         )

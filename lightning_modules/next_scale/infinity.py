@@ -17,6 +17,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from degradations.device import copy_to
+from files.numbers import NonNegativeInt, UnitInterval
 from files.tensors import bare_names
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.base import Generator
@@ -31,7 +32,7 @@ from lightning_modules.next_scale.next_scale import (
     self_correction,
     teacher_forcing,
 )
-from lightning_modules.noise import Noise
+from lightning_modules.noise import Noise, with_noise_seeds
 
 if TYPE_CHECKING:
     from files.batch import Batch
@@ -49,7 +50,7 @@ class Infinity(NextScale, Generator):
         optimizer: Makes the optimiser of the trainable parameters.
 
     Raises:
-        ValueError: If transformer and space do not fit, or a share is out of range.
+        ValueError: If transformer and space do not fit.
     """
 
     def __init__(
@@ -57,8 +58,8 @@ class Infinity(NextScale, Generator):
         scale: float,
         space: BitwiseSpace,
         transformer: InfinityTransformer,
-        flip_strength: float = 0.3,
-        flip_scales: int = 13,
+        flip_strength: UnitInterval = 0.3,
+        flip_scales: NonNegativeInt = 13,
         optimizer: OptimizerCallable = adamw,
         **kwargs: Any,
     ) -> None:
@@ -66,8 +67,6 @@ class Infinity(NextScale, Generator):
         self.space, self.transformer = space, transformer
         self.flip_strength, self.flip_scales = flip_strength, flip_scales
         self.check_parts()
-        if not 0 <= flip_strength <= 1:
-            raise ValueError(f"model.init_args.flip_strength is {flip_strength}; expected 0 to 1")
 
     # ------------------------------------------------------------------------------------- training
 
@@ -75,13 +74,13 @@ class Infinity(NextScale, Generator):
         """Return the cross-entropy of the bits of all scales, with self-correction."""
         f = self.latent(batch)
         scales = self.space.scales((f.shape[-2], f.shape[-1]))
-        given = teacher_forcing(f, scales, self_correction(self.flip_strength, self.flip_scales))
-        logits = self.predicted(batch, given.inputs, scales)
+        forced = teacher_forcing(f, scales, self_correction(self.flip_strength, self.flip_scales))
+        logits = self.predicted(batch, forced.inputs, scales)
         weights = copy_to(scale_weights(scales, 0, self.reweight), f.device)
-        losses = bit_losses(logits, given.bits)
+        losses = bit_losses(logits, forced.bits)
         loss = (losses * weights).sum(1).mean()
         self.log("train/loss", loss, prog_bar=True)
-        self.log_scales(scales, losses, logits, given.bits)
+        self.log_scales(scales, losses, logits, forced.bits)
         return loss
 
     def latent(self, batch: Batch) -> Tensor:
@@ -105,7 +104,7 @@ class Infinity(NextScale, Generator):
     @torch.no_grad()
     def bits_of(self, batch: Batch) -> list[Tensor]:
         """Return the codes (B, d, h_k, w_k) of each scale of the images."""
-        batch = self._own_seeds(batch)
+        batch = with_noise_seeds(batch, self.noise_seed)
         return self._codes(batch, Noise(batch["seed"], self.device))
 
     def _codes(self, batch: Batch, noise: Noise) -> list[Tensor]:
@@ -115,7 +114,7 @@ class Infinity(NextScale, Generator):
             raise ValueError(f"images of {H}x{W} were requested; expected multiples of {factor}")
         scales = self.space.scales((H // factor, W // factor))
         text, how = self.sampling(batch)
-        return sample(self._network, scales, text, noise, how)
+        return sample(self.transformer, scales, text, noise, how)
 
     # -------------------------------------------------------------------------------------- weights
 
@@ -124,5 +123,5 @@ class Infinity(NextScale, Generator):
         tensors = bare_names(tensors)
         own = self.state_dict().items()
         kept = {name: tensor for name, tensor in own if not name.startswith("transformer.")}
-        found = from_official(tensors, len(self._network.no_text))
+        found = from_official(tensors, len(self.transformer.no_text))
         return {**kept, **{f"transformer.{name}": tensor for name, tensor in found.items()}}

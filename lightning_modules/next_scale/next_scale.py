@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from files.method import BitwiseMethod
+from files.numbers import NonNegativeFloat, PositiveFloat, UnitInterval
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.backbone.condition import Texts, text_of
 from lightning_modules.latents import InLatents
@@ -40,12 +41,12 @@ from lightning_modules.networks.infinity import (
     Cache,
     EncodedText,
     InfinityTransformer,
-    Mixture,
     Text,
     decay_groups,
 )
 from lightning_modules.networks.scales import Scales
 from lightning_modules.noise import Noise, Size
+from lightning_modules.settings import changed
 
 if TYPE_CHECKING:
     from files.batch import Batch
@@ -152,40 +153,14 @@ class Bitwise:
         top_p: The less likely value of a bit is never drawn if its probability is at most
             1 - ``top_p``.
         guidance: Strength of classifier-free guidance; 1 for none.
-        guidance_after: Number of blocks after which the two passes of guidance are mixed; by
-            default their logits are mixed. Only with guidance.
         next_input_mode: How C_k is downscaled: ``trilinear`` as in training, or ``area`` as in
             NSARM's released code with the released weights.
-
-    Raises:
-        ValueError: If a number is out of range, or there is no guidance to mix.
     """
 
-    tau: float = 0.5
-    top_p: float = 0.97
-    guidance: float = 1.0
-    guidance_after: int | None = None
+    tau: NonNegativeFloat = 0.5
+    top_p: UnitInterval = 0.97
+    guidance: PositiveFloat = 1.0
     next_input_mode: Down = "trilinear"
-
-    def __post_init__(self) -> None:
-        if not (self.tau >= 0 and 0.5 <= self.top_p <= 1 and self.guidance >= 1):
-            raise ValueError(
-                f"model.init_args.bits draws with tau {self.tau}, top_p {self.top_p} and guidance "
-                f"{self.guidance}; expected 0 or more, 0.5 to 1, and 1 or more"
-            )
-        if self.guidance == 1 and self.guidance_after is not None:
-            raise ValueError(
-                f"model.init_args.bits.guidance_after is {self.guidance_after}, and "
-                "guidance, whose passes it mixes, is 1: set guidance above 1, or leave "
-                "guidance_after out"
-            )
-
-    @property
-    def options(self) -> dict[str, str | int | float]:
-        """Settings that differ from the defaults, for results."""
-        default = Bitwise()
-        names = ("tau", "top_p", "guidance", "guidance_after", "next_input_mode")
-        return {n: getattr(self, n) for n in names if getattr(self, n) != getattr(default, n)}
 
 
 def drawn(logits: Tensor, uniform: Tensor, how: Bitwise) -> Tensor:
@@ -236,7 +211,6 @@ def sample(
     noise: Noise,
     how: Bitwise,
     known: Sequence[Tensor] = (),
-    at_once: bool = True,
 ) -> list[Tensor]:
     """Draw the codes of all scales, each given the previous ones.
 
@@ -246,9 +220,7 @@ def sample(
         text: Text of B images; with guidance of 2B, the second half unconditional.
         noise: Noise of B images; draws depend on the position in the image.
         how: How bits are drawn.
-        known: (B, d, h, w), given codes of the first scales.
-        at_once: Whether known scales go through the network in one pass instead of one each; the
-            results differ only by rounding.
+        known: (B, d, h, w), codes of the first scales, which go through the network in one pass.
 
     Returns:
         (B, d, h_k, w_k) of each scale.
@@ -263,12 +235,11 @@ def sample(
             total = total + enlarged(codes[number - 1], scales.latents[-1])
             below = to_tokens(shrunk(total, size, how.next_input_mode), scales.patch)
             inputs.append(below.repeat(copies, 1, 1))
-        if at_once and number < len(known):
+        if number < len(known):
             continue
         logits = _logits(network, inputs, scales, encoded, first, cache, how)
-        if number >= len(known):
-            h, w = scales.grids[number]
-            codes.append(drawn_code(logits[:, -h * w :], noise, (h, w), scales.patch, how))
+        h, w = scales.grids[number]
+        codes.append(drawn_code(logits[:, -h * w :], noise, (h, w), scales.patch, how))
         inputs, first = [], number + 1
     return codes
 
@@ -283,14 +254,11 @@ def _logits(
     how: Bitwise,
 ) -> Tensor:
     tokens = torch.cat(list(inputs), 1) if inputs else None
-    mixture = None
-    if how.guidance != 1 and how.guidance_after is not None:
-        mixture = Mixture(how.guidance_after, how.guidance)
-    logits: Tensor = network(tokens, scales, encoded, first, cache, mixture)
+    logits: Tensor = network(tokens, scales, encoded, first, cache)
     if how.guidance == 1:
         return logits
     with_it, without = logits.chunk(2)
-    return with_it if mixture is not None else without + how.guidance * (with_it - without)
+    return without + how.guidance * (with_it - without)
 
 
 def adamw(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
@@ -312,14 +280,14 @@ class NextScale(InLatents, BitwiseMethod):
     """
 
     space: BitwiseSpace
-    transformer: InfinityTransformer | None
+    transformer: InfinityTransformer
 
     def __init__(
         self,
         scale: float,
         encoder: Texts | None = None,
         prompt: str | None = None,
-        text_dropout: float = 0.1,
+        text_dropout: UnitInterval = 0.1,
         reweight: bool = True,
         bits: Bitwise = Bitwise(),
         **kwargs: Any,
@@ -332,40 +300,25 @@ class NextScale(InLatents, BitwiseMethod):
         """Raise if the parts do not fit together.
 
         Raises:
-            ValueError: If transformer and space have different numbers of bits, a prompt has no
-                encoder, or a number is out of range.
+            ValueError: If transformer and space have different numbers of bits, or a prompt has no
+                encoder.
         """
-        if not 0 <= self.text_dropout <= 1:
+        if self.prompt is not None and (self.encoder is None or not self.encoder.reads):
             raise ValueError(
-                f"model.init_args.text_dropout is {self.text_dropout}; expected 0 to 1"
+                "model.init_args.prompt is set, and an encoder, which reads it, is missing: set "
+                "model.init_args.encoder"
             )
-        reads = self.encoder is not None and self.encoder.reads
-        if self.prompt is not None and not (reads and self.prompt.strip()):
-            raise ValueError(
-                f"model.init_args.prompt is {self.prompt!r}, and "
-                f"{'it is empty' if reads else 'an encoder is missing'}: set "
-                f"{'it to a text, or to null' if reads else 'model.init_args.encoder'}"
-            )
-        if self.transformer is None:
-            return
         if self.transformer.bits != self.space.bits:
             raise ValueError(
-                f"model.init_args.transformer is for {self.transformer.bits} bits a token and the "
-                f"space has {self.space.bits}: set the transformer's bits, or the space's vae and "
-                "patch"
-            )
-        after, blocks = self.bits.guidance_after, len(self.transformer.blocks)
-        if after is not None and not 0 <= after <= blocks:
-            raise ValueError(
-                f"model.init_args.bits.guidance_after is {after}; expected the number of "
-                f"a block, 0 to {blocks}"
+                f"model.init_args.transformer is for {self.transformer.bits} bits a token, and the "
+                f"space has {self.space.bits}: set the same"
             )
 
     # ---------------------------------------------------------------------------------- the network
 
     def text(self, batch: Batch) -> Text | None:
         """Return the text of a batch; None without text. Raises as ``text_of``."""
-        width = self._network.no_text.shape[1]
+        width = self.transformer.no_text.shape[1]
         return text_of(batch, self.encoder, self.prompt, width)
 
     def predicted(self, batch: Batch, inputs: Tensor, scales: Scales) -> Tensor:
@@ -376,7 +329,7 @@ class NextScale(InLatents, BitwiseMethod):
             inputs: Inputs of ``next_scale.teacher_forcing``.
             scales: Scales of the images.
         """
-        network, count = self._network, len(inputs)
+        network, count = self.transformer, len(inputs)
         known, none = _text_or_none(network, self.text(batch), count)
         dropped = torch.rand(count, device=inputs.device) < self.text_dropout
         encoded = network.encode_text(network.without_text(known, none | dropped))
@@ -392,7 +345,7 @@ class NextScale(InLatents, BitwiseMethod):
         Raises:
             ValueError: If there is guidance without text.
         """
-        network, found = self._network, self.text(batch)
+        network, found = self.transformer, self.text(batch)
         known, none = _text_or_none(network, found, len(batch["key"]))
         with_it = network.without_text(known, none)
         if self.bits.guidance == 1:
@@ -405,12 +358,6 @@ class NextScale(InLatents, BitwiseMethod):
         without = network.without_text(known, ~none)
         both = Text(*(torch.cat(pair) for pair in zip(with_it, without, strict=True)))
         return both, self.bits
-
-    @property
-    def _network(self) -> InfinityTransformer:
-        if self.transformer is None:
-            raise ValueError(f"{type(self).__name__} has no transformer")
-        return self.transformer
 
     def log_scales(
         self, scales: Scales, losses: Tensor, logits: Tensor, bits: Tensor, first: int = 0
@@ -450,15 +397,12 @@ class NextScale(InLatents, BitwiseMethod):
     @property
     def output_settings(self) -> dict[str, str | int | float]:
         """Settings that change outputs of the same weights: drawing of bits, and text."""
-        found: dict[str, str | int | float] = {
-            **super().output_settings,
-            **self.bits.options,
-        }
+        settings = super().output_settings | changed(self.bits)
         if self.encoder is not None:
-            found["encoder"] = self.encoder.source or type(self.encoder).__name__
+            settings["encoder"] = self.encoder.source or type(self.encoder).__name__
         if self.prompt is not None:
-            found["prompt"] = self.prompt
-        return found
+            settings["prompt"] = self.prompt
+        return settings
 
     # -------------------------------------------------------------------------------------- weights
 

@@ -7,8 +7,9 @@ predicts the others. Symbols as in ``next_scale.py``, and
 y     latent of LR                              r_k   residual of HR's latent after C_(k-1)
 o_k   the network's output for scale k          P     number of preliminary scales, 7 of 13
 
-Stage 1 trains only the network, with r_k, which is not quantised, as the target of o_k. In stage 2
-the first scales are the quantised o_k, and the transformer learns the residual of HR.
+Stage 1 (``NSARMStageOne``) trains only the network, with r_k, which is not quantised, as the target
+of o_k. In stage 2 (``NSARM``) the first scales are the quantised o_k, and the transformer learns
+the residual of HR.
 
 The paper has neither the losses' weights nor learning rates, and its code has no training. So
 residuals count equally in stage 1; in stage 2 scales are weighted as in Infinity, the network also
@@ -35,10 +36,12 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from degradations.device import copy_to
+from files.method import BitwiseMethod
+from files.numbers import PositiveFloat, UnitInterval
 from files.tensors import bare_names
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.base import SuperResolver
-from lightning_modules.latents import enlarged
+from lightning_modules.latents import InLatents, enlarged
 from lightning_modules.networks import infinity, transformation
 from lightning_modules.networks.bsq import quantized, total_after
 from lightning_modules.networks.infinity import InfinityTransformer, decay_groups
@@ -52,18 +55,10 @@ from lightning_modules.next_scale.next_scale import (
     scale_weights,
     teacher_forcing,
 )
-from lightning_modules.noise import Noise
+from lightning_modules.noise import Noise, with_noise_seeds
 from lightning_modules.sampling.color import ColorFix
 from lightning_modules.sampling.tiling import padded
-from lightning_modules.weights import (
-    Weights,
-    fingerprint,
-    load_part,
-    load_strictly,
-    part_of,
-    read_weights,
-    same_weights,
-)
+from lightning_modules.weights import Weights, fingerprint, load_part, read_weights, same_weights
 
 if TYPE_CHECKING:
     from files.batch import Batch
@@ -71,80 +66,39 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class StageTwo:
-    """How stage 2 trains.
-
-    Args:
-        mapper_weights: Initial weights of the mapper: the run of stage 1.
-        transformer_weights: Initial weights of the transformer: a run of ``Infinity``, or a
-            released file.
-        train_mapper: Whether the mapper trains, too.
-        mapper_lr: Learning rate of the mapper; by default that of ``optimizer``, which may ruin the
-            mapper: the loss rewards wrong first scales whose correction is easy to predict. A
-            hundredth of the optimiser's rate is safe.
-        text_dropout: Share of captions to drop, for guidance.
-        reweight: Whether tokens of fine scales count less, by the square root of their number.
-    """
-
-    mapper_weights: str | None = None
-    transformer_weights: str | None = None
-    train_mapper: bool = True
-    mapper_lr: float | None = None
-    text_dropout: float = 0.1
-    reweight: bool = True
-
-
-class NSARM(NextScale, SuperResolver):
-    """Super-resolution by next-scale prediction; the paper's stage 2, or stage 1.
-
-    With a transformer it is stage 2. Without one it is stage 1, which restores only the first
-    scales.
+class NSARMStageOne(InLatents, SuperResolver, BitwiseMethod):
+    """Stage 1: the network that maps LR to the first scales; it restores only these.
 
     Args:
         scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
         space: The frozen tokenizer, with its scales.
         mapper: The network that predicts the first scales, for LR of one size: ``Transformation``,
             as in the paper, or ``LatentEstimate``.
-        transformer: Predicts the other scales; none for stage 1.
-        stage_two: How stage 2 trains, and from which weights.
         enlarge_lr: Whether LR is enlarged to HR's size, bicubic, before it is encoded; then
             ``mapper.size`` is the size of HR's latent. As released, LR is encoded as it is.
         optimizer: Makes the optimiser of the trainable parameters.
         color_fix: How outputs get the colours of LR; see ``lightning_modules.sampling.color``.
 
     Raises:
-        ValueError: If parts do not fit each other or the scale, or a share is out of range.
+        ValueError: If parts do not fit each other or the scale.
     """
 
     latent_pairs = True
+    space: BitwiseSpace
 
     def __init__(
         self,
         scale: float,
         space: BitwiseSpace,
         mapper: Mapper,
-        transformer: InfinityTransformer | None = None,
-        stage_two: StageTwo = StageTwo(),
         enlarge_lr: bool = False,
         optimizer: OptimizerCallable = adamw,
         color_fix: ColorFix = "adain_wavelet",
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            scale,
-            text_dropout=stage_two.text_dropout,
-            reweight=stage_two.reweight,
-            optimizer=optimizer,
-            color_fix=color_fix,
-            **kwargs,
-        )
-        self.space, self.mapper, self.transformer = space, mapper, transformer
-        self.stage_two, self.enlarge_lr = stage_two, enlarge_lr
-        self.train_mapper = stage_two.train_mapper or transformer is None
-        self._check()
-        # A frozen network needs evaluation mode, without dropout; Lightning does not set it.
-        mapper.requires_grad_(self.train_mapper).train(self.train_mapper)
+        super().__init__(scale, optimizer=optimizer, color_fix=color_fix, **kwargs)
+        self.space, self.mapper, self.enlarge_lr = space, mapper, enlarge_lr
+        self._check_mapper()
         # The network takes a single size: smaller images are padded, larger ones tiled.
         whole = Fraction(space.factor) / (self._enlargement if enlarge_lr else 1)
         side = int(mapper.size[0] * whole)
@@ -156,49 +110,21 @@ class NSARM(NextScale, SuperResolver):
     # ------------------------------------------------------------------------------------- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss of stage 1, or with a transformer of stage 2."""
-        if self.transformer is None:
-            loss = self._stage_one(*self.latents(batch))
-        else:
-            loss = self._stage_two(batch, *self.latents(batch))
+        """Return the mean of (o_k - r_k)^2 over all elements of the preliminary scales."""
+        f, y = self.latents(batch)
+        outputs, errors = self.mapper(y), list[Tensor]()
+        with torch.no_grad():
+            residuals = self.mapper.targets(f, self.scales.latents, outputs)
+        for number, (o, r) in enumerate(zip(outputs, residuals, strict=True), 1):
+            errors.append((o - r).square().flatten(1))
+            self.log(f"train/mse_scale_{number}", errors[-1].detach().mean())
+        loss = torch.cat(errors, 1).mean()
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    def _stage_one(self, f: Tensor, y: Tensor) -> Tensor:
-        """Return the mean of (o_k - r_k)^2 over all elements of the preliminary scales."""
-        found, errors = self.mapper(y), list[Tensor]()
-        with torch.no_grad():
-            residuals = self.mapper.targets(f, self.scales.latents, found)
-        for number, (o, r) in enumerate(zip(found, residuals, strict=True), 1):
-            errors.append((o - r).square().flatten(1))
-            self.log(f"train/mse_scale_{number}", errors[-1].detach().mean())
-        return torch.cat(errors, 1).mean()
-
-    def _stage_two(self, batch: Batch, f: Tensor, y: Tensor) -> Tensor:
-        """Return the cross-entropy of the bits after the preliminary scales."""
-        with nullcontext() if self.train_mapper else torch.no_grad():
-            known = self.preliminary(y)
-
-        def change(number: int, residual: Tensor) -> Tensor:
-            return known[number] if number < len(known) else quantized(residual)
-
-        given, first = teacher_forcing(f, self.scales, change), len(known)
-        logits = self.predicted(batch, given.inputs, self.scales)
-        start = self.scales.spans[first].start
-        logits, bits = logits[:, start:], given.bits[:, start:]
-        losses = bit_losses(logits, bits)
-        weights = copy_to(scale_weights(self.scales, first, self.reweight), f.device)
-        self.log_scales(self.scales, losses, logits, bits, first)
-        return (losses * weights).sum(1).mean()
-
     def optimized(self) -> list[dict[str, Any]]:
-        """Parameter groups, those of the mapper with ``stage_two.mapper_lr``."""
-        rate = self.stage_two.mapper_lr
-        if rate is None:
-            return super().optimized()
-        others = nn.ModuleList(part for part in self.children() if part is not self.mapper)
-        mapper = [{**group, "lr": rate} for group in decay_groups(self.mapper)]
-        return [*decay_groups(others), *mapper]
+        """Parameter groups: norms, biases and tables without weight decay."""
+        return decay_groups(self)
 
     @torch.no_grad()
     def latents(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -265,6 +191,47 @@ class NSARM(NextScale, SuperResolver):
 
     # ------------------------------------------------------------------------------------- sampling
 
+    @torch.no_grad()
+    def restore(self, batch: Batch, noise: Noise) -> Tensor:
+        """Predict the first scales from LR, and in stage 2 draw the others."""
+        mirrored = padded(batch["lr"], minimum=self.tile)
+        codes = self.codes(batch, mirrored.lr, noise)
+        return mirrored.crop(self.space.images(total_after(codes)), batch["size"])
+
+    def codes(self, batch: Batch, lr: Tensor, noise: Noise) -> list[Tensor]:
+        """Return the codes (B, d, h_k, w_k) of all scales; in stage 1 zeros for unknown ones.
+
+        Args:
+            batch: The batch, for its captions.
+            lr: (B, 3, h, w), of the network's size.
+            noise: Noise for drawing bits.
+        """
+        codes = self.preliminary(self._latent_of(lr))
+        shape = len(lr), self.space.channels
+        left = self.scales.latents[len(codes) :]
+        return [*codes, *(lr.new_zeros(*shape, *size) for size in left)]
+
+    @torch.no_grad()
+    def bits_of(self, batch: Batch) -> list[Tensor] | None:
+        """Return the codes (B, d, h_k, w_k) of each scale of the outputs.
+
+        None for images of other sizes than the network's.
+        """
+        if tuple(batch["lr"].shape[-2:]) != (self.tile, self.tile):
+            return None
+        batch = with_noise_seeds(batch, self.noise_seed)
+        return self.codes(batch, batch["lr"], self.whole_noise(batch))
+
+    @torch.no_grad()
+    def decoded(self, total: Tensor) -> Tensor:
+        """Decode the sum of codes (B, d, h, w) to images (B, 3, H, W)."""
+        return self.space.images(total)
+
+    @torch.no_grad()
+    def encoded(self, images: Tensor) -> Tensor:
+        """Encode images to latents (B, d, h, w), not quantised."""
+        return self.space.encode(images)
+
     def _tile_side(self, batch: Batch) -> int:
         if self.tiling.size not in ("auto", self.tile):
             raise ValueError(
@@ -273,79 +240,143 @@ class NSARM(NextScale, SuperResolver):
             )
         return super()._tile_side(batch)
 
-    @torch.no_grad()
-    def restore(self, batch: Batch, noise: Noise) -> Tensor:
-        """Predict the first scales from LR, and draw the others."""
-        mirrored = padded(batch["lr"], minimum=self.tile)
-        codes = self._codes(batch, mirrored.lr, noise)
-        return mirrored.crop(self.space.images(total_after(codes)), batch["size"])
-
-    @torch.no_grad()
-    def bits_of(self, batch: Batch) -> list[Tensor] | None:
-        """Return the codes (B, d, h_k, w_k) of each scale of the outputs.
-
-        In stage 1, zeros from the first unknown scale. None for images of other sizes than the
-        network's.
-        """
-        if tuple(batch["lr"].shape[-2:]) != (self.tile, self.tile):
-            return None
-        batch = self._own_seeds(batch)
-        return self._codes(batch, batch["lr"], self.whole_noise(batch))
-
-    def _codes(self, batch: Batch, lr: Tensor, noise: Noise) -> list[Tensor]:
-        y = self._latent_of(lr)
-        known = self.preliminary(y)
-        if self.transformer is None:
-            shape = len(y), self.space.channels
-            left = self.scales.latents[len(known) :]
-            return [*known, *(y.new_zeros(*shape, *size) for size in left)]
-        text, how = self.sampling(batch)
-        return sample(self.transformer, self.scales, text, noise, how, known)
-
     # ------------------------------------------------------------------------- checks and weights
 
-    def _check(self) -> None:
-        space, mapper = self.space, self.mapper
-        if mapper.bits != space.channels or mapper.size[0] != mapper.size[1]:
+    def _check_mapper(self) -> None:
+        mapper, factor = self.mapper, 1 if self.enlarge_lr else self.scale
+        side = mapper.size[0] * factor
+        pixels = side * self.space.factor if self.enlarge_lr else 0
+        if side % 1 or pixels % self._enlargement:
             raise ValueError(
-                f"model.init_args.mapper is for latents of {mapper.bits} x {mapper.size[0]} x "
-                f"{mapper.size[1]} and the space has {space.channels} channels: set "
-                "model.init_args.mapper.init_args.bits to that, and size to a square"
+                f"at scale {self.scale:g}, LR and HR's latent must have whole sides: set "
+                "data.init_args.scale, or the mapper's size"
             )
-        side = mapper.size[0] if self.enlarge_lr else mapper.size[0] * self.scale
-        if side % 1:
+        if (mapper.bits, mapper.size[0]) != (self.space.channels, mapper.size[1]):
             raise ValueError(
-                f"NSARM got scale {self.scale:g} and latents of {mapper.size[0]}; the enlarged "
-                "latent must have whole sides: set data.init_args.scale"
-            )
-        if self.enlarge_lr and side * space.factor % self._enlargement:
-            raise ValueError(
-                f"NSARM got scale {self.scale:g} and HR of {side * space.factor} pixels; LR must "
-                "have whole sides: set data.init_args.scale, or size of model.init_args.mapper"
+                f"model.init_args.mapper is for {mapper.bits} bits and a size of {mapper.size}: "
+                f"set them to {self.space.channels}, as the space has, and to a square"
             )
         expected = self.scales.latents[: len(mapper.grids)]
-        if [tuple(grid) for grid in mapper.grids] != expected:
+        full = self.scales.latents[-1]
+        if [tuple(grid) for grid in mapper.grids] != expected or mapper.full not in (None, full):
             raise ValueError(
-                f"model.init_args.mapper makes {mapper.grids}; the first scales of a latent of "
-                f"{side:g} are {expected}: set model.init_args.mapper.init_args.grids to these"
+                f"model.init_args.mapper has grids {mapper.grids} and full {mapper.full}; the "
+                f"first scales of HR's latent are {expected}, and the last {full}: set these"
             )
-        if mapper.full not in (None, self.scales.latents[-1]):
-            raise ValueError(
-                f"model.init_args.mapper.init_args.full is {mapper.full}; HR's latent is "
-                f"{self.scales.latents[-1]}: set it to that"
-            )
-        two, rate = self.transformer is not None and self.train_mapper, self.stage_two.mapper_lr
-        if rate is not None and not (two and rate > 0):
-            raise ValueError(
-                f"model.init_args.stage_two.mapper_lr is {rate:g}; it must be above 0, and is for "
-                "stage 2 with train_mapper true: set it to null"
-            )
+
+    def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Map the released file, which has transformer and mapper; other parts stay."""
+        tensors = bare_names(tensors)
+        own = self.state_dict().items()
+        kept = {k: v for k, v in own if not k.startswith(("mapper.", "transformer."))}
+        mapped = transformation.from_official(tensors)
+        return {**kept, **{f"mapper.{name}": tensor for name, tensor in mapped.items()}}
+
+
+@dataclass(frozen=True)
+class StageTwo:
+    """How stage 2 trains.
+
+    Args:
+        mapper_weights: Initial weights of the mapper: the run of stage 1.
+        transformer_weights: Initial weights of the transformer: a run of ``Infinity``, or a
+            released file.
+        train_mapper: Whether the mapper trains, too.
+        mapper_lr: Learning rate of the mapper; by default that of ``optimizer``, which may ruin the
+            mapper: the loss rewards wrong first scales whose correction is easy to predict. A
+            hundredth of the optimiser's rate is safe.
+        text_dropout: Share of captions to drop, for guidance.
+        reweight: Whether tokens of fine scales count less, by the square root of their number.
+    """
+
+    mapper_weights: str | None = None
+    transformer_weights: str | None = None
+    train_mapper: bool = True
+    mapper_lr: PositiveFloat | None = None
+    text_dropout: UnitInterval = 0.1
+    reweight: bool = True
+
+
+STAGE_TWO = StageTwo()
+
+
+class NSARM(NextScale, NSARMStageOne):
+    """Super-resolution by next-scale prediction: the paper's stage 2.
+
+    Args:
+        scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
+        space: The frozen tokenizer, with its scales.
+        mapper: The network of stage 1.
+        transformer: Predicts the other scales.
+        stage_two: How stage 2 trains, and from which weights.
+
+    Raises:
+        ValueError: If parts do not fit each other or the scale.
+    """
+
+    def __init__(
+        self,
+        scale: float,
+        space: BitwiseSpace,
+        mapper: Mapper,
+        transformer: InfinityTransformer,
+        stage_two: StageTwo = STAGE_TWO,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            scale,
+            space=space,
+            mapper=mapper,
+            text_dropout=stage_two.text_dropout,
+            reweight=stage_two.reweight,
+            **kwargs,
+        )
+        self.transformer, self.stage_two = transformer, stage_two
+        # A frozen network needs evaluation mode, without dropout; Lightning does not set it.
+        mapper.requires_grad_(stage_two.train_mapper).train(stage_two.train_mapper)
         self.check_parts()
-        if self.transformer is not None and len(mapper.grids) >= len(self.scales):
+        if len(mapper.grids) >= len(self.scales):
             raise ValueError(
                 f"model.init_args.mapper makes all {len(self.scales)} scales, so there is none "
-                "left for the transformer: set fewer of model.init_args.mapper.init_args.grids"
+                "left for the transformer: set fewer of its grids"
             )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the cross-entropy of the bits after the preliminary scales."""
+        f, y = self.latents(batch)
+        with nullcontext() if self.stage_two.train_mapper else torch.no_grad():
+            codes = self.preliminary(y)
+
+        def change(number: int, residual: Tensor) -> Tensor:
+            return codes[number] if number < len(codes) else quantized(residual)
+
+        forced, first = teacher_forcing(f, self.scales, change), len(codes)
+        logits = self.predicted(batch, forced.inputs, self.scales)
+        start = self.scales.spans[first].start
+        logits, bits = logits[:, start:], forced.bits[:, start:]
+        losses = bit_losses(logits, bits)
+        weights = copy_to(scale_weights(self.scales, first, self.reweight), f.device)
+        self.log_scales(self.scales, losses, logits, bits, first)
+        loss = (losses * weights).sum(1).mean()
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def optimized(self) -> list[dict[str, Any]]:
+        """Parameter groups, those of the mapper with ``stage_two.mapper_lr``."""
+        rate = self.stage_two.mapper_lr
+        if rate is None:
+            return super().optimized()
+        others = nn.ModuleList(part for part in self.children() if part is not self.mapper)
+        mapper = [{**group, "lr": rate} for group in decay_groups(self.mapper)]
+        return [*decay_groups(others), *mapper]
+
+    def codes(self, batch: Batch, lr: Tensor, noise: Noise) -> list[Tensor]:
+        """As in stage 1, but the transformer draws the other scales."""
+        first = self.preliminary(self._latent_of(lr))
+        text, how = self.sampling(batch)
+        return sample(self.transformer, self.scales, text, noise, how, first)
+
+    # ------------------------------------------------------------------------- checks and weights
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
         """Load the tokenizer, and the initial weights of stage 2.
@@ -354,74 +385,53 @@ class NSARM(NextScale, SuperResolver):
             ValueError: If a part does not fit, or was trained with another tokenizer or encoder.
         """
         super().load_parts(find)
-        given, knows = [], True
+        names = []
         if self.stage_two.mapper_weights is not None:
             key = "stage_two.mapper_weights"
-            found = self._read("mapper", find(key, self.stage_two.mapper_weights))
-            load_part(self.mapper, found, "mapper", transformation.from_official, key)
-            self._name_mapper(found.name)
-            given.append(found.name)
-        if self.transformer is not None and self.stage_two.transformer_weights is not None:
+            weights = self._read("mapper", find(key, self.stage_two.mapper_weights))
+            load_part(self.mapper, weights, "mapper", transformation.from_official, key)
+            self._name_mapper(weights.name)
+            names.append(weights.name)
+        if self.stage_two.transformer_weights is not None:
             key = "stage_two.transformer_weights"
-            found = self._read("transformer", find(key, self.stage_two.transformer_weights))
+            weights = self._read("transformer", find(key, self.stage_two.transformer_weights))
             official = partial(_base, rows=len(self.transformer.no_text))
-            load_part(self.transformer, found, "transformer", official, key)
-            knows = self._fill_encoder(found)
-            given.append(found.name)
-        if knows and len(given) == (1 if self.transformer is None else 2):
-            self.weights_source = ", ".join(given)
+            load_part(self.transformer, weights, "transformer", official, key)
+            names.append(weights.name)
+        if len(names) == 2:
+            self.weights_source = ", ".join(names)
 
     def _read(self, name: str, path: Path) -> Weights:
         # Raise if a network was trained with another tokenizer or encoder.
-        found = read_weights(path)
-        beside = {"space": ("tokenizer", "space_weights")}
-        if name != "mapper":
-            beside["encoder"] = ("encoder of texts", "encoder")
-        for part, (what, key) in beside.items():
-            theirs, ours = found.frozen.get(part, ""), getattr(getattr(self, part), "source", "")
+        weights = read_weights(path)
+        for part in ("space",) if name == "mapper" else ("space", "encoder"):
+            theirs, ours = weights.frozen.get(part, ""), getattr(getattr(self, part), "source", "")
             either = f"{part}.".startswith(self.unchecked)
             if theirs and ours and not either and not same_weights(theirs, ours):
                 raise ValueError(
-                    f"model.init_args.stage_two.{name}_weights were trained with the {what} of "
-                    f"{theirs}, and this model has {ours}: set the same in model.init_args.{key}"
+                    f"model.init_args.stage_two.{name}_weights were trained with the {part} of "
+                    f"{theirs}, and this model has {ours}: set the same"
                 )
-        return found
-
-    def _fill_encoder(self, found: Weights) -> bool:
-        # Load features that were trained with the base, such as those of classes. Return whether
-        # the encoder is trained.
-        if self.encoder is None or self.encoder.source:
-            return True
-        tensors = part_of(bare_names(found.tensors), "encoder")
-        if tensors:
-            load_strictly(self.encoder, tensors, f"{found.name} (model.init_args.encoder)")
-        return bool(tensors)
+        return weights
 
     def _name_mapper(self, where: str) -> None:
-        if not self.train_mapper:  # frozen, so checkpoints and results name its source
+        if not self.stage_two.train_mapper:  # frozen, so checkpoints and results name its source
             self.mapper.source = f"{where} {fingerprint(self.mapper.state_dict())}"
 
     def setup(self, stage: str) -> None:
         """Raise if a frozen part has no trained weights; warn if stage 2 may ruin the mapper.
 
         Raises:
-            ValueError: If the tokenizer, or the frozen mapper, has random weights; or there are
-                weights of a transformer, but none to train.
+            ValueError: If the tokenizer, or the frozen mapper, has random weights.
         """
         super().setup(stage)
-        two, how = self.transformer is not None, self.stage_two
-        if stage == "fit" and not two and how.transformer_weights is not None:
-            raise ValueError(
-                "model.init_args.stage_two.transformer_weights is set, and without a transformer "
-                "stage 1 would be trained: set model.init_args.transformer, or leave out its "
-                "weights"
-            )
-        if stage == "fit" and two and self.train_mapper and how.mapper_lr is None:
+        how = self.stage_two
+        if stage == "fit" and how.train_mapper and how.mapper_lr is None:
             log.warning(
                 "the mapper trains at the transformer's learning rate, which may ruin it: set "
                 "model.init_args.stage_two.mapper_lr to a hundredth, or train_mapper to false"
             )
-        if not self.train_mapper and not self.mapper.source:
+        if not how.train_mapper and not self.mapper.source:
             raise ValueError(
                 "model.init_args.stage_two.train_mapper is false, and the mapper has random "
                 "weights: set mapper_weights beside it to the run of stage 1"
@@ -430,30 +440,21 @@ class NSARM(NextScale, SuperResolver):
     def train(self, mode: bool = True) -> NSARM:
         """Set the mode, but keep a frozen mapper in evaluation mode."""
         super().train(mode)
-        self.mapper.train(mode and self.train_mapper)
+        self.mapper.train(mode and self.stage_two.train_mapper)
         return self
 
     def load_weights(self, path: str | Path) -> None:
         """Load weights, and record the source of a frozen mapper."""
         super().load_weights(path)
         own = self.mapper.state_dict()
-        if not self.train_mapper and fingerprint(own) not in self.mapper.source:  # the file had one
+        if fingerprint(own) not in self.mapper.source:  # else the file had one
             self._name_mapper(str(path))
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Map the released file, which has transformer and mapper; other parts stay.
-
-        Stage 1 uses only the mapper.
-        """
-        tensors = bare_names(tensors)
-        own = self.state_dict().items()
-        kept = {k: v for k, v in own if not k.startswith(("transformer.", "mapper."))}
-        mapped = transformation.from_official(tensors)
-        found = {f"mapper.{name}": tensor for name, tensor in mapped.items()}
-        if self.transformer is not None:
-            base = _base(tensors, len(self.transformer.no_text))
-            found |= {f"transformer.{name}": tensor for name, tensor in base.items()}
-        return {**kept, **found}
+        """Map the released file, which has transformer and mapper; other parts stay."""
+        base = _base(bare_names(tensors), len(self.transformer.no_text))
+        mapped = super().import_official(tensors)
+        return {**mapped, **{f"transformer.{name}": tensor for name, tensor in base.items()}}
 
 
 def _base(tensors: dict[str, Tensor], rows: int) -> dict[str, Tensor]:

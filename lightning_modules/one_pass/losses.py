@@ -7,15 +7,16 @@ at each class.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from lightning_modules.weights import fingerprint, load_strictly, read_weights
 
 
@@ -25,44 +26,26 @@ class Loss(nn.Module, ABC):
     Args:
         weight: Factor of the term.
         start: Step of training from which the term counts; 0 for all steps.
-
-    Raises:
-        ValueError: If one is negative.
     """
 
-    # Whether ``forward`` also needs the outputs of the averaged weights.
-    compares_average = False
     # Weights that the term needs in training: a file, or a name of ``configs/weights.yaml``.
     file: str | None = None
 
-    def __init__(self, weight: float = 1.0, start: int = 0) -> None:
+    def __init__(self, weight: NonNegativeFloat = 1.0, start: NonNegativeInt = 0) -> None:
         super().__init__()
-        check_schedule(type(self).__name__, weight, start)
         self.weight, self.start = weight, start
 
     @abstractmethod
-    def forward(self, sr: Tensor, hr: Tensor, averaged: Tensor | None = None) -> Tensor:
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         """Return the unweighted term, a scalar.
 
         Args:
             sr: (B, 3, H, W), about [0, 1], not clamped.
             hr: (B, 3, H, W) in [0, 1].
-            averaged: As ``sr``, by the averaged weights, without gradients; only if
-                ``compares_average``.
         """
 
     def load(self, path: Path) -> None:
         """Load the weights of ``file``; only training needs them."""
-
-
-def check_schedule(name: str, weight: float, start: int) -> None:
-    """Check a term's weight and first step.
-
-    Raises:
-        ValueError: If one is negative.
-    """
-    if not weight >= 0 or start < 0:
-        raise ValueError(f"{name} has weight {weight:g} and start {start}; expected 0 or more")
 
 
 # ------------------------------------------------------------------------------------- per pixel
@@ -76,7 +59,7 @@ class L1(Loss):
         start: Step of training from which the term counts; 0 for all steps.
     """
 
-    def forward(self, sr: Tensor, hr: Tensor, averaged: Tensor | None = None) -> Tensor:
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         """Return the mean of abs(sr - hr)."""
         return functional.l1_loss(sr, hr)
 
@@ -88,18 +71,18 @@ class Charbonnier(Loss):
         weight: Factor of the term.
         start: Step of training from which the term counts; 0 for all steps.
         eps: Difference below which it is nearly quadratic.
-
-    Raises:
-        ValueError: If ``eps`` is not positive.
     """
 
-    def __init__(self, weight: float = 1.0, start: int = 0, eps: float = 1e-3) -> None:
+    def __init__(
+        self,
+        weight: NonNegativeFloat = 1.0,
+        start: NonNegativeInt = 0,
+        eps: PositiveFloat = 1e-3,
+    ) -> None:
         super().__init__(weight, start)
-        if not eps > 0:
-            raise ValueError(f"eps of Charbonnier is {eps:g}; expected a number above 0")
         self.eps = eps
 
-    def forward(self, sr: Tensor, hr: Tensor, averaged: Tensor | None = None) -> Tensor:
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         """Return ``charbonnier``."""
         return charbonnier(sr, hr, self.eps)
 
@@ -115,57 +98,6 @@ def charbonnier(sr: Tensor, hr: Tensor, eps: float = 1e-3) -> Tensor:
     Source: Charbonnier et al., ICIP 1994; eps of LapSRN (Lai et al., 2017; arXiv 1710.01992).
     """
     return ((sr - hr).square() + eps**2).sqrt().mean()
-
-
-class LDL(Loss):
-    """L1 where an image looks like an artifact of adversarial training.
-
-    With r = the absolute difference from HR, summed over channels, an image's map is
-    var(r)^(1/5) times the variance of r within a window around each pixel, and 0 where the
-    averaged weights are farther from HR. The term is the mean of map x abs(sr - hr). Variances are
-    unbiased. It requires ``callbacks.EMA``.
-
-    Args:
-        weight: Factor of the term: 1 in the paper, beside an L1 of 0.01.
-        start: Step of training from which the term counts; 0 for all steps.
-        window: Side of the window in pixels, odd.
-
-    Raises:
-        ValueError: If the window is even or below 3.
-
-    Source: Liang et al., CVPR 2022 (arXiv 2203.09195), and its released code. Differs in: the map
-    is constant in gradients; in the released code they pass through it.
-    """
-
-    compares_average = True
-
-    def __init__(self, weight: float = 1.0, start: int = 0, window: int = 7) -> None:
-        super().__init__(weight, start)
-        if window < 3 or window % 2 == 0:
-            raise ValueError(f"window of LDL is {window}; expected an odd number from 3")
-        self.window = window
-
-    def forward(self, sr: Tensor, hr: Tensor, averaged: Tensor | None = None) -> Tensor:
-        """Return the mean of map x abs(sr - hr).
-
-        Raises:
-            ValueError: If there are no outputs of averaged weights.
-        """
-        if averaged is None:
-            raise ValueError("LDL compares with averaged weights: add callbacks.EMA")
-        return (self.artifacts(sr, hr, averaged) * (sr.float() - hr.float()).abs()).mean()
-
-    @torch.no_grad()
-    def artifacts(self, sr: Tensor, hr: Tensor, averaged: Tensor) -> Tensor:
-        """Return the map (B, 1, H, W); arguments as ``forward``."""
-        r, r_averaged = (
-            (hr.float() - image.float()).abs().sum(1, keepdim=True) for image in (sr, averaged)
-        )
-        n = self.window // 2
-        around = functional.pad(r, (n, n, n, n), mode="reflect")
-        local = around.unfold(2, self.window, 1).unfold(3, self.window, 1).var((-2, -1))
-        whole = r.var((1, 2, 3), keepdim=True) ** 0.2
-        return torch.where(r < r_averaged, 0, whole * local)
 
 
 # ------------------------------------------------------------------------------------ perceptual
@@ -249,18 +181,15 @@ class VGG19Perceptual(Loss):
 
     def __init__(
         self,
-        weight: float = 1.0,
-        start: int = 0,
+        weight: NonNegativeFloat = 1.0,
+        start: NonNegativeInt = 0,
         layers: dict[str, float] = LAYERS,
         perceptual_weights: str = "vgg19",
     ) -> None:
         super().__init__(weight, start)
-        known = [f"conv{n}_{m + 1}" for n, (count, _) in enumerate(VGG19, 1) for m in range(count)]
-        if not layers or not layers.keys() <= set(known):
-            raise ValueError(
-                f"layers of VGG19Perceptual is {layers}; expected weights of layers among "
-                f"{', '.join(known)}"
-            )
+        names = {f"conv{n}_{m + 1}" for n, (count, _) in enumerate(VGG19, 1) for m in range(count)}
+        if not layers or not layers.keys() <= names:
+            raise ValueError(f"VGG19Perceptual has layers {layers}; expected conv1_1 to conv5_4")
         self.layers, self.file = dict(layers), perceptual_weights
         self.network: VGG19Features | None = None
         self.source = ""  # of the frozen weights, for checkpoints
@@ -285,7 +214,7 @@ class VGG19Perceptual(Loss):
         """Stay in evaluation mode, whatever the model does."""
         return super().train(False)
 
-    def forward(self, sr: Tensor, hr: Tensor, averaged: Tensor | None = None) -> Tensor:
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         """Return the weighted sum of the layers' mean absolute differences.
 
         Raises:
@@ -305,45 +234,21 @@ class VGG19Perceptual(Loss):
 
 # ----------------------------------------------------------------------------------- adversarial
 
-Kind = Literal["vanilla", "hinge", "lsgan"]
-
 
 @dataclass(frozen=True)
 class GAN:
-    """Both sides of an adversarial loss, of logits of one or more sizes with equal weights.
-
-    For logits x, the discriminator's losses on real and on fake images, and the generator's:
-    softplus(-x), softplus(x) and softplus(-x) for ``vanilla``; max(0, 1 - x), max(0, 1 + x) and -x
-    for ``hinge``; (x - 1)^2, x^2 and (x - 1)^2 for ``lsgan``.
+    """Both sides of an adversarial loss: the cross-entropy of logits, of one or more sizes.
 
     Args:
-        kind: ``vanilla``, the cross-entropy of Real-ESRGAN; ``hinge``; or ``lsgan``, squares.
         weight: Factor of the generator's side; the discriminator's is always 1.
         start: Step of training from which the generator's side counts; the discriminator trains
             from the first step.
-        r1: Factor gamma of R1, gamma / 2 times the squared gradient of the discriminator at real
-            images; 0 for none. The discriminator's value of an image is the mean of its logits.
 
-    Raises:
-        ValueError: If the kind is unknown, or a number negative.
-
-    Source: Goodfellow et al., 2014 (arXiv 1406.2661); Lim and Ye, 2017 (arXiv 1705.02894); Mao et
-    al., ICCV 2017 (arXiv 1611.04076); R1: Mescheder et al., ICML 2018 (arXiv 1801.04406).
+    Source: Goodfellow et al., 2014 (arXiv 1406.2661).
     """
 
-    kind: Kind = "vanilla"
-    weight: float = 0.1
-    start: int = 0
-    r1: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Check the arguments."""
-        check_schedule("model.init_args.gan", self.weight, self.start)
-        if self.kind not in get_args(Kind) or not self.r1 >= 0:
-            raise ValueError(
-                f"model.init_args.gan has kind {self.kind!r} and r1 {self.r1:g}; expected "
-                f"{', '.join(get_args(Kind))}, and 0 or more"
-            )
+    weight: NonNegativeFloat = 0.1
+    start: NonNegativeInt = 0
 
     def generator(self, fake: Sequence[Tensor]) -> Tensor:
         """Return the generator's side, unweighted.
@@ -351,12 +256,7 @@ class GAN:
         Args:
             fake: Logits (B, 1, h, w) of outputs.
         """
-        kinds: dict[Kind, Callable[[Tensor], Tensor]] = {
-            "vanilla": lambda x: functional.softplus(-x),
-            "hinge": lambda x: -x,
-            "lsgan": lambda x: (x - 1).square(),
-        }
-        return _mean(kinds[self.kind], fake)
+        return torch.stack([functional.softplus(-x.float()).mean() for x in fake]).mean()
 
     def discriminator(self, real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
         """Return the discriminator's side: the sum of its means on real and fake images.
@@ -365,25 +265,5 @@ class GAN:
             real: Logits (B, 1, h, w) of data.
             fake: Logits of outputs.
         """
-        kinds: dict[Kind, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-            "vanilla": (lambda x: functional.softplus(-x), functional.softplus),
-            "hinge": (lambda x: functional.relu(1 - x), lambda x: functional.relu(1 + x)),
-            "lsgan": (lambda x: (x - 1).square(), torch.square),
-        }
-        of_real, of_fake = kinds[self.kind]
-        return _mean(of_real, real) + _mean(of_fake, fake)
-
-    def penalty(self, real: Sequence[Tensor], images: Tensor) -> Tensor:
-        """Return R1, weighted.
-
-        Args:
-            real: Logits (B, 1, h, w) of ``images``.
-            images: (B, 3, H, W), which require gradients.
-        """
-        value = torch.stack([x.float().mean((1, 2, 3)) for x in real]).mean(0)
-        (gradient,) = torch.autograd.grad(value.sum(), images, create_graph=True)
-        return self.r1 / 2 * gradient.float().square().sum((1, 2, 3)).mean()
-
-
-def _mean(function: Callable[[Tensor], Tensor], logits: Sequence[Tensor]) -> Tensor:
-    return torch.stack([function(x.float()).mean() for x in logits]).mean()
+        of_fake = torch.stack([functional.softplus(x.float()).mean() for x in fake]).mean()
+        return self.generator(real) + of_fake

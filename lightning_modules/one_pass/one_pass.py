@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
-import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -18,33 +16,6 @@ if TYPE_CHECKING:
     from files.batch import Batch
 
 NetworkCallable = Callable[[float], nn.Module]
-SCALES = (2.0, 3.0, 4.0, 8.0, 1.0, 6.0, 16.0)  # of published or trained weights
-
-
-def built(network: NetworkCallable, scale: float) -> nn.Module:
-    """Build the network for a scale.
-
-    Args:
-        network: Factory from the configuration, or a network, which is returned.
-        scale: Factor by which it enlarges.
-
-    Raises:
-        ValueError: If the first argument of its class is not the scale.
-    """
-    if isinstance(network, nn.Module):
-        return network
-    try:
-        return network(scale)
-    except TypeError as error:
-        # Only errors of the parser's call: those within the network's code keep their traceback.
-        *_, last = traceback.extract_tb(error.__traceback__)
-        by_parser = "jsonargparse" in last.filename
-        if not by_parser or not re.search(r"__init__\(\) takes .* given", str(error)):
-            raise
-        raise ValueError(
-            f"model.init_args.network: {error}. The first argument of a network is the scale: "
-            "def __init__(self, scale: float, ...), as docs/plugins/network.md shows"
-        ) from error
 
 
 class OnePass(SuperResolver):
@@ -54,8 +25,6 @@ class OnePass(SuperResolver):
         scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
         network: The network: a class whose first argument is the scale, and whose ``forward(lr)``
             or ``forward(lr, size)`` returns the enlarged image.
-        channels_last: Keep images and weights in the memory layout in which convolutions are
-            fastest.
     """
 
     one_pass = True
@@ -65,18 +34,13 @@ class OnePass(SuperResolver):
         self,
         scale: float,
         network: NetworkCallable,
-        channels_last: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, **kwargs)
-        self.network = built(network, self.scale)
-        # A network that is built already would be in the state a second time, as `_make`.
-        self._make = None if isinstance(network, nn.Module) else network
+        self.network = network if isinstance(network, nn.Module) else network(self.scale)
         # A network with its own weights, such as spandrel's, names their source.
         self.weights_source = getattr(self.network, "weights_source", None)
-        if channels_last:
-            self.network.to(memory_format=torch.channels_last)
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.network.to(memory_format=torch.channels_last)  # in which convolutions are fastest
         self.takes_size = "size" in inspect.signature(self.network.forward).parameters
 
     def forward(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
@@ -89,7 +53,7 @@ class OnePass(SuperResolver):
         Returns:
             (B, 3, H, W), unclamped.
         """
-        lr = lr.contiguous(memory_format=self.memory_format)
+        lr = lr.contiguous(memory_format=torch.channels_last)
         sr: Tensor = self.network(lr, size) if self.takes_size else self.network(lr)
         return sr
 
@@ -107,9 +71,8 @@ class OnePass(SuperResolver):
         sr = self(lr, size)
         if sr.shape != hr.shape:  # some shapes would be broadcast silently
             raise ValueError(
-                f"{type(self.network).__name__} made {tuple(sr.shape)} of "
-                f"{tuple(lr.shape)}, expected {tuple(hr.shape)}: does it enlarge by "
-                f"data.init_args.scale, {self.scale:g}?"
+                f"{type(self.network).__name__} made {tuple(sr.shape)}, expected "
+                f"{tuple(hr.shape)}: does it enlarge by data.init_args.scale, {self.scale:g}?"
             )
         return sr
 
@@ -118,22 +81,6 @@ class OnePass(SuperResolver):
         """One forward pass; deterministic."""
         sr: Tensor = self(batch["lr"], batch["size"])
         return sr
-
-    def scale_of(self, tensors: dict[str, Tensor]) -> float | None:
-        """Return the scale at which the network has these tensors; None if unknown."""
-        if self._make is None:
-            return None
-        found = {k: v.shape for k, v in tensors.items() if not k.startswith(self.training_only)}
-        for scale in SCALES:
-            try:
-                with torch.device("meta"):
-                    network = built(self._make, scale)
-            except Exception:  # a user's class may raise anything for a scale it does not support
-                continue
-            own = {f"network.{name}": value.shape for name, value in network.state_dict().items()}
-            if own == found:
-                return scale
-        return None
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map the authors' tensors by the network's ``official``, if it has one."""

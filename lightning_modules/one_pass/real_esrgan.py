@@ -27,21 +27,20 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from degradations.base import ieee_float32
 from degradations.stages.sharpen import USM
 from lightning_modules.adversarial import Adversarial
 from lightning_modules.one_pass.losses import GAN, L1, Loss
 from lightning_modules.one_pass.one_pass import NetworkCallable, OnePass
-from lightning_modules.weights import load_part, part_of, read_weights
+from lightning_modules.weights import load_part, read_weights
 
 if TYPE_CHECKING:
     from files.batch import Batch
 
 
 RELEASED = GAN()
-LOGGED = ("loss", "adversarial", "discriminator", "logits_real", "logits_fake", "r1")
+LOGGED = ("loss", "adversarial", "discriminator", "logits_real", "logits_fake")
 
 
 def adam(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
@@ -94,8 +93,7 @@ class RealESRGAN(Adversarial, OnePass):
             optimizer=optimizer,
             **kwargs,
         )
-        given: dict[str, Loss | None] = {"l1": L1()} if losses is None else losses
-        terms = {name: loss for name, loss in given.items() if loss is not None}
+        terms = {name: loss for name, loss in (losses or {"l1": L1()}).items() if loss is not None}
         if taken := [name for name in terms if name in LOGGED]:
             raise ValueError(
                 f"model.init_args.losses.{taken[0]}: the name is logged for something else; give "
@@ -119,19 +117,15 @@ class RealESRGAN(Adversarial, OnePass):
         """Return the weighted sum of all terms that count already."""
         lr, hr, step = batch["lr"], batch["hr"], self.global_step
         terms = {name: loss for name, loss in self._terms.items() if step >= loss.start}
-        averaged = None
-        if any(loss.compares_average for loss in terms.values()):
-            averaged = self._averaged(lr, batch["size"])
         sr = self.enlarged_for(lr, hr, batch["size"])
         target = self.sharpened(hr)
-        found = {name: loss.weight * loss(sr, target, averaged) for name, loss in terms.items()}
+        values = {name: loss.weight * loss(sr, target) for name, loss in terms.items()}
         if self.discriminator is not None and step >= self.gan.start:
-            found["adversarial"] = self.gan.weight * self.gan.generator(
-                self._discriminator_logits(sr)
-            )
-        for name, value in found.items():
+            logits = self._discriminator_logits(sr)
+            values["adversarial"] = self.gan.weight * self.gan.generator(logits)
+        for name, value in values.items():
             self.log(f"train/{name}", value)
-        loss = torch.stack(list(found.values())).sum()
+        loss = torch.stack(list(values.values())).sum()
         self.log("train/loss", loss, prog_bar=True)
         return loss, (hr, sr.detach())
 
@@ -146,25 +140,13 @@ class RealESRGAN(Adversarial, OnePass):
         return logits
 
     def discriminator_loss(self, made: Any) -> Tensor:
-        """Return the discriminator's loss of HR and outputs, with R1 if it is set."""
-        (hr, sr), discriminator = made, cast(nn.Module, self.discriminator)
-        if not self.gan.r1:
-            real, penalty = discriminator(hr), None
-        else:
-            hr = hr.detach().requires_grad_()
-            # In fp16, gradients of gradients would vanish.
-            with torch.autocast(hr.device.type, enabled=False):
-                real = discriminator(hr)
-                penalty = self.gan.penalty(real, hr)
-        fake = discriminator(sr)
+        """Return the discriminator's loss of HR and outputs."""
+        real, fake = (cast(nn.Module, self.discriminator)(images) for images in made)
         loss = self.gan.discriminator(real, fake)
         self.log("train/discriminator", loss)
         for name, maps in (("real", real), ("fake", fake)):
             self.log(f"train/logits_{name}", torch.stack([x.float().mean() for x in maps]).mean())
-        if penalty is None:
-            return loss
-        self.log("train/r1", penalty)
-        return loss + penalty
+        return loss
 
     @property
     def _terms(self) -> Mapping[str, Loss]:
@@ -178,42 +160,6 @@ class RealESRGAN(Adversarial, OnePass):
         with torch.autocast(hr.device.type, enabled=False), ieee_float32(hr.device):
             sharp: Tensor = self.usm(hr, {})
         return sharp
-
-    # ----------------------------------------------------------------------------- averaged weights
-
-    @torch.no_grad()
-    def _averaged(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
-        (average,) = self._averages()
-        weights = part_of(average.state_dict()["weights"], "network")
-        lr = lr.contiguous(memory_format=self.memory_format)
-        trains = self.network.training
-        self.network.eval()
-        try:
-            sr: Tensor = functional_call(
-                self.network, weights, (lr, size) if self.takes_size else (lr,)
-            )
-        finally:
-            self.network.train(trains)
-        return sr
-
-    def _averages(self) -> list[Any]:
-        # `callbacks.EMA`, which this room may not import.
-        found = [c for c in cast(Any, self.trainer).callbacks if c.state_key == "EMA"]
-        return found[:1]
-
-    def on_train_start(self) -> None:
-        """Raise if a term needs averaged weights, and there are none.
-
-        Raises:
-            ValueError: If so.
-        """
-        super().on_train_start()
-        compares = [name for name, loss in self._terms.items() if loss.compares_average]
-        if compares and not self._averages():
-            raise ValueError(
-                f"model.init_args.losses.{compares[0]} compares outputs with those of the averaged "
-                "weights, and there are none: add callbacks.EMA to trainer.callbacks"
-            )
 
     # -------------------------------------------------------------------------------------- weights
 

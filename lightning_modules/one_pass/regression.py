@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_modules.noise import augmented, check_augmentation
+from files.numbers import NonNegativeFloat, UnitInterval
+from lightning_modules.noise import augmented
 from lightning_modules.one_pass.losses import charbonnier
 from lightning_modules.one_pass.one_pass import NetworkCallable, OnePass
 
@@ -38,9 +39,6 @@ class Regression(OnePass):
         noise_probability: Share of training inputs with added noise, for the base network of a
             cascade; see ``lightning_modules.CasArbi``.
         noise_level: Greatest standard deviation of that noise, for values in [-1, 1].
-
-    Raises:
-        ValueError: If ``loss`` is unknown, or the noise is out of range.
     """
 
     def __init__(
@@ -48,15 +46,12 @@ class Regression(OnePass):
         scale: float,
         network: NetworkCallable,
         loss: Literal["l1", "charbonnier"] = "l1",
-        noise_probability: float = 0.0,
-        noise_level: float = 0.1,
+        noise_probability: UnitInterval = 0.0,
+        noise_level: NonNegativeFloat = 0.1,
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, network, **kwargs)
-        check_augmentation(noise_probability, noise_level)
         self.noise_probability, self.noise_level = noise_probability, noise_level
-        if loss not in LOSSES:
-            raise ValueError(f"model.init_args.loss is {loss!r}; expected l1 or charbonnier")
         self.loss = LOSSES[loss]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -82,18 +82,16 @@ def size_ids(size: tuple[int, int], count: int, device: torch.device) -> Tensor:
     return copy_to(torch.tensor([[H, W, 0, 0, H, W]]), device).expand(count, -1)
 
 
-def check_captions(encoder: TextEncoder | None, guidance: float, dropout: float = 0.0) -> None:
-    """Raise if there is guidance without an encoder, or the dropout is no share.
+def check_guidance(encoder: TextEncoder | None, guidance: float) -> None:
+    """Raise if there is guidance without an encoder.
 
     Raises:
         ValueError: If so; the message names the key to change.
     """
-    if not 0 <= dropout <= 1:
-        raise ValueError(f"model.init_args.caption_dropout is {dropout}; expected 0 to 1")
     if guidance != 1 and encoder is None:
         raise ValueError(
-            f"model.init_args.guidance is {guidance:g}, and an encoder of captions is missing: set "
-            "model.init_args.encoder, or guidance to 1"
+            f"model.init_args.sampler.guidance is {guidance:g}, and an encoder of captions is "
+            "missing: set model.init_args.encoder, or guidance to 1"
         )
 
 
@@ -111,18 +109,13 @@ def frames_of(batch: Batch, denoiser: Denoiser) -> int | None:
     Raises:
         ValueError: If the denoiser models images and the batch asks for clips, or vice versa.
     """
-    frames, video = batch.get("frames"), _of_video(denoiser)
-    if video and frames is None:
+    frames = batch.get("frames")
+    video = getattr(denoiser, "dimensions", IMAGE_DIMENSIONS) > IMAGE_DIMENSIONS
+    if video != (frames is not None):
+        makes, wants = ("clips", "an image") if video else ("images", "a clip")
         raise ValueError(
-            f"model.init_args.denoiser, a {type(denoiser).__name__}, makes clips, and "
-            f"{batch['key'][0]} is an image: use a source of clips, such as "
-            "datamodules.Clips, or set frames of Seeds or Prompts"
-        )
-    if frames is not None and not video:
-        raise ValueError(
-            f"model.init_args.denoiser, a {type(denoiser).__name__}, makes images, and "
-            f"{batch['key'][0]} is a clip: set it to lightning_modules.UNet3D, "
-            "or use a source of images"
+            f"model.init_args.denoiser, a {type(denoiser).__name__}, makes {makes}, and "
+            f"{batch['key'][0]} is {wants}: use a source of {makes}, or another denoiser"
         )
     return frames
 
@@ -137,10 +130,7 @@ def training_images(batch: Batch, denoiser: Denoiser) -> Tensor:
     frames = frames_of(batch, denoiser)
     name = "hr" if frames is None else "clip"
     if name not in batch:
-        raise ValueError(
-            "data.init_args.train has no images, which are required here: use a source of "
-            "images, not of latents"
-        )
+        raise ValueError("data.init_args.train has no images: use a source of images, not latents")
     return batch["hr"] if frames is None else batch["clip"]
 
 
@@ -153,7 +143,3 @@ def sample_shape(channels: int, frames: int | None, size: tuple[int, int]) -> tu
         size: (h, w) in the space.
     """
     return (channels, *([] if frames is None else [frames]), *size)
-
-
-def _of_video(denoiser: Denoiser) -> bool:
-    return getattr(denoiser, "dimensions", IMAGE_DIMENSIONS) > IMAGE_DIMENSIONS

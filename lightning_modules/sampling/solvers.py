@@ -12,10 +12,11 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from torch import Tensor
 
+from files.numbers import NonNegativeInt, PositiveFloat, PositiveInt, UnitInterval
 from lightning_modules.backbone.schedule import Level, Schedule, Spacing, spaced
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.noise import Noise
@@ -67,27 +68,6 @@ def euler_ancestral(x: Tensor, x0: Tensor, now: Level, then: Level, noise: Tenso
     fresh = _ancestral(now, then)
     below = math.sqrt(max(then.sigma**2 - fresh**2, 0.0))
     return euler(x, x0, now, Level(then.alpha, below)) + fresh * noise
-
-
-def heun(
-    x: Tensor, x0: Tensor, now: Level, then: Level, predict: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """Heun's method: Karras et al., 2022 (arXiv 2206.00364), algorithm 1.
-
-    Args:
-        x: (B, ...) at ``now``.
-        x0: (B, ...), predicted.
-        now: Level of x.
-        then: Level of the result.
-        predict: Predicts x0 of a sample at ``then``; called once unless ``then`` is clean.
-    """
-    y = euler(x, x0, now, then)
-    if then.sigma == 0:
-        return y
-    first = (x / now.alpha - x0) / _ratio(now)
-    second = (y / then.alpha - predict(y)) / _ratio(then)
-    step = _ratio(then) - _ratio(now)
-    return then.alpha * (x / now.alpha + step * (first + second) / 2)
 
 
 def dpm_solver_2m(
@@ -149,11 +129,6 @@ def _ddim(
     return y if fresh == 0 else y.add_(_given(noise), alpha=fresh)
 
 
-def _ratio(level: Level) -> float:
-    """Return noise over signal, the sigma of Karras et al."""
-    return level.sigma / level.alpha
-
-
 def _ancestral(now: Level, then: Level) -> float:
     """Return the standard deviation of the noise that DDPM's posterior adds between two levels."""
     kept = (now.alpha * then.sigma) / (then.alpha * now.sigma)
@@ -166,7 +141,7 @@ def _given(noise: Tensor | None) -> Tensor:
     return noise
 
 
-Solver = Literal["ddim", "euler", "euler_ancestral", "heun", "dpm_solver_2m"]
+Solver = Literal["ddim", "euler", "euler_ancestral", "dpm_solver_2m"]
 
 
 @dataclass(frozen=True)
@@ -177,36 +152,30 @@ class Sampler:
         steps: Number of steps from pure noise.
         spacing: Spacing of the timesteps: ``leading``, ``trailing`` or ``linspace``.
         offset: Added to ``leading`` timesteps.
-        solver: ``ddim``, ``euler``, ``euler_ancestral``, ``heun`` or ``dpm_solver_2m``. ``heun``
-            cannot start where almost no signal is left, such as the last timestep of
-            ``squaredcos_cap_v2``: its first step, of the whole way in sigma, leaves noise behind.
+        solver: ``ddim``, ``euler``, ``euler_ancestral`` or ``dpm_solver_2m``.
         eta: For ``ddim``: 0 is deterministic sampling, 1 DDPM's.
         last: Where sampling ends: at -1, without noise, or at timestep 0, as in Stable Diffusion's
             own scheduler.
+        guidance: Strength of classifier-free guidance; 1 for none.
+        clamp: Clamp predicted clean samples to this distance from 0; 1 for pixels, ``null`` for
+            latents, which are unbounded.
 
     Raises:
-        ValueError: If a setting is unknown or out of range.
+        ValueError: If there is an ``eta`` for another solver than ``ddim``.
     """
 
-    steps: int = 50
+    steps: PositiveInt = 50
     spacing: Spacing = "leading"
-    offset: int = 1
+    offset: NonNegativeInt = 1
     solver: Solver = "ddim"
-    eta: float = 0.0
-    last: int = -1
+    eta: UnitInterval = 0.0
+    last: Literal[-1, 0] = -1
+    guidance: float = 1.0
+    clamp: PositiveFloat | None = None
 
     def __post_init__(self) -> None:
-        if self.solver not in get_args(Solver):
-            raise ValueError(
-                f"sampler.solver is {self.solver!r}; expected {', '.join(get_args(Solver))}"
-            )
-        if not 0 <= self.eta <= 1 or (self.eta and self.solver != "ddim"):
-            raise ValueError(
-                f"sampler.eta is {self.eta} with {self.solver}; expected 0 to 1, and 0 for solvers "
-                "other than ddim"
-            )
-        if self.last not in (-1, 0):
-            raise ValueError(f"sampler.last is {self.last}; expected -1 or 0")
+        if self.eta and self.solver != "ddim":
+            raise ValueError(f"sampler.eta is {self.eta} with {self.solver}; it is for ddim alone")
 
     def timesteps(self, steps: int) -> list[int]:
         """Return the timesteps, noisiest first.
@@ -234,7 +203,7 @@ class Sampler:
         schedule: Schedule,
         noise: Noise,
     ) -> Tensor:
-        """Call ``clean`` once per timestep; ``heun`` calls it twice, except before -1.
+        """Call ``clean`` once per timestep.
 
         Args:
             z: (B, ...) at the first timestep.
@@ -248,7 +217,7 @@ class Sampler:
         """
         earlier: tuple[Tensor, Level] | None = None
         for now, then in itertools.pairwise([*timesteps, self.last]):
-            x0 = clean(z, now)
+            x0 = self._clamped(clean(z, now))
             levels = schedule.level(now), schedule.level(then)
             if self.solver == "ddim":
                 fresh = noise.normal(z.shape) if self.eta and then >= 0 else None
@@ -257,16 +226,13 @@ class Sampler:
                 z = euler(z, x0, *levels)
             elif self.solver == "euler_ancestral":
                 z = euler_ancestral(z, x0, *levels, noise.normal(z.shape))
-            elif self.solver == "heun":
-
-                def again(y: Tensor, t: int = then) -> Tensor:
-                    return clean(y, t)
-
-                z = heun(z, x0, *levels, again)
             else:
                 z = dpm_solver_2m(z, x0, *levels, earlier)
                 earlier = x0, levels[0]
         return z
+
+    def _clamped(self, x0: Tensor) -> Tensor:
+        return x0 if self.clamp is None else x0.clamp(-self.clamp, self.clamp)
 
 
 ShiftSolver = Literal["posterior", "ddim", "dpm_solver_2m"]
@@ -280,21 +246,10 @@ class ShiftSampler:
         process: The process, at the timesteps of sampling.
         solver: ``posterior``, ``ddim`` or ``dpm_solver_2m``; or a number: the share of the
             posterior's fresh noise, 0 for ``ddim`` and 1 for ``posterior``.
-
-    Raises:
-        ValueError: If the solver is unknown or out of range.
     """
 
     process: ResidualShift
     solver: ShiftSolver | float = "posterior"
-
-    def __post_init__(self) -> None:
-        number = isinstance(self.solver, int | float)
-        if not (0 <= float(self.solver) <= 1 if number else self.solver in get_args(ShiftSolver)):
-            raise ValueError(
-                f"model.init_args.sampler is {self.solver!r}; expected "
-                f"{', '.join(get_args(ShiftSolver))} or a share of fresh noise from 0 to 1"
-            )
 
     @property
     def options(self) -> dict[str, str | int | float]:

@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from degradations.device import copy_to
+from files.numbers import NonNegativeInt, PositiveInt
 from lightning_modules.noise import Noise, PlacedNoise, Size, Span, Tile, length_of
 from lightning_modules.sampling.stopping import stop_here
 from lightning_modules.sampling.together import Together
@@ -56,34 +57,20 @@ class Tiling:
             for images of many tiles. By default each process has its own images.
 
     Raises:
-        ValueError: If a number is out of range, a word is unknown, or latents are to be made
-            together.
+        ValueError: If latents are to be made together, or as released.
     """
 
-    size: int | Literal["auto"] = "auto"
-    overlap: int | None = None
+    size: PositiveInt | Literal["auto"] = "auto"
+    overlap: NonNegativeInt | None = None
     window: Window | None = None
-    batch: int = 1
+    batch: PositiveInt = 1
     where: Where = "pixels"
     together: bool = False
 
     def __post_init__(self) -> None:
-        least = {"size": 1, "overlap": 0, "batch": 1}
-        for key, value in ((key, getattr(self, key)) for key in least):
-            if value not in (None, "auto") and value < least[key]:
-                raise ValueError(f"tiling.{key} is {value}; it must be at least {least[key]}")
-        for key, known in (("window", (None, *get_args(Window))), ("where", get_args(Where))):
-            if getattr(self, key) not in known:
-                words = ", ".join(word for word in known if word)
-                raise ValueError(f"tiling.{key} is {getattr(self, key)!r}; expected {words}")
-        if self.window == "released" and self.where == "latent":
+        if self.where == "latent" and (self.together or self.window == "released"):
             raise ValueError(
-                "tiling.window is released, which is for pixels: set tiling.where to pixels, "
-                "or another window"
-            )
-        if self.together and self.where == "latent":
-            raise ValueError(
-                "tiling.together is for tiles of pixels, which do not depend on each other: set "
+                "tiling.together, and tiling.window released, are for tiles of pixels: set "
                 "tiling.where to pixels"
             )
 

@@ -51,9 +51,9 @@ MAPPER = """
     class_path: lightning_modules.Transformation
     init_args: {bits: 4, size: [2, 2], grids: [[1, 1], [2, 2]], branches: [[16, 1, 2], [16, 1, 2]]}
 """
-STAGE_ONE = f"class_path: lightning_modules.NSARM\ninit_args:{SPACE}{MAPPER}"
+STAGE_ONE = f"class_path: lightning_modules.NSARMStageOne\ninit_args:{SPACE}{MAPPER}"
 STAGE_TWO = (
-    f"{STAGE_ONE}{TRANSFORMER}"
+    f"class_path: lightning_modules.NSARM\ninit_args:{SPACE}{MAPPER}{TRANSFORMER}"
     "  stage_two: {mapper_weights: runs/one, transformer_weights: runs/base}\n"
 )
 LATENTS = (

@@ -91,7 +91,7 @@ def test_the_miniature_as_a_newcomer_types_it(
     """Base, cascade, test at several scales, and images of any size; each made small."""
     monkeypatch.chdir(tmp_path)
     cascade = ("--config", PATHS[mini("cascade")], *RUN, *SMALL_NETWORK)
-    cascade = (*cascade, "--model.init_args.timesteps", "[14,0]")
+    cascade = (*cascade, "--model.init_args.sampling.timesteps", "[14,0]")
     fit = (*FIT, *NO_VALIDATION)
     enlarger("fit", "--config", PATHS[mini("base")], *RUN, *fit)
     enlarger("fit", *cascade, *fit)

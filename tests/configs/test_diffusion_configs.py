@@ -51,7 +51,7 @@ def test_the_experiment(enlarger: Any, tmp_path: Path, monkeypatch: pytest.Monke
         *("--trainer.max_steps", 2, "--trainer.val_check_interval", 2),
         *("--trainer.accelerator", "cpu", "--trainer.logger", "false"),
         *("--trainer.enable_progress_bar", "false", "--data.init_args.workers", 0),
-        *("--data.init_args.batch_size", 4, "--model.init_args.steps", 2),
+        *("--data.init_args.batch_size", 4, "--model.init_args.sampler.steps", 2),
     )
     run = tmp_path / "runs/mini_diffusion_automobiles"
     ranking = json.loads((run / "checkpoints/best.json").read_text())

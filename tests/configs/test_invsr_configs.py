@@ -36,7 +36,7 @@ FIT = (
     *("--trainer.limit_val_batches", "1", "--trainer.num_sanity_val_steps", "0"),
 )
 PAPER = EXPERIMENTS / "invsr_sd_turbo.yaml"
-ONLY_TRAINING = ("training", "discriminator", "lr_scheduler")
+ONLY_TRAINING = ("training", "lr_scheduler")
 
 
 def at(name: str) -> Path:
@@ -193,7 +193,7 @@ def test_the_paper_s_run(paper: Path, enlarger: Enlarger) -> None:
 
     # Where it only samples, what only training needs may be missing.
     command = ("--config", PAPER, *RUN, *options(paper / "sd"))
-    judge = ("--model.init_args.discriminator", "null")
+    judge = ("--model.init_args.training.discriminator", "null")
     enlarger("test", *command, *judge, "--trainer.limit_test_batches", 1)
     found = json.loads((run / "results.json").read_text())["results"]
     assert {"psnr", "ssim"} <= {entry["metric"] for entry in found}

@@ -72,7 +72,7 @@ def _trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
         patch.setenv("ENLARGER_DATA", str(home))
-        steps = ("--model.init_args.steps", "2")
+        steps = ("--model.init_args.sampler.steps", "2")
         main.main(["fit", "--config", str(BASE), *RUN, *FIT, *steps])
     return home
 
@@ -206,7 +206,7 @@ def test_another_base_is_refused(
     facts = torch.load(file, weights_only=True)["cascade"]
     assert (facts["places"], facts["ratio"]) == (["block1", "middle"], 32 / 24)
     other = ("--run.name", "other", "--seed_everything", 1)
-    enlarger("fit", "--config", BASE, *RUN, *FIT, "--model.init_args.steps", 2, *other)
+    enlarger("fit", "--config", BASE, *RUN, *FIT, "--model.init_args.sampler.steps", 2, *other)
     base = ("--model.init_args.denoiser_weights", "runs/other")
     with pytest.raises(SystemExit):
         enlarger("test", "--config", TUNED, *RUN, *FEW, *OTHER, *base)

@@ -208,7 +208,7 @@ def test_what_it_is_compared_with(
     config, data = EXPERIMENTS / "self_cascade_sd21.yaml", REPO / "configs/data"
     direct = ("--model", REPO / "configs/model/direct.yaml")
     test = ("test", "--config", config)
-    free = ("--model.init_args.upsampler", "null", "--run.name", "free")
+    free = ("--model.init_args.tuning.upsampler", "null", "--run.name", "free")
     found = {}
     for name, asked in {"free": (*free, *small), "direct": (*direct, *small)}.items():
         calls.clear()
@@ -331,7 +331,7 @@ def test_the_larger_miniature_for_a_gpu(home: Path, enlarger: Enlarger) -> None:
         members = {f"{n}.png": (n, 128) for n in range(4)}
         shard(home / "lsun_bedroom_128" / f"{part}-000.tar", members)
     run = (*RUN[:-2], "--data.init_args.eval_batch_size", "2", "--run.root", "runs")
-    few = ("--model.init_args.steps", "2")
+    few = ("--model.init_args.sampler.steps", "2")
     enlarger("fit", "--config", narrow("base", home), *run, *FIT, *few, "--run.name", "base")
     base = ("--model.init_args.denoiser_weights", "runs/base", *RUN[-2:])
     enlarger("fit", "--config", narrow("tuned", home), *run, *FIT, *base, "--run.name", "tuned")

@@ -69,7 +69,7 @@ def mini(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enlarger: Any) -> Path
             generator = np.random.default_rng(2 * number + image)
             pixels = generator.integers(0, 256, (136, 144, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / part / f"{image}.png")
-    enlarger("fit", "--config", at("base"), *SMALL, *FIT, "--model.init_args.steps", 2)
+    enlarger("fit", "--config", at("base"), *SMALL, *FIT, "--model.init_args.sampler.steps", 2)
     return tmp_path
 
 

@@ -20,7 +20,7 @@ from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.base import ImageModel
-from lightning_modules.casarbi import CasArbi
+from lightning_modules.casarbi import CasArbi, ShiftSampling
 from lightning_modules.chain import Chain
 from lightning_modules.controls import direct, finetune, sd, simple
 from lightning_modules.diffusion import Diffusion
@@ -35,13 +35,13 @@ from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.networks.swin_unet import SwinUNet
 from lightning_modules.next_scale.infinity import Infinity
-from lightning_modules.next_scale.nsarm import NSARM
+from lightning_modules.next_scale.nsarm import NSARM, NSARMStageOne
 from lightning_modules.one_pass.losses import GAN, Charbonnier
 from lightning_modules.one_pass.real_esrgan import RealESRGAN
 from lightning_modules.one_pass.regression import Regression
 from lightning_modules.resshift import ResShift, ResShiftControl
 from lightning_modules.sampling.solvers import Sampler
-from lightning_modules.self_cascade import SelfCascade
+from lightning_modules.self_cascade import SelfCascade, Tuning
 from tests.contracts import discovery, memorising, test_memorise_invsr, test_memorise_nsarm
 from tests.contracts.memorising import SIDE, batch_of, photographs, psnr
 
@@ -87,7 +87,7 @@ def test_casarbi(tmp_path):
     base = functools.partial(LIIF, blocks=1, channels=16, hidden=(16,), global_skip=True)
     network = SFTUNet(16, 32, (1, 2), 1, attention=False, patch=2)
     process = ResidualShift(kappa=4.0, min_noise=0.34, relative=True)
-    given = {"process": process, "sampler": "dpm_solver_2m"}
+    given = {"process": process, "sampling": ShiftSampling(solver="dpm_solver_2m")}
     given |= {"noise_probability": 0.0, "optimizer": adam(2e-3)}
     model = CasArbi(2.0, base, network=network, **given)
     learn(model, 80, tmp_path)
@@ -121,15 +121,14 @@ UNET = {
     **{"norm_num_groups": 8, "attention_head_dim": 16, "cross_attention_dim": 8},
 }
 COSINE = Schedule(betas="squaredcos_cap_v2", prediction="v_prediction")
+SAMPLER = Sampler(25, "trailing", clamp=1.0)
 
 
 @pytest.fixture(scope="module")
 def diffusion(tmp_path_factory):
     """A diffusion that has memorised the photographs at 16 pixels a side."""
     torch.manual_seed(0)
-    model = Diffusion(
-        1.0, UNet2D.from_config(UNET), schedule=COSINE, optimizer=adam(2e-3), clamp=1.0, steps=25
-    )
+    model = Diffusion(1.0, UNet2D(UNET), schedule=COSINE, sampler=SAMPLER, optimizer=adam(2e-3))
     learn(model, 350, tmp_path_factory.mktemp("diffusion"), side=SIDE // 2)
     return model
 
@@ -146,14 +145,13 @@ def test_self_cascade(diffusion, tmp_path):
 
     def cascade(**settings):
         torch.manual_seed(0)
-        denoiser = UNet2D.from_config(UNET, flags=Flags(frozen=True))
+        denoiser = UNet2D(UNET, flags=Flags(frozen=True))
         denoiser.unet.load_state_dict(diffusion.denoiser.unet.state_dict())
         denoiser.source = "the diffusion above"
-        sampler = Sampler(steps=25, spacing="trailing")
-        given = {"schedule": COSINE, "sampler": sampler, "clamp": 1.0}
-        return SelfCascade(2.0, denoiser=denoiser, **given, **settings)
+        given = {"denoiser": denoiser, "schedule": COSINE, "sampler": SAMPLER}
+        return SelfCascade(2.0, **given, **settings)
 
-    tuned, free = cascade(upsampler=Full, optimizer=adam(1e-3)), cascade().eval()
+    tuned, free = cascade(tuning=Tuning(Full), optimizer=adam(1e-3)), cascade().eval()
     learn(tuned, 50, tmp_path)
     batch = batch_of(2.0)
     tuned, free = (distances(images(model, batch)).mean().item() for model in (tuned, free))
@@ -170,6 +168,7 @@ MEMORISES = {
     InvSR: test_memorise_invsr.test_invsr,
     Tokenizer: test_memorise_nsarm.test_tokenizer,
     NSARM: test_memorise_nsarm.test_both_stages,
+    NSARMStageOne: test_memorise_nsarm.test_both_stages,
 }
 NOTHING_TRAINED = [Chain, simple.Bicubic, simple.FolderOutputs, simple.RoundTrip]
 OTHERS = {

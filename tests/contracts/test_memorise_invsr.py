@@ -13,8 +13,9 @@ from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.space import PCASpace
 from lightning_modules.base import ImageModel
 from lightning_modules.diffusion import Diffusion
-from lightning_modules.first_stage.autoencoder import Autoencoder
-from lightning_modules.invsr import InvSR, Sampling, Training
+from lightning_modules.first_stage.autoencoder import Autoencoder, AutoencoderLosses
+from lightning_modules.inversion import Sampling, Training
+from lightning_modules.invsr import InvSR
 from lightning_modules.networks.noise_predictor import NoisePredictor
 from tests.contracts import memorising
 from tests.contracts.memorising import batch_of, photographs, psnr
@@ -44,7 +45,8 @@ def decibels(model: ImageModel) -> float:
 @pytest.fixture(scope="module")
 def autoencoder(tmp_path_factory: Any) -> Autoencoder:
     torch.manual_seed(0)
-    model = Autoencoder(1.0, PCASpace(), l1_weight=0.02, l2_weight=1.0, latent_noise=0.05)
+    losses = AutoencoderLosses(l1_weight=0.02, l2_weight=1.0)
+    model = Autoencoder(1.0, PCASpace(), losses, latent_noise=0.05)
     learn(model, 200, tmp_path_factory.mktemp("autoencoder"), 3e-3)
     return model
 
@@ -64,9 +66,9 @@ def test_invsr(autoencoder: Autoencoder, tmp_path: Any) -> None:
     space.load_state_dict(autoencoder.space.state_dict())
     space.source = "autoencoder.ckpt 0123456789abcdef"
     torch.manual_seed(0)
-    base = Diffusion(1.0, UNet2D.from_config(UNET, null_token="zero"), space, timesteps=(0, 300))
+    base = Diffusion(1.0, UNet2D(UNET, null_token="zero"), space, timesteps=(0, 300))
     learn(base, 300, tmp_path / "base", 2e-3)
-    denoiser = UNet2D.from_config(UNET, null_token="zero", flags=Flags(frozen=True))
+    denoiser = UNet2D(UNET, null_token="zero", flags=Flags(frozen=True))
     denoiser.load_state_dict(base.denoiser.state_dict())
     denoiser.source = "base.ckpt 0123456789abcdef"
     method = InvSR(

@@ -10,12 +10,12 @@ import torch
 
 from degradations.bicubic import resize
 from lightning_modules.backbone.bitwise import BitwiseSpace
-from lightning_modules.first_stage.tokenizer import Tokenizer
+from lightning_modules.first_stage.tokenizer import Tokenizer, TokenizerLosses
 from lightning_modules.networks.autoencoders import BitwiseVAE
 from lightning_modules.networks.infinity import InfinityTransformer
 from lightning_modules.networks.transformation import LatentEstimate
 from lightning_modules.next_scale.next_scale import Bitwise
-from lightning_modules.next_scale.nsarm import NSARM, StageTwo
+from lightning_modules.next_scale.nsarm import NSARM, NSARMStageOne, StageTwo
 from tests.contracts import memorising
 from tests.contracts.memorising import batch_of, psnr
 
@@ -37,10 +37,9 @@ def vae() -> BitwiseVAE:
 def tokenizer(tmp_path_factory) -> Tokenizer:
     torch.manual_seed(0)
     weights = {"pixel_weight": 20.0, "entropy_weight": 0.1, "commitment_weight": 0.1}
+    losses = TokenizerLosses(pixel_distance="l2", **weights)
     drops = {"drop_scales": 0.0, "partial_share": 0.3, "partial_least": 2}
-    model = Tokenizer(
-        *(1.0, vae(), GRIDS, "l2"), **weights, **drops, clip=1.0, optimizer=adam(2e-3)
-    )
+    model = Tokenizer(1.0, vae(), GRIDS, losses, **drops, clip=1.0, optimizer=adam(2e-3))
     learn(model, 350, tmp_path_factory.mktemp("tokenizer"))
     return model
 
@@ -79,7 +78,7 @@ def test_tokenizer(ceiling):
 def test_both_stages(space, ceiling, tmp_path):
     torch.manual_seed(0)
     settings = {"enlarge_lr": True, "color_fix": "none"}
-    first = NSARM(SCALE, space, mapper(), **settings, optimizer=adam(2e-3))
+    first = NSARMStageOne(SCALE, space, mapper(), **settings, optimizer=adam(2e-3))
     learn(first, 150, tmp_path / "1")
     batch = batch_of(SCALE)
     codes, own = first.bits_of(batch), space.coded(space.encode(batch["hr"]))

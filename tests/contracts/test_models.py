@@ -27,7 +27,8 @@ from lightning_modules.diffusion import Diffusion
 from lightning_modules.first_stage.autoencoder import Autoencoder
 from lightning_modules.first_stage.latent_perceptual import LatentPerceptual
 from lightning_modules.first_stage.tokenizer import Tokenizer
-from lightning_modules.invsr import STARTS, InvSR, Sampling, Training
+from lightning_modules.inversion import STARTS, Sampling, Training
+from lightning_modules.invsr import InvSR
 from lightning_modules.networks.compact import SRVGGNetCompact
 from lightning_modules.networks.discriminator import UNetDiscriminator
 from lightning_modules.networks.edsr import EDSR
@@ -38,12 +39,12 @@ from lightning_modules.networks.noise_predictor import NoisePredictor
 from lightning_modules.networks.rrdb import RRDBNet
 from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.next_scale.infinity import Infinity
-from lightning_modules.next_scale.nsarm import NSARM
+from lightning_modules.next_scale.nsarm import NSARM, NSARMStageOne
 from lightning_modules.one_pass.real_esrgan import RealESRGAN
 from lightning_modules.one_pass.regression import Regression
 from lightning_modules.resshift import ResShift, ResShiftControl
 from lightning_modules.sampling.solvers import Sampler
-from lightning_modules.self_cascade import SelfCascade
+from lightning_modules.self_cascade import SelfCascade, Tuning
 from tests.contracts import discovery
 from tests.contracts.arguments import build
 from tests.contracts.model_contract import SIZES, ModelContract, batch_of
@@ -81,8 +82,10 @@ def casarbi(adapter):
             base = LIIF(2.0, blocks=1, channels=8, hidden=(16,), global_skip=True)
         network = SFTUNet(8, 8, (1, 2), 1, attention=False, adapter=adapter, patch=2)
         process = ResidualShift(steps=3)
-        settings = {"stages": Stages(1.5), "residual_deviation": 0.1}
-        return CasArbi(scale, lambda scale: base, network=network, process=process, **settings)
+        settings = {"network": network, "process": process, "stages": Stages(1.5)}
+        model = CasArbi(scale, lambda scale: base, **settings)
+        model.sigma_r.fill_(0.1)
+        return model
 
     return make
 
@@ -106,8 +109,9 @@ def diffusion(scale, folder):
         **{"down_block_types": ["CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D"]},
         **{"norm_num_groups": 4, "attention_head_dim": 2, "cross_attention_dim": 8},
     }
-    denoiser = UNet2D.from_config(network)
-    return Diffusion(scale, denoiser, schedule=Schedule(prediction="sample"), steps=3, eta=1.0)
+    denoiser = UNet2D(network)
+    sampler = Sampler(3, "trailing", eta=1.0)
+    return Diffusion(scale, denoiser, schedule=Schedule(prediction="sample"), sampler=sampler)
 
 
 def frozen_denoiser():
@@ -119,7 +123,7 @@ def frozen_denoiser():
     }
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        return UNet2D.from_config(network, flags=Flags(frozen=True))
+        return UNet2D(network, flags=Flags(frozen=True))
 
 
 def predictor():
@@ -144,10 +148,10 @@ def trained_on(scale, folder):
     return FineTune(scale, denoiser=denoiser, **sampling)
 
 
-def nsarm(second):
+def nsarm(kind, *parts):
     def make(scale, folder):
-        parts = (next_scale_parts.space(), next_scale_parts.mapper())
-        return NSARM(scale, *parts, next_scale_parts.transformer() if second else None)
+        made = [part() for part in (next_scale_parts.space, next_scale_parts.mapper, *parts)]
+        return kind(scale, *made)
 
     return make
 
@@ -179,7 +183,8 @@ EXAMPLES = {
         )
     },
     LoRA: {"pixels": low_rank},
-    NSARM: {"stage 1": nsarm(False), "stage 2": nsarm(True)},
+    NSARM: {"stage 2": nsarm(NSARM, next_scale_parts.transformer)},
+    NSARMStageOne: {"stage 1": nsarm(NSARMStageOne)},
     RealESRGAN: {
         "RRDBNet": real_esrgan(RRDBNet, UNetDiscriminator, channels=8, blocks=1, growth=4),
         "compact, alone": real_esrgan(SRVGGNetCompact, channels=8, convolutions=2),
@@ -195,7 +200,7 @@ EXAMPLES = {
     SDSR: {"pixels, bicubic": from_base(SDSR, upscaler=Bicubic)},
     SelfCascade: {
         "tuning-free": from_base(SelfCascade),
-        "tuned": from_base(SelfCascade, upsampler=Shared),
+        "tuned": from_base(SelfCascade, tuning=Tuning(Shared)),
     },
     ResShiftControl: {
         "pixels": lambda scale, folder: ResShiftControl(
@@ -210,7 +215,7 @@ ALIKE = {
     *((RealESRGAN, "compact, alone"), (Regression, "EDSR with a skip")),
     (SelfCascade, "tuning-free"),
 }
-DISCRETE = {NSARM}
+DISCRETE = {NSARM, NSARMStageOne}
 
 
 def pytest_generate_tests(metafunc):

@@ -69,24 +69,9 @@ class Draws(Spread):
         return super().features(images, batch) + 1e-9 * torch.rand(1)
 
 
-class Writes(Spread):
-    def features(self, images, batch):
-        return super().features(images.mul_(0.5), batch)
-
-
 class InOrder(Spread):
     def distance(self, sr, hr):
         return float((sr[0] - hr[1]).norm())
-
-
-class Closer(Spread):
-    def distance(self, sr, hr):
-        return -super().distance(sr, hr)
-
-
-class Anonymous(Spread):
-    def protocol(self):
-        return {}
 
 
 CHECK = SetMetricContract()
@@ -97,9 +82,7 @@ CHECK = SetMetricContract()
     [
         (OfTheBatch, CHECK.test_features_do_not_depend_on_the_batch),
         (Draws, CHECK.test_images_and_generators_are_left_alone),
-        (Writes, CHECK.test_images_and_generators_are_left_alone),
         (InOrder, CHECK.test_the_order_of_images_does_not_matter),
-        (Closer, CHECK.test_more_noise_is_farther),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
@@ -107,9 +90,3 @@ def test_a_broken_metric_is_caught(cls, check):
     check(Spread())
     with pytest.raises(AssertionError):
         check(cls())
-
-
-def test_a_number_of_nobody_is_caught():
-    CHECK.test_the_protocol_is_plain_and_says_who_computed(Spread)
-    with pytest.raises(AssertionError):
-        CHECK.test_the_protocol_is_plain_and_says_who_computed(Anonymous)

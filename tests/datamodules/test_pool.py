@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Callback
 
 from datamodules.base import SRDataModule
+from lightning_modules.base import first_batches
 from lightning_modules.one_pass.regression import Regression
 from tests.datamodules.memory import (
     Memory,
@@ -94,7 +95,7 @@ class Measuring(Regression):
     """Reads the first batches before training, as InvSR and CasArbi do."""
 
     def on_fit_start(self) -> None:
-        self.measured = [batch["key"] for batch in self.first_batches(5)]
+        self.measured = [batch["key"] for batch in first_batches(self, 5)]
 
 
 def fit(

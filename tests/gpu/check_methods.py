@@ -13,7 +13,8 @@ from torch import Tensor
 from lightning_modules.adversarial import Adversarial
 from lightning_modules.backbone.space import KLSpace, PixelSpace
 from lightning_modules.first_stage.latent_perceptual import LatentPerceptual
-from lightning_modules.invsr import STARTS, InvSR, Training
+from lightning_modules.inversion import STARTS, Training
+from lightning_modules.invsr import InvSR
 from lightning_modules.networks.discriminator import LatentDiscriminator
 from lightning_modules.networks.feature_upsampler import Shared
 from lightning_modules.resshift import ResShift
@@ -44,9 +45,9 @@ LIMITS = {
 
 def against_a_discriminator(scale: float, folder: Path) -> InvSR:
     judge = LatentDiscriminator(3, widths=(32, 32), layers=(1, 1), heads=1, text_width=None)
-    training = Training(starts=STARTS, adversarial_start=0)
+    training = Training(starts=STARTS, adversarial_start=0, discriminator=judge)
     parts = (test_models.predictor(), test_models.frozen_denoiser(), Averaged(4))
-    model = InvSR(scale, *parts, training=training, patch=8, discriminator=judge)
+    model = InvSR(scale, *parts, training=training, patch=8)
     model._trainer = SimpleNamespace(global_step=0, barebones=True)  # type: ignore[assignment]
     return model
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -86,12 +85,6 @@ def test_steps_are_those_of_the_main_optimiser(tmp_path: Path) -> None:
     assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.01 * 0.9**4)
 
 
-def test_without_a_discriminator(tmp_path: Path) -> None:
-    model = Judged(judge=False)
-    run = fit(tmp_path, model, batches(3))
-    assert (run.global_step, len(run.optimizers)) == (3, 1)
-
-
 @pytest.mark.parametrize("whose", ["generator", "discriminator"])
 def test_a_left_out_update_leaves_the_other_alone(tmp_path: Path, whose: str) -> None:
     """The generator's also leaves the schedule and the count as they were."""
@@ -114,36 +107,6 @@ def half(scale: float) -> list[Any]:
     return [MixedPrecision("16-mixed", "cpu", scaler=scaler)]
 
 
-def test_each_optimiser_has_its_own_amp_scaler(tmp_path: Path) -> None:
-    """Both grow by themselves, and a resumed run goes on with both."""
-    data = batches(2)
-    run = fit(tmp_path, Judged(), data, plugins=half(16.0))
-    run.save_checkpoint(tmp_path / "a.ckpt")
-    saved = torch.load(tmp_path / "a.ckpt", weights_only=True)
-    assert saved["MixedPrecision"]["scale"] == 32.0
-    assert saved["discriminator_scaler"]["scale"] == 32768.0  # torch's first one was too much
-    again, whole = Judged(), Judged()
-    later = trainer(tmp_path, plugins=half(1.0), max_epochs=2)
-    later.fit(again, data, ckpt_path=tmp_path / "a.ckpt")
-    fit(tmp_path, whole, data, plugins=half(16.0), max_epochs=2)
-    assert again._scaler is not None
-    assert whole._scaler is not None
-    assert again._scaler.state_dict() == whole._scaler.state_dict()
-    for name, value in tensors(whole).items():
-        assert torch.equal(value, tensors(again)[name])
-
-
-def test_a_run_that_is_stopped_twice_keeps_the_scaler(tmp_path: Path) -> None:
-    """Resumed and saved again before the discriminator's turn, as at the end of a validation."""
-    run = fit(tmp_path, Judged(), batches(2), plugins=half(16.0))
-    run.save_checkpoint(tmp_path / "a.ckpt")
-    saved = torch.load(tmp_path / "a.ckpt", weights_only=True)["discriminator_scaler"]
-    again = trainer(tmp_path, plugins=half(1.0))  # at its last epoch's end: no step is taken
-    again.fit(Judged(), batches(2), ckpt_path=tmp_path / "a.ckpt")
-    again.save_checkpoint(tmp_path / "b.ckpt")
-    assert torch.load(tmp_path / "b.ckpt", weights_only=True)["discriminator_scaler"] == saved
-
-
 def test_weights_of_a_run_without_a_discriminator(tmp_path: Path) -> None:
     """The discriminator begins afresh, or as it was; and the other way round it is passed over."""
     for judge in (False, True):
@@ -153,21 +116,6 @@ def test_weights_of_a_run_without_a_discriminator(tmp_path: Path) -> None:
         model.load_weights(tmp_path / "a.ckpt")
         moved = {name for name, value in tensors(model).items() if not value.equal(before[name])}
         assert moved == {"net.weight", "net.bias"}
-
-
-def test_a_discriminator_that_cannot_be_trained() -> None:
-    model: Any = Judged()
-    model.discriminator.requires_grad_(False)
-    with pytest.raises(ValueError, match="discriminator has no trainable parameters"):
-        model.configure_optimizers()
-
-
-def test_an_overflow_of_one_does_not_scale_the_other(tmp_path: Path) -> None:
-    model = Judged(nan=0, whose="discriminator")
-    run = fit(tmp_path, model, batches(1), plugins=half(16.0))
-    assert model._scaler is not None
-    assert model._scaler.get_scale() == 65536.0 / 2
-    assert run.precision_plugin.scaler.get_scale() == 16.0  # type: ignore[attr-defined]
 
 
 def test_hinges_by_hand() -> None:
@@ -184,19 +132,6 @@ def test_a_frozen_module_lets_gradients_through() -> None:
     assert x.grad is not None
     assert layer.weight.grad is None
     assert [p.requires_grad for p in (layer.weight, layer.bias)] == [True, False]
-
-
-@pytest.mark.parametrize("setting", [{"accumulate": 0}, {"clip": 0.0}])
-def test_settings_out_of_range(setting: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"model\.init_args\.accumulate is .* expected 1 or more"):
-        Judged(**setting)
-
-
-def test_a_strategy_that_cannot(tmp_path: Path) -> None:
-    model: Any = Judged()
-    model._trainer = SimpleNamespace(strategy=object())
-    with pytest.raises(ValueError, match=r"two optimisers, .* set trainer.strategy to ddp"):
-        model.on_fit_start()
 
 
 class Share(Judged):

@@ -37,7 +37,7 @@ def test_no_method_has_too_many_of_its_own(method: type) -> None:
 
 def test_those_of_all_parents_are_on_the_command_line() -> None:
     found = arguments_of(LoRA)
-    expected = {"rank", "alpha", "caption_dropout", "denoiser", "sampler", "weights"}
+    expected = {"rank", "caption_dropout", "denoiser", "sampler", "weights"}
     assert expected <= found.keys()
     assert all(found[name].help for name in expected)
     assert found["caption_dropout"].default == 0.1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from functools import partial
 
 import pytest
@@ -12,9 +11,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from degradations.bicubic import resize
+from lightning_modules import casarbi
 from lightning_modules.backbone.shifting import ResidualShift
-from lightning_modules.casarbi import CasArbi, Stages
-from lightning_modules.networks.edsr import EDSR
+from lightning_modules.casarbi import CasArbi, ShiftSampling
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.noise import Noise
@@ -50,10 +49,24 @@ def batch(h=12, w=8, size=(24, 16), count=2):
     }
 
 
+def grouped(settings):
+    """The settings, with those of sampling in their group."""
+    if "sampler" in settings:
+        settings["solver"] = settings.pop("sampler")
+    own = {k: settings.pop(k) for k in list(settings) if k in ShiftSampling.__annotations__}
+    return {**settings, "sampling": ShiftSampling(**own)}
+
+
+def known(made, unit=0.1):
+    """A cascade that has measured sigma_r."""
+    made.sigma_r.fill_(unit)
+    return made
+
+
 def method(answer=0.0, scale=2.0, **settings):
     torch.manual_seed(0)
     network = Oracle(answer if callable(answer) else lambda base: answer + torch.zeros_like(base))
-    made = CasArbi(scale, TINY, network=network, residual_deviation=0.1, **settings)
+    made = known(CasArbi(scale, TINY, network=network, **grouped(settings)))
     made.log = lambda *_, **__: None
     return made.eval()
 
@@ -68,16 +81,6 @@ def test_an_oracle_is_believed(domain):
     found = made.restore(given, Noise(given["seed"]))
     torch.testing.assert_close(found, given["hr"], rtol=0, atol=1e-5)
     assert [got["t"][0] for got in made.network.got] == list(range(14, -1, -1))
-
-
-def test_both_domains_are_one_process():
-    """x - b of the image domain is r of the residual one, step by step."""
-    given = batch()
-    made = {domain: method(domain=domain) for domain in ("residual", "image")}
-    made["residual"].network.answer = lambda b: torch.full_like(b, 0.5)
-    made["image"].network.answer = lambda b: b + 0.05
-    found = {k: m.restore(given, Noise(given["seed"])) for k, m in made.items()}
-    torch.testing.assert_close(found["residual"], found["image"], rtol=0, atol=1e-5)
 
 
 class Apart(TorchFunctionMode):
@@ -120,7 +123,7 @@ def test_a_batch_that_is_not_finite_is_not_measured(bad, monkeypatch):
     monkeypatch.setattr(made, "all_gather", lambda value: value)
     measured = []
     for batches in (given, [broken, *given]):
-        monkeypatch.setattr(made, "first_batches", lambda count, batches=batches: batches)
+        monkeypatch.setattr(casarbi, "first_batches", lambda *_, batches=batches: batches)
         measured.append(made._measured())
     assert torch.equal(*measured)
 
@@ -160,32 +163,6 @@ def test_the_base_sees_the_noise():
 # ---------------------------------------------------------------------------------------- cascade
 
 
-@pytest.mark.parametrize(
-    ("size", "sizes"), [((85, 85), [32, 64, 85]), ((16, 16), []), ((24, 24), [24])]
-)
-def test_stages(size, sizes):
-    given = batch(16, 16, size)
-    made = method()
-    found = made.restore(given, Noise(given["seed"]))
-    assert found.shape == (2, 3, *size)
-    assert [got["size"][0] for got in made.network.got[::15]] == sizes
-    assert [got["lr"] for got in made.network.got[::15]] == [(n, n) for n in [16, *sizes]][:-1]
-    if not sizes:
-        assert torch.equal(found, given["lr"])
-
-
-def test_targets_share_their_first_stages():
-    """x5.3 and x7 are the same up to x4, bit for bit."""
-    got = {}
-    for side in (85, 112):
-        given = batch(16, 16, (side, side))
-        made = method(0.2)
-        made.restore(given, Noise(given["seed"]))
-        got[side] = [call["x"] for call in made.network.got]
-    assert all(torch.equal(a, b) for a, b in zip(got[85][:30], got[112][:30], strict=True))
-    assert got[85][30].shape != got[112][30].shape
-
-
 @pytest.mark.parametrize(("side", "count"), [(481, 3), (480, 2), (120, 0)])
 def test_all_tiles_have_the_stages_of_their_image(side, count):
     """At 481 for 120, the outputs of some tiles are exactly four times as large, of others more."""
@@ -221,18 +198,6 @@ def test_weights_of_another_process_or_domain_are_warned_about(tmp_path, caplog)
     assert "a.ckpt was trained with image: its outputs are wrong" in caplog.text
 
 
-def test_noise_belongs_to_the_image():
-    given = batch(8, 8, (32, 32))
-    made = method(0.5, timesteps=[14, 3])
-    made.network.answer = lambda b: made.network.got[-1]["x"]
-    both = made.restore(given, Noise(given["seed"]))
-    alone = {**given, "lr": given["lr"][1:], "seed": given["seed"][1:]}
-    one = made.restore(alone, Noise(alone["seed"]))
-    torch.testing.assert_close(one, both[1:], rtol=0, atol=1e-5)
-    other = made.restore(given, Noise(given["seed"] + 7))
-    assert (other - both).abs().max() > 0.05
-
-
 def test_guidance_brings_the_output_back_to_its_input():
     given = batch(16, 16, (32, 32))
     given["lr"] = resize(given["hr"], (16, 16)) * 0.5 + 0.25
@@ -257,36 +222,6 @@ def test_the_base_alone():
     torch.testing.assert_close(found, y, rtol=0, atol=1e-6)
     with pytest.raises(ValueError, match="no network to train"):
         made.training_step(given, 0)
-
-
-def test_few_steps_of_the_same_training():
-    made = method(timesteps=[14, 9, 4, 0])
-    given = batch()
-    made.restore(given, Noise(given["seed"]))
-    assert [got["t"][0] for got in made.network.got] == [14, 9, 4, 0]
-
-
-@pytest.mark.slow
-def test_it_learns_a_residual():
-    """Images that lack a constant: the network finds it."""
-    torch.manual_seed(0)
-    network = SFTUNet(features=8, width=8, multipliers=(1, 2), blocks=1, attention=False, patch=2)
-    made = CasArbi(
-        2.0, TINY, network=network, process=ResidualShift(steps=4), residual_deviation=0.1
-    )
-    made.log = lambda *_, **__: None
-    given = batch(count=8)
-    given["hr"] = resize(given["lr"], given["size"]) * 0.8 + 0.1
-    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
-    losses = []
-    for _ in range(60):
-        optimizer.zero_grad()
-        loss = made.training_step(given, 0)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert all(p.grad is None for p in made.base.parameters())
-    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
 
 
 # ------------------------------------------------------------------------------------------- base
@@ -317,104 +252,18 @@ def test_the_base_comes_from_its_own_run(tmp_path):
     assert not made.train().base.training
 
 
-def test_the_base_alone_needs_no_other_weights(tmp_path):
-    trained_base(tmp_path / "base.ckpt")
-    made = CasArbi(2.0, TINY, base_weights="base.ckpt")
-    made.load_parts(lambda *_: tmp_path / "base.ckpt")
-    assert not made.needs_weights
-
-
-def test_a_base_of_another_network_is_refused(tmp_path):
-    trained_base(tmp_path / "base.ckpt")
-    made = CasArbi(2.0, partial(TINY, blocks=2))
-    with pytest.raises(ValueError, match=r"base_weights, .* do not fit the network: 6 missing"):
-        made.load_base(tmp_path / "base.ckpt")
-
-
-def test_no_base_is_refused():
-    with pytest.raises(ValueError, match=r"needs a trained base: set model\.init_args\.base_w"):
-        CasArbi(2.0, TINY).load_parts(lambda *_: None)
-
-
 def test_another_base_than_that_of_training_is_refused(tmp_path):
     trained_base(tmp_path / "one.ckpt")
     trained_base(tmp_path / "two.ckpt", seed=2)
     models = {}
     for name in ("one", "two"):
-        models[name] = CasArbi(2.0, TINY, network=SFTUNet(8, 8, (1,), 1), residual_deviation=0.1)
+        models[name] = known(CasArbi(2.0, TINY, network=SFTUNet(8, 8, (1,), 1)))
         models[name].load_base(tmp_path / f"{name}.ckpt")
     checkpoint = {"state_dict": models["one"].state_dict()}
     models["one"].on_save_checkpoint(checkpoint)
     with pytest.raises(ValueError, match=r"trained with base from .*one\.ckpt \w+, and here it is"):
         models["two"].on_load_checkpoint(checkpoint)
     models["one"].on_load_checkpoint(checkpoint)
-
-
-def test_weights_beside_another_base_are_refused(tmp_path):
-    """Also by `test` and `predict`, which take no more than the weights of a checkpoint."""
-    for name, seed in (("one", 1), ("two", 2)):
-        trained_base(tmp_path / f"{name}.ckpt", seed)
-    one, two = (CasArbi(2.0, TINY, network=SFTUNet(8, 8, (1,), 1)) for _ in range(2))
-    one.load_base(tmp_path / "one.ckpt")
-    two.load_base(tmp_path / "two.ckpt")
-    checkpoint = {"state_dict": one.state_dict(), "pytorch-lightning_version": "2"}
-    one.on_save_checkpoint(checkpoint)
-    torch.save(checkpoint, tmp_path / "cascade.ckpt")
-    one.load_weights(tmp_path / "cascade.ckpt")
-    with pytest.raises(ValueError, match=r"trained with base from .*one\.ckpt"):
-        two.load_weights(tmp_path / "cascade.ckpt")
-
-
-def test_another_unit_than_that_of_training_is_refused(tmp_path):
-    """The one of the weights would replace it without a word."""
-    trained_base(tmp_path / "base.ckpt")
-    made = {}
-    for unit in (None, 0.1, 0.2):
-        network = SFTUNet(8, 8, (1,), 1)
-        made[unit] = CasArbi(2.0, TINY, network=network, residual_deviation=unit)
-        made[unit].load_base(tmp_path / "base.ckpt")
-    saved = {"state_dict": made[0.1].state_dict(), "pytorch-lightning_version": "2"}
-    made[0.1].on_save_checkpoint(saved)
-    torch.save(saved, tmp_path / "cascade.ckpt")
-    for unit in (None, 0.1):
-        made[unit].load_weights(tmp_path / "cascade.ckpt")
-        assert made[unit].sigma_r == pytest.approx(0.1)
-        made[unit].on_load_checkpoint(dict(saved))
-    with pytest.raises(ValueError, match=r"with sigma_r 0\.1, and .*residual_deviation is 0\.2"):
-        made[0.2].load_weights(tmp_path / "cascade.ckpt")
-    with pytest.raises(ValueError, match=r"the checkpoint was trained with sigma_r 0\.1"):
-        made[0.2].on_load_checkpoint(dict(saved))
-
-
-def test_a_base_of_one_factor_is_refused():
-    with pytest.raises(ValueError, match=r"base is EDSR, which cannot render .*AnySize"):
-        CasArbi(2.0, EDSR)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"domain": "pixels"}, "domain is 'pixels'"),
-        ({"noise_level": -0.1}, "noise_level is -0.1"),
-        ({"noise_probability": 1.5}, "noise_probability is 1.5"),
-        ({"guidance": math.nan}, "guidance is nan"),
-        ({"residual_deviation": 0.0}, "residual_deviation is 0.0"),
-        ({"timesteps": [0, 4]}, "a falling list"),
-        ({"process": ResidualShift(prediction="epsilon")}, "prediction is epsilon"),
-        ({"process": ResidualShift(input_scale="pixel")}, "input_scale pixel"),
-    ],
-)
-def test_bad_arguments(settings, message):
-    with pytest.raises(ValueError, match=message):
-        CasArbi(2.0, TINY, **settings)
-
-
-def test_the_check_before_training_gives_the_bases_image():
-    """Nothing is measured then, and nothing learned."""
-    made = CasArbi(2.0, TINY, network=SFTUNet(8, 8, (1,), 1)).eval()
-    given = batch()
-    expected = made.base(given["lr"], given["size"]).clamp(0, 1)
-    torch.testing.assert_close(made.restore(given, Noise(given["seed"])), expected)
 
 
 def test_its_unit_is_the_one_of_now():
@@ -441,28 +290,3 @@ def test_no_output_without_its_unit(hook):
     made.sigma_r.fill_(0.1)
     getattr(made, hook)()
     getattr(CasArbi(2.0, TINY), hook)()
-
-
-@pytest.mark.parametrize("size", [(2, 2), (1, 3), (2, 1)])
-def test_the_smallest_images(size):
-    network = SFTUNet(8, 8, (1, 2, 2), 1, patch=2)
-    made = CasArbi(2.0, TINY, network=network, residual_deviation=0.1, timesteps=[14, 0]).eval()
-    given = batch(1, 1, size)
-    found = made.restore(given, Noise(given["seed"]))
-    assert found.shape == (2, 3, *size)
-    assert found.isfinite().all()
-
-
-def test_a_target_that_is_smaller():
-    given = batch(16, 16, (12, 16))
-    with pytest.raises(ValueError, match=r"smaller than the input.*scale of at least 1"):
-        method().restore(given, Noise(given["seed"]))
-
-
-def test_results_name_what_is_not_usual():
-    base = lambda scale: LIIF(scale, blocks=1, channels=8, hidden=(16,))  # noqa: E731
-    assert CasArbi(2.0, base).output_settings == {"network": "none"}
-    found = CasArbi(2.0, base, guidance=1.0, timesteps=[14, 4, 0], stages=Stages(4.0, "uniform"))
-    expected = {"fixed": 4.0, "order": "uniform", "guidance": 1.0, "timesteps": "14 4 0"}
-    assert found.output_settings == {**expected, "network": "none"}
-    assert CasArbi(2.0, base, color_fix="wavelet").output_settings["color_fix"] == "wavelet"

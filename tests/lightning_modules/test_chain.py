@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import pytest
 import torch
 
 from degradations.bicubic import resize
 from degradations.draws import seed_of
-from lightning_modules import EDSR, Bicubic, Chain, Regression
+from lightning_modules import Bicubic, Chain
 from lightning_modules.base import SuperResolver
 from lightning_modules.noise import Noise
 
@@ -78,26 +77,3 @@ def test_large_images_go_through_tiles_in_each_part() -> None:
     whole, tiled = chain.enlarge(given)["sr"], chain.enlarge(given, tiled=True)["sr"]
     assert chain.tile_count > 4
     assert torch.allclose(whole, tiled, atol=1e-6)
-
-
-def test_results_name_all_parts() -> None:
-    chain = Chain(4, [Grain(2, color_fix="wavelet"), Bicubic(2)])
-    assert chain.output_settings == {
-        "part0": "Grain x2",
-        "part0.color_fix": "wavelet",
-        "part1": "Bicubic x2",
-    }
-
-
-def test_what_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"data.scale is 8, and the parts enlarge by 2 x 2 = 4"):
-        Chain(8, [Bicubic(2), Bicubic(2)])
-    with pytest.raises(ValueError, match=r"model.parts is empty"):
-        Chain(1, [])
-    chain = Chain(4, [Bicubic(2), Regression(2, network=EDSR(2, blocks=1, channels=8))])
-    assert not any(parameter.requires_grad for parameter in chain.parameters())
-    assert not chain.train().training
-    with pytest.raises(ValueError, match="Chain has nothing to train"):
-        chain.setup("fit")
-    with pytest.raises(ValueError, match=r"model.parts\[1\], Regression, has random weights"):
-        chain.setup("test")

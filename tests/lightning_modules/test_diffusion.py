@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,14 +11,13 @@ from torch import nn
 from torch.nn import functional
 
 from lightning_modules.backbone.condition import TextEncoder
-from lightning_modules.backbone.denoiser import Denoiser, UNet2D
-from lightning_modules.backbone.library import Flags
+from lightning_modules.backbone.denoiser import Denoiser
 from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.backbone.space import PixelSpace, Taef2Space
-from lightning_modules.diffusion import Diffusion, min_snr_weights
+from lightning_modules.backbone.space import PixelSpace
+from lightning_modules.diffusion import TRAILING, Diffusion, min_snr_weights
 from lightning_modules.noise import Noise
-from lightning_modules.weights import fingerprint
-from tests.lightning_modules.backbone.unets import FLAT, bare, small_kl, wrapped
+from lightning_modules.sampling.solvers import Sampler
+from tests.lightning_modules.backbone.unets import wrapped
 
 PREDICTIONS = pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 
@@ -78,7 +77,13 @@ def oracle(prediction="epsilon", variance="preserving", given=None, **settings):
     given = batch() if given is None else given
     schedule = Schedule(prediction=prediction, variance=variance)
     knows = Oracle(given["hr"] * 2 - 1, schedule)
-    return quiet(Diffusion(1.0, knows, schedule=schedule, **settings))
+    return quiet(Diffusion(1.0, knows, schedule=schedule, **sampled(settings)))
+
+
+def sampled(settings):
+    """The settings, with those of the sampler in its group."""
+    own = {k: settings.pop(k) for k in list(settings) if k in Sampler.__annotations__}
+    return {**settings, "sampler": replace(TRAILING, **own)} if own else settings
 
 
 def quiet(model):
@@ -87,7 +92,7 @@ def quiet(model):
 
 
 def small(flags=None, **settings):
-    return quiet(Diffusion(1.0, wrapped(null="learned", flags=flags), **settings))
+    return quiet(Diffusion(1.0, wrapped(null="learned", flags=flags), **sampled(settings)))
 
 
 # ---------------------------------------------------------------------------------------- training
@@ -213,29 +218,6 @@ def test_a_network_without_a_null_text_gets_an_empty_caption():
     assert (text == len("")).all()
 
 
-def test_images_without_captions():
-    method = oracle(encoder=Words())
-    given = {name: value for name, value in batch().items() if name != "text"}
-    with pytest.raises(ValueError, match=r"0 has no caption, and model\.init_args\.encoder reads"):
-        method.training_step(given, 0)
-
-
-@pytest.mark.slow
-def test_it_learns_one_image():
-    torch.manual_seed(0)
-    given = {**batch(), "hr": torch.full((4, 3, 8, 8), 0.8)}
-    method = small(schedule=Schedule(prediction="v_prediction"))
-    optimizer = torch.optim.Adam(method.parameters(), lr=0.01)
-    losses = []
-    for _ in range(80):
-        optimizer.zero_grad()
-        loss = method.training_step(given, 0)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
-
-
 # ---------------------------------------------------------------------------------------- sampling
 
 
@@ -268,19 +250,11 @@ def test_a_gaussian_keeps_its_deviation():
             kept = alpha * deviation**2 / (alpha**2 * deviation**2 + sigma**2)
             return mean + kept * (z_t - alpha * mean)
 
-    method = Diffusion(1.0, Exact(None), schedule=schedule, steps=200)
+    method = Diffusion(1.0, Exact(None), schedule=schedule, sampler=replace(TRAILING, steps=200))
     given = batch(2, 64)
     z = method.generate(given, Noise(given["seed"])) * 2 - 1
     assert abs(z.mean() - mean) < 0.03
     assert abs(z.std() - deviation) < 0.02
-
-
-def test_clamped():
-    given = batch()
-    method = oracle("sample", clamp=0.5, steps=3)
-    expected = (given["hr"] * 2 - 1).clamp(-0.5, 0.5)
-    found = method.generate(given, Noise(given["seed"]))
-    torch.testing.assert_close(found * 2 - 1, expected, rtol=0, atol=1e-5)
 
 
 def test_guidance():
@@ -296,7 +270,7 @@ def test_guidance():
     def made(guidance):
         schedule = Schedule(prediction="sample")
         settings = {"encoder": Words(), "guidance": guidance, "steps": 2, "schedule": schedule}
-        method = Diffusion(1.0, Said(None), **settings)
+        method = Diffusion(1.0, Said(None), **sampled(settings))
         z = method.generate(given, Noise(given["seed"])) * 2 - 1
         return z[:, 0, 0, 0], [len(text) for text in method.denoiser.texts]
 
@@ -307,17 +281,6 @@ def test_guidance():
     plain, calls = made(1.0)
     torch.testing.assert_close(plain, 0.01 * lengths, rtol=0, atol=1e-5)
     assert calls == [4, 4]
-
-
-def test_the_same_seed_gives_the_same_image_in_another_batch():
-    given = batch()
-    method = small(steps=3, eta=1.0, schedule=Schedule(prediction="sample")).eval()
-    four = method.sample(given)["sr"]
-    two = {**given, "key": given["key"][1:3], "seed": given["seed"][1:3]}
-    torch.testing.assert_close(method.sample(two)["sr"], four[1:3], rtol=0, atol=1e-5)
-    assert method.drew_noise
-    method.set_noise_seed(1)
-    assert (method.sample(given)["sr"] - four).abs().mean() > 0.01
 
 
 # ------------------------------------------------------------------------------------- checkpoints
@@ -340,120 +303,7 @@ def test_frozen_parts_are_named_and_not_stored():
         method.on_load_checkpoint({**checkpoint, "state_dict": {}} | checkpoint)
 
 
-def test_a_frozen_denoiser_is_not_stored(tmp_path):
-    method = small(Flags(frozen=True))
-    torch.save(bare(seed=2).state_dict(), tmp_path / "base.pth")
-    method.denoiser.load(tmp_path / "base.pth")
-    method.adapter = nn.Linear(1, 1)
-    checkpoint = {"state_dict": method.state_dict()}
-    method.on_save_checkpoint(checkpoint)
-    assert set(checkpoint["state_dict"]) == {"adapter.weight", "adapter.bias"}
-    assert checkpoint["frozen"] == {
-        "denoiser": f"{tmp_path / 'base.pth'} {fingerprint(bare(seed=2).state_dict())}"
-    }
-
-
-def test_a_trained_denoiser_that_is_frozen_needs_no_run(tmp_path):
-    bare().save_pretrained(tmp_path / "unet")
-    for flags, needs in ((Flags(frozen=True), False), (Flags(), True)):
-        denoiser = UNet2D(str(tmp_path), null_token="zero", flags=flags)
-        assert Diffusion(1.0, denoiser).needs_weights == needs
-
-
-def test_weights_of_a_compiled_model_and_of_another(tmp_path):
-    method = small()
-    state = {
-        f"_orig_mod.{name}": torch.randn_like(value) for name, value in method.state_dict().items()
-    }
-    torch.save({"state_dict": state}, tmp_path / "compiled.pth")
-    method.load_weights(tmp_path / "compiled.pth")
-    assert torch.equal(
-        method.denoiser.unet.conv_in.bias, state["_orig_mod.denoiser.unet.conv_in.bias"]
-    )
-    del state["_orig_mod.denoiser.unet.conv_in.bias"]
-    torch.save({"state_dict": state}, tmp_path / "compiled.pth")
-    with pytest.raises(ValueError, match=r"1 missing \(denoiser\.unet\.conv_in\.bias\)"):
-        method.load_weights(tmp_path / "compiled.pth")
-
-
-def test_a_run_on_the_command_line(tiny, enlarger):
-    """In the latents of an autoencoder in diffusers' layout, which stays where it is."""
-    small_kl(latent_channels=3).save_pretrained("vae")
-    config = ", ".join(f"{key}: {value}" for key, value in FLAT.items()).replace("'", "")
-    Path("model.yaml").write_text(
-        "class_path: lightning_modules.Diffusion\n"
-        "init_args:\n"
-        "  denoiser:\n"
-        "    class_path: lightning_modules.UNet2D\n"
-        f"    init_args: {{network: {{{config}}}, null_token: learned,\n"
-        "                flags: {gradient_checkpointing: true}}\n"
-        "  space: {class_path: lightning_modules.KLSpace, init_args: {vae: vae}}\n"
-    )
-    command = ("--config", "tiny.yaml", "--model", "model.yaml", "--run.name", "base")
-    command = (*command, "--model.init_args.steps", 2)  # links and overrides do not disturb it
-    enlarger(
-        "fit",
-        *command,
-        "--trainer.max_steps",
-        2,
-        "--trainer.callbacks",
-        "callbacks.EMA",
-    )
-    (file,) = Path("runs/base/checkpoints").glob("step-000000002.ckpt")
-    checkpoint = torch.load(file, weights_only=True)
-    stored = checkpoint["state_dict"]
-    assert "denoiser.null" in stored
-    assert all(name.startswith("denoiser.") for name in stored)
-    assert checkpoint["frozen"]["space"].startswith("vae ")
-    assert not any("_orig_mod" in name for name in stored)
-    base = wrapped(null="learned")
-    base.load(file)
-    trained = torch.load(file, weights_only=True)["callbacks"]["EMA"]["weights"]
-    assert torch.equal(base.unet.conv_in.bias, trained["denoiser.unet.conv_in.bias"])
-
-
 # ---------------------------------------------------------------------------------------- mistakes
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"scale": 1.5}, r"scale 1\.5; expected a whole number: set data\.init_args\.scale"),
-        (
-            {"timesteps": (300, 300)},
-            r"timesteps is \[300, 300\]; expected 0 <= first < end <= 1000",
-        ),
-        ({"timesteps": (0, 1001)}, r"timesteps is \[0, 1001\]"),
-        ({"min_snr": 0.0}, r"min_snr is 0\.0; expected a number above 0"),
-        ({"caption_dropout": 1.1}, r"caption_dropout is 1\.1; expected 0 to 1"),
-        ({"guidance": 2.0}, r"guidance is 2, .*set model\.init_args\.encoder"),
-        ({"steps": 0}, "0 sampling steps were requested"),
-    ],
-)
-def test_settings_that_cannot_be(settings, message):
-    with pytest.raises(ValueError, match=message):
-        Diffusion(**{"scale": 1.0, "denoiser": Oracle(None)} | settings)
-
-
-def test_random_latents_are_refused():
-    """They are in no checkpoint: a test would have others than the training."""
-    channels = {"in_channels": 32, "out_channels": 32}
-    method = Diffusion(1.0, wrapped(**channels), Taef2Space())
-    with pytest.raises(ValueError, match=r"space, Taef2Space, has random weights"):
-        method.setup("fit")
-
-
-def test_images_that_cannot_be_made():
-    four = wrapped(in_channels=4, out_channels=4)
-    with pytest.raises(ValueError, match="for 4 channels and the space has 3"):
-        Diffusion(1.0, four)
-    given = batch(side=9)
-    with pytest.raises(ValueError, match="9x9 were requested; expected multiples of 2"):
-        Diffusion(2.0, Oracle(None)).generate(given, Noise(given["seed"]))
-    with pytest.raises(
-        ValueError, match="trained on timesteps 0 to 299 of 1000 and cannot generate"
-    ):
-        oracle(timesteps=(0, 300)).generate(batch(), Noise(batch()["seed"]))
 
 
 def test_weights_of_another_schedule_are_warned_about(tmp_path, caplog):

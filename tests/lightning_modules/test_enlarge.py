@@ -161,11 +161,6 @@ class TestTheSameInTiles:
         torch.testing.assert_close(found, whole, rtol=0, atol=1e-5)
         assert whole.std() > 0.05  # it is no constant, and not all clamped
 
-    def test_where_the_method_says_nothing_else(self) -> None:
-        model, batch = Stochastic(), batch_of(1, 90)
-        predicted(model, batch)
-        assert model.tile_count == 4 * 4  # 20 pixels further each: 0 20 40 58, 60 of 90 and 92
-
     @pytest.mark.parametrize("side", [1, 2, 15])
     def test_what_is_smaller_than_a_tile(self, side: int) -> None:
         model, batch = Stochastic(), batch_of(1, side)
@@ -211,16 +206,6 @@ class TestACardWithoutMemory:
         predicted(model, batch, where="latent")
         assert model.largest == 10
 
-    def test_what_does_not_do(self) -> None:
-        """Below twice the overlap; where the user's word counts; and where numbers are made."""
-        model, batch = Full().eval(), batch_of(1, 100)
-        model.room = 23
-        for settings in ({}, {"size": 30}):
-            with pytest.raises(torch.OutOfMemoryError):
-                predicted(model, batch, **settings)
-        with pytest.raises(torch.OutOfMemoryError):
-            model.test_step(batch, 0)
-
 
 class TestLatents:
     def test_the_same_in_tiles_of_latents(self) -> None:
@@ -238,18 +223,6 @@ class TestLatents:
         batch["lr"], batch["size"] = batch["lr"][..., :96], (192, 192)
         predicted(model, batch, size=40)
         assert (model.tile_count, model.largest) == (25, 20)
-
-    def test_validation_does_not_cut(self) -> None:
-        model, batch = Latent(), batch_of(1, 96)
-        batch["lr"], batch["size"] = batch["lr"][..., :96], (192, 192)
-        model.set_tiling(Tiling(where="latent", size=40))
-        model.eval().test_step(batch, 0)
-        assert model.largest == 48
-
-    def test_methods_without(self) -> None:
-        message = "tiling.where is latent, and Stochastic has no tiles of latents: set it to pixels"
-        with pytest.raises(ValueError, match=message):
-            predicted(Stochastic(), batch_of(1, 20), where="latent")
 
 
 class TestSeams:
@@ -270,13 +243,6 @@ class TestSeams:
         assert (found - whole).abs().max() > 1e-3  # there is something to hide
         assert seam(found, tiles) < 1.05
         assert seam(found, tiles) < 1.01 * seam(whole, tiles)
-
-    def test_the_measure_sees_what_there_is(self) -> None:
-        tiles = grid((60, 60), (120, 120), 32, 8, "flat")
-        image = torch.rand(1, 3, 120, 120) / 10
-        assert 0.9 < seam(image, tiles) < 1.1
-        image[..., tiles[0].rows.out.stop :, :] += 0.1
-        assert seam(image, tiles) > 1.05
 
 
 class Fixed(Plain):
@@ -300,12 +266,6 @@ class TestColors:
         assert torch.equal(found, fix_colors(plain, batch["lr"], kind))
         assert (found - plain).abs().max() > 0.02
 
-    def test_in_evaluation_too(self) -> None:
-        batch = batch_of(2, 20)
-        for step in ("validation_step", "test_step"):
-            plain, found = (getattr(Fixed(2.0, k), step)(batch, 0)["sr"] for k in ("none", "adain"))
-            assert torch.equal(found, fix_colors(plain, batch["lr"], "adain"))
-
     def test_a_reference_of_the_methods_own(self) -> None:
         class Misaligned(Fixed):
             def color_reference(self, batch: Any) -> Tensor:
@@ -324,14 +284,6 @@ class TestColors:
         found = predicted(Shared(color_fix="blend"), batch)
         plain = predicted(Fixed(), batch)
         assert torch.equal(found, fix_colors(plain, batch["lr"], "blend", 0.2))
-
-    def test_options_say_it(self) -> None:
-        assert Fixed().output_settings == {}
-        assert Fixed(color_fix="ycbcr").output_settings == {"color_fix": "ycbcr"}
-
-    def test_an_unknown_one(self) -> None:
-        with pytest.raises(ValueError, match=r"model\.init_args\.color_fix is 'warm'; expected no"):
-            Fixed(color_fix="warm")
 
 
 class TestAttributes:
@@ -396,16 +348,3 @@ class TestAttributes:
         sides.clear()
         predicted(Lattice(), batch, size=31)  # too small for such a lattice
         assert sides == {(31, 31)}
-
-    def test_what_has_no_network(self) -> None:
-        model = Bicubic(2)
-        batch = batch_of(1, 600)
-        found = predicted(model, batch)
-        assert model.tile_count == 4
-        torch.testing.assert_close(found, resize(batch["lr"], batch["size"]), rtol=0, atol=1e-5)
-
-
-def test_without_lr_there_is_nothing_to_enlarge() -> None:
-    batch: Any = {"key": ["seeds/0"], "seed": torch.tensor([0]), "size": (8, 8)}
-    with pytest.raises(ValueError, match=r"Bicubic enlarges images, and seeds/0 has no LR: set"):
-        Bicubic(2).enlarge(batch)

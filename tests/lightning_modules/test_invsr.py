@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,17 +18,15 @@ from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.backbone.space import PixelSpace, Taef2Space
-from lightning_modules.controls.simple import LatentRegression
 from lightning_modules.diffusion import Diffusion
-from lightning_modules.invsr import STARTS, InvSR, Sampling, Training, timesteps_for
-from lightning_modules.latents import check_run, enlarged
+from lightning_modules.inversion import STARTS, Sampling, Training, timesteps_for
+from lightning_modules.invsr import InvSR
+from lightning_modules.latents import enlarged
 from lightning_modules.networks.discriminator import LatentDiscriminator
-from lightning_modules.networks.latent_lpips import LatentDistance, LatentLPIPS
 from lightning_modules.networks.noise_predictor import NoisePredictor
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.tiling import Tiling
-from lightning_modules.weights import Weights, read_weights
+from lightning_modules.weights import Weights
 from tests.lightning_modules.averaged import Averaged
 
 SMALL = {"widths": (32, 32), "layers": 1, "head_width": 16}
@@ -55,7 +51,7 @@ def predictor(**options: Any) -> NoisePredictor:
 
 def base() -> UNet2D:
     torch.manual_seed(2)
-    denoiser = UNet2D.from_config(UNET, flags=Flags(frozen=True))
+    denoiser = UNet2D(UNET, flags=Flags(frozen=True))
     denoiser.source = "base.ckpt 0123456789abcdef"
     return denoiser
 
@@ -179,8 +175,10 @@ def test_networks_and_noise_levels_get_the_index(solver: Any, guidance: float) -
 
 def test_sampling_starts_at_the_levels_that_were_trained() -> None:
     method = invsr()
-    assert method.trained == [t - 1 for t in method.starts] == [249, 199, 149, 99]
-    released = dict(zip(method.starts, (0.693205, 0.569285, 0.453819, 0.341674), strict=True))
+    assert method.trained == [t - 1 for t in method.losses.starts] == [249, 199, 149, 99]
+    released = dict(
+        zip(method.losses.starts, (0.693205, 0.569285, 0.453819, 0.341674), strict=True)
+    )
     for start, sigma in released.items():
         method, given = invsr(predictor=None, start=start, deterministic=True).eval(), batch()
         z: list[Tensor] = []
@@ -189,10 +187,6 @@ def test_sampling_starts_at_the_levels_that_were_trained() -> None:
         y = method.space.encode(enlarged(given["lr"], given["size"]))
         noise = Noise(given["seed"]).stream("start").normal(y.shape)
         torch.testing.assert_close(z[0], y + sigma * noise, rtol=0, atol=1e-5)
-
-
-def test_any_list_that_starts_where_it_was_trained_to() -> None:
-    assert invsr(timesteps=[100, 80, 60, 40, 20]).plan() == [100, 80, 60, 40, 20]
 
 
 # ------------------------------------------------------------------------------------- sampling
@@ -225,70 +219,6 @@ def test_sampling_is_that_of_diffusers_euler(timesteps: list[int]) -> None:
     assert (found - off_by_one).abs().max() > 1e-4
 
 
-def test_what_is_drawn_belongs_to_the_image() -> None:
-    method, given = invsr(steps=2).eval(), batch()
-    both = method.enlarge(given)["sr"]
-    one = {**given, "lr": given["lr"][1:], "key": given["key"][1:], "seed": given["seed"][1:]}
-    torch.testing.assert_close(method.enlarge(one)["sr"], both[1:], rtol=0, atol=1e-5)
-    method.set_noise_seed(1)
-    assert not torch.equal(method.enlarge(given)["sr"], both)
-    calm = invsr(steps=2, deterministic=True).eval()
-    assert torch.equal(calm.enlarge(given)["sr"], calm.enlarge(given)["sr"])
-    assert not calm.drew_noise
-
-
-def test_solvers_differ_between_steps_alone() -> None:
-    given = batch()
-    options: dict[str, dict[str, Any]] = {
-        "euler": {},
-        "ancestral": {"solver": "ancestral"},
-        "predicted": {"solver": "predicted", "middle": predictor(), "middle_weights": "there"},
-    }
-    for steps, alike in ((1, True), (2, False)):
-        found = [
-            invsr(steps=steps, **option).eval().restore(given, Noise(given["seed"]))
-            for option in options.values()
-        ]
-        assert all(torch.equal(one, found[0]) is alike for one in found[1:])
-        assert torch.equal(found[1], found[2]) is alike
-
-
-def test_without_a_predictor_noise_is_nobodys() -> None:
-    method, given = invsr(predictor=None).eval(), batch()
-    assert not method.needs_weights
-    found = method.restore(given, Noise(given["seed"]))
-    noise = Noise(given["seed"])
-    y = method.space.encode(enlarged(given["lr"], given["size"]), noise.stream("encoder"))
-    assert not torch.equal(y, method.space.encode(enlarged(given["lr"], given["size"])))
-    z = y + 0.569285 * noise.stream("start").normal(y.shape)
-    x0 = method._clean(z, torch.full((2,), 199), (Condition(), Condition()))
-    torch.testing.assert_close(found, method.space.decode(x0), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize(("h", "w"), [(1, 15), (16, 16), (17, 23), (5, 40)])
-def test_any_size_of_lr(h: int, w: int) -> None:
-    method, given = invsr().eval(), batch(h, w, 1)
-    method._trainer = None  # which has a bar for tiles
-    assert method.multiple == 4
-    sr = method.enlarge(given, tiled=True)["sr"]
-    assert sr.shape == (1, 3, 4 * h, 4 * w)
-    assert sr.isfinite().all()
-
-
-@pytest.mark.parametrize("where", ["pixels", "latent"])
-def test_in_tiles_it_is_nearly_what_it_is_at_once(where: Any) -> None:
-    """Not equal: the attention and the norms of these networks see all of a tile."""
-    method, given = invsr(steps=2).eval(), batch(48, 32, 1)
-    method._trainer, method.tile = None, 48
-    whole = method.enlarge(given)["sr"]
-    method.set_tiling(Tiling(size=24, overlap=16, where=where))
-    found = method.enlarge(given)["sr"]
-    assert (method.tile_count > 1) is (where == "pixels")
-    assert 0 < (found - whole).abs().mean() < 0.05
-    method.set_tiling(Tiling(size=48, where=where))
-    assert torch.equal(method.enlarge(given)["sr"], whole)
-
-
 def test_tiles_as_released(monkeypatch: pytest.MonkeyPatch) -> None:
     """LR of 10 x 40 and a patch of 16: mirrored to 16 x 40, cut at 0, 8, 16 and 24, blended."""
     method, given = invsr(deterministic=True).eval(), batch(10, 40, 1)
@@ -313,19 +243,6 @@ def test_tiles_as_released(monkeypatch: pytest.MonkeyPatch) -> None:
         weights[place] += one
     torch.testing.assert_close(found, (total / weights)[:, :, 12:52], rtol=0, atol=1e-5)
     assert method.output_settings["tiling.window"] == "released"
-
-
-def test_tiles_below_the_patch_are_refused() -> None:
-    """Each would be mirrored up to it again; the control's as well."""
-    control = LatentRegression(4.0, predictor(), Averaged(), patch=16)
-    for method in (invsr().eval(), control):
-        method._trainer = None
-        method.set_tiling(Tiling(size=15, overlap=8))
-        with pytest.raises(ValueError, match=r"tiling\.size is 15, and .* to 16 pixels: set it"):
-            method.enlarge(batch(48, 32, 1))
-    method = invsr().eval()
-    method.set_tiling(Tiling(size=8, overlap=4, where="latent"))  # the one latent is filled up once
-    assert method.enlarge(batch(48, 32, 1))["sr"].isfinite().all()
 
 
 def test_colours_lie_where_they_belong_unless_the_released_way_is_asked_for() -> None:
@@ -362,93 +279,14 @@ def saved(base: Any, path: Path) -> Path:
 
 
 def test_the_trained_timesteps_are_in_the_base_s_checkpoint(tmp_path: Path) -> None:
-    trained = Diffusion(1.0, UNet2D.from_config(UNET), timesteps=(0, 300))
+    trained = Diffusion(1.0, UNet2D(UNET), timesteps=(0, 300))
     denoiser = base()
     assert denoiser.trained_timesteps is None
     denoiser.load(saved(trained, tmp_path / "base.ckpt"))
     assert denoiser.trained_timesteps == [0, 300]
 
 
-@pytest.mark.parametrize("named", [True, False])
-def test_a_base_of_another_schedule_is_refused(named: bool, tmp_path: Path) -> None:
-    """Its predictions would be taken for noise, without a word."""
-    cosine = Schedule(betas="squaredcos_cap_v2", prediction="v_prediction")
-    trained = Diffusion(1.0, UNet2D.from_config(UNET), schedule=cosine)
-    file = saved(trained, tmp_path / "base.ckpt")
-    if not named:  # of an earlier version
-        content = torch.load(file)
-        del content["trained_with"]["schedule"]
-        torch.save(content, file)
-    fits = Schedule(betas="squaredcos_cap_v2", prediction="v_prediction", variance="exploding")
-    for schedule in (None, fits):
-        method = invsr(denoiser_weights="base", schedule=schedule)
-        if named and schedule is None:
-            message = (
-                r"schedule has .*betas scaled_linear, prediction epsilon, and .*base\.ckpt, was "
-                r"trained with betas squaredcos_cap_v2, prediction v_prediction: set"
-            )
-            with pytest.raises(ValueError, match=message):
-                method.load_parts(lambda *_: file)
-        else:
-            method.load_parts(lambda *_: file)
-
-
-def test_an_exported_base_names_its_schedule(tmp_path: Path) -> None:
-    for schedule, beta_start in ((None, 0.00085), ({"init_args": {"beta_start": 0.001}}, 0.001)):
-        about = {"enlarger": "0", "init_args": json.dumps({"schedule": schedule})}
-        tensors = {f"denoiser.{name}": tensor for name, tensor in base().state_dict().items()}
-        save_file(tensors, tmp_path / "base.safetensors", about)
-        denoiser = base()
-        denoiser.load(tmp_path / "base.safetensors")
-        check_run(denoiser, PixelSpace(), Schedule(beta_start=beta_start))
-        with pytest.raises(ValueError, match=r"trained with beta_start 0\.00"):
-            check_run(denoiser, PixelSpace(), Schedule(beta_start=0.002))
-    denoiser.trained_schedule = {"gamma": 2}  # of a user's class: unknown
-    check_run(denoiser, PixelSpace(), Schedule())
-
-
-def test_checkpoints_and_exports_of_before_name_what_they_named(tmp_path: Path) -> None:
-    content: Any = {"model": "lightning_modules.Diffusion", "state_dict": {"a": torch.ones(1)}}
-    torch.save({**content, "timesteps": [0, 300]}, tmp_path / "old.ckpt")
-    assert read_weights(tmp_path / "old.ckpt").trained_with == {"timesteps": [0, 300]}
-    arguments = {"training": {"starts": [100]}, "process": None}
-    about = {"enlarger": "0", "init_args": json.dumps(arguments)}
-    save_file(content["state_dict"], tmp_path / "old.safetensors", about)
-    found = read_weights(tmp_path / "old.safetensors").trained_with
-    assert found == {"process": {}, "starts": [100], "starting": True}
-
-
 # --------------------------------------------------------------------------------- other scales
-
-
-@pytest.mark.parametrize("scale", [1, 2, 8])
-def test_another_scale_by_its_key_alone(scale: int) -> None:
-    """Predictor and patch follow; it trains, and enlarges images of any size."""
-    side = 64 // scale
-    method, given = invsr(float(scale), patch=None), batch(side, side, scale=scale)
-    assert method.patch == 512 // scale
-    assert method.multiple % method.predictor.divisor == 0
-    method = invsr(float(scale), patch=side)
-    method.generator_loss(given)[0].backward()
-    assert all(p.grad is not None for p in method.predictor.parameters())
-    method._trainer = None
-    for h, w in ((side, side), (side + 1, 2 * side - 1)):
-        one = batch(h, w, 1, scale)
-        sr = method.eval().enlarge(one)["sr"]
-        assert sr.shape == (1, 3, scale * h, scale * w)
-        assert sr.isfinite().all()
-
-
-def test_the_release_s_scale_is_as_before() -> None:
-    """Layers, starts and patch of scale 4 as they were, so its weights load and give the same."""
-    default, fixed = invsr(patch=None), invsr(predictor=predictor(halvings=1))
-    assert (default.patch, default.starts) == (128, STARTS)
-    method = invsr()
-    assert method.state_dict().keys() == default.state_dict().keys()
-    fixed.load_state_dict(method.state_dict(), strict=True)
-    given = batch()
-    outputs = [m.eval().enlarge(given)["sr"] for m in (method, fixed)]
-    assert torch.equal(outputs[0], outputs[1])
 
 
 def test_weights_of_another_scale_are_refused(tmp_path: Path) -> None:
@@ -517,17 +355,6 @@ def test_the_parts_of_the_loss_by_their_weights() -> None:
     torch.testing.assert_close(losses["adversarial"], losses["mse"] + 0.1 * opinion)
 
 
-def test_gradients_reach_the_predictor_alone() -> None:
-    method = invsr(discriminator=judge(), adversarial_start=0)
-    for parameter in method.discriminator.parameters():  # as training_step does
-        parameter.requires_grad_(False)
-    loss, _ = method.generator_loss(batch())
-    loss.backward()
-    assert all(p.grad is not None for p in method.predictor.parameters())
-    assert all(p.grad is None for p in method.denoiser.parameters())
-    assert method.checkpoint_keys()[0].startswith("predictor.")
-
-
 def test_the_discriminator_is_heard_late_and_trained_at_once() -> None:
     method, given = invsr(discriminator=judge(), adversarial_start=3), batch()
     losses = []
@@ -590,18 +417,12 @@ def test_released_files_of_predictor_and_discriminator(tmp_path: Path) -> None:
         wrong.load_parts(lambda _, name: tmp_path / name)
 
 
-def test_a_checkpoint_names_what_its_predictor_is_for(tmp_path: Path) -> None:
-    method = invsr(starts=[200, 100], starting=False)
-    method.load_weights(saved(method, tmp_path / "a.ckpt"))
-    assert method.loaded_with == {"starts": [200, 100], "starting": False}
-
-
 @pytest.mark.parametrize(
     ("options", "warned"),
     [
         ({"starts": [100]}, None),
         ({"starts": [250, 100], "start": 100}, None),
-        ({}, r"at timesteps \[200\], and it was trained for \[100\]: .*starts to \[100\]"),
+        ({}, r"starts \[100\], and .* at the start at timesteps \[200\]"),
         ({"starts": [250, 100], "starting": False}, None),  # to be trained for another use
     ],
 )
@@ -614,147 +435,7 @@ def test_starts_that_the_weights_were_not_trained_for(
     assert re.search(warned or "", caplog.text)
 
 
-def test_a_predictor_in_the_other_s_place(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = saved(invsr(starts=[200, 100], starting=False), tmp_path / "a.ckpt")
-    middle = {"solver": "predicted", "middle": predictor(), "middle_weights": "run"}
-    method = invsr(timesteps=[200, 100], **middle)
-    method.load_parts(lambda *_: path)
-    assert not caplog.text
-    method.compare(read_weights(path))
-    assert "training.starting false, and it predicts the noise at the start" in caplog.text
-    invsr(timesteps=[200, 150, 100], **middle).load_parts(lambda *_: path)
-    assert "at timesteps [150], and it was trained for [100]" in caplog.text
-
-
-def test_the_distance_is_looked_for_in_training_alone(tmp_path: Path) -> None:
-    """Nor do weights that were trained with it want it where they sample."""
-    widths = (4, 4, 4, 4, 4)
-    torch.save(LatentDistance(3, widths).state_dict(), tmp_path / "lpips.pth")
-    asked: list[tuple[str, str]] = []
-
-    def find(argument: str, name: str) -> Path:
-        asked.append((argument, name))
-        return tmp_path / name
-
-    def made() -> Any:
-        method = invsr(perceptual=LatentLPIPS(3, widths), perceptual_weights="lpips.pth")
-        method.load_parts(find)
-        return method
-
-    method = made()
-    method.setup("test")
-    assert not asked
-    method.setup("fit")
-    assert asked == [("training.perceptual_weights", "lpips.pth")]
-    assert method.perceptual.source.startswith("lpips.pth ")
-    checkpoint = {"state_dict": method.state_dict(), "pytorch-lightning_version": "2"}
-    method.on_save_checkpoint(checkpoint)
-    assert "perceptual" in checkpoint["frozen"]
-    torch.save(checkpoint, tmp_path / "run.ckpt")
-    for sampling in (made(), invsr()):
-        sampling.load_weights(tmp_path / "run.ckpt")
-    with pytest.raises(ValueError, match=r"perceptual has random weights: set perceptual_weights"):
-        invsr(perceptual=LatentLPIPS(3, widths)).setup("fit")
-
-
 # ------------------------------------------------------------------------------------- bad input
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"start": 180}, r"start at timestep 180, .*one of 250, 200, 150, 100"),
-        ({"timesteps": [180, 100]}, r"start at timestep 180"),
-        ({"timesteps": [100, 200]}, r"expected a falling list"),
-        ({"timesteps": [100, 0]}, r"falling list of numbers from 1000 to 1$"),
-        ({"timesteps": [1001]}, r"falling list of numbers from 1000 to 1$"),
-        ({"starts": [1001]}, r"starts is \[1001\]; expected timesteps from 1 to 1000"),
-        (
-            {"scale": 2.0, "predictor": predictor(halvings=1)},
-            r"scale 2, .* that is only scale 4\. Set data\.init_args\.scale",
-        ),
-        ({"scale": 3.0}, r"NoisePredictor cannot be for scale 3: .*scale to one of 1, 2, 4, 8$"),
-        ({"scale": 16.0}, r"cannot be for scale 16: .*scale to one of 1, 2, 4, 8$"),
-        ({"solver": "predicted"}, r"predicted with a middle"),
-        ({"schedule": Schedule()}, r"must have variance exploding"),
-        ({"starts": []}, r"starts is \[\]; expected timesteps from 1 to 1000"),
-        ({"starts": [250], "starting": False}, r"starts has only the first one"),
-        (
-            {"timesteps": [200, 100], "start": 200},
-            r"timesteps already fixes steps and start: set either",
-        ),
-        ({"discriminator": judge_of(4)}, r"the discriminator is for latents of 4 channels and"),
-        ({"steps": 0}, r"steps is 0 and patch 16; expected 1 or more"),
-        (
-            {"guidance": 2.0},
-            r"guidance is 2, and a prompt, .*init_args\.prompt",
-        ),
-        ({"predictor": predictor(halvings=0)}, r"that is only scale 8"),
-        ({"color_misaligned": True}, r"color_misaligned is true, and color_fix, .* is none"),
-        ({"middle_weights": "a.ckpt"}, r"middle_weights is a\.ckpt, and middle, .* is missing"),
-        ({"perceptual_weight": -1.0}, r"training\.perceptual_weight is -1; expected 0 or more"),
-        ({"adversarial_weight": -0.1}, r"training\.adversarial_weight is -0\.1; expected 0"),
-    ],
-)
-def test_arguments_that_do_not_fit(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        invsr(**options)
-
-
-def test_what_says_noise_between_steps_starts_nothing() -> None:
-    with pytest.raises(ValueError, match=r"starting is false: .* not for the start\. Set its run"):
-        invsr(starting=False).enlarge(batch())
-
-
-def test_results_name_what_sampling_depends_on() -> None:
-    assert invsr(steps=3, patch=None).output_settings == {"timesteps": "200 100 50"}
-    assert invsr(start=100, steps=2).output_settings == {"timesteps": "100 50", "patch": 16}
-    unpredicted = invsr(predictor=None, deterministic=True, solver="ancestral").output_settings
-    assert unpredicted["denoiser (unpredicted noise)"] == "0123456789abcdef"
-    assert (unpredicted["solver"], unpredicted["deterministic"]) == ("ancestral", "true")
-
-
-def test_a_regression_that_does_not_fit() -> None:
-    with pytest.raises(ValueError, match=r"LatentRegression got scale 2 .* makes scale 4 of 3"):
-        LatentRegression(2.0, predictor(halvings=1), Averaged())
-
-
-def test_a_regression_in_random_latents() -> None:
-    control = LatentRegression(4.0, NoisePredictor(32, **SMALL), Taef2Space(), patch=16)
-    with pytest.raises(ValueError, match=r"space, Taef2Space, has random weights"):
-        control.setup("fit")
-
-
-def test_nothing_is_made_with_random_weights() -> None:
-    method = invsr()
-    method.setup("test")
-    method.denoiser.source = ""
-    with pytest.raises(ValueError, match=r"set denoiser_weights to the run that trained it"):
-        method.setup("test")
-    with pytest.raises(ValueError, match=r"set middle_weights"):
-        invsr(solver="predicted", middle=predictor()).setup("test")
-    with pytest.raises(ValueError, match=r"nothing to train: set model\.init_args\.predictor"):
-        invsr(predictor=None).setup("fit")
-
-
-def test_weights_of_a_perceptual_distance_that_is_missing() -> None:
-    method = invsr(perceptual_weights="a.pth")
-    method.setup("test")
-    with pytest.raises(
-        ValueError, match=r"perceptual_weights is a\.pth, and .* is missing: set it"
-    ):
-        method.setup("fit")
-
-
 # ------------------------------------------------------------------------------------- the control
-
-
-def test_the_control_is_one_call_of_the_same_network() -> None:
-    method: Any = LatentRegression(4.0, predictor(), Averaged(), patch=16)
-    method.log, given = lambda *_, **__: None, batch()
-    found = method.restore(given, Noise(given["seed"]))
-    y = method.space.encode(enlarged(given["lr"], given["size"]))
-    z = y + method.predictor(given["lr"], 0.0).mean
-    torch.testing.assert_close(found, method.space.decode(z))
-    loss = method.training_step(given, 0)
-    torch.testing.assert_close(loss, (z - method.space.encode(given["hr"])).square().mean())

@@ -68,16 +68,6 @@ def test_the_global_generator_is_left_alone():
         Noise(SEEDS).normal((16, 8))
 
 
-@pytest.mark.parametrize("shape", [(), (3, 8), (15, 8), (17, 8)])
-def test_a_shape_that_is_not_the_batchs(shape):
-    with pytest.raises(ValueError, match=r"was requested, expected \(16, \.\.\.\): one field for"):
-        Noise(SEEDS).normal(shape)
-
-
-def test_device():
-    assert Noise(SEEDS, "meta").normal((16, 2)).device.type == "meta"
-
-
 @pytest.mark.gpu
 def test_a_gpu_gets_the_same_fields():
     on_gpu = Noise(SEEDS, torch.device("cuda")).normal((16, 8))
@@ -137,17 +127,6 @@ def test_tiles_of_one_batch_each_have_their_place(of):
     together = noise.normal((3, 3, 80, 80))
     for place, field in zip(places, together, strict=True):
         assert torch.equal(placed(place, size, **of)[0], field)
-
-
-def test_placed_noise_is_standard_normal_and_differs_by_call():
-    noise = PlacedNoise(torch.arange(2), [tile_at((5, 6), (150, 150))] * 2)
-    one, two = (noise.normal((2, 3, 300, 300)) for _ in range(2))
-    assert abs(one.mean()) < 0.005
-    assert abs(one.std() - 1) < 0.005
-    assert abs((one * two).mean()) < 0.005
-    assert abs((one[0] * one[1]).mean()) < 0.01
-    squares = one[..., :256, :256].unfold(2, SQUARE, SQUARE).unfold(3, SQUARE, SQUARE)
-    assert len(squares[0, 0].flatten(0, 1)[:, 0, 0].unique()) == 16
 
 
 def test_a_field_without_places_is_the_images():

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lightning_modules.backbone.denoiser import UNet2D
+from lightning_modules.networks.attachments import Blocks, Skips, skip_shapes
 from lightning_modules.networks.feature_upsampler import Full, Places, Shared
-from lightning_modules.self_cascade import Blocks, Skips, attachment, skip_shapes
 from tests.lightning_modules.backbone.unets import wrapped
 
 SD21 = {
@@ -38,7 +38,7 @@ def released(config):
 def test_stable_diffusion():
     unet = released(SD21).unet
     skips = Skips(unet, None)
-    assert skips.numbers == [2, 5, 8, 11]
+    assert list(skips.skips.values()) == [2, 5, 8, 11]
     assert list(skips.widths.values()) == [320, 640, 1280, 1280]
     assert list(skips.sizes((128, 128)).values()) == [(n, n) for n in (128, 64, 32, 16)]
     blocks = Blocks(unet, None)
@@ -48,14 +48,14 @@ def test_stable_diffusion():
     assert sum(p.numel() for p in phi.parameters()) == 1_932
 
 
-@pytest.mark.parametrize("kind", ["skip", "block_out"])
+@pytest.mark.parametrize("kind", [Skips, Blocks])
 def test_sdxl(kind):
     """As released: the outputs of its three blocks and of the middle one, or four skips."""
     denoiser = released(SDXL)
-    found = attachment(kind, denoiser, None)
+    found = kind(denoiser.unet, None)
     names = {
-        "skip": ["skip2", "skip5", "skip7", "skip8"],
-        "block_out": ["block0", "block1", "block2", "middle"],
+        Skips: ["skip2", "skip5", "skip7", "skip8"],
+        Blocks: ["block0", "block1", "block2", "middle"],
     }
     assert list(found.widths) == names[kind]
     assert list(found.widths.values()) == [320, 640, 1280, 1280]
@@ -76,8 +76,8 @@ def test_widths_and_sizes_are_those_of_a_run(padding, size):
     z, t = torch.randn(1, 3, *size), torch.tensor([5])
     read = denoiser.features(z, t, middle=True)
     assert [skip.shape[1] for skip in read.skips] == [c for c, _ in skip_shapes(denoiser.unet)]
-    for kind, numbers in (("skip", range(6)), ("block_out", range(4))):
-        found = attachment(kind, denoiser, list(numbers))
+    for kind, numbers in ((Skips, range(6)), (Blocks, range(4))):
+        found = kind(denoiser.unet, list(numbers))
         features = found.features(read)
         assert list(features) == list(found.widths)
         for name, feature in features.items():
@@ -85,5 +85,5 @@ def test_widths_and_sizes_are_those_of_a_run(padding, size):
 
 
 def test_small_networks_have_four_places_too():
-    assert Skips(wrapped(null="zero").unet, None).numbers == [0, 1, 2, 3]
-    assert Skips(wrapped(null="zero", **THREE).unet, None).numbers == [1, 3, 4, 5]
+    assert list(Skips(wrapped(null="zero").unet, None).skips.values()) == [0, 1, 2, 3]
+    assert list(Skips(wrapped(null="zero", **THREE).unet, None).skips.values()) == [1, 3, 4, 5]

@@ -155,9 +155,9 @@ def test_refused_before_the_first_step(precision: str, tmp_path: Path) -> None:
     if precision not in CONVERTED:
         model.setup("fit")
         return
-    for stage, reason in (("fit", "lose most of each step"), ("test", "does not convert")):
+    for stage in ("fit", "test"):
         mixed = precision.replace("true", "mixed")
-        with pytest.raises(ValueError, match=f"{precision}, which .* {reason}.*set it to {mixed}"):
+        with pytest.raises(ValueError, match=f"{precision}, .*set it to {mixed}"):
             model.setup(stage)
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
@@ -86,34 +83,6 @@ def test_the_loss_is_that_of_what_was_mixed():
     torch.testing.assert_close(method.training_step(given, 0), expected)
 
 
-@pytest.mark.parametrize("prediction", ["sample", "residual", "epsilon", "scaled_epsilon"])
-def test_it_learns_one_image(prediction):
-    """In pixels, at the LR's own size: a network of one convolution finds the constant shift."""
-
-    class Small(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = nn.Conv2d(6, 3, 1)
-
-        def forward(self, x, t, lr):
-            return self.inner(torch.cat([x, lr], 1))
-
-    torch.manual_seed(0)
-    given = batch(scale=1, count=4)
-    given["hr"] = 1 - given["lr"]
-    method = ResShift(1.0, Small(), PixelSpace(), ResidualShift(prediction=prediction))
-    method.log = lambda *_, **__: None
-    optimizer = torch.optim.Adam(method.parameters(), lr=0.05)
-    losses = []
-    for _ in range(120):
-        optimizer.zero_grad()
-        loss = method.training_step(given, 0)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
-
-
 @pytest.mark.parametrize(("h", "w"), [(5, 8), (4, 3), (1, 9)])
 def test_any_size_is_padded_and_cut_again(h, w):
     given = batch(h, w)
@@ -127,43 +96,6 @@ def test_fractional_scales_are_padded_to_whole_latents(scale):
     given["size"] = (round(6 * scale), round(14 * scale))
     found = ResShift(scale, Echo(), PixelSpace()).restore(given, Noise(given["seed"]))
     assert found.shape == (2, 3, *given["size"])
-
-
-def test_tiles_need_no_padding_of_their_own():
-    """Within the image it would make up what is there, and move the noise."""
-    sides = set()
-
-    class Watched(Echo):
-        def forward(self, x, t, lr):
-            sides.add(tuple(lr.shape[-2:]))
-            return super().forward(x, t, lr)
-
-    method, given = ResShift(4.0, Watched(), PixelSpace()), batch(37, 45)
-    whole = method.enlarge(given)["sr"]
-    assert sides == {(40, 48)}
-    sides.clear()
-    method.tile, method.tile_overlap = 22, 7
-    found = method.enlarge(given, tiled=True)["sr"]
-    assert sides == {(24, 24)}
-    torch.testing.assert_close(found, whole, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("size", [(24, 32), (40, 40)])
-def test_another_size_than_its_own_is_refused(size):
-    """It enlarges by its scale alone: of a smaller size, a part of the image would be gone."""
-    method = ResShift(4.0, Echo(), PixelSpace())
-    with pytest.raises(ValueError, match=rf"made 2x3x32x32 .*expected 2x3x{size[0]}x{size[1]}"):
-        method.enlarge({**batch(), "size": size})
-
-
-def test_noise_belongs_to_the_image():
-    given = batch()
-    method = ResShift(4.0, Echo(), PixelSpace())
-    both = method.restore(given, Noise(given["seed"]))
-    alone = {**given, "lr": given["lr"][1:], "seed": given["seed"][1:]}
-    torch.testing.assert_close(method.restore(alone, Noise(alone["seed"])), both[1:])
-    other = method.restore(given, Noise(given["seed"] + 7))
-    assert (other - both).abs().max() > 0.1
 
 
 def test_latents_and_released_weights(tmp_path):
@@ -181,11 +113,6 @@ def test_latents_and_released_weights(tmp_path):
         assert torch.equal(tensor, official[f"module.{name}"])
     given = batch(8, 16, 2)
     assert method.restore(given, Noise(given["seed"])).shape == given["hr"].shape
-
-
-def test_timesteps_that_do_not_fall():
-    with pytest.raises(ValueError, match="a falling list of numbers from 14 to 0"):
-        ResShift(4.0, Echo(), PixelSpace(), timesteps=[0, 4])
 
 
 # ---------------------------------------------------------------------------- the perceptual part
@@ -242,36 +169,17 @@ def test_the_perceptual_part_is_of_decoded_images(target):
     assert {name.split(".")[0] for name in method.checkpoint_keys()} == {"network"}
 
 
-def test_a_perceptual_part_of_hr_wants_hr():
-    method, _ = perceptual(Distance(), perceptual_target="hr")
-    given = batch() | {"latent": torch.zeros(2, 3, 16, 16), "space": method.space.identity}
-    del given["hr"]
-    with pytest.raises(ValueError, match=r"latents without HR: encode with --encode\.hr"):
-        method.training_step(given, 0)
-
-
 def test_a_perceptual_part_that_is_not_finite_is_left_out():
     given = batch()
     (method, logged), (mse, _) = perceptual(Distance(broken=True)), perceptual(None)
-    for step in (1, 2):
+    for _ in range(2):
         loss, expected = (each.training_step(given, 0) for each in (method, mse))
         torch.testing.assert_close(loss, expected)
         loss.backward()
         expected.backward()
-        assert logged["train/perceptual_dropped"] == step
+        assert logged["train/perceptual_dropped"] == 1
         assert logged["train/perceptual"] == 0
     torch.testing.assert_close(method.network.answer.grad, mse.network.answer.grad)
-    checkpoint = {"state_dict": method.state_dict()}
-    method.on_save_checkpoint(checkpoint)
-    resumed, logged = perceptual(Distance(broken=True))
-    resumed.on_load_checkpoint(checkpoint)
-    resumed.training_step(given, 0)
-    assert logged["train/perceptual_dropped"] == 3
-
-
-def test_what_the_perceptual_part_cannot_be():
-    with pytest.raises(ValueError, match="perceptual_weight is -1 and perceptual_target 'none'"):
-        perceptual(None, perceptual_weight=-1.0, perceptual_target="none")
 
 
 # ------------------------------------------------------------------------------------ frozen parts
@@ -294,25 +202,6 @@ def official_vq():
     """A file of the released layout, of the small sizes."""
     torch.manual_seed(3)
     return VQGAN((32, 64), 16, 3).state_dict()
-
-
-def test_an_autoencoder_s_file_without_a_tensor(tmp_path):
-    official = official_vq()
-    del official["quant_conv.weight"]
-    torch.save(official, tmp_path / "vq.pth")
-    problem = r"vq\.pth do not fit the network: 1 missing \(vae\.quant_conv\.weight\)\. "
-    with pytest.raises(ValueError, match=problem):
-        small_vq().load_official(tmp_path / "vq.pth")
-
-
-def test_a_released_file_without_a_tensor(tmp_path):
-    method = ResShift(4.0, SwinUNet(**SMALL), PixelSpace())
-    official = dict(method.network.state_dict())
-    del official["middle_block.0.in_layers.0.weight"]
-    torch.save(official, tmp_path / "resshift.pth")
-    missing = r"1 missing \(network\.middle_block\.0\.in_layers\.0\.weight\)"
-    with pytest.raises(ValueError, match=missing):
-        method.load_weights(tmp_path / "resshift.pth")
 
 
 def test_a_checkpoint_of_other_latents(tmp_path):
@@ -345,18 +234,6 @@ def test_weights_of_another_process_are_warned_about(tmp_path, caplog):
     assert "a.ckpt was trained with steps 4, min_noise 0.2: its outputs are wrong" in caplog.text
 
 
-def test_a_process_of_a_user_s_class_is_unknown(tmp_path, caplog):
-    about = {
-        **{"enlarger": "0", "model": "lightning_modules.ResShift"},
-        "init_args": json.dumps({"process": {"class_path": "my.Shift", "init_args": {"gamma": 2}}}),
-    }
-    method = ResShift(4.0, SwinUNet(**SMALL), PixelSpace())
-    tensors = {name: tensor.contiguous() for name, tensor in method.state_dict().items()}
-    save_file(tensors, tmp_path / "a.safetensors", about)
-    method.load_weights(tmp_path / "a.safetensors")
-    assert "init_args.process" not in caplog.text
-
-
 # ------------------------------------------------------------------------------------- the control
 
 
@@ -387,9 +264,3 @@ def test_latents_that_come_along_are_taken():
     del given["lr_latent"]
     y = method.space.encode(enlarged(given["lr"], given["size"]))
     torch.testing.assert_close(latent_pair(method.space, given)[1], y)
-
-
-def test_results_name_the_timesteps_that_are_not_all():
-    assert ResShift(4.0, Echo(), PixelSpace()).output_settings == {}
-    some = ResShift(4.0, Echo(), PixelSpace(), timesteps=[14, 4, 0], color_fix="adain")
-    assert some.output_settings == {"timesteps": "14 4 0", "color_fix": "adain"}

@@ -106,12 +106,3 @@ def test_the_state_is_of_plain_types(tmp_path):
     """Checkpoints are read without running code."""
     torch.save(WarmUpCosine(optimizer(), steps=12, warm_up=4).state_dict(), tmp_path / "state.pt")
     assert torch.load(tmp_path / "state.pt", weights_only=True)
-
-
-def test_what_cannot_be():
-    with pytest.raises(ValueError, match="warm_up of WarmUp is -1"):
-        WarmUp(optimizer(), -1)
-    with pytest.raises(ValueError, match="steps of WarmUpCosine is 10, and warm_up takes 10"):
-        WarmUpCosine(optimizer(), 10, 10)
-    with pytest.raises(ValueError, match=r"final of WarmUpCosine is 0.001; .* lr 5e-05"):
-        WarmUpCosine(optimizer(), 10, 2, final=1e-3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -17,12 +17,10 @@ from lightning_modules.backbone.condition import Condition, TextEncoder
 from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import KLSpace
-from lightning_modules.controls.scalecrafter import NetworkPatch, ScaleCrafter
-from lightning_modules.diffusion import Diffusion
 from lightning_modules.networks.feature_upsampler import Full, Shared
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
-from lightning_modules.self_cascade import SelfCascade, time_embedding
+from lightning_modules.self_cascade import Cascade, SelfCascade, Tuning, time_embedding
 from tests.lightning_modules.backbone.unets import small_kl, wrapped
 from tests.quick import quick
 
@@ -58,9 +56,24 @@ def base(**changes: Any) -> Any:
     return denoiser
 
 
+def sampled(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a method on a base, with those of sampling in their group."""
+    own = {k: settings.pop(k) for k in ("guidance", "clamp") if k in settings}
+    return {**settings, "sampler": replace(settings.get("sampler", FEW), **own)}
+
+
+def grouped(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a cascade in their groups."""
+    groups: dict[str, Any] = {
+        name: kind(**{k: settings.pop(k) for k in list(settings) if k in kind.__annotations__})
+        for name, kind in (("cascade", Cascade), ("tuning", Tuning))
+    }
+    return {**groups, **sampled(settings)}
+
+
 def cascade(scale: float = 2.0, **settings: Any) -> Any:
     torch.manual_seed(0)
-    method: Any = SelfCascade(scale, **{"denoiser": base(), "sampler": FEW, **settings})
+    method: Any = SelfCascade(scale, **{"denoiser": base(), **grouped(settings)})
     method.log = lambda *_, **__: None
     return method.eval()
 
@@ -116,50 +129,6 @@ def oracle(method: Any, answer: Any) -> None:
         ]
 
     method.denoiser.forward = forward
-
-
-# ---------------------------------------------------------------------------- what changes a stage
-
-
-@pytest.mark.slow
-@torch.no_grad()
-def test_a_patch_acts_in_the_stages_after_the_bases():
-    """Steps count from the noisiest one of the base stage, and sizes from its size."""
-    steps: list[Any] = []
-
-    class Noted(NetworkPatch):
-        @contextmanager
-        def applied(self, denoiser: Any, step: Any) -> Any:
-            steps.append(step)
-            yield
-
-    given = batch(32)
-    settings = {"base_size": 8, "sampler": Sampler()}
-    plain = cascade(4.0, **settings).generate(given, Noise(given["seed"]))
-    patched = cascade(4.0, **settings, patch=Noted()).generate(given, Noise(given["seed"]))
-    assert torch.equal(plain, patched)
-    assert [step.number for step in steps] == [*range(15, 50)] * 2
-    assert [step.size for step in steps] == [(16, 16)] * 35 + [(32, 32)] * 35
-    assert {step.trained for step in steps} == {(8, 8)}
-
-
-@torch.no_grad()
-def test_redilated_stages_are_others_and_the_base_stage_is_not():
-    given = batch()
-    patch = ScaleCrafter({"mid_block": 2.0}, tau=50)
-    settings = {"patch": patch, "clamp": 1.0}
-    found = cascade(**settings).generate(given, Noise(given["seed"]))
-    plain = cascade(clamp=1.0).generate(given, Noise(given["seed"]))
-    assert (found - plain).abs().max() > 1e-3
-    alone = cascade(1.0, **settings).generate(batch(8), Noise(given["seed"]))
-    expected = cascade(1.0, clamp=1.0).generate(batch(8), Noise(given["seed"]))
-    assert torch.equal(alone, expected)
-    assert cascade(**settings).output_settings["patch"] == "ScaleCrafter"
-
-
-def test_a_patch_beside_upsamplers():
-    with pytest.raises(ValueError, match=r"patch is ScaleCrafter, and upsamplers learn from the u"):
-        cascade(patch=ScaleCrafter({"mid_block": 2.0}), upsampler=Shared)
 
 
 # --------------------------------------------------------------------------------------- the pivot
@@ -265,17 +234,6 @@ def test_calls_of_the_base():
 
 
 @torch.no_grad()
-def test_calls_of_two_stages_and_of_the_tuning_free_variant():
-    method = cascade(4.0)
-    calls = noted(method)
-    given = batch(32)
-    method.generate(given, Noise(given["seed"]))
-    below = len(method.below_K)
-    assert [call.z.shape[-1] for call in calls] == [8] * 4 + [16] * below + [32] * below
-    assert {call.kind for call in calls} == {"forward"}
-
-
-@torch.no_grad()
 def test_as_released_features_are_read_at_each_step_and_not_added_below_a_timestep():
     settings = {"pivot_features": "per_step", "adapter_t_min": 101, "sampler": Sampler()}
     method = cascade(upsampler=Full, attach="block_out", **settings)
@@ -286,56 +244,6 @@ def test_as_released_features_are_read_at_each_step_and_not_added_below_a_timest
     assert read == list(range(681, 100, -20))
     adapted = [call for call in calls if call.kind == "forward" and call.more]
     assert [int(call.t[0]) for call in adapted] == read
-
-
-@torch.no_grad()
-def test_targets_share_their_first_stages():
-    """What a stage draws is its own."""
-    seen = {}
-    for scale, side in ((2.0, 16), (4.0, 32)):
-        method = cascade(scale)
-        calls = noted(method)
-        given = batch(side)
-        method.generate(given, Noise(given["seed"]))
-        seen[side] = [call.z for call in calls]
-    assert all(torch.equal(a, b) for a, b in zip(seen[16], seen[32][: len(seen[16])], strict=True))
-
-
-@torch.no_grad()
-def test_in_latents_with_captions():
-    """An image is its own, whatever is in the batch."""
-    space, four = KLSpace(small_kl()), base(in_channels=4, out_channels=4)
-    settings = {"encoder": Words(), "guidance": 2.0, "pivot_space": "rgb", "upsampler": Shared}
-    sampler = Sampler(4, eta=1.0, last=0)
-    method = tuned(cascade(4.0, denoiser=four, space=space, sampler=sampler, **settings))
-    given = batch((32, 64))
-    both = method.sample(given)["sr"]
-    assert both.shape == (2, 3, 32, 64)
-    one = {"key": ["1"], "seed": given["seed"][1:], "text": given["text"][1:], "size": (32, 64)}
-    torch.testing.assert_close(method.sample(one)["sr"], both[1:], rtol=0, atol=1e-4)
-    assert method.drew_noise
-    other = {**one, "text": ["something else altogether"]}
-    assert (method.sample(other)["sr"] - both[1:]).abs().max() > 1e-3
-
-
-@torch.no_grad()
-def test_without_a_stage_it_is_the_base():
-    given, noise = batch(8), Noise(batch(8)["seed"])
-    method = cascade(1.0, sampler=Sampler(5, "trailing"))
-    expected = Diffusion(1.0, method.denoiser, steps=5).generate(given, noise.stream(0))
-    assert torch.equal(method.generate(given, Noise(given["seed"])), expected)
-
-
-@torch.no_grad()
-def test_sizes():
-    assert cascade(2.0).sizes((32, 16)) == [(16, 8), (32, 16)]
-    assert cascade(4.0).sizes((32, 32)) == [(8, 8), (16, 16), (32, 32)]
-    assert cascade(4.0, stages=[(32, 32)]).sizes((32, 32)) == [(8, 8), (32, 32)]
-    own = cascade(2.0, base_size=8, multiple=4)
-    assert own.sizes((32, 64)) == [(4, 12), (12, 20), (16, 36), (32, 64)]
-    given = batch((24, 40))
-    method = cascade(upsampler=Shared)
-    assert method.generate(given, Noise(given["seed"])).shape == (2, 3, 24, 40)
 
 
 # ----------------------------------------------------------------------------------- the upsamplers
@@ -357,14 +265,6 @@ def test_untrained_it_is_the_tuning_free_variant(name, attach):
     method = cascade(upsampler=UPSAMPLERS[name], attach=attach)
     assert torch.equal(method.generate(given, Noise(given["seed"])), free)
     assert (tuned(method).generate(given, Noise(given["seed"])) - free).abs().max() > 1e-4
-
-
-@torch.no_grad()
-def test_as_released_it_is_not():
-    given = batch()
-    free = cascade().generate(given, Noise(given["seed"]))
-    released = cascade(upsampler=Full).generate(given, Noise(given["seed"]))
-    assert (released - free).abs().max() > 1e-3
 
 
 def by_hand(unet: Any, z: Any, t: Any, text: Any, skips: Any, blocks: Any, middle: Any) -> Any:
@@ -545,15 +445,6 @@ def test_gradients_stop_before_the_way_up():
     assert needs == [False, False, False, True]  # of the pivot, and from the first place on
 
 
-def test_captions_are_left_out_for_guidance():
-    method = cascade(upsampler=Shared, encoder=Words(), caption_dropout=1.0)
-    calls = noted(method)
-    method.training_step(batch(), 0)
-    texts = [call.got.text for call in calls]
-    null = method.denoiser.null_text(2, texts[0].shape[1])
-    assert all(torch.equal(text, null) for text in texts)
-
-
 # ---------------------------------------------------------------------------------- checkpoints
 
 
@@ -572,8 +463,7 @@ def test_a_checkpoint_holds_the_upsamplers_and_what_they_are_for():
     checkpoint = stored(method)
     parts = {".".join(name.split(".")[:3]) for name in checkpoint["state_dict"]}
     assert parts == {"upsampler.places.skip1", "upsampler.places.skip3"}
-    facts = {"base": "base.ckpt 0123456789abcdef", "ratio": 2.0, "K": 700}
-    assert checkpoint["cascade"] == {**facts, "places": ["skip1", "skip3"]}
+    assert checkpoint["trained_with"] == {"K": 700}
     other = cascade(upsampler=Shared, places=[1, 3])
     other.on_load_checkpoint(checkpoint)
     other.load_state_dict(checkpoint["state_dict"])
@@ -594,126 +484,4 @@ def test_a_checkpoint_refuses_another_base_and_other_places():
             )
 
 
-def test_results_are_told_apart():
-    assert cascade().output_settings == {"K": 700, "steps": 4}
-    settings = {"encoder": Words(), "guidance": 3.0, "pivot_space": "rgb"}
-    other = cascade(sampler=Sampler(7, eta=0.5), pivot_strength=0.5, **settings)
-    expected = {"K": 500, "steps": 7, "eta": 0.5, "guidance": 3.0, "pivot": "rgb bilinear"}
-    assert other.output_settings == expected
-
-
-@pytest.mark.parametrize(
-    "setting",
-    [
-        {"stages": "x4_then_rest"},
-        {"stages": [(16, 16)]},
-        {"aspect": "base"},
-        {"base_size": 8},
-        {"multiple": 4},
-        {"clamp": 1.0},
-        {"pivot_resize": "bicubic"},
-        {"sampler": Sampler(4, last=0)},
-        {"sampler": Sampler(4, offset=0)},
-        {"sampler": Sampler(4, spacing="trailing")},
-        {"upsampler": Shared},
-    ],
-)
-def test_each_setting_of_sampling_tells_results_apart(setting):
-    assert cascade(**setting).output_settings != cascade().output_settings
-
-
-@pytest.mark.parametrize(
-    "setting", [{"adapter_t_min": 101}, {"pivot_features": "per_step"}, {"places": [0, 1]}]
-)
-def test_settings_of_upsamplers_count_where_there_are_such(setting):
-    assert cascade(**setting).output_settings == cascade().output_settings
-    tuned = {"upsampler": Shared}
-    assert cascade(**tuned, **setting).output_settings != cascade(**tuned).output_settings
-
-
-def test_what_needs_weights():
-    assert not cascade().needs_weights
-    assert cascade().weights_source == "base.ckpt 0123456789abcdef"
-    assert cascade(upsampler=Shared).needs_weights
-    method = cascade()
-    method.setup("test")
-    with pytest.raises(ValueError, match=r"nothing to train: set model\.init_args\.upsampler"):
-        method.setup("fit")
-    method.denoiser.source = ""
-    with pytest.raises(ValueError, match=r"a trained base is required: .*denoiser_weights"):
-        method.setup("test")
-
-
-def test_a_base_of_another_schedule_is_refused():
-    method = cascade(denoiser_weights="base")
-    method.denoiser.load = lambda _: None
-    method.denoiser.trained_schedule = method.schedule.settings
-    method.load_parts(lambda *_: "base.ckpt")
-    method.denoiser.trained_schedule = Schedule(prediction="v_prediction").settings
-    with pytest.raises(ValueError, match=r"prediction epsilon, .* was trained with prediction v_p"):
-        method.load_parts(lambda *_: "base.ckpt")
-
-
 # ---------------------------------------------------------------------------------------- mistakes
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"denoiser": wrapped(null="learned")}, r"never trained here: set frozen in .*flags"),
-        ({"denoiser": base(in_channels=4, out_channels=4)}, r"4 channels and the space has 3"),
-        ({"pivot_strength": 0.0}, r"pivot_strength makes K 0 of 1000"),
-        ({"pivot_strength": 1.1}, r"pivot_strength makes K 1100 of 1000"),
-        ({"pivot_strength": 0.001}, r"with 0 timesteps below it"),
-        ({"pivot_space": "pixels"}, r"pivot_space is 'pixels'; expected latent or rgb"),
-        ({"pivot_resize": "nearest"}, r"pivot_resize is 'nearest'; expected bilinear or bicubic"),
-        ({"pivot_features": "cached"}, r"pivot_features is 'cached'; expected cached_t0 or per_st"),
-        ({"attach": "skips"}, r"attach is 'skips'; expected skip or block_out"),
-        ({"places": [4]}, r"places is \[4\]; expected different numbers from 0 to 3"),
-        ({"places": [1, 1]}, r"places is \[1, 1\]"),
-        ({"places": []}, r"places is \[\]"),
-        ({"attach": "block_out", "places": [3]}, r"numbers from 0 to 2"),
-        ({"adapter_t_min": 700}, r"adapter_t_min is 700; expected 0 to 699"),
-        ({"caption_dropout": 2.0}, r"caption_dropout is 2\.0; expected 0 to 1"),
-        ({"guidance": 2.0}, r"guidance is 2, .*set model\.init_args\.encoder"),
-        ({"size_condition": "stage"}, r"size_condition is stage, and the denoiser has no size"),
-        ({"denoiser": base(**SDXL)}, r"size_condition is None, and the denoiser has a size"),
-        ({"sampler": Sampler(0)}, r"0 sampling steps"),
-    ],
-)
-def test_settings_that_cannot_be(settings, message):
-    with pytest.raises(ValueError, match=message):
-        cascade(upsampler=Shared, **settings)
-
-
-def test_a_compiled_base_takes_no_hooks():
-    compiled = base()
-    compiled.flags = Flags(frozen=True, compile=True)
-    with pytest.raises(ValueError, match=r"block_out, which has no effect on a compiled network"):
-        cascade(denoiser=compiled, attach="block_out")
-
-
-@pytest.mark.parametrize(
-    ("settings", "side", "message"),
-    [
-        ({"scale": 2.5}, 16, r"16x16 are no multiple of data\.init_args\.scale 2\.5"),
-        ({"base_size": 32}, 16, r"output of 16x16 has fewer pixels than the base's 32x32"),
-        ({"multiple": 16}, 16, r"base of 8x8 has a side that is no multiple of 16"),
-        ({"stages": [(24, 24)]}, 32, r"stages is \[\[24, 24\]\]; expected sizes that rise"),
-    ],
-)
-def test_images_that_cannot_be_made(settings, side, message):
-    given = batch(side)
-    with pytest.raises(ValueError, match=message):
-        cascade(**settings).generate(given, Noise(given["seed"]))
-
-
-def test_batches_that_cannot_be_trained_on():
-    with pytest.raises(ValueError, match=r"as large as the base's, so there is no stage"):
-        cascade(1.0, upsampler=Shared).training_step(batch(), 0)
-    latents = {name: value for name, value in batch().items() if name != "hr"}
-    with pytest.raises(ValueError, match=r"use a source of images, not of latents"):
-        cascade(upsampler=Shared).training_step(latents, 0)
-    silent = {name: value for name, value in batch().items() if name != "text"}
-    with pytest.raises(ValueError, match=r"0 has no caption"):
-        cascade(upsampler=Shared, encoder=Words()).training_step(silent, 0)

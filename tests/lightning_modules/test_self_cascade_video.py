@@ -7,18 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional
 
 from lightning_modules.backbone.library import Flags
-from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.backbone.space import KLSpace
-from lightning_modules.controls.direct import Direct
 from lightning_modules.networks.feature_upsampler import Full, Shared
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
 from lightning_modules.self_cascade import SelfCascade
-from tests.lightning_modules.backbone.unets import small_kl, wrapped
-from tests.lightning_modules.test_self_cascade import noted, oracle, tuned
+from tests.lightning_modules.backbone.unets import wrapped
+from tests.lightning_modules.test_self_cascade import grouped, noted, tuned
 from tests.quick import quick
 
 FRAMES = 3
@@ -34,7 +30,7 @@ def base(kind: str = "video", **changes: Any) -> Any:
 
 def cascade(method: Any = SelfCascade, scale: float = 2.0, **settings: Any) -> Any:
     torch.manual_seed(0)
-    given = {"denoiser": base(), "sampler": Sampler(steps=4), **settings}
+    given = {"denoiser": base(), **grouped(settings)}
     made: Any = method(scale, **given)
     made.log = lambda *_, **__: None
     return made.eval()
@@ -130,13 +126,6 @@ def test_untrained_it_is_the_tuning_free_variant(name, attach):
     assert (tuned(method).generate(given, Noise(given["seed"])) - free).abs().max() > 1e-4
 
 
-def test_as_many_parameters_as_for_images():
-    """Frames are folded, so the same phi serves: 1,932 at any four places."""
-    method = cascade(upsampler=Shared)
-    assert list(method.attachment.widths) == ["skip0", "skip1", "skip2", "skip3"]
-    assert sum(p.numel() for p in method.parameters() if p.requires_grad) == 1_932
-
-
 @pytest.mark.slow
 @torch.no_grad()
 def test_calls_of_the_base():
@@ -149,32 +138,6 @@ def test_calls_of_the_base():
         + [("features", (FRAMES, 8, 8))]
         + [("forward", (FRAMES, 16, 16))] * 35
     )
-
-
-@torch.no_grad()
-def test_an_oracle_is_believed():
-    method = cascade(scale=4.0, schedule=Schedule(prediction="v_prediction"))
-    given = batch(side=32)
-    answer = given["clip"].transpose(1, 2) * 2 - 1
-
-    def small(shape: Any) -> Any:
-        return functional.adaptive_avg_pool3d(answer, (FRAMES, *shape[-2:]))
-
-    oracle(method, small)
-    found = method.generate(given, Noise(given["seed"]))
-    torch.testing.assert_close(found, given["clip"], rtol=0, atol=1e-4)
-
-
-@torch.no_grad()
-def test_in_latents_a_clip_is_its_own():
-    four = base(in_channels=4, out_channels=4)
-    settings = {"space": KLSpace(small_kl()), "pivot_space": "rgb", "upsampler": Shared}
-    method = tuned(cascade(denoiser=four, **settings))
-    given = batch()
-    both = method.sample(given)["sr"]
-    assert both.shape == (2, FRAMES, 3, 16, 16)
-    one = {"key": ["1"], "seed": given["seed"][1:], "size": (16, 16), "frames": FRAMES}
-    torch.testing.assert_close(method.sample(one)["sr"], both[1:], rtol=0, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -191,23 +154,3 @@ def test_training():
         losses.append(loss.item())
     assert losses[-1] < 0.97 * losses[0]
     assert method.trained_ratio == 2.0
-
-
-@torch.no_grad()
-def test_direct_inference():
-    method, given = cascade(Direct), batch()
-    drawn = []
-    method.denoiser.register_forward_pre_hook(lambda _, args: drawn.append(args[0]))
-    assert method.sample(given)["sr"].shape == (2, FRAMES, 3, 16, 16)
-    assert [tuple(z.shape) for z in drawn] == [(2, 3, FRAMES, 16, 16)] * 4
-
-
-def test_images_are_refused():
-    given: Any = {k: v for k, v in batch().items() if k not in ("clip", "frames")}
-    for method in (cascade(), cascade(Direct)):
-        with pytest.raises(ValueError, match="makes clips, and 0 is an image: use"):
-            method.sample(given)
-    with pytest.raises(ValueError, match="makes clips, and 0 is an image"):
-        cascade(upsampler=Shared).training_step({**given, "hr": batch()["clip"][:, 0]}, 0)
-    with pytest.raises(ValueError, match="a UNet2D, makes images, and 0 is a clip"):
-        cascade(denoiser=base("image")).sample(batch())

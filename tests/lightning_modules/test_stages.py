@@ -74,16 +74,3 @@ def test_any_plan(size, scales, fixed, order):
             assert m <= fixed * n + fixed + 1, (first, plan)  # rounding, twice
     wanted = math.ceil(math.log(max(t / n for t, n in zip(target, size, strict=True)), fixed))
     assert len(plan) <= wanted + 2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (((10, 10), (9, 20), 2), "9x20 px is smaller than the input of 10x10"),
-        (((10, 10), (20, 20), 1), "fixed factor is 1; expected a number above 1"),
-        (((10, 10), (20, 20), 2, "last"), "order is 'last'; expected one of remainder_last"),
-    ],
-)
-def test_what_cannot_be(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        Stages(*arguments[2:]).sizes(*arguments[:2])

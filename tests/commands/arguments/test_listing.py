@@ -72,7 +72,7 @@ def test_each_public_name_is_listed_once() -> None:
     assert "EDSR" in networks
     assert networks.isdisjoint({"Schedule", "T5", "GAN", "WarmUp", "PixelSpace"})
     losses = {entry.name for entry in listing.entries("losses")}
-    assert {"lightning_modules.L1", "lightning_modules.LDL"} <= losses
+    assert {"lightning_modules.L1", "lightning_modules.Charbonnier"} <= losses
 
 
 def test_experiments_and_weights(capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,9 +56,9 @@ def test_metrics_of_one_class_do_not_inherit(parsed: Any, tmp_path: Path) -> Non
 
 
 def test_options_after_a_file_change_it(parsed: Any) -> None:
-    weights = ("--model.init_args.guidance", "3")
+    weights = ("--model.init_args.sampler.guidance", "3")
     found = parsed("test", "--model", CONFIGS / "model/direct.yaml", *weights)
-    assert found["model"]["init_args"]["guidance"] == 3
+    assert found["model"]["init_args"]["sampler"]["guidance"] == 3
     assert found["model"]["init_args"]["base_size"] == 512
 
 

@@ -265,7 +265,7 @@ def test_diffusers_reads_its_networks(kind: str, tmp_path: Path) -> None:
     assert (out / "vae").is_dir() == (kind == "image")
     if kind == "image":
         image = torch.rand(1, 3, 16, 16)
-        again = KLSpace.from_pretrained(str(out), "vae")
+        again = KLSpace(str(out), "vae")
         assert torch.equal(again.encode(image), space.encode(image))
 
 
@@ -274,7 +274,7 @@ def test_a_layout_in_memory_is_no_hindrance(tmp_path: Path) -> None:
     out = written(Diffusion(1.0, denoiser), tmp_path, diffusers=True)
     weight = denoiser.unet.conv_in.weight
     assert not weight.is_contiguous()  # as it was
-    again = UNet2D.from_pretrained(str(out)).unet
+    again = UNet2D(str(out)).unet
     assert torch.equal(again.conv_in.weight, weight)
 
 

@@ -37,6 +37,7 @@ from datamodules.shards.index import (
 )
 from datamodules.shards.shards import Shards
 from datamodules.source import Source
+from files.ranges import register_ranges
 from tests.datamodules.image_files import pixels, save
 from tests.datamodules.image_files import write_tar as write
 

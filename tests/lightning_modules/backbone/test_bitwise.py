@@ -21,7 +21,7 @@ def test_the_released_one_has_scales_for_all_aspect_ratios():
     assert found.scales((128, 128)).tokens == 10_521
     assert found.scales((180, 90)) == published(2.0, "1M", 2)
     assert found.scales((90, 180)) == published(0.5, "1M", 2)
-    with pytest.raises(ValueError, match=r"800x800 pixels has no scales; .* 1024x1024"):
+    with pytest.raises(ValueError, match=r"800x800 pixels has no scales: .* 1024x1024"):
         found.scales((100, 100))
 
 

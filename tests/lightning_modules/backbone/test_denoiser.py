@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from lightning_modules.backbone.condition import Condition
-from lightning_modules.backbone.denoiser import Residuals, UNet2D, count_skips
+from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.library import Flags
+from lightning_modules.networks.attachments import Residuals, skip_shapes
 from lightning_modules.weights import fingerprint
-from tests.lightning_modules.backbone.unets import FLAT, WRAPPERS, bare, inputs, wrapped
+from tests.lightning_modules.backbone.unets import WRAPPERS, bare, inputs, wrapped
 
 KINDS = pytest.mark.parametrize("kind", WRAPPERS)
 
@@ -84,7 +85,7 @@ def test_features_are_what_the_way_up_is_given(kind, middle):
         hook.remove()
     features = denoiser.features(z, t, Condition(text=text), middle)
     expected = [skip for part in given for skip in part]
-    assert len(features.skips) == count_skips(denoiser.unet) == len(expected) == 4
+    assert len(features.skips) == len(skip_shapes(denoiser.unet)) == len(expected) == 4
     assert all(map(torch.equal, features.skips, expected))
     assert torch.equal(features.middle, ends[0]) if middle else features.middle is None
     assert not any(module._forward_hooks for module in denoiser.modules())
@@ -116,8 +117,6 @@ def test_residuals_are_added(kind):
     found = denoiser(z, t, condition, Residuals({2: skips[2]}))
     assert torch.equal(found, expected)
     assert torch.equal(denoiser(z, t, condition, Residuals()), denoiser(z, t, condition))
-    with pytest.raises(ValueError, match=r"skip connections \[4\]"):
-        denoiser(z, t, condition, Residuals({4: skips[3]}))
 
 
 def test_gradients_reach_residuals_of_a_frozen_network():
@@ -152,16 +151,6 @@ def test_another_number_type(kind):
     assert 0 < (found - expected).abs().mean() < 0.05 * expected.abs().mean()
     with pytest.raises(ValueError, match=r"trains.*trainer\.precision"):
         Flags(dtype="bfloat16")
-
-
-@KINDS
-@torch.no_grad()
-def test_channels_last(kind):
-    z, t, text = inputs(kind)
-    denoiser = wrapped(kind, flags=Flags(channels_last=True))
-    assert denoiser.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
-    expected = wrapped(kind)(z, t, Condition(text=text))
-    torch.testing.assert_close(denoiser(z, t, Condition(text=text)), expected, rtol=1e-5, atol=1e-5)
 
 
 @KINDS
@@ -206,27 +195,19 @@ def test_compiled_it_gives_the_same():
 def test_from_pretrained(kind, tmp_path):
     z, t, text = inputs(kind)
     bare(kind).save_pretrained(tmp_path / "unet")
-    denoiser = WRAPPERS[kind].from_pretrained(str(tmp_path), flags=Flags(frozen=True))
+    denoiser = WRAPPERS[kind](str(tmp_path), flags=Flags(frozen=True))
     assert torch.equal(denoiser(z, t, Condition(text=text)), bare(kind)(z, t, text).sample)
     assert denoiser.source == f"{tmp_path} {fingerprint(bare(kind).state_dict())}"
     with pytest.raises(ValueError, match="no null text"):
         denoiser(z, t)
     with pytest.raises(FileNotFoundError, match=r"no config\.json"):
-        UNet2D.from_pretrained(str(tmp_path), subfolder="other")
+        UNet2D(str(tmp_path), subfolder="other")
     with pytest.raises(FileNotFoundError, match="hf download no/such-model"):
-        UNet2D.from_pretrained("no/such-model")
+        UNet2D("no/such-model")
     bare(kind, in_channels=4).save_pretrained(tmp_path / "unet")
     bare(kind).save_config(tmp_path / "unet")
     with pytest.raises(ValueError, match=r"1 of another shape \(conv_in\.weight"):
-        WRAPPERS[kind].from_pretrained(str(tmp_path))
-
-
-def test_from_config():
-    denoiser = UNet2D.from_config({**FLAT, "_class_name": "UNet2DConditionModel"})
-    assert denoiser.channels == 3
-    assert denoiser.state_dict().keys() == {"null", *(f"unet.{k}" for k in bare().state_dict())}
-    with pytest.raises(ValueError, match="UNet2DConditionModel has no width"):
-        UNet2D.from_config({**FLAT, "width": 8})
+        WRAPPERS[kind](str(tmp_path))
 
 
 @pytest.mark.parametrize("prefix", ["", "denoiser.unet."])
@@ -243,32 +224,3 @@ def test_a_file_of_its_weights(prefix, tmp_path):
 # ---------------------------------------------------------------------------------------- mistakes
 
 TEXT = torch.zeros(2, 3, 6)
-
-
-@pytest.mark.parametrize(
-    ("kind", "channels", "condition", "message"),
-    [
-        ("image", 4, Condition(text=TEXT), "4 dimensions and 3"),
-        ("image", 3, Condition(text=torch.zeros(2, 3, 7)), "7 channels"),
-        ("image", 3, Condition(text=TEXT, noise_level=torch.zeros(2)), "has noise_level"),
-        ("video", 3, Condition(text=TEXT, noise_level=torch.zeros(2)), "takes no noise_level"),
-    ],
-)
-def test_mistakes_of_a_call(kind, channels, condition, message):
-    z, t, _ = inputs(kind, channels=channels)
-    with pytest.raises(ValueError, match=message):
-        wrapped(kind)(z, t, condition)
-
-
-def test_null_texts_that_cannot_be():
-    blind = {
-        "down_block_types": ["DownBlock2D"] * 2,
-        "up_block_types": ["UpBlock2D"] * 2,
-        "mid_block_type": "UNetMidBlock2D",
-    }
-    z, t, _ = inputs()
-    assert wrapped(null="zero", **blind)(z, t).shape == z.shape
-    with pytest.raises(ValueError, match="without cross-attention"):
-        wrapped(null="learned", **blind)
-    with pytest.raises(ValueError, match="different widths"):
-        wrapped(null="zero", cross_attention_dim=(6, 8))

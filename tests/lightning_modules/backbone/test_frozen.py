@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from files.tensors import bare_names
-from lightning_modules.weights import abbreviated, check_sources, load_strictly, sources
+from lightning_modules.weights import check_sources, load_strictly, sources
 
 
 class Part(nn.Module):
@@ -42,29 +42,6 @@ def test_tensors_fit_or_are_named():
     with pytest.raises(ValueError, match=r"\(bias\);.*\(extra\);.*\(weight 3x4 for 3x2\)"):
         load_strictly(layer, wrong, "file.pth")
     assert torch.equal(layer.weight, state["weight"])
-
-
-def test_all_that_do_not_fit_are_logged(caplog):
-    blocks = nn.ModuleDict({"blocks": nn.ModuleList(nn.Linear(2, 3) for _ in range(9))})
-    names = [f"blocks.{number}.bias" for number in range(1, 9)]
-    wrong = {name: torch.zeros(2) for name in names} | {"a.4": torch.zeros(1)}
-    with pytest.raises(ValueError, match=r"10 missing .*, \.\.\.\); 1 unex.*; 8 of another shape"):
-        load_strictly(blocks, wrong, "file.pth")
-    assert caplog.messages == [
-        "the tensors of file.pth do not fit the network:\n"
-        "  missing: blocks.{0-8}.weight\n"
-        "  missing: blocks.0.bias\n"
-        "  unexpected: a.4\n"
-        "  of another shape: blocks.{1-8}.bias 2 for 3"
-    ]
-
-
-def test_names_are_abbreviated_only_where_each_number_goes_with_each():
-    every = [f"up.{i}.attn.{j}.w" for i in (0, 2, 3) for j in (0, 1)]
-    assert abbreviated(every) == ["up.{0,2-3}.attn.{0-1}.w"]
-    assert abbreviated(every[:-1]) == every[:-1]
-    assert abbreviated(["odd.{}.1.w", "odd.{}.2.w"]) == ["odd.{}.{1-2}.w"]
-    assert abbreviated(["1.w", "x.01", "x.1"]) == ["1.w", "x.01", "x.1"]
 
 
 def test_frozen_parts_are_named():

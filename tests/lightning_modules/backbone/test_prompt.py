@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import logging
 from pathlib import Path
 
 import pytest
@@ -26,36 +25,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def error(caplog: pytest.LogCaptureFixture, *arguments: str) -> str:
-    caplog.clear()
-    assert main(arguments) == 2
-    (record,) = (r for r in caplog.records if r.levelno == logging.ERROR)
-    return record.getMessage()
-
-
 def test_the_texts_are_those_of_the_release() -> None:
     assert PROMPT.split(", ")[1] == "high-contrast"
     assert (len(PROMPT.split(", ")), PROMPT[-1]) == (8, "s")  # no full stop
     assert "noisy,painting, drawing" in NEGATIVE
     assert "  " not in PROMPT + NEGATIVE
-
-
-def test_what_is_refused(
-    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert "expected the name of a .safetensors file" in error(caplog, "--out", "prompt.pt")
-    (folder / "there.safetensors").write_bytes(b"")
-    assert "set another --out, or --overwrite" in error(caplog, "--out", "there.safetensors")
-    monkeypatch.delenv("ENLARGER_WEIGHTS")
-    assert "variable ENLARGER_WEIGHTS is not set" in error(caplog)
-
-
-@NEEDS
-def test_a_folder_that_is_none(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (folder / "empty").mkdir()
-    for model in ("empty", "no/such-model"):
-        assert f"{model} has no readable text encoder" in error(caplog, "--model", model)
-    assert not (folder / "weights").exists()
 
 
 @NEEDS

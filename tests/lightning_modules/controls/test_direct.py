@@ -14,18 +14,24 @@ from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import KLSpace
 from lightning_modules.controls.direct import Direct
-from lightning_modules.controls.larger import FromBase
 from lightning_modules.diffusion import Diffusion
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
 from lightning_modules.self_cascade import SelfCascade
 from tests.lightning_modules.backbone.unets import bare, small_kl, wrapped
-from tests.lightning_modules.test_self_cascade import FEW, SDXL, Pooled, Words, base, batch, noted
+from tests.lightning_modules.test_self_cascade import (
+    SDXL,
+    Pooled,
+    base,
+    batch,
+    noted,
+    sampled,
+)
 
 
 def direct(scale: float = 2.0, **settings: Any) -> Any:
     torch.manual_seed(0)
-    return Direct(scale, **{"denoiser": base(), "sampler": FEW, **settings}).eval()
+    return Direct(scale, **{"denoiser": base(), **sampled(settings)}).eval()
 
 
 @torch.no_grad()
@@ -47,21 +53,6 @@ def test_it_is_the_base_stage_of_a_cascade_that_has_no_other(variance):
     expected = cascade.generate(given, noise)
     found = direct(**settings).generate(given, Noise(batch()["seed"]).stream(0))
     assert torch.equal(found, expected)
-
-
-@torch.no_grad()
-def test_in_latents_with_captions():
-    """An image is its own, whatever is in the batch."""
-    space, four = KLSpace(small_kl()), base(in_channels=4, out_channels=4)
-    settings = {"encoder": Words(), "guidance": 2.0, "sampler": Sampler(4, eta=1.0, last=0)}
-    method = direct(denoiser=four, space=space, **settings)
-    given = batch((32, 64))
-    both = method.sample(given)["sr"]
-    assert both.shape == (2, 3, 32, 64)
-    one = {"key": ["1"], "seed": given["seed"][1:], "text": given["text"][1:], "size": (32, 64)}
-    torch.testing.assert_close(method.sample(one)["sr"], both[1:], rtol=0, atol=1e-4)
-    other = {**one, "text": ["something else altogether"]}
-    assert (method.sample(other)["sr"] - both[1:]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("stage", 16), ("base", 8)])
@@ -157,49 +148,3 @@ def test_a_base_of_other_latents_is_refused(ours, tmp_path):
         return
     with pytest.raises(ValueError, match=r"with the autoencoder of autoencoder 0123.*set the same"):
         method.load_parts(lambda *_: file)
-
-
-def test_results_are_told_apart():
-    assert direct().output_settings == {"steps": 4}
-    assert direct(sampler=Sampler(7, eta=1.0), clamp=1.0, base_size=(8, 16)).output_settings == {
-        **{"steps": 7, "eta": 1.0, "clamp": 1.0, "base_size": "8x16"}
-    }
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"denoiser": wrapped(null="learned")}, r"never trained here: set frozen in .*flags"),
-        ({"denoiser": base(in_channels=4, out_channels=4)}, r"4 channels and the space has 3"),
-        ({"guidance": 2.0}, r"guidance is 2, .*set model\.init_args\.encoder"),
-        ({"size_condition": "stage"}, r"size_condition is stage, and the denoiser has no size"),
-        ({"size_condition": "target"}, r"size_condition is 'target'; expected stage or base"),
-        ({"denoiser": base(**SDXL)}, r"size_condition is None, and the denoiser has a size"),
-    ],
-)
-def test_settings_that_cannot_be(settings, message):
-    with pytest.raises(ValueError, match=message):
-        direct(**settings)
-
-
-def test_images_that_cannot_be_made():
-    given = batch((25, 40))
-    with pytest.raises(ValueError, match=r"25x40 are no multiple of data\.init_args\.scale 2"):
-        direct().generate(given, Noise(given["seed"]))
-    latents = {"denoiser": base(in_channels=4, out_channels=4), "space": KLSpace(small_kl())}
-    with pytest.raises(ValueError, match=r"25x40 were requested; expected multiples of 2"):
-        direct(**latents, base_size=8).generate(given, Noise(given["seed"]))
-
-
-def test_a_method_that_trains_the_base_may():
-    """What FromBase asks of the base is its subclass's to say."""
-
-    class Trains(FromBase):
-        base_frozen = False
-
-        def training_step(self, batch: Any, batch_idx: int) -> None: ...
-
-        def generate(self, batch: Any, noise: Noise) -> Any: ...
-
-    Trains(2.0, wrapped(null="learned"))
-    Trains(2.0, wrapped(null="learned", flags=Flags(frozen=True)))

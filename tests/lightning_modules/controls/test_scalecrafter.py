@@ -10,7 +10,6 @@ from torch import nn
 from torch.nn import functional
 
 from lightning_modules.controls.scalecrafter import (
-    FreeU,
     ScaleCrafter,
     Step,
     convolutions,
@@ -159,55 +158,3 @@ def test_damped_guidance():
         for p in (same, ScaleCrafter(DEEP, 4))
     ]
     torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-4)
-
-
-def test_freeu_comes_and_goes():
-    denoiser = base()
-    block = denoiser.unet.up_blocks[0]
-    block.s1 = 0.5
-    patch = ScaleCrafter(DEEP, freeu=FreeU())
-    with patch.applied(denoiser, Step(40, 50, (16, 16), (8, 8))):
-        assert (block.s1, block.b2) == (0.9, 1.2)
-    assert (block.s1, block.b2) == (0.5, None)
-
-
-@pytest.mark.parametrize(
-    ("factors", "reason"),
-    [
-        ({"down_blocks.7": 2.0}, r"names down_blocks\.7, .* did you mean down_blocks\.\d"),
-        ({"conv_in": 2.0}, "never dilates conv_in"),
-        ({"down_blocks": 0.5}, "expected factors of 1 and more"),
-        ({}, "expected factors of 1 and more"),
-    ],
-)
-def test_names_and_factors_that_are_none(factors, reason):
-    with pytest.raises(ValueError, match=reason):
-        direct(patch=ScaleCrafter(factors))
-
-
-def test_damped_guidance_wants_guidance():
-    with pytest.raises(ValueError, match=r"guidance is 1: set it higher"):
-        direct(patch=ScaleCrafter(DEEP, damped_steps=3, damped_without=["up_blocks.0"]))
-
-
-@torch.no_grad()
-def test_freeu_by_width_as_released():
-    """Widths as of Stable Diffusion, 1 2 4 4: which factors meet which residual block."""
-    denoiser = base(
-        block_out_channels=(8, 16, 32, 32),
-        down_block_types=("DownBlock2D",) * 3 + ("CrossAttnDownBlock2D",),
-        up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * 3,
-    )
-    patch = ScaleCrafter({"mid_block": 2}, freeu=FreeU(0.5, 0.25, 2.0, 3.0, by_width=True))
-    layers = [layer for up in denoiser.unet.up_blocks for layer in up.resnets]
-    for layer in layers:
-        layer.forward = lambda x, t: x
-    found = []
-    with patch.applied(denoiser, Step(0, 50, (16, 16), (8, 8))):
-        for layer in layers:
-            x = layer(torch.ones(1, layer.in_channels, 4, 4), None)
-            found.append((round(float(x[0, 0, 0, 0]), 4), round(float(x[0, -1, 0, 0]), 4)))
-    one, two = (2.0, 0.5), (3.0, 0.25)
-    assert found == [one, one, one, one, one, two, two, (1.0, 1.0)]
-    assert not any(layer._forward_pre_hooks for layer in layers)
-    assert patch.options["freeu"] == "0.5 0.25 2 3 by width"

@@ -12,19 +12,23 @@ from degradations.bicubic import resize
 from lightning_modules.controls.sd import SDSR
 from lightning_modules.controls.simple import Bicubic
 from lightning_modules.networks.edsr import EDSR
-from lightning_modules.noise import Noise
+from lightning_modules.noise import Noise, with_noise_seeds
 from lightning_modules.one_pass.regression import Regression
 from lightning_modules.sampling.solvers import Sampler
-from tests.lightning_modules.backbone.unets import wrapped
 from tests.lightning_modules.controls.test_direct import direct
-from tests.lightning_modules.test_self_cascade import FEW, base, batch, noted
+from tests.lightning_modules.test_self_cascade import (
+    base,
+    batch,
+    noted,
+    sampled,
+)
 
 NETWORK = partial(EDSR, blocks=1, channels=8)
 
 
 def sd_sr(scale: float = 2.0, **settings: Any) -> Any:
     torch.manual_seed(0)
-    given = {"denoiser": base(), "upscaler": Bicubic, "sampler": FEW, **settings}
+    given = {"denoiser": base(), "upscaler": Bicubic, **sampled(settings)}
     return SDSR(scale, **given).eval()
 
 
@@ -47,7 +51,7 @@ def test_all_steps_are_at_the_bases_size():
     enlarged = method.sample(given)["sr"]
     assert [call.z.shape for call in calls] == [(2, 3, 8, 12)] * 50
     small = {**given, "size": (8, 12)}
-    noise = Noise(method._own_seeds(given)["seed"]).stream(0)
+    noise = Noise(with_noise_seeds(given, method.noise_seed)["seed"]).stream(0)
     expected = direct(1.0, sampler=Sampler(), clamp=1.0).generate(small, noise).clamp(0, 1)
     torch.testing.assert_close(enlarged, resize(expected, (16, 24)).clamp(0, 1))
 
@@ -110,16 +114,3 @@ def test_parts_of_the_upscaler_are_named_as_its_own():
     asked = []
     sd_sr(upscaler=Parted).load_parts(lambda key, name: asked.append((key, name)))
     assert asked == [("upscaler.init_args.base_weights", "runs/base")]
-
-
-def test_nothing_is_trained():
-    method = sd_sr()
-    assert not method.needs_weights
-    with pytest.raises(ValueError, match=r"SDSR has nothing to train"):
-        method.setup("fit")
-
-
-def test_clips_are_refused():
-    video = wrapped("video", flags=base().flags)
-    with pytest.raises(ValueError, match=r"SDSR enlarges images, and .*denoiser makes clips"):
-        sd_sr(denoiser=video)

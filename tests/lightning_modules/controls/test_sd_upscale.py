@@ -46,17 +46,6 @@ def test_it_is_the_pipeline(folder):
     assert found.shape == (2, 3, 32, 48)
 
 
-def test_an_image_is_its_own(folder):
-    method = SDUpscale(4.0, folder, **FEW)
-    both = method.enlarge(batch())["sr"]
-    one = {key: value if key == "size" else value[1:] for key, value in batch().items()}
-    torch.testing.assert_close(method.enlarge(one)["sr"], both[1:], rtol=0, atol=1e-4)
-    assert method.drew_noise
-    captioned = method.enlarge(batch(text=["", "a"]))["sr"]
-    torch.testing.assert_close(captioned[0], both[0], rtol=0, atol=1e-4)
-    assert (captioned[1] - both[1]).abs().max() > 1e-4
-
-
 @pytest.mark.parametrize("sides", [(9, 14), (3, 12)])
 def test_sides_that_the_pipeline_would_cut(folder, sides):
     """They are mirrored up to its factor; what lies in the given image stays where it is."""
@@ -68,25 +57,6 @@ def test_sides_that_the_pipeline_would_cut(folder, sides):
     size = mirrored.shape[-2] * 4, mirrored.shape[-1] * 4
     whole_one = method.enlarge({**wide, "lr": mirrored, "size": size})["sr"]
     assert torch.equal(found, whole_one[..., : wide["size"][0], : wide["size"][1]])
-
-
-def test_nothing_is_trained(folder):
-    method = SDUpscale(4.0, folder)
-    assert not any(parameter.requires_grad for parameter in method.parameters())
-    assert not method.train().training
-    assert not method.needs_weights
-    assert method.output_settings == {"steps": 75, "guidance": 9.0, "noise_level": 20}
-    with pytest.raises(ValueError, match=r"SDUpscale has nothing to train"):
-        method.training_step(batch(), 0)
-
-
-def test_what_cannot_be(folder, tmp_path):
-    with pytest.raises(ValueError, match=r"SDUpscale enlarges by 4, and 2 is requested"):
-        SDUpscale(2.0, folder)
-    with pytest.raises(ValueError, match=r"steps 75 and noise_level 351; expected .* 0 to 350"):
-        SDUpscale(4.0, folder, noise_level=351)
-    with pytest.raises(FileNotFoundError, match=r"has no readable upscaler"):
-        SDUpscale(4.0, str(tmp_path))
 
 
 @pytest.mark.parametrize("kind", ["whole", "placed"])

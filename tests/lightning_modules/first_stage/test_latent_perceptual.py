@@ -14,11 +14,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from torch import Tensor, nn
 
-from lightning_modules.backbone.space import PixelSpace, ResShiftVQ
+from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.first_stage.latent_perceptual import LatentPerceptual, Ranking, agreement
 from lightning_modules.networks.latent_lpips import VGG16, LatentLPIPS
 from tests.conftest import REPO
-from tests.contracts.arguments import check_arguments
 
 Enlarger = Callable[..., None]
 EXPERIMENT = REPO / "configs/experiment/latent_lpips.yaml"
@@ -124,47 +123,7 @@ def test_the_shipped_experiment(
     assert float(score.split("2afc: ")[1]) > 0.9
 
 
-def test_other_commands(
-    bapps: Path, enlarger: Enlarger, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = ("--config", EXPERIMENT, *SMALL)
-    enlarger("check", *command)
-    assert "reference" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        enlarger("encode", *command, "--encode.out", bapps / "latents")
-    assert "is Triplets; expected a source of images" in capsys.readouterr().err
-
-
-def test_other_data_is_refused(
-    bapps: Path, enlarger: Enlarger, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = ("--data.init_args.train", "datamodules.Folder")
-    where = ("--data.init_args.train.init_args.root", bapps / "2afc/train/made/ref")
-    lr = ("--degradation", REPO / "configs/degradation/bicubic.yaml")
-    with pytest.raises(SystemExit):
-        enlarger(
-            *("fit", "--config", EXPERIMENT, *SMALL),
-            *(*folder, *where, *lr, "--trainer.max_steps", 1),
-        )
-    assert "learns from judged triplets: set class_path of" in capsys.readouterr().err
-
-
 # -------------------------------------------------------------------------------------- what it is
-
-
-def test_arguments_are_typed_and_explained() -> None:
-    check_arguments(LatentPerceptual)
-
-
-@pytest.mark.filterwarnings("ignore:You are trying to `self.log:UserWarning")
-def test_everything_learns_but_the_space() -> None:
-    trained = model(space=ResShiftVQ((32, 32), 16, 3)).train()
-    loss = trained.training_step(batch(), 0)  # type: ignore[arg-type]
-    loss.backward()
-    for name, parameter in trained.named_parameters():
-        assert (parameter.grad is None) == name.startswith("space."), name
-    with pytest.raises(ValueError, match="ResShiftVQ, has random weights: set its files"):
-        trained.setup("fit")
 
 
 def test_the_distances_are_those_of_the_network() -> None:

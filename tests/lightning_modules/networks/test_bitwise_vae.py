@@ -81,10 +81,3 @@ def test_latents_are_in_full_precision() -> None:
         found = vae.encode(images)
     with torch.no_grad():
         assert torch.equal(found, vae.encode(images))
-
-
-def test_what_does_not_fit() -> None:
-    with pytest.raises(ValueError, match="twice the 32 groups"):
-        BitwiseVAE(4, (64, 32))
-    with pytest.raises(ValueError, match="multiples of 4"):
-        BitwiseVAE(4, TINY).encode(torch.rand(1, 3, 17, 16))

@@ -54,14 +54,6 @@ def test_heads_and_norms_are_those_of_the_release():
     }
 
 
-def test_what_does_not_fit():
-    z, t, text = inputs()
-    with pytest.raises(ValueError, match="requires a text"):
-        seeded()(z, t)
-    with pytest.raises(ValueError, match="sides divisible by 4"):
-        seeded()(z[:, :, :6], t, text)
-
-
 # ---------------------------------------------------------------------------------------- PatchGAN
 
 

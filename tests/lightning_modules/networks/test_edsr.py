@@ -5,8 +5,6 @@ import torch
 from torch.nn import functional
 
 from lightning_modules.networks.edsr import EDSR, MeanShift
-from lightning_modules.networks.imdn import IMDN
-from lightning_modules.networks.liif import LIIF
 
 MEAN = torch.tensor([0.4488, 0.4371, 0.4040]).view(1, 3, 1, 1)
 
@@ -112,28 +110,3 @@ def test_mean_shift_is_exact_under_autocast():
         shifted = MeanShift(-1)(levels)
     assert shifted.dtype == torch.float32
     torch.testing.assert_close(shifted, levels - 255 * MEAN)
-
-
-@pytest.mark.parametrize(
-    "net",
-    [
-        EDSR(2, blocks=2, channels=16, global_skip=True),
-        IMDN(2, channels=16, blocks=2),
-        LIIF(2, blocks=1, channels=8, hidden=(16,)),
-    ],
-    ids=lambda net: type(net).__name__,
-)
-@torch.no_grad()
-def test_channels_last(net):
-    lr = torch.rand(2, 3, 7, 11, generator=generator())
-    expected = randomised(net)(lr)
-    assert expected.shape == (2, 3, 14, 22)
-    net.to(memory_format=torch.channels_last)
-    found = net(lr.contiguous(memory_format=torch.channels_last))
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("scale", [1, 2.5, 5])
-def test_scale_that_it_cannot_make(scale):
-    with pytest.raises(ValueError, match=r"data\.init_args\.scale"):
-        EDSR(scale)

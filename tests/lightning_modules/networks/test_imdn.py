@@ -64,9 +64,3 @@ def test_gradient_of_a_single_pixel_is_finite():
     net = IMDN(2, channels=16, blocks=1)
     net(torch.rand(1, 3, 1, 1)).sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
-
-
-@pytest.mark.parametrize("scale", [1, 2.5, 9])
-def test_scale_that_it_cannot_make(scale):
-    with pytest.raises(ValueError, match=r"data\.init_args\.scale"):
-        IMDN(scale)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_modules.backbone.condition import Classes
 from lightning_modules.networks.infinity import InfinityTransformer, Text
 from lightning_modules.next_scale.infinity import Infinity
 from lightning_modules.next_scale.next_scale import (
-    Bitwise,
     scale_weights,
     self_correction,
     teacher_forcing,
 )
+from tests.classes import Classes
 from tests.lightning_modules.next_scale_parts import BITS, space, transformer
 from tests.reference.infinity_official import random_weights
 
@@ -92,25 +91,6 @@ class TestTexts:
         model.text_dropout = 0.0
         assert model.training_step(given, 0) != plain.training_step(given, 0)
 
-    def test_a_prompt_for_all_and_captions_that_cannot_be(self):
-        encoder = Classes(["a", "b"])
-        made = method(encoder=encoder, prompt="b").eval().sample(batch())["sr"]
-        expected = method(encoder=encoder).eval().sample(batch(text=["b", "b"]))["sr"]
-        assert torch.equal(made, expected)
-        for text, message in ((None, "no caption"), (["a", " "], "b has an empty caption")):
-            with pytest.raises(ValueError, match=message):
-                method(encoder=encoder).training_step(batch(text=text), 0)
-        with pytest.raises(ValueError, match="there is no text"):
-            method(bits=Bitwise(guidance=3)).eval().sample(wanted(batch()))
-
-
-class TestImages:
-    def test_an_image_does_not_depend_on_its_batch(self):
-        model = method(bits=Bitwise(1.0)).eval()
-        both = model.sample(wanted(batch()))["sr"]
-        torch.testing.assert_close(model.sample(wanted(batch(1)))["sr"], both[:1])
-        assert not torch.equal(both[0], both[1])
-
 
 class TestWeights:
     def test_a_released_file(self):
@@ -136,10 +116,3 @@ class TestWeights:
             method(encoder=Classes(["a"])).load_weights(path)
         with pytest.raises(ValueError, match="was trained with space from test"):
             Infinity(1, space(8), transformer()).on_load_checkpoint(checkpoint)
-
-
-def test_what_does_not_fit():
-    other = space()
-    other.patch = 2
-    with pytest.raises(ValueError, match="4 bits a token and the space has 16"):
-        Infinity(1, other, transformer())

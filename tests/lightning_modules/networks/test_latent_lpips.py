@@ -100,12 +100,6 @@ def test_weights_of_channels_are_raised_to_zero():
 # ---------------------------------------------------------------------------- as a part of a loss
 
 
-def test_never_with_random_weights():
-    model, (a, b) = seeded(LatentLPIPS), latents()
-    with pytest.raises(RuntimeError, match="LatentLPIPS has no weights before `load` was called"):
-        model(a, b)
-
-
 def test_it_is_frozen_and_named(tmp_path):
     trained, (a, b) = seeded(), latents()
     torch.save(trained.state_dict(), tmp_path / "distance.pth")
@@ -118,28 +112,6 @@ def test_it_is_frozen_and_named(tmp_path):
     assert a.grad.abs().sum() > 0
     expected = f"distance.pth {fingerprint(trained.state_dict())}"
     assert sources(holder)["perceptual"] == expected
-
-
-def test_a_run_of_the_trainer(tmp_path):
-    """Its network, of averaged weights where there are any; what else it has is left out."""
-    trained, averaged = seeded(), seeded()
-    averaged.lin0.model[1].weight.data *= 3
-    checkpoint = {
-        "pytorch-lightning_version": "2.6.0",
-        "model": "lightning_modules.LatentPerceptual",
-        "state_dict": {f"network.{k}": v for k, v in trained.state_dict().items()}
-        | {"ranking.0.weight": torch.zeros(32, 5)},
-        "callbacks": {
-            "EMA": {"weights": {f"network.{k}": v for k, v in averaged.state_dict().items()}}
-        },
-    }
-    torch.save(checkpoint, tmp_path / "step.ckpt")
-    model, (a, b) = LatentLPIPS(widths=SMALL), latents()
-    model.load(tmp_path / "step.ckpt")
-    assert torch.equal(model(a, b), averaged(a, b))
-    torch.save({**checkpoint, "model": "some.Other"}, tmp_path / "other.ckpt")
-    with pytest.raises(ValueError, match=r"trained with some\.Other"):
-        model.load(tmp_path / "other.ckpt")
 
 
 # ------------------------------------------------------------------------------------ its beginning

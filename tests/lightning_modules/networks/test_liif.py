@@ -134,8 +134,3 @@ def test_autocast_keeps_coordinates_and_blend_exact():
 
 
 # ---------------------------------------------------------------------------- errors, speed
-
-
-def test_output_without_pixels():
-    with pytest.raises(ValueError, match=r"0x1 pixels from 2x8: data\.init_args\.scale is 0\.1"):
-        small(0.1)(torch.rand(1, 3, 2, 8))

@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_modules.networks.noise_predictor import NoisePredictor, from_official
 from lightning_modules.weights import load_strictly
@@ -137,33 +136,3 @@ def test_the_variance_has_bounds():
 
 
 # --------------------------------------------------------------------------------------- attention
-
-
-def test_attention_in_slices_gives_the_same():
-    whole, sliced = seeded(), seeded(attention_slice=7)  # 64 and 16 pixels
-    gradients = []
-    lr = torch.rand(2, 3, 8, 8, requires_grad=True)
-    for model in (whole, sliced):
-        mean, logvar = model(lr, 100)
-        gradients.append(torch.autograd.grad((mean + logvar).square().sum(), lr)[0])
-        with torch.no_grad():
-            torch.testing.assert_close(model(lr, 100).mean, mean, rtol=0, atol=1e-5)
-    torch.testing.assert_close(sliced(lr, 100).mean, whole(lr, 100).mean, rtol=0, atol=1e-5)
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
-
-
-def test_what_is_kept_for_the_gradient_is_not_of_all_pairs():
-    kept = []
-
-    def keep(tensor):
-        kept.append(tensor.numel())
-        return tensor
-
-    model = seeded(attention_slice=16)
-    with (
-        sdpa_kernel(SDPBackend.MATH),
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-    ):
-        model(torch.rand(1, 3, 16, 16), 100).mean.sum()
-    pixels = 16 * 16
-    assert max(kept) <= 64 * 64 * 9 + 64 * pixels

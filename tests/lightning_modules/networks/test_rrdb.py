@@ -67,16 +67,6 @@ def test_released_files_load_and_compute_what_spandrel_does(
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-def test_a_file_of_another_size_is_refused(tmp_path: Path) -> None:
-    torch.save({"params_ema": random(released_rrdb(4, 8, 2))}, tmp_path / "x4.pth")
-    model = RealESRGAN(4, network=lambda s: RRDBNet(s, 8, 3))
-    with pytest.raises(ValueError, match="30 missing"):
-        model.load_weights(tmp_path / "x4.pth")
-    model = RealESRGAN(2, network=lambda s: RRDBNet(s, 8, 2))
-    with pytest.raises(ValueError, match=r"weights for x4, and data\.init_args\.scale is 2"):
-        model.load_weights(tmp_path / "x4.pth")
-
-
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 4), (7, 9)])
 @pytest.mark.parametrize("scale", [1, 2, 4])
 def test_any_size(scale: int, size: tuple[int, int]) -> None:

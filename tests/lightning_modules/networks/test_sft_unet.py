@@ -29,16 +29,6 @@ def given(size=(24, 24), lr_size=(12, 12), features=8):
     return {"x": x, "t": torch.tensor([1, 9]), "base": base, "features": seen, "lr_size": lr_size}
 
 
-@pytest.mark.parametrize("adapter", ["fourier", "mlp", "none"])
-@pytest.mark.parametrize(("size", "lr_size"), [((24, 24), (12, 12)), ((85, 37), (64, 33))])
-def test_any_size(adapter, size, lr_size):
-    model = SFTUNet(**SMALL, adapter=adapter)
-    y = model(**given(size, lr_size))
-    assert y.shape == (2, 3, *size)
-    assert y.abs().max() == 0  # so the first guess is the base's image
-    assert awake(model)(**given(size, lr_size)).abs().max() > 0
-
-
 def test_features_lie_where_they_are_also_beside_a_patch_beyond_the_border():
     """A position has the features at the middle of its square: none is stretched."""
     model = awake(SFTUNet(**SMALL, patch=4))

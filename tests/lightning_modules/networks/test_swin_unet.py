@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
@@ -14,7 +12,6 @@ from lightning_modules.networks.swin_unet import (
     from_official,
     from_windows,
     released_mask,
-    sinusoids,
     to_windows,
     wrap_mask,
 )
@@ -68,24 +65,6 @@ def test_which_blocks_are_shifted():
     assert shifts == [(0, 4)] * 3 + [(0, 0)] * 3 + [(0, 4)] * 3
 
 
-def test_it_begins_as_zero_and_learns():
-    model = SwinUNet(**SMALL)
-    x, lr, t = torch.randn(2, 3, 32, 16), torch.randn(2, 3, 32, 16), torch.tensor([0, 14])
-    y = model(x, t, lr)
-    assert y.shape == x.shape
-    assert y.abs().max() == 0
-    awake(model)(x, t, lr).square().mean().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
-
-
-@pytest.mark.parametrize(("factor", "inputs"), [(1, 6), (2, 35), (8, 131), (0.25, 6)])
-def test_conditions_of_other_sizes(factor, inputs):
-    model = SwinUNet(**SMALL, condition_factor=factor)
-    assert model.input_blocks[0][0].in_channels == inputs
-    x, lr = torch.randn(1, 3, 16, 32), torch.randn(1, 3, int(16 * factor), int(32 * factor))
-    assert model(x, torch.tensor([1]), lr).shape == x.shape
-
-
 def test_patches_are_positions():
     """Four times the pixels for the positions of one; inside a patch and beyond it, all counts."""
     torch.manual_seed(0)
@@ -98,13 +77,6 @@ def test_patches_are_positions():
     other[..., 5, 6] += 1
     changed = (model(other, t, lr) - model(x, t, lr)).abs().amax((0, 1))
     assert (changed > 0).float().mean() > 0.9
-
-
-def test_sinusoids():
-    rows = sinusoids(torch.tensor([0, 3]), 160)
-    assert rows[0].tolist() == [1.0] * 80 + [0.0] * 80
-    assert rows[1, 7].item() == pytest.approx(math.cos(3 * 10_000 ** (-7 / 80)), abs=1e-6)
-    assert rows[1, 87].item() == pytest.approx(math.sin(3 * 10_000 ** (-7 / 80)), abs=1e-6)
 
 
 # ----------------------------------------------------------------------------------------- windows

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,7 +14,6 @@ from lightning_modules.networks.transformation import (
     Transformation,
     from_official,
 )
-from lightning_modules.weights import load_strictly
 
 SMALL = [Branch(8, 1, 2), Branch(12, 2, 3)]
 
@@ -65,15 +62,6 @@ def test_rows_are_read_as_they_lie_in_memory_or_as_positions(layout: str) -> Non
         assert row.shape == (2, grid[0] * grid[1], 3)
         expected = row if layout == "memory" else row.transpose(1, 2)
         assert torch.equal(found, expected.reshape(found.shape))
-
-
-@pytest.mark.parametrize("trained", ["memory", "positions"])
-def test_weights_of_the_other_layout_are_refused(trained: Any) -> None:
-    other: Any = {"memory": "positions", "positions": "memory"}[trained]
-    tensors = small(layout=trained).state_dict()
-    load_strictly(small(layout=trained), tensors, "a.ckpt")
-    with pytest.raises(ValueError, match=f"a.ckpt was trained with {trained}"):
-        load_strictly(small(layout=other), tensors, "a.ckpt")
 
 
 def estimating(**options: object) -> LatentEstimate:

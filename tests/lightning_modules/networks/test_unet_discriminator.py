@@ -94,8 +94,3 @@ def test_skips_may_be_left_out() -> None:
     torch.manual_seed(0)
     without = UNetDiscriminator(4, skips=False).eval()
     assert not torch.equal(with_skips(x)[0], without(x)[0])
-
-
-def test_what_it_cannot_judge() -> None:
-    with pytest.raises(ValueError, match=r"12x16; UNetDiscriminator needs sides divisible by 8"):
-        UNetDiscriminator(4)(torch.rand(1, 3, 12, 16))

@@ -11,13 +11,13 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from files.class_path import class_path
-from lightning_modules.backbone.condition import Classes
 from lightning_modules.networks.bsq import quantized, scales_of
 from lightning_modules.networks.infinity import Text
 from lightning_modules.networks.transformation import Branch, LatentEstimate, Transformation
 from lightning_modules.next_scale.infinity import Infinity
 from lightning_modules.next_scale.next_scale import Bitwise
-from lightning_modules.next_scale.nsarm import NSARM, StageTwo
+from lightning_modules.next_scale.nsarm import NSARM, NSARMStageOne, StageTwo
+from tests.classes import Classes
 from tests.lightning_modules.networks.test_transformation import official as released
 from tests.lightning_modules.next_scale_parts import BITS, GRIDS, mapper, space, transformer
 from tests.reference.infinity_official import random_weights
@@ -26,9 +26,11 @@ STAGE_TWO = {field.name for field in dataclasses.fields(StageTwo)}
 
 
 def method(second=True, **settings):
-    of_two = {name: settings.pop(name) for name in STAGE_TWO & settings.keys()}
-    settings["stage_two"] = StageTwo(**of_two)
-    found = NSARM(2, space(), mapper(), transformer() if second else None, **settings)
+    of_two = StageTwo(**{name: settings.pop(name) for name in STAGE_TWO & settings.keys()})
+    if second:
+        found = NSARM(2, space(), mapper(), transformer(), of_two, **settings)
+    else:
+        found = NSARMStageOne(2, space(), mapper(), **settings)
     found.logged = {}
     found.log = lambda name, value, **_: found.logged.update({name: float(value.detach())})
     return found
@@ -38,7 +40,8 @@ def estimating(network=None, enlarge_lr=False, **settings):
     torch.manual_seed(0)
     size = (4, 4) if enlarge_lr else (2, 2)
     estimate = LatentEstimate(BITS, size, GRIDS[:2], (4, 4), width=8, blocks=1)
-    found = NSARM(2, space(), estimate, network, enlarge_lr=enlarge_lr, **settings)
+    kind, parts = (NSARMStageOne, ()) if network is None else (NSARM, (network,))
+    found = kind(2, space(), estimate, *parts, enlarge_lr=enlarge_lr, **settings)
     found.log = lambda *_, **__: None
     return found
 
@@ -71,13 +74,6 @@ class TestStageOne:
         )
         expected = functional.mse_loss(model.mapper(y)[1], residuals[1])
         assert model.logged["train/mse_scale_2"] == pytest.approx(float(expected.detach()))
-
-    def test_only_the_network_is_trained(self):
-        model = method(False)
-        model.training_step(batch(), 0).backward()
-        assert {n.split(".")[0] for n, p in model.named_parameters() if p.grad is not None} == {
-            "mapper"
-        }
 
     def test_what_it_restores_are_the_first_scales(self):
         model, given = method(False, color_fix="none").eval(), batch()
@@ -118,12 +114,6 @@ class TestStageTwo:
         assert set(model.logged) >= {"train/loss_scale_3", "train/loss_scale_4"}
         assert "train/loss_scale_2" not in model.logged
 
-    def test_gradients_reach_the_network_straight_through(self):
-        model = method()
-        model.training_step(batch(), 0).backward()
-        assert all(p.grad is not None for p in model.mapper.parameters())
-        assert sum(float(p.grad.abs().sum()) for p in model.mapper.parameters()) > 0
-
     def test_a_network_that_is_not_trained(self):
         branches = [Branch(16, 1, 2)] * 2
         torch.manual_seed(0)
@@ -160,23 +150,6 @@ class TestStageTwo:
         assert torch.equal(made[0], made[1])
         assert not torch.equal(made[1], made[2])
 
-    @pytest.mark.slow
-    def test_it_learns(self):
-        torch.manual_seed(0)
-        model, given = method(text_dropout=0.0, color_fix="none", bits=Bitwise(0)), batch()
-        optimizer = torch.optim.Adam(model.transformer.parameters(), 2e-3)
-        for _ in range(200):
-            optimizer.zero_grad()
-            model.training_step(given, 0).backward()
-            optimizer.step()
-        assert model.logged["train/bit_accuracy"] > 0.99
-        codes = model.eval().bits_of(given)
-        f = model.space.encode(given["hr"])
-        said = sum(functional.interpolate(c, (4, 4), mode="bilinear") for c in codes[:2])
-        expected = [scale.code for scale in scales_of(f - said, GRIDS[2:])]
-        right = (flat(codes[2:]) == flat(expected)).float().mean()
-        assert right > 0.95
-
 
 class TestChoicesThatAreNotThePapers:
     """A mapper that corrects its own codes, an enlarged LR, and a rate of the mapper's own."""
@@ -190,12 +163,6 @@ class TestChoicesThatAreNotThePapers:
         torch.testing.assert_close(loss, flat(parts).square().mean())
         loss.backward()
         assert all(p.grad.abs().sum() > 0 for p in model.mapper.parameters())
-
-    def test_it_also_leads_to_stage_two(self):
-        model, given = estimating(transformer()), batch()
-        model.training_step(given, 0).backward()
-        assert sum(float(p.grad.abs().sum()) for p in model.mapper.parameters()) > 0
-        assert model.eval().enlarge(given)["sr"].shape == given["hr"].shape
 
     def test_lr_is_enlarged_before_it_is_encoded(self):
         model, given = estimating(enlarge_lr=True), batch()
@@ -229,26 +196,6 @@ class TestChoicesThatAreNotThePapers:
         assert len(decayed) == len(own)
         assert len(rates) == sum(len(g["params"]) for g in plain)
 
-    @pytest.mark.parametrize(
-        ("settings", "warned"),
-        [({}, True), ({"mapper_lr": 1e-7}, False), ({"train_mapper": False}, False)],
-    )
-    def test_equal_rates_are_warned_about(self, settings, warned, caplog):
-        model = method(**settings)
-        model.mapper.source = "test"
-        model.setup("fit")
-        assert ("mapper trains at the transformer's learning rate" in caplog.text) == warned
-        method(False).setup("fit")
-        model.setup("test")
-        assert len(caplog.records) == warned
-
-    def test_weights_of_no_transformer_are_refused(self):
-        """Otherwise stage 1 would be trained without a word; in sampling stage 1 is a control."""
-        model = method(False, transformer_weights="runs/base")
-        with pytest.raises(ValueError, match=r"transformer_weights is set, and without .* stage 1"):
-            model.setup("fit")
-        model.setup("test")
-
 
 class TestLatents:
     @pytest.mark.parametrize("second", [False, True])
@@ -266,40 +213,8 @@ class TestLatents:
         assert torch.equal(*found)
         assert model.enlarged_lr(given["lr"], (32, 32)) is given["lr"]
 
-    def test_latents_without_those_of_lr(self):
-        model = method()
-        latent = model.space.encode(batch()["hr"])
-        given = {"key": ["a", "b"], "latent": latent, "space": model.space.identity}
-        with pytest.raises(ValueError, match=r"encode with --encode\.pairs true"):
-            model.training_step(given, 0)
-
-    def test_a_crop_of_another_size(self):
-        with pytest.raises(ValueError, match="48x48 pixels has no scales; known sizes are 32"):
-            method().training_step(batch(h=24, w=24), 0)
-
 
 class TestImages:
-    @pytest.mark.parametrize("size", [(16, 16), (7, 30), (37, 20)])
-    def test_any_size_through_tiles(self, size):
-        model = method().eval()
-        given = batch(1, *size)
-        assert model.enlarge(given)["sr"].shape[-2:] == (2 * size[0], 2 * size[1])
-        assert (model.tile_count > 1) == (max(size) > 16)
-        assert (model.bits_of(given) is None) == (size != (16, 16))
-
-    @pytest.mark.parametrize(("size", "side"), [(24, 24), (30, 30), (8, 16)])
-    def test_tiles_of_another_size_are_refused(self, size, side):
-        model = method().eval()
-        model.set_tiling(type(model.tiling)(size=size))
-        with pytest.raises(
-            ValueError, match=f"size is {size}, .* takes exactly 16 pixels .* set it to 16"
-        ):
-            model.enlarge(batch(1, side, side), tiled=True)
-
-    def test_another_size_than_the_networks(self):
-        with pytest.raises(ValueError, match=r"4 x 3 x 3; expected 4 x 2 x 2, .*mapper\.init_args"):
-            method().preliminary(torch.zeros(1, BITS, 3, 3))
-
     @pytest.mark.parametrize(("mode", "torchs"), [("area", "area"), ("trilinear", "bilinear")])
     def test_inputs_are_made_small_as_is_asked(self, mode, torchs):
         model, seen = method(bits=Bitwise(next_input_mode=mode)).eval(), []
@@ -323,27 +238,6 @@ class TestImages:
             torch.set_default_dtype(torch.float32)
         assert made.dtype == torch.float32
         assert (flat(bits) == flat(sizes)).float().mean() > 0.8
-
-    def test_bits_are_those_of_the_image(self):
-        model, given = method(color_fix="none", bits=Bitwise(1.0)).eval(), batch()
-        codes = model.bits_of(given)
-        total = sum(functional.interpolate(code, (4, 4), mode="bilinear") for code in codes)
-        torch.testing.assert_close(model.decoded(total).clamp(0, 1), model.enlarge(given)["sr"])
-
-    def test_seeds(self):
-        model, given = method(bits=Bitwise(1.0)).eval(), batch(1)
-        first = model.enlarge(given)["sr"]
-        assert torch.equal(model.enlarge(given)["sr"], first)
-        model.set_noise_seed(1)
-        assert not torch.equal(model.enlarge(given)["sr"], first)
-        assert model.drew_noise
-
-    def test_options_tell_results_apart(self):
-        assert method(False).output_settings == {"color_fix": "adain_wavelet"}
-        found = method(bits=Bitwise(0.7, next_input_mode="area"), color_fix="none").output_settings
-        assert found == {"tau": 0.7, "next_input_mode": "area"}
-        got = method(color_fix="none", encoder=Classes(["a", "b"]), prompt="b").output_settings
-        assert got == {"encoder": "Classes", "prompt": "b"}
 
 
 class TestWeights:
@@ -392,59 +286,20 @@ class TestWeights:
         frozen.setup("test")
         with pytest.raises(ValueError, match="train_mapper is false, and the mapper has random"):
             method(train_mapper=False).setup("test")
-        elsewhere = NSARM(2, space(8), mapper(), stage_two=StageTwo(str(files["mapper_weights"])))
-        with pytest.raises(ValueError, match="mapper_weights were trained with the tokenizer of"):
+        weights = StageTwo(str(files["mapper_weights"]))
+        elsewhere = NSARM(2, space(8), mapper(), transformer(), weights)
+        with pytest.raises(ValueError, match="mapper_weights were trained with the space of"):
             elsewhere.load_parts(lambda name, _: files[name.removeprefix("stage_two.")])
         swapped = method(mapper_weights=str(files["transformer_weights"]))
         with pytest.raises(ValueError, match="do not fit the network"):
             swapped.load_parts(lambda *_: files["transformer_weights"])
 
-    def test_a_base_that_knows_classes(self, tmp_path):
-        path = tmp_path / "base.ckpt"
-
-        def start(encoder, **more):
-            model = method(encoder=encoder, transformer_weights=str(path), **more)
-            model.load_parts(lambda *_: path)
-            return model
-
-        def base(**frozen):
-            model = Infinity(1, space(), transformer(5), encoder=Classes(["a", "b"]))
-            checkpoint = {"state_dict": model.state_dict(), "pytorch-lightning_version": "2.6"}
-            model.on_save_checkpoint(checkpoint)
-            checkpoint["frozen"] |= frozen
-            torch.save(checkpoint, path)
-            return model
-
-        table = base().encoder.table.weight
-        assert torch.equal(start(Classes(["a", "b"])).encoder.table.weight, table)
-        start(None)  # of no text
-        with pytest.raises(
-            ValueError, match=r"\(model\.init_args\.encoder\) do not fit .* \(table\.weight"
-        ):
-            start(Classes(["a", "b", "c"]))
-        other, reads = Classes(["a", "b"]), Classes(["a", "b"])
-        other.source, other.reads, reads.source = "x 1" + 15 * "0", False, "x 1" + 15 * "0"
-        base(encoder="t5 0123456789abcdef")
-        start(other)  # where none reads captions, it may be another
-        with pytest.raises(ValueError, match="were trained with the encoder of texts of t5 01234"):
-            start(reads)
-
-    def test_a_base_without_classes_leaves_them_untrained(self, tmp_path):
-        mapped, base = tmp_path / "mapper.pth", tmp_path / "base.pth"
-        torch.save(released(mapper()), mapped)
-        torch.save(random_weights(64, 2, 1, BITS, 128, 8), base)
-        files = {"mapper_weights": mapped, "transformer_weights": base}
-        for encoder, needs in ((None, False), (Classes(["a"]), True)):
-            model = method(encoder=encoder, **{name: str(path) for name, path in files.items()})
-            model.load_parts(lambda name, _: files[name.removeprefix("stage_two.")])
-            assert model.needs_weights == needs
-
     def test_released_weights_in_the_other_layout(self, tmp_path):
         torch.save(released(mapper()), tmp_path / "mapper.pth")
         rows = mapper(layout="positions")
         for load in (
-            lambda: NSARM(2, space(), rows).load_weights(tmp_path / "mapper.pth"),
-            lambda: NSARM(2, space(), rows, stage_two=StageTwo("a")).load_parts(
+            lambda: NSARMStageOne(2, space(), rows).load_weights(tmp_path / "mapper.pth"),
+            lambda: NSARM(2, space(), rows, transformer(), StageTwo("a")).load_parts(
                 lambda *_: tmp_path / "mapper.pth"
             ),
         ):
@@ -452,33 +307,12 @@ class TestWeights:
                 load()
 
     def test_a_run_in_the_other_layout(self, tmp_path):
-        first = NSARM(2, space(), mapper(layout="positions"))
+        first = NSARMStageOne(2, space(), mapper(layout="positions"))
         checkpoint = {"state_dict": first.state_dict()}
         first.on_save_checkpoint(checkpoint)
-        NSARM(2, space(), mapper(layout="positions")).on_load_checkpoint(checkpoint)
+        NSARMStageOne(2, space(), mapper(layout="positions")).on_load_checkpoint(checkpoint)
         with pytest.raises(ValueError, match="layout is memory, and the checkpoint was trained"):
-            NSARM(2, space(), mapper()).on_load_checkpoint(checkpoint)
-
-    def test_a_base_of_another_size(self, tmp_path):
-        path = tmp_path / "infinity_2b_reg.pth"
-        torch.save(random_weights(128, 3, 1, BITS, 128, 8), path)
-        model = method(transformer_weights=str(path))
-        with pytest.raises(ValueError, match=r"network: .* unexpected .* of another shape") as got:
-            model.load_parts(lambda *_: path)
-        assert "infinity_2b_reg.pth (model.init_args.stage_two.transformer_weights)" in str(
-            got.value
-        )
-        assert "one of another size" in str(got.value)
-
-    def test_a_file_without_a_mapper(self, tmp_path):
-        path = tmp_path / "infinity.pth"
-        torch.save(random_weights(64, 2, 1, BITS, 128, 8), path)
-        with pytest.raises(ValueError, match=r"\d+ missing \(mapper\.trunk") as got:
-            method().load_weights(path)
-        assert "unexpected" not in str(got.value)
-        model = method(mapper_weights=str(path))
-        with pytest.raises(ValueError, match=r"mapper_weights\) do not fit .* \d+ missing \(trunk"):
-            model.load_parts(lambda *_: path)
+            NSARMStageOne(2, space(), mapper()).on_load_checkpoint(checkpoint)
 
     def test_what_an_exported_file_lacks_is_missing(self, tmp_path):
         first = method(False)
@@ -488,12 +322,6 @@ class TestWeights:
         method(False).load_weights(tmp_path / "a.safetensors")
         with pytest.raises(ValueError, match=r"missing \(transformer\."):
             method().load_weights(tmp_path / "a.safetensors")
-
-    def test_a_tokenizer_that_is_not_trained(self):
-        model = method()
-        model.space.source = ""
-        with pytest.raises(ValueError, match=r"set model\.init_args\.space_weights"):
-            model.setup("fit")
 
     def test_a_checkpoint_has_both_networks(self):
         model = method()
@@ -506,55 +334,3 @@ class TestWeights:
         torch.save(checkpoint, file)
         file.seek(0)
         assert torch.load(file, weights_only=True)["frozen"] == {"space": model.space.source}
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: NSARM(4, space(), mapper()), "of 64x64 pixels has no scales"),
-        (lambda: NSARM(2.3, space(), mapper()), r"scale 2\.3 and latents of 2"),
-        (
-            lambda: NSARM(
-                *(2, space()), Transformation(BITS, (2, 2), [(2, 2)], [Branch(16, 1, 2)], (8, 8))
-            ),
-            r"mapper makes \[\(2, 2\)\]; the first scales of a latent of 4 are \[\(1, 1\)\]",
-        ),
-        (
-            lambda: NSARM(
-                *(2, space()), Transformation(8, (2, 2), [(1, 1)], [Branch(16, 1, 2)], (8, 8))
-            ),
-            "for latents of 8 x 2 x 2 and the space has 4",
-        ),
-        (
-            lambda: NSARM(
-                *(2, space()),
-                Transformation(BITS, (2, 2), GRIDS, [Branch(16, 1, 2)] * 4, (8, 8)),
-                transformer(),
-            ),
-            "none left for the transformer",
-        ),
-        (
-            lambda: NSARM(2, space(), LatentEstimate(BITS, (2, 2), GRIDS[:2], (3, 3))),
-            r"mapper\.init_args\.full is \(3, 3\); HR's latent is \(4, 4\)",
-        ),
-        (
-            lambda: NSARM(
-                *(3, space(), LatentEstimate(BITS, (4, 4), GRIDS[:2], (4, 4))), enlarge_lr=True
-            ),
-            "scale 3 and HR of 32 pixels; LR must have whole sides",
-        ),
-        (lambda: method(mapper_lr=0.0), "mapper_lr is 0; it must be above 0"),
-        (lambda: method(False, mapper_lr=1e-5), "mapper_lr is 1e-05; .* is for stage 2"),
-        (lambda: method(train_mapper=False, mapper_lr=1e-5), "set it to null"),
-        (lambda: method(text_dropout=-1), "text_dropout is -1"),
-        (lambda: method(prompt="a cat"), "prompt is 'a cat', and an encoder is missing"),
-        (lambda: method(prompt=" ", encoder=Classes(["a"])), "prompt is ' ', and it is empty"),
-        (
-            lambda: method(bits=Bitwise(guidance=2, guidance_after=3)),
-            "guidance_after is 3; .* 0 to 2",
-        ),
-    ],
-)
-def test_what_does_not_fit(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()

@@ -8,7 +8,6 @@ from torch import nn
 
 from lightning_modules.backbone.condition import Condition, TextEncoder
 from lightning_modules.sampling.captions import (
-    check_captions,
     drop_captions,
     encode_captions,
     size_ids,
@@ -68,11 +67,3 @@ def test_captions_are_left_out_at_random(share):
     assert torch.equal(found.pooled, found.text[:, :1, :5].squeeze(1))
     assert torch.equal(found.sizes, known.sizes)
     assert abs(left_out.float().mean() - share) < 0.03
-
-
-def test_what_cannot_be():
-    with pytest.raises(ValueError, match="a has no caption"):
-        encode_captions({"key": ["a"]}, wrapped(), Lengths())
-    with pytest.raises(ValueError, match=r"set model\.init_args\.encoder"):
-        check_captions(None, 2.0)
-    check_captions(Lengths(), 2.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from lightning_modules.backbone import library as frames
 from lightning_modules.backbone.library import resized
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import KLSpace
-from lightning_modules.diffusion import Diffusion
-from lightning_modules.noise import Noise
+from lightning_modules.diffusion import TRAILING, Diffusion
+from lightning_modules.noise import Noise, with_noise_seeds
+from lightning_modules.sampling.solvers import Sampler
 from tests.lightning_modules.backbone.unets import small_kl, wrapped
 
 
@@ -30,7 +32,9 @@ def clips(count: int = 2, length: int = 3, side: int = 16) -> Any:
 
 def base(**settings: Any) -> Any:
     denoiser = wrapped("video", null="learned", in_channels=3, out_channels=3)
-    given = {"denoiser": denoiser, "steps": 3, "schedule": Schedule(prediction="sample")}
+    own = {k: settings.pop(k) for k in list(settings) if k in Sampler.__annotations__}
+    sampler = replace(TRAILING, **{"steps": 3, **own})
+    given = {"denoiser": denoiser, "sampler": sampler, "schedule": Schedule(prediction="sample")}
     method: Any = Diffusion(settings.pop("scale", 1.0), **given | settings)
     method.log = lambda *_, **__: None
     return method.eval()
@@ -97,20 +101,7 @@ def test_clips_from_noise():
     assert both.shape == (2, 3, 3, 16, 24)
     assert torch.equal(both[..., ::2, ::2], both[..., 1::2, 1::2])  # enlarged by repeating pixels
     assert drawn[0].shape == (2, 3, 3, 8, 12)
-    expected = Noise(method._own_seeds(given)["seed"]).normal((2, 3, 3, 8, 12))
+    expected = Noise(with_noise_seeds(given, method.noise_seed)["seed"]).normal((2, 3, 3, 8, 12))
     torch.testing.assert_close(drawn[0], expected, rtol=0, atol=0.05)
     alone = {**clips(), "key": ["1"], "seed": given["seed"][1:], "clip": given["clip"][1:]}
     torch.testing.assert_close(method.sample(alone)["sr"], both[1:], rtol=0, atol=1e-5)
-
-
-def test_images_and_clips_are_told_apart():
-    video, images = base(), Diffusion(1.0, wrapped(null="learned"), steps=2)
-    batch: Any = {"key": ["a"], "seed": torch.arange(1), "size": (8, 8)}
-    batch["hr"] = torch.rand(1, 3, 8, 8)
-    for call in (lambda: video.training_step(batch, 0), lambda: video.sample(batch)):
-        with pytest.raises(ValueError, match="makes clips, and a is an image"):
-            call()
-    with pytest.raises(ValueError, match="makes images, and 0 is a clip"):
-        images.sample(clips())
-    with pytest.raises(ValueError, match="has no images"):
-        images.training_step({"key": ["a"], "seed": torch.arange(1)}, 0)

@@ -119,7 +119,3 @@ class TestAnyImage:
         one = fix_colors(sr[1:2], lr[1:2], kind)
         torch.testing.assert_close(every[1:2], one, rtol=0, atol=1e-6)
         assert all(map(torch.equal, (sr, lr), before))
-
-    def test_none_is_the_image_itself(self) -> None:
-        sr = images()
-        assert fix_colors(sr, images(seed=1), "none") is sr

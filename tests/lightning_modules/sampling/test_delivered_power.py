@@ -116,11 +116,12 @@ def test_delivered_power(name):
         deviations = (1.0,) if process.relative else (0.05, 0.2)
         if space is not None:
             deviations = (DEVIATIONS[space],)
+        settings = settings | settings.get("sampling", {})
         if "timesteps" in settings:
             process = process.respaced(settings["timesteps"])
-        solver = settings.get("sampler", "posterior")
+        solver = settings.get("sampler", settings.get("solver", "posterior"))
         powers = [delivered(process, deviation, solver) for deviation in deviations]
-        assert min(powers) >= 0.7 or settings.get("sampler") == "posterior"
+        assert min(powers) >= 0.7 or solver == "posterior"
 
 
 def test_more_steps_deliver_all():

@@ -15,7 +15,7 @@ from torch.nn import functional
 from degradations.bicubic import resize
 from lightning_modules.noise import Noise
 from lightning_modules.sampling import tiling
-from lightning_modules.sampling.tiling import Tiling, grid, restore_tiled, spans
+from lightning_modules.sampling.tiling import grid, restore_tiled, spans
 
 
 def batch_of(h: int, w: int, scale: float = 2.0, count: int = 1):
@@ -86,16 +86,6 @@ class TestResult:
         torch.testing.assert_close(several, expected, rtol=0, atol=1e-5)
         assert 2 < max(counts) <= 2 * at_once
 
-    def test_progress_is_logged_where_there_is_no_terminal(self, caplog, monkeypatch):
-        monkeypatch.setattr("lightning_modules.sampling.tiling.SILENCE", 0)
-        caplog.set_level("INFO", "lightning_modules")
-        batch = batch_of(20, 100, 2)
-        tiles = grid((20, 100), batch["size"], 40, 16)
-        restore_tiled(enlarge, batch, tiles)
-        assert not caplog.messages
-        restore_tiled(enlarge, batch, tiles, bar=True)
-        assert caplog.messages == [f"tiles: {n} of 4" for n in (1, 2, 3, 4)]
-
     @pytest.mark.parametrize(("h", "w"), [(1, 1), (5, 16), (17, 16), (3, 200), (33, 1)])
     def test_small_and_long_images(self, h, w):
         batch = batch_of(h, w)
@@ -133,10 +123,6 @@ class TestTiles:
         for part, _ in self.run({**batch, "hr": torch.rand(1, 3, *batch["size"])}, 16, 4):
             assert (part["key"], part["text"], "hr" in part) == (["0"], ["sea"], False)
 
-    def test_a_tile_of_another_size(self):
-        with pytest.raises(ValueError, match=r"a tile became \(16, 1\), expected \(32, 32\)"):
-            tiled(lambda batch, noise: batch["lr"][..., :1], batch_of(40, 40), 16, 4)
-
     def test_an_overlap_is_as_noisy_as_the_rest(self):
         """Two samples of noise would be averaged there, and fine detail lost."""
 
@@ -155,10 +141,6 @@ class TestTiles:
         both, alone = self.run(batch, 16, 4), self.run(one, 16, 4)
         for (_, two), (_, field) in zip(both, alone, strict=True):
             assert torch.equal(two[1:], field)
-
-    def test_an_overlap_that_cannot_be(self):
-        with pytest.raises(ValueError, match="tiles of 16 pixels cannot overlap by 16"):
-            tiled(enlarge, batch_of(40, 40), 16, 16)
 
 
 class TestSpans:
@@ -280,10 +262,6 @@ class TestReleased:
             weights[rows, columns] += weight
         np.testing.assert_allclose(found[0], total / weights, rtol=0, atol=1e-6)
 
-    def test_fractional_factors_are_refused(self):
-        with pytest.raises(ValueError, match="needs whole factors"):
-            spans(40, 60, 16, 8, "released")
-
 
 # -------------------------------------------------------------------------------- parts, settings
 
@@ -320,19 +298,3 @@ def test_parts_of_a_method(part, size, tile, overlap, options):
     x = torch.rand(2, 4, *size)
     found = tiling.tiled(part, x, tile, overlap, **options)
     torch.testing.assert_close(found, part(x), rtol=0, atol=1e-5)
-
-
-def test_the_type_is_kept():
-    found = tiling.tiled(predict, torch.rand(1, 4, 50, 20).bfloat16(), 24, 8)
-    assert found.dtype == torch.bfloat16
-
-
-def test_settings_that_make_another_image_are_named():
-    assert Tiling(batch=4).options == {}
-    assert Tiling(64, window="flat").options == {"tiling.size": 64, "tiling.window": "flat"}
-
-
-@pytest.mark.parametrize("wrong", [{"window": "released"}, {"together": True}])
-def test_tiles_of_latents_are_made_in_one_process_and_blended_otherwise(wrong):
-    with pytest.raises(ValueError, match=r"set tiling\.where to pixels"):
-        Tiling(where="latent", **wrong)

@@ -1,0 +1,204 @@
+"""Loading and storing the weights of a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from files.class_path import class_path
+from files.method import Method
+from files.tensors import bare_names, check_numbers
+from lightning_modules.weights import (
+    Weights,
+    check_sources,
+    check_tensors,
+    compare_part,
+    loaded_apart,
+    read_weights,
+    recognised,
+    sources,
+)
+
+PROCESSES = {"process", "schedule"}  # arguments with `settings`
+
+
+class Loaded(Method, LightningModule):
+    """Weights of a method: from runs, exported and official files; to checkpoints.
+
+    Attributes:
+        initial_weights: Weights to start from: a file or a name.
+        loaded_with: What is known of their ``trained_with``.
+    """
+
+    scale: float
+    initial_weights: str | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.loaded_with: dict[str, Any] = {}
+
+    @property
+    def needs_weights(self) -> bool:
+        """Whether all weights are as initialised, so that outputs would be meaningless."""
+        return self.weights_source is None and any(True for _ in self.parameters())
+
+    def load_parts(self, find: Callable[[str, str], Path]) -> None:
+        """Load frozen parts that have their own files, before the weights of the whole model.
+
+        Args:
+            find: Returns the file for an argument's name and value. The value is a path, the
+                folder of a run, or a name of ``configs/weights.yaml``.
+        """
+
+    def load_weights(self, path: str | Path) -> None:
+        """Load weights without optimiser state.
+
+        Args:
+            path: Our checkpoint (EMA weights are preferred), an exported file, or an official one.
+
+        Raises:
+            FileNotFoundError: If the file is missing.
+            ValueError: If the weights belong to another method or to other frozen weights, or
+                tensors are missing, unexpected, of another shape, or no finite floating-point
+                numbers.
+        """
+        weights = read_weights(path)
+        if weights.model not in (None, class_path(type(self))):
+            raise ValueError(
+                f"{path} was trained with {weights.model}, but the model here is "
+                f"{class_path(type(self))}: set model.class_path to that, or name another file"
+            )
+        self.compare(weights)
+        frozen = weights.frozen.items()
+        check_sources(self, {k: v for k, v in frozen if not f"{k}.".startswith(self.unchecked)})
+        state = weights.tensors if weights.model else self._named(weights.tensors)
+        state = recognised(self, state, str(path))
+        own = self.state_dict()
+        state = self._needed(state, own)
+        trained = set(self.checkpoint_keys())
+        missing = [k for k in own if k not in state and (k in trained or not weights.model)]
+        if weights.model:  # parts that only training needs may be missing; they start untrained
+            missing = [k for k in missing if not k.startswith(self.training_only)]
+        check_tensors(path, own, state, missing)
+        check_numbers(str(path), state, own)
+        self.load_state_dict({**own, **state})
+        self.weights_source, self.loaded_with = weights.name, weights.trained_with
+        weights.log()
+
+    @property
+    def trained_with(self) -> dict[str, Any]:
+        """Settings that weights are trained with and tensors do not show, of plain types.
+
+        They are stored in checkpoints and exported files, for ``compare``. ``process`` and
+        ``schedule`` are the ``settings`` of the attributes of these names.
+        """
+        return {}
+
+    def compare(self, weights: Weights) -> None:
+        """Warn if weights were trained with another process or schedule, which tensors do not show.
+
+        Args:
+            weights: The weights that are about to be loaded.
+        """
+        for name in PROCESSES & self.trained_with.keys():
+            compare_part(weights, name, getattr(self, name))
+
+    def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Map the tensors of the authors' file to this model's names.
+
+        Override this if such a file exists. Return all tensors of the model, with the current ones
+        of a frozen part that has another source. Files with this model's names are not mapped.
+
+        Args:
+            tensors: Tensors by the names in the file.
+
+        Returns:
+            Tensors by this model's names.
+        """
+        return tensors
+
+    def _named(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        bare = bare_names(tensors)
+        if self.state_dict().keys().isdisjoint(bare):
+            return self.import_official(tensors)
+        return {**self._not_exported(), **bare}  # our file, without metadata
+
+    @property
+    def unchecked(self) -> tuple[str, ...]:
+        """Prefixes of frozen parts that may differ from those the weights were trained with."""
+        return self.training_only
+
+    def _not_exported(self) -> dict[str, Tensor]:
+        # Frozen parts with their own files, and parts that only training needs.
+        apart = tuple(f"{part}." for part in loaded_apart(self))
+        trained = set(self.checkpoint_keys())
+        return {
+            name: own
+            for name, own in self.state_dict().items()
+            if name.startswith(self.training_only)
+            or (name not in trained and name.startswith(apart))
+        }
+
+    def _needed(self, state: dict[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
+        absent = tuple(p for p in self.training_only if not any(k.startswith(p) for k in own))
+        return {k: v for k, v in state.items() if not k.startswith(absent)}
+
+    def checkpoint_keys(self) -> list[str]:
+        """Return the names that a checkpoint holds: trained parameters and their buffers.
+
+        A buffer belongs to the nearest enclosing module with parameters. So running statistics
+        without weights of their own train with their network, and those in a frozen network do not.
+        """
+        parameters = dict(self.named_parameters(remove_duplicate=False))
+        trains: dict[str, bool] = {}
+        for name, parameter in parameters.items():
+            for module in _around(name):
+                trains[module] = trains.get(module, False) or parameter.requires_grad
+        return [
+            name
+            for name in self.state_dict()
+            if (
+                parameters[name].requires_grad
+                if name in parameters
+                else next((trains[module] for module in _around(name) if module in trains), True)
+            )
+        ]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep only what training changes; frozen parts are stored by the name of their source."""
+        keys = set(self.checkpoint_keys())
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in keys}
+        checkpoint["model"], checkpoint["frozen"] = class_path(type(self)), sources(self)
+        checkpoint["trained_with"] = self.trained_with
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check the checkpoint, and add the frozen parts of this model to it.
+
+        Raises:
+            ValueError: If the checkpoint belongs to another method, another network size, or other
+                frozen weights.
+        """
+        model = checkpoint.get("model")
+        if model != class_path(type(self)):
+            raise ValueError(
+                f"the checkpoint was trained with {model or 'an unnamed model'}, but "
+                f"the model here is {class_path(type(self))}: set model.class_path to that"
+            )
+        check_sources(self, checkpoint.get("frozen", {}))
+        state = recognised(self, checkpoint["state_dict"], "the checkpoint")
+        own = self.state_dict()
+        state = self._needed(state, own)
+        missing = [k for k in self.checkpoint_keys() if k not in state]
+        check_tensors("the checkpoint", own, state, missing)
+        check_numbers("the checkpoint", state, own)
+        checkpoint["state_dict"] = {**own, **state}
+
+
+def _around(name: str) -> list[str]:
+    """Return the names of the modules around a tensor, from the inside to the root ("")."""
+    parts = name.split(".")[:-1]
+    return [".".join(parts[:n]) for n in range(len(parts), -1, -1)]

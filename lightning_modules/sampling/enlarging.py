@@ -1,0 +1,259 @@
+"""How an image is enlarged: whole or in tiles, checked, clamped, and with corrected colours."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from fractions import Fraction
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast, final
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from files.method import Method
+from lightning_modules.noise import Noise, PlacedNoise, Size, with_noise_seeds
+from lightning_modules.sampling.color import ColorFix, fix_colors
+from lightning_modules.sampling.tiling import (
+    Tiling,
+    Window,
+    grid,
+    halved_when_full,
+    padded,
+    restore_tiled,
+    tiled,
+    whole,
+)
+from lightning_modules.sampling.together import Together
+from lightning_modules.weights import shape_text
+
+if TYPE_CHECKING:
+    from files.batch import Batch
+
+
+class InTiles(Method, LightningModule):
+    """A method whose ``enlarge`` cuts large images into tiles, if it is asked to.
+
+    Args:
+        color_fix: How outputs get the colours of LR; see ``lightning_modules.sampling.color``.
+    """
+
+    scale: float
+
+    # Sides of the LR and of the output in pixels. In prediction, larger images go through
+    # overlapping tiles.
+    tile, tile_output = 512, 1024
+    tile_least = 1  # LR pixels; `restore` pads smaller tiles to this
+    tile_overlap = 32  # LR pixels
+    tile_window: Window = "linear"
+    # LR pixels; `restore` pads to multiples of this. Tiles of at least four times this start at
+    # multiples and have such sides; otherwise latents of two tiles would not share one lattice.
+    tile_multiple = 1
+    tile_always = False  # whether validation and test go through tiles too
+    tiles_latents = False  # whether `restore` uses `in_tiles`, for `tiling.where: latent`
+    color_share = 0.5  # of wavelet, with `color_fix: blend`
+
+    def __init__(self, *args: Any, color_fix: ColorFix = "none", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.color_fix: ColorFix = color_fix
+        self._tiling, self._tile_count = Tiling(), 1
+        self._side: int | None = None  # of its tiles, in LR pixels; None for no tiles
+        self._together = False  # whether all processes make them
+        self._whole: tuple[Size, Size] | None = None  # LR and output of the image that they are of
+
+    @abstractmethod
+    def restore(self, batch: Batch, noise: Noise) -> Tensor:
+        """As ``lightning_modules.SuperResolver.restore``."""
+
+    @property
+    @final
+    def tiling(self) -> Tiling:
+        """How large images are cut into tiles: the command line's group ``tiling``."""
+        return self._tiling
+
+    @final
+    def set_tiling(self, tiling: Tiling) -> None:
+        """Set how large images are cut into tiles."""
+        self._tiling = tiling
+
+    @property
+    def tiles_are_shared(self) -> bool:
+        """Whether all processes make the tiles of each image of ``predict`` together."""
+        return self.tiling.together
+
+    @property
+    def output_settings(self) -> dict[str, str | int | float]:
+        """Settings that change outputs of the same weights; they label results.
+
+        Subclasses add their own.
+        """
+        settings: dict[str, str | int | float] = {}
+        if self.color_fix != "none":
+            settings["color_fix"] = self.color_fix
+        if self.tile_always:  # tiles only in prediction change no metric
+            settings |= self.tiling.options
+        return settings
+
+    def color_reference(self, batch: Batch) -> Tensor:
+        """The LR image whose colours ``color_fix`` takes, (B, 3, h, w) in [0, 1]."""
+        return batch["lr"]
+
+    @torch.no_grad()
+    def enlarge(self, batch: Batch, tiled: bool = False) -> dict[str, Tensor]:
+        """Restore, check, clamp and correct colours.
+
+        Noise depends on the position in the image, whether it is enlarged whole or in tiles. So
+        tiles change an output only as far as a method looks beyond the border of a tile.
+
+        Args:
+            batch: Batch as for ``restore``.
+            tiled: Whether large images go through tiles, which are halved if a GPU runs out of
+                memory. Tiles in evaluation (``tile_always``) are never halved.
+
+        Returns:
+            ``{"sr": (B, 3, H, W) float32 in [0, 1]}``.
+
+        Raises:
+            ValueError: If LR is missing, ``restore`` returns another size, the method has no tiles
+                of latents, or the tiles are too small for it.
+        """
+        if "lr" not in batch:
+            raise ValueError(
+                f"{type(self).__name__} enlarges images, and {batch['key'][0]} has no LR: set "
+                "images in data.init_args, such as data.init_args.predict FOLDER"
+            )
+        batch = with_noise_seeds(batch, self.noise_seed)
+        self._together = tiled and self.tiling.together and dist.is_initialized()
+        if self.tiling.where == "latent" and not self.tiles_latents:
+            raise ValueError(
+                f"tiling.where is latent, and {type(self).__name__} has no tiles of latents: set "
+                "it to pixels"
+            )
+        side = self._tile_side(batch) if tiled or self.tile_always else None
+        if side is None or not tiled or self.tiling.size != "auto":
+            sr = self._at_side(batch, side)
+        else:
+            sr = halved_when_full(partial(self._at_side, batch), side, self._least_side)
+        return {"sr": fix_colors(sr, self.color_reference(batch), self.color_fix, self.color_share)}
+
+    def in_tiles(
+        self,
+        function: Callable[[Tensor], Tensor],
+        x: Tensor,
+        per_lr: float = 1,
+        factor: int | Fraction = 1,
+        multiple: int = 1,
+    ) -> Tensor:
+        """Apply a part of ``restore``, in tiles if ``tiling.where`` is ``latent``.
+
+        Args:
+            function: An encoder, a decoder, or a denoiser at one step; as in ``tiling.tiled``.
+            x: Input (B, C, h, w).
+            per_lr: Pixels of ``x`` per LR pixel, along a side.
+            factor: Factor by which ``function`` enlarges.
+            multiple: Tiles start at multiples of so many pixels of ``x``.
+
+        Returns:
+            (B, C', factor h, factor w).
+        """
+        if self._side is None or self.tiling.where == "pixels":
+            return function(x)
+        tile, overlap = (math.ceil(n * per_lr) for n in (self._side, self._overlap))
+        how = (self._window, factor, multiple, self.tiling.batch)
+        return tiled(function, x, tile, overlap, *how)
+
+    def _at_side(self, batch: Batch, side: int | None) -> Tensor:
+        self._tile_count, self._side = 1, side
+        h, w = batch["lr"].shape[-2:]
+        if side and max(h, w) > side and self.tiling.where == "pixels":
+            return self._in_pixel_tiles(batch, side)
+        if not self._together:
+            return self._restored(batch, self.whole_noise(batch))
+        tile = whole((h, w), batch["size"])  # made by one process, so that none waits for another
+        make = Together(
+            lambda _: self._restored(batch, self.whole_noise(batch)), [[tile]], batch["lr"]
+        )
+        return make([tile])
+
+    def whole_noise(self, batch: Batch) -> Noise:
+        """Return the noise of images that are enlarged in one piece.
+
+        Args:
+            batch: Batch with the method's own seeds.
+        """
+        lr = batch["lr"]
+        places = [whole((lr.shape[-2], lr.shape[-1]), batch["size"])] * len(batch["seed"])
+        return PlacedNoise(batch["seed"], places, lr.device)
+
+    def _in_pixel_tiles(self, batch: Batch, side: int) -> Tensor:
+        (h, w), (H, W) = batch["lr"].shape[-2:], batch["size"]
+        unit = self.tile_multiple if 4 * self.tile_multiple <= side else 1
+        mirrored, size = padded(batch["lr"]), (H, W)
+        if H % h == 0 and W % w == 0:  # so that the last tiles are as large as the others
+            # As released with InvSR, a side below the tile's is first mirrored up to it.
+            mirrored = padded(batch["lr"], unit, side if self._window == "released" else 1)
+            size = mirrored.lr.shape[-2] * (H // h), mirrored.lr.shape[-1] * (W // w)
+        inner = (mirrored.lr.shape[-2], mirrored.lr.shape[-1])
+        tiles = grid(inner, size, side, self._overlap, self._window, unit)
+        self._tile_count = len(tiles)
+        trainer = self._trainer
+        bar = trainer is not None and trainer.progress_bar_callback is not None
+        first = trainer is None or trainer.is_global_zero
+        full = cast("Batch", {**batch, "lr": mirrored.lr, "size": size})
+        how = (self.tiling.batch, bar and first, self._together)
+        self._whole = (h, w), (H, W)
+        try:
+            sr = restore_tiled(self._restored, full, tiles, *how)
+        finally:
+            self._whole = None
+        return mirrored.crop(sr, (H, W)).clamp_(0, 1)  # weights add up to 1 except for rounding
+
+    @property
+    def _overlap(self) -> int:
+        return self.tile_overlap if self.tiling.overlap is None else self.tiling.overlap
+
+    @property
+    def _window(self) -> Window:
+        return self.tiling.window or self.tile_window
+
+    @property
+    def _least_side(self) -> int:
+        # Latents are padded once, before they are cut into tiles.
+        least = self.tile_least if self.tiling.where == "pixels" else 1
+        return max(2 * self._overlap, least)
+
+    def _tile_side(self, batch: Batch) -> int:
+        asked = self.tiling.size
+        if asked != "auto":
+            if asked < self.tile_least and self.tiling.where == "pixels":
+                raise ValueError(
+                    f"tiling.size is {asked}, and {type(self).__name__} pads smaller tiles to "
+                    f"{self.tile_least} pixels: set it to {self.tile_least} or more, or to auto"
+                )
+            return asked
+        sides = batch["lr"].shape[-2:]
+        factor = max(size / side for size, side in zip(batch["size"], sides, strict=True))
+        # With tiles below four overlaps, nearly half of the computation would be discarded.
+        least = max(4 * self._overlap, self.tile_least)
+        return min(self.tile, max(int(self.tile_output / factor), least))
+
+    def _restored(self, batch: Batch, noise: Noise) -> Tensor:
+        sr = self.restore(batch, noise)
+        self._drew_noise |= noise.drew
+        expected = (len(batch["lr"]), 3, *batch["size"])
+        if sr.shape != expected:
+            raise ValueError(
+                f"{type(self).__name__} made {shape_text(sr.shape)} of {batch['key'][0]}, expected "
+                f"{shape_text(expected)}: its scale is {self.scale:g}; set data.init_args.scale to "
+                "that"
+            )
+        return in_range(sr)
+
+
+def in_range(images: Tensor) -> Tensor:
+    """Clamp images to [0, 1]; infinity becomes NaN, which is counted and reported."""
+    images = images.float()
+    return torch.where(images.isinf(), torch.nan, images.clamp(0, 1))
