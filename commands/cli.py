@@ -36,7 +36,6 @@ from callbacks.report.scalar_record import with_record
 from callbacks.results.results import Results
 from callbacks.tensorboard import DescribedLogger
 from callbacks.training.progress import Progress
-from callbacks.training.summary import Summary
 from commands.arguments.parser import (
     DESCRIPTIONS,
     LINKS,
@@ -348,8 +347,8 @@ class EnlargerCLI(CommandsCLI):
             own.append(Progress())
         if self.fits and trainer.enable_model_summary is not False and not trainer.barebones:
             if not any(isinstance(c, ModelSummary) for c in trainer.callbacks):
-                own.append(Summary())
-            trainer.enable_model_summary = False  # Lightning's, or its line that there is one
+                own.append(ModelSummary())
+            trainer.enable_model_summary = False  # or Lightning's line that there is one
         if self.subcommand not in ("predict", *DRY_RUN_COMMANDS):
             given = [type(callback) for callback in trainer.callbacks]
             kinds: tuple[type[Callback], ...] = (FiniteOutputs, Results, Report)

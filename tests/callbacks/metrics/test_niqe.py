@@ -21,7 +21,6 @@ from callbacks.metrics.niqe import (
     distance,
     fit_model,
     main,
-    mean_and_covariance,
     read_model,
     save_model,
 )
@@ -109,15 +108,6 @@ def test_as_the_paper_in_float64(data_root: Path, weights_root: Path, name: str)
     assert compute(metric, tensor(image)).item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_statistics_and_sharpness_of_each_block() -> None:
-    image = niqe_numpy.luma(photograph("astronaut"))
-    expected, sharpness = niqe_numpy.features(image, np.float32)
-    found, sharp = block_features(torch.from_numpy(image)[None])
-    assert found.shape == (1, 9, 36)
-    np.testing.assert_allclose(found[0], expected, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(sharp[0], sharpness, rtol=1e-6)
-
-
 @pytest.mark.filterwarnings("ignore:Mean of empty slice")
 def test_flat_blocks_as_in_numpy(metric: NIQE, pristine: Path) -> None:
     """A flat block has no statistics (0 / 0): left out of the covariance, and of the means."""
@@ -129,16 +119,6 @@ def test_flat_blocks_as_in_numpy(metric: NIQE, pristine: Path) -> None:
     assert block_features(torch.from_numpy(luma)[None])[0][0, 0].isnan().any()
     expected = niqe_numpy.niqe(luma, mean, covariance, np.float32)
     assert compute(metric, tensor(image)).item() == pytest.approx(expected, rel=1e-4)
-
-
-def test_gaussian_of_blocks_as_numpy() -> None:
-    features = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 50, 4)))
-    features[0, 3, 1] = torch.nan
-    mean, covariance = mean_and_covariance(features)
-    for i, rows in enumerate(features.numpy()):
-        np.testing.assert_allclose(mean[i], np.nanmean(rows, 0), rtol=1e-12)
-        whole = rows[~np.isnan(rows).any(1)]
-        np.testing.assert_allclose(covariance[i], np.cov(whole, rowvar=False), rtol=1e-12)
 
 
 # ------------------------------------------------------------------------------ the batch, the run

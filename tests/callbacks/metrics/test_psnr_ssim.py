@@ -98,20 +98,6 @@ def test_border_of_the_scale_is_rounded_up(scale: float, cut: int) -> None:
     assert inside != compute(PSNR(border=cut - 1), sr, hr)
 
 
-def test_mean_over_images_is_not_pooled(tmp_path: Path) -> None:
-    class Shifted(Tiny):
-        """Wrong by 25.5 levels in one image and by 2.55 in the others."""
-
-        def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-            wrong = torch.tensor([0.1 if key == "tiny/00" else 0.01 for key in batch["key"]])
-            sign = torch.where(batch["hr"] > 0.5, -1.0, 1.0)
-            return {"sr": batch["hr"] + sign * wrong.view(-1, 1, 1, 1)}
-
-    metric = PSNR("rgb", round_8bit=False)
-    trainer(tmp_path, metric).validate(Shifted(), loader(), verbose=False)
-    assert metric.records[0]["value"] == pytest.approx((20 + 6 * 40) / 7, abs=1e-3)
-
-
 def test_equal_images_are_infinite_and_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
