@@ -321,9 +321,11 @@ def beside_kornia(draws: int, device: torch.device) -> dict[str, Any]:
     hr = photographs(BATCH, SIDE).to(device)
     kornia = degradation_of(["configs/degradation/kornia.yaml"], SCALE)
     ours = RealESRGAN(SCALE, usm=False, compile=False)
-    times = in_turns(
-        {"kornia": partial(_batch, kornia, hr), "ours": partial(_batch, ours, hr)}, draws, device
-    )
+    columns: dict[str, Callable[[int], Callable[[], Any]]] = {
+        "kornia": partial(_batch, kornia, hr),
+        "ours": partial(_batch, ours, hr),
+    }
+    times = in_turns(columns, draws, device)
     return against(times["kornia"], times["ours"])
 
 

@@ -451,7 +451,7 @@ class _Tar:
             self._file = open(url, "rb")  # noqa: SIM115
         elif scheme == "pipe":  # only those of `list_shards`, which refuses them by default
             command = url.removeprefix("pipe:")
-            self._file = Pipe(command, mode="r", shell=True, env=own_environment())
+            self._file = Pipe(command, mode="rb", shell=True, env=own_environment())
         elif scheme == "s3":
             self._file = fsspec.open(url, "rb").open()
         else:
