@@ -3,9 +3,7 @@ from .evaluation import FiniteOutputs as FiniteOutputs
 from .metrics.base import ImageMetric as ImageMetric
 from .metrics.base import Metric as Metric
 from .metrics.base import TooSmall as TooSmall
-from .metrics.consistency import Lattice as Lattice
 from .metrics.consistency import LRConsistency as LRConsistency
-from .metrics.consistency import Memorised as Memorised
 from .metrics.consistency import Repetition as Repetition
 from .metrics.consistency import SelfSSIM as SelfSSIM
 from .metrics.fid import FID as FID
@@ -35,12 +33,10 @@ from .metrics.video import FrameKIDThumb as FrameKIDThumb
 from .metrics.video import FrameSWD as FrameSWD
 from .metrics.video import VideoMetric as VideoMetric
 from .predict.writer import Writer as Writer
-from .report.images import SampleGrid as SampleGrid
 from .report.report import Report as Report
 from .report.scales import ScaleReport as ScaleReport
 from .results.results import Results as Results
 from .training.ema import EMA as EMA
 from .training.guard import Guard as Guard
 from .training.progress import Progress as Progress
-from .training.summary import Summary as Summary
 from .training.throughput import Throughput as Throughput

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
-import torchmetrics
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
-from torchmetrics.utilities import dim_zero_cat
 
 from files.method import method_of
+from files.numbers import PositiveInt
 
 Stage = Literal["val", "test"]
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+SHOWN = 5  # images in a message
 
 
 class EvaluationCallback(Callback, ABC):
@@ -31,14 +33,10 @@ class EvaluationCallback(Callback, ABC):
     Args:
         every_n: In ``fit``, run at the first validation and at every n-th after it; a resumed run
             continues the count.
-
-    Raises:
-        ValueError: If ``every_n`` is below 1.
     """
 
-    def __init__(self, every_n: int = 1) -> None:
+    def __init__(self, every_n: PositiveInt = 1) -> None:
         super().__init__()
-        check_at_least(self, 1, every_n=every_n)
         self.every_n = every_n
         self._validations = 0  # completed so far
 
@@ -117,23 +115,6 @@ class EvaluationCallback(Callback, ABC):
         self._validations = state.get("validations", 0)
 
 
-def check_at_least(owner: object, least: int, **settings: int | None) -> None:
-    """Check counting arguments; None means no limit.
-
-    Args:
-        owner: The object that has the arguments.
-        least: The smallest allowed value.
-        settings: Their values by name.
-
-    Raises:
-        ValueError: If one is smaller.
-    """
-    for key, value in settings.items():
-        if value is not None and value < least:
-            name = type(owner).__name__
-            raise ValueError(f"`{key}` of {name} is {value}; it must be at least {least}")
-
-
 def evaluated_datasets(trainer: Trainer) -> list[Any]:
     """Return the datasets of the current evaluation, in the order of ``dataloader_idx``.
 
@@ -170,6 +151,11 @@ def output_image(outputs: Any) -> Tensor:
     return outputs["sr"]
 
 
+def first_of(keys: Sequence[str]) -> str:
+    """Return the first of some names, for a message."""
+    return ", ".join(keys[:SHOWN]) + (", ..." if len(keys) > SHOWN else "")
+
+
 def all_callbacks(trainer: Trainer) -> list[Callback]:
     """Return the trainer's callbacks, which Lightning leaves untyped."""
     return list(trainer.callbacks)  # type: ignore[attr-defined]
@@ -186,9 +172,6 @@ def accumulated(trainer: Trainer) -> int:
     """Return the batches per step; methods with two optimisers count them themselves."""
     own = method_of(trainer.lightning_module).batches_per_step
     return trainer.accumulate_grad_batches if own is None else own
-
-
-T = TypeVar("T")
 
 
 def gather(mine: T) -> list[T]:
@@ -264,40 +247,6 @@ def on_all(work: Callable[[], T]) -> list[T]:
     return [found for found, _ in everyones]  # type: ignore[misc]  # without an error, no None
 
 
-def sync_states(metric: torchmetrics.Metric) -> None:
-    """Reduce the states of a metric to the first process by their ``dist_reduce_fx``.
-
-    The first process then holds the states of all images; the others keep their own. Processes may
-    have different numbers of updates, of any shapes, or none.
-
-    Raises:
-        RuntimeError: If the states cannot be reduced; raised on all processes.
-    """
-    if not is_distributed():
-        return
-    # torchmetrics' own sync needs equal numbers, dimensions and types of tensors, which a process
-    # without images cannot know.
-    mine = {name: _moved(state, "cpu") for name, state in metric.metric_state.items()}
-    everyones = gather_on_first((mine, metric.update_count))
-
-    def reduce() -> None:
-        for name, reduction in metric._reductions.items() if everyones else ():
-            parts: Any = [_moved(states[name], metric.device) for states, _ in everyones]
-            if isinstance(parts[0], list):  # of tensors of any shape; it stays a list
-                parts = [x for part in parts for x in part]
-                reduction = None if reduction is dim_zero_cat else reduction
-            else:
-                parts = torch.stack(parts)
-            setattr(metric, name, reduction(parts) if callable(reduction) else parts)
-        metric._update_count = sum(count for _, count in everyones) or metric.update_count
-
-    on_all(reduce)
-
-
-def _moved(state: Any, device: torch.device | str) -> Any:
-    return [x.to(device) for x in state] if isinstance(state, list) else state.to(device)
-
-
 def is_distributed() -> bool:
     """Return whether there is more than one process."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
@@ -323,10 +272,6 @@ def nan_where_not_finite(values: Tensor, images: Tensor) -> Tensor:
         (B,) on the device of ``values``.
     """
     return torch.where(are_finite(images).to(values.device), values, torch.nan)
-
-
-log = logging.getLogger(__name__)
-SHOWN = 5  # images in a message
 
 
 class FiniteOutputs(EvaluationCallback):
@@ -391,8 +336,8 @@ class FiniteOutputs(EvaluationCallback):
             keys = sorted(key for place, key in everyones if place == number)
             if keys:
                 self.found[dataset.name] = keys
-                shown = ", ".join(keys[:SHOWN]) + (", ..." if len(keys) > SHOWN else "")
-                lines.append(f"{len(keys)} of the {len(dataset.keys)} of {dataset.name} ({shown})")
+                count = f"{len(keys)} of the {len(dataset.keys)}"
+                lines.append(f"{count} of {dataset.name} ({first_of(keys)})")
         self._problem = f"outputs with pixels that are NaN or infinite: {'; '.join(lines)}"
         if lines and trainer.is_global_zero:
             log.warning("%s; so their numbers are not finite either", self._problem)

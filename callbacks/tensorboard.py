@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -70,21 +69,6 @@ class Events:
             )
 
 
-def _leave_to_events() -> None:
-    # Python would print a traceback of the ended thread, which `Events` already reports.
-    before = threading.excepthook
-
-    def hook(ended: threading.ExceptHookArgs) -> None:
-        if not (
-            isinstance(ended.exc_value, OSError)
-            and type(ended.thread).__module__.startswith("tensorboard.")
-        ):
-            before(ended)
-
-    if before.__module__ != __name__:
-        threading.excepthook = hook
-
-
 class DescribedLogger(TensorBoardLogger):
     """TensorBoard's logger with descriptions of tags; see ``describe``. Args as Lightning's.
 
@@ -98,6 +82,7 @@ class DescribedLogger(TensorBoardLogger):
         super().__init__(save_dir, name=name, version=version)
         self._descriptions: dict[str, str] = {}  # of tags without a value so far
         self._described: set[str] = set()
+        self._files: Any = None  # of the experiment
 
     @property
     @rank_zero_experiment
@@ -106,9 +91,8 @@ class DescribedLogger(TensorBoardLogger):
         begun = self._experiment is None
         experiment = super().experiment
         if begun:
-            _leave_to_events()
-            files = experiment._get_file_writer()
-            files.event_writer = Events(files.event_writer)
+            self._files = experiment._get_file_writer()
+            self._files.event_writer = Events(self._files.event_writer)
         return experiment
 
     def describe(self, tag: str, protocol: MetricProtocol) -> None:
@@ -138,7 +122,7 @@ class DescribedLogger(TensorBoardLogger):
         from torch.utils.tensorboard.summary import hparams
 
         for summary in hparams(dict(params), {}):  # type: ignore[no-untyped-call]
-            self.experiment._get_file_writer().add_summary(summary)
+            self._add(summary, None)
 
     def _write_described(self, tag: str, value: float, step: int | None) -> None:
         # torch's writer has no argument for it. TensorBoard keeps the first value's description.
@@ -150,4 +134,8 @@ class DescribedLogger(TensorBoardLogger):
         plugin = SummaryMetadata.PluginData(plugin_name="scalars")
         metadata = SummaryMetadata(summary_description=description, plugin_data=plugin)
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value, metadata=metadata)])
-        self.experiment._get_file_writer().add_summary(summary, step)
+        self._add(summary, step)
+
+    def _add(self, summary: Any, step: int | None) -> None:
+        if self.experiment is not None:  # which makes the files
+            self._files.add_summary(summary, step)

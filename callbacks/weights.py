@@ -107,6 +107,18 @@ def obtain(name: str) -> Path | None:
     return locate(entry) if _fetched(name) else None
 
 
+def require(name: str) -> Path:
+    """Find the file of a name, or fetch it. Args as ``find``.
+
+    Raises:
+        FileNotFoundError: If it is missing; nothing is computed with random weights.
+    """
+    path = find(name) or obtain(name)
+    if path is None:
+        raise FileNotFoundError(missing(name))
+    return path
+
+
 @functools.cache
 def _fetched(name: str) -> bool:
     # Several metrics may need one file: wait for an unreachable source, and log it, once a process.

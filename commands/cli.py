@@ -31,13 +31,11 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from callbacks.evaluation import FiniteOutputs, all_callbacks, is_distributed
 from callbacks.predict.predictions import outputs_in
 from callbacks.predict.writer import Writer
-from callbacks.report.images import SampleGrid
 from callbacks.report.report import Report
 from callbacks.report.scalar_record import with_record
 from callbacks.results.results import Results
 from callbacks.tensorboard import DescribedLogger
 from callbacks.training.progress import Progress
-from callbacks.training.summary import Summary
 from commands.arguments.parser import (
     DESCRIPTIONS,
     LINKS,
@@ -45,7 +43,6 @@ from commands.arguments.parser import (
     check_own_options,
     parser_settings,
 )
-from commands.arguments.saved_config import as_yaml, differences
 from commands.check import Check, Checked
 from commands.distributed.callbacks import Start, Stops
 from commands.distributed.heartbeat import Ranks
@@ -68,7 +65,7 @@ from commands.run.directory import RunDirectory, RunOptions, experiment_name, ru
 from commands.run.files import fingerprint, why_unseen
 from commands.run.loggers import keep_earlier_metrics, name_loggers
 from commands.run.weights import find_weights, freezes, load_trained, needed_files, weights_are_read
-from commands.tracebacks import explained_precision, sentence_of, status_of
+from commands.tracebacks import sentence_of, status_of
 from commands.world import agree
 from datamodules.base import SRDataModule
 from datamodules.sources.folder import Outputs
@@ -246,9 +243,6 @@ class EnlargerCLI(CommandsCLI):
             self.run.check_place(str(self.subcommand))
         self.fits = self.subcommand in ("fit", *DRY_RUN_COMMANDS)
         self.config_dump = self._dump() if self.fits else None  # as given: without derived paths
-        begins = options.overwrite or not self.run.config_file.exists()
-        if self._keeps_config() and self.world.is_first and begins:
-            self._check_saved()
         name_loggers(config.trainer.logger, options.name)
         if config.ckpt_path is not None:
             config.ckpt_path = expand_path(config.ckpt_path, "ckpt_path")
@@ -288,25 +282,6 @@ class EnlargerCLI(CommandsCLI):
         dumped: dict[str, Any] = plain_yaml(text)
         dumped.pop("config", None)
         return dumped
-
-    def _check_saved(self) -> None:
-        """Warn if the saved configuration would be read differently."""
-        parser = self.command_parsers[str(self.subcommand)]
-        config = self.config[self.subcommand].clone(with_meta=False)
-        config.run.change = config.run.overwrite = False
-        config.pop("config", None)
-        try:
-            again = parser.parse_string(as_yaml(self.config_dump)).clone(with_meta=False)
-            again.pop("config", None)
-            found = list(differences(config, again))
-        except ConfigurationError as error:
-            found = [str(error)]
-        if found:
-            log.warning(
-                "%s cannot reproduce this run: %s. Use values that YAML can hold, such as text, "
-                "numbers and classes by their paths",
-                *(self.run.config_file, "; ".join(found)),
-            )
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Build the trainer with the run directory, logger and our callbacks."""
@@ -372,8 +347,8 @@ class EnlargerCLI(CommandsCLI):
             own.append(Progress())
         if self.fits and trainer.enable_model_summary is not False and not trainer.barebones:
             if not any(isinstance(c, ModelSummary) for c in trainer.callbacks):
-                own.append(Summary())
-            trainer.enable_model_summary = False  # Lightning's, or its line that there is one
+                own.append(ModelSummary())
+            trainer.enable_model_summary = False  # or Lightning's line that there is one
         if self.subcommand not in ("predict", *DRY_RUN_COMMANDS):
             given = [type(callback) for callback in trainer.callbacks]
             kinds: tuple[type[Callback], ...] = (FiniteOutputs, Results, Report)
@@ -465,7 +440,6 @@ class EnlargerCLI(CommandsCLI):
         config = self.config[command]
         with (
             self._together(),
-            explained_precision(self.trainer, self.model),
             arithmetic(config.run, config.trainer, self.trainer, command, self.datamodule),
         ):
             keep_earlier_metrics(self.trainer)
@@ -504,10 +478,7 @@ class EnlargerCLI(CommandsCLI):
             log.info("curves and images: tensorboard --logdir %s", self.run.path)
 
     def after_test(self) -> None:
-        """Log where the images are."""
-        for callback in all_callbacks(self.trainer):
-            if isinstance(callback, SampleGrid) and callback.path is not None:
-                log.info("LR, bicubic, ours and HR side by side: %s", callback.path)
+        """Log where the curves are."""
         self.after_fit()
 
     def command_arguments(self, command: str) -> dict[str, Any]:

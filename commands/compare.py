@@ -331,8 +331,7 @@ def _compare_folders(options: argparse.Namespace) -> None:
             numbers = [_measured(f, folders, metrics, scale, options.device) for f in measured]
         content.notes += _without_numbers(metrics, numbers)
     if any(run.results for run in numbers):
-        asked = runs.Selection(draws=options.draws, seed=options.seed)
-        content.tables = [_results(numbers), *_differences(numbers, asked)]
+        content.tables = [_results(numbers), *_differences(numbers)]
     write_images_page(options.out, _scenes(folders, numbers), content)
     log.info("side by side: %s", options.out)
 
@@ -367,10 +366,10 @@ def _results(numbers: Sequence[runs.RunNumbers]) -> PageTable:
     return PageTable("Numbers", ["method", *names, "n"], rows, protocols)
 
 
-def _differences(numbers: Sequence[runs.RunNumbers], asked: runs.Selection) -> Iterator[PageTable]:
+def _differences(numbers: Sequence[runs.RunNumbers]) -> Iterator[PageTable]:
     first, *others = numbers
     for other in others:
-        compared, left_out = runs.compare(first, other, asked)
+        compared, left_out = runs.compare(first, other)
         for line in left_out:
             log.warning("%s", line)
         runs.print_table(first.name, other.name, compared)

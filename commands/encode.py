@@ -50,6 +50,7 @@ from datamodules.source import Augmentation
 from datamodules.sources.latents import ABOUT, Latents
 from datamodules.sources.triplets import Triplets
 from degradations.draws import seed_of
+from files.numbers import PositiveInt
 from files.owned import remove_file, remove_folder, remove_leftovers, write_whole
 from files.paths import expand_path
 from lightning_modules.base import ImageModel
@@ -82,15 +83,15 @@ class EncodeOptions:
     """
 
     out: str = ""
-    crop: int | None = None
-    crops_per_image: int = 1
+    crop: PositiveInt | None = None
+    crops_per_image: PositiveInt = 1
     flips: Flips = False
     hr: bool = False
     pairs: bool = False
     texts: bool = False
     dtype: Literal["float16", "float32"] = "float16"
-    batch_size: int = 8
-    samples_per_shard: int = 1000
+    batch_size: PositiveInt = 8
+    samples_per_shard: PositiveInt = 1000
     overwrite: bool = False
 
 
@@ -622,13 +623,9 @@ def _checked(options: EncodeOptions, trainer: Trainer, model: LightningModule) -
             f"encode on several processes needs a whole model on each, but the strategy is "
             f"{type(trainer.strategy).__name__}: give --trainer.strategy ddp"
         )
-    least = min(options.crops_per_image, options.batch_size, options.samples_per_shard)
     unit, crop = unit_of(space, model.scale), options.crop
-    if least < 1 or (crop is not None and (crop < 1 or crop % unit)):
-        raise ConfigurationError(
-            f"--encode.crop is {crop}, and the least of crops_per_image, batch_size and "
-            f"samples_per_shard {least}; expected a multiple of {unit}, and at least 1"
-        )
+    if crop is not None and crop % unit:
+        raise ConfigurationError(f"--encode.crop is {crop}; expected a multiple of {unit}")
     if options.crop is None and options.crops_per_image > 1:
         raise ConfigurationError(
             f"--encode.crops_per_image is {options.crops_per_image} without --encode.crop, which "

@@ -194,21 +194,3 @@ def too_few(world: int) -> str:
         f"{FOR_EACH * world} for their connections: raise the hard limit (ulimit -Hn prints it; "
         "LimitNOFILE of systemd, --ulimit nofile of docker), or use fewer processes"
     )
-
-
-def too_few_for_torchrun(world: int) -> str:
-    """Return the same about torchrun, the parent process, whose limit is not raised here."""
-    if not sys.platform.startswith("linux"):
-        return ""
-    import resource
-
-    try:
-        soft, _ = resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE)
-    except OSError:  # a process of another user
-        return ""
-    if not 0 <= soft < FOR_EACH * world:
-        return ""
-    return (
-        f"torchrun, which holds the store of all {world} processes, may have {soft} files open: if "
-        f"they cannot connect, run `ulimit -n {FOR_EACH * world}` before it"
-    )

@@ -29,6 +29,14 @@ from commands.arguments.jsonargparse_internals import (
 )
 from commands.arguments.parser import DESCRIPTIONS
 from commands.cli import EnlargerCLI
+from files.numbers import (
+    RANGED,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    UnitInterval,
+)
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +83,20 @@ class _UpToTheParser(EnlargerCLI):
         raise _Ready(self.command_parsers["fit"])
 
 
+BOUNDS: dict[Any, Schema] = {
+    PositiveInt: {"minimum": 1},
+    NonNegativeInt: {"minimum": 0},
+    PositiveFloat: {"exclusiveMinimum": 0},
+    NonNegativeFloat: {"minimum": 0},
+    UnitInterval: {"minimum": 0, "maximum": 1},
+}
+
+
 class _Schemas(ParserJsonschema):
+    def typehint_schema(self, typehint: Any, action: Any) -> Schema:
+        found: Schema = super().typehint_schema(typehint, action)
+        return {**found, **BOUNDS[typehint]} if typehint in RANGED else found
+
     def callable_schema(self, typehint: Any, action: Any) -> Schema:
         # The library describes factories of one type, but not of several, such as Lightning's
         # schedules.

@@ -12,7 +12,6 @@ fails with a traceback if one of them is not a number.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -49,18 +48,10 @@ SLURM = Launcher(
 )
 # Set by hand, by Kubernetes' PyTorchJob, DeepSpeed and others; Lightning's own have no RANK.
 PLAIN = Launcher("the environment", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+# Variables by which other launchers tell the number of processes.
 OTHERS = (
-    Launcher("jsrun", "JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE", "JSM_NAMESPACE_LOCAL_RANK"),
-    Launcher(
-        *("Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-        *("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
-    ),
-    Launcher("MPICH", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
-    Launcher(
-        *("MVAPICH", "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
-        *("MV2_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_SIZE"),
-    ),
-    Launcher("Horovod", "HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE"),
+    *("JSM_NAMESPACE_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"),
+    "HOROVOD_SIZE",
 )
 SIGN = "TORCHELASTIC_RUN_ID"  # by which torch and Lightning detect torchrun
 ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
@@ -164,7 +155,7 @@ def _claimed(environment: Mapping[str, str]) -> Claim:
                 f"command with torchrun, or without that variable (env -u {SIGN} COMMAND)"
             )
         return _read(TORCHRUN, environment)
-    found = [_read(launcher, environment) for launcher in (SLURM, PLAIN, *OTHERS)]
+    found = [_read(launcher, environment) for launcher in (SLURM, PLAIN)]
     several = [claim for claim in found if claim.several]
     for other in several[1:]:
         _refuse_contradiction(several[0], other)
@@ -172,6 +163,13 @@ def _claimed(environment: Mapping[str, str]) -> Claim:
     single = [claim for claim in found if claim.world == 1]
     chosen = next(iter([*ranked, *several, *single, found[1]]))
     _refuse_without_torchrun(chosen, environment)
+    for name in OTHERS if not chosen.several else ():
+        if (_number(name, environment) or 1) > 1:
+            raise ConfigurationError(
+                f"the environment variable {name} is {environment[name]}: start the processes with "
+                "torchrun or srun, or set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and "
+                "MASTER_PORT for each of them"
+            )
     return chosen
 
 
@@ -369,7 +367,7 @@ def _shape_by_slurm(
 
 
 def _refuse_without_address(claim: Claim, environment: Mapping[str, str]) -> None:
-    if claim.launcher in (TORCHRUN, SLURM) or knows_address(claim, environment):
+    if claim.launcher in (TORCHRUN, SLURM):
         return
     missing = [name for name in ADDRESS if name not in environment]
     if missing:
@@ -378,16 +376,6 @@ def _refuse_without_address(claim: Claim, environment: Mapping[str, str]) -> Non
             f"(a host and a free port of it) for all of them, or start them with torchrun "
             f"{claim.unset}"
         )
-
-
-def knows_address(claim: Claim, environment: Mapping[str, str]) -> bool:
-    """Return whether Lightning gets the address from the launcher, and needs no variables."""
-    if all(name in environment for name in ADDRESS):
-        return False
-    if claim.launcher.name == "jsrun":
-        return "LSB_DJOB_RANKFILE" in environment and "LSB_JOBID" in environment
-    by_mpi = claim.launcher in OTHERS and claim.launcher.name != "Horovod"
-    return by_mpi and importlib.util.find_spec("mpi4py") is not None
 
 
 def _mismatch(

@@ -38,9 +38,9 @@ __all__ = ["Augmentation", "CropSettings", "Pixels", "SRDataModule", "Sample", "
 log = logging.getLogger(__name__)
 
 
-def _checked_scale(scale: float) -> float:
+def _checked_scale(scale: float, whose: str = "data.init_args.") -> float:
     if not 1 <= scale < math.inf:
-        raise ValueError(f"data.init_args.scale (or a source's) is {scale}; expected at least 1")
+        raise ValueError(f"{whose}scale is {scale:g}; it must be a number of at least 1")
     return float(scale)
 
 
@@ -164,7 +164,7 @@ class SRDataModule(Predicted, LightningDataModule):
 
     def _prepared(self, source: Source) -> float:
         """Prepare a source, and return its scale."""
-        scale = self.scale if source.scale is None else _checked_scale(source.scale)
+        scale = self.scale if source.scale is None else _checked_scale(source.scale, "a source's ")
         source.prepare(scale)
         return scale
 
@@ -206,6 +206,10 @@ class SRDataModule(Predicted, LightningDataModule):
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
+    def _enlarges_together(self) -> bool:
+        # All processes enlarge each image together, so that each gets all images.
+        return method_of(self.trainer and self.trainer.lightning_module).tiles_are_shared
+
     def _position(self) -> tuple[int, int]:
         return position_of(self.trainer)
 
@@ -224,11 +228,8 @@ class SRDataModule(Predicted, LightningDataModule):
     def _evaluation(self, part: str, batch_size: int) -> list[Loader]:
         left_out = self._left_out if part == "predict" else set()
         seed, ranks, loaders = self.degradation_seed, self._ranks(), []
-        if (
-            part == "predict"
-            and method_of(self.trainer and self.trainer.lightning_module).tiles_are_shared
-        ):
-            ranks = (0, 1)  # all processes enlarge each image together
+        if part == "predict" and self._enlarges_together():
+            ranks = (0, 1)
         for x in self._datasets[part]:
             sampler, workers = None, self.workers
             if isinstance(x, VideoFrames):

@@ -1,4 +1,4 @@
-"""Parts of a job that many processes share: ``--part I/N``, and what ``--finish`` misses.
+"""Parts of a job that many processes share: ``--part I/N``.
 
 The work is cut into blocks. What a block holds depends on the job alone, so that parts may be made
 in any order, and their number may change.
@@ -10,15 +10,11 @@ import argparse
 import hashlib
 import json
 import re
-import shlex
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from files.owned import write_whole
 from files.paths import size_and_time
-
-SHOWN = 10  # commands of missing parts
 
 
 def parse_part(text: str) -> tuple[int, int]:
@@ -105,33 +101,3 @@ def write_about(path: Path, job: dict[str, Any], parts: int) -> None:
         parts: Number of parts.
     """
     write_whole(path, json.dumps({"job": job, "parts": parts}) + "\n")
-
-
-def check_whole(missing: Iterable[int], blocks: int, parts: int, command: Sequence[str]) -> None:
-    """Raise if blocks are missing, with the commands that make them.
-
-    Args:
-        missing: The missing blocks, in order.
-        blocks: Number of all blocks.
-        parts: Number of all parts.
-        command: Words of the command, without its part.
-
-    Raises:
-        ValueError: If there are any.
-    """
-    gone: list[int] = []
-    part = 1
-    for block in missing:
-        while block >= blocks_of(part, parts, blocks).stop:
-            part += 1
-        if not gone or gone[-1] != part:
-            gone.append(part)
-    if not gone:
-        return
-    words = shlex.join(["python", "main.py", *command])
-    lines = [f"{words} --part {number}/{parts}" for number in gone[:SHOWN]]
-    lines += [f"and {len(gone) - SHOWN} more"] if len(gone) > SHOWN else []
-    raise ValueError(
-        f"{len(gone)} of {parts} part{'s' * (parts > 1)} {'are' if len(gone) > 1 else 'is'} not "
-        f"complete ({', '.join(map(str, gone))}); run:\n  " + "\n  ".join(lines)
-    )

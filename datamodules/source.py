@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from datamodules.order.keys import Names
 from datamodules.order.shuffle import Mixture
 from degradations.base import Degradation
+from files.numbers import PositiveFloat
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -80,7 +81,7 @@ class Source(ABC):
 
     def __init__(
         self,
-        scale: float | None = None,
+        scale: PositiveFloat | None = None,
         degradation: Degradation | None = None,
         shares_seeds: bool | None = None,
     ) -> None:

@@ -211,11 +211,9 @@ class Stage(nn.Module, ABC):
                 float32.
         """
         name = type(self).__name__
-        if self.resizes:
-            raise TypeError(f"{name} changes sizes, so it must override on_canvas")
 
-        def kept(x: Tensor, own: Params) -> Tensor:
-            y: Tensor = self(x, own)
+        def kept(x: Tensor, params: Params) -> Tensor:
+            y: Tensor = self(x, params)
             if y.shape[-2:] != x.shape[-2:]:
                 raise TypeError(
                     f"{name} changed the size of its images: set `resizes = True` in the class "

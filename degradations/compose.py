@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,8 +73,7 @@ class _Several(Stage):
         return any(stage.alone for _, stage in self._named())
 
     def _named(self) -> list[tuple[str, Stage]]:
-        stages = cast("Iterable[Stage]", self.stages.values())  # ModuleDict forgets the type
-        return list(zip(self.stages, stages, strict=True))
+        return items_of(self.stages)
 
     def _draw_each(self, draws: Draws, shape: torch.Size) -> Params:
         return {name: stage.draw(draws.fold(name), shape) for name, stage in self._named()}
@@ -172,6 +171,11 @@ class Shuffled(_Several):
         return [*range(count)] * (count - 1) + [0]
 
 
+def items_of(modules: nn.ModuleDict) -> list[Any]:
+    """Return the names and modules of a dictionary, which forgets their types."""
+    return list(modules.items())
+
+
 def name_stages(
     stages: Stages | Sequence[Stage] | Mapping[str, Stage], but: str = ""
 ) -> dict[str, Stage]:
@@ -252,8 +256,7 @@ class Mixture(Degradation):
         self.p = check_probabilities([share / total for share in shares], len(made), "weights")
 
     def _named(self) -> list[tuple[str, Degradation]]:
-        recipes = cast("Iterable[Degradation]", self.recipes.values())
-        return list(zip(self.recipes, recipes, strict=True))
+        return items_of(self.recipes)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `which` (B,), the index of the recipe, and the parameters of all by their names."""

@@ -6,7 +6,8 @@ A plain ``tensor.to("cuda")`` waits until everything queued on the device is don
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -28,6 +29,25 @@ def copy_to(x: Tensor, device: torch.device, dtype: torch.dtype | None = None) -
 def tensor_like(values: Sequence[float], like: Tensor) -> Tensor:
     """Return a tensor (n,) of n Python numbers on the device and in the type of ``like``."""
     return copy_to(torch.tensor(values, dtype=like.dtype), like.device)
+
+
+def constant(make: Callable[[], Tensor]) -> Callable[[torch.device], Tensor]:
+    """Return a function that copies a tensor to a device once, and is a constant where compiled.
+
+    Args:
+        make: Makes the tensor on the CPU.
+    """
+
+    @functools.cache
+    def copied(device: torch.device) -> Tensor:
+        return copy_to(make(), device)
+
+    # Dynamo cannot look into a cache, but into this.
+    @torch.compiler.assume_constant_result
+    def on_device(device: torch.device) -> Tensor:
+        return copied(device)
+
+    return on_device
 
 
 class Table:

@@ -70,21 +70,14 @@ class Draws:
         seeds: (B,) int64, on the CPU.
 
     Raises:
-        TypeError: The seeds are not integers.
-        ValueError: The seeds are not one-dimensional, or are on a GPU.
+        TypeError: The seeds are not integers, or are on a GPU.
+        ValueError: The seeds are not one-dimensional.
     """
 
     __slots__ = ("_ahead", "_calls", "_state")
 
     def __init__(self, seeds: Seeds) -> None:
-        if isinstance(seeds, Tensor):
-            if seeds.device.type != "cpu":
-                raise ValueError(
-                    f"seeds are on {seeds.device}; expected the CPU, where parameters are drawn "
-                    "(reading them back would make the host wait)"
-                )
-            seeds = seeds.numpy()
-        array = np.asarray(seeds)
+        array = seeds.numpy() if isinstance(seeds, Tensor) else np.asarray(seeds)
         if array.dtype.kind not in "iu":
             raise TypeError(f"seeds are {array.dtype}; expected int64")
         if array.ndim != 1:
@@ -196,8 +189,7 @@ def to_device(params: Params, batch: int, device: torch.device) -> Params:
         device: Device of the images.
 
     Raises:
-        TypeError: A parameter has a type that cannot be recorded.
-        ValueError: An array does not have one value or row per image.
+        TypeError: A parameter is neither a number nor an array with one entry per image.
     """
     arrays: list[npt.NDArray[Any]] = [
         np.asarray(leaf, _ON_DEVICE[leaf.dtype.kind][0])
@@ -239,16 +231,12 @@ def leaves(params: Params, path: str = "") -> Iterator[tuple[str, Any]]:
 def _is_array(path: str, leaf: Any, batch: int) -> bool:
     if isinstance(leaf, Tensor | bool | int | float):
         return False
-    if not isinstance(leaf, np.ndarray) or leaf.dtype.kind not in _ON_DEVICE:
-        kind = leaf.dtype if isinstance(leaf, np.ndarray) else type(leaf).__name__
+    usable = isinstance(leaf, np.ndarray) and leaf.dtype.kind in _ON_DEVICE
+    if not usable or leaf.shape[:1] != (batch,):
+        kind = getattr(leaf, "dtype", type(leaf).__name__)
         raise TypeError(
-            f"the parameter {path} is {kind}; expected a NumPy array of float, int or bool, one "
-            "entry an image (or one Python number for the whole batch)"
-        )
-    if leaf.shape[:1] != (batch,):
-        raise ValueError(
-            f"the parameter {path} has the shape {leaf.shape}; expected first dimension {batch}, "
-            "one entry per image"
+            f"the parameter {path} is {kind} of shape {np.shape(leaf)}; expected a NumPy array of "
+            f"float, int or bool, one entry for each of {batch} images, or a Python number for all"
         )
     return True
 

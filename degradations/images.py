@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from pathlib import Path
 from typing import Any, cast
@@ -122,13 +121,6 @@ def as_image(image: Tensor) -> Image.Image:
     pixels = image.detach().reshape(image.shape[-3:]).clamp(0.0, 1.0).mul(255.0).round()
     array = pixels.to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(array.squeeze(-1) if array.shape[-1] == 1 else array).convert("RGB")
-
-
-def encode_png(image: Image.Image) -> bytes:
-    """Encode an image as PNG."""
-    file = io.BytesIO()
-    image.save(file, "PNG", optimize=True)
-    return file.getvalue()
 
 
 Bytes = npt.NDArray[np.uint8]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from degradations.base import Canvas, Degradation, Stage, quantize_8bit
 from degradations.bicubic import resize
 from degradations.compiling import Shapes, allow_kinds
-from degradations.compose import Stages, name_stages
+from degradations.compose import Stages, items_of, name_stages
 from degradations.draws import Draws, Params, split_params
 from degradations.stages.noise import hashed_fields
 from degradations.stages.resize import shrink_canvas
@@ -124,8 +124,7 @@ class Pipeline(Degradation):
 
     def named_stages(self) -> list[tuple[str, Stage]]:
         """Return the stages with the names of their streams, first to last."""
-        stages = cast("Iterable[Stage]", self.stages.values())  # ModuleDict forgets the type
-        return list(zip(self.stages, stages, strict=True))
+        return items_of(self.stages)
 
     def _prepared(self, params: Params) -> Params:
         return {name: stage.prepare(params[name]) for name, stage in self.named_stages()}

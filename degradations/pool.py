@@ -51,14 +51,9 @@ class PairPool:
 
     Args:
         size: Number of pairs; a multiple of the batch size.
-
-    Raises:
-        ValueError: `size` is not positive.
     """
 
     def __init__(self, size: int) -> None:
-        if size < 1:
-            raise ValueError(f"a pool of {size} pairs; expected at least one batch")
         self.size = size
         self._kept: Pairs | None = None  # of `size` pairs
         self._filled = 0

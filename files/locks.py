@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -36,9 +37,34 @@ def locked(path: Path, flags: int = 0) -> int | None:
     return None
 
 
+def lock(descriptor: int) -> None:
+    """Lock an open file or folder once no other process holds it; a disk may have no locks."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def try_lock(descriptor: int, shared: bool = False) -> bool:
+    """Lock an open file or folder, unless another process holds it.
+
+    Args:
+        descriptor: The open file or folder.
+        shared: Let other processes share it, so that only an exclusive lock is refused.
+
+    Returns:
+        Whether no other process holds it; always true on a disk without locks.
+    """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a disk without locks
+        pass
+    return True
+
+
 def unlock(descriptor: int) -> None:
     """Free a lock, also where a forked child still has the descriptor, and close it."""
-    try:
+    with contextlib.suppress(OSError):  # a disk without locks
         fcntl.flock(descriptor, fcntl.LOCK_UN)
-    finally:
-        os.close(descriptor)
+    os.close(descriptor)

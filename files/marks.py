@@ -14,7 +14,6 @@ _MARKS = {
     r"results\.json": rb'\{\s*"results": \[',
     r"images\.json": rb'\{"images": \[\n(\{"dataset"|\n)|\{\s*"command": ',
     r"results\.csv": rb"dataset,scale,checkpoint",
-    r"results_protocols\.csv": rb"column,protocol",
     r"best\.json": rb'\{\s*"monitor": ',
     r"encode\.json": rb'\{\s*"version": \d+,\s*"source": ',
     r".+\.report\.json": rb'\{\s*"options": ',

@@ -15,7 +15,6 @@ rooms and fails if another module does.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import os
 import re
@@ -28,7 +27,7 @@ from typing import BinaryIO
 
 import xxhash
 
-from files.locks import locked, unlock
+from files.locks import lock, locked, unlock
 from files.marks import is_foreign
 
 UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.[0-9a-f]{8}\.tmp")  # names made by `hidden`
@@ -108,15 +107,10 @@ def whole_file(path: Path, before: Callable[[], None] | None = None) -> Iterator
 def _begun(path: Path) -> BinaryIO:
     while True:
         file = hidden(path).open("xb")
-        _lock(file.fileno())
+        lock(file.fileno())
         if os.path.exists(file.name):  # else it was taken for a leftover, before it was locked
             return file
         file.close()
-
-
-def _lock(descriptor: int) -> None:
-    with contextlib.suppress(OSError):  # a disk without locks
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -142,33 +136,18 @@ def whole_folder(
     Raises:
         OSError: ``path`` exists and is not an empty folder, or the disk fails.
     """
-    with unfinished_folder(path, known) as beside:
-        yield beside
-        if before is not None:
-            before()
-        os.replace(beside, path)
-
-
-@contextlib.contextmanager
-def unfinished_folder(path: Path, known: Known) -> Iterator[Path]:
-    """Make a hidden folder beside ``path``, which is deleted at the end.
-
-    Args:
-        path: What it is for.
-        known: As in ``foreign``, for what a killed process left.
-
-    Yields:
-        The folder.
-    """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path, known)
     beside = hidden(path)
     beside.mkdir()  # fails if it exists, so it belongs to this process
     descriptor = os.open(beside, os.O_RDONLY)
-    _lock(descriptor)
+    lock(descriptor)
     beside.mkdir(exist_ok=True)  # it was taken for a leftover, before it was locked
     try:
         yield beside
+        if before is not None:
+            before()
+        os.replace(beside, path)
     finally:
         if os.path.lexists(beside):
             shutil.rmtree(beside, ignore_errors=True)

@@ -185,10 +185,9 @@ def images_among(paths: Sequence[Path], where: str, videos: bool = False) -> lis
         where: Their place, for the log.
         videos: Include videos.
     """
-    wanted = [is_image(path) or (videos and is_video(path)) for path in paths]
-    kept = [path for path, is_wanted in zip(paths, wanted, strict=True) if is_wanted]
-    skipped = [path for path, is_wanted in zip(paths, wanted, strict=True) if not is_wanted]
-    if others := [path for path in skipped if path.name not in (PREDICTIONS, PREDICT_PAGE)]:
+    kept = [path for path in paths if is_image(path) or (videos and is_video(path))]
+    left_out = {*paths} - {*kept}
+    if others := [p for p in paths if p in left_out and p.name not in (PREDICTIONS, PREDICT_PAGE)]:
         log.info("%s: not images by their names: %s", where, count_by_ending(others))
     return kept
 
@@ -274,8 +273,8 @@ def check_regular(path: str | os.PathLike[str]) -> None:
     """
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
-        kind = next((name for is_kind, name in _OTHER_KINDS if is_kind(mode)), "a special file")
         number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        kind = next((kind for is_kind, kind in _OTHER_KINDS if is_kind(mode)), "a special file")
         raise OSError(number, f"{kind}, not a file", os.fspath(path))
 
 

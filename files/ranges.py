@@ -17,7 +17,7 @@ def register_ranges() -> None:
     for kind in RANGED:
         register_type(
             kind,
-            serializer=_plain,
+            serializer=int if issubclass(kind, int) else float,
             deserializer=functools.partial(in_range, kind),
             type_check=lambda value, kind: False,  # plain numbers are checked again
         )
@@ -40,7 +40,3 @@ def in_range(kind: type, value: Any) -> int | float:
         said = (kind.__doc__ or "").lower()
         raise ValueError(f"Expected {said} Got value: {value}")
     return number
-
-
-def _plain(value: int | float) -> int | float:
-    return value

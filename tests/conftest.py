@@ -130,19 +130,6 @@ def _parser_is_built_once() -> Generator[None]:
         yield
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _what_is_saved_is_read_again_in_one_file(request: pytest.FixtureRequest) -> Generator[None]:
-    """It only warns, and takes a fifth of the time of a short run; see `test_saved_config.py`."""
-    if "commands.cli" not in sys.modules or request.module.__name__.endswith("test_saved_config"):
-        yield
-        return
-    from commands.cli import EnlargerCLI
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(EnlargerCLI, "_check_saved", lambda cli: None)
-        yield
-
-
 def _root(variable: str, folder: str) -> Path:
     for candidate in (os.environ.get(variable), REPO.parent / "shared" / folder):
         if candidate and Path(candidate).is_dir():

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
@@ -26,18 +25,3 @@ def named(item: pytest.Item) -> set[str]:
 def not_run(item: pytest.Item) -> list[str]:
     """Those of them that no command had."""
     return sorted(n for n in named(item) if not any(p.endswith(f"/{n}.yaml") for p in RAN))
-
-
-def collected(session: pytest.Session, paths: Iterable[Path]) -> list[pytest.Item]:
-    """All tests of files, slow ones, too, and also where the session runs others."""
-    found: list[pytest.Item] = []
-    nodes: list[pytest.Item | pytest.Collector] = [
-        pytest.Module.from_parent(session, path=path) for path in paths
-    ]
-    while nodes:
-        node = nodes.pop()
-        if isinstance(node, pytest.Item):
-            found.append(node)
-        else:
-            nodes += node.collect()
-    return found

@@ -175,40 +175,43 @@ def _grid(head: list[str], lines: list[list[str]]) -> str:
 
 
 def draw(table: Table, row: Row, folder: Path) -> None:
-    """Draw a row's crops at 1:1, a line an image: LR (nearest), bicubic, regression, row, HR.
+    """Draw a row's crops beside its controls, and the README's image once it is complete.
 
     Args:
         table: The table.
         row: The row; nothing is drawn if it names no sheet.
-        folder: Where to; the image is ``photographs/<row>.webp`` in it.
+        folder: Where to; the images are ``photographs/<row>.webp`` and ``front.webp`` in it.
     """
-    if not row.sheet:
-        return
-    compared = table.tables[row.sheet]
-    own = ROWS / row.name / OUTPUTS
-    columns = {
-        "LR": own / "lr",
-        "bicubic": ROWS / compared.bicubic / OUTPUTS / "sr",
-        "regression": ROWS / compared.regression / OUTPUTS / "sr",
-        row.label: own / "sr",
-        "HR": own / "hr",
-    }
+    labels = {row.name: row.label for row in table.rows}
+    if row.sheet:
+        compared = table.tables[row.sheet]
+        beside = {"bicubic": compared.bicubic, "regression": compared.regression}
+        _sheet(
+            table, row.sheet, beside | {row.label: row.name}, folder / IMAGES / f"{row.name}.webp"
+        )
+    if row.name in table.front and all((ROWS / name / OUTPUTS).is_dir() for name in table.front):
+        dataset = table.sets[row.set].tables[0]
+        shown = {labels[name]: name for name in table.front}
+        _sheet(table, dataset, shown, folder / IMAGES / "front.webp")
+
+
+def _sheet(table: Table, dataset: str, rows: dict[str, str], target: Path) -> None:
+    """Draw crops at 1:1, a line an image that all rows have: LR (nearest), the rows, HR."""
+    *_, last = (ROWS / name / OUTPUTS for name in rows.values())
+    columns = {label: ROWS / name / OUTPUTS / "sr" for label, name in rows.items()}
+    columns = {"LR": last / "lr"} | columns | {"HR": last / "hr"}
+    crops = [crop for crop in table.crops if (last / "hr" / dataset / f"{crop[0]}.png").is_file()]
     step = SIDE + GAP
-    size = (len(columns) * step - GAP, HEAD + len(table.crops) * step - GAP)
+    size = (len(columns) * step - GAP, HEAD + len(crops) * step - GAP)
     paper = Image.new("RGB", size, "white")
     pen, font = ImageDraw.Draw(paper), ImageFont.load_default(FONT)
     for x, (label, images) in enumerate(columns.items()):
         pen.text((x * step + 2, 2), label, "black", font)
-        for y, (key, left, top) in enumerate(table.crops):
-            file = next((images / row.sheet).rglob(f"{key}*.png"))
-            with Image.open(file) as image, Image.open(_like(file, images, own / "hr")) as whole:
+        for y, (key, left, top) in enumerate(crops):
+            name = f"{dataset}/{key}.png"
+            with Image.open(images / name) as image, Image.open(last / "hr" / name) as whole:
                 large = image.convert("RGB").resize(whole.size, Image.Resampling.NEAREST)
             crop = large.crop((left, top, left + SIDE, top + SIDE))
             paper.paste(crop, (x * step, HEAD + y * step))
-    target = folder / IMAGES / f"{row.name}.webp"
     target.parent.mkdir(parents=True, exist_ok=True)
     paper.save(target, quality=QUALITY, method=6)
-
-
-def _like(file: Path, images: Path, other: Path) -> Path:
-    return other / file.relative_to(images)

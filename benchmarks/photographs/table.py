@@ -137,6 +137,7 @@ class Table:
     rows: All rows; each comes after the controls of its tables.
     claims: All claims.
     crops: Image and upper left corner of each crop that is shown.
+    front: Rows of one set that the README's image shows.
     """
 
     sets: dict[str, Set]
@@ -145,6 +146,7 @@ class Table:
     rows: tuple[Row, ...]
     claims: tuple[Claim, ...] = ()
     crops: tuple[tuple[str, int, int], ...] = ()
+    front: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check all names.
@@ -166,6 +168,7 @@ class Table:
             _check(filter(None, [row.sheet]), self.tables, f"row {row.name!r}")
         for name, table in self.tables.items():
             _check(filter(None, [table.bicubic, table.regression]), rows, f"table {name!r}")
+        _check(self.front, rows, "`front`")
         for claim in self.claims:
             _check([claim.row, *filter(None, [claim.than])], rows, f"claim {claim.text!r}")
             _check(claim.tables, self.tables, f"claim {claim.text!r}")

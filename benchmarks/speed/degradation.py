@@ -261,7 +261,7 @@ def seeds(draw: int) -> Tensor:
 
 
 def variants(draws: int, device: torch.device) -> dict[str, Any]:
-    """Our pipeline on images of differing sizes, in a mixture, and out of kornia's classes.
+    """Our pipeline on images of differing sizes, and in a mixture, against itself.
 
     Images of differing sizes, 192 to 320 px, go one by one, as evaluation has them; so they are
     compared with images of 256 px that go one by one.
@@ -299,7 +299,6 @@ def variants(draws: int, device: torch.device) -> dict[str, Any]:
             "differing sizes": partial(one_by_one, others),
             "light": partial(batch, light),
             "mixture": partial(batch, mixture),
-            "kornia": partial(batch, degradation_of(["configs/degradation/kornia.yaml"], SCALE)),
         },
         draws,
         device,
@@ -313,9 +312,19 @@ def variants(draws: int, device: torch.device) -> dict[str, Any]:
             mean["one by one"] * pixels / mean["differing sizes"], 3
         ),
         "throughput_of_mixture": round((mean["plain"] + mean["light"]) / 2 / mean["mixture"], 3),
-        "kornia_to_plain": round(mean["kornia"] / mean["plain"], 2),
         "draws": draws,
     }
+
+
+def beside_kornia(draws: int, device: torch.device) -> dict[str, Any]:
+    """Ours without USM, beside the same order of steps out of kornia's augmentations."""
+    hr = photographs(BATCH, SIDE).to(device)
+    kornia = degradation_of(["configs/degradation/kornia.yaml"], SCALE)
+    ours = RealESRGAN(SCALE, usm=False, compile=False)
+    times = in_turns(
+        {"kornia": partial(_batch, kornia, hr), "ours": partial(_batch, ours, hr)}, draws, device
+    )
+    return against(times["kornia"], times["ours"])
 
 
 def launches(device: torch.device) -> dict[str, dict[str, int]]:
@@ -338,7 +347,13 @@ def launches(device: torch.device) -> dict[str, dict[str, int]]:
 def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description="Time degradation against Real-ESRGAN's code.")
-    parser.add_argument("peers", type=Path, help="folder with checkouts of BasicSR and Real-ESRGAN")
+    parser.add_argument(
+        "peers",
+        type=Path,
+        nargs="?",
+        help="folder with checkouts of BasicSR and Real-ESRGAN; without it only kornia's classes "
+        "are timed beside ours, for degradation_kornia.json",
+    )
     parser.add_argument("--draws", type=int, default=150, help="batches of each, without USM")
     parser.add_argument("--usm-draws", type=int, default=30, help="batches of each, with USM")
     parser.add_argument("--device", default=report.device(), help="by default what is there")
@@ -352,8 +367,12 @@ def main() -> None:
     np.random.seed(SEED)
     torch.manual_seed(SEED)
     device = torch.device(arguments.device)
+    if arguments.peers is None:
+        results = beside_kornia(arguments.draws, device)
+        report.write_report("degradation_kornia", results, SEED, device=device.type)
+        return
     compiled = device.type == "cuda"
-    results: dict[str, Any] = {
+    results = {
         "batch": f"{BATCH} images of {SIDE} px to x{SCALE}",
         "without USM": compare(arguments.peers, False, arguments.draws, device, compiled),
         "with USM": compare(arguments.peers, True, arguments.usm_draws, device, compiled),

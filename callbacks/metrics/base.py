@@ -16,40 +16,41 @@ number of processes. To add a metric, write one small class:
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import torch
-import torchmetrics
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
+from callbacks import weights
 from callbacks.evaluation import (
     EvaluationCallback,
     Stage,
     all_callbacks,
     are_finite,
-    check_at_least,
     evaluated_datasets,
+    first_of,
     gather_on_first,
     nan_where_not_finite,
     on_all,
     on_first,
     output_image,
-    sync_states,
 )
 from callbacks.tensorboard import DescribedLogger, MetricProtocol
 from degradations.bicubic import resize
-from degradations.draws import CODING
+from files.numbers import PositiveInt
 
 if TYPE_CHECKING:
     from files.batch import Batch
 
 log = logging.getLogger(__name__)
+Measured = dict[str, Any]  # what was measured of each image: a number, or an array of features
+OUTPUT, BICUBIC, FINITE = range(3)  # kinds of measurement; the last: whether an output is finite
 
 
 class TooSmall(ValueError):  # noqa: N818  (it describes the images)
@@ -78,14 +79,12 @@ def warn_of_small(metric: str, dataset: str, small: Mapping[str, str], kept: int
     """
     if not small:
         return
-    shown = ", ".join(list(small)[:5]) + (", ..." if len(small) > 5 else "")
     left = f"its number is of the other {kept}" if kept else "there is no number"
     window = " or ".join(dict.fromkeys(small.values()))
     message = "%s of %s: %d of %d images are smaller than %s and left out, so %s: %s"
-    log.warning(message, metric, dataset, len(small), len(small) + kept, window, left, shown)
-
-
-Measured = dict[str, Any]  # what was measured of each image: a number, or an array of features
+    log.warning(
+        message, metric, dataset, len(small), len(small) + kept, window, left, first_of([*small])
+    )
 
 
 class Record(TypedDict):
@@ -109,24 +108,11 @@ class Record(TypedDict):
     not_finite: NotRequired[int]
 
 
-OUTPUT, BICUBIC, FINITE = range(3)  # kinds of measurement; the last: whether an output is finite
-
-
-class Measurements(torchmetrics.Metric):
-    """The measurements of each image, as states that torchmetrics reduces over the processes.
-
-    States are flat tensors, so batches of any shape are appended to them.
-    """
-
-    full_state_update = False
-    keys: list[Tensor]  # uint8: names, each ended by a zero byte
-    layout: list[Tensor]  # int64, for each batch: dataset, kind, B, dimensions, sizes
-    values: list[Tensor]
+class Measurements:
+    """The measurements of each image, of this process until they are gathered."""
 
     def __init__(self) -> None:
-        super().__init__(sync_on_compute=False)
-        for state in ("keys", "layout", "values"):
-            self.add_state(state, [], dist_reduce_fx="cat")
+        self._batches: list[tuple[int, int, list[str], Tensor]] = []
 
     def update(self, dataset: int, kind: int, keys: list[str], values: Tensor) -> None:
         """Add a batch.
@@ -137,43 +123,20 @@ class Measurements(torchmetrics.Metric):
             keys: B names.
             values: (B, ...).
         """
-        names = "".join(f"{key}\0" for key in keys).encode(*CODING)
-        sizes = [dataset, kind, len(keys), values.ndim - 1, *values.shape[1:]]
-        self.keys.append(torch.frombuffer(bytearray(names), dtype=torch.uint8))
-        self.layout.append(torch.tensor(sizes))
-        self.values.append(values.detach().flatten())
+        self._batches.append((dataset, kind, keys, values.detach()))
 
-    def join(self) -> None:
-        """Make each state one tensor on the CPU, by one transfer if all are on one device."""
-        for name, state in self.metric_state.items():
-            if isinstance(state, list) and state:
-                alike = len({x.device for x in state}) == 1
-                whole = torch.cat(state if alike else [x.cpu() for x in state])
-                setattr(self, name, [whole.cpu()])
+    def gather(self) -> None:
+        """Gather those of all processes on the first; only here the host waits for the device."""
+        mine = [(which, kind, keys, values.cpu()) for which, kind, keys, values in self._batches]
+        self._batches = [batch for part in gather_on_first(mine) for batch in part]
 
-    def compute(self) -> dict[tuple[int, int], Measured]:
-        """As ``by_key``."""
-        return self.by_key()
-
-    # Not `compute`, which warns of a process without images, and of a dataset without HR.
     def by_key(self) -> dict[tuple[int, int], Measured]:
         """Return the measurements of each image by its key, for each dataset and kind."""
         found: dict[tuple[int, int], Measured] = {}
-        self.join()
-        keys, layout, values = (
-            state[0] if state else torch.zeros(0) for state in (self.keys, self.layout, self.values)
-        )
-        names = iter(bytes(keys.byte().tolist()).decode(*CODING).split("\0"))
-        sizes = iter(layout.long().tolist())
-        for dataset in sizes:
-            kind, count, dimensions = (next(sizes) for _ in range(3))
-            shape = [count, *(next(sizes) for _ in range(dimensions))]
-            batch, values = values.tensor_split([math.prod(shape)])
-            images = found.setdefault((dataset, kind), {})
+        for dataset, kind, keys, values in self._batches:
             # By key: an image that two processes saw (padding repeats some) counts once.
-            images.update(
-                zip(itertools.islice(names, count), _items(batch.view(shape)), strict=True)
-            )
+            items = values.tolist() if values.ndim == 1 else values.numpy()
+            found.setdefault((dataset, kind), {}).update(zip(keys, items, strict=True))
         return found
 
 
@@ -192,13 +155,9 @@ class Metric(EvaluationCallback):
         label: Name in logs and results, if one metric is used twice (say, on Y and on RGB).
         control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
             results, which a method should beat.
-
-    Raises:
-        ValueError: ``every_n`` or ``limit`` is below 1.
-        TypeError: If a subclass has no name.
     """
 
-    name: str = ""
+    name: str = ""  # in the logs
     higher_is_better: bool = True
     needs_hr: bool = True  # False: also for datasets without HR images, where `hr` is `sr`
     target: str = "hr"  # key of the batch's reference; `clip` for videos
@@ -207,17 +166,13 @@ class Metric(EvaluationCallback):
 
     def __init__(
         self,
-        every_n: int = 1,
-        limit: int | None = None,
+        every_n: PositiveInt = 1,
+        limit: PositiveInt | None = None,
         label: str | None = None,
         control: bool = False,
     ) -> None:
         super().__init__(every_n)
-        check_at_least(self, 1, limit=limit)
-        self.name = label or type(self).name
-        if not self.name:
-            kind = type(self).__name__
-            raise TypeError(f"{kind} needs a class attribute `name`, its name in the logs")
+        self.name = label or self.name
         self.limit, self.control = limit, control
         self.scale = 1.0  # of the current dataset, for `measure`
         self.records: list[Record] = []  # of the latest evaluation
@@ -377,8 +332,7 @@ class Metric(EvaluationCallback):
     def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         if not self._active:
             return
-        self._measured.join()  # the only place where the host waits for the device
-        sync_states(self._measured)
+        self._measured.gather()
         small = gather_on_first(self._small)
         self.records, self.control_records = on_first(lambda: self._summaries(small))
         self._measured, self._small = Measurements(), []
@@ -448,12 +402,49 @@ class Metric(EvaluationCallback):
             bad: Keys of the images that are not finite.
             n: Number of all images.
         """
-        shown = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")
         message = "%s of %s is not finite, because %d of %d images are not: %s"
-        log.warning(message, self.name, dataset.name, len(bad), n, shown)
+        log.warning(message, self.name, dataset.name, len(bad), n, first_of(bad))
         record = self.record(dataset, math.nan, n)
         record["not_finite"] = len(bad)
         return record
+
+
+class WeightsMetric(Metric):
+    """A metric whose networks come from files named in ``configs/weights.yaml``.
+
+    Args:
+        strict_weights: Stop the run if a file is missing; otherwise the metric is off.
+    """
+
+    files: tuple[str, ...]  # their names
+
+    def __init__(self, strict_weights: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.strict_weights = strict_weights
+        self.sha256: str | None = None  # of the files, once loaded
+
+    @abstractmethod
+    def build(self, paths: list[Path]) -> None:
+        """Build the networks from the files."""
+
+    def absent(self) -> str:
+        """Name the missing files in one line; empty if all are found."""
+        return "; ".join(weights.missing(name) for name in self.files if not weights.obtain(name))
+
+    def load(self) -> None:
+        """Load the networks.
+
+        Raises:
+            FileNotFoundError: If a file is missing.
+        """
+        paths = [weights.require(name) for name in self.files]
+        self.build(paths)
+        self.sha256 = ", ".join(map(weights.digest_of, paths))
+
+    def weights_protocol(self) -> MetricProtocol:
+        """Return names and hashes of the files."""
+        names = ", ".join(weights.entry_of(name)["file"] for name in self.files)
+        return {"weights": names, "sha256": self.sha256}
 
 
 class ImageMetric(Metric):
@@ -509,10 +500,9 @@ class ImageMetric(Metric):
         bad = [f"{key} ({value})" for key, value in images.items() if not math.isfinite(value)]
         whole = kept == len(images)
         mean = "and so is the mean" if whole else f"and the mean is of the other {kept}"
-        shown = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")
         message = (
             f"{self.name} is not finite for {len(bad)} of {len(images)} images of {dataset}, "
-            f"{mean}: {shown}"
+            f"{mean}: {first_of(bad)}"
         )
         if whole or message not in self._warned:  # an undefined mean is reported each time
             log.warning("%s", message)
@@ -527,8 +517,3 @@ def as_float64(x: Tensor) -> Tensor:
 def _wanted(images: Measured, wanted: set[str] | None) -> Measured:
     """Return the wanted images, sorted, so that rounding is the same on any number of processes."""
     return {k: images[k] for k in sorted(images) if wanted is None or k in wanted}
-
-
-def _items(values: Tensor) -> Any:
-    """Return Python numbers, or an array for each image."""
-    return values.tolist() if values.ndim == 1 else values.cpu().numpy()

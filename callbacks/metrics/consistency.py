@@ -1,4 +1,4 @@
-"""Metrics of structure: LRConsistency, Lattice, SelfSSIM, Memorised, Repetition.
+"""Metrics of structure: LRConsistency, SelfSSIM, Repetition.
 
 SelfSSIM: after its use in Ntavelis et al., "Arbitrary-scale image synthesis" (CVPR 2022); the
 details are ours. That paper's code computes MS-SSIM of RGB after nearest-neighbour resizing and
@@ -16,19 +16,25 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional
 
-from callbacks.evaluation import check_at_least, on_first
+from callbacks.evaluation import first_of
 from callbacks.metrics.base import ImageMetric, Measured, Metric, Record, TooSmall, warn_of_small
 from callbacks.metrics.pixels import psnr, ssim, to_pixels
-from callbacks.metrics.sets import Reference, SetMetric, find_reference
+from callbacks.metrics.sets import SetMetric
 from callbacks.tensorboard import MetricProtocol
 from degradations.bicubic import resize
+from files.numbers import NonNegativeInt, PositiveInt
 
 if TYPE_CHECKING:
     from files.batch import Batch
+
+
+log = logging.getLogger(__name__)
+SIDE = 16  # pixels of the base's side after shrinking: fine detail does not matter
+NEAR = range(SIDE - 2, SIDE + 3)  # shifts that are compared
+LEAST = 1.5  # smallest side of an image, in sides of the base
 
 
 class LRConsistency(ImageMetric):
@@ -44,9 +50,6 @@ class LRConsistency(ImageMetric):
         color: ``y`` for the luma of BT.601 in [16, 235], or ``rgb``.
         border: Pixels of the input cut off at each side before comparing.
         round_8bit: Round the output to 8 bit first, as a saved PNG file is.
-
-    Raises:
-        ValueError: If a value is out of range.
     """
 
     name = "lr_psnr"
@@ -55,15 +58,11 @@ class LRConsistency(ImageMetric):
     def __init__(
         self,
         color: Literal["y", "rgb"] = "y",
-        border: int = 0,
+        border: NonNegativeInt = 0,
         round_8bit: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if color not in ("y", "rgb"):
-            raise ValueError(f"`color` of LRConsistency is {color!r}; expected 'y' or 'rgb'")
-        if border < 0:
-            raise ValueError(f"`border` of LRConsistency is {border}; expected 0 or more")
         self.color: Literal["y", "rgb"] = color
         self.border, self.round_8bit = border, round_8bit
 
@@ -99,93 +98,6 @@ class LRConsistency(ImageMetric):
         return psnr(*(to_pixels(x, self.color, self.border, False) for x in (down, lr)))
 
 
-BESIDE = (-4, -3, -2, 2, 3, 4)  # bins; the window's own peak is one wide at each side
-PERIODS = 8  # an image has at least this many per side
-
-
-class Lattice(ImageMetric):
-    """Energy at multiples of 1/period relative to nearby frequencies; lower is better.
-
-    Energy of luma where both frequencies are multiples, over that two to four bins away, averaged:
-    about 1 means no lattice. White noise has 1.2, Kodak's photographs 0.8 to 1.7, and 5 (median;
-    1.5 to 61) with one 8-bit level added on every eighth row and column. Decoders of latents with a
-    factor of 8 may leave a lattice of 8 pixels, which a sliced Wasserstein distance of patches
-    counts as texture. Images need 8 periods a side. Not a quality metric: noise hides a lattice.
-
-    Args:
-        period: Period of the lattice in pixels: the factor of the decoder.
-
-    Raises:
-        ValueError: If ``period`` is below 2.
-    """
-
-    name = "lattice"
-    higher_is_better = False
-    needs_hr = False
-
-    def __init__(self, period: int = 8, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        if period < 2:
-            raise ValueError(f"`period` of Lattice is {period}; expected 2 pixels or more")
-        self.period = period
-
-    def protocol(self) -> MetricProtocol:
-        """Return implementation, colour, rounding, range, period and window."""
-        return {
-            "implementation": "enlarger lattice 1",
-            "color": "y",
-            "border": 0,
-            "round_8bit": True,
-            "data_range": 255,
-            "period": self.period,
-            "window": "hann",
-        }
-
-    def compute(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        """Return (B,) ratios of energies.
-
-        Raises:
-            TooSmall: If an image has fewer than 8 periods.
-        """
-        least = PERIODS * self.period
-        if min(sr.shape[-2:]) < least:
-            raise TooSmall(sr, f"{least}x{least}, {PERIODS} times the `period` of {self.period}")
-        return lattice(to_pixels(sr, "y")[:, 0], self.period)
-
-
-def lattice(luma: Tensor, period: int) -> Tensor:
-    """Return the energy at multiples of 1/period over that nearby, averaged over the multiples.
-
-    Args:
-        luma: (B, H, W) float64 in [0, 255].
-        period: Pixels.
-
-    Returns:
-        (B,) ratios.
-    """
-    # Sides that are multiples of the period have its frequencies as bins of the transform.
-    rows, columns = (side // period for side in luma.shape[-2:])
-    luma = luma[:, : rows * period, : columns * period]
-    down, across = (
-        torch.hann_window(side, dtype=luma.dtype, device=luma.device) for side in luma.shape[-2:]
-    )
-    window = down[:, None] * across
-    luma = (luma - luma.mean((1, 2), keepdim=True)) * window
-    # Rounding to 8 bits adds this energy everywhere, also to a flat image.
-    energy = torch.fft.fft2(luma).abs().square() + window.square().sum() / 12
-    beside_rows, beside_columns = (
-        torch.stack([energy.roll(step, dim) for step in BESIDE]).mean(0) for dim in (1, 2)
-    )
-    beside = (beside_rows + beside_columns) / 2
-    # Photographs are strongest on the two axes, so there only what lies on them is compared.
-    beside[:, 0], beside[:, :, 0] = beside_columns[:, 0], beside_rows[:, :, 0]
-    found = (energy / beside)[:, ::rows, ::columns].flatten(1)
-    return found[:, 1:].mean(1)  # without the mean of the image
-
-
-log = logging.getLogger(__name__)
-
-
 class SelfSSIM(Metric):
     """SSIM between the outputs at two scales, the first resized to the second's size.
 
@@ -207,13 +119,11 @@ class SelfSSIM(Metric):
     def __init__(
         self,
         color: Literal["y", "rgb"] = "y",
-        every_n: int = 1,
-        limit: int | None = None,
+        every_n: PositiveInt = 1,
+        limit: PositiveInt | None = None,
         label: str | None = None,
     ) -> None:
         super().__init__(every_n, limit, label)
-        if color not in ("y", "rgb"):
-            raise ValueError(f"`color` of SelfSSIM is {color!r}; expected 'y' or 'rgb'")
         self.color: Literal["y", "rgb"] = color
         self._seen: list[tuple[Any, Measured]] = []  # datasets of this evaluation so far
 
@@ -253,9 +163,8 @@ class SelfSSIM(Metric):
                 if not values:
                     continue
                 if bad := [name for name, value in values.items() if not math.isfinite(value)]:
-                    shown = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")
                     message = "%s of %s: %d of %d images have pixels that are not finite: %s"
-                    log.warning(message, metric, b.name, len(bad), len(values), shown)
+                    log.warning(message, metric, b.name, len(bad), len(values), first_of(bad))
                 mean = sum(values.values()) / len(values)
                 records.append(self.record(b, mean, len(values), metric))
         self._seen.append((dataset, named))
@@ -298,115 +207,6 @@ class SelfSSIM(Metric):
                 "no %s: it needs datasets of the same images at two scales or more", self.name
             )
         return kept, *found[1:]
-
-
-class Memorised(SetMetric):
-    """Nearest-neighbour ratio: 1 means no memorisation, 0 copies.
-
-    The mean distance of the outputs to the nearest training image, over that of the references,
-    real images that were not trained on. Images are compared as RGB thumbnails of 16x16 pixels by
-    area; the distance is the root mean squared difference, in levels of 8 bits. Blurred images lie
-    closer to everything, which may cause a ratio somewhat below 1. It is no published number.
-
-    Args:
-        training: The training images: a folder (``tar -xf`` extracts shards to one), or a file made
-            by ``python main.py reference IMAGES
-            --metric callbacks.Memorised --set training=none``.
-        side: Pixels of a thumbnail's side.
-
-    Raises:
-        ValueError: If ``side`` is below 1.
-    """
-
-    name = "memorised"
-    higher_is_better = True  # up to 1
-    minimum = 1
-    enough = 100
-    remark = "noisy"
-
-    def __init__(self, training: str, side: int = 16, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        check_at_least(self, 1, side=side)
-        self.training, self.side = training, side
-        self._trained: Reference | None = None  # on the first process only, which compares
-
-    def protocol(self) -> MetricProtocol:
-        """Return implementation, colour, thumbnails, and what was trained on."""
-        known = self._trained
-        return self.features_protocol() | {
-            "distance": "root mean square, to the nearest",
-            "training": None if known is None else f"{known.name}, {known.content}",
-            "training_n": None if known is None else len(known.features),
-        }
-
-    def features_protocol(self) -> MetricProtocol:
-        """Return implementation, colour and thumbnails."""
-        return {
-            "implementation": "enlarger memorised 1",
-            "color": "rgb",
-            "round_8bit": True,
-            "data_range": 255,
-            "resize": f"area to {self.side}x{self.side}",
-        }
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Set up as all set metrics, and find the training images.
-
-        Raises:
-            ValueError: If they are missing, broken, or of another protocol.
-        """
-        super().setup(trainer, pl_module, stage)
-        if self._loaded and not self._off:
-            on_first(self._find_training)
-
-    def features(self, images: Tensor, batch: Batch) -> Tensor:
-        """Return (B, 3 side^2) thumbnails.
-
-        Raises:
-            TooSmall: If an image is smaller than its thumbnail.
-        """
-        if min(images.shape[-2:]) < self.side:
-            raise TooSmall(images, f"a thumbnail's {self.side}x{self.side} (`side`)")
-        pixels = (images.clamp(0, 1) * 255).round()
-        return functional.adaptive_avg_pool2d(pixels, self.side).flatten(1)
-
-    def distance(self, sr: Tensor, hr: Tensor) -> float:
-        """Return the ratio for (N, D) and (M, D) thumbnails."""
-        trained = self._training_features()
-        return float(nearest(sr, trained).mean() / nearest(hr, trained).mean())
-
-    def _find_training(self) -> None:
-        self._training()  # not returned: it would be sent to all other processes
-
-    def _training(self) -> Reference:
-        if self._trained is None:
-            self._trained = find_reference(self, self.training, "training")
-        return self._trained
-
-    def _training_features(self) -> Tensor:
-        return torch.from_numpy(self._training().features).to(torch.float64)
-
-
-def nearest(samples: Tensor, images: Tensor) -> Tensor:
-    """Return the root mean square distance of each sample to the nearest image.
-
-    Args:
-        samples: (N, D) float64.
-        images: (M, D) float64.
-
-    Returns:
-        (N,).
-    """
-    # Not by a matrix product, where a copy would not be at 0; in parts, because of the memory.
-    exact = "donot_use_mm_for_euclid_dist"
-    parts = torch.split(samples, 256)
-    few = [torch.cdist(x, images, compute_mode=exact).amin(1) for x in parts]
-    return torch.cat(few) / samples.shape[1] ** 0.5
-
-
-SIDE = 16  # pixels of the base's side after shrinking: fine detail does not matter
-NEAR = range(SIDE - 2, SIDE + 3)  # shifts that are compared
-LEAST = 1.5  # smallest side of an image, in sides of the base
 
 
 class Repetition(SetMetric):

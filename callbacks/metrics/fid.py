@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from callbacks import weights
-from callbacks.evaluation import check_at_least
-from callbacks.metrics.base import TooSmall, as_float64
+from callbacks.metrics.base import TooSmall, WeightsMetric, as_float64
 from callbacks.metrics.sets import SetMetric
 from callbacks.tensorboard import MetricProtocol
 from degradations.bicubic import resize
 from degradations.draws import seed_of
+from files.numbers import PositiveInt
 from files.tensors import check_numbers, read_tensors
 
 if TYPE_CHECKING:
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 
 Preset = Literal["clean-fid", "torch-fidelity", "torchmetrics"]
 SIDE = 299
-WEIGHTS = "fid-inception"  # the name in configs/weights.yaml
+SEED = 2020  # torch-fidelity's
 
 
-class InceptionMetric(SetMetric):
+class InceptionMetric(WeightsMetric, SetMetric):
     """A distance of Inception's 2048 features. Subclasses implement ``distance``.
 
     Args:
@@ -49,41 +49,19 @@ class InceptionMetric(SetMetric):
             2022), ``torch-fidelity`` (TensorFlow's bilinear without antialiasing, as earlier
             papers), or ``torchmetrics`` (antialiased bilinear). Their numbers differ and must not
             be compared with one another.
-        strict_weights: Stop the run if the weights are missing; otherwise the metric is off.
-
-    Raises:
-        ValueError: If the preset is unknown.
     """
 
-    def __init__(
-        self, preset: Preset = "clean-fid", strict_weights: bool = False, **kwargs: Any
-    ) -> None:
+    files = ("fid-inception",)
+    net: Inception
+
+    def __init__(self, preset: Preset = "clean-fid", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if preset not in PREPARATIONS:
-            known = ", ".join(map(repr, PREPARATIONS))
-            raise ValueError(
-                f"`preset` of {type(self).__name__} is {preset!r}; expected one of {known}"
-            )
         self.preset: Preset = preset
-        self.strict_weights = strict_weights
-        self.net: Inception | None = None
-        self.sha256: str | None = weights.entry_of(WEIGHTS)["sha256"]
+        self.sha256 = weights.entry_of(self.files[0])["sha256"]
 
-    def absent(self) -> str:
-        """Name the missing weights in one line; empty if found."""
-        return "" if weights.obtain(WEIGHTS) else weights.missing(WEIGHTS)
-
-    def load(self) -> None:
-        """Load the network.
-
-        Raises:
-            FileNotFoundError: If its weights are missing.
-        """
-        path = weights.find(WEIGHTS)
-        if path is None:
-            raise FileNotFoundError(weights.missing(WEIGHTS))
-        self.sha256 = weights.digest_of(path)
-        self.net = _shared(path, self.sha256)
+    def build(self, paths: list[Path]) -> None:
+        """Take the network that all metrics of a run share."""
+        self.net = _shared(paths[0])
 
     def protocol(self) -> MetricProtocol:
         """Return implementation, preset, rounding, resize, antialiasing, network and weights."""
@@ -102,8 +80,7 @@ class InceptionMetric(SetMetric):
             "resize": f"{filter_} to {SIDE}x{SIDE}",
             "antialias": antialias,
             "network": "Inception-v3 of 2015-12-05, 2048 features",
-            "weights": weights.entry_of(WEIGHTS)["file"],
-            "sha256": self.sha256,
+            **self.weights_protocol(),
         }
 
     def features(self, images: Tensor, batch: Batch) -> Tensor:
@@ -117,13 +94,7 @@ class InceptionMetric(SetMetric):
         return self.cached(images, what, lambda: self.embed(prepare(levels(images))))
 
     def embed(self, pixels: Tensor) -> Tensor:
-        """Return (B, 2048) float32 features of (B, 3, 299, 299) pixels in [0, 255].
-
-        Raises:
-            RuntimeError: If the network is not loaded yet.
-        """
-        if self.net is None:
-            raise RuntimeError(f"{type(self).__name__} has no network before `load` was called")
+        """Return (B, 2048) float32 features of (B, 3, 299, 299) pixels in [0, 255]."""
         return self.net(pixels)
 
 
@@ -161,7 +132,7 @@ class Inception(nn.Module):
 
 
 @functools.lru_cache(maxsize=1)
-def _shared(path: Path, sha256: str) -> Inception:
+def _shared(path: Path) -> Inception:
     """Return the network that all metrics of a run share."""
     return Inception(path)
 
@@ -222,7 +193,6 @@ class FID(InceptionMetric):
             2022), ``torch-fidelity`` (TensorFlow's bilinear without antialiasing, as earlier
             papers), or ``torchmetrics`` (antialiased bilinear). Their numbers differ and must not
             be compared with one another.
-        strict_weights: Stop the run if the weights are missing; otherwise the metric is off.
     """
 
     name = "fid"
@@ -269,9 +239,6 @@ def _root(features: Tensor) -> Tensor:
     return values.clamp(min=0).sqrt()[:, None] * vectors.T
 
 
-SEED = 2020  # torch-fidelity's
-
-
 class KID(InceptionMetric):
     """Kernel Inception distance between the outputs and their HR images; lower is better.
 
@@ -286,9 +253,6 @@ class KID(InceptionMetric):
         subsets: Number of subsets.
         subset_size: Images in each, at most. If there are no more images than that, all are used,
             once.
-
-    Raises:
-        ValueError: If ``subsets`` is below 1 or ``subset_size`` below 2.
     """
 
     name = "kid"
@@ -297,13 +261,11 @@ class KID(InceptionMetric):
     def __init__(
         self,
         preset: Preset = "clean-fid",
-        subsets: int = 100,
-        subset_size: int = 1000,
+        subsets: PositiveInt = 100,
+        subset_size: PositiveInt = 1000,
         **kwargs: Any,
     ) -> None:
         super().__init__(preset, **kwargs)
-        check_at_least(self, 1, subsets=subsets)
-        check_at_least(self, 2, subset_size=subset_size)
         self.subsets, self.subset_size, self.enough = subsets, subset_size, subset_size
 
     def protocol(self) -> MetricProtocol:
@@ -395,9 +357,6 @@ class KIDThumb(SetMetric):
         subsets: Number of random subsets to average over.
         subset_size: Images in each, at most. If there are no more images than that, all are used,
             once.
-
-    Raises:
-        ValueError: If a value is out of range.
     """
 
     name = "kid_thumb"
@@ -405,11 +364,13 @@ class KIDThumb(SetMetric):
     remark = "noisy"
 
     def __init__(
-        self, side: int = 8, subsets: int = 100, subset_size: int = 1000, **kwargs: Any
+        self,
+        side: PositiveInt = 8,
+        subsets: PositiveInt = 100,
+        subset_size: PositiveInt = 1000,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_at_least(self, 1, side=side, subsets=subsets)
-        check_at_least(self, 2, subset_size=subset_size)
         self.side, self.subsets, self.subset_size = side, subsets, subset_size
 
     def protocol(self) -> MetricProtocol:
@@ -451,14 +412,10 @@ class PatchMetric(InceptionMetric):
 
     Args:
         crops: Crops of 299x299 pixels from each image.
-
-    Raises:
-        ValueError: If ``crops`` is below 1.
     """
 
-    def __init__(self, crops: int = 3, **kwargs: Any) -> None:
+    def __init__(self, crops: PositiveInt = 3, **kwargs: Any) -> None:
         super().__init__(preset="clean-fid", **kwargs)  # crops are not resized: no choice
-        check_at_least(self, 1, crops=crops)
         self.crops = crops
 
     def features_protocol(self) -> MetricProtocol:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks import weights
-from callbacks.metrics.base import ImageMetric, TooSmall
+from callbacks.metrics.base import ImageMetric, TooSmall, WeightsMetric
 from callbacks.metrics.niqe import read_model
 from callbacks.tensorboard import MetricProtocol
 from degradations.base import ieee_float32
@@ -49,7 +49,7 @@ FILES: dict[str, tuple[str, ...]] = {
 PI_BORDER = 4  # pixels that PI cuts off at each side, whatever the scale
 
 
-class IQA(ImageMetric):
+class IQA(WeightsMetric, ImageMetric):
     """A metric of pyiqa for each image, with the official weights.
 
     Images are rounded to 8 bits and given to pyiqa one by one, whole. pyiqa and most of its weights
@@ -62,60 +62,33 @@ class IQA(ImageMetric):
             where the paper has one; 0 to 1), ``topiq_nr`` (KonIQ-10k; about 0 to 1) or ``pi``
             (perceptual index (10 - Ma + NIQE) / 2 on Y without 4 pixels at each side; seconds for a
             large image).
-        strict_weights: Stop the run if pyiqa or a weights file is missing; otherwise the metric is
-            off.
-        every_n: In ``fit``, compute at the first validation and at every n-th after it.
-        limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results.
-        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
-            results.
-
-    Raises:
-        ValueError: If ``metric`` is unknown.
     """
 
     needs_hr = False
+    network: nn.Module
 
     def __init__(
         self,
         metric: Literal["musiq", "maniqa", "maniqa-pipal", "clipiqa", "topiq_nr", "pi"],
-        strict_weights: bool = False,
-        every_n: int = 1,
-        limit: int | None = None,
-        label: str | None = None,
-        control: bool = False,
+        **kwargs: Any,
     ) -> None:
-        if metric not in FILES:
-            raise ValueError(f"`metric` of IQA is {metric!r}; expected one of {', '.join(FILES)}")
-        # Both MANIQAs have one name: a protocol tells them apart.
-        super().__init__(every_n, limit, label or metric.removesuffix("-pipal"), control)
-        self.metric = metric
-        self.files = FILES[metric]
+        self.name = metric.removesuffix("-pipal")  # of both MANIQAs: a protocol tells them apart
+        super().__init__(**kwargs)
+        self.metric, self.files = metric, FILES[metric]
         self.higher_is_better = metric != "pi"
-        self.strict_weights = strict_weights
-        self.network: nn.Module | None = None
-        self.sha256: str | None = None
 
     def absent(self) -> str:
         """Name the missing package, or the missing files, in one line."""
-        if problem := missing_package(self.metric):
-            return problem
-        return "; ".join(weights.missing(name) for name in self.files if not weights.obtain(name))
+        return missing_package(self.metric) or super().absent()
 
-    def load(self) -> None:
+    def build(self, paths: list[Path]) -> None:
         """Build the network from its files.
 
         Raises:
-            FileNotFoundError: If a file is missing.
             ValueError: If a file does not hold the weights of this metric.
         """
-        paths = []
-        for name in self.files:
-            path = weights.find(name)
-            if path is None:
-                raise FileNotFoundError(weights.missing(name))
+        for name, path in zip(self.files, paths, strict=True):
             _warn_if_unverified(name, path)
-            paths.append(path)
         _warn_of_licence()
         try:
             with _process_unchanged():
@@ -124,7 +97,6 @@ class IQA(ImageMetric):
             found = " and ".join(map(str, paths))
             raise ValueError(f"{found}: no weights of pyiqa's {self.metric}: {error}") from error
         self.network = network.requires_grad_(False).eval()
-        self.sha256 = ", ".join(map(weights.digest_of, paths))
 
     def protocol(self) -> MetricProtocol:
         """Return name and version in pyiqa, rounding, range, and the files with their hashes."""
@@ -135,8 +107,7 @@ class IQA(ImageMetric):
             "border": PI_BORDER if on_y else 0,
             "round_8bit": True,
             "data_range": 255 if on_y else 1,
-            "weights": ", ".join(weights.entry_of(name)["file"] for name in self.files),
-            "sha256": self.sha256,
+            **self.weights_protocol(),
         }
 
     def fits(self, height: int, width: int) -> bool:
@@ -149,11 +120,8 @@ class IQA(ImageMetric):
         """Return the (B,) numbers; NaN for an image with a pixel that is not finite.
 
         Raises:
-            RuntimeError: If the network is not loaded yet.
             TooSmall: If the images are too small for the metric.
         """
-        if self.network is None:
-            raise RuntimeError(f"{self.name} has no network before `load` was called")
         if not self.fits(*sr.shape[-2:]):
             blocks = "200x104 pixels (two blocks of NIQE, and the border)"
             raise TooSmall(sr, blocks if self.metric == "pi" else "32x32 pixels")

@@ -28,18 +28,24 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from callbacks import weights
-from callbacks.metrics.base import ImageMetric, TooSmall
+from callbacks.metrics.base import ImageMetric, TooSmall, WeightsMetric
 from callbacks.metrics.pixels import to_pixels
 from callbacks.metrics.sets import find_images, read_image
 from callbacks.tensorboard import MetricProtocol
 from degradations.device import copy_to, tensor_like
+from files.numbers import NonNegativeInt
+from files.owned import whole_file
 from files.paths import expand_path
 
 if TYPE_CHECKING:
     from files.batch import Batch
 
+log = logging.getLogger(__name__)
+PRISTINE = "niqe-pristine"  # the name in configs/weights.yaml
 BLOCK = 96  # pixels a side; half as many on the second scale
+WINDOW = f"two blocks of {BLOCK}x{BLOCK} pixels ({2 * BLOCK}x{BLOCK})"
 FEATURES = 36
+YIQ = (0.299, 0.587, 0.114)  # its Y, in [0, 255]
 SHARP = 0.75  # blocks of a pristine model: at least this share of the sharpest block's sharpness
 CACHED = 256 * 256 * 4  # pixels that a CPU handles at once
 RADIUS, DEVIATION = 3, 7 / 6  # of the Gaussian window, 7x7
@@ -254,14 +260,13 @@ def read_model(path: Path) -> tuple[Tensor, Tensor]:
             mean, covariance = file["mu_pris_param"].ravel(), file["cov_pris_param"]
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, TypeError) as error:
         raise ValueError(f"{path} is no model of NIQE, or damaged: {error}") from error
-    if mean.shape != (FEATURES,) or covariance.shape != (FEATURES, FEATURES):
+    found = torch.from_numpy(mean).double(), torch.from_numpy(covariance).double()
+    shapes = (FEATURES,), (FEATURES, FEATURES)
+    if (mean.shape, covariance.shape) != shapes or not all(x.isfinite().all() for x in found):
         raise ValueError(
             f"{path} is no model of NIQE: mean {mean.shape}, covariance {covariance.shape}; "
-            f"expected ({FEATURES},) and ({FEATURES}, {FEATURES})"
+            f"expected {shapes} of finite numbers"
         )
-    found = torch.from_numpy(mean).double(), torch.from_numpy(covariance).double()
-    if not all(x.isfinite().all() for x in found):
-        raise ValueError(f"{path} is no model of NIQE: it holds values that are not finite")
     return found
 
 
@@ -304,22 +309,16 @@ def save_model(path: Path, mean: Tensor, covariance: Tensor) -> None:
         mean: (36,), as of ``fit_model``.
         covariance: (36, 36).
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(
-        path,
-        mu_pris_param=mean[None].numpy(),
-        cov_pris_param=covariance.numpy(),
-        gaussian_window=torch.outer(gaussian_taps(), gaussian_taps()).numpy(),
-    )
+    with whole_file(path) as file:
+        np.savez(
+            file,
+            mu_pris_param=mean[None].numpy(),
+            cov_pris_param=covariance.numpy(),
+            gaussian_window=torch.outer(gaussian_taps(), gaussian_taps()).numpy(),
+        )
 
 
-log = logging.getLogger(__name__)
-PRISTINE = "niqe-pristine"  # the name in configs/weights.yaml
-WINDOW = f"two blocks of {BLOCK}x{BLOCK} pixels ({2 * BLOCK}x{BLOCK})"
-YIQ = (0.299, 0.587, 0.114)  # its Y, in [0, 255]
-
-
-class NIQE(ImageMetric):
+class NIQE(WeightsMetric, ImageMetric):
     """Natural image quality evaluator: needs no HR image; lower is better.
 
     The number of the authors' MATLAB release (5.7296 for USC-SIPI's baboon) and of BasicSR's
@@ -334,45 +333,36 @@ class NIQE(ImageMetric):
         round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
         model: Statistics of good photographs: ``niqe-pristine``, those of the authors, or a file
             made by ``python main.py niqe fit``.
-        strict_weights: Stop the run if the model is missing; otherwise the metric is off.
 
     Raises:
-        ValueError: If a value is out of range, or a model that is neither a name nor a file.
+        ValueError: If the model is neither a name nor a file.
     """
 
     name = "niqe"
     higher_is_better = False
     needs_hr = False
+    files = (PRISTINE,)
+    pristine: tuple[Tensor, Tensor]
 
     def __init__(
         self,
         color: Literal["y", "yiq"] = "y",
-        border: int | Literal["scale"] = 0,
+        border: NonNegativeInt | Literal["scale"] = 0,
         round_8bit: bool = True,
         model: str = PRISTINE,
-        strict_weights: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if color not in ("y", "yiq"):
-            raise ValueError(f"`color` of NIQE is {color!r}; expected 'y' or 'yiq'")
-        if border != "scale" and border < 0:
-            raise ValueError(f"`border` of NIQE is {border}; expected 'scale', or 0 or more")
         if model != PRISTINE and not _path(model).is_file():
             raise ValueError(
                 f"`model` of NIQE is {model!r}, and there is no such file; expected {PRISTINE!r}, "
                 "or a file made by `python main.py niqe fit IMAGES --out FILE`"
             )
         self.color, self.border, self.round_8bit, self.model = color, border, round_8bit, model
-        self.strict_weights = strict_weights
-        self.pristine: tuple[Tensor, Tensor] | None = None
-        self.sha256: str | None = None
 
     def absent(self) -> str:
         """Name the missing model in one line; empty if found."""
-        if self.model != PRISTINE or weights.obtain(PRISTINE):
-            return ""
-        return weights.missing(PRISTINE)
+        return super().absent() if self.model == PRISTINE else ""
 
     def load(self) -> None:
         """Read the model.
@@ -380,10 +370,13 @@ class NIQE(ImageMetric):
         Raises:
             FileNotFoundError: If it is missing.
         """
-        path = weights.find(PRISTINE) if self.model == PRISTINE else _path(self.model)
-        if path is None:
-            raise FileNotFoundError(weights.missing(PRISTINE))
-        self.pristine, self.sha256 = read_model(path), weights.digest_of(path)
+        path = weights.require(PRISTINE) if self.model == PRISTINE else _path(self.model)
+        self.build([path])
+        self.sha256 = weights.digest_of(path)
+
+    def build(self, paths: list[Path]) -> None:
+        """Read the model."""
+        self.pristine = read_model(paths[0])
 
     def protocol(self) -> MetricProtocol:
         """Return implementation, colour, border, rounding, range, block, and the model's hash."""
@@ -402,11 +395,8 @@ class NIQE(ImageMetric):
         """Return (B,) distances from the model.
 
         Raises:
-            RuntimeError: If the model is not loaded yet.
             TooSmall: If the images have fewer than two blocks.
         """
-        if self.pristine is None:
-            raise RuntimeError("NIQE has no model before `load` was called")
         border = math.ceil(self.scale) if self.border == "scale" else self.border
         height, width = (side - 2 * border for side in sr.shape[-2:])
         rows, columns = height // BLOCK, width // BLOCK
@@ -449,8 +439,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        if options.out.suffix != ".npz":
-            raise ValueError(f"--out is {str(options.out)!r}; expected a name ending in .npz")
         paths = find_images(options.images)
         mean, covariance, blocks = fit_model(paths)
         save_model(options.out, mean, covariance)

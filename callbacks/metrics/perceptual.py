@@ -18,20 +18,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import lpips
 import torch
-import xxhash
-from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from callbacks import weights
-from callbacks.metrics.base import ImageMetric, TooSmall
+from callbacks.metrics.base import ImageMetric, TooSmall, WeightsMetric
 from callbacks.tensorboard import MetricProtocol
 from degradations.base import ieee_float32
+from files.numbers import NonNegativeInt
 from files.tensors import check_numbers, read_tensors
 
 if TYPE_CHECKING:
     from files.batch import Batch
 
+Net = Literal["alex", "vgg", "squeeze"]
 Backbone = Literal["alexnet", "vgg16", "squeezenet"]  # names in configs/weights.yaml
+NETS: dict[Net, Backbone] = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet"}
+SMALLEST = 32  # pixels of a side that LPIPS needs
 
 
 def load_features(name: Backbone, path: Path) -> nn.Sequential:
@@ -61,12 +63,6 @@ def load_features(name: Backbone, path: Path) -> nn.Sequential:
     except Exception as error:  # whatever torch raises for a file that is something else
         raise ValueError(f"{path} has no weights of {name}: {error}") from error
     return features.requires_grad_(False).eval()
-
-
-Net = Literal["alex", "vgg", "squeeze"]
-
-# The name of each network in configs/weights.yaml.
-NETS: dict[str, Backbone] = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet"}
 
 
 class Network(nn.Module):
@@ -149,116 +145,38 @@ class Perceptual(nn.Module):
         return self.network.distances(self.network(a * 2 - 1), self.network(b * 2 - 1))
 
 
-class FeatureCache:
-    """A cache of features by their image's pixels, from one evaluation to the next.
-
-    A full cache keeps its first entries: images come in turn, so an evicted one would always be
-    missing at its turn.
-
-    Args:
-        size: Bytes of all entries at most.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.found: dict[bytes, list[Tensor]] = {}
-        self.used: set[bytes] = set()  # in this evaluation
-        self.taken = 0  # bytes of all entries
-
-    def begin(self) -> None:
-        """Begin an evaluation; drop entries that the last one did not use."""
-        self.found = {key: self.found[key] for key in self.used if key in self.found}
-        self.used = set()
-        self.taken = sum(map(_size, self.found.values()))
-
-    def get(self, images: Tensor, network: nn.Module) -> list[Tensor]:
-        """Return ``network(images)``, computed only if one of the images is not cached.
-
-        Args:
-            images: (B, C, H, W) on the CPU.
-            network: Returns a list of (B, ...).
-        """
-        shape = str(images.shape[1:]).encode()
-        keys = [shape + xxhash.xxh3_128_digest(x.contiguous().numpy()) for x in images]
-        self.used.update(keys)
-        known = [self.found[key] for key in keys if key in self.found]
-        if len(known) == len(keys):
-            return [torch.stack(layer) for layer in zip(*known, strict=True)]
-        computed: list[Tensor] = network(images)
-        for i, key in enumerate(keys):
-            one = [layer[i] for layer in computed]
-            if key not in self.found and self.taken + _size(one) <= self.size:
-                self.found[key] = [x.clone() for x in one]  # a view would hold the whole batch
-                self.taken += _size(one)
-        return computed
-
-
-def _size(features: list[Tensor]) -> int:
-    return sum(x.nbytes for x in features)
-
-
-SMALLEST = 32
-
-
-class LPIPS(ImageMetric):
+class LPIPS(WeightsMetric, ImageMetric):
     """Learned perceptual image patch similarity, version 0.1; lower is better.
 
     The number of ``lpips.LPIPS(net=...)`` of the package lpips 0.1.4 for images in [-1, 1]; most
     papers use AlexNet. Its linear layers come with that package, the network from torchvision.
-    Images need 32x32 pixels. On a CPU the features of references are kept for the next validation,
-    which then takes 0.55 of the time.
+    Images need 32x32 pixels.
 
     Args:
         net: ``alex``, ``vgg`` or ``squeeze``; their numbers must not be compared.
         border: Pixels cut off at each side first; papers cut none.
         round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
-        cache: Megabytes for kept features of references; 0 keeps none.
-        strict_weights: Stop the run if the network's weights are missing; otherwise the metric is
-            off.
-
-    Raises:
-        ValueError: If a value is out of range.
     """
 
     name = "lpips"
     higher_is_better = False
+    network: Network
 
     def __init__(
         self,
         net: Net = "alex",
-        border: int = 0,
+        border: NonNegativeInt = 0,
         round_8bit: bool = True,
-        cache: int = 1024,
-        strict_weights: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if net not in NETS:
-            raise ValueError(f"`net` of LPIPS is {net!r}; expected one of {', '.join(NETS)}")
-        for key, value in (("border", border), ("cache", cache)):
-            if value < 0:
-                raise ValueError(f"`{key}` of LPIPS is {value}; expected 0 or more")
         self.net: Net = net
-        self.border, self.round_8bit, self.strict_weights = border, round_8bit, strict_weights
-        self.weights = NETS[net]
-        self.network: Network | None = None
-        self.sha256: str | None = None
-        self._references = FeatureCache(cache * 2**20)
+        self.border, self.round_8bit = border, round_8bit
+        self.files = (NETS[net],)
 
-    def absent(self) -> str:
-        """Name the missing network in one line; empty if found."""
-        return "" if weights.obtain(self.weights) else weights.missing(self.weights)
-
-    def load(self) -> None:
-        """Load the network.
-
-        Raises:
-            FileNotFoundError: If it is missing.
-        """
-        path = weights.find(self.weights)
-        if path is None:
-            raise FileNotFoundError(weights.missing(self.weights))
-        self.network, self.sha256 = Network(self.net, path), weights.digest_of(path)
+    def build(self, paths: list[Path]) -> None:
+        """Build the network."""
+        self.network = Network(self.net, paths[0])
 
     def protocol(self) -> MetricProtocol:
         """Return implementation, network, border, rounding, range, and the weights' hash."""
@@ -269,19 +187,15 @@ class LPIPS(ImageMetric):
             "border": self.border,
             "round_8bit": self.round_8bit,
             "data_range": "[-1, 1]",
-            "weights": weights.entry_of(self.weights)["file"],
-            "sha256": self.sha256,
+            **self.weights_protocol(),
         }
 
     def compute(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
         """Return (B,) distances.
 
         Raises:
-            RuntimeError: If the network is not loaded yet.
             TooSmall: If an image is below 32x32 pixels.
         """
-        if self.network is None:
-            raise RuntimeError("LPIPS has no network before `load` was called")
         cut = self.border
         height, width = (side - 2 * cut for side in sr.shape[-2:])
         if min(height, width) < SMALLEST:
@@ -291,25 +205,14 @@ class LPIPS(ImageMetric):
             ours, theirs = (
                 self._prepared(x[..., cut : cut + height, cut : cut + width]) for x in (sr, hr)
             )
-            # Only on a CPU: on a GPU it is quicker to compute them again.
-            kept = self._references if device.type == "cpu" else None
-            references = kept.get(theirs, self.network) if kept else self.network(theirs)
-            return self.network.distances(self.network(ours), references)
-
-    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super()._start(trainer, pl_module)
-        if self._active:
-            self._references.begin()
+            return self.network.distances(self.network(ours), self.network(theirs))
 
     def _prepared(self, image: Tensor) -> Tensor:
         pixels = image.float() * 255
         return (pixels.round() if self.round_8bit else pixels) / 127.5 - 1
 
 
-WEIGHTS = "vgg16"  # the name in configs/weights.yaml
-
-
-class DISTS(ImageMetric):
+class DISTS(WeightsMetric, ImageMetric):
     """Deep image structure and texture similarity; lower is better, 0 for equal images.
 
     The number of torchmetrics 1.9, whose network and parameters it uses, for whole images in
@@ -317,34 +220,20 @@ class DISTS(ImageMetric):
 
     Args:
         round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
-        strict_weights: Stop the run if VGG-16's weights are missing; otherwise the metric is off.
     """
 
     name = "dists"
     higher_is_better = False
+    files = ("vgg16",)
+    network: nn.Module
 
-    def __init__(
-        self, round_8bit: bool = True, strict_weights: bool = False, **kwargs: Any
-    ) -> None:
+    def __init__(self, round_8bit: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.round_8bit, self.strict_weights = round_8bit, strict_weights
-        self.network: nn.Module | None = None
-        self.sha256: str | None = None
+        self.round_8bit = round_8bit
 
-    def absent(self) -> str:
-        """Name the missing network in one line; empty if found."""
-        return "" if weights.obtain(WEIGHTS) else weights.missing(WEIGHTS)
-
-    def load(self) -> None:
-        """Load the network.
-
-        Raises:
-            FileNotFoundError: If it is missing.
-        """
-        path = weights.find(WEIGHTS)
-        if path is None:
-            raise FileNotFoundError(weights.missing(WEIGHTS))
-        self.network, self.sha256 = build(path), weights.digest_of(path)
+    def build(self, paths: list[Path]) -> None:
+        """Build the network."""
+        self.network = dists_network(paths[0])
 
     def protocol(self) -> MetricProtocol:
         """Return implementation, rounding, resize, range, and the weights with their hash."""
@@ -355,25 +244,18 @@ class DISTS(ImageMetric):
             "round_8bit": self.round_8bit,
             "resize": "none",
             "data_range": 1,
-            "weights": weights.entry_of(WEIGHTS)["file"],
-            "sha256": self.sha256,
+            **self.weights_protocol(),
         }
 
     def compute(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        """Return (B,) distances.
-
-        Raises:
-            RuntimeError: If the network is not loaded yet.
-        """
-        if self.network is None:
-            raise RuntimeError("DISTS has no network before `load` was called")
+        """Return (B,) distances."""
         images = [(x * 255).round() / 255 if self.round_8bit else x for x in (sr, hr)]
         device = sr.device
         with torch.no_grad(), torch.autocast(device.type, enabled=False), ieee_float32(device):
             return self.network(*(x.float() for x in images)).reshape(len(sr))
 
 
-def build(path: Path) -> nn.Module:
+def dists_network(path: Path) -> nn.Module:
     """Return the network of torchmetrics, on VGG-16 from a file.
 
     torchmetrics would download VGG-16 unverified, and draw random weights that it then replaces:

@@ -19,11 +19,17 @@ from torch.nn import functional
 
 from callbacks.metrics.base import ImageMetric, TooSmall, as_float64
 from callbacks.tensorboard import MetricProtocol
+from files.numbers import NonNegativeInt
 
 if TYPE_CHECKING:
     from files.batch import Batch
 
 Y_WEIGHTS = (65.481, 128.553, 24.966)  # BT.601 in studio range, as MATLAB's rgb2ycbcr has it
+RADIUS, SIGMA = 5, 1.5
+K1, K2 = 0.01, 0.03
+C1, C2 = (K1 * 255) ** 2, (K2 * 255) ** 2
+WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+SMALLEST = (2 * RADIUS + 1) * 2 ** (len(WEIGHTS) - 1)
 
 
 class PixelMetric(ImageMetric):
@@ -35,26 +41,16 @@ class PixelMetric(ImageMetric):
         border: Pixels cut off at each side before comparing; ``scale`` cuts as many as the scale,
             rounded up, ``scale+6`` six more (as tables of DIV2K in RGB have it).
         round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
-
-    Raises:
-        ValueError: If a value is out of range.
     """
 
     def __init__(
         self,
         color: Literal["y", "rgb"] = "y",
-        border: int | Literal["scale", "scale+6"] = "scale",
+        border: NonNegativeInt | Literal["scale", "scale+6"] = "scale",
         round_8bit: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        kind = type(self).__name__
-        if color not in ("y", "rgb"):
-            raise ValueError(f"`color` of {kind} is {color!r}; expected 'y' or 'rgb'")
-        if border not in ("scale", "scale+6") and (isinstance(border, str) or border < 0):
-            raise ValueError(
-                f"`border` of {kind} is {border}; expected 'scale', 'scale+6', or 0 or more"
-            )
         self.color, self.border, self.round_8bit = color, border, round_8bit
 
     @abstractmethod
@@ -152,11 +148,6 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
     return 10 * (255**2 / (a - b).square().mean((1, 2, 3))).log10()
 
 
-RADIUS, SIGMA = 5, 1.5
-K1, K2 = 0.01, 0.03
-C1, C2 = (K1 * 255) ** 2, (K2 * 255) ** 2
-
-
 class SSIM(PixelMetric):
     """Structural similarity: mean over images of the mean over windows (and RGB channels).
 
@@ -231,10 +222,6 @@ def _blur(x: Tensor, dim: int) -> Tensor:
     for i, tap in enumerate(taps[1:], start=1):
         out.add_(x.narrow(dim, i, length), alpha=tap / sum(taps))
     return out
-
-
-WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-SMALLEST = (2 * RADIUS + 1) * 2 ** (len(WEIGHTS) - 1)
 
 
 class MSSSIM(PixelMetric):

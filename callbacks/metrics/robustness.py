@@ -90,28 +90,22 @@ class Robustness(Metric):
         self._check_names()
 
     def _check_names(self) -> None:
-        known = ", ".join(self._metrics) or "none"
+        asked = {name for weights in self.scores.values() for name in weights}
+        asked |= self.thresholds.keys() - self.scores.keys()
+        if unknown := sorted(asked - self._metrics.keys()):
+            raise ValueError(
+                f"Robustness names {', '.join(unknown)}; metrics of the run with a number for each "
+                f"image: {', '.join(self._metrics) or 'none'}"
+            )
         for score, weights in self.scores.items():
             if score in self._metrics:
                 raise ValueError(f"`scores.{score}` of Robustness: a metric has this name already")
             for name, weight in weights.items():
-                if name not in self._metrics:
-                    raise ValueError(
-                        f"`scores.{score}` of Robustness names {name!r}; metrics of the run with a "
-                        f"number for each image: {known}"
-                    )
                 if (weight > 0) != self._metrics[name].higher_is_better:
-                    better = "higher" if self._metrics[name].higher_is_better else "lower"
                     raise ValueError(
-                        f"`scores.{score}` of Robustness has the weight {weight:g} for {name}, of "
-                        f"which {better} is better: a score must rise with quality"
+                        f"`scores.{score}` of Robustness has the weight {weight:g} for {name}: a "
+                        "score must rise with quality"
                     )
-        for name in self.thresholds:
-            if name not in self._metrics and name not in self.scores:
-                raise ValueError(
-                    f"`thresholds` of Robustness names {name!r}; metrics of the run with a number "
-                    f"for each image: {known}; scores: {', '.join(self.scores) or 'none'}"
-                )
 
     def is_higher_better(self, name: str) -> bool | None:
         """Return True for the mean of a score, else False."""

@@ -22,26 +22,22 @@ The command writes reference features:
     python main.py reference IMAGES --metric callbacks.SWD
 
 The file is for a metric's argument ``reference``; a folder given there is computed likewise. It is
-kept under the hash of the images' content, and refused by a metric of another protocol. Images are
-hashed again only if a file's size or time changes.
+kept under the hash of the images' content, and refused by a metric of another protocol.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import logging
 import math
 import os
-import re
-import time
 import zipfile
 from abc import abstractmethod
-from collections import ChainMap, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -62,13 +58,24 @@ from degradations import images as image_files
 from degradations.base import ieee_float32
 from degradations.bicubic import resize
 from degradations.draws import CODING
-from files.class_path import class_path
 from files.own_modules import import_own
-from files.owned import whole_file, write_whole
+from files.owned import whole_file
 from files.paths import expand_path
 
 if TYPE_CHECKING:
     from files.batch import Batch
+
+log = logging.getLogger(__name__)
+VERSION = 2
+HEADER = "enlarger reference"
+CACHE = "~/.cache/enlarger/references"
+BATCH = 8
+READING = 3  # version of image reading: since 3 with the colours of all tags of a file
+READERS = 4
+MANY = 5000  # images: more may take a CPU over half an hour, the time that other processes wait
+
+# Features of the current batch's images, so that FID and KID of one preset compute them once.
+_SEEN: Any = WeakTensorKeyDictionary()
 
 
 def find_images(places: Sequence[str | Path]) -> list[Path]:
@@ -97,11 +104,6 @@ def read_image(path: Path) -> Tensor:
         ValueError: If the file is damaged or not an image.
     """
     return (image_files.read_image(path) * 255).round() / 255
-
-
-VERSION = 2
-HEADER = "enlarger reference"
-SETTLED = 2 * 10**9  # nanoseconds: the coarsest time resolution of a disk, that of FAT
 
 
 class Reference(NamedTuple):
@@ -183,44 +185,6 @@ def content_hash(images: Iterable[tuple[str, Path]]) -> str:
     return whole.hexdigest()
 
 
-def hash_file(images: Mapping[str, Path], folder: Path) -> Path | None:
-    """Return where the ``content_hash`` of files is cached, by their paths, sizes and times.
-
-    Args:
-        images: The files by name.
-        folder: The folder of all hashes.
-
-    Returns:
-        The place, or None if a file is so new that a change might not change its time.
-    """
-    listing, newest = xxhash.xxh3_128(), 0
-    for name, path in sorted(images.items()):
-        found = path.stat()
-        newest = max(newest, found.st_mtime_ns)
-        parts = (name, os.path.abspath(path), found.st_size, found.st_mtime_ns)
-        listing.update("\0".join(map(str, (*parts, ""))).encode(*CODING))
-    if newest > time.time_ns() - SETTLED:
-        return None
-    return folder / f"{listing.hexdigest()}.content"
-
-
-def load_hash(place: Path | None) -> str | None:
-    """Return the cached hash; None if there is none, or something else."""
-    try:
-        text = "" if place is None else place.read_text("ascii")
-    except (OSError, ValueError):
-        return None
-    return text if re.fullmatch("[0-9a-f]{32}", text) else None
-
-
-def save_hash(place: Path | None, content: str) -> None:
-    """Cache a hash if possible; without it the files are merely read again."""
-    if place is None:
-        return
-    with contextlib.suppress(OSError):
-        write_whole(place, content)
-
-
 def protocol_hash(*parts: Any) -> str:
     """Return a short hash of the protocol of a file's features, for its name."""
     return xxhash.xxh3_64_hexdigest(json.dumps(parts, sort_keys=True).encode())
@@ -231,34 +195,30 @@ def _digest(features: NDArray[Any]) -> str:
     return xxhash.xxh3_128_hexdigest(shape + np.ascontiguousarray(features).tobytes())
 
 
-log = logging.getLogger(__name__)
-CACHE = "~/.cache/enlarger/references"
-BATCH = 8
-READING = 3  # version of image reading: since 3 with the colours of all tags of a file
-READERS = 4
-MANY = 5000  # images: more may take a CPU over half an hour, the time that other processes wait
-
-
-def find_reference(metric: SetMetric, place: str, key: str = "reference") -> Reference:
+def find_reference(metric: SetMetric, place: str) -> Reference:
     """Return the features that a metric's argument ``reference`` stands for.
 
     Args:
         metric: Ready to compute features.
         place: A file of features, or a folder of images; environment variables are expanded.
-        key: The argument's name, if it is another.
 
     Raises:
         ValueError: If the place is missing, the file is damaged or of another protocol, an image is
             broken, or other processes would wait too long for the features.
     """
-    path = Path(expand_path(place, f"`{key}` of {type(metric).__name__}"))
+    name = f"`reference` of {type(metric).__name__}"
+    path = Path(expand_path(place, name))
     if path.is_dir():
-        check = partial(_check_waiting, metric, place, key) if is_distributed() else None
-        return cached_reference([path], metric, check=check)[1]
+        if is_distributed() and (count := len(find_images([path]))) > MANY:
+            raise ValueError(
+                f"{name} is {place!r}, {count} images, for which all other processes would wait: "
+                f"give a file made by `python main.py reference {place} --out FILE.npz`"
+            )
+        return cached_reference([path], metric)[1]
     if not path.is_file():
         raise ValueError(
-            f"`{key}` of {type(metric).__name__} is {place!r}, where there is neither a folder "
-            "of images nor a file of `python main.py reference`"
+            f"{name} is {place!r}, where there is neither a folder of images nor a file of "
+            "`python main.py reference`"
         )
     reference = load_reference(path)
     check_protocol(path, reference, metric.features_protocol())
@@ -266,10 +226,7 @@ def find_reference(metric: SetMetric, place: str, key: str = "reference") -> Ref
 
 
 def cached_reference(
-    places: Sequence[str | Path],
-    metric: SetMetric,
-    side: int | None = None,
-    check: Callable[[int], None] | None = None,
+    places: Sequence[str | Path], metric: SetMetric, side: int | None = None
 ) -> tuple[Path, Reference]:
     """Return the features of all images below some places, from the cache if possible.
 
@@ -277,7 +234,6 @@ def cached_reference(
         places: Folders or files.
         metric: Ready to compute features.
         side: Resize each image's shorter side to this many pixels, and cut out the centre.
-        check: Called with the number of images before all of them are read; may raise.
 
     Returns:
         The file in the cache, and its content.
@@ -286,13 +242,7 @@ def cached_reference(
         ValueError: If an image is broken, or a place holds none.
     """
     images = images_by_name(places)
-    check = check or (lambda count: None)
-    known = hash_file(images, Path(CACHE).expanduser() / "contents")
-    content, protocol = load_hash(known), metric.features_protocol()
-    if content is None:
-        check(len(images))
-        content = content_hash(images.items())
-        save_hash(known, content)
+    content, protocol = content_hash(images.items()), metric.features_protocol()
     prepared = "as they are" if side is None else f"shorter side to {side}, centre {side}x{side}"
     name = f"{content}-{protocol_hash(protocol, prepared, READING)}.npz"
     path = Path(CACHE).expanduser() / name
@@ -303,7 +253,6 @@ def cached_reference(
             return path, reference
         except ValueError as error:  # a damaged cache must not stop the run
             log.warning("computed again: %s", error)
-    check(len(images))
     features = compute(metric, images, side)
     # Bytes of a name that are not UTF-8, which no table can show, are spelt out.
     names = [os.fsencode(Path(place).resolve().name) for place in places]
@@ -311,20 +260,6 @@ def cached_reference(
     reference = Reference(features, title, content, prepared, protocol)
     save_reference(path, reference)
     return path, reference
-
-
-def _check_waiting(metric: SetMetric, place: str, key: str, count: int) -> None:
-    if count <= MANY:
-        return
-    kind = type(metric)
-    needed = "" if key == "reference" else f" --set {key}=none"
-    raise ValueError(
-        f"`{key}` of {kind.__name__} is {place!r}, {count} images whose features are not there "
-        "yet: all other processes would wait for the first one until they give up. Compute them "
-        f"before, by `python main.py reference {place} --metric "
-        f"{class_path(kind)}{needed}` on the first node, with --set NAME=VALUE for each other "
-        "argument of the metric that is set here, and start again"
-    )
 
 
 def images_by_name(places: Sequence[str | Path]) -> dict[str, Path]:
@@ -352,32 +287,34 @@ def compute(metric: SetMetric, images: dict[str, Path], side: int | None) -> Any
     """
     found: dict[str, Any] = {}
     broken: list[str] = []
-    batch: list[tuple[str, Tensor]] = []
 
-    def flush() -> None:
-        if batch and not broken:
-            names, stacked = [name for name, _ in batch], torch.cat([x for _, x in batch])
-            try:
-                features = metric.finite_features(stacked.to(device_of(metric)), {"key": names})
-            except TooSmall as error:  # a set quoted by name and count must be complete
-                broken.extend(f"{images[name]}: {error}; remove it" for name in names)
-            else:
-                found.update(zip(names, features.float().numpy(), strict=True))
-        batch.clear()
+    def read(name: str) -> tuple[str, Tensor]:
+        try:
+            image = read_image(images[name])
+        except ValueError as error:
+            broken.append(str(error))
+            return name, torch.empty(0)
+        return name, image if side is None else centre(image, side)
 
-    for name, read in tqdm(_read(images), total=len(images), unit="image", disable=None):
-        if isinstance(read, ValueError):
-            broken.append(str(read))
-            continue
-        image = read if side is None else centre(read, side)
-        if len(batch) == BATCH or (batch and batch[0][1].shape != image.shape):
-            flush()
-        batch.append((name, image))
-    flush()
+    names = sorted(images)
+    with ThreadPoolExecutor(READERS) as pool:
+        for first in tqdm(
+            range(0, len(names), BATCH), unit_scale=BATCH, unit="image", disable=None
+        ):
+            some = [pair for pair in pool.map(read, names[first : first + BATCH]) if not broken]
+            for _, alike in groupby(some, lambda pair: pair[1].shape):
+                keys, batch = zip(*alike, strict=True)
+                try:
+                    on_device = torch.cat(batch).to(device_of(metric))
+                    features = metric.finite_features(on_device, {"key": list(keys)})
+                except TooSmall as error:  # a set quoted by name and count must be complete
+                    broken.extend(f"{images[key]}: {error}; remove it" for key in keys)
+                    break
+                found.update(zip(keys, features.float().numpy(), strict=True))
     if broken:
         more = f"\n... and {len(broken) - 10} more" if len(broken) > 10 else ""
         raise ValueError("\n".join(broken[:10]) + more)
-    return np.stack([found[name] for name in sorted(found)])
+    return np.stack([found[name] for name in names])
 
 
 def centre(image: Tensor, side: int) -> Tensor:
@@ -395,25 +332,6 @@ def device_of(metric: SetMetric) -> torch.device:
     return next((p.device for net in nets for p in net.parameters()), torch.device("cpu"))
 
 
-def _read(images: dict[str, Path]) -> Iterator[tuple[str, Tensor | ValueError]]:
-    """Yield images in order, read ahead by threads; an error instead of a broken one."""
-    ahead: deque[tuple[str, Future[Tensor]]] = deque()
-    with ThreadPoolExecutor(READERS) as pool:
-        for name, path in sorted(images.items()):
-            ahead.append((name, pool.submit(read_image, path)))
-            if len(ahead) > 2 * READERS:
-                yield _result(*ahead.popleft())
-        while ahead:
-            yield _result(*ahead.popleft())
-
-
-def _result(name: str, reading: Future[Tensor]) -> tuple[str, Tensor | ValueError]:
-    try:
-        return name, reading.result()
-    except ValueError as error:
-        return name, error
-
-
 # -------------------------------------------------------------------------------- the command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
@@ -428,10 +346,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         metric = _made(options.metric, options.set)
-        if options.side is not None and options.side < 1:
-            raise ValueError(f"--side is {options.side}; it must be at least 1")
-        if options.out is not None and options.out.suffix != ".npz":
-            raise ValueError(f"--out is {str(options.out)!r}; expected a name ending in .npz")
         if reason := metric.absent():
             raise ValueError(reason)
         metric.load()
@@ -443,7 +357,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.out is not None:
             path = options.out
             save_reference(path, reference)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError, AttributeError, TypeError, LookupError) as error:
         log.error("error: %s", error)
         return 2
     count, kind = len(reference.features), options.metric
@@ -485,33 +399,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _made(class_path: str, settings: Sequence[str]) -> SetMetric:
-
     module, _, name = class_path.rpartition(".")
-    try:
-        kind = getattr(import_own(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"--metric is {class_path!r}, which cannot be imported: {error}"
-        ) from error
-    if not (isinstance(kind, type) and issubclass(kind, SetMetric)):
-        raise ValueError(f"--metric is {class_path!r}, which is no SetMetric")
-    arguments: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise ValueError(f"--set {setting!r} is not of the form NAME=VALUE")
-        arguments[key] = yaml.safe_load(value)
-    try:
-        return kind(**arguments)
-    except TypeError as error:  # an unknown argument
-        raise ValueError(f"--set: {error}") from error
+    pairs = (setting.partition("=") for setting in settings)
+    arguments = {key: yaml.safe_load(value) for key, _, value in pairs}
+    metric: SetMetric = getattr(import_own(module), name)(**arguments)
+    return metric
 
 
 if __name__ == "__main__":
     raise SystemExit(main())
-
-# Features of the current batch's images, so that FID and KID of one preset compute them once.
-_SEEN: Any = WeakTensorKeyDictionary()
 
 
 class SetMetric(Metric):

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from callbacks.evaluation import check_at_least
 from callbacks.metrics.base import TooSmall
 from callbacks.metrics.pixels import to_pixels
 from callbacks.metrics.sets import SetMetric
 from callbacks.tensorboard import MetricProtocol
 from degradations.device import copy_to, tensor_like
 from degradations.draws import seed_of
+from files.numbers import PositiveInt
 
 if TYPE_CHECKING:
     from files.batch import Batch
@@ -36,7 +36,7 @@ class SWD(SetMetric):
     blur (5x5, binomial), are projected on random directions; along each, the sorted values of
     both sets are compared (the 1-Wasserstein distance, in levels of 8 bits). ``<name>`` is that of
     the image itself, ``<name>_2``, ``<name>_3``, ... those of the image blurred and halved once
-    more each. It needs no weights. It rewards a decoder's lattice: also use ``callbacks.Lattice``.
+    more each. It needs no weights. It rewards a decoder's lattice.
 
     On Y, bicubic (LR of MATLAB) has about 2.0 on Set5 x2 and 3.1 on Set5 x4; with five images,
     other patch positions change it by up to 0.2.
@@ -47,9 +47,6 @@ class SWD(SetMetric):
         patches: Patches of each image and level; fewer for sets of thousands of images, since
             all are kept until the end (0.3 MB an image with the defaults).
         directions: Random directions.
-
-    Raises:
-        ValueError: If a value is out of range.
     """
 
     name = "swd"
@@ -58,15 +55,12 @@ class SWD(SetMetric):
     def __init__(
         self,
         color: Literal["y", "rgb"] = "y",
-        levels: int = 3,
-        patches: int = 512,
-        directions: int = 128,
+        levels: PositiveInt = 3,
+        patches: PositiveInt = 512,
+        directions: PositiveInt = 128,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if color not in ("y", "rgb"):
-            raise ValueError(f"`color` of SWD is {color!r}; expected 'y' or 'rgb'")
-        check_at_least(self, 1, levels=levels, patches=patches, directions=directions)
         self.color: Literal["y", "rgb"] = color
         self.levels, self.patches, self.directions = levels, patches, directions
 

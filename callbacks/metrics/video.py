@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from callbacks import weights as files
-from callbacks.evaluation import check_at_least
 from callbacks.metrics.base import TooSmall
 from callbacks.metrics.fid import KIDThumb, frechet_distance, levels, polynomial_mmd
 from callbacks.metrics.sets import SetMetric
 from callbacks.metrics.swd import SWD
 from callbacks.tensorboard import MetricProtocol
+from files.numbers import PositiveInt
 from files.paths import expand_path
 
 if TYPE_CHECKING:
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 SIDE = 224
 OPTIONS = {"rescale": False, "resize": False, "return_features": True}
+STILL = 0.1  # pixels per frame: less is no motion
+BORDER = 2  # pixels, where no window of the flow is complete
+# pyr_scale, levels, winsize, iterations, poly_n, poly_sigma, flags: of cv2.calcOpticalFlowFarneback
+FLOW: tuple[Any, ...] = (0.5, 3, 9, 5, 5, 1.1, 0)
 
 
 class VideoMetric(SetMetric):
@@ -52,29 +56,20 @@ class VideoMetric(SetMetric):
             ``rescale``, ``resize`` and ``return_features``. Run only files that you trust.
         frames: Frames of each clip; clips must not be shorter.
         strict_weights: Stop the run if the file is missing; otherwise the metric is off.
-        every_n: In ``fit``, compute at the first validation and at every n-th after it.
-        limit: Use only the first clips of each dataset, this many; all of them by default.
-        label: Name in logs and results, if one metric is used twice.
-
-    Raises:
-        ValueError: If ``frames`` is below 1.
     """
 
     target = "clip"
+    net: nn.Module
 
     def __init__(
         self,
         weights: str | None = None,
-        frames: int = 16,
+        frames: PositiveInt = 16,
         strict_weights: bool = False,
-        every_n: int = 1,
-        limit: int | None = None,
-        label: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(every_n=every_n, limit=limit, label=label)
-        check_at_least(self, 1, frames=frames)
+        super().__init__(**kwargs)
         self.weights, self.frames, self.strict_weights = weights, frames, strict_weights
-        self.net: nn.Module | None = None
         self.sha256: str | None = None
 
     @abstractmethod
@@ -131,8 +126,6 @@ class VideoMetric(SetMetric):
         return Path(expand_path(self.weights or "", f"{type(self).__name__}.weights"))
 
     def _embed(self, clips: Tensor) -> Tensor:
-        if self.net is None:
-            raise RuntimeError(f"{type(self).__name__} has no network before `load` was called")
         net: Any = self.net
         count = len(clips)
         pixels = levels(clips[:, : self.frames].flatten(0, 1)) / 127.5 - 1
@@ -159,9 +152,6 @@ class FVD(VideoMetric):
             variables are expanded. Run only files that you trust.
         frames: Frames of each clip; clips must not be shorter.
         strict_weights: Stop the run if the file is missing; otherwise the metric is off.
-        every_n: In ``fit``, compute at the first validation and at every n-th after it.
-        limit: Use only the first clips of each dataset, this many; all of them by default.
-        label: Name in logs and results, if one metric is used twice.
     """
 
     name = "fvd"
@@ -183,9 +173,6 @@ class KVD(VideoMetric):
             variables are expanded. Run only files that you trust.
         frames: Frames of each clip; clips must not be shorter.
         strict_weights: Stop the run if the file is missing; otherwise the metric is off.
-        every_n: In ``fit``, compute at the first validation and at every n-th after it.
-        limit: Use only the first clips of each dataset, this many; all of them by default.
-        label: Name in logs and results, if one metric is used twice.
     """
 
     name = "kvd"
@@ -208,13 +195,6 @@ def _shared(path: Path, sha256: str) -> nn.Module:
     return net.eval()
 
 
-STILL = 0.1  # pixels per frame: less is no motion
-BORDER = 2  # pixels, where no window of the flow is complete
-
-# pyr_scale, levels, winsize, iterations, poly_n, poly_sigma, flags: of cv2.calcOpticalFlowFarneback
-FLOW: tuple[Any, ...] = (0.5, 3, 9, 5, 5, 1.1, 0)
-
-
 class Flicker(SetMetric):
     """Mean absolute difference of consecutive frames, in levels of 8 bits; lower is steadier.
 
@@ -226,19 +206,12 @@ class Flicker(SetMetric):
     ``frame_swd``. It reproduces no published number.
 
     Args:
-        every_n: In ``fit``, compute at the first validation and at every n-th after it.
-        limit: Use only the first clips of each dataset, this many; all of them by default.
-        label: Name in logs and results, if one metric is used twice.
+        reference: Not for clips: leave it out.
     """
 
     name = "flicker"
     target = "clip"
     minimum = 1
-
-    def __init__(
-        self, every_n: int = 1, limit: int | None = None, label: str | None = None
-    ) -> None:
-        super().__init__(every_n=every_n, limit=limit, label=label)
 
     def protocol(self) -> MetricProtocol:
         """Return implementation, colour, rounding, flow and border."""

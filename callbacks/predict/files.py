@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import logging
 import math
 import os
 import re
@@ -14,7 +13,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -38,6 +37,7 @@ from files.owned import (
 from files.png_text import png_chunk
 from files.video import load_av
 
+Video = Literal["mp4", "gif"]
 Format = Literal["png", "jpg", "webp", "tiff"]
 SPELLED: dict[str, Format] = {"jpeg": "jpg", "tif": "tiff"}  # other names of these
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
@@ -60,6 +60,9 @@ OPTIONS: dict[Format, dict[str, Any]] = {
 }
 PNG_HEADER = 33  # bytes of the signature and of the IHDR chunk
 EXIF_START = b"Exif\0\0"
+LUMA = (0.299, 0.587, 0.114)  # BT.601 in full range, as in Pillow's convert("L")
+FRAME = re.compile(r"([0-9]{4,})\.(?:png|jpg|webp|tiff)")  # names of frames
+CRF = "18"  # of x264: nearly indistinguishable from the frames
 
 
 class Extras(NamedTuple):
@@ -94,11 +97,7 @@ def long_name_errors() -> Iterator[None]:
 
 
 def check_folder(folder: Path, to_write: bool = False) -> None:
-    """Raise if outputs cannot be in a folder, before any work; nothing is created.
-
-    Args:
-        folder: It, or a part of its path, may be missing.
-        to_write: Whether something will be written there.
+    """Raise if outputs cannot be in a folder, before any work. Arguments as of ``why_no_folder``.
 
     Raises:
         ValueError: If it is not a folder, or not writable.
@@ -321,9 +320,6 @@ def _entries(data: bytes, at: int) -> dict[int, bytes]:
     return {struct.unpack("<H", entry[:2])[0]: entry for entry in entries}
 
 
-LUMA = (0.299, 0.587, 0.114)  # BT.601 in full range, as in Pillow's convert("L")
-
-
 def image_levels(image: Tensor, meta: dict[str, Any]) -> Pixels:
     """Return the levels of an image as its input: grey or colour, 8 or 16 bit.
 
@@ -368,50 +364,6 @@ def enlarge_alpha(alpha: Pixels | Tensor, pixels: Pixels) -> Pixels:
     return to_pixels(large, 8 * pixels.dtype.itemsize)
 
 
-log = logging.getLogger(__name__)
-Video = Literal["mp4", "gif"]
-FRAME = re.compile(r"([0-9]{4,})\.(?:png|jpg|webp|tiff)")  # names of frames
-CRF = "18"  # of x264: nearly indistinguishable from the frames
-
-
-def check_video(video: Video | None, fps: float) -> None:
-    """Raise if the settings of videos are invalid.
-
-    Raises:
-        ValueError: Names the key to change.
-    """
-    if video is not None and video not in get_args(Video):
-        raise ValueError(f"writer.video is {video!r}; expected {choices_text(Video)}")
-    if not 0 < fps <= 1000:
-        raise ValueError(f"writer.fps is {fps:g}; expected a number above 0, up to 1000")
-
-
-def choices_text(choices: Any) -> str:
-    """Return the values of a Literal, for a message."""
-    *others, last = get_args(choices)
-    return f"{', '.join(others)} or {last}"
-
-
-def check_encoder(video: Video | None, of_clips: bool = True) -> None:
-    """Raise if such a video cannot be written here, and warn if there will be none.
-
-    Args:
-        video: Its format; None for none.
-        of_clips: Whether clips are enlarged; single images have no video.
-
-    Raises:
-        ValueError: If PyAV is not installed.
-    """
-    if video is not None and not of_clips:
-        log.warning(
-            "writer.video %s writes nothing here: these are single images, not clips "
-            "(docs/predict.md shows how to make a video of frames)",
-            video,
-        )
-    elif video == "mp4":
-        load_av("unlike gif, writer.video mp4")
-
-
 def output_levels(output: Tensor, meta: dict[str, Any]) -> Pixels:
     """Return the levels of an image, (H, W, C), or of a clip, (F, H, W, C).
 
@@ -427,13 +379,6 @@ def output_levels(output: Tensor, meta: dict[str, Any]) -> Pixels:
 def video_of(folder: Path, video: Video) -> Path:
     """Return the path of the video beside a folder of frames."""
     return folder.with_name(f"{folder.name}.{video}")
-
-
-def is_complete(target: Path, video: Video | None) -> bool:
-    """Return whether an image exists, or a clip with its video."""
-    if not exists(target):
-        return False
-    return video is None or not target.is_dir() or exists(video_of(target, video))
 
 
 def frames_of(count: int | None) -> Known:

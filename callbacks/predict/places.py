@@ -25,18 +25,15 @@ class OutputPlaces:
         self._inputs = {os.path.realpath(path): path for path in inputs}
         self._parents: set[Path] = set()  # folders already checked
 
-    def check_all(self, targets: Mapping[str, Path], folders: bool) -> None:
-        """Check every output of a run, and that no two of them collide.
+    def check_all(self, targets: Mapping[str, Path]) -> None:
+        """Check that no output of a run is to lie in another.
 
         Args:
-            targets: OutputPlaces by key.
-            folders: Whether outputs are folders of frames, not files.
+            targets: Places by key.
 
         Raises:
-            ValueError: As for ``check``, or if an output is a folder above another output.
+            ValueError: If an output is a folder above another output.
         """
-        for key, target in targets.items():
-            self.check(key, target, folders)
         owners = {target: key for key, target in targets.items()}
         for key, target in targets.items():
             above = next((parent for parent in target.parents if parent in owners), None)
@@ -58,39 +55,20 @@ class OutputPlaces:
             ValueError: If the place is an input's, lies below a file, or holds anything other
                 than an output.
         """
-        real = os.path.realpath(target)
-        if real in self._inputs:
-            raise ValueError(f"the output of {key!r} would overwrite the input {target}; {OTHER}")
         self._check_parents(key, target)
-        found = _state(target)
-        if found is None:
-            if os.path.islink(target):
-                raise ValueError(
-                    f"{target}, the place of the output of {key!r}, is a link that leads nowhere: "
-                    f"remove it, or {OTHER}"
-                )
+        found, real = _state(target), os.path.realpath(target)
+        same = None if found is None else self._by_number.get((found.st_dev, found.st_ino))
+        if same is not None or real in self._inputs:
+            raise ValueError(
+                f"the output of {key!r} would overwrite the input {same or target}; {OTHER}"
+            )
+        if found is None and not os.path.islink(target):
             return
-        if stat.S_ISDIR(found.st_mode) and (not folder or self._holds_input(real)):
-            holds = ", and holds inputs" if self._holds_input(real) else ""
+        is_kind = stat.S_ISDIR if folder else stat.S_ISREG
+        if found is None or not is_kind(found.st_mode) or real in self._above_inputs:
             raise ValueError(
-                f"a folder lies in the place of the output of {key!r}, {target}{holds}: move it "
+                f"{target}, the place of the output of {key!r}, holds something else: move it "
                 f"away, or {OTHER}"
-            )
-        if folder and not stat.S_ISDIR(found.st_mode):
-            raise ValueError(
-                f"a file lies in the place of the folder with the output of {key!r}, {target}: "
-                f"move it away, or {OTHER}"
-            )
-        if not (folder or stat.S_ISREG(found.st_mode)):
-            raise ValueError(
-                f"something else than a file lies in the place of the output of {key!r}, {target}: "
-                f"move it away, or {OTHER}"
-            )
-        same = self._by_number.get((found.st_dev, found.st_ino))
-        if same is not None and found.st_ino:
-            raise ValueError(
-                f"the output of {key!r} would overwrite the input {same}, as {target} is another "
-                f"name of that file; {OTHER}"
             )
 
     def _check_parents(self, key: str, target: Path) -> None:
@@ -106,9 +84,6 @@ class OutputPlaces:
                 )
             self._parents.add(parent)
 
-    def _holds_input(self, real: str) -> bool:
-        return real in self._above_inputs
-
     @cached_property
     def _above_inputs(self) -> set[str]:
         found: set[str] = set()
@@ -122,7 +97,7 @@ class OutputPlaces:
         # Hard links, and names on a case-insensitive disk.
         found = {}
         for path in self._inputs.values():
-            if (state := _state(Path(path))) is not None:
+            if (state := _state(Path(path))) is not None and state.st_ino:
                 found[state.st_dev, state.st_ino] = path
         return found
 

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
 import threading
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 import xxhash
 from torch import Tensor, nn
 
-from callbacks.predict.files import exists
 from files.owned import refuse_foreign
-from files.paths import PREDICTIONS, open_regular
+from files.paths import PREDICTIONS, open_regular, size_and_time
 
 NAME = PREDICTIONS
-Changed = Literal["refuse", "keep", "renew"]
 
 # Groups of the configuration that do not change outputs, or are stored separately.
 OTHER_GROUPS = frozenset(
@@ -47,7 +43,6 @@ APART = frozenset(
     | {"tiling.batch", "tiling.together"}
 )
 TRAINING = ("model.init_args.optimizer", "model.init_args.lr_scheduler")
-SHOWN = 4  # differences in a refusal
 Options = dict[str, Any]
 
 
@@ -111,10 +106,19 @@ class Line(TypedDict, total=False):
     input_digest: str | None
 
 
-class _Known(NamedTuple):
-    """The part of a line that is kept in memory: large folders have many."""
+class Made(NamedTuple):
+    """How an output was made, as its line says; large folders keep many of these in memory.
 
-    made: int  # index of the options it was made with
+    way: Hash of model, weights and options.
+    seed: Seed of a stochastic method's noise; None if it drew none.
+    input_bytes: As in ``Line``.
+    input_modified: As in ``Line``.
+    input_digest: As in ``Line``.
+    frames: As in ``Line``; None for an image.
+    video: As in ``Line``.
+    """
+
+    way: int
     seed: int | None
     input_bytes: int | None
     input_modified: int | None
@@ -124,104 +128,58 @@ class _Known(NamedTuple):
 
 
 class Predictions:
-    """The lines of one folder of outputs.
+    """The lines of one folder of outputs, which say what is ours and how it was made.
 
     A line is appended in one write under a lock of the file, so that threads and processes do not
-    mix theirs. It is written before its image: the origin of an image without a line is unknown. If
-    an output has several lines, the last one is valid.
+    mix theirs. It is written before its image, so an image without a line is not ours. If an output
+    has several lines, the last one is valid.
 
     Args:
         folder: The folder of the outputs.
-        made: The properties that this run's images share.
+        run: The properties that this run's images share.
         seed: Seed of a stochastic method's noise in this run.
 
     Raises:
-        ValueError: If its path is a folder, or a file that this program did not write.
+        ValueError: If its path is a file that this program did not write.
+        OSError: If it is no file, or cannot be read.
     """
 
-    def __init__(self, folder: Path, made: RunProperties, seed: int = 0) -> None:
+    def __init__(self, folder: Path, run: RunProperties, seed: int = 0) -> None:
         self.path = folder / NAME
         refuse_foreign(self.path)
-        self.made, self.seed = made, seed
-        self._now = _compared(made)
-        self._ways: list[Options] = []  # in which the images of the lines were made
-        self._numbers: dict[str, int] = {}  # of them
-        self._known: dict[str, _Known] = {}
-        self._errors: dict[str, str] = {}
+        self.run, self.seed = run, seed
         self._lock = threading.Lock()
-        for line in _lines(self.path):
-            self._keep(line)
+        self._made: dict[str, Made] = {
+            line["output"]: Made(_way(line), *(line.get(name) for name in Made._fields[1:]))
+            for line in _lines(self.path)
+            if "error" not in line
+        }
 
-    def differences(self, output: str, source: str | None, own: Options | None = None) -> list[str]:
-        """Return the differences of an existing output from one that this run would make.
+    def find(self, output: str) -> Made | None:
+        """Return how an output, by its path below the folder, was made; None if it is not ours."""
+        return self._made.get(output)
+
+    def is_same(self, made: Made, source: str | None, own: Options | None = None) -> bool:
+        """Return whether this run would make an output of ours in the same way.
 
         Args:
-            output: Its file below the folder.
+            made: How it was made.
             source: File of the input, if it has one.
             own: Options of this output alone.
-
-        Returns:
-            One entry per difference; empty if it can be kept.
         """
-        known = self._known.get(output)
-        if known is None:
-            return [f"no line of {NAME} describes it"]
-        then, now = self._ways[known.made], self.way(own)
-        found = [
-            f"{key}: {_shown(then.get(key))} -> {_shown(now.get(key))}"
-            for key in sorted(then.keys() | now.keys())
-            if then.get(key) != now.get(key)
-        ]
-        if known.seed not in (None, self.seed):
-            found.append(f"seed_everything: {known.seed} -> {self.seed}")
-        if not _same_input(known, source):
-            found.append("it was made of another image of the same name")
-        return found
+        return (
+            made.way == self.way(own)
+            and made.seed in (None, self.seed)
+            and _same_input(made, source)
+        )
 
-    def written(self, output: str) -> tuple[int | None, str | None] | None:
-        """Return the number of frames and the video format that an earlier run wrote.
+    def way(self, own: Options | None = None) -> int:
+        """Return a hash of model, weights and options, by which two outputs of an input are equal.
 
         Args:
-            output: The output's path below the folder.
-
-        Returns:
-            Each None if there are none, or the line is of an earlier version. None instead of both
-            without a line: then it is not known to be an output.
+            own: Options of this output alone.
         """
-        known = self._known.get(output)
-        if known is None:
-            return None
-        frames = known.frames if isinstance(known.frames, int) else None
-        return frames, known.video if isinstance(known.video, str) else None
-
-    def renamed_inputs(self, keys: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-        """Find outputs of inputs whose key has changed, by gaining or losing the extension.
-
-        ``a.jpg`` alone has the key ``a``, but beside ``a.png`` it has ``a.jpg``: the earlier output
-        then seems to belong to the other file.
-
-        Args:
-            keys: Keys of the inputs of this run, by file.
-
-        Returns:
-            For each existing output that belongs to no input of this run: its input file and that
-            file's key now.
-        """
-        now = {os.path.abspath(source): key for source, key in keys.items()}
-        found: dict[str, tuple[str, str]] = {}
-        for line in _lines(self.path):
-            if "error" in line:
-                continue
-            source, then = line.get("input"), line.get("key")
-            key = now.get(os.path.abspath(source)) if isinstance(source, str) else None
-            suffix = Path(source or "").suffix
-            other = isinstance(then, str) and key is not None and key != then
-            if other and key in (f"{then}{suffix}", f"{then}".removesuffix(suffix)):
-                found[line["output"]] = (str(source), str(key))
-            else:
-                found.pop(line["output"], None)  # of several lines the last one is valid
-        folder = self.path.parent
-        return {name: of for name, of in found.items() if exists(folder / name)}
+        return _way(self._with(own))
 
     def add(self, line: Line, own: Options | None = None) -> None:
         """Write a line; it is in the disk's cache when this returns.
@@ -231,35 +189,10 @@ class Predictions:
             own: Options of this output alone.
         """
         with self._lock:
-            if "error" in line:
-                if self._errors.get(line["output"]) == line["error"]:
-                    return  # reported by an earlier run
-                self._errors[line["output"]] = line["error"]
-                self._append(dict(line))
-            else:
-                self._errors.pop(line["output"], None)  # the same error is reported again later
-                options = {**self.made["options"], **(own or {})}
-                self._append({**line, **self.made, "options": options})
+            self._append(dict(line) if "error" in line else {**line, **self._with(own)})
 
-    def way(self, own: Options | None = None) -> Options:
-        """Return all that must be equal, so that two outputs of an input are.
-
-        Args:
-            own: Options of this output alone.
-        """
-        return {**self._now, **(own or {})}
-
-    def _keep(self, line: dict[str, Any]) -> None:
-        output = line["output"]
-        if "error" in line:
-            self._errors[output] = line["error"]
-            return
-        self._errors.pop(output, None)
-        way = _compared(line)
-        number = self._numbers.setdefault(json.dumps(way, sort_keys=True), len(self._ways))
-        if number == len(self._ways):
-            self._ways.append(way)
-        self._known[output] = _Known(number, *(line.get(name) for name in _Known._fields[1:]))
+    def _with(self, own: Options | None) -> dict[str, Any]:
+        return {**self.run, "options": {**self.run["options"], **(own or {})}}
 
     def _append(self, content: dict[str, Any]) -> None:
         data = json.dumps(content, separators=(", ", ": ")).encode() + b"\n"
@@ -325,12 +258,11 @@ def input_facts(source: str | None, read: Sequence[int] | None = None) -> Line:
         return {}
     try:
         digest: str | None = _digest(source)
-        found = os.stat(source)  # after the bytes, to notice changes between the two
-        now = [found.st_size, found.st_mtime_ns]
     except OSError:  # the image has been read; later changes of the file do not matter
-        digest, now = None, []
-    then = now if read is None else list(read)
-    if not then:
+        digest = None
+    now = size_and_time(source)  # after the bytes, to notice changes between the two
+    then = now if read is None else tuple(read)
+    if then is None:
         return {}
     return {
         "input_bytes": then[0],
@@ -348,11 +280,7 @@ def _digest(source: str) -> str:
 
 
 def outputs_in(folder: Path) -> set[str]:
-    """Return the output files of a folder according to its lines, whether or not they exist.
-
-    Raises:
-        ValueError: If the path of the file is a folder.
-    """
+    """Return the output files of a folder according to its lines, whether or not they exist."""
     return {line["output"] for line in _lines(folder / NAME) if "error" not in line}
 
 
@@ -372,71 +300,37 @@ def last_lines(folder: Path, outputs: Collection[str]) -> dict[str, dict[str, An
     return found
 
 
-def refusal(folder: Path, there: int, others: dict[str, list[str]]) -> str:
-    """Return the message about existing outputs that this run would make differently.
-
-    Args:
-        folder: Their folder.
-        there: Number of existing outputs.
-        others: Their differences, by key; at least one.
-    """
-    counted = Counter(difference for found in others.values() for difference in found)
-    shown = [f"{difference} ({count})" for difference, count in counted.most_common(SHOWN)]
-    more = [f"{len(counted) - SHOWN} more"] * (len(counted) > SHOWN)
-    return (
-        f"{len(others)} of {there} outputs in {folder} were made otherwise than now, such as "
-        f"{next(iter(others))!r}:\n  " + "\n  ".join(shown + more) + "\nTake another "
-        "--writer.folder or --writer.suffix, write those again (--writer.changed renew), or keep "
-        "them as they are (--writer.changed keep)"
-    )
-
-
 def _of_source(key: str) -> bool:
     parts = key.removeprefix(SOURCE).split(".")
     # Inputs of predict are not degraded.
     return key.startswith(SOURCE) and parts[-1] not in WHERE and "degradation" not in parts
 
 
-def _compared(made: Mapping[str, Any]) -> Options:
+def _way(made: Mapping[str, Any]) -> int:
     # Weights are compared by content, not by path.
-    own = {k: v for k, v in made["options"].items() if not k.endswith("weights")}
-    first = {"model.class_path": made["model"], "digest of the weights": made["weights_digest"]}
-    return {**first, **own}
+    options = {k: v for k, v in made["options"].items() if not k.endswith("weights")}
+    compared = [made["model"], made["weights_digest"], options]
+    return xxhash.xxh3_64_intdigest(json.dumps(compared, sort_keys=True).encode())
 
 
-def _same_input(known: _Known, source: str | None) -> bool:
-    if source is None or known.input_bytes is None:
+def _same_input(made: Made, source: str | None) -> bool:
+    if source is None or made.input_bytes is None:
         return True  # nothing to compare by
-    try:
-        found = os.stat(source)
-    except OSError:
-        return False
-    if found.st_size != known.input_bytes:
-        return False
-    if found.st_mtime_ns == known.input_modified:
+    state = size_and_time(source)
+    if state == (made.input_bytes, made.input_modified):
         return True
-    return input_facts(source).get("input_digest") == known.input_digest  # it may have been copied
+    if state is None or state[0] != made.input_bytes:
+        return False
+    return input_facts(source).get("input_digest") == made.input_digest  # it may have been copied
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        file = open_regular(path)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        if error.errno not in (errno.EISDIR, errno.EINVAL):
-            raise
-        what = "a folder" if error.errno == errno.EISDIR else error.strerror
-        raise ValueError(
-            f"{path} is {what}, and lines about the outputs are written into a file of that name: "
-            "move it away, or take another --writer.folder"
-        ) from error
-    with file:
+    with contextlib.suppress(FileNotFoundError), open_regular(path) as file:
         for text in file:
             try:
                 line = json.loads(text)
                 if "error" not in line:
-                    _compared(line)
+                    _way(line)
                 if not isinstance(line["output"], str):
                     continue
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -450,7 +344,3 @@ def _flat(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from ((f"{key}.{inner}", leaf) for inner, leaf in _flat(value))
         else:
             yield key, value
-
-
-def _shown(value: Any) -> str:
-    return "unset" if value is None else str(value)

@@ -27,8 +27,6 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
-
 from callbacks.predict.files import Pixels, long_name_errors
 from files.owned import (
     UNFINISHED,
@@ -54,7 +52,6 @@ log = logging.getLogger(__name__)
 Codec = Literal["h264", "hevc", "av1"]
 ENCODERS: dict[Codec, str] = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1"}
 QUIET: dict[Codec, dict[str, str]] = {"hevc": {"x265-params": "log-level=error"}}
-LARGEST_CRF: dict[Codec, int] = {"h264": 51, "hevc": 51, "av1": 63}
 WAITING = 2  # frames that wait to be encoded
 MADE = "made.json"
 NAME = re.compile(r"([0-9]{6,})\.(-?[0-9]+)\.mp4")  # number and first time of a segment
@@ -77,18 +74,6 @@ class VideoSettings(NamedTuple):
     codec: Codec
     crf: int
     metadata: str
-
-
-def check_codec(codec: Codec, crf: int) -> None:
-    """Raise if the settings are invalid.
-
-    Raises:
-        ValueError: Names the key to change.
-    """
-    if codec not in ENCODERS:
-        raise ValueError(f"writer.codec is {codec!r}; expected {', '.join(ENCODERS)}")
-    if not 0 <= crf <= LARGEST_CRF[codec]:
-        raise ValueError(f"writer.crf is {crf}; expected 0 to {LARGEST_CRF[codec]} for {codec}")
 
 
 def finished_segments(target: Path, made: Mapping[str, Any]) -> frozenset[int]:
@@ -169,21 +154,6 @@ class VideoWriter:
     def is_first(self, frame: VideoFrame) -> bool:
         """Whether a frame is in the first segment that is missing, so that one process says so."""
         return frame.segment == min(set(range(len(self._begun) + 1)) - self._begun)
-
-    def check(self, size: tuple[int, int], frame: VideoFrame) -> None:
-        """Encode one black frame, to memory.
-
-        Args:
-            size: (H, W) of the output.
-            frame: What is known of the input's frame.
-
-        Raises:
-            Exception: Whatever the encoder raises.
-        """
-        kind: Any = np.uint8 if frame.colours.bits == 8 else np.uint16
-        trial = _Segment(size, frame, self.settings)
-        trial.add(np.zeros((*size, 3), kind), frame)
-        trial.finish()
 
     def add(self, pixels: Pixels, frame: VideoFrame) -> None:
         """Add the next frame of this process; only the last segment may be incomplete.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
+import resource
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
@@ -27,17 +28,13 @@ from callbacks.predict.files import (
     Format,
     Pixels,
     Video,
-    check_encoder,
     check_folder,
-    check_video,
-    choices_text,
     enlarge_alpha,
     exists,
     fitted_exif,
     fitted_extras,
     foreign_files_message,
     frames_of,
-    is_complete,
     output_levels,
     remove,
     unwritable_reason,
@@ -49,94 +46,27 @@ from callbacks.predict.page import PAGE, write_predict_page
 from callbacks.predict.places import OutputPlaces
 from callbacks.predict.predictions import (
     NAME,
-    Changed,
     Line,
     Predictions,
     RunProperties,
     digest_of,
     input_facts,
     options_of,
-    refusal,
 )
 from callbacks.predict.videos import (
     Codec,
     VideoSettings,
     VideoWriter,
-    check_codec,
     finished_segments,
     remove_parts,
 )
 from files.class_path import class_path
 from files.folder_lock import FolderLock
 from files.method import method_of
+from files.numbers import NonNegativeInt, PositiveFloat, PositiveInt
 from files.owned import foreign, refuse_foreign, remove_file
 from files.paths import expand_path, size_and_time
-from files.video import VideoFrame
-
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-FORGET_PEAK = "5"  # written to Linux's clear_refs
-
-
-class Usage(NamedTuple):
-    """Time and memory of one image.
-
-    seconds: Wall-clock time.
-    peak_memory: Bytes; None if unknown.
-    """
-
-    seconds: float
-    peak_memory: int | None
-
-
-class Meter:
-    """Measure time and memory from ``start`` to ``stop``.
-
-    On a GPU, memory is the peak of all tensors. On a CPU it is the peak of the process, which
-    includes the weights, the libraries, and leftovers of earlier images; only Linux reports it.
-    """
-
-    def __init__(self) -> None:
-        self._device = torch.device("cpu")
-        self._began = 0.0
-        self._reset = False  # whether the system reset the earlier peak
-
-    def start(self, device: torch.device) -> None:
-        """Start with an image; the device must be idle.
-
-        Args:
-            device: The model's device.
-        """
-        self._device = device
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        else:
-            self._reset = _forget_peak()
-        self._began = time.perf_counter()
-
-    def stop(self) -> Usage:
-        """Return time and memory since ``start``; the image must be on the host."""
-        seconds = time.perf_counter() - self._began
-        if self._device.type == "cuda":
-            return Usage(seconds, torch.cuda.max_memory_allocated(self._device))
-        return Usage(seconds, _peak() if self._device.type == "cpu" and self._reset else None)
-
-
-def _forget_peak() -> bool:
-    try:
-        CLEAR.write_text(FORGET_PEAK, encoding="utf-8")
-    except OSError:  # not Linux, or a sandbox
-        return False
-    return True
-
-
-def _peak() -> int | None:
-    try:
-        lines = STATUS.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    found = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
-    return 1024 * int(found[0]) if found else None
-
+from files.video import VideoFrame, load_av
 
 log = logging.getLogger(__name__)
 THREADS = 2
@@ -144,14 +74,25 @@ Profile = Literal["keep", "convert"]
 ExifPart = Literal["keep", "no_place", "drop"]
 
 
+def _peak_memory(device: torch.device) -> int | None:
+    """Return the peak in bytes: of a GPU's tensors since its reset, or of this process so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if device.type != "cpu":
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def _no_more(key: str) -> None:
     """Do nothing: the frames do not come from our data module."""
 
 
-def _losses(frame: VideoFrame) -> list[str]:
-    """Return what an enlarged video does not keep, as far as a frame tells."""
-    fields = "fields (interlaced, enlarged as progressive: deinterlace first)"
-    return [fields] * frame.interlaced + ["transparency"] * frame.transparent
+def _not_ours(path: Path) -> str:
+    return (
+        f"{path} exists, and no line of {NAME} says that Enlarger wrote it: move it away, or set "
+        "another writer.folder or writer.suffix"
+    )
 
 
 @dataclass
@@ -184,7 +125,10 @@ class _Lost(NamedTuple):
 
 
 class Writer(Callback):
-    """Write the enlarged images of ``predict``, skipping outputs of earlier runs.
+    """Write the enlarged images of ``predict``.
+
+    An output that was made of the same input with the same weights and settings is skipped; any
+    other one of ours is made again. A file that Enlarger did not write is never replaced.
 
     Files are ``<folder>/<key><suffix>.<format>``, where the key is the input's path below its root
     without the extension. Alpha, 16 bit (``png``, ``tiff``), colour profile, EXIF and grey are
@@ -199,11 +143,7 @@ class Writer(Callback):
         folder: Where to write; by default ``predict`` in the run's directory.
         suffix: Added to each name, e.g. ``_x2``.
         format: File format; ``jpeg`` is ``jpg``, and ``tif`` is ``tiff``.
-        overwrite: Write existing outputs again. An input is never overwritten.
         quality: Quality of ``jpg`` and ``webp``, 1 to 100.
-        changed: What to do if outputs exist that were made with other weights, options or inputs,
-            or in an unknown way: ``refuse`` to start, ``keep`` them, or write them again
-            (``renew``).
         profile: ``keep`` pixel values and colour profile, or first ``convert`` them to sRGB.
         exif: ``keep`` camera, exposure, dates, author and place; or these except the place
             (``no_place``); or ``drop`` all.
@@ -215,7 +155,7 @@ class Writer(Callback):
             63).
 
     Raises:
-        ValueError: If a setting is out of range, or an output in the place of an input.
+        ValueError: If the suffix has a slash.
     """
 
     def __init__(
@@ -223,44 +163,34 @@ class Writer(Callback):
         folder: str | None = None,
         suffix: str = "",
         format: Format | Literal["jpeg", "tif"] = "png",
-        overwrite: bool = False,
-        quality: int = 95,
-        changed: Changed = "refuse",
+        quality: PositiveInt = 95,
         profile: Profile = "keep",
         exif: ExifPart = "keep",
         video: Video | None = None,
-        fps: float = 8.0,
+        fps: PositiveFloat = 8.0,
         page: bool = True,
         codec: Codec = "h264",
-        crf: int = 18,
+        crf: NonNegativeInt = 18,
     ) -> None:
         super().__init__()
-        if "/" in suffix or os.sep in suffix:
+        if "/" in suffix:
             raise ValueError(f"writer.suffix is {suffix!r}; a part of a file name has no /")
-        if not 1 <= quality <= 100:
-            raise ValueError(f"writer.quality is {quality}; expected 1 to 100")
-        chosen = (("changed", changed, Changed), ("profile", profile, Profile))
-        for name, value, choices in (*chosen, ("exif", exif, ExifPart)):
-            if value not in get_args(choices):
-                raise ValueError(f"writer.{name} is {value!r}; expected {choices_text(choices)}")
-        check_video(video, fps)
-        check_codec(codec, crf)
         self.folder, self.suffix = folder, suffix
         self.format: Format = SPELLED.get(format, cast("Format", format))
-        self.overwrite, self.quality, self.changed = overwrite, quality, changed
-        self.profile, self.exif, self.video, self.fps = profile, exif, video, fps
-        self.page = page
+        self.quality, self.profile, self.exif = quality, profile, exif
+        self.video, self.fps, self.page = video, fps, page
         self._settings = VideoSettings(codec, crf, exif)
         self.config: Mapping[str, Any] = {}  # of the command; see commands/cli.py
-        # For this process and run.
+        self._began = 0.0  # when the current batch was on the device
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin a run; all of this is of this process."""
         self.written, self.skipped, self.unusable, self.failed = 0, 0, 0, 0
         self._root, self._of_clips = Path(), False
-        self._lost: Counter[str] = Counter()
-        self._video_losses: Counter[str] = Counter()
-        self._noted: Counter[str] = Counter()  # what else happened to images
+        self._noted: Counter[str] = Counter()  # what happened to images besides
         self._sources: dict[str, str | None] = {}  # file of each input, by key
-        self._lines: Predictions | None = None
-        self._meter = Meter()
+        self._lines: Predictions  # from `setup` on
         self._pool: ThreadPoolExecutor | None = None
         self._pending: deque[tuple[Future[list[str]], Line]] = deque()
         self._videos: set[str] = set()  # keys
@@ -279,20 +209,12 @@ class Writer(Callback):
         """Check all outputs before any work is done.
 
         Raises:
-            ValueError: If an output would replace an input; or outputs exist that were
-                made otherwise; or none can be written.
+            ValueError: If an output would replace an input or anything else that is not ours, or
+                none can be written.
         """
         if stage != "predict":
             return
-        self.written, self.skipped, self.unusable, self.failed = 0, 0, 0, 0
-        self._lost.clear()
-        self._video_losses.clear()
-        self._noted.clear()
-        self._sources.clear()
-        self._abandoned.clear()
-        self._to_join.clear()
-        self._lost_videos.clear()
-        self._abandon = _no_more
+        self._begin()
         self._shared = trainer.world_size > 1 and not method_of(pl_module).tiles_are_shared
         self._root = self.output_folder(trainer)
         check_folder(self._root)
@@ -300,11 +222,14 @@ class Writer(Callback):
             refuse_foreign(self._root / PAGE)
         datamodule: Any = getattr(trainer, "datamodule", None)
         self._of_clips = getattr(datamodule, "predict_frames", None) is not None
-        known = hasattr(datamodule, "predict_keys")  # else a plain DataLoader: each batch has them
-        check_encoder(self.video, self._of_clips or not known)
+        has_keys = hasattr(datamodule, "predict_keys")  # else a plain DataLoader: each batch has
+        if self.video is not None and has_keys and not self._of_clips:
+            log.warning("writer.video %s writes nothing: these are no clips", self.video)
+        elif self.video == "mp4":
+            load_av("unlike gif, writer.video mp4")
         self._lines = self._open_lines(pl_module)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="writer")
-        if not known:
+        if not has_keys:
             return
         if self.profile == "convert":
             datamodule.convert_in_predict()
@@ -312,24 +237,23 @@ class Writer(Callback):
         paths = getattr(datamodule, "predict_paths", [None] * len(keys))
         self._sources = dict(zip(keys, paths, strict=True))
         self._videos = set(getattr(datamodule, "predict_videos", []))
-        targets = {key: self._target(key) for key in keys}
-        places = OutputPlaces(self._root, (path for path in paths if path is not None))
-        places.check_all(targets, self._of_clips)
-        if trainer.is_global_zero:
-            self._warn_of_other_names({self._name(key) for key in keys})
-        done = self._done({key for key, path in targets.items() if is_complete(path, self.video)})
-        for key in keys if self._of_clips else ():
-            self._check_clip(key, places, replaced=key not in done)
+        places = OutputPlaces(self._root, [path for path in paths if path is not None])
+        places.check_all({key: self._target(key) for key in keys})
+        done = {key for key in keys if self._is_done(key, self._sources[key], places)}
         self.skipped = len(done)
         check_folder(self._root, to_write=len(done) < len(keys))
         datamodule.skip_in_predict(done)
         if self._videos:
             if not method_of(pl_module).tiles_are_shared:  # else all processes need the same frames
                 self._abandon = datamodule.abandon_in_predict
-            self._continued = self._begun(targets, done, trainer.is_global_zero)
+            self._continued = self._begun(done, trainer.is_global_zero)
             datamodule.continue_in_predict(self._continued)
         if trainer.is_global_zero and len(done) < len(keys):
             self._lock = self._locked()
+            if others := sum(self._is_ours(key) and key not in done for key in keys):
+                log.warning(
+                    "%s: %d outputs were made otherwise, and are made again", self._root, others
+                )
 
     def _locked(self) -> FolderLock:
         """Lock the folder; warn if another command writes to it."""
@@ -350,13 +274,10 @@ class Writer(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Begin the video of a frame, before it is enlarged; measure from here."""
-        metas = [] if "error" in batch else batch.get("meta") or []
-        if trainer.is_global_zero or not method_of(pl_module).tiles_are_shared:
-            for meta in metas:
-                if "frame" in meta:
-                    self._begin_frame(meta, batch["size"])
-        self._meter.start(pl_module.device)
+        """Measure from here."""
+        if pl_module.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(pl_module.device)
+        self._began = time.perf_counter()
 
     def on_predict_batch_end(
         self,
@@ -385,8 +306,8 @@ class Writer(Callback):
         sound = [bool(image.isfinite().all()) for image in images]
         self._of_clips = output_image(outputs).ndim == 5
         levels = [output_levels(image, meta) for image, meta in zip(images, metas, strict=True)]
-        used = self._meter.stop()  # everything is on the host
-        common = self._common(pl_module, batch, Usage(used.seconds / len(keys), used.peak_memory))
+        seconds = (time.perf_counter() - self._began) / len(keys)  # everything is on the host
+        common = self._common(pl_module, batch, seconds)
         common["scale"] = getattr(dataset, "scale", None)
         for key, pixels, meta, finite in zip(keys, levels, metas, sound, strict=True):
             if "frame" in meta:
@@ -408,12 +329,8 @@ class Writer(Callback):
         if self._shared:
             self._end_shared(trainer.is_global_zero)
         self._close()
-        for what, count in self._lost.items():
-            log.warning("%d images lost their %s: %s cannot hold it", count, what, self.format)
-        for what, count in self._video_losses.items():
-            log.warning("%d videos: not kept: %s", count, what)
         for what, count in self._noted.items():
-            log.warning("%d images %s", count, what)
+            log.warning("%d %s", count, what)
         # A sum over all processes, so each has written its images when this is done.
         own = torch.tensor([self.written, self.unusable, self.failed])
         strategy = trainer.strategy
@@ -483,48 +400,31 @@ class Writer(Callback):
             raise ValueError(f"the key {key!r} leads out of the folder {self._root}")
         return self._root / self._name(key)
 
-    def _check_clip(self, key: str, places: OutputPlaces, replaced: bool) -> None:
-        """Refuse to replace frames or a video without a line of ours."""
-        target = self._target(key)
-        if self.video is not None:
-            places.check(key, video_of(target, self.video), folder=False)
-        if not replaced or self._lines is None:
-            return
-        written = self._lines.written(self._name(key))
-        if exists(target):
-            others = foreign(target, frames_of(0 if written is None else written[0]))
-            if others:
+    def _is_ours(self, key: str) -> bool:
+        return self._lines.find(self._name(key)) is not None
+
+    def _is_done(self, key: str, source: str | None, places: OutputPlaces) -> bool:
+        """Return whether an output is there, made as it would be made now.
+
+        Raises:
+            ValueError: If it is not, and something that is not ours would be replaced.
+        """
+        target, made = self._target(key), self._lines.find(self._name(key))
+        places.check(key, target, self._of_clips)
+        film = video_of(target, self.video) if self._of_clips and self.video else None
+        if film is not None:
+            places.check(key, film, folder=False)
+        there = exists(target) and (film is None or exists(film))
+        if there and made is not None and self._lines.is_same(made, source, self._own(key)):
+            return True
+        if self._of_clips and exists(target):
+            if others := foreign(target, frames_of(0 if made is None else made.frames)):
                 raise ValueError(foreign_files_message(target, others))
-        elif self.video is not None and exists(video := video_of(target, self.video)):
-            own = written is not None and written[1] == self.video
-            if not (own or self.overwrite or self.changed == "renew"):
-                raise ValueError(
-                    f"{video} exists, and no line of {NAME} says that Enlarger wrote it: move it "
-                    "away, or replace it (--writer.overwrite true)"
-                )
-
-    def _warn_of_other_names(self, names: set[str]) -> None:
-        keys = {path: key for key, path in self._sources.items() if path is not None}
-        found = {} if self._lines is None else self._lines.renamed_inputs(keys)
-        for name, (source, key) in found.items():
-            if name not in names:  # else it is compared, as all existing outputs
-                message = "%s was made of %s, whose output is now %s: remove it"
-                log.warning(message, self._root / name, source, self._name(key))
-
-    def _done(self, there: set[str]) -> set[str]:
-        """Return the keys of existing outputs that are kept."""
-        if self.overwrite or self._lines is None:
-            return set()
-        if self.changed == "keep":
-            return there
-        found = {
-            key: self._lines.differences(self._name(key), self._sources.get(key), self._own(key))
-            for key in sorted(there)
-        }
-        others = {key: differences for key, differences in found.items() if differences}
-        if others and self.changed == "refuse":
-            raise ValueError(refusal(self._root, len(there), others))
-        return there - others.keys()
+        elif exists(target) and made is None:
+            raise ValueError(_not_ours(target))
+        if film is not None and exists(film) and (made is None or made.video != self.video):
+            raise ValueError(_not_ours(film))
+        return False
 
     # ------------------------------------------------------------------------------ the videos
 
@@ -536,68 +436,55 @@ class Writer(Callback):
 
     def _made(self, key: str) -> dict[str, Any]:
         """Return what must be equal, so that a later run continues a video."""
-        if self._lines is None:
-            raise RuntimeError("Writer got a video before `setup`")
         read = size_and_time(self._sources[key] or "")
         return {"way": self._lines.way(self._own(key)), "seed": self._lines.seed, "input": read}
 
-    def _begun(
-        self, targets: Mapping[str, Path], done: set[str], first: bool
-    ) -> dict[str, frozenset[int]]:
+    def _begun(self, done: set[str], first: bool) -> dict[str, frozenset[int]]:
         """Return the segments that an earlier run finished; remove what is not needed."""
-        for key in self._videos & done if first else ():
-            remove_parts(targets[key])
         begun = {}
-        for key in sorted(self._videos - done):
-            found: frozenset[int] = frozenset()
-            if not self.overwrite:
-                found = finished_segments(targets[key], self._made(key))
-            if found:
-                if first:
-                    log.info("%s: %d segments are there", self._sources[key], len(found))
+        for key in sorted(self._videos):
+            target = self._target(key)
+            if key not in done and (found := finished_segments(target, self._made(key))):
                 begun[key] = found
             elif first:
-                remove_parts(targets[key])
+                remove_parts(target)
         return begun
 
-    def _begin_frame(self, meta: dict[str, Any], size: tuple[int, int]) -> None:
-        """Leave the video before, and open that of a frame; it is not enlarged yet."""
+    def _opened(self, meta: dict[str, Any]) -> _Video:
+        """Open the video of a frame; the first process to do so says what it will not keep."""
+        frame: VideoFrame = meta["frame"]
+        key, path = frame.video, meta["path"]
+        begun = self._continued.get(key, frozenset())
+        how = (self._settings, self._made(key), begun, self._shared)
+        writer = VideoWriter(self._target(key), path, *how)
+        losses = writer.left_out + ["transparency"] * frame.transparent
+        if frame.interlaced:
+            losses.append("fields (interlaced, enlarged as progressive: deinterlace first)")
+        if losses and writer.is_first(frame):
+            log.warning("%s: not kept: %s", path, ", ".join(losses))
+        return _Video(key, writer)
+
+    def _add_frame(self, pixels: Pixels, meta: dict[str, Any], common: Line, finite: bool) -> None:
         frame: VideoFrame = meta["frame"]
         key = frame.video
         if self._video is not None and self._video.key != key:
             self._leave_video()  # its last frame is another process's
-        if self._video is not None or key in self._abandoned:
-            return
-
-        def begin() -> None:
-            begun = self._continued.get(key, frozenset())
-            how = (self._settings, self._made(key), begun, self._shared)
-            writer = VideoWriter(self._target(key), meta["path"], *how)
-            self._video = _Video(key, writer)
-            writer.check(size, frame)
-            losses = writer.left_out + _losses(frame)
-            if losses and writer.is_first(frame):
-                log.warning("%s: not kept: %s", meta["path"], ", ".join(losses))
-
-        self._try(key, begin)
-
-    def _add_frame(self, pixels: Pixels, meta: dict[str, Any], common: Line, finite: bool) -> None:
-        frame: VideoFrame = meta["frame"]
-        key, video = frame.video, self._video
-        if video is None or key in self._abandoned:
+        if key in self._abandoned:
             return
 
         def add() -> None:
+            if self._video is None:
+                self._video = self._opened(meta)
             if not finite:
                 raise ValueError(f"frame {frame.number} has pixels that are not finite")
-            video.writer.add(pixels, frame)
-            video.seconds.append(common["seconds"])
+            self._video.writer.add(pixels, frame)
+            self._video.seconds.append(common["seconds"])
             if frame.last:
-                video.line = self._video_line(video, meta, list(pixels.shape[:2]), common)
+                size = list(pixels.shape[:2])
+                self._video.line = self._video_line(self._video, meta, size, common)
 
         self._try(key, add)
         if frame.last:
-            self._video_losses.update(_losses(frame))
             self._leave_video()
 
     def _video_line(
@@ -640,7 +527,7 @@ class Writer(Callback):
     def _join(self, video: _Video) -> None:
         def note() -> None:  # in the same order as for an image
             remove_file(video.writer.target)
-            if self._lines is not None and video.line is not None:
+            if video.line is not None:
                 self._lines.add(video.line, self._own(video.key))
 
         def join() -> None:
@@ -697,27 +584,30 @@ class Writer(Callback):
         """Return the extras of an image that the format can hold; count the rest."""
         meta = dict(meta)
         if meta.get("bit_depth") == 16 and self.format in EIGHT_BIT:
-            self._lost["16 bit"] += 1
+            self._lose("16 bit")
             meta["bit_depth"] = 8
         if meta.get("alpha") is not None and self.format in OPAQUE:
-            self._lost["transparency"] += 1
+            self._lose("transparency")
             meta["alpha"] = None
         if meta.get("more"):
-            self._noted["have more frames or pages: only the first is used"] += 1
+            self._noted["images have more frames or pages: only the first is used"] += 1
         if meta.get("cicp") and self.profile == "convert":
-            self._noted["are not converted: sRGB cannot show HDR"] += 1
+            self._noted["images are not converted: sRGB cannot show HDR"] += 1
         if self.exif == "drop":
             meta["exif"] = None
         return meta
 
-    def _common(self, pl_module: LightningModule, batch: Any, used: Usage) -> Line:
+    def _lose(self, what: str) -> None:
+        self._noted[f"images lost their {what}: {self.format} cannot hold it"] += 1
+
+    def _common(self, pl_module: LightningModule, batch: Any, seconds: float) -> Line:
         lr, method = batch.get("lr"), method_of(pl_module)
         device = pl_module.device
         cuda = device.type == "cuda"
         return Line(
             lr_size=None if lr is None else list(lr.shape[-2:]),
-            seconds=round(used.seconds, 6),
-            peak_memory=used.peak_memory,
+            seconds=round(seconds, 6),
+            peak_memory=_peak_memory(device),
             device=torch.cuda.get_device_name(device) if cuda else device.type,
             tiles=method.tile_count,
             seed=method.noise_seed if method.drew_noise else None,
@@ -727,14 +617,11 @@ class Writer(Callback):
         self, key: str, pixels: Pixels, meta: dict[str, Any], common: Line, finite: bool
     ) -> None:
         target, source = self._target(key), meta.get("path") or self._sources.get(key)
-        if not self._sources or "path" in meta:  # or it was checked in `setup`
-            places = OutputPlaces(self._root, [meta["path"]] if "path" in meta else [])
-            places.check(key, target, folder=pixels.ndim == 4)
-        if not self._sources and is_complete(target, self.video) and self._done({key}):
-            self.skipped += 1
-            return
-        if not self._sources and pixels.ndim == 4:
-            self._check_clip(key, places, replaced=True)
+        if not self._sources:  # else all was checked in `setup`
+            places = OutputPlaces(self._root, [source] if source else [])
+            if self._is_done(key, source, places):
+                self.skipped += 1
+                return
         if reason := unwritable_reason(pixels, finite, self.format):
             self._fail(key, source, reason)
             return
@@ -758,7 +645,8 @@ class Writer(Callback):
             self._fail(named["key"], named["input"], reason)
             return
         self.written += 1
-        self._lost.update(lost)
+        for what in lost:
+            self._lose(what)
 
     def _fail(self, key: str, source: str | None, reason: str) -> None:
         self.failed += 1
@@ -771,8 +659,7 @@ class Writer(Callback):
         self._note_error(key, self._sources.get(key), reason)
 
     def _note_error(self, key: str, source: str | None, reason: str) -> None:
-        if self._lines is not None:
-            self._lines.add(Line(key=key, input=source, output=self._name(key), error=reason))
+        self._lines.add(Line(key=key, input=source, output=self._name(key), error=reason))
 
     def _write(self, target: Path, pixels: Pixels, meta: dict[str, Any], line: Line) -> list[str]:
         """Write an image and its line; return what the format cannot hold."""
@@ -795,8 +682,7 @@ class Writer(Callback):
             else:
                 remove_file(target)
                 own = Line()
-            if self._lines is not None:
-                self._lines.add(Line(**{**line, **own, **facts}))
+            self._lines.add(Line(**{**line, **own, **facts}))
 
         if pixels.ndim == 4:
             video = (self.video, self.fps)
@@ -809,7 +695,8 @@ class Writer(Callback):
 
     def _written(self, output: str) -> tuple[int | None, set[Video]]:
         """Return the number of frames of an earlier run, and the videos to remove with them."""
-        count, video = (self._lines and self._lines.written(output)) or (0, None)
+        made = self._lines.find(output)
+        count, video = (made.frames, made.video) if made else (0, None)
         return count, {kind for kind in get_args(Video) if kind in (video, self.video)}
 
     def _close(self) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,15 @@ from callbacks.files import Provenance
 from callbacks.pages.render import Figure, Tile, embedded, render_page
 from callbacks.report.images import BICUBIC, Evaluation, ReportImage
 from callbacks.report.runs import Curve, Run
-from callbacks.results.files import Result, column_of, columns, counts_of, describe, shown_value
+from callbacks.results.files import (
+    Result,
+    column_of,
+    columns,
+    counts_of,
+    describe,
+    rows_of,
+    shown_value,
+)
 from callbacks.tensorboard import MetricProtocol
 
 WIDTH, HEIGHT = 360, 200
@@ -25,6 +33,13 @@ COLORS = 8  # classes `series-0` ... of report.css
 LOGARITHMIC = 20.0  # a positive range with at least this ratio has a logarithmic axis
 Places = list[tuple[float, float]]  # x and y in the drawing
 Levels = Sequence[tuple[str, float]]
+TITLES = {"bicubic": "LR, bicubic", "hr": "HR"}
+CONTROL = "bicubic"  # the checkpoint of a metric's control
+SHARE = "throughput/share_"  # scalars of callbacks/training/throughput.py
+MEGABYTE = 1_000_000
+TEMPLATE = Path(__file__).parent / "report.html.j2"
+LEFT_OUT = ("epoch", "hp_metric")  # scalars that are no measurement
+ORDER = ("train", "val", "lr", "throughput")  # of curves, by the first part of their names
 
 
 class Line(NamedTuple):
@@ -191,9 +206,6 @@ def _note(curves: Mapping[int, Curve], log: bool) -> str:
     return "; ".join(notes)
 
 
-TITLES = {"bicubic": "LR, bicubic", "hr": "HR"}
-
-
 class Shown(NamedTuple):
     """An image of one run."""
 
@@ -284,22 +296,10 @@ def _about(scene: Scene) -> str:
     return words + ("; the inputs of the runs differ" if differing else "")
 
 
-CONTROL = "bicubic"  # the checkpoint of a metric's control
-SHARE = "throughput/share_"  # scalars of callbacks/training/throughput.py
-
-
-class Row(NamedTuple):
-    """What the numbers of one row share; ``run`` is the run's number, None for a control."""
-
-    dataset: str
-    scale: float
-    run: int | None
-    checkpoint: str | None
-
-
 class Cells(NamedTuple):
     """A row as it is shown.
 
+    run: The run's number; None for bicubic, which runs of the same images share.
     weights: The full name of the checkpoint.
     values: One text per metric.
     images: Number of images.
@@ -310,7 +310,7 @@ class Cells(NamedTuple):
     run: int | None
     weights: str
     name: str
-    values: list[str]
+    values: tuple[str, ...]
     images: str
     control: bool
 
@@ -343,10 +343,9 @@ def results_table(runs: Sequence[Run]) -> ResultsTable | None:
     if not results:
         return None
     headings = columns(results)
-    rows = _rows(runs)
     return ResultsTable(
         [f"{heading}{_arrow(column, results)}" for column, (heading, _) in headings.items()],
-        [_cells(row, rows[row], list(headings)) for row in sorted(rows, key=_order)],
+        sorted(set(_rows(runs, list(headings))), key=_order),
         [(heading, describe(protocol)) for heading, protocol in headings.values()],
         _seeds_note(results),
     )
@@ -368,36 +367,24 @@ def _arrow(column: str, results: list[Result]) -> str:
     return "" if found is None else " ↑" if found else " ↓"
 
 
-def _rows(runs: Sequence[Run]) -> dict[Row, dict[str, Result]]:
-    """Return results by row and column. Controls that all runs agree on share one row."""
-    controls: dict[tuple[str, float, str], set[float]] = {}
-    for run in runs:
-        for r in run.results:
-            if r["checkpoint"] == CONTROL:
-                key = (r["dataset"], r["scale"], column_of(r))
-                controls.setdefault(key, set()).add(round(r["value"], 4))
-    rows: dict[Row, dict[str, Result]] = {}
+def _rows(runs: Sequence[Run], metrics: list[str]) -> Iterator[Cells]:
     for number, run in enumerate(runs):
-        for r in run.results:
-            place = (r["dataset"], r["scale"])
-            agreed = r["checkpoint"] == CONTROL and len(controls[(*place, column_of(r))]) == 1
-            row = Row(*place, None if agreed else number, r["checkpoint"])
-            rows.setdefault(row, {})[column_of(r)] = r
-    return rows
+        for (dataset, scale, checkpoint), found in rows_of(run.results).items():
+            control, weights = checkpoint == CONTROL, checkpoint or "none"
+            yield Cells(
+                dataset,
+                scale,
+                None if control else number,
+                weights,
+                Path(weights).name,
+                tuple(shown_value(found[m]) if m in found else "-" for m in metrics),
+                counts_of(found),
+                control,
+            )
 
 
-def _order(row: Row) -> tuple[str, float, int, str]:
-    return row.dataset, row.scale, -1 if row.run is None else row.run, row.checkpoint or ""
-
-
-def _cells(row: Row, found: dict[str, Result], metrics: list[str]) -> Cells:
-    weights = row.checkpoint or "none"
-    values = [shown_value(found[metric]) if metric in found else "-" for metric in metrics]
-    return Cells(
-        *(row.dataset, row.scale, row.run, weights, Path(weights).name, values),
-        images=counts_of(found),
-        control=row.checkpoint == CONTROL,
-    )
+def _order(row: Cells) -> tuple[Any, ...]:
+    return row.dataset, row.scale, -1 if row.run is None else row.run, row.weights, row.values
 
 
 def _seeds_note(results: list[Result]) -> str:
@@ -406,12 +393,6 @@ def _seeds_note(results: list[Result]) -> str:
     if not counts:
         return ""
     return f"Mean ± standard deviation over {', '.join(map(str, counts))} seeds."
-
-
-MEGABYTE = 1_000_000
-TEMPLATE = Path(__file__).parent / "report.html.j2"
-LEFT_OUT = ("epoch", "hp_metric")  # scalars that are no measurement
-ORDER = ("train", "val", "lr", "throughput")  # of curves, by the first part of their names
 
 
 class Limits(NamedTuple):

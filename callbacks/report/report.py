@@ -24,19 +24,25 @@ from callbacks.evaluation import (
     EvaluationCallback,
     Stage,
     all_callbacks,
-    check_at_least,
     evaluated_datasets,
     gather_on_first,
 )
 from callbacks.files import Provenance, provenance
 from callbacks.metrics.base import ImageMetric, Metric
 from callbacks.metrics.pixels import PixelMetric
-from callbacks.report.images import BICUBIC, Evaluation, ImageStore, ReportImage, write_index
+from callbacks.report.images import (
+    BICUBIC,
+    Evaluation,
+    ImageStore,
+    ReportImage,
+    log_image,
+    write_index,
+)
 from callbacks.report.page import MEGABYTE, Limits, page
 from callbacks.report.runs import read_run, read_runs
 from callbacks.results.files import made_by, one_writer
 from files.method import method_of
-from files.numbers import NonNegativeInt, PositiveFloat
+from files.numbers import NonNegativeInt, PositiveFloat, PositiveInt
 from files.owned import write_whole
 
 if TYPE_CHECKING:
@@ -44,6 +50,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 NAME = "report.html"
+LOGGED = 4  # images of each dataset that loggers get
 
 
 class Report(EvaluationCallback):
@@ -51,23 +58,20 @@ class Report(EvaluationCallback):
 
     Bicubic, output and HR of each dataset's first images are kept in ``report/images`` of the
     run's directory, lossless; in ``fit`` those of the latest validation. The first validation also
-    measures bicubic by PSNR, SSIM and the like, for a line in their curves. Errors never end a run:
+    measures bicubic by PSNR, SSIM and the like, for a line in their curves. TensorBoard, W&B and
+    MLflow get the first images of each validation in ``fit``, side by side. Errors never end a run:
     they are warnings.
 
     Args:
         limit: Images kept of each dataset, the first ones; 0 keeps none.
         side: Images larger than this are cut to the window of this side with the most detail.
         megabytes: Images that would make the page larger than this are left out of it.
-
-    Raises:
-        ValueError: If ``side`` is below 16.
     """
 
     def __init__(
-        self, limit: NonNegativeInt = 8, side: int = 384, megabytes: PositiveFloat = 32.0
+        self, limit: NonNegativeInt = 8, side: PositiveInt = 384, megabytes: PositiveFloat = 32.0
     ) -> None:
         super().__init__()
-        check_at_least(self, 16, side=side)
         self.limit, self.side, self.megabytes = limit, side, megabytes
         self._store: ImageStore | None = None  # None: nothing is kept of this evaluation
         self._datasets: list[Any] = []
@@ -181,6 +185,8 @@ class Report(EvaluationCallback):
                 self._evaluation(trainer, pl_module, stage, index, [part[index] for part in all_])
                 for index in range(len(self._datasets))
             ]
+            if trainer.state.fn == TrainerFn.FITTING:
+                self._log_images(trainer, evaluations)
             self._source = self._source or provenance()
             run = Path(trainer.default_root_dir)
             try:
@@ -189,6 +195,18 @@ class Report(EvaluationCallback):
             except OSError as error:
                 log.warning("the report will have no images of this %s: %s", stage, error)
         self._datasets, self._kept = [], []
+
+    def _log_images(self, trainer: Trainer, evaluations: list[Evaluation]) -> None:
+        """Give the first images of each dataset to the loggers."""
+        shown = [image for one in evaluations for image in one["images"][:LOGGED]]
+        if self._store is None or not shown:
+            return
+        try:
+            together = self._store.side_by_side(shown)
+            for logger in trainer.loggers:
+                log_image(logger, "samples/val", together, trainer.global_step)
+        except Exception as error:  # must not end the run
+            log.warning("the loggers got no images: %r", error)
 
     def _evaluation(
         self,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -17,10 +17,9 @@ from callbacks.report.images import FOLDER, INDEX, Evaluation, load_index
 from callbacks.report.scalar_record import FILE as RECORD
 from callbacks.report.scalar_record import read_record
 from callbacks.results.files import Result, load_results
-from files.paths import glob_paths
 
 log = logging.getLogger(__name__)
-RESULTS, CONFIG, EVENTS = "results.json", "config.yaml", "events.out.tfevents.*"
+RESULTS, CONFIG = "results.json", "config.yaml"
 PATIENCE = 2.0  # seconds before a progress bar appears
 
 
@@ -44,7 +43,7 @@ class Run:
     name: Its directory's name, or the shortest end of its path that is unique.
     results: Content of ``results.json``.
     evaluations: Evaluations with images.
-    curves: Scalars of its record and of its TensorBoard files, by name.
+    curves: Scalars of its record, by name.
     config: The text of ``config.yaml``.
     sources: What wrote the numbers, and the images.
     written: When the latest of its files was written.
@@ -89,16 +88,12 @@ def check_run(path: Path) -> None:
     if not path.is_dir():
         raise ValueError(f"{path} is no directory; give directories of runs, such as runs/NAME")
     known = (RESULTS, INDEX, CONFIG, RECORD)
-    if not any((path / name).exists() for name in known) and not _event_files(path):
+    if not any((path / name).exists() for name in known):
         raise ValueError(
             f"{path} is no directory of a run: it has neither {RESULTS}, {INDEX}, {CONFIG} nor "
-            "TensorBoard's events; `python main.py test --config ... --run.name "
+            f"{RECORD}; `python main.py test --config ... --run.name "
             f"{path.resolve().name}` writes the first two"
         )
-
-
-def _event_files(path: Path) -> list[Path]:
-    return [path / name for name in glob_paths(f"**/{EVENTS}", str(path))]
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
@@ -130,7 +125,7 @@ def read_run(path: Path, name: str) -> Run:
         except (OSError, ValueError) as error:
             run.remarks.append(str(error))
             log.warning("%s: %s", name, error)
-    files = [path / RESULTS, path / INDEX, path / RECORD, *_event_files(path)]
+    files = [path / RESULTS, path / INDEX, path / RECORD]
     files = [file for file in files if file.exists()]
     if files:
         newest = max(p.stat().st_mtime for p in files)
@@ -167,52 +162,9 @@ def _read_config(run: Run) -> None:
 
 
 def _read_curves(run: Run) -> None:
-    # Early runs of version 0.1.0 have no record, and some scalars are in TensorBoard's files only.
-    recorded = read_record(run.path)
-    found = dict(recorded)
-    try:
-        for tag, steps in _read_events(run).items():
-            first = min(recorded.get(tag, ()), default=math.inf)
-            before = {step: value for step, value in steps.items() if step < first}
-            found[tag] = before | recorded.get(tag, {})
-    finally:
-        run.curves = {tag: _curve(steps) for tag, steps in found.items()}
-
-
-def _read_events(run: Run) -> dict[str, dict[int, float]]:
-    folders = sorted({path.parent for path in _event_files(run.path)})
-    found: dict[str, dict[int, float]] = {}
-    for folder in folders:
-        for tag, steps in _scalars(folder).items():
-            found.setdefault(tag, {}).update(steps)
-    return found
+    run.curves = {tag: _curve(steps) for tag, steps in read_record(run.path).items()}
 
 
 def _curve(found: dict[int, float]) -> Curve:
     steps = [step for step in sorted(found) if math.isfinite(found[step])]
     return Curve(steps, [found[step] for step in steps], len(found) - len(steps))
-
-
-def _scalars(folder: Path) -> dict[str, dict[int, float]]:
-    """Return scalars by tag and step; if a step was logged twice (after a resume), the later."""
-    # Half a second, and not needed for a run without logs.
-    from tensorboard.backend.event_processing import (
-        event_accumulator,
-    )
-    from tensorboard.util.tensor_util import make_ndarray
-
-    # 0 keeps all. Of the rest, such as images, as little as possible.
-    kinds = dict.fromkeys(event_accumulator.DEFAULT_SIZE_GUIDANCE, 1)
-    kinds |= {event_accumulator.SCALARS: 0, event_accumulator.TENSORS: 0}
-    logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it logs each file
-    events: Any = event_accumulator.EventAccumulator(str(folder), size_guidance=kinds)
-    events.Reload()
-    tags = events.Tags()
-    found: dict[str, dict[int, float]] = {
-        tag: {event.step: event.value for event in events.Scalars(tag)} for tag in tags["scalars"]
-    }
-    for tag in tags["tensors"]:
-        if events.SummaryMetadata(tag).plugin_data.plugin_name == "scalars":
-            values = events.Tensors(tag)
-            found[tag] = {e.step: float(make_ndarray(e.tensor_proto)) for e in values}
-    return found

@@ -18,15 +18,15 @@ from torch.nn import functional
 from callbacks.evaluation import (
     EvaluationCallback,
     Stage,
-    check_at_least,
     evaluated_datasets,
     gather,
 )
 from callbacks.metrics.base import as_float64
 from callbacks.metrics.pixels import psnr, to_pixels
 from callbacks.predict.files import Extras, write_image
-from callbacks.report.images import Panel, compose, zoomed
+from callbacks.report.images import Pixels, stacked
 from files.method import BitwiseMethod
+from files.numbers import PositiveInt
 from files.owned import write_whole
 
 if TYPE_CHECKING:
@@ -55,20 +55,22 @@ class ScaleReport(EvaluationCallback):
         shown: Number of images of each dataset in the strip.
         zoom: Enlarge each shown pixel to a square of this side.
         every_n: In ``fit``, run at the first validation and at every n-th after it.
-
-    Raises:
-        ValueError: If a setting is below 1.
     """
 
-    def __init__(self, images: int = 16, shown: int = 4, zoom: int = 2, every_n: int = 1) -> None:
+    def __init__(
+        self,
+        images: PositiveInt = 16,
+        shown: PositiveInt = 4,
+        zoom: PositiveInt = 2,
+        every_n: PositiveInt = 1,
+    ) -> None:
         super().__init__(every_n)
-        check_at_least(self, 1, images=images, shown=shown, zoom=zoom)
         self.images, self.shown, self.zoom = images, shown, zoom
         self._active = False
         self._wanted: list[str] = []
         self._drawn: set[str] = set()
         self._names: list[str] = []  # of the datasets
-        self._strips: dict[str, list[Panel]] = {}
+        self._strips: dict[str, Pixels] = {}  # (H, W, 3) by key
         self._found: list[tuple[str, dict[str, Any]]] = []  # dataset, and numbers of an image
 
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -91,8 +93,7 @@ class ScaleReport(EvaluationCallback):
         if not self._active:
             return
         model = cast(BitwiseMethod, pl_module)
-        measured, panels = list[dict[str, Any]](), dict[str, Tensor]()
-        labels: list[str] = []
+        measured, strips = list[dict[str, Any]](), dict[str, Tensor]()
         for n, key in enumerate(batch["key"]):
             if key not in self._wanted:
                 continue
@@ -107,15 +108,13 @@ class ScaleReport(EvaluationCallback):
                 ]
             measured.append(_measured(codes, images, f, one.get("hr")))
             if key in self._drawn:
-                labels = [f"{code.shape[-2]}x{code.shape[-1]}" for code in codes]
-                row = torch.cat([*images, one["hr"]] if "hr" in one else images)
-                panels[key] = zoomed(row, self.zoom)
+                row = torch.cat([*images, one["hr"]] if "hr" in one else images, 3)
+                strips[key] = zoomed(row, self.zoom)[0]
         # Two copies for the whole batch: the host waits for each.
         self._found += [(self._names[dataloader_idx], each) for each in _on_host(measured)]
-        if panels:
-            rows = torch.stack(list(panels.values())).cpu().numpy()
-            for key, row in zip(panels, rows, strict=True):
-                self._strips[key] = list(zip([*labels, "HR"], row, strict=False))
+        if strips:
+            rows = torch.stack(list(strips.values())).cpu().numpy()
+            self._strips.update(zip(strips, rows, strict=True))
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         if not self._active:
@@ -134,7 +133,7 @@ class ScaleReport(EvaluationCallback):
         if trainer.is_global_zero:
             step = f"-{trainer.global_step:08d}"
             name = stage + step * (trainer.state.fn == TrainerFn.FITTING)
-            rows = {key: strips[key] for key in self._wanted if key in strips}
+            rows = [strips[key] for key in self._wanted if key in strips]
             try:
                 self._write(Path(trainer.default_root_dir, "samples"), name, rows, summaries)
             except OSError as error:  # must not end the run
@@ -145,12 +144,19 @@ class ScaleReport(EvaluationCallback):
                 pl_module.log(f"{stage}/{middle}{key}", value, rank_zero_only=True)
 
     def _write(
-        self, folder: Path, name: str, rows: dict[str, list[Panel]], summaries: dict[str, Any]
+        self, folder: Path, name: str, rows: list[Pixels], summaries: dict[str, Any]
     ) -> None:
         path = folder / f"scales-{name}.png"
-        write_image(path, compose(rows), Extras(), "png", quality=100)
+        write_image(path, stacked(rows), Extras(), "png", quality=100)
         write_whole(path.with_suffix(".json"), json.dumps(summaries, indent=1) + "\n")
         log.info("images after each scale: %s", path)
+
+
+def zoomed(images: Tensor, zoom: int) -> Tensor:
+    """Return (B, H zoom, W zoom, 3) uint8 of (B, 3, H, W) in about [0, 1], on their device."""
+    rounded = (images.float().clamp(0, 1) * 255).round().to(torch.uint8)
+    squares = rounded.repeat_interleave(zoom, dim=2).repeat_interleave(zoom, dim=3)
+    return squares.permute(0, 2, 3, 1)
 
 
 def _over_all_bits(scales: list[dict[str, Any]]) -> dict[str, float]:

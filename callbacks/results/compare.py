@@ -31,7 +31,6 @@ from rich.table import Table
 from rich.text import Text
 from scipy.special import ndtr, stdtrit
 
-from callbacks.metrics.protocols import differences
 from callbacks.results.files import (
     ImageNumbers,
     Result,
@@ -45,6 +44,10 @@ from callbacks.tensorboard import MetricProtocol
 
 FEWEST = 5  # images: fewer have too few different resamples for an interval of 95 %
 _TOGETHER = 4_000_000  # indices drawn at a time: 32 MB
+CONTROL = "bicubic"
+log = logging.getLogger(__name__)
+NO_INTERVAL = "no interval"
+RUN = "a run's directory; RUN@PART: of the checkpoint whose name has PART in it"
 
 
 def mean_interval(
@@ -64,15 +67,11 @@ def mean_interval(
         Its lower and upper end.
 
     Raises:
-        ValueError: If the values are too few or not finite, or ``draws`` too few for ``level``.
+        ValueError: If the values are too few or not finite.
     """
     n = len(values)
     if n < FEWEST or not np.isfinite(values).all():
         raise ValueError(f"got {n} values, some maybe not finite; expected {FEWEST} finite ones")
-    if draws < 100:
-        raise ValueError(f"draws is {draws}; expected 100 or more: change --draws")
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; expected 0 or more: change --seed")
     generator = np.random.default_rng(seed)
     rows = max(1, _TOGETHER // n)
     means = np.concatenate(
@@ -98,9 +97,6 @@ def expanded_tail(n: int, level: float) -> float:
     """
     t = stdtrit(n - 1, 0.5 + level / 2)
     return float(ndtr(-math.sqrt(n / (n - 1)) * t))
-
-
-CONTROL = "bicubic"
 
 
 class RunNumbers(NamedTuple):
@@ -130,12 +126,11 @@ class RunNumbers(NamedTuple):
         return found
 
 
-def load_run(asked: str, control: bool = False) -> RunNumbers:
+def load_run(asked: str) -> RunNumbers:
     """Read a run's numbers.
 
     Args:
         asked: The run's directory; after an ``@`` a part of a checkpoint's name.
-        control: Whether bicubic belongs to them where no checkpoint is named.
 
     Raises:
         FileNotFoundError: If there are no results.
@@ -154,7 +149,7 @@ def load_run(asked: str, control: bool = False) -> RunNumbers:
             f"validate --config {folder / 'config.yaml'}"
         )
     everything = load_results(path)["results"]
-    return RunNumbers(asked, folder, _chosen(everything, part, path, control))
+    return RunNumbers(asked, folder, _chosen(everything, part, path))
 
 
 def only_one(name: str, results: Iterable[Result]) -> Result | None:
@@ -179,9 +174,7 @@ def only_one(name: str, results: Iterable[Result]) -> Result | None:
     return found[0] if found else None
 
 
-def _chosen(results: list[Result], part: str, path: Path, control: bool) -> list[Result]:
-    if not part and control:
-        return results
+def _chosen(results: list[Result], part: str, path: Path) -> list[Result]:
     if not part:
         own = [result for result in results if result["checkpoint"] != CONTROL]
         return own or results
@@ -191,10 +184,6 @@ def _chosen(results: list[Result], part: str, path: Path, control: bool) -> list
         there = ", ".join(dict.fromkeys(str(result["checkpoint"]) for result in results))
         raise ValueError(f"{path} has nothing of a checkpoint {part!r}; it has {there}")
     return chosen
-
-
-log = logging.getLogger(__name__)
-NO_INTERVAL = "no interval"
 
 
 class Comparison(NamedTuple):
@@ -215,18 +204,14 @@ class Comparison(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """The numbers to compare, and how.
+    """The numbers to compare.
 
     metrics: Names of metrics; all if empty.
     datasets: Names of datasets; all if empty.
-    draws: Number of resamples.
-    seed: Seed of the resamples.
     """
 
     metrics: Sequence[str] = ()
     datasets: Sequence[str] = ()
-    draws: int = 10_000
-    seed: int = 0
 
     def wants(self, result: Result) -> bool:
         """Return whether this number is selected."""
@@ -279,7 +264,7 @@ def compare(
             )
             if unlike == common:
                 continue
-        found.append(_compared(first, second, numbers[0], numbers[1], asked, unlike))
+        found.append(_compared(first, second, numbers[0], numbers[1], unlike))
     only_b = {_place(r): None for r in b.results if asked.wants(r) and _place(r) not in seen}
     left_out += [f"{place} is left out: {a.name} does not have it" for place in only_b]
     return found, left_out
@@ -316,6 +301,12 @@ def _counterpart(result: Result, run: RunNumbers) -> tuple[Result | None, str]:
     return None, f"{run.name} does not have it"
 
 
+def differences(one: MetricProtocol, two: MetricProtocol) -> list[str]:
+    """Return the differences of two protocols; empty if their numbers are comparable."""
+    names = [name for name in {**one, **two} if one.get(name) != two.get(name)]
+    return [f"{name}: {one.get(name)} / {two.get(name)}" for name in names]
+
+
 def _protocol(result: Result, whole: bool) -> MetricProtocol:
     # With `images`, only a part of the dataset was measured; the common images can be compared.
     return {k: v for k, v in result["protocol"].items() if whole or k != "images"}
@@ -338,7 +329,6 @@ def _compared(
     b: Result,
     of_a: list[ImageNumbers],
     of_b: list[ImageNumbers],
-    asked: Selection,
     unlike: Sequence[str],
 ) -> Comparison:
     if not of_a or not of_b:
@@ -375,7 +365,7 @@ def _compared(
     if len(values) < FEWEST:
         notes.append(f"{len(values)} images are too few: an interval takes {FEWEST} or more")
         return Comparison(a, b, None, NO_INTERVAL, notes)
-    interval = mean_interval(values[:, 0] - values[:, 1], asked.draws, asked.seed)
+    interval = mean_interval(values[:, 0] - values[:, 1])
     return Comparison(a, b, interval, verdict(interval, a.get("higher_is_better")), notes)
 
 
@@ -484,15 +474,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return compare_runs(parser.parse_args(arguments))
 
 
-RUN = "a run's directory; RUN@PART: of the checkpoint whose name has PART in it"
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what is compared."""
     parser.add_argument("--metric", action="append", default=[], help="only this; may be repeated")
     parser.add_argument("--dataset", action="append", default=[], help="only this; may be repeated")
-    parser.add_argument("--draws", type=int, default=10_000, help="resamples (default 10000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the resamples (default 0)")
 
 
 def compare_runs(options: argparse.Namespace) -> int:
@@ -505,7 +490,7 @@ def compare_runs(options: argparse.Namespace) -> int:
     try:
         if len(options.runs) < 2:
             raise ValueError(f"got one run; give two or more, or {options.runs[0]}@bicubic")
-        asked = Selection(options.metric, options.dataset, options.draws, options.seed)
+        asked = Selection(options.metric, options.dataset)
         first, *others = [load_run(run) for run in options.runs]
         for other in others:
             _show(first, other, asked)

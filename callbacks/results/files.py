@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -26,6 +26,7 @@ from files.method import Method
 from files.owned import move_aside, write_whole
 
 log = logging.getLogger(__name__)
+FILENAME = "images.json"
 LOCK = ".results.lock"
 PATIENCE = 60.0  # seconds to wait for other writers, which take far less than one
 _UNLOCKED: set[Path] = set()  # runs that could not be locked
@@ -208,9 +209,6 @@ def _storable(result: Result) -> dict[str, Any]:
     return {**result, **changed}
 
 
-FILENAME = "images.json"
-
-
 class ImageNumbers(TypedDict):
     """A metric's number of each image of a dataset.
 
@@ -390,56 +388,21 @@ def _warn_of_other_images(old: list[ImageNumbers], new: list[ImageNumbers]) -> N
 
 
 def write_csv(path: Path, results: list[Result]) -> None:
-    """Write a table of all results, and a second one of its columns' protocols.
-
-    The table has one line of headings and plain cells, so that pandas and spreadsheets read it
-    without options. A row is a dataset, scale and checkpoint, a column a metric of one protocol,
-    with ``_n`` for the number of images and, for several seeds, ``_std``; ``_std_over_seeds`` if a
-    metric already has that name, as KID's deviation between subsets.
+    """Write all results, one in each row, for pandas and spreadsheets.
 
     Args:
-        path: The table; the protocols go to ``<name>_protocols.csv``.
+        path: The file.
         results: As in ``results.json``.
     """
-    headings = {column: heading for column, (heading, _) in columns(results).items()}
-    taken = set(headings.values())
-    deviations = {
-        column: f"{heading}_std" + "_over_seeds" * (f"{heading}_std" in taken)
-        for column, heading in headings.items()
-    }
-    deviating = {column_of(result) for result in results if "std" in result}
-    rows: dict[tuple[str, float, str | None], dict[str, object]] = {}
-    for result in results:
-        place = (result["dataset"], result["scale"], result["checkpoint"])
-        row = rows.setdefault(place, {})
-        row |= {"dataset": place[0], "scale": f"{place[1]:g}", "checkpoint": place[2] or ""}
-        column = column_of(result)
-        heading = headings[column]
-        row[heading] = result["value"]
-        row[f"{heading}_n"] = result["n"] - result.get("not_finite", 0)
-        if "std" in result:
-            row[deviations[column]] = result["std"]
-        if "seeds" in result:
-            row["seeds"] = " ".join(map(str, result["seeds"]))
-    names = ["dataset", "scale", "checkpoint"]
-    if any("seeds" in row for row in rows.values()):
-        names.append("seeds")
-    for column, heading in headings.items():
-        names += [heading, *([deviations[column]] if column in deviating else []), f"{heading}_n"]
-    cells = [[row.get(name, "") for name in names] for row in rows.values()]
-    _write(path, [names, *cells])
-    protocols = [[heading, describe(protocol)] for heading, protocol in columns(results).values()]
-    beside = path.with_name(f"{path.stem}_protocols.csv")
-    _write(beside, [["column", "protocol"], *protocols])
-
-
-def _write(path: Path, rows: Sequence[Sequence[object]]) -> None:
-    if path.is_dir():  # no reason to fail a finished evaluation
-        log.warning("%s is a folder; it was moved to %s", path, set_aside(path))
-    write_whole(path, _csv(rows))
-
-
-def _csv(rows: Sequence[Sequence[object]]) -> str:
+    names = ("dataset", "scale", "checkpoint", "metric", "value", "std", "n", "seeds", "protocol")
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+    table = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
+    table.writeheader()
+    for result in results:
+        changed = {
+            "n": result["n"] - result.get("not_finite", 0),
+            "seeds": " ".join(map(str, result.get("seeds", []))),
+            "protocol": describe(result["protocol"]),
+        }
+        table.writerow({**result, **changed})
+    write_whole(path, text.getvalue())

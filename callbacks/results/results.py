@@ -18,7 +18,6 @@ from callbacks.evaluation import (
     all_callbacks,
     evaluated_datasets,
     gather,
-    sync_states,
 )
 from callbacks.metrics.base import OUTPUT, ImageMetric, Measurements, Metric
 from callbacks.results.files import (
@@ -44,6 +43,21 @@ from callbacks.results.files import (
     write_results,
 )
 from files.method import Method, method_of
+
+__all__ = [
+    "Result",
+    "Results",
+    "ResultsFile",
+    "column_of",
+    "columns",
+    "describe",
+    "load_results",
+    "margins",
+    "merge",
+    "table",
+    "write_results",
+]
+log = logging.getLogger(__name__)
 
 
 class Evaluation(NamedTuple):
@@ -102,23 +116,6 @@ def _mean(values: list[float]) -> float:
 
 def _deviation(values: list[float]) -> float:
     return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
-
-
-__all__ = [
-    "Result",
-    "Results",
-    "ResultsFile",
-    "column_of",
-    "columns",
-    "describe",
-    "load_results",
-    "margins",
-    "merge",
-    "table",
-    "transposed_table",
-    "write_results",
-]
-log = logging.getLogger(__name__)
 
 
 class Results(Callback):
@@ -181,8 +178,7 @@ class Results(Callback):
         method = method_of(pl_module)
         # On a process without images the method drew nothing.
         self.drew_noise = any(gather(method.drew_noise))
-        self._digests.join()
-        sync_states(self._digests)
+        self._digests.gather()
         if not trainer.is_global_zero:
             return
         seed = method.noise_seed if self.drew_noise else None
@@ -235,8 +231,6 @@ def margins(callbacks: list[Callback]) -> list[str]:
             if (control := controls.get((record["dataset"], record["metric"]))) is None:
                 continue
             value, bicubic = record["value"], control["value"]
-            if "not_finite" in record or "not_finite" in control:
-                value, bicubic = _on_shared(metric, record["dataset"], value, bicubic)
             difference = value - bicubic
             verdict = ""
             if (higher := metric.is_higher_better(record["metric"])) is not None:
@@ -257,15 +251,6 @@ def _verdict(difference: float, higher_is_better: bool) -> str:
     return ", better" if (difference > 0) == higher_is_better else ", worse"
 
 
-def _on_shared(metric: Metric, dataset: str, value: float, bicubic: float) -> tuple[float, float]:
-    """Return both means over the images that have a finite number in both."""
-    own, control = metric.images.get(dataset, {}), metric.control_images.get(dataset, {})
-    shared = [k for k in own if math.isfinite(own[k]) and math.isfinite(control.get(k, math.nan))]
-    if not shared or not (math.isfinite(value) and math.isfinite(bicubic)):
-        return value, bicubic
-    return sum(own[k] for k in shared) / len(shared), sum(control[k] for k in shared) / len(shared)
-
-
 def table(results: list[Result]) -> Table:
     """Return a table of datasets by metrics, one protocol per column; protocols stand below."""
     headings = columns(results)
@@ -280,32 +265,11 @@ def table(results: list[Result]) -> Table:
     return shown
 
 
-def transposed_table(results: list[Result]) -> Table:
-    """Return a table with metrics as rows, for a narrow window."""
-    rows = rows_of(results)
-    shown = Table()  # too narrow for a caption
-    shown.add_column("")
-    for dataset, scale, checkpoint in rows:
-        name = Path(checkpoint or "-").name
-        shown.add_column(f"{dataset} x{scale:g}\n{name}", justify="right", overflow="fold")
-    for column, (heading, _) in columns(results).items():
-        values = [shown_value(of[column]) if column in of else "-" for of in rows.values()]
-        shown.add_row(heading, *values)
-    shown.add_row("n", *map(counts_of, rows.values()))
-    return shown
-
-
 def _show(results: list[Result]) -> None:
-    console = Console()
-    if not console.is_terminal:  # a file can have any width
-        console = Console(width=160)
-    wide = table(results)
+    shown, console = table(results), Console()
     unlimited = console.options.update(width=10_000)  # or the width would be the window's
-    if console.measure(wide, options=unlimited).maximum <= console.width:
-        console.print(wide)
-        return
-    console.print(transposed_table(results))
-    console.print(_protocols(results), highlight=False, markup=False)
+    needed = console.measure(shown, options=unlimited).maximum
+    Console(width=max(console.width, needed)).print(shown)  # a window breaks longer lines
 
 
 def _protocols(results: list[Result]) -> str:

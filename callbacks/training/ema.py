@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from callbacks.training.guard import when_judged
 from files.method import method_of
+from files.numbers import NonNegativeInt, UnitInterval
 from files.tensors import check_numbers
 
 
@@ -38,16 +39,11 @@ class EMA(Callback):
             ResShift's.
 
     Raises:
-        ValueError: If ``decay`` is not in [0, 1), ``first`` is negative, or a checkpoint holds
-            averages of other parameters.
+        ValueError: If a checkpoint holds averages of other parameters.
     """
 
-    def __init__(self, decay: float = 0.999, first: int | None = 0) -> None:
+    def __init__(self, decay: UnitInterval = 0.999, first: NonNegativeInt | None = 0) -> None:
         super().__init__()
-        if first is not None and first < 0:
-            raise ValueError(f"`first` of EMA is {first}; expected 0 or more, or null")
-        if not 0 <= decay < 1:
-            raise ValueError(f"`decay` of EMA is {decay}; expected at least 0 and less than 1")
         self.decay, self.first = decay, first
         self.updates = 0
         self._step = 0

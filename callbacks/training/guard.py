@@ -28,8 +28,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from callbacks.evaluation import all_callbacks, check_at_least, gather, is_distributed
+from callbacks.evaluation import all_callbacks, gather, is_distributed
 from files.method import method_of
+from files.numbers import PositiveInt, UnitInterval
 
 log = logging.getLogger(__name__)
 LEAST = 1000  # steps: a share of fewer would be too random
@@ -155,18 +156,15 @@ class Guard(Callback):
         in_a_row: Stop the run if this many consecutive steps were skipped.
 
     Raises:
-        ValueError: If an argument is out of its range; the optimiser is LBFGS; a limit is passed;
+        ValueError: If the optimiser is LBFGS; a limit is passed;
             weights that are to be saved are not finite, or belong to a step that is skipped.
     """
 
     # Not dispatched, see `callbacks/training/progress.py`.
     on_before_zero_grad = on_after_backward = None  # type: ignore[assignment]
 
-    def __init__(self, limit: float = 0.01, in_a_row: int = 10) -> None:
+    def __init__(self, limit: UnitInterval = 0.01, in_a_row: PositiveInt = 10) -> None:
         super().__init__()
-        if not 0 <= limit <= 1:
-            raise ValueError(f"`limit` of Guard is {limit}; expected a share in [0, 1]")
-        check_at_least(self, 1, in_a_row=in_a_row)
         self.limit, self.in_a_row = limit, in_a_row
         self.steps = 0  # of the whole run, including skipped ones
         self.skipped = 0  # of the whole run

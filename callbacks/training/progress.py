@@ -76,7 +76,7 @@ class Progress(ProgressBar):
             self._open("validate", _total(trainer.num_val_batches), "batch")
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, *args: Any
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """Advance by a batch."""
         if not trainer.sanity_checking:
@@ -91,27 +91,13 @@ class Progress(ProgressBar):
         """Open a bar over all test images."""
         self._open("test", _total(trainer.num_test_batches), "batch")
 
-    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Advance by a batch."""
-        self._advance(trainer)
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the bar."""
-        self._close(trainer)
+    on_test_batch_end, on_test_end = on_validation_batch_end, on_validation_end
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open a bar over all images to enlarge."""
         self._open("predict", _total(trainer.num_predict_batches), "image")
 
-    def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, *args: Any
-    ) -> None:
-        """Advance by an image."""
-        self._advance(trainer)
-
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the bar."""
-        self._close(trainer)
+    on_predict_batch_end, on_predict_end = on_validation_batch_end, on_validation_end
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

@@ -29,7 +29,7 @@ TOP = (
     *("model", "data", "degradation", "trainer", "run", "tiling", "checkpoint", "writer"),
     *("encode", "export"),
 )
-ON_RUNS = ("report", "plot", "compare", "measure", "export")  # whose first words are paths
+ON_RUNS = ("report", "compare", "measure", "export")  # whose first words are paths
 NUMBERS = {
     "int": "int",
     "float": "float",
@@ -79,7 +79,7 @@ def refuse_typos(args: Sequence[str]) -> None:
                 "rename it, or name the folder above it or a pattern"
             )
         key = () if option == "--config" else _parts(option[2:])
-        _refuse_group(option, key, args)
+        _refuse_group(option, key)
         if option == "--config":
             _refuse_file(value)
         elif key == ("data", "predict") and args[0] == "predict":
@@ -131,11 +131,11 @@ def _refuse_nothing_set(args: Sequence[str]) -> None:
         raise ConfigurationError(missing_keys(["data", "model"]))
 
 
-def _refuse_group(option: str, key: Key, args: Sequence[str]) -> None:
-    first, rest = key[:1], key[1:]
-    near = difflib.get_close_matches(*first, TOP, n=1, cutoff=0.75) if first else []
+def _refuse_group(option: str, key: Key) -> None:
+    first, rest = "".join(key[:1]), key[1:]
+    near = difflib.get_close_matches(first, TOP, n=1, cutoff=0.75)
     # A key of a single part may be another program's name for ours, which the parser knows.
-    if near and first[0] not in TOP and (rest or near == ["config"]):
+    if near and first not in TOP and (rest or near == ["config"]):
         meant = ".".join((near[0], *rest))
         raise ConfigurationError(f"unknown key {option[2:]!r}; did you mean {meant!r}?")
 

@@ -59,7 +59,7 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "test": _EVALUATE,
     "predict": (
         *(*_WHICH, "data.predict", "data.scale", "data.size", "ckpt_path"),
-        *("writer.folder", "writer.suffix", "writer.format", "writer.overwrite"),
+        *("writer.folder", "writer.suffix", "writer.format"),
         *("tiling.size", "tiling.where", "trainer.accelerator", "trainer.precision"),
         *(*_RUN, *_LAST),
     ),
@@ -70,7 +70,7 @@ SHOWN: dict[str, tuple[str, ...]] = {
     ),
     "export": (
         *("RUN", "export.out", "export.onnx", "export.diffusers", "export.overwrite"),
-        *("export.community", "export.push", "export.private", "ckpt_path", "debug"),
+        *("export.community", "ckpt_path", "debug"),
     ),
 }
 

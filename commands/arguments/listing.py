@@ -41,8 +41,6 @@ class Entry(NamedTuple):
 class _Class(NamedTuple):
     about: str
     bases: tuple[str, ...] = ()
-    missing: frozenset[str] = frozenset()  # its abstract members
-    has: frozenset[str] = frozenset()  # its other members
 
 
 KIND_OF_ROOM = {"datamodules": "datasets", "degradations": "degradations", "callbacks": "metrics"}
@@ -67,15 +65,10 @@ def main(words: Sequence[str]) -> int:
             sys.stdout.write(f"{kind:<14}{len(entries(kind)):>4}   python main.py list {kind}\n")
         return 0
     (kind,) = words
-    found, bases = entries(kind), to_derive_from(kind)
-    _write([entry for entry in found if entry.name not in bases])
-    for title, others in (
-        ("to derive from", [entry for entry in found if entry.name in bases]),
-        ("yours", yours(kind)),
-    ):
-        if others:
-            sys.stdout.write(f"\n{title}\n")
-            _write(others)
+    _write(entries(kind))
+    if others := yours(kind):
+        sys.stdout.write("\nyours\n")
+        _write(others)
     sys.stdout.write(f"\n{HINTS[kind]}\n")
     return 0
 
@@ -96,19 +89,6 @@ def entries(kind: str) -> list[Entry]:
         for name, found in public(room).items()
         if _kind_of(room, name, _classes_of(room)) == kind
     )
-
-
-def to_derive_from(kind: str) -> set[str]:
-    """Return the names of a kind whose classes are abstract.
-
-    Args:
-        kind: A key of ``HINTS``.
-    """
-    if kind in ("experiments", "weights"):
-        return set()
-    room = _room(kind)
-    names = (entry.name.rpartition(".")[2] for entry in entries(kind))
-    return {f"{room}.{n}" for n in names if _missing(n, _classes_of(room))}
 
 
 def yours(kind: str) -> list[Entry]:
@@ -155,16 +135,6 @@ def _kind_of(room: str, name: str, known: dict[str, _Class]) -> str:
     return "networks" if stub(room).get(name, "networks").startswith("networks") else "parts"
 
 
-def _missing(name: str, known: dict[str, _Class]) -> frozenset[str]:
-    # Abstract members that neither the class nor one of its bases defines.
-    if name not in known:
-        return frozenset()
-    own = known[name]
-    inherited = [_missing(base, known) for base in own.bases if base != name]
-    defined = [known[base].has for base in own.bases if base in known]
-    return frozenset().union(*inherited).difference(own.has, *defined) | own.missing
-
-
 @functools.cache
 def _classes_of(room: str) -> dict[str, _Class]:
     files = sorted(_python_files(ROOT / room))
@@ -185,18 +155,7 @@ def _read(node: ast.ClassDef | ast.FunctionDef) -> _Class:
     if isinstance(node, ast.FunctionDef):
         return _Class(about)
     bases = (ast.unparse(base) for base in node.bases)
-    members = [n for n in node.body if isinstance(n, ast.FunctionDef)]
-    missing = {n.name for n in members if "abstractmethod" in map(ast.unparse, n.decorator_list)}
-    fields = {
-        t.id
-        for n in node.body
-        if isinstance(n, ast.Assign)
-        for t in n.targets
-        if isinstance(t, ast.Name)
-    }
-    has = {n.name for n in members} - missing | fields
-    names = (base.partition("[")[0].rpartition(".")[2] for base in bases)
-    return _Class(about, tuple(names), frozenset(missing), frozenset(has))
+    return _Class(about, tuple(b.partition("[")[0].rpartition(".")[2] for b in bases))
 
 
 def _first_sentence(text: str) -> str:

@@ -164,11 +164,19 @@ def unknown_key(message: str, keys: Iterable[str], typed: Sequence[str] = ()) ->
     unknown = next(filter(None, match.groups()[1:]))
     unknown = f"{match['group']}.{unknown}" if match["group"] else unknown
     keys = [key for key in keys if not key.startswith("print_")]
+    unknown = _outermost(unknown, keys)
     alike = [key for key in keys if key.count(".") == unknown.count(".")]
     near = meant(unknown, typed) if typed else ""
     near = near or did_you_mean(unknown, alike) or did_you_mean(unknown, keys)
     listed = f"; it takes {', '.join(alike)}" if 0 < len(alike) <= MOST_LISTED else ""
     return f"{UNKNOWN}{unknown!r}{near or listed}"
+
+
+def _outermost(unknown: str, keys: Sequence[str]) -> str:
+    # Of an unknown group with keys below it, the group.
+    parts = unknown.split(".")
+    groups = (".".join(parts[:count]) for count in range(1, len(parts)))
+    return next((g for g in groups if not any(f"{k}.".startswith(f"{g}.") for k in keys)), unknown)
 
 
 def meant(unknown: str, typed: Sequence[str]) -> str:
@@ -268,7 +276,8 @@ def _wrong_value(found: _Found) -> str:
     types = [_type(part) for part in re.split(r" ?-? ?(?=Expected an? )", tried) if part]
     expected = " or ".join(dict.fromkeys(name for name in types if name != "NoneType"))
     named = hidden(value) if re.fullmatch(r"(\w+\.)+\w+", value) else ""
-    return f"{found.where} is {value}; expected {expected}{named}"
+    fix = ": leave it out, or give a value" if value == "null" else named
+    return f"{found.where} is {value}; expected {expected}{fix}"
 
 
 def _type(part: str) -> str:
@@ -303,8 +312,8 @@ def _no_class(found: _Found) -> str:
         near = did_you_mean(f"{lacking['room']}.{name}", public_names(lacking["room"]))
         return f"{where}: {message}{hidden(lacking['room']) or near}"
     if lacking:
-        name, names = message.split("'")[3], dir(sys.modules.get(lacking["file"]))
-        return f"{where}: {message}{hidden(lacking['file']) or did_you_mean(name, names)}"
+        near = did_you_mean(message.split("'")[3], dir(sys.modules.get(lacking["file"])))
+        return f"{where}: {message}{hidden(lacking['file']) or near}"
     named = re.match(r"(?:No module named|cannot import name '\w+' from) '([\w.]+)'", message)
     if named:
         return f"{where} is {found.class_path or found.given}: {message}{hidden(named[1])}"

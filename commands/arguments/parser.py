@@ -21,7 +21,8 @@ from commands.arguments.jsonargparse_internals import (
     is_group,
 )
 from commands.arguments.layers import ConfigFile
-from commands.arguments.messages import readable, unknown_key
+from commands.arguments.messages import UNKNOWN, readable, unknown_key
+from commands.arguments.places import place_of
 from commands.arguments.saved_config import is_mere_default
 from commands.arguments.values import (
     Typed,
@@ -51,12 +52,14 @@ LINKS = {
 GROUPS = ("trainer", "run", "tiling", "checkpoint", "writer", "encode", "export")
 DESCRIPTIONS = {name: about for name, about in ABOUT.items() if name not in TOOLS}
 
+# For all parsers, also those of Python code.
+register_ranges()
+open_configurations_alone()
+strict_loader()
+
 
 def parser_settings() -> dict[str, Any]:
     """Return the arguments of the parser and, by command, of the command parsers."""
-    register_ranges()
-    open_configurations_alone()
-    strict_loader()
     description = "Enlarger: train, compare and run image super-resolution methods."
     each = {n: {"description": t, "allow_abbrev": False} for n, t in DESCRIPTIONS.items()}
     return {"description": description, "allow_abbrev": False, **each}
@@ -89,7 +92,10 @@ class Parser(HookedParser):
         """Raise a readable error; the library may catch those of nested parsers."""
         if not self.exit_on_error:
             super().error(unknown_key(message, _keys(self)) or message, ex)
-        raise ConfigurationError(readable(message, _keys(self), self.typed)) from ex
+        sentence = readable(message, _keys(self), self.typed)
+        key = re.match(rf"(?:{UNKNOWN}')?((?:\w+\.)*\w+)", sentence)
+        place = place_of(key[1], self.typed) if key else ""
+        raise ConfigurationError(f"{place}{sentence}") from ex
 
     def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
         """Validate a configuration; the library would accept null for any argument.

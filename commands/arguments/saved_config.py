@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from enum import Enum
 from functools import reduce
@@ -21,7 +21,6 @@ PLAIN = (type(None), bool, int, float, str)
 
 # The library writes these as text and reads them again by the type of the argument.
 READ_AGAIN = (os.PathLike, timedelta, Enum)
-PLACEHOLDER = "Unable to serialize instance "  # in files of 0.1.0
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
@@ -121,41 +120,3 @@ def _has_path(value: Any) -> bool:
         )
     except (AttributeError, KeyError):
         return False
-
-
-def without_placeholders(content: Any) -> Any:
-    """Return a configuration without the placeholders of values that 0.1.0 could not write."""
-    if isinstance(content, dict):
-        pairs = ((key, without_placeholders(value)) for key, value in content.items())
-        return {key: value for key, value in pairs if not _is_placeholder(value)}
-    return (
-        [without_placeholders(value) for value in content] if isinstance(content, list) else content
-    )
-
-
-def _is_placeholder(value: Any) -> bool:
-    return isinstance(value, str) and value.startswith(PLACEHOLDER)
-
-
-def differences(one: Any, other: Any, key: str = "") -> Iterator[str]:
-    """Yield a text for each key in which two parsed configurations differ.
-
-    Args:
-        one: The first configuration.
-        other: The second configuration.
-        key: Key of both.
-    """
-    if isinstance(one, Namespace | dict) and isinstance(other, Namespace | dict):
-        first, second = (vars(v) if isinstance(v, Namespace) else v for v in (one, other))
-        for name in {**first, **second}:
-            below = f"{key}.{name}" if key else str(name)
-            yield from differences(first.get(name), second.get(name), below)
-    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        for number, pair in enumerate(zip(one, other, strict=True)):
-            yield from differences(*pair, f"{key}[{number}]")
-    elif not _same(one, other):
-        yield f"{key}: {one!r} is read as {other!r}"
-
-
-def _same(one: Any, other: Any) -> bool:
-    return one is other or (type(one) is type(other) and repr(one) == repr(other))

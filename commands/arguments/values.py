@@ -43,8 +43,9 @@ class TypedArgument(ActionTypeHint):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Take a typed value."""
+        take: Any = super().__call__
         if len(args) != 4:  # the library copies an argument so
-            return super().__call__(*args, **kwargs)
+            return take(*args, **kwargs)
         parser, config, value, option = args
         if isinstance(value, str) and isinstance(option, str):
             names = names_in(self, value)
@@ -56,15 +57,15 @@ class TypedArgument(ActionTypeHint):
                 value = names
             elif _reaches_in(self, option, value):
                 _replace(self, config, value, option)
-                super().__call__(parser, config, Typed(value), option, **kwargs)
+                take(parser, config, Typed(value), option, **kwargs)
                 return config.update(plain(config[self.dest]), self.dest)
         _replace(self, config, value, option)
-        return super().__call__(parser, config, value, option, **kwargs)
+        return take(parser, config, value, option, **kwargs)
 
     def instantiate_classes(self, value: Any) -> Any:
         """Make the objects that a value describes; text that is final describes none."""
-        final = isinstance(value, str) and is_final(self, value)
-        return value if final else super().instantiate_classes(value)
+        make: Any = super().instantiate_classes
+        return value if isinstance(value, str) and is_final(self, value) else make(value)
 
 
 def _replace(action: Action, config: Namespace, value: Any, option: str | None) -> None:

@@ -23,7 +23,7 @@ from callbacks.report.scalar_record import ScalarRecord
 from callbacks.results.files import made_by
 from commands.distributed.preflight import Facts, room
 from commands.run.checkpoints import Checkpoints, SavesLast, checkpoints_of, gradients_pending
-from commands.run.directions import check_directions, correct_restored
+from commands.run.directions import check_directions
 from commands.run.files import list_checkpoints
 from commands.run.loggers import log_hyperparameters
 from datamodules.base import SRDataModule
@@ -75,8 +75,12 @@ class Start(Callback):
         check_directions(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Correct restored directions, log hyperparameters, and begin the record of scalars."""
-        correct_restored(trainer)
+        """Log hyperparameters, and begin the record of scalars.
+
+        Raises:
+            ConfigurationError: If a restored schedule has the wrong direction, as of 0.1.0.
+        """
+        check_directions(trainer)
         if self.config is not None:
             log_hyperparameters(trainer, self.config)
         for logger in trainer.loggers:

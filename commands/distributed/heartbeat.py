@@ -32,7 +32,7 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 from callbacks.evaluation import FailedElsewhereError
 from commands.distributed.preflight import Facts, differences, gather, open_store
 from commands.errors import ConfigurationError, RepeatedError, TemporaryError
-from commands.process import too_few, too_few_for_torchrun
+from commands.process import too_few
 from commands.signals import Signals, place
 
 LOST = 75  # exit status after another process was lost: EX_TEMPFAIL, start again
@@ -325,9 +325,6 @@ class Ranks:
         self.rank, self.world = trainer.global_rank, trainer.world_size
         if reason := too_few(self.world):  # failing connections would look like a network error
             raise ConfigurationError(reason)
-        theirs = self.rank == 0 and dist.is_torchelastic_launched()  # torchrun keeps the store
-        if theirs and (reason := too_few_for_torchrun(self.world)):
-            log.warning("%s", reason)
         self._store = open_store(
             *(environment.global_rank(), environment.world_size()),
             *(environment.main_address, environment.main_port),

@@ -43,7 +43,7 @@ from commands.distributed.callbacks import TimedValidation
 from commands.errors import ConfigurationError
 from commands.lightning_internals import set_data_parallel_size
 from commands.run.checkpoints import gradients_pending
-from commands.world import SLURM, TORCHRUN, World, knows_address
+from commands.world import SLURM, TORCHRUN, World
 from files.tensors import read_file
 
 log = logging.getLogger(__name__)
@@ -131,17 +131,13 @@ def refuse_unsupported(trainer: Namespace, callbacks: list[Any]) -> None:
         why = next((why for kind, why in REFUSED.items() if isinstance(callback, kind)), None)
         if why is not None:
             name = type(callback).__name__
-            raise ConfigurationError(f"trainer.callbacks has {_article(name)} {name}, but {why}")
+            raise ConfigurationError(f"trainer.callbacks has {name}, but {why}")
         if isinstance(callback, StochasticWeightAveraging):
             log.warning(
                 "checkpoints hold the trained weights, no command uses the averages of "
                 "StochasticWeightAveraging, and a run that is resumed within an epoch has "
                 "different learning rates until its end: use callbacks.EMA"
             )
-
-
-def _article(name: str) -> str:
-    return "an" if name[0] in "AEIO" else "a"
 
 
 class MaxTime(Timer):
@@ -292,9 +288,7 @@ def own_plugins(plugins: Any, strategy: Any, world: World) -> Any:
         # resume from the last checkpoint when SLURM starts the job again.
         started = (launcher is SLURM and world.claim.several) or SLURMEnvironment.detect()
         return [*given, SLURMEnvironment(auto_requeue=False)] if started else given
-    if world.claim.rank is None or knows_address(world.claim, os.environ):
-        return given
-    return [*given, ExternalEnvironment(world)]
+    return given if world.claim.rank is None else [*given, ExternalEnvironment(world)]
 
 
 # Tensors on the CPU and Python objects go by gloo: no process waits for its GPU to exchange them.

@@ -1,4 +1,4 @@
-"""``main.py export``: write weights for other programs, or upload them.
+"""``main.py export``: write weights for other programs.
 
 ``export RUN`` is ``export --config RUN/config.yaml``. The folder is written under another name,
 each file is read again and compared, and only a complete folder is renamed.
@@ -36,62 +36,6 @@ from files.tensors import read_metadata
 from lightning_modules.base import ImageModel
 from lightning_modules.weights import EXPORTED
 
-_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-
-
-def check_hub(name: str) -> None:
-    """Check that the hub may be used, before anything is written.
-
-    Args:
-        name: Name of the repository.
-
-    Raises:
-        ConfigurationError: If the name is invalid, the hub is turned off, or there is no token.
-    """
-    from huggingface_hub import constants, get_token
-
-    if not _NAME.fullmatch(name):
-        raise ConfigurationError(f"--export.push is {name!r}; expected USER/NAME")
-    if constants.HF_HUB_OFFLINE:
-        raise ConfigurationError(
-            "--export.push uploads, but HF_HUB_OFFLINE is set: unset it, or remove --export.push"
-        )
-    if get_token() is None:
-        raise ConfigurationError(
-            "--export.push requires a token of the Hugging Face hub: run `hf auth login`, or set "
-            "HF_TOKEN to a token with write access"
-        )
-
-
-def push(folder: Path, name: str, private: bool) -> str:
-    """Upload a folder in one commit; create the repository if it is missing.
-
-    Args:
-        folder: The folder.
-        name: Name of the repository.
-        private: Whether a new repository is private.
-
-    Returns:
-        URL of the repository.
-
-    Raises:
-        ConfigurationError: If the hub cannot be reached, or refuses.
-    """
-    from huggingface_hub import HfApi
-
-    hub = HfApi()
-    try:
-        address = hub.create_repo(name, private=private, exist_ok=True)
-        hub.upload_folder(repo_id=name, folder_path=folder, commit_message="Export of Enlarger")
-    except Exception as error:  # its HTTP library differs between major versions
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ConfigurationError(
-            f"the export is in {folder}, but could not be uploaded to {name}: {reason}; the same "
-            "command with --export.overwrite true tries again"
-        ) from error
-    return str(address)
-
-
 log = logging.getLogger(__name__)
 CONFIG = "config.yaml"
 CARD = "README.md"
@@ -120,8 +64,6 @@ class ExportOptions:
         community: Also write ``network.safetensors``: the network alone, by the names that spandrel
             and programs based on it know; requires the extra ``spandrel``.
         overwrite: Replace the folder of an earlier export.
-        push: Upload the folder to this repository on the Hugging Face hub, ``USER/NAME``.
-        private: Whether a newly created repository is private.
     """
 
     out: str | None = None
@@ -129,8 +71,6 @@ class ExportOptions:
     diffusers: bool = False
     community: bool = False
     overwrite: bool = False
-    push: str | None = None
-    private: bool = True
 
 
 @dataclass(frozen=True)
@@ -186,7 +126,7 @@ def model_alone(config: Namespace) -> None:
 
 
 def export(model: ImageModel, options: ExportOptions, origin: Origin) -> None:
-    """Write the folder, and upload it on request.
+    """Write the folder.
 
     Args:
         model: The model with its weights.
@@ -194,8 +134,7 @@ def export(model: ImageModel, options: ExportOptions, origin: Origin) -> None:
         origin: Where the weights come from.
 
     Raises:
-        ConfigurationError: If the model cannot be exported in a format, the folder exists, or the
-            hub cannot be used.
+        ConfigurationError: If the model cannot be exported in a format, or the folder exists.
     """
     given = options.out
     out = Path(expand_path(given, "export.out")) if given else origin.run / "export"
@@ -206,15 +145,11 @@ def export(model: ImageModel, options: ExportOptions, origin: Origin) -> None:
     for line in lines:
         log.info("%s", line)
     log.info("exported to %s; %s explains its use", out, out / CARD)
-    if options.push is not None:
-        log.info("uploaded to %s", push(out, options.push, options.private))
 
 
 def _check(model: ImageModel, options: ExportOptions, out: Path) -> None:
     if not exported_tensors(model):
         raise ConfigurationError(f"{type(model).__name__} has no weights to export")
-    if options.push is not None:
-        check_hub(options.push)
     if options.onnx:
         check_one_pass(model)
     if options.community:

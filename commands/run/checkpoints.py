@@ -37,19 +37,19 @@ from commands.lightning_internals import (
     set_logged_step,
     validates_this_epoch,
 )
-from commands.run.directions import WORDS, Direction, direction_of
+from commands.run.directions import Direction, direction_of
 from commands.run.files import (
     FOLDER,
     checksum_of,
     is_whole,
     list_checkpoints,
-    read_mode,
-    read_scores,
+    read_ranking,
     read_written,
     write_atomically,
     write_whole,
 )
 from files.method import method_of
+from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveInt
 from files.owned import remove_file
 from lightning_modules.sampling.stopping import Stopped
 
@@ -157,18 +157,13 @@ class Checkpoints(Checkpoint):
 
     def __init__(
         self,
-        every_n_steps: int = 1000,
-        every_n_minutes: float = 15.0,
-        keep_last: int = 2,
-        keep_best: int = 1,
+        every_n_steps: NonNegativeInt = 1000,
+        every_n_minutes: NonNegativeFloat = 15.0,
+        keep_last: PositiveInt = 2,
+        keep_best: NonNegativeInt = 1,
         monitor: str = "val/psnr",
         mode: Direction | None = None,
     ) -> None:
-        counts = {"keep_last": keep_last, "keep_best": keep_best, "every_n_steps": every_n_steps}
-        for key, value in {**counts, "every_n_minutes": every_n_minutes}.items():
-            least = int(key == "keep_last")  # without a checkpoint, a run cannot be resumed
-            if not value >= least:
-                raise ValueError(f"checkpoint.{key} is {value}; it must be at least {least}")
         self.every_n_steps, self.every_n_minutes = every_n_steps, every_n_minutes
         self.keep_last, self.keep_best = keep_last, keep_best
         self.monitor, self.mode = monitor, mode
@@ -492,14 +487,9 @@ class Checkpoints(Checkpoint):
         # The run would have resumed from a later one if it were complete.
         later = [n for n in found if n > name and not is_whole(self.folder / n)]
         present = [n for n in found if n <= name]
-        scores = read_scores(self.folder, self.monitor)
+        ranking = read_ranking(self.folder)
+        scores = ranking["scores"] if ranking.get("monitor") == self.monitor else {}
         mode = self._direction or "max"
-        if scores and read_mode(self.folder) != mode and self._once("mode"):
-            log.warning(
-                "%s/best.json was ranked as if %s values of %s were better; from now on %s ones "
-                "are, among the remaining checkpoints",
-                *(self.folder, WORDS["min" if mode == "max" else "max"], self.monitor, WORDS[mode]),
-            )
         if self._value is not None and math.isfinite(self._value):
             scores[name] = self._value
         scores = {n: v for n, v in scores.items() if n in present}

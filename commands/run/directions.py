@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -13,7 +12,6 @@ from callbacks.evaluation import all_callbacks
 from callbacks.metrics.base import Metric
 from commands.errors import ConfigurationError
 
-log = logging.getLogger(__name__)
 SCHEDULE = "model.init_args.lr_scheduler"
 Direction = Literal["min", "max"]
 WORDS = {"max": "higher", "min": "lower"}
@@ -24,7 +22,7 @@ KNOWN: dict[str, Direction] = {
     **dict.fromkeys(
         (
             *("psnr", "lr_psnr", "ssim", "ms_ssim", "self_ssim", "musiq", "maniqa", "clipiqa"),
-            *("topiq_nr", "memorised", "2afc", "bit_accuracy", "accuracy"),
+            *("topiq_nr", "2afc", "bit_accuracy", "accuracy"),
         ),
         "max",
     ),
@@ -32,7 +30,7 @@ KNOWN: dict[str, Direction] = {
         (
             *("lpips", "dists", "niqe", "pi", "fid", "kid", "pfid", "pkid", "fvd", "kvd"),
             *("kid_thumb", "frame_kid_thumb", "swd", "frame_swd", "flicker", "repetition"),
-            *("lattice", "robustness", "loss", "mse", "perceptual", "pixel"),
+            *("robustness", "loss", "mse", "perceptual", "pixel"),
         ),
         "min",
     ),
@@ -97,24 +95,3 @@ def _refuse_against(key: str, monitor: str, mode: str, callbacks: Iterable[Callb
         f"{key} monitors {monitor} with mode {mode}, but {WORDS[known]} values of {monitor} are "
         f"better: {fix}"
     )
-
-
-def correct_restored(trainer: Trainer) -> None:
-    """Correct restored schedules whose mode contradicts the direction of their value.
-
-    Torch takes the mode from the checkpoint, not from the configuration.
-
-    Args:
-        trainer: The trainer, before training, with a restored checkpoint.
-    """
-    for config in trainer.lr_scheduler_configs:
-        schedule: Any = config.scheduler
-        right = direction_of(str(config.monitor), all_callbacks(trainer))
-        if config.reduce_on_plateau and right is not None and schedule.mode != right:
-            log.warning(
-                "the checkpoint's %s preferred %s values of %s: from now on it prefers %s ones",
-                *(SCHEDULE, WORDS[schedule.mode], config.monitor, WORDS[right]),
-            )
-            worst = float("inf") if right == "min" else -float("inf")
-            schedule.mode, schedule.mode_worse, schedule.best = right, worst, worst
-            schedule.num_bad_epochs = 0

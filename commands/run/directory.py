@@ -15,7 +15,7 @@ import yaml
 from jsonargparse import Namespace
 
 from callbacks.predict.files import why_no_folder
-from commands.arguments.saved_config import flat, without_placeholders
+from commands.arguments.saved_config import flat
 from commands.errors import ConfigurationError, TemporaryError
 from commands.run.files import (
     FOLDER,
@@ -27,6 +27,7 @@ from commands.run.files import (
 )
 from files.class_path import name_the_same
 from files.folder_lock import HOLDER, FolderLock
+from files.numbers import PositiveFloat, PositiveInt
 from files.owned import NotOursError, move_aside, refuse_foreign, remove_file, remove_unfinished
 from files.paths import expand_path
 from files.tensors import read_file
@@ -110,7 +111,7 @@ WRITTEN = {"seed_everything", "trainer", "model", "data", "run", "checkpoint"}
 WRITE = ("fit", "check", "validate", "test")  # commands that need a writable run directory
 FIXED = (  # files that they write there
     *("report.html", "report/scalars.jsonl", "report/images.json", f"{FOLDER}/best.json"),
-    *("results.json", "results.csv", "results_protocols.csv", "images.json"),
+    *("results.json", "results.csv", "images.json"),
 )
 GROWING = ("trainer.max_steps", "trainer.max_epochs")  # may only become larger
 
@@ -142,26 +143,21 @@ class RunOptions:
             sizes; false with ``trainer.deterministic``, and torch's own otherwise.
 
     Raises:
-        ValueError: If a value is out of range, or the times do not fit together.
+        ValueError: If the times do not fit together.
     """
 
     root: str = "runs"
     name: str | None = None
     change: bool = False
     overwrite: bool = False
-    seeds: int = 1
-    preflight_minutes: float = 10.0
-    heartbeat_seconds: float = 10.0
-    lost_after_seconds: float = 60.0
+    seeds: PositiveInt = 1
+    preflight_minutes: PositiveFloat = 10.0
+    heartbeat_seconds: PositiveFloat = 10.0
+    lost_after_seconds: PositiveFloat = 60.0
     matmul_precision: Literal["highest", "high", "medium"] | None = None
     cudnn_benchmark: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise ValueError(f"run.seeds is {self.seeds}; it must be at least 1")
-        for key in ("preflight_minutes", "heartbeat_seconds"):
-            if getattr(self, key) <= 0:
-                raise ValueError(f"run.{key} is {getattr(self, key)}; it must be above 0")
         if self.lost_after_seconds < 3 * self.heartbeat_seconds:
             raise ValueError(
                 f"run.lost_after_seconds is {self.lost_after_seconds:g}; it must be at least three "
@@ -416,7 +412,7 @@ class RunDirectory:
                 f"{self.config_file}, the configuration of the run, is {state}: restore it, or "
                 f"{fix}"
             )
-        return flat(without_placeholders(content))
+        return flat(content)
 
 
 def _readable(checkpoint: Path) -> Path:

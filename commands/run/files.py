@@ -77,12 +77,17 @@ def checksum_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
+def _checksum(path: Path) -> list[str]:
+    """Return a checkpoint's digest and name as its checksum file has them; empty without one."""
+    try:
+        return checksum_of(path).read_text(encoding="utf-8").split()
+    except (OSError, ValueError):  # ValueError: not text
+        return []
+
+
 def is_whole(path: Path) -> bool:
     """Return whether a checkpoint matches its checksum."""
-    try:
-        return checksum_of(path).read_text(encoding="utf-8").split()[0] == file_hash(path)
-    except (OSError, ValueError, IndexError):  # ValueError: not text
-        return False
+    return path.is_file() and _checksum(path)[:1] == [file_hash(path)]
 
 
 def newest_whole(folder: Path) -> Path | None:
@@ -99,10 +104,7 @@ def newest_whole(folder: Path) -> Path | None:
 
 def fingerprint(path: Path) -> str:
     """Return the SHA-256 of a checkpoint, from its checksum file if there is one."""
-    try:
-        return checksum_of(path).read_text(encoding="utf-8").split()[0]
-    except (OSError, ValueError, IndexError):  # ValueError: not text
-        return file_hash(path)
+    return next(iter(_checksum(path)), None) or file_hash(path)
 
 
 def why_unseen(path: Path, digest: str, patience: float) -> str | None:
@@ -129,15 +131,14 @@ def why_unseen(path: Path, digest: str, patience: float) -> str | None:
         time.sleep(1.0)
 
 
-def read_scores(folder: Path, monitor: str) -> dict[str, float]:
-    """Return values of ``monitor`` by checkpoint name; none if another value was monitored."""
+def read_ranking(folder: Path) -> dict[str, Any]:
+    """Return the content of ``best.json``; empty if nothing was ranked or it is damaged."""
     try:
         content = json.loads((folder / "best.json").read_text(encoding="utf-8"))
-        if content["monitor"] != monitor:
-            return {}
-        return {str(name): float(value) for name, value in content["scores"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError):
         return {}
+    sound = isinstance(content, dict) and content.keys() >= {"monitor", "best", "scores"}
+    return content if sound else {}
 
 
 def read_written(folder: Path) -> set[str]:
@@ -145,27 +146,10 @@ def read_written(folder: Path) -> set[str]:
 
     Runs of 0.1.0 have no list: then those whose checksum file names them.
     """
-    try:
-        content = json.loads((folder / "best.json").read_text(encoding="utf-8"))
-        return {str(name) for name in content["written"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        found = list_checkpoints(folder)
-        return {path.name for path in found if _names(checksum_of(path)) == path.name}
-
-
-def _names(checksum: Path) -> str | None:
-    try:
-        return checksum.read_text(encoding="utf-8").split()[1]
-    except (OSError, ValueError, IndexError):
-        return None
-
-
-def read_mode(folder: Path) -> str | None:
-    """Return the mode of the ranking so far, ``max`` or ``min``; None without a ranking."""
-    try:
-        return str(json.loads((folder / "best.json").read_text(encoding="utf-8"))["mode"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    ranking = read_ranking(folder)
+    if "written" in ranking:
+        return {*map(str, ranking["written"])}
+    return {path.name for path in list_checkpoints(folder) if _checksum(path)[1:] == [path.name]}
 
 
 def _best_first(content: dict[str, Any], folder: Path) -> list[str]:
@@ -186,15 +170,12 @@ def _best_first(content: dict[str, Any], folder: Path) -> list[str]:
 
 def best_or_newest(folder: Path) -> tuple[Path, str] | None:
     """Return the best intact checkpoint, else the newest, and the reason."""
-    try:
-        content = json.loads((folder / "best.json").read_text(encoding="utf-8"))
-        for name in _best_first(content, folder):
-            path = folder / name
-            if is_whole(path):
-                return path, f"best {content['monitor']} {content['scores'][name]:.4f}"
-            state = "does not match its checksum" if path.is_file() else "is missing"
-            log.error("DAMAGED CHECKPOINT: the best one, %s, %s", path, state)
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # nothing was validated yet, or the file is damaged: use the newest
-    path_or_none = newest_whole(folder)
-    return None if path_or_none is None else (path_or_none, "the newest")
+    ranking = read_ranking(folder)
+    for name in _best_first(ranking, folder) if ranking.get("best") else ():
+        path = folder / name
+        if is_whole(path):
+            return path, f"best {ranking['monitor']} {ranking['scores'][name]:.4f}"
+        state = "does not match its checksum" if path.is_file() else "is missing"
+        log.error("DAMAGED CHECKPOINT: the best one, %s, %s", path, state)
+    newest = newest_whole(folder)
+    return None if newest is None else (newest, "the newest")

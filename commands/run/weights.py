@@ -11,7 +11,6 @@ from typing import Any
 from jsonargparse import Namespace
 
 from callbacks import weights
-from callbacks.metrics.base import Metric
 from callbacks.weights import Entry, UnavailableError, WrongWeightsError
 from commands.errors import ConfigurationError, did_you_mean
 from commands.run.directory import RunDirectory
@@ -120,7 +119,6 @@ def needed_files(config: Namespace, command: str, own: bool) -> dict[str, Path]:
                     _refuse_unset(f"{owner.rpartition('.')[2]}.{argument}", value)
             except ConfigurationError as error:
                 problems[str(error)] = None
-    problems.update(dict.fromkeys(_missing_of_metrics(config.trainer.get("callbacks"))))
     # Names last: a download may take an hour, and is pointless if another file is missing.
     entries = manifest()
     texts = sorted(_texts(config.model, "model"), key=lambda text: text[1] in entries)
@@ -154,32 +152,6 @@ def _needed(key: str, value: str, owner: str, scale: float, fetches: bool) -> Pa
         path = _expanded(value.replace("{scale}", f"{scale:g}"), key)
         _refuse_missing(key, path, make.format(path=value))
     return None
-
-
-def _missing_of_metrics(callbacks: Any) -> Iterator[str]:
-    for number, given in enumerate(callbacks if isinstance(callbacks, list) else [callbacks]):
-        class_path = given.get("class_path") if isinstance(given, Namespace) else None
-        module, _, name = str(class_path).rpartition(".")
-        kind = getattr(sys.modules.get(module), name, None)
-        if not (isinstance(kind, type) and issubclass(kind, Metric)):
-            continue
-        arguments = dict(vars(given["init_args"])) if given.get("init_args") else {}
-        problems = []
-        for argument in ("reference", "training", "model"):
-            value = arguments.get(argument)
-            if isinstance(value, str) and (argument != "model" or value.endswith(_SUFFIXES)):
-                where = f"trainer.callbacks[{number}].init_args.{argument} ({name})"
-                try:
-                    _refuse_missing(where, _expanded(value, where))
-                except ConfigurationError as error:
-                    problems.append(str(error))
-        strict = arguments.get("strict_weights")
-        # Only if it matters: it may download weights.
-        reason = kind(**arguments).absent() if problems or strict else ""
-        if reason and strict:
-            yield f"{name} in trainer.callbacks (strict_weights is set): {reason}"
-        elif not reason:
-            yield from problems
 
 
 def _refuse_unset(key: str, value: str) -> None:

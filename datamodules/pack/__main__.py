@@ -33,9 +33,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        if options.finish is not None:
-            out = Path(expand_path(options.finish, "--finish"))
-            return _end(joining.finish(out, options.name), out, options.name)
         return _run(options)
     except (ValueError, OSError) as error:
         log.error("error: %s", error)
@@ -54,16 +51,19 @@ def _run(options: argparse.Namespace) -> int:
     _check_apart(inputs.entries, out, options.name)
     job = job_of(options, inputs)
     blocks = parts.Blocks.of(job, out, options.name, options.samples_per_shard)
-    if options.part is not None:
+    if options.finish:
+        joining.check_complete(blocks, job)
+    elif options.part is not None:
         refused = parts.pack_part(options.part, blocks, job, inputs, options)
         done = "was packed already" if refused is None else f"is packed, {refused} refused"
-        log.info("part %d/%d %s; main.py pack --finish joins all parts", *options.part, done)
+        log.info("part %d/%d %s; --finish instead joins all parts", *options.part, done)
         return 0
-    parts.begin(blocks, job, options.overwrite)
-    if parts.is_finished(blocks, job):
-        log.info("everything was packed already")
     else:
-        parts.pack_part((1, 1), blocks, job, inputs, options)
+        parts.begin(blocks, job, options.overwrite)
+        if parts.is_finished(blocks, job):
+            log.info("everything was packed already")
+        else:
+            parts.pack_part((1, 1), blocks, job, inputs, options)
     return _end(joining.join(blocks, job, inputs), out, options.name)
 
 

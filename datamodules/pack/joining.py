@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.pack.inputs import Inputs
-from datamodules.pack.journal import Journal, Stage, is_done, read_journal
-from datamodules.pack.options import arguments_of, inputs_of, job_of, parse
-from datamodules.pack.packing import differences
-from datamodules.pack.parts import Blocks, begin
+from datamodules.pack.journal import Journal, Stage, read_journal
+from datamodules.pack.parts import Blocks, begin, is_finished
 from datamodules.pack.report import Report, write_report
-from datamodules.parts import check_whole, read_about
+from datamodules.parts import read_about
 from datamodules.shards.index import index_places
 from files.owned import (
     NotOursError,
@@ -32,42 +30,34 @@ from files.owned import (
 log = logging.getLogger(__name__)
 
 
-def finish(out: Path, name: str) -> Report:
-    """Join all parts of a folder, and write their report.
+def check_complete(blocks: Blocks, job: dict[str, Any]) -> None:
+    """Raise if parts are missing.
 
     Args:
-        out: The folder.
-        name: Prefix of the shards' names.
+        blocks: The blocks.
+        job: What the shards depend on.
 
     Raises:
-        ValueError: If parts are missing, or other shards are there.
-        OSError: If the shards cannot be written.
+        ValueError: If there are some, or other shards are there.
     """
-    blocks = Blocks(out, name, 0, 1, "")
-    then, stages = read_journal(blocks.joined)
-    about = read_about(blocks.about, "OUT or --name") or {"job": then, "parts": 1}
-    job = about["job"]
-    if not job:
+    if is_finished(blocks, job):
+        return
+    # Of the block that an earlier command was joining, some shards have their final place.
+    joined = blocks.joined_until()
+    begun = joined[0] // blocks.size if read_journal(blocks.joined)[0] else None
+    missing = [
+        block
+        for block in range(len(blocks))
+        if not (blocks.stages(block) if block == begun else blocks.is_whole(block, joined))
+    ]
+    parts = read_about(blocks.about, "OUT or --name").get("parts", 1)
+    gone = sorted({-(-(block + 1) * parts // len(blocks)) for block in missing})
+    if gone:
         raise ValueError(
-            f"{blocks.folder} has no parts: pack SOURCE {out} --part 1/N to N/N makes them"
+            f"{len(gone)} of {parts} parts of {blocks.out} are not complete "
+            f"({', '.join(map(str, gone))}): give this command with --part {gone[0]}/{parts}, and "
+            "so on, instead of --finish"
         )
-    options = parse(arguments_of(job["options"], str(out)))
-    if not is_done(stages):
-        blocks = Blocks.of(job, out, name, options.samples_per_shard)
-        # Of the block that an earlier command was joining, some shards have their final place.
-        joined = blocks.joined_until()
-        begun = joined[0] // blocks.size if then else None
-        missing = (
-            block
-            for block in range(len(blocks))
-            if not (blocks.stages(block) if block == begun else blocks.is_whole(block, joined))
-        )
-        command = ["pack", *arguments_of(job["options"], str(out))]
-        check_whole(missing, len(blocks), about["parts"], command)
-    inputs = inputs_of(options)
-    if found := differences(job, job_of(options, inputs)):
-        raise ValueError(f"{blocks.folder} was made of other inputs: {'; '.join(found)}")
-    return join(Blocks.of(job, out, name, options.samples_per_shard), job, inputs)
 
 
 def join(blocks: Blocks, job: dict[str, Any], inputs: Inputs) -> Report:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -34,7 +33,7 @@ examples:
 
   on many machines, one part of a hundred each, and then one index over all of them:
     python main.py pack my/photos my/shards --part 7/100
-    python main.py pack --finish my/shards
+    python main.py pack my/photos my/shards --finish
 
 A command that was killed, or stopped at a full disk, continues when it is run again. The same input
 and options give the same bytes, for any number of workers, parts and interruptions.
@@ -72,11 +71,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     Args:
         arguments: Command-line arguments; by default those of this process.
     """
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    if any(word.partition("=")[0] == "--finish" for word in words):
-        return _finish_parser().parse_args(words)
     made = _parser()
-    options, more = made.parse_known_args(words)
+    options, more = made.parse_known_args(arguments)
     if more:
         made.error(
             f"unknown arguments: {' '.join(more)} (quote a pattern of images, as 'photos/*.jpg', "
@@ -85,22 +81,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def _finish_parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="main.py pack",
-        usage="%(prog)s --finish OUT [--name NAME]",
-        description="Join the parts that --part I/N has made. All other options are theirs.",
-        allow_abbrev=False,
-    )
-    made.add_argument("--finish", metavar="OUT", required=True, help="the folder of the parts")
-    made.add_argument("--name", type=_name, default="shard", help="the --name of the parts")
-    return made
-
-
 def _parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="main.py pack",
-        usage="%(prog)s SOURCE OUT [options]\n       %(prog)s --finish OUT [--name NAME]",
+        usage="%(prog)s SOURCE OUT [options]",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -260,8 +244,9 @@ def _add_parts(group: Any) -> None:
         help="make part I of N only; the others can be made anywhere, at any time, as often as "
         "needed. OUT must be a folder that all machines share",
     )
-    # Parsed by another parser; here for --help.
-    group.add_argument("--finish", metavar="OUT", help="join the parts into the shards of OUT")
+    group.add_argument(
+        "--finish", action="store_true", help="join the parts into the shards of OUT"
+    )
 
 
 def check(options: argparse.Namespace) -> None:
@@ -270,7 +255,9 @@ def check(options: argparse.Namespace) -> None:
     Raises:
         ValueError: If they contradict each other.
     """
-    if options.overwrite and options.part is not None:
+    if options.finish and options.part is not None:
+        raise ValueError("--finish joins all parts: drop --part")
+    if options.overwrite and (options.finish or options.part is not None):
         raise ValueError(
             "--overwrite with parts would remove what other parts have made: give another OUT or "
             "--name, or remove the earlier output yourself"
@@ -363,21 +350,3 @@ def job_of(options: argparse.Namespace, inputs: Inputs) -> dict[str, Any]:
         "options": described(options),
         "inputs": {"count": len(inputs.entries), "digest": inputs.digest()},
     }
-
-
-def arguments_of(described: Mapping[str, Any], out: str) -> list[str]:
-    """Return a command line with given options, without those that have their default.
-
-    Args:
-        described: The result of ``described``.
-        out: The folder of the shards.
-    """
-    words = [described["SOURCE"], out]
-    usual = {f"--{name.replace('_', '-')}": value for name, value in vars(parse(words)).items()}
-    for name, value in described.items():
-        if name == "SOURCE" or value is None or value is False or value == usual.get(name):
-            continue
-        if name == "--encode" and value == str(KEEP):
-            continue
-        words += [name] if value is True else [f"{name}={value}"]
-    return words

@@ -45,7 +45,7 @@ from datamodules.shards.urls import list_shards
 from datamodules.source import Pixels, Sample, Source
 from degradations.base import Degradation
 from degradations.seeds import seed_of
-from files.numbers import NonNegativeInt, PositiveInt
+from files.numbers import NonNegativeInt, PositiveFloat, PositiveInt
 from files.own_modules import own_environment
 
 log = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ class Stream(Source):
         pipeline: DataPipeline | None = None,
         shuffle: NonNegativeInt = 1000,
         resampled: bool = False,
-        scale: float | None = None,
+        scale: PositiveFloat | None = None,
         degradation: Degradation | None = None,
         allow_pipes: bool = False,
     ) -> None:

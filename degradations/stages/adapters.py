@@ -140,7 +140,9 @@ class Albumentations(Stage):
         self._generator.bit_generator.state = self._start
         self._random.seed(seed)
         bytewise = self.dtype == "uint8"
-        before = to_bytes(image) if bytewise else _to_floats(image)
+        floats = image.detach().clamp(0.0, 1.0).permute(1, 2, 0)
+        # A copy, because some transforms work in place.
+        before = to_bytes(image) if bytewise else floats.contiguous().cpu().numpy()
         shape, dtype = before.shape, before.dtype
         after = np.ascontiguousarray(self.transform(image=before)["image"])
         if after.shape != shape or after.dtype != dtype:
@@ -216,12 +218,6 @@ def _apply_batched(augmentation: Any, x: Tensor, seeds: Iterable[int]) -> Tensor
             drawn.append(augmentation.forward_parameters(x[:1].shape))
     params = {name: torch.cat([own[name] for own in drawn]) for name in drawn[0]}
     return augmentation(x, params={**params, "forward_input_shape": torch.tensor(x.shape)})
-
-
-def _to_floats(image: Tensor) -> Any:
-    # A copy, because some transforms work in place.
-    hwc = image.detach().clamp(0.0, 1.0).permute(1, 2, 0)
-    return hwc.contiguous().cpu().numpy()
 
 
 @contextmanager

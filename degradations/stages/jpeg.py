@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from degradations.base import Canvas, Stage, check_range
-from degradations.device import copy_to
+from degradations.device import constant
 from degradations.draws import Draws, Params, check_probabilities
 from degradations.images import Bytes, from_bytes, to_bytes
 
-Rounding: TypeAlias = Callable[[Tensor], Tensor]
 Subsampling: TypeAlias = Literal["4:4:4", "4:2:2", "4:2:0"]
 
 #: Values of the parameter `subsampling`, by index.
@@ -66,7 +65,6 @@ def jpeg(
     quality: Tensor,
     subsampling: Tensor,
     halved: tuple[bool, bool] = (False, False),
-    differentiable: bool = False,
 ) -> Tensor:
     """Return the images after JPEG; the host does not wait for the device.
 
@@ -78,36 +76,29 @@ def jpeg(
         subsampling: (B,) int64: 0 is 4:4:4, 1 is 4:2:2, 2 is 4:2:0.
         halved: Whether the chroma of *every* image has half the rows, and half the columns. This
             saves work; wrong values give wrong pixels.
-        differentiable: Pass gradients straight through rounding; the pixels are the same. Clamping
-            stops gradients.
 
     Returns:
         (B, 3, H, W) float32, multiples of 1/255.
     """
     H, W = canvas.pixels.shape[-2:]
-    floor = _floor_with_gradient if differentiable else torch.floor
-    levels = canvas.pixels.clamp(0.0, 1.0) * 255.0
-    levels = _straight_through(levels.round(), levels) if differentiable else levels.round()
-    planes = _to_y_cb_cr(levels, floor)
+    planes = _to_y_cb_cr((canvas.pixels.clamp(0.0, 1.0) * 255.0).round())
 
     chroma = _Chroma(canvas.sizes, subsampling)
     height, width = canvas.sizes.chunk(2, 1)
-    row, column = _axes(_round_up_to_8(H), _round_up_to_8(W), levels.device)
+    row, column = _axes(_round_up_to_8(H), _round_up_to_8(W), planes.device)
     luma = _gather(planes[:, :1], torch.minimum(row, height - 1), torch.minimum(column, width - 1))
     h, w = (-(-n // 2) if half else n for n, half in zip((H, W), halved, strict=True))
-    cb_cr = chroma.downsample(planes[:, 1:], _round_up_to_8(h), _round_up_to_8(w), floor)
+    cb_cr = chroma.downsample(planes[:, 1:], _round_up_to_8(h), _round_up_to_8(w))
 
     lumas = luma[0].numel() // 64
     blocks = torch.cat([_to_blocks(luma), _to_blocks(cb_cr)], 1)
     is_luma = torch.arange(blocks.shape[1], device=blocks.device) < lumas
     of_luma, of_chroma = _quantisation_steps(quality).chunk(2, 1)
-    blocks = _quantise_blocks(
-        blocks, torch.where(is_luma.view(-1, 1, 1), of_luma, of_chroma), floor
-    )
+    blocks = _quantise_blocks(blocks, torch.where(is_luma.view(-1, 1, 1), of_luma, of_chroma))
 
     luma = _from_blocks(blocks[:, :lumas], luma.shape)[..., :H, :W]
-    cb_cr = chroma.upsample(_from_blocks(blocks[:, lumas:], cb_cr.shape), H, W, floor)
-    return _to_rgb(luma, cb_cr - 128.0, floor).clamp(0.0, 255.0) / 255.0
+    cb_cr = chroma.upsample(_from_blocks(blocks[:, lumas:], cb_cr.shape), H, W)
+    return _to_rgb(luma, cb_cr - 128.0).clamp(0.0, 255.0) / 255.0
 
 
 class _Chroma:
@@ -125,7 +116,7 @@ class _Chroma:
         self.rows = (self.height + self.tall - 1) // self.tall
         self.columns = (self.width + self.wide - 1) // self.wide
 
-    def downsample(self, planes: Tensor, h: int, w: int, floor: Rounding) -> Tensor:
+    def downsample(self, planes: Tensor, h: int, w: int) -> Tensor:
         """Average (B, 2, H, W) pixels to (B, 2, h, w) samples, extended by repeated edges.
 
         As in libjpeg, pixels are repeated to the right, but samples downwards.
@@ -141,9 +132,9 @@ class _Chroma:
         total = four.view(len(four), 2, h, 2, w, 2).sum((3, 5))
         # The alternating bias rounds halves up and down equally often.
         bias = torch.where(column % 2 == 0, self.tall - 1, 2).view(-1, 1, 1, w)
-        return floor((total + bias) / 4.0)
+        return torch.floor((total + bias) / 4.0)
 
-    def upsample(self, samples: Tensor, H: int, W: int, floor: Rounding) -> Tensor:
+    def upsample(self, samples: Tensor, H: int, W: int) -> Tensor:
         """Upsample (B, 2, h, w) to (B, 2, H, W): 9, 3, 3 and 1 sixteenths of the nearest samples.
 
         This is libjpeg's "fancy" upsampling; chroma of at most two samples in width is repeated.
@@ -158,7 +149,7 @@ class _Chroma:
         total = 3.0 * _gather_columns(lines, x) + _gather_columns(lines, other_x)
         # Alternating again; 4:2:2 rounds quarters, with the opposite bias.
         bias = torch.where(column % 2 == 0, 4 * self.tall, 9 - self.tall).view(-1, 1, 1, W)
-        return floor((total + bias) / 16.0)
+        return torch.floor((total + bias) / 16.0)
 
 
 def _nearest_two(
@@ -170,64 +161,62 @@ def _nearest_two(
     return near, torch.minimum(far.clamp_min(0), count - 1)
 
 
-def _quantise_blocks(blocks: Tensor, steps: Tensor, floor: Rounding) -> Tensor:
+def _quantise_blocks(blocks: Tensor, steps: Tensor) -> Tensor:
     """Transform, quantise and invert (B, N, 8, 8) float32, integers in [0, 255].
 
     Args:
         blocks: [row, column].
         steps: (B, N, 8, 8) or (1, N, 8, 8) float64 quantisation, [horizontal, vertical frequency].
-        floor: The rounding.
     """
-    dct = _constants(blocks.device)[0]
+    dct = _dct(blocks.device)
     # Each pass works along the last axis, so blocks are transposed between passes.
-    rows = floor((blocks.double() - 128.0) @ (dct.T * 2.0**-11) + 0.5)
-    coefficients = floor(rows.transpose(-1, -2) @ (dct.T * 2.0**-15) + 0.5)
+    rows = torch.floor((blocks.double() - 128.0) @ (dct.T * 2.0**-11) + 0.5)
+    coefficients = torch.floor(rows.transpose(-1, -2) @ (dct.T * 2.0**-15) + 0.5)
     ratio = coefficients / (8.0 * steps)
-    sign = torch.where(ratio < 0.0, -1.0, 1.0)  # never 0, to keep gradients
-    quantised = sign * floor(sign * ratio + 0.5) * steps
-    columns = floor(quantised @ (dct * 2.0**-11) + 0.5)
-    decoded = floor(columns.transpose(-1, -2) @ (dct * 2.0**-18) + 0.5)
+    sign = torch.where(ratio < 0.0, -1.0, 1.0)
+    quantised = sign * torch.floor(sign * ratio + 0.5) * steps
+    columns = torch.floor(quantised @ (dct * 2.0**-11) + 0.5)
+    decoded = torch.floor(columns.transpose(-1, -2) @ (dct * 2.0**-18) + 0.5)
     return (decoded + 128.0).clamp(0.0, 255.0).float()
 
 
 def _quantisation_steps(quality: Tensor) -> Tensor:
     """Return the (B, 2, 8, 8) float64 quantisation of luma and chroma, transposed."""
     percent = torch.where(quality < 50, 5000 // quality, 200 - 2 * quality)
-    base = _constants(quality.device)[1]
+    base = _base_steps(quality.device)
     # In integers: an inexact float32 division could round to another step.
     scaled = (base * percent.view(-1, 1, 1, 1) + 50) // 100
     return scaled.clamp(1, 255).double()
 
 
-def _to_y_cb_cr(levels: Tensor, floor: Rounding) -> Tensor:
+def _to_y_cb_cr(levels: Tensor) -> Tensor:
     """Convert RGB (B, 3, H, W) to YCbCr in libjpeg's 16-bit fixed point; integers in [0, 255]."""
     r, g, b = levels.chunk(3, 1)
     y = 19595.0 * r + 38470.0 * g + 7471.0 * b + 32768.0
     cb = 8421375.0 - 11059.0 * r - 21709.0 * g + 32768.0 * b
     cr = 8421375.0 + 32768.0 * r - 27439.0 * g - 5329.0 * b
-    return floor(torch.cat([y, cb, cr], 1) * 2.0**-16)
+    return torch.floor(torch.cat([y, cb, cr], 1) * 2.0**-16)
 
 
-def _to_rgb(y: Tensor, cb_cr: Tensor, floor: Rounding) -> Tensor:
+def _to_rgb(y: Tensor, cb_cr: Tensor) -> Tensor:
     """Convert (B, 1, H, W) and (B, 2, H, W), chroma about 0, to RGB without clamping."""
     cb, cr = cb_cr.chunk(2, 1)
     differences = torch.cat([91881.0 * cr, -22554.0 * cb - 46802.0 * cr, 116130.0 * cb], 1)
-    return y + floor((differences + 32768.0) * 2.0**-16)
+    return y + torch.floor((differences + 32768.0) * 2.0**-16)
 
 
-@torch.compiler.assume_constant_result
-def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the DCT matrix (8, 8) float64 and base quantisation (2, 8, 8) int64, transposed."""
-    return _cached_constants(device)
-
-
-@functools.cache
-def _cached_constants(device: torch.device) -> tuple[Tensor, Tensor]:
+@constant
+def _dct() -> Tensor:
+    """Return the DCT matrix (8, 8) float64."""
     left = torch.tensor(_DCT, dtype=torch.float64)
     signs = 1.0 - 2.0 * (torch.arange(8) % 2).double().unsqueeze(1)
-    dct = torch.cat([left, signs * left.flip(1)], 1)
-    base = torch.tensor([_LUMA, _CHROMA]).transpose(-1, -2).contiguous()
-    return copy_to(dct, device), copy_to(base, device)
+    return torch.cat([left, signs * left.flip(1)], 1)
+
+
+@constant
+def _base_steps() -> Tensor:
+    """Return the quantisation at quality 50, (2, 8, 8) int64, transposed."""
+    return torch.tensor([_LUMA, _CHROMA]).transpose(-1, -2).contiguous()
 
 
 def _to_blocks(planes: Tensor) -> Tensor:
@@ -267,22 +256,13 @@ def _round_up_to_8(n: int) -> int:
     return -(-n // 8) * 8
 
 
-def _floor_with_gradient(x: Tensor) -> Tensor:
-    return _straight_through(x.floor(), x)
-
-
-def _straight_through(rounded: Tensor, x: Tensor) -> Tensor:
-    """Return `rounded` with the gradient of `x`; the added term is exactly zero."""
-    return rounded.detach() + (x - x.detach())
-
-
 class JPEG(Stage):
     """Save as baseline JPEG and load again, with quality and chroma subsampling per image.
 
     The image is clamped and rounded to 8 bits. All paths give the pixels of Pillow, bit for bit. On
     a CPU a real codec is used: OpenCV's encoder and the decoder of simplejpeg (16 photographs of
     256 pixels: 7.8 ms of one core; 8.2 with OpenCV's decoder, which is used if simplejpeg is
-    missing, 11.0 by Pillow). On a GPU, and for gradients, libjpeg's arithmetic runs in torch
+    missing, 11.0 by Pillow). On a GPU libjpeg's arithmetic runs in torch;
     kornia's `jpeg_codec_differentiable` takes as long as that on a CPU
     (196 ms; ours 165) and is on average 1.0 (quality 95) to 2.0 levels (quality 10) off Pillow's
     4:2:0 on Kodak's photographs.
@@ -292,8 +272,6 @@ class JPEG(Stage):
             ends included.
         subsampling: Probabilities of ``"4:4:4"``, ``"4:2:2"`` and ``"4:2:0"``, by name; quoted in
             YAML, which reads 4:2:0 as a number.
-        differentiable: Pass gradients (straight through rounding; clipping stops them). The pixels
-            are the same; takes 20 times as long on a CPU.
 
     Raises:
         ValueError: ``quality`` or ``subsampling`` is invalid.
@@ -306,13 +284,11 @@ class JPEG(Stage):
         self,
         quality: tuple[int, int] = (30, 95),
         subsampling: dict[Subsampling, float] = {"4:2:0": 1.0},  # noqa: B006  (never changed)
-        differentiable: bool = False,
     ) -> None:
         super().__init__()
         self.quality = check_range(quality, "quality", 1, 100)
         shares = [subsampling.get(name, 0.0) for name in SUBSAMPLINGS]
         self.subsampling = check_probabilities(shares, len(SUBSAMPLINGS), "subsampling")
-        self.differentiable = differentiable
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `quality` and `subsampling` (index of `SUBSAMPLINGS`), (B,) int each."""
@@ -324,7 +300,7 @@ class JPEG(Stage):
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Code (B, 3, H, W) of any values; the output holds multiples of 1/255."""
-        if self.differentiable or x.device.type != "cpu":
+        if x.device.type != "cpu":
             return self.on_canvas(Canvas.of(x), params).pixels
         qualities, subsamplings = params["quality"].tolist(), params["subsampling"].tolist()
         images = [
@@ -337,8 +313,7 @@ class JPEG(Stage):
         """Code all images at once in torch, with subsamplings that this stage can draw."""
         possible = [name for name, p in zip(SUBSAMPLINGS, self.subsampling, strict=True) if p > 0]
         halved = (all(name == "4:2:0" for name in possible), "4:4:4" not in possible)
-        quality, subsampling = params["quality"], params["subsampling"]
-        return canvas.with_pixels(jpeg(canvas, quality, subsampling, halved, self.differentiable))
+        return canvas.with_pixels(jpeg(canvas, params["quality"], params["subsampling"], halved))
 
 
 def encode_decode(pixels: Bytes, quality: int, subsampling: str) -> Bytes:

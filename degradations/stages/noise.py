@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from degradations.base import Canvas, Stage, check_range, each_image
-from degradations.device import copy_to
+from degradations.device import constant
 from degradations.draws import GAMMA, MULTIPLIERS, SHIFTS, Draws, Params, per_image
 from files.numbers import UnitInterval
 
@@ -43,11 +43,7 @@ def seeded_randn_like(x: Tensor, seeds: Tensor) -> Tensor:
     Args:
         x: (B, C, H, W), floating; values and memory format do not matter.
         seeds: (B,) int64 on x's device, e.g. from `Draws.seeds`.
-
-    Raises:
-        ValueError: `seeds` is not one integer per image.
     """
-    _check_seeds(x, seeds)
     if x.device.type != "cpu" or _hash_everywhere:
         return hashed_randn(x.shape, seeds).to(x.dtype)
     # Always contiguous: a generator fills strided memory in another order.
@@ -65,11 +61,7 @@ def seeded_integers_like(x: Tensor, seeds: Tensor, bits: int) -> Tensor:
         x: (B, C, H, W); values, dtype and memory format do not matter.
         seeds: (B,) int64 on x's device, e.g. from `Draws.seeds`.
         bits: 1 to 15.
-
-    Raises:
-        ValueError: `seeds` is not one integer per image.
     """
-    _check_seeds(x, seeds)
     if x.device.type != "cpu" or _hash_everywhere:
         return hashed_integers(x.shape, seeds, bits)
     size = math.prod(x.shape[1:])
@@ -96,21 +88,14 @@ def quick_randn_like(x: Tensor, seeds: Tensor) -> Tensor:
         float32, of x's shape.
     """
     places = seeded_integers_like(x, seeds, _NORMAL_BITS)
-    return _normal_quantiles(str(x.device)).index_select(0, places.view(-1)).view(places.shape)
+    return _normal_quantiles(x.device).index_select(0, places.view(-1)).view(places.shape)
 
 
-# A constant of the compiled graph, not computed again in every batch.
-@torch.compiler.assume_constant_result
-def _normal_quantiles(device: str) -> Tensor:
-    return _normal_quantiles_on(device)
-
-
-@functools.lru_cache(maxsize=16)  # one per device
-def _normal_quantiles_on(device: str) -> Tensor:
+@constant
+def _normal_quantiles() -> Tensor:
     middles = (torch.arange(1 << _NORMAL_BITS, dtype=torch.float64) + 0.5) / (1 << _NORMAL_BITS)
     quantiles = torch.special.ndtri(middles)
-    table = (quantiles / quantiles.square().mean().sqrt()).float()
-    return copy_to(table, torch.device(device))
+    return (quantiles / quantiles.square().mean().sqrt()).float()
 
 
 def hashed_randn(shape: torch.Size, seeds: Tensor) -> Tensor:
@@ -147,14 +132,6 @@ def _hashed_words(seeds: Tensor, C: int, H: int, W: int) -> Tensor:
 def _generator_seed(seed: int) -> int:
     # The generator reads 32 bits of its seed: fold in the upper half.
     return (seed ^ (seed >> 32)) & 0xFFFFFFFF
-
-
-def _check_seeds(x: Tensor, seeds: Tensor) -> None:
-    if seeds.shape != x.shape[:1] or seeds.dtype != torch.int64:
-        raise ValueError(
-            f"field seeds are {seeds.dtype} of shape {tuple(seeds.shape)}; expected torch.int64 of "
-            f"shape ({x.shape[0]},), one per image (Draws.seeds() gives them)"
-        )
 
 
 def signed(word: int) -> int:
@@ -290,7 +267,7 @@ class PoissonNoise(Stage):
         power = (count > powers).sum(1).view(-1, 1, 1, 1)
         field = _field(functools.partial(seeded_integers_like, bits=_BITS), x, params)
         places = ((power * 256 + values) << _BITS) + field
-        counts = _poisson_tables(str(x.device))[places] / (1 << power)
+        counts = _poisson_tables(x.device)[places] / (1 << power)
         noise = (counts - rounded / 255.0) * per_image(params["strength"], x)
         return canvas.with_pixels(_add_noise(x, noise, self.clip))
 
@@ -349,14 +326,7 @@ def _poisson_table(power: int) -> Tensor:
     return torch.from_numpy(counts.astype(np.int16).reshape(-1))
 
 
-# A constant of the compiled graph, not computed again in every batch.
-@torch.compiler.assume_constant_result
-def _poisson_tables(device: str) -> Tensor:
-    return _all_poisson_tables(device)
-
-
-@functools.lru_cache(maxsize=16)  # one per device
-def _all_poisson_tables(device: str) -> Tensor:
-    """Return (9 * 256 << _BITS,) int16, the tables of all powers on one device, 9 MB."""
-    tables = torch.cat([_poisson_table(power) for power in range(_POWERS)])
-    return copy_to(tables, torch.device(device))
+@constant
+def _poisson_tables() -> Tensor:
+    """Return (9 * 256 << _BITS,) int16, the tables of all powers, 9 MB."""
+    return torch.cat([_poisson_table(power) for power in range(_POWERS)])

@@ -40,8 +40,6 @@ def degradation_of(paths: Sequence[str | Path], scale: float | None = None) -> D
     Raises:
         ValueError: A file cannot be read or is invalid; the message names file, key and value.
     """
-    if not paths:
-        raise ValueError("no configuration: name a file, e.g. configs/degradation/bicubic.yaml")
     scale = scale if scale is not None else scale_in(paths)
     if scale is None:
         raise ValueError(f"{_listed(paths)} has no data.init_args.scale: give the scale")

@@ -1,18 +1,15 @@
 """Freeze a validation set: ``python main.py freeze --config FILE --out DIR IMAGES``.
 
 Each image is degraded once, with the seed that validation would give it. HR, LR and parameters are
-written to WebDataset shards. The result does not depend on batches, order, or the seed of a run.
+written to a WebDataset shard. The result does not depend on batches, order, or the seed of a run.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import itertools
 import json
 import logging
-import os
-import re
 import sys
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,7 +28,7 @@ from degradations.images import as_image, cropped, find_images, read_image
 from degradations.tools.configure import degradation_of
 from degradations.tools.preview import add_config_argument, positive
 from files.class_path import class_path
-from files.owned import put_in_place, unfinished_folder
+from files.owned import whole_file
 from files.paths import by_key, image_key, open_regular
 from files.png_text import open_image
 
@@ -76,18 +73,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     if "/" in options.name or options.name.startswith("."):
         raise ValueError(f"--name is {options.name!r}; expected a word such as kodak24")
-    _check_unused(options.out, options.name)
+    shard = options.out / f"{options.name}-000000.tar"
+    _check_unused(shard)
     degradation = degradation_of(options.config, options.scale)
     settings = Settings(degradation, options.name, options.degradation_seed, options.crop)
     folder = options.images
     images = by_key(((image_key(path, folder), path) for path in find_images(folder)), str(folder))
     samples = degrade_images(tqdm(images.items(), unit=" images", disable=None), settings)
-    shards = write_shards(samples, options.out, options.name, options.samples_per_shard)
-    log.info("%d images frozen into %d shards", len(images), len(shards))
+    log.info("%d images frozen into %s", write_shard(samples, shard), shard)
     log.info("to validate on them at data.init_args.scale %g:", degradation.scale)
     log.info("data: {init_args: {val: {%s: {", options.name)
     log.info("  class_path: datamodules.Shards,")
-    log.info('  init_args: {urls: "%s"}}}}}', options.out.resolve() / f"{options.name}-*.tar")
+    log.info('  init_args: {urls: "%s"}}}}}', shard.resolve())
 
 
 def degrade_images(
@@ -144,59 +141,38 @@ def _plain(params: Params) -> dict[str, Any]:
     return plain
 
 
-def write_shards(
-    samples: Iterable[tuple[str, Members]], out: Path, name: str, most: int
-) -> list[Path]:
-    """Write samples to ``name-000000.tar`` and so on; all shards appear at the end, or none.
+def write_shard(samples: Iterable[tuple[str, Members]], path: Path) -> int:
+    """Write samples to a tar, which appears when it is complete, and return their number.
 
     Args:
         samples: Keys, and members by suffix.
-        out: Folder, made if missing.
-        name: Prefix of the shards' names.
-        most: Largest number of samples per shard.
+        path: The tar; its folder is made.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    with unfinished_folder(out / name, _is_shard) as beside:
-        shards: list[str] = []
-        remaining = iter(samples)
-        while batch := list(itertools.islice(remaining, most)):
-            shards.append(f"{name}-{len(shards):06d}.tar")
-            _write_tar(beside / shards[-1], batch)
-        _check_unused(out, name)  # again, as writing takes a while
-        for shard in shards:
-            put_in_place(beside / shard, out / shard)
-        return [out / shard for shard in shards]
+    number = 0
+    with (
+        whole_file(path, before=lambda: _check_unused(path)) as file,
+        tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        for key, members in samples:
+            number += 1
+            for suffix, data in members.items():
+                member = tarfile.TarInfo(f"{key}.{suffix}")  # no time: reproducible bytes
+                member.size, member.mode = len(data), 0o444
+                tar.addfile(member, io.BytesIO(data))
+    return number
 
 
-def _is_shard(path: str) -> bool:
-    return re.fullmatch(r"[^/]+-\d{6}\.tar", path) is not None
-
-
-def _write_tar(path: Path, samples: list[tuple[str, Members]]) -> None:
-    with path.open("wb") as file:
-        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-            for key, members in samples:
-                for suffix, data in members.items():
-                    member = tarfile.TarInfo(f"{key}.{suffix}")  # no time: reproducible bytes
-                    member.size, member.mode = len(data), 0o444
-                    tar.addfile(member, io.BytesIO(data))
-        file.flush()
-        os.fsync(file.fileno())  # content must reach the disk before the name
-
-
-def _check_unused(out: Path, name: str) -> None:
-    old = sorted(out.glob(f"{name}-*.tar"))
-    if old:
+def _check_unused(path: Path) -> None:
+    if path.exists():
         raise ValueError(
-            f"{old[0]} exists, and a frozen set is never overwritten: give another --out or "
-            "--name, or remove it"
+            f"{path} exists, and a frozen set is never overwritten: give another --out or --name"
         )
 
 
 def _read_hr(path: Path, settings: Settings) -> Tensor:
     # Cut as in validation: the upper left part with whole LR pixels.
-    _check_depth(path)
     hr = read_image(path)
+    _check_depth(path)
     if settings.crop is not None:
         hr = cropped(hr, settings.crop, str(path))
     height, width = cut_size((hr.shape[-2], hr.shape[-1]), settings.degradation.scale)
@@ -210,16 +186,13 @@ def _read_hr(path: Path, settings: Settings) -> Tensor:
 
 def _check_depth(path: Path) -> None:
     # Pillow silently reads 8 of the 16 bits of a colour PNG.
-    try:
-        with open_regular(path) as file, open_image(file) as image:
-            deep = image.mode[0] in "IF"
-            if image.format == "PNG":
-                file.seek(24)
-                deep |= file.read(1) == b"\x10"  # the bit depth in the header chunk
-            elif image.format == "TIFF":
-                deep |= max(image.tag_v2.get(258, (1,))) > 8  # type: ignore[attr-defined]
-    except OSError:
-        return  # reading it raises a better message
+    with open_regular(path) as file, open_image(file) as image:
+        deep = image.mode[0] in "IF"
+        if image.format == "PNG":
+            file.seek(24)
+            deep |= file.read(1) == b"\x10"  # the bit depth in the header chunk
+        elif image.format == "TIFF":
+            deep |= max(image.tag_v2.get(258, (1,))) > 8  # type: ignore[attr-defined]
     if deep:
         raise ValueError(f"{path} has more than 8 bits, but only 8 are frozen: convert it first")
 
@@ -247,9 +220,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="main.py freeze",
         description="Freeze a validation set: degrade each image of a folder with the seed that "
-        "validation would give it, and write HR, LR and the drawn parameters to WebDataset "
-        "shards, which datamodules.Shards reads. The same images give the same shards, "
-        "byte for byte.",
+        "validation would give it, and write HR, LR and the drawn parameters to a WebDataset "
+        "shard, which datamodules.Shards reads. The same images give the same bytes.",
         epilog="example: python main.py freeze --config configs/degradation/"
         "real_esrgan.yaml --scale 4 --name kodak24 --out frozen $ENLARGER_DATA/kodak24",
     )
@@ -258,13 +230,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_config_argument(parser)
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="SHARDS", help="folder for the shards"
+        "--out", type=Path, required=True, metavar="FOLDER", help="folder for the shard"
     )
     parser.add_argument(
         "--name",
         default="val",
         help="name of the source in data.init_args.val or test, which is part of the images' keys "
-        "and thus of their seeds; shards are named NAME-000000.tar (default: %(default)s)",
+        "and thus of their seeds; the shard is NAME-000000.tar (default: %(default)s)",
     )
     parser.add_argument(
         "--degradation-seed",
@@ -275,13 +247,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--crop", type=positive, metavar="PX", help="side of a centre crop of each image"
-    )
-    parser.add_argument(
-        "--samples-per-shard",
-        type=positive,
-        default=1000,
-        metavar="N",
-        help="largest number of images per shard (default: %(default)s)",
     )
     return parser
 

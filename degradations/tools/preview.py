@@ -20,10 +20,10 @@ from tqdm import tqdm
 from degradations.base import Degradation, Stage
 from degradations.compose import Mixture, OneOf, Shuffled, Sometimes
 from degradations.draws import Params, leaves, to_device
-from degradations.images import as_image, cropped, encode_png, read_image
+from degradations.images import as_image, cropped, read_image
 from degradations.pipeline import Pipeline
 from degradations.tools.configure import degradation_of, scale_in
-from files.owned import refuse_folder, write_whole
+from files.owned import refuse_folder, whole_file
 
 GAP = 16  # pixels between tiles
 SIDE = 256  # of a tile, in pixels
@@ -247,7 +247,8 @@ def _run(options: argparse.Namespace) -> None:
         log.info("%s", section.heading)
         for tile in section.tiles:
             log.info("  %s: %s", tile.title, ", ".join(tile.words))
-    write_whole(out, encode_png(sheet(sections)))
+    with whole_file(out) as file:
+        sheet(sections).save(file, "PNG", optimize=True)
     log.info("%s", out)
 
 

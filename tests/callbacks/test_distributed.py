@@ -5,17 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from PIL import Image
 from torch.utils.data import DataLoader
 
 from callbacks.metrics.base import ImageMetric
 from callbacks.metrics.pixels import PSNR, SSIM
-from callbacks.report.images import SampleGrid
 from callbacks.results.files import load_images
 from callbacks.results.results import Results
 from callbacks.training.ema import EMA
@@ -68,7 +65,7 @@ def test_digests_of_two_processes(tmp_path: Path) -> None:
 
 @pytest.mark.distributed
 def test_two_processes_are_as_one(tmp_path: Path) -> None:
-    callbacks = [OneThread(), *metrics(), SampleGrid(), EMA(), Save(tmp_path)]
+    callbacks = [OneThread(), *metrics(), EMA(), Save(tmp_path)]
     run = trainer(tmp_path, *callbacks, devices=2, strategy="ddp_fork", max_epochs=2)
     run.fit(Sharded())
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
@@ -82,15 +79,11 @@ def test_two_processes_are_as_one(tmp_path: Path) -> None:
     # Both processes hold the same numbers, bit-equal to those of one process on the averages.
     assert first["records"] == second["records"]
     assert first["logged"] == second["logged"]
-    model, alone, grid = Tiny(), metrics(), SampleGrid()
+    model, alone = Tiny(), metrics()
     model.load_state_dict(first["raw"] | first["ema"]["weights"])
-    run = trainer(tmp_path / "alone", *alone, grid)
+    run = trainer(tmp_path / "alone", *alone)
     run.validate(model, loader(batch_size=1), verbose=False)
     assert first["records"] == [record for metric in alone for record in metric.records]
     assert [record["n"] for record in first["records"]] == [7, 7, 4]
     logged = {k: v for k, v in first["logged"].items() if k.startswith("val/")}
     assert logged == {k: v.item() for k, v in run.callback_metrics.items()}
-
-    # The grid has the images of both processes.
-    drawn = np.asarray(Image.open(tmp_path / "samples/val-00000004.png"))
-    assert np.array_equal(drawn, np.asarray(Image.open(tmp_path / "alone/samples/val.png")))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import threading
 from types import SimpleNamespace
 
 import torch
@@ -43,34 +42,6 @@ def test_description_and_numbers(tmp_path, caplog):
     }
     assert "not associated with a plugin" not in caplog.text  # noise in every report
     assert found == {"val/psnr": [(10, 30), (20, 31)], "train/loss": [(10, 0.5), (20, 0.25)]}
-
-
-def test_a_run_has_it(tiny, enlarger):
-    command = ["fit", "--config", "tiny.yaml", "--trainer.logger", "true"]
-    enlarger(*command, "--run.name", "described")
-    found = description("runs/described/tensorboard", "val/psnr")
-    assert "- implementation: enlarger psnr 1\n- color: y\n- border: scale" in found
-
-
-def test_a_full_disk_is_reported_without_a_traceback(tmp_path, monkeypatch, caplog):
-    def fail(writer, data):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    got = []
-    monkeypatch.setattr("threading.excepthook", got.append)
-    logger = DescribedLogger(str(tmp_path))
-    logger.log_metrics({"train/loss": 0.5}, step=10)
-    logger.experiment.flush()
-    monkeypatch.setattr(RecordWriter, "write", fail)
-    for step in range(20, 23):
-        logger.log_metrics({"train/loss": 0.4}, step=step)
-        logger.experiment.flush()
-    assert "could not be written" in caplog.text
-    assert got == []
-    other = threading.Thread(target=lambda: fail(None, None))
-    other.start()
-    other.join()
-    assert len(got) == 1
 
 
 def test_a_full_disk_costs_curves_and_no_run(tmp_path, monkeypatch, caplog):

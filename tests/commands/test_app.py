@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,10 +25,9 @@ from torch import nn
 import enlarger
 from commands.app.models import Models
 from datamodules.files.decode import decode
-from lightning_modules import EDSR, SwinUNet
+from lightning_modules import EDSR
 from lightning_modules.sampling.tiling import Tiling
 from main import main
-from tests.conftest import REPO
 
 Refusal = Callable[..., str]
 DRAWS = np.random.default_rng(0)
@@ -178,33 +173,6 @@ def test_steps_tiles_and_seed_are_those_of_python(page: Page, photo: Path) -> No
         assert np.array_equal(np.asarray(Image.open(made)), pixels)
 
 
-def test_two_visitors_at_once_get_their_own(page: Page, photo: Path, tmp_path: Path) -> None:
-    """Of one name of a file, too, and with other models, steps and seeds."""
-    other = tmp_path / "other/photo.png"
-    other.parent.mkdir()
-    Image.fromarray(RGB[:, ::-1]).save(other)
-    edsr = enlarger.load(page.edsr, device="cpu").enlarge(RGB)
-    model = enlarger.load(page.noisy, device="cpu", sampling={"steps": 2})
-    noisy = model.enlarge(RGB[:, ::-1].copy(), seed=3)
-    with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(page.press, photo, page.edsr, None, None, 0, 0, page.visitor)
-        second = pool.submit(page.press, other, page.noisy, 2, 2, 0, 3, page.visit())
-        assert np.array_equal(np.asarray(Image.open(first.result())), edsr)
-        assert np.array_equal(np.asarray(Image.open(second.result())), noisy)
-
-
-def test_steps_of_residual_shifting_are_spread(tmp_path: Path) -> None:
-    network = SwinUNet(**SMALL, condition_factor=0.5)  # type: ignore[arg-type]
-    export(tmp_path / "runs", "ResShift", network)
-    models = Models([str(tmp_path / "runs")], "cpu")
-    for steps, expected in ((None, [0, 1, 2, 3]), (4, [0, 1, 2, 3]), (3, [0, 2, 3])):
-        method: Any = models.load(models.sources[0], steps).module
-        assert method.default_steps == len(expected)
-        assert [*method.sampled.timesteps] == expected
-    with pytest.raises(ValueError, match=r"takes 2 to 4 steps, not 5$"):
-        models.load(models.sources[0], 5)
-
-
 def test_what_is_wrong_is_said_on_the_page(page: Page, photo: Path, tmp_path: Path) -> None:
     from gradio_client.exceptions import AppError
 
@@ -225,27 +193,6 @@ def test_what_is_wrong_is_said_on_the_page(page: Page, photo: Path, tmp_path: Pa
     assert f"{page.edsr} was made for scale 2." in said(photo, page.edsr, 3)
     assert "tiling.size" in said(photo, page.edsr, 2, None, -5)
     assert "/etc" in said(photo, "/etc")  # none of those that are offered
-
-
-def test_a_large_file_is_refused(page: Page) -> None:
-    import httpx
-
-    files = {"files": ("large.png", bytes(400_000))}
-    reply = httpx.post(f"{page.url}/gradio_api/upload", files=files)
-    assert reply.status_code == 413
-    assert "exceeded maximum allowed size of 307200 bytes" in reply.text
-
-
-def test_the_page_asks_no_other_server(page: Page) -> None:
-    """The marks that sites which link to it would show are not fetched."""
-    with urllib.request.urlopen(page.url) as reply:
-        text = reply.read().decode()
-    fetched = re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=\"([^\"]+)", text)
-    assert fetched
-    config = page.visitor.config
-    for address in [*fetched, *config["stylesheets"]]:
-        assert not address.startswith(("http", "//")) or address.startswith(page.url)
-    assert not config["analytics_enabled"]
 
 
 def test_only_runs_that_enlarge_are_offered(
@@ -305,14 +252,3 @@ def test_what_is_missing_is_one_sentence(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"cannot listen on 127.0.0.1:{port}" in refusal("app", "--port", port)
-
-
-def test_help_imports_neither_torch_nor_gradio() -> None:
-    code = (
-        "import sys, main\ntry: main.main(['app', '--help'])\n"
-        "finally: print([m for m in ('torch', 'gradio', 'numpy') if m in sys.modules])"
-    )
-    words = [sys.executable, "-c", code]
-    done = subprocess.run(words, cwd=REPO, capture_output=True, text=True, check=True)
-    assert "usage: main.py app" in done.stdout
-    assert done.stdout.endswith("[]\n")

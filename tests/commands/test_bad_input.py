@@ -43,15 +43,6 @@ BROKEN = [text_named_jpg, truncated_png, empty_file]
 
 
 @pytest.fixture
-def odd(folder: Path) -> Path:
-    """Add a grey image, one with a palette, and one of four inks."""
-    image().convert("L").save(folder / "grey.png")
-    image().convert("P", palette=Image.Palette.ADAPTIVE).save(folder / "palette.png")
-    image().convert("CMYK").save(folder / "inks.jpg")
-    return folder
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return a folder of three intact images."""
     folder = tmp_path / "images"
@@ -88,14 +79,6 @@ def test_broken_training_images_are_skipped_and_counted(
     assert "1 so far" in got[0]
 
 
-def test_odd_training_images_are_used(
-    tiny: Path, odd: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
-) -> None:
-    enlarger(*FIT, *root(odd), "--trainer.max_steps", 3)  # all 12 crops
-    assert newest("tiny")["global_step"] == 3
-    assert "unreadable" not in caplog.text
-
-
 def test_nothing_but_broken_training_images(tiny: Path, tmp_path: Path, refusal: Refusal) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -104,65 +87,6 @@ def test_nothing_but_broken_training_images(tiny: Path, tmp_path: Path, refusal:
     sentence = refusal(*FIT, *root(broken))
     assert "data.train" in sentence
     assert "could not be used" in sentence
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_training_image_of_one_pixel(
-    tiny: Path, folder: Path, refusal: Refusal, workers: int
-) -> None:
-    image((1, 1)).save(folder / "dot.png")
-    sentence = refusal(*FIT, *root(folder), "--data.init_args.workers", workers)
-    assert "dot is 1x1 pixels, smaller than data.crop_size 16" in sentence
-
-
-def test_a_crop_larger_than_the_image(tiny: Path, refusal: Refusal) -> None:
-    sentence = refusal(*FIT, "--data.init_args.crop_size", 64)
-    assert "48x40 pixels, smaller than data.crop_size 64" in sentence
-    assert "lower the crop size" in sentence
-
-
-def test_a_scale_that_does_not_divide_the_crop(tiny: Path, refusal: Refusal) -> None:
-    sentence = refusal(*FIT, "--data.init_args.scale", 3)
-    assert "data.crop_size is 16" in sentence
-    assert "data.scale 3; use 15 or 18" in sentence
-
-
-def test_a_batch_larger_than_the_data(tiny: Path, refusal: Refusal) -> None:
-    sentence = refusal(*FIT, "--data.init_args.batch_size", 100)
-    assert "10 images" in sentence
-    assert "data.batch_size 100" in sentence
-
-
-def test_an_empty_folder(tiny: Path, refusal: Refusal) -> None:
-    Path("empty").mkdir()
-    assert "'empty' has no images; expected a folder of images" in refusal(
-        *FIT, *root(Path("empty"))
-    )
-
-
-def test_a_folder_that_is_not_there(tiny: Path, refusal: Refusal) -> None:
-    assert "'nowhere' does not exist" in refusal(*FIT, *root(Path("nowhere")))
-
-
-def test_two_files_with_one_key(tiny: Path, folder: Path, refusal: Refusal) -> None:
-    image().save(folder / "1.jpg")
-    sentence = refusal(*FIT, *root(folder))
-    assert "1.jpg" in sentence
-    assert "1.png" in sentence
-    assert "the key '1'" in sentence
-
-
-def test_an_unset_environment_variable(
-    tiny: Path, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("ENLARGER_DATA", raising=False)
-    sentence = refusal(*FIT, *root(Path("$ENLARGER_DATA/set5")))
-    assert "'$ENLARGER_DATA/set5'" in sentence
-    assert "ENLARGER_DATA is not set; it should hold the folder of image sets" in sentence
-
-
-def test_no_degradation(tiny: Path, refusal: Refusal) -> None:
-    assert "set degradation.class_path" in refusal(*FIT, "--degradation", "null")
 
 
 # -------------------------------------------------------------------------------------- evaluation
@@ -182,20 +106,6 @@ def test_broken_test_images_are_an_error(
     """A mean over fewer images than the set has would not be comparable."""
     spoil(folder)
     assert "images/bad" in refusal(*tested(folder))
-
-
-@pytest.mark.usefixtures("bicubic")
-def test_a_test_image_of_one_pixel(folder: Path, refusal: Refusal) -> None:
-    image((1, 1)).save(folder / "dot.png")
-    sentence = refusal(*tested(folder))
-    assert "dot" in sentence
-    assert "1x1" in sentence
-
-
-@pytest.mark.usefixtures("bicubic")
-def test_odd_test_images_are_used(odd: Path, enlarger: Enlarger) -> None:
-    enlarger(*tested(odd))
-    assert '"n": 6' in Path("runs/tiny/results.json").read_text()
 
 
 # -------------------------------------------------------------------------------------- prediction
@@ -232,23 +142,6 @@ def test_prediction_fails_if_no_input_is_an_image(
     assert "1 images written, 0 skipped (done before), 2 unusable" in caplog.text
 
 
-@pytest.mark.usefixtures("bicubic")
-def test_odd_images_are_enlarged(odd: Path, enlarger: Enlarger) -> None:
-    image((1, 1)).save(odd / "dot.png")
-    enlarger("predict", *BICUBIC, "--data.init_args.predict", odd)
-    sizes = {p.name: Image.open(p).size for p in Path("runs/tiny/predict").glob("*.png")}
-    assert sizes == {
-        **{f"{name}.png": (96, 80) for name in ("0", "1", "2", "grey", "palette", "inks")},
-        "dot.png": (2, 2),
-    }
-
-
-@pytest.mark.usefixtures("bicubic")
-def test_nothing_to_predict(refusal: Refusal) -> None:
-    sentence = refusal("predict", *BICUBIC)
-    assert "set data.predict to a folder, a file, or a Source" in sentence
-
-
 # ------------------------------------------------------------------------ weights and checkpoints
 
 
@@ -259,11 +152,6 @@ def test_no_weights(tiny: Path, refusal: Refusal, command: str) -> None:
     assert f"{command} needs trained weights, but runs/tiny/checkpoints has none" in sentence
     assert "--model.weights" in sentence
     assert not Path("runs/tiny/results.json").exists()
-
-
-def test_a_missing_weights_file(tiny: Path, refusal: Refusal) -> None:
-    sentence = refusal(*FIT, "--model.init_args.weights", "nowhere/x.pth")
-    assert sentence == "model.weights is 'nowhere/x.pth', and there is no such file"
 
 
 @pytest.mark.parametrize("command", ["fit", "test"])
@@ -283,25 +171,6 @@ def test_weights_of_another_method(trained: Path, refusal: Refusal, command: str
     assert "other.ckpt was trained with lightning_modules.other.Other" in sentence
     assert "the model here is lightning_modules.Regression" in sentence
     assert "set model.class_path" in sentence
-
-
-def test_weights_of_another_network(trained: Path, refusal: Refusal) -> None:
-    sentence = refusal(
-        *("test", "--config", "tiny.yaml"), "--model.init_args.network.init_args.channels", 4
-    )
-    assert "network." in sentence
-    assert "shape" in sentence
-
-
-def test_to_begin_with_a_checkpoint_of_another_method(trained: Path, refusal: Refusal) -> None:
-    checkpoint = next((trained / "checkpoints").glob("*.ckpt"))
-    content = torch.load(checkpoint, weights_only=True)
-    torch.save({**content, "model": "lightning_modules.other.Other"}, "other.ckpt")
-    sentence = refusal(
-        "fit", "--config", "tiny.yaml", "--ckpt_path", "other.ckpt", "--run.name", "x"
-    )
-    assert "the checkpoint was trained with lightning_modules.other.Other" in sentence
-    assert not Path("runs/x/config.yaml").exists()
 
 
 @pytest.mark.parametrize(
@@ -348,8 +217,3 @@ def test_no_checkpoint_to_begin_with(
     assert "weights_only" not in sentence
     assert not Path("ran").exists()
     assert not Path("runs/tiny/config.yaml").exists()
-
-
-def test_a_checkpoint_that_is_not_there(tiny: Path, refusal: Refusal) -> None:
-    sentence = refusal(*FIT, "--ckpt_path", "nowhere.ckpt")
-    assert sentence == "ckpt_path is nowhere.ckpt, and there is no such file"

@@ -6,15 +6,11 @@ import logging
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-
-from commands.check import Checked
-from commands.run.checkpoints import Checkpoints
 
 Enlarger = Callable[..., None]
 CHECK = ("check", "--config", "tiny.yaml")
@@ -57,12 +53,6 @@ def test_loggers_and_checkpoints_of_ones_own_leave_nothing(
     assert files(Path()) == before
 
 
-def test_of_a_run_that_is_there(trained: Path, enlarger: Enlarger) -> None:
-    before = files(trained)
-    enlarger(*CHECK, "--trainer.max_steps", 14)
-    assert files(trained) == before
-
-
 def test_of_a_run_that_is_finished(
     trained: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -72,14 +62,6 @@ def test_of_a_run_that_is_finished(
         "nothing is left to train: trainer.max_steps or max_epochs ends the run at step 12"
         in caplog.text
     )
-
-
-def test_another_configuration_is_refused(trained: Path, refusal: Callable[..., str]) -> None:
-    assert "data.init_args.batch_size: 4 -> 2" in refusal(*CHECK, "--data.init_args.batch_size", 2)
-
-
-def test_images_that_are_not_there(tiny: Path, refusal: Callable[..., str]) -> None:
-    assert "nowhere" in refusal(*CHECK, "--data.init_args.train.init_args.root", "nowhere")
 
 
 def test_gradients_that_are_not_finite(tiny: Path, refusal: Callable[..., str]) -> None:
@@ -129,20 +111,3 @@ class Interrupt(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         signal.raise_signal(signal.SIGINT)
-
-
-@pytest.mark.parametrize("off", [True, False])
-def test_its_end_is_no_exception_of_a_run(off: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """With two processes, where a failing run reports that no checkpoint is written."""
-    checkpoints: Any = Checkpoints()
-    checkpoints.off, checkpoints._position = off, (0, 0)
-    trainer: Any = SimpleNamespace(state=SimpleNamespace(fn="fit"), global_step=0, world_size=2)
-    checkpoints.on_exception(trainer, None, Checked())
-    assert ("stopped by an exception" in caplog.text) is not off
-
-
-def test_help(enlarger: Enlarger, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        enlarger("check", "--help", "all")
-    assert ended.value.code == 0
-    assert "--data.help" in capsys.readouterr().out

@@ -21,7 +21,6 @@ from PIL import Image
 from commands import encode as encoding
 from commands.errors import ConfigurationError
 from datamodules.shards.writer import ShardWriter
-from datamodules.sources.latents import Latents
 from degradations.bicubic import Bicubic
 from lightning_modules.backbone.space import PixelSpace, Taef2Space
 from lightning_modules.controls.simple import RoundTrip
@@ -194,18 +193,6 @@ def test_squares_are_changed_by_augment_and_flipped_by_axis(work: Path, enlarger
         assert same or mirrored
         turned += mirrored
     assert 0 < turned < len(images)
-
-
-@pytest.mark.slow
-def test_latents_of_another_autoencoder(work: Path, enlarger: Enlarger, refusal: Refusal) -> None:
-    enlarger(*ENCODE, "--encode.hr", "true")  # whole images: 48x40
-    source = Latents("out/*.tar")
-    source.prepare(2.0)
-    assert source.read(0)["latent"].shape == (32, 5, 6)
-    assert source.read(0)["latent"].dtype == np.float16
-    save_halves(1)
-    sentence = refusal(*fit())
-    assert sentence.startswith("the latents of data.train were made by Taef2Space ")
 
 
 def test_whole_images_are_not_flipped() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
@@ -120,16 +119,6 @@ def test_a_file_where_runs_are_to_lie_is_refused_before_any_work(
     assert sentence.endswith("set another run.root or run.name")
 
 
-def test_a_file_in_the_place_of_checkpoints_is_refused_before_any_work(
-    tiny: Path, refusal: Refusal
-) -> None:
-    """Training would end when the first of them is due."""
-    Path("runs/new").mkdir(parents=True)
-    Path("runs/new/checkpoints").touch()
-    sentence = refusal(*FIT, "--run.name", "new")
-    assert "cannot be written to runs/new: runs/new/checkpoints is no folder" in sentence
-
-
 def test_a_deleted_working_directory_is_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,21 +129,3 @@ def test_a_deleted_working_directory_is_a_sentence(
         main(["list"])
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith("error: the working directory was deleted")
-
-
-def test_a_trial_of_the_code_needs_no_place(tiny: Path, enlarger: Enlarger) -> None:
-    enlarger(*FIT, "--run.root", "tiny.yaml", "--trainer.fast_dev_run", "true")
-
-
-def test_the_run_of_a_colleague_may_be_used_elsewhere(
-    trained: Path, refusal: Refusal, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    may = os.access
-    with monkeypatch.context() as patch:
-        patch.setattr("os.access", lambda path, mode: path != trained and may(path, mode))
-        sentence = refusal("test", "--config", "tiny.yaml")
-    assert f"nothing can be written in {trained}: it is read-only" in sentence
-    mend = ("--run.root", "mine", "--model.init_args.weights", str(trained))
-    assert sentence.endswith(f"{' '.join(mend[2:])} to use what it has learned")
-    enlarger("test", "--config", "tiny.yaml", *mend)
-    assert Path("mine/tiny/results.json").is_file()

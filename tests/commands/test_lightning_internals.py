@@ -95,11 +95,6 @@ def test_replace_signal_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor != asked
 
 
-def test_another_lightning_is_refused() -> None:
-    with pytest.raises(RuntimeError, match=r"another way to read; .* tested with 2\.6"):
-        internals._require(object(), "_read", "read")
-
-
 def test_dump_checkpoint() -> None:
     _, _, found = train(internals.dump_checkpoint)
     assert found["global_step"] == 2

@@ -47,8 +47,8 @@ def test_test(folder: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("PHOTOS", str(folder))  # a configuration is text and cannot name this folder
     source = "{class_path: datamodules.Folder, init_args: {root: $PHOTOS}}"
     metrics = (
-        "[callbacks.PSNR, {class_path: callbacks.Memorised, init_args: {"
-        "training: $PHOTOS, control: true}}]"
+        "[callbacks.PSNR, {class_path: callbacks.SWD, init_args: {"
+        "levels: 1, reference: $PHOTOS, control: true}}]"
     )
     data = f"{{old: {source}}}"
     enlarger("test", *BICUBIC, "--data.init_args.test", data, "--trainer.callbacks", metrics)
@@ -56,5 +56,5 @@ def test_test(folder: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch)
     texts = {name: (run / name).read_text("utf-8") for name in ("images.json", "results.json")}
     assert f"old/{LATIN}" in json.loads(texts["images.json"])["images"][0]["values"]
     found = {r["metric"]: r for r in json.loads(texts["results.json"])["results"]}
-    assert found["memorised"]["protocol"]["training"].startswith(r"\xfcber, ")
+    assert found["swd"]["protocol"]["reference"].startswith(r"\xfcber, ")
     assert r"old/caf\udce9" in (run / "report.html").read_text("utf-8")

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from lightning.pytorch import LightningModule
 
-from commands.run.weights import needed_files
 from tests.conftest import REPO
 from tests.quick import quick
 
@@ -56,7 +55,7 @@ def test_the_model_s_own(
     tiny: Path, refusal: Refusal, photo_folder: Path, command: str, weights: str, got: str
 ) -> None:
     said = refusal(*given_to(command, photo_folder), WEIGHTS, weights)
-    assert f"model.init_args.weights is {weights!r}" in said
+    assert f"model.weights is {weights!r}" in said
     assert got in said
     assert not Path("runs/tiny").exists()
 
@@ -65,12 +64,10 @@ def test_the_model_s_own(
 def test_all_of_them_at_once(tiny: Path, refusal: Refusal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ENLARGER_DATA", raising=False)
     config = REPO / "configs" / "experiment" / "nsarm_8b_inference.yaml"
-    lpips = '{"class_path": "callbacks.LPIPS", "init_args": {"strict_weights": true}}'
-    said = refusal("test", "--config", config, "--trainer.callbacks", f"[{lpips}]")
-    assert said.startswith("5 things are missing:")
-    assert "model.init_args.weights is '$ENLARGER_WEIGHTS/NSARM.pth'" in said
-    assert "model.init_args.space_weights is 'infinity-vae-d56'" in said
-    assert "LPIPS in trainer.callbacks (strict_weights is set): alexnet" in said
+    said = refusal("test", "--config", config)
+    assert said.startswith("4 things are missing:")
+    assert "model.weights is '$ENLARGER_WEIGHTS/NSARM.pth'" in said
+    assert "model.space_weights is 'infinity-vae-d56'" in said
     assert "Paired.hr is '$ENLARGER_DATA/div2k_1024/hr'" in said
 
 
@@ -87,26 +84,8 @@ def test_of_a_frozen_part(bicubic: str, refusal: Refusal, argument: str) -> None
     }
     Path("model.yaml").write_text(json.dumps(model))
     said = refusal("test", "--config", bicubic, "--model", "model.yaml")
-    assert f"model.init_args.space.init_args.{argument} is '" in said
+    assert f"model.space.{argument} is '" in said
     assert said.endswith("none.pth', and there is no such file or folder")
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments"),
-    [
-        ("SWD", {"reference": "gone/reals"}),
-        ("SWD", {"reference": "$NOWHERE/reals"}),
-        ("Memorised", {"training": "gone.npz"}),
-        ("NIQE", {"model": "gone.npz"}),
-        ("FVD", {"weights": "gone.pt", "strict_weights": True}),
-    ],
-)
-@pytest.mark.usefixtures("unbuilt")
-def test_of_a_metric(bicubic: str, refusal: Refusal, name: str, arguments: dict[str, Any]) -> None:
-    metric = json.dumps({"class_path": f"callbacks.{name}", "init_args": arguments})
-    said = refusal("test", "--config", bicubic, "--trainer.callbacks", f"[{metric}]")
-    assert name in said
-    assert any(str(value).rpartition("/")[2] in said for value in arguments.values())
 
 
 @pytest.mark.usefixtures("unbuilt")
@@ -128,15 +107,3 @@ def test_what_is_not_read_may_be_gone(tiny: Path, enlarger: Enlarger, trained: P
     Path("start.ckpt").unlink()
     enlarger("fit", *command, "--trainer.max_steps", 3)
     enlarger("test", *command)
-
-
-def test_a_plug_in_s_texts_are_its_own() -> None:
-    from jsonargparse import Namespace
-
-    model = Namespace(
-        class_path="mine.Mine",
-        init_args=Namespace(loss_weights="uniform", save_to="/nowhere/yet.pth", prompt="$5, /a"),
-    )
-    data = Namespace(init_args=Namespace(scale=2))
-    config = Namespace(model=model, data=data, trainer=Namespace(callbacks=None))
-    assert needed_files(config, "fit", own=True) == {}

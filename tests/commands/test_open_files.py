@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import resource
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -87,21 +85,3 @@ def test_a_limit_too_low_is_named_before_anyone_is_waited_for(
     assert not opened
     with pytest.raises(ConnectionError):
         meet(tmp_path, 85)
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="others do not tell it")
-def test_torchruns_own_limit_is_warned_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(company_module.dist, "is_torchelastic_launched", lambda: True)
-    monkeypatch.setattr(company_module, "too_few", lambda world: "")
-    monkeypatch.setattr(resource, "prlimit", lambda pid, which: (1024, 4096))
-
-    def open_store(*_: Any) -> None:
-        raise ConnectionError("the store is not reached in this test")
-
-    monkeypatch.setattr(company_module, "open_store", open_store)
-    for world, warned in ((170, False), (256, True)):
-        with caplog.at_level(logging.WARNING), pytest.raises(ConnectionError):
-            meet(tmp_path, world)
-        assert ("may have 1024 files open: if they cannot" in caplog.text) == warned

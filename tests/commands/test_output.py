@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
-from torch.utils.data import DataLoader
 
-from commands.process import prepare_output
 from tests.conftest import REPO
 
 FULL = Path("/dev/full")  # every write to it fails as on a full disk
@@ -70,11 +67,3 @@ def test_an_output_that_a_full_disk_does_not_take_is_an_error() -> None:
 @pytest.mark.slow
 def test_ctrl_c_while_packages_are_imported() -> None:
     assert program(INTERRUPTED, subprocess.DEVNULL) == (130, "stopped by SIGINT\n")
-
-
-def test_nothing_is_said_of_more_workers_than_cores() -> None:
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        prepare_output()
-        DataLoader([0], num_workers=2 * (os.cpu_count() or 1))  # type: ignore[arg-type]
-    assert [str(warning.message) for warning in said] == []

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from jsonargparse import Namespace
-from PIL import Image
 
 from callbacks.predict.predictions import NAME
 from degradations.tools.configure import degradation_of
@@ -161,27 +160,6 @@ def test_a_folder_of_any_name_is_read_and_written(
     assert outputs(f"{name}/out") == ["a.png"]
 
 
-@pytest.mark.parametrize("name", ["Null", "cost$", "trail "])
-def test_a_folder_of_any_name_is_made(other: Path, enlarger: Enlarger, name: str) -> None:
-    enlarger(*PREDICT, "--data.init_args.predict", "other", f"--writer.folder={name}")
-    assert outputs(name) == ["z.png"]
-    assert not Path("runs/tiny/predict").exists()
-
-
-def test_null_and_the_home_directory(
-    other: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = (*PREDICT, "--data.init_args.predict", "other", "--writer.folder")
-    monkeypatch.setenv("HOME", str(other / "me"))
-    enlarger(*given, "~")
-    assert outputs("me") == ["z.png"]
-    enlarger(*given, "null")
-    assert outputs() == ["z.png"]
-    Path("null").mkdir()
-    enlarger(*given, "null")
-    assert outputs("null") == ["z.png"]
-
-
 NAMES = ["#2", "- dash", "Trip: Rome", "[hd]", "null", "2024"]
 
 
@@ -202,21 +180,6 @@ def test_a_source_and_a_run_have_the_names_that_are_typed(
     assert config.data.init_args.train.init_args.root == name
     assert (config.run.root, config.run.name) == (f"{name}/runs", name)
     assert config.model.init_args.weights == f"{name}/a"
-
-
-@pytest.mark.parametrize("name", quick(NAMES, "[hd]", "null"))
-def test_sources_and_runs_of_any_name(other: Path, enlarger: Enlarger, name: str) -> None:
-    Path(name).mkdir()
-    for number in range(4):
-        smooth((48, 40)).save(Path(name, f"{number}.png"))
-    source = "datamodules.Folder"
-    arguments = ("--data.init_args.train", source, f"--data.init_args.train.root={name}")
-    short = ("--trainer.max_steps", 1, "--trainer.limit_val_batches", 0)
-    enlarger("fit", "--config", "tiny.yaml", *arguments, *short, f"--run.root={name}/runs")
-    assert list(Path(name, "runs/tiny/checkpoints").glob("step-*.ckpt"))
-    weights = f"--model.init_args.weights={name}/runs/tiny"
-    enlarger("test", "--config", "tiny.yaml", weights, f"--run.name={name}")
-    assert Path("runs", name, "results.json").is_file()
 
 
 def test_lists_of_any_names(other: Path, enlarger: Enlarger) -> None:
@@ -245,27 +208,7 @@ def test_a_name_that_no_configuration_can_hold(
     assert len(outputs()) == 1
 
 
-def test_a_pattern_in_a_folder_with_brackets(other: Path, enlarger: Enlarger) -> None:
-    Path("pats/[hd]").mkdir(parents=True)
-    smooth().save("pats/[hd]/a.png")
-    enlarger(*PREDICT, "--data.init_args.predict", "pats/[hd]/*.png")
-    assert outputs() == ["a.png"]
-
-
 # ------------------------------------------------------------------------------------------ files
-
-
-def test_every_name_of_a_jpeg(
-    other: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
-) -> None:
-    Path("in").mkdir()
-    for name in ("a.jfif", "b.JPE", "c.jpg", "d.pjpeg"):
-        smooth().save(Path("in", name), "JPEG")
-    for name in ("e.heic", "f.heic", "g.txt"):
-        Path("in", name).touch()
-    enlarger(*PREDICT, "--data.init_args.predict", "in")
-    assert outputs() == ["a.png", "b.png", "c.png", "d.png"]
-    assert "in: not images by their names: 2 .heic, 1 .txt" in caplog.text
 
 
 @pytest.mark.parametrize("given", ["in", "in/*.png", "in/pipe.png", "[in/pipe.png, in/a.png]"])
@@ -288,52 +231,6 @@ def test_what_is_no_file_is_said_at_once(
     if given in ("in", "in/*.png"):
         assert "in/zero.png: a device, not a file" in caplog.text
         assert "in/broken.png: No such file or directory" in caplog.text
-
-
-@pytest.mark.parametrize("key", ["train", "val", "test", "hr"])
-def test_nor_is_it_waited_for_in_training(other: Path, refusal: Refusal, key: str) -> None:
-    for part in ("x", "y"):
-        Path(part).mkdir()
-        for number in range(4):
-            os.mkfifo(f"{part}/{number}-pipe.png")
-    source = "class_path: datamodules.Folder, init_args: {root: x}"
-    if key == "hr":
-        key, source = (
-            "test",
-            "class_path: datamodules.Paired, init_args: {hr: x, lr: y}",
-        )
-    value = f"{{{source}}}" if key == "train" else f"{{it: {{{source}}}}}"
-    command = "fit" if key in ("train", "val") else "test"
-    model = () if command == "fit" else ("--model", "lightning_modules.Bicubic")
-    sentence = refusal(command, "--config", "tiny.yaml", *model, f"--data.init_args.{key}", value)
-    assert "pipe.png: a named pipe, not a file" in sentence
-
-
-@pytest.mark.parametrize("given", ["in", "in/**/*.png"])
-def test_a_folder_that_cannot_be_listed(
-    other: Path, refusal: Refusal, monkeypatch: pytest.MonkeyPatch, given: str
-) -> None:
-    Path("in/closed").mkdir(parents=True)
-    smooth().save("in/a.png")
-    whole = os.scandir
-
-    def scandir(path: str = ".") -> object:
-        if os.path.basename(path) == "closed":
-            raise PermissionError(13, "Permission denied", os.fspath(path))
-        return whole(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    sentence = refusal(*PREDICT, "--data.init_args.predict", given)
-    assert "the folder 'in/closed' cannot be listed (Permission denied)" in sentence
-
-
-def test_a_format_that_runs_a_program_is_not_opened(tmp_path: Path) -> None:
-    from degradations.images import read_image
-
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.eps")
-    (tmp_path / "a.eps").rename(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="cannot be read as an image"):
-        read_image(tmp_path / "a.png")
 
 
 # ---------------------------------------------------------------------------------------- modules

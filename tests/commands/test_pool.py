@@ -45,11 +45,3 @@ def test_after_an_exception(tiny: Path, enlarger: Enlarger, fitted: Fitted, case
     for name, value in whole.items():
         same = torch.equal if isinstance(value, torch.Tensor) else operator.eq
         assert same(stopped[name], value), name
-
-
-@pytest.mark.slow
-def test_the_pool_matters(fitted: Fitted) -> None:
-    fitted(*POOL, name="pooled")
-    fitted(*POOL, "--degradation.init_args.pool", 0, name="plain")
-    with pytest.raises(AssertionError, match="state_dict differs"):
-        assert_same("pooled", "plain")

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,24 +109,6 @@ def test_transparency_is_enlarged_as_by_predict(
     assert np.array_equal(np.asarray(made), np.asarray(written))
 
 
-@pytest.mark.parametrize(("kind", "mode"), [("La", "LA"), ("RGBa", "RGBA")])
-def test_premultiplied_alpha(bicubic: enlarger.Enlarger, kind: str, mode: str) -> None:
-    image = Image.fromarray(np.dstack([RGB[..., : len(mode) - 1], 255 - RGB[..., :1] // 2]))
-    made = bicubic.enlarge(
-        image.convert("P").convert("PA") if kind == "PA" else image.convert(kind)
-    )
-    assert made.mode == mode
-    if kind != "PA":
-        off = np.asarray(made).astype(int) - np.asarray(bicubic.enlarge(image))
-        assert np.abs(off).max() <= 4  # of multiplying by alpha in 8 bits
-
-
-def test_a_photograph_that_lies_on_its_side_is_turned(bicubic: enlarger.Enlarger) -> None:
-    image = Image.fromarray(RGB)
-    image.getexif()[0x0112] = 6
-    assert bicubic.enlarge(image).size == (48, 40)
-
-
 @pytest.mark.parametrize(
     ("image", "message"),
     [
@@ -222,22 +200,8 @@ def test_what_cannot_be_loaded(tmp_path: Path) -> None:
         enlarger.load("bicubic")
     with pytest.raises(ValueError, match="needs trained weights"):
         enlarger.load(REPO / "configs/model/edsr_small.yaml", scale=2)
-    with pytest.raises(ValueError, match=r"Regression .* no argument .*color"):
+    with pytest.raises(ValueError, match=r"colour_fix.* did you mean .*color_fix"):
         enlarger.load(REPO / "configs/model/edsr_small.yaml", scale=2, colour_fix="none")
-
-
-def test_a_key_of_a_group_leaves_the_others(tmp_path: Path) -> None:
-    name = "tests.commands.stochastic.InSteps"
-    model = {"class_path": name, "init_args": {"sampling": {"steps": 4, "level": 0.2}}}
-    (tmp_path / "model.yaml").write_text(json.dumps(model))
-    found = enlarger.load(tmp_path / "model.yaml", scale=2, sampling={"steps": 3}).module
-    assert vars(found.sampling) == {"steps": 3, "level": 0.2}
-
-
-def test_a_folder_with_another_programs_config(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("train: {lr: 1}\n")
-    with pytest.raises(ValueError, match=r"config\.yaml is not of a run or an export"):
-        enlarger.load(tmp_path)
 
 
 def test_a_border_that_hr_loses_to_the_scale_is_cut_off(bicubic: enlarger.Enlarger) -> None:
@@ -247,13 +211,6 @@ def test_a_border_that_hr_loses_to_the_scale_is_cut_off(bicubic: enlarger.Enlarg
         enlarger.measure([sr], [odd], ["psnr"], scale=2)["psnr"]["value"] for sr in (whole, padded)
     ]
     assert numbers[0] == numbers[1]
-
-
-def test_a_model_of_a_file() -> None:
-    for source in ("bicubic", REPO / "configs/model/bicubic.yaml"):
-        model = enlarger.load(source, scale=3, device="cpu")
-        assert model.enlarge(RGB).shape == (72, 60, 3)
-    assert model.enlarge(RGB, size=(30, 30)).shape == (30, 30, 3)
 
 
 # ---------------------------------------------------------------------------------------- numbers
@@ -279,13 +236,6 @@ def test_numbers_are_those_of_the_metric(tmp_path: Path, bicubic: enlarger.Enlar
     again = enlarger.measure(tmp_path / "sr", tmp_path / "hr", ["psnr"], scale=2)
     assert again["psnr"]["value"] == found["psnr"]["value"]
     assert list(again["psnr"]["images"]) == ["a", "b"]
-
-
-def test_names_are_of_any_type_and_one_metric_needs_no_list() -> None:
-    one, two = (DRAWS.integers(0, 256, (24, 20, 3), dtype=np.uint8) for _ in range(2))
-    found = enlarger.measure({1: one, "b": two}, {"b": one, 1: two}, "psnr")["psnr"]
-    assert list(found["images"]) == ["1", "b"]
-    assert found["n"] == 2
 
 
 def test_the_command_prints_and_writes_the_same_numbers(
@@ -346,31 +296,7 @@ def test_what_cannot_be_measured(
         enlarger.measure(outputs, references, metrics)
 
 
-def test_a_metric_without_weights_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ENLARGER_WEIGHTS", "HOME", "TORCH_HOME", "HF_HOME"):
-        monkeypatch.setenv(name, "nowhere")
-    with pytest.raises(FileNotFoundError, match="lpips"):
-        enlarger.measure([RGB], [RGB], ["lpips"])
-
-
 # ----------------------------------------------------------------------------------------- the page
-
-
-def test_the_examples_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "photos").mkdir()
-    photo = Image.fromarray(RGB.repeat(4, 0).repeat(4, 1))
-    for place in ("photo.png", *(f"photos/{number}.png" for number in range(4))):
-        photo.save(tmp_path / place)
-    monkeypatch.chdir(tmp_path)
-    page = (REPO / "docs/python.md").read_text()
-    use, training = re.findall(r"^```python\n# \w+\.py\n(.*?)^```$", page, re.M | re.S)
-    names: dict[str, Any] = {}
-    exec(use, names)
-    assert names["lr"].size == (20, 24)
-    assert names["sr"].size == (80, 96)
-    assert 5 < names["numbers"]["psnr"]["value"] < 60
-    exec(training, names := {})
-    assert names["sr"].size == (160, 192)
 
 
 # --------------------------------------------------------------------------------------- training
@@ -412,15 +338,3 @@ def test_fit_continues_a_run_as_if_it_had_not_stopped(
     assert newest_whole(tmp_path / "runs/x/checkpoints").name == "step-000000004.ckpt"
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
     assert not any(path.name == "checkpoints" for path in tmp_path.iterdir())
-
-
-def test_nothing_of_lightning_is_printed(tmp_path: Path) -> None:
-    """In a process of its own: here pytest has its handlers and filters."""
-    code = (
-        "import enlarger, numpy as np; a = np.zeros((1, 24, 24, 3)); enlarger.measure(a, a + 0.1)"
-    )
-    environment = {"PYTHONPATH": str(REPO), **os.environ}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -79,11 +79,3 @@ def test_the_mask_of_released_weights_is_kept(
     assert MARK in in_checkpoint("other")
     own = ("--config", "resshift.yaml", "--run.name", "third", "--model.init_args.weights")
     assert "released attention mask" in refusal("fit", *own, "runs/resshift", MASK, "correct")
-
-
-def test_what_has_no_mark_is_as_it_was(resshift: Path, enlarger: Enlarger) -> None:
-    start = ("--config", "resshift.yaml", "--model.init_args.weights", "unmarked.pth")
-    enlarger("fit", *start)
-    assert MARK not in in_checkpoint("resshift")
-    enlarger("fit", *start, "--run.name", "asked", MASK, "released")
-    assert MARK in in_checkpoint("asked")

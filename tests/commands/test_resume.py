@@ -134,14 +134,6 @@ def test_what_an_epochs_end_decides_is_not_lost(tiny: Path, enlarger: Enlarger, 
     assert newest("tiny")["global_step"] == 10
 
 
-@pytest.mark.parametrize("first", quick([5, 7, 10], 7))
-def test_more_steps_later(tiny: Path, enlarger: Enlarger, fitted: Fitted, first: int) -> None:
-    fitted(name="whole")
-    enlarger("fit", "--config", "tiny.yaml", "--run.name", "longer", "--trainer.max_steps", first)
-    enlarger("fit", "--config", "tiny.yaml", "--run.name", "longer")
-    assert_same("longer", "whole")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("first", [4, 7, 9])
 def test_values_that_are_waited_for(tiny: Path, enlarger: Enlarger, first: int) -> None:
@@ -177,27 +169,6 @@ def test_a_schedule_of_accumulation(tiny: Path, enlarger: Enlarger, first: int) 
     enlarger(*command, "--run.name", "halves", "--trainer.max_steps", first)
     enlarger(*command, "--run.name", "halves")
     assert_same("halves", "whole")
-
-
-@pytest.mark.parametrize("step", quick([3, 4, 5, 10], 4))
-def test_from_a_checkpoint_of_lightnings_own(
-    tiny: Path, enlarger: Enlarger, fitted: Fitted, step: int
-) -> None:
-    """It is written at the end of a batch, after ours has set the counters."""
-    saver = """{class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {
-        dirpath: runs/tiny/saved, save_top_k: -1, every_n_train_steps: 1, filename: "{step}"}}"""
-    every = ("--trainer.val_check_interval", 3)
-    saved = fitted(*every, "--trainer.callbacks+", saver, name="saving") / "saved"
-    fitted(*every, name="whole")
-    command = ("fit", "--config", "tiny.yaml", *every, "--run.name", "other")
-    enlarger(*command, "--ckpt_path", saved / f"step={step}.ckpt")
-    assert_same("other", "whole")
-
-
-def test_a_finished_run_changes_nothing(trained: Path, enlarger: Enlarger) -> None:
-    before = {p.name: p.read_bytes() for p in Path("runs/tiny/checkpoints").iterdir()}
-    enlarger("fit", "--config", "tiny.yaml")
-    assert {p.name: p.read_bytes() for p in Path("runs/tiny/checkpoints").iterdir()} == before
 
 
 @pytest.mark.slow

@@ -112,5 +112,8 @@ def test_keys_have_their_help_and_default(folder: Path) -> None:
         for model in models
         if model.get("properties", {}).get("class_path", {}).get("const", "").endswith("ResShift")
     ]
+    checkpoint = whole["$defs"]["checkpoint"]["properties"]
+    assert checkpoint["keep_last"] | {"type": "integer", "minimum": 1} == checkpoint["keep_last"]
+    assert checkpoint["every_n_minutes"]["type"] == "number"
     assert found["perceptual_weight"]["default"] == 1.0
     assert found["perceptual_weight"]["description"].startswith("Its weight: 1 in the paper")

@@ -20,7 +20,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from callbacks.evaluation import EvaluationCallback, Stage
 from commands.signals import Signals
 from lightning_modules.base import Generator, SuperResolver
 from tests.commands.test_resume import assert_same, newest
@@ -141,78 +140,6 @@ def test_a_validation_is_left_at_once_and_its_half_goes_nowhere(
     scores = json.loads(Path("runs/tiny/checkpoints/best.json").read_text())["scores"]
     assert set(scores) == {"step-000000002.ckpt"}
     assert newest("tiny")["callbacks"]["Checkpoints"] == {"validation_due": True}
-
-
-@pytest.mark.slow
-def test_twice_in_a_validation(tiny: Path, enlarger: Enlarger) -> None:
-    """The second signal comes in the validation that repeats the first one."""
-    stop(enlarger, "validation", 4, TERM, *EVERY_TWO)
-    stop(enlarger, "validation", 4, TERM, *EVERY_TWO)
-    assert newest("tiny")["global_step"] == 4
-    enlarger(*FIT, *EVERY_TWO)
-    enlarger(*FIT, *EVERY_TWO, "--run.name", "whole")
-    assert_same("tiny", "whole")
-
-
-@pytest.mark.slow
-def test_early_stopping_sees_a_validation_that_is_done_again(
-    tiny: Path, enlarger: Enlarger
-) -> None:
-    """It waits for the end of the epoch, which the resumed run does not come to."""
-    early = (
-        *("--trainer.callbacks+", "lightning.pytorch.callbacks.EarlyStopping"),
-        *("--trainer.callbacks.monitor", "val/psnr", "--trainer.callbacks.mode", "max"),
-        *("--trainer.callbacks.min_delta", 99, "--trainer.callbacks.patience", 1),
-    )
-    stop(enlarger, "validation", 5, TERM, *early)
-    enlarger(*FIT, *early)
-    assert newest("tiny")["global_step"] == 10
-
-
-class EverySecond(EvaluationCallback):
-    """Note the steps of its validations, when they have ended."""
-
-    worked: list[int] = []  # noqa: RUF012  (emptied by the test)
-
-    def __init__(self) -> None:
-        super().__init__(every_n=2)
-        self.active = False
-
-    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.active = self._due(trainer)
-
-    def _add(self, *args: Any) -> None:
-        """Ignore it."""
-
-    def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
-        if self.active:
-            EverySecond.worked.append(trainer.global_step)
-
-
-def test_every_n_counts_a_validation_that_is_done_again_once(
-    tiny: Path, enlarger: Enlarger
-) -> None:
-    EverySecond.worked = []
-    second = ("--trainer.callbacks+", f"{__name__}.EverySecond", *EVERY_TWO)
-    stop(enlarger, "validation", 7, USR1, *second)  # the third one
-    assert EverySecond.worked == [2]
-    enlarger(*FIT, *second)
-    assert EverySecond.worked == [2, 7, 12]  # of 2, 4, 7, 9, 12
-
-
-def test_in_the_sanity_check(tiny: Path, enlarger: Enlarger) -> None:
-    command = [*FIT[:3], "--trainer.callbacks+", f"{__name__}.AtOnce"]
-    with pytest.raises(SystemExit) as stopped:
-        enlarger(*command)
-    assert stopped.value.code == 143
-    assert not list(Path("runs/tiny").glob("checkpoints/step-*"))
-
-
-class AtOnce(Callback):
-    """A signal before the first validated image."""
-
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        os.kill(os.getpid(), TERM)
 
 
 @pytest.mark.parametrize("verb", ["validate", "test", "predict"])
@@ -365,39 +292,6 @@ def test_a_second_ctrl_c_stops_at_once(
     assert newest("tiny")["global_step"] == 3
 
 
-@pytest.mark.parametrize("hook", ["__init__", "setup"])
-def test_ctrl_c_before_the_first_step(
-    tiny: Path, enlarger: Enlarger, capsys: pytest.CaptureFixture[str], hook: str
-) -> None:
-    """While classes are built and images listed, which may take minutes."""
-    early = f"{{class_path: {__name__}.Early, init_args: {{hook: {hook}}}}}"
-    with pytest.raises(SystemExit) as stopped:
-        enlarger(*FIT[:3], "--trainer.callbacks+", early)
-    assert stopped.value.code == 130
-    said = capsys.readouterr().err
-    assert "stopped by SIGINT" in said
-    assert "Traceback" not in said
-
-
-class Early(Callback):
-    """Ctrl-C before training.
-
-    Args:
-        hook: Name of the hook that sends it.
-    """
-
-    def __init__(self, hook: str) -> None:
-        self.hook = hook
-        self._come("__init__")
-
-    def setup(self, *args: Any, **kwargs: Any) -> None:
-        self._come("setup")
-
-    def _come(self, hook: str) -> None:
-        if hook == self.hook:
-            raise KeyboardInterrupt
-
-
 class Impatient(Callback):
     """Ctrl-C twice in the fourth batch."""
 
@@ -405,11 +299,6 @@ class Impatient(Callback):
         if trainer.global_step == 3:
             os.kill(os.getpid(), INT)
             os.kill(os.getpid(), INT)
-
-
-def test_without_checkpoints(tiny: Path, enlarger: Enlarger) -> None:
-    stop(enlarger, "backward", 3, TERM, "--trainer.enable_checkpointing", "false")
-    assert not Path("runs/tiny/checkpoints").exists()
 
 
 @pytest.mark.slow

@@ -12,8 +12,6 @@ import pytest
 import yaml
 from PIL import Image
 
-from callbacks.results.files import load_results
-
 Enlarger = Callable[..., None]
 Refusal = Callable[..., str]
 NOISY = "tests.commands.stochastic.Noisy"
@@ -35,7 +33,7 @@ def noisy(tiny: Path) -> str:
 
 def predicted(enlarger: Enlarger, config: str, *more: object) -> tuple[Any, int]:
     """Return the image and its number of tiles."""
-    where = ("--data.init_args.predict", "in", "--writer.overwrite", True)
+    where = ("--data.init_args.predict", "in")
     enlarger("predict", "--config", config, *where, *more)
     line = json.loads((OUT / "predictions.jsonl").read_text().splitlines()[-1])
     with Image.open(OUT / "a.png") as image:
@@ -52,11 +50,6 @@ def test_tiles_are_a_matter_of_memory(noisy: str, enlarger: Enlarger) -> None:
         assert np.abs(found - whole).max() <= 1
 
 
-def test_a_file_may_say_it(noisy: str, enlarger: Enlarger) -> None:
-    Path("tiles.yaml").write_text("tiling:\n  size: 40\n  overlap: 10\n")
-    assert predicted(enlarger, noisy, "--config", "tiles.yaml")[1] == 2 * 2
-
-
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -71,14 +64,3 @@ def test_what_cannot_be(
 ) -> None:
     where = ("--data.init_args.predict", "in")
     assert message in refusal("predict", "--config", noisy, *where, *wrong)
-
-
-def test_numbers_of_other_colours_do_not_replace_one_another(
-    noisy: str, enlarger: Enlarger
-) -> None:
-    for kind in ("none", "adain"):
-        enlarger("test", "--config", noisy, "--model.init_args.color_fix", kind)
-    found = load_results(Path("runs/tiny/results.json"))["results"]
-    values = {r["checkpoint"]: r["value"] for r in found if r["metric"] == "psnr"}
-    assert set(values) - {"bicubic"} == {None, "color_fix adain"}
-    assert values[None] != values["color_fix adain"]

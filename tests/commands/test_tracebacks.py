@@ -6,14 +6,11 @@ import errno
 import os
 import re
 from collections.abc import Callable
-from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging
 
 from commands.tracebacks import sentence_of, status_of
 
@@ -72,30 +69,6 @@ def test_a_full_disk_that_names_no_file_is_told_by_the_code_that_wrote() -> None
     said = sentence_of(raised.value)
     assert said is not None
     assert said.startswith(f"No space left on device, where {__file__} writes; free space there")
-
-
-@pytest.mark.parametrize("mean", [True, False])
-def test_of_lightning_s_callbacks_only_what_they_mean(mean: bool) -> None:
-    averages = StochasticWeightAveraging(swa_lrs=0.1)
-    stopping = EarlyStopping("val/psnr")
-    meant = partial(stopping._validate_condition_metric, {"val/ssim": torch.tensor(1.0)})
-    # torch's message about shapes that do not match.
-    bug = partial(averages.avg_fn, torch.zeros(2), torch.zeros(3), torch.tensor(1))
-    with pytest.raises(RuntimeError) as raised:
-        (meant if mean else bug)()
-    error = raised.value
-    assert error.__traceback__ is not None
-    error.__traceback__ = error.__traceback__.tb_next  # as if called by the command, not from here
-    assert (sentence_of(error) is None) is not mean
-
-
-@pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is installed")
-def test_what_a_class_of_lightning_lacks(tiny: Path, refusal: Callable[..., str]) -> None:
-    """The parser wraps it in sentences about the class path."""
-    logger = ("--trainer.logger", "lightning.pytorch.loggers.WandbLogger")
-    said = refusal("fit", "--config", "tiny.yaml", *logger)
-    assert "wandb" in said
-    assert "Problem with given class_path" not in said
 
 
 def test_a_compiler_that_fails_is_a_sentence() -> None:

@@ -1,4 +1,4 @@
-"""Every experiment is built by a quick test, up to its first step, and is run by some test."""
+"""Every experiment is built, up to its first step; most by a quick test."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import torch
 
 from commands.cli import EnlargerCLI
 from lightning_modules.networks.autoencoders import taef2_decoder, taef2_encoder
+from tests.configs.bases import base_of, bases
 from tests.configs.shipped import PATHS
 from tests.configs.test_configs import ALIKE, OWN_TESTS
-from tests.configs.test_self_cascade_paper import base_of, bases
-from tests.conftest import REPO
-from tests.runs import collected, named, not_run
+from tests.runs import not_run
 from tests.small_sd import options, save_sd, training
 
 __all__ = ["bases"]  # a fixture
@@ -98,29 +97,6 @@ def test_is_built(
         cli = build(PATHS[f"experiment/{name}.yaml"], enlarger, *more)
     assert list(cli.model.parameters())
     assert cli.datamodule is not None
-
-
-def test_each_is_run_by_a_test(request: pytest.FixtureRequest) -> None:
-    """Most of them by a slow one; that a test runs what it is marked with, conftest.py sees."""
-    files = [
-        path for path in (REPO / "tests").rglob("test_*.py") if "mark.runs(" in path.read_text()
-    ]
-    items = collected(request.session, files)
-    found = set().union(*map(named, items))
-    assert found == set(NAMES) - BUILT_ALONE, "a file under configs/experiment/ that no test runs?"
-
-
-def test_a_mistake_that_parses_would_be_seen(
-    enlarger: Enlarger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    path = PATHS["experiment/mini/diffusion/automobiles.yaml"]
-    wrong = ("--model.init_args.denoiser.init_args.network.norm_num_groups", "7")
-    with pytest.raises(SystemExit) as stopped:
-        enlarger("fit", "--config", path, *wrong, "--print_config")
-    assert stopped.value.code in (0, None)
-    with pytest.raises(ValueError, match="num_groups"):
-        build(path, enlarger, *wrong)
 
 
 def test_what_a_marker_names_and_no_command_ran_is_seen(request: pytest.FixtureRequest) -> None:

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from callbacks import weights
 from commands.cli import EnlargerCLI
 from datamodules.pack import __main__ as pack
 from datamodules.sources.photos import PHOTOS
@@ -231,17 +230,6 @@ def test_parts_parse(
     reads(enlarger, tmp_path, *(word for pair in words for word in pair))
 
 
-def test_a_mistake_in_a_file_would_be_seen(
-    enlarger: Enlarger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    wrong = tmp_path / "wrong.yaml"
-    wrong.write_text((CONFIGS / "model/edsr.yaml").read_text().replace("loss:", "lss:"))
-    with pytest.raises(SystemExit) as stopped:
-        enlarger("fit", "--model", wrong, "--data", CONFIGS / "data/photos.yaml", "--print_config")
-    assert stopped.value.code == 2
-    assert "did you mean 'loss'" in capsys.readouterr().err
-
-
 def test_each_is_short_and_knows_no_machine() -> None:
     for name in FILES:
         text = PATHS[name].read_text()
@@ -265,13 +253,6 @@ def test_the_readme_lists_each_experiment_once() -> None:
     assert all(shown == target for shown, target in rows)
     shipped = [n.removeprefix("experiment/") for n in EXPERIMENTS if "/mini/" not in n]
     assert sorted(shown for shown, _ in rows) == shipped
-
-
-def test_the_quickstart_anneals_until_its_end() -> None:
-    steps = content("trainer/cpu_minutes.yaml")["max_steps"]
-    assert content("model/edsr_small.yaml")["init_args"]["lr_scheduler"]["init_args"] == {
-        "T_max": steps
-    }
 
 
 # ------------------------------------------------------------------------------------------ splits
@@ -298,12 +279,6 @@ def test_no_scene_is_on_two_sides() -> None:
         val, test = ([n for source in side for n in photos(source)] for side in sides)
         assert shared_scenes(train, val + test) == [], name
         assert shared_scenes(val, test) == [], name
-
-
-def test_the_stereo_pair_is_trained_on() -> None:
-    train = content("data/photos.yaml")["init_args"]["train"]["init_args"]["names"]
-    assert {"motorcycle_left", "motorcycle_right"} <= set(train)
-    assert shared_scenes(["motorcycle_left"], ["motorcycle_right"]) == ["motorcycle"]
 
 
 # ----------------------------------------------------------------------------------------- running
@@ -419,99 +394,11 @@ def test_a_test_set_of_a_paper(
         assert measured >= ({"psnr"} if "liif" in callbacks else {"psnr", "ssim"})
 
 
-def test_a_set_without_hr_with_published_weights(
-    enlarger: Enlarger,
-    weights_root: Path,
-    home: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("ENLARGER_WEIGHTS", str(weights_root))
-    enlarger(*benchmark("bicubic", *preset("realset80", "invsr-imagenet")))
-    assert {entry["metric"] for entry in results("benchmark")} >= {"niqe"}
-
-
-def test_a_set_without_hr_says_which_metric_is_off(
-    enlarger: Enlarger,
-    home: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.setattr(weights, "obtain", lambda name: None)
-    enlarger(*benchmark("bicubic", *preset("realset80", "invsr-imagenet")))
-    assert "niqe is off, no number will appear: niqe-pristine.npz is neither in" in caplog.text
-
-
 def test_outputs_of_another_program(enlarger: Enlarger, home: Path) -> None:
     enlarger(*benchmark("folder_outputs", "--data.init_args.scale", 4))
     assert {"psnr", "ssim"} <= {entry["metric"] for entry in results("benchmark")}
 
 
-def test_a_checkpoint_of_spandrel(enlarger: Enlarger, home: Path) -> None:
-    pytest.importorskip("spandrel", reason="needs the optional package spandrel")
-    enlarger(*benchmark("spandrel"))
-    assert {"psnr", "ssim"} <= {entry["metric"] for entry in results("benchmark")}
-
-
-@pytest.mark.parametrize("data", quick(["set5", "set14"], "set5"))
-def test_imdn_with_published_weights(
-    data: str,
-    enlarger: Enlarger,
-    weights_root: Path,
-    home: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("ENLARGER_WEIGHTS", str(weights_root))
-    enlarger(*benchmark("imdn", "--data", CONFIGS / f"data/{data}.yaml"))
-    assert results("benchmark")[0]["checkpoint"].endswith("imdn-x2.pth")
-
-
-def test_imdn_with_others_for_published_weights(
-    enlarger: Enlarger, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As in a fresh clone, which has none."""
-    stand_in(home / "weights", monkeypatch)
-    enlarger(*benchmark("imdn"))
-    assert results("benchmark")[0]["checkpoint"].endswith("imdn-x2.pth")
-
-
-def test_validate_measures_what_test_does(enlarger: Enlarger, home: Path) -> None:
-    _, *words = benchmark("bicubic")
-    enlarger("validate", *words)
-    validated = results("benchmark")
-    assert {"psnr", "ssim", "swd"} <= {entry["metric"] for entry in validated}
-    enlarger("test", *words)
-    assert results("benchmark") == validated
-
-
 def test_the_papers_presets_have_a_test_set() -> None:
     expected = {"liif-div2k", "idm-faces", "invsr-imagenet", "resshift", "nsarm-real"}
     assert {preset for _, preset in PAPERS} == expected
-
-
-def test_a_model_for_which_there_is_no_experiment(enlarger: Enlarger, home: Path) -> None:
-    narrow = ("--model.init_args.network.blocks", 1, "--model.init_args.network.channels", 8)
-    fit = ("--data.init_args.batch_size", 2, "--data.init_args.crop_size", 16)
-    enlarger(
-        *("fit", *in_place("model/liif.yaml"), *RUN, *narrow, *fit, "--trainer.max_steps", 2),
-        *("--degradation", CONFIGS / "degradation/bicubic.yaml", "--data.init_args.val", "null"),
-        *("--data.init_args.scale", 2.5),
-    )
-    assert list(Path("runs").glob("*/checkpoints/step-000000002.ckpt"))
-
-
-def test_data_for_which_there_is_no_experiment(enlarger: Enlarger, home: Path) -> None:
-    """The mixture: two sources of four images each, all four crops of a batch by the weights."""
-    narrow = ("--model.init_args.network.blocks", 1, "--model.init_args.network.channels", 8)
-    enlarger(
-        *("fit", "--model", CONFIGS / "model/edsr.yaml", "--data", CONFIGS / "data/mix.yaml"),
-        *("--degradation", CONFIGS / "degradation/bicubic.yaml", *RUN, *FIT, *narrow),
-        *("--data.init_args.val", "null"),
-    )
-    assert list(Path("runs").glob("*/checkpoints/step-000000002.ckpt"))
-
-
-def test_the_quickstart_with_colours(enlarger: Enlarger, home: Path) -> None:
-    command = ("--config", CONFIGS / "experiment/quickstart.yaml", *RUN, *small("quickstart"))
-    augment = ("--data.init_args.crops.augment", CONFIGS / "augment/color.yaml")
-    enlarger("fit", *command, *FIT, *augment, "--data.init_args.val", "null")
-    assert Path("runs/quickstart/checkpoints/step-000000002.ckpt").is_file()

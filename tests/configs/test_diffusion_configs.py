@@ -9,29 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 
 from datamodules.pack import __main__ as pack
-from lightning_modules.backbone.denoiser import UNet2D
 from tests.conftest import REPO
 
 CONFIGS = REPO / "configs"
 EXPERIMENT = CONFIGS / "experiment/mini/diffusion/automobiles.yaml"
-
-
-def content(path: Path) -> Any:
-    return yaml.safe_load(path.read_text())
-
-
-def test_it_has_at_most_two_million_parameters_and_anneals_to_the_end() -> None:
-    model = content(CONFIGS / "model/diffusion_small.yaml")["init_args"]
-    denoiser = UNet2D(**model["denoiser"]["init_args"])
-    assert sum(parameter.numel() for parameter in denoiser.parameters()) < 2_000_000
-    widths = [bool(getattr(block, "attentions", None)) for block in denoiser.unet.down_blocks]
-    assert widths == [False, False, True]  # attention on the smallest level only
-    steps = content(EXPERIMENT)["trainer"]["max_steps"]
-    assert model["lr_scheduler"]["init_args"]["steps"] == steps
 
 
 @pytest.mark.runs("mini/diffusion/automobiles")
@@ -56,6 +40,5 @@ def test_the_experiment(enlarger: Any, tmp_path: Path, monkeypatch: pytest.Monke
     run = tmp_path / "runs/mini_diffusion_automobiles"
     ranking = json.loads((run / "checkpoints/best.json").read_text())
     assert ranking["monitor"] == "val/kid_thumb"
-    assert (run / "samples/val-00000002.png").is_file()
     stored = torch.load(run / "checkpoints/step-000000002.ckpt", weights_only=True)
     assert "denoiser.unet.conv_in.weight" in stored["state_dict"]

@@ -10,13 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from PIL import Image
 from torch import nn
 
 from commands.cli import EnlargerCLI
-from commands.distributed import launch as fully_sharded
-from lightning_modules.networks.infinity import Block
 from tests.configs.shipped import PATHS
 from tests.configs.test_invsr_configs import save
 from tests.conftest import REPO
@@ -24,17 +21,11 @@ from tests.quick import quick
 
 Enlarger = Callable[..., None]
 CONFIGS = REPO / "configs"
-EXPERIMENTS = CONFIGS / "experiment"
 TRAINED = ("tokenizer", "base", "stage1", "stage2")
-SECOND = ("transformer", "stage_two")
 
 
 def at(name: str) -> Path:
     return PATHS[f"experiment/mini/nsarm/{name}.yaml"]
-
-
-def content(path: Path) -> Any:
-    return yaml.safe_load(path.read_text())["model"]["init_args"]
 
 
 def model_of(
@@ -85,37 +76,6 @@ class TestPaper:
         assert (millions(model.mapper), millions(model.space)) == (385.1, 81.6)
         assert model.scales.latents[:7] == model.mapper.grids
         assert model.tile == 256
-
-    @pytest.mark.slow
-    def test_stage_two_and_its_shards(self, tmp_path, enlarger, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        name = "experiment/nsarm_8b_stage2.yaml"
-        model = model_of(name, "fit", enlarger, monkeypatch, *NO_TEXT, *ON_ONE)
-        # The paper's 8,760 M: neither tokenizer nor encoders of texts are counted.
-        assert (millions(model.mapper), millions(model.transformer)) == (385.1, 8375.8)
-        assert model.scales.tokens == 10_521
-        assert sum(span.stop - span.start for span in model.scales.spans[7:]) == 10_000
-        assert model.transformer.checkpointing
-        trainer = yaml.safe_load((CONFIGS / name).read_text())["trainer"]  # before ON_ONE
-        assert (trainer["strategy"], trainer["precision"]) == ("fsdp", "bf16-mixed")
-        blocks = [
-            block for block in fully_sharded._blocks(model.transformer) if isinstance(block, Block)
-        ]
-        assert [millions(block) for block in blocks] == [205.6] * 40
-        assert not any(parameter.requires_grad for parameter in model.space.parameters())
-        optimizer = model.configure_optimizers()
-        assert [group["weight_decay"] for group in optimizer.param_groups] == [0.005, 0.0] * 2
-        rates = [group["lr"] for group in optimizer.param_groups]
-        assert rates == [1e-5, 1e-5, 1e-7, 1e-7]  # of the transformer; of the mapper
-
-        # The page's table, all in float32, as autocast leaves weights and blocks' inputs.
-        trained = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
-        gathered = 2 * 4 * sum(p.numel() for p in blocks[0].parameters())
-        kept = 2 * 4 * len(blocks) * model.scales.tokens * model.transformer.width
-        page = (REPO / "docs/methods/nsarm.md").read_text()
-        for gpus in (8, 16, 32):
-            row = (16 * trained / gpus / 1e9, gathered / 1e9, kept / 1e9)
-            assert f"| {gpus} | {' | '.join(f'{number:.1f}' for number in row)} |" in page
 
     @pytest.mark.parametrize("verb", quick(["predict", "test"], "predict"))
     def test_inference(self, tmp_path, enlarger, monkeypatch, verb):
@@ -189,19 +149,3 @@ def test_the_miniature_as_a_newcomer_types_it(
         enlarger("predict", *words, "--data.init_args.predict", "small.png")
         with Image.open(f"runs/mini_nsarm_{name}/predict/small.png") as large:
             assert large.size == (20 * scale, 30 * scale)
-
-
-def test_stages_are_of_one_network() -> None:
-    latents, first, second = (content(at(n)) for n in ("latents", "stage1", "stage2"))
-    for name in ("space", "space_weights", "mapper"):
-        assert latents[name] == first[name] == second[name]
-    assert second["transformer"] == content(at("base"))["transformer"]
-    assert second["stage_two"]["transformer_weights"] == "runs/mini_nsarm_base"
-    tokenizer = content(at("tokenizer"))
-    space = yaml.safe_load((CONFIGS / "backbone/nsarm_mini.yaml").read_text())["init_args"]
-    assert tokenizer["vae"] == space["vae"]
-    assert tokenizer["grids"] == space["grids"]
-    large = [content(EXPERIMENTS / f"nsarm_8b_stage{n}.yaml") for n in (1, 2)]
-    assert large[0]["mapper"] == large[1]["mapper"]
-    assert not set(SECOND) & large[0].keys()
-    assert set(SECOND) <= large[1].keys()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lightning_modules.networks.autoencoders import taef2_decoder, taef2_encoder
-from tests.configs.shipped import PATHS, content
+from tests.configs.shipped import PATHS
 
 Enlarger = Callable[..., None]
 NAMES = ("pixel", "taef2")
@@ -25,27 +25,6 @@ WINDOW = ("--model.init_args.network.init_args.window", 2)
 
 def mini(name: str) -> str:
     return f"experiment/mini/resshift/{name}.yaml"
-
-
-def test_schedules_end_with_the_run() -> None:
-    for name in NAMES:
-        trainer = content(mini(name))["trainer"]
-        trainer = trainer if isinstance(trainer, dict) else content(trainer)
-        schedule = content(mini(name))["model"]["init_args"]["lr_scheduler"]["init_args"]
-        assert schedule["steps"] == trainer["max_steps"]
-    journal = content("model/resshift_journal.yaml")["init_args"]
-    steps = content("experiment/resshift_journal.yaml")["trainer"]["max_steps"]
-    assert journal["lr_scheduler"]["init_args"]["steps"] == steps
-
-
-@pytest.mark.parametrize("name", ["v2", "journal"])
-def test_the_average_of_the_papers_runs_has_no_warm_up(name: str) -> None:
-    averaged = {"class_path": "callbacks.EMA", "init_args": {"first": None}}
-    quality = content("callbacks/quality.yaml")
-    trainer = content(f"experiment/resshift_{name}.yaml")["trainer"]
-    assert trainer["callbacks"] == [
-        averaged if callback == "callbacks.EMA" else callback for callback in quality
-    ]
 
 
 @pytest.mark.slow

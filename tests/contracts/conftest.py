@@ -35,18 +35,3 @@ def pytest_configure(config: pytest.Config) -> None:
     missing = [str(file) for file in discovery.FILES if not file.is_file()]
     if missing:
         raise pytest.UsageError(f"--plugin-yaml {missing[0]}: there is no such file")
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of a class that cannot be made for want of arguments, let one test say so."""
-    if discovery.plugins(config):
-        items[:], left_out = discovery.one_error(items)
-        if left_out:
-            config.hook.pytest_deselected(items=left_out)
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Say so."""
-    if message := item.stash.get(discovery.CANNOT, None):
-        pytest.fail(message, pytrace=False)

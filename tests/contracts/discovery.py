@@ -18,18 +18,17 @@ import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 import pytest
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentParser
 
-from degradations.base import Degradation
 from files.own_modules import import_own
-from lightning_modules.base import ImageModel
+from files.ranges import register_ranges
 
 T = TypeVar("T")
 
@@ -180,17 +179,15 @@ def from_yaml(cls: type[T], found: Written, *arguments: Any) -> T:
         found: What `written` gave.
         arguments: The first ones, of the tests.
     """
-    parser, values = _parsed(cls, found, len(arguments))
-    values = parser.instantiate_classes(values, instantiate_groups=False)
-    return cls(*arguments, **vars(values.made))
-
-
-def _parsed(cls: type, found: Written, taken: int) -> tuple[ArgumentParser, Namespace]:
+    names = list(inspect.signature(cls).parameters)[: len(arguments)]
+    rest = {name: value for name, value in found.arguments.items() if name not in names}
+    register_ranges()
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(cls, "made", skip={taken} if taken else None)
-    names = list(inspect.signature(cls).parameters)[:taken]
-    given = {name: value for name, value in found.arguments.items() if name not in names}
-    return parser, parser.parse_object({"made": given})
+    parser.add_class_arguments(cls, "made", skip={len(names)} if names else None)
+    values = parser.parse_object({"made": rest})
+    return cls(
+        *arguments, **vars(parser.instantiate_classes(values, instantiate_groups=False).made)
+    )
 
 
 def made(cls: type[T], advice: str, *arguments: Any) -> T:
@@ -204,68 +201,13 @@ def made(cls: type[T], advice: str, *arguments: Any) -> T:
     missing = required_arguments(cls)[len(arguments) :]
     if not missing:
         return cls(*arguments)
-    if not is_plugin(cls):
-        pytest.fail(f"{_needs(cls, missing)}: give them defaults, or {advice}")
-    found = written(cls, len(arguments))
-    if found is None:
-        pytest.fail(_needs_yaml(cls, missing), pytrace=False)
-    return from_yaml(cls, found, *arguments)
-
-
-def why_not(cls: type) -> str | None:
-    """Why the contracts cannot run on a plug-in's class: it cannot be made. None: it can."""
-    taken = 1 if issubclass(cls, ImageModel | Degradation) else 0
-    missing = required_arguments(cls)[taken:]
-    if not missing or not is_plugin(cls):
-        return None
-    found = written(cls, taken)
-    if found is None:
-        return _needs_yaml(cls, missing)
-    try:
-        _parsed(cls, found, taken)
-    except ArgumentError as error:
-        return f"{found.file}, init_args of {full_name(cls)}: {error}"
-    return None
-
-
-def _needs(cls: type, missing: list[str]) -> str:
-    return f"{full_name(cls)} cannot be made without {', '.join(missing)}"
-
-
-def _needs_yaml(cls: type, missing: list[str]) -> str:
-    return (
-        f"{_needs(cls, missing)}: write `class_path: {full_name(cls)}` with these init_args into a "
-        "YAML file in this folder or beside the class, or name the file with --plugin-yaml; none "
-        "of its other tests was run"
+    found = written(cls, len(arguments)) if is_plugin(cls) else None
+    if found is not None:
+        return from_yaml(cls, found, *arguments)
+    fix = (
+        f"write `class_path: {full_name(cls)}` with these init_args into a YAML file in this "
+        "folder or beside the class, or name the file with --plugin-yaml"
+        if is_plugin(cls)
+        else f"give them defaults, or {advice}"
     )
-
-
-def one_error(items: Iterable[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:
-    """Tests to run and tests to leave out: of a class that cannot be made, one says so.
-
-    Args:
-        items: What was collected.
-    """
-    kept, left_out = [], []
-    known: dict[type, str | None] = {}
-    said: set[type] = set()
-    for item in items:
-        callspec = getattr(item, "callspec", None)
-        values = callspec.params.values() if callspec is not None else ()
-        parts = [part for value in values for part in (value if type(value) is tuple else [value])]
-        classes = [part for part in parts if inspect.isclass(part)]
-        for cls in classes:
-            if cls not in known:
-                known[cls] = why_not(cls)
-        broken = [cls for cls in classes if known[cls] is not None]
-        if broken and said.issuperset(broken):
-            left_out.append(item)
-            continue
-        if broken:
-            item.stash[CANNOT] = str(known[broken[0]])
-            said |= set(broken)
-        kept.append(item)
-    return kept, left_out
-
-
-CANNOT = pytest.StashKey[str]()
+    pytest.fail(f"{full_name(cls)} cannot be made without {', '.join(missing)}: {fix}", False)

@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import functools
-import tempfile
-from pathlib import Path
 
 import pytest
 from lightning.pytorch import Callback
-from PIL import Image
 from torchmetrics.image import UniversalImageQualityIndex
 
 from callbacks.metrics.base import ImageMetric, Metric
-from callbacks.metrics.consistency import Lattice, Memorised, Repetition
+from callbacks.metrics.consistency import Repetition
 from callbacks.metrics.iqa import IQA
 from callbacks.metrics.torchmetric import TorchMetric
 from tests.contracts import discovery
 from tests.contracts.arguments import build
 from tests.contracts.callback_contract import CallbackContract, MetricContract
 
-
-@functools.cache
-def images() -> str:
-    """A folder with two, what a generator is said to be trained on."""
-    folder = Path(tempfile.mkdtemp())
-    for level in (50, 200):
-        Image.new("RGB", (32, 32), (level, level, 128)).save(folder / f"{level}.png")
-    return str(folder)
-
-
 # A line for each class of ours that cannot be made without arguments: a function that makes one.
 EXAMPLES: dict[type, object] = {
     IQA: lambda: IQA("musiq"),
-    Memorised: lambda: Memorised(images()),
     Repetition: lambda: Repetition(16),
     TorchMetric: lambda: TorchMetric(UniversalImageQualityIndex),
 }
@@ -78,11 +64,6 @@ class TestMetrics(MetricContract):
     @pytest.fixture
     def make(self, metric_class):
         return maker(metric_class)
-
-    def test_less_noise_is_better(self, metric):
-        if isinstance(metric, Lattice):
-            pytest.skip("it looks for a decoder's traces, not for quality")
-        super().test_less_noise_is_better(metric)
 
 
 def test_names_of_metrics_differ():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-
 import numpy as np
 import pytest
 import torch
@@ -44,52 +42,9 @@ class Counting(Plain):
         return x + 0.01 * self.calls
 
 
-class ChangesParams(Plain):
-    def forward(self, x, params):
-        params["u"].clamp_(0.2, 0.3)
-        return super().forward(x, params)
-
-
 class GlobalTorch(Plain):
     def forward(self, x, params):
         return x + torch.rand(())
-
-
-class GlobalNumpy(Plain):
-    def draw(self, draws, shape):
-        return {"u": np.random.uniform(size=shape[0])}
-
-
-class Seeding(Plain):
-    def forward(self, x, params):
-        torch.manual_seed(0)
-        return x
-
-
-class Half(Plain):
-    def forward(self, x, params):
-        return x.half()
-
-
-class DividesByContrast(Plain):
-    def forward(self, x, params):
-        return x / (x.amax() - x.amin())
-
-
-class Unrecordable(Plain):
-    def draw(self, draws, shape):
-        return {"u": draws.uniform(), "mode": np.array(["area"] * shape[0])}
-
-
-class Unpicklable(Plain):
-    def __init__(self):
-        super().__init__()
-        self.f = lambda x: x
-
-
-class Scaled(Plain):
-    def __init__(self, scale=4.0):
-        super().__init__()
 
 
 class StridedNoise(Plain):
@@ -97,39 +52,24 @@ class StridedNoise(Plain):
         return torch.empty_like(x).normal_(generator=torch.Generator().manual_seed(0))
 
 
-class NoNumberAnImage(Plain):
-    def draw(self, draws, shape):
-        return {"u": draws.uniform()[0]}
-
-
 CHECK = StageContract()
-NOT_PICKLED = (AttributeError, pickle.PicklingError)
 
 
 @pytest.mark.parametrize(
-    ("stage", "check", "error"),
+    ("stage", "check"),
     [
-        (SharedDraw, CHECK.test_an_image_does_not_depend_on_its_batch, None),
-        (BatchStatistics, CHECK.test_an_image_does_not_depend_on_its_batch, None),
-        (InPlace, CHECK.test_forward_is_pure, None),
-        (Counting, CHECK.test_forward_is_pure, None),
-        (Counting, CHECK.test_same_seeds_give_the_same_bits, None),
-        (ChangesParams, CHECK.test_forward_is_pure, None),
-        (GlobalTorch, CHECK.test_no_global_generator_is_used, None),
-        (GlobalNumpy, CHECK.test_no_global_generator_is_used, None),
-        (Seeding, CHECK.test_no_global_generator_is_used, None),
-        (Half, CHECK.test_shape_dtype_and_values, None),
-        (DividesByContrast, CHECK.test_hostile_images_give_finite_ones, None),
-        (Unrecordable, CHECK.test_params_survive_json, TypeError),
-        (NoNumberAnImage, CHECK.test_same_seeds_give_the_same_bits, TypeError),
-        (Unpicklable, CHECK.test_pickles, NOT_PICKLED),
-        (Scaled, CHECK.test_has_no_scale, None),
-        (StridedNoise, CHECK.test_memory_format_does_not_matter, None),
+        (SharedDraw, CHECK.test_an_image_does_not_depend_on_its_batch),
+        (BatchStatistics, CHECK.test_an_image_does_not_depend_on_its_batch),
+        (InPlace, CHECK.test_forward_is_pure),
+        (Counting, CHECK.test_forward_is_pure),
+        (Counting, CHECK.test_same_seeds_give_the_same_bits),
+        (GlobalTorch, CHECK.test_no_global_generator_is_used),
+        (StridedNoise, CHECK.test_memory_format_does_not_matter),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
-def test_a_broken_stage_is_caught(stage, check, error):
-    with pytest.raises(error or AssertionError):
+def test_a_broken_stage_is_caught(stage, check):
+    with pytest.raises(AssertionError):
         check(stage())
 
 
@@ -192,16 +132,6 @@ class KeepsDraws(Corner):
         return super().degrade(hr, {"u": torch.from_numpy(self.drawn["u"]).float()}) * 1.0
 
 
-class OwnScale(Corner):
-    def __init__(self, scale):
-        super().__init__(2.0)
-
-
-class OwnForward(Corner):
-    def forward(self, hr, seeds):
-        return self.degrade(hr, {"u": torch.ones(len(hr))})
-
-
 LR = DegradationContract()
 
 
@@ -211,10 +141,6 @@ LR = DegradationContract()
         (SeesTheBatch, lambda c: LR.test_an_image_does_not_depend_on_its_batch(c(2.0))),
         (ChangesHR, lambda c: LR.test_hr_is_left_alone(c(2.0))),
         (KeepsDraws, lambda c: LR.test_recorded_params_replay(c(2.0))),
-        (OwnScale, LR.test_refuses_a_scale_that_is_no_positive_number),
-        (OwnScale, lambda c: LR.test_shape_dtype_and_range(c, 3.0, (32, 32))),
-        (OwnForward, lambda c: LR.test_refuses_what_is_no_float_image(c(2.0))),
-        (OwnForward, lambda c: LR.test_refuses_another_number_of_seeds(c(2.0))),
     ],
 )
 def test_a_broken_degradation_is_caught(cls, check):

@@ -31,16 +31,6 @@ class Twins(Plain):
         self.names = ["a", "a"]
 
 
-class Absolute(Plain):
-    def prepare(self, scale):
-        self.names = ["/a", "b"]
-
-
-class Above(Plain):
-    def prepare(self, scale):
-        self.names = ["../a", "b"]
-
-
 class Grows(Plain):
     names = ()
 
@@ -58,23 +48,6 @@ class Counts(Plain):
 
     def read(self, index):
         return {"hr": np.full((16, 18, 3), self.number, np.uint8)}
-
-
-class WrongGroups(Plain):
-    @property
-    def groups(self):
-        return [1, 2]
-
-
-class Large(Plain):
-    def size(self, index):
-        return 17, 18
-
-
-class Side(Plain):
-    def __init__(self):
-        super().__init__()
-        self.size = 16
 
 
 class PairOfOne(Plain):
@@ -99,39 +72,6 @@ class Uneven(Plain):
         return Mixture((2,), (1.0,), 2)
 
 
-class Hears(Plain):
-    def upcoming(self, groups):
-        self.names = self.names[::-1]
-
-    def read(self, index):
-        return {"hr": np.full((16, 18, 3), ord(self.names[index]), np.uint8)}
-
-
-class Grey(Plain):
-    def read(self, index):
-        return {"hr": np.zeros((16, 18), np.uint8)}
-
-
-class Floats(Plain):
-    def read(self, index):
-        return {"hr": np.zeros((16, 18, 3))}
-
-
-class Elsewhere(Plain):
-    def path(self, index):
-        return f"/nowhere/{index}.png"
-
-
-class Misspelt(Plain):
-    def read(self, index):
-        return {**super().read(index), "caption": "sea"}
-
-
-class SomeTexts(Plain):
-    def read(self, index):
-        return {**super().read(index), **({"text": "sea"} if index else {})}
-
-
 class OneOfItsOwn(Plain):
     def prepare(self, scale):
         super().prepare(scale)
@@ -146,21 +86,10 @@ class Random(Plain):
         return {"hr": np.random.randint(0, 255, (16, 18, 3), np.uint8)}
 
 
-class Heavy(Plain):
-    def prepare(self, scale):
-        super().prepare(scale)
-        self.cache = np.zeros(50_000)
-
-
 class Unpicklable(Plain):
     def prepare(self, scale):
         super().prepare(scale)
         self.f = lambda x: x
-
-
-class Undocumented(Plain):
-    def __init__(self, depth: int = 3) -> None:
-        super().__init__()
 
 
 class Swallows(Plain):
@@ -178,26 +107,13 @@ def prepared(cls):
     ("cls", "check"),
     [
         (Twins, CHECK.test_keys),
-        (Absolute, CHECK.test_keys),
-        (Above, CHECK.test_keys),
         (Grows, CHECK.test_preparing_it_again_changes_nothing),
-        (WrongGroups, CHECK.test_groups),
-        (Large, CHECK.test_sizes),
-        (Side, CHECK.test_sizes),
         (PairOfOne, CHECK.test_sizes),
         (Shifted, CHECK.test_a_crop_is_a_part_of_the_image),
         (Uneven, CHECK.test_mixture),
-        (Hears, CHECK.test_hearing_what_comes_next_changes_nothing),
-        (Grey, CHECK.test_samples),
-        (Floats, CHECK.test_samples),
-        (Elsewhere, CHECK.test_paths),
-        (Misspelt, CHECK.test_samples),
-        (SomeTexts, CHECK.test_all_samples_have_the_same_fields),
         (OneOfItsOwn, CHECK.test_reading_again_gives_the_same),
         (Random, CHECK.test_reading_again_gives_the_same),
-        (Heavy, CHECK.test_it_pickles_and_stays_small),
         (Unpicklable, CHECK.test_it_pickles_and_stays_small),
-        (Undocumented, CHECK.test_arguments_are_typed_and_explained),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )

@@ -7,14 +7,13 @@ import tarfile
 
 import numpy as np
 import pytest
-from jsonargparse import ArgumentParser
 from PIL import Image
 
 from datamodules.shards.shards import Shards
 from datamodules.shards.stream import Stream
 from datamodules.source import Source
 from datamodules.sources.captioned import Captioned
-from datamodules.sources.clips import Clips, ClipShards, ClipSource, MovingCrops
+from datamodules.sources.clips import ClipSource
 from datamodules.sources.crops import Crops, OneLR
 from datamodules.sources.folder import Folder, Inputs
 from datamodules.sources.latents import Latents
@@ -174,53 +173,3 @@ class TestSources(SourceContract):
         if source_class in EXAMPLES:
             return EXAMPLES[source_class](tmp_path)
         return SourceExample(lambda: build(source_class, {}, f"EXAMPLES in {__name__}"))
-
-
-BOTH = ("scale", "degradation")
-REMOTE = ("index_cache", "cache_dir", "cache_size")
-CLIP = ("frames", "stride", "side", "short")
-
-
-@pytest.mark.parametrize(
-    ("kind", "keys"),
-    [
-        (Folder, ("root", "files", "recursive", *BOTH)),
-        (Inputs, ("root", "files", "recursive", "scale")),
-        (Photos, ("names", *BOTH)),
-        (Paired, ("hr", "lr", "lr_suffix", "scale")),
-        (
-            Torchvision,
-            ("dataset", "root", "classes", "train", "download", "start", "stop", "options", *BOTH),
-        ),
-        (Benchmark, ("root", "scale")),
-        (Crops, ("source", "size", "per_image", *BOTH)),
-        (Captioned, ("source", "by", "names", "template", *BOTH)),
-        (OneLR, ("source", "lr_side", "scale")),
-        (Mix, ("sources", "weights", "samples", *BOTH)),
-        (Seeds, ("count", "size", "frames", "scale")),
-        (Prompts, ("file", "size", "frames", "scale")),
-        (Clips, ("root", "pattern", *CLIP)),
-        (ClipShards, ("urls", "shard_in_key", *REMOTE, *CLIP)),
-        (MovingCrops, ("source", "side", "reduce", "speed", "per_image", "frames")),
-        (
-            Shards,
-            (
-                *("urls", "shard_in_key", *REMOTE, *BOTH),
-                *("read_ahead", "retries", "deadline", "allow_pipes", "stages"),
-            ),
-        ),
-        (Latents, ("urls", "index_cache")),
-    ],
-)
-def test_keys_and_help_with_those_of_the_parents(kind, keys):
-    """Arguments that a constructor passes on to its parent are keys, but not those that it sets."""
-    parser = ArgumentParser()
-    parser.add_class_arguments(kind, "source")
-    keys = (*keys, *(["shares_seeds"] if "scale" in keys else []))
-    assert vars(parser.get_defaults().source).keys() == set(keys)
-    text = " ".join(parser.format_help().split())
-    for key in keys:
-        assert f"--source.{key}" in text
-    assert "antialiased" in text or not issubclass(kind, Clips | ClipShards)
-    assert ("Scale of this source alone" in text) == ("scale" in keys)
-    assert ("Makes the LR of this source alone" in text) == ("degradation" in keys)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,4 +21,14 @@ def save(path: Path, size: tuple[int, int] = (8, 6), seed: int = 0) -> Path:
     """Write a random image of a (W, H) size."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels(size, seed)).save(path)
+    return path
+
+
+def write_tar(path: Path, members: Mapping[str, bytes] | Iterable[tuple[str, bytes]]) -> Path:
+    """Write a tar of members by name."""
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items() if isinstance(members, Mapping) else members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
     return path

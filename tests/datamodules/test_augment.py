@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import pickle
 import random
 
@@ -98,37 +97,11 @@ def test_each_transform_has_draws_of_its_own():
     assert all(a != b for a, b in zip(alone, second.seen, strict=True))
 
 
-def test_large_seeds_and_probability():
-    flip = adapter(albumentations.HorizontalFlip(p=0.3))
-    seeds = [2**63 - 1 - n for n in range(1000)]
-    flipped = sum((flip(HR, seed) != HR).any() for seed in seeds)
-    assert 250 < flipped < 350
-
-
-def test_input_is_not_changed_and_may_be_read_only():
-    for writeable in (True, False):
-        hr = HR.copy()
-        hr.flags.writeable = writeable
-        result = adapter(Stamp(p=1))(hr, 1)
-        np.testing.assert_array_equal(hr, HR)
-        assert (result != HR).any()
-
-
 def test_transform_that_changes_the_size():
     with pytest.raises(
         ValueError, match=r"augment: RandomCrop returned uint8 \(8, 8, 3\) for uint8 \(48, 48"
     ):
         adapter(albumentations.RandomCrop(8, 8, p=1))(HR, 0)
-
-
-def test_transform_that_changes_the_type():
-    with pytest.raises(ValueError, match="augment: ToFloat returned float32"):
-        adapter(albumentations.ToFloat(p=1))(HR, 0)
-
-
-def test_images_of_16_bits():
-    with pytest.raises(ValueError, match="the training set has one of uint16"):
-        adapter()(HR.astype(np.uint16), 0)
 
 
 @pytest.mark.filterwarnings(r"ignore:\s+Dump of a value that does not round-trip")  # list for tuple
@@ -161,7 +134,3 @@ def test_class_paths():
     for seed in range(5):
         expected = parser.instantiate(again).augment(HR, seed)
         np.testing.assert_array_equal(augment(HR, seed), expected)
-
-
-def test_import_asks_nobody():
-    assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "1"

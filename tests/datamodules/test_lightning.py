@@ -80,20 +80,6 @@ class TestFit:
         assert seen.train == [(epoch, seeds) for epoch in range(3) for seeds in first]
         assert len(set(seen.drawn)) == len(seen.drawn) == 6
 
-    @pytest.mark.parametrize("val", [None, {}])
-    def test_without_validation(self, tmp_path, val):
-        _, seen, _ = fit(tmp_path, module(val=val), num_sanity_val_steps=2)
-        assert len(seen.train) == 6
-        assert seen.val == []
-
-    def test_with_validation(self, tmp_path):
-        data = module(val={"a": random_images(3), "b": random_images(2, 8, 8)})
-        _, seen, _ = fit(tmp_path, data, val_check_interval=2, num_sanity_val_steps=1)
-        assert seen.val[0] == ["a/p00", "b/p00"]
-        everything = ["a/p00", "a/p01", "a/p02", "b/p00", "b/p01"]
-        assert seen.val[1:] == [everything] * (len(seen.val) - 1)
-        assert len(seen.val) == 3
-
     @pytest.mark.parametrize("workers", quick([0, 2], 2))
     def test_resuming(self, tmp_path, workers):
         _, whole, final = fit(tmp_path, module(workers=workers))
@@ -117,29 +103,6 @@ class TestFit:
         assert (len(first.train), len(whole.train)) == (5, 10)
         assert first.train + second.train == whole.train
         assert all(map(torch.equal, final.parameters(), resumed.parameters()))
-
-    def test_resuming_on_other_data_is_refused(self, tmp_path):
-        run, _, _ = fit(tmp_path, module(), max_epochs=1)
-        run.save_checkpoint(tmp_path / "one.ckpt")
-        with pytest.raises(ValueError, match=r"data\.init_args\.batch_size was 4, now it is 2"):
-            fit(tmp_path, module(batch_size=2), tmp_path / "one.ckpt")
-
-    def test_another_fit_of_the_same_objects(self, tmp_path):
-        data = module()
-        _, first, _ = fit(tmp_path, data)
-        _, second, _ = fit(tmp_path, data)
-        assert first.train == second.train
-
-    def test_a_checkpoint_of_an_evaluation_can_be_written(self, tmp_path):
-        run = trainer(tmp_path)
-        run.validate(Bicubic(2), datamodule=module(val={"a": random_images(1)}), verbose=False)
-        run.save_checkpoint(tmp_path / "v.ckpt")
-        assert torch.load(tmp_path / "v.ckpt", weights_only=True)["model"].endswith("Bicubic")
-
-    @pytest.mark.parametrize("verb", ["validate", "test"])
-    def test_an_evaluation_of_nothing(self, tmp_path, verb):
-        with pytest.raises(ValueError, match=rf"{verb} needs images"):
-            getattr(trainer(tmp_path), verb)(Bicubic(2), datamodule=module())
 
 
 class TestPredict:
@@ -165,11 +128,6 @@ class TestPredict:
         assert sr["sr"].shape == (1, 3, 16, 18)
         assert none is None
         assert last["sr"].shape == (1, 3, 14, 12)
-
-    def test_nothing_is_left_to_do(self, tmp_path):
-        data = SRDataModule(2, predict=random_images(3, 8, 8), workers=0)
-        data.skip_in_predict({"p00", "p01", "p02"})
-        assert self.predicted(tmp_path, data) == []
 
 
 class Report(Callback):

@@ -10,7 +10,7 @@ import pytest
 from datamodules.base import SRDataModule
 from datamodules.files.decode import UnreadableImage
 from datamodules.samples import LISTED, Skipped, Tally
-from tests.datamodules.memory import Memory, evaluation, random_image, random_images, training
+from tests.datamodules.memory import Memory, random_image, random_images, training
 from tests.datamodules.test_base import data_of
 
 
@@ -38,25 +38,6 @@ class TestTally:
         with pytest.raises(ValueError, match=message):
             tally.add(1, [broken(allowed)])
 
-    def test_above_it_is_of_all(self):
-        tally = Tally(0.01)
-        tally.add(100_000, [broken(number) for number in range(1000)])
-        with pytest.raises(ValueError, match="1001 of the 100010 training samples"):
-            tally.add(10, [broken(1)])
-
-    def test_what_was_tried_as_a_replacement_is_not_one_more_sample(self):
-        tally = Tally(0.01)
-        tally.add(10, [broken(n, planned=n < 10) for n in range(500)])
-        assert tally.failed == 10
-        with pytest.raises(ValueError, match=r"11 of the 11 .* \(truncated 11\), more than"):
-            tally.add(1, [broken(500)])
-
-    def test_small_ones_do_not_count(self):
-        tally = Tally(0.0)
-        tally.add(10, [broken(number, "small") for number in range(10)])
-        assert tally.unreadable == 0
-        assert tally.summary() == "small 10"
-
     def test_the_list_is_bounded_and_names_each_once(self):
         tally = Tally(0.01)
         tally.add(10_000, [broken(number % 70) for number in range(90)])
@@ -64,17 +45,6 @@ class TestTally:
             tally.add(1, [broken(number) for number in range(70)])
         lines = str(caught.value).splitlines()[1:]
         assert lines == [f"  /photos/{number}.jpg: truncated" for number in range(LISTED)]
-
-    def test_told_now_and_then(self, caplog):
-        tally = Tally(1.0)
-        with caplog.at_level(logging.WARNING, "datamodules.samples"):
-            for number in range(2100):
-                tally.add(1, [broken(number), broken(number, "small")])
-        got = [record.getMessage() for record in caplog.records]
-        unreadable = [message for message in got if "unreadable" in message]
-        assert len(unreadable) == len(got) - len(unreadable) == 22
-        assert unreadable[20].startswith("skipped an unreadable training image (1000 so far): /p")
-        assert "too small (2000 so far)" in got[-1]
 
 
 def one_in(count: int, reason: str = "truncated") -> Memory:
@@ -102,12 +72,6 @@ class TestLimit:
         assert str(caught.value).endswith("\n  shard-7.tar: bad: cut off")
         assert data.tally.samples < 200
 
-    def test_a_raised_limit(self):
-        data = self.data(one_in(10), unreadable_limit=0.05)  # 50 of 1000
-        assert len(list(training(data))) == 50
-        assert data.tally.failed == 50
-        assert data.tally.unreadable == data.tally.reasons["truncated"] >= 50
-
     def test_zero_stops_at_the_first(self):
         with pytest.raises(ValueError, match=r"\d of the \d0 training samples"):
             list(training(self.data(one_in(10), unreadable_limit=0)))
@@ -121,8 +85,3 @@ class TestLimit:
             data.teardown("fit")
         message = r"not used in 500 samples of this process: small 5\d"
         assert re.search(message, caplog.text)
-
-    def test_an_evaluation_counts_nothing(self):
-        data = self.data(random_images(12), val={"a": random_images(3)})
-        list(evaluation(data, "val"))
-        assert data.tally.samples == 0

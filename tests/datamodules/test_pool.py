@@ -8,17 +8,13 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
-from PIL import Image
 
 from datamodules.base import SRDataModule
-from datamodules.sources.clips import MovingCrops
-from datamodules.sources.folder import Folder
 from lightning_modules.base import first_batches
 from lightning_modules.one_pass.regression import Regression
 from tests.datamodules.memory import (
     Memory,
     Stage,
-    evaluation,
     random_image,
     random_images,
     trainer,
@@ -59,15 +55,6 @@ def test_captions_go_with_their_pairs():
         assert batch["text"] == [f"caption of {k.removeprefix('train/')}" for k in batch["key"]]
 
 
-def test_an_evaluation_knows_no_pool():
-    plain, pooled = (
-        [(b["key"], b["lr"]) for b in evaluation(module(pool, val={"v": random_images(5)}), "val")]
-        for pool in (0, 8)
-    )
-    assert [keys for keys, _ in pooled] == [[f"v/p{i:02d}"] for i in range(5)]
-    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(plain, pooled, strict=True))
-
-
 def test_images_with_an_lr_of_their_own_go_by(caplog):
     samples = {
         f"p{i}": {"hr": random_image(32, 40, i), "lr": random_image(16, 20, i)} for i in range(12)
@@ -78,31 +65,11 @@ def test_images_with_an_lr_of_their_own_go_by(caplog):
     assert pooled == plain
 
 
-def test_clips_have_no_lr_and_go_by(tmp_path):
-    rng = np.random.default_rng(0)
-    for number in range(5):
-        Image.fromarray(rng.integers(0, 256, (24, 24, 3), np.uint8)).save(
-            tmp_path / f"{number}.png"
-        )
-    source = MovingCrops(Folder(str(tmp_path)), 16, frames=2)
-    assert all("lr" not in batch for batch in training(module(train=source)))
-
-
 @pytest.mark.parametrize("pool", [3, 6, 10, -4])
 def test_a_pool_that_is_no_multiple_of_the_batch(pool):
     expected = rf"init_args\.pool is {pool}; .* multiple of the 4 crops .*batch_size 4, processes 1"
     with pytest.raises(ValueError, match=expected):
         module(pool).setup("fit")
-
-
-def test_the_batch_of_one_process_counts():
-    data = module(6)
-    data.trainer = Stage("train", rank=1, world=2)  # type: ignore[assignment]
-    data.setup("fit")  # 2 crops for each of the processes
-    data = module(6)
-    data.trainer = Stage("train", rank=1, world=1)  # type: ignore[assignment]
-    with pytest.raises(ValueError, match="such as 4"):
-        data.setup("fit")
 
 
 def test_16_bits_are_refused():
@@ -151,11 +118,6 @@ def test_resuming(tmp_path, epochs):
     assert all(map(torch.equal, final.parameters(), resumed.parameters()))
 
 
-def test_another_fit_of_the_same_objects_begins_with_an_empty_pool(tmp_path):
-    data = module()
-    assert fit(tmp_path, data, max_epochs=1)[1] == fit(tmp_path, data, max_epochs=1)[1]
-
-
 def test_batches_that_are_measured_before_training_do_not_enter_it(tmp_path):
     _, keys, model = fit(tmp_path, module(), method=Measuring, max_epochs=1)
     assert keys == fit(tmp_path, module(), max_epochs=1)[1]
@@ -178,9 +140,3 @@ def test_resuming_on_another_number_of_processes_is_refused(tmp_path):
     data.setup("fit")
     with pytest.raises(ValueError, match="of 1 processes, but there are 2 now"):
         data.load_state_dict(state)
-
-
-def test_without_a_pool_a_checkpoint_has_none(tmp_path):
-    run, _, _ = fit(tmp_path, module(0), max_epochs=1)
-    run.save_checkpoint(tmp_path / "one.ckpt")
-    assert "pairs" not in torch.load(tmp_path / "one.ckpt", weights_only=True)["SRDataModule"]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import tarfile
-import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from datamodules.shards.stream import Stream
 from datamodules.sources.captioned import Captioned
 from datamodules.sources.clips import Clips, ClipShards
 from datamodules.sources.folder import Folder, Inputs
+from tests.datamodules.image_files import write_tar
 
 Members = Mapping[str, bytes]
 NAMES = [f"{number:04}" for number in range(4)]
@@ -34,13 +33,7 @@ def png(side: int, seed: int = 0) -> bytes:
 
 
 def in_tar(folder: Path, members: Members) -> Path:
-    path = folder / "set.tar"
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
+    return write_tar(folder / "set.tar", members)
 
 
 def in_folder(folder: Path, members: Members) -> Path:
@@ -120,16 +113,6 @@ def test_unclear_roles_are_refused_by_all(tmp_path: Path, members: Members) -> N
     assert refused.key == "a"
 
 
-@pytest.mark.parametrize("form", [str.lower, lambda name: unicodedata.normalize("NFD", name)])
-def test_names_that_only_look_equal(tmp_path: Path, form: object) -> None:
-    members = {}
-    for name in ("É0", "É1"):
-        members |= {f"{name}.hr.png": png(8), f"{form(name)}.lr.png": png(4)}  # type: ignore[operator]
-    path = in_tar(tmp_path, members)
-    assert all("LR" in message for message in refusals(path, tmp_path))
-    assert len(find_inputs(str(path)).refused) == 2
-
-
 APART = {
     "folders": ("hr/{}", "lr/{}"),
     "DIV2K": ("{}", "{}x2"),
@@ -158,12 +141,6 @@ def test_hr_and_lr_as_images_of_their_own_are_refused_by_all(
     assert not list((tmp_path / "out").glob("*.tar"))
     Folder.of(str(folder)).prepare(2.0)  # predict enlarges all of them
     Inputs(root=str(folder)).prepare(2.0)
-
-
-def test_hr_and_lr_with_dots_in_a_folder(tmp_path: Path) -> None:
-    members = {f"{n}.hr.png": png(8) for n in NAMES} | {f"{n}.lq.png": png(4) for n in NAMES}
-    with pytest.raises(ValueError, match=r"'0000\.hr' \(8x8\) and '0000\.lq' \(4x4\)"):
-        Folder(str(in_folder(tmp_path, members))).prepare(2.0)
 
 
 @pytest.mark.parametrize("lr", ["{}_lr/{}.png", "X4/{}x4/{}.png"])

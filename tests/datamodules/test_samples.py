@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
-from pathlib import Path
-
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
-from datamodules.batches import collate
-from datamodules.files.decode import UnreadableImage
-from datamodules.files.restart import encode_jpeg, restart_offsets
 from datamodules.order.plan import Item, Plan
 from datamodules.samples import SampleDraws, TrainingImages, pad_symmetric, turned
-from datamodules.shards.index import build_index, index_places, save_index
-from datamodules.shards.shards import Shards
 from degradations.draws import Draws
-from tests.datamodules.memory import Memory, random_image, training
-from tests.datamodules.test_base import data_of, located, repeated
+from tests.datamodules.memory import Memory, random_image
+from tests.datamodules.test_base import located, repeated
 
 
 class Sized(Memory):
@@ -86,17 +75,6 @@ class TestCropsAlone:
         assert source.reads == []
         assert source.cuts == [*range(6), *range(6)]
 
-    def test_through_the_loader(self):
-        whole, alone = (list(training(data_of(s(SAMPLES), batch_size=2))) for s in (Memory, Sized))
-        for a, b in zip(whole, alone, strict=True):
-            assert a["key"] == b["key"]
-            assert torch.equal(a["hr"], b["hr"])
-
-    def test_16_bits(self):
-        samples = {"a": {"hr": random_image(30, 30, dtype=np.uint16)}}
-        for a, b in zip(crops(Memory(samples)), crops(Sized(samples)), strict=True):
-            np.testing.assert_array_equal(a["hr"], b["hr"])
-
     def test_a_size_that_is_wrong(self):
         class Wrong(Told):
             def size(self, index):
@@ -105,11 +83,6 @@ class TestCropsAlone:
         message = r"train/p\d: Wrong\.size is 60x50, but read_crop gave \d+x\d+ for a crop of 12"
         with pytest.raises(ValueError, match=message):
             crops(Wrong(SAMPLES))
-
-    def test_a_pair_has_no_size(self):
-        samples = {"a": {"hr": random_image(40, 40), "lr": random_image(20, 20)}}
-        with pytest.raises(ValueError, match="and an LR for a crop of 12"):
-            crops(Told(samples))
 
 
 SMALL = {
@@ -123,15 +96,6 @@ PLAN = Plan((5,), 0, 1, 1, repeats=8)
 
 
 class TestSmallImages:
-    @pytest.mark.parametrize("source", [Memory, Sized])
-    def test_error(self, source):
-        message = (
-            r"train/wide is 30x4 pixels, smaller than data\.init_args\.crop_size 12: lower .* set "
-            r"data\.init_args\.crops\.small to pad or skip"
-        )
-        with pytest.raises(ValueError, match=message):
-            crops(source(SMALL), plan=PLAN)
-
     @pytest.mark.parametrize("source", [Memory, Sized, Told])
     def test_pad(self, source):
         for sample in crops(source(SMALL), small="pad", flips=False):
@@ -146,15 +110,6 @@ class TestSmallImages:
                     there = np.arange(n)
                     expected = np.concatenate([there, there[::-1]] * 12)[:12]
                     np.testing.assert_array_equal(place, expected)
-
-    def test_large_ones_are_cut_alike_under_every_policy(self):
-        large = {k: v for k, v in SMALL.items() if k in ("large", "other")}
-        error, pad, skip = (
-            crops(Memory(large), small=small, plan=PLAN) for small in ("error", "pad", "skip")
-        )
-        for a, *others in zip(error, pad, skip, strict=True):
-            for b in others:
-                np.testing.assert_array_equal(a["hr"], b["hr"])
 
     @pytest.mark.parametrize("scale", [1, 2, 3])
     @pytest.mark.parametrize("size", [(3, 30), (30, 3), (1, 1), (9, 4)])
@@ -193,10 +148,6 @@ class TestSmallImages:
             crops(source, plan=PLAN)
         assert sorted(source.reads) == [0, 1, 2, 3, 4]
 
-    def test_without_a_plan_there_is_no_replacement(self):
-        with pytest.raises(UnreadableImage, match="a cat"):
-            crops(Memory({"a": "a cat sat on it"}))
-
 
 class TestTurns:
     @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -213,11 +164,6 @@ class TestTurns:
             assert got.dtype == dtype
             got[...] = 0  # a copy
             np.testing.assert_array_equal(cut, before)
-
-    def test_an_image_that_must_not_be_written_to(self):
-        whole = random_image(8, 8)
-        whole.flags.writeable = False
-        assert turned(whole, 0).flags.writeable
 
     @given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 20), st.integers(0, 20))
     @settings(max_examples=60, deadline=None)
@@ -242,71 +188,3 @@ class TestSampleDraws:
         one, many = SampleDraws(seed, name), Draws(np.array([seed])).fold(name)
         for low, length in ranges:
             assert one.integer(low, low + length) == many.integers(low, low + length)[0]
-
-
-class TestCollate:
-    def test_colours_stay_last_in_memory(self):
-        images = [random_image(5, 7, i) for i in range(3)]
-        samples = [{"key": str(i), "seed": i, "hr": hr} for i, hr in enumerate(images)]
-        batch = collate(samples)["hr"]
-        assert batch.shape == (3, 3, 5, 7)
-        assert batch.is_contiguous(memory_format=torch.channels_last)
-        for image, hr in zip(batch, images, strict=True):
-            np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), hr)
-
-    @pytest.mark.filterwarnings("error")
-    def test_images_that_must_not_be_written_to(self):
-        hr = random_image(5, 7)
-        hr.flags.writeable = False
-        assert collate([{"key": "a", "seed": 0, "hr": hr}])["hr"].shape == (1, 3, 5, 7)
-        assert collate([{"key": "a", "seed": 0, "hr": hr[::-1]}])["hr"].shape == (1, 3, 5, 7)
-
-
-def pack(path: Path, members: dict[str, bytes], sizes: bool) -> None:
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    save_index(build_index(path, sizes=sizes), index_places(path, path.parent)[0])
-
-
-class TestShards:
-    """Tars whose JPEGs have restart markers, whole and crop by crop."""
-
-    @pytest.fixture
-    def members(self) -> dict[str, bytes]:
-        members = {}
-        for number in range(4):
-            coarse = Image.fromarray(random_image(9, 12, number))  # smooth, as photographs are
-            rgb = np.asarray(coarse.resize((190 + 7 * number, 150), Image.Resampling.BICUBIC))
-            data = encode_jpeg(rgb, 90, blocks=2)
-            members[f"{number}.jpg"] = data
-            members[f"{number}.rst"] = restart_offsets(data).astype("<u4").tobytes()
-        return members
-
-    def crops(self, path: Path, **settings: object) -> list[dict]:
-        source = Shards(str(path))
-        source.prepare(2.0)
-        dataset = TrainingImages(
-            source, "train", 2.0, **{"crop_size": 48, "flips": True} | settings
-        )
-        return [dataset[Item(i % 4, 7919 * i)] for i in range(40)]
-
-    def test_crops_are_those_of_the_whole_image(self, tmp_path, members, monkeypatch):
-        pack(tmp_path / "a.tar", members, sizes=False)
-        pack(tmp_path / "b.tar", members, sizes=True)
-        whole = self.crops(tmp_path / "a.tar")
-        monkeypatch.setattr("datamodules.shards.shards.decode", None)  # it reads the whole image
-        alone = self.crops(tmp_path / "b.tar")
-        for a, b in zip(whole, alone, strict=True):
-            np.testing.assert_array_equal(a["hr"], b["hr"])
-            assert (a["key"], a["seed"]) == (b["key"], b["seed"])
-
-    def test_small_ones_are_padded_alike(self, tmp_path, members):
-        pack(tmp_path / "a.tar", members, sizes=False)
-        pack(tmp_path / "b.tar", members, sizes=True)
-        settings = {"crop_size": 170, "small": "pad"}
-        whole, alone = (self.crops(tmp_path / f"{name}.tar", **settings) for name in "ab")
-        assert all(a["hr"].shape == (170, 170, 3) for a in whole)
-        assert all(np.array_equal(a["hr"], b["hr"]) for a, b in zip(whole, alone, strict=True))

@@ -11,16 +11,13 @@ from kornia.augmentation import (
     ImageSequential,
     RandomBrightness,
     RandomHorizontalFlip,
-    VideoSequential,
 )
 
 from degradations.bicubic import Bicubic
 from degradations.containers import RandomDegradation
-from degradations.pipeline import Pipeline
 from degradations.recipes.second_order import RealESRGANLight
 from degradations.stages.jpeg import JPEG
 from degradations.stages.noise import GaussianNoise
-from degradations.stages.resize import Resize
 
 SEEDS = torch.arange(4)
 
@@ -70,15 +67,6 @@ def test_p_is_of_each_image():
     assert 110 < same.flatten(1).all(1).sum() < 170
 
 
-def test_same_on_batch(hr):
-    augmentation = RandomDegradation(GaussianNoise(), same_on_batch=True)
-    y = augmentation(hr[:1].expand(4, -1, -1, -1))
-    assert all(torch.equal(image, y[0]) for image in y)
-    container = ImageSequential(RandomDegradation(GaussianNoise()), same_on_batch=True)
-    y = container(hr[:1].expand(4, -1, -1, -1))
-    assert all(torch.equal(image, y[0]) for image in y)
-
-
 def test_pairs_of_lr_and_hr(hr):
     """The HR is a mask, so that both get the same flips."""
     pairs = AugmentationSequential(
@@ -105,33 +93,12 @@ def test_in_any_place_of_a_container(hr):
         assert torch.equal(container(hr, params=container._params), y)
 
 
-def test_frames_of_a_clip_are_degraded_alike(hr):
-    clips = hr[:2].unsqueeze(2).expand(-1, -1, 3, -1, -1)  # (B, C, T, H, W)
-    container = VideoSequential(
-        RandomDegradation(GaussianNoise()), data_format="BCTHW", same_on_frame=True
-    )
-    y = container(clips)
-    assert torch.equal(y[:, :, 0], y[:, :, 2])
-    assert not torch.equal(y[0] - clips[0], y[1] - clips[1])
-
-
-def test_what_a_stage_resizes_comes_back_at_its_size(hr):
-    stage = Resize(p=(0.0, 1.0, 0.0))
-    y = RandomDegradation(stage)(hr, params={"seeds": SEEDS})
-    assert torch.equal(y, Pipeline(1.0, [stage], quantize=False)(hr, SEEDS))
-    assert y.shape == hr.shape
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 def test_other_types(hr, dtype):
     y = RandomDegradation(JPEG())(hr.to(dtype), params={"seeds": SEEDS})
     assert y.dtype == dtype
     expected = RandomDegradation(JPEG())(hr.to(dtype).float(), params={"seeds": SEEDS})
     assert torch.equal(y, expected.to(dtype))
-
-
-def test_one_image_without_a_batch(hr):
-    assert RandomDegradation(Bicubic(2.0), keepdim=True)(hr[0]).shape == (3, 16, 20)
 
 
 def test_refuses_sizes_that_cannot_be_in_one_batch():

@@ -14,7 +14,7 @@ import torch
 import yaml
 from scipy import stats
 
-from degradations.base import Canvas, Degradation, Stage, select
+from degradations.base import Canvas, Degradation, select
 from degradations.bicubic import Bicubic
 from degradations.compose import Mixture
 from degradations.draws import Draws, split_params, to_device
@@ -353,18 +353,6 @@ def test_photograph() -> None:
     is_often(params["jpeg"]["subsampling"], {2: 0.7, 0: 0.3})
 
 
-def test_photograph_passes_its_ranges_on() -> None:
-    recipe = Photograph(2.0, iso=(800.0, 800.0), lens=(0.5, 0.5), quality=(90, 90), chroma=0.0)
-    params = recipe.params_of(np.arange(40), torch.Size((40, 3, 32, 32)))
-    for path, value in {
-        "camera.iso": 800.0,
-        "lens.sigma_x": 1.0,
-        "jpeg.quality": 90,
-        "jpeg.subsampling": 0,
-    }.items():
-        np.testing.assert_allclose(at(params, path), value, rtol=1e-12)
-
-
 def test_web() -> None:
     params = drawn(Web)
     is_any_of(params["saved"]["quality"], range(75, 99))
@@ -443,17 +431,6 @@ def test_faithful_draws_once_a_batch_what_upstream_does(recipe: Callable[..., An
     for path, values in numbers(params).items():
         varies = len(set(at(drawn(recipe), path).tolist())) > 1
         assert (len(set(values.tolist())) > 1) == (varies and path not in once), path
-
-
-@pytest.mark.slow
-def test_faithful_changes_no_distribution() -> None:
-    shape = torch.Size((2, 3, SIDE, SIDE))
-    recipe = ResShift(4.0, faithful=True)
-    drawn = [recipe.params_of(np.array([n, n + 7]), shape) for n in range(0, 4000, 8)]
-    for path, p in (("resize2.applied", 0.5), ("blur2.applied", 0.4), ("final.jpeg_last", 0.5)):
-        is_chance(np.array([at(params, path)[0] for params in drawn]), p)
-    factor = np.array([params["resize"]["factor"][0] for params in drawn])
-    is_uniform(factor[factor < 1.0], 0.15, 1.0)
 
 
 # ------------------------------------------------------------------------------------ what is done
@@ -559,23 +536,6 @@ def test_both_executors(recipe: Callable[..., Degradation], scale: float) -> Non
     assert (off > 1.02).float().mean() <= 0.12
 
 
-@pytest.mark.parametrize(("executor", "scale"), [("images", 3.7), ("canvas", 2.0)])
-@pytest.mark.parametrize("recipe", [*ALL, mixed], ids=name_of)
-def test_hostile_images(recipe: Callable[..., Degradation], executor: str, scale: float) -> None:
-    degrade = recipe(scale, executor=executor)
-    hostile = [
-        torch.full((3, 16, 12), 0.5),
-        (make_images(1, (16, 12))[0] * 8 - 3).clamp(0, 1),  # clipped at both ends
-        torch.cat([torch.zeros(3, 16, 6), torch.ones(3, 16, 6)], dim=2),
-    ]
-    lr = degrade(torch.stack(hostile), torch.arange(3))
-    assert lr.shape == (3, 3, *degrade.lr_size((16, 12)))
-    assert lr.min() >= 0  # NaN fails both
-    assert lr.max() <= 1
-    if executor == "images":  # an LR of one pixel
-        assert degrade(make_images(2, (4, 4)), torch.arange(2)).isfinite().all()
-
-
 @pytest.mark.parametrize("recipe", [*ON_DEVICE, mixed], ids=name_of)
 def test_a_canvas_never_waits(recipe: Callable[..., Any]) -> None:
     hr, seeds = make_images(3, (40, 36)), torch.arange(3)
@@ -588,23 +548,6 @@ def test_a_canvas_never_waits(recipe: Callable[..., Any]) -> None:
             part.degrade(hr, applied)
         assert not waits.seen, waits.seen
         assert waits.calls > 5
-
-
-def test_waiting_is_seen() -> None:
-    x = torch.rand(4)
-    for wait in (
-        lambda: x.sum().item(),
-        lambda: x[x > 0.5],
-        lambda: x.nonzero(),
-        lambda: bool((x > 0).all()),
-        lambda: x.tolist() and x[0].item(),
-    ):
-        with Waits() as waits:
-            wait()
-        assert waits.seen
-    with Waits() as waits:
-        torch.where(x > 0.5, x, 0).cumsum(0)[torch.arange(2)]
-    assert not waits.seen
 
 
 @pytest.mark.slow  # the compiler takes a minute
@@ -700,30 +643,6 @@ def of_image(params: dict[str, Any], n: int) -> dict[str, Any]:
     }
 
 
-class Counting(Stage):
-    """Count the images."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.came = 0
-
-    def draw(self, draws: Draws, shape: torch.Size) -> dict[str, Any]:
-        return {"level": draws.uniform()}
-
-    def forward(self, x: torch.Tensor, params: dict[str, Any]) -> torch.Tensor:
-        self.came += len(x)
-        return x * params["level"].view(-1, 1, 1, 1)
-
-
-@pytest.mark.parametrize("executor", ["images", "canvas"])
-def test_a_mixture_costs_what_its_recipes_cost(executor: Any) -> None:
-    counting = [Counting(), Counting()]
-    recipes = [lambda scale, s=stage: Pipeline(scale, [s], executor=executor) for stage in counting]
-    Mixture(2.0, recipes)(make_images(16, (8, 8)), torch.arange(16))
-    assert sum(stage.came for stage in counting) == 16
-    assert all(stage.came for stage in counting)
-
-
 def test_another_weight_changes_no_image_that_stays() -> None:
     recipes = {"bicubic": Bicubic, "light": RealESRGANLight}
     hr, seeds = make_images(16, (16, 16)), torch.arange(16)
@@ -733,10 +652,6 @@ def test_another_weight_changes_no_image_that_stays() -> None:
     assert stay.any()
     assert not stay.all()
     assert torch.equal(few(hr, seeds)[stay], many(hr, seeds)[stay])
-
-
-def test_members_inherit_the_scale() -> None:
-    assert {recipe.scale for recipe in mixed(3.7).recipes.values()} == {3.7}
 
 
 # --------------------------------------------------------------------------------------- bad input
@@ -761,14 +676,6 @@ def test_members_inherit_the_scale() -> None:
 def test_refuses(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
-
-
-def test_single_ranges_replace_the_papers() -> None:
-    recipe = RealESRGAN(4.0, first=Order(sigma=(1.0, 1.0)))
-    params = recipe.params_of(np.arange(50), torch.Size((50, 3, 64, 64)))
-    assert set(params["blur"]["stage"]["sigma_x"]) == {1.0}
-    assert recipe.pool == 0
-    assert RealESRGAN(4.0, pool=180).pool == 180
 
 
 # -------------------------------------------------------------------------------------------- YAML

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from PIL import Image
 
 from tests.conftest import REPO
 
@@ -191,28 +190,3 @@ def test_validations_by_time_are_those_of_both(tiny: Path) -> None:
     for status, said in by_hand("fit", "--config", "tiny.yaml", *every):
         assert status == 0, said
     assert json.loads(Path("runs/tiny/checkpoints/best.json").read_text())["scores"]
-
-
-RASE = {"class_path": "torchmetrics.image.RelativeAverageSpectralError"}
-
-
-@pytest.mark.slow
-@pytest.mark.distributed
-def test_an_error_at_the_end_of_an_evaluation_is_one_for_both(
-    tiny: Path, photo_folder: Path, tmp_path: Path
-) -> None:
-    for name, size in (("1.png", (48, 40)), ("2.png", (48, 44))):
-        Image.open(photo_folder / name).resize(size).save(tmp_path / name)
-    metric = {"metric": RASE, "per": "set", "label": "rase", "higher_is_better": False}
-    callback = {"class_path": "callbacks.TorchMetric", "init_args": metric}
-    both = by_hand(
-        *("validate", "--config", "tiny.yaml", "--model", REPO / "configs/model/bicubic.yaml"),
-        *("--data.init_args.val.photos.init_args.root", tmp_path),
-        *("--trainer.callbacks+", json.dumps(callback)),
-    )
-    sentences = set()
-    for status, said in both:
-        assert status == 2, said
-        sentences |= {line for line in said.splitlines() if line.startswith("error: ")}
-    assert len(sentences) == 1
-    assert "rase of photos, 2 images: Sizes of tensors must match" in sentences.pop()

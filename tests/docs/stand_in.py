@@ -82,7 +82,7 @@ def command(program: str, args: Sequence[str], parse: bool = False) -> tuple[str
         subprocess.run(["bash", "-n", str(REPO / args[0])], check=True)
     if parsed_words(program, args):
         serves = [*args[1:2]] == ["app"]  # until it is stopped
-        if parse or program in ELSEWHERE or "--export.push" in args or serves:
+        if parse or program in ELSEWHERE or serves:
             return "parsed", []
         return _run_small(list(args))
     if program == "python" and parse:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-from benchmarks.photographs.table import load
 from tests.conftest import REPO
 
 CLAIMS = (REPO / "docs/claims.md").read_text()
@@ -23,9 +22,3 @@ def test_every_claim_has_a_verdict() -> None:
         assert judged.startswith((*VERDICTS, *OTHERS)), claim
         if judged.startswith("needs"):
             assert judged.removeprefix("needs").strip(" ."), claim  # what
-
-
-def test_claims_of_photographs_are_in_its_table() -> None:
-    named = set(re.findall(r"(?<!\*)\*([^*\n]+)\*(?!\*)", CLAIMS))
-    assert named
-    assert named <= {claim.text for claim in load().claims}

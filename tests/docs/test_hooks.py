@@ -40,20 +40,6 @@ def test_links(page: str, written: str, shown: str) -> None:
     assert hooks.site_text(written, page) == shown
 
 
-def test_files_outside_docs_are_named_as_in_the_repository() -> None:
-    text = hooks.site_text("[a](../../b/x.png) [c](../d.md) [e](f.png)", "methods/a.md")
-    assert hooks.copied(text, "methods/a.md") == {"b/x.png"}
-
-
-def test_a_section_ends_at_the_next_of_its_rank() -> None:
-    whole = hooks.section(README, "start")
-    assert whole.startswith("Type `make`")
-    assert whole.endswith("# Train\n```\n### On several machines\nAs many as there are.")
-    assert hooks.section(README, "on-several-machines") == "As many as there are."
-    with pytest.raises(KeyError, match="no section #stop"):
-        hooks.section(README, "stop")
-
-
 def test_a_section_of_the_readme_is_included_with_its_links() -> None:
     line = "[Start](../README.md#resume) <!-- include -->"
     text = hooks.site_text(f"Before.\n\n{line}\n\nAfter.", "index.md")

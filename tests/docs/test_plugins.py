@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import json
 import os
 import re
 import shlex
@@ -14,11 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from degradations.tools import preview
 from files.method import Method
 from tests.conftest import REPO
 from tests.docs.blocks import blocks, files
-from tests.docs.folder import make_images
 
 PAGES = {path.stem: path for path in (REPO / "docs" / "plugins").glob("*.md")}
 NAMES = {
@@ -85,25 +81,6 @@ def test_trains(folder: Path, enlarger: Callable[..., None], page: str) -> None:
     assert f"my_sr.{name}." in Path("runs", name, "config.yaml").read_text()
 
 
-def test_the_metric_measures(folder: Path, enlarger: Callable[..., None]) -> None:
-    small = ("--trainer.accelerator", "cpu", "--trainer.logger", "false")
-    enlarger(
-        *(*typed("metric", "python ~/enlarger/main.py"), *small),
-        *("--trainer.limit_test_batches", "1", "--data.init_args.workers", "0"),
-    )
-    measured = json.loads(Path("runs/bicubic/results.json").read_text())["results"]
-    number, control = [r for r in measured if r["metric"] == "gradient_error"]
-    assert number["protocol"]["implementation"] == "my_sr 1"
-    assert number["value"] == control["value"] > 0  # of bicubic, both
-
-
-@pytest.mark.slow
-def test_the_degradation_is_looked_at(folder: Path) -> None:
-    make_images(folder / "my", ["photo.png"], (256, 256))
-    assert preview.main(typed("degradation", "python main.py preview")) == 0
-    assert (folder / "preview.png").is_file()
-
-
 @pytest.mark.slow
 def test_keep_their_contracts(folder: Path) -> None:
     tests, chosen = str(REPO / "tests" / "contracts"), ["-k", "my_sr"]
@@ -122,17 +99,6 @@ def test_keep_their_contracts(folder: Path) -> None:
     )
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout
-
-
-def test_a_method_of_the_field_takes_at_most_a_hundred_lines() -> None:
-    text = files(PAGES["method"])["my_sr/sr3.py"]
-    explained: set[int] = set()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
-            explained |= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
-    numbered = enumerate(text.splitlines(), start=1)
-    assert len([line for n, line in numbered if line.strip() and n not in explained]) <= 100
-    assert "self.steps = " in text
 
 
 def test_the_page_names_all_that_is_read_of_a_method() -> None:

@@ -27,7 +27,6 @@ ALLOWED = {
     ("datamodules/shards/remote.py", "glob"): "a remote system's, not a path",
     ("datamodules/shards/table.py", "glob"): "own files in the cache",
     ("datamodules/shards/writer.py", "glob"): "own files, a fixed pattern",
-    ("degradations/tools/freeze.py", "glob"): "own files of an earlier call",
 }
 # Modules that read images, lists and recipes of users open paths only through `files/`.
 READERS = (

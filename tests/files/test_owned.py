@@ -76,20 +76,6 @@ def test_no_other_module_deletes_or_replaces_anything() -> None:
     assert not others, "to go through files/owned.py: " + ", ".join(others)
 
 
-def test_the_search_finds_every_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"{__name__}.REPO", tmp_path)
-    lines = ["import os, shutil", "from os import unlink", "from shutil import rmtree as gone"]
-    lines += ["shutil.rmtree('a')", "os.removedirs('a')", "os.remove('a')", "os.rmdir('a')"]
-    lines += [
-        "path.unlink()",
-        "os.replace('a', 'b')",
-        "part.replace(path)",
-        "shutil.move('a', 'b')",
-    ]
-    (tmp_path / "a.py").write_text("\n".join([*lines, "'a'.replace('a', 'b')", "a.remove('b')"]))
-    assert [line for *_, line in found_in(tmp_path / "a.py")] == list(range(2, len(lines) + 1))
-
-
 # ----------------------------------------------------------------------------------------- writing
 
 
@@ -112,15 +98,6 @@ def test_a_file_is_whole_or_as_before(tmp_path: Path) -> None:
 def test_a_full_disk_says_of_which_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"a\.txt"), whole_file(tmp_path / "a.txt"):
         raise OSError(errno.ENOSPC, "No space left on device")
-
-
-def test_what_is_to_be_done_before_comes_before(tmp_path: Path) -> None:
-    path = tmp_path / "a"
-    seen = []
-    with whole_file(path, lambda: seen.append(path.exists())) as file:
-        file.write(b"x")
-    assert seen == [False]
-    assert path.exists()
 
 
 def test_a_folder_in_the_place_of_a_file_stays(tmp_path: Path) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from tests.gpu.device import Waits, counted, pretended_gpu
 
 
@@ -24,17 +22,6 @@ def test_no_step_of_a_run_waits(tiny: Path, enlarger: Callable[..., None]) -> No
     fit("warm", 5)
     few, many = fit("few", 5), fit("many", 15)
     assert many.total() <= few.total(), f"{many - few}"
-
-
-def test_waiting_for_the_last_operation_counts() -> None:
-    with pretended_gpu(), counted() as waits:
-        x = torch.zeros(2, device="cuda")
-        for queued, expected in ((True, 0), (False, 1)):
-            event = torch.cuda.current_stream().record_event()
-            if queued:
-                x += 1
-            event.synchronize()
-            assert waits.total() == expected
 
 
 def test_fit_and_test(tiny: Path, enlarger: Callable[..., None]) -> None:

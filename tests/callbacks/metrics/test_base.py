@@ -11,11 +11,10 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from callbacks.evaluation import sync_states
-from callbacks.metrics.base import BICUBIC, OUTPUT, ImageMetric, Measurements
+from callbacks.metrics.base import ImageMetric
 from callbacks.metrics.pixels import PSNR
 from callbacks.tensorboard import MetricProtocol
 from tests.callbacks.tiny import Double, Images, NoHR, Tiny, collate, loader, trainer
@@ -120,30 +119,6 @@ def test_compute_sees_the_scale_of_its_dataset(tmp_path: Path) -> None:
     assert [r["value"] for r in metric.records] == [2.0, 4.0]
 
 
-def test_states_of_any_shape_and_name(tmp_path: Path) -> None:
-    measured = Measurements()
-    assert measured.by_key() == {}
-    measured.update(
-        1, OUTPUT, ["a\udcff", "b c"], torch.tensor([0.1, torch.nan], dtype=torch.float64)
-    )
-    measured.update(1, BICUBIC, ["b c"], torch.tensor([2.0]))
-    measured.update(0, OUTPUT, ["é"], torch.arange(6.0).view(1, 2, 3))
-    measured.update(0, OUTPUT, ["x", "é"], torch.ones(2, 4))
-    assert len(measured.values) == 4
-    for _ in range(2):
-        found = measured.by_key()
-        assert list(found[1, OUTPUT]) == ["a\udcff", "b c"]
-        assert found[1, OUTPUT]["a\udcff"] == 0.1  # exact: no rounding to float32
-        assert found[1, OUTPUT]["b c"] != found[1, OUTPUT]["b c"]
-        assert found[1, BICUBIC] == {"b c": 2.0}
-        assert {key: x.tolist() for key, x in found[0, OUTPUT].items()} == {
-            "é": [1.0] * 4,  # the later one
-            "x": [1.0] * 4,
-        }
-        sync_states(measured)  # of one process, its own
-    assert {len(state) for state in measured.metric_state.values()} == {1}  # one transfer each
-
-
 def test_a_repeated_image_counts_once(tmp_path: Path) -> None:
     padded = DataLoader(Images(), 2, sampler=[0, 1, 2, 3, 4, 5, 6, 0], collate_fn=collate)
     metric = MeanDifference()
@@ -191,22 +166,6 @@ def test_every_n_counts_validations_and_goes_on_counting_after_a_resume(tmp_path
     assert fit(7, resume=False) == 3  # 0, 3, 6
 
 
-def test_every_n_does_not_apply_to_validate(tmp_path: Path) -> None:
-    metric = Calls(every_n=3)
-    run = trainer(tmp_path, metric)
-    for _ in range(2):
-        run.validate(Tiny(), loader(), verbose=False)
-        assert metric.records[0]["n"] == 7
-    assert metric._validations == 0
-
-
-def test_records_are_of_the_latest_evaluation(tmp_path: Path) -> None:
-    metric = MeanDifference()
-    run = trainer(tmp_path, metric, max_epochs=3)
-    run.fit(Tiny(), loader(), loader())
-    assert len(metric.records) == 1
-
-
 def test_images_without_hr(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with_reference, without = MeanDifference(), Brightness()
     run = trainer(tmp_path, with_reference, without)
@@ -233,23 +192,6 @@ def test_values_that_are_not_finite_are_named(
     assert caplog.text.count(got) == 1
 
 
-@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
-def test_where_no_value_is_finite_the_mean_is_not(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, value: float
-) -> None:
-    class Broken(MeanDifference):
-        def compute(self, sr: Tensor, hr: Tensor, batch: Any) -> Tensor:
-            return torch.full((len(sr),), value)
-
-    metric = Broken()
-    with caplog.at_level(logging.WARNING):
-        trainer(tmp_path, metric).validate(Tiny(), loader(), verbose=False)
-    (record,) = metric.records
-    assert not math.isfinite(record["value"])
-    assert record["not_finite"] == 7
-    assert "not finite for 7 of 7 images of tiny, and so is the mean" in caplog.text
-
-
 def test_an_output_with_a_broken_pixel_is_not_left_out_of_the_mean(tmp_path: Path) -> None:
     """Otherwise a model that fails at hard images would be the best one."""
 
@@ -266,17 +208,6 @@ def test_an_output_with_a_broken_pixel_is_not_left_out_of_the_mean(tmp_path: Pat
     assert metric.records[0]["not_finite"] == 1
 
 
-def test_networks_move_to_the_device(tmp_path: Path) -> None:
-    class WithNet(MeanDifference):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = nn.Linear(1, 1, device="meta")
-
-    metric = WithNet()
-    with pytest.raises(NotImplementedError, match="meta"):  # it tried to move it
-        trainer(tmp_path, metric).validate(Tiny(), loader(), verbose=False)
-
-
 def test_sizes_that_differ(tmp_path: Path) -> None:
     class Wrong(Tiny):
         def validation_step(self, *args: Any) -> dict[str, Tensor]:
@@ -287,15 +218,6 @@ def test_sizes_that_differ(tmp_path: Path) -> None:
         trainer(tmp_path, MeanDifference()).validate(Wrong(), loader(), verbose=False)
 
 
-def test_a_step_that_returns_no_image(tmp_path: Path) -> None:
-    class Silent(Tiny):
-        def validation_step(self, *args: Any) -> None:
-            return None
-
-    with pytest.raises(TypeError, match="the model's step returned NoneType; expected"):
-        trainer(tmp_path, MeanDifference()).validate(Silent(), loader(), verbose=False)
-
-
 def test_a_metric_that_gives_one_number_a_batch(tmp_path: Path) -> None:
     class Pooled(MeanDifference):
         def compute(self, sr: Tensor, hr: Tensor, batch: Any) -> Tensor:
@@ -303,26 +225,6 @@ def test_a_metric_that_gives_one_number_a_batch(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match=r"Pooled.compute gave the shape \(\); expected one value"):
         trainer(tmp_path, Pooled()).validate(Tiny(), loader(), verbose=False)
-
-
-def test_a_dataset_without_a_name(tmp_path: Path) -> None:
-    nameless = DataLoader([Images()[0]], collate_fn=collate)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="the dataset list has no name, scale, keys"):
-        trainer(tmp_path, MeanDifference()).validate(Tiny(), nameless, verbose=False)
-
-
-@pytest.mark.parametrize("arguments", [{"every_n": 0}, {"limit": 0}])
-def test_numbers_below_one(arguments: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=f"`{next(iter(arguments))}` of MeanDifference is 0"):
-        MeanDifference(**arguments)
-
-
-def test_a_metric_without_a_name() -> None:
-    class Nameless(MeanDifference):
-        name = ""
-
-    with pytest.raises(TypeError, match="Nameless needs a class attribute `name`"):
-        Nameless()
 
 
 def test_two_metrics_of_one_name(tmp_path: Path) -> None:

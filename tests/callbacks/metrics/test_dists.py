@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +14,6 @@ from torchvision import models
 
 from callbacks import weights
 from callbacks.metrics.perceptual import DISTS
-from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
 
 @pytest.fixture(scope="module")
@@ -65,37 +63,3 @@ def test_as_torchmetrics(
     torch.testing.assert_close(compute(metric, sr, hr), expected, rtol=1e-5, atol=1e-7)
     assert (expected > 1e-3).all()
     torch.testing.assert_close(compute(metric, hr, hr), torch.zeros(3), rtol=0, atol=1e-5)
-
-
-def test_one_value_an_image_whatever_its_batch(metric: DISTS) -> None:
-    sr, hr = pair()
-    whole = compute(metric, sr, hr)
-    parts = [compute(metric, *one) for one in zip(sr.split(1), hr.split(1), strict=True)]
-    torch.testing.assert_close(whole, torch.cat(parts), rtol=1e-5, atol=1e-6)
-    sr[1, 0, 5, 5] = torch.nan
-    found = compute(metric, sr, hr)
-    assert found[1].isnan()
-    torch.testing.assert_close(found[[0, 2]], whole[[0, 2]], rtol=1e-5, atol=1e-6)
-
-
-def test_a_run(metric: DISTS, vgg: tuple[nn.Module, Path], tmp_path: Path) -> None:
-    trainer(tmp_path, metric).validate(Tiny(), loader(Images(3, side=40)), verbose=False)
-    record = metric.records[0]
-    assert record["n"] == 3
-    assert record["protocol"]["weights"] == "vgg16-397923af.pth"
-    assert record["protocol"]["sha256"] == weights.digest_of(vgg[1])
-
-
-def test_without_weights_there_is_no_number(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(weights, "obtain", lambda name: None)
-    metric = DISTS()
-    run = trainer(tmp_path, metric)
-    with caplog.at_level(logging.WARNING):
-        run.validate(Tiny(), loader(), verbose=False)
-    assert metric.records == []
-    assert "val/dists" not in run.callback_metrics
-    assert "dists is off, no number will appear: vgg16-397923af.pth is neither in" in caplog.text
-    with pytest.raises(FileNotFoundError, match=r"vgg16-397923af\.pth"):
-        trainer(tmp_path, DISTS(strict_weights=True)).validate(Tiny(), loader(), verbose=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,10 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3, _compute_fid
 
-from callbacks import weights
-from callbacks.metrics.fid import FID, Inception, bicubic, bilinear, frechet_distance
+from callbacks.metrics.fid import FID, bicubic, bilinear, frechet_distance
 from callbacks.metrics.pixels import PSNR
-from callbacks.results.files import load_results
-from callbacks.results.results import Results
 from tests.callbacks.random_inception import NAME, inception, inception_file
-from tests.callbacks.tiny import Images, Tiny, loader, trainer
+from tests.callbacks.tiny import Tiny, loader, trainer
 
 __all__ = ["inception", "inception_file"]
 pytestmark = pytest.mark.filterwarnings("ignore:Matrix is singular")  # as tested here
@@ -66,31 +62,6 @@ def test_the_distance_is_scipys_also_for_singular_covariances(
     assert frechet_distance(a, b) == pytest.approx(by_scipy(a, b), rel=1e-5)
 
 
-@pytest.mark.parametrize(("n", "m"), [(200, 300), (20, 300), (20, 30)])
-def test_features_that_are_never_on(n: int, m: int) -> None:
-    """Zero columns, as ReLU produces, in either set."""
-    a, b = gaussian(n, 40, 40, 0), gaussian(m, 40, 40, 1)
-    a[:, :10], b[:, 5:20] = 0, 0
-    a[:, 38] = a[:, 39]
-    assert frechet_distance(a, b) == pytest.approx(by_scipy(a, b), rel=1e-5)
-
-
-def test_known_distances() -> None:
-    a = gaussian(50, 8, 8, 0)
-    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-10)
-    assert frechet_distance(a, a.flip(0)) == pytest.approx(0, abs=1e-10)
-    assert frechet_distance(a, a + 3.0) == pytest.approx(9 * 8)
-    # One-dimensional: (difference of means)^2 + (difference of deviations)^2.
-    b = 2 * a[:, :1] + 1
-    expected = float((a[:, :1].mean() - b.mean()) ** 2 + (a[:, :1].std() - b.std()) ** 2)
-    assert frechet_distance(a[:, :1], b) == pytest.approx(expected)
-
-
-def test_one_image_has_no_covariance() -> None:
-    with pytest.raises(ValueError, match="needs 2 images or more, got 1 and 5"):
-        frechet_distance(gaussian(1, 4, 4, 0), gaussian(5, 4, 4, 0))
-
-
 # ------------------------------------------------------------------------------- the preparation
 
 
@@ -114,11 +85,6 @@ def test_presets_differ() -> None:
     smooth, sharp = pixels(599, 599).float(), bilinear(pixels(599, 599).float())
     assert sharp.std() < smooth.std() / 1.5  # antialiased
     assert (bicubic(smooth) - sharp).abs().max() > 10
-
-
-def test_an_unknown_preset() -> None:
-    with pytest.raises(ValueError, match="`preset` of FID is 'clean'; expected one of 'clean-fid'"):
-        FID("clean")  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------- against the libraries
@@ -216,26 +182,6 @@ def test_pixels_are_rounded_not_cut_off(inception: Path) -> None:
 # -------------------------------------------------------------------------------- in a run
 
 
-@pytest.mark.slow
-def test_a_run_stores_number_and_protocol(inception: Path, tmp_path: Path) -> None:
-    metric = FID()
-    run = trainer(tmp_path, metric, Results())
-    run.validate(Tiny(), loader(Images(3)), verbose=False)
-    stored = load_results(tmp_path / "results.json")["results"][0]
-    assert stored["metric"] == "fid"
-    assert stored["n"] == 3
-    assert stored["value"] > 0
-    protocol = stored["protocol"]
-    assert protocol["preset"] == "clean-fid"
-    assert protocol["weights"] == NAME
-    assert protocol["sha256"] == hashlib.sha256(inception.read_bytes()).hexdigest()
-    assert protocol["remark"] == "few images (below 5000): biased upward"
-    assert protocol["antialias"] is True
-    # A checkpoint does not hold the weights.
-    run.save_checkpoint(tmp_path / "a.ckpt")
-    assert (tmp_path / "a.ckpt").stat().st_size < 100_000
-
-
 @pytest.fixture
 def without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine without the weights and without a network."""
@@ -263,20 +209,6 @@ def test_without_weights_it_is_off(without: Path, tmp_path: Path, caplog: Any) -
         trainer(tmp_path, FID(strict_weights=True)).validate(Tiny(), loader(), verbose=False)
 
 
-def test_weights_of_another_hash(inception_file: Path, monkeypatch: Any, tmp_path: Path) -> None:
-    monkeypatch.setenv("ENLARGER_WEIGHTS", str(inception_file.parent))
-    with pytest.raises(weights.WrongWeightsError, match=f"{NAME} is not the published"):
-        trainer(tmp_path, FID()).validate(Tiny(), loader(), verbose=False)
-
-
 class Malicious:
     def __reduce__(self) -> Any:
         return (Path.touch, (Path("executed"),))
-
-
-def test_code_in_a_file_of_weights_is_not_run(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.chdir(tmp_path)
-    torch.save({"conv": Malicious()}, tmp_path / NAME)
-    with pytest.raises(Exception, match="loading that would run code"):
-        Inception(tmp_path / NAME)
-    assert not Path("executed").exists()

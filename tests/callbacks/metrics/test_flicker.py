@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader
 
 from callbacks.metrics.fid import KIDThumb
 from callbacks.metrics.swd import SWD
 from callbacks.metrics.video import Flicker, FrameKIDThumb, FrameSWD
-from tests.callbacks.tiny import Images, Tiny, trainer
+from tests.callbacks.tiny import Images, Tiny
 
 
 def smooth(seed: int, side: int = 80) -> Tensor:
@@ -75,12 +73,6 @@ def test_a_clip_is_its_own() -> None:
         assert torch.equal(Flicker().features(clips[n : n + 1], keys(1))[0], whole[n])
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (2, 1, 3, 8, 8)])
-def test_images_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"flicker of 0, 1: got the shape .*; expected clips"):
-        Flicker().features(torch.zeros(shape), keys(2))
-
-
 class Clips(Images):
     def __getitem__(self, index: int) -> dict[str, Any]:
         clip = moving(index, 1)
@@ -95,19 +87,6 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
 class Echo(Tiny):
     def validation_step(self, batch: Any, *indices: int) -> dict[str, Tensor]:
         return {"sr": batch["sr"]}
-
-
-def test_in_a_validation(tmp_path: Path) -> None:
-    metrics: Any = [Flicker(), FrameSWD(levels=2, patches=16), FrameKIDThumb()]
-    data = DataLoader(Clips(5), 2, collate_fn=collate)
-    trainer(tmp_path, *metrics).validate(Echo(), data, verbose=False)
-    names = [record["metric"] for metric in metrics for record in metric.records]
-    assert names[:2] == ["flicker", "flicker_real"]
-    assert names[-3:] == ["frame_swd", "frame_swd_2", "frame_kid_thumb"]
-    values = {r["metric"]: r["value"] for metric in metrics for r in metric.records}
-    assert 0 < values["flicker"] < 1
-    assert 0 < values["flicker_real"] < 1
-    assert all(r["n"] == 5 for metric in metrics for r in metric.records)
 
 
 @pytest.mark.parametrize(

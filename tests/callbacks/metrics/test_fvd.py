@@ -100,14 +100,6 @@ def test_the_numbers_of_the_features(tmp_path: Path, plain: str) -> None:
     assert protocol["remark"] == "few images (below 2048): biased upward"
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
-def test_batches_do_not_matter(tmp_path: Path, plain: str, batch_size: int) -> None:
-    one, other = FVD(plain, frames=6), FVD(plain, frames=6)
-    validate(tmp_path, one, batch_size=7)
-    validate(tmp_path, other, batch_size=batch_size)
-    assert one.records[0]["value"] == pytest.approx(other.records[0]["value"], rel=1e-5)
-
-
 def test_a_network_with_the_arguments_of_i3d(tmp_path: Path) -> None:
     metric = FVD(saved(LikeI3D(), tmp_path / "i3d.pt"), frames=6)
     validate(tmp_path, metric)
@@ -125,16 +117,6 @@ def test_without_a_network_it_is_off(tmp_path: Path, caplog: Any, weights: str |
         validate(tmp_path, KVD(weights, strict_weights=True))
 
 
-def test_clips_that_are_too_short(tmp_path: Path, plain: str) -> None:
-    with pytest.raises(ValueError, match=r"expected clips .* of at least 16 frames"):
-        validate(tmp_path, FVD(plain))
-
-
-def test_one_clip(tmp_path: Path, plain: str) -> None:
-    with pytest.raises(ValueError, match="fvd of 'tiny' has 1 image; a FVD needs at least 2"):
-        validate(tmp_path, FVD(plain, frames=4), n=1)
-
-
 class Flat(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x
@@ -144,8 +126,3 @@ def test_a_network_that_gives_no_features(tmp_path: Path) -> None:
     metric = FVD(saved(Flat(), tmp_path / "flat.pt"), frames=4)
     with pytest.raises(ValueError, match=r"flat.pt gave .* for 2 clips; expected features \(2, D"):
         validate(tmp_path, metric)
-
-
-def test_no_frames() -> None:
-    with pytest.raises(ValueError, match="`frames` of FVD is 0"):
-        FVD(frames=0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,8 @@ from torch import Tensor, nn
 
 from callbacks import weights
 from callbacks.metrics import iqa
-from callbacks.metrics.iqa import FILES, IQA
+from callbacks.metrics.iqa import IQA
 from callbacks.metrics.niqe import save_model
-from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
 needs_pyiqa = pytest.mark.skipif(
     importlib.util.find_spec("pyiqa") is None, reason="needs the optional package pyiqa"
@@ -264,24 +262,6 @@ def test_as_pyiqa(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_pyiqa
-def test_an_image_does_not_depend_on_its_batch(made: Any) -> None:
-    metric, images = made[0], smooth_images(3)
-    alone = torch.cat([compute(metric, image) for image in images.split(1)])
-    assert torch.equal(compute(metric, images), alone)
-
-
-@needs_pyiqa
-def test_rounding_and_pixels_that_are_not_finite(made: Any) -> None:
-    metric, images = made[0], smooth_images(3)
-    expected = compute(metric, images)
-    torch.testing.assert_close(compute(metric, images + 0.4 / 255), expected, rtol=0, atol=0)
-    images[1, 0, 3, 4] = torch.nan
-    values = compute(metric, images)
-    assert values.isnan().tolist() == [False, True, False]
-    assert torch.equal(values[::2], expected[::2])
-
-
-@needs_pyiqa
 def test_the_process_is_left_as_it_was(made: Any) -> None:
     metric, _ = made
     cudnn = torch.backends.cudnn
@@ -290,51 +270,6 @@ def test_the_process_is_left_as_it_was(made: Any) -> None:
     compute(metric, smooth_images(1))
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (cudnn.deterministic, cudnn.benchmark) == before[1:]
-
-
-@needs_pyiqa
-def test_a_run(made: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    metric, files = made
-    iqa._warn_of_licence.cache_clear()
-    again = IQA(metric.metric, label="again")
-    data = Images(2, side=200)
-    trainer(tmp_path, metric, again).test(Tiny(), loader(data), verbose=False)
-    (record,) = metric.records
-    assert record["n"] == 2
-    assert record["value"] == again.records[0]["value"]
-    protocol = record["protocol"]
-    assert f"pyiqa {iqa._version()}, {metric.metric}" == protocol["implementation"]
-    for name, file in files.items():
-        assert hashlib.sha256(file.read_bytes()).hexdigest() in str(protocol["sha256"])
-        assert weights.entry_of(name.replace("_", "-"))["file"] in str(protocol["weights"])
-    assert caplog.text.count("noncommercial") == 1
-
-
-@needs_pyiqa
-def test_small_images_are_left_out_and_named(
-    made: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    metric, _ = made
-    trainer(tmp_path, metric).test(Tiny(), loader(Images(2)), verbose=False)  # 24 px
-    assert metric.records == []
-    assert f"{metric.name} of tiny: 2 of 2 images are smaller than" in caplog.text
-
-
-@needs_pyiqa
-def test_a_file_without_a_known_hash_is_said_to_be_unverified(
-    small: None,
-    place: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    put(place, monkeypatch, nrqm=ma_file(tmp_path), niqe_pristine=pristine_file(tmp_path))
-    IQA("pi").load()
-    lines = [line for line in caplog.messages if "not verified" in line]
-    assert len(lines) == 1
-    assert "NRQM_model.mat" in lines[0]
-    assert hashlib.sha256((place / "NRQM_model.mat").read_bytes()).hexdigest() in lines[0]
 
 
 @needs_pyiqa
@@ -359,27 +294,6 @@ def test_a_wrong_file(
 # ------------------------------------------------------------------------------------- without it
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_without_weights_it_is_off_in_one_line(
-    name: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    metric = IQA(name)
-    trainer(tmp_path, metric).test(Tiny(), loader(Images(2)), verbose=False)
-    assert metric.records == []
-    (line,) = (line for line in caplog.messages if "is off" in line)
-    assert line.startswith(f"{metric.name} is off, no number will appear: ")
-    assert "\n" not in line
-    if importlib.util.find_spec("pyiqa") is None:
-        assert "pip install -c constraints.txt -e '.[iqa]'" in line
-    else:
-        assert weights.entry_of(metric.files[0])["file"] in line
-
-
-def test_strict(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="strict_weights is set"):
-        trainer(tmp_path, IQA("musiq", strict_weights=True)).test(Tiny(), loader(), verbose=False)
-
-
 def test_the_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without pyiqa, or without one of the packages that it needs."""
 
@@ -392,28 +306,9 @@ def test_the_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert line.endswith("install the extra: pip install -c constraints.txt -e '.[iqa]'")
 
 
-def test_names_and_protocols() -> None:
-    koniq, pipal = IQA("maniqa"), IQA("maniqa-pipal")
-    assert koniq.name == pipal.name == "maniqa"
-    assert koniq.protocol()["implementation"] != pipal.protocol()["implementation"]
-    assert (koniq.higher_is_better, IQA("pi").higher_is_better) == (True, False)
-    index = IQA("pi", label="index")
-    assert index.name == "index"
-    assert [index.protocol()[key] for key in ("color", "border", "data_range")] == ["y", 4, 255]
-
-
-def test_an_unknown_metric_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"`metric` of IQA is 'maniqa-kadid'; .* maniqa-pipal, "):
-        IQA("maniqa-kadid")  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize(
     ("size", "fits"),
     [((104, 200), True), ((200, 104), True), ((103, 200), False), ((104, 199), False)],
 )
 def test_what_pi_needs(size: tuple[int, int], fits: bool) -> None:
     assert IQA("pi").fits(*size) is fits
-
-
-def test_every_file_is_in_the_manifest() -> None:
-    assert {name for names in FILES.values() for name in names} <= set(weights.manifest())

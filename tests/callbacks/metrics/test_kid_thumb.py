@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
 from callbacks.metrics.fid import KIDThumb
-from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
 BATCH: Any = {"key": ["a"]}
 
@@ -40,25 +37,3 @@ def test_it_tells_sets_apart_but_not_samples_of_one() -> None:
     reddish = number(blobs(40, 0) * torch.tensor([1.2, 1.0, 0.8]).view(3, 1, 1), blobs(40, 1))
     assert min(same) < 0 < max(same)
     assert min(darker, reddish) > 2 * max(map(abs, same))
-
-
-def test_detail_is_none_of_its_business() -> None:
-    images = blobs(40, 0)
-    checked = images + 0.05 * (-1.0) ** torch.arange(32)
-    assert abs(number(checked.clamp(0, 1), images) - number(images, images)) < 1e-3
-
-
-def test_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    metric = KIDThumb()
-    trainer(tmp_path, metric).validate(Tiny(), loader(), verbose=False)
-    assert metric.records[0]["protocol"]["remark"] == "few images (below 100): noisy"
-    assert metric.records[0]["protocol"]["resize"] == "area to 8x8"
-    trainer(tmp_path, metric := KIDThumb(25)).validate(Tiny(), loader(Images()), verbose=False)
-    assert metric.records == []
-    assert "images are smaller than a thumbnail's 25x25 (`side`) and left out" in caplog.text
-
-
-@pytest.mark.parametrize(("key", "value"), [("side", 0), ("subsets", 0), ("subset_size", 1)])
-def test_numbers_out_of_range(key: str, value: int) -> None:
-    with pytest.raises(ValueError, match=f"`{key}` of KIDThumb is {value}"):
-        KIDThumb(**{key: value})

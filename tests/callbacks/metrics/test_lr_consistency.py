@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from callbacks.metrics.consistency import LRConsistency
 from degradations.bicubic import resize
-from tests.callbacks.tiny import Double, NoHR, Tiny, loader, trainer
 
 
 def compute(metric: LRConsistency, sr: Tensor, lr: Tensor) -> Tensor:
@@ -59,46 +57,7 @@ def test_the_border_is_that_of_the_input() -> None:
     assert compute(LRConsistency(border=1), sr, lr) != inside
 
 
-def test_a_run_has_the_control_and_names_bad_images(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    class Breaks(Tiny):
-        def validation_step(self, batch: Any, *_: Any) -> dict[str, Tensor]:
-            sr = super().validation_step(batch, 0)["sr"]
-            for key, value in (("tiny/01", math.nan), ("tiny/02", math.inf)):
-                if key in batch["key"]:
-                    sr[batch["key"].index(key), 0, 7, 7] = value
-            return {"sr": sr}
-
-    metric = LRConsistency(control=True)
-    run = trainer(tmp_path, metric)
-    run.validate(Tiny(), loader(), verbose=False)
-    assert run.callback_metrics["val/lr_psnr"].item() == pytest.approx(metric.records[0]["value"])
-    assert metric.control_records[0]["value"] > metric.records[0]["value"]
-    with caplog.at_level(logging.WARNING):
-        run.validate(Breaks(), loader(), verbose=False)
-    assert "lr_psnr is not finite for 2 of 7 images of tiny" in caplog.text
-    assert "tiny/01 (nan), tiny/02 (nan)" in caplog.text
-
-
 def test_it_needs_an_input() -> None:
     sr, batch = torch.rand(1, 3, 8, 8), {"key": ["set/0"]}
     with pytest.raises(ValueError, match="lr_psnr of set/0: the batch has no `lr`"):
         LRConsistency().compute(sr, sr, batch)  # type: ignore[arg-type]
-
-
-def test_bad_arguments_and_sizes() -> None:
-    with pytest.raises(ValueError, match="`color` of LRConsistency is 'lab'"):
-        LRConsistency("lab")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="`border` of LRConsistency is -1"):
-        LRConsistency(border=-1)
-    with pytest.raises(
-        ValueError, match="9x8 pixels are fewer than one pixel of the input without"
-    ):
-        compute(LRConsistency(border=4), torch.rand(1, 3, 16, 18), torch.rand(1, 3, 8, 9))
-
-
-def test_images_without_hr(tmp_path: Path) -> None:
-    metric = LRConsistency()
-    trainer(tmp_path, metric).validate(Double(), loader(NoHR()), verbose=False)
-    assert metric.records[0]["n"] == 7

@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
 from callbacks.metrics.fid import FID, PatchFID, PatchKID, frechet_distance, polynomial_mmd
 from tests.callbacks.random_inception import inception, inception_file
-from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
 __all__ = ["inception", "inception_file"]
 
@@ -62,32 +60,3 @@ def test_the_numbers_are_those_of_all_crops() -> None:
     flat = sr.reshape(15, 8), hr.reshape(15, 8)
     assert PatchFID().distance(sr, hr) == frechet_distance(*flat)
     assert PatchKID().distance(sr, hr) == polynomial_mmd(*flat)
-
-
-def test_a_run(inception: Path, tmp_path: Path) -> None:
-    metrics = [PatchFID(crops=1), PatchKID(crops=1)]
-    data = loader(Images(2, side=300))
-
-    class Large(Tiny):
-        def validation_step(self, batch: Any, *indices: int) -> dict[str, Tensor]:
-            return {"sr": self(batch["lr"], (300, 300)).clamp(0, 1)}
-
-    trainer(tmp_path, *metrics).validate(Large(), data, verbose=False)
-    for metric in metrics:
-        protocol = metric.records[0]["protocol"]
-        assert protocol["crops"].startswith("1 of 299x299 from each image, not resized")
-        assert "preset" not in protocol
-        assert "few images" in protocol["remark"]
-
-
-def test_images_smaller_than_a_crop(
-    inception: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    trainer(tmp_path, metric := PatchFID()).validate(Tiny(), loader(), verbose=False)
-    assert metric.records == []
-    assert "images are smaller than a crop's 299x299 and left out, so there is no" in caplog.text
-
-
-def test_no_crops() -> None:
-    with pytest.raises(ValueError, match="`crops` of PatchKID is 0"):
-        PatchKID(crops=0)

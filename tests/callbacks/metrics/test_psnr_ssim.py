@@ -16,7 +16,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 from torch.nn import functional
 
-from callbacks.metrics.pixels import PSNR, SSIM, PixelMetric, ssim, to_pixels
+from callbacks.metrics.pixels import PSNR, SSIM, PixelMetric, to_pixels
 from tests.callbacks.tiny import Tiny, loader, trainer
 
 
@@ -76,15 +76,6 @@ def test_as_scikit_image(color: Any, border: Any, cut: int) -> None:
     )
 
 
-def test_ssim_map_cropped_by_five_as_scikit_image() -> None:
-    a, b = (np.random.default_rng(seed).random((20, 33)) * 255 for seed in (0, 1))
-    whole = structural_similarity(
-        *(a, b), data_range=255, gaussian_weights=True, use_sample_covariance=False, full=True
-    )[1]
-    ours = ssim(torch.from_numpy(a)[None, None], torch.from_numpy(b)[None, None])
-    assert ours.item() == pytest.approx(whole[5:-5, 5:-5].mean(), abs=1e-12)
-
-
 def test_rounding_can_be_left_out() -> None:
     hr = torch.zeros(1, 3, 20, 20)
     assert compute(PSNR(), hr + 0.4 / 255, hr).isinf().all()
@@ -107,20 +98,6 @@ def test_border_of_the_scale_is_rounded_up(scale: float, cut: int) -> None:
     assert inside != compute(PSNR(border=cut - 1), sr, hr)
 
 
-def test_mean_over_images_is_not_pooled(tmp_path: Path) -> None:
-    class Shifted(Tiny):
-        """Wrong by 25.5 levels in one image and by 2.55 in the others."""
-
-        def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-            wrong = torch.tensor([0.1 if key == "tiny/00" else 0.01 for key in batch["key"]])
-            sign = torch.where(batch["hr"] > 0.5, -1.0, 1.0)
-            return {"sr": batch["hr"] + sign * wrong.view(-1, 1, 1, 1)}
-
-    metric = PSNR("rgb", round_8bit=False)
-    trainer(tmp_path, metric).validate(Shifted(), loader(), verbose=False)
-    assert metric.records[0]["value"] == pytest.approx((20 + 6 * 40) / 7, abs=1e-3)
-
-
 def test_equal_images_are_infinite_and_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -134,51 +111,6 @@ def test_equal_images_are_infinite_and_named(
     assert metrics[0].records[0]["value"] == math.inf
     assert metrics[1].records[0]["value"] == pytest.approx(1, abs=1e-12)
     assert "psnr is not finite for 7 of 7 images" in caplog.text
-
-
-def test_protocols() -> None:
-    assert PSNR().protocol() == {
-        "implementation": "enlarger psnr 1",
-        "color": "y",
-        "border": "scale",
-        "round_8bit": True,
-        "data_range": 255,
-    }
-    assert SSIM("rgb", 4, False, label="other").protocol() == {
-        "implementation": "enlarger ssim 1",
-        "color": "rgb",
-        "border": 4,
-        "round_8bit": False,
-        "data_range": 255,
-        "window": "gaussian 11x11 1.5 valid",
-        "k1": 0.01,
-        "k2": 0.03,
-    }
-
-
-def test_images_too_small() -> None:
-    x = torch.rand(1, 3, 8, 30)
-    with pytest.raises(
-        ValueError, match="30x8 pixels are fewer than one pixel without the border of 4"
-    ):
-        compute(PSNR(), x, x, scale=4)
-    with pytest.raises(
-        ValueError, match="26x4 pixels are fewer than 11x11 pixels without the border"
-    ):
-        compute(SSIM(), x, x)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"border": -1}, "`border` of PSNR is -1"),
-        ({"border": "shave"}, "`border` of PSNR is shave"),
-        ({"color": "lab"}, "`color` of PSNR is 'lab'"),
-    ],
-)
-def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        PSNR(**arguments)
 
 
 def test_bicubic_on_set5_is_the_published_number(data_root: Path) -> None:

@@ -15,7 +15,6 @@ from torch.nn import functional
 
 from callbacks.metrics.consistency import Repetition, autocorrelation
 from degradations.bicubic import resize
-from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
 
 def scenes(count: int, seed: int, side: int = 32) -> Tensor:
@@ -64,22 +63,6 @@ def test_images_of_any_size_are_brought_to_one() -> None:
     assert number(large, base=64) == pytest.approx(number(whole), abs=1e-6)
     flat = torch.full((1, 3, 32, 48), 0.5)
     assert number(flat) == pytest.approx(0, abs=1e-9)
-
-
-def test_a_run(tmp_path: Path) -> None:
-    metric = Repetition(16)
-    model, images = Tiny(), Images(side=32)
-    trainer(tmp_path, metric).validate(model, loader(images), verbose=False)
-    [record] = metric.records
-    sr, hr = [], []
-    for sample in (images[n] for n in range(len(images))):
-        out = model.validation_step({"lr": sample["lr"][None], "size": (32, 32)}, 0)["sr"]
-        sr.append(number(out.detach()))
-        hr.append(number(sample["hr"][None]))
-    assert record["value"] == pytest.approx(sum(sr) / 7 - sum(hr) / 7, abs=1e-5)
-    assert record["protocol"]["base"] == 16
-    with pytest.raises(ValueError, match="`base` of Repetition is 8; it must be at least 16"):
-        Repetition(8)
 
 
 def test_the_values_of_automobiles(data_root: Path) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,8 @@ from torch.utils.data import DataLoader
 
 from callbacks.metrics.base import ImageMetric
 from callbacks.metrics.robustness import Robustness
-from callbacks.report.report import Report
 from callbacks.results.results import Results
 from commands.run.directions import direction_of
-from tests.callbacks.metrics.test_sets import OneThread
 from tests.callbacks.tiny import Images, Tiny, collate, loader, trainer
 
 VALUES = (30.0, 20.0, 10.0, 40.0, 25.0, 5.0, 32.0)  # of the seven images of `Images`
@@ -137,79 +133,16 @@ def test_numbers_that_are_not_finite(tmp_path: Path) -> None:
     assert math.isnan(variance["value"])
 
 
-def test_fewer_images_have_a_protocol_of_their_own(tmp_path: Path) -> None:
-    few = Given(limit=3)
-    robust = Robustness(scores={"both": {"given": 1, "lower": -0.1}})
-    found = records_of(tmp_path, few, Lower(), robust)
-    assert found["tiny", "robustness_given_variance"]["value"] == pytest.approx(np.var(VALUES[:3]))
-    assert found["tiny", "robustness_given_variance"]["protocol"]["images"] == 3
-    assert found["tiny", "robustness_both"]["n"] == 3  # those that both measured
-    assert "images" not in found["tiny", "robustness_lower_variance"]["protocol"]
-
-
-def test_a_metric_that_is_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    class Off(Lower):
-        def absent(self) -> str:
-            return "no weights"
-
-    robust = Robustness({"lower": {"poor": 1.0}}, {"both": {"given": 1, "lower": -0.1}})
-    with caplog.at_level(logging.WARNING):
-        found = records_of(tmp_path, Given(), Off(), robust)
-    assert list(values_of(found)) == ["robustness_given_variance"]
-    assert "no robustness_both of tiny: there is no number of lower" in caplog.text
-
-
-def test_a_sweep_in_results_and_on_the_page(tmp_path: Path) -> None:
-    """A dataset a strength; and bicubic's numbers, where the metric has it as a control."""
-    robust = Robustness({"given": {"poor": 18.0}})
-    sets = [loader(Images(name=name)) for name in ("clean", "strong")]
-    callbacks = Given(control=True), robust, Results(), Report(limit=0)
-    records_of(tmp_path, *callbacks, sets=sets)
-    stored = json.loads((tmp_path / "results.json").read_text())["results"]
-    shares = {
-        (r["dataset"], r["checkpoint"]): (r["value"], r["higher_is_better"])
-        for r in stored
-        if r["metric"] == "robustness_given_poor"
-    }
-    below = [sum(v * factor < 18 for v in VALUES) / 7 for factor in (1, 0.5, 0.25)]
-    assert shares == {
-        ("clean", None): (pytest.approx(below[0]), False),
-        ("strong", None): (pytest.approx(below[1]), False),
-        ("clean", "bicubic"): (pytest.approx(below[1]), False),
-        ("strong", "bicubic"): (pytest.approx(below[2]), False),
-    }
-    page = (tmp_path / "report.html").read_text()
-    assert "robustness_given_poor" in page
-    for name, share in (("clean", below[0]), ("strong", below[1])):
-        of_the_model = rf">{name}</th>(?:(?!</tr>|bicubic).)*>{share:.4f}</td>"
-        assert re.search(of_the_model, page, re.DOTALL)
-
-
-def test_in_fit_only_where_a_metric_was_due(tmp_path: Path) -> None:
-    logged = []
-
-    class Seen(Robustness):
-        def _finish(self, *args: Any) -> None:
-            super()._finish(*args)
-            logged.append(len(self.records))
-
-    robust = Seen()
-    run = trainer(tmp_path, Given(every_n=2), robust, max_epochs=3)
-    run.fit(Tiny(), loader(), loader())
-    assert logged == [1, 0, 1]
-    assert run.callback_metrics["val/robustness_given_variance"] == pytest.approx(np.var(VALUES))
-
-
 @pytest.mark.parametrize(
     ("callbacks", "message"),
     [
         ([Robustness(), Given()], "reads the numbers of given, which stands after it"),
-        ([Given(), Robustness({"give": {"poor": 1}})], "names 'give'; .*: given; scores: none"),
+        ([Given(), Robustness({"give": {"poor": 1}})], "names give; .*: given"),
         ([Robustness({"give": {"poor": 1}})], "number for each image: none"),
-        ([Given(), Robustness(scores={"s": {"x": 1}})], "`scores.s` of Robustness names 'x'"),
+        ([Given(), Robustness(scores={"s": {"x": 1}})], "Robustness names x"),
         ([Given(), Robustness(scores={"given": {"given": 1}})], "a metric has this name already"),
-        ([Given(), Robustness(scores={"s": {"given": -1}})], "weight -1 for given, .* higher is"),
-        ([Lower(), Robustness(scores={"s": {"lower": 1}})], "weight 1 for lower, .* lower is"),
+        ([Given(), Robustness(scores={"s": {"given": -1}})], "weight -1 for given"),
+        ([Lower(), Robustness(scores={"s": {"lower": 1}})], "weight 1 for lower"),
     ],
 )
 def test_refused(tmp_path: Path, callbacks: list[Any], message: str) -> None:
@@ -237,17 +170,3 @@ class Save(Results):
         robust = next(c for c in trainer.callbacks if isinstance(c, Robustness))
         where = Path(trainer.default_root_dir, f"{trainer.global_rank}.json")
         where.write_text(json.dumps(robust.records))
-
-
-@pytest.mark.distributed
-@pytest.mark.parametrize("processes", [2, 3])
-def test_several_processes_are_as_one(tmp_path: Path, processes: int) -> None:
-    limits = {"given": {"poor": 18.0}, "score": {"poor": 5.0}}
-    scores = {"score": {"given": 0.5, "lower": -0.1}}
-    callbacks = [OneThread(), Given(), Lower(), Robustness(limits, scores), Save()]
-    run = trainer(tmp_path, *callbacks, devices=processes, strategy="ddp_fork")
-    run.test(Sharded(), verbose=False)
-    alone = Robustness(limits, scores)
-    records_of(tmp_path / "alone", Given(), Lower(), alone)
-    for rank in range(processes):
-        assert json.loads((tmp_path / f"{rank}.json").read_text()) == alone.records

@@ -104,17 +104,6 @@ def test_every_pair_of_scales_both_ways(tmp_path: Path) -> None:
     assert expected(2, 4) != pytest.approx(expected(4, 2), abs=1e-4)
 
 
-def test_only_images_that_both_have(tmp_path: Path) -> None:
-    metric = SelfSSIM()
-    validate(tmp_path, Enlarges(), metric, Sized("a", 2, 3), Sized("b", 4, 2))
-    assert [r["n"] for r in metric.records] == [2, 2]
-    assert metric.records[0]["value"] == pytest.approx(expected(2, 4, 2), abs=1e-9)
-    metric = SelfSSIM(limit=1)
-    validate(tmp_path, Enlarges(), metric, Sized("a", 2), Sized("b", 4))
-    assert [r["n"] for r in metric.records] == [1, 1]
-    assert metric.records[0]["protocol"]["images"] == 1
-
-
 def test_names_that_two_sets_share(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """For example Set5 and Set14 at two scales each, if their images are named by numbers."""
     metric = SelfSSIM()
@@ -128,16 +117,6 @@ def test_names_that_two_sets_share(tmp_path: Path, caplog: pytest.LogCaptureFixt
     }
     assert "no self_ssim_from_x2 of a_x4: 2 datasets of that scale" in caplog.text
     assert "val/a_x4/self_ssim_from_x2" not in run.callback_metrics
-
-
-def test_no_pair_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    metric = SelfSSIM()
-    for sets in ([Sized("a", 2)], [Sized("a", 2), Sized("b", 2)]):
-        caplog.clear()
-        with caplog.at_level(logging.WARNING):
-            validate(tmp_path, Enlarges(), metric, *sets)
-        assert metric.records == []
-        assert "no self_ssim: it needs datasets of the same images at two scales" in caplog.text
 
 
 def test_bad_pixels_name_their_image(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -155,8 +134,3 @@ def test_bad_pixels_name_their_image(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert (
         "self_ssim_from_x2 of b: 1 of 3 images have pixels that are not finite: 01" in caplog.text
     )
-
-
-def test_bad_arguments() -> None:
-    with pytest.raises(ValueError, match="`color` of SelfSSIM is 'lab'"):
-        SelfSSIM("lab")  # type: ignore[arg-type]

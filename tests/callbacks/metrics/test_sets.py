@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from pathlib import Path
 from typing import Any
 
@@ -78,17 +77,6 @@ def test_one_number_of_the_set_for_any_batch_size(tmp_path: Path, batch_size: in
     assert metric.seen == [(7, 7)]
 
 
-def test_order_and_repeats_do_not_matter(tmp_path: Path) -> None:
-    def value(order: list[int]) -> float:
-        shuffled = DataLoader(Images(), 1, sampler=order, collate_fn=collate)
-        metric = Color()
-        trainer(tmp_path, metric).validate(Tiny(), shuffled, verbose=False)
-        assert metric.seen == [(7, 7)]
-        return metric.records[0]["value"]
-
-    assert value([0, 1, 2, 3, 4, 5, 6]) == value([6, 0, 5, 1, 4, 2, 3, 0])
-
-
 def test_references_are_computed_once_while_they_stay_the_same(tmp_path: Path) -> None:
     metric = Color(control=True)
     trainer(tmp_path, metric, max_epochs=3).fit(Tiny(), loader(), loader())
@@ -108,13 +96,6 @@ def test_references_are_computed_once_while_they_stay_the_same(tmp_path: Path) -
     run.validate(Tiny(), loader(Brighter()), verbose=False)  # the same keys, other pixels
     assert again.records[0]["value"] != before
     assert len(again._known) == 7  # others are dropped
-
-
-def test_limit_is_in_the_protocol(tmp_path: Path) -> None:
-    metric = Color(limit=3)
-    trainer(tmp_path, metric).validate(Tiny(), loader(), verbose=False)
-    assert metric.records[0]["value"] == pytest.approx(expected(3), rel=1e-5)
-    assert metric.records[0]["protocol"] == {"implementation": "test", "images": 3}
 
 
 def test_few_images_are_said_beside_the_number(tmp_path: Path) -> None:
@@ -142,35 +123,6 @@ def test_one_image_is_refused_before_anything_is_measured(
     with pytest.raises(ValueError, match=message):
         run.fit(Tiny(), loader(), data) if sanity else run.validate(Tiny(), data, verbose=False)
     assert metric.asked == []
-
-
-def test_half_precision_is_finite() -> None:
-    """The sum of a bright image exceeds 65504."""
-    images = torch.ones(2, 3, 300, 300, dtype=torch.float16)
-    images[1, 0, 7, 7] = torch.nan
-    features = Color().finite_features(images, {"key": ["a", "b"]})  # type: ignore[typeddict-item]
-    assert features.isfinite().all(1).tolist() == [True, False]
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_images_that_are_not_finite_are_named(tmp_path: Path, caplog: Any, value: float) -> None:
-    class Broken(Tiny):
-        def validation_step(self, batch: Any, *indices: int) -> dict[str, Tensor]:
-            sr = super().validation_step(batch, *indices)["sr"]
-            for i, key in enumerate(batch["key"]):
-                if key in ("tiny/02", "tiny/05"):
-                    sr[i, 0, 0, 0] = value
-            return {"sr": sr}
-
-    class Rounding(Color):
-        def features(self, images: Tensor, batch: Any) -> Tensor:
-            return super().features(images.nan_to_num(0).clamp(0, 1), batch)
-
-    metric = Rounding()
-    with caplog.at_level(logging.WARNING):
-        trainer(tmp_path, metric).validate(Broken(), loader(), verbose=False)
-    assert math.isnan(metric.records[0]["value"])
-    assert "color of tiny is not finite, because 2 of 7 images are not: tiny/02, t" in caplog.text
 
 
 class Absent(Color):
@@ -205,27 +157,6 @@ def test_strict_weights_stop_the_run(tmp_path: Path) -> None:
     metric.strict_weights = True
     with pytest.raises(FileNotFoundError, match=r"color .strict_weights is set.: net.pth is miss"):
         trainer(tmp_path, metric).validate(Tiny(), loader(), verbose=False)
-
-
-def test_networks_are_loaded_once_and_only_when_a_run_starts(tmp_path: Path) -> None:
-    class Loads(Color):
-        loaded = 0
-
-        def load(self) -> None:
-            self.loaded += 1
-
-    class Predicts(Tiny):
-        def predict_step(self, batch: Any, *indices: int) -> None:
-            return None
-
-    metric = Loads(reference="/nowhere")
-    run = trainer(tmp_path, metric)
-    run.predict(Predicts(), loader(), return_predictions=False)
-    assert metric.loaded == 0  # predict measures nothing
-    metric.reference = None
-    run.fit(Tiny(), loader(), loader())
-    run.test(Tiny(), loader(), verbose=False)
-    assert metric.loaded == 1
 
 
 # ------------------------------------------------------------------------------ several processes

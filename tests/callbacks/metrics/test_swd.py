@@ -18,7 +18,6 @@ from torch.nn import functional
 from callbacks.metrics.swd import SWD, blur, wasserstein
 from degradations.bicubic import resize
 from lightning_modules.networks.imdn import IMDN
-from tests.callbacks.tiny import Images, Tiny, loader, trainer
 from tests.quick import quick
 
 
@@ -84,28 +83,6 @@ def test_places_belong_to_the_image() -> None:
     levels = (gray[:1] * 255).round()
     pieces = functional.unfold(levels - blur(levels), 7)[0].T.view(-1, 3, 7, 7)
     assert (pieces - band).abs().amax((1, 2, 3)).min() < 1e-3
-
-
-def test_images_that_are_too_small(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    trainer(tmp_path, metric := SWD()).validate(Tiny(), loader(), verbose=False)
-    assert metric.records == []
-    assert "images are smaller than the 28x28 that 3 `levels` need and left out" in caplog.text
-    metric = SWD(levels=2)
-    trainer(tmp_path, metric).validate(Tiny(), loader(), verbose=False)
-    assert [r["metric"] for r in metric.records] == ["swd", "swd_2"]
-
-
-def test_a_run_with_bicubic_beside_it(tmp_path: Path) -> None:
-    metric = SWD(control=True)
-    trainer(tmp_path, metric).validate(Tiny(), loader(Images(side=32)), verbose=False)
-    assert [r["metric"] for r in metric.control_records] == ["swd", "swd_2", "swd_3"]
-    assert metric.records[0]["protocol"]["patches"].startswith("512 of 7x7")
-
-
-@pytest.mark.parametrize("key", ["levels", "patches", "directions"])
-def test_numbers_below_one(key: str) -> None:
-    with pytest.raises(ValueError, match=f"`{key}` of SWD is 0"):
-        SWD(**{key: 0})
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from callbacks.metrics.sets import find_images
 from callbacks.predict import files as clip_files
 from callbacks.predict.files import encode_video, write_clip
 from callbacks.predict.predictions import NAME
 from callbacks.predict.writer import Writer
 from datamodules.base import SRDataModule
 from datamodules.sources.prompts import Seeds
-from files.owned import hidden
 from lightning_modules.controls.simple import Bicubic
 from tests.callbacks.tiny import Tiny, trainer
 
@@ -72,13 +70,12 @@ def test_what_is_done_is_left_alone(tmp_path: Path) -> None:
     assert predict(tmp_path, 2).made == 1
     shutil.rmtree(tmp_path / "out/000000")
     assert predict(tmp_path, 2).made == 1
-    assert predict(tmp_path, 2, overwrite=True).made == 2
     assert len(names(tmp_path)) == 7
 
 
 def test_a_video_beside_the_frames(tmp_path: Path) -> None:
     predict(tmp_path)
-    assert predict(tmp_path, video="gif", fps=10.0, changed="renew").made == 2  # they had none
+    assert predict(tmp_path, video="gif", fps=10.0).made == 2  # they had none
     assert predict(tmp_path, video="gif", fps=10.0).made == 0
     with Image.open(tmp_path / "out/000001.gif") as film:
         assert (film.n_frames, film.size) == (3, (9, 6))
@@ -114,18 +111,9 @@ def test_a_video_of_single_images_is_said_to_be_none(
     writer = Writer(folder=str(tmp_path / "out"), video="gif")
     trainer(tmp_path, writer).predict(Bicubic(1), data, return_predictions=False)
     said = [record.getMessage() for record in caplog.records]
-    assert any("writer.video gif writes nothing here: these are single" in line for line in said)
-    predict(tmp_path, 1, video="gif", changed="renew")
+    assert any("writer.video gif writes nothing" in line for line in said)
+    predict(tmp_path, 1, video="gif")
     assert sum("writes nothing" in record.getMessage() for record in caplog.records) == 1
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [({"video": "avi"}, "writer.video is 'avi'; expected mp4 or gif"), ({"fps": 0.0}, "fps is 0;")],
-)
-def test_settings_that_are_refused(tmp_path: Path, settings: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        predict(tmp_path, **settings)
 
 
 def test_an_old_clip_stays_until_the_new_one_is_whole(
@@ -153,11 +141,9 @@ def test_an_old_clip_stays_until_the_new_one_is_whole(
 def test_another_format_or_rate_is_noticed(tmp_path: Path) -> None:
     """A clip's name has neither."""
     predict(tmp_path, video="gif", fps=10.0)
-    for settings in ({"format": "jpg", "video": "gif", "fps": 10.0}, {"video": "gif", "fps": 5.0}):
-        with pytest.raises(ValueError, match=r"writer\.(format|fps): .* -> "):
-            predict(tmp_path, **settings)
     assert predict(tmp_path, fps=10.0).made == 0  # an extra video changes nothing
-    assert predict(tmp_path, format="jpg", changed="renew").made == 2
+    assert predict(tmp_path, video="gif", fps=5.0).made == 2
+    assert predict(tmp_path, format="jpg").made == 2
     assert names(tmp_path)[:3] == [f"000000/{n:04}.jpg" for n in (1, 2, 3)]
 
 
@@ -170,32 +156,6 @@ def test_no_video_of_other_frames_is_left(tmp_path: Path, kind: Any) -> None:
     old.write_bytes(b"of other frames")
     write_clip(target, frames, "png", 95, (None, 8.0), lambda: clip_files.remove(target, 3, [kind]))
     assert not old.exists()
-    assert not clip_files.is_complete(target, kind)
-
-
-def test_what_a_killed_run_left_is_no_image_and_goes(tmp_path: Path) -> None:
-    left = hidden(tmp_path / "a")
-    left.mkdir()
-    write_clip(tmp_path / "b", np.zeros((2, 4, 5, 3), np.uint8), "png", 95, (None, 8), list)
-    shutil.copy(tmp_path / "b/0001.png", left)
-    assert find_images([tmp_path]) == [tmp_path / f"b/000{n}.png" for n in (1, 2)]
-    write_clip(tmp_path / "a", np.zeros((2, 4, 5, 3), np.uint8), "png", 95, (None, 8), list)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
-
-
-def test_a_clip_whose_video_has_too_long_a_name_is_not_written(tmp_path: Path) -> None:
-    """Disks allow 255 bytes in a name."""
-    target, frames = tmp_path / ("x" * 252), np.zeros((2, 4, 5, 3), np.uint8)
-    with pytest.raises(ValueError, match="longer than the disk allows"):
-        write_clip(target, frames, "png", 95, ("gif", 8.0), list)
-    assert not list(tmp_path.iterdir())
-    for _ in range(2):
-        write_clip(
-            target, frames, "png", 95, (None, 8), lambda: clip_files.remove(target, None, ())
-        )
-    assert [path.name for path in tmp_path.iterdir()] == [target.name]
-    assert clip_files.is_complete(target, None)
-    assert not clip_files.is_complete(target, "gif")
 
 
 def test_frames_go_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,15 +186,9 @@ def test_frames_of_others_stay(tmp_path: Path) -> None:
     """A folder of frames without a line, in the place of a clip."""
     (tmp_path / "out/000001").mkdir(parents=True)
     shutil.copy(frame(tmp_path), tmp_path / "out/000001/0001.png")
-    for settings in ({"overwrite": True}, {"changed": "renew"}, {"video": "gif"}):
-        with pytest.raises(
-            ValueError, match=r"000001 holds 0001\.png, which Enlarger did not write"
-        ):
-            predict(tmp_path, **settings)
-    with pytest.raises(ValueError, match=r"no line of predictions\.jsonl describes it"):
+    with pytest.raises(ValueError, match=r"000001 holds 0001\.png, which Enlarger did not write"):
         predict(tmp_path)
     assert names(tmp_path) == ["000001/0001.png"]
-    assert predict(tmp_path, changed="keep").made == 1
 
 
 def frame(folder: Path) -> Path:
@@ -253,26 +207,13 @@ def test_what_a_user_put_among_the_frames_is_not_removed_with_them(
     mine.write_text("mine")
     before = names(tmp_path)
     assert predict(tmp_path).made == 0
-    for settings in ({"overwrite": True}, {"changed": "renew", "format": "jpg"}):
-        with pytest.raises(ValueError, match=f"000000 holds {name}, which Enlarger did not write"):
-            predict(tmp_path, **settings)
+    with pytest.raises(ValueError, match=f"000000 holds {name}, which Enlarger did not write"):
+        predict(tmp_path, format="jpg")
     assert names(tmp_path) == before
     mine.rename(tmp_path / "kept")
     if mine.parent.name == "mine":
         mine.parent.rmdir()
-    assert predict(tmp_path, overwrite=True).made == 2
-
-
-def test_frames_that_0_1_0_wrote_are_replaced(tmp_path: Path) -> None:
-    """Its lines have no number of frames."""
-    predict(tmp_path)
-    file = tmp_path / "out" / NAME
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    for line in lines:
-        del line["frames"], line["video"]
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert predict(tmp_path).made == 0
-    assert predict(tmp_path, overwrite=True).made == 2
+    assert predict(tmp_path, format="jpg").made == 2
 
 
 def test_a_video_of_another_stays(tmp_path: Path) -> None:
@@ -281,8 +222,7 @@ def test_a_video_of_another_stays(tmp_path: Path) -> None:
     mine.write_bytes(b"mine")
     with pytest.raises(ValueError, match=r"000000\.gif exists, and no line of predictions\.jsonl"):
         predict(tmp_path, video="gif")
-    predict(tmp_path)
-    assert predict(tmp_path, overwrite=True).made == 2  # without a video
+    predict(tmp_path)  # without a video
     assert mine.read_bytes() == b"mine"
 
 
@@ -299,6 +239,6 @@ def test_something_else_in_the_place_of_a_clip(tmp_path: Path, kind: str) -> Non
     else:
         place.symlink_to(tmp_path / ("mine" if kind == "link to a folder" else "nowhere"))
     with pytest.raises(ValueError, match="000000"):
-        predict(tmp_path, overwrite=True, video="gif" if kind == "video" else None)
+        predict(tmp_path, video="gif" if kind == "video" else None)
     assert (tmp_path / "mine/0001.png").read_text() == "mine"
     assert os.path.lexists(place if kind != "video" else place.with_suffix(".gif"))

@@ -79,20 +79,6 @@ def test_the_output_stands_beside_bicubic(tmp_path: Path) -> None:
     assert "NIQE" not in page.text
 
 
-def test_large_outputs_are_shown_by_previews(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(images, "SIDE", 12)
-    monkeypatch.setattr(images, "PART", 8)
-    folder = made(tmp_path)
-    page = page_of(folder)
-    assert all(source.startswith(".predict_html/") for source in sources(page))
-    sizes = [Image.open(folder / source).size for source in sources(page)]
-    assert sizes == [(12, 10)] * 2 + [(8, 8)] * 2
-    assert [link.attributes["href"] for link in page.all("a")] == ["a_x2.png"] * 2
-    assert "shown at 12x10" in page.all("figcaption")[0].text
-
-
 def test_a_large_output_is_also_shown_at_100_percent_where_its_detail_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,22 +107,6 @@ def test_a_large_output_is_also_shown_at_100_percent_where_its_detail_is(
         assert np.abs(view - expected).mean() < 6, "more than JPEG's"
 
 
-def test_a_name_that_is_too_long_for_the_disk_is_among_the_errors(tmp_path: Path) -> None:
-    folder, long = made(tmp_path), "x" * 300
-    write_line(folder, key=long, output=f"{long}.png", error="the name is too long")
-    page = page_of(folder)
-    assert sources(page)[-1] == "a_x2.png"
-    assert f"Not enlarged: {long}: the name is too long" in page.text
-
-
-def test_files_that_browsers_do_not_show_have_previews(tmp_path: Path) -> None:
-    folder = made(tmp_path)
-    Image.open(folder / "a_x2.png").rotate(90, expand=True).save(folder / "b.tiff")
-    write_line(folder, key="b", input=None, output="b.tiff")
-    page = page_of(folder)
-    assert Image.open(folder / sources(page)[-1]).size == (20, 24)
-
-
 def test_many_images_become_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "MOST", 2)
     monkeypatch.setattr("callbacks.predict.page.MOST", 2)
@@ -147,25 +117,6 @@ def test_many_images_become_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     links = [link.attributes["href"] for link in page.one("ul").all("a")]
     assert links == ["c_x2.png", "d_x2.png"]
     assert "and 1 more." in page.text
-
-
-def test_the_second_page_uses_the_previews_of_the_first(tmp_path: Path) -> None:
-    folder = made(tmp_path, "ab")
-    page_of(folder)
-    previews = {path: path.stat().st_mtime_ns for path in (folder / HIDDEN).glob("*.jpg")}
-    assert len(previews) == 2
-    mine = folder / HIDDEN / "mine.jpg"
-    mine.write_bytes(b"mine")
-    page_of(folder)
-    assert {path: path.stat().st_mtime_ns for path in previews} == previews
-    (folder / "a_x2.png").unlink()  # what shows it no longer belongs to the page
-    smooth((12, 10), seed=9).save(tmp_path / "in/b.png")
-    page = page_of(folder)
-    assert [figure.one("b").text for figure in page.all("figure")] == ["b_x2.png"]
-    left = {path.name for path in (folder / HIDDEN).glob("*.jpg")}
-    assert left == {mine.name, Path(sources(page)[0]).name}
-    assert not left & {path.name for path in previews}
-    assert mine.read_bytes() == b"mine"
 
 
 def test_niqe_of_both_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,8 +216,3 @@ def test_any_name(tmp_path: Path, name: str) -> None:
     assert urllib.parse.unquote(sources(page)[1]) == f"{name}_x2.png"
     assert "?" not in sources(page)[1]
     assert page.one("figure").one("b").text == f"{name}_x2.png"
-
-
-def test_a_folder_without_outputs_has_no_page(tmp_path: Path) -> None:
-    write_predict_page(tmp_path)
-    assert list(tmp_path.iterdir()) == []

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from callbacks.metrics.pixels import PSNR
 from callbacks.report.images import load_index
 from callbacks.report.report import Report
+from callbacks.report.scalar_record import ScalarRecord
 from callbacks.results.results import Results
 from callbacks.training.throughput import Throughput
 from degradations.bicubic import resize
@@ -69,15 +69,8 @@ def test_numbers_stand_with_their_protocols(tmp_path: Path) -> None:
     assert captions[1] == f"psnr {metric.images['tiny']['tiny/00']:.4g}"
 
 
-def test_the_page_says_what_wrote_it(tmp_path: Path) -> None:
-    about = page_of(run_of(tmp_path)).one("header").text
-    source = json.loads((tmp_path / "results.json").read_text())
-    for words in (source["command"], source["versions"]["torch"], tmp_path.name):
-        assert words in about
-
-
 def test_fit_shows_the_latest_validation_and_the_curves(tmp_path: Path) -> None:
-    logger = TensorBoardLogger(tmp_path, name="", version="tensorboard")
+    logger = ScalarRecord(tmp_path)
 
     class Logs(Tiny):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -103,16 +96,9 @@ def test_fit_shows_the_latest_validation_and_the_curves(tmp_path: Path) -> None:
     assert len(list((tmp_path / "report/images").iterdir())) == 3
 
 
-def test_images_come_first_and_each_part_is_linked(tmp_path: Path) -> None:
-    page = page_of(run_of(tmp_path))
-    assert [section.one("h2").text for section in page.all("section")] == ["Images", "Results"]
-    links = [link.attributes["href"] for link in page.one("nav").all("a")]
-    assert links == [f"#{section.attributes['id']}" for section in page.all("section")]
-
-
 @pytest.mark.parametrize("control", [False, True])
 def test_bicubic_is_a_line_in_the_curves_of_validations(tmp_path: Path, control: bool) -> None:
-    metric, logger = PSNR(control=control), TensorBoardLogger(tmp_path, name="", version="logs")
+    metric, logger = PSNR(control=control), ScalarRecord(tmp_path)
     settings = {"max_epochs": 3, "num_sanity_val_steps": 1, "logger": logger}
     calls = []
 
@@ -137,35 +123,6 @@ def test_bicubic_is_a_line_in_the_curves_of_validations(tmp_path: Path, control:
     assert (chart.one("svg").attributes["aria-label"] or "").endswith(f"bicubic {value:.4g}")
     shown = page.all("figure", "viewer")[0].all("div", "tile")[0].one("span", "muted").text
     assert shown == f"psnr {plain.control_images['tiny']['tiny/00']:.4g}"
-
-
-def test_a_metric_that_waits_its_turn_measures_bicubic_then(tmp_path: Path) -> None:
-    metric, found = PSNR(every_n=2), []
-
-    class Notes(Report):
-        def on_validation_end(self, *arguments: Any) -> None:
-            super().on_validation_end(*arguments)
-            found.append((len(metric.control_records), dict(self._bicubic)))
-
-    metric._validations = 1
-    run = trainer(tmp_path, metric, Notes(), max_epochs=2, num_sanity_val_steps=0)
-    run.fit(Tiny(), loader(), loader())
-    assert [count for count, _ in found] == [0, 1]
-    assert list(found[1][1]) == ["bicubic/val/psnr"]
-
-
-def test_the_sanity_check_leaves_nothing(tmp_path: Path) -> None:
-    class StopError(Exception):
-        pass
-
-    class Fails(Tiny):
-        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-            raise StopError
-
-    run = trainer(tmp_path, Report(), num_sanity_val_steps=2)
-    with pytest.raises(StopError):
-        run.fit(Fails(), loader(), loader())
-    assert not list(tmp_path.iterdir())
 
 
 def test_large_images_are_cut_to_the_same_window_in_all_methods(tmp_path: Path) -> None:
@@ -290,17 +247,6 @@ def test_nothing_that_fails_here_ends_the_run(
     assert "report.html was not written" in caplog.text
 
 
-def test_datasets_and_steps_of_others_are_left_alone(tmp_path: Path) -> None:
-    class Other(Tiny):
-        def test_step(self, batch: Any, *_: Any) -> None:
-            return None
-
-    plain = DataLoader([collate([Images()[0]])], batch_size=None)
-    trainer(tmp_path / "a", Report()).test(Other(), plain, verbose=False)
-    trainer(tmp_path / "b", Report()).test(Other(), loader(), verbose=False)
-    assert "No images were kept." in page_of(tmp_path / "a").text
-
-
 def test_a_damaged_index_is_named_and_replaced(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -312,17 +258,6 @@ def test_a_damaged_index_is_named_and_replaced(
     assert "images.json is damaged" in caplog.text
     assert "images.json is damaged" in page_of(tmp_path).one("header").text
     assert len(tiles(page_of(run_of(tmp_path)))) == 7
-
-
-def test_side_out_of_range() -> None:
-    with pytest.raises(ValueError, match="`side`"):
-        Report(side=8)
-
-
-def test_no_images_if_none_are_wanted(tmp_path: Path) -> None:
-    run_of(tmp_path, limit=0)
-    assert not (tmp_path / "report").exists()
-    assert len(table(page_of(tmp_path))) == 2
 
 
 class Zeros(Sharded):

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from callbacks.metrics.pixels import PSNR
 from callbacks.report.report import Report, main
+from callbacks.report.scalar_record import ScalarRecord
 from callbacks.results.results import Results
 from tests.callbacks.browser import Browser, chromium
 from tests.callbacks.tiny import Images, Tiny, loader, trainer
@@ -50,7 +50,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The page of one run, and that of two."""
     folder = tmp_path_factory.mktemp("runs")
     for name, model in (("blue", Blue()), ("tiny", Tiny())):
-        logger = TensorBoardLogger(folder / name, name="", version="tensorboard")
+        logger = ScalarRecord(folder / name)
         logger.log_metrics({"train/loss": 2.0}, step=100)
         logger.log_metrics({"train/loss": 1.0}, step=200)
         callbacks = [PSNR(control=True), Results(), Report()]
@@ -105,31 +105,6 @@ def test_the_slider_shows_bicubic_on_its_left_and_the_output_on_its_right(page: 
     assert float(value) == pytest.approx(25, abs=1)
 
 
-def test_keys_move_the_slider(page: Browser) -> None:
-    page.type(f"{FIRST} .slide", "\ue010")  # End
-    assert share(page, RED) > 0.95
-    page.type(f"{FIRST} .stage", "\ue012" * 10)  # left, ten times 2 %
-    assert share(page, RED) == pytest.approx(0.8, abs=0.03)
-
-
-def test_hr_is_the_third_choice(page: Browser) -> None:
-    page.click(f"{FIRST} .tile:nth-child(3) .pick")
-    assert share(page, BLUE) == 0
-    assert text(page, f"{FIRST} .tag.right") == "HR"
-    page.click(f"{FIRST} .swap")
-    assert text(page, f"{FIRST} .tag.left") == "HR"
-    pressed = f"{FIRST} .pick[aria-pressed=true]"
-    assert text(page, pressed) == "LR, bicubic"
-
-
-def test_an_image_is_not_compared_with_itself(page: Browser) -> None:
-    page.click(f"{FIRST} .tile:nth-child(1) .pick")
-    assert (text(page, f"{FIRST} .tag.left"), text(page, f"{FIRST} .tag.right")) == (
-        "output",
-        "LR, bicubic",
-    )
-
-
 def test_zoom_and_pan_are_those_of_all_methods(page: Browser) -> None:
     assert set(transforms(page)) == {"1.000 0.00 0.00"}
     page.click(f"{FIRST} [data-zoom=in]")
@@ -144,60 +119,11 @@ def test_zoom_and_pan_are_those_of_all_methods(page: Browser) -> None:
     assert set(transforms(page)) == {"1.000 0.00 0.00"}
 
 
-def test_the_point_under_the_mouse_stays_there(page: Browser) -> None:
-    script = """
-      const view = document.querySelector(arguments[0]), box = view.getBoundingClientRect();
-      const at = {clientX: box.left + 0.75 * box.width, clientY: box.top + 0.25 * box.height};
-      const how = {deltaY: -240, ctrlKey: arguments[1], cancelable: true};
-      return view.dispatchEvent(new WheelEvent("wheel", {...at, ...how}))"""
-    assert page.run(script, f"{FIRST} .stage", False), "a wheel alone scrolls the page"
-    assert set(transforms(page)) == {"1.000 0.00 0.00"}
-    assert not page.run(script, f"{FIRST} .stage", True)
-    # At 2x the image is moved by 0.75 and 0.25 of its sides.
-    assert set(transforms(page)) == {"2.000 -0.75 -0.25"}
-
-
-def test_zoomed_pixels_are_squares_of_one_color(page: Browser) -> None:
-    page.click(f"{FIRST} .tile:nth-child(3) .pick")
-    page.type(f"{FIRST} .slide", "\ue011")  # Home: HR alone
-    while (factor := text(page, f"{FIRST} .factor")) != "16x":
-        assert float(factor[:-1]) < 16, "16 is left out"
-        page.click(f"{FIRST} [data-zoom=in]")
-    row = page.pixels(f"{FIRST} .stage")[-20, 60:-20].astype(int).mean(1)
-    assert set(row.round()) == {0, 255}, "smoothed"
-    changes = np.flatnonzero(np.diff(row))
-    assert set(np.diff(changes)) == {16}
-
-
-def test_two_runs_stand_side_by_side(chrome: Browser, pages: tuple[Path, Path]) -> None:
-    chrome.open(pages[1])
-    texts = "return [...document.querySelectorAll(arguments[0])].map(node => node.textContent)"
-    assert chrome.run(texts, f"{FIRST} .pick") == ["LR, bicubic", "blue", "tiny", "HR"]
-    assert chrome.run(texts, f"{FIRST} .tag") == ["blue", "tiny"]
-    assert share(chrome, BLUE) == pytest.approx(0.5, abs=0.03)
-    chrome.click(f"{FIRST} [data-zoom=in]")
-    assert len(transforms(chrome)) == 6
-    assert len(set(transforms(chrome))) == 1
-
-
 def test_values_of_a_curve_under_the_mouse(page: Browser) -> None:
     value = "return document.querySelector('.chart .value').textContent"
     assert page.run(value) == "1"
     page.drag(".chart svg", (-150, 0))
     assert page.run(value) == "step 100: 2"
-
-
-def test_light_and_dark(page: Browser) -> None:
-    colors = []
-    for theme in ("light", "dark"):
-        features = [{"name": "prefers-color-scheme", "value": theme}]
-        page.command("Emulation.setEmulatedMedia", features=features)
-        found = "const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]"
-        colors.append([sum(map(int, c[4:-1].split(","))) for c in page.run(found)])
-    page.command("Emulation.setEmulatedMedia", features=[])
-    (light, dark) = colors
-    assert light[0] > light[1] + 300
-    assert dark[1] > dark[0] + 300
 
 
 def test_a_telephone_scrolls_downwards_only(page: Browser) -> None:

@@ -6,16 +6,14 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from callbacks.metrics.pixels import PSNR
 from callbacks.report.images import load_index
 from callbacks.report.report import Report, main
-from callbacks.report.runs import read_run, unique_names
+from callbacks.report.scalar_record import ScalarRecord
 from callbacks.results.results import Results
 from files.method import Method
 from tests.callbacks.parsed_page import parse, table, tiles
@@ -44,13 +42,6 @@ def compared(tmp_path: Path, *runs: Path, limit: int | None = None) -> Any:
     options = [] if limit is None else ["--limit", str(limit)]
     assert main([*map(str, runs), "--out", str(out), *options]) == 0
     return parse(out.read_text())
-
-
-def test_a_row_a_run_and_bicubic_once(tmp_path: Path) -> None:
-    page = compared(tmp_path, *(run_of(tmp_path / str(v), v / 100) for v in (25, 75)))
-    rows = table(page)
-    assert [row["run"] for row in rows] == ["bicubic", "25", "75"]
-    assert [row["weights"] for row in rows] == ["bicubic", "level-0.25.ckpt", "level-0.75.ckpt"]
 
 
 def test_all_outputs_of_an_image_stand_together(tmp_path: Path) -> None:
@@ -90,18 +81,6 @@ def test_images_that_differ_do_not_stand_together(tmp_path: Path) -> None:
     assert "6 images that only one run has" in page.text
 
 
-def test_inputs_that_differ_are_said(tmp_path: Path) -> None:
-    class Darker(Images):
-        def __getitem__(self, index: int) -> dict[str, Any]:
-            sample = super().__getitem__(index)
-            return {**sample, "lr": sample["lr"] / 2}
-
-    page = compared(
-        tmp_path, run_of(tmp_path / "1", 0.5), run_of(tmp_path / "2", 0.5, loader(Darker()))
-    )
-    assert "the inputs of the runs differ" in page.all("figure", "viewer")[0].text
-
-
 def test_runs_without_images_numbers_or_logs_still_appear(tmp_path: Path) -> None:
     whole = run_of(tmp_path / "whole", 0.5)
     (tmp_path / "begun").mkdir()
@@ -115,9 +94,8 @@ def test_runs_without_images_numbers_or_logs_still_appear(tmp_path: Path) -> Non
 
 
 def test_scalars_of_one_value_are_no_curves(tmp_path: Path) -> None:
-    logger = TensorBoardLogger(tmp_path / "a", name="", version="tensorboard")
+    logger = ScalarRecord(tmp_path / "a")
     logger.log_metrics({"guard/skipped": 0.0, "test/psnr": 1.0, "epoch": 3}, step=100)
-    logger.finalize("success")
     assert main([str(tmp_path / "a")]) == 0
     page = parse((tmp_path / "a/report.html").read_text())
     assert not page.all("figure", "chart")
@@ -126,7 +104,7 @@ def test_scalars_of_one_value_are_no_curves(tmp_path: Path) -> None:
 
 def test_curves_lie_over_one_another(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        logger = TensorBoardLogger(tmp_path / name, name="", version="tensorboard")
+        logger = ScalarRecord(tmp_path / name)
         settings = {"logger": logger, "log_every_n_steps": 1, "max_epochs": 2}
         trainer(tmp_path / name, PSNR(), **settings).fit(Tiny(), loader(), loader())
     page = compared(tmp_path, tmp_path / "a", tmp_path / "b")
@@ -134,16 +112,6 @@ def test_curves_lie_over_one_another(tmp_path: Path) -> None:
     assert chart.one("span", "name").text == "val/psnr"
     assert len(chart.all("polyline")) == 2
     assert [node.text for node in page.one("div", "legend").all("h3")] == ["a", "b"]
-
-
-def test_a_step_that_was_logged_twice_counts_as_the_later(tmp_path: Path) -> None:
-    for number, values in enumerate(([1.0, 2.0, 3.0], [20.0, float("nan")])):
-        logger = TensorBoardLogger(tmp_path, name="", version="tensorboard")
-        for i, value in enumerate(values):
-            logger.log_metrics({"train/loss": value}, step=10 * (i + number))
-        logger.finalize("success")
-    curve = read_run(tmp_path, "x").curves["train/loss"]
-    assert (curve.steps, curve.values, curve.left_out) == ([0, 10], [1.0, 20.0], 1)
 
 
 def test_an_image_that_was_removed_is_said(tmp_path: Path) -> None:
@@ -157,21 +125,12 @@ def test_an_image_that_was_removed_is_said(tmp_path: Path) -> None:
     assert list(tiles(page))[1:] == [f"tiny/{i:02d}" for i in range(2, 7)]
 
 
-def test_an_image_that_one_run_lacks_is_taken_from_another(tmp_path: Path) -> None:
-    runs = [run_of(tmp_path / name, 0.5) for name in ("a", "b")]
-    index = load_index(runs[0])
-    assert index is not None
-    (runs[0] / "report/images" / index["evaluations"][0]["images"][0]["files"]["hr"]).unlink()
-    shown = tiles(compared(tmp_path, *runs))["tiny/00"]
-    assert list(shown) == ["LR, bicubic", "a", "b", "HR"]
-
-
 def test_what_is_no_run_is_refused_with_the_way_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "empty").mkdir()
     for run, words in (
-        ("empty", "has neither results.json, report/images.json, config.yaml nor TensorBoard"),
+        ("empty", "has neither results.json, report/images.json, config.yaml nor report/scalars"),
         ("missing", "is no directory"),
     ):
         caplog.clear()
@@ -194,12 +153,6 @@ def test_damaged_results_are_a_remark(tmp_path: Path, caplog: pytest.LogCaptureF
     assert len(tiles(page)) == 7
 
 
-def test_names_tell_runs_apart(tmp_path: Path) -> None:
-    paths = [Path("a/x"), Path("a/y")]
-    assert unique_names(paths) == ["x", "y"]
-    assert unique_names([*paths, Path("b/x")]) == ["a/x", "y", "b/x"]
-
-
 def test_deviations_over_seeds(tmp_path: Path) -> None:
     import json
 
@@ -213,11 +166,3 @@ def test_deviations_over_seeds(tmp_path: Path) -> None:
     page = parse((run / "report.html").read_text())
     assert table(page)[1]["psnr ↑"] == "12.3457 ± 0.0123"
     assert "over 3 seeds" in page.text
-
-
-def test_pixels_are_those_of_the_files(tmp_path: Path) -> None:
-    run = run_of(tmp_path / "run", 0.5)
-    before = tiles(parse((run / "report.html").read_text()))
-    assert main([str(run)]) == 0
-    after = tiles(parse((run / "report.html").read_text()))
-    assert np.array_equal(before["tiny/06"]["HR"], after["tiny/06"]["HR"])

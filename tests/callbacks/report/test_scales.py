@@ -85,44 +85,6 @@ def test_numbers_of_each_scale(tmp_path):
     assert float(runner.callback_metrics["test/bit_accuracy"]) == pytest.approx(1)
 
 
-def test_datasets_apart_and_one_without_hr(tmp_path):
-    class NoHR(Images):
-        def __getitem__(self, index):
-            sample = super().__getitem__(index)
-            return {**sample, "hr": sample["hr"] * 0 + 0.7}
-
-    class Blind(Speaking):
-        def bits_of(self, batch):
-            found = super().bits_of(batch)
-            if "other" in batch["key"][0]:
-                del batch["hr"]
-            return found
-
-    report = ScaleReport()
-    sets = [loader(NoHR(3, "other", side=16)), loader(Images(5, side=16))]
-    runner = trainer(tmp_path, report)
-    runner.test(Blind(), sets)
-    assert found(tmp_path)["images"] == 5
-    other = found(tmp_path, dataset="other")
-    assert other["images"] == 3
-    assert "psnr" not in other["scales"][0]
-    assert other["scales"][2]["bits_used"] == 0  # flat images
-    assert "test/tiny/bit_accuracy" in runner.callback_metrics
-    assert "test/other/bits_used" in runner.callback_metrics
-    assert "test/other/bit_accuracy" not in runner.callback_metrics
-
-
-def test_in_the_precision_of_the_run(tmp_path):
-    class Half(Speaking):
-        def bits_of(self, batch):
-            assert torch.is_autocast_enabled("cpu")
-            return super().bits_of(batch)
-
-    runner = trainer(tmp_path, ScaleReport(), precision="bf16-mixed")
-    runner.test(Half(), loader(Images(2, side=16)))
-    assert found(tmp_path)["images"] == 2
-
-
 def test_scales_in_which_nothing_is_said(tmp_path):
     model = Speaking()
     model.said = 2
@@ -137,8 +99,7 @@ def test_strips_of_the_first_images(tmp_path):
     ran(tmp_path, Speaking(), images=3, shown=2, zoom=2)
     assert found(tmp_path)["images"] == 3
     with Image.open(tmp_path / "samples" / "scales-test.png") as strip:
-        assert strip.width == 8 + 4 * (32 + 8)  # three scales and HR
-        assert strip.height < 3 * (32 + 60)
+        assert strip.size == (4 * 32, 2 * (32 + 8))  # three scales and HR
 
 
 def test_a_full_disk_ends_no_run(tmp_path, monkeypatch, caplog):
@@ -174,8 +135,3 @@ def test_parts_of_several_processes():
     assert scale["psnr"] == 20.5
     assert scale["bit_accuracy"] == 0.25
     assert scale["bits_used"] == pytest.approx(0.5)  # one even, one that never changes
-
-
-def test_settings_below_one():
-    with pytest.raises(ValueError, match="`images` of ScaleReport is 0"):
-        ScaleReport(images=0)

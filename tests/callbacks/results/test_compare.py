@@ -84,52 +84,21 @@ def test_the_pairs_count_not_the_spread(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("difference", "higher", "said"),
+    ("interval", "higher", "said"),
     [
-        (1.0, True, "A is better"),
-        (-1.0, True, "B is better"),
-        (1.0, False, "B is better"),
-        (-1.0, False, "A is better"),
-        (0.0, True, "no difference shown"),
-        (0.0, False, "no difference shown"),
+        ((0.1, 1.0), True, "A is better"),
+        ((-1.0, -0.1), True, "B is better"),
+        ((0.1, 1.0), False, "B is better"),
+        ((-1.0, -0.1), False, "A is better"),
+        ((0.0, 1.0), None, "no difference shown"),
+        ((-1.0, 0.0), True, "no difference shown"),
+        ((-1.0, 1.0), False, "no difference shown"),
+        ((0.1, 1.0), None, "A is higher"),
+        ((-1.0, -0.1), None, "B is higher"),
     ],
 )
-def test_who_is_better(tmp_path: Path, difference: float, higher: bool, said: str) -> None:
-    a = run(tmp_path / "a", noise() + difference, higher_is_better=higher)
-    b = run(tmp_path / "b", noise(), higher_is_better=higher)
-    assert compared(a, b)[0][0].verdict == said
-
-
-@pytest.mark.parametrize(
-    ("interval", "said"),
-    [
-        ((0.0, 1.0), "no difference shown"),
-        ((-1.0, 0.0), "no difference shown"),
-        ((-1.0, 1.0), "no difference shown"),
-        ((0.1, 1.0), "A is higher"),
-        ((-1.0, -0.1), "B is higher"),
-    ],
-)
-def test_the_end_of_an_interval_belongs_to_it(interval: Any, said: str) -> None:
-    assert verdict(interval, None) == said
-
-
-def test_turned_around(tmp_path: Path) -> None:
-    a, b = run(tmp_path / "a", noise() + 3), run(tmp_path / "b", noise(1))
-    (there,), _ = compared(a, b)
-    (back,), _ = compared(b, a)
-    assert back.interval == pytest.approx((-there.interval[1], -there.interval[0]), rel=1e-12)
-    assert (there.verdict, back.verdict) == ("A is better", "B is better")
-
-
-@pytest.mark.slow
-def test_no_difference_is_claimed_where_there_is_none(tmp_path: Path) -> None:
-    """About one in twenty may be significant; four in a hundred more would be too many."""
-    claimed = 0
-    for seed in range(100):
-        a, b = (run(tmp_path / n, noise(2 * seed + i)) for i, n in enumerate("ab"))
-        claimed += compared(a, b, Selection(draws=1000))[0][0].verdict != "no difference shown"
-    assert claimed <= 13
+def test_what_an_interval_shows(interval: Any, higher: bool | None, said: str) -> None:
+    assert verdict(interval, higher) == said
 
 
 def test_the_mean_over_seeds_comes_first(tmp_path: Path) -> None:
@@ -139,12 +108,6 @@ def test_the_mean_over_seeds_comes_first(tmp_path: Path) -> None:
     ((found,), _) = compared(a, b)
     assert found.interval == pytest.approx((0.5, 0.5))
     assert "std" in found.a
-
-
-def test_the_same_seed_is_the_same_interval(tmp_path: Path) -> None:
-    a, b = run(tmp_path / "a", noise() + 0.3), run(tmp_path / "b", noise(1))
-    first, again, other = (compared(a, b, Selection(seed=s))[0][0].interval for s in (1, 1, 2))
-    assert first == again != other
 
 
 # ------------------------------------------------------------ other images under the same names
@@ -164,12 +127,6 @@ def test_images_whose_pixels_differ_are_left_out(tmp_path: Path) -> None:
     assert found.interval == pytest.approx((1.0, 1.0))
     assert (found.a["n"], found.b["n"]) == (11, 11)
     assert found.a["value"] - found.b["value"] == pytest.approx(1.0)
-
-
-def test_a_number_of_earlier_versions_is_compared_without_digests(tmp_path: Path) -> None:
-    a = run(tmp_path / "a", noise() + 1.0, digests={key: "00000001" for key in KEYS})
-    ((found,), left_out) = compared(a, run(tmp_path / "b", noise()))
-    assert (found.verdict, left_out) == ("A is better", [])
 
 
 @pytest.mark.parametrize("field", ["hr", "lr"])
@@ -239,13 +196,6 @@ def test_images_that_are_equal_to_hr_are_left_out_of_both(tmp_path: Path, mean: 
     )
 
 
-def test_few_images(tmp_path: Path) -> None:
-    a, b = (run(tmp_path / n, [1, 2, 3, 4.0], keys=KEYS[:4]) for n in "ab")
-    ((found,), _) = compared(a, b)
-    assert (found.interval, found.verdict) == (None, "no interval")
-    assert found.notes == ["4 images are too few: an interval takes 5 or more"]
-
-
 def test_numbers_of_sets_stand_beside_each_other(tmp_path: Path) -> None:
     for name, value in (("a", 12.5), ("b", 14.0)):
         fid = result(metric="fid", value=value, higher_is_better=False, seeds=[0, 1], std=0.3)
@@ -255,24 +205,6 @@ def test_numbers_of_sets_stand_beside_each_other(tmp_path: Path) -> None:
     assert (found.a["value"], found.b["value"], found.a["std"]) == (12.5, 14.0, 0.3)
     assert (found.interval, found.verdict) == (None, "no interval")
     assert found.notes == ["a number of the whole set, not of its images"]
-
-
-def test_sets_of_other_sizes_are_not_compared(tmp_path: Path) -> None:
-    for name, n in (("a", 12), ("b", 6)):
-        protocol = {"resize": "clean"} | ({"images": n} if n == 6 else {})
-        fid = result(metric="fid", n=n, protocol=protocol)
-        write_results(tmp_path / name / "results.json", [fid])
-        write_images(tmp_path / name, [])
-    ((found,), _) = compared(str(tmp_path / "a"), str(tmp_path / "b"))
-    assert found.notes[0].endswith(", and of 12 and 6 images: not to be compared")
-
-
-def test_numbers_that_an_earlier_version_measured(tmp_path: Path) -> None:
-    a, b = run(tmp_path / "a", noise()), run(tmp_path / "b", noise())
-    write_images(tmp_path / "b", [])
-    ((found,), _) = compared(a, b)
-    assert found.verdict == "no interval"
-    assert found.notes == ["B has no numbers of its images: run its test again with this version"]
 
 
 # --------------------------------------------------------------------------------- what is left out
@@ -287,22 +219,6 @@ def test_common_images_only(tmp_path: Path) -> None:
     assert found.interval == pytest.approx((1, 1))
     assert found.a["n"] == found.b["n"] == 10
     assert found.a["value"] == pytest.approx((noise() + 1)[2:].mean())
-
-
-def test_a_limited_run_against_a_whole_one(tmp_path: Path) -> None:
-    limited = {"color": "y", "border": "scale", "images": 6}
-    a = run(tmp_path / "a", noise() + 1)
-    b = run(tmp_path / "b", noise()[:6], keys=KEYS[:6], protocol=limited)
-    ((found,), _) = compared(a, b)
-    assert (found.verdict, found.a["n"]) == ("A is better", 6)
-
-
-def test_no_common_images(tmp_path: Path) -> None:
-    a = run(tmp_path / "a", noise())
-    b = run(tmp_path / "b", noise(), keys=[f"other/{key}" for key in KEYS])
-    ((found,), _) = compared(a, b)
-    assert found.verdict == "no interval"
-    assert found.notes[0].startswith("on the 0 images in both")
 
 
 @pytest.mark.parametrize(
@@ -320,15 +236,6 @@ def test_what_is_not_comparable(tmp_path: Path, change: Any, reason: str) -> Non
     assert found == []
     assert left_out[0].startswith("psnr on set5 x2 is left out: ")
     assert re.search(reason, left_out[0])
-
-
-def test_what_only_the_second_has_is_named_too(tmp_path: Path) -> None:
-    a, both = run(tmp_path / "a", noise()), np.broadcast_to(noise(), (1, 12))
-    add(tmp_path / "b", [((None,), both, KEYS, {}), ((None,), both, KEYS, {"metric": "ssim"})])
-    found, left_out = compared(a, str(tmp_path / "b"))
-    assert len(found) == 1
-    assert left_out == [f"ssim on set5 x2 is left out: {a} does not have it"]
-    assert compared(a, str(tmp_path / "b"), Selection(metrics=["psnr"]))[1] == []
 
 
 # ------------------------------------------------------------------------------------ checkpoints
@@ -385,14 +292,7 @@ def test_what_ends_the_command(tmp_path: Path, caplog: pytest.LogCaptureFixture)
         ([a, str(tmp_path / "old")], "run test (or validate) again with this version"),
         ([a, str(tmp_path / "broken")], "damaged"),
         ([a, a, "--metric", "lpips"], "has nothing that was asked for; it has psnr on set5"),
-        ([a, a, "--draws", "3"], "draws is 3; expected 100 or more"),
-        ([a, a, "--seed", "-1"], "seed is -1; expected 0 or more"),
     ):
         caplog.clear()
         assert main(arguments) == 2
         assert said in caplog.messages[-1]
-
-
-def test_a_results_file_names_its_run(tmp_path: Path) -> None:
-    a = run(tmp_path / "a", noise())
-    assert load_run(f"{a}/results.json").folder == Path(a)

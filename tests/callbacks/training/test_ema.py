@@ -127,13 +127,6 @@ def test_only_validation_in_fit_sees_the_average(tmp_path: Path) -> None:
     assert torch.equal(note.seen[-1], note.raw[-1])
 
 
-def test_training_is_the_same_with_and_without(tmp_path: Path) -> None:
-    with_ema, without = Note(), Note()
-    for callbacks in ([with_ema, EMA()], [without]):
-        trainer(tmp_path, *callbacks, max_epochs=3).fit(Tiny(), loader(), loader())
-    assert all(torch.equal(a, b) for a, b in zip(with_ema.raw, without.raw, strict=True))
-
-
 class Fails(Callback):
     def on_validation_batch_end(self, *_: Any) -> None:
         raise RuntimeError("planned")
@@ -220,16 +213,6 @@ def test_a_checkpoint_between_a_step_and_its_average_resumes_exactly(tmp_path: P
     close(ema.state_dict()["weights"]["net.weight"], reference([*six.raw, seven.raw[-1]], 0.9))
 
 
-def test_a_second_fit_of_the_same_object_goes_on(tmp_path: Path) -> None:
-    note, ema, model = Note(), EMA(), Tiny()
-    run = trainer(tmp_path, note, ema, max_epochs=1)
-    run.fit(model, loader())
-    run.fit_loop.max_epochs = 2
-    run.fit(model, loader())
-    assert ema.updates == 8
-    close(ema.state_dict()["weights"]["net.weight"], reference(note.raw[:5] + note.raw[6:], 0.999))
-
-
 def test_averages_of_another_network(tmp_path: Path) -> None:
     fit(tmp_path, 1)
     ema = EMA()
@@ -274,21 +257,3 @@ def test_tied_parameters_are_under_all_their_names() -> None:
     ema.swap_in(module)
     assert all(torch.equal(value, raw) for value in module.state_dict().values())
     ema.swap_out()
-
-
-def test_memory_format_is_kept() -> None:
-    ema = EMA()
-    ema.track(nn.Conv2d(4, 4, 3).to(memory_format=torch.channels_last))
-    average = ema.state_dict()["weights"]["weight"]
-    assert average.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_bad_first() -> None:
-    with pytest.raises(ValueError, match="`first` of EMA is -1; expected 0 or more, or null"):
-        EMA(first=-1)
-
-
-@pytest.mark.parametrize("decay", [-0.1, 1.0])
-def test_bad_decay(decay: float) -> None:
-    with pytest.raises(ValueError, match=f"`decay` of EMA is {decay}"):
-        EMA(decay)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor
@@ -25,7 +25,6 @@ from torch.utils.data import DataLoader
 from callbacks.training import guard as module
 from callbacks.training.ema import EMA
 from callbacks.training.guard import Guard
-from commands.run.checkpoints import SavesLast
 from tests.callbacks.broken import FAULTS, HalfGradient, Poisoned
 from tests.callbacks.tiny import Images, Tiny, collate, trainer
 from tests.commands.test_resume import Interruption, assert_same, newest
@@ -145,30 +144,6 @@ def test_other_optimisers_skip_by_themselves(tmp_path: Path, optimizer: str) -> 
     assert_equal(guarded, fit(tmp_path / "b", Other(), batches([1, 3, 4, 5])))
 
 
-def test_the_host_judges_what_cannot_skip_by_itself(tmp_path: Path) -> None:
-    class Counts(Callback):
-        """Counts verdicts that are not read at the end of their batch."""
-
-        def __init__(self, guard: Guard) -> None:
-            self.guard, self.late = guard, 0
-
-        def on_train_batch_end(self, *args: Any) -> None:
-            self.late += self.guard._open is not None
-
-    numbers, saves = [0, 1, 2], {"enable_checkpointing": True}
-    for name, model, callbacks, settings, expected in (
-        ("plain", Poisoned(), (), {}, 0),
-        ("saves", Poisoned(fused=True), (ModelCheckpoint(tmp_path),), saves, 0),
-        ("scaler", Poisoned(fused=True), (), scaled(16.0), 0),
-        ("fused", Poisoned(fused=True), (), {}, 2),  # not in the last batch
-        ("steps", Poisoned(fused=True), (), {"max_steps": 2}, 1),
-    ):
-        guard = Guard()
-        counts = Counts(guard)
-        fit(tmp_path / name, model, batches(numbers), counts, guard, *callbacks, **settings)
-        assert counts.late == expected, name
-
-
 @pytest.mark.parametrize("fused", [False, True], ids=["host", "device"])
 def test_schedules_of_steps_and_of_epochs_go_on(tmp_path: Path, fused: bool) -> None:
     """Lightning has stepped both when a verdict of an epoch's last batch is read."""
@@ -220,12 +195,6 @@ def test_a_checkpoint_holds_no_unread_verdict(tmp_path: Path, hook: str) -> None
     assert saved["callbacks"]["Guard"]["skipped"] == 1
 
 
-def test_without_it_a_nan_spreads(tmp_path: Path) -> None:
-    """Check that the tests above can fail."""
-    saved = fit(tmp_path, Poisoned("nan loss", (key(5),)), batches([0, 1, 2, 3, 4, 5]))
-    assert saved["state_dict"]["net.weight"].isnan().all()
-
-
 @pytest.mark.parametrize("fault", ["nan loss", "inf gradient", "nan input"])
 def test_an_accumulated_step_is_left_out_as_a_whole(tmp_path: Path, fault: str) -> None:
     guard, model = Guard(), Poisoned(fault, (key(4),))  # batch 2 of 6: the second step of three
@@ -234,52 +203,6 @@ def test_an_accumulated_step_is_left_out_as_a_whole(tmp_path: Path, fault: str) 
     plain = fit(tmp_path / "b", Poisoned(), batches([0, 1, 4, 5]), **settings)
     assert_equal(guarded, plain)
     assert (guard.steps, guard.skipped, guarded["global_step"]) == (3, 1, 2)
-
-
-@pytest.mark.parametrize(("interval", "steps"), [("step", [0, 0, 1, 1, 1, 2]), ("epoch", [0, 1])])
-def test_learning_rates_are_logged_at_the_step_they_belong_to(
-    tmp_path: Path, interval: str, steps: list[int]
-) -> None:
-    """Lightning counts a step that is left out, until ``SavesLast`` corrects it."""
-    logged: list[int | None] = []
-
-    class Memory(DummyLogger):
-        def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-            logged.extend([step] * ("lr-Adam" in metrics))
-
-    class Scheduled(Poisoned):
-        def configure_optimizers(self) -> Any:
-            made = super().configure_optimizers()
-            return {**made, "lr_scheduler": {**made["lr_scheduler"], "interval": interval}}
-
-    callbacks = SavesLast(), LearningRateMonitor(), Guard()
-    run = trainer(tmp_path, *callbacks, logger=Memory(), log_every_n_steps=1, max_epochs=2)
-    run.fit(Scheduled("nan loss", (key(0), key(4))), batches([0, 1, 2]))
-    assert logged == steps
-
-
-def test_what_a_model_measures_when_training_starts_outlives_the_first_step(tmp_path: Path) -> None:
-    """As CasArbi does, after callbacks have begun."""
-
-    class Measuring(Poisoned):
-        def on_train_start(self) -> None:
-            self.norm.running_mean.fill_(3.0)
-
-    saved = fit(tmp_path, Measuring("nan input", (key(0),)), batches([0]), Guard())
-    assert saved["state_dict"]["norm.running_mean"].tolist() == [3.0] * 3
-
-
-def test_max_steps_counts_the_steps_that_were_taken(tmp_path: Path) -> None:
-    model = Poisoned("nan loss", (key(0), key(4)))
-    saved = fit(tmp_path, model, batches([0, 1, 2, 3]), Guard(), max_steps=5, max_epochs=-1)
-    assert saved["global_step"] == 5
-    assert saved["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"] == 10
-
-
-def test_a_sound_run_is_as_without_it(tmp_path: Path) -> None:
-    settings = {"max_epochs": 2, "gradient_clip_val": 0.05}
-    guarded = fit(tmp_path / "a", Poisoned(), batches([0, 1, 2]), Guard(), **settings)
-    assert_equal(guarded, fit(tmp_path / "b", Poisoned(), batches([0, 1, 2]), **settings), "loops")
 
 
 def test_images_are_named_and_the_count_is_logged(
@@ -302,12 +225,6 @@ def test_images_are_named_and_the_count_is_logged(
         "(rank 0: tiny/08, tiny/09)",
     ]
     assert found == [({"guard/skipped": n}, step) for n, step in ((0.0, 0), (1.0, 1), (2.0, 3))]
-
-
-def test_warnings_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    model = Poisoned("inf gradient", (key(0),))
-    fit(tmp_path, model, batches([0, 1]), Guard(limit=1.0), max_epochs=25)
-    assert sum(r.name == "callbacks.training.guard" for r in caplog.records) == 20
 
 
 # ----------------------------------------------------------------------------------- limits
@@ -341,15 +258,6 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     assert not (tmp_path / "end.ckpt").exists()
 
 
-def test_arguments() -> None:
-    for arguments, message in (
-        ({"limit": 1.5}, "`limit` of Guard is 1.5; expected a share"),
-        ({"in_a_row": 0}, "`in_a_row` of Guard is 0"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            Guard(**arguments)  # type: ignore[arg-type]
-
-
 # -------------------------------------------------------------------- scaler, manual optimisation
 
 
@@ -379,25 +287,6 @@ def test_the_scaler_may_look_for_its_scale(tmp_path: Path) -> None:
     for name in trained:
         torch.testing.assert_close(guarded["state_dict"][name], plain["state_dict"][name])
     assert guarded["state_dict"]["norm.num_batches_tracked"] == 2
-
-
-def test_a_scale_below_one_is_no_search(tmp_path: Path) -> None:
-    guard = Guard(in_a_row=2)
-    model = Poisoned("inf gradient", tuple(map(key, range(12))))
-    with pytest.raises(ValueError, match="2 of 2 steps were left out, 2 in a row"):
-        fit(tmp_path, model, batches([0, 1, 2, 3, 4, 5]), guard, **scaled(2.0))
-    assert (guard.steps, guard.skipped) == (2, 2)  # 2 and 1 were still a search
-
-
-def test_nan_losses_count_with_a_scaler(tmp_path: Path) -> None:
-    guard = Guard()
-    guarded = fit(
-        *(tmp_path / "a", Poisoned("nan beside it", (key(2),)), batches([0, 1, 2]), guard),
-        **scaled(16.0),
-    )
-    plain = fit(tmp_path / "b", Poisoned(), batches([0, 2]), **scaled(16.0))
-    assert guard.skipped == 1
-    assert_equal(guarded, plain)
 
 
 class Manual(Tiny):
@@ -564,25 +453,6 @@ def test_a_sharded_run_goes_on_as_a_whole_one(tiny: Path) -> None:
 
 
 # ------------------------------------------------------------------------- the command line
-
-
-def test_a_run_ends_with_one_sentence_and_its_last_good_checkpoint(
-    tiny: Path, enlarger: Callable[..., None], capsys: pytest.CaptureFixture[str]
-) -> None:
-    own = overlay(tiny, "own.yaml", {"after": 4, "always": True}, {"in_a_row": 3})
-    command = ["fit", "--config", "tiny.yaml", "--config", own, "--run.name", "a"]
-    with pytest.raises(SystemExit) as stopped:
-        enlarger(*command)
-    assert stopped.value.code == 2
-    got = capsys.readouterr().err
-    assert got.count("error: stopped after step 4, whose weights are still good") == 1
-    assert "Traceback" not in got
-    enlarger("fit", "--config", "tiny.yaml", "--run.name", "b", "--trainer.max_steps", 4)
-    saved, plain = newest("a"), newest("b")
-    for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
-        torch.testing.assert_close(saved[part], plain[part], rtol=0, atol=0)
-    # From the validation between the first two of them; the same batches come again.
-    assert saved["callbacks"]["Guard"] == {"steps": 5, "skipped": 1, "row": 1}
 
 
 @pytest.mark.slow

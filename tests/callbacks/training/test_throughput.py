@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,10 @@ from callbacks.training import throughput as timeline
 from callbacks.training.throughput import Budget, Throughput, Timeline
 from datamodules import clock
 from datamodules.base import Sample, Source, SRDataModule
-from datamodules.clock import DECODING, READING, Preparation, Stopwatch
+from datamodules.clock import DECODING
 from degradations.bicubic import Bicubic
 from files.batch import Seconds
-from tests.callbacks.tiny import Images, Tiny, loader, trainer
+from tests.callbacks.tiny import Tiny, trainer
 
 
 class Clock:
@@ -154,21 +153,6 @@ def test_validation_has_a_share_and_is_in_no_other_number(tmp_path: Path, still:
     assert found[2][1]["share_validating"] == pytest.approx(3 * 40 / (5 * 24 + 3 * 40))
 
 
-def test_it_is_said_in_the_end(
-    tmp_path: Path, still: Clock, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO", "callbacks.training.throughput")
-    fit(tmp_path, still)
-    said = [r.getMessage() for r in caplog.records if r.name == "callbacks.training.throughput"]
-    assert said == [
-        "time of training: degrading 20.8%, stepping 29.2%, reading 33.3%, decoding 16.7%"
-    ]
-
-
-def test_nothing_is_said_of_no_time() -> None:
-    assert Budget(workers=0).sentence() == ""
-
-
 def test_of_workers() -> None:
     """Two workers, 10 s: each had read for 2 s and decoded for 6."""
     budget = Budget(workers=2)
@@ -184,145 +168,6 @@ def test_of_workers() -> None:
         "time of training: waiting 10.0%, degrading 20.0%, stepping 60.0%; "
         "2 workers, beside it: reading 20.0%, decoding 60.0%, cropping 5.0%"
     )
-
-
-class Dozing(Source):
-    """A source that reads slowly in real time: workers are separate processes."""
-
-    @property
-    def keys(self) -> Sequence[str]:
-        return [f"p{n:02d}" for n in range(8)]
-
-    def read(self, index: int) -> Sample:
-        time.sleep(0.02)
-        return {"hr": np.zeros((32, 32, 3), np.uint8)}
-
-
-@pytest.mark.timing
-@pytest.mark.parametrize("workers", [0, 2])
-def test_workers_tell_what_a_batch_cost(tmp_path: Path, workers: int) -> None:
-    got: list[list[Seconds]] = []
-
-    class Listener:
-        def arrived(self, seconds: list[Seconds]) -> None:
-            got.append(seconds)
-
-        def degraded(self) -> None:
-            pass
-
-    data = SRDataModule(
-        2,
-        train=Dozing(),
-        batch_size=4,
-        crop_size=16,
-        workers=workers,
-        degradation=Bicubic(2),
-    )
-    data.listener = Listener()
-    trainer(tmp_path).fit(Tiny(), datamodule=data)
-    assert [len(seconds) for seconds in got] == [1, 1]
-    for [seconds] in got:
-        assert seconds.reading >= 4 * 0.02
-        assert seconds.decoding == 0
-        assert 0 < seconds.cropping < seconds.reading
-
-
-def test_of_calls_within_calls_the_outermost_counts(still: Clock) -> None:
-    watch = Stopwatch()
-
-    @watch
-    def inner(fails: bool = False) -> None:
-        still.now += 1
-        if fails:
-            raise ValueError("planned")
-
-    @watch
-    def outer() -> None:
-        inner()
-        still.now += 2
-
-    outer()
-    assert watch.seconds == 3
-    with pytest.raises(ValueError, match="planned"):
-        inner(fails=True)
-    assert watch.seconds == 4
-    inner()
-    assert watch.seconds == 5
-
-
-def test_a_batch_is_reported_apart_from_the_one_before(still: Clock) -> None:
-    @DECODING
-    def decode() -> None:
-        still.now += 3
-
-    @READING
-    def read() -> None:
-        still.now += 1
-        decode()
-
-    read()
-    preparation = Preparation()
-    read()
-    still.now += 5
-    assert preparation.seconds() == Seconds(1, 3, 5)
-
-
-def test_a_plain_loader(tmp_path: Path, still: Clock) -> None:
-    """Without reports, all time between two batches is waiting."""
-    memory = Memory()
-
-    class SlowImages(Images):
-        def __getitem__(self, index: int) -> dict[str, Any]:
-            still.now += 4
-            return super().__getitem__(index)
-
-    run = trainer(tmp_path, Throughput(), logger=memory, log_every_n_steps=3)
-    run.fit(Model(still), loader(SlowImages(8), 2))
-    [(step, values), _] = memory.found
-    assert step == 4
-    assert values == pytest.approx(
-        {
-            "images_per_second": 2 / 15,
-            "share_waiting": 8 / 15,
-            "share_stepping": 7 / 15,
-            "share_validating": 0,
-        }
-    )
-
-
-def test_steps_are_updates(tmp_path: Path, still: Clock) -> None:
-    settings = {"log_every_n_steps": 2, "accumulate_grad_batches": 2, "max_epochs": 2}
-    found = fit(tmp_path, still, **settings).found
-    # 3 updates an epoch of 6 batches; the interval begins in the middle of an update, at step 0.
-    assert [step for step, _ in found] == [2, 4, 6, 6]
-    assert [values["images_per_second"] for _, values in found[:3]] == pytest.approx([4 / 24] * 3)
-
-
-def test_every_process_counts(still: Clock) -> None:
-    logged: list[dict[str, float]] = []
-    logger = SimpleNamespace(log_metrics=lambda values, step: logged.append(values))
-    strategy = SimpleNamespace(root_device=torch.device("cpu"))
-    run: Any = SimpleNamespace(
-        world_size=4,
-        callbacks=[],
-        loggers=[logger],
-        strategy=strategy,
-        global_step=0,
-        log_every_n_steps=1,
-    )
-    run.train_dataloader = None
-    callback, model = Throughput(), Tiny()
-    callback.on_train_start(run, model)
-    for _ in range(2):
-        run.global_step += 1
-        callback.on_train_batch_start(run, model, {}, 0)
-        still.now += 1
-        callback.on_train_batch_end(run, model, None, {"key": ["a", "b"]}, 0)
-    assert logged[0]["throughput/images_per_second"] == pytest.approx(8)
-
-
-def test_a_run_of_one_batch_has_no_numbers(tmp_path: Path, still: Clock) -> None:
-    assert fit(tmp_path, still, log_every_n_steps=1, max_steps=1).found == []
 
 
 @pytest.mark.gpu

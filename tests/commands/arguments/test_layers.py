@@ -73,33 +73,10 @@ def test_sources_of_a_later_file_stand_alone(printed: Callable[..., Any]) -> Non
     assert sources(found, "test") == {"photos": ("b", None)}
 
 
-def test_the_short_form_is_the_same(printed: Callable[..., Any]) -> None:
-    found = printed({"data": {"test": {"photos": source("b")}}})
-    assert sources(found, "test") == {"photos": ("b", None)}
-
-
 def test_a_key_that_is_typed_changes_that_key(printed: Callable[..., Any]) -> None:
     found = printed("--data.init_args.val.photos.init_args.root", "b")
     ((root, files),) = sources(found, "val").values()
     assert (root, files) == ("b", ["1.png", "2.png"])
-
-
-@pytest.mark.parametrize("key", ["--data.init_args.test", "--data.test"])
-def test_a_dictionary_that_is_typed_stands_alone(printed: Callable[..., Any], key: str) -> None:
-    found = printed(key, f"{{photos: {{class_path: {FOLDER}, init_args: {{root: b}}}}}}")
-    assert sources(found, "test") == {"photos": ("b", None)}
-
-
-def test_lists_of_one_length(printed: Callable[..., Any]) -> None:
-    """Entries with the same position and class would be merged."""
-    psnr = "callbacks.PSNR"
-    first = {"trainer": {"callbacks": [{"class_path": psnr, "init_args": {"limit": 3}}]}}
-    for later in ({"trainer": {"callbacks": [psnr]}}, "--trainer.callbacks"):
-        more = [later] if isinstance(later, dict) else [later, f"[{psnr}]"]
-        (found,) = printed(first, *more)["trainer"]["callbacks"]
-        assert found["init_args"].get("limit") is None
-    added = printed(first, {"trainer": {"callbacks+": ["callbacks.SSIM"]}})
-    assert [c["init_args"].get("limit") for c in added["trainer"]["callbacks"]] == [3, None]
 
 
 def test_dictionaries_and_lists_in_a_class_of_ones_own(printed: Callable[..., Any]) -> None:
@@ -135,18 +112,6 @@ def test_what_is_kept_is_said(
     caplog.clear()
     printed({"data": {"init_args": {"batch_size": 2}}})  # a change of one key is expected
     assert "keeps its" not in caplog.text
-
-
-def test_a_file_that_a_later_file_names(printed: Callable[..., Any]) -> None:
-    """As a class, it replaces the earlier one, as on the command line."""
-    data = {"class_path": "datamodules.SRDataModule", "init_args": {"scale": 4}}
-    Path("data.yaml").write_text(yaml.safe_dump(data))
-    Path("trainer.yaml").write_text(yaml.safe_dump({"callbacks": ["callbacks.PSNR"]}))
-    found = printed({"data": "data.yaml", "trainer": "trainer.yaml"})
-    assert found["data"]["init_args"]["scale"] == 4
-    assert found["data"]["init_args"].get("test") is None
-    assert [c["class_path"] for c in found["trainer"]["callbacks"]] == ["callbacks.PSNR"]
-    assert found["trainer"]["max_steps"] == 12  # a group keeps its other keys
 
 
 def test_null_takes_away(printed: Callable[..., Any]) -> None:

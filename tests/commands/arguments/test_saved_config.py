@@ -16,7 +16,6 @@ import yaml
 from lightning.pytorch import Callback
 
 import main
-from commands import cli
 from commands.arguments.saved_config import as_yaml
 from files.yaml_loader import strict_loader
 from tests.conftest import REPO
@@ -126,13 +125,11 @@ class Again(NamedTuple):
     one: Its configuration.
     two: That of the other run.
     text: The file of the first.
-    said: Warnings of both.
     """
 
     one: dict[str, Any]
     two: dict[str, Any]
     text: str
-    said: list[str]
 
 
 @pytest.fixture(scope="module")
@@ -144,26 +141,23 @@ def again(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Again
     own = (f"{__name__}.Odd", f"{{class_path: {__name__}.Odd, init_args: {{{GIVEN}}}}}")
     own += (f"{{class_path: {__name__}.Several, init_args: {SEVERAL}}}",)
     added = (word for one in (*CALLBACKS, *own) for word in ("--trainer.callbacks+", one))
-    said: list[str] = []
     Odd.seen.clear()
     Several.seen.clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(cli.log, "warning", lambda text, *values: said.append(text % values))
         main.main([*FIT, *added, "--trainer.max_time", "{hours: 1, minutes: 30}"])
         main.main(["fit", "--config", "runs/x/config.yaml", "--run.name", "y"])
     files = [folder / f"runs/{name}/config.yaml" for name in ("x", "y")]
     one, two = (yaml.safe_load(file.read_text()) for file in files)
     assert two["run"].pop("name") == "y"
     assert one["run"].pop("name") == "x"
-    return Again(one, two, files[0].read_text(), said)
+    return Again(one, two, files[0].read_text())
 
 
 def test_it_is_read_again_as_it_was(again: Again) -> None:
     assert again.one == again.two
     assert again.one["trainer"]["max_time"] == {"hours": 1, "minutes": 30}
     assert "serialize" not in again.text
-    assert not any("cannot reproduce this run" in said for said in again.said)
 
 
 def test_defaults_of_every_kind(again: Again) -> None:
@@ -197,15 +191,6 @@ def test_one_or_several_of_a_type_that_is_written_as_text(again: Again) -> None:
     assert Several.seen == [given, given]
 
 
-@pytest.mark.slow
-def test_names_that_look_like_numbers(tiny: Path, enlarger: Enlarger) -> None:
-    enlarger(*FIT, "--run.name", "1e4", "--writer.suffix", "1e-4", "--writer.folder", "$HOME/é")
-    enlarger("fit", "--config", "runs/1e4/config.yaml", "--trainer.max_steps", "2")
-    saved = yaml.load(Path("runs/1e4/config.yaml").read_text(), strict_loader())
-    assert saved["run"]["name"] == "1e4"
-    assert (saved["writer"]["suffix"], saved["writer"]["folder"]) == ("1e-4", "$HOME/é")
-
-
 @pytest.mark.parametrize(
     "text",
     ["1e4", "1.5e3", ".5e+1", "1:30.5", "0o17", "0x1f", "yes", "~", "", "2030-01-01", "a\n b", "#"],
@@ -235,34 +220,6 @@ def test_what_is_printed_can_be_read_too(
     Path("printed.yaml").write_text(capsys.readouterr().out)
     assert "serialize" not in Path("printed.yaml").read_text()
     configured("fit", "--config", "printed.yaml")
-
-
-def test_a_run_of_0_1_0_goes_on(tiny: Path, enlarger: Enlarger) -> None:
-    """Its file has a sentence of the library instead of a device."""
-    swa = f"{{class_path: {LIGHTNING}.StochasticWeightAveraging, init_args: "
-    swa += "{swa_lrs: 1e-2, swa_epoch_start: 1}}"
-    enlarger(*FIT, "--trainer.callbacks+", swa)
-    file = Path("runs/x/config.yaml")
-    saved = yaml.safe_load(file.read_text())
-    saved["trainer"]["callbacks"][-1]["init_args"]["device"] = "Unable to serialize instance cpu"
-    file.write_text(yaml.safe_dump(saved))
-    enlarger(*FIT, "--trainer.callbacks+", swa, "--trainer.max_steps", "2")
-    assert "serialize" not in file.read_text()
-
-
-class Anything(Callback):
-    def __init__(self, value: Any = None) -> None:
-        self.value = value
-
-
-def test_what_would_be_read_otherwise_is_said(
-    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A value of any type may not be text."""
-    callback = f"{{class_path: {__name__}.Anything, init_args: {{value: {{a: '1e-4'}}}}}}"
-    enlarger(*FIT, "--trainer.callbacks+", callback)
-    (said,) = (r.getMessage() for r in caplog.records if "cannot reproduce this" in r.getMessage())
-    assert "trainer.callbacks[2].init_args.value.a: '1e-4' is read as 0.0001" in said
 
 
 def test_a_config_of_the_user_in_the_place_of_a_run_stays(tiny: Path, refusal: Refusal) -> None:

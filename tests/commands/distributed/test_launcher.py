@@ -6,7 +6,6 @@ import itertools
 import json
 import logging
 import re
-import shutil
 import time
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     EarlyStopping,
@@ -44,18 +43,12 @@ from tests.quick import quick
 
 Enlarger = Callable[..., None]
 FIT = ("fit", "--config", "tiny.yaml")
-CALLBACKS = "lightning.pytorch.callbacks."
 
 
 def weights(run: str = "tiny") -> dict[str, Any]:
     path = sorted(Path("runs", run, "checkpoints").glob("step-*.ckpt"))[-1]
     state: dict[str, Any] = torch.load(path, weights_only=True)
     return state
-
-
-def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
-    for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
-        torch.testing.assert_close(one[part], other[part], rtol=0, atol=0, msg=f"{part} differs")
 
 
 # ---------------------------------------------------------------------------------- what is refused
@@ -74,12 +67,12 @@ def of_trainer(**arguments: Any) -> Namespace:
 @pytest.mark.parametrize(
     ("callback", "sentence"),
     [
-        (EMAWeightAveraging(), "an EMAWeightAveraging, but .* use callbacks.EMA"),
-        (WeightAveraging(), "a WeightAveraging, but .* use callbacks.EMA"),
-        (Averages(), "an Averages, but .* use callbacks.EMA"),
+        (EMAWeightAveraging(), "EMAWeightAveraging, but .* use callbacks.EMA"),
+        (WeightAveraging(), "WeightAveraging, but .* use callbacks.EMA"),
+        (Averages(), "Averages, but .* use callbacks.EMA"),
         (LearningRateFinder(), "the learning rate of model.init_args.optimizer"),
         (BatchSizeFinder(), "set data.init_args.batch_size"),
-        (ModelPruning("l1_unstructured"), "a ModelPruning, but checkpoints do not hold its masks"),
+        (ModelPruning("l1_unstructured"), "ModelPruning, but checkpoints do not hold its masks"),
     ],
 )
 def test_callbacks_that_are_refused(callback: Callback, sentence: str) -> None:
@@ -100,25 +93,6 @@ def test_a_callback_that_is_there_twice(make: Callable[[], Callback]) -> None:
         refuse_unsupported(of_trainer(), [one, other])
 
 
-def test_two_callbacks_of_a_class_with_different_states() -> None:
-    refuse_unsupported(of_trainer(), [EarlyStopping("val/psnr"), EarlyStopping("val/ssim")])
-
-
-@pytest.mark.parametrize(
-    ("callback", "sentence"),
-    [
-        (f"{__name__}.Averages", "an Averages, but .* use callbacks.EMA"),
-        (f"{CALLBACKS}BackboneFinetuning", "Regression has no attribute backbone"),
-    ],
-)
-def test_callbacks_of_lightning_that_cannot_run(
-    tiny: Path, refusal: Callable[..., str], callback: str, sentence: str
-) -> None:
-    said = refusal(*FIT, "--trainer.callbacks+", callback)
-    assert re.search(sentence, said), said
-    assert not Path("runs/tiny/checkpoints").exists()
-
-
 @pytest.mark.parametrize(
     "strategy",
     [
@@ -137,126 +111,14 @@ def test_strategies_that_are_refused(strategy: str) -> None:
         refuse_unsupported(of_trainer(strategy=strategy), [])
 
 
-def test_a_strategy_that_cannot_run(tiny: Path, refusal: Callable[..., str]) -> None:
-    said = refusal(*FIT, "--trainer.strategy", "xla")
-    assert said.startswith("trainer.strategy is 'xla', but TPUs are not supported: set it to ddp")
-
-
-def test_averages_that_no_command_uses_are_said(
-    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
-) -> None:
-    given = f"{{class_path: {CALLBACKS}StochasticWeightAveraging, init_args: {{swa_lrs: 0.001, "
-    given += "swa_epoch_start: 1}}"
-    enlarger(*FIT, "--run.name", "swa", "--trainer.callbacks+", given, "--trainer.max_epochs", 9)
-    assert "no command uses the averages of" in caplog.text
-    raw, averages = weights("swa")["state_dict"], weights("swa")["callbacks"]
-    state = next(value for key, value in averages.items() if "Stochastic" in key)
-    assert any(not torch.equal(raw[k], state["average_model_state"][k]) for k in raw)
-
-
 # ----------------------------------------------------- what other callbacks do to the weights
-
-
-class Spoils(Callback):
-    """Change the weights at the end of training, or of an epoch."""
-
-    def __init__(self, epochs: bool = False) -> None:
-        self.epochs = epochs
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._change(pl_module)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.epochs:
-            self._change(pl_module)
-
-    def _change(self, module: LightningModule) -> None:
-        with torch.no_grad():
-            for parameter in module.parameters():
-                parameter.mul_(0.5)
-
-
-@pytest.mark.slow
-def test_what_a_callback_does_to_the_weights_at_the_end_is_in_no_checkpoint(
-    trained: Path, enlarger: Enlarger
-) -> None:
-    plain = weights()
-    spoils = ("--trainer.callbacks+", f"{__name__}.Spoils")
-    enlarger(*FIT, *spoils, "--run.name", "parts", "--trainer.max_steps", 6)
-    enlarger(*FIT, *spoils, "--run.name", "parts")
-    assert_same(weights("parts"), plain)
-
-
-@pytest.mark.slow
-def test_an_epoch_that_a_run_is_stopped_in_has_no_end(tiny: Path, enlarger: Enlarger) -> None:
-    """A callback that changes the weights after each epoch (of 5 steps) does so three times."""
-    spoils = (
-        "--trainer.callbacks+",
-        f"{{class_path: {__name__}.Spoils, init_args: {{epochs: true}}}}",
-    )
-    enlarger(*FIT, *spoils, "--run.name", "whole", "--trainer.max_steps", 15)
-    for steps in (6, 15):
-        enlarger(*FIT, *spoils, "--run.name", "parts", "--trainer.max_steps", steps)
-    assert_same(weights("parts"), weights("whole"))
 
 
 # -------------------------------------------------------------------------------- what is resumed
 
 
-def on_exception(folder: Path) -> str:
-    return f"{{class_path: {CALLBACKS}OnExceptionCheckpoint, init_args: {{dirpath: {folder}}}}}"
-
-
-def test_afresh_is_afresh_whatever_another_callback_has_saved(
-    trained: Path, enlarger: Enlarger, tmp_path: Path
-) -> None:
-    kept = tmp_path / "kept"
-    kept.mkdir()
-    for name in ("on_exception", "last"):
-        shutil.copy(trained / "checkpoints" / "step-000000012.ckpt", kept / f"{name}.ckpt")
-    last = f"{{class_path: {CALLBACKS}ModelCheckpoint, "
-    last += f"init_args: {{dirpath: {kept}, save_last: true}}}}"
-    callbacks = ["--trainer.callbacks+", on_exception(kept)]
-    callbacks += ["--trainer.callbacks+", last]
-    enlarger(*FIT, *callbacks, "--trainer.max_steps", 3, "--run.overwrite", "true")
-    assert weights()["global_step"] == 3
-
-
-def test_slurm_s_checkpoint_in_a_run_is_not_taken(
-    trained: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in {"NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}.items():
-        monkeypatch.setenv(f"SLURM_{name}", value)
-    foreign = torch.load(trained / "checkpoints" / "step-000000012.ckpt", weights_only=True)
-    for value in foreign["state_dict"].values():
-        value.mul_(100.0)
-    run = Path("runs/other")
-    run.mkdir()
-    torch.save(foreign, run / "hpc_ckpt_1.ckpt")
-    enlarger(*FIT, "--run.name", "other", "--trainer.max_steps", 3)
-    assert weights("other")["global_step"] == 3
-    torch.save(foreign, trained / "hpc_ckpt_1.ckpt")
-    results = trained / "results.json"
-    enlarger("test", "--config", "tiny.yaml")
-    with_it = results.read_text()
-    (trained / "hpc_ckpt_1.ckpt").unlink()
-    enlarger("test", "--config", "tiny.yaml")
-    assert psnr(with_it) == psnr(results.read_text())
-
-
 def psnr(text: str) -> list[str]:
     return [line for line in text.splitlines() if '"value"' in line or "psnr" in line]
-
-
-@pytest.mark.parametrize("word", quick(["best", "last", "hpc"], "last"))
-def test_a_word_of_lightning_s_is_a_file_s_name(
-    trained: Path, enlarger: Enlarger, refusal: Callable[..., str], word: str
-) -> None:
-    given = ("--ckpt_path", word, "--run.name", "next")
-    assert f"ckpt_path is {word}, and there is no such file" in refusal(*FIT, *given)
-    shutil.copy(trained / "checkpoints" / "step-000000012.ckpt", word)
-    enlarger(*FIT, *given, "--trainer.max_steps", 13)
-    assert weights("next")["global_step"] == 13
 
 
 # --------------------------------------------------------------------------------- the time
@@ -286,22 +148,6 @@ def test_max_time_is_that_of_each_start(
     assert reached[0] < reached[1] < reached[2]
 
 
-def test_a_timer_of_ones_own_counts_all_starts_and_says_so(
-    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
-) -> None:
-    timer = f"{{class_path: {CALLBACKS}Timer, "
-    timer += "init_args: {duration: {milliseconds: 350}, interval: step}}"
-    limited = (*FIT, "--trainer.max_steps", 1000, "--trainer.callbacks+", f"{__name__}.Slow")
-    limited += ("--trainer.callbacks+", timer)
-    enlarger(*limited)
-    reached = weights()["global_step"]
-    assert 0 < reached < 1000
-    with caplog.at_level(logging.WARNING):
-        enlarger(*limited)
-    assert weights()["global_step"] == reached
-    assert "counts all starts of the run together" in caplog.text
-
-
 SAID = "it must be above 0, as DD:HH:MM:SS"
 
 
@@ -322,17 +168,6 @@ def test_a_validation_by_time(
     enlarger(*FIT, *every, "--checkpoint.keep_best", 9)
     scores = json.loads(Path("runs/tiny/checkpoints/best.json").read_text())["scores"]
     assert list(scores) == [f"step-{step:09d}.ckpt" for step in (2, 4, 6, 8, 10, 12)]
-
-
-def test_no_time_at_all_is_refused(tiny: Path, refusal: Callable[..., str]) -> None:
-    message = refusal(*FIT, "--trainer.max_time", "{'seconds': 0}")
-    assert message.startswith(f"trainer.max_time is {{'seconds': 0}}: {SAID}")
-
-
-def test_max_time_that_is_not_needed(trained: Path, enlarger: Enlarger) -> None:
-    enlarger(*FIT, "--run.name", "limited", "--trainer.max_time", "{hours: 1}")
-    assert_same(weights("limited"), weights())
-    assert "Timer" not in weights("limited")["callbacks"]
 
 
 @pytest.mark.parametrize("gpu", [False, True])

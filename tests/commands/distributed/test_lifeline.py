@@ -176,23 +176,6 @@ def test_last_words_where_nothing_can_be_written(
     assert "could not be written" in said
 
 
-def test_last_words_about_a_name_that_is_no_utf_8(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    write_failure_note(tmp_path, 0, "no image: caf\udce9.png")
-    assert r"no image: caf\udce9.png: stopping" in capfd.readouterr().err
-    assert r"no image: caf\udce9.png: stopping" in words(tmp_path, 0)
-
-
-def test_last_words_are_kept_over_restarts(tmp_path: Path) -> None:
-    write_failure_note(tmp_path, 0, "one")
-    write_failure_note(tmp_path, 0, "two")
-    assert [line.rpartition(": ")[0][-3:] for line in words(tmp_path, 0).splitlines()] == [
-        "one",
-        "two",
-    ]
-
-
 def test_a_broken_connection_is_explained_by_who_is_silent(three: list[Process]) -> None:
     three[2].line._over.set()
     found = three[0].line.explain()

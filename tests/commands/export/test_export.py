@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
-import threading
-from collections.abc import Callable, Iterator
-from http.server import ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
 from safetensors.torch import save_file
 
 import commands.run.weights
@@ -28,33 +23,21 @@ from commands.export.formats import exported_tensors
 from commands.run.weights import find_weights
 from files.tensors import read_metadata
 from lightning_modules.backbone.condition import Condition
-from lightning_modules.backbone.denoiser import UNet2D
-from lightning_modules.backbone.library import Flags
-from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import KLSpace, PixelSpace
-from lightning_modules.controls.finetune import add_layers
 from lightning_modules.diffusion import Diffusion
 from lightning_modules.networks.any_size import AnySize
 from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.imdn import IMDN
-from lightning_modules.networks.liif import LIIF
-from lightning_modules.networks.spandrel import Spandrel
 from lightning_modules.one_pass.regression import Regression
 from lightning_modules.weights import read_weights
-from tests.commands.fake_hub import Hub
 from tests.lightning_modules.backbone.unets import CLASSES, WRAPPERS, inputs, small_kl, wrapped
 from tests.quick import quick
 
 Enlarger = Callable[..., None]
 Refusal = Callable[..., str]
-HERE = "tests.commands.export.test_export"
 OUT = Path("runs/tiny/export")
 TRAINED_WITH = "lightning_modules.Regression"
 PHOTO = ("--data.init_args.predict",)
-
-
-class Other(Regression):
-    """Another class with the same tensors."""
 
 
 def edsr(scale: float) -> EDSR:
@@ -107,15 +90,6 @@ def test_the_weights_come_back_bit_for_bit(
     assert find_weights(str(OUT), 2) == OUT / "model.safetensors"
 
 
-def test_another_model_is_one_sentence(tmp_path: Path) -> None:
-    file = written(Regression(2.0, edsr), tmp_path) / "model.safetensors"
-    sentence = f"was trained with {TRAINED_WITH}, but the model here is {HERE}.Other: set model"
-    with pytest.raises(ValueError, match=re.escape(sentence)):
-        Other(2.0, edsr).load_weights(file)
-    with pytest.raises(ValueError, match=r"do not fit the model.*: set it to 2"):
-        Regression(4.0, edsr).load_weights(file)
-
-
 def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     model, out = Regression(2.0, edsr), tmp_path / "out"
     out.mkdir()
@@ -148,15 +122,6 @@ def test_what_can_not_be_exported(tiny: Path, refusal: Refusal) -> None:
     assert "export needs trained weights" in refusal("export", "--config", "tiny.yaml")
 
 
-def test_a_file_without_a_run(trained: Path, enlarger: Enlarger) -> None:
-    enlarger("export", trained, "--export.out", "one")
-    weights = ("--model.init_args.weights", "one/model.safetensors", "--run.name", "elsewhere")
-    enlarger("export", "--config", "tiny.yaml", *weights, "--export.out", "two")
-    files = [read_weights(Path(name, "model.safetensors")).tensors for name in ("one", "two")]
-    assert all(torch.equal(t, files[1][name]) for name, t in files[0].items())
-    assert read_metadata(Path("two/model.safetensors"))["step"] == "5"
-
-
 def test_nothing_of_the_training_is_needed(
     trained: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,15 +149,6 @@ def test_frozen_parts_are_named_where_they_have_a_source() -> None:
     assert {n for n in found if n.startswith("denoiser.unet.")}
 
 
-def test_exports_name_what_the_weights_were_trained_with(tmp_path: Path) -> None:
-    model = Diffusion(1.0, wrapped("image", in_channels=3, out_channels=3), timesteps=(0, 300))
-    found = read_weights(written(model, tmp_path) / "model.safetensors").trained_with
-    assert found == {"timesteps": [0, 300], "schedule": Schedule().settings}
-    model.loaded_with = {"timesteps": [0, 200]}  # of a file, under another configuration
-    again = read_weights(written(model, tmp_path / "again") / "model.safetensors")
-    assert again.trained_with == {**found, "timesteps": [0, 200]}
-
-
 # ----------------------------------------------------------------------------------------- the card
 
 
@@ -207,25 +163,6 @@ def test_the_card_has_the_numbers(trained: Path, enlarger: Enlarger) -> None:
     assert f"| photos, bicubic | x2 | {bicubic:.4f} | 2 |" in text
     assert "- psnr: implementation enlarger psnr 1, color y, border scale" in text
     assert "trained for 5 steps" in text
-
-
-def test_the_card_has_no_numbers_of_another_run_s_checkpoint(
-    trained: Path, enlarger: Enlarger
-) -> None:
-    own = find_weights(str(trained), 2)
-    other = Path("runs/other/checkpoints", own.name)
-    other.parent.mkdir(parents=True)
-    content = torch.load(own, weights_only=True)
-    for tensor in content["state_dict"].values():
-        tensor *= 0.5
-    torch.save(content, other)
-    psnr = ("--trainer.callbacks", "[callbacks.PSNR]")
-    enlarger("test", "--config", "tiny.yaml", *psnr, "--ckpt_path", other)
-    enlarger("export", trained)
-    assert "None: `test` was not run with these weights" in (OUT / "README.md").read_text()
-    shutil.copy(own, other)  # as if the run had been copied
-    enlarger("export", trained, "--export.overwrite", "true")
-    assert "| photos | x2 |" in (OUT / "README.md").read_text()
 
 
 def test_licences_follow_the_weights(
@@ -272,25 +209,6 @@ def test_diffusers_reads_its_networks(kind: str, tmp_path: Path) -> None:
         assert torch.equal(again.encode(image), space.encode(image))
 
 
-def test_a_layout_in_memory_is_no_hindrance(tmp_path: Path) -> None:
-    denoiser = wrapped(flags=Flags(channels_last=True))
-    out = written(Diffusion(1.0, denoiser), tmp_path, diffusers=True)
-    weight = denoiser.unet.conv_in.weight
-    assert not weight.is_contiguous()  # as it was
-    again = UNet2D(str(out)).unet
-    assert torch.equal(again.conv_in.weight, weight)
-
-
-def test_what_diffusers_can_not_read(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"Regression has no network of diffusers"):
-        written(Regression(2.0, edsr), tmp_path, diffusers=True)
-    denoiser = wrapped()
-    add_layers(denoiser.unet, rank=2, alpha=2)
-    with pytest.raises(ConfigurationError, match=r"unet is no longer a plain UNet2DCondition"):
-        written(Diffusion(1.0, denoiser), tmp_path, diffusers=True)
-    assert not list(tmp_path.iterdir())
-
-
 # --------------------------------------------------------------------------------------------- ONNX
 
 
@@ -316,56 +234,6 @@ def test_onnx_gives_the_same_images(network: Any, tmp_path: Path) -> None:
         torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.slow
-def test_the_code_of_the_card_runs(trained: Path, enlarger: Enlarger) -> None:
-    for package in ("onnxruntime", "onnxscript"):
-        pytest.importorskip(package)
-    enlarger("export", trained, "--export.onnx", "true")
-    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8))
-    photo.save("photo.png")
-    card = (OUT / "README.md").read_text().replace("FOLDER", str(OUT))
-    here, elsewhere = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    names: dict[str, Any] = {"lr": photo}
-    exec(here, names)
-    exec(elsewhere, {})
-    with Image.open("sr.png") as by_onnx:
-        apart = np.asarray(by_onnx, np.int16) - np.asarray(names["sr"], np.int16)
-    assert np.abs(apart).max() <= 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("shuffle", [None, 2, 4])  # x4, and the shuffled networks of x2 and x1
-@torch.no_grad()
-def test_onnx_of_a_network_of_spandrel(shuffle: int | None, tmp_path: Path) -> None:
-    """An ESRGAN, which needs sides of at least 2, or multiples of 4."""
-    runtime = pytest.importorskip("onnxruntime")
-    for package in ("onnxscript", "spandrel"):
-        pytest.importorskip(package)
-    from spandrel.architectures.ESRGAN import ESRGAN
-
-    scale = 4 // (shuffle or 1)
-    network = ESRGAN(num_filters=8, num_blocks=1, scale=scale, shuffle_factor=shuffle)
-    torch.save(network.state_dict(), tmp_path / "esrgan.pth")
-    model = Regression(scale, lambda scale: Spandrel(scale, str(tmp_path / "esrgan.pth")))
-    session = runtime.InferenceSession(written(model, tmp_path / "out", onnx=True) / "model.onnx")
-    for size in ((37, 53), (31, 17), (1, 5)):
-        lr = torch.rand(1, 3, *size)
-        (found,) = session.run(None, {"lr": lr.numpy()})
-        torch.testing.assert_close(torch.from_numpy(found), model.network(lr), atol=1e-4, rtol=0)
-
-
-@pytest.mark.slow
-def test_onnx_of_other_images_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    with pytest.raises(ConfigurationError, match=r"LIIF cannot be traced to ONNX of any height"):
-        written(Regression(2.0, lambda s: LIIF(s, 1, 8, (8,))), tmp_path, onnx=True)
-    monkeypatch.setattr(export_onnx, "TOLERANCE", -1.0)
-    with pytest.raises(ConfigurationError, match=r"differs from torch by up to"):
-        written(Regression(2.0, edsr), tmp_path, onnx=True)
-    assert not list(tmp_path.iterdir())
-
-
 def test_what_is_no_single_pass_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
     cases = {
         "Diffusion is not one pass of a network": Diffusion(1.0, wrapped()),
@@ -378,58 +246,4 @@ def test_what_is_no_single_pass_is_refused(tmp_path: Path, monkeypatch: Any) -> 
     monkeypatch.setattr(export_onnx.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match=r"requires onnx, .* -e '\.\[onnx\]'"):
         written(Regression(2.0, edsr), tmp_path, onnx=True)
-    assert not list(tmp_path.iterdir())
-
-
-# ---------------------------------------------------------------------------------------------- hub
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Start a local hub, with a token."""
-    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.asked, server.files, server.refuses = [], {}, False
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    constants = "huggingface_hub.constants"
-    monkeypatch.setattr(f"{constants}.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr(f"{constants}.HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def test_the_folder_is_uploaded(hub: Any, tmp_path: Path) -> None:
-    out = written(Regression(2.0, edsr), tmp_path, push="me/mine")
-    assert hub.files == {path.name: path.read_bytes() for path in out.iterdir()}
-    assert {token for _, token in hub.asked} == {"Bearer hf_secret"}
-    assert hub.created["name"] == "mine"
-    private = hub.created.get("private", hub.created.get("visibility"))
-    assert private in (True, "private")
-
-
-def test_an_upload_that_fails_leaves_the_folder(hub: Any, tmp_path: Path) -> None:
-    hub.refuses = True
-    with pytest.raises(ConfigurationError, match=r"out, but could not be uploaded to me/mine: "):
-        written(Regression(2.0, edsr), tmp_path, push="me/mine")
-    assert (tmp_path / "out" / "model.safetensors").is_file()
-
-
-def test_no_upload_without_network_name_or_token(
-    hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refused(name: str, sentence: str) -> None:
-        with pytest.raises(ConfigurationError, match=sentence):
-            written(Regression(2.0, edsr), tmp_path, push=name)
-
-    refused("mine", r"'mine'; expected USER/NAME")
-    with monkeypatch.context() as patch:
-        patch.setattr("huggingface_hub.get_token", lambda: None)
-        refused("me/mine", r"requires a token .* `hf auth login`")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    refused("me/mine", r"HF_HUB_OFFLINE is set")
-    assert not hub.asked
     assert not list(tmp_path.iterdir())

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -81,18 +78,6 @@ def test_by_the_device(
     assert within(**settings) == expected
 
 
-def test_exactness_overrules_what_was_set_before() -> None:
-    torch.backends.cudnn.benchmark = True
-    torch.set_float32_matmul_precision("medium")
-    try:
-        assert within("cpu") == ("medium", True, True)
-        assert within("cpu", deterministic=True) == EXACT
-        assert now() == ("medium", True, True)
-    finally:
-        torch.set_float32_matmul_precision("highest")
-        torch.backends.cudnn.benchmark = False
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -103,18 +88,3 @@ def test_exactness_overrules_what_was_set_before() -> None:
 def test_contradictions(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         within("cpu", cudnn_benchmark=True, **settings)
-
-
-def test_it_is_logged_and_stored(
-    tiny: Path, bicubic: str, enlarger: Callable[..., None], caplog: pytest.LogCaptureFixture
-) -> None:
-    own = ["--config", "tiny.yaml", "--config", bicubic, "--run.name", "a"]
-    with caplog.at_level(logging.INFO, "commands.run.arithmetic"):
-        enlarger("test", *own, "--run.matmul_precision", "medium")
-    said = [r.getMessage() for r in caplog.records if r.name == "commands.run.arithmetic"]
-    text = "run.matmul_precision medium, run.cudnn_benchmark false, convolutions in TF32, on cpu"
-    assert said == [f"arithmetic: {text}"]
-    stored = json.loads((tiny / "runs" / "a" / "results.json").read_text())["arithmetic"]
-    expected = {"matmul_precision": "medium", "cudnn_benchmark": False, "cudnn_tf32": True}
-    expected["deterministic"] = False
-    assert stored == expected

@@ -22,7 +22,6 @@ from commands.run.files import (
     is_whole,
     list_checkpoints,
     newest_whole,
-    write_atomically,
     write_whole,
 )
 
@@ -119,11 +118,3 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     assert path.read_bytes() == b"first"
     assert is_whole(path)
     assert {p.name for p in tmp_path.iterdir()} == {path.name, checksum_of(path).name}
-
-
-def test_small_files_are_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "last.sha256"
-    for content in (b"one", b"two"):
-        write_atomically(path, content)
-        assert path.read_bytes() == content
-    assert list(tmp_path.iterdir()) == [path]

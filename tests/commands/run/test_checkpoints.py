@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import shutil
 from collections.abc import Callable
@@ -11,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from commands.run.checkpoints import Checkpoints
 from commands.run.files import best_or_newest, is_whole, list_checkpoints
 from files.owned import hidden
 from lightning_modules.networks.edsr import EDSR
@@ -70,35 +67,6 @@ def test_holds_what_the_design_lists_and_nothing_else(trained: Path) -> None:
     assert checkpoint["model"] == "lightning_modules.Regression"
 
 
-def test_holds_plain_types(trained: Path) -> None:
-    def types(value: Any) -> set[type]:
-        if isinstance(value, dict):
-            return set().union(*(types(k) | types(v) for k, v in value.items()))
-        if isinstance(value, list | tuple):
-            return set().union(*map(types, value))
-        return {type(value)}
-
-    plain = {int, float, bool, str, type(None), torch.Tensor}
-    assert types(newest("tiny")) <= plain
-
-
-def test_is_as_large_as_what_it_holds(trained: Path) -> None:
-    checkpoint = newest("tiny")
-    parameters = sum(t.numel() for t in checkpoint["state_dict"].values())
-    expected = 4 * parameters * 4  # weights, averages, and Adam's two moments, of four bytes each
-    path = list_checkpoints(trained / "checkpoints")[0]
-    tensors = 4 * len(checkpoint["state_dict"])
-    # The zip archive spends some hundred bytes a tensor.
-    assert expected < path.stat().st_size < expected + 1500 * tensors
-
-
-def test_holds_no_gradients_and_no_views(trained: Path) -> None:
-    """A view would save its whole storage."""
-    for tensor in newest("tiny")["state_dict"].values():
-        assert not tensor.requires_grad
-        assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-
-
 def test_a_frozen_part_is_not_stored(tiny: Path, enlarger: Enlarger) -> None:
     enlarger(*FIT, "--trainer.max_steps", 2, "--trainer.callbacks+", f"{__name__}.Freeze")
     assert not [name for name in newest("tiny")["state_dict"] if "head" in name]
@@ -128,74 +96,12 @@ def test_keeps_the_last_two_and_the_best_and_the_rest_is_gone(trained: Path) -> 
     assert all(is_whole(path) for path in list_checkpoints(trained / "checkpoints"))
 
 
-def test_keep_last_and_every_n_steps(tiny: Path, enlarger: Enlarger) -> None:
-    enlarger(
-        *FIT,
-        *("--checkpoint.every_n_steps", 2, "--checkpoint.keep_last", 3),
-        *("--data.init_args.val", "null"),
-    )
-    assert steps() == [12, 10, 8]
-
-
-@pytest.mark.parametrize("mode", ["max", "min"])
-def test_keep_best(tiny: Path, enlarger: Enlarger, mode: str) -> None:
-    enlarger(
-        *FIT,
-        *("--checkpoint.keep_last", 1, "--checkpoint.keep_best", 2, "--checkpoint.mode", mode),
-        *("--trainer.val_check_interval", 1, "--trainer.max_steps", 5),
-        *("--trainer.callbacks+", f"{__name__}.Score"),
-        *("--checkpoint.monitor", "val/score"),
-    )
-    best = ranking()
-    assert best["monitor"] == "val/score"
-    expected = [2, 4] if mode == "max" else [3, 1]
-    assert [int(name[5:14]) for name in best["best"]] == expected
-    assert set(steps()) == {5, *expected}
-
-
 class Score(Callback):
     """Log a value that goes up and down: 1, 9, 0, 8, 5."""
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
             pl_module.log("val/score", float([1, 9, 0, 8, 5][trainer.global_step - 1]))
-
-
-def test_another_monitor_starts_a_ranking_of_its_own(trained: Path, enlarger: Enlarger) -> None:
-    """Otherwise PSNR values would always beat, or always lose to, any LPIPS."""
-    assert ranking()["monitor"] == "val/psnr"
-    enlarger(
-        *FIT,
-        *("--trainer.max_steps", 14, "--trainer.val_check_interval", 1),
-        *("--trainer.callbacks+", f"{__name__}.Constant", "--run.change", "true"),
-        *("--checkpoint.monitor", "val/constant", "--checkpoint.mode", "max"),
-    )
-    assert ranking()["monitor"] == "val/constant"
-    assert set(ranking()["scores"].values()) == {-1.0}
-
-
-class Constant(Callback):
-    """Log a value below any PSNR."""
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking:
-            pl_module.log("val/constant", -1.0)
-
-
-def test_a_value_that_is_no_number_is_never_the_best(tiny: Path, enlarger: Enlarger) -> None:
-    enlarger(
-        *FIT,
-        *("--trainer.max_steps", 3, "--trainer.val_check_interval", 1),
-        *("--trainer.callbacks+", f"{__name__}.NoNumber", "--checkpoint.monitor", "val/nan"),
-    )
-    assert [int(name[5:14]) for name in ranking()["best"]] == [2]
-
-
-class NoNumber(Callback):
-    """Log NaN except at one step."""
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        pl_module.log("val/nan", 1.0 if trainer.global_step == 2 else math.nan)
 
 
 # ---------------------------------------------------------------------------------------- damaged
@@ -226,29 +132,6 @@ def test_a_damaged_newest_one_falls_back_to_the_one_before(
     assert is_whole(path)  # the run wrote it again
     fitted(name="whole")
     assert_same("tiny", "whole")
-
-
-def test_checkpoints_written_before_damaged_ones_are_kept(
-    trained: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Two damaged ones of later steps must not count as the last two."""
-    best = trained / "checkpoints" / ranking()["best"][0]
-    assert best.name == "step-000000005.ckpt"
-    for path in list_checkpoints(trained / "checkpoints")[:2]:
-        damage(path)
-    enlarger(
-        *(*FIT, "--checkpoint.every_n_steps", 1, "--data.init_args.workers", 0),
-        *("--trainer.callbacks+", f"{__name__}.StopsAtEight", "--run.change", "true"),
-    )
-    assert steps() == [8, 7, 5]
-    assert all(is_whole(path) for path in list_checkpoints(trained / "checkpoints"))
-
-
-class StopsAtEight(Callback):
-    """End training at step 8."""
-
-    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        trainer.should_stop = trainer.global_step == 8
 
 
 def test_all_damaged(trained: Path, refusal: Refusal) -> None:
@@ -324,76 +207,7 @@ def newest_step() -> int:
 # --------------------------------------------------------------------------------------- settings
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "least"),
-    [
-        *(("keep_last", 0, 1), ("keep_best", -1, 0), ("every_n_steps", -1, 0)),
-        *(("every_n_minutes", -0.5, 0), ("every_n_minutes", math.nan, 0)),
-    ],
-)
-def test_numbers_out_of_range(key: str, value: float, least: int) -> None:
-    with pytest.raises(ValueError, match=rf"checkpoint\.{key} is .*; it must be at least {least}"):
-        Checkpoints(**{key: value})  # type: ignore[arg-type]
-
-
-def test_never(tiny: Path, enlarger: Enlarger) -> None:
-    never = ("--checkpoint.every_n_steps", 0, "--checkpoint.every_n_minutes", 0)
-    enlarger(*FIT, *never, "--data.init_args.val", "null")
-    assert steps() == [12]  # the final one
-
-
-def test_every_n_minutes(tiny: Path, enlarger: Enlarger) -> None:
-    minutes = ("--checkpoint.every_n_minutes", 1e-6, "--checkpoint.keep_last", 20)
-    enlarger(*FIT, *minutes, "--data.init_args.val", "null", "--trainer.log_every_n_steps", 4)
-    assert steps() == [12, 8, 4]  # checked when values are logged, where ranks agree on the time
-
-
 # ------------------------------------------------------------------------------------ what is best
-
-
-def test_a_validation_that_did_not_measure_gives_no_score(tiny: Path, enlarger: Enlarger) -> None:
-    """Lightning's record would still hold the value of the previous validation."""
-    metric = [
-        "--trainer.callbacks",
-        '[{"class_path": "callbacks.PSNR", "init_args": {"every_n": 2}}]',
-    ]
-    enlarger(*FIT, *metric, "--trainer.val_check_interval", 2, "--trainer.max_steps", 4)
-    assert list(ranking()["scores"]) == ["step-000000002.ckpt"]
-
-
-def test_others_may_wait_for_the_monitored_value(
-    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
-) -> None:
-    """If a validation does not log the value, they see the previous one."""
-    callbacks = """[
-        {class_path: callbacks.PSNR, init_args: {every_n: 2}},
-        callbacks.SSIM,
-        {class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {
-            monitor: val/psnr, mode: max, patience: 9}}]"""
-    extra = ("--trainer.val_check_interval", 2, "--trainer.max_steps", 4)
-    enlarger(*FIT, "--trainer.callbacks", callbacks, *extra)
-    assert list(ranking()["scores"]) == ["step-000000002.ckpt"]
-    assert "did not log" not in caplog.text  # the previous validation logged it
-
-
-@pytest.mark.parametrize(
-    ("more", "reason"),
-    [
-        ("stopping_threshold: 0", "Stopping threshold reached: val/psnr = "),
-        ("stopping_threshold: 999", None),
-    ],
-)
-def test_the_reason_of_early_stopping_is_logged(
-    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture, more: str, reason: str | None
-) -> None:
-    callbacks = f"""[callbacks.PSNR, {{class_path: lightning.pytorch.callbacks.EarlyStopping,
-        init_args: {{monitor: val/psnr, mode: max, {more}}}}}]"""
-    extra = ("--trainer.val_check_interval", 2, "--trainer.max_steps", 4)
-    enlarger(*FIT, "--trainer.callbacks", callbacks, *extra)
-    logged = [r.getMessage() for r in caplog.records if "training ended early" in r.getMessage()]
-    assert [line.startswith(f"training ended early: {reason}") for line in logged] == [True] * bool(
-        reason
-    )
 
 
 def test_a_misspelt_monitor_is_reported(

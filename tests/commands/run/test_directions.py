@@ -13,28 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from PIL import Image
 
 import callbacks
 from callbacks.metrics.base import Metric
-from callbacks.metrics.fid import KIDThumb
 from callbacks.metrics.iqa import FILES as IQA_FILES
 from callbacks.metrics.iqa import IQA
 from callbacks.metrics.pixels import PSNR
 from callbacks.metrics.swd import SWD
 from callbacks.metrics.torchmetric import TorchMetric
-from callbacks.metrics.video import Flicker
 from commands.errors import ConfigurationError
 from commands.run.checkpoints import Checkpoints
 from commands.run.directions import KNOWN, check_directions, direction_of
 from commands.run.files import best_or_newest
-from tests.commands.run.test_checkpoints import damage, ranking
+from tests.commands.run.test_checkpoints import ranking
 from tests.commands.test_resume import newest
 
-Refusal = Callable[..., str]
 Enlarger = Callable[..., None]
 ON_SWD = '{"class_path": "callbacks.SWD", "init_args": {"levels": 1}}'
 MEASURED = (
@@ -43,7 +38,6 @@ MEASURED = (
 )
 FIT: tuple[object, ...] = ("fit", "--config", "tiny.yaml", *MEASURED)
 RANKED = ("--checkpoint.monitor", "val/swd", "--checkpoint.keep_last", 4)
-SCHEDULE = "--model.init_args.lr_scheduler"
 
 
 class Score(Callback):
@@ -73,11 +67,6 @@ def test_the_best_follows_from_the_metric(fitted: Callable[..., Path], monitor: 
     assert (found["mode"], found["best"]) == (mode, [best_of(found["scores"], mode)])
 
 
-def test_a_given_mode_changes_no_number(by_swd: dict[str, Any], enlarger: Enlarger) -> None:
-    enlarger(*FIT, *RANKED, "--checkpoint.mode", "min", "--run.overwrite", "true")
-    assert ranking() == by_swd
-
-
 @pytest.mark.parametrize(
     ("monitor", "mode"),
     [("val/swd", "max"), ("val/psnr", "min"), ("train/loss", "max"), ("val/loss", "max")],
@@ -91,68 +80,12 @@ def test_a_mode_against_the_metric(monitor: str, mode: Any) -> None:
     )
 
 
-def test_it_is_refused_before_the_run(tiny: Path, refusal: Refusal) -> None:
-    message = refusal(*FIT, *RANKED, "--checkpoint.mode", "max")
-    assert message == refused(Checkpoints(monitor="val/swd", mode="max"))
-    assert not Path("runs/tiny/checkpoints").exists()
-
-
 def refused(callback: Callback) -> str:
     """Return the reason why training with a callback and the metrics of `FIT` is refused."""
     trainer = Trainer(accelerator="cpu", logger=False, callbacks=[PSNR(), SWD(levels=1), callback])
     with pytest.raises(ConfigurationError) as raised:
         check_directions(trainer)
     return str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("callback", "right"),
-    [
-        (EarlyStopping(monitor="val/psnr"), "max"),
-        (EarlyStopping(monitor="val/swd", mode="max"), "min"),
-        (ModelCheckpoint(monitor="val/psnr", dirpath="own"), "max"),
-    ],
-)
-def test_other_callbacks(callback: Any, right: str) -> None:
-    message = refused(callback)
-    name = type(callback).__name__
-    assert message.startswith(f"{name} in trainer.callbacks monitors {callback.monitor} with mode")
-    assert message.endswith(f"set its mode to {right}")
-
-
-def test_a_schedule(tiny: Path, refusal: Refusal) -> None:
-    plateau = (
-        "{class_path: lightning.pytorch.cli.ReduceLROnPlateau, init_args: {monitor: val/psnr}}"
-    )
-    message = refusal(*FIT, SCHEDULE, plateau)
-    assert message == (
-        "model.init_args.lr_scheduler monitors val/psnr with mode min, but higher values of "
-        "val/psnr are better: set its mode to max"
-    )
-
-
-def test_a_schedule_of_a_checkpoint_with_the_wrong_mode(
-    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Torch restores the mode from the checkpoint, whatever is configured."""
-    plateau = (
-        "{class_path: lightning.pytorch.cli.ReduceLROnPlateau, init_args: {monitor: val/psnr, "
-        "mode: max, patience: 50}}"
-    )
-    enlarger(*FIT, SCHEDULE, plateau)
-    path = next(Path("runs/tiny/checkpoints").glob("step-000000004.ckpt"))
-    content = torch.load(path, weights_only=True)
-    content["lr_schedulers"][0] |= {"mode": "min", "mode_worse": math.inf, "best": 1.0}
-    torch.save(content, Path("old.ckpt"))
-    caplog.clear()
-    enlarger(
-        *(*FIT[:4], 6, *FIT[5:], SCHEDULE, plateau),
-        *("--run.name", "on", "--ckpt_path", "old.ckpt"),
-    )
-    assert "preferred lower values of val/psnr: from now on it prefers higher" in caplog.text
-    restored = newest("on")["lr_schedulers"][0]
-    assert restored["mode"] == "max"
-    assert restored["best"] > 5
 
 
 def test_a_value_of_unknown_direction(
@@ -184,18 +117,8 @@ def test_a_ranking_of_an_earlier_version(
     assert "as if higher values of val/swd were better" in caplog.text
     caplog.clear()
     enlarger(*FIT[:4], 5, *FIT[5:], *RANKED)
-    assert "from now on lower ones are" in caplog.text
     assert ranking()["mode"] == "min"
     assert ranking()["best"] == [best_of(ranking()["scores"], "min")]
-
-
-def test_a_damaged_best_one_of_an_earlier_version(by_swd: dict[str, Any]) -> None:
-    folder, content = Path("runs/tiny/checkpoints"), by_swd
-    (folder / "best.json").write_text(json.dumps(content | {"mode": "max"}))
-    damage(folder / best_of(content["scores"], "min"))
-    path, _ = best_or_newest(folder) or (None, "")
-    assert path is not None
-    assert path.name == sorted(content["scores"], key=content["scores"].__getitem__)[1]
 
 
 # ------------------------------------------------------------------- values that are not finite
@@ -235,20 +158,6 @@ def test_one_black_image(black: Path, enlarger: Enlarger, caplog: pytest.LogCapt
     assert psnr["values"]["photos/1"] == "inf"
 
 
-def test_no_finite_value_at_all(
-    black: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
-) -> None:
-    Image.new("RGB", (48, 40)).save(black / "photos" / "2.png")
-    plateau = (
-        "{class_path: lightning.pytorch.cli.ReduceLROnPlateau, init_args: {monitor: val/psnr, "
-        "mode: max, patience: 50}}"
-    )
-    enlarger(*FIT, SCHEDULE, plateau)
-    assert ranking()["best"] == []
-    assert caplog.text.count("a value that is not finite is never the best") == 1
-    assert newest("tiny")["lr_schedulers"][0]["best"] == -math.inf  # or nothing would beat it
-
-
 # ------------------------------------------------------------------------ directions of names
 
 
@@ -286,18 +195,3 @@ def test_names_agree_with_the_metrics() -> None:
 )
 def test_of_a_name(name: str, direction: str | None) -> None:
     assert direction_of(name) == direction
-
-
-class Mine(PSNR):
-    name = "mine"
-    higher_is_better = False
-
-
-def test_a_metric_of_the_trainer_comes_before_what_is_known_of_its_name() -> None:
-    given: list[Any] = [SWD(label="rgb/detail"), Mine(label="psnr"), Mine(), Flicker(), KIDThumb()]
-    assert direction_of("val/rgb/detail", given) == "min"
-    assert direction_of("val/set5/rgb/detail_2", given) == "min"
-    assert direction_of("val/psnr", given) == "min"  # a label
-    assert direction_of("val/set5/mine", given) == "min"
-    assert direction_of("val/flicker_static_real", given) is None
-    assert direction_of("val/kid_thumb_std", given) is None

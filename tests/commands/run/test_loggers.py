@@ -51,31 +51,6 @@ def test_a_fixed_version(
     assert steps(folder) == [second, kept]
 
 
-@pytest.mark.slow
-def test_without_a_version_each_start_has_its_folder(tiny: Path, enlarger: Enlarger) -> None:
-    for number in (2, 4):
-        enlarger(*FIT, number, *logger("CSVLogger", "null"))
-    assert [len(steps(Path(f"logs/a/version_{n}"))) for n in (0, 1)] == [1, 1]
-
-
-@pytest.mark.slow
-def test_a_check_moves_nothing(tiny: Path, enlarger: Enlarger) -> None:
-    enlarger(*FIT, 2, *logger("CSVLogger"))
-    for more in (("check",), ("fit", "--trainer.fast_dev_run", "true")):
-        enlarger(more[0], "--config", "tiny.yaml", *more[1:], *logger("CSVLogger"))
-    assert len(steps(Path("logs/a/version_0"))) == 1
-
-
-@pytest.mark.slow
-def test_tensorboard_keeps_its_files(tiny: Path, enlarger: Enlarger) -> None:
-    sizes = []
-    for number in (2, 4):
-        enlarger(*FIT, number, *logger("TensorBoardLogger"))
-        found = Path("logs/a/version_0").glob("events*")
-        sizes.append({path: path.stat().st_size for path in found})
-    assert sizes[0].items() < sizes[1].items()
-
-
 @pytest.mark.parametrize("name", quick(["SimpleProfiler", "AdvancedProfiler"], "SimpleProfiler"))
 def test_profilers_append(tiny: Path, enlarger: Enlarger, name: str) -> None:
     given = f"{{class_path: lightning.pytorch.profilers.{name}, "

@@ -156,12 +156,6 @@ def test_the_folder_that_replaces_a_run_is_locked_too(tmp_path: Path, quick: Non
     assert [path.name for path in aside.iterdir()] == ["config.yaml"]
 
 
-def test_a_folder_of_one_s_own_stays(tmp_path: Path) -> None:
-    with alone_in(tmp_path):
-        pass
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize("nfs", [False, True])
 def test_a_lock_that_its_holder_removes_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nfs: bool

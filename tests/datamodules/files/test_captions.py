@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
-import tarfile
 
 import pytest
 
 from datamodules.files.captions import caption_of
 from datamodules.files.decode import UnreadableImage
-from datamodules.pack import __main__ as pack
 from datamodules.pack.images import Recipe, process
 from datamodules.pack.inputs import find_inputs
 from datamodules.shards import sample
-from datamodules.shards.remote import RetryPolicy
 from datamodules.shards.shards import Shards
 from datamodules.shards.stream import Stream, decoded, raw_of, samples_of
-from datamodules.shards.urls import list_shards
 from datamodules.sources.clips import ClipShards
 from tests.datamodules.image_files import save
 from tests.datamodules.shards.test_shards import image_bytes, write
@@ -85,16 +81,6 @@ def test_all_readers_give_the_same(tmp_path, suffix):
     assert decoded(raw, srgb=False)["text"] == TEXT
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.TXT", "a.caption", "a.png.txt"])
-def test_beside_an_image(tmp_path, name):
-    save(tmp_path / "in" / "a.png")
-    (tmp_path / "in" / name).write_bytes(GOOD["mark"])
-    assert pack.main([str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "0"]) == 0
-    with tarfile.open(tmp_path / "out" / "shard-000000.tar") as tar:
-        assert tar.getnames() == ["a.png", "a.txt"]
-        assert tar.extractfile("a.txt").read() == TEXT.encode()
-
-
 @pytest.mark.parametrize("name", ["a.txt", "a.json"])
 def test_a_pipe_in_the_place_of_a_caption_does_not_block(tmp_path, name):
     save(tmp_path / "a.png")
@@ -110,14 +96,6 @@ def test_a_folder_without_tars(tmp_path, kind):
     options = {"samples": 1} if kind is Stream else {}
     with pytest.raises(ValueError, match=r"urls .* is a folder without tars; expected tars"):
         kind(urls=str(tmp_path), **options).prepare(2.0)
-
-
-def test_a_folder_stands_for_its_tars(tmp_path):
-    for name in ("b.tar", "a.tar", "a.json", "._a.tar"):  # the last one as macOS writes it
-        (tmp_path / name).touch()
-    (tmp_path / "deeper.tar").mkdir()
-    expected = [str(tmp_path / "a.tar"), str(tmp_path / "b.tar")]
-    assert list_shards(str(tmp_path), False, RetryPolicy()) == expected
 
 
 def test_keys_with_dots(tmp_path, caplog, monkeypatch):

@@ -10,7 +10,6 @@ from datamodules.files.deep import to_srgb_16
 from files.image_profiles import to_srgb
 from tests.datamodules.profiles import (
     SRGB,
-    grey_profile,
     ink_profile,
     parametric_curve,
     rgb_profile,
@@ -48,14 +47,6 @@ def test_as_the_formulas_have_it():
     gamma = 461 / 256  # representable in a profile
     expected = 257 * srgb_of_rgb(fine / 257, gamma=gamma)
     assert np.abs(to_srgb_16(fine, rgb_profile(gamma=gamma)) - expected).max() < 40  # of 65535
-
-
-def test_grey_stays_grey():
-    grey = np.repeat(DEEP[..., :1], 3, axis=2)
-    found = to_srgb_16(grey, grey_profile())
-    assert (found == found[..., :1]).all()
-    expected = to_srgb(LEVELS[..., 0], grey_profile())
-    np.testing.assert_allclose(found / 257, expected.astype(float), atol=2)
 
 
 def test_srgb_changes_nothing():

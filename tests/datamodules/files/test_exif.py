@@ -7,7 +7,6 @@ import struct
 
 import numpy as np
 import pytest
-import tifffile
 from PIL import Image
 from PIL.ExifTags import GPS, IFD, Base
 
@@ -89,21 +88,6 @@ def test_of_every_format(kind):
     check(lasting_exif(decode(buffer.getvalue(), "a").exif), interop)
 
 
-def test_of_a_16_bit_tiff():
-    buffer = io.BytesIO()
-    deep = np.zeros((8, 10, 3), np.uint16)
-    more = {"software": "some program", "extratags": [(271, "s", 0, "Maker", True)]}
-    tifffile.imwrite(buffer, deep, photometric="rgb", metadata=None, **more)
-    image = decode(buffer.getvalue(), "a")
-    assert image.bit_depth == 16
-    first = read(image.exif)[0]
-    assert first[Base.Make] == "Maker"
-    assert first[Base.Software] == "some program"
-    # Nothing about the layout of that file.
-    sizes = {Base.ImageWidth, Base.ImageLength, Base.BitsPerSample, Base.StripOffsets}
-    assert not sizes & first.keys()
-
-
 def test_a_thumbnail_is_left_out():
     thumbnail = bytes(20_000)
     exif = written()
@@ -127,9 +111,3 @@ def test_a_thumbnail_is_left_out():
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's
 def test_broken_or_missing_exif_is_none(exif):
     assert lasting_exif(exif) is None
-
-
-def test_nothing_is_left_of_an_orientation():
-    tags = Image.Exif()
-    tags[Base.Orientation] = 6
-    assert lasting_exif(tags.tobytes()) is None

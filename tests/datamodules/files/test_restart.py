@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import mmap
 import shutil
 
 import numpy as np
@@ -15,7 +14,7 @@ from PIL import Image, ImageCms
 from datamodules.files import decode as decode_module
 from datamodules.files.decode import UnreadableImage, decode
 from datamodules.files.jpeg import read_header
-from datamodules.files.restart import decode_crop, encode_jpeg, restart_offsets, transcode_jpeg
+from datamodules.files.restart import decode_crop, encode_jpeg, restart_offsets
 
 needs_jpegtran = pytest.mark.skipif(not shutil.which("jpegtran"), reason="needs jpegtran")
 needs_simplejpeg = pytest.mark.skipif(
@@ -82,18 +81,6 @@ def test_a_crop_is_a_slice_of_the_whole(subsampling, data):
     assert_same_crop(file, data.draw(boxes(height, width)), whole)
 
 
-@pytest.mark.parametrize("quick", [pytest.param(True, marks=needs_simplejpeg), False])
-@pytest.mark.parametrize("width", [160, 161, 162, 164, 165, 97])
-def test_the_last_columns_and_rows(width, quick, monkeypatch):
-    """A row of four pixels or fewer is decoded differently: the crop must not be cut to that."""
-    monkeypatch.setattr(decode_module, "QUICK_JPEG", quick)
-    file = encode_jpeg(smooth(50, width), 90, blocks=1)
-    whole = np.asarray(Image.open(io.BytesIO(file)))
-    for columns in range(1, 7):
-        for rows in range(1, 4):
-            assert_same_crop(file, (50 - rows, width - columns, rows, columns), whole)
-
-
 @pytest.mark.parametrize("decoder", ["Pillow", "OpenCV"])
 def test_every_decoder_sees_the_true_image(decoder):
     pixels = smooth(45, 150)
@@ -107,16 +94,6 @@ def test_every_decoder_sees_the_true_image(decoder):
     assert whole.shape == pixels.shape
     np.testing.assert_allclose(whole.astype(float).mean(), pixels.mean(), atol=1)
     np.testing.assert_array_equal(whole, decode(file, "a").rgb)
-
-
-def test_a_crop_takes_but_its_part_of_a_memory_map(tmp_path):
-    pixels = smooth(200, 512)
-    file = encode_jpeg(pixels, 90)
-    (tmp_path / "a.jpg").write_bytes(file)
-    with (tmp_path / "a.jpg").open("rb") as opened:
-        view = memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
-        crop = decode_crop(view, restart_offsets(file), 100, 200, 64, 64)
-    np.testing.assert_array_equal(crop, decode(file, "a").rgb[100:164, 200:264])
 
 
 def test_what_is_broken_elsewhere_does_not_matter():
@@ -149,14 +126,6 @@ def test_segments_never_straddle_rows(width, blocks, interval):
     assert len(restart_offsets(file)) == 2 + 3 * (-(-width // 16) // interval)
 
 
-def test_markers_take_little_room(data_root):
-    pixels = np.asarray(Image.open(data_root / "kodak24" / "kodim03.png").convert("RGB"))
-    marked = encode_jpeg(pixels, 90)
-    plain = saved(pixels, quality=90, subsampling="4:2:0", optimize=True)
-    assert 1 < len(marked) / len(plain) < 1.047
-    assert 4 * len(restart_offsets(marked)) < 0.02 * len(plain)
-
-
 # ------------------------------------------------------------------------------------ foreign JPEGs
 
 
@@ -179,51 +148,6 @@ def sources():
         "4:1:1": narrow.tobytes(),
         **{f"turned {number}": saved(image, exif=tags(number)) for number in range(1, 9)},
     }
-
-
-@needs_jpegtran
-@pytest.mark.parametrize("kind", sources())
-def test_transcoding_changes_no_pixel(kind):
-    source = sources()[kind]
-    whole = decode(source, "a").rgb
-    marked = transcode_jpeg(source, blocks=2)
-    np.testing.assert_array_equal(decode(marked, "a").rgb, whole)
-    np.testing.assert_array_equal(
-        np.asarray(Image.open(io.BytesIO(marked))), np.asarray(Image.open(io.BytesIO(source)))
-    )
-    height, width = whole.shape[:2]
-    for box in [(0, 0, 20, 20), (31, 17, 30, 40), (height - 9, width - 3, 9, 3)]:
-        assert_same_crop(marked, box, whole)
-
-
-@needs_jpegtran
-@settings(max_examples=25, deadline=None)
-@given(st.data())
-def test_crops_of_turned_images(data):
-    height, width = data.draw(st.integers(1, 90)), data.draw(st.integers(1, 90))
-    source = saved(smooth(height, width), exif=tags(data.draw(st.integers(1, 8))))
-    marked = transcode_jpeg(source, blocks=1)
-    whole = decode(source, "a").rgb
-    assert_same_crop(marked, data.draw(boxes(*whole.shape[:2])), whole)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_crops_of_turned_images_without_jpegtran(orientation):
-    file = saved(smooth(40, 128), exif=tags(orientation), restart_marker_blocks=2)
-    assert_same_crop(file, (5, 7, 20, 30), decode(file, "a").rgb)
-
-
-@needs_jpegtran
-def test_what_cannot_be_transcoded():
-    assert transcode_jpeg(saved(smooth(8, 8), "PNG")) is None
-    assert transcode_jpeg(b"") is None
-    cut = saved(smooth(200, 200))
-    assert transcode_jpeg(cut[: len(cut) // 2]) is None
-
-
-def test_without_jpegtran(monkeypatch):
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert transcode_jpeg(saved(smooth(8, 8))) is None
 
 
 def test_a_profile_goes_with_the_crop():
@@ -259,22 +183,6 @@ def test_a_profile_goes_with_the_crop():
 def test_files_without_usable_markers(file, reason):
     with pytest.raises(ValueError, match=reason):
         restart_offsets(file)
-
-
-@pytest.mark.parametrize(
-    "box", [(-1, 0, 8, 8), (0, -1, 8, 8), (60, 0, 8, 8), (0, 120, 8, 16), (0, 0, 0, 8)]
-)
-def test_a_crop_outside_the_image(box):
-    file = encode_jpeg(smooth(64, 128), 90)
-    with pytest.raises(ValueError, match=r"of .*at row .* is not inside the image of 64x128"):
-        decode_crop(file, restart_offsets(file), *box)
-
-
-def test_the_size_in_that_message_is_the_upright_one():
-    file = saved(smooth(64, 128), exif=tags(6), restart_marker_blocks=4)
-    decode_crop(file, restart_offsets(file), 120, 56, 8, 8)
-    with pytest.raises(ValueError, match="the image of 128x64"):
-        decode_crop(file, restart_offsets(file), 56, 120, 8, 8)
 
 
 def unfit():

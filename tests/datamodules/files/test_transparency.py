@@ -46,19 +46,7 @@ def test_what_is_seen_stays_and_the_rest_is_of_it():
     assert {tuple(colour) for colour in found[alpha == 0]} <= seen
 
 
-@pytest.mark.parametrize("level", [0, 1, 255])
-def test_nothing_to_do(level):
-    assert without_hidden_colours(RGB, np.full((17, 23), level, np.uint8)) is RGB
-
-
 @pytest.mark.parametrize("shape", [(17, 22), (17, 23, 1)])
 def test_alpha_of_another_shape(shape):
     with pytest.raises(ValueError, match=r"meta\['alpha'\] of shape \(17, .* of \(17, 23, 3\)"):
         without_hidden_colours(RGB, np.zeros(shape, np.uint8))
-
-
-def test_a_single_row_and_a_single_column():
-    for shape in ((1, 5), (5, 1)):
-        alpha = np.array([0, 0, 255, 0, 0], np.uint8).reshape(shape)
-        rgb = np.arange(15, dtype=np.uint8).reshape(*shape, 3)
-        assert (without_hidden_colours(rgb, alpha) == [6, 7, 8]).all()

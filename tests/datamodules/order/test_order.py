@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
-from dataclasses import replace
-from functools import lru_cache
-from itertools import islice, pairwise
+from itertools import islice
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from datamodules.order import plan as order
-from datamodules.order import shuffle
 from datamodules.order.plan import (
     ATTEMPTS_IN_STREAM,
     ATTEMPTS_NEAR,
@@ -26,7 +22,7 @@ from datamodules.order.plan import (
     check_world,
     default_streams,
 )
-from datamodules.order.shuffle import Interleave, Mixture, Shuffle
+from datamodules.order.shuffle import Mixture
 
 PLAN = Plan(groups=(3, 5, 2, 4), seed=7, batch_size=4, streams=2, repeats=2, window=2)
 
@@ -82,12 +78,6 @@ def sequence_of(plan, epoch):
     return plan._take(epoch, 0, plan._epoch_length)
 
 
-def shuffles(plan):
-    """Return the objects that keep the windows of a plan, for each source."""
-    made = plan._order
-    return [part._window for part in ([made] if plan.mixture is None else made._parts)]
-
-
 class TestPlan:
     @given(plans(), st.integers(0, 3))
     @settings(max_examples=150, deadline=None)
@@ -100,12 +90,6 @@ class TestPlan:
         assert all(0 <= image < sum(plan.groups) for image in counts)
         assert all(n <= plan.repeats for n in counts.values())
         assert total - counts.total() <= plan.batch_size - 1
-
-    @given(plans())
-    @settings(max_examples=60, deadline=None)
-    def test_the_sequence_holds_every_repeat_of_every_image_once(self, plan):
-        total = sum(plan.groups) * plan.repeats
-        assert sorted(sequence_of(plan, 1)) == list(range(total))
 
     @given(plans() | mixtures(), st.integers(0, 3))
     @settings(max_examples=100, deadline=None)
@@ -132,10 +116,6 @@ class TestPlan:
         assert len(set(seeds)) == len(seeds)
         assert all(0 <= seed < 2**63 for seed in seeds)
 
-    def test_plain_numbers_for_the_workers(self):
-        item = epoch_of(PLAN)[0][0]
-        assert [type(value) for value in item] == [int, int, int, int]
-
     def test_epochs_and_seeds_differ(self):
         plan = Plan((100,), 0, 10, 2)
         orders = [
@@ -147,30 +127,6 @@ class TestPlan:
             equal = sum(a == b for a, b in zip(orders[i], orders[j], strict=True))
             assert equal < 10  # 1 is expected
 
-    def test_shuffling_favours_nobody(self):
-        """The place of a sample in an epoch, over 600 epochs: chi-square with 11 degrees."""
-        plan = Plan((12,), 3, 12, 1)
-        places = np.array([np.argsort(sequence_of(plan, epoch)) for epoch in range(600)])
-        for sample in range(12):
-            counts = np.bincount(places[:, sample], minlength=12)
-            assert ((counts - 50) ** 2 / 50).sum() < 40  # 1 in 30,000 by chance
-
-    def test_repeats_lie_apart_and_have_seeds_of_their_own(self):
-        plan = Plan((50,), 0, 10, 1, repeats=4)
-        items = [item for batch in epoch_of(plan) for item in batch]
-        assert Counter(item.image for item in items) == dict.fromkeys(range(50), 4)
-        neighbours = sum(a.image == b.image for a, b in pairwise(items))
-        assert neighbours < 15  # 3 are expected
-
-    def test_a_process_reads_its_own_part_of_the_shards(self):
-        groups, window, world = 64, 4, 4
-        plan = Plan((10,) * groups, 0, 32, 16, window=window)
-        for epoch in range(3):
-            for rank in range(world):
-                batches = epoch_of(plan, epoch, 0, rank, world)
-                touched = {item.image // 10 for batch in batches for item in batch}
-                assert len(touched) <= groups // world + 2 * window
-
     @given(plans() | mixtures(), st.data())
     @settings(max_examples=60, deadline=None)
     def test_a_process_reads_a_contiguous_part(self, plan, data):
@@ -181,19 +137,6 @@ class TestPlan:
             items = [item.image for batch in epoch_of(plan, 0, 0, rank, world) for item in batch]
             part = sequence[rank * share : (rank + 1) * share]
             assert Counter(items) == Counter(part.tolist())
-
-    def test_a_stream_looks_at_few_shards_at_a_time(self):
-        plan = Plan((10,) * 64, 0, 8, 1, window=4)
-        order = [item.image // 10 for batch in epoch_of(plan) for item in batch]
-        assert max(len(set(order[i : i + 40])) for i in range(0, len(order), 40)) <= 8
-        # ... and shuffles within them: a shard is not contiguous.
-        assert sum(a == b for a, b in pairwise(order)) < len(order) / 2
-
-    def test_shards_are_shuffled(self):
-        plan = Plan((10,) * 64, 0, 8, 1, window=1)
-        shards = [sequence_of(plan, epoch)[::10] // 10 for epoch in (0, 1)]
-        assert list(shards[0]) != list(range(64))
-        assert list(shards[0]) != list(shards[1])
 
     @given(plans(), st.integers(0, 3))
     @settings(max_examples=60, deadline=None)
@@ -212,84 +155,12 @@ class TestPlan:
             left = {group for group in window if group in rest}
             assert len(left) < plan.window
 
-    def test_what_an_epoch_leaves_out_differs(self):
-        """Chi-square with 22 degrees, over 400 epochs that leave out 7 of 23 samples."""
-        plan = Plan((6, 6, 6, 5), 5, 8, 4, window=2)
-        out: Counter[int] = Counter()
-        for epoch in range(400):
-            taken = {item.image for batch in epoch_of(plan, epoch) for item in batch}
-            out.update(set(range(23)) - taken)
-        assert out.total() == 400 * 7
-        expected = 400 * 7 / 23
-        assert sum((out[i] - expected) ** 2 / expected for i in range(23)) < 60  # 1 in 50,000
-
-    def test_no_more_is_computed_than_what_is_asked_for(self):
-        """A billion samples: their order alone would take 4 GB."""
-        plan = Plan((1000,) * 1_000_000, 0, 64, 8)
-        batch = next(plan.batches(1, len(plan) * 9 // 10, 3, 4))
-        assert len(batch) == 16
-        assert len({item.image for item in batch}) == 16
-
-    def test_what_was_computed_is_not_pickled(self):
-        plan = Plan((1000,) * 50, 0, 64, 8)
-        size = len(pickle.dumps(plan))
-        next(plan.batches(0, 0, 0, 1))
-        assert len(pickle.dumps(plan)) == size
-        assert pickle.loads(pickle.dumps(plan)) == plan
-
-    def test_numbers_of_32_bits_where_they_suffice(self):
-        assert sequence_of(Plan((100,), 0, 4, 4), 0).dtype == np.int32
-        last = Shuffle((10,), 1, 1, 0, first_image=2**31 - 10).take(0, 10)
-        assert (last.dtype, last.max()) == (np.int32, 2**31 - 1)
-        beyond = Shuffle((10,), 1, 1, 0, first_image=2**31 - 9).take(0, 10)
-        assert (beyond.dtype, beyond.max()) == (np.int64, 2**31)
-
     @given(plans() | mixtures(), st.integers(0, 3))
     @settings(max_examples=60, deadline=None)
     def test_every_place_says_in_which_batch_it_is(self, plan, epoch):
         for world in divisors(plan.streams):
             for number, batch in enumerate(plan.batches(epoch, 0, world - 1, world)):
                 assert {plan.batch_of(item.position) for item in batch} == {number}
-
-    def test_what_was_computed_for_past_epochs_is_not_kept(self):
-        """A folder is one window: an epoch of a million images takes 5 MB in each process."""
-        plan = Plan((1000,), 0, 64, 64)
-        for epoch in range(10):
-            assert len(epoch_of(plan, epoch)) == 15
-            plan.replacement(epoch, 7, 0)
-        kept = plan._order._window.cache_info()
-        assert (kept.misses, kept.currsize) == (10, 4)
-
-    @given(plans() | mixtures(), st.sampled_from([4, 16, 4096]))
-    @settings(max_examples=12, deadline=None)
-    def test_nothing_is_computed_again_for_that(self, plan, ahead):
-        """Of a mixture, no more than a source's window at the border of two epochs."""
-        keep = 2 * plan.streams + 2
-        arguments = (plan.repeats, plan.window, plan.seed)
-        several = replace(plan)  # the same order, with more windows kept
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(shuffle, "lru_cache", lambda count: lru_cache(max(count, keep)))
-            if plan.mixture is None:
-                made = Shuffle(plan.groups, *arguments, keep=keep)
-            else:
-                made = Interleave(plan.groups, plan.mixture, *arguments, keep=keep)
-            several.__dict__["_order"] = made
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(order, "AHEAD", ahead)
-            for epoch in range(4):
-                one, other = (
-                    list(PlanSampler(p, 0, 1, lambda now=epoch: (now, 0), lambda groups: None))
-                    for p in (plan, several)
-                )
-                assert one == other
-        for bounded, free in zip(shuffles(plan), shuffles(several), strict=True):
-            again = bounded.cache_info().misses - free.cache_info().misses
-            assert again == 0 or (plan.mixture is not None and again <= 3)
-
-    def test_less_than_a_batch_is_no_batch(self):
-        plan = Plan((3,), 0, 4, 4)
-        assert len(plan) == 0
-        assert epoch_of(plan) == []
 
     def test_known_order(self):
         """If this fails, runs can no longer resume exactly: the order must never change."""
@@ -338,18 +209,6 @@ class TestReplacement:
             assert not set(far) <= near
             assert set(far) <= set(sequence[stream.start : stream.stop].tolist())
 
-    def test_from_anywhere_after_many_attempts(self):
-        plan = Plan((8,), 0, 4, 4)
-        stream = set(sequence_of(plan, 0)[:2].tolist())
-        late = {plan.replacement(0, 0, ATTEMPTS_IN_STREAM + attempt) for attempt in range(60)}
-        assert len(late) == 7
-        assert late > stream - {int(sequence_of(plan, 0)[0])}
-
-    def test_places_and_epochs_have_others(self):
-        plan = Plan((1000,), 0, 8, 1)
-        assert len({plan.replacement(0, position, 0) for position in range(100)}) > 50
-        assert len({plan.replacement(epoch, 5, 0) for epoch in range(50)}) > 40
-
     @given(mixtures(), st.integers(0, 2), st.data())
     @settings(max_examples=60, deadline=None)
     def test_of_a_mixture_from_the_same_source(self, plan, epoch, data):
@@ -359,10 +218,6 @@ class TestReplacement:
         own = sequence_of(plan, epoch)[position] // plan.repeats
         image = plan.replacement(epoch, position, data.draw(st.integers(0, 200)))
         assert np.searchsorted(ends, image, "right") == np.searchsorted(ends, own, "right")
-
-    def test_one_image_has_no_other(self):
-        plan = Plan((1,), 0, 2, 2, repeats=4)
-        assert {plan.replacement(0, 3, attempt) for attempt in range(200)} == {0}
 
 
 class TestAnnouncements:
@@ -381,43 +236,6 @@ class TestAnnouncements:
         assert all(len(set(groups)) == len(groups) for groups in got)
         assert all(type(group) is int for groups in got for group in groups)
 
-    def plan(self) -> Plan:
-        return Plan((20,) * 64, 3, 8, 4, window=4)  # a stream: 16 groups, 4 windows, or parts of 5
-
-    def got(self, world: int = 1, epochs: int = 1) -> list[tuple[int, int, list[int]]]:
-        plan, got = self.plan(), []
-        now = [0, 0]
-        sampler = PlanSampler(
-            plan, 0, world, lambda: (now[0], 0), lambda groups: got.append((*now, groups))
-        )
-        for now[0] in range(epochs):
-            for now[1], _ in enumerate(sampler, 1):
-                pass
-        return got
-
-    def test_about_two_windows_a_stream(self):
-        for world in (1, 2, 4):
-            for _, _, groups in self.got(world):
-                assert len(groups) <= (4 // world) * 12
-            assert len(self.got(world)[0][2]) >= (4 // world) * 4
-
-    def test_only_when_there_is_something_new(self):
-        assert 4 <= len(self.got()) <= 4 * 5
-
-    def test_soonest_first(self):
-        plan = self.plan()
-        batches = epoch_of(plan, 0, 0, 0, 4)
-        groups = list(dict.fromkeys(item.image // 20 for batch in batches for item in batch))
-        first = self.got(4)[0][2]
-        assert first[:4] == groups[:4]  # by first use, and then the next window's
-        assert set(first[4:]) <= set(groups[4:9])
-
-    def test_the_next_epoch_is_announced_before_it_begins(self):
-        got = self.got(world=4, epochs=2)
-        last = next(groups for epoch, _, groups in reversed(got) if epoch == 0)
-        first = next(groups for epoch, _, groups in got if epoch == 1)
-        assert set(first[:4]) & set(last)
-
 
 class TestMixture:
     @pytest.mark.slow
@@ -435,53 +253,12 @@ class TestMixture:
         within = np.minimum(256 * weights / weights.sum(), len(samples)) + len(ends) + 1
         assert (abs(counts - expected) <= within).all()
 
-    @pytest.mark.slow
-    @given(mixtures())
-    @settings(max_examples=100, deadline=None)
-    def test_every_image_of_a_source_once_before_any_of_it_again(self, plan):
-        samples = np.concatenate([sequence_of(plan, epoch) for epoch in range(4)])
-        counts = np.bincount(samples, minlength=sum(plan.groups) * plan.repeats)
-        ends = np.cumsum(plan.groups)[np.cumsum(plan.mixture.groups) - 1] * plan.repeats
-        for part in np.split(counts, ends[:-1]):
-            assert part.max() - part.min() <= 1
-
-    def test_shares_are_exact_at_the_end_of_each_block(self):
-        plan = Plan((50,) * 8 + (10,) * 3, 1, 16, 4, mixture=Mixture((8, 3), (3.0, 1.0), 25_600))
-        rare = (sequence_of(plan, 2) >= 400).reshape(100, 256)
-        assert (rare.sum(axis=1) == 64).all()
-
-    def test_shares_of_every_batch(self):
-        """Three to one, with 4 streams of 4: 12 of 16 on average, neither 0 nor 16 in a batch."""
-        plan = Plan((50,) * 8 + (10,) * 3, 1, 16, 4, mixture=Mixture((8, 3), (3.0, 1.0), 4000))
-        counts = [sum(item.image < 400 for item in batch) for batch in epoch_of(plan)]
-        assert len(counts) == 250
-        assert sum(counts) == pytest.approx(3000, abs=200)
-        assert np.mean(counts) == pytest.approx(12, abs=0.3)
-        assert min(counts) > 3
-
     def test_an_epoch_goes_on_where_the_one_before_it_ended(self):
         plan = Plan((100,) * 5, 1, 10, 1, mixture=Mixture((3, 2), (1.0, 1.0), 100))
         epochs = [set(sequence_of(plan, epoch).tolist()) for epoch in range(4)]
         # About 50 per source and epoch: none of 300 and 200 repeats before all others occurred.
         assert all(len(epoch) == 100 for epoch in epochs)
         assert all(not a & b for i, a in enumerate(epochs[:3]) for b in epochs[:i])
-
-    def test_whose_turn_it_is_favours_nobody(self):
-        """Chi-square with 15 degrees: the part of a block (of 16) where the rare source occurs."""
-        plan = Plan((64, 64), 9, 1, 1, mixture=Mixture((1, 1), (15.0, 1.0), 256 * 400))
-        places = np.flatnonzero(sequence_of(plan, 0) >= 64) % 256
-        counts = np.bincount(places // 16, minlength=16)
-        assert counts.sum() == 16 * 400
-        assert ((counts - 400) ** 2 / 400).sum() < 45  # 1 in 10,000
-
-    def test_locality_is_that_of_each_source(self):
-        plan = Plan(
-            (10,) * 64 + (5,) * 64, 0, 8, 1, window=4, mixture=Mixture((64, 64), (2.0, 1.0), 960)
-        )
-        order = [item.image for batch in epoch_of(plan) for item in batch]
-        groups = [i // 10 if i < 640 else 64 + (i - 640) // 5 for i in order]
-        # 60 samples are a window of each: two of these may meet at a border.
-        assert max(len(set(groups[i : i + 60])) for i in range(0, len(groups), 60)) <= 17
 
     def test_known_order(self):
         """As above: it must never change."""
@@ -548,9 +325,6 @@ class TestPlanSampler:
         position[:] = [5, 1]
         assert first + list(batches) == epoch_of(PLAN, 0)
 
-    def test_its_length_is_that_of_a_whole_epoch(self):
-        assert len(PlanSampler(PLAN, 0, 1, lambda: (0, 5))) == len(PLAN) == 7
-
 
 class TestEvaluationSampler:
     @given(
@@ -572,8 +346,3 @@ class TestEvaluationSampler:
         assert all(0 < len(batch) <= batch_size for own in batches for batch in own)
         # Lightning skips hooks if a loader is empty, and other processes wait in them.
         assert [len(s) for s in samplers] == [max(1, len(own)) for own in batches]
-
-    def test_order_is_that_of_the_source(self):
-        sampler = EvaluationSampler([4, 2, 9], lambda index: 10 * index, 2, 0, 1)
-        assert list(sampler) == [[Item(4, 40), Item(2, 20)], [Item(9, 90)]]
-        assert list(sampler) == list(sampler)

@@ -120,15 +120,6 @@ def test_report(images, tmp_path, caplog):
     assert (report["counts"]["packed"], report["shards"]) == (5, ["shard-000000.tar"])
 
 
-def test_nothing_but_refused_images(tmp_path, caplog):
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.png").touch()
-    assert pack.main([str(tmp_path / "images"), str(tmp_path / "out")]) == 1
-    assert "0 images packed into 0 shards (0.0 MB), 1 refused" in caplog.text
-    assert "to train on them" not in caplog.text
-    assert not list((tmp_path / "out").glob("*.tar*"))
-
-
 def test_earlier_shards_are_not_mixed_in(images, tmp_path, caplog):
     out = tmp_path / "out"
     pack.main([str(images), str(out), "--samples-per-shard", "1"])

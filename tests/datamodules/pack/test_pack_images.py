@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
-import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from datamodules.files.decode import decode
@@ -19,9 +15,7 @@ from datamodules.files.roles import roles_of
 from datamodules.pack.images import Encoding, Grid, Recipe, places, process
 from datamodules.pack.inputs import find_inputs
 from datamodules.pack.places import Entry, File
-from tests.datamodules.files.test_decode import chunk, png_16
 from tests.datamodules.image_files import pixels, save
-from tests.datamodules.profiles import grey_profile
 
 PNG, WEBP, JPEG = Encoding("png"), Encoding("webp"), Encoding("jpeg", 95)
 
@@ -93,17 +87,6 @@ def test_lossless_kinds_lose_nothing(tmp_path, encoding, mode):
         assert (decode(original, "", srgb=True).rgb != plain).any()  # else this tests nothing
 
 
-def test_profiles_of_16_bit_grey_are_applied(tmp_path):
-    """Cut images are written as RGB, which such a profile does not describe."""
-    deep = np.random.default_rng(0).integers(0, 65536, (8, 8, 1)).astype(np.uint16)
-    profile = chunk(b"iCCP", b"icc\0\0" + zlib.compress(grey_profile()))
-    (tmp_path / "a.png").write_bytes(png_16(deep, 0, profile))
-    _, members = only(outcome(tmp_path / "a.png", Recipe(crop=8, step=8)))
-    expected = decode((tmp_path / "a.png").read_bytes(), "", srgb=True).rgb
-    assert (expected != deep).any()  # else this tests nothing
-    np.testing.assert_array_equal(decode(members["png"], "", srgb=True).rgb, expected)
-
-
 def test_sixteen_bits(tmp_path):
     import cv2
 
@@ -146,13 +129,6 @@ def test_jpeg_has_the_quality_and_srgb(tmp_path):
     assert np.abs(packed.rgb - expected).mean() < 3
 
 
-def test_alpha_in_jpeg_is_counted(tmp_path):
-    image = Image.fromarray(np.dstack([pixels(), pixels()[..., 0]]))
-    image.save(tmp_path / "a.png")
-    found = outcome(tmp_path / "a.png", Recipe(encode=JPEG))
-    assert found.notes == ("images whose alpha was left out, as JPEG has none",)
-
-
 def test_webp_has_limits(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(encoded(np.zeros((2, 16384, 3), np.uint8)))
@@ -182,33 +158,6 @@ def test_jpegs_without_jpegtran_are_kept_and_counted(tmp_path, monkeypatch):
     assert found.notes == ("images kept without restart markers",)
 
 
-def test_jpegs_that_have_markers_need_no_jpegtran(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    save(tmp_path / "a.png", (64, 48))
-    recipe = Recipe(encode=JPEG, restart_markers=True)
-    _, first = only(outcome(tmp_path / "a.png", recipe))
-    (tmp_path / "b.jpg").write_bytes(first["jpg"])
-    assert only(outcome(tmp_path / "b.jpg", recipe))[1] == first
-
-
-@pytest.mark.skipif(shutil.which("jpegtran") is None, reason="needs the program jpegtran")
-def test_jpegs_are_transcoded_without_loss(tmp_path):
-    path = save(tmp_path / "a.jpg", (200, 100))
-    _, members = only(outcome(path, Recipe(restart_markers=True)))
-    np.testing.assert_array_equal(image(members).rgb, decode(path.read_bytes(), "").rgb)
-    crop = decode_crop(members["jpg"], np.frombuffer(members["rst"], "<u4"), 10, 20, 40, 50)
-    np.testing.assert_array_equal(crop, image(members).rgb[10:50, 20:70])
-
-
-def test_offsets_of_a_kept_image_are_kept(tmp_path):
-    files = {"hr.jpg": save(tmp_path / "a.jpg"), "hr.rst": tmp_path / "a.rst"}
-    files["hr.rst"].write_bytes(b"12345678")
-    entry = Entry("a", {suffix: File(str(path)) for suffix, path in files.items()})
-    assert only(process(Recipe(), entry))[1]["hr.rst"] == b"12345678"
-    _, members = only(process(Recipe(encode=PNG), entry))
-    assert list(members) == ["hr.png"]  # they would belong to another file
-
-
 # ------------------------------------------------------------------------------- cutting, shrinking
 
 
@@ -224,25 +173,6 @@ def test_offsets_of_a_kept_image_are_kept(tmp_path):
 )
 def test_places_are_those_of_basicsr(length, grid, expected):
     assert places(length, grid) == expected
-
-
-@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 70), st.integers(0, 70))
-def test_squares_cover_the_side(size, more, step, thresh):
-    found = places(size + more, Grid(size, step, thresh))
-    assert found == sorted(set(found))
-    assert found[0] == 0
-    assert 0 <= size + more - (found[-1] + size) <= thresh
-
-
-def test_squares(tmp_path):
-    path = save(tmp_path / "a.png", (10, 7))
-    found = outcome(path, Recipe(crop=4, step=3))
-    whole = pixels((10, 7))
-    corners = [(top, left) for top in (0, 3) for left in (0, 3, 6)]
-    assert [key for key, _ in found.samples] == [f"a_s00{n}" for n in range(1, 7)]
-    for (top, left), (_, members) in zip(corners, found.samples, strict=True):
-        np.testing.assert_array_equal(image(members).rgb, whole[top : top + 4, left : left + 4])
-    assert outcome(path, Recipe(crop=8, step=8)).reason == "too small"
 
 
 @pytest.mark.parametrize("size", [(12, 8), (13, 9)])  # and pixels that readers cut off
@@ -283,26 +213,12 @@ def test_only_large_images_are_shrunk(tmp_path):
     np.testing.assert_array_equal(image(members).rgb, expected)
 
 
-def test_the_minimum_is_about_what_is_written(tmp_path):
-    path = save(tmp_path / "a.png", (60, 20))
-    assert not outcome(path, Recipe(min_side=20)).reason
-    found = outcome(path, Recipe(min_side=20, max_long_side=30))
-    assert (found.reason, "30x10; --min-side is 20" in found.message) == ("too small", True)
-
-
 def test_bombs_are_not_decoded(tmp_path, monkeypatch):
     path = save(tmp_path / "a.png", (100, 100))
     monkeypatch.setattr("datamodules.pack.images.decode", None)
     found = outcome(path, Recipe(max_pixels=9999))
     assert found.reason == "too large"
     assert "--max-pixels" in found.message
-
-
-def test_a_limit_above_that_of_pillow(tmp_path, monkeypatch):
-    path = save(tmp_path / "a.png", (100, 100))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    assert not outcome(path).reason
-    assert Image.MAX_IMAGE_PIXELS == 1000
 
 
 # ------------------------------------------------------------------------------ captions, metadata

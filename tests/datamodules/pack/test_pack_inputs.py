@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import sys
@@ -14,6 +13,7 @@ from datamodules.pack import __main__ as pack
 from datamodules.pack import inputs as pack_lmdb
 from datamodules.pack.inputs import find_inputs
 from tests.datamodules.image_files import save
+from tests.datamodules.image_files import write_tar as tar
 
 
 @pytest.fixture(autouse=True)
@@ -23,15 +23,6 @@ def _log(caplog):
 
 def keys(*arguments, **options):
     return [entry.key for entry in find_inputs(*map(str, arguments), **options).entries]
-
-
-def tar(path, members):
-    with tarfile.open(path, "w") as file:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            file.addfile(info, io.BytesIO(data))
-    return path
 
 
 @pytest.fixture
@@ -48,14 +39,6 @@ def test_a_list_keeps_its_order(tmp_path):
     text = "\ufeff# of the best\nz.png\n\n  a/c.png  \r\na/../a/b.png\nz.png\n"
     (tmp_path / "list.txt").write_text(text, encoding="utf-8")
     assert keys(tmp_path / "list.txt") == ["z", "a/c", "a/b"]
-
-
-def test_a_list_of_paths_elsewhere(tmp_path):
-    paths = [save(tmp_path / "data" / name) for name in ("x/1.png", "y/1.png")]
-    (tmp_path / "lists").mkdir()
-    listing = tmp_path / "lists" / "all.lst"
-    listing.write_text("\n".join(map(str, paths)))
-    assert keys(listing) == ["x/1", "y/1"]
 
 
 def test_files_of_a_list_that_are_missing(tmp_path, caplog):
@@ -149,20 +132,7 @@ def test_lines_that_cannot_be_read_are_named(tmp_path, caplog):
     assert f"refused (unsupported): {where} 2: " in caplog.text
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_permission(tmp_path, caplog):
-    save(tmp_path / "in" / "a.png").chmod(0)
-    assert pack.main([str(tmp_path / "in"), str(tmp_path / "out")]) == 1
-    assert "Permission denied" in caplog.text
-
-
 # ------------------------------------------------------------------------------------------ folders
-
-
-def test_a_pattern(tmp_path):
-    for name in ("x/hr/1.png", "y/hr/1.png", "y/lr/1.png"):
-        save(tmp_path / name)
-    assert keys(tmp_path / "*" / "hr" / "*.png") == ["x/hr/1", "y/hr/1"]
 
 
 def test_names_that_can_be_no_keys(tmp_path, caplog):
@@ -218,13 +188,6 @@ def test_tars_whose_samples_lie_apart(tmp_path, image, caplog):
         assert sorted(file.getnames()) == sorted(members)
         assert [name[0] for name in file.getnames()] == list("000011112222")
         assert {name: file.extractfile(name).read() for name in file.getnames()} == members
-
-
-def test_samples_that_are_no_images(tmp_path, image, caplog):
-    members = {"a.txt": b"1", "b.png": image, "b.jpg": image, "c.png": image}
-    tar(tmp_path / "old.tar", members)
-    assert pack.main([str(tmp_path / "old.tar"), str(tmp_path / "out")]) == 1
-    assert "refused by reason: 1 unclear roles, 1 no image" in caplog.text
 
 
 def test_sources_are_never_overwritten(tmp_path, image, caplog):

@@ -21,7 +21,7 @@ def test_a_folder_of_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
     command = [str(poisoned(tmp_path / "images")), str(out), *options]
     for part in ("1/2", "2/2"):
         assert pack.main([*command, "--part", part]) == 0
-    assert pack.main(["--finish", str(out)]) == 1
+    assert pack.main([*command, "--finish"]) == 1
     report = json.loads((out / "shard.report.json").read_text())
     assert {one["key"]: one["reason"] for one in report["refused"]} == REASONS
     assert (report["counts"]["packed"], report["counts"]["refused"]) == (6, 5)

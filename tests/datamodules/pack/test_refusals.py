@@ -26,6 +26,7 @@ OPTIONS = [
     (["--restart-markers", "--crop", "8"], "--encode jpeg:97"),
     (["--captions", "text", "--no-sidecars"], "drop --no-sidecars"),
     (["--part", "1/2", "--overwrite"], "would remove what other parts"),
+    (["--part", "1/2", "--finish"], "joins all parts"),
     (["--part", "4/3"], "I from 1 to N"),
     (["--part", "0/3"], "I from 1 to N"),
     (["--encode", "jpeg"], "not an encoding"),

@@ -18,14 +18,12 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import xxhash
-from torch.utils.data import DataLoader
 
 from datamodules.files.paths import parse_bytes
 from datamodules.shards import cache as cache_module
 from datamodules.shards import cache as read_ahead
-from datamodules.shards import reader as shard_reader
 from datamodules.shards import remote as retry
-from datamodules.shards.cache import DiskCache, ReadAhead, Wanted
+from datamodules.shards.cache import DiskCache, Wanted
 from datamodules.shards.remote import RemoteError, RetryPolicy
 from datamodules.shards.shards import Shards
 from tests.datamodules.image_files import pixels
@@ -92,12 +90,6 @@ def test_a_file_is_fetched_once(server, tmp_path):
     assert server.got("f0") == 1
 
 
-def test_versions_are_files_of_their_own(server, tmp_path):
-    cache = cache_of(tmp_path)
-    first = cache.fetch(wanted(server, 0))
-    assert cache.fetch(wanted(server, 0)._replace(version="v2")) != first
-
-
 def test_a_file_of_another_size_is_fetched_again(server, tmp_path):
     cache = cache_of(tmp_path)
     path = cache.fetch(wanted(server, 0))
@@ -116,14 +108,6 @@ def test_checksum_is_compared(server, tmp_path, caplog):
     assert server.got("f0") == HASTE.retries + 1  # it is known now
 
 
-def test_unreachable(server, tmp_path):
-    server.always = 503
-    with pytest.raises(RemoteError, match=r"3 attempts .*HTTP status 503"):
-        cache_of(tmp_path).fetch(wanted(server, 0))
-    server.always = None
-    assert cache_of(tmp_path).fetch(wanted(server, 0))
-
-
 # ---------------------------------------------------------------------------------------- its limit
 
 
@@ -134,14 +118,6 @@ def test_least_recently_used_goes_first(server, tmp_path):
     cache.fetch(wanted(server, 0))  # used again
     cache.fetch(wanted(server, 3))
     assert names(tmp_path) == ["f0", "f2", "f3"]
-
-
-def test_an_open_file_can_be_read_on(server, tmp_path):
-    cache = cache_of(tmp_path, files=1)
-    with cache.fetch(wanted(server, 0)).open("rb") as file:
-        cache.fetch(wanted(server, 1))
-        assert names(tmp_path) == ["f1"]
-        assert file.read() == content(0)
 
 
 def test_what_is_next_is_not_removed(server, tmp_path, caplog):
@@ -184,14 +160,6 @@ def test_room_for_files_of_unknown_size(server, tmp_path):
     assert names(tmp_path) == ["f2", "f3", "f5"]
 
 
-def test_no_room_is_not_looked_for_at_each_sample(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache_module, "ROOM_PAUSE", 60.0)
-    cache = DiskCache(tmp_path / "cache", SIZE - 1, HASTE)
-    assert cache.fetch(wanted(server, 0)) is None
-    monkeypatch.setattr(cache, "_lock", None)  # fails if a lock is taken
-    assert cache.fetch(wanted(server, 0)) is None
-
-
 def claim_and_wait(folder, names, ready):
     cache = DiskCache(folder, 10 * SIZE, HASTE, 0)
     cache.read_ahead([Wanted(*name) for name in names])
@@ -215,17 +183,6 @@ def test_claims_end_with_their_process(server, tmp_path):
         process.join()
     assert cache.fetch(wanted(server, 1))
     assert list((tmp_path / "cache" / "claims").iterdir()) == []
-
-
-def test_claims_survive_a_worker_that_ends(server, tmp_path):
-    owner, other = cache_of(tmp_path, files=1), cache_of(tmp_path, files=1)
-    other.fetch(wanted(server, 0))
-    owner.read_ahead([wanted(server, 0)])
-    process = FORK.Process(target=owner.close)  # as a worker's copy may do when it ends
-    process.start()
-    process.join()
-    assert process.exitcode == 0
-    assert other.fetch(wanted(server, 1)) is None
 
 
 # -------------------------------------------------------------------------------------- a full disk
@@ -262,23 +219,6 @@ def test_full_disk_without_anything_to_remove(server, tmp_path, monkeypatch, cap
     assert cache.fetch(wanted(server, 1)) is None
     assert caplog.text.count("is full, and nothing in the cache can be removed") == 1
     assert names(tmp_path) == []
-
-
-def test_full_disk_is_tried_again_later(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache_module, "FULL_PAUSE", 0.0)
-    cache = cache_of(tmp_path)
-    full(monkeypatch, times=1)
-    assert cache.fetch(wanted(server, 0)) is None
-    assert cache.fetch(wanted(server, 0)).read_bytes() == content(0)
-
-
-def test_room_is_made_before_the_disk_is_full(server, tmp_path, monkeypatch):
-    cache = cache_of(tmp_path)
-    cache.fetch(wanted(server, 0))
-    usage = type("Usage", (), {"free": SIZE - 1})
-    monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda folder: usage)
-    assert cache.fetch(wanted(server, 1))
-    assert names(tmp_path) == ["f1"]
 
 
 @pytest.fixture
@@ -413,35 +353,6 @@ def test_reads_ahead(server, tmp_path):
     cache.close()
 
 
-def test_reads_ahead_no_further_than_there_is_room(server, tmp_path):
-    cache = cache_of(tmp_path, files=3, downloads=1)
-    cache.read_ahead([wanted(server, number) for number in range(6)])
-    until(lambda: names(tmp_path) == ["f0", "f1", "f2"])
-    until(lambda: "room" in cache._said)
-    assert names(tmp_path) == ["f0", "f1", "f2"]
-    cache.read_ahead([wanted(server, number) for number in (2, 3, 4)])
-    until(lambda: names(tmp_path) == ["f2", "f3", "f4"])
-
-
-def test_reads_ahead_when_there_is_room_again(server, tmp_path):
-    cache, other = cache_of(tmp_path, files=2, downloads=1), cache_of(tmp_path, files=2)
-    other.fetch(wanted(server, 9))
-    other.read_ahead([wanted(server, 9)])
-    cache.read_ahead([wanted(server, number) for number in range(2)])
-    until(lambda: "room" in cache._said)
-    assert names(tmp_path) == ["f0", "f9"]
-    other.close()  # another process moves on to other files
-    until(lambda: names(tmp_path) == ["f0", "f1"])
-
-
-def test_what_was_given_up_does_not_end_reading_ahead(server, tmp_path, caplog):
-    (server.root / "f1").write_bytes(content(77))
-    cache = cache_of(tmp_path, downloads=1)
-    cache.read_ahead([wanted(server, number) for number in range(4)])
-    until(lambda: names(tmp_path) == ["f0", "f2", "f3"])
-    assert "f1 is not the file that was indexed" in caplog.text
-
-
 def test_errors_ahead_are_left_to_the_reader(server, tmp_path, caplog):
     (server.root / "f0").unlink()
     cache = cache_of(tmp_path, downloads=1)
@@ -450,19 +361,6 @@ def test_errors_ahead_are_left_to_the_reader(server, tmp_path, caplog):
     assert "reading ahead: " in caplog.text
     with pytest.raises(RemoteError, match="f0 does not exist"):
         cache.fetch(wanted(server, 0))
-
-
-def test_ends_while_it_fetches(server, tmp_path):
-    """Even without close: the threads do not keep the cache alive."""
-    server.always = "stall"
-    cache = DiskCache(tmp_path / "cache", 10**8, RetryPolicy(9, 60.0, 0.3), 1)
-    cache.read_ahead([wanted(server, 0)])
-    until(lambda: server.got("f0"))
-    thread = cache._ahead._threads[0]
-    server.always = None
-    del cache
-    thread.join(60)
-    assert not thread.is_alive()
 
 
 SCRIPT = """
@@ -515,57 +413,6 @@ class Slow:
         return self.ends.get(timeout=120)
 
 
-def test_a_list_that_comes_while_there_is_no_room_is_not_lost(monkeypatch):
-    monkeypatch.setattr(read_ahead, "PAUSE", 600.0)
-    slow = Slow()
-    ahead = ReadAhead(slow, 1)
-    ahead.ask("ab")
-    assert slow.begun.get(timeout=120) == "a"
-    ahead.ask("cd")
-    slow.ends.put(False)
-    assert slow.begun.get(timeout=120) == "c"
-    slow.ends.put(True)
-    assert slow.begun.get(timeout=120) == "d"
-    slow.ends.put(True)
-    ahead.close()
-
-
-def test_what_had_no_room_comes_first_when_it_is_tried_again():
-    slow = Slow()
-    ahead = ReadAhead(slow, 2)
-    ahead.ask("abc")
-    assert {slow.begun.get(timeout=120) for _ in range(2)} == {"a", "b"}
-    slow.ends.put(False)
-    slow.ends.put(False)
-    assert {slow.begun.get(timeout=120) for _ in range(2)} == {"a", "b"}
-    slow.ends.put(True)
-    assert slow.begun.get(timeout=120) == "c"
-    slow.ends.put(True)
-    slow.ends.put(True)
-    ahead.close()
-
-
-def test_what_has_no_room_is_not_tried_all_the_time(monkeypatch):
-    monkeypatch.setattr(read_ahead, "PAUSE", 600.0)
-    slow = Slow()
-    ahead = ReadAhead(slow, 1)
-    ahead.ask("ab")
-    assert slow.begun.get(timeout=120) == "a"
-    slow.ends.put(False)
-    until(lambda: len(ahead._waiting) == 2)
-    assert slow.begun.empty()
-    ahead.close()  # during the pause
-    ahead._threads[0].join(60)
-    assert not ahead._threads[0].is_alive()
-    assert slow.begun.empty()
-
-
-def test_closed_at_once():
-    ahead = ReadAhead(lambda thing, stopped: True, 3)
-    ahead.close()
-    assert not any(thread.is_alive() for thread in ahead._threads)
-
-
 # ------------------------------------------------------------------------------------------- shards
 
 
@@ -602,24 +449,6 @@ def test_shards_read_ahead(source, server, tmp_path):
     assert server.got("t-1.tar") == 1
 
 
-def test_workers_that_start_while_shards_are_fetched(source, server):
-    """They inherit the state in the middle of a download, and do not wait for it."""
-    server.faults = ["stall", "stall"]
-    source.upcoming([0, 1])
-    until(lambda: server.got("t-0.tar"))
-
-    class Images:
-        def __len__(self):
-            return 6
-
-        def __getitem__(self, index):
-            return source.read(index)["hr"]
-
-    loader = DataLoader(Images(), None, num_workers=2, multiprocessing_context="fork", timeout=300)
-    for index, hr in enumerate(loader):
-        np.testing.assert_array_equal(hr, pixels(seed=index))
-
-
 def test_without_room_samples_come_from_the_server(source, server, tmp_path, caplog):
     source.upcoming([0, 1])
     until(lambda: names(tmp_path) == ["t-0.tar", "t-1.tar"])
@@ -650,18 +479,6 @@ def test_the_disk_has_the_room_of_what_was_removed(source, tmp_path):
     assert len(source._reader._open) <= 3
 
 
-def test_the_disk_has_that_room_while_no_other_shard_is_opened(source, tmp_path, monkeypatch):
-    """A worker reads from open shards for a whole window."""
-    for index in (0, 1):
-        check(source, index)
-    (path,) = (tmp_path / "cache").glob("*-t-0.tar")
-    path.unlink()  # as another process does that needs space
-    monkeypatch.setattr(shard_reader, "LOOK_PAUSE", 0.0)
-    check(source, 1)
-    assert removed_and_open(tmp_path / "cache") == []
-    assert len(source._reader._open) == 1
-
-
 def removed_and_open(folder):
     """Return removed files of a folder that this process still has open."""
     found = []
@@ -681,13 +498,6 @@ def test_a_cached_shard_that_rots(source, server, tmp_path):
     assert server.got("t-0.tar") == 2
 
 
-def test_full_disk_is_no_end(source, monkeypatch, server, tmp_path):
-    full(monkeypatch, times=99)
-    for index in range(6):
-        check(source, index)
-    assert names(tmp_path) == []
-
-
 def test_claims_are_those_of_the_plan(source, tmp_path):
     source.upcoming([2, 4])
     (claims,) = (tmp_path / "cache" / "claims").glob("*.json")
@@ -703,9 +513,3 @@ def test_claims_are_those_of_the_plan(source, tmp_path):
 )
 def test_sizes(text, expected):
     assert parse_bytes(text, "x") == expected
-
-
-@pytest.mark.parametrize("text", ["", "G", "-1", "5X", "1e9"])
-def test_sizes_that_are_none(text):
-    with pytest.raises(ValueError, match=r"Shards\.cache_size is .*expected a number of bytes"):
-        parse_bytes(text, "Shards.cache_size")

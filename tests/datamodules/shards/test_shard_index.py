@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import random
@@ -17,8 +16,6 @@ import xxhash
 from datamodules.files.decode import REASONS, UnreadableImage
 from datamodules.shards import index as shard_index
 from datamodules.shards.index import (
-    Member,
-    ShardIndex,
     build_index,
     checksum_of,
     load_index,
@@ -27,7 +24,6 @@ from datamodules.shards.index import (
     save_index,
 )
 from datamodules.shards.shards import Shards
-from files import owned
 from tests.datamodules.image_files import pixels
 from tests.datamodules.shards.test_shards import image_bytes, indexed, write
 
@@ -51,34 +47,12 @@ def test_checksums_and_sizes(shard):
     assert index.members[2]["txt"][3:] == (0, 0)
 
 
-def test_without_being_asked_only_headers_are_read(shard):
-    index = build_index(shard)
-    assert index.checksum is None
-    assert {member[2:] for members in index.members for member in members.values()} == {
-        (None, 0, 0)
-    }
-    sizes = build_index(shard, sizes=True)
-    assert sizes.checksum is None
-    assert sizes.members[0]["png"][2:] == (None, *pixels().shape[:2])
-
-
 @pytest.mark.parametrize("options", [{}, {"checksums": True}, {"checksums": True, "sizes": True}])
 def test_written_and_read(shard, tmp_path, options):
     index = build_index(shard, **options)
     save_index(index, tmp_path / "i.json")
     assert read_index(tmp_path / "i.json") == index
     assert json.loads((tmp_path / "i.json").read_text())["count"] == 3
-
-
-def test_names_that_are_no_utf8_are_kept(tmp_path):
-    info = tarfile.TarInfo("k\udcff.png")
-    info.size = 1
-    with tarfile.open(tmp_path / "t.tar", "w", format=tarfile.GNU_FORMAT) as tar:
-        tar.addfile(info, io.BytesIO(b"x"))
-    index = build_index(tmp_path / "t.tar")
-    save_index(index, tmp_path / "i.json")
-    assert read_index(tmp_path / "i.json") == index
-    assert index.keys == ["k\udcff"]
 
 
 # ------------------------------------------------------------------------------ when it is believed
@@ -108,26 +82,6 @@ def test_index_of_another_tar_of_the_same_size(shard, tmp_path, caplog):
     os.utime(shard, ns=(5, 5))
     assert load_index(shard, tmp_path / "cache").keys == ["j0", "j1", "j2"]
     assert "is that of another tar, and is made again" in caplog.text
-
-
-def test_processes_with_one_number_write_no_common_file(shard, tmp_path, monkeypatch):
-    """In containers of two machines they have one: what they write lies on a common disk."""
-    index = build_index(shard)
-    place, parts = tmp_path / "i.json", []
-    own = owned.hidden
-
-    def hidden(path):
-        parts.append(own(path))
-        beside = parts[-1]
-        if len(parts) == 1:  # in the middle of this, the other one writes, too
-            save_index(index, place)
-        return beside
-
-    monkeypatch.setattr(owned, "hidden", hidden)
-    save_index(index, place)
-    assert len(set(parts)) == 2
-    assert read_index(place) == index
-    assert not list(tmp_path.glob(".*.tmp"))
 
 
 LIES = {
@@ -176,13 +130,6 @@ def test_indices_that_lie_are_refused(shard, tmp_path, lie, caplog):
 def test_damaged_indices(text):
     with pytest.raises(ValueError):  # noqa: PT011  (any: the caller names the file)
         parse_index(text.encode())
-
-
-def test_members_may_be_empty_and_at_the_end():
-    index = ShardIndex(1024, 1, ["a"], [{"txt": Member(1024, 0)}])
-    save = {"version": 2, "size": 1024, "mtime_ns": 1, "checksum": None, "count": 1}
-    text = json.dumps({**save, "samples": [["a", {"txt": [1024, 0]}]]})
-    assert parse_index(text.encode()) == index
 
 
 # -------------------------------------------------------------------------------- tars that do harm

@@ -32,26 +32,10 @@ def texts(source: Captioned) -> list[str]:
     return found
 
 
-def test_the_first_folder_is_the_class(photos: Path) -> None:
-    assert texts(Captioned(Folder(str(photos)))) == ["cars", "cats"]
-    named = Captioned(Folder(str(photos)), names={"cars": "sports car"}, template="a {}, sharp")
-    assert texts(named) == ["a sports car, sharp", "a cats, sharp"]
-
-
 def test_texts_beside_the_files(photos: Path) -> None:
     source = Captioned(Folder(str(photos)), by="file")
     assert texts(source) == ["a red {car}", "a cat"]
     assert texts(Captioned(source, by="source", template="{}!")) == ["a red {car}!", "a cat!"]
-
-
-def test_pixels_and_keys_are_those_of_the_source(photos: Path) -> None:
-    inner, source = Folder(str(photos)), Captioned(Folder(str(photos)))
-    for one in (inner, source):
-        one.prepare(2.0)
-    assert list(source.keys) == list(inner.keys) == ["cars/a", "cats/b"]
-    assert (source.path(1), source.size(1)) == (inner.path(1), inner.size(1))
-    crop = source.read_crop(0, 1, 2, 4, 5)["hr"]
-    assert np.array_equal(crop, inner.read(0)["hr"][1:5, 2:7])
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import pickle
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,9 @@ from datamodules.base import SRDataModule
 from datamodules.files.decode import UnreadableImage
 from datamodules.samples import SampleDraws
 from datamodules.scales import Scales
-from datamodules.sources.clips import Clips, ClipShards, MovingCrops, in_order
-from datamodules.sources.photos import Photos
-from datamodules.sources.prompts import Prompts, Seeds
-from tests.contracts.arguments import check_arguments
-from tests.datamodules.memory import Memory, evaluation, random_image, training, with_crops
+from datamodules.sources.clips import Clips, ClipShards, MovingCrops
+from tests.datamodules.image_files import write_tar
+from tests.datamodules.memory import Memory, evaluation, training, with_crops
 
 SIDE = 20
 
@@ -47,12 +44,7 @@ def png(number: int, damaged: bool = False) -> bytes:
 
 
 def pack(path: Path, members: dict[str, bytes]) -> str:
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return str(path)
+    return str(write_tar(path, members))
 
 
 @pytest.fixture
@@ -89,11 +81,6 @@ def numbers_of(clip: Any) -> list[int]:
     return [int(n) for n in clip[:, 0, 0, 0]]
 
 
-@pytest.mark.parametrize("kind", [Clips, ClipShards, MovingCrops])
-def test_arguments_are_typed_and_explained(kind: type) -> None:
-    check_arguments(kind)
-
-
 # ------------------------------------------------------------------------------------------ folders
 
 
@@ -108,11 +95,6 @@ def test_folders(root: Path) -> None:
         numbers_of(source.clip(0, SampleDraws(seed, "crop"))["clip"])[0] for seed in range(60)
     }
     assert starts == set(range(1, 9))  # 8, 10, 12 is the last
-
-
-def test_names_in_the_order_of_their_numbers() -> None:
-    names = ["x10", "x9", "x9b2", "x9b10", "11", "2"]
-    assert sorted(names, key=in_order) == ["2", "11", "x9", "x9b2", "x9b10", "x10"]
 
 
 def test_several_clips_in_one_folder(tmp_path: Path) -> None:
@@ -201,11 +183,6 @@ def test_batches_of_training(root: Path, workers: int) -> None:
     assert not torch.equal(other["clip"], batches[0]["clip"])
 
 
-def test_frames_that_are_smaller_than_the_crop(root: Path) -> None:
-    with pytest.raises(ValueError, match=r"is 24x20 pixels, smaller than .*crop_size 22"):
-        list(training(module(Clips(str(root), frames=4), crop_size=22)))
-
-
 class Brighter:
     def __call__(self, hr: Any, seed: int) -> Any:
         return hr + np.uint8(seed % 7 + 1)
@@ -229,27 +206,6 @@ def test_other_scales_are_for_images(root: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------- evaluation
-
-
-def test_evaluation(root: Path) -> None:
-    data = SRDataModule(3.0, test={"own": Clips(str(root), frames=4)}, eval_batch_size=2)
-    found = list(evaluation(data, "test"))
-    assert [key for batch in found for key in batch["key"]] == ["own/a", "own/b", "own/more/c"]
-    assert found[0]["clip"].shape == (2, 4, 3, 18, 24)  # a multiple of the scale
-    assert (found[0]["size"], found[0]["frames"]) == ((18, 24), 4)
-    assert found[0]["clip"][1, :, 0, 0, 0].mul(255).round().tolist() == [1, 2, 3, 4]
-
-
-@pytest.mark.slow
-def test_clips_that_are_asked_for(tmp_path: Path) -> None:
-    (tmp_path / "prompts.txt").write_text("a cat\na dog")
-    for source in (Seeds(2, 16, frames=5), Prompts(str(tmp_path / "prompts.txt"), 16, frames=5)):
-        for part in ("test", "predict"):
-            given: Any = source if part == "predict" else {"own": source}
-            (batch, *_) = evaluation(SRDataModule(1.0, **{part: given}), part)
-            assert (batch["size"], batch["frames"]) == ((16, 16), 5)
-    with pytest.raises(ValueError, match=r"Seeds\.frames is 1; expected 2 or more, or null"):
-        Seeds(2, 16, frames=1)
 
 
 # ------------------------------------------------------------------------------------------ shards
@@ -277,18 +233,6 @@ def test_folders_in_a_tar(tmp_path: Path) -> None:
     assert list(source.keys) == ["x/deep/a", "x/deep/b"]
     assert numbers_of(source.read(1)["clip"]) == [1, 2, 3]
     assert (source.read(0)["text"], source.read(1)["text"]) == ("one clip", "")
-
-
-@pytest.mark.parametrize("frame", ["{}.{}.png", "{}/{}.png"])
-def test_frames_and_captions_that_lie_apart(tmp_path: Path, frame: str) -> None:
-    members = {frame.format(name, n): png(n) for n in (3, 1, 2) for name in "ab"}
-    members |= {f"{name}.txt": f"clip {name}".encode() for name in "ab"}
-    path = pack(tmp_path / "x.tar", members)
-    source = prepared(ClipShards(path, frames=3, index_cache=str(tmp_path)))
-    assert (list(source.keys), source.groups) == (["a", "b"], [2])
-    for number, name in enumerate("ab"):
-        clip = source.read(number)
-        assert (numbers_of(clip["clip"]), clip["text"]) == ([1, 2, 3], f"clip {name}")
 
 
 def test_short_clips_of_shards_are_skipped_and_counted(tmp_path: Path, caplog: Any) -> None:
@@ -321,13 +265,6 @@ def test_shards_of_single_images(tmp_path: Path) -> None:
         prepared(ClipShards(path, frames=2))
 
 
-def test_a_damaged_frame_of_a_shard(tmp_path: Path) -> None:
-    members = {f"a.{n}.png": png(n, damaged=n == 1) for n in range(3)}
-    source = prepared(ClipShards(pack(tmp_path / "x.tar", members), frames=3))
-    with pytest.raises(UnreadableImage, match=r"x.tar: a/1"):
-        source.read(0)
-
-
 # ---------------------------------------------------------------------------------- moving windows
 
 
@@ -355,28 +292,11 @@ def test_a_window_moves_evenly_and_stays_inside() -> None:
     assert abs(steps.mean()) < 0.2  # to all sides
 
 
-def test_an_evaluation_has_the_same_windows() -> None:
-    one, two = moving(per_image=2), moving(per_image=2)
-    assert list(one.keys) == ["p/0", "p/1"]
-    assert np.array_equal(one.read(1)["clip"], two.read(1)["clip"])
-    assert not np.array_equal(one.read(0)["clip"], one.read(1)["clip"])
-    data = module(moving(), per_image=6, crop_size=10)
-    clips = [clip for batch in training(data) for clip in batch["clip"]]
-    assert len({tuple(clip[:, 0, 0, 0].tolist()) for clip in clips}) > 1
-
-
 def test_windows_are_made_smaller_by_means() -> None:
     clip = moving(reduce=4, speed=0.5).clip(0, SampleDraws(3, "crop"))["clip"].astype(float)
     assert clip.shape == (5, 10, 10, 3)
     assert np.allclose(np.diff(clip[0, 0, :, 1]), 4)
     assert abs(np.diff(clip[:, 0, 0, :2], axis=0)).max() <= 2  # half a pixel of a frame
-
-
-def test_windows_in_photographs_of_16_bits() -> None:
-    deep = Memory({"p": {"hr": random_image(12, 12, dtype=np.uint16)}})
-    clip = prepared(MovingCrops(deep, 12, frames=2)).read(0)["clip"]
-    expected = np.round(deep.samples["p"]["hr"] / 257)  # type: ignore[index]
-    assert np.array_equal(clip[0], expected)
 
 
 def test_a_pattern_without_a_clip() -> None:
@@ -387,11 +307,3 @@ def test_a_pattern_without_a_clip() -> None:
 def test_a_window_that_is_too_large() -> None:
     with pytest.raises(ValueError, match="is 90x60 pixels, smaller than the window of 80"):
         moving(side=20, reduce=4).read(0)
-
-
-def test_windows_over_photographs() -> None:
-    source = prepared(MovingCrops(Photos(["rocket"]), side=32, reduce=4, frames=8))
-    clip = source.read(0)["clip"].astype(int)
-    assert clip.shape == (8, 32, 32, 3)
-    assert 0 < abs(np.diff(clip, axis=0)).mean() < 40
-    assert len(pickle.dumps(source)) < 20_000

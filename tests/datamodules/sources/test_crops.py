@@ -68,30 +68,6 @@ def test_a_place_follows_from_the_name_alone():
     assert len(set(places.values())) > 5
 
 
-def test_an_image_is_read_once_for_all_its_squares():
-    source = Numbered()
-    corners(crops_of(source, 16, 4))
-    assert source.reads == [0, 1]
-
-
-def test_keys_are_made_once():
-    """They are read for each sample, and are slow to make for many images."""
-
-    class Counted(Numbered):
-        asked = 0
-
-        @property
-        def keys(self):
-            self.asked += 1
-            return super().keys
-
-    source = Counted()
-    crops = crops_of(source, 16, 3)
-    assert crops.keys == ["p0/0", "p0/1", "p0/2", "p1/0", "p1/1", "p1/2"]
-    assert crops.keys is crops.keys
-    assert source.asked == 1
-
-
 @pytest.mark.parametrize(
     ("name", "around"),
     [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -53,27 +52,6 @@ def test_a_batch_of_latents(tmp_path: Path) -> None:
     assert batch["latent"].tolist() == [z.tolist()] * 2
     assert batch["size"] == (24, 32)
     assert batch["space"] == "Space 0123"
-
-
-def test_members_that_lie_apart_are_joined(tmp_path: Path) -> None:
-    kinds = {"latent.npy": np.zeros((2, 3, 4)), "text_features.npy": np.ones((5, 6))}
-    with tarfile.open(tmp_path / "latents-000000.tar", "w") as tar:
-        for kind, array in kinds.items():
-            for key in "ab":
-                content = npy(array.astype(np.float32) + ord(key))
-                member = tarfile.TarInfo(f"{key}.{kind}")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
-    (tmp_path / ABOUT).write_text(json.dumps(ABOUT_OURS))
-    source = Latents(f"{tmp_path}/*.tar", index_cache=str(tmp_path))
-    source.prepare(2.0)
-    for index, key in enumerate(source.keys):
-        found: Any = source.read(index)
-        assert found["latent"].max() == ord(key)
-        assert found["text_features"].max() == ord(key) + 1
-    again = Latents([f"{tmp_path}/*.tar"] * 2, index_cache=str(tmp_path))
-    with pytest.raises(ValueError, match="list each tar once; to train on several sets, encode"):
-        again.prepare(2.0)
 
 
 def test_latents_of_whole_images_may_not_fit_together() -> None:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-import numpy as np
 import pytest
 
 from datamodules.base import SRDataModule
-from datamodules.order.plan import new_plan
-from datamodules.sources.clips import MovingCrops
-from datamodules.sources.crops import Crops, OneLR
 from datamodules.sources.mix import Mix
 from degradations.bicubic import Bicubic
 from tests.datamodules.memory import (
@@ -63,18 +59,6 @@ class TestTraining:
         assert {n for key, n in each.items() if "photos" in key} == {19, 20}
         assert {n for key, n in each.items() if "faces" in key} == {25, 26}
 
-    def test_an_epoch_by_default(self):
-        data = data_of(mixed(), batch_size=5)
-        assert len(list(training(data))) == 10
-        data = data_of(mixed(), batch_size=5, per_image=3)
-        assert len(list(training(data))) == 30
-
-    def test_by_default_each_image_comes_equally_often(self):
-        data = data_of(mixed(weights=None, samples=500), batch_size=4)
-        each = Counter(key for batch in training(data) for key in batch["key"])
-        assert len(each) == 50
-        assert set(each.values()) <= {9, 10, 11}
-
     def test_shares_within_a_share(self):
         plain = mixed(samples=256).mixture
         assert plain.weights == (3, 1)
@@ -85,34 +69,6 @@ class TestTraining:
         # 50 of 60 images, three quarters of them; exact to one in each block of 256.
         for name, share in (("mixed/photos", 320), ("mixed/faces", 320 / 3), ("rest", 256 / 3)):
             assert abs(each[f"train/{name}"] - share) <= 1
-
-    @pytest.mark.parametrize(
-        ("around", "times"),
-        [
-            (lambda mix: Crops(mix, 16, 3), 3),
-            (lambda mix: OneLR(mix, 16), 1),
-            (lambda mix: MovingCrops(mix, 8, 2, per_image=2), 2),
-        ],
-    )
-    def test_shares_are_kept_by_what_is_around(self, around, times):
-        source = around(mixed(samples=32))
-        source.prepare(1.0)
-        plan = new_plan(source, 0, 16, 4, 1)
-        assert len(plan) == 2 * times
-        items = [item for epoch in range(8) for b in plan.batches(epoch, 0, 0, 1) for item in b]
-        each = Counter(source.keys[item.image].split("/")[0] for item in items)
-        assert each == {"photos": 192 * times, "faces": 64 * times}
-
-    @pytest.mark.parametrize("workers", [0, 2])
-    def test_crops_are_those_of_the_source(self, workers):
-        data = data_of(mixed(), batch_size=10, crop_size=16, flips=False, workers=workers)
-        for batch in training(data):
-            for key, image in zip(batch["key"], batch["hr"], strict=True):
-                _, name, own = key.split("/")
-                source = data.train.sources[name]
-                whole = source.samples[own]["hr"]
-                crop = (image.permute(1, 2, 0).double() * 255).round().numpy()
-                assert any(np.array_equal(crop, whole[:, x : x + 16]) for x in range(5))
 
     def test_sources_are_told_their_own_groups(self):
         data = data_of(mixed(), batch_size=4, streams=2)
@@ -137,10 +93,6 @@ class TestTraining:
         plain.setup("fit")
         with pytest.raises(ValueError, match="another order of samples"):
             plain.load_state_dict(before)
-
-    def test_too_few_samples(self):
-        with pytest.raises(ValueError, match=r"has 3 images .* fewer than .*batch_size 4"):
-            data_of(mixed(samples=3)).setup("fit")
 
 
 class TestEvaluation:
@@ -205,13 +157,3 @@ class TestWhatCannotBeMixed:
         message = rf"'rich' gives '{name}' and 'plain' does not; .* mix sources of one kind"
         with pytest.raises(ValueError, match=message):
             list(training(data_of(mix, batch_size=1, degradation=noisy())))
-
-    def test_two_equal_keys_in_a_source(self):
-        class Twins(Memory):
-            @property
-            def keys(self):
-                return ["x", "x"]
-
-        mix = Mix({"a": random_images(2), "b": Twins({})})
-        with pytest.raises(ValueError, match="2 images with the key 'train/b/x'"):
-            data_of(mix, batch_size=2).setup("fit")

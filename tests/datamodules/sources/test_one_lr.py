@@ -69,24 +69,3 @@ def test_what_cannot_be(sample, lr_side, message):
     source.prepare(4)
     with pytest.raises(ValueError, match=message):
         source.read(0)
-
-
-def test_keys_are_not_asked_for_with_each_image():
-    """A source may make all keys again: 0.3 s for a hundred thousand."""
-
-    class Counted(Memory):
-        asked = 0
-
-        @property
-        def keys(self):
-            self.asked += 1
-            return ["face"]
-
-        def read(self, index):
-            return self.samples["face"]
-
-    source = Counted({"face": {"hr": FACE}})
-    lr = OneLR(source, 16)
-    lr.prepare(4)
-    assert lr.read(0)["lr"].shape == (16, 16, 3)
-    assert source.asked == 0

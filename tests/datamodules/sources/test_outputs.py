@@ -34,12 +34,6 @@ def test_a_writers_folder_below_the_one_that_is_searched(tree: Path, pattern: st
     assert len(keys(paths, tree / "not_there_yet")) == len(keys(paths, tree.parent / "other")) == 5
 
 
-def test_behind_a_link(tree: Path) -> None:
-    (tree.parent / "link").symlink_to(tree)
-    assert keys(str(tree.parent / "link"), tree / "sub") == ["a.jpg", "a.png"]
-    assert keys(str(tree), tree.parent / "link" / "sub") == ["a.jpg", "a.png"]
-
-
 def test_in_the_writers_folder_or_below_it_what_is_known(tree: Path) -> None:
     """A name does not change if an output with another extension is beside it."""
     assert keys(str(tree), tree, "a.png", "sub/out/c.png") == ["a", "sub/b", "sub/outer/d"]

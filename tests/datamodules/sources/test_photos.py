@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 
 from datamodules.sources import photos
@@ -21,11 +19,6 @@ def test_each_photograph_can_be_read(name):
     assert hr.std() > 5  # an image, not a blank
 
 
-def test_all_by_default():
-    assert Photos().keys == list(PHOTOS)
-    assert {"astronaut", "chelsea", "coffee", "china", "flower", "rocket"} <= PHOTOS.keys()
-
-
 def test_unknown_name_gets_the_nearest():
     with pytest.raises(ValueError, match=r"'chealsea'.*did you mean 'chelsea'"):
         Photos(["chealsea"])
@@ -39,23 +32,3 @@ def test_missing_package_and_file(monkeypatch):
     monkeypatch.setitem(PHOTOS, "china", PHOTOS["china"]._replace(file="gone.jpg"))
     with pytest.raises(ValueError, match="missing from the installed scikit-learn"):
         photo_path("china")
-
-
-def test_the_packages_are_not_imported(monkeypatch):
-    for package in ("skimage", "sklearn"):
-        monkeypatch.delitem(sys.modules, package, raising=False)
-    source = Photos(["coffee", "china"])
-    source.prepare(2.0)
-    source.read(1)
-    assert not {"skimage", "sklearn"} & sys.modules.keys()
-
-
-def test_a_photograph_is_decoded_once_and_stays_as_it_was():
-    source = Photos(["camera"])
-    source.prepare(2)
-    first = source.read(0)
-    assert source.read(0)["hr"] is first["hr"]
-    with pytest.raises(ValueError, match="read-only"):
-        first["hr"][0] = 0
-    first["hr"] = None
-    assert source.read(0)["hr"] is not None

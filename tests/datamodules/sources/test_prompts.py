@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import pickle
 
 import pytest
 import torch
 
 from datamodules.base import SRDataModule
 from datamodules.sources.prompts import Prompts, Seeds
-from tests.contracts.arguments import check_arguments
 from tests.datamodules.memory import Stage, evaluation, on_device
 
 TEXT = "\ufeffa red car\n\n  a dog \r\n\t\nün ours blanc\u2028assis\na red car"
@@ -86,23 +84,6 @@ def test_a_size_is_a_pair_again_after_pinned_memory():
     assert found["size"] == (32, 48)
 
 
-def test_as_every_source(file):
-    for source in (Prompts(file, 32), Seeds(2, 32)):
-        check_arguments(type(source))
-        source.prepare(1.0)
-        other = pickle.loads(pickle.dumps(source))
-        assert list(other.keys) == list(source.keys)
-        assert other.read(1) == source.read(1)
-        assert source.path(0) is None
-
-
-def test_it_cannot_be_trained_on(file):
-    data = SRDataModule(2.0, train=Seeds(4, 32), batch_size=2, crop_size=16, workers=0)
-    data.setup("fit")
-    with pytest.raises(ValueError, match="has no HR image, which training needs"):
-        next(iter(data.train_dataloader()))
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -117,14 +98,3 @@ def test_files_that_cannot_be_read(tmp_path, content, message):
         path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
         Prompts(str(path), 32).prepare(1.0)
-
-
-def test_sizes_of_one_batch_agree(file):
-    class Growing(Seeds):
-        def read(self, index):
-            return {"size": (8 + index, 8)}
-
-    with pytest.raises(
-        ValueError, match=r"one batch asks for outputs of different sizes .*own/000001"
-    ):
-        batches(Growing(2, 8), eval_batch_size=2)

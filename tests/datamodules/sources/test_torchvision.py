@@ -61,19 +61,6 @@ def test_pixels_are_those_of_the_file(cifar: Path) -> None:
     assert np.array_equal(source.read(3)["hr"], expected[3].transpose(1, 2, 0))
 
 
-def test_parts_have_no_image_in_common(cifar: Path) -> None:
-    first = prepared(Torchvision("CIFAR10", str(cifar), ["car"], train=True, stop=2))
-    rest = prepared(Torchvision("CIFAR10", str(cifar), ["car"], train=True, start=2))
-    assert (first.keys, rest.keys) == (["car/0", "car/2"], ["car/4"])
-
-
-def test_a_worker_opens_the_dataset_itself(cifar: Path) -> None:
-    source = prepared(Torchvision("CIFAR10", str(cifar), train=True, download=True))
-    pickled = pickle.dumps(source)
-    assert len(pickled) < 2000
-    assert np.array_equal(pickle.loads(pickled).read(4)["hr"], source.read(4)["hr"])
-
-
 class Plain:
     """A dataset of twelve images without classes."""
 

@@ -12,8 +12,7 @@ from PIL import Image
 from datamodules.base import SRDataModule
 from datamodules.files.decode import UnreadableImage
 from datamodules.sources.triplets import PARTS, Triplets
-from tests.contracts.arguments import check_arguments
-from tests.datamodules.memory import evaluation, training, with_crops
+from tests.datamodules.memory import training, with_crops
 
 SIDE = 20
 
@@ -40,10 +39,6 @@ def module(root: Path, **arguments: object) -> SRDataModule:
     settings = {"batch_size": 3, "crop_size": 8, "workers": 0, "eval_batch_size": 2, **arguments}
     train, val = Triplets(str(root)), {"judged": Triplets(str(root))}
     return SRDataModule(1.0, train=train, val=val, **with_crops(settings))
-
-
-def test_arguments_are_typed_and_explained() -> None:
-    check_arguments(Triplets)
 
 
 def test_folders_at_any_depth(tmp_path: Path) -> None:
@@ -73,20 +68,6 @@ def test_crops_of_a_triplet_lie_in_one_place(tmp_path: Path, workers: int) -> No
             torch.testing.assert_close(batch[part], batch["ref"] + more / 255)
     places = {tuple(x.flatten().tolist()) for batch in batches for x in batch["ref"]}
     assert len(places) == 6
-
-
-def test_crops_follow_from_the_seed(tmp_path: Path) -> None:
-    folder = write(tmp_path / "set")
-    one, same, other = (next(iter(training(module(folder, seed=s))))["ref"] for s in (1, 1, 2))
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
-
-
-def test_evaluations_have_whole_images(tmp_path: Path) -> None:
-    batches = list(evaluation(module(write(tmp_path / "set")), "val"))
-    assert [batch["ref"].shape for batch in batches] == [(2, 3, SIDE, SIDE)] * 3
-    assert batches[0]["ref"].max() <= 1
-    assert batches[0]["key"] == ["judged/a", "judged/b"]
 
 
 def test_an_augmentation_is_refused(tmp_path: Path) -> None:

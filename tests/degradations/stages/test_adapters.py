@@ -15,7 +15,6 @@ from scipy import stats
 from degradations.base import Canvas, Degradation
 from degradations.draws import Draws, split_params, to_device
 from degradations.stages.adapters import Albumentations, KorniaAugmentation
-from degradations.tools.preview import name_of
 from tests.contracts.degradation_contract import global_generators_untouched
 
 CPU = torch.device("cpu")
@@ -88,12 +87,6 @@ def test_an_augmentation_draws_its_p_for_each_image():
     assert stats.binomtest(int((y[:, 0, 0, 0] > 0.5).sum()), 400, 0.3).pvalue > 1e-3
 
 
-def test_an_augmentation_is_shown_by_its_name():
-    stage = KorniaAugmentation(augmentation("RandomJPEG"))
-    assert name_of(stage) == "RandomJPEG"
-    assert str(stage) == "KorniaAugmentation(RandomJPEG)"
-
-
 def test_an_augmentation_draws_on_the_cpu_wherever_its_stage_goes():
     stage = KorniaAugmentation(augmentation("RandomJPEG"))
     stage.to("meta", torch.float64)
@@ -126,16 +119,6 @@ def test_augmentations_that_share_a_parameter_are_not_batched(name):
         KorniaAugmentation(augmentation(name, p=0.1), batched=True)
 
 
-@pytest.mark.parametrize("batched", [False, True])
-def test_augmented_images_on_a_canvas_are_cut_out(batched, x):
-    stage = KorniaAugmentation(augmentation("RandomGaussianNoise", p=1.0), batched=batched)
-    sizes, params = [(16, 20), (9, 13), (4, 20)], draw(stage)
-    canvas = stage.on_canvas(Canvas(x, torch.tensor(sizes), (16, 20)), params)
-    for n, (h, w) in enumerate(sizes):
-        alone = stage(x[n : n + 1, :, :h, :w], split_params(params, 3)[n])
-        assert torch.equal(canvas.pixels[n, :, :h, :w], alone[0])
-
-
 @pytest.mark.parametrize(
     "make",
     [
@@ -166,12 +149,6 @@ def test_a_transform(albumentations, x):
     torch.testing.assert_close(y, 1 - (x * 255).round() / 255, rtol=0, atol=1e-6)
     y = run(Albumentations(albumentations.InvertImg(p=1.0), dtype="float32"), x)
     torch.testing.assert_close(y, 1 - x, rtol=0, atol=1e-6)  # not rounded
-
-
-def test_its_probability_is_drawn_for_each_image(albumentations):
-    x = torch.full((400, 3, 2, 2), 0.2)
-    y = run(Albumentations(albumentations.InvertImg(p=0.3)), x)
-    assert stats.binomtest(int((y[:, 0, 0, 0] > 0.5).sum()), 400, 0.3).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
@@ -211,34 +188,14 @@ def test_names_a_transform_that_changes_the_size(albumentations, x):
 
 MOVES = {
     "HorizontalFlip": {},
-    "VerticalFlip": {},
     "RandomRotate90": {"p": 0.01},
-    "Transpose": {},
-    "D4": {},
     "Affine": {"translate_px": 1},
-    "Rotate": {"limit": 1},
-    "Perspective": {},
     "ElasticTransform": {},
-    "GridDistortion": {},
-    "OpticalDistortion": {},
-    "ThinPlateSpline": {},
     "RandomGridShuffle": {},
     "RandomCrop": {"height": 8, "width": 8},
-    "RandomResizedCrop": {"size": (16, 20)},
     "MaskDropout": {},  # needs a mask
 }
-STAYS = {
-    "CoarseDropout": {},
-    "GridDropout": {},
-    "PixelDropout": {},
-    "XYMasking": {"num_masks_x": 1, "num_masks_y": 1, "mask_x_length": 3, "mask_y_length": 3},
-    "Morphological": {},
-    "GlassBlur": {},
-    "RandomFog": {},
-    "GaussNoise": {},
-    "ImageCompression": {},
-    "NoOp": {},
-}
+STAYS = ("CoarseDropout", "Morphological", "GlassBlur", "ImageCompression")
 
 
 @pytest.mark.parametrize("name", MOVES)
@@ -253,7 +210,7 @@ def test_refuses_what_moves_pixels(albumentations, name):
 
 @pytest.mark.parametrize("name", STAYS)
 def test_takes_what_stays_in_place(albumentations, name, x):
-    stage = Albumentations(albumentations.OneOf([getattr(albumentations, name)(**STAYS[name])]))
+    stage = Albumentations(albumentations.OneOf([getattr(albumentations, name)()]))
     assert run(stage, x).shape == x.shape
 
 

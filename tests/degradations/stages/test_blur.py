@@ -89,32 +89,6 @@ class TestDraws:
         counts(plateau == 1, (True, False))  # below 1 its range is empty
         uniform(plateau[plateau != 1], 1, 2)
 
-    def test_images_of_a_batch_are_independent(self, drawn):
-        """Draws of neighbouring images are independent."""
-        for name, parts in (("family", 6), ("kernel_size", 8), ("sigma_x", 5), ("cutoff", 5)):
-            values = np.unique(drawn[name], return_inverse=True)[1] if parts > 5 else drawn[name]
-            if parts == 5:
-                values = np.digitize(values, np.quantile(values, [0.2, 0.4, 0.6, 0.8]))
-            table = np.zeros((parts, parts))
-            np.add.at(table, (values[::2], values[1::2]), 1)
-            assert stats.chi2_contingency(table).pvalue > LIKELY, name
-
-    def test_choices_of_an_image_are_independent(self, drawn):
-        table = np.zeros((6, 8, 2))
-        sizes = (drawn["kernel_size"] - 7) // 2
-        np.add.at(table, (drawn["family"], sizes, drawn["sinc"].astype(int)), 1)
-        assert stats.chi2_contingency(table).pvalue > LIKELY
-
-    def test_another_range(self):
-        stage = Blur((3, 5), (0, 0, 0, 1, 0, 0), (1.0, 2.0), (0.25, 1.0), sinc=0.0)
-        params = draw(stage)
-        counts(params["kernel_size"], (3, 5))
-        assert (params["family"] == 3).all()
-        assert not params["sinc"].any()
-        uniform(params["sigma_y"], 1, 2)
-        assert params["beta"].min() < 0.3
-        assert params["beta"].max() == 1
-
     def test_the_other_blurs(self):
         params = draw(Sinc())
         counts(params["kernel_size"], range(7, 22, 2))

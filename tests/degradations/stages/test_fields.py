@@ -65,19 +65,9 @@ def test_images_channels_and_pixels_are_independent(fill):
         assert abs((rows * rows.roll(shift, 1)).mean()) < 4 / rows.numel() ** 0.5
 
 
-def test_neighbouring_seeds_give_unrelated_fields(fill):
-    rows = fill(8, 3, 64, 64, seeds=torch.arange(8)).reshape(8, -1)
-    assert np.abs(np.corrcoef(rows) - np.eye(8)).max() < 4 / rows.shape[1] ** 0.5
-
-
 def test_all_bits_of_a_seed_count(fill):
     one, other = fill(2, 3, 8, 8, seeds=torch.tensor([5, 5 + 2**40]))
     assert not torch.equal(one, other)
-
-
-@pytest.mark.parametrize("shape", [(2, 1, 1, 1), (2, 3, 1, 5), (2, 1, 3, 7)])
-def test_odd_sizes(fill, shape):
-    assert fill(*shape, seeds=SEEDS[:2]).shape == shape
 
 
 def test_the_hash_is_frozen():
@@ -85,29 +75,6 @@ def test_the_hash_is_frozen():
     field = hashed_randn(torch.Size((1, 1, 1, 4)), torch.tensor([0]))
     expected = torch.tensor([[[[1.5914, -0.0298, -0.2920, 0.8768]]]])
     torch.testing.assert_close(field, expected, rtol=0, atol=1e-4)
-
-
-def test_the_smallest_word_gives_a_number(monkeypatch):
-    monkeypatch.setattr(fields, "mixed", torch.zeros_like)
-    field = hashed_randn(torch.Size((1, 1, 1, 4)), torch.tensor([0]))
-    assert field.isfinite().all()
-    assert field.max() < 7
-
-
-def test_memory_format_and_dtype_of_x_do_not_matter():
-    x = torch.zeros(2, 3, 16, 16)
-    field = seeded_randn_like(x, SEEDS[:2])
-    last = x.contiguous(memory_format=torch.channels_last)
-    assert torch.equal(seeded_randn_like(last, SEEDS[:2]), field)
-    half = seeded_randn_like(x.half(), SEEDS[:2])
-    assert half.dtype == torch.float16
-    assert torch.equal(half, field.half())
-
-
-@pytest.mark.parametrize("seeds", [SEEDS[:3], SEEDS[:2].float(), SEEDS[0]])
-def test_refuses_other_seeds(seeds):
-    with pytest.raises(ValueError, match=r"expected torch.int64 of shape \(2,\)"):
-        seeded_randn_like(torch.zeros(2, 3, 4, 4), seeds)
 
 
 @pytest.mark.gpu
@@ -144,15 +111,8 @@ def test_integers_are_uniform_and_an_image_s_own(hashed, bits):
     assert np.abs(np.corrcoef(rows) - np.eye(12)).max() < 4 / rows.shape[1] ** 0.5
 
 
-def test_hashed_fields_on_request():
-    x = torch.empty(2, 3, 8, 8)
-    with hashed_fields():
-        assert torch.equal(seeded_randn_like(x, SEEDS[:2]), hashed_randn(x.shape, SEEDS[:2]))
-    assert not torch.equal(seeded_randn_like(x, SEEDS[:2]), hashed_randn(x.shape, SEEDS[:2]))
-
-
 def test_the_table_is_exact_in_mean_and_variance_and_as_long_as_it_says():
-    table = fields._normal_quantiles("cpu").double()
+    table = fields._normal_quantiles(torch.device("cpu")).double()
     assert table.mean().abs() < 1e-7
     assert abs(table.square().mean() - 1) < 1e-7
     assert stats.kstest(table, "norm").statistic < 1e-4

@@ -45,17 +45,6 @@ def test_gaussians_have_the_drawn_covariance():
         np.testing.assert_allclose(found, covariance(*shape), atol=1e-6)
 
 
-@pytest.mark.parametrize("beta", [0.7, 1.0, 2.0, 4.0])
-def test_generalized_gaussians_have_their_covariance(beta):
-    """E[q] / 2 times the scatter matrix: q^beta / 2 is gamma distributed with shape 1 / beta."""
-    shape = (4.0, 2.5, 0.6)
-    squared = kernels.squared_distance(*f64(shape).T, 120)
-    kernel = kernels.normalized(kernels.bell(squared, f64(beta), GAUSSIAN))[0]
-    mean_q = 2 ** (1 / beta) * special.gamma(2 / beta) / special.gamma(1 / beta)
-    # A flat kernel ends within a pixel, where the sum approximates the integral.
-    np.testing.assert_allclose(moments(kernel)[1], mean_q / 2 * covariance(*shape), rtol=1e-2)
-
-
 @pytest.mark.parametrize("beta", [0.5, 1.0, 1.7, 4.0])
 def test_shapes_at_points(beta):
     """Along the first axis of sigma 2, rotated to point down: q = 0, 1/4, 1, 9/4 and 4."""
@@ -99,31 +88,12 @@ class TestSinc:
             value = integrate.quad(lambda u, r=r: u * special.j0(u * r), 0, w)[0] / (2 * math.pi)
             assert kernel[5 + row, 5 + column].item() == pytest.approx(value, abs=1e-8)
 
-    def test_float32_is_enough(self):
-        cutoff = torch.linspace(0.3, math.pi, 50)
-        single, double = (
-            kernels.normalized(kernels.sinc(c, 10)) for c in (cutoff, cutoff.double())
-        )
-        torch.testing.assert_close(single.double(), double, rtol=0, atol=1e-6)
-
 
 class TestMotion:
     LENGTH, ANGLE = 30.0, 37.0
 
     def line(self, length, angle, direction=0.0, extent=17):
         return kernels.motion(f64(length), f64(angle), f64(direction), extent)[0]
-
-    def test_no_length_is_a_point(self):
-        kernel = self.line(0.0, 20.0)
-        assert kernel[17, 17].item() == pytest.approx(1)
-
-    def test_a_whole_length_along_a_row(self):
-        """Length 4: from -2 to 2, its end pixels take half, and a half of a half, of a step."""
-        kernel = self.line(4.0, 0.0)
-        expected = [0, 0.125, 0.25, 0.25, 0.25, 0.125, 0]
-        np.testing.assert_allclose(kernel[17, 14:21], expected, atol=1e-4)
-        assert kernel.sum().item() == pytest.approx(1)
-        torch.testing.assert_close(self.line(4.0, 90.0), kernel.T)
 
     def test_covariance_is_that_of_the_line(self):
         """L^2 / 12 along it, and 1/6 on either axis from the interpolation."""
@@ -134,13 +104,6 @@ class TestMotion:
         expected = self.LENGTH**2 / 12 * np.outer(along, along) + np.eye(2) / 6
         np.testing.assert_allclose(mean, 0, atol=1e-9)
         np.testing.assert_allclose(found, expected, atol=0.05)
-
-    @pytest.mark.parametrize("direction", [1.0, -0.5])
-    def test_the_weight_leans_to_its_end(self, direction):
-        mean, _ = moments(self.line(self.LENGTH, self.ANGLE, direction))
-        a = math.radians(self.ANGLE)
-        lean = self.LENGTH / 2 * direction / 3  # of the density (1 + direction t) / 2 on [-1, 1]
-        np.testing.assert_allclose(mean, [lean * math.cos(a), -lean * math.sin(a)], atol=1e-3)
 
     @pytest.mark.parametrize("angle", [0.0, 30.0, 100.0, 250.0])
     def test_conventions_are_kornias(self, angle):

@@ -13,7 +13,6 @@ from degradations.stages.noise import (
     GaussianNoise,
     PoissonNoise,
     hashed_fields,
-    quick_randn_like,
 )
 
 CPU = torch.device("cpu")
@@ -53,23 +52,10 @@ def test_mean_and_deviation_are_the_drawn_ones():
     np.testing.assert_allclose(noise.std(1), params["levels"], rtol=5 / (2 * n) ** 0.5)
 
 
-def test_levels_are_of_8_bits():
-    y, params = noisy(GaussianNoise(clip=False), torch.zeros(2, 3, 8, 8), torch.arange(2))
-    field = quick_randn_like(y, torch.from_numpy(params["field_seeds"]))
-    expected = field * torch.from_numpy(params["levels"]).float().view(2, 1, 1, 1) / 255
-    torch.testing.assert_close(y, expected, rtol=1e-5, atol=0)
-
-
 def test_channels_are_independent():
     y, _ = noisy(GaussianNoise(clip=False), torch.zeros(1, 3, 96, 96), torch.tensor([4]))
     correlation = np.corrcoef(y[0].reshape(3, -1)) - np.eye(3)
     assert np.abs(correlation).max() < 4 / 96
-
-
-def test_no_noise_at_level_zero():
-    x = photo(2, 3, 8, 8)
-    y, _ = noisy(GaussianNoise((0.0, 0.0)), x, torch.arange(2))
-    assert torch.equal(y, x)
 
 
 # Poisson
@@ -179,27 +165,6 @@ def test_poisson_noise_of_the_luma():
     assert np.abs(counts - counts.round()).max() < 1e-5
 
 
-def test_poisson_strength_multiplies_the_noise():
-    x = photo(1, 3, 32, 32)
-    once = noisy(PoissonNoise((1.0, 1.0), clip=False), x, [3])[0] - x
-    thrice = noisy(PoissonNoise((3.0, 3.0), clip=False), x, [3])[0] - x
-    torch.testing.assert_close(thrice, 3 * once, rtol=0, atol=1e-6)
-    assert torch.equal(noisy(PoissonNoise((0.0, 0.0)), x, [3])[0], x)
-
-
-def test_poisson_strengths_and_grey_are_drawn_per_image():
-    params = drawn(PoissonNoise((0.5, 2.5), grey=0.4), np.arange(10_000))
-    assert stats.kstest(params["strength"], stats.uniform(0.5, 2.0).cdf).pvalue > 1e-3
-    assert stats.binomtest(int(params["grey"].sum()), 10_000, 0.4).pvalue > 1e-3
-
-
-def test_poisson_noise_keeps_gradients_to_the_image():
-    x = photo(1, 3, 8, 8).requires_grad_()
-    y, _ = noisy(PoissonNoise((1.0, 1.0), clip=False), x, [3])
-    (gradient,) = torch.autograd.grad(y.sum(), x)
-    assert torch.equal(gradient, torch.ones_like(x))
-
-
 # Shared behaviour of stages that add noise
 
 
@@ -234,13 +199,6 @@ def test_clip(noise):
     assert free.max() > 1
     assert noise is PoissonNoise or free.min() < 0
     assert torch.equal(clipped, free.clamp(0, 1))
-
-
-@pytest.mark.parametrize("noise", ADDED)
-def test_values_outside_the_range_do_no_harm(noise):
-    x = photo(2, 3, 16, 16) * 1.5 - 0.25
-    y, _ = noisy(noise(), x, [1, 2])
-    assert y.isfinite().all()
 
 
 @pytest.mark.parametrize("values", [(30.0, 1.0), (-1.0, 5.0)])
