@@ -219,8 +219,3 @@ def test_a_file_of_its_weights(prefix, tmp_path):
     denoiser.load(tmp_path / "trained.ckpt")
     assert all(torch.equal(denoiser.unet.state_dict()[k], v) for k, v in state.items())
     assert denoiser.source.startswith(f"{tmp_path / 'trained.ckpt'} ")
-
-
-# ---------------------------------------------------------------------------------------- mistakes
-
-TEXT = torch.zeros(2, 3, 6)
