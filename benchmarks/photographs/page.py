@@ -154,8 +154,9 @@ def _claims(table: Table, claims: list[dict[str, Any]]) -> str:
     for claim in claims:
         weakest = min(claim["parts"], key=lambda part: part["sure"], default=None)
         lines.append([claim["text"], f"**{claim['verdict']}**", _said(table, weakest)])
-    counts = [sum(claim["verdict"] == kind for claim in claims) for kind in (HOLDS, FAILS, OPEN)]
-    said = "Of {} claims {} hold, {} do not, {} are not decided.".format(len(claims), *counts)
+    kinds = {HOLDS: "hold", FAILS: "do not", OPEN: "are not decided", UNKNOWN: "wait for rows"}
+    counts = [f"{sum(c['verdict'] == kind for c in claims)} {kinds[kind]}" for kind in kinds]
+    said = f"Of {len(claims)} claims {', '.join(counts)}."
     return f"{said}\n\n{_grid(['claim', '', 'its weakest comparison'], lines)}"
 
 
