@@ -48,8 +48,12 @@ def _keys_of(file: Path, above: tuple[Path, ...]) -> Iterator[tuple[tuple[str, .
     except (OSError, ValueError, yaml.YAMLError):
         return
     nodes: list[tuple[tuple[str, ...], Any]] = [((), root)]
+    seen = set[int]()  # an anchor may contain itself
     while nodes:
         path, node = nodes.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
         if isinstance(node, yaml.SequenceNode):
             nodes += [(path, item) for item in node.value]
         elif isinstance(node, yaml.MappingNode):

@@ -16,6 +16,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts/m.yaml").write_text("class_path: X\ninit_args:\n  scale: 2\n")
     (tmp_path / "b.yaml").write_text("\ntrainer.max_steps: 4\n")
+    (tmp_path / "self.yaml").write_text("a: &a\n  b: *a\n")
     return tmp_path
 
 
@@ -33,6 +34,7 @@ A, B = ("--config", "a.yaml"), ("--config=b.yaml",)
         (("--model", "parts/m.yaml"), "model.scale", "parts/m.yaml, line 3: "),
         (A, "model.other", ""),
         (("--config", "none.yaml"), "model.scale", ""),
+        (("--config", "self.yaml"), "model.scale", ""),
     ],
 )
 def test_place(files: Path, typed: tuple[str, ...], key: str, place: str) -> None:
