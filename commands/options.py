@@ -23,6 +23,8 @@ SOURCES = {
     "trainer": ("pytorch/trainer/trainer.py", "Trainer"),  # of lightning
 }
 ROOMS = ("lightning_modules", "datamodules", "degradations", "callbacks")
+# Bases whose constructors take nothing.
+BARE = ("lightning.pytorch.LightningModule", "files.method.Method", "abc.ABC")
 
 
 class Option(NamedTuple):
@@ -103,6 +105,8 @@ def arguments(class_path: str) -> dict[str, str] | None:
     Returns:
         None for a class of a user or of a library, and for one that passes arguments on to such.
     """
+    if class_path in BARE:
+        return {}
     module, _, name = class_path.rpartition(".")
     if module in ROOMS:
         module = f"{module}.{stub(module).get(name, '')}"

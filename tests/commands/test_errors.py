@@ -57,9 +57,9 @@ FLAGS = [
         "missing model.lr_scheduler.T_max",
     ),
     # wrong values
-    ("--data.crop_size abc", "data.crop_size is abc; expected int"),
-    ("--model.network.blocks many", "model.network.blocks is many; expected int"),
-    ("--model.network.blocks=", "model.network.blocks is empty; expected int"),
+    ("--data.crop_size abc", "data.crop_size is abc; expected an integer above 0"),
+    ("--model.network.blocks many", "model.network.blocks is many; expected an integer"),
+    ("--model.network.blocks=", "model.network.blocks is empty; expected an integer"),
     ("--degradation=", "degradation is empty; expected the path of a class"),
     ("--seed_everything -1", "seed_everything is -1; expected an integer of at least 0"),
     ("--seed_everything 4294967296", "4294967296"),
@@ -67,7 +67,7 @@ FLAGS = [
     ("--trainer.precision 17", "is 17; expected 64, 32, 16 or", "'bf16-mixed'"),
     ("--data.val [a]", "data.val is ['a']; expected dict"),
     ("--model.optimizer null", "model.optimizer is null; expected the path of a class"),
-    (f"{REAL} --degradation.second_p.x 1", "second_p is {x: 1}; expected float"),
+    (f"{REAL} --degradation.second_p.x 1", "second_p is {x: 1}; expected a number from 0 to 1"),
     ("--data.crops='{small: x}'", "data.crops.small is x; expected 'error'"),
     ("--checkpoint.keep_last 0", "checkpoint.keep_last is 0"),
     ("--data.train datamodules.Photos --data.train.names [coffe]", "'coffee'?"),
@@ -124,17 +124,17 @@ NOISE = "degradation: {class_path: degradations.Pipeline, init_args: {stages: [{
 NOISE += "degradations.GaussianNoise, init_args: "
 # Content of a second file, and words of the sentence.
 YAML = [
-    ("modle: {a: 1}", "'modle.a'", "did you mean 'model'"),
+    ("modle: {a: 1}", "'modle'", "did you mean 'model'"),
     ("trainer: {max_stepz: 2}", "'trainer.max_steps'?"),
     ("data: {class_path: datamodules.SRDataModule, init_args: {scal: 2}}", "'data.scale'?"),
     (f"{EDSR}{{blcks: 2}}}}}}}}", "'model.network.blocks'?"),
-    (f"{EDSR}{{channels: null}}}}}}}}", "model.network.channels is null; expected int"),
+    (f"{EDSR}{{channels: null}}}}}}}}", "model.network.channels is null; expected an integer"),
     (
         "data: {init_args: {val: {a: {class_path: datamodules.Folder, init_args: {rot: x}}}}}",
         "'data.val.root'?",
     ),
     (f"{NOISE}{{sigm: [1, 2]}}}}]}}}}", "'degradation.stages.sigma'?"),
-    (f"{NOISE}{{sigma: [3, 2]}}}}]}}}}", "sigma is [3.0, 2.0], which is reversed"),
+    (f"{NOISE}{{sigma: [3, 2]}}}}]}}}}", "sigma is [3.0, 2.0]; expected 0 <= lower <= upper"),
     ("model: {clas_path: lightning_modules.Bicubic}", "model takes class_path", "'clas_path'"),
     (
         "model: {class_path: lightning_modules.Bicubic, init_arg: {}}",
@@ -303,7 +303,7 @@ TYPOS = {
     "predict --config CASE --data.predict dosc": "which does not exist; did you mean 'docs'",
     "fit --config CASE --model.network.chanels 32": "did you mean 'model.network.channels'?",
     "fit --config CASE --data.val.photos.nams x": "did you mean 'data.val.photos.names'?",
-    "fit --config=CASE --data.scale=abc": "data.scale is abc; expected float",
+    "fit --config=CASE --data.scale=abc": "data.scale is abc; expected a finite number above 0",
     "report": "report needs a run, such as runs/NAME",
     "compare docs@bicubic dosc": "compare is 'dosc', which does not exist; did you mean",
 }
