@@ -453,7 +453,7 @@ class _Tar:
             command = url.removeprefix("pipe:")
             self._file = Pipe(command, mode="rb", shell=True, env=own_environment())
         elif scheme == "s3":
-            self._file = fsspec.open(url, "rb").open()
+            self._file = fsspec.filesystem("s3").open(url, mode="rb")
         else:
             self._file = gopen(url)
 
