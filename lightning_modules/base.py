@@ -129,10 +129,11 @@ class ImageModel(Loaded, Logged, Optimised, ABC):
         precision = getattr(self._trainer, "precision", None)
         if precision not in ("bf16-true", "16-true"):
             return
-        if not (self.half_training if stage == "fit" else self.half_outputs):
+        training = stage == "fit"
+        if not (self.half_training if training else self.half_outputs):
             raise ValueError(
                 f"trainer.precision is {precision}, by which {type(self).__name__} loses too much "
-                f"in {stage}: set it to {precision.removesuffix('true')}mixed"
+                f"in {'training' if training else 'its outputs'}: set it to {precision.removesuffix('true')}mixed"
             )
 
     def configure_model(self) -> None:

@@ -31,7 +31,7 @@ def place_of(key: str, typed: Sequence[str]) -> str:
 
 
 def _options(typed: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for word, following in zip(typed, [*typed[1:], ""], strict=True):
+    for word, following in zip(typed, [*typed[1:], ""], strict=False):
         if word.startswith("--"):
             option, equals, value = word[2:].partition("=")
             yield option, value if equals else following

@@ -64,38 +64,6 @@ def lines(root: Path = OUT) -> list[dict[str, Any]]:
 # ------------------------------------------------------------------------------------ the files
 
 
-STALE = "was made of"
-
-
-@pytest.mark.parametrize("more", [(), ("--writer.suffix", "_x2", "--writer.format", "webp")])
-def test_an_output_that_looks_like_that_of_another_file_is_named(
-    folder: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture, more: tuple[str, ...]
-) -> None:
-    """A new file with the name of another one changes the name of the other output."""
-    suffix, end = ("_x2" if "_x2" in more else ""), ("webp" if "webp" in more else "png")
-    (folder / "a.png").rename(folder / "a.bmp")
-    predict(enlarger, folder, *more)
-    assert STALE not in caplog.text
-    smooth((20, 24)).save(folder / "a.png")
-    predict(enlarger, folder, *more)
-    old, new = OUT / f"a{suffix}.{end}", f"a.bmp{suffix}.{end}"
-    said = f"{old.resolve()} {STALE} {folder}/a.bmp, whose output is now {new}: remove it"
-    assert caplog.text.count(said) == caplog.text.count(STALE) == 1
-    made = [f"a.bmp{suffix}.{end}", f"a.png{suffix}.{end}", f"a{suffix}.{end}"]
-    assert written()[:3] == sorted(made)
-    assert pixels(OUT / f"a.png{suffix}.{end}").shape[:2] == (48, 40)
-    caplog.clear()
-    old.unlink()
-    predict(enlarger, folder, *more)
-    assert STALE not in caplog.text
-    (folder / "a.png").unlink()  # and back again
-    predict(enlarger, folder, *more)
-    assert f"{(OUT / new).resolve()} {STALE} {folder}/a.bmp, whose output is now a{suffix}" in (
-        caplog.text
-    )
-    assert caplog.text.count(STALE) == 1
-
-
 def test_to_a_size(folder: Path, enlarger: Enlarger) -> None:
     """Whatever their own sizes, and with transparency."""
     smooth(mode="RGBA").save(folder / "a.png")
@@ -121,19 +89,6 @@ def test_what_is_done_is_skipped(
     assert "0 images written, 2 skipped (done before), 0 unusable" in caplog.text
     assert len(lines()) == 2
     assert pixels(OUT / "a.png").shape == (40, 48, 3)
-
-
-def test_what_was_made_otherwise_is_not_kept_in_silence(
-    folder: Path, enlarger: Enlarger, refusal: Refusal
-) -> None:
-    predict(enlarger, folder / "a.png")
-    more = ("--data.init_args.predict", folder, "--data.init_args.scale", "4")
-    sentence = refusal(*PREDICT, *more)
-    assert sentence.startswith("1 of 1 outputs in ")
-    assert "data.scale: 2.0 -> 4.0 (1)" in sentence
-    assert written() == ["a.png"]
-    enlarger(*PREDICT, *more, "--writer.changed", "renew")
-    assert pixels(OUT / "a.png").shape == (80, 96, 3)
 
 
 def test_other_weights_of_the_same_name_are_seen(

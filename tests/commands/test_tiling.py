@@ -53,7 +53,7 @@ def test_tiles_are_a_matter_of_memory(noisy: str, enlarger: Enlarger) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (("--tiling.size", 0), "tiling.size is 0; it must be at least 1"),
+        (("--tiling.size", 0), "tiling.size is 0; expected an integer above 0"),
         (("--tiling.size", 32, "--tiling.overlap", 32), "tiles of 32 pixels cannot overlap by 32"),
         (("--tiling.where", "latent"), "tiling.where is latent, and Noisy has no tiles of latents"),
         (("--tiling.window", "hann"), "tiling.window"),

@@ -33,6 +33,7 @@ A, B = ("--config", "a.yaml"), ("--config=b.yaml",)
         (A, "model.init_args.scale", "parts/m.yaml, line 3: "),
         (("--model", "parts/m.yaml"), "model.scale", "parts/m.yaml, line 3: "),
         (A, "model.other", ""),
+        ((), "model.scale", ""),
         (("--config", "none.yaml"), "model.scale", ""),
         (("--config", "self.yaml"), "model.scale", ""),
     ],

@@ -200,7 +200,7 @@ def test_diffusers_reads_its_networks(kind: str, tmp_path: Path) -> None:
     expected = denoiser(z, t, Condition(text=text))
     plain = CLASSES[kind][0].from_pretrained(out, subfolder="unet", low_cpu_mem_usage=False)
     assert torch.equal(plain(z, t, text).sample, expected)
-    ours = WRAPPERS[kind].from_pretrained(str(out))
+    ours = WRAPPERS[kind](str(out))
     assert torch.equal(ours.eval()(z, t, Condition(text=text)), expected)
     assert (out / "vae").is_dir() == (kind == "image")
     if kind == "image":
