@@ -133,7 +133,8 @@ class ImageModel(Loaded, Logged, Optimised, ABC):
         if not (self.half_training if training else self.half_outputs):
             raise ValueError(
                 f"trainer.precision is {precision}, by which {type(self).__name__} loses too much "
-                f"in {'training' if training else 'its outputs'}: set it to {precision.removesuffix('true')}mixed"
+                f"in {'training' if training else 'its outputs'}: set it to "
+                f"{precision.removesuffix('true')}mixed"
             )
 
     def configure_model(self) -> None:
