@@ -78,7 +78,7 @@ ROWS = (
     ),
     Row(
         "tests",
-        "-m pytest -q -m gpu -p no:cacheprovider tests/contracts tests/degradations "
+        "-m pytest -q -m gpu -n 8 -p no:cacheprovider tests/contracts tests/degradations "
         "tests/lightning_modules tests/callbacks tests/datamodules",
         90.0,
     ),

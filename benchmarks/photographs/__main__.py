@@ -116,11 +116,11 @@ def _fill(table: Table, row: Row) -> None:
     note = _run(row.name, command, table.needed(command))
     for name in table.sets[row.set].tables:
         compared = table.tables[name]
-        others = (compared.bicubic, compared.regression) if row.generative else ()
+        others = {"bicubic": compared.bicubic, "regression": compared.regression}
         controls = {
             f"{label} + noise": other
-            for label, other in zip(("bicubic", "regression"), others, strict=False)
-            if _note("test", other)
+            for label, other in others.items()
+            if row.generative and _note("test", other)
         }
         made = [note["digest"], *(_note("test", other)["digest"] for other in controls.values())]
         place = NOTES / f"numbers_{row.name}_{name}.json"

@@ -81,7 +81,7 @@ class Row:
 class Set:
     """What rows are tested on.
 
-    tables: Names of its datasets, each of which is a table of the page.
+    tables: Names of its datasets; the page has a table for each.
     options: Options of ``test``.
     """
 

@@ -1,4 +1,4 @@
-"""Speed of training: `python -m benchmarks.speed.training`, one row for each shipped network.
+"""Speed of training: `python -m benchmarks.speed.training`, for three shipped networks.
 
 Each row is `main.py fit` of a configuration, in a process of its own, on the photographs that come
 with the environment: steps a second once it runs, seconds until its first step has ended, TFLOP a
@@ -27,9 +27,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.report import device, write_report
+from benchmarks.report import REPOSITORY, device, write_report
 
-ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = "ENLARGER_TRAINING"  # variable with the settings of Measured, as JSON
 COUNTED, WARM = 1, 8  # the batch that is counted; the first that is timed
 PEAKS = {"H200": 989.0, "H100": 989.0, "A100": 312.0}  # TFLOP/s of dense bf16
@@ -159,7 +158,7 @@ def _fit(row: str, folder: str, options: argparse.Namespace, steps: int, callbac
         *("--trainer.callbacks", callback, "--run.root", folder),
         *("--data.workers", str(options.workers), *shlex.split(options.more)),
     ]
-    subprocess.run(command, cwd=ROOT, timeout=options.limit, check=True)
+    subprocess.run(command, cwd=REPOSITORY, timeout=options.limit, check=True)
 
 
 def main() -> None:

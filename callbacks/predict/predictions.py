@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import threading
@@ -15,6 +14,7 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
+from files.locks import lock, unlock
 from files.owned import refuse_foreign
 from files.paths import PREDICTIONS, open_regular, size_and_time
 
@@ -202,17 +202,14 @@ class Predictions:
             # On a disk that several machines share, the end is only known under a lock. Without
             # locks, appends of one machine are still sequential. Not lockf: a process loses that
             # lock when any of its threads closes the file.
-            with contextlib.suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock(descriptor)
             size = os.fstat(descriptor).st_size
             if size and os.pread(descriptor, 1, size - 1) != b"\n":  # truncated by a full disk
                 data = b"\n" + data
             if os.write(descriptor, data) != len(data):
                 raise OSError(f"{self.path}: a line could not be written whole; is the disk full?")
         finally:
-            with contextlib.suppress(OSError):  # explicitly: a forked child may have it open, too
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-            os.close(descriptor)
+            unlock(descriptor)
 
 
 def options_of(config: Mapping[str, Any]) -> Options:

@@ -12,7 +12,6 @@ The segments are joined by copying their packets, beside those of the input's au
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import heapq
 import io
 import json
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from callbacks.predict.files import Pixels, long_name_errors
+from files.locks import try_lock, unlock
 from files.owned import (
     UNFINISHED,
     NotOursError,
@@ -93,7 +93,7 @@ def remove_parts(target: Path) -> None:
     if not parts.is_dir():
         return
     try:
-        lock = _locked(parts, target, fcntl.LOCK_EX)
+        lock = _locked(parts, target)
     except ValueError:
         return
     for path in parts.iterdir():
@@ -101,7 +101,7 @@ def remove_parts(target: Path) -> None:
             remove_file(path)
     with contextlib.suppress(NotOursError):
         remove_folder(parts, _is_part)
-    _unlock(lock)
+    unlock(lock)
 
 
 class VideoWriter:
@@ -138,8 +138,7 @@ class VideoWriter:
         self._parts = parts_folder(target)
         with long_name_errors():
             self._parts.mkdir(parents=True, exist_ok=True)
-        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-        self._lock: int | None = _locked(self._parts, target, kind)
+        self._lock: int | None = _locked(self._parts, target, shared)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="video")
         self._pending: deque[Future[None]] = deque()
         if _made_in(self._parts) is None:
@@ -223,7 +222,7 @@ class VideoWriter:
         self._pool.shutdown(cancel_futures=True)
         self._pending.clear()
         if self._lock is not None:
-            _unlock(self._lock)
+            unlock(self._lock)
         self._lock = None
 
     def _encode(self, pixels: Pixels, frame: VideoFrame) -> None:
@@ -447,32 +446,17 @@ def _is_part(name: str) -> bool:
     return name == MADE or any(kind.fullmatch(name) for kind in (NAME, UNFINISHED))
 
 
-def _locked(folder: Path, target: Path, kind: int) -> int:
+def _locked(folder: Path, target: Path, shared: bool = False) -> int:
     descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    if not try_lock(descriptor, shared):
         os.close(descriptor)
-        raise ValueError(f"another process is writing {target}") from error
-    except OSError:  # a disk without locks
-        pass
+        raise ValueError(f"another process is writing {target}")
     return descriptor
 
 
-def _only_mine(lock: int) -> bool:
+def _only_mine(descriptor: int) -> bool:
     """Make a shared lock exclusive; return whether no other process shares it."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        with contextlib.suppress(OSError):  # the attempt may have lost it
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
-    except OSError:  # a disk without locks
-        pass
-    return True
-
-
-def _unlock(descriptor: int) -> None:
-    with contextlib.suppress(OSError):  # explicitly: a forked child may have it open, too
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-    os.close(descriptor)
+    if try_lock(descriptor):
+        return True
+    try_lock(descriptor, shared=True)  # the attempt may have lost it
+    return False

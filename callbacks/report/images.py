@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -29,9 +29,6 @@ from callbacks.results.files import set_aside, storable
 from callbacks.tensorboard import MetricProtocol
 from degradations.bicubic import resize
 from files.owned import remove_file, whole_file, write_whole
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 VERSION = 1

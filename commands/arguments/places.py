@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def place_of(key: str, typed: Sequence[str]) -> str:
 
 
 def _options(typed: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for word, following in zip(typed, [*typed[1:], ""], strict=False):
+    for word, following in pairwise([*typed, ""]):
         if word.startswith("--"):
             option, equals, value = word[2:].partition("=")
             yield option, value if equals else following

@@ -42,7 +42,7 @@ def wanted(given):
 class TestTraining:
     @pytest.mark.parametrize(("strength", "reweight"), [(0.0, True), (1.0, False)])
     def test_the_loss_is_that_of_bits_said_by_the_image(self, strength, reweight):
-        """Also where bits are flipped, and labels mend them."""
+        """Holds also when bits are flipped and the labels correct them."""
         model = method(flip_strength=strength, flip_scales=2, reweight=reweight)
         torch.manual_seed(1)
         loss = model.training_step(batch(), 0)
