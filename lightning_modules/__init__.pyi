@@ -22,7 +22,6 @@ from .base import Generator as Generator
 from .base import ImageModel as ImageModel
 from .base import SuperResolver as SuperResolver
 from .casarbi import CasArbi as CasArbi
-from .chain import Chain as Chain
 from .controls.direct import AttnSF as AttnSF
 from .controls.direct import Direct as Direct
 from .controls.finetune import FineTune as FineTune

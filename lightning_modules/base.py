@@ -15,7 +15,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
@@ -26,7 +25,6 @@ from lightning_modules.noise import Noise, Size, seeds_of, with_noise_seeds
 from lightning_modules.optimisation import Optimised, adam
 from lightning_modules.sampling.color import ColorFix
 from lightning_modules.sampling.enlarging import InTiles, in_range
-from lightning_modules.sampling.together import check_same
 from lightning_modules.weights import shape_text
 
 if TYPE_CHECKING:
@@ -197,14 +195,7 @@ class SuperResolver(InTiles, ImageModel):
     def predict_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Tensor] | None:
-        """Enlarge one image as ``enlarge``, in tiles if it is large; None if it could not be read.
-
-        Raises:
-            ValueError: As in ``enlarge``; and if the processes are to make tiles together, and have
-                different images.
-        """
-        if self.tiling.together and dist.is_initialized():
-            check_same((batch["key"], "error" in batch))
+        """Enlarge an image, in tiles if it is large; None if it could not be read."""
         return None if "error" in batch else self.enlarge(batch, tiled=True)
 
 

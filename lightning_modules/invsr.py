@@ -22,7 +22,6 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -135,7 +134,7 @@ class InvSR(InLatents, Adversarial):
         self.discriminator_weights = training.discriminator_weights
         self.tile, self.tile_overlap, self.tile_window = self.patch, self.patch // 2, "gaussian"
         self.tile_least = self.patch
-        self.tile_always = self.tiles_latents = True
+        self.tile_always = True
         self._check()
         self.tile_multiple = self.multiple
         self.plan()  # raises if sampling is impossible
@@ -224,12 +223,8 @@ class InvSR(InLatents, Adversarial):
         sigma = self.schedule.level(indices[0]).sigma
         z = y + sigma * self._noise(self.predictor, lr, y, indices[0], noise.stream("start"))
         conditions = self._conditions(batch)
-        guidance = self.sampling.guidance
         for now, then in itertools.pairwise([*indices, -1]):
-            x0 = self.in_tiles(
-                partial(self._clean, t=now, conditions=conditions, guidance=guidance),
-                *(z, self._per_lr, 1, self._sides),
-            )
+            x0 = self._clean(z, now, conditions, self.sampling.guidance)
             levels = self.schedule.level(now), self.schedule.level(then)
             if self.sampling.solver == "euler" or then < 0:
                 z = euler(z, x0, *levels)
@@ -237,39 +232,21 @@ class InvSR(InLatents, Adversarial):
                 by = self.middle if self.sampling.solver == "predicted" else None
                 fresh = self._noise(by, lr, y, then, noise.stream(then))
                 z = euler_ancestral(z, x0, *levels, fresh)
-        image = self.in_tiles(self.space.decode, z, self._per_lr, self.space.factor)
-        return mirrored.crop(image, batch["size"])
+        return mirrored.crop(self.space.decode(z), batch["size"])
 
     def _encoded(self, lr: Tensor, noise: Noise) -> Tensor:
-        def moments(image: Tensor) -> Tensor:
-            mean, deviation = self.space.distribution(image)
-            return mean if deviation is None else torch.cat([mean, deviation], 1)
-
         size = (round(lr.shape[-2] * self.scale), round(lr.shape[-1] * self.scale))
-        factor = self.space.factor
-        both = self.in_tiles(
-            moments, enlarged(lr, size), self.scale, Fraction(1, factor), factor * self._sides
-        )
-        mean, deviation = both.tensor_split([self.space.channels], 1)
-        if self.sampling.deterministic or not deviation.shape[1]:
-            return mean
-        return mean + deviation * noise.normal(mean.shape)
+        return self.space.encode(enlarged(lr, size), None if self.sampling.deterministic else noise)
 
     def _noise(
         self, predictor: NoisePredictor | None, lr: Tensor, y: Tensor, t: int, noise: Noise
     ) -> Tensor:
         if predictor is None:
             return noise.normal(y.shape)
-        unit = predictor.divisor
-
-        def moments(image: Tensor) -> Tensor:
-            return torch.cat(predictor(image, float(t)), 1)
-
-        both = self.in_tiles(moments, lr, 1, Fraction(1, unit), unit)
-        gaussian = Gaussian(*both.chunk(2, 1))
-        return (
-            gaussian.mean if self.sampling.deterministic else gaussian.sample(noise.normal(y.shape))
-        )
+        gaussian: Gaussian = predictor(lr, float(t))
+        if self.sampling.deterministic:
+            return gaussian.mean
+        return gaussian.sample(noise.normal(y.shape))
 
     def _clean(
         self, z_t: Tensor, t: Tensor | int, conditions: Conditions, guidance: float = 1.0
@@ -277,11 +254,8 @@ class InvSR(InLatents, Adversarial):
         def predict(z: Tensor, t: Tensor, condition: Condition) -> Tensor:
             return cast(Tensor, self.denoiser(z, t, condition))
 
-        count = len(z_t)
-        steps = torch.full((count,), t, device=z_t.device) if isinstance(t, int) else t
-        with_it, without = (_repeated(condition, count) for condition in conditions)
-        z = self.schedule.scale_input(z_t, t)
-        raw = guided(predict, z, steps, with_it, without, guidance)
+        steps = torch.full((len(z_t),), t, device=z_t.device) if isinstance(t, int) else t
+        raw = guided(predict, self.schedule.scale_input(z_t, t), steps, *conditions, guidance)
         return self.schedule.to_x0(raw, z_t, t)
 
     @torch.no_grad()
@@ -358,10 +332,6 @@ class InvSR(InLatents, Adversarial):
     def _sides(self) -> int:
         # The denoiser requires latents' sides to be multiples of this.
         return int(2 ** (len(self.denoiser.unet.config.block_out_channels) - 1))
-
-    @property
-    def _per_lr(self) -> float:
-        return self.scale / self.space.factor
 
     # ------------------------------------------------------------------------- checks and weights
 
@@ -507,9 +477,3 @@ class InvSR(InLatents, Adversarial):
 
 def _frozen(module: Part | None) -> Part | None:
     return None if module is None else module.requires_grad_(False)
-
-
-def _repeated(condition: Condition, count: int) -> Condition:
-    # For `count` tiles, which are in order of tiles, not of images.
-    parts = condition.used.items()
-    return Condition(**{name: torch.cat([part] * (count // len(part))) for name, part in parts})

@@ -21,7 +21,6 @@ from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.base import ImageModel
 from lightning_modules.casarbi import CasArbi, ShiftSampling
-from lightning_modules.chain import Chain
 from lightning_modules.controls import direct, finetune, sd, simple
 from lightning_modules.diffusion import Diffusion
 from lightning_modules.first_stage.autoencoder import Autoencoder
@@ -170,7 +169,7 @@ MEMORISES = {
     NSARM: test_memorise_nsarm.test_both_stages,
     NSARMStageOne: test_memorise_nsarm.test_both_stages,
 }
-NOTHING_TRAINED = [Chain, simple.Bicubic, simple.FolderOutputs, simple.RoundTrip]
+NOTHING_TRAINED = [simple.Bicubic, simple.FolderOutputs, simple.RoundTrip]
 OTHERS = {
     **dict.fromkeys(NOTHING_TRAINED, "it trains nothing"),
     **dict.fromkeys([Regression, ResShiftControl, simple.LatentRegression], "it does not sample"),

@@ -18,7 +18,6 @@ from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import PixelSpace, Taef2Space
 from lightning_modules.base import ImageModel
 from lightning_modules.casarbi import CasArbi, Stages
-from lightning_modules.chain import Chain
 from lightning_modules.controls.direct import Direct
 from lightning_modules.controls.finetune import FineTune, LoRA
 from lightning_modules.controls.sd import SDSR, SDUpscale
@@ -160,11 +159,6 @@ def nsarm(kind, *parts):
 # folder. Several for one class are all tested.
 EXAMPLES = {
     CasArbi: {f"adapter {kind}": casarbi(kind) for kind in ("fourier", "mlp", "none")},
-    Chain: {
-        "of two": lambda scale, folder: Chain(
-            scale, [ResShift(scale, Denoiser(), PixelSpace()), Bicubic(1)]
-        )
-    },
     Diffusion: {"pixels": diffusion},
     Direct: {"pixels": from_base(Direct)},
     FineTune: {"pixels": trained_on},

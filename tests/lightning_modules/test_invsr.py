@@ -182,7 +182,7 @@ def test_sampling_starts_at_the_levels_that_were_trained() -> None:
     for start, sigma in released.items():
         method, given = invsr(predictor=None, start=start, deterministic=True).eval(), batch()
         z: list[Tensor] = []
-        method._clean = lambda z_t, z=z, **_: z.append(z_t) or z_t
+        method._clean = lambda z_t, *_, z=z: z.append(z_t) or z_t
         method.restore(given, Noise(given["seed"]))
         y = method.space.encode(enlarged(given["lr"], given["size"]))
         noise = Noise(given["seed"]).stream("start").normal(y.shape)

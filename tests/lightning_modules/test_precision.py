@@ -17,7 +17,6 @@ from torch import Tensor
 from lightning_modules.adversarial import Adversarial
 from lightning_modules.backbone.space import KLSpace
 from lightning_modules.base import ImageModel
-from lightning_modules.chain import Chain
 from lightning_modules.controls.finetune import FineTune
 from lightning_modules.controls.simple import FolderOutputs
 from lightning_modules.first_stage.tokenizer import Tokenizer
@@ -41,7 +40,7 @@ ROWS = {
 METHODS = {
     f"`{cls.__name__}`": examples
     for cls, examples in {**EXAMPLES, **OTHERS}.items()
-    if cls not in (Chain, FolderOutputs)  # what its parts do; nothing
+    if cls is not FolderOutputs
 }
 QUICK = ("`Diffusion`", "`NSARM`", "`Regression`", "`ResShift`", "`SDSR`")
 
