@@ -39,7 +39,7 @@ class ImageModel(Loaded, Logged, Optimised, ABC):
     Args:
         scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
         optimizer: Makes the optimiser of the trainable parameters.
-        lr_scheduler: Makes the learning-rate schedule, stepped once a step (or once a validation
+        lr_scheduler: Makes the learning-rate schedule, stepped once a step (or once an epoch
             where it monitors a validation metric); none by default.
         weights: Weights to start from: a file, or a name of ``configs/weights.yaml``, in which
             ``{scale}`` is filled in.
