@@ -43,7 +43,6 @@ from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import ShiftSampler, ShiftSolver
 from lightning_modules.settings import changed
 from lightning_modules.weights import (
-    Weights,
     fingerprint,
     load_strictly,
     part_of,
@@ -495,17 +494,6 @@ class CasArbi(SuperResolver):
         if self.network is None:
             return {}
         return {"process": self.process.settings, "domain": self.domain}
-
-    def compare(self, weights: Weights) -> None:
-        """Warn if the network was trained with another process, or in another domain."""
-        super().compare(weights)
-        domain = weights.trained_with.get("domain", self.domain)
-        if self.network is not None and domain != self.domain:
-            log.warning(
-                "model.init_args.domain is %s, and %s was trained with %s: its outputs are wrong "
-                "here until it has been trained further",
-                *(self.domain, weights.name, domain),
-            )
 
     def _name_base(self, name: str) -> None:
         source = f"{name} {fingerprint(self.base.state_dict())}"

@@ -41,9 +41,8 @@ from lightning_modules.backbone.space import Space
 from lightning_modules.inversion import ONE_STEP, PAPER, Sampling, Training, timesteps_for
 from lightning_modules.latents import (
     InLatents,
+    check_base,
     check_channels,
-    check_run,
-    compare_schedule,
     enlarged,
     fit_predictor,
     latent_pair,
@@ -60,7 +59,7 @@ from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import euler, euler_ancestral
 from lightning_modules.sampling.tiling import padded
 from lightning_modules.settings import changed
-from lightning_modules.weights import Weights, fingerprint, load_part, read_weights, same_weights
+from lightning_modules.weights import fingerprint, load_part, read_weights, same_weights
 
 if TYPE_CHECKING:
     from files.batch import Batch
@@ -343,13 +342,13 @@ class InvSR(InLatents, Adversarial):
         super().load_parts(find)
         if self.denoiser_weights is not None:
             self.denoiser.load(find("denoiser_weights", self.denoiser_weights))
-            check_run(self.denoiser, self.space, self.schedule)
         if self.middle is not None and self.sampling.middle_weights is not None:
             key = "sampling.middle_weights"
             found = read_weights(find(key, self.sampling.middle_weights))
             # In the run that trained it, it was the predictor.
             own = load_part(self.middle, found, "predictor", from_official, key)
-            self._compare_uses(found, between=True)
+            if found.trained_with.get("starting"):
+                log.warning("%s was trained for the start, not between steps", found.name)
             # It is frozen, so checkpoints and results name its source.
             cast(Any, self.middle).source = f"{found.name} {fingerprint(own)}"
         weights = self.losses.perceptual_weights
@@ -364,27 +363,6 @@ class InvSR(InLatents, Adversarial):
     def trained_with(self) -> dict[str, Any]:
         """The starts, and whether the predictor is for them."""
         return {"starts": list(self.losses.starts), "starting": self.losses.starting}
-
-    def compare(self, weights: Weights) -> None:
-        """Warn if sampling uses the predictor for what it was not trained for."""
-        super().compare(weights)
-        if self.predictor is not None and self.losses.starting:
-            self._compare_uses(weights, between=False)
-
-    def _compare_uses(self, weights: Weights, between: bool) -> None:
-        # Of a predictor, for the noise between the steps or at the start.
-        trained = weights.trained_with
-        if "starts" not in trained:
-            return
-        wanted = self.plan()[1:] if between else self.plan()[:1]
-        starts = trained["starts"][1:] if between else trained["starts"]
-        if trained["starting"] == between or set(wanted) - set(starts):
-            log.warning(
-                "%s was trained with training.starting %s and starts %s, and model.init_args uses "
-                "it %s at timesteps %s: its outputs are wrong until it has been trained further",
-                *(weights.name, str(trained["starting"]).lower(), trained["starts"]),
-                *("between the steps" if between else "at the start", wanted),
-            )
 
     def _load_perceptual(self) -> None:
         if self._find_perceptual is not None:
@@ -403,15 +381,15 @@ class InvSR(InLatents, Adversarial):
             )
 
     def setup(self, stage: str) -> None:
-        """Raise if a frozen part has no trained weights; warn of a schedule unlike the base's.
+        """Raise if a frozen part has no trained weights, or another than the base was trained with.
 
         Raises:
             FileNotFoundError: If the file of the perceptual distance is missing.
             ValueError: If the denoiser, the autoencoder, or another part has random weights; or the
-                base was not trained at a start.
+                base was trained with others, with another schedule, or not at a start.
         """
         super().setup(stage)
-        compare_schedule(self.denoiser, self.schedule)
+        check_base(self.denoiser, self.space, self.schedule)
         if not self.denoiser.source:
             raise ValueError(
                 "InvSR needs a trained denoiser that is frozen: set its folder or "
