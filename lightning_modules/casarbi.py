@@ -235,7 +235,6 @@ class CasArbi(SuperResolver):
         self.noise_probability, self.noise_level = noise_probability, noise_level
         # A buffer outside the frozen base, so that checkpoints and exported files hold it.
         self.register_buffer("sigma_r", torch.tensor(0.0))
-        self._read: tuple[Tensor, int, float] | None = None  # sigma_r, its version, its value
 
     @property
     def output_settings(self) -> dict[str, str | int | float]:
@@ -309,7 +308,7 @@ class CasArbi(SuperResolver):
         level = torch.zeros(len(y), device=y.device)
         # All in units of sigma_r, as the network's output. In Lightning's sanity check before
         # training, it is not measured yet.
-        sigma = self._sigma() or 1.0
+        sigma = self.sigma_r.item() or 1.0
         unit, noise_unit = self._unit(sigma), self._noise_unit(sigma)
         # Of plain numbers: the table is on the CPU, and sigma_r may be elsewhere.
         deviations = (self._deviations(process.etas, unit, noise_unit) / unit).tolist()
@@ -369,15 +368,6 @@ class CasArbi(SuperResolver):
         eta, _ = self.process.at(t, x)
         units = self._unit(self.sigma_r), self._noise_unit(self.sigma_r)
         return x / self._deviations(eta, *units)
-
-    def _sigma(self) -> float:
-        # Read from the device when it has changed: the host would wait for it in each stage.
-        if self.sigma_r.is_inference():  # which has no version
-            return float(self.sigma_r)
-        now = (self.sigma_r, self.sigma_r._version)
-        if self._read is None or self._read[0] is not now[0] or self._read[1] != now[1]:
-            self._read = (*now, float(self.sigma_r))
-        return self._read[2]
 
     def _deviations(self, eta: Tensor, unit: Tensor | float, noise: Tensor | float) -> Tensor:
         kept = (1 - eta) * unit if self.domain == "residual" else 1.0

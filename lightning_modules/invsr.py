@@ -447,10 +447,7 @@ class InvSR(InLatents, Adversarial):
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map a released file, which has only the predictor; other parts stay."""
-        own = self.state_dict().items()
-        kept = {k: v for k, v in own if not k.startswith("predictor.")}
-        found = {f"predictor.{name}": tensor for name, tensor in from_official(tensors).items()}
-        return {**kept, **found}
+        return self.with_parts(predictor=from_official(tensors))
 
 
 def _frozen(module: Part | None) -> Part | None:

@@ -125,6 +125,15 @@ class Loaded(Method, LightningModule):
         """
         return tensors
 
+    def with_parts(self, **parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of the model, those of some parts from a file.
+
+        Args:
+            **parts: By the attribute's name, tensors by the part's own names.
+        """
+        others = {k: v for k, v in self.state_dict().items() if k.partition(".")[0] not in parts}
+        return others | {f"{part}.{k}": v for part, of in parts.items() for k, v in of.items()}
+
     def _named(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         bare = bare_names(tensors)
         if self.state_dict().keys().isdisjoint(bare):

@@ -256,6 +256,16 @@ class FromBase(InLatents, Generator):
         first = self.schedule.level(self.sampled[0])
         return self.eps(size, noise, frames) * (first.alpha**2 + first.sigma**2) ** 0.5
 
+    @torch.no_grad()
+    def generate(self, batch: Batch, noise: Noise) -> Tensor:
+        """Run all steps from noise of the output's size.
+
+        Raises:
+            ValueError: If a side is no multiple of the space's factor, or of ``scale``.
+        """
+        size = (batch["size"][0], batch["size"][1])
+        return self.space.decode(self.direct(batch, size, self.trained_size(size), noise))
+
     def direct(self, batch: Batch, size: Size, base: Size, noise: Noise) -> Tensor:
         """Run all steps from noise of this size, and return the clean sample.
 
