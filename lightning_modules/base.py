@@ -2,8 +2,8 @@
 
 Your own method is a subclass of ``SuperResolver`` with ``training_step`` and ``restore``, or of
 ``Generator`` with ``training_step`` and ``generate``. What all methods share is elsewhere:
-optimisers and schedules in ``optimisation.py``, ``log`` in ``logged.py``, weights and checkpoints
-in ``loading.py``, tiles and colours in ``sampling/enlarging.py``.
+optimisers and schedules in ``optimisation.py``, weights and checkpoints in ``loading.py``, tiles
+and colours in ``sampling/enlarging.py``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from torch import Tensor
 
 from degradations.draws import seed_of
 from lightning_modules.loading import Loaded
-from lightning_modules.logged import Logged
 from lightning_modules.noise import Noise, Size, seeds_of, with_noise_seeds
 from lightning_modules.optimisation import Optimised, adam
 from lightning_modules.sampling.color import ColorFix
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from lightning_modules.backbone.space import Space
 
 
-class ImageModel(Loaded, Logged, Optimised, ABC):
+class ImageModel(Loaded, Optimised, ABC):
     """Base of all methods: the command line accepts any subclass.
 
     Args:
@@ -152,7 +151,6 @@ class ImageModel(Loaded, Logged, Optimised, ABC):
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":
             torch.get_device_module(self.device).manual_seed(seed)
-        super().on_train_batch_start(batch, batch_idx)
 
 
 class SuperResolver(InTiles, ImageModel):

@@ -11,16 +11,6 @@ from typing import Any
 from lightning.pytorch.core.optimizer import do_nothing_closure
 
 
-def writes_step(trainer: Any) -> bool:
-    """Return whether Lightning writes the values of this step.
-
-    No public counter equals its count of steps with accumulation, two optimisers, skipped updates,
-    and resumed runs with another accumulation. Held by ``TestLog`` in
-    tests/lightning_modules/test_base.py.
-    """
-    return bool(trainer.fast_dev_run or trainer._logger_connector.should_update_logs)
-
-
 def exclude_from_step_count(optimizer: Any) -> None:
     """Let the next step of a ``LightningOptimizer`` not count as a training step.
 

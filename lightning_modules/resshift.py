@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
-from torch.nn import functional
 
 from files.numbers import NonNegativeFloat, PositiveInt, UnitInterval
 from lightning_modules.backbone.shifting import ResidualShift
@@ -204,49 +203,3 @@ class ResShift(InLatents, SuperResolver):
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map a released file, which has only the network; the autoencoder stays."""
         return self.with_parts(network=from_official(tensors))
-
-
-class ResShiftControl(ResShift):
-    """ResShift without diffusion, as a control: the same network, trained as a regression.
-
-    The same network and space, with one call per image and only the mean squared error.
-
-    Args:
-        scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
-        prediction: What the network predicts: HR (``sample``), or the enlarged LR minus HR
-            (``residual``).
-    """
-
-    def __init__(
-        self,
-        scale: float,
-        *,
-        prediction: Literal["sample", "residual"] = "sample",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            scale,
-            process=ResidualShift(prediction=prediction),
-            timesteps=None,
-            perceptual=None,
-            perceptual_weight=1.0,
-            perceptual_target="round_trip",
-            **kwargs,
-        )
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the distance between the prediction from the enlarged LR and HR."""
-        z, y = latent_pair(self.space, batch)
-        loss = functional.mse_loss(self._answer(y, batch["lr"]), z)
-        self.log("train/loss", loss, prog_bar=True)
-        return loss
-
-    @torch.no_grad()
-    def restore(self, batch: Batch, noise: Noise) -> Tensor:
-        """One call; deterministic."""
-        lr = padded(batch["lr"], self.divisible).lr
-        return self._image(self._answer(self._anchor(lr), lr), batch)
-
-    def _answer(self, y: Tensor, lr: Tensor) -> Tensor:
-        t = torch.zeros(len(y), dtype=torch.int64, device=y.device)
-        return self.process.to_x0(self.network(y, t, lr * 2 - 1), y, t, y)

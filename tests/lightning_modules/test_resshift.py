@@ -12,7 +12,7 @@ from lightning_modules.backbone.space import PixelSpace, ResShiftVQ
 from lightning_modules.latents import enlarged, latent_pair
 from lightning_modules.networks.swin_unet import SwinUNet, released_mask
 from lightning_modules.noise import Noise
-from lightning_modules.resshift import ResShift, ResShiftControl
+from lightning_modules.resshift import ResShift
 from lightning_modules.weights import fingerprint
 from tests.reference.vqgan import VQGAN
 
@@ -214,24 +214,6 @@ def test_weights_of_another_process_are_warned_about(tmp_path, caplog):
     assert "process" not in caplog.text
     ResShift(4.0, SwinUNet(**SMALL), PixelSpace()).load_weights(tmp_path / "a.ckpt")
     assert "process.steps 15, there 4; process.min_noise 0.04, there 0.2)" in caplog.text
-
-
-# ------------------------------------------------------------------------------------- the control
-
-
-@pytest.mark.parametrize("prediction", ["sample", "residual"])
-def test_the_control_answers_at_once(prediction):
-    given = batch()
-    hr = given["hr"] * 2 - 1
-    y = enlarged(given["lr"], given["size"]) * 2 - 1
-    network = Oracle(hr if prediction == "sample" else y - hr)
-    method = ResShiftControl(4.0, network=network, space=PixelSpace(), prediction=prediction)
-    method.log = lambda *_, **__: None
-    assert method.training_step(given, 0) < 1e-10
-    noise = Noise(given["seed"])
-    torch.testing.assert_close(method.restore(given, noise), given["hr"], rtol=0, atol=1e-6)
-    assert network.got == [[0, 0], [0, 0]]
-    assert noise.calls == 0
 
 
 def test_latents_that_come_along_are_taken():
