@@ -59,7 +59,6 @@ from files.own_modules import import_own
 from files.paths import read_text
 from files.yaml_loader import plain_yaml, strict_loader
 from lightning_modules.base import ImageModel, SuperResolver
-from lightning_modules.chain import Chain
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.tiling import Tiling
 
@@ -321,19 +320,6 @@ def load(
     if not isinstance(module, SuperResolver):
         raise ValueError(f"{source} is a {type(module).__name__}, which does not enlarge images")
     return Enlarger(module, device)
-
-
-def chain(*parts: Enlarger) -> Enlarger:
-    """Return a method that enlarges by several, one after the other.
-
-    Args:
-        parts: What ``load`` returned, in their order. The scale is the product of theirs.
-
-    Raises:
-        ValueError: If there are no parts.
-    """
-    scale = math.prod(part.scale for part in parts)
-    return Enlarger(Chain(scale, [part.module for part in parts]))
 
 
 def _load(source: str, scale: float | None, arguments: dict[str, Any]) -> ImageModel:

@@ -65,6 +65,7 @@ from commands.run.directory import RunDirectory, RunOptions, experiment_name, ru
 from commands.run.files import fingerprint, why_unseen
 from commands.run.loggers import keep_earlier_metrics, name_loggers
 from commands.run.weights import find_weights, freezes, load_trained, needed_files, weights_are_read
+from commands.signals import Stopped
 from commands.tracebacks import sentence_of, status_of
 from commands.world import agree
 from datamodules.base import SRDataModule
@@ -74,7 +75,6 @@ from files.numbers import NonNegativeInt
 from files.paths import expand_path
 from files.yaml_loader import plain_yaml
 from lightning_modules.base import ImageModel, SuperResolver
-from lightning_modules.sampling.stopping import Stopped
 from lightning_modules.sampling.tiling import Tiling
 
 log = logging.getLogger(__name__)

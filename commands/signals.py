@@ -44,6 +44,21 @@ STUCK_SECONDS = 20.0
 WARNING = getattr(signal, "SIGUSR1", None)  # there is time left
 
 
+class Stopped(Exception):  # noqa: N818  (no error)
+    """Raised after a signal, on all processes at the same step of training.
+
+    Args:
+        number: The signal.
+        at: Position of the run, for the message.
+        in_validation: Whether a validation was interrupted, which a continued run repeats first.
+    """
+
+    def __init__(self, number: int, at: str, in_validation: bool = False) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name} {at}")
+        self.number, self.status = number, 128 + number
+        self.in_validation = in_validation
+
+
 class Signals:
     """The flag, the handlers that set it while the trainer runs, and the thread beside it.
 

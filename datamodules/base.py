@@ -31,7 +31,6 @@ from datamodules.sources.videos import VideoFrames
 from degradations.base import Degradation
 from degradations.pool import PairPool
 from files.batch import Batch, Listener
-from files.method import method_of
 from files.numbers import NonNegativeInt, PositiveFloat, PositiveInt
 
 __all__ = ["Augmentation", "CropSettings", "Pixels", "SRDataModule", "Sample", "Source"]
@@ -206,10 +205,6 @@ class SRDataModule(Predicted, LightningDataModule):
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _enlarges_together(self) -> bool:
-        # All processes enlarge each image together, so that each gets all images.
-        return method_of(self.trainer and self.trainer.lightning_module).tiles_are_shared
-
     def _position(self) -> tuple[int, int]:
         return position_of(self.trainer)
 
@@ -228,8 +223,6 @@ class SRDataModule(Predicted, LightningDataModule):
     def _evaluation(self, part: str, batch_size: int) -> list[Loader]:
         left_out = self._left_out if part == "predict" else set()
         seed, ranks, loaders = self.degradation_seed, self._ranks(), []
-        if part == "predict" and self._enlarges_together():
-            ranks = (0, 1)
         for x in self._datasets[part]:
             sampler, workers = None, self.workers
             if isinstance(x, VideoFrames):

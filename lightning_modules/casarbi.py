@@ -43,7 +43,6 @@ from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import ShiftSampler, ShiftSolver
 from lightning_modules.settings import changed
 from lightning_modules.weights import (
-    Weights,
     fingerprint,
     load_strictly,
     part_of,
@@ -236,7 +235,6 @@ class CasArbi(SuperResolver):
         self.noise_probability, self.noise_level = noise_probability, noise_level
         # A buffer outside the frozen base, so that checkpoints and exported files hold it.
         self.register_buffer("sigma_r", torch.tensor(0.0))
-        self._read: tuple[Tensor, int, float] | None = None  # sigma_r, its version, its value
 
     @property
     def output_settings(self) -> dict[str, str | int | float]:
@@ -310,7 +308,7 @@ class CasArbi(SuperResolver):
         level = torch.zeros(len(y), device=y.device)
         # All in units of sigma_r, as the network's output. In Lightning's sanity check before
         # training, it is not measured yet.
-        sigma = self._sigma() or 1.0
+        sigma = self.sigma_r.item() or 1.0
         unit, noise_unit = self._unit(sigma), self._noise_unit(sigma)
         # Of plain numbers: the table is on the CPU, and sigma_r may be elsewhere.
         deviations = (self._deviations(process.etas, unit, noise_unit) / unit).tolist()
@@ -370,15 +368,6 @@ class CasArbi(SuperResolver):
         eta, _ = self.process.at(t, x)
         units = self._unit(self.sigma_r), self._noise_unit(self.sigma_r)
         return x / self._deviations(eta, *units)
-
-    def _sigma(self) -> float:
-        # Read from the device when it has changed: the host would wait for it in each stage.
-        if self.sigma_r.is_inference():  # which has no version
-            return float(self.sigma_r)
-        now = (self.sigma_r, self.sigma_r._version)
-        if self._read is None or self._read[0] is not now[0] or self._read[1] != now[1]:
-            self._read = (*now, float(self.sigma_r))
-        return self._read[2]
 
     def _deviations(self, eta: Tensor, unit: Tensor | float, noise: Tensor | float) -> Tensor:
         kept = (1 - eta) * unit if self.domain == "residual" else 1.0
@@ -495,17 +484,6 @@ class CasArbi(SuperResolver):
         if self.network is None:
             return {}
         return {"process": self.process.settings, "domain": self.domain}
-
-    def compare(self, weights: Weights) -> None:
-        """Warn if the network was trained with another process, or in another domain."""
-        super().compare(weights)
-        domain = weights.trained_with.get("domain", self.domain)
-        if self.network is not None and domain != self.domain:
-            log.warning(
-                "model.init_args.domain is %s, and %s was trained with %s: its outputs are wrong "
-                "here until it has been trained further",
-                *(self.domain, weights.name, domain),
-            )
 
     def _name_base(self, name: str) -> None:
         source = f"{name} {fingerprint(self.base.state_dict())}"

@@ -37,7 +37,6 @@ from lightning_modules.networks.feature_upsampler import FeatureUpsampler, Place
 from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.captions import drop_captions, frames_of, training_images
 from lightning_modules.settings import as_option, changed
-from lightning_modules.weights import Weights
 
 if TYPE_CHECKING:
     from files.batch import Batch
@@ -346,16 +345,6 @@ class SelfCascade(FromBase):
     def trained_with(self) -> dict[str, Any]:
         """K, below which upsamplers are trained."""
         return {"K": self.K}
-
-    def compare(self, weights: Weights) -> None:
-        """Warn if the upsamplers were trained for another K."""
-        super().compare(weights)
-        trained = weights.trained_with.get("K", self.K)
-        if trained != self.K:
-            log.warning(
-                "%s was trained below timestep %d, and cascade.pivot_strength makes that %d",
-                *(weights.name, trained, self.K),
-            )
 
 
 @torch.no_grad()

@@ -215,7 +215,7 @@ class Writer(Callback):
         if stage != "predict":
             return
         self._begin()
-        self._shared = trainer.world_size > 1 and not method_of(pl_module).tiles_are_shared
+        self._shared = trainer.world_size > 1
         self._root = self.output_folder(trainer)
         check_folder(self._root)
         if self.page:
@@ -244,8 +244,7 @@ class Writer(Callback):
         check_folder(self._root, to_write=len(done) < len(keys))
         datamodule.skip_in_predict(done)
         if self._videos:
-            if not method_of(pl_module).tiles_are_shared:  # else all processes need the same frames
-                self._abandon = datamodule.abandon_in_predict
+            self._abandon = datamodule.abandon_in_predict
             self._continued = self._begun(done, trainer.is_global_zero)
             datamodule.continue_in_predict(self._continued)
         if trainer.is_global_zero and len(done) < len(keys):
@@ -289,8 +288,6 @@ class Writer(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Submit the images of one batch to the writing threads."""
-        if method_of(pl_module).tiles_are_shared and not trainer.is_global_zero:
-            return  # all processes have this output
         dataset = predicted_dataset(trainer, dataloader_idx)
         keys = [key.removeprefix(f"{getattr(dataset, 'name', '')}/") for key in batch["key"]]
         if "error" in batch:

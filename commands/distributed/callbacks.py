@@ -26,9 +26,9 @@ from commands.run.checkpoints import Checkpoints, SavesLast, checkpoints_of, gra
 from commands.run.directions import check_directions
 from commands.run.files import list_checkpoints
 from commands.run.loggers import log_hyperparameters
+from commands.signals import Stopped
 from datamodules.base import SRDataModule
 from files.method import method_of
-from lightning_modules.sampling.stopping import Stopped, listen, stop_here
 
 if TYPE_CHECKING:
     from commands.distributed.heartbeat import Ranks
@@ -119,10 +119,19 @@ def _expected_size(module: nn.Module) -> int:
 
 
 log = logging.getLogger(__name__)
+_leave: Callable[[], None] | None = None  # raises `Stopped`, within the image at hand
 
 
 def _before_network(module: nn.Module, inputs: Any) -> None:
-    stop_here()
+    # Compiled code would be compiled again when the signal arrives.
+    if not torch.compiler.is_compiling() and _leave is not None:
+        _leave()
+
+
+def _within_image(leave: Callable[[], None] | None) -> None:
+    """Set what raises ``Stopped`` before the next call of a network; None for nothing."""
+    global _leave
+    _leave = leave
 
 
 class Agreement:
@@ -294,21 +303,16 @@ class Stops(SavesLast):
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """Leave before the next image; earlier ones are written."""
-        received = self.ranks.received_signal()
-        if self._agreement is not None and method_of(pl_module).tiles_are_shared:
-            received = self._agreement.now(received)  # all make this image, or none
-        if received:
+        if received := self.ranks.received_signal():
             raise Stopped(received, "before its end")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to leave within images, where no process waits for another in a network."""
         if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
             return
-        listen(lambda: self._leave_image(trainer))
-        # With shared tiles only between tiles, where all processes leave.
-        if not method_of(pl_module).tiles_are_shared:
-            modules = pl_module.modules()
-            self._hooks = [m.register_forward_pre_hook(_before_network) for m in modules]
+        _within_image(lambda: self._leave_image(trainer))
+        modules = pl_module.modules()
+        self._hooks = [m.register_forward_pre_hook(_before_network) for m in modules]
 
     on_test_start = on_predict_start = on_validation_start
 
@@ -330,7 +334,7 @@ class Stops(SavesLast):
         self._ignore_signals()
 
     def _ignore_signals(self) -> None:
-        listen(None)
+        _within_image(None)
         for hook in self._hooks:
             hook.remove()
 

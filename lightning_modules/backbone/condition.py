@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -102,7 +101,7 @@ def guided(
 
 
 class FixedPrompt(nn.Module):
-    """Embeddings of one prompt and its negative, from a file made by ``write``.
+    """Embeddings of one prompt and its negative, from a file of ``python main.py prompt``.
 
     They are buffers that are not stored in checkpoints. Training and sampling need no text encoder.
 
@@ -157,27 +156,6 @@ class FixedPrompt(nn.Module):
                 " set the guidance to 1"
             )
         return Condition(text=self.negative.expand(count, -1, -1))
-
-    @staticmethod
-    def write(
-        path: str | Path,
-        encode: Callable[[Sequence[str]], Tensor],
-        prompt: str,
-        negative: str | None = None,
-    ) -> None:
-        """Write the file of a fixed prompt.
-
-        Args:
-            path: The file to write; its header keeps the texts.
-            encode: From texts to (B, tokens, channels), such as a ``TextEncoder``.
-            prompt: The text.
-            negative: The negative prompt of guidance; empty for "no text".
-        """
-        from safetensors.torch import save_file
-
-        texts = {"prompt": prompt} | ({} if negative is None else {"negative": negative})
-        tensors = {name: encode([text])[0].float().cpu().clone() for name, text in texts.items()}
-        save_file(tensors, path, metadata={"texts": json.dumps(texts)})
 
 
 class TextEncoder(nn.Module):

@@ -17,9 +17,16 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from files.paths import expand_path
 from files.tensors import bare_names
 from lightning_modules.backbone.condition import Condition
-from lightning_modules.backbone.library import Flags, beside, pretrained, run_as, untrained
+from lightning_modules.backbone.library import (
+    Flags,
+    library_class,
+    pretrained,
+    run_as,
+    untrained,
+)
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import named
 from lightning_modules.networks.attachments import (
@@ -274,11 +281,13 @@ class UNet3D(UNet2D):
 
 
 def _schedule_of(network: str, revision: str | None) -> Mapping[str, Any] | None:
-    file = beside(network, "scheduler/scheduler_config.json", revision)
-    if file is not None:
-        # A process that no Schedule can have, or no configuration at all.
-        with suppress(ValueError, OSError, TypeError, AttributeError):
-            return Schedule.from_config(file).settings
+    # A process that no Schedule can have, or no configuration at all.
+    with suppress(ValueError, OSError):
+        place = expand_path(network, "network")
+        config = library_class("DDIMScheduler").load_config(
+            place, subfolder="scheduler", revision=revision, local_files_only=True
+        )
+        return Schedule.from_config(config).settings
     return None
 
 

@@ -103,24 +103,6 @@ def _cannot_load(key: str, place: str, subfolder: str | None, error: OSError) ->
     )
 
 
-def beside(path: str, file: str, revision: str | None = None) -> Path | None:
-    """Return a file of a folder in diffusers' layout, or of the hub's cache; None if missing.
-
-    Args:
-        path: Folder, or name on the hub. Environment variables are expanded.
-        file: Name of the file in it.
-        revision: Branch, tag or commit on the hub.
-    """
-    place = expand_path(path, "network")
-    if Path(place).is_dir():
-        found: Any = Path(place, file)
-    else:
-        from huggingface_hub import try_to_load_from_cache  # slow to import
-
-        found = try_to_load_from_cache(place, file, revision=revision)
-    return Path(found) if isinstance(found, str | Path) and Path(found).is_file() else None
-
-
 @dataclass(frozen=True)
 class Flags:
     """How a network runs.

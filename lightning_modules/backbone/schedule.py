@@ -7,10 +7,8 @@ All tables are float64 on the CPU. A network may predict the noise ("epsilon"), 
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -100,35 +98,27 @@ class Schedule:
         self._tables = Table(self._alphas), Table(self._sigmas)
 
     @classmethod
-    def from_config(
-        cls, config: Mapping[str, Any] | str | Path, variance: Variance = "preserving"
-    ) -> Schedule:
+    def from_config(cls, config: Mapping[str, Any], variance: Variance = "preserving") -> Schedule:
         """Create a schedule from the configuration of a diffusers scheduler.
 
         Args:
-            config: The configuration, or its file, e.g. ``scheduler/scheduler_config.json``.
+            config: The content of a ``scheduler_config.json``.
             variance: The form to sample in.
 
         Raises:
             ValueError: If it has trained betas, or betas of an unknown kind.
         """
-        if isinstance(config, Mapping):
-            where, values = "the scheduler's configuration", config
-        else:
-            where, values = str(config), json.loads(Path(config).read_text(encoding="utf-8"))
-        if values.get("trained_betas") is not None:
-            raise ValueError(f"{where} has trained_betas, which are not supported")
-        betas = values.get("beta_schedule", "linear")
-        if betas not in get_args(Betas):
-            raise ValueError(f"{where} has beta_schedule {betas}, which is not supported")
+        betas = config.get("beta_schedule", "linear")
+        if betas not in get_args(Betas) or config.get("trained_betas") is not None:
+            raise ValueError(f"beta_schedule {betas}, or trained_betas, are not supported")
         return cls(
-            steps=values.get("num_train_timesteps", 1000),
-            beta_start=values.get("beta_start", 0.0001),
-            beta_end=values.get("beta_end", 0.02),
+            steps=config.get("num_train_timesteps", 1000),
+            beta_start=config.get("beta_start", 0.0001),
+            beta_end=config.get("beta_end", 0.02),
             betas=betas,
-            prediction=values.get("prediction_type", "epsilon"),
+            prediction=config.get("prediction_type", "epsilon"),
             variance=variance,
-            zero_snr=values.get("rescale_betas_zero_snr", False),
+            zero_snr=config.get("rescale_betas_zero_snr", False),
         )
 
     @property

@@ -31,10 +31,9 @@ from lightning_modules.base import Generator
 from lightning_modules.controls.scalecrafter import NetworkPatch, Step
 from lightning_modules.latents import (
     InLatents,
+    check_base,
     check_channels,
-    check_run,
     check_space,
-    compare_schedule,
 )
 from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.captions import (
@@ -257,6 +256,16 @@ class FromBase(InLatents, Generator):
         first = self.schedule.level(self.sampled[0])
         return self.eps(size, noise, frames) * (first.alpha**2 + first.sigma**2) ** 0.5
 
+    @torch.no_grad()
+    def generate(self, batch: Batch, noise: Noise) -> Tensor:
+        """Run all steps from noise of the output's size.
+
+        Raises:
+            ValueError: If a side is no multiple of the space's factor, or of ``scale``.
+        """
+        size = (batch["size"][0], batch["size"][1])
+        return self.space.decode(self.direct(batch, size, self.trained_size(size), noise))
+
     def direct(self, batch: Batch, size: Size, base: Size, noise: Noise) -> Tensor:
         """Run all steps from noise of this size, and return the clean sample.
 
@@ -392,14 +401,12 @@ class FromBase(InLatents, Generator):
         """Load the autoencoder and the base.
 
         Raises:
-            ValueError: If the base does not fit, or its run had another autoencoder, process or
-                range of timesteps than are used here.
+            ValueError: If the base does not fit, or was trained on other timesteps than are used.
         """
         super().load_parts(find)
         if self.denoiser_weights is not None:
             self.denoiser.load(find("denoiser_weights", self.denoiser_weights))
-            if self.base_frozen:  # what is trained further may get another process
-                check_run(self.denoiser, self.space, self.schedule)
+            if self.base_frozen:  # what is trained further may get others
                 self._check_timesteps()
             self._name_weights()
 
@@ -415,17 +422,18 @@ class FromBase(InLatents, Generator):
             )
 
     def setup(self, stage: str) -> None:
-        """Raise if a frozen part has no trained weights; warn of a schedule unlike the base's.
+        """Raise if a frozen part has no trained weights, or another than the base was trained with.
 
         Raises:
-            ValueError: If the base or the autoencoder has random weights.
+            ValueError: If the base or the autoencoder has random weights, or the base's run had
+                another autoencoder or schedule.
         """
         super().setup(stage)
         # If the base itself was trained, a test loads all weights from the run's checkpoint, and a
         # fit may start from those of another run.
         begins = stage == "fit" and self.weights_source is None
         if self.base_frozen or begins:
-            compare_schedule(self.denoiser, self.schedule)
+            check_base(self.denoiser, self.space, self.schedule, self.base_frozen)
             if not (self.denoiser.source or self.denoiser.initial_source):
                 raise ValueError(
                     "a trained base is required: set its folder or hub name in "

@@ -213,10 +213,4 @@ class Tokenizer(Reconstruction, BitwiseMethod):
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map a released file, which has only the autoencoder."""
-        own = self.state_dict().items()
-        kept = {name: tensor for name, tensor in own if not name.startswith("vae.")}
-        found = bitwise_vae_from_official(tensors)
-        return {
-            **kept,
-            **{f"vae.{k}": tensor for k, tensor in found.items()},
-        }
+        return self.with_parts(vae=bitwise_vae_from_official(tensors))

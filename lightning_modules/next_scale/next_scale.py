@@ -266,7 +266,23 @@ def adamw(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=6e-5, betas=(0.9, 0.97), weight_decay=0.005, fused=True)
 
 
-class NextScale(InLatents, BitwiseMethod):
+class InBits(InLatents, BitwiseMethod):
+    """A method whose latents are the bits of a frozen tokenizer."""
+
+    space: BitwiseSpace
+
+    @torch.no_grad()
+    def decoded(self, total: Tensor) -> Tensor:
+        """Decode the sum of codes (B, d, h, w) to images (B, 3, H, W)."""
+        return self.space.images(total)
+
+    @torch.no_grad()
+    def encoded(self, images: Tensor) -> Tensor:
+        """Encode images to latents (B, d, h, w), not quantised."""
+        return self.space.encode(images)
+
+
+class NextScale(InBits):
     """A method whose transformer predicts the bits of a frozen tokenizer, scale by scale.
 
     Args:
@@ -279,7 +295,6 @@ class NextScale(InLatents, BitwiseMethod):
         bits: How bits are drawn.
     """
 
-    space: BitwiseSpace
     transformer: InfinityTransformer
 
     def __init__(
@@ -382,17 +397,7 @@ class NextScale(InLatents, BitwiseMethod):
         """Parameter groups: norms, biases and tables without weight decay."""
         return decay_groups(self)
 
-    # -------------------------------------------------------------------------------------- latents
-
-    @torch.no_grad()
-    def decoded(self, total: Tensor) -> Tensor:
-        """Decode the sum of codes (B, d, h, w) to images (B, 3, H, W)."""
-        return self.space.images(total)
-
-    @torch.no_grad()
-    def encoded(self, images: Tensor) -> Tensor:
-        """Encode images to latents (B, d, h, w), not quantised."""
-        return self.space.encode(images)
+    # -------------------------------------------------------------------------------------- weights
 
     @property
     def output_settings(self) -> dict[str, str | int | float]:
@@ -403,8 +408,6 @@ class NextScale(InLatents, BitwiseMethod):
         if self.prompt is not None:
             settings["prompt"] = self.prompt
         return settings
-
-    # -------------------------------------------------------------------------------------- weights
 
     @property
     def unchecked(self) -> tuple[str, ...]:

@@ -36,18 +36,18 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from degradations.device import copy_to
-from files.method import BitwiseMethod
 from files.numbers import PositiveFloat, UnitInterval
 from files.tensors import bare_names
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.base import SuperResolver
-from lightning_modules.latents import InLatents, enlarged
+from lightning_modules.latents import enlarged
 from lightning_modules.networks import infinity, transformation
 from lightning_modules.networks.bsq import quantized, total_after
 from lightning_modules.networks.infinity import InfinityTransformer, decay_groups
 from lightning_modules.networks.scales import Scales
 from lightning_modules.networks.transformation import Mapper
 from lightning_modules.next_scale.next_scale import (
+    InBits,
     NextScale,
     adamw,
     bit_losses,
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class NSARMStageOne(InLatents, SuperResolver, BitwiseMethod):
+class NSARMStageOne(InBits, SuperResolver):
     """Stage 1: the network that maps LR to the first scales; it restores only these.
 
     Args:
@@ -84,7 +84,6 @@ class NSARMStageOne(InLatents, SuperResolver, BitwiseMethod):
     """
 
     latent_pairs = True
-    space: BitwiseSpace
 
     def __init__(
         self,
@@ -222,16 +221,6 @@ class NSARMStageOne(InLatents, SuperResolver, BitwiseMethod):
         batch = with_noise_seeds(batch, self.noise_seed)
         return self.codes(batch, batch["lr"], self.whole_noise(batch))
 
-    @torch.no_grad()
-    def decoded(self, total: Tensor) -> Tensor:
-        """Decode the sum of codes (B, d, h, w) to images (B, 3, H, W)."""
-        return self.space.images(total)
-
-    @torch.no_grad()
-    def encoded(self, images: Tensor) -> Tensor:
-        """Encode images to latents (B, d, h, w), not quantised."""
-        return self.space.encode(images)
-
     def _tile_side(self, batch: Batch) -> int:
         if self.tiling.size not in ("auto", self.tile):
             raise ValueError(
@@ -266,11 +255,7 @@ class NSARMStageOne(InLatents, SuperResolver, BitwiseMethod):
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map the released file, which has transformer and mapper; other parts stay."""
-        tensors = bare_names(tensors)
-        own = self.state_dict().items()
-        kept = {k: v for k, v in own if not k.startswith(("mapper.", "transformer."))}
-        mapped = transformation.from_official(tensors)
-        return {**kept, **{f"mapper.{name}": tensor for name, tensor in mapped.items()}}
+        return self.with_parts(mapper=transformation.from_official(bare_names(tensors)))
 
 
 @dataclass(frozen=True)
@@ -452,9 +437,9 @@ class NSARM(NextScale, NSARMStageOne):
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map the released file, which has transformer and mapper; other parts stay."""
-        base = _base(bare_names(tensors), len(self.transformer.no_text))
-        mapped = super().import_official(tensors)
-        return {**mapped, **{f"transformer.{name}": tensor for name, tensor in base.items()}}
+        tensors = bare_names(tensors)
+        base = _base(tensors, len(self.transformer.no_text))
+        return self.with_parts(mapper=transformation.from_official(tensors), transformer=base)
 
 
 def _base(tensors: dict[str, Tensor], rows: int) -> dict[str, Tensor]:

@@ -179,7 +179,6 @@ class InSteps(SuperResolver):
     """A sampler of its own: 50 calls of a network for each image or tile."""
 
     tile_overlap = 4
-    tiles_latents = True
 
     def __init__(self, scale: float, steps: int = 50) -> None:
         super().__init__(scale)
@@ -191,15 +190,8 @@ class InSteps(SuperResolver):
     def restore(self, batch: Any, noise: Any) -> Tensor:
         x = functional.interpolate(batch["lr"], batch["size"])
         for _ in range(self.sampling):
-            x = self.in_tiles(self.network, x, per_lr=self.scale)
+            x = self.network(x)
         return x
-
-
-class WithoutNetwork(InSteps):
-    """The same without a module: only tiles are known from outside."""
-
-    def restore(self, batch: Any, noise: Any) -> Tensor:
-        return self.network.forward(functional.interpolate(batch["lr"], batch["size"]))
 
 
 class Creates(Generator):
@@ -227,9 +219,7 @@ TILES = ("--tiling.size", 16, "--tiling.overlap", 4)
     [
         ("predict", "InSteps", ()),
         ("predict", "InSteps", TILES),
-        ("predict", "InSteps", (*TILES, "--tiling.where", "latent")),
         ("predict", "InSteps", (*TILES, "--tiling.batch", 2)),
-        ("predict", "WithoutNetwork", TILES),
         ("predict", "Creates", ()),
         ("test", "InSteps", ()),
         ("validate", "Creates", ()),

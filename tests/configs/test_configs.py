@@ -394,11 +394,6 @@ def test_a_test_set_of_a_paper(
         assert measured >= ({"psnr"} if "liif" in callbacks else {"psnr", "ssim"})
 
 
-def test_outputs_of_another_program(enlarger: Enlarger, home: Path) -> None:
-    enlarger(*benchmark("folder_outputs", "--data.init_args.scale", 4))
-    assert {"psnr", "ssim"} <= {entry["metric"] for entry in results("benchmark")}
-
-
 def test_the_papers_presets_have_a_test_set() -> None:
     expected = {"liif-div2k", "idm-faces", "invsr-imagenet", "resshift", "nsarm-real"}
     assert {preset for _, preset in PAPERS} == expected

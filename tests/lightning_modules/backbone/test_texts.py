@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_modules.backbone import prompt
-from lightning_modules.backbone.condition import T5, FixedPrompt, FixedText, text_of
+from lightning_modules.backbone.condition import T5, FixedText, text_of
 from tests import small_t5
 
 
@@ -41,7 +41,7 @@ class TestT5:
 
 def test_one_text_from_a_file(tmp_path):
     features = torch.randn(1, 3, 16)
-    FixedPrompt.write(tmp_path / "text.safetensors", lambda texts: features, "a car")
+    prompt.write(tmp_path / "text.safetensors", lambda _: features, {"prompt": "a car"})
     found = FixedText(tmp_path / "text.safetensors")
     said = text_of({"key": ["a", "b"]}, found, None, 16)
     assert torch.equal(said.features, features.expand(2, -1, -1))

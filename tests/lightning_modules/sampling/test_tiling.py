@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from torch.nn import functional
 
 from degradations.bicubic import resize
 from lightning_modules.noise import Noise
-from lightning_modules.sampling import tiling
 from lightning_modules.sampling.tiling import grid, restore_tiled, spans
 
 
@@ -261,40 +259,3 @@ class TestReleased:
             total[:, rows, columns] += tile[0].double().numpy() * weight
             weights[rows, columns] += weight
         np.testing.assert_allclose(found[0], total / weights, rtol=0, atol=1e-6)
-
-
-# -------------------------------------------------------------------------------- parts, settings
-
-
-def kernel(factor=1):
-    generator = torch.Generator().manual_seed(2)
-    return torch.randn(5, 4, 3 * factor, 3 * factor, generator=generator) / 50
-
-
-def predict(z):
-    return functional.conv2d(z, kernel().to(z.dtype), padding=1)
-
-
-def encode(z):
-    return functional.conv2d(z, kernel(8), stride=8, padding=8)
-
-
-def decode(z):
-    return predict(functional.interpolate(z, scale_factor=8, mode="nearest"))
-
-
-@pytest.mark.parametrize(
-    ("part", "size", "tile", "overlap", "options"),
-    [
-        (predict, (50, 61), 24, 8, {}),
-        (predict, (24, 20), 24, 8, {}),  # at once
-        (encode, (96, 136), 41, 27, {"factor": Fraction(1, 8)}),
-        (encode, (40, 200), 41, 27, {"factor": Fraction(1, 8)}),
-        (decode, (30, 41), 12, 4, {"factor": 8, "at_once": 3}),
-    ],
-)
-def test_parts_of_a_method(part, size, tile, overlap, options):
-    """Denoisers, encoders, whose tiles begin where latents do, and decoders."""
-    x = torch.rand(2, 4, *size)
-    found = tiling.tiled(part, x, tile, overlap, **options)
-    torch.testing.assert_close(found, part(x), rtol=0, atol=1e-5)
