@@ -49,7 +49,6 @@ from commands.distributed.heartbeat import Ranks
 from commands.distributed.launch import (
     own_plugins,
     own_strategy,
-    own_timers,
     refuse_unsupported,
 )
 from commands.distributed.preflight import start_facts
@@ -310,7 +309,6 @@ class EnlargerCLI(CommandsCLI):
             trainer.logger = DescribedLogger(str(self.run.path))
         if self.subcommand == "fit" and not trainer.barebones:
             trainer.logger = with_record(trainer.logger, self.run.path)
-        given += own_timers(trainer, given)
         trainer.callbacks = [
             Start(self.ranks, self._facts, self.config_dump),
             Stops(self.ranks),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,37 +166,6 @@ class Agreement:
         return int(self._number)
 
 
-class TimedValidation(Callback):
-    """``trainer.val_check_interval`` as a time: all processes validate after the same step.
-
-    Args:
-        seconds: Seconds between two validations, by the clock of any process.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self._since = seconds, 0.0
-        self._agreement: Agreement | None = None
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Create the process group; all processes come here together."""
-        if trainer.world_size > 1 and self._agreement is None:
-            self._agreement = Agreement()
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count, without a validation until then."""
-        self._since = time.monotonic()
-        trainer.val_check_batch = sys.maxsize
-
-    on_validation_end = on_train_start
-
-    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Let Lightning validate after this batch if the time is over, and the step complete."""
-        if not gradients_pending(trainer):
-            late = int(time.monotonic() - self._since >= self.seconds)
-            due = late if self._agreement is None else self._agreement.step(late)
-            trainer.val_check_batch = 1 if due else sys.maxsize
-
-
 class Stops(SavesLast):
     """Stop after a signal: between two steps of training, or within an image of an evaluation.
 
@@ -263,9 +230,8 @@ class Stops(SavesLast):
             spent = isinstance(callback, Timer) and (callback.time_remaining() or 1.0) <= 0
             if spent and trainer.should_stop and self.ranks.step == 0:
                 log.warning(
-                    "nothing was trained: the Timer in trainer.callbacks counts all starts of the "
-                    "run together, and its time is over; raise it, or use trainer.max_time, which "
-                    "counts each start separately"
+                    "nothing was trained: Lightning's Timer (trainer.max_time) counts all starts "
+                    "of the run together, and its time is over: raise it"
                 )
 
     # ----------------------------------------------------------------------------------- evaluation
