@@ -8,7 +8,6 @@ processes, or on one.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,7 @@ from torch.optim import Optimizer
 
 from commands.errors import ConfigurationError
 from commands.lightning_internals import set_data_parallel_size
-from commands.world import SLURM, TORCHRUN, World
+from commands.world import SLURM, World
 from files.tensors import read_file
 
 log = logging.getLogger(__name__)
@@ -142,60 +141,6 @@ def refuse_unsupported(trainer: Namespace, callbacks: list[Any]) -> None:
             )
 
 
-class ExternalEnvironment(ClusterEnvironment):
-    """Processes started by a launcher that Lightning does not know, by their variables.
-
-    Args:
-        world: The processes according to the variables.
-    """
-
-    def __init__(self, world: World) -> None:
-        super().__init__()
-        self._world = world
-
-    @property
-    def creates_processes_externally(self) -> bool:
-        """Always true: all processes run."""
-        return True
-
-    @property
-    def main_address(self) -> str:
-        """Address of the first process."""
-        return os.environ["MASTER_ADDR"]
-
-    @property
-    def main_port(self) -> int:
-        """Port of the first process."""
-        return int(os.environ["MASTER_PORT"])
-
-    @staticmethod
-    def detect() -> bool:
-        """Return False: Lightning does not choose it."""
-        return False
-
-    def world_size(self) -> int:
-        """Return the number of processes."""
-        return self._world.size
-
-    def set_world_size(self, size: int) -> None:
-        """Do nothing: it is fixed."""
-
-    def global_rank(self) -> int:
-        """Return the rank of this process."""
-        return self._world.rank
-
-    def set_global_rank(self, rank: int) -> None:
-        """Do nothing: it is fixed."""
-
-    def local_rank(self) -> int:
-        """Return the rank of this process on its node."""
-        return self._world.local_rank
-
-    def node_rank(self) -> int:
-        """Return the rank of the node."""
-        return self._world.rank // (self._world.size // self._world.num_nodes)
-
-
 def own_plugins(plugins: Any, strategy: Any, world: World) -> Any:
     """Return the trainer's plugins, with an environment where Lightning's own does not fit.
 
@@ -209,15 +154,9 @@ def own_plugins(plugins: Any, strategy: Any, world: World) -> Any:
     own = getattr(strategy, "cluster_environment", None)
     if own is not None or any(isinstance(plugin, ClusterEnvironment) for plugin in given):
         return given
-    launcher = world.claim.launcher
-    if launcher is TORCHRUN:
-        return given
-    if launcher is SLURM or not world.claim.several:
-        # Lightning's requeueing saves from inside a signal handler, in the middle of a step; we
-        # resume from the last checkpoint when SLURM starts the job again.
-        started = (launcher is SLURM and world.claim.several) or SLURMEnvironment.detect()
-        return [*given, SLURMEnvironment(auto_requeue=False)] if started else given
-    return given if world.claim.rank is None else [*given, ExternalEnvironment(world)]
+    # Lightning's requeueing saves from inside a signal handler, in the middle of a step; we resume
+    # from the last checkpoint when SLURM starts the job again.
+    return [*given, SLURMEnvironment(auto_requeue=False)] if world.launcher is SLURM else given
 
 
 # Tensors on the CPU and Python objects go by gloo: no process waits for its GPU to exchange them.

@@ -88,13 +88,16 @@ def test_a_schedule_that_monitors_the_loss_is_one_for_both(tiny: Path) -> None:
     assert len(set(one)) > 1
 
 
-def by_hand(*args: object, more: dict[str, str] | None = None) -> list[tuple[int, str]]:
-    """Return status and output of two processes started with a launcher's variables."""
+def by_srun(*args: object, more: dict[str, str] | None = None) -> list[tuple[int, str]]:
+    """Return status and output of two processes with the variables of SLURM's tasks."""
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    job = dict.fromkeys(("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_STEP_NUM_TASKS"), "2")
+    job |= {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "enlarger", "SLURM_NODEID": "0"}
     processes = [
         subprocess.Popen(
             [sys.executable, str(REPO / "main.py"), *map(str, args)],
-            env={**os.environ, **place, "RANK": str(rank), "WORLD_SIZE": "2", **(more or {})},
+            env={**os.environ, **place, **job, "SLURM_PROCID": str(rank),
+                 "SLURM_LOCALID": str(rank), **(more or {})},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for rank in (0, 1)
@@ -109,31 +112,14 @@ def by_hand(*args: object, more: dict[str, str] | None = None) -> list[tuple[int
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_two_processes_that_are_started_by_hand_train_one_run(
-    tiny: Path, enlarger: Callable[..., None]
-) -> None:
-    """As Kubernetes' PyTorchJob does: each would train alone, into one directory."""
-    command = ["fit", "--config", "tiny.yaml", "--run.name"]
-    for status, said in by_hand(*command, "both", "--trainer.max_steps", 7):
-        assert status == 0, said
-        assert re.search("MEMBER: [12]/2", said)
-    enlarger(*command, "both")
-    enlarger(*command, "alone")
-    both, alone = weights("both"), weights("alone")
-    for name in both:
-        torch.testing.assert_close(both[name], alone[name], rtol=0, atol=1e-6)
-
-
-@pytest.mark.slow
-@pytest.mark.distributed
 def test_check_has_one_verdict(tiny: Path) -> None:
     check = ("check", "--config", "tiny.yaml")
-    (first, one), (second, other) = by_hand(*check)
+    (first, one), (second, other) = by_srun(*check)
     assert (first, second) == (0, 0), one + other
     assert (one + other).count("all is well") == 1
     assert "exception" not in one + other
 
-    (first, one), (second, other) = by_hand(*check, "--data.init_args.train.init_args.root", "none")
+    (first, one), (second, other) = by_srun(*check, "--data.init_args.train.init_args.root", "none")
     assert (first, second) == (2, 2), one + other
     assert (one + other).count("Folder.root 'none' does not exist") == 1
     assert not Path("runs").exists()
@@ -175,18 +161,8 @@ class Leaves(Callback):
 def test_a_process_that_stops_taking_part(tiny: Path, way: str, status: int, reason: str) -> None:
     leaves = json.dumps({"class_path": f"{__name__}.Leaves", "init_args": {"way": way}})
     limits = ("--run.heartbeat_seconds", 0.5, "--run.lost_after_seconds", 2 if status == 75 else 60)
-    both = by_hand("fit", "--config", "tiny.yaml", *limits, "--trainer.callbacks+", leaves)
+    both = by_srun("fit", "--config", "tiny.yaml", *limits, "--trainer.callbacks+", leaves)
     for got, said in both:
         assert got == status, said
         assert re.search(reason, said), said
         assert "frame #" not in said
-
-
-@pytest.mark.slow
-@pytest.mark.distributed
-def test_validations_by_time_are_those_of_both(tiny: Path) -> None:
-    """Each process asks its own clock, and one that validates alone waits for ever."""
-    every = ("--trainer.val_check_interval", "{milliseconds: 20}", "--checkpoint.keep_best", 9)
-    for status, said in by_hand("fit", "--config", "tiny.yaml", *every):
-        assert status == 0, said
-    assert json.loads(Path("runs/tiny/checkpoints/best.json").read_text())["scores"]
