@@ -246,9 +246,7 @@ class EnlargerCLI(CommandsCLI):
         if config.ckpt_path is not None:
             config.ckpt_path = expand_path(config.ckpt_path, "ckpt_path")
         self.ranks = Ranks(
-            None if self.subcommand in DRY_RUN_COMMANDS else self.run.path,
-            60 * options.preflight_minutes,
-            *(options.heartbeat_seconds, options.lost_after_seconds),
+            60 * options.preflight_minutes, options.heartbeat_seconds, options.lost_after_seconds
         )
         self.ranks.signals.saves = self.subcommand == "fit"
         own = weights_are_read(self.run, config, self.fits)

@@ -81,7 +81,7 @@ def test_one_run_of_all_processes(
         ({"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, trainer(), "--ntasks-per-node instead of"),
         ({**TASK, **STEP}, trainer(1, 2), "srun has started 2 processes on each of 2 nodes"),
         (TASK, trainer(), "start the command with srun"),
-        ({"SLURM_NTASKS": "1"}, trainer(8), "1 processes on each .* devices is 8"),
+        ({"SLURM_NTASKS": "1"}, trainer(8), "1 processes on each .*devices is 8"),
         ({}, trainer(2, 2), "set MASTER_ADDR, MASTER_PORT, NODE_RANK"),
     ],
 )
