@@ -27,7 +27,6 @@ BY_GROUP = {
         "niqe": "Make a model of good photographs, for NIQE.",
         "prompt": "Write the embeddings of one prompt to a file, in place of a text encoder.",
         "weights": "List published weights, and download them.",
-        "schema": "Write JSON Schemas of configurations, with which editors complete keys.",
     },
     "share": {
         "export": "Write the best weights of a run for other programs: export RUN.",
@@ -50,5 +49,4 @@ TOOLS = {
     "niqe": "callbacks.metrics.niqe",
     "prompt": "lightning_modules.backbone.prompt",
     "weights": "callbacks.weights",
-    "schema": "commands.schema",
 }

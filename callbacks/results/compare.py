@@ -488,12 +488,31 @@ def compare_runs(options: argparse.Namespace) -> int:
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        if len(options.runs) < 2:
-            raise ValueError(f"got one run; give two or more, or {options.runs[0]}@bicubic")
-        asked = Selection(options.metric, options.dataset)
-        first, *others = [load_run(run) for run in options.runs]
+        loaded = [load_run(run) for run in options.runs]
+    except (ValueError, OSError) as error:
+        log.error("error: %s", error)
+        return 2
+    return compare_numbers(loaded, options)
+
+
+def compare_numbers(loaded: Sequence[RunNumbers], options: argparse.Namespace) -> int:
+    """Print the comparisons of all with the first.
+
+    Args:
+        loaded: The numbers of each.
+        options: With ``metric`` and ``dataset``.
+
+    Returns:
+        0, or 2 if nothing could be compared.
+    """
+    first, *others = loaded
+    try:
+        if not others:
+            raise ValueError(
+                f"got one run; give two or more, or {first.name}@bicubic where it is a run"
+            )
         for other in others:
-            _show(first, other, asked)
+            _show(first, other, Selection(options.metric, options.dataset))
     except (ValueError, OSError) as error:
         log.error("error: %s", error)
         return 2

@@ -6,16 +6,10 @@ from argparse import Action
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jsonargparse import Namespace, _actions, _completions_jsonschema, _typehints
+from jsonargparse import Namespace, _actions, _typehints
 from lightning.pytorch.cli import LightningArgumentParser
 
 ActionTypeHint = _typehints.ActionTypeHint
-
-# For ``schema.py``: the public ``ArgumentParser.print_completion`` lists every imported class.
-schema_library = _completions_jsonschema
-ParserJsonschema = _completions_jsonschema.ParserJsonschema
-get_all_subclass_paths = _typehints.get_all_subclass_paths
-get_callable_return_type = _typehints.get_callable_return_type
 
 
 class HookedParser(LightningArgumentParser):

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from callbacks.predict.predictions import NAME
 from lightning_modules.base import SuperResolver
-from tests.distributed.test_two_processes import by_hand, torchrun
+from tests.distributed.test_two_processes import by_srun, torchrun
 
 
 @pytest.mark.slow
@@ -51,7 +51,7 @@ class Slow(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         Slow.calls += 1
-        if Slow.calls == 3 and os.environ["RANK"] == os.environ["STOPPED"]:
+        if Slow.calls == 3 and os.environ["SLURM_PROCID"] == os.environ["STOPPED"]:
             os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.05)
         return x
@@ -83,7 +83,7 @@ def test_a_signal_to_one_process_ends_both_within_an_image(
     command = [verb, "--config", "tiny.yaml", "--model", f"{__name__}.InSteps"]
     if verb == "predict":
         command += ["--data.init_args.predict", photo_folder, "--writer.folder", "out"]
-    for status, said in by_hand(*command, more={"STOPPED": stopped}):
+    for status, said in by_srun(*command, more={"STOPPED": stopped}):
         assert status == 128 + signal.SIGTERM, said
         assert "stopped by SIGTERM before its end; the same command continues" in said
     assert not list(Path().rglob("out/*.png"))
