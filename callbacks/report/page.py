@@ -36,7 +36,7 @@ TITLES = {"bicubic": "LR, bicubic", "hr": "HR"}
 CONTROL = "bicubic"  # the checkpoint of a metric's control
 TEMPLATE = Path(__file__).parent / "report.html.j2"
 LEFT_OUT = ("epoch", "hp_metric")  # scalars that are no measurement
-ORDER = ("train", "val", "lr", "throughput")  # of curves, by the first part of their names
+ORDER = ("train", "val", "lr")  # of curves, by the first part of their names
 
 
 class Axis(NamedTuple):
