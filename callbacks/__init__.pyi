@@ -34,7 +34,6 @@ from .metrics.video import FrameSWD as FrameSWD
 from .metrics.video import VideoMetric as VideoMetric
 from .predict.writer import Writer as Writer
 from .report.report import Report as Report
-from .report.scales import ScaleReport as ScaleReport
 from .results.results import Results as Results
 from .training.ema import EMA as EMA
 from .training.guard import Guard as Guard

@@ -226,7 +226,7 @@ class SRDataModule(Predicted, LightningDataModule):
         for x in self._datasets[part]:
             sampler, workers = None, self.workers
             if isinstance(x, VideoFrames):
-                x.start(left_out, self._begun, seed, ranks)
+                x.start(left_out, seed, ranks)
                 workers = min(workers, 1)  # frames come in order
             else:
                 sampler = evaluation_sampler(x, left_out, seed, batch_size, ranks)

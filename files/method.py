@@ -100,7 +100,7 @@ class Method:
 
 
 class BitwiseMethod(ABC):
-    """A method that makes images from bits at several scales, for ``callbacks.ScaleReport``."""
+    """A method that makes images from bits at several scales."""
 
     @abstractmethod
     def bits_of(self, batch: Batch) -> list[Tensor] | None:

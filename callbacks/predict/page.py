@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from callbacks.pages.images import MOST, Content, Part, Scene, write_images_page
-from callbacks.predict.files import exists
 from callbacks.predict.predictions import last_lines, outputs_in
 from files.paths import PREDICT_PAGE
 
@@ -30,9 +29,9 @@ def write_predict_page(folder: Path, device: torch.device | None = None) -> None
         device: Where NIQE is computed.
     """
     names = sorted(outputs_in(folder))
-    there = [name for name in names if exists(folder / name)]
+    there = [name for name in names if os.path.exists(folder / name)]
     lines = last_lines(folder, {*there[:MOST]})
-    errors = [line for name, line in lines.items() if not exists(folder / name)]
+    errors = [line for name, line in lines.items() if not os.path.exists(folder / name)]
     content = Content(f"{folder.name}: before and after", _facts(lines, len(there)))
     content.notes += [
         f"Not enlarged: {line.get('input') or line['key']}: {line['error']}"

@@ -16,7 +16,6 @@ import json
 import logging
 import math
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, GradientAccumulationScheduler
 
 from callbacks.evaluation import accumulated, all_callbacks
-from callbacks.training.guard import when_judged
 from commands.arguments.saved_config import as_yaml
 from commands.errors import did_you_mean
 from commands.lightning_internals import (
@@ -278,9 +276,6 @@ class Checkpoints(Checkpoint):
         if gradients_pending(trainer):
             return
         self._value = None
-        when_judged(trainer, partial(self._decide, trainer))
-
-    def _decide(self, trainer: Trainer) -> None:
         step = trainer.global_step
         whole = bool(self.every_n_steps) and step > 0 and step % self.every_n_steps == 0
         if whole and step != self._saved_step:
