@@ -112,11 +112,8 @@ def encode(
     """
     kind, format_ = encoding.kind, format_of(original.data)
     if planes is None:
-        if restart_markers and format_ == "JPEG":
-            return _transcoded(original)
         if kind == "keep" or (kind.upper() == format_ and kind != "jpeg"):
-            notes = ("images kept without restart markers",) if restart_markers else ()
-            return Made(original.extension, original.data, notes=notes)
+            return Made(original.extension, original.data)
         planes = _planes(original.image)
     if kind == "jpeg":
         return _jpeg(original, planes, encoding.quality, restart_markers)
@@ -151,18 +148,6 @@ def pixels_of(data: bytes) -> int | None:
 
 
 # ---------------------------------------------------------------------------------------- the kinds
-def _transcoded(original: Original) -> Made:
-    from datamodules.files.restart import restart_offsets, transcode_jpeg
-
-    data = transcode_jpeg(original.data) or original.data
-    try:
-        offsets = restart_offsets(data)
-    except ValueError:
-        notes = ("images kept without restart markers",)
-        return Made(original.extension, original.data, notes=notes)
-    return Made(original.extension, data, _packed(offsets))
-
-
 def _jpeg(original: Original, planes: Planes, quality: int, restart_markers: bool) -> Made:
     _check_depth(original, planes, "JPEG")
     rgb = cast(NDArray[np.uint8], np.ascontiguousarray(planes[0]))
@@ -172,11 +157,7 @@ def _jpeg(original: Original, planes: Planes, quality: int, restart_markers: boo
     from datamodules.files.restart import encode_jpeg, restart_offsets
 
     data = encode_jpeg(rgb, quality)
-    return Made("jpg", data, _packed(restart_offsets(data)), notes)
-
-
-def _packed(offsets: NDArray[np.uint32]) -> bytes:
-    return offsets.astype("<u4").tobytes()
+    return Made("jpg", data, restart_offsets(data).astype("<u4").tobytes(), notes)
 
 
 def _webp(original: Original, planes: Planes) -> bytes:

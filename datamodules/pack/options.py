@@ -196,9 +196,8 @@ def _add_images(group: Any) -> None:
     group.add_argument(
         "--restart-markers",
         action="store_true",
-        help="give JPEGs restart markers, so that crops are read without the rest: JPEG files are "
-        "converted without loss (by jpegtran, else they are kept), others are encoded by --encode "
-        "jpeg:QUALITY",
+        help="write JPEGs with restart markers, so that crops are read without the rest; needs "
+        "--encode jpeg:QUALITY",
     )
 
 
@@ -274,13 +273,8 @@ def check(options: argparse.Namespace) -> None:
     if options.crop is not None and options.scale is not None:
         _check_grid(options)
     kind = options.encode.kind
-    if options.restart_markers and kind in ("webp", "png"):
-        raise ValueError(f"--restart-markers requires JPEG, but --encode is {kind}: drop one")
-    if options.restart_markers and kind == "keep" and (shrunk or options.crop is not None):
-        raise ValueError(
-            "--restart-markers with --crop or --max-long-side writes new JPEGs: set their quality, "
-            "--encode jpeg:97"
-        )
+    if options.restart_markers and kind != "jpeg":
+        raise ValueError("--restart-markers writes new JPEGs: set their quality, --encode jpeg:97")
     if options.captions is not None and options.no_sidecars and not is_tars(options.source):
         raise ValueError("--captions reads the JSON beside images: drop --no-sidecars")
 

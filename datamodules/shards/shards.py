@@ -388,12 +388,13 @@ class Shards(Source):
         data, hr, rst, size = raw.fields["hr"], columns["hr"], columns.get("rst"), self.size(index)
         name = f"{raw.shard}: {raw.key}"
         small = size is not None and size[0] * size[1] < MANY * height * width
+        part: Pixels | None = None
         if rst is not None and rst.offsets[index] and not small:
-            from datamodules.files.restart import decode_crop  # few shards have them
+            from datamodules.files.restart import Box, decode_crop  # few shards have them
 
             marks = np.frombuffer(self._raw(index, ("rst",)).fields["rst"], dtype="<u4")
-            part: Pixels = decode_crop(data, marks, top, left, height, width, self.srgb, name)
-        else:
+            part = decode_crop(data, marks, Box(top, left, height, width), name)
+        if part is None:
             # Only if the file is known to be intact: damage looks like the rows that are left out.
             intact = hr.checksums is not None and bool(hr.checksums[index])
             above = read_rows(data, top + height, most_pixels()) if intact else None

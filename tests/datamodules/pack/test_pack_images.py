@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from datamodules.files.decode import decode
-from datamodules.files.restart import decode_crop
+from datamodules.files.restart import Box, decode_crop
 from datamodules.files.roles import roles_of
 from datamodules.pack.images import Encoding, Grid, Recipe, places, process
 from datamodules.pack.inputs import find_inputs
@@ -145,17 +145,8 @@ def test_crops_can_be_read_from_new_jpegs(tmp_path):
     _, members = only(outcome(path, recipe))
     assert list(members) == ["jpg", "rst"]
     offsets = np.frombuffer(members["rst"], "<u4")
-    crop = decode_crop(members["jpg"], offsets, 50, 60, 64, 96)
+    crop = decode_crop(members["jpg"], offsets, Box(50, 60, 64, 96))
     np.testing.assert_array_equal(crop, image(members).rgb[50:114, 60:156])
-
-
-def test_jpegs_without_jpegtran_are_kept_and_counted(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    path = save(tmp_path / "a.jpg", (64, 48))
-    recipe = Recipe(encode=JPEG, restart_markers=True)
-    found = outcome(path, recipe)
-    assert only(found)[1] == {"jpg": path.read_bytes()}
-    assert found.notes == ("images kept without restart markers",)
 
 
 # ------------------------------------------------------------------------------- cutting, shrinking
