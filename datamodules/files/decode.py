@@ -41,7 +41,6 @@ from datamodules.files.deep import (
     tiff_16,
 )
 from datamodules.files.exif import tiff_exif
-from datamodules.workers import CRASH, TOO_SLOW
 from files.colours import GREY, describe
 from files.image_profiles import image_of, orientation_of, space_of, to_srgb, upright
 from files.paths import FORMATS as KNOWN
@@ -110,8 +109,6 @@ REASONS = (
     "unsupported",  # whole, but of a kind that has no RGB form here
     "checksum",  # not the bytes in the shard's index
     "missing",
-    TOO_SLOW,  # for the limit of `pack` and `stats`
-    CRASH,  # of the decoder, with its process
     "not a file",  # but a folder, a pipe, a socket or a device
     "unreadable",  # by this user, or by the disk
 )
