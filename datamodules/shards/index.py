@@ -129,14 +129,14 @@ class Member(NamedTuple):
     Args:
         offset: Its first byte in the tar.
         size: Number of bytes.
-        checksum: xxh3_64 of the bytes, if it was computed.
+        checksum: xxh3_64 of the bytes, 0 if unknown.
         height: Rows of an upright image, 0 if unknown.
         width: Columns of an upright image, 0 if unknown.
     """
 
     offset: int
     size: int
-    checksum: int | None = None
+    checksum: int = 0
     height: int = 0
     width: int = 0
 
@@ -348,7 +348,7 @@ def _examined(index: ShardIndex, shard: Path, checksums: bool, sizes: bool) -> S
             for suffix, member in sample.items():
                 file.seek(member.offset)
                 data = file.read(member.size)
-                checksum = xxhash.xxh3_64_intdigest(data) if checksums else None
+                checksum = xxhash.xxh3_64_intdigest(data) if checksums else 0
                 height, width = _image_size(data, suffix) if sizes else (0, 0)
                 examined[-1][suffix] = Member(*member[:2], checksum, height, width)
     return replace(index, members=examined, checksum=checksum_of(shard) if checksums else None)
@@ -388,7 +388,7 @@ def save_index(index: ShardIndex, path: Path) -> None:
 
 def _written(member: Member) -> list[int | str | None]:
     # Hexadecimal, since readers in other languages round integers above 2**53.
-    checksum = None if member.checksum is None else f"{member.checksum:016x}"
+    checksum = f"{member.checksum:016x}" if member.checksum else None
     if member.height:
         return [member.offset, member.size, checksum, member.height, member.width]
     return [member.offset, member.size] if checksum is None else [*member[:2], checksum]
@@ -438,8 +438,7 @@ def _text(value: Any) -> str:
 def _member(
     offset: int, size: int, checksum: str | None = None, height: int = 0, width: int = 0
 ) -> Member:
-    number = None if checksum is None else int(checksum, 16)
-    return Member(int(offset), int(size), number, int(height), int(width))
+    return Member(int(offset), int(size), int(checksum or "0", 16), int(height), int(width))
 
 
 def _check_extents(

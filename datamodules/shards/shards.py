@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 import os
@@ -32,7 +31,6 @@ from datamodules.shards.index import (
     Member,
     ShardIndex,
     build_index,
-    index_places,
     load_index,
     parse_index,
     read_index,
@@ -49,15 +47,7 @@ from datamodules.shards.remote import (
     shown,
 )
 from datamodules.shards.sample import Raw, add_text, decoded, raw_of
-from datamodules.shards.table import (
-    VERSION,
-    Column,
-    Table,
-    joined,
-    load_table,
-    save_table,
-    table_of,
-)
+from datamodules.shards.table import Table, joined, table_of
 from datamodules.shards.urls import is_remote, list_shards
 from datamodules.source import Pixels, Sample, Source
 from degradations.seeds import seed_of
@@ -146,7 +136,6 @@ def _made(wanted: Wanted, cache: DiskCache) -> ShardIndex:
     )
 
 
-LARGE = 50_000  # samples; a smaller set's table is made as fast as it is read
 AT_ONCE = 16  # parallel requests to servers
 INDICES = 64  # shards whose members the stages are given are kept by name
 WHOLE = ("hr", "lr", "txt", "text_features", "json")  # fields that a sample is made of
@@ -224,14 +213,10 @@ class Shards(Source):
         cache = self._cache() if any(map(is_remote, names)) else None
         with _parallel_map(cache is not None) as apply:
             tars = list(apply(self._tar, names))
-            known = load_table(self._place(tars, folder))
-            table = known
-            if table is None:
-                order = _shuffled_order(len(tars)) if cache is None else list(range(len(tars)))
-                parts = apply(lambda number: self._part(tars[number], folder, cache), order)
-                made = dict(zip(order, parts, strict=True))
-                table = self._join([made[number] for number in range(len(tars))])
-            table.keys.assume_distinct()  # else it would not have been kept
+            order = _shuffled_order(len(tars)) if cache is None else list(range(len(tars)))
+            parts = apply(lambda number: self._part(tars[number], folder, cache), order)
+            made = dict(zip(order, parts, strict=True))
+        table = self._join([made[number] for number in range(len(tars))])
         for note in table.notes:
             log.warning(note)
         if without := len(table.lacking("txt")):
@@ -241,11 +226,9 @@ class Shards(Source):
         self._table, self._ends = table, list(accumulate(table.counts))
         self._reader.close()
         self._reader = Reader(cache)
-        if known is None:
-            problem = mixed(table.keys, self._image_size) if "hr" in table.columns else None
-            if problem is not None:
-                raise ValueError(f"Shards.urls: {problem}")
-            _store(table, self._place(tars, folder))  # now with the new indices
+        problem = mixed(table.keys, self._image_size) if "hr" in table.columns else None
+        if problem is not None:
+            raise ValueError(f"Shards.urls: {problem}")
 
     def _cache(self) -> DiskCache:
         folder = Path(expand_path(self.cache_dir, "Shards.cache_dir"))
@@ -257,19 +240,6 @@ class Shards(Source):
             return Tar(name, wanted.size or 0, wanted=wanted)
         state = os.stat(name)
         return Tar(name, state.st_size, state.st_mtime_ns)
-
-    def _place(self, tars: Sequence[Tar], folder: Path) -> Path:
-        """Return the file of the table, named by the hash of all its inputs."""
-        parts: list[object] = [VERSION, self.shard_in_key]
-        for tar in tars:
-            parts.append((tar.path, tar.size, tar.mtime_ns, tar.wanted))
-            if tar.wanted is None:
-                path = Path(tar.path)
-                parts += [_state(place) for place in index_places(path, folder)]
-            else:
-                parts.append(_state(folder / f"{tar.wanted.name}.idx.json"))
-        digest = hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
-        return folder / f"{digest}.table.npz"
 
     def _part(self, tar: Tar, folder: Path, cache: DiskCache | None) -> Table:
         index = self._index(tar, folder, cache)
@@ -319,15 +289,15 @@ class Shards(Source):
 
     def size(self, index: int) -> tuple[int, int] | None:
         """Return (H, W) of the image, if the index has it."""
-        if self._table.sides is None or "lr" in self._table.columns or self.stages:
+        if "lr" in self._table.columns or self.stages:
             return None
-        height, width = self._table.sides[index].tolist()
-        return (height, width) if height and width else None
+        image = self._table.place("hr", index)
+        return (image.height, image.width) if image.height and image.width else None
 
     def _image_size(self, index: int) -> tuple[int, int]:
         """Return (W, H) of an HR image from its header, also with LR beside it."""
         tar = self._tars[bisect_right(self._ends, index)]
-        data = self._bytes(self._table.columns["hr"], tar, index, self._table.keys[index])
+        data = self._bytes("hr", tar, index, self._table.keys[index])
         return read_size(io.BytesIO(data))
 
     def upcoming(self, groups: Sequence[int]) -> None:
@@ -351,11 +321,11 @@ class Shards(Source):
     def _raw(self, index: int, fields: Sequence[str]) -> Raw:
         """Return the bytes of some fields of a sample."""
         tar, key = self._tars[bisect_right(self._ends, index)], self._table.keys[index]
-        columns = {f: self._table.columns[f] for f in fields if f in self._table.columns}
         members = {}
-        for field, column in columns.items():
-            name = f"{tar.name}: {key}" if field == "hr" else f"{tar.name}: {key} ({field})"
-            members[field] = self._bytes(column, tar, index, name)
+        for field in fields:
+            if field in self._table.columns:
+                name = f"{tar.name}: {key}" if field == "hr" else f"{tar.name}: {key} ({field})"
+                members[field] = self._bytes(field, tar, index, name)
         return Raw(tar.name, key, members)
 
     def _staged(self, index: int) -> Raw:
@@ -364,8 +334,7 @@ class Shards(Source):
         tar = self._tars[number]
         sample: dict[str, Any] = {"__key__": key, "__url__": tar.path}
         for suffix, member in self._members(tar)[key].items():
-            place = (member.offset, member.size, member.checksum or 0)
-            sample[suffix] = self._member(tar, *place, f"{tar.name}: {key}.{suffix}")
+            sample[suffix] = self._member(tar, member, f"{tar.name}: {key}.{suffix}")
         stages = [s if isinstance(s, FilterFunction) else webdataset.map(s) for s in self.stages]
         given = next(iter(webdataset.DataPipeline([[sample]], *stages)), None)
         raw = None if given is None else raw_of(given)
@@ -385,34 +354,34 @@ class Shards(Source):
         if "lr" in columns or self.stages:
             return super().read_crop(index, top, left, height, width)
         raw = self._raw(index, WHOLE)
-        data, hr, rst, size = raw.fields["hr"], columns["hr"], columns.get("rst"), self.size(index)
-        name = f"{raw.shard}: {raw.key}"
-        small = size is not None and size[0] * size[1] < MANY * height * width
-        if rst is not None and rst.offsets[index] and not small:
-            from datamodules.files.restart import decode_crop  # few shards have them
+        data, image, name = (
+            raw.fields["hr"],
+            self._table.place("hr", index),
+            f"{raw.shard}: {raw.key}",
+        )
+        large = not image.height or image.height * image.width >= MANY * height * width
+        part: Pixels | None = None
+        if large and "rst" in columns and self._table.place("rst", index).size:
+            from datamodules.files.restart import Box, decode_crop  # few shards have them
 
             marks = np.frombuffer(self._raw(index, ("rst",)).fields["rst"], dtype="<u4")
-            part: Pixels = decode_crop(data, marks, top, left, height, width, self.srgb, name)
-        else:
+            part = decode_crop(data, marks, Box(top, left, height, width), name)
+        if part is None:
             # Only if the file is known to be intact: damage looks like the rows that are left out.
-            intact = hr.checksums is not None and bool(hr.checksums[index])
-            above = read_rows(data, top + height, most_pixels()) if intact else None
+            above = read_rows(data, top + height, most_pixels()) if image.checksum else None
             rows = decode(data, name, self.srgb).rgb if above is None else above
             part = rows[top : top + height, left : left + width]
         sample = Sample(hr=part, meta={"path": raw.shard})
         add_text(sample, raw)
         return sample
 
-    def _bytes(self, column: Column, tar: Tar, index: int, name: str) -> bytes:
-        offset = int(column.offsets[index])
-        if not offset:
-            return b""
-        checksum = 0 if column.checksums is None else int(column.checksums[index])
-        return self._member(tar, offset, int(column.sizes[index]), checksum, name)
+    def _bytes(self, field: str, tar: Tar, index: int, name: str) -> bytes:
+        place = self._table.place(field, index)
+        return self._member(tar, place, name) if place.offset else b""
 
-    def _member(self, tar: Tar, offset: int, size: int, checksum: int, name: str) -> bytes:
+    def _member(self, tar: Tar, member: Member, name: str) -> bytes:
         try:
-            return self._reader.read(tar, offset, size, checksum)
+            return self._reader.read(tar, *member[:3])
         except WrongBytes as error:
             raise UnreadableImage(f"{name}: {error}", error.reason) from error
 
@@ -452,19 +421,3 @@ def _completed(tar: Tar, size: int, checksum: str | None) -> Tar:
     if tar.wanted is None:
         return tar
     return replace(tar, size=size, wanted=tar.wanted._replace(size=size, checksum=checksum))
-
-
-def _state(path: Path) -> tuple[int, int] | None:
-    try:
-        state = path.stat()
-    except FileNotFoundError:
-        return None
-    return state.st_size, state.st_mtime_ns
-
-
-def _store(table: Table, place: Path) -> None:
-    if len(table.keys) >= LARGE:
-        try:
-            save_table(table, place)
-        except OSError as error:
-            log.debug("cannot write %s: %s", place, error)

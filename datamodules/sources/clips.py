@@ -539,10 +539,6 @@ class _Frames(Shards):
     def _index(self, tar: Tar, folder: Path, cache: DiskCache | None) -> ShardIndex:
         return _by_frame(super()._index(tar, folder, cache))
 
-    def _place(self, tars: Sequence[Tar], folder: Path) -> Path:
-        place = super()._place(tars, folder)
-        return place.with_name(f"frames-{place.name}")  # not the table of images
-
     def caption(self, index: int) -> str | None:
         """Return the text beside a frame, if the set has texts."""
         sample = Sample(meta={})

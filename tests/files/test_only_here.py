@@ -25,7 +25,6 @@ ALLOWED = {
     ("datamodules/shards/cache.py", "scandir"): "own files in the cache",
     ("datamodules/pack/inputs.py", "glob"): "a suggestion in a message",
     ("datamodules/shards/remote.py", "glob"): "a remote system's, not a path",
-    ("datamodules/shards/table.py", "glob"): "own files in the cache",
     ("datamodules/shards/writer.py", "glob"): "own files, a fixed pattern",
 }
 # Modules that read images, lists and recipes of users open paths only through `files/`.

@@ -18,7 +18,6 @@ from PIL import Image, ImageCms
 
 from datamodules.files import decode as module
 from datamodules.files.decode import UnreadableImage, decode, read_image, read_size
-from datamodules.pack.images import pixels_of
 from degradations import images as image_files
 from files.image_profiles import image_of
 from tests.datamodules.profiles import (
@@ -300,7 +299,6 @@ def test_texts_of_a_png_have_no_say_in_its_pixels(kind, deep, late, tmp_path):
     assert read_size(io.BytesIO(data)) == (7, 5)
     (tmp_path / "a.png").write_bytes(data)
     assert read_size(tmp_path / "a.png") == (7, 5)
-    assert pixels_of(data) == 35
     if not deep:
         as_metrics_see_it = image_files.read_image(tmp_path / "a.png")
         np.testing.assert_array_equal(as_metrics_see_it[0].permute(1, 2, 0) * 255, RGB)
@@ -424,19 +422,14 @@ def test_a_profile_that_does_not_fit_is_ignored(profile):
     np.testing.assert_array_equal(image.rgb, RGB)
 
 
-def test_16_bits_are_converted_or_keep_their_profile():
+def test_16_bits_keep_their_profile_or_are_converted_as_8_bits():
     embedded = chunk(b"iCCP", b"wide\0\0" + zlib.compress(rgb_profile()))
     image = decode(png_16(RGB_16, 2, embedded), "a")
     np.testing.assert_array_equal(image.rgb, RGB_16)
     assert image.icc == rgb_profile()
     image = decode(png_16(RGB_16, 2, embedded), "a", srgb=True)
-    np.testing.assert_allclose(image.rgb, 257 * srgb_of_rgb(RGB_16 / 257), atol=100)
-    assert (image.icc, image.bit_depth) == (None, 16)
-    tables = rgb_profile().replace(b"desc", b"A2B0")
-    embedded = chunk(b"iCCP", b"wide\0\0" + zlib.compress(tables))
-    image = decode(png_16(RGB_16, 2, embedded), "a", srgb=True)
-    np.testing.assert_array_equal(image.rgb, RGB_16)
-    assert image.icc == tables
+    np.testing.assert_allclose(image.rgb, srgb_of_rgb(np.rint(RGB_16 / 257)), atol=1)
+    assert (image.icc, image.bit_depth, image.rgb.dtype) == (None, 8, np.uint8)
 
 
 # -------------------------------------------------------------------------------------- quick JPEG
@@ -573,7 +566,7 @@ BAD = {
     "broken header": (b"PNG" + large_png()[3:], "not an image, or its header is", "not an image"),
     "truncated jpeg": (LARGE_JPEG[:900], "truncated", "truncated"),
     "jpeg cut in its header": (LARGE_JPEG[:200], "truncated", "truncated"),
-    "truncated webp": (encoded(LARGE, "WEBP")[:-30], "truncated", "truncated"),
+    "truncated webp": (encoded(LARGE, "WEBP")[:-30], "decoder", "damaged"),
     "damaged webp": (encoded(LARGE, "WEBP").replace(b"VP8 ", b"VP9 "), "header", "damaged"),
     "truncated tiff": (LARGE_TIFF[:4000], "truncated", "truncated"),
     "truncated bmp": (encoded(LARGE, "BMP")[:4000], "truncated", "truncated"),

@@ -325,7 +325,7 @@ def test_shard_that_changes_between_two_runs(two, prepared, tmp_path):
 def test_a_shard_is_served_truncated(two, prepared, caplog):
     """The intact part is read sample by sample; the rest is counted by reason."""
     source = prepared(f"{two.url}/t-{{000..001}}.tar")
-    offset = int(source._table.columns["hr"].offsets[1])
+    offset = source._table.place("hr", 1).offset
     path = two.root / "t-000.tar"
     path.write_bytes(path.read_bytes()[: offset + 20])
     check(source, 1)
@@ -338,7 +338,7 @@ def test_a_shard_is_served_truncated(two, prepared, caplog):
 
 def test_a_shard_is_served_with_other_bytes(two, prepared, caplog):
     source = prepared(f"{two.url}/t-{{000..001}}.tar")
-    offset = int(source._table.columns["hr"].offsets[1])
+    offset = source._table.place("hr", 1).offset
     data = bytearray((two.root / "t-000.tar").read_bytes())
     data[offset + 30] ^= 1
     (two.root / "t-000.tar").write_bytes(data)

@@ -23,10 +23,7 @@ from torch.utils.data import DataLoader
 from datamodules.files.decode import UnreadableImage
 from datamodules.shards import index as shard_index
 from datamodules.shards import reader as shard_reader
-from datamodules.shards import shards
-from datamodules.shards import table as shard_table
 from datamodules.shards.index import (
-    Member,
     ShardIndex,
     build_index,
     index_places,
@@ -513,73 +510,6 @@ def test_crops_are_those_of_the_whole(two, subsampling, progressive):
         part = source.read_crop(0, top, 11, 9, 60)
         np.testing.assert_array_equal(part["hr"], whole[top : top + 9, 11:71])
         assert part["text"] == "a cat"
-
-
-# --------------------------------------------------------------------------------------- large sets
-
-
-@pytest.fixture
-def kept(two, monkeypatch):
-    """A set whose table is stored, like that of a large set."""
-    monkeypatch.setattr(shards, "LARGE", 1)
-    members = [("k9.png", image_bytes(two, 9)), ("k9.txt", b"nine"), ("other.cls", b"1")]
-    indexed(write(two / "u.tar", members))
-    return {"urls": [f"{two}/t-*.tar", f"{two}/u.tar"], "index_cache": f"{two}/cache"}
-
-
-@pytest.mark.parametrize("mapped", [False, True])
-def test_table_is_the_same_as_the_indices(kept, monkeypatch, caplog, mapped):
-    first = prepared(**kept)
-    monkeypatch.setattr(shard_table, "MAPPED", 0 if mapped else 1 << 28)
-    monkeypatch.setattr(shards, "load_index", None)  # fails if an index is read
-    caplog.clear()
-    again = prepared(**kept)
-    assert "left out 1 samples without an image" in caplog.text
-    assert again.keys == first.keys == [f"k{n}" for n in (0, 1, 2, 3, 4, 9)]
-    assert again.groups == first.groups == [3, 2, 1]
-    assert again.size(5) == first.size(5) == pixels().shape[:2]
-    assert again.size(0) is None
-    for index, seed in enumerate((0, 1, 2, 3, 4, 9)):
-        np.testing.assert_array_equal(again.read(index)["hr"], pixels(seed=seed))
-    assert [again.read(index)["text"] for index in (0, 5)] == ["", "nine"]
-
-
-@pytest.mark.parametrize("mapped", [False, True])
-@pytest.mark.parametrize("change", ["a shard", "an index", "a setting", "the table", "the shards"])
-def test_table_is_made_again(two, kept, change, mapped, monkeypatch):
-    monkeypatch.setattr(shard_table, "MAPPED", 0 if mapped else 1 << 28)
-    prepared(**kept)
-    (table,) = (two / "cache").glob("*.table.npz")
-    if change == "a shard":
-        write(two / "u.tar", [("new.png", image_bytes(two, 9))])
-    elif change == "an index":
-        place = two / "u.tar.idx.json"
-        place.write_text(place.read_text().replace('"k9"', '"new"'))
-    elif change == "a setting":
-        kept["shard_in_key"] = True
-    elif change == "the table":
-        table.write_bytes(table.read_bytes()[:-100])
-    else:
-        kept["urls"].pop()
-    last = {"a setting": "u/k9", "the table": "k9", "the shards": "k4"}.get(change, "new")
-    assert prepared(**kept).keys[-1] == last
-
-
-def test_old_tables_are_removed(two, kept, monkeypatch):
-    monkeypatch.setattr(shard_table, "KEPT", 2)
-    for number in range(4):
-        os.utime(two / "t-000.tar", ns=(number, number))
-        prepared(**kept)
-    assert len(list((two / "cache").glob("*.table.npz"))) == 2
-    assert not list((two / "cache").glob(".*"))
-
-
-def test_members_beyond_four_gigabytes_are_refused():
-    index = ShardIndex(1 << 40, 0, ["a"], [{"png": Member(512, 1 << 32)}])
-    with pytest.raises(
-        ValueError, match=r"x\.tar has a hr of 4294967296 bytes; expected 4 GiB at most"
-    ):
-        shard_table.table_of("x.tar", index)
 
 
 # ------------------------------------------------------------------------------------- own stages
