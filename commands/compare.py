@@ -1,6 +1,7 @@
 """``main.py compare``: which differences between runs, or folders of images, are more than chance.
 
     python main.py compare runs/a runs/b
+    python main.py compare runs/a runs/b runs/c --format latex
     python main.py compare outputs/a outputs/b --reference my/hr --scale 4
 
 Folders hold outputs of methods, of this program or another, under the same names. They are measured
@@ -11,12 +12,15 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 from callbacks.report.runs import CONFIG, RESULTS
 from callbacks.results import compare as runs
+from callbacks.results import grid
 from callbacks.results.files import ImageNumbers, Result
 from commands.errors import ConfigurationError
 from commands.process import prepare_output
@@ -37,14 +41,20 @@ def main(words: Sequence[str] | None = None) -> int:
         ConfigurationError: If folders cannot be measured.
     """
     options = _parser().parse_args(words)
-    if any(map(_is_run, options.runs)):
+    are_runs = any(map(_is_run, options.runs))
+    if are_runs and not options.format:
         return runs.compare_runs(options)
     prepare_output()
     try:
-        measured = [_measured(name, options) for name in options.runs]
+        read = runs.load_run if are_runs else partial(_measured, options=options)
+        loaded = [read(name) for name in options.runs]
+        if options.format:
+            numbers = grid.columns(loaded, runs.Selection(options.metric, options.dataset))
+            sys.stdout.write(grid.grid(options.runs, numbers, options.format))
+            return 0
     except (OSError, ValueError) as error:
         raise ConfigurationError(str(error)) from error
-    return runs.compare_numbers(measured, options)
+    return runs.compare_numbers(loaded, options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help=f"{runs.RUN}; or a folder of images")
     runs.add_arguments(parser)
+    parser.add_argument("--format", choices=grid.FORMATS, help="one table over all, for a paper")
     group = parser.add_argument_group("folders of images")
     group.add_argument("--reference", metavar="FOLDER", help="the HR images: PSNR and SSIM")
     group.add_argument(
