@@ -111,6 +111,12 @@ SMALL: dict[str, tuple[str, ...]] = {
         *("--model.init_args.network.channels", "8", "--model.init_args.network.convolutions", "2"),
         *FEW_LAYERS,
     ),
+    "evening": (
+        *("--model.init_args.network.init_args.channels", "8"),
+        *("--model.init_args.network.init_args.convolutions", "2"),
+        *("--model.init_args.discriminator.init_args.width", "4"),
+        *("--model.init_args.weights", "null"),
+    ),
     "realesrnet": RRDB,
     "realesrgan": (*RRDB, *FEW_LAYERS, "--model.init_args.weights", "null"),
     "swinir": (
