@@ -53,7 +53,7 @@ class Perceptron(nn.Module):
     def rest(self, x: Tensor) -> Tensor:
         """Apply all layers after the first to x (n, width)."""
         for layer in self.layers[1:]:
-            x = linear(x, layer) if isinstance(layer, nn.Linear) else layer(x)
+            x = layer(x)
         return x
 
 
@@ -242,15 +242,3 @@ def nearest(coord: Tensor, n: int, shift: int) -> tuple[Tensor, Tensor]:
     index = (((point + 1) * n - 1) / 2).round()
     centre = (2 * index + 1) / n - 1
     return index.long(), (coord - centre) * n
-
-
-def linear(x: Tensor, layer: nn.Linear) -> Tensor:
-    """Return `layer(x)` for x (n, inputs), by the library that is fastest on the device."""
-    if x.device.type != "cpu":
-        return layer(x)
-    # oneDNN's 1x1 convolution: on AMD processors MKL's matrix product runs at half its speed. With
-    # one thread torch prefers MKL for a single image as well, but not for 16 and more.
-    images = 16 if len(x) % 16 == 0 else 1
-    pixels = x.view(images, len(x) // images, 1, -1).permute(0, 3, 1, 2)
-    y = functional.conv2d(pixels, layer.weight[:, :, None, None], layer.bias)
-    return y.permute(0, 2, 3, 1).reshape(len(x), -1)

@@ -333,8 +333,7 @@ class NextScale(InBits):
 
     def text(self, batch: Batch) -> Text | None:
         """Return the text of a batch; None without text. Raises as ``text_of``."""
-        width = self.transformer.no_text.shape[1]
-        return text_of(batch, self.encoder, self.prompt, width)
+        return text_of(batch, self.encoder, self.prompt)
 
     def predicted(self, batch: Batch, inputs: Tensor, scales: Scales) -> Tensor:
         """Return logits of all scales, (B, n, bits, 2), with captions dropped as in training.

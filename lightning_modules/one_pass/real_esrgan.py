@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 
 RELEASED = GAN()
-LOGGED = ("loss", "adversarial", "discriminator", "logits_real", "logits_fake")
 
 
 def adam(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
@@ -66,10 +65,6 @@ class RealESRGAN(Adversarial, OnePass):
             released file.
         discriminator_optimizer: Makes the discriminator's optimiser.
         optimizer: Makes the network's optimiser.
-
-    Raises:
-        ValueError: If no term counts from the first step, or one has the name of another value that
-            is logged.
     """
 
     training_only = ("discriminator.", "losses.")
@@ -94,22 +89,10 @@ class RealESRGAN(Adversarial, OnePass):
             **kwargs,
         )
         terms = {name: loss for name, loss in (losses or {"l1": L1()}).items() if loss is not None}
-        if taken := [name for name in terms if name in LOGGED]:
-            raise ValueError(
-                f"model.init_args.losses.{taken[0]}: the name is logged for something else; give "
-                "the term another one"
-            )
         self.losses = nn.ModuleDict(terms)
         self.gan, self.discriminator_weights = gan, discriminator_weights
         self.usm = USM() if sharpen else None
         self._files: dict[str, Callable[[], Path]] = {}  # of losses, which only training loads
-        starts = [loss.start for loss in terms.values()]
-        starts += [gan.start] if self.discriminator is not None else []
-        if min(starts, default=1):
-            raise ValueError(
-                "no term of model.init_args.losses counts from the first step: set start of one of "
-                "them to 0"
-            )
 
     # ------------------------------------------------------------------------------------- training
 

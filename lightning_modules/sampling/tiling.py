@@ -8,7 +8,6 @@ output as on the whole image, wherever the tiles lie.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 Window = Literal["linear", "gaussian", "flat", "released"]
 log = logging.getLogger(__name__)
 SHORT = 2  # seconds; tiles that take less need no bar
-SILENCE = 10  # seconds between two lines where there is no terminal
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ def restore_tiled(
         batch: ``lr`` (B, 3, h, w) in [0, 1], ``size`` (H, W) of the output.
         tiles: Result of ``grid`` for these sizes.
         at_once: Tiles that are restored as one batch, of ``at_once`` times B.
-        bar: Show progress: a bar in a terminal, else lines.
+        bar: Show a bar in a terminal.
 
     Returns:
         (B, 3, H, W) float32.
@@ -168,7 +166,7 @@ def blend(
         make: From n tiles of one size to (n B, C, H', W'), with B outputs per tile in order.
         tiles: Result of ``grid``.
         at_once: Largest n.
-        bar: Show progress: a bar in a terminal, else lines.
+        bar: Show a bar in a terminal.
 
     Returns:
         (B, C, H, W) float32.
@@ -177,7 +175,6 @@ def blend(
         ValueError: If the output of a tile has another size than expected.
     """
     total: Tensor | None = None
-    finished, said = 0, time.monotonic()
     progress = tqdm(
         total=len(tiles),
         desc="tiles",
@@ -203,10 +200,6 @@ def blend(
                 window = copy_to(window, total.device, total.dtype)
                 total[..., tile.rows.out, tile.columns.out] += part.float() * window
             done.update(len(group))
-            finished += len(group)
-            if bar and done.disable and time.monotonic() - said >= SILENCE:
-                log.info("tiles: %d of %d", finished, len(tiles))
-                said = time.monotonic()
     return cast(Tensor, total)
 
 

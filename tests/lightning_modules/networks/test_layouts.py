@@ -73,7 +73,6 @@ def test_layouts(name: str) -> None:
     [
         (partial(Shared, SDXL), 1_932),
         (partial(Full, SDXL), 145_457_280),
-        (partial(Full, SDXL, gated=True), 145_457_284),
     ],
 )
 def test_parameters_of_feature_upsamplers(make: Callable[[], nn.Module], parameters: int) -> None:
