@@ -45,7 +45,6 @@ class Adversarial(SuperResolver):
     """
 
     training_only: tuple[str, ...] = ("discriminator.",)
-    discriminator_weights: str | None = None  # initial ones, of methods that take them
     group = ""  # of the arguments `accumulate` and `clip`, such as "training."
 
     def __init__(

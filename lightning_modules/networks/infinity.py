@@ -22,8 +22,8 @@ from torch.nn import functional
 
 from degradations.device import copy_to
 from files.numbers import UnitInterval
+from lightning_modules.networks.bsq import Scales
 from lightning_modules.networks.running import Running
-from lightning_modules.networks.scales import Scales
 from lightning_modules.noise import Size
 
 EPS = 1e-6
@@ -219,7 +219,8 @@ def rotary_embedding(
     Returns:
         (2, n, D / 2), cosines and sines: of rows, then of columns.
     """
-    full, place = cast(Size, scales.full), {"dtype": torch.float32, "device": device}
+    full = cast(Size, scales.full)
+    place: dict[str, Any] = {"dtype": torch.float32, "device": device}
     theta = 10000.0 ** (-torch.arange(0, width // 2, 2, **place) / (width // 2))
     angles = []
     for h, w in scales.grids[first:last]:

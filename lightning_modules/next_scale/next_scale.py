@@ -27,6 +27,7 @@ from lightning_modules.backbone.condition import Texts, text_of
 from lightning_modules.latents import InLatents
 from lightning_modules.networks.bsq import (
     Down,
+    Scales,
     enlarged,
     flipped,
     from_bits,
@@ -44,7 +45,6 @@ from lightning_modules.networks.infinity import (
     Text,
     decay_groups,
 )
-from lightning_modules.networks.scales import Scales
 from lightning_modules.noise import Noise, Size
 from lightning_modules.settings import changed
 

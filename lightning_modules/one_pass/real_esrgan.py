@@ -20,7 +20,6 @@ of the data: ``degradations.RealESRGAN``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -92,7 +91,6 @@ class RealESRGAN(Adversarial, OnePass):
         self.losses = nn.ModuleDict(terms)
         self.gan, self.discriminator_weights = gan, discriminator_weights
         self.usm = USM() if sharpen else None
-        self._files: dict[str, Callable[[], Path]] = {}  # of losses, which only training loads
 
     # ------------------------------------------------------------------------------------- training
 
@@ -149,10 +147,6 @@ class RealESRGAN(Adversarial, OnePass):
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
         """Load the discriminator. Only ``setup`` for training loads what losses need."""
         super().load_parts(find)
-        for name, loss in self._terms.items():
-            if loss.file is not None:
-                key = f"losses.{name}.init_args.perceptual_weights"
-                self._files[name] = partial(find, key, loss.file)
         if self.discriminator is not None and self.discriminator_weights is not None:
             key = "discriminator_weights"
             found = read_weights(find(key, self.discriminator_weights))
@@ -171,9 +165,11 @@ class RealESRGAN(Adversarial, OnePass):
         if stage != "fit":
             return
         for name, loss in self._terms.items():
-            if name in self._files:
-                loss.load(self._files.pop(name)())
-            elif loss.file is not None and not getattr(loss, "source", ""):
+            if loss.file is None or getattr(loss, "source", ""):
+                continue
+            if self._find is not None:
+                loss.load(self._find(f"losses.{name}.init_args.perceptual_weights", loss.file))
+            else:
                 raise ValueError(
                     f"model.init_args.losses.{name} has random weights: call its load with the "
                     f"file of {loss.file}"

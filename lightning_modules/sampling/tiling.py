@@ -1,7 +1,7 @@
 """Tiles: their grid, blending, padding and side.
 
-The outer pixels of a tile lack their surroundings, so they are discarded: a quarter of the overlap,
-or half of it with the window ``flat``. A method with a smaller receptive field gives the same
+The outer pixels of a tile lack their surroundings, so they are discarded: a quarter of the overlap.
+A method with a smaller receptive field gives the same
 output as on the whole image, wherever the tiles lie.
 """
 
@@ -24,7 +24,7 @@ from lightning_modules.settings import Option, changed
 if TYPE_CHECKING:
     from files.batch import Batch
 
-Window = Literal["linear", "gaussian", "flat", "released"]
+Window = Literal["linear", "gaussian", "released"]
 log = logging.getLogger(__name__)
 SHORT = 2  # seconds; tiles that take less need no bar
 
@@ -39,7 +39,7 @@ class Tiling:
         overlap: LR pixels that neighbouring tiles share; 32 for most methods.
         window: How tiles are blended. ``linear``, the default of most methods: over the middle half
             of the overlap; ``gaussian``: the same, with more weight in the middle of a tile;
-            ``flat``: each pixel is from one tile. ``released``: as InvSR's code, for its published
+            ``released``: as InvSR's code, for its published
             numbers: the Gaussian over the whole tile, half a pixel off its centre, and images
             below the size of a tile are mirrored up to it first. Only for whole factors.
         batch: Tiles that are enlarged at once.
@@ -298,11 +298,8 @@ def _weights(length: int, fade: int, follows: bool, goes_on: bool, window: Windo
         weights = torch.exp(-(((steps - (length - 1) / 2) / sigma) ** 2) / 2)
     if not fade:
         return weights
-    if window == "flat":
-        ramp = (steps >= fade // 2).double()
-    else:
-        margin = fade // 4
-        ramp = ((steps + 0.5 - margin) / (fade - 2 * margin)).clamp(0, 1)
+    margin = fade // 4
+    ramp = ((steps + 0.5 - margin) / (fade - 2 * margin)).clamp(0, 1)
     both = torch.ones_like(steps)
     if follows:
         both = torch.minimum(both, ramp)

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from lightning_modules.networks.autoencoders import BitwiseVAE, resshift_vq
-from lightning_modules.networks.compact import SRVGGNetCompact
 from lightning_modules.networks.discriminator import (
     LatentDiscriminator,
     PatchGAN,
@@ -23,7 +22,7 @@ from lightning_modules.networks.imdn import IMDN
 from lightning_modules.networks.latent_lpips import LatentDistance
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.noise_predictor import NoisePredictor
-from lightning_modules.networks.rrdb import RRDBNet
+from lightning_modules.networks.rrdb import RRDBNet, SRVGGNetCompact
 from lightning_modules.networks.swin_unet import SwinUNet
 from lightning_modules.networks.transformation import Transformation
 

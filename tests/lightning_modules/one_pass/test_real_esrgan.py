@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 from callbacks.training.ema import EMA
 from callbacks.training.guard import Guard
 from degradations.stages.sharpen import USM
-from lightning_modules.networks.compact import SRVGGNetCompact
 from lightning_modules.networks.discriminator import UNetDiscriminator
+from lightning_modules.networks.rrdb import SRVGGNetCompact
 from lightning_modules.one_pass.losses import (
     GAN,
     L1,
