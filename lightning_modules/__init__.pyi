@@ -42,9 +42,9 @@ from .one_pass.losses import L1 as L1
 from .one_pass.losses import Charbonnier as Charbonnier
 from .one_pass.losses import Loss as Loss
 from .one_pass.losses import VGG19Perceptual as VGG19Perceptual
-from .networks.any_size import AnySize as AnySize
+from .networks.liif import AnySize as AnySize
 from .networks.autoencoders import BitwiseVAE as BitwiseVAE
-from .networks.compact import SRVGGNetCompact as SRVGGNetCompact
+from .networks.rrdb import SRVGGNetCompact as SRVGGNetCompact
 from .networks.discriminator import LatentDiscriminator as LatentDiscriminator
 from .networks.discriminator import PatchGAN as PatchGAN
 from .networks.discriminator import UNetDiscriminator as UNetDiscriminator

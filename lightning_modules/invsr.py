@@ -22,7 +22,6 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -44,7 +43,6 @@ from lightning_modules.latents import (
     check_base,
     check_channels,
     enlarged,
-    fit_predictor,
     latent_pair,
     whole_lr,
 )
@@ -129,7 +127,6 @@ class InvSR(InLatents, Adversarial):
         self.prompt, self.sampling, self.losses = prompt, sampling, training
         self.schedule = schedule or Schedule(variance="exploding")
         self.middle, self.perceptual = _frozen(sampling.middle), _frozen(training.perceptual)
-        self._find_perceptual: Callable[[], Path] | None = None
         self.discriminator_weights = training.discriminator_weights
         self.tile, self.tile_overlap, self.tile_window = self.patch, self.patch // 2, "gaussian"
         self.tile_least = self.patch
@@ -317,8 +314,6 @@ class InvSR(InLatents, Adversarial):
             options["middle"] = getattr(self.middle, "source", "").rpartition(" ")[2]
         if self.predictor is None:
             options["denoiser (unpredicted noise)"] = self.denoiser.source.rpartition(" ")[2]
-        if self.patch != lr_side(None, self.scale):
-            options["patch"] = self.patch
         return {**super().output_settings, **options}
 
     @property
@@ -351,9 +346,6 @@ class InvSR(InLatents, Adversarial):
                 log.warning("%s was trained for the start, not between steps", found.name)
             # It is frozen, so checkpoints and results name its source.
             cast(Any, self.middle).source = f"{found.name} {fingerprint(own)}"
-        weights = self.losses.perceptual_weights
-        if self.perceptual is not None and weights is not None:
-            self._find_perceptual = partial(find, "training.perceptual_weights", weights)
         if self.discriminator is not None and self.discriminator_weights is not None:
             key = "discriminator_weights"
             found = read_weights(find(key, self.discriminator_weights))
@@ -365,9 +357,9 @@ class InvSR(InLatents, Adversarial):
         return {"starts": list(self.losses.starts), "starting": self.losses.starting}
 
     def _load_perceptual(self) -> None:
-        if self._find_perceptual is not None:
-            cast(Any, self.perceptual).load(self._find_perceptual())
-            self._find_perceptual = None
+        weights = self.losses.perceptual_weights
+        if self.perceptual is not None and weights is not None and self._find is not None:
+            cast(Any, self.perceptual).load(self._find("training.perceptual_weights", weights))
         if getattr(self.perceptual, "source", None) == "":
             raise ValueError(
                 "training.perceptual has random weights: set perceptual_weights beside it to a "
@@ -426,8 +418,14 @@ class InvSR(InLatents, Adversarial):
             )
         check_channels(self.denoiser, self.space)
         for predictor in (self.predictor, self.middle):
-            if predictor is not None:
-                fit_predictor(predictor, self.scale, self.space)
+            if predictor is None:
+                continue
+            predictor.fit_to(self.scale, self.space.factor)
+            if predictor.latent != self.space.channels:
+                raise ValueError(
+                    f"the predictor is for latents of {predictor.latent} channels, and the space "
+                    f"has {self.space.channels}: set the predictor's latent"
+                )
 
     def _check_training(self) -> None:
         if self.predictor is None:

@@ -22,7 +22,6 @@ from lightning_modules.weights import same_weights, unlike
 if TYPE_CHECKING:
     from files.batch import Batch
     from lightning_modules.backbone.denoiser import Denoiser, UNet2D
-    from lightning_modules.networks.noise_predictor import NoisePredictor
 
 log = logging.getLogger(__name__)
 
@@ -118,22 +117,6 @@ def enlarged(lr: Tensor, size: tuple[int, int]) -> Tensor:
         (B, 3, H, W), not clamped.
     """
     return functional.interpolate(lr, size, mode="bicubic", align_corners=False)
-
-
-def fit_predictor(predictor: NoisePredictor, scale: float, space: Space) -> None:
-    """Fit a noise predictor to a scale and a space.
-
-    Raises:
-        ValueError: If it cannot be.
-    """
-    predictor.fit_to(scale, space.factor)
-    made_for = space.factor / predictor.divisor
-    if (scale, space.channels) != (made_for, predictor.latent):
-        raise ValueError(
-            f"this predictor and space are for scale {made_for:g} and latents of "
-            f"{predictor.latent} channels, not {scale:g} and {space.channels}: set "
-            "data.init_args.scale, or leave out the predictor's halvings and set its latent"
-        )
 
 
 def check_channels(denoiser: Denoiser, space: Space) -> None:

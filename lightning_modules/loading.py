@@ -41,6 +41,7 @@ class Loaded(Method, LightningModule):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.loaded_with: dict[str, Any] = {}
+        self._find: Callable[[str, str], Path] | None = None
 
     @property
     def needs_weights(self) -> bool:
@@ -52,8 +53,10 @@ class Loaded(Method, LightningModule):
 
         Args:
             find: Returns the file for an argument's name and value. The value is a path, the
-                folder of a run, or a name of ``configs/weights.yaml``.
+                folder of a run, or a name of ``configs/weights.yaml``. It is kept for ``setup``,
+                which loads what only training needs.
         """
+        self._find = find
 
     def load_weights(self, path: str | Path) -> None:
         """Load weights without optimiser state.

@@ -20,7 +20,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from files.numbers import NonNegativeFloat, PositiveInt, UnitInterval
+from files.numbers import NonNegativeFloat, UnitInterval
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import SuperResolver
@@ -50,7 +50,6 @@ class ResShift(InLatents, SuperResolver):
         sampler: ``posterior``, as in the papers; ``ddim``, deterministic; a share from 0 to 1 of
             the posterior's fresh noise, between those two; or ``dpm_solver_2m``, which delivers
             more detail with the same network and number of calls.
-        divisor: Sides of latents are padded to a multiple of this; the network's by default.
         perceptual: Distance of two batches of images in [0, 1], (B,), added to the loss on decoded
             images, such as ``callbacks.Perceptual``; frozen.
         perceptual_weight: Its weight: 1 in the paper, 10 for faces and inpainting.
@@ -75,7 +74,6 @@ class ResShift(InLatents, SuperResolver):
         process: ResidualShift | None = None,
         timesteps: Sequence[int] | None = None,
         sampler: ShiftSolver | UnitInterval = "posterior",
-        divisor: PositiveInt | None = None,
         perceptual: nn.Module | None = None,
         perceptual_weight: NonNegativeFloat = 1.0,
         perceptual_target: PerceptualTarget = "round_trip",
@@ -94,7 +92,7 @@ class ResShift(InLatents, SuperResolver):
             )
         self.sampled = self.process if timesteps is None else self.process.respaced(timesteps)
         self.sampler = ShiftSampler(self.sampled, sampler)
-        self.divisor = divisor or int(getattr(network, "divisor", 1))
+        self.divisor = int(getattr(network, "divisor", 1))  # of latents' sides
         self.tile_multiple = self.divisible
         self.perceptual = None if perceptual is None else perceptual.requires_grad_(False)
         self.perceptual_weight = perceptual_weight

@@ -7,7 +7,7 @@ the loop over timesteps.
 
 Guo et al., ECCV 2024 (arXiv 2402.10491), section 3.2: R = ceil(log_4(d_R / d)), d and d_R being
 numbers of pixels, not sides. The paper does not fix the sizes in between if the ratio is no power
-of four, nor how to change the aspect ratio; both are arguments here.
+of four: here factors are equal, or sizes are an argument.
 """
 
 from __future__ import annotations
@@ -49,8 +49,6 @@ from lightning_modules.settings import changed
 if TYPE_CHECKING:
     from files.batch import Batch
 
-Rule = Literal["geometric", "x4_then_rest"]
-Aspect = Literal["target", "base"]
 SizeCondition = Literal["stage", "base"]
 DDIM = Sampler()  # Stable Diffusion's
 # From (timestep, z, t, condition) to the base's raw output, or its replacement.
@@ -93,8 +91,7 @@ def base_of(target: Size, scale: float) -> Size:
 def cascade_sizes(
     base: Size,
     target: Size,
-    rule: Rule | Sequence[Size] = "geometric",
-    aspect: Aspect = "target",
+    stages: Sequence[Size] | None = None,
     multiple: int = 8,
 ) -> list[Size]:
     """Return the sizes from the base stage to the target.
@@ -102,33 +99,29 @@ def cascade_sizes(
     Args:
         base: (h, w) that the base model was trained for.
         target: (H, W) of the output.
-        rule: ``geometric``: equal factors; ``x4_then_rest``: four times the pixels, and the rest in
-            the last stage; or the sizes of all stages after the base's, with the target last.
-        aspect: ``target``: the base stage has the target's aspect ratio and as many pixels as
-            ``base``; ``base``: it has the size of ``base``, and the first stage changes the aspect.
+        stages: Sizes of all stages after the base's, with the target last; by default the fewest
+            of equal factors.
         multiple: Sides are multiples of this; intermediate ones are rounded to it, halves up.
 
     Returns:
-        R + 1 sizes, the target last. For equal sizes only the target; for equal numbers of pixels
-        and different aspect ratios, one stage.
+        R + 1 sizes, the target last; for equal numbers of pixels only the target. The first has the
+        target's aspect ratio and as many pixels as ``base``.
 
     Raises:
         ValueError: If the target has fewer pixels than the base, or a side is no multiple.
     """
     target = (target[0], target[1])  # on its way to a GPU a tuple becomes a list
-    _check(base, target, rule, multiple)
-    stages = count_stages(base, target)
+    _check(base, target, stages or [], multiple)
     pixels = base[0] * base[1]
-    first = base if aspect == "base" else _of(pixels, target, multiple)
+    first = _of(pixels, target, multiple)
     if first == target:
         return [target]
-    if not isinstance(rule, str):
-        _check_explicit(first, target, rule)
-        return [first, *rule]
-    factor = 4.0
-    if rule == "geometric" and stages:
-        factor = (target[0] * target[1] / pixels) ** (1 / stages)
-    between = [_of(pixels * factor**stage, target, multiple) for stage in range(1, stages)]
+    if stages is not None:
+        _check_explicit(first, target, stages)
+        return [first, *stages]
+    count = max(count_stages(base, target), 1)
+    factor = (target[0] * target[1] / pixels) ** (1 / count)
+    between = [_of(pixels * factor**stage, target, multiple) for stage in range(1, count)]
     return [first, *between, target]
 
 
@@ -141,9 +134,8 @@ def _of(pixels: float, target: Size, multiple: int) -> Size:
     return height, width
 
 
-def _check(base: Size, target: Size, rule: Rule | Sequence[Size], multiple: int) -> None:
-    explicit = [] if isinstance(rule, str) else rule
-    for size in (base, target, *explicit):
+def _check(base: Size, target: Size, stages: Sequence[Size], multiple: int) -> None:
+    for size in (base, target, *stages):
         if size[0] % multiple or size[1] % multiple:
             raise ValueError(
                 f"a size of {size[0]}x{size[1]} is no multiple of {multiple}: choose sizes of "

@@ -27,10 +27,10 @@ from lightning_modules.networks.bsq import (
     commitment,
     entropy_penalty,
     live_bits,
+    proportional,
     quantized,
     scales_of,
 )
-from lightning_modules.networks.scales import proportional
 from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.tiling import padded
 

@@ -27,6 +27,7 @@ from lightning_modules.backbone.condition import Texts, text_of
 from lightning_modules.latents import InLatents
 from lightning_modules.networks.bsq import (
     Down,
+    Scales,
     enlarged,
     flipped,
     from_bits,
@@ -44,7 +45,6 @@ from lightning_modules.networks.infinity import (
     Text,
     decay_groups,
 )
-from lightning_modules.networks.scales import Scales
 from lightning_modules.noise import Noise, Size
 from lightning_modules.settings import changed
 
@@ -333,8 +333,7 @@ class NextScale(InBits):
 
     def text(self, batch: Batch) -> Text | None:
         """Return the text of a batch; None without text. Raises as ``text_of``."""
-        width = self.transformer.no_text.shape[1]
-        return text_of(batch, self.encoder, self.prompt, width)
+        return text_of(batch, self.encoder, self.prompt)
 
     def predicted(self, batch: Batch, inputs: Tensor, scales: Scales) -> Tensor:
         """Return logits of all scales, (B, n, bits, 2), with captions dropped as in training.

@@ -42,9 +42,8 @@ from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.base import SuperResolver
 from lightning_modules.latents import enlarged
 from lightning_modules.networks import infinity, transformation
-from lightning_modules.networks.bsq import quantized, total_after
+from lightning_modules.networks.bsq import Scales, quantized, total_after
 from lightning_modules.networks.infinity import InfinityTransformer, decay_groups
-from lightning_modules.networks.scales import Scales
 from lightning_modules.networks.transformation import Mapper
 from lightning_modules.next_scale.next_scale import (
     InBits,
@@ -232,19 +231,9 @@ class NSARMStageOne(InBits, SuperResolver):
     # ------------------------------------------------------------------------- checks and weights
 
     def _check_mapper(self) -> None:
-        mapper, factor = self.mapper, 1 if self.enlarge_lr else self.scale
-        side = mapper.size[0] * factor
-        pixels = side * self.space.factor if self.enlarge_lr else 0
-        if side % 1 or pixels % self._enlargement:
-            raise ValueError(
-                f"at scale {self.scale:g}, LR and HR's latent must have whole sides: set "
-                "data.init_args.scale, or the mapper's size"
-            )
-        if (mapper.bits, mapper.size[0]) != (self.space.channels, mapper.size[1]):
-            raise ValueError(
-                f"model.init_args.mapper is for {mapper.bits} bits and a size of {mapper.size}: "
-                f"set them to {self.space.channels}, as the space has, and to a square"
-            )
+        mapper = self.mapper
+        if mapper.size[0] != mapper.size[1]:
+            raise ValueError(f"model.init_args.mapper has size {mapper.size}: set it to a square")
         expected = self.scales.latents[: len(mapper.grids)]
         full = self.scales.latents[-1]
         if [tuple(grid) for grid in mapper.grids] != expected or mapper.full not in (None, full):

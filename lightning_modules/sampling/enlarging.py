@@ -47,7 +47,6 @@ class InTiles(Method, LightningModule):
     # multiples and have such sides; otherwise latents of two tiles would not share one lattice.
     tile_multiple = 1
     tile_always = False  # whether validation and test go through tiles too
-    color_share = 0.5  # of wavelet, with `color_fix: blend`
 
     def __init__(self, *args: Any, color_fix: ColorFix = "none", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -117,7 +116,7 @@ class InTiles(Method, LightningModule):
             sr = self._at_side(batch, side)
         else:
             sr = halved_when_full(partial(self._at_side, batch), side, self._least_side)
-        return {"sr": fix_colors(sr, self.color_reference(batch), self.color_fix, self.color_share)}
+        return {"sr": fix_colors(sr, self.color_reference(batch), self.color_fix)}
 
     def _at_side(self, batch: Batch, side: int | None) -> Tensor:
         self._tile_count = 1

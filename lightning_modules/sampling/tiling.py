@@ -1,14 +1,13 @@
 """Tiles: their grid, blending, padding and side.
 
-The outer pixels of a tile lack their surroundings, so they are discarded: a quarter of the overlap,
-or half of it with the window ``flat``. A method with a smaller receptive field gives the same
+The outer pixels of a tile lack their surroundings, so they are discarded: a quarter of the overlap.
+A method with a smaller receptive field gives the same
 output as on the whole image, wherever the tiles lie.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -25,10 +24,9 @@ from lightning_modules.settings import Option, changed
 if TYPE_CHECKING:
     from files.batch import Batch
 
-Window = Literal["linear", "gaussian", "flat", "released"]
+Window = Literal["linear", "gaussian", "released"]
 log = logging.getLogger(__name__)
 SHORT = 2  # seconds; tiles that take less need no bar
-SILENCE = 10  # seconds between two lines where there is no terminal
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Tiling:
         overlap: LR pixels that neighbouring tiles share; 32 for most methods.
         window: How tiles are blended. ``linear``, the default of most methods: over the middle half
             of the overlap; ``gaussian``: the same, with more weight in the middle of a tile;
-            ``flat``: each pixel is from one tile. ``released``: as InvSR's code, for its published
+            ``released``: as InvSR's code, for its published
             numbers: the Gaussian over the whole tile, half a pixel off its centre, and images
             below the size of a tile are mirrored up to it first. Only for whole factors.
         batch: Tiles that are enlarged at once.
@@ -111,7 +109,7 @@ def restore_tiled(
         batch: ``lr`` (B, 3, h, w) in [0, 1], ``size`` (H, W) of the output.
         tiles: Result of ``grid`` for these sizes.
         at_once: Tiles that are restored as one batch, of ``at_once`` times B.
-        bar: Show progress: a bar in a terminal, else lines.
+        bar: Show a bar in a terminal.
 
     Returns:
         (B, 3, H, W) float32.
@@ -168,7 +166,7 @@ def blend(
         make: From n tiles of one size to (n B, C, H', W'), with B outputs per tile in order.
         tiles: Result of ``grid``.
         at_once: Largest n.
-        bar: Show progress: a bar in a terminal, else lines.
+        bar: Show a bar in a terminal.
 
     Returns:
         (B, C, H, W) float32.
@@ -177,7 +175,6 @@ def blend(
         ValueError: If the output of a tile has another size than expected.
     """
     total: Tensor | None = None
-    finished, said = 0, time.monotonic()
     progress = tqdm(
         total=len(tiles),
         desc="tiles",
@@ -203,10 +200,6 @@ def blend(
                 window = copy_to(window, total.device, total.dtype)
                 total[..., tile.rows.out, tile.columns.out] += part.float() * window
             done.update(len(group))
-            finished += len(group)
-            if bar and done.disable and time.monotonic() - said >= SILENCE:
-                log.info("tiles: %d of %d", finished, len(tiles))
-                said = time.monotonic()
     return cast(Tensor, total)
 
 
@@ -305,11 +298,8 @@ def _weights(length: int, fade: int, follows: bool, goes_on: bool, window: Windo
         weights = torch.exp(-(((steps - (length - 1) / 2) / sigma) ** 2) / 2)
     if not fade:
         return weights
-    if window == "flat":
-        ramp = (steps >= fade // 2).double()
-    else:
-        margin = fade // 4
-        ramp = ((steps + 0.5 - margin) / (fade - 2 * margin)).clamp(0, 1)
+    margin = fade // 4
+    ramp = ((steps + 0.5 - margin) / (fade - 2 * margin)).clamp(0, 1)
     both = torch.ones_like(steps)
     if follows:
         both = torch.minimum(both, ramp)

@@ -27,10 +27,10 @@ from lightning_modules.first_stage.autoencoder import Autoencoder
 from lightning_modules.first_stage.latent_perceptual import LatentPerceptual
 from lightning_modules.first_stage.tokenizer import Tokenizer
 from lightning_modules.invsr import InvSR
-from lightning_modules.networks.compact import SRVGGNetCompact
 from lightning_modules.networks.discriminator import UNetDiscriminator
 from lightning_modules.networks.feature_upsampler import Full
 from lightning_modules.networks.liif import LIIF
+from lightning_modules.networks.rrdb import SRVGGNetCompact
 from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.networks.swin_unet import SwinUNet
 from lightning_modules.next_scale.infinity import Infinity

@@ -26,14 +26,13 @@ from lightning_modules.first_stage.latent_perceptual import LatentPerceptual
 from lightning_modules.first_stage.tokenizer import Tokenizer
 from lightning_modules.inversion import STARTS, Sampling, Training
 from lightning_modules.invsr import InvSR
-from lightning_modules.networks.compact import SRVGGNetCompact
 from lightning_modules.networks.discriminator import UNetDiscriminator
 from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.feature_upsampler import Shared
 from lightning_modules.networks.imdn import IMDN
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.noise_predictor import NoisePredictor
-from lightning_modules.networks.rrdb import RRDBNet
+from lightning_modules.networks.rrdb import RRDBNet, SRVGGNetCompact
 from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.next_scale.infinity import Infinity
 from lightning_modules.next_scale.nsarm import NSARM, NSARMStageOne

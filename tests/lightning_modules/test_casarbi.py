@@ -278,13 +278,3 @@ def test_its_unit_is_the_one_of_now():
     assert not torch.equal(before, measured)
     made.load_state_dict(method(answer=1.0).state_dict())
     assert torch.equal(restored(made), before)
-
-
-@pytest.mark.parametrize("hook", ["on_test_start", "on_predict_start"])
-def test_no_output_without_its_unit(hook):
-    made = CasArbi(2.0, TINY, network=SFTUNet(8, 8, (1,), 1))
-    with pytest.raises(ValueError, match=r"sigma_r, the deviation of HR - base, is missing"):
-        getattr(made, hook)()
-    made.sigma_r.fill_(0.1)
-    getattr(made, hook)()
-    getattr(CasArbi(2.0, TINY), hook)()

@@ -211,15 +211,6 @@ class TestColors:
         wide = functional.pad(batch["lr"], (0, 4, 0, 4), mode="reflect")
         assert torch.equal(found, fix_colors(predicted(Fixed(), batch), wide, "wavelet"))
 
-    def test_a_share_of_the_methods_own(self) -> None:
-        class Shared(Fixed):
-            color_share = 0.2
-
-        batch = batch_of(1, 20)
-        found = predicted(Shared(color_fix="blend"), batch)
-        plain = predicted(Fixed(), batch)
-        assert torch.equal(found, fix_colors(plain, batch["lr"], "blend", 0.2))
-
 
 class TestAttributes:
     def test_some_methods_cut_in_evaluation(self) -> None:

@@ -22,9 +22,9 @@ from files.tensors import read_metadata
 from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.space import KLSpace, PixelSpace
 from lightning_modules.diffusion import Diffusion
-from lightning_modules.networks.any_size import AnySize
 from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.imdn import IMDN
+from lightning_modules.networks.liif import AnySize
 from lightning_modules.one_pass.regression import Regression
 from lightning_modules.weights import read_weights
 from tests.lightning_modules.backbone.unets import CLASSES, WRAPPERS, inputs, small_kl, wrapped

@@ -19,12 +19,12 @@ def field(*shape, seed=0):
 
 
 def test_two_as_one_batch():
-    first = Condition(text=field(2, 3, 4), noise_level=torch.tensor([1.0, 2.0]))
-    second = Condition(text=field(1, 3, 4, seed=1), noise_level=torch.tensor([3.0]))
+    first = Condition(text=field(2, 3, 4), sizes=torch.tensor([1.0, 2.0]))
+    second = Condition(text=field(1, 3, 4, seed=1), sizes=torch.tensor([3.0]))
     both = joined(first, second)
-    assert both.used.keys() == {"text", "noise_level"}
+    assert both.used.keys() == {"text", "sizes"}
     assert both.text.shape == (3, 3, 4)
-    assert both.noise_level.tolist() == [1, 2, 3]
+    assert both.sizes.tolist() == [1, 2, 3]
     with pytest.raises(ValueError, match="the other nothing"):
         joined(first, Condition())
 
