@@ -1,16 +1,15 @@
 """``main.py encode``: write the latents of a dataset into shards.
 
 It is set up as ``fit`` and ends before the first step. ``datamodules.Latents`` reads the
-shards. A stopped command continues after its last complete shard.
+shards. A stopped command continues with the shards that are not there yet.
 
-After every ``samples_per_shard`` squares, a **block**, a new shard and a new batch begin. So
-several processes write the bytes of one: each encodes some blocks, in a folder beside the shards,
-and the first process gives the shards their names.
+After every ``samples_per_shard`` squares, a **block**, a new shard and a new batch begin. So a
+shard depends on its number alone, and several processes write the bytes of one: each encodes some
+blocks. A block whose squares are all unreadable has no shard.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import itertools
 import json
@@ -38,11 +37,7 @@ from datamodules.degrading import degradation_of
 from datamodules.files.decode import UnreadableImage
 from datamodules.loading import expect_workers, start_worker
 from datamodules.order.keys import digest_of
-from datamodules.pack.joining import Adopting
-from datamodules.pack.journal import Journal, Stage, own_shards
 from datamodules.pack.packing import Progress
-from datamodules.pack.parts import Blocks
-from datamodules.parts import digest_of as digest_of_job
 from datamodules.samples import Flips, Images, SampleDraws, draw_turn, turned
 from datamodules.shards.index import split_name
 from datamodules.shards.writer import Members, ShardWriter, find_shards
@@ -50,8 +45,9 @@ from datamodules.source import Augmentation
 from datamodules.sources.latents import ABOUT, Latents
 from datamodules.sources.triplets import Triplets
 from degradations.draws import seed_of
+from files.folder_lock import FolderLock
 from files.numbers import PositiveInt
-from files.owned import remove_file, remove_folder, remove_leftovers, write_whole
+from files.owned import refuse_foreign, remove_file, write_whole
 from files.paths import expand_path
 from lightning_modules.base import ImageModel
 
@@ -207,7 +203,9 @@ def _copy(part: NDArray[np.uint8], turn: int) -> NDArray[np.uint8]:
 
 log = logging.getLogger(__name__)
 NAME = "latents"  # prefix of the shards' names
-VERSION = 1  # of encode.json
+VERSION = 2  # of encode.json
+REASONS = 3  # of skipped squares, in the log
+PATIENCE = timedelta(days=30)
 
 
 def unit_of(space: Space, scale: float) -> int:
@@ -255,152 +253,89 @@ class Encoding:
         )
         self.count = len(self.squares) * options.crops_per_image
 
-    @property
-    def journal(self) -> Path:
-        """Path of the journal."""
-        return self.out / f"{NAME}.journal.jsonl"
-
-    @property
-    def _all_of_job(self) -> dict[str, Any]:
-        job: dict[str, Any] = json.loads(json.dumps(self._job()))
-        return job
-
-    @property
-    def _blocks(self) -> Blocks:
-        digest = digest_of_job(self._all_of_job)
-        return Blocks(self.out, NAME, self.count, self.options.samples_per_shard, digest)
-
-    def run(self) -> None:
-        """Continue where the journal ends, in one process."""
-        with Journal(self.journal) as journal:
-            todo = self._begin(journal)
-            self._write_blocks(todo)
-            self._join(journal)
-            self._finish()
-
-    def run_together(self, ranks: Together) -> None:
-        """Continue where the journal ends, in all processes.
+    def begin(self) -> None:
+        """Compare with earlier output, and note what the shards depend on.
 
         Raises:
-            ConfigurationError: If one of them fails; the others finish their blocks before.
+            ConfigurationError: If there are shards of other settings, or unknown ones.
         """
-        with contextlib.ExitStack() as opened:
-            journal, todo, failure = None, None, ""
-            if ranks.rank == 0:
-                try:
-                    journal = opened.enter_context(Journal(self.journal))
-                    todo = self._begin(journal)
-                except (OSError, ValueError) as error:
-                    failure = str(error)
-            todo = ranks.gather((todo, failure))[0]
-            if todo[1]:
-                raise ConfigurationError(todo[1])
-            try:
-                self._write_blocks(todo[0][ranks.rank :: ranks.size])
-            except (OSError, ValueError) as error:
-                failure = f"process {ranks.rank}: {error}"
-            if failed := [text for text in ranks.gather(failure) if text]:
+        about, job = self.out / ABOUT, self._job()
+        refuse_foreign(about)
+        then = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
+        before = then.get("job", {})
+        known = {f"{NAME}-{n:06d}.tar" for n in range(before.get("blocks", 0))}
+        shards = find_shards(self.out, NAME, parts=True)
+        changed = [k for k in job if job[k] != before.get(k)] if then else []
+        if (changed or (shards and not then)) and not self.options.overwrite:
+            what = f"other settings ({', '.join(changed)})" if then else "unknown settings"
+            raise ConfigurationError(
+                f"{self.out} holds latents with {what}: give another --encode.out, or "
+                "--encode.overwrite true to replace them"
+            )
+        for path in shards if self.options.overwrite else ():
+            if path.name.partition(".tar")[0].removeprefix(".") + ".tar" not in known:
                 raise ConfigurationError(
-                    f"{'; '.join(failed)}. What the other processes have encoded stays: give the "
-                    "same command to go on"
+                    f"{path} would be removed, but {about} does not say that it was written here: "
+                    "move it away"
                 )
-            if journal is not None:
+        if self.options.overwrite:
+            for path in (*shards, about):
+                remove_file(path)
+        if changed or not then or self.options.overwrite:
+            begun = {"version": VERSION, "source": self.space.source, "job": job}
+            write_whole(about, json.dumps(begun, indent=1) + "\n")
+
+    def write(self, rank: int, size: int) -> None:
+        """Encode the blocks of one of some processes that have no shard yet.
+
+        Args:
+            rank: Number of the process.
+            size: Number of processes.
+        """
+        per = self.options.samples_per_shard
+        blocks = range(rank, self.blocks, size)
+        todo = [n for n in blocks if not (self.out / f"{NAME}-{n:06d}.tar").is_file()]
+        spans = [range(n * per, min((n + 1) * per, self.count)) for n in todo]
+        skipped: list[str] = []
+        with Progress(sum(map(len, spans))) as progress:
+            for block, squares in zip(todo, self._read(spans), strict=True):
+                writer = ShardWriter(self.out, NAME, per, first=block)
                 try:
-                    self._join(journal)
-                    self._finish()
-                except (OSError, ValueError) as error:
-                    failure = str(error)
-            if failure := ranks.gather(failure)[0]:
-                raise ConfigurationError(failure)
+                    for batch in self._batches(squares):
+                        for item, sample in zip(batch, self._encoded(batch), strict=True):
+                            if sample is None:
+                                skipped.append(item["error"])
+                            else:
+                                writer.add(item["key"], sample)
+                            progress.step()
+                    if writer.samples:
+                        writer.finish()
+                except BaseException:
+                    writer.abandon()
+                    raise
+        if skipped:
+            reasons = "; ".join(list(dict.fromkeys(skipped))[:REASONS])
+            log.warning("%d squares were skipped, such as: %s", len(skipped), reasons)
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks."""
+        return -(-self.count // self.options.samples_per_shard)
 
     def _job(self) -> dict[str, Any]:
-        settings = {k: v for k, v in asdict(self.options).items() if k not in ("out", "overwrite")}
-        if not settings["texts"]:  # as in journals before this option
-            del settings["texts"]
-        made = {"space": self.space.identity, "seed": self.seed, "scale": self.model.scale}
-        images = {"count": len(self.source.keys), "digest": digest_of(self.source.keys)}
-        lr = None if self.degradation is None else repr(self.degradation)
-        if self.options.texts:
-            made["texts"] = self.encoder.source
-        if self.augment is not None:
-            made["augment"] = repr(self.augment)
-        return {**settings, **made, "images_of": images, "degradation": lr}
-
-    def _begin(self, journal: Journal) -> list[int]:
-        """Compare with earlier output, and return the blocks that are not encoded yet."""
-        job, folder = self._all_of_job, self._blocks.folder
-        if journal.job and not self.options.overwrite:
-            changed = [k for k in job if job[k] != journal.job.get(k)]
-            if changed:
-                raise ConfigurationError(
-                    f"{self.out} holds latents with other settings ({', '.join(changed)}): give "
-                    "another --encode.out, or --encode.overwrite true to replace them"
-                )
-            if journal.done:
-                return []
-            last = journal.finished[-1].next if journal.finished else (0, 0)
-            return [n for n in range(len(self._blocks)) if not self._blocks.is_whole(n, last)]
-        if find_shards(self.out, NAME) and not self.options.overwrite:
-            raise ConfigurationError(
-                f"{self.out} holds unknown shards {NAME}-*.tar: give another --encode.out"
-            )
-        for path in own_shards(self.out, NAME, journal, [self.out / ABOUT]):
-            remove_file(path)
-        if folder.exists():
-            remove_folder(folder, self._blocks.known)
-        journal.begin(job)
-        return list(range(len(self._blocks)))
-
-    def _write_blocks(self, todo: Sequence[int]) -> None:
-        """Encode some blocks into shards of their own."""
-        blocks = self._blocks
-        spans = [blocks.numbers(block) for block in todo]
-        with Progress(sum(map(len, spans)), 0) as progress:
-            for block, span, squares in zip(todo, spans, self._read(spans), strict=True):
-                with Journal(blocks.journal(block)) as journal:
-                    blocks.clear(block)
-                    journal.begin(blocks.job(block))
-                    writer = ShardWriter(blocks.folder, blocks.shards_name(block), len(span))
-                    self._fill(journal, writer, squares, span.stop, progress)
-
-    def _fill(
-        self,
-        journal: Journal,
-        writer: ShardWriter,
-        squares: Iterator[dict[str, Any]],
-        stop: int,
-        progress: Progress,
-    ) -> None:
-        """Encode squares, and end the journal."""
-        stage = Stage()
-        try:
-            for batch in self._batches(squares):
-                for item, sample in zip(batch, self._encoded(batch), strict=True):
-                    if sample is None:
-                        stage.refused.append((item["number"], "unreadable", item["error"]))
-                    else:
-                        writer.add(item["key"], sample)
-                    progress.step()
-            if writer.samples:
-                journal.append(stage.finished(writer, (stop, 0)))
-                stage = Stage()
-            stage.next = (stop, 0)
-            journal.append(stage)
-        finally:
-            writer.abandon()
-
-    def _join(self, journal: Journal) -> None:
-        """Give the shards of all blocks their names."""
-        blocks = self._blocks
-        if not journal.done:
-            adopting = Adopting(journal, blocks)
-            for block in range(len(blocks)):
-                adopting.join(blocks.done(block))
-            adopting.end()
-            _warn(journal)
-        remove_leftovers(blocks.folder, blocks.known)
-        if blocks.folder.exists():
-            remove_folder(blocks.folder, blocks.known)
+        job = {k: v for k, v in asdict(self.options).items() if k not in ("out", "overwrite")}
+        job |= {
+            "space": self.space.identity,
+            "seed": self.seed,
+            "scale": self.model.scale,
+            "images": digest_of(self.source.keys),
+            "blocks": self.blocks,
+            "degradation": None if self.degradation is None else repr(self.degradation),
+            "augment": None if self.augment is None else repr(self.augment),
+            "encoder": self.encoder.source if self.options.texts else None,
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(job))
+        return plain
 
     def _read(self, spans: Sequence[range]) -> Iterator[Iterator[dict[str, Any]]]:
         """Yield the squares of each span of numbers, in order."""
@@ -464,7 +399,7 @@ class Encoding:
         z: Tensor = self.space.encode(image) * self.space.deviation + self.space.mean
         return z.float().cpu()
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
         """Write ``encode.json``, which marks the output as complete."""
         shards = find_shards(self.out, NAME)
         if not shards:
@@ -473,12 +408,12 @@ class Encoding:
                 "unreadable, or smaller than --encode.crop"
             )
         about = {
-            **{"version": VERSION, "source": self.space.source, "factor": self.space.factor},
-            **self._job(),
+            **{"version": VERSION, "source": self.space.source, "job": self._job()},
+            **{"space": self.space.identity, "factor": self.space.factor},
+            # Latents of HR fit any scale.
+            "scale": None if self.degradation is None else self.model.scale,
             **statistics(shards),
         }
-        if self.degradation is None:
-            about["scale"] = None  # latents of HR fit any scale
         write_whole(self.out / ABOUT, json.dumps(about, indent=1) + "\n")
         log.info("%d samples in %d shards", about["samples"], len(shards))
         log.info("to standardise them, set in model.init_args.space:")
@@ -520,12 +455,6 @@ def _latents(shard: Path) -> Iterator[NDArray[np.float64]]:
                 yield np.load(io.BytesIO(content)).astype(np.float64)
 
 
-def _warn(journal: Journal) -> None:
-    refused = sum(len(stage.refused) for stage in journal.stages)
-    if refused:
-        log.warning("%d squares were skipped; see %s for the reasons", refused, journal.path)
-
-
 class _Chained(Sampler[int]):
     """Numbers of several ranges, one after the other.
 
@@ -563,24 +492,6 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-class Together:
-    """The processes of the command, which wait for one another without a limit.
-
-    Args:
-        trainer: The trainer, with more than one process.
-    """
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.rank, self.size = trainer.global_rank, trainer.world_size
-        self._group: Any = dist.new_group(backend="gloo", timeout=timedelta(days=30))
-
-    def gather(self, own: Any) -> list[Any]:
-        """Return what each process gives, on all of them."""
-        found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, own, group=self._group)
-        return found
-
-
 class Encode(Callback):
     """Encode before the first step, then end.
 
@@ -599,10 +510,26 @@ class Encode(Callback):
             ConfigurationError: If options, model and source do not fit.
         """
         encoding = Encoding(self.options, trainer, _checked(self.options, trainer, pl_module))
-        if trainer.world_size > 1:
-            encoding.run_together(Together(trainer))
-        else:
-            encoding.run()
+        alone = trainer.world_size == 1
+        # The first process to end may wait for the others for days.
+        everyone: Any = None if alone else dist.new_group(backend="gloo", timeout=PATIENCE)
+        lock = FolderLock(encoding.out)
+        if trainer.is_global_zero and not lock.acquire():
+            raise ConfigurationError(
+                f"{lock.holder()} encodes into {encoding.out}: stop it, or wait"
+            )
+        try:
+            if trainer.is_global_zero:
+                encoding.begin()
+            if not alone:
+                dist.barrier(everyone)
+            encoding.write(trainer.global_rank, trainer.world_size)
+            if not alone:
+                dist.barrier(everyone)
+            if trainer.is_global_zero:
+                encoding.finish()
+        finally:
+            lock.release()
         raise Checked
 
 

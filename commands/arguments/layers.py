@@ -9,6 +9,7 @@ dictionaries with the same position and class, and mix the arguments of two data
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import yaml
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
 
 from files.paths import CONFIGURATIONS, read_text
-from files.yaml_loader import strict_loader
+from files.yaml_loader import NO_CONFIGURATION, is_configuration, strict_loader
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,13 @@ class ConfigFile(ActionConfigFile):
     def __call__(
         self, parser: Any, cfg: Any, values: Any, option_string: str | None = None
     ) -> None:
-        """Remove what the file replaces, then read it."""
+        """Remove what the file replaces, then read it.
+
+        Raises:
+            TypeError: If it is no configuration.
+        """
+        if os.path.exists(str(values)) and not is_configuration(str(values)):
+            raise TypeError(f"{values!r} {NO_CONFIGURATION}")
         if cfg.get(self.dest):  # the first file only overrides defaults
             content, folder = _content(str(values), Path())
             for kept in replaced(cfg, content, folder):

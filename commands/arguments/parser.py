@@ -28,6 +28,7 @@ from commands.arguments.values import (
     Typed,
     TypedArgument,
     is_final,
+    is_other_file,
     is_text,
     names_in,
     plain,
@@ -37,7 +38,7 @@ from commands.errors import ConfigurationError
 from commands.names import ABOUT, TOOLS
 from files.own_modules import import_own
 from files.ranges import register_ranges
-from files.yaml_loader import open_configurations_alone, strict_loader
+from files.yaml_loader import is_configuration, strict_loader
 from lightning_modules.adversarial import Adversarial
 from lightning_modules.base import ImageModel
 
@@ -54,7 +55,6 @@ DESCRIPTIONS = {name: about for name, about in ABOUT.items() if name not in TOOL
 
 # For all parsers, also those of Python code.
 register_ranges()
-open_configurations_alone()
 strict_loader()
 
 
@@ -135,7 +135,10 @@ class Parser(HookedParser):
                 return checked if append else names
             if (is_text if typed else is_final)(action, value):
                 return plain(check(Typed(value))) if append else str(value)
-            refuse_file(action, value)
+            if is_other_file(value):
+                refuse_file(action, value)
+                return plain(check(Typed(value)))
+        refuse_file(action, value)
         return check(str(value) if isinstance(value, Typed) else value)
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
@@ -173,7 +176,9 @@ class Parser(HookedParser):
         if not any(isinstance(action, ConfigFile) for action in arguments_of(self)):
             return  # of a class, whose arguments may have these names
         for group in GROUPS:
-            if group not in config or isinstance(config[group], Namespace | str):  # str: a file
+            if group not in config or isinstance(config[group], Namespace):
+                continue
+            if isinstance(config[group], str) and is_configuration(config[group]):
                 continue
             if config[group] is None:  # its keys are all commented out
                 raise ConfigurationError(

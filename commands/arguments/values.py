@@ -78,16 +78,24 @@ def _replace(action: Action, config: Namespace, value: Any, option: str | None) 
         replace_typed(config, option)
 
 
-def refuse_file(action: Action, value: str) -> None:
+def is_other_file(value: Any) -> bool:
+    """Return whether a value names a file that is no configuration, and is not to be opened."""
+    return isinstance(value, str) and os.path.exists(value) and not is_configuration(value)
+
+
+def refuse_file(action: Action, value: Any) -> None:
     """Raise for the name of a file in place of a class: ``a.jpg`` would import a module ``a``.
 
     Raises:
         TypeError: If so.
     """
-    of_class = expects_class(action)
-    other = os.path.isfile(value) and not is_configuration(value)
-    if of_class and other and not _takes_text(hint_of(action)):
-        raise TypeError(f'Parser key "{action.dest}": {value!r} {NO_CONFIGURATION}')
+    if not expects_class(action) or _takes_text(hint_of(action)):
+        return
+    means = _meaning(value) if isinstance(value, str) else value
+    means = [*means.values()] if isinstance(means, dict) else means
+    for each in means if isinstance(means, list) else [value]:
+        if is_other_file(each):
+            raise TypeError(f'Parser key "{action.dest}": {each!r} {NO_CONFIGURATION}')
 
 
 def _reaches_in(action: Action, option: str, value: str) -> bool:

@@ -147,10 +147,7 @@ def test_a_stopped_command_goes_on(
     assert len(list(Path("out").rglob("*.tar"))) == 2
     assert not list(Path("out").rglob("*.part"))
     assert "other settings (flips)" in refusal(*ENCODE, *CROPS, "--encode.flips", "true")
-    enlarger(*ENCODE, *CROPS)
-    Path("out/encode.json").unlink()
-    sentence = refusal(*fit())
-    assert "out/encode.json, which main.py encode writes at its end, is missing" in sentence
+    assert "out/encode.json has no factor, scale, space: run the same" in refusal(*fit())
     enlarger(*ENCODE, *CROPS)
     assert {path.name: path.read_bytes() for path in Path("out").glob("*.tar")} == whole
     about = [json.loads(Path(f, "encode.json").read_text()) for f in ("out", "whole")]
@@ -248,8 +245,6 @@ SPLIT = ("--encode.crop", 32, "--encode.crops_per_image", 3, "--encode.samples_p
 def output(folder: str) -> dict[str, object]:
     found: dict[str, object] = {p.name: p.read_bytes() for p in Path(folder).glob("*.tar")}
     found["about"] = Path(folder, "encode.json").read_text()
-    found["journal"] = Path(folder, "latents.journal.jsonl").read_text()
-    assert not Path(folder, "latents.parts").exists()
     return found
 
 
@@ -264,7 +259,7 @@ def test_several_processes_give_the_bytes_of_one(
     more = (*SPLIT, *PAIRS, *small(work / "images", 12))
     enlarger(*ENCODE[:-1], "whole", *more)
     whole = output("whole")
-    assert len(whole) == 8 + 2  # of 9 blocks, one of which has no square
+    assert len(whole) == 8 + 1  # of 9 blocks, one of which has no square
     assert torchrun("main.py", *ENCODE, *more) == (0, "")
     assert output("out") == whole
 
@@ -272,17 +267,13 @@ def test_several_processes_give_the_bytes_of_one(
     stopped = (*ENCODE[:-1], "stopped", *more)
     monkeypatch.setenv("FAULT", "kill")
     assert torchrun("stops.py", *stopped)[0] != 0
-    assert not Path("stopped/latents-000000.tar").exists()
-    done = set(Path("stopped/latents.parts").glob("*.tar"))
-    assert done
+    done = {p: p.stat().st_mtime_ns for p in Path("stopped").glob("*.tar")}
+    assert 0 < len(done) < 8
     monkeypatch.setenv("FAULT", "disk")
     status, said = torchrun("stops.py", *stopped)
     assert status != 0
-    assert "process 1: [Errno 28] No space left on device" in said
-    assert "What the other processes have encoded stays" in said
-    kept = {path: path.stat().st_mtime_ns for path in Path("stopped/latents.parts").glob("*.tar")}
-    assert kept.keys() >= done
-    assert len(kept) >= 4  # all of the first process
+    assert "No space left on device" in said
+    assert all(path.stat().st_mtime_ns == time for path, time in done.items())
     shutil.copytree("stopped", "alone", copy_function=shutil.copy2)
     assert torchrun("main.py", *stopped, processes=3)[0] == 0
     assert output("stopped") == whole

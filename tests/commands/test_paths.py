@@ -107,7 +107,7 @@ def test_the_ending_is_in_the_message(other: Path, refusal: Refusal) -> None:
     for key in ("config", "model", "data.init_args.train"):
         sentence = refusal("fit", "--config", "tiny.yaml", f"--{key}", "a.jpg")
         assert key.replace(".init_args", "") in sentence
-        assert "'a.jpg' is not a configuration: its name must end in .yaml" in sentence
+        assert "'a.jpg' is not a configuration: a regular file whose name ends in .yaml" in sentence
     with pytest.raises(ValueError, match=r"a\.jpg is not a configuration"):
         degradation_of([other / "a.jpg"], 2)
 
@@ -122,7 +122,9 @@ def test_a_module_of_an_image_s_name_is_not_imported(other: Path, enlarger: Enla
 
 def test_a_named_pipe_is_no_configuration(other: Path, refusal: Refusal) -> None:
     os.mkfifo("x.yaml")
-    assert "'x.yaml' is not a regular file" in refusal(*PREDICT, "--config", "x.yaml")
+    assert "x.yaml' is not a configuration: a regular file" in refusal(
+        *PREDICT, "--config", "x.yaml"
+    )
 
 
 def test_the_name_of_a_shard_is_no_command(other: Path, refusal: Refusal) -> None:
