@@ -10,9 +10,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import BackboneFinetuning
 
-from callbacks.evaluation import all_callbacks
 from commands.arguments.jsonargparse_internals import (
     ActionTypeHint,
     HookedParser,
@@ -41,8 +39,6 @@ from files.ranges import register_ranges
 from files.yaml_loader import is_configuration, strict_loader
 from lightning_modules.adversarial import Adversarial
 from lightning_modules.base import ImageModel
-
-MOST_LISTED = 12  # classes named in the help of one argument
 
 # Source of each linked key.
 LINKS = {
@@ -92,7 +88,7 @@ class Parser(HookedParser):
         """Raise a readable error; the library may catch those of nested parsers."""
         if not self.exit_on_error:
             super().error(unknown_key(message, _keys(self)) or message, ex)
-        sentence = readable(message, _keys(self), self.typed)
+        sentence = readable(message, _keys(self))
         key = re.match(rf"(?:{UNKNOWN}')?((?:\w+\.)*\w+)", sentence)
         place = place_of(key[1], self.typed) if key else ""
         raise ConfigurationError(f"{place}{sentence}") from ex
@@ -141,12 +137,6 @@ class Parser(HookedParser):
         refuse_file(action, value)
         return check(str(value) if isinstance(value, Typed) else value)
 
-    def format_help(self, *args: Any, **kwargs: Any) -> str:
-        """Return the help, without lists of every class: for a network, all of torch.nn."""
-        return re.sub(
-            r"known subclasses:\s+([\w.]+(?:,\s+[\w.]+)*)", _shorten, super().format_help()
-        )
-
     def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
         """Dump a configuration without defaults that have no text form, such as a device."""
         namespace = namespace.clone()
@@ -185,10 +175,6 @@ class Parser(HookedParser):
                     f"{group} is empty: set a key below it, or remove the line {group}:"
                 )
             raise ConfigurationError(f"{group} is {config[group]!r}: it takes keys below it")
-
-
-def _shorten(match: re.Match[str]) -> str:
-    return match[0] if match[1].count(",") < MOST_LISTED else "any subclass by its class path"
 
 
 def _check_links(config: Namespace) -> None:
@@ -240,14 +226,6 @@ def check_own_options(model: ImageModel, trainer: Trainer) -> None:
         ConfigurationError: If such an option is set; the message names the method's own.
     """
     name = type(model).__name__
-    parts = {part for part, _ in model.named_children()}
-    if "backbone" not in parts and any(
-        isinstance(callback, BackboneFinetuning) for callback in all_callbacks(trainer)
-    ):
-        raise ConfigurationError(
-            f"trainer.callbacks has a BackboneFinetuning, but {name} has no attribute backbone "
-            "that it could freeze: remove it"
-        )
     if not isinstance(model, Adversarial):
         return
     for flag, (own, default) in OWN.items():
