@@ -59,10 +59,10 @@ def is_group(action: Action) -> bool:
     return isinstance(action, _actions._ActionConfigLoad)
 
 
-def expects_class(action: Action) -> bool:
-    """Return whether an argument may be an object, given by the path of its class."""
+def is_class_hint(hint: Any) -> bool:
+    """Return whether values of a type are objects, given by the path of their class."""
     check: Any = ActionTypeHint.is_subclass_typehint
-    return bool(check(hint_of(action), all_subtypes=False))
+    return bool(check(hint, all_subtypes=False))
 
 
 def expects_mapping(action: Action) -> bool:

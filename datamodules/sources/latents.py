@@ -24,7 +24,7 @@ from datamodules.shards.table import Table, table_of
 from datamodules.shards.urls import is_remote, list_shards
 from datamodules.source import Pixels, Sample
 
-ABOUT = "encode.json"  # beside the shards, written after all of them
+ABOUT = "encode.json"  # beside the shards, complete after all of them
 LATENTS = ("latent", "lr_latent")
 TEXT = "text_features"
 
@@ -144,5 +144,7 @@ def _about(path: Path) -> dict[str, Any]:
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}): encode again") from error
     if missing:
-        raise ValueError(f"{path} has no {', '.join(sorted(missing))}: encode again")
+        raise ValueError(
+            f"{path} has no {', '.join(sorted(missing))}: run the same encode command to finish"
+        )
     return about
