@@ -5,7 +5,6 @@ from .metrics.base import Metric as Metric
 from .metrics.base import TooSmall as TooSmall
 from .metrics.consistency import LRConsistency as LRConsistency
 from .metrics.consistency import Repetition as Repetition
-from .metrics.consistency import SelfSSIM as SelfSSIM
 from .metrics.fid import FID as FID
 from .metrics.fid import KID as KID
 from .metrics.fid import InceptionMetric as InceptionMetric
@@ -29,7 +28,6 @@ from .metrics.torchmetric import TorchMetric as TorchMetric
 from .metrics.video import FVD as FVD
 from .metrics.video import KVD as KVD
 from .metrics.video import Flicker as Flicker
-from .metrics.video import FrameKIDThumb as FrameKIDThumb
 from .metrics.video import FrameSWD as FrameSWD
 from .metrics.video import VideoMetric as VideoMetric
 from .predict.writer import Writer as Writer

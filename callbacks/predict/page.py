@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from callbacks.pages.images import MOST, Content, Part, Scene, write_images_page
 from callbacks.predict.predictions import last_lines, outputs_in
 from files.paths import PREDICT_PAGE
@@ -21,12 +19,11 @@ VIDEO = ".mp4"
 MIDDLES = (1, 3, 5)  # sixths: a frame of each third of a video is shown
 
 
-def write_predict_page(folder: Path, device: torch.device | None = None) -> None:
+def write_predict_page(folder: Path) -> None:
     """Write the page of all outputs in a folder that have a line and exist, of this run or earlier.
 
     Args:
         folder: The folder of outputs.
-        device: Where NIQE is computed.
     """
     names = sorted(outputs_in(folder))
     there = [name for name in names if os.path.exists(folder / name)]
@@ -40,7 +37,7 @@ def write_predict_page(folder: Path, device: torch.device | None = None) -> None
     if len(errors) > ERRORS:
         content.notes.append(f"{len(errors) - ERRORS} more could not be enlarged.")
     if there or errors:
-        write_images_page(folder / PAGE, _scenes(folder, there, lines), content, device)
+        write_images_page(folder / PAGE, _scenes(folder, there, lines), content)
         log.info("before and after: %s", folder / PAGE)
 
 

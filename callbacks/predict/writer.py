@@ -299,7 +299,7 @@ class Writer(Callback):
             )
         if self.page and trainer.is_global_zero:
             try:
-                write_predict_page(self._root, pl_module.device)
+                write_predict_page(self._root)
             except Exception as error:  # must not fail a finished run
                 log.warning("%s was not written: %r", self._root / PAGE, error)
 

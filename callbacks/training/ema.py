@@ -168,11 +168,6 @@ class EMA(Callback):
 
     # ------------------------------------------------------------------------------------ state
 
-    @property
-    def state_key(self) -> str:
-        """The key under which a checkpoint keeps the averages."""
-        return "EMA"
-
     def state_dict(self) -> dict[str, Any]:
         """Return averages by parameter name (no copies) and the counters."""
         if not self._averages:

@@ -166,17 +166,11 @@ class Guard(Callback):
         if not pl_module.automatic_optimization:  # there may be another step in this batch
             self._undo()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Undo a bad step."""
         self._undo()
 
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        """Undo a bad step, before a checkpoint of the failed run is written."""
-        self._undo()
+    on_exception = on_train_batch_end  # before a checkpoint of the failed run is written
 
     def _keep(self, module: LightningModule) -> None:
         # A forward pass changes buffers, such as running statistics.
@@ -234,11 +228,6 @@ class Guard(Callback):
                 "saved: lower the learning rate or set trainer.gradient_clip_val, and run the same "
                 "command again"
             )
-
-    @property
-    def state_key(self) -> str:
-        """The key under which a checkpoint keeps the counts."""
-        return "Guard"
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts."""
