@@ -21,12 +21,10 @@ import threading
 import time
 import uuid
 import weakref
-from bisect import insort
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from operator import itemgetter
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -44,23 +42,21 @@ from files.owned import put_in_place, remove_file
 
 log = logging.getLogger(__name__)
 PAUSE = 2.0  # seconds until a thing that did not fit is tried again
-Thing = TypeVar("Thing")
 
 
-class ReadAhead(Generic[Thing]):
-    """A list of things to fetch, and threads that work through it.
+class ReadAhead:
+    """A list of files to fetch, and threads that work through it.
 
     Args:
-        fetch: Fetches one thing; gets a function that returns whether to stop. It returns False if
-            there is no room now: the thing is tried again after a pause, before later ones.
-        threads: Number of things fetched at a time.
+        fetch: Fetches one file; gets a function that returns whether to stop. It returns False if
+            there is no room now: the file is tried again after a pause, before later ones.
+        threads: Number of files fetched at a time.
     """
 
-    def __init__(self, fetch: Callable[[Thing, Callable[[], bool]], bool], threads: int) -> None:
+    def __init__(self, fetch: Callable[[Wanted, Callable[[], bool]], bool], threads: int) -> None:
         self._fetch = fetch
         self._change = threading.Condition()
-        self._waiting: list[tuple[int, Thing]] = []  # things with their places in the list
-        self._not_before = 0.0  # when to continue after there was no room
+        self._waiting: list[Wanted] = []
         self._closed = threading.Event()
         self._threads = [
             # Daemons, so that a download of minutes does not delay the end of the process.
@@ -70,10 +66,10 @@ class ReadAhead(Generic[Thing]):
         for thread in self._threads:
             thread.start()
 
-    def ask(self, things: Sequence[Thing]) -> None:
+    def ask(self, files: Sequence[Wanted]) -> None:
         """Fetch these, soonest first, instead of the previous list."""
         with self._change:
-            self._waiting, self._not_before = list(enumerate(things)), 0.0
+            self._waiting = list(files)
             self._change.notify_all()
 
     def close(self) -> None:
@@ -85,31 +81,21 @@ class ReadAhead(Generic[Thing]):
                 thread.join(timeout=2)
 
     def _work(self) -> None:
-        while (taken := self._next()) is not None:
-            waiting, place, thing = taken
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._waiting or self._closed.is_set())
+                if self._closed.is_set():
+                    return
+                waiting = self._waiting
+                file = waiting.pop(0)
             try:
-                fetched = self._fetch(thing, self._closed.is_set)
+                fetched = self._fetch(file, self._closed.is_set)
             except Exception as error:  # its reader will get the same error, and report it
                 log.warning("reading ahead: %s", error)
                 continue
             if not fetched:
-                self._requeue(waiting, place, thing)
-
-    def _next(self) -> tuple[list[tuple[int, Thing]], int, Thing] | None:
-        """Wait for the next thing; return it with its list and place, or None at the end."""
-        with self._change:
-            while not self._closed.is_set():
-                left = self._not_before - time.monotonic()
-                if self._waiting and left <= 0:
-                    return self._waiting, *self._waiting.pop(0)
-                self._change.wait(left if self._waiting else None)
-        return None
-
-    def _requeue(self, waiting: list[tuple[int, Thing]], place: int, thing: Thing) -> None:
-        with self._change:
-            if self._waiting is waiting:  # else the list was replaced
-                insort(waiting, (place, thing), key=itemgetter(0))
-                self._not_before = time.monotonic() + PAUSE
+                waiting.insert(0, file)  # of no effect if the list was replaced
+                self._closed.wait(PAUSE)
 
 
 PART = re.compile(r"\.(\d+)\.part$")
@@ -171,7 +157,7 @@ class DiskCache:
     def _forget(self) -> None:
         """Reset to a process that has claimed nothing and fetches nothing ahead."""
         self._pid = os.getpid()
-        self._ahead: ReadAhead[Wanted] | None = None
+        self._ahead: ReadAhead | None = None
         self._claims: tuple[int, Path] | None = None  # the locked descriptor, and its list
         self._claimed: list[str] = []
         self._full_until = 0.0

@@ -275,7 +275,11 @@ def build_index(shard: Path, checksums: bool = False, sizes: bool = False) -> Sh
         check_member(member, shard)
         sample = samples.setdefault(name[0], {})
         if name[1] in sample:
-            raise ValueError(_twice(shard, sample[name[1]].offset, member))
+            raise ValueError(
+                f"shard {shard} has two members with the same ending in one sample: the second is "
+                f"{member.name!r} at byte {member.offset_data}; remove or rename one of them, and "
+                "pack the tar again"
+            )
         sample[name[1]] = Member(member.offset_data, member.size)
     if not samples:
         raise ValueError(f"shard {shard} holds no samples")
@@ -283,34 +287,6 @@ def build_index(shard: Path, checksums: bool = False, sizes: bool = False) -> Sh
         log.warning("%s: passed over %d members that belong to no sample", shard, others)
     index = ShardIndex(state.st_size, state.st_mtime_ns, list(samples), list(samples.values()))
     return _examined(index, shard, checksums, sizes) if checksums or sizes else index
-
-
-def _twice(shard: Path, first: int, again: tarfile.TarInfo) -> str:
-    earlier = next(one.name for one in tar_headers(shard) if one.offset_data == first)
-    return (
-        f"shard {shard} has two members with the same ending in one sample: {earlier!r} at byte "
-        f"{first} and {again.name!r} at byte {again.offset_data}; remove or rename one of them, and"
-        " pack the tar again"
-    )
-
-
-def same_key_in_tars(first: str, again: str, option: str, given: bool) -> str:
-    """Return the fix for a key that two tars share.
-
-    Args:
-        first: Path or address of the first tar.
-        again: Path or address of the second tar.
-        option: The setting that puts the tar's name in front of its keys.
-        given: Whether the option is set.
-    """
-    if first == again:
-        return "this tar is listed twice: list it once"
-    names = [tar.partition("?")[0].rpartition("/")[2] for tar in (first, again)]
-    if names[0] == names[1]:
-        return f"both tars are called {names[0]}: rename one, and set {option}"
-    if given:
-        return "rename one of the samples"
-    return f"if each tar counts from 0, set {option}"
 
 
 def check_member(member: tarfile.TarInfo, shard: Path) -> None:

@@ -34,7 +34,6 @@ from datamodules.shards.index import (
     load_index,
     parse_index,
     read_index,
-    same_key_in_tars,
     save_index,
 )
 from datamodules.shards.reader import Reader, Tar, WrongBytes
@@ -273,9 +272,9 @@ class Shards(Source):
 
     def _advice(self, where: list[str]) -> str:
         """Return the fix for tars that share a key, or for a tar that has it twice."""
-        if len(where) == 1:
-            return "rename one of the members"
-        return same_key_in_tars(where[0], where[1], "shard_in_key: true", self.shard_in_key)
+        if len(where) == 1 or self.shard_in_key:
+            return "rename one of them"
+        return "list each tar once; if each counts from 0, set shard_in_key: true"
 
     @property
     def keys(self) -> Names:
