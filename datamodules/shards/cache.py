@@ -110,13 +110,13 @@ class Wanted(NamedTuple):
     Args:
         url: Its address.
         version: The version that the server reports; another version is another file.
-        size: Size in bytes, if known.
+        size: Size in bytes.
         checksum: Hexadecimal xxh3_128 of the content, if known.
     """
 
     url: str
-    version: str = ""
-    size: int | None = None
+    version: str
+    size: int
     checksum: str | None = None
 
     @property
@@ -211,7 +211,7 @@ class DiskCache:
     def _has(self, path: Path, wanted: Wanted) -> bool:
         try:
             state = path.stat()
-            if wanted.size is not None and state.st_size != wanted.size:
+            if state.st_size != wanted.size:
                 return False
             os.utime(path)  # the time of its last use
         except FileNotFoundError:
@@ -219,9 +219,8 @@ class DiskCache:
         return True
 
     def _download(self, wanted: Wanted, path: Path, stopped: Callable[[], bool]) -> bool:
-        part = path.with_name(f"{path.name}.{wanted.size or 0}.part")
-        unknown = wanted.size is None
-        if not self._make_room(wanted.size or 0, part, anyway=unknown):
+        part = path.with_name(f"{path.name}.{wanted.size}.part")
+        if not self._make_room(wanted.size, part):
             self._warn_no_room(wanted)
             return False
         attempts = Attempts(wanted.url, self.policy)
@@ -231,8 +230,6 @@ class DiskCache:
                 if stopped():
                     break
                 _verify(part, wanted)
-                if unknown:  # until now, so nothing was reserved for it
-                    self._make_room(_written(part), part, anyway=True)
                 put_in_place(part, path)
                 return True
             except WrongContent as error:
@@ -240,7 +237,7 @@ class DiskCache:
                 if not self._retry(attempts, error, wanted):
                     return False
             except RemoteError as error:
-                if error.kind != "content" or wanted.size is None:
+                if error.kind != "content":
                     if not _written(part):
                         remove_file(part)
                     raise
@@ -250,7 +247,7 @@ class DiskCache:
             except OSError as error:
                 if error.errno not in FULL:
                     raise
-                if not self._make_room(_missing(part, wanted), part, full=True):
+                if not self._make_room(max(wanted.size - _written(part), 1), part, full=True):
                     remove_file(part)
                     self._warn_disk_full(wanted)
                     return False
@@ -275,14 +272,13 @@ class DiskCache:
 
     # -------------------------------------------------------------------------------------- room
 
-    def _make_room(self, needed: int, part: Path, full: bool = False, anyway: bool = False) -> bool:
+    def _make_room(self, needed: int, part: Path, full: bool = False) -> bool:
         """Remove the least recently used files until ``needed`` bytes are free; reserve ``part``.
 
         Args:
             needed: Bytes to free.
             part: The file that needs them.
             full: Whether the disk is full, whatever the limit is.
-            anyway: Remove what can be removed, and continue even if that is not enough.
         """
         with self._lock("evict"):
             files = [file for file in self._files() if file.path != part]
@@ -297,7 +293,7 @@ class DiskCache:
                 if not self._in_use(file, claimed, part):
                     chosen.append(file.path)
                     over -= file.size
-            if over > 0 and not anyway:
+            if over > 0:
                 return False
             for path in chosen:
                 remove_file(path)  # processes that have it open can still read it
@@ -339,8 +335,8 @@ class DiskCache:
         total = sum(file.size for file in self._files() if file.path.name in claimed)
         self._warn_once(
             "room",
-            f"the cache {self.folder} of {self.limit} bytes is smaller than what is read at the "
-            f"same time: {max(len(claimed), 1)} shards are in use or next on this node, and the "
+            f"the cache {self.folder} of {self.limit} bytes, or its disk, is smaller than what is "
+            f"read at the same time: {max(len(claimed), 1)} shards are in use or next on this node, and the "
             f"cached ones take {total} bytes; {shown(wanted.url)} and others are read from the "
             "server, sample by sample: raise Shards.cache_size, or lower data.init_args.streams, "
             "as each stream reads its own shards",
@@ -458,7 +454,3 @@ def _verify(part: Path, wanted: Wanted) -> None:
 
 def _written(part: Path) -> int:
     return part.stat().st_size if part.exists() else 0
-
-
-def _missing(part: Path, wanted: Wanted) -> int:
-    return max((wanted.size or 0) - _written(part), 1)

@@ -7,19 +7,16 @@ import logging
 import os
 import random
 import re
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem, sync
-
-from files.own_modules import own_environment
 
 log = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds
@@ -227,11 +224,11 @@ class RemoteState:
     """State of a file on its server.
 
     Args:
-        size: Size in bytes, if the server reports it.
+        size: Size in bytes.
         version: A string that changes when the file does, or an empty one.
     """
 
-    size: int | None
+    size: int
     version: str
 
 
@@ -248,14 +245,18 @@ def look_up(url: str, policy: RetryPolicy) -> RemoteState:
     Raises:
         RemoteError: If it cannot be reached, or does not exist.
     """
-    if scheme_of(url) == "pipe":
-        return RemoteState(None, "")
 
     def ask() -> RemoteState:
         system, path = _system(url)
         info = system.info(path, **_limited(system, policy))
+        if info.get("size") is None:
+            raise RemoteError(
+                f"{shown(url)}: its server does not say how large it is; read it by "
+                "datamodules.Stream",
+                "setup",
+            )
         version = next((str(info[name]) for name in STATES if info.get(name)), "")
-        return RemoteState(info.get("size"), version)
+        return RemoteState(info["size"], version)
 
     return persistently(ask, url, policy)
 
@@ -308,8 +309,6 @@ def read_range(url: str, offset: int, size: int, policy: RetryPolicy) -> bytes:
         RemoteError: If the server cannot be reached, or sends no parts of files; of the kind
             ``content`` if the file ends before.
     """
-    if scheme_of(url) == "pipe":
-        raise RemoteError(f"{url} can be read only from the cache: raise Shards.cache_size")
 
     def ask() -> bytes:
         system, path = _system(url)
@@ -336,7 +335,7 @@ def read_range(url: str, offset: int, size: int, policy: RetryPolicy) -> bytes:
 def download(
     url: str,
     part: Path,
-    size: int | None,
+    size: int,
     policy: RetryPolicy,
     stopped: Callable[[], bool] = lambda: False,
 ) -> None:
@@ -345,7 +344,7 @@ def download(
     Args:
         url: The file's address.
         part: The target; existing content must be the file's beginning.
-        size: Expected size in bytes, if known.
+        size: Expected size in bytes.
         policy: When to give up, counted from the last progress.
         stopped: Called after each block; the download ends early if it returns True.
 
@@ -371,13 +370,13 @@ def download(
                 os.fsync(file.fileno())
                 return
             except Exception as error:
-                if isinstance(error, WrongContent) and size is not None and file.tell() > size:
+                if isinstance(error, WrongContent) and file.tell() > size:
                     file.truncate(0)
                 attempts.failed(error)
 
 
-def _check_length(have: int, size: int | None, over: bool) -> None:
-    if size is not None and (have > size if over else have != size):
+def _check_length(have: int, size: int, over: bool) -> None:
+    if have > size if over else have != size:
         more = "at least " if over else ""
         raise WrongContent(f"it has {more}{have} bytes; expected {size}")
 
@@ -411,8 +410,6 @@ def _takes_timeout(system: Any) -> bool:
 
 def blocks_from(url: str, start: int, policy: RetryPolicy) -> Iterator[bytes]:
     """Iterate over the bytes of a file from ``start`` on."""
-    if scheme_of(url) == "pipe":
-        return _skipping(_pipe_blocks(url.removeprefix("pipe:")), start)
     system, path = _system(url)
     if scheme_of(url) in HTTP:
         return _http_blocks(system, path, start, None, policy)
@@ -473,16 +470,6 @@ async def _request(system: Any, url: str, options: dict[str, Any]) -> tuple[Any,
     except BaseException:
         response.close()
         raise
-
-
-def _pipe_blocks(command: str) -> Iterator[bytes]:
-    with subprocess.Popen(
-        command, shell=True, stdout=subprocess.PIPE, env=own_environment()
-    ) as process:
-        output = cast(IO[bytes], process.stdout)
-        yield from iter(lambda: output.read(CHUNK), b"")
-    if process.returncode:
-        raise OSError(f"the command ended with status {process.returncode}")
 
 
 def _skipping(blocks: Iterator[bytes], count: int) -> Iterator[bytes]:

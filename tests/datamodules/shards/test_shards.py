@@ -228,7 +228,7 @@ def test_nothing_there(tmp_path):
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("pipe:cat x.tar", "would run a command: set Shards.allow_pipes: true"),
+        ("pipe:cat x.tar", "would run a command: datamodules.Stream does"),
         ("ftp://host/x.tar", r"expected a path, file:, pipe:, or one of http://, .*s3://, gs://"),
         ("file://host/x.tar", "expected a file on this host"),
         ("http://$NOT_THERE/x.tar", "variable NOT_THERE is not set"),
