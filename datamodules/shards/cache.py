@@ -337,9 +337,9 @@ class DiskCache:
             "room",
             f"the cache {self.folder} of {self.limit} bytes, or its disk, is smaller than what is "
             f"read at the same time: {max(len(claimed), 1)} shards are in use or next on this "
-            f"node, and the cached ones take {total} bytes; {shown(wanted.url)} and others are read "
-            "from the server, sample by sample: raise Shards.cache_size, or lower data.init_args.streams, "
-            "as each stream reads its own shards",
+            f"node, and the cached ones take {total} bytes; others, such as {shown(wanted.url)}, "
+            "are read from the server, sample by sample: raise Shards.cache_size, or lower "
+            "data.init_args.streams, as each stream reads its own shards",
         )
 
     def _warn_disk_full(self, wanted: Wanted) -> None:

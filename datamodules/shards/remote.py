@@ -23,13 +23,11 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 PASSING = frozenset({408, 416, 425, 429})  # HTTP 4xx errors that a retry may fix
 NO_CREDENTIALS = re.compile("Credentials|TokenRetrieval|RefreshError|ProfileNotFound")
-CREDENTIALS = {
-    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a public bucket "
-    "FSSPEC_S3='{\"anon\": true}'",
-    "gs": "set GOOGLE_APPLICATION_CREDENTIALS to a key file; for a public bucket "
-    'FSSPEC_GS=\'{"token": "anon"}\'',
-}
-PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
+CREDENTIALS = (
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or GOOGLE_APPLICATION_CREDENTIALS, or sign "
+    "the address; for a public bucket FSSPEC_S3='{\"anon\": true}' or "
+    'FSSPEC_GS=\'{"token": "anon"}\''
+)
 T = TypeVar("T")
 
 
@@ -159,24 +157,21 @@ def shown(url: str) -> str:
 
 def _raise_permanent(error: Exception, url: str, owner: str) -> None:
     """Raise an error that a retry cannot fix."""
-    scheme = url.partition(":")[0].lower()
     true = _root_cause(error)
     status = _status(true)
     if isinstance(true, ImportError):
-        package = PACKAGES.get(scheme, "the package for it")
-        extra = f"-c constraints.txt -e '.[{scheme}]'" if scheme in PACKAGES else package
         raise RemoteError(
-            f"{shown(url)} needs {package}, which is not installed: pip install {extra}", "setup"
+            f"{shown(url)} needs a further package ({true}): pip install -c constraints.txt -e "
+            "'.[s3]' or '.[gs]'",
+            "setup",
         ) from error
     if (
         isinstance(true, PermissionError)
         or status in (401, 403, 407)
         or NO_CREDENTIALS.search(type(true).__name__)
     ):
-        fix = CREDENTIALS.get(scheme, "this address needs a login, or a signed address")
         raise RemoteError(
-            f"{shown(url)} requires other credentials ({_cause(true)}): {fix}",
-            "denied",
+            f"{shown(url)} requires other credentials ({_cause(true)}): {CREDENTIALS}", "denied"
         ) from error
     if isinstance(true, FileNotFoundError) or status in (404, 410):
         raise RemoteError(

@@ -253,7 +253,10 @@ class NoCredentialsError(Exception):
     [
         (NoCredentialsError("Unable to locate credentials"), "AWS_ACCESS_KEY_ID.*FSSPEC_S3"),
         (PermissionError("Forbidden"), "AWS_ACCESS_KEY_ID"),
-        (ImportError("Install s3fs"), r"needs s3fs, which .*: pip install -c .* -e '\.\[s3\]'"),
+        (
+            ImportError("Install s3fs"),
+            r"needs a further package \(Install s3fs\): pip install -c .* -e '\.\[s3\]'",
+        ),
         (FileNotFoundError("bucket/a.tar"), "does not exist"),
     ],
 )
